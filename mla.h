@@ -1,0 +1,2894 @@
+/* mla.h - Multi-head Latent Attention, DeepSeekMoE and the decoder around them, for CPUs, in one C99 header.
+
+USE
+   In exactly one file:      #define MLA_IMPLEMENTATION
+                             #include "mla.h"
+   In all others:            #include "mla.h"
+   Build:                    cc -O2 app.c -lm            (add -fopenmp for threads, or give your own: >>threads)
+   No other flag is needed: the kernels of every instruction set are compiled in and chosen when a context is made.
+
+QUICK START    a model from weights that lie in memory, one prompt, the logits of the next token
+   mla_config config;   memset(&config, 0, sizeof config);      (zero means default; fill in the sizes)
+   mla_weights weights; memset(&weights, 0, sizeof weights);    (views of your memory, nothing is copied)
+   mla_model_create(&model, &config, &weights, NULL, &error);
+   mla_context_create(&context, model, NULL, &error);
+   mla_cache_create(&cache, model, &(mla_cache_desc){.capacity = 4096}, &error);
+   mla_sequence prompt = {.cache = cache, .n_tokens = 3};
+   mla_outputs out = {.logits = logits};
+   mla_model_forward(context, &prompt, 1, (int[]){11, 22, 33}, &out);
+   examples/checkpoint.h fills config and weights from a Hugging Face directory; examples/minimal.c runs one layer alone.
+
+LETTERS        T tokens, D hidden_size, H num_attention_heads, R kv_lora_rank, Q q_lora_rank, N qk_nope_head_dim,
+               P qk_rope_head_dim, V v_head_dim, E n_routed_experts, K num_experts_per_tok, I moe_intermediate_size
+   All matrices are row-major [out, in], as PyTorch keeps them: W [n,k] @ x [k] -> y [n].
+
+MATHS          (DeepSeek-V2, arXiv 2405.04434; DeepSeek-V3, arXiv 2412.19437)
+   attention   c_q = norm(Wqa x); q = Wqb c_q  (or q = Wq x);  [c, kr] = Wkva x;  c = norm(c)         cached: [c, rope(kr)]
+               [k_h, v_h] = Wkvb_h c;  s(t,u) = scale * (qn.k_h(u) + rope(qr).kr(u));  out = Wo concat_h(softmax(s) v_h)
+   absorbed    qa_h = Wk_h^T qn_h;  s(t,u) = scale * (qa_h.c(u) + qr.kr(u));  o_h = Wv_h (softmax(s) c)        the same function
+   experts     y = sum_{e in top-K} w_e down_e(silu(gate_e x) * up_e x) + shared(x)
+   block       x += attn(norm1 x);  x += ffn(norm2 x);   logits = head(norm(x))
+
+CONTENTS       search for the anchor:   >>results >>dtypes >>config >>weights >>model >>threads >>cache >>forward >>isa   (the API)
+               then   >>stop-here >>platform >>numbers >>reference >>cpu >>vocabulary >>table >>memory >>parallel >>linear
+               >>rope >>attention >>moe >>block >>template >>licence
+
+MEMORY         Every object is made either by X_create (allocator hook, default malloc) or in memory of yours: X_size, then X_init.
+               Weights are used where they lie and are read-only. A forward call never allocates.
+ERRORS         Every entry point returns an mla_result and leaves a message that names the field or tensor at fault. A failed call
+               leaves its caches as they were. Nothing here prints, exits, aborts or does I/O.
+DETERMINISM    Output is bit-identical for any number of threads and any thread pool. Different ISAs, paths and ways of cutting a
+               prompt into calls agree to rounding.
+SHARING        One model may be used by any number of contexts at once; a context, and a cache (with all caches of its pool), by one
+               call at a time. There is no global state. */
+
+#ifndef MLA_H
+#define MLA_H
+
+#include <stddef.h>
+#include <stdint.h>
+
+#define MLA_VERSION "0.1.0"
+
+#ifndef MLA_API
+#define MLA_API extern /* define as `static` for a private copy */
+#endif
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+/* ---- >>results ------------------------------------------------------------------------------------------------------- */
+
+#define MLA_RESULTS(X)                                                                                                      \
+    X(MLA_OK, "ok")                                                                                                         \
+    X(MLA_ERR_ARGUMENT, "bad argument")       /* a null pointer, a negative count, a token or layer out of range */         \
+    X(MLA_ERR_CONFIG, "bad config")           /* a field of mla_config that no model can have */                            \
+    X(MLA_ERR_WEIGHTS, "bad weights")         /* a tensor missing, misshapen or of a dtype that cannot stand there */       \
+    X(MLA_ERR_MEMORY, "out of memory")        /* the allocator gave nothing, or the memory given is too small */            \
+    X(MLA_ERR_FULL, "cache full")             /* capacity or pool exhausted; nothing was appended */                        \
+    X(MLA_ERR_UNSUPPORTED, "not supported")   /* this CPU or this build cannot do what was asked */
+
+typedef enum mla_result {
+#define MLA_X(name, text) name,
+    MLA_RESULTS(MLA_X)
+#undef MLA_X
+} mla_result;
+
+/* Filled by every call that fails; text is one line, e.g. "config.topk_group: 5 is more than n_group 4". */
+typedef struct mla_error {
+    mla_result code;
+    char text[240];
+} mla_error;
+
+MLA_API const char *mla_result_name(mla_result r); /* "MLA_OK", ... */
+
+/* ---- >>dtypes -------------------------------------------------------------------------------------------------------- */
+
+typedef enum mla_dtype {
+    MLA_F32 = 0,
+    MLA_F16,
+    MLA_BF16,
+    MLA_E4M3, /* fp8 e4m3fn with one scale per 128x128 block (edge blocks smaller): W = code * scale */
+    MLA_UE8M0, /* a power-of-two scale in a byte, 2^(b-127), 255 = NaN; only as mla_tensor.scale_dtype */
+    MLA_DTYPE_COUNT
+} mla_dtype;
+
+MLA_API const char *mla_dtype_name(mla_dtype t);
+MLA_API float mla_f16_to_f32(uint16_t h);
+MLA_API float mla_bf16_to_f32(uint16_t b);
+MLA_API float mla_e4m3_to_f32(uint8_t e);
+MLA_API float mla_ue8m0_to_f32(uint8_t e);
+MLA_API uint16_t mla_f32_to_f16(float f);  /* round to nearest even; overflow to infinity */
+MLA_API uint16_t mla_f32_to_bf16(float f); /* round to nearest even; NaN stays NaN */
+
+/* A view of a tensor: rows x cols, row-major, without gaps; a vector has rows 1. data NULL means absent. Data may lie at any
+   address, aligned or not. scale is used by E4M3 alone: [ceil(rows/128), ceil(cols/128)] of scale_dtype (F32 or UE8M0);
+   NULL means 1. */
+typedef struct mla_tensor {
+    const void *data;
+    const void *scale;
+    int rows, cols;
+    mla_dtype dtype, scale_dtype;
+} mla_tensor;
+
+MLA_API mla_tensor mla_view(const void *data, mla_dtype dtype, int rows, int cols);
+
+/* y = weight x + bias; the bias [out], F32, F16 or BF16, may be absent. */
+typedef struct mla_linear {
+    mla_tensor weight, bias;
+} mla_linear;
+
+/* ---- >>config -------------------------------------------------------------------------------------------------------- */
+/* Field names are the keys of DeepSeek's config.json. Zero means the default given in the comment. */
+
+typedef enum mla_norm_kind {
+    MLA_NORM_RMS = 0,  /* w*x*rsqrt(mean(x^2)+eps) */
+    MLA_NORM_LAYER,    /* w*(x-mean)*rsqrt(var+eps)+b */
+    MLA_NORM_DYT,      /* w*tanh(alpha*x)+b  (arXiv 2503.10622) */
+    MLA_NORM_NONE      /* x */
+} mla_norm_kind;
+
+typedef struct mla_norm {
+    mla_norm_kind kind;
+    float eps; /* 0: 1e-6 */
+} mla_norm;
+
+typedef enum mla_rope_layout {
+    MLA_ROPE_PAIR = 0, /* interleaved: (x[2i], x[2i+1]) turn together; DeepSeek */
+    MLA_ROPE_HALF,     /* half-split: (x[i], x[i+P/2]); GPT-NeoX, MiniCPM3 */
+    MLA_ROPE_NONE      /* no rotation, P may still be above 0 */
+} mla_rope_layout;
+
+typedef enum mla_rope_scaling {
+    MLA_ROPE_DEFAULT = 0, /* inv[i] = theta^(-2i/P) */
+    MLA_ROPE_LINEAR,      /* inv/factor */
+    MLA_ROPE_DYNAMIC,     /* theta *= (factor*n/M - (factor-1))^(P/(P-2)), n = max(length, M), M = original_max_position_embeddings */
+    MLA_ROPE_YARN,        /* arXiv 2309.00071, with DeepSeek's mscale rules */
+    MLA_ROPE_LONGROPE     /* arXiv 2402.13753: long_factor if length > original_max_position_embeddings, else short_factor */
+} mla_rope_scaling;
+
+typedef struct mla_rope {
+    mla_rope_layout layout;
+    mla_rope_scaling scaling;
+    float theta;                          /* 0: 10000 */
+    float factor;                         /* 0: 1, for longrope max_position_embeddings / original_max_position_embeddings */
+    float beta_fast, beta_slow;           /* yarn; 0: 32 and 1 */
+    float mscale, mscale_all_dim;         /* yarn; 0: absent */
+    float attention_factor;               /* yarn, longrope: overrides the cos/sin amplitude; 0: computed */
+    int no_truncate;                      /* yarn: the correction range is not rounded to whole dimensions */
+    int max_position_embeddings;          /* dynamic, longrope: what the model was made for */
+    int original_max_position_embeddings; /* dynamic, yarn, longrope; 0: max_position_embeddings */
+    int length;                           /* dynamic, longrope: longest sequence to be run, chosen once so that cached keys stay
+                                             valid; 0: max_position_embeddings */
+    const float *short_factor, *long_factor; /* longrope [P/2] */
+    const float *inv_freq;                /* the caller's own inverse frequencies [P/2], instead of all of the above but layout */
+} mla_rope;
+
+typedef enum mla_mask {
+    MLA_MASK_CAUSAL = 0, /* a token sees the cached tokens, those before it in the call, and itself */
+    MLA_MASK_NONE        /* a token sees the cached tokens and all of its sequence in the call */
+} mla_mask;
+
+typedef enum mla_topk_method {
+    MLA_TOPK_GREEDY = 0,           /* top-K over all experts (V2-Lite) */
+    MLA_TOPK_GROUP_LIMITED_GREEDY, /* topk_group groups by their best score, others count 0.0, then top-K (V2) */
+    MLA_TOPK_NOAUX_TC              /* groups by the sum of their two best biased scores, others -inf, then top-K (V3) */
+} mla_topk_method;
+
+typedef enum mla_scoring_func { MLA_SCORING_SOFTMAX = 0, MLA_SCORING_SIGMOID } mla_scoring_func;
+
+typedef struct mla_config {
+    int vocab_size, hidden_size, num_hidden_layers;
+    int intermediate_size; /* of dense layers */
+    /* attention */
+    int num_attention_heads;
+    int q_lora_rank; /* 0: q is one matrix */
+    int kv_lora_rank, qk_nope_head_dim, qk_rope_head_dim, v_head_dim;
+    float softmax_scale; /* 0: (N+P)^-0.5, times yarn's (0.1*mscale_all_dim*ln(factor)+1)^2 */
+    mla_mask mask;
+    mla_rope rope;
+    mla_norm q_norm, kv_norm; /* of the latents; DeepSeek: RMS, 1e-6 whatever rms_norm_eps says */
+    mla_norm block_norm;      /* before attention, before the FFN, before the head: rms_norm_eps */
+    /* experts */
+    int n_routed_experts; /* 0: no layer has experts */
+    int num_experts_per_tok, moe_intermediate_size;
+    int n_shared_experts;     /* the shared expert has width n_shared_experts * moe_intermediate_size */
+    int n_group, topk_group;  /* 0: 1 */
+    mla_topk_method topk_method;
+    mla_scoring_func scoring_func;
+    int norm_topk_prob;          /* divide the chosen weights by their sum */
+    float routed_scaling_factor; /* 0: 1 */
+} mla_config;
+
+/* ---- >>weights ------------------------------------------------------------------------------------------------------- */
+/* Presence is a fact, not a flag: a layer with moe.experts is an MoE layer, one with mlp.gate a dense one; a bias that is there is
+   added. A model may be partial (one attention layer, one MoE layer): a call asks only for what it uses.
+   Any linear may be F32, F16, BF16 or E4M3; norms and biases F32, F16 or BF16. */
+
+typedef struct mla_norm_weights {
+    mla_tensor weight; /* [n] */
+    mla_tensor bias;   /* [n], LayerNorm and DyT; may be absent */
+    mla_tensor alpha;  /* [1], DyT */
+} mla_norm_weights;
+
+typedef struct mla_attn_weights {
+    mla_linear q;              /* [H*(N+P), D], if q_lora_rank is 0; a head's rows are [nope | rope] */
+    mla_linear q_a, q_b;       /* [Q, D], [H*(N+P), Q] */
+    mla_linear kv_a;           /* [R+P, D]: [latent | k_rope] (kv_a_proj_with_mqa) */
+    mla_linear kv_b;           /* [H*(N+V), R]; a head's rows are [k_nope | v] */
+    mla_linear o;              /* [D, H*V] */
+    mla_norm_weights q_norm, kv_norm; /* [Q], [R] */
+} mla_attn_weights;
+
+typedef struct mla_mlp_weights { /* SwiGLU: down(silu(gate x) * up x) */
+    mla_linear gate, up;         /* [I, D] */
+    mla_linear down;             /* [D, I] */
+} mla_mlp_weights;
+
+typedef struct mla_moe_weights {
+    mla_tensor router;              /* [E, D]; computed in f32 */
+    mla_tensor router_bias;         /* [E], added to the scores for selection only; may be absent */
+    const mla_mlp_weights *experts; /* [E] */
+    mla_mlp_weights shared;         /* absent if n_shared_experts is 0 */
+} mla_moe_weights;
+
+typedef struct mla_layer_weights {
+    mla_norm_weights attn_norm, ffn_norm; /* input_layernorm, post_attention_layernorm: [D] */
+    mla_attn_weights attn;
+    mla_mlp_weights mlp; /* dense layer */
+    mla_moe_weights moe; /* or MoE layer */
+} mla_layer_weights;
+
+typedef struct mla_weights {
+    mla_tensor embed;       /* [vocab_size, D] */
+    mla_tensor head;        /* [vocab_size, D]; absent: tied to embed */
+    mla_norm_weights norm;  /* [D] */
+    const mla_layer_weights *layers; /* [num_hidden_layers] */
+} mla_weights;
+
+/* ---- >>model --------------------------------------------------------------------------------------------------------- */
+
+typedef struct mla_allocator {
+    void *(*alloc)(void *user, size_t bytes); /* NULL: malloc and free */
+    void (*free)(void *user, void *memory);
+    void *user;
+} mla_allocator;
+
+typedef struct mla_model mla_model;
+
+/* Checks every field and every tensor that is present, resolves defaults, keeps copies of the structs (not of the weights, which
+   must outlive the model). Errors: CONFIG, WEIGHTS, MEMORY. err may be NULL, alloc too. */
+MLA_API mla_result mla_model_create(mla_model **out, const mla_config *config, const mla_weights *weights,
+                                    const mla_allocator *alloc, mla_error *err);
+MLA_API void mla_model_destroy(mla_model *model);
+MLA_API size_t mla_model_size(const mla_config *config); /* bytes for mla_model_init; 0: the config is not valid */
+MLA_API mla_result mla_model_init(mla_model **out, void *memory, size_t bytes, const mla_config *config,
+                                  const mla_weights *weights, mla_error *err);
+
+MLA_API const mla_config *mla_model_config(const mla_model *model);  /* with defaults resolved: softmax_scale, rope.factor, ... */
+MLA_API const float *mla_model_inv_freq(const mla_model *model);     /* [P/2] */
+MLA_API float mla_model_rope_amplitude(const mla_model *model);      /* cos and sin are multiplied by it */
+/* Bytes of weights that a call on n_tokens reads at least once: everything but embedding rows, with the experts that n_tokens
+   tokens hit if they spread evenly. n_tokens 0: all weights. */
+MLA_API double mla_model_bytes(const mla_model *model, int n_tokens);
+
+/* ---- >>threads ------------------------------------------------------------------------------------------------------- */
+
+typedef enum mla_isa { MLA_ISA_AUTO = 0, MLA_ISA_SCALAR, MLA_ISA_AVX2, MLA_ISA_COUNT } mla_isa;
+typedef enum mla_attn_path { MLA_ATTN_AUTO = 0, MLA_ATTN_NAIVE, MLA_ATTN_ABSORBED, MLA_ATTN_PATH_COUNT } mla_attn_path;
+
+/* Call task(arg, i) for i = 0..n-1, in any order and on any threads, and return when all have returned. */
+typedef void (*mla_run)(void *user, int n, void (*task)(void *arg, int i), void *arg);
+
+typedef struct mla_context mla_context;
+
+typedef struct mla_context_desc {
+    int max_tokens;     /* most tokens in one call, all sequences together; 0: 512. Scratch grows with it */
+    int threads;        /* tasks the work is cut into; 0: OpenMP's number if compiled in, else 1 */
+    mla_run run;        /* NULL: OpenMP if compiled in, else one after the other */
+    void *run_user;
+    mla_isa isa;        /* MLA_ISA_AUTO: the best of this CPU */
+    mla_attn_path attn; /* MLA_ATTN_AUTO: by cost, for each sequence of each call */
+    mla_allocator alloc;
+} mla_context_desc;
+
+/* A context runs calls on one model and owns all scratch. desc NULL: all defaults. Errors: ARGUMENT, MEMORY, UNSUPPORTED. */
+MLA_API mla_result mla_context_create(mla_context **out, const mla_model *model, const mla_context_desc *desc, mla_error *err);
+MLA_API void mla_context_destroy(mla_context *context);
+MLA_API size_t mla_context_size(const mla_model *model, const mla_context_desc *desc); /* 0: desc is not valid */
+MLA_API mla_result mla_context_init(mla_context **out, void *memory, size_t bytes, const mla_model *model,
+                                    const mla_context_desc *desc, mla_error *err);
+MLA_API const mla_error *mla_context_error(const mla_context *context); /* of the last call that failed */
+MLA_API mla_isa mla_context_isa(const mla_context *context);
+MLA_API int mla_context_threads(const mla_context *context);
+
+/* ---- >>isa ----------------------------------------------------------------------------------------------------------- */
+
+MLA_API int mla_isa_available(mla_isa isa); /* compiled in, and this CPU and its OS can run it */
+MLA_API const char *mla_isa_name(mla_isa isa); /* "auto", "scalar", "avx2" */
+
+/* ---- >>cache --------------------------------------------------------------------------------------------------------- */
+/* One cache holds one sequence: for each layer and token a row [latent R | rope key P]. Either contiguous, or in pages of 64 tokens
+   out of a pool that many sequences share. */
+
+#define MLA_PAGE 64
+
+typedef struct mla_cache mla_cache;
+typedef struct mla_pool mla_pool;
+
+typedef struct mla_cache_desc {
+    int capacity;    /* tokens */
+    mla_dtype dtype; /* F32, F16 or BF16; with a pool, the pool's is used */
+    mla_pool *pool;  /* NULL: contiguous */
+    mla_allocator alloc;
+} mla_cache_desc;
+
+/* Errors: ARGUMENT, MEMORY. */
+MLA_API mla_result mla_pool_create(mla_pool **out, const mla_model *model, int n_pages, mla_dtype dtype,
+                                   const mla_allocator *alloc, mla_error *err);
+MLA_API void mla_pool_destroy(mla_pool *pool); /* after all its caches */
+MLA_API size_t mla_pool_size(const mla_model *model, int n_pages, mla_dtype dtype);
+MLA_API mla_result mla_pool_init(mla_pool **out, void *memory, size_t bytes, const mla_model *model, int n_pages,
+                                 mla_dtype dtype, mla_error *err);
+MLA_API int mla_pool_free_pages(const mla_pool *pool);
+
+MLA_API mla_result mla_cache_create(mla_cache **out, const mla_model *model, const mla_cache_desc *desc, mla_error *err);
+MLA_API void mla_cache_destroy(mla_cache *cache); /* gives its pages back; one made by mla_cache_init: call it before the memory goes */
+MLA_API size_t mla_cache_size(const mla_model *model, const mla_cache_desc *desc);
+MLA_API mla_result mla_cache_init(mla_cache **out, void *memory, size_t bytes, const mla_model *model,
+                                  const mla_cache_desc *desc, mla_error *err);
+
+MLA_API int mla_cache_length(const mla_cache *cache);
+MLA_API int mla_cache_capacity(const mla_cache *cache);
+/* Forget the tokens from position length on. ARGUMENT if length is negative or more than the current one. */
+MLA_API mla_result mla_cache_truncate(mla_cache *cache, int length, mla_error *err);
+MLA_API void mla_cache_reset(mla_cache *cache); /* truncate to 0 */
+/* dst becomes src. Both paged in one pool: pages are shared and copied when one side writes to them; else rows are copied. dst and src
+   are independent afterwards: either may be changed or destroyed first. Errors: ARGUMENT (shapes or dtypes differ), FULL. */
+MLA_API mla_result mla_cache_fork(mla_cache *dst, const mla_cache *src, mla_error *err);
+/* Append n tokens' rows [num_hidden_layers, n, R+P] (latent normed, key rotated, as the cache keeps them). Error: FULL. */
+MLA_API mla_result mla_cache_append(mla_cache *cache, int n, const float *rows, mla_error *err);
+/* One row [R+P], as f32. */
+MLA_API mla_result mla_cache_read(const mla_cache *cache, int layer, int position, float *row, mla_error *err);
+
+/* ---- >>forward ------------------------------------------------------------------------------------------------------- */
+
+/* One sequence's part in a call. A call takes a list of them: prompts, chunks of prompts and single decoded tokens in any mixture; the
+   rows of x, y, tokens and logits follow each other in list order. keys = cached tokens + n_tokens. */
+typedef struct mla_sequence {
+    mla_cache *cache;  /* n_tokens rows are appended; no cache may stand twice in one call */
+    int n_tokens;
+    const float *mask; /* [n_tokens, keys], added to the scores instead of config.mask (-INFINITY hides a key; a token that sees no
+                          key gets 0); NULL: config.mask */
+    float *probs;      /* out: attention probabilities [n_tokens, H, keys], for mla_model_forward [num_hidden_layers] of these; or NULL */
+} mla_sequence;
+
+/* What mla_model_forward shall write; every pointer may be NULL. T = tokens in the call. */
+typedef struct mla_outputs {
+    float *logits;          /* [n_sequences, vocab_size], of each sequence's last token; or all_logits: [T, vocab_size] */
+    int all_logits;
+    float *const *hidden;   /* [num_hidden_layers+1] pointers, each NULL or [T, D]: hidden[0] the embeddings, hidden[i] the residual
+                               stream after i blocks, the last one after the final norm (as transformers numbers them) */
+    int64_t *expert_counts; /* [num_hidden_layers, E]: tokens routed to each expert are added to it */
+} mla_outputs;
+
+/* The whole model. tokens [T]. Errors: ARGUMENT (naming the token), WEIGHTS (what a partial model lacks), FULL, MEMORY (T > max_tokens). */
+MLA_API mla_result mla_model_forward(mla_context *context, const mla_sequence *sequences, int n_sequences, const int *tokens,
+                               const mla_outputs *out);
+
+/* One layer's attention, without norm and residual: x [T, D] -> y [T, D]. Rows are appended to the layer's part of each cache; the
+   caches grow when the last layer (num_hidden_layers-1) has run, so that one after the other all layers see the same length. */
+MLA_API mla_result mla_attn_forward(mla_context *context, int layer, float *y, const float *x, const mla_sequence *sequences,
+                                    int n_sequences);
+
+typedef struct mla_routing { /* each NULL, or what the router did */
+    int *index;              /* [T, K] experts, best first */
+    float *weight;           /* [T, K] */
+    int64_t *counts;         /* [E], added to */
+} mla_routing;
+
+/* One layer's experts, without norm and residual: x [n_tokens, D] -> y [n_tokens, D]. A dense layer is run as what it is, one
+   expert that takes every token; routing is then left alone. routing may be NULL. */
+MLA_API mla_result mla_moe_forward(mla_context *context, int layer, float *y, const float *x, int n_tokens,
+                                   const mla_routing *routing);
+
+#ifdef __cplusplus
+}
+#endif
+#endif /* MLA_H */
+
+/* >>stop-here: this was the API; the rest is how it works. ================================================================ */
+
+#if defined(MLA_IMPLEMENTATION) && !defined(MLA__IMPLEMENTED)
+#define MLA__IMPLEMENTED
+
+/* ---- >>platform ------------------------------------------------------------------------------------------------------ */
+
+#if defined(__FAST_MATH__)
+#error "mla.h needs infinities, NaN and the order of additions as written: compile it without -ffast-math"
+#endif
+
+#include <math.h>
+#include <stdarg.h>
+#include <stdio.h> /* vsnprintf only: messages go to memory */
+#include <stdlib.h>
+#include <string.h>
+#ifdef _OPENMP
+#include <omp.h>
+#endif
+
+#ifndef MLA_FILE
+#define MLA_FILE "mla.h" /* the file includes itself to instantiate its kernels; __FILE__ would break under -ffile-prefix-map */
+#endif
+
+#if (defined(__x86_64__) || defined(__i386__)) && defined(__GNUC__)
+#define MLA__X86 1
+#include <cpuid.h>
+#include <immintrin.h>
+#elif defined(_M_X64) && defined(_MSC_VER)
+#define MLA__X86 1
+#include <immintrin.h>
+#include <intrin.h>
+#else
+#define MLA__X86 0
+#endif
+
+#if defined(__GNUC__)
+#define MLA__INLINE static inline __attribute__((always_inline, unused))
+#define MLA__TARGET_AVX2 __attribute__((target("avx2,fma,f16c")))
+#define MLA__PRINTF(f, a) __attribute__((format(printf, f, a)))
+#else
+#define MLA__INLINE static inline
+#define MLA__TARGET_AVX2
+#define MLA__PRINTF(f, a)
+#endif
+
+/* Register tiles are small arrays indexed by loops of constant length: these must be unrolled, also at -O2, to live in registers. */
+#if defined(__clang__)
+#define MLA__UNROLL _Pragma("clang loop unroll(full)")
+#elif defined(__GNUC__)
+#define MLA__UNROLL _Pragma("GCC unroll 32")
+#else
+#define MLA__UNROLL
+#endif
+
+#if defined(__cplusplus) || !defined(__STDC_VERSION__)
+#define MLA__RESTRICT
+#else
+#define MLA__RESTRICT restrict
+#endif
+
+typedef ptrdiff_t mla__sz; /* strides and counts of elements: signed, as wide as an address */
+
+static mla_result mla__fail(mla_error *err, mla_result code, const char *format, ...) MLA__PRINTF(3, 4);
+static mla_result mla__fail(mla_error *err, mla_result code, const char *format, ...) {
+    if (err) {
+        va_list ap;
+        va_start(ap, format);
+        err->code = code;
+        vsnprintf(err->text, sizeof err->text, format, ap);
+        va_end(ap);
+    }
+    return code;
+}
+
+const char *mla_result_name(mla_result r) {
+    switch (r) {
+#define MLA_X(name, text) \
+    case name: return #name;
+        MLA_RESULTS(MLA_X)
+#undef MLA_X
+    }
+    return "?";
+}
+
+/* ---- >>numbers ------------------------------------------------------------------------------------------------------- */
+
+MLA__INLINE uint32_t mla__bits(float f) {
+    uint32_t u;
+    memcpy(&u, &f, 4);
+    return u;
+}
+MLA__INLINE float mla__float(uint32_t u) {
+    float f;
+    memcpy(&f, &u, 4);
+    return f;
+}
+
+const char *mla_dtype_name(mla_dtype t) {
+    static const char *const names[MLA_DTYPE_COUNT] = {"f32", "f16", "bf16", "e4m3", "ue8m0"};
+    return (unsigned)t < MLA_DTYPE_COUNT ? names[t] : "?";
+}
+
+MLA__INLINE int mla__dtype_bytes(mla_dtype t) { return t == MLA_F32 ? 4 : t == MLA_F16 || t == MLA_BF16 ? 2 : 1; }
+
+/* Subnormal codes are built from integers (mantissa times a power of two), so that flush-to-zero modes do not touch them. */
+float mla_f16_to_f32(uint16_t h) {
+    const uint32_t sign = (uint32_t)(h >> 15) << 31, e = (h >> 10) & 31u, m = h & 1023u;
+    if (e == 0) {
+        const float f = (float)m * (1.0f / 16777216.0f);
+        return sign ? -f : f;
+    }
+    if (e == 31) return mla__float(sign | 0x7f800000u | m << 13);
+    return mla__float(sign | (e + 112u) << 23 | m << 13);
+}
+float mla_bf16_to_f32(uint16_t b) { return mla__float((uint32_t)b << 16); }
+float mla_e4m3_to_f32(uint8_t x) {
+    const uint32_t sign = (uint32_t)(x >> 7) << 31, e = (x >> 3) & 15u, m = x & 7u;
+    if ((x & 127) == 127) return mla__float(sign | 0x7fc00000u);
+    if (e == 0) {
+        const float f = (float)m * (1.0f / 512.0f);
+        return sign ? -f : f;
+    }
+    return mla__float(sign | (e + 120u) << 23 | m << 20);
+}
+float mla_ue8m0_to_f32(uint8_t x) {
+    return x == 255 ? mla__float(0x7fc00000u) : x == 0 ? mla__float(0x00400000u) : mla__float((uint32_t)x << 23);
+}
+uint16_t mla_f32_to_f16(float f) {
+    const uint32_t u = mla__bits(f), sign = u >> 16 & 0x8000u, a = u & 0x7fffffffu;
+    if (a > 0x7f800000u) return (uint16_t)(sign | 0x7e00u | (a >> 13 & 0x1ffu));
+    if (a >= 0x477ff000u) return (uint16_t)(sign | 0x7c00u); /* 65520 and up */
+    if (a < 0x38800000u) {                                   /* subnormal: a is m * 2^(e-23), the unit is 2^-24 */
+        const uint32_t e = a >> 23, m = (a & 0x7fffffu) | 0x800000u, shift = 126u - e;
+        if (shift > 24) return (uint16_t)sign;
+        const uint32_t half = 1u << (shift - 1), q = m >> shift, rest = m & ((1u << shift) - 1);
+        return (uint16_t)(sign | (q + (rest > half || (rest == half && (q & 1)))));
+    }
+    return (uint16_t)(sign | (((a + 0xfffu + (a >> 13 & 1u)) >> 13) - (112u << 10)));
+}
+uint16_t mla_f32_to_bf16(float f) {
+    const uint32_t u = mla__bits(f);
+    if ((u & 0x7fffffffu) > 0x7f800000u) return (uint16_t)(u >> 16 | 0x40u);
+    return (uint16_t)((u + 0x7fffu + (u >> 16 & 1u)) >> 16);
+}
+
+/* Element i of an array that may be misaligned. */
+MLA__INLINE float mla__get(mla_dtype t, const void *p, mla__sz i) {
+    const unsigned char *b = (const unsigned char *)p;
+    uint16_t h;
+    float f;
+    switch (t) {
+    case MLA_F16: memcpy(&h, b + 2 * i, 2); return mla_f16_to_f32(h);
+    case MLA_BF16: memcpy(&h, b + 2 * i, 2); return mla_bf16_to_f32(h);
+    case MLA_E4M3: return mla_e4m3_to_f32(b[i]);
+    case MLA_UE8M0: return mla_ue8m0_to_f32(b[i]);
+    default: memcpy(&f, b + 4 * i, 4); return f;
+    }
+}
+MLA__INLINE void mla__put(mla_dtype t, void *p, mla__sz i, float f) {
+    unsigned char *b = (unsigned char *)p;
+    const uint16_t h = t == MLA_F16 ? mla_f32_to_f16(f) : mla_f32_to_bf16(f);
+    if (t == MLA_F32) memcpy(b + 4 * i, &f, 4);
+    else memcpy(b + 2 * i, &h, 2);
+}
+
+#define MLA__SCALE_BLOCK 128
+MLA__INLINE int mla__scaled(const mla_tensor *w) { return w->dtype == MLA_E4M3 && w->scale; }
+/* The scale of W[row, col]; W = code * scale. */
+MLA__INLINE float mla__scale(const mla_tensor *w, int row, int col) {
+    const mla__sz per_row = (w->cols + MLA__SCALE_BLOCK - 1) / MLA__SCALE_BLOCK;
+    return mla__get(w->scale_dtype, w->scale, row / MLA__SCALE_BLOCK * per_row + col / MLA__SCALE_BLOCK);
+}
+MLA__INLINE double mla__tensor_bytes(const mla_tensor *w) {
+    double n = (double)w->rows * w->cols * mla__dtype_bytes(w->dtype);
+    if (mla__scaled(w))
+        n += (double)((w->rows + 127) / 128) * ((w->cols + 127) / 128) * mla__dtype_bytes(w->scale_dtype);
+    return w->data ? n : 0;
+}
+
+mla_tensor mla_view(const void *data, mla_dtype dtype, int rows, int cols) {
+    mla_tensor t;
+    memset(&t, 0, sizeof t);
+    t.data = data, t.dtype = dtype, t.rows = rows, t.cols = cols;
+    return t;
+}
+
+/* ---- >>reference ----------------------------------------------------------------------------------------------------- */
+/* Norms, routing and rotary angles exist once, as plain loops: they touch each activation a few times while a matrix product
+   touches it thousands of times. The tests hold every fast kernel against such loops in double. */
+
+/* y [n] = norm(x [n]); y may be x. Sums in double: four chains, so that they do not wait on each other. */
+static void mla__norm(float *y, const float *x, int n, const mla_norm *norm, const mla_norm_weights *w) {
+    double s[4] = {0, 0, 0, 0}, mean = 0, r = 1;
+    int i;
+    if (norm->kind == MLA_NORM_LAYER) {
+        for (i = 0; i < n; i++) mean += (double)x[i];
+        mean /= n;
+    }
+    if (norm->kind == MLA_NORM_RMS || norm->kind == MLA_NORM_LAYER) {
+        for (i = 0; i < n; i++) s[i & 3] += ((double)x[i] - mean) * ((double)x[i] - mean);
+        r = 1.0 / sqrt(((s[0] + s[1]) + (s[2] + s[3])) / n + (double)norm->eps);
+    }
+    if (norm->kind == MLA_NORM_NONE) {
+        memmove(y, x, (size_t)n * sizeof *x);
+        return;
+    }
+    const float alpha = norm->kind == MLA_NORM_DYT ? mla__get(w->alpha.dtype, w->alpha.data, 0) : 0, rf = (float)r, mf = (float)mean;
+    for (i = 0; i < n; i++) {
+        const float g = mla__get(w->weight.dtype, w->weight.data, i), z = norm->kind == MLA_NORM_DYT ? tanhf(alpha * x[i]) : (x[i] - mf) * rf;
+        y[i] = w->bias.data ? z * g + mla__get(w->bias.dtype, w->bias.data, i) : z * g;
+    }
+}
+
+/* x [P] turned by the angles whose cosines and sines are c, s [P/2]. */
+static void mla__rotate(float *x, const float *c, const float *s, int P, mla_rope_layout layout) {
+    const int half = P / 2, step = layout == MLA_ROPE_PAIR ? 2 : 1, other = layout == MLA_ROPE_PAIR ? 1 : half;
+    if (layout == MLA_ROPE_NONE) return;
+    for (int i = 0; i < half; i++) {
+        const float a = x[i * step], b = x[i * step + other];
+        x[i * step] = a * c[i] - b * s[i];
+        x[i * step + other] = b * c[i] + a * s[i];
+    }
+}
+
+/* Yarn's g (arXiv 2309.00071, section 3.4, as DeepSeek uses it). */
+static double mla__yarn_g(double factor, double m) { return factor <= 1 ? 1 : 0.1 * m * log(factor) + 1; }
+
+/* inv [P/2] and the amplitude of cos and sin; c's defaults are resolved. */
+static float mla__rope_resolve(float *inv, const mla_rope *c, int P) {
+    const int half = P / 2, M = c->original_max_position_embeddings, n = c->length > M ? c->length : M;
+    const double f = (double)c->factor;
+    double theta = (double)c->theta, amp = 1, lo = 0, hi = 1;
+    if (c->inv_freq) {
+        memcpy(inv, c->inv_freq, (size_t)half * sizeof *inv);
+        return 1;
+    }
+    if (c->scaling == MLA_ROPE_DYNAMIC && P > 2) theta *= pow(f * n / M - (f - 1), (double)P / (P - 2));
+    if (c->scaling == MLA_ROPE_YARN) {
+        const double pi = 3.14159265358979323846, a = (double)c->beta_fast, b = (double)c->beta_slow;
+        lo = P * log(M / (a * 2 * pi)) / (2 * log(theta));
+        hi = P * log(M / (b * 2 * pi)) / (2 * log(theta));
+        if (!c->no_truncate) lo = floor(lo), hi = ceil(hi);
+        lo = lo > 0 ? lo : 0, hi = hi < P - 1 ? hi : P - 1;
+        if (lo == hi) hi += 0.001;
+        const double m = (double)c->mscale, all = (double)c->mscale_all_dim;
+        amp = m != 0 && all != 0 ? mla__yarn_g(f, m) / mla__yarn_g(f, all) : mla__yarn_g(f, 1);
+    }
+    if (c->scaling == MLA_ROPE_LONGROPE && f > 1) amp = sqrt(1 + log(f) / log((double)M));
+    for (int i = 0; i < half; i++) {
+        double v = pow(theta, -2.0 * i / P);
+        if (c->scaling == MLA_ROPE_LINEAR) v /= f;
+        if (c->scaling == MLA_ROPE_YARN) {
+            double ramp = (i - lo) / (hi - lo);
+            ramp = ramp < 0 ? 0 : ramp > 1 ? 1 : ramp;
+            v = v / f * ramp + v * (1 - ramp);
+        }
+        if (c->scaling == MLA_ROPE_LONGROPE) v /= (double)(c->length > M ? c->long_factor : c->short_factor)[i];
+        inv[i] = (float)v;
+    }
+    if (c->attention_factor != 0 && (c->scaling == MLA_ROPE_YARN || c->scaling == MLA_ROPE_LONGROPE)) amp = (double)c->attention_factor;
+    return (float)amp;
+}
+
+/* The best of score [n] that taken does not mark; the lowest index among equals; never out of range, whatever NaN there is. */
+static int mla__best(const float *score, const unsigned char *taken, int n) {
+    int best = -1;
+    for (int i = 0; i < n; i++)
+        if (!taken[i] && (best < 0 || score[i] > score[best])) best = i;
+    return best;
+}
+
+/* One token: logits z [E], overwritten by the scores -> index, weight [K]. biased [2E] and taken [E] are scratch. */
+static void mla__route(const mla_config *c, const mla_tensor *bias, float *z, float *biased, unsigned char *taken, int *index, float *weight) {
+    const int E = c->n_routed_experts, K = c->num_experts_per_tok, G = c->n_group, per = E / G;
+    float *score = z, sum = 0, max = z[0];
+    int e, g, k;
+    if (c->scoring_func == MLA_SCORING_SOFTMAX) {
+        for (e = 1; e < E; e++) max = z[e] > max ? z[e] : max;
+        for (e = 0; e < E; e++) sum += score[e] = expf(z[e] - max);
+        for (e = 0; e < E; e++) score[e] /= sum;
+    } else {
+        for (e = 0; e < E; e++) score[e] = 1.0f / (1.0f + expf(-z[e]));
+    }
+    for (e = 0; e < E; e++) biased[e] = score[e] + (bias->data ? mla__get(bias->dtype, bias->data, e) : 0);
+    if (c->topk_method != MLA_TOPK_GREEDY && G > 1) {
+        const int top2 = c->topk_method == MLA_TOPK_NOAUX_TC;
+        memset(taken, 0, (size_t)E);
+        for (g = 0; g < G; g++) {
+            float a = -INFINITY, b = -INFINITY;
+            for (e = g * per; e < (g + 1) * per; e++) {
+                if (biased[e] > a) b = a, a = biased[e];
+                else if (biased[e] > b) b = biased[e];
+            }
+            biased[E + g] = top2 ? a + b : a;
+        }
+        for (k = 0; k < c->topk_group; k++) taken[mla__best(biased + E, taken, G)] = 1;
+        for (g = G - 1; g >= 0; g--)
+            if (!taken[g])
+                for (e = g * per; e < (g + 1) * per; e++) biased[e] = top2 ? -INFINITY : 0.0f;
+    }
+    memset(taken, 0, (size_t)E);
+    sum = 0;
+    for (k = 0; k < K; k++) {
+        index[k] = e = mla__best(biased, taken, E);
+        taken[e] = 1;
+        /* group_limited_greedy reads its weights from the masked scores (only a choice outside the groups can tell) */
+        weight[k] = c->topk_method == MLA_TOPK_GROUP_LIMITED_GREEDY ? biased[e] : score[e];
+        sum += weight[k];
+    }
+    for (k = 0; k < K; k++) {
+        if (c->norm_topk_prob) weight[k] /= sum + 1e-20f;
+        weight[k] *= c->routed_scaling_factor;
+    }
+}
+
+/* ---- >>cpu ----------------------------------------------------------------------------------------------------------- */
+
+#if MLA__X86
+static void mla__cpuid(int leaf, unsigned r[4]) {
+#if defined(_MSC_VER)
+    __cpuidex((int *)r, leaf, 0);
+#else
+    r[0] = r[1] = r[2] = r[3] = 0;
+    __get_cpuid_count((unsigned)leaf, 0, &r[0], &r[1], &r[2], &r[3]);
+#endif
+}
+static uint64_t mla__xgetbv(void) {
+#if defined(_MSC_VER)
+    return _xgetbv(0);
+#else
+    uint32_t lo, hi;
+    __asm__ volatile("xgetbv" : "=a"(lo), "=d"(hi) : "c"(0));
+    return (uint64_t)hi << 32 | lo;
+#endif
+}
+static int mla__has_avx2(void) {
+    unsigned r[4];
+    mla__cpuid(1, r);
+    const unsigned need = 1u << 27 | 1u << 28 | 1u << 12 | 1u << 29; /* OSXSAVE, AVX, FMA, F16C */
+    if ((r[2] & need) != need || (mla__xgetbv() & 6) != 6) return 0;
+    mla__cpuid(7, r);
+    return (int)(r[1] >> 5 & 1);
+}
+#endif
+
+int mla_isa_available(mla_isa isa) {
+    switch (isa) {
+    case MLA_ISA_AUTO:
+    case MLA_ISA_SCALAR: return 1;
+#if MLA__X86
+    case MLA_ISA_AVX2: return mla__has_avx2();
+#endif
+    default: return 0;
+    }
+}
+const char *mla_isa_name(mla_isa isa) {
+    static const char *const names[MLA_ISA_COUNT] = {"auto", "scalar", "avx2"};
+    return (unsigned)isa < MLA_ISA_COUNT ? names[isa] : "?";
+}
+
+/* ---- >>vocabulary ---------------------------------------------------------------------------------------------------- */
+/* What the kernel template (>>template, at the end) is written in: one set of small functions for each ISA on a vector of VL floats.
+     ld st set1 zero add mul fma(a*b+c) max sum   as they say; ld and st take any address
+     exp                                          within 2 ulp; exactly 0 below -87.3
+     same(a, b)                                   all lanes equal
+     keep(s, limit, u)                            lane i: limit[i] >= u ? s : -infinity
+     get(dtype, p, i) / put(dtype, p, i, v)       VL elements from element i of an array of dtype, exactly / rounded to nearest even
+     transpose(r[VL])                             of a VL x VL block in registers */
+
+typedef float mla__v_scalar;
+MLA__INLINE float mla__ld_scalar(const float *p) { return *p; }
+MLA__INLINE void mla__st_scalar(float *p, float v) { *p = v; }
+MLA__INLINE float mla__set1_scalar(float x) { return x; }
+MLA__INLINE float mla__zero_scalar(void) { return 0; }
+MLA__INLINE float mla__add_scalar(float a, float b) { return a + b; }
+MLA__INLINE float mla__mul_scalar(float a, float b) { return a * b; }
+MLA__INLINE float mla__fma_scalar(float a, float b, float c) { return a * b + c; }
+MLA__INLINE float mla__max_scalar(float a, float b) { return a > b ? a : b; }
+MLA__INLINE float mla__sum_scalar(float a) { return a; }
+MLA__INLINE float mla__div_scalar(float a, float b) { return a / b; }
+MLA__INLINE float mla__exp_scalar(float x) { return x < -87.33654f ? 0.0f : expf(x); }
+MLA__INLINE int mla__same_scalar(float a, float b) { return a == b; }
+MLA__INLINE float mla__keep_scalar(float s, const int *limit, int u) { return *limit >= u ? s : -INFINITY; }
+MLA__INLINE float mla__get_scalar(mla_dtype t, const void *p, mla__sz i) { return mla__get(t, p, i); }
+MLA__INLINE void mla__put_scalar(mla_dtype t, void *p, mla__sz i, float v) { mla__put(t, p, i, v); }
+MLA__INLINE void mla__transpose_scalar(float *r) { (void)r; }
+
+#if MLA__X86
+#define MLA__AVX2 MLA__INLINE MLA__TARGET_AVX2
+typedef __m256 mla__v_avx2;
+MLA__AVX2 __m256 mla__ld_avx2(const float *p) { return _mm256_loadu_ps(p); }
+MLA__AVX2 void mla__st_avx2(float *p, __m256 v) { _mm256_storeu_ps(p, v); }
+MLA__AVX2 __m256 mla__set1_avx2(float x) { return _mm256_set1_ps(x); }
+MLA__AVX2 __m256 mla__zero_avx2(void) { return _mm256_setzero_ps(); }
+MLA__AVX2 __m256 mla__add_avx2(__m256 a, __m256 b) { return _mm256_add_ps(a, b); }
+MLA__AVX2 __m256 mla__mul_avx2(__m256 a, __m256 b) { return _mm256_mul_ps(a, b); }
+MLA__AVX2 __m256 mla__fma_avx2(__m256 a, __m256 b, __m256 c) { return _mm256_fmadd_ps(a, b, c); }
+MLA__AVX2 __m256 mla__max_avx2(__m256 a, __m256 b) { return _mm256_max_ps(a, b); }
+MLA__AVX2 __m256 mla__div_avx2(__m256 a, __m256 b) { return _mm256_div_ps(a, b); }
+MLA__AVX2 float mla__sum_avx2(__m256 a) {
+    __m128 s = _mm_add_ps(_mm256_castps256_ps128(a), _mm256_extractf128_ps(a, 1));
+    s = _mm_add_ps(s, _mm_movehl_ps(s, s));
+    return _mm_cvtss_f32(_mm_add_ss(s, _mm_movehdup_ps(s)));
+}
+/* exp(x) = 2^n exp(r), r = x - n ln 2 in [-ln2/2, ln2/2]; the polynomial is that of Cephes' expf. */
+MLA__AVX2 __m256 mla__exp_avx2(__m256 x) {
+    const __m256 low = _mm256_set1_ps(-87.33654f), gone = _mm256_cmp_ps(x, low, _CMP_LT_OQ);
+    x = _mm256_max_ps(low, _mm256_min_ps(_mm256_set1_ps(88.37626f), x)); /* this order of operands lets NaN through */
+    const __m256 n = _mm256_round_ps(_mm256_mul_ps(x, _mm256_set1_ps(1.44269504f)), _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC);
+    __m256 r = _mm256_fnmadd_ps(n, _mm256_set1_ps(0.693359375f), x);
+    r = _mm256_fnmadd_ps(n, _mm256_set1_ps(-2.12194440e-4f), r);
+    __m256 p = _mm256_set1_ps(1.9875691500e-4f);
+    p = _mm256_fmadd_ps(p, r, _mm256_set1_ps(1.3981999507e-3f));
+    p = _mm256_fmadd_ps(p, r, _mm256_set1_ps(8.3334519073e-3f));
+    p = _mm256_fmadd_ps(p, r, _mm256_set1_ps(4.1665795894e-2f));
+    p = _mm256_fmadd_ps(p, r, _mm256_set1_ps(1.6666665459e-1f));
+    p = _mm256_fmadd_ps(p, r, _mm256_set1_ps(5.0000001201e-1f));
+    p = _mm256_add_ps(_mm256_fmadd_ps(p, _mm256_mul_ps(r, r), r), _mm256_set1_ps(1.0f));
+    const __m256i e = _mm256_slli_epi32(_mm256_add_epi32(_mm256_cvtps_epi32(n), _mm256_set1_epi32(127)), 23);
+    return _mm256_andnot_ps(gone, _mm256_mul_ps(p, _mm256_castsi256_ps(e)));
+}
+MLA__AVX2 int mla__same_avx2(__m256 a, __m256 b) { return _mm256_movemask_ps(_mm256_cmp_ps(a, b, _CMP_EQ_OQ)) == 255; }
+MLA__AVX2 __m256 mla__keep_avx2(__m256 s, const int *limit, int u) {
+    const __m256i hidden = _mm256_cmpgt_epi32(_mm256_set1_epi32(u), _mm256_loadu_si256((const __m256i *)(const void *)limit));
+    return _mm256_blendv_ps(s, _mm256_set1_ps(-INFINITY), _mm256_castsi256_ps(hidden));
+}
+MLA__AVX2 __m256 mla__get_avx2(mla_dtype t, const void *p, mla__sz i) {
+    const unsigned char *b = (const unsigned char *)p;
+    switch (t) {
+    case MLA_F16: return _mm256_cvtph_ps(_mm_loadu_si128((const __m128i *)(const void *)(b + 2 * i)));
+    case MLA_BF16:
+        return _mm256_castsi256_ps(_mm256_slli_epi32(_mm256_cvtepu16_epi32(_mm_loadu_si128((const __m128i *)(const void *)(b + 2 * i))), 16));
+    case MLA_E4M3: { /* an e4m3 code, shifted, is an f16 of 2^-8 the value (its conversion knows subnormals); code 127 is NaN */
+        const __m128i x = _mm_cvtepu8_epi16(_mm_loadl_epi64((const __m128i *)(const void *)(b + i)));
+        const __m128i a = _mm_slli_epi16(_mm_and_si128(x, _mm_set1_epi16(127)), 7);
+        const __m128i s = _mm_slli_epi16(_mm_and_si128(x, _mm_set1_epi16(128)), 8);
+        const __m128i nan = _mm_cmpeq_epi16(a, _mm_set1_epi16(127 << 7));
+        return _mm256_mul_ps(_mm256_cvtph_ps(_mm_or_si128(_mm_or_si128(a, s), nan)), _mm256_set1_ps(256.0f));
+    }
+    default: return _mm256_loadu_ps((const float *)(const void *)(b + 4 * i));
+    }
+}
+MLA__AVX2 void mla__put_avx2(mla_dtype t, void *p, mla__sz i, __m256 v) {
+    unsigned char *b = (unsigned char *)p;
+    if (t == MLA_F16) {
+        _mm_storeu_si128((__m128i *)(void *)(b + 2 * i), _mm256_cvtps_ph(v, _MM_FROUND_TO_NEAREST_INT));
+    } else if (t == MLA_BF16) {
+        const __m256i u = _mm256_castps_si256(v), odd = _mm256_and_si256(_mm256_srli_epi32(u, 16), _mm256_set1_epi32(1));
+        const __m256i near = _mm256_add_epi32(u, _mm256_add_epi32(odd, _mm256_set1_epi32(0x7fff)));
+        const __m256i quiet = _mm256_or_si256(u, _mm256_set1_epi32(0x400000));
+        const __m256i w = _mm256_srli_epi32(_mm256_blendv_epi8(near, quiet, _mm256_castps_si256(_mm256_cmp_ps(v, v, _CMP_UNORD_Q))), 16);
+        _mm_storeu_si128((__m128i *)(void *)(b + 2 * i), _mm_packus_epi32(_mm256_castsi256_si128(w), _mm256_extracti128_si256(w, 1)));
+    } else {
+        _mm256_storeu_ps((float *)(void *)(b + 4 * i), v);
+    }
+}
+MLA__AVX2 void mla__transpose_avx2(__m256 *r) {
+    const __m256 a0 = _mm256_unpacklo_ps(r[0], r[1]), a1 = _mm256_unpackhi_ps(r[0], r[1]), a2 = _mm256_unpacklo_ps(r[2], r[3]),
+                 a3 = _mm256_unpackhi_ps(r[2], r[3]), a4 = _mm256_unpacklo_ps(r[4], r[5]), a5 = _mm256_unpackhi_ps(r[4], r[5]),
+                 a6 = _mm256_unpacklo_ps(r[6], r[7]), a7 = _mm256_unpackhi_ps(r[6], r[7]);
+    const __m256 b0 = _mm256_shuffle_ps(a0, a2, 0x44), b1 = _mm256_shuffle_ps(a0, a2, 0xee), b2 = _mm256_shuffle_ps(a1, a3, 0x44),
+                 b3 = _mm256_shuffle_ps(a1, a3, 0xee), b4 = _mm256_shuffle_ps(a4, a6, 0x44), b5 = _mm256_shuffle_ps(a4, a6, 0xee),
+                 b6 = _mm256_shuffle_ps(a5, a7, 0x44), b7 = _mm256_shuffle_ps(a5, a7, 0xee);
+    r[0] = _mm256_permute2f128_ps(b0, b4, 0x20), r[1] = _mm256_permute2f128_ps(b1, b5, 0x20);
+    r[2] = _mm256_permute2f128_ps(b2, b6, 0x20), r[3] = _mm256_permute2f128_ps(b3, b7, 0x20);
+    r[4] = _mm256_permute2f128_ps(b0, b4, 0x31), r[5] = _mm256_permute2f128_ps(b1, b5, 0x31);
+    r[6] = _mm256_permute2f128_ps(b2, b6, 0x31), r[7] = _mm256_permute2f128_ps(b3, b7, 0x31);
+}
+#endif
+
+/* ---- >>table --------------------------------------------------------------------------------------------------------- */
+
+#define MLA__NR_MAX 16  /* most lanes of a panel in any ISA */
+#define MLA__KC 256     /* depth of a packed panel: KC * NR floats stay in the first-level cache */
+#define MLA__MC 256     /* tokens per pass over a packed panel: MC * KC floats stay in the second-level cache */
+#define MLA__FEW 4      /* up to so many tokens a product is memory-bound and weights are used as they stream by */
+#define MLA__STRIP 16   /* rows of weights that are never split between workers, so that no result depends on their number */
+#define MLA__GROUP 64   /* rows handled at a time when their results need a second look (SwiGLU, scatter) */
+#define MLA__KEYS 128   /* most keys in a block of attention */
+
+/* Lanes of queries (rows of q, from one or several heads and tokens) that walk over blocks of keys together: flash attention
+   (arXiv 2205.14135) with the queries in the vector lanes, so that maxima and sums need no shuffles. */
+typedef struct mla__lanes {
+    float *q;     /* [dk, NR], scaled; unused lanes zero */
+    float *o;     /* [NR, dv], sum of p v so far */
+    float *m, *l; /* [NR], maximum and sum so far */
+    int *limit;   /* [NR], last key each lane may see */
+    int n, started;
+    const float *mask[MLA__NR_MAX]; /* the caller's mask, a row for each lane, or NULL in lane 0 */
+    float *probs[MLA__NR_MAX];      /* raw scores go here, or NULL in lane 0 */
+} mla__lanes;
+
+typedef struct mla__kernels {
+    mla_isa isa;
+    int nr;
+    /* y [T, n0..n1) = x [T, K] . W[row0 + n, :]; token t's row is x + (idx ? idx[t] : t) * ldx; y is indexed from n0 */
+    void (*dot[MLA_DTYPE_COUNT])(float *y, mla__sz ldy, const float *x, mla__sz ldx, const int *idx, int T, const mla_tensor *w, int row0,
+                                 int n0, int n1, float *panel);
+    void (*gemm[MLA_DTYPE_COUNT])(float *y, mla__sz ldy, const float *x, mla__sz ldx, const int *idx, int T, const mla_tensor *w,
+                                  int row0, int n0, int n1, float *panel);
+    /* y [T, cols] = x [T, n] . W[row0 .. row0+n, :], the transposed use of W; panel [KC, NR] is scratch */
+    void (*mix[MLA_DTYPE_COUNT])(float *y, mla__sz ldy, const float *x, mla__sz ldx, int T, const mla_tensor *w, int row0, int n,
+                                 float *panel);
+    void (*widen[MLA_DTYPE_COUNT])(float *y, const void *x, mla__sz n);
+    void (*narrow[MLA_DTYPE_COUNT])(void *y, const float *x, mla__sz n);
+    void (*swiglu)(float *h, const float *gate, const float *up, int n); /* h = silu(gate) * up; h may be gate */
+    /* one block of nu keys from position u0: k [nu, ldk], v [nu, ldv], s scratch [nu, NR] */
+    void (*attend)(mla__lanes *a, const float *k, mla__sz ldk, int dk, const float *v, mla__sz ldv, int dv, int u0, int nu, float *s);
+} mla__kernels;
+
+#define MLA__CAT2(a, b) a##b
+#define MLA__CAT(a, b) MLA__CAT2(a, b)
+#define MLA__TEMPLATE
+
+#define MLA__ISA _scalar
+#define MLA__ISA_ENUM MLA_ISA_SCALAR
+#define MLA__TARGET
+#define MLA__VL 1
+#define MLA__NV 4
+#define MLA__MR 4
+#include MLA_FILE
+
+#if MLA__X86
+#define MLA__ISA _avx2
+#define MLA__ISA_ENUM MLA_ISA_AVX2
+#define MLA__TARGET MLA__TARGET_AVX2
+#define MLA__VL 8
+#define MLA__NV 2
+#define MLA__MR 6
+#include MLA_FILE
+#endif
+
+#undef MLA__TEMPLATE
+
+/* The one place that decides which kernels an ISA has: newest first. */
+static void mla__select(mla__kernels *k, mla_isa isa) {
+#if MLA__X86
+    if (isa == MLA_ISA_AVX2 || (isa == MLA_ISA_AUTO && mla__has_avx2())) {
+        mla__table_avx2(k);
+        return;
+    }
+#endif
+    (void)isa;
+    mla__table_scalar(k);
+}
+
+/* ---- >>memory -------------------------------------------------------------------------------------------------------- */
+/* Each object has one layout function that runs twice: with a null base it measures, then it carves. */
+
+typedef struct mla__arena {
+    char *base;
+    size_t used;
+} mla__arena;
+
+#define MLA__ALIGN 64u
+#define MLA__TOO_LARGE (SIZE_MAX / 4)
+
+static void *mla__take(mla__arena *a, double count, size_t size) {
+    const size_t at = a->used;
+    if (count * (double)size > (double)(MLA__TOO_LARGE - MLA__ALIGN) - (double)a->used) {
+        a->used = MLA__TOO_LARGE;
+        return NULL;
+    }
+    a->used += ((size_t)count * size + MLA__ALIGN - 1) / MLA__ALIGN * MLA__ALIGN;
+    return a->base ? a->base + at : NULL;
+}
+#define MLA__TAKE(arena, type, count) ((type *)mla__take((arena), (double)(count), sizeof(type)))
+
+/* The object itself stands first in its memory. */
+static void *mla__begin(mla__arena *a, void *memory, size_t size) {
+    a->base = memory ? (char *)memory + (MLA__ALIGN - (size_t)((uintptr_t)memory % MLA__ALIGN)) % MLA__ALIGN : NULL;
+    a->used = 0;
+    return mla__take(a, 1, size);
+}
+static size_t mla__total(const mla__arena *a) { return a->used >= MLA__TOO_LARGE ? SIZE_MAX : a->used + MLA__ALIGN; }
+
+static mla_result mla__allocate(void **out, const mla_allocator *alloc, size_t bytes, const char *what, mla_error *err) {
+    *out = bytes == SIZE_MAX ? NULL : alloc && alloc->alloc ? alloc->alloc(alloc->user, bytes) : malloc(bytes);
+    return *out ? MLA_OK : mla__fail(err, MLA_ERR_MEMORY, "%s: no memory for %.0f bytes", what, (double)bytes);
+}
+static void mla__release(const mla_allocator *alloc, void *memory) {
+    if (alloc->alloc) alloc->free(alloc->user, memory);
+    else free(memory);
+}
+static mla_result mla__fits(const void *memory, size_t bytes, size_t need, const char *what, mla_error *err) {
+    if (!memory) return mla__fail(err, MLA_ERR_ARGUMENT, "%s: memory is NULL", what);
+    if (bytes < need) return mla__fail(err, MLA_ERR_MEMORY, "%s: %.0f bytes given, %.0f needed", what, (double)bytes, (double)need);
+    return MLA_OK;
+}
+
+/* ---- config and weights: everything is checked here, so that nothing after it can fail ---- */
+
+#define MLA__DIM_MAX (1 << 24)
+
+static int mla__bad_int(mla_error *err, const char *name, int v, int least, int most) {
+    if (v >= least && v <= most) return 0;
+    mla__fail(err, MLA_ERR_CONFIG, "config.%s: %d, must be %d to %d", name, v, least, most);
+    return 1;
+}
+static int mla__bad_float(mla_error *err, const char *name, float v, float least) {
+    if (v >= least && v <= 3.0e38f) return 0;
+    mla__fail(err, MLA_ERR_CONFIG, "config.%s: %g, must be a finite number not below %g", name, (double)v, (double)least);
+    return 1;
+}
+static int mla__bad_product(mla_error *err, const char *name, double a, double b) {
+    if (a * b <= 2147483647.0) return 0;
+    mla__fail(err, MLA_ERR_CONFIG, "config: %s = %.0f does not fit in 31 bits", name, a * b);
+    return 1;
+}
+static int mla__bad_norm(mla_error *err, const char *name, mla_norm *n) {
+    char field[48];
+    snprintf(field, sizeof field, "%s.kind", name);
+    if (mla__bad_int(err, field, (int)n->kind, 0, MLA_NORM_NONE)) return 1;
+    snprintf(field, sizeof field, "%s.eps", name);
+    if (mla__bad_float(err, field, n->eps, 0)) return 1;
+    if (n->eps == 0) n->eps = 1e-6f;
+    return 0;
+}
+
+static int mla__bad_rope(mla_error *err, mla_rope *r, int P) {
+    if (mla__bad_int(err, "rope.layout", (int)r->layout, 0, MLA_ROPE_NONE) || mla__bad_int(err, "rope.scaling", (int)r->scaling, 0, MLA_ROPE_LONGROPE) ||
+        mla__bad_int(err, "rope.max_position_embeddings", r->max_position_embeddings, 0, INT32_MAX) ||
+        mla__bad_int(err, "rope.original_max_position_embeddings", r->original_max_position_embeddings, 0, INT32_MAX) ||
+        mla__bad_int(err, "rope.length", r->length, 0, INT32_MAX) || mla__bad_float(err, "rope.theta", r->theta, 0) ||
+        mla__bad_float(err, "rope.factor", r->factor, 0) || mla__bad_float(err, "rope.beta_fast", r->beta_fast, 0) ||
+        mla__bad_float(err, "rope.beta_slow", r->beta_slow, 0) || mla__bad_float(err, "rope.mscale", r->mscale, 0) ||
+        mla__bad_float(err, "rope.mscale_all_dim", r->mscale_all_dim, 0) || mla__bad_float(err, "rope.attention_factor", r->attention_factor, 0))
+        return 1;
+    if (P % 2 && r->layout != MLA_ROPE_NONE) {
+        mla__fail(err, MLA_ERR_CONFIG, "config.qk_rope_head_dim: %d is odd, rotation needs pairs", P);
+        return 1;
+    }
+    if (r->theta == 0) r->theta = 10000;
+    if (r->original_max_position_embeddings == 0) r->original_max_position_embeddings = r->max_position_embeddings;
+    if (r->length == 0) r->length = r->max_position_embeddings;
+    if (r->beta_fast == 0) r->beta_fast = 32;
+    if (r->beta_slow == 0) r->beta_slow = 1;
+    if (r->factor == 0) {
+        r->factor = 1;
+        if (r->scaling == MLA_ROPE_LONGROPE && r->original_max_position_embeddings > 0)
+            r->factor = (float)((double)r->max_position_embeddings / r->original_max_position_embeddings);
+        if (r->factor < 1) r->factor = 1;
+    }
+    if (P == 0 || r->layout == MLA_ROPE_NONE || r->inv_freq) return 0;
+    if (r->scaling != MLA_ROPE_DEFAULT && mla__bad_float(err, "rope.factor", r->factor, 1)) return 1;
+    if (r->scaling >= MLA_ROPE_DYNAMIC &&
+        mla__bad_int(err, "rope.original_max_position_embeddings", r->original_max_position_embeddings, 1, INT32_MAX))
+        return 1;
+    if (r->scaling == MLA_ROPE_YARN && !(r->theta > 1)) {
+        mla__fail(err, MLA_ERR_CONFIG, "config.rope.theta: %g, yarn needs more than 1", (double)r->theta);
+        return 1;
+    }
+    if (r->scaling == MLA_ROPE_LONGROPE) {
+        const int far = r->length > r->original_max_position_embeddings;
+        const float *f = far ? r->long_factor : r->short_factor;
+        const char *name = far ? "long_factor" : "short_factor";
+        if (!f) mla__fail(err, MLA_ERR_CONFIG, "config.rope.%s: missing, longrope needs it at length %d", name, r->length);
+        for (int i = 0; f && i < P / 2; i++)
+            if (!(f[i] > 0 && f[i] < 3.0e38f)) {
+                mla__fail(err, MLA_ERR_CONFIG, "config.rope.%s[%d]: %g, must be finite and above 0", name, i, (double)f[i]);
+                return 1;
+            }
+        return !f;
+    }
+    return 0;
+}
+
+/* Checks c and resolves its defaults in place. */
+static mla_result mla__config_resolve(mla_config *c, mla_error *err) {
+    const int most = MLA__DIM_MAX;
+    const int attn = c->num_attention_heads != 0, moe = c->n_routed_experts != 0;
+    if (mla__bad_int(err, "hidden_size", c->hidden_size, 1, most) || mla__bad_int(err, "num_hidden_layers", c->num_hidden_layers, 1, 65536) ||
+        mla__bad_int(err, "vocab_size", c->vocab_size, 0, most) || mla__bad_int(err, "intermediate_size", c->intermediate_size, 0, most) ||
+        mla__bad_int(err, "num_attention_heads", c->num_attention_heads, 0, 65536) || mla__bad_int(err, "q_lora_rank", c->q_lora_rank, 0, most) ||
+        mla__bad_int(err, "kv_lora_rank", c->kv_lora_rank, attn, most) || mla__bad_int(err, "qk_nope_head_dim", c->qk_nope_head_dim, attn, most) ||
+        mla__bad_int(err, "qk_rope_head_dim", c->qk_rope_head_dim, 0, most) || mla__bad_int(err, "v_head_dim", c->v_head_dim, attn, most) ||
+        mla__bad_int(err, "mask", (int)c->mask, 0, MLA_MASK_NONE) || mla__bad_float(err, "softmax_scale", c->softmax_scale, 0) ||
+        mla__bad_int(err, "n_routed_experts", c->n_routed_experts, 0, 65536) ||
+        mla__bad_int(err, "num_experts_per_tok", c->num_experts_per_tok, moe, moe ? c->n_routed_experts : most) ||
+        mla__bad_int(err, "moe_intermediate_size", c->moe_intermediate_size, moe, most) ||
+        mla__bad_int(err, "n_shared_experts", c->n_shared_experts, 0, 65536) || mla__bad_int(err, "n_group", c->n_group, 0, 65536) ||
+        mla__bad_int(err, "topk_group", c->topk_group, 0, 65536) || mla__bad_int(err, "topk_method", (int)c->topk_method, 0, MLA_TOPK_NOAUX_TC) ||
+        mla__bad_int(err, "scoring_func", (int)c->scoring_func, 0, MLA_SCORING_SIGMOID) ||
+        mla__bad_float(err, "routed_scaling_factor", c->routed_scaling_factor, 0) || mla__bad_norm(err, "q_norm", &c->q_norm) ||
+        mla__bad_norm(err, "kv_norm", &c->kv_norm) || mla__bad_norm(err, "block_norm", &c->block_norm) ||
+        mla__bad_product(err, "num_attention_heads * (qk_nope_head_dim + qk_rope_head_dim)", c->num_attention_heads,
+                         (double)c->qk_nope_head_dim + c->qk_rope_head_dim) ||
+        mla__bad_product(err, "num_attention_heads * (qk_nope_head_dim + v_head_dim)", c->num_attention_heads,
+                         (double)c->qk_nope_head_dim + c->v_head_dim) ||
+        mla__bad_product(err, "n_shared_experts * moe_intermediate_size", c->n_shared_experts, c->moe_intermediate_size) ||
+        mla__bad_rope(err, &c->rope, c->qk_rope_head_dim))
+        return MLA_ERR_CONFIG;
+    if (c->n_group == 0) c->n_group = 1;
+    if (c->topk_group == 0) c->topk_group = 1;
+    if (c->routed_scaling_factor == 0) c->routed_scaling_factor = 1;
+    if (moe) {
+        const int per = c->n_routed_experts / c->n_group;
+        if (c->n_routed_experts % c->n_group)
+            return mla__fail(err, MLA_ERR_CONFIG, "config.n_group: %d does not divide n_routed_experts %d", c->n_group, c->n_routed_experts);
+        if (c->topk_group > c->n_group)
+            return mla__fail(err, MLA_ERR_CONFIG, "config.topk_group: %d is more than n_group %d", c->topk_group, c->n_group);
+        if (c->topk_method != MLA_TOPK_GREEDY && c->num_experts_per_tok > (double)c->topk_group * per)
+            return mla__fail(err, MLA_ERR_CONFIG, "config.num_experts_per_tok: %d, but topk_group %d of n_group %d leave %d experts",
+                             c->num_experts_per_tok, c->topk_group, c->n_group, c->topk_group * per);
+        if (c->topk_method == MLA_TOPK_NOAUX_TC && c->n_group > 1 && per < 2)
+            return mla__fail(err, MLA_ERR_CONFIG, "config.n_group: %d leaves groups of one expert, noaux_tc adds the best two of each",
+                             c->n_group);
+    }
+    if (attn && c->softmax_scale == 0) {
+        const double all = (double)c->rope.mscale_all_dim, dim = (double)c->qk_nope_head_dim + c->qk_rope_head_dim;
+        const double g = c->rope.scaling == MLA_ROPE_YARN && all != 0 ? mla__yarn_g((double)c->rope.factor, all) : 1;
+        c->softmax_scale = (float)(g * g / sqrt(dim));
+    }
+    return MLA_OK;
+}
+
+typedef struct mla__check { /* the first tensor at fault */
+    mla_error *err;
+    mla_result result;
+    char at[32];
+} mla__check;
+
+enum { MLA__OPTIONAL = 0, MLA__REQUIRED = 1, MLA__VECTOR = 2 };
+
+static void mla__want(mla__check *k, const char *name, const char *part, const mla_tensor *t, int rows, int cols, int how) {
+    char shape[40];
+    const int vector = (how & MLA__VECTOR) != 0;
+    if (k->result != MLA_OK || (!t->data && !(how & MLA__REQUIRED))) return;
+    if (vector) snprintf(shape, sizeof shape, "[%d]", cols);
+    else snprintf(shape, sizeof shape, "[%d, %d]", rows, cols);
+    if (!t->data)
+        k->result = mla__fail(k->err, MLA_ERR_WEIGHTS, "weights.%s%s%s: missing, expected %s", k->at, name, part, shape);
+    else if ((unsigned)t->dtype >= (unsigned)(vector ? MLA_E4M3 : MLA_UE8M0))
+        k->result = mla__fail(k->err, MLA_ERR_WEIGHTS, "weights.%s%s%s: dtype %s (%d) cannot stand here", k->at, name, part,
+                              mla_dtype_name(t->dtype), (int)t->dtype);
+    else if (t->rows != rows || t->cols != cols)
+        k->result = mla__fail(k->err, MLA_ERR_WEIGHTS, "weights.%s%s%s: [%d, %d], expected %s", k->at, name, part, t->rows, t->cols, shape);
+    else if (mla__scaled(t) && t->scale_dtype != MLA_F32 && t->scale_dtype != MLA_UE8M0)
+        k->result = mla__fail(k->err, MLA_ERR_WEIGHTS, "weights.%s%s%s: scale of dtype %s, expected f32 or ue8m0", k->at, name, part,
+                              mla_dtype_name(t->scale_dtype));
+}
+static void mla__want_linear(mla__check *k, const char *name, const mla_linear *l, int out, int in) {
+    mla__want(k, name, ".weight", &l->weight, out, in, MLA__REQUIRED);
+    mla__want(k, name, ".bias", &l->bias, 1, out, MLA__VECTOR);
+}
+static void mla__want_norm(mla__check *k, const char *name, const mla_norm_weights *w, const mla_norm *norm, int n) {
+    if (norm->kind == MLA_NORM_NONE) return;
+    mla__want(k, name, ".weight", &w->weight, 1, n, MLA__VECTOR | MLA__REQUIRED);
+    mla__want(k, name, ".bias", &w->bias, 1, n, MLA__VECTOR);
+    if (norm->kind == MLA_NORM_DYT) mla__want(k, name, ".alpha", &w->alpha, 1, 1, MLA__VECTOR | MLA__REQUIRED);
+}
+static void mla__want_mlp(mla__check *k, const char *name, const mla_mlp_weights *w, int inter, int D) {
+    char field[48];
+    snprintf(field, sizeof field, "%s.gate", name);
+    mla__want_linear(k, field, &w->gate, inter, D);
+    snprintf(field, sizeof field, "%s.up", name);
+    mla__want_linear(k, field, &w->up, inter, D);
+    snprintf(field, sizeof field, "%s.down", name);
+    mla__want_linear(k, field, &w->down, D, inter);
+}
+static int mla__has_attn(const mla_attn_weights *a) {
+    return a->q.weight.data || a->q_a.weight.data || a->q_b.weight.data || a->kv_a.weight.data || a->kv_b.weight.data || a->o.weight.data;
+}
+static int mla__has_mlp(const mla_mlp_weights *m) { return m->gate.weight.data || m->up.weight.data || m->down.weight.data; }
+
+static mla_result mla__weights_check(const mla_config *c, const mla_weights *w, mla_error *err) {
+    const int D = c->hidden_size, H = c->num_attention_heads, R = c->kv_lora_rank, Q = c->q_lora_rank;
+    const int qk = c->qk_nope_head_dim + c->qk_rope_head_dim;
+    mla__check k;
+    memset(&k, 0, sizeof k);
+    k.err = err;
+    if (w->embed.data && c->vocab_size == 0) return mla__fail(err, MLA_ERR_CONFIG, "config.vocab_size: 0, but weights.embed is there");
+    mla__want(&k, "embed", "", &w->embed, c->vocab_size, D, 0);
+    mla__want(&k, "head", "", &w->head, c->vocab_size, D, 0);
+    if (w->norm.weight.data) mla__want_norm(&k, "norm", &w->norm, &c->block_norm, D);
+    if (!w->layers) return mla__fail(err, MLA_ERR_WEIGHTS, "weights.layers: NULL, expected %d layers", c->num_hidden_layers);
+    for (int i = 0; i < c->num_hidden_layers && k.result == MLA_OK; i++) {
+        const mla_layer_weights *l = &w->layers[i];
+        const mla_attn_weights *a = &l->attn;
+        snprintf(k.at, sizeof k.at, "layers[%d].", i);
+        if (l->attn_norm.weight.data) mla__want_norm(&k, "attn_norm", &l->attn_norm, &c->block_norm, D);
+        if (l->ffn_norm.weight.data) mla__want_norm(&k, "ffn_norm", &l->ffn_norm, &c->block_norm, D);
+        if (mla__has_attn(a)) {
+            if (H == 0) return mla__fail(err, MLA_ERR_CONFIG, "config.num_attention_heads: 0, but weights.layers[%d].attn is there", i);
+            if (Q > 0) {
+                mla__want_linear(&k, "attn.q_a", &a->q_a, Q, D);
+                mla__want_linear(&k, "attn.q_b", &a->q_b, H * qk, Q);
+                mla__want_norm(&k, "attn.q_norm", &a->q_norm, &c->q_norm, Q);
+            } else {
+                mla__want_linear(&k, "attn.q", &a->q, H * qk, D);
+            }
+            mla__want_linear(&k, "attn.kv_a", &a->kv_a, R + c->qk_rope_head_dim, D);
+            mla__want_linear(&k, "attn.kv_b", &a->kv_b, H * (c->qk_nope_head_dim + c->v_head_dim), R);
+            mla__want_linear(&k, "attn.o", &a->o, D, H * c->v_head_dim);
+            mla__want_norm(&k, "attn.kv_norm", &a->kv_norm, &c->kv_norm, R);
+        }
+        if (mla__has_mlp(&l->mlp) && l->moe.experts)
+            return mla__fail(err, MLA_ERR_WEIGHTS, "weights.layers[%d]: both mlp and moe are there", i);
+        if (mla__has_mlp(&l->mlp)) {
+            if (c->intermediate_size == 0) return mla__fail(err, MLA_ERR_CONFIG, "config.intermediate_size: 0, but weights.layers[%d].mlp is there", i);
+            mla__want_mlp(&k, "mlp", &l->mlp, c->intermediate_size, D);
+        }
+        if (l->moe.experts) {
+            const int E = c->n_routed_experts;
+            char field[32];
+            if (E == 0) return mla__fail(err, MLA_ERR_CONFIG, "config.n_routed_experts: 0, but weights.layers[%d].moe is there", i);
+            mla__want(&k, "moe.router", "", &l->moe.router, E, D, MLA__REQUIRED);
+            mla__want(&k, "moe.router_bias", "", &l->moe.router_bias, 1, E, MLA__VECTOR);
+            for (int e = 0; e < E && k.result == MLA_OK; e++) {
+                snprintf(field, sizeof field, "moe.experts[%d]", e);
+                mla__want_mlp(&k, field, &l->moe.experts[e], c->moe_intermediate_size, D);
+            }
+            if (c->n_shared_experts > 0) mla__want_mlp(&k, "moe.shared", &l->moe.shared, c->n_shared_experts * c->moe_intermediate_size, D);
+        } else if (l->moe.router.data) {
+            return mla__fail(err, MLA_ERR_WEIGHTS, "weights.layers[%d].moe.experts: NULL, but moe.router is there", i);
+        }
+    }
+    return k.result;
+}
+
+struct mla_model {
+    mla_config c;
+    mla_weights w;
+    mla_layer_weights *layers;
+    mla_mlp_weights *experts;
+    float *inv, amp;
+    mla_allocator alloc;
+    void *memory; /* what destroy gives back */
+};
+
+static mla_model *mla__model_layout(const mla_config *c, void *memory, size_t *bytes) {
+    mla__arena a;
+    mla_model *m = (mla_model *)mla__begin(&a, memory, sizeof *m);
+    mla_layer_weights *layers = MLA__TAKE(&a, mla_layer_weights, c->num_hidden_layers);
+    mla_mlp_weights *experts = MLA__TAKE(&a, mla_mlp_weights, (double)c->num_hidden_layers * c->n_routed_experts);
+    float *inv = MLA__TAKE(&a, float, c->qk_rope_head_dim / 2);
+    *bytes = mla__total(&a);
+    if (m) {
+        memset(m, 0, sizeof *m);
+        m->c = *c, m->layers = layers, m->experts = experts, m->inv = inv;
+    }
+    return m;
+}
+
+size_t mla_model_size(const mla_config *config) {
+    mla_config c;
+    size_t bytes;
+    if (!config) return 0;
+    c = *config;
+    if (mla__config_resolve(&c, NULL) != MLA_OK) return 0;
+    mla__model_layout(&c, NULL, &bytes);
+    return bytes;
+}
+
+mla_result mla_model_init(mla_model **out, void *memory, size_t bytes, const mla_config *config, const mla_weights *weights, mla_error *err) {
+    mla_config c;
+    mla_model *m;
+    size_t need;
+    mla_result r;
+    if (out) *out = NULL;
+    if (!out || !config || !weights)
+        return mla__fail(err, MLA_ERR_ARGUMENT, "mla_model_init: %s is NULL", !out ? "out" : !config ? "config" : "weights");
+    c = *config;
+    if ((r = mla__config_resolve(&c, err)) != MLA_OK || (r = mla__weights_check(&c, weights, err)) != MLA_OK) return r;
+    mla__model_layout(&c, NULL, &need);
+    if ((r = mla__fits(memory, bytes, need, "mla_model_init", err)) != MLA_OK) return r;
+    m = mla__model_layout(&c, memory, &need);
+    m->w = *weights;
+    if (!m->w.head.data) m->w.head = m->w.embed;
+    for (int i = 0; i < c.num_hidden_layers; i++) {
+        m->layers[i] = weights->layers[i];
+        if (m->layers[i].moe.experts) {
+            mla_mlp_weights *to = m->experts + (mla__sz)i * c.n_routed_experts;
+            memcpy(to, m->layers[i].moe.experts, (size_t)c.n_routed_experts * sizeof *to);
+            m->layers[i].moe.experts = to;
+        }
+    }
+    m->w.layers = m->layers;
+    m->amp = mla__rope_resolve(m->inv, &c.rope, c.qk_rope_head_dim);
+    for (int i = 0; i < c.qk_rope_head_dim / 2 && c.rope.layout != MLA_ROPE_NONE; i++)
+        if (!(fabsf(m->inv[i]) < 3.0e38f) || !(m->amp < 3.0e38f))
+            return mla__fail(err, MLA_ERR_CONFIG, "config.rope: inverse frequency %d is %g, amplitude %g", i, (double)m->inv[i], (double)m->amp);
+    m->c.rope.inv_freq = m->c.rope.short_factor = m->c.rope.long_factor = NULL; /* used up; the caller's arrays may go */
+    *out = m;
+    return MLA_OK;
+}
+
+mla_result mla_model_create(mla_model **out, const mla_config *config, const mla_weights *weights, const mla_allocator *alloc, mla_error *err) {
+    mla_config c;
+    void *memory;
+    size_t bytes;
+    mla_result r;
+    if (out) *out = NULL;
+    if (!out || !config || !weights)
+        return mla__fail(err, MLA_ERR_ARGUMENT, "mla_model_create: %s is NULL", !out ? "out" : !config ? "config" : "weights");
+    c = *config;
+    if ((r = mla__config_resolve(&c, err)) != MLA_OK || (r = mla__weights_check(&c, weights, err)) != MLA_OK) return r;
+    mla__model_layout(&c, NULL, &bytes);
+    if ((r = mla__allocate(&memory, alloc, bytes, "model", err)) != MLA_OK) return r;
+    if ((r = mla_model_init(out, memory, bytes, config, weights, err)) == MLA_OK) {
+        if (alloc) (*out)->alloc = *alloc;
+        (*out)->memory = memory;
+    } else if (alloc) {
+        mla__release(alloc, memory);
+    } else {
+        free(memory);
+    }
+    return r;
+}
+void mla_model_destroy(mla_model *m) {
+    if (m && m->memory) {
+        const mla_allocator alloc = m->alloc;
+        mla__release(&alloc, m->memory);
+    }
+}
+
+const mla_config *mla_model_config(const mla_model *m) { return &m->c; }
+const float *mla_model_inv_freq(const mla_model *m) { return m->inv; }
+float mla_model_rope_amplitude(const mla_model *m) { return m->amp; }
+
+static double mla__linear_bytes(const mla_linear *l) { return mla__tensor_bytes(&l->weight) + mla__tensor_bytes(&l->bias); }
+static double mla__mlp_bytes(const mla_mlp_weights *w) {
+    return mla__linear_bytes(&w->gate) + mla__linear_bytes(&w->up) + mla__linear_bytes(&w->down);
+}
+static double mla__norm_bytes(const mla_norm_weights *w) { return mla__tensor_bytes(&w->weight) + mla__tensor_bytes(&w->bias); }
+
+double mla_model_bytes(const mla_model *m, int n_tokens) {
+    const int E = m->c.n_routed_experts, tied = m->w.head.data == m->w.embed.data;
+    const double share = n_tokens > 0 && E > 0 ? 1 - pow(1 - (double)m->c.num_experts_per_tok / E, n_tokens) : 1;
+    double sum = mla__tensor_bytes(&m->w.head) + mla__norm_bytes(&m->w.norm);
+    if (n_tokens <= 0 && !tied) sum += mla__tensor_bytes(&m->w.embed);
+    for (int i = 0; i < m->c.num_hidden_layers; i++) {
+        const mla_layer_weights *l = &m->layers[i];
+        const mla_attn_weights *a = &l->attn;
+        sum += mla__norm_bytes(&l->attn_norm) + mla__norm_bytes(&l->ffn_norm) + mla__linear_bytes(&a->q) + mla__linear_bytes(&a->q_a) +
+               mla__linear_bytes(&a->q_b) + mla__linear_bytes(&a->kv_a) + mla__linear_bytes(&a->kv_b) + mla__linear_bytes(&a->o) +
+               mla__norm_bytes(&a->q_norm) + mla__norm_bytes(&a->kv_norm) + mla__mlp_bytes(&l->mlp);
+        if (!l->moe.experts) continue;
+        sum += mla__tensor_bytes(&l->moe.router) + mla__tensor_bytes(&l->moe.router_bias) + mla__mlp_bytes(&l->moe.shared);
+        for (int e = 0; e < E; e++) sum += share * mla__mlp_bytes(&l->moe.experts[e]);
+    }
+    return sum;
+}
+
+/* ---- cache ---- */
+
+struct mla_pool {
+    int n_pages, n_layers, width, n_free;
+    mla_dtype dtype;
+    int *refs, *free_pages;
+    unsigned char *rows; /* [n_pages, n_layers, MLA_PAGE, width] */
+    mla_allocator alloc;
+    void *memory;
+};
+
+struct mla_cache {
+    int n_layers, width, capacity, length;
+    int in_call; /* marks the sequences of a call, to find doubles */
+    mla_dtype dtype;
+    mla_pool *pool;
+    int *table, n_pages; /* pages held, page p has rows 64p and up; they may reach beyond length while a call is under way */
+    unsigned char *rows; /* contiguous: [n_layers, capacity, width] */
+    mla_allocator alloc;
+    void *memory;
+};
+
+static int mla__cache_dtype_bad(mla_dtype t) { return t != MLA_F32 && t != MLA_F16 && t != MLA_BF16; }
+
+/* Row at position: those after it in its page (or the whole cache) follow without gaps. */
+static unsigned char *mla__row(const mla_cache *k, int layer, int position) {
+    const mla__sz bytes = (mla__sz)k->width * mla__dtype_bytes(k->dtype);
+    if (!k->pool) return k->rows + ((mla__sz)layer * k->capacity + position) * bytes;
+    return k->pool->rows + (((mla__sz)k->table[position / MLA_PAGE] * k->n_layers + layer) * MLA_PAGE + position % MLA_PAGE) * bytes;
+}
+
+static mla_pool *mla__pool_layout(const mla_model *m, int n_pages, mla_dtype dtype, void *memory, size_t *bytes) {
+    mla__arena a;
+    mla_pool *p = (mla_pool *)mla__begin(&a, memory, sizeof *p);
+    const int width = m->c.kv_lora_rank + m->c.qk_rope_head_dim;
+    int *refs = MLA__TAKE(&a, int, n_pages), *free_pages = MLA__TAKE(&a, int, n_pages);
+    unsigned char *rows = MLA__TAKE(&a, unsigned char, (double)n_pages * m->c.num_hidden_layers * MLA_PAGE * width * mla__dtype_bytes(dtype));
+    *bytes = mla__total(&a);
+    if (p) {
+        memset(p, 0, sizeof *p);
+        p->n_pages = p->n_free = n_pages, p->n_layers = m->c.num_hidden_layers, p->width = width, p->dtype = dtype;
+        p->refs = refs, p->free_pages = free_pages, p->rows = rows;
+        for (int i = 0; i < n_pages; i++) refs[i] = 0, free_pages[i] = n_pages - 1 - i;
+    }
+    return p;
+}
+static mla_result mla__pool_check(const mla_model *m, int n_pages, mla_dtype dtype, mla_error *err) {
+    if (!m) return mla__fail(err, MLA_ERR_ARGUMENT, "pool: model is NULL");
+    if (n_pages < 1) return mla__fail(err, MLA_ERR_ARGUMENT, "pool.n_pages: %d, must be at least 1", n_pages);
+    if (mla__cache_dtype_bad(dtype)) return mla__fail(err, MLA_ERR_ARGUMENT, "pool.dtype: %s, must be f32, f16 or bf16", mla_dtype_name(dtype));
+    return MLA_OK;
+}
+size_t mla_pool_size(const mla_model *m, int n_pages, mla_dtype dtype) {
+    size_t bytes;
+    if (mla__pool_check(m, n_pages, dtype, NULL) != MLA_OK) return 0;
+    mla__pool_layout(m, n_pages, dtype, NULL, &bytes);
+    return bytes;
+}
+mla_result mla_pool_init(mla_pool **out, void *memory, size_t bytes, const mla_model *m, int n_pages, mla_dtype dtype, mla_error *err) {
+    mla_result r;
+    size_t need;
+    if (!out) return mla__fail(err, MLA_ERR_ARGUMENT, "pool: out is NULL");
+    *out = NULL;
+    if ((r = mla__pool_check(m, n_pages, dtype, err)) != MLA_OK) return r;
+    if ((r = mla__fits(memory, bytes, mla_pool_size(m, n_pages, dtype), "mla_pool_init", err)) != MLA_OK) return r;
+    *out = mla__pool_layout(m, n_pages, dtype, memory, &need);
+    return MLA_OK;
+}
+mla_result mla_pool_create(mla_pool **out, const mla_model *m, int n_pages, mla_dtype dtype, const mla_allocator *alloc, mla_error *err) {
+    mla_result r;
+    void *memory;
+    size_t bytes;
+    if (!out) return mla__fail(err, MLA_ERR_ARGUMENT, "pool: out is NULL");
+    *out = NULL;
+    if ((r = mla__pool_check(m, n_pages, dtype, err)) != MLA_OK) return r;
+    bytes = mla_pool_size(m, n_pages, dtype);
+    if ((r = mla__allocate(&memory, alloc, bytes, "pool", err)) != MLA_OK) return r;
+    r = mla_pool_init(out, memory, bytes, m, n_pages, dtype, err);
+    if (alloc) (*out)->alloc = *alloc;
+    (*out)->memory = memory;
+    return r;
+}
+void mla_pool_destroy(mla_pool *p) {
+    if (p && p->memory) {
+        const mla_allocator alloc = p->alloc;
+        mla__release(&alloc, p->memory);
+    }
+}
+int mla_pool_free_pages(const mla_pool *p) { return p->n_free; }
+
+static void mla__page_drop(mla_pool *p, int page) {
+    if (--p->refs[page] == 0) p->free_pages[p->n_free++] = page;
+}
+
+/* Make rows up to length + n writable: pages taken from the pool, a shared last page copied. FULL leaves all as it was. */
+static mla_result mla__reserve(mla_cache *k, int n, const char *who, mla_error *err) {
+    mla_pool *p = k->pool;
+    if (n > k->capacity - k->length)
+        return mla__fail(err, MLA_ERR_FULL, "%s: cache holds %d of %d tokens, %d more do not fit", who, k->length, k->capacity, n);
+    if (!p) return MLA_OK;
+    const int first = k->length / MLA_PAGE, pages = (k->length + n + MLA_PAGE - 1) / MLA_PAGE;
+    const int copy = k->length % MLA_PAGE && p->refs[k->table[first]] > 1, fresh = pages > k->n_pages ? pages - k->n_pages : 0;
+    if (fresh + copy > p->n_free)
+        return mla__fail(err, MLA_ERR_FULL, "%s: %d pages needed, the pool has %d free", who, fresh + copy, p->n_free);
+    if (copy) {
+        const int to = p->free_pages[--p->n_free], from = k->table[first];
+        const size_t bytes = (size_t)k->n_layers * MLA_PAGE * (size_t)k->width * (size_t)mla__dtype_bytes(k->dtype);
+        memcpy(p->rows + (mla__sz)to * (mla__sz)bytes, p->rows + (mla__sz)from * (mla__sz)bytes, bytes);
+        p->refs[to] = 1;
+        mla__page_drop(p, from);
+        k->table[first] = to;
+    }
+    while (k->n_pages < pages) {
+        const int page = p->free_pages[--p->n_free];
+        p->refs[page] = 1;
+        k->table[k->n_pages++] = page;
+    }
+    return MLA_OK;
+}
+/* Give back the pages beyond length. */
+static void mla__trim(mla_cache *k) {
+    const int pages = (k->length + MLA_PAGE - 1) / MLA_PAGE;
+    while (k->pool && k->n_pages > pages) mla__page_drop(k->pool, k->table[--k->n_pages]);
+}
+
+static mla_cache *mla__cache_layout(const mla_model *m, const mla_cache_desc *d, void *memory, size_t *bytes) {
+    mla__arena a;
+    mla_cache *k = (mla_cache *)mla__begin(&a, memory, sizeof *k);
+    const int width = m->c.kv_lora_rank + m->c.qk_rope_head_dim;
+    const mla_dtype dtype = d->pool ? d->pool->dtype : d->dtype;
+    int *table = MLA__TAKE(&a, int, d->pool ? (double)d->capacity / MLA_PAGE + 1 : 0);
+    unsigned char *rows = MLA__TAKE(&a, unsigned char, d->pool ? 0 : (double)d->capacity * m->c.num_hidden_layers * width * mla__dtype_bytes(dtype));
+    *bytes = mla__total(&a);
+    if (k) {
+        memset(k, 0, sizeof *k);
+        k->n_layers = m->c.num_hidden_layers, k->width = width, k->capacity = d->capacity, k->dtype = dtype;
+        k->pool = d->pool, k->table = table, k->rows = rows;
+    }
+    return k;
+}
+static mla_result mla__cache_check(const mla_model *m, const mla_cache_desc *d, mla_error *err) {
+    if (!m || !d) return mla__fail(err, MLA_ERR_ARGUMENT, "cache: %s is NULL", m ? "desc" : "model");
+    if (m->c.num_attention_heads == 0) return mla__fail(err, MLA_ERR_ARGUMENT, "cache: the model has no attention (num_attention_heads is 0)");
+    if (d->capacity < 1) return mla__fail(err, MLA_ERR_ARGUMENT, "cache.capacity: %d, must be at least 1", d->capacity);
+    if (!d->pool && mla__cache_dtype_bad(d->dtype))
+        return mla__fail(err, MLA_ERR_ARGUMENT, "cache.dtype: %s, must be f32, f16 or bf16", mla_dtype_name(d->dtype));
+    if (d->pool && (d->pool->n_layers != m->c.num_hidden_layers || d->pool->width != m->c.kv_lora_rank + m->c.qk_rope_head_dim))
+        return mla__fail(err, MLA_ERR_ARGUMENT, "cache.pool: made for %d layers of width %d, the model has %d of %d", d->pool->n_layers,
+                         d->pool->width, m->c.num_hidden_layers, m->c.kv_lora_rank + m->c.qk_rope_head_dim);
+    return MLA_OK;
+}
+size_t mla_cache_size(const mla_model *m, const mla_cache_desc *d) {
+    size_t bytes;
+    if (mla__cache_check(m, d, NULL) != MLA_OK) return 0;
+    mla__cache_layout(m, d, NULL, &bytes);
+    return bytes;
+}
+mla_result mla_cache_init(mla_cache **out, void *memory, size_t bytes, const mla_model *m, const mla_cache_desc *d, mla_error *err) {
+    mla_result r;
+    size_t need;
+    if (!out) return mla__fail(err, MLA_ERR_ARGUMENT, "cache: out is NULL");
+    *out = NULL;
+    if ((r = mla__cache_check(m, d, err)) != MLA_OK) return r;
+    if ((r = mla__fits(memory, bytes, mla_cache_size(m, d), "mla_cache_init", err)) != MLA_OK) return r;
+    *out = mla__cache_layout(m, d, memory, &need);
+    return MLA_OK;
+}
+mla_result mla_cache_create(mla_cache **out, const mla_model *m, const mla_cache_desc *d, mla_error *err) {
+    mla_result r;
+    void *memory;
+    size_t bytes;
+    if (!out) return mla__fail(err, MLA_ERR_ARGUMENT, "cache: out is NULL");
+    *out = NULL;
+    if ((r = mla__cache_check(m, d, err)) != MLA_OK) return r;
+    bytes = mla_cache_size(m, d);
+    if ((r = mla__allocate(&memory, &d->alloc, bytes, "cache", err)) != MLA_OK) return r;
+    r = mla_cache_init(out, memory, bytes, m, d, err);
+    (*out)->alloc = d->alloc;
+    (*out)->memory = memory;
+    return r;
+}
+void mla_cache_destroy(mla_cache *k) {
+    if (!k) return;
+    mla_cache_reset(k);
+    if (k->memory) {
+        const mla_allocator alloc = k->alloc;
+        mla__release(&alloc, k->memory);
+    }
+}
+
+int mla_cache_length(const mla_cache *k) { return k->length; }
+int mla_cache_capacity(const mla_cache *k) { return k->capacity; }
+mla_result mla_cache_truncate(mla_cache *k, int length, mla_error *err) {
+    if (!k) return mla__fail(err, MLA_ERR_ARGUMENT, "mla_cache_truncate: cache is NULL");
+    if (length < 0 || length > k->length) return mla__fail(err, MLA_ERR_ARGUMENT, "mla_cache_truncate: length %d, the cache holds %d", length, k->length);
+    k->length = length;
+    mla__trim(k);
+    return MLA_OK;
+}
+void mla_cache_reset(mla_cache *k) { mla_cache_truncate(k, 0, NULL); }
+
+mla_result mla_cache_fork(mla_cache *dst, const mla_cache *src, mla_error *err) {
+    mla_result r;
+    if (!dst || !src) return mla__fail(err, MLA_ERR_ARGUMENT, "mla_cache_fork: %s is NULL", dst ? "src" : "dst");
+    if (dst == src) return MLA_OK;
+    if (dst->n_layers != src->n_layers || dst->width != src->width || dst->dtype != src->dtype)
+        return mla__fail(err, MLA_ERR_ARGUMENT, "mla_cache_fork: %d layers of width %d in %s cannot become %d of %d in %s", src->n_layers,
+                         src->width, mla_dtype_name(src->dtype), dst->n_layers, dst->width, mla_dtype_name(dst->dtype));
+    if (dst->capacity < src->length)
+        return mla__fail(err, MLA_ERR_FULL, "mla_cache_fork: %d tokens, the capacity of dst is %d", src->length, dst->capacity);
+    if (dst->pool && dst->pool == src->pool) {
+        mla_cache_reset(dst);
+        dst->n_pages = (src->length + MLA_PAGE - 1) / MLA_PAGE;
+        for (int i = 0; i < dst->n_pages; i++) dst->pool->refs[dst->table[i] = src->table[i]]++;
+    } else {
+        int pages = dst->pool ? dst->pool->n_free : 0; /* what dst can have: the free ones and those it alone holds */
+        for (int i = 0; i < dst->n_pages; i++) pages += dst->pool->refs[dst->table[i]] == 1;
+        if (dst->pool && (src->length + MLA_PAGE - 1) / MLA_PAGE > pages)
+            return mla__fail(err, MLA_ERR_FULL, "mla_cache_fork: %d tokens, the pool has %d pages for dst", src->length, pages);
+        mla_cache_reset(dst);
+        if ((r = mla__reserve(dst, src->length, "mla_cache_fork", err)) != MLA_OK) return r;
+        for (int l = 0; l < src->n_layers; l++)
+            for (int u = 0; u < src->length; u++)
+                memcpy(mla__row(dst, l, u), mla__row(src, l, u), (size_t)src->width * (size_t)mla__dtype_bytes(src->dtype));
+    }
+    dst->length = src->length;
+    mla__trim(dst);
+    return MLA_OK;
+}
+
+mla_result mla_cache_append(mla_cache *k, int n, const float *rows, mla_error *err) {
+    mla_result r;
+    if (!k || !rows || n < 0) return mla__fail(err, MLA_ERR_ARGUMENT, "mla_cache_append: %s", !k ? "cache is NULL" : !rows ? "rows is NULL" : "n is negative");
+    if ((r = mla__reserve(k, n, "mla_cache_append", err)) != MLA_OK) return r;
+    for (int l = 0; l < k->n_layers; l++)
+        for (int u = 0; u < n; u++)
+            for (int i = 0; i < k->width; i++) mla__put(k->dtype, mla__row(k, l, k->length + u), i, *rows++);
+    k->length += n;
+    return MLA_OK;
+}
+
+mla_result mla_cache_read(const mla_cache *k, int layer, int position, float *row, mla_error *err) {
+    if (!k || !row) return mla__fail(err, MLA_ERR_ARGUMENT, "mla_cache_read: %s is NULL", k ? "row" : "cache");
+    if (layer < 0 || layer >= k->n_layers) return mla__fail(err, MLA_ERR_ARGUMENT, "mla_cache_read: layer %d of %d", layer, k->n_layers);
+    if (position < 0 || position >= k->length) return mla__fail(err, MLA_ERR_ARGUMENT, "mla_cache_read: position %d of %d", position, k->length);
+    for (int i = 0; i < k->width; i++) row[i] = mla__get(k->dtype, mla__row(k, layer, position), i);
+    return MLA_OK;
+}
+
+/* ---- >>parallel ------------------------------------------------------------------------------------------------------ */
+
+#define MLA__PIECES 32      /* most pieces of context that are worked on apart and merged */
+#define MLA__PIECE_KEYS 512 /* fewest keys in such a piece */
+#define MLA__LANE_ROWS 128  /* rows (heads x tokens) that walk over a block of latents together */
+#define MLA__QUERIES 512    /* tokens for which the naive path expands keys once */
+#define MLA__ABSORB_ROWS 4096
+
+/* Work is a list of loads, each of so many units of equal weight. Every worker gets a contiguous share of the whole, and no unit's
+   result depends on where the cuts fall. */
+typedef struct mla__load {
+    int units;
+    int64_t weight;
+} mla__load;
+
+typedef struct mla__share {
+    int64_t lo, hi, at;
+} mla__share;
+
+static mla__share mla__share_of(const mla__load *loads, int n, int worker, int workers) {
+    mla__share s;
+    int64_t total = 0;
+    for (int i = 0; i < n; i++) total += loads[i].units * loads[i].weight;
+    s.lo = total * worker / workers, s.hi = total * (worker + 1) / workers, s.at = 0;
+    return s;
+}
+/* Units [b0, b1) of the next load belong to this worker; loads are gone through in order. */
+static int mla__share_next(mla__share *s, const mla__load *l, int *b0, int *b1) {
+    const int64_t w = l->weight, end = l->units * w;
+    int64_t lo = s->lo - s->at, hi = s->hi - s->at;
+    lo = lo < 0 ? 0 : lo > end ? end : lo, hi = hi < 0 ? 0 : hi > end ? end : hi;
+    *b0 = (int)((lo + w - 1) / w), *b1 = (int)((hi + w - 1) / w);
+    s->at += end;
+    return *b0 < *b1;
+}
+
+/* y = x W^T for some tokens; jobs that run side by side form one parallel region. */
+typedef struct mla__job {
+    float *y;
+    const float *x;
+    mla__sz ldy, ldx;
+    const int *idx; /* rows of x, or NULL */
+    int T, row0, rows;
+    const mla_linear *w, *up; /* up: y = silu(x W^T) * (x up^T) */
+    const float *scatter;     /* down projections: y[idx[t]] += scatter[t] * x[t] W^T */
+} mla__job;
+
+/* Queries of one sequence that meet its keys together. */
+typedef struct mla__block {
+    int seq, token, n, first; /* sequence, row in the call, tokens, row within the sequence */
+    int pieces, piece, slot;  /* absorbed: pieces of context, keys in each, first slot for their results */
+} mla__block;
+
+typedef struct mla__worker {
+    float *panel;           /* [KC, NR] */
+    float *group;           /* [MC, GROUP], also the router's scratch */
+    float *latent, *k, *v, *s; /* a block of keys */
+    mla__lanes *lanes;
+    float *lane_memory;
+} mla__worker;
+
+struct mla_context {
+    const mla_model *m;
+    mla__kernels k;
+    mla_error err;
+    int threads, max_tokens, lane_tokens, absorb_tokens, max_jobs;
+    mla_attn_path path;
+    mla_run run;
+    void *run_user;
+    mla__worker *workers;
+    /* for a call */
+    int *position;   /* [T] */
+    float *cos, *sin; /* [T, P/2] */
+    float *x, *xn, *y; /* [T, D] */
+    mla__job *jobs;
+    mla__load *loads;
+    mla__block *blocks;
+    /* attention */
+    float *cq, *q, *kva, *o;                   /* [T, Q] [T, H, N+P] [T, R+P] [T, H, V] */
+    float *qa, *ol;                            /* [absorb_tokens, H, R+P], [absorb_tokens, H, R] */
+    float *piece_o, *piece_m, *piece_l;        /* [PIECES, rows of a block, R] and [PIECES, rows] */
+    /* experts */
+    float *score, *weight, *slot_weight, *h, *hs; /* [T, E] [T, K] [T*K] [T*K, I] [T, inner] */
+    int *index, *slot_token, *offset;          /* [T, K] [T*K] [E+1] */
+    mla_allocator alloc;
+    void *memory;
+};
+
+typedef void (*mla__work)(mla_context *c, void *arg, int worker);
+typedef struct mla__call {
+    mla_context *c;
+    mla__work work;
+    void *arg;
+} mla__call;
+
+static void mla__task(void *arg, int i) {
+    mla__call *call = (mla__call *)arg;
+    call->work(call->c, call->arg, i);
+}
+static void mla__run_default(void *user, int n, void (*task)(void *arg, int i), void *arg) {
+    (void)user;
+#ifdef _OPENMP
+#pragma omp parallel for num_threads(n) schedule(static, 1)
+#endif
+    for (int i = 0; i < n; i++) task(arg, i);
+}
+static void mla__parallel(mla_context *c, mla__work work, void *arg) {
+    mla__call call;
+    call.c = c, call.work = work, call.arg = arg;
+    if (c->threads == 1) work(c, arg, 0);
+    else c->run(c->run_user, c->threads, mla__task, &call);
+}
+
+static int mla__max(int a, int b) { return a > b ? a : b; }
+static int mla__min(int a, int b) { return a < b ? a : b; }
+static int mla__up_to(int n, int step) { return (n + step - 1) / step * step; }
+
+static mla_context *mla__context_layout(const mla_model *m, const mla_context_desc *d, void *memory, size_t *bytes) {
+    const mla_config *c = &m->c;
+    const int T = d->max_tokens > 0 ? d->max_tokens : 512, H = c->num_attention_heads, R = c->kv_lora_rank, P = c->qk_rope_head_dim;
+    const int N = c->qk_nope_head_dim, V = c->v_head_dim, E = c->n_routed_experts, K = c->num_experts_per_tok, I = c->moe_intermediate_size;
+    const int attn = H > 0, lane_tokens = attn ? mla__min(T, mla__max(1, MLA__LANE_ROWS / H)) : 0;
+    const int absorb_tokens = attn ? mla__min(T, mla__max(1, MLA__ABSORB_ROWS / H)) : 0, rows = lane_tokens * H;
+    const int inner = mla__max(c->intermediate_size, c->n_shared_experts * I), nr = MLA__NR_MAX;
+    int threads = d->threads;
+    mla__arena a;
+    mla_context *x = (mla_context *)mla__begin(&a, memory, sizeof *x);
+    mla_context t;
+#ifdef _OPENMP
+    if (threads <= 0) threads = omp_get_max_threads();
+#endif
+    if (threads <= 0) threads = 1;
+    memset(&t, 0, sizeof t);
+    t.m = m, t.threads = threads, t.max_tokens = T, t.lane_tokens = lane_tokens, t.absorb_tokens = absorb_tokens;
+    t.max_jobs = mla__max(mla__max(H, E + 2), 4);
+    t.position = MLA__TAKE(&a, int, T);
+    t.cos = MLA__TAKE(&a, float, (double)T * (P / 2));
+    t.sin = MLA__TAKE(&a, float, (double)T * (P / 2));
+    t.x = MLA__TAKE(&a, float, (double)T * c->hidden_size);
+    t.xn = MLA__TAKE(&a, float, (double)T * c->hidden_size);
+    t.y = MLA__TAKE(&a, float, (double)T * c->hidden_size);
+    t.jobs = MLA__TAKE(&a, mla__job, t.max_jobs);
+    t.loads = MLA__TAKE(&a, mla__load, (double)t.max_jobs + T);
+    t.blocks = MLA__TAKE(&a, mla__block, T);
+    /* attention and experts take turns in the same memory */
+    mla__arena b = a;
+    if (attn) {
+        t.cq = MLA__TAKE(&a, float, (double)T * c->q_lora_rank);
+        t.q = MLA__TAKE(&a, float, (double)T * H * (N + P));
+        t.kva = MLA__TAKE(&a, float, (double)T * (R + P));
+        t.o = MLA__TAKE(&a, float, (double)T * H * V);
+        t.qa = MLA__TAKE(&a, float, (double)absorb_tokens * H * (R + P));
+        t.ol = MLA__TAKE(&a, float, (double)absorb_tokens * H * R);
+        t.piece_o = MLA__TAKE(&a, float, (double)MLA__PIECES * rows * R);
+        t.piece_m = MLA__TAKE(&a, float, (double)MLA__PIECES * rows);
+        t.piece_l = MLA__TAKE(&a, float, (double)MLA__PIECES * rows);
+    }
+    t.score = MLA__TAKE(&b, float, (double)T * E);
+    t.index = MLA__TAKE(&b, int, (double)T * K);
+    t.weight = MLA__TAKE(&b, float, (double)T * K);
+    t.slot_token = MLA__TAKE(&b, int, (double)T * K);
+    t.slot_weight = MLA__TAKE(&b, float, (double)T * K);
+    t.offset = MLA__TAKE(&b, int, E + 1);
+    t.h = MLA__TAKE(&b, float, (double)T * K * I);
+    t.hs = MLA__TAKE(&b, float, (double)T * inner);
+    a.used = a.used > b.used ? a.used : b.used;
+    t.workers = MLA__TAKE(&a, mla__worker, threads);
+    /* blocks of keys: of latents for the absorbed path, of latents and what they expand to for the naive one */
+    const int ldk = mla__up_to(R + P, nr), ldv = mla__up_to(V, nr);
+    const int panels = mla__up_to(rows, nr) / nr, naive_panels = mla__up_to(mla__min(T, MLA__QUERIES), nr) / nr;
+    const double absorbed = (double)panels * nr * (2.0 * R + P + 3), naive = (double)naive_panels * nr * (N + P + V + 3.0);
+    for (int i = 0; i < threads; i++) {
+        mla__worker w;
+        memset(&w, 0, sizeof w);
+        w.panel = MLA__TAKE(&a, float, MLA__KC * nr);
+        w.group = MLA__TAKE(&a, float, mla__max(MLA__MC * MLA__GROUP, 3 * E));
+        if (attn) {
+            w.latent = MLA__TAKE(&a, float, (double)MLA__KEYS * ldk);
+            w.k = MLA__TAKE(&a, float, (double)MLA__KEYS * (N + P));
+            w.v = MLA__TAKE(&a, float, (double)MLA__KEYS * ldv);
+            w.s = MLA__TAKE(&a, float, MLA__KEYS * nr);
+            w.lanes = MLA__TAKE(&a, mla__lanes, mla__max(panels, naive_panels));
+            w.lane_memory = MLA__TAKE(&a, float, absorbed > naive ? absorbed : naive);
+        }
+        if (t.workers) t.workers[i] = w;
+    }
+    *bytes = mla__total(&a);
+    if (x) {
+        *x = t;
+        mla__select(&x->k, d->isa);
+        x->path = d->attn;
+        x->run = d->run ? d->run : mla__run_default, x->run_user = d->run_user;
+    }
+    return x;
+}
+
+static mla_result mla__context_check(const mla_model *m, mla_context_desc *to, const mla_context_desc *d, mla_error *err) {
+    if (!m) return mla__fail(err, MLA_ERR_ARGUMENT, "context: model is NULL");
+    if (d) *to = *d;
+    else memset(to, 0, sizeof *to);
+    if (to->max_tokens < 0 || to->max_tokens > MLA__DIM_MAX) return mla__fail(err, MLA_ERR_ARGUMENT, "context.max_tokens: %d", to->max_tokens);
+    if (to->threads < 0 || to->threads > 4096) return mla__fail(err, MLA_ERR_ARGUMENT, "context.threads: %d, must be 0 to 4096", to->threads);
+    if ((unsigned)to->attn >= MLA_ATTN_PATH_COUNT) return mla__fail(err, MLA_ERR_ARGUMENT, "context.attn: %d is no path", (int)to->attn);
+    if ((unsigned)to->isa >= MLA_ISA_COUNT) return mla__fail(err, MLA_ERR_ARGUMENT, "context.isa: %d is no instruction set", (int)to->isa);
+    if (!mla_isa_available(to->isa)) return mla__fail(err, MLA_ERR_UNSUPPORTED, "context.isa: this machine has no %s", mla_isa_name(to->isa));
+    return MLA_OK;
+}
+size_t mla_context_size(const mla_model *m, const mla_context_desc *desc) {
+    mla_context_desc d;
+    size_t bytes;
+    if (mla__context_check(m, &d, desc, NULL) != MLA_OK) return 0;
+    mla__context_layout(m, &d, NULL, &bytes);
+    return bytes;
+}
+mla_result mla_context_init(mla_context **out, void *memory, size_t bytes, const mla_model *m, const mla_context_desc *desc, mla_error *err) {
+    mla_context_desc d;
+    mla_result r;
+    size_t need;
+    if (!out) return mla__fail(err, MLA_ERR_ARGUMENT, "context: out is NULL");
+    *out = NULL;
+    if ((r = mla__context_check(m, &d, desc, err)) != MLA_OK) return r;
+    mla__context_layout(m, &d, NULL, &need);
+    if ((r = mla__fits(memory, bytes, need, "mla_context_init", err)) != MLA_OK) return r;
+    *out = mla__context_layout(m, &d, memory, &need);
+    return MLA_OK;
+}
+mla_result mla_context_create(mla_context **out, const mla_model *m, const mla_context_desc *desc, mla_error *err) {
+    mla_context_desc d;
+    mla_result r;
+    void *memory;
+    size_t bytes;
+    if (!out) return mla__fail(err, MLA_ERR_ARGUMENT, "context: out is NULL");
+    *out = NULL;
+    if ((r = mla__context_check(m, &d, desc, err)) != MLA_OK) return r;
+    mla__context_layout(m, &d, NULL, &bytes);
+    if ((r = mla__allocate(&memory, &d.alloc, bytes, "context", err)) != MLA_OK) return r;
+    *out = mla__context_layout(m, &d, memory, &bytes);
+    (*out)->alloc = d.alloc;
+    (*out)->memory = memory;
+    return MLA_OK;
+}
+void mla_context_destroy(mla_context *c) {
+    if (c && c->memory) {
+        const mla_allocator alloc = c->alloc;
+        mla__release(&alloc, c->memory);
+    }
+}
+const mla_error *mla_context_error(const mla_context *c) { return &c->err; }
+mla_isa mla_context_isa(const mla_context *c) { return c->k.isa; }
+int mla_context_threads(const mla_context *c) { return c->threads; }
+
+/* ---- >>linear -------------------------------------------------------------------------------------------------------- */
+
+/* y [T, n0..n1) = x W^T + bias, y indexed from n0. */
+static void mla__rows(mla_context *c, float *y, mla__sz ldy, const float *x, mla__sz ldx, const int *idx, int T, const mla_linear *w,
+                      int row0, int n0, int n1, float *panel) {
+    const mla_tensor *b = &w->bias;
+    (T <= MLA__FEW ? c->k.dot : c->k.gemm)[w->weight.dtype](y, ldy, x, ldx, idx, T, &w->weight, row0, n0, n1, panel);
+    for (int t = 0; b->data && t < T; t++)
+        for (int n = n0; n < n1; n++) y[t * ldy + n - n0] += mla__get(b->dtype, b->data, row0 + n);
+}
+
+typedef struct mla__jobs {
+    const mla__job *job;
+    int n;
+} mla__jobs;
+
+static void mla__jobs_work(mla_context *c, void *arg, int worker) {
+    const mla__jobs *list = (const mla__jobs *)arg;
+    const mla__worker *w = &c->workers[worker];
+    mla__share s = mla__share_of(c->loads, list->n, worker, c->threads);
+    for (int i = 0, b0, b1; i < list->n; i++) {
+        const mla__job *j = &list->job[i];
+        if (!mla__share_next(&s, &c->loads[i], &b0, &b1)) continue;
+        const int n0 = b0 * MLA__STRIP, n1 = mla__min(b1 * MLA__STRIP, j->rows);
+        if (!j->up) {
+            mla__rows(c, j->y + n0, j->ldy, j->x, j->ldx, j->idx, j->T, j->w, j->row0, n0, n1, w->panel);
+            continue;
+        }
+        for (int t0 = 0; t0 < j->T; t0 += MLA__MC)
+            for (int n = n0; n < n1; n += MLA__GROUP) {
+                const int T = mla__min(MLA__MC, j->T - t0), end = mla__min(n + MLA__GROUP, n1);
+                const float *x = j->idx ? j->x : j->x + t0 * j->ldx;
+                const int *idx = j->idx ? j->idx + t0 : NULL;
+                float *y = j->y + t0 * j->ldy + n;
+                mla__rows(c, y, j->ldy, x, j->ldx, idx, T, j->w, j->row0, n, end, w->panel);
+                mla__rows(c, w->group, MLA__GROUP, x, j->ldx, idx, T, j->up, j->row0, n, end, w->panel);
+                for (int t = 0; t < T; t++) c->k.swiglu(y + t * j->ldy, y + t * j->ldy, w->group + t * MLA__GROUP, end - n);
+            }
+    }
+}
+
+static void mla__jobs_run(mla_context *c, const mla__job *jobs, int n) {
+    mla__jobs list;
+    list.job = jobs, list.n = n;
+    for (int i = 0; i < n; i++) {
+        c->loads[i].units = (jobs[i].rows + MLA__STRIP - 1) / MLA__STRIP;
+        c->loads[i].weight = (jobs[i].T + 4) * (jobs[i].up ? 2 : 1); /* 4: what reading and unpacking weights costs, in tokens */
+    }
+    mla__parallel(c, mla__jobs_work, &list);
+}
+
+static mla__job mla__job_of(float *y, mla__sz ldy, const float *x, mla__sz ldx, int T, const mla_linear *w) {
+    mla__job j;
+    memset(&j, 0, sizeof j);
+    j.y = y, j.ldy = ldy, j.x = x, j.ldx = ldx, j.T = T, j.w = w, j.rows = w->weight.rows;
+    return j;
+}
+
+/* ---- >>rope ---------------------------------------------------------------------------------------------------------- */
+
+/* Cosines and sines of the call's T positions: once for all layers. The angle is an f32 product, as in the models' own code. */
+static void mla__angles(mla_context *c, int T) {
+    const int half = c->m->c.qk_rope_head_dim / 2;
+    for (int t = 0; t < T && c->m->c.rope.layout != MLA_ROPE_NONE; t++)
+        for (int i = 0; i < half; i++) {
+            const float angle = (float)c->position[t] * c->m->inv[i];
+            c->cos[t * (mla__sz)half + i] = (float)cos((double)angle) * c->m->amp;
+            c->sin[t * (mla__sz)half + i] = (float)sin((double)angle) * c->m->amp;
+        }
+}
+
+/* ---- >>attention ----------------------------------------------------------------------------------------------------- */
+
+typedef struct mla__attn {
+    const mla_attn_weights *w;
+    const mla_sequence *seqs;
+    int layer, T, n_blocks;
+    int token0; /* absorbed: first token of the rows in qa and ol */
+    int block_keys;
+} mla__attn;
+
+static int mla__keys(const mla_sequence *s) { return s->cache->length + s->n_tokens; }
+
+/* Latent norms, rotation of the key, and the new rows of the caches. */
+static void mla__latent_work(mla_context *c, void *arg, int worker) {
+    const mla__attn *a = (const mla__attn *)arg;
+    const mla_config *f = &c->m->c;
+    const int R = f->kv_lora_rank, P = f->qk_rope_head_dim, Q = f->q_lora_rank;
+    const int t0 = (int)((int64_t)a->T * worker / c->threads), t1 = (int)((int64_t)a->T * (worker + 1) / c->threads);
+    int seq = 0, first = 0;
+    for (int t = t0; t < t1; t++) {
+        float *row = c->kva + t * (mla__sz)(R + P);
+        while (t >= first + a->seqs[seq].n_tokens) first += a->seqs[seq++].n_tokens;
+        const mla_cache *k = a->seqs[seq].cache;
+        if (Q > 0) mla__norm(c->cq + t * (mla__sz)Q, c->cq + t * (mla__sz)Q, Q, &f->q_norm, &a->w->q_norm);
+        mla__norm(row, row, R, &f->kv_norm, &a->w->kv_norm);
+        mla__rotate(row + R, c->cos + t * (mla__sz)(P / 2), c->sin + t * (mla__sz)(P / 2), P, f->rope.layout);
+        c->k.narrow[k->dtype](mla__row(k, a->layer, c->position[t]), row, R + P);
+    }
+}
+
+/* Rotation of the queries; softmax_scale goes into them. */
+static void mla__query_work(mla_context *c, void *arg, int worker) {
+    const mla__attn *a = (const mla__attn *)arg;
+    const mla_config *f = &c->m->c;
+    const int P = f->qk_rope_head_dim, N = f->qk_nope_head_dim, H = f->num_attention_heads;
+    const int t0 = (int)((int64_t)a->T * worker / c->threads), t1 = (int)((int64_t)a->T * (worker + 1) / c->threads);
+    for (int t = t0; t < t1; t++)
+        for (int h = 0; h < H; h++) {
+            float *q = c->q + (t * (mla__sz)H + h) * (N + P);
+            mla__rotate(q + N, c->cos + t * (mla__sz)(P / 2), c->sin + t * (mla__sz)(P / 2), P, f->rope.layout);
+            for (int i = 0; i < N + P; i++) q[i] *= f->softmax_scale;
+        }
+}
+
+/* Set up lanes for rows of queries. Row i belongs to token b->token + i / per_token and head (per_token > 1: i % per_token, else head). */
+static int mla__lanes_begin(mla_context *c, const mla__attn *a, const mla__block *b, mla__worker *w, const float *q, mla__sz ldq, int dk,
+                            int dv, int per_token, int head) {
+    const mla_sequence *s = &a->seqs[b->seq];
+    const int rows = b->n * per_token, nr = c->k.nr, keys = mla__keys(s), H = c->m->c.num_attention_heads;
+    const int causal = c->m->c.mask == MLA_MASK_CAUSAL && !s->mask;
+    float *at = w->lane_memory;
+    for (int p = 0; p * nr < rows; p++) {
+        mla__lanes *l = &w->lanes[p];
+        l->q = at, at += (mla__sz)dk * nr;
+        l->o = at, at += (mla__sz)dv * nr;
+        l->m = at, at += nr;
+        l->l = at, at += nr;
+        l->limit = (int *)(void *)at, at += nr;
+        l->n = mla__min(nr, rows - p * nr);
+        l->started = 0;
+        l->mask[0] = NULL, l->probs[0] = NULL;
+        for (int i = 0; i < nr; i++) {
+            const int row = p * nr + mla__min(i, l->n - 1), t = row / per_token, h = per_token > 1 ? row % per_token : head;
+            l->m[i] = -INFINITY, l->l[i] = 0;
+            l->limit[i] = causal ? c->position[b->token + t] : keys - 1;
+            if (s->mask) l->mask[i] = s->mask + (b->first + t) * (mla__sz)keys;
+            if (s->probs) l->probs[i] = s->probs + (((mla__sz)a->layer * s->n_tokens + b->first + t) * H + h) * (mla__sz)keys;
+            for (int d = 0; d < dk; d++) l->q[(mla__sz)d * nr + i] = i < l->n ? q[row * ldq + d] : 0;
+        }
+    }
+    return (rows + nr - 1) / nr;
+}
+
+static int mla__lanes_last(const mla__lanes *l) {
+    int last = 0;
+    for (int i = 0; i < l->n; i++) last = mla__max(last, l->limit[i]);
+    return last;
+}
+
+/* Raw scores, kept where the caller wants probabilities, become probabilities. */
+static void mla__lanes_probs(const mla__lanes *l, int keys) {
+    for (int i = 0; l->probs[0] && i < l->n; i++)
+        for (int u = 0; u < keys; u++)
+            l->probs[i][u] = u <= l->limit[i] && l->l[i] > 0 ? expf(l->probs[i][u] - l->m[i]) / l->l[i] : 0;
+}
+
+/* Rows u0 .. u0+nu of a cache, as f32 with stride ldk; one page at a time. */
+static void mla__widen_rows(mla_context *c, const mla_cache *k, int layer, int u0, int nu, float *to, mla__sz ldk) {
+    for (int u = u0; u < u0 + nu;) {
+        const int n = mla__min(u0 + nu - u, MLA_PAGE - u % MLA_PAGE);
+        const unsigned char *row = mla__row(k, layer, u);
+        for (int i = 0; i < n; i++, row += (mla__sz)k->width * mla__dtype_bytes(k->dtype)) c->k.widen[k->dtype](to + (u - u0 + i) * ldk, row, k->width);
+        u += n;
+    }
+}
+
+/* Absorbed, one block of tokens and one piece of context: all heads walk over the latents together, each read and widened once. */
+static void mla__absorbed_piece(mla_context *c, const mla__attn *a, const mla__block *b, int piece, mla__worker *w) {
+    const mla_config *f = &c->m->c;
+    const mla_sequence *s = &a->seqs[b->seq];
+    const int H = f->num_attention_heads, R = f->kv_lora_rank, dk = R + f->qk_rope_head_dim, nr = c->k.nr, rows = b->n * H;
+    const mla__sz ldk = mla__up_to(dk, MLA__NR_MAX), first = (mla__sz)(b->token - a->token0) * H;
+    const int panels = mla__lanes_begin(c, a, b, w, c->qa + first * dk, dk, dk, R, H, 0);
+    const int last = mla__lanes_last(&w->lanes[panels - 1]); /* later tokens see no less */
+    const int u1 = mla__min(b->pieces > 1 ? (piece + 1) * b->piece : INT32_MAX, last + 1);
+    for (int u0 = piece * b->piece; u0 < u1; u0 += MLA_PAGE) {
+        const int nu = mla__min(MLA_PAGE, u1 - u0);
+        mla__widen_rows(c, s->cache, a->layer, u0, nu, w->latent, ldk);
+        for (int p = 0; p < panels; p++) c->k.attend(&w->lanes[p], w->latent, ldk, dk, w->latent, ldk, R, u0, nu, w->s);
+    }
+    for (int p = 0; p < panels; p++) {
+        const mla__lanes *l = &w->lanes[p];
+        mla__lanes_probs(l, mla__keys(s));
+        for (int i = 0; i < l->n; i++) {
+            const mla__sz row = b->pieces > 1 ? (mla__sz)(b->slot + piece) * c->lane_tokens * H + p * nr + i : first + p * nr + i;
+            float *to = (b->pieces > 1 ? c->piece_o : c->ol) + row * R;
+            const float *o = l->o + i * (mla__sz)R, z = b->pieces > 1 ? 1.0f : l->l[i] > 0 ? 1.0f / l->l[i] : 0;
+            if (b->pieces > 1) c->piece_m[row] = l->m[i], c->piece_l[row] = l->l[i];
+            for (int r = 0; r < R; r++) to[r] = l->started && z != 0 ? o[r] * z : 0;
+        }
+    }
+    (void)rows;
+}
+
+/* Pieces of context are merged in their order. */
+static void mla__merge(mla_context *c, const mla__attn *a, const mla__block *b, int row) {
+    const int H = c->m->c.num_attention_heads, R = c->m->c.kv_lora_rank;
+    const mla__sz step = (mla__sz)c->lane_tokens * H, at = b->slot * step + row;
+    float *to = c->ol + ((mla__sz)(b->token - a->token0) * H + row) * R, max = -INFINITY, sum = 0;
+    for (int p = 0; p < b->pieces; p++) max = c->piece_m[at + p * step] > max ? c->piece_m[at + p * step] : max;
+    memset(to, 0, (size_t)R * sizeof *to);
+    for (int p = 0; p < b->pieces; p++) {
+        const float f = c->piece_l[at + p * step] > 0 ? expf(c->piece_m[at + p * step] - max) : 0;
+        const float *o = c->piece_o + (at + p * step) * R;
+        sum += f * c->piece_l[at + p * step];
+        for (int r = 0; f != 0 && r < R; r++) to[r] += f * o[r];
+    }
+    for (int r = 0; sum > 0 && r < R; r++) to[r] /= sum;
+}
+
+/* Naive, one head of one block of tokens: keys and values are expanded from the latents a block of context at a time. */
+static void mla__naive_head(mla_context *c, const mla__attn *a, const mla__block *b, int h, mla__worker *w) {
+    const mla_config *f = &c->m->c;
+    const mla_sequence *s = &a->seqs[b->seq];
+    const int H = f->num_attention_heads, N = f->qk_nope_head_dim, P = f->qk_rope_head_dim, V = f->v_head_dim, R = f->kv_lora_rank, nr = c->k.nr;
+    const mla__sz ldl = mla__up_to(R + P, MLA__NR_MAX), ldv = mla__up_to(V, MLA__NR_MAX);
+    const int panels = mla__lanes_begin(c, a, b, w, c->q + ((mla__sz)b->token * H + h) * (N + P), (mla__sz)H * (N + P), N + P, V, 1, h);
+    const int u1 = mla__lanes_last(&w->lanes[panels - 1]) + 1, row0 = h * (N + V);
+    mla_linear keys = a->w->kv_b;
+    memset(&keys.bias, 0, sizeof keys.bias); /* a bias on keys adds the same to all scores of a query: softmax cancels it */
+    for (int u0 = 0; u0 < u1; u0 += MLA__KEYS) {
+        const int nu = mla__min(MLA__KEYS, u1 - u0);
+        mla__widen_rows(c, s->cache, a->layer, u0, nu, w->latent, ldl);
+        mla__rows(c, w->k, N + P, w->latent, ldl, NULL, nu, &keys, row0, 0, N, w->panel);
+        for (int u = 0; u < nu; u++) memcpy(w->k + u * (mla__sz)(N + P) + N, w->latent + u * ldl + R, (size_t)P * sizeof *w->k);
+        mla__rows(c, w->v, ldv, w->latent, ldl, NULL, nu, &a->w->kv_b, row0 + N, 0, V, w->panel);
+        for (int p = 0; p < panels; p++) {
+            const int last = mla__lanes_last(&w->lanes[p]);
+            if (u0 <= last) c->k.attend(&w->lanes[p], w->k, N + P, N + P, w->v, ldv, V, u0, mla__min(nu, last + 1 - u0), w->s);
+        }
+    }
+    for (int p = 0; p < panels; p++) {
+        const mla__lanes *l = &w->lanes[p];
+        mla__lanes_probs(l, mla__keys(s));
+        for (int i = 0; i < l->n; i++) {
+            float *to = c->o + ((mla__sz)(b->token + p * nr + i) * H + h) * V;
+            const float z = l->l[i] > 0 ? 1.0f / l->l[i] : 0;
+            for (int v = 0; v < V; v++) to[v] = z != 0 ? l->o[i * (mla__sz)V + v] * z : 0;
+        }
+    }
+}
+
+static void mla__naive_work(mla_context *c, void *arg, int worker) {
+    const mla__attn *a = (const mla__attn *)arg;
+    mla__share s = mla__share_of(c->loads, a->n_blocks, worker, c->threads);
+    for (int i = 0, b0, b1; i < a->n_blocks; i++)
+        if (mla__share_next(&s, &c->loads[i], &b0, &b1))
+            for (int h = b0; h < b1; h++) mla__naive_head(c, a, &c->blocks[i], h, &c->workers[worker]);
+}
+static void mla__absorbed_work(mla_context *c, void *arg, int worker) {
+    const mla__attn *a = (const mla__attn *)arg;
+    mla__share s = mla__share_of(c->loads, a->n_blocks, worker, c->threads);
+    for (int i = 0, b0, b1; i < a->n_blocks; i++)
+        if (mla__share_next(&s, &c->loads[i], &b0, &b1))
+            for (int p = b0; p < b1; p++) mla__absorbed_piece(c, a, &c->blocks[i], p, &c->workers[worker]);
+}
+static void mla__merge_work(mla_context *c, void *arg, int worker) {
+    const mla__attn *a = (const mla__attn *)arg;
+    const int H = c->m->c.num_attention_heads;
+    for (int i = 0; i < a->n_blocks; i++) {
+        const mla__block *b = &c->blocks[i];
+        const int rows = b->pieces > 1 ? b->n * H : 0;
+        for (int r = (int)((int64_t)rows * worker / c->threads); r < (int)((int64_t)rows * (worker + 1) / c->threads); r++) mla__merge(c, a, b, r);
+    }
+}
+/* qa [n, H, R+P] = [W_UK^T q_nope | q_rope], a head at a time. */
+static void mla__absorb_work(mla_context *c, void *arg, int worker) {
+    const mla__attn *a = (const mla__attn *)arg;
+    const mla_config *f = &c->m->c;
+    const int H = f->num_attention_heads, N = f->qk_nope_head_dim, P = f->qk_rope_head_dim, V = f->v_head_dim, R = f->kv_lora_rank;
+    const mla_tensor *w = &a->w->kv_b.weight;
+    for (int h = H * worker / c->threads; h < H * (worker + 1) / c->threads; h++) {
+        const float *q = c->q + ((mla__sz)a->token0 * H + h) * (N + P);
+        float *qa = c->qa + h * (mla__sz)(R + P);
+        c->k.mix[w->dtype](qa, (mla__sz)H * (R + P), q, (mla__sz)H * (N + P), a->T, w, h * (N + V), N, c->workers[worker].panel);
+        for (int t = 0; t < a->T; t++) memcpy(qa + t * (mla__sz)H * (R + P) + R, q + t * (mla__sz)H * (N + P) + N, (size_t)P * sizeof *q);
+    }
+}
+
+/* Cut n tokens of sequence seq, from row `first` of it and row `token` of the call, into blocks of at most `most`. */
+static int mla__cut(mla_context *c, int at, int seq, int token, int first, int n, int most) {
+    for (int i = 0; i < n; i += most) {
+        mla__block *b = &c->blocks[at++];
+        memset(b, 0, sizeof *b);
+        b->seq = seq, b->token = token + i, b->first = first + i, b->n = mla__min(most, n - i), b->pieces = 1;
+    }
+    return at;
+}
+
+static void mla__absorbed(mla_context *c, mla__attn *a, int seq, int token, int first, int n_tokens) {
+    const mla_config *f = &c->m->c;
+    const int H = f->num_attention_heads, N = f->qk_nope_head_dim, V = f->v_head_dim, R = f->kv_lora_rank, P = f->qk_rope_head_dim;
+    /* tokens [token, token + n_tokens) may belong to several sequences, from row `first` of sequence seq on */
+    int slots = 0, s = seq, left = n_tokens, at = token, row = first;
+    a->token0 = token, a->n_blocks = 0;
+    while (left > 0) {
+        const int n = mla__min(left, a->seqs[s].n_tokens - row);
+        a->n_blocks = mla__cut(c, a->n_blocks, s, at, row, n, c->lane_tokens);
+        at += n, left -= n, row = 0, s++;
+    }
+    for (int i = 0; i < a->n_blocks; i++) { /* pieces follow from the shape of the call alone, so that the result does not depend on threads */
+        mla__block *b = &c->blocks[i];
+        const mla_sequence *q = &a->seqs[b->seq];
+        const int keys = mla__keys(q), most = q->probs ? 1 : mla__max(1, MLA__PIECES / a->n_blocks);
+        b->piece = mla__up_to(mla__max((keys + most - 1) / most, mla__min(keys, MLA__PIECE_KEYS)), MLA_PAGE);
+        b->pieces = (keys + b->piece - 1) / b->piece;
+        b->slot = slots, slots += b->pieces > 1 ? b->pieces : 0;
+        c->loads[i].units = b->pieces, c->loads[i].weight = (int64_t)b->n * mla__min(b->piece, keys);
+    }
+    mla__attn sub = *a;
+    sub.T = n_tokens;
+    mla__parallel(c, mla__absorb_work, &sub);
+    mla__parallel(c, mla__absorbed_work, &sub);
+    if (slots) mla__parallel(c, mla__merge_work, &sub);
+    for (int h = 0; h < H; h++) { /* o_h = W_UV_h ol_h + b_v: the probabilities add up to 1, so a bias on values is added once */
+        c->jobs[h] = mla__job_of(c->o + ((mla__sz)token * H + h) * V, (mla__sz)H * V, c->ol + h * (mla__sz)R, (mla__sz)H * R, n_tokens, &a->w->kv_b);
+        c->jobs[h].row0 = h * (N + V) + N, c->jobs[h].rows = V;
+    }
+    mla__jobs_run(c, c->jobs, H);
+    for (int i = 0; i < a->n_blocks; i++) { /* ... unless a token sees no key at all, which only the caller's mask can bring about */
+        const mla__block *b = &c->blocks[i];
+        const mla_sequence *q = &a->seqs[b->seq];
+        for (int t = 0; q->mask && t < b->n; t++) {
+            int u = 0, keys = mla__keys(q);
+            while (u < keys && q->mask[(b->first + t) * (mla__sz)keys + u] == -INFINITY) u++;
+            if (u == keys) memset(c->o + (mla__sz)(b->token + t) * H * V, 0, (size_t)H * (size_t)V * sizeof(float));
+        }
+    }
+    (void)P;
+}
+
+static void mla__naive(mla_context *c, mla__attn *a, int seq, int token) {
+    const mla_sequence *s = &a->seqs[seq];
+    a->n_blocks = mla__cut(c, 0, seq, token, 0, s->n_tokens, MLA__QUERIES);
+    for (int i = 0; i < a->n_blocks; i++) {
+        c->loads[i].units = c->m->c.num_attention_heads;
+        c->loads[i].weight = c->blocks[i].n + 1;
+    }
+    mla__parallel(c, mla__naive_work, a);
+}
+
+/* Multiplications of both paths for n queries over `keys` keys; see DESIGN in the README for the formulas. */
+static int mla__prefer_naive(const mla_context *c, const mla_sequence *s) {
+    const mla_config *f = &c->m->c;
+    const double n = s->n_tokens, keys = mla__keys(s), pairs = f->mask == MLA_MASK_CAUSAL && !s->mask ? n * (keys - (n - 1) / 2) : n * keys;
+    const double R = f->kv_lora_rank, N = f->qk_nope_head_dim, P = f->qk_rope_head_dim, V = f->v_head_dim;
+    const double naive = pairs * (N + P + V) + keys * R * (N + V) * ceil(n / MLA__QUERIES), absorbed = pairs * (2 * R + P) + n * R * (N + V);
+    return c->path == MLA_ATTN_NAIVE || (c->path == MLA_ATTN_AUTO && naive < absorbed);
+}
+
+/* y [T, D] = attention of x [T, D]. Everything has been checked, pages are reserved. */
+static void mla__attention(mla_context *c, int layer, float *y, const float *x, const mla_sequence *seqs, int n_seqs, int T) {
+    const mla_config *f = &c->m->c;
+    const mla_attn_weights *w = &c->m->layers[layer].attn;
+    const int D = f->hidden_size, H = f->num_attention_heads, Q = f->q_lora_rank;
+    const int R = f->kv_lora_rank, P = f->qk_rope_head_dim, qk = f->qk_nope_head_dim + P;
+    mla__attn a;
+    memset(&a, 0, sizeof a);
+    a.w = w, a.seqs = seqs, a.layer = layer, a.T = T;
+    c->jobs[0] = Q > 0 ? mla__job_of(c->cq, Q, x, D, T, &w->q_a) : mla__job_of(c->q, (mla__sz)H * qk, x, D, T, &w->q);
+    c->jobs[1] = mla__job_of(c->kva, R + P, x, D, T, &w->kv_a);
+    mla__jobs_run(c, c->jobs, 2);
+    mla__parallel(c, mla__latent_work, &a);
+    if (Q > 0) {
+        c->jobs[0] = mla__job_of(c->q, (mla__sz)H * qk, c->cq, Q, T, &w->q_b);
+        mla__jobs_run(c, c->jobs, 1);
+    }
+    mla__parallel(c, mla__query_work, &a);
+    for (int s = 0, token = 0; s < n_seqs;) {
+        if (mla__prefer_naive(c, &seqs[s])) {
+            mla__naive(c, &a, s, token);
+            token += seqs[s++].n_tokens;
+            continue;
+        }
+        /* neighbours that take the absorbed path share the products with W_UK and W_UV */
+        int end = s, n = 0;
+        while (end < n_seqs && !mla__prefer_naive(c, &seqs[end])) n += seqs[end++].n_tokens;
+        for (int row = 0, step; n > 0; n -= step) {
+            step = mla__min(n, c->absorb_tokens);
+            mla__absorbed(c, &a, s, token, row, step);
+            token += step;
+            for (row += step; s < end && row >= seqs[s].n_tokens;) row -= seqs[s++].n_tokens;
+        }
+        s = end;
+    }
+    c->jobs[0] = mla__job_of(y, D, c->o, (mla__sz)H * f->v_head_dim, T, &w->o);
+    mla__jobs_run(c, c->jobs, 1);
+}
+
+/* Check the sequences of a call, count their tokens, set positions and angles, reserve room in the caches. */
+static mla_result mla__prepare(mla_context *c, const mla_sequence *seqs, int n_seqs, int *total) {
+    mla_result r = MLA_OK;
+    int64_t T = 0;
+    int i, done;
+    if (!seqs || n_seqs < 1) return mla__fail(&c->err, MLA_ERR_ARGUMENT, "n_sequences: %d, must be at least 1, with sequences not NULL", n_seqs);
+    for (i = 0; i < n_seqs; i++) {
+        const mla_cache *k = seqs[i].cache;
+        if (!k) return mla__fail(&c->err, MLA_ERR_ARGUMENT, "sequences[%d].cache is NULL", i);
+        if (seqs[i].n_tokens < 1) return mla__fail(&c->err, MLA_ERR_ARGUMENT, "sequences[%d].n_tokens: %d, must be at least 1", i, seqs[i].n_tokens);
+        if (k->n_layers != c->m->c.num_hidden_layers || k->width != c->m->c.kv_lora_rank + c->m->c.qk_rope_head_dim)
+            return mla__fail(&c->err, MLA_ERR_ARGUMENT, "sequences[%d].cache: made for another model (%d layers of width %d)", i, k->n_layers, k->width);
+        T += seqs[i].n_tokens;
+    }
+    if (T > c->max_tokens) return mla__fail(&c->err, MLA_ERR_MEMORY, "%lld tokens in one call, context.max_tokens is %d", (long long)T, c->max_tokens);
+    for (i = 0; i < n_seqs; i++) seqs[i].cache->in_call = 0;
+    for (i = 0; i < n_seqs; i++)
+        if (seqs[i].cache->in_call++) return mla__fail(&c->err, MLA_ERR_ARGUMENT, "sequences[%d].cache stands twice in the call", i);
+    for (done = 0; done < n_seqs && r == MLA_OK; done++) {
+        char who[32];
+        snprintf(who, sizeof who, "sequences[%d]", done);
+        r = mla__reserve(seqs[done].cache, seqs[done].n_tokens, who, &c->err);
+    }
+    if (r != MLA_OK) {
+        while (done-- > 0) mla__trim(seqs[done].cache);
+        return r;
+    }
+    for (int t = i = 0; i < n_seqs; i++)
+        for (int j = 0; j < seqs[i].n_tokens; j++) c->position[t++] = seqs[i].cache->length + j;
+    *total = (int)T;
+    mla__angles(c, *total);
+    return MLA_OK;
+}
+
+static void mla__advance(const mla_sequence *seqs, int n_seqs) {
+    for (int i = 0; i < n_seqs; i++) seqs[i].cache->length += seqs[i].n_tokens;
+}
+
+mla_result mla_attn_forward(mla_context *c, int layer, float *y, const float *x, const mla_sequence *seqs, int n_seqs) {
+    mla_result r;
+    int T;
+    if (!c) return MLA_ERR_ARGUMENT;
+    if (!x || !y) return mla__fail(&c->err, MLA_ERR_ARGUMENT, "mla_attn_forward: %s is NULL", x ? "y" : "x");
+    if (layer < 0 || layer >= c->m->c.num_hidden_layers)
+        return mla__fail(&c->err, MLA_ERR_ARGUMENT, "mla_attn_forward: layer %d, num_hidden_layers is %d", layer, c->m->c.num_hidden_layers);
+    if (!mla__has_attn(&c->m->layers[layer].attn)) return mla__fail(&c->err, MLA_ERR_WEIGHTS, "weights.layers[%d].attn: missing", layer);
+    if ((r = mla__prepare(c, seqs, n_seqs, &T)) != MLA_OK) return r;
+    mla__attention(c, layer, y, x, seqs, n_seqs, T);
+    if (layer == c->m->c.num_hidden_layers - 1) mla__advance(seqs, n_seqs);
+    return MLA_OK;
+}
+
+/* ---- >>moe ----------------------------------------------------------------------------------------------------------- */
+
+typedef struct mla__moe {
+    const mla_moe_weights *w;
+    int T;
+    float *y;
+    int n_jobs;
+} mla__moe;
+
+static void mla__route_work(mla_context *c, void *arg, int worker) {
+    const mla__moe *a = (const mla__moe *)arg;
+    const mla_config *f = &c->m->c;
+    const int E = f->n_routed_experts, K = f->num_experts_per_tok;
+    float *biased = c->workers[worker].group;
+    for (int t = (int)((int64_t)a->T * worker / c->threads); t < (int)((int64_t)a->T * (worker + 1) / c->threads); t++)
+        mla__route(f, &a->w->router_bias, c->score + t * (mla__sz)E, biased, (unsigned char *)(void *)(biased + 2 * E), c->index + t * (mla__sz)K,
+                   c->weight + t * (mla__sz)K);
+}
+
+/* y = sum of the down projections, by rows of y: each worker goes through all jobs in their order, so that y is summed in one order. */
+static void mla__down_work(mla_context *c, void *arg, int worker) {
+    const mla__moe *a = (const mla__moe *)arg;
+    const int D = c->m->c.hidden_size;
+    const mla__worker *w = &c->workers[worker];
+    mla__share s = mla__share_of(c->loads, 1, worker, c->threads);
+    int b0, b1;
+    if (!mla__share_next(&s, &c->loads[0], &b0, &b1)) return;
+    const int n0 = b0 * MLA__STRIP, n1 = mla__min(b1 * MLA__STRIP, D);
+    if (!a->n_jobs || c->jobs[0].scatter) /* the shared expert comes first and is not added but stored */
+        for (int t = 0; t < a->T; t++) memset(a->y + t * (mla__sz)D + n0, 0, (size_t)(n1 - n0) * sizeof *a->y);
+    for (int i = 0; i < a->n_jobs; i++) {
+        const mla__job *j = &c->jobs[i];
+        if (!j->scatter) {
+            mla__rows(c, a->y + n0, D, j->x, j->ldx, NULL, j->T, j->w, 0, n0, n1, w->panel);
+            continue;
+        }
+        for (int t0 = 0; t0 < j->T; t0 += MLA__MC)
+            for (int n = n0; n < n1; n += MLA__GROUP) {
+                const int T = mla__min(MLA__MC, j->T - t0), end = mla__min(n + MLA__GROUP, n1);
+                mla__rows(c, w->group, MLA__GROUP, j->x + t0 * j->ldx, j->ldx, NULL, T, j->w, 0, n, end, w->panel);
+                for (int t = 0; t < T; t++) {
+                    float *y = a->y + j->idx[t0 + t] * (mla__sz)D;
+                    for (int q = n; q < end; q++) y[q] += j->scatter[t0 + t] * w->group[t * MLA__GROUP + q - n];
+                }
+            }
+    }
+}
+
+/* y [T, D] = FFN of x [T, D]. */
+static void mla__ffn(mla_context *c, int layer, float *y, const float *x, int T, const mla_routing *out) {
+    const mla_config *f = &c->m->c;
+    const mla_layer_weights *l = &c->m->layers[layer];
+    const int D = f->hidden_size, I = f->moe_intermediate_size, K = f->num_experts_per_tok, moe = l->moe.experts != NULL;
+    const int E = moe ? f->n_routed_experts : 0;
+    const mla_mlp_weights *dense = !moe ? &l->mlp : f->n_shared_experts > 0 ? &l->moe.shared : NULL;
+    mla__moe a;
+    int n = 0;
+    memset(&a, 0, sizeof a);
+    a.w = &l->moe, a.T = T, a.y = y;
+    if (moe) {
+        mla_linear router;
+        memset(&router, 0, sizeof router);
+        router.weight = l->moe.router;
+        c->jobs[0] = mla__job_of(c->score, E, x, D, T, &router);
+        mla__jobs_run(c, c->jobs, 1);
+        mla__parallel(c, mla__route_work, &a);
+        /* tokens are sorted by expert, by counting */
+        memset(c->offset, 0, (size_t)(E + 1) * sizeof *c->offset);
+        for (int i = 0; i < T * K; i++) c->offset[c->index[i] + 1]++;
+        for (int e = 0; e < E; e++) {
+            if (out && out->counts) out->counts[e] += c->offset[e + 1];
+            c->offset[e + 1] += c->offset[e];
+        }
+        for (int i = 0; i < T * K; i++) {
+            const int slot = c->offset[c->index[i]]++;
+            c->slot_token[slot] = i / K, c->slot_weight[slot] = c->weight[i];
+        }
+        for (int e = E; e > 0; e--) c->offset[e] = c->offset[e - 1]; /* the ends have become beginnings */
+        c->offset[0] = 0;
+        if (out && out->index) memcpy(out->index, c->index, (size_t)T * (size_t)K * sizeof *c->index);
+        if (out && out->weight) memcpy(out->weight, c->weight, (size_t)T * (size_t)K * sizeof *c->weight);
+    }
+    if (dense) {
+        const int inner = dense->gate.weight.rows;
+        c->jobs[n] = mla__job_of(c->hs, inner, x, D, T, &dense->gate);
+        c->jobs[n++].up = &dense->up;
+    }
+    for (int e = 0; e < E; e++) {
+        const int first = c->offset[e], count = c->offset[e + 1] - first;
+        if (count == 0) continue;
+        c->jobs[n] = mla__job_of(c->h + first * (mla__sz)I, I, x, D, count, &l->moe.experts[e].gate);
+        c->jobs[n].idx = c->slot_token + first;
+        c->jobs[n++].up = &l->moe.experts[e].up;
+    }
+    mla__jobs_run(c, c->jobs, n);
+    n = 0;
+    if (dense) c->jobs[n++] = mla__job_of(y, D, c->hs, dense->gate.weight.rows, T, &dense->down);
+    for (int e = 0; e < E; e++) {
+        const int first = c->offset[e], count = c->offset[e + 1] - first;
+        if (count == 0) continue;
+        c->jobs[n] = mla__job_of(y, D, c->h + first * (mla__sz)I, I, count, &l->moe.experts[e].down);
+        c->jobs[n].idx = c->slot_token + first;
+        c->jobs[n++].scatter = c->slot_weight + first;
+    }
+    a.n_jobs = n;
+    c->loads[0].units = (D + MLA__STRIP - 1) / MLA__STRIP, c->loads[0].weight = 1;
+    mla__parallel(c, mla__down_work, &a);
+}
+
+static int mla__has_ffn(const mla_layer_weights *l) { return l->moe.experts || mla__has_mlp(&l->mlp); }
+
+mla_result mla_moe_forward(mla_context *c, int layer, float *y, const float *x, int n_tokens, const mla_routing *routing) {
+    if (!c) return MLA_ERR_ARGUMENT;
+    if (!x || !y) return mla__fail(&c->err, MLA_ERR_ARGUMENT, "mla_moe_forward: %s is NULL", x ? "y" : "x");
+    if (layer < 0 || layer >= c->m->c.num_hidden_layers)
+        return mla__fail(&c->err, MLA_ERR_ARGUMENT, "mla_moe_forward: layer %d, num_hidden_layers is %d", layer, c->m->c.num_hidden_layers);
+    if (!mla__has_ffn(&c->m->layers[layer])) return mla__fail(&c->err, MLA_ERR_WEIGHTS, "weights.layers[%d]: neither mlp nor moe is there", layer);
+    if (n_tokens < 1) return mla__fail(&c->err, MLA_ERR_ARGUMENT, "mla_moe_forward: n_tokens %d, must be at least 1", n_tokens);
+    if (n_tokens > c->max_tokens) return mla__fail(&c->err, MLA_ERR_MEMORY, "mla_moe_forward: %d tokens, context.max_tokens is %d", n_tokens, c->max_tokens);
+    mla__ffn(c, layer, y, x, n_tokens, routing);
+    return MLA_OK;
+}
+
+/* ---- >>block --------------------------------------------------------------------------------------------------------- */
+
+typedef struct mla__rows_norm {
+    float *y;
+    const float *x;
+    int T;
+    const mla_norm_weights *w;
+} mla__rows_norm;
+
+static void mla__norm_work(mla_context *c, void *arg, int worker) {
+    const mla__rows_norm *a = (const mla__rows_norm *)arg;
+    const int D = c->m->c.hidden_size;
+    for (int t = (int)((int64_t)a->T * worker / c->threads); t < (int)((int64_t)a->T * (worker + 1) / c->threads); t++)
+        mla__norm(a->y + t * (mla__sz)D, a->x + t * (mla__sz)D, D, &c->m->c.block_norm, a->w);
+}
+static void mla__norm_rows(mla_context *c, float *y, const float *x, int T, const mla_norm_weights *w) {
+    mla__rows_norm a;
+    a.y = y, a.x = x, a.T = T, a.w = w;
+    mla__parallel(c, mla__norm_work, &a);
+}
+static void mla__add(float *x, const float *y, mla__sz n) {
+    for (mla__sz i = 0; i < n; i++) x[i] += y[i];
+}
+
+/* What mla_model_forward needs and a partial model may lack. */
+static mla_result mla__complete(mla_context *c) {
+    const mla_model *m = c->m;
+    const int normed = m->c.block_norm.kind != MLA_NORM_NONE;
+    if (!m->w.embed.data) return mla__fail(&c->err, MLA_ERR_WEIGHTS, "weights.embed: missing");
+    if (normed && !m->w.norm.weight.data) return mla__fail(&c->err, MLA_ERR_WEIGHTS, "weights.norm.weight: missing");
+    for (int i = 0; i < m->c.num_hidden_layers; i++) {
+        const mla_layer_weights *l = &m->layers[i];
+        const char *lack = !mla__has_attn(&l->attn)                    ? "attn"
+                           : !mla__has_ffn(l)                          ? "mlp (or moe)"
+                           : normed && !l->attn_norm.weight.data       ? "attn_norm.weight"
+                           : normed && !l->ffn_norm.weight.data        ? "ffn_norm.weight"
+                                                                       : NULL;
+        if (lack) return mla__fail(&c->err, MLA_ERR_WEIGHTS, "weights.layers[%d].%s: missing", i, lack);
+    }
+    return MLA_OK;
+}
+
+mla_result mla_model_forward(mla_context *c, const mla_sequence *seqs, int n_seqs, const int *tokens, const mla_outputs *out) {
+    mla_result r;
+    int T;
+    if (!c) return MLA_ERR_ARGUMENT;
+    const mla_model *m = c->m;
+    const mla_config *f = &m->c;
+    const int D = f->hidden_size, L = f->num_hidden_layers, E = f->n_routed_experts;
+    if (!tokens) return mla__fail(&c->err, MLA_ERR_ARGUMENT, "mla_model_forward: tokens is NULL");
+    if ((r = mla__complete(c)) != MLA_OK || (r = mla__prepare(c, seqs, n_seqs, &T)) != MLA_OK) return r;
+    for (int t = 0; t < T; t++)
+        if (tokens[t] < 0 || tokens[t] >= f->vocab_size) {
+            for (int s = 0; s < n_seqs; s++) mla__trim(seqs[s].cache);
+            return mla__fail(&c->err, MLA_ERR_ARGUMENT, "tokens[%d]: %d, vocab_size is %d", t, tokens[t], f->vocab_size);
+        }
+    for (int t = 0; t < T; t++)
+        for (int i = 0; i < D; i++) {
+            const mla_tensor *e = &m->w.embed;
+            const float scale = mla__scaled(e) ? mla__scale(e, tokens[t], i) : 1.0f;
+            c->x[t * (mla__sz)D + i] = mla__get(e->dtype, e->data, tokens[t] * (mla__sz)D + i) * scale;
+        }
+    for (int i = 0; i < L; i++) {
+        const mla_layer_weights *l = &m->layers[i];
+        mla_routing routing;
+        memset(&routing, 0, sizeof routing);
+        if (out && out->expert_counts && l->moe.experts) routing.counts = out->expert_counts + i * (mla__sz)E;
+        if (out && out->hidden && out->hidden[i]) memcpy(out->hidden[i], c->x, (size_t)T * (size_t)D * sizeof *c->x);
+        mla__norm_rows(c, c->xn, c->x, T, &l->attn_norm);
+        mla__attention(c, i, c->y, c->xn, seqs, n_seqs, T);
+        mla__add(c->x, c->y, T * (mla__sz)D);
+        mla__norm_rows(c, c->xn, c->x, T, &l->ffn_norm);
+        mla__ffn(c, i, c->y, c->xn, T, &routing);
+        mla__add(c->x, c->y, T * (mla__sz)D);
+    }
+    mla__advance(seqs, n_seqs);
+    mla__norm_rows(c, c->xn, c->x, T, &m->w.norm);
+    if (out && out->hidden && out->hidden[L]) memcpy(out->hidden[L], c->xn, (size_t)T * (size_t)D * sizeof *c->xn);
+    if (out && out->logits) {
+        mla_linear head;
+        memset(&head, 0, sizeof head);
+        head.weight = m->w.head;
+        for (int s = 0, t = 0; s < n_seqs && !out->all_logits; s++) { /* last rows move to the front */
+            t += seqs[s].n_tokens;
+            memmove(c->xn + s * (mla__sz)D, c->xn + (t - 1) * (mla__sz)D, (size_t)D * sizeof *c->xn);
+        }
+        c->jobs[0] = mla__job_of(out->logits, f->vocab_size, c->xn, D, out->all_logits ? T : n_seqs, &head);
+        mla__jobs_run(c, c->jobs, 1);
+    }
+    return MLA_OK;
+}
+
+#endif /* MLA_IMPLEMENTATION */
+
+#ifdef MLA__TEMPLATE
+/* ---- >>template ------------------------------------------------------------------------------------------------------ */
+/* Included once per ISA from >>table. Parameters:
+     MLA__ISA       suffix of the names      MLA__TARGET  function attribute      MLA__ISA_ENUM
+     MLA__VL        floats in a vector       MLA__NV      vectors in a panel, so that a panel has NR = VL * NV lanes
+     MLA__MR        rows of a register tile: MR * NV accumulators + NV + 1 registers */
+
+#define MLA__F(name) MLA__CAT(mla__##name, MLA__ISA)
+#define MLA__V MLA__F(v)
+#define MLA__NR (MLA__VL * MLA__NV)
+#define MLA__FN static MLA__TARGET
+#define MLA__IN MLA__INLINE MLA__TARGET
+
+/* c [M, NR] (+)= sum_k a[i][k*ak] b[k*bk .. +NR): the one loop in which nearly all arithmetic of prefill and attention happens. M is a
+   constant in each use. */
+MLA__IN void MLA__F(tile_m)(const int M, float *c, mla__sz ldc, const float *const *rows, mla__sz ak, const float *b, mla__sz bk, int K,
+                            int add) {
+    MLA__V acc[MLA__MR][MLA__NV];
+    const float *a[MLA__MR];
+    MLA__UNROLL
+    for (int i = 0; i < M; i++) {
+        a[i] = rows[i];
+        MLA__UNROLL
+        for (int j = 0; j < MLA__NV; j++) acc[i][j] = add ? MLA__F(ld)(c + i * ldc + j * MLA__VL) : MLA__F(zero)();
+    }
+    mla__sz at = 0;
+    for (int k = 0; k < K; k++, at += ak, b += bk) {
+        MLA__V w[MLA__NV];
+        MLA__UNROLL
+        for (int j = 0; j < MLA__NV; j++) w[j] = MLA__F(ld)(b + j * MLA__VL);
+        MLA__UNROLL
+        for (int i = 0; i < M; i++) {
+            const MLA__V x = MLA__F(set1)(a[i][at]);
+            MLA__UNROLL
+            for (int j = 0; j < MLA__NV; j++) acc[i][j] = MLA__F(fma)(x, w[j], acc[i][j]);
+        }
+    }
+    MLA__UNROLL
+    for (int i = 0; i < M; i++) {
+        MLA__UNROLL
+        for (int j = 0; j < MLA__NV; j++) MLA__F(st)(c + i * ldc + j * MLA__VL, acc[i][j]);
+    }
+}
+
+/* The same for m <= MR rows and n <= NR columns. */
+MLA__FN void MLA__F(tile)(int m, int n, float *c, mla__sz ldc, const float *const *a, mla__sz ak, const float *b, mla__sz bk, int K,
+                          int add) {
+    float edge[MLA__MR * MLA__NR], *to = c;
+    const mla__sz ld = ldc;
+    if (n < MLA__NR) {
+        to = edge, ldc = MLA__NR;
+        memset(edge, 0, sizeof edge);
+        for (int i = 0; add && i < m; i++) memcpy(edge + i * MLA__NR, c + i * ld, (size_t)n * sizeof *c);
+    }
+    switch (m) {
+    case 1: MLA__F(tile_m)(1, to, ldc, a, ak, b, bk, K, add); break;
+    case 2: MLA__F(tile_m)(2, to, ldc, a, ak, b, bk, K, add); break;
+    case 3: MLA__F(tile_m)(3, to, ldc, a, ak, b, bk, K, add); break;
+#if MLA__MR > 4
+    case 4: MLA__F(tile_m)(4, to, ldc, a, ak, b, bk, K, add); break;
+    case 5: MLA__F(tile_m)(5, to, ldc, a, ak, b, bk, K, add); break;
+#endif
+    default: MLA__F(tile_m)(MLA__MR, to, ldc, a, ak, b, bk, K, add); break;
+    }
+    for (int i = 0; to == edge && i < m; i++) memcpy(c + i * ld, edge + i * MLA__NR, (size_t)n * sizeof *c);
+}
+
+/* panel [kc, NR] = the transpose of W[row .. row+nb, k0 .. k0+kc), times its scales; lanes from nb on are zero. */
+MLA__IN void MLA__F(pack)(const mla_dtype t, float *panel, const mla_tensor *w, int row, int nb, int k0, int kc) {
+    const int step = mla__scaled(w) ? MLA__SCALE_BLOCK : kc; /* KC is a multiple of the block */
+    for (int g = 0; g < MLA__NR; g += MLA__VL)
+        for (int kb = 0; kb < kc; kb += step) {
+            const int end = kb + step < kc ? kb + step : kc;
+            float scale[MLA__VL];
+            for (int i = 0; i < MLA__VL; i++) scale[i] = mla__scaled(w) && g + i < nb ? mla__scale(w, row + g + i, k0 + kb) : 1.0f;
+            const MLA__V sv = MLA__F(ld)(scale);
+            int k = kb;
+            for (; k + MLA__VL <= end; k += MLA__VL) {
+                MLA__V r[MLA__VL];
+                const mla__sz at = (mla__sz)(row + g) * w->cols + k0 + k;
+                if (g + MLA__VL <= nb) {
+                    MLA__UNROLL
+                    for (int i = 0; i < MLA__VL; i++) r[i] = MLA__F(get)(t, w->data, at + (mla__sz)i * w->cols);
+                } else {
+                    MLA__UNROLL
+                    for (int i = 0; i < MLA__VL; i++) r[i] = g + i < nb ? MLA__F(get)(t, w->data, at + (mla__sz)i * w->cols) : MLA__F(zero)();
+                }
+                MLA__F(transpose)(r);
+                if (t == MLA_E4M3) {
+                    MLA__UNROLL
+                    for (int i = 0; i < MLA__VL; i++) r[i] = MLA__F(mul)(r[i], sv);
+                }
+                MLA__UNROLL
+                for (int i = 0; i < MLA__VL; i++) MLA__F(st)(panel + (mla__sz)(k + i) * MLA__NR + g, r[i]);
+            }
+            for (; k < end; k++)
+                for (int i = 0; i < MLA__VL; i++)
+                    panel[(mla__sz)k * MLA__NR + g + i] =
+                        g + i < nb ? mla__get(t, w->data, (mla__sz)(row + g + i) * w->cols + k0 + k) * scale[i] : 0;
+        }
+}
+
+/* Many tokens: weights are packed a panel at a time and meet MC tokens before they leave the caches. */
+MLA__IN void MLA__F(gemm)(const mla_dtype t, float *y, mla__sz ldy, const float *x, mla__sz ldx, const int *idx, int T,
+                          const mla_tensor *w, int row0, int n0, int n1, float *panel) {
+    for (int t0 = 0; t0 < T; t0 += MLA__MC) {
+        const int t1 = T - t0 < MLA__MC ? T : t0 + MLA__MC;
+        for (int k0 = 0; k0 < w->cols; k0 += MLA__KC) {
+            const int kc = w->cols - k0 < MLA__KC ? w->cols - k0 : MLA__KC;
+            for (int n = n0; n < n1; n += MLA__NR) {
+                const int nb = n1 - n < MLA__NR ? n1 - n : MLA__NR;
+                MLA__F(pack)(t, panel, w, row0 + n, nb, k0, kc);
+                for (int u = t0; u < t1; u += MLA__MR) {
+                    const int m = t1 - u < MLA__MR ? t1 - u : MLA__MR;
+                    const float *a[MLA__MR];
+                    for (int i = 0; i < m; i++) a[i] = x + (idx ? idx[u + i] : u + i) * ldx + k0;
+                    MLA__F(tile)(m, nb, y + u * ldy + (n - n0), ldy, a, 1, panel, MLA__NR, kc, k0 > 0);
+                }
+            }
+        }
+    }
+}
+
+/* RB rows of weights times TB tokens as the weights stream by; the order of additions depends on neither. */
+MLA__IN void MLA__F(dot_rt)(const mla_dtype t, const int RB, const int TB, float *y, mla__sz ldy, const float *const *x, const mla_tensor *w,
+                            int row) {
+    const int U = TB == 1 ? 2 : 1; /* one token: two chains for each row hide the latency of the additions */
+    const int K = w->cols, step = t == MLA_E4M3 && mla__scaled(w) ? MLA__SCALE_BLOCK : K;
+    MLA__V acc[8], total[8];
+    float tail[8];
+    MLA__UNROLL
+    for (int i = 0; i < RB * TB; i++) total[i] = MLA__F(zero)(), tail[i] = 0;
+    for (int kb = 0; kb < K; kb += step) {
+        const int end = K - kb < step ? K : kb + step;
+        MLA__UNROLL
+        for (int i = 0; i < RB * TB * U; i++) acc[i] = MLA__F(zero)();
+        int k = kb;
+        for (; k + U * MLA__VL <= end; k += U * MLA__VL) {
+            MLA__UNROLL
+            for (int u = 0; u < U; u++) {
+                MLA__V xv[4];
+                MLA__UNROLL
+                for (int i = 0; i < TB; i++) xv[i] = MLA__F(ld)(x[i] + k + u * MLA__VL);
+                MLA__UNROLL
+                for (int r = 0; r < RB; r++) {
+                    const MLA__V wv = MLA__F(get)(t, w->data, (mla__sz)(row + r) * K + k + u * MLA__VL);
+                    MLA__UNROLL
+                    for (int i = 0; i < TB; i++) acc[(r * TB + i) * U + u] = MLA__F(fma)(wv, xv[i], acc[(r * TB + i) * U + u]);
+                }
+            }
+        }
+        MLA__UNROLL
+        for (int r = 0; r < RB; r++) {
+            const float scale = t == MLA_E4M3 && mla__scaled(w) ? mla__scale(w, row + r, kb) : 1.0f;
+            MLA__UNROLL
+            for (int i = 0; i < TB; i++) {
+                const int j = r * TB + i;
+                const MLA__V a = U == 2 ? MLA__F(add)(acc[j * U], acc[j * U + U - 1]) : acc[j];
+                total[j] = t == MLA_E4M3 ? MLA__F(fma)(a, MLA__F(set1)(scale), total[j]) : a;
+                for (int q = k; q < end; q++) tail[j] += mla__get(t, w->data, (mla__sz)(row + r) * K + q) * x[i][q] * scale;
+            }
+        }
+    }
+    MLA__UNROLL
+    for (int r = 0; r < RB; r++) {
+        MLA__UNROLL
+        for (int i = 0; i < TB; i++) y[i * ldy + r] = MLA__F(sum)(total[r * TB + i]) + tail[r * TB + i];
+    }
+}
+
+/* Up to FEW tokens. */
+MLA__IN void MLA__F(dot)(const mla_dtype t, float *y, mla__sz ldy, const float *x, mla__sz ldx, const int *idx, int T, const mla_tensor *w,
+                         int row0, int n0, int n1, float *panel) {
+    const float *rows[MLA__FEW];
+    int n = n0;
+    (void)panel;
+    for (int i = 0; i < T; i++) rows[i] = x + (idx ? idx[i] : i) * ldx;
+    switch (T) {
+    case 1:
+        for (; n + 4 <= n1; n += 4) MLA__F(dot_rt)(t, 4, 1, y + (n - n0), ldy, rows, w, row0 + n);
+        for (; n < n1; n++) MLA__F(dot_rt)(t, 1, 1, y + (n - n0), ldy, rows, w, row0 + n);
+        break;
+    case 2:
+        for (; n + 4 <= n1; n += 4) MLA__F(dot_rt)(t, 4, 2, y + (n - n0), ldy, rows, w, row0 + n);
+        for (; n < n1; n++) MLA__F(dot_rt)(t, 1, 2, y + (n - n0), ldy, rows, w, row0 + n);
+        break;
+    case 3:
+        for (; n + 2 <= n1; n += 2) MLA__F(dot_rt)(t, 2, 3, y + (n - n0), ldy, rows, w, row0 + n);
+        for (; n < n1; n++) MLA__F(dot_rt)(t, 1, 3, y + (n - n0), ldy, rows, w, row0 + n);
+        break;
+    default:
+        for (; n + 2 <= n1; n += 2) MLA__F(dot_rt)(t, 2, 4, y + (n - n0), ldy, rows, w, row0 + n);
+        for (; n < n1; n++) MLA__F(dot_rt)(t, 1, 4, y + (n - n0), ldy, rows, w, row0 + n);
+        break;
+    }
+}
+
+/* The transposed use of W, for W_UK^T q in the absorbed path. */
+MLA__IN void MLA__F(mix)(const mla_dtype t, float *y, mla__sz ldy, const float *x, mla__sz ldx, int T, const mla_tensor *w, int row0, int n,
+                         float *panel) {
+    const int C = w->cols, step = t == MLA_E4M3 && mla__scaled(w) ? MLA__SCALE_BLOCK : C;
+    if (T <= MLA__FEW) { /* whole rows stream by, four at a time; y stays in the first-level cache */
+        for (int i = 0; i < T; i++) memset(y + i * ldy, 0, (size_t)C * sizeof *y);
+        for (int r = 0; r < n; r += 4) {
+            const int m = n - r < 4 ? n - r : 4;
+            for (int i = 0; i < T; i++)
+                for (int cb = 0; cb < C; cb += step) {
+                    const int end = C - cb < step ? C : cb + step;
+                    float f[4] = {0, 0, 0, 0}, *const to = y + i * ldy;
+                    const mla__sz at = (mla__sz)(row0 + r) * C;
+                    for (int j = 0; j < m; j++) f[j] = x[i * ldx + r + j] * (mla__scaled(w) ? mla__scale(w, row0 + r + j, cb) : 1.0f);
+                    int c = cb;
+                    if (m == 4) {
+                        const MLA__V f0 = MLA__F(set1)(f[0]), f1 = MLA__F(set1)(f[1]), f2 = MLA__F(set1)(f[2]), f3 = MLA__F(set1)(f[3]);
+                        for (; c + MLA__VL <= end; c += MLA__VL) {
+                            MLA__V s = MLA__F(fma)(f0, MLA__F(get)(t, w->data, at + c), MLA__F(ld)(to + c));
+                            s = MLA__F(fma)(f1, MLA__F(get)(t, w->data, at + C + c), s);
+                            s = MLA__F(fma)(f2, MLA__F(get)(t, w->data, at + 2 * (mla__sz)C + c), s);
+                            s = MLA__F(fma)(f3, MLA__F(get)(t, w->data, at + 3 * (mla__sz)C + c), s);
+                            MLA__F(st)(to + c, s);
+                        }
+                    }
+                    for (; c < end; c++)
+                        for (int j = 0; j < m; j++) to[c] += f[j] * mla__get(t, w->data, at + (mla__sz)j * C + c);
+                }
+        }
+        return;
+    }
+    for (int r0 = 0; r0 < n; r0 += MLA__KC) {
+        const int rc = n - r0 < MLA__KC ? n - r0 : MLA__KC;
+        for (int c = 0; c < C; c += MLA__NR) {
+            const int nb = C - c < MLA__NR ? C - c : MLA__NR;
+            for (int r = 0; r < rc; r++) {
+                const mla__sz at = (mla__sz)(row0 + r0 + r) * C + c;
+                const float scale = mla__scaled(w) ? mla__scale(w, row0 + r0 + r, c) : 1.0f; /* NR divides the block of scales */
+                float *to = panel + (mla__sz)r * MLA__NR;
+                int j = 0;
+                for (; j + MLA__VL <= nb; j += MLA__VL) {
+                    const MLA__V v = MLA__F(get)(t, w->data, at + j);
+                    MLA__F(st)(to + j, t == MLA_E4M3 ? MLA__F(mul)(v, MLA__F(set1)(scale)) : v);
+                }
+                for (; j < MLA__NR; j++) to[j] = j < nb ? mla__get(t, w->data, at + j) * scale : 0;
+            }
+            for (int u = 0; u < T; u += MLA__MR) {
+                const int m = T - u < MLA__MR ? T - u : MLA__MR;
+                const float *a[MLA__MR];
+                for (int i = 0; i < m; i++) a[i] = x + (u + i) * ldx + r0;
+                MLA__F(tile)(m, nb, y + u * ldy + c, ldy, a, 1, panel, MLA__NR, rc, r0 > 0);
+            }
+        }
+    }
+}
+
+MLA__IN void MLA__F(widen)(const mla_dtype t, float *y, const void *x, mla__sz n) {
+    mla__sz i = 0;
+    for (; i + MLA__VL <= n; i += MLA__VL) MLA__F(st)(y + i, MLA__F(get)(t, x, i));
+    for (; i < n; i++) y[i] = mla__get(t, x, i);
+}
+MLA__IN void MLA__F(narrow)(const mla_dtype t, void *y, const float *x, mla__sz n) {
+    mla__sz i = 0;
+    for (; i + MLA__VL <= n; i += MLA__VL) MLA__F(put)(t, y, i, MLA__F(ld)(x + i));
+    for (; i < n; i++) mla__put(t, y, i, x[i]);
+}
+
+MLA__FN void MLA__F(swiglu)(float *h, const float *gate, const float *up, int n) {
+    const MLA__V one = MLA__F(set1)(1.0f), minus = MLA__F(set1)(-1.0f);
+    int i = 0;
+    for (; i + MLA__VL <= n; i += MLA__VL) {
+        const MLA__V g = MLA__F(ld)(gate + i);
+        const MLA__V silu = MLA__F(div)(g, MLA__F(add)(one, MLA__F(exp)(MLA__F(mul)(g, minus))));
+        MLA__F(st)(h + i, MLA__F(mul)(silu, MLA__F(ld)(up + i)));
+    }
+    for (; i < n; i++) h[i] = gate[i] / (1.0f + expf(-gate[i])) * up[i];
+}
+
+MLA__FN void MLA__F(attend)(mla__lanes *p, const float *k, mla__sz ldk, int dk, const float *v, mla__sz ldv, int dv, int u0, int nu,
+                            float *s) {
+    const float *a[MLA__MR];
+    int u, i, least = p->limit[0];
+    for (u = 0; u < nu; u += MLA__MR) { /* s [nu, NR] = k q: keys are broadcast, queries are the lanes */
+        const int m = nu - u < MLA__MR ? nu - u : MLA__MR;
+        for (i = 0; i < m; i++) a[i] = k + (u + i) * ldk;
+        MLA__F(tile)(m, MLA__NR, s + u * MLA__NR, MLA__NR, a, 1, p->q, MLA__NR, dk, 0);
+    }
+    for (i = 1; i < MLA__NR; i++) least = p->limit[i] < least ? p->limit[i] : least;
+    if (u0 + nu - 1 > least)
+        for (u = 0; u < nu; u++)
+            for (i = 0; i < MLA__NR; i += MLA__VL)
+                MLA__F(st)(s + u * MLA__NR + i, MLA__F(keep)(MLA__F(ld)(s + u * MLA__NR + i), p->limit + i, u0 + u));
+    if (p->mask[0])
+        for (u = 0; u < nu; u++)
+            for (i = 0; i < p->n; i++) s[u * MLA__NR + i] += p->mask[i][u0 + u];
+    if (p->probs[0])
+        for (u = 0; u < nu; u++)
+            for (i = 0; i < p->n; i++) p->probs[i][u0 + u] = s[u * MLA__NR + i];
+    float shrink[MLA__NR];
+    int rescale = 0;
+    for (i = 0; i < MLA__NR; i += MLA__VL) { /* online softmax; a lane that has seen no key yet has m = -inf and counts from 0 */
+        const MLA__V lowest = MLA__F(set1)(-3.0e38f), old = MLA__F(ld)(p->m + i), minus = MLA__F(set1)(-1.0f);
+        MLA__V m = old, l = MLA__F(zero)();
+        for (u = 0; u < nu; u++) m = MLA__F(max)(m, MLA__F(ld)(s + u * MLA__NR + i));
+        const MLA__V neg = MLA__F(mul)(MLA__F(max)(m, lowest), minus);
+        for (u = 0; u < nu; u++) {
+            const MLA__V e = MLA__F(exp)(MLA__F(add)(MLA__F(ld)(s + u * MLA__NR + i), neg));
+            l = MLA__F(add)(l, e);
+            MLA__F(st)(s + u * MLA__NR + i, e);
+        }
+        const MLA__V f = MLA__F(exp)(MLA__F(add)(old, neg));
+        MLA__F(st)(shrink + i, f);
+        MLA__F(st)(p->l + i, MLA__F(fma)(MLA__F(ld)(p->l + i), f, l));
+        MLA__F(st)(p->m + i, m);
+        rescale |= !MLA__F(same)(old, m);
+    }
+    if (p->started && rescale)
+        for (int r = 0; r < p->n; r++) {
+            const MLA__V f = MLA__F(set1)(shrink[r]);
+            float *o = p->o + r * (mla__sz)dv;
+            for (i = 0; i + MLA__VL <= dv; i += MLA__VL) MLA__F(st)(o + i, MLA__F(mul)(MLA__F(ld)(o + i), f));
+            for (; i < dv; i++) o[i] *= shrink[r];
+        }
+    for (int c = 0; c < dv; c += MLA__NR) /* o [lanes, dv] += p v: now the lanes are broadcast and the channels of v are vectors */
+        for (int r = 0; r < p->n; r += MLA__MR) {
+            const int m = p->n - r < MLA__MR ? p->n - r : MLA__MR;
+            for (i = 0; i < m; i++) a[i] = s + r + i;
+            MLA__F(tile)(m, dv - c < MLA__NR ? dv - c : MLA__NR, p->o + r * (mla__sz)dv + c, dv, a, MLA__NR, v + c, ldv, nu, p->started);
+        }
+    p->started = 1;
+}
+
+#define MLA__DTYPE(D, d)                                                                                                             \
+    MLA__FN void MLA__F(gemm_##d)(float *y, mla__sz ldy, const float *x, mla__sz ldx, const int *idx, int T, const mla_tensor *w,   \
+                                  int row0, int n0, int n1, float *panel) {                                                         \
+        MLA__F(gemm)(D, y, ldy, x, ldx, idx, T, w, row0, n0, n1, panel);                                                            \
+    }                                                                                                                               \
+    MLA__FN void MLA__F(dot_##d)(float *y, mla__sz ldy, const float *x, mla__sz ldx, const int *idx, int T, const mla_tensor *w,    \
+                                 int row0, int n0, int n1, float *panel) {                                                          \
+        MLA__F(dot)(D, y, ldy, x, ldx, idx, T, w, row0, n0, n1, panel);                                                             \
+    }                                                                                                                               \
+    MLA__FN void MLA__F(mix_##d)(float *y, mla__sz ldy, const float *x, mla__sz ldx, int T, const mla_tensor *w, int row0, int n,   \
+                                 float *panel) {                                                                                    \
+        MLA__F(mix)(D, y, ldy, x, ldx, T, w, row0, n, panel);                                                                       \
+    }                                                                                                                               \
+    MLA__FN void MLA__F(widen_##d)(float *y, const void *x, mla__sz n) { MLA__F(widen)(D, y, x, n); }
+MLA__DTYPE(MLA_F32, f32)
+MLA__DTYPE(MLA_F16, f16)
+MLA__DTYPE(MLA_BF16, bf16)
+MLA__DTYPE(MLA_E4M3, e4m3)
+#undef MLA__DTYPE
+MLA__FN void MLA__F(narrow_f32)(void *y, const float *x, mla__sz n) { MLA__F(narrow)(MLA_F32, y, x, n); }
+MLA__FN void MLA__F(narrow_f16)(void *y, const float *x, mla__sz n) { MLA__F(narrow)(MLA_F16, y, x, n); }
+MLA__FN void MLA__F(narrow_bf16)(void *y, const float *x, mla__sz n) { MLA__F(narrow)(MLA_BF16, y, x, n); }
+
+static void MLA__F(table)(mla__kernels *k) {
+    memset(k, 0, sizeof *k);
+    k->isa = MLA__ISA_ENUM, k->nr = MLA__NR;
+#define MLA__DTYPE(D, d)                                                                                                             \
+    k->dot[D] = MLA__F(dot_##d), k->gemm[D] = MLA__F(gemm_##d), k->mix[D] = MLA__F(mix_##d), k->widen[D] = MLA__F(widen_##d);
+    MLA__DTYPE(MLA_F32, f32)
+    MLA__DTYPE(MLA_F16, f16)
+    MLA__DTYPE(MLA_BF16, bf16)
+    MLA__DTYPE(MLA_E4M3, e4m3)
+#undef MLA__DTYPE
+    k->narrow[MLA_F32] = MLA__F(narrow_f32), k->narrow[MLA_F16] = MLA__F(narrow_f16), k->narrow[MLA_BF16] = MLA__F(narrow_bf16);
+    k->swiglu = MLA__F(swiglu), k->attend = MLA__F(attend);
+}
+
+#undef MLA__F
+#undef MLA__V
+#undef MLA__NR
+#undef MLA__FN
+#undef MLA__IN
+#undef MLA__ISA
+#undef MLA__ISA_ENUM
+#undef MLA__TARGET
+#undef MLA__VL
+#undef MLA__NV
+#undef MLA__MR
+#endif /* MLA__TEMPLATE */
+
+/* >>licence
+MIT License. Copyright (c) 2026 the mla.h authors.
+
+Permission is hereby granted, free of charge, to any person obtaining a copy of this software and associated documentation files (the
+"Software"), to deal in the Software without restriction, including without limitation the rights to use, copy, modify, merge, publish,
+distribute, sublicense, and/or sell copies of the Software, and to permit persons to whom the Software is furnished to do so, subject to
+the following conditions: The above copyright notice and this permission notice shall be included in all copies or substantial portions of
+the Software. THE SOFTWARE IS PROVIDED "AS IS", WITHOUT WARRANTY OF ANY KIND, EXPRESS OR IMPLIED, INCLUDING BUT NOT LIMITED TO THE
+WARRANTIES OF MERCHANTABILITY, FITNESS FOR A PARTICULAR PURPOSE AND NONINFRINGEMENT. IN NO EVENT SHALL THE AUTHORS OR COPYRIGHT HOLDERS BE
+LIABLE FOR ANY CLAIM, DAMAGES OR OTHER LIABILITY, WHETHER IN AN ACTION OF CONTRACT, TORT OR OTHERWISE, ARISING FROM, OUT OF OR IN
+CONNECTION WITH THE SOFTWARE OR THE USE OR OTHER DEALINGS IN THE SOFTWARE. */
