@@ -766,7 +766,8 @@ const char *mla_isa_name(mla_isa isa) {
      same(a, b)                                   all lanes equal
      keep(s, limit, u)                            lane i: limit[i] >= u ? s : -infinity
      get(dtype, p, i) / put(dtype, p, i, v)       VL elements from element i of an array of dtype, exactly / rounded to nearest even
-     transpose(r[VL])                             of a VL x VL block in registers */
+     transpose(r[VL])                             of a VL x VL block in registers
+     even(v), odd(v)                              lanes hold pairs of bf16: the first, the second of each as f32 */
 
 typedef float mla__v_scalar;
 MLA__INLINE float mla__ld_scalar(const float *p) { return *p; }
@@ -785,6 +786,8 @@ MLA__INLINE float mla__keep_scalar(float s, const int *limit, int u) { return *l
 MLA__INLINE float mla__get_scalar(mla_dtype t, const void *p, mla__sz i) { return mla__get(t, p, i); }
 MLA__INLINE void mla__put_scalar(mla_dtype t, void *p, mla__sz i, float v) { mla__put(t, p, i, v); }
 MLA__INLINE void mla__transpose_scalar(float *r) { (void)r; }
+MLA__INLINE float mla__even_scalar(float v) { return mla__float(mla__bits(v) << 16); }
+MLA__INLINE float mla__odd_scalar(float v) { return mla__float(mla__bits(v) & 0xffff0000u); }
 
 #if MLA__X86
 #define MLA__AVX2 MLA__INLINE MLA__TARGET_AVX2
@@ -855,6 +858,8 @@ MLA__AVX2 void mla__put_avx2(mla_dtype t, void *p, mla__sz i, __m256 v) {
         _mm256_storeu_ps((float *)(void *)(b + 4 * i), v);
     }
 }
+MLA__AVX2 __m256 mla__even_avx2(__m256 v) { return _mm256_castsi256_ps(_mm256_slli_epi32(_mm256_castps_si256(v), 16)); }
+MLA__AVX2 __m256 mla__odd_avx2(__m256 v) { return _mm256_and_ps(v, _mm256_castsi256_ps(_mm256_set1_epi32(-65536))); }
 MLA__AVX2 void mla__transpose_avx2(__m256 *r) {
     const __m256 a0 = _mm256_unpacklo_ps(r[0], r[1]), a1 = _mm256_unpackhi_ps(r[0], r[1]), a2 = _mm256_unpacklo_ps(r[2], r[3]),
                  a3 = _mm256_unpackhi_ps(r[2], r[3]), a4 = _mm256_unpacklo_ps(r[4], r[5]), a5 = _mm256_unpackhi_ps(r[4], r[5]),
@@ -874,7 +879,7 @@ MLA__AVX2 void mla__transpose_avx2(__m256 *r) {
 #define MLA__NR_MAX 16  /* most lanes of a panel in any ISA */
 #define MLA__KC 256     /* depth of a packed panel: KC * NR floats stay in the first-level cache */
 #define MLA__MC 256     /* tokens per pass over a packed panel: MC * KC floats stay in the second-level cache */
-#define MLA__FEW 4      /* up to so many tokens a product is memory-bound and weights are used as they stream by */
+#define MLA__FEW 2      /* up to so many tokens a product is bound by memory, and weights are used as they stream by */
 #define MLA__STRIP 16   /* rows of weights that are never split between workers, so that no result depends on their number */
 #define MLA__GROUP 64   /* rows handled at a time when their results need a second look (SwiGLU, scatter) */
 #define MLA__KEYS 128   /* most keys in a block of attention */
@@ -2579,6 +2584,19 @@ MLA__IN void MLA__F(pack)(const mla_dtype t, float *panel, const mla_tensor *w, 
             for (int i = 0; i < MLA__VL; i++) scale[i] = mla__scaled(w) && g + i < nb ? mla__scale(w, row + g + i, k0 + kb) : 1.0f;
             const MLA__V sv = MLA__F(ld)(scale);
             int k = kb;
+            if (t == MLA_BF16 && MLA__VL > 1 && g + MLA__VL <= nb) /* half the shuffles: pairs are transposed, then widened */
+                for (; k + 2 * MLA__VL <= end; k += 2 * MLA__VL) {
+                    MLA__V r[MLA__VL];
+                    const unsigned char *at = (const unsigned char *)w->data + 2 * ((mla__sz)(row + g) * w->cols + k0 + k);
+                    MLA__UNROLL
+                    for (int i = 0; i < MLA__VL; i++) r[i] = MLA__F(get)(MLA_F32, at + 2 * (mla__sz)i * w->cols, 0);
+                    MLA__F(transpose)(r);
+                    MLA__UNROLL
+                    for (int i = 0; i < MLA__VL; i++) {
+                        MLA__F(st)(panel + (mla__sz)(k + 2 * i) * MLA__NR + g, MLA__F(even)(r[i]));
+                        MLA__F(st)(panel + (mla__sz)(k + 2 * i + 1) * MLA__NR + g, MLA__F(odd)(r[i]));
+                    }
+                }
             for (; k + MLA__VL <= end; k += MLA__VL) {
                 MLA__V r[MLA__VL];
                 const mla__sz at = (mla__sz)(row + g) * w->cols + k0 + k;
@@ -2625,50 +2643,49 @@ MLA__IN void MLA__F(gemm)(const mla_dtype t, float *y, mla__sz ldy, const float 
     }
 }
 
-/* RB rows of weights times TB tokens as the weights stream by; the order of additions depends on neither. */
-MLA__IN void MLA__F(dot_rt)(const mla_dtype t, const int RB, const int TB, float *y, mla__sz ldy, const float *const *x, const mla_tensor *w,
-                            int row) {
-    const int U = TB == 1 ? 2 : 1; /* one token: two chains for each row hide the latency of the additions */
-    const int K = w->cols, step = t == MLA_E4M3 && mla__scaled(w) ? MLA__SCALE_BLOCK : K;
-    MLA__V acc[8], total[8];
-    float tail[8];
+/* One row of weights times TB tokens. Rows follow each other in memory, so that all weights are one linear stream: on DRAM this beats
+   sharing the loads of x between several rows by far. U chains hide the latency of the additions. */
+MLA__IN void MLA__F(dot_row)(const mla_dtype t, const int TB, float *y, mla__sz ldy, const float *const *x, const mla_tensor *w, int row) {
+    enum { CHAINS = 8 };
+    const int U = CHAINS / TB, K = w->cols, scaled = t == MLA_E4M3 && mla__scaled(w), step = scaled ? MLA__SCALE_BLOCK : K;
+    const mla__sz at = (mla__sz)row * K;
+    MLA__V acc[CHAINS];
+    float tail[MLA__FEW];
     MLA__UNROLL
-    for (int i = 0; i < RB * TB; i++) total[i] = MLA__F(zero)(), tail[i] = 0;
+    for (int i = 0; i < CHAINS; i++) acc[i] = MLA__F(zero)();
+    MLA__UNROLL
+    for (int i = 0; i < TB; i++) tail[i] = 0;
     for (int kb = 0; kb < K; kb += step) {
         const int end = K - kb < step ? K : kb + step;
-        MLA__UNROLL
-        for (int i = 0; i < RB * TB * U; i++) acc[i] = MLA__F(zero)();
+        const float scale = scaled ? mla__scale(w, row, kb) : 1.0f;
+        const MLA__V sv = MLA__F(set1)(scale);
         int k = kb;
         for (; k + U * MLA__VL <= end; k += U * MLA__VL) {
             MLA__UNROLL
             for (int u = 0; u < U; u++) {
-                MLA__V xv[4];
+                MLA__V v = MLA__F(get)(t, w->data, at + k + u * MLA__VL);
+                if (t == MLA_E4M3) v = MLA__F(mul)(v, sv);
                 MLA__UNROLL
-                for (int i = 0; i < TB; i++) xv[i] = MLA__F(ld)(x[i] + k + u * MLA__VL);
-                MLA__UNROLL
-                for (int r = 0; r < RB; r++) {
-                    const MLA__V wv = MLA__F(get)(t, w->data, (mla__sz)(row + r) * K + k + u * MLA__VL);
-                    MLA__UNROLL
-                    for (int i = 0; i < TB; i++) acc[(r * TB + i) * U + u] = MLA__F(fma)(wv, xv[i], acc[(r * TB + i) * U + u]);
-                }
+                for (int i = 0; i < TB; i++) acc[i * U + u] = MLA__F(fma)(v, MLA__F(ld)(x[i] + k + u * MLA__VL), acc[i * U + u]);
             }
         }
-        MLA__UNROLL
-        for (int r = 0; r < RB; r++) {
-            const float scale = t == MLA_E4M3 && mla__scaled(w) ? mla__scale(w, row + r, kb) : 1.0f;
+        for (; k + MLA__VL <= end; k += MLA__VL) {
+            MLA__V v = MLA__F(get)(t, w->data, at + k);
+            if (t == MLA_E4M3) v = MLA__F(mul)(v, sv);
             MLA__UNROLL
-            for (int i = 0; i < TB; i++) {
-                const int j = r * TB + i;
-                const MLA__V a = U == 2 ? MLA__F(add)(acc[j * U], acc[j * U + U - 1]) : acc[j];
-                total[j] = t == MLA_E4M3 ? MLA__F(fma)(a, MLA__F(set1)(scale), total[j]) : a;
-                for (int q = k; q < end; q++) tail[j] += mla__get(t, w->data, (mla__sz)(row + r) * K + q) * x[i][q] * scale;
-            }
+            for (int i = 0; i < TB; i++) acc[i * U] = MLA__F(fma)(v, MLA__F(ld)(x[i] + k), acc[i * U]);
+        }
+        for (; k < end; k++) {
+            const float v = mla__get(t, w->data, at + k) * scale;
+            for (int i = 0; i < TB; i++) tail[i] += v * x[i][k];
         }
     }
     MLA__UNROLL
-    for (int r = 0; r < RB; r++) {
+    for (int i = 0; i < TB; i++) {
+        MLA__V a = acc[i * U];
         MLA__UNROLL
-        for (int i = 0; i < TB; i++) y[i * ldy + r] = MLA__F(sum)(total[r * TB + i]) + tail[r * TB + i];
+        for (int u = 1; u < U; u++) a = MLA__F(add)(a, acc[i * U + u]);
+        y[i * ldy] = MLA__F(sum)(a) + tail[i];
     }
 }
 
@@ -2676,27 +2693,12 @@ MLA__IN void MLA__F(dot_rt)(const mla_dtype t, const int RB, const int TB, float
 MLA__IN void MLA__F(dot)(const mla_dtype t, float *y, mla__sz ldy, const float *x, mla__sz ldx, const int *idx, int T, const mla_tensor *w,
                          int row0, int n0, int n1, float *panel) {
     const float *rows[MLA__FEW];
-    int n = n0;
     (void)panel;
     for (int i = 0; i < T; i++) rows[i] = x + (idx ? idx[i] : i) * ldx;
-    switch (T) {
-    case 1:
-        for (; n + 4 <= n1; n += 4) MLA__F(dot_rt)(t, 4, 1, y + (n - n0), ldy, rows, w, row0 + n);
-        for (; n < n1; n++) MLA__F(dot_rt)(t, 1, 1, y + (n - n0), ldy, rows, w, row0 + n);
-        break;
-    case 2:
-        for (; n + 4 <= n1; n += 4) MLA__F(dot_rt)(t, 4, 2, y + (n - n0), ldy, rows, w, row0 + n);
-        for (; n < n1; n++) MLA__F(dot_rt)(t, 1, 2, y + (n - n0), ldy, rows, w, row0 + n);
-        break;
-    case 3:
-        for (; n + 2 <= n1; n += 2) MLA__F(dot_rt)(t, 2, 3, y + (n - n0), ldy, rows, w, row0 + n);
-        for (; n < n1; n++) MLA__F(dot_rt)(t, 1, 3, y + (n - n0), ldy, rows, w, row0 + n);
-        break;
-    default:
-        for (; n + 2 <= n1; n += 2) MLA__F(dot_rt)(t, 2, 4, y + (n - n0), ldy, rows, w, row0 + n);
-        for (; n < n1; n++) MLA__F(dot_rt)(t, 1, 4, y + (n - n0), ldy, rows, w, row0 + n);
-        break;
-    }
+    if (T == 1)
+        for (int n = n0; n < n1; n++) MLA__F(dot_row)(t, 1, y + (n - n0), ldy, rows, w, row0 + n);
+    else
+        for (int n = n0; n < n1; n++) MLA__F(dot_row)(t, 2, y + (n - n0), ldy, rows, w, row0 + n);
 }
 
 /* The transposed use of W, for W_UK^T q in the absorbed path. */

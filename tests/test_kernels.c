@@ -1,0 +1,345 @@
+/* Every kernel x dtype x instruction set at odd sizes against plain loops in double. The bounds follow from the number of roundings: a
+   sum of n products in f32 is off by at most (n + 2) u sum |a b| (Higham, 2002, section 3.1), u = 2^-24, in whatever order it is summed;
+   one more rounding for each scale that is multiplied in. All buffers end at a page that may not be touched. */
+
+#define _GNU_SOURCE /* MAP_ANONYMOUS */
+#define MLA_IMPLEMENTATION
+#include "mla.h"
+#include "test.h"
+
+#include <sys/mman.h>
+#include <unistd.h>
+
+#define U 5.9604644775390625e-8
+
+/* ---- buffers whose last byte is followed by a guard page ----------------------------------------------------------------- */
+
+typedef struct guarded {
+    unsigned char *map;
+    size_t mapped;
+    void *p;
+} guarded;
+
+static guarded guard(size_t bytes) {
+    const size_t page = (size_t)sysconf(_SC_PAGESIZE), body = (bytes + page - 1) / page * page;
+    guarded g;
+    g.mapped = body + page;
+    g.map = (unsigned char *)mmap(NULL, g.mapped, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    if (g.map == MAP_FAILED || mprotect(g.map + body, page, PROT_NONE) != 0) {
+        perror("mmap");
+        exit(1);
+    }
+    g.p = g.map + body - bytes;
+    return g;
+}
+static void unguard(guarded *g) { munmap(g->map, g->mapped); }
+
+static guarded guarded_floats(test_rng *r, size_t n, float deviation) {
+    guarded g = guard(n * sizeof(float));
+    for (size_t i = 0; i < n; i++) {
+        const float f = deviation * test_gauss(r);
+        memcpy((char *)g.p + i * sizeof f, &f, sizeof f);
+    }
+    return g;
+}
+
+/* Random weights: codes of every kind, but NaN. */
+static guarded guarded_weights(test_rng *r, size_t n, mla_dtype t) {
+    const size_t size = (size_t)mla__dtype_bytes(t);
+    guarded g = guard(n * size);
+    for (size_t i = 0; i < n; i++) {
+        const float f = test_gauss(r);
+        uint16_t h = t == MLA_F16 ? mla_f32_to_f16(f) : mla_f32_to_bf16(f);
+        uint8_t e = (uint8_t)(test_u64(r) & 255);
+        if ((e & 127) == 127) e = 0x81; /* NaN; a subnormal instead */
+        memcpy((char *)g.p + i * size, t == MLA_F32 ? (const void *)&f : t == MLA_E4M3 ? (const void *)&e : (const void *)&h, size);
+    }
+    return g;
+}
+
+typedef struct matrix {
+    mla_tensor t;
+    guarded data, scale;
+} matrix;
+
+static matrix random_matrix(test_rng *r, mla_dtype t, int rows, int cols, int ue8m0) {
+    matrix m;
+    memset(&m, 0, sizeof m);
+    m.data = guarded_weights(r, (size_t)rows * (size_t)cols, t);
+    m.t = mla_view(m.data.p, t, rows, cols);
+    if (t == MLA_E4M3) {
+        const size_t n = (size_t)((rows + 127) / 128) * (size_t)((cols + 127) / 128);
+        m.scale = guard(n * (ue8m0 ? 1 : 4));
+        for (size_t i = 0; i < n; i++) {
+            const float f = 0.001f + 0.02f * test_uniform(r);
+            const uint8_t e = (uint8_t)(118 + test_int(r, 5));
+            if (ue8m0) memcpy((char *)m.scale.p + i, &e, 1);
+            else memcpy((char *)m.scale.p + 4 * i, &f, 4);
+        }
+        m.t.scale = m.scale.p, m.t.scale_dtype = ue8m0 ? MLA_UE8M0 : MLA_F32;
+    }
+    return m;
+}
+static void free_matrix(matrix *m) {
+    unguard(&m->data);
+    if (m->t.scale) unguard(&m->scale);
+}
+static double element(const mla_tensor *w, int row, int col) {
+    const double v = (double)mla__get(w->dtype, w->data, (mla__sz)row * w->cols + col);
+    return mla__scaled(w) ? v * (double)mla__scale(w, row, col) : v;
+}
+
+static float at(const void *p, mla__sz i) { return mla__get(MLA_F32, p, i); }
+
+/* ---- products ------------------------------------------------------------------------------------------------------------- */
+
+/* y [T, n0..n1) = x W^T, with rows of x picked by idx or not. */
+static double check_product(const mla__kernels *k, test_rng *r, mla_dtype t, int T, int rows, int cols, int row0, int ue8m0) {
+    const int n = rows - row0, n0 = n > 20 ? 16 : 0, gather = test_int(r, 2), ldx = cols + test_int(r, 3), ldy = n - n0 + test_int(r, 5);
+    matrix w = random_matrix(r, t, rows, cols, ue8m0);
+    guarded x = guarded_floats(r, (size_t)(T - 1) * (size_t)ldx + (size_t)cols, 1), y = guard(((size_t)(T - 1) * (size_t)ldy + (size_t)(n - n0)) * 4);
+    guarded panel = guard((size_t)MLA__KC * (size_t)k->nr * sizeof(float));
+    int *idx = (int *)malloc((size_t)T * sizeof *idx);
+    double worst = 0;
+    for (int i = 0; i < T; i++) idx[i] = test_int(r, T);
+    (T <= MLA__FEW ? k->dot : k->gemm)[t]((float *)y.p, ldy, (const float *)x.p, ldx, gather ? idx : NULL, T, &w.t, row0, n0, n, (float *)panel.p);
+    for (int i = 0; i < T; i++)
+        for (int j = n0; j < n; j++) {
+            double sum = 0, size = 0;
+            for (int c = 0; c < cols; c++) {
+                const double p = (double)at(x.p, (gather ? idx[i] : i) * (mla__sz)ldx + c) * element(&w.t, row0 + j, c);
+                sum += p, size += fabs(p);
+            }
+            const double err = fabs((double)at(y.p, i * (mla__sz)ldy + j - n0) - sum) / (size * (cols + 3) * U + 1e-37);
+            if (!(err <= worst)) worst = err;
+        }
+    free(idx);
+    unguard(&x), unguard(&y), unguard(&panel), free_matrix(&w);
+    return worst; /* of the bound */
+}
+
+/* y [T, cols] = x [T, n] W[row0 .. row0+n, :] */
+static double check_mix(const mla__kernels *k, test_rng *r, mla_dtype t, int T, int rows, int cols, int row0, int ue8m0) {
+    const int n = rows - row0, ldx = n + test_int(r, 3), ldy = cols + test_int(r, 4);
+    matrix w = random_matrix(r, t, rows, cols, ue8m0);
+    guarded x = guarded_floats(r, (size_t)(T - 1) * (size_t)ldx + (size_t)n, 1), y = guard(((size_t)(T - 1) * (size_t)ldy + (size_t)cols) * 4);
+    guarded panel = guard((size_t)MLA__KC * (size_t)k->nr * sizeof(float));
+    double worst = 0;
+    k->mix[t]((float *)y.p, ldy, (const float *)x.p, ldx, T, &w.t, row0, n, (float *)panel.p);
+    for (int i = 0; i < T; i++)
+        for (int c = 0; c < cols; c++) {
+            double sum = 0, size = 0;
+            for (int j = 0; j < n; j++) {
+                const double p = (double)at(x.p, i * (mla__sz)ldx + j) * element(&w.t, row0 + j, c);
+                sum += p, size += fabs(p);
+            }
+            const double err = fabs((double)at(y.p, i * (mla__sz)ldy + c) - sum) / (size * (n + 3) * U + 1e-37);
+            if (!(err <= worst)) worst = err;
+        }
+    unguard(&x), unguard(&y), unguard(&panel), free_matrix(&w);
+    return worst;
+}
+
+static void test_products(const mla__kernels *k, mla_dtype t) {
+    static const int sizes[][4] = {/* T, rows, cols, row0 */
+                                   {1, 1, 1, 0},    {1, 7, 5, 0},      {1, 33, 64, 3},    {1, 40, 257, 0},   {2, 3, 17, 0},    {2, 50, 136, 7},
+                                   {3, 16, 16, 0},  {3, 65, 31, 1},    {4, 18, 130, 0},   {5, 20, 300, 2},   {6, 16, 256, 0},  {7, 47, 257, 0},
+                                   {8, 1, 33, 0},   {13, 129, 140, 0}, {6, 200, 513, 71}, {17, 35, 1, 0},    {300, 37, 40, 5}, {257, 16, 264, 0},
+                                   {1, 150, 384, 130}, {2, 300, 129, 127}};
+    test_rng r = {17u + (uint64_t)t};
+    for (size_t i = 0; i < sizeof sizes / sizeof *sizes; i++)
+        for (int ue8m0 = 0; ue8m0 <= (t == MLA_E4M3); ue8m0++) {
+            const int *s = sizes[i];
+            double e = check_product(k, &r, t, s[0], s[1], s[2], s[3], ue8m0);
+            CHECK(e <= 1, "%s %s product T %d rows %d cols %d row0 %d: %.3g of the bound", mla_isa_name(k->isa), mla_dtype_name(t), s[0], s[1], s[2], s[3], e);
+            e = check_mix(k, &r, t, s[0], s[1], s[2], s[3], ue8m0);
+            CHECK(e <= 1, "%s %s mix T %d rows %d cols %d row0 %d: %.3g of the bound", mla_isa_name(k->isa), mla_dtype_name(t), s[0], s[1], s[2], s[3], e);
+        }
+}
+
+/* A NaN code reaches the results of its row and of no other. */
+static void test_nan(const mla__kernels *k, mla_dtype t) {
+    float panel[MLA__KC * MLA__NR_MAX], x[8 * 40], y[8 * 20];
+    unsigned char w[20 * 40 * 4];
+    const size_t size = (size_t)mla__dtype_bytes(t);
+    const unsigned char nan_e4m3 = 0xff;
+    const uint16_t nan_f16 = 0x7e01, nan_bf16 = 0x7fc1;
+    const float nan_f32 = NAN;
+    for (int i = 0; i < 8 * 40; i++) x[i] = 1;
+    memset(w, 0, sizeof w);
+    memcpy(w + (7 * 40 + 21) * size, t == MLA_F32 ? (const void *)&nan_f32 : t == MLA_F16 ? (const void *)&nan_f16 : t == MLA_BF16 ? (const void *)&nan_bf16 : (const void *)&nan_e4m3, size);
+    const mla_tensor m = mla_view(w, t, 20, 40);
+    for (int T = 1; T <= 8; T += 7) {
+        int right = 1;
+        (T <= MLA__FEW ? k->dot : k->gemm)[t](y, 20, x, 40, NULL, T, &m, 0, 0, 20, panel);
+        for (int i = 0; i < T; i++)
+            for (int n = 0; n < 20; n++) right &= n == 7 ? y[i * 20 + n] != y[i * 20 + n] : y[i * 20 + n] == 0;
+        CHECK(right, "%s %s: a NaN weight, T %d", mla_isa_name(k->isa), mla_dtype_name(t), T);
+    }
+}
+
+/* ---- conversions of rows --------------------------------------------------------------------------------------------------- */
+
+static void test_rows(const mla__kernels *k) {
+    test_rng r = {5};
+    for (int t = MLA_F32; t <= MLA_E4M3; t++)
+        for (int n = 1; n <= 70; n += n < 20 ? 1 : 7) {
+            guarded x = guarded_weights(&r, (size_t)n, (mla_dtype)t), y = guard((size_t)n * 4);
+            int same = 1;
+            k->widen[t]((float *)y.p, x.p, n);
+            for (int i = 0; i < n; i++) same &= mla__bits(at(y.p, i)) == mla__bits(mla__get((mla_dtype)t, x.p, i));
+            CHECK(same, "%s widen %s n %d", mla_isa_name(k->isa), mla_dtype_name((mla_dtype)t), n);
+            unguard(&x), unguard(&y);
+        }
+    /* every 16-bit and 8-bit code, NaN included, and narrowing back */
+    for (int t = MLA_F16; t <= MLA_E4M3; t++) {
+        const int n = t == MLA_E4M3 ? 256 : 65536;
+        unsigned char *codes = (unsigned char *)malloc(65536 * 2), *back = (unsigned char *)malloc(65536 * 2);
+        float *y = (float *)malloc(65536 * sizeof *y);
+        int wide = 1, narrow = 1;
+        for (int i = 0; i < n; i++) {
+            const uint16_t h = (uint16_t)i;
+            if (t == MLA_E4M3) codes[i] = (unsigned char)i;
+            else memcpy(codes + 2 * i, &h, 2);
+        }
+        k->widen[t](y, codes, n);
+        for (int i = 0; i < n; i++) {
+            const float f = mla__get((mla_dtype)t, codes, i);
+            wide &= f != f ? y[i] != y[i] : mla__bits(f) == mla__bits(y[i]);
+        }
+        CHECK(wide, "%s widen: all codes of %s", mla_isa_name(k->isa), mla_dtype_name((mla_dtype)t));
+        if (t != MLA_E4M3) {
+            k->narrow[t](back, y, n);
+            for (int i = 0; i < n; i++) {
+                const float f = mla__get((mla_dtype)t, back, i);
+                narrow &= y[i] != y[i] ? f != f : memcmp(back + 2 * i, codes + 2 * i, 2) == 0;
+            }
+            CHECK(narrow, "%s narrow: all codes of %s come back", mla_isa_name(k->isa), mla_dtype_name((mla_dtype)t));
+        }
+        free(codes), free(back), free(y);
+    }
+    for (int t = MLA_F32; t <= MLA_BF16; t++)
+        for (int n = 1; n <= 40; n++) { /* rounding: any bits at all */
+            const size_t size = (size_t)mla__dtype_bytes((mla_dtype)t);
+            guarded x = guard((size_t)n * 4), y = guard((size_t)n * size), want = guard((size_t)n * size);
+            int same = 1;
+            for (int i = 0; i < n; i++) {
+                uint32_t u = (uint32_t)test_u64(&r);
+                if (test_int(&r, 2)) u = (u & 0x800fffffu) | (uint32_t)(100 + test_int(&r, 45)) << 23; /* about the range of f16 */
+                if (test_int(&r, 4) == 0) u = (u & 0xfffff000u) | (t == MLA_F16 ? 0x1000u : 0x8000u);   /* ties */
+                memcpy((char *)x.p + 4 * i, &u, 4);
+                mla__put((mla_dtype)t, want.p, i, at(x.p, i));
+            }
+            k->narrow[t](y.p, (const float *)x.p, n);
+            for (int i = 0; i < n; i++) {
+                const float f = mla__get((mla_dtype)t, want.p, i), g = mla__get((mla_dtype)t, y.p, i);
+                same &= f != f ? g != g : mla__bits(f) == mla__bits(g);
+            }
+            CHECK(same, "%s narrow %s n %d", mla_isa_name(k->isa), mla_dtype_name((mla_dtype)t), n);
+            unguard(&x), unguard(&y), unguard(&want);
+        }
+}
+
+static void test_swiglu(const mla__kernels *k) {
+    test_rng r = {6};
+    for (int n = 1; n <= 60; n++) {
+        guarded g = guarded_floats(&r, (size_t)n, n % 3 == 0 ? 60 : 3), u = guarded_floats(&r, (size_t)n, 1), h = guard((size_t)n * 4);
+        double worst = 0;
+        k->swiglu((float *)h.p, (const float *)g.p, (const float *)u.p, n);
+        for (int i = 0; i < n; i++) {
+            const double x = (double)at(g.p, i), want = x / (1 + exp(-x)) * (double)at(u.p, i);
+            const double err = fabs((double)at(h.p, i) - want) / (8 * U * fabs(want) + 1e-35); /* exp 2 ulp = 4u, four roundings */
+            if (!(err <= worst)) worst = err;
+        }
+        CHECK(worst <= 1, "%s swiglu n %d: %.3g of the bound", mla_isa_name(k->isa), n, worst);
+        unguard(&g), unguard(&u), unguard(&h);
+    }
+    float big[8] = {-INFINITY, -200, -88.5f, 200, 0, -0.0f, 1e30f, -1e30f}, one[8] = {1, 1, 1, 1, 1, 1, 1, 1}, out[8];
+    k->swiglu(out, big, one, 8);
+    CHECK(out[1] == 0 || fabsf(out[1]) < 1e-35f, "swiglu(-200) = %g", (double)out[1]);
+    CHECK(out[3] == 200 && out[6] == 1e30f && out[4] == 0, "swiglu of large numbers: %g %g", (double)out[3], (double)out[6]);
+    CHECK(fabsf(out[7]) < 1e-3f, "swiglu(-1e30) = %g", (double)out[7]);
+}
+
+/* ---- attention over blocks of keys ------------------------------------------------------------------------------------------ */
+
+/* Scores carry an error of d = (dk + 2) u sum |q k|; probabilities thus one of about 2 d plus the rounding of exp and of the sums. */
+static void check_attend(const mla__kernels *k, test_rng *r, int n, int keys, int block, int dk, int dv, int masked, int causal) {
+    const int nr = k->nr, ldk = dk + test_int(r, 4), ldv = (dv + MLA__NR_MAX - 1) / MLA__NR_MAX * MLA__NR_MAX;
+    guarded K = guarded_floats(r, (size_t)keys * (size_t)ldk, 1), V = guarded_floats(r, (size_t)keys * (size_t)ldv, 1);
+    guarded q = guarded_floats(r, (size_t)dk * (size_t)nr, 0.5f), o = guard((size_t)nr * (size_t)dv * 4), m = guard((size_t)nr * 4), l = guard((size_t)nr * 4);
+    guarded limit = guard((size_t)nr * 4), s = guard((size_t)block * (size_t)nr * 4);
+    float *mask = (float *)malloc((size_t)nr * (size_t)keys * sizeof *mask), *probs = (float *)malloc((size_t)nr * (size_t)keys * sizeof *probs);
+    mla__lanes a;
+    double worst = 0;
+    memset(&a, 0, sizeof a);
+    a.q = (float *)q.p, a.o = (float *)o.p, a.m = (float *)m.p, a.l = (float *)l.p, a.limit = (int *)limit.p, a.n = n;
+    for (int i = 0; i < nr; i++) {
+        const int lim = causal ? mla__min(keys - 1, test_int(r, keys)) : keys - 1;
+        const float none = -INFINITY, zero = 0;
+        memcpy((char *)limit.p + 4 * i, &lim, 4), memcpy((char *)m.p + 4 * i, &none, 4), memcpy((char *)l.p + 4 * i, &zero, 4);
+        for (int u = 0; u < keys; u++) mask[i * keys + u] = test_int(r, 4) == 0 ? -INFINITY : test_gauss(r);
+        if (masked && i == 0) for (int u = 0; u < keys; u++) mask[u] = -INFINITY; /* a lane that sees nothing */
+        if (masked) a.mask[i] = mask + i * keys;
+        a.probs[i] = probs + i * keys;
+    }
+    for (int u0 = 0; u0 < keys; u0 += block)
+        k->attend(&a, (const float *)K.p + u0 * (mla__sz)ldk, ldk, dk, (const float *)V.p + u0 * (mla__sz)ldv, ldv, dv, u0, mla__min(block, keys - u0), (float *)s.p);
+    for (int i = 0; i < n; i++) {
+        double *sc = (double *)malloc((size_t)keys * sizeof *sc), max = -INFINITY, sum = 0, d = 0;
+        for (int u = 0; u < keys; u++) {
+            double z = 0, size = 0;
+            for (int c = 0; c < dk; c++) {
+                const double p = (double)at(q.p, (mla__sz)c * nr + i) * (double)at(K.p, (mla__sz)u * ldk + c);
+                z += p, size += fabs(p);
+            }
+            if (masked) z += (double)mask[i * keys + u], size += mask[i * keys + u] > -1e30f ? fabs((double)mask[i * keys + u]) : 0;
+            sc[u] = u <= a.limit[i] ? z : -INFINITY;
+            d = fmax(d, (dk + 3) * U * size);
+            max = fmax(max, sc[u]);
+        }
+        for (int u = 0; u < keys; u++) sum += sc[u] = max > -1e300 ? exp(sc[u] - max) : 0;
+        for (int c = 0; c < dv; c++) {
+            double want = 0, size = 0;
+            for (int u = 0; u < keys && sum > 0; u++) want += sc[u] / sum * (double)at(V.p, (mla__sz)u * ldv + c), size += sc[u] / sum * fabs((double)at(V.p, (mla__sz)u * ldv + c));
+            const double got = a.l[i] > 0 ? (double)at(o.p, (mla__sz)i * dv + c) / (double)a.l[i] : 0;
+            const double blocks = (keys + block - 1) / block, bound = size * (2 * d + (2.0 * keys + 12 + 8 * blocks) * U) + 1e-30;
+            if (!(fabs(got - want) / bound <= worst)) worst = fabs(got - want) / bound;
+        }
+        CHECK((sum > 0) == (a.l[i] > 0), "lane %d sees %s", i, sum > 0 ? "keys" : "nothing");
+        free(sc);
+    }
+    CHECK(worst <= 1, "%s attend n %d keys %d block %d dk %d dv %d mask %d causal %d: %.3g of the bound", mla_isa_name(k->isa), n, keys, block, dk, dv, masked, causal, worst);
+    free(mask), free(probs);
+    unguard(&K), unguard(&V), unguard(&q), unguard(&o), unguard(&m), unguard(&l), unguard(&limit), unguard(&s);
+}
+
+static void test_attend(const mla__kernels *k) {
+    test_rng r = {7};
+    static const int sizes[][4] = {{1, 1, 1, 1}, {5, 64, 24, 20}, {33, 64, 40, 33}, {200, 64, 48, 32}, {129, 128, 17, 65}, {64, 7, 9, 16}};
+    for (size_t i = 0; i < sizeof sizes / sizeof *sizes; i++)
+        for (int masked = 0; masked < 2; masked++)
+            for (int causal = 0; causal < 2; causal++)
+                for (int n = 1; n <= k->nr; n += k->nr > 4 ? 5 : 1) check_attend(k, &r, n, sizes[i][0], sizes[i][1], sizes[i][2], sizes[i][3], masked, causal);
+}
+
+int main(void) {
+    for (int isa = MLA_ISA_SCALAR; isa < MLA_ISA_COUNT; isa++) {
+        mla__kernels k;
+        if (!mla_isa_available((mla_isa)isa)) {
+            printf("%s: not on this machine, its kernels are NOT tested\n", mla_isa_name((mla_isa)isa));
+            continue;
+        }
+        mla__select(&k, (mla_isa)isa);
+        CHECK(k.isa == (mla_isa)isa, "asked for %s, got %s", mla_isa_name((mla_isa)isa), mla_isa_name(k.isa));
+        SECTION(mla_isa_name((mla_isa)isa));
+        for (int t = MLA_F32; t <= MLA_E4M3; t++) {
+            test_products(&k, (mla_dtype)t);
+            test_nan(&k, (mla_dtype)t);
+        }
+        test_rows(&k);
+        test_swiglu(&k);
+        test_attend(&k);
+    }
+    return test_end();
+}
