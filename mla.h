@@ -1603,7 +1603,8 @@ mla_result mla_cache_read(const mla_cache *k, int layer, int position, float *ro
 #define MLA__PIECE_KEYS 512 /* fewest keys in such a piece */
 #define MLA__LANE_ROWS 128  /* rows (heads x tokens) that walk over a block of latents together */
 #define MLA__QUERIES 512    /* tokens for which the naive path expands keys once */
-#define MLA__ABSORB_ROWS 4096
+#define MLA__ABSORB_ROWS 4096 /* rows (heads x tokens) that the absorbed path has scratch for */
+#define MLA__ALONE 65536      /* multiply-adds that are not worth a second thread */
 
 /* Work is a list of loads, each of so many units of equal weight. Every worker gets a contiguous share of the whole, and no unit's
    result depends on where the cuts fall. */
@@ -1703,11 +1704,13 @@ static void mla__run_default(void *user, int n, void (*task)(void *arg, int i), 
 #endif
     for (int i = 0; i < n; i++) task(arg, i);
 }
-static void mla__parallel(mla_context *c, mla__work work, void *arg) {
+/* cost: about how many multiply-adds there are in all; for few of them, waking threads takes longer than the work. */
+static void mla__parallel(mla_context *c, mla__work work, void *arg, double cost) {
     mla__call call;
     call.c = c, call.work = work, call.arg = arg;
-    if (c->threads == 1) work(c, arg, 0);
-    else c->run(c->run_user, c->threads, mla__task, &call);
+    if (c->threads > 1 && cost > MLA__ALONE) c->run(c->run_user, c->threads, mla__task, &call);
+    else
+        for (int i = 0; i < c->threads; i++) work(c, arg, i);
 }
 
 static int mla__max(int a, int b) { return a > b ? a : b; }
@@ -1720,8 +1723,9 @@ static mla_context *mla__context_layout(const mla_model *m, const mla_context_de
     const int N = c->qk_nope_head_dim, V = c->v_head_dim, E = c->n_routed_experts, K = c->num_experts_per_tok, I = c->moe_intermediate_size;
     const int attn = H > 0, lane_tokens = attn ? mla__min(T, mla__max(1, MLA__LANE_ROWS / H)) : 0;
     const int absorb_tokens = attn ? mla__min(T, mla__max(1, MLA__ABSORB_ROWS / H)) : 0, rows = lane_tokens * H;
-    const int inner = mla__max(c->intermediate_size, c->n_shared_experts * I), nr = MLA__NR_MAX;
+    const int inner = mla__max(c->intermediate_size, c->n_shared_experts * I);
     int threads = d->threads;
+    mla__kernels kernels;
     mla__arena a;
     mla_context *x = (mla_context *)mla__begin(&a, memory, sizeof *x);
     mla_context t;
@@ -1729,8 +1733,10 @@ static mla_context *mla__context_layout(const mla_model *m, const mla_context_de
     if (threads <= 0) threads = omp_get_max_threads();
 #endif
     if (threads <= 0) threads = 1;
+    mla__select(&kernels, d->isa);
+    const int nr = kernels.nr;
     memset(&t, 0, sizeof t);
-    t.m = m, t.threads = threads, t.max_tokens = T, t.lane_tokens = lane_tokens, t.absorb_tokens = absorb_tokens;
+    t.m = m, t.k = kernels, t.threads = threads, t.max_tokens = T, t.lane_tokens = lane_tokens, t.absorb_tokens = absorb_tokens;
     t.max_jobs = mla__max(mla__max(H, E + 2), 4);
     t.position = MLA__TAKE(&a, int, T);
     t.cos = MLA__TAKE(&a, float, (double)T * (P / 2));
@@ -1765,7 +1771,7 @@ static mla_context *mla__context_layout(const mla_model *m, const mla_context_de
     a.used = a.used > b.used ? a.used : b.used;
     t.workers = MLA__TAKE(&a, mla__worker, threads);
     /* blocks of keys: of latents for the absorbed path, of latents and what they expand to for the naive one */
-    const int ldk = mla__up_to(R + P, nr), ldv = mla__up_to(V, nr);
+    const int ldk = mla__up_to(R + P, MLA__NR_MAX), ldv = mla__up_to(V, MLA__NR_MAX);
     const int panels = mla__up_to(rows, nr) / nr, naive_panels = mla__up_to(mla__min(T, MLA__QUERIES), nr) / nr;
     const double absorbed = (double)panels * nr * (2.0 * R + P + 3), naive = (double)naive_panels * nr * (N + P + V + 3.0);
     for (int i = 0; i < threads; i++) {
@@ -1786,7 +1792,6 @@ static mla_context *mla__context_layout(const mla_model *m, const mla_context_de
     *bytes = mla__total(&a);
     if (x) {
         *x = t;
-        mla__select(&x->k, d->isa);
         x->path = d->attn;
         x->run = d->run ? d->run : mla__run_default, x->run_user = d->run_user;
     }
@@ -1891,12 +1896,14 @@ static void mla__jobs_work(mla_context *c, void *arg, int worker) {
 
 static void mla__jobs_run(mla_context *c, const mla__job *jobs, int n) {
     mla__jobs list;
+    double cost = 0;
     list.job = jobs, list.n = n;
     for (int i = 0; i < n; i++) {
+        cost += (double)jobs[i].T * jobs[i].rows * jobs[i].w->weight.cols;
         c->loads[i].units = (jobs[i].rows + MLA__STRIP - 1) / MLA__STRIP;
         c->loads[i].weight = (jobs[i].T + 4) * (jobs[i].up ? 2 : 1); /* 4: what reading and unpacking weights costs, in tokens */
     }
-    mla__parallel(c, mla__jobs_work, &list);
+    mla__parallel(c, mla__jobs_work, &list, cost);
 }
 
 static mla__job mla__job_of(float *y, mla__sz ldy, const float *x, mla__sz ldx, int T, const mla_linear *w) {
@@ -2142,6 +2149,7 @@ static void mla__absorbed(mla_context *c, mla__attn *a, int seq, int token, int 
     const mla_config *f = &c->m->c;
     const int H = f->num_attention_heads, N = f->qk_nope_head_dim, V = f->v_head_dim, R = f->kv_lora_rank, P = f->qk_rope_head_dim;
     /* tokens [token, token + n_tokens) may belong to several sequences, from row `first` of sequence seq on */
+    double cost = 0;
     int slots = 0, s = seq, left = n_tokens, at = token, row = first;
     a->token0 = token, a->n_blocks = 0;
     while (left > 0) {
@@ -2157,12 +2165,13 @@ static void mla__absorbed(mla_context *c, mla__attn *a, int seq, int token, int 
         b->pieces = (keys + b->piece - 1) / b->piece;
         b->slot = slots, slots += b->pieces > 1 ? b->pieces : 0;
         c->loads[i].units = b->pieces, c->loads[i].weight = (int64_t)b->n * mla__min(b->piece, keys);
+        cost += (double)b->n * H * keys * (2.0 * R + P);
     }
     mla__attn sub = *a;
     sub.T = n_tokens;
-    mla__parallel(c, mla__absorb_work, &sub);
-    mla__parallel(c, mla__absorbed_work, &sub);
-    if (slots) mla__parallel(c, mla__merge_work, &sub);
+    mla__parallel(c, mla__absorb_work, &sub, (double)n_tokens * H * N * R);
+    mla__parallel(c, mla__absorbed_work, &sub, cost);
+    if (slots) mla__parallel(c, mla__merge_work, &sub, (double)n_tokens * H * R * MLA__PIECES);
     for (int h = 0; h < H; h++) { /* o_h = W_UV_h ol_h + b_v: the probabilities add up to 1, so a bias on values is added once */
         c->jobs[h] = mla__job_of(c->o + ((mla__sz)token * H + h) * V, (mla__sz)H * V, c->ol + h * (mla__sz)R, (mla__sz)H * R, n_tokens, &a->w->kv_b);
         c->jobs[h].row0 = h * (N + V) + N, c->jobs[h].rows = V;
@@ -2177,7 +2186,6 @@ static void mla__absorbed(mla_context *c, mla__attn *a, int seq, int token, int 
             if (u == keys) memset(c->o + (mla__sz)(b->token + t) * H * V, 0, (size_t)H * (size_t)V * sizeof(float));
         }
     }
-    (void)P;
 }
 
 static void mla__naive(mla_context *c, mla__attn *a, int seq, int token) {
@@ -2187,7 +2195,7 @@ static void mla__naive(mla_context *c, mla__attn *a, int seq, int token) {
         c->loads[i].units = c->m->c.num_attention_heads;
         c->loads[i].weight = c->blocks[i].n + 1;
     }
-    mla__parallel(c, mla__naive_work, a);
+    mla__parallel(c, mla__naive_work, a, (double)mla__keys(s) * c->m->c.num_attention_heads * (c->m->c.kv_lora_rank + s->n_tokens) * c->m->c.v_head_dim);
 }
 
 /* Multiplications of both paths for n queries over `keys` keys; see DESIGN in the README for the formulas. */
@@ -2211,12 +2219,12 @@ static void mla__attention(mla_context *c, int layer, float *y, const float *x, 
     c->jobs[0] = Q > 0 ? mla__job_of(c->cq, Q, x, D, T, &w->q_a) : mla__job_of(c->q, (mla__sz)H * qk, x, D, T, &w->q);
     c->jobs[1] = mla__job_of(c->kva, R + P, x, D, T, &w->kv_a);
     mla__jobs_run(c, c->jobs, 2);
-    mla__parallel(c, mla__latent_work, &a);
+    mla__parallel(c, mla__latent_work, &a, (double)T * (Q + R + P) * 8);
     if (Q > 0) {
         c->jobs[0] = mla__job_of(c->q, (mla__sz)H * qk, c->cq, Q, T, &w->q_b);
         mla__jobs_run(c, c->jobs, 1);
     }
-    mla__parallel(c, mla__query_work, &a);
+    mla__parallel(c, mla__query_work, &a, (double)T * H * qk * 4);
     for (int s = 0, token = 0; s < n_seqs;) {
         if (mla__prefer_naive(c, &seqs[s])) {
             mla__naive(c, &a, s, token);
@@ -2355,7 +2363,7 @@ static void mla__ffn(mla_context *c, int layer, float *y, const float *x, int T,
         router.weight = l->moe.router;
         c->jobs[0] = mla__job_of(c->score, E, x, D, T, &router);
         mla__jobs_run(c, c->jobs, 1);
-        mla__parallel(c, mla__route_work, &a);
+        mla__parallel(c, mla__route_work, &a, (double)T * E * (K + 8));
         /* tokens are sorted by expert, by counting */
         memset(c->offset, 0, (size_t)(E + 1) * sizeof *c->offset);
         for (int i = 0; i < T * K; i++) c->offset[c->index[i] + 1]++;
@@ -2396,7 +2404,7 @@ static void mla__ffn(mla_context *c, int layer, float *y, const float *x, int T,
     }
     a.n_jobs = n;
     c->loads[0].units = (D + MLA__STRIP - 1) / MLA__STRIP, c->loads[0].weight = 1;
-    mla__parallel(c, mla__down_work, &a);
+    mla__parallel(c, mla__down_work, &a, (double)T * D * (moe ? K * (double)I : (double)f->intermediate_size));
 }
 
 static int mla__has_ffn(const mla_layer_weights *l) { return l->moe.experts || mla__has_mlp(&l->mlp); }
@@ -2431,7 +2439,7 @@ static void mla__norm_work(mla_context *c, void *arg, int worker) {
 static void mla__norm_rows(mla_context *c, float *y, const float *x, int T, const mla_norm_weights *w) {
     mla__rows_norm a;
     a.y = y, a.x = x, a.T = T, a.w = w;
-    mla__parallel(c, mla__norm_work, &a);
+    mla__parallel(c, mla__norm_work, &a, (double)T * c->m->c.hidden_size * 8);
 }
 static void mla__add(float *x, const float *y, mla__sz n) {
     for (mla__sz i = 0; i < n; i++) x[i] += y[i];

@@ -1,0 +1,1524 @@
+/* checkpoint.h - opens a Hugging Face directory (config.json + safetensors) as the mla_config and mla_weights of mla.h.
+
+USE
+   In exactly one file:      #define CHECKPOINT_IMPLEMENTATION
+                             #include "checkpoint.h"
+   In all others:            #include "checkpoint.h"             (after mla.h, or with mla.h on the include path)
+
+   checkpoint *c;
+   if (checkpoint_open(&c, "DeepSeek-V2-Lite", &error)) puts(error.text);
+   mla_model_create(&model, &c->config, &c->weights, NULL, &error);  ...  mla_model_destroy(model); checkpoint_close(c);
+
+PARTS          Three readers, each usable alone: json_* (RFC 8259), st_* (safetensors), checkpoint_* (the directory).
+STRICT         Nothing is guessed. What this file does not know (a model_type, a rope type, a tensor that config.json does not
+               account for, an integer written 1.0) is refused; the message names file, key or tensor, and what was expected.
+MEMORY         Files are mapped and weights used where they lie: nothing is copied. A file must not be cut short while it is open.
+PLATFORM       C99 or C++11, libc, and mmap; elsewhere (_WIN32, or define CHECKPOINT_NO_MMAP) files are read into memory. No
+               feature macro is needed, -std=c99 will do; where off_t has 32 bits, build with -D_FILE_OFFSET_BITS=64. Little-endian.
+THREADS        No globals, no printing. Different objects may be used by different threads, and one object read by many at once.
+
+CONTENTS       >>json >>safetensors >>checkpoint (the API)   then >>errors >>files >>json-parser >>safetensors-reader
+               >>families (the table to extend for a new model_type) >>config-reader >>shards >>weights >>open
+   SPDX-License-Identifier: MIT */
+
+#ifndef CHECKPOINT_H
+#define CHECKPOINT_H
+
+#include <stddef.h>
+#include <stdint.h>
+#ifndef MLA_H
+#include "mla.h"
+#endif
+
+#ifndef CHECKPOINT_API
+#define CHECKPOINT_API extern
+#endif
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+/* In all of these err may be NULL, and a call that fails sets *out to NULL. Errors: ARGUMENT (a null pointer, a file that cannot
+   be read, for json_parse text that is not JSON), CONFIG (config.json), WEIGHTS (safetensors, index, tensors), UNSUPPORTED (a name
+   that this reader does not know), MEMORY. */
+
+/* ---- >>json ---------------------------------------------------------------------------------------------------------- */
+
+typedef enum json_type { JSON_NULL = 0, JSON_BOOL, JSON_NUMBER, JSON_STRING, JSON_ARRAY, JSON_OBJECT } json_type;
+typedef struct json_value json_value;
+
+/* Strict RFC 8259: valid UTF-8, no lone surrogates, no duplicate keys, no NUL in keys, no NaN, at most 64 deep. The text may go
+   afterwards. Only the root is freed, and frees all. */
+CHECKPOINT_API mla_result json_parse(const char *text, size_t n, json_value **out, mla_error *err);
+CHECKPOINT_API void json_free(json_value *root);
+
+/* Accessors take NULL and values of another type: then there is nothing there (JSON_NULL, 0, NULL). */
+CHECKPOINT_API json_type json_typeof(const json_value *v);
+CHECKPOINT_API int json_bool(const json_value *v);
+CHECKPOINT_API double json_number(const json_value *v);
+CHECKPOINT_API int json_integer(const json_value *v, int64_t *out); /* 1: written as an integer, exact; not "1.0", "1e3", "-0" */
+CHECKPOINT_API const char *json_string(const json_value *v, size_t *length); /* ends with NUL, may contain others */
+CHECKPOINT_API size_t json_count(const json_value *v); /* elements of an array, members of an object */
+CHECKPOINT_API const json_value *json_at(const json_value *v, size_t i); /* arrays in file order, objects in key order */
+CHECKPOINT_API const char *json_key(const json_value *member);
+CHECKPOINT_API const json_value *json_get(const json_value *object, const char *key);
+
+/* ---- >>safetensors --------------------------------------------------------------------------------------------------- */
+
+typedef struct st_tensor {
+    const char *name;
+    const char *dtype; /* "F32", "BF16", ... as in the file */
+    int n_dims;
+    int64_t dims[8];
+    const void *data; /* at any address, aligned or not */
+    size_t bytes;
+} st_tensor;
+
+typedef struct st_file st_file;
+
+CHECKPOINT_API mla_result st_open(st_file **out, const char *path, mla_error *err);
+/* The same on a buffer, which must outlive the file; label stands for the file's name in messages. */
+CHECKPOINT_API mla_result st_parse(st_file **out, const void *data, size_t size, const char *label, mla_error *err);
+CHECKPOINT_API void st_close(st_file *f);
+CHECKPOINT_API size_t st_count(const st_file *f);
+CHECKPOINT_API const st_tensor *st_at(const st_file *f, size_t i); /* in order of name; NULL past the end */
+CHECKPOINT_API const st_tensor *st_find(const st_file *f, const char *name);
+CHECKPOINT_API const char *st_metadata(const st_file *f, const char *key);
+
+/* ---- >>checkpoint ---------------------------------------------------------------------------------------------------- */
+
+typedef struct checkpoint {
+    mla_config config;
+    mla_weights weights; /* views of the mapped files: valid until checkpoint_close */
+    char model_type[64];
+    int bos_token_id; /* -1: none */
+    int eos_token_id[8], n_eos; /* of generation_config.json if it has any, else of config.json */
+    int max_position_embeddings;
+    /* private */
+    st_file **files;
+    size_t n_files;
+    mla_layer_weights *layers;
+    mla_mlp_weights *experts;
+    float *rope_factors;
+} checkpoint;
+
+/* Reads DIR/config.json, DIR/generation_config.json if there, and DIR/model.safetensors or else DIR/model.safetensors.index.json
+   with its shards. Every tensor's name, shape and dtype is checked. */
+CHECKPOINT_API mla_result checkpoint_open(checkpoint **out, const char *dir, mla_error *err);
+CHECKPOINT_API void checkpoint_close(checkpoint *c);
+
+#ifdef __cplusplus
+}
+#endif
+#endif /* CHECKPOINT_H */
+
+/* ======================================================================================================================= */
+#if defined CHECKPOINT_IMPLEMENTATION && !defined CHECKPOINT_IMPLEMENTED
+#define CHECKPOINT_IMPLEMENTED
+
+#if defined _WIN32 && !defined CHECKPOINT_NO_MMAP
+#define CHECKPOINT_NO_MMAP
+#endif
+
+#include <errno.h>
+#include <float.h>
+#include <limits.h>
+#include <stdarg.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#ifndef CHECKPOINT_NO_MMAP
+#include <fcntl.h>
+#include <sys/mman.h>
+#include <sys/stat.h>
+#include <unistd.h>
+#endif
+
+/* ---- >>errors -------------------------------------------------------------------------------------------------------- */
+/* Names out of files are quoted with %.99s and files with %.60s, so that what was found and expected still fits behind them. */
+
+#if defined __GNUC__
+__attribute__((format(printf, 3, 4)))
+#endif
+static mla_result ck__fail(mla_error *err, mla_result code, const char *format, ...) {
+    if (err) {
+        va_list args;
+        va_start(args, format);
+        vsnprintf(err->text, sizeof err->text, format, args);
+        va_end(args);
+        err->code = code;
+        for (char *c = err->text; *c; c++) /* a hostile name must not break the line or drive a terminal */
+            if ((unsigned char)*c < 0x20 || *c == 0x7f) *c = '?';
+    }
+    return code;
+}
+
+static mla_result ck__no_memory(mla_error *err, const char *what) {
+    return ck__fail(err, MLA_ERR_MEMORY, "%.60s: out of memory", what);
+}
+
+static const char *ck__base_name(const char *path) {
+    const char *base = path;
+    for (; *path; path++)
+        if (*path == '/' || *path == '\\') base = path + 1;
+    return base;
+}
+
+/* ---- >>files --------------------------------------------------------------------------------------------------------- */
+
+typedef struct ck__file {
+    unsigned char *data;
+    size_t size;
+} ck__file;
+
+static mla_result ck__cannot_read(const char *path, int reason, mla_error *err) {
+    const size_t n = strlen(path);
+    const char *why = reason == ENOENT ? "no such file" : reason == ENOTDIR ? "not a directory" : reason == EISDIR ? "a directory"
+                    : reason == EACCES ? "permission denied" : reason == EINVAL ? "not a regular file" : "input error";
+    return ck__fail(err, MLA_ERR_ARGUMENT, "%s: cannot be read: %s (errno %d)", n > 160 ? path + n - 160 : path, why, reason);
+}
+
+/* missing may be NULL; it is set to 1 if there is no such file, and to 0 otherwise. */
+#ifndef CHECKPOINT_NO_MMAP
+
+static void ck__file_close(ck__file *f) {
+    if (f->data) munmap(f->data, f->size);
+    f->data = NULL;
+}
+
+static mla_result ck__file_open(ck__file *f, const char *path, int *missing, mla_error *err) {
+    struct stat info;
+    void *map;
+    int reason = 0;
+    const int fd = open(path, O_RDONLY | O_NONBLOCK); /* a FIFO must not hang us */
+    f->data = NULL;
+    f->size = 0;
+    if (missing) *missing = fd < 0 && errno == ENOENT;
+    if (fd < 0) return ck__cannot_read(path, errno, err);
+    if (fstat(fd, &info)) reason = errno;
+    else if (!S_ISREG(info.st_mode)) reason = S_ISDIR(info.st_mode) ? EISDIR : EINVAL;
+    else if ((uint64_t)info.st_size > (uint64_t)(SIZE_MAX / 2)) reason = EFBIG;
+    else if (info.st_size > 0) {
+        map = mmap(NULL, (size_t)info.st_size, PROT_READ, MAP_PRIVATE, fd, 0);
+        if (map == MAP_FAILED) reason = errno;
+        else {
+            f->data = (unsigned char *)map;
+            f->size = (size_t)info.st_size;
+        }
+    }
+    close(fd); /* the mapping stays */
+    return reason ? ck__cannot_read(path, reason, err) : MLA_OK;
+}
+
+#else
+
+static void ck__file_close(ck__file *f) {
+    free(f->data);
+    f->data = NULL;
+}
+
+static mla_result ck__file_open(ck__file *f, const char *path, int *missing, mla_error *err) {
+    size_t capacity = 0, got;
+    int failed;
+    FILE *file;
+    errno = 0;
+    file = fopen(path, "rb");
+    f->data = NULL;
+    f->size = 0;
+    if (missing) *missing = !file && errno == ENOENT;
+    if (!file) return ck__cannot_read(path, errno, err);
+    do {
+        if (f->size == capacity) {
+            unsigned char *bigger;
+            capacity = capacity ? capacity * 2 : 65536;
+            bigger = capacity > f->size ? (unsigned char *)realloc(f->data, capacity) : NULL;
+            if (!bigger) {
+                fclose(file);
+                ck__file_close(f);
+                return ck__no_memory(err, ck__base_name(path));
+            }
+            f->data = bigger;
+        }
+        got = fread(f->data + f->size, 1, capacity - f->size, file);
+        f->size += got;
+    } while (got);
+    failed = ferror(file) ? errno : 0;
+    if (ferror(file) && !failed) failed = EIO;
+    fclose(file);
+    if (!failed) return MLA_OK;
+    ck__file_close(f);
+    return ck__cannot_read(path, failed, err);
+}
+
+#endif
+
+/* ---- >>json-parser --------------------------------------------------------------------------------------------------- */
+/* Recursive descent with a depth limit. Values of open containers lie on one growing stack; when a container closes, its own are
+   moved into the arena in one piece. Members are then sorted by key, which finds duplicates and makes json_get a binary search, and
+   unlike a hash table cannot be made slow by chosen keys. */
+
+enum { JSON__DEPTH = 64, JSON__NUMBER = 256 };
+
+struct json_value {
+    const char *key; /* of a member */
+    json_type type;
+    int exact; /* number: integer holds it; bool: its value */
+    union {
+        struct { double real; int64_t integer; } number;
+        struct { const char *text; size_t length; } string;
+        struct { json_value *items; size_t count; } list;
+    } u;
+};
+
+typedef struct json__chunk {
+    struct json__chunk *next;
+    size_t used, size;
+    double align; /* what follows is aligned for any value */
+} json__chunk;
+
+typedef struct json__root {
+    json_value value; /* first, so that json_free finds the rest */
+    json__chunk *chunks;
+} json__root;
+
+typedef struct json__parser {
+    const char *text, *file, *key; /* key: the last one met, for messages */
+    size_t n, at;
+    json__root *root;
+    json_value *stack;
+    size_t top, capacity;
+    mla_result code;
+    mla_error *err;
+} json__parser;
+
+static mla_result json__value(json__parser *p, int depth, json_value *out);
+
+static mla_result json__bad(const json__parser *p, const char *what) {
+    size_t line = 1, column = 1;
+    for (size_t i = 0; i < p->at && i < p->n; i++) {
+        column = p->text[i] == '\n' ? 1 : column + 1;
+        line += p->text[i] == '\n';
+    }
+    if (!p->key) return ck__fail(p->err, p->code, "%.60s: line %zu, column %zu: %s", p->file, line, column, what);
+    return ck__fail(p->err, p->code, "%.60s: line %zu, column %zu, after key \"%.80s\": %s", p->file, line, column, p->key, what);
+}
+
+static void *json__alloc(json__root *root, size_t bytes) {
+    json__chunk *c = root->chunks;
+    bytes = (bytes + sizeof(double) - 1) / sizeof(double) * sizeof(double);
+    if (!c || c->size - c->used < bytes) {
+        const size_t size = bytes > 32768 ? bytes : 65536; /* a large one gets its own */
+        c = (json__chunk *)malloc(sizeof *c + size);
+        if (!c) return NULL;
+        c->used = 0;
+        c->size = size;
+        c->next = root->chunks;
+        root->chunks = c;
+    }
+    char *memory = (char *)(c + 1) + c->used;
+    c->used += bytes;
+    return memory;
+}
+
+static void json__space(json__parser *p) {
+    for (; p->at < p->n; p->at++) {
+        const char c = p->text[p->at];
+        if (c != ' ' && c != '\t' && c != '\n' && c != '\r') return;
+    }
+}
+
+static int json__is(const json__parser *p, char c) { return p->at < p->n && p->text[p->at] == c; }
+
+static size_t json__digits(json__parser *p) {
+    const size_t from = p->at;
+    while (p->at < p->n && p->text[p->at] >= '0' && p->text[p->at] <= '9') p->at++;
+    return p->at - from;
+}
+
+/* Bytes of the UTF-8 sequence at s, 0 if it is none (overlong, surrogate, past U+10FFFF, cut off). */
+static size_t json__utf8(const unsigned char *s, size_t n) {
+    const unsigned char c = s[0];
+    const unsigned lo = c == 0xE0 ? 0xA0 : c == 0xF0 ? 0x90 : 0x80, hi = c == 0xED ? 0x9F : c == 0xF4 ? 0x8F : 0xBF;
+    const size_t k = c < 0x80 ? 1 : c < 0xC2 ? 0 : c < 0xE0 ? 2 : c < 0xF0 ? 3 : c < 0xF5 ? 4 : 0;
+    if (k == 0 || k > n) return 0;
+    if (k > 1 && (s[1] < lo || s[1] > hi)) return 0;
+    for (size_t i = 2; i < k; i++)
+        if ((s[i] & 0xC0) != 0x80) return 0;
+    return k;
+}
+
+/* The four digits of \uXXXX at p->at, or -1. */
+static int json__hex(const json__parser *p) {
+    int value = 0;
+    for (size_t i = p->at; i < p->at + 4; i++) {
+        const char c = i < p->n ? p->text[i] : '?';
+        if (c >= '0' && c <= '9') value = value * 16 + (c - '0');
+        else if (c >= 'a' && c <= 'f') value = value * 16 + (c - 'a' + 10);
+        else if (c >= 'A' && c <= 'F') value = value * 16 + (c - 'A' + 10);
+        else return -1;
+    }
+    return value;
+}
+
+static mla_result json__string(json__parser *p, const char **text, size_t *length) {
+    static const char from[] = "\"\\/bfnrt", to[] = "\"\\/\b\f\n\r\t";
+    size_t end = p->at + 1;
+    char *start, *o;
+    while (end < p->n && p->text[end] != '"') end += p->text[end] == '\\' ? 2 : 1;
+    if (end >= p->n) return json__bad(p, "a string without end");
+    start = o = (char *)json__alloc(p->root, end - p->at); /* unescaping never makes it longer */
+    if (!o) return ck__no_memory(p->err, p->file);
+    for (p->at++; p->at < end;) {
+        const unsigned char c = (unsigned char)p->text[p->at];
+        if (c < 0x20) return json__bad(p, "a control character in a string");
+        if (c != '\\') {
+            const size_t k = json__utf8((const unsigned char *)p->text + p->at, end - p->at);
+            if (!k) return json__bad(p, "bytes that are not UTF-8");
+            memcpy(o, p->text + p->at, k);
+            o += k;
+            p->at += k;
+        } else if (p->text[p->at + 1] != 'u') {
+            const char *which = p->text[p->at + 1] ? strchr(from, p->text[p->at + 1]) : NULL;
+            if (!which) return json__bad(p, "an unknown escape");
+            *o++ = to[which - from];
+            p->at += 2;
+        } else {
+            int u, low;
+            p->at += 2;
+            u = json__hex(p);
+            if (u < 0) return json__bad(p, "\\u without four hexadecimal digits");
+            p->at += 4;
+            if (u >= 0xD800 && u < 0xE000) {
+                if (u >= 0xDC00 || p->at + 6 > end || p->text[p->at] != '\\' || p->text[p->at + 1] != 'u')
+                    return json__bad(p, "a lone surrogate");
+                p->at += 2;
+                low = json__hex(p);
+                if (low < 0xDC00 || low > 0xDFFF) return json__bad(p, "a lone surrogate");
+                p->at += 4;
+                u = 0x10000 + (u - 0xD800) * 0x400 + (low - 0xDC00);
+                *o++ = (char)(0xF0 | u >> 18);
+                *o++ = (char)(0x80 | (u >> 12 & 0x3F));
+            } else if (u >= 0x800) *o++ = (char)(0xE0 | u >> 12);
+            if (u >= 0x800) *o++ = (char)(0x80 | (u >> 6 & 0x3F));
+            else if (u >= 0x80) *o++ = (char)(0xC0 | u >> 6);
+            *o++ = (char)(u < 0x80 ? u : 0x80 | (u & 0x3F));
+        }
+    }
+    p->at = end + 1;
+    *o = 0;
+    *text = start;
+    *length = (size_t)(o - start);
+    return MLA_OK;
+}
+
+static mla_result json__number(json__parser *p, json_value *out) {
+    const char *s = p->text + p->at;
+    const int negative = json__is(p, '-');
+    const uint64_t limit = (uint64_t)INT64_MAX + (uint64_t)negative;
+    uint64_t magnitude = 0;
+    int exact = 1;
+    p->at += (size_t)negative;
+    if (json__is(p, '0')) p->at++;
+    else if (!json__digits(p)) return json__bad(p, "expected a value");
+    size_t length = (size_t)(p->text + p->at - s);
+    for (size_t i = (size_t)negative; i < length && exact; i++) {
+        const uint64_t digit = (uint64_t)(s[i] - '0');
+        exact = magnitude <= (limit - digit) / 10;
+        if (exact) magnitude = magnitude * 10 + digit;
+    }
+    exact = exact && !(negative && magnitude == 0);
+    if (json__is(p, '.')) {
+        exact = 0;
+        p->at++;
+        if (!json__digits(p)) return json__bad(p, "no digit after the point");
+    }
+    if (json__is(p, 'e') || json__is(p, 'E')) {
+        exact = 0;
+        p->at++;
+        if (json__is(p, '+') || json__is(p, '-')) p->at++;
+        if (!json__digits(p)) return json__bad(p, "no digit in the exponent");
+    }
+    length = (size_t)(p->text + p->at - s);
+    out->type = JSON_NUMBER;
+    out->exact = exact;
+    if (exact) {
+        out->u.number.integer = negative ? -(int64_t)(magnitude - 1) - 1 : (int64_t)magnitude;
+        out->u.number.real = (double)out->u.number.integer;
+    } else { /* strtod wants the decimal point of the locale, whatever that is; printf knows it */
+        char zero[16], number[JSON__NUMBER + sizeof zero];
+        const int printed = snprintf(zero, sizeof zero, "%.1f", 0.0);
+        size_t n = 0;
+        if (length > JSON__NUMBER) return json__bad(p, "a number of more than 256 characters");
+        for (size_t i = 0; i < length; i++)
+            if (s[i] != '.') number[n++] = s[i];
+            else for (int j = 1; j < printed - 1; j++) number[n++] = zero[j];
+        number[n] = 0;
+        out->u.number.real = strtod(number, NULL);
+        if (out->u.number.real > DBL_MAX || out->u.number.real < -DBL_MAX) return json__bad(p, "a number too large for a double");
+    }
+    return MLA_OK;
+}
+
+static int json__by_key(const void *a, const void *b) {
+    return strcmp(((const json_value *)a)->key, ((const json_value *)b)->key);
+}
+
+static mla_result json__container(json__parser *p, int depth, json_value *out) {
+    const int object = json__is(p, '{');
+    const char end = object ? '}' : ']';
+    const size_t base = p->top;
+    if (depth == JSON__DEPTH) return json__bad(p, "nested more than 64 deep");
+    p->at++;
+    json__space(p);
+    if (json__is(p, end)) p->at++;
+    else for (;;) {
+        json_value v;
+        mla_result rc;
+        const char *key = NULL;
+        if (object) {
+            size_t length;
+            json__space(p);
+            if (!json__is(p, '"')) return json__bad(p, "expected a key in quotes");
+            rc = json__string(p, &key, &length);
+            if (rc) return rc;
+            if (strlen(key) != length) return json__bad(p, "a NUL in a key");
+            p->key = key;
+            json__space(p);
+            if (!json__is(p, ':')) return json__bad(p, "expected ':'");
+            p->at++;
+        }
+        rc = json__value(p, depth + 1, &v);
+        if (rc) return rc;
+        v.key = key;
+        if (p->top == p->capacity) {
+            const size_t capacity = p->capacity ? 2 * p->capacity : 256;
+            json_value *bigger = capacity > SIZE_MAX / sizeof v ? NULL : (json_value *)realloc(p->stack, capacity * sizeof v);
+            if (!bigger) return ck__no_memory(p->err, p->file);
+            p->stack = bigger;
+            p->capacity = capacity;
+        }
+        p->stack[p->top++] = v;
+        json__space(p);
+        if (json__is(p, end)) {
+            p->at++;
+            break;
+        }
+        if (!json__is(p, ',')) return json__bad(p, object ? "expected ',' or '}'" : "expected ',' or ']'");
+        p->at++;
+    }
+    size_t count = p->top - base;
+    json_value *items = (json_value *)json__alloc(p->root, count * sizeof *items);
+    if (!items) return ck__no_memory(p->err, p->file);
+    if (count) memcpy(items, p->stack + base, count * sizeof *items);
+    p->top = base;
+    out->type = object ? JSON_OBJECT : JSON_ARRAY;
+    out->u.list.items = items;
+    out->u.list.count = count;
+    if (!object) return MLA_OK;
+    qsort(items, count, sizeof *items, json__by_key);
+    for (size_t i = 1; i < count; i++)
+        if (!strcmp(items[i - 1].key, items[i].key)) {
+            p->key = items[i].key;
+            return json__bad(p, "this key stands twice in one object");
+        }
+    return MLA_OK;
+}
+
+static mla_result json__value(json__parser *p, int depth, json_value *out) {
+    static const char *const words[] = {"null", "false", "true"};
+    memset(out, 0, sizeof *out);
+    json__space(p);
+    if (p->at == p->n) return json__bad(p, "the text ends where a value is expected");
+    if (json__is(p, '{') || json__is(p, '[')) return json__container(p, depth, out);
+    if (json__is(p, '"')) {
+        out->type = JSON_STRING;
+        return json__string(p, &out->u.string.text, &out->u.string.length);
+    }
+    for (int w = 0; w < 3; w++) {
+        const size_t length = strlen(words[w]);
+        if (p->n - p->at >= length && !memcmp(p->text + p->at, words[w], length)) {
+            p->at += length;
+            out->type = w ? JSON_BOOL : JSON_NULL;
+            out->exact = w == 2;
+            return MLA_OK;
+        }
+    }
+    return json__number(p, out);
+}
+
+/* json_parse for a file: messages start with its name, and syntax errors are of its kind. */
+static mla_result json__parse(const void *text, size_t n, const char *file, mla_result code, json_value **out, mla_error *err) {
+    json__parser p;
+    memset(&p, 0, sizeof p);
+    *out = NULL;
+    p.text = (const char *)text;
+    p.file = file;
+    p.n = n;
+    p.code = code;
+    p.err = err;
+    p.root = (json__root *)calloc(1, sizeof *p.root);
+    if (!p.root) return ck__no_memory(err, file);
+    mla_result rc = json__value(&p, 0, &p.root->value);
+    if (!rc) {
+        json__space(&p);
+        if (p.at < p.n) rc = json__bad(&p, "something follows the end of the value");
+    }
+    free(p.stack);
+    if (rc) json_free(&p.root->value);
+    else *out = &p.root->value;
+    return rc;
+}
+
+mla_result json_parse(const char *text, size_t n, json_value **out, mla_error *err) {
+    if (out) *out = NULL;
+    if (!out || (!text && n)) return ck__fail(err, MLA_ERR_ARGUMENT, "json_parse: text or out is NULL");
+    return json__parse(text ? text : "", n, "JSON", MLA_ERR_ARGUMENT, out, err);
+}
+
+void json_free(json_value *root) {
+    json__root *r = (json__root *)root;
+    if (!r) return;
+    while (r->chunks) {
+        json__chunk *next = r->chunks->next;
+        free(r->chunks);
+        r->chunks = next;
+    }
+    free(r);
+}
+
+json_type json_typeof(const json_value *v) { return v ? v->type : JSON_NULL; }
+int json_bool(const json_value *v) { return v && v->type == JSON_BOOL && v->exact; }
+double json_number(const json_value *v) { return v && v->type == JSON_NUMBER ? v->u.number.real : 0; }
+const char *json_key(const json_value *member) { return member ? member->key : NULL; }
+
+int json_integer(const json_value *v, int64_t *out) {
+    if (!v || v->type != JSON_NUMBER || !v->exact) return 0;
+    *out = v->u.number.integer;
+    return 1;
+}
+
+const char *json_string(const json_value *v, size_t *length) {
+    const int is = v && v->type == JSON_STRING;
+    if (length) *length = is ? v->u.string.length : 0;
+    return is ? v->u.string.text : NULL;
+}
+
+size_t json_count(const json_value *v) {
+    return v && (v->type == JSON_ARRAY || v->type == JSON_OBJECT) ? v->u.list.count : 0;
+}
+
+const json_value *json_at(const json_value *v, size_t i) {
+    return i < json_count(v) ? v->u.list.items + i : NULL;
+}
+
+const json_value *json_get(const json_value *object, const char *key) {
+    json_value wanted;
+    if (!object || object->type != JSON_OBJECT || !object->u.list.count) return NULL;
+    wanted.key = key;
+    return (const json_value *)bsearch(&wanted, object->u.list.items, object->u.list.count, sizeof wanted, json__by_key);
+}
+
+/* A string that can be used as a C string, or NULL. */
+static const char *json__text(const json_value *v) {
+    size_t length;
+    const char *s = json_string(v, &length);
+    return s && strlen(s) == length ? s : NULL;
+}
+
+/* ---- >>safetensors-reader -------------------------------------------------------------------------------------------- */
+/* u64 length of the header, the header in JSON, the data. The tensors' bytes must fill the data without gap or overlap. */
+
+typedef struct st__dtype {
+    const char *name;
+    size_t size;
+    int dtype; /* mla_dtype of a weight, or -1 */
+} st__dtype;
+
+static const st__dtype st__dtypes[] = {
+    {"F32", 4, MLA_F32}, {"F16", 2, MLA_F16}, {"BF16", 2, MLA_BF16}, {"F8_E4M3", 1, MLA_E4M3}, {"F8_E8M0", 1, -1},
+    {"F8_E5M2", 1, -1}, {"BOOL", 1, -1}, {"U8", 1, -1}, {"I8", 1, -1}, {"U16", 2, -1}, {"I16", 2, -1}, {"U32", 4, -1},
+    {"I32", 4, -1}, {"U64", 8, -1}, {"I64", 8, -1}, {"F64", 8, -1}};
+
+static const uint64_t st__max_header = 100000000; /* as the reference implementation */
+static const int64_t st__max_dim = (int64_t)1 << 53;
+
+struct st_file {
+    char name[64]; /* for messages */
+    ck__file file; /* if opened by path */
+    json_value *header; /* owns the names */
+    st_tensor *tensors;
+    size_t count;
+};
+
+static const st__dtype *st__dtype_named(const char *name) {
+    for (size_t i = 0; i < sizeof st__dtypes / sizeof st__dtypes[0]; i++)
+        if (name && !strcmp(name, st__dtypes[i].name)) return &st__dtypes[i];
+    return NULL;
+}
+
+/* One entry {"dtype": .., "shape": [..], "data_offsets": [begin, end]} of a file with so many bytes of data. */
+static mla_result st__read_tensor(const st_file *f, const json_value *entry, const unsigned char *data, size_t size, st_tensor *t,
+                                  mla_error *err) {
+    const json_value *shape = json_get(entry, "shape"), *offsets = json_get(entry, "data_offsets");
+    const char *dtype_name = json__text(json_get(entry, "dtype"));
+    const st__dtype *dtype = st__dtype_named(dtype_name);
+    int64_t begin = 0, end = 0;
+    char what[100];
+    t->name = json_key(entry);
+    t->n_dims = (int)(json_count(shape) < 9 ? json_count(shape) : 9);
+    t->bytes = dtype ? dtype->size : 0;
+    what[0] = 0;
+    if (json_count(entry) != 3 || !dtype_name || json_typeof(shape) != JSON_ARRAY || json_typeof(offsets) != JSON_ARRAY)
+        snprintf(what, sizeof what, "expected an object of dtype, shape and data_offsets");
+    else if (!dtype) snprintf(what, sizeof what, "unknown dtype \"%.20s\"", dtype_name);
+    else if (t->n_dims > 8) snprintf(what, sizeof what, "more than 8 dimensions");
+    for (int i = 0; i < t->n_dims && !what[0]; i++) {
+        int64_t d = -1;
+        if (!json_integer(json_at(shape, (size_t)i), &d) || d < 0 || d > st__max_dim)
+            snprintf(what, sizeof what, "shape[%d] is not an integer from 0 to 2^53", i);
+        else if (d > 0 && t->bytes > SIZE_MAX / 2 / (uint64_t)d) snprintf(what, sizeof what, "the size of its shape overflows");
+        else t->bytes *= (size_t)d;
+        t->dims[i] = d;
+    }
+    if (what[0]) ;
+    else if (json_count(offsets) != 2 || !json_integer(json_at(offsets, 0), &begin) || !json_integer(json_at(offsets, 1), &end))
+        snprintf(what, sizeof what, "data_offsets are not two integers");
+    else if (begin < 0 || begin > end || (uint64_t)end > size)
+        snprintf(what, sizeof what, "data_offsets [%lld, %lld] are not in order within %zu bytes", (long long)begin,
+                 (long long)end, size);
+    else if ((uint64_t)(end - begin) != t->bytes)
+        snprintf(what, sizeof what, "data_offsets span %lld bytes, dtype and shape make %zu", (long long)(end - begin), t->bytes);
+    if (what[0]) return ck__fail(err, MLA_ERR_WEIGHTS, "%s: tensor \"%.99s\": %s", f->name, t->name, what);
+    t->dtype = dtype->name;
+    t->data = data + begin;
+    return MLA_OK;
+}
+
+static int st__by_address(const void *a, const void *b) {
+    const st_tensor *x = (const st_tensor *)a, *y = (const st_tensor *)b;
+    const char *p = (const char *)x->data, *q = (const char *)y->data;
+    return p != q ? (p < q ? -1 : 1) : x->bytes != y->bytes ? (x->bytes < y->bytes ? -1 : 1) : 0;
+}
+
+static int st__by_name(const void *a, const void *b) {
+    return strcmp(((const st_tensor *)a)->name, ((const st_tensor *)b)->name);
+}
+
+static mla_result st__read_header(st_file *f, const unsigned char *bytes, size_t size, mla_error *err) {
+    uint64_t length = 0;
+    if (size < 8) return ck__fail(err, MLA_ERR_WEIGHTS, "%s: %zu bytes, too short for a safetensors file", f->name, size);
+    for (int i = 0; i < 8; i++) length |= (uint64_t)bytes[i] << (8 * i);
+    if (length > st__max_header)
+        return ck__fail(err, MLA_ERR_WEIGHTS, "%s: header length %llu is more than the 100000000 allowed", f->name,
+                        (unsigned long long)length);
+    if (length > size - 8)
+        return ck__fail(err, MLA_ERR_WEIGHTS, "%s: header length %llu, but the file has only %zu bytes after it", f->name,
+                        (unsigned long long)length, size - 8);
+    if (length == 0 || bytes[8] != '{') return ck__fail(err, MLA_ERR_WEIGHTS, "%s: the header does not start with '{'", f->name);
+    mla_result rc = json__parse(bytes + 8, (size_t)length, f->name, MLA_ERR_WEIGHTS, &f->header, err);
+    if (rc) return rc;
+
+    const json_value *metadata = json_get(f->header, "__metadata__");
+    for (size_t i = 0; i < json_count(metadata); i++)
+        if (!json__text(json_at(metadata, i)))
+            return ck__fail(err, MLA_ERR_WEIGHTS, "%s: __metadata__: \"%.99s\" is not a string", f->name,
+                            json_typeof(metadata) == JSON_OBJECT ? json_key(json_at(metadata, i)) : "");
+    if (metadata && json_typeof(metadata) != JSON_OBJECT)
+        return ck__fail(err, MLA_ERR_WEIGHTS, "%s: __metadata__ is not an object of strings", f->name);
+
+    f->tensors = (st_tensor *)calloc(json_count(f->header) + 1, sizeof *f->tensors);
+    if (!f->tensors) return ck__no_memory(err, f->name);
+    bytes += 8 + length;
+    size -= 8 + (size_t)length;
+    for (size_t i = 0; i < json_count(f->header); i++)
+        if (json_at(f->header, i) != metadata) {
+            rc = st__read_tensor(f, json_at(f->header, i), bytes, size, &f->tensors[f->count++], err);
+            if (rc) return rc;
+        }
+
+    qsort(f->tensors, f->count, sizeof *f->tensors, st__by_address);
+    const unsigned char *at = bytes;
+    for (size_t i = 0; i < f->count; i++) {
+        const st_tensor *t = &f->tensors[i];
+        const unsigned char *begin = (const unsigned char *)t->data;
+        if (begin != at)
+            return ck__fail(err, MLA_ERR_WEIGHTS, "%s: tensor \"%.99s\" begins at byte %zu of the data, %s at %zu", f->name,
+                            t->name, (size_t)(begin - bytes), begin < at ? "overlapping the one that ends" : "behind a hole",
+                            (size_t)(at - bytes));
+        at += t->bytes;
+    }
+    if ((size_t)(at - bytes) != size)
+        return ck__fail(err, MLA_ERR_WEIGHTS, "%s: %zu trailing bytes are of no tensor", f->name, size - (size_t)(at - bytes));
+    qsort(f->tensors, f->count, sizeof *f->tensors, st__by_name);
+    return MLA_OK;
+}
+
+mla_result st_parse(st_file **out, const void *data, size_t size, const char *label, mla_error *err) {
+    if (out) *out = NULL;
+    if (!out || (!data && size)) return ck__fail(err, MLA_ERR_ARGUMENT, "st_parse: out or data is NULL");
+    st_file *f = (st_file *)calloc(1, sizeof *f);
+    if (!f) return ck__no_memory(err, label ? label : "buffer");
+    snprintf(f->name, sizeof f->name, "%.60s", label ? label : "buffer");
+    mla_result rc = st__read_header(f, (const unsigned char *)data, size, err);
+    if (rc) st_close(f);
+    else *out = f;
+    return rc;
+}
+
+static mla_result st__open(st_file **out, const char *path, int *missing, mla_error *err) {
+    ck__file file;
+    mla_result rc = ck__file_open(&file, path, missing, err);
+    *out = NULL;
+    if (rc) return rc;
+    rc = st_parse(out, file.data, file.size, ck__base_name(path), err);
+    if (rc) ck__file_close(&file);
+    else (*out)->file = file;
+    return rc;
+}
+
+mla_result st_open(st_file **out, const char *path, mla_error *err) {
+    if (out) *out = NULL;
+    if (!out || !path) return ck__fail(err, MLA_ERR_ARGUMENT, "st_open: out or path is NULL");
+    return st__open(out, path, NULL, err);
+}
+
+void st_close(st_file *f) {
+    if (!f) return;
+    ck__file_close(&f->file);
+    json_free(f->header);
+    free(f->tensors);
+    free(f);
+}
+
+size_t st_count(const st_file *f) { return f ? f->count : 0; }
+const st_tensor *st_at(const st_file *f, size_t i) { return i < st_count(f) ? &f->tensors[i] : NULL; }
+
+const char *st_metadata(const st_file *f, const char *key) {
+    return f ? json__text(json_get(json_get(f->header, "__metadata__"), key)) : NULL;
+}
+
+const st_tensor *st_find(const st_file *f, const char *name) {
+    st_tensor wanted;
+    if (!st_count(f)) return NULL;
+    wanted.name = name;
+    return (const st_tensor *)bsearch(&wanted, f->tensors, f->count, sizeof wanted, st__by_name);
+}
+
+/* ---- >>families ------------------------------------------------------------------------------------------------------ */
+/* All that depends on model_type. The first of a list of names is the default where config.json is silent. */
+
+typedef struct ck__choice {
+    const char *name; /* NULL ends a list */
+    int value;
+} ck__choice;
+
+static const ck__choice ck__softmax[] = {{"softmax", MLA_SCORING_SOFTMAX}, {NULL, 0}};
+static const ck__choice ck__sigmoid[] = {{"sigmoid", MLA_SCORING_SIGMOID}, {NULL, 0}};
+static const ck__choice ck__topk_v2[] = {
+    {"greedy", MLA_TOPK_GREEDY}, {"group_limited_greedy", MLA_TOPK_GROUP_LIMITED_GREEDY}, {NULL, 0}};
+static const ck__choice ck__topk_v3[] = {{"noaux_tc", MLA_TOPK_NOAUX_TC}, {NULL, 0}};
+static const ck__choice ck__silu[] = {{"silu", 0}, {NULL, 0}};
+static const ck__choice ck__rope_types[] = {{"default", MLA_ROPE_DEFAULT}, {"linear", MLA_ROPE_LINEAR},
+                                            {"dynamic", MLA_ROPE_DYNAMIC}, {"yarn", MLA_ROPE_YARN}, {"longrope", MLA_ROPE_LONGROPE},
+                                            {NULL, 0}};
+static const ck__choice ck__fp8[] = {{"fp8", 1}, {NULL, 0}};
+static const ck__choice ck__e4m3[] = {{"e4m3", 1}, {NULL, 0}};
+static const ck__choice ck__dynamic[] = {{"dynamic", 1}, {NULL, 0}};
+static const ck__choice ck__scale_formats[] = {{"float", 0}, {"ue8m0", 1}, {NULL, 0}};
+
+enum { CK__NEVER, CK__IF_SET, CK__UNLESS_UNSET }; /* what a boolean key does: nothing; default false; default true */
+
+typedef struct ck__family {
+    const char *model_type;
+    const ck__choice *scoring_func, *topk_method;
+    int norm_topk_prob;  /* CK__: are the chosen weights divided by their sum? */
+    int rope_interleave; /* CK__: does that key choose between PAIR and HALF? CK__NEVER: always PAIR */
+    int router_bias;     /* e_score_correction_bias must be there */
+} ck__family;
+
+static const ck__family ck__families[] = {
+    {"deepseek_v2", ck__softmax, ck__topk_v2, CK__NEVER, CK__NEVER, 0}, /* norm_topk_prob is a key there, but without effect */
+    {"deepseek_v3", ck__sigmoid, ck__topk_v3, CK__UNLESS_UNSET, CK__UNLESS_UNSET, 1},
+    {"kimi_k2", ck__sigmoid, ck__topk_v3, CK__UNLESS_UNSET, CK__UNLESS_UNSET, 1},
+};
+enum { CK__N_FAMILIES = sizeof ck__families / sizeof ck__families[0] };
+
+/* ---- >>config-reader ------------------------------------------------------------------------------------------------- */
+/* Readers keep the first error and do nothing after it, so that the keys can be read one per line and rc asked at the end. */
+
+typedef struct ck__reader {
+    const json_value *object;
+    const char *file, *prefix; /* prefix: "rope_scaling." while reading in there */
+    mla_result rc;
+    mla_error *err;
+} ck__reader;
+
+static const int ck__required = INT_MIN; /* as the value of an absent key: there is none */
+
+static ck__reader ck__read(const char *file, const json_value *object, mla_error *err) {
+    ck__reader r;
+    memset(&r, 0, sizeof r);
+    r.object = object;
+    r.file = file;
+    r.prefix = "";
+    r.err = err;
+    if (json_typeof(object) != JSON_OBJECT) r.rc = ck__fail(err, MLA_ERR_CONFIG, "%s: expected an object", file);
+    return r;
+}
+
+static ck__reader ck__inside(const ck__reader *r, const json_value *object, const char *prefix) {
+    ck__reader sub = *r;
+    sub.object = object;
+    sub.prefix = prefix;
+    return sub;
+}
+
+/* The value, or NULL if absent or null, which mean the same in all these files. */
+static const json_value *ck__key(ck__reader *r, const char *key, int required) {
+    const json_value *v = json_get(r->object, key);
+    if (r->rc) return NULL;
+    if (json_typeof(v) != JSON_NULL) return v;
+    if (required) r->rc = ck__fail(r->err, MLA_ERR_CONFIG, "%s: %s%s is %s", r->file, r->prefix, key, v ? "null" : "missing");
+    return NULL;
+}
+
+static void ck__expected(ck__reader *r, const char *key, const json_value *v, const char *what) {
+    char found[64];
+    switch (json_typeof(v)) {
+    case JSON_NULL: snprintf(found, sizeof found, "null"); break;
+    case JSON_BOOL: snprintf(found, sizeof found, json_bool(v) ? "true" : "false"); break;
+    case JSON_NUMBER: snprintf(found, sizeof found, "the number %.15g", json_number(v)); break;
+    case JSON_STRING: snprintf(found, sizeof found, "the string \"%.40s\"", json_string(v, NULL)); break;
+    case JSON_ARRAY: snprintf(found, sizeof found, "an array of %zu", json_count(v)); break;
+    default: snprintf(found, sizeof found, "an object"); break;
+    }
+    if (!r->rc) r->rc = ck__fail(r->err, MLA_ERR_CONFIG, "%s: %s%s: found %s, expected %s", r->file, r->prefix, key, found, what);
+}
+
+static int ck__int(ck__reader *r, const char *key, int min, int max, int absent) {
+    const json_value *v = ck__key(r, key, absent == ck__required);
+    char what[96];
+    int64_t i = 0;
+    if (!v) return absent == ck__required ? min : absent;
+    snprintf(what, sizeof what, "an integer from %d to %d, without point or exponent", min, max);
+    if (!json_integer(v, &i) || i < min || i > max) ck__expected(r, key, v, what);
+    return r->rc ? min : (int)i;
+}
+
+/* min is above 0 or 0; the result is as good as a float. */
+static float ck__float(ck__reader *r, const char *key, double min, double absent) {
+    const json_value *v = ck__key(r, key, absent < 0);
+    const double x = json_number(v);
+    if (!v) return (float)(absent < 0 ? min : absent);
+    if (json_typeof(v) != JSON_NUMBER || x < min || x > FLT_MAX)
+        ck__expected(r, key, v, min >= 1 ? "a number from 1 on" : min > 0 ? "a number above 0" : "a number from 0 on");
+    return r->rc ? (float)min : (float)x;
+}
+
+static int ck__bool(ck__reader *r, const char *key, int absent) {
+    const json_value *v = ck__key(r, key, 0);
+    if (v && json_typeof(v) != JSON_BOOL) ck__expected(r, key, v, "true or false");
+    return v ? json_bool(v) : absent;
+}
+
+static int ck__pick(ck__reader *r, const char *key, const ck__choice *choices, int required) {
+    const json_value *v = ck__key(r, key, required);
+    const char *name = json__text(v);
+    char known[128];
+    size_t n = 0;
+    if (v && !name) ck__expected(r, key, v, "a name in quotes");
+    if (!name || r->rc) return choices[0].value;
+    known[0] = 0;
+    for (int i = 0; choices[i].name; i++) {
+        if (!strcmp(name, choices[i].name)) return choices[i].value;
+        if (n < sizeof known) n += (size_t)snprintf(known + n, sizeof known - n, "%s%s", i ? ", " : "", choices[i].name);
+    }
+    r->rc = ck__fail(r->err, MLA_ERR_UNSUPPORTED, "%s: %s%s \"%.40s\" is not supported (%s %s)", r->file, r->prefix, key, name,
+                     known, choices[1].name ? "are" : "is");
+    return choices[0].value;
+}
+
+static int ck__flag(ck__reader *r, const char *key, int effect) {
+    const int set = ck__bool(r, key, effect == CK__UNLESS_UNSET);
+    return effect != CK__NEVER && set;
+}
+
+/* What the tensors must look like, beyond mla_config. */
+typedef struct ck__plan {
+    const ck__family *family;
+    int first_k_dense_replace, moe_layer_freq;
+    int attention_bias, tied;
+    int fp8, ue8m0;
+} ck__plan;
+
+static int ck__is_moe(const mla_config *m, const ck__plan *plan, int layer) {
+    return m->n_routed_experts > 0 && layer >= plan->first_k_dense_replace && layer % plan->moe_layer_freq == 0;
+}
+
+static void ck__read_longrope(checkpoint *c, ck__reader *r) {
+    static const char *const keys[] = {"short_factor", "long_factor"};
+    const size_t n = (size_t)c->config.qk_rope_head_dim / 2;
+    for (int k = 0; k < 2; k++) {
+        const json_value *list = ck__key(r, keys[k], 1);
+        if (!r->rc && (json_typeof(list) != JSON_ARRAY || json_count(list) != n))
+            ck__expected(r, keys[k], list, "an array of qk_rope_head_dim / 2 numbers");
+        if (!r->rc && !c->rope_factors) { /* n is now known to be no more than what the file holds */
+            c->rope_factors = (float *)calloc(2 * n + 1, sizeof *c->rope_factors);
+            if (!c->rope_factors) r->rc = ck__no_memory(r->err, r->file);
+        }
+        for (size_t i = 0; i < n && !r->rc; i++) {
+            const double x = json_number(json_at(list, i));
+            if (x < FLT_MIN || x > FLT_MAX) ck__expected(r, keys[k], json_at(list, i), "numbers above 0 only");
+            else c->rope_factors[(size_t)k * n + i] = (float)x;
+        }
+    }
+    if (r->rc) return;
+    c->config.rope.short_factor = c->rope_factors;
+    c->config.rope.long_factor = c->rope_factors + n;
+}
+
+/* Published checkpoints: rope_theta and rope_scaling {type | rope_type, ...}. transformers 5: rope_parameters {rope_type,
+   rope_theta, ...}. The first, if there, replaces the second. */
+static void ck__read_rope(checkpoint *c, const ck__plan *plan, ck__reader *r) {
+    mla_rope *rope = &c->config.rope;
+    const json_value *old = ck__key(r, "rope_scaling", 0), *dict = old ? old : ck__key(r, "rope_parameters", 0);
+    ck__reader sub = ck__inside(r, dict, old ? "rope_scaling." : "rope_parameters.");
+    const char *type = json_get(dict, "rope_type") ? "rope_type" : "type";
+    float outer, inner;
+    rope->layout = plan->family->rope_interleave == CK__NEVER || ck__flag(r, "rope_interleave", plan->family->rope_interleave)
+                 ? MLA_ROPE_PAIR : MLA_ROPE_HALF;
+    if (dict && json_typeof(dict) != JSON_OBJECT) ck__expected(r, old ? "rope_scaling" : "rope_parameters", dict, "an object");
+    outer = ck__float(r, "rope_theta", FLT_MIN, 0);
+    sub.rc = r->rc;
+    inner = ck__float(&sub, "rope_theta", FLT_MIN, 0);
+    rope->theta = outer > 0 ? outer : inner;
+    if (!sub.rc && !(rope->theta > 0)) sub.rc = ck__fail(r->err, MLA_ERR_CONFIG, "%s: rope_theta is missing", r->file);
+    if (!sub.rc && outer > 0 && inner > 0 && (outer < inner || outer > inner))
+        sub.rc = ck__fail(r->err, MLA_ERR_CONFIG, "%s: rope_theta is %g, but %srope_theta is %g", r->file, (double)outer,
+                          sub.prefix, (double)inner);
+
+    rope->scaling = (mla_rope_scaling)ck__pick(&sub, type, ck__rope_types, old != NULL);
+    if (ck__pick(&sub, "type", ck__rope_types, 0) != (int)rope->scaling && ck__key(&sub, "type", 0))
+        ck__expected(&sub, "type", json_get(dict, "type"), "the same as rope_type");
+    rope->max_position_embeddings = c->max_position_embeddings;
+    rope->original_max_position_embeddings =
+        ck__int(r, "original_max_position_embeddings", 1, INT_MAX,
+                ck__int(&sub, "original_max_position_embeddings", 1, INT_MAX, c->max_position_embeddings));
+    if (rope->scaling != MLA_ROPE_DEFAULT)
+        rope->factor = ck__float(&sub, "factor", 1, rope->scaling == MLA_ROPE_LONGROPE ? 0 : -1); /* longrope: optional */
+    if (rope->scaling == MLA_ROPE_YARN || rope->scaling == MLA_ROPE_LONGROPE)
+        rope->attention_factor = ck__float(&sub, "attention_factor", FLT_MIN, 0);
+    if (rope->scaling == MLA_ROPE_YARN) {
+        rope->beta_fast = ck__float(&sub, "beta_fast", FLT_MIN, 32);
+        rope->beta_slow = ck__float(&sub, "beta_slow", FLT_MIN, 1);
+        rope->mscale = ck__float(&sub, "mscale", 0, 0);
+        rope->mscale_all_dim = ck__float(&sub, "mscale_all_dim", 0, 0);
+        rope->no_truncate = !ck__bool(&sub, "truncate", 1);
+    }
+    if (rope->scaling == MLA_ROPE_LONGROPE) ck__read_longrope(c, &sub);
+    if (!r->rc) r->rc = sub.rc;
+}
+
+static void ck__read_experts(mla_config *m, ck__plan *plan, ck__reader *r) {
+    plan->moe_layer_freq = 1;
+    m->n_routed_experts = ck__int(r, "n_routed_experts", 0, INT_MAX, 0);
+    if (!m->n_routed_experts) return;
+    plan->first_k_dense_replace = ck__int(r, "first_k_dense_replace", 0, INT_MAX, ck__required);
+    plan->moe_layer_freq = ck__int(r, "moe_layer_freq", 1, INT_MAX, 1);
+    m->num_experts_per_tok = ck__int(r, "num_experts_per_tok", 1, m->n_routed_experts, ck__required);
+    m->moe_intermediate_size = ck__int(r, "moe_intermediate_size", 1, INT_MAX, ck__required);
+    m->n_shared_experts = ck__int(r, "n_shared_experts", 0, INT_MAX, 0);
+    m->scoring_func = (mla_scoring_func)ck__pick(r, "scoring_func", plan->family->scoring_func, 0);
+    m->topk_method = (mla_topk_method)ck__pick(r, "topk_method", plan->family->topk_method, 0);
+    m->n_group = m->topk_group = 1; /* the greedy method knows no groups, whatever these keys say */
+    if (m->topk_method != MLA_TOPK_GREEDY) {
+        m->n_group = ck__int(r, "n_group", 1, m->n_routed_experts, ck__required);
+        m->topk_group = ck__int(r, "topk_group", 1, m->n_group, ck__required);
+    }
+    m->norm_topk_prob = ck__flag(r, "norm_topk_prob", plan->family->norm_topk_prob);
+    m->routed_scaling_factor = ck__float(r, "routed_scaling_factor", FLT_MIN, -1);
+}
+
+static void ck__read_quantization(ck__plan *plan, ck__reader *r) {
+    const json_value *dict = ck__key(r, "quantization_config", 0), *block;
+    ck__reader sub = ck__inside(r, dict, "quantization_config.");
+    int64_t rows = 0, cols = 0;
+    if (!dict || r->rc) return;
+    if (json_typeof(dict) != JSON_OBJECT) {
+        ck__expected(r, "quantization_config", dict, "an object");
+        return;
+    }
+    plan->fp8 = ck__pick(&sub, "quant_method", ck__fp8, 1);
+    ck__pick(&sub, "fmt", ck__e4m3, 0);
+    ck__pick(&sub, "activation_scheme", ck__dynamic, 0);
+    plan->ue8m0 = ck__pick(&sub, "scale_fmt", ck__scale_formats, 0);
+    block = ck__key(&sub, "weight_block_size", 1);
+    if (!sub.rc && (json_typeof(block) != JSON_ARRAY || json_count(block) != 2 || !json_integer(json_at(block, 0), &rows) ||
+                    !json_integer(json_at(block, 1), &cols) || rows != 128 || cols != 128))
+        ck__expected(&sub, "weight_block_size", block, "[128, 128]");
+    r->rc = sub.rc;
+}
+
+static void ck__read_eos(checkpoint *c, ck__reader *r) {
+    const json_value *v = ck__key(r, "eos_token_id", 0);
+    const int list = json_typeof(v) == JSON_ARRAY;
+    const size_t n = list ? json_count(v) : v ? 1 : 0;
+    if (n > sizeof c->eos_token_id / sizeof c->eos_token_id[0]) ck__expected(r, "eos_token_id", v, "at most 8 ids");
+    for (size_t i = 0; i < n && !r->rc; i++) {
+        int64_t id;
+        if (!json_integer(list ? json_at(v, i) : v, &id) || id < 0 || id >= c->config.vocab_size)
+            ck__expected(r, "eos_token_id", list ? json_at(v, i) : v, "a token id from 0 to vocab_size - 1");
+        else c->eos_token_id[i] = (int)id;
+    }
+    if (n && !r->rc) c->n_eos = (int)n;
+}
+
+static mla_result ck__read_config(checkpoint *c, ck__plan *plan, const json_value *object, mla_error *err) {
+    mla_config *m = &c->config;
+    ck__choice types[CK__N_FAMILIES + 1];
+    ck__reader reader = ck__read("config.json", object, err), *r = &reader;
+    memset(types, 0, sizeof types);
+    for (int i = 0; i < CK__N_FAMILIES; i++) {
+        types[i].name = ck__families[i].model_type;
+        types[i].value = i;
+    }
+    plan->family = &ck__families[ck__pick(r, "model_type", types, 1)];
+    snprintf(c->model_type, sizeof c->model_type, "%s", plan->family->model_type);
+    ck__pick(r, "hidden_act", ck__silu, 0);
+
+    m->vocab_size = ck__int(r, "vocab_size", 1, INT_MAX, ck__required);
+    m->hidden_size = ck__int(r, "hidden_size", 1, INT_MAX, ck__required);
+    m->num_hidden_layers = ck__int(r, "num_hidden_layers", 1, INT_MAX, ck__required);
+    m->intermediate_size = ck__int(r, "intermediate_size", 1, INT_MAX, ck__required);
+    m->num_attention_heads = ck__int(r, "num_attention_heads", 1, INT_MAX, ck__required);
+    m->q_lora_rank = ck__int(r, "q_lora_rank", 0, INT_MAX, 0);
+    m->kv_lora_rank = ck__int(r, "kv_lora_rank", 1, INT_MAX, ck__required);
+    m->qk_nope_head_dim = ck__int(r, "qk_nope_head_dim", 1, INT_MAX, ck__required);
+    m->qk_rope_head_dim = ck__int(r, "qk_rope_head_dim", 1, INT_MAX, ck__required);
+    m->v_head_dim = ck__int(r, "v_head_dim", 1, INT_MAX, ck__required);
+    c->max_position_embeddings = ck__int(r, "max_position_embeddings", 1, INT_MAX, ck__required);
+    m->block_norm.eps = ck__float(r, "rms_norm_eps", FLT_MIN, -1);
+    m->q_norm.eps = m->kv_norm.eps = 1e-6f; /* whatever rms_norm_eps says */
+    ck__read_rope(c, plan, r);
+    ck__read_experts(m, plan, r);
+    ck__read_quantization(plan, r);
+    plan->attention_bias = ck__bool(r, "attention_bias", 0);
+    plan->tied = ck__bool(r, "tie_word_embeddings", 0);
+    c->bos_token_id = ck__int(r, "bos_token_id", 0, m->vocab_size - 1, -1);
+    ck__read_eos(c, r);
+    return r->rc;
+}
+
+/* ---- >>shards -------------------------------------------------------------------------------------------------------- */
+
+typedef struct ck__entry {
+    const st_tensor *tensor;
+    const st_file *file;
+    int used;
+} ck__entry;
+
+typedef struct ck__table { /* all tensors of all files, by name */
+    ck__entry *entries;
+    size_t count;
+    const char *source; /* the file to be named where a tensor is in none */
+} ck__table;
+
+static const char ck__index_name[] = "model.safetensors.index.json";
+
+static int ck__by_name(const void *a, const void *b) {
+    return strcmp(((const ck__entry *)a)->tensor->name, ((const ck__entry *)b)->tensor->name);
+}
+
+static int ck__by_text(const void *a, const void *b) {
+    return strcmp(*(const char *const *)a, *(const char *const *)b);
+}
+
+static ck__entry *ck__lookup(const ck__table *t, const char *name) {
+    st_tensor tensor;
+    ck__entry wanted;
+    if (!t->count) return NULL;
+    tensor.name = name;
+    wanted.tensor = &tensor;
+    return (ck__entry *)bsearch(&wanted, t->entries, t->count, sizeof wanted, ck__by_name);
+}
+
+static char *ck__join(const char *dir, const char *name) {
+    const size_t n = strlen(dir) + strlen(name) + 2;
+    char *path = (char *)malloc(n);
+    if (path) snprintf(path, n, "%s/%s", dir, name);
+    return path;
+}
+
+/* *out stays NULL if there is no such file and missing is not NULL. */
+static mla_result ck__read_json(json_value **out, const char *dir, const char *name, mla_result code, int *missing,
+                                mla_error *err) {
+    ck__file file;
+    char *path = ck__join(dir, name);
+    if (missing) *missing = 0;
+    mla_result rc = path ? ck__file_open(&file, path, missing, err) : ck__no_memory(err, name);
+    *out = NULL;
+    free(path);
+    if (rc) return rc;
+    rc = json__parse(file.data ? (const void *)file.data : "", file.size, name, code, out, err);
+    ck__file_close(&file);
+    return rc;
+}
+
+static mla_result ck__open_shard(st_file **out, const char *dir, const char *name, int *missing, mla_error *err) {
+    char *path = ck__join(dir, name);
+    if (missing) *missing = 0;
+    mla_result rc = path ? st__open(out, path, missing, err) : ck__no_memory(err, name);
+    free(path);
+    return rc;
+}
+
+static mla_result ck__make_table(ck__table *t, st_file **files, size_t n_files, const char *source, mla_error *err) {
+    size_t n = 0;
+    for (size_t i = 0; i < n_files; i++) n += st_count(files[i]);
+    t->source = source;
+    t->entries = (ck__entry *)calloc(n + 1, sizeof *t->entries);
+    if (!t->entries) return ck__no_memory(err, source);
+    for (size_t i = 0; i < n_files; i++)
+        for (size_t j = 0; j < st_count(files[i]); j++) {
+            t->entries[t->count].tensor = st_at(files[i], j);
+            t->entries[t->count++].file = files[i];
+        }
+    qsort(t->entries, t->count, sizeof *t->entries, ck__by_name);
+    for (size_t i = 1; i < t->count; i++)
+        if (!ck__by_name(&t->entries[i - 1], &t->entries[i]))
+            return ck__fail(err, MLA_ERR_WEIGHTS, "%s: tensor \"%.99s\" is in two shards, %.50s and %.50s", source,
+                            t->entries[i].tensor->name, t->entries[i - 1].file->name, t->entries[i].file->name);
+    return MLA_OK;
+}
+
+/* names [json_count(map)]: scratch. Opens every shard once, then compares what the index says with what is in them. */
+static mla_result ck__follow_index(checkpoint *c, const char *dir, const json_value *map, const char **names, ck__table *t,
+                                   mla_error *err) {
+    size_t n = 0;
+    mla_result rc = MLA_OK;
+    for (size_t i = 0; i < json_count(map); i++) {
+        const char *shard = json__text(json_at(map, i));
+        if (!shard || !*shard || strpbrk(shard, "/\\:") || !strcmp(shard, ".") || !strcmp(shard, ".."))
+            return ck__fail(err, MLA_ERR_WEIGHTS, "%s: tensor \"%.99s\": shard \"%.40s\" is no plain file name", ck__index_name,
+                            json_key(json_at(map, i)), shard ? shard : "");
+        names[i] = shard;
+    }
+    qsort((void *)names, json_count(map), sizeof *names, ck__by_text);
+    for (size_t i = 0; i < json_count(map); i++)
+        if (i == 0 || strcmp(names[i], names[n - 1])) names[n++] = names[i];
+    c->files = (st_file **)calloc(n + 1, sizeof *c->files);
+    if (!c->files) return ck__no_memory(err, ck__index_name);
+    for (; c->n_files < n && !rc; c->n_files += !rc)
+        rc = ck__open_shard(&c->files[c->n_files], dir, names[c->n_files], NULL, err);
+    if (!rc) rc = ck__make_table(t, c->files, c->n_files, ck__index_name, err);
+    for (size_t i = 0; i < json_count(map) && !rc; i++) {
+        const char *name = json_key(json_at(map, i)), *said = json__text(json_at(map, i));
+        const ck__entry *e = ck__lookup(t, name);
+        const char **at = (const char **)bsearch((const void *)&said, (const void *)names, n, sizeof *names, ck__by_text);
+        if (!e)
+            rc = ck__fail(err, MLA_ERR_WEIGHTS, "%s: tensor \"%.99s\" is in no shard, expected in %.60s", ck__index_name, name,
+                          said);
+        else if (e->file != c->files[at - names])
+            rc = ck__fail(err, MLA_ERR_WEIGHTS, "%s: tensor \"%.99s\" is in shard %.40s, expected in %.40s", ck__index_name, name,
+                          e->file->name, said);
+    }
+    for (size_t i = 0; i < t->count && !rc; i++)
+        if (!json_get(map, t->entries[i].tensor->name))
+            rc = ck__fail(err, MLA_ERR_WEIGHTS, "%s: tensor \"%.99s\" of shard %.60s is not in the index", ck__index_name,
+                          t->entries[i].tensor->name, t->entries[i].file->name);
+    return rc;
+}
+
+static mla_result ck__open_files(checkpoint *c, const char *dir, ck__table *t, mla_error *err) {
+    int missing = 0;
+    json_value *index_json = NULL;
+    st_file *single = NULL;
+    mla_result rc = ck__open_shard(&single, dir, "model.safetensors", &missing, err);
+    if (!rc) {
+        c->files = (st_file **)calloc(1, sizeof *c->files);
+        if (!c->files) {
+            st_close(single);
+            return ck__no_memory(err, "model.safetensors");
+        }
+        c->files[c->n_files++] = single;
+        return ck__make_table(t, c->files, 1, "model.safetensors", err);
+    }
+    if (!missing) return rc;
+    rc = ck__read_json(&index_json, dir, ck__index_name, MLA_ERR_WEIGHTS, &missing, err);
+    if (rc && missing)
+        return ck__fail(err, MLA_ERR_ARGUMENT, "neither model.safetensors nor %s is in %.140s", ck__index_name, dir);
+    if (rc) return rc;
+    const json_value *map = json_get(index_json, "weight_map");
+    const char **names = (const char **)calloc(json_count(map) + 1, sizeof *names);
+    if (json_typeof(map) != JSON_OBJECT || !json_count(map))
+        rc = ck__fail(err, MLA_ERR_WEIGHTS, "%s: weight_map is not an object of shard names", ck__index_name);
+    else if (!names) rc = ck__no_memory(err, ck__index_name);
+    else rc = ck__follow_index(c, dir, map, names, t, err);
+    free((void *)names);
+    json_free(index_json);
+    return rc;
+}
+
+/* ---- >>weights ------------------------------------------------------------------------------------------------------- */
+
+typedef struct ck__binder {
+    const ck__table *table;
+    const ck__plan *plan;
+    size_t n_fp8; /* E4M3 weights met so far */
+    mla_result rc;
+    mla_error *err;
+} ck__binder;
+
+/* prefix + name: a vector [cols] (n_dims 1) or matrix [rows, cols] that must be there. */
+static ck__entry *ck__take(ck__binder *b, const char *prefix, const char *name, int n_dims, int64_t rows, int64_t cols) {
+    char full[160], expected[64], found[64];
+    ck__entry *e;
+    if (b->rc) return NULL;
+    snprintf(full, sizeof full, "%s%s", prefix, name);
+    if (n_dims == 1) snprintf(expected, sizeof expected, "[%lld]", (long long)cols);
+    else snprintf(expected, sizeof expected, "[%lld, %lld]", (long long)rows, (long long)cols);
+    e = ck__lookup(b->table, full);
+    if (rows > INT_MAX || cols > INT_MAX)
+        b->rc = ck__fail(b->err, MLA_ERR_CONFIG, "config.json: tensor \"%.99s\" would have shape %s, too large", full, expected);
+    else if (!e)
+        b->rc = ck__fail(b->err, MLA_ERR_WEIGHTS, "%s: tensor \"%.99s\" is missing, expected with shape %s", b->table->source, full,
+                         expected);
+    else if (e->tensor->n_dims != n_dims || e->tensor->dims[n_dims - 1] != cols || (n_dims == 2 && e->tensor->dims[0] != rows)) {
+        int n = 0;
+        for (int i = 0; i < e->tensor->n_dims && n >= 0 && n < 40; i++)
+            n += snprintf(found + n, sizeof found - (size_t)n, i ? ", %lld" : "%lld", (long long)e->tensor->dims[i]);
+        found[n] = 0;
+        b->rc = ck__fail(b->err, MLA_ERR_WEIGHTS, "%s: tensor \"%.99s\": found shape [%s], expected %s", e->file->name, full,
+                         found, expected);
+    }
+    if (b->rc) return NULL;
+    e->used = 1;
+    return e;
+}
+
+static mla_tensor ck__bind(ck__binder *b, const char *prefix, const char *name, int n_dims, int64_t rows, int64_t cols,
+                           int may_be_fp8) {
+    mla_tensor t;
+    const ck__entry *e = ck__take(b, prefix, name, n_dims, rows, cols), *s;
+    const st__dtype *dtype = e ? st__dtype_named(e->tensor->dtype) : NULL;
+    char scale_name[160];
+    memset(&t, 0, sizeof t);
+    if (!e || !dtype) return t;
+    if (dtype->dtype < 0 || (dtype->dtype == MLA_E4M3 && !may_be_fp8)) {
+        b->rc = ck__fail(b->err, MLA_ERR_WEIGHTS, "%s: tensor \"%.99s\": found dtype %s, expected F32, F16 or BF16%s",
+                         e->file->name, e->tensor->name, dtype->name, b->plan->fp8 && may_be_fp8 ? " or F8_E4M3" : "");
+        return t;
+    }
+    t.data = e->tensor->data;
+    t.rows = (int)rows;
+    t.cols = (int)cols;
+    t.dtype = (mla_dtype)dtype->dtype;
+    if (t.dtype != MLA_E4M3) return t;
+
+    b->n_fp8++;
+    if (!b->plan->fp8) {
+        b->rc = ck__fail(b->err, MLA_ERR_WEIGHTS, "%s: tensor \"%.99s\": found F8_E4M3, but config.json has no quantization_config",
+                         e->file->name, e->tensor->name);
+        return t;
+    }
+    snprintf(scale_name, sizeof scale_name, "%s_scale_inv", name);
+    s = ck__take(b, prefix, scale_name, 2, (rows + 127) / 128, (cols + 127) / 128);
+    if (!s) return t;
+    t.scale = s->tensor->data;
+    t.scale_dtype = strcmp(s->tensor->dtype, "F32") ? MLA_UE8M0 : MLA_F32;
+    if (t.scale_dtype == MLA_UE8M0 && (!b->plan->ue8m0 || (strcmp(s->tensor->dtype, "F8_E8M0") && strcmp(s->tensor->dtype, "U8"))))
+        b->rc = ck__fail(b->err, MLA_ERR_WEIGHTS, "%s: tensor \"%.99s\": found dtype %s, expected F32%s", s->file->name,
+                         s->tensor->name, s->tensor->dtype,
+                         b->plan->ue8m0 ? ", F8_E8M0 or U8" : " (quantization_config.scale_fmt is not ue8m0)");
+    return t;
+}
+
+static mla_norm_weights ck__bind_norm(ck__binder *b, const char *prefix, const char *name, int64_t n) {
+    mla_norm_weights w;
+    char full[64];
+    memset(&w, 0, sizeof w);
+    snprintf(full, sizeof full, "%s.weight", name);
+    w.weight = ck__bind(b, prefix, full, 1, 1, n, 0);
+    return w;
+}
+
+static mla_linear ck__bind_linear(ck__binder *b, const char *prefix, const char *name, int64_t out, int64_t in, int bias) {
+    mla_linear w;
+    char full[64];
+    memset(&w, 0, sizeof w);
+    snprintf(full, sizeof full, "%s.weight", name);
+    w.weight = ck__bind(b, prefix, full, 2, out, in, 1);
+    snprintf(full, sizeof full, "%s.bias", name);
+    if (bias) w.bias = ck__bind(b, prefix, full, 1, 1, out, 0);
+    return w;
+}
+
+static mla_mlp_weights ck__bind_mlp(ck__binder *b, const char *prefix, int64_t width, int64_t D) {
+    mla_mlp_weights w;
+    w.gate = ck__bind_linear(b, prefix, "gate_proj", width, D, 0);
+    w.up = ck__bind_linear(b, prefix, "up_proj", width, D, 0);
+    w.down = ck__bind_linear(b, prefix, "down_proj", D, width, 0);
+    return w;
+}
+
+static void ck__bind_attention(ck__binder *b, const mla_config *m, const char *layer, mla_attn_weights *w) {
+    const int64_t D = m->hidden_size, H = m->num_attention_heads, R = m->kv_lora_rank, Q = m->q_lora_rank;
+    const int64_t N = m->qk_nope_head_dim, P = m->qk_rope_head_dim, V = m->v_head_dim;
+    const int bias = b->plan->attention_bias;
+    char prefix[96];
+    snprintf(prefix, sizeof prefix, "%sself_attn.", layer);
+    if (Q) {
+        w->q_a = ck__bind_linear(b, prefix, "q_a_proj", Q, D, bias);
+        w->q_norm = ck__bind_norm(b, prefix, "q_a_layernorm", Q);
+        w->q_b = ck__bind_linear(b, prefix, "q_b_proj", H * (N + P), Q, 0);
+    } else w->q = ck__bind_linear(b, prefix, "q_proj", H * (N + P), D, 0);
+    w->kv_a = ck__bind_linear(b, prefix, "kv_a_proj_with_mqa", R + P, D, bias);
+    w->kv_norm = ck__bind_norm(b, prefix, "kv_a_layernorm", R);
+    w->kv_b = ck__bind_linear(b, prefix, "kv_b_proj", H * (N + V), R, 0);
+    w->o = ck__bind_linear(b, prefix, "o_proj", D, H * V, bias);
+}
+
+static void ck__bind_moe(ck__binder *b, const mla_config *m, const char *layer, mla_mlp_weights *experts, mla_moe_weights *w) {
+    const int64_t D = m->hidden_size, E = m->n_routed_experts, I = m->moe_intermediate_size;
+    char prefix[96];
+    snprintf(prefix, sizeof prefix, "%smlp.", layer);
+    w->router = ck__bind(b, prefix, "gate.weight", 2, E, D, 0);
+    if (b->plan->family->router_bias) w->router_bias = ck__bind(b, prefix, "gate.e_score_correction_bias", 1, 1, E, 0);
+    w->experts = experts;
+    for (int e = 0; e < m->n_routed_experts && !b->rc; e++) {
+        snprintf(prefix, sizeof prefix, "%smlp.experts.%d.", layer, e);
+        experts[e] = ck__bind_mlp(b, prefix, I, D);
+    }
+    snprintf(prefix, sizeof prefix, "%smlp.shared_experts.", layer);
+    if (m->n_shared_experts) w->shared = ck__bind_mlp(b, prefix, m->n_shared_experts * I, D);
+}
+
+/* Tensors that may be there and are not used: rope tables of old transformers, and layers of multi-token prediction, which stand
+   behind the last one and have an eh_proj (without it, num_hidden_layers is wrong). */
+static int ck__is_extra(const ck__table *t, const char *name, int n_layers) {
+    static const char layers[] = "model.layers.", rope[] = "rotary_emb.inv_freq";
+    const size_t n = strlen(name), m = sizeof layers - 1, k = sizeof rope - 1;
+    if (n >= k && !strcmp(name + n - k, rope)) return 1;
+    const size_t digits = strncmp(name, layers, m) ? 0 : strspn(name + m, "0123456789");
+    if (!digits || digits > 9 || name[m + digits] != '.' || strtol(name + m, NULL, 10) < n_layers) return 0;
+    char eh_proj[64];
+    snprintf(eh_proj, sizeof eh_proj, "%.*s.eh_proj.weight", (int)(m + digits), name);
+    return ck__lookup(t, eh_proj) != NULL;
+}
+
+static mla_result ck__bind_model(checkpoint *c, const ck__plan *plan, const ck__table *table, mla_error *err) {
+    const mla_config *m = &c->config;
+    const int64_t L = m->num_hidden_layers;
+    const size_t n_extra = table->count + 1; /* no count of layers or experts that the files can satisfy reaches this */
+    size_t n_experts = 0;
+    ck__binder binder, *b = &binder;
+    ck__entry *head;
+    memset(b, 0, sizeof *b);
+    b->table = table;
+    b->plan = plan;
+    b->err = err;
+
+    /* Counts first: a hostile one must not make us allocate. */
+    if ((uint64_t)L >= n_extra)
+        return ck__fail(err, MLA_ERR_WEIGHTS, "%s: only %zu tensors, but config.json: num_hidden_layers is %lld", table->source,
+                        table->count, (long long)L);
+    for (int i = 0; i < L; i++) {
+        if (ck__is_moe(m, plan, i)) n_experts += (size_t)m->n_routed_experts;
+        if (n_experts >= n_extra)
+            return ck__fail(err, MLA_ERR_WEIGHTS, "%s: only %zu tensors, but config.json: n_routed_experts is %d", table->source,
+                            table->count, m->n_routed_experts);
+    }
+    c->layers = (mla_layer_weights *)calloc((size_t)L, sizeof *c->layers);
+    c->experts = (mla_mlp_weights *)calloc(n_experts + 1, sizeof *c->experts);
+    if (!c->layers || !c->experts) return ck__no_memory(err, table->source);
+
+    n_experts = 0;
+    c->weights.layers = c->layers;
+    c->weights.embed = ck__bind(b, "", "model.embed_tokens.weight", 2, m->vocab_size, m->hidden_size, 0);
+    c->weights.norm = ck__bind_norm(b, "", "model.norm", m->hidden_size);
+    if (!plan->tied) c->weights.head = ck__bind(b, "", "lm_head.weight", 2, m->vocab_size, m->hidden_size, 0);
+    for (int i = 0; i < L && !b->rc; i++) {
+        mla_layer_weights *w = &c->layers[i];
+        char prefix[64], mlp[96];
+        snprintf(prefix, sizeof prefix, "model.layers.%d.", i);
+        snprintf(mlp, sizeof mlp, "%smlp.", prefix);
+        w->attn_norm = ck__bind_norm(b, prefix, "input_layernorm", m->hidden_size);
+        ck__bind_attention(b, m, prefix, &w->attn);
+        w->ffn_norm = ck__bind_norm(b, prefix, "post_attention_layernorm", m->hidden_size);
+        if (ck__is_moe(m, plan, i)) {
+            ck__bind_moe(b, m, prefix, c->experts + n_experts, &w->moe);
+            n_experts += (size_t)m->n_routed_experts;
+        } else w->mlp = ck__bind_mlp(b, mlp, m->intermediate_size, m->hidden_size);
+    }
+    if (b->rc) return b->rc;
+    if (plan->fp8 && !b->n_fp8)
+        return ck__fail(err, MLA_ERR_WEIGHTS, "%s: nothing is F8_E4M3, but config.json has a quantization_config", table->source);
+
+    /* A tied model may carry its head all the same, if it really is the embedding. */
+    head = plan->tied ? ck__lookup(table, "lm_head.weight") : NULL;
+    if (head) {
+        const st_tensor *embed = ck__lookup(table, "model.embed_tokens.weight")->tensor, *h = head->tensor;
+        if (strcmp(h->dtype, embed->dtype) || h->bytes != embed->bytes || memcmp(h->data, embed->data, h->bytes))
+            return ck__fail(err, MLA_ERR_WEIGHTS, "%s: tensor \"lm_head.weight\" differs from the embedding, but config.json: "
+                            "tie_word_embeddings is true", head->file->name);
+        head->used = 1;
+    }
+    for (size_t i = 0; i < table->count; i++)
+        if (!table->entries[i].used && !ck__is_extra(table, table->entries[i].tensor->name, m->num_hidden_layers))
+            return ck__fail(err, MLA_ERR_WEIGHTS, "%s: tensor \"%.99s\" is unexpected: config.json does not account for it",
+                            table->entries[i].file->name, table->entries[i].tensor->name);
+    return MLA_OK;
+}
+
+/* ---- >>open ---------------------------------------------------------------------------------------------------------- */
+
+static mla_result ck__open(checkpoint *c, const char *dir, ck__table *table, mla_error *err) {
+    ck__plan plan;
+    json_value *json = NULL;
+    int missing = 0;
+    mla_result rc = ck__read_json(&json, dir, "config.json", MLA_ERR_CONFIG, NULL, err);
+    memset(&plan, 0, sizeof plan);
+    if (!rc) rc = ck__read_config(c, &plan, json, err);
+    json_free(json);
+    if (rc) return rc;
+
+    rc = ck__read_json(&json, dir, "generation_config.json", MLA_ERR_CONFIG, &missing, err);
+    if (!rc) {
+        ck__reader r = ck__read("generation_config.json", json, err);
+        ck__read_eos(c, &r);
+        json_free(json);
+        rc = r.rc;
+    } else if (missing) rc = MLA_OK;
+
+    if (!rc) rc = ck__open_files(c, dir, table, err);
+    if (!rc) rc = ck__bind_model(c, &plan, table, err);
+    return rc;
+}
+
+mla_result checkpoint_open(checkpoint **out, const char *dir, mla_error *err) {
+    ck__table table;
+    mla_error scratch; /* a file that may be missing leaves a message that nobody shall see */
+    if (out) *out = NULL;
+    if (!out || !dir) return ck__fail(err, MLA_ERR_ARGUMENT, "checkpoint_open: out or dir is NULL");
+    checkpoint *c = (checkpoint *)calloc(1, sizeof *c);
+    if (!c) return ck__no_memory(err, "checkpoint_open");
+    memset(&table, 0, sizeof table);
+    mla_result rc = ck__open(c, dir, &table, &scratch);
+    free(table.entries);
+    if (rc && err) *err = scratch;
+    if (rc) checkpoint_close(c);
+    else *out = c;
+    return rc;
+}
+
+void checkpoint_close(checkpoint *c) {
+    if (!c) return;
+    for (size_t i = 0; i < c->n_files; i++) st_close(c->files[i]);
+    free(c->files);
+    free(c->layers);
+    free(c->experts);
+    free(c->rope_factors);
+    free(c);
+}
+
+#endif /* CHECKPOINT_IMPLEMENTATION */
