@@ -697,16 +697,17 @@ static void mla__route(const mla_config *c, const mla_tensor *bias, float *z, fl
         for (k = 0; k < c->topk_group; k++) taken[mla__best(biased + E, taken, G)] = 1;
         for (g = G - 1; g >= 0; g--)
             if (!taken[g])
-                for (e = g * per; e < (g + 1) * per; e++) biased[e] = top2 ? -INFINITY : 0.0f;
+                for (e = g * per; e < (g + 1) * per; e++) {
+                    biased[e] = top2 ? -INFINITY : 0.0f;
+                    if (!top2) score[e] = 0; /* V2 reads its weights, too, from the masked scores */
+                }
     }
     memset(taken, 0, (size_t)E);
     sum = 0;
     for (k = 0; k < K; k++) {
         index[k] = e = mla__best(biased, taken, E);
         taken[e] = 1;
-        /* group_limited_greedy reads its weights from the masked scores (only a choice outside the groups can tell) */
-        weight[k] = c->topk_method == MLA_TOPK_GROUP_LIMITED_GREEDY ? biased[e] : score[e];
-        sum += weight[k];
+        sum += weight[k] = score[e];
     }
     for (k = 0; k < K; k++) {
         if (c->norm_topk_prob) weight[k] /= sum + 1e-20f;
@@ -2009,7 +2010,7 @@ static int mla__lanes_last(const mla__lanes *l) {
 static void mla__lanes_probs(const mla__lanes *l, int keys) {
     for (int i = 0; l->probs[0] && i < l->n; i++)
         for (int u = 0; u < keys; u++)
-            l->probs[i][u] = u <= l->limit[i] && l->l[i] > 0 ? expf(l->probs[i][u] - l->m[i]) / l->l[i] : 0;
+            l->probs[i][u] = u <= l->limit[i] && l->l[i] != 0 ? expf(l->probs[i][u] - l->m[i]) / l->l[i] : 0;
 }
 
 /* Rows u0 .. u0+nu of a cache, as f32 with stride ldk; one page at a time. */
@@ -2042,7 +2043,7 @@ static void mla__absorbed_piece(mla_context *c, const mla__attn *a, const mla__b
         for (int i = 0; i < l->n; i++) {
             const mla__sz row = b->pieces > 1 ? (mla__sz)(b->slot + piece) * c->lane_tokens * H + p * nr + i : first + p * nr + i;
             float *to = (b->pieces > 1 ? c->piece_o : c->ol) + row * R;
-            const float *o = l->o + i * (mla__sz)R, z = b->pieces > 1 ? 1.0f : l->l[i] > 0 ? 1.0f / l->l[i] : 0;
+            const float *o = l->o + i * (mla__sz)R, z = b->pieces > 1 ? 1.0f : l->l[i] != 0 ? 1.0f / l->l[i] : 0;
             if (b->pieces > 1) c->piece_m[row] = l->m[i], c->piece_l[row] = l->l[i];
             for (int r = 0; r < R; r++) to[r] = l->started && z != 0 ? o[r] * z : 0;
         }
@@ -2058,12 +2059,12 @@ static void mla__merge(mla_context *c, const mla__attn *a, const mla__block *b, 
     for (int p = 0; p < b->pieces; p++) max = c->piece_m[at + p * step] > max ? c->piece_m[at + p * step] : max;
     memset(to, 0, (size_t)R * sizeof *to);
     for (int p = 0; p < b->pieces; p++) {
-        const float f = c->piece_l[at + p * step] > 0 ? expf(c->piece_m[at + p * step] - max) : 0;
+        const float f = c->piece_l[at + p * step] != 0 ? expf(c->piece_m[at + p * step] - max) : 0;
         const float *o = c->piece_o + (at + p * step) * R;
         sum += f * c->piece_l[at + p * step];
         for (int r = 0; f != 0 && r < R; r++) to[r] += f * o[r];
     }
-    for (int r = 0; sum > 0 && r < R; r++) to[r] /= sum;
+    for (int r = 0; sum != 0 && r < R; r++) to[r] /= sum;
 }
 
 /* Naive, one head of one block of tokens: keys and values are expanded from the latents a block of context at a time. */
@@ -2092,7 +2093,7 @@ static void mla__naive_head(mla_context *c, const mla__attn *a, const mla__block
         mla__lanes_probs(l, mla__keys(s));
         for (int i = 0; i < l->n; i++) {
             float *to = c->o + ((mla__sz)(b->token + p * nr + i) * H + h) * V;
-            const float z = l->l[i] > 0 ? 1.0f / l->l[i] : 0;
+            const float z = l->l[i] != 0 ? 1.0f / l->l[i] : 0;
             for (int v = 0; v < V; v++) to[v] = z != 0 ? l->o[i * (mla__sz)V + v] * z : 0;
         }
     }
@@ -2810,7 +2811,7 @@ MLA__FN void MLA__F(attend)(mla__lanes *p, const float *k, mla__sz ldk, int dk, 
     float shrink[MLA__NR];
     int rescale = 0;
     for (i = 0; i < MLA__NR; i += MLA__VL) { /* online softmax; a lane that has seen no key yet has m = -inf and counts from 0 */
-        const MLA__V lowest = MLA__F(set1)(-3.0e38f), old = MLA__F(ld)(p->m + i), minus = MLA__F(set1)(-1.0f);
+        const MLA__V lowest = MLA__F(set1)(-3.402823466e38f), old = MLA__F(ld)(p->m + i), minus = MLA__F(set1)(-1.0f);
         MLA__V m = old, l = MLA__F(zero)();
         for (u = 0; u < nu; u++) m = MLA__F(max)(m, MLA__F(ld)(s + u * MLA__NR + i));
         const MLA__V neg = MLA__F(mul)(MLA__F(max)(m, lowest), minus);

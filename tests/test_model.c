@@ -1,0 +1,582 @@
+/* test_model.c - five whole checkpoints against what transformers computed from them (tests/fixtures/README.md), on every ISA of this
+   machine, by every path of attention, cut into calls in several ways. Run from the repository root.
+   test_model --report also prints the largest errors, as a table.
+   An error is always relative to the largest value of the reference: logits to the largest logit, hidden states to the largest one of
+   their layer. */
+
+#define MLA_IMPLEMENTATION
+#include "mla.h"
+#define CHECKPOINT_IMPLEMENTATION
+#include "examples/checkpoint.h"
+#include "test.h"
+
+#include <stdlib.h>
+
+enum { PROMPT = 48, GREEDY = 16, FED = PROMPT + GREEDY - 1, MAX_LAYERS = 8, LONG = 150 };
+
+static const float bound = 5e-5f; /* of float32 against float32; the float64 program of models.md is 8e-6 away from the fixtures */
+
+/* ---- the fixtures ------------------------------------------------------------------------------------------------------- */
+
+typedef struct fixture {
+    const char *name;
+    checkpoint *files;
+    mla_model *model;
+    int V, D, L;
+    int tokens[PROMPT + GREEDY];   /* the prompt, and how transformers continued it */
+    float *logits;                 /* [PROMPT, V] */
+    float *hidden[MAX_LAYERS + 1]; /* [PROMPT, D] each */
+    float margin[GREEDY];          /* best minus second best logit */
+    float largest;                 /* logit */
+} fixture;
+
+static const char *const names[] = {"deepseek_v2_lite", "deepseek_v2", "deepseek_v3", "deepseek_v3_fp8", "kimi_k2"};
+enum { N_FIXTURES = sizeof names / sizeof *names };
+
+static float *new_floats(size_t n) {
+    float *x = (float *)calloc(n ? n : 1, sizeof *x);
+    if (!x) {
+        puts("out of memory");
+        exit(2);
+    }
+    return x;
+}
+
+/* A copy of an F32 reference [rows, cols] (cols 0: [rows]): it must be there, of this shape, finite and not zero. */
+static float *reference(const st_file *f, const char *fix, const char *name, int rows, int cols) {
+    const st_tensor *t = st_find(f, name);
+    const size_t n = (size_t)rows * (size_t)(cols ? cols : 1);
+    float *x = new_floats(n);
+    int fits = t && !strcmp(t->dtype, "F32") && t->n_dims == (cols ? 2 : 1) && t->dims[0] == rows && (!cols || t->dims[1] == cols) &&
+               t->bytes == n * sizeof *x;
+    if (CHECK(fits, "%s: %s: missing or not F32 [%d, %d]", fix, name, rows, cols)) memcpy(x, t->data, n * sizeof *x);
+    float m = test_max_abs(x, n);
+    CHECK(m > 0 && m < 1e6f, "%s: %s: largest value %g", fix, name, (double)m);
+    return x;
+}
+
+static void reference_tokens(const st_file *f, const char *fix, const char *name, int n, int vocab, int *out) {
+    const st_tensor *t = st_find(f, name);
+    if (!CHECK(t && !strcmp(t->dtype, "I64") && t->n_dims == 1 && t->dims[0] == n, "%s: %s: missing or not I64 [%d]", fix, name, n)) return;
+    int distinct = 0;
+    for (int i = 0; i < n; i++) {
+        int64_t v;
+        memcpy(&v, (const char *)t->data + (size_t)i * sizeof v, sizeof v);
+        CHECK(v >= 0 && v < vocab, "%s: %s[%d] is %lld", fix, name, i, (long long)v);
+        out[i] = (int)v;
+        distinct += i > 0 && out[i] != out[i - 1];
+    }
+    CHECK(distinct > n / 2, "%s: %s hardly changes", fix, name);
+}
+
+static int argmax(const float *x, int n, float *margin) { /* margin: to the second best */
+    int best = 0;
+    float second = -INFINITY;
+    for (int i = 1; i < n; i++) {
+        if (x[i] > x[best]) second = x[best], best = i;
+        else if (x[i] > second) second = x[i];
+    }
+    *margin = x[best] - second;
+    return best;
+}
+
+static int fixture_open(fixture *f, const char *name) {
+    char path[256], part[32];
+    mla_error err;
+    st_file *expected;
+    memset(f, 0, sizeof *f);
+    f->name = name;
+    snprintf(path, sizeof path, "tests/fixtures/checkpoints/%s", name);
+    if (!CHECK(checkpoint_open(&f->files, path, &err) == MLA_OK, "%s: %s", name, err.text)) return 0;
+    if (!CHECK(mla_model_create(&f->model, &f->files->config, &f->files->weights, NULL, &err) == MLA_OK, "%s: %s", name, err.text)) return 0;
+    f->V = f->files->config.vocab_size, f->D = f->files->config.hidden_size, f->L = f->files->config.num_hidden_layers;
+    if (!CHECK(f->L > 1 && f->L <= MAX_LAYERS, "%s: %d layers", name, f->L)) return 0;
+    snprintf(path, sizeof path, "tests/fixtures/checkpoints/%s/expected.safetensors", name);
+    if (!CHECK(st_open(&expected, path, &err) == MLA_OK, "%s: %s", name, err.text)) return 0;
+    reference_tokens(expected, name, "tokens", PROMPT, f->V, f->tokens);
+    reference_tokens(expected, name, "greedy", GREEDY, f->V, f->tokens + PROMPT);
+    f->logits = reference(expected, name, "logits", PROMPT, f->V);
+    f->largest = test_max_abs(f->logits, (size_t)PROMPT * (size_t)f->V);
+    for (int i = 0; i <= f->L; i++) {
+        snprintf(part, sizeof part, "hidden_%d", i);
+        f->hidden[i] = reference(expected, name, part, PROMPT, f->D);
+    }
+    float *margin = reference(expected, name, "greedy_margin", GREEDY, 0), m;
+    memcpy(f->margin, margin, sizeof f->margin);
+    free(margin);
+    /* the references agree with each other: the first continuation is the best of the last logits */
+    CHECK(argmax(f->logits + (PROMPT - 1) * f->V, f->V, &m) == f->tokens[PROMPT], "%s: greedy[0] is not the best logit", name);
+    CHECK(fabsf(m - f->margin[0]) < bound * f->largest, "%s: greedy_margin[0] %g, by the logits %g", name, (double)f->margin[0], (double)m);
+    /* and decide: no step is a tie, whose winner rounding could choose */
+    for (int i = 0; i < GREEDY; i++) CHECK(f->margin[i] > 2 * bound * f->largest, "%s: greedy_margin[%d] is %g", name, i, (double)f->margin[i]);
+    st_close(expected);
+    return 1;
+}
+
+static void fixture_close(fixture *f) {
+    mla_model_destroy(f->model);
+    checkpoint_close(f->files);
+    free(f->logits);
+    for (int i = 0; i <= MAX_LAYERS; i++) free(f->hidden[i]);
+}
+
+/* ---- one way of running a model ----------------------------------------------------------------------------------------- */
+
+typedef struct way {
+    mla_isa isa;
+    mla_attn_path path;
+    int chunk; /* tokens of the prompt in a call */
+    mla_dtype dtype;
+    int paged;
+    int threads;
+    mla_run run;
+    int fed; /* tokens; 0: all */
+} way;
+
+static int tasks_run; /* by run_backwards */
+
+static void run_backwards(void *user, int n, void (*task)(void *arg, int i), void *arg) {
+    *(int *)user += n;
+    while (n-- > 0) task(arg, n);
+}
+
+static const char *const path_names[MLA_ATTN_PATH_COUNT] = {"auto", "naive", "absorbed"};
+
+static const char *way_text(const fixture *f, const way *w) {
+    static char text[128];
+    snprintf(text, sizeof text, "%s %s %s, chunks of %d, %s cache%s, %d threads%s", f->name, mla_isa_name(w->isa), path_names[w->path],
+             w->chunk, mla_dtype_name(w->dtype), w->paged ? " in pages" : "", w->threads, w->run ? ", own run" : "");
+    return text;
+}
+
+/* A context with two caches. */
+typedef struct session {
+    mla_context *context;
+    mla_pool *pool;
+    mla_cache *cache[2];
+} session;
+
+static void session_close(session *s) {
+    for (int i = 0; i < 2; i++) mla_cache_destroy(s->cache[i]);
+    mla_pool_destroy(s->pool);
+    mla_context_destroy(s->context);
+}
+
+static int session_open(session *s, const fixture *f, const way *w, int capacity) {
+    mla_context_desc desc = {.max_tokens = 160, .threads = w->threads, .run = w->run, .run_user = &tasks_run, .isa = w->isa, .attn = w->path};
+    mla_error err;
+    memset(s, 0, sizeof *s);
+    int ok = CHECK(mla_context_create(&s->context, f->model, &desc, &err) == MLA_OK, "%s: %s", way_text(f, w), err.text);
+    if (ok) CHECK(mla_context_isa(s->context) == w->isa && mla_context_threads(s->context) == w->threads, "%s: not what was asked", way_text(f, w));
+    if (ok && w->paged) {
+        const int pages = 2 * ((capacity + MLA_PAGE - 1) / MLA_PAGE);
+        ok = CHECK(mla_pool_create(&s->pool, f->model, pages, w->dtype, NULL, &err) == MLA_OK, "%s: %s", way_text(f, w), err.text);
+    }
+    for (int i = 0; ok && i < 2; i++) {
+        mla_cache_desc cache = {.capacity = capacity, .dtype = w->dtype, .pool = s->pool};
+        ok = CHECK(mla_cache_create(&s->cache[i], f->model, &cache, &err) == MLA_OK, "%s: %s", way_text(f, w), err.text);
+    }
+    if (!ok) session_close(s);
+    return ok;
+}
+
+/* What came out: of every token fed, in one block of floats so that memcmp sees all of it. */
+typedef struct result {
+    float *all;
+    size_t n;
+    float *logits;                 /* [FED, V] */
+    float *hidden[MAX_LAYERS + 1]; /* [FED, D] */
+    int64_t *counts;               /* [FED, L*E]: the experts of the call that the token was in */
+} result;
+
+static int per_token(const fixture *f) { return f->L * f->files->config.n_routed_experts; }
+
+static void result_new(result *r, const fixture *f) {
+    r->n = (size_t)FED * (size_t)(f->V + (f->L + 1) * f->D);
+    r->logits = r->all = new_floats(r->n);
+    for (int i = 0; i <= f->L; i++) r->hidden[i] = r->all + (size_t)FED * (size_t)(f->V + i * f->D);
+    r->counts = (int64_t *)calloc((size_t)FED * (size_t)per_token(f), sizeof *r->counts);
+    if (!r->counts) exit(2);
+}
+
+static void result_free(result *r) {
+    free(r->all);
+    free(r->counts);
+}
+
+static void result_clear(result *r, const fixture *f) {
+    for (size_t i = 0; i < r->n; i++) r->all[i] = (float)NAN; /* what is not written fails */
+    memset(r->counts, 0, (size_t)FED * (size_t)per_token(f) * sizeof *r->counts);
+}
+
+/* The prompt in chunks, then token by token what transformers generated: row PROMPT-1+i of the logits must choose greedy[i]. */
+static int run(const fixture *f, const way *w, result *r) {
+    session s;
+    int ok = session_open(&s, f, w, FED);
+    result_clear(r, f);
+    for (int t = 0, n; ok && t < (w->fed ? w->fed : FED); t += n) {
+        mla_outputs out = {.logits = r->logits + t * f->V, .all_logits = 1};
+        float *hidden[MAX_LAYERS + 1];
+        for (int i = 0; i <= f->L; i++) hidden[i] = r->hidden[i] + t * f->D;
+        out.hidden = hidden, out.expert_counts = r->counts + t * per_token(f);
+        n = t >= PROMPT ? 1 : PROMPT - t < w->chunk ? PROMPT - t : w->chunk;
+        mla_sequence seq = {.cache = s.cache[0], .n_tokens = n};
+        ok = CHECK(mla_model_forward(s.context, &seq, 1, f->tokens + t, &out) == MLA_OK, "%s: %s", way_text(f, w),
+                   mla_context_error(s.context)->text);
+        for (int i = t + 1; i < t + n; i++) memcpy(r->counts + i * per_token(f), out.expert_counts, (size_t)per_token(f) * sizeof *r->counts);
+        if (ok) ok = CHECK(mla_cache_length(s.cache[0]) == t + n, "%s: cache length %d", way_text(f, w), mla_cache_length(s.cache[0]));
+    }
+    if (s.context) session_close(&s);
+    return ok;
+}
+
+static float logits_error(const fixture *f, const result *r) { return test_rel_err(r->logits, f->logits, (size_t)PROMPT * (size_t)f->V); }
+static float hidden_error(const fixture *f, const result *r, int i) { return test_rel_err(r->hidden[i], f->hidden[i], (size_t)PROMPT * (size_t)f->D); }
+
+/* ---- what must hold ----------------------------------------------------------------------------------------------------- */
+
+/* The greedy tokens of the steps whose row of logits is below rows, wherever the margin is more than rounding can turn over: two logits,
+   each off by at most limit * largest. Gives how many steps were decided. */
+static int check_greedy(const fixture *f, const way *w, const result *r, float limit, int rows) {
+    int decided = 0;
+    for (int i = 0; i < GREEDY && PROMPT - 1 + i < rows; i++) {
+        float margin, slack = 2 * limit * f->largest;
+        int best = argmax(r->logits + (PROMPT - 1 + i) * f->V, f->V, &margin);
+        if (f->margin[i] <= slack) continue;
+        decided++;
+        CHECK(best == f->tokens[PROMPT + i], "%s: greedy token %d is %d, not %d", way_text(f, w), i, best, f->tokens[PROMPT + i]);
+        CHECK(fabsf(margin - f->margin[i]) <= slack, "%s: greedy margin %d is %g, not %g", way_text(f, w), i, (double)margin, (double)f->margin[i]);
+    }
+    return decided;
+}
+
+/* Every MoE layer sends every token of a call to K experts, dense layers to none. */
+static void check_counts(const fixture *f, const way *w, const result *r) {
+    const mla_config *c = &f->files->config;
+    int wrong = 0;
+    for (int t = 0; t < FED; t++)
+        for (int i = 0; i < f->L; i++) {
+            const int left = PROMPT - t / w->chunk * w->chunk; /* of the prompt, when the call of token t began */
+            const int tokens = t >= PROMPT ? 1 : left < w->chunk ? left : w->chunk;
+            int64_t sum = 0;
+            for (int e = 0; e < c->n_routed_experts; e++) sum += r->counts[t * per_token(f) + i * c->n_routed_experts + e];
+            wrong += sum != (f->files->weights.layers[i].moe.experts ? tokens * c->num_experts_per_tok : 0);
+        }
+    CHECK(wrong == 0, "%s: expert counts do not add up in %d of %d cases", way_text(f, w), wrong, FED * f->L);
+}
+
+/* A float32 cache: everything within bound, all 16 tokens identical. */
+static float check_exact(const fixture *f, const way *w, const result *r, float *worst_hidden) {
+    float e = logits_error(f, r);
+    CHECK(e <= bound, "%s: logits off by %.2e", way_text(f, w), (double)e);
+    for (int i = 0; i <= f->L; i++) {
+        float h = hidden_error(f, r, i);
+        CHECK(h <= bound, "%s: hidden_%d off by %.2e", way_text(f, w), i, (double)h);
+        if (worst_hidden && !(h <= *worst_hidden)) *worst_hidden = h;
+    }
+    CHECK(check_greedy(f, w, r, bound, FED) == GREEDY, "%s: not every greedy step is decided", way_text(f, w));
+    check_counts(f, w, r);
+    return e;
+}
+
+static int report;
+
+static void test_forward(const fixture *f) {
+    static const int chunks[] = {PROMPT, 1, 7, 16};
+    result r;
+    result_new(&r, f);
+    for (int isa = MLA_ISA_SCALAR; isa < MLA_ISA_COUNT; isa++)
+        for (int path = 0; path < MLA_ATTN_PATH_COUNT && mla_isa_available((mla_isa)isa); path++) {
+            float worst = 0, worst_hidden = 0;
+            for (int c = 0; c < 4; c++)
+                for (int paged = 0; paged < (chunks[c] == 7 ? 2 : 1); paged++) {
+                    way w = {.isa = (mla_isa)isa, .path = (mla_attn_path)path, .chunk = chunks[c], .paged = paged, .threads = 1};
+                    if (!run(f, &w, &r)) continue;
+                    float e = check_exact(f, &w, &r, &worst_hidden);
+                    if (!(e <= worst)) worst = e;
+                }
+            if (report) printf("%-17s %-9s %-9s %.1e  %.1e\n", f->name, mla_isa_name((mla_isa)isa), path_names[path], (double)worst, (double)worst_hidden);
+        }
+    result_free(&r);
+}
+
+/* The bound is one that wrong answers miss: the wrong scale by 1 %, the rope of a neighbour's position, another token. */
+static void test_controls(const fixture *f) {
+    const way w = {.isa = MLA_ISA_SCALAR, .path = MLA_ATTN_NAIVE, .chunk = PROMPT, .threads = 1, .fed = PROMPT};
+    mla_error err;
+    result r;
+    result_new(&r, f);
+    for (int i = 0; i < 3; i++) {
+        static const char *const what[] = {"softmax scale", "rope theta", "token"};
+        fixture wrong = *f;
+        mla_config c = *mla_model_config(f->model);
+        if (i == 0) c.softmax_scale *= 1.01f;
+        if (i == 1) c.rope.theta *= 1.01f;
+        if (i == 2) wrong.tokens[PROMPT - 2] ^= 1;
+        if (!CHECK(mla_model_create(&wrong.model, &c, &f->files->weights, NULL, &err) == MLA_OK, "%s: %s", f->name, err.text)) continue;
+        if (run(&wrong, &w, &r)) {
+            float e = logits_error(f, &r);
+            CHECK(e > 2 * bound, "%s: the wrong %s goes unnoticed: %.1e", f->name, what[i], (double)e);
+        }
+        mla_model_destroy(wrong.model);
+    }
+    result_free(&r);
+}
+
+static mla_isa best_isa(void) {
+    int best = MLA_ISA_SCALAR;
+    for (int i = MLA_ISA_SCALAR; i < MLA_ISA_COUNT; i++)
+        if (mla_isa_available((mla_isa)i)) best = i;
+    return (mla_isa)best;
+}
+
+static void test_threads(const fixture *f) {
+    static const struct variant {
+        int threads, backwards;
+    } variants[] = {{16, 0}, {2, 1}, {3, 0}, {3, 1}, {1, 1}, {16, 1}, {2, 0}};
+    result one, many;
+    result_new(&one, f);
+    result_new(&many, f);
+    for (int isa = MLA_ISA_SCALAR; isa < MLA_ISA_COUNT; isa++)
+        for (int absorbed = 0; absorbed < 2 && mla_isa_available((mla_isa)isa); absorbed++) {
+            way w = {.isa = (mla_isa)isa, .path = absorbed ? MLA_ATTN_ABSORBED : MLA_ATTN_NAIVE, .chunk = absorbed ? 16 : PROMPT, .threads = 1, .fed = PROMPT + 3};
+            if (!run(f, &w, &one)) continue;
+            for (int i = 0; i < 7; i++) {
+                w.threads = variants[i].threads, w.run = variants[i].backwards ? run_backwards : NULL;
+                /* OpenMP's threads spin while they wait, which takes seconds where others use the cores: once is enough */
+                if (!w.run && (w.isa != best_isa() || absorbed != (w.threads == 3))) continue;
+                tasks_run = 0;
+                if (!run(f, &w, &many)) continue;
+                CHECK(!memcmp(one.all, many.all, one.n * sizeof *one.all), "%s: not bit-identical to one thread", way_text(f, &w));
+                CHECK(w.run && w.threads > 1 ? tasks_run > 0 : w.run || !tasks_run, "%s: run was called for %d tasks", way_text(f, &w), tasks_run);
+            }
+        }
+    result_free(&one);
+    result_free(&many);
+}
+
+/* ---- caches of 16 bits -------------------------------------------------------------------------------------------------- */
+/* A cached value is rounded by at most u of itself: f16 has 11 significant bits, u = 2^-11; bf16 has 8, u = 2^-8. Then a score s moves by
+   at most u * scale * sum |q_i k_i|, a few u where |s| is a few, a probability by as much in proportion, and a value by u; roundings
+   are as often up as down, so that sums of 48 or more of them gain less. 4 u are allowed for one layer of attention, relative to the
+   largest value of the residual stream, and 4 u L for the logits after L layers. This holds as long as the router chooses the same
+   experts: another expert is no rounding error, it moves logits by up to 0.4 of the largest, and those of whatever attends to that
+   token. So the bound is for all tokens up to the first whose experts are not those of a float32 cache (outputs.expert_counts tells);
+   later on greedy tokens must match where the token's own experts agree and the margin is more than twice the bound.
+   Measured, L = 3 (deepseek_v3: 4), in the order of names[]: logits of all tokens in bf16 2.9e-2 3.6e-1 3.8e-1 1.9e-2
+   2.0e-1, in f16 3.8e-3 2.9e-3 5.0e-3 3.7e-3 3.2e-3. The float64 program of models.md, rounding c and kr alike, gives the same
+   numbers to two digits, so they are the models', not this library's. Up to the first change of experts: bf16 1.9e-2 3.6e-2 1.4e-2 1.9e-2 2.1e-2
+   with bound 4.7e-2 (6.3e-2); in f16 none changes, and the bound is 5.9e-3 (7.8e-3). After one layer: bf16 7e-3 of 1.6e-2, f16 8e-4 of 2e-3. */
+
+static void test_small_caches(const fixture *f) {
+    const size_t per = (size_t)per_token(f);
+    result exact, r;
+    result_new(&exact, f);
+    result_new(&r, f);
+    for (int isa = MLA_ISA_SCALAR; isa < MLA_ISA_COUNT; isa++)
+        for (int path = MLA_ATTN_NAIVE; path < MLA_ATTN_PATH_COUNT && mla_isa_available((mla_isa)isa); path++) {
+            way w = {.isa = (mla_isa)isa, .path = (mla_attn_path)path, .chunk = 1, .threads = 1};
+            if (!run(f, &w, &exact)) continue;
+            for (int i = 0; i < 2; i++) {
+                w.dtype = i ? MLA_BF16 : MLA_F16, w.paged = (i + path) & 1;
+                const float u = i == 0 ? 1.0f / 2048 : 1.0f / 256, limit = 4 * u * (float)f->L;
+                if (!run(f, &w, &r)) continue;
+                int same = 0, steps = 0;
+                while (same < FED && !memcmp(r.counts + (size_t)same * per, exact.counts + (size_t)same * per, per * sizeof *r.counts)) same++;
+                CHECK(same == FED || (w.dtype == MLA_BF16 && same >= 8), "%s: token %d goes to other experts", way_text(f, &w), same);
+                float e = 0, h = hidden_error(f, &r, 1); /* the first layer is dense */
+                for (int k = 0; k < (same < PROMPT ? same : PROMPT) * f->V; k++) {
+                    float d = fabsf(r.logits[k] - f->logits[k]) / f->largest;
+                    if (!(d <= e)) e = d;
+                }
+                CHECK(h > bound && h <= 4 * u, "%s: hidden_1 off by %.2e", way_text(f, &w), (double)h);
+                CHECK(e > bound && e <= limit, "%s: logits off by %.2e", way_text(f, &w), (double)e);
+                for (int k = 0; k < GREEDY; k++) {
+                    const size_t at = (size_t)(PROMPT - 1 + k);
+                    float margin;
+                    if (f->margin[k] <= 2 * limit * f->largest || memcmp(r.counts + at * per, exact.counts + at * per, per * sizeof *r.counts)) continue;
+                    int best = argmax(r.logits + at * (size_t)f->V, f->V, &margin);
+                    CHECK(best == f->tokens[PROMPT + k], "%s: greedy token %d is %d, not %d", way_text(f, &w), k, best, f->tokens[PROMPT + k]);
+                    steps++;
+                }
+                CHECK(steps >= 3, "%s: only %d greedy steps are decided", way_text(f, &w), steps);
+                if (report && path == MLA_ATTN_NAIVE && isa == MLA_ISA_SCALAR)
+                    printf("%-17s %-4s cache  %.1e of %.1e over the first %d tokens, one layer %.1e of %.1e, %d greedy steps\n", f->name,
+                           mla_dtype_name(w.dtype), (double)e, (double)limit, same, (double)h, (double)(4 * u), steps);
+            }
+        }
+    result_free(&exact);
+    result_free(&r);
+}
+
+/* Rounding and nothing else, to the bound of float32: a cache of 16 bits against a float32 cache that holds the same rounded rows. The
+   tokens of a call are hidden from each other and from themselves by a mask, so that both caches show them the same; after each
+   call the float32 cache takes over the rows of the other. The rows themselves: in the first layer, which no cache can influence,
+   exactly the float32 ones rounded; deeper within u of them. */
+static void test_rounding(const fixture *f) {
+    const int R = f->files->config.kv_lora_rank, W = R + f->files->config.qk_rope_head_dim;
+    float *got = new_floats((size_t)(FED * f->V)), *want = new_floats((size_t)(FED * f->V)), *mask = new_floats(16 * FED);
+    float *rows = new_floats((size_t)(f->L * 16 * W)), *exact = new_floats((size_t)W);
+    for (int isa = MLA_ISA_SCALAR; isa < MLA_ISA_COUNT; isa++)
+        for (int i = 0; i < 4 && mla_isa_available((mla_isa)isa); i++) {
+            way w32 = {.isa = (mla_isa)isa, .path = i & 1 ? MLA_ATTN_ABSORBED : MLA_ATTN_NAIVE, .chunk = 16, .threads = 1}, w16 = w32;
+            w16.dtype = i < 2 ? MLA_F16 : MLA_BF16, w16.paged = i == 0 || i == 3;
+            const float u = i < 2 ? 1.0f / 2048 : 1.0f / 256;
+            session s16, s32;
+            int ok = session_open(&s16, f, &w16, FED), wrong = 0, rounded = 0, far = 0;
+            ok = session_open(&s32, f, &w32, FED) && ok;
+            for (int t = 0, n; ok && t < FED; t += n) {
+                n = t < PROMPT ? 16 : 1;
+                for (int k = 0; k < n * (t + n); k++) mask[k] = k % (t + n) < t ? 0 : -INFINITY;
+                mla_sequence a = {.cache = s16.cache[0], .n_tokens = n, .mask = mask}, b = {.cache = s32.cache[0], .n_tokens = n, .mask = mask};
+                mla_outputs out_a = {.logits = got + t * f->V, .all_logits = 1}, out_b = {.logits = want + t * f->V, .all_logits = 1};
+                ok = CHECK(mla_model_forward(s16.context, &a, 1, f->tokens + t, &out_a) == MLA_OK && mla_model_forward(s32.context, &b, 1, f->tokens + t, &out_b) == MLA_OK,
+                           "%s: %s%s", way_text(f, &w16), mla_context_error(s16.context)->text, mla_context_error(s32.context)->text);
+                for (int layer = 0; ok && layer < f->L; layer++)
+                    for (int k = 0; k < n; k++) {
+                        float *row = rows + (layer * n + k) * W;
+                        CHECK(mla_cache_read(s16.cache[0], layer, t + k, row, NULL) == MLA_OK && mla_cache_read(s32.cache[0], layer, t + k, exact, NULL) == MLA_OK,
+                              "%s: cannot read row %d", way_text(f, &w16), t + k);
+                        const float slack = bound * test_max_abs(exact, (size_t)W);
+                        for (int j = 0; j < W; j++) {
+                            const float r = i < 2 ? mla_f16_to_f32(mla_f32_to_f16(exact[j])) : mla_bf16_to_f32(mla_f32_to_bf16(exact[j]));
+                            wrong += layer == 0 && !(row[j] == r);
+                            far += !(fabsf(row[j] - exact[j]) <= u * fabsf(exact[j]) + slack);
+                            rounded += row[j] != exact[j];
+                        }
+                    }
+                ok = ok && CHECK(mla_cache_truncate(s32.cache[0], t, NULL) == MLA_OK && mla_cache_append(s32.cache[0], n, rows, NULL) == MLA_OK,
+                                 "%s: cannot replace rows", way_text(f, &w16));
+            }
+            if (ok) {
+                float e = test_rel_err(got, want, (size_t)(FED * f->V));
+                CHECK(e <= bound, "%s: %.2e from a float32 cache with the same rows", way_text(f, &w16), (double)e);
+                CHECK(wrong == 0, "%s: %d cached values of the first layer are not rounded to nearest even", way_text(f, &w16), wrong);
+                CHECK(far == 0, "%s: %d cached values are more than %g off", way_text(f, &w16), far, (double)u);
+                CHECK(rounded > FED * W, "%s: only %d cached values differ from float32", way_text(f, &w16), rounded);
+            }
+            session_close(&s16);
+            session_close(&s32);
+        }
+    free(got), free(want), free(mask), free(rows), free(exact);
+}
+
+/* ---- several sequences, many pages -------------------------------------------------------------------------------------- */
+
+/* One call on a session's caches: n0 tokens for the first sequence, n1 for the second (0: not in the call), in this order or the other.
+   Both get the logits of all their tokens at logits[i] (row length of the cache before the call), and in a second call, after taking the
+   first one back, those of the last token only, which must be the same. */
+static int call_both(const fixture *f, const way *w, session *s, const int n[2], const int *const tokens[2], float *const logits[2], int swapped) {
+    mla_sequence seq[2];
+    int fed[2 * LONG], which[2], at[2] = {0, 0}, n_seqs = 0, total = 0, ok = 1;
+    float *all = new_floats((size_t)(n[0] + n[1]) * (size_t)f->V), *last = new_floats(2 * (size_t)f->V);
+    memset(seq, 0, sizeof seq);
+    for (int k = 0; k < 2; k++) {
+        const int i = swapped ? 1 - k : k;
+        at[i] = mla_cache_length(s->cache[i]);
+        if (!n[i]) continue;
+        seq[n_seqs].cache = s->cache[i], seq[n_seqs].n_tokens = n[i], which[n_seqs++] = i;
+        memcpy(fed + total, tokens[i] + at[i], (size_t)n[i] * sizeof *fed);
+        total += n[i];
+    }
+    mla_outputs out = {.logits = last};
+    ok = CHECK(mla_model_forward(s->context, seq, n_seqs, fed, &out) == MLA_OK, "%s: %s", way_text(f, w), mla_context_error(s->context)->text);
+    for (int k = 0; k < n_seqs; k++) CHECK(mla_cache_truncate(s->cache[which[k]], at[which[k]], NULL) == MLA_OK, "%s: truncate", way_text(f, w));
+    out.logits = all, out.all_logits = 1;
+    ok = ok && CHECK(mla_model_forward(s->context, seq, n_seqs, fed, &out) == MLA_OK, "%s: %s", way_text(f, w), mla_context_error(s->context)->text);
+    for (int k = 0, row = 0; ok && k < n_seqs; k++) {
+        const int i = which[k];
+        row += n[i];
+        float e = test_rel_err(last + k * f->V, all + (row - 1) * f->V, (size_t)f->V);
+        CHECK(e <= bound, "%s: logits of the last token of sequence %d: %.1e from all_logits", way_text(f, w), i, (double)e);
+        memcpy(logits[i] + at[i] * f->V, all + (row - n[i]) * f->V, (size_t)n[i] * (size_t)f->V * sizeof *all);
+    }
+    free(all);
+    free(last);
+    return ok;
+}
+
+/* Two sequences of different lengths in one call, prompts and decoded tokens mixed, against one by one. */
+static void test_batch(const fixture *f) {
+    static const int steps[][2] = {{20, 9}, {27, 1}, {1, 11}, {1, 1}, {0, 3}, {6, 1}}; /* 55 and 26 tokens */
+    enum { N0 = 55, N1 = 26 };
+    int other[N1];
+    const int *const tokens[2] = {f->tokens, other};
+    float *both[2], *alone[2];
+    for (int i = 0; i < N1; i++) other[i] = f->tokens[PROMPT - 1 - i];
+    for (int i = 0; i < 2; i++) both[i] = new_floats((size_t)N0 * (size_t)f->V), alone[i] = new_floats((size_t)N0 * (size_t)f->V);
+    for (int isa = MLA_ISA_SCALAR; isa < MLA_ISA_COUNT; isa++)
+        for (int path = 0; path < MLA_ATTN_PATH_COUNT && mla_isa_available((mla_isa)isa); path++)
+            for (int paged = 0; paged < 2; paged++) {
+                const int swapped = (path + paged) & 1;
+                way w = {.isa = (mla_isa)isa, .path = (mla_attn_path)path, .paged = paged, .threads = 1};
+                session s;
+                if (path == MLA_ATTN_AUTO && paged) continue;
+                int ok = session_open(&s, f, &w, N0);
+                for (size_t k = 0; ok && k < sizeof steps / sizeof *steps; k++) ok = call_both(f, &w, &s, steps[k], tokens, both, swapped);
+                for (int i = 0; ok && i < 2; i++) {
+                    const int n[2] = {i ? 0 : N0, i ? N1 : 0};
+                    mla_cache_reset(s.cache[i]);
+                    ok = call_both(f, &w, &s, n, tokens, alone, 0);
+                }
+                session_close(&s);
+                if (!ok) continue;
+                float e0 = test_rel_err(both[0], f->logits, (size_t)PROMPT * (size_t)f->V);
+                CHECK(e0 <= bound, "%s: in a batch, logits off by %.2e", way_text(f, &w), (double)e0);
+                e0 = test_rel_err(both[0], alone[0], (size_t)N0 * (size_t)f->V);
+                CHECK(e0 <= bound, "%s: the longer sequence in a batch: %.2e from alone", way_text(f, &w), (double)e0);
+                e0 = test_rel_err(both[1], alone[1], (size_t)N1 * (size_t)f->V);
+                CHECK(e0 <= bound, "%s: the shorter sequence in a batch: %.2e from alone", way_text(f, &w), (double)e0);
+            }
+    for (int i = 0; i < 2; i++) free(both[i]), free(alone[i]);
+}
+
+/* 150 tokens, more than two pages of 64, fed to two sequences in turn so that their pages alternate; against one contiguous cache,
+   and path against path. The 48 tokens of the prompt come first, so that there is a reference too. */
+static void test_pages(const fixture *f) {
+    static const int steps[][2] = {{37, 50}, {30, 14}, {37, 1}, {37, 85}, {9, 0}};
+    int text[2][LONG];
+    const int *const tokens[2] = {text[0], text[1]};
+    const size_t n = (size_t)LONG * (size_t)f->V;
+    float *logits[2], *first[2];
+    for (int i = 0; i < 2; i++) logits[i] = new_floats(n), first[i] = new_floats(n);
+    for (int i = 0; i < LONG; i++) text[0][i] = f->tokens[i % (PROMPT + GREEDY)], text[1][i] = f->tokens[i * 5 % PROMPT];
+    for (int isa = MLA_ISA_SCALAR, k = 0; isa < MLA_ISA_COUNT; isa++)
+        for (int path = MLA_ATTN_NAIVE; path < MLA_ATTN_PATH_COUNT && mla_isa_available((mla_isa)isa); path++)
+            for (int paged = 0; paged < 2; paged++) {
+                way w = {.isa = (mla_isa)isa, .path = (mla_attn_path)path, .paged = paged, .threads = 1};
+                session s;
+                int ok = session_open(&s, f, &w, LONG);
+                for (size_t i = 0; ok && i < sizeof steps / sizeof *steps; i++) ok = call_both(f, &w, &s, steps[i], tokens, k ? logits : first, 0);
+                session_close(&s);
+                if (!ok) continue;
+                float e = test_rel_err((k ? logits : first)[0], f->logits, (size_t)PROMPT * (size_t)f->V);
+                CHECK(e <= bound, "%s: logits off by %.2e", way_text(f, &w), (double)e);
+                for (int i = 0; k && i < 2; i++) {
+                    e = test_rel_err(logits[i], first[i], n);
+                    CHECK(e <= bound, "%s: logits of %d tokens, sequence %d: %.2e from the first way", way_text(f, &w), LONG, i, (double)e);
+                }
+                k++;
+            }
+    for (int i = 0; i < 2; i++) free(logits[i]), free(first[i]);
+}
+
+int main(int argc, char **argv) {
+    report = argc > 1 && !strcmp(argv[1], "--report");
+    if (report) puts("fixture           isa       path      logits   hidden   (largest relative error over all ways of cutting the prompt)");
+    for (int i = 0; i < N_FIXTURES; i++) {
+        fixture f;
+        SECTION(names[i]);
+        if (fixture_open(&f, names[i])) {
+            test_forward(&f);
+            test_controls(&f);
+            test_threads(&f);
+            test_small_caches(&f);
+            test_rounding(&f);
+            test_batch(&f);
+            test_pages(&f);
+        }
+        fixture_close(&f);
+    }
+    return test_end();
+}
