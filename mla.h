@@ -90,6 +90,8 @@ typedef enum mla_dtype {
     MLA_F16,
     MLA_BF16,
     MLA_E4M3, /* fp8 e4m3fn with one scale per 128x128 block (edge blocks smaller): W = code * scale */
+    MLA_Q8,   /* groups of 32 along a row: W = d * q, an f16 d and 32 int8 in 34 bytes; GGUF's Q8_0 */
+    MLA_Q4,   /* the same with W = d * (q - 8), 32 nibbles, 18 bytes: byte j has element j low and j + 16 high; GGUF's Q4_0 */
     MLA_UE8M0, /* a power-of-two scale in a byte, 2^(b-127), 255 = NaN; only as mla_tensor.scale_dtype */
     MLA_DTYPE_COUNT
 } mla_dtype;
@@ -101,6 +103,14 @@ MLA_API float mla_e4m3_to_f32(uint8_t e);
 MLA_API float mla_ue8m0_to_f32(uint8_t e);
 MLA_API uint16_t mla_f32_to_f16(float f);  /* round to nearest even; overflow to infinity */
 MLA_API uint16_t mla_f32_to_bf16(float f); /* round to nearest even; NaN stays NaN */
+
+#define MLA_GROUP 32 /* weights in a group of Q8 and Q4; rows of these dtypes have a multiple of it */
+
+/* Bytes of n elements without scales; n is a multiple of MLA_GROUP for Q8 and Q4. */
+MLA_API size_t mla_dtype_bytes(mla_dtype t, size_t n);
+/* x [n] -> n elements of dtype t (F32, F16, BF16, Q8, Q4), rounded to nearest; the caller's memory, mla_dtype_bytes(t, n) of it. Q4 tries
+   scales around the plain one and keeps that of least squared error. ARGUMENT: another dtype, or n no multiple of MLA_GROUP. */
+MLA_API mla_result mla_quantize(mla_dtype t, void *out, const float *x, size_t n, mla_error *err);
 
 /* A view of a tensor: rows x cols, row-major, without gaps; a vector has rows 1. data NULL means absent. Data may lie at any
    address, aligned or not. scale is used by E4M3 alone: [ceil(rows/128), ceil(cols/128)] of scale_dtype (F32 or UE8M0);
@@ -204,7 +214,7 @@ typedef struct mla_config {
 /* ---- >>weights ------------------------------------------------------------------------------------------------------- */
 /* Presence is a fact, not a flag: a layer with moe.experts is an MoE layer, one with mlp.gate a dense one; a bias that is there is
    added. A model may be partial (one attention layer, one MoE layer): a call asks only for what it uses.
-   Any linear may be F32, F16, BF16 or E4M3; norms and biases F32, F16 or BF16. */
+   Any linear may be F32, F16, BF16, E4M3, Q8 or Q4 (the last two if `in` is a multiple of 32); norms and biases F32, F16 or BF16. */
 
 typedef struct mla_norm_weights {
     mla_tensor weight; /* [n] */
@@ -290,6 +300,7 @@ typedef struct mla_context_desc {
     void *run_user;
     mla_isa isa;        /* MLA_ISA_AUTO: the best of this CPU */
     mla_attn_path attn; /* MLA_ATTN_AUTO: by cost, for each sequence of each call */
+    int exact;          /* Q8 and Q4 weights meet f32 activations; 0: activations rounded to int8 in groups of 32, much faster */
     mla_allocator alloc;
 } mla_context_desc;
 
@@ -319,7 +330,7 @@ typedef struct mla_pool mla_pool;
 
 typedef struct mla_cache_desc {
     int capacity;    /* tokens */
-    mla_dtype dtype; /* F32, F16 or BF16; with a pool, the pool's is used */
+    mla_dtype dtype; /* F32, F16, BF16, or Q8 if R+P is a multiple of 32; with a pool, the pool's is used */
     mla_pool *pool;  /* NULL: contiguous */
     mla_allocator alloc;
 } mla_cache_desc;
@@ -453,10 +464,10 @@ MLA_API mla_result mla_moe_forward(mla_context *context, int layer, float *y, co
 #define MLA__UNROLL
 #endif
 
-#if defined(__cplusplus) || !defined(__STDC_VERSION__)
-#define MLA__RESTRICT
+#if defined(__GNUC__)
+#define MLA__PREFETCH(p) __builtin_prefetch(p)
 #else
-#define MLA__RESTRICT restrict
+#define MLA__PREFETCH(p) ((void)(p))
 #endif
 
 typedef ptrdiff_t mla__sz; /* strides and counts of elements: signed, as wide as an address */
@@ -497,11 +508,23 @@ MLA__INLINE float mla__float(uint32_t u) {
 }
 
 const char *mla_dtype_name(mla_dtype t) {
-    static const char *const names[MLA_DTYPE_COUNT] = {"f32", "f16", "bf16", "e4m3", "ue8m0"};
+    static const char *const names[MLA_DTYPE_COUNT] = {"f32", "f16", "bf16", "e4m3", "q8", "q4", "ue8m0"};
     return (unsigned)t < MLA_DTYPE_COUNT ? names[t] : "?";
 }
 
-MLA__INLINE int mla__dtype_bytes(mla_dtype t) { return t == MLA_F32 ? 4 : t == MLA_F16 || t == MLA_BF16 ? 2 : 1; }
+/* Bytes up to element n; of the grouped dtypes n is a multiple of the group. */
+MLA__INLINE mla__sz mla__bytes(mla_dtype t, mla__sz n) {
+    switch (t) {
+    case MLA_F32: return 4 * n;
+    case MLA_F16:
+    case MLA_BF16: return 2 * n;
+    case MLA_Q8: return n / MLA_GROUP * 34;
+    case MLA_Q4: return n / MLA_GROUP * 18;
+    default: return n;
+    }
+}
+size_t mla_dtype_bytes(mla_dtype t, size_t n) { return (size_t)mla__bytes(t, (mla__sz)n); }
+MLA__INLINE int mla__grouped(mla_dtype t) { return t == MLA_Q8 || t == MLA_Q4; }
 
 /* Subnormal codes are built from integers (mantissa times a power of two), so that flush-to-zero modes do not touch them. */
 float mla_f16_to_f32(uint16_t h) {
@@ -554,6 +577,14 @@ MLA__INLINE float mla__get(mla_dtype t, const void *p, mla__sz i) {
     case MLA_BF16: memcpy(&h, b + 2 * i, 2); return mla_bf16_to_f32(h);
     case MLA_E4M3: return mla_e4m3_to_f32(b[i]);
     case MLA_UE8M0: return mla_ue8m0_to_f32(b[i]);
+    case MLA_Q8:
+        b += i / MLA_GROUP * 34;
+        memcpy(&h, b, 2);
+        return mla_f16_to_f32(h) * (float)(b[2 + i % MLA_GROUP] < 128 ? b[2 + i % MLA_GROUP] : b[2 + i % MLA_GROUP] - 256);
+    case MLA_Q4:
+        b += i / MLA_GROUP * 18;
+        memcpy(&h, b, 2);
+        return mla_f16_to_f32(h) * (float)((b[2 + i % 16] >> (i % MLA_GROUP >= 16 ? 4 : 0) & 15) - 8);
     default: memcpy(&f, b + 4 * i, 4); return f;
     }
 }
@@ -572,10 +603,63 @@ MLA__INLINE float mla__scale(const mla_tensor *w, int row, int col) {
     return mla__get(w->scale_dtype, w->scale, row / MLA__SCALE_BLOCK * per_row + col / MLA__SCALE_BLOCK);
 }
 MLA__INLINE double mla__tensor_bytes(const mla_tensor *w) {
-    double n = (double)w->rows * w->cols * mla__dtype_bytes(w->dtype);
-    if (mla__scaled(w))
-        n += (double)((w->rows + 127) / 128) * ((w->cols + 127) / 128) * mla__dtype_bytes(w->scale_dtype);
+    double n = (double)w->rows * (double)mla__bytes(w->dtype, w->cols);
+    if (mla__scaled(w)) n += (double)((w->rows + 127) / 128) * ((w->cols + 127) / 128) * (double)mla__bytes(w->scale_dtype, 1);
     return w->data ? n : 0;
+}
+
+/* One group of Q4: q [32] = x / d within -8..7. The plain d maps the largest x to -8; d around it, and of either sign, can do better. For
+   given q the best d is xq / qq, and its squared error is xx - xq^2 / qq. */
+static float mla__q4_scale(const float *x) {
+    float top = 0, best = 0, best_d = 0;
+    for (int i = 0; i < MLA_GROUP; i++) top = fabsf(x[i]) > fabsf(top) ? x[i] : top;
+    if (!(fabsf(top) > 0)) return 0;
+    for (int sign = -1; sign <= 1; sign += 2)
+        for (int step = -12; step <= 12; step++) {
+            const float inverse = (float)sign * (8.0f + 0.125f * (float)step) / top;
+            float xq = 0, qq = 0;
+            for (int i = 0; i < MLA_GROUP; i++) {
+                float q = rintf(x[i] * inverse);
+                q = q < -8 ? -8 : q > 7 ? 7 : q;
+                xq += x[i] * q, qq += q * q;
+            }
+            if (qq > 0 && xq * xq > best * qq) best = xq * xq / qq, best_d = xq / qq;
+        }
+    return best_d;
+}
+static void mla__quantize_group(mla_dtype t, unsigned char *b, const float *x) {
+    float d = 0;
+    if (t == MLA_Q4) d = mla__q4_scale(x);
+    else
+        for (int i = 0; i < MLA_GROUP; i++) d = fabsf(x[i]) > d ? fabsf(x[i]) : d;
+    const uint16_t h = mla_f32_to_f16(t == MLA_Q4 ? d : d / 127);
+    const float inverse = mla_f16_to_f32(h) != 0 ? 1 / mla_f16_to_f32(h) : 0;
+    memcpy(b, &h, 2);
+    for (int i = 0; i < MLA_GROUP; i++) {
+        const float most = t == MLA_Q4 ? 7 : 127, least = t == MLA_Q4 ? -8 : -127;
+        float q = rintf(x[i] * inverse);
+        q = q > most ? most : q >= least ? q : least; /* NaN gives least */
+        if (t == MLA_Q8) b[2 + i] = (unsigned char)((int)q & 255);
+        else if (i < 16) b[2 + i] = (unsigned char)((int)q + 8);
+        else b[2 + i - 16] = (unsigned char)(b[2 + i - 16] | ((int)q + 8) << 4);
+    }
+}
+/* n elements rounded to a dtype; of the grouped ones a multiple of the group. */
+static void mla__narrow(mla_dtype t, void *out, const float *x, mla__sz n) {
+    if (mla__grouped(t))
+        for (mla__sz i = 0; i < n; i += MLA_GROUP) mla__quantize_group(t, (unsigned char *)out + mla__bytes(t, i), x + i);
+    else
+        for (mla__sz i = 0; i < n; i++) mla__put(t, out, i, x[i]);
+}
+static void mla__narrow_q8(void *out, const float *x, mla__sz n) { mla__narrow(MLA_Q8, out, x, n); }
+mla_result mla_quantize(mla_dtype t, void *out, const float *x, size_t n, mla_error *err) {
+    if (!out || !x) return mla__fail(err, MLA_ERR_ARGUMENT, "mla_quantize: %s is NULL", out ? "x" : "out");
+    if ((t != MLA_F32 && t != MLA_F16 && t != MLA_BF16 && !mla__grouped(t)))
+        return mla__fail(err, MLA_ERR_ARGUMENT, "mla_quantize: to %s is not offered", mla_dtype_name(t));
+    if (mla__grouped(t) && n % MLA_GROUP)
+        return mla__fail(err, MLA_ERR_ARGUMENT, "mla_quantize: %.0f elements, %s needs a multiple of %d", (double)n, mla_dtype_name(t), MLA_GROUP);
+    mla__narrow(t, out, x, (mla__sz)n);
+    return MLA_OK;
 }
 
 mla_tensor mla_view(const void *data, mla_dtype dtype, int rows, int cols) {
@@ -842,6 +926,21 @@ MLA__AVX2 __m256 mla__get_avx2(mla_dtype t, const void *p, mla__sz i) {
         const __m128i nan = _mm_cmpeq_epi16(a, _mm_set1_epi16(127 << 7));
         return _mm256_mul_ps(_mm256_cvtph_ps(_mm_or_si128(_mm_or_si128(a, s), nan)), _mm256_set1_ps(256.0f));
     }
+    case MLA_Q8:
+    case MLA_Q4: { /* eight elements never straddle a group */
+        const int at = (int)(i % MLA_GROUP);
+        uint16_t h;
+        __m256i q;
+        b += i / MLA_GROUP * (t == MLA_Q8 ? 34 : 18);
+        memcpy(&h, b, 2);
+        if (t == MLA_Q8) {
+            q = _mm256_cvtepi8_epi32(_mm_loadl_epi64((const __m128i *)(const void *)(b + 2 + at)));
+        } else {
+            q = _mm256_cvtepu8_epi32(_mm_loadl_epi64((const __m128i *)(const void *)(b + 2 + at % 16)));
+            q = _mm256_sub_epi32(_mm256_and_si256(_mm256_srl_epi32(q, _mm_cvtsi32_si128(at >= 16 ? 4 : 0)), _mm256_set1_epi32(15)), _mm256_set1_epi32(8));
+        }
+        return _mm256_mul_ps(_mm256_cvtepi32_ps(q), _mm256_broadcastss_ps(_mm_cvtph_ps(_mm_cvtsi32_si128(h))));
+    }
     default: return _mm256_loadu_ps((const float *)(const void *)(b + 4 * i));
     }
 }
@@ -895,7 +994,15 @@ typedef struct mla__lanes {
     int n, started;
     const float *mask[MLA__NR_MAX]; /* the caller's mask, a row for each lane, or NULL in lane 0 */
     float *probs[MLA__NR_MAX];      /* raw scores go here, or NULL in lane 0 */
+    const unsigned char *ahead;     /* the cache's next rows, ahead_bytes each: fetched while this block is worked on; or NULL */
+    mla__sz ahead_bytes;
 } mla__lanes;
+
+/* A group of activations in int8: x = d * q. */
+typedef struct mla__act {
+    float d, sum; /* sum = d * (q[0] + .. + q[31]) */
+    int8_t q[MLA_GROUP];
+} mla__act;
 
 typedef struct mla__kernels {
     mla_isa isa;
@@ -908,12 +1015,265 @@ typedef struct mla__kernels {
     /* y [T, cols] = x [T, n] . W[row0 .. row0+n, :], the transposed use of W; panel [KC, NR] is scratch */
     void (*mix[MLA_DTYPE_COUNT])(float *y, mla__sz ldy, const float *x, mla__sz ldx, int T, const mla_tensor *w, int row0, int n,
                                  float *panel);
+    /* the same as dot and gemm with Q8 or Q4 weights and activations in int8: x [.., ldx] groups */
+    void (*idot[MLA_DTYPE_COUNT])(float *y, mla__sz ldy, const mla__act *x, mla__sz ldx, const int *idx, int T, const mla_tensor *w, int row0,
+                                  int n0, int n1, float *panel);
+    void (*igemm[MLA_DTYPE_COUNT])(float *y, mla__sz ldy, const mla__act *x, mla__sz ldx, const int *idx, int T, const mla_tensor *w,
+                                   int row0, int n0, int n1, float *panel);
+    void (*quantize)(mla__act *y, const float *x, mla__sz n);
     void (*widen[MLA_DTYPE_COUNT])(float *y, const void *x, mla__sz n);
     void (*narrow[MLA_DTYPE_COUNT])(void *y, const float *x, mla__sz n);
     void (*swiglu)(float *h, const float *gate, const float *up, int n); /* h = silu(gate) * up; h may be gate */
     /* one block of nu keys from position u0: k [nu, ldk], v [nu, ldv], s scratch [nu, NR] */
     void (*attend)(mla__lanes *a, const float *k, mla__sz ldk, int dk, const float *v, mla__sz ldv, int dv, int u0, int nu, float *s);
 } mla__kernels;
+
+
+/* ---- >>integer products: Q8 and Q4 weights times activations in int8, 32 at a time ---- */
+/* y = sum over groups of d_w d_x (q_w . q_x), the sum in brackets exact. For Q4 with q = u - 8, q . x = u . x - 8 sum(x), so that the nibbles
+   u are used as they lie. */
+
+static void mla__quantize_scalar(mla__act *y, const float *x, mla__sz n) {
+    for (mla__sz g = 0; g < n / MLA_GROUP; g++, x += MLA_GROUP) {
+        uint32_t top = 0; /* as bits, absolute values keep their order, and NaN is above all */
+        int sum = 0;
+        for (int i = 0; i < MLA_GROUP; i++) top = (mla__bits(x[i]) & 0x7fffffffu) > top ? mla__bits(x[i]) & 0x7fffffffu : top;
+        const float d = top < 0x7f800000u ? mla__float(top) / 127 : mla__float(0x7fc00000u), inverse = d > 0 ? 1 / d : 0;
+        for (int i = 0; i < MLA_GROUP; i++) {
+            const float q = d == d ? rintf(x[i] * inverse) : 0;
+            y[g].q[i] = (int8_t)(q > 127 ? 127 : q < -127 ? -127 : q);
+            sum += y[g].q[i];
+        }
+        y[g].d = d, y[g].sum = d * (float)sum;
+    }
+}
+
+static void mla__idot_any_scalar(float *y, mla__sz ldy, const mla__act *x, mla__sz ldx, const int *idx, int T, const mla_tensor *w, int row0, int n0,
+                                 int n1) {
+    const int size = w->dtype == MLA_Q8 ? 34 : 18, groups = w->cols / MLA_GROUP;
+    for (int t = 0; t < T; t++)
+        for (int n = n0; n < n1; n++) {
+            const unsigned char *b = (const unsigned char *)w->data + (mla__sz)(row0 + n) * groups * size;
+            const mla__act *a = x + (idx ? idx[t] : t) * ldx;
+            float sum = 0;
+            for (int g = 0; g < groups; g++, b += size) {
+                int dot = 0;
+                for (int i = 0; i < MLA_GROUP; i++)
+                    dot += a[g].q[i] * (w->dtype == MLA_Q8 ? (b[2 + i] ^ 128) - 128 : (b[2 + i % 16] >> (i / 16 * 4) & 15) - 8);
+                sum += mla__get(MLA_F16, b, 0) * a[g].d * (float)dot;
+            }
+            y[t * ldy + n - n0] = sum;
+        }
+}
+#define MLA__INTEGER(name)                                                                                                                    \
+    static void mla__##name##_scalar(float *y, mla__sz ldy, const mla__act *x, mla__sz ldx, const int *idx, int T, const mla_tensor *w,      \
+                                     int row0, int n0, int n1, float *panel) {                                                              \
+        (void)panel;                                                                                                                        \
+        mla__idot_any_scalar(y, ldy, x, ldx, idx, T, w, row0, n0, n1);                                                                      \
+    }
+MLA__INTEGER(idot_q8)
+MLA__INTEGER(idot_q4)
+MLA__INTEGER(igemm_q8)
+MLA__INTEGER(igemm_q4)
+#undef MLA__INTEGER
+
+#if MLA__X86
+static MLA__TARGET_AVX2 void mla__quantize_avx2(mla__act *y, const float *x, mla__sz n) {
+    const __m256i magnitude = _mm256_set1_epi32(0x7fffffff);
+    for (mla__sz g = 0; g < n / MLA_GROUP; g++, x += MLA_GROUP) {
+        const __m256 x0 = _mm256_loadu_ps(x), x1 = _mm256_loadu_ps(x + 8), x2 = _mm256_loadu_ps(x + 16), x3 = _mm256_loadu_ps(x + 24);
+        const __m256i m0 = _mm256_max_epi32(_mm256_and_si256(magnitude, _mm256_castps_si256(x0)), _mm256_and_si256(magnitude, _mm256_castps_si256(x1)));
+        const __m256i m1 = _mm256_max_epi32(_mm256_and_si256(magnitude, _mm256_castps_si256(x2)), _mm256_and_si256(magnitude, _mm256_castps_si256(x3)));
+        const __m256i m = _mm256_max_epi32(m0, m1);
+        __m128i h = _mm_max_epi32(_mm256_castsi256_si128(m), _mm256_extracti128_si256(m, 1));
+        h = _mm_max_epi32(h, _mm_shuffle_epi32(h, 0x4e));
+        h = _mm_max_epi32(h, _mm_shuffle_epi32(h, 0xb1));
+        const uint32_t top = (uint32_t)_mm_cvtsi128_si32(h);
+        const float d = top < 0x7f800000u ? mla__float(top) / 127 : mla__float(0x7fc00000u);
+        const __m256 inverse = _mm256_set1_ps(d > 0 ? 1 / d : 0);
+        const __m256i q0 = _mm256_cvtps_epi32(_mm256_mul_ps(x0, inverse)), q1 = _mm256_cvtps_epi32(_mm256_mul_ps(x1, inverse));
+        const __m256i q2 = _mm256_cvtps_epi32(_mm256_mul_ps(x2, inverse)), q3 = _mm256_cvtps_epi32(_mm256_mul_ps(x3, inverse));
+        /* packing interleaves the 128-bit halves; the permutation puts the groups of four back in order */
+        __m256i q = _mm256_packs_epi16(_mm256_packs_epi32(q0, q1), _mm256_packs_epi32(q2, q3));
+        q = _mm256_permutevar8x32_epi32(q, _mm256_setr_epi32(0, 4, 1, 5, 2, 6, 3, 7));
+        q = _mm256_max_epi8(q, _mm256_set1_epi8(-127));
+        _mm256_storeu_si256((__m256i *)(void *)y[g].q, q);
+        const __m256i s = _mm256_madd_epi16(_mm256_maddubs_epi16(_mm256_set1_epi8(1), q), _mm256_set1_epi16(1));
+        __m128i t = _mm_add_epi32(_mm256_castsi256_si128(s), _mm256_extracti128_si256(s, 1));
+        t = _mm_add_epi32(t, _mm_shuffle_epi32(t, 0x4e));
+        t = _mm_add_epi32(t, _mm_shuffle_epi32(t, 0xb1));
+        y[g].d = d, y[g].sum = d * (float)_mm_cvtsi128_si32(t);
+    }
+}
+
+/* 32 weights of a group as bytes: int8, or nibbles 0..15. */
+MLA__AVX2 __m256i mla__group_avx2(const mla_dtype t, const unsigned char *b) {
+    if (t == MLA_Q8) return _mm256_loadu_si256((const __m256i *)(const void *)(b + 2));
+    const __m128i x = _mm_loadu_si128((const __m128i *)(const void *)(b + 2));
+    return _mm256_and_si256(_mm256_inserti128_si256(_mm256_castsi128_si256(x), _mm_srli_epi16(x, 4), 1), _mm256_set1_epi8(15));
+}
+
+MLA__AVX2 void mla__idot_row_avx2(const mla_dtype t, const int TB, float *y, mla__sz ldy, const mla__act *const *x, const unsigned char *b, int groups) {
+    const __m256i ones = _mm256_set1_epi16(1);
+    __m256 acc[MLA__FEW][2];
+    float low[MLA__FEW];
+    MLA__UNROLL
+    for (int i = 0; i < TB; i++) acc[i][0] = acc[i][1] = _mm256_setzero_ps(), low[i] = 0;
+    for (int g = 0; g < groups; g += 2) {
+        MLA__UNROLL
+        for (int u = 0; u < 2; u++) {
+            if (g + u >= groups) break;
+            const __m256i w = mla__group_avx2(t, b);
+            uint16_t h;
+            memcpy(&h, b, 2);
+            const float d = _cvtsh_ss(h);
+            b += t == MLA_Q8 ? 34 : 18;
+            MLA__UNROLL
+            for (int i = 0; i < TB; i++) {
+                const mla__act *a = x[i] + g + u;
+                const __m256i q = _mm256_loadu_si256((const __m256i *)(const void *)a->q);
+                const __m256i p = t == MLA_Q8 ? _mm256_maddubs_epi16(_mm256_abs_epi8(w), _mm256_sign_epi8(q, w)) : _mm256_maddubs_epi16(w, q);
+                acc[i][u] = _mm256_fmadd_ps(_mm256_cvtepi32_ps(_mm256_madd_epi16(p, ones)), _mm256_set1_ps(d * a->d), acc[i][u]);
+                if (t == MLA_Q4) low[i] += d * a->sum;
+            }
+        }
+    }
+    MLA__UNROLL
+    for (int i = 0; i < TB; i++) y[i * ldy] = mla__sum_avx2(_mm256_add_ps(acc[i][0], acc[i][1])) - 8 * low[i];
+}
+
+MLA__AVX2 void mla__idot_avx2(const mla_dtype t, float *y, mla__sz ldy, const mla__act *x, mla__sz ldx, const int *idx, int T, const mla_tensor *w,
+                              int row0, int n0, int n1) {
+    const int groups = w->cols / MLA_GROUP;
+    const mla__sz row = (mla__sz)groups * (t == MLA_Q8 ? 34 : 18);
+    const unsigned char *b = (const unsigned char *)w->data + (row0 + n0) * row;
+    const mla__act *rows[MLA__FEW];
+    for (int i = 0; i < T; i++) rows[i] = x + (idx ? idx[i] : i) * ldx;
+    if (T == 1)
+        for (int n = n0; n < n1; n++, b += row) mla__idot_row_avx2(t, 1, y + (n - n0), ldy, rows, b, groups);
+    else
+        for (int n = n0; n < n1; n++, b += row) mla__idot_row_avx2(t, 2, y + (n - n0), ldy, rows, b, groups);
+}
+
+/* A packed group of 16 rows: four columns of each row side by side. */
+typedef struct mla__ipanel {
+    int8_t w[8][64];
+    float d[16];
+} mla__ipanel;
+#define MLA__IGROUPS 16 /* groups packed at a time */
+#define MLA__IMR 4      /* tokens of a register tile */
+
+MLA__AVX2 void mla__ipack_avx2(const mla_dtype t, mla__ipanel *panel, const mla_tensor *w, int row, int nb, int g0, int gn) {
+    const int groups = w->cols / MLA_GROUP, size = t == MLA_Q8 ? 34 : 18;
+    for (int g = 0; g < gn; g++)
+        for (int half = 0; half < 2; half++) {
+            __m256 r[8];
+            MLA__UNROLL
+            for (int i = 0; i < 8; i++) {
+                const int n = half * 8 + i;
+                const unsigned char *b = (const unsigned char *)w->data + ((mla__sz)(row + (n < nb ? n : 0)) * groups + g0 + g) * size;
+                r[i] = _mm256_castsi256_ps(mla__group_avx2(t, b));
+                panel[g].d[n] = n < nb ? mla__get(MLA_F16, b, 0) : 0;
+            }
+            mla__transpose_avx2(r);
+            MLA__UNROLL
+            for (int i = 0; i < 8; i++) _mm256_storeu_ps((float *)(void *)(panel[g].w[i] + 32 * half), r[i]);
+        }
+}
+
+MLA__AVX2 void mla__itile_avx2(const mla_dtype t, const int M, float *y, mla__sz ldy, const mla__act *const *x, const mla__ipanel *panel, int gn, int add) {
+    const __m256i ones = _mm256_set1_epi16(1);
+    __m256 acc[MLA__IMR][2];
+    MLA__UNROLL
+    for (int i = 0; i < M; i++) {
+        MLA__UNROLL
+        for (int j = 0; j < 2; j++) acc[i][j] = add ? _mm256_loadu_ps(y + i * ldy + 8 * j) : _mm256_setzero_ps();
+    }
+    for (int g = 0; g < gn; g++) {
+        __m256i s[MLA__IMR][2];
+        MLA__UNROLL
+        for (int i = 0; i < M; i++) s[i][0] = s[i][1] = _mm256_setzero_si256();
+        for (int k = 0; k < 8; k++) {
+            MLA__UNROLL
+            for (int j = 0; j < 2; j++) {
+                const __m256i w = _mm256_loadu_si256((const __m256i *)(const void *)(panel[g].w[k] + 32 * j)), a = _mm256_abs_epi8(w);
+                MLA__UNROLL
+                for (int i = 0; i < M; i++) {
+                    int four;
+                    memcpy(&four, x[i][g].q + 4 * k, 4);
+                    const __m256i q = _mm256_set1_epi32(four);
+                    if (t == MLA_Q8) s[i][j] = _mm256_add_epi32(s[i][j], _mm256_madd_epi16(_mm256_maddubs_epi16(a, _mm256_sign_epi8(q, w)), ones));
+                    else s[i][j] = _mm256_add_epi16(s[i][j], _mm256_maddubs_epi16(w, q)); /* at most 8 * 2 * 15 * 127 = 30480 */
+                }
+            }
+        }
+        MLA__UNROLL
+        for (int j = 0; j < 2; j++) {
+            const __m256 d = _mm256_loadu_ps(panel[g].d + 8 * j);
+            MLA__UNROLL
+            for (int i = 0; i < M; i++) {
+                const __m256i sum = t == MLA_Q8 ? s[i][j] : _mm256_madd_epi16(s[i][j], ones);
+                acc[i][j] = _mm256_fmadd_ps(_mm256_cvtepi32_ps(sum), _mm256_mul_ps(d, _mm256_set1_ps(x[i][g].d)), acc[i][j]);
+                if (t == MLA_Q4) acc[i][j] = _mm256_fnmadd_ps(d, _mm256_set1_ps(8 * x[i][g].sum), acc[i][j]);
+            }
+        }
+    }
+    MLA__UNROLL
+    for (int i = 0; i < M; i++) {
+        MLA__UNROLL
+        for (int j = 0; j < 2; j++) _mm256_storeu_ps(y + i * ldy + 8 * j, acc[i][j]);
+    }
+}
+
+MLA__AVX2 void mla__igemm_avx2(const mla_dtype t, float *y, mla__sz ldy, const mla__act *x, mla__sz ldx, const int *idx, int T, const mla_tensor *w,
+                               int row0, int n0, int n1, float *memory) {
+    const int groups = w->cols / MLA_GROUP;
+    mla__ipanel *panel = (mla__ipanel *)(void *)memory;
+    for (int t0 = 0; t0 < T; t0 += MLA__MC) {
+        const int t1 = T - t0 < MLA__MC ? T : t0 + MLA__MC;
+        for (int g0 = 0; g0 < groups; g0 += MLA__IGROUPS) {
+            const int gn = groups - g0 < MLA__IGROUPS ? groups - g0 : MLA__IGROUPS;
+            for (int n = n0; n < n1; n += 16) {
+                const int nb = n1 - n < 16 ? n1 - n : 16;
+                mla__ipack_avx2(t, panel, w, row0 + n, nb, g0, gn);
+                for (int u = t0; u < t1; u += MLA__IMR) {
+                    const int m = t1 - u < MLA__IMR ? t1 - u : MLA__IMR;
+                    const mla__act *a[MLA__IMR];
+                    float edge[MLA__IMR * 16], *to = y + u * ldy + (n - n0);
+                    const mla__sz ld = nb < 16 ? 16 : ldy;
+                    for (int i = 0; i < m; i++) a[i] = x + (idx ? idx[u + i] : u + i) * ldx + g0;
+                    if (nb < 16) {
+                        memset(edge, 0, sizeof edge);
+                        for (int i = 0; i < m && g0; i++) memcpy(edge + 16 * i, to + i * ldy, (size_t)nb * sizeof *y);
+                        to = edge;
+                    }
+                    switch (m) {
+                    case 1: mla__itile_avx2(t, 1, to, ld, a, panel, gn, g0 > 0); break;
+                    case 2: mla__itile_avx2(t, 2, to, ld, a, panel, gn, g0 > 0); break;
+                    case 3: mla__itile_avx2(t, 3, to, ld, a, panel, gn, g0 > 0); break;
+                    default: mla__itile_avx2(t, 4, to, ld, a, panel, gn, g0 > 0); break;
+                    }
+                    for (int i = 0; i < m && nb < 16; i++) memcpy(y + (u + i) * ldy + (n - n0), edge + 16 * i, (size_t)nb * sizeof *y);
+                }
+            }
+        }
+    }
+}
+
+#define MLA__INTEGER(D, d)                                                                                                                   \
+    static MLA__TARGET_AVX2 void mla__idot_##d##_avx2(float *y, mla__sz ldy, const mla__act *x, mla__sz ldx, const int *idx, int T,          \
+                                                      const mla_tensor *w, int row0, int n0, int n1, float *panel) {                        \
+        (void)panel;                                                                                                                        \
+        mla__idot_avx2(D, y, ldy, x, ldx, idx, T, w, row0, n0, n1);                                                                         \
+    }                                                                                                                                       \
+    static MLA__TARGET_AVX2 void mla__igemm_##d##_avx2(float *y, mla__sz ldy, const mla__act *x, mla__sz ldx, const int *idx, int T,         \
+                                                       const mla_tensor *w, int row0, int n0, int n1, float *panel) {                       \
+        mla__igemm_avx2(D, y, ldy, x, ldx, idx, T, w, row0, n0, n1, panel);                                                                 \
+    }
+MLA__INTEGER(MLA_Q8, q8)
+MLA__INTEGER(MLA_Q4, q4)
+#undef MLA__INTEGER
+#endif
 
 #define MLA__CAT2(a, b) a##b
 #define MLA__CAT(a, b) MLA__CAT2(a, b)
@@ -1125,6 +1485,7 @@ typedef struct mla__check { /* the first tensor at fault */
     mla_error *err;
     mla_result result;
     char at[32];
+    int grouped; /* some linear is Q8 or Q4 */
 } mla__check;
 
 enum { MLA__OPTIONAL = 0, MLA__REQUIRED = 1, MLA__VECTOR = 2 };
@@ -1142,12 +1503,16 @@ static void mla__want(mla__check *k, const char *name, const char *part, const m
                               mla_dtype_name(t->dtype), (int)t->dtype);
     else if (t->rows != rows || t->cols != cols)
         k->result = mla__fail(k->err, MLA_ERR_WEIGHTS, "weights.%s%s%s: [%d, %d], expected %s", k->at, name, part, t->rows, t->cols, shape);
+    else if (mla__grouped(t->dtype) && t->cols % MLA_GROUP)
+        k->result = mla__fail(k->err, MLA_ERR_WEIGHTS, "weights.%s%s%s: rows of %d, %s needs a multiple of %d", k->at, name, part, t->cols,
+                              mla_dtype_name(t->dtype), MLA_GROUP);
     else if (mla__scaled(t) && t->scale_dtype != MLA_F32 && t->scale_dtype != MLA_UE8M0)
         k->result = mla__fail(k->err, MLA_ERR_WEIGHTS, "weights.%s%s%s: scale of dtype %s, expected f32 or ue8m0", k->at, name, part,
                               mla_dtype_name(t->scale_dtype));
 }
 static void mla__want_linear(mla__check *k, const char *name, const mla_linear *l, int out, int in) {
     mla__want(k, name, ".weight", &l->weight, out, in, MLA__REQUIRED);
+    k->grouped |= mla__grouped(l->weight.dtype);
     mla__want(k, name, ".bias", &l->bias, 1, out, MLA__VECTOR);
 }
 static void mla__want_norm(mla__check *k, const char *name, const mla_norm_weights *w, const mla_norm *norm, int n) {
@@ -1170,7 +1535,8 @@ static int mla__has_attn(const mla_attn_weights *a) {
 }
 static int mla__has_mlp(const mla_mlp_weights *m) { return m->gate.weight.data || m->up.weight.data || m->down.weight.data; }
 
-static mla_result mla__weights_check(const mla_config *c, const mla_weights *w, mla_error *err) {
+/* grouped: whether any linear is Q8 or Q4. */
+static mla_result mla__weights_check(const mla_config *c, const mla_weights *w, int *grouped, mla_error *err) {
     const int D = c->hidden_size, H = c->num_attention_heads, R = c->kv_lora_rank, Q = c->q_lora_rank;
     const int qk = c->qk_nope_head_dim + c->qk_rope_head_dim;
     mla__check k;
@@ -1222,6 +1588,7 @@ static mla_result mla__weights_check(const mla_config *c, const mla_weights *w, 
             return mla__fail(err, MLA_ERR_WEIGHTS, "weights.layers[%d].moe.experts: NULL, but moe.router is there", i);
         }
     }
+    *grouped = k.grouped || mla__grouped(w->embed.dtype) || mla__grouped(w->head.dtype);
     return k.result;
 }
 
@@ -1231,6 +1598,7 @@ struct mla_model {
     mla_layer_weights *layers;
     mla_mlp_weights *experts;
     float *inv, amp;
+    int grouped;
     mla_allocator alloc;
     void *memory; /* what destroy gives back */
 };
@@ -1263,16 +1631,18 @@ mla_result mla_model_init(mla_model **out, void *memory, size_t bytes, const mla
     mla_config c;
     mla_model *m;
     size_t need;
+    int grouped;
     mla_result r;
     if (out) *out = NULL;
     if (!out || !config || !weights)
         return mla__fail(err, MLA_ERR_ARGUMENT, "mla_model_init: %s is NULL", !out ? "out" : !config ? "config" : "weights");
     c = *config;
-    if ((r = mla__config_resolve(&c, err)) != MLA_OK || (r = mla__weights_check(&c, weights, err)) != MLA_OK) return r;
+    if ((r = mla__config_resolve(&c, err)) != MLA_OK || (r = mla__weights_check(&c, weights, &grouped, err)) != MLA_OK) return r;
     mla__model_layout(&c, NULL, &need);
     if ((r = mla__fits(memory, bytes, need, "mla_model_init", err)) != MLA_OK) return r;
     m = mla__model_layout(&c, memory, &need);
     m->w = *weights;
+    m->grouped = grouped;
     if (!m->w.head.data) m->w.head = m->w.embed;
     for (int i = 0; i < c.num_hidden_layers; i++) {
         m->layers[i] = weights->layers[i];
@@ -1296,12 +1666,13 @@ mla_result mla_model_create(mla_model **out, const mla_config *config, const mla
     mla_config c;
     void *memory;
     size_t bytes;
+    int grouped;
     mla_result r;
     if (out) *out = NULL;
     if (!out || !config || !weights)
         return mla__fail(err, MLA_ERR_ARGUMENT, "mla_model_create: %s is NULL", !out ? "out" : !config ? "config" : "weights");
     c = *config;
-    if ((r = mla__config_resolve(&c, err)) != MLA_OK || (r = mla__weights_check(&c, weights, err)) != MLA_OK) return r;
+    if ((r = mla__config_resolve(&c, err)) != MLA_OK || (r = mla__weights_check(&c, weights, &grouped, err)) != MLA_OK) return r;
     mla__model_layout(&c, NULL, &bytes);
     if ((r = mla__allocate(&memory, alloc, bytes, "model", err)) != MLA_OK) return r;
     if ((r = mla_model_init(out, memory, bytes, config, weights, err)) == MLA_OK) {
@@ -1371,11 +1742,17 @@ struct mla_cache {
     void *memory;
 };
 
-static int mla__cache_dtype_bad(mla_dtype t) { return t != MLA_F32 && t != MLA_F16 && t != MLA_BF16; }
+static mla_result mla__cache_dtype(mla_dtype t, int width, const char *what, mla_error *err) {
+    if (t != MLA_F32 && t != MLA_F16 && t != MLA_BF16 && t != MLA_Q8)
+        return mla__fail(err, MLA_ERR_ARGUMENT, "%s.dtype: %s, must be f32, f16, bf16 or q8", what, mla_dtype_name(t));
+    if (t == MLA_Q8 && width % MLA_GROUP)
+        return mla__fail(err, MLA_ERR_ARGUMENT, "%s.dtype: rows of kv_lora_rank + qk_rope_head_dim = %d, q8 needs a multiple of %d", what, width, MLA_GROUP);
+    return MLA_OK;
+}
 
 /* Row at position: those after it in its page (or the whole cache) follow without gaps. */
 static unsigned char *mla__row(const mla_cache *k, int layer, int position) {
-    const mla__sz bytes = (mla__sz)k->width * mla__dtype_bytes(k->dtype);
+    const mla__sz bytes = mla__bytes(k->dtype, k->width);
     if (!k->pool) return k->rows + ((mla__sz)layer * k->capacity + position) * bytes;
     return k->pool->rows + (((mla__sz)k->table[position / MLA_PAGE] * k->n_layers + layer) * MLA_PAGE + position % MLA_PAGE) * bytes;
 }
@@ -1385,7 +1762,7 @@ static mla_pool *mla__pool_layout(const mla_model *m, int n_pages, mla_dtype dty
     mla_pool *p = (mla_pool *)mla__begin(&a, memory, sizeof *p);
     const int width = m->c.kv_lora_rank + m->c.qk_rope_head_dim;
     int *refs = MLA__TAKE(&a, int, n_pages), *free_pages = MLA__TAKE(&a, int, n_pages);
-    unsigned char *rows = MLA__TAKE(&a, unsigned char, (double)n_pages * m->c.num_hidden_layers * MLA_PAGE * width * mla__dtype_bytes(dtype));
+    unsigned char *rows = MLA__TAKE(&a, unsigned char, (double)n_pages * m->c.num_hidden_layers * MLA_PAGE * (double)mla__bytes(dtype, width));
     *bytes = mla__total(&a);
     if (p) {
         memset(p, 0, sizeof *p);
@@ -1398,8 +1775,7 @@ static mla_pool *mla__pool_layout(const mla_model *m, int n_pages, mla_dtype dty
 static mla_result mla__pool_check(const mla_model *m, int n_pages, mla_dtype dtype, mla_error *err) {
     if (!m) return mla__fail(err, MLA_ERR_ARGUMENT, "pool: model is NULL");
     if (n_pages < 1) return mla__fail(err, MLA_ERR_ARGUMENT, "pool.n_pages: %d, must be at least 1", n_pages);
-    if (mla__cache_dtype_bad(dtype)) return mla__fail(err, MLA_ERR_ARGUMENT, "pool.dtype: %s, must be f32, f16 or bf16", mla_dtype_name(dtype));
-    return MLA_OK;
+    return mla__cache_dtype(dtype, m->c.kv_lora_rank + m->c.qk_rope_head_dim, "pool", err);
 }
 size_t mla_pool_size(const mla_model *m, int n_pages, mla_dtype dtype) {
     size_t bytes;
@@ -1455,7 +1831,7 @@ static mla_result mla__reserve(mla_cache *k, int n, const char *who, mla_error *
         return mla__fail(err, MLA_ERR_FULL, "%s: %d pages needed, the pool has %d free", who, fresh + copy, p->n_free);
     if (copy) {
         const int to = p->free_pages[--p->n_free], from = k->table[first];
-        const size_t bytes = (size_t)k->n_layers * MLA_PAGE * (size_t)k->width * (size_t)mla__dtype_bytes(k->dtype);
+        const size_t bytes = (size_t)k->n_layers * MLA_PAGE * (size_t)mla__bytes(k->dtype, k->width);
         memcpy(p->rows + (mla__sz)to * (mla__sz)bytes, p->rows + (mla__sz)from * (mla__sz)bytes, bytes);
         p->refs[to] = 1;
         mla__page_drop(p, from);
@@ -1480,7 +1856,7 @@ static mla_cache *mla__cache_layout(const mla_model *m, const mla_cache_desc *d,
     const int width = m->c.kv_lora_rank + m->c.qk_rope_head_dim;
     const mla_dtype dtype = d->pool ? d->pool->dtype : d->dtype;
     int *table = MLA__TAKE(&a, int, d->pool ? (double)d->capacity / MLA_PAGE + 1 : 0);
-    unsigned char *rows = MLA__TAKE(&a, unsigned char, d->pool ? 0 : (double)d->capacity * m->c.num_hidden_layers * width * mla__dtype_bytes(dtype));
+    unsigned char *rows = MLA__TAKE(&a, unsigned char, d->pool ? 0 : (double)d->capacity * m->c.num_hidden_layers * (double)mla__bytes(dtype, width));
     *bytes = mla__total(&a);
     if (k) {
         memset(k, 0, sizeof *k);
@@ -1493,12 +1869,10 @@ static mla_result mla__cache_check(const mla_model *m, const mla_cache_desc *d, 
     if (!m || !d) return mla__fail(err, MLA_ERR_ARGUMENT, "cache: %s is NULL", m ? "desc" : "model");
     if (m->c.num_attention_heads == 0) return mla__fail(err, MLA_ERR_ARGUMENT, "cache: the model has no attention (num_attention_heads is 0)");
     if (d->capacity < 1) return mla__fail(err, MLA_ERR_ARGUMENT, "cache.capacity: %d, must be at least 1", d->capacity);
-    if (!d->pool && mla__cache_dtype_bad(d->dtype))
-        return mla__fail(err, MLA_ERR_ARGUMENT, "cache.dtype: %s, must be f32, f16 or bf16", mla_dtype_name(d->dtype));
     if (d->pool && (d->pool->n_layers != m->c.num_hidden_layers || d->pool->width != m->c.kv_lora_rank + m->c.qk_rope_head_dim))
         return mla__fail(err, MLA_ERR_ARGUMENT, "cache.pool: made for %d layers of width %d, the model has %d of %d", d->pool->n_layers,
                          d->pool->width, m->c.num_hidden_layers, m->c.kv_lora_rank + m->c.qk_rope_head_dim);
-    return MLA_OK;
+    return d->pool ? MLA_OK : mla__cache_dtype(d->dtype, m->c.kv_lora_rank + m->c.qk_rope_head_dim, "cache", err);
 }
 size_t mla_cache_size(const mla_model *m, const mla_cache_desc *d) {
     size_t bytes;
@@ -1572,7 +1946,7 @@ mla_result mla_cache_fork(mla_cache *dst, const mla_cache *src, mla_error *err) 
         if ((r = mla__reserve(dst, src->length, "mla_cache_fork", err)) != MLA_OK) return r;
         for (int l = 0; l < src->n_layers; l++)
             for (int u = 0; u < src->length; u++)
-                memcpy(mla__row(dst, l, u), mla__row(src, l, u), (size_t)src->width * (size_t)mla__dtype_bytes(src->dtype));
+                memcpy(mla__row(dst, l, u), mla__row(src, l, u), (size_t)mla__bytes(src->dtype, src->width));
     }
     dst->length = src->length;
     mla__trim(dst);
@@ -1584,8 +1958,7 @@ mla_result mla_cache_append(mla_cache *k, int n, const float *rows, mla_error *e
     if (!k || !rows || n < 0) return mla__fail(err, MLA_ERR_ARGUMENT, "mla_cache_append: %s", !k ? "cache is NULL" : !rows ? "rows is NULL" : "n is negative");
     if ((r = mla__reserve(k, n, "mla_cache_append", err)) != MLA_OK) return r;
     for (int l = 0; l < k->n_layers; l++)
-        for (int u = 0; u < n; u++)
-            for (int i = 0; i < k->width; i++) mla__put(k->dtype, mla__row(k, l, k->length + u), i, *rows++);
+        for (int u = 0; u < n; u++, rows += k->width) mla__narrow(k->dtype, mla__row(k, l, k->length + u), rows, k->width);
     k->length += n;
     return MLA_OK;
 }
@@ -1635,15 +2008,26 @@ static int mla__share_next(mla__share *s, const mla__load *l, int *b0, int *b1) 
     return *b0 < *b1;
 }
 
+/* Activations that meet weights: T rows, all of x or those that idx picks. q: the same in int8, if the weights want that. */
+typedef struct mla__in {
+    const float *x;
+    const mla__act *q;
+    mla__sz ldx, ldq;
+    const int *idx;
+    int T;
+} mla__in;
+
 /* y = x W^T for some tokens; jobs that run side by side form one parallel region. */
 typedef struct mla__job {
+    mla__in in;
     float *y;
-    const float *x;
-    mla__sz ldy, ldx;
-    const int *idx; /* rows of x, or NULL */
-    int T, row0, rows;
+    mla__sz ldy;
+    int row0, rows;
     const mla_linear *w, *up; /* up: y = silu(x W^T) * (x up^T) */
-    const float *scatter;     /* down projections: y[idx[t]] += scatter[t] * x[t] W^T */
+    const int *scatter;       /* down projections of experts: y[scatter[t]] += weight[t] * x[t] W^T */
+    const float *weight;
+    int exact;                /* activations stay f32, whatever the weights are */
+    int x_rows;               /* rows of x in all */
 } mla__job;
 
 /* Queries of one sequence that meet its keys together. */
@@ -1664,7 +2048,7 @@ struct mla_context {
     const mla_model *m;
     mla__kernels k;
     mla_error err;
-    int threads, max_tokens, lane_tokens, absorb_tokens, max_jobs;
+    int threads, max_tokens, lane_tokens, absorb_tokens, max_jobs, exact;
     mla_attn_path path;
     mla_run run;
     void *run_user;
@@ -1676,6 +2060,7 @@ struct mla_context {
     mla__job *jobs;
     mla__load *loads;
     mla__block *blocks;
+    mla__act *act; /* activations in int8 of the jobs under way */
     /* attention */
     float *cq, *q, *kva, *o;                   /* [T, Q] [T, H, N+P] [T, R+P] [T, H, V] */
     float *qa, *ol;                            /* [absorb_tokens, H, R+P], [absorb_tokens, H, R] */
@@ -1748,6 +2133,10 @@ static mla_context *mla__context_layout(const mla_model *m, const mla_context_de
     t.jobs = MLA__TAKE(&a, mla__job, t.max_jobs);
     t.loads = MLA__TAKE(&a, mla__load, (double)t.max_jobs + T);
     t.blocks = MLA__TAKE(&a, mla__block, T);
+    if (m->grouped && !d->exact) {
+        const double ffn = (double)K * I + inner, widest = mla__max(mla__max(c->hidden_size, c->q_lora_rank), H * V);
+        t.act = MLA__TAKE(&a, mla__act, T * (ffn > widest ? ffn : widest) / MLA_GROUP + 1);
+    }
     /* attention and experts take turns in the same memory */
     mla__arena b = a;
     if (attn) {
@@ -1793,7 +2182,7 @@ static mla_context *mla__context_layout(const mla_model *m, const mla_context_de
     *bytes = mla__total(&a);
     if (x) {
         *x = t;
-        x->path = d->attn;
+        x->path = d->attn, x->exact = d->exact;
         x->run = d->run ? d->run : mla__run_default, x->run_user = d->run_user;
     }
     return x;
@@ -1857,16 +2246,36 @@ int mla_context_threads(const mla_context *c) { return c->threads; }
 /* ---- >>linear -------------------------------------------------------------------------------------------------------- */
 
 /* y [T, n0..n1) = x W^T + bias, y indexed from n0. */
-static void mla__rows(mla_context *c, float *y, mla__sz ldy, const float *x, mla__sz ldx, const int *idx, int T, const mla_linear *w,
-                      int row0, int n0, int n1, float *panel) {
+static void mla__rows(mla_context *c, float *y, mla__sz ldy, const mla__in *in, const mla_linear *w, int row0, int n0, int n1, float *panel) {
     const mla_tensor *b = &w->bias;
-    (T <= MLA__FEW ? c->k.dot : c->k.gemm)[w->weight.dtype](y, ldy, x, ldx, idx, T, &w->weight, row0, n0, n1, panel);
-    for (int t = 0; b->data && t < T; t++)
+    const mla_dtype d = w->weight.dtype;
+    const int few = in->T <= MLA__FEW;
+    if (in->q) (few ? c->k.idot : c->k.igemm)[d](y, ldy, in->q, in->ldq, in->idx, in->T, &w->weight, row0, n0, n1, panel);
+    else (few ? c->k.dot : c->k.gemm)[d](y, ldy, in->x, in->ldx, in->idx, in->T, &w->weight, row0, n0, n1, panel);
+    for (int t = 0; b->data && t < in->T; t++)
         for (int n = n0; n < n1; n++) y[t * ldy + n - n0] += mla__get(b->dtype, b->data, row0 + n);
 }
 
+static mla__in mla__in_of(const float *x, mla__sz ldx, int T) {
+    mla__in in;
+    memset(&in, 0, sizeof in);
+    in.x = x, in.ldx = ldx, in.T = T;
+    return in;
+}
+/* Tokens t0 .. t0+T of it. */
+static mla__in mla__in_part(const mla__in *in, int t0, int T) {
+    mla__in p = *in;
+    if (p.idx) p.idx += t0;
+    else {
+        p.x += t0 * p.ldx;
+        if (p.q) p.q += t0 * p.ldq;
+    }
+    p.T = T;
+    return p;
+}
+
 typedef struct mla__jobs {
-    const mla__job *job;
+    mla__job *job;
     int n;
 } mla__jobs;
 
@@ -1879,30 +2288,63 @@ static void mla__jobs_work(mla_context *c, void *arg, int worker) {
         if (!mla__share_next(&s, &c->loads[i], &b0, &b1)) continue;
         const int n0 = b0 * MLA__STRIP, n1 = mla__min(b1 * MLA__STRIP, j->rows);
         if (!j->up) {
-            mla__rows(c, j->y + n0, j->ldy, j->x, j->ldx, j->idx, j->T, j->w, j->row0, n0, n1, w->panel);
+            mla__rows(c, j->y + n0, j->ldy, &j->in, j->w, j->row0, n0, n1, w->panel);
             continue;
         }
-        for (int t0 = 0; t0 < j->T; t0 += MLA__MC)
+        for (int t0 = 0; t0 < j->in.T; t0 += MLA__MC)
             for (int n = n0; n < n1; n += MLA__GROUP) {
-                const int T = mla__min(MLA__MC, j->T - t0), end = mla__min(n + MLA__GROUP, n1);
-                const float *x = j->idx ? j->x : j->x + t0 * j->ldx;
-                const int *idx = j->idx ? j->idx + t0 : NULL;
+                const mla__in in = mla__in_part(&j->in, t0, mla__min(MLA__MC, j->in.T - t0));
+                const int end = mla__min(n + MLA__GROUP, n1);
                 float *y = j->y + t0 * j->ldy + n;
-                mla__rows(c, y, j->ldy, x, j->ldx, idx, T, j->w, j->row0, n, end, w->panel);
-                mla__rows(c, w->group, MLA__GROUP, x, j->ldx, idx, T, j->up, j->row0, n, end, w->panel);
-                for (int t = 0; t < T; t++) c->k.swiglu(y + t * j->ldy, y + t * j->ldy, w->group + t * MLA__GROUP, end - n);
+                mla__rows(c, y, j->ldy, &in, j->w, j->row0, n, end, w->panel);
+                mla__rows(c, w->group, MLA__GROUP, &in, j->up, j->row0, n, end, w->panel);
+                for (int t = 0; t < in.T; t++) c->k.swiglu(y + t * j->ldy, y + t * j->ldy, w->group + t * MLA__GROUP, end - n);
             }
     }
 }
 
-static void mla__jobs_run(mla_context *c, const mla__job *jobs, int n) {
+static void mla__activations_work(mla_context *c, void *arg, int worker) {
+    const mla__jobs *list = (const mla__jobs *)arg;
+    mla__share s = mla__share_of(c->loads, list->n, worker, c->threads);
+    for (int i = 0, t0, t1; i < list->n; i++) {
+        const mla__job *j = &list->job[i];
+        if (mla__share_next(&s, &c->loads[i], &t0, &t1))
+            for (int t = t0; t < t1; t++)
+                c->k.quantize(c->act + (j->in.q - c->act) + t * j->in.ldq, j->in.x + t * j->in.ldx, j->in.ldq * MLA_GROUP);
+    }
+}
+/* Jobs with grouped weights get their activations in int8; those that share x share them. */
+static void mla__activations(mla_context *c, mla__job *jobs, int n) {
+    mla__jobs list;
+    double cost = 0;
+    mla__sz used = 0;
+    for (int i = 0; i < n; i++) {
+        mla__job *j = &jobs[i];
+        const mla__job *last = i > 0 ? &jobs[i - 1] : NULL;
+        c->loads[i].units = 0, c->loads[i].weight = 1;
+        if (!mla__grouped(j->w->weight.dtype) || j->exact || !c->act) continue;
+        j->in.ldq = j->w->weight.cols / MLA_GROUP;
+        if (last && last->in.q && last->in.x == j->in.x) {
+            j->in.q = last->in.q;
+            continue;
+        }
+        j->in.q = c->act + used, used += j->x_rows * j->in.ldq;
+        c->loads[i].units = j->x_rows, c->loads[i].weight = j->in.ldq;
+        cost += 2.0 * MLA_GROUP * j->x_rows * (double)j->in.ldq;
+    }
+    list.job = jobs, list.n = n;
+    if (used) mla__parallel(c, mla__activations_work, &list, cost);
+}
+
+static void mla__jobs_run(mla_context *c, mla__job *jobs, int n) {
     mla__jobs list;
     double cost = 0;
     list.job = jobs, list.n = n;
+    mla__activations(c, jobs, n);
     for (int i = 0; i < n; i++) {
-        cost += (double)jobs[i].T * jobs[i].rows * jobs[i].w->weight.cols;
+        cost += (double)jobs[i].in.T * jobs[i].rows * jobs[i].w->weight.cols;
         c->loads[i].units = (jobs[i].rows + MLA__STRIP - 1) / MLA__STRIP;
-        c->loads[i].weight = (jobs[i].T + 4) * (jobs[i].up ? 2 : 1); /* 4: what reading and unpacking weights costs, in tokens */
+        c->loads[i].weight = (jobs[i].in.T + 4) * (jobs[i].up ? 2 : 1); /* 4: what reading and unpacking weights costs, in tokens */
     }
     mla__parallel(c, mla__jobs_work, &list, cost);
 }
@@ -1910,7 +2352,8 @@ static void mla__jobs_run(mla_context *c, const mla__job *jobs, int n) {
 static mla__job mla__job_of(float *y, mla__sz ldy, const float *x, mla__sz ldx, int T, const mla_linear *w) {
     mla__job j;
     memset(&j, 0, sizeof j);
-    j.y = y, j.ldy = ldy, j.x = x, j.ldx = ldx, j.T = T, j.w = w, j.rows = w->weight.rows;
+    j.in = mla__in_of(x, ldx, T);
+    j.y = y, j.ldy = ldy, j.w = w, j.rows = w->weight.rows, j.x_rows = T;
     return j;
 }
 
@@ -1987,7 +2430,7 @@ static int mla__lanes_begin(mla_context *c, const mla__attn *a, const mla__block
         l->limit = (int *)(void *)at, at += nr;
         l->n = mla__min(nr, rows - p * nr);
         l->started = 0;
-        l->mask[0] = NULL, l->probs[0] = NULL;
+        l->mask[0] = NULL, l->probs[0] = NULL, l->ahead = NULL;
         for (int i = 0; i < nr; i++) {
             const int row = p * nr + mla__min(i, l->n - 1), t = row / per_token, h = per_token > 1 ? row % per_token : head;
             l->m[i] = -INFINITY, l->l[i] = 0;
@@ -2018,7 +2461,7 @@ static void mla__widen_rows(mla_context *c, const mla_cache *k, int layer, int u
     for (int u = u0; u < u0 + nu;) {
         const int n = mla__min(u0 + nu - u, MLA_PAGE - u % MLA_PAGE);
         const unsigned char *row = mla__row(k, layer, u);
-        for (int i = 0; i < n; i++, row += (mla__sz)k->width * mla__dtype_bytes(k->dtype)) c->k.widen[k->dtype](to + (u - u0 + i) * ldk, row, k->width);
+        for (int i = 0; i < n; i++, row += mla__bytes(k->dtype, k->width)) c->k.widen[k->dtype](to + (u - u0 + i) * ldk, row, k->width);
         u += n;
     }
 }
@@ -2035,6 +2478,8 @@ static void mla__absorbed_piece(mla_context *c, const mla__attn *a, const mla__b
     for (int u0 = piece * b->piece; u0 < u1; u0 += MLA_PAGE) {
         const int nu = mla__min(MLA_PAGE, u1 - u0);
         mla__widen_rows(c, s->cache, a->layer, u0, nu, w->latent, ldk);
+        w->lanes[0].ahead = u0 + 2 * MLA_PAGE <= u1 ? mla__row(s->cache, a->layer, u0 + MLA_PAGE) : NULL;
+        w->lanes[0].ahead_bytes = mla__bytes(s->cache->dtype, dk);
         for (int p = 0; p < panels; p++) c->k.attend(&w->lanes[p], w->latent, ldk, dk, w->latent, ldk, R, u0, nu, w->s);
     }
     for (int p = 0; p < panels; p++) {
@@ -2080,9 +2525,10 @@ static void mla__naive_head(mla_context *c, const mla__attn *a, const mla__block
     for (int u0 = 0; u0 < u1; u0 += MLA__KEYS) {
         const int nu = mla__min(MLA__KEYS, u1 - u0);
         mla__widen_rows(c, s->cache, a->layer, u0, nu, w->latent, ldl);
-        mla__rows(c, w->k, N + P, w->latent, ldl, NULL, nu, &keys, row0, 0, N, w->panel);
+        const mla__in in = mla__in_of(w->latent, ldl, nu);
+        mla__rows(c, w->k, N + P, &in, &keys, row0, 0, N, w->panel);
         for (int u = 0; u < nu; u++) memcpy(w->k + u * (mla__sz)(N + P) + N, w->latent + u * ldl + R, (size_t)P * sizeof *w->k);
-        mla__rows(c, w->v, ldv, w->latent, ldl, NULL, nu, &a->w->kv_b, row0 + N, 0, V, w->panel);
+        mla__rows(c, w->v, ldv, &in, &a->w->kv_b, row0 + N, 0, V, w->panel);
         for (int p = 0; p < panels; p++) {
             const int last = mla__lanes_last(&w->lanes[p]);
             if (u0 <= last) c->k.attend(&w->lanes[p], w->k, N + P, N + P, w->v, ldv, V, u0, mla__min(nu, last + 1 - u0), w->s);
@@ -2175,7 +2621,7 @@ static void mla__absorbed(mla_context *c, mla__attn *a, int seq, int token, int 
     if (slots) mla__parallel(c, mla__merge_work, &sub, (double)n_tokens * H * R * MLA__PIECES);
     for (int h = 0; h < H; h++) { /* o_h = W_UV_h ol_h + b_v: the probabilities add up to 1, so a bias on values is added once */
         c->jobs[h] = mla__job_of(c->o + ((mla__sz)token * H + h) * V, (mla__sz)H * V, c->ol + h * (mla__sz)R, (mla__sz)H * R, n_tokens, &a->w->kv_b);
-        c->jobs[h].row0 = h * (N + V) + N, c->jobs[h].rows = V;
+        c->jobs[h].row0 = h * (N + V) + N, c->jobs[h].rows = V, c->jobs[h].exact = 1;
     }
     mla__jobs_run(c, c->jobs, H);
     for (int i = 0; i < a->n_blocks; i++) { /* ... unless a token sees no key at all, which only the caller's mask can bring about */
@@ -2332,16 +2778,17 @@ static void mla__down_work(mla_context *c, void *arg, int worker) {
     for (int i = 0; i < a->n_jobs; i++) {
         const mla__job *j = &c->jobs[i];
         if (!j->scatter) {
-            mla__rows(c, a->y + n0, D, j->x, j->ldx, NULL, j->T, j->w, 0, n0, n1, w->panel);
+            mla__rows(c, a->y + n0, D, &j->in, j->w, 0, n0, n1, w->panel);
             continue;
         }
-        for (int t0 = 0; t0 < j->T; t0 += MLA__MC)
+        for (int t0 = 0; t0 < j->in.T; t0 += MLA__MC)
             for (int n = n0; n < n1; n += MLA__GROUP) {
-                const int T = mla__min(MLA__MC, j->T - t0), end = mla__min(n + MLA__GROUP, n1);
-                mla__rows(c, w->group, MLA__GROUP, j->x + t0 * j->ldx, j->ldx, NULL, T, j->w, 0, n, end, w->panel);
-                for (int t = 0; t < T; t++) {
-                    float *y = a->y + j->idx[t0 + t] * (mla__sz)D;
-                    for (int q = n; q < end; q++) y[q] += j->scatter[t0 + t] * w->group[t * MLA__GROUP + q - n];
+                const mla__in in = mla__in_part(&j->in, t0, mla__min(MLA__MC, j->in.T - t0));
+                const int end = mla__min(n + MLA__GROUP, n1);
+                mla__rows(c, w->group, MLA__GROUP, &in, j->w, 0, n, end, w->panel);
+                for (int t = 0; t < in.T; t++) {
+                    float *y = a->y + j->scatter[t0 + t] * (mla__sz)D;
+                    for (int q = n; q < end; q++) y[q] += j->weight[t0 + t] * w->group[t * MLA__GROUP + q - n];
                 }
             }
     }
@@ -2363,6 +2810,7 @@ static void mla__ffn(mla_context *c, int layer, float *y, const float *x, int T,
         memset(&router, 0, sizeof router);
         router.weight = l->moe.router;
         c->jobs[0] = mla__job_of(c->score, E, x, D, T, &router);
+        c->jobs[0].exact = 1;
         mla__jobs_run(c, c->jobs, 1);
         mla__parallel(c, mla__route_work, &a, (double)T * E * (K + 8));
         /* tokens are sorted by expert, by counting */
@@ -2390,7 +2838,7 @@ static void mla__ffn(mla_context *c, int layer, float *y, const float *x, int T,
         const int first = c->offset[e], count = c->offset[e + 1] - first;
         if (count == 0) continue;
         c->jobs[n] = mla__job_of(c->h + first * (mla__sz)I, I, x, D, count, &l->moe.experts[e].gate);
-        c->jobs[n].idx = c->slot_token + first;
+        c->jobs[n].in.idx = c->slot_token + first, c->jobs[n].x_rows = T;
         c->jobs[n++].up = &l->moe.experts[e].up;
     }
     mla__jobs_run(c, c->jobs, n);
@@ -2400,10 +2848,11 @@ static void mla__ffn(mla_context *c, int layer, float *y, const float *x, int T,
         const int first = c->offset[e], count = c->offset[e + 1] - first;
         if (count == 0) continue;
         c->jobs[n] = mla__job_of(y, D, c->h + first * (mla__sz)I, I, count, &l->moe.experts[e].down);
-        c->jobs[n].idx = c->slot_token + first;
-        c->jobs[n++].scatter = c->slot_weight + first;
+        c->jobs[n].scatter = c->slot_token + first;
+        c->jobs[n++].weight = c->slot_weight + first;
     }
     a.n_jobs = n;
+    mla__activations(c, c->jobs, n);
     c->loads[0].units = (D + MLA__STRIP - 1) / MLA__STRIP, c->loads[0].weight = 1;
     mla__parallel(c, mla__down_work, &a, (double)T * D * (moe ? K * (double)I : (double)f->intermediate_size));
 }
@@ -2795,6 +3244,7 @@ MLA__FN void MLA__F(attend)(mla__lanes *p, const float *k, mla__sz ldk, int dk, 
     for (u = 0; u < nu; u += MLA__MR) { /* s [nu, NR] = k q: keys are broadcast, queries are the lanes */
         const int m = nu - u < MLA__MR ? nu - u : MLA__MR;
         for (i = 0; i < m; i++) a[i] = k + (u + i) * ldk;
+        for (mla__sz at = 0; p->ahead && at < m * p->ahead_bytes; at += 64) MLA__PREFETCH(p->ahead + u * p->ahead_bytes + at);
         MLA__F(tile)(m, MLA__NR, s + u * MLA__NR, MLA__NR, a, 1, p->q, MLA__NR, dk, 0);
     }
     for (i = 1; i < MLA__NR; i++) least = p->limit[i] < least ? p->limit[i] : least;
@@ -2860,6 +3310,8 @@ MLA__DTYPE(MLA_F32, f32)
 MLA__DTYPE(MLA_F16, f16)
 MLA__DTYPE(MLA_BF16, bf16)
 MLA__DTYPE(MLA_E4M3, e4m3)
+MLA__DTYPE(MLA_Q8, q8)
+MLA__DTYPE(MLA_Q4, q4)
 #undef MLA__DTYPE
 MLA__FN void MLA__F(narrow_f32)(void *y, const float *x, mla__sz n) { MLA__F(narrow)(MLA_F32, y, x, n); }
 MLA__FN void MLA__F(narrow_f16)(void *y, const float *x, mla__sz n) { MLA__F(narrow)(MLA_F16, y, x, n); }
@@ -2874,8 +3326,13 @@ static void MLA__F(table)(mla__kernels *k) {
     MLA__DTYPE(MLA_F16, f16)
     MLA__DTYPE(MLA_BF16, bf16)
     MLA__DTYPE(MLA_E4M3, e4m3)
+    MLA__DTYPE(MLA_Q8, q8)
+    MLA__DTYPE(MLA_Q4, q4)
 #undef MLA__DTYPE
+    k->quantize = MLA__F(quantize);
+    k->idot[MLA_Q8] = MLA__F(idot_q8), k->idot[MLA_Q4] = MLA__F(idot_q4), k->igemm[MLA_Q8] = MLA__F(igemm_q8), k->igemm[MLA_Q4] = MLA__F(igemm_q4);
     k->narrow[MLA_F32] = MLA__F(narrow_f32), k->narrow[MLA_F16] = MLA__F(narrow_f16), k->narrow[MLA_BF16] = MLA__F(narrow_bf16);
+    k->narrow[MLA_Q8] = mla__narrow_q8;
     k->swiglu = MLA__F(swiglu), k->attend = MLA__F(attend);
 }
 

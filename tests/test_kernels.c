@@ -45,8 +45,17 @@ static guarded guarded_floats(test_rng *r, size_t n, float deviation) {
 
 /* Random weights: codes of every kind, but NaN. */
 static guarded guarded_weights(test_rng *r, size_t n, mla_dtype t) {
-    const size_t size = (size_t)mla__dtype_bytes(t);
-    guarded g = guard(n * size);
+    const size_t size = mla_dtype_bytes(t, 1);
+    guarded g = guard(mla_dtype_bytes(t, n));
+    if (mla__grouped(t)) { /* any codes at all, but for an f16 scale of sane size */
+        const size_t group = mla_dtype_bytes(t, MLA_GROUP);
+        for (size_t i = 0; i < n / MLA_GROUP * group; i++) ((unsigned char *)g.p)[i] = (unsigned char)test_u64(r);
+        for (size_t i = 0; i < n / MLA_GROUP; i++) {
+            const uint16_t d = mla_f32_to_f16(0.02f * test_gauss(r));
+            memcpy((char *)g.p + i * group, &d, 2);
+        }
+        return g;
+    }
     for (size_t i = 0; i < n; i++) {
         const float f = test_gauss(r);
         uint16_t h = t == MLA_F16 ? mla_f32_to_f16(f) : mla_f32_to_bf16(f);
@@ -110,7 +119,7 @@ static double check_product(const mla__kernels *k, test_rng *r, mla_dtype t, int
                 const double p = (double)at(x.p, (gather ? idx[i] : i) * (mla__sz)ldx + c) * element(&w.t, row0 + j, c);
                 sum += p, size += fabs(p);
             }
-            const double err = fabs((double)at(y.p, i * (mla__sz)ldy + j - n0) - sum) / (size * (cols + 3) * U + 1e-37);
+            const double err = fabs((double)at(y.p, i * (mla__sz)ldy + j - n0) - sum) / (size * (cols + 4) * U + 1e-37);
             if (!(err <= worst)) worst = err;
         }
     free(idx);
@@ -133,11 +142,70 @@ static double check_mix(const mla__kernels *k, test_rng *r, mla_dtype t, int T, 
                 const double p = (double)at(x.p, i * (mla__sz)ldx + j) * element(&w.t, row0 + j, c);
                 sum += p, size += fabs(p);
             }
-            const double err = fabs((double)at(y.p, i * (mla__sz)ldy + c) - sum) / (size * (n + 3) * U + 1e-37);
+            const double err = fabs((double)at(y.p, i * (mla__sz)ldy + c) - sum) / (size * (n + 4) * U + 1e-37);
             if (!(err <= worst)) worst = err;
         }
     unguard(&x), unguard(&y), unguard(&panel), free_matrix(&w);
     return worst;
+}
+
+/* The integer products, against the same rounded activations in double: only the sum over groups is rounded, four times a group. */
+static double check_integer(const mla__kernels *k, test_rng *r, mla_dtype t, int T, int rows, int cols, int row0) {
+    const int n = rows - row0, n0 = n > 20 ? 16 : 0, gather = test_int(r, 2), groups = cols / MLA_GROUP, ldx = groups + test_int(r, 3);
+    const int ldy = n - n0 + test_int(r, 5);
+    matrix w = random_matrix(r, t, rows, cols, 0);
+    const size_t acts = (size_t)(T - 1) * (size_t)ldx + (size_t)groups;
+    guarded q = guard(acts * sizeof(mla__act)), y = guard(((size_t)(T - 1) * (size_t)ldy + (size_t)(n - n0)) * 4);
+    guarded x = guarded_floats(r, acts * MLA_GROUP, 2), panel = guard((size_t)MLA__KC * (size_t)MLA__NR_MAX * sizeof(float));
+    const mla__act *a = (const mla__act *)q.p;
+    int *idx = (int *)malloc((size_t)T * sizeof *idx);
+    double worst = 0;
+    for (int i = 0; i < T; i++) idx[i] = test_int(r, T);
+    k->quantize((mla__act *)q.p, (const float *)x.p, (mla__sz)acts * MLA_GROUP);
+    (T <= MLA__FEW ? k->idot : k->igemm)[t]((float *)y.p, ldy, a, ldx, gather ? idx : NULL, T, &w.t, row0, n0, n, (float *)panel.p);
+    for (int i = 0; i < T; i++)
+        for (int j = n0; j < n; j++) {
+            double sum = 0, size = 0;
+            for (int c = 0; c < cols; c++) {
+                const mla__act *g = a + (gather ? idx[i] : i) * ldx + c / MLA_GROUP;
+                const double p = (double)g->d * g->q[c % MLA_GROUP] * element(&w.t, row0 + j, c);
+                sum += p, size += fabs(p) * (t == MLA_Q4 ? 3 : 1); /* nibbles are used as 0..15: up to twice 8 more */
+            }
+            const double err = fabs((double)at(y.p, i * (mla__sz)ldy + j - n0) - sum) / (size * (groups + 12) * 4 * U + 1e-30);
+            if (!(err <= worst)) worst = err;
+        }
+    free(idx);
+    unguard(&x), unguard(&y), unguard(&q), unguard(&panel), free_matrix(&w);
+    return worst;
+}
+
+/* Activations: the int8 codes are the nearest, |x - d q| <= d/2 (and a little), the sums are right; NaN and infinity spoil their group alone. */
+static void test_quantize(const mla__kernels *k) {
+    test_rng r = {9};
+    for (int n = MLA_GROUP; n <= 5 * MLA_GROUP; n += MLA_GROUP) {
+        guarded x = guarded_floats(&r, (size_t)n, n == 64 ? 1e-3f : 5), q = guard((size_t)(n / MLA_GROUP) * sizeof(mla__act));
+        const mla__act *a = (const mla__act *)q.p;
+        double worst = 0, sums = 0;
+        k->quantize((mla__act *)q.p, (const float *)x.p, n);
+        for (int g = 0; g < n / MLA_GROUP; g++) {
+            int sum = 0, top = 0;
+            for (int i = 0; i < MLA_GROUP; i++) {
+                sum += a[g].q[i], top = abs(a[g].q[i]) > top ? abs(a[g].q[i]) : top;
+                worst = fmax(worst, fabs((double)at(x.p, g * MLA_GROUP + i) - (double)a[g].d * a[g].q[i]) / (double)a[g].d);
+            }
+            CHECK(top == 127, "%s quantize: the largest code is %d", mla_isa_name(k->isa), top);
+            sums = fmax(sums, fabs((double)a[g].d * sum - (double)a[g].sum) / ((double)a[g].d * (abs(sum) + 1)));
+        }
+        CHECK(worst <= 0.5 + 1e-4 && sums <= 1e-6, "%s quantize: off by %g d, sums by %g", mla_isa_name(k->isa), worst, sums);
+        unguard(&x), unguard(&q);
+    }
+    float x[3 * MLA_GROUP];
+    mla__act a[3];
+    memset(x, 0, sizeof x);
+    x[MLA_GROUP + 5] = NAN, x[2 * MLA_GROUP] = -INFINITY;
+    k->quantize(a, x, 3 * MLA_GROUP);
+    CHECK(a[0].d == 0 && a[0].q[7] == 0, "%s quantize: a group of zeros", mla_isa_name(k->isa));
+    CHECK(a[1].d != a[1].d && a[2].d != a[2].d, "%s quantize: NaN and infinity are kept", mla_isa_name(k->isa));
 }
 
 static void test_products(const mla__kernels *k, mla_dtype t) {
@@ -149,9 +217,16 @@ static void test_products(const mla__kernels *k, mla_dtype t) {
     test_rng r = {17u + (uint64_t)t};
     for (size_t i = 0; i < sizeof sizes / sizeof *sizes; i++)
         for (int ue8m0 = 0; ue8m0 <= (t == MLA_E4M3); ue8m0++) {
-            const int *s = sizes[i];
+            int s[4];
+            memcpy(s, sizes[i], sizeof s);
+            if (mla__grouped(t)) s[2] = mla__up_to(s[2], MLA_GROUP);
             double e = check_product(k, &r, t, s[0], s[1], s[2], s[3], ue8m0);
             CHECK(e <= 1, "%s %s product T %d rows %d cols %d row0 %d: %.3g of the bound", mla_isa_name(k->isa), mla_dtype_name(t), s[0], s[1], s[2], s[3], e);
+            if (mla__grouped(t)) {
+                e = check_integer(k, &r, t, s[0], s[1], s[2], s[3]);
+                CHECK(e <= 1, "%s %s integer product T %d rows %d cols %d row0 %d: %.3g of the bound", mla_isa_name(k->isa), mla_dtype_name(t), s[0], s[1],
+                      s[2], s[3], e);
+            }
             e = check_mix(k, &r, t, s[0], s[1], s[2], s[3], ue8m0);
             CHECK(e <= 1, "%s %s mix T %d rows %d cols %d row0 %d: %.3g of the bound", mla_isa_name(k->isa), mla_dtype_name(t), s[0], s[1], s[2], s[3], e);
         }
@@ -161,7 +236,7 @@ static void test_products(const mla__kernels *k, mla_dtype t) {
 static void test_nan(const mla__kernels *k, mla_dtype t) {
     float panel[MLA__KC * MLA__NR_MAX], x[8 * 40], y[8 * 20];
     unsigned char w[20 * 40 * 4];
-    const size_t size = (size_t)mla__dtype_bytes(t);
+    const size_t size = mla_dtype_bytes(t, 1);
     const unsigned char nan_e4m3 = 0xff;
     const uint16_t nan_f16 = 0x7e01, nan_bf16 = 0x7fc1;
     const float nan_f32 = NAN;
@@ -182,12 +257,13 @@ static void test_nan(const mla__kernels *k, mla_dtype t) {
 
 static void test_rows(const mla__kernels *k) {
     test_rng r = {5};
-    for (int t = MLA_F32; t <= MLA_E4M3; t++)
-        for (int n = 1; n <= 70; n += n < 20 ? 1 : 7) {
+    for (int t = MLA_F32; t <= MLA_Q4; t++)
+        for (int i = 1; i <= 70; i += i < 20 ? 1 : 7) {
+            const int n = mla__grouped((mla_dtype)t) ? i * MLA_GROUP : i;
             guarded x = guarded_weights(&r, (size_t)n, (mla_dtype)t), y = guard((size_t)n * 4);
             int same = 1;
             k->widen[t]((float *)y.p, x.p, n);
-            for (int i = 0; i < n; i++) same &= mla__bits(at(y.p, i)) == mla__bits(mla__get((mla_dtype)t, x.p, i));
+            for (int j = 0; j < n; j++) same &= mla__bits(at(y.p, j)) == mla__bits(mla__get((mla_dtype)t, x.p, j));
             CHECK(same, "%s widen %s n %d", mla_isa_name(k->isa), mla_dtype_name((mla_dtype)t), n);
             unguard(&x), unguard(&y);
         }
@@ -220,7 +296,7 @@ static void test_rows(const mla__kernels *k) {
     }
     for (int t = MLA_F32; t <= MLA_BF16; t++)
         for (int n = 1; n <= 40; n++) { /* rounding: any bits at all */
-            const size_t size = (size_t)mla__dtype_bytes((mla_dtype)t);
+            const size_t size = mla_dtype_bytes((mla_dtype)t, 1);
             guarded x = guard((size_t)n * 4), y = guard((size_t)n * size), want = guard((size_t)n * size);
             int same = 1;
             for (int i = 0; i < n; i++) {
@@ -333,10 +409,11 @@ int main(void) {
         mla__select(&k, (mla_isa)isa);
         CHECK(k.isa == (mla_isa)isa, "asked for %s, got %s", mla_isa_name((mla_isa)isa), mla_isa_name(k.isa));
         SECTION(mla_isa_name((mla_isa)isa));
-        for (int t = MLA_F32; t <= MLA_E4M3; t++) {
+        for (int t = MLA_F32; t <= MLA_Q4; t++) {
             test_products(&k, (mla_dtype)t);
-            test_nan(&k, (mla_dtype)t);
+            if (!mla__grouped((mla_dtype)t)) test_nan(&k, (mla_dtype)t);
         }
+        test_quantize(&k);
         test_rows(&k);
         test_swiglu(&k);
         test_attend(&k);
