@@ -84,7 +84,7 @@ TSAN = $(shell $(call can,-fsanitize=thread,stdio.h))
 MSAN = $(shell $(call can,-fsanitize=memory,stdio.h,$(CLANG)))
 comma := ,
 CHECKED = $(TESTS) minimal threads generate
-INSPECT = -O1 -g -fno-omit-frame-pointer -I. -Iexamples -std=c99
+INSPECT = -O2 -g -fno-omit-frame-pointer -I. -Iexamples -std=c99
 
 # $(call inspect,NAME,COMPILER,FLAGS): the rules for build/NAME/PROGRAM
 define inspect

@@ -464,8 +464,8 @@ static void test_rounding(const fixture *f) {
 /* ---- several sequences, many pages -------------------------------------------------------------------------------------- */
 
 /* One call on a session's caches: n0 tokens for the first sequence, n1 for the second (0: not in the call), in this order or the other.
-   Both get the logits of all their tokens at logits[i] (row length of the cache before the call), and in a second call, after taking the
-   first one back, those of the last token only, which must be the same. */
+   The first call asks for the logits of the last tokens only; it is taken back, and the second for all of them, which go to logits[i] from
+   the row on that is the cache's length. Both must agree. */
 static int call_both(const fixture *f, const way *w, session *s, const int n[2], const int *const tokens[2], float *const logits[2], int swapped) {
     mla_sequence seq[2];
     int fed[2 * LONG], which[2], at[2] = {0, 0}, n_seqs = 0, total = 0, ok = 1;
@@ -561,6 +561,36 @@ static void test_pages(const fixture *f) {
     for (int i = 0; i < 2; i++) free(logits[i]), free(first[i]);
 }
 
+/* 1200 tokens: a context so long that the absorbed path works on pieces of it apart and merges them. Naive, absorbed and absorbed with
+   three threads (bit-identical), chunks of 160 and at last single tokens. */
+static void test_long(const fixture *f) {
+    enum { N = 1200, SINGLE = 4 };
+    const size_t n = (size_t)N * (size_t)f->V;
+    float *logits[3];
+    int text[N];
+    for (int i = 0; i < N; i++) text[i] = i < PROMPT ? f->tokens[i] : (i * 7 + i / 9) % f->V;
+    for (int k = 0; k < 3; k++) {
+        way w = {.isa = best_isa(), .path = k ? MLA_ATTN_ABSORBED : MLA_ATTN_NAIVE, .chunk = 160, .threads = k == 2 ? 3 : 1, .paged = k == 0};
+        session s;
+        logits[k] = new_floats(n);
+        w.run = run_backwards;
+        int ok = session_open(&s, f, &w, N);
+        for (int t = 0, m; ok && t < N; t += m) {
+            m = t >= N - SINGLE ? 1 : N - SINGLE - t < w.chunk ? N - SINGLE - t : w.chunk;
+            mla_sequence seq = {.cache = s.cache[0], .n_tokens = m};
+            mla_outputs out = {.logits = logits[k] + t * f->V, .all_logits = 1};
+            ok = CHECK(mla_model_forward(s.context, &seq, 1, text + t, &out) == MLA_OK, "%s: %s", way_text(f, &w), mla_context_error(s.context)->text);
+        }
+        session_close(&s);
+        float e = test_rel_err(logits[k], f->logits, (size_t)PROMPT * (size_t)f->V);
+        CHECK(e <= bound, "%s: logits off by %.2e", way_text(f, &w), (double)e);
+        e = test_rel_err(logits[k], logits[0], n);
+        CHECK(e <= bound, "%s: logits of %d tokens: %.2e from naive", way_text(f, &w), N, (double)e);
+    }
+    CHECK(!memcmp(logits[1], logits[2], n * sizeof **logits), "%s: 3 threads are not bit-identical to one over %d tokens", f->name, N);
+    for (int k = 0; k < 3; k++) free(logits[k]);
+}
+
 int main(int argc, char **argv) {
     report = argc > 1 && !strcmp(argv[1], "--report");
     if (report) puts("fixture           isa       path      logits   hidden   (largest relative error over all ways of cutting the prompt)");
@@ -575,6 +605,7 @@ int main(int argc, char **argv) {
             test_rounding(&f);
             test_batch(&f);
             test_pages(&f);
+            if (i == 2) test_long(&f); /* deepseek_v3 */
         }
         fixture_close(&f);
     }
