@@ -455,6 +455,12 @@ MLA_API mla_result mla_moe_forward(mla_context *context, int layer, float *y, co
 #define MLA__PRINTF(f, a)
 #endif
 
+#if defined(__GNUC__)
+#define MLA__PREFETCH(p) __builtin_prefetch(p)
+#else
+#define MLA__PREFETCH(p) ((void)(p))
+#endif
+
 /* Register tiles are small arrays indexed by loops of constant length: these must be unrolled, also at -O2, to live in registers. */
 #if defined(__clang__)
 #define MLA__UNROLL _Pragma("clang loop unroll(full)")
@@ -462,12 +468,6 @@ MLA_API mla_result mla_moe_forward(mla_context *context, int layer, float *y, co
 #define MLA__UNROLL _Pragma("GCC unroll 32")
 #else
 #define MLA__UNROLL
-#endif
-
-#if defined(__GNUC__)
-#define MLA__PREFETCH(p) __builtin_prefetch(p)
-#else
-#define MLA__PREFETCH(p) ((void)(p))
 #endif
 
 typedef ptrdiff_t mla__sz; /* strides and counts of elements: signed, as wide as an address */
@@ -977,6 +977,7 @@ MLA__AVX2 void mla__transpose_avx2(__m256 *r) {
 /* ---- >>table --------------------------------------------------------------------------------------------------------- */
 
 #define MLA__NR_MAX 16  /* most lanes of a panel in any ISA */
+#define MLA__MR_MAX 8   /* most rows of a register tile */
 #define MLA__KC 256     /* depth of a packed panel: KC * NR floats stay in the first-level cache */
 #define MLA__MC 256     /* tokens per pass over a packed panel: MC * KC floats stay in the second-level cache */
 #define MLA__FEW 2      /* up to so many tokens a product is bound by memory, and weights are used as they stream by */
@@ -994,8 +995,6 @@ typedef struct mla__lanes {
     int n, started;
     const float *mask[MLA__NR_MAX]; /* the caller's mask, a row for each lane, or NULL in lane 0 */
     float *probs[MLA__NR_MAX];      /* raw scores go here, or NULL in lane 0 */
-    const unsigned char *ahead;     /* the cache's next rows, ahead_bytes each: fetched while this block is worked on; or NULL */
-    mla__sz ahead_bytes;
 } mla__lanes;
 
 /* A group of activations in int8: x = d * q. */
@@ -1021,11 +1020,15 @@ typedef struct mla__kernels {
     void (*igemm[MLA_DTYPE_COUNT])(float *y, mla__sz ldy, const mla__act *x, mla__sz ldx, const int *idx, int T, const mla_tensor *w,
                                    int row0, int n0, int n1, float *panel);
     void (*quantize)(mla__act *y, const float *x, mla__sz n);
+    /* panel [n, NR] = the transpose of nb <= NR rows of n floats, ld apart; other lanes zero */
+    void (*transpose)(float *panel, const float *rows, int ld, int nb, int n);
     void (*widen[MLA_DTYPE_COUNT])(float *y, const void *x, mla__sz n);
     void (*narrow[MLA_DTYPE_COUNT])(void *y, const float *x, mla__sz n);
     void (*swiglu)(float *h, const float *gate, const float *up, int n); /* h = silu(gate) * up; h may be gate */
-    /* one block of nu keys from position u0: k [nu, ldk], v [nu, ldv], s scratch [nu, NR] */
-    void (*attend)(mla__lanes *a, const float *k, mla__sz ldk, int dk, const float *v, mla__sz ldv, int dv, int u0, int nu, float *s);
+    /* n panels of queries meet nu keys k [nu, ldk] and values v [nu, ldv] of one dtype (F32, F16, BF16), from position u0 on; reads rows of
+       v up to the next multiple of NR; scratch s [n, nu, NR], wide [MR, dk] */
+    void (*attend[MLA_DTYPE_COUNT])(mla__lanes *panels, int n, const void *k, mla__sz ldk, int dk, const void *v, mla__sz ldv, int dv, int u0,
+                                    int nu, float *s, float *wide);
 } mla__kernels;
 
 
@@ -2171,9 +2174,9 @@ static mla_context *mla__context_layout(const mla_model *m, const mla_context_de
         w.group = MLA__TAKE(&a, float, mla__max(MLA__MC * MLA__GROUP, 3 * E));
         if (attn) {
             w.latent = MLA__TAKE(&a, float, (double)MLA__KEYS * ldk);
-            w.k = MLA__TAKE(&a, float, (double)MLA__KEYS * (N + P));
+            w.k = MLA__TAKE(&a, float, mla__max(MLA__KEYS * (N + P), MLA__MR_MAX * (R + P))); /* naive: keys; absorbed: rows being widened */
             w.v = MLA__TAKE(&a, float, (double)MLA__KEYS * ldv);
-            w.s = MLA__TAKE(&a, float, MLA__KEYS * nr);
+            w.s = MLA__TAKE(&a, float, (double)mla__max(MLA__KEYS, MLA_PAGE * panels) * nr);
             w.lanes = MLA__TAKE(&a, mla__lanes, mla__max(panels, naive_panels));
             w.lane_memory = MLA__TAKE(&a, float, absorbed > naive ? absorbed : naive);
         }
@@ -2430,15 +2433,15 @@ static int mla__lanes_begin(mla_context *c, const mla__attn *a, const mla__block
         l->limit = (int *)(void *)at, at += nr;
         l->n = mla__min(nr, rows - p * nr);
         l->started = 0;
-        l->mask[0] = NULL, l->probs[0] = NULL, l->ahead = NULL;
+        l->mask[0] = NULL, l->probs[0] = NULL;
         for (int i = 0; i < nr; i++) {
             const int row = p * nr + mla__min(i, l->n - 1), t = row / per_token, h = per_token > 1 ? row % per_token : head;
             l->m[i] = -INFINITY, l->l[i] = 0;
             l->limit[i] = causal ? c->position[b->token + t] : keys - 1;
             if (s->mask) l->mask[i] = s->mask + (b->first + t) * (mla__sz)keys;
             if (s->probs) l->probs[i] = s->probs + (((mla__sz)a->layer * s->n_tokens + b->first + t) * H + h) * (mla__sz)keys;
-            for (int d = 0; d < dk; d++) l->q[(mla__sz)d * nr + i] = i < l->n ? q[row * ldq + d] : 0;
         }
+        c->k.transpose(l->q, q + p * nr * ldq, (int)ldq, l->n, dk);
     }
     return (rows + nr - 1) / nr;
 }
@@ -2470,46 +2473,54 @@ static void mla__widen_rows(mla_context *c, const mla_cache *k, int layer, int u
 static void mla__absorbed_piece(mla_context *c, const mla__attn *a, const mla__block *b, int piece, mla__worker *w) {
     const mla_config *f = &c->m->c;
     const mla_sequence *s = &a->seqs[b->seq];
-    const int H = f->num_attention_heads, R = f->kv_lora_rank, dk = R + f->qk_rope_head_dim, nr = c->k.nr, rows = b->n * H;
+    const int H = f->num_attention_heads, R = f->kv_lora_rank, dk = R + f->qk_rope_head_dim, nr = c->k.nr;
     const mla__sz ldk = mla__up_to(dk, MLA__NR_MAX), first = (mla__sz)(b->token - a->token0) * H;
     const int panels = mla__lanes_begin(c, a, b, w, c->qa + first * dk, dk, dk, R, H, 0);
     const int last = mla__lanes_last(&w->lanes[panels - 1]); /* later tokens see no less */
     const int u1 = mla__min(b->pieces > 1 ? (piece + 1) * b->piece : INT32_MAX, last + 1);
+    const mla_dtype dtype = s->cache->dtype;
+    const int in_place = c->k.attend[dtype] != NULL && R % MLA__NR_MAX == 0;
+    const mla_dtype t = in_place ? dtype : MLA_F32;
+    const mla__sz ld = in_place ? dk : ldk;
     for (int u0 = piece * b->piece; u0 < u1; u0 += MLA_PAGE) {
         const int nu = mla__min(MLA_PAGE, u1 - u0);
-        mla__widen_rows(c, s->cache, a->layer, u0, nu, w->latent, ldk);
-        w->lanes[0].ahead = u0 + 2 * MLA_PAGE <= u1 ? mla__row(s->cache, a->layer, u0 + MLA_PAGE) : NULL;
-        w->lanes[0].ahead_bytes = mla__bytes(s->cache->dtype, dk);
-        for (int p = 0; p < panels; p++) c->k.attend(&w->lanes[p], w->latent, ldk, dk, w->latent, ldk, R, u0, nu, w->s);
+        const void *block = w->latent;
+        if (in_place) block = mla__row(s->cache, a->layer, u0); /* MLA_PAGE rows from a multiple of it lie together, paged or not */
+        else mla__widen_rows(c, s->cache, a->layer, u0, nu, w->latent, ldk);
+        c->k.attend[t](w->lanes, panels, block, ld, dk, block, ld, R, u0, nu, w->s, w->k);
     }
     for (int p = 0; p < panels; p++) {
         const mla__lanes *l = &w->lanes[p];
         mla__lanes_probs(l, mla__keys(s));
         for (int i = 0; i < l->n; i++) {
-            const mla__sz row = b->pieces > 1 ? (mla__sz)(b->slot + piece) * c->lane_tokens * H + p * nr + i : first + p * nr + i;
-            float *to = (b->pieces > 1 ? c->piece_o : c->ol) + row * R;
-            const float *o = l->o + i * (mla__sz)R, z = b->pieces > 1 ? 1.0f : l->l[i] != 0 ? 1.0f / l->l[i] : 0;
-            if (b->pieces > 1) c->piece_m[row] = l->m[i], c->piece_l[row] = l->l[i];
-            for (int r = 0; r < R; r++) to[r] = l->started && z != 0 ? o[r] * z : 0;
+            const mla__sz row = first + p * nr + i;
+            const float *o = l->o + i * (mla__sz)R, z = l->l[i] != 0 ? 1.0f / l->l[i] : 0;
+            if (b->pieces > 1) {
+                const mla__sz slot = (mla__sz)b->slot * c->lane_tokens * H + (p * nr + i) * (mla__sz)b->pieces + piece;
+                c->piece_m[slot] = l->m[i], c->piece_l[slot] = l->l[i];
+                if (l->started) memcpy(c->piece_o + slot * R, o, (size_t)R * sizeof *o);
+                else memset(c->piece_o + slot * R, 0, (size_t)R * sizeof *o);
+            } else {
+                for (int r = 0; r < R; r++) c->ol[row * R + r] = z != 0 ? o[r] * z : 0;
+            }
         }
     }
-    (void)rows;
 }
 
 /* Pieces of context are merged in their order. */
-static void mla__merge(mla_context *c, const mla__attn *a, const mla__block *b, int row) {
-    const int H = c->m->c.num_attention_heads, R = c->m->c.kv_lora_rank;
-    const mla__sz step = (mla__sz)c->lane_tokens * H, at = b->slot * step + row;
-    float *to = c->ol + ((mla__sz)(b->token - a->token0) * H + row) * R, max = -INFINITY, sum = 0;
-    for (int p = 0; p < b->pieces; p++) max = c->piece_m[at + p * step] > max ? c->piece_m[at + p * step] : max;
-    memset(to, 0, (size_t)R * sizeof *to);
-    for (int p = 0; p < b->pieces; p++) {
-        const float f = c->piece_l[at + p * step] != 0 ? expf(c->piece_m[at + p * step] - max) : 0;
-        const float *o = c->piece_o + (at + p * step) * R;
-        sum += f * c->piece_l[at + p * step];
-        for (int r = 0; f != 0 && r < R; r++) to[r] += f * o[r];
+static void mla__merge(mla_context *c, const mla__attn *a, const mla__block *b, int row, const mla__worker *w) {
+    const int H = c->m->c.num_attention_heads, R = c->m->c.kv_lora_rank, n = b->pieces;
+    const mla__sz slot = (mla__sz)b->slot * c->lane_tokens * H + row * (mla__sz)n;
+    const float *m = c->piece_m + slot, *l = c->piece_l + slot;
+    const mla_tensor o = mla_view(c->piece_o + slot * R, MLA_F32, n, R);
+    float share[MLA__PIECES], max = -INFINITY, sum = 0;
+    for (int p = 0; p < n; p++) max = m[p] > max ? m[p] : max;
+    for (int p = 0; p < n; p++) {
+        share[p] = l[p] != 0 ? expf(m[p] - max) : 0;
+        sum += share[p] * l[p];
     }
-    for (int r = 0; sum != 0 && r < R; r++) to[r] /= sum;
+    for (int p = 0; p < n; p++) share[p] = sum != 0 ? share[p] / sum : 0;
+    c->k.mix[MLA_F32](c->ol + ((mla__sz)(b->token - a->token0) * H + row) * R, R, share, n, 1, &o, 0, n, w->panel);
 }
 
 /* Naive, one head of one block of tokens: keys and values are expanded from the latents a block of context at a time. */
@@ -2531,7 +2542,8 @@ static void mla__naive_head(mla_context *c, const mla__attn *a, const mla__block
         mla__rows(c, w->v, ldv, &in, &a->w->kv_b, row0 + N, 0, V, w->panel);
         for (int p = 0; p < panels; p++) {
             const int last = mla__lanes_last(&w->lanes[p]);
-            if (u0 <= last) c->k.attend(&w->lanes[p], w->k, N + P, N + P, w->v, ldv, V, u0, mla__min(nu, last + 1 - u0), w->s);
+            if (u0 <= last)
+                c->k.attend[MLA_F32](&w->lanes[p], 1, w->k, N + P, N + P, w->v, ldv, V, u0, mla__min(nu, last + 1 - u0), w->s, NULL);
         }
     }
     for (int p = 0; p < panels; p++) {
@@ -2565,7 +2577,7 @@ static void mla__merge_work(mla_context *c, void *arg, int worker) {
     for (int i = 0; i < a->n_blocks; i++) {
         const mla__block *b = &c->blocks[i];
         const int rows = b->pieces > 1 ? b->n * H : 0;
-        for (int r = (int)((int64_t)rows * worker / c->threads); r < (int)((int64_t)rows * (worker + 1) / c->threads); r++) mla__merge(c, a, b, r);
+        for (int r = (int)((int64_t)rows * worker / c->threads); r < (int)((int64_t)rows * (worker + 1) / c->threads); r++) mla__merge(c, a, b, r, &c->workers[worker]);
     }
 }
 /* qa [n, H, R+P] = [W_UK^T q_nope | q_rope], a head at a time. */
@@ -2978,10 +2990,11 @@ mla_result mla_model_forward(mla_context *c, const mla_sequence *seqs, int n_seq
 #define MLA__FN static MLA__TARGET
 #define MLA__IN MLA__INLINE MLA__TARGET
 
-/* c [M, NR] (+)= sum_k a[i][k*ak] b[k*bk .. +NR): the one loop in which nearly all arithmetic of prefill and attention happens. M is a
-   constant in each use. */
-MLA__IN void MLA__F(tile_m)(const int M, float *c, mla__sz ldc, const float *const *rows, mla__sz ak, const float *b, mla__sz bk, int K,
-                            int add) {
+/* c [M, NR] (+)= sum_k a[i][k*ak] b[k*bk .. +NR): the one loop in which nearly all arithmetic of prefill and attention happens. M and
+   the dtype of b are constants in each use. Meanwhile the memory from `ahead` on is fetched, `step` bytes for each k: spread out like this,
+   it hides behind the arithmetic. */
+MLA__IN void MLA__F(tile_m)(const int M, const mla_dtype t, float *c, mla__sz ldc, const float *const *rows, mla__sz ak, const void *b,
+                            mla__sz bk, int K, int add, const char *ahead, int step) {
     MLA__V acc[MLA__MR][MLA__NV];
     const float *a[MLA__MR];
     MLA__UNROLL
@@ -2990,11 +3003,12 @@ MLA__IN void MLA__F(tile_m)(const int M, float *c, mla__sz ldc, const float *con
         MLA__UNROLL
         for (int j = 0; j < MLA__NV; j++) acc[i][j] = add ? MLA__F(ld)(c + i * ldc + j * MLA__VL) : MLA__F(zero)();
     }
-    mla__sz at = 0;
-    for (int k = 0; k < K; k++, at += ak, b += bk) {
+    mla__sz at = 0, from = 0;
+    for (int k = 0; k < K; k++, at += ak, from += bk, ahead += step) {
         MLA__V w[MLA__NV];
+        MLA__PREFETCH(ahead);
         MLA__UNROLL
-        for (int j = 0; j < MLA__NV; j++) w[j] = MLA__F(ld)(b + j * MLA__VL);
+        for (int j = 0; j < MLA__NV; j++) w[j] = MLA__F(get)(t, b, from + j * MLA__VL);
         MLA__UNROLL
         for (int i = 0; i < M; i++) {
             const MLA__V x = MLA__F(set1)(a[i][at]);
@@ -3010,8 +3024,8 @@ MLA__IN void MLA__F(tile_m)(const int M, float *c, mla__sz ldc, const float *con
 }
 
 /* The same for m <= MR rows and n <= NR columns. */
-MLA__FN void MLA__F(tile)(int m, int n, float *c, mla__sz ldc, const float *const *a, mla__sz ak, const float *b, mla__sz bk, int K,
-                          int add) {
+MLA__IN void MLA__F(tile_t)(const mla_dtype t, int m, int n, float *c, mla__sz ldc, const float *const *a, mla__sz ak, const void *b,
+                            mla__sz bk, int K, int add, const void *ahead, int step) {
     float edge[MLA__MR * MLA__NR], *to = c;
     const mla__sz ld = ldc;
     if (n < MLA__NR) {
@@ -3020,17 +3034,26 @@ MLA__FN void MLA__F(tile)(int m, int n, float *c, mla__sz ldc, const float *cons
         for (int i = 0; add && i < m; i++) memcpy(edge + i * MLA__NR, c + i * ld, (size_t)n * sizeof *c);
     }
     switch (m) {
-    case 1: MLA__F(tile_m)(1, to, ldc, a, ak, b, bk, K, add); break;
-    case 2: MLA__F(tile_m)(2, to, ldc, a, ak, b, bk, K, add); break;
-    case 3: MLA__F(tile_m)(3, to, ldc, a, ak, b, bk, K, add); break;
+    case 1: MLA__F(tile_m)(1, t, to, ldc, a, ak, b, bk, K, add, (const char *)ahead, step); break;
+    case 2: MLA__F(tile_m)(2, t, to, ldc, a, ak, b, bk, K, add, (const char *)ahead, step); break;
+    case 3: MLA__F(tile_m)(3, t, to, ldc, a, ak, b, bk, K, add, (const char *)ahead, step); break;
 #if MLA__MR > 4
-    case 4: MLA__F(tile_m)(4, to, ldc, a, ak, b, bk, K, add); break;
-    case 5: MLA__F(tile_m)(5, to, ldc, a, ak, b, bk, K, add); break;
+    case 4: MLA__F(tile_m)(4, t, to, ldc, a, ak, b, bk, K, add, (const char *)ahead, step); break;
+    case 5: MLA__F(tile_m)(5, t, to, ldc, a, ak, b, bk, K, add, (const char *)ahead, step); break;
 #endif
-    default: MLA__F(tile_m)(MLA__MR, to, ldc, a, ak, b, bk, K, add); break;
+    default: MLA__F(tile_m)(MLA__MR, t, to, ldc, a, ak, b, bk, K, add, (const char *)ahead, step); break;
     }
     for (int i = 0; to == edge && i < m; i++) memcpy(c + i * ld, edge + i * MLA__NR, (size_t)n * sizeof *c);
 }
+#define MLA__DTYPE(D, d)                                                                                                                      \
+    MLA__FN void MLA__F(tile_##d)(int m, int n, float *c, mla__sz ldc, const float *const *a, mla__sz ak, const void *b, mla__sz bk, int K, \
+                                  int add, const void *ahead, int step) {                                                                    \
+        MLA__F(tile_t)(D, m, n, c, ldc, a, ak, b, bk, K, add, ahead, step);                                                                  \
+    }
+MLA__DTYPE(MLA_F32, f32)
+MLA__DTYPE(MLA_F16, f16)
+MLA__DTYPE(MLA_BF16, bf16)
+#undef MLA__DTYPE
 
 /* panel [kc, NR] = the transpose of W[row .. row+nb, k0 .. k0+kc), times its scales; lanes from nb on are zero. */
 MLA__IN void MLA__F(pack)(const mla_dtype t, float *panel, const mla_tensor *w, int row, int nb, int k0, int kc) {
@@ -3080,6 +3103,11 @@ MLA__IN void MLA__F(pack)(const mla_dtype t, float *panel, const mla_tensor *w, 
         }
 }
 
+MLA__FN void MLA__F(transpose_rows)(float *panel, const float *rows, int ld, int nb, int n) {
+    const mla_tensor t = mla_view(rows, MLA_F32, nb, ld);
+    MLA__F(pack)(MLA_F32, panel, &t, 0, nb, 0, n);
+}
+
 /* Many tokens: weights are packed a panel at a time and meet MC tokens before they leave the caches. */
 MLA__IN void MLA__F(gemm)(const mla_dtype t, float *y, mla__sz ldy, const float *x, mla__sz ldx, const int *idx, int T,
                           const mla_tensor *w, int row0, int n0, int n1, float *panel) {
@@ -3094,7 +3122,7 @@ MLA__IN void MLA__F(gemm)(const mla_dtype t, float *y, mla__sz ldy, const float 
                     const int m = t1 - u < MLA__MR ? t1 - u : MLA__MR;
                     const float *a[MLA__MR];
                     for (int i = 0; i < m; i++) a[i] = x + (idx ? idx[u + i] : u + i) * ldx + k0;
-                    MLA__F(tile)(m, nb, y + u * ldy + (n - n0), ldy, a, 1, panel, MLA__NR, kc, k0 > 0);
+                    MLA__F(tile_f32)(m, nb, y + u * ldy + (n - n0), ldy, a, 1, panel, MLA__NR, kc, k0 > 0, panel, 0);
                 }
             }
         }
@@ -3209,7 +3237,7 @@ MLA__IN void MLA__F(mix)(const mla_dtype t, float *y, mla__sz ldy, const float *
                 const int m = T - u < MLA__MR ? T - u : MLA__MR;
                 const float *a[MLA__MR];
                 for (int i = 0; i < m; i++) a[i] = x + (u + i) * ldx + r0;
-                MLA__F(tile)(m, nb, y + u * ldy + c, ldy, a, 1, panel, MLA__NR, rc, r0 > 0);
+                MLA__F(tile_f32)(m, nb, y + u * ldy + c, ldy, a, 1, panel, MLA__NR, rc, r0 > 0, panel, 0);
             }
         }
     }
@@ -3237,16 +3265,9 @@ MLA__FN void MLA__F(swiglu)(float *h, const float *gate, const float *up, int n)
     for (; i < n; i++) h[i] = gate[i] / (1.0f + expf(-gate[i])) * up[i];
 }
 
-MLA__FN void MLA__F(attend)(mla__lanes *p, const float *k, mla__sz ldk, int dk, const float *v, mla__sz ldv, int dv, int u0, int nu,
-                            float *s) {
-    const float *a[MLA__MR];
+/* Softmax of one panel's scores s [nu, NR], online, and what it does to the sums so far. */
+MLA__FN void MLA__F(softmax)(mla__lanes *p, int dv, int u0, int nu, float *s) {
     int u, i, least = p->limit[0];
-    for (u = 0; u < nu; u += MLA__MR) { /* s [nu, NR] = k q: keys are broadcast, queries are the lanes */
-        const int m = nu - u < MLA__MR ? nu - u : MLA__MR;
-        for (i = 0; i < m; i++) a[i] = k + (u + i) * ldk;
-        for (mla__sz at = 0; p->ahead && at < m * p->ahead_bytes; at += 64) MLA__PREFETCH(p->ahead + u * p->ahead_bytes + at);
-        MLA__F(tile)(m, MLA__NR, s + u * MLA__NR, MLA__NR, a, 1, p->q, MLA__NR, dk, 0);
-    }
     for (i = 1; i < MLA__NR; i++) least = p->limit[i] < least ? p->limit[i] : least;
     if (u0 + nu - 1 > least)
         for (u = 0; u < nu; u++)
@@ -3260,7 +3281,7 @@ MLA__FN void MLA__F(attend)(mla__lanes *p, const float *k, mla__sz ldk, int dk, 
             for (i = 0; i < p->n; i++) p->probs[i][u0 + u] = s[u * MLA__NR + i];
     float shrink[MLA__NR];
     int rescale = 0;
-    for (i = 0; i < MLA__NR; i += MLA__VL) { /* online softmax; a lane that has seen no key yet has m = -inf and counts from 0 */
+    for (i = 0; i < MLA__NR; i += MLA__VL) { /* a lane that has seen no key yet has m = -inf and counts from 0 */
         const MLA__V lowest = MLA__F(set1)(-3.402823466e38f), old = MLA__F(ld)(p->m + i), minus = MLA__F(set1)(-1.0f);
         MLA__V m = old, l = MLA__F(zero)();
         for (u = 0; u < nu; u++) m = MLA__F(max)(m, MLA__F(ld)(s + u * MLA__NR + i));
@@ -3276,20 +3297,47 @@ MLA__FN void MLA__F(attend)(mla__lanes *p, const float *k, mla__sz ldk, int dk, 
         MLA__F(st)(p->m + i, m);
         rescale |= !MLA__F(same)(old, m);
     }
-    if (p->started && rescale)
-        for (int r = 0; r < p->n; r++) {
-            const MLA__V f = MLA__F(set1)(shrink[r]);
-            float *o = p->o + r * (mla__sz)dv;
-            for (i = 0; i + MLA__VL <= dv; i += MLA__VL) MLA__F(st)(o + i, MLA__F(mul)(MLA__F(ld)(o + i), f));
-            for (; i < dv; i++) o[i] *= shrink[r];
+    for (int r = 0; p->started && rescale && r < p->n; r++) {
+        const MLA__V f = MLA__F(set1)(shrink[r]);
+        float *o = p->o + r * (mla__sz)dv;
+        for (i = 0; i + MLA__VL <= dv; i += MLA__VL) MLA__F(st)(o + i, MLA__F(mul)(MLA__F(ld)(o + i), f));
+        for (; i < dv; i++) o[i] *= shrink[r];
+    }
+}
+
+/* Panels of queries meet a block of keys and values of dtype t. Scores: keys are broadcast, queries are the lanes; values: lanes are broadcast,
+   the channels of v are vectors. Keys are widened MR at a time, in the first-level cache, values in registers: a widened copy of the
+   block would cost more memory traffic than the block itself. */
+MLA__IN void MLA__F(attend)(const mla_dtype t, mla__lanes *panels, int n, const void *k, mla__sz ldk, int dk, const void *v, mla__sz ldv, int dv,
+                            int u0, int nu, float *s, float *wide) {
+    const float *a[MLA__MR];
+    const int ahead = (int)(mla__bytes(t, MLA__MR * ldk) / dk); /* bytes of the next keys for each channel of these */
+    int u, i;
+    for (u = 0; u < nu; u += MLA__MR) {
+        const int m = nu - u < MLA__MR ? nu - u : MLA__MR;
+        for (i = 0; i < m; i++) {
+            const unsigned char *row = (const unsigned char *)k + mla__bytes(t, (u + i) * ldk);
+            if (t != MLA_F32) MLA__F(widen)(t, wide + i * (mla__sz)dk, row, dk);
+            a[i] = t == MLA_F32 ? (const float *)(const void *)row : wide + i * (mla__sz)dk;
         }
-    for (int c = 0; c < dv; c += MLA__NR) /* o [lanes, dv] += p v: now the lanes are broadcast and the channels of v are vectors */
-        for (int r = 0; r < p->n; r += MLA__MR) {
-            const int m = p->n - r < MLA__MR ? p->n - r : MLA__MR;
-            for (i = 0; i < m; i++) a[i] = s + r + i;
-            MLA__F(tile)(m, dv - c < MLA__NR ? dv - c : MLA__NR, p->o + r * (mla__sz)dv + c, dv, a, MLA__NR, v + c, ldv, nu, p->started);
-        }
-    p->started = 1;
+        for (int p = 0; p < n; p++)
+            MLA__F(tile_f32)(m, MLA__NR, s + (p * (mla__sz)nu + u) * MLA__NR, MLA__NR, a, 1, panels[p].q, MLA__NR, dk, 0,
+                              p ? (const unsigned char *)wide : (const unsigned char *)k + mla__bytes(t, (u + m) * ldk), p ? 0 : ahead);
+    }
+    for (int p = 0; p < n; p++) {
+        mla__lanes *l = &panels[p];
+        float *probs = s + p * (mla__sz)nu * MLA__NR;
+        MLA__F(softmax)(l, dv, u0, nu, probs);
+        for (int c = 0; c < dv; c += MLA__NR)
+            for (int r = 0; r < l->n; r += MLA__MR) {
+                const int m = l->n - r < MLA__MR ? l->n - r : MLA__MR, cols = dv - c < MLA__NR ? dv - c : MLA__NR;
+                const void *from = (const unsigned char *)v + mla__bytes(t, c);
+                float *o = l->o + r * (mla__sz)dv + c;
+                for (i = 0; i < m; i++) a[i] = probs + r + i;
+                (t == MLA_BF16 ? MLA__F(tile_bf16) : t == MLA_F16 ? MLA__F(tile_f16) : MLA__F(tile_f32))(m, cols, o, dv, a, MLA__NR, from, ldv, nu, l->started, o, 0);
+            }
+        l->started = 1;
+    }
 }
 
 #define MLA__DTYPE(D, d)                                                                                                             \
@@ -3313,6 +3361,15 @@ MLA__DTYPE(MLA_E4M3, e4m3)
 MLA__DTYPE(MLA_Q8, q8)
 MLA__DTYPE(MLA_Q4, q4)
 #undef MLA__DTYPE
+#define MLA__DTYPE(D, d)                                                                                                                      \
+    MLA__FN void MLA__F(attend_##d)(mla__lanes *panels, int n, const void *k, mla__sz ldk, int dk, const void *v, mla__sz ldv, int dv,       \
+                                    int u0, int nu, float *s, float *wide) {                                                                 \
+        MLA__F(attend)(D, panels, n, k, ldk, dk, v, ldv, dv, u0, nu, s, wide);                                                               \
+    }
+MLA__DTYPE(MLA_F32, f32)
+MLA__DTYPE(MLA_F16, f16)
+MLA__DTYPE(MLA_BF16, bf16)
+#undef MLA__DTYPE
 MLA__FN void MLA__F(narrow_f32)(void *y, const float *x, mla__sz n) { MLA__F(narrow)(MLA_F32, y, x, n); }
 MLA__FN void MLA__F(narrow_f16)(void *y, const float *x, mla__sz n) { MLA__F(narrow)(MLA_F16, y, x, n); }
 MLA__FN void MLA__F(narrow_bf16)(void *y, const float *x, mla__sz n) { MLA__F(narrow)(MLA_BF16, y, x, n); }
@@ -3333,7 +3390,8 @@ static void MLA__F(table)(mla__kernels *k) {
     k->idot[MLA_Q8] = MLA__F(idot_q8), k->idot[MLA_Q4] = MLA__F(idot_q4), k->igemm[MLA_Q8] = MLA__F(igemm_q8), k->igemm[MLA_Q4] = MLA__F(igemm_q4);
     k->narrow[MLA_F32] = MLA__F(narrow_f32), k->narrow[MLA_F16] = MLA__F(narrow_f16), k->narrow[MLA_BF16] = MLA__F(narrow_bf16);
     k->narrow[MLA_Q8] = mla__narrow_q8;
-    k->swiglu = MLA__F(swiglu), k->attend = MLA__F(attend);
+    k->attend[MLA_F32] = MLA__F(attend_f32), k->attend[MLA_F16] = MLA__F(attend_f16), k->attend[MLA_BF16] = MLA__F(attend_bf16);
+    k->transpose = MLA__F(transpose_rows), k->swiglu = MLA__F(swiglu);
 }
 
 #undef MLA__F

@@ -340,9 +340,10 @@ static void test_swiglu(const mla__kernels *k) {
 /* ---- attention over blocks of keys ------------------------------------------------------------------------------------------ */
 
 /* Scores carry an error of d = (dk + 2) u sum |q k|; probabilities thus one of about 2 d plus the rounding of exp and of the sums. */
-static void check_attend(const mla__kernels *k, test_rng *r, int n, int keys, int block, int dk, int dv, int masked, int causal) {
+static void check_attend(const mla__kernels *k, test_rng *r, mla_dtype t, int n, int keys, int block, int dk, int dv, int masked, int causal) {
     const int nr = k->nr, ldk = dk + test_int(r, 4), ldv = (dv + MLA__NR_MAX - 1) / MLA__NR_MAX * MLA__NR_MAX;
-    guarded K = guarded_floats(r, (size_t)keys * (size_t)ldk, 1), V = guarded_floats(r, (size_t)keys * (size_t)ldv, 1);
+    guarded K = guarded_weights(r, (size_t)keys * (size_t)ldk, t), V = guarded_weights(r, (size_t)keys * (size_t)ldv, t);
+    guarded wide = guard((size_t)MLA__MR_MAX * (size_t)dk * 4);
     guarded q = guarded_floats(r, (size_t)dk * (size_t)nr, 0.5f), o = guard((size_t)nr * (size_t)dv * 4), m = guard((size_t)nr * 4), l = guard((size_t)nr * 4);
     guarded limit = guard((size_t)nr * 4), s = guard((size_t)block * (size_t)nr * 4);
     float *mask = (float *)malloc((size_t)nr * (size_t)keys * sizeof *mask), *probs = (float *)malloc((size_t)nr * (size_t)keys * sizeof *probs);
@@ -360,13 +361,14 @@ static void check_attend(const mla__kernels *k, test_rng *r, int n, int keys, in
         a.probs[i] = probs + i * keys;
     }
     for (int u0 = 0; u0 < keys; u0 += block)
-        k->attend(&a, (const float *)K.p + u0 * (mla__sz)ldk, ldk, dk, (const float *)V.p + u0 * (mla__sz)ldv, ldv, dv, u0, mla__min(block, keys - u0), (float *)s.p);
+        k->attend[t](&a, 1, (const char *)K.p + mla__bytes(t, u0 * (mla__sz)ldk), ldk, dk, (const char *)V.p + mla__bytes(t, u0 * (mla__sz)ldv), ldv, dv, u0,
+                     mla__min(block, keys - u0), (float *)s.p, (float *)wide.p);
     for (int i = 0; i < n; i++) {
         double *sc = (double *)malloc((size_t)keys * sizeof *sc), max = -INFINITY, sum = 0, d = 0;
         for (int u = 0; u < keys; u++) {
             double z = 0, size = 0;
             for (int c = 0; c < dk; c++) {
-                const double p = (double)at(q.p, (mla__sz)c * nr + i) * (double)at(K.p, (mla__sz)u * ldk + c);
+                const double p = (double)at(q.p, (mla__sz)c * nr + i) * (double)mla__get(t, K.p, (mla__sz)u * ldk + c);
                 z += p, size += fabs(p);
             }
             if (masked) z += (double)mask[i * keys + u], size += mask[i * keys + u] > -1e30f ? fabs((double)mask[i * keys + u]) : 0;
@@ -377,7 +379,7 @@ static void check_attend(const mla__kernels *k, test_rng *r, int n, int keys, in
         for (int u = 0; u < keys; u++) sum += sc[u] = max > -1e300 ? exp(sc[u] - max) : 0;
         for (int c = 0; c < dv; c++) {
             double want = 0, size = 0;
-            for (int u = 0; u < keys && sum > 0; u++) want += sc[u] / sum * (double)at(V.p, (mla__sz)u * ldv + c), size += sc[u] / sum * fabs((double)at(V.p, (mla__sz)u * ldv + c));
+            for (int u = 0; u < keys && sum > 0; u++) want += sc[u] / sum * (double)mla__get(t, V.p, (mla__sz)u * ldv + c), size += sc[u] / sum * fabs((double)mla__get(t, V.p, (mla__sz)u * ldv + c));
             const double got = a.l[i] > 0 ? (double)at(o.p, (mla__sz)i * dv + c) / (double)a.l[i] : 0;
             const double blocks = (keys + block - 1) / block, bound = size * (2 * d + (2.0 * keys + 12 + 8 * blocks) * U) + 1e-30;
             if (!(fabs(got - want) / bound <= worst)) worst = fabs(got - want) / bound;
@@ -385,9 +387,9 @@ static void check_attend(const mla__kernels *k, test_rng *r, int n, int keys, in
         CHECK((sum > 0) == (a.l[i] > 0), "lane %d sees %s", i, sum > 0 ? "keys" : "nothing");
         free(sc);
     }
-    CHECK(worst <= 1, "%s attend n %d keys %d block %d dk %d dv %d mask %d causal %d: %.3g of the bound", mla_isa_name(k->isa), n, keys, block, dk, dv, masked, causal, worst);
+    CHECK(worst <= 1, "%s attend %s n %d keys %d block %d dk %d dv %d mask %d causal %d: %.3g of the bound", mla_isa_name(k->isa), mla_dtype_name(t), n, keys, block, dk, dv, masked, causal, worst);
     free(mask), free(probs);
-    unguard(&K), unguard(&V), unguard(&q), unguard(&o), unguard(&m), unguard(&l), unguard(&limit), unguard(&s);
+    unguard(&K), unguard(&V), unguard(&q), unguard(&o), unguard(&m), unguard(&l), unguard(&limit), unguard(&s), unguard(&wide);
 }
 
 static void test_attend(const mla__kernels *k) {
@@ -396,7 +398,8 @@ static void test_attend(const mla__kernels *k) {
     for (size_t i = 0; i < sizeof sizes / sizeof *sizes; i++)
         for (int masked = 0; masked < 2; masked++)
             for (int causal = 0; causal < 2; causal++)
-                for (int n = 1; n <= k->nr; n += k->nr > 4 ? 5 : 1) check_attend(k, &r, n, sizes[i][0], sizes[i][1], sizes[i][2], sizes[i][3], masked, causal);
+                for (int n = 1; n <= k->nr; n += k->nr > 4 ? 5 : 1)
+                    for (int t = MLA_F32; t <= MLA_BF16; t++) check_attend(k, &r, (mla_dtype)t, n, sizes[i][0], sizes[i][1], sizes[i][2], sizes[i][3], masked, causal);
 }
 
 int main(void) {
