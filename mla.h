@@ -30,7 +30,7 @@ MATHS          (DeepSeek-V2, arXiv 2405.04434; DeepSeek-V3, arXiv 2412.19437)
    block       x += attn(norm1 x);  x += ffn(norm2 x);   logits = head(norm(x))
 
 CONTENTS       search for the anchor:   >>results >>dtypes >>config >>weights >>model >>threads >>cache >>forward >>isa   (the API)
-               then   >>stop-here >>platform >>numbers >>reference >>cpu >>vocabulary >>table >>memory >>parallel >>linear
+               then   >>stop-here >>platform >>numbers >>reference >>cpu >>vocabulary >>table >>integer >>memory >>parallel >>linear
                >>rope >>attention >>moe >>block >>template >>licence
 
 MEMORY         Every object is made either by X_create (allocator hook, default malloc) or in memory of yours: X_size, then X_init.
@@ -285,7 +285,14 @@ MLA_API double mla_model_bytes(const mla_model *model, int n_tokens);
 
 /* ---- >>threads ------------------------------------------------------------------------------------------------------- */
 
-typedef enum mla_isa { MLA_ISA_AUTO = 0, MLA_ISA_SCALAR, MLA_ISA_AVX2, MLA_ISA_COUNT } mla_isa;
+typedef enum mla_isa {
+    MLA_ISA_AUTO = 0,
+    MLA_ISA_SCALAR,
+    MLA_ISA_AVX2,   /* AVX2, FMA, F16C */
+    MLA_ISA_AVX512, /* AVX-512 F, BW, DQ, VL */
+    MLA_ISA_VNNI,   /* the same, and VNNI for Q8 and Q4 */
+    MLA_ISA_COUNT
+} mla_isa;
 typedef enum mla_attn_path { MLA_ATTN_AUTO = 0, MLA_ATTN_NAIVE, MLA_ATTN_ABSORBED, MLA_ATTN_PATH_COUNT } mla_attn_path;
 
 /* Call task(arg, i) for i = 0..n-1, in any order and on any threads, and return when all have returned. */
@@ -317,7 +324,7 @@ MLA_API int mla_context_threads(const mla_context *context);
 /* ---- >>isa ----------------------------------------------------------------------------------------------------------- */
 
 MLA_API int mla_isa_available(mla_isa isa); /* compiled in, and this CPU and its OS can run it */
-MLA_API const char *mla_isa_name(mla_isa isa); /* "auto", "scalar", "avx2" */
+MLA_API const char *mla_isa_name(mla_isa isa); /* "auto", "scalar", "avx2", "avx512", "vnni" */
 
 /* ---- >>cache --------------------------------------------------------------------------------------------------------- */
 /* One cache holds one sequence: for each layer and token a row [latent R | rope key P]. Either contiguous, or in pages of 64 tokens
@@ -436,7 +443,15 @@ MLA_API mla_result mla_moe_forward(mla_context *context, int layer, float *y, co
 #if (defined(__x86_64__) || defined(__i386__)) && defined(__GNUC__)
 #define MLA__X86 1
 #include <cpuid.h>
+#if !defined(__clang__) /* gcc 12 warns about its own headers (bug 105593) */
+#pragma GCC diagnostic push
+#pragma GCC diagnostic ignored "-Wuninitialized"
+#pragma GCC diagnostic ignored "-Wmaybe-uninitialized"
+#endif
 #include <immintrin.h>
+#if !defined(__clang__)
+#pragma GCC diagnostic pop
+#endif
 #elif defined(_M_X64) && defined(_MSC_VER)
 #define MLA__X86 1
 #include <immintrin.h>
@@ -448,10 +463,14 @@ MLA_API mla_result mla_moe_forward(mla_context *context, int layer, float *y, co
 #if defined(__GNUC__)
 #define MLA__INLINE static inline __attribute__((always_inline, unused))
 #define MLA__TARGET_AVX2 __attribute__((target("avx2,fma,f16c")))
+#define MLA__TARGET_AVX512 __attribute__((target("avx2,fma,f16c,avx512f,avx512bw,avx512dq,avx512vl")))
+#define MLA__TARGET_VNNI __attribute__((target("avx2,fma,f16c,avx512f,avx512bw,avx512dq,avx512vl,avx512vnni")))
 #define MLA__PRINTF(f, a) __attribute__((format(printf, f, a)))
 #else
 #define MLA__INLINE static inline
 #define MLA__TARGET_AVX2
+#define MLA__TARGET_AVX512
+#define MLA__TARGET_VNNI
 #define MLA__PRINTF(f, a)
 #endif
 
@@ -819,28 +838,26 @@ static uint64_t mla__xgetbv(void) {
     return (uint64_t)hi << 32 | lo;
 #endif
 }
-static int mla__has_avx2(void) {
+/* The best instruction set of this CPU that its OS saves the registers of. */
+static mla_isa mla__cpu(void) {
     unsigned r[4];
     mla__cpuid(1, r);
     const unsigned need = 1u << 27 | 1u << 28 | 1u << 12 | 1u << 29; /* OSXSAVE, AVX, FMA, F16C */
-    if ((r[2] & need) != need || (mla__xgetbv() & 6) != 6) return 0;
+    if ((r[2] & need) != need) return MLA_ISA_SCALAR;
+    const uint64_t saved = mla__xgetbv();
     mla__cpuid(7, r);
-    return (int)(r[1] >> 5 & 1);
+    if ((saved & 6) != 6 || !(r[1] >> 5 & 1)) return MLA_ISA_SCALAR;
+    const unsigned wide = 1u << 16 | 1u << 17 | 1u << 30 | 1u << 31; /* F, DQ, BW, VL */
+    if ((saved & 0xe6) != 0xe6 || (r[1] & wide) != wide) return MLA_ISA_AVX2;
+    return r[2] >> 11 & 1 ? MLA_ISA_VNNI : MLA_ISA_AVX512;
 }
+#else
+static mla_isa mla__cpu(void) { return MLA_ISA_SCALAR; }
 #endif
 
-int mla_isa_available(mla_isa isa) {
-    switch (isa) {
-    case MLA_ISA_AUTO:
-    case MLA_ISA_SCALAR: return 1;
-#if MLA__X86
-    case MLA_ISA_AVX2: return mla__has_avx2();
-#endif
-    default: return 0;
-    }
-}
+int mla_isa_available(mla_isa isa) { return isa == MLA_ISA_AUTO || ((unsigned)isa < MLA_ISA_COUNT && isa <= mla__cpu()); }
 const char *mla_isa_name(mla_isa isa) {
-    static const char *const names[MLA_ISA_COUNT] = {"auto", "scalar", "avx2"};
+    static const char *const names[MLA_ISA_COUNT] = {"auto", "scalar", "avx2", "avx512", "vnni"};
     return (unsigned)isa < MLA_ISA_COUNT ? names[isa] : "?";
 }
 
@@ -972,11 +989,114 @@ MLA__AVX2 void mla__transpose_avx2(__m256 *r) {
     r[4] = _mm256_permute2f128_ps(b0, b4, 0x31), r[5] = _mm256_permute2f128_ps(b1, b5, 0x31);
     r[6] = _mm256_permute2f128_ps(b2, b6, 0x31), r[7] = _mm256_permute2f128_ps(b3, b7, 0x31);
 }
+
+#define MLA__AVX512 MLA__INLINE MLA__TARGET_AVX512
+typedef __m512 mla__v_avx512;
+MLA__AVX512 __m512 mla__ld_avx512(const float *p) { return _mm512_loadu_ps(p); }
+MLA__AVX512 void mla__st_avx512(float *p, __m512 v) { _mm512_storeu_ps(p, v); }
+MLA__AVX512 __m512 mla__set1_avx512(float x) { return _mm512_set1_ps(x); }
+MLA__AVX512 __m512 mla__zero_avx512(void) { return _mm512_setzero_ps(); }
+MLA__AVX512 __m512 mla__add_avx512(__m512 a, __m512 b) { return _mm512_add_ps(a, b); }
+MLA__AVX512 __m512 mla__mul_avx512(__m512 a, __m512 b) { return _mm512_mul_ps(a, b); }
+MLA__AVX512 __m512 mla__fma_avx512(__m512 a, __m512 b, __m512 c) { return _mm512_fmadd_ps(a, b, c); }
+MLA__AVX512 __m512 mla__max_avx512(__m512 a, __m512 b) { return _mm512_max_ps(a, b); }
+MLA__AVX512 __m512 mla__div_avx512(__m512 a, __m512 b) { return _mm512_div_ps(a, b); }
+MLA__AVX512 float mla__sum_avx512(__m512 a) {
+    return mla__sum_avx2(_mm256_add_ps(_mm512_castps512_ps256(a), _mm512_extractf32x8_ps(a, 1)));
+}
+MLA__AVX512 __m512 mla__exp_avx512(__m512 x) { /* as for AVX2 */
+    const __m512 low = _mm512_set1_ps(-87.33654f);
+    const __mmask16 gone = _mm512_cmp_ps_mask(x, low, _CMP_LT_OQ);
+    x = _mm512_max_ps(low, _mm512_min_ps(_mm512_set1_ps(88.37626f), x));
+    const __m512 n = _mm512_roundscale_ps(_mm512_mul_ps(x, _mm512_set1_ps(1.44269504f)), _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC);
+    __m512 r = _mm512_fnmadd_ps(n, _mm512_set1_ps(0.693359375f), x);
+    r = _mm512_fnmadd_ps(n, _mm512_set1_ps(-2.12194440e-4f), r);
+    __m512 p = _mm512_set1_ps(1.9875691500e-4f);
+    p = _mm512_fmadd_ps(p, r, _mm512_set1_ps(1.3981999507e-3f));
+    p = _mm512_fmadd_ps(p, r, _mm512_set1_ps(8.3334519073e-3f));
+    p = _mm512_fmadd_ps(p, r, _mm512_set1_ps(4.1665795894e-2f));
+    p = _mm512_fmadd_ps(p, r, _mm512_set1_ps(1.6666665459e-1f));
+    p = _mm512_fmadd_ps(p, r, _mm512_set1_ps(5.0000001201e-1f));
+    p = _mm512_add_ps(_mm512_fmadd_ps(p, _mm512_mul_ps(r, r), r), _mm512_set1_ps(1.0f));
+    const __m512i e = _mm512_slli_epi32(_mm512_add_epi32(_mm512_cvtps_epi32(n), _mm512_set1_epi32(127)), 23);
+    return _mm512_mask_blend_ps(gone, _mm512_mul_ps(p, _mm512_castsi512_ps(e)), _mm512_setzero_ps());
+}
+MLA__AVX512 int mla__same_avx512(__m512 a, __m512 b) { return _mm512_cmp_ps_mask(a, b, _CMP_EQ_OQ) == 0xffff; }
+MLA__AVX512 __m512 mla__keep_avx512(__m512 s, const int *limit, int u) {
+    const __mmask16 hidden = _mm512_cmpgt_epi32_mask(_mm512_set1_epi32(u), _mm512_loadu_si512(limit));
+    return _mm512_mask_blend_ps(hidden, s, _mm512_set1_ps(-INFINITY));
+}
+MLA__AVX512 __m512 mla__get_avx512(mla_dtype t, const void *p, mla__sz i) {
+    const unsigned char *b = (const unsigned char *)p;
+    switch (t) {
+    case MLA_F16: return _mm512_cvtph_ps(_mm256_loadu_si256((const __m256i *)(const void *)(b + 2 * i)));
+    case MLA_BF16:
+        return _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_cvtepu16_epi32(_mm256_loadu_si256((const __m256i *)(const void *)(b + 2 * i))), 16));
+    case MLA_E4M3: {
+        const __m256i x = _mm256_cvtepu8_epi16(_mm_loadu_si128((const __m128i *)(const void *)(b + i)));
+        const __m256i a = _mm256_slli_epi16(_mm256_and_si256(x, _mm256_set1_epi16(127)), 7);
+        const __m256i s = _mm256_slli_epi16(_mm256_and_si256(x, _mm256_set1_epi16(128)), 8);
+        const __m256i nan = _mm256_cmpeq_epi16(a, _mm256_set1_epi16(127 << 7));
+        return _mm512_mul_ps(_mm512_cvtph_ps(_mm256_or_si256(_mm256_or_si256(a, s), nan)), _mm512_set1_ps(256.0f));
+    }
+    case MLA_Q8:
+    case MLA_Q4: { /* half a group */
+        const int high = i % MLA_GROUP >= 16;
+        uint16_t h;
+        __m512i q;
+        b += i / MLA_GROUP * (t == MLA_Q8 ? 34 : 18);
+        memcpy(&h, b, 2);
+        if (t == MLA_Q8) {
+            q = _mm512_cvtepi8_epi32(_mm_loadu_si128((const __m128i *)(const void *)(b + 2 + 16 * high)));
+        } else {
+            q = _mm512_cvtepu8_epi32(_mm_loadu_si128((const __m128i *)(const void *)(b + 2)));
+            q = _mm512_sub_epi32(_mm512_and_si512(_mm512_srl_epi32(q, _mm_cvtsi32_si128(4 * high)), _mm512_set1_epi32(15)), _mm512_set1_epi32(8));
+        }
+        return _mm512_mul_ps(_mm512_cvtepi32_ps(q), _mm512_set1_ps(_cvtsh_ss(h)));
+    }
+    default: return _mm512_loadu_ps((const float *)(const void *)(b + 4 * i));
+    }
+}
+MLA__AVX512 void mla__put_avx512(mla_dtype t, void *p, mla__sz i, __m512 v) {
+    unsigned char *b = (unsigned char *)p;
+    if (t == MLA_F16) {
+        _mm256_storeu_si256((__m256i *)(void *)(b + 2 * i), _mm512_cvtps_ph(v, _MM_FROUND_TO_NEAREST_INT));
+    } else if (t == MLA_BF16) {
+        const __m512i u = _mm512_castps_si512(v), odd = _mm512_and_si512(_mm512_srli_epi32(u, 16), _mm512_set1_epi32(1));
+        const __m512i near = _mm512_add_epi32(u, _mm512_add_epi32(odd, _mm512_set1_epi32(0x7fff)));
+        const __m512i quiet = _mm512_or_si512(u, _mm512_set1_epi32(0x400000));
+        const __m512i w = _mm512_srli_epi32(_mm512_mask_blend_epi32(_mm512_cmp_ps_mask(v, v, _CMP_UNORD_Q), near, quiet), 16);
+        _mm256_storeu_si256((__m256i *)(void *)(b + 2 * i), _mm512_cvtepi32_epi16(w));
+    } else {
+        _mm512_storeu_ps((float *)(void *)(b + 4 * i), v);
+    }
+}
+MLA__AVX512 __m512 mla__even_avx512(__m512 v) { return _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_castps_si512(v), 16)); }
+MLA__AVX512 __m512 mla__odd_avx512(__m512 v) { return _mm512_and_ps(v, _mm512_castsi512_ps(_mm512_set1_epi32(-65536))); }
+/* Within 128-bit quarters as for AVX2, then the 4 x 4 quarters. */
+MLA__AVX512 void mla__transpose_avx512(__m512 *r) {
+    __m512 b[16];
+    MLA__UNROLL
+    for (int i = 0; i < 4; i++) { /* b[4i + j], quarter q: column 4q + j of rows 4i .. 4i+3 */
+        const __m512 a0 = _mm512_unpacklo_ps(r[4 * i], r[4 * i + 1]), a1 = _mm512_unpackhi_ps(r[4 * i], r[4 * i + 1]);
+        const __m512 a2 = _mm512_unpacklo_ps(r[4 * i + 2], r[4 * i + 3]), a3 = _mm512_unpackhi_ps(r[4 * i + 2], r[4 * i + 3]);
+        b[4 * i] = _mm512_shuffle_ps(a0, a2, 0x44), b[4 * i + 1] = _mm512_shuffle_ps(a0, a2, 0xee);
+        b[4 * i + 2] = _mm512_shuffle_ps(a1, a3, 0x44), b[4 * i + 3] = _mm512_shuffle_ps(a1, a3, 0xee);
+    }
+    MLA__UNROLL
+    for (int j = 0; j < 4; j++) {
+        const __m512 c0 = _mm512_shuffle_f32x4(b[j], b[4 + j], 0x44), c1 = _mm512_shuffle_f32x4(b[8 + j], b[12 + j], 0x44);
+        const __m512 c2 = _mm512_shuffle_f32x4(b[j], b[4 + j], 0xee), c3 = _mm512_shuffle_f32x4(b[8 + j], b[12 + j], 0xee);
+        r[j] = _mm512_shuffle_f32x4(c0, c1, 0x88), r[4 + j] = _mm512_shuffle_f32x4(c0, c1, 0xdd);
+        r[8 + j] = _mm512_shuffle_f32x4(c2, c3, 0x88), r[12 + j] = _mm512_shuffle_f32x4(c2, c3, 0xdd);
+    }
+}
 #endif
 
 /* ---- >>table --------------------------------------------------------------------------------------------------------- */
 
-#define MLA__NR_MAX 16  /* most lanes of a panel in any ISA */
+#define MLA__NR_MAX 32  /* most columns of a panel in any ISA */
+#define MLA__NL_MAX 16  /* most lanes of queries */
 #define MLA__MR_MAX 8   /* most rows of a register tile */
 #define MLA__KC 256     /* depth of a packed panel: KC * NR floats stay in the first-level cache */
 #define MLA__MC 256     /* tokens per pass over a packed panel: MC * KC floats stay in the second-level cache */
@@ -993,8 +1113,8 @@ typedef struct mla__lanes {
     float *m, *l; /* [NR], maximum and sum so far */
     int *limit;   /* [NR], last key each lane may see */
     int n, started;
-    const float *mask[MLA__NR_MAX]; /* the caller's mask, a row for each lane, or NULL in lane 0 */
-    float *probs[MLA__NR_MAX];      /* raw scores go here, or NULL in lane 0 */
+    const float *mask[MLA__NL_MAX]; /* the caller's mask, a row for each lane, or NULL in lane 0 */
+    float *probs[MLA__NL_MAX];      /* raw scores go here, or NULL in lane 0 */
 } mla__lanes;
 
 /* A group of activations in int8: x = d * q. */
@@ -1005,7 +1125,7 @@ typedef struct mla__act {
 
 typedef struct mla__kernels {
     mla_isa isa;
-    int nr;
+    int nl; /* lanes of queries in a panel */
     /* y [T, n0..n1) = x [T, K] . W[row0 + n, :]; token t's row is x + (idx ? idx[t] : t) * ldx; y is indexed from n0 */
     void (*dot[MLA_DTYPE_COUNT])(float *y, mla__sz ldy, const float *x, mla__sz ldx, const int *idx, int T, const mla_tensor *w, int row0,
                                  int n0, int n1, float *panel);
@@ -1032,7 +1152,8 @@ typedef struct mla__kernels {
 } mla__kernels;
 
 
-/* ---- >>integer products: Q8 and Q4 weights times activations in int8, 32 at a time ---- */
+/* ---- >>integer ------------------------------------------------------------------------------------------------------- */
+/* Q8 and Q4 weights times activations in int8, 32 at a time. */
 /* y = sum over groups of d_w d_x (q_w . q_x), the sum in brackets exact. For Q4 with q = u - 8, q . x = u . x - 8 sum(x), so that the nibbles
    u are used as they lie. */
 
@@ -1068,17 +1189,17 @@ static void mla__idot_any_scalar(float *y, mla__sz ldy, const mla__act *x, mla__
             y[t * ldy + n - n0] = sum;
         }
 }
-#define MLA__INTEGER(name)                                                                                                                    \
+#define MLA__PRODUCT(name)                                                                                                                    \
     static void mla__##name##_scalar(float *y, mla__sz ldy, const mla__act *x, mla__sz ldx, const int *idx, int T, const mla_tensor *w,      \
                                      int row0, int n0, int n1, float *panel) {                                                              \
         (void)panel;                                                                                                                        \
         mla__idot_any_scalar(y, ldy, x, ldx, idx, T, w, row0, n0, n1);                                                                      \
     }
-MLA__INTEGER(idot_q8)
-MLA__INTEGER(idot_q4)
-MLA__INTEGER(igemm_q8)
-MLA__INTEGER(igemm_q4)
-#undef MLA__INTEGER
+MLA__PRODUCT(idot_q8)
+MLA__PRODUCT(idot_q4)
+MLA__PRODUCT(igemm_q8)
+MLA__PRODUCT(igemm_q4)
+#undef MLA__PRODUCT
 
 #if MLA__X86
 static MLA__TARGET_AVX2 void mla__quantize_avx2(mla__act *y, const float *x, mla__sz n) {
@@ -1165,6 +1286,7 @@ typedef struct mla__ipanel {
 } mla__ipanel;
 #define MLA__IGROUPS 16 /* groups packed at a time */
 #define MLA__IMR 4      /* tokens of a register tile */
+#define MLA__IMR_MAX 8
 
 MLA__AVX2 void mla__ipack_avx2(const mla_dtype t, mla__ipanel *panel, const mla_tensor *w, int row, int nb, int g0, int gn) {
     const int groups = w->cols / MLA_GROUP, size = t == MLA_Q8 ? 34 : 18;
@@ -1228,8 +1350,11 @@ MLA__AVX2 void mla__itile_avx2(const mla_dtype t, const int M, float *y, mla__sz
     }
 }
 
-MLA__AVX2 void mla__igemm_avx2(const mla_dtype t, float *y, mla__sz ldy, const mla__act *x, mla__sz ldx, const int *idx, int T, const mla_tensor *w,
-                               int row0, int n0, int n1, float *memory) {
+typedef void (*mla__itile)(int m, float *y, mla__sz ldy, const mla__act *const *x, const mla__ipanel *panel, int gn, int add);
+
+/* Weights are packed 16 rows and IGROUPS groups at a time, and meet MC tokens, `most` in each register tile. */
+static MLA__TARGET_AVX2 void mla__igemm_x86(const mla_dtype t, mla__itile tile, int most, float *y, mla__sz ldy, const mla__act *x, mla__sz ldx,
+                                            const int *idx, int T, const mla_tensor *w, int row0, int n0, int n1, float *memory) {
     const int groups = w->cols / MLA_GROUP;
     mla__ipanel *panel = (mla__ipanel *)(void *)memory;
     for (int t0 = 0; t0 < T; t0 += MLA__MC) {
@@ -1238,44 +1363,142 @@ MLA__AVX2 void mla__igemm_avx2(const mla_dtype t, float *y, mla__sz ldy, const m
             const int gn = groups - g0 < MLA__IGROUPS ? groups - g0 : MLA__IGROUPS;
             for (int n = n0; n < n1; n += 16) {
                 const int nb = n1 - n < 16 ? n1 - n : 16;
-                mla__ipack_avx2(t, panel, w, row0 + n, nb, g0, gn);
-                for (int u = t0; u < t1; u += MLA__IMR) {
-                    const int m = t1 - u < MLA__IMR ? t1 - u : MLA__IMR;
-                    const mla__act *a[MLA__IMR];
-                    float edge[MLA__IMR * 16], *to = y + u * ldy + (n - n0);
-                    const mla__sz ld = nb < 16 ? 16 : ldy;
+                if (t == MLA_Q8) mla__ipack_avx2(MLA_Q8, panel, w, row0 + n, nb, g0, gn);
+                else mla__ipack_avx2(MLA_Q4, panel, w, row0 + n, nb, g0, gn);
+                for (int u = t0; u < t1; u += most) {
+                    const int m = t1 - u < most ? t1 - u : most;
+                    const mla__act *a[MLA__IMR_MAX];
+                    float edge[MLA__IMR_MAX * 16], *to = y + u * ldy + (n - n0);
                     for (int i = 0; i < m; i++) a[i] = x + (idx ? idx[u + i] : u + i) * ldx + g0;
-                    if (nb < 16) {
-                        memset(edge, 0, sizeof edge);
-                        for (int i = 0; i < m && g0; i++) memcpy(edge + 16 * i, to + i * ldy, (size_t)nb * sizeof *y);
-                        to = edge;
+                    if (nb == 16) {
+                        tile(m, to, ldy, a, panel, gn, g0 > 0);
+                        continue;
                     }
-                    switch (m) {
-                    case 1: mla__itile_avx2(t, 1, to, ld, a, panel, gn, g0 > 0); break;
-                    case 2: mla__itile_avx2(t, 2, to, ld, a, panel, gn, g0 > 0); break;
-                    case 3: mla__itile_avx2(t, 3, to, ld, a, panel, gn, g0 > 0); break;
-                    default: mla__itile_avx2(t, 4, to, ld, a, panel, gn, g0 > 0); break;
-                    }
-                    for (int i = 0; i < m && nb < 16; i++) memcpy(y + (u + i) * ldy + (n - n0), edge + 16 * i, (size_t)nb * sizeof *y);
+                    memset(edge, 0, sizeof edge);
+                    for (int i = 0; i < m && g0; i++) memcpy(edge + 16 * i, to + i * ldy, (size_t)nb * sizeof *y);
+                    tile(m, edge, 16, a, panel, gn, g0 > 0);
+                    for (int i = 0; i < m; i++) memcpy(to + i * ldy, edge + 16 * i, (size_t)nb * sizeof *y);
                 }
             }
         }
     }
 }
 
-#define MLA__INTEGER(D, d)                                                                                                                   \
-    static MLA__TARGET_AVX2 void mla__idot_##d##_avx2(float *y, mla__sz ldy, const mla__act *x, mla__sz ldx, const int *idx, int T,          \
-                                                      const mla_tensor *w, int row0, int n0, int n1, float *panel) {                        \
-        (void)panel;                                                                                                                        \
-        mla__idot_avx2(D, y, ldy, x, ldx, idx, T, w, row0, n0, n1);                                                                         \
-    }                                                                                                                                       \
-    static MLA__TARGET_AVX2 void mla__igemm_##d##_avx2(float *y, mla__sz ldy, const mla__act *x, mla__sz ldx, const int *idx, int T,         \
-                                                       const mla_tensor *w, int row0, int n0, int n1, float *panel) {                       \
-        mla__igemm_avx2(D, y, ldy, x, ldx, idx, T, w, row0, n0, n1, panel);                                                                 \
+
+/* VNNI multiplies unsigned by signed bytes and adds four products to an int32. Activations become unsigned by adding 128, which is
+   taken off again as 128 times the sum of the weights; nibbles are unsigned as they are. */
+#define MLA__VNNI MLA__INLINE MLA__TARGET_VNNI
+
+MLA__VNNI void mla__idot_row_vnni(const mla_dtype t, const int TB, float *y, mla__sz ldy, const mla__act *const *x, const unsigned char *b, int groups) {
+    const __m256i offset = _mm256_set1_epi8(-128), minus = _mm256_set1_epi8(-128);
+    __m256 acc[MLA__FEW][2];
+    float low[MLA__FEW];
+    MLA__UNROLL
+    for (int i = 0; i < TB; i++) acc[i][0] = acc[i][1] = _mm256_setzero_ps(), low[i] = 0;
+    for (int g = 0; g < groups; g += 2) {
+        MLA__UNROLL
+        for (int u = 0; u < 2; u++) {
+            if (g + u >= groups) break;
+            const __m256i w = mla__group_avx2(t, b), zero = _mm256_setzero_si256();
+            uint16_t h;
+            memcpy(&h, b, 2);
+            const float d = _cvtsh_ss(h);
+            b += t == MLA_Q8 ? 34 : 18;
+            /* minus as unsigned is 128: 128 times the sum of the weights */
+            const __m256i sum = t == MLA_Q8 ? _mm256_dpbusd_epi32(zero, minus, w) : zero;
+            MLA__UNROLL
+            for (int i = 0; i < TB; i++) {
+                const mla__act *a = x[i] + g + u;
+                const __m256i q = _mm256_loadu_si256((const __m256i *)(const void *)a->q);
+                const __m256i p = t == MLA_Q8 ? _mm256_sub_epi32(_mm256_dpbusd_epi32(zero, _mm256_xor_si256(q, offset), w), sum) : _mm256_dpbusd_epi32(zero, w, q);
+                acc[i][u] = _mm256_fmadd_ps(_mm256_cvtepi32_ps(p), _mm256_set1_ps(d * a->d), acc[i][u]);
+                if (t == MLA_Q4) low[i] += d * a->sum;
+            }
+        }
     }
-MLA__INTEGER(MLA_Q8, q8)
-MLA__INTEGER(MLA_Q4, q4)
-#undef MLA__INTEGER
+    MLA__UNROLL
+    for (int i = 0; i < TB; i++) y[i * ldy] = mla__sum_avx2(_mm256_add_ps(acc[i][0], acc[i][1])) - 8 * low[i];
+}
+
+MLA__VNNI void mla__idot_vnni(const mla_dtype t, float *y, mla__sz ldy, const mla__act *x, mla__sz ldx, const int *idx, int T, const mla_tensor *w,
+                              int row0, int n0, int n1) {
+    const int groups = w->cols / MLA_GROUP;
+    const mla__sz row = (mla__sz)groups * (t == MLA_Q8 ? 34 : 18);
+    const unsigned char *b = (const unsigned char *)w->data + (row0 + n0) * row;
+    const mla__act *rows[MLA__FEW];
+    for (int i = 0; i < T; i++) rows[i] = x + (idx ? idx[i] : i) * ldx;
+    if (T == 1)
+        for (int n = n0; n < n1; n++, b += row) mla__idot_row_vnni(t, 1, y + (n - n0), ldy, rows, b, groups);
+    else
+        for (int n = n0; n < n1; n++, b += row) mla__idot_row_vnni(t, 2, y + (n - n0), ldy, rows, b, groups);
+}
+
+#define MLA__VMR MLA__IMR_MAX
+
+MLA__VNNI void mla__itile_vnni(const mla_dtype t, const int M, float *y, mla__sz ldy, const mla__act *const *x, const mla__ipanel *panel, int gn, int add) {
+    const __m512i offset = _mm512_set1_epi8(-128);
+    __m512 acc[MLA__VMR];
+    MLA__UNROLL
+    for (int i = 0; i < M; i++) acc[i] = add ? _mm512_loadu_ps(y + i * ldy) : _mm512_setzero_ps();
+    for (int g = 0; g < gn; g++) {
+        __m512i s[MLA__VMR], sum = _mm512_setzero_si512();
+        MLA__UNROLL
+        for (int i = 0; i < M; i++) s[i] = _mm512_setzero_si512();
+        MLA__UNROLL
+        for (int k = 0; k < 8; k++) {
+            const __m512i w = _mm512_loadu_si512(panel[g].w[k]);
+            if (t == MLA_Q8) sum = _mm512_dpbusd_epi32(sum, offset, w);
+            MLA__UNROLL
+            for (int i = 0; i < M; i++) {
+                int four;
+                memcpy(&four, x[i][g].q + 4 * k, 4);
+                if (t == MLA_Q8) s[i] = _mm512_dpbusd_epi32(s[i], _mm512_set1_epi32(four ^ (int)0x80808080), w);
+                else s[i] = _mm512_dpbusd_epi32(s[i], w, _mm512_set1_epi32(four));
+            }
+        }
+        const __m512 d = _mm512_loadu_ps(panel[g].d);
+        MLA__UNROLL
+        for (int i = 0; i < M; i++) {
+            const __m512i p = t == MLA_Q8 ? _mm512_sub_epi32(s[i], sum) : s[i];
+            acc[i] = _mm512_fmadd_ps(_mm512_cvtepi32_ps(p), _mm512_mul_ps(d, _mm512_set1_ps(x[i][g].d)), acc[i]);
+            if (t == MLA_Q4) acc[i] = _mm512_fnmadd_ps(d, _mm512_set1_ps(8 * x[i][g].sum), acc[i]);
+        }
+    }
+    MLA__UNROLL
+    for (int i = 0; i < M; i++) _mm512_storeu_ps(y + i * ldy, acc[i]);
+}
+
+#define MLA__PRODUCT(D, d, isa, most, target)                                                                                                \
+    static target void mla__itile_##d##isa(int m, float *y, mla__sz ldy, const mla__act *const *x, const mla__ipanel *panel, int gn,        \
+                                           int add) {                                                                                       \
+        switch (m) {                                                                                                                        \
+        case 1: mla__itile##isa(D, 1, y, ldy, x, panel, gn, add); break;                                                                    \
+        case 2: mla__itile##isa(D, 2, y, ldy, x, panel, gn, add); break;                                                                    \
+        case 3: mla__itile##isa(D, 3, y, ldy, x, panel, gn, add); break;                                                                    \
+        case 4: mla__itile##isa(D, 4, y, ldy, x, panel, gn, add); break;                                                                    \
+        default: /* most is a constant: what is left of these is one call */                                                                \
+            if (most > 4 && m < most) {                                                                                                     \
+                mla__itile##isa(D, 4, y, ldy, x, panel, gn, add);                                                                           \
+                mla__itile_##d##isa(m - 4, y + 4 * ldy, ldy, x + 4, panel, gn, add);                                                        \
+            } else {                                                                                                                        \
+                mla__itile##isa(D, most, y, ldy, x, panel, gn, add);                                                                        \
+            }                                                                                                                               \
+        }                                                                                                                                   \
+    }                                                                                                                                       \
+    static target void mla__idot_##d##isa(float *y, mla__sz ldy, const mla__act *x, mla__sz ldx, const int *idx, int T, const mla_tensor *w, \
+                                          int row0, int n0, int n1, float *panel) {                                                         \
+        (void)panel;                                                                                                                        \
+        mla__idot##isa(D, y, ldy, x, ldx, idx, T, w, row0, n0, n1);                                                                         \
+    }                                                                                                                                       \
+    static void mla__igemm_##d##isa(float *y, mla__sz ldy, const mla__act *x, mla__sz ldx, const int *idx, int T, const mla_tensor *w,      \
+                                    int row0, int n0, int n1, float *panel) {                                                               \
+        mla__igemm_x86(D, mla__itile_##d##isa, most, y, ldy, x, ldx, idx, T, w, row0, n0, n1, panel);                                       \
+    }
+MLA__PRODUCT(MLA_Q8, q8, _avx2, MLA__IMR, MLA__TARGET_AVX2)
+MLA__PRODUCT(MLA_Q4, q4, _avx2, MLA__IMR, MLA__TARGET_AVX2)
+MLA__PRODUCT(MLA_Q8, q8, _vnni, MLA__VMR, MLA__TARGET_VNNI)
+MLA__PRODUCT(MLA_Q4, q4, _vnni, MLA__VMR, MLA__TARGET_VNNI)
+#undef MLA__PRODUCT
 #endif
 
 #define MLA__CAT2(a, b) a##b
@@ -1285,8 +1508,10 @@ MLA__INTEGER(MLA_Q4, q4)
 #define MLA__ISA _scalar
 #define MLA__ISA_ENUM MLA_ISA_SCALAR
 #define MLA__TARGET
+#define MLA__INTEGER _scalar
 #define MLA__VL 1
 #define MLA__NV 4
+#define MLA__LV 4
 #define MLA__MR 4
 #include MLA_FILE
 
@@ -1294,9 +1519,21 @@ MLA__INTEGER(MLA_Q4, q4)
 #define MLA__ISA _avx2
 #define MLA__ISA_ENUM MLA_ISA_AVX2
 #define MLA__TARGET MLA__TARGET_AVX2
+#define MLA__INTEGER _avx2
 #define MLA__VL 8
 #define MLA__NV 2
+#define MLA__LV 2
 #define MLA__MR 6
+#include MLA_FILE
+
+#define MLA__ISA _avx512
+#define MLA__ISA_ENUM MLA_ISA_AVX512
+#define MLA__TARGET MLA__TARGET_AVX512
+#define MLA__INTEGER _avx2
+#define MLA__VL 16
+#define MLA__NV 2
+#define MLA__LV 1
+#define MLA__MR 8
 #include MLA_FILE
 #endif
 
@@ -1304,14 +1541,19 @@ MLA__INTEGER(MLA_Q4, q4)
 
 /* The one place that decides which kernels an ISA has: newest first. */
 static void mla__select(mla__kernels *k, mla_isa isa) {
+    if (isa == MLA_ISA_AUTO) isa = mla__cpu();
+    switch (isa) {
 #if MLA__X86
-    if (isa == MLA_ISA_AVX2 || (isa == MLA_ISA_AUTO && mla__has_avx2())) {
-        mla__table_avx2(k);
-        return;
-    }
+    case MLA_ISA_VNNI:
+        mla__table_avx512(k);
+        k->isa = MLA_ISA_VNNI;
+        k->idot[MLA_Q8] = mla__idot_q8_vnni, k->idot[MLA_Q4] = mla__idot_q4_vnni, k->igemm[MLA_Q8] = mla__igemm_q8_vnni, k->igemm[MLA_Q4] = mla__igemm_q4_vnni;
+        break;
+    case MLA_ISA_AVX512: mla__table_avx512(k); break;
+    case MLA_ISA_AVX2: mla__table_avx2(k); break;
 #endif
-    (void)isa;
-    mla__table_scalar(k);
+    default: mla__table_scalar(k);
+    }
 }
 
 /* ---- >>memory -------------------------------------------------------------------------------------------------------- */
@@ -1411,6 +1653,7 @@ static int mla__bad_rope(mla_error *err, mla_rope *r, int P) {
             r->factor = (float)((double)r->max_position_embeddings / r->original_max_position_embeddings);
         if (r->factor < 1) r->factor = 1;
     }
+    if (r->inv_freq) r->scaling = MLA_ROPE_DEFAULT; /* nothing is left to scale, the softmax neither */
     if (P == 0 || r->layout == MLA_ROPE_NONE || r->inv_freq) return 0;
     if (r->scaling != MLA_ROPE_DEFAULT && mla__bad_float(err, "rope.factor", r->factor, 1)) return 1;
     if (r->scaling >= MLA_ROPE_DYNAMIC &&
@@ -1740,6 +1983,7 @@ struct mla_cache {
     mla_dtype dtype;
     mla_pool *pool;
     int *table, n_pages; /* pages held, page p has rows 64p and up; they may reach beyond length while a call is under way */
+    int had_pages, copied; /* to take the last reservation back: pages held before, and the shared page that was copied, or -1 */
     unsigned char *rows; /* contiguous: [n_layers, capacity, width] */
     mla_allocator alloc;
     void *memory;
@@ -1822,13 +2066,16 @@ static void mla__page_drop(mla_pool *p, int page) {
     if (--p->refs[page] == 0) p->free_pages[p->n_free++] = page;
 }
 
+static int mla__pages(int64_t tokens) { return (int)((tokens + MLA_PAGE - 1) / MLA_PAGE); }
+
 /* Make rows up to length + n writable: pages taken from the pool, a shared last page copied. FULL leaves all as it was. */
 static mla_result mla__reserve(mla_cache *k, int n, const char *who, mla_error *err) {
     mla_pool *p = k->pool;
     if (n > k->capacity - k->length)
         return mla__fail(err, MLA_ERR_FULL, "%s: cache holds %d of %d tokens, %d more do not fit", who, k->length, k->capacity, n);
+    k->had_pages = k->n_pages, k->copied = -1;
     if (!p) return MLA_OK;
-    const int first = k->length / MLA_PAGE, pages = (k->length + n + MLA_PAGE - 1) / MLA_PAGE;
+    const int first = k->length / MLA_PAGE, pages = mla__pages((int64_t)k->length + n);
     const int copy = k->length % MLA_PAGE && p->refs[k->table[first]] > 1, fresh = pages > k->n_pages ? pages - k->n_pages : 0;
     if (fresh + copy > p->n_free)
         return mla__fail(err, MLA_ERR_FULL, "%s: %d pages needed, the pool has %d free", who, fresh + copy, p->n_free);
@@ -1837,8 +2084,8 @@ static mla_result mla__reserve(mla_cache *k, int n, const char *who, mla_error *
         const size_t bytes = (size_t)k->n_layers * MLA_PAGE * (size_t)mla__bytes(k->dtype, k->width);
         memcpy(p->rows + (mla__sz)to * (mla__sz)bytes, p->rows + (mla__sz)from * (mla__sz)bytes, bytes);
         p->refs[to] = 1;
-        mla__page_drop(p, from);
-        k->table[first] = to;
+        mla__page_drop(p, from); /* others hold it still */
+        k->table[first] = to, k->copied = from;
     }
     while (k->n_pages < pages) {
         const int page = p->free_pages[--p->n_free];
@@ -1847,10 +2094,18 @@ static mla_result mla__reserve(mla_cache *k, int n, const char *who, mla_error *
     }
     return MLA_OK;
 }
-/* Give back the pages beyond length. */
-static void mla__trim(mla_cache *k) {
-    const int pages = (k->length + MLA_PAGE - 1) / MLA_PAGE;
+/* Hold `pages` pages and no more. */
+static void mla__trim(mla_cache *k, int pages) {
     while (k->pool && k->n_pages > pages) mla__page_drop(k->pool, k->table[--k->n_pages]);
+}
+/* Take the last reservation back. */
+static void mla__unreserve(mla_cache *k) {
+    mla__trim(k, k->had_pages);
+    if (k->copied >= 0) {
+        int *page = &k->table[k->length / MLA_PAGE];
+        mla__page_drop(k->pool, *page);
+        k->pool->refs[*page = k->copied]++;
+    }
 }
 
 static mla_cache *mla__cache_layout(const mla_model *m, const mla_cache_desc *d, void *memory, size_t *bytes) {
@@ -1922,7 +2177,7 @@ mla_result mla_cache_truncate(mla_cache *k, int length, mla_error *err) {
     if (!k) return mla__fail(err, MLA_ERR_ARGUMENT, "mla_cache_truncate: cache is NULL");
     if (length < 0 || length > k->length) return mla__fail(err, MLA_ERR_ARGUMENT, "mla_cache_truncate: length %d, the cache holds %d", length, k->length);
     k->length = length;
-    mla__trim(k);
+    mla__trim(k, mla__pages(length));
     return MLA_OK;
 }
 void mla_cache_reset(mla_cache *k) { mla_cache_truncate(k, 0, NULL); }
@@ -1938,12 +2193,12 @@ mla_result mla_cache_fork(mla_cache *dst, const mla_cache *src, mla_error *err) 
         return mla__fail(err, MLA_ERR_FULL, "mla_cache_fork: %d tokens, the capacity of dst is %d", src->length, dst->capacity);
     if (dst->pool && dst->pool == src->pool) {
         mla_cache_reset(dst);
-        dst->n_pages = (src->length + MLA_PAGE - 1) / MLA_PAGE;
+        dst->n_pages = mla__pages(src->length);
         for (int i = 0; i < dst->n_pages; i++) dst->pool->refs[dst->table[i] = src->table[i]]++;
     } else {
         int pages = dst->pool ? dst->pool->n_free : 0; /* what dst can have: the free ones and those it alone holds */
         for (int i = 0; i < dst->n_pages; i++) pages += dst->pool->refs[dst->table[i]] == 1;
-        if (dst->pool && (src->length + MLA_PAGE - 1) / MLA_PAGE > pages)
+        if (dst->pool && mla__pages(src->length) > pages)
             return mla__fail(err, MLA_ERR_FULL, "mla_cache_fork: %d tokens, the pool has %d pages for dst", src->length, pages);
         mla_cache_reset(dst);
         if ((r = mla__reserve(dst, src->length, "mla_cache_fork", err)) != MLA_OK) return r;
@@ -1952,7 +2207,6 @@ mla_result mla_cache_fork(mla_cache *dst, const mla_cache *src, mla_error *err) 
                 memcpy(mla__row(dst, l, u), mla__row(src, l, u), (size_t)mla__bytes(src->dtype, src->width));
     }
     dst->length = src->length;
-    mla__trim(dst);
     return MLA_OK;
 }
 
@@ -2123,7 +2377,7 @@ static mla_context *mla__context_layout(const mla_model *m, const mla_context_de
 #endif
     if (threads <= 0) threads = 1;
     mla__select(&kernels, d->isa);
-    const int nr = kernels.nr;
+    const int nr = kernels.nl;
     memset(&t, 0, sizeof t);
     t.m = m, t.k = kernels, t.threads = threads, t.max_tokens = T, t.lane_tokens = lane_tokens, t.absorb_tokens = absorb_tokens;
     t.max_jobs = mla__max(mla__max(H, E + 2), 4);
@@ -2170,7 +2424,7 @@ static mla_context *mla__context_layout(const mla_model *m, const mla_context_de
     for (int i = 0; i < threads; i++) {
         mla__worker w;
         memset(&w, 0, sizeof w);
-        w.panel = MLA__TAKE(&a, float, MLA__KC * nr);
+        w.panel = MLA__TAKE(&a, float, MLA__KC * MLA__NR_MAX);
         w.group = MLA__TAKE(&a, float, mla__max(MLA__MC * MLA__GROUP, 3 * E));
         if (attn) {
             w.latent = MLA__TAKE(&a, float, (double)MLA__KEYS * ldk);
@@ -2379,6 +2633,7 @@ typedef struct mla__attn {
     const mla_attn_weights *w;
     const mla_sequence *seqs;
     int layer, T, n_blocks;
+    int probs_layer; /* which of the caller's probabilities are this layer's */
     int token0; /* absorbed: first token of the rows in qa and ol */
     int block_keys;
 } mla__attn;
@@ -2421,7 +2676,7 @@ static void mla__query_work(mla_context *c, void *arg, int worker) {
 static int mla__lanes_begin(mla_context *c, const mla__attn *a, const mla__block *b, mla__worker *w, const float *q, mla__sz ldq, int dk,
                             int dv, int per_token, int head) {
     const mla_sequence *s = &a->seqs[b->seq];
-    const int rows = b->n * per_token, nr = c->k.nr, keys = mla__keys(s), H = c->m->c.num_attention_heads;
+    const int rows = b->n * per_token, nr = c->k.nl, keys = mla__keys(s), H = c->m->c.num_attention_heads;
     const int causal = c->m->c.mask == MLA_MASK_CAUSAL && !s->mask;
     float *at = w->lane_memory;
     for (int p = 0; p * nr < rows; p++) {
@@ -2439,7 +2694,7 @@ static int mla__lanes_begin(mla_context *c, const mla__attn *a, const mla__block
             l->m[i] = -INFINITY, l->l[i] = 0;
             l->limit[i] = causal ? c->position[b->token + t] : keys - 1;
             if (s->mask) l->mask[i] = s->mask + (b->first + t) * (mla__sz)keys;
-            if (s->probs) l->probs[i] = s->probs + (((mla__sz)a->layer * s->n_tokens + b->first + t) * H + h) * (mla__sz)keys;
+            if (s->probs) l->probs[i] = s->probs + (((mla__sz)a->probs_layer * s->n_tokens + b->first + t) * H + h) * (mla__sz)keys;
         }
         c->k.transpose(l->q, q + p * nr * ldq, (int)ldq, l->n, dk);
     }
@@ -2473,7 +2728,7 @@ static void mla__widen_rows(mla_context *c, const mla_cache *k, int layer, int u
 static void mla__absorbed_piece(mla_context *c, const mla__attn *a, const mla__block *b, int piece, mla__worker *w) {
     const mla_config *f = &c->m->c;
     const mla_sequence *s = &a->seqs[b->seq];
-    const int H = f->num_attention_heads, R = f->kv_lora_rank, dk = R + f->qk_rope_head_dim, nr = c->k.nr;
+    const int H = f->num_attention_heads, R = f->kv_lora_rank, dk = R + f->qk_rope_head_dim, nr = c->k.nl;
     const mla__sz ldk = mla__up_to(dk, MLA__NR_MAX), first = (mla__sz)(b->token - a->token0) * H;
     const int panels = mla__lanes_begin(c, a, b, w, c->qa + first * dk, dk, dk, R, H, 0);
     const int last = mla__lanes_last(&w->lanes[panels - 1]); /* later tokens see no less */
@@ -2527,7 +2782,7 @@ static void mla__merge(mla_context *c, const mla__attn *a, const mla__block *b, 
 static void mla__naive_head(mla_context *c, const mla__attn *a, const mla__block *b, int h, mla__worker *w) {
     const mla_config *f = &c->m->c;
     const mla_sequence *s = &a->seqs[b->seq];
-    const int H = f->num_attention_heads, N = f->qk_nope_head_dim, P = f->qk_rope_head_dim, V = f->v_head_dim, R = f->kv_lora_rank, nr = c->k.nr;
+    const int H = f->num_attention_heads, N = f->qk_nope_head_dim, P = f->qk_rope_head_dim, V = f->v_head_dim, R = f->kv_lora_rank, nr = c->k.nl;
     const mla__sz ldl = mla__up_to(R + P, MLA__NR_MAX), ldv = mla__up_to(V, MLA__NR_MAX);
     const int panels = mla__lanes_begin(c, a, b, w, c->q + ((mla__sz)b->token * H + h) * (N + P), (mla__sz)H * (N + P), N + P, V, 1, h);
     const int u1 = mla__lanes_last(&w->lanes[panels - 1]) + 1, row0 = h * (N + V);
@@ -2667,14 +2922,14 @@ static int mla__prefer_naive(const mla_context *c, const mla_sequence *s) {
 }
 
 /* y [T, D] = attention of x [T, D]. Everything has been checked, pages are reserved. */
-static void mla__attention(mla_context *c, int layer, float *y, const float *x, const mla_sequence *seqs, int n_seqs, int T) {
+static void mla__attention(mla_context *c, int layer, int probs_layer, float *y, const float *x, const mla_sequence *seqs, int n_seqs, int T) {
     const mla_config *f = &c->m->c;
     const mla_attn_weights *w = &c->m->layers[layer].attn;
     const int D = f->hidden_size, H = f->num_attention_heads, Q = f->q_lora_rank;
     const int R = f->kv_lora_rank, P = f->qk_rope_head_dim, qk = f->qk_nope_head_dim + P;
     mla__attn a;
     memset(&a, 0, sizeof a);
-    a.w = w, a.seqs = seqs, a.layer = layer, a.T = T;
+    a.w = w, a.seqs = seqs, a.layer = layer, a.probs_layer = probs_layer, a.T = T;
     c->jobs[0] = Q > 0 ? mla__job_of(c->cq, Q, x, D, T, &w->q_a) : mla__job_of(c->q, (mla__sz)H * qk, x, D, T, &w->q);
     c->jobs[1] = mla__job_of(c->kva, R + P, x, D, T, &w->kv_a);
     mla__jobs_run(c, c->jobs, 2);
@@ -2729,7 +2984,7 @@ static mla_result mla__prepare(mla_context *c, const mla_sequence *seqs, int n_s
         r = mla__reserve(seqs[done].cache, seqs[done].n_tokens, who, &c->err);
     }
     if (r != MLA_OK) {
-        while (done-- > 0) mla__trim(seqs[done].cache);
+        for (i = done - 2; i >= 0; i--) mla__unreserve(seqs[i].cache); /* the last one has not got any */
         return r;
     }
     for (int t = i = 0; i < n_seqs; i++)
@@ -2752,7 +3007,7 @@ mla_result mla_attn_forward(mla_context *c, int layer, float *y, const float *x,
         return mla__fail(&c->err, MLA_ERR_ARGUMENT, "mla_attn_forward: layer %d, num_hidden_layers is %d", layer, c->m->c.num_hidden_layers);
     if (!mla__has_attn(&c->m->layers[layer].attn)) return mla__fail(&c->err, MLA_ERR_WEIGHTS, "weights.layers[%d].attn: missing", layer);
     if ((r = mla__prepare(c, seqs, n_seqs, &T)) != MLA_OK) return r;
-    mla__attention(c, layer, y, x, seqs, n_seqs, T);
+    mla__attention(c, layer, 0, y, x, seqs, n_seqs, T);
     if (layer == c->m->c.num_hidden_layers - 1) mla__advance(seqs, n_seqs);
     return MLA_OK;
 }
@@ -2936,7 +3191,7 @@ mla_result mla_model_forward(mla_context *c, const mla_sequence *seqs, int n_seq
     if ((r = mla__complete(c)) != MLA_OK || (r = mla__prepare(c, seqs, n_seqs, &T)) != MLA_OK) return r;
     for (int t = 0; t < T; t++)
         if (tokens[t] < 0 || tokens[t] >= f->vocab_size) {
-            for (int s = 0; s < n_seqs; s++) mla__trim(seqs[s].cache);
+            for (int s = n_seqs - 1; s >= 0; s--) mla__unreserve(seqs[s].cache);
             return mla__fail(&c->err, MLA_ERR_ARGUMENT, "tokens[%d]: %d, vocab_size is %d", t, tokens[t], f->vocab_size);
         }
     for (int t = 0; t < T; t++)
@@ -2952,7 +3207,7 @@ mla_result mla_model_forward(mla_context *c, const mla_sequence *seqs, int n_seq
         if (out && out->expert_counts && l->moe.experts) routing.counts = out->expert_counts + i * (mla__sz)E;
         if (out && out->hidden && out->hidden[i]) memcpy(out->hidden[i], c->x, (size_t)T * (size_t)D * sizeof *c->x);
         mla__norm_rows(c, c->xn, c->x, T, &l->attn_norm);
-        mla__attention(c, i, c->y, c->xn, seqs, n_seqs, T);
+        mla__attention(c, i, i, c->y, c->xn, seqs, n_seqs, T);
         mla__add(c->x, c->y, T * (mla__sz)D);
         mla__norm_rows(c, c->xn, c->x, T, &l->ffn_norm);
         mla__ffn(c, i, c->y, c->xn, T, &routing);
@@ -2981,84 +3236,96 @@ mla_result mla_model_forward(mla_context *c, const mla_sequence *seqs, int n_seq
 /* ---- >>template ------------------------------------------------------------------------------------------------------ */
 /* Included once per ISA from >>table. Parameters:
      MLA__ISA       suffix of the names      MLA__TARGET  function attribute      MLA__ISA_ENUM
-     MLA__VL        floats in a vector       MLA__NV      vectors in a panel, so that a panel has NR = VL * NV lanes
-     MLA__MR        rows of a register tile: MR * NV accumulators + NV + 1 registers */
+     MLA__VL        floats in a vector       MLA__NV      vectors in a panel of weights, NR = VL * NV columns
+     MLA__MR        rows of a register tile  MLA__LV      vectors in a panel of queries, NL = VL * LV lanes
+     MLA__INTEGER   whose integer products are used (>>integer) */
 
 #define MLA__F(name) MLA__CAT(mla__##name, MLA__ISA)
 #define MLA__V MLA__F(v)
 #define MLA__NR (MLA__VL * MLA__NV)
+#define MLA__NL (MLA__VL * MLA__LV)
 #define MLA__FN static MLA__TARGET
 #define MLA__IN MLA__INLINE MLA__TARGET
 
 /* c [M, NR] (+)= sum_k a[i][k*ak] b[k*bk .. +NR): the one loop in which nearly all arithmetic of prefill and attention happens. M and
    the dtype of b are constants in each use. Meanwhile the memory from `ahead` on is fetched, `step` bytes for each k: spread out like this,
    it hides behind the arithmetic. */
-MLA__IN void MLA__F(tile_m)(const int M, const mla_dtype t, float *c, mla__sz ldc, const float *const *rows, mla__sz ak, const void *b,
+MLA__IN void MLA__F(tile_m)(const int M, const int NV, const mla_dtype t, float *c, mla__sz ldc, const float *const *rows, mla__sz ak, const void *b,
                             mla__sz bk, int K, int add, const char *ahead, int step) {
-    MLA__V acc[MLA__MR][MLA__NV];
+    MLA__V acc[MLA__MR][MLA__NV > MLA__LV ? MLA__NV : MLA__LV];
     const float *a[MLA__MR];
     MLA__UNROLL
     for (int i = 0; i < M; i++) {
         a[i] = rows[i];
         MLA__UNROLL
-        for (int j = 0; j < MLA__NV; j++) acc[i][j] = add ? MLA__F(ld)(c + i * ldc + j * MLA__VL) : MLA__F(zero)();
+        for (int j = 0; j < NV; j++) acc[i][j] = add ? MLA__F(ld)(c + i * ldc + j * MLA__VL) : MLA__F(zero)();
     }
     mla__sz at = 0, from = 0;
     for (int k = 0; k < K; k++, at += ak, from += bk, ahead += step) {
-        MLA__V w[MLA__NV];
+        MLA__V w[MLA__NV > MLA__LV ? MLA__NV : MLA__LV];
         MLA__PREFETCH(ahead);
         MLA__UNROLL
-        for (int j = 0; j < MLA__NV; j++) w[j] = MLA__F(get)(t, b, from + j * MLA__VL);
+        for (int j = 0; j < NV; j++) w[j] = MLA__F(get)(t, b, from + j * MLA__VL);
         MLA__UNROLL
         for (int i = 0; i < M; i++) {
             const MLA__V x = MLA__F(set1)(a[i][at]);
             MLA__UNROLL
-            for (int j = 0; j < MLA__NV; j++) acc[i][j] = MLA__F(fma)(x, w[j], acc[i][j]);
+            for (int j = 0; j < NV; j++) acc[i][j] = MLA__F(fma)(x, w[j], acc[i][j]);
         }
     }
     MLA__UNROLL
     for (int i = 0; i < M; i++) {
         MLA__UNROLL
-        for (int j = 0; j < MLA__NV; j++) MLA__F(st)(c + i * ldc + j * MLA__VL, acc[i][j]);
+        for (int j = 0; j < NV; j++) MLA__F(st)(c + i * ldc + j * MLA__VL, acc[i][j]);
     }
 }
 
 /* The same for m <= MR rows and n <= NR columns. */
-MLA__IN void MLA__F(tile_t)(const mla_dtype t, int m, int n, float *c, mla__sz ldc, const float *const *a, mla__sz ak, const void *b,
-                            mla__sz bk, int K, int add, const void *ahead, int step) {
-    float edge[MLA__MR * MLA__NR], *to = c;
+MLA__IN void MLA__F(tile_t)(const int NV, const mla_dtype t, int m, int n, float *c, mla__sz ldc, const float *const *a, mla__sz ak,
+                            const void *b, mla__sz bk, int K, int add, const void *ahead, int step) {
+    enum { MOST = MLA__VL * (MLA__NV > MLA__LV ? MLA__NV : MLA__LV) };
+    const int NR = MLA__VL * NV;
+    float edge[MLA__MR * MOST], *to = c;
     const mla__sz ld = ldc;
-    if (n < MLA__NR) {
-        to = edge, ldc = MLA__NR;
+    if (n < NR) {
+        to = edge, ldc = NR;
         memset(edge, 0, sizeof edge);
-        for (int i = 0; add && i < m; i++) memcpy(edge + i * MLA__NR, c + i * ld, (size_t)n * sizeof *c);
+        for (int i = 0; add && i < m; i++) memcpy(edge + i * NR, c + i * ld, (size_t)n * sizeof *c);
     }
     switch (m) {
-    case 1: MLA__F(tile_m)(1, t, to, ldc, a, ak, b, bk, K, add, (const char *)ahead, step); break;
-    case 2: MLA__F(tile_m)(2, t, to, ldc, a, ak, b, bk, K, add, (const char *)ahead, step); break;
-    case 3: MLA__F(tile_m)(3, t, to, ldc, a, ak, b, bk, K, add, (const char *)ahead, step); break;
+#define MLA__CASE(M) \
+    case M: MLA__F(tile_m)(M, NV, t, to, ldc, a, ak, b, bk, K, add, (const char *)ahead, step); break;
+        MLA__CASE(1)
+        MLA__CASE(2)
+        MLA__CASE(3)
 #if MLA__MR > 4
-    case 4: MLA__F(tile_m)(4, t, to, ldc, a, ak, b, bk, K, add, (const char *)ahead, step); break;
-    case 5: MLA__F(tile_m)(5, t, to, ldc, a, ak, b, bk, K, add, (const char *)ahead, step); break;
+        MLA__CASE(4)
+        MLA__CASE(5)
 #endif
-    default: MLA__F(tile_m)(MLA__MR, t, to, ldc, a, ak, b, bk, K, add, (const char *)ahead, step); break;
+#if MLA__MR > 6
+        MLA__CASE(6)
+        MLA__CASE(7)
+#endif
+    default: MLA__F(tile_m)(MLA__MR, NV, t, to, ldc, a, ak, b, bk, K, add, (const char *)ahead, step); break;
+#undef MLA__CASE
     }
-    for (int i = 0; to == edge && i < m; i++) memcpy(c + i * ld, edge + i * MLA__NR, (size_t)n * sizeof *c);
+    for (int i = 0; to == edge && i < m; i++) memcpy(c + i * ld, edge + i * NR, (size_t)n * sizeof *c);
 }
-#define MLA__DTYPE(D, d)                                                                                                                      \
-    MLA__FN void MLA__F(tile_##d)(int m, int n, float *c, mla__sz ldc, const float *const *a, mla__sz ak, const void *b, mla__sz bk, int K, \
-                                  int add, const void *ahead, int step) {                                                                    \
-        MLA__F(tile_t)(D, m, n, c, ldc, a, ak, b, bk, K, add, ahead, step);                                                                  \
+#define MLA__TILE(name, NV, D)                                                                                                             \
+    MLA__FN void MLA__F(name)(int m, int n, float *c, mla__sz ldc, const float *const *a, mla__sz ak, const void *b, mla__sz bk, int K,    \
+                              int add, const void *ahead, int step) {                                                                      \
+        MLA__F(tile_t)(NV, D, m, n, c, ldc, a, ak, b, bk, K, add, ahead, step);                                                            \
     }
-MLA__DTYPE(MLA_F32, f32)
-MLA__DTYPE(MLA_F16, f16)
-MLA__DTYPE(MLA_BF16, bf16)
-#undef MLA__DTYPE
+MLA__TILE(tile_f32, MLA__NV, MLA_F32)
+MLA__TILE(tile_f16, MLA__NV, MLA_F16)
+MLA__TILE(tile_bf16, MLA__NV, MLA_BF16)
+MLA__TILE(tile_lanes, MLA__LV, MLA_F32)
+#undef MLA__TILE
 
 /* panel [kc, NR] = the transpose of W[row .. row+nb, k0 .. k0+kc), times its scales; lanes from nb on are zero. */
-MLA__IN void MLA__F(pack)(const mla_dtype t, float *panel, const mla_tensor *w, int row, int nb, int k0, int kc) {
+MLA__IN void MLA__F(pack)(const mla_dtype t, const int NR, float *panel, const mla_tensor *w, int row, int nb, int k0, int kc) {
     const int step = mla__scaled(w) ? MLA__SCALE_BLOCK : kc; /* KC is a multiple of the block */
-    for (int g = 0; g < MLA__NR; g += MLA__VL)
+    for (int g = 0; g < NR; g += MLA__VL)
         for (int kb = 0; kb < kc; kb += step) {
             const int end = kb + step < kc ? kb + step : kc;
             float scale[MLA__VL];
@@ -3074,8 +3341,8 @@ MLA__IN void MLA__F(pack)(const mla_dtype t, float *panel, const mla_tensor *w, 
                     MLA__F(transpose)(r);
                     MLA__UNROLL
                     for (int i = 0; i < MLA__VL; i++) {
-                        MLA__F(st)(panel + (mla__sz)(k + 2 * i) * MLA__NR + g, MLA__F(even)(r[i]));
-                        MLA__F(st)(panel + (mla__sz)(k + 2 * i + 1) * MLA__NR + g, MLA__F(odd)(r[i]));
+                        MLA__F(st)(panel + (mla__sz)(k + 2 * i) * NR + g, MLA__F(even)(r[i]));
+                        MLA__F(st)(panel + (mla__sz)(k + 2 * i + 1) * NR + g, MLA__F(odd)(r[i]));
                     }
                 }
             for (; k + MLA__VL <= end; k += MLA__VL) {
@@ -3094,18 +3361,18 @@ MLA__IN void MLA__F(pack)(const mla_dtype t, float *panel, const mla_tensor *w, 
                     for (int i = 0; i < MLA__VL; i++) r[i] = MLA__F(mul)(r[i], sv);
                 }
                 MLA__UNROLL
-                for (int i = 0; i < MLA__VL; i++) MLA__F(st)(panel + (mla__sz)(k + i) * MLA__NR + g, r[i]);
+                for (int i = 0; i < MLA__VL; i++) MLA__F(st)(panel + (mla__sz)(k + i) * NR + g, r[i]);
             }
             for (; k < end; k++)
                 for (int i = 0; i < MLA__VL; i++)
-                    panel[(mla__sz)k * MLA__NR + g + i] =
+                    panel[(mla__sz)k * NR + g + i] =
                         g + i < nb ? mla__get(t, w->data, (mla__sz)(row + g + i) * w->cols + k0 + k) * scale[i] : 0;
         }
 }
 
 MLA__FN void MLA__F(transpose_rows)(float *panel, const float *rows, int ld, int nb, int n) {
     const mla_tensor t = mla_view(rows, MLA_F32, nb, ld);
-    MLA__F(pack)(MLA_F32, panel, &t, 0, nb, 0, n);
+    MLA__F(pack)(MLA_F32, MLA__NL, panel, &t, 0, nb, 0, n);
 }
 
 /* Many tokens: weights are packed a panel at a time and meet MC tokens before they leave the caches. */
@@ -3117,7 +3384,7 @@ MLA__IN void MLA__F(gemm)(const mla_dtype t, float *y, mla__sz ldy, const float 
             const int kc = w->cols - k0 < MLA__KC ? w->cols - k0 : MLA__KC;
             for (int n = n0; n < n1; n += MLA__NR) {
                 const int nb = n1 - n < MLA__NR ? n1 - n : MLA__NR;
-                MLA__F(pack)(t, panel, w, row0 + n, nb, k0, kc);
+                MLA__F(pack)(t, MLA__NR, panel, w, row0 + n, nb, k0, kc);
                 for (int u = t0; u < t1; u += MLA__MR) {
                     const int m = t1 - u < MLA__MR ? t1 - u : MLA__MR;
                     const float *a[MLA__MR];
@@ -3268,28 +3535,28 @@ MLA__FN void MLA__F(swiglu)(float *h, const float *gate, const float *up, int n)
 /* Softmax of one panel's scores s [nu, NR], online, and what it does to the sums so far. */
 MLA__FN void MLA__F(softmax)(mla__lanes *p, int dv, int u0, int nu, float *s) {
     int u, i, least = p->limit[0];
-    for (i = 1; i < MLA__NR; i++) least = p->limit[i] < least ? p->limit[i] : least;
+    for (i = 1; i < MLA__NL; i++) least = p->limit[i] < least ? p->limit[i] : least;
     if (u0 + nu - 1 > least)
         for (u = 0; u < nu; u++)
-            for (i = 0; i < MLA__NR; i += MLA__VL)
-                MLA__F(st)(s + u * MLA__NR + i, MLA__F(keep)(MLA__F(ld)(s + u * MLA__NR + i), p->limit + i, u0 + u));
+            for (i = 0; i < MLA__NL; i += MLA__VL)
+                MLA__F(st)(s + u * MLA__NL + i, MLA__F(keep)(MLA__F(ld)(s + u * MLA__NL + i), p->limit + i, u0 + u));
     if (p->mask[0])
         for (u = 0; u < nu; u++)
-            for (i = 0; i < p->n; i++) s[u * MLA__NR + i] += p->mask[i][u0 + u];
+            for (i = 0; i < p->n; i++) s[u * MLA__NL + i] += p->mask[i][u0 + u];
     if (p->probs[0])
         for (u = 0; u < nu; u++)
-            for (i = 0; i < p->n; i++) p->probs[i][u0 + u] = s[u * MLA__NR + i];
-    float shrink[MLA__NR];
+            for (i = 0; i < p->n; i++) p->probs[i][u0 + u] = s[u * MLA__NL + i];
+    float shrink[MLA__NL];
     int rescale = 0;
-    for (i = 0; i < MLA__NR; i += MLA__VL) { /* a lane that has seen no key yet has m = -inf and counts from 0 */
+    for (i = 0; i < MLA__NL; i += MLA__VL) { /* a lane that has seen no key yet has m = -inf and counts from 0 */
         const MLA__V lowest = MLA__F(set1)(-3.402823466e38f), old = MLA__F(ld)(p->m + i), minus = MLA__F(set1)(-1.0f);
         MLA__V m = old, l = MLA__F(zero)();
-        for (u = 0; u < nu; u++) m = MLA__F(max)(m, MLA__F(ld)(s + u * MLA__NR + i));
+        for (u = 0; u < nu; u++) m = MLA__F(max)(m, MLA__F(ld)(s + u * MLA__NL + i));
         const MLA__V neg = MLA__F(mul)(MLA__F(max)(m, lowest), minus);
         for (u = 0; u < nu; u++) {
-            const MLA__V e = MLA__F(exp)(MLA__F(add)(MLA__F(ld)(s + u * MLA__NR + i), neg));
+            const MLA__V e = MLA__F(exp)(MLA__F(add)(MLA__F(ld)(s + u * MLA__NL + i), neg));
             l = MLA__F(add)(l, e);
-            MLA__F(st)(s + u * MLA__NR + i, e);
+            MLA__F(st)(s + u * MLA__NL + i, e);
         }
         const MLA__V f = MLA__F(exp)(MLA__F(add)(old, neg));
         MLA__F(st)(shrink + i, f);
@@ -3321,12 +3588,12 @@ MLA__IN void MLA__F(attend)(const mla_dtype t, mla__lanes *panels, int n, const 
             a[i] = t == MLA_F32 ? (const float *)(const void *)row : wide + i * (mla__sz)dk;
         }
         for (int p = 0; p < n; p++)
-            MLA__F(tile_f32)(m, MLA__NR, s + (p * (mla__sz)nu + u) * MLA__NR, MLA__NR, a, 1, panels[p].q, MLA__NR, dk, 0,
+            MLA__F(tile_lanes)(m, MLA__NL, s + (p * (mla__sz)nu + u) * MLA__NL, MLA__NL, a, 1, panels[p].q, MLA__NL, dk, 0,
                               p ? (const unsigned char *)wide : (const unsigned char *)k + mla__bytes(t, (u + m) * ldk), p ? 0 : ahead);
     }
     for (int p = 0; p < n; p++) {
         mla__lanes *l = &panels[p];
-        float *probs = s + p * (mla__sz)nu * MLA__NR;
+        float *probs = s + p * (mla__sz)nu * MLA__NL;
         MLA__F(softmax)(l, dv, u0, nu, probs);
         for (int c = 0; c < dv; c += MLA__NR)
             for (int r = 0; r < l->n; r += MLA__MR) {
@@ -3334,7 +3601,7 @@ MLA__IN void MLA__F(attend)(const mla_dtype t, mla__lanes *panels, int n, const 
                 const void *from = (const unsigned char *)v + mla__bytes(t, c);
                 float *o = l->o + r * (mla__sz)dv + c;
                 for (i = 0; i < m; i++) a[i] = probs + r + i;
-                (t == MLA_BF16 ? MLA__F(tile_bf16) : t == MLA_F16 ? MLA__F(tile_f16) : MLA__F(tile_f32))(m, cols, o, dv, a, MLA__NR, from, ldv, nu, l->started, o, 0);
+                (t == MLA_BF16 ? MLA__F(tile_bf16) : t == MLA_F16 ? MLA__F(tile_f16) : MLA__F(tile_f32))(m, cols, o, dv, a, MLA__NL, from, ldv, nu, l->started, o, 0);
             }
         l->started = 1;
     }
@@ -3376,7 +3643,7 @@ MLA__FN void MLA__F(narrow_bf16)(void *y, const float *x, mla__sz n) { MLA__F(na
 
 static void MLA__F(table)(mla__kernels *k) {
     memset(k, 0, sizeof *k);
-    k->isa = MLA__ISA_ENUM, k->nr = MLA__NR;
+    k->isa = MLA__ISA_ENUM, k->nl = MLA__NL;
 #define MLA__DTYPE(D, d)                                                                                                             \
     k->dot[D] = MLA__F(dot_##d), k->gemm[D] = MLA__F(gemm_##d), k->mix[D] = MLA__F(mix_##d), k->widen[D] = MLA__F(widen_##d);
     MLA__DTYPE(MLA_F32, f32)
@@ -3386,8 +3653,9 @@ static void MLA__F(table)(mla__kernels *k) {
     MLA__DTYPE(MLA_Q8, q8)
     MLA__DTYPE(MLA_Q4, q4)
 #undef MLA__DTYPE
-    k->quantize = MLA__F(quantize);
-    k->idot[MLA_Q8] = MLA__F(idot_q8), k->idot[MLA_Q4] = MLA__F(idot_q4), k->igemm[MLA_Q8] = MLA__F(igemm_q8), k->igemm[MLA_Q4] = MLA__F(igemm_q4);
+    k->quantize = MLA__CAT(mla__quantize, MLA__INTEGER);
+    k->idot[MLA_Q8] = MLA__CAT(mla__idot_q8, MLA__INTEGER), k->idot[MLA_Q4] = MLA__CAT(mla__idot_q4, MLA__INTEGER);
+    k->igemm[MLA_Q8] = MLA__CAT(mla__igemm_q8, MLA__INTEGER), k->igemm[MLA_Q4] = MLA__CAT(mla__igemm_q4, MLA__INTEGER);
     k->narrow[MLA_F32] = MLA__F(narrow_f32), k->narrow[MLA_F16] = MLA__F(narrow_f16), k->narrow[MLA_BF16] = MLA__F(narrow_bf16);
     k->narrow[MLA_Q8] = mla__narrow_q8;
     k->attend[MLA_F32] = MLA__F(attend_f32), k->attend[MLA_F16] = MLA__F(attend_f16), k->attend[MLA_BF16] = MLA__F(attend_bf16);
@@ -3397,6 +3665,7 @@ static void MLA__F(table)(mla__kernels *k) {
 #undef MLA__F
 #undef MLA__V
 #undef MLA__NR
+#undef MLA__NL
 #undef MLA__FN
 #undef MLA__IN
 #undef MLA__ISA
@@ -3404,6 +3673,8 @@ static void MLA__F(table)(mla__kernels *k) {
 #undef MLA__TARGET
 #undef MLA__VL
 #undef MLA__NV
+#undef MLA__LV
+#undef MLA__INTEGER
 #undef MLA__MR
 #endif /* MLA__TEMPLATE */
 

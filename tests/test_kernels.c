@@ -107,7 +107,7 @@ static double check_product(const mla__kernels *k, test_rng *r, mla_dtype t, int
     const int n = rows - row0, n0 = n > 20 ? 16 : 0, gather = test_int(r, 2), ldx = cols + test_int(r, 3), ldy = n - n0 + test_int(r, 5);
     matrix w = random_matrix(r, t, rows, cols, ue8m0);
     guarded x = guarded_floats(r, (size_t)(T - 1) * (size_t)ldx + (size_t)cols, 1), y = guard(((size_t)(T - 1) * (size_t)ldy + (size_t)(n - n0)) * 4);
-    guarded panel = guard((size_t)MLA__KC * (size_t)k->nr * sizeof(float));
+    guarded panel = guard((size_t)MLA__KC * MLA__NR_MAX * sizeof(float));
     int *idx = (int *)malloc((size_t)T * sizeof *idx);
     double worst = 0;
     for (int i = 0; i < T; i++) idx[i] = test_int(r, T);
@@ -132,7 +132,7 @@ static double check_mix(const mla__kernels *k, test_rng *r, mla_dtype t, int T, 
     const int n = rows - row0, ldx = n + test_int(r, 3), ldy = cols + test_int(r, 4);
     matrix w = random_matrix(r, t, rows, cols, ue8m0);
     guarded x = guarded_floats(r, (size_t)(T - 1) * (size_t)ldx + (size_t)n, 1), y = guard(((size_t)(T - 1) * (size_t)ldy + (size_t)cols) * 4);
-    guarded panel = guard((size_t)MLA__KC * (size_t)k->nr * sizeof(float));
+    guarded panel = guard((size_t)MLA__KC * MLA__NR_MAX * sizeof(float));
     double worst = 0;
     k->mix[t]((float *)y.p, ldy, (const float *)x.p, ldx, T, &w.t, row0, n, (float *)panel.p);
     for (int i = 0; i < T; i++)
@@ -341,7 +341,7 @@ static void test_swiglu(const mla__kernels *k) {
 
 /* Scores carry an error of d = (dk + 2) u sum |q k|; probabilities thus one of about 2 d plus the rounding of exp and of the sums. */
 static void check_attend(const mla__kernels *k, test_rng *r, mla_dtype t, int n, int keys, int block, int dk, int dv, int masked, int causal) {
-    const int nr = k->nr, ldk = dk + test_int(r, 4), ldv = (dv + MLA__NR_MAX - 1) / MLA__NR_MAX * MLA__NR_MAX;
+    const int nr = k->nl, ldk = dk + test_int(r, 4), ldv = (dv + MLA__NR_MAX - 1) / MLA__NR_MAX * MLA__NR_MAX;
     guarded K = guarded_weights(r, (size_t)keys * (size_t)ldk, t), V = guarded_weights(r, (size_t)keys * (size_t)ldv, t);
     guarded wide = guard((size_t)MLA__MR_MAX * (size_t)dk * 4);
     guarded q = guarded_floats(r, (size_t)dk * (size_t)nr, 0.5f), o = guard((size_t)nr * (size_t)dv * 4), m = guard((size_t)nr * 4), l = guard((size_t)nr * 4);
@@ -398,7 +398,7 @@ static void test_attend(const mla__kernels *k) {
     for (size_t i = 0; i < sizeof sizes / sizeof *sizes; i++)
         for (int masked = 0; masked < 2; masked++)
             for (int causal = 0; causal < 2; causal++)
-                for (int n = 1; n <= k->nr; n += k->nr > 4 ? 5 : 1)
+                for (int n = 1; n <= k->nl; n += k->nl > 4 ? 5 : 1)
                     for (int t = MLA_F32; t <= MLA_BF16; t++) check_attend(k, &r, (mla_dtype)t, n, sizes[i][0], sizes[i][1], sizes[i][2], sizes[i][3], masked, causal);
 }
 
