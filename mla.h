@@ -291,6 +291,7 @@ typedef enum mla_isa {
     MLA_ISA_AVX2,   /* AVX2, FMA, F16C */
     MLA_ISA_AVX512, /* AVX-512 F, BW, DQ, VL */
     MLA_ISA_VNNI,   /* the same, and VNNI for Q8 and Q4 */
+    MLA_ISA_NEON,   /* aarch64; with the dot product instructions where compiled for them */
     MLA_ISA_COUNT
 } mla_isa;
 typedef enum mla_attn_path { MLA_ATTN_AUTO = 0, MLA_ATTN_NAIVE, MLA_ATTN_ABSORBED, MLA_ATTN_PATH_COUNT } mla_attn_path;
@@ -324,7 +325,7 @@ MLA_API int mla_context_threads(const mla_context *context);
 /* ---- >>isa ----------------------------------------------------------------------------------------------------------- */
 
 MLA_API int mla_isa_available(mla_isa isa); /* compiled in, and this CPU and its OS can run it */
-MLA_API const char *mla_isa_name(mla_isa isa); /* "auto", "scalar", "avx2", "avx512", "vnni" */
+MLA_API const char *mla_isa_name(mla_isa isa); /* "auto", "scalar", "avx2", "avx512", "vnni", "neon" */
 
 /* ---- >>cache --------------------------------------------------------------------------------------------------------- */
 /* One cache holds one sequence: for each layer and token a row [latent R | rope key P]. Either contiguous, or in pages of 64 tokens
@@ -458,6 +459,13 @@ MLA_API mla_result mla_moe_forward(mla_context *context, int layer, float *y, co
 #include <intrin.h>
 #else
 #define MLA__X86 0
+#endif
+
+#if defined(__aarch64__) && defined(__GNUC__)
+#define MLA__NEON 1
+#include <arm_neon.h>
+#else
+#define MLA__NEON 0
 #endif
 
 #if defined(__GNUC__)
@@ -852,12 +860,16 @@ static mla_isa mla__cpu(void) {
     return r[2] >> 11 & 1 ? MLA_ISA_VNNI : MLA_ISA_AVX512;
 }
 #else
-static mla_isa mla__cpu(void) { return MLA_ISA_SCALAR; }
+static mla_isa mla__cpu(void) { return MLA__NEON ? MLA_ISA_NEON : MLA_ISA_SCALAR; }
 #endif
 
-int mla_isa_available(mla_isa isa) { return isa == MLA_ISA_AUTO || ((unsigned)isa < MLA_ISA_COUNT && isa <= mla__cpu()); }
+int mla_isa_available(mla_isa isa) {
+    const mla_isa best = mla__cpu();
+    if (isa == MLA_ISA_AUTO || isa == MLA_ISA_SCALAR || isa == best) return 1;
+    return best != MLA_ISA_NEON && (unsigned)isa < MLA_ISA_COUNT && isa < best; /* those of x86 include each other */
+}
 const char *mla_isa_name(mla_isa isa) {
-    static const char *const names[MLA_ISA_COUNT] = {"auto", "scalar", "avx2", "avx512", "vnni"};
+    static const char *const names[MLA_ISA_COUNT] = {"auto", "scalar", "avx2", "avx512", "vnni", "neon"};
     return (unsigned)isa < MLA_ISA_COUNT ? names[isa] : "?";
 }
 
@@ -1093,6 +1105,84 @@ MLA__AVX512 void mla__transpose_avx512(__m512 *r) {
 }
 #endif
 
+#if MLA__NEON
+typedef float32x4_t mla__v_neon;
+MLA__INLINE float32x4_t mla__ld_neon(const float *p) { return vld1q_f32(p); }
+MLA__INLINE void mla__st_neon(float *p, float32x4_t v) { vst1q_f32(p, v); }
+MLA__INLINE float32x4_t mla__set1_neon(float x) { return vdupq_n_f32(x); }
+MLA__INLINE float32x4_t mla__zero_neon(void) { return vdupq_n_f32(0); }
+MLA__INLINE float32x4_t mla__add_neon(float32x4_t a, float32x4_t b) { return vaddq_f32(a, b); }
+MLA__INLINE float32x4_t mla__mul_neon(float32x4_t a, float32x4_t b) { return vmulq_f32(a, b); }
+MLA__INLINE float32x4_t mla__fma_neon(float32x4_t a, float32x4_t b, float32x4_t c) { return vfmaq_f32(c, a, b); }
+MLA__INLINE float32x4_t mla__max_neon(float32x4_t a, float32x4_t b) { return vmaxq_f32(a, b); }
+MLA__INLINE float32x4_t mla__div_neon(float32x4_t a, float32x4_t b) { return vdivq_f32(a, b); }
+MLA__INLINE float mla__sum_neon(float32x4_t a) { return vaddvq_f32(a); }
+MLA__INLINE float32x4_t mla__exp_neon(float32x4_t x) { /* as for AVX2; minimum and maximum let NaN through */
+    const float32x4_t low = vdupq_n_f32(-87.33654f);
+    const uint32x4_t gone = vcltq_f32(x, low);
+    x = vmaxq_f32(low, vminq_f32(vdupq_n_f32(88.37626f), x));
+    const float32x4_t n = vrndnq_f32(vmulq_f32(x, vdupq_n_f32(1.44269504f)));
+    float32x4_t r = vfmsq_f32(x, n, vdupq_n_f32(0.693359375f));
+    r = vfmsq_f32(r, n, vdupq_n_f32(-2.12194440e-4f));
+    float32x4_t p = vdupq_n_f32(1.9875691500e-4f);
+    p = vfmaq_f32(vdupq_n_f32(1.3981999507e-3f), p, r);
+    p = vfmaq_f32(vdupq_n_f32(8.3334519073e-3f), p, r);
+    p = vfmaq_f32(vdupq_n_f32(4.1665795894e-2f), p, r);
+    p = vfmaq_f32(vdupq_n_f32(1.6666665459e-1f), p, r);
+    p = vfmaq_f32(vdupq_n_f32(5.0000001201e-1f), p, r);
+    p = vaddq_f32(vfmaq_f32(r, p, vmulq_f32(r, r)), vdupq_n_f32(1.0f));
+    const int32x4_t e = vshlq_n_s32(vaddq_s32(vcvtq_s32_f32(n), vdupq_n_s32(127)), 23);
+    return vreinterpretq_f32_u32(vbicq_u32(vreinterpretq_u32_f32(vmulq_f32(p, vreinterpretq_f32_s32(e))), gone));
+}
+MLA__INLINE int mla__same_neon(float32x4_t a, float32x4_t b) { return vminvq_u32(vceqq_f32(a, b)) != 0; }
+MLA__INLINE float32x4_t mla__keep_neon(float32x4_t s, const int *limit, int u) {
+    return vbslq_f32(vcgeq_s32(vld1q_s32(limit), vdupq_n_s32(u)), s, vdupq_n_f32(-INFINITY));
+}
+MLA__INLINE float32x4_t mla__get_neon(mla_dtype t, const void *p, mla__sz i) {
+    const unsigned char *b = (const unsigned char *)p;
+    uint16_t h[4];
+    uint32_t four;
+    switch (t) {
+    case MLA_F16: memcpy(h, b + 2 * i, 8); return vcvt_f32_f16(vreinterpret_f16_u16(vld1_u16(h)));
+    case MLA_BF16: memcpy(h, b + 2 * i, 8); return vreinterpretq_f32_u32(vshlq_n_u32(vmovl_u16(vld1_u16(h)), 16));
+    case MLA_E4M3: {
+        memcpy(&four, b + i, 4);
+        const uint16x4_t x = vget_low_u16(vmovl_u8(vcreate_u8(four))), a = vshl_n_u16(vand_u16(x, vdup_n_u16(127)), 7);
+        const uint16x4_t s = vshl_n_u16(vand_u16(x, vdup_n_u16(128)), 8), nan = vceq_u16(a, vdup_n_u16(127 << 7));
+        return vmulq_n_f32(vcvt_f32_f16(vreinterpret_f16_u16(vorr_u16(vorr_u16(a, s), nan))), 256.0f);
+    }
+    case MLA_Q8:
+    case MLA_Q4: { /* four elements never straddle a group */
+        const int at = (int)(i % MLA_GROUP);
+        int16x4_t q;
+        b += i / MLA_GROUP * (t == MLA_Q8 ? 34 : 18);
+        memcpy(&four, b + 2 + (t == MLA_Q8 ? at : at % 16), 4);
+        if (t == MLA_Q8) {
+            q = vget_low_s16(vmovl_s8(vcreate_s8(four)));
+        } else {
+            const uint8x8_t x = vcreate_u8(four), n = at >= 16 ? vshr_n_u8(x, 4) : vand_u8(x, vdup_n_u8(15));
+            q = vsub_s16(vreinterpret_s16_u16(vget_low_u16(vmovl_u8(n))), vdup_n_s16(8));
+        }
+        return vmulq_n_f32(vcvtq_f32_s32(vmovl_s16(q)), mla__get(MLA_F16, b, 0));
+    }
+    default: return vreinterpretq_f32_u8(vld1q_u8(b + 4 * i));
+    }
+}
+MLA__INLINE void mla__put_neon(mla_dtype t, void *p, mla__sz i, float32x4_t v) {
+    for (int j = 0; j < 4; j++) {
+        float f[4];
+        vst1q_f32(f, v);
+        mla__put(t, p, i + j, f[j]);
+    }
+}
+MLA__INLINE float32x4_t mla__even_neon(float32x4_t v) { return vreinterpretq_f32_u32(vshlq_n_u32(vreinterpretq_u32_f32(v), 16)); }
+MLA__INLINE float32x4_t mla__odd_neon(float32x4_t v) { return vreinterpretq_f32_u32(vandq_u32(vreinterpretq_u32_f32(v), vdupq_n_u32(0xffff0000u))); }
+MLA__INLINE void mla__transpose_neon(float32x4_t *r) {
+    const float32x4_t a = vzip1q_f32(r[0], r[2]), b = vzip2q_f32(r[0], r[2]), c = vzip1q_f32(r[1], r[3]), d = vzip2q_f32(r[1], r[3]);
+    r[0] = vzip1q_f32(a, c), r[1] = vzip2q_f32(a, c), r[2] = vzip1q_f32(b, d), r[3] = vzip2q_f32(b, d);
+}
+#endif
+
 /* ---- >>table --------------------------------------------------------------------------------------------------------- */
 
 #define MLA__NR_MAX 32  /* most columns of a panel in any ISA */
@@ -1200,6 +1290,57 @@ MLA__PRODUCT(idot_q4)
 MLA__PRODUCT(igemm_q8)
 MLA__PRODUCT(igemm_q4)
 #undef MLA__PRODUCT
+
+#if MLA__NEON && defined(__ARM_FEATURE_DOTPROD)
+static void mla__quantize_neon(mla__act *y, const float *x, mla__sz n) { mla__quantize_scalar(y, x, n); }
+
+/* R rows of weights times one token; the weights of four rows keep the dot products apart from each other's latency. */
+MLA__INLINE void mla__idot_rows_neon(const mla_dtype t, const int R, float *y, const mla__act *x, const unsigned char *b, mla__sz row, int groups) {
+    float32x4_t acc[4];
+    float low[4];
+    MLA__UNROLL
+    for (int i = 0; i < R; i++) acc[i] = vdupq_n_f32(0), low[i] = 0;
+    for (int g = 0; g < groups; g++) {
+        const int8x16_t q0 = vld1q_s8(x[g].q), q1 = vld1q_s8(x[g].q + 16);
+        MLA__UNROLL
+        for (int i = 0; i < R; i++) {
+            const unsigned char *w = b + i * row + (mla__sz)g * (t == MLA_Q8 ? 34 : 18);
+            const float d = mla__get(MLA_F16, w, 0);
+            int8x16_t w0 = vreinterpretq_s8_u8(vld1q_u8(w + 2)), w1;
+            if (t == MLA_Q8) w1 = vreinterpretq_s8_u8(vld1q_u8(w + 18));
+            else {
+                const uint8x16_t u = vreinterpretq_u8_s8(w0);
+                w0 = vreinterpretq_s8_u8(vandq_u8(u, vdupq_n_u8(15))), w1 = vreinterpretq_s8_u8(vshrq_n_u8(u, 4));
+            }
+            const int32x4_t p = vdotq_s32(vdotq_s32(vdupq_n_s32(0), w0, q0), w1, q1);
+            acc[i] = vfmaq_n_f32(acc[i], vcvtq_f32_s32(p), d * x[g].d);
+            if (t == MLA_Q4) low[i] += d * x[g].sum;
+        }
+    }
+    MLA__UNROLL
+    for (int i = 0; i < R; i++) y[i] = vaddvq_f32(acc[i]) - 8 * low[i];
+}
+#define MLA__PRODUCT(name, D)                                                                                                                \
+    static void mla__##name##_neon(float *y, mla__sz ldy, const mla__act *x, mla__sz ldx, const int *idx, int T, const mla_tensor *w,       \
+                                   int row0, int n0, int n1, float *panel) {                                                                \
+        const int groups = w->cols / MLA_GROUP;                                                                                             \
+        const mla__sz row = (mla__sz)groups * (D == MLA_Q8 ? 34 : 18);                                                                      \
+        (void)panel;                                                                                                                        \
+        for (int n = n0; n < n1; n += 4)                                                                                                    \
+            for (int t = 0; t < T; t++) {                                                                                                   \
+                const unsigned char *b = (const unsigned char *)w->data + (row0 + n) * row;                                                 \
+                const mla__act *a = x + (idx ? idx[t] : t) * ldx;                                                                           \
+                if (n + 4 <= n1) mla__idot_rows_neon(D, 4, y + t * ldy + n - n0, a, b, row, groups);                                        \
+                else                                                                                                                        \
+                    for (int i = n; i < n1; i++) mla__idot_rows_neon(D, 1, y + t * ldy + i - n0, a, b + (i - n) * row, row, groups);        \
+            }                                                                                                                               \
+    }
+MLA__PRODUCT(idot_q8, MLA_Q8)
+MLA__PRODUCT(idot_q4, MLA_Q4)
+MLA__PRODUCT(igemm_q8, MLA_Q8)
+MLA__PRODUCT(igemm_q4, MLA_Q4)
+#undef MLA__PRODUCT
+#endif
 
 #if MLA__X86
 static MLA__TARGET_AVX2 void mla__quantize_avx2(mla__act *y, const float *x, mla__sz n) {
@@ -1515,6 +1656,22 @@ MLA__PRODUCT(MLA_Q4, q4, _vnni, MLA__VMR, MLA__TARGET_VNNI)
 #define MLA__MR 4
 #include MLA_FILE
 
+#if MLA__NEON
+#define MLA__ISA _neon
+#define MLA__ISA_ENUM MLA_ISA_NEON
+#define MLA__TARGET
+#ifdef __ARM_FEATURE_DOTPROD
+#define MLA__INTEGER _neon
+#else
+#define MLA__INTEGER _scalar
+#endif
+#define MLA__VL 4
+#define MLA__NV 4
+#define MLA__LV 4
+#define MLA__MR 6
+#include MLA_FILE
+#endif
+
 #if MLA__X86
 #define MLA__ISA _avx2
 #define MLA__ISA_ENUM MLA_ISA_AVX2
@@ -1551,6 +1708,9 @@ static void mla__select(mla__kernels *k, mla_isa isa) {
         break;
     case MLA_ISA_AVX512: mla__table_avx512(k); break;
     case MLA_ISA_AVX2: mla__table_avx2(k); break;
+#endif
+#if MLA__NEON
+    case MLA_ISA_NEON: mla__table_neon(k); break;
 #endif
     default: mla__table_scalar(k);
     }
