@@ -880,6 +880,7 @@ const char *mla_isa_name(mla_isa isa) {
      same(a, b)                                   all lanes equal
      keep(s, limit, u)                            lane i: limit[i] >= u ? s : -infinity
      get(dtype, p, i) / put(dtype, p, i, v)       VL elements from element i of an array of dtype, exactly / rounded to nearest even
+     fp8(p, i, v[2])                              2 VL elements of E4M3, times 2^-8: two vectors share the unpacking
      transpose(r[VL])                             of a VL x VL block in registers
      even(v), odd(v)                              lanes hold pairs of bf16: the first, the second of each as f32 */
 
@@ -899,6 +900,9 @@ MLA__INLINE int mla__same_scalar(float a, float b) { return a == b; }
 MLA__INLINE float mla__keep_scalar(float s, const int *limit, int u) { return *limit >= u ? s : -INFINITY; }
 MLA__INLINE float mla__get_scalar(mla_dtype t, const void *p, mla__sz i) { return mla__get(t, p, i); }
 MLA__INLINE void mla__put_scalar(mla_dtype t, void *p, mla__sz i, float v) { mla__put(t, p, i, v); }
+MLA__INLINE void mla__fp8_scalar(const void *p, mla__sz i, float *v) {
+    v[0] = mla__get(MLA_E4M3, p, i) * (1.0f / 256), v[1] = mla__get(MLA_E4M3, p, i + 1) * (1.0f / 256);
+}
 MLA__INLINE void mla__transpose_scalar(float *r) { (void)r; }
 MLA__INLINE float mla__even_scalar(float v) { return mla__float(mla__bits(v) << 16); }
 MLA__INLINE float mla__odd_scalar(float v) { return mla__float(mla__bits(v) & 0xffff0000u); }
@@ -942,13 +946,20 @@ MLA__AVX2 __m256 mla__keep_avx2(__m256 s, const int *limit, int u) {
     const __m256i hidden = _mm256_cmpgt_epi32(_mm256_set1_epi32(u), _mm256_loadu_si256((const __m256i *)(const void *)limit));
     return _mm256_blendv_ps(s, _mm256_set1_ps(-INFINITY), _mm256_castsi256_ps(hidden));
 }
+/* An e4m3 code, shifted, is an f16 of 2^-8 the value (its conversion knows subnormals); code 127 is NaN. */
+MLA__AVX2 void mla__fp8_avx2(const void *p, mla__sz i, __m256 *v) {
+    const __m256i x = _mm256_cvtepu8_epi16(_mm_loadu_si128((const __m128i *)(const void *)((const unsigned char *)p + i))), a = _mm256_slli_epi16(x, 7);
+    const __m256i code = _mm256_add_epi16(a, _mm256_and_si256(a, _mm256_set1_epi16(0x4000))); /* the sign moves up one bit */
+    const __m256i nan = _mm256_cmpeq_epi16(_mm256_or_si256(x, _mm256_set1_epi16(128)), _mm256_set1_epi16(255)), h = _mm256_or_si256(code, nan);
+    v[0] = _mm256_cvtph_ps(_mm256_castsi256_si128(h)), v[1] = _mm256_cvtph_ps(_mm256_extracti128_si256(h, 1));
+}
 MLA__AVX2 __m256 mla__get_avx2(mla_dtype t, const void *p, mla__sz i) {
     const unsigned char *b = (const unsigned char *)p;
     switch (t) {
     case MLA_F16: return _mm256_cvtph_ps(_mm_loadu_si128((const __m128i *)(const void *)(b + 2 * i)));
     case MLA_BF16:
         return _mm256_castsi256_ps(_mm256_slli_epi32(_mm256_cvtepu16_epi32(_mm_loadu_si128((const __m128i *)(const void *)(b + 2 * i))), 16));
-    case MLA_E4M3: { /* an e4m3 code, shifted, is an f16 of 2^-8 the value (its conversion knows subnormals); code 127 is NaN */
+    case MLA_E4M3: { /* as above */
         const __m128i x = _mm_cvtepu8_epi16(_mm_loadl_epi64((const __m128i *)(const void *)(b + i)));
         const __m128i a = _mm_slli_epi16(_mm_and_si128(x, _mm_set1_epi16(127)), 7);
         const __m128i s = _mm_slli_epi16(_mm_and_si128(x, _mm_set1_epi16(128)), 8);
@@ -1037,6 +1048,13 @@ MLA__AVX512 int mla__same_avx512(__m512 a, __m512 b) { return _mm512_cmp_ps_mask
 MLA__AVX512 __m512 mla__keep_avx512(__m512 s, const int *limit, int u) {
     const __mmask16 hidden = _mm512_cmpgt_epi32_mask(_mm512_set1_epi32(u), _mm512_loadu_si512(limit));
     return _mm512_mask_blend_ps(hidden, s, _mm512_set1_ps(-INFINITY));
+}
+MLA__AVX512 void mla__fp8_avx512(const void *p, mla__sz i, __m512 *v) {
+    const __m512i x = _mm512_cvtepu8_epi16(_mm256_loadu_si256((const __m256i *)(const void *)((const unsigned char *)p + i))), a = _mm512_slli_epi16(x, 7);
+    const __m512i code = _mm512_add_epi16(a, _mm512_and_si512(a, _mm512_set1_epi16(0x4000)));
+    const __mmask32 nan = _mm512_cmpeq_epi16_mask(_mm512_or_si512(x, _mm512_set1_epi16(128)), _mm512_set1_epi16(255));
+    const __m512i h = _mm512_mask_blend_epi16(nan, code, _mm512_set1_epi16(-1));
+    v[0] = _mm512_cvtph_ps(_mm512_castsi512_si256(h)), v[1] = _mm512_cvtph_ps(_mm512_extracti64x4_epi64(h, 1));
 }
 MLA__AVX512 __m512 mla__get_avx512(mla_dtype t, const void *p, mla__sz i) {
     const unsigned char *b = (const unsigned char *)p;
@@ -1137,6 +1155,12 @@ MLA__INLINE float32x4_t mla__exp_neon(float32x4_t x) { /* as for AVX2; minimum a
 MLA__INLINE int mla__same_neon(float32x4_t a, float32x4_t b) { return vminvq_u32(vceqq_f32(a, b)) != 0; }
 MLA__INLINE float32x4_t mla__keep_neon(float32x4_t s, const int *limit, int u) {
     return vbslq_f32(vcgeq_s32(vld1q_s32(limit), vdupq_n_s32(u)), s, vdupq_n_f32(-INFINITY));
+}
+MLA__INLINE void mla__fp8_neon(const void *p, mla__sz i, float32x4_t *v) {
+    const uint16x8_t x = vmovl_u8(vld1_u8((const unsigned char *)p + i)), a = vshlq_n_u16(vandq_u16(x, vdupq_n_u16(127)), 7);
+    const uint16x8_t s = vshlq_n_u16(vandq_u16(x, vdupq_n_u16(128)), 8), nan = vceqq_u16(a, vdupq_n_u16(127 << 7));
+    const float16x8_t h = vreinterpretq_f16_u16(vorrq_u16(vorrq_u16(a, s), nan));
+    v[0] = vcvt_f32_f16(vget_low_f16(h)), v[1] = vcvt_f32_f16(vget_high_f16(h));
 }
 MLA__INLINE float32x4_t mla__get_neon(mla_dtype t, const void *p, mla__sz i) {
     const unsigned char *b = (const unsigned char *)p;
@@ -3561,7 +3585,7 @@ MLA__IN void MLA__F(gemm)(const mla_dtype t, float *y, mla__sz ldy, const float 
 MLA__IN void MLA__F(dot_row)(const mla_dtype t, const int TB, float *y, mla__sz ldy, const float *const *x, const mla_tensor *w, int row) {
     enum { CHAINS = 8 };
     const int U = CHAINS / TB, K = w->cols, scaled = t == MLA_E4M3 && mla__scaled(w), step = scaled ? MLA__SCALE_BLOCK : K;
-    const mla__sz at = (mla__sz)row * K;
+    const mla__sz at = (mla__sz)row * K, scales = row / MLA__SCALE_BLOCK * (mla__sz)((K + MLA__SCALE_BLOCK - 1) / MLA__SCALE_BLOCK);
     MLA__V acc[CHAINS];
     float tail[MLA__FEW];
     MLA__UNROLL
@@ -3570,21 +3594,27 @@ MLA__IN void MLA__F(dot_row)(const mla_dtype t, const int TB, float *y, mla__sz 
     for (int i = 0; i < TB; i++) tail[i] = 0;
     for (int kb = 0; kb < K; kb += step) {
         const int end = K - kb < step ? K : kb + step;
-        const float scale = scaled ? mla__scale(w, row, kb) : 1.0f;
-        const MLA__V sv = MLA__F(set1)(scale);
+        const float scale = scaled ? mla__get(w->scale_dtype, w->scale, scales + kb / MLA__SCALE_BLOCK) : 1.0f;
+        const int wide = t != MLA_E4M3 || scale < 1e36f; /* 256 times the scale is finite */
+        const MLA__V sv = MLA__F(set1)(scale * 256), sv1 = MLA__F(set1)(scale);
         int k = kb;
-        for (; k + U * MLA__VL <= end; k += U * MLA__VL) {
+        for (; wide && k + U * MLA__VL <= end; k += U * MLA__VL) {
             MLA__UNROLL
-            for (int u = 0; u < U; u++) {
-                MLA__V v = MLA__F(get)(t, w->data, at + k + u * MLA__VL);
-                if (t == MLA_E4M3) v = MLA__F(mul)(v, sv);
+            for (int u = 0; u < U; u += 2) {
+                MLA__V v[2];
+                if (t == MLA_E4M3) MLA__F(fp8)(w->data, at + k + u * MLA__VL, v);
                 MLA__UNROLL
-                for (int i = 0; i < TB; i++) acc[i * U + u] = MLA__F(fma)(v, MLA__F(ld)(x[i] + k + u * MLA__VL), acc[i * U + u]);
+                for (int j = 0; j < 2; j++) {
+                    v[j] = t == MLA_E4M3 ? MLA__F(mul)(v[j], sv) : MLA__F(get)(t, w->data, at + k + (u + j) * MLA__VL);
+                    MLA__UNROLL
+                    for (int i = 0; i < TB; i++)
+                        acc[i * U + u + j] = MLA__F(fma)(v[j], MLA__F(ld)(x[i] + k + (u + j) * MLA__VL), acc[i * U + u + j]);
+                }
             }
         }
         for (; k + MLA__VL <= end; k += MLA__VL) {
             MLA__V v = MLA__F(get)(t, w->data, at + k);
-            if (t == MLA_E4M3) v = MLA__F(mul)(v, sv);
+            if (t == MLA_E4M3) v = MLA__F(mul)(v, sv1);
             MLA__UNROLL
             for (int i = 0; i < TB; i++) acc[i * U] = MLA__F(fma)(v, MLA__F(ld)(x[i] + k), acc[i * U]);
         }
