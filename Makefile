@@ -3,6 +3,7 @@
 # make test       all tests; the last line is "N passed, N failed"
 # make check      the tests again under sanitizers and valgrind, as far as they are installed
 # make bench      how fast, as a fraction of what the machine can do
+# make plots      draws the same with gnuplot, as bench/*.svg
 # make install    the header and mla.pc, under PREFIX=/usr/local (and DESTDIR=)
 # make clean
 # Variables: CC=gcc or clang, CFLAGS=-O2, OPENMP= (empty builds without)
@@ -31,10 +32,14 @@ can = d=$$(mktemp -d) && printf '\#include <$(2)>\nint main(void) { return 0; }\
 
 build/generate build/minimal build/threads: build/%: examples/%.c $(HEADERS) build/flags
 	$(COMPILE) $(OPENMP) $< -o $@ $(LINK)
-build/bench: bench/bench.c mla.h build/flags
-	$(COMPILE) $(OPENMP) $< -o $@ $(LINK)
+build/bench: bench/bench.c $(wildcard bench/*.h) $(HEADERS) build/flags
+	$(COMPILE) $(OPENMP) $(BENCH_RIVALS) $< -o $@ $(LINK) $(BENCH_RIVALS)
 build/test_%: tests/test_%.c $(HEADERS) build/flags
 	$(COMPILE) $(OPENMP) $< -o $@ $(LINK)
+
+# What the bench compares with where Debian's libopenblas-dev and libdnnl-dev are installed; nothing else uses them.
+BENCH_RIVALS = $(eval BENCH_RIVALS := $(if $(shell $(call can,-lopenblas,cblas.h)),-DBENCH_OPENBLAS -lopenblas) \
+                                      $(if $(shell $(call can,-ldnnl,dnnl.h)),-DBENCH_ONEDNN -ldnnl))$(BENCH_RIVALS)
 
 # Another compiler or other flags: everything is built again.
 build/flags: FORCE
@@ -127,9 +132,20 @@ MEMCHECK = valgrind -q --error-exitcode=9 --leak-check=full --errors-for-leak-ki
 
 # ---- the rest ----------------------------------------------------------------------------------------------------------
 
+# A set that takes less than five minutes on two cores; build/bench --help says what else there is.
 bench: build/bench
 	./build/bench limits
-	./build/bench layers
+	./build/bench model --weights bf16 --depth 0,4096,16384 --reps 3
+	./build/bench model --weights q8 --depth 0 --reps 3
+	./build/bench model --weights q4 --depth 0 --reps 3
+	./build/bench model --weights fp8 --depth 0 --pp 0
+	./build/bench model --shape v3attn --depth 0,16384 --pp 0
+	./build/bench kernels --shape lite6 --weights f32 --reps 3
+	./build/bench kernels --shape lite6 --weights q4 --reps 3
+
+# The README's plots, bench/*.svg, of what is measured for them (KEEP=1: of what was measured last time).
+plots: build/bench
+	@KEEP=$(KEEP) sh bench/plots.sh build/bench build/plots
 
 VERSION = $(shell sed -n 's/^\#define MLA_VERSION "\(.*\)"/\1/p' mla.h)
 install:
@@ -142,4 +158,4 @@ install:
 clean:
 	rm -rf build
 
-.PHONY: all test run check check-asan check-tsan check-msan check-valgrind asan tsan msan valgrind bench install clean FORCE
+.PHONY: all test run check check-asan check-tsan check-msan check-valgrind asan tsan msan valgrind bench plots install clean FORCE

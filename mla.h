@@ -635,59 +635,31 @@ MLA__INLINE double mla__tensor_bytes(const mla_tensor *w) {
     return w->data ? n : 0;
 }
 
-/* One group of Q4: q [32] = x / d within -8..7. The plain d maps the largest x to -8; d around it, and of either sign, can do better. For
-   given q the best d is xq / qq, and its squared error is xx - xq^2 / qq. */
-static float mla__q4_scale(const float *x) {
-    float top = 0, best = 0, best_d = 0;
-    for (int i = 0; i < MLA_GROUP; i++) top = fabsf(x[i]) > fabsf(top) ? x[i] : top;
-    if (!(fabsf(top) > 0)) return 0;
-    for (int sign = -1; sign <= 1; sign += 2)
-        for (int step = -12; step <= 12; step++) {
-            const float inverse = (float)sign * (8.0f + 0.125f * (float)step) / top;
-            float xq = 0, qq = 0;
-            for (int i = 0; i < MLA_GROUP; i++) {
-                float q = rintf(x[i] * inverse);
-                q = q < -8 ? -8 : q > 7 ? 7 : q;
-                xq += x[i] * q, qq += q * q;
-            }
-            if (qq > 0 && xq * xq > best * qq) best = xq * xq / qq, best_d = xq / qq;
-        }
-    return best_d;
-}
-static void mla__quantize_group(mla_dtype t, unsigned char *b, const float *x) {
-    float d = 0;
-    if (t == MLA_Q4) d = mla__q4_scale(x);
-    else
-        for (int i = 0; i < MLA_GROUP; i++) d = fabsf(x[i]) > d ? fabsf(x[i]) : d;
-    const uint16_t h = mla_f32_to_f16(t == MLA_Q4 ? d : d / 127);
+/* A group of 32 with scale d, rounded to f16. */
+static void mla__quantize_group(mla_dtype t, unsigned char *b, const float *x, float d) {
+    const uint16_t h = mla_f32_to_f16(d);
     const float inverse = mla_f16_to_f32(h) != 0 ? 1 / mla_f16_to_f32(h) : 0;
     memcpy(b, &h, 2);
     for (int i = 0; i < MLA_GROUP; i++) {
         const float most = t == MLA_Q4 ? 7 : 127, least = t == MLA_Q4 ? -8 : -127;
-        float q = rintf(x[i] * inverse);
+        float q = x[i] * inverse;
         q = q > most ? most : q >= least ? q : least; /* NaN gives least */
+        q = (q + 12582912.0f) - 12582912.0f;          /* rounds to the nearest integer, without a call */
         if (t == MLA_Q8) b[2 + i] = (unsigned char)((int)q & 255);
         else if (i < 16) b[2 + i] = (unsigned char)((int)q + 8);
         else b[2 + i - 16] = (unsigned char)(b[2 + i - 16] | ((int)q + 8) << 4);
     }
 }
-/* n elements rounded to a dtype; of the grouped ones a multiple of the group. */
+/* n elements rounded to a dtype; of Q8 a multiple of the group. */
 static void mla__narrow(mla_dtype t, void *out, const float *x, mla__sz n) {
-    if (mla__grouped(t))
-        for (mla__sz i = 0; i < n; i += MLA_GROUP) mla__quantize_group(t, (unsigned char *)out + mla__bytes(t, i), x + i);
-    else
-        for (mla__sz i = 0; i < n; i++) mla__put(t, out, i, x[i]);
+    for (mla__sz i = 0; i < n && t != MLA_Q8; i++) mla__put(t, out, i, x[i]);
+    for (mla__sz i = 0; i < n && t == MLA_Q8; i += MLA_GROUP) {
+        float top = 0;
+        for (int j = 0; j < MLA_GROUP; j++) top = fabsf(x[i + j]) > top ? fabsf(x[i + j]) : top;
+        mla__quantize_group(t, (unsigned char *)out + mla__bytes(t, i), x + i, top / 127);
+    }
 }
 static void mla__narrow_q8(void *out, const float *x, mla__sz n) { mla__narrow(MLA_Q8, out, x, n); }
-mla_result mla_quantize(mla_dtype t, void *out, const float *x, size_t n, mla_error *err) {
-    if (!out || !x) return mla__fail(err, MLA_ERR_ARGUMENT, "mla_quantize: %s is NULL", out ? "x" : "out");
-    if ((t != MLA_F32 && t != MLA_F16 && t != MLA_BF16 && !mla__grouped(t)))
-        return mla__fail(err, MLA_ERR_ARGUMENT, "mla_quantize: to %s is not offered", mla_dtype_name(t));
-    if (mla__grouped(t) && n % MLA_GROUP)
-        return mla__fail(err, MLA_ERR_ARGUMENT, "mla_quantize: %.0f elements, %s needs a multiple of %d", (double)n, mla_dtype_name(t), MLA_GROUP);
-    mla__narrow(t, out, x, (mla__sz)n);
-    return MLA_OK;
-}
 
 mla_tensor mla_view(const void *data, mla_dtype dtype, int rows, int cols) {
     mla_tensor t;
@@ -1031,7 +1003,8 @@ MLA__AVX512 __m512 mla__exp_avx512(__m512 x) { /* as for AVX2 */
     const __m512 low = _mm512_set1_ps(-87.33654f);
     const __mmask16 gone = _mm512_cmp_ps_mask(x, low, _CMP_LT_OQ);
     x = _mm512_max_ps(low, _mm512_min_ps(_mm512_set1_ps(88.37626f), x));
-    const __m512 n = _mm512_roundscale_ps(_mm512_mul_ps(x, _mm512_set1_ps(1.44269504f)), _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC);
+    const __m512i i = _mm512_cvtps_epi32(_mm512_mul_ps(x, _mm512_set1_ps(1.44269504f)));
+    const __m512 n = _mm512_cvtepi32_ps(i);
     __m512 r = _mm512_fnmadd_ps(n, _mm512_set1_ps(0.693359375f), x);
     r = _mm512_fnmadd_ps(n, _mm512_set1_ps(-2.12194440e-4f), r);
     __m512 p = _mm512_set1_ps(1.9875691500e-4f);
@@ -1041,7 +1014,7 @@ MLA__AVX512 __m512 mla__exp_avx512(__m512 x) { /* as for AVX2 */
     p = _mm512_fmadd_ps(p, r, _mm512_set1_ps(1.6666665459e-1f));
     p = _mm512_fmadd_ps(p, r, _mm512_set1_ps(5.0000001201e-1f));
     p = _mm512_add_ps(_mm512_fmadd_ps(p, _mm512_mul_ps(r, r), r), _mm512_set1_ps(1.0f));
-    const __m512i e = _mm512_slli_epi32(_mm512_add_epi32(_mm512_cvtps_epi32(n), _mm512_set1_epi32(127)), 23);
+    const __m512i e = _mm512_slli_epi32(_mm512_add_epi32(i, _mm512_set1_epi32(127)), 23);
     return _mm512_mask_blend_ps(gone, _mm512_mul_ps(p, _mm512_castsi512_ps(e)), _mm512_setzero_ps());
 }
 MLA__AVX512 int mla__same_avx512(__m512 a, __m512 b) { return _mm512_cmp_ps_mask(a, b, _CMP_EQ_OQ) == 0xffff; }
@@ -1090,7 +1063,7 @@ MLA__AVX512 __m512 mla__get_avx512(mla_dtype t, const void *p, mla__sz i) {
 MLA__AVX512 void mla__put_avx512(mla_dtype t, void *p, mla__sz i, __m512 v) {
     unsigned char *b = (unsigned char *)p;
     if (t == MLA_F16) {
-        _mm256_storeu_si256((__m256i *)(void *)(b + 2 * i), _mm512_cvtps_ph(v, _MM_FROUND_TO_NEAREST_INT));
+        _mm256_storeu_si256((__m256i *)(void *)(b + 2 * i), _mm512_maskz_cvtps_ph((__mmask16)0xffff, v, _MM_FROUND_TO_NEAREST_INT));
     } else if (t == MLA_BF16) {
         const __m512i u = _mm512_castps_si512(v), odd = _mm512_and_si512(_mm512_srli_epi32(u, 16), _mm512_set1_epi32(1));
         const __m512i near = _mm512_add_epi32(u, _mm512_add_epi32(odd, _mm512_set1_epi32(0x7fff)));
@@ -1255,6 +1228,7 @@ typedef struct mla__kernels {
                                    int row0, int n0, int n1, float *panel);
     void (*quantize)(mla__act *y, const float *x, mla__sz n);
     /* panel [n, NR] = the transpose of nb <= NR rows of n floats, ld apart; other lanes zero */
+    float (*q4_scale)(const float *x); /* of a group */
     void (*transpose)(float *panel, const float *rows, int ld, int nb, int n);
     void (*widen[MLA_DTYPE_COUNT])(float *y, const void *x, mla__sz n);
     void (*narrow[MLA_DTYPE_COUNT])(void *y, const float *x, mla__sz n);
@@ -1738,6 +1712,22 @@ static void mla__select(mla__kernels *k, mla_isa isa) {
 #endif
     default: mla__table_scalar(k);
     }
+}
+
+mla_result mla_quantize(mla_dtype t, void *out, const float *x, size_t n, mla_error *err) {
+    if (!out || !x) return mla__fail(err, MLA_ERR_ARGUMENT, "mla_quantize: %s is NULL", out ? "x" : "out");
+    if (t != MLA_F32 && t != MLA_F16 && t != MLA_BF16 && !mla__grouped(t))
+        return mla__fail(err, MLA_ERR_ARGUMENT, "mla_quantize: to %s is not offered", mla_dtype_name(t));
+    if (mla__grouped(t) && n % MLA_GROUP)
+        return mla__fail(err, MLA_ERR_ARGUMENT, "mla_quantize: %.0f elements, %s needs a multiple of %d", (double)n, mla_dtype_name(t), MLA_GROUP);
+    if (t == MLA_Q4) {
+        mla__kernels k;
+        mla__select(&k, MLA_ISA_AUTO);
+        for (size_t i = 0; i < n; i += MLA_GROUP) mla__quantize_group(t, (unsigned char *)out + mla_dtype_bytes(t, i), x + i, k.q4_scale(x + i));
+    } else {
+        mla__narrow(t, out, x, (mla__sz)n);
+    }
+    return MLA_OK;
 }
 
 /* ---- >>memory -------------------------------------------------------------------------------------------------------- */
@@ -3711,6 +3701,29 @@ MLA__IN void MLA__F(narrow)(const mla_dtype t, void *y, const float *x, mla__sz 
     for (; i < n; i++) mla__put(t, y, i, x[i]);
 }
 
+/* The scale of a group of Q4, q = x / d within -8..7. The plain one maps the largest x to -8; one around it, of either sign, can do better.
+   For given q the best d is xq / qq, and the squared error then xx - xq^2 / qq. */
+MLA__FN float MLA__F(q4_scale)(const float *x) {
+    const MLA__V magic = MLA__F(set1)(12582912.0f), back = MLA__F(set1)(-12582912.0f), least = MLA__F(set1)(-8.0f), minus = MLA__F(set1)(-1.0f);
+    float top = 0, best = 0, best_d = 0;
+    for (int i = 0; i < MLA_GROUP; i++) top = fabsf(x[i]) > fabsf(top) ? x[i] : top;
+    if (!(fabsf(top) > 0)) return 0;
+    for (int sign = -1; sign <= 1; sign += 2)
+        for (int step = -12; step <= 12; step++) {
+            const MLA__V inverse = MLA__F(set1)((float)sign * (8.0f + 0.125f * (float)step) / top);
+            MLA__V xq = MLA__F(zero)(), qq = MLA__F(zero)();
+            for (int i = 0; i < MLA_GROUP; i += MLA__VL) {
+                const MLA__V v = MLA__F(ld)(x + i);
+                MLA__V q = MLA__F(max)(least, MLA__F(add)(MLA__F(add)(MLA__F(mul)(v, inverse), magic), back)); /* rounded */
+                q = MLA__F(mul)(minus, MLA__F(max)(MLA__F(set1)(-7.0f), MLA__F(mul)(minus, q)));
+                xq = MLA__F(fma)(v, q, xq), qq = MLA__F(fma)(q, q, qq);
+            }
+            const float a = MLA__F(sum)(xq), b = MLA__F(sum)(qq);
+            if (b > 0 && a * a > best * b) best = a * a / b, best_d = a / b;
+        }
+    return best_d;
+}
+
 MLA__FN void MLA__F(swiglu)(float *h, const float *gate, const float *up, int n) {
     const MLA__V one = MLA__F(set1)(1.0f), minus = MLA__F(set1)(-1.0f);
     int i = 0;
@@ -3849,7 +3862,7 @@ static void MLA__F(table)(mla__kernels *k) {
     k->narrow[MLA_F32] = MLA__F(narrow_f32), k->narrow[MLA_F16] = MLA__F(narrow_f16), k->narrow[MLA_BF16] = MLA__F(narrow_bf16);
     k->narrow[MLA_Q8] = mla__narrow_q8;
     k->attend[MLA_F32] = MLA__F(attend_f32), k->attend[MLA_F16] = MLA__F(attend_f16), k->attend[MLA_BF16] = MLA__F(attend_bf16);
-    k->transpose = MLA__F(transpose_rows), k->swiglu = MLA__F(swiglu);
+    k->q4_scale = MLA__F(q4_scale), k->transpose = MLA__F(transpose_rows), k->swiglu = MLA__F(swiglu);
 }
 
 #undef MLA__F

@@ -12,7 +12,8 @@ USE
 PARTS          Three readers, each usable alone: json_* (RFC 8259), st_* (safetensors), checkpoint_* (the directory).
 STRICT         Nothing is guessed. What this file does not know (a model_type, a rope type, a tensor that config.json does not
                account for, an integer written 1.0) is refused; the message names file, key or tensor, and what was expected.
-MEMORY         Files are mapped and weights used where they lie: nothing is copied. A file must not be cut short while it is open.
+MEMORY         Files are mapped and weights used where they lie: nothing is copied (quantize.h can convert them into memory of the
+               checkpoint's own). A file must not be cut short while it is open.
 PLATFORM       C99 or C++11, libc, and mmap; elsewhere (_WIN32, or define CHECKPOINT_NO_MMAP) files are read into memory. No
                feature macro is needed, -std=c99 will do; where off_t has 32 bits, build with -D_FILE_OFFSET_BITS=64. Little-endian.
 THREADS        No globals, no printing. Different objects may be used by different threads, and one object read by many at once.
@@ -89,7 +90,7 @@ CHECKPOINT_API const char *st_metadata(const st_file *f, const char *key);
 
 typedef struct checkpoint {
     mla_config config;
-    mla_weights weights; /* views of the mapped files: valid until checkpoint_close */
+    mla_weights weights; /* views of the mapped files, or of what quantize.h made of them: valid until checkpoint_close */
     char model_type[64];
     int bos_token_id; /* -1: none */
     int eos_token_id[8], n_eos; /* of generation_config.json if it has any, else of config.json */
@@ -100,6 +101,7 @@ typedef struct checkpoint {
     mla_layer_weights *layers;
     mla_mlp_weights *experts;
     float *rope_factors;
+    void *memory; /* of weights that are no longer used where they lie in the files */
 } checkpoint;
 
 /* Reads DIR/config.json, DIR/generation_config.json if there, and DIR/model.safetensors or else DIR/model.safetensors.index.json
@@ -1518,6 +1520,7 @@ void checkpoint_close(checkpoint *c) {
     free(c->layers);
     free(c->experts);
     free(c->rope_factors);
+    free(c->memory);
     free(c);
 }
 

@@ -5,6 +5,7 @@
 #include "../mla.h"
 #define CHECKPOINT_IMPLEMENTATION
 #include "checkpoint.h"
+#include "quantize.h"
 
 #include <ctype.h>
 #include <errno.h>
@@ -58,14 +59,19 @@ static double now(void) {
 typedef struct options {
     const char *model, *logits;
     int *tokens;
-    int n_tokens, n, ignore_eos, print_tokens, threads, chunk;
+    int n_tokens, n, ignore_eos, print_tokens, exact, threads, chunk;
     double temp;
     uint64_t seed;
     mla_attn_path attn;
     mla_isa isa;
+    mla_dtype cache;
+    checkpoint_quant quant; /* form CHECKPOINT_DEFAULT: weights stay as they are */
 } options;
 
 static const char *const attn_names[MLA_ATTN_PATH_COUNT] = {"auto", "naive", "absorbed"};
+static const char *const cache_names[] = {"f32", "f16", "bf16", "q8"};
+static const mla_dtype cache_dtypes[] = {MLA_F32, MLA_F16, MLA_BF16, MLA_Q8};
+static const char *const form_names[] = {"keep", "q8", "q4"}; /* from CHECKPOINT_KEEP on */
 
 static void help(void) {
     printf("usage: generate --model DIR --tokens \"1 2 3\" [options]\n"
@@ -81,6 +87,11 @@ static void help(void) {
     for (int i = 0; i < MLA_ISA_COUNT; i++) printf("%s%s", i ? ", " : "", mla_isa_name((mla_isa)i));
     printf(" [auto]\n"
            "  --threads N       [all cores, or OMP_NUM_THREADS]\n"
+           "  --quant q8|q4     converts the weights while loading, but kv_b and embed\n"
+           "  --quant-class LIST  as head=q8,kv_b=q8: keep, q8 or q4 for any of attn, kv_b,\n"
+           "                    dense, experts, shared, head, embed\n"
+           "  --exact           products with q8 and q4 weights in f32 instead of int8\n"
+           "  --cache TYPE      f32, f16, bf16 or q8 [f32]\n"
            "  --chunk N         prompt tokens in one forward pass [512]\n"
            "  --print-tokens    the generated ids on one line at the end, not as they come\n"
            "  --logits FILE     the prompt's logits: little-endian f32 [tokens, vocab_size]\n"
@@ -144,9 +155,27 @@ static void token_list(options *o, const char *option, const char *text) {
     if (o->n_tokens == 0) fail(2, "%s: no token given", option);
 }
 
+/* "head=q8,kv_b=keep" */
+static void class_list(checkpoint_quant *quant, const char *option, const char *text) {
+    const char *class_names[CHECKPOINT_CLASS_COUNT];
+    for (int k = 0; k < CHECKPOINT_CLASS_COUNT; k++) class_names[k] = checkpoint_class_name((checkpoint_class)k);
+    for (const char *end;; text = end + 1) {
+        char item[32];
+        end = text + strcspn(text, ",");
+        snprintf(item, sizeof item, "%.*s", end - text < 31 ? (int)(end - text) : 31, text);
+        char *equals = strchr(item, '=');
+        if (!equals) fail(2, "%s: '%s' is not CLASS=FORM", option, item);
+        *equals = 0;
+        int k = one_of(option, item, class_names, CHECKPOINT_CLASS_COUNT);
+        quant->classes[k] = (checkpoint_form)(CHECKPOINT_KEEP + one_of(option, equals + 1, form_names, 3));
+        if (!*end) return;
+    }
+}
+
 static void parse(options *o, int argc, char **argv) {
     const char *isa_names[MLA_ISA_COUNT];
     for (int i = 0; i < MLA_ISA_COUNT; i++) isa_names[i] = mla_isa_name((mla_isa)i);
+    int classes = 0;
     memset(o, 0, sizeof *o);
     o->n = 16, o->chunk = 512;
     for (int i = 1; i < argc; i++) {
@@ -164,8 +193,12 @@ static void parse(options *o, int argc, char **argv) {
             o->print_tokens = 1;
             continue;
         }
+        if (!strcmp(a, "--exact")) {
+            o->exact = 1;
+            continue;
+        }
         static const char *const valued[] = {"--model", "--tokens", "-n", "--temp", "--seed", "--attn",
-                                             "--isa", "--threads", "--chunk", "--logits"};
+                                             "--isa", "--threads", "--chunk", "--logits", "--quant", "--quant-class", "--cache"};
         size_t k = 0;
         while (k < sizeof valued / sizeof *valued && strcmp(a, valued[k])) k++;
         if (k == sizeof valued / sizeof *valued) fail(2, "unknown option '%s'", a);
@@ -181,11 +214,15 @@ static void parse(options *o, int argc, char **argv) {
         case 6: o->isa = (mla_isa)one_of(a, v, isa_names, MLA_ISA_COUNT); break;
         case 7: o->threads = (int)integer(a, v, 1, 4096); break;
         case 8: o->chunk = (int)integer(a, v, 1, INT_MAX); break;
-        default: o->logits = v; break;
+        case 9: o->logits = v; break;
+        case 10: o->quant.form = (checkpoint_form)(CHECKPOINT_Q8 + one_of(a, v, form_names + 1, 2)); break;
+        case 11: class_list(&o->quant, a, v), classes = 1; break;
+        default: o->cache = cache_dtypes[one_of(a, v, cache_names, 4)]; break;
         }
     }
     if (!o->model) fail(2, "--model is missing");
     if (!o->tokens) fail(2, "--tokens is missing");
+    if (classes && !o->quant.form) fail(2, "--quant-class: --quant is missing");
     if (o->n > INT_MAX - o->n_tokens) fail(2, "-n: %d and %d tokens of prompt are more than %d", o->n, o->n_tokens, INT_MAX);
 }
 
@@ -260,6 +297,25 @@ static void report(const char *what, const phase *p) {
             p->tokens / seconds, p->bytes / seconds * 1e-9);
 }
 
+/* ---- conversion ------------------------------------------------------------------------------------------------------- */
+
+typedef struct conversion {
+    double start, shown, seconds, bytes; /* of the files' tensors */
+    int terminal;                        /* stderr is one */
+} conversion;
+
+static void converted(void *user, double done, double total) {
+    conversion *v = user;
+    char text[2][32];
+    double t = now();
+    v->seconds = t - v->start, v->bytes = done;
+    if (!v->terminal || (t - v->shown < 0.1 && done < total)) return;
+    v->shown = t;
+    if (done < total)
+        fprintf(stderr, "\rconverting %3.0f %%, %s of %s ", 100 * done / total, amount(text[0], done), amount(text[1], total));
+    else fprintf(stderr, "\r%60s\r", "");
+}
+
 /* ---- the run ---------------------------------------------------------------------------------------------------------- */
 
 static int is_eos(const checkpoint *c, int token) {
@@ -291,8 +347,15 @@ int main(int argc, char **argv) {
     mla_cache_desc cache_desc;
     memset(&context_desc, 0, sizeof context_desc), memset(&cache_desc, 0, sizeof cache_desc);
     context_desc.max_tokens = o.chunk < o.n_tokens ? o.chunk : o.n_tokens;
-    context_desc.threads = o.threads, context_desc.isa = o.isa, context_desc.attn = o.attn;
-    cache_desc.capacity = capacity;
+    context_desc.threads = o.threads, context_desc.isa = o.isa, context_desc.attn = o.attn, context_desc.exact = o.exact;
+    cache_desc.capacity = capacity, cache_desc.dtype = o.cache;
+    FILE *file = NULL;
+    if (o.logits && !(file = fopen(o.logits, "wb"))) fail(1, "cannot write %s: %s", o.logits, strerror(errno));
+    conversion change = {.start = now(), .terminal = isatty(2)};
+    if (o.quant.form) {
+        o.quant.threads = o.threads, o.quant.progress = converted, o.quant.progress_user = &change;
+        if (checkpoint_quantize(c, &o.quant, &error)) fail(1, "%s", error.text);
+    }
     if (mla_model_create(&model, &c->config, &c->weights, NULL, &error)) fail(1, "%s: %s", o.model, error.text);
     if (mla_context_create(&context, model, &context_desc, &error)) fail(1, "%s", error.text);
     if (mla_cache_create(&cache, model, &cache_desc, &error)) fail(1, "%s", error.text);
@@ -303,8 +366,6 @@ int main(int argc, char **argv) {
     double *weight = malloc((size_t)vocab * sizeof *weight);
     int *made = malloc(((size_t)o.n + 1) * sizeof *made), n_made = 0;
     if (!logits || !weight || !made) fail(1, "out of memory for the logits of %zu tokens (see --chunk)", rows);
-    FILE *file = NULL;
-    if (o.logits && !(file = fopen(o.logits, "wb"))) fail(1, "cannot write %s: %s", o.logits, strerror(errno));
 
     phase prompt = {0, 0, 0}, generation = {0, 0, 0};
     const float *last = logits; /* the row from which the next token is taken */
@@ -342,10 +403,13 @@ int main(int argc, char **argv) {
     flush_stdout();
 
     char text[4][32];
+    if (change.bytes > 0)
+        fprintf(stderr, "converted  %s of weights to %s in %.3f s\n", amount(text[0], change.bytes),
+                checkpoint_form_name(o.quant.form), change.seconds);
     report("prompt    ", &prompt);
     if (generation.tokens) report("generation", &generation); /* the first token comes out of the prompt's pass */
-    fprintf(stderr, "memory     weights %s mapped, context %s, cache %s, peak resident %s\n",
-            amount(text[0], mla_model_bytes(model, 0)), amount(text[1], (double)mla_context_size(model, &context_desc)),
+    fprintf(stderr, "memory     weights %s%s, context %s, cache %s, peak resident %s\n",
+            amount(text[0], mla_model_bytes(model, 0)), o.quant.form ? "" : " mapped", amount(text[1], (double)mla_context_size(model, &context_desc)),
             amount(text[2], (double)mla_cache_size(model, &cache_desc)), amount(text[3], peak_resident()));
     fprintf(stderr, "ran with   %s kernels, %d thread%s, %s attention\n", mla_isa_name(mla_context_isa(context)),
             mla_context_threads(context), mla_context_threads(context) == 1 ? "" : "s", attn_names[o.attn]);

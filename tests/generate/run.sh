@@ -37,12 +37,25 @@ for v in '' ' ' '1 x' '1,2' '1 -2' 256 '1 99999999999' 0000000000000000000000000
 done
 refused 2 "'foo' is none of auto, naive, absorbed" $run --attn foo
 refused 2 "'foo' is none of auto, scalar, avx2" $run --isa foo
+for v in '' q5 keep Q8 ' q8'; do refused 2 "--quant: '$v' is none of q8, q4" $run --quant "$v"; done
+for v in '' f64 q4; do refused 2 "--cache: '$v' is none of f32, f16, bf16, q8" $run --cache "$v"; done
+refused 2 '--quant: a value is missing' $run --quant
+refused 2 '--quant-class: --quant is missing' $run --quant-class head=q4
+for v in '' head head,attn=q8 attn=q8, ,attn=q8 attn:q8; do refused 2 'is not CLASS=FORM' $run --quant q8 --quant-class "$v"; done
+for v in =q8 norm=q8 Head=q8 ' head=q8' attn=q8,x=q4 a_name_that_is_much_longer_than_any=q8; do
+    refused 2 '--quant-class: ' $run --quant q8 --quant-class "$v"
+done
+refused 2 "'norm' is none of attn, kv_b, dense, experts, shared, head, embed" $run --quant q8 --quant-class norm=q8
+for v in head= head=q5 head=default head=q8=q8 'head=q8 '; do refused 2 'is none of keep, q8, q4' $run --quant q8 --quant-class "$v"; done
 
 # ---- everything else that goes wrong: status 1
 refused 1 'nonexistent' $generate --model "$tmp/nonexistent" --tokens 1
 mkdir "$tmp/llama" && echo '{"model_type": "llama"}' >"$tmp/llama/config.json"
 refused 1 'model_type "llama"' $generate --model "$tmp/llama" --tokens 1
 refused 1 'cannot write' $run --logits "$tmp/nonexistent/x"
+refused 1 'q_b_proj.weight": found rows of 48, expected a multiple of 32 for q8 (or keep attn)' $run --quant q8
+refused 1 'kv_b_proj.weight": found rows of 48, expected a multiple of 32 for q4' $run --quant q8 --quant-class attn=keep,kv_b=q4
+refused 1 'rows of kv_lora_rank + qk_rope_head_dim = 152' $generate --model ${model}_fp8 --tokens 1 --cache q8
 if [ -w /dev/full ]; then
     refused 1 '/dev/full' $run --logits /dev/full -n 0
     refused 1 'cannot write to stdout' bash -c "$run >/dev/full"
@@ -76,6 +89,35 @@ for attn in auto naive absorbed; do
 done
 $generate --model $model --tokens "$prompt" --threads 5 --logits "$tmp/threads" >/dev/null 2>&1
 same "$(cmp "$tmp/threads" "$tmp/auto.auto.512" && echo equal)" equal 'logits on 5 threads'
+
+# ---- conversion
+lite=tests/fixtures/checkpoints/deepseek_v2_lite
+count() { wc -w <<<"$1"; }
+for q in "--model $lite --quant q8" "--model $lite --quant q4" "--model $lite --quant q4 --quant-class head=q8,experts=q8,embed=q4" \
+         "--model $model --quant q8 --quant-class attn=keep" "--model ${model}_fp8 --quant q4 --quant-class attn=keep,experts=keep,shared=keep"; do
+    for exact in "" --exact; do
+        run="$generate $q $exact --tokens 1\ 2\ 3 --ignore-eos"
+        one=$(eval "$run --threads 1 --logits $tmp/one" 2>"$tmp/stderr")
+        same "$? $(count "$one")" "0 16" "$q $exact"
+        same "$(grep -c '^converted .* MB of weights to q[84] in ' "$tmp/stderr")" 1 "$q $exact: the closing lines"
+        same "$(tr -d '\n' <"$tmp/stderr" | grep -c "$(printf '\r')")" 0 "$q $exact: progress without a terminal"
+        same "$(eval "$run --threads 5 --logits $tmp/five" 2>/dev/null)" "$one" "$q $exact: 5 threads"
+        same "$(cmp "$tmp/one" "$tmp/five" && echo equal)" equal "$q $exact: logits on 5 threads"
+        mv "$tmp/one" "$tmp/logits${exact:-.int8}"
+    done
+    same "$(cmp -s "$tmp/logits--exact" "$tmp/logits.int8" || echo differ)" differ "$q: --exact makes a difference"
+done
+for cache in f32 f16 bf16 q8; do
+    got=$($generate --model $model --tokens "$prompt" --ignore-eos --cache $cache --print-tokens 2>"$tmp/stderr")
+    same "$? $(count "$got")" "0 16" "--cache $cache"
+    case $cache in f32|f16) same "$got" "$expected" "--cache $cache" ;; esac
+    sed -n 's/.* cache \([^,]*\),.*/\1/p' "$tmp/stderr" >>"$tmp/caches"
+done
+same "$(sort -u "$tmp/caches" | wc -l)" 3 "three sizes of cache: $(tr '\n' ' ' <"$tmp/caches")"
+if script -qec true /dev/null >/dev/null 2>&1; then # a terminal
+    script -qec "$generate --model $lite --tokens 1 --quant q8 -n 1" /dev/null </dev/null >"$tmp/terminal"
+    same "$? $(grep -c 'converting .* %' "$tmp/terminal")" "0 1" 'progress on a terminal'
+fi
 
 echo "$passed passed, $failed failed"
 [ $failed -eq 0 ]

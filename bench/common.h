@@ -1,0 +1,274 @@
+/* common.h - what every part of the bench needs: threads, memory, random numbers, options, samples and lines. */
+
+/* ---- errors, time, threads, progress ---------------------------------------------------------------------------------- */
+
+#if defined(__GNUC__)
+__attribute__((noreturn, format(printf, 2, 3)))
+#endif
+static void fail(int status, const char *format, ...) { /* 2: the command line is wrong; 1: anything else */
+    va_list args;
+    va_start(args, format);
+    fflush(stdout);
+    fputs(isatty(2) ? "\r\033[Kbench: " : "bench: ", stderr);
+    vfprintf(stderr, format, args);
+    fputs(status == 2 ? " (--help shows the options)\n" : "\n", stderr);
+    va_end(args);
+    exit(status);
+}
+
+static double now(void) {
+    struct timespec t;
+    clock_gettime(CLOCK_MONOTONIC, &t);
+    return (double)t.tv_sec + 1e-9 * (double)t.tv_nsec;
+}
+
+static int all_threads(void) {
+#ifdef _OPENMP
+    return omp_get_max_threads();
+#else
+    return 1;
+#endif
+}
+
+static void run(int threads, void (*task)(void *arg, int i), void *arg) {
+    int i;
+#ifdef _OPENMP
+#pragma omp parallel for num_threads(threads) schedule(static, 1)
+#endif
+    for (i = 0; i < threads; i++) task(arg, i);
+}
+
+static void progress(const char *format, ...) { /* one line that overwrites itself, on a terminal only; NULL clears it */
+    va_list args;
+    if (!isatty(2)) return;
+    fputs("\r\033[K", stderr);
+    if (!format) return;
+    va_start(args, format);
+    vfprintf(stderr, format, args);
+    va_end(args);
+    fflush(stderr);
+}
+
+/* ---- memory and random numbers ---------------------------------------------------------------------------------------- */
+
+static void *huge_alloc(void *user, size_t bytes) { /* an mla_allocator; free() frees */
+    const size_t page = (size_t)2 << 20;
+    void *memory;
+    (void)user;
+    if (bytes < page) return malloc(bytes);
+    if (bytes > SIZE_MAX - page || posix_memalign(&memory, page, (bytes + page - 1) / page * page)) return NULL;
+#ifdef MADV_HUGEPAGE
+    madvise(memory, (bytes + page - 1) / page * page, MADV_HUGEPAGE);
+#endif
+    return memory;
+}
+
+static void huge_free(void *user, void *memory) {
+    (void)user;
+    free(memory);
+}
+
+static const mla_allocator huge = {huge_alloc, huge_free, NULL};
+
+static void *need(size_t bytes) {
+    void *memory = huge_alloc(NULL, bytes);
+    if (!memory) fail(1, "out of memory: %.0f MB", (double)bytes * 1e-6);
+    return memory;
+}
+
+static size_t much_memory(void) { /* so much that little of it is found in the last-level cache: 512 MB to 2 GB */
+    const size_t least = (size_t)512 << 20, most = (size_t)2 << 30;
+    unsigned long kilobytes = 0;
+    FILE *file = fopen("/sys/devices/system/cpu/cpu0/cache/index3/size", "r"); /* Linux: "32768K" */
+    if (file) {
+        if (fscanf(file, "%luK", &kilobytes) != 1) kilobytes = 0;
+        fclose(file);
+    }
+    size_t bytes = 16 * 1024 * (size_t)kilobytes;
+    return bytes < least ? least : bytes > most ? most : bytes;
+}
+
+static uint32_t random_u32(uint64_t *state) { /* splitmix64 */
+    uint64_t z = *state += 0x9E3779B97F4A7C15u;
+    z = (z ^ (z >> 30)) * 0xBF58476D1CE4E5B9u;
+    z = (z ^ (z >> 27)) * 0x94D049BB133111EBu;
+    return (uint32_t)((z ^ (z >> 31)) >> 32);
+}
+
+static float random_float(uint64_t *state) { /* uniform, mean 0, deviation 1 */
+    return ((float)(random_u32(state) >> 8) * (1.0f / 8388608.0f) - 1.0f) * 1.7320508f;
+}
+
+/* ---- command line ----------------------------------------------------------------------------------------------------- */
+
+enum { MAX_REPS = 300, MAX_DEPTHS = 16 };
+
+typedef struct options {
+    const char *shape; /* NULL: the default of the part */
+    mla_dtype weights, cache;
+    mla_isa isa;
+    mla_attn_path attn;
+    int any_weights;   /* --weights was not given */
+    int threads;       /* 0: all; limits: 1, 2, 4, .. all */
+    int reps, pp, exact, json;
+    int depths[MAX_DEPTHS], n_depths;
+} options;
+
+static const char *const attn_names[MLA_ATTN_PATH_COUNT] = {"auto", "naive", "absorbed"};
+static const char *const dtype_names[] = {"f32", "f16", "bf16", "fp8", "q8", "q4"}; /* in the order of mla_dtype */
+enum { N_WEIGHT_DTYPES = 6 };
+
+static int integer(const char *option, const char *text, int low, int high) {
+    char *end;
+    errno = 0;
+    long value = strtol(text, &end, 10);
+    if (!isdigit((unsigned char)text[text[0] == '-']) || *end) fail(2, "%s: '%s' is not an integer", option, text);
+    if (errno || value < low || value > high) fail(2, "%s: %s is not in %d..%d", option, text, low, high);
+    return (int)value;
+}
+
+static int one_of(const char *option, const char *text, const char *const *names, int n) {
+    char list[256] = "";
+    for (int i = 0; i < n; i++) {
+        if (!strcmp(text, names[i])) return i;
+        size_t used = strlen(list);
+        snprintf(list + used, sizeof list - used, "%s%s", i ? ", " : "", names[i]);
+    }
+    fail(2, "%s: '%s' is none of %s", option, text, list);
+}
+
+static void depth_list(options *o, const char *option, const char *text) { /* "0,4096,16384" */
+    char number[16];
+    o->n_depths = 0;
+    for (;;) {
+        size_t n = strcspn(text, ",");
+        if (o->n_depths == MAX_DEPTHS) fail(2, "%s: more than %d depths", option, (int)MAX_DEPTHS);
+        snprintf(number, sizeof number, "%.*s", (int)(n < 15 ? n : 15), text);
+        o->depths[o->n_depths++] = integer(option, number, 0, 1 << 20);
+        if (!text[n]) return;
+        text += n + 1;
+    }
+}
+
+static void parse(options *o, int argc, char **argv) {
+    static const char *const known[] = {"--json",    "--exact", "--weights", "--cache", "--isa", "--attn",
+                                        "--threads", "--reps",  "--depth",   "--pp",    "--shape"};
+    enum { N_KNOWN = sizeof known / sizeof *known, N_FLAGS = 2 };
+    const char *isa_names[MLA_ISA_COUNT];
+    for (int i = 0; i < MLA_ISA_COUNT; i++) isa_names[i] = mla_isa_name((mla_isa)i);
+    memset(o, 0, sizeof *o);
+    o->weights = o->cache = MLA_BF16, o->any_weights = 1, o->reps = 5, o->pp = 512;
+    depth_list(o, "--depth", "0,4096,16384");
+    for (int i = 0; i < argc; i++) {
+        const char *a = argv[i], *v = i + 1 < argc ? argv[i + 1] : NULL;
+        int k = 0;
+        while (k < N_KNOWN && strcmp(a, known[k])) k++;
+        if (k == N_KNOWN) fail(2, "unknown option '%s'", a);
+        if (k >= N_FLAGS && !v) fail(2, "%s: a value is missing", a);
+        switch (k) {
+        case 0: o->json = 1; continue;
+        case 1: o->exact = 1; continue;
+        case 2: o->weights = (mla_dtype)one_of(a, v, dtype_names, N_WEIGHT_DTYPES), o->any_weights = 0; break;
+        case 3:
+            o->cache = (mla_dtype)one_of(a, v, dtype_names, N_WEIGHT_DTYPES);
+            if (o->cache == MLA_E4M3 || o->cache == MLA_Q4) fail(2, "%s: '%s' is none of f32, f16, bf16, q8", a, v);
+            break;
+        case 4: o->isa = (mla_isa)one_of(a, v, isa_names, MLA_ISA_COUNT); break;
+        case 5: o->attn = (mla_attn_path)one_of(a, v, attn_names, MLA_ATTN_PATH_COUNT); break;
+        case 6: o->threads = integer(a, v, 1, 1024); break;
+        case 7: o->reps = integer(a, v, 1, MAX_REPS); break;
+        case 8: depth_list(o, a, v); break;
+        case 9: o->pp = integer(a, v, 0, 1 << 16); break;
+        default: o->shape = v; break;
+        }
+        i++;
+    }
+    if (!mla_isa_available(o->isa)) fail(1, "--isa: this machine has no %s", mla_isa_name(o->isa));
+#ifndef _OPENMP
+    if (o->threads > 1) fail(2, "--threads: this bench was built without OpenMP and has one thread");
+#endif
+}
+
+/* ---- samples and lines ------------------------------------------------------------------------------------------------ */
+
+typedef struct samples { /* of a time in ms; or of the work that a limit would have done in that time */
+    double v[MAX_REPS];
+    int n;
+} samples;
+
+static int by_value(const void *a, const void *b) {
+    double x = *(const double *)a, y = *(const double *)b;
+    return (x > y) - (x < y);
+}
+
+static void add(samples *s, double value) {
+    if (s->n < MAX_REPS) s->v[s->n++] = value;
+}
+
+static double median(samples *s) { /* and sorts them */
+    if (!s->n) return 0;
+    qsort(s->v, (size_t)s->n, sizeof *s->v, by_value);
+    return 0.5 * (s->v[(s->n - 1) / 2] + s->v[s->n / 2]);
+}
+
+typedef struct line {
+    const char *what;                                    /* limit, decode, prefill, attention, moe, kernel */
+    const char *part;                                    /* limit: which; kernel: which matrix; else NULL */
+    const char *shape, *weights, *cache, *attn, *isa;    /* NULL: does not apply */
+    int threads, depth, n, rows, cols, exact;            /* n: tokens of the call; rows, cols: of a kernel's matrix */
+    double tokens, bytes, flops, ops;                    /* of one call: flops in f32 and operations in int8; 0: does not apply */
+    double read, fma, int8;                              /* what the limits would have done in the same time; 0: not set against */
+} line;
+
+static void put_text(const char *key, const char *value) {
+    if (value) printf(",\"%s\":\"%s\"", key, value); /* nothing here needs escapes: shapes from files are cleaned */
+    else printf(",\"%s\":null", key);
+}
+
+static void put_number(const char *key, double value) {
+    if (value > 0) printf(",\"%s\":%.6g", key, value);
+    else printf(",\"%s\":null", key);
+}
+
+static void column(int width, int digits, double value) {
+    if (value > 0) printf(" %*.*f", width, digits, value);
+    else printf(" %*s", width, "-");
+}
+
+static void print_head(void) {
+    printf("%-9s %-12s %6s %6s %4s %-9s %10s %21s %9s %7s %8s %8s %7s %8s\n", "what", "", "tokens", "depth", "thr.", "isa", "ms",
+           "min..max", "tokens/s", "GB/s", "GFLOP/s", "of read", "of FMA", "of int8");
+}
+
+static void print_line(const options *o, const line *l, samples *s) {
+    double ms = median(s), tokens = l->tokens / ms * 1e3, gbytes = l->bytes / ms * 1e-6, gflops = (l->flops + l->ops) / ms * 1e-6;
+    double of_read = l->read > 0 ? l->bytes / l->read : 0, of_fma = l->fma > 0 ? l->flops / l->fma : 0;
+    double of_int8 = l->int8 > 0 ? l->ops / l->int8 : 0;
+    if (o->json) {
+        printf("{\"what\":\"%s\"", l->what);
+        put_text("shape", l->shape), put_text("weights", l->weights), put_text("cache", l->cache);
+        printf(",\"threads\":%d,\"depth\":%d", l->threads, l->depth);
+        put_number("ms", ms), put_number("tokens_per_s", tokens), put_number("gbytes_per_s", gbytes);
+        put_number("gflop_per_s", gflops), put_number("of_read", of_read), put_number("of_fma", of_fma);
+        put_number("of_int8", of_int8);
+        printf(",\"n\":%d", l->n);
+        if (l->part) put_text(l->rows ? "matrix" : "limit", l->part);
+        if (l->rows) printf(",\"rows\":%d,\"cols\":%d", l->rows, l->cols);
+        if (l->attn) put_text("attn", l->attn);
+        put_text("isa", l->isa);
+        if (l->exact) printf(",\"exact\":true");
+        put_number("bytes", l->bytes), put_number("flop", l->flops + l->ops);
+        put_number("ms_min", s->n ? s->v[0] : 0), put_number("ms_max", s->n ? s->v[s->n - 1] : 0);
+        printf(",\"reps\":%d}\n", s->n);
+        fflush(stdout);
+        return;
+    }
+    printf("%-9s %-12s", l->what, l->part ? l->part : "");
+    if (l->n) printf(" %6d %6d", l->n, l->depth);
+    else printf(" %6s %6s", "-", "-");
+    printf(" %4d %-9s %10.3f %10.3f..%-9.3f", l->threads, l->isa, ms, s->n ? s->v[0] : 0, s->n ? s->v[s->n - 1] : 0);
+    column(9, 1, tokens), column(7, 1, gbytes), column(8, 1, gflops), column(8, 2, of_read), column(7, 2, of_fma);
+    column(8, 2, of_int8);
+    putchar('\n');
+    fflush(stdout);
+}

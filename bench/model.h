@@ -1,0 +1,569 @@
+/* model.h - synthetic models: a real forward pass through weights made in memory, decode and prefill at several depths. */
+
+/* ---- random weights --------------------------------------------------------------------------------------------------- */
+/* A pool of random atoms (a value, or a group of 32 with its scale) for each dtype; tensors are copies of it from places that never
+   line up, made by all threads. Weights are uniform, deviation 1/sqrt(2048), so that activations keep about their size. */
+
+typedef struct pool {
+    unsigned char *atoms;
+    size_t n, size;   /* a prime number of atoms, bytes of one */
+    size_t values;    /* in one */
+} pool;
+
+static const float weight_deviation = 0.022f;
+static const float fp8_scale = 0.00018f; /* uniform e4m3 codes have a deviation of about 120 */
+
+static void pool_open(pool *p, mla_dtype dtype, float deviation) {
+    uint64_t seed = 1 + (uint64_t)dtype;
+    int grouped = dtype == MLA_Q8 || dtype == MLA_Q4;
+    p->values = grouped ? MLA_GROUP : 1;
+    p->n = grouped ? 65521 : 1048573, p->size = mla_dtype_bytes(dtype, p->values);
+    p->atoms = need(p->n * p->size);
+    for (size_t i = 0; i < p->n; i++) {
+        unsigned char *atom = p->atoms + i * p->size;
+        float f = random_float(&seed) * deviation;
+        uint16_t half = dtype == MLA_BF16 ? mla_f32_to_bf16(f) : mla_f32_to_f16(f);
+        unsigned char code = (unsigned char)random_u32(&seed);
+        switch (dtype) {
+        case MLA_F32: memcpy(atom, &f, 4); break;
+        case MLA_E4M3: *atom = (code & 0x7f) == 0x7f ? code ^ 1 : code; break; /* no NaN */
+        case MLA_F16:
+        case MLA_BF16: memcpy(atom, &half, 2); break;
+        default: /* codes -128..127 and -8..7, of deviations 74 and 4.6; scales within a factor of 1.4, of both signs: the mean is 0 */
+            f = (f < 0 ? -1.0f : 1.0f) + 0.2f * f / deviation;
+            half = mla_f32_to_f16(f * deviation / (dtype == MLA_Q8 ? 74.0f : 4.6f));
+            memcpy(atom, &half, 2);
+            for (size_t k = 2; k < p->size; k++) atom[k] = (unsigned char)random_u32(&seed);
+        }
+    }
+}
+
+typedef struct tally { /* of the linear layers of one part of a model, each used once */
+    double bytes, params;
+    double f32, int8; /* multiply-adds for one token: with f32 activations, with activations in int8 */
+} tally;
+
+typedef struct maker { /* carves tensors out of one piece of memory; with base NULL it only counts */
+    char *base;
+    size_t used;
+    size_t at; /* in the pools, in atoms */
+    int exact;
+    pool pools[N_WEIGHT_DTYPES], embed;
+} maker;
+
+static void *carve(maker *m, size_t bytes) {
+    char *p = m->base ? m->base + m->used : NULL;
+    m->used += (bytes + 63) / 64 * 64;
+    return p;
+}
+
+typedef struct copy_job {
+    char *to;
+    const pool *from;
+    size_t start, n; /* atoms */
+    int threads;
+} copy_job;
+
+static void copy_task(void *arg, int i) {
+    const copy_job *j = arg;
+    const pool *p = j->from;
+    size_t done = j->n * (size_t)i / (size_t)j->threads, end = j->n * (size_t)(i + 1) / (size_t)j->threads;
+    while (done < end) {
+        size_t from = (j->start + done) % p->n, n = end - done < p->n - from ? end - done : p->n - from;
+        memcpy(j->to + done * p->size, p->atoms + from * p->size, n * p->size);
+        done += n;
+    }
+}
+
+static mla_tensor tensor(maker *m, const pool *p, mla_dtype dtype, int rows, int cols) {
+    copy_job job = {NULL, p, m->at, (size_t)rows * (size_t)cols / p->values, all_threads()};
+    job.to = carve(m, job.n * p->size);
+    m->at += job.n + 12345;
+    if (job.to) run(job.threads, copy_task, &job);
+    return mla_view(job.to, dtype, rows, cols);
+}
+
+/* [rows, cols] of a dtype, with a scale for each block of fp8. */
+static mla_linear linear(maker *m, tally *t, mla_dtype dtype, int rows, int cols) {
+    mla_linear w;
+    double n = (double)rows * cols;
+    memset(&w, 0, sizeof w);
+    w.weight = tensor(m, &m->pools[dtype], dtype, rows, cols);
+    t->params += n, t->bytes += (double)mla_dtype_bytes(dtype, (size_t)rows * (size_t)cols);
+    if (!m->exact && (dtype == MLA_Q8 || dtype == MLA_Q4)) t->int8 += n;
+    else t->f32 += n;
+    if (dtype == MLA_E4M3) {
+        size_t blocks = (size_t)((rows + 127) / 128) * (size_t)((cols + 127) / 128);
+        float *scale = carve(m, blocks * sizeof *scale);
+        for (size_t i = 0; scale && i < blocks; i++) scale[i] = fp8_scale;
+        w.weight.scale = scale, w.weight.scale_dtype = MLA_F32;
+        t->bytes += (double)blocks * sizeof *scale;
+    }
+    return w;
+}
+
+static mla_norm_weights norm_of_ones(maker *m, tally *t, int n) {
+    mla_norm_weights w;
+    float *data = carve(m, (size_t)n * sizeof *data);
+    memset(&w, 0, sizeof w);
+    for (int i = 0; data && i < n; i++) data[i] = 1;
+    w.weight = mla_view(data, MLA_F32, 1, n);
+    t->params += n, t->bytes += 4.0 * n;
+    return w;
+}
+
+static mla_mlp_weights mlp(maker *m, tally *t, mla_dtype dtype, int width, int hidden) {
+    mla_mlp_weights w;
+    w.gate = linear(m, t, dtype, width, hidden), w.up = linear(m, t, dtype, width, hidden);
+    w.down = linear(m, t, dtype, hidden, width);
+    return w;
+}
+
+/* ---- shapes ----------------------------------------------------------------------------------------------------------- */
+
+typedef struct shape {
+    char name[64];
+    mla_config config;
+    int first_moe, moe_step, tied; /* layers first_moe, first_moe + moe_step, ... have experts */
+    checkpoint file;               /* holds what config points to, if it came from a file */
+} shape;
+
+static int has_experts(const shape *s, int layer) {
+    return s->config.n_routed_experts > 0 && layer >= s->first_moe && layer % s->moe_step == 0;
+}
+
+static mla_config attention_of_v2_and_v3(int hidden, int heads, int q_lora_rank, int inter, int layers) {
+    mla_config c;
+    memset(&c, 0, sizeof c);
+    c.vocab_size = 32768, c.hidden_size = hidden, c.num_hidden_layers = layers, c.intermediate_size = inter;
+    c.num_attention_heads = heads, c.q_lora_rank = q_lora_rank;
+    c.kv_lora_rank = 512, c.qk_nope_head_dim = 128, c.qk_rope_head_dim = 64, c.v_head_dim = 128;
+    c.rope.scaling = MLA_ROPE_YARN, c.rope.factor = 40, c.rope.original_max_position_embeddings = 4096;
+    c.rope.max_position_embeddings = 163840, c.rope.mscale = c.rope.mscale_all_dim = q_lora_rank ? 1.0f : 0.707f;
+    return c;
+}
+
+static void shape_from_file(shape *s, const char *name) { /* config.json, or the directory that it is in */
+    char path[4096];
+    mla_error error;
+    json_value *json;
+    ck__plan plan;
+    FILE *file;
+    snprintf(path, sizeof path, "%s/config.json", name);
+    if (!(file = fopen(path, "rb"))) file = fopen(name, "rb");
+    if (!file) fail(2, "--shape: '%s' is neither lite6 nor v3attn, and no config.json can be read there", name);
+    char *text = need((size_t)1 << 20);
+    size_t n = fread(text, 1, (size_t)1 << 20, file);
+    fclose(file);
+    memset(&plan, 0, sizeof plan);
+    if (json_parse(text, n, &json, &error) || ck__read_config(&s->file, &plan, json, &error)) fail(1, "%s: %s", name, error.text);
+    json_free(json), free(text);
+    s->config = s->file.config, s->tied = plan.tied, s->first_moe = plan.first_k_dense_replace, s->moe_step = plan.moe_layer_freq;
+    size_t length = strlen(name);
+    while (length > 1 && name[length - 1] == '/') length--;
+    if (length > 12 && !strncmp(name + length - 12, "/config.json", 12)) length -= 12;
+    size_t start = length;
+    while (start > 0 && name[start - 1] != '/') start--;
+    snprintf(s->name, sizeof s->name, "%.*s", (int)(length - start < 60 ? length - start : 60), name + start);
+    for (char *c = s->name; *c; c++)
+        if (*c == '"' || *c == '\\' || (unsigned char)*c < 32) *c = '_'; /* it goes into JSON */
+}
+
+static void shape_open(shape *s, const char *name) {
+    memset(s, 0, sizeof *s);
+    s->moe_step = 1;
+    snprintf(s->name, sizeof s->name, "%.60s", name);
+    if (!strcmp(name, "lite6")) { /* DeepSeek-V2-Lite, 27 layers cut to 6 */
+        s->config = attention_of_v2_and_v3(2048, 16, 0, 10944, 6), s->first_moe = 1;
+        s->config.n_routed_experts = 64, s->config.num_experts_per_tok = 6, s->config.moe_intermediate_size = 1408;
+        s->config.n_shared_experts = 2;
+    } else if (!strcmp(name, "v3attn")) s->config = attention_of_v2_and_v3(7168, 128, 1536, 2048, 3);
+    else shape_from_file(s, name);
+}
+
+/* ---- a model ---------------------------------------------------------------------------------------------------------- */
+
+typedef struct synthetic {
+    shape shape;
+    mla_dtype dtype;
+    maker maker;
+    mla_layer_weights *layers;
+    mla_weights weights;
+    mla_model *model;
+    int n_moe, a_moe_layer;
+    double params;
+    tally attn, kv_b, ffn, router, shared, expert, head, norms; /* of all layers; ffn: dense ones; expert: one of one layer */
+} synthetic;
+
+static void make_layer(synthetic *s, int i) {
+    const mla_config *c = &s->shape.config;
+    maker *m = &s->maker;
+    mla_layer_weights *l = &s->layers[i];
+    int D = c->hidden_size, H = c->num_attention_heads, Q = c->q_lora_rank, R = c->kv_lora_rank, N = c->qk_nope_head_dim;
+    int P = c->qk_rope_head_dim, V = c->v_head_dim, E = c->n_routed_experts, I = c->moe_intermediate_size;
+    int grouped = s->dtype == MLA_Q8 || s->dtype == MLA_Q4;
+    mla_dtype plain = s->dtype == MLA_E4M3 || grouped ? MLA_BF16 : s->dtype;
+    memset(l, 0, sizeof *l);
+    l->attn_norm = norm_of_ones(m, &s->norms, D), l->ffn_norm = norm_of_ones(m, &s->norms, D);
+    if (Q) {
+        l->attn.q_a = linear(m, &s->attn, s->dtype, Q, D), l->attn.q_b = linear(m, &s->attn, s->dtype, H * (N + P), Q);
+        l->attn.q_norm = norm_of_ones(m, &s->norms, Q);
+    } else l->attn.q = linear(m, &s->attn, s->dtype, H * (N + P), D);
+    l->attn.kv_a = linear(m, &s->attn, s->dtype, R + P, D), l->attn.kv_norm = norm_of_ones(m, &s->norms, R);
+    l->attn.kv_b = linear(m, &s->kv_b, grouped ? MLA_BF16 : s->dtype, H * (N + V), R);
+    l->attn.o = linear(m, &s->attn, s->dtype, D, H * V);
+    if (!has_experts(&s->shape, i)) {
+        l->mlp = mlp(m, &s->ffn, s->dtype, c->intermediate_size, D);
+        return;
+    }
+    int exact = m->exact;
+    m->exact = 1; /* the router is never int8 */
+    l->moe.router = linear(m, &s->router, plain, E, D).weight;
+    m->exact = exact;
+    if (c->n_shared_experts) l->moe.shared = mlp(m, &s->shared, s->dtype, c->n_shared_experts * I, D);
+    mla_mlp_weights *experts = carve(m, (size_t)E * sizeof *experts), one;
+    l->moe.experts = experts;
+    for (int e = 0; e < E; e++) {
+        memset(&s->expert, 0, sizeof s->expert);
+        one = mlp(m, &s->expert, s->dtype, I, D);
+        if (experts) experts[e] = one;
+    }
+    s->params += E * s->expert.params;
+    s->n_moe++, s->a_moe_layer = i;
+}
+
+static void make_all(synthetic *s) {
+    const mla_config *c = &s->shape.config;
+    maker *m = &s->maker;
+    mla_dtype plain = s->dtype == MLA_E4M3 || s->dtype == MLA_Q8 || s->dtype == MLA_Q4 ? MLA_BF16 : s->dtype;
+    tally *sums[] = {&s->attn, &s->kv_b, &s->ffn, &s->router, &s->shared, &s->head, &s->norms};
+    m->used = m->at = 0, s->n_moe = 0, s->a_moe_layer = -1;
+    memset(&s->expert, 0, sizeof s->expert);
+    for (size_t i = 0; i < sizeof sums / sizeof *sums; i++) memset(sums[i], 0, sizeof *sums[i]);
+    s->params = (double)c->vocab_size * c->hidden_size;
+    s->weights.embed = tensor(m, &m->embed, plain, c->vocab_size, c->hidden_size);
+    for (int i = 0; i < c->num_hidden_layers; i++) {
+        if (m->base) progress("making weights: layer %d of %d", i + 1, c->num_hidden_layers);
+        make_layer(s, i);
+    }
+    s->weights.norm = norm_of_ones(m, &s->norms, c->hidden_size);
+    if (!s->shape.tied) s->weights.head = linear(m, &s->head, s->dtype, c->vocab_size, c->hidden_size).weight;
+    else { /* the embeddings are the head */
+        double n = (double)c->vocab_size * c->hidden_size;
+        s->head.bytes = n * (double)mla_dtype_bytes(plain, 1), s->head.f32 = n;
+    }
+    s->weights.layers = s->layers;
+    for (size_t i = 0; i < sizeof sums / sizeof *sums; i++) s->params += sums[i]->params;
+}
+
+static void synthetic_open(synthetic *s, const options *o, const char *name) {
+    mla_error error;
+    memset(s, 0, sizeof *s);
+    shape_open(&s->shape, name);
+    s->dtype = o->weights, s->maker.exact = o->exact;
+    mla_dtype plain = o->weights <= MLA_BF16 ? o->weights : MLA_BF16;
+    pool_open(&s->maker.pools[o->weights], o->weights, weight_deviation);
+    if (plain != o->weights) pool_open(&s->maker.pools[plain], plain, weight_deviation);
+    pool_open(&s->maker.embed, plain, 1.0f); /* tokens must differ more than what attention adds to all of them */
+    s->layers = need((size_t)s->shape.config.num_hidden_layers * sizeof *s->layers);
+    make_all(s);
+    double memory = (double)sysconf(_SC_PHYS_PAGES) * (double)sysconf(_SC_PAGESIZE);
+    if ((double)s->maker.used > 0.95 * memory)
+        fail(1, "%s with %s weights takes %.1f GB, and this machine has %.1f GB", s->shape.name, dtype_names[s->dtype],
+             (double)s->maker.used * 1e-9, memory * 1e-9);
+    s->maker.base = need(s->maker.used);
+    make_all(s);
+    if (mla_model_create(&s->model, &s->shape.config, &s->weights, NULL, &error)) fail(1, "%s", error.text);
+}
+
+static void synthetic_close(synthetic *s) {
+    mla_model_destroy(s->model);
+    free(s->layers), free(s->maker.base), free(s->maker.embed.atoms), free(s->shape.file.rope_factors);
+    for (int i = 0; i < N_WEIGHT_DTYPES; i++) free(s->maker.pools[i].atoms);
+}
+
+/* ---- counting: the rules are at the top of bench.c -------------------------------------------------------------------- */
+
+typedef struct work {
+    double bytes, flops, ops; /* flops in f32, operations in int8 */
+} work;
+
+/* Attention of one layer, T tokens after depth others: the cheaper path's flops. */
+static double attention_flops(const mla_config *c, double T, double depth) {
+    double H = c->num_attention_heads, R = c->kv_lora_rank, N = c->qk_nope_head_dim, P = c->qk_rope_head_dim, V = c->v_head_dim;
+    double keys = depth + T, pairs = T * depth + T * (T + 1) / 2;
+    double naive = pairs * H * (N + P + V) + keys * H * R * (N + V), absorbed = pairs * H * (2 * R + P) + T * H * R * (N + V);
+    return 2 * fmin(naive, absorbed);
+}
+
+static double row_bytes(const synthetic *s, mla_dtype cache) {
+    return (double)mla_dtype_bytes(cache, (size_t)(s->shape.config.kv_lora_rank + s->shape.config.qk_rope_head_dim));
+}
+
+/* A forward pass of T tokens whose last one gets logits; hit: experts that got any, over all layers. */
+static work forward_work(const synthetic *s, mla_dtype cache, double T, double depth, double hit) {
+    const mla_config *c = &s->shape.config;
+    double L = c->num_hidden_layers, chosen = (double)s->n_moe * c->num_experts_per_tok;
+    work w;
+    w.bytes = s->attn.bytes + s->kv_b.bytes + s->ffn.bytes + s->router.bytes + s->shared.bytes + s->head.bytes + s->norms.bytes;
+    w.bytes += hit * s->expert.bytes + L * (depth + T) * row_bytes(s, cache);
+    w.flops = 2 * T * (s->attn.f32 + s->ffn.f32 + s->router.f32 + s->shared.f32 + chosen * s->expert.f32) + 2 * s->head.f32;
+    w.flops += L * attention_flops(c, T, depth);
+    w.ops = 2 * T * (s->attn.int8 + s->ffn.int8 + s->shared.int8 + chosen * s->expert.int8) + 2 * s->head.int8;
+    return w;
+}
+
+/* Attention alone, one token: all heads meet depth + 1 keys. */
+static work attention_work(const synthetic *s, mla_dtype cache, double depth) {
+    const mla_config *c = &s->shape.config;
+    double keys = (depth + 1) * c->num_hidden_layers;
+    work w = {keys * row_bytes(s, cache), 0, 0};
+    w.flops = 2 * keys * c->num_attention_heads * (2.0 * c->kv_lora_rank + c->qk_rope_head_dim);
+    return w;
+}
+
+static work moe_work(const synthetic *s, double T, double hit) { /* one layer */
+    double L = s->n_moe, K = s->shape.config.num_experts_per_tok;
+    work w;
+    w.bytes = (s->router.bytes + s->shared.bytes) / L + hit * s->expert.bytes;
+    w.flops = 2 * T * ((s->router.f32 + s->shared.f32) / L + K * s->expert.f32);
+    w.ops = 2 * T * (s->shared.int8 / L + K * s->expert.int8);
+    return w;
+}
+
+/* ---- attention alone -------------------------------------------------------------------------------------------------- */
+/* The bench gives the context its threads, and so sees each parallel region of a forward pass: the time of the regions that bring
+   queries and keys together (scores, softmax, weighted sums, the merging of pieces of context; in the naive path also the expansion
+   of keys) is the attention's, measured inside a real decode. The products with the weights (q, kv_a, into and out of the latent, o)
+   are other regions. */
+
+typedef struct stopwatch {
+    double attention; /* seconds */
+} stopwatch;
+
+static int is_attention(mla__work w) { return w == mla__absorbed_work || w == mla__merge_work || w == mla__naive_work; }
+
+static void run_and_time(void *user, int n, void (*task)(void *arg, int i), void *arg) { /* an mla_run */
+    stopwatch *w = user;
+    double start = now();
+    run(n, task, arg);
+    if (task == mla__task && is_attention(((const mla__call *)arg)->work)) w->attention += now() - start;
+}
+
+/* ---- measuring -------------------------------------------------------------------------------------------------------- */
+
+enum { MAX_MEASURED = 3 * MAX_DEPTHS + 2, N_INPUTS = 61, MOE_STEPS = 8, MAX_STEPS = 16 };
+static const double long_seconds = 10; /* what has taken so long in all is repeated 3 times only */
+
+typedef struct measured {
+    const char *what;
+    int n, depth;
+    int cache;               /* which */
+    int steps;               /* calls in a sample */
+    work work;               /* of the last sample */
+    samples ms, read, fma, int8;
+    double seconds;          /* of all samples */
+} measured;
+
+typedef struct bench {
+    const options *o;
+    synthetic s;
+    mla_context *context;
+    stopwatch watch;
+    int threads, n_measured, moe_layer;
+    measured measured[MAX_MEASURED];
+    mla_cache *caches[MAX_DEPTHS];
+    float *x, *y, *logits;    /* [max(N_INPUTS, pp), D] twice, [vocabulary] */
+    int64_t *counts;          /* [layers, E] */
+    int *tokens;              /* [pp] */
+    uint64_t seed;
+} bench;
+
+static void check(mla_result result, const mla_context *context) {
+    if (result) fail(1, "%s", mla_context_error(context)->text);
+}
+
+static void check_numbers(const float *y, size_t n) {
+    for (size_t i = 0; i < n; i++)
+        if (!isfinite(y[i])) fail(1, "the output is not finite");
+}
+
+/* One forward pass of n tokens after depth others; returns seconds, and how many experts got tokens. */
+static double forward(bench *b, int cache, int n, int depth, double *hit) {
+    const mla_config *c = &b->s.shape.config;
+    size_t counts = (size_t)c->num_hidden_layers * (size_t)c->n_routed_experts;
+    mla_sequence sequence = {.cache = b->caches[cache], .n_tokens = n};
+    mla_outputs out = {.logits = b->logits, .expert_counts = b->counts};
+    mla_error error;
+    memset(b->counts, 0, counts * sizeof *b->counts);
+    for (int i = 0; i < n; i++) b->tokens[i] = (int)(random_u32(&b->seed) % (uint32_t)c->vocab_size);
+    b->watch.attention = 0;
+    double start = now();
+    check(mla_model_forward(b->context, &sequence, 1, b->tokens, &out), b->context);
+    double seconds = now() - start;
+    check_numbers(b->logits, (size_t)c->vocab_size);
+    if (mla_cache_truncate(b->caches[cache], depth, &error)) fail(1, "%s", error.text);
+    *hit = 0;
+    for (size_t i = 0; i < counts; i++) *hit += b->counts[i] > 0;
+    return seconds;
+}
+
+static double moe(bench *b, int n, double *hit) { /* one layer, another each time */
+    const mla_config *c = &b->s.shape.config;
+    mla_routing routing = {.counts = b->counts};
+    memset(b->counts, 0, (size_t)c->n_routed_experts * sizeof *b->counts);
+    do b->moe_layer = (b->moe_layer + 1) % c->num_hidden_layers;
+    while (!has_experts(&b->s.shape, b->moe_layer));
+    const float *x = b->x + (n == 1 ? random_u32(&b->seed) % N_INPUTS * (size_t)c->hidden_size : 0);
+    double start = now();
+    check(mla_moe_forward(b->context, b->moe_layer, b->y, x, n, &routing), b->context);
+    double seconds = now() - start;
+    check_numbers(b->y, (size_t)n * (size_t)c->hidden_size);
+    *hit = 0;
+    for (int e = 0; e < c->n_routed_experts; e++) *hit += b->counts[e] > 0;
+    return seconds;
+}
+
+/* A sample: seconds of a call, the mean of m->steps; of decode's attention too. */
+static double sample(bench *b, measured *m, double *attention) {
+    double seconds = 0, hits = 0;
+    *attention = 0;
+    for (int i = 0; i < m->steps; i++) {
+        double hit;
+        int is_moe = !strcmp(m->what, "moe");
+        seconds += is_moe ? moe(b, m->n, &hit) : forward(b, m->cache, m->n, m->depth, &hit);
+        hits += hit, *attention += b->watch.attention;
+    }
+    hits /= m->steps, *attention /= m->steps;
+    m->work = !strcmp(m->what, "moe") ? moe_work(&b->s, m->n, hits) : forward_work(&b->s, b->o->cache, m->n, m->depth, hits);
+    return seconds / m->steps;
+}
+
+static void keep(measured *m, double seconds, const double *most) {
+    double ms = 1e3 * seconds;
+    add(&m->ms, ms), add(&m->read, most[LIMIT_READ] * ms), add(&m->fma, most[LIMIT_FMA] * ms);
+    add(&m->int8, most[LIMIT_INT8] * ms);
+}
+
+static void plan(bench *b) {
+    const options *o = b->o;
+    for (int i = 0; i < o->n_depths; i++) {
+        b->measured[b->n_measured++] = (measured){.what = "decode", .n = 1, .depth = o->depths[i], .cache = i, .steps = 1};
+        /* attention comes out of the decode before it; over nothing but the token itself there is none to speak of */
+        b->measured[b->n_measured++] = (measured){.what = "attention", .n = 1, .depth = o->depths[i], .cache = i};
+        if (o->pp < 1) continue;
+        b->measured[b->n_measured++] = (measured){.what = "prefill", .n = o->pp, .depth = o->depths[i], .cache = i, .steps = 1};
+    }
+    if (!b->s.n_moe) return;
+    b->measured[b->n_measured++] = (measured){.what = "moe", .n = 1, .steps = MOE_STEPS};
+    if (o->pp > 1) b->measured[b->n_measured++] = (measured){.what = "moe", .n = o->pp, .steps = 1};
+}
+
+static void fill_cache(bench *b, int which) { /* with rows such as attention writes: normed latents and keys, deviation 1 */
+    enum { STEP = 256 };
+    const mla_config *c = &b->s.shape.config;
+    int depth = b->o->depths[which];
+    size_t values = (size_t)c->num_hidden_layers * STEP * (size_t)(c->kv_lora_rank + c->qk_rope_head_dim);
+    mla_error error;
+    mla_cache_desc desc = {.capacity = depth + (b->o->pp > 1 ? b->o->pp : 1), .dtype = b->o->cache, .alloc = huge};
+    if (mla_cache_create(&b->caches[which], b->s.model, &desc, &error)) fail(1, "%s", error.text);
+    float *rows = need(values * sizeof *rows);
+    for (int done = 0; done < depth; done += STEP) {
+        int n = depth - done < STEP ? depth - done : STEP;
+        progress("filling a cache: %d of %d tokens", done, depth);
+        for (size_t i = 0; i < values / STEP * (size_t)n; i++) rows[i] = random_float(&b->seed);
+        if (mla_cache_append(b->caches[which], n, rows, &error)) fail(1, "%s", error.text);
+    }
+    free(rows);
+}
+
+/* Short calls warm up, and are put together until a sample takes 50 ms. */
+static void warm_up(bench *b) {
+    double attention;
+    for (int i = 0; i < b->n_measured; i++) {
+        measured *m = &b->measured[i];
+        if (!m->steps || (m->n > 1 && m->depth > 0)) continue;
+        progress("warming up: %s, %d tokens at depth %d", m->what, m->n, m->depth);
+        double seconds = sample(b, m, &attention);
+        if (m->n == 1) {
+            m->steps = (int)(0.05 / seconds) + 1;
+            if (m->steps > MAX_STEPS) m->steps = MAX_STEPS;
+        }
+    }
+}
+
+static void measure(bench *b, const limits *l) {
+    for (int r = 0; r < b->o->reps; r++)
+        for (int i = 0; i < b->n_measured; i++) {
+            measured *m = &b->measured[i];
+            double attention;
+            if (!m->steps || (r >= 3 && m->seconds > long_seconds)) continue;
+            progress("round %d of %d: %s, %d tokens at depth %d", r + 1, b->o->reps, m->what, m->n, m->depth);
+            fastest f = measure_limits(l, NULL, LIMIT_BF16, b->threads);
+            const double *most = f.of[l->tier];
+            double seconds = sample(b, m, &attention);
+            m->seconds += seconds * m->steps;
+            keep(m, seconds, most);
+            if (!strcmp(m->what, "decode") && m->depth > 0 && attention > 0) {
+                m[1].work = attention_work(&b->s, b->o->cache, m->depth);
+                keep(&m[1], attention, most);
+            }
+        }
+}
+
+static void print_measured(bench *b) {
+    const options *o = b->o;
+    const synthetic *s = &b->s;
+    for (int i = 0; i < b->n_measured; i++) {
+        measured *m = &b->measured[i];
+        if (!m->ms.n) continue; /* attention over so few keys that it is no parallel region */
+        line l = {.what = m->what, .shape = s->shape.name, .weights = dtype_names[o->weights], .cache = dtype_names[o->cache]};
+        l.attn = attn_names[o->attn], l.isa = mla_isa_name(mla_context_isa(b->context));
+        l.threads = b->threads, l.depth = m->depth, l.n = m->n, l.exact = o->exact;
+        l.tokens = strcmp(m->what, "attention") ? m->n : 0, l.bytes = m->work.bytes, l.flops = m->work.flops, l.ops = m->work.ops;
+        l.read = median(&m->read), l.fma = m->work.flops > 0 ? median(&m->fma) : 0, l.int8 = m->work.ops > 0 ? median(&m->int8) : 0;
+        print_line(o, &l, &m->ms);
+    }
+}
+
+static int run_model(const options *o) {
+    static bench b;
+    limits l;
+    mla_error error;
+    b.o = o, b.threads = o->threads ? o->threads : all_threads(), b.seed = 2;
+    synthetic_open(&b.s, o, o->shape ? o->shape : "lite6");
+    const mla_config *c = &b.s.shape.config;
+    mla_context_desc desc = {.max_tokens = o->pp > 0 ? o->pp : 1, .threads = b.threads, .run = run_and_time, .run_user = &b.watch};
+    desc.isa = o->isa, desc.attn = o->attn, desc.exact = o->exact, desc.alloc = huge;
+    if (mla_context_create(&b.context, b.s.model, &desc, &error)) fail(1, "%s", error.text);
+    limits_open(&l, isa_tier(mla_context_isa(b.context)));
+    for (int i = 0; i < o->n_depths; i++) fill_cache(&b, i);
+    size_t values = (size_t)(o->pp > N_INPUTS ? o->pp : N_INPUTS) * (size_t)c->hidden_size;
+    b.x = need(values * sizeof *b.x), b.y = need(values * sizeof *b.y), b.logits = need((size_t)c->vocab_size * sizeof *b.logits);
+    b.counts = need(((size_t)c->num_hidden_layers * (size_t)c->n_routed_experts + 1) * sizeof *b.counts);
+    b.tokens = need((size_t)desc.max_tokens * sizeof *b.tokens);
+    for (size_t i = 0; i < values; i++) b.x[i] = random_float(&b.seed);
+    plan(&b);
+    warm_up(&b);
+    measure(&b, &l);
+    progress(NULL);
+    if (!o->json) {
+        work token = forward_work(&b.s, o->cache, 1, 0, (double)b.s.n_moe * c->num_experts_per_tok);
+        tally *e = &b.s.expert;
+        double active = b.s.attn.params + b.s.kv_b.params + b.s.ffn.params + b.s.router.params + b.s.shared.params + b.s.head.params +
+                        b.s.norms.params + (double)b.s.n_moe * c->num_experts_per_tok * e->params;
+        printf("%s, %s weights%s, %s cache, %s attention: %.2f billion parameters (%.2f GB), %.0f million for a token (%.0f MB).\n",
+               b.s.shape.name, dtype_names[o->weights], o->exact ? " (exact)" : "", dtype_names[o->cache], attn_names[o->attn],
+               b.s.params * 1e-9, (double)b.s.maker.used * 1e-9, active * 1e-6, token.bytes * 1e-6);
+        printf("Scratch of the context %.1f MB (%d tokens in a call), cache %.0f bytes for a token. Medians of %d rounds.\n",
+               (double)mla_context_size(b.s.model, &desc) * 1e-6, desc.max_tokens,
+               c->num_hidden_layers * row_bytes(&b.s, o->cache), o->reps);
+        print_head();
+    }
+    print_measured(&b);
+    for (int i = 0; i < o->n_depths; i++) mla_cache_destroy(b.caches[i]);
+    mla_context_destroy(b.context);
+    synthetic_close(&b.s);
+    free(b.x), free(b.y), free(b.logits), free(b.counts), free(b.tokens), free(l.buffer);
+    return 0;
+}

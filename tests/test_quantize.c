@@ -1,0 +1,918 @@
+/* test_quantize.c - Q8 and Q4 blocks against GGUF's layout and formulas, and examples/quantize.h on checkpoints of every dtype. Run from
+   the repository root. test_quantize --report also prints the errors that were measured.
+   An error of logits is relative to the largest logit of the reference. */
+
+#define _DEFAULT_SOURCE /* mkdtemp, madvise */
+
+#include <pthread.h>
+#include <stdlib.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#define MLA_IMPLEMENTATION
+#include "mla.h"
+#include "test.h"
+
+/* The converter allocates through these, so that the k-th allocation can fail. */
+static long alloc_countdown = -1; /* -1: never; 0: the next one fails */
+static void *test_malloc(size_t n) { return alloc_countdown >= 0 && alloc_countdown-- == 0 ? NULL : malloc(n); }
+static void *test_calloc(size_t n, size_t size) { return alloc_countdown >= 0 && alloc_countdown-- == 0 ? NULL : calloc(n, size); }
+#define malloc test_malloc
+#define calloc test_calloc
+#define CHECKPOINT_IMPLEMENTATION
+#include "examples/quantize.h"
+#undef malloc
+#undef calloc
+
+#define FIXTURES "tests/fixtures/checkpoints/"
+
+static int reporting;
+
+static void *need(void *p) {
+    if (!p) puts("out of memory in the test"), exit(2);
+    return p;
+}
+
+/* ---- an independent reading of the formats ------------------------------------------------------------------------------ */
+
+static float own_f16(const unsigned char *b) {
+    const int h = b[0] | b[1] << 8, e = h >> 10 & 31, m = h & 1023;
+    const double x = e == 31 ? (m ? (double)NAN : (double)INFINITY) : e ? ldexp(1024 + m, e - 25) : ldexp(m, -24);
+    return (float)(h >> 15 ? -x : x);
+}
+
+static float own_e4m3(int b) {
+    const int e = b >> 3 & 15, m = b & 7;
+    const double x = (b & 127) == 127 ? (double)NAN : e ? ldexp(8 + m, e - 10) : ldexp(m, -9);
+    return (float)(b >> 7 ? -x : x);
+}
+
+static float own_bf16(const unsigned char *b) {
+    const uint32_t u = (uint32_t)b[0] << 16 | (uint32_t)b[1] << 24;
+    float f;
+    memcpy(&f, &u, sizeof f);
+    return f;
+}
+
+/* Element i of a row of ggml's block_q8_0 {half d; int8 qs[32]} or block_q4_0 {half d; uint8 qs[16]}. */
+static float own_block(mla_dtype t, const unsigned char *row, size_t i) {
+    const unsigned char *b = row + i / 32 * (t == MLA_Q8 ? 34 : 18);
+    const size_t j = i % 32;
+    if (t == MLA_Q8) return own_f16(b) * (float)(int8_t)b[2 + j];
+    return own_f16(b) * (float)((j < 16 ? b[2 + j] & 15 : b[2 + j - 16] >> 4) - 8);
+}
+
+/* ---- blocks ------------------------------------------------------------------------------------------------------------- */
+
+static void quantize(mla_dtype t, void *out, const float *x, size_t n) {
+    mla_error err;
+    if (mla_quantize(t, out, x, n, &err)) CHECK(0, "%s of %zu: %s", mla_dtype_name(t), n, err.text);
+}
+
+static void test_layout(void) {
+    unsigned char got[34], want[34];
+    float x[32];
+    test_rng r = {1};
+    SECTION("blocks are byte for byte Q8_0 and Q4_0");
+    CHECK(mla_dtype_bytes(MLA_Q8, 96) == 3 * 34 && mla_dtype_bytes(MLA_Q4, 96) == 3 * 18, "sizes of blocks");
+    for (int trial = 0; trial < 200; trial++) { /* numbers that the format has exactly: codes times a power of two, the extreme code among them */
+        const int e = test_int(&r, 13), half = (15 - e) << 10; /* d = 2^-e */
+        for (int t = MLA_Q8; t <= MLA_Q4; t++) {
+            memset(want, 0, sizeof want);
+            want[0] = (unsigned char)(half & 255), want[1] = (unsigned char)(half >> 8);
+            for (int i = 0; i < 32; i++) {
+                int q = t == MLA_Q8 ? test_int(&r, 255) - 127 : test_int(&r, 16) - 8;
+                if (i == trial % 32) q = t == MLA_Q8 ? -127 : -8;
+                x[i] = (float)ldexp(q, -e);
+                if (t == MLA_Q8) want[2 + i] = (unsigned char)(q & 255);
+                else want[2 + i % 16] = (unsigned char)(want[2 + i % 16] | (q + 8) << (i < 16 ? 0 : 4));
+            }
+            quantize((mla_dtype)t, got, x, 32);
+            CHECK(!memcmp(got, want, t == MLA_Q8 ? 34 : 18), "%s block %d", mla_dtype_name((mla_dtype)t), trial);
+            for (int i = 0; i < 32; i++)
+                if (own_block((mla_dtype)t, got, (size_t)i) != x[i]) CHECK(0, "%s block %d element %d", mla_dtype_name((mla_dtype)t), trial, i);
+        }
+    }
+}
+
+/* ggml's quantize_row_q8_0: d = amax / 127, codes round(x / d), d kept as f16. */
+static void test_q8_formula(void) {
+    enum { N = 1 << 16 };
+    float *x = (float *)need(malloc(N * sizeof *x));
+    unsigned char *b = (unsigned char *)need(malloc(mla_dtype_bytes(MLA_Q8, N)));
+    test_rng r = {2};
+    int other = 0, far = 0, scales = 0, outside = 0;
+    double worst = 0;
+    SECTION("q8 against the formula of ggml, and its round trip");
+    test_fill(&r, x, N, 1);
+    quantize(MLA_Q8, b, x, N);
+    for (size_t g = 0; g < N / 32; g++) {
+        const unsigned char *block = b + 34 * g;
+        float amax = 0, d;
+        for (size_t i = 0; i < 32; i++) amax = fmaxf(amax, fabsf(x[32 * g + i]));
+        d = amax / 127;
+        scales += mla_f32_to_f16(d) != (block[0] | block[1] << 8);
+        for (size_t i = 0; i < 32; i++) {
+            const int code = (int8_t)block[2 + i], ggml = (int)roundf(x[32 * g + i] * (1 / d));
+            const double off = fabs((double)own_block(MLA_Q8, block, i) - (double)x[32 * g + i]) / (double)d;
+            other += code != ggml, far += abs(code - ggml) > 1 || abs(code) > 127;
+            worst = off > worst ? off : worst;
+            outside += off > 0.5003; /* half a step of a d that f16 rounded by up to 2^-11 */
+        }
+    }
+    CHECK(!scales, "%d scales differ from f16(amax / 127)", scales);
+    CHECK(!far, "%d codes differ by more than rounding", far);
+    CHECK(other < N / 20, "%d of %d codes differ", other, N); /* only where d's rounding to f16 moved them */
+    CHECK(!outside, "round trip: %d elements further than 0.5003 d, the worst %g", outside, worst);
+    if (reporting) printf("  q8: %.2f %% of codes differ from ggml's by one, largest error %.4f d\n", 100.0 * other / N, worst);
+    free(x), free(b);
+}
+
+/* ggml's quantize_row_q4_0: d = the value of largest magnitude / -8, codes min(15, x / d + 8.5). */
+static void ggml_q4(unsigned char *b, const float *x) {
+    float top = 0;
+    for (int i = 0; i < 32; i++) top = fabsf(x[i]) > fabsf(top) ? x[i] : top;
+    const float d = top / -8, id = d != 0 ? 1 / d : 0;
+    const uint16_t h = mla_f32_to_f16(d);
+    b[0] = (unsigned char)(h & 255), b[1] = (unsigned char)(h >> 8);
+    for (int i = 0; i < 16; i++) {
+        const int low = (int)(x[i] * id + 8.5f), high = (int)(x[i + 16] * id + 8.5f);
+        b[2 + i] = (unsigned char)((low < 15 ? low : 15) | (high < 15 ? high : 15) << 4);
+    }
+}
+
+static double squared(mla_dtype t, const unsigned char *b, const float *x) {
+    double sum = 0;
+    for (size_t i = 0; i < 32; i++) {
+        const double e = (double)own_block(t, b, i) - (double)x[i];
+        sum += e * e;
+    }
+    return sum;
+}
+
+/* Squared error of x [n] over its squares: plain rounding and the search. worse: groups in which the search lost by more than 1 %. */
+static void q4_errors(const float *x, size_t n, double *plain, double *search, int *worse) {
+    unsigned char b[18], p[18];
+    double sum = 0;
+    for (size_t g = 0; g < n; g += 32) {
+        ggml_q4(p, x + g);
+        quantize(MLA_Q4, b, x + g, 32);
+        const double ep = squared(MLA_Q4, p, x + g), eb = squared(MLA_Q4, b, x + g);
+        for (size_t i = 0; i < 32; i++) sum += (double)x[g + i] * (double)x[g + i];
+        *plain += ep, *search += eb, *worse += eb > 1.01 * ep;
+    }
+    *plain /= sum, *search /= sum;
+}
+
+static void test_q4_search(void) {
+    enum { N = 1 << 17 };
+    static const char *const names[] = {"gaussian", "uniform", "long-tailed"};
+    static const double margins[] = {0.91, 0.85, 0.96}; /* measured 0.886, 0.820, 0.940 */
+    float *x = (float *)need(malloc(N * sizeof *x));
+    test_rng r = {3};
+    SECTION("q4 searches its scale: squared error below plain rounding");
+    for (int k = 0; k < 3; k++) {
+        double plain = 0, search = 0;
+        int worse = 0;
+        for (int i = 0; i < N; i++) {
+            const float u = test_gauss(&r);
+            x[i] = k == 0 ? 0.02f * u : k == 1 ? test_uniform(&r) - 0.5f : u * u * u;
+        }
+        q4_errors(x, N, &plain, &search, &worse);
+        if (reporting) printf("  q4, %s: squared error %.6f of the squares, plain rounding %.6f, ratio %.3f\n", names[k], search, plain, search / plain);
+        CHECK(search < margins[k] * plain, "%s: %g, plain %g", names[k], search, plain);
+        CHECK(worse == 0, "%s: worse than plain rounding in %d of %d groups", names[k], worse, N / 32);
+    }
+    free(x);
+}
+
+static void test_odd_groups(void) {
+    static const float odd[] = {NAN, INFINITY, -INFINITY, 3.4e38f, -3.4e38f, 1e-45f, -1e-38f, 65504.0f * 127, 1e4f};
+    float x[96], y[96];
+    unsigned char a[3 * 34], b[3 * 34];
+    test_rng r = {4};
+    SECTION("zeros, one huge value, values that are no numbers");
+    for (int t = MLA_Q8; t <= MLA_Q4; t++) {
+        const size_t block = mla_dtype_bytes((mla_dtype)t, 32);
+        const char *name = mla_dtype_name((mla_dtype)t);
+        memset(x, 0, sizeof x);
+        x[3] = -0.0f;
+        quantize((mla_dtype)t, a, x, 96);
+        for (size_t i = 0; i < 96; i++) CHECK(own_block((mla_dtype)t, a, i) == 0, "%s: zero %zu", name, i);
+        test_fill(&r, x, 96, 1);
+        quantize((mla_dtype)t, a, x, 96);
+        for (size_t k = 0; k < sizeof odd / sizeof *odd; k++)
+            for (size_t at = 32; at < 64; at += 31) { /* first and last of the middle group, then all of it */
+                memcpy(y, x, sizeof y);
+                y[at] = odd[k];
+                quantize((mla_dtype)t, b, y, 96);
+                CHECK(!memcmp(a, b, block) && !memcmp(a + 2 * block, b + 2 * block, block), "%s: %g spoils another group", name, (double)odd[k]);
+                for (size_t i = 32; i < 64; i++) y[i] = odd[k];
+                quantize((mla_dtype)t, b, y, 96);
+                CHECK(!memcmp(a, b, block) && !memcmp(a + 2 * block, b + 2 * block, block), "%s: 32 times %g", name, (double)odd[k]);
+            }
+        memset(x, 0, sizeof x);
+        for (size_t i = 0; i < 32; i++) x[i] = 0.01f * (float)i;
+        x[7] = -3000;
+        quantize((mla_dtype)t, b, x, 32);
+        CHECK(fabsf(own_block((mla_dtype)t, b, 7) + 3000) <= 3000.0f / 1024, "%s: the huge one is %g", name, (double)own_block((mla_dtype)t, b, 7));
+        for (size_t i = 0; i < 32; i++)
+            if (i != 7) CHECK(own_block((mla_dtype)t, b, i) == 0, "%s: a small one beside it is %g", name, (double)own_block((mla_dtype)t, b, i));
+    }
+}
+
+/* ---- checkpoints of every dtype ----------------------------------------------------------------------------------------- */
+
+enum { MAX_TENSORS = 320 };
+
+typedef struct named {
+    char name[96];
+    int n_dims, rows, cols;
+    float *x;
+} named;
+
+typedef struct set { /* a checkpoint in f32 */
+    named t[MAX_TENSORS];
+    int n;
+    char config[4096];
+} set;
+
+typedef enum kind { AS_F32, AS_F16, AS_BF16, AS_FP8, AS_FP8_UE8M0, KINDS } kind;
+static const char *const kind_names[] = {"f32", "f16", "bf16", "fp8", "fp8 with ue8m0"};
+
+static char dir[64]; /* temporary */
+
+static const char *in_dir(const char *name) {
+    static char path[128];
+    snprintf(path, sizeof path, "%s/%s", dir, name);
+    return path;
+}
+
+static void add(set *s, const char *name, int n_dims, int rows, int cols, float *x) {
+    named *t = &s->t[s->n++];
+    if (s->n > MAX_TENSORS) puts("too many tensors in the test"), exit(2);
+    snprintf(t->name, sizeof t->name, "%s", name);
+    t->n_dims = n_dims, t->rows = rows, t->cols = cols, t->x = x;
+}
+
+static void drop(set *s) {
+    for (int i = 0; i < s->n; i++) free(s->t[i].x);
+    s->n = 0;
+}
+
+/* Tensor t of an open file in f32, with its scales. */
+static float *widened(const st_file *f, const st_tensor *t) {
+    const size_t n = t->n_dims == 2 ? (size_t)(t->dims[0] * t->dims[1]) : (size_t)t->dims[0], cols = (size_t)t->dims[t->n_dims - 1];
+    const unsigned char *b = (const unsigned char *)t->data;
+    float *x = (float *)need(malloc(n * sizeof *x));
+    char name[160];
+    snprintf(name, sizeof name, "%s_scale_inv", t->name);
+    const st_tensor *s = st_find(f, name);
+    for (size_t i = 0; i < n; i++) {
+        if (!strcmp(t->dtype, "F32")) memcpy(&x[i], b + 4 * i, 4);
+        else if (!strcmp(t->dtype, "F16")) x[i] = own_f16(b + 2 * i);
+        else if (!strcmp(t->dtype, "BF16")) x[i] = own_bf16(b + 2 * i);
+        else x[i] = own_e4m3(b[i]);
+        if (!s) continue;
+        const size_t block = i / cols / 128 * ((cols + 127) / 128) + i % cols / 128;
+        float scale;
+        memcpy(&scale, (const char *)s->data + (strcmp(s->dtype, "F32") ? 0 : 4 * block), strcmp(s->dtype, "F32") ? 1 : 4);
+        x[i] *= strcmp(s->dtype, "F32") ? (float)ldexp(1, ((const unsigned char *)s->data)[block] - 127) : scale;
+    }
+    return x;
+}
+
+static void read_set(set *s, const char *fixture) {
+    char path[256];
+    mla_error err;
+    st_file *f;
+    snprintf(path, sizeof path, FIXTURES "%s/config.json", fixture);
+    FILE *config = fopen(path, "rb");
+    snprintf(path, sizeof path, FIXTURES "%s/model.safetensors", fixture);
+    if (!config || st_open(&f, path, &err)) printf("cannot read %s: run this from the repository root\n", path), exit(2);
+    s->n = 0;
+    s->config[fread(s->config, 1, sizeof s->config - 1, config)] = 0;
+    fclose(config);
+    for (size_t i = 0; i < st_count(f); i++) {
+        const st_tensor *t = st_at(f, i);
+        if (strstr(t->name, "_scale_inv")) continue;
+        add(s, t->name, t->n_dims, t->n_dims == 2 ? (int)t->dims[0] : 1, (int)t->dims[t->n_dims - 1], widened(f, t));
+    }
+    st_close(f);
+}
+
+/* One dense layer whose down_proj has rows of 2080: more than a piece, no multiple of 128. */
+static void make_wide(set *s, int vocab) {
+    const struct { const char *name; int n_dims, rows, cols; } all[] = {
+        {"lm_head.weight", 2, vocab, 64}, {"model.embed_tokens.weight", 2, vocab, 64}, {"model.layers.0.input_layernorm.weight", 1, 1, 64},
+        {"model.layers.0.mlp.down_proj.weight", 2, 64, 2080}, {"model.layers.0.mlp.gate_proj.weight", 2, 2080, 64},
+        {"model.layers.0.mlp.up_proj.weight", 2, 2080, 64}, {"model.layers.0.post_attention_layernorm.weight", 1, 1, 64},
+        {"model.layers.0.self_attn.kv_a_layernorm.weight", 1, 1, 32}, {"model.layers.0.self_attn.kv_a_proj_with_mqa.weight", 2, 48, 64},
+        {"model.layers.0.self_attn.kv_b_proj.weight", 2, 128, 32}, {"model.layers.0.self_attn.o_proj.weight", 2, 64, 64},
+        {"model.layers.0.self_attn.q_proj.weight", 2, 96, 64}, {"model.norm.weight", 1, 1, 64}};
+    test_rng r = {5};
+    s->n = 0;
+    for (size_t i = 0; i < sizeof all / sizeof *all; i++) {
+        const size_t n = (size_t)all[i].rows * (size_t)all[i].cols;
+        float *x = (float *)need(malloc(n * sizeof *x));
+        test_fill(&r, x, n, 0.1f);
+        for (size_t k = 0; k < n && all[i].n_dims == 1; k++) x[k] = 1;
+        add(s, all[i].name, all[i].n_dims, all[i].rows, all[i].cols, x);
+    }
+    snprintf(s->config, sizeof s->config,
+             "{\"model_type\": \"deepseek_v2\", \"hidden_size\": 64, \"vocab_size\": %d, \"num_hidden_layers\": 1, \"intermediate_size\": 2080,"
+             " \"num_attention_heads\": 2, \"kv_lora_rank\": 32, \"qk_nope_head_dim\": 32, \"qk_rope_head_dim\": 16, \"v_head_dim\": 32,"
+             " \"max_position_embeddings\": 64, \"rms_norm_eps\": 1e-6, \"rope_theta\": 10000.0, \"tie_word_embeddings\": false}", vocab);
+}
+
+static int nearest_e4m3(float x) {
+    static float value[127]; /* grows with the code */
+    int low = 0, high = 126;
+    if (value[126] == 0)
+        for (int i = 0; i < 127; i++) value[i] = own_e4m3(i);
+    while (high - low > 1) {
+        const int middle = (low + high) / 2;
+        if (value[middle] <= fabsf(x)) low = middle;
+        else high = middle;
+    }
+    return (x < 0 ? 128 : 0) | (value[high] - fabsf(x) < fabsf(x) - value[low] ? high : low);
+}
+
+typedef struct writer {
+    char header[32768];
+    unsigned char *data;
+    size_t length, used, capacity;
+} writer;
+
+static unsigned char *put(writer *w, const char *name, const char *suffix, const char *dtype, int n_dims, int rows, int cols, size_t bytes) {
+    char shape[64];
+    snprintf(shape, sizeof shape, n_dims == 2 ? "%d, %d" : "%d", n_dims == 2 ? rows : cols, cols);
+    w->length += (size_t)snprintf(w->header + w->length, sizeof w->header - w->length, "%s\"%s%s\": {\"dtype\": \"%s\", \"shape\": [%s], "
+                                  "\"data_offsets\": [%zu, %zu]}", w->length > 1 ? ", " : "", name, suffix, dtype, shape, w->used, w->used + bytes);
+    if (w->length >= sizeof w->header) puts("the header is too long for the test"), exit(2);
+    while (w->used + bytes > w->capacity) w->data = (unsigned char *)need(realloc(w->data, w->capacity = 2 * w->capacity + 65536));
+    w->used += bytes;
+    return w->data + w->used - bytes;
+}
+
+static void put_fp8(writer *w, const named *t, int ue8m0) {
+    const int down = (t->rows + 127) / 128, across = (t->cols + 127) / 128;
+    float *scale = (float *)need(malloc((size_t)(down * across) * sizeof *scale));
+    unsigned char *b = put(w, t->name, "", "F8_E4M3", 2, t->rows, t->cols, (size_t)t->rows * (size_t)t->cols), *s;
+    for (int k = 0; k < down * across; k++) {
+        const int r0 = k / across * 128, c0 = k % across * 128;
+        float amax = 0;
+        for (int r = r0; r < t->rows && r < r0 + 128; r++)
+            for (int c = c0; c < t->cols && c < c0 + 128; c++) amax = fmaxf(amax, fabsf(t->x[r * t->cols + c]));
+        scale[k] = ue8m0 ? (float)ldexp(1, (int)ceil(log2((double)amax / 448))) : amax / 448;
+        for (int r = r0; r < t->rows && r < r0 + 128; r++)
+            for (int c = c0; c < t->cols && c < c0 + 128; c++) b[r * t->cols + c] = (unsigned char)nearest_e4m3(t->x[r * t->cols + c] / scale[k]);
+    }
+    s = put(w, t->name, "_scale_inv", ue8m0 ? "F8_E8M0" : "F32", 2, down, across, (size_t)(down * across) * (ue8m0 ? 1 : 4));
+    for (int k = 0; k < down * across; k++) {
+        if (ue8m0) s[k] = (unsigned char)((int)log2((double)scale[k]) + 127);
+        else memcpy(s + 4 * k, &scale[k], 4);
+    }
+    free(scale);
+}
+
+static void write_file(const char *name, const void *a, size_t n, const void *b, size_t m) {
+    FILE *f = fopen(in_dir(name), "wb");
+    if (!f || fwrite(a, 1, n, f) != n || fwrite(b, 1, m, f) != m || fclose(f)) printf("cannot write %s\n", in_dir(name)), exit(2);
+}
+
+/* The set as a checkpoint in dir. tied: without lm_head. */
+static void write_set(const set *s, kind k, int tied) {
+    static const char *const dtypes[] = {"F32", "F16", "BF16"};
+    char config[4600];
+    writer w;
+    memset(&w, 0, sizeof w);
+    w.header[w.length++] = '{';
+    for (int i = 0; i < s->n; i++) {
+        const named *t = &s->t[i];
+        const size_t n = (size_t)t->rows * (size_t)t->cols;
+        if (tied && !strcmp(t->name, "lm_head.weight")) continue;
+        if (k >= AS_FP8 && strstr(t->name, "_proj")) {
+            put_fp8(&w, t, k == AS_FP8_UE8M0);
+            continue;
+        }
+        const kind plain = k >= AS_FP8 ? AS_BF16 : k;
+        unsigned char *b = put(&w, t->name, "", dtypes[plain], t->n_dims, t->rows, t->cols, n * (plain == AS_F32 ? 4 : 2));
+        for (size_t j = 0; j < n; j++) {
+            const uint16_t h = plain == AS_F16 ? mla_f32_to_f16(t->x[j]) : mla_f32_to_bf16(t->x[j]);
+            if (plain == AS_F32) memcpy(b + 4 * j, &t->x[j], 4);
+            else memcpy(b + 2 * j, &h, 2);
+        }
+    }
+    w.header[w.length++] = '}';
+    unsigned char *file = (unsigned char *)need(malloc(8 + w.length));
+    for (int i = 0; i < 8; i++) file[i] = (unsigned char)((uint64_t)w.length >> (8 * i));
+    memcpy(file + 8, w.header, w.length);
+    write_file("model.safetensors", file, 8 + w.length, w.data, w.used);
+    free(file), free(w.data);
+    snprintf(config, sizeof config, "{%s%s", k < AS_FP8 ? "" : k == AS_FP8_UE8M0
+             ? "\"quantization_config\": {\"quant_method\": \"fp8\", \"weight_block_size\": [128, 128], \"scale_fmt\": \"ue8m0\"},"
+             : "\"quantization_config\": {\"quant_method\": \"fp8\", \"weight_block_size\": [128, 128]},", strchr(s->config, '{') + 1);
+    char *tie = strstr(config, "\"tie_word_embeddings\": false");
+    if (tied && tie) memcpy(tie + 23, "true ", 5);
+    write_file("config.json", config, strlen(config), "", 0);
+}
+
+static checkpoint *open_dir(const char *path) {
+    mla_error err;
+    checkpoint *c;
+    if (checkpoint_open(&c, path, &err)) printf("%s: %s\n", path, err.text), exit(2);
+    return c;
+}
+
+/* The view that belongs to a name in the file, and its class; -1: one that is never converted. */
+static mla_tensor *view_of(checkpoint *c, const char *name, int *class_of) {
+    static const char *const projections[] = {"q_proj", "q_a_proj", "q_b_proj", "kv_a_proj_with_mqa", "kv_b_proj", "o_proj",
+                                              "gate_proj", "up_proj", "down_proj"};
+    int layer = 0, expert = 0, at = 0, p = 0;
+    *class_of = -1;
+    if (strstr(name, "_scale_inv")) return NULL;
+    if (!strcmp(name, "lm_head.weight")) return *class_of = CHECKPOINT_HEAD, &c->weights.head;
+    if (!strcmp(name, "model.embed_tokens.weight")) return *class_of = CHECKPOINT_EMBED, &c->weights.embed;
+    if (sscanf(name, "model.layers.%d.%n", &layer, &at) < 1 || layer >= c->config.num_hidden_layers) return NULL;
+    mla_layer_weights *l = (mla_layer_weights *)(uintptr_t)&c->weights.layers[layer];
+    if (!strcmp(name + at, "mlp.gate.weight")) return &l->moe.router;
+    while (p < 9 && !strstr(name, projections[p])) p++;
+    if (p == 9) return NULL;
+    if (p < 6) {
+        mla_linear *all[] = {&l->attn.q, &l->attn.q_a, &l->attn.q_b, &l->attn.kv_a, &l->attn.kv_b, &l->attn.o};
+        *class_of = p == 4 ? CHECKPOINT_KV_B : CHECKPOINT_ATTN;
+        return &all[p]->weight;
+    }
+    mla_mlp_weights *m = &l->mlp;
+    *class_of = CHECKPOINT_DENSE;
+    if (strstr(name, "shared_experts")) *class_of = CHECKPOINT_SHARED, m = &l->moe.shared;
+    else if (sscanf(name + at, "mlp.experts.%d", &expert) == 1)
+        *class_of = CHECKPOINT_EXPERTS, m = (mla_mlp_weights *)(uintptr_t)&l->moe.experts[expert];
+    mla_linear *all[] = {&m->gate, &m->up, &m->down};
+    return &all[p - 6]->weight;
+}
+
+static checkpoint_quant quant_of(checkpoint_form form, const char *classes) { /* "keep attn kv_b ..., q8 head": as the tests need it */
+    checkpoint_quant how;
+    checkpoint_form f = CHECKPOINT_KEEP;
+    char word[16];
+    int n;
+    memset(&how, 0, sizeof how);
+    how.form = form;
+    for (; sscanf(classes, "%15s%n", word, &n) == 1; classes += n) {
+        for (int i = CHECKPOINT_KEEP; i < CHECKPOINT_FORM_COUNT; i++)
+            if (!strcmp(word, checkpoint_form_name((checkpoint_form)i))) f = (checkpoint_form)i;
+        for (int k = 0; k < CHECKPOINT_CLASS_COUNT; k++)
+            if (!strcmp(word, checkpoint_class_name((checkpoint_class)k))) how.classes[k] = f;
+    }
+    return how;
+}
+
+/* ---- what is converted, and to what ------------------------------------------------------------------------------------- */
+
+typedef struct progress {
+    int calls;
+    double last, total;
+    int wrong;
+} progress;
+
+static void follow(void *user, double done, double total) {
+    progress *p = (progress *)user;
+    p->wrong += done < p->last || done > total || (p->calls && p->total != total) || (p->calls && p->last == total);
+    p->calls++, p->last = done, p->total = total;
+}
+
+/* Converts the checkpoint at path, and compares every tensor with mla_quantize of the file's rows as this test reads them. */
+static void check_converted(const char *path, const char *what, checkpoint_quant how) {
+    char file_path[256];
+    mla_error err;
+    st_file *f;
+    progress seen = {0, 0, 0, 0};
+    double bytes = 0;
+    int n_converted = 0;
+    snprintf(file_path, sizeof file_path, "%s/model.safetensors", path);
+    if (st_open(&f, file_path, &err)) printf("%s\n", err.text), exit(2);
+    checkpoint *c = open_dir(path);
+    how.progress = follow, how.progress_user = &seen;
+    if (!CHECK(checkpoint_quantize(c, &how, &err) == MLA_OK, "%s: %s", what, err.text)) {
+        checkpoint_close(c), st_close(f);
+        return;
+    }
+    for (size_t i = 0; i < st_count(f); i++) {
+        const st_tensor *t = st_at(f, i);
+        int k = -1;
+        const mla_tensor *v = view_of(c, t->name, &k);
+        if (!v) continue;
+        checkpoint_form form = k < 0 ? CHECKPOINT_KEEP : how.classes[k];
+        if (form == CHECKPOINT_DEFAULT) form = k == CHECKPOINT_KV_B || k == CHECKPOINT_EMBED ? CHECKPOINT_KEEP : how.form;
+        if (form == CHECKPOINT_KEEP) {
+            CHECK(v->dtype < MLA_Q8 && v->data && !memcmp(v->data, t->data, t->bytes), "%s: %s is kept", what, t->name);
+            continue;
+        }
+        const mla_dtype dtype = form == CHECKPOINT_Q4 ? MLA_Q4 : MLA_Q8;
+        const size_t n = (size_t)(t->dims[0] * t->dims[1]);
+        if (!CHECK(v->dtype == dtype && v->rows == t->dims[0] && v->cols == t->dims[1] && !v->scale && (uintptr_t)v->data % 64 == 0,
+                   "%s: %s: %s [%d, %d]", what, t->name, mla_dtype_name(v->dtype), v->rows, v->cols))
+            continue;
+        float *x = widened(f, t);
+        unsigned char *want = (unsigned char *)need(malloc(mla_dtype_bytes(dtype, n)));
+        quantize(dtype, want, x, n);
+        CHECK(!memcmp(want, v->data, mla_dtype_bytes(dtype, n)), "%s: %s: other bytes", what, t->name);
+        bytes += (double)t->bytes, n_converted++;
+        free(x), free(want);
+    }
+    CHECK(n_converted > 2, "%s: only %d tensors converted", what, n_converted);
+    CHECK(!seen.wrong && seen.calls == n_converted + 1 && seen.last == bytes && seen.total == bytes, "%s: progress: %d calls for %d tensors, %g of %g",
+          what, seen.calls, n_converted, seen.last, seen.total);
+    CHECK(checkpoint_quantize(c, &how, &err) == MLA_ERR_ARGUMENT && strstr(err.text, "converted before"), "%s: twice: %s", what, err.text);
+    checkpoint_close(c);
+    st_close(f);
+}
+
+static void test_conversion(void) {
+    static set s;
+    char what[128];
+    SECTION("conversion from f32, f16, bf16 and fp8 is mla_quantize of the widened rows");
+    for (int form = CHECKPOINT_Q8; form <= CHECKPOINT_Q4; form++) {
+        const checkpoint_form f = (checkpoint_form)form, other = f == CHECKPOINT_Q8 ? CHECKPOINT_Q4 : CHECKPOINT_Q8;
+        char classes[64];
+        check_converted(FIXTURES "deepseek_v2_lite", "deepseek_v2_lite", quant_of(f, ""));
+        check_converted(FIXTURES "deepseek_v3", "deepseek_v3", quant_of(f, "keep attn"));
+        check_converted(FIXTURES "kimi_k2", "kimi_k2", quant_of(f, "keep attn shared"));
+        check_converted(FIXTURES "deepseek_v3_fp8", "deepseek_v3_fp8", quant_of(f, "keep attn experts shared"));
+        snprintf(classes, sizeof classes, "%s embed shared attn keep dense", checkpoint_form_name(other));
+        check_converted(FIXTURES "deepseek_v2_lite", "deepseek_v2_lite mixed", quant_of(f, classes));
+        for (int k = 0; k < KINDS; k++) {
+            read_set(&s, "deepseek_v2_lite");
+            write_set(&s, (kind)k, 0);
+            snprintf(what, sizeof what, "deepseek_v2_lite as %s", kind_names[k]);
+            check_converted(dir, what, quant_of(f, ""));
+            drop(&s);
+            make_wide(&s, 96);
+            write_set(&s, (kind)k, 0);
+            snprintf(what, sizeof what, "rows of 2080 as %s", kind_names[k]);
+            snprintf(classes, sizeof classes, "%s kv_b %s embed", checkpoint_form_name(f), checkpoint_form_name(other));
+            check_converted(dir, what, quant_of(f, classes));
+            drop(&s);
+        }
+    }
+    make_wide(&s, 36000);
+    write_set(&s, AS_BF16, 0);
+    check_converted(dir, "more than a huge page", quant_of(CHECKPOINT_Q8, ""));
+    drop(&s);
+}
+
+/* ---- threads ------------------------------------------------------------------------------------------------------------ */
+
+typedef struct piece {
+    void (*task)(void *, int);
+    void *arg;
+    int i;
+} piece;
+
+static void *run_piece(void *p) {
+    const piece *w = (const piece *)p;
+    w->task(w->arg, w->i);
+    return NULL;
+}
+
+static void run_threads(void *user, int n, void (*task)(void *arg, int i), void *arg) { /* the last task first */
+    pthread_t t[8];
+    piece w[8];
+    *(int *)user += n;
+    for (int i = n - 1; i >= 0; i--) {
+        w[i].task = task, w[i].arg = arg, w[i].i = i;
+        if (pthread_create(&t[i], NULL, run_piece, &w[i])) puts("no threads"), exit(2);
+    }
+    for (int i = 0; i < n; i++) pthread_join(t[i], NULL);
+}
+
+/* All converted tensors of two checkpoints with the same classes, in bytes. */
+static int equal_weights(checkpoint *a, checkpoint *b, const char *path) {
+    char file[256];
+    mla_error err;
+    st_file *f;
+    int equal = 1, n = 0;
+    snprintf(file, sizeof file, "%s/model.safetensors", path);
+    if (st_open(&f, file, &err)) printf("%s\n", err.text), exit(2);
+    for (size_t i = 0; i < st_count(f); i++) {
+        int k = 0;
+        const mla_tensor *x = view_of(a, st_at(f, i)->name, &k), *y = view_of(b, st_at(f, i)->name, &k);
+        if (!x || !y || !x->data) continue;
+        equal &= x->dtype == y->dtype && !memcmp(x->data, y->data, mla_dtype_bytes(x->dtype, (size_t)x->rows * (size_t)x->cols));
+        n++;
+    }
+    st_close(f);
+    return equal && n > 4;
+}
+
+static void test_threads(void) {
+    static set s;
+    mla_error err;
+    SECTION("the same bytes for 1, 2, 5 and 8 threads");
+    make_wide(&s, 96);
+    write_set(&s, AS_FP8, 0);
+    drop(&s);
+    for (int where = 0; where < 2; where++)
+        for (int form = CHECKPOINT_Q8; form <= CHECKPOINT_Q4; form++) {
+            const char *path = where ? dir : FIXTURES "deepseek_v2_lite";
+            checkpoint_quant how = quant_of((checkpoint_form)form, "");
+            checkpoint *one = open_dir(path);
+            how.threads = 1;
+            CHECK(checkpoint_quantize(one, &how, &err) == MLA_OK, "%s", err.text);
+            static const int counts[] = {2, 5, 8};
+            for (int k = 0; k < 6; k++) {
+                checkpoint *c = open_dir(path);
+                int ran = 0;
+                how = quant_of((checkpoint_form)form, "");
+                how.threads = counts[k % 3];
+                if (k >= 3) how.run = run_threads, how.run_user = &ran;
+                CHECK(checkpoint_quantize(c, &how, &err) == MLA_OK, "%s", err.text);
+                CHECK(equal_weights(one, c, path), "%s, %d threads%s", path, how.threads, how.run ? " of the test" : "");
+                CHECK(ran == (how.run ? how.threads : 0), "%d tasks of %d", ran, how.threads);
+                checkpoint_close(c);
+            }
+            checkpoint_close(one);
+        }
+}
+
+/* ---- what the models say ------------------------------------------------------------------------------------------------ */
+
+enum { PROMPT = 48, MAX_V = 256, MAX_D = 192 };
+
+/* The logits [PROMPT, V] of a prompt, and the embeddings [PROMPT, D]; then n tokens by greedy choice. */
+static void run_model(checkpoint *c, mla_isa isa, int exact, int threads, const int *tokens, float *logits, float *embedded, int n, int *made) {
+    mla_error err;
+    mla_model *model;
+    mla_context *context;
+    mla_cache *cache;
+    mla_context_desc desc = {.max_tokens = PROMPT, .isa = isa, .exact = exact, .threads = threads};
+    mla_cache_desc cache_desc = {.capacity = PROMPT + n};
+    float *hidden[16] = {embedded}, *row = (float *)need(malloc(MAX_V * sizeof *row));
+    if (mla_model_create(&model, &c->config, &c->weights, NULL, &err) || mla_context_create(&context, model, &desc, &err) ||
+        mla_cache_create(&cache, model, &cache_desc, &err))
+        printf("%s\n", err.text), exit(2);
+    mla_sequence sequence = {.cache = cache, .n_tokens = PROMPT};
+    mla_outputs out = {.logits = logits, .all_logits = 1, .hidden = hidden};
+    CHECK(mla_model_forward(context, &sequence, 1, tokens, &out) == MLA_OK, "%s", mla_context_error(context)->text);
+    const int V = c->config.vocab_size;
+    memcpy(row, logits + (PROMPT - 1) * V, (size_t)V * sizeof *row);
+    for (int i = 0; i < n; i++) {
+        made[i] = 0;
+        for (int k = 1; k < V; k++) made[i] = row[k] > row[made[i]] ? k : made[i];
+        sequence.n_tokens = 1;
+        mla_outputs next = {.logits = row};
+        CHECK(mla_model_forward(context, &sequence, 1, made + i, &next) == MLA_OK, "%s", mla_context_error(context)->text);
+    }
+    free(row);
+    mla_cache_destroy(cache), mla_context_destroy(context), mla_model_destroy(model);
+}
+
+static int by_value(const void *a, const void *b) {
+    const double x = *(const double *)a, y = *(const double *)b;
+    return (x > y) - (x < y);
+}
+
+/* Of the rows' root mean square of got - want over that of want, the median: an expert chosen otherwise, after a near tie, makes another
+   token of a row, which says nothing about the others. */
+static double median_err(const float *got, const float *want, size_t rows, size_t cols) {
+    double all[PROMPT];
+    for (size_t r = 0; r < rows; r++) {
+        double d = 0, w = 0;
+        for (size_t i = r * cols; i < (r + 1) * cols; i++) {
+            const double e = (double)got[i] - (double)want[i];
+            d += e * e, w += (double)want[i] * (double)want[i];
+        }
+        all[r] = sqrt(d / w);
+    }
+    qsort(all, rows, sizeof *all, by_value);
+    return all[rows / 2];
+}
+
+/* Every Q8 and Q4 tensor of a, decoded by this test, takes its place in b as F32; *n of them are to be freed from list. */
+static void decoded(checkpoint *b, checkpoint *a, const set *names, float **list, int *n) {
+    for (int i = 0; i < names->n; i++) {
+        int k = 0;
+        const mla_tensor *from = view_of(a, names->t[i].name, &k);
+        mla_tensor *to = view_of(b, names->t[i].name, &k);
+        if (!from || !to || (from->dtype != MLA_Q8 && from->dtype != MLA_Q4)) continue;
+        const size_t cols = (size_t)from->cols, row_bytes = mla_dtype_bytes(from->dtype, cols);
+        float *x = (float *)need(malloc((size_t)from->rows * cols * sizeof *x));
+        for (size_t r = 0; r < (size_t)from->rows; r++)
+            for (size_t j = 0; j < cols; j++) x[r * cols + j] = own_block(from->dtype, (const unsigned char *)from->data + r * row_bytes, j);
+        *to = mla_view(x, MLA_F32, from->rows, from->cols);
+        list[(*n)++] = x;
+    }
+}
+
+typedef struct accuracy { /* upper bounds of the median error of logits */
+    double q8, q4; /* of the converted weights, against the checkpoint's own */
+    double int8;   /* of activations in int8, against f32 ones with the same weights */
+} accuracy;
+
+static void check_accuracy(const char *path, const char *what, const set *names, const char *classes, const int *tokens, accuracy bound) {
+    static float want[PROMPT * MAX_V], same[PROMPT * MAX_V], got[2][PROMPT * MAX_V], again[PROMPT * MAX_V], x0[PROMPT * MAX_D], x[PROMPT * MAX_D];
+    const int thorough = path != dir; /* the fixtures */
+    int made[16], repeated[16];
+    mla_error err;
+    for (int form = CHECKPOINT_Q8; form <= CHECKPOINT_Q4; form++) {
+        const char *form_name = checkpoint_form_name((checkpoint_form)form);
+        checkpoint_quant how = quant_of((checkpoint_form)form, classes);
+        checkpoint *plain = open_dir(path), *c = open_dir(path), *d = open_dir(path);
+        float *list[MAX_TENSORS];
+        int n_list = 0;
+        const size_t V = (size_t)plain->config.vocab_size, n = PROMPT * V, n0 = (size_t)PROMPT * (size_t)plain->config.hidden_size;
+        if (!CHECK(checkpoint_quantize(c, &how, &err) == MLA_OK, "%s %s: %s", what, form_name, err.text)) return;
+        decoded(d, c, names, list, &n_list);
+        CHECK(n_list > 2, "%s %s: %d tensors", what, form_name, n_list);
+        run_model(plain, MLA_ISA_AUTO, 0, 1, tokens, want, x0, 0, NULL);
+        run_model(d, MLA_ISA_AUTO, 0, 1, tokens, same, x0, 0, NULL);
+        for (int isa = thorough ? MLA_ISA_SCALAR : MLA_ISA_AUTO; isa < (thorough ? MLA_ISA_COUNT : MLA_ISA_SCALAR); isa++) {
+            const char *isa_name = mla_isa_name((mla_isa)isa);
+            if (!mla_isa_available((mla_isa)isa)) continue;
+            for (int exact = 0; exact < 2; exact++) {
+                run_model(c, (mla_isa)isa, exact, 1, tokens, got[exact], x, 16, made);
+                CHECK(!memcmp(x, x0, n0 * sizeof *x), "%s %s: embeddings", what, form_name);
+                for (int i = 0; i < 16; i++) CHECK(made[i] >= 0 && made[i] < plain->config.vocab_size, "%s %s: token %d", what, form_name, made[i]);
+                if (!thorough) continue;
+                run_model(c, (mla_isa)isa, exact, 2, tokens, again, x, 16, repeated);
+                CHECK(!memcmp(again, got[exact], n * sizeof *again) && !memcmp(made, repeated, sizeof made), "%s %s %s: 2 threads", what, form_name, isa_name);
+            }
+            const double kept = median_err(got[1], want, PROMPT, V), whole = median_err(got[0], want, PROMPT, V);
+            const double int8 = median_err(got[0], same, PROMPT, V);
+            const float exactly = test_rel_err(got[1], same, n);
+            if (reporting)
+                printf("  %-24s %s %-6s  exact: %.4f (%.1e from the decoded weights)   int8: %.4f (%.4f)\n", what, form_name, isa_name, kept,
+                       (double)exactly, whole, int8);
+            CHECK(exactly < 5e-5f, "%s %s %s: exact products are %g from the decoded weights", what, form_name, isa_name, (double)exactly);
+            CHECK(kept < (form == CHECKPOINT_Q8 ? bound.q8 : bound.q4), "%s %s %s: error %g", what, form_name, isa_name, kept);
+            CHECK(int8 < bound.int8, "%s %s %s: error %g of the int8 activations", what, form_name, isa_name, int8);
+        }
+        for (int i = 0; i < n_list; i++) free(list[i]);
+        checkpoint_close(plain), checkpoint_close(c), checkpoint_close(d);
+    }
+}
+
+static void test_accuracy(void) {
+    static set s;
+    static const struct { const char *fixture, *classes; accuracy bound; } cases[] = { /* about one and a half times what was measured */
+        {"deepseek_v2_lite", "", {0.10, 0.80, 0.10}}, {"deepseek_v3", "keep attn", {0.06, 0.75, 0.08}},
+        {"kimi_k2", "keep attn", {0.035, 0.50, 0.05}}, {"deepseek_v3_fp8", "keep attn experts shared", {0.03, 0.50, 0.035}}};
+    int tokens[PROMPT];
+    SECTION("logits and greedy tokens of converted models");
+    if (reporting)
+        puts("  Median over 48 tokens of the logits' error, in root mean squares: products in f32 and in int8, against the checkpoint's own weights\n"
+             "  (in brackets: against f32 products with the decoded weights, for exact the largest one). The weights are random, layers amplify.");
+    test_rng r = {6};
+    for (int i = 0; i < PROMPT; i++) tokens[i] = test_int(&r, 256);
+    for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
+        char path[128];
+        snprintf(path, sizeof path, FIXTURES "%s", cases[i].fixture);
+        read_set(&s, cases[i].fixture);
+        check_accuracy(path, cases[i].fixture, &s, cases[i].classes, tokens, cases[i].bound);
+        double plain = 0, search = 0;
+        int worse = 0, k_proj = 0;
+        for (int k = 0; k < s.n; k++) { /* the fixtures' own weights */
+            double one[2] = {0, 0};
+            if (!strstr(s.t[k].name, "_proj") || s.t[k].cols % 32) continue;
+            q4_errors(s.t[k].x, (size_t)s.t[k].rows * (size_t)s.t[k].cols, &one[0], &one[1], &worse);
+            plain += one[0], search += one[1], k_proj++;
+        }
+        if (reporting)
+            printf("  %-24s q4: squared error of the weights %.6f of the squares, plain rounding %.6f, ratio %.3f\n", cases[i].fixture,
+                   search / k_proj, plain / k_proj, search / plain);
+        CHECK(search < 0.92 * plain && worse == 0, "%s: the search gives %g, plain rounding %g, worse in %d groups", cases[i].fixture, search, plain, worse);
+        if (i == 0)
+            for (int k = 0; k < KINDS; k++) {
+                char what[64];
+                write_set(&s, (kind)k, 0);
+                snprintf(what, sizeof what, "v2_lite as %s", kind_names[k]);
+                check_accuracy(dir, what, &s, k == AS_F32 ? "q8 embed head" : "", tokens, cases[i].bound);
+            }
+        drop(&s);
+    }
+    make_wide(&s, 96);
+    write_set(&s, AS_FP8, 0);
+    for (int i = 0; i < PROMPT; i++) tokens[i] %= 96;
+    check_accuracy(dir, "rows of 2080 as fp8", &s, "q8 kv_b", tokens, (accuracy){0.025, 0.32, 0.025});
+    drop(&s);
+}
+
+/* ---- tied embeddings ---------------------------------------------------------------------------------------------------- */
+
+static void test_tied(void) {
+    static const struct { const char *classes; int tied; mla_dtype head, embed; } cases[] = {
+        {"", 0, MLA_Q4, MLA_BF16}, {"keep head", 1, MLA_BF16, MLA_BF16}, {"q8 embed head", 1, MLA_Q8, MLA_Q8},
+        {"q8 embed", 0, MLA_Q4, MLA_Q8}, {"q8 embed keep head", 0, MLA_BF16, MLA_Q8}, {"q8 head", 0, MLA_Q8, MLA_BF16}};
+    static set s;
+    static float tied_logits[PROMPT * MAX_V], own_logits[PROMPT * MAX_V], x[PROMPT * MAX_D];
+    int tokens[PROMPT];
+    SECTION("a head tied to the embedding becomes a tensor of its own if their forms differ");
+    read_set(&s, "deepseek_v2_lite");
+    for (int i = 0; i < PROMPT; i++) tokens[i] = (i * 37 + 5) % 256;
+    for (int i = 0; i < s.n; i++) /* the untied twin has the embedding as its head */
+        if (!strcmp(s.t[i].name, "lm_head.weight"))
+            for (int k = 0; k < s.n; k++)
+                if (!strcmp(s.t[k].name, "model.embed_tokens.weight")) memcpy(s.t[i].x, s.t[k].x, 256 * 64 * sizeof *s.t[i].x);
+    for (size_t k = 0; k < sizeof cases / sizeof *cases; k++) {
+        checkpoint_quant how = quant_of(CHECKPOINT_Q4, cases[k].classes);
+        mla_error err;
+        for (int twin = 0; twin < 2; twin++) {
+            write_set(&s, AS_BF16, !twin);
+            checkpoint *c = open_dir(dir);
+            CHECK(!c->weights.head.data == !twin, "lm_head");
+            CHECK(checkpoint_quantize(c, &how, &err) == MLA_OK, "\"%s\": %s", cases[k].classes, err.text);
+            const mla_tensor *head = &c->weights.head;
+            CHECK(c->weights.embed.dtype == cases[k].embed && (!twin && cases[k].tied ? !head->data : head->data && head->dtype == cases[k].head),
+                  "\"%s\": embed %s, head %s", cases[k].classes, mla_dtype_name(c->weights.embed.dtype), head->data ? mla_dtype_name(head->dtype) : "tied");
+            run_model(c, MLA_ISA_AUTO, 0, 1, tokens, twin ? own_logits : tied_logits, x, 0, NULL);
+            checkpoint_close(c);
+        }
+        CHECK(!memcmp(tied_logits, own_logits, sizeof own_logits), "\"%s\": other logits than the untied twin", cases[k].classes);
+    }
+    drop(&s);
+}
+
+/* ---- refusals ----------------------------------------------------------------------------------------------------------- */
+
+static void check_refused(const char *fixture, checkpoint_quant how, mla_result code, const char *text) {
+    char path[128];
+    mla_error err;
+    snprintf(path, sizeof path, FIXTURES "%s", fixture);
+    checkpoint *c = open_dir(path);
+    const mla_weights weights = c->weights;
+    const size_t bytes = (size_t)c->config.num_hidden_layers * sizeof *c->weights.layers;
+    void *layers = need(malloc(bytes));
+    memcpy(layers, c->weights.layers, bytes);
+    memset(&err, 0, sizeof err);
+    const mla_result rc = checkpoint_quantize(c, &how, &err);
+    CHECK(rc == code && err.code == code && !strcmp(err.text, text), "%s: %d, %s", fixture, (int)rc, err.text);
+    CHECK(!memcmp(&weights, &c->weights, sizeof weights) && !memcmp(layers, c->weights.layers, bytes), "%s: changed by a call that failed", fixture);
+    CHECK(checkpoint_quantize(c, &how, NULL) == code, "%s: without mla_error", fixture);
+    how = quant_of(CHECKPOINT_Q8, "keep attn experts shared");
+    CHECK(checkpoint_quantize(c, &how, &err) == MLA_OK && c->weights.head.dtype == MLA_Q8, "%s: afterwards: %s", fixture, err.text);
+    free(layers);
+    checkpoint_close(c);
+}
+
+static void test_refusals(void) {
+    checkpoint_quant how;
+    mla_error err;
+    SECTION("refusals, by name, which leave the checkpoint as it was");
+    check_refused("deepseek_v2_lite", quant_of(CHECKPOINT_Q8, "q4 kv_b"), MLA_ERR_WEIGHTS,
+                  "model.safetensors: tensor \"model.layers.0.self_attn.kv_b_proj.weight\": found rows of 48, expected a multiple of 32 for q4 (or keep kv_b)");
+    check_refused("deepseek_v3", quant_of(CHECKPOINT_Q4, ""), MLA_ERR_WEIGHTS,
+                  "model.safetensors: tensor \"model.layers.0.self_attn.q_b_proj.weight\": found rows of 48, expected a multiple of 32 for q4 (or keep attn)");
+    check_refused("deepseek_v2", quant_of(CHECKPOINT_Q8, "q8 attn"), MLA_ERR_WEIGHTS,
+                  "model-00002-of-00005.safetensors: tensor \"model.layers.0.self_attn.q_b_proj.weight\": found rows of 48, expected a multiple of 32 for q8 (or keep attn)");
+    check_refused("deepseek_v3_fp8", quant_of(CHECKPOINT_Q8, "keep attn"), MLA_ERR_WEIGHTS,
+                  "model.safetensors: tensor \"model.layers.1.mlp.experts.0.down_proj.weight\": found rows of 144, expected a multiple of 32 for q8 (or keep experts)");
+    check_refused("deepseek_v3_fp8", quant_of(CHECKPOINT_Q8, "keep attn experts"), MLA_ERR_WEIGHTS,
+                  "model.safetensors: tensor \"model.layers.1.mlp.shared_experts.down_proj.weight\": found rows of 144, expected a multiple of 32 for q8 (or keep shared)");
+    check_refused("deepseek_v3_fp8", quant_of(CHECKPOINT_Q8, "keep attn experts shared q8 kv_b"), MLA_ERR_WEIGHTS,
+                  "model.safetensors: tensor \"model.layers.0.self_attn.kv_b_proj.weight\": found rows of 136, expected a multiple of 32 for q8 (or keep kv_b)");
+    how = quant_of(CHECKPOINT_Q8, "");
+    how.threads = -1;
+    check_refused("deepseek_v2_lite", how, MLA_ERR_ARGUMENT, "checkpoint_quant.threads: -1 is negative");
+    how = quant_of(CHECKPOINT_FORM_COUNT, "");
+    check_refused("deepseek_v2_lite", how, MLA_ERR_ARGUMENT, "checkpoint_quant.form: 4 is no form");
+    how = quant_of(CHECKPOINT_Q8, "");
+    how.classes[CHECKPOINT_SHARED] = CHECKPOINT_FORM_COUNT;
+    check_refused("deepseek_v2_lite", how, MLA_ERR_ARGUMENT, "checkpoint_quant.classes: 4 is no form, for shared");
+    CHECK(checkpoint_quantize(NULL, NULL, &err) == MLA_ERR_ARGUMENT, "no checkpoint");
+
+    checkpoint *c = open_dir(FIXTURES "deepseek_v2_lite");
+    for (int k = 0; k < 2; k++) {
+        alloc_countdown = k;
+        CHECK(checkpoint_quantize(c, NULL, &err) == MLA_ERR_MEMORY && strstr(err.text, "no memory for"), "allocation %d fails: %s", k, err.text);
+        alloc_countdown = -1;
+        CHECK(c->weights.head.dtype == MLA_BF16, "allocation %d fails: the head is %s", k, mla_dtype_name(c->weights.head.dtype));
+    }
+    how = quant_of(CHECKPOINT_KEEP, "");
+    CHECK(checkpoint_quantize(c, &how, &err) == MLA_OK && c->weights.head.dtype == MLA_BF16, "nothing to do: %s", err.text);
+    CHECK(checkpoint_quantize(c, NULL, &err) == MLA_OK && c->weights.head.dtype == MLA_Q8 && c->weights.embed.dtype == MLA_BF16 &&
+          c->weights.layers[0].attn.kv_b.weight.dtype == MLA_BF16 && c->weights.layers[0].attn.q.weight.dtype == MLA_Q8 &&
+          c->weights.layers[1].moe.router.dtype == MLA_BF16, "the defaults: %s", err.text);
+    checkpoint_close(c);
+    CHECK(!strcmp(checkpoint_class_name(CHECKPOINT_CLASS_COUNT), "?") && !strcmp(checkpoint_form_name(CHECKPOINT_FORM_COUNT), "?"), "names past the last");
+}
+
+static void clean(void) { unlink(in_dir("config.json")), unlink(in_dir("model.safetensors")), rmdir(dir); }
+
+int main(int argc, char **argv) {
+    reporting = argc > 1 && !strcmp(argv[1], "--report");
+    test_layout();
+    test_q8_formula();
+    test_q4_search();
+    test_odd_groups();
+    snprintf(dir, sizeof dir, "/tmp/test_quantize_XXXXXX");
+    if (!mkdtemp(dir)) return puts("cannot make a temporary directory"), 2;
+    atexit(clean);
+    test_conversion();
+    test_threads();
+    test_accuracy();
+    test_tied();
+    test_refusals();
+    return test_end();
+}
