@@ -2705,6 +2705,9 @@ static mla__in mla__in_part(const mla__in *in, int t0, int T) {
     return p;
 }
 
+/* Rows of weights whose results are kept aside at a time: as many as the scratch holds if weights just stream by. */
+static int mla__group_rows(int T) { return T <= MLA__FEW ? MLA__MC * MLA__GROUP / T : MLA__GROUP; }
+
 typedef struct mla__jobs {
     mla__job *job;
     int n;
@@ -2722,14 +2725,15 @@ static void mla__jobs_work(mla_context *c, void *arg, int worker) {
             mla__rows(c, j->y + n0, j->ldy, &j->in, j->w, j->row0, n0, n1, w->panel);
             continue;
         }
+        const int group = mla__group_rows(j->in.T);
         for (int t0 = 0; t0 < j->in.T; t0 += MLA__MC)
-            for (int n = n0; n < n1; n += MLA__GROUP) {
+            for (int n = n0; n < n1; n += group) {
                 const mla__in in = mla__in_part(&j->in, t0, mla__min(MLA__MC, j->in.T - t0));
-                const int end = mla__min(n + MLA__GROUP, n1);
+                const int end = mla__min(n + group, n1);
                 float *y = j->y + t0 * j->ldy + n;
                 mla__rows(c, y, j->ldy, &in, j->w, j->row0, n, end, w->panel);
-                mla__rows(c, w->group, MLA__GROUP, &in, j->up, j->row0, n, end, w->panel);
-                for (int t = 0; t < in.T; t++) c->k.swiglu(y + t * j->ldy, y + t * j->ldy, w->group + t * MLA__GROUP, end - n);
+                mla__rows(c, w->group, group, &in, j->up, j->row0, n, end, w->panel);
+                for (int t = 0; t < in.T; t++) c->k.swiglu(y + t * j->ldy, y + t * j->ldy, w->group + t * group, end - n);
             }
     }
 }
@@ -3222,14 +3226,15 @@ static void mla__down_work(mla_context *c, void *arg, int worker) {
             mla__rows(c, a->y + n0, D, &j->in, j->w, 0, n0, n1, w->panel);
             continue;
         }
+        const int group = mla__group_rows(j->in.T);
         for (int t0 = 0; t0 < j->in.T; t0 += MLA__MC)
-            for (int n = n0; n < n1; n += MLA__GROUP) {
+            for (int n = n0; n < n1; n += group) {
                 const mla__in in = mla__in_part(&j->in, t0, mla__min(MLA__MC, j->in.T - t0));
-                const int end = mla__min(n + MLA__GROUP, n1);
-                mla__rows(c, w->group, MLA__GROUP, &in, j->w, 0, n, end, w->panel);
+                const int end = mla__min(n + group, n1);
+                mla__rows(c, w->group, group, &in, j->w, 0, n, end, w->panel);
                 for (int t = 0; t < in.T; t++) {
                     float *y = a->y + j->scatter[t0 + t] * (mla__sz)D;
-                    for (int q = n; q < end; q++) y[q] += j->weight[t0 + t] * w->group[t * MLA__GROUP + q - n];
+                    for (int q = n; q < end; q++) y[q] += j->weight[t0 + t] * w->group[t * group + q - n];
                 }
             }
     }

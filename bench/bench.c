@@ -15,7 +15,7 @@
            gflop_per_s is the sum of both.
    of_read, of_fma, of_int8    bytes, f32 flops and integer operations over what the limits would have done in the same time.
    limits  A plain streaming read of a buffer far larger than the last-level cache, in one and in four streams per thread; multiply-
-           adds in registers, f32 and int8 (limits.h says how). Of each kind the fastest counts that the ISA of the kernels has,
+           adds in registers, f32 and int8 (peaks.h says how). Of each kind the fastest counts that the ISA of the kernels has,
            with the same number of threads, started the same way, right before what is set against them; the fraction is of the
            median of the rounds, because on a shared machine the limits themselves change during a run.
    Weights, buffer, caches and contexts lie in memory for which huge pages are advised. What is timed touches more memory from one
@@ -58,7 +58,7 @@
 #endif
 
 #include "common.h"
-#include "limits.h"
+#include "peaks.h"
 #include "model.h"
 #include "kernels.h"
 

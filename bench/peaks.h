@@ -1,4 +1,4 @@
-/* limits.h - what the machine can do: a streaming read, and multiply-adds in registers (f32, int8, bf16) with each instruction set.
+/* peaks.h - what the machine can do: a streaming read, and multiply-adds in registers (f32, int8, bf16) with each instruction set.
 
    Each peak kernel has twelve independent chains, enough to cover latency with two units, few enough for 16 registers. A chain's
    next value depends on its last one and on values that come from outside, so that a compiler can neither fold nor hoist; each is
