@@ -490,6 +490,8 @@ MLA_API mla_result mla_moe_forward(mla_context *context, int layer, float *y, co
 
 /* Register tiles are small arrays indexed by loops of constant length: these must be unrolled, also at -O2, to live in registers. */
 #if defined(__clang__)
+#pragma clang diagnostic push
+#pragma clang diagnostic ignored "-Wpass-failed" /* said, too, of loops that an instance of the template does not have */
 #define MLA__UNROLL _Pragma("clang loop unroll(full)")
 #elif defined(__GNUC__)
 #define MLA__UNROLL _Pragma("GCC unroll 32")
@@ -2497,7 +2499,7 @@ struct mla_context {
     float *qa, *ol;                            /* [absorb_tokens, H, R+P], [absorb_tokens, H, R] */
     float *piece_o, *piece_m, *piece_l;        /* [PIECES, rows of a block, R] and [PIECES, rows] */
     /* experts */
-    float *score, *weight, *slot_weight, *h, *hs; /* [T, E] [T, K] [T*K] [T*K, I] [T, inner] */
+    float *score, *weight, *slot_weight, *h; /* [T, E] [T, K] [T*K]; [T, I] of a dense layer, or [T*K, I] and the shared expert's */
     int *index, *slot_token, *offset;          /* [T, K] [T*K] [E+1] */
     mla_allocator alloc;
     void *memory;
@@ -2540,7 +2542,7 @@ static mla_context *mla__context_layout(const mla_model *m, const mla_context_de
     const int N = c->qk_nope_head_dim, V = c->v_head_dim, E = c->n_routed_experts, K = c->num_experts_per_tok, I = c->moe_intermediate_size;
     const int attn = H > 0, lane_tokens = attn ? mla__min(T, mla__max(1, MLA__LANE_ROWS / H)) : 0;
     const int absorb_tokens = attn ? mla__min(T, mla__max(1, MLA__ABSORB_ROWS / H)) : 0, rows = lane_tokens * H;
-    const int inner = mla__max(c->intermediate_size, c->n_shared_experts * I);
+    const int inner = mla__max(c->intermediate_size, (K + c->n_shared_experts) * I); /* a dense layer's, or an MoE layer's in all */
     int threads = d->threads;
     mla__kernels kernels;
     mla__arena a;
@@ -2565,8 +2567,8 @@ static mla_context *mla__context_layout(const mla_model *m, const mla_context_de
     t.loads = MLA__TAKE(&a, mla__load, (double)t.max_jobs + T);
     t.blocks = MLA__TAKE(&a, mla__block, T);
     if (m->grouped && !d->exact) {
-        const double ffn = (double)K * I + inner, widest = mla__max(mla__max(c->hidden_size, c->q_lora_rank), H * V);
-        t.act = MLA__TAKE(&a, mla__act, T * (ffn > widest ? ffn : widest) / MLA_GROUP + 1);
+        const int widest = mla__max(mla__max(c->hidden_size, c->q_lora_rank), mla__max(H * V, inner));
+        t.act = MLA__TAKE(&a, mla__act, (double)T * widest / MLA_GROUP + 1);
     }
     /* attention and experts take turns in the same memory */
     mla__arena b = a;
@@ -2587,8 +2589,7 @@ static mla_context *mla__context_layout(const mla_model *m, const mla_context_de
     t.slot_token = MLA__TAKE(&b, int, (double)T * K);
     t.slot_weight = MLA__TAKE(&b, float, (double)T * K);
     t.offset = MLA__TAKE(&b, int, E + 1);
-    t.h = MLA__TAKE(&b, float, (double)T * K * I);
-    t.hs = MLA__TAKE(&b, float, (double)T * inner);
+    t.h = MLA__TAKE(&b, float, (double)T * inner);
     a.used = a.used > b.used ? a.used : b.used;
     t.workers = MLA__TAKE(&a, mla__worker, threads);
     /* blocks of keys: of latents for the absorbed path, of latents and what they expand to for the naive one */
@@ -3247,6 +3248,7 @@ static void mla__ffn(mla_context *c, int layer, float *y, const float *x, int T,
     const int D = f->hidden_size, I = f->moe_intermediate_size, K = f->num_experts_per_tok, moe = l->moe.experts != NULL;
     const int E = moe ? f->n_routed_experts : 0;
     const mla_mlp_weights *dense = !moe ? &l->mlp : f->n_shared_experts > 0 ? &l->moe.shared : NULL;
+    float *hs = moe ? c->h + T * (mla__sz)K * I : c->h;
     mla__moe a;
     int n = 0;
     memset(&a, 0, sizeof a);
@@ -3277,7 +3279,7 @@ static void mla__ffn(mla_context *c, int layer, float *y, const float *x, int T,
     }
     if (dense) {
         const int inner = dense->gate.weight.rows;
-        c->jobs[n] = mla__job_of(c->hs, inner, x, D, T, &dense->gate);
+        c->jobs[n] = mla__job_of(hs, inner, x, D, T, &dense->gate);
         c->jobs[n++].up = &dense->up;
     }
     for (int e = 0; e < E; e++) {
@@ -3289,7 +3291,7 @@ static void mla__ffn(mla_context *c, int layer, float *y, const float *x, int T,
     }
     mla__jobs_run(c, c->jobs, n);
     n = 0;
-    if (dense) c->jobs[n++] = mla__job_of(y, D, c->hs, dense->gate.weight.rows, T, &dense->down);
+    if (dense) c->jobs[n++] = mla__job_of(y, D, hs, dense->gate.weight.rows, T, &dense->down);
     for (int e = 0; e < E; e++) {
         const int first = c->offset[e], count = c->offset[e + 1] - first;
         if (count == 0) continue;
@@ -3409,6 +3411,9 @@ mla_result mla_model_forward(mla_context *c, const mla_sequence *seqs, int n_seq
     return MLA_OK;
 }
 
+#if defined(__clang__)
+#pragma clang diagnostic pop
+#endif
 #endif /* MLA_IMPLEMENTATION */
 
 #ifdef MLA__TEMPLATE
