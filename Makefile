@@ -88,8 +88,10 @@ ASAN = $(shell $(call can,-fsanitize=address$(comma)undefined,stdio.h))
 TSAN = $(shell $(call can,-fsanitize=thread,stdio.h))
 MSAN = $(shell $(call can,-fsanitize=memory,stdio.h,$(CLANG)))
 comma := ,
-CHECKED = $(TESTS) minimal threads generate
-INSPECT = -O2 -g -fno-omit-frame-pointer -I. -Iexamples -std=c99
+# Which tests check-asan and check-msan run.
+CHECK_TESTS = $(TESTS)
+CHECKED = $(CHECK_TESTS) minimal threads generate
+INSPECT = -O1 -g -fno-omit-frame-pointer -I. -Iexamples -std=c99
 
 # $(call inspect,NAME,COMPILER,FLAGS): the rules for build/NAME/PROGRAM
 define inspect
@@ -120,9 +122,9 @@ check-msan:
 check-valgrind:
 	@if ! command -v valgrind >/dev/null; then echo "valgrind is not here: left out"; else $(MAKE) --no-print-directory valgrind; fi
 asan: $(addprefix build/asan/,$(CHECKED))
-	@$(call add_up,$(addprefix ./build/asan/,$(TESTS))); $(call examples,./build/asan/,,threads minimal); $(verdict)
+	@$(call add_up,$(addprefix ./build/asan/,$(CHECK_TESTS))); $(call examples,./build/asan/,,threads minimal); $(verdict)
 msan: $(addprefix build/msan/,$(CHECKED))
-	@$(call add_up,$(addprefix ./build/msan/,$(TESTS))); $(call examples,./build/msan/,,threads minimal); $(verdict)
+	@$(call add_up,$(addprefix ./build/msan/,$(CHECK_TESTS))); $(call examples,./build/msan/,,threads minimal); $(verdict)
 tsan: $(addprefix build/tsan/,$(TSAN_TESTS) threads)
 	@$(call add_up,$(addprefix ./build/tsan/,$(TSAN_TESTS))); echo "== ./build/tsan/threads"; \
 	if ./build/tsan/threads; then passed=$$((passed + 1)); else failed=$$((failed + 1)); fi; $(verdict)
