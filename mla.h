@@ -1420,6 +1420,17 @@ MLA__AVX2 void mla__idot_avx2(const mla_dtype t, float *y, mla__sz ldy, const ml
         for (int n = n0; n < n1; n++, b += row) mla__idot_row_avx2(t, 2, y + (n - n0), ldy, rows, b, groups);
 }
 
+static MLA__TARGET_AVX2 void mla__idot_q8_avx2(float *y, mla__sz ldy, const mla__act *x, mla__sz ldx, const int *idx, int T, const mla_tensor *w, int row0,
+                                               int n0, int n1, float *panel) {
+    (void)panel;
+    mla__idot_avx2(MLA_Q8, y, ldy, x, ldx, idx, T, w, row0, n0, n1);
+}
+static MLA__TARGET_AVX2 void mla__idot_q4_avx2(float *y, mla__sz ldy, const mla__act *x, mla__sz ldx, const int *idx, int T, const mla_tensor *w, int row0,
+                                               int n0, int n1, float *panel) {
+    (void)panel;
+    mla__idot_avx2(MLA_Q4, y, ldy, x, ldx, idx, T, w, row0, n0, n1);
+}
+
 /* A packed group of 16 rows: four columns of each row side by side. */
 typedef struct mla__ipanel {
     int8_t w[8][64];
@@ -1527,62 +1538,17 @@ static MLA__TARGET_AVX2 void mla__igemm_x86(const mla_dtype t, mla__itile tile, 
 
 
 /* VNNI multiplies unsigned by signed bytes and adds four products to an int32. Activations become unsigned by adding 128, which is
-   taken off again as 128 times the sum of the weights; nibbles are unsigned as they are. */
+   taken off again as 128 times the sum of the weights; nibbles are unsigned as they are. Products with few tokens wait for memory:
+   those of AVX2 do. */
 #define MLA__VNNI MLA__INLINE MLA__TARGET_VNNI
-
-MLA__VNNI void mla__idot_row_vnni(const mla_dtype t, const int TB, float *y, mla__sz ldy, const mla__act *const *x, const unsigned char *b, int groups) {
-    const __m256i offset = _mm256_set1_epi8(-128), minus = _mm256_set1_epi8(-128);
-    __m256 acc[MLA__FEW][2];
-    float low[MLA__FEW];
-    MLA__UNROLL
-    for (int i = 0; i < TB; i++) acc[i][0] = acc[i][1] = _mm256_setzero_ps(), low[i] = 0;
-    for (int g = 0; g < groups; g += 2) {
-        MLA__UNROLL
-        for (int u = 0; u < 2; u++) {
-            if (g + u >= groups) break;
-            const __m256i w = mla__group_avx2(t, b), zero = _mm256_setzero_si256();
-            uint16_t h;
-            memcpy(&h, b, 2);
-            const float d = _cvtsh_ss(h);
-            b += t == MLA_Q8 ? 34 : 18;
-            /* minus as unsigned is 128: 128 times the sum of the weights */
-            const __m256i sum = t == MLA_Q8 ? _mm256_dpbusd_epi32(zero, minus, w) : zero;
-            MLA__UNROLL
-            for (int i = 0; i < TB; i++) {
-                const mla__act *a = x[i] + g + u;
-                const __m256i q = _mm256_loadu_si256((const __m256i *)(const void *)a->q);
-                const __m256i p = t == MLA_Q8 ? _mm256_sub_epi32(_mm256_dpbusd_epi32(zero, _mm256_xor_si256(q, offset), w), sum) : _mm256_dpbusd_epi32(zero, w, q);
-                acc[i][u] = _mm256_fmadd_ps(_mm256_cvtepi32_ps(p), _mm256_set1_ps(d * a->d), acc[i][u]);
-                if (t == MLA_Q4) low[i] += d * a->sum;
-            }
-        }
-    }
-    MLA__UNROLL
-    for (int i = 0; i < TB; i++) y[i * ldy] = mla__sum_avx2(_mm256_add_ps(acc[i][0], acc[i][1])) - 8 * low[i];
-}
-
-MLA__VNNI void mla__idot_vnni(const mla_dtype t, float *y, mla__sz ldy, const mla__act *x, mla__sz ldx, const int *idx, int T, const mla_tensor *w,
-                              int row0, int n0, int n1) {
-    const int groups = w->cols / MLA_GROUP;
-    const mla__sz row = (mla__sz)groups * (t == MLA_Q8 ? 34 : 18);
-    const unsigned char *b = (const unsigned char *)w->data + (row0 + n0) * row;
-    const mla__act *rows[MLA__FEW];
-    for (int i = 0; i < T; i++) rows[i] = x + (idx ? idx[i] : i) * ldx;
-    if (T == 1)
-        for (int n = n0; n < n1; n++, b += row) mla__idot_row_vnni(t, 1, y + (n - n0), ldy, rows, b, groups);
-    else
-        for (int n = n0; n < n1; n++, b += row) mla__idot_row_vnni(t, 2, y + (n - n0), ldy, rows, b, groups);
-}
-
-#define MLA__VMR MLA__IMR_MAX
 
 MLA__VNNI void mla__itile_vnni(const mla_dtype t, const int M, float *y, mla__sz ldy, const mla__act *const *x, const mla__ipanel *panel, int gn, int add) {
     const __m512i offset = _mm512_set1_epi8(-128);
-    __m512 acc[MLA__VMR];
+    __m512 acc[MLA__IMR_MAX];
     MLA__UNROLL
     for (int i = 0; i < M; i++) acc[i] = add ? _mm512_loadu_ps(y + i * ldy) : _mm512_setzero_ps();
     for (int g = 0; g < gn; g++) {
-        __m512i s[MLA__VMR], sum = _mm512_setzero_si512();
+        __m512i s[MLA__IMR_MAX], sum = _mm512_setzero_si512();
         MLA__UNROLL
         for (int i = 0; i < M; i++) s[i] = _mm512_setzero_si512();
         MLA__UNROLL
@@ -1626,19 +1592,14 @@ MLA__VNNI void mla__itile_vnni(const mla_dtype t, const int M, float *y, mla__sz
             }                                                                                                                               \
         }                                                                                                                                   \
     }                                                                                                                                       \
-    static target void mla__idot_##d##isa(float *y, mla__sz ldy, const mla__act *x, mla__sz ldx, const int *idx, int T, const mla_tensor *w, \
-                                          int row0, int n0, int n1, float *panel) {                                                         \
-        (void)panel;                                                                                                                        \
-        mla__idot##isa(D, y, ldy, x, ldx, idx, T, w, row0, n0, n1);                                                                         \
-    }                                                                                                                                       \
     static void mla__igemm_##d##isa(float *y, mla__sz ldy, const mla__act *x, mla__sz ldx, const int *idx, int T, const mla_tensor *w,      \
                                     int row0, int n0, int n1, float *panel) {                                                               \
         mla__igemm_x86(D, mla__itile_##d##isa, most, y, ldy, x, ldx, idx, T, w, row0, n0, n1, panel);                                       \
     }
 MLA__PRODUCT(MLA_Q8, q8, _avx2, MLA__IMR, MLA__TARGET_AVX2)
 MLA__PRODUCT(MLA_Q4, q4, _avx2, MLA__IMR, MLA__TARGET_AVX2)
-MLA__PRODUCT(MLA_Q8, q8, _vnni, MLA__VMR, MLA__TARGET_VNNI)
-MLA__PRODUCT(MLA_Q4, q4, _vnni, MLA__VMR, MLA__TARGET_VNNI)
+MLA__PRODUCT(MLA_Q8, q8, _vnni, MLA__IMR_MAX, MLA__TARGET_VNNI)
+MLA__PRODUCT(MLA_Q4, q4, _vnni, MLA__IMR_MAX, MLA__TARGET_VNNI)
 #undef MLA__PRODUCT
 #endif
 
@@ -1704,7 +1665,7 @@ static void mla__select(mla__kernels *k, mla_isa isa) {
     case MLA_ISA_VNNI:
         mla__table_avx512(k);
         k->isa = MLA_ISA_VNNI;
-        k->idot[MLA_Q8] = mla__idot_q8_vnni, k->idot[MLA_Q4] = mla__idot_q4_vnni, k->igemm[MLA_Q8] = mla__igemm_q8_vnni, k->igemm[MLA_Q4] = mla__igemm_q4_vnni;
+        k->igemm[MLA_Q8] = mla__igemm_q8_vnni, k->igemm[MLA_Q4] = mla__igemm_q4_vnni;
         break;
     case MLA_ISA_AVX512: mla__table_avx512(k); break;
     case MLA_ISA_AVX2: mla__table_avx2(k); break;
