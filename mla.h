@@ -1663,11 +1663,14 @@ static void mla__select(mla__kernels *k, mla_isa isa) {
     switch (isa) {
 #if MLA__X86
     case MLA_ISA_VNNI:
-        mla__table_avx512(k);
+        mla__select(k, MLA_ISA_AVX512);
         k->isa = MLA_ISA_VNNI;
         k->igemm[MLA_Q8] = mla__igemm_q8_vnni, k->igemm[MLA_Q4] = mla__igemm_q4_vnni;
         break;
-    case MLA_ISA_AVX512: mla__table_avx512(k); break;
+    case MLA_ISA_AVX512:
+        mla__table_avx512(k); /* where memory is waited for, 256 bits at a time proved faster */
+        k->dot[MLA_F32] = mla__dot_f32_avx2, k->dot[MLA_F16] = mla__dot_f16_avx2, k->dot[MLA_BF16] = mla__dot_bf16_avx2;
+        break;
     case MLA_ISA_AVX2: mla__table_avx2(k); break;
 #endif
 #if MLA__NEON

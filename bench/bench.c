@@ -10,7 +10,8 @@
              attention   the cheaper of, with n keys and s = sum over queries of the keys they see:
                            naive      H * (n * R * (N + V) + s * (N + P + V))      each key expanded once
                            absorbed   H * (T * R * (N + V) + s * (2 * R + P))      into and out of the latent, for each query
-           The same work is counted whichever path runs. What "attention" measures alone: H * n * (2 * R + P), without the weights.
+           The same work is counted whichever path runs. What "attention" measures alone: H * n * (2 * R + P), without the weights;
+           "layer" is one attention layer with its weights, "moe" one layer's experts.
            Multiply-adds with q8 or q4 weights and activations in int8 are integer operations; all others are flops in f32.
            gflop_per_s is the sum of both.
    of_read, of_fma, of_int8    bytes, f32 flops and integer operations over what the limits would have done in the same time.

@@ -322,6 +322,15 @@ static work attention_work(const synthetic *s, mla_dtype cache, double depth) {
     return w;
 }
 
+static work layer_work(const synthetic *s, mla_dtype cache, double T, double depth) { /* one attention layer, with its weights */
+    double L = s->shape.config.num_hidden_layers;
+    work w;
+    w.bytes = (s->attn.bytes + s->kv_b.bytes) / L + (depth + T) * row_bytes(s, cache);
+    w.flops = 2 * T * s->attn.f32 / L + attention_flops(&s->shape.config, T, depth);
+    w.ops = 2 * T * s->attn.int8 / L;
+    return w;
+}
+
 static work moe_work(const synthetic *s, double T, double hit) { /* one layer */
     double L = s->n_moe, K = s->shape.config.num_experts_per_tok;
     work w;
@@ -352,7 +361,7 @@ static void run_and_time(void *user, int n, void (*task)(void *arg, int i), void
 
 /* ---- measuring -------------------------------------------------------------------------------------------------------- */
 
-enum { MAX_MEASURED = 3 * MAX_DEPTHS + 2, N_INPUTS = 61, MOE_STEPS = 8, MAX_STEPS = 16 };
+enum { MAX_MEASURED = 5 * MAX_DEPTHS + 2, N_INPUTS = 61, LAYER_STEPS = 8, MAX_STEPS = 16 };
 static const double long_seconds = 10; /* what has taken so long in all is repeated 3 times only */
 
 typedef struct measured {
@@ -370,7 +379,7 @@ typedef struct bench {
     synthetic s;
     mla_context *context;
     stopwatch watch;
-    int threads, n_measured, moe_layer;
+    int threads, n_measured, moe_layer, attn_layer;
     measured measured[MAX_MEASURED];
     mla_cache *caches[MAX_DEPTHS];
     float *x, *y, *logits;    /* [max(N_INPUTS, pp), D] twice, [vocabulary] */
@@ -408,6 +417,20 @@ static double forward(bench *b, int cache, int n, int depth, double *hit) {
     return seconds;
 }
 
+static double layer(bench *b, int cache, int n, int depth) { /* attention, another layer each time */
+    size_t D = (size_t)b->s.shape.config.hidden_size;
+    mla_sequence sequence = {.cache = b->caches[cache], .n_tokens = n};
+    mla_error error;
+    b->attn_layer = (b->attn_layer + 1) % b->s.shape.config.num_hidden_layers;
+    const float *x = b->x + (n == 1 ? random_u32(&b->seed) % N_INPUTS * D : 0);
+    double start = now();
+    check(mla_attn_forward(b->context, b->attn_layer, b->y, x, &sequence, 1), b->context);
+    double seconds = now() - start;
+    check_numbers(b->y, (size_t)n * D);
+    if (mla_cache_truncate(b->caches[cache], depth, &error)) fail(1, "%s", error.text);
+    return seconds;
+}
+
 static double moe(bench *b, int n, double *hit) { /* one layer, another each time */
     const mla_config *c = &b->s.shape.config;
     mla_routing routing = {.counts = b->counts};
@@ -429,13 +452,16 @@ static double sample(bench *b, measured *m, double *attention) {
     double seconds = 0, hits = 0;
     *attention = 0;
     for (int i = 0; i < m->steps; i++) {
-        double hit;
-        int is_moe = !strcmp(m->what, "moe");
-        seconds += is_moe ? moe(b, m->n, &hit) : forward(b, m->cache, m->n, m->depth, &hit);
+        double hit = 0;
+        seconds += !strcmp(m->what, "moe")     ? moe(b, m->n, &hit)
+                   : !strcmp(m->what, "layer") ? layer(b, m->cache, m->n, m->depth)
+                                               : forward(b, m->cache, m->n, m->depth, &hit);
         hits += hit, *attention += b->watch.attention;
     }
     hits /= m->steps, *attention /= m->steps;
-    m->work = !strcmp(m->what, "moe") ? moe_work(&b->s, m->n, hits) : forward_work(&b->s, b->o->cache, m->n, m->depth, hits);
+    m->work = !strcmp(m->what, "moe")     ? moe_work(&b->s, m->n, hits)
+              : !strcmp(m->what, "layer") ? layer_work(&b->s, b->o->cache, m->n, m->depth)
+                                          : forward_work(&b->s, b->o->cache, m->n, m->depth, hits);
     return seconds / m->steps;
 }
 
@@ -451,11 +477,13 @@ static void plan(bench *b) {
         b->measured[b->n_measured++] = (measured){.what = "decode", .n = 1, .depth = o->depths[i], .cache = i, .steps = 1};
         /* attention comes out of the decode before it; over nothing but the token itself there is none to speak of */
         b->measured[b->n_measured++] = (measured){.what = "attention", .n = 1, .depth = o->depths[i], .cache = i};
+        b->measured[b->n_measured++] = (measured){.what = "layer", .n = 1, .depth = o->depths[i], .cache = i, .steps = LAYER_STEPS};
         if (o->pp < 1) continue;
         b->measured[b->n_measured++] = (measured){.what = "prefill", .n = o->pp, .depth = o->depths[i], .cache = i, .steps = 1};
+        if (o->pp > 1) b->measured[b->n_measured++] = (measured){.what = "layer", .n = o->pp, .depth = o->depths[i], .cache = i, .steps = 1};
     }
     if (!b->s.n_moe) return;
-    b->measured[b->n_measured++] = (measured){.what = "moe", .n = 1, .steps = MOE_STEPS};
+    b->measured[b->n_measured++] = (measured){.what = "moe", .n = 1, .steps = LAYER_STEPS};
     if (o->pp > 1) b->measured[b->n_measured++] = (measured){.what = "moe", .n = o->pp, .steps = 1};
 }
 
