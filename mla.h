@@ -2778,7 +2778,6 @@ typedef struct mla__attn {
     int layer, T, n_blocks;
     int probs_layer; /* which of the caller's probabilities are this layer's */
     int token0; /* absorbed: first token of the rows in qa and ol */
-    int block_keys;
 } mla__attn;
 
 static int mla__keys(const mla_sequence *s) { return s->cache->length + s->n_tokens; }
@@ -3055,7 +3054,8 @@ static void mla__naive(mla_context *c, mla__attn *a, int seq, int token) {
     mla__parallel(c, mla__naive_work, a, (double)mla__keys(s) * c->m->c.num_attention_heads * (c->m->c.kv_lora_rank + s->n_tokens) * c->m->c.v_head_dim);
 }
 
-/* Multiplications of both paths for n queries over `keys` keys; see DESIGN in the README for the formulas. */
+/* Multiplications of both paths for n queries over `keys` keys. Naive: N+P+V for each pair of query and key, and R(N+V) to expand each key;
+   absorbed: 2R+P for each pair, and R(N+V) into and out of the latent for each query. */
 static int mla__prefer_naive(const mla_context *c, const mla_sequence *s) {
     const mla_config *f = &c->m->c;
     const double n = s->n_tokens, keys = mla__keys(s), pairs = f->mask == MLA_MASK_CAUSAL && !s->mask ? n * (keys - (n - 1) / 2) : n * keys;
