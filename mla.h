@@ -1450,7 +1450,9 @@ MLA__AVX2 void mla__ipack_avx2(const mla_dtype t, mla__ipanel *panel, const mla_
                 const int n = half * 8 + i;
                 const unsigned char *b = (const unsigned char *)w->data + ((mla__sz)(row + (n < nb ? n : 0)) * groups + g0 + g) * size;
                 r[i] = _mm256_castsi256_ps(mla__group_avx2(t, b));
-                panel[g].d[n] = n < nb ? mla__get(MLA_F16, b, 0) : 0;
+                uint16_t h; /* converted here: a call of baseline code amid vectors costs Intel's cores hundreds of cycles */
+                memcpy(&h, b, 2);
+                panel[g].d[n] = n < nb ? _cvtsh_ss(h) : 0;
             }
             mla__transpose_avx2(r);
             MLA__UNROLL
