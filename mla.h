@@ -1843,6 +1843,8 @@ static mla_result mla__config_resolve(mla_config *c, mla_error *err) {
         mla__bad_product(err, "num_attention_heads * (qk_nope_head_dim + v_head_dim)", c->num_attention_heads,
                          (double)c->qk_nope_head_dim + c->v_head_dim) ||
         mla__bad_product(err, "n_shared_experts * moe_intermediate_size", c->n_shared_experts, c->moe_intermediate_size) ||
+        mla__bad_product(err, "(num_experts_per_tok + n_shared_experts) * moe_intermediate_size",
+                         (double)c->num_experts_per_tok + c->n_shared_experts, c->moe_intermediate_size) ||
         mla__bad_rope(err, &c->rope, c->qk_rope_head_dim))
         return MLA_ERR_CONFIG;
     if (c->n_group == 0) c->n_group = 1;
@@ -2569,7 +2571,7 @@ static mla_context *mla__context_layout(const mla_model *m, const mla_context_de
         w.group = MLA__TAKE(&a, float, mla__max(MLA__MC * MLA__GROUP, 3 * E));
         if (attn) {
             w.latent = MLA__TAKE(&a, float, (double)MLA__KEYS * ldk);
-            w.k = MLA__TAKE(&a, float, mla__max(MLA__KEYS * (N + P), MLA__MR_MAX * (R + P))); /* naive: keys; absorbed: rows being widened */
+            w.k = MLA__TAKE(&a, float, fmax((double)MLA__KEYS * (N + P), (double)MLA__MR_MAX * (R + P))); /* naive: keys; absorbed: rows being widened */
             w.v = MLA__TAKE(&a, float, (double)MLA__KEYS * ldv);
             w.s = MLA__TAKE(&a, float, (double)mla__max(MLA__KEYS, MLA_PAGE * panels) * nr);
             w.lanes = MLA__TAKE(&a, mla__lanes, mla__max(panels, naive_panels));
