@@ -30,7 +30,7 @@ MATHS          (DeepSeek-V2, arXiv 2405.04434; DeepSeek-V3, arXiv 2412.19437)
    block       x += attn(norm1 x);  x += ffn(norm2 x);   logits = head(norm(x))
 
 CONTENTS       search for the anchor:   >>results >>dtypes >>config >>weights >>model >>threads >>cache >>forward >>isa   (the API)
-               then   >>stop-here >>platform >>numbers >>reference >>cpu >>vocabulary >>table >>integer >>memory >>parallel >>linear
+               then   >>stop-here >>platform >>numbers >>reference >>cpu >>vocabulary >>table >>integer >>bf16 >>memory >>parallel >>linear
                >>rope >>attention >>moe >>block >>template >>licence
 
 MEMORY         Every object is made either by X_create (allocator hook, default malloc) or in memory of yours: X_size, then X_init.
@@ -291,6 +291,8 @@ typedef enum mla_isa {
     MLA_ISA_AVX2,   /* AVX2, FMA, F16C */
     MLA_ISA_AVX512, /* AVX-512 F, BW, DQ, VL */
     MLA_ISA_VNNI,   /* the same, and VNNI for Q8 and Q4 */
+    MLA_ISA_BF16,   /* the same, and with BF16 weights activations are rounded to bf16, too; never chosen by itself */
+    MLA_ISA_AMX,    /* the same with tiles, for BF16, Q8 and Q4; never chosen by itself */
     MLA_ISA_NEON,   /* aarch64; with the dot product instructions where compiled for them */
     MLA_ISA_COUNT
 } mla_isa;
@@ -306,9 +308,10 @@ typedef struct mla_context_desc {
     int threads;        /* tasks the work is cut into; 0: OpenMP's number if compiled in, else 1 */
     mla_run run;        /* NULL: OpenMP if compiled in, else one after the other */
     void *run_user;
-    mla_isa isa;        /* MLA_ISA_AUTO: the best of this CPU */
+    mla_isa isa;        /* MLA_ISA_AUTO: the best of this CPU, at most VNNI */
     mla_attn_path attn; /* MLA_ATTN_AUTO: by cost, for each sequence of each call */
-    int exact;          /* Q8 and Q4 weights meet f32 activations; 0: activations rounded to int8 in groups of 32, much faster */
+    int exact;          /* activations stay f32; 0: with Q8 and Q4 weights they are rounded to int8 in groups of 32, which is much faster,
+                           and BF16 and AMX round them to bf16 for BF16 weights */
     mla_allocator alloc;
 } mla_context_desc;
 
@@ -324,8 +327,8 @@ MLA_API int mla_context_threads(const mla_context *context);
 
 /* ---- >>isa ----------------------------------------------------------------------------------------------------------- */
 
-MLA_API int mla_isa_available(mla_isa isa); /* compiled in, and this CPU and its OS can run it */
-MLA_API const char *mla_isa_name(mla_isa isa); /* "auto", "scalar", "avx2", "avx512", "vnni", "neon" */
+MLA_API int mla_isa_available(mla_isa isa); /* compiled in, and this CPU and its OS can run it; for AMX, Linux is asked for leave */
+MLA_API const char *mla_isa_name(mla_isa isa); /* "auto", "scalar", "avx2", "avx512", "vnni", "bf16", "amx", "neon" */
 
 /* ---- >>cache --------------------------------------------------------------------------------------------------------- */
 /* One cache holds one sequence: for each layer and token a row [latent R | rope key P]. Either contiguous, or in pages of 64 tokens
@@ -461,6 +464,13 @@ MLA_API mla_result mla_moe_forward(mla_context *context, int layer, float *y, co
 #define MLA__X86 0
 #endif
 
+/* Compilers that know these two. */
+#if MLA__X86 && defined(__x86_64__) && defined(__linux__) && (defined(__clang__) ? __clang_major__ >= 12 : __GNUC__ >= 11)
+#define MLA__AMX 1
+#else
+#define MLA__AMX 0
+#endif
+
 #if defined(__aarch64__) && defined(__GNUC__)
 #define MLA__NEON 1
 #include <arm_neon.h>
@@ -473,6 +483,8 @@ MLA_API mla_result mla_moe_forward(mla_context *context, int layer, float *y, co
 #define MLA__TARGET_AVX2 __attribute__((target("avx2,fma,f16c")))
 #define MLA__TARGET_AVX512 __attribute__((target("avx2,fma,f16c,avx512f,avx512bw,avx512dq,avx512vl")))
 #define MLA__TARGET_VNNI __attribute__((target("avx2,fma,f16c,avx512f,avx512bw,avx512dq,avx512vl,avx512vnni")))
+#define MLA__TARGET_BF16 __attribute__((target("avx2,fma,f16c,avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,avx512bf16")))
+#define MLA__TARGET_AMX __attribute__((target("avx2,fma,f16c,avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,avx512bf16,amx-tile,amx-int8,amx-bf16")))
 #define MLA__PRINTF(f, a) __attribute__((format(printf, f, a)))
 #else
 #define MLA__INLINE static inline
@@ -803,12 +815,12 @@ static void mla__route(const mla_config *c, const mla_tensor *bias, float *z, fl
 /* ---- >>cpu ----------------------------------------------------------------------------------------------------------- */
 
 #if MLA__X86
-static void mla__cpuid(int leaf, unsigned r[4]) {
+static void mla__cpuid(int leaf, int subleaf, unsigned r[4]) {
 #if defined(_MSC_VER)
-    __cpuidex((int *)r, leaf, 0);
+    __cpuidex((int *)r, leaf, subleaf);
 #else
     r[0] = r[1] = r[2] = r[3] = 0;
-    __get_cpuid_count((unsigned)leaf, 0, &r[0], &r[1], &r[2], &r[3]);
+    __get_cpuid_count((unsigned)leaf, (unsigned)subleaf, &r[0], &r[1], &r[2], &r[3]);
 #endif
 }
 static uint64_t mla__xgetbv(void) {
@@ -823,27 +835,46 @@ static uint64_t mla__xgetbv(void) {
 /* The best instruction set of this CPU that its OS saves the registers of. */
 static mla_isa mla__cpu(void) {
     unsigned r[4];
-    mla__cpuid(1, r);
+    mla__cpuid(1, 0, r);
     const unsigned need = 1u << 27 | 1u << 28 | 1u << 12 | 1u << 29; /* OSXSAVE, AVX, FMA, F16C */
     if ((r[2] & need) != need) return MLA_ISA_SCALAR;
     const uint64_t saved = mla__xgetbv();
-    mla__cpuid(7, r);
+    mla__cpuid(7, 0, r);
     if ((saved & 6) != 6 || !(r[1] >> 5 & 1)) return MLA_ISA_SCALAR;
     const unsigned wide = 1u << 16 | 1u << 17 | 1u << 30 | 1u << 31; /* F, DQ, BW, VL */
     if ((saved & 0xe6) != 0xe6 || (r[1] & wide) != wide) return MLA_ISA_AVX2;
-    return r[2] >> 11 & 1 ? MLA_ISA_VNNI : MLA_ISA_AVX512;
+    if (!(r[2] >> 11 & 1)) return MLA_ISA_AVX512;
+#if MLA__AMX
+    const unsigned tiles = 1u << 22 | 1u << 24 | 1u << 25; /* BF16, TILE, INT8 */
+    const int amx = (saved & 0x60000) == 0x60000 && (r[3] & tiles) == tiles;
+    mla__cpuid(7, 1, r);
+    if (r[0] >> 5 & 1) return amx ? MLA_ISA_AMX : MLA_ISA_BF16;
+#endif
+    return MLA_ISA_VNNI;
+}
+/* Linux saves the tiles of processes that asked for it: arch_prctl(ARCH_REQ_XCOMP_PERM, XFEATURE_XTILEDATA). */
+static int mla__amx_granted(void) {
+#if MLA__AMX
+    long r;
+    __asm__ volatile("syscall" : "=a"(r) : "a"(158L), "D"(0x1023L), "S"(18L) : "rcx", "r11", "memory");
+    return r == 0;
+#else
+    return 0;
+#endif
 }
 #else
 static mla_isa mla__cpu(void) { return MLA__NEON ? MLA_ISA_NEON : MLA_ISA_SCALAR; }
+static int mla__amx_granted(void) { return 0; }
 #endif
 
 int mla_isa_available(mla_isa isa) {
     const mla_isa best = mla__cpu();
+    if (isa == MLA_ISA_AMX) return best == isa && mla__amx_granted();
     if (isa == MLA_ISA_AUTO || isa == MLA_ISA_SCALAR || isa == best) return 1;
     return best != MLA_ISA_NEON && (unsigned)isa < MLA_ISA_COUNT && isa < best; /* those of x86 include each other */
 }
 const char *mla_isa_name(mla_isa isa) {
-    static const char *const names[MLA_ISA_COUNT] = {"auto", "scalar", "avx2", "avx512", "vnni", "neon"};
+    static const char *const names[MLA_ISA_COUNT] = {"auto", "scalar", "avx2", "avx512", "vnni", "bf16", "amx", "neon"};
     return (unsigned)isa < MLA_ISA_COUNT ? names[isa] : "?";
 }
 
@@ -1211,6 +1242,7 @@ typedef struct mla__act {
     float d, sum; /* sum = d * (q[0] + .. + q[31]) */
     int8_t q[MLA_GROUP];
 } mla__act;
+#define MLA__ACT(x, ldx, row) ((const mla__act *)(const void *)((const unsigned char *)(x) + (row) * (ldx)))
 
 typedef struct mla__kernels {
     mla_isa isa;
@@ -1223,12 +1255,14 @@ typedef struct mla__kernels {
     /* y [T, cols] = x [T, n] . W[row0 .. row0+n, :], the transposed use of W; panel [KC, NR] is scratch */
     void (*mix[MLA_DTYPE_COUNT])(float *y, mla__sz ldy, const float *x, mla__sz ldx, int T, const mla_tensor *w, int row0, int n,
                                  float *panel);
-    /* the same as dot and gemm with Q8 or Q4 weights and activations in int8: x [.., ldx] groups */
-    void (*idot[MLA_DTYPE_COUNT])(float *y, mla__sz ldy, const mla__act *x, mla__sz ldx, const int *idx, int T, const mla_tensor *w, int row0,
+    /* the same as dot and gemm with rounded activations, rows of them ldx bytes apart: mla__act for Q8 and Q4, for BF16 what pack makes */
+    void (*idot[MLA_DTYPE_COUNT])(float *y, mla__sz ldy, const void *x, mla__sz ldx, const int *idx, int T, const mla_tensor *w, int row0,
                                   int n0, int n1, float *panel);
-    void (*igemm[MLA_DTYPE_COUNT])(float *y, mla__sz ldy, const mla__act *x, mla__sz ldx, const int *idx, int T, const mla_tensor *w,
+    void (*igemm[MLA_DTYPE_COUNT])(float *y, mla__sz ldy, const void *x, mla__sz ldx, const int *idx, int T, const mla_tensor *w,
                                    int row0, int n0, int n1, float *panel);
     void (*quantize)(mla__act *y, const float *x, mla__sz n);
+    /* y [up_to(n, 32) / 2, 16, 2] in bf16 = pairs of columns of T <= 16 rows of x; other lanes zero; NULL: none of the ISA's kernels wants it */
+    void (*pack)(uint16_t *y, const float *x, mla__sz ldx, const int *idx, int T, int n);
     /* panel [n, NR] = the transpose of nb <= NR rows of n floats, ld apart; other lanes zero */
     float (*q4_scale)(const float *x); /* of a group */
     void (*transpose)(float *panel, const float *rows, int ld, int nb, int n);
@@ -1262,13 +1296,13 @@ static void mla__quantize_scalar(mla__act *y, const float *x, mla__sz n) {
     }
 }
 
-static void mla__idot_any_scalar(float *y, mla__sz ldy, const mla__act *x, mla__sz ldx, const int *idx, int T, const mla_tensor *w, int row0, int n0,
+static void mla__idot_any_scalar(float *y, mla__sz ldy, const void *x, mla__sz ldx, const int *idx, int T, const mla_tensor *w, int row0, int n0,
                                  int n1) {
     const int size = w->dtype == MLA_Q8 ? 34 : 18, groups = w->cols / MLA_GROUP;
     for (int t = 0; t < T; t++)
         for (int n = n0; n < n1; n++) {
             const unsigned char *b = (const unsigned char *)w->data + (mla__sz)(row0 + n) * groups * size;
-            const mla__act *a = x + (idx ? idx[t] : t) * ldx;
+            const mla__act *a = MLA__ACT(x, ldx, idx ? idx[t] : t);
             float sum = 0;
             for (int g = 0; g < groups; g++, b += size) {
                 int dot = 0;
@@ -1280,7 +1314,7 @@ static void mla__idot_any_scalar(float *y, mla__sz ldy, const mla__act *x, mla__
         }
 }
 #define MLA__PRODUCT(name)                                                                                                                    \
-    static void mla__##name##_scalar(float *y, mla__sz ldy, const mla__act *x, mla__sz ldx, const int *idx, int T, const mla_tensor *w,      \
+    static void mla__##name##_scalar(float *y, mla__sz ldy, const void *x, mla__sz ldx, const int *idx, int T, const mla_tensor *w,      \
                                      int row0, int n0, int n1, float *panel) {                                                              \
         (void)panel;                                                                                                                        \
         mla__idot_any_scalar(y, ldy, x, ldx, idx, T, w, row0, n0, n1);                                                                      \
@@ -1321,7 +1355,7 @@ MLA__INLINE void mla__idot_rows_neon(const mla_dtype t, const int R, float *y, c
     for (int i = 0; i < R; i++) y[i] = vaddvq_f32(acc[i]) - 8 * low[i];
 }
 #define MLA__PRODUCT(name, D)                                                                                                                \
-    static void mla__##name##_neon(float *y, mla__sz ldy, const mla__act *x, mla__sz ldx, const int *idx, int T, const mla_tensor *w,       \
+    static void mla__##name##_neon(float *y, mla__sz ldy, const void *x, mla__sz ldx, const int *idx, int T, const mla_tensor *w,       \
                                    int row0, int n0, int n1, float *panel) {                                                                \
         const int groups = w->cols / MLA_GROUP;                                                                                             \
         const mla__sz row = (mla__sz)groups * (D == MLA_Q8 ? 34 : 18);                                                                      \
@@ -1329,7 +1363,7 @@ MLA__INLINE void mla__idot_rows_neon(const mla_dtype t, const int R, float *y, c
         for (int n = n0; n < n1; n += 4)                                                                                                    \
             for (int t = 0; t < T; t++) {                                                                                                   \
                 const unsigned char *b = (const unsigned char *)w->data + (row0 + n) * row;                                                 \
-                const mla__act *a = x + (idx ? idx[t] : t) * ldx;                                                                           \
+                const mla__act *a = MLA__ACT(x, ldx, idx ? idx[t] : t);                                                                     \
                 if (n + 4 <= n1) mla__idot_rows_neon(D, 4, y + t * ldy + n - n0, a, b, row, groups);                                        \
                 else                                                                                                                        \
                     for (int i = n; i < n1; i++) mla__idot_rows_neon(D, 1, y + t * ldy + i - n0, a, b + (i - n) * row, row, groups);        \
@@ -1407,25 +1441,25 @@ MLA__AVX2 void mla__idot_row_avx2(const mla_dtype t, const int TB, float *y, mla
     for (int i = 0; i < TB; i++) y[i * ldy] = mla__sum_avx2(_mm256_add_ps(acc[i][0], acc[i][1])) - 8 * low[i];
 }
 
-MLA__AVX2 void mla__idot_avx2(const mla_dtype t, float *y, mla__sz ldy, const mla__act *x, mla__sz ldx, const int *idx, int T, const mla_tensor *w,
+MLA__AVX2 void mla__idot_avx2(const mla_dtype t, float *y, mla__sz ldy, const void *x, mla__sz ldx, const int *idx, int T, const mla_tensor *w,
                               int row0, int n0, int n1) {
     const int groups = w->cols / MLA_GROUP;
     const mla__sz row = (mla__sz)groups * (t == MLA_Q8 ? 34 : 18);
     const unsigned char *b = (const unsigned char *)w->data + (row0 + n0) * row;
     const mla__act *rows[MLA__FEW];
-    for (int i = 0; i < T; i++) rows[i] = x + (idx ? idx[i] : i) * ldx;
+    for (int i = 0; i < T; i++) rows[i] = MLA__ACT(x, ldx, idx ? idx[i] : i);
     if (T == 1)
         for (int n = n0; n < n1; n++, b += row) mla__idot_row_avx2(t, 1, y + (n - n0), ldy, rows, b, groups);
     else
         for (int n = n0; n < n1; n++, b += row) mla__idot_row_avx2(t, 2, y + (n - n0), ldy, rows, b, groups);
 }
 
-static MLA__TARGET_AVX2 void mla__idot_q8_avx2(float *y, mla__sz ldy, const mla__act *x, mla__sz ldx, const int *idx, int T, const mla_tensor *w, int row0,
+static MLA__TARGET_AVX2 void mla__idot_q8_avx2(float *y, mla__sz ldy, const void *x, mla__sz ldx, const int *idx, int T, const mla_tensor *w, int row0,
                                                int n0, int n1, float *panel) {
     (void)panel;
     mla__idot_avx2(MLA_Q8, y, ldy, x, ldx, idx, T, w, row0, n0, n1);
 }
-static MLA__TARGET_AVX2 void mla__idot_q4_avx2(float *y, mla__sz ldy, const mla__act *x, mla__sz ldx, const int *idx, int T, const mla_tensor *w, int row0,
+static MLA__TARGET_AVX2 void mla__idot_q4_avx2(float *y, mla__sz ldy, const void *x, mla__sz ldx, const int *idx, int T, const mla_tensor *w, int row0,
                                                int n0, int n1, float *panel) {
     (void)panel;
     mla__idot_avx2(MLA_Q4, y, ldy, x, ldx, idx, T, w, row0, n0, n1);
@@ -1438,7 +1472,8 @@ typedef struct mla__ipanel {
 } mla__ipanel;
 #define MLA__IGROUPS 16 /* groups packed at a time */
 #define MLA__IMR 4      /* tokens of a register tile */
-#define MLA__IMR_MAX 8
+#define MLA__IMR_VNNI 8
+#define MLA__IMR_MAX 16
 
 MLA__AVX2 void mla__ipack_avx2(const mla_dtype t, mla__ipanel *panel, const mla_tensor *w, int row, int nb, int g0, int gn) {
     const int groups = w->cols / MLA_GROUP, size = t == MLA_Q8 ? 34 : 18;
@@ -1507,7 +1542,7 @@ MLA__AVX2 void mla__itile_avx2(const mla_dtype t, const int M, float *y, mla__sz
 typedef void (*mla__itile)(int m, float *y, mla__sz ldy, const mla__act *const *x, const mla__ipanel *panel, int gn, int add);
 
 /* Weights are packed 16 rows and IGROUPS groups at a time, and meet MC tokens, `most` in each register tile. */
-static MLA__TARGET_AVX2 void mla__igemm_x86(const mla_dtype t, mla__itile tile, int most, float *y, mla__sz ldy, const mla__act *x, mla__sz ldx,
+static MLA__TARGET_AVX2 void mla__igemm_x86(const mla_dtype t, mla__itile tile, int most, float *y, mla__sz ldy, const void *x, mla__sz ldx,
                                             const int *idx, int T, const mla_tensor *w, int row0, int n0, int n1, float *memory) {
     const int groups = w->cols / MLA_GROUP;
     mla__ipanel *panel = (mla__ipanel *)(void *)memory;
@@ -1523,7 +1558,7 @@ static MLA__TARGET_AVX2 void mla__igemm_x86(const mla_dtype t, mla__itile tile, 
                     const int m = t1 - u < most ? t1 - u : most;
                     const mla__act *a[MLA__IMR_MAX];
                     float edge[MLA__IMR_MAX * 16], *to = y + u * ldy + (n - n0);
-                    for (int i = 0; i < m; i++) a[i] = x + (idx ? idx[u + i] : u + i) * ldx + g0;
+                    for (int i = 0; i < m; i++) a[i] = MLA__ACT(x, ldx, idx ? idx[u + i] : u + i) + g0;
                     if (nb == 16) {
                         tile(m, to, ldy, a, panel, gn, g0 > 0);
                         continue;
@@ -1546,11 +1581,11 @@ static MLA__TARGET_AVX2 void mla__igemm_x86(const mla_dtype t, mla__itile tile, 
 
 MLA__VNNI void mla__itile_vnni(const mla_dtype t, const int M, float *y, mla__sz ldy, const mla__act *const *x, const mla__ipanel *panel, int gn, int add) {
     const __m512i offset = _mm512_set1_epi8(-128);
-    __m512 acc[MLA__IMR_MAX];
+    __m512 acc[MLA__IMR_VNNI];
     MLA__UNROLL
     for (int i = 0; i < M; i++) acc[i] = add ? _mm512_loadu_ps(y + i * ldy) : _mm512_setzero_ps();
     for (int g = 0; g < gn; g++) {
-        __m512i s[MLA__IMR_MAX], sum = _mm512_setzero_si512();
+        __m512i s[MLA__IMR_VNNI], sum = _mm512_setzero_si512();
         MLA__UNROLL
         for (int i = 0; i < M; i++) s[i] = _mm512_setzero_si512();
         MLA__UNROLL
@@ -1594,14 +1629,237 @@ MLA__VNNI void mla__itile_vnni(const mla_dtype t, const int M, float *y, mla__sz
             }                                                                                                                               \
         }                                                                                                                                   \
     }                                                                                                                                       \
-    static void mla__igemm_##d##isa(float *y, mla__sz ldy, const mla__act *x, mla__sz ldx, const int *idx, int T, const mla_tensor *w,      \
+    static void mla__igemm_##d##isa(float *y, mla__sz ldy, const void *x, mla__sz ldx, const int *idx, int T, const mla_tensor *w,      \
                                     int row0, int n0, int n1, float *panel) {                                                               \
         mla__igemm_x86(D, mla__itile_##d##isa, most, y, ldy, x, ldx, idx, T, w, row0, n0, n1, panel);                                       \
     }
 MLA__PRODUCT(MLA_Q8, q8, _avx2, MLA__IMR, MLA__TARGET_AVX2)
 MLA__PRODUCT(MLA_Q4, q4, _avx2, MLA__IMR, MLA__TARGET_AVX2)
-MLA__PRODUCT(MLA_Q8, q8, _vnni, MLA__IMR_MAX, MLA__TARGET_VNNI)
-MLA__PRODUCT(MLA_Q4, q4, _vnni, MLA__IMR_MAX, MLA__TARGET_VNNI)
+MLA__PRODUCT(MLA_Q8, q8, _vnni, MLA__IMR_VNNI, MLA__TARGET_VNNI)
+MLA__PRODUCT(MLA_Q4, q4, _vnni, MLA__IMR_VNNI, MLA__TARGET_VNNI)
+#undef MLA__PRODUCT
+#endif
+
+/* ---- >>bf16 ---------------------------------------------------------------------------------------------------------- */
+/* BF16 weights times activations rounded to bf16, summed in f32: two multiply-adds a lane (AVX512_BF16), or 16 x 16 x 32 of them at a time (AMX).
+   Activations are packed once for all (mla__pack_bf16) so that 16 tokens are the lanes; then rows of weights are wanted as they lie, and are
+   only copied next to each other. */
+
+#define MLA__BK 512                            /* columns at a time: BN rows of them stay in the first-level cache */
+#define MLA__BN 32                             /* rows of weights at a time */
+#define MLA__BPANEL (MLA__BK * MLA__BN / 2 + MLA__MC * MLA__BN) /* floats of scratch: weights, and sums [MC/32][2 x 2 tiles][16 rows][16 tokens] */
+
+#if MLA__AMX
+
+static MLA__TARGET_BF16 void mla__pack_bf16(uint16_t *y, const float *x, mla__sz ldx, const int *idx, int T, int n) {
+    for (int k = 0; k < n; k += 32, y += 32 * 16) {
+        const __mmask32 have = n - k < 32 ? (__mmask32)((1ull << (n - k)) - 1) : 0xffffffffu;
+        __m512 r[16];
+        MLA__UNROLL
+        for (int i = 0; i < 16; i++) {
+            const float *row = x + (i < T ? idx ? idx[i] : i : 0) * ldx + k;
+            const __m512 a = _mm512_maskz_loadu_ps(i < T ? (__mmask16)have : 0, row);
+            const __m512 b = have >> 16 ? _mm512_maskz_loadu_ps(i < T ? (__mmask16)(have >> 16) : 0, row + 16) : _mm512_setzero_ps();
+            r[i] = _mm512_castsi512_ps((__m512i)_mm512_cvtne2ps_pbh(b, a));
+        }
+        mla__transpose_avx512(r);
+        MLA__UNROLL
+        for (int i = 0; i < 16; i++) _mm512_storeu_si512(y + 32 * i, _mm512_castps_si512(r[i]));
+    }
+}
+
+/* c [2, 2, 16 rows, 16 tokens] (+)= w [steps, 32 rows, 32] . x, where x [steps, 16, 16 tokens, 2], and the second 16 tokens are ldx further. */
+typedef void (*mla__btile)(float *c, const uint16_t *w, const uint16_t *x, mla__sz ldx, int steps, int halves, int add);
+
+#define MLA__BROWS 8
+static MLA__TARGET_BF16 void mla__btile_bf16(float *c, const uint16_t *w, const uint16_t *x, mla__sz ldx, int steps, int halves, int add) {
+    for (int r = 0; r < MLA__BN; r += MLA__BROWS) {
+        float *to = c + r / 16 * 512 + r % 16 * 16;
+        __m512 acc[MLA__BROWS][2];
+        MLA__UNROLL
+        for (int i = 0; i < MLA__BROWS; i++) {
+            acc[i][0] = add ? _mm512_loadu_ps(to + 16 * i) : _mm512_setzero_ps();
+            acc[i][1] = add && halves > 1 ? _mm512_loadu_ps(to + 256 + 16 * i) : _mm512_setzero_ps();
+        }
+        for (int s = 0; s < steps; s++) {
+            const uint16_t *a = w + (s * MLA__BN + r) * 32, *b = x + s * 512, *b1 = halves > 1 ? b + ldx : b;
+            for (int k = 0; k < 32; k += 2, b += 32, b1 += 32) {
+                const __m512bh x0 = (__m512bh)_mm512_loadu_si512(b), x1 = (__m512bh)_mm512_loadu_si512(b1);
+                MLA__UNROLL
+                for (int i = 0; i < MLA__BROWS; i++) {
+                    int pair;
+                    memcpy(&pair, a + 32 * i + k, 4);
+                    const __m512bh v = (__m512bh)_mm512_set1_epi32(pair);
+                    acc[i][0] = _mm512_dpbf16_ps(acc[i][0], v, x0);
+                    acc[i][1] = _mm512_dpbf16_ps(acc[i][1], v, x1);
+                }
+            }
+        }
+        MLA__UNROLL
+        for (int i = 0; i < MLA__BROWS; i++) {
+            _mm512_storeu_ps(to + 16 * i, acc[i][0]);
+            if (halves > 1) _mm512_storeu_ps(to + 256 + 16 * i, acc[i][1]);
+        }
+    }
+}
+
+/* The compiler does not know what the tile instructions read and write. */
+#define MLA__FENCE() __asm__ volatile("" ::: "memory")
+
+/* Tiles 0 to 3 are sums, 4 and 5 have 16 rows of `bytes`, and 6 and 7 what meets them, bytes / 4 rows. */
+static MLA__TARGET_AMX void mla__tiles_begin(int bytes) {
+    unsigned char config[64];
+    memset(config, 0, sizeof config);
+    config[0] = 1;
+    for (int i = 0; i < 8; i++) {
+        config[16 + 2 * i] = (unsigned char)(i == 4 || i == 5 ? bytes : 64);
+        config[48 + i] = (unsigned char)(i >= 6 ? bytes / 4 : 16);
+    }
+    MLA__FENCE();
+    _tile_loadconfig(config);
+}
+static MLA__TARGET_AMX void mla__tiles_end(void) { _tile_release(); }
+
+static MLA__TARGET_AMX void mla__btile_amx(float *c, const uint16_t *w, const uint16_t *x, mla__sz ldx, int steps, int halves, int add) {
+    MLA__FENCE();
+    if (add) {
+        _tile_loadd(0, c, 64);
+        _tile_loadd(1, c + 256, 64);
+        _tile_loadd(2, c + 512, 64);
+        _tile_loadd(3, c + 768, 64);
+    } else {
+        _tile_zero(0);
+        _tile_zero(1);
+        _tile_zero(2);
+        _tile_zero(3);
+    }
+    for (int s = 0; s < steps; s++, w += MLA__BN * 32, x += 512) {
+        _tile_loadd(4, w, 64);
+        _tile_loadd(6, x, 64);
+        _tile_dpbf16ps(0, 4, 6);
+        _tile_loadd(5, w + 512, 64);
+        _tile_dpbf16ps(2, 5, 6);
+        if (halves < 2) continue;
+        _tile_loadd(7, x + ldx, 64);
+        _tile_dpbf16ps(1, 4, 7);
+        _tile_dpbf16ps(3, 5, 7);
+    }
+    _tile_stored(0, c, 64);
+    _tile_stored(2, c + 512, 64);
+    if (halves > 1) {
+        _tile_stored(1, c + 256, 64);
+        _tile_stored(3, c + 768, 64);
+    }
+    MLA__FENCE();
+}
+
+static MLA__TARGET_BF16 void mla__bgemm(mla__btile tile, float *y, mla__sz ldy, const uint16_t *x, mla__sz ldx, int T, const mla_tensor *w, int row0,
+                                        int n0, int n1, float *memory) {
+    const int K = w->cols;
+    uint16_t *panel = (uint16_t *)(void *)memory;
+    float *sums = memory + MLA__BK * MLA__BN / 2;
+    for (int t0 = 0; t0 < T; t0 += MLA__MC) {
+        const int t1 = T - t0 < MLA__MC ? T : t0 + MLA__MC;
+        for (int n = n0; n < n1; n += MLA__BN) {
+            const int nb = n1 - n < MLA__BN ? n1 - n : MLA__BN;
+            for (int k0 = 0; k0 < K; k0 += MLA__BK) {
+                const int kc = K - k0 < MLA__BK ? K - k0 : MLA__BK, steps = (kc + 31) / 32;
+                for (int i = 0; i < MLA__BN; i++) {
+                    const uint16_t *from = (const uint16_t *)w->data + (row0 + n + (i < nb ? i : 0)) * (mla__sz)K + k0;
+                    for (int s = 0; s < steps; s++) {
+                        const __mmask32 have = i >= nb ? 0 : kc - 32 * s < 32 ? (__mmask32)((1ull << (kc - 32 * s)) - 1) : 0xffffffffu;
+                        MLA__PREFETCH(from + 32 * s + MLA__BK);
+                        _mm512_storeu_si512(panel + (s * MLA__BN + i) * 32, _mm512_maskz_loadu_epi16(have, from + 32 * s));
+                    }
+                }
+                for (int u = t0; u < t1; u += 32)
+                    tile(sums + (u - t0) * MLA__BN, panel, x + u * ldx + k0 * 16, 16 * ldx, steps, t1 - u > 16 ? 2 : 1, k0 > 0);
+            }
+            for (int u = t0; u < t1; u += 16)
+                for (int h = 0; h < nb; h += 16) {
+                    const float *c = sums + (u - t0) / 32 * 1024 + h * 32 + (u - t0) / 16 % 2 * 256;
+                    const __mmask16 rows = nb - h < 16 ? (__mmask16)((1u << (nb - h)) - 1) : (__mmask16)0xffff;
+                    __m512 r[16];
+                    MLA__UNROLL
+                    for (int i = 0; i < 16; i++) r[i] = _mm512_loadu_ps(c + 16 * i);
+                    mla__transpose_avx512(r);
+                    MLA__UNROLL
+                    for (int i = 0; i < 16; i++)
+                        if (u + i < t1) _mm512_mask_storeu_ps(y + (u + i) * ldy + n - n0 + h, rows, r[i]);
+                }
+        }
+    }
+}
+
+static void mla__igemm_bf16_bf16(float *y, mla__sz ldy, const void *x, mla__sz ldx, const int *idx, int T, const mla_tensor *w, int row0, int n0,
+                                 int n1, float *panel) {
+    (void)idx;
+    mla__bgemm(mla__btile_bf16, y, ldy, (const uint16_t *)x, ldx / 2, T, w, row0, n0, n1, panel);
+}
+static MLA__TARGET_AMX void mla__igemm_bf16_amx(float *y, mla__sz ldy, const void *x, mla__sz ldx, const int *idx, int T, const mla_tensor *w,
+                                                int row0, int n0, int n1, float *panel) {
+    (void)idx;
+    mla__tiles_begin(64);
+    mla__bgemm(mla__btile_amx, y, ldy, (const uint16_t *)x, ldx / 2, T, w, row0, n0, n1, panel);
+    mla__tiles_end();
+}
+
+/* Q8 and Q4 by tiles: a group of 32 is one product of 16 tokens by 16 rows, whose sums are scaled while the tiles make the next. */
+static MLA__TARGET_AMX void mla__itile_amx(int m, float *y, mla__sz ldy, const mla__act *const *x, const mla__ipanel *panel, int gn, int add, int low) {
+    int8_t a[2][16][MLA_GROUP];
+    int32_t s[2][16][16];
+    __m512 acc[16];
+    const mla__act *row[16];
+    MLA__UNROLL
+    for (int i = 0; i < 16; i++) {
+        row[i] = x[i < m ? i : 0];
+        acc[i] = add && i < m ? _mm512_loadu_ps(y + i * ldy) : _mm512_setzero_ps();
+    }
+    for (int g = 0; g <= gn; g++) {
+        if (g < gn) {
+            for (int i = 0; i < 16; i++) memcpy(a[g % 2][i], row[i][g].q, MLA_GROUP);
+            MLA__FENCE();
+            if (g % 2) {
+                _tile_zero(1);
+                _tile_loadd(5, a[1], MLA_GROUP);
+                _tile_loadd(7, panel[g].w, 64);
+                _tile_dpbssd(1, 5, 7);
+                _tile_stored(1, s[1], 64);
+            } else {
+                _tile_zero(0);
+                _tile_loadd(4, a[0], MLA_GROUP);
+                _tile_loadd(6, panel[g].w, 64);
+                _tile_dpbssd(0, 4, 6);
+                _tile_stored(0, s[0], 64);
+            }
+            MLA__FENCE();
+        }
+        if (g == 0) continue;
+        const __m512 d = _mm512_loadu_ps(panel[g - 1].d);
+        MLA__UNROLL
+        for (int i = 0; i < 16; i++) {
+            const mla__act *q = row[i] + g - 1;
+            acc[i] = _mm512_fmadd_ps(_mm512_cvtepi32_ps(_mm512_loadu_si512(s[(g - 1) % 2][i])), _mm512_mul_ps(d, _mm512_set1_ps(q->d)), acc[i]);
+            if (low) acc[i] = _mm512_fnmadd_ps(d, _mm512_set1_ps(8 * q->sum), acc[i]);
+        }
+    }
+    MLA__UNROLL
+    for (int i = 0; i < 16; i++)
+        if (i < m) _mm512_storeu_ps(y + i * ldy, acc[i]);
+}
+#define MLA__PRODUCT(D, d)                                                                                                                   \
+    static MLA__TARGET_AMX void mla__itile_##d##_amx(int m, float *y, mla__sz ldy, const mla__act *const *x, const mla__ipanel *panel,     \
+                                                     int gn, int add) {                                                                    \
+        mla__itile_amx(m, y, ldy, x, panel, gn, add, D == MLA_Q4);                                                                          \
+    }                                                                                                                                       \
+    static void mla__igemm_##d##_amx(float *y, mla__sz ldy, const void *x, mla__sz ldx, const int *idx, int T, const mla_tensor *w,         \
+                                     int row0, int n0, int n1, float *panel) {                                                              \
+        mla__tiles_begin(MLA_GROUP);                                                                                                        \
+        mla__igemm_x86(D, mla__itile_##d##_amx, 16, y, ldy, x, ldx, idx, T, w, row0, n0, n1, panel);                                        \
+        mla__tiles_end();                                                                                                                   \
+    }
+MLA__PRODUCT(MLA_Q8, q8)
+MLA__PRODUCT(MLA_Q4, q4)
 #undef MLA__PRODUCT
 #endif
 
@@ -1661,8 +1919,20 @@ MLA__PRODUCT(MLA_Q4, q4, _vnni, MLA__IMR_MAX, MLA__TARGET_VNNI)
 
 /* The one place that decides which kernels an ISA has: newest first. */
 static void mla__select(mla__kernels *k, mla_isa isa) {
-    if (isa == MLA_ISA_AUTO) isa = mla__cpu();
+    if (isa == MLA_ISA_AUTO) isa = mla__cpu() == MLA_ISA_BF16 || mla__cpu() == MLA_ISA_AMX ? MLA_ISA_VNNI : mla__cpu(); /* those round */
     switch (isa) {
+#if MLA__AMX
+    case MLA_ISA_AMX:
+        mla__select(k, MLA_ISA_BF16);
+        k->isa = MLA_ISA_AMX;
+        k->igemm[MLA_BF16] = mla__igemm_bf16_amx, k->igemm[MLA_Q8] = mla__igemm_q8_amx, k->igemm[MLA_Q4] = mla__igemm_q4_amx;
+        break;
+    case MLA_ISA_BF16:
+        mla__select(k, MLA_ISA_VNNI);
+        k->isa = MLA_ISA_BF16;
+        k->pack = mla__pack_bf16, k->igemm[MLA_BF16] = mla__igemm_bf16_bf16;
+        break;
+#endif
 #if MLA__X86
     case MLA_ISA_VNNI:
         mla__select(k, MLA_ISA_AVX512);
@@ -1875,7 +2145,7 @@ typedef struct mla__check { /* the first tensor at fault */
     mla_error *err;
     mla_result result;
     char at[32];
-    int grouped; /* some linear is Q8 or Q4 */
+    unsigned dtypes; /* of the linears, a bit each */
 } mla__check;
 
 enum { MLA__OPTIONAL = 0, MLA__REQUIRED = 1, MLA__VECTOR = 2 };
@@ -1902,7 +2172,7 @@ static void mla__want(mla__check *k, const char *name, const char *part, const m
 }
 static void mla__want_linear(mla__check *k, const char *name, const mla_linear *l, int out, int in) {
     mla__want(k, name, ".weight", &l->weight, out, in, MLA__REQUIRED);
-    k->grouped |= mla__grouped(l->weight.dtype);
+    if (l->weight.data) k->dtypes |= 1u << l->weight.dtype;
     mla__want(k, name, ".bias", &l->bias, 1, out, MLA__VECTOR);
 }
 static void mla__want_norm(mla__check *k, const char *name, const mla_norm_weights *w, const mla_norm *norm, int n) {
@@ -1925,8 +2195,8 @@ static int mla__has_attn(const mla_attn_weights *a) {
 }
 static int mla__has_mlp(const mla_mlp_weights *m) { return m->gate.weight.data || m->up.weight.data || m->down.weight.data; }
 
-/* grouped: whether any linear is Q8 or Q4. */
-static mla_result mla__weights_check(const mla_config *c, const mla_weights *w, int *grouped, mla_error *err) {
+/* dtypes: of the linears, a bit each. */
+static mla_result mla__weights_check(const mla_config *c, const mla_weights *w, unsigned *dtypes, mla_error *err) {
     const int D = c->hidden_size, H = c->num_attention_heads, R = c->kv_lora_rank, Q = c->q_lora_rank;
     const int qk = c->qk_nope_head_dim + c->qk_rope_head_dim;
     mla__check k;
@@ -1978,7 +2248,7 @@ static mla_result mla__weights_check(const mla_config *c, const mla_weights *w, 
             return mla__fail(err, MLA_ERR_WEIGHTS, "weights.layers[%d].moe.experts: NULL, but moe.router is there", i);
         }
     }
-    *grouped = k.grouped || mla__grouped(w->embed.dtype) || mla__grouped(w->head.dtype);
+    *dtypes = k.dtypes | (w->embed.data ? 1u << w->embed.dtype : 0) | (w->head.data ? 1u << w->head.dtype : 0);
     return k.result;
 }
 
@@ -1988,7 +2258,7 @@ struct mla_model {
     mla_layer_weights *layers;
     mla_mlp_weights *experts;
     float *inv, amp;
-    int grouped;
+    unsigned dtypes; /* of the linears, a bit each */
     mla_allocator alloc;
     void *memory; /* what destroy gives back */
 };
@@ -2021,18 +2291,18 @@ mla_result mla_model_init(mla_model **out, void *memory, size_t bytes, const mla
     mla_config c;
     mla_model *m;
     size_t need;
-    int grouped;
+    unsigned dtypes;
     mla_result r;
     if (out) *out = NULL;
     if (!out || !config || !weights)
         return mla__fail(err, MLA_ERR_ARGUMENT, "mla_model_init: %s is NULL", !out ? "out" : !config ? "config" : "weights");
     c = *config;
-    if ((r = mla__config_resolve(&c, err)) != MLA_OK || (r = mla__weights_check(&c, weights, &grouped, err)) != MLA_OK) return r;
+    if ((r = mla__config_resolve(&c, err)) != MLA_OK || (r = mla__weights_check(&c, weights, &dtypes, err)) != MLA_OK) return r;
     mla__model_layout(&c, NULL, &need);
     if ((r = mla__fits(memory, bytes, need, "mla_model_init", err)) != MLA_OK) return r;
     m = mla__model_layout(&c, memory, &need);
     m->w = *weights;
-    m->grouped = grouped;
+    m->dtypes = dtypes;
     if (!m->w.head.data) m->w.head = m->w.embed;
     for (int i = 0; i < c.num_hidden_layers; i++) {
         m->layers[i] = weights->layers[i];
@@ -2056,13 +2326,13 @@ mla_result mla_model_create(mla_model **out, const mla_config *config, const mla
     mla_config c;
     void *memory;
     size_t bytes;
-    int grouped;
+    unsigned dtypes;
     mla_result r;
     if (out) *out = NULL;
     if (!out || !config || !weights)
         return mla__fail(err, MLA_ERR_ARGUMENT, "mla_model_create: %s is NULL", !out ? "out" : !config ? "config" : "weights");
     c = *config;
-    if ((r = mla__config_resolve(&c, err)) != MLA_OK || (r = mla__weights_check(&c, weights, &grouped, err)) != MLA_OK) return r;
+    if ((r = mla__config_resolve(&c, err)) != MLA_OK || (r = mla__weights_check(&c, weights, &dtypes, err)) != MLA_OK) return r;
     mla__model_layout(&c, NULL, &bytes);
     if ((r = mla__allocate(&memory, alloc, bytes, "model", err)) != MLA_OK) return r;
     if ((r = mla_model_init(out, memory, bytes, config, weights, err)) == MLA_OK) {
@@ -2409,10 +2679,10 @@ static int mla__share_next(mla__share *s, const mla__load *l, int *b0, int *b1) 
     return *b0 < *b1;
 }
 
-/* Activations that meet weights: T rows, all of x or those that idx picks. q: the same in int8, if the weights want that. */
+/* Activations that meet weights: T rows, all of x or those that idx picks. q: the same rounded, if the weights want that, ldq bytes a row. */
 typedef struct mla__in {
     const float *x;
-    const mla__act *q;
+    const unsigned char *q;
     mla__sz ldx, ldq;
     const int *idx;
     int T;
@@ -2438,7 +2708,7 @@ typedef struct mla__block {
 } mla__block;
 
 typedef struct mla__worker {
-    float *panel;           /* [KC, NR] */
+    float *panel;           /* [KC, NR], or as the ISA's own products want it */
     float *group;           /* [MC, GROUP], also the router's scratch */
     float *latent, *k, *v, *s; /* a block of keys */
     mla__lanes *lanes;
@@ -2461,7 +2731,7 @@ struct mla_context {
     mla__job *jobs;
     mla__load *loads;
     mla__block *blocks;
-    mla__act *act; /* activations in int8 of the jobs under way */
+    unsigned char *act; /* rounded activations of the jobs under way */
     /* attention */
     float *cq, *q, *kva, *o;                   /* [T, Q] [T, H, N+P] [T, R+P] [T, H, V] */
     float *qa, *ol;                            /* [absorb_tokens, H, R+P], [absorb_tokens, H, R] */
@@ -2534,9 +2804,12 @@ static mla_context *mla__context_layout(const mla_model *m, const mla_context_de
     t.jobs = MLA__TAKE(&a, mla__job, t.max_jobs);
     t.loads = MLA__TAKE(&a, mla__load, (double)t.max_jobs + T);
     t.blocks = MLA__TAKE(&a, mla__block, T);
-    if (m->grouped && !d->exact) {
-        const int widest = mla__max(mla__max(c->hidden_size, c->q_lora_rank), mla__max(H * V, inner));
-        t.act = MLA__TAKE(&a, mla__act, (double)T * widest / MLA_GROUP + 1);
+    const int widest = mla__max(mla__max(c->hidden_size, c->q_lora_rank), mla__max(H * V, inner)), packs = kernels.pack && m->dtypes & 1u << MLA_BF16;
+    if (!d->exact && (packs || m->dtypes & (1u << MLA_Q8 | 1u << MLA_Q4))) {
+        /* packed for the experts, tokens come once for each of their experts, and in sixteens */
+        const double slot_rows = (double)T * K + 15.0 * mla__min(E, T * K), dense = (T + 15.0) * (widest + 31.0);
+        const double slots = slot_rows * mla__up_to(mla__max(c->hidden_size, I), 32) + (T + 15.0) * mla__up_to(mla__max(c->hidden_size, c->n_shared_experts * I), 32);
+        t.act = MLA__TAKE(&a, unsigned char, (T * (double)widest / MLA_GROUP + 1) * sizeof(mla__act) + (packs ? 2 * fmax(dense, slots) : 0));
     }
     /* attention and experts take turns in the same memory */
     mla__arena b = a;
@@ -2567,7 +2840,7 @@ static mla_context *mla__context_layout(const mla_model *m, const mla_context_de
     for (int i = 0; i < threads; i++) {
         mla__worker w;
         memset(&w, 0, sizeof w);
-        w.panel = MLA__TAKE(&a, float, MLA__KC * MLA__NR_MAX);
+        w.panel = MLA__TAKE(&a, float, packs ? MLA__BPANEL : MLA__KC * MLA__NR_MAX);
         w.group = MLA__TAKE(&a, float, mla__max(MLA__MC * MLA__GROUP, 3 * E));
         if (attn) {
             w.latent = MLA__TAKE(&a, float, (double)MLA__KEYS * ldk);
@@ -2710,34 +2983,46 @@ static void mla__jobs_work(mla_context *c, void *arg, int worker) {
 static void mla__activations_work(mla_context *c, void *arg, int worker) {
     const mla__jobs *list = (const mla__jobs *)arg;
     mla__share s = mla__share_of(c->loads, list->n, worker, c->threads);
-    for (int i = 0, t0, t1; i < list->n; i++) {
-        const mla__job *j = &list->job[i];
-        if (mla__share_next(&s, &c->loads[i], &t0, &t1))
-            for (int t = t0; t < t1; t++)
-                c->k.quantize(c->act + (j->in.q - c->act) + t * j->in.ldq, j->in.x + t * j->in.ldx, j->in.ldq * MLA_GROUP);
+    for (int i = 0, b0, b1; i < list->n; i++) {
+        const mla__in *in = &list->job[i].in;
+        if (!mla__share_next(&s, &c->loads[i], &b0, &b1)) continue;
+        const int cols = list->job[i].w->weight.cols;
+        unsigned char *q = c->act + (in->q - c->act);
+        if (mla__grouped(list->job[i].w->weight.dtype))
+            for (int t = b0; t < b1; t++) c->k.quantize((mla__act *)(void *)(q + t * in->ldq), in->x + t * in->ldx, cols);
+        else
+            for (int t = b0 * 16; t < mla__min(b1 * 16, in->T); t += 16)
+                c->k.pack((uint16_t *)(void *)(q + t * in->ldq), in->x + (in->idx ? 0 : t * in->ldx), in->ldx, in->idx ? in->idx + t : NULL,
+                          mla__min(16, in->T - t), cols);
     }
 }
-/* Jobs with grouped weights get their activations in int8; those that share x share them. */
+/* Jobs whose weights want that get their activations rounded: to int8, where jobs that share x share them, or packed as bf16. */
 static void mla__activations(mla_context *c, mla__job *jobs, int n) {
     mla__jobs list;
     double cost = 0;
     mla__sz used = 0;
     for (int i = 0; i < n; i++) {
         mla__job *j = &jobs[i];
-        const mla__job *last = i > 0 ? &jobs[i - 1] : NULL;
+        const mla__in *last = i > 0 ? &jobs[i - 1].in : NULL;
+        const mla_dtype d = j->w->weight.dtype, up = j->up ? j->up->weight.dtype : d;
+        const int grouped = mla__grouped(d), cols = j->w->weight.cols;
         c->loads[i].units = 0, c->loads[i].weight = 1;
-        if (!mla__grouped(j->w->weight.dtype) || j->exact || !c->act) continue;
-        j->in.ldq = j->w->weight.cols / MLA_GROUP;
-        if (last && last->in.q && last->in.x == j->in.x) {
-            j->in.q = last->in.q;
+        if (j->exact || !c->act || grouped != mla__grouped(up)) continue;
+        if (!grouped && (d != MLA_BF16 || up != d || !c->k.pack || j->in.T <= MLA__FEW)) continue;
+        j->in.ldq = grouped ? cols / MLA_GROUP * (mla__sz)sizeof(mla__act) : 2 * mla__up_to(cols, 32);
+        if (last && last->q && last->x == j->in.x && last->ldq == j->in.ldq && (grouped || (!last->idx && !j->in.idx))) {
+            j->in.q = last->q;
             continue;
         }
-        j->in.q = c->act + used, used += j->x_rows * j->in.ldq;
-        c->loads[i].units = j->x_rows, c->loads[i].weight = j->in.ldq;
-        cost += 2.0 * MLA_GROUP * j->x_rows * (double)j->in.ldq;
+        j->in.q = c->act + used;
+        c->loads[i].units = grouped ? j->x_rows : (j->in.T + 15) / 16, c->loads[i].weight = (grouped ? 1 : 16) * cols;
+        used += (grouped ? j->x_rows : mla__up_to(j->in.T, 16)) * j->in.ldq;
+        cost += 2.0 * c->loads[i].units * (double)c->loads[i].weight;
     }
     list.job = jobs, list.n = n;
     if (used) mla__parallel(c, mla__activations_work, &list, cost);
+    for (int i = 0; i < n; i++)
+        if (jobs[i].in.q && !mla__grouped(jobs[i].w->weight.dtype)) jobs[i].in.idx = NULL, jobs[i].in.ldx = 0; /* packed in their order */
 }
 
 static void mla__jobs_run(mla_context *c, mla__job *jobs, int n) {

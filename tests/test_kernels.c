@@ -98,6 +98,7 @@ static double element(const mla_tensor *w, int row, int col) {
     return mla__scaled(w) ? v * (double)mla__scale(w, row, col) : v;
 }
 
+static size_t panel_size(const mla__kernels *k) { return (size_t)(k->pack ? MLA__BPANEL : MLA__KC * MLA__NR_MAX) * sizeof(float); }
 static float at(const void *p, mla__sz i) { return mla__get(MLA_F32, p, i); }
 
 /* ---- products ------------------------------------------------------------------------------------------------------------- */
@@ -107,7 +108,7 @@ static double check_product(const mla__kernels *k, test_rng *r, mla_dtype t, int
     const int n = rows - row0, n0 = n > 20 ? 16 : 0, gather = test_int(r, 2), ldx = cols + test_int(r, 3), ldy = n - n0 + test_int(r, 5);
     matrix w = random_matrix(r, t, rows, cols, ue8m0);
     guarded x = guarded_floats(r, (size_t)(T - 1) * (size_t)ldx + (size_t)cols, 1), y = guard(((size_t)(T - 1) * (size_t)ldy + (size_t)(n - n0)) * 4);
-    guarded panel = guard((size_t)MLA__KC * MLA__NR_MAX * sizeof(float));
+    guarded panel = guard(panel_size(k));
     int *idx = (int *)malloc((size_t)T * sizeof *idx);
     double worst = 0;
     for (int i = 0; i < T; i++) idx[i] = test_int(r, T);
@@ -132,7 +133,7 @@ static double check_mix(const mla__kernels *k, test_rng *r, mla_dtype t, int T, 
     const int n = rows - row0, ldx = n + test_int(r, 3), ldy = cols + test_int(r, 4);
     matrix w = random_matrix(r, t, rows, cols, ue8m0);
     guarded x = guarded_floats(r, (size_t)(T - 1) * (size_t)ldx + (size_t)n, 1), y = guard(((size_t)(T - 1) * (size_t)ldy + (size_t)cols) * 4);
-    guarded panel = guard((size_t)MLA__KC * MLA__NR_MAX * sizeof(float));
+    guarded panel = guard(panel_size(k));
     double worst = 0;
     k->mix[t]((float *)y.p, ldy, (const float *)x.p, ldx, T, &w.t, row0, n, (float *)panel.p);
     for (int i = 0; i < T; i++)
@@ -156,13 +157,14 @@ static double check_integer(const mla__kernels *k, test_rng *r, mla_dtype t, int
     matrix w = random_matrix(r, t, rows, cols, 0);
     const size_t acts = (size_t)(T - 1) * (size_t)ldx + (size_t)groups;
     guarded q = guard(acts * sizeof(mla__act)), y = guard(((size_t)(T - 1) * (size_t)ldy + (size_t)(n - n0)) * 4);
-    guarded x = guarded_floats(r, acts * MLA_GROUP, 2), panel = guard((size_t)MLA__KC * (size_t)MLA__NR_MAX * sizeof(float));
+    guarded x = guarded_floats(r, acts * MLA_GROUP, 2), panel = guard(panel_size(k));
     const mla__act *a = (const mla__act *)q.p;
     int *idx = (int *)malloc((size_t)T * sizeof *idx);
     double worst = 0;
     for (int i = 0; i < T; i++) idx[i] = test_int(r, T);
     k->quantize((mla__act *)q.p, (const float *)x.p, (mla__sz)acts * MLA_GROUP);
-    (T <= MLA__FEW ? k->idot : k->igemm)[t]((float *)y.p, ldy, a, ldx, gather ? idx : NULL, T, &w.t, row0, n0, n, (float *)panel.p);
+    (T <= MLA__FEW ? k->idot : k->igemm)[t]((float *)y.p, ldy, a, ldx * (mla__sz)sizeof *a, gather ? idx : NULL, T, &w.t, row0, n0, n,
+                                                          (float *)panel.p);
     for (int i = 0; i < T; i++)
         for (int j = n0; j < n; j++) {
             double sum = 0, size = 0;
@@ -172,6 +174,36 @@ static double check_integer(const mla__kernels *k, test_rng *r, mla_dtype t, int
                 sum += p, size += fabs(p) * (t == MLA_Q4 ? 3 : 1); /* nibbles are used as 0..15: up to twice 8 more */
             }
             const double err = fabs((double)at(y.p, i * (mla__sz)ldy + j - n0) - sum) / (size * (groups + 12) * 4 * U + 1e-30);
+            if (!(err <= worst)) worst = err;
+        }
+    free(idx);
+    unguard(&x), unguard(&y), unguard(&q), unguard(&panel), free_matrix(&w);
+    return worst;
+}
+
+/* The bf16 products, against activations rounded by mla_f32_to_bf16, in double: a sum of 32 or fewer terms a step, of which the CPU rounds each. */
+static double check_packed(const mla__kernels *k, test_rng *r, int T, int rows, int cols, int row0) {
+    const int n = rows - row0, n0 = n > 20 ? 16 : 0, gather = test_int(r, 2), ldx = cols + test_int(r, 3), ldy = n - n0 + test_int(r, 5);
+    const mla__sz ldq = 2 * mla__up_to(cols, 32);
+    matrix w = random_matrix(r, MLA_BF16, rows, cols, 0);
+    guarded x = guarded_floats(r, (size_t)(T - 1) * (size_t)ldx + (size_t)cols, 2), q = guard((size_t)mla__up_to(T, 16) * (size_t)ldq);
+    guarded y = guard(((size_t)(T - 1) * (size_t)ldy + (size_t)(n - n0)) * 4), panel = guard(panel_size(k));
+    int *idx = (int *)malloc((size_t)T * sizeof *idx);
+    double worst = 0;
+    for (int i = 0; i < T; i++) idx[i] = gather ? test_int(r, T) : i;
+    for (int i = 0; i < T; i += 16)
+        k->pack((uint16_t *)q.p + i * ldq / 2, (const float *)x.p + (gather ? 0 : i * ldx), ldx, gather ? idx + i : NULL, T - i < 16 ? T - i : 16, cols);
+    k->igemm[MLA_BF16]((float *)y.p, ldy, q.p, ldq, NULL, T, &w.t, row0, n0, n, (float *)panel.p);
+    for (int i = 0; i < T; i++)
+        for (int j = n0; j < n; j++) {
+            double sum = 0, size = 0;
+            for (int c = 0; c < cols; c++) {
+                uint16_t h;
+                mla__put(MLA_BF16, &h, 0, at(x.p, idx[i] * (mla__sz)ldx + c));
+                const double p = (double)mla_bf16_to_f32(h) * element(&w.t, row0 + j, c);
+                sum += p, size += fabs(p);
+            }
+            const double err = fabs((double)at(y.p, i * (mla__sz)ldy + j - n0) - sum) / (size * (cols + 4) * U + 1e-30);
             if (!(err <= worst)) worst = err;
         }
     free(idx);
@@ -226,6 +258,10 @@ static void test_products(const mla__kernels *k, mla_dtype t) {
                 e = check_integer(k, &r, t, s[0], s[1], s[2], s[3]);
                 CHECK(e <= 1, "%s %s integer product T %d rows %d cols %d row0 %d: %.3g of the bound", mla_isa_name(k->isa), mla_dtype_name(t), s[0], s[1],
                       s[2], s[3], e);
+            }
+            if (t == MLA_BF16 && k->pack) {
+                e = check_packed(k, &r, s[0], s[1], s[2], s[3]);
+                CHECK(e <= 1, "%s packed bf16 product T %d rows %d cols %d row0 %d: %.3g of the bound", mla_isa_name(k->isa), s[0], s[1], s[2], s[3], e);
             }
             e = check_mix(k, &r, t, s[0], s[1], s[2], s[3], ue8m0);
             CHECK(e <= 1, "%s %s mix T %d rows %d cols %d row0 %d: %.3g of the bound", mla_isa_name(k->isa), mla_dtype_name(t), s[0], s[1], s[2], s[3], e);

@@ -163,7 +163,7 @@ static void session_close(session *s) {
 }
 
 static int session_open(session *s, const fixture *f, const way *w, int capacity) {
-    mla_context_desc desc = {.max_tokens = 160, .threads = w->threads, .run = w->run, .run_user = &tasks_run, .isa = w->isa, .attn = w->path};
+    mla_context_desc desc = {.max_tokens = 160, .threads = w->threads, .run = w->run, .run_user = &tasks_run, .isa = w->isa, .attn = w->path, .exact = 1};
     mla_error err;
     memset(s, 0, sizeof *s);
     int ok = CHECK(mla_context_create(&s->context, f->model, &desc, &err) == MLA_OK, "%s: %s", way_text(f, w), err.text);

@@ -265,12 +265,13 @@ static void run_backwards(void *user, int n, void (*task)(void *arg, int i), voi
     (void)user;
     while (n-- > 0) task(arg, n);
 }
+static int rounded; /* activations, where the instruction set does that */
 /* More than one thread: run_backwards, which costs no waiting on a small machine (test_openmp has the threads). */
 static mla_context *make_context(const mla_model *m, int max_tokens, int threads, mla_isa isa, mla_attn_path path) {
     mla_context_desc d;
     mla_context *x;
     memset(&d, 0, sizeof d);
-    d.max_tokens = max_tokens, d.threads = threads, d.isa = isa, d.attn = path;
+    d.max_tokens = max_tokens, d.threads = threads, d.isa = isa, d.attn = path, d.exact = !rounded;
     if (threads > 1) d.run = run_backwards;
     MUST(mla_context_create(&x, m, &d, &error));
     return x;
@@ -2005,6 +2006,49 @@ static void test_hostile_values(void) {
     drop();
 }
 
+/* Activations rounded to bf16 (BF16, AMX) in whole layers of BF16 weights: near the exact ones, the same for any number of threads, and exact
+   for one token. */
+static double distance(const float *a, const float *b, ptrdiff_t n) { /* root mean square, relative */
+    double d = 0, size = 0;
+    for (ptrdiff_t i = 0; i < n; i++) d += pow((double)a[i] - (double)b[i], 2), size += pow((double)b[i], 2);
+    return sqrt(d / size);
+}
+static void test_rounded(void) {
+    enum { T = 300, D = 203 };
+    SECTION("rounded activations");
+    mla_config attn = attn_config(D, 70, 3, 96, 40, 6, 33), moe = moe_config(D, 150, 9, 3, 2);
+    mla_layer_weights layers[2];
+    test_rng r = {4};
+    memset(layers, 0, sizeof layers);
+    layers[0].attn = rand_attn(&r, K_BF16, &attn, 1);
+    layers[1].moe = rand_moe(&r, K_BF16, &moe, 1, 3);
+    mla_model *m[2] = {make_model(&attn, &layers[0]), make_model(&moe, &layers[1])};
+    float *x = HOLD(float, T *D), *y[3];
+    for (int i = 0; i < 3; i++) y[i] = HOLD(float, T *D);
+    test_fill(&r, x, T * D, 1);
+    FOR_ISA(isa) {
+        for (int which = 0; which < 2; which++)
+            for (int n = 1; n <= T; n += n == 1 ? 46 : n == 47 ? T - 47 : 1) {
+                for (int i = 0; i < 3; i++) { /* exact, rounded, rounded by three */
+                    rounded = i > 0;
+                    mla_context *context = make_context(m[which], T, i == 2 ? 3 : 1, isa, MLA_ATTN_AUTO);
+                    mla_cache *cache = which ? NULL : make_cache(m[0], T, MLA_F32, NULL);
+                    if (which) MUST_IN(context, mla_moe_forward(context, 0, y[i], x, n, NULL));
+                    else in_chunks(context, cache, x, y[i], n, D, n);
+                    if (cache) mla_cache_destroy(cache);
+                    mla_context_destroy(context);
+                }
+                const double d = distance(y[1], y[0], (ptrdiff_t)n * D);
+                const int rounds = (isa == MLA_ISA_BF16 || isa == MLA_ISA_AMX) && n > 2;
+                CHECK(rounds ? d > 1e-4 && d < 6e-3 : d == 0, "%s: layer %d, %d tokens: %g from the exact ones", mla_isa_name(isa), which, n, d);
+                CHECK(same_bits(y[1], y[2], (ptrdiff_t)n * D), "%s: layer %d, %d tokens: 3 threads", mla_isa_name(isa), which, n);
+            }
+    }
+    rounded = 0;
+    for (int i = 0; i < 2; i++) mla_model_destroy(m[i]);
+    drop();
+}
+
 int main(void) {
     test_conversions();
     test_codes();
@@ -2018,6 +2062,7 @@ int main(void) {
     test_long();
     test_moe();
     test_model();
+    test_rounded();
     test_openmp();
     test_caches();
     test_hostile_values();
