@@ -15,6 +15,7 @@
            Multiply-adds with q8 or q4 weights and activations in int8 are integer operations; all others are flops in f32.
            gflop_per_s is the sum of both.
    of_read, of_fma, of_int8    bytes, f32 flops and integer operations over what the limits would have done in the same time.
+   of_bf16  f32 flops over bf16 dot products or tiles, where the ISA rounds activations to bf16 for bf16 weights.
    limits  A plain streaming read of a buffer far larger than the last-level cache, in one and in four streams per thread; multiply-
            adds in registers, f32 and int8 (peaks.h says how). Of each kind the fastest counts that the ISA of the kernels has,
            with the same number of threads, started the same way, right before what is set against them; the fraction is of the

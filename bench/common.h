@@ -217,7 +217,7 @@ typedef struct line {
     const char *shape, *weights, *cache, *attn, *isa;    /* NULL: does not apply */
     int threads, depth, n, rows, cols, exact;            /* n: tokens of the call; rows, cols: of a kernel's matrix */
     double tokens, bytes, flops, ops;                    /* of one call: flops in f32 and operations in int8; 0: does not apply */
-    double read, fma, int8;                              /* what the limits would have done in the same time; 0: not set against */
+    double read, fma, int8, bf16;                        /* what the limits would have done in the same time; 0: not set against */
 } line;
 
 static void put_text(const char *key, const char *value) {
@@ -236,14 +236,14 @@ static void column(int width, int digits, double value) {
 }
 
 static void print_head(void) {
-    printf("%-9s %-12s %6s %6s %4s %-9s %10s %21s %9s %7s %8s %8s %7s %8s\n", "what", "", "tokens", "depth", "thr.", "isa", "ms",
-           "min..max", "tokens/s", "GB/s", "GFLOP/s", "of read", "of FMA", "of int8");
+    printf("%-9s %-12s %6s %6s %4s %-9s %10s %21s %9s %7s %8s %8s %7s %8s %8s\n", "what", "", "tokens", "depth", "thr.", "isa", "ms",
+           "min..max", "tokens/s", "GB/s", "GFLOP/s", "of read", "of FMA", "of int8", "of bf16");
 }
 
 static void print_line(const options *o, const line *l, samples *s) {
     double ms = median(s), tokens = l->tokens / ms * 1e3, gbytes = l->bytes / ms * 1e-6, gflops = (l->flops + l->ops) / ms * 1e-6;
     double of_read = l->read > 0 ? l->bytes / l->read : 0, of_fma = l->fma > 0 ? l->flops / l->fma : 0;
-    double of_int8 = l->int8 > 0 ? l->ops / l->int8 : 0;
+    double of_int8 = l->int8 > 0 ? l->ops / l->int8 : 0, of_bf16 = l->bf16 > 0 ? l->flops / l->bf16 : 0;
     if (o->json) {
         printf("{\"what\":\"%s\"", l->what);
         put_text("shape", l->shape), put_text("weights", l->weights), put_text("cache", l->cache);
@@ -251,6 +251,7 @@ static void print_line(const options *o, const line *l, samples *s) {
         put_number("ms", ms), put_number("tokens_per_s", tokens), put_number("gbytes_per_s", gbytes);
         put_number("gflop_per_s", gflops), put_number("of_read", of_read), put_number("of_fma", of_fma);
         put_number("of_int8", of_int8);
+        if (of_bf16 > 0) put_number("of_bf16", of_bf16);
         printf(",\"n\":%d", l->n);
         if (l->part) put_text(l->rows ? "matrix" : "limit", l->part);
         if (l->rows) printf(",\"rows\":%d,\"cols\":%d", l->rows, l->cols);
@@ -268,7 +269,7 @@ static void print_line(const options *o, const line *l, samples *s) {
     else printf(" %6s %6s", "-", "-");
     printf(" %4d %-9s %10.3f %10.3f..%-9.3f", l->threads, l->isa, ms, s->n ? s->v[0] : 0, s->n ? s->v[s->n - 1] : 0);
     column(9, 1, tokens), column(7, 1, gbytes), column(8, 1, gflops), column(8, 2, of_read), column(7, 2, of_fma);
-    column(8, 2, of_int8);
+    column(8, 2, of_int8), column(8, 2, of_bf16);
     putchar('\n');
     fflush(stdout);
 }

@@ -33,7 +33,7 @@ enum { RIVAL_OPENBLAS, RIVAL_ONEDNN, RIVAL_ONEDNN_INT8, N_RIVALS, N_RUNNERS = ML
 
 typedef struct product { /* of one matrix with T tokens by one runner: an ISA of the library, or a rival */
     int T, rows, runner, steps;
-    samples ms, read, fma, int8;
+    samples ms, read, fma, int8, bf16;
     double seconds;
 } product;
 
@@ -122,6 +122,7 @@ static void print_product(const kernel_bench *b, product *p, const matrix_shape 
     if (in_int8) l.ops = 2 * madds;
     else l.flops = 2 * madds;
     l.read = median(&p->read), l.fma = l.flops > 0 ? median(&p->fma) : 0, l.int8 = l.ops > 0 ? median(&p->int8) : 0;
+    if (p->runner < MLA_ISA_COUNT && rounds_to_bf16((mla_isa)p->runner, dtype, o->exact, p->T)) l.bf16 = median(&p->bf16);
     print_line(o, &l, &p->ms);
 }
 
@@ -140,7 +141,7 @@ static void matrix_run(kernel_bench *b, const limits *l, const matrix_shape *s, 
             n++;
         }
     for (int rep = 0; rep < b->o->reps; rep++) {
-        fastest f = measure_limits(l, NULL, LIMIT_BF16, b->threads);
+        fastest f = measure_limits(l, NULL, N_LIMIT_KINDS, b->threads);
         for (int i = 0; i < n; i++) {
             product *p = &products[i];
             if (rep >= 3 && p->seconds > 1) continue;
@@ -151,14 +152,14 @@ static void matrix_run(kernel_bench *b, const limits *l, const matrix_shape *s, 
             const double *most = f.of[p->runner < MLA_ISA_COUNT ? isa_tier((mla_isa)p->runner) : l->tier];
             p->seconds += seconds * p->steps;
             add(&p->ms, ms), add(&p->read, most[LIMIT_READ] * ms), add(&p->fma, most[LIMIT_FMA] * ms);
-            add(&p->int8, most[LIMIT_INT8] * ms);
+            add(&p->int8, most[LIMIT_INT8] * ms), add(&p->bf16, most[LIMIT_BF16] * ms);
         }
     }
     progress(NULL);
     for (int i = 0; i < n; i++) print_product(b, &products[i], s, dtype);
 }
 
-/* A model with one small part, in q8: its contexts have scratch for products of the sizes here, with activations in int8 too. */
+/* A model with one small part, in q8 and bf16: its contexts have scratch for products of the sizes here, with rounded activations too. */
 static void contexts_open(kernel_bench *b) {
     static mla_layer_weights layer;
     static mla_weights weights;
@@ -167,7 +168,7 @@ static void contexts_open(kernel_bench *b) {
     memset(&c, 0, sizeof c);
     c.hidden_size = MOST_COLS, c.num_hidden_layers = 1, c.intermediate_size = 32;
     layer.mlp.gate.weight = layer.mlp.up.weight = mla_view(b->weights, MLA_Q8, 32, MOST_COLS);
-    layer.mlp.down.weight = mla_view(b->weights, MLA_Q8, MOST_COLS, 32);
+    layer.mlp.down.weight = mla_view(b->weights, MLA_BF16, MOST_COLS, 32);
     weights.layers = &layer;
     if (mla_model_create(&b->model, &c, &weights, NULL, &error)) fail(1, "%s", error.text);
     for (int i = 1; i < MLA_ISA_COUNT; i++) {

@@ -370,7 +370,7 @@ typedef struct measured {
     int cache;               /* which */
     int steps;               /* calls in a sample */
     work work;               /* of the last sample */
-    samples ms, read, fma, int8;
+    samples ms, read, fma, int8, bf16;
     double seconds;          /* of all samples */
 } measured;
 
@@ -468,7 +468,7 @@ static double sample(bench *b, measured *m, double *attention) {
 static void keep(measured *m, double seconds, const double *most) {
     double ms = 1e3 * seconds;
     add(&m->ms, ms), add(&m->read, most[LIMIT_READ] * ms), add(&m->fma, most[LIMIT_FMA] * ms);
-    add(&m->int8, most[LIMIT_INT8] * ms);
+    add(&m->int8, most[LIMIT_INT8] * ms), add(&m->bf16, most[LIMIT_BF16] * ms);
 }
 
 static void plan(bench *b) {
@@ -527,7 +527,7 @@ static void measure(bench *b, const limits *l) {
             double attention;
             if (!m->steps || (r >= 3 && m->seconds > long_seconds)) continue;
             progress("round %d of %d: %s, %d tokens at depth %d", r + 1, b->o->reps, m->what, m->n, m->depth);
-            fastest f = measure_limits(l, NULL, LIMIT_BF16, b->threads);
+            fastest f = measure_limits(l, NULL, N_LIMIT_KINDS, b->threads);
             const double *most = f.of[l->tier];
             double seconds = sample(b, m, &attention);
             m->seconds += seconds * m->steps;
@@ -550,6 +550,7 @@ static void print_measured(bench *b) {
         l.threads = b->threads, l.depth = m->depth, l.n = m->n, l.exact = o->exact;
         l.tokens = strcmp(m->what, "attention") ? m->n : 0, l.bytes = m->work.bytes, l.flops = m->work.flops, l.ops = m->work.ops;
         l.read = median(&m->read), l.fma = m->work.flops > 0 ? median(&m->fma) : 0, l.int8 = m->work.ops > 0 ? median(&m->int8) : 0;
+        if (rounds_to_bf16(mla_context_isa(b->context), o->weights, o->exact, m->n)) l.bf16 = median(&m->bf16);
         print_line(o, &l, &m->ms);
     }
 }

@@ -311,6 +311,11 @@ static int isa_tier(mla_isa isa) {
     return strstr(name, "amx") ? 4 : strstr(name, "vnni") || strstr(name, "bf16") ? 3 : strstr(name, "avx512") ? 2 : 1;
 }
 
+/* Whether products of n tokens are made of activations rounded to bf16. */
+static int rounds_to_bf16(mla_isa isa, mla_dtype weights, int exact, int n) {
+    return (isa == MLA_ISA_BF16 || isa == MLA_ISA_AMX) && weights == MLA_BF16 && !exact && n > 2;
+}
+
 typedef struct limit_job {
     const limit *l;
     const char *buffer;
