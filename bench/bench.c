@@ -87,6 +87,8 @@ static void help(void) {
            "  --depth N,N,..    tokens in the cache [0,4096,16384]\n"
            "  --pp N            tokens of a prefill, 0: none [512]\n"
            "  --attn PATH       auto, naive or absorbed [auto]\n"
+           "  --only LIST       of decode (with its attention), prefill, layer, moe [all of them]\n"
+           "  --no-limits       do not measure the limits; the fractions are left out\n"
            "What is counted as bytes and flops is said at the top of bench.c.\n");
 }
 

@@ -111,6 +111,8 @@ typedef struct options {
     int any_weights;   /* --weights was not given */
     int threads;       /* 0: all; limits: 1, 2, 4, .. all */
     int reps, pp, exact, json;
+    int no_limits;     /* model: the fractions are left out */
+    const char *only;  /* model: what is measured, "layer,moe"; NULL: everything */
     int depths[MAX_DEPTHS], n_depths;
 } options;
 
@@ -150,10 +152,27 @@ static void depth_list(options *o, const char *option, const char *text) { /* "0
     }
 }
 
+static int listed(const char *list, const char *name) { /* is it one of "a,b,.."? */
+    size_t n = strlen(name);
+    for (const char *s = list; s; s = strchr(s, ',') ? strchr(s, ',') + 1 : NULL)
+        if (!strncmp(s, name, n) && (s[n] == ',' || !s[n])) return 1;
+    return 0;
+}
+
+static void only_list(const char *option, const char *text) {
+    static const char *const names[] = {"decode", "prefill", "layer", "moe"};
+    char name[16];
+    for (const char *s = text; s; s = strchr(s, ',') ? strchr(s, ',') + 1 : NULL) {
+        size_t n = strcspn(s, ",");
+        snprintf(name, sizeof name, "%.*s", (int)(n < 15 ? n : 15), s);
+        one_of(option, name, names, sizeof names / sizeof *names);
+    }
+}
+
 static void parse(options *o, int argc, char **argv) {
-    static const char *const known[] = {"--json",    "--exact", "--weights", "--cache", "--isa", "--attn",
-                                        "--threads", "--reps",  "--depth",   "--pp",    "--shape"};
-    enum { N_KNOWN = sizeof known / sizeof *known, N_FLAGS = 2 };
+    static const char *const known[] = {"--json",    "--exact", "--no-limits", "--weights", "--cache", "--isa",
+                                        "--attn",    "--threads", "--reps", "--depth",  "--pp",    "--only", "--shape"};
+    enum { N_KNOWN = sizeof known / sizeof *known, N_FLAGS = 3 };
     const char *isa_names[MLA_ISA_COUNT];
     for (int i = 0; i < MLA_ISA_COUNT; i++) isa_names[i] = mla_isa_name((mla_isa)i);
     memset(o, 0, sizeof *o);
@@ -168,17 +187,19 @@ static void parse(options *o, int argc, char **argv) {
         switch (k) {
         case 0: o->json = 1; continue;
         case 1: o->exact = 1; continue;
-        case 2: o->weights = (mla_dtype)one_of(a, v, dtype_names, N_WEIGHT_DTYPES), o->any_weights = 0; break;
-        case 3:
+        case 2: o->no_limits = 1; continue;
+        case 3: o->weights = (mla_dtype)one_of(a, v, dtype_names, N_WEIGHT_DTYPES), o->any_weights = 0; break;
+        case 4:
             o->cache = (mla_dtype)one_of(a, v, dtype_names, N_WEIGHT_DTYPES);
             if (o->cache == MLA_E4M3 || o->cache == MLA_Q4) fail(2, "%s: '%s' is none of f32, f16, bf16, q8", a, v);
             break;
-        case 4: o->isa = (mla_isa)one_of(a, v, isa_names, MLA_ISA_COUNT); break;
-        case 5: o->attn = (mla_attn_path)one_of(a, v, attn_names, MLA_ATTN_PATH_COUNT); break;
-        case 6: o->threads = integer(a, v, 1, 1024); break;
-        case 7: o->reps = integer(a, v, 1, MAX_REPS); break;
-        case 8: depth_list(o, a, v); break;
-        case 9: o->pp = integer(a, v, 0, 1 << 16); break;
+        case 5: o->isa = (mla_isa)one_of(a, v, isa_names, MLA_ISA_COUNT); break;
+        case 6: o->attn = (mla_attn_path)one_of(a, v, attn_names, MLA_ATTN_PATH_COUNT); break;
+        case 7: o->threads = integer(a, v, 1, 1024); break;
+        case 8: o->reps = integer(a, v, 1, MAX_REPS); break;
+        case 9: depth_list(o, a, v); break;
+        case 10: o->pp = integer(a, v, 0, 1 << 16); break;
+        case 11: only_list(a, o->only = v); break;
         default: o->shape = v; break;
         }
         i++;

@@ -471,20 +471,25 @@ static void keep(measured *m, double seconds, const double *most) {
     add(&m->int8, most[LIMIT_INT8] * ms), add(&m->bf16, most[LIMIT_BF16] * ms);
 }
 
+static void plan_one(bench *b, measured m) {
+    const char *with = strcmp(m.what, "attention") ? m.what : "decode"; /* it is measured in there */
+    if (!b->o->only || listed(b->o->only, with)) b->measured[b->n_measured++] = m;
+}
+
 static void plan(bench *b) {
     const options *o = b->o;
     for (int i = 0; i < o->n_depths; i++) {
-        b->measured[b->n_measured++] = (measured){.what = "decode", .n = 1, .depth = o->depths[i], .cache = i, .steps = 1};
+        plan_one(b, (measured){.what = "decode", .n = 1, .depth = o->depths[i], .cache = i, .steps = 1});
         /* attention comes out of the decode before it; over nothing but the token itself there is none to speak of */
-        b->measured[b->n_measured++] = (measured){.what = "attention", .n = 1, .depth = o->depths[i], .cache = i};
-        b->measured[b->n_measured++] = (measured){.what = "layer", .n = 1, .depth = o->depths[i], .cache = i, .steps = LAYER_STEPS};
+        plan_one(b, (measured){.what = "attention", .n = 1, .depth = o->depths[i], .cache = i});
+        plan_one(b, (measured){.what = "layer", .n = 1, .depth = o->depths[i], .cache = i, .steps = LAYER_STEPS});
         if (o->pp < 1) continue;
-        b->measured[b->n_measured++] = (measured){.what = "prefill", .n = o->pp, .depth = o->depths[i], .cache = i, .steps = 1};
-        if (o->pp > 1) b->measured[b->n_measured++] = (measured){.what = "layer", .n = o->pp, .depth = o->depths[i], .cache = i, .steps = 1};
+        plan_one(b, (measured){.what = "prefill", .n = o->pp, .depth = o->depths[i], .cache = i, .steps = 1});
+        if (o->pp > 1) plan_one(b, (measured){.what = "layer", .n = o->pp, .depth = o->depths[i], .cache = i, .steps = 1});
     }
     if (!b->s.n_moe) return;
-    b->measured[b->n_measured++] = (measured){.what = "moe", .n = 1, .steps = LAYER_STEPS};
-    if (o->pp > 1) b->measured[b->n_measured++] = (measured){.what = "moe", .n = o->pp, .steps = 1};
+    plan_one(b, (measured){.what = "moe", .n = 1, .steps = LAYER_STEPS});
+    if (o->pp > 1) plan_one(b, (measured){.what = "moe", .n = o->pp, .steps = 1});
 }
 
 static void fill_cache(bench *b, int which) { /* with rows such as attention writes: normed latents and keys, deviation 1 */
@@ -527,7 +532,8 @@ static void measure(bench *b, const limits *l) {
             double attention;
             if (!m->steps || (r >= 3 && m->seconds > long_seconds)) continue;
             progress("round %d of %d: %s, %d tokens at depth %d", r + 1, b->o->reps, m->what, m->n, m->depth);
-            fastest f = measure_limits(l, NULL, N_LIMIT_KINDS, b->threads);
+            fastest f = {{{0}}};
+            if (!b->o->no_limits) f = measure_limits(l, NULL, N_LIMIT_KINDS, b->threads);
             const double *most = f.of[l->tier];
             double seconds = sample(b, m, &attention);
             m->seconds += seconds * m->steps;
@@ -565,7 +571,8 @@ static int run_model(const options *o) {
     mla_context_desc desc = {.max_tokens = o->pp > 0 ? o->pp : 1, .threads = b.threads, .run = run_and_time, .run_user = &b.watch};
     desc.isa = o->isa, desc.attn = o->attn, desc.exact = o->exact, desc.alloc = huge;
     if (mla_context_create(&b.context, b.s.model, &desc, &error)) fail(1, "%s", error.text);
-    limits_open(&l, isa_tier(mla_context_isa(b.context)));
+    memset(&l, 0, sizeof l);
+    if (!o->no_limits) limits_open(&l, isa_tier(mla_context_isa(b.context)));
     for (int i = 0; i < o->n_depths; i++) fill_cache(&b, i);
     size_t values = (size_t)(o->pp > N_INPUTS ? o->pp : N_INPUTS) * (size_t)c->hidden_size;
     b.x = need(values * sizeof *b.x), b.y = need(values * sizeof *b.y), b.logits = need((size_t)c->vocab_size * sizeof *b.logits);
