@@ -1273,6 +1273,9 @@ typedef struct mla__kernels {
        v up to the next multiple of NR; scratch s [n, nu, NR], wide [MR, dk] */
     void (*attend[MLA_DTYPE_COUNT])(mla__lanes *panels, int n, const void *k, mla__sz ldk, int dk, const void *v, mla__sz ldv, int dv, int u0,
                                     int nu, float *s, float *wide);
+    /* the same for BF16 with dk and dv multiples of 32 and everything rounded to bf16; s [n, max(nu, 16), NL], wide [8, dk]; NULL: the ISA has none */
+    void (*attend_tiles)(mla__lanes *panels, int n, const void *k, mla__sz ldk, int dk, const void *v, mla__sz ldv, int dv, int u0, int nu,
+                         float *s, float *wide);
 } mla__kernels;
 
 
@@ -1668,11 +1671,21 @@ static MLA__TARGET_BF16 void mla__pack_bf16(uint16_t *y, const float *x, mla__sz
     }
 }
 
-/* c [2, 2, 16 rows, 16 tokens] (+)= w [steps, 32 rows, 32] . x, where x [steps, 16, 16 tokens, 2], and the second 16 tokens are ldx further. */
-typedef void (*mla__btile)(float *c, const uint16_t *w, const uint16_t *x, mla__sz ldx, int steps, int halves, int add);
+/* c [2, 2, 16 rows, 16 tokens] (+)= w [steps, 32 rows, 32] . x, where x [steps, 16, 16 tokens, 2], and the second 16 tokens are ldx further.
+   Meanwhile `rows` rows of the weights that come next are fetched, from `ahead` on, ld apart. */
+typedef struct mla__ahead {
+    const uint16_t *at;
+    mla__sz ld;
+    int rows;
+} mla__ahead;
+MLA__INLINE void mla__fetch(const mla__ahead *a, int step) {
+    for (int i = 0; i < a->rows; i++) MLA__PREFETCH(a->at + i * a->ld + 32 * step);
+}
+typedef void (*mla__btile)(float *c, const uint16_t *w, const uint16_t *x, mla__sz ldx, int steps, int halves, int add, const mla__ahead *ahead);
 
 #define MLA__BROWS 8
-static MLA__TARGET_BF16 void mla__btile_bf16(float *c, const uint16_t *w, const uint16_t *x, mla__sz ldx, int steps, int halves, int add) {
+static MLA__TARGET_BF16 void mla__btile_bf16(float *c, const uint16_t *w, const uint16_t *x, mla__sz ldx, int steps, int halves, int add,
+                                             const mla__ahead *ahead) {
     for (int r = 0; r < MLA__BN; r += MLA__BROWS) {
         float *to = c + r / 16 * 512 + r % 16 * 16;
         __m512 acc[MLA__BROWS][2];
@@ -1682,6 +1695,7 @@ static MLA__TARGET_BF16 void mla__btile_bf16(float *c, const uint16_t *w, const 
             acc[i][1] = add && halves > 1 ? _mm512_loadu_ps(to + 256 + 16 * i) : _mm512_setzero_ps();
         }
         for (int s = 0; s < steps; s++) {
+            if (s % (MLA__BN / MLA__BROWS) == r / MLA__BROWS) mla__fetch(ahead, s);
             const uint16_t *a = w + (s * MLA__BN + r) * 32, *b = x + s * 512, *b1 = halves > 1 ? b + ldx : b;
             for (int k = 0; k < 32; k += 2, b += 32, b1 += 32) {
                 const __m512bh x0 = (__m512bh)_mm512_loadu_si512(b), x1 = (__m512bh)_mm512_loadu_si512(b1);
@@ -1720,7 +1734,8 @@ static MLA__TARGET_AMX void mla__tiles_begin(int bytes) {
 }
 static MLA__TARGET_AMX void mla__tiles_end(void) { _tile_release(); }
 
-static MLA__TARGET_AMX void mla__btile_amx(float *c, const uint16_t *w, const uint16_t *x, mla__sz ldx, int steps, int halves, int add) {
+static MLA__TARGET_AMX void mla__btile_amx(float *c, const uint16_t *w, const uint16_t *x, mla__sz ldx, int steps, int halves, int add,
+                                             const mla__ahead *ahead) {
     MLA__FENCE();
     if (add) {
         _tile_loadd(0, c, 64);
@@ -1734,6 +1749,7 @@ static MLA__TARGET_AMX void mla__btile_amx(float *c, const uint16_t *w, const ui
         _tile_zero(3);
     }
     for (int s = 0; s < steps; s++, w += MLA__BN * 32, x += 512) {
+        mla__fetch(ahead, s);
         _tile_loadd(4, w, 64);
         _tile_loadd(6, x, 64);
         _tile_dpbf16ps(0, 4, 6);
@@ -1768,12 +1784,17 @@ static MLA__TARGET_BF16 void mla__bgemm(mla__btile tile, float *y, mla__sz ldy, 
                     const uint16_t *from = (const uint16_t *)w->data + (row0 + n + (i < nb ? i : 0)) * (mla__sz)K + k0;
                     for (int s = 0; s < steps; s++) {
                         const __mmask32 have = i >= nb ? 0 : kc - 32 * s < 32 ? (__mmask32)((1ull << (kc - 32 * s)) - 1) : 0xffffffffu;
-                        MLA__PREFETCH(from + 32 * s + MLA__BK);
                         _mm512_storeu_si512(panel + (s * MLA__BN + i) * 32, _mm512_maskz_loadu_epi16(have, from + 32 * s));
                     }
                 }
-                for (int u = t0; u < t1; u += 32)
-                    tile(sums + (u - t0) * MLA__BN, panel, x + u * ldx + k0 * 16, 16 * ldx, steps, t1 - u > 16 ? 2 : 1, k0 > 0);
+                const int last = k0 + kc == K, next = !last ? nb : n1 - n - nb < MLA__BN ? n1 - n - nb : MLA__BN;
+                const int tiles = (t1 - t0 + 31) / 32, each = (next + tiles - 1) / tiles;
+                for (int u = t0, r = 0; u < t1; u += 32, r += each) {
+                    mla__ahead ahead;
+                    ahead.at = (const uint16_t *)w->data + (row0 + n + (last ? nb : 0) + r) * (mla__sz)K + (last ? 0 : k0 + kc);
+                    ahead.ld = K, ahead.rows = next - r < each ? next - r : each;
+                    tile(sums + (u - t0) * MLA__BN, panel, x + u * ldx + k0 * 16, 16 * ldx, steps, t1 - u > 16 ? 2 : 1, k0 > 0, &ahead);
+                }
             }
             for (int u = t0; u < t1; u += 16)
                 for (int h = 0; h < nb; h += 16) {
@@ -1804,12 +1825,134 @@ static MLA__TARGET_AMX void mla__igemm_bf16_amx(float *y, mla__sz ldy, const voi
     mla__tiles_end();
 }
 
+static MLA__TARGET_AVX512 void mla__softmax_avx512(mla__lanes *p, int dv, int u0, int nu, float *s);
+
+/* Attention by tiles: as attend of the template, with queries, probabilities, keys and values in bf16. dk and dv are multiples of 32. Queries
+   are packed in their place when a panel meets its first keys. */
+static MLA__TARGET_AMX void mla__attend_amx(mla__lanes *panels, int n, const void *kp, mla__sz ldk, int dk, const void *vp, mla__sz ldv, int dv, int u0,
+                                            int nu, float *s, float *wide) {
+    const uint16_t *k = (const uint16_t *)kp, *v = (const uint16_t *)vp;
+    const int steps = dk / 32;
+    const mla__sz lds = nu < 16 ? 256 : nu * 16; /* of a panel's scores, and of the probabilities packed over them */
+    int16_t order[32], pairs[2][32];
+    for (int i = 0; i < 16; i++) {
+        order[2 * i] = (int16_t)i, order[2 * i + 1] = (int16_t)(16 + i);
+        for (int h = 0; h < 2; h++) pairs[h][2 * i] = (int16_t)(16 * h + i), pairs[h][2 * i + 1] = (int16_t)(32 + 16 * h + i);
+    }
+    const __m512i mixed = _mm512_loadu_si512(order), low = _mm512_loadu_si512(pairs[0]), high = _mm512_loadu_si512(pairs[1]);
+    for (int p = 0; p < n; p++)
+        for (int d = 0; d < dk && !panels[p].started; d += 2) {
+            const float *q = panels[p].q + 16 * (mla__sz)d;
+            const __m512i two = (__m512i)_mm512_cvtne2ps_pbh(_mm512_loadu_ps(q + 16), _mm512_loadu_ps(q));
+            _mm512_storeu_si512((uint16_t *)(void *)panels[p].q + 16 * (mla__sz)d, _mm512_permutexvar_epi16(mixed, two));
+        }
+    mla__tiles_begin(64);
+    for (int u = 0; u < nu; u += 16) { /* scores [keys, lanes] */
+        const int rows = nu - u < 16 ? nu - u : 16;
+        const uint16_t *a = k + u * ldk;
+        mla__sz lda = ldk * 2;
+        if (rows < 16) {
+            lda = dk * 2;
+            memset(wide, 0, 16 * (size_t)lda);
+            for (int i = 0; i < rows; i++) memcpy((char *)wide + i * lda, a + i * ldk, (size_t)lda);
+            a = (const uint16_t *)(const void *)wide;
+        }
+        for (int p = 0; p < n; p += 2) {
+            const uint16_t *b = (const uint16_t *)(const void *)panels[p].q, *b1 = (const uint16_t *)(const void *)panels[p + 1 < n ? p + 1 : p].q;
+            float *to[2], edge[2][256];
+            for (int i = 0; i < 2; i++) to[i] = rows < 16 ? edge[i] : s + (p + i) * lds + u * 16;
+            MLA__FENCE();
+            _tile_zero(0);
+            _tile_zero(1);
+            for (int i = 0; i < steps; i++) {
+                _tile_loadd(4, a + 32 * i, lda);
+                _tile_loadd(6, b + 512 * i, 64);
+                _tile_dpbf16ps(0, 4, 6);
+                if (p + 1 >= n) continue;
+                _tile_loadd(7, b1 + 512 * i, 64);
+                _tile_dpbf16ps(1, 4, 7);
+            }
+            _tile_stored(0, to[0], 64);
+            if (p + 1 < n) _tile_stored(1, to[1], 64);
+            MLA__FENCE();
+            for (int i = 0; rows < 16 && i < 2 && p + i < n; i++)
+                memcpy(s + (p + i) * lds + u * 16, edge[i], (size_t)rows * 16 * sizeof *s);
+        }
+    }
+    for (int p = 0; p < n; p++) {
+        float *probs = s + p * lds;
+        uint16_t *packed = (uint16_t *)(void *)probs; /* [keys / 32][lanes][32 keys], in place */
+        mla__softmax_avx512(&panels[p], dv, u0, nu, probs);
+        for (int u = 0; u < nu; u += 32, packed += 512) {
+            __m512 r[2][16];
+            MLA__UNROLL
+            for (int h = 0; h < 2; h++) {
+                MLA__UNROLL
+                for (int i = 0; i < 16; i++) r[h][i] = u + 16 * h + i < nu ? _mm512_loadu_ps(probs + (u + 16 * h + i) * 16) : _mm512_setzero_ps();
+                mla__transpose_avx512(r[h]);
+            }
+            MLA__UNROLL
+            for (int i = 0; i < 16; i++) _mm512_storeu_si512(packed + 32 * i, (__m512i)_mm512_cvtne2ps_pbh(r[1][i], r[0][i]));
+        }
+    }
+    const char *ahead = (const char *)(k + nu * ldk); /* the next keys are fetched while these are worked on */
+    const int bytes = (int)(64 * nu * ldk / dv) + 64;
+    for (int u = 0; u < nu; u += 64) { /* values: o [lanes, dv] += probabilities [lanes, keys] . v [keys, dv] */
+        const int halves = nu - u > 32 ? 2 : 1;
+        for (int c = 0; c < dv; c += 32, ahead += bytes) {
+            uint16_t b[2][2][512]; /* [keys / 32][channels / 16][16 pairs of keys][16 channels][2] */
+            for (int i = 0; u == 0 && i < bytes; i += 64) MLA__PREFETCH(ahead + i);
+            for (int i = 0; i < 32 * halves; i += 2) {
+                const uint16_t *row = v + (u + i) * ldv + c;
+                const __m512i x = u + i < nu ? _mm512_loadu_si512(row) : _mm512_setzero_si512();
+                const __m512i y = u + i + 1 < nu ? _mm512_loadu_si512(row + ldv) : _mm512_setzero_si512();
+                _mm512_storeu_si512(b[i / 32][0] + i % 32 * 16, _mm512_permutex2var_epi16(x, low, y));
+                _mm512_storeu_si512(b[i / 32][1] + i % 32 * 16, _mm512_permutex2var_epi16(x, high, y));
+            }
+            MLA__FENCE();
+            _tile_loadd(4, b[0][0], 64);
+            _tile_loadd(5, b[0][1], 64);
+            if (halves > 1) {
+                _tile_loadd(6, b[1][0], 64);
+                _tile_loadd(7, b[1][1], 64);
+            }
+            for (int p = 0; p < n; p++) {
+                const uint16_t *a = (const uint16_t *)(const void *)(s + p * lds) + u / 32 * 512;
+                float *o = panels[p].o + c;
+                if (panels[p].started || u) {
+                    _tile_loadd(0, o, dv * 4);
+                    _tile_loadd(1, o + 16, dv * 4);
+                } else {
+                    _tile_zero(0);
+                    _tile_zero(1);
+                }
+                _tile_loadd(2, a, 64);
+                _tile_dpbf16ps(0, 2, 4);
+                _tile_dpbf16ps(1, 2, 5);
+                if (halves > 1) {
+                    _tile_loadd(3, a + 512, 64);
+                    _tile_dpbf16ps(0, 3, 6);
+                    _tile_dpbf16ps(1, 3, 7);
+                }
+                _tile_stored(0, o, dv * 4);
+                _tile_stored(1, o + 16, dv * 4);
+            }
+            MLA__FENCE();
+        }
+    }
+    mla__tiles_end();
+    for (int p = 0; p < n; p++) panels[p].started = 1;
+}
+
 /* Q8 and Q4 by tiles: a group of 32 is one product of 16 tokens by 16 rows, whose sums are scaled while the tiles make the next. */
 static MLA__TARGET_AMX void mla__itile_amx(int m, float *y, mla__sz ldy, const mla__act *const *x, const mla__ipanel *panel, int gn, int add, int low) {
     int8_t a[2][16][MLA_GROUP];
     int32_t s[2][16][16];
     __m512 acc[16];
     const mla__act *row[16];
+    const mla__sz ld = m == 16 ? (const char *)x[1] - (const char *)x[0] : 0;
+    int gathered = m < 16;
+    for (int i = 2; i < m; i++) gathered |= (const char *)x[i] - (const char *)x[i - 1] != ld;
     MLA__UNROLL
     for (int i = 0; i < 16; i++) {
         row[i] = x[i < m ? i : 0];
@@ -1817,17 +1960,19 @@ static MLA__TARGET_AMX void mla__itile_amx(int m, float *y, mla__sz ldy, const m
     }
     for (int g = 0; g <= gn; g++) {
         if (g < gn) {
-            for (int i = 0; i < 16; i++) memcpy(a[g % 2][i], row[i][g].q, MLA_GROUP);
+            const int8_t *from = gathered ? a[g % 2][0] : row[0][g].q;
+            const mla__sz step = gathered ? MLA_GROUP : ld;
+            for (int i = 0; gathered && i < 16; i++) memcpy(a[g % 2][i], row[i][g].q, MLA_GROUP);
             MLA__FENCE();
             if (g % 2) {
                 _tile_zero(1);
-                _tile_loadd(5, a[1], MLA_GROUP);
+                _tile_loadd(5, from, step);
                 _tile_loadd(7, panel[g].w, 64);
                 _tile_dpbssd(1, 5, 7);
                 _tile_stored(1, s[1], 64);
             } else {
                 _tile_zero(0);
-                _tile_loadd(4, a[0], MLA_GROUP);
+                _tile_loadd(4, from, step);
                 _tile_loadd(6, panel[g].w, 64);
                 _tile_dpbssd(0, 4, 6);
                 _tile_stored(0, s[0], 64);
@@ -1918,24 +2063,27 @@ MLA__PRODUCT(MLA_Q4, q4)
 #undef MLA__TEMPLATE
 
 /* The one place that decides which kernels an ISA has: newest first. */
-static void mla__select(mla__kernels *k, mla_isa isa) {
+static void mla__select(mla__kernels *k, mla_isa isa, int exact) {
     if (isa == MLA_ISA_AUTO) isa = mla__cpu() == MLA_ISA_BF16 || mla__cpu() == MLA_ISA_AMX ? MLA_ISA_VNNI : mla__cpu(); /* those round */
     switch (isa) {
 #if MLA__AMX
     case MLA_ISA_AMX:
-        mla__select(k, MLA_ISA_BF16);
+        mla__select(k, MLA_ISA_BF16, exact);
         k->isa = MLA_ISA_AMX;
+        if (exact) break;
+        k->attend_tiles = mla__attend_amx;
         k->igemm[MLA_BF16] = mla__igemm_bf16_amx, k->igemm[MLA_Q8] = mla__igemm_q8_amx, k->igemm[MLA_Q4] = mla__igemm_q4_amx;
         break;
     case MLA_ISA_BF16:
-        mla__select(k, MLA_ISA_VNNI);
+        mla__select(k, MLA_ISA_VNNI, exact);
         k->isa = MLA_ISA_BF16;
+        if (exact) break;
         k->pack = mla__pack_bf16, k->igemm[MLA_BF16] = mla__igemm_bf16_bf16;
         break;
 #endif
 #if MLA__X86
     case MLA_ISA_VNNI:
-        mla__select(k, MLA_ISA_AVX512);
+        mla__select(k, MLA_ISA_AVX512, exact);
         k->isa = MLA_ISA_VNNI;
         k->igemm[MLA_Q8] = mla__igemm_q8_vnni, k->igemm[MLA_Q4] = mla__igemm_q4_vnni;
         break;
@@ -1960,7 +2108,7 @@ mla_result mla_quantize(mla_dtype t, void *out, const float *x, size_t n, mla_er
         return mla__fail(err, MLA_ERR_ARGUMENT, "mla_quantize: %.0f elements, %s needs a multiple of %d", (double)n, mla_dtype_name(t), MLA_GROUP);
     if (t == MLA_Q4) {
         mla__kernels k;
-        mla__select(&k, MLA_ISA_AUTO);
+        mla__select(&k, MLA_ISA_AUTO, 0);
         for (size_t i = 0; i < n; i += MLA_GROUP) mla__quantize_group(t, (unsigned char *)out + mla_dtype_bytes(t, i), x + i, k.q4_scale(x + i));
     } else {
         mla__narrow(t, out, x, (mla__sz)n);
@@ -2711,6 +2859,7 @@ typedef struct mla__worker {
     float *panel;           /* [KC, NR], or as the ISA's own products want it */
     float *group;           /* [MC, GROUP], also the router's scratch */
     float *latent, *k, *v, *s; /* a block of keys */
+    uint16_t *packed;          /* the same in bf16 for attend_tiles: latents packed, keys, values */
     mla__lanes *lanes;
     float *lane_memory;
 } mla__worker;
@@ -2790,7 +2939,7 @@ static mla_context *mla__context_layout(const mla_model *m, const mla_context_de
     if (threads <= 0) threads = omp_get_max_threads();
 #endif
     if (threads <= 0) threads = 1;
-    mla__select(&kernels, d->isa);
+    mla__select(&kernels, d->isa, d->exact);
     const int nr = kernels.nl;
     memset(&t, 0, sizeof t);
     t.m = m, t.k = kernels, t.threads = threads, t.max_tokens = T, t.lane_tokens = lane_tokens, t.absorb_tokens = absorb_tokens;
@@ -2846,6 +2995,7 @@ static mla_context *mla__context_layout(const mla_model *m, const mla_context_de
             w.latent = MLA__TAKE(&a, float, (double)MLA__KEYS * ldk);
             w.k = MLA__TAKE(&a, float, fmax((double)MLA__KEYS * (N + P), (double)MLA__MR_MAX * (R + P))); /* naive: keys; absorbed: rows being widened */
             w.v = MLA__TAKE(&a, float, (double)MLA__KEYS * ldv);
+            if (kernels.attend_tiles) w.packed = MLA__TAKE(&a, uint16_t, (double)MLA__KEYS * (R + N + P + V));
             w.s = MLA__TAKE(&a, float, (double)mla__max(MLA__KEYS, MLA_PAGE * panels) * nr);
             w.lanes = MLA__TAKE(&a, mla__lanes, mla__max(panels, naive_panels));
             w.lane_memory = MLA__TAKE(&a, float, absorbed > naive ? absorbed : naive);
@@ -3167,13 +3317,14 @@ static void mla__absorbed_piece(mla_context *c, const mla__attn *a, const mla__b
     const mla_dtype dtype = s->cache->dtype;
     const int in_place = c->k.attend[dtype] != NULL && R % MLA__NR_MAX == 0;
     const mla_dtype t = in_place ? dtype : MLA_F32;
+    const int tiles = c->k.attend_tiles && t == MLA_BF16 && dk % 32 == 0;
     const mla__sz ld = in_place ? dk : ldk;
     for (int u0 = piece * b->piece; u0 < u1; u0 += MLA_PAGE) {
         const int nu = mla__min(MLA_PAGE, u1 - u0);
         const void *block = w->latent;
         if (in_place) block = mla__row(s->cache, a->layer, u0); /* MLA_PAGE rows from a multiple of it lie together, paged or not */
         else mla__widen_rows(c, s->cache, a->layer, u0, nu, w->latent, ldk);
-        c->k.attend[t](w->lanes, panels, block, ld, dk, block, ld, R, u0, nu, w->s, w->k);
+        (tiles ? c->k.attend_tiles : c->k.attend[t])(w->lanes, panels, block, ld, dk, block, ld, R, u0, nu, w->s, w->k);
     }
     for (int p = 0; p < panels; p++) {
         const mla__lanes *l = &w->lanes[p];
@@ -3217,19 +3368,33 @@ static void mla__naive_head(mla_context *c, const mla__attn *a, const mla__block
     const mla__sz ldl = mla__up_to(R + P, MLA__NR_MAX), ldv = mla__up_to(V, MLA__NR_MAX);
     const int panels = mla__lanes_begin(c, a, b, w, c->q + ((mla__sz)b->token * H + h) * (N + P), (mla__sz)H * (N + P), N + P, V, 1, h);
     const int u1 = mla__lanes_last(&w->lanes[panels - 1]) + 1, row0 = h * (N + V);
+    const int tiles = c->k.attend_tiles && a->w->kv_b.weight.dtype == MLA_BF16 && (N + P) % 32 == 0 && V % 32 == 0 && R % 32 == 0;
+    uint16_t *k16 = tiles ? w->packed + MLA__KEYS * (mla__sz)R : NULL, *v16 = tiles ? k16 + MLA__KEYS * (mla__sz)(N + P) : NULL;
     mla_linear keys = a->w->kv_b;
     memset(&keys.bias, 0, sizeof keys.bias); /* a bias on keys adds the same to all scores of a query: softmax cancels it */
     for (int u0 = 0; u0 < u1; u0 += MLA__KEYS) {
         const int nu = mla__min(MLA__KEYS, u1 - u0);
         mla__widen_rows(c, s->cache, a->layer, u0, nu, w->latent, ldl);
-        const mla__in in = mla__in_of(w->latent, ldl, nu);
+        mla__in in = mla__in_of(w->latent, ldl, nu);
+        if (tiles) {
+            for (int u = 0; u < nu; u += 16) c->k.pack(w->packed + u * (mla__sz)R, w->latent + u * ldl, ldl, NULL, mla__min(16, nu - u), R);
+            in.q = (const unsigned char *)w->packed, in.ldq = 2 * R;
+            in.T = mla__up_to(nu, 16); /* lanes that are not there are zero */
+        }
         mla__rows(c, w->k, N + P, &in, &keys, row0, 0, N, w->panel);
         for (int u = 0; u < nu; u++) memcpy(w->k + u * (mla__sz)(N + P) + N, w->latent + u * ldl + R, (size_t)P * sizeof *w->k);
         mla__rows(c, w->v, ldv, &in, &a->w->kv_b, row0 + N, 0, V, w->panel);
+        if (tiles)
+            for (int u = 0; u < nu; u++) {
+                c->k.narrow[MLA_BF16](k16 + u * (mla__sz)(N + P), w->k + u * (mla__sz)(N + P), N + P);
+                c->k.narrow[MLA_BF16](v16 + u * (mla__sz)V, w->v + u * ldv, V);
+            }
         for (int p = 0; p < panels; p++) {
             const int last = mla__lanes_last(&w->lanes[p]);
-            if (u0 <= last)
-                c->k.attend[MLA_F32](&w->lanes[p], 1, w->k, N + P, N + P, w->v, ldv, V, u0, mla__min(nu, last + 1 - u0), w->s, NULL);
+            if (u0 > last) continue;
+            const int seen = mla__min(nu, last + 1 - u0);
+            if (tiles) c->k.attend_tiles(&w->lanes[p], 1, k16, N + P, N + P, v16, V, V, u0, seen, w->s, w->k);
+            else c->k.attend[MLA_F32](&w->lanes[p], 1, w->k, N + P, N + P, w->v, ldv, V, u0, seen, w->s, NULL);
         }
     }
     for (int p = 0; p < panels; p++) {

@@ -376,12 +376,14 @@ static void test_swiglu(const mla__kernels *k) {
 /* ---- attention over blocks of keys ------------------------------------------------------------------------------------------ */
 
 /* Scores carry an error of d = (dk + 2) u sum |q k|; probabilities thus one of about 2 d plus the rounding of exp and of the sums. */
-static void check_attend(const mla__kernels *k, test_rng *r, mla_dtype t, int n, int keys, int block, int dk, int dv, int masked, int causal) {
+static void check_attend(const mla__kernels *k, test_rng *r, mla_dtype t, int n, int keys, int block, int dk, int dv, int masked, int causal, int tiles) {
     const int nr = k->nl, ldk = dk + test_int(r, 4), ldv = (dv + MLA__NR_MAX - 1) / MLA__NR_MAX * MLA__NR_MAX;
     guarded K = guarded_weights(r, (size_t)keys * (size_t)ldk, t), V = guarded_weights(r, (size_t)keys * (size_t)ldv, t);
     guarded wide = guard((size_t)MLA__MR_MAX * (size_t)dk * 4);
     guarded q = guarded_floats(r, (size_t)dk * (size_t)nr, 0.5f), o = guard((size_t)nr * (size_t)dv * 4), m = guard((size_t)nr * 4), l = guard((size_t)nr * 4);
-    guarded limit = guard((size_t)nr * 4), s = guard((size_t)block * (size_t)nr * 4);
+    guarded limit = guard((size_t)nr * 4), s = guard((size_t)(block < 16 ? 16 : block) * (size_t)nr * 4);
+    float *q0 = (float *)malloc((size_t)dk * (size_t)nr * sizeof *q0); /* tiles pack q in its place */
+    memcpy(q0, q.p, (size_t)dk * (size_t)nr * sizeof *q0);
     float *mask = (float *)malloc((size_t)nr * (size_t)keys * sizeof *mask), *probs = (float *)malloc((size_t)nr * (size_t)keys * sizeof *probs);
     mla__lanes a;
     double worst = 0;
@@ -397,19 +399,19 @@ static void check_attend(const mla__kernels *k, test_rng *r, mla_dtype t, int n,
         a.probs[i] = probs + i * keys;
     }
     for (int u0 = 0; u0 < keys; u0 += block)
-        k->attend[t](&a, 1, (const char *)K.p + mla__bytes(t, u0 * (mla__sz)ldk), ldk, dk, (const char *)V.p + mla__bytes(t, u0 * (mla__sz)ldv), ldv, dv, u0,
+        (tiles ? k->attend_tiles : k->attend[t])(&a, 1, (const char *)K.p + mla__bytes(t, u0 * (mla__sz)ldk), ldk, dk, (const char *)V.p + mla__bytes(t, u0 * (mla__sz)ldv), ldv, dv, u0,
                      mla__min(block, keys - u0), (float *)s.p, (float *)wide.p);
     for (int i = 0; i < n; i++) {
         double *sc = (double *)malloc((size_t)keys * sizeof *sc), max = -INFINITY, sum = 0, d = 0;
         for (int u = 0; u < keys; u++) {
             double z = 0, size = 0;
             for (int c = 0; c < dk; c++) {
-                const double p = (double)at(q.p, (mla__sz)c * nr + i) * (double)mla__get(t, K.p, (mla__sz)u * ldk + c);
+                const double p = (double)q0[(mla__sz)c * nr + i] * (double)mla__get(t, K.p, (mla__sz)u * ldk + c);
                 z += p, size += fabs(p);
             }
             if (masked) z += (double)mask[i * keys + u], size += mask[i * keys + u] > -1e30f ? fabs((double)mask[i * keys + u]) : 0;
             sc[u] = u <= a.limit[i] ? z : -INFINITY;
-            d = fmax(d, (dk + 3) * U * size);
+            d = fmax(d, ((dk + 3) * U + (tiles ? 1.0 / 512 : 0)) * size);
             max = fmax(max, sc[u]);
         }
         for (int u = 0; u < keys; u++) sum += sc[u] = max > -1e300 ? exp(sc[u] - max) : 0;
@@ -417,14 +419,14 @@ static void check_attend(const mla__kernels *k, test_rng *r, mla_dtype t, int n,
             double want = 0, size = 0;
             for (int u = 0; u < keys && sum > 0; u++) want += sc[u] / sum * (double)mla__get(t, V.p, (mla__sz)u * ldv + c), size += sc[u] / sum * fabs((double)mla__get(t, V.p, (mla__sz)u * ldv + c));
             const double got = a.l[i] > 0 ? (double)at(o.p, (mla__sz)i * dv + c) / (double)a.l[i] : 0;
-            const double blocks = (keys + block - 1) / block, bound = size * (2 * d + (2.0 * keys + 12 + 8 * blocks) * U) + 1e-30;
+            const double blocks = (keys + block - 1) / block, bound = size * (2 * d + (2.0 * keys + 12 + 8 * blocks) * U + (tiles ? 1.0 / 512 : 0)) + 1e-30;
             if (!(fabs(got - want) / bound <= worst)) worst = fabs(got - want) / bound;
         }
         CHECK((sum > 0) == (a.l[i] > 0), "lane %d sees %s", i, sum > 0 ? "keys" : "nothing");
         free(sc);
     }
-    CHECK(worst <= 1, "%s attend %s n %d keys %d block %d dk %d dv %d mask %d causal %d: %.3g of the bound", mla_isa_name(k->isa), mla_dtype_name(t), n, keys, block, dk, dv, masked, causal, worst);
-    free(mask), free(probs);
+    CHECK(worst <= 1, "%s attend%s %s n %d keys %d block %d dk %d dv %d mask %d causal %d: %.3g of the bound", mla_isa_name(k->isa), tiles ? " by tiles" : "", mla_dtype_name(t), n, keys, block, dk, dv, masked, causal, worst);
+    free(mask), free(probs), free(q0);
     unguard(&K), unguard(&V), unguard(&q), unguard(&o), unguard(&m), unguard(&l), unguard(&limit), unguard(&s), unguard(&wide);
 }
 
@@ -435,7 +437,13 @@ static void test_attend(const mla__kernels *k) {
         for (int masked = 0; masked < 2; masked++)
             for (int causal = 0; causal < 2; causal++)
                 for (int n = 1; n <= k->nl; n += k->nl > 4 ? 5 : 1)
-                    for (int t = MLA_F32; t <= MLA_BF16; t++) check_attend(k, &r, (mla_dtype)t, n, sizes[i][0], sizes[i][1], sizes[i][2], sizes[i][3], masked, causal);
+                    for (int t = MLA_F32; t <= MLA_BF16; t++) check_attend(k, &r, (mla_dtype)t, n, sizes[i][0], sizes[i][1], sizes[i][2], sizes[i][3], masked, causal, 0);
+    static const int even[][4] = {{1, 64, 32, 32}, {5, 64, 64, 96}, {33, 64, 96, 32}, {200, 64, 64, 64}, {129, 128, 32, 96}, {64, 7, 32, 32}, {200, 128, 192, 128}};
+    for (size_t i = 0; k->attend_tiles && i < sizeof even / sizeof *even; i++)
+        for (int masked = 0; masked < 2; masked++)
+            for (int causal = 0; causal < 2; causal++)
+                for (int n = 1; n <= k->nl; n += 5)
+                    check_attend(k, &r, MLA_BF16, n, even[i][0], even[i][1], even[i][2], even[i][3], masked, causal, 1);
 }
 
 int main(void) {
@@ -445,7 +453,7 @@ int main(void) {
             printf("%s: not on this machine, its kernels are NOT tested\n", mla_isa_name((mla_isa)isa));
             continue;
         }
-        mla__select(&k, (mla_isa)isa);
+        mla__select(&k, (mla_isa)isa, 0);
         CHECK(k.isa == (mla_isa)isa, "asked for %s, got %s", mla_isa_name((mla_isa)isa), mla_isa_name(k.isa));
         SECTION(mla_isa_name((mla_isa)isa));
         for (int t = MLA_F32; t <= MLA_Q4; t++) {

@@ -6,6 +6,7 @@ model=tests/fixtures/checkpoints/deepseek_v3
 prompt="214 170 47 204 209 162 116 42 115 234 15 138 148 106 60 203 62 49 107 120 129 201 231 97 \
 211 129 143 109 91 164 124 200 115 202 215 74 147 50 100 145 127 189 106 65 180 234 233 215"
 expected="95 61 242 176 196 133 111 243 7 107 243 228 107 140 165 234" # from transformers
+exec </dev/null # a prompt is read from standard input only where a test gives one
 tmp=$(mktemp -d)
 trap 'rm -rf "$tmp"' EXIT
 passed=0 failed=0
@@ -22,10 +23,44 @@ refused() {
     same "$? $(wc -l <"$tmp/stderr") $(grep -c -e "$pattern" "$tmp/stderr")" "$want 1 1" "$* ($(cat "$tmp/stderr"))"
 }
 
+# line N FILE: that line
+line() { sed -n "$1p" "$2"; }
+
+# A model that reads and writes bytes: the fixture with a tokenizer whose token i is the byte i, and special tokens in place of bytes that are
+# in no UTF-8. speaking DIR TOKEN...: with these more tokens, "ID CONTENT", written with | and _ for DeepSeek's wide bar and gap.
+added() { # ID CONTENT SPECIAL
+    local content=${2//|/\\uff5c}
+    printf '{"id":%d,"content":"%s","single_word":false,"lstrip":false,"rstrip":false,"normalized":false,"special":%s}' "$1" "${content//_/\\u2581}" "$3"
+}
+speaking() {
+    local dir=$1 id
+    mkdir "$dir" && ln -s "$PWD/$model/model.safetensors" "$dir/" || return
+    sed 's/"bos_token_id": 0/"bos_token_id": 192/; s/"eos_token_id": 1/"eos_token_id": 193/' $model/config.json >"$dir/config.json"
+    {
+        echo '{"version":"1.0","truncation":null,"padding":null,"normalizer":null,"added_tokens":['
+        added 192 '<|begin_of_sentence|>' true && echo , && added 193 '<|end_of_sentence|>' true
+        for id in "${@:2}"; do echo , && added "${id%% *}" "${id#* }" false; done
+        echo '],"pre_tokenizer":{"type":"ByteLevel","add_prefix_space":false,"trim_offsets":true,"use_regex":false},'
+        echo '"post_processor":{"type":"TemplateProcessing","single":[{"SpecialToken":{"id":"bos","type_id":0}},{"Sequence":{"id":"A","type_id":0}}],'
+        echo '"pair":[],"special_tokens":{"bos":{"id":"bos","ids":[192],"tokens":["<\uff5cbegin\u2581of\u2581sentence\uff5c>"]}}},'
+        echo '"decoder":{"type":"ByteLevel","add_prefix_space":true,"trim_offsets":true,"use_regex":true},"model":{"type":"BPE","vocab":{'
+        awk 'BEGIN { for (i = 0; i < 245; i++) { # GPT-2 spells a byte as itself, or as U+0100 and up
+                 if (i == 192 || i == 193) continue
+                 code = i > 32 && i < 127 || i > 160 && i != 173 ? i : 256 + n++
+                 printf "%s\"\\u%04x\":%d", i ? "," : "", code, i } }'
+        echo '},"merges":[]}}'
+    } >"$dir/tokenizer.json"
+}
+text=$tmp/text # without a chat template other than V2's
+speaking "$text"
+
+lite=tests/fixtures/checkpoints/deepseek_v2_lite
+count() { wc -w <<<"$1"; }
+
 # ---- usage: status 2
 refused 2 "unknown option '--nope'" $generate --nope
 refused 2 '--model is missing' $generate --tokens 1
-refused 2 '--tokens is missing' $generate --model $model
+refused 2 '--model is missing' $generate
 refused 2 'a value is missing' $generate --model
 run="$generate --model $model --tokens 1"
 for v in 12x '' ' 3' 0x10 99999999999999999999 -1 1.5 +; do refused 2 '-n:' $run -n "$v"; done
@@ -48,6 +83,28 @@ done
 refused 2 "'norm' is none of attn, kv_b, dense, experts, shared, head, embed" $run --quant q8 --quant-class norm=q8
 for v in head= head=q5 head=default head=q8=q8 'head=q8 '; do refused 2 'is none of keep, q8, q4' $run --quant q8 --quant-class "$v"; done
 
+for v in nan 1e9 '' -1; do refused 2 '--top-p:' $run --top-p "$v"; refused 2 '--min-p:' $run --min-p "$v"; refused 2 '--repeat-penalty:' $run --repeat-penalty "$v"; done
+for v in 0 1.01; do refused 2 '--top-p:' $run --top-p $v; done
+for v in 0 200; do refused 2 '--repeat-penalty:' $run --repeat-penalty $v; done
+refused 2 '--min-p:' $run --min-p 1.01
+for v in -1 x 1.5 ''; do refused 2 '--top-k:' $run --top-k "$v"; refused 2 '--repeat-last:' $run --repeat-last "$v"; refused 2 '--ctx:' $run --ctx "$v"; done
+refused 2 '--repeat-last:' $run --repeat-last 0
+refused 2 '--ctx:' $run --ctx 1
+for v in '' x -1 8X 8GG inf 1e30 ' 1'; do refused 2 '--memory:' $run --memory "$v"; done
+refused 2 '--stop: the text is empty' $run --stop ''
+refused 2 '--prompt: the text is empty' $generate --model $text --prompt ''
+for pair in '--prompt x --tokens 1' '--tokens 1 --prompt x' '--prompt x --prompt-file y' '--chat --tokens 1' '--chat --prompt x' \
+            '--perplexity x --chat' '--info --tokens 1' '--tokenize --prompt x' '--tokenize --detokenize'; do
+    refused 2 'exclude each other' $generate --model $text $pair
+done
+for pair in '--tokens 1 --system x' '--tokens 1 --think' '--prompt x --system x' '--chat --json' '--chat --print-tokens' '--chat --logits x' \
+            '--tokens 1 --no-echo' '--info -n 5' '--info --temp 1' '--perplexity x --seed 1' '--perplexity x -n 1' '--tokenize --json' \
+            '--tokenize --quant q8' '--detokenize --ctx 5' '--info --tokenizer x' '--chat --ignore-eos'; do
+    refused 2 'has no meaning with' $generate --model $text $pair
+done
+refused 2 'has no meaning without --chat or --tokens' $generate --model $text --system x
+refused 2 '--tokenizer or --model is missing' $generate --tokenize
+
 # ---- everything else that goes wrong: status 1
 refused 1 'nonexistent' $generate --model "$tmp/nonexistent" --tokens 1
 mkdir "$tmp/llama" && echo '{"model_type": "llama"}' >"$tmp/llama/config.json"
@@ -66,8 +123,14 @@ $run --logits "$tmp/l" >/dev/null 2>&- <&-
 same "$? $(stat -c %s "$tmp/l")" "0 1024" 'stdin and stderr closed'
 
 # ---- what it prints
-same "$(($($generate --help | wc -l) <= 24))" 1 '--help fits a screen'
+same "$(($($generate --help | wc -l) <= 40))" 1 '--help fits a screen'
 same "$($generate --help | awk 'length > 80' | wc -l)" 0 '--help: long lines'
+same "$($generate --help | grep -c '^  generate --model')" 3 '--help: three examples'
+same "$($generate -h)" "$($generate --help)" '-h'
+for option in $(sed -n 's/^    X([A-Z_]*, "\(-[a-z-]*\)".*/\1/p' examples/generate.c); do
+    same "$($generate --help | grep -c -e "$option" | awk '{ print ($1 > 0) }')" "$([ "$option" = --help ] && echo 0 || echo 1)" "--help names $option"
+done
+same "$($generate --version)" "generate $(sed -n 's/^#define MLA_VERSION "\(.*\)"/\1/p' mla.h)" --version
 sampled="$generate --model $model --temp 1 --seed"
 a=$($sampled 7 --tokens "1 2 3" --threads 1 --print-tokens 2>/dev/null)
 same "$($sampled 7 --tokens "1 2 3" --threads 3 --print-tokens 2>/dev/null)" "$a" 'the same seed on 3 threads'
@@ -91,8 +154,6 @@ $generate --model $model --tokens "$prompt" --threads 5 --logits "$tmp/threads" 
 same "$(cmp "$tmp/threads" "$tmp/auto.auto.512" && echo equal)" equal 'logits on 5 threads'
 
 # ---- conversion
-lite=tests/fixtures/checkpoints/deepseek_v2_lite
-count() { wc -w <<<"$1"; }
 for q in "--model $lite --quant q8" "--model $lite --quant q4" "--model $lite --quant q4 --quant-class head=q8,experts=q8,embed=q4" \
          "--model $model --quant q8 --quant-class attn=keep" "--model ${model}_fp8 --quant q4 --quant-class attn=keep,experts=keep,shared=keep"; do
     for exact in "" --exact; do
@@ -117,7 +178,259 @@ same "$(sort -u "$tmp/caches" | wc -l)" 3 "three sizes of cache: $(tr '\n' ' ' <
 if script -qec true /dev/null >/dev/null 2>&1; then # a terminal
     script -qec "$generate --model $lite --tokens 1 --quant q8 -n 1" /dev/null </dev/null >"$tmp/terminal"
     same "$? $(grep -c 'converting .* %' "$tmp/terminal")" "0 1" 'progress on a terminal'
+    script -qec "$generate --model $lite --tokens 1 --quant q8 -n 1 --quiet" /dev/null </dev/null >"$tmp/terminal"
+    same "$? $(grep -c 'converting' "$tmp/terminal")" "0 0" 'no progress with --quiet'
+    script -qec "$generate --model $model --tokens '$prompt' -n 0 --chunk 1 --logits $tmp/l" /dev/null </dev/null >"$tmp/terminal"
+    same "$? $(grep -c 'prompt .* % of 48 tokens' "$tmp/terminal")" "0 1" 'progress of a prompt'
+    script -qec "$generate --model $text --perplexity $0 --ctx 16" /dev/null </dev/null >"$tmp/terminal"
+    same "$? $(grep -c 'perplexity .* % of [0-9]* tokens' "$tmp/terminal")" "0 1" 'progress of a perplexity'
+    script -qec "$generate --model $model" /dev/null </dev/null >"$tmp/terminal"
+    same "$? $(grep -c 'what to do?' "$tmp/terminal")" "2 1" 'no prompt on a terminal'
+    script -qec "$generate --model $text --chat -n 3" /dev/null < <(printf 'hi\n'; sleep 0.5; printf '\004'; sleep 0.5) >"$tmp/terminal"
+    same "$? $(grep -c '^> ' "$tmp/terminal")" "0 2" 'chat on a terminal'
 fi
+
+# ---- errors of texts, of the context, of memory: status 1
+say="$generate --model $text"
+refused 1 'nothing in standard input' $say
+refused 1 'nothing in standard input' $say --prompt-file -
+refused 1 "cannot read $tmp/none: No such file" $say --prompt-file "$tmp/none"
+refused 1 "cannot read $tmp: Is a directory" $say --prompt-file "$tmp"
+echo >"$tmp/empty"
+refused 1 "nothing in $tmp/empty" $say --prompt-file "$tmp/empty"
+refused 1 'tokenizer.json: cannot be read: no such file' $generate --model $model --prompt x
+refused 1 'tokenizer.json: cannot be read: no such file' $generate --model $model --tokens 1 --stop x
+refused 1 'cannot be read: no such file' $generate --model $model --prompt x --tokenizer "$tmp/none"
+refused 1 'cannot be read: no such file' $generate --tokenize --tokenizer "$tmp/none"
+refused 1 'no token <.*end.*of.*sentence.*>: no chat template' $generate --model $model --chat --tokenizer <(sed 's/"id":193,"content":"[^"]*"/"id":193,"content":"<eos>"/' $text/tokenizer.json)
+refused 1 "the model's tokenizer has no <think>" $say --chat --think
+refused 1 'the prompt has 9 tokens, and the context has room for 8' $say --prompt 12345678 --ctx 8
+refused 1 'the prompt has 9 tokens, and the context has room for 9' $say --prompt 12345678 --ctx 9
+refused 1 'the prompt has 301 tokens, and the model was made for 256; --ctx 302' $say --prompt "$(printf '%300d' 1)"
+refused 1 'the prompt has 300 tokens' $generate --model $model --tokens "$(printf ' 1%.0s' {1..300})"
+refused 2 '--tokens: 300 is not in 0..255' $say --tokens 300
+refused 1 "token 300 is not in 0..255, the model's vocabulary: they do not belong together" $generate --model $model --prompt 'a<big>' \
+    --tokenizer <(sed 's/"id":193,"content":"[^"]*"/"id":300,"content":"<big>"/' $text/tokenizer.json)
+refused 1 'of memory (weights 0.90 MB, mapped, context .*, cache .*, logits .*), and 1000 bytes are free: try --quant' $say --prompt x --memory 1k
+refused 1 'and 3.00 MB are free' $say --prompt x --memory 3M --ctx 100000
+refused 1 'weights .* MB, converted, mapped' $generate --model $lite --tokens 1 --memory 0 --quant q8
+for mode in '--tokens 1' '--prompt x' --chat "--perplexity $text/config.json"; do
+    refused 1 'and 0 bytes are free' $say $mode --memory 0
+    same "$($say $mode --memory 0 --force 2>/dev/null >/dev/null; echo $?)" 0 "$mode --force"
+done
+same "$($say --tokens 1 --memory 4M --quiet 2>&1 >/dev/null)" '' 'enough memory, --quiet'
+for bad in '"top_p": 0' '"top_p": "x"' '"temperature": -1' '"top_k": 1.5' '"repetition_penalty": 0'; do
+    echo "{\"do_sample\": true, $bad}" >$text/generation_config.json
+    key=${bad#\"}
+    refused 1 "generation_config.json: ${key%%\"*} is not in" $say --prompt x
+done
+rm $text/generation_config.json
+
+# ---- texts: echo, files, standard input, begin of sentence
+continuation=$($say --prompt 'Hello' -n 20 --no-echo 2>/dev/null; echo .)
+same "$($say --prompt 'Hello' -n 20 2>/dev/null; echo .)" "Hello$continuation" 'the prompt stands before its continuation'
+same "$($say --tokens "192 72 101 108 108 111" -n 20 2>/dev/null; echo .)" "$continuation" 'a begin of sentence is added'
+printf 'Hello\n' >"$tmp/hello"
+for stdin in Hello 'Hello\n' 'Hello\r\n'; do
+    same "$(printf "$stdin" | $say -n 20 2>/dev/null; echo .)" "Hello$continuation" 'standard input'
+    same "$(printf "$stdin" | $say --prompt-file - -n 20 2>/dev/null; echo .)" "Hello$continuation" '--prompt-file -'
+done
+same "$($say --prompt-file "$tmp/hello" -n 20 2>/dev/null; echo .)" "Hello$continuation" '--prompt-file'
+same "$(printf 'Hello\n\n' | $say -n 0 2>/dev/null | wc -c)" 7 'only the last newline goes'
+same "$($generate --model $model --tokenizer $text/tokenizer.json --prompt Hello -n 20 --no-echo 2>/dev/null; echo .)" "$continuation" --tokenizer
+plain=$tmp/plain # its tokenizer adds nothing
+mkdir "$plain" && ln -s $text/config.json $text/model.safetensors "$plain/" && sed 's/{"SpecialToken":{"id":"bos","type_id":0}},{"Seq/{"Seq/' $text/tokenizer.json >"$plain/tokenizer.json"
+same "$($generate --model "$plain" --prompt Hello -n 20 --no-echo 2>/dev/null; echo .)" "$($say --tokens '72 101 108 108 111' -n 20 2>/dev/null; echo .)" 'no begin of sentence'
+echo '{"add_bos_token": true}' >"$plain/tokenizer_config.json"
+same "$($generate --model "$plain" --prompt Hello -n 20 --no-echo 2>/dev/null; echo .)" "$continuation" 'add_bos_token'
+same "$($generate --model $model --tokenizer "$plain/tokenizer.json" --prompt Hello -n 0 2>&1 >/dev/null | grep -c '^prompt *6 tokens')" 1 'add_bos_token beside --tokenizer, but of the model'"'"'s id'
+ids=$($say --prompt Hello -n 20 --print-tokens 2>/dev/null)
+same "$(count "$ids")" 20 '--prompt with --print-tokens'
+same "$($say --prompt Hello -n 300 2>&1 >/dev/null | grep -c 'note: 306 tokens, the model was made for 256')" 1 'a note on too many tokens'
+same "$(count "$($say --prompt Hello -n 300 --ctx 16 --ignore-eos --print-tokens 2>/dev/null)")" 10 '--ctx ends the answer'
+same "$(count "$($say --prompt Hello --ignore-eos --print-tokens 2>/dev/null)")" 250 'as many tokens as the model was made for'
+
+# ---- whole characters: each write holds some
+if iconv -f UTF-8 -t UTF-8 <"$0" >/dev/null 2>&1; then
+    for seed in {1..10}; do
+        $say --prompt $'\xc3' -n 60 --temp 2 --seed $seed 2>/dev/null >"$tmp/utf8"
+        same "$(iconv -f UTF-8 -t UTF-8 <"$tmp/utf8" >/dev/null && echo valid)" valid "characters of seed $seed"
+    done
+fi
+
+# ---- stop strings: a piece of what is generated, at every place and of several lengths
+$say --prompt x -n 60 --ignore-eos --no-echo --temp 1 --seed 5 2>/dev/null >"$tmp/whole"
+printable=$(LC_ALL=C grep -ao '[!-~]\{2,\}' "$tmp/whole" | awk '{ print length, $0 }' | sort -rn | head -n 1 | cut -d' ' -f2-)
+for stop in "$printable" "${printable:1}" "${printable:0:1}" "${printable:0:2}"; do
+    $say --prompt x -n 60 --ignore-eos --no-echo --temp 1 --seed 5 --stop "never this" --stop "$stop" 2>/dev/null >"$tmp/stopped"
+    at=$(LC_ALL=C grep -abo -F -e "$stop" "$tmp/whole" | head -n 1 | cut -d: -f1)
+    { head -c "$at" "$tmp/whole" && echo; } >"$tmp/want"
+    same "$(cmp "$tmp/stopped" "$tmp/want" && echo equal)" equal "--stop '$stop'"
+    same "$($say --prompt x -n 60 --ignore-eos --temp 1 --seed 5 --stop "$stop" --json --quiet | grep -c '"stop":"string"')" 1 "--stop '$stop' --json"
+done
+same "$($say --prompt x -n 60 --ignore-eos --no-echo --temp 1 --seed 5 --stop "never this" 2>/dev/null | cmp - "$tmp/whole" && echo equal)" equal 'a stop string that is not there'
+
+# ---- sampling
+draw="$generate --model $model --tokens 1 --ignore-eos --print-tokens --quiet -n 40"
+greedy=$($draw)
+same "$($draw --temp 3 --top-k 1)" "$greedy" '--top-k 1'
+same "$($draw --temp 3 --top-p 1e-9)" "$greedy" 'the least --top-p'
+same "$($draw --temp 3 --min-p 1)" "$greedy" '--min-p 1'
+free=$($draw --temp 1 --seed 3)
+same "$($draw --temp 1 --seed 3 --top-k 0 --top-p 1 --min-p 0 --repeat-penalty 1)" "$free" 'filters that let all pass'
+for filter in '--top-k 3' '--top-p 0.3' '--min-p 0.5' '--repeat-penalty 20'; do
+    got=$($draw --temp 1 --seed 3 $filter)
+    same "$(count "$got") $([ "$got" = "$free" ] || echo differs)" "40 differs" "$filter"
+    same "$($draw --temp 1 --seed 3 $filter --threads 2)" "$got" "$filter on 2 threads"
+done
+distinct() { tr ' ' '\n' <<<"$1" | sort -u | wc -l; }
+same "$(distinct "$($draw --repeat-penalty 100)")" 40 '--repeat-penalty: no token twice'
+same "$(($(distinct "$($draw --repeat-penalty 100 --repeat-last 1)") < 40))" 1 '--repeat-last 1: not twice in a row'
+hot=$($say --prompt x -n 30 --ignore-eos --print-tokens --quiet --temp 0.8 --top-p 0.9 --top-k 20 --min-p 0.01 --repeat-penalty 1.3)
+echo '{"do_sample": true, "temperature": 0.8, "top_p": 0.9, "top_k": 20, "min_p": 0.01, "repetition_penalty": 1.3, "eos_token_id": 193}' >$text/generation_config.json
+same "$($say --prompt x -n 30 --ignore-eos --print-tokens --quiet)" "$hot" 'generation_config.json'
+cold=$($say --prompt x -n 30 --ignore-eos --print-tokens --quiet --temp 0 --repeat-penalty 1)
+same "$($say --tokens '192 120' -n 30 --ignore-eos --print-tokens --quiet)" "$cold" 'generation_config.json is for texts'
+sed -i 's/true/false/' $text/generation_config.json
+same "$($say --prompt x -n 30 --ignore-eos --print-tokens --quiet)" "$cold" 'generation_config.json without do_sample'
+rm $text/generation_config.json
+
+# ---- what goes where: --json, --quiet
+# keys JSON: its keys in order, if the line looks like JSON of one level
+keys() { grep -E '^\{("[a-z_]+":("([^"\\]|\\.)*"|-?[0-9.e+-]+|\[[0-9,]*\])(,|\}$))+$' <<<"$1" | grep -o '"[a-z_]*":' | tr -d '":' | tr '\n' ' '; }
+shared='prompt_tokens prompt_seconds generated_tokens generation_seconds tokens_per_s stop'
+run_keys='seed isa threads weights_bytes cache_bytes context_bytes '
+got=$($say --prompt 'Say "\"' -n 30 --ignore-eos --json --temp 1 --seed 18446744073709551615 2>"$tmp/stderr")
+same "$(wc -l <<<"$got") $(keys "$got")" "1 $shared text $run_keys" "--json: $got"
+same "$(grep -c '"prompt_tokens":8,.*"generated_tokens":30,.*"stop":"length",.*"seed":18446744073709551615,' <<<"$got")" 1 "--json: $got"
+same "$(grep -c 'tokens/s' "$tmp/stderr")" 2 '--json: the closing lines are still there'
+got=$($generate --model $model --tokens "$prompt" --ignore-eos --json --quiet 2>&1)
+same "$(keys "$got")" "$shared tokens $run_keys" "--json: $got"
+same "$(sed 's/.*"tokens":\[\([0-9,]*\)\].*/\1/; s/,/ /g' <<<"$got")" "$expected" '--json: tokens'
+same "$(keys "$($say --prompt x -n 3 --json --print-tokens --quiet)")" "$shared tokens $run_keys" '--json --print-tokens'
+same "$(keys "$($say --prompt x -n 0 --json --quiet)")" "$shared text $run_keys" '--json -n 0'
+first=$($say --tokens 1 -n 1 --print-tokens --quiet)
+sed "s/\"eos_token_id\": 193/\"eos_token_id\": $first/" $text/config.json >"$tmp/config" && mkdir "$tmp/ends" && mv "$tmp/config" "$tmp/ends/config.json"
+ln -s $text/model.safetensors $text/tokenizer.json "$tmp/ends/"
+same "$($generate --model "$tmp/ends" --tokens 1 --json --quiet | grep -c '"generated_tokens":1,.*"stop":"eos","text":""')" 1 'the end of a sequence is no text'
+same "$($generate --model "$tmp/ends" --tokens 1 --print-tokens --quiet)" "$first" 'but a token'
+same "$($say --prompt x -n 3 --quiet 2>&1 >/dev/null)" '' --quiet
+refused 1 'cannot be read' $say --prompt x --quiet --tokenizer "$tmp/none"
+
+# ---- --info: nothing is run; the numbers are those of the model
+$say --info >"$tmp/info" 2>"$tmp/stderr"
+same "$? $(cat "$tmp/stderr")" "0 " --info
+for pattern in 'layers *4: 1 dense, 3 with experts' 'experts *12 routed, 4 of them for a token, 1 shared' '1024 bytes a token in f32; .* take 5120 bytes, 5.0 times' \
+               'parameters *447716, of which a token takes 283940' 'weights *0.90 MB' 'memory .* for 256 tokens'; do
+    same "$(grep -c "$pattern" "$tmp/info")" 1 "--info: $pattern"
+done
+got=$($say --info --json --cache bf16 --ctx 1000)
+same "$(keys "$got" | wc -w) $(grep -c '"cache_bytes_per_token":512,"plain_cache_bytes_per_token":2560,"ctx":1000,' <<<"$got")" "29 1" "--info --json: $got"
+got=$($generate --model $lite --info --json --quant q8)
+field() { sed "s/.*\"$1\":\([0-9]*\).*/\1/" <<<"$2"; }
+used=$($generate --model $lite --tokens 1 --quant q8 --json --quiet)
+same "$(($(field mapped_bytes "$got") + $(field converted_bytes "$got")))" "$(field weights_bytes "$used")" '--info --quant: bytes of the converted model'
+
+# ---- --perplexity, against the logits of each window
+surprise() { # IDS FROM: -ln of the probabilities of all but the first FROM
+    $generate --model $model --tokens "$1" -n 0 --logits "$tmp/l" --quiet >/dev/null
+    od -An -v -tf4 -w1024 "$tmp/l" | awk -v ids="$1" -v from="$2" 'BEGIN { split(ids, id, " ") } # the logits of a token on each line
+        NR >= from && (NR + 1) in id { top = $1; for (i = 2; i <= 256; i++) if ($i > top) top = $i
+                     sum = 0; for (i = 1; i <= 256; i++) sum += exp($i - top)
+                     nll += log(sum) + top - $(id[NR + 1] + 1) }
+        END { printf "%.4f\n", nll }'
+}
+printf 'It was a dark and stormy night; the r' >"$tmp/night"
+mapfile -t night < <($say --tokenize <"$tmp/night" | tr ' ' '\n')
+same "${#night[@]}" 37 'ids of the text'
+near() { awk -v a="$1" -v b="$2" 'BEGIN { d = a - b; print (d < 0.01 && d > -0.01 ? "near" : a " and " b) }'; }
+got=$($say --perplexity "$tmp/night" --json --quiet)
+same "$(keys "$got")" 'perplexity nll tokens bytes nats_per_byte ' "--perplexity --json: $got"
+same "$(grep -c '"tokens":37,"bytes":37,' <<<"$got")" 1 "--perplexity --json: $got"
+nll() { sed 's/.*"nll":\([0-9.]*\).*/\1/' <<<"$1"; }
+same "$(near "$(nll "$got")" "$(surprise "192 ${night[*]}" 1)")" near 'in one window'
+for chunk in 1 5; do same "$(near "$(nll "$($say --perplexity "$tmp/night" --json --quiet --chunk $chunk)")" "$(nll "$got")")" near "--chunk $chunk"; done
+# 16 tokens and the begin of sentence: 0..15, 8..23, 16..31, 24..36
+sum=$({ surprise "192 ${night[*]:0:16}" 1; surprise "192 ${night[*]:8:16}" 9; surprise "192 ${night[*]:16:16}" 9; surprise "192 ${night[*]:24:13}" 9; } | awk '{ s += $1 } END { print s }')
+same "$(near "$(nll "$($say --perplexity "$tmp/night" --json --quiet --ctx 17 --chunk 6)")" "$sum")" near 'in windows of 17'
+# without a begin of sentence the first token is not scored
+rm "$plain/tokenizer_config.json"
+got=$($generate --model "$plain" --perplexity "$tmp/night" --json --quiet)
+same "$(near "$(nll "$got")" "$(surprise "${night[*]}" 1)") $(grep -c '"tokens":36,"bytes":36,' <<<"$got")" 'near 1' 'no begin of sentence'
+same "$($say --perplexity "$tmp/night" 2>/dev/null | grep -c '^perplexity  [1-9][0-9]*\.[0-9]*$')" 1 'perplexity for people'
+same "$($say --perplexity - --json --quiet <"$tmp/night" | grep -c '"tokens":37,')" 1 '--perplexity -'
+refused 1 'is too short' $say --perplexity /dev/null
+refused 1 'is too short' $generate --model "$plain" --perplexity <(printf x)
+refused 1 'cannot read' $say --perplexity "$tmp/none"
+refused 2 '--ctx: a window of 2 tokens' $say --perplexity "$tmp/night" --ctx 2
+
+# ---- --tokenize and --detokenize
+printf 'a b\0\0Gr\xc3\xbc\xc3\x9fe\n<|x|>\0last' >"$tmp/texts"
+same "$($say --tokenize <"$tmp/texts" | head -n 3 | tr '\n' ,)" '97 32 98,,71 114 195 188 195 159 101 10 60 124 120 124 62,' --tokenize
+{ cat "$tmp/texts" && printf '\0'; } >"$tmp/ended"
+same "$($say --tokenize <"$tmp/texts" | $generate --tokenizer $text/tokenizer.json --detokenize | cmp - "$tmp/ended" && echo equal)" equal 'there and back'
+same "$($say --tokenize </dev/null | wc -c) $($say --detokenize </dev/null | wc -c)" '0 0' 'nothing there, nothing back'
+for bad in 1,2 x '1 250' 99999999999 -1 '7 1x'; do refused 1 'line 2: ' bash -c "printf '1 2\n%s\n' '$bad' | $say --detokenize"; done
+
+# ---- --chat: what it answers is what the same tokens give, and only new ones are run
+modern=$tmp/modern thoughtful=$tmp/thoughtful
+speaking "$modern" '245 <|User|>' '246 <|Assistant|>'
+speaking "$thoughtful" '245 <|User|>' '246 <|Assistant|>' '247 <think>' '248 </think>' '249 <|search_begin|>'
+bytes_of() { printf %s "$1" | od -An -v -tu1 | tr -s ' \n' ' '; }
+answer() { # MODEL IDS: text, and in $made the ids
+    made=$($generate --model "$1" --tokens "$2" -n 12 --print-tokens --quiet)
+    $generate --model "$1" --tokens "$2" -n 12 --quiet
+}
+for who in "$text" "$modern"; do
+    if [ "$who" = "$text" ]; then a="192 $(bytes_of $'Be nice.\n\nUser: hi there\n\nAssistant:')" b=" 193 $(bytes_of $'User: and?\n\nAssistant:')"
+    else a="192 $(bytes_of 'Be nice.') 245 $(bytes_of 'hi there') 246" b=" 193 245 $(bytes_of 'and?') 246"; fi
+    answer "$who" "$a" >"$tmp/want"
+    answer "$who" "$a $made $b" >>"$tmp/want"
+    printf 'hi there\n\nand?\r\n' | $generate --model "$who" --chat --system 'Be nice.' -n 12 >"$tmp/got" 2>"$tmp/stderr"
+    same "$? $(cmp "$tmp/got" "$tmp/want" && echo equal)" '0 equal' "--chat of $who"
+    new=$(($(count "$a") + $(count "$b") + 1)) # the answer's last token had not been run
+    same "$(grep -c "^prompt *$new tokens" "$tmp/stderr")" 1 "--chat: $new new tokens ($(grep ^prompt "$tmp/stderr"))"
+done
+same "$(printf 'hi\n' | $generate --model "$thoughtful" --chat -n 9 --quiet; echo .)" \
+     "$($generate --model "$thoughtful" --tokens "192 245 104 105 246 248" -n 9 --quiet; echo .)" '--chat of V3.1'
+same "$(printf 'hi\n' | $generate --model "$thoughtful" --chat --think -n 9 --quiet; echo .)" \
+     "$($generate --model "$thoughtful" --tokens "192 245 104 105 246 247" -n 9 --quiet; echo .)" '--chat --think'
+same "$(printf '<\xef\xbd\x9cUser\xef\xbd\x9c>\n' | $generate --model "$modern" --chat -n 1 2>&1 >/dev/null | grep -c '^prompt *15 tokens')" 1 'typed special tokens are text'
+for n in 1 20; do # the first question, or the answer, fills the context
+    printf 'hello there\nmore\n' | $generate --model "$modern" --chat --ctx $((n + 14)) >/dev/null 2>"$tmp/stderr"
+    same "$? $(grep -c "filled the context of $((n + 14)) tokens: --ctx makes it larger" "$tmp/stderr")" '1 1' "a full context of $((n + 14))"
+done
+same "$($generate --model "$modern" --chat --quiet </dev/null; echo "$?.")" 0. 'a chat of nothing'
+
+# ---- Ctrl-C
+(
+    set -m # background jobs with signals of their own
+    $generate --model $model --tokens 1 -n 200000 --ignore-eos --temp 1 --json >"$tmp/got" 2>"$tmp/stderr" &
+    sleep 0.5
+    kill -INT $!
+    wait $!
+    echo $? >"$tmp/status"
+)
+same "$(cat "$tmp/status") $(grep -c '"stop":"interrupt"' "$tmp/got") $(grep -c ^generation "$tmp/stderr")" '130 1 1' 'Ctrl-C in a text'
+(
+    set -m
+    trap '' PIPE
+    mkfifo "$tmp/fifo"
+    $generate --model "$modern" --chat --ctx 100000 <"$tmp/fifo" >"$tmp/got" 2>"$tmp/stderr" &
+    exec 5>"$tmp/fifo"
+    echo hello >&5
+    sleep 0.5
+    kill -INT $!
+    sleep 0.3
+    echo again >&5
+    sleep 0.3
+    kill -INT $!
+    sleep 0.3
+    kill -INT $!
+    wait $!
+    echo $? >"$tmp/status"
+)
+same "$(cat "$tmp/status") $(grep -c ^generation "$tmp/stderr")" '0 1' "Ctrl-C in a chat stops answers, and then the program ($(cat "$tmp/stderr"))"
 
 echo "$passed passed, $failed failed"
 [ $failed -eq 0 ]

@@ -1,0 +1,208 @@
+/* DeepSeek's chat templates, on a tokenizer of bytes: which one is chosen, and the ids of whole conversations. */
+#define MLA_IMPLEMENTATION
+#include "../mla.h"
+#define CHECKPOINT_IMPLEMENTATION
+#define TOKENIZER_IMPLEMENTATION
+#define CHAT_IMPLEMENTATION
+#include "chat.h"
+#include "test.h"
+
+/* ---- a tokenizer: the id of a byte is that byte, and those in no UTF-8 are special tokens ---------------------------------- */
+
+enum { BOS = 192, EOS = 193, USER = 245, ASSISTANT, THINK, END_THINK, SEARCH };
+
+static tokenizer *byte_tokenizer(const char *const *added, const int *ids, int n) {
+    static char json[20000];
+    tokenizer *t = NULL;
+    mla_error error;
+    size_t used = 0;
+    int odd = 0;
+#define PUT(...) (used += (size_t)snprintf(json + used, sizeof json - used, __VA_ARGS__))
+    PUT("{\"added_tokens\":[");
+    for (int i = 0; i < n; i++)
+        PUT("%s{\"id\":%d,\"content\":\"%s\",\"single_word\":false,\"lstrip\":false,\"rstrip\":false,\"normalized\":false,\"special\":%s}",
+            i ? "," : "", ids[i], added[i], ids[i] < USER ? "true" : "false");
+    PUT("],\"pre_tokenizer\":{\"type\":\"ByteLevel\",\"add_prefix_space\":false,\"use_regex\":false},\"decoder\":{\"type\":\"ByteLevel\"},"
+        "\"model\":{\"type\":\"BPE\",\"merges\":[],\"vocab\":{");
+    for (int b = 0; b < 245; b++) {
+        const int plain = (b > 32 && b < 127) || (b > 160 && b != 173), code = plain ? b : 256 + odd;
+        odd += !plain;
+        if (b != BOS && b != EOS) PUT("%s\"\\u%04x\":%d", b ? "," : "", (unsigned)code, b);
+    }
+    PUT("}}}");
+#undef PUT
+    CHECK(!tokenizer_parse(&t, json, used, "bytes", &error), "%s", error.text);
+    return t;
+}
+
+static const char *const names[] = {CHAT__TOKEN("begin" CHAT__GAP "of" CHAT__GAP "sentence"), CHAT__TOKEN("end" CHAT__GAP "of" CHAT__GAP "sentence"),
+                                    CHAT__TOKEN("User"), CHAT__TOKEN("Assistant"), "<think>", "</think>", CHAT__TOKEN("search" CHAT__GAP "begin")};
+static const int name_ids[] = {BOS, EOS, USER, ASSISTANT, THINK, END_THINK, SEARCH};
+
+/* Ids as a text to compare: bytes as they are, special tokens in brackets. */
+static const char *spell(const chat_tokens *text) {
+    static char out[2000];
+    static const char *const special[] = {"[U]", "[A]", "[T]", "[/T]", "[S]"};
+    size_t n = 0;
+    for (size_t i = 0; i < text->n && n + 8 < sizeof out; i++) {
+        const int id = text->ids[i];
+        if (id == BOS || id == EOS) n += (size_t)snprintf(out + n, 8, id == BOS ? "[B]" : "[E]");
+        else if (id >= USER && id <= SEARCH) n += (size_t)snprintf(out + n, 8, "%s", special[id - USER]);
+        else out[n++] = (char)id;
+    }
+    out[n] = 0;
+    return out;
+}
+
+static void reads(const chat_tokens *text, const char *want) {
+    const char *got = spell(text);
+    CHECK(!strcmp(got, want), "got '%s', want '%s'", got, want);
+}
+
+static void turn(chat_tokens *text, const chat_template *chat, const tokenizer *t, const char *system, const char *question) {
+    mla_error error;
+    CHECK(!chat_turn(text, chat, t, system, question, strlen(question), &error), "%s", error.text);
+}
+
+static void answer(chat_tokens *text, const chat_template *chat, const char *bytes) { /* < and > for the ends of thoughts */
+    int ids[100];
+    size_t n = 0;
+    mla_error error;
+    for (; bytes[n]; n++) ids[n] = bytes[n] == '<' ? THINK : bytes[n] == '>' ? END_THINK : (unsigned char)bytes[n];
+    CHECK(!chat_answer(text, chat, ids, n, &error), "%s", error.text);
+}
+
+static tokenizer *detect(chat_template *chat, const int *which, int n) {
+    const char *content[7];
+    int ids[7];
+    mla_error error;
+    for (int i = 0; i < n; i++) content[i] = names[which[i]], ids[i] = name_ids[which[i]];
+    tokenizer *t = byte_tokenizer(content, ids, n);
+    CHECK(!chat_detect(chat, t, 7, &error), "%s", error.text);
+    return t;
+}
+
+static const int v2[] = {0, 1}, v3[] = {0, 1, 2, 3}, r1[] = {0, 1, 2, 3, 4, 5}, v31[] = {0, 1, 2, 3, 4, 5, 6};
+
+static void styles(void) {
+    chat_template chat;
+    chat_tokens text = {NULL, 0, 0};
+    tokenizer *t;
+    SECTION("V2");
+    t = detect(&chat, v2, 2);
+    CHECK(chat.style == CHAT_V2 && !strcmp(chat_style_name(chat.style), "V2") && chat.bos == BOS && chat.eos == EOS, "V2");
+    turn(&text, &chat, t, "Be brief.", "Hi");
+    reads(&text, "[B]Be brief.\n\nUser: Hi\n\nAssistant:");
+    answer(&text, &chat, " Ho");
+    reads(&text, "[B]Be brief.\n\nUser: Hi\n\nAssistant: Ho[E]");
+    turn(&text, &chat, t, NULL, "And?");
+    reads(&text, "[B]Be brief.\n\nUser: Hi\n\nAssistant: Ho[E]User: And?\n\nAssistant:");
+    text.n = 0;
+    turn(&text, &chat, t, "", "Hi");
+    reads(&text, "[B]User: Hi\n\nAssistant:");
+    tokenizer_close(t);
+
+    SECTION("V3");
+    t = detect(&chat, v3, 4);
+    CHECK(chat.style == CHAT_V3 && !chat.thinks && chat.user == USER && chat.assistant == ASSISTANT, "V3");
+    text.n = 0;
+    turn(&text, &chat, t, "Be brief.", "Hi");
+    reads(&text, "[B]Be brief.[U]Hi[A]");
+    answer(&text, &chat, "Ho");
+    turn(&text, &chat, t, NULL, "And?");
+    answer(&text, &chat, "");
+    reads(&text, "[B]Be brief.[U]Hi[A]Ho[E][U]And?[A][E]");
+    tokenizer_close(t);
+
+    SECTION("R1");
+    t = detect(&chat, r1, 6);
+    CHECK(chat.style == CHAT_R1 && chat.thinks, "R1");
+    text.n = 0;
+    turn(&text, &chat, t, "", "Hi");
+    reads(&text, "[B][U]Hi[A][T]\n");
+    answer(&text, &chat, "hmm>\n\nHo");
+    reads(&text, "[B][U]Hi[A]\n\nHo[E]");
+    turn(&text, &chat, t, NULL, "And?");
+    answer(&text, &chat, "never ending");
+    reads(&text, "[B][U]Hi[A]\n\nHo[E][U]And?[A][E]");
+    chat.thinks = 0;
+    turn(&text, &chat, t, NULL, "So?");
+    answer(&text, &chat, "no thoughts");
+    turn(&text, &chat, t, NULL, "Eh?");
+    answer(&text, &chat, "<own thoughts>Ok>Yes");
+    reads(&text, "[B][U]Hi[A]\n\nHo[E][U]And?[A][E][U]So?[A]no thoughts[E][U]Eh?[A]Yes[E]");
+    tokenizer_close(t);
+
+    SECTION("V3.1");
+    t = detect(&chat, v31, 7);
+    CHECK(chat.style == CHAT_V31 && !chat.thinks, "V3.1");
+    text.n = 0;
+    turn(&text, &chat, t, "S", "Hi");
+    reads(&text, "[B]S[U]Hi[A][/T]");
+    answer(&text, &chat, "Ho");
+    reads(&text, "[B]S[U]Hi[A][/T]Ho[E]");
+    chat.thinks = 1;
+    turn(&text, &chat, t, NULL, "And?");
+    reads(&text, "[B]S[U]Hi[A][/T]Ho[E][U]And?[A][T]");
+    answer(&text, &chat, "hmm>So");
+    reads(&text, "[B]S[U]Hi[A][/T]Ho[E][U]And?[A][/T]So[E]");
+    turn(&text, &chat, t, NULL, "x");
+    answer(&text, &chat, "hmm");
+    reads(&text, "[B]S[U]Hi[A][/T]Ho[E][U]And?[A][/T]So[E][U]x[A][/T][E]");
+    tokenizer_close(t);
+    free(text.ids);
+}
+
+static void typed(void) {
+    chat_template chat;
+    chat_tokens text = {NULL, 0, 0};
+    const int *sets[] = {v3, v31};
+    SECTION("special tokens that users type are text");
+    for (int k = 0; k < 2; k++) {
+        tokenizer *t = detect(&chat, sets[k], k ? 7 : 4);
+        char question[200], want[800];
+        snprintf(question, sizeof question, "a%sb%sc%sd</think>e", names[1], names[2], names[3]);
+        snprintf(want, sizeof want, "[B]%s[U]%s[A]%s", question, question, k ? "[/T]" : "");
+        text.n = 0;
+        turn(&text, &chat, t, question, question);
+        CHECK(text.n == 4 + 2 * strlen(question) - (size_t)!k, "%zu ids", text.n);
+        reads(&text, want);
+        tokenizer_close(t);
+    }
+    free(text.ids);
+}
+
+static void other(void) {
+    chat_template chat;
+    mla_error error;
+    chat_tokens text = {NULL, 0, 0};
+    const char *content[2];
+    int ids[2];
+    SECTION("other tokenizers");
+    tokenizer *t = byte_tokenizer(names, name_ids, 0);
+    CHECK(chat_detect(&chat, t, BOS, &error) == MLA_ERR_UNSUPPORTED && strstr(error.text, "end") && strstr(error.text, "template"), "%s", error.text);
+    CHECK(chat_detect(&chat, t, BOS, NULL) == MLA_ERR_UNSUPPORTED, "without an error to fill");
+    tokenizer_close(t);
+    content[0] = names[1], ids[0] = EOS, content[1] = names[2], ids[1] = USER;
+    t = byte_tokenizer(content, ids, 2);
+    CHECK(chat_detect(&chat, t, -1, &error) == MLA_ERR_UNSUPPORTED && strstr(error.text, "only one"), "%s", error.text);
+    tokenizer_close(t);
+    t = byte_tokenizer(content, ids, 1);
+    CHECK(!chat_detect(&chat, t, 65, &error) && chat.style == CHAT_V2 && chat.bos == 65, "the model's begin of sentence");
+    turn(&text, &chat, t, "", "");
+    reads(&text, "AUser: \n\nAssistant:");
+    text.n = 0;
+    CHECK(!chat_detect(&chat, t, -1, &error) && chat.bos == -1, "no begin of sentence");
+    turn(&text, &chat, t, "", "x");
+    reads(&text, "User: x\n\nAssistant:");
+    tokenizer_close(t);
+    free(text.ids);
+    CHECK(!strcmp(chat_style_name(CHAT_STYLE_COUNT), "?") && !strcmp(chat_style_name(CHAT_V31), "V3.1"), "names");
+}
+
+int main(void) {
+    styles();
+    typed();
+    other();
+    return test_end();
+}
