@@ -496,8 +496,10 @@ MLA_API mla_result mla_moe_forward(mla_context *context, int layer, float *y, co
 
 #if defined(__GNUC__)
 #define MLA__PREFETCH(p) __builtin_prefetch(p)
+#define MLA__PREFETCH_L2(p) __builtin_prefetch(p, 0, 2)
 #else
 #define MLA__PREFETCH(p) ((void)(p))
+#define MLA__PREFETCH_L2(p) ((void)(p))
 #endif
 
 /* Register tiles are small arrays indexed by loops of constant length: these must be unrolled, also at -O2, to live in registers. */
@@ -1220,6 +1222,7 @@ MLA__INLINE void mla__transpose_neon(float32x4_t *r) {
 #define MLA__MR_MAX 8   /* most rows of a register tile */
 #define MLA__KC 256     /* depth of a packed panel: KC * NR floats stay in the first-level cache */
 #define MLA__MC 256     /* tokens per pass over a packed panel: MC * KC floats stay in the second-level cache */
+#define MLA__AHEAD 2048 /* bytes ahead of which streaming weights are fetched: the prefetchers of Intel's servers alone leave a third of the speed */
 #define MLA__FEW 2      /* up to so many tokens a product is bound by memory, and weights are used as they stream by */
 #define MLA__STRIP 16   /* rows of weights that are never split between workers, so that no result depends on their number */
 #define MLA__GROUP 64   /* rows handled at a time when their results need a second look (SwiGLU, scatter) */
@@ -1422,6 +1425,7 @@ MLA__AVX2 void mla__idot_row_avx2(const mla_dtype t, const int TB, float *y, mla
     MLA__UNROLL
     for (int i = 0; i < TB; i++) acc[i][0] = acc[i][1] = _mm256_setzero_ps(), low[i] = 0;
     for (int g = 0; g < groups; g += 2) {
+        MLA__PREFETCH_L2(b + MLA__AHEAD);
         MLA__UNROLL
         for (int u = 0; u < 2; u++) {
             if (g + u >= groups) break;
@@ -4018,6 +4022,9 @@ MLA__IN void MLA__F(dot_row)(const mla_dtype t, const int TB, float *y, mla__sz 
         int k = kb;
         for (; wide && k + U * MLA__VL <= end; k += U * MLA__VL) {
             MLA__UNROLL
+            for (mla__sz i = 0; i < mla__bytes(t, U * MLA__VL); i += 64)
+                MLA__PREFETCH_L2((const char *)w->data + mla__bytes(t, at + k) + MLA__AHEAD + i);
+            MLA__UNROLL
             for (int u = 0; u < U; u += 2) {
                 MLA__V v[2];
                 if (t == MLA_E4M3) MLA__F(fp8)(w->data, at + k + u * MLA__VL, v);
@@ -4080,6 +4087,10 @@ MLA__IN void MLA__F(mix)(const mla_dtype t, float *y, mla__sz ldy, const float *
                     if (m == 4) {
                         const MLA__V f0 = MLA__F(set1)(f[0]), f1 = MLA__F(set1)(f[1]), f2 = MLA__F(set1)(f[2]), f3 = MLA__F(set1)(f[3]);
                         for (; c + MLA__VL <= end; c += MLA__VL) {
+                            MLA__PREFETCH_L2((const char *)w->data + mla__bytes(t, at + 4 * (mla__sz)C + c)); /* the next four */
+                            MLA__PREFETCH_L2((const char *)w->data + mla__bytes(t, at + 5 * (mla__sz)C + c));
+                            MLA__PREFETCH_L2((const char *)w->data + mla__bytes(t, at + 6 * (mla__sz)C + c));
+                            MLA__PREFETCH_L2((const char *)w->data + mla__bytes(t, at + 7 * (mla__sz)C + c));
                             MLA__V s = MLA__F(fma)(f0, MLA__F(get)(t, w->data, at + c), MLA__F(ld)(to + c));
                             s = MLA__F(fma)(f1, MLA__F(get)(t, w->data, at + C + c), s);
                             s = MLA__F(fma)(f2, MLA__F(get)(t, w->data, at + 2 * (mla__sz)C + c), s);
