@@ -1,11 +1,20 @@
-/* generate.c - runs a DeepSeek checkpoint from a Hugging Face directory: token ids in, token ids out.
-   cc -O2 -fopenmp generate.c -lm */
+/* generate.c - runs a DeepSeek checkpoint from a Hugging Face directory: continues texts, chats, measures perplexity.
+   cc -O2 -fopenmp generate.c -lm
+
+   CONTENTS   basics, the command line, output, the session (what is open while a model runs), memory, and what the program can
+              do: prompts, chat, perplexity, info, tokenize. */
 #define _DEFAULT_SOURCE /* POSIX, also under -std=c99 */
 #define MLA_IMPLEMENTATION
 #include "../mla.h"
 #define CHECKPOINT_IMPLEMENTATION
 #include "checkpoint.h"
 #include "quantize.h"
+#define TOKENIZER_IMPLEMENTATION
+#include "tokenizer.h"
+#define SAMPLER_IMPLEMENTATION
+#include "sampler.h"
+#define CHAT_IMPLEMENTATION
+#include "chat.h"
 
 #include <ctype.h>
 #include <errno.h>
@@ -21,6 +30,11 @@
 #include <time.h>
 #include <unistd.h>
 
+/* ---- basics ----------------------------------------------------------------------------------------------------------- */
+
+static int quiet; /* --quiet: only errors go to stderr */
+static int bar;   /* a progress bar is on the screen */
+
 #if defined(__GNUC__)
 __attribute__((noreturn, format(printf, 2, 3)))
 #endif
@@ -28,11 +42,22 @@ static void fail(int status, const char *format, ...) { /* 2: the command line i
     va_list args;
     va_start(args, format);
     fflush(stdout);
+    if (bar) fprintf(stderr, "\r%78s\r", "");
     fputs("generate: ", stderr);
     vfprintf(stderr, format, args);
     fputs(status == 2 ? " (--help shows the options)\n" : "\n", stderr);
     va_end(args);
     exit(status);
+}
+
+#if defined(__GNUC__)
+__attribute__((format(printf, 1, 2)))
+#endif
+static void say(const char *format, ...) { /* to stderr, unless --quiet */
+    va_list args;
+    va_start(args, format);
+    if (!quiet) vfprintf(stderr, format, args);
+    va_end(args);
 }
 
 /* If a standard stream is closed, the next file opened would take its place and get its text: fill the holes first. */
@@ -48,20 +73,175 @@ static void flush_stdout(void) {
     if (fflush(stdout) || ferror(stdout)) fail(1, "cannot write to stdout: %s", strerror(errno));
 }
 
+/* Ctrl-C: what runs ends after the current forward pass; a second one, before that, ends the program. */
+static volatile sig_atomic_t interrupted;
+static void on_interrupt(int number) {
+    if (interrupted) _exit(128 + number);
+    interrupted = 1;
+}
+static void catch_interrupts(void) {
+    struct sigaction action;
+    memset(&action, 0, sizeof action);
+    action.sa_handler = on_interrupt; /* without SA_RESTART: reading a line ends, too */
+    sigaction(SIGINT, &action, NULL);
+}
+
 static double now(void) {
     struct timespec t;
     clock_gettime(CLOCK_MONOTONIC, &t);
     return (double)t.tv_sec + 1e-9 * (double)t.tv_nsec;
 }
 
+static const char *amount(char text[32], double bytes) {
+    if (bytes >= 1e9) snprintf(text, 32, "%.2f GB", bytes * 1e-9);
+    else if (bytes >= 1e5) snprintf(text, 32, "%.2f MB", bytes * 1e-6);
+    else snprintf(text, 32, "%.0f bytes", bytes);
+    return text;
+}
+
+typedef struct buffer { /* bytes; data [n] is followed by a NUL */
+    char *data;
+    size_t n, capacity;
+} buffer;
+
+static char *buffer_room(buffer *b, size_t n) { /* the end of b, with room for n more bytes */
+    if (n > SIZE_MAX / 4 || b->n > SIZE_MAX / 4) fail(1, "out of memory");
+    if (b->n + n >= b->capacity) {
+        b->capacity = 2 * (b->n + n) + 64;
+        if (!(b->data = realloc(b->data, b->capacity))) fail(1, "out of memory for %zu bytes", b->capacity);
+    }
+    return b->data + b->n;
+}
+
+static void buffer_add(buffer *b, const char *bytes, size_t n) {
+    memcpy(buffer_room(b, n), bytes, n);
+    b->data[b->n += n] = 0;
+}
+
+static void read_stream(buffer *b, FILE *file, const char *name) {
+    for (size_t got = 1; got; b->n += got) got = fread(buffer_room(b, 65536), 1, 65536, file);
+    if (ferror(file)) fail(1, "cannot read %s: %s", name, strerror(errno));
+    *buffer_room(b, 0) = 0;
+}
+
+static void read_file(buffer *b, const char *path) { /* "-": standard input */
+    FILE *file = strcmp(path, "-") ? fopen(path, "rb") : stdin;
+    if (!file) fail(1, "cannot read %s: %s", path, strerror(errno));
+    read_stream(b, file, file == stdin ? "standard input" : path);
+    if (file != stdin) fclose(file);
+}
+
+static char *join(const char *dir, const char *name) {
+    buffer path = {NULL, 0, 0};
+    buffer_add(&path, dir, strlen(dir));
+    if (path.n && path.data[path.n - 1] != '/') buffer_add(&path, "/", 1);
+    buffer_add(&path, name, strlen(name));
+    return path.data;
+}
+
+static json_value *read_json(const char *dir, const char *name) { /* NULL: there is no such file */
+    buffer text = {NULL, 0, 0};
+    json_value *json;
+    mla_error error;
+    char *path = join(dir, name);
+    if (access(path, F_OK)) {
+        free(path);
+        return NULL;
+    }
+    read_file(&text, path);
+    if (json_parse(text.data, text.n, &json, &error)) fail(1, "%s: %s", path, error.text);
+    free(text.data), free(path);
+    return json;
+}
+
+/* A bar on stderr, if that is a terminal; gone at the end. */
+static void progress(const char *what, double done, double total, const char *of) {
+    static double shown;
+    const double t = now(), part = total > 0 ? done / total : 1;
+    char marks[25];
+    if (quiet || !isatty(2) || (t - shown < 0.1 && done < total) || (done >= total && !bar)) return;
+    shown = t, bar = done < total;
+    memset(marks, ' ', 24), memset(marks, '#', (size_t)(24 * part)), marks[24] = 0;
+    if (bar) fprintf(stderr, "\r%-10s [%s] %3.0f %% of %s ", what, marks, 100 * part, of);
+    else fprintf(stderr, "\r%78s\r", ""), shown = 0;
+}
+
 /* ---- the command line ------------------------------------------------------------------------------------------------- */
 
+enum { TEXT = 1, TOKENS = 2, CHAT = 4, PERPLEXITY = 8, INFO = 16, TOKENIZE = 32, DETOKENIZE = 64 }; /* what to do: the mode */
+enum {
+    GENERATES = TEXT | TOKENS | CHAT,
+    RUNS = GENERATES | PERPLEXITY,
+    LOADS = RUNS | INFO,
+    ANY = LOADS | TOKENIZE | DETOKENIZE
+};
+
+#define OPTIONS(X)                                                                                                          \
+    /* name, has a value, modes that it goes with, mode that it asks for */                                                \
+    X(HELP, "--help", 0, ANY, 0)                                                                                           \
+    X(VERSION, "--version", 0, ANY, 0)                                                                                     \
+    X(MODEL, "--model", 1, ANY, 0)                                                                                         \
+    X(PROMPT, "--prompt", 1, TEXT, TEXT)                                                                                   \
+    X(PROMPT_FILE, "--prompt-file", 1, TEXT, TEXT)                                                                         \
+    X(TOKENS, "--tokens", 1, TOKENS, TOKENS)                                                                               \
+    X(CHAT, "--chat", 0, CHAT, CHAT)                                                                                       \
+    X(PERPLEXITY, "--perplexity", 1, PERPLEXITY, PERPLEXITY)                                                               \
+    X(INFO, "--info", 0, INFO, INFO)                                                                                       \
+    X(TOKENIZE, "--tokenize", 0, TOKENIZE, TOKENIZE)                                                                       \
+    X(DETOKENIZE, "--detokenize", 0, DETOKENIZE, DETOKENIZE)                                                               \
+    X(TOKENIZER, "--tokenizer", 1, ANY & ~INFO, 0)                                                                         \
+    X(SYSTEM, "--system", 1, CHAT, 0)                                                                                      \
+    X(THINK, "--think", 0, CHAT, 0)                                                                                        \
+    X(N, "-n", 1, GENERATES, 0)                                                                                            \
+    X(CTX, "--ctx", 1, LOADS, 0)                                                                                           \
+    X(TEMP, "--temp", 1, GENERATES, 0)                                                                                     \
+    X(TOP_K, "--top-k", 1, GENERATES, 0)                                                                                   \
+    X(TOP_P, "--top-p", 1, GENERATES, 0)                                                                                   \
+    X(MIN_P, "--min-p", 1, GENERATES, 0)                                                                                   \
+    X(REPEAT_PENALTY, "--repeat-penalty", 1, GENERATES, 0)                                                                 \
+    X(REPEAT_LAST, "--repeat-last", 1, GENERATES, 0)                                                                       \
+    X(SEED, "--seed", 1, GENERATES, 0)                                                                                     \
+    X(STOP, "--stop", 1, GENERATES, 0)                                                                                     \
+    X(IGNORE_EOS, "--ignore-eos", 0, TEXT | TOKENS, 0)                                                                     \
+    X(NO_ECHO, "--no-echo", 0, TEXT, 0)                                                                                    \
+    X(PRINT_TOKENS, "--print-tokens", 0, TEXT | TOKENS, 0)                                                                 \
+    X(LOGITS, "--logits", 1, TEXT | TOKENS, 0)                                                                             \
+    X(JSON, "--json", 0, LOADS & ~CHAT, 0)                                                                                 \
+    X(ATTN, "--attn", 1, LOADS, 0)                                                                                         \
+    X(ISA, "--isa", 1, LOADS, 0)                                                                                           \
+    X(THREADS, "--threads", 1, LOADS, 0)                                                                                   \
+    X(QUANT, "--quant", 1, LOADS, 0)                                                                                       \
+    X(QUANT_CLASS, "--quant-class", 1, LOADS, 0)                                                                           \
+    X(EXACT, "--exact", 0, LOADS, 0)                                                                                       \
+    X(CACHE, "--cache", 1, LOADS, 0)                                                                                       \
+    X(CHUNK, "--chunk", 1, LOADS, 0)                                                                                       \
+    X(MEMORY, "--memory", 1, LOADS, 0)                                                                                     \
+    X(FORCE, "--force", 0, LOADS, 0)                                                                                       \
+    X(QUIET, "--quiet", 0, ANY, 0)
+
+enum {
+#define X(id, name, valued, modes, mode) OPTION_##id,
+    OPTIONS(X)
+#undef X
+    N_OPTIONS
+};
+static const struct {
+    const char *name;
+    int valued, modes, mode;
+} option_table[N_OPTIONS] = {
+#define X(id, name, valued, modes, mode) {name, valued, modes, mode},
+    OPTIONS(X)
+#undef X
+};
+
 typedef struct options {
-    const char *model, *logits;
+    int mode;
+    const char *given[N_OPTIONS]; /* the value, or the name of an option without; NULL: not given */
     int *tokens;
-    int n_tokens, n, ignore_eos, print_tokens, exact, threads, chunk;
-    double temp;
-    uint64_t seed;
+    const char **stops; /* [n_stops] */
+    int n_tokens, n_stops, n, ctx, threads, chunk;
+    double memory; /* bytes */
+    sampler_desc sampling;
     mla_attn_path attn;
     mla_isa isa;
     mla_dtype cache;
@@ -74,31 +254,44 @@ static const mla_dtype cache_dtypes[] = {MLA_F32, MLA_F16, MLA_BF16, MLA_Q8};
 static const char *const form_names[] = {"keep", "q8", "q4"}; /* from CHECKPOINT_KEEP on */
 
 static void help(void) {
-    printf("usage: generate --model DIR --tokens \"1 2 3\" [options]\n"
-           "Runs a DeepSeek checkpoint on the CPU: token ids in, token ids out.\n"
-           "  --model DIR       a Hugging Face directory: config.json and safetensors\n"
-           "  --tokens \"1 2 3\"  the prompt\n"
-           "  -n N              tokens to generate [16]\n"
-           "  --temp T          temperature; 0 always takes the likeliest token [0]\n"
-           "  --seed S          start of the random numbers [0]\n"
-           "  --ignore-eos      go on after an end-of-sequence token\n"
-           "  --attn PATH       auto, naive or absorbed [auto]\n"
+    printf("usage: generate --model DIR [--prompt TEXT | --chat | ...] [options]\n"
+           "Runs a DeepSeek checkpoint, a directory as on Hugging Face, on the CPU.\n"
+           "  --prompt TEXT     continues a text; or --prompt-file F (without its last\n"
+           "                    newline; -: standard input, read also if it is no terminal)\n"
+           "  --tokens \"1 2 3\"  continues token ids\n"
+           "  --chat            a conversation, line by line; --system TEXT, --think\n"
+           "  --perplexity F    of a text: windows of --ctx tokens [512], each half a window\n"
+           "                    after the one before, of which the new tokens are scored\n"
+           "  --info            sizes and memory; nothing is run\n"
+           "  --tokenize        NUL-ended texts on standard input to lines of ids;\n"
+           "                    --detokenize: back; --tokenizer FILE: not DIR's\n"
+           "  -n N              tokens to generate [256; --tokens: 16, --chat: no limit]\n"
+           "  --ctx N           room for prompt and answer [what they need; --chat: 4096]\n"
+           "  --temp T, --top-k K, --top-p P, --min-p P, --repeat-penalty R,\n"
+           "  --repeat-last N, --seed S   sampling [likeliest token; for texts what\n"
+           "                    generation_config.json says if its do_sample is true]\n"
+           "  --stop TEXT       ends before this text; may be given again\n"
+           "  --ignore-eos      goes on after an end-of-sequence token\n"
+           "  --no-echo         the continuation without the prompt before it\n"
+           "  --print-tokens    the generated ids on one line at the end, no text\n"
+           "  --logits FILE     the prompt's logits: little-endian f32 [tokens, vocab_size]\n"
+           "  --json            one line about the run, nothing else on standard output\n"
            "  --isa ISA         ");
     for (int i = 0; i < MLA_ISA_COUNT; i++) printf("%s%s", i ? ", " : "", mla_isa_name((mla_isa)i));
     printf(" [auto]\n"
-           "  --threads N       [all cores, or OMP_NUM_THREADS]\n"
+           "  --attn PATH       auto, naive or absorbed [auto];  --threads N [all cores]\n"
            "  --quant q8|q4     converts the weights while loading, but kv_b and embed\n"
            "  --quant-class LIST  as head=q8,kv_b=q8: keep, q8 or q4 for any of attn, kv_b,\n"
            "                    dense, experts, shared, head, embed\n"
            "  --exact           products with q8 and q4 weights in f32 instead of int8\n"
            "  --cache TYPE      f32, f16, bf16 or q8 [f32]\n"
            "  --chunk N         prompt tokens in one forward pass [512]\n"
-           "  --print-tokens    the generated ids on one line at the end, not as they come\n"
-           "  --logits FILE     the prompt's logits: little-endian f32 [tokens, vocab_size]\n"
-           "Exit status: 0 done, 1 failed, 2 wrong command line.\n"
+           "  --memory BYTES    what may be taken, as 8G [what is free]; --force: no limit\n"
+           "  --quiet           nothing but errors on stderr;  --version\n"
+           "Exit status: 0 done, 1 failed, 2 wrong command line, 130 interrupted.\n"
            "Examples:\n"
-           "  generate --model V2-Lite --tokens \"100000 549 6077\" -n 64\n"
-           "  generate --model V2-Lite --tokens \"100000 549 6077\" --temp 0.7 --seed 42\n"
+           "  generate --model V2-Lite --prompt \"Once upon a time\" -n 64 --temp 0.7\n"
+           "  generate --model V3 --quant q4 --chat --system \"Answer in one sentence.\"\n"
            "  generate --model V2-Lite --tokens \"100000 549\" -n 0 --logits out.f32\n");
 }
 
@@ -119,12 +312,24 @@ static uint64_t seed_number(const char *option, const char *text) {
     return value;
 }
 
-static double temperature(const char *option, const char *text) {
+static double number(const char *option, const char *text, double low, double high) {
     char *end;
     double value = strtod(text, &end);
     if (isspace((unsigned char)text[0]) || end == text || *end) fail(2, "%s: '%s' is not a number", option, text);
-    if (!(value >= 0 && value <= 1e6)) fail(2, "%s: %s is not in 0..1000000", option, text);
+    if (!(value >= low && value <= high)) fail(2, "%s: %s is not in %g..%.0f", option, text, low, high);
     return value;
+}
+
+static double byte_count(const char *option, const char *text) {
+    static const char units[] = "kMGT";
+    char *end;
+    double value = strtod(text, &end), unit = 1;
+    const char *u = *end ? strchr(units, *end) : NULL;
+    if (u) end++;
+    for (const char *at = units; u && at <= u; at++) unit *= 1000;
+    if (!isdigit((unsigned char)text[0]) || *end || !(value * unit < 1e18))
+        fail(2, "%s: '%s' is not a number of bytes, as 500M or 8G", option, text);
+    return value * unit;
 }
 
 static int one_of(const char *option, const char *text, const char *const *names, int n) {
@@ -139,17 +344,17 @@ static int one_of(const char *option, const char *text, const char *const *names
 
 static void token_list(options *o, const char *option, const char *text) {
     static const char space[] = " \t\r\n";
-    char number[32];
+    char digits[32];
     free(o->tokens);
     o->n_tokens = 0;
     o->tokens = malloc((strlen(text) / 2 + 1) * sizeof *o->tokens);
     if (!o->tokens) fail(1, "out of memory");
     for (text += strspn(text, space); *text; text += strspn(text, space)) {
         size_t length = strcspn(text, space);
-        if (length >= sizeof number) fail(2, "%s: '%.*s...' is not an integer", option, (int)sizeof number, text);
-        memcpy(number, text, length);
-        number[length] = 0;
-        o->tokens[o->n_tokens++] = (int)integer(option, number, 0, INT_MAX);
+        if (length >= sizeof digits) fail(2, "%s: '%.*s...' is not an integer", option, (int)sizeof digits, text);
+        memcpy(digits, text, length);
+        digits[length] = 0;
+        o->tokens[o->n_tokens++] = (int)integer(option, digits, 0, INT_MAX);
         text += length;
     }
     if (o->n_tokens == 0) fail(2, "%s: no token given", option);
@@ -172,90 +377,135 @@ static void class_list(checkpoint_quant *quant, const char *option, const char *
     }
 }
 
+static void set_option(options *o, int k, const char *v) {
+    const char *a = option_table[k].name, *isa_names[MLA_ISA_COUNT];
+    sampler_desc *s = &o->sampling;
+    o->given[k] = v;
+    switch (k) {
+    case OPTION_HELP:
+    case OPTION_VERSION:
+        if (k == OPTION_HELP) help();
+        else printf("generate %s\n", MLA_VERSION);
+        flush_stdout();
+        exit(0);
+    case OPTION_PROMPT:
+        if (!*v) fail(2, "--prompt: the text is empty");
+        break;
+    case OPTION_TOKENS: token_list(o, a, v); break;
+    case OPTION_N: o->n = (int)integer(a, v, 0, INT_MAX); break;
+    case OPTION_CTX: o->ctx = (int)integer(a, v, 2, INT_MAX); break;
+    case OPTION_TEMP: s->temperature = number(a, v, 0, 1e6); break;
+    case OPTION_TOP_K: s->top_k = (int)integer(a, v, 0, INT_MAX); break;
+    case OPTION_TOP_P: s->top_p = number(a, v, 1e-9, 1); break;
+    case OPTION_MIN_P: s->min_p = number(a, v, 0, 1); break;
+    case OPTION_REPEAT_PENALTY: s->repeat_penalty = number(a, v, 0.01, 100); break;
+    case OPTION_REPEAT_LAST: s->repeat_last = (int)integer(a, v, 1, SAMPLER_MAX_LAST); break;
+    case OPTION_SEED: s->seed = seed_number(a, v); break;
+    case OPTION_STOP:
+        if (!*v) fail(2, "--stop: the text is empty");
+        o->stops[o->n_stops++] = v;
+        break;
+    case OPTION_ATTN: o->attn = (mla_attn_path)one_of(a, v, attn_names, MLA_ATTN_PATH_COUNT); break;
+    case OPTION_ISA:
+        for (int i = 0; i < MLA_ISA_COUNT; i++) isa_names[i] = mla_isa_name((mla_isa)i);
+        o->isa = (mla_isa)one_of(a, v, isa_names, MLA_ISA_COUNT);
+        break;
+    case OPTION_THREADS: o->threads = (int)integer(a, v, 1, 4096); break;
+    case OPTION_QUANT: o->quant.form = (checkpoint_form)(CHECKPOINT_Q8 + one_of(a, v, form_names + 1, 2)); break;
+    case OPTION_QUANT_CLASS: class_list(&o->quant, a, v); break;
+    case OPTION_CACHE: o->cache = cache_dtypes[one_of(a, v, cache_names, 4)]; break;
+    case OPTION_CHUNK: o->chunk = (int)integer(a, v, 1, INT_MAX); break;
+    case OPTION_MEMORY: o->memory = byte_count(a, v); break;
+    case OPTION_QUIET: quiet = 1; break;
+    default: break; /* what was given is all */
+    }
+}
+
 static void parse(options *o, int argc, char **argv) {
-    const char *isa_names[MLA_ISA_COUNT];
-    for (int i = 0; i < MLA_ISA_COUNT; i++) isa_names[i] = mla_isa_name((mla_isa)i);
-    int classes = 0;
+    int asked = -1; /* the option that said what to do */
     memset(o, 0, sizeof *o);
-    o->n = 16, o->chunk = 512;
+    o->chunk = 512;
+    o->stops = malloc((size_t)argc * sizeof *o->stops);
+    if (!o->stops) fail(1, "out of memory");
     for (int i = 1; i < argc; i++) {
-        const char *a = argv[i];
-        if (!strcmp(a, "--help") || !strcmp(a, "-h")) {
-            help();
-            flush_stdout();
-            exit(0);
+        const char *a = strcmp(argv[i], "-h") ? argv[i] : "--help", *v = a;
+        int k = 0;
+        while (k < N_OPTIONS && strcmp(a, option_table[k].name)) k++;
+        if (k == N_OPTIONS) fail(2, "unknown option '%s'", a);
+        if (option_table[k].valued && !(v = argv[++i])) fail(2, "%s: a value is missing", a);
+        if (option_table[k].mode) {
+            if (asked >= 0 && asked != k) fail(2, "%s and %s exclude each other", option_table[asked].name, a);
+            asked = k, o->mode = option_table[k].mode;
         }
-        if (!strcmp(a, "--ignore-eos")) {
-            o->ignore_eos = 1;
-            continue;
-        }
-        if (!strcmp(a, "--print-tokens")) {
-            o->print_tokens = 1;
-            continue;
-        }
-        if (!strcmp(a, "--exact")) {
-            o->exact = 1;
-            continue;
-        }
-        static const char *const valued[] = {"--model", "--tokens", "-n", "--temp", "--seed", "--attn",
-                                             "--isa", "--threads", "--chunk", "--logits", "--quant", "--quant-class", "--cache"};
-        size_t k = 0;
-        while (k < sizeof valued / sizeof *valued && strcmp(a, valued[k])) k++;
-        if (k == sizeof valued / sizeof *valued) fail(2, "unknown option '%s'", a);
-        const char *v = argv[++i];
-        if (!v) fail(2, "%s: a value is missing", a);
-        switch (k) {
-        case 0: o->model = v; break;
-        case 1: token_list(o, a, v); break;
-        case 2: o->n = (int)integer(a, v, 0, INT_MAX); break;
-        case 3: o->temp = temperature(a, v); break;
-        case 4: o->seed = seed_number(a, v); break;
-        case 5: o->attn = (mla_attn_path)one_of(a, v, attn_names, MLA_ATTN_PATH_COUNT); break;
-        case 6: o->isa = (mla_isa)one_of(a, v, isa_names, MLA_ISA_COUNT); break;
-        case 7: o->threads = (int)integer(a, v, 1, 4096); break;
-        case 8: o->chunk = (int)integer(a, v, 1, INT_MAX); break;
-        case 9: o->logits = v; break;
-        case 10: o->quant.form = (checkpoint_form)(CHECKPOINT_Q8 + one_of(a, v, form_names + 1, 2)); break;
-        case 11: class_list(&o->quant, a, v), classes = 1; break;
-        default: o->cache = cache_dtypes[one_of(a, v, cache_names, 4)]; break;
-        }
+        set_option(o, k, v);
     }
-    if (!o->model) fail(2, "--model is missing");
-    if (!o->tokens) fail(2, "--tokens is missing");
-    if (classes && !o->quant.form) fail(2, "--quant-class: --quant is missing");
-    if (o->n > INT_MAX - o->n_tokens) fail(2, "-n: %d and %d tokens of prompt are more than %d", o->n, o->n_tokens, INT_MAX);
-}
-
-/* ---- sampling --------------------------------------------------------------------------------------------------------- */
-
-static double uniform(uint64_t *state) { /* splitmix64, [0, 1) */
-    uint64_t z = *state += 0x9E3779B97F4A7C15u;
-    z = (z ^ (z >> 30)) * 0xBF58476D1CE4E5B9u;
-    z = (z ^ (z >> 27)) * 0x94D049BB133111EBu;
-    return (double)((z ^ (z >> 31)) >> 11) * (1.0 / 9007199254740992.0);
-}
-
-/* The next token: the likeliest (the first of equals) at temperature 0, else drawn from softmax(logits / temp). -1: the logits
-   are not numbers. weight [n] is scratch. */
-static int sample(const float *logits, int n, double temp, uint64_t *state, double *weight) {
-    int best = 0;
-    for (int i = 0; i < n; i++) {
-        if (isnan(logits[i])) return -1;
-        if (logits[i] > logits[best]) best = i;
+    if (asked < 0) {
+        if (!o->given[OPTION_MODEL]) fail(2, "--model is missing");
+        if (isatty(0)) fail(2, "what to do? --prompt, --prompt-file, --tokens, --chat, --perplexity or --info is missing");
+        o->mode = TEXT; /* from standard input */
     }
-    if (!isfinite(logits[best])) return -1;
-    if (temp == 0) return best;
-    double sum = 0;
-    for (int i = 0; i < n; i++) sum += weight[i] = exp(((double)logits[i] - (double)logits[best]) / temp);
-    double left = uniform(state) * sum;
-    for (int i = 0; i < n; i++) {
-        if (left < weight[i]) return i;
-        left -= weight[i];
-    }
-    return best; /* rounding only */
+    for (int k = 0; k < N_OPTIONS; k++)
+        if (o->given[k] && !(option_table[k].modes & o->mode))
+            fail(2, "%s has no meaning %s %s", option_table[k].name, asked < 0 ? "without" : "with",
+                 asked < 0 ? "--chat or --tokens" : option_table[asked].name);
+    if (!o->given[OPTION_MODEL] && !((o->mode & (TOKENIZE | DETOKENIZE)) && o->given[OPTION_TOKENIZER]))
+        fail(2, o->mode & LOADS ? "--model is missing" : "--tokenizer or --model is missing");
+    if (o->given[OPTION_QUANT_CLASS] && !o->quant.form) fail(2, "--quant-class: --quant is missing");
+    if (o->n_tokens && o->n > INT_MAX - o->n_tokens)
+        fail(2, "-n: %d and %d tokens of prompt are more than %d", o->n, o->n_tokens, INT_MAX);
 }
 
 /* ---- output ----------------------------------------------------------------------------------------------------------- */
+
+/* What a model writes, on its way to standard output: ids, or text in whole characters and up to a stop string. */
+typedef struct sink {
+    const tokenizer *tokenizer; /* NULL: ids */
+    stop_scan *stop;            /* NULL: no stop strings */
+    tokenizer_stream utf8;
+    int print;      /* as it comes; else it is kept */
+    int n_tokens;
+    buffer kept, work[2];
+} sink;
+
+static void sink_utf8(sink *s, const char *bytes, size_t n, int end) {
+    buffer *b = &s->work[1];
+    char *out = buffer_room(b, 3 * (n + 4) + 12);
+    const size_t length = end ? tokenizer_stream_end(&s->utf8, out) : tokenizer_stream_push(&s->utf8, bytes, n, out);
+    if (!s->print) buffer_add(&s->kept, out, length);
+    else if (length) {
+        fwrite(out, 1, length, stdout);
+        flush_stdout();
+    }
+}
+
+static int sink_token(sink *s, int token) { /* 1: here begins a stop string */
+    size_t n;
+    int stopped = 0;
+    if (!s->tokenizer) {
+        if (s->print) printf(s->n_tokens ? " %d" : "%d", token), flush_stdout();
+        s->n_tokens++;
+        return 0;
+    }
+    const char *bytes = tokenizer_bytes(s->tokenizer, token, &n);
+    if (!bytes || tokenizer_is_special(s->tokenizer, token)) return 0;
+    s->n_tokens++;
+    if (s->stop) {
+        char *out = buffer_room(&s->work[0], stop_room(s->stop, n));
+        n = stop_push(s->stop, bytes, n, out, &stopped), bytes = out;
+    }
+    sink_utf8(s, bytes, n, 0);
+    return stopped;
+}
+
+static void sink_end(sink *s) { /* of a text; the sink is ready for another */
+    if (s->stop) {
+        char *out = buffer_room(&s->work[0], stop_room(s->stop, 0));
+        sink_utf8(s, out, stop_end(s->stop, out), 0);
+    }
+    sink_utf8(s, "", 0, 1);
+    if (s->print) putchar('\n'), flush_stdout();
+    s->n_tokens = 0;
+}
 
 static void write_f32(FILE *file, const char *name, const float *values, size_t n) {
     unsigned char bytes[4096];
@@ -270,6 +520,347 @@ static void write_f32(FILE *file, const char *name, const float *values, size_t 
     }
 }
 
+static void json_text(const char *text, size_t n) { /* UTF-8, in quotes */
+    putchar('"');
+    for (size_t i = 0; i < n; i++) {
+        const unsigned char c = (unsigned char)text[i];
+        if (c == '"' || c == '\\') printf("\\%c", c);
+        else if (c < 0x20 || c == 0x7f) printf("\\u%04x", c);
+        else putchar(c);
+    }
+    putchar('"');
+}
+
+/* ---- the session ------------------------------------------------------------------------------------------------------- */
+
+typedef struct phase {
+    int64_t tokens;
+    double seconds, bytes; /* weights read */
+} phase;
+
+/* All that is open while a model runs. */
+typedef struct session {
+    options *o;
+    checkpoint *c;
+    tokenizer *tokenizer; /* NULL: there is none */
+    mla_model *model;
+    mla_context *context;
+    mla_cache *cache;
+    mla_context_desc context_desc;
+    mla_cache_desc cache_desc;
+    sampler *sampler;
+    stop_scan *stop;
+    float *logits;     /* [rows, vocab_size] */
+    size_t rows;
+    const float *last; /* the row from which the next token is taken */
+    phase prompt, generation;
+    double converted, conversion_start, conversion_seconds; /* bytes of the files' tensors */
+} session;
+
+static void converted(void *user, double done, double total) {
+    session *s = user;
+    char text[32];
+    s->conversion_seconds = now() - s->conversion_start, s->converted = done;
+    progress("converting", done, total, amount(text, total));
+}
+
+/* The files, as far as reading no weight takes one. */
+static void open_files(session *s, options *o) {
+    mla_error error;
+    memset(s, 0, sizeof *s);
+    s->o = o;
+    if (o->given[OPTION_MODEL] && o->mode & LOADS && checkpoint_open(&s->c, o->given[OPTION_MODEL], &error))
+        fail(1, "%s", error.text);
+    if (o->mode == INFO) return;
+    const char *given = o->given[OPTION_TOKENIZER];
+    char *path = given ? join(given, "") : join(o->given[OPTION_MODEL], "tokenizer.json");
+    if (given) path[strlen(given)] = 0;
+    const int needed = given || o->mode != TOKENS || o->n_stops;
+    if ((needed || !access(path, F_OK)) && tokenizer_open(&s->tokenizer, path, &error)) fail(1, "%s", error.text);
+    free(path);
+}
+
+static json_value *read_beside(const session *s, const char *name) { /* in the directory of the tokenizer */
+    const char *file = s->o->given[OPTION_TOKENIZER], *slash = file ? strrchr(file, '/') : NULL;
+    buffer dir = {NULL, 0, 0};
+    if (!file) return read_json(s->o->given[OPTION_MODEL], name);
+    buffer_add(&dir, slash ? file : ".", slash ? (size_t)(slash - file) + 1 : 1);
+    json_value *json = read_json(dir.data, name);
+    free(dir.data);
+    return json;
+}
+
+/* A text as the model expects it: with a begin of sentence if the tokenizer's post-processor or tokenizer_config.json adds
+   one. */
+static void encode_text(session *s, chat_tokens *ids, const char *text, size_t n) {
+    mla_error error;
+    const int bos = s->c->bos_token_id;
+    json_value *config = read_beside(s, "tokenizer_config.json");
+    const json_value *add = json_get(config, "add_bos_token");
+    if (chat_append_text(ids, s->tokenizer, text, n, TOKENIZER_SPECIAL, &error)) fail(1, "%s", error.text);
+    if (json_typeof(add) == JSON_BOOL && json_bool(add) && bos >= 0 && (ids->n == 0 || ids->ids[0] != bos)) {
+        if (chat_append(ids, &bos, 1, &error)) fail(1, "%s", error.text); /* makes room; its place is in front */
+        memmove(ids->ids + 1, ids->ids, (ids->n - 1) * sizeof bos);
+        ids->ids[0] = bos;
+    }
+    json_free(config);
+}
+
+static void check_ids(const session *s, const chat_tokens *ids) {
+    const int vocab = s->c->config.vocab_size;
+    for (size_t i = 0; i < ids->n; i++)
+        if (ids->ids[i] < 0 || ids->ids[i] >= vocab)
+            fail(1, "the tokenizer's token %d is not in 0..%d, the model's vocabulary: they do not belong together", ids->ids[i],
+                 vocab - 1);
+}
+
+/* What generation_config.json says of sampling, where no option says otherwise. */
+static void sampling_defaults(const session *s, sampler_desc *d) {
+    const options *o = s->o;
+    json_value *json = o->mode == TOKENS ? NULL : read_json(o->given[OPTION_MODEL], "generation_config.json");
+    const struct {
+        const char *key;
+        int option;
+        double *value;
+        double missing, low, high;
+    } keys[] = {{"temperature", OPTION_TEMP, &d->temperature, 1, 0, 1e6},
+                {"top_p", OPTION_TOP_P, &d->top_p, 1, 1e-9, 1},
+                {"min_p", OPTION_MIN_P, &d->min_p, 0, 0, 1},
+                {"repetition_penalty", OPTION_REPEAT_PENALTY, &d->repeat_penalty, 1, 0.01, 100}};
+    const json_value *k = json_get(json, "top_k");
+    int64_t top_k = 0;
+    if (!json_bool(json_get(json, "do_sample"))) {
+        json_free(json);
+        return;
+    }
+    for (size_t i = 0; i < sizeof keys / sizeof *keys; i++) {
+        const json_value *v = json_get(json, keys[i].key);
+        const double value = json_typeof(v) == JSON_NULL ? keys[i].missing : json_number(v);
+        if ((v && json_typeof(v) != JSON_NULL && json_typeof(v) != JSON_NUMBER) ||
+            !(value >= keys[i].low && value <= keys[i].high))
+            fail(1, "generation_config.json: %s is not in %g..%g", keys[i].key, keys[i].low, keys[i].high);
+        if (!o->given[keys[i].option]) *keys[i].value = value;
+    }
+    if (json_typeof(k) != JSON_NULL && (!json_integer(k, &top_k) || top_k < 0 || top_k > INT_MAX))
+        fail(1, "generation_config.json: top_k is not in 0..%d", INT_MAX);
+    if (!o->given[OPTION_TOP_K]) d->top_k = (int)top_k;
+    json_free(json);
+}
+
+/* ---- memory ----------------------------------------------------------------------------------------------------------- */
+
+/* The weights by what --quant knows them as; CHECKPOINT_CLASS_COUNT: router, norms, biases. */
+typedef struct census {
+    double count[CHECKPOINT_CLASS_COUNT + 1], bytes[CHECKPOINT_CLASS_COUNT + 1],
+        packed[CHECKPOINT_CLASS_COUNT + 1]; /* as --quant makes them */
+    const options *o;
+} census;
+
+static checkpoint_form form_of(const checkpoint_quant *q, int k) {
+    if (!q->form || k == CHECKPOINT_CLASS_COUNT) return CHECKPOINT_KEEP;
+    if (q->classes[k]) return q->classes[k];
+    return k == CHECKPOINT_KV_B || k == CHECKPOINT_EMBED ? CHECKPOINT_KEEP : q->form;
+}
+
+static void count_tensor(census *n, int k, const mla_tensor *t) {
+    if (!t->data) return;
+    const size_t elements = (size_t)t->rows * (size_t)t->cols,
+                 blocks = (size_t)((t->rows + 127) / 128) * (size_t)((t->cols + 127) / 128);
+    const checkpoint_form form = form_of(&n->o->quant, k);
+    n->count[k] += (double)elements;
+    n->bytes[k] +=
+        (double)mla_dtype_bytes(t->dtype, elements) + (t->scale ? (double)blocks * (t->scale_dtype == MLA_F32 ? 4 : 1) : 0);
+    if (form != CHECKPOINT_KEEP) n->packed[k] += (double)elements / MLA_GROUP * (form == CHECKPOINT_Q8 ? 34 : 18);
+}
+static void count_linear(census *n, int k, const mla_linear *w) {
+    count_tensor(n, k, &w->weight);
+    count_tensor(n, CHECKPOINT_CLASS_COUNT, &w->bias);
+}
+static void count_mlp(census *n, int k, const mla_mlp_weights *w) {
+    count_linear(n, k, &w->gate), count_linear(n, k, &w->up), count_linear(n, k, &w->down);
+}
+
+static census take_census(const checkpoint *c, const options *o) {
+    const int rest = CHECKPOINT_CLASS_COUNT;
+    const mla_weights *w = &c->weights;
+    census n;
+    memset(&n, 0, sizeof n);
+    n.o = o;
+    count_tensor(&n, CHECKPOINT_EMBED, &w->embed);
+    count_tensor(&n, CHECKPOINT_HEAD, &w->head);
+    count_tensor(&n, rest, &w->norm.weight);
+    for (int i = 0; i < c->config.num_hidden_layers; i++) {
+        const mla_layer_weights *l = &w->layers[i];
+        const mla_attn_weights *a = &l->attn;
+        const mla_linear *attn[] = {&a->q, &a->q_a, &a->q_b, &a->kv_a, &a->o};
+        for (int k = 0; k < 5; k++) count_linear(&n, CHECKPOINT_ATTN, attn[k]);
+        count_linear(&n, CHECKPOINT_KV_B, &a->kv_b);
+        const mla_tensor *small[] = {&l->attn_norm.weight, &l->ffn_norm.weight, &a->q_norm.weight,
+                                     &a->kv_norm.weight,   &l->moe.router,      &l->moe.router_bias};
+        for (int k = 0; k < 6; k++) count_tensor(&n, rest, small[k]);
+        count_mlp(&n, CHECKPOINT_DENSE, &l->mlp);
+        count_mlp(&n, CHECKPOINT_SHARED, &l->moe.shared);
+        for (int e = 0; l->moe.experts && e < c->config.n_routed_experts; e++)
+            count_mlp(&n, CHECKPOINT_EXPERTS, &l->moe.experts[e]);
+    }
+    if (!w->head.data &&
+        form_of(&o->quant, CHECKPOINT_HEAD) != form_of(&o->quant, CHECKPOINT_EMBED)) { /* a tied head gets a copy */
+        count_tensor(&n, CHECKPOINT_HEAD, &w->embed);
+        n.count[CHECKPOINT_HEAD] = n.bytes[CHECKPOINT_HEAD] = 0;
+    }
+    return n;
+}
+
+typedef struct estimate {
+    double mapped, converted, context, cache, logits, total; /* bytes; mapped: weights used where they lie in the files */
+} estimate;
+
+static estimate estimate_memory(const session *s) {
+    const census n = take_census(s->c, s->o);
+    estimate e = {0, 0, 0, 0, 0, 0};
+    for (int k = 0; k <= CHECKPOINT_CLASS_COUNT; k++) {
+        e.converted += n.packed[k];
+        if (n.packed[k] == 0) e.mapped += n.bytes[k];
+    }
+    e.context = (double)mla_context_size(s->model, &s->context_desc);
+    e.cache = (double)mla_cache_size(s->model, &s->cache_desc);
+    e.logits = (double)s->rows * s->c->config.vocab_size * sizeof(float);
+    e.total = e.mapped + e.converted + e.context + e.cache + e.logits;
+    return e;
+}
+
+static double first_number(const char *path, const char *key) { /* behind key; -1: there is none */
+    char line[256];
+    double value = -1;
+    FILE *file = fopen(path, "r");
+    while (file && value < 0 && fgets(line, sizeof line, file)) {
+        if (!strncmp(line, key, strlen(key)) && sscanf(line + strlen(key), "%lf", &value) != 1) value = -1;
+    }
+    if (file) fclose(file);
+    return value;
+}
+
+/* What can be taken without swapping: --memory, else what Linux calls available, and no more than the control group's limit. */
+static double available_memory(const options *o) {
+    static const char *const limits[] = {"/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes"};
+    if (o->given[OPTION_MEMORY]) return o->memory;
+    double free_bytes = first_number("/proc/meminfo", "MemAvailable:") * 1024;
+    for (int i = 0; i < 2; i++) {
+        const double limit = first_number(limits[i], "");
+        if (limit >= 0 && free_bytes >= 0 && limit < free_bytes) free_bytes = limit;
+    }
+    return free_bytes >= 0 ? free_bytes : HUGE_VAL; /* nobody knows */
+}
+
+static void check_memory(const session *s) {
+    const estimate e = estimate_memory(s);
+    const double most = available_memory(s->o);
+    char text[7][32];
+    if (e.total <= most || s->o->given[OPTION_FORCE]) return;
+    fail(1,
+         "this takes about %s of memory (weights %s%s%s, context %s, cache %s, logits %s), and %s are free: try --quant, --ctx, "
+         "--cache; --force runs it all the same",
+         amount(text[0], e.total), amount(text[1], e.mapped + e.converted), e.converted > 0 ? ", converted" : "",
+         e.mapped > 0 ? ", mapped" : "", amount(text[2], e.context), amount(text[3], e.cache), amount(text[4], e.logits),
+         amount(text[5], most));
+}
+
+/* ---- running ----------------------------------------------------------------------------------------------------------- */
+
+/* Sizes, before anything of size is made: a context for max_tokens, a cache for capacity, logits of rows tokens. */
+static void plan(session *s, int max_tokens, int capacity, size_t rows) {
+    const options *o = s->o;
+    mla_error error;
+    mla_rope *rope = &s->c->config.rope;
+    if (rope->scaling == MLA_ROPE_DYNAMIC || rope->scaling == MLA_ROPE_LONGROPE) rope->length = capacity;
+    s->context_desc.max_tokens = max_tokens;
+    s->context_desc.threads = o->threads, s->context_desc.isa = o->isa, s->context_desc.attn = o->attn;
+    s->context_desc.exact = o->given[OPTION_EXACT] != NULL;
+    s->cache_desc.capacity = capacity, s->cache_desc.dtype = o->cache;
+    s->rows = rows;
+    if (mla_model_create(&s->model, &s->c->config, &s->c->weights, NULL, &error))
+        fail(1, "%s: %s", o->given[OPTION_MODEL], error.text);
+}
+
+static void start(session *s) {
+    options *o = s->o;
+    mla_error error;
+    const size_t vocab = (size_t)s->c->config.vocab_size;
+    check_memory(s);
+    if (o->quant.form) {
+        mla_model_destroy(s->model);
+        s->conversion_start = now();
+        o->quant.threads = o->threads, o->quant.progress = converted, o->quant.progress_user = s;
+        if (checkpoint_quantize(s->c, &o->quant, &error)) fail(1, "%s", error.text);
+        if (mla_model_create(&s->model, &s->c->config, &s->c->weights, NULL, &error))
+            fail(1, "%s: %s", o->given[OPTION_MODEL], error.text);
+    }
+    if (mla_context_create(&s->context, s->model, &s->context_desc, &error)) fail(1, "%s", error.text);
+    if (mla_cache_create(&s->cache, s->model, &s->cache_desc, &error)) fail(1, "%s", error.text);
+    s->logits = vocab <= SIZE_MAX / sizeof *s->logits / s->rows ? malloc(s->rows * vocab * sizeof *s->logits) : NULL;
+    if (!s->logits) fail(1, "out of memory for the logits of %zu tokens (see --chunk)", s->rows);
+    if (o->mode & GENERATES) {
+        sampling_defaults(s, &o->sampling);
+        if (sampler_create(&s->sampler, (int)vocab, &o->sampling, &error)) fail(1, "%s", error.text);
+        if (o->n_stops && stop_create(&s->stop, o->stops, o->n_stops, &error)) fail(1, "%s", error.text);
+        catch_interrupts();
+    }
+}
+
+static void forward(session *s, const int *tokens, int n, const mla_outputs *out, phase *p) {
+    const mla_sequence sequence = {.cache = s->cache, .n_tokens = n};
+    const double begin = now();
+    if (mla_model_forward(s->context, &sequence, 1, tokens, out)) fail(1, "%s", mla_context_error(s->context)->text);
+    p->seconds += now() - begin, p->tokens += n, p->bytes += mla_model_bytes(s->model, n);
+}
+
+/* Tokens of a prompt; the last one's logits are then in last. Ends early when interrupted. all: the logits of all, into that
+   file. */
+static void prefill(session *s, const int *tokens, size_t n_tokens, FILE *all) {
+    const size_t vocab = (size_t)s->c->config.vocab_size, chunk = (size_t)s->context_desc.max_tokens;
+    char text[32];
+    snprintf(text, sizeof text, "%zu tokens", n_tokens);
+    for (size_t done = 0, n; done < n_tokens && !interrupted; done += n) {
+        n = n_tokens - done < chunk ? n_tokens - done : chunk;
+        const mla_outputs out = {.logits = all || done + n == n_tokens ? s->logits : NULL, .all_logits = all != NULL};
+        forward(s, tokens + done, (int)n, &out, &s->prompt);
+        if (all) write_f32(all, s->o->given[OPTION_LOGITS], s->logits, n * vocab);
+        s->last = s->logits + (all ? n - 1 : 0) * vocab;
+        for (size_t i = 0; i < n; i++) sampler_accept(s->sampler, tokens[done + i]);
+        progress("prompt", (double)(done + n), (double)n_tokens, text);
+    }
+}
+
+typedef enum ending { END_LENGTH, END_EOS, END_STRING, END_INTERRUPT } ending;
+static const char *const ending_names[] = {"length", "eos", "string", "interrupt"};
+
+/* Up to `most` tokens after the prefill, appended to made and sent to out. eos: another token that ends the text; -1: none. */
+static ending generate(session *s, int most, int eos, chat_tokens *made, sink *out) {
+    const mla_outputs logits = {.logits = s->logits};
+    mla_error error;
+    for (int n = 0; n < most; n++) {
+        if (n > 0) {
+            forward(s, &made->ids[made->n - 1], 1, &logits, &s->generation);
+            s->last = s->logits;
+        }
+        if (interrupted) return END_INTERRUPT;
+        const int token = sampler_next(s->sampler, s->last, &error);
+        if (token < 0) fail(1, "after %d tokens %s: the model's logits are not numbers", mla_cache_length(s->cache), error.text);
+        int ended = token == eos;
+        for (int i = 0; i < s->c->n_eos; i++) ended |= s->c->eos_token_id[i] == token;
+        sampler_accept(s->sampler, token);
+        if (chat_append(made, &token, 1, &error)) fail(1, "%s", error.text);
+        if (ended && !s->o->given[OPTION_IGNORE_EOS]) {
+            if (!out->tokenizer) sink_token(out, token);
+            return END_EOS;
+        }
+        if (sink_token(out, token)) return END_STRING;
+    }
+    return interrupted ? END_INTERRUPT : END_LENGTH;
+}
+
+/* ---- the closing lines -------------------------------------------------------------------------------------------------- */
+
 static double peak_resident(void) { /* bytes */
     struct rusage usage;
     getrusage(RUSAGE_SELF, &usage);
@@ -280,47 +871,398 @@ static double peak_resident(void) { /* bytes */
 #endif
 }
 
-static const char *amount(char text[32], double bytes) {
-    if (bytes >= 1e9) snprintf(text, 32, "%.2f GB", bytes * 1e-9);
-    else snprintf(text, 32, "%.2f MB", bytes * 1e-6);
-    return text;
+static double rate(double what, double seconds) { return what / (seconds > 0 ? seconds : 1e-9); }
+
+static void report_phase(const char *what, const phase *p) {
+    say("%s %6lld tokens in %8.3f s  %9.2f tokens/s  %6.2f GB/s of weights\n", what, (long long)p->tokens, p->seconds,
+        rate((double)p->tokens, p->seconds), rate(p->bytes, p->seconds) * 1e-9);
 }
 
-typedef struct phase {
-    int tokens;
-    double seconds, bytes; /* weights read */
-} phase;
-
-static void report(const char *what, const phase *p) {
-    double seconds = p->seconds > 0 ? p->seconds : 1e-9;
-    fprintf(stderr, "%s %6d tokens in %8.3f s  %9.2f tokens/s  %6.2f GB/s of weights\n", what, p->tokens, p->seconds,
-            p->tokens / seconds, p->bytes / seconds * 1e-9);
+static void report(const session *s) {
+    char text[4][32];
+    const int threads = mla_context_threads(s->context);
+    if (s->converted > 0)
+        say("converted  %s of weights to %s in %.3f s\n", amount(text[0], s->converted), checkpoint_form_name(s->o->quant.form),
+            s->conversion_seconds);
+    report_phase("prompt    ", &s->prompt);
+    if (s->generation.tokens) report_phase("generation", &s->generation); /* the first token comes out of the prompt's pass */
+    say("memory     weights %s%s, context %s, cache %s, peak resident %s\n", amount(text[0], mla_model_bytes(s->model, 0)),
+        s->o->quant.form ? "" : " mapped", amount(text[1], (double)mla_context_size(s->model, &s->context_desc)),
+        amount(text[2], (double)mla_cache_size(s->model, &s->cache_desc)), amount(text[3], peak_resident()));
+    say("ran with   %s kernels, %d thread%s, %s attention\n", mla_isa_name(mla_context_isa(s->context)), threads,
+        threads == 1 ? "" : "s", attn_names[s->o->attn]);
 }
 
-/* ---- conversion ------------------------------------------------------------------------------------------------------- */
-
-typedef struct conversion {
-    double start, shown, seconds, bytes; /* of the files' tensors */
-    int terminal;                        /* stderr is one */
-} conversion;
-
-static void converted(void *user, double done, double total) {
-    conversion *v = user;
-    char text[2][32];
-    double t = now();
-    v->seconds = t - v->start, v->bytes = done;
-    if (!v->terminal || (t - v->shown < 0.1 && done < total)) return;
-    v->shown = t;
-    if (done < total)
-        fprintf(stderr, "\rconverting %3.0f %%, %s of %s ", 100 * done / total, amount(text[0], done), amount(text[1], total));
-    else fprintf(stderr, "\r%60s\r", "");
+static void close_session(session *s) {
+    free(s->logits);
+    sampler_destroy(s->sampler), stop_destroy(s->stop);
+    mla_cache_destroy(s->cache), mla_context_destroy(s->context), mla_model_destroy(s->model);
+    tokenizer_close(s->tokenizer), checkpoint_close(s->c);
 }
 
-/* ---- the run ---------------------------------------------------------------------------------------------------------- */
+/* ---- prompts: --prompt, --prompt-file, --tokens, standard input --------------------------------------------------------- */
 
-static int is_eos(const checkpoint *c, int token) {
-    for (int i = 0; i < c->n_eos; i++)
-        if (c->eos_token_id[i] == token) return 1;
+static void read_prompt(session *s, chat_tokens *ids, buffer *text) {
+    options *o = s->o;
+    mla_error error;
+    if (o->mode == TOKENS) {
+        for (int i = 0; i < o->n_tokens; i++)
+            if (o->tokens[i] >= s->c->config.vocab_size)
+                fail(2, "--tokens: %d is not in 0..%d, the model's vocabulary", o->tokens[i], s->c->config.vocab_size - 1);
+        if (chat_append(ids, o->tokens, (size_t)o->n_tokens, &error)) fail(1, "%s", error.text);
+        return;
+    }
+    const char *file = o->given[OPTION_PROMPT_FILE], *prompt = o->given[OPTION_PROMPT];
+    if (prompt) buffer_add(text, prompt, strlen(prompt));
+    else {
+        read_file(text, file ? file : "-");
+        if (text->n && text->data[text->n - 1] == '\n') text->data[--text->n] = 0;
+        if (text->n && text->data[text->n - 1] == '\r') text->data[--text->n] = 0;
+        if (!text->n)
+            fail(1, "the prompt is empty: nothing in %s",
+                 file && strcmp(file, "-") ? file : "standard input (--prompt TEXT gives one)");
+    }
+    encode_text(s, ids, text->data, text->n);
+    check_ids(s, ids);
+}
+
+/* Decides how many tokens there will be: the context's room, and -n. */
+static int measure_prompt(session *s, size_t n_prompt) {
+    options *o = s->o;
+    const int made_for = s->c->max_position_embeddings;
+    if (n_prompt > INT_MAX / 2) fail(1, "the prompt has %zu tokens, too many", n_prompt);
+    const int n = (int)n_prompt;
+    if (!o->given[OPTION_N]) {
+        o->n = o->mode == TOKENS ? 16 : 256;
+        if (made_for > n && o->n > made_for - n) o->n = made_for - n;
+    }
+    if (o->ctx && (n > o->ctx || (n == o->ctx && o->n > 0)))
+        fail(1, "the prompt has %d tokens, and the context has room for %d (--ctx)", n, o->ctx);
+    if (!o->ctx && made_for > 0 && n > made_for)
+        fail(1, "the prompt has %d tokens, and the model was made for %d; --ctx %d runs it all the same", n, made_for, n + 1);
+    if (o->n > INT_MAX - n) fail(2, "-n: %d and %d tokens of prompt are more than %d", o->n, n, INT_MAX);
+    const int capacity = o->ctx ? o->ctx : n + o->n;
+    if (o->n > capacity - n) o->n = capacity - n;
+    if (made_for > 0 && n + o->n > made_for) say("note: %d tokens, the model was made for %d\n", n + o->n, made_for);
+    return capacity;
+}
+
+static void print_summary(const session *s, const chat_tokens *prompt, const chat_tokens *made, const sink *out, ending end) {
+    printf("{\"prompt_tokens\":%zu,\"prompt_seconds\":%.6f,\"generated_tokens\":%zu,\"generation_seconds\":%.6f,\"tokens_per_s\":"
+           "%.3f,\"stop\":\"%s\",",
+           prompt->n, s->prompt.seconds, made->n, s->generation.seconds,
+           rate((double)s->generation.tokens, s->generation.seconds), ending_names[end]);
+    if (out->tokenizer) printf("\"text\":"), json_text(out->kept.data ? out->kept.data : "", out->kept.n);
+    else {
+        printf("\"tokens\":[");
+        for (size_t i = 0; i < made->n; i++) printf(i ? ",%d" : "%d", made->ids[i]);
+        putchar(']');
+    }
+    printf(",\"seed\":%llu,\"isa\":\"%s\",\"threads\":%d,\"weights_bytes\":%.0f,\"cache_bytes\":%zu,\"context_bytes\":%zu}\n",
+           (unsigned long long)s->o->sampling.seed, mla_isa_name(mla_context_isa(s->context)), mla_context_threads(s->context),
+           mla_model_bytes(s->model, 0), mla_cache_size(s->model, &s->cache_desc), mla_context_size(s->model, &s->context_desc));
+}
+
+static int run_prompt(options *o) {
+    session it, *s = &it;
+    chat_tokens prompt = {NULL, 0, 0}, made = {NULL, 0, 0};
+    buffer text = {NULL, 0, 0};
+    const char *logits = o->given[OPTION_LOGITS];
+    const int json = o->given[OPTION_JSON] != NULL, ids = o->given[OPTION_PRINT_TOKENS] != NULL;
+    FILE *file = NULL;
+    open_files(s, o);
+    read_prompt(s, &prompt, &text);
+    const int capacity = measure_prompt(s, prompt.n), chunk = (size_t)o->chunk < prompt.n ? o->chunk : (int)prompt.n;
+    plan(s, chunk, capacity, logits ? (size_t)chunk : 1);
+    if (logits && !(file = fopen(logits, "wb"))) fail(1, "cannot write %s: %s", logits, strerror(errno));
+    start(s);
+
+    sink out;
+    memset(&out, 0, sizeof out);
+    out.tokenizer = ids && !s->stop ? NULL : s->tokenizer; /* stop strings are sought in the text, also if nobody sees it */
+    out.stop = s->stop, out.print = !json && !ids;
+    prefill(s, prompt.ids, prompt.n, file);
+    if (file && fclose(file)) fail(1, "cannot write %s: %s", logits, strerror(errno));
+    if (text.n && out.print && !o->given[OPTION_NO_ECHO]) sink_utf8(&out, text.data, text.n, 0);
+    const ending end = interrupted ? END_INTERRUPT : generate(s, o->n, -1, &made, &out);
+    const int something = made.n > 0 || (text.n && !o->given[OPTION_NO_ECHO]);
+    if (out.tokenizer && (something || !out.print)) sink_end(&out);
+    else if (out.print && made.n) putchar('\n');
+    if (ids) out.tokenizer = NULL;
+    if (json) print_summary(s, &prompt, &made, &out, end);
+    else if (ids) {
+        for (size_t i = 0; i < made.n; i++) printf(i ? " %d" : "%d", made.ids[i]);
+        putchar('\n');
+    }
+    flush_stdout();
+    report(s);
+    free(prompt.ids), free(made.ids), free(text.data), free(out.kept.data), free(out.work[0].data), free(out.work[1].data);
+    close_session(s);
+    return end == END_INTERRUPT ? 130 : 0;
+}
+
+/* ---- --chat ------------------------------------------------------------------------------------------------------------ */
+
+/* Runs what of the conversation is not in the cache, and cuts off what is in the cache and not in the conversation. */
+static void catch_up(session *s, const chat_tokens *text, chat_tokens *cached) {
+    mla_error error;
+    size_t same = 0;
+    while (same < cached->n && same + 1 < text->n && cached->ids[same] == text->ids[same])
+        same++; /* the last token is always run */
+    if (mla_cache_truncate(s->cache, (int)same, &error)) fail(1, "%s", error.text);
+    prefill(s, text->ids + same, text->n - same, NULL);
+}
+
+static void note_cached(const session *s, chat_tokens *cached, const chat_tokens *text, const chat_tokens *made) {
+    const size_t length = (size_t)mla_cache_length(s->cache), first = length < text->n ? length : text->n;
+    mla_error error;
+    cached->n = 0;
+    if (chat_append(cached, text->ids, first, &error) || chat_append(cached, made->ids, length - first, &error))
+        fail(1, "%s", error.text);
+}
+
+static int run_chat(options *o) {
+    session it, *s = &it;
+    chat_tokens text = {NULL, 0, 0}, cached = {NULL, 0, 0}, made = {NULL, 0, 0};
+    chat_template chat;
+    mla_error error;
+    sink out;
+    const int terminal = isatty(0), begin_turns = o->given[OPTION_SYSTEM] != NULL;
+    const char *system = begin_turns ? o->given[OPTION_SYSTEM] : "";
+    open_files(s, o);
+    if (chat_detect(&chat, s->tokenizer, s->c->bos_token_id, &error)) fail(1, "--chat: %s", error.text);
+    if (o->given[OPTION_THINK] && chat.style != CHAT_R1 && chat.style != CHAT_V31)
+        fail(1, "--think: the model's tokenizer has no <think>");
+    if (o->given[OPTION_THINK]) chat.thinks = 1;
+    const int made_for = s->c->max_position_embeddings;
+    if (!o->ctx) o->ctx = made_for > 0 && made_for < 4096 ? made_for : 4096;
+    if (!o->given[OPTION_N]) o->n = INT_MAX;
+    plan(s, o->chunk < o->ctx ? o->chunk : o->ctx, o->ctx, 1);
+    start(s);
+    memset(&out, 0, sizeof out);
+    out.tokenizer = s->tokenizer, out.stop = s->stop, out.print = 1;
+    say("%s's chat template, room for %d tokens%s\n", chat_style_name(chat.style), o->ctx,
+        terminal ? "; Ctrl-C stops an answer, Ctrl-D ends" : "");
+
+    char *line = NULL;
+    size_t room = 0;
+    int full = 0;
+    while (!full) {
+        interrupted = 0;
+        if (terminal) printf("> "), flush_stdout();
+        ssize_t n = getline(&line, &room, stdin);
+        if (n < 0) break; /* the end, or Ctrl-C */
+        while (n > 0 && (line[n - 1] == '\n' || line[n - 1] == '\r')) n--;
+        if (n == 0) continue;
+        const size_t before = text.n;
+        if (chat_turn(&text, &chat, s->tokenizer, before ? NULL : system, line, (size_t)n, &error)) fail(1, "%s", error.text);
+        check_ids(s, &text);
+        if (text.n + 1 > (size_t)o->ctx) {
+            full = 1;
+            break;
+        }
+        made.n = 0;
+        catch_up(s, &text, &cached);
+        ending end = END_INTERRUPT;
+        const int left = o->ctx - (int)text.n;
+        if (!interrupted) end = generate(s, o->n < left ? o->n : left, chat.eos, &made, &out);
+        note_cached(s, &cached, &text, &made);
+        if (end == END_INTERRUPT && made.n == 0) text.n = before; /* as if it had not been asked */
+        else {
+            full = end == END_LENGTH && left <= o->n;
+            made.n -= end == END_EOS;
+            if (chat_answer(&text, &chat, made.ids, made.n, &error)) fail(1, "%s", error.text);
+        }
+        sink_end(&out);
+    }
+    if (terminal && !full) putchar('\n');
+    flush_stdout();
+    report(s);
+    free(line), free(text.ids), free(cached.ids), free(made.ids), free(out.work[0].data), free(out.work[1].data);
+    close_session(s);
+    if (full) fail(1, "the conversation has filled the context of %d tokens: --ctx makes it larger", o->ctx);
+    return 0;
+}
+
+/* ---- --perplexity ------------------------------------------------------------------------------------------------------- */
+
+static double surprise(const float *logits, int vocab, int token) { /* -ln of its probability */
+    double sum = 0;
+    float top = logits[0];
+    for (int i = 1; i < vocab; i++) top = logits[i] > top ? logits[i] : top;
+    for (int i = 0; i < vocab; i++) sum += exp((double)logits[i] - (double)top);
+    return log(sum) + (double)top - (double)logits[token];
+}
+
+/* Windows of ctx tokens, each half a window after the one before; a token is scored once, in the first window that it is in. A
+   begin of sentence, if prompts have one, begins every window; without it the very first token is not scored. */
+static int run_perplexity(options *o) {
+    session it, *s = &it;
+    chat_tokens ids = {NULL, 0, 0}, window = {NULL, 0, 0};
+    buffer text = {NULL, 0, 0};
+    mla_error error;
+    const char *name = o->given[OPTION_PERPLEXITY];
+    open_files(s, o);
+    read_file(&text, name);
+    encode_text(s, &ids, text.data, text.n);
+    check_ids(s, &ids);
+    const int vocab = s->c->config.vocab_size, made_for = s->c->max_position_embeddings;
+    const size_t bos = ids.n > 0 && ids.ids[0] == s->c->bos_token_id, n = ids.n - bos;
+    const int *tokens = ids.ids + bos;
+    if (!o->ctx) o->ctx = made_for > 1 && made_for < 512 ? made_for : 512;
+    if (bos && o->ctx < 3) fail(2, "--ctx: a window of %d tokens is too short", o->ctx);
+    if (n < 2 - bos) fail(1, "%s is too short: %zu token%s", name, ids.n, ids.n == 1 ? "" : "s");
+    if (made_for > 0 && o->ctx > made_for) say("note: windows of %d tokens, the model was made for %d\n", o->ctx, made_for);
+    const int chunk = o->chunk < o->ctx ? o->chunk : o->ctx;
+    plan(s, chunk, o->ctx, (size_t)chunk);
+    start(s);
+
+    const size_t most = (size_t)o->ctx - bos, step = most / 2 ? most / 2 : 1;
+    double nll = 0, bytes = 0;
+    size_t scored = 0;
+    char of[32];
+    snprintf(of, sizeof of, "%zu tokens", n);
+    for (size_t begin = 0, next = 1 - bos; next < n; begin += step) {
+        const size_t end = n - begin < most ? n : begin + most;
+        window.n = 0;
+        if (chat_append(&window, ids.ids, bos, &error) || chat_append(&window, tokens + begin, end - begin, &error))
+            fail(1, "%s", error.text);
+        mla_cache_reset(s->cache);
+        for (size_t at = 0, m; at + 1 < window.n; at += m) { /* of the last token nothing is asked */
+            m = window.n - 1 - at < (size_t)chunk ? window.n - 1 - at : (size_t)chunk;
+            const size_t first = next - begin + bos - 1; /* the row that tells of the next token */
+            const mla_outputs out = {.logits = at + m > first ? s->logits : NULL, .all_logits = 1};
+            forward(s, window.ids + at, (int)m, &out, &s->prompt);
+            for (size_t row = first > at ? first : at; row < at + m; row++, next++, scored++) {
+                const double one = surprise(s->logits + (row - at) * (size_t)vocab, vocab, tokens[next]);
+                size_t length = 0;
+                tokenizer_bytes(s->tokenizer, tokens[next], &length);
+                if (!(fabs(one) < HUGE_VAL)) fail(1, "token %zu: the model's logits are not numbers", next);
+                nll += one, bytes += (double)length;
+            }
+            progress("perplexity", (double)next, (double)n, of);
+        }
+    }
+    const double ppl = exp(nll / (double)scored), per_byte = nll / (bytes > 0 ? bytes : 1);
+    if (o->given[OPTION_JSON])
+        printf("{\"perplexity\":%.9g,\"nll\":%.9g,\"tokens\":%zu,\"bytes\":%.0f,\"nats_per_byte\":%.9g}\n", ppl, nll, scored,
+               bytes, per_byte);
+    else
+        printf("tokens      %zu, %.0f bytes, in windows of %d\nnll         %.6f nats, %.6f per token\nper byte    %.6f nats, "
+               "%.6f bits\nperplexity  %.6f\n",
+               scored, bytes, o->ctx, nll, nll / (double)scored, per_byte, per_byte / log(2.0), ppl);
+    flush_stdout();
+    report(s);
+    free(ids.ids), free(window.ids), free(text.data);
+    close_session(s);
+    return 0;
+}
+
+/* ---- --info ------------------------------------------------------------------------------------------------------------- */
+
+static int run_info(options *o) {
+    session it, *s = &it;
+    char text[6][32];
+    open_files(s, o);
+    const mla_config *m = &s->c->config;
+    const int made_for = s->c->max_position_embeddings, K = m->num_experts_per_tok, E = m->n_routed_experts,
+              L = m->num_hidden_layers;
+    if (!o->ctx) o->ctx = made_for > 0 && made_for < 4096 ? made_for : 4096;
+    plan(s, o->chunk < o->ctx ? o->chunk : o->ctx, o->ctx, 1);
+    const census n = take_census(s->c, o);
+    const estimate e = estimate_memory(s);
+    const double most = available_memory(o), element = (double)mla_dtype_bytes(o->cache, MLA_GROUP) / MLA_GROUP;
+    const double latent = m->kv_lora_rank + m->qk_rope_head_dim, head = m->qk_nope_head_dim + m->qk_rope_head_dim + m->v_head_dim;
+    const double cache = latent * L * element, plain = head * m->num_attention_heads * L * element;
+    double total = 0, bytes = 0;
+    int moe = 0;
+    for (int k = 0; k <= CHECKPOINT_CLASS_COUNT; k++) total += n.count[k], bytes += n.bytes[k];
+    for (int i = 0; i < L; i++) moe += s->c->weights.layers[i].moe.experts != NULL;
+    /* One token reads one row of the embedding, but all of a tied head. */
+    double active = total - n.count[CHECKPOINT_EXPERTS] * (E > 0 ? (double)(E - K) / E : 0);
+    if (s->c->weights.head.data) active -= n.count[CHECKPOINT_EMBED] - m->hidden_size;
+    if (o->given[OPTION_JSON]) {
+        printf("{\"model_type\":\"%s\",\"layers\":%d,\"moe_layers\":%d,\"hidden_size\":%d,\"heads\":%d,\"q_lora_rank\":%d,\"kv_"
+               "lora_rank\":%d,"
+               "\"qk_nope_head_dim\":%d,\"qk_rope_head_dim\":%d,\"v_head_dim\":%d,\"experts\":%d,\"experts_per_token\":%d,"
+               "\"shared_experts\":%d,"
+               "\"vocab_size\":%d,\"max_position_embeddings\":%d,\"parameters\":%.0f,\"active_parameters\":%.0f,\"weights_"
+               "bytes\":%.0f,",
+               s->c->model_type, L, moe, m->hidden_size, m->num_attention_heads, m->q_lora_rank, m->kv_lora_rank,
+               m->qk_nope_head_dim, m->qk_rope_head_dim, m->v_head_dim, E, K, m->n_shared_experts, m->vocab_size, made_for, total,
+               active, bytes);
+        printf("\"cache_dtype\":\"%s\",\"cache_bytes_per_token\":%.0f,\"plain_cache_bytes_per_token\":%.0f,\"ctx\":%d,\"mapped_"
+               "bytes\":%.0f,"
+               "\"converted_bytes\":%.0f,\"context_bytes\":%.0f,\"cache_bytes\":%.0f,\"logits_bytes\":%.0f,\"total_bytes\":%.0f,"
+               "\"available_bytes\":%.0f}\n",
+               mla_dtype_name(o->cache), cache, plain, o->ctx, e.mapped, e.converted, e.context, e.cache, e.logits, e.total,
+               most < 1e18 ? most : -1);
+    } else {
+        printf("model        %s, made for %d tokens, vocabulary of %d\n", s->c->model_type, made_for, m->vocab_size);
+        printf("layers       %d: %d dense, %d with experts; hidden size %d\n", L, L - moe, moe, m->hidden_size);
+        printf("experts      %d routed, %d of them for a token, %d shared\n", E, K, m->n_shared_experts);
+        printf("attention    %d heads of %d + %d, values of %d; latents: q %d, kv %d\n", m->num_attention_heads,
+               m->qk_nope_head_dim, m->qk_rope_head_dim, m->v_head_dim, m->q_lora_rank, m->kv_lora_rank);
+        printf("parameters   %.0f, of which a token takes %.0f\n", total, active);
+        printf("weights      %s\n", amount(text[0], bytes));
+        printf("cache        %s a token in %s; keys and values of all heads would take %s, %.1f times as much\n",
+               amount(text[0], cache), cache_names[o->cache == MLA_Q8 ? 3 : o->cache], amount(text[1], plain), plain / cache);
+        printf("memory       %s for %d tokens: weights mapped %s, converted %s, context %s, cache %s\n", amount(text[0], e.total),
+               o->ctx, amount(text[1], e.mapped), amount(text[2], e.converted), amount(text[3], e.context),
+               amount(text[4], e.cache));
+        if (most < 1e18) printf("free         %s%s\n", amount(text[0], most), e.total > most ? ": too little" : "");
+    }
+    flush_stdout();
+    close_session(s);
+    return 0;
+}
+
+/* ---- --tokenize, --detokenize ------------------------------------------------------------------------------------------- */
+
+static int run_tokenize(options *o) { /* no special tokens are added; those in the text are found */
+    session it, *s = &it;
+    chat_tokens ids = {NULL, 0, 0};
+    mla_error error;
+    char *text = NULL;
+    size_t room = 0;
+    open_files(s, o);
+    for (ssize_t n; (n = getdelim(&text, &room, 0, stdin)) >= 0;) {
+        if (n > 0 && text[n - 1] == 0) n--; /* the last text may do without */
+        ids.n = 0;
+        if (chat_append_text(&ids, s->tokenizer, text, (size_t)n, 0, &error)) fail(1, "%s", error.text);
+        for (size_t i = 0; i < ids.n; i++) printf(i ? " %d" : "%d", ids.ids[i]);
+        putchar('\n');
+    }
+    if (ferror(stdin)) fail(1, "cannot read standard input: %s", strerror(errno));
+    flush_stdout();
+    free(text), free(ids.ids);
+    close_session(s);
+    return 0;
+}
+
+static int run_detokenize(options *o) {
+    session it, *s = &it;
+    char *line = NULL;
+    size_t room = 0, number_of_line = 0;
+    open_files(s, o);
+    for (ssize_t n; (n = getline(&line, &room, stdin)) >= 0;) {
+        number_of_line++;
+        for (char *at = line + strspn(line, " \t\r\n"), *end; at < line + n; at = end + strspn(end, " \t\r\n")) {
+            size_t length;
+            errno = 0;
+            const long id = strtol(at, &end, 10);
+            if (end == at || !strchr(" \t\r\n", *end) || (!*end && end < line + n))
+                fail(1, "line %zu: '%.*s' is not an integer", number_of_line, (int)strcspn(at, " \t\r\n"), at);
+            const char *bytes = errno || id < 0 || id > INT_MAX ? NULL : tokenizer_bytes(s->tokenizer, (int)id, &length);
+            if (!bytes) fail(1, "line %zu: the tokenizer has no token %.*s", number_of_line, (int)(end - at), at);
+            fwrite(bytes, 1, length, stdout);
+        }
+        putchar(0);
+    }
+    if (ferror(stdin)) fail(1, "cannot read standard input: %s", strerror(errno));
+    flush_stdout();
+    free(line);
+    close_session(s);
     return 0;
 }
 
@@ -328,94 +1270,12 @@ int main(int argc, char **argv) {
     options o;
     check_streams();
     parse(&o, argc, argv);
-
-    mla_error error;
-    checkpoint *c;
-    mla_model *model;
-    mla_context *context;
-    mla_cache *cache;
-    if (checkpoint_open(&c, o.model, &error)) fail(1, "%s", error.text);
-    int vocab = c->config.vocab_size, capacity = o.n_tokens + o.n;
-    for (int i = 0; i < o.n_tokens; i++)
-        if (o.tokens[i] >= vocab) fail(2, "--tokens: %d is not in 0..%d, the model's vocabulary", o.tokens[i], vocab - 1);
-    mla_rope *rope = &c->config.rope;
-    if (rope->scaling == MLA_ROPE_DYNAMIC || rope->scaling == MLA_ROPE_LONGROPE) rope->length = capacity;
-    if (c->max_position_embeddings > 0 && capacity > c->max_position_embeddings)
-        fprintf(stderr, "note: %d tokens, the model was made for %d\n", capacity, c->max_position_embeddings);
-
-    mla_context_desc context_desc;
-    mla_cache_desc cache_desc;
-    memset(&context_desc, 0, sizeof context_desc), memset(&cache_desc, 0, sizeof cache_desc);
-    context_desc.max_tokens = o.chunk < o.n_tokens ? o.chunk : o.n_tokens;
-    context_desc.threads = o.threads, context_desc.isa = o.isa, context_desc.attn = o.attn, context_desc.exact = o.exact;
-    cache_desc.capacity = capacity, cache_desc.dtype = o.cache;
-    FILE *file = NULL;
-    if (o.logits && !(file = fopen(o.logits, "wb"))) fail(1, "cannot write %s: %s", o.logits, strerror(errno));
-    conversion change = {.start = now(), .terminal = isatty(2)};
-    if (o.quant.form) {
-        o.quant.threads = o.threads, o.quant.progress = converted, o.quant.progress_user = &change;
-        if (checkpoint_quantize(c, &o.quant, &error)) fail(1, "%s", error.text);
-    }
-    if (mla_model_create(&model, &c->config, &c->weights, NULL, &error)) fail(1, "%s: %s", o.model, error.text);
-    if (mla_context_create(&context, model, &context_desc, &error)) fail(1, "%s", error.text);
-    if (mla_cache_create(&cache, model, &cache_desc, &error)) fail(1, "%s", error.text);
-
-    int chunk = context_desc.max_tokens;
-    size_t rows = o.logits ? (size_t)chunk : 1;
-    float *logits = (size_t)vocab <= SIZE_MAX / sizeof *logits / rows ? malloc(rows * (size_t)vocab * sizeof *logits) : NULL;
-    double *weight = malloc((size_t)vocab * sizeof *weight);
-    int *made = malloc(((size_t)o.n + 1) * sizeof *made), n_made = 0;
-    if (!logits || !weight || !made) fail(1, "out of memory for the logits of %zu tokens (see --chunk)", rows);
-
-    phase prompt = {0, 0, 0}, generation = {0, 0, 0};
-    const float *last = logits; /* the row from which the next token is taken */
-    for (int done = 0, n; done < o.n_tokens; done += n) {
-        n = o.n_tokens - done < chunk ? o.n_tokens - done : chunk;
-        mla_sequence sequence = {.cache = cache, .n_tokens = n};
-        mla_outputs out = {.logits = file || done + n == o.n_tokens ? logits : NULL, .all_logits = file != NULL};
-        double start = now();
-        if (mla_model_forward(context, &sequence, 1, o.tokens + done, &out)) fail(1, "%s", mla_context_error(context)->text);
-        prompt.seconds += now() - start, prompt.tokens += n, prompt.bytes += mla_model_bytes(model, n);
-        if (file) write_f32(file, o.logits, logits, (size_t)n * (size_t)vocab), last = logits + (size_t)(n - 1) * (size_t)vocab;
-    }
-    if (file && fclose(file)) fail(1, "cannot write %s: %s", o.logits, strerror(errno));
-
-    uint64_t random = o.seed;
-    while (n_made < o.n) {
-        int token = sample(last, vocab, o.temp, &random, weight);
-        if (token < 0) fail(1, "the model's logits after %d tokens are not numbers", o.n_tokens + n_made);
-        made[n_made++] = token;
-        if (!o.print_tokens) {
-            printf(n_made > 1 ? " %d" : "%d", token);
-            flush_stdout();
-        }
-        if (n_made == o.n || (!o.ignore_eos && is_eos(c, token))) break;
-        mla_sequence sequence = {.cache = cache, .n_tokens = 1};
-        mla_outputs out = {.logits = logits};
-        double start = now();
-        if (mla_model_forward(context, &sequence, 1, &token, &out)) fail(1, "%s", mla_context_error(context)->text);
-        generation.seconds += now() - start, generation.tokens++, generation.bytes += mla_model_bytes(model, 1);
-        last = logits;
-    }
-    if (o.print_tokens)
-        for (int i = 0; i < n_made; i++) printf(i ? " %d" : "%d", made[i]);
-    if (n_made > 0 || o.print_tokens) putchar('\n');
-    flush_stdout();
-
-    char text[4][32];
-    if (change.bytes > 0)
-        fprintf(stderr, "converted  %s of weights to %s in %.3f s\n", amount(text[0], change.bytes),
-                checkpoint_form_name(o.quant.form), change.seconds);
-    report("prompt    ", &prompt);
-    if (generation.tokens) report("generation", &generation); /* the first token comes out of the prompt's pass */
-    fprintf(stderr, "memory     weights %s%s, context %s, cache %s, peak resident %s\n",
-            amount(text[0], mla_model_bytes(model, 0)), o.quant.form ? "" : " mapped", amount(text[1], (double)mla_context_size(model, &context_desc)),
-            amount(text[2], (double)mla_cache_size(model, &cache_desc)), amount(text[3], peak_resident()));
-    fprintf(stderr, "ran with   %s kernels, %d thread%s, %s attention\n", mla_isa_name(mla_context_isa(context)),
-            mla_context_threads(context), mla_context_threads(context) == 1 ? "" : "s", attn_names[o.attn]);
-
-    free(made), free(weight), free(logits), free(o.tokens);
-    mla_cache_destroy(cache), mla_context_destroy(context), mla_model_destroy(model);
-    checkpoint_close(c);
-    return 0;
+    const int status = o.mode & (TEXT | TOKENS) ? run_prompt(&o)
+                       : o.mode == CHAT         ? run_chat(&o)
+                       : o.mode == PERPLEXITY   ? run_perplexity(&o)
+                       : o.mode == INFO         ? run_info(&o)
+                       : o.mode == TOKENIZE     ? run_tokenize(&o)
+                                                : run_detokenize(&o);
+    free(o.tokens), free(o.stops);
+    return status;
 }

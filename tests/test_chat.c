@@ -20,9 +20,11 @@ static tokenizer *byte_tokenizer(const char *const *added, const int *ids, int n
 #define PUT(...) (used += (size_t)snprintf(json + used, sizeof json - used, __VA_ARGS__))
     PUT("{\"added_tokens\":[");
     for (int i = 0; i < n; i++)
-        PUT("%s{\"id\":%d,\"content\":\"%s\",\"single_word\":false,\"lstrip\":false,\"rstrip\":false,\"normalized\":false,\"special\":%s}",
+        PUT("%s{\"id\":%d,\"content\":\"%s\",\"single_word\":false,\"lstrip\":false,\"rstrip\":false,\"normalized\":false,"
+            "\"special\":%s}",
             i ? "," : "", ids[i], added[i], ids[i] < USER ? "true" : "false");
-    PUT("],\"pre_tokenizer\":{\"type\":\"ByteLevel\",\"add_prefix_space\":false,\"use_regex\":false},\"decoder\":{\"type\":\"ByteLevel\"},"
+    PUT("],\"pre_tokenizer\":{\"type\":\"ByteLevel\",\"add_prefix_space\":false,\"use_regex\":false},\"decoder\":{\"type\":"
+        "\"ByteLevel\"},"
         "\"model\":{\"type\":\"BPE\",\"merges\":[],\"vocab\":{");
     for (int b = 0; b < 245; b++) {
         const int plain = (b > 32 && b < 127) || (b > 160 && b != 173), code = plain ? b : 256 + odd;
@@ -35,8 +37,13 @@ static tokenizer *byte_tokenizer(const char *const *added, const int *ids, int n
     return t;
 }
 
-static const char *const names[] = {CHAT__TOKEN("begin" CHAT__GAP "of" CHAT__GAP "sentence"), CHAT__TOKEN("end" CHAT__GAP "of" CHAT__GAP "sentence"),
-                                    CHAT__TOKEN("User"), CHAT__TOKEN("Assistant"), "<think>", "</think>", CHAT__TOKEN("search" CHAT__GAP "begin")};
+static const char *const names[] = {CHAT__TOKEN("begin" CHAT__GAP "of" CHAT__GAP "sentence"),
+                                    CHAT__TOKEN("end" CHAT__GAP "of" CHAT__GAP "sentence"),
+                                    CHAT__TOKEN("User"),
+                                    CHAT__TOKEN("Assistant"),
+                                    "<think>",
+                                    "</think>",
+                                    CHAT__TOKEN("search" CHAT__GAP "begin")};
 static const int name_ids[] = {BOS, EOS, USER, ASSISTANT, THINK, END_THINK, SEARCH};
 
 /* Ids as a text to compare: bytes as they are, special tokens in brackets. */
@@ -180,7 +187,9 @@ static void other(void) {
     int ids[2];
     SECTION("other tokenizers");
     tokenizer *t = byte_tokenizer(names, name_ids, 0);
-    CHECK(chat_detect(&chat, t, BOS, &error) == MLA_ERR_UNSUPPORTED && strstr(error.text, "end") && strstr(error.text, "template"), "%s", error.text);
+    CHECK(chat_detect(&chat, t, BOS, &error) == MLA_ERR_UNSUPPORTED && strstr(error.text, "end") &&
+              strstr(error.text, "template"),
+          "%s", error.text);
     CHECK(chat_detect(&chat, t, BOS, NULL) == MLA_ERR_UNSUPPORTED, "without an error to fill");
     tokenizer_close(t);
     content[0] = names[1], ids[0] = EOS, content[1] = names[2], ids[1] = USER;

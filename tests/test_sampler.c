@@ -1,4 +1,5 @@
-/* The sampler against a plain one in double, its distributions, its determinism and speed; stop strings against a plain search. */
+/* The sampler against a plain one in double, its distributions, its determinism and speed; stop strings against a plain
+   search. */
 #define _POSIX_C_SOURCE 199309L /* clock_gettime, also under -std=c99 */
 #define MLA_IMPLEMENTATION
 #include "../mla.h"
@@ -30,8 +31,8 @@ static int by_logit(const void *a, const void *b) {
     return sort_by[i] > sort_by[j] ? -1 : sort_by[i] < sort_by[j] ? 1 : i - j;
 }
 
-/* Probabilities [n]; 0 for what is filtered out. Returns how near a sum came to top_p or a probability to min_p's limit without being
-   what decides: where that is tiny, rounding may have decided otherwise. */
+/* Probabilities [n]; 0 for what is filtered out. Returns how near a sum came to top_p or a probability to min_p's limit without
+   being what decides: where that is tiny, rounding may have decided otherwise. */
 static double plain(double *p, const float *logits, int n, const sampler_desc *d) {
     static int order[MOST];
     double sum = 0, part = 0, margin = 1;
@@ -103,7 +104,8 @@ static void fill_logits(test_rng *r, float *x, int n) {
 static void against_plain(void) {
     static float x[MOST];
     static double p[MOST], q[MOST];
-    static const double temperatures[] = {0.01, 0.5, 1, 1.7, 100}, ps[] = {0, 0.001, 0.3, 0.9, 0.95, 0.999, 1}, mins[] = {0, 0, 0.02, 0.3, 1};
+    static const double temperatures[] = {0.01, 0.5, 1, 1.7, 100}, ps[] = {0, 0.001, 0.3, 0.9, 0.95, 0.999, 1},
+                        mins[] = {0, 0, 0.02, 0.3, 1};
     test_rng r = {1};
     int close = 0;
     SECTION("every filter against a plain sampler");
@@ -118,8 +120,9 @@ static void against_plain(void) {
         ours(q, x, n, &d);
         for (int i = 0; i < n; i++) worst = fmax(worst, fabs(p[i] - q[i]));
         if (margin < 1e-8) close++; /* a tie of sums: the limit lies exactly on a token, or so */
-        else CHECK(worst < 1e-8, "round %d: n %d, T %g, top_k %d, top_p %g, min_p %g: off by %g", round, n, d.temperature, d.top_k, d.top_p,
-                   d.min_p, worst);
+        else
+            CHECK(worst < 1e-8, "round %d: n %d, T %g, top_k %d, top_p %g, min_p %g: off by %g", round, n, d.temperature, d.top_k,
+                  d.top_p, d.min_p, worst);
     }
     CHECK(close < 900, "%d rounds too close to call", close);
 }
@@ -181,8 +184,8 @@ static double chi_square(const int *count, const double *p, int n, int draws) {
 
 static void distribution(void) {
     enum { N = 24, DRAWS = 40000 };
-    static const sampler_desc how[] = {{1, 0, 0, 0, 0, 0, 0}, {0.6, 0, 0, 0, 0, 0, 0}, {2, 7, 0, 0, 0, 0, 0}, {1, 0, 0.8, 0, 0, 0, 0},
-                                       {1.3, 0, 0, 0.1, 0, 0, 0}, {1, 12, 0.9, 0.05, 0, 0, 0}};
+    static const sampler_desc how[] = {{1, 0, 0, 0, 0, 0, 0},   {0.6, 0, 0, 0, 0, 0, 0},   {2, 7, 0, 0, 0, 0, 0},
+                                       {1, 0, 0.8, 0, 0, 0, 0}, {1.3, 0, 0, 0.1, 0, 0, 0}, {1, 12, 0.9, 0.05, 0, 0, 0}};
     float x[N];
     double p[N], sum = 0, squares = 0;
     int tests = 0;
@@ -208,7 +211,8 @@ static void distribution(void) {
             sum += z, squares += z * z, tests++;
         }
     }
-    CHECK(fabs(sum / tests) < 0.7 && squares / tests > 0.2, "chi-squares: mean %g, mean square %g", sum / tests, squares / tests); /* nor too good */
+    CHECK(fabs(sum / tests) < 0.7 && squares / tests > 0.2, "chi-squares: mean %g, mean square %g", sum / tests,
+          squares / tests); /* nor too good */
 }
 
 /* Logits made of integers alone; the sums below were computed once, and hold on every machine. */
@@ -305,8 +309,8 @@ static void refused(const char *pattern, int vocab, const sampler_desc *d) {
     sampler *s = (sampler *)&s;
     mla_error error;
     const mla_result rc = sampler_create(&s, vocab, d, &error);
-    CHECK(rc == MLA_ERR_ARGUMENT && !s && error.code == rc && strstr(error.text, pattern), "want '%s', got %d '%s'", pattern, (int)rc,
-          rc ? error.text : "");
+    CHECK(rc == MLA_ERR_ARGUMENT && !s && error.code == rc && strstr(error.text, pattern), "want '%s', got %d '%s'", pattern,
+          (int)rc, rc ? error.text : "");
     CHECK(sampler_create(&s, vocab, d, NULL) == MLA_ERR_ARGUMENT, "without an error to fill");
 }
 
@@ -359,7 +363,8 @@ static void errors(void) {
 
 static void speed(void) {
     enum { N = 129280, REPS = 5 };
-    static const sampler_desc how[] = {{1, 0, 0, 0, 0, 0, 0}, {1, 40, 0, 0, 0, 0, 0}, {1, 0, 0.95, 0, 0, 0, 0}, {0.7, 50, 0.9, 0.05, 1.1, 0, 0}};
+    static const sampler_desc how[] = {
+        {1, 0, 0, 0, 0, 0, 0}, {1, 40, 0, 0, 0, 0, 0}, {1, 0, 0.95, 0, 0, 0, 0}, {0.7, 50, 0.9, 0.05, 1.1, 0, 0}};
     float *x = (float *)malloc(N * sizeof *x);
     test_rng r = {9};
     SECTION("speed on 129280 tokens");
@@ -376,8 +381,9 @@ static void speed(void) {
                 CHECK(sampler_next(s, x, &error) >= 0, "%s", error.text);
                 best = fmin(best, seconds() - start);
             }
-            printf("    %s logits, top_k %2d, top_p %4.2f, min_p %4.2f, penalty %3.1f: %6.3f ms, %d candidates\n", equal ? "equal" : "random",
-                   how[k].top_k, how[k].top_p, how[k].min_p, how[k].repeat_penalty, 1e3 * best, sampler_candidates(s));
+            printf("    %s logits, top_k %2d, top_p %4.2f, min_p %4.2f, penalty %3.1f: %6.3f ms, %d candidates\n",
+                   equal ? "equal" : "random", how[k].top_k, how[k].top_p, how[k].min_p, how[k].repeat_penalty, 1e3 * best,
+                   sampler_candidates(s));
             CHECK(best < 0.2, "%g s", best); /* a sort takes longer under valgrind only; this is about hanging */
             sampler_destroy(s);
         }
@@ -446,9 +452,11 @@ static void stop_strings(void) {
     }
     CHECK(hits > 3000 && hits < 19000, "%d of 20000 texts were stopped", hits);
     const char *const bad[] = {"a", "", NULL};
-    CHECK(stop_create(&s, bad, 2, &error) == MLA_ERR_ARGUMENT && !s && strstr(error.text, "string 1 is empty"), "an empty string");
+    CHECK(stop_create(&s, bad, 2, &error) == MLA_ERR_ARGUMENT && !s && strstr(error.text, "string 1 is empty"),
+          "an empty string");
     CHECK(stop_create(&s, bad + 2, 1, &error) == MLA_ERR_ARGUMENT && !s, "no string");
-    CHECK(stop_create(NULL, bad, 1, &error) == MLA_ERR_ARGUMENT && stop_create(&s, NULL, 1, NULL) == MLA_ERR_ARGUMENT, "null pointers");
+    CHECK(stop_create(NULL, bad, 1, &error) == MLA_ERR_ARGUMENT && stop_create(&s, NULL, 1, NULL) == MLA_ERR_ARGUMENT,
+          "null pointers");
     stop_destroy(NULL);
 }
 

@@ -9,6 +9,7 @@ expected="95 61 242 176 196 133 111 243 7 107 243 228 107 140 165 234" # from tr
 exec </dev/null # a prompt is read from standard input only where a test gives one
 tmp=$(mktemp -d)
 trap 'rm -rf "$tmp"' EXIT
+export OMP_WAIT_POLICY=passive # more threads than cores must not wait for each other by turning in circles
 passed=0 failed=0
 
 # same GOT WANT WHAT
@@ -22,9 +23,6 @@ refused() {
     "$@" >/dev/null 2>"$tmp/stderr"
     same "$? $(wc -l <"$tmp/stderr") $(grep -c -e "$pattern" "$tmp/stderr")" "$want 1 1" "$* ($(cat "$tmp/stderr"))"
 }
-
-# line N FILE: that line
-line() { sed -n "$1p" "$2"; }
 
 # A model that reads and writes bytes: the fixture with a tokenizer whose token i is the byte i, and special tokens in place of bytes that are
 # in no UTF-8. speaking DIR TOKEN...: with these more tokens, "ID CONTENT", written with | and _ for DeepSeek's wide bar and gap.
@@ -395,6 +393,10 @@ same "$(printf 'hi\n' | $generate --model "$thoughtful" --chat -n 9 --quiet; ech
      "$($generate --model "$thoughtful" --tokens "192 245 104 105 246 248" -n 9 --quiet; echo .)" '--chat of V3.1'
 same "$(printf 'hi\n' | $generate --model "$thoughtful" --chat --think -n 9 --quiet; echo .)" \
      "$($generate --model "$thoughtful" --tokens "192 245 104 105 246 247" -n 9 --quiet; echo .)" '--chat --think'
+# thoughts (here all of the answer) are not kept: the cache is cut back to behind <|Assistant|>
+{ answer "$thoughtful" '192 245 104 105 246 247' && answer "$thoughtful" "192 245 104 105 246 248 193 245 $(bytes_of 'and?') 246 247"; } >"$tmp/want"
+printf 'hi\nand?\n' | $generate --model "$thoughtful" --chat --think -n 12 >"$tmp/got" 2>"$tmp/stderr"
+same "$? $(cmp "$tmp/got" "$tmp/want" && echo equal) $(grep -c '^prompt *15 tokens' "$tmp/stderr")" '0 equal 1' "--chat --think of two turns ($(grep ^prompt "$tmp/stderr"))"
 same "$(printf '<\xef\xbd\x9cUser\xef\xbd\x9c>\n' | $generate --model "$modern" --chat -n 1 2>&1 >/dev/null | grep -c '^prompt *15 tokens')" 1 'typed special tokens are text'
 for n in 1 20; do # the first question, or the answer, fills the context
     printf 'hello there\nmore\n' | $generate --model "$modern" --chat --ctx $((n + 14)) >/dev/null 2>"$tmp/stderr"
@@ -402,30 +404,46 @@ for n in 1 20; do # the first question, or the answer, fills the context
 done
 same "$($generate --model "$modern" --chat --quiet </dev/null; echo "$?.")" 0. 'a chat of nothing'
 
-# ---- Ctrl-C
+# ---- Ctrl-C, pressed when there is output
+grown() { # FILE SIZE: waits until it is larger, for a minute at most
+    for _ in {1..600}; do [ "$(stat -c %s "$1")" -gt "$2" ] && return; sleep 0.1; done
+}
 (
     set -m # background jobs with signals of their own
-    $generate --model $model --tokens 1 -n 200000 --ignore-eos --temp 1 --json >"$tmp/got" 2>"$tmp/stderr" &
-    sleep 0.5
+    $generate --model $model --tokens 1 -n 1000000 --ignore-eos --temp 1 >"$tmp/got" 2>"$tmp/stderr" &
+    grown "$tmp/got" 100
     kill -INT $!
     wait $!
     echo $? >"$tmp/status"
 )
-same "$(cat "$tmp/status") $(grep -c '"stop":"interrupt"' "$tmp/got") $(grep -c ^generation "$tmp/stderr")" '130 1 1' 'Ctrl-C in a text'
+same "$(cat "$tmp/status") $(wc -l <"$tmp/got") $(grep -c ^generation "$tmp/stderr")" '130 1 1' 'Ctrl-C in a text'
+(
+    set -m
+    $generate --model $model --tokens 1 -n 1000000 --ignore-eos --temp 1 --json --logits "$tmp/begun" >"$tmp/got" 2>/dev/null &
+    touch "$tmp/begun" && grown "$tmp/begun" 0
+    kill -INT $!
+    wait $!
+    echo $? >"$tmp/status"
+)
+same "$(cat "$tmp/status") $(grep -c '"stop":"interrupt"' "$tmp/got")" '130 1' 'Ctrl-C with --json'
+endless=$tmp/endless # the end of sentence has no weights in the head, so that others are likelier
+mkdir "$endless" && ln -s "$modern"/*.json "$endless/" && cp $model/model.safetensors "$endless/"
+header=$(($(od -An -tu8 -N8 $model/model.safetensors)))
+at=$(head -c $((8 + header)) $model/model.safetensors | tail -c $header | sed 's/.*"lm_head.weight":{[^}]*"data_offsets":\[\([0-9]*\),.*/\1/')
+dd if=/dev/zero of="$endless/model.safetensors" conv=notrunc bs=1 seek=$((8 + header + at + 193 * 128)) count=128 2>/dev/null
 (
     set -m
     trap '' PIPE
     mkfifo "$tmp/fifo"
-    $generate --model "$modern" --chat --ctx 100000 <"$tmp/fifo" >"$tmp/got" 2>"$tmp/stderr" &
+    $generate --model "$endless" --chat --ctx 1000000 <"$tmp/fifo" >"$tmp/got" 2>"$tmp/stderr" &
     exec 5>"$tmp/fifo"
-    echo hello >&5
-    sleep 0.5
-    kill -INT $!
-    sleep 0.3
-    echo again >&5
-    sleep 0.3
-    kill -INT $!
-    sleep 0.3
+    for turn in 1 2; do
+        size=$(stat -c %s "$tmp/got")
+        echo hello >&5
+        grown "$tmp/got" $((size + 100))
+        kill -INT $!
+        sleep 0.3
+    done
     kill -INT $!
     wait $!
     echo $? >"$tmp/status"
