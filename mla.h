@@ -92,6 +92,7 @@ typedef enum mla_dtype {
     MLA_E4M3, /* fp8 e4m3fn with one scale per 128x128 block (edge blocks smaller): W = code * scale */
     MLA_Q8,   /* groups of 32 along a row: W = d * q, an f16 d and 32 int8 in 34 bytes; GGUF's Q8_0 */
     MLA_Q4,   /* the same with W = d * (q - 8), 32 nibbles, 18 bytes: byte j has element j low and j + 16 high; GGUF's Q4_0 */
+    MLA_Q4X16, /* Q4 with the rows of each sixteen interleaved for the kernels, as mla_repack makes it; for linears met by int8 activations */
     MLA_UE8M0, /* a power-of-two scale in a byte, 2^(b-127), 255 = NaN; only as mla_tensor.scale_dtype */
     MLA_DTYPE_COUNT
 } mla_dtype;
@@ -111,6 +112,11 @@ MLA_API size_t mla_dtype_bytes(mla_dtype t, size_t n);
 /* x [n] -> n elements of dtype t (F32, F16, BF16, Q8, Q4), rounded to nearest; the caller's memory, mla_dtype_bytes(t, n) of it. Q4 tries
    scales around the plain one and keeps that of least squared error. ARGUMENT: another dtype, or n no multiple of MLA_GROUP. */
 MLA_API mla_result mla_quantize(mla_dtype t, void *out, const float *x, size_t n, mla_error *err);
+
+struct mla_tensor;
+/* Q4 [rows, cols] -> Q4X16 in the caller's memory, mla_dtype_bytes(MLA_Q4X16, rows * cols) of it, not overlapping: same numbers, same results but for
+   the order of sums, faster where unpacking is the limit. Parts of 16 rows may be repacked apart. ARGUMENT: rows no multiple of 16, not Q4. */
+MLA_API mla_result mla_repack(void *out, const struct mla_tensor *q4, mla_error *err);
 
 /* A view of a tensor: rows x cols, row-major, without gaps; a vector has rows 1. data NULL means absent. Data may lie at any
    address, aligned or not. scale is used by E4M3 alone: [ceil(rows/128), ceil(cols/128)] of scale_dtype (F32 or UE8M0);
@@ -551,7 +557,7 @@ MLA__INLINE float mla__float(uint32_t u) {
 }
 
 const char *mla_dtype_name(mla_dtype t) {
-    static const char *const names[MLA_DTYPE_COUNT] = {"f32", "f16", "bf16", "e4m3", "q8", "q4", "ue8m0"};
+    static const char *const names[MLA_DTYPE_COUNT] = {"f32", "f16", "bf16", "e4m3", "q8", "q4", "q4x16", "ue8m0"};
     return (unsigned)t < MLA_DTYPE_COUNT ? names[t] : "?";
 }
 
@@ -562,12 +568,13 @@ MLA__INLINE mla__sz mla__bytes(mla_dtype t, mla__sz n) {
     case MLA_F16:
     case MLA_BF16: return 2 * n;
     case MLA_Q8: return n / MLA_GROUP * 34;
-    case MLA_Q4: return n / MLA_GROUP * 18;
+    case MLA_Q4:
+    case MLA_Q4X16: return n / MLA_GROUP * 18;
     default: return n;
     }
 }
 size_t mla_dtype_bytes(mla_dtype t, size_t n) { return (size_t)mla__bytes(t, (mla__sz)n); }
-MLA__INLINE int mla__grouped(mla_dtype t) { return t == MLA_Q8 || t == MLA_Q4; }
+MLA__INLINE int mla__grouped(mla_dtype t) { return t == MLA_Q8 || t == MLA_Q4 || t == MLA_Q4X16; }
 
 /* Subnormal codes are built from integers (mantissa times a power of two), so that flush-to-zero modes do not touch them. */
 float mla_f16_to_f32(uint16_t h) {
@@ -1340,6 +1347,28 @@ static void mla__idot_any_scalar(float *y, mla__sz ldy, const void *x, mla__sz l
             y[t * ldy + n - n0] = sum;
         }
 }
+/* Q4X16: for 16 rows and 32 columns 16 f16 scales, then for j = 0..3 the columns 4j .. 4j+3 of each row (low) and 16 further (high). */
+#define MLA__X16 288 /* bytes of such a block */
+static void mla__idot_q4x16_scalar(float *y, mla__sz ldy, const void *x, mla__sz ldx, const int *idx, int T, const mla_tensor *w, int row0, int n0,
+                                   int n1, float *panel) {
+    const int groups = w->cols / MLA_GROUP;
+    (void)panel;
+    for (int t = 0; t < T; t++)
+        for (int n = n0; n < n1; n++) {
+            const int row = row0 + n;
+            const unsigned char *b = (const unsigned char *)w->data + (mla__sz)(row / 16) * groups * MLA__X16;
+            const mla__act *a = MLA__ACT(x, ldx, idx ? idx[t] : t);
+            float sum = 0;
+            for (int g = 0; g < groups; g++, b += MLA__X16) {
+                int dot = 0;
+                for (int i = 0; i < MLA_GROUP; i++)
+                    dot += a[g].q[i] * ((b[32 + i / 4 % 4 * 64 + row % 16 * 4 + i % 4] >> (i / 16 * 4) & 15) - 8);
+                sum += mla__get(MLA_F16, b, row % 16) * a[g].d * (float)dot;
+            }
+            y[t * ldy + n - n0] = sum;
+        }
+}
+
 #define MLA__PRODUCT(name)                                                                                                                    \
     static void mla__##name##_scalar(float *y, mla__sz ldy, const void *x, mla__sz ldx, const int *idx, int T, const mla_tensor *w,      \
                                      int row0, int n0, int n1, float *panel) {                                                              \
@@ -1528,6 +1557,19 @@ MLA__AVX2 void mla__ipack_avx2(const mla_dtype t, mla__ipanel *panel, const mla_
         }
 }
 
+static MLA__TARGET_AVX2 void mla__ipack_q4x16_avx2(mla__ipanel *panel, const mla_tensor *w, int row, int g0, int gn) {
+    const unsigned char *b = (const unsigned char *)w->data + ((mla__sz)(row / 16) * (w->cols / MLA_GROUP) + g0) * MLA__X16;
+    for (int g = 0; g < gn; g++, b += MLA__X16) {
+        for (int h = 0; h < 2; h++)
+            _mm256_storeu_ps(panel[g].d + 8 * h, _mm256_cvtph_ps(_mm_loadu_si128((const __m128i *)(const void *)(b + 16 * h))));
+        for (int j = 0; j < 8; j++) {
+            const __m256i x = _mm256_loadu_si256((const __m256i *)(const void *)(b + 32 + 32 * j)), nibble = _mm256_set1_epi8(15);
+            _mm256_storeu_si256((__m256i *)(void *)(panel[g].w[j / 2] + j % 2 * 32), _mm256_and_si256(x, nibble));
+            _mm256_storeu_si256((__m256i *)(void *)(panel[g].w[4 + j / 2] + j % 2 * 32), _mm256_and_si256(_mm256_srli_epi16(x, 4), nibble));
+        }
+    }
+}
+
 MLA__AVX2 void mla__itile_avx2(const mla_dtype t, const int M, float *y, mla__sz ldy, const mla__act *const *x, const mla__ipanel *panel, int gn, int add) {
     const __m256i ones = _mm256_set1_epi16(1);
     __m256 acc[MLA__IMR][2];
@@ -1585,7 +1627,8 @@ static MLA__TARGET_AVX2 void mla__igemm_x86(const mla_dtype t, mla__itile tile, 
             const int gn = groups - g0 < MLA__IGROUPS ? groups - g0 : MLA__IGROUPS;
             for (int n = n0; n < n1; n += 16) {
                 const int nb = n1 - n < 16 ? n1 - n : 16;
-                if (t == MLA_Q8) mla__ipack_avx2(MLA_Q8, panel, w, row0 + n, nb, g0, gn);
+                if (w->dtype == MLA_Q4X16) mla__ipack_q4x16_avx2(panel, w, row0 + n, g0, gn);
+                else if (t == MLA_Q8) mla__ipack_avx2(MLA_Q8, panel, w, row0 + n, nb, g0, gn);
                 else mla__ipack_avx2(MLA_Q4, panel, w, row0 + n, nb, g0, gn);
                 for (int u = t0; u < t1; u += most) {
                     const int m = t1 - u < most ? t1 - u : most;
@@ -1606,6 +1649,53 @@ static MLA__TARGET_AVX2 void mla__igemm_x86(const mla_dtype t, mla__itile tile, 
     }
 }
 
+
+/* Up to FEW tokens, 16 rows at a time: the rows are the lanes, so that nothing is shuffled, and scales are converted eight at once. */
+MLA__AVX2 void mla__idot_x16_avx2(const int TB, float *y, mla__sz ldy, const mla__act *const *x, const unsigned char *b, int groups) {
+    const __m256i nibble = _mm256_set1_epi8(15), ones = _mm256_set1_epi16(1);
+    __m256 acc[MLA__FEW][2];
+    MLA__UNROLL
+    for (int i = 0; i < TB; i++) acc[i][0] = acc[i][1] = _mm256_setzero_ps();
+    for (int g = 0; g < groups; g++, b += MLA__X16) {
+        MLA__UNROLL
+        for (int h = 0; h < 2; h++) {
+            const __m256 d = _mm256_cvtph_ps(_mm_loadu_si128((const __m128i *)(const void *)(b + 16 * h)));
+            __m256i s[MLA__FEW];
+            MLA__UNROLL
+            for (int i = 0; i < TB; i++) s[i] = _mm256_setzero_si256();
+            MLA__UNROLL
+            for (int j = 0; j < 4; j++) {
+                const __m256i w = _mm256_loadu_si256((const __m256i *)(const void *)(b + 32 + 64 * j + 32 * h));
+                MLA__UNROLL
+                for (int i = 0; i < TB; i++) {
+                    int low, high;
+                    memcpy(&low, x[i][g].q + 4 * j, 4), memcpy(&high, x[i][g].q + 16 + 4 * j, 4);
+                    s[i] = _mm256_add_epi16(s[i], _mm256_maddubs_epi16(_mm256_and_si256(w, nibble), _mm256_set1_epi32(low)));
+                    s[i] = _mm256_add_epi16(s[i], _mm256_maddubs_epi16(_mm256_and_si256(_mm256_srli_epi16(w, 4), nibble), _mm256_set1_epi32(high)));
+                }
+            }
+            MLA__UNROLL
+            for (int i = 0; i < TB; i++) {
+                const __m256 p = _mm256_fmsub_ps(_mm256_cvtepi32_ps(_mm256_madd_epi16(s[i], ones)), _mm256_set1_ps(x[i][g].d), _mm256_set1_ps(8 * x[i][g].sum));
+                acc[i][h] = _mm256_fmadd_ps(p, d, acc[i][h]);
+            }
+        }
+    }
+    MLA__UNROLL
+    for (int i = 0; i < TB; i++) _mm256_storeu_ps(y + i * ldy, acc[i][0]), _mm256_storeu_ps(y + i * ldy + 8, acc[i][1]);
+}
+static MLA__TARGET_AVX2 void mla__idot_q4x16_avx2(float *y, mla__sz ldy, const void *x, mla__sz ldx, const int *idx, int T, const mla_tensor *w,
+                                                  int row0, int n0, int n1, float *panel) {
+    const int groups = w->cols / MLA_GROUP;
+    const mla__act *rows[MLA__FEW];
+    (void)panel;
+    for (int i = 0; i < T; i++) rows[i] = MLA__ACT(x, ldx, idx ? idx[i] : i);
+    for (int n = n0; n < n1; n += 16) {
+        const unsigned char *b = (const unsigned char *)w->data + (mla__sz)((row0 + n) / 16) * groups * MLA__X16;
+        if (T == 1) mla__idot_x16_avx2(1, y + (n - n0), ldy, rows, b, groups);
+        else mla__idot_x16_avx2(2, y + (n - n0), ldy, rows, b, groups);
+    }
+}
 
 /* VNNI multiplies unsigned by signed bytes and adds four products to an int32. Activations become unsigned by adding 128, which is
    taken off again as 128 times the sum of the weights; nibbles are unsigned as they are. Products with few tokens wait for memory:
@@ -2136,11 +2226,15 @@ static void mla__select(mla__kernels *k, mla_isa isa, int exact) {
 #endif
     default: mla__table_scalar(k);
     }
+#if MLA__X86
+    if (isa == MLA_ISA_AVX2 || isa == MLA_ISA_AVX512) k->idot[MLA_Q4X16] = mla__idot_q4x16_avx2;
+    if (isa != MLA_ISA_SCALAR) k->igemm[MLA_Q4X16] = k->igemm[MLA_Q4]; /* once packed, the same */
+#endif
 }
 
 mla_result mla_quantize(mla_dtype t, void *out, const float *x, size_t n, mla_error *err) {
     if (!out || !x) return mla__fail(err, MLA_ERR_ARGUMENT, "mla_quantize: %s is NULL", out ? "x" : "out");
-    if (t != MLA_F32 && t != MLA_F16 && t != MLA_BF16 && !mla__grouped(t))
+    if (t != MLA_F32 && t != MLA_F16 && t != MLA_BF16 && t != MLA_Q8 && t != MLA_Q4)
         return mla__fail(err, MLA_ERR_ARGUMENT, "mla_quantize: to %s is not offered", mla_dtype_name(t));
     if (mla__grouped(t) && n % MLA_GROUP)
         return mla__fail(err, MLA_ERR_ARGUMENT, "mla_quantize: %.0f elements, %s needs a multiple of %d", (double)n, mla_dtype_name(t), MLA_GROUP);
@@ -2151,6 +2245,23 @@ mla_result mla_quantize(mla_dtype t, void *out, const float *x, size_t n, mla_er
     } else {
         mla__narrow(t, out, x, (mla__sz)n);
     }
+    return MLA_OK;
+}
+
+mla_result mla_repack(void *out, const mla_tensor *w, mla_error *err) {
+    if (!out || !w || !w->data) return mla__fail(err, MLA_ERR_ARGUMENT, "mla_repack: %s is NULL", out ? "the tensor" : "out");
+    if (w->dtype != MLA_Q4 || w->rows < 1 || w->rows % 16 || w->cols < 1 || w->cols % MLA_GROUP)
+        return mla__fail(err, MLA_ERR_ARGUMENT, "mla_repack: %s [%d, %d], expected q4 with rows a multiple of 16 and columns of %d",
+                         mla_dtype_name(w->dtype), w->rows, w->cols, MLA_GROUP);
+    const mla__sz groups = w->cols / MLA_GROUP;
+    unsigned char *to = (unsigned char *)out;
+    for (int row = 0; row < w->rows; row += 16)
+        for (mla__sz g = 0; g < groups; g++, to += MLA__X16)
+            for (int r = 0; r < 16; r++) {
+                const unsigned char *b = (const unsigned char *)w->data + ((row + r) * groups + g) * 18;
+                memcpy(to + 2 * r, b, 2);
+                for (int j = 0; j < 4; j++) memcpy(to + 32 + 64 * j + 4 * r, b + 2 + 4 * j, 4);
+            }
     return MLA_OK;
 }
 
@@ -2334,7 +2445,7 @@ typedef struct mla__check { /* the first tensor at fault */
     unsigned dtypes; /* of the linears, a bit each */
 } mla__check;
 
-enum { MLA__OPTIONAL = 0, MLA__REQUIRED = 1, MLA__VECTOR = 2 };
+enum { MLA__OPTIONAL = 0, MLA__REQUIRED = 1, MLA__VECTOR = 2, MLA__LINEAR = 4 };
 
 static void mla__want(mla__check *k, const char *name, const char *part, const mla_tensor *t, int rows, int cols, int how) {
     char shape[40];
@@ -2344,7 +2455,7 @@ static void mla__want(mla__check *k, const char *name, const char *part, const m
     else snprintf(shape, sizeof shape, "[%d, %d]", rows, cols);
     if (!t->data)
         k->result = mla__fail(k->err, MLA_ERR_WEIGHTS, "weights.%s%s%s: missing, expected %s", k->at, name, part, shape);
-    else if ((unsigned)t->dtype >= (unsigned)(vector ? MLA_E4M3 : MLA_UE8M0))
+    else if ((unsigned)t->dtype >= (unsigned)(vector ? MLA_E4M3 : MLA_UE8M0) || (t->dtype == MLA_Q4X16 && !(how & MLA__LINEAR)))
         k->result = mla__fail(k->err, MLA_ERR_WEIGHTS, "weights.%s%s%s: dtype %s (%d) cannot stand here", k->at, name, part,
                               mla_dtype_name(t->dtype), (int)t->dtype);
     else if (t->rows != rows || t->cols != cols)
@@ -2352,12 +2463,15 @@ static void mla__want(mla__check *k, const char *name, const char *part, const m
     else if (mla__grouped(t->dtype) && t->cols % MLA_GROUP)
         k->result = mla__fail(k->err, MLA_ERR_WEIGHTS, "weights.%s%s%s: rows of %d, %s needs a multiple of %d", k->at, name, part, t->cols,
                               mla_dtype_name(t->dtype), MLA_GROUP);
+    else if (t->dtype == MLA_Q4X16 && t->rows % 16)
+        k->result = mla__fail(k->err, MLA_ERR_WEIGHTS, "weights.%s%s%s: %d rows, q4x16 needs a multiple of 16", k->at, name, part, t->rows);
     else if (mla__scaled(t) && t->scale_dtype != MLA_F32 && t->scale_dtype != MLA_UE8M0)
         k->result = mla__fail(k->err, MLA_ERR_WEIGHTS, "weights.%s%s%s: scale of dtype %s, expected f32 or ue8m0", k->at, name, part,
                               mla_dtype_name(t->scale_dtype));
 }
 static void mla__want_linear(mla__check *k, const char *name, const mla_linear *l, int out, int in) {
-    mla__want(k, name, ".weight", &l->weight, out, in, MLA__REQUIRED);
+    const int exact = !strcmp(name, "attn.kv_b"); /* used both ways round */
+    mla__want(k, name, ".weight", &l->weight, out, in, MLA__REQUIRED | (exact ? 0 : MLA__LINEAR));
     if (l->weight.data) k->dtypes |= 1u << l->weight.dtype;
     mla__want(k, name, ".bias", &l->bias, 1, out, MLA__VECTOR);
 }
@@ -2390,7 +2504,7 @@ static mla_result mla__weights_check(const mla_config *c, const mla_weights *w, 
     k.err = err;
     if (w->embed.data && c->vocab_size == 0) return mla__fail(err, MLA_ERR_CONFIG, "config.vocab_size: 0, but weights.embed is there");
     mla__want(&k, "embed", "", &w->embed, c->vocab_size, D, 0);
-    mla__want(&k, "head", "", &w->head, c->vocab_size, D, 0);
+    mla__want(&k, "head", "", &w->head, c->vocab_size, D, MLA__LINEAR);
     if (w->norm.weight.data) mla__want_norm(&k, "norm", &w->norm, &c->block_norm, D);
     if (!w->layers) return mla__fail(err, MLA_ERR_WEIGHTS, "weights.layers: NULL, expected %d layers", c->num_hidden_layers);
     for (int i = 0; i < c->num_hidden_layers && k.result == MLA_OK; i++) {
@@ -2992,7 +3106,7 @@ static mla_context *mla__context_layout(const mla_model *m, const mla_context_de
     t.loads = MLA__TAKE(&a, mla__load, (double)t.max_jobs + T);
     t.blocks = MLA__TAKE(&a, mla__block, T);
     const int widest = mla__max(mla__max(c->hidden_size, c->q_lora_rank), mla__max(H * V, inner)), packs = kernels.pack && m->dtypes & 1u << MLA_BF16;
-    if (!d->exact && (packs || m->dtypes & (1u << MLA_Q8 | 1u << MLA_Q4))) {
+    if (!d->exact && (packs || m->dtypes & (1u << MLA_Q8 | 1u << MLA_Q4 | 1u << MLA_Q4X16))) {
         /* packed for the experts, tokens come once for each of their experts, and in sixteens */
         const double slot_rows = (double)T * K + 15.0 * mla__min(E, T * K), dense = (T + 15.0) * (widest + 31.0);
         const double slots = slot_rows * mla__up_to(mla__max(c->hidden_size, I), 32) + (T + 15.0) * mla__up_to(mla__max(c->hidden_size, c->n_shared_experts * I), 32);
@@ -3058,6 +3172,7 @@ static mla_result mla__context_check(const mla_model *m, mla_context_desc *to, c
     if ((unsigned)to->attn >= MLA_ATTN_PATH_COUNT) return mla__fail(err, MLA_ERR_ARGUMENT, "context.attn: %d is no path", (int)to->attn);
     if ((unsigned)to->isa >= MLA_ISA_COUNT) return mla__fail(err, MLA_ERR_ARGUMENT, "context.isa: %d is no instruction set", (int)to->isa);
     if (!mla_isa_available(to->isa)) return mla__fail(err, MLA_ERR_UNSUPPORTED, "context.isa: this machine has no %s", mla_isa_name(to->isa));
+    if (to->exact && m->dtypes & 1u << MLA_Q4X16) return mla__fail(err, MLA_ERR_UNSUPPORTED, "context.exact: q4x16 weights need int8 activations");
     return MLA_OK;
 }
 size_t mla_context_size(const mla_model *m, const mla_context_desc *desc) {
@@ -4336,6 +4451,7 @@ static void MLA__F(table)(mla__kernels *k) {
     k->quantize = MLA__CAT(mla__quantize, MLA__INTEGER);
     k->idot[MLA_Q8] = MLA__CAT(mla__idot_q8, MLA__INTEGER), k->idot[MLA_Q4] = MLA__CAT(mla__idot_q4, MLA__INTEGER);
     k->igemm[MLA_Q8] = MLA__CAT(mla__igemm_q8, MLA__INTEGER), k->igemm[MLA_Q4] = MLA__CAT(mla__igemm_q4, MLA__INTEGER);
+    k->idot[MLA_Q4X16] = k->igemm[MLA_Q4X16] = mla__idot_q4x16_scalar;
     k->narrow[MLA_F32] = MLA__F(narrow_f32), k->narrow[MLA_F16] = MLA__F(narrow_f16), k->narrow[MLA_BF16] = MLA__F(narrow_bf16);
     k->narrow[MLA_Q8] = mla__narrow_q8;
     k->attend[MLA_F32] = MLA__F(attend_f32), k->attend[MLA_F16] = MLA__F(attend_f16), k->attend[MLA_BF16] = MLA__F(attend_bf16);
