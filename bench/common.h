@@ -117,8 +117,10 @@ typedef struct options {
 } options;
 
 static const char *const attn_names[MLA_ATTN_PATH_COUNT] = {"auto", "naive", "absorbed"};
-static const char *const dtype_names[] = {"f32", "f16", "bf16", "fp8", "q8", "q4"}; /* in the order of mla_dtype */
-enum { N_WEIGHT_DTYPES = 6 };
+static const char *const dtype_names[] = {"f32", "f16", "bf16", "fp8", "q8", "q4", "q4x16"}; /* in the order of mla_dtype */
+enum { N_WEIGHT_DTYPES = 7 };
+
+static int is_grouped(mla_dtype t) { return t == MLA_Q8 || t == MLA_Q4 || t == MLA_Q4X16; }
 
 static int integer(const char *option, const char *text, int low, int high) {
     char *end;
@@ -191,7 +193,7 @@ static void parse(options *o, int argc, char **argv) {
         case 3: o->weights = (mla_dtype)one_of(a, v, dtype_names, N_WEIGHT_DTYPES), o->any_weights = 0; break;
         case 4:
             o->cache = (mla_dtype)one_of(a, v, dtype_names, N_WEIGHT_DTYPES);
-            if (o->cache == MLA_E4M3 || o->cache == MLA_Q4) fail(2, "%s: '%s' is none of f32, f16, bf16, q8", a, v);
+            if (o->cache == MLA_E4M3 || o->cache >= MLA_Q4) fail(2, "%s: '%s' is none of f32, f16, bf16, q8", a, v);
             break;
         case 5: o->isa = (mla_isa)one_of(a, v, isa_names, MLA_ISA_COUNT); break;
         case 6: o->attn = (mla_attn_path)one_of(a, v, attn_names, MLA_ATTN_PATH_COUNT); break;

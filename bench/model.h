@@ -15,8 +15,8 @@ static const float fp8_scale = 0.00018f; /* uniform e4m3 codes have a deviation 
 
 static void pool_open(pool *p, mla_dtype dtype, float deviation) {
     uint64_t seed = 1 + (uint64_t)dtype;
-    int grouped = dtype == MLA_Q8 || dtype == MLA_Q4;
-    p->values = grouped ? MLA_GROUP : 1;
+    int grouped = is_grouped(dtype), scales = dtype == MLA_Q4X16 ? 16 : 1;
+    p->values = grouped ? (size_t)scales * MLA_GROUP : 1;
     p->n = grouped ? 65521 : 1048573, p->size = mla_dtype_bytes(dtype, p->values);
     p->atoms = need(p->n * p->size);
     for (size_t i = 0; i < p->n; i++) {
@@ -30,10 +30,12 @@ static void pool_open(pool *p, mla_dtype dtype, float deviation) {
         case MLA_F16:
         case MLA_BF16: memcpy(atom, &half, 2); break;
         default: /* codes -128..127 and -8..7, of deviations 74 and 4.6; scales within a factor of 1.4, of both signs: the mean is 0 */
-            f = (f < 0 ? -1.0f : 1.0f) + 0.2f * f / deviation;
-            half = mla_f32_to_f16(f * deviation / (dtype == MLA_Q8 ? 74.0f : 4.6f));
-            memcpy(atom, &half, 2);
-            for (size_t k = 2; k < p->size; k++) atom[k] = (unsigned char)random_u32(&seed);
+            for (int k = 0; k < scales; k++, f = random_float(&seed) * deviation) {
+                f = (f < 0 ? -1.0f : 1.0f) + 0.2f * f / deviation;
+                half = mla_f32_to_f16(f * deviation / (dtype == MLA_Q8 ? 74.0f : 4.6f));
+                memcpy(atom + 2 * k, &half, 2);
+            }
+            for (size_t k = 2 * (size_t)scales; k < p->size; k++) atom[k] = (unsigned char)random_u32(&seed);
         }
     }
 }
@@ -90,7 +92,7 @@ static mla_linear linear(maker *m, tally *t, mla_dtype dtype, int rows, int cols
     memset(&w, 0, sizeof w);
     w.weight = tensor(m, &m->pools[dtype], dtype, rows, cols);
     t->params += n, t->bytes += (double)mla_dtype_bytes(dtype, (size_t)rows * (size_t)cols);
-    if (!m->exact && (dtype == MLA_Q8 || dtype == MLA_Q4)) t->int8 += n;
+    if (!m->exact && is_grouped(dtype)) t->int8 += n;
     else t->f32 += n;
     if (dtype == MLA_E4M3) {
         size_t blocks = (size_t)((rows + 127) / 128) * (size_t)((cols + 127) / 128);
@@ -201,7 +203,7 @@ static void make_layer(synthetic *s, int i) {
     mla_layer_weights *l = &s->layers[i];
     int D = c->hidden_size, H = c->num_attention_heads, Q = c->q_lora_rank, R = c->kv_lora_rank, N = c->qk_nope_head_dim;
     int P = c->qk_rope_head_dim, V = c->v_head_dim, E = c->n_routed_experts, I = c->moe_intermediate_size;
-    int grouped = s->dtype == MLA_Q8 || s->dtype == MLA_Q4;
+    int grouped = is_grouped(s->dtype);
     mla_dtype plain = s->dtype == MLA_E4M3 || grouped ? MLA_BF16 : s->dtype;
     memset(l, 0, sizeof *l);
     l->attn_norm = norm_of_ones(m, &s->norms, D), l->ffn_norm = norm_of_ones(m, &s->norms, D);
@@ -235,7 +237,7 @@ static void make_layer(synthetic *s, int i) {
 static void make_all(synthetic *s) {
     const mla_config *c = &s->shape.config;
     maker *m = &s->maker;
-    mla_dtype plain = s->dtype == MLA_E4M3 || s->dtype == MLA_Q8 || s->dtype == MLA_Q4 ? MLA_BF16 : s->dtype;
+    mla_dtype plain = s->dtype == MLA_E4M3 || is_grouped(s->dtype) ? MLA_BF16 : s->dtype;
     tally *sums[] = {&s->attn, &s->kv_b, &s->ffn, &s->router, &s->shared, &s->head, &s->norms};
     m->used = m->at = 0, s->n_moe = 0, s->a_moe_layer = -1;
     memset(&s->expert, 0, sizeof s->expert);

@@ -790,7 +790,7 @@ static void start(session *s) {
     if (o->quant.form) {
         mla_model_destroy(s->model);
         s->conversion_start = now();
-        o->quant.threads = o->threads, o->quant.progress = converted, o->quant.progress_user = s;
+        o->quant.threads = o->threads, o->quant.repack = !o->given[OPTION_EXACT], o->quant.progress = converted, o->quant.progress_user = s;
         if (checkpoint_quantize(s->c, &o->quant, &error)) fail(1, "%s", error.text);
         if (mla_model_create(&s->model, &s->c->config, &s->c->weights, NULL, &error))
             fail(1, "%s: %s", o->given[OPTION_MODEL], error.text);

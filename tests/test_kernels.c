@@ -151,7 +151,7 @@ static double check_mix(const mla__kernels *k, test_rng *r, mla_dtype t, int T, 
 }
 
 /* The integer products, against the same rounded activations in double: only the sum over groups is rounded, four times a group. */
-static double check_integer(const mla__kernels *k, test_rng *r, mla_dtype t, int T, int rows, int cols, int row0) {
+static double check_integer(const mla__kernels *k, test_rng *r, mla_dtype t, int T, int rows, int cols, int row0, int repack) {
     const int n = rows - row0, n0 = n > 20 ? 16 : 0, gather = test_int(r, 2), groups = cols / MLA_GROUP, ldx = groups + test_int(r, 3);
     const int ldy = n - n0 + test_int(r, 5);
     matrix w = random_matrix(r, t, rows, cols, 0);
@@ -163,7 +163,13 @@ static double check_integer(const mla__kernels *k, test_rng *r, mla_dtype t, int
     double worst = 0;
     for (int i = 0; i < T; i++) idx[i] = test_int(r, T);
     k->quantize((mla__act *)q.p, (const float *)x.p, (mla__sz)acts * MLA_GROUP);
-    (T <= MLA__FEW ? k->idot : k->igemm)[t]((float *)y.p, ldy, a, ldx * (mla__sz)sizeof *a, gather ? idx : NULL, T, &w.t, row0, n0, n,
+    guarded other = guard(repack ? mla_dtype_bytes(MLA_Q4X16, (size_t)rows * (size_t)cols) : 1);
+    mla_tensor used = w.t;
+    if (repack) {
+        CHECK(mla_repack(other.p, &w.t, NULL) == MLA_OK, "mla_repack [%d, %d]", rows, cols);
+        used = mla_view(other.p, MLA_Q4X16, rows, cols);
+    }
+    (T <= MLA__FEW ? k->idot : k->igemm)[used.dtype]((float *)y.p, ldy, a, ldx * (mla__sz)sizeof *a, gather ? idx : NULL, T, &used, row0, n0, n,
                                                           (float *)panel.p);
     for (int i = 0; i < T; i++)
         for (int j = n0; j < n; j++) {
@@ -177,7 +183,7 @@ static double check_integer(const mla__kernels *k, test_rng *r, mla_dtype t, int
             if (!(err <= worst)) worst = err;
         }
     free(idx);
-    unguard(&x), unguard(&y), unguard(&q), unguard(&panel), free_matrix(&w);
+    unguard(&x), unguard(&y), unguard(&q), unguard(&panel), unguard(&other), free_matrix(&w);
     return worst;
 }
 
@@ -255,13 +261,18 @@ static void test_products(const mla__kernels *k, mla_dtype t) {
             double e = check_product(k, &r, t, s[0], s[1], s[2], s[3], ue8m0);
             CHECK(e <= 1, "%s %s product T %d rows %d cols %d row0 %d: %.3g of the bound", mla_isa_name(k->isa), mla_dtype_name(t), s[0], s[1], s[2], s[3], e);
             if (mla__grouped(t)) {
-                e = check_integer(k, &r, t, s[0], s[1], s[2], s[3]);
+                e = check_integer(k, &r, t, s[0], s[1], s[2], s[3], 0);
                 CHECK(e <= 1, "%s %s integer product T %d rows %d cols %d row0 %d: %.3g of the bound", mla_isa_name(k->isa), mla_dtype_name(t), s[0], s[1],
                       s[2], s[3], e);
             }
             if (t == MLA_BF16 && k->pack) {
                 e = check_packed(k, &r, s[0], s[1], s[2], s[3]);
                 CHECK(e <= 1, "%s packed bf16 product T %d rows %d cols %d row0 %d: %.3g of the bound", mla_isa_name(k->isa), s[0], s[1], s[2], s[3], e);
+            }
+            if (t == MLA_Q4) {
+                const int rows = mla__up_to(s[1], 16), row0 = s[3] / 16 * 16;
+                e = check_integer(k, &r, t, s[0], rows, s[2], row0, 1);
+                CHECK(e <= 1, "%s q4x16 product T %d rows %d cols %d row0 %d: %.3g of the bound", mla_isa_name(k->isa), s[0], rows, s[2], row0, e);
             }
             e = check_mix(k, &r, t, s[0], s[1], s[2], s[3], ue8m0);
             CHECK(e <= 1, "%s %s mix T %d rows %d cols %d row0 %d: %.3g of the bound", mla_isa_name(k->isa), mla_dtype_name(t), s[0], s[1], s[2], s[3], e);

@@ -748,6 +748,16 @@ static void check_accuracy(const char *path, const char *what, const set *names,
             CHECK(exactly < 5e-5f, "%s %s %s: exact products are %g from the decoded weights", what, form_name, isa_name, (double)exactly);
             CHECK(kept < (form == CHECKPOINT_Q8 ? bound.q8 : bound.q4), "%s %s %s: error %g", what, form_name, isa_name, kept);
             CHECK(int8 < bound.int8, "%s %s %s: error %g of the int8 activations", what, form_name, isa_name, int8);
+            if (form != CHECKPOINT_Q4) continue;
+            checkpoint *r = open_dir(path);
+            how.repack = 1, how.threads = 3;
+            CHECK(checkpoint_quantize(r, &how, &err) == MLA_OK, "%s repacked: %s", what, err.text);
+            how.repack = 0;
+            for (int threads = 1; threads <= 2; threads++) run_model(r, (mla_isa)isa, 0, threads, tokens, threads == 1 ? got[1] : again, x, 0, NULL);
+            CHECK(!memcmp(again, got[1], n * sizeof *again), "%s repacked %s: 2 threads", what, isa_name);
+            const double apart = median_err(got[1], got[0], PROMPT, V); /* the same weights, summed in another order */
+            CHECK(apart < bound.int8 / 4, "%s repacked %s: %g from q4", what, isa_name, apart);
+            checkpoint_close(r);
         }
         for (int i = 0; i < n_list; i++) free(list[i]);
         checkpoint_close(plain), checkpoint_close(c), checkpoint_close(d);
@@ -900,6 +910,40 @@ static void test_refusals(void) {
 
 static void clean(void) { unlink(in_dir("config.json")), unlink(in_dir("model.safetensors")), rmdir(dir); }
 
+/* mla_repack, and where its result may stand. */
+static void test_repack(void) {
+    unsigned char q4[32 * 64 / 32 * 18] = {0}, out[sizeof q4];
+    mla_error err;
+    mla_tensor t = mla_view(q4, MLA_Q4, 32, 64);
+    SECTION("repacking");
+    for (size_t i = 0; i < sizeof q4; i++) q4[i] = (unsigned char)(i * 41 % 63);
+    CHECK(mla_repack(out, &t, &err) == MLA_OK, "%s", err.text);
+    CHECK(!memcmp(out + 2 * 5, q4 + 5 * 36, 2) && !memcmp(out + 32 + 64 * 3 + 4 * 5, q4 + 5 * 36 + 2 + 12, 4), "row 5 of the first block");
+    CHECK(!memcmp(out + 2 * 288 + 288 + 2, q4 + 17 * 36 + 18, 2), "row 17, second group");
+    t.rows = 31;
+    CHECK(mla_repack(out, &t, &err) == MLA_ERR_ARGUMENT && strstr(err.text, "multiple of 16"), "31 rows: %s", err.text);
+    t = mla_view(q4, MLA_BF16, 16, 32);
+    CHECK(mla_repack(out, &t, &err) == MLA_ERR_ARGUMENT && mla_repack(NULL, &t, &err) == MLA_ERR_ARGUMENT, "bf16, NULL");
+    mla_config c;
+    mla_layer_weights layer;
+    mla_weights w;
+    mla_model *m;
+    mla_context *x;
+    mla_context_desc d;
+    memset(&c, 0, sizeof c), memset(&layer, 0, sizeof layer), memset(&w, 0, sizeof w), memset(&d, 0, sizeof d);
+    c.hidden_size = 32, c.num_hidden_layers = 1, c.intermediate_size = 32, w.layers = &layer;
+    layer.mlp.gate.weight = layer.mlp.up.weight = layer.mlp.down.weight = mla_view(out, MLA_Q4X16, 32, 32);
+    CHECK(mla_model_create(&m, &c, &w, NULL, &err) == MLA_OK, "%s", err.text);
+    d.exact = 1;
+    CHECK(mla_context_create(&x, m, &d, &err) == MLA_ERR_UNSUPPORTED && strstr(err.text, "q4x16"), "exact: %s", err.text);
+    mla_model_destroy(m);
+    c.intermediate_size = 40;
+    layer.mlp.gate.weight = layer.mlp.up.weight = mla_view(out, MLA_Q4X16, 40, 32), layer.mlp.down.weight = mla_view(out, MLA_F32, 32, 40);
+    CHECK(mla_model_create(&m, &c, &w, NULL, &err) == MLA_ERR_WEIGHTS && strstr(err.text, "multiple of 16"), "40 rows: %s", err.text);
+    c.vocab_size = 16, c.intermediate_size = 32, w.embed = mla_view(out, MLA_Q4X16, 16, 32);
+    CHECK(mla_model_create(&m, &c, &w, NULL, &err) == MLA_ERR_WEIGHTS && strstr(err.text, "weights.embed"), "embed: %s", err.text);
+}
+
 int main(int argc, char **argv) {
     reporting = argc > 1 && !strcmp(argv[1], "--report");
     test_layout();
@@ -914,5 +958,6 @@ int main(int argc, char **argv) {
     test_accuracy();
     test_tied();
     test_refusals();
+    test_repack();
     return test_end();
 }
