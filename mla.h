@@ -92,7 +92,8 @@ typedef enum mla_dtype {
     MLA_E4M3, /* fp8 e4m3fn with one scale per 128x128 block (edge blocks smaller): W = code * scale */
     MLA_Q8,   /* groups of 32 along a row: W = d * q, an f16 d and 32 int8 in 34 bytes; GGUF's Q8_0 */
     MLA_Q4,   /* the same with W = d * (q - 8), 32 nibbles, 18 bytes: byte j has element j low and j + 16 high; GGUF's Q4_0 */
-    MLA_Q4X16, /* Q4 with the rows of each sixteen interleaved for the kernels, as mla_repack makes it; for linears met by int8 activations */
+    MLA_Q8X16, /* Q8 and Q4 with the rows of each sixteen interleaved for the kernels, as mla_repack makes them; */
+    MLA_Q4X16, /* for linears met by int8 activations */
     MLA_UE8M0, /* a power-of-two scale in a byte, 2^(b-127), 255 = NaN; only as mla_tensor.scale_dtype */
     MLA_DTYPE_COUNT
 } mla_dtype;
@@ -114,9 +115,9 @@ MLA_API size_t mla_dtype_bytes(mla_dtype t, size_t n);
 MLA_API mla_result mla_quantize(mla_dtype t, void *out, const float *x, size_t n, mla_error *err);
 
 struct mla_tensor;
-/* Q4 [rows, cols] -> Q4X16 in the caller's memory, mla_dtype_bytes(MLA_Q4X16, rows * cols) of it, not overlapping: same numbers, same results but for
-   the order of sums, faster where unpacking is the limit. Parts of 16 rows may be repacked apart. ARGUMENT: rows no multiple of 16, not Q4. */
-MLA_API mla_result mla_repack(void *out, const struct mla_tensor *q4, mla_error *err);
+/* Q8 or Q4 [rows, cols] -> Q8X16 or Q4X16, as many bytes, in the caller's memory, not overlapping: same numbers, same results but for the order of
+   sums, faster where unpacking is the limit. Parts of 16 rows may be repacked apart. ARGUMENT: rows no multiple of 16, another dtype. */
+MLA_API mla_result mla_repack(void *out, const struct mla_tensor *w, mla_error *err);
 
 /* A view of a tensor: rows x cols, row-major, without gaps; a vector has rows 1. data NULL means absent. Data may lie at any
    address, aligned or not. scale is used by E4M3 alone: [ceil(rows/128), ceil(cols/128)] of scale_dtype (F32 or UE8M0);
@@ -557,7 +558,7 @@ MLA__INLINE float mla__float(uint32_t u) {
 }
 
 const char *mla_dtype_name(mla_dtype t) {
-    static const char *const names[MLA_DTYPE_COUNT] = {"f32", "f16", "bf16", "e4m3", "q8", "q4", "q4x16", "ue8m0"};
+    static const char *const names[MLA_DTYPE_COUNT] = {"f32", "f16", "bf16", "e4m3", "q8", "q4", "q8x16", "q4x16", "ue8m0"};
     return (unsigned)t < MLA_DTYPE_COUNT ? names[t] : "?";
 }
 
@@ -567,14 +568,16 @@ MLA__INLINE mla__sz mla__bytes(mla_dtype t, mla__sz n) {
     case MLA_F32: return 4 * n;
     case MLA_F16:
     case MLA_BF16: return 2 * n;
-    case MLA_Q8: return n / MLA_GROUP * 34;
+    case MLA_Q8:
+    case MLA_Q8X16: return n / MLA_GROUP * 34;
     case MLA_Q4:
     case MLA_Q4X16: return n / MLA_GROUP * 18;
     default: return n;
     }
 }
 size_t mla_dtype_bytes(mla_dtype t, size_t n) { return (size_t)mla__bytes(t, (mla__sz)n); }
-MLA__INLINE int mla__grouped(mla_dtype t) { return t == MLA_Q8 || t == MLA_Q4 || t == MLA_Q4X16; }
+MLA__INLINE int mla__grouped(mla_dtype t) { return t == MLA_Q8 || t == MLA_Q4 || t == MLA_Q8X16 || t == MLA_Q4X16; }
+MLA__INLINE int mla__x16(mla_dtype t) { return t == MLA_Q8X16 || t == MLA_Q4X16; }
 
 /* Subnormal codes are built from integers (mantissa times a power of two), so that flush-to-zero modes do not touch them. */
 float mla_f16_to_f32(uint16_t h) {
@@ -1347,22 +1350,24 @@ static void mla__idot_any_scalar(float *y, mla__sz ldy, const void *x, mla__sz l
             y[t * ldy + n - n0] = sum;
         }
 }
-/* Q4X16: for 16 rows and 32 columns 16 f16 scales, then for j = 0..3 the columns 4j .. 4j+3 of each row (low) and 16 further (high). */
-#define MLA__X16 288 /* bytes of such a block */
-static void mla__idot_q4x16_scalar(float *y, mla__sz ldy, const void *x, mla__sz ldx, const int *idx, int T, const mla_tensor *w, int row0, int n0,
+/* For 16 rows and 32 columns 16 f16 scales, then Q8X16: for j = 0..7 the columns 4j .. 4j+3 of each row; Q4X16: for j = 0..3 these (low) and those
+   16 further (high). */
+#define MLA__X16(t) ((t) == MLA_Q8X16 ? 544 : 288) /* bytes of such a block */
+static void mla__idot_x16_scalar(float *y, mla__sz ldy, const void *x, mla__sz ldx, const int *idx, int T, const mla_tensor *w, int row0, int n0,
                                    int n1, float *panel) {
     const int groups = w->cols / MLA_GROUP;
     (void)panel;
     for (int t = 0; t < T; t++)
         for (int n = n0; n < n1; n++) {
             const int row = row0 + n;
-            const unsigned char *b = (const unsigned char *)w->data + (mla__sz)(row / 16) * groups * MLA__X16;
+            const unsigned char *b = (const unsigned char *)w->data + (mla__sz)(row / 16) * groups * MLA__X16(w->dtype);
             const mla__act *a = MLA__ACT(x, ldx, idx ? idx[t] : t);
             float sum = 0;
-            for (int g = 0; g < groups; g++, b += MLA__X16) {
+            for (int g = 0; g < groups; g++, b += MLA__X16(w->dtype)) {
+                const unsigned char *q = b + 32 + row % 16 * 4;
                 int dot = 0;
                 for (int i = 0; i < MLA_GROUP; i++)
-                    dot += a[g].q[i] * ((b[32 + i / 4 % 4 * 64 + row % 16 * 4 + i % 4] >> (i / 16 * 4) & 15) - 8);
+                    dot += a[g].q[i] * (w->dtype == MLA_Q8X16 ? (q[i / 4 * 64 + i % 4] ^ 128) - 128 : (q[i / 4 % 4 * 64 + i % 4] >> (i / 16 * 4) & 15) - 8);
                 sum += mla__get(MLA_F16, b, row % 16) * a[g].d * (float)dot;
             }
             y[t * ldy + n - n0] = sum;
@@ -1557,12 +1562,14 @@ MLA__AVX2 void mla__ipack_avx2(const mla_dtype t, mla__ipanel *panel, const mla_
         }
 }
 
-static MLA__TARGET_AVX2 void mla__ipack_q4x16_avx2(mla__ipanel *panel, const mla_tensor *w, int row, int g0, int gn) {
-    const unsigned char *b = (const unsigned char *)w->data + ((mla__sz)(row / 16) * (w->cols / MLA_GROUP) + g0) * MLA__X16;
-    for (int g = 0; g < gn; g++, b += MLA__X16) {
+static MLA__TARGET_AVX2 void mla__ipack_x16_avx2(mla__ipanel *panel, const mla_tensor *w, int row, int g0, int gn) {
+    const int size = MLA__X16(w->dtype);
+    const unsigned char *b = (const unsigned char *)w->data + ((mla__sz)(row / 16) * (w->cols / MLA_GROUP) + g0) * size;
+    for (int g = 0; g < gn; g++, b += size) {
         for (int h = 0; h < 2; h++)
             _mm256_storeu_ps(panel[g].d + 8 * h, _mm256_cvtph_ps(_mm_loadu_si128((const __m128i *)(const void *)(b + 16 * h))));
-        for (int j = 0; j < 8; j++) {
+        if (w->dtype == MLA_Q8X16) memcpy(panel[g].w, b + 32, sizeof panel[g].w);
+        for (int j = 0; j < 8 && w->dtype == MLA_Q4X16; j++) {
             const __m256i x = _mm256_loadu_si256((const __m256i *)(const void *)(b + 32 + 32 * j)), nibble = _mm256_set1_epi8(15);
             _mm256_storeu_si256((__m256i *)(void *)(panel[g].w[j / 2] + j % 2 * 32), _mm256_and_si256(x, nibble));
             _mm256_storeu_si256((__m256i *)(void *)(panel[g].w[4 + j / 2] + j % 2 * 32), _mm256_and_si256(_mm256_srli_epi16(x, 4), nibble));
@@ -1627,7 +1634,7 @@ static MLA__TARGET_AVX2 void mla__igemm_x86(const mla_dtype t, mla__itile tile, 
             const int gn = groups - g0 < MLA__IGROUPS ? groups - g0 : MLA__IGROUPS;
             for (int n = n0; n < n1; n += 16) {
                 const int nb = n1 - n < 16 ? n1 - n : 16;
-                if (w->dtype == MLA_Q4X16) mla__ipack_q4x16_avx2(panel, w, row0 + n, g0, gn);
+                if (mla__x16(w->dtype)) mla__ipack_x16_avx2(panel, w, row0 + n, g0, gn);
                 else if (t == MLA_Q8) mla__ipack_avx2(MLA_Q8, panel, w, row0 + n, nb, g0, gn);
                 else mla__ipack_avx2(MLA_Q4, panel, w, row0 + n, nb, g0, gn);
                 for (int u = t0; u < t1; u += most) {
@@ -1651,12 +1658,13 @@ static MLA__TARGET_AVX2 void mla__igemm_x86(const mla_dtype t, mla__itile tile, 
 
 
 /* Up to FEW tokens, 16 rows at a time: the rows are the lanes, so that nothing is shuffled, and scales are converted eight at once. */
-MLA__AVX2 void mla__idot_x16_avx2(const int TB, float *y, mla__sz ldy, const mla__act *const *x, const unsigned char *b, int groups) {
+MLA__AVX2 void mla__idot_x16_avx2(const mla_dtype t, const int TB, float *y, mla__sz ldy, const mla__act *const *x, const unsigned char *b, int groups) {
     const __m256i nibble = _mm256_set1_epi8(15), ones = _mm256_set1_epi16(1);
+    const int parts = t == MLA_Q8X16 ? 8 : 4;
     __m256 acc[MLA__FEW][2];
     MLA__UNROLL
     for (int i = 0; i < TB; i++) acc[i][0] = acc[i][1] = _mm256_setzero_ps();
-    for (int g = 0; g < groups; g++, b += MLA__X16) {
+    for (int g = 0; g < groups; g++, b += MLA__X16(t)) {
         MLA__UNROLL
         for (int h = 0; h < 2; h++) {
             const __m256 d = _mm256_cvtph_ps(_mm_loadu_si128((const __m128i *)(const void *)(b + 16 * h)));
@@ -1664,37 +1672,52 @@ MLA__AVX2 void mla__idot_x16_avx2(const int TB, float *y, mla__sz ldy, const mla
             MLA__UNROLL
             for (int i = 0; i < TB; i++) s[i] = _mm256_setzero_si256();
             MLA__UNROLL
-            for (int j = 0; j < 4; j++) {
+            for (int j = 0; j < parts; j++) {
                 const __m256i w = _mm256_loadu_si256((const __m256i *)(const void *)(b + 32 + 64 * j + 32 * h));
                 MLA__UNROLL
                 for (int i = 0; i < TB; i++) {
                     int low, high;
-                    memcpy(&low, x[i][g].q + 4 * j, 4), memcpy(&high, x[i][g].q + 16 + 4 * j, 4);
-                    s[i] = _mm256_add_epi16(s[i], _mm256_maddubs_epi16(_mm256_and_si256(w, nibble), _mm256_set1_epi32(low)));
-                    s[i] = _mm256_add_epi16(s[i], _mm256_maddubs_epi16(_mm256_and_si256(_mm256_srli_epi16(w, 4), nibble), _mm256_set1_epi32(high)));
+                    memcpy(&low, x[i][g].q + 4 * j, 4), memcpy(&high, x[i][g].q + 16 + 4 * (j % 4), 4);
+                    if (t == MLA_Q8X16) {
+                        const __m256i q = _mm256_sign_epi8(_mm256_set1_epi32(low), w);
+                        s[i] = _mm256_add_epi32(s[i], _mm256_madd_epi16(_mm256_maddubs_epi16(_mm256_abs_epi8(w), q), ones));
+                    } else {
+                        s[i] = _mm256_add_epi16(s[i], _mm256_maddubs_epi16(_mm256_and_si256(w, nibble), _mm256_set1_epi32(low)));
+                        s[i] = _mm256_add_epi16(s[i], _mm256_maddubs_epi16(_mm256_and_si256(_mm256_srli_epi16(w, 4), nibble), _mm256_set1_epi32(high)));
+                    }
                 }
             }
             MLA__UNROLL
             for (int i = 0; i < TB; i++) {
-                const __m256 p = _mm256_fmsub_ps(_mm256_cvtepi32_ps(_mm256_madd_epi16(s[i], ones)), _mm256_set1_ps(x[i][g].d), _mm256_set1_ps(8 * x[i][g].sum));
-                acc[i][h] = _mm256_fmadd_ps(p, d, acc[i][h]);
+                const __m256 p = _mm256_cvtepi32_ps(t == MLA_Q8X16 ? s[i] : _mm256_madd_epi16(s[i], ones));
+                const __m256 low = _mm256_set1_ps(t == MLA_Q8X16 ? 0 : 8 * x[i][g].sum);
+                acc[i][h] = _mm256_fmadd_ps(_mm256_fmsub_ps(p, _mm256_set1_ps(x[i][g].d), low), d, acc[i][h]);
             }
         }
     }
     MLA__UNROLL
     for (int i = 0; i < TB; i++) _mm256_storeu_ps(y + i * ldy, acc[i][0]), _mm256_storeu_ps(y + i * ldy + 8, acc[i][1]);
 }
-static MLA__TARGET_AVX2 void mla__idot_q4x16_avx2(float *y, mla__sz ldy, const void *x, mla__sz ldx, const int *idx, int T, const mla_tensor *w,
-                                                  int row0, int n0, int n1, float *panel) {
+MLA__AVX2 void mla__idot_strips_avx2(const mla_dtype t, float *y, mla__sz ldy, const void *x, mla__sz ldx, const int *idx, int T, const mla_tensor *w,
+                                     int row0, int n0, int n1) {
     const int groups = w->cols / MLA_GROUP;
     const mla__act *rows[MLA__FEW];
-    (void)panel;
     for (int i = 0; i < T; i++) rows[i] = MLA__ACT(x, ldx, idx ? idx[i] : i);
     for (int n = n0; n < n1; n += 16) {
-        const unsigned char *b = (const unsigned char *)w->data + (mla__sz)((row0 + n) / 16) * groups * MLA__X16;
-        if (T == 1) mla__idot_x16_avx2(1, y + (n - n0), ldy, rows, b, groups);
-        else mla__idot_x16_avx2(2, y + (n - n0), ldy, rows, b, groups);
+        const unsigned char *b = (const unsigned char *)w->data + (mla__sz)((row0 + n) / 16) * groups * MLA__X16(t);
+        if (T == 1) mla__idot_x16_avx2(t, 1, y + (n - n0), ldy, rows, b, groups);
+        else mla__idot_x16_avx2(t, 2, y + (n - n0), ldy, rows, b, groups);
     }
+}
+static MLA__TARGET_AVX2 void mla__idot_q8x16_avx2(float *y, mla__sz ldy, const void *x, mla__sz ldx, const int *idx, int T, const mla_tensor *w,
+                                                  int row0, int n0, int n1, float *panel) {
+    (void)panel;
+    mla__idot_strips_avx2(MLA_Q8X16, y, ldy, x, ldx, idx, T, w, row0, n0, n1);
+}
+static MLA__TARGET_AVX2 void mla__idot_q4x16_avx2(float *y, mla__sz ldy, const void *x, mla__sz ldx, const int *idx, int T, const mla_tensor *w,
+                                                  int row0, int n0, int n1, float *panel) {
+    (void)panel;
+    mla__idot_strips_avx2(MLA_Q4X16, y, ldy, x, ldx, idx, T, w, row0, n0, n1);
 }
 
 /* VNNI multiplies unsigned by signed bytes and adds four products to an int32. Activations become unsigned by adding 128, which is
@@ -2227,8 +2250,10 @@ static void mla__select(mla__kernels *k, mla_isa isa, int exact) {
     default: mla__table_scalar(k);
     }
 #if MLA__X86
-    if (isa == MLA_ISA_AVX2 || isa == MLA_ISA_AVX512) k->idot[MLA_Q4X16] = mla__idot_q4x16_avx2;
-    if (isa != MLA_ISA_SCALAR) k->igemm[MLA_Q4X16] = k->igemm[MLA_Q4]; /* once packed, the same */
+    if (isa != MLA_ISA_SCALAR) {
+        k->idot[MLA_Q8X16] = mla__idot_q8x16_avx2, k->idot[MLA_Q4X16] = mla__idot_q4x16_avx2;
+        k->igemm[MLA_Q8X16] = k->igemm[MLA_Q8], k->igemm[MLA_Q4X16] = k->igemm[MLA_Q4]; /* once packed, the same */
+    }
 #endif
 }
 
@@ -2250,17 +2275,17 @@ mla_result mla_quantize(mla_dtype t, void *out, const float *x, size_t n, mla_er
 
 mla_result mla_repack(void *out, const mla_tensor *w, mla_error *err) {
     if (!out || !w || !w->data) return mla__fail(err, MLA_ERR_ARGUMENT, "mla_repack: %s is NULL", out ? "the tensor" : "out");
-    if (w->dtype != MLA_Q4 || w->rows < 1 || w->rows % 16 || w->cols < 1 || w->cols % MLA_GROUP)
-        return mla__fail(err, MLA_ERR_ARGUMENT, "mla_repack: %s [%d, %d], expected q4 with rows a multiple of 16 and columns of %d",
+    if ((w->dtype != MLA_Q8 && w->dtype != MLA_Q4) || w->rows < 1 || w->rows % 16 || w->cols < 1 || w->cols % MLA_GROUP)
+        return mla__fail(err, MLA_ERR_ARGUMENT, "mla_repack: %s [%d, %d], expected q8 or q4 with rows a multiple of 16 and columns of %d",
                          mla_dtype_name(w->dtype), w->rows, w->cols, MLA_GROUP);
-    const mla__sz groups = w->cols / MLA_GROUP;
+    const mla__sz groups = w->cols / MLA_GROUP, size = mla__bytes(w->dtype, MLA_GROUP);
     unsigned char *to = (unsigned char *)out;
     for (int row = 0; row < w->rows; row += 16)
-        for (mla__sz g = 0; g < groups; g++, to += MLA__X16)
+        for (mla__sz g = 0; g < groups; g++, to += 16 * size)
             for (int r = 0; r < 16; r++) {
-                const unsigned char *b = (const unsigned char *)w->data + ((row + r) * groups + g) * 18;
+                const unsigned char *b = (const unsigned char *)w->data + ((row + r) * groups + g) * size;
                 memcpy(to + 2 * r, b, 2);
-                for (int j = 0; j < 4; j++) memcpy(to + 32 + 64 * j + 4 * r, b + 2 + 4 * j, 4);
+                for (int j = 0; j < (size - 2) / 4; j++) memcpy(to + 32 + 64 * j + 4 * r, b + 2 + 4 * j, 4);
             }
     return MLA_OK;
 }
@@ -2455,7 +2480,7 @@ static void mla__want(mla__check *k, const char *name, const char *part, const m
     else snprintf(shape, sizeof shape, "[%d, %d]", rows, cols);
     if (!t->data)
         k->result = mla__fail(k->err, MLA_ERR_WEIGHTS, "weights.%s%s%s: missing, expected %s", k->at, name, part, shape);
-    else if ((unsigned)t->dtype >= (unsigned)(vector ? MLA_E4M3 : MLA_UE8M0) || (t->dtype == MLA_Q4X16 && !(how & MLA__LINEAR)))
+    else if ((unsigned)t->dtype >= (unsigned)(vector ? MLA_E4M3 : MLA_UE8M0) || (mla__x16(t->dtype) && !(how & MLA__LINEAR)))
         k->result = mla__fail(k->err, MLA_ERR_WEIGHTS, "weights.%s%s%s: dtype %s (%d) cannot stand here", k->at, name, part,
                               mla_dtype_name(t->dtype), (int)t->dtype);
     else if (t->rows != rows || t->cols != cols)
@@ -2463,8 +2488,9 @@ static void mla__want(mla__check *k, const char *name, const char *part, const m
     else if (mla__grouped(t->dtype) && t->cols % MLA_GROUP)
         k->result = mla__fail(k->err, MLA_ERR_WEIGHTS, "weights.%s%s%s: rows of %d, %s needs a multiple of %d", k->at, name, part, t->cols,
                               mla_dtype_name(t->dtype), MLA_GROUP);
-    else if (t->dtype == MLA_Q4X16 && t->rows % 16)
-        k->result = mla__fail(k->err, MLA_ERR_WEIGHTS, "weights.%s%s%s: %d rows, q4x16 needs a multiple of 16", k->at, name, part, t->rows);
+    else if (mla__x16(t->dtype) && t->rows % 16)
+        k->result = mla__fail(k->err, MLA_ERR_WEIGHTS, "weights.%s%s%s: %d rows, %s needs a multiple of 16", k->at, name, part, t->rows,
+                              mla_dtype_name(t->dtype));
     else if (mla__scaled(t) && t->scale_dtype != MLA_F32 && t->scale_dtype != MLA_UE8M0)
         k->result = mla__fail(k->err, MLA_ERR_WEIGHTS, "weights.%s%s%s: scale of dtype %s, expected f32 or ue8m0", k->at, name, part,
                               mla_dtype_name(t->scale_dtype));
@@ -3106,7 +3132,7 @@ static mla_context *mla__context_layout(const mla_model *m, const mla_context_de
     t.loads = MLA__TAKE(&a, mla__load, (double)t.max_jobs + T);
     t.blocks = MLA__TAKE(&a, mla__block, T);
     const int widest = mla__max(mla__max(c->hidden_size, c->q_lora_rank), mla__max(H * V, inner)), packs = kernels.pack && m->dtypes & 1u << MLA_BF16;
-    if (!d->exact && (packs || m->dtypes & (1u << MLA_Q8 | 1u << MLA_Q4 | 1u << MLA_Q4X16))) {
+    if (!d->exact && (packs || m->dtypes & (1u << MLA_Q8 | 1u << MLA_Q4 | 1u << MLA_Q8X16 | 1u << MLA_Q4X16))) {
         /* packed for the experts, tokens come once for each of their experts, and in sixteens */
         const double slot_rows = (double)T * K + 15.0 * mla__min(E, T * K), dense = (T + 15.0) * (widest + 31.0);
         const double slots = slot_rows * mla__up_to(mla__max(c->hidden_size, I), 32) + (T + 15.0) * mla__up_to(mla__max(c->hidden_size, c->n_shared_experts * I), 32);
@@ -3172,7 +3198,8 @@ static mla_result mla__context_check(const mla_model *m, mla_context_desc *to, c
     if ((unsigned)to->attn >= MLA_ATTN_PATH_COUNT) return mla__fail(err, MLA_ERR_ARGUMENT, "context.attn: %d is no path", (int)to->attn);
     if ((unsigned)to->isa >= MLA_ISA_COUNT) return mla__fail(err, MLA_ERR_ARGUMENT, "context.isa: %d is no instruction set", (int)to->isa);
     if (!mla_isa_available(to->isa)) return mla__fail(err, MLA_ERR_UNSUPPORTED, "context.isa: this machine has no %s", mla_isa_name(to->isa));
-    if (to->exact && m->dtypes & 1u << MLA_Q4X16) return mla__fail(err, MLA_ERR_UNSUPPORTED, "context.exact: q4x16 weights need int8 activations");
+    if (to->exact && m->dtypes & (1u << MLA_Q8X16 | 1u << MLA_Q4X16))
+        return mla__fail(err, MLA_ERR_UNSUPPORTED, "context.exact: q8x16 and q4x16 weights need int8 activations");
     return MLA_OK;
 }
 size_t mla_context_size(const mla_model *m, const mla_context_desc *desc) {
@@ -4451,7 +4478,7 @@ static void MLA__F(table)(mla__kernels *k) {
     k->quantize = MLA__CAT(mla__quantize, MLA__INTEGER);
     k->idot[MLA_Q8] = MLA__CAT(mla__idot_q8, MLA__INTEGER), k->idot[MLA_Q4] = MLA__CAT(mla__idot_q4, MLA__INTEGER);
     k->igemm[MLA_Q8] = MLA__CAT(mla__igemm_q8, MLA__INTEGER), k->igemm[MLA_Q4] = MLA__CAT(mla__igemm_q4, MLA__INTEGER);
-    k->idot[MLA_Q4X16] = k->igemm[MLA_Q4X16] = mla__idot_q4x16_scalar;
+    k->idot[MLA_Q8X16] = k->igemm[MLA_Q8X16] = k->idot[MLA_Q4X16] = k->igemm[MLA_Q4X16] = mla__idot_x16_scalar;
     k->narrow[MLA_F32] = MLA__F(narrow_f32), k->narrow[MLA_F16] = MLA__F(narrow_f16), k->narrow[MLA_BF16] = MLA__F(narrow_bf16);
     k->narrow[MLA_Q8] = mla__narrow_q8;
     k->attend[MLA_F32] = MLA__F(attend_f32), k->attend[MLA_F16] = MLA__F(attend_f16), k->attend[MLA_BF16] = MLA__F(attend_bf16);

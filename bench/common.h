@@ -117,10 +117,10 @@ typedef struct options {
 } options;
 
 static const char *const attn_names[MLA_ATTN_PATH_COUNT] = {"auto", "naive", "absorbed"};
-static const char *const dtype_names[] = {"f32", "f16", "bf16", "fp8", "q8", "q4", "q4x16"}; /* in the order of mla_dtype */
-enum { N_WEIGHT_DTYPES = 7 };
+static const char *const dtype_names[] = {"f32", "f16", "bf16", "fp8", "q8", "q4", "q8x16", "q4x16"}; /* in the order of mla_dtype */
+enum { N_WEIGHT_DTYPES = 8 };
 
-static int is_grouped(mla_dtype t) { return t == MLA_Q8 || t == MLA_Q4 || t == MLA_Q4X16; }
+static int is_grouped(mla_dtype t) { return t == MLA_Q8 || t == MLA_Q4 || t == MLA_Q8X16 || t == MLA_Q4X16; }
 
 static int integer(const char *option, const char *text, int low, int high) {
     char *end;

@@ -15,7 +15,7 @@ static const float fp8_scale = 0.00018f; /* uniform e4m3 codes have a deviation 
 
 static void pool_open(pool *p, mla_dtype dtype, float deviation) {
     uint64_t seed = 1 + (uint64_t)dtype;
-    int grouped = is_grouped(dtype), scales = dtype == MLA_Q4X16 ? 16 : 1;
+    int grouped = is_grouped(dtype), scales = dtype >= MLA_Q8X16 ? 16 : 1;
     p->values = grouped ? (size_t)scales * MLA_GROUP : 1;
     p->n = grouped ? 65521 : 1048573, p->size = mla_dtype_bytes(dtype, p->values);
     p->atoms = need(p->n * p->size);
@@ -32,7 +32,7 @@ static void pool_open(pool *p, mla_dtype dtype, float deviation) {
         default: /* codes -128..127 and -8..7, of deviations 74 and 4.6; scales within a factor of 1.4, of both signs: the mean is 0 */
             for (int k = 0; k < scales; k++, f = random_float(&seed) * deviation) {
                 f = (f < 0 ? -1.0f : 1.0f) + 0.2f * f / deviation;
-                half = mla_f32_to_f16(f * deviation / (dtype == MLA_Q8 ? 74.0f : 4.6f));
+                half = mla_f32_to_f16(f * deviation / (dtype == MLA_Q8 || dtype == MLA_Q8X16 ? 74.0f : 4.6f));
                 memcpy(atom + 2 * k, &half, 2);
             }
             for (size_t k = 2 * (size_t)scales; k < p->size; k++) atom[k] = (unsigned char)random_u32(&seed);

@@ -43,7 +43,7 @@ typedef enum checkpoint_form { CHECKPOINT_DEFAULT = 0, CHECKPOINT_KEEP, CHECKPOI
 typedef struct checkpoint_quant {
     checkpoint_form form; /* of every class that has CHECKPOINT_DEFAULT, but kv_b and embed are then kept; itself 0: Q8 */
     checkpoint_form classes[CHECKPOINT_CLASS_COUNT];
-    int repack;  /* Q4 as Q4X16, where it can stand (mla.h): not kv_b, embed, or rows no multiple of 16. Such models need int8 activations */
+    int repack;  /* Q8 and Q4 as Q8X16 and Q4X16, where these can stand (mla.h): not kv_b, embed, or rows no multiple of 16. Such models need int8 activations */
     int threads; /* tasks the work is cut into; 0: OpenMP's number if compiled in, else 1 */
     mla_run run; /* called once. NULL: OpenMP if compiled in, else one after the other */
     void *run_user;
@@ -149,18 +149,19 @@ static void ckq__strip(const ckq__work *w, const ckq__item *item, int begin, int
     const mla_tensor *t = &item->from;
     const size_t row_bytes = mla_dtype_bytes(item->dtype, (size_t)t->cols);
     float x[CKQ__PIECE];
-    unsigned char rows[16 * CKQ__PIECE / MLA_GROUP * 18]; /* sixteen pieces of Q4 */
-    for (int row = begin; row < end && item->dtype == MLA_Q4X16; row += 16)
+    unsigned char rows[16 * CKQ__PIECE / MLA_GROUP * 34]; /* sixteen pieces, to be interleaved */
+    const mla_dtype plain = item->dtype == MLA_Q8X16 ? MLA_Q8 : item->dtype == MLA_Q4X16 ? MLA_Q4 : item->dtype;
+    for (int row = begin; row < end && plain != item->dtype; row += 16)
         for (int col = 0, n; col < t->cols; col += n) {
             n = t->cols - col < CKQ__PIECE ? t->cols - col : CKQ__PIECE;
-            const mla_tensor piece = mla_view(rows, MLA_Q4, 16, n);
+            const mla_tensor piece = mla_view(rows, plain, 16, n);
             for (int i = 0; i < 16; i++) {
                 ckq__widen(x, t, w->e4m3, row + i, col, n);
-                mla_quantize(MLA_Q4, rows + (size_t)i * mla_dtype_bytes(MLA_Q4, (size_t)n), x, (size_t)n, NULL);
+                mla_quantize(plain, rows + (size_t)i * mla_dtype_bytes(plain, (size_t)n), x, (size_t)n, NULL);
             }
-            mla_repack(item->to + (size_t)row * row_bytes + 16 * mla_dtype_bytes(MLA_Q4, (size_t)col), &piece, NULL);
+            mla_repack(item->to + (size_t)row * row_bytes + 16 * mla_dtype_bytes(plain, (size_t)col), &piece, NULL);
         }
-    for (int row = begin; row < end && item->dtype != MLA_Q4X16; row++)
+    for (int row = begin; row < end && plain == item->dtype; row++)
         for (int col = 0, n; col < t->cols; col += n) {
             n = t->cols - col < CKQ__PIECE ? t->cols - col : CKQ__PIECE;
             ckq__widen(x, t, w->e4m3, row, col, n);
@@ -175,7 +176,7 @@ static void ckq__task(void *arg, int task) {
     for (size_t i = 0; i < w->n_items; i++) {
         const mla_tensor *t = &w->items[i].from;
         if (task == 0 && w->how->progress) w->how->progress(w->how->progress_user, done, w->total);
-        const int unit = w->items[i].dtype == MLA_Q4X16 ? 16 : 1, units = t->rows / unit;
+        const int unit = w->items[i].dtype == MLA_Q8X16 || w->items[i].dtype == MLA_Q4X16 ? 16 : 1, units = t->rows / unit;
         ckq__strip(w, &w->items[i], (int)((int64_t)units * task / w->tasks) * unit, (int)((int64_t)units * (task + 1) / w->tasks) * unit);
         done += (double)ckq__bytes(t, t->rows);
     }
@@ -222,7 +223,7 @@ static const char *ckq__file_of(const checkpoint *c, const char *tensor) {
 static void ckq__tensor(ckq__job *j, checkpoint_class k, const char *prefix, const char *name, mla_tensor *t) {
     const checkpoint_form form = j->how.classes[k];
     const int repack = j->how.repack && k != CHECKPOINT_KV_B && k != CHECKPOINT_EMBED && t->rows % 16 == 0;
-    const mla_dtype dtype = form != CHECKPOINT_Q4 ? MLA_Q8 : repack ? MLA_Q4X16 : MLA_Q4;
+    const mla_dtype dtype = form == CHECKPOINT_Q4 ? (repack ? MLA_Q4X16 : MLA_Q4) : repack ? MLA_Q8X16 : MLA_Q8;
     char full[160];
     if (j->rc || !t->data || form == CHECKPOINT_KEEP) return;
     if (t->cols % MLA_GROUP) {

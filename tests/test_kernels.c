@@ -163,11 +163,11 @@ static double check_integer(const mla__kernels *k, test_rng *r, mla_dtype t, int
     double worst = 0;
     for (int i = 0; i < T; i++) idx[i] = test_int(r, T);
     k->quantize((mla__act *)q.p, (const float *)x.p, (mla__sz)acts * MLA_GROUP);
-    guarded other = guard(repack ? mla_dtype_bytes(MLA_Q4X16, (size_t)rows * (size_t)cols) : 1);
+    guarded other = guard(repack ? mla_dtype_bytes(t, (size_t)rows * (size_t)cols) : 1);
     mla_tensor used = w.t;
     if (repack) {
         CHECK(mla_repack(other.p, &w.t, NULL) == MLA_OK, "mla_repack [%d, %d]", rows, cols);
-        used = mla_view(other.p, MLA_Q4X16, rows, cols);
+        used = mla_view(other.p, t == MLA_Q8 ? MLA_Q8X16 : MLA_Q4X16, rows, cols);
     }
     (T <= MLA__FEW ? k->idot : k->igemm)[used.dtype]((float *)y.p, ldy, a, ldx * (mla__sz)sizeof *a, gather ? idx : NULL, T, &used, row0, n0, n,
                                                           (float *)panel.p);
@@ -269,10 +269,10 @@ static void test_products(const mla__kernels *k, mla_dtype t) {
                 e = check_packed(k, &r, s[0], s[1], s[2], s[3]);
                 CHECK(e <= 1, "%s packed bf16 product T %d rows %d cols %d row0 %d: %.3g of the bound", mla_isa_name(k->isa), s[0], s[1], s[2], s[3], e);
             }
-            if (t == MLA_Q4) {
+            if (mla__grouped(t)) {
                 const int rows = mla__up_to(s[1], 16), row0 = s[3] / 16 * 16;
                 e = check_integer(k, &r, t, s[0], rows, s[2], row0, 1);
-                CHECK(e <= 1, "%s q4x16 product T %d rows %d cols %d row0 %d: %.3g of the bound", mla_isa_name(k->isa), s[0], rows, s[2], row0, e);
+                CHECK(e <= 1, "%s repacked %s product T %d rows %d cols %d row0 %d: %.3g of the bound", mla_isa_name(k->isa), mla_dtype_name(t), s[0], rows, s[2], row0, e);
             }
             e = check_mix(k, &r, t, s[0], s[1], s[2], s[3], ue8m0);
             CHECK(e <= 1, "%s %s mix T %d rows %d cols %d row0 %d: %.3g of the bound", mla_isa_name(k->isa), mla_dtype_name(t), s[0], s[1], s[2], s[3], e);

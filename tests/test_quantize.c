@@ -748,15 +748,14 @@ static void check_accuracy(const char *path, const char *what, const set *names,
             CHECK(exactly < 5e-5f, "%s %s %s: exact products are %g from the decoded weights", what, form_name, isa_name, (double)exactly);
             CHECK(kept < (form == CHECKPOINT_Q8 ? bound.q8 : bound.q4), "%s %s %s: error %g", what, form_name, isa_name, kept);
             CHECK(int8 < bound.int8, "%s %s %s: error %g of the int8 activations", what, form_name, isa_name, int8);
-            if (form != CHECKPOINT_Q4) continue;
             checkpoint *r = open_dir(path);
             how.repack = 1, how.threads = 3;
-            CHECK(checkpoint_quantize(r, &how, &err) == MLA_OK, "%s repacked: %s", what, err.text);
+            CHECK(checkpoint_quantize(r, &how, &err) == MLA_OK, "%s %s repacked: %s", what, form_name, err.text);
             how.repack = 0;
             for (int threads = 1; threads <= 2; threads++) run_model(r, (mla_isa)isa, 0, threads, tokens, threads == 1 ? got[1] : again, x, 0, NULL);
-            CHECK(!memcmp(again, got[1], n * sizeof *again), "%s repacked %s: 2 threads", what, isa_name);
+            CHECK(!memcmp(again, got[1], n * sizeof *again), "%s %s repacked %s: 2 threads", what, form_name, isa_name);
             const double apart = median_err(got[1], got[0], PROMPT, V); /* the same weights, summed in another order */
-            CHECK(apart < bound.int8 / 4, "%s repacked %s: %g from q4", what, isa_name, apart);
+            CHECK(apart < bound.int8 / 4, "%s %s repacked %s: %g apart", what, form_name, isa_name, apart);
             checkpoint_close(r);
         }
         for (int i = 0; i < n_list; i++) free(list[i]);
