@@ -23,11 +23,11 @@ plot roof(x, fma) lw 2 lc rgb grey notitle, \
      (int8 > 0 ? roof(x, int8) : NaN) lw 2 dt 2 lc rgb grey notitle, \
      data("bf16") using 1:2:3:4 with points pt variable ps variable lc rgb blue notitle, \
      data("q8") using 1:2:3:4 with points pt variable ps variable lc rgb orange notitle, \
-     data("q4") using 1:2:3:4 with points pt variable ps variable lc rgb green notitle, \
+     data("q4x16") using 1:2:3:4 with points pt variable ps variable lc rgb green notitle, \
      keyentry with points pt 7 lc rgb grey title "decode", keyentry with points pt 5 lc rgb grey title "prefill, 512 tokens", \
      keyentry with points pt 9 lc rgb grey title "MoE layer, 1 and 512 tokens", keyentry with points pt 13 ps 1.3 lc rgb grey title "attention alone, decode", \
      keyentry with points pt 6 ps 1.4 lc rgb grey title "open: at depth 16384", \
-     keyentry with lines lw 8 lc rgb blue title "bf16 weights", keyentry with lines lw 8 lc rgb orange title "q8 weights", keyentry with lines lw 8 lc rgb green title "q4 weights"
+     keyentry with lines lw 8 lc rgb blue title "bf16 weights", keyentry with lines lw 8 lc rgb orange title "q8 weights", keyentry with lines lw 8 lc rgb green title "q4 weights, repacked"
 unset label
 
 # ---- decode time against depth

@@ -15,7 +15,7 @@ measure() { # FILE ARGUMENTS: keeps the lines of JSON; a run that fails leaves n
     mv "$file.part" "$file"
 }
 measure limits.json limits --reps 7
-for weights in bf16 q8 q4; do measure "roof_$weights.json" model --weights $weights --depth 0,16384 --reps 3; done
+for weights in bf16 q8 q4x16; do measure "roof_$weights.json" model --weights $weights --depth 0,16384 --reps 3; done
 depths=0,1024,2048,4096,8192,16384
 measure absorbed.json model --attn absorbed --depth $depths --pp 0 --reps 5
 measure naive.json model --attn naive --depth $depths --pp 0 --reps 3
@@ -26,18 +26,18 @@ fields() {
             v = substr($0, RSTART + length(k) + 3, RLENGTH - length(k) - 3); gsub(/[" ]/, "", v); return v == "" ? "-" : v }
         { n = split(keys, key, " "); for (i = 1; i <= n; i++) printf "%s%s", field(key[i]), i < n ? " " : "\n" }'
 }
-threads=$(fields threads <"$out/roof_q4.json" | head -n 1)
-isa=$(fields isa <"$out/roof_q4.json" | head -n 1)
+threads=$(fields threads <"$out/roof_q4x16.json" | head -n 1)
+isa=$(fields isa <"$out/roof_q4x16.json" | head -n 1)
 case $isa in *amx*) not='none';; *vnni* | *bf16*) not='amx';; *avx512*) not='vnni|bf16|amx';; *) not='512|vnni|bf16|amx';; esac
 # limit KIND KEY: the best of a kind of limit that the kernels' ISA has, with as many threads
 limit() {
     grep "\"threads\":$threads," "$out/limits.json" | grep "\"limit\":\"$1" | grep -vE "\"isa\":\"[^\"]*($not)" | fields "$2" | sort -g | tail -n 1
 }
 read=$(limit read gbytes_per_s) fma=$(limit fma gflop_per_s) int8=$(limit int8 gflop_per_s)
-for weights in bf16 q8 q4; do # intensity, rate, size and shape of the point: filled at depth 0, open at 16384
+for weights in bf16 q8 q4x16; do # intensity, rate, size and shape of the point: filled at depth 0, open at 16384
     fields what depth bytes flop gflop_per_s <"$out/roof_$weights.json" | awk '
         { shape = $1 == "decode" ? 7 : $1 == "prefill" ? 5 : $1 == "moe" ? 9 : 13
-          if ($5 != "null") print $4 / $3, $5, (shape == 13 ? 1.5 : 1.2), ($2 > 0 ? shape - 1 : shape) }' >"$out/roof_$weights.dat"
+          if ($1 != "layer" && $5 != "null") print $4 / $3, $5, (shape == 13 ? 1.5 : 1.2), ($2 > 0 ? shape - 1 : shape) }' >"$out/roof_$weights.dat"
 done
 for path in naive absorbed; do
     fields what depth ms ms_min ms_max <"$out/$path.json" | awk '$1 == "decode" { print $2, $3, $4, $5 }' >"$out/$path.dat"
