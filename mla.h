@@ -4168,9 +4168,16 @@ MLA__IN void MLA__F(gemm)(const mla_dtype t, float *y, mla__sz ldy, const float 
             for (int n = n0; n < n1; n += MLA__NR) {
                 const int nb = n1 - n < MLA__NR ? n1 - n : MLA__NR;
                 MLA__F(pack)(t, MLA__NR, panel, w, row0 + n, nb, k0, kc);
-                for (int u = t0; u < t1; u += MLA__MR) {
+                /* while these weights are used, the next come into the cache, a few rows with each tile */
+                const int rest = n1 - n - nb, next = n + nb < n1 ? (rest < MLA__NR ? rest : MLA__NR) : 0;
+                const int each = (next * MLA__MR + t1 - t0 - 1) / (t1 - t0);
+                for (int u = t0, r = 0; u < t1; u += MLA__MR) {
                     const int m = t1 - u < MLA__MR ? t1 - u : MLA__MR;
                     const float *a[MLA__MR];
+                    for (const int end = r + each < next ? r + each : next; r < end; r++) {
+                        const char *from = (const char *)w->data + mla__bytes(t, (mla__sz)(row0 + n + nb + r) * w->cols + k0);
+                        for (mla__sz b = 0; b < mla__bytes(t, kc); b += 64) MLA__PREFETCH_L2(from + b);
+                    }
                     for (int i = 0; i < m; i++) a[i] = x + (idx ? idx[u + i] : u + i) * ldx + k0;
                     MLA__F(tile_f32)(m, nb, y + u * ldy + (n - n0), ldy, a, 1, panel, MLA__NR, kc, k0 > 0, panel, 0);
                 }
