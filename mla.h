@@ -2585,7 +2585,7 @@ static void mla__want(mla__check *k, const char *name, const char *part, const m
 static void mla__want_linear(mla__check *k, const char *name, const mla_linear *l, int out, int in) {
     const int exact = !strcmp(name, "attn.kv_b"); /* used both ways round */
     mla__want(k, name, ".weight", &l->weight, out, in, MLA__REQUIRED | (exact ? 0 : MLA__LINEAR));
-    if (l->weight.data) k->dtypes |= 1u << l->weight.dtype;
+    if (k->result == MLA_OK) k->dtypes |= 1u << l->weight.dtype;
     mla__want(k, name, ".bias", &l->bias, 1, out, MLA__VECTOR);
 }
 static void mla__want_norm(mla__check *k, const char *name, const mla_norm_weights *w, const mla_norm *norm, int n) {
@@ -2663,7 +2663,7 @@ static mla_result mla__weights_check(const mla_config *c, const mla_weights *w, 
             return mla__fail(err, MLA_ERR_WEIGHTS, "weights.layers[%d].moe.experts: NULL, but moe.router is there", i);
         }
     }
-    *dtypes = k.dtypes | (w->embed.data ? 1u << w->embed.dtype : 0) | (w->head.data ? 1u << w->head.dtype : 0);
+    if (k.result == MLA_OK) *dtypes = k.dtypes | (w->embed.data ? 1u << w->embed.dtype : 0) | (w->head.data ? 1u << w->head.dtype : 0);
     return k.result;
 }
 
