@@ -611,8 +611,8 @@ int main(int argc, char **argv) {
             test_forward(&f, names[i].all);
             test_controls(&f);
             test_batch(&f);
+            if (names[i].all || names[i].block > 1) test_threads(&f);
             if (names[i].all) {
-                test_threads(&f);
                 test_small_caches(&f);
                 test_rounding(&f);
                 test_pages(&f);
