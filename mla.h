@@ -19,7 +19,8 @@ QUICK START    a model from weights that lie in memory, one prompt, the logits o
    examples/checkpoint.h fills config and weights from a Hugging Face directory; examples/minimal.c runs one layer alone.
 
 LETTERS        T tokens, D hidden_size, H num_attention_heads, R kv_lora_rank, Q q_lora_rank, N qk_nope_head_dim,
-               P qk_rope_head_dim, V v_head_dim, E n_routed_experts, K num_experts_per_tok, I moe_intermediate_size
+               P qk_rope_head_dim, V v_head_dim, E n_routed_experts, Z zero_expert_num, K num_experts_per_tok,
+               I moe_intermediate_size
    All matrices are row-major [out, in], as PyTorch keeps them: W [n,k] @ x [k] -> y [n].
 
 MATHS          (DeepSeek-V2, arXiv 2405.04434; DeepSeek-V3, arXiv 2412.19437)
@@ -28,6 +29,7 @@ MATHS          (DeepSeek-V2, arXiv 2405.04434; DeepSeek-V3, arXiv 2412.19437)
    absorbed    qa_h = Wk_h^T qn_h;  s(t,u) = scale * (qa_h.c(u) + qr.kr(u));  o_h = Wv_h (softmax(s) c)        the same function
    experts     y = sum_{e in top-K} w_e down_e(silu(gate_e x) * up_e x) + shared(x)
    block       x += attn(norm1 x);  x += ffn(norm2 x);   logits = head(norm(x))
+   shortcut    x += attn(norm1 x);  h = norm2 x;  m = experts(h);  x += mlp(h);  the next block;  x += m      (a layer with mlp and moe)
 
 CONTENTS       search for the anchor:   >>results >>dtypes >>config >>weights >>model >>threads >>cache >>forward >>isa   (the API)
                then   >>stop-here >>platform >>numbers >>reference >>cpu >>vocabulary >>table >>integer >>bf16 >>memory >>parallel >>linear
@@ -137,7 +139,7 @@ typedef struct mla_linear {
 } mla_linear;
 
 /* ---- >>config -------------------------------------------------------------------------------------------------------- */
-/* Field names are the keys of DeepSeek's config.json. Zero means the default given in the comment. */
+/* Field names are the keys of DeepSeek's config.json, where it has them. Zero means the default given in the comment. */
 
 typedef enum mla_norm_kind {
     MLA_NORM_RMS = 0,  /* w*x*rsqrt(mean(x^2)+eps) */
@@ -207,8 +209,17 @@ typedef struct mla_config {
     mla_rope rope;
     mla_norm q_norm, kv_norm; /* of the latents; DeepSeek: RMS, 1e-6 whatever rms_norm_eps says */
     mla_norm block_norm;      /* before attention, before the FFN, before the head: rms_norm_eps */
+    float q_scale;            /* 0: 1; all of q is multiplied by it; LongCat-Flash (arXiv 2509.01322): sqrt(D/Q) */
+    float latent_scale;       /* 0: 1; the normed latent is, not the rope key; LongCat-Flash: sqrt(D/R) */
+    float temperature_beta;   /* q at position i is multiplied by 1 + beta*ln(1 + floor(i/period)); Llama 4, Mistral 4; 0: it is not */
+    int temperature_period;   /* in positions */
+    /* the residual stream, as MiniCPM scales it (arXiv 2404.06395) */
+    float embed_scale;    /* 0: 1; embeddings are multiplied by it: scale_emb */
+    float residual_scale; /* 0: 1; what attention and FFN add is: scale_depth/sqrt(num_hidden_layers) */
+    float logits_scale;   /* 0: 1; the head's input is: dim_model_base/D */
     /* experts */
     int n_routed_experts; /* 0: no layer has experts */
+    int zero_expert_num;  /* experts behind those that give x itself, and have no weights; LongCat-Flash */
     int num_experts_per_tok, moe_intermediate_size;
     int n_shared_experts;     /* the shared expert has width n_shared_experts * moe_intermediate_size */
     int n_group, topk_group;  /* 0: 1 */
@@ -218,9 +229,16 @@ typedef struct mla_config {
     float routed_scaling_factor; /* 0: 1 */
 } mla_config;
 
+/* The published config.json of "deepseek-v2-lite", "deepseek-v2", "deepseek-v3" (R1 too), "kimi-k2", "longcat-flash", "minicpm3"; of the
+   last one the caller sets rope.short_factor and rope.long_factor. Which layers are dense is up to the weights (first_k_dense_replace is
+   1, for deepseek-v3 3). Error: UNSUPPORTED, another name. */
+MLA_API mla_result mla_config_preset(mla_config *out, const char *name, mla_error *err);
+
 /* ---- >>weights ------------------------------------------------------------------------------------------------------- */
 /* Presence is a fact, not a flag: a layer with moe.experts is an MoE layer, one with mlp.gate a dense one; a bias that is there is
-   added. A model may be partial (one attention layer, one MoE layer): a call asks only for what it uses.
+   added. A layer with both has a shortcut (ScMoE, arXiv 2404.05019): its experts see what its mlp sees, and what they give is added
+   after the next layer; a block of LongCat-Flash is such a layer and a dense one. A model may be partial (one attention layer, one
+   MoE layer): a call asks only for what it uses.
    Any linear may be F32, F16, BF16, E4M3, Q8 or Q4 (the last two if `in` is a multiple of 32); norms and biases F32, F16 or BF16. */
 
 typedef struct mla_norm_weights {
@@ -244,17 +262,18 @@ typedef struct mla_mlp_weights { /* SwiGLU: down(silu(gate x) * up x) */
 } mla_mlp_weights;
 
 typedef struct mla_moe_weights {
-    mla_tensor router;              /* [E, D]; computed in f32 */
-    mla_tensor router_bias;         /* [E], added to the scores for selection only; may be absent */
+    mla_tensor router;              /* [E+Z, D]; computed in f32 */
+    mla_tensor router_bias;         /* [E+Z], added to the scores for selection only; may be absent */
     const mla_mlp_weights *experts; /* [E] */
     mla_mlp_weights shared;         /* absent if n_shared_experts is 0 */
 } mla_moe_weights;
 
 typedef struct mla_layer_weights {
     mla_norm_weights attn_norm, ffn_norm; /* input_layernorm, post_attention_layernorm: [D] */
+    mla_norm_weights ffn_out_norm;        /* of what the FFN gives, before it is added: post_mlp_layernorm, [D]; may be absent */
     mla_attn_weights attn;
     mla_mlp_weights mlp; /* dense layer */
-    mla_moe_weights moe; /* or MoE layer */
+    mla_moe_weights moe; /* or MoE layer; or both, see above */
 } mla_layer_weights;
 
 typedef struct mla_weights {
@@ -399,7 +418,7 @@ typedef struct mla_outputs {
     int all_logits;
     float *const *hidden;   /* [num_hidden_layers+1] pointers, each NULL or [T, D]: hidden[0] the embeddings, hidden[i] the residual
                                stream after i blocks, the last one after the final norm (as transformers numbers them) */
-    int64_t *expert_counts; /* [num_hidden_layers, E]: tokens routed to each expert are added to it */
+    int64_t *expert_counts; /* [num_hidden_layers, E+Z]: tokens routed to each expert are added to it */
 } mla_outputs;
 
 /* The whole model. tokens [T]. Errors: ARGUMENT (naming the token), WEIGHTS (what a partial model lacks), FULL, MEMORY (T > max_tokens). */
@@ -414,10 +433,10 @@ MLA_API mla_result mla_attn_forward(mla_context *context, int layer, float *y, c
 typedef struct mla_routing { /* each NULL, or what the router did */
     int *index;              /* [T, K] experts, best first */
     float *weight;           /* [T, K] */
-    int64_t *counts;         /* [E], added to */
+    int64_t *counts;         /* [E+Z], added to */
 } mla_routing;
 
-/* One layer's experts, without norm and residual: x [n_tokens, D] -> y [n_tokens, D]. A dense layer is run as what it is, one
+/* One layer's experts, without norm and residual: x [n_tokens, D] -> y [n_tokens, D], not x. A dense layer is run as what it is, one
    expert that takes every token; routing is then left alone. routing may be NULL. */
 MLA_API mla_result mla_moe_forward(mla_context *context, int layer, float *y, const float *x, int n_tokens,
                                    const mla_routing *routing);
@@ -771,6 +790,9 @@ static float mla__rope_resolve(float *inv, const mla_rope *c, int P) {
     return (float)amp;
 }
 
+/* What the router chooses from. */
+static int mla__choices(const mla_config *c) { return c->n_routed_experts + c->zero_expert_num; }
+
 /* The best of score [n] that taken does not mark; the lowest index among equals; never out of range, whatever NaN there is. */
 static int mla__best(const float *score, const unsigned char *taken, int n) {
     int best = -1;
@@ -779,9 +801,9 @@ static int mla__best(const float *score, const unsigned char *taken, int n) {
     return best;
 }
 
-/* One token: logits z [E], overwritten by the scores -> index, weight [K]. biased [2E] and taken [E] are scratch. */
+/* One token: logits z [n], overwritten by the scores -> index, weight [K]. biased [2n] and taken [n] are scratch; n = E+Z. */
 static void mla__route(const mla_config *c, const mla_tensor *bias, float *z, float *biased, unsigned char *taken, int *index, float *weight) {
-    const int E = c->n_routed_experts, K = c->num_experts_per_tok, G = c->n_group, per = E / G;
+    const int E = mla__choices(c), K = c->num_experts_per_tok, G = c->n_group, per = E / G;
     float *score = z, sum = 0, max = z[0];
     int e, g, k;
     if (c->scoring_func == MLA_SCORING_SOFTMAX) {
@@ -2334,6 +2356,63 @@ static mla_result mla__fits(const void *memory, size_t bytes, size_t need, const
     return MLA_OK;
 }
 
+/* ---- presets ---- */
+
+typedef struct mla__preset {
+    const char *name;
+    int V, D, L, d_ff, H, Q, R, nope, rope, v;       /* vocab_size, ... v_head_dim, in the order of mla_config */
+    int E, Z, K, I, shared, n_group, topk_group;
+    mla_topk_method topk;
+    mla_scoring_func scoring;
+    int norm;
+    float routed, eps;
+    mla_rope_layout layout;
+    mla_rope_scaling scaling;
+    float theta, factor, beta_fast, mscale;          /* mscale_all_dim is the same */
+    int max_positions, original;
+    float scale[5];                                  /* of q, latent, embeddings, residual stream, logits */
+} mla__preset;
+
+static const mla__preset mla__presets[] = {
+    {"deepseek-v2-lite", 102400, 2048, 27, 10944, 16, 0, 512, 128, 64, 128, 64, 0, 6, 1408, 2, 1, 1, MLA_TOPK_GREEDY, MLA_SCORING_SOFTMAX, 0,
+     1, 1e-6f, MLA_ROPE_PAIR, MLA_ROPE_YARN, 1e4f, 40, 32, 0.707f, 163840, 4096, {0}},
+    {"deepseek-v2", 102400, 5120, 60, 12288, 128, 1536, 512, 128, 64, 128, 160, 0, 6, 1536, 2, 8, 3, MLA_TOPK_GROUP_LIMITED_GREEDY,
+     MLA_SCORING_SOFTMAX, 0, 16, 1e-6f, MLA_ROPE_PAIR, MLA_ROPE_YARN, 1e4f, 40, 32, 0.707f, 163840, 4096, {0}},
+    {"deepseek-v3", 129280, 7168, 61, 18432, 128, 1536, 512, 128, 64, 128, 256, 0, 8, 2048, 1, 8, 4, MLA_TOPK_NOAUX_TC, MLA_SCORING_SIGMOID, 1,
+     2.5f, 1e-6f, MLA_ROPE_PAIR, MLA_ROPE_YARN, 1e4f, 40, 32, 1, 163840, 4096, {0}},
+    {"kimi-k2", 163840, 7168, 61, 18432, 64, 1536, 512, 128, 64, 128, 384, 0, 8, 2048, 1, 1, 1, MLA_TOPK_NOAUX_TC, MLA_SCORING_SIGMOID, 1,
+     2.827f, 1e-6f, MLA_ROPE_PAIR, MLA_ROPE_YARN, 5e4f, 32, 1, 1, 131072, 4096, {0}},
+    {"longcat-flash", 131072, 6144, 56, 12288, 64, 1536, 512, 128, 64, 128, 512, 256, 12, 2048, 0, 1, 1, MLA_TOPK_GREEDY, MLA_SCORING_SOFTMAX, 0,
+     6, 1e-5f, MLA_ROPE_PAIR, MLA_ROPE_DEFAULT, 1e7f, 0, 0, 0, 131072, 0, {2, 3.46410162f, 0, 0, 0}},
+    {"minicpm3", 73448, 2560, 62, 6400, 40, 768, 256, 64, 32, 64, 0, 0, 0, 0, 0, 0, 0, MLA_TOPK_GREEDY, MLA_SCORING_SOFTMAX, 0,
+     0, 1e-5f, MLA_ROPE_HALF, MLA_ROPE_LONGROPE, 1e4f, 0, 0, 0, 32768, 32768,
+     {0, 0, 12, 0.177800178f, 0.1f}}, /* scale_emb 12, scale_depth 1.4, dim_model_base 256 */
+};
+
+mla_result mla_config_preset(mla_config *out, const char *name, mla_error *err) {
+    const int n = (int)(sizeof mla__presets / sizeof *mla__presets);
+    char known[160] = "";
+    int i = 0;
+    if (!out || !name) return mla__fail(err, MLA_ERR_ARGUMENT, "mla_config_preset: %s is NULL", out ? "name" : "out");
+    memset(out, 0, sizeof *out);
+    for (; i < n && strcmp(mla__presets[i].name, name); i++)
+        snprintf(known + strlen(known), sizeof known - strlen(known), "%s%s", i ? ", " : "", mla__presets[i].name);
+    if (i == n) return mla__fail(err, MLA_ERR_UNSUPPORTED, "mla_config_preset: no \"%.40s\", only %s", name, known);
+    const mla__preset *p = &mla__presets[i];
+    out->vocab_size = p->V, out->hidden_size = p->D, out->num_hidden_layers = p->L, out->intermediate_size = p->d_ff;
+    out->num_attention_heads = p->H, out->q_lora_rank = p->Q, out->kv_lora_rank = p->R;
+    out->qk_nope_head_dim = p->nope, out->qk_rope_head_dim = p->rope, out->v_head_dim = p->v;
+    out->n_routed_experts = p->E, out->zero_expert_num = p->Z, out->num_experts_per_tok = p->K, out->moe_intermediate_size = p->I;
+    out->n_shared_experts = p->shared, out->n_group = p->n_group, out->topk_group = p->topk_group, out->topk_method = p->topk;
+    out->scoring_func = p->scoring, out->norm_topk_prob = p->norm, out->routed_scaling_factor = p->routed, out->block_norm.eps = p->eps;
+    out->rope.layout = p->layout, out->rope.scaling = p->scaling, out->rope.theta = p->theta, out->rope.factor = p->factor;
+    out->rope.beta_fast = p->beta_fast, out->rope.mscale = out->rope.mscale_all_dim = p->mscale;
+    out->rope.max_position_embeddings = p->max_positions, out->rope.original_max_position_embeddings = p->original;
+    out->q_scale = p->scale[0], out->latent_scale = p->scale[1], out->embed_scale = p->scale[2];
+    out->residual_scale = p->scale[3], out->logits_scale = p->scale[4];
+    return MLA_OK;
+}
+
 /* ---- config and weights: everything is checked here, so that nothing after it can fail ---- */
 
 #define MLA__DIM_MAX (1 << 24)
@@ -2422,8 +2501,13 @@ static mla_result mla__config_resolve(mla_config *c, mla_error *err) {
         mla__bad_int(err, "kv_lora_rank", c->kv_lora_rank, attn, most) || mla__bad_int(err, "qk_nope_head_dim", c->qk_nope_head_dim, attn, most) ||
         mla__bad_int(err, "qk_rope_head_dim", c->qk_rope_head_dim, 0, most) || mla__bad_int(err, "v_head_dim", c->v_head_dim, attn, most) ||
         mla__bad_int(err, "mask", (int)c->mask, 0, MLA_MASK_NONE) || mla__bad_float(err, "softmax_scale", c->softmax_scale, 0) ||
-        mla__bad_int(err, "n_routed_experts", c->n_routed_experts, 0, 65536) ||
-        mla__bad_int(err, "num_experts_per_tok", c->num_experts_per_tok, moe, moe ? c->n_routed_experts : most) ||
+        mla__bad_float(err, "q_scale", c->q_scale, 0) || mla__bad_float(err, "latent_scale", c->latent_scale, 0) ||
+        mla__bad_float(err, "temperature_beta", c->temperature_beta, 0) ||
+        mla__bad_int(err, "temperature_period", c->temperature_period, c->temperature_beta > 0, INT32_MAX) ||
+        mla__bad_float(err, "embed_scale", c->embed_scale, 0) || mla__bad_float(err, "residual_scale", c->residual_scale, 0) ||
+        mla__bad_float(err, "logits_scale", c->logits_scale, 0) || mla__bad_int(err, "n_routed_experts", c->n_routed_experts, 0, 65536) ||
+        mla__bad_int(err, "zero_expert_num", c->zero_expert_num, 0, moe ? 65536 : 0) ||
+        mla__bad_int(err, "num_experts_per_tok", c->num_experts_per_tok, moe, moe ? mla__choices(c) : most) ||
         mla__bad_int(err, "moe_intermediate_size", c->moe_intermediate_size, moe, most) ||
         mla__bad_int(err, "n_shared_experts", c->n_shared_experts, 0, 65536) || mla__bad_int(err, "n_group", c->n_group, 0, 65536) ||
         mla__bad_int(err, "topk_group", c->topk_group, 0, 65536) || mla__bad_int(err, "topk_method", (int)c->topk_method, 0, MLA_TOPK_NOAUX_TC) ||
@@ -2441,11 +2525,14 @@ static mla_result mla__config_resolve(mla_config *c, mla_error *err) {
         return MLA_ERR_CONFIG;
     if (c->n_group == 0) c->n_group = 1;
     if (c->topk_group == 0) c->topk_group = 1;
-    if (c->routed_scaling_factor == 0) c->routed_scaling_factor = 1;
+    float *const scales[] = {&c->routed_scaling_factor, &c->q_scale, &c->latent_scale, &c->embed_scale, &c->residual_scale, &c->logits_scale};
+    for (int i = 0; i < 6; i++)
+        if (*scales[i] == 0) *scales[i] = 1;
     if (moe) {
-        const int per = c->n_routed_experts / c->n_group;
-        if (c->n_routed_experts % c->n_group)
-            return mla__fail(err, MLA_ERR_CONFIG, "config.n_group: %d does not divide n_routed_experts %d", c->n_group, c->n_routed_experts);
+        const int n = mla__choices(c), per = n / c->n_group;
+        if (n % c->n_group)
+            return mla__fail(err, MLA_ERR_CONFIG, "config.n_group: %d does not divide n_routed_experts%s %d", c->n_group,
+                             c->zero_expert_num ? " + zero_expert_num" : "", n);
         if (c->topk_group > c->n_group)
             return mla__fail(err, MLA_ERR_CONFIG, "config.topk_group: %d is more than n_group %d", c->topk_group, c->n_group);
         if (c->topk_method != MLA_TOPK_GREEDY && c->num_experts_per_tok > (double)c->topk_group * per)
@@ -2498,7 +2585,7 @@ static void mla__want(mla__check *k, const char *name, const char *part, const m
 static void mla__want_linear(mla__check *k, const char *name, const mla_linear *l, int out, int in) {
     const int exact = !strcmp(name, "attn.kv_b"); /* used both ways round */
     mla__want(k, name, ".weight", &l->weight, out, in, MLA__REQUIRED | (exact ? 0 : MLA__LINEAR));
-    if (l->weight.data) k->dtypes |= 1u << l->weight.dtype;
+    if (k->result == MLA_OK) k->dtypes |= 1u << l->weight.dtype;
     mla__want(k, name, ".bias", &l->bias, 1, out, MLA__VECTOR);
 }
 static void mla__want_norm(mla__check *k, const char *name, const mla_norm_weights *w, const mla_norm *norm, int n) {
@@ -2520,6 +2607,7 @@ static int mla__has_attn(const mla_attn_weights *a) {
     return a->q.weight.data || a->q_a.weight.data || a->q_b.weight.data || a->kv_a.weight.data || a->kv_b.weight.data || a->o.weight.data;
 }
 static int mla__has_mlp(const mla_mlp_weights *m) { return m->gate.weight.data || m->up.weight.data || m->down.weight.data; }
+static int mla__shortcut(const mla_layer_weights *l) { return l->moe.experts && mla__has_mlp(&l->mlp); }
 
 /* dtypes: of the linears, a bit each. */
 static mla_result mla__weights_check(const mla_config *c, const mla_weights *w, unsigned *dtypes, mla_error *err) {
@@ -2539,6 +2627,7 @@ static mla_result mla__weights_check(const mla_config *c, const mla_weights *w, 
         snprintf(k.at, sizeof k.at, "layers[%d].", i);
         if (l->attn_norm.weight.data) mla__want_norm(&k, "attn_norm", &l->attn_norm, &c->block_norm, D);
         if (l->ffn_norm.weight.data) mla__want_norm(&k, "ffn_norm", &l->ffn_norm, &c->block_norm, D);
+        if (l->ffn_out_norm.weight.data) mla__want_norm(&k, "ffn_out_norm", &l->ffn_out_norm, &c->block_norm, D);
         if (mla__has_attn(a)) {
             if (H == 0) return mla__fail(err, MLA_ERR_CONFIG, "config.num_attention_heads: 0, but weights.layers[%d].attn is there", i);
             if (Q > 0) {
@@ -2553,8 +2642,8 @@ static mla_result mla__weights_check(const mla_config *c, const mla_weights *w, 
             mla__want_linear(&k, "attn.o", &a->o, D, H * c->v_head_dim);
             mla__want_norm(&k, "attn.kv_norm", &a->kv_norm, &c->kv_norm, R);
         }
-        if (mla__has_mlp(&l->mlp) && l->moe.experts)
-            return mla__fail(err, MLA_ERR_WEIGHTS, "weights.layers[%d]: both mlp and moe are there", i);
+        if (mla__shortcut(l) && i == c->num_hidden_layers - 1)
+            return mla__fail(err, MLA_ERR_WEIGHTS, "weights.layers[%d]: both mlp and moe are there, but no layer follows to add the experts after", i);
         if (mla__has_mlp(&l->mlp)) {
             if (c->intermediate_size == 0) return mla__fail(err, MLA_ERR_CONFIG, "config.intermediate_size: 0, but weights.layers[%d].mlp is there", i);
             mla__want_mlp(&k, "mlp", &l->mlp, c->intermediate_size, D);
@@ -2563,8 +2652,8 @@ static mla_result mla__weights_check(const mla_config *c, const mla_weights *w, 
             const int E = c->n_routed_experts;
             char field[32];
             if (E == 0) return mla__fail(err, MLA_ERR_CONFIG, "config.n_routed_experts: 0, but weights.layers[%d].moe is there", i);
-            mla__want(&k, "moe.router", "", &l->moe.router, E, D, MLA__REQUIRED);
-            mla__want(&k, "moe.router_bias", "", &l->moe.router_bias, 1, E, MLA__VECTOR);
+            mla__want(&k, "moe.router", "", &l->moe.router, mla__choices(c), D, MLA__REQUIRED);
+            mla__want(&k, "moe.router_bias", "", &l->moe.router_bias, 1, mla__choices(c), MLA__VECTOR);
             for (int e = 0; e < E && k.result == MLA_OK; e++) {
                 snprintf(field, sizeof field, "moe.experts[%d]", e);
                 mla__want_mlp(&k, field, &l->moe.experts[e], c->moe_intermediate_size, D);
@@ -2574,7 +2663,7 @@ static mla_result mla__weights_check(const mla_config *c, const mla_weights *w, 
             return mla__fail(err, MLA_ERR_WEIGHTS, "weights.layers[%d].moe.experts: NULL, but moe.router is there", i);
         }
     }
-    *dtypes = k.dtypes | (w->embed.data ? 1u << w->embed.dtype : 0) | (w->head.data ? 1u << w->head.dtype : 0);
+    if (k.result == MLA_OK) *dtypes = k.dtypes | (w->embed.data ? 1u << w->embed.dtype : 0) | (w->head.data ? 1u << w->head.dtype : 0);
     return k.result;
 }
 
@@ -2690,13 +2779,14 @@ static double mla__norm_bytes(const mla_norm_weights *w) { return mla__tensor_by
 
 double mla_model_bytes(const mla_model *m, int n_tokens) {
     const int E = m->c.n_routed_experts, tied = m->w.head.data == m->w.embed.data;
-    const double share = n_tokens > 0 && E > 0 ? 1 - pow(1 - (double)m->c.num_experts_per_tok / E, n_tokens) : 1;
+    const double share = n_tokens > 0 && E > 0 ? 1 - pow(1 - (double)m->c.num_experts_per_tok / mla__choices(&m->c), n_tokens) : 1;
     double sum = mla__tensor_bytes(&m->w.head) + mla__norm_bytes(&m->w.norm);
     if (n_tokens <= 0 && !tied) sum += mla__tensor_bytes(&m->w.embed);
     for (int i = 0; i < m->c.num_hidden_layers; i++) {
         const mla_layer_weights *l = &m->layers[i];
         const mla_attn_weights *a = &l->attn;
-        sum += mla__norm_bytes(&l->attn_norm) + mla__norm_bytes(&l->ffn_norm) + mla__linear_bytes(&a->q) + mla__linear_bytes(&a->q_a) +
+        sum += mla__norm_bytes(&l->attn_norm) + mla__norm_bytes(&l->ffn_norm) + mla__norm_bytes(&l->ffn_out_norm) +
+               mla__linear_bytes(&a->q) + mla__linear_bytes(&a->q_a) +
                mla__linear_bytes(&a->q_b) + mla__linear_bytes(&a->kv_a) + mla__linear_bytes(&a->kv_b) + mla__linear_bytes(&a->o) +
                mla__norm_bytes(&a->q_norm) + mla__norm_bytes(&a->kv_norm) + mla__mlp_bytes(&l->mlp);
         if (!l->moe.experts) continue;
@@ -3055,6 +3145,7 @@ struct mla_context {
     int *position;   /* [T] */
     float *cos, *sin; /* [T, P/2] */
     float *x, *xn, *y; /* [T, D] */
+    float *late;       /* [T, D], what experts gave and the next layer adds, if there are shortcuts */
     mla__job *jobs;
     mla__load *loads;
     mla__block *blocks;
@@ -3064,8 +3155,8 @@ struct mla_context {
     float *qa, *ol;                            /* [absorb_tokens, H, R+P], [absorb_tokens, H, R] */
     float *piece_o, *piece_m, *piece_l;        /* [PIECES, rows of a block, R] and [PIECES, rows] */
     /* experts */
-    float *score, *weight, *slot_weight, *h; /* [T, E] [T, K] [T*K]; [T, I] of a dense layer, or [T*K, I] and the shared expert's */
-    int *index, *slot_token, *offset;          /* [T, K] [T*K] [E+1] */
+    float *score, *weight, *slot_weight, *h; /* [T, E+Z] [T, K] [T*K]; [T, I] of a dense layer, or [T*K, I] and the shared expert's */
+    int *index, *slot_token, *offset;          /* [T, K] [T*K] [E+Z+1] */
     mla_allocator alloc;
     void *memory;
 };
@@ -3105,10 +3196,10 @@ static mla_context *mla__context_layout(const mla_model *m, const mla_context_de
     const mla_config *c = &m->c;
     const int T = d->max_tokens > 0 ? d->max_tokens : 512, H = c->num_attention_heads, R = c->kv_lora_rank, P = c->qk_rope_head_dim;
     const int N = c->qk_nope_head_dim, V = c->v_head_dim, E = c->n_routed_experts, K = c->num_experts_per_tok, I = c->moe_intermediate_size;
-    const int attn = H > 0, lane_tokens = attn ? mla__min(T, mla__max(1, MLA__LANE_ROWS / H)) : 0;
+    const int attn = H > 0, n_choices = mla__choices(c), lane_tokens = attn ? mla__min(T, mla__max(1, MLA__LANE_ROWS / H)) : 0;
     const int absorb_tokens = attn ? mla__min(T, mla__max(1, MLA__ABSORB_ROWS / H)) : 0, rows = lane_tokens * H;
     const int inner = mla__max(c->intermediate_size, (K + c->n_shared_experts) * I); /* a dense layer's, or an MoE layer's in all */
-    int threads = d->threads;
+    int threads = d->threads, shortcuts = 0;
     mla__kernels kernels;
     mla__arena a;
     mla_context *x = (mla_context *)mla__begin(&a, memory, sizeof *x);
@@ -3128,6 +3219,8 @@ static mla_context *mla__context_layout(const mla_model *m, const mla_context_de
     t.x = MLA__TAKE(&a, float, (double)T * c->hidden_size);
     t.xn = MLA__TAKE(&a, float, (double)T * c->hidden_size);
     t.y = MLA__TAKE(&a, float, (double)T * c->hidden_size);
+    for (int i = 0; i < c->num_hidden_layers; i++) shortcuts += mla__shortcut(&m->layers[i]);
+    t.late = MLA__TAKE(&a, float, shortcuts ? (double)T * c->hidden_size : 0);
     t.jobs = MLA__TAKE(&a, mla__job, t.max_jobs);
     t.loads = MLA__TAKE(&a, mla__load, (double)t.max_jobs + T);
     t.blocks = MLA__TAKE(&a, mla__block, T);
@@ -3151,12 +3244,12 @@ static mla_context *mla__context_layout(const mla_model *m, const mla_context_de
         t.piece_m = MLA__TAKE(&a, float, (double)MLA__PIECES * rows);
         t.piece_l = MLA__TAKE(&a, float, (double)MLA__PIECES * rows);
     }
-    t.score = MLA__TAKE(&b, float, (double)T * E);
+    t.score = MLA__TAKE(&b, float, (double)T * n_choices);
     t.index = MLA__TAKE(&b, int, (double)T * K);
     t.weight = MLA__TAKE(&b, float, (double)T * K);
     t.slot_token = MLA__TAKE(&b, int, (double)T * K);
     t.slot_weight = MLA__TAKE(&b, float, (double)T * K);
-    t.offset = MLA__TAKE(&b, int, E + 1);
+    t.offset = MLA__TAKE(&b, int, n_choices + 1);
     t.h = MLA__TAKE(&b, float, (double)T * inner);
     a.used = a.used > b.used ? a.used : b.used;
     t.workers = MLA__TAKE(&a, mla__worker, threads);
@@ -3168,7 +3261,7 @@ static mla_context *mla__context_layout(const mla_model *m, const mla_context_de
         mla__worker w;
         memset(&w, 0, sizeof w);
         w.panel = MLA__TAKE(&a, float, packs ? MLA__BPANEL : MLA__KC * MLA__NR_MAX);
-        w.group = MLA__TAKE(&a, float, mla__max(MLA__MC * MLA__GROUP, 3 * E));
+        w.group = MLA__TAKE(&a, float, mla__max(MLA__MC * MLA__GROUP, 3 * n_choices));
         if (attn) {
             w.latent = MLA__TAKE(&a, float, (double)MLA__KEYS * ldk);
             w.k = MLA__TAKE(&a, float, fmax((double)MLA__KEYS * (N + P), (double)MLA__MR_MAX * (R + P))); /* naive: keys; absorbed: rows being widened */
@@ -3414,23 +3507,27 @@ static void mla__latent_work(mla_context *c, void *arg, int worker) {
         const mla_cache *k = a->seqs[seq].cache;
         if (Q > 0) mla__norm(c->cq + t * (mla__sz)Q, c->cq + t * (mla__sz)Q, Q, &f->q_norm, &a->w->q_norm);
         mla__norm(row, row, R, &f->kv_norm, &a->w->kv_norm);
+        for (int i = 0; f->latent_scale != 1 && i < R; i++) row[i] *= f->latent_scale;
         mla__rotate(row + R, c->cos + t * (mla__sz)(P / 2), c->sin + t * (mla__sz)(P / 2), P, f->rope.layout);
         c->k.narrow[k->dtype](mla__row(k, a->layer, c->position[t]), row, R + P);
     }
 }
 
-/* Rotation of the queries; softmax_scale goes into them. */
+/* Rotation of the queries; softmax_scale and all other factors of theirs go into them. */
 static void mla__query_work(mla_context *c, void *arg, int worker) {
     const mla__attn *a = (const mla__attn *)arg;
     const mla_config *f = &c->m->c;
     const int P = f->qk_rope_head_dim, N = f->qk_nope_head_dim, H = f->num_attention_heads;
     const int t0 = (int)((int64_t)a->T * worker / c->threads), t1 = (int)((int64_t)a->T * (worker + 1) / c->threads);
-    for (int t = t0; t < t1; t++)
+    for (int t = t0; t < t1; t++) {
+        float scale = f->softmax_scale * f->q_scale;
+        if (f->temperature_beta != 0) scale *= 1 + f->temperature_beta * logf((float)(1 + c->position[t] / f->temperature_period));
         for (int h = 0; h < H; h++) {
             float *q = c->q + (t * (mla__sz)H + h) * (N + P);
             mla__rotate(q + N, c->cos + t * (mla__sz)(P / 2), c->sin + t * (mla__sz)(P / 2), P, f->rope.layout);
-            for (int i = 0; i < N + P; i++) q[i] *= f->softmax_scale;
+            for (int i = 0; i < N + P; i++) q[i] *= scale;
         }
+    }
 }
 
 /* Set up lanes for rows of queries. Row i belongs to token b->token + i / per_token and head (per_token > 1: i % per_token, else head). */
@@ -3793,15 +3890,15 @@ mla_result mla_attn_forward(mla_context *c, int layer, float *y, const float *x,
 
 typedef struct mla__moe {
     const mla_moe_weights *w;
-    int T;
+    const float *x;
     float *y;
-    int n_jobs;
+    int T, n_jobs;
 } mla__moe;
 
 static void mla__route_work(mla_context *c, void *arg, int worker) {
     const mla__moe *a = (const mla__moe *)arg;
     const mla_config *f = &c->m->c;
-    const int E = f->n_routed_experts, K = f->num_experts_per_tok;
+    const int E = mla__choices(f), K = f->num_experts_per_tok;
     float *biased = c->workers[worker].group;
     for (int t = (int)((int64_t)a->T * worker / c->threads); t < (int)((int64_t)a->T * (worker + 1) / c->threads); t++)
         mla__route(f, &a->w->router_bias, c->score + t * (mla__sz)E, biased, (unsigned char *)(void *)(biased + 2 * E), c->index + t * (mla__sz)K,
@@ -3837,32 +3934,37 @@ static void mla__down_work(mla_context *c, void *arg, int worker) {
                 }
             }
     }
+    if (a->w) /* experts without weights */
+        for (int slot = c->offset[c->m->c.n_routed_experts]; slot < c->offset[mla__choices(&c->m->c)]; slot++) {
+            const mla__sz row = c->slot_token[slot] * (mla__sz)D;
+            for (int n = n0; n < n1; n++) a->y[row + n] += c->slot_weight[slot] * a->x[row + n];
+        }
 }
 
-/* y [T, D] = FFN of x [T, D]. */
-static void mla__ffn(mla_context *c, int layer, float *y, const float *x, int T, const mla_routing *out) {
+/* y [T, D] = experts (moe) or mlp of x [T, D]. */
+static void mla__ffn(mla_context *c, int layer, int moe, float *y, const float *x, int T, const mla_routing *out) {
     const mla_config *f = &c->m->c;
     const mla_layer_weights *l = &c->m->layers[layer];
-    const int D = f->hidden_size, I = f->moe_intermediate_size, K = f->num_experts_per_tok, moe = l->moe.experts != NULL;
-    const int E = moe ? f->n_routed_experts : 0;
+    const int D = f->hidden_size, I = f->moe_intermediate_size, K = f->num_experts_per_tok;
+    const int E = moe ? f->n_routed_experts : 0, n_choices = mla__choices(f);
     const mla_mlp_weights *dense = !moe ? &l->mlp : f->n_shared_experts > 0 ? &l->moe.shared : NULL;
     float *hs = moe ? c->h + T * (mla__sz)K * I : c->h;
     mla__moe a;
     int n = 0;
     memset(&a, 0, sizeof a);
-    a.w = &l->moe, a.T = T, a.y = y;
+    a.w = moe ? &l->moe : NULL, a.T = T, a.x = x, a.y = y;
     if (moe) {
         mla_linear router;
         memset(&router, 0, sizeof router);
         router.weight = l->moe.router;
-        c->jobs[0] = mla__job_of(c->score, E, x, D, T, &router);
+        c->jobs[0] = mla__job_of(c->score, n_choices, x, D, T, &router);
         c->jobs[0].exact = 1;
         mla__jobs_run(c, c->jobs, 1);
-        mla__parallel(c, mla__route_work, &a, (double)T * E * (K + 8));
+        mla__parallel(c, mla__route_work, &a, (double)T * n_choices * (K + 8));
         /* tokens are sorted by expert, by counting */
-        memset(c->offset, 0, (size_t)(E + 1) * sizeof *c->offset);
+        memset(c->offset, 0, (size_t)(n_choices + 1) * sizeof *c->offset);
         for (int i = 0; i < T * K; i++) c->offset[c->index[i] + 1]++;
-        for (int e = 0; e < E; e++) {
+        for (int e = 0; e < n_choices; e++) {
             if (out && out->counts) out->counts[e] += c->offset[e + 1];
             c->offset[e + 1] += c->offset[e];
         }
@@ -3870,7 +3972,7 @@ static void mla__ffn(mla_context *c, int layer, float *y, const float *x, int T,
             const int slot = c->offset[c->index[i]]++;
             c->slot_token[slot] = i / K, c->slot_weight[slot] = c->weight[i];
         }
-        for (int e = E; e > 0; e--) c->offset[e] = c->offset[e - 1]; /* the ends have become beginnings */
+        for (int e = n_choices; e > 0; e--) c->offset[e] = c->offset[e - 1]; /* the ends have become beginnings */
         c->offset[0] = 0;
         if (out && out->index) memcpy(out->index, c->index, (size_t)T * (size_t)K * sizeof *c->index);
         if (out && out->weight) memcpy(out->weight, c->weight, (size_t)T * (size_t)K * sizeof *c->weight);
@@ -3913,7 +4015,7 @@ mla_result mla_moe_forward(mla_context *c, int layer, float *y, const float *x, 
     if (!mla__has_ffn(&c->m->layers[layer])) return mla__fail(&c->err, MLA_ERR_WEIGHTS, "weights.layers[%d]: neither mlp nor moe is there", layer);
     if (n_tokens < 1) return mla__fail(&c->err, MLA_ERR_ARGUMENT, "mla_moe_forward: n_tokens %d, must be at least 1", n_tokens);
     if (n_tokens > c->max_tokens) return mla__fail(&c->err, MLA_ERR_MEMORY, "mla_moe_forward: %d tokens, context.max_tokens is %d", n_tokens, c->max_tokens);
-    mla__ffn(c, layer, y, x, n_tokens, routing);
+    mla__ffn(c, layer, c->m->layers[layer].moe.experts != NULL, y, x, n_tokens, routing);
     return MLA_OK;
 }
 
@@ -3937,8 +4039,8 @@ static void mla__norm_rows(mla_context *c, float *y, const float *x, int T, cons
     a.y = y, a.x = x, a.T = T, a.w = w;
     mla__parallel(c, mla__norm_work, &a, (double)T * c->m->c.hidden_size * 8);
 }
-static void mla__add(float *x, const float *y, mla__sz n) {
-    for (mla__sz i = 0; i < n; i++) x[i] += y[i];
+static void mla__add(float *x, const float *y, float scale, mla__sz n) {
+    for (mla__sz i = 0; i < n; i++) x[i] += scale * y[i];
 }
 
 /* What mla_model_forward needs and a partial model may lack. */
@@ -3965,7 +4067,7 @@ mla_result mla_model_forward(mla_context *c, const mla_sequence *seqs, int n_seq
     if (!c) return MLA_ERR_ARGUMENT;
     const mla_model *m = c->m;
     const mla_config *f = &m->c;
-    const int D = f->hidden_size, L = f->num_hidden_layers, E = f->n_routed_experts;
+    const int D = f->hidden_size, L = f->num_hidden_layers;
     if (!tokens) return mla__fail(&c->err, MLA_ERR_ARGUMENT, "mla_model_forward: tokens is NULL");
     if ((r = mla__complete(c)) != MLA_OK || (r = mla__prepare(c, seqs, n_seqs, &T)) != MLA_OK) return r;
     for (int t = 0; t < T; t++)
@@ -3976,21 +4078,25 @@ mla_result mla_model_forward(mla_context *c, const mla_sequence *seqs, int n_seq
     for (int t = 0; t < T; t++)
         for (int i = 0; i < D; i++) {
             const mla_tensor *e = &m->w.embed;
-            const float scale = mla__scaled(e) ? mla__scale(e, tokens[t], i) : 1.0f;
+            const float scale = mla__scaled(e) ? mla__scale(e, tokens[t], i) * f->embed_scale : f->embed_scale;
             c->x[t * (mla__sz)D + i] = mla__get(e->dtype, e->data, tokens[t] * (mla__sz)D + i) * scale;
         }
     for (int i = 0; i < L; i++) {
         const mla_layer_weights *l = &m->layers[i];
+        const int shortcut = mla__shortcut(l);
         mla_routing routing;
         memset(&routing, 0, sizeof routing);
-        if (out && out->expert_counts && l->moe.experts) routing.counts = out->expert_counts + i * (mla__sz)E;
+        if (out && out->expert_counts && l->moe.experts) routing.counts = out->expert_counts + i * (mla__sz)mla__choices(f);
         if (out && out->hidden && out->hidden[i]) memcpy(out->hidden[i], c->x, (size_t)T * (size_t)D * sizeof *c->x);
         mla__norm_rows(c, c->xn, c->x, T, &l->attn_norm);
         mla__attention(c, i, i, c->y, c->xn, seqs, n_seqs, T);
-        mla__add(c->x, c->y, T * (mla__sz)D);
+        mla__add(c->x, c->y, f->residual_scale, T * (mla__sz)D);
         mla__norm_rows(c, c->xn, c->x, T, &l->ffn_norm);
-        mla__ffn(c, i, c->y, c->xn, T, &routing);
-        mla__add(c->x, c->y, T * (mla__sz)D);
+        mla__ffn(c, i, l->moe.experts && !shortcut, c->y, c->xn, T, &routing);
+        if (l->ffn_out_norm.weight.data) mla__norm_rows(c, c->y, c->y, T, &l->ffn_out_norm);
+        mla__add(c->x, c->y, f->residual_scale, T * (mla__sz)D);
+        if (i > 0 && mla__shortcut(l - 1)) mla__add(c->x, c->late, f->residual_scale, T * (mla__sz)D);
+        if (shortcut) mla__ffn(c, i, 1, c->late, c->xn, T, &routing);
     }
     mla__advance(seqs, n_seqs);
     mla__norm_rows(c, c->xn, c->x, T, &m->w.norm);
@@ -4003,7 +4109,9 @@ mla_result mla_model_forward(mla_context *c, const mla_sequence *seqs, int n_seq
             t += seqs[s].n_tokens;
             memmove(c->xn + s * (mla__sz)D, c->xn + (t - 1) * (mla__sz)D, (size_t)D * sizeof *c->xn);
         }
-        c->jobs[0] = mla__job_of(out->logits, f->vocab_size, c->xn, D, out->all_logits ? T : n_seqs, &head);
+        const int n = out->all_logits ? T : n_seqs;
+        for (mla__sz i = 0; f->logits_scale != 1 && i < n * (mla__sz)D; i++) c->xn[i] *= f->logits_scale;
+        c->jobs[0] = mla__job_of(out->logits, f->vocab_size, c->xn, D, n, &head);
         mla__jobs_run(c, c->jobs, 1);
     }
     return MLA_OK;

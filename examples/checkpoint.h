@@ -13,7 +13,7 @@ PARTS          Three readers, each usable alone: json_* (RFC 8259), st_* (safete
 STRICT         Nothing is guessed. What this file does not know (a model_type, a rope type, a tensor that config.json does not
                account for, an integer written 1.0) is refused; the message names file, key or tensor, and what was expected.
 MEMORY         Files are mapped and weights used where they lie: nothing is copied (quantize.h can convert them into memory of the
-               checkpoint's own). A file must not be cut short while it is open.
+               checkpoint's own), but for int4 of compressed-tensors, which becomes Q4. A file must not be cut short while open.
 PLATFORM       C99 or C++11, libc, and mmap; elsewhere (_WIN32, or define CHECKPOINT_NO_MMAP) files are read into memory. No
                feature macro is needed, -std=c99 will do; where off_t has 32 bits, build with -D_FILE_OFFSET_BITS=64. Little-endian.
 THREADS        No globals, no printing. Different objects may be used by different threads, and one object read by many at once.
@@ -101,7 +101,7 @@ typedef struct checkpoint {
     mla_layer_weights *layers;
     mla_mlp_weights *experts;
     float *rope_factors;
-    void *memory; /* of weights that are no longer used where they lie in the files */
+    void *memory, *int4; /* of weights that are no longer used where they lie in the files: by quantize.h, as Q4 */
 } checkpoint;
 
 /* Reads DIR/config.json, DIR/generation_config.json if there, and DIR/model.safetensors or else DIR/model.safetensors.index.json
@@ -125,6 +125,7 @@ CHECKPOINT_API void checkpoint_close(checkpoint *c);
 #include <errno.h>
 #include <float.h>
 #include <limits.h>
+#include <math.h>
 #include <stdarg.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -823,27 +824,77 @@ static const ck__choice ck__silu[] = {{"silu", 0}, {NULL, 0}};
 static const ck__choice ck__rope_types[] = {{"default", MLA_ROPE_DEFAULT}, {"linear", MLA_ROPE_LINEAR},
                                             {"dynamic", MLA_ROPE_DYNAMIC}, {"yarn", MLA_ROPE_YARN}, {"longrope", MLA_ROPE_LONGROPE},
                                             {NULL, 0}};
-static const ck__choice ck__fp8[] = {{"fp8", 1}, {NULL, 0}};
+enum { CK__FP8 = 1, CK__INT4 }; /* block-scaled e4m3 as DeepSeek has it; groups of 32 as Kimi K2 Thinking has them */
+static const ck__choice ck__quant_methods[] = {{"fp8", CK__FP8}, {"compressed-tensors", CK__INT4}, {NULL, 0}};
+static const ck__choice ck__packed[] = {{"pack-quantized", 1}, {NULL, 0}};
+static const ck__choice ck__ints[] = {{"int", 1}, {NULL, 0}};
+static const ck__choice ck__group[] = {{"group", 1}, {NULL, 0}};
 static const ck__choice ck__e4m3[] = {{"e4m3", 1}, {NULL, 0}};
 static const ck__choice ck__dynamic[] = {{"dynamic", 1}, {NULL, 0}};
 static const ck__choice ck__scale_formats[] = {{"float", 0}, {"ue8m0", 1}, {NULL, 0}};
 
+static const ck__choice ck__topk_longcat[] = {{"greedy", MLA_TOPK_GREEDY}, {NULL, 0}};
+static const ck__choice ck__zero_experts[] = {{"identity", 1}, {NULL, 0}};
+
 enum { CK__NEVER, CK__IF_SET, CK__UNLESS_UNSET }; /* what a boolean key does: nothing; default false; default true */
+
+enum { /* what some families have and others have not */
+    CK__ROUTER_BIAS = 1,   /* e_score_correction_bias must be there */
+    CK__FFN_OUT_NORM = 2,  /* post_mlp_layernorm on MoE layers */
+    CK__ROPE_HALF = 4,     /* if rope_interleave is CK__NEVER: HALF, not PAIR */
+    CK__TEMPERATURE = 8,   /* rope_parameters.llama_4_scaling_beta */
+    CK__MUP_SCALES = 16,   /* scale_emb, scale_depth, dim_model_base */
+    CK__LORA_SCALES = 32,  /* mla_scale_q_lora, mla_scale_kv_lora */
+    CK__SHORTCUT = 64,     /* a layer of the file is two of ours: the first has experts beside its mlp, the second an mlp alone */
+    CK__OLD_DEFAULTS = 128 /* rope_theta may be missing (10000), and v_head_dim (hidden_size / num_attention_heads) */
+};
+
+typedef struct ck__keys { /* names of keys that differ */
+    const char *layers, *intermediate_size, *moe_intermediate_size, *experts_per_tok;
+} ck__keys;
+
+static const ck__keys ck__usual_keys = {"num_hidden_layers", "intermediate_size", "moe_intermediate_size", "num_experts_per_tok"};
+static const ck__keys ck__longcat_keys = {"num_layers", "ffn_hidden_size", "expert_ffn_hidden_size", "moe_topk"};
 
 typedef struct ck__family {
     const char *model_type;
-    const ck__choice *scoring_func, *topk_method;
+    const ck__choice *scoring_func, *topk_method; /* NULL: no experts */
     int norm_topk_prob;  /* CK__: are the chosen weights divided by their sum? */
-    int rope_interleave; /* CK__: does that key choose between PAIR and HALF? CK__NEVER: always PAIR */
-    int router_bias;     /* e_score_correction_bias must be there */
+    int rope_interleave; /* CK__: does that key choose between PAIR and HALF? */
+    int tied;            /* CK__: tie_word_embeddings */
+    const ck__keys *keys;
+    unsigned has;
 } ck__family;
 
 static const ck__family ck__families[] = {
-    {"deepseek_v2", ck__softmax, ck__topk_v2, CK__NEVER, CK__NEVER, 0}, /* norm_topk_prob is a key there, but without effect */
-    {"deepseek_v3", ck__sigmoid, ck__topk_v3, CK__UNLESS_UNSET, CK__UNLESS_UNSET, 1},
-    {"kimi_k2", ck__sigmoid, ck__topk_v3, CK__UNLESS_UNSET, CK__UNLESS_UNSET, 1},
+    /* norm_topk_prob is a key of deepseek_v2, but without effect */
+    {"deepseek_v2", ck__softmax, ck__topk_v2, CK__NEVER, CK__NEVER, CK__IF_SET, &ck__usual_keys, 0},
+    {"deepseek_v3", ck__sigmoid, ck__topk_v3, CK__UNLESS_UNSET, CK__UNLESS_UNSET, CK__IF_SET, &ck__usual_keys, CK__ROUTER_BIAS},
+    {"kimi_k2", ck__sigmoid, ck__topk_v3, CK__UNLESS_UNSET, CK__UNLESS_UNSET, CK__IF_SET, &ck__usual_keys, CK__ROUTER_BIAS},
+    {"glm4_moe_lite", ck__sigmoid, ck__topk_v3, CK__UNLESS_UNSET, CK__UNLESS_UNSET, CK__IF_SET, &ck__usual_keys, CK__ROUTER_BIAS},
+    {"longcat_flash", ck__softmax, ck__topk_longcat, CK__NEVER, CK__NEVER, CK__IF_SET, &ck__longcat_keys,
+     CK__ROUTER_BIAS | CK__LORA_SCALES | CK__SHORTCUT},
+    {"minicpm3", NULL, NULL, CK__NEVER, CK__NEVER, CK__UNLESS_UNSET, &ck__usual_keys,
+     CK__ROPE_HALF | CK__MUP_SCALES | CK__OLD_DEFAULTS},
+    {"mistral4", ck__softmax, ck__topk_v3, CK__UNLESS_UNSET, CK__UNLESS_UNSET, CK__IF_SET, &ck__usual_keys, CK__TEMPERATURE},
+    {"youtu", NULL, NULL, CK__NEVER, CK__UNLESS_UNSET, CK__UNLESS_UNSET, &ck__usual_keys, 0},
+    {"axk1", ck__sigmoid, ck__topk_v3, CK__UNLESS_UNSET, CK__UNLESS_UNSET, CK__IF_SET, &ck__usual_keys,
+     CK__ROUTER_BIAS | CK__FFN_OUT_NORM},
 };
 enum { CK__N_FAMILIES = sizeof ck__families / sizeof ck__families[0] };
+
+/* Known by name, and what they need that is not here. */
+static const struct ck__refused {
+    const char *model_type, *needs;
+} ck__refused[] = {
+    {"deepseek_v32", "sparse attention: an indexer chooses the keys that a token sees"},
+    {"glm_moe_dsa", "sparse attention: an indexer chooses the keys that a token sees"},
+    {"deepseek_v4", "another attention, which does not cache the latents of MLA"},
+    {"kimi_linear", "linear attention (Kimi Delta Attention) in most of its layers, beside MLA"},
+    {"hy_v4", "another attention, which does not cache the latents of MLA"},
+    {"glm5_next", "another attention, which does not cache the latents of MLA"},
+    {"axk2", "another attention, which does not cache the latents of MLA"},
+};
 
 /* ---- >>config-reader ------------------------------------------------------------------------------------------------- */
 /* Readers keep the first error and do nothing after it, so that the keys can be read one per line and rc asked at the end. */
@@ -950,10 +1001,16 @@ typedef struct ck__plan {
     const ck__family *family;
     int first_k_dense_replace, moe_layer_freq;
     int attention_bias, tied;
-    int fp8, ue8m0;
+    int quantized, ue8m0; /* CK__FP8, CK__INT4 */
+    const char *root; /* what the names of all tensors begin with */
+    int nested;       /* config.json has this model as text_config, and the files may have others beside it */
 } ck__plan;
 
+/* Layer i of ours in the numbering of the files. */
+static int ck__in_file(const ck__plan *plan, int i) { return plan->family->has & CK__SHORTCUT ? i / 2 : i; }
+
 static int ck__is_moe(const mla_config *m, const ck__plan *plan, int layer) {
+    if (plan->family->has & CK__SHORTCUT) return m->n_routed_experts > 0 && layer % 2 == 0;
     return m->n_routed_experts > 0 && layer >= plan->first_k_dense_replace && layer % plan->moe_layer_freq == 0;
 }
 
@@ -987,13 +1044,14 @@ static void ck__read_rope(checkpoint *c, const ck__plan *plan, ck__reader *r) {
     ck__reader sub = ck__inside(r, dict, old ? "rope_scaling." : "rope_parameters.");
     const char *type = json_get(dict, "rope_type") ? "rope_type" : "type";
     float outer, inner;
-    rope->layout = plan->family->rope_interleave == CK__NEVER || ck__flag(r, "rope_interleave", plan->family->rope_interleave)
-                 ? MLA_ROPE_PAIR : MLA_ROPE_HALF;
+    const int half = plan->family->rope_interleave == CK__NEVER ? (plan->family->has & CK__ROPE_HALF) != 0
+                                                                : !ck__flag(r, "rope_interleave", plan->family->rope_interleave);
+    rope->layout = half ? MLA_ROPE_HALF : MLA_ROPE_PAIR;
     if (dict && json_typeof(dict) != JSON_OBJECT) ck__expected(r, old ? "rope_scaling" : "rope_parameters", dict, "an object");
     outer = ck__float(r, "rope_theta", FLT_MIN, 0);
     sub.rc = r->rc;
     inner = ck__float(&sub, "rope_theta", FLT_MIN, 0);
-    rope->theta = outer > 0 ? outer : inner;
+    rope->theta = outer > 0 ? outer : inner > 0 || !(plan->family->has & CK__OLD_DEFAULTS) ? inner : 10000;
     if (!sub.rc && !(rope->theta > 0)) sub.rc = ck__fail(r->err, MLA_ERR_CONFIG, "%s: rope_theta is missing", r->file);
     if (!sub.rc && outer > 0 && inner > 0 && (outer < inner || outer > inner))
         sub.rc = ck__fail(r->err, MLA_ERR_CONFIG, "%s: rope_theta is %g, but %srope_theta is %g", r->file, (double)outer,
@@ -1018,27 +1076,72 @@ static void ck__read_rope(checkpoint *c, const ck__plan *plan, ck__reader *r) {
         rope->no_truncate = !ck__bool(&sub, "truncate", 1);
     }
     if (rope->scaling == MLA_ROPE_LONGROPE) ck__read_longrope(c, &sub);
+    if (plan->family->has & CK__TEMPERATURE) c->config.temperature_beta = ck__float(&sub, "llama_4_scaling_beta", 0, 0);
+    if (c->config.temperature_beta > 0) c->config.temperature_period = rope->original_max_position_embeddings;
     if (!r->rc) r->rc = sub.rc;
 }
 
-static void ck__read_experts(mla_config *m, ck__plan *plan, ck__reader *r) {
-    plan->moe_layer_freq = 1;
-    m->n_routed_experts = ck__int(r, "n_routed_experts", 0, INT_MAX, 0);
-    if (!m->n_routed_experts) return;
-    plan->first_k_dense_replace = ck__int(r, "first_k_dense_replace", 0, INT_MAX, ck__required);
+/* Which layers are dense: those before first_k_dense_replace, or by transformers 5 those that mlp_layer_types calls so. */
+static void ck__read_layer_types(const mla_config *m, ck__plan *plan, ck__reader *r) {
+    const json_value *types = ck__key(r, "mlp_layer_types", 0);
+    const int known = json_typeof(types) == JSON_ARRAY && json_count(types) == (size_t)m->num_hidden_layers;
+    int first = 0, given;
     plan->moe_layer_freq = ck__int(r, "moe_layer_freq", 1, INT_MAX, 1);
-    m->num_experts_per_tok = ck__int(r, "num_experts_per_tok", 1, m->n_routed_experts, ck__required);
-    m->moe_intermediate_size = ck__int(r, "moe_intermediate_size", 1, INT_MAX, ck__required);
+    if (types && !known) ck__expected(r, "mlp_layer_types", types, "a list of num_hidden_layers names");
+    for (int i = 0; known && i < m->num_hidden_layers && !r->rc; i++) {
+        const char *name = json__text(json_at(types, (size_t)i));
+        if (name && first == i && !strcmp(name, "dense")) first++;
+        else if (!name || strcmp(name, "sparse"))
+            ck__expected(r, "mlp_layer_types", json_at(types, (size_t)i), "\"dense\" first, then \"sparse\"");
+    }
+    given = ck__int(r, "first_k_dense_replace", 0, INT_MAX, known ? first : ck__required);
+    if (known && !r->rc && (given != first || plan->moe_layer_freq != 1))
+        r->rc = ck__fail(r->err, MLA_ERR_CONFIG, "%s: mlp_layer_types has %d dense layers, but first_k_dense_replace is %d and "
+                         "moe_layer_freq %d", r->file, first, given, plan->moe_layer_freq);
+    plan->first_k_dense_replace = given;
+}
+
+static void ck__read_experts(mla_config *m, ck__plan *plan, ck__reader *r) {
+    const ck__family *family = plan->family;
+    plan->moe_layer_freq = 1;
+    m->n_routed_experts = ck__int(r, "n_routed_experts", 0, family->scoring_func ? INT_MAX : 0, 0);
+    if (!m->n_routed_experts || r->rc) return;
+    if (family->has & CK__SHORTCUT) {
+        ck__pick(r, "zero_expert_type", ck__zero_experts, 0);
+        m->zero_expert_num = ck__int(r, "zero_expert_num", 0, INT_MAX - m->n_routed_experts, 0);
+    } else ck__read_layer_types(m, plan, r);
+    m->num_experts_per_tok = ck__int(r, family->keys->experts_per_tok, 1, m->n_routed_experts + m->zero_expert_num, ck__required);
+    m->moe_intermediate_size = ck__int(r, family->keys->moe_intermediate_size, 1, INT_MAX, ck__required);
     m->n_shared_experts = ck__int(r, "n_shared_experts", 0, INT_MAX, 0);
-    m->scoring_func = (mla_scoring_func)ck__pick(r, "scoring_func", plan->family->scoring_func, 0);
-    m->topk_method = (mla_topk_method)ck__pick(r, "topk_method", plan->family->topk_method, 0);
+    m->scoring_func = (mla_scoring_func)ck__pick(r, "scoring_func", family->scoring_func, 0);
+    m->topk_method = (mla_topk_method)ck__pick(r, "topk_method", family->topk_method, 0);
     m->n_group = m->topk_group = 1; /* the greedy method knows no groups, whatever these keys say */
     if (m->topk_method != MLA_TOPK_GREEDY) {
         m->n_group = ck__int(r, "n_group", 1, m->n_routed_experts, ck__required);
         m->topk_group = ck__int(r, "topk_group", 1, m->n_group, ck__required);
     }
-    m->norm_topk_prob = ck__flag(r, "norm_topk_prob", plan->family->norm_topk_prob);
+    m->norm_topk_prob = ck__flag(r, "norm_topk_prob", family->norm_topk_prob);
     m->routed_scaling_factor = ck__float(r, "routed_scaling_factor", FLT_MIN, -1);
+}
+
+/* compressed-tensors: config_groups.*.weights, of the one group there is. */
+static void ck__read_int4(ck__reader *r) {
+    const json_value *groups = ck__key(r, "config_groups", 1);
+    const json_value *group = json_typeof(groups) == JSON_OBJECT && json_count(groups) == 1 ? json_at(groups, 0) : NULL;
+    const json_value *weights = json_get(group, "weights");
+    ck__reader sub = ck__inside(r, weights, "quantization_config.config_groups.weights.");
+    ck__pick(r, "format", ck__packed, 1);
+    if (!r->rc && json_typeof(weights) != JSON_OBJECT)
+        ck__expected(r, "config_groups", groups, "an object with one group that has weights");
+    if (json_typeof(json_get(group, "input_activations")) != JSON_NULL)
+        ck__expected(r, "config_groups", json_get(group, "input_activations"), "input_activations null");
+    sub.rc = r->rc;
+    ck__int(&sub, "num_bits", 4, 4, ck__required);
+    ck__int(&sub, "group_size", MLA_GROUP, MLA_GROUP, ck__required);
+    ck__pick(&sub, "type", ck__ints, 0);
+    ck__pick(&sub, "strategy", ck__group, 1);
+    if (!ck__bool(&sub, "symmetric", 1)) ck__expected(&sub, "symmetric", json_get(weights, "symmetric"), "true");
+    r->rc = sub.rc;
 }
 
 static void ck__read_quantization(ck__plan *plan, ck__reader *r) {
@@ -1050,7 +1153,12 @@ static void ck__read_quantization(ck__plan *plan, ck__reader *r) {
         ck__expected(r, "quantization_config", dict, "an object");
         return;
     }
-    plan->fp8 = ck__pick(&sub, "quant_method", ck__fp8, 1);
+    plan->quantized = ck__pick(&sub, "quant_method", ck__quant_methods, 1);
+    if (plan->quantized == CK__INT4) {
+        ck__read_int4(&sub);
+        r->rc = sub.rc;
+        return;
+    }
     ck__pick(&sub, "fmt", ck__e4m3, 0);
     ck__pick(&sub, "activation_scheme", ck__dynamic, 0);
     plan->ue8m0 = ck__pick(&sub, "scale_fmt", ck__scale_formats, 0);
@@ -1075,37 +1183,73 @@ static void ck__read_eos(checkpoint *c, ck__reader *r) {
     if (n && !r->rc) c->n_eos = (int)n;
 }
 
-static mla_result ck__read_config(checkpoint *c, ck__plan *plan, const json_value *object, mla_error *err) {
-    mla_config *m = &c->config;
+/* Factors that some families have. */
+static void ck__read_scales(mla_config *m, const ck__plan *plan, ck__reader *r) {
+    const double D = m->hidden_size, Q = m->q_lora_rank, R = m->kv_lora_rank;
+    if (plan->family->has & CK__LORA_SCALES) {
+        if (ck__bool(r, "mla_scale_q_lora", 1) && Q > 0) m->q_scale = (float)sqrt(D / Q);
+        if (ck__bool(r, "mla_scale_kv_lora", 1)) m->latent_scale = (float)sqrt(D / R);
+    }
+    if (plan->family->has & CK__MUP_SCALES) {
+        m->embed_scale = ck__float(r, "scale_emb", FLT_MIN, -1);
+        m->residual_scale = (float)((double)ck__float(r, "scale_depth", FLT_MIN, -1) / sqrt((double)m->num_hidden_layers));
+        m->logits_scale = (float)((double)ck__float(r, "dim_model_base", FLT_MIN, -1) / D);
+    }
+}
+
+static const ck__family *ck__read_family(ck__reader *r) {
     ck__choice types[CK__N_FAMILIES + 1];
-    ck__reader reader = ck__read("config.json", object, err), *r = &reader;
+    const char *type = json__text(json_get(r->object, "model_type"));
     memset(types, 0, sizeof types);
     for (int i = 0; i < CK__N_FAMILIES; i++) {
         types[i].name = ck__families[i].model_type;
         types[i].value = i;
     }
-    plan->family = &ck__families[ck__pick(r, "model_type", types, 1)];
+    for (size_t i = 0; i < sizeof ck__refused / sizeof *ck__refused && type && !r->rc; i++)
+        if (!strcmp(type, ck__refused[i].model_type))
+            r->rc = ck__fail(r->err, MLA_ERR_UNSUPPORTED, "%s: %smodel_type \"%s\" is not supported: it needs %s", r->file,
+                             r->prefix, type, ck__refused[i].needs);
+    return &ck__families[ck__pick(r, "model_type", types, 1)];
+}
+
+static mla_result ck__read_config(checkpoint *c, ck__plan *plan, const json_value *object, mla_error *err) {
+    mla_config *m = &c->config;
+    ck__reader outer = ck__read("config.json", object, err), reader = outer, *r = &reader;
+    const json_value *text = ck__key(&outer, "text_config", 0);
+    if (text) { /* a model that sees, too: its language model stands apart */
+        plan->nested = 1;
+        reader = ck__inside(&outer, text, "text_config.");
+        if (json_typeof(text) != JSON_OBJECT) ck__expected(&outer, "text_config", text, "an object");
+        r->rc = outer.rc;
+    }
+    plan->family = ck__read_family(r);
     snprintf(c->model_type, sizeof c->model_type, "%s", plan->family->model_type);
+    const ck__keys *keys = plan->family->keys;
+    const int per_layer = plan->family->has & CK__SHORTCUT ? 2 : 1;
     ck__pick(r, "hidden_act", ck__silu, 0);
 
     m->vocab_size = ck__int(r, "vocab_size", 1, INT_MAX, ck__required);
     m->hidden_size = ck__int(r, "hidden_size", 1, INT_MAX, ck__required);
-    m->num_hidden_layers = ck__int(r, "num_hidden_layers", 1, INT_MAX, ck__required);
-    m->intermediate_size = ck__int(r, "intermediate_size", 1, INT_MAX, ck__required);
+    m->num_hidden_layers = per_layer * ck__int(r, keys->layers, 1, INT_MAX / per_layer, ck__required);
+    m->intermediate_size = ck__int(r, keys->intermediate_size, 1, INT_MAX, ck__required);
     m->num_attention_heads = ck__int(r, "num_attention_heads", 1, INT_MAX, ck__required);
     m->q_lora_rank = ck__int(r, "q_lora_rank", 0, INT_MAX, 0);
     m->kv_lora_rank = ck__int(r, "kv_lora_rank", 1, INT_MAX, ck__required);
     m->qk_nope_head_dim = ck__int(r, "qk_nope_head_dim", 1, INT_MAX, ck__required);
     m->qk_rope_head_dim = ck__int(r, "qk_rope_head_dim", 1, INT_MAX, ck__required);
-    m->v_head_dim = ck__int(r, "v_head_dim", 1, INT_MAX, ck__required);
+    m->v_head_dim = ck__int(r, "v_head_dim", 1, INT_MAX,
+                            plan->family->has & CK__OLD_DEFAULTS ? m->hidden_size / m->num_attention_heads : ck__required);
     c->max_position_embeddings = ck__int(r, "max_position_embeddings", 1, INT_MAX, ck__required);
     m->block_norm.eps = ck__float(r, "rms_norm_eps", FLT_MIN, -1);
     m->q_norm.eps = m->kv_norm.eps = 1e-6f; /* whatever rms_norm_eps says */
     ck__read_rope(c, plan, r);
     ck__read_experts(m, plan, r);
-    ck__read_quantization(plan, r);
+    ck__read_scales(m, plan, r);
+    outer.rc = r->rc;
+    ck__read_quantization(plan, ck__key(r, "quantization_config", 0) ? r : &outer);
+    r->rc = r->rc ? r->rc : outer.rc;
     plan->attention_bias = ck__bool(r, "attention_bias", 0);
-    plan->tied = ck__bool(r, "tie_word_embeddings", 0);
+    plan->tied = ck__flag(r, "tie_word_embeddings", plan->family->tied);
     c->bos_token_id = ck__int(r, "bos_token_id", 0, m->vocab_size - 1, -1);
     ck__read_eos(c, r);
     return r->rc;
@@ -1266,65 +1410,80 @@ static mla_result ck__open_files(checkpoint *c, const char *dir, ck__table *t, m
 typedef struct ck__binder {
     const ck__table *table;
     const ck__plan *plan;
-    size_t n_fp8; /* E4M3 weights met so far */
+    size_t n_quantized;  /* E4M3 or int4 weights met so far */
+    unsigned char *int4; /* where the next of these goes */
     mla_result rc;
     mla_error *err;
 } ck__binder;
 
-/* prefix + name: a vector [cols] (n_dims 1) or matrix [rows, cols] that must be there. */
-static ck__entry *ck__take(ck__binder *b, const char *prefix, const char *name, int n_dims, int64_t rows, int64_t cols) {
+static const char *ck__shape(char text[64], const int64_t *dims, int n_dims) {
+    int n = 0;
+    text[0] = 0;
+    for (int i = 0; i < n_dims && n < 40; i++) n += snprintf(text + n, 64 - (size_t)n, i ? ", %lld" : "%lld", (long long)dims[i]);
+    return text;
+}
+
+/* prefix + name, a tensor of these dimensions: it must be there. */
+static ck__entry *ck__take(ck__binder *b, const char *prefix, const char *name, int n_dims, const int64_t *dims) {
     char full[160], expected[64], found[64];
     ck__entry *e;
     if (b->rc) return NULL;
-    snprintf(full, sizeof full, "%s%s", prefix, name);
-    if (n_dims == 1) snprintf(expected, sizeof expected, "[%lld]", (long long)cols);
-    else snprintf(expected, sizeof expected, "[%lld, %lld]", (long long)rows, (long long)cols);
+    snprintf(full, sizeof full, "%s%s%s", b->plan->root, prefix, name);
     e = ck__lookup(b->table, full);
-    if (rows > INT_MAX || cols > INT_MAX)
-        b->rc = ck__fail(b->err, MLA_ERR_CONFIG, "config.json: tensor \"%.99s\" would have shape %s, too large", full, expected);
-    else if (!e)
-        b->rc = ck__fail(b->err, MLA_ERR_WEIGHTS, "%s: tensor \"%.99s\" is missing, expected with shape %s", b->table->source, full,
-                         expected);
-    else if (e->tensor->n_dims != n_dims || e->tensor->dims[n_dims - 1] != cols || (n_dims == 2 && e->tensor->dims[0] != rows)) {
-        int n = 0;
-        for (int i = 0; i < e->tensor->n_dims && n >= 0 && n < 40; i++)
-            n += snprintf(found + n, sizeof found - (size_t)n, i ? ", %lld" : "%lld", (long long)e->tensor->dims[i]);
-        found[n] = 0;
-        b->rc = ck__fail(b->err, MLA_ERR_WEIGHTS, "%s: tensor \"%.99s\": found shape [%s], expected %s", e->file->name, full,
-                         found, expected);
+    int fits = e && e->tensor->n_dims == n_dims, small = 1;
+    for (int i = 0; i < n_dims; i++) {
+        fits = fits && e->tensor->dims[i] == dims[i];
+        small = small && dims[i] <= INT_MAX;
     }
+    ck__shape(expected, dims, n_dims);
+    if (!small)
+        b->rc = ck__fail(b->err, MLA_ERR_CONFIG, "config.json: tensor \"%.99s\" would have shape [%s], too large", full, expected);
+    else if (!e)
+        b->rc = ck__fail(b->err, MLA_ERR_WEIGHTS, "%s: tensor \"%.99s\" is missing, expected with shape [%s]", b->table->source,
+                         full, expected);
+    else if (!fits)
+        b->rc = ck__fail(b->err, MLA_ERR_WEIGHTS, "%s: tensor \"%.99s\": found shape [%s], expected [%s]", e->file->name, full,
+                         ck__shape(found, e->tensor->dims, e->tensor->n_dims), expected);
     if (b->rc) return NULL;
     e->used = 1;
     return e;
 }
 
-static mla_tensor ck__bind(ck__binder *b, const char *prefix, const char *name, int n_dims, int64_t rows, int64_t cols,
-                           int may_be_fp8) {
+/* The last n_dims of [depth, rows, cols]; three are given as a matrix of depth * rows. */
+static mla_tensor ck__bind(ck__binder *b, const char *prefix, const char *name, int n_dims, int64_t depth, int64_t rows,
+                           int64_t cols, int may_be_fp8) {
+    const int64_t dims[3] = {depth, rows, cols}, scales[2] = {(rows + 127) / 128, (cols + 127) / 128};
     mla_tensor t;
-    const ck__entry *e = ck__take(b, prefix, name, n_dims, rows, cols), *s;
+    const ck__entry *e = ck__take(b, prefix, name, n_dims, dims + 3 - n_dims), *s;
     const st__dtype *dtype = e ? st__dtype_named(e->tensor->dtype) : NULL;
     char scale_name[160];
     memset(&t, 0, sizeof t);
     if (!e || !dtype) return t;
     if (dtype->dtype < 0 || (dtype->dtype == MLA_E4M3 && !may_be_fp8)) {
         b->rc = ck__fail(b->err, MLA_ERR_WEIGHTS, "%s: tensor \"%.99s\": found dtype %s, expected F32, F16 or BF16%s",
-                         e->file->name, e->tensor->name, dtype->name, b->plan->fp8 && may_be_fp8 ? " or F8_E4M3" : "");
+                         e->file->name, e->tensor->name, dtype->name,
+                         b->plan->quantized == CK__FP8 && may_be_fp8 ? " or F8_E4M3" : "");
+        return t;
+    }
+    if (rows > INT_MAX / depth) {
+        b->rc = ck__fail(b->err, MLA_ERR_CONFIG, "config.json: tensor \"%.99s\" would have %lld rows, too many", e->tensor->name,
+                         (long long)(depth * rows));
         return t;
     }
     t.data = e->tensor->data;
-    t.rows = (int)rows;
+    t.rows = (int)(depth * rows);
     t.cols = (int)cols;
     t.dtype = (mla_dtype)dtype->dtype;
     if (t.dtype != MLA_E4M3) return t;
 
-    b->n_fp8++;
-    if (!b->plan->fp8) {
-        b->rc = ck__fail(b->err, MLA_ERR_WEIGHTS, "%s: tensor \"%.99s\": found F8_E4M3, but config.json has no quantization_config",
-                         e->file->name, e->tensor->name);
+    b->n_quantized++;
+    if (b->plan->quantized != CK__FP8) {
+        b->rc = ck__fail(b->err, MLA_ERR_WEIGHTS, "%s: tensor \"%.99s\": found F8_E4M3, but config.json has no quantization_config%s",
+                         e->file->name, e->tensor->name, b->plan->quantized ? " of fp8" : "");
         return t;
     }
     snprintf(scale_name, sizeof scale_name, "%s_scale_inv", name);
-    s = ck__take(b, prefix, scale_name, 2, (rows + 127) / 128, (cols + 127) / 128);
+    s = ck__take(b, prefix, scale_name, 2, scales);
     if (!s) return t;
     t.scale = s->tensor->data;
     t.scale_dtype = strcmp(s->tensor->dtype, "F32") ? MLA_UE8M0 : MLA_F32;
@@ -1335,12 +1494,98 @@ static mla_tensor ck__bind(ck__binder *b, const char *prefix, const char *name, 
     return t;
 }
 
+static mla_tensor ck__rows(const mla_tensor *t, int64_t first, int64_t rows) { /* of F32, F16 or BF16 */
+    mla_tensor part = *t;
+    part.data = (const char *)t->data + first * t->cols * (t->dtype == MLA_F32 ? 4 : 2);
+    part.rows = (int)rows;
+    return part;
+}
+
+/* The f16 nearest to a bf16; infinity if there is none. */
+static unsigned ck__half(unsigned bf16) {
+    const unsigned sign = bf16 & 0x8000u, e = bf16 >> 7 & 255, m = bf16 & 127;
+    if (e > 142) return sign | 0x7c00u;
+    if (e > 112) return sign | (e - 112) << 10 | m << 3;
+    if (e >= 110) return sign | (128 + m) << (e - 110); /* subnormal: units of 2^-24 */
+    return e < 102 ? sign : sign | (((128 + m) + (1u << (109 - e))) >> (110 - e));
+}
+
+static ck__entry *ck__packed_of(const ck__binder *b, const char *prefix, const char *name) {
+    char full[160];
+    snprintf(full, sizeof full, "%s%s%s.weight_packed", b->plan->root, prefix, name);
+    return b->plan->quantized == CK__INT4 ? ck__lookup(b->table, full) : NULL;
+}
+
+/* weight_packed I32 [out, in/8], element 8c+i in bits 4i of column c, 8 more than it is; weight_scale BF16 [out, in/32];
+   weight_shape [out, in]. Q4 has the same values in another order, with f16 scales: those below 2^-17 are rounded. */
+static mla_tensor ck__bind_int4(ck__binder *b, const char *prefix, const char *name, int64_t out, int64_t in) {
+    const int64_t packed[2] = {out, in / 8}, scales[2] = {out, in / MLA_GROUP}, two = 2;
+    char full[96];
+    mla_tensor t;
+    memset(&t, 0, sizeof t);
+    snprintf(full, sizeof full, "%s.weight_packed", name);
+    const ck__entry *p = ck__take(b, prefix, full, 2, packed);
+    snprintf(full, sizeof full, "%s.weight_scale", name);
+    const ck__entry *s = ck__take(b, prefix, full, 2, scales);
+    snprintf(full, sizeof full, "%s.weight_shape", name);
+    const ck__entry *n = ck__take(b, prefix, full, 1, &two);
+    if (b->rc) return t;
+    const int wide = !strcmp(n->tensor->dtype, "I64"), narrow = !strcmp(n->tensor->dtype, "I32");
+    const ck__entry *bad = strcmp(p->tensor->dtype, "I32") ? p : strcmp(s->tensor->dtype, "BF16") ? s : wide || narrow ? NULL : n;
+    int64_t shape[2] = {0, 0};
+    for (int i = 0; i < 2 && !bad; i++) {
+        int32_t v;
+        memcpy(&v, (const char *)n->tensor->data + 4 * i, 4);
+        if (wide) memcpy(&shape[i], (const char *)n->tensor->data + 8 * i, 8);
+        else shape[i] = v;
+    }
+    if (bad)
+        b->rc = ck__fail(b->err, MLA_ERR_WEIGHTS, "%s: tensor \"%.99s\": found dtype %s, expected %s", bad->file->name,
+                         bad->tensor->name, bad->tensor->dtype, bad == p ? "I32" : bad == s ? "BF16" : "I32 or I64");
+    else if (in % MLA_GROUP || shape[0] != out || shape[1] != in)
+        b->rc = ck__fail(b->err, MLA_ERR_WEIGHTS, "%s: tensor \"%.99s\": found [%lld, %lld], expected [%lld, %lld], the last a "
+                         "multiple of %d", n->file->name, n->tensor->name, (long long)shape[0], (long long)shape[1],
+                         (long long)out, (long long)in, MLA_GROUP);
+    const unsigned char *q = (const unsigned char *)p->tensor->data, *d = (const unsigned char *)s->tensor->data;
+    for (int64_t g = 0; g < out * (in / MLA_GROUP) && !b->rc; g++, q += 16, d += 2) {
+        unsigned char *to = b->int4 + g * 18;
+        const unsigned half = ck__half(d[0] | (unsigned)d[1] << 8);
+        if ((half & 0x7c00u) == 0x7c00u)
+            b->rc = ck__fail(b->err, MLA_ERR_WEIGHTS, "%s: tensor \"%.99s\": scale %lld is not finite, or too large for an f16",
+                             s->file->name, s->tensor->name, (long long)g);
+        to[0] = (unsigned char)(half & 255), to[1] = (unsigned char)(half >> 8);
+        for (int i = 0; i < 16; i++) /* element i of the group is in byte i/2: those of i and of i + 16 */
+            to[2 + i] = (unsigned char)((q[i / 2] >> i % 2 * 4 & 15) | (q[8 + i / 2] >> i % 2 * 4 & 15) << 4);
+    }
+    if (b->rc) return t;
+    t.data = b->int4;
+    t.rows = (int)out;
+    t.cols = (int)in;
+    t.dtype = MLA_Q4;
+    b->int4 += out * (in / MLA_GROUP) * 18;
+    b->n_quantized++;
+    return t;
+}
+
+/* Room for all of them. */
+static mla_result ck__int4_memory(checkpoint *c, ck__binder *b) {
+    static const char packed[] = ".weight_packed";
+    size_t groups = 0;
+    for (size_t i = 0; i < b->table->count; i++) {
+        const st_tensor *t = b->table->entries[i].tensor;
+        const size_t n = strlen(t->name), m = sizeof packed - 1;
+        if (n > m && !strcmp(t->name + n - m, packed)) groups += t->bytes / 16;
+    }
+    c->int4 = b->int4 = groups < SIZE_MAX / 18 - 1 ? (unsigned char *)malloc(groups * 18 + 1) : NULL;
+    return c->int4 ? MLA_OK : ck__no_memory(b->err, b->table->source);
+}
+
 static mla_norm_weights ck__bind_norm(ck__binder *b, const char *prefix, const char *name, int64_t n) {
     mla_norm_weights w;
     char full[64];
     memset(&w, 0, sizeof w);
     snprintf(full, sizeof full, "%s.weight", name);
-    w.weight = ck__bind(b, prefix, full, 1, 1, n, 0);
+    w.weight = ck__bind(b, prefix, full, 1, 1, 1, n, 0);
     return w;
 }
 
@@ -1349,9 +1594,10 @@ static mla_linear ck__bind_linear(ck__binder *b, const char *prefix, const char 
     char full[64];
     memset(&w, 0, sizeof w);
     snprintf(full, sizeof full, "%s.weight", name);
-    w.weight = ck__bind(b, prefix, full, 2, out, in, 1);
+    if (ck__packed_of(b, prefix, name)) w.weight = ck__bind_int4(b, prefix, name, out, in);
+    else w.weight = ck__bind(b, prefix, full, 2, 1, out, in, 1);
     snprintf(full, sizeof full, "%s.bias", name);
-    if (bias) w.bias = ck__bind(b, prefix, full, 1, 1, out, 0);
+    if (bias) w.bias = ck__bind(b, prefix, full, 1, 1, 1, out, 0);
     return w;
 }
 
@@ -1363,12 +1609,10 @@ static mla_mlp_weights ck__bind_mlp(ck__binder *b, const char *prefix, int64_t w
     return w;
 }
 
-static void ck__bind_attention(ck__binder *b, const mla_config *m, const char *layer, mla_attn_weights *w) {
+static void ck__bind_attention(ck__binder *b, const mla_config *m, const char *prefix, mla_attn_weights *w) {
     const int64_t D = m->hidden_size, H = m->num_attention_heads, R = m->kv_lora_rank, Q = m->q_lora_rank;
     const int64_t N = m->qk_nope_head_dim, P = m->qk_rope_head_dim, V = m->v_head_dim;
     const int bias = b->plan->attention_bias;
-    char prefix[96];
-    snprintf(prefix, sizeof prefix, "%sself_attn.", layer);
     if (Q) {
         w->q_a = ck__bind_linear(b, prefix, "q_a_proj", Q, D, bias);
         w->q_norm = ck__bind_norm(b, prefix, "q_a_layernorm", Q);
@@ -1380,31 +1624,79 @@ static void ck__bind_attention(ck__binder *b, const mla_config *m, const char *l
     w->o = ck__bind_linear(b, prefix, "o_proj", D, H * V, bias);
 }
 
+/* All experts of a layer in two tensors, as transformers 5 keeps them: gate_up_proj [E, 2I, D], gate rows first, and down_proj
+   [E, D, I]. */
+static const char ck__fused[] = "mlp.experts.gate_up_proj";
+
 static void ck__bind_moe(ck__binder *b, const mla_config *m, const char *layer, mla_mlp_weights *experts, mla_moe_weights *w) {
-    const int64_t D = m->hidden_size, E = m->n_routed_experts, I = m->moe_intermediate_size;
-    char prefix[96];
-    snprintf(prefix, sizeof prefix, "%smlp.", layer);
-    w->router = ck__bind(b, prefix, "gate.weight", 2, E, D, 0);
-    if (b->plan->family->router_bias) w->router_bias = ck__bind(b, prefix, "gate.e_score_correction_bias", 1, 1, E, 0);
+    const int64_t D = m->hidden_size, E = m->n_routed_experts, I = m->moe_intermediate_size, n = E + m->zero_expert_num;
+    const int longcat = (b->plan->family->has & CK__SHORTCUT) != 0;
+    char name[128];
+    w->router = ck__bind(b, layer, longcat ? "mlp.router.classifier.weight" : "mlp.gate.weight", 2, 1, n, D, 0);
+    if (b->plan->family->has & CK__ROUTER_BIAS)
+        w->router_bias = ck__bind(b, layer, longcat ? "mlp.router.e_score_correction_bias" : "mlp.gate.e_score_correction_bias",
+                                  1, 1, 1, n, 0);
     w->experts = experts;
-    for (int e = 0; e < m->n_routed_experts && !b->rc; e++) {
-        snprintf(prefix, sizeof prefix, "%smlp.experts.%d.", layer, e);
-        experts[e] = ck__bind_mlp(b, prefix, I, D);
-    }
-    snprintf(prefix, sizeof prefix, "%smlp.shared_experts.", layer);
-    if (m->n_shared_experts) w->shared = ck__bind_mlp(b, prefix, m->n_shared_experts * I, D);
+    snprintf(name, sizeof name, "%s%s%s", b->plan->root, layer, ck__fused);
+    if (ck__lookup(b->table, name)) {
+        const mla_tensor gate_up = ck__bind(b, layer, ck__fused, 3, E, 2 * I, D, 0);
+        const mla_tensor down = ck__bind(b, layer, "mlp.experts.down_proj", 3, E, D, I, 0);
+        for (int64_t e = 0; e < E && !b->rc; e++) {
+            experts[e].gate.weight = ck__rows(&gate_up, 2 * e * I, I);
+            experts[e].up.weight = ck__rows(&gate_up, (2 * e + 1) * I, I);
+            experts[e].down.weight = ck__rows(&down, e * D, D);
+        }
+    } else
+        for (int e = 0; e < m->n_routed_experts && !b->rc; e++) {
+            snprintf(name, sizeof name, "%smlp.experts.%d.", layer, e);
+            experts[e] = ck__bind_mlp(b, name, I, D);
+        }
+    snprintf(name, sizeof name, "%smlp.shared_experts.", layer);
+    if (m->n_shared_experts) w->shared = ck__bind_mlp(b, name, m->n_shared_experts * I, D);
 }
 
-/* Tensors that may be there and are not used: rope tables of old transformers, and layers of multi-token prediction, which stand
-   behind the last one and have an eh_proj (without it, num_hidden_layers is wrong). */
-static int ck__is_extra(const ck__table *t, const char *name, int n_layers) {
-    static const char layers[] = "model.layers.", rope[] = "rotary_emb.inv_freq";
-    const size_t n = strlen(name), m = sizeof layers - 1, k = sizeof rope - 1;
+static void ck__bind_layer(ck__binder *b, const mla_config *m, int i, mla_mlp_weights *experts, mla_layer_weights *w) {
+    const int twin = (b->plan->family->has & CK__SHORTCUT) != 0, moe = ck__is_moe(m, b->plan, i);
+    const char *which = !twin ? "" : i % 2 ? ".1" : ".0";
+    char layer[64], name[96];
+    snprintf(layer, sizeof layer, "model.layers.%d.", ck__in_file(b->plan, i));
+    snprintf(name, sizeof name, "input_layernorm%s", which);
+    w->attn_norm = ck__bind_norm(b, layer, name, m->hidden_size);
+    snprintf(name, sizeof name, "%sself_attn%s.", layer, which);
+    ck__bind_attention(b, m, name, &w->attn);
+    snprintf(name, sizeof name, "post_attention_layernorm%s", which);
+    w->ffn_norm = ck__bind_norm(b, layer, name, m->hidden_size);
+    if (moe) ck__bind_moe(b, m, layer, experts, &w->moe);
+    if (moe && b->plan->family->has & CK__FFN_OUT_NORM)
+        w->ffn_out_norm = ck__bind_norm(b, layer, "post_mlp_layernorm", m->hidden_size);
+    snprintf(name, sizeof name, "%smlp%s%s.", layer, twin ? "s" : "", which);
+    if (twin || !moe) w->mlp = ck__bind_mlp(b, name, m->intermediate_size, m->hidden_size);
+}
+
+/* The number after part in name, -1 without. */
+static int ck__number_after(const char *name, const char *part) {
+    const char *at = strstr(name, part);
+    const size_t digits = at ? strspn(at + strlen(part), "0123456789") : 0;
+    return digits && digits <= 9 && at[strlen(part) + digits] == '.' ? (int)strtol(at + strlen(part), NULL, 10) : -1;
+}
+
+/* Tensors that may be there and are not used: those of other models beside a nested one, rope tables of old transformers, weights
+   of experts that have none, which transformers 5 writes all the same, and layers of multi-token prediction, which stand behind
+   the last one and have an eh_proj (without it, num_hidden_layers is wrong), or under mtp. */
+static int ck__is_extra(const ck__table *t, const ck__plan *plan, const char *name, const mla_config *c) {
+    static const char layers[] = "model.layers.", mtp[] = "model.mtp.", rope[] = "rotary_emb.inv_freq";
+    const size_t n = strlen(name), k = sizeof rope - 1, root = strlen(plan->root);
+    const int ours = !strncmp(name, plan->root, root) && (!strncmp(name + root, "model.", 6) || !strncmp(name + root, "lm_head.", 8));
+    const int in_layer = ours && !strncmp(name + root, layers, sizeof layers - 1);
+    const int layer = in_layer ? ck__number_after(name, layers) : -1, expert = ck__number_after(name, ".mlp.experts.");
+    if (plan->nested && !ours) return 1;
     if (n >= k && !strcmp(name + n - k, rope)) return 1;
-    const size_t digits = strncmp(name, layers, m) ? 0 : strspn(name + m, "0123456789");
-    if (!digits || digits > 9 || name[m + digits] != '.' || strtol(name + m, NULL, 10) < n_layers) return 0;
-    char eh_proj[64];
-    snprintf(eh_proj, sizeof eh_proj, "%.*s.eh_proj.weight", (int)(m + digits), name);
+    if (ours && plan->family->has & CK__SHORTCUT && !strncmp(name + root, mtp, sizeof mtp - 1)) return 1;
+    if (layer < 0) return 0;
+    if (layer < ck__in_file(plan, c->num_hidden_layers))
+        return expert >= c->n_routed_experts && expert < c->n_routed_experts + c->zero_expert_num;
+    char eh_proj[96];
+    snprintf(eh_proj, sizeof eh_proj, "%s%s%d.eh_proj.weight", plan->root, layers, layer);
     return ck__lookup(t, eh_proj) != NULL;
 }
 
@@ -1412,9 +1704,9 @@ static mla_result ck__bind_model(checkpoint *c, const ck__plan *plan, const ck__
     const mla_config *m = &c->config;
     const int64_t L = m->num_hidden_layers;
     const size_t n_extra = table->count + 1; /* no count of layers or experts that the files can satisfy reaches this */
-    size_t n_experts = 0;
+    size_t n_experts = 0, n_apart = 0;
     ck__binder binder, *b = &binder;
-    ck__entry *head;
+    char name[160];
     memset(b, 0, sizeof *b);
     b->table = table;
     b->plan = plan;
@@ -1425,8 +1717,12 @@ static mla_result ck__bind_model(checkpoint *c, const ck__plan *plan, const ck__
         return ck__fail(err, MLA_ERR_WEIGHTS, "%s: only %zu tensors, but config.json: num_hidden_layers is %lld", table->source,
                         table->count, (long long)L);
     for (int i = 0; i < L; i++) {
-        if (ck__is_moe(m, plan, i)) n_experts += (size_t)m->n_routed_experts;
-        if (n_experts >= n_extra)
+        if (!ck__is_moe(m, plan, i)) continue;
+        snprintf(name, sizeof name, "%smodel.layers.%d.%s", plan->root, ck__in_file(plan, i), ck__fused);
+        const ck__entry *fused = ck__lookup(table, name);
+        n_experts += (size_t)m->n_routed_experts;
+        n_apart += fused ? 0 : (size_t)m->n_routed_experts;
+        if (n_apart >= n_extra || (fused && fused->tensor->bytes < (size_t)m->n_routed_experts))
             return ck__fail(err, MLA_ERR_WEIGHTS, "%s: only %zu tensors, but config.json: n_routed_experts is %d", table->source,
                             table->count, m->n_routed_experts);
     }
@@ -1434,39 +1730,35 @@ static mla_result ck__bind_model(checkpoint *c, const ck__plan *plan, const ck__
     c->experts = (mla_mlp_weights *)calloc(n_experts + 1, sizeof *c->experts);
     if (!c->layers || !c->experts) return ck__no_memory(err, table->source);
 
+    if (plan->quantized == CK__INT4 && ck__int4_memory(c, b) != MLA_OK) return MLA_ERR_MEMORY;
+
     n_experts = 0;
     c->weights.layers = c->layers;
-    c->weights.embed = ck__bind(b, "", "model.embed_tokens.weight", 2, m->vocab_size, m->hidden_size, 0);
+    c->weights.embed = ck__bind(b, "", "model.embed_tokens.weight", 2, 1, m->vocab_size, m->hidden_size, 0);
     c->weights.norm = ck__bind_norm(b, "", "model.norm", m->hidden_size);
-    if (!plan->tied) c->weights.head = ck__bind(b, "", "lm_head.weight", 2, m->vocab_size, m->hidden_size, 0);
+    if (!plan->tied) c->weights.head = ck__bind(b, "", "lm_head.weight", 2, 1, m->vocab_size, m->hidden_size, 0);
     for (int i = 0; i < L && !b->rc; i++) {
-        mla_layer_weights *w = &c->layers[i];
-        char prefix[64], mlp[96];
-        snprintf(prefix, sizeof prefix, "model.layers.%d.", i);
-        snprintf(mlp, sizeof mlp, "%smlp.", prefix);
-        w->attn_norm = ck__bind_norm(b, prefix, "input_layernorm", m->hidden_size);
-        ck__bind_attention(b, m, prefix, &w->attn);
-        w->ffn_norm = ck__bind_norm(b, prefix, "post_attention_layernorm", m->hidden_size);
-        if (ck__is_moe(m, plan, i)) {
-            ck__bind_moe(b, m, prefix, c->experts + n_experts, &w->moe);
-            n_experts += (size_t)m->n_routed_experts;
-        } else w->mlp = ck__bind_mlp(b, mlp, m->intermediate_size, m->hidden_size);
+        ck__bind_layer(b, m, i, c->experts + n_experts, &c->layers[i]);
+        if (ck__is_moe(m, plan, i)) n_experts += (size_t)m->n_routed_experts;
     }
     if (b->rc) return b->rc;
-    if (plan->fp8 && !b->n_fp8)
-        return ck__fail(err, MLA_ERR_WEIGHTS, "%s: nothing is F8_E4M3, but config.json has a quantization_config", table->source);
+    if (plan->quantized && !b->n_quantized)
+        return ck__fail(err, MLA_ERR_WEIGHTS, "%s: nothing is %s, but config.json has a quantization_config", table->source,
+                        plan->quantized == CK__FP8 ? "F8_E4M3" : "packed int4");
 
     /* A tied model may carry its head all the same, if it really is the embedding. */
-    head = plan->tied ? ck__lookup(table, "lm_head.weight") : NULL;
+    snprintf(name, sizeof name, "%slm_head.weight", plan->root);
+    ck__entry *head = plan->tied ? ck__lookup(table, name) : NULL;
     if (head) {
-        const st_tensor *embed = ck__lookup(table, "model.embed_tokens.weight")->tensor, *h = head->tensor;
+        snprintf(name, sizeof name, "%smodel.embed_tokens.weight", plan->root);
+        const st_tensor *embed = ck__lookup(table, name)->tensor, *h = head->tensor;
         if (strcmp(h->dtype, embed->dtype) || h->bytes != embed->bytes || memcmp(h->data, embed->data, h->bytes))
             return ck__fail(err, MLA_ERR_WEIGHTS, "%s: tensor \"lm_head.weight\" differs from the embedding, but config.json: "
                             "tie_word_embeddings is true", head->file->name);
         head->used = 1;
     }
     for (size_t i = 0; i < table->count; i++)
-        if (!table->entries[i].used && !ck__is_extra(table, table->entries[i].tensor->name, m->num_hidden_layers))
+        if (!table->entries[i].used && !ck__is_extra(table, plan, table->entries[i].tensor->name, m))
             return ck__fail(err, MLA_ERR_WEIGHTS, "%s: tensor \"%.99s\" is unexpected: config.json does not account for it",
                             table->entries[i].file->name, table->entries[i].tensor->name);
     return MLA_OK;
@@ -1493,6 +1785,7 @@ static mla_result ck__open(checkpoint *c, const char *dir, ck__table *table, mla
     } else if (missing) rc = MLA_OK;
 
     if (!rc) rc = ck__open_files(c, dir, table, err);
+    plan.root = !rc && plan.nested && ck__lookup(table, "language_model.model.embed_tokens.weight") ? "language_model." : "";
     if (!rc) rc = ck__bind_model(c, &plan, table, err);
     return rc;
 }
@@ -1521,6 +1814,7 @@ void checkpoint_close(checkpoint *c) {
     free(c->experts);
     free(c->rope_factors);
     free(c->memory);
+    free(c->int4);
     free(c);
 }
 

@@ -7,7 +7,7 @@ USE
    checkpoint_quant how; memset(&how, 0, sizeof how);   how.form = CHECKPOINT_Q4;   how.classes[CHECKPOINT_HEAD] = CHECKPOINT_Q8;
    checkpoint_open(&c, "DeepSeek-V2-Lite", &error) || checkpoint_quantize(c, &how, &error) || mla_model_create(...)
 
-WHAT           Matrices of F32, F16, BF16 or E4M3 with its scales, by class. Router, norms and biases always stay as they are.
+WHAT           Matrices of F32, F16, BF16 or E4M3 with its scales, by class. Router, norms, biases and what is Q4 in the files stay as they are.
 MEMORY         All converted weights lie in one block that belongs to the checkpoint, each tensor at a multiple of 64 bytes. Rows go from
                the mapped file straight there, 1024 elements at a time; what was read of the file is given back to the system tensor
                by tensor, and huge pages are asked for (madvise, where declared: on Linux define _DEFAULT_SOURCE).
@@ -225,7 +225,7 @@ static void ckq__tensor(ckq__job *j, checkpoint_class k, const char *prefix, con
     const int repack = j->how.repack && k != CHECKPOINT_KV_B && k != CHECKPOINT_EMBED && t->rows % 16 == 0;
     const mla_dtype dtype = form == CHECKPOINT_Q4 ? (repack ? MLA_Q4X16 : MLA_Q4) : repack ? MLA_Q8X16 : MLA_Q8;
     char full[160];
-    if (j->rc || !t->data || form == CHECKPOINT_KEEP) return;
+    if (j->rc || !t->data || form == CHECKPOINT_KEEP || t->dtype == MLA_Q4) return;
     if (t->cols % MLA_GROUP) {
         snprintf(full, sizeof full, "%s%s.weight", prefix, name);
         j->rc = ck__fail(j->err, MLA_ERR_WEIGHTS, "%s: tensor \"%.99s\": found rows of %d, expected a multiple of %d for %s (or keep %s)",

@@ -153,8 +153,10 @@ static void test_config(void) {
     SIZE(num_experts_per_tok);
     SIZE(moe_intermediate_size);
     SIZE(n_shared_experts);
+    SIZE(zero_expert_num);
     SIZE(n_group);
     SIZE(topk_group);
+    NEGATIVE(temperature_period);
     NEGATIVE(rope.max_position_embeddings);
     NEGATIVE(rope.original_max_position_embeddings);
     NEGATIVE(rope.length);
@@ -187,6 +189,12 @@ static void test_config(void) {
     BAD_CONFIG(s.c.field = -1e-30f, #field)
     REAL(softmax_scale);
     REAL(routed_scaling_factor);
+    REAL(q_scale);
+    REAL(latent_scale);
+    REAL(temperature_beta);
+    REAL(embed_scale);
+    REAL(residual_scale);
+    REAL(logits_scale);
     REAL(q_norm.eps);
     REAL(kv_norm.eps);
     REAL(block_norm.eps);
@@ -197,6 +205,63 @@ static void test_config(void) {
     REAL(rope.mscale);
     REAL(rope.mscale_all_dim);
     REAL(rope.attention_factor);
+}
+
+/* Presets against the published dimensions: a model of layers without weights takes them, and resolves what the papers state. */
+static void test_presets(void) {
+    static const struct {
+        const char *name;
+        int vocab, D, L, d_ff, H, Q, R, N, P, V, E, Z, K, I, shared;
+        float eps, theta, softmax_scale, amplitude;
+        double cache; /* bytes of a token in bf16 */
+    } all[] = {
+        {"deepseek-v2-lite", 102400, 2048, 27, 10944, 16, 0, 512, 128, 64, 128, 64, 0, 6, 1408, 2, 1e-6f, 1e4f, 0.1147213867929261f, 1, 31104},
+        {"deepseek-v2", 102400, 5120, 60, 12288, 128, 1536, 512, 128, 64, 128, 160, 0, 6, 1536, 2, 1e-6f, 1e4f, 0.1147213867929261f, 1, 69120},
+        {"deepseek-v3", 129280, 7168, 61, 18432, 128, 1536, 512, 128, 64, 128, 256, 0, 8, 2048, 1, 1e-6f, 1e4f, 0.1352337788608801f, 1, 70272},
+        {"kimi-k2", 163840, 7168, 61, 18432, 64, 1536, 512, 128, 64, 128, 384, 0, 8, 2048, 1, 1e-6f, 5e4f, 0.1308608f, 1, 70272},
+        {"longcat-flash", 131072, 6144, 56, 12288, 64, 1536, 512, 128, 64, 128, 512, 256, 12, 2048, 0, 1e-5f, 1e7f, 0.0721687836f, 1, 64512},
+        {"minicpm3", 73448, 2560, 62, 6400, 40, 768, 256, 64, 32, 64, 0, 0, 0, 0, 0, 1e-5f, 1e4f, 0.1020620726f, 1, 35712}};
+    static mla_layer_weights layers[64];
+    static const float factors[16] = {1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1};
+    mla_config c;
+    SECTION("presets");
+    for (size_t i = 0; i < sizeof all / sizeof *all; i++) {
+        mla_weights w;
+        mla_model *m = NULL;
+        memset(&w, 0, sizeof w);
+        w.layers = layers;
+        if (!CHECK(mla_config_preset(&c, all[i].name, &error) == MLA_OK, "%s: %s", all[i].name, error.text)) continue;
+#define PRESET(field, want) CHECK(c.field == all[i].want, "%s: " #field " is %g", all[i].name, (double)c.field)
+        PRESET(vocab_size, vocab), PRESET(hidden_size, D), PRESET(num_hidden_layers, L), PRESET(intermediate_size, d_ff);
+        PRESET(num_attention_heads, H), PRESET(q_lora_rank, Q), PRESET(kv_lora_rank, R), PRESET(qk_nope_head_dim, N);
+        PRESET(qk_rope_head_dim, P), PRESET(v_head_dim, V), PRESET(n_routed_experts, E), PRESET(zero_expert_num, Z);
+        PRESET(num_experts_per_tok, K), PRESET(moe_intermediate_size, I), PRESET(n_shared_experts, shared);
+        PRESET(block_norm.eps, eps), PRESET(rope.theta, theta);
+        if (c.rope.scaling == MLA_ROPE_LONGROPE) {
+            refused(mla_model_create(&m, &c, &w, NULL, &error), MLA_ERR_CONFIG, &error, "rope.short_factor", "missing", __LINE__);
+            c.rope.short_factor = c.rope.long_factor = factors;
+        }
+        if (!CHECK(mla_model_create(&m, &c, &w, NULL, &error) == MLA_OK, "%s: %s", all[i].name, error.text)) continue;
+        const float scale = mla_model_config(m)->softmax_scale;
+        CHECK(fabsf(scale / all[i].softmax_scale - 1) < 1e-6f, "%s: softmax_scale %.9g", all[i].name, (double)scale);
+        CHECK(fabsf(mla_model_rope_amplitude(m) - all[i].amplitude) < 1e-6f, "%s: amplitude %g", all[i].name, (double)mla_model_rope_amplitude(m));
+        CHECK(2.0 * c.num_hidden_layers * (c.kv_lora_rank + c.qk_rope_head_dim) == all[i].cache, "%s: cache", all[i].name);
+        if (!strcmp(all[i].name, "deepseek-v3")) {
+            const float *inv = mla_model_inv_freq(m);
+            CHECK(fabsf(inv[16] - 0.0055f) < 1e-8f && fabsf(inv[31] - 3.33380358e-6f) < 1e-12f, "inv_freq[16] %g, [31] %g", (double)inv[16], (double)inv[31]);
+            CHECK(c.n_group == 8 && c.topk_group == 4 && c.topk_method == MLA_TOPK_NOAUX_TC && c.scoring_func == MLA_SCORING_SIGMOID && c.norm_topk_prob &&
+                  c.routed_scaling_factor == 2.5f, "the router of deepseek-v3");
+        }
+        mla_model_destroy(m);
+    }
+    MUST(mla_config_preset(&c, "longcat-flash", &error));
+    CHECK(c.q_scale == 2 && fabsf(c.latent_scale * c.latent_scale - 12) < 1e-5f, "longcat-flash: sqrt(D/Q), sqrt(D/R)");
+    MUST(mla_config_preset(&c, "minicpm3", &error));
+    CHECK(c.embed_scale == 12 && fabsf(c.residual_scale - 1.4f / sqrtf(62)) < 1e-7f && c.logits_scale == 256.0f / 2560, "minicpm3: scales");
+    refused(mla_config_preset(&c, "gpt-2", &error), MLA_ERR_UNSUPPORTED, &error, "\"gpt-2\"", "deepseek-v3, kimi-k2", __LINE__);
+    refused(mla_config_preset(&c, NULL, &error), MLA_ERR_ARGUMENT, &error, "name", "NULL", __LINE__);
+    refused(mla_config_preset(NULL, "deepseek-v3", &error), MLA_ERR_ARGUMENT, &error, "out", "NULL", __LINE__);
+    CHECK(mla_config_preset(&c, "", NULL) == MLA_ERR_UNSUPPORTED, "no error to fill");
 }
 
 static void test_config_relations(void) {
@@ -214,6 +279,11 @@ static void test_config_relations(void) {
     GOOD_CONFIG(s.c.n_group = 8; s.c.topk_group = 8; s.c.topk_method = MLA_TOPK_GROUP_LIMITED_GREEDY);
     GOOD_CONFIG(s.c.n_group = 0; s.c.topk_group = 0);
     GOOD_CONFIG(s.c.num_experts_per_tok = 4);
+    BAD_CONFIG(s.c.n_routed_experts = 0; s.c.zero_expert_num = 8, "zero_expert_num");
+    BAD_CONFIG(s.c.zero_expert_num = 3, "n_group"); /* 4 groups of 8 + 3 */
+    BAD_CONFIG(s.c.temperature_beta = 0.1f, "temperature_period");
+    GOOD_CONFIG(s.c.temperature_beta = 0.1f; s.c.temperature_period = 1);
+    GOOD_CONFIG(s.c.temperature_period = 16);
     /* products that fit in no int */
     BAD_CONFIG(s.c.num_attention_heads = 65536; s.c.qk_nope_head_dim = 1 << 20, "qk_nope_head_dim");
     BAD_CONFIG(s.c.num_attention_heads = 65536; s.c.qk_rope_head_dim = 1 << 20, "qk_rope_head_dim");
@@ -342,6 +412,8 @@ static void test_weights(void) {
     (snprintf(name, sizeof name, "layers[%d].%s", i, #field), bad_tensor(&s, &l->field, name, required, __LINE__))
         TENSOR(attn_norm.weight, 0);
         TENSOR(ffn_norm.weight, 0);
+        l->ffn_out_norm = norm(D);
+        TENSOR(ffn_out_norm.weight, 0);
         TENSOR(attn.q_a.weight, 1);
         TENSOR(attn.q_b.weight, 1);
         TENSOR(attn.kv_a.weight, 1);
@@ -376,7 +448,9 @@ static void test_weights_relations(void) {
     SECTION("weights that contradict the config");
     BAD_WEIGHTS(s.w.layers = NULL, "layers", "NULL");
     BAD_WEIGHTS(s.layers[1].moe.experts = NULL, "layers[1]", "experts");
-    BAD_WEIGHTS(s.layers[1].mlp = mlp(F), "layers[1]", "mlp");
+    BAD_WEIGHTS(s.layers[1].mlp = mlp(F), "layers[1]", "mlp"); /* a shortcut needs a layer after it */
+    GOOD_CONFIG(s.layers[0].moe = s.layers[1].moe);
+    BAD_WEIGHTS(s.c.zero_expert_num = 4, "layers[1].moe.router", "[12, ");
     BAD_WEIGHTS(s.c.q_lora_rank = 0, "layers[0].attn.q.weight", "missing");
     BAD_WEIGHTS(s.c.q_norm.kind = MLA_NORM_DYT, "q_norm.alpha", "missing");
     BAD_WEIGHTS(s.c.kv_norm.kind = MLA_NORM_DYT; s.layers[0].attn.kv_norm.alpha = tensor(1, 2), "kv_norm.alpha", "expected");
@@ -1273,6 +1347,7 @@ static void test_thread_hook(void) {
 int main(void) {
     test_config();
     test_config_relations();
+    test_presets();
     test_weights();
     test_weights_relations();
     test_arguments();

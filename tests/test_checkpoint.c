@@ -11,6 +11,7 @@
 #include <dirent.h>
 #include <limits.h>
 #include <locale.h>
+#include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -796,6 +797,307 @@ static void test_fixtures(void) {
     checkpoint_close(NULL);
 }
 
+/* ---- families ----------------------------------------------------------------------------------------------------------- */
+
+static int close_to(float a, double b) { return fabs((double)a - b) <= 1e-6 * fabs(b); }
+
+/* What each family makes of its config.json and its names of tensors, and what it refuses. */
+static void test_families(void) {
+    static const struct family {
+        const char *name, *model_type;
+        int L, E, Z, K, shared, n_group, topk_group;
+        mla_topk_method topk;
+        mla_scoring_func scoring;
+        int norm, first_moe;
+        double routed, q, latent, beta, embed, residual, logits, theta, eps;
+        mla_rope_layout layout;
+        mla_rope_scaling scaling;
+        int tied, bias;
+    } families[] = {
+        /* clang-format off */
+        {"axk1", "axk1", 3, 12, 0, 4, 1, 4, 2, MLA_TOPK_NOAUX_TC, MLA_SCORING_SIGMOID,
+         1, 1, 2.5, 0, 0, 0, 0, 0, 0, 1e4, 1e-6, MLA_ROPE_PAIR, MLA_ROPE_YARN, 0, 1},
+        {"glm4_moe_lite", "glm4_moe_lite", 3, 12, 0, 4, 1, 1, 1, MLA_TOPK_NOAUX_TC, MLA_SCORING_SIGMOID,
+         1, 1, 1.8, 0, 0, 0, 0, 0, 0, 5e4, 1e-2, MLA_ROPE_PAIR, MLA_ROPE_DEFAULT, 0, 1},
+        {"longcat_flash", "longcat_flash", 4, 10, 5, 4, 0, 1, 1, MLA_TOPK_GREEDY, MLA_SCORING_SOFTMAX,
+         0, 0, 6, 1.1547005383792515, 1.1547005383792515, 0, 0, 0, 0, 5e4, 1e-6, MLA_ROPE_PAIR, MLA_ROPE_DEFAULT, 0, 1},
+        {"minicpm3", "minicpm3", 3, 0, 0, 0, 0, 0, 0, MLA_TOPK_GREEDY, MLA_SCORING_SOFTMAX,
+         0, 9, 0, 0, 0, 0, 12, 0.8082903768654761, 0.5, 5e4, 1e-6, MLA_ROPE_HALF, MLA_ROPE_DEFAULT, 1, 0},
+        {"minicpm3_longrope", "minicpm3", 3, 0, 0, 0, 0, 0, 0, MLA_TOPK_GREEDY, MLA_SCORING_SOFTMAX,
+         0, 9, 0, 0, 0, 0, 12, 0.8082903768654761, 0.5, 1e4, 1e-6, MLA_ROPE_HALF, MLA_ROPE_LONGROPE, 1, 0},
+        {"mistral4", "mistral4", 3, 12, 0, 4, 1, 1, 1, MLA_TOPK_NOAUX_TC, MLA_SCORING_SOFTMAX,
+         1, 0, 1, 0, 0, 0.1, 0, 0, 0, 1e4, 1e-6, MLA_ROPE_PAIR, MLA_ROPE_YARN, 0, 0},
+        {"youtu", "youtu", 3, 0, 0, 0, 0, 0, 0, MLA_TOPK_GREEDY, MLA_SCORING_SOFTMAX,
+         0, 9, 0, 0, 0, 0, 0, 0, 0, 5e4, 1e-6, MLA_ROPE_HALF, MLA_ROPE_DEFAULT, 1, 0},
+        /* clang-format on */
+    };
+    checkpoint *c;
+    mla_error e;
+    st_file *f;
+    char path[128], name[128];
+    SECTION("families");
+    for (size_t k = 0; k < COUNT(families); k++) {
+        const struct family *x = &families[k];
+        snprintf(path, sizeof path, FIXTURES "%s", x->name);
+        if (!CHECK(checkpoint_open(&c, path, &e) == MLA_OK, "%s: %s", x->name, e.text)) continue;
+        const mla_config *m = &c->config;
+#define IS(field, want) CHECK(m->field == x->want, "%s: " #field " is %g", x->name, (double)m->field)
+        IS(num_hidden_layers, L), IS(n_routed_experts, E), IS(zero_expert_num, Z), IS(num_experts_per_tok, K),
+            IS(n_shared_experts, shared);
+        IS(n_group, n_group), IS(topk_group, topk_group), IS(topk_method, topk), IS(scoring_func, scoring),
+            IS(norm_topk_prob, norm);
+        IS(rope.layout, layout), IS(rope.scaling, scaling);
+#define NEAR(field, want) CHECK(close_to(m->field, x->want), "%s: " #field " is %g", x->name, (double)m->field)
+        NEAR(routed_scaling_factor, routed), NEAR(q_scale, q), NEAR(latent_scale, latent), NEAR(temperature_beta, beta),
+            NEAR(embed_scale, embed);
+        NEAR(residual_scale, residual), NEAR(logits_scale, logits), NEAR(rope.theta, theta), NEAR(block_norm.eps, eps);
+        CHECK(m->temperature_period == (x->beta > 0 ? 16 : 0), "%s: temperature_period %d", x->name, m->temperature_period);
+        CHECK(m->q_norm.eps == 1e-6f && m->kv_norm.eps == 1e-6f && m->vocab_size == 256 && m->hidden_size == 64 &&
+                  m->intermediate_size == 128,
+              "%s: sizes", x->name);
+        CHECK((c->weights.head.data == NULL) == x->tied && !strcmp(c->model_type, x->model_type), "%s: head, model_type %s",
+              x->name, c->model_type);
+        const int twin = x->Z > 0;
+        for (int l = 0; l < x->L; l++) {
+            const mla_layer_weights *w = &c->weights.layers[l];
+            const int moe = twin ? l % 2 == 0 : l >= x->first_moe;
+            CHECK((w->moe.experts != NULL) == moe && (w->mlp.gate.weight.data == NULL) == (moe && !twin),
+                  "%s: layer %d dense or not", x->name, l);
+            CHECK((w->moe.router_bias.data != NULL) == (moe && x->bias), "%s: layer %d router bias", x->name, l);
+            CHECK((w->ffn_out_norm.weight.data != NULL) == (moe && !strcmp(x->name, "axk1")), "%s: layer %d ffn_out_norm",
+                  x->name, l);
+        }
+        snprintf(path, sizeof path, FIXTURES "%s/model.safetensors", x->name);
+        if (CHECK(st_open(&f, path, &e) == MLA_OK, "%s", e.text)) {
+            for (int l = 0; l < x->L; l++) { /* every layer's names, LongCat's with two of ours in one */
+                const mla_layer_weights *w = &c->weights.layers[l];
+                char layer[32], which[4] = "";
+                snprintf(layer, sizeof layer, "model.layers.%d", twin ? l / 2 : l);
+                if (twin) snprintf(which, sizeof which, ".%d", l % 2);
+#define VIEW(tensor, rows, cols, ...)                                                                                            \
+    (snprintf(name, sizeof name, __VA_ARGS__), check_view(&w->tensor, f, name, rows, cols, MLA_BF16))
+                VIEW(attn_norm.weight, 1, 64, "%s.input_layernorm%s.weight", layer, which);
+                VIEW(ffn_norm.weight, 1, 64, "%s.post_attention_layernorm%s.weight", layer, which);
+                VIEW(attn.q_b.weight, 192, 48, "%s.self_attn%s.q_b_proj.weight", layer, which);
+                VIEW(attn.o.weight, 64, 128, "%s.self_attn%s.o_proj.weight", layer, which);
+                if (w->mlp.up.weight.data)
+                    VIEW(mlp.up.weight, 128, 64, "%s.mlp%s%s.up_proj.weight", layer, twin ? "s" : "", which);
+                if (w->ffn_out_norm.weight.data) VIEW(ffn_out_norm.weight, 1, 64, "%s.post_mlp_layernorm.weight", layer);
+                if (!w->moe.experts) continue;
+                VIEW(moe.router, x->E + x->Z, 64, "%s.mlp.%s.weight", layer, twin ? "router.classifier" : "gate");
+                if (x->bias)
+                    VIEW(moe.router_bias, 1, x->E + x->Z, "%s.mlp.%s.e_score_correction_bias", layer, twin ? "router" : "gate");
+                if (x->beta > 0) { /* fused: gate_up_proj [12, 64, 64], down_proj [12, 64, 32] of 16 bits */
+                    snprintf(name, sizeof name, "%s.mlp.experts.gate_up_proj", layer);
+                    const char *both = (const char *)st_find(f, name)->data;
+                    snprintf(name, sizeof name, "%s.mlp.experts.down_proj", layer);
+                    const char *down = (const char *)st_find(f, name)->data;
+                    for (int i = 0; i < x->E; i++) {
+                        const mla_mlp_weights *o = &w->moe.experts[i];
+                        CHECK(o->gate.weight.rows == 32 && o->gate.weight.cols == 64 && o->up.weight.rows == 32 &&
+                                  o->up.weight.cols == 64 && o->down.weight.rows == 64 && o->down.weight.cols == 32 &&
+                                  o->down.weight.dtype == MLA_BF16,
+                              "fused expert %d: shapes", i);
+                        CHECK(!memcmp(o->gate.weight.data, both + i * 8192, 4096) &&
+                                  !memcmp(o->up.weight.data, both + i * 8192 + 4096, 4096) &&
+                                  !memcmp(o->down.weight.data, down + i * 4096, 4096),
+                              "fused expert %d: data", i);
+                    }
+                } else
+                    VIEW(moe.experts[x->E - 1].down.weight, 64, 32, "%s.mlp.experts.%d.down_proj.weight", layer, x->E - 1);
+            }
+            st_close(f);
+        }
+        checkpoint_close(c);
+    }
+
+    SECTION("families: what they refuse");
+    static const struct refusal {
+        const char *fixture, *key, *value;
+        mla_result want;
+        const char *word;
+    } refusals[] = {
+        {"longcat_flash", "num_layers", "1073741824", MLA_ERR_CONFIG, "num_layers"},
+        {"longcat_flash", "num_layers", "0", MLA_ERR_CONFIG, "num_layers"},
+        {"longcat_flash", "num_layers", NULL, MLA_ERR_CONFIG, "num_layers"},
+        {"longcat_flash", "num_layers", "3", MLA_ERR_WEIGHTS, "model.layers.2."},
+        {"longcat_flash", "num_layers", "1", MLA_ERR_WEIGHTS, "model.layers.1."},
+        {"longcat_flash", "num_hidden_layers", NULL, MLA_OK, ""},
+        {"longcat_flash", "ffn_hidden_size", NULL, MLA_ERR_CONFIG, "ffn_hidden_size"},
+        {"longcat_flash", "ffn_hidden_size", "64", MLA_ERR_WEIGHTS, "model.layers.0.mlps.0.gate_proj.weight"},
+        {"longcat_flash", "expert_ffn_hidden_size", "33", MLA_ERR_WEIGHTS, "model.layers.0.mlp.experts.0.gate_proj.weight"},
+        {"longcat_flash", "zero_expert_num", "-1", MLA_ERR_CONFIG, "zero_expert_num"},
+        {"longcat_flash", "zero_expert_num", "2147483647", MLA_ERR_CONFIG, "zero_expert_num"},
+        {"longcat_flash", "zero_expert_num", "2147483637", MLA_ERR_WEIGHTS, "router.classifier.weight"},
+        {"longcat_flash", "zero_expert_num", "4", MLA_ERR_WEIGHTS, "model.layers.0.mlp.router.classifier.weight"},
+        {"longcat_flash", "zero_expert_num", "null", MLA_ERR_WEIGHTS, "router.classifier.weight"},
+        {"longcat_flash", "n_routed_experts", "9", MLA_ERR_WEIGHTS, "model.layers.0.mlp.router.classifier.weight"},
+        {"longcat_flash", "zero_expert_type", "\"identity\"", MLA_OK, ""},
+        {"longcat_flash", "zero_expert_type", "\"drop\"", MLA_ERR_UNSUPPORTED, "zero_expert_type"},
+        {"longcat_flash", "moe_topk", "16", MLA_ERR_CONFIG, "moe_topk"},
+        {"longcat_flash", "moe_topk", "15", MLA_OK, ""},
+        {"longcat_flash", "n_routed_experts", "2147483647", MLA_ERR_CONFIG, "zero_expert_num"},
+        {"longcat_flash", "n_routed_experts", "2147483000", MLA_ERR_WEIGHTS, "n_routed_experts is 2147483000"},
+        {"longcat_flash", "topk_method", "\"noaux_tc\"", MLA_ERR_UNSUPPORTED, "noaux_tc"},
+        {"longcat_flash", "mla_scale_q_lora", "1", MLA_ERR_CONFIG, "mla_scale_q_lora"},
+        {"longcat_flash", "mla_scale_kv_lora", "\"yes\"", MLA_ERR_CONFIG, "mla_scale_kv_lora"},
+        {"minicpm3", "scale_emb", NULL, MLA_ERR_CONFIG, "scale_emb"},
+        {"minicpm3", "scale_emb", "0", MLA_ERR_CONFIG, "scale_emb"},
+        {"minicpm3", "scale_depth", "\"1.4\"", MLA_ERR_CONFIG, "scale_depth"},
+        {"minicpm3", "dim_model_base", "-256", MLA_ERR_CONFIG, "dim_model_base"},
+        {"minicpm3", "dim_model_base", "NaN", MLA_ERR_CONFIG, "dim_model_base"},
+        {"minicpm3", "n_routed_experts", "4", MLA_ERR_CONFIG, "n_routed_experts"},
+        {"minicpm3", "tie_word_embeddings", NULL, MLA_OK, ""},
+        {"minicpm3", "tie_word_embeddings", "false", MLA_ERR_WEIGHTS, "lm_head.weight"},
+        {"minicpm3", "v_head_dim", "0", MLA_ERR_CONFIG, "v_head_dim"},
+        {"minicpm3", "rope_parameters", "{\"rope_type\":\"default\",\"rope_theta\":-1}", MLA_ERR_CONFIG, "rope_theta"},
+        {"minicpm3_longrope", "rope_parameters", "{\"rope_type\":\"longrope\",\"long_factor\":[1]}", MLA_ERR_CONFIG,
+         "short_factor"},
+        {"mistral4", "n_routed_experts", "13", MLA_ERR_WEIGHTS, "model.layers.0.mlp.gate.weight"},
+        {"mistral4", "n_routed_experts", "2147483647", MLA_ERR_WEIGHTS, "n_routed_experts"},
+        {"mistral4", "moe_intermediate_size", "31", MLA_ERR_WEIGHTS,
+         "model.layers.0.mlp.experts.gate_up_proj\": found shape [12, 64, 64], expected [12, 62, 64]"},
+        {"mistral4", "moe_intermediate_size", "2147483647", MLA_ERR_CONFIG, "gate_up_proj"},
+        {"mistral4", "first_k_dense_replace", "1", MLA_ERR_WEIGHTS, "model.layers.0.mlp.gate_proj.weight"},
+        {"mistral4", "rope_parameters", "{\"rope_type\":\"default\",\"rope_theta\":1e4,\"llama_4_scaling_beta\":-0.1}",
+         MLA_ERR_CONFIG, "rope_parameters.llama_4_scaling_beta"},
+        {"mistral4", "rope_parameters", "{\"rope_type\":\"default\",\"rope_theta\":1e4,\"llama_4_scaling_beta\":null}", MLA_OK,
+         ""},
+        {"glm4_moe_lite", "mlp_layer_types", "[\"dense\",\"sparse\"]", MLA_ERR_CONFIG, "mlp_layer_types"},
+        {"glm4_moe_lite", "mlp_layer_types", "[\"sparse\",\"dense\",\"sparse\"]", MLA_ERR_CONFIG, "mlp_layer_types"},
+        {"glm4_moe_lite", "mlp_layer_types", "[\"dense\",\"sparse\",7]", MLA_ERR_CONFIG, "mlp_layer_types"},
+        {"glm4_moe_lite", "mlp_layer_types", "[\"dense\",\"sparse\",\"moe\"]", MLA_ERR_CONFIG, "mlp_layer_types"},
+        {"glm4_moe_lite", "mlp_layer_types", "\"sparse\"", MLA_ERR_CONFIG, "mlp_layer_types"},
+        {"glm4_moe_lite", "mlp_layer_types", "[\"dense\",\"dense\",\"sparse\"]", MLA_ERR_WEIGHTS,
+         "model.layers.1.mlp.gate_proj.weight"},
+        {"glm4_moe_lite", "mlp_layer_types", NULL, MLA_ERR_CONFIG, "first_k_dense_replace"},
+        {"glm4_moe_lite", "first_k_dense_replace", "2", MLA_ERR_CONFIG, "first_k_dense_replace is 2"},
+        {"glm4_moe_lite", "first_k_dense_replace", "1", MLA_OK, ""},
+        {"glm4_moe_lite", "moe_layer_freq", "2", MLA_ERR_CONFIG, "moe_layer_freq"},
+        {"axk1", "model_type", "\"deepseek_v3\"", MLA_ERR_WEIGHTS, "post_mlp_layernorm.weight"},
+        {"youtu", "rope_interleave", "1", MLA_ERR_CONFIG, "rope_interleave"},
+        {"youtu", "n_routed_experts", "1", MLA_ERR_CONFIG, "n_routed_experts"},
+        {"youtu", "tie_word_embeddings", NULL, MLA_OK, ""},
+        {"youtu", "model_type", "\"minicpm3\"", MLA_ERR_CONFIG, "scale_emb"}};
+    for (size_t i = 0; i < COUNT(refusals); i++) {
+        const struct refusal *x = &refusals[i];
+        new_dir();
+        link_file(x->fixture, "model.safetensors", "model.safetensors");
+        try_config(x->fixture, x->key, x->value, x->want, x->word);
+    }
+    new_dir();
+    link_file("longcat_flash", "model.safetensors", "model.safetensors");
+    try_config2("longcat_flash", "mla_scale_q_lora", "false", "mla_scale_kv_lora", "false", MLA_OK, "");
+    if (CHECK(checkpoint_open(&c, dir, &e) == MLA_OK, "no scales: %s", e.text))
+        CHECK(c->config.q_scale == 0 && c->config.latent_scale == 0, "no scales");
+    checkpoint_close(c);
+    /* what MiniCPM3's own config.json leaves out */
+    new_dir();
+    link_file("minicpm3", "model.safetensors", "model.safetensors");
+    try_config2("minicpm3", "rope_parameters", NULL, "num_attention_heads", "4", MLA_OK, "");
+    if (CHECK(checkpoint_open(&c, dir, &e) == MLA_OK, "no theta: %s", e.text))
+        CHECK(c->config.rope.theta == 10000, "theta %g", (double)c->config.rope.theta);
+    checkpoint_close(c);
+    try_config("minicpm3", "v_head_dim", NULL, MLA_ERR_WEIGHTS, "[256, 48], expected [192, 48]"); /* 64 / 4 */
+
+    SECTION("families: experts without weights");
+    static item items[600], edited[600];
+    if (!CHECK(st_open(&f, FIXTURES "longcat_flash/model.safetensors", &e) == MLA_OK, "%s", e.text)) return;
+    const size_t n_longcat = load_items(items, COUNT(items) - 1, f);
+    static const struct {
+        const char *name;
+        mla_result want;
+    } extra[] = {{"model.layers.1.mlp.experts.14.down_proj.weight", MLA_OK},
+                 {"model.layers.1.mlp.experts.15.down_proj.weight", MLA_ERR_WEIGHTS},
+                 {"model.layers.1.mlp.experts.9.extra.weight", MLA_ERR_WEIGHTS},
+                 {"model.layers.2.mlp.experts.14.down_proj.weight", MLA_ERR_WEIGHTS},
+                 {"model.layers.2.eh_proj.weight", MLA_OK},
+                 {"model.layers.1.eh_proj.weight", MLA_ERR_WEIGHTS},
+                 {"model.mtp.norm.weight", MLA_OK},
+                 {"model.layers.1.self_attn.2.o_proj.weight", MLA_ERR_WEIGHTS},
+                 {"model.layers.1.mlp.experts.99999999999.x", MLA_ERR_WEIGHTS}};
+    for (size_t i = 0; i < COUNT(extra); i++) {
+        new_dir();
+        link_file("longcat_flash", "config.json", "config.json");
+        items[n_longcat] = items[0];
+        strcpy(items[n_longcat].name, extra[i].name);
+        write_items(in_dir("model.safetensors"), items, n_longcat + 1);
+        check_open(extra[i].want, extra[i].name, extra[i].name);
+    }
+    st_close(f);
+
+    SECTION("families: a language model beside others");
+    if (!CHECK(st_open(&f, FIXTURES "kimi_k2/model.safetensors", &e) == MLA_OK, "%s", e.text)) return;
+    const size_t n = load_items(items, COUNT(items) - 2, f);
+    char *inner = read_text(FIXTURES "kimi_k2/config.json"), *outer = (char *)need(malloc(strlen(inner) + 200));
+    sprintf(outer, "{\"model_type\":\"kimi_k25\",\"vision_config\":{},\"text_config\":%s}", inner);
+    for (int prefixed = 0; prefixed < 2; prefixed++) {
+        new_dir();
+        write_file(in_dir("config.json"), outer, strlen(outer));
+        memcpy(edited, items, sizeof edited);
+        for (size_t i = 0; i < n && prefixed; i++)
+            snprintf(edited[i].name, sizeof edited[i].name, "language_model.%.100s", items[i].name);
+        edited[n] = edited[n + 1] = items[0];
+        strcpy(edited[n].name, "vision_tower.patch_embed.weight");
+        write_items(in_dir("model.safetensors"), edited, n + 1);
+        check_open(MLA_OK, "", "nested");
+        if (CHECK(checkpoint_open(&c, dir, &e) == MLA_OK, "nested: %s", e.text))
+            CHECK(!strcmp(c->model_type, "kimi_k2") && c->config.n_routed_experts == 12 &&
+                      c->weights.layers[2].moe.experts[11].down.weight.data,
+                  "nested: %s", c->model_type);
+        checkpoint_close(c);
+        snprintf(edited[n + 1].name, sizeof edited[0].name, "%smodel.layers.0.extra.weight", prefixed ? "language_model." : "");
+        write_items(in_dir("model.safetensors"), edited, n + 2);
+        check_open(MLA_ERR_WEIGHTS, "model.layers.0.extra.weight", "nested, a tensor too many");
+        write_file(in_dir("config.json"), inner, strlen(inner));
+        write_items(in_dir("model.safetensors"), edited, n + 1);
+        check_open(MLA_ERR_WEIGHTS, prefixed ? "model.embed_tokens.weight" : "vision_tower", "not nested");
+    }
+    static const struct {
+        const char *text;
+        mla_result want;
+        const char *word;
+    } nested[] = {
+        {"{\"text_config\":[]}", MLA_ERR_CONFIG, "text_config: found an array"},
+        {"{\"text_config\":{}}", MLA_ERR_CONFIG, "text_config.model_type is missing"},
+        {"{\"text_config\":{\"model_type\":\"kimi_linear\"}}", MLA_ERR_UNSUPPORTED, "text_config.model_type \"kimi_linear\""},
+        {"{\"text_config\":{\"model_type\":\"llama\"}}", MLA_ERR_UNSUPPORTED, "text_config.model_type \"llama\""},
+        {"{\"model_type\":\"kimi_k25\"}", MLA_ERR_UNSUPPORTED, "kimi_k25"}};
+    for (size_t i = 0; i < COUNT(nested); i++) {
+        write_file(in_dir("config.json"), nested[i].text, strlen(nested[i].text));
+        check_open(nested[i].want, nested[i].word, nested[i].text);
+    }
+    free(inner);
+    free(outer);
+    st_close(f);
+
+    SECTION("families: fused experts");
+    if (!CHECK(st_open(&f, FIXTURES "mistral4/model.safetensors", &e) == MLA_OK, "%s", e.text)) return;
+    const size_t count = load_items(items, COUNT(items), f);
+    for (size_t i = 0; i < count; i++) {
+        if (!strstr(items[i].name, ".experts.")) continue;
+        new_dir();
+        link_file("mistral4", "config.json", "config.json");
+        memcpy(edited, items, count * sizeof *items);
+        edited[i] = edited[count - 1];
+        write_items(in_dir("model.safetensors"), edited, count - 1);
+        check_open(MLA_ERR_WEIGHTS, strstr(items[i].name, "gate_up") ? ".mlp.experts.0.gate_proj.weight" : items[i].name,
+                   "missing");
+        edited[i] = items[i], edited[count - 1] = items[count - 1];
+        edited[i].n_dims = 2, edited[i].dims[0] *= items[i].dims[1], edited[i].dims[1] = items[i].dims[2];
+        write_items(in_dir("model.safetensors"), edited, count);
+        check_open(MLA_ERR_WEIGHTS, items[i].name, "flat");
+        edited[i] = items[i], edited[i].dims[0] = 0, edited[i].bytes = 0;
+        write_items(in_dir("model.safetensors"), edited, count);
+        check_open(MLA_ERR_WEIGHTS, strstr(items[i].name, "gate_up") ? "n_routed_experts" : items[i].name, "empty");
+        edited[i] = items[i];
+        strcpy(edited[i].dtype, "I16");
+        write_items(in_dir("model.safetensors"), edited, count);
+        check_open(MLA_ERR_WEIGHTS, items[i].name, "I16");
+    }
+    st_close(f);
+}
+
 /* ---- config.json -------------------------------------------------------------------------------------------------------- */
 
 static void test_config(void) {
@@ -873,12 +1175,22 @@ static void test_config(void) {
         }
     try_config("deepseek_v3", "model_type", NULL, MLA_ERR_CONFIG, "model_type");
     try_config("deepseek_v3", "model_type", "\"llama\"", MLA_ERR_UNSUPPORTED,
-               "config.json: model_type \"llama\" is not supported (deepseek_v2, deepseek_v3, kimi_k2 are)");
-    static const char *const refused[] = {"deepseek_v4", "kimi_linear", "hy_v4", "glm5_next", "axk2", "deepseek_v32"};
+               "config.json: model_type \"llama\" is not supported (deepseek_v2, deepseek_v3, kimi_k2, glm4_moe_lite, "
+               "longcat_flash, minicpm3, "
+               "mistral4, youtu, axk1 are)");
+    static const char *const refused[][2] = {{"deepseek_v4", "another attention"},
+                                             {"kimi_linear", "linear attention"},
+                                             {"hy_v4", "another attention"},
+                                             {"glm5_next", "another attention"},
+                                             {"axk2", "another attention"},
+                                             {"deepseek_v32", "indexer"},
+                                             {"glm_moe_dsa", "indexer"}};
     for (size_t i = 0; i < COUNT(refused); i++) {
-        char quoted[40];
-        sprintf(quoted, "\"%s\"", refused[i]);
-        try_config("deepseek_v3", "model_type", quoted, MLA_ERR_UNSUPPORTED, refused[i]);
+        char quoted[40], word[100];
+        sprintf(quoted, "\"%s\"", refused[i][0]);
+        sprintf(word, "%s is not supported: it needs ", quoted);
+        try_config("deepseek_v3", "model_type", quoted, MLA_ERR_UNSUPPORTED, word);
+        try_config("deepseek_v3", "model_type", quoted, MLA_ERR_UNSUPPORTED, refused[i][1]);
     }
     /* known names, but of another family */
     try_config("deepseek_v3", "scoring_func", "\"softmax\"", MLA_ERR_UNSUPPORTED, "softmax");
@@ -1346,6 +1658,170 @@ static void test_tensors(void) {
                "quantization_config"); /* but nothing is fp8 */
 }
 
+/* ---- int4 --------------------------------------------------------------------------------------------------------------- */
+
+static double half_value(const unsigned char *p) { /* f16 */
+    const int h = p[0] | p[1] << 8, e = h >> 10 & 31, m = h & 1023;
+    const double v = e ? ldexp(1024 + m, e - 25) : ldexp(m, -24);
+    return h >> 15 ? -v : v;
+}
+
+/* kimi_k2 with its experts packed as compressed-tensors does it: every weight must come out as it went in. */
+static void test_int4(void) {
+    enum { PER = 2048, EXPERT_TENSORS = 72 };
+    static item items[600], edited[600];
+    static unsigned char packed[EXPERT_TENSORS][PER / 2], scales[EXPERT_TENSORS][PER / 16];
+    static int64_t shapes[EXPERT_TENSORS][2];
+    static int32_t small_shapes[EXPERT_TENSORS][2];
+    static const char good[] = "{\"quant_method\":\"compressed-tensors\",\"format\":\"pack-quantized\",\"kv_cache_scheme\":null,"
+                               "\"config_groups\":{\"group_0\":{"
+                               "\"input_activations\":null,\"targets\":[\"Linear\"],\"weights\":{\"num_bits\":4,\"group_size\":"
+                               "32,\"strategy\":\"group\","
+                               "\"symmetric\":true,\"type\":\"int\",\"dynamic\":false}}},\"ignore\":[\"lm_head\"]}";
+    static const char *const parts[] = {"weight_packed", "weight_scale", "weight_shape"};
+    test_rng r = {4};
+    st_file *f;
+    mla_error e;
+    checkpoint *c;
+    SECTION("int4");
+    if (!CHECK(st_open(&f, FIXTURES "kimi_k2/model.safetensors", &e) == MLA_OK, "%s", e.text)) return;
+    const size_t n = load_items(items, COUNT(items), f);
+    size_t m = 0, k = 0;
+    for (size_t i = 0; i < n; i++) {
+        if (!strstr(items[i].name, ".experts.")) {
+            edited[m++] = items[i];
+            continue;
+        }
+        const int64_t rows = items[i].dims[0], cols = items[i].dims[1];
+        for (int j = 0; j < PER / 2; j++) packed[k][j] = (unsigned char)test_int(&r, 256);
+        for (int j = 0; j < PER / 32; j++) { /* bf16: 2^-17 to 2^14, of both signs, and 0 */
+            const int bits = j == 5 ? 0 : (test_int(&r, 2) << 15) | (110 + test_int(&r, 32)) << 7 | test_int(&r, 128);
+            scales[k][2 * j] = (unsigned char)(bits & 255), scales[k][2 * j + 1] = (unsigned char)(bits >> 8);
+        }
+        shapes[k][0] = rows, shapes[k][1] = cols, small_shapes[k][0] = (int32_t)rows, small_shapes[k][1] = (int32_t)cols;
+        for (int part = 0; part < 3; part++, m++) {
+            edited[m] = items[i];
+            snprintf(edited[m].name, sizeof edited[m].name, "%.*s%s", (int)(strlen(items[i].name) - 6), items[i].name,
+                     parts[part]);
+            strcpy(edited[m].dtype, part == 0 ? "I32" : part == 1 ? "BF16" : "I64");
+            edited[m].dims[1] = part ? cols / 32 : cols / 8;
+            edited[m].data = part == 0 ? (const void *)packed[k] : part == 1 ? (const void *)scales[k] : (const void *)shapes[k];
+            edited[m].bytes = part == 0 ? PER / 2 : part == 1 ? PER / 16 : 16;
+            if (part == 2) edited[m].n_dims = 1, edited[m].dims[0] = 2;
+        }
+        k++;
+    }
+    CHECK(k == EXPERT_TENSORS, "%zu tensors", k);
+    for (int wide = 0; wide < 2; wide++) {
+        size_t wrong = 0, at = 0;
+        new_dir();
+        for (size_t i = 0; i < m; i++)
+            if (strstr(edited[i].name, "weight_shape") && !wide)
+                strcpy(edited[i].dtype, "I32"), edited[i].data = small_shapes[at++], edited[i].bytes = 8;
+            else if (strstr(edited[i].name, "weight_shape"))
+                strcpy(edited[i].dtype, "I64"), edited[i].data = shapes[at++], edited[i].bytes = 16;
+        write_items(in_dir("model.safetensors"), edited, m);
+        try_config("kimi_k2", "quantization_config", good, MLA_OK, "");
+        if (!CHECK(checkpoint_open(&c, dir, &e) == MLA_OK, "int4: %s", e.text)) continue;
+        at = 0;
+        for (size_t i = 0; i < m; i++) {
+            int layer, expert, end = 0;
+            if (sscanf(edited[i].name, "model.layers.%d.mlp.experts.%d.%n", &layer, &expert, &end) < 2 ||
+                !strstr(edited[i].name, "packed"))
+                continue;
+            const mla_mlp_weights *w = &c->weights.layers[layer].moe.experts[expert];
+            const mla_tensor *t = edited[i].name[end] == 'g'   ? &w->gate.weight
+                                  : edited[i].name[end] == 'u' ? &w->up.weight
+                                                               : &w->down.weight;
+            const unsigned char *b = (const unsigned char *)t->data;
+            if (!CHECK(t->dtype == MLA_Q4 && t->rows == edited[i].dims[0] && t->cols == edited[i].dims[1] * 8,
+                       "%s: %d x %d, dtype %d", edited[i].name, t->rows, t->cols, (int)t->dtype))
+                continue;
+            for (int x = 0; x < PER; x++) {
+                const int g = x / 32, j = x % 32, bits = scales[at][2 * g] | scales[at][2 * g + 1] << 8, ex = bits >> 7 & 255,
+                          ma = bits & 127;
+                const double s = (ex ? ldexp(128 + ma, ex - 134) : 0) * (bits >> 15 ? -1 : 1);
+                const int q = packed[at][x / 2] >> (x % 2 * 4) & 15, got = b[g * 18 + 2 + j % 16] >> (j / 16 * 4) & 15;
+                wrong += !(s * (q - 8) == half_value(b + g * 18) * (got - 8));
+            }
+            at++;
+        }
+        CHECK(at == EXPERT_TENSORS && wrong == 0, "%zu tensors, %zu weights are not what was packed", at, wrong);
+        CHECK(c->weights.layers[1].moe.shared.up.weight.dtype == MLA_BF16 && c->weights.layers[0].mlp.up.weight.dtype == MLA_BF16,
+              "the rest is bf16");
+        checkpoint_close(c);
+    }
+    for (size_t i = 0; i < 3; i++) { /* of one expert: each tensor missing, misshapen, of another dtype; the wrong shape */
+        item *x = find_item(edited, m,
+                            i == 0   ? "model.layers.1.mlp.experts.7.up_proj.weight_packed"
+                            : i == 1 ? "model.layers.1.mlp.experts.7.up_proj.weight_scale"
+                                     : "model.layers.1.mlp.experts.7.up_proj.weight_shape"),
+             was = *x;
+        *x = edited[m - 1];
+        write_items(in_dir("model.safetensors"), edited, m - 1);
+        check_open(MLA_ERR_WEIGHTS, i ? was.name : "model.layers.1.mlp.experts.7.up_proj.weight", "missing");
+        *x = was;
+        if (x->n_dims == 2)
+            x->dims[0] *= 2, x->dims[1] /= 2;
+        else
+            x->n_dims = 2, x->dims[0] = 1, x->dims[1] = 2;
+        write_items(in_dir("model.safetensors"), edited, m);
+        check_open(MLA_ERR_WEIGHTS, was.name, "misshapen");
+        *x = was;
+        strcpy(x->dtype, i == 0 ? "F32" : i == 1 ? "F16" : "U8");
+        if (i == 2) x->bytes = 2;
+        write_items(in_dir("model.safetensors"), edited, m);
+        check_open(MLA_ERR_WEIGHTS, was.name, "dtype");
+        *x = was;
+    }
+    shapes[0][1]++;
+    write_items(in_dir("model.safetensors"), edited, m);
+    check_open(MLA_ERR_WEIGHTS, "weight_shape", "shape");
+    shapes[0][1]--;
+    static const unsigned large[] = {0x7f80, 0x7fc0, 0x4780, 0xff80}; /* infinity, NaN, 65536, -infinity */
+    for (size_t i = 0; i < COUNT(large); i++) {
+        const unsigned char was[2] = {scales[3][8], scales[3][9]};
+        scales[3][8] = (unsigned char)(large[i] & 255), scales[3][9] = (unsigned char)(large[i] >> 8);
+        write_items(in_dir("model.safetensors"), edited, m);
+        check_open(MLA_ERR_WEIGHTS, "scale 4 is not finite", "scale");
+        scales[3][8] = was[0], scales[3][9] = was[1];
+    }
+    for (unsigned bits = 0; bits < 110 << 7; bits += 37) { /* scales so small that they are rounded */
+        unsigned char h[2];
+        const unsigned v = ck__half(bits);
+        h[0] = (unsigned char)(v & 255), h[1] = (unsigned char)(v >> 8);
+        const double s = ldexp(128 + (bits & 127), (int)(bits >> 7) - 134);
+        CHECK(fabs(half_value(h) - (bits >> 7 ? s : 0)) <= ldexp(1, -25), "bf16 %04x became %g", bits, half_value(h));
+    }
+    write_items(in_dir("model.safetensors"), edited, m);
+    static const char *const changes[][3] = {
+        /* what, instead, and the word in the message */
+        {"\"num_bits\":4", "\"num_bits\":8", "num_bits"},
+        {"\"group_size\":32", "\"group_size\":128", "group_size"},
+        {"\"symmetric\":true", "\"symmetric\":false", "symmetric"},
+        {"\"strategy\":\"group\"", "\"strategy\":\"channel\"", "channel"},
+        {"\"type\":\"int\"", "\"type\":\"float\"", "float"},
+        {"pack-quantized", "int-quantized", "int-quantized"},
+        {"\"input_activations\":null", "\"input_activations\":{\"num_bits\":8}", "input_activations"},
+        {"\"weights\":{", "\"weight\":{", "config_groups"},
+        {"\"config_groups\":{\"group_0\":", "\"config_groups\":{\"group_1\":{},\"group_0\":", "config_groups"}};
+    for (size_t i = 0; i < COUNT(changes); i++) {
+        char text[1000];
+        const char *at = strstr(good, changes[i][0]);
+        snprintf(text, sizeof text, "%.*s%s%s", (int)(at - good), good, changes[i][1], at + strlen(changes[i][0]));
+        try_config("kimi_k2", "quantization_config", text,
+                   strstr(changes[i][1], "channel") || strstr(changes[i][1], "float") || strstr(changes[i][1], "int-q")
+                       ? MLA_ERR_UNSUPPORTED
+                       : MLA_ERR_CONFIG,
+                   changes[i][2]);
+    }
+    try_config("kimi_k2", "quantization_config", "null", MLA_ERR_WEIGHTS, "gate_proj.weight");
+    new_dir();
+    link_file("kimi_k2", "model.safetensors", "model.safetensors");
+    try_config("kimi_k2", "quantization_config", good, MLA_ERR_WEIGHTS, "packed int4"); /* but nothing is */
+    st_close(f);
+}
+
 /* ---- shards ------------------------------------------------------------------------------------------------------------- */
 
 static void replace_once(char *text, size_t capacity, const char *from, const char *to) {
@@ -1484,8 +1960,10 @@ int main(void) {
     test_json();
     test_safetensors();
     test_fixtures();
+    test_families();
     test_config();
     test_tensors();
+    test_int4();
     test_shards();
     test_allocation();
     clear_dir();

@@ -244,8 +244,8 @@ static mla_moe_weights rand_moe(test_rng *r, kind k, const mla_config *c, int ro
     mla_mlp_weights *experts = HOLD(mla_mlp_weights, E);
     mla_moe_weights w;
     memset(&w, 0, sizeof w);
-    w.router = rand_tensor(r, k == K_BF16 ? K_BF16 : K_F32, E, D, 1 / sqrt(D));
-    if (router_bias) w.router_bias = rand_tensor(r, K_F32, 1, E, 0.2);
+    w.router = rand_tensor(r, k == K_BF16 ? K_BF16 : K_F32, E + c->zero_expert_num, D, 1 / sqrt(D));
+    if (router_bias) w.router_bias = rand_tensor(r, K_F32, 1, E + c->zero_expert_num, 0.2);
     for (int e = 0; e < E; e++) experts[e] = rand_mlp(r, k, I, D, bias);
     w.experts = experts;
     if (c->n_shared_experts > 0) w.shared = rand_mlp(r, k, c->n_shared_experts * I, D, bias);
@@ -521,10 +521,10 @@ static double gap(const double *x, const int *rank, int n, int k) {
 
 #define MAX_EXPERTS 512
 
-/* One token: logits z [E] -> experts, best first, and their weights. Returns by how much the closest decision was made; an error
+/* One token: logits z [E+Z] -> experts, best first, and their weights. Returns by how much the closest decision was made; an error
    of the scores below half of it changes no choice. */
 static double ref_route(const mla_config *c, const double *bias, const double *z, int *index, double *weight) {
-    const int E = c->n_routed_experts, K = c->num_experts_per_tok, G = c->n_group > 0 ? c->n_group : 1, per = E / G;
+    const int E = c->n_routed_experts + c->zero_expert_num, K = c->num_experts_per_tok, G = c->n_group > 0 ? c->n_group : 1, per = E / G;
     const int keep = c->topk_group > 0 ? c->topk_group : 1;
     double score[MAX_EXPERTS], biased[MAX_EXPERTS], group[MAX_EXPERTS], max = z[0], sum = 0, margin = (double)INFINITY, d;
     int rank[MAX_EXPERTS], group_rank[MAX_EXPERTS];
@@ -562,9 +562,9 @@ static double ref_route(const mla_config *c, const double *bias, const double *z
 }
 
 /* y [T, D]; unsure[t] is set where a rounding error could have changed the choice of experts, margin [T] says by how much it was
-   made. Both, and counts [E], may be NULL. */
+   made. Both, and counts [E+Z], may be NULL. */
 static mat ref_moe(const mla_config *c, const mla_moe_weights *w, const mat *x, int *unsure, double *margin, int64_t *counts) {
-    const int E = c->n_routed_experts, K = c->num_experts_per_tok, T = x->rows, D = x->cols;
+    const int E = c->n_routed_experts + c->zero_expert_num, K = c->num_experts_per_tok, T = x->rows, D = x->cols;
     mla_linear router;
     double bias[MAX_EXPERTS], weight[MAX_EXPERTS];
     int index[MAX_EXPERTS];
@@ -573,7 +573,7 @@ static mat ref_moe(const mla_config *c, const mla_moe_weights *w, const mat *x, 
     router.weight = w->router;
     z = ref_linear(x, &router);
     for (int e = 0; e < E; e++)
-        bias[e] = w->router_bias.data ? tensor_at(&w->router_bias, 0, e) : 0, each[e] = ref_mlp(x, &w->experts[e]);
+        bias[e] = w->router_bias.data ? tensor_at(&w->router_bias, 0, e) : 0, each[e] = e < c->n_routed_experts ? ref_mlp(x, &w->experts[e]) : *x;
     if (c->n_shared_experts > 0)
         y = ref_mlp(x, &w->shared);
     else
@@ -1377,7 +1377,7 @@ static mla_config moe_config(int D, int I, int E, int K, int shared) {
 /* favourite: an expert that every token takes, or -1; then the last expert is taken by none */
 static void moe_case(const char *name, const mla_config *c, kind k, int bias, int favourite) {
     enum { T = 40 };
-    const int D = c->hidden_size, E = c->n_routed_experts, K = c->num_experts_per_tok, sizes[] = {T, 1, 2, 3, 4, 5, 17};
+    const int D = c->hidden_size, E = c->n_routed_experts + c->zero_expert_num, K = c->num_experts_per_tok, sizes[] = {T, 1, 2, 3, 4, 5, 17};
     test_rng r = {(uint64_t)k * 31 + (uint64_t)(bias + D)};
     mla_layer_weights layer;
     int unsure[T], open = 0;
@@ -1436,6 +1436,10 @@ static void test_moe(void) {
         c = moe_config(72, 44, 6, 1, 0);
         c.norm_topk_prob = 0;
         moe_case("one expert takes all", &c, k, 1, 2);
+        c = moe_config(72, 44, 6, 4, (int)k % 2);
+        c.zero_expert_num = 5, c.topk_method = MLA_TOPK_GREEDY, c.scoring_func = MLA_SCORING_SOFTMAX, c.norm_topk_prob = 0;
+        moe_case("experts that give x", &c, k, 0, -1);
+        moe_case("an expert that gives x takes all", &c, k, 0, 7);
     }
     mla_config c = moe_config(33, 19, 16, 5, 0);
     c.n_group = 4, c.topk_group = 2, c.scoring_func = MLA_SCORING_SOFTMAX;
