@@ -129,12 +129,12 @@ MEMCHECK = valgrind -q --error-exitcode=9 --leak-check=full --errors-for-leak-ki
 bench: build/bench
 	./build/bench limits
 	./build/bench model --weights bf16 --depth 0,4096,16384 --reps 3
-	./build/bench model --weights q8 --depth 0 --reps 3
-	./build/bench model --weights q4 --depth 0 --reps 3
+	./build/bench model --weights q8x16 --depth 0 --reps 3
+	./build/bench model --weights q4x16 --depth 0 --reps 3
 	./build/bench model --weights fp8 --depth 0 --pp 0
 	./build/bench model --shape v3attn --depth 0,16384 --pp 0
 	./build/bench kernels --shape lite6 --weights f32 --reps 3
-	./build/bench kernels --shape lite6 --weights q4 --reps 3
+	./build/bench kernels --shape lite6 --weights q4x16 --reps 3
 
 # The README's plots, bench/*.svg, of what is measured for them (KEEP=1: of what was measured last time).
 plots: build/bench
