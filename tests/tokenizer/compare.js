@@ -39,7 +39,7 @@ const person = () => pick([...'👨👩👧👦🧑👮🏳🏴❤✋🤝🐈'])
 const emoji = () => pick([() => person() + many(3, () => '\u200d' + person()), () => between(0x1F1E6, 0x1F1FF) + between(0x1F1E6, 0x1F1FF),
     () => between(0x1F300, 0x1FAFF), () => pick(['1️⃣', '🏴󠁧󠁢󠁥󠁮󠁧󠁿', '☺️', '👁️‍🗨️'])])();
 const code = () => pick([() => '\n' + ' '.repeat(random(13)), () => pick(['for (int i = 0; i < n; i++) ', 'return x;', 'def f(self, *args):', '#include <stdio.h>', '</div>',
-    'a->b', '=>', '...', '// TODO', '"\\n"', "'\\''", '0x7fff_FFFF', '1.5e-3f', '{}', '};', '\t\t', '#ifdef', '@media', '$HOME', '--flag=1', 'std::vector<T>&&'])])();
+    'a->b', '=>', '...', '// NOTE', '"\\n"', "'\\''", '0x7fff_FFFF', '1.5e-3f', '{}', '};', '\t\t', '#ifdef', '@media', '$HOME', '--flag=1', 'std::vector<T>&&'])])();
 const specials = ['<｜begin▁of▁sentence｜>', '<｜end▁of▁sentence｜>', '<｜User｜>', '<｜Assistant｜>', '<|EOT|>', '<｜▁pad▁｜>', '<｜fim▁hole｜>', '<｜tool▁sep｜>',
     '<｜place▁holder▁no▁7｜>', '<think>', '</think>'];
 const special = () => pick([() => pick(specials), () => pick(specials), () => pick(specials).slice(random(5)), () => pick(specials).slice(0, -1 - random(5)),
