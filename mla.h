@@ -239,7 +239,8 @@ MLA_API mla_result mla_config_preset(mla_config *out, const char *name, mla_erro
    added. A layer with both has a shortcut (ScMoE, arXiv 2404.05019): its experts see what its mlp sees, and what they give is added
    after the next layer; a block of LongCat-Flash is such a layer and a dense one. A model may be partial (one attention layer, one
    MoE layer): a call asks only for what it uses.
-   Any linear may be F32, F16, BF16, E4M3, Q8 or Q4 (the last two if `in` is a multiple of 32); norms and biases F32, F16 or BF16. */
+   Any linear may be F32, F16, BF16, E4M3, Q8 or Q4 (the last two if `in` is a multiple of 32), any but kv_b also Q8X16 or Q4X16 (`out` a
+   multiple of 16); norms and biases F32, F16 or BF16. */
 
 typedef struct mla_norm_weights {
     mla_tensor weight; /* [n] */
@@ -490,7 +491,7 @@ MLA_API mla_result mla_moe_forward(mla_context *context, int layer, float *y, co
 #define MLA__X86 0
 #endif
 
-/* Compilers that know these two. */
+/* AVX512_BF16 and AMX: where the compiler knows them, and on Linux, which must grant the tiles. */
 #if MLA__X86 && defined(__x86_64__) && defined(__linux__) && (defined(__clang__) ? __clang_major__ >= 12 : __GNUC__ >= 11)
 #define MLA__AMX 1
 #else
@@ -924,7 +925,7 @@ const char *mla_isa_name(mla_isa isa) {
      same(a, b)                                   all lanes equal
      keep(s, limit, u)                            lane i: limit[i] >= u ? s : -infinity
      get(dtype, p, i) / put(dtype, p, i, v)       VL elements from element i of an array of dtype, exactly / rounded to nearest even
-     fp8(p, i, v[2])                              2 VL elements of E4M3, times 2^-8: two vectors share the unpacking
+     fp8(p, i, v[4], top)                         4 VL elements of E4M3, times 2^-8; NaN is not seen in v, but by fp8_nan(top), when all are done
      transpose(r[VL])                             of a VL x VL block in registers
      even(v), odd(v)                              lanes hold pairs of bf16: the first, the second of each as f32 */
 
@@ -1275,7 +1276,7 @@ MLA__INLINE void mla__transpose_neon(float32x4_t *r) {
 #define MLA__MR_MAX 8   /* most rows of a register tile */
 #define MLA__KC 256     /* depth of a packed panel: KC * NR floats stay in the first-level cache */
 #define MLA__MC 256     /* tokens per pass over a packed panel: MC * KC floats stay in the second-level cache */
-#define MLA__FAR 4096   /* bytes */
+#define MLA__FAR 2048   /* bytes ahead of their use that streaming weights are fetched, where they are */
 #define MLA__FEW 2      /* up to so many tokens a product is bound by memory, and weights are used as they stream by */
 #define MLA__STRIP 16   /* rows of weights that are never split between workers, so that no result depends on their number */
 #define MLA__GROUP 64   /* rows handled at a time when their results need a second look (SwiGLU, scatter) */
@@ -2210,7 +2211,7 @@ MLA__PRODUCT(MLA_Q4, q4)
 #define MLA__ISA_ENUM MLA_ISA_AVX2
 #define MLA__TARGET MLA__TARGET_AVX2
 #define MLA__INTEGER _avx2
-#define MLA__AHEAD 0
+#define MLA__AHEAD MLA__FAR
 #define MLA__VL 8
 #define MLA__NV 2
 #define MLA__LV 2
@@ -2221,7 +2222,7 @@ MLA__PRODUCT(MLA_Q4, q4)
 #define MLA__ISA_ENUM MLA_ISA_AVX512
 #define MLA__TARGET MLA__TARGET_AVX512
 #define MLA__INTEGER _avx2
-#define MLA__AHEAD MLA__FAR
+#define MLA__AHEAD 0
 #define MLA__VL 16
 #define MLA__NV 2
 #define MLA__LV 1
@@ -2258,9 +2259,12 @@ static void mla__select(mla__kernels *k, mla_isa isa, int exact) {
         break;
     case MLA_ISA_AVX512:
         mla__table_avx512(k);
-        if (mla__intel()) { /* whose servers leave a third of their speed to those who fetch ahead by themselves; AMD's lose by it */
+        /* while memory is waited for, 256 bits at a time proved faster; Intel's servers leave a third of their speed to those who fetch ahead
+           by themselves, AMD's lose by it */
+        if (mla__intel()) {
             k->idot[MLA_Q8] = mla__idot_q8_avx2_far, k->idot[MLA_Q4] = mla__idot_q4_avx2_far;
-        } else { /* while memory is waited for, 256 bits at a time proved faster */
+            k->dot[MLA_F32] = mla__dot_far_f32_avx2, k->dot[MLA_F16] = mla__dot_far_f16_avx2, k->dot[MLA_BF16] = mla__dot_far_bf16_avx2;
+        } else {
             k->dot[MLA_F32] = mla__dot_f32_avx2, k->dot[MLA_F16] = mla__dot_f16_avx2, k->dot[MLA_BF16] = mla__dot_bf16_avx2;
         }
         break;
@@ -4129,7 +4133,7 @@ mla_result mla_model_forward(mla_context *c, const mla_sequence *seqs, int n_seq
      MLA__VL        floats in a vector       MLA__NV      vectors in a panel of weights, NR = VL * NV columns
      MLA__MR        rows of a register tile  MLA__LV      vectors in a panel of queries, NL = VL * LV lanes
      MLA__INTEGER   whose integer products are used (>>integer)
-     MLA__AHEAD     bytes between the weights that stream by and those fetched, 0: left to the hardware */
+     MLA__AHEAD     if not 0, there are also dot_far_*, which fetch streaming weights so many bytes ahead */
 
 #define MLA__F(name) MLA__CAT(mla__##name, MLA__ISA)
 #define MLA__V MLA__F(v)
@@ -4296,7 +4300,7 @@ MLA__IN void MLA__F(gemm)(const mla_dtype t, float *y, mla__sz ldy, const float 
 
 /* One row of weights times TB tokens. Rows follow each other in memory, so that all weights are one linear stream: on DRAM this beats
    sharing the loads of x between several rows by far. U chains hide the latency of the additions. */
-MLA__IN void MLA__F(dot_row)(const mla_dtype t, const int TB, float *y, mla__sz ldy, const float *const *x, const mla_tensor *w, int row) {
+MLA__IN void MLA__F(dot_row)(const mla_dtype t, const int TB, const int far, float *y, mla__sz ldy, const float *const *x, const mla_tensor *w, int row) {
     enum { CHAINS = 8 };
     const int U = CHAINS / TB, K = w->cols, scaled = t == MLA_E4M3 && mla__scaled(w), step = scaled ? MLA__SCALE_BLOCK : K;
     const mla__sz at = (mla__sz)row * K, scales = row / MLA__SCALE_BLOCK * (mla__sz)((K + MLA__SCALE_BLOCK - 1) / MLA__SCALE_BLOCK);
@@ -4313,9 +4317,10 @@ MLA__IN void MLA__F(dot_row)(const mla_dtype t, const int TB, float *y, mla__sz 
         const MLA__V sv = MLA__F(set1)(scale * 256), sv1 = MLA__F(set1)(scale);
         int k = kb;
         for (; wide && k + U * MLA__VL <= end; k += U * MLA__VL) {
+            const mla__sz bytes = far ? mla__bytes(t, U * MLA__VL) : 0;
             MLA__UNROLL
-            for (mla__sz i = 0; MLA__AHEAD && i < mla__bytes(t, U * MLA__VL); i += 64)
-                MLA__PREFETCH_L2((const char *)w->data + mla__bytes(t, at + k) + MLA__AHEAD + i);
+            for (mla__sz i = 0; i < bytes; i += 64)
+                MLA__PREFETCH_L2((const char *)w->data + mla__bytes(t, at + k) + far + i);
             MLA__UNROLL
             for (int u = 0; u < U; u += 4) {
                 MLA__V v[4];
@@ -4351,15 +4356,15 @@ MLA__IN void MLA__F(dot_row)(const mla_dtype t, const int TB, float *y, mla__sz 
 }
 
 /* Up to FEW tokens. */
-MLA__IN void MLA__F(dot)(const mla_dtype t, float *y, mla__sz ldy, const float *x, mla__sz ldx, const int *idx, int T, const mla_tensor *w,
+MLA__IN void MLA__F(dot)(const mla_dtype t, const int far, float *y, mla__sz ldy, const float *x, mla__sz ldx, const int *idx, int T, const mla_tensor *w,
                          int row0, int n0, int n1, float *panel) {
     const float *rows[MLA__FEW];
     (void)panel;
     for (int i = 0; i < T; i++) rows[i] = x + (idx ? idx[i] : i) * ldx;
     if (T == 1)
-        for (int n = n0; n < n1; n++) MLA__F(dot_row)(t, 1, y + (n - n0), ldy, rows, w, row0 + n);
+        for (int n = n0; n < n1; n++) MLA__F(dot_row)(t, 1, far, y + (n - n0), ldy, rows, w, row0 + n);
     else
-        for (int n = n0; n < n1; n++) MLA__F(dot_row)(t, 2, y + (n - n0), ldy, rows, w, row0 + n);
+        for (int n = n0; n < n1; n++) MLA__F(dot_row)(t, 2, far, y + (n - n0), ldy, rows, w, row0 + n);
 }
 
 /* The transposed use of W, for W_UK^T q in the absorbed path. */
@@ -4380,12 +4385,6 @@ MLA__IN void MLA__F(mix)(const mla_dtype t, float *y, mla__sz ldy, const float *
                     if (m == 4) {
                         const MLA__V f0 = MLA__F(set1)(f[0]), f1 = MLA__F(set1)(f[1]), f2 = MLA__F(set1)(f[2]), f3 = MLA__F(set1)(f[3]);
                         for (; c + MLA__VL <= end; c += MLA__VL) {
-                            if (MLA__AHEAD) { /* the next four rows */
-                                MLA__PREFETCH_L2((const char *)w->data + mla__bytes(t, at + 4 * (mla__sz)C + c));
-                                MLA__PREFETCH_L2((const char *)w->data + mla__bytes(t, at + 5 * (mla__sz)C + c));
-                                MLA__PREFETCH_L2((const char *)w->data + mla__bytes(t, at + 6 * (mla__sz)C + c));
-                                MLA__PREFETCH_L2((const char *)w->data + mla__bytes(t, at + 7 * (mla__sz)C + c));
-                            }
                             MLA__V s = MLA__F(fma)(f0, MLA__F(get)(t, w->data, at + c), MLA__F(ld)(to + c));
                             s = MLA__F(fma)(f1, MLA__F(get)(t, w->data, at + C + c), s);
                             s = MLA__F(fma)(f2, MLA__F(get)(t, w->data, at + 2 * (mla__sz)C + c), s);
@@ -4551,7 +4550,7 @@ MLA__IN void MLA__F(attend)(const mla_dtype t, mla__lanes *panels, int n, const 
     }                                                                                                                               \
     MLA__FN void MLA__F(dot_##d)(float *y, mla__sz ldy, const float *x, mla__sz ldx, const int *idx, int T, const mla_tensor *w,    \
                                  int row0, int n0, int n1, float *panel) {                                                          \
-        MLA__F(dot)(D, y, ldy, x, ldx, idx, T, w, row0, n0, n1, panel);                                                             \
+        MLA__F(dot)(D, 0, y, ldy, x, ldx, idx, T, w, row0, n0, n1, panel);                                                             \
     }                                                                                                                               \
     MLA__FN void MLA__F(mix_##d)(float *y, mla__sz ldy, const float *x, mla__sz ldx, int T, const mla_tensor *w, int row0, int n,   \
                                  float *panel) {                                                                                    \
@@ -4574,6 +4573,17 @@ MLA__DTYPE(MLA_F32, f32)
 MLA__DTYPE(MLA_F16, f16)
 MLA__DTYPE(MLA_BF16, bf16)
 #undef MLA__DTYPE
+#if MLA__AHEAD
+#define MLA__DTYPE(D, d)                                                                                                             \
+    MLA__FN void MLA__F(dot_far_##d)(float *y, mla__sz ldy, const float *x, mla__sz ldx, const int *idx, int T, const mla_tensor *w, \
+                                     int row0, int n0, int n1, float *panel) {                                                      \
+        MLA__F(dot)(D, MLA__AHEAD, y, ldy, x, ldx, idx, T, w, row0, n0, n1, panel);                                                 \
+    }
+MLA__DTYPE(MLA_F32, f32)
+MLA__DTYPE(MLA_F16, f16)
+MLA__DTYPE(MLA_BF16, bf16)
+#undef MLA__DTYPE
+#endif
 MLA__FN void MLA__F(narrow_f32)(void *y, const float *x, mla__sz n) { MLA__F(narrow)(MLA_F32, y, x, n); }
 MLA__FN void MLA__F(narrow_f16)(void *y, const float *x, mla__sz n) { MLA__F(narrow)(MLA_F16, y, x, n); }
 MLA__FN void MLA__F(narrow_bf16)(void *y, const float *x, mla__sz n) { MLA__F(narrow)(MLA_BF16, y, x, n); }
