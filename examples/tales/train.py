@@ -620,10 +620,17 @@ Load of the experts, in percent of what each layer sends out (even: {even:.1f}):
 
 {loads}
 
+## Checked
+
+`expected.safetensors` holds what transformers 5.17's DeepseekV3ForCausalLM computes from these files in float32: the logits of 64 tokens, the
+200 greedy tokens after them, and the extra layer's logits; `train.py --check` writes it, and the network it trained must agree.
+`mtp.safetensors` (`tests/fixtures/mtp.py`) holds the same of transformers' own generation with the extra layer. `tests/test_tales.c` and
+`tests/test_mtp.c` compare mla.h with both.
+
 ## Limits
 
 English of 1840 to 1920, with that time's words and prejudices: the books' views of peoples, classes and women may show in what it
-writes. Most sentences are sound and a paragraph mostly keeps its characters; a plot is beyond {params_m:.1f} million parameters. It
+writes. Sentences are mostly sound; who is who gets lost after a few of them, and a plot is beyond {params_m:.1f} million parameters. It
 follows no instructions: `<｜User｜>` and `<｜Assistant｜>` are in the vocabulary so that a chat template can be tried, but were never
 trained. Numbers, facts and languages other than English: none. It may repeat a sentence from the books word for word.
 
