@@ -4530,8 +4530,8 @@ MLA__FN void MLA__F(softmax)(mla__lanes *p, int dv, int u0, int nu, float *s) {
 }
 
 /* Panels of queries meet a block of keys and values of dtype t. Scores: keys are broadcast, queries are the lanes; values: lanes are broadcast,
-   the channels of v are vectors. AK channels of the queries stay in the first-level cache while all keys pass by, widened AR at a time; values
-   are widened in registers: a widened copy of the block would cost more memory traffic than the block itself. */
+   the channels of v are vectors. AK channels of the queries stay in the first-level cache while all keys pass by, widened AR at a time (f32 as they lie);
+   values are widened in registers: a widened copy of the block would cost more memory traffic than the block itself. */
 MLA__IN void MLA__F(attend)(const mla_dtype t, mla__lanes *panels, int n, const void *k, mla__sz ldk, int dk, const void *v, mla__sz ldv, int dv,
                             int u0, int nu, float *s, float *wide) {
     const float *a[MLA__MR];
@@ -4541,17 +4541,20 @@ MLA__IN void MLA__F(attend)(const mla_dtype t, mla__lanes *panels, int n, const 
     for (int k0 = 0; k0 < dk; k0 += MLA__AK)
         for (u = 0; u < nu; u += m) {
             const int kc = dk - k0 < MLA__AK ? dk - k0 : MLA__AK;
-            m = nu - u >= MLA__AR ? MLA__AR : nu - u < MLA__MR ? nu - u : MLA__MR;
-            for (i = 0; i < m; i++)
-                MLA__F(widen)(t, wide + i * MLA__AK, (const unsigned char *)k + mla__bytes(t, (u + i) * ldk + k0), kc);
-            for (i = 0; i < m && m <= MLA__MR; i++) a[i] = wide + i * MLA__AK;
+            const int near = t != MLA_F32 && nu - u >= MLA__AR;
+            m = near ? MLA__AR : nu - u < MLA__MR ? nu - u : MLA__MR;
+            for (i = 0; i < m; i++) {
+                const unsigned char *row = (const unsigned char *)k + mla__bytes(t, (u + i) * ldk + k0);
+                if (t != MLA_F32) MLA__F(widen)(t, wide + i * MLA__AK, row, kc);
+                if (!near) a[i] = t == MLA_F32 ? (const float *)(const void *)row : wide + i * MLA__AK;
+            }
             for (int p = 0; p < n; p++) {
                 float *to = s + (p * (mla__sz)nu + u) * MLA__NL;
                 const float *q = panels[p].q + k0 * MLA__NL;
-                if (m == MLA__AR) MLA__F(keys_f32)(to, MLA__NL, wide, 1, q, MLA__NL, kc, k0 > 0, p ? to : (const void *)ahead, p ? 0 : step);
+                if (near) MLA__F(keys_f32)(to, MLA__NL, wide, 1, q, MLA__NL, kc, k0 > 0, p ? to : (const void *)ahead, p ? 0 : step);
                 else MLA__F(tile_lanes)(m, MLA__NL, to, MLA__NL, a, 1, q, MLA__NL, kc, k0 > 0, to, 0);
             }
-            ahead += m == MLA__AR ? step * kc : 0;
+            ahead += near ? step * kc : 0;
         }
     for (int p = 0; p < n; p++) {
         mla__lanes *l = &panels[p];
