@@ -1275,7 +1275,7 @@ MLA__INLINE void mla__transpose_neon(float32x4_t *r) {
 #define MLA__NL_MAX 16  /* most lanes of queries */
 #define MLA__AK 192     /* channels of a key that attention takes at a time */
 #define MLA__AR_MAX 16  /* most rows of a register tile of attention */
-#define MLA__KC 256     /* depth of a packed panel: KC * NR floats stay in the first-level cache */
+#define MLA__KC 512     /* most depth of a packed panel: half of KC * NR floats stay in the first-level cache */
 #define MLA__MC 256     /* tokens per pass over a packed panel: MC * KC floats stay in the second-level cache */
 #define MLA__FAR 2048   /* bytes ahead of their use that streaming weights are fetched, where they are */
 #define MLA__FEW 2      /* up to so many tokens a product is bound by memory, and weights are used as they stream by */
@@ -4296,8 +4296,9 @@ MLA__IN void MLA__F(gemm)(const mla_dtype t, float *y, mla__sz ldy, const float 
                           const mla_tensor *w, int row0, int n0, int n1, float *panel) {
     for (int t0 = 0; t0 < T; t0 += MLA__MC) {
         const int t1 = T - t0 < MLA__MC ? T : t0 + MLA__MC;
-        for (int k0 = 0; k0 < w->cols; k0 += MLA__KC) {
-            const int kc = w->cols - k0 < MLA__KC ? w->cols - k0 : MLA__KC;
+        const int depth = t1 - t0 > MLA__MC / 2 ? MLA__KC : MLA__KC / 2; /* of many tokens the sums leave the caches, too: fewer passes */
+        for (int k0 = 0; k0 < w->cols; k0 += depth) {
+            const int kc = w->cols - k0 < depth ? w->cols - k0 : depth;
             for (int n = n0; n < n1; n += MLA__NR) {
                 const int nb = n1 - n < MLA__NR ? n1 - n : MLA__NR;
                 MLA__F(pack)(t, MLA__NR, panel, w, row0 + n, nb, k0, kc);
