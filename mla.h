@@ -32,7 +32,7 @@ MATHS          (DeepSeek-V2, arXiv 2405.04434; DeepSeek-V3, arXiv 2412.19437)
    shortcut    x += attn(norm1 x);  h = norm2 x;  m = experts(h);  x += mlp(h);  the next block;  x += m      (a layer with mlp and moe)
 
 CONTENTS       search for the anchor:   >>results >>dtypes >>config >>weights >>model >>threads >>cache >>forward >>isa   (the API)
-               then   >>stop-here >>platform >>numbers >>reference >>cpu >>vocabulary >>table >>integer >>bf16 >>memory >>parallel >>linear
+               then   >>stop-here >>platform >>numbers >>reference >>cpu >>vocabulary >>table >>integer >>fp8 >>bf16 >>memory >>parallel >>linear
                >>rope >>attention >>moe >>block >>template >>licence
 
 MEMORY         Every object is made either by X_create (allocator hook, default malloc) or in memory of yours: X_size, then X_init.
@@ -510,6 +510,7 @@ MLA_API mla_result mla_moe_forward(mla_context *context, int layer, float *y, co
 #define MLA__TARGET_AVX2 __attribute__((target("avx2,fma,f16c")))
 #define MLA__TARGET_AVX512 __attribute__((target("avx2,fma,f16c,avx512f,avx512bw,avx512dq,avx512vl")))
 #define MLA__TARGET_VNNI __attribute__((target("avx2,fma,f16c,avx512f,avx512bw,avx512dq,avx512vl,avx512vnni")))
+#define MLA__TARGET_VBMI __attribute__((target("avx2,fma,f16c,avx512f,avx512bw,avx512dq,avx512vl,avx512vbmi")))
 #define MLA__TARGET_BF16 __attribute__((target("avx2,fma,f16c,avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,avx512bf16")))
 #define MLA__TARGET_AMX __attribute__((target("avx2,fma,f16c,avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,avx512bf16,amx-tile,amx-int8,amx-bf16")))
 #define MLA__PRINTF(f, a) __attribute__((format(printf, f, a)))
@@ -518,6 +519,7 @@ MLA_API mla_result mla_moe_forward(mla_context *context, int layer, float *y, co
 #define MLA__TARGET_AVX2
 #define MLA__TARGET_AVX512
 #define MLA__TARGET_VNNI
+#define MLA__TARGET_VBMI
 #define MLA__PRINTF(f, a)
 #endif
 
@@ -886,6 +888,11 @@ static mla_isa mla__cpu(void) {
     if (r[0] >> 5 & 1) return amx ? MLA_ISA_AMX : MLA_ISA_BF16;
 #endif
     return MLA_ISA_VNNI;
+}
+static int mla__vbmi(void) {
+    unsigned r[4];
+    mla__cpuid(7, 0, r);
+    return r[2] >> 1 & 1;
 }
 static int mla__intel(void) {
     unsigned r[4];
@@ -1810,6 +1817,76 @@ MLA__PRODUCT(MLA_Q4, q4, _vnni, MLA__IMR_VNNI, MLA__TARGET_VNNI)
 #undef MLA__PRODUCT
 #endif
 
+/* ---- >>fp8 ----------------------------------------------------------------------------------------------------------- */
+#if MLA__X86
+/* E4M3 times few tokens where bytes can be looked up (AVX512_VBMI): both bytes of a code's bf16 come from tables of 128, which also knows
+   subnormals and NaN; the sign is put in; what two 16-bit halves of 32 bits hold are then f32 by a shift and a mask. `order` sees to it that
+   they come out in the order of x. A block's scale is met by its sums. */
+MLA__INLINE MLA__TARGET_VBMI void mla__fp8_part(const int T, const int n, __m512 (*sum)[2], const float *const *x, mla__sz k, const unsigned char *from,
+                                                const __m512i *table) {
+    const uint64_t some = n < 64 ? ((uint64_t)1 << n) - 1 : ~(uint64_t)0;
+    const __m512i code = _mm512_permutexvar_epi8(table[0], n < 64 ? _mm512_maskz_loadu_epi8(some, from + k) : _mm512_loadu_si512(from + k));
+    const __m512i low = _mm512_permutex2var_epi8(table[1], code, table[2]), bits = _mm512_permutex2var_epi8(table[3], code, table[4]);
+    const __m512i high = _mm512_ternarylogic_epi32(bits, code, _mm512_set1_epi8(-128), 0xf8); /* bits | (code & 0x80) */
+    const __m512i p = _mm512_unpacklo_epi8(low, high), q = _mm512_unpackhi_epi8(low, high), odd = _mm512_set1_epi32(-65536);
+    const __m512 v[4] = {_mm512_castsi512_ps(_mm512_slli_epi32(p, 16)), _mm512_castsi512_ps(_mm512_and_si512(p, odd)),
+                         _mm512_castsi512_ps(_mm512_slli_epi32(q, 16)), _mm512_castsi512_ps(_mm512_and_si512(q, odd))};
+    MLA__UNROLL
+    for (int j = 0; j < 4; j++) {
+        MLA__UNROLL
+        for (int i = 0; i < T; i++) {
+            const float *at = x[i] + k + 16 * j;
+            sum[i][j % 2] = _mm512_fmadd_ps(v[j], n < 64 ? _mm512_maskz_loadu_ps((__mmask16)(some >> 16 * j), at) : _mm512_loadu_ps(at), sum[i][j % 2]);
+        }
+    }
+}
+MLA__INLINE MLA__TARGET_VBMI void mla__fp8_row(const int T, float *y, mla__sz ldy, const float *const *x, const mla_tensor *w, int row, const __m512i *table) {
+    const int K = w->cols;
+    const mla__sz scales = row / MLA__SCALE_BLOCK * (mla__sz)((K + MLA__SCALE_BLOCK - 1) / MLA__SCALE_BLOCK);
+    const unsigned char *from = (const unsigned char *)w->data + row * (mla__sz)K;
+    __m512 acc[MLA__FEW];
+    MLA__UNROLL
+    for (int i = 0; i < T; i++) acc[i] = _mm512_setzero_ps();
+    for (int kb = 0; kb < K; kb += MLA__SCALE_BLOCK) {
+        const mla__sz at = scales + kb / MLA__SCALE_BLOCK;
+        const float scale = !mla__scaled(w) ? 1.0f : w->scale_dtype == MLA_F32 ? mla__get(MLA_F32, w->scale, at) : mla__get(MLA_UE8M0, w->scale, at);
+        __m512 sum[MLA__FEW][2];
+        MLA__UNROLL
+        for (int i = 0; i < T; i++) sum[i][0] = sum[i][1] = _mm512_setzero_ps();
+        if (kb + MLA__SCALE_BLOCK <= K) {
+            mla__fp8_part(T, 64, sum, x, kb, from, table);
+            mla__fp8_part(T, 64, sum, x, kb + 64, from, table);
+        } else {
+            for (int k = kb; k < K; k += 64) mla__fp8_part(T, K - k, sum, x, k, from, table);
+        }
+        MLA__UNROLL
+        for (int i = 0; i < T; i++) acc[i] = _mm512_fmadd_ps(_mm512_add_ps(sum[i][0], sum[i][1]), _mm512_set1_ps(scale), acc[i]);
+    }
+    MLA__UNROLL
+    for (int i = 0; i < T; i++) y[i * ldy] = _mm512_reduce_add_ps(acc[i]);
+}
+static MLA__TARGET_VBMI void mla__dot_e4m3_vbmi(float *y, mla__sz ldy, const float *x, mla__sz ldx, const int *idx, int T, const mla_tensor *w, int row0, int n0,
+                                                int n1, float *panel) {
+    const float *rows[MLA__FEW];
+    unsigned char bytes[5][64]; /* order; low bytes of codes 0 to 63 and 64 to 127; high bytes */
+    __m512i table[5];
+    (void)panel;
+    for (int i = 0; i < 64; i++) {
+        bytes[0][i / 16 * 16 + i % 16 / 8 * 8 + i % 8] = (unsigned char)(16 * (i % 16 / 8 * 2 + i % 2) + i / 16 * 4 + i % 8 / 2);
+        for (int h = 0; h < 2; h++) {
+            const unsigned code = (unsigned)(64 * h + i);
+            const uint32_t bf16 = code < 8 || code == 127 ? mla__bits(mla_e4m3_to_f32((uint8_t)code)) >> 16 : code * 16 + 120 * 128;
+            bytes[1 + h][i] = (unsigned char)bf16, bytes[3 + h][i] = (unsigned char)(bf16 >> 8);
+        }
+    }
+    for (int i = 0; i < 5; i++) table[i] = _mm512_loadu_si512(bytes[i]);
+    for (int i = 0; i < T; i++) rows[i] = x + (idx ? idx[i] : i) * ldx;
+    for (int n = n0; n < n1; n++)
+        if (T == 1) mla__fp8_row(1, y + (n - n0), ldy, rows, w, row0 + n, table);
+        else mla__fp8_row(2, y + (n - n0), ldy, rows, w, row0 + n, table);
+}
+#endif
+
 /* ---- >>bf16 ---------------------------------------------------------------------------------------------------------- */
 /* BF16 weights times activations rounded to bf16, summed in f32: two multiply-adds a lane (AVX512_BF16), or 16 x 16 x 32 of them at a time (AMX).
    Activations are packed once for all (mla__pack_bf16) so that 16 tokens are the lanes; then rows of weights are wanted as they lie, and are
@@ -2264,6 +2341,7 @@ static void mla__select(mla__kernels *k, mla_isa isa, int exact) {
     case MLA_ISA_VNNI:
         mla__select(k, MLA_ISA_AVX512, exact);
         k->isa = MLA_ISA_VNNI;
+        if (mla__vbmi()) k->dot[MLA_E4M3] = mla__dot_e4m3_vbmi;
         k->igemm[MLA_Q8] = mla__igemm_q8_vnni, k->igemm[MLA_Q4] = mla__igemm_q4_vnni;
         break;
     case MLA_ISA_AVX512:
