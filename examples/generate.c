@@ -286,7 +286,7 @@ static void help(void) {
            "                    dense, experts, shared, head, embed\n"
            "  --exact           products with q8 and q4 weights in f32 instead of int8\n"
            "  --cache TYPE      f32, f16, bf16 or q8 [f32]\n"
-           "  --index-cache TYPE  the same for the index keys of models with sparse attention [f32]\n"
+           "  --index-cache TYPE  the same for the index keys of sparse attention [f32]\n"
            "  --chunk N         prompt tokens in one forward pass [512]\n"
            "  --memory BYTES    what may be taken, as 8G [what is free]; --force: no limit\n"
            "  --quiet           nothing but errors on stderr;  --version\n"

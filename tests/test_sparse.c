@@ -370,20 +370,26 @@ static void reference_case(const trial *k, int before) {
     double *want_probs = HOLD(double, n *k->H *T), *key = HOLD(double, d);
     unsigned char *chosen = HOLD(unsigned char, n *T), *sure = HOLD(unsigned char, n);
     int first = 1;
+    mla_cache *base = make_cache(s.model, T, k->dtype, k->index_dtype, NULL); /* what all begin with */
+    mla_context *filler = make_context(s.model, T, 1, MLA_ISA_AUTO, MLA_ATTN_AUTO);
+    if (before > 0) {
+        mla_sequence q = sequence(base, before);
+        for (int l = 0; l < 2; l++) MUST_IN(filler, mla_attn_forward(filler, l, y + l * T * D, x + l * T * D, &q, 1));
+    }
+    mla_context_destroy(filler);
     FOR_ISA(isa) FOR_PATH(path) {
         int fresh = first || k->dtype != MLA_F32 || k->index_dtype != MLA_F32; /* what was nearly halfway may be rounded the other way */
         mla_context *context = make_context(s.model, T, 3, isa, path), *single = make_context(s.model, T, 1, isa, path);
         mla_cache *cache = make_cache(s.model, T, k->dtype, k->index_dtype, NULL);
         char way[200];
+        MUST(mla_cache_fork(cache, base, &error));
         snprintf(way, sizeof way, "%s, %s, %s", k->name, mla_isa_name(isa), path_names[path]);
-        for (int pass = 0; pass < 2; pass++) { /* without probabilities and with; the first part of the tokens once */
+        for (int pass = 0; pass < 2; pass++) { /* without probabilities and with */
             mla_context *in = pass ? single : context;
-            for (int t = mla_cache_length(cache), m; t < T; t += m) {
-                m = t < before ? before - t : n;
-                mla_sequence q = sequence(cache, m);
-                if (t == before) q.mask = mask, q.probs = pass ? probs : NULL;
-                for (int l = 0; l < 2; l++) MUST_IN(in, mla_attn_forward(in, l, y + (l * T + t) * D, x + (l * T + t) * D, &q, 1));
-            }
+            mla_sequence q = sequence(cache, n);
+            q.mask = mask, q.probs = pass ? probs : NULL;
+            for (int l = 0; l < 2; l++)
+                MUST_IN(in, mla_attn_forward(in, l, y + (l * T + before) * D, x + (l * T + before) * D, &q, 1));
             if (fresh) { /* what is in the cache, and what is chosen of it */
                 first = fresh = 0;
                 for (int u = 0; u < T; u++)
@@ -436,6 +442,7 @@ static void reference_case(const trial *k, int before) {
         mla_cache_destroy(cache);
         mla_context_destroy(context), mla_context_destroy(single);
     }
+    mla_cache_destroy(base);
     subject_close(&s);
 }
 
@@ -686,6 +693,15 @@ static void test_hostile_values(void) {
 
 /* ---- what is refused ---------------------------------------------------------------------------------------------------- */
 
+static void *give_little(void *user, size_t bytes) {
+    (void)user;
+    return bytes < (size_t)1 << 30 ? malloc(bytes) : NULL;
+}
+static void take_back(void *user, void *memory) {
+    (void)user;
+    free(memory);
+}
+
 static void test_refusals(void) {
     const mla_config good = config(3, 3, 4, 32, 8, 10);
     mla_config c;
@@ -802,7 +818,7 @@ static void test_refusals(void) {
     c = good, c.index_topk = 1 << 24;
     subject huge;
     subject_open(&huge, &c, 5, 1);
-    xd.max_tokens = 1 << 24;
+    xd.max_tokens = 1 << 24, xd.alloc.alloc = give_little, xd.alloc.free = take_back;
     REFUSED(mla_context_create(&x, huge.model, &xd, &error), MLA_ERR_MEMORY, "context", "bytes");
     mla_model_destroy(huge.model);
     mla_cache_destroy(a), mla_cache_destroy(b), mla_cache_destroy(k);

@@ -72,6 +72,7 @@ refused 2 "'foo' is none of auto, naive, absorbed" $run --attn foo
 refused 2 "'foo' is none of auto, scalar, avx2" $run --isa foo
 for v in '' q5 keep Q8 ' q8'; do refused 2 "--quant: '$v' is none of q8, q4" $run --quant "$v"; done
 for v in '' f64 q4; do refused 2 "--cache: '$v' is none of f32, f16, bf16, q8" $run --cache "$v"; done
+refused 2 "--index-cache: 'q4' is none of f32, f16, bf16, q8" $run --index-cache q4
 refused 2 '--quant: a value is missing' $run --quant
 refused 2 '--quant-class: --quant is missing' $run --quant-class head=q4
 for v in '' head head,attn=q8 attn=q8, ,attn=q8 attn:q8; do refused 2 'is not CLASS=FORM' $run --quant q8 --quant-class "$v"; done
