@@ -20,7 +20,7 @@ QUICK START    a model from weights that lie in memory, one prompt, the logits o
 
 LETTERS        T tokens, D hidden_size, H num_attention_heads, R kv_lora_rank, Q q_lora_rank, N qk_nope_head_dim,
                P qk_rope_head_dim, V v_head_dim, E n_routed_experts, Z zero_expert_num, K num_experts_per_tok,
-               I moe_intermediate_size
+               I moe_intermediate_size, Hi index_n_heads, d index_head_dim
    All matrices are row-major [out, in], as PyTorch keeps them: W [n,k] @ x [k] -> y [n].
 
 MATHS          (DeepSeek-V2, arXiv 2405.04434; DeepSeek-V3, arXiv 2412.19437; DeepSeek-V3.2, arXiv 2512.02556)
@@ -428,7 +428,8 @@ typedef struct mla_sequence {
     int n_tokens;
     const float *mask; /* [n_tokens, keys], added to the scores, and to an indexer's, instead of config.mask (-INFINITY hides a key; a
                           token that sees no key gets 0); NULL: config.mask */
-    float *probs;      /* out: attention probabilities [n_tokens, H, keys], for mla_model_forward [num_hidden_layers] of these; or NULL */
+    float *probs;      /* out: attention probabilities [n_tokens, H, keys], for mla_model_forward [num_hidden_layers] of these; 0 for keys not
+                          chosen; or NULL */
 } mla_sequence;
 
 /* What mla_model_forward shall write; every pointer may be NULL. T = tokens in the call. */
