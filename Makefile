@@ -134,6 +134,7 @@ bench: build/bench
 	./build/bench model --weights q4x16 --depth 0 --reps 3
 	./build/bench model --weights fp8 --depth 0 --pp 0
 	./build/bench model --shape v3attn --depth 0,16384 --pp 0
+	./build/bench model --shape v32attn --weights q4x16 --depth 4096,32768 --pp 0 --only decode
 	./build/bench kernels --shape lite6 --weights f32 --reps 3
 	./build/bench kernels --shape lite6 --weights q4x16 --reps 3
 

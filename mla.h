@@ -20,20 +20,21 @@ QUICK START    a model from weights that lie in memory, one prompt, the logits o
 
 LETTERS        T tokens, D hidden_size, H num_attention_heads, R kv_lora_rank, Q q_lora_rank, N qk_nope_head_dim,
                P qk_rope_head_dim, V v_head_dim, E n_routed_experts, Z zero_expert_num, K num_experts_per_tok,
-               I moe_intermediate_size
+               I moe_intermediate_size, Hi index_n_heads, d index_head_dim
    All matrices are row-major [out, in], as PyTorch keeps them: W [n,k] @ x [k] -> y [n].
 
-MATHS          (DeepSeek-V2, arXiv 2405.04434; DeepSeek-V3, arXiv 2412.19437)
+MATHS          (DeepSeek-V2, arXiv 2405.04434; DeepSeek-V3, arXiv 2412.19437; DeepSeek-V3.2, arXiv 2512.02556)
    attention   c_q = norm(Wqa x); q = Wqb c_q  (or q = Wq x);  [c, kr] = Wkva x;  c = norm(c)         cached: [c, rope(kr)]
                [k_h, v_h] = Wkvb_h c;  s(t,u) = scale * (qn.k_h(u) + rope(qr).kr(u));  out = Wo concat_h(softmax(s) v_h)
    absorbed    qa_h = Wk_h^T qn_h;  s(t,u) = scale * (qa_h.c(u) + qr.kr(u));  o_h = Wv_h (softmax(s) c)        the same function
+   sparse      a token attends to the index_topk keys u of highest I(t,u) = sum_h w_h(x_t) relu(q_h(c_q).k(u)), all heads to the same
    experts     y = sum_{e in top-K} w_e down_e(silu(gate_e x) * up_e x) + shared(x)
    block       x += attn(norm1 x);  x += ffn(norm2 x);   logits = head(norm(x))
    shortcut    x += attn(norm1 x);  h = norm2 x;  m = experts(h);  x += mlp(h);  the next block;  x += m      (a layer with mlp and moe)
 
 CONTENTS       search for the anchor:   >>results >>dtypes >>config >>weights >>model >>threads >>cache >>forward >>isa   (the API)
                then   >>stop-here >>platform >>numbers >>reference >>cpu >>vocabulary >>table >>integer >>fp8 >>bf16 >>memory >>parallel >>linear
-               >>rope >>attention >>moe >>block >>template >>licence
+               >>rope >>sparse >>attention >>moe >>block >>template >>licence
 
 MEMORY         Every object is made either by X_create (allocator hook, default malloc) or in memory of yours: X_size, then X_init.
                Weights are used where they lie and are read-only. A forward call never allocates.
@@ -213,6 +214,11 @@ typedef struct mla_config {
     float latent_scale;       /* 0: 1; the normed latent is, not the rope key; LongCat-Flash: sqrt(D/R) */
     float temperature_beta;   /* q at position i is multiplied by 1 + beta*ln(1 + floor(i/period)); Llama 4, Mistral 4; 0: it is not */
     int temperature_period;   /* in positions */
+    /* sparse attention (DSA, arXiv 2512.02556): a layer's indexer scores all keys that a token sees, and its heads attend to the best
+       index_topk of them; ties go to the lowest position. A token that sees no more keys is served as without an indexer, bit for bit */
+    int index_topk;                    /* 0: dense, and indexers are left alone; a context takes 4 * max_tokens * index_topk bytes for it */
+    int index_n_heads, index_head_dim; /* heads, each with d values, and one key of d values for all of them; d is at least P */
+    mla_rope_layout index_rope;        /* of the FIRST P of these; NONE if rope.layout is */
     /* the residual stream, as MiniCPM scales it (arXiv 2404.06395) */
     float embed_scale;    /* 0: 1; embeddings are multiplied by it: scale_emb */
     float residual_scale; /* 0: 1; what attention and FFN add is: scale_depth/sqrt(num_hidden_layers) */
@@ -248,6 +254,16 @@ typedef struct mla_norm_weights {
     mla_tensor alpha;  /* [1], DyT */
 } mla_norm_weights;
 
+/* Scores sum_h (weights_proj x)_h (Hi d)^-0.5 relu(q_h . k(u)), q = rope(wq_b c_q) with the normed latent c_q of the query, k = rope(LayerNorm(wk
+   x)), eps 1e-6. With index_topk above 0, a layer without indexer takes the keys that the nearest layer before it with one has chosen in this
+   call (arXiv 2603.12201); the first layer with attention must have one. */
+typedef struct mla_indexer_weights {
+    mla_linear wq_b;         /* [Hi*d, Q] */
+    mla_linear wk;           /* [d, D] */
+    mla_norm_weights k_norm; /* [d], weight and bias */
+    mla_tensor weights_proj; /* [Hi, D]; computed in f32 */
+} mla_indexer_weights;
+
 typedef struct mla_attn_weights {
     mla_linear q;              /* [H*(N+P), D], if q_lora_rank is 0; a head's rows are [nope | rope] */
     mla_linear q_a, q_b;       /* [Q, D], [H*(N+P), Q] */
@@ -255,6 +271,7 @@ typedef struct mla_attn_weights {
     mla_linear kv_b;           /* [H*(N+V), R]; a head's rows are [k_nope | v] */
     mla_linear o;              /* [D, H*V] */
     mla_norm_weights q_norm, kv_norm; /* [Q], [R] */
+    mla_indexer_weights indexer;      /* sparse attention; may be absent */
 } mla_attn_weights;
 
 typedef struct mla_mlp_weights { /* SwiGLU: down(silu(gate x) * up x) */
@@ -358,8 +375,8 @@ MLA_API int mla_isa_available(mla_isa isa); /* compiled in, and this CPU and its
 MLA_API const char *mla_isa_name(mla_isa isa); /* "auto", "scalar", "avx2", "avx512", "vnni", "bf16", "amx", "neon" */
 
 /* ---- >>cache --------------------------------------------------------------------------------------------------------- */
-/* One cache holds one sequence: for each layer and token a row [latent R | rope key P]. Either contiguous, or in pages of 64 tokens
-   out of a pool that many sequences share. */
+/* One cache holds one sequence: for each layer and token a row [latent R | rope key P], in layers with an indexer in use [latent R | rope key P |
+   index key d], the index key kept in a dtype of its own. Either contiguous, or in pages of 64 tokens out of a pool that many sequences share. */
 
 #define MLA_PAGE 64
 
@@ -371,15 +388,16 @@ typedef struct mla_cache_desc {
     mla_dtype dtype; /* F32, F16, BF16, or Q8 if R+P is a multiple of 32; with a pool, the pool's is used */
     mla_pool *pool;  /* NULL: contiguous */
     mla_allocator alloc;
+    mla_dtype index_dtype; /* of index keys: F32, F16, BF16, or Q8 if d is a multiple of 32; with a pool, the pool's is used */
 } mla_cache_desc;
 
 /* Errors: ARGUMENT, MEMORY. */
 MLA_API mla_result mla_pool_create(mla_pool **out, const mla_model *model, int n_pages, mla_dtype dtype,
-                                   const mla_allocator *alloc, mla_error *err);
+                                   mla_dtype index_dtype, const mla_allocator *alloc, mla_error *err);
 MLA_API void mla_pool_destroy(mla_pool *pool); /* after all its caches */
-MLA_API size_t mla_pool_size(const mla_model *model, int n_pages, mla_dtype dtype);
+MLA_API size_t mla_pool_size(const mla_model *model, int n_pages, mla_dtype dtype, mla_dtype index_dtype);
 MLA_API mla_result mla_pool_init(mla_pool **out, void *memory, size_t bytes, const mla_model *model, int n_pages,
-                                 mla_dtype dtype, mla_error *err);
+                                 mla_dtype dtype, mla_dtype index_dtype, mla_error *err);
 MLA_API int mla_pool_free_pages(const mla_pool *pool);
 
 MLA_API mla_result mla_cache_create(mla_cache **out, const mla_model *model, const mla_cache_desc *desc, mla_error *err);
@@ -396,9 +414,9 @@ MLA_API void mla_cache_reset(mla_cache *cache); /* truncate to 0 */
 /* dst becomes src. Both paged in one pool: pages are shared and copied when one side writes to them; else rows are copied. dst and src
    are independent afterwards: either may be changed or destroyed first. Errors: ARGUMENT (shapes or dtypes differ), FULL. */
 MLA_API mla_result mla_cache_fork(mla_cache *dst, const mla_cache *src, mla_error *err);
-/* Append n tokens' rows [num_hidden_layers, n, R+P] (latent normed, key rotated, as the cache keeps them). Error: FULL. */
+/* Append n tokens' rows [num_hidden_layers, n, R+P, or R+P+d] (latent normed, keys rotated, as the cache keeps them). Error: FULL. */
 MLA_API mla_result mla_cache_append(mla_cache *cache, int n, const float *rows, mla_error *err);
-/* One row [R+P], as f32. */
+/* One row [R+P, or R+P+d], as f32. */
 MLA_API mla_result mla_cache_read(const mla_cache *cache, int layer, int position, float *row, mla_error *err);
 
 /* ---- >>forward ------------------------------------------------------------------------------------------------------- */
@@ -408,9 +426,10 @@ MLA_API mla_result mla_cache_read(const mla_cache *cache, int layer, int positio
 typedef struct mla_sequence {
     mla_cache *cache;  /* n_tokens rows are appended; no cache may stand twice in one call */
     int n_tokens;
-    const float *mask; /* [n_tokens, keys], added to the scores instead of config.mask (-INFINITY hides a key; a token that sees no
-                          key gets 0); NULL: config.mask */
-    float *probs;      /* out: attention probabilities [n_tokens, H, keys], for mla_model_forward [num_hidden_layers] of these; or NULL */
+    const float *mask; /* [n_tokens, keys], added to the scores, and to an indexer's, instead of config.mask (-INFINITY hides a key; a
+                          token that sees no key gets 0); NULL: config.mask */
+    float *probs;      /* out: attention probabilities [n_tokens, H, keys], for mla_model_forward [num_hidden_layers] of these; 0 for keys not
+                          chosen; or NULL */
 } mla_sequence;
 
 /* What mla_model_forward shall write; every pointer may be NULL. T = tokens in the call. */
@@ -427,7 +446,8 @@ MLA_API mla_result mla_model_forward(mla_context *context, const mla_sequence *s
                                const mla_outputs *out);
 
 /* One layer's attention, without norm and residual: x [T, D] -> y [T, D]. Rows are appended to the layer's part of each cache; the
-   caches grow when the last layer (num_hidden_layers-1) has run, so that one after the other all layers see the same length. */
+   caches grow when the last layer (num_hidden_layers-1) has run, so that one after the other all layers see the same length. A layer
+   that uses another's selection of keys comes after that in this context, on the same sequences: else ARGUMENT. */
 MLA_API mla_result mla_attn_forward(mla_context *context, int layer, float *y, const float *x, const mla_sequence *sequences,
                                     int n_sequences);
 
@@ -543,6 +563,10 @@ MLA_API mla_result mla_moe_forward(mla_context *context, int layer, float *y, co
 #endif
 
 typedef ptrdiff_t mla__sz; /* strides and counts of elements: signed, as wide as an address */
+
+static int mla__max(int a, int b) { return a > b ? a : b; }
+static int mla__min(int a, int b) { return a < b ? a : b; }
+static int mla__up_to(int n, int step) { return (n + step - 1) / step * step; }
 
 static mla_result mla__fail(mla_error *err, mla_result code, const char *format, ...) MLA__PRINTF(3, 4);
 static mla_result mla__fail(mla_error *err, mla_result code, const char *format, ...) {
@@ -1338,7 +1362,10 @@ typedef struct mla__kernels {
        v up to the next multiple of NR; scratch s [n, nu, NL], wide [AR, AK] */
     void (*attend[MLA_DTYPE_COUNT])(mla__lanes *panels, int n, const void *k, mla__sz ldk, int dk, const void *v, mla__sz ldv, int dv, int u0,
                                     int nu, float *s, float *wide);
-    /* the same for BF16 with dk and dv multiples of 32 and everything rounded to bf16; s [n, max(nu, 16), NL], wide [8, dk]; NULL: the ISA has none */
+    /* score [nu] = sum over the lanes of n panels of weight [n, NR] * relu(q . k), keys k [nu, d] of a dtype; scratch as above */
+    void (*index[MLA_DTYPE_COUNT])(float *score, const mla__lanes *panels, const float *weight, int n, const void *k, int d, int nu, float *s,
+                                   float *wide);
+    /* attend for BF16 with dk and dv multiples of 32 and everything rounded to bf16; s [n, max(nu, 16), NL], wide [8, dk]; NULL: the ISA has none */
     void (*attend_tiles)(mla__lanes *panels, int n, const void *k, mla__sz ldk, int dk, const void *v, mla__sz ldv, int dv, int u0, int nu,
                          float *s, float *wide);
 } mla__kernels;
@@ -2582,6 +2609,21 @@ static int mla__bad_rope(mla_error *err, mla_rope *r, int P) {
     return 0;
 }
 
+static int mla__bad_indexer(mla_error *err, mla_config *c) {
+    const int used = c->index_topk > 0;
+    if (mla__bad_int(err, "index_topk", c->index_topk, 0, MLA__DIM_MAX) || mla__bad_int(err, "index_rope", (int)c->index_rope, 0, MLA_ROPE_NONE) ||
+        mla__bad_int(err, "index_n_heads", c->index_n_heads, used, 65536) ||
+        mla__bad_int(err, "index_head_dim", c->index_head_dim, used ? mla__max(1, c->qk_rope_head_dim) : 0, MLA__DIM_MAX) ||
+        mla__bad_product(err, "index_n_heads * index_head_dim", c->index_n_heads, c->index_head_dim))
+        return 1;
+    if (used && c->q_lora_rank == 0) {
+        mla__fail(err, MLA_ERR_CONFIG, "config.q_lora_rank: 0, but with index_topk %d an indexer takes its queries from that latent", c->index_topk);
+        return 1;
+    }
+    if (c->rope.layout == MLA_ROPE_NONE) c->index_rope = MLA_ROPE_NONE;
+    return 0;
+}
+
 /* Checks c and resolves its defaults in place. */
 static mla_result mla__config_resolve(mla_config *c, mla_error *err) {
     const int most = MLA__DIM_MAX;
@@ -2612,7 +2654,7 @@ static mla_result mla__config_resolve(mla_config *c, mla_error *err) {
         mla__bad_product(err, "n_shared_experts * moe_intermediate_size", c->n_shared_experts, c->moe_intermediate_size) ||
         mla__bad_product(err, "(num_experts_per_tok + n_shared_experts) * moe_intermediate_size",
                          (double)c->num_experts_per_tok + c->n_shared_experts, c->moe_intermediate_size) ||
-        mla__bad_rope(err, &c->rope, c->qk_rope_head_dim))
+        mla__bad_rope(err, &c->rope, c->qk_rope_head_dim) || mla__bad_indexer(err, c))
         return MLA_ERR_CONFIG;
     if (c->n_group == 0) c->n_group = 1;
     if (c->topk_group == 0) c->topk_group = 1;
@@ -2697,13 +2739,19 @@ static void mla__want_mlp(mla__check *k, const char *name, const mla_mlp_weights
 static int mla__has_attn(const mla_attn_weights *a) {
     return a->q.weight.data || a->q_a.weight.data || a->q_b.weight.data || a->kv_a.weight.data || a->kv_b.weight.data || a->o.weight.data;
 }
+static int mla__has_indexer(const mla_indexer_weights *i) {
+    return i->wq_b.weight.data || i->wk.weight.data || i->k_norm.weight.data || i->weights_proj.data;
+}
 static int mla__has_mlp(const mla_mlp_weights *m) { return m->gate.weight.data || m->up.weight.data || m->down.weight.data; }
 static int mla__shortcut(const mla_layer_weights *l) { return l->moe.experts && mla__has_mlp(&l->mlp); }
+
+static const mla_norm mla__index_norm = {MLA_NORM_LAYER, 1e-6f};
 
 /* dtypes: of the linears, a bit each. */
 static mla_result mla__weights_check(const mla_config *c, const mla_weights *w, unsigned *dtypes, mla_error *err) {
     const int D = c->hidden_size, H = c->num_attention_heads, R = c->kv_lora_rank, Q = c->q_lora_rank;
-    const int qk = c->qk_nope_head_dim + c->qk_rope_head_dim;
+    const int qk = c->qk_nope_head_dim + c->qk_rope_head_dim, d = c->index_head_dim;
+    int indexers = 0;
     mla__check k;
     memset(&k, 0, sizeof k);
     k.err = err;
@@ -2732,6 +2780,18 @@ static mla_result mla__weights_check(const mla_config *c, const mla_weights *w, 
             mla__want_linear(&k, "attn.kv_b", &a->kv_b, H * (c->qk_nope_head_dim + c->v_head_dim), R);
             mla__want_linear(&k, "attn.o", &a->o, D, H * c->v_head_dim);
             mla__want_norm(&k, "attn.kv_norm", &a->kv_norm, &c->kv_norm, R);
+        }
+        if (c->index_topk > 0 && mla__has_indexer(&a->indexer)) {
+            if (k.result == MLA_OK && !mla__has_attn(a))
+                return mla__fail(err, MLA_ERR_WEIGHTS, "weights.layers[%d].attn.indexer: there, but the attention it belongs to is not", i);
+            mla__want_linear(&k, "attn.indexer.wq_b", &a->indexer.wq_b, c->index_n_heads * d, Q);
+            mla__want_linear(&k, "attn.indexer.wk", &a->indexer.wk, d, D);
+            mla__want_norm(&k, "attn.indexer.k_norm", &a->indexer.k_norm, &mla__index_norm, d);
+            mla__want(&k, "attn.indexer.weights_proj", "", &a->indexer.weights_proj, c->index_n_heads, D, MLA__REQUIRED);
+            indexers++;
+        } else if (k.result == MLA_OK && c->index_topk > 0 && mla__has_attn(a) && !indexers) {
+            return mla__fail(err, MLA_ERR_WEIGHTS, "weights.layers[%d].attn.indexer: missing, and no layer before it has one to choose keys for it (index_topk is %d)",
+                             i, c->index_topk);
         }
         if (mla__shortcut(l) && i == c->num_hidden_layers - 1)
             return mla__fail(err, MLA_ERR_WEIGHTS, "weights.layers[%d]: both mlp and moe are there, but no layer follows to add the experts after", i);
@@ -2764,6 +2824,7 @@ struct mla_model {
     mla_layer_weights *layers;
     mla_mlp_weights *experts;
     float *inv, amp;
+    int *indexer, n_indexers; /* [num_hidden_layers]: which of the indexers in use is a layer's own, -1: none */
     unsigned dtypes; /* of the linears, a bit each */
     mla_allocator alloc;
     void *memory; /* what destroy gives back */
@@ -2775,10 +2836,11 @@ static mla_model *mla__model_layout(const mla_config *c, void *memory, size_t *b
     mla_layer_weights *layers = MLA__TAKE(&a, mla_layer_weights, c->num_hidden_layers);
     mla_mlp_weights *experts = MLA__TAKE(&a, mla_mlp_weights, (double)c->num_hidden_layers * c->n_routed_experts);
     float *inv = MLA__TAKE(&a, float, c->qk_rope_head_dim / 2);
+    int *indexer = MLA__TAKE(&a, int, c->num_hidden_layers);
     *bytes = mla__total(&a);
     if (m) {
         memset(m, 0, sizeof *m);
-        m->c = *c, m->layers = layers, m->experts = experts, m->inv = inv;
+        m->c = *c, m->layers = layers, m->experts = experts, m->inv = inv, m->indexer = indexer;
     }
     return m;
 }
@@ -2812,6 +2874,7 @@ mla_result mla_model_init(mla_model **out, void *memory, size_t bytes, const mla
     if (!m->w.head.data) m->w.head = m->w.embed;
     for (int i = 0; i < c.num_hidden_layers; i++) {
         m->layers[i] = weights->layers[i];
+        m->indexer[i] = c.index_topk > 0 && mla__has_indexer(&m->layers[i].attn.indexer) ? m->n_indexers++ : -1;
         if (m->layers[i].moe.experts) {
             mla_mlp_weights *to = m->experts + (mla__sz)i * c.n_routed_experts;
             memcpy(to, m->layers[i].moe.experts, (size_t)c.n_routed_experts * sizeof *to);
@@ -2880,6 +2943,9 @@ double mla_model_bytes(const mla_model *m, int n_tokens) {
                mla__linear_bytes(&a->q) + mla__linear_bytes(&a->q_a) +
                mla__linear_bytes(&a->q_b) + mla__linear_bytes(&a->kv_a) + mla__linear_bytes(&a->kv_b) + mla__linear_bytes(&a->o) +
                mla__norm_bytes(&a->q_norm) + mla__norm_bytes(&a->kv_norm) + mla__mlp_bytes(&l->mlp);
+        if (m->indexer[i] >= 0)
+            sum += mla__linear_bytes(&a->indexer.wq_b) + mla__linear_bytes(&a->indexer.wk) + mla__norm_bytes(&a->indexer.k_norm) +
+                   mla__tensor_bytes(&a->indexer.weights_proj);
         if (!l->moe.experts) continue;
         sum += mla__tensor_bytes(&l->moe.router) + mla__tensor_bytes(&l->moe.router_bias) + mla__mlp_bytes(&l->moe.shared);
         for (int e = 0; e < E; e++) sum += share * mla__mlp_bytes(&l->moe.experts[e]);
@@ -2891,86 +2957,106 @@ double mla_model_bytes(const mla_model *m, int n_tokens) {
 
 struct mla_pool {
     int n_pages, n_layers, width, n_free;
-    mla_dtype dtype;
+    int n_indexers, index_width; /* layers with an index key, and values in one */
+    mla_dtype dtype, index_dtype;
     int *refs, *free_pages;
-    unsigned char *rows; /* [n_pages, n_layers, MLA_PAGE, width] */
+    mla__sz page_bytes;
+    unsigned char *rows; /* [n_pages] of [n_layers, MLA_PAGE, width] and [n_indexers, MLA_PAGE, index_width] */
     mla_allocator alloc;
     void *memory;
 };
 
 struct mla_cache {
     int n_layers, width, capacity, length;
+    int n_indexers, index_width;
     int in_call; /* marks the sequences of a call, to find doubles */
-    mla_dtype dtype;
+    mla_dtype dtype, index_dtype;
     mla_pool *pool;
+    int *indexer; /* [n_layers], as the model has it */
     int *table, n_pages; /* pages held, page p has rows 64p and up; they may reach beyond length while a call is under way */
     int had_pages, copied; /* to take the last reservation back: pages held before, and the shared page that was copied, or -1 */
     unsigned char *rows; /* contiguous: [n_layers, capacity, width] */
+    unsigned char *index_rows; /* [n_indexers, capacity, index_width] */
     mla_allocator alloc;
     void *memory;
 };
 
-static mla_result mla__cache_dtype(mla_dtype t, int width, const char *what, mla_error *err) {
+static int mla__index_width(const mla_model *m) { return m->n_indexers ? m->c.index_head_dim : 0; }
+
+static mla_result mla__row_dtype(mla_dtype t, int width, const char *what, const char *field, const char *of, mla_error *err) {
     if (t != MLA_F32 && t != MLA_F16 && t != MLA_BF16 && t != MLA_Q8)
-        return mla__fail(err, MLA_ERR_ARGUMENT, "%s.dtype: %s, must be f32, f16, bf16 or q8", what, mla_dtype_name(t));
+        return mla__fail(err, MLA_ERR_ARGUMENT, "%s.%s: %s, must be f32, f16, bf16 or q8", what, field, mla_dtype_name(t));
     if (t == MLA_Q8 && width % MLA_GROUP)
-        return mla__fail(err, MLA_ERR_ARGUMENT, "%s.dtype: rows of kv_lora_rank + qk_rope_head_dim = %d, q8 needs a multiple of %d", what, width, MLA_GROUP);
+        return mla__fail(err, MLA_ERR_ARGUMENT, "%s.%s: rows of %s = %d, q8 needs a multiple of %d", what, field, of, width, MLA_GROUP);
     return MLA_OK;
+}
+static mla_result mla__cache_dtypes(const mla_model *m, mla_dtype dtype, mla_dtype index_dtype, const char *what, mla_error *err) {
+    const mla_result r = mla__row_dtype(dtype, m->c.kv_lora_rank + m->c.qk_rope_head_dim, what, "dtype", "kv_lora_rank + qk_rope_head_dim", err);
+    return r != MLA_OK ? r : mla__row_dtype(index_dtype, mla__index_width(m), what, "index_dtype", "index_head_dim", err);
 }
 
 /* Row at position: those after it in its page (or the whole cache) follow without gaps. */
 static unsigned char *mla__row(const mla_cache *k, int layer, int position) {
     const mla__sz bytes = mla__bytes(k->dtype, k->width);
     if (!k->pool) return k->rows + ((mla__sz)layer * k->capacity + position) * bytes;
-    return k->pool->rows + (((mla__sz)k->table[position / MLA_PAGE] * k->n_layers + layer) * MLA_PAGE + position % MLA_PAGE) * bytes;
+    return k->pool->rows + k->table[position / MLA_PAGE] * k->pool->page_bytes + ((mla__sz)layer * MLA_PAGE + position % MLA_PAGE) * bytes;
+}
+/* The same for the index keys of a layer that has them. */
+static unsigned char *mla__index_row(const mla_cache *k, int layer, int position) {
+    const mla__sz bytes = mla__bytes(k->index_dtype, k->index_width), at = k->indexer[layer];
+    if (!k->pool) return k->index_rows + (at * k->capacity + position) * bytes;
+    return k->pool->rows + k->table[position / MLA_PAGE] * k->pool->page_bytes + k->n_layers * MLA_PAGE * mla__bytes(k->dtype, k->width) +
+           (at * MLA_PAGE + position % MLA_PAGE) * bytes;
 }
 
-static mla_pool *mla__pool_layout(const mla_model *m, int n_pages, mla_dtype dtype, void *memory, size_t *bytes) {
+static mla_pool *mla__pool_layout(const mla_model *m, int n_pages, mla_dtype dtype, mla_dtype index_dtype, void *memory, size_t *bytes) {
     mla__arena a;
     mla_pool *p = (mla_pool *)mla__begin(&a, memory, sizeof *p);
-    const int width = m->c.kv_lora_rank + m->c.qk_rope_head_dim;
+    const int width = m->c.kv_lora_rank + m->c.qk_rope_head_dim, index_width = mla__index_width(m);
     int *refs = MLA__TAKE(&a, int, n_pages), *free_pages = MLA__TAKE(&a, int, n_pages);
-    unsigned char *rows = MLA__TAKE(&a, unsigned char, (double)n_pages * m->c.num_hidden_layers * MLA_PAGE * (double)mla__bytes(dtype, width));
+    const double page_bytes = MLA_PAGE * (m->c.num_hidden_layers * (double)mla__bytes(dtype, width) + m->n_indexers * (double)mla__bytes(index_dtype, index_width));
+    unsigned char *rows = MLA__TAKE(&a, unsigned char, n_pages * page_bytes);
     *bytes = mla__total(&a);
     if (p) {
         memset(p, 0, sizeof *p);
         p->n_pages = p->n_free = n_pages, p->n_layers = m->c.num_hidden_layers, p->width = width, p->dtype = dtype;
-        p->refs = refs, p->free_pages = free_pages, p->rows = rows;
+        p->n_indexers = m->n_indexers, p->index_width = index_width, p->index_dtype = index_dtype;
+        p->refs = refs, p->free_pages = free_pages, p->rows = rows, p->page_bytes = (mla__sz)page_bytes;
         for (int i = 0; i < n_pages; i++) refs[i] = 0, free_pages[i] = n_pages - 1 - i;
     }
     return p;
 }
-static mla_result mla__pool_check(const mla_model *m, int n_pages, mla_dtype dtype, mla_error *err) {
+static mla_result mla__pool_check(const mla_model *m, int n_pages, mla_dtype dtype, mla_dtype index_dtype, mla_error *err) {
     if (!m) return mla__fail(err, MLA_ERR_ARGUMENT, "pool: model is NULL");
     if (n_pages < 1) return mla__fail(err, MLA_ERR_ARGUMENT, "pool.n_pages: %d, must be at least 1", n_pages);
-    return mla__cache_dtype(dtype, m->c.kv_lora_rank + m->c.qk_rope_head_dim, "pool", err);
+    return mla__cache_dtypes(m, dtype, index_dtype, "pool", err);
 }
-size_t mla_pool_size(const mla_model *m, int n_pages, mla_dtype dtype) {
+size_t mla_pool_size(const mla_model *m, int n_pages, mla_dtype dtype, mla_dtype index_dtype) {
     size_t bytes;
-    if (mla__pool_check(m, n_pages, dtype, NULL) != MLA_OK) return 0;
-    mla__pool_layout(m, n_pages, dtype, NULL, &bytes);
+    if (mla__pool_check(m, n_pages, dtype, index_dtype, NULL) != MLA_OK) return 0;
+    mla__pool_layout(m, n_pages, dtype, index_dtype, NULL, &bytes);
     return bytes;
 }
-mla_result mla_pool_init(mla_pool **out, void *memory, size_t bytes, const mla_model *m, int n_pages, mla_dtype dtype, mla_error *err) {
+mla_result mla_pool_init(mla_pool **out, void *memory, size_t bytes, const mla_model *m, int n_pages, mla_dtype dtype, mla_dtype index_dtype, mla_error *err) {
     mla_result r;
     size_t need;
     if (!out) return mla__fail(err, MLA_ERR_ARGUMENT, "pool: out is NULL");
     *out = NULL;
-    if ((r = mla__pool_check(m, n_pages, dtype, err)) != MLA_OK) return r;
-    if ((r = mla__fits(memory, bytes, mla_pool_size(m, n_pages, dtype), "mla_pool_init", err)) != MLA_OK) return r;
-    *out = mla__pool_layout(m, n_pages, dtype, memory, &need);
+    if ((r = mla__pool_check(m, n_pages, dtype, index_dtype, err)) != MLA_OK) return r;
+    if ((r = mla__fits(memory, bytes, mla_pool_size(m, n_pages, dtype, index_dtype), "mla_pool_init", err)) != MLA_OK) return r;
+    *out = mla__pool_layout(m, n_pages, dtype, index_dtype, memory, &need);
     return MLA_OK;
 }
-mla_result mla_pool_create(mla_pool **out, const mla_model *m, int n_pages, mla_dtype dtype, const mla_allocator *alloc, mla_error *err) {
+mla_result mla_pool_create(mla_pool **out, const mla_model *m, int n_pages, mla_dtype dtype, mla_dtype index_dtype, const mla_allocator *alloc, mla_error *err) {
     mla_result r;
     void *memory;
     size_t bytes;
     if (!out) return mla__fail(err, MLA_ERR_ARGUMENT, "pool: out is NULL");
     *out = NULL;
-    if ((r = mla__pool_check(m, n_pages, dtype, err)) != MLA_OK) return r;
-    bytes = mla_pool_size(m, n_pages, dtype);
+    if ((r = mla__pool_check(m, n_pages, dtype, index_dtype, err)) != MLA_OK) return r;
+    bytes = mla_pool_size(m, n_pages, dtype, index_dtype);
     if ((r = mla__allocate(&memory, alloc, bytes, "pool", err)) != MLA_OK) return r;
-    r = mla_pool_init(out, memory, bytes, m, n_pages, dtype, err);
+    r = mla_pool_init(out, memory, bytes, m, n_pages, dtype, index_dtype, err);
     if (alloc) (*out)->alloc = *alloc;
     (*out)->memory = memory;
     return r;
@@ -3002,8 +3088,7 @@ static mla_result mla__reserve(mla_cache *k, int n, const char *who, mla_error *
         return mla__fail(err, MLA_ERR_FULL, "%s: %d pages needed, the pool has %d free", who, fresh + copy, p->n_free);
     if (copy) {
         const int to = p->free_pages[--p->n_free], from = k->table[first];
-        const size_t bytes = (size_t)k->n_layers * MLA_PAGE * (size_t)mla__bytes(k->dtype, k->width);
-        memcpy(p->rows + (mla__sz)to * (mla__sz)bytes, p->rows + (mla__sz)from * (mla__sz)bytes, bytes);
+        memcpy(p->rows + to * p->page_bytes, p->rows + from * p->page_bytes, (size_t)p->page_bytes);
         p->refs[to] = 1;
         mla__page_drop(p, from); /* others hold it still */
         k->table[first] = to, k->copied = from;
@@ -3033,14 +3118,19 @@ static mla_cache *mla__cache_layout(const mla_model *m, const mla_cache_desc *d,
     mla__arena a;
     mla_cache *k = (mla_cache *)mla__begin(&a, memory, sizeof *k);
     const int width = m->c.kv_lora_rank + m->c.qk_rope_head_dim;
-    const mla_dtype dtype = d->pool ? d->pool->dtype : d->dtype;
-    int *table = MLA__TAKE(&a, int, d->pool ? (double)d->capacity / MLA_PAGE + 1 : 0);
-    unsigned char *rows = MLA__TAKE(&a, unsigned char, d->pool ? 0 : (double)d->capacity * m->c.num_hidden_layers * (double)mla__bytes(dtype, width));
+    const int index_width = mla__index_width(m);
+    const mla_dtype dtype = d->pool ? d->pool->dtype : d->dtype, index_dtype = d->pool ? d->pool->index_dtype : d->index_dtype;
+    const double rows_own = d->pool ? 0 : d->capacity;
+    int *table = MLA__TAKE(&a, int, d->pool ? (double)d->capacity / MLA_PAGE + 1 : 0), *indexer = MLA__TAKE(&a, int, m->c.num_hidden_layers);
+    unsigned char *rows = MLA__TAKE(&a, unsigned char, rows_own * m->c.num_hidden_layers * (double)mla__bytes(dtype, width));
+    unsigned char *index_rows = MLA__TAKE(&a, unsigned char, rows_own * m->n_indexers * (double)mla__bytes(index_dtype, index_width));
     *bytes = mla__total(&a);
     if (k) {
         memset(k, 0, sizeof *k);
         k->n_layers = m->c.num_hidden_layers, k->width = width, k->capacity = d->capacity, k->dtype = dtype;
-        k->pool = d->pool, k->table = table, k->rows = rows;
+        k->pool = d->pool, k->table = table, k->rows = rows, k->index_rows = index_rows, k->indexer = indexer;
+        k->n_indexers = m->n_indexers, k->index_width = index_width, k->index_dtype = index_dtype;
+        memcpy(indexer, m->indexer, (size_t)k->n_layers * sizeof *indexer);
     }
     return k;
 }
@@ -3051,7 +3141,10 @@ static mla_result mla__cache_check(const mla_model *m, const mla_cache_desc *d, 
     if (d->pool && (d->pool->n_layers != m->c.num_hidden_layers || d->pool->width != m->c.kv_lora_rank + m->c.qk_rope_head_dim))
         return mla__fail(err, MLA_ERR_ARGUMENT, "cache.pool: made for %d layers of width %d, the model has %d of %d", d->pool->n_layers,
                          d->pool->width, m->c.num_hidden_layers, m->c.kv_lora_rank + m->c.qk_rope_head_dim);
-    return d->pool ? MLA_OK : mla__cache_dtype(d->dtype, m->c.kv_lora_rank + m->c.qk_rope_head_dim, "cache", err);
+    if (d->pool && (d->pool->n_indexers != m->n_indexers || d->pool->index_width != mla__index_width(m)))
+        return mla__fail(err, MLA_ERR_ARGUMENT, "cache.pool: made for %d indexers with keys of %d, the model has %d of %d", d->pool->n_indexers,
+                         d->pool->index_width, m->n_indexers, mla__index_width(m));
+    return d->pool ? MLA_OK : mla__cache_dtypes(m, d->dtype, d->index_dtype, "cache", err);
 }
 size_t mla_cache_size(const mla_model *m, const mla_cache_desc *d) {
     size_t bytes;
@@ -3110,6 +3203,10 @@ mla_result mla_cache_fork(mla_cache *dst, const mla_cache *src, mla_error *err) 
     if (dst->n_layers != src->n_layers || dst->width != src->width || dst->dtype != src->dtype)
         return mla__fail(err, MLA_ERR_ARGUMENT, "mla_cache_fork: %d layers of width %d in %s cannot become %d of %d in %s", src->n_layers,
                          src->width, mla_dtype_name(src->dtype), dst->n_layers, dst->width, mla_dtype_name(dst->dtype));
+    if (dst->index_width != src->index_width || memcmp(dst->indexer, src->indexer, (size_t)src->n_layers * sizeof *src->indexer) ||
+        (src->n_indexers && dst->index_dtype != src->index_dtype))
+        return mla__fail(err, MLA_ERR_ARGUMENT, "mla_cache_fork: index keys of %d layers, %d values in %s, cannot become those of %d, %d in %s", src->n_indexers,
+                         src->index_width, mla_dtype_name(src->index_dtype), dst->n_indexers, dst->index_width, mla_dtype_name(dst->index_dtype));
     if (dst->capacity < src->length)
         return mla__fail(err, MLA_ERR_FULL, "mla_cache_fork: %d tokens, the capacity of dst is %d", src->length, dst->capacity);
     if (dst->pool && dst->pool == src->pool) {
@@ -3124,8 +3221,10 @@ mla_result mla_cache_fork(mla_cache *dst, const mla_cache *src, mla_error *err) 
         mla_cache_reset(dst);
         if ((r = mla__reserve(dst, src->length, "mla_cache_fork", err)) != MLA_OK) return r;
         for (int l = 0; l < src->n_layers; l++)
-            for (int u = 0; u < src->length; u++)
+            for (int u = 0; u < src->length; u++) {
                 memcpy(mla__row(dst, l, u), mla__row(src, l, u), (size_t)mla__bytes(src->dtype, src->width));
+                if (src->indexer[l] >= 0) memcpy(mla__index_row(dst, l, u), mla__index_row(src, l, u), (size_t)mla__bytes(src->index_dtype, src->index_width));
+            }
     }
     dst->length = src->length;
     return MLA_OK;
@@ -3136,7 +3235,12 @@ mla_result mla_cache_append(mla_cache *k, int n, const float *rows, mla_error *e
     if (!k || !rows || n < 0) return mla__fail(err, MLA_ERR_ARGUMENT, "mla_cache_append: %s", !k ? "cache is NULL" : !rows ? "rows is NULL" : "n is negative");
     if ((r = mla__reserve(k, n, "mla_cache_append", err)) != MLA_OK) return r;
     for (int l = 0; l < k->n_layers; l++)
-        for (int u = 0; u < n; u++, rows += k->width) mla__narrow(k->dtype, mla__row(k, l, k->length + u), rows, k->width);
+        for (int u = 0; u < n; u++, rows += k->width) {
+            mla__narrow(k->dtype, mla__row(k, l, k->length + u), rows, k->width);
+            if (k->indexer[l] < 0) continue;
+            mla__narrow(k->index_dtype, mla__index_row(k, l, k->length + u), rows + k->width, k->index_width);
+            rows += k->index_width;
+        }
     k->length += n;
     return MLA_OK;
 }
@@ -3146,6 +3250,8 @@ mla_result mla_cache_read(const mla_cache *k, int layer, int position, float *ro
     if (layer < 0 || layer >= k->n_layers) return mla__fail(err, MLA_ERR_ARGUMENT, "mla_cache_read: layer %d of %d", layer, k->n_layers);
     if (position < 0 || position >= k->length) return mla__fail(err, MLA_ERR_ARGUMENT, "mla_cache_read: position %d of %d", position, k->length);
     for (int i = 0; i < k->width; i++) row[i] = mla__get(k->dtype, mla__row(k, layer, position), i);
+    for (int i = 0; k->indexer[layer] >= 0 && i < k->index_width; i++)
+        row[k->width + i] = mla__get(k->index_dtype, mla__index_row(k, layer, position), i);
     return MLA_OK;
 }
 
@@ -3153,6 +3259,8 @@ mla_result mla_cache_read(const mla_cache *k, int layer, int position, float *ro
 
 #define MLA__PIECES 32      /* most pieces of context that are worked on apart and merged */
 #define MLA__PIECE_KEYS 512 /* fewest keys in such a piece */
+#define MLA__PIECE_CHOSEN 256 /* the same of keys that an indexer has chosen, which are few */
+#define MLA__BEST_SPARE 1024 /* least room for candidates beside the best ones so far */
 #define MLA__LANE_ROWS 128  /* rows (heads x tokens) that walk over a block of latents together */
 #define MLA__QUERIES 512    /* tokens for which the naive path expands keys once */
 #define MLA__ABSORB_ROWS 4096 /* rows (heads x tokens) that the absorbed path has scratch for */
@@ -3208,10 +3316,17 @@ typedef struct mla__job {
     int x_rows;               /* rows of x in all */
 } mla__job;
 
-/* Queries of one sequence that meet its keys together. */
+/* What a token's indexer has chosen. */
+typedef struct mla__choice {
+    const mla_cache *cache;
+    int position; /* of the token in it */
+    int n;        /* keys, of the context's `chosen`; -1: all that the token sees */
+} mla__choice;
+
+/* Queries of one sequence that meet its keys together; one token alone if it has chosen keys, and the path is the absorbed one. */
 typedef struct mla__block {
     int seq, token, n, first; /* sequence, row in the call, tokens, row within the sequence */
-    int pieces, piece, slot;  /* absorbed: pieces of context, keys in each, first slot for their results */
+    int pieces, piece, slot;  /* absorbed, indexer: pieces of context, keys in each, first slot for their results */
 } mla__block;
 
 typedef struct mla__worker {
@@ -3221,6 +3336,11 @@ typedef struct mla__worker {
     uint16_t *packed;          /* the same in bf16 for attend_tiles: latents packed, keys, values */
     mla__lanes *lanes;
     float *lane_memory;
+    /* for chosen keys */
+    uint32_t *best_key; /* candidates: what their scores are sorted by, and positions */
+    int *best_at;
+    int *next, *at;      /* naive: how far each token's keys have been gone through, before and after this block; positions of a block */
+    float *mask, *probs; /* of the block: [NL, KEYS] and [max(H, NL), KEYS] */
 } mla__worker;
 
 struct mla_context {
@@ -3245,6 +3365,13 @@ struct mla_context {
     float *cq, *q, *kva, *o;                   /* [T, Q] [T, H, N+P] [T, R+P] [T, H, V] */
     float *qa, *ol;                            /* [absorb_tokens, H, R+P], [absorb_tokens, H, R] */
     float *piece_o, *piece_m, *piece_l;        /* [PIECES, rows of a block, R] and [PIECES, rows] */
+    /* sparse attention */
+    float *iq, *ik, *iw;                       /* [T, Hi, d] [T, d] [T, Hi] of the indexer */
+    uint32_t *piece_key;                       /* the best of each piece: [PIECES, index_topk], and how many */
+    int *piece_at, *piece_n;
+    mla__choice *choice;                       /* [T] */
+    int *chosen;                               /* [T, index_topk] positions, ascending */
+    int chooser, chosen_tokens;                /* the layer whose indexer made these choices (-1: there are none), for so many tokens */
     /* experts */
     float *score, *weight, *slot_weight, *h; /* [T, E+Z] [T, K] [T*K]; [T, I] of a dense layer, or [T*K, I] and the shared expert's */
     int *index, *slot_token, *offset;          /* [T, K] [T*K] [E+Z+1] */
@@ -3279,10 +3406,6 @@ static void mla__parallel(mla_context *c, mla__work work, void *arg, double cost
         for (int i = 0; i < c->threads; i++) work(c, arg, i);
 }
 
-static int mla__max(int a, int b) { return a > b ? a : b; }
-static int mla__min(int a, int b) { return a < b ? a : b; }
-static int mla__up_to(int n, int step) { return (n + step - 1) / step * step; }
-
 static mla_context *mla__context_layout(const mla_model *m, const mla_context_desc *d, void *memory, size_t *bytes) {
     const mla_config *c = &m->c;
     const int T = d->max_tokens > 0 ? d->max_tokens : 512, H = c->num_attention_heads, R = c->kv_lora_rank, P = c->qk_rope_head_dim;
@@ -3300,7 +3423,8 @@ static mla_context *mla__context_layout(const mla_model *m, const mla_context_de
 #endif
     if (threads <= 0) threads = 1;
     mla__select(&kernels, d->isa, d->exact);
-    const int nr = kernels.nl;
+    const int nr = kernels.nl, sparse = m->n_indexers > 0;
+    const int topk = sparse ? c->index_topk : 0, Hi = sparse ? c->index_n_heads : 0, d_index = mla__index_width(m);
     memset(&t, 0, sizeof t);
     t.m = m, t.k = kernels, t.threads = threads, t.max_tokens = T, t.lane_tokens = lane_tokens, t.absorb_tokens = absorb_tokens;
     t.max_jobs = mla__max(mla__max(H, E + 2), 4);
@@ -3322,6 +3446,8 @@ static mla_context *mla__context_layout(const mla_model *m, const mla_context_de
         const double slots = slot_rows * mla__up_to(mla__max(c->hidden_size, I), 32) + (T + 15.0) * mla__up_to(mla__max(c->hidden_size, c->n_shared_experts * I), 32);
         t.act = MLA__TAKE(&a, unsigned char, (T * (double)widest / MLA_GROUP + 1) * sizeof(mla__act) + (packs ? 2 * fmax(dense, slots) : 0));
     }
+    t.choice = MLA__TAKE(&a, mla__choice, sparse ? T : 0);
+    t.chosen = MLA__TAKE(&a, int, (double)T * topk);
     /* attention and experts take turns in the same memory */
     mla__arena b = a;
     if (attn) {
@@ -3334,6 +3460,12 @@ static mla_context *mla__context_layout(const mla_model *m, const mla_context_de
         t.piece_o = MLA__TAKE(&a, float, (double)MLA__PIECES * rows * R);
         t.piece_m = MLA__TAKE(&a, float, (double)MLA__PIECES * rows);
         t.piece_l = MLA__TAKE(&a, float, (double)MLA__PIECES * rows);
+        t.iq = MLA__TAKE(&a, float, (double)T * Hi * d_index);
+        t.ik = MLA__TAKE(&a, float, (double)T * d_index);
+        t.iw = MLA__TAKE(&a, float, (double)T * Hi);
+        t.piece_key = MLA__TAKE(&a, uint32_t, (double)MLA__PIECES * topk);
+        t.piece_at = MLA__TAKE(&a, int, (double)MLA__PIECES * topk);
+        t.piece_n = MLA__TAKE(&a, int, MLA__PIECES);
     }
     t.score = MLA__TAKE(&b, float, (double)T * n_choices);
     t.index = MLA__TAKE(&b, int, (double)T * K);
@@ -3347,7 +3479,9 @@ static mla_context *mla__context_layout(const mla_model *m, const mla_context_de
     /* blocks of keys: of latents for the absorbed path, of latents and what they expand to for the naive one */
     const int ldk = mla__up_to(R + P, MLA__NR_MAX), ldv = mla__up_to(V, MLA__NR_MAX);
     const int panels = mla__up_to(rows, nr) / nr, naive_panels = mla__up_to(mla__min(T, MLA__QUERIES), nr) / nr;
+    const int index_panels = mla__up_to(Hi, nr) / nr; /* of one token */
     const double absorbed = (double)panels * nr * (2.0 * R + P + 3), naive = (double)naive_panels * nr * (N + P + V + 3.0);
+    const double index = (double)index_panels * nr * (d_index + 1.0);
     for (int i = 0; i < threads; i++) {
         mla__worker w;
         memset(&w, 0, sizeof w);
@@ -3355,19 +3489,26 @@ static mla_context *mla__context_layout(const mla_model *m, const mla_context_de
         w.group = MLA__TAKE(&a, float, mla__max(MLA__MC * MLA__GROUP, 3 * n_choices));
         if (attn) {
             w.latent = MLA__TAKE(&a, float, fmax((double)MLA__KEYS * ldk, MLA__AR_MAX * MLA__AK));
-            w.k = MLA__TAKE(&a, float, fmax((double)MLA__KEYS * (N + P), fmax(8.0 * (R + P), MLA__AR_MAX * MLA__AK))); /* naive: keys; absorbed: rows being widened */
+            /* naive: keys; absorbed and indexer: rows being widened */
+            w.k = MLA__TAKE(&a, float, fmax((double)MLA__KEYS * (N + P), fmax(8.0 * (R + P), MLA__AR_MAX * MLA__AK)));
             w.v = MLA__TAKE(&a, float, (double)MLA__KEYS * ldv);
             if (kernels.attend_tiles) w.packed = MLA__TAKE(&a, uint16_t, (double)MLA__KEYS * (R + N + P + V));
-            w.s = MLA__TAKE(&a, float, (double)mla__max(MLA__KEYS, MLA_PAGE * panels) * nr);
-            w.lanes = MLA__TAKE(&a, mla__lanes, mla__max(panels, naive_panels));
-            w.lane_memory = MLA__TAKE(&a, float, absorbed > naive ? absorbed : naive);
+            w.s = MLA__TAKE(&a, float, (double)mla__max(MLA__KEYS, MLA_PAGE * mla__max(panels, index_panels)) * nr);
+            w.lanes = MLA__TAKE(&a, mla__lanes, mla__max(mla__max(panels, naive_panels), index_panels));
+            w.lane_memory = MLA__TAKE(&a, float, fmax(fmax(absorbed, naive), index));
+            w.best_key = MLA__TAKE(&a, uint32_t, sparse ? topk + mla__max(topk, MLA__BEST_SPARE) : 0);
+            w.best_at = MLA__TAKE(&a, int, sparse ? topk + mla__max(topk, MLA__BEST_SPARE) : 0);
+            w.next = MLA__TAKE(&a, int, sparse ? 2 * MLA__QUERIES : 0);
+            w.at = MLA__TAKE(&a, int, sparse ? MLA__KEYS : 0);
+            w.mask = MLA__TAKE(&a, float, sparse ? MLA__NL_MAX * MLA__KEYS : 0);
+            w.probs = MLA__TAKE(&a, float, sparse ? (double)mla__max(H, MLA__NL_MAX) * MLA__KEYS : 0);
         }
         if (t.workers) t.workers[i] = w;
     }
     *bytes = mla__total(&a);
     if (x) {
         *x = t;
-        x->path = d->attn, x->exact = d->exact;
+        x->path = d->attn, x->exact = d->exact, x->chooser = -1;
         x->run = d->run ? d->run : mla__run_default, x->run_user = d->run_user;
     }
     return x;
@@ -3573,7 +3714,8 @@ static void mla__angles(mla_context *c, int T) {
         }
 }
 
-/* ---- >>attention ----------------------------------------------------------------------------------------------------- */
+/* ---- >>sparse -------------------------------------------------------------------------------------------------------- */
+/* Scores are never kept: every piece of context has a list of candidates, and all that is left of a list that overflows are its best. */
 
 typedef struct mla__attn {
     const mla_attn_weights *w;
@@ -3584,6 +3726,163 @@ typedef struct mla__attn {
 } mla__attn;
 
 static int mla__keys(const mla_sequence *s) { return s->cache->length + s->n_tokens; }
+/* Keys that the token in row t of the call may see, hidden ones of the caller's mask counted. */
+static int mla__seen(const mla_context *c, const mla_sequence *s, int t) {
+    return c->m->c.mask == MLA_MASK_CAUSAL && !s->mask ? c->position[t] + 1 : mla__keys(s);
+}
+
+/* The keys with the highest scores, of those offered in the order of their positions; of equal ones the first. */
+typedef struct mla__top {
+    uint32_t *key, least; /* least: what a new one must be above, if full */
+    int *at;
+    int n, most, room, full;
+} mla__top;
+
+static void mla__top_begin(mla__top *b, const mla__worker *w, int most) {
+    b->key = w->best_key, b->at = w->best_at, b->least = 0;
+    b->n = b->full = 0, b->most = most, b->room = most + mla__max(most, MLA__BEST_SPARE);
+}
+/* All but the best `most` go: the digits of the last one that stays are found by counting, from the highest on. */
+static void mla__top_cut(mla__top *b) {
+    uint32_t key = 0, known = 0;
+    int left = b->most, n = 0;
+    if (b->n <= b->most) return;
+    for (int shift = 24; shift >= 0; shift -= 8) {
+        int count[256] = {0}, digit = 255;
+        for (int i = 0; i < b->n; i++) count[b->key[i] >> shift & 255] += (b->key[i] & known) == key;
+        for (; count[digit] < left; digit--) left -= count[digit];
+        key |= (uint32_t)digit << shift, known |= (uint32_t)255 << shift;
+    }
+    for (int i = 0; i < b->n; i++) {
+        if (b->key[i] < key || (b->key[i] == key && left-- <= 0)) continue;
+        b->key[n] = b->key[i], b->at[n++] = b->at[i];
+    }
+    b->n = n, b->least = key, b->full = 1;
+}
+static void mla__top_offer(mla__top *b, uint32_t key, int at) {
+    if (b->full && key <= b->least) return;
+    if (b->n == b->room) {
+        mla__top_cut(b);
+        if (key <= b->least) return;
+    }
+    b->key[b->n] = key, b->at[b->n++] = at;
+}
+/* Keys are in the order of their scores; -0 is 0, and what is not a number comes last. */
+static uint32_t mla__top_key(float score) {
+    const uint32_t u = mla__bits(score + 0.0f);
+    return score != score ? 0 : u >> 31 ? ~u : u | 0x80000000u;
+}
+
+/* Cut the keys of a block into at most `most` pieces. It follows from the shape of the call alone, so that no result depends on threads. */
+static void mla__pieces(mla__block *b, int keys, int most, int fewest, int *slots) {
+    b->piece = mla__up_to(mla__max((keys + most - 1) / most, mla__min(keys, fewest)), MLA_PAGE);
+    b->pieces = (keys + b->piece - 1) / b->piece;
+    b->slot = *slots, *slots += b->pieces > 1 ? b->pieces : 0;
+}
+
+static void mla__chosen_set(mla_context *c, const mla__block *b, mla__top *best) {
+    mla__top_cut(best);
+    c->choice[b->token].n = best->n;
+    memcpy(c->chosen + b->token * (mla__sz)best->most, best->at, (size_t)best->n * sizeof *best->at);
+}
+
+/* One token and one piece of context. */
+static void mla__index_piece(mla_context *c, const mla__attn *a, const mla__block *b, int piece, mla__worker *w) {
+    const mla_config *f = &c->m->c;
+    const mla_sequence *s = &a->seqs[b->seq];
+    const int Hi = f->index_n_heads, d = f->index_head_dim, nr = c->k.nl, panels = mla__up_to(Hi, nr) / nr, keys = mla__keys(s);
+    const int seen = mla__seen(c, s, b->token), end = b->pieces > 1 ? mla__min(seen, (piece + 1) * b->piece) : seen;
+    const float *q = c->iq + b->token * (mla__sz)Hi * d, *mask = s->mask ? s->mask + b->first * (mla__sz)keys : NULL;
+    float *weight = w->lane_memory + (mla__sz)panels * nr * d, score[MLA_PAGE];
+    mla__top best;
+    for (int p = 0; p < panels; p++) {
+        w->lanes[p].q = w->lane_memory + (mla__sz)p * nr * d;
+        c->k.transpose(w->lanes[p].q, q + (mla__sz)p * nr * d, d, mla__min(nr, Hi - p * nr), d);
+    }
+    for (int h = 0; h < panels * nr; h++) weight[h] = h < Hi ? c->iw[b->token * (mla__sz)Hi + h] : 0;
+    mla__top_begin(&best, w, f->index_topk);
+    for (int u0 = piece * b->piece; u0 < end; u0 += MLA_PAGE) { /* MLA_PAGE keys from a multiple of it lie together, paged or not */
+        const int nu = mla__min(MLA_PAGE, end - u0);
+        c->k.index[s->cache->index_dtype](score, w->lanes, weight, panels, mla__index_row(s->cache, a->layer, u0), d, nu, w->s, w->k);
+        for (int u = 0; u < nu; u++) {
+            if (mask && mask[u0 + u] == -INFINITY) continue;
+            mla__top_offer(&best, mla__top_key(mask ? score[u] + mask[u0 + u] : score[u]), u0 + u);
+        }
+    }
+    if (b->pieces == 1) {
+        mla__chosen_set(c, b, &best);
+        return;
+    }
+    const int slot = b->slot + piece;
+    mla__top_cut(&best);
+    c->piece_n[slot] = best.n;
+    memcpy(c->piece_key + slot * (mla__sz)best.most, best.key, (size_t)best.n * sizeof *best.key);
+    memcpy(c->piece_at + slot * (mla__sz)best.most, best.at, (size_t)best.n * sizeof *best.at);
+}
+static void mla__index_work(mla_context *c, void *arg, int worker) {
+    const mla__attn *a = (const mla__attn *)arg;
+    mla__share s = mla__share_of(c->loads, a->n_blocks, worker, c->threads);
+    for (int i = 0, b0, b1; i < a->n_blocks; i++)
+        if (mla__share_next(&s, &c->loads[i], &b0, &b1))
+            for (int p = b0; p < b1; p++) mla__index_piece(c, a, &c->blocks[i], p, &c->workers[worker]);
+}
+static void mla__index_merge_work(mla_context *c, void *arg, int worker) {
+    const mla__attn *a = (const mla__attn *)arg;
+    const int most = c->m->c.index_topk;
+    for (int i = worker; i < a->n_blocks; i += c->threads) {
+        const mla__block *b = &c->blocks[i];
+        mla__top best;
+        if (b->pieces == 1) continue;
+        mla__top_begin(&best, &c->workers[worker], most);
+        for (int slot = b->slot; slot < b->slot + b->pieces; slot++)
+            for (int j = 0; j < c->piece_n[slot]; j++)
+                mla__top_offer(&best, c->piece_key[slot * (mla__sz)most + j], c->piece_at[slot * (mla__sz)most + j]);
+        mla__chosen_set(c, b, &best);
+    }
+}
+
+static int mla__cut(mla_context *c, int at, int seq, int token, int first, int n, int most);
+static void mla__choose(mla_context *c, mla__attn *a, int n_seqs) {
+    const mla_config *f = &c->m->c;
+    double cost = 0;
+    int slots = 0;
+    a->n_blocks = 0;
+    for (int s = 0, t = 0; s < n_seqs; t += a->seqs[s++].n_tokens) {
+        const int n = a->seqs[s].n_tokens;
+        int all = n;
+        for (int i = n - 1; i >= 0; i--) {
+            c->choice[t + i].cache = a->seqs[s].cache, c->choice[t + i].position = c->position[t + i], c->choice[t + i].n = -1;
+            if (mla__seen(c, &a->seqs[s], t + i) > f->index_topk) all = i; /* later tokens see no less */
+        }
+        a->n_blocks = mla__cut(c, a->n_blocks, s, t + all, all, n - all, 1);
+    }
+    c->chooser = a->layer, c->chosen_tokens = a->T;
+    for (int i = 0; i < a->n_blocks; i++) {
+        mla__block *b = &c->blocks[i];
+        const int keys = mla__seen(c, &a->seqs[b->seq], b->token);
+        mla__pieces(b, keys, mla__max(1, MLA__PIECES / a->n_blocks), MLA__PIECE_KEYS, &slots);
+        c->loads[i].units = b->pieces, c->loads[i].weight = mla__min(b->piece, keys);
+        cost += (double)keys * f->index_n_heads * f->index_head_dim;
+    }
+    if (!a->n_blocks) return;
+    mla__parallel(c, mla__index_work, a, cost);
+    if (slots) mla__parallel(c, mla__index_merge_work, a, (double)slots * f->index_topk * 16);
+}
+
+/* The keys that the token in row t of the call has chosen, *n of them; NULL: it attends to all that it sees. */
+static const int *mla__chosen(const mla_context *c, int t, int *n) {
+    if (c->m->n_indexers == 0 || c->choice[t].n < 0) return NULL;
+    *n = c->choice[t].n;
+    return c->chosen + t * (mla__sz)c->m->c.index_topk;
+}
+/* Of n tokens from row t of the call on, the first so many attend to all that they see. */
+static int mla__dense(const mla_context *c, int t, int n) {
+    int keys, i = 0;
+    while (i < n && !mla__chosen(c, t + i, &keys)) i++;
+    return i;
+}
+
+/* ---- >>attention ----------------------------------------------------------------------------------------------------- */
 
 /* Latent norms, rotation of the key, and the new rows of the caches. */
 static void mla__latent_work(mla_context *c, void *arg, int worker) {
@@ -3601,6 +3900,11 @@ static void mla__latent_work(mla_context *c, void *arg, int worker) {
         for (int i = 0; f->latent_scale != 1 && i < R; i++) row[i] *= f->latent_scale;
         mla__rotate(row + R, c->cos + t * (mla__sz)(P / 2), c->sin + t * (mla__sz)(P / 2), P, f->rope.layout);
         c->k.narrow[k->dtype](mla__row(k, a->layer, c->position[t]), row, R + P);
+        if (k->indexer[a->layer] < 0) continue;
+        row = c->ik + t * (mla__sz)f->index_head_dim;
+        mla__norm(row, row, f->index_head_dim, &mla__index_norm, &a->w->indexer.k_norm);
+        mla__rotate(row, c->cos + t * (mla__sz)(P / 2), c->sin + t * (mla__sz)(P / 2), P, f->index_rope);
+        c->k.narrow[k->index_dtype](mla__index_row(k, a->layer, c->position[t]), row, f->index_head_dim);
     }
 }
 
@@ -3618,15 +3922,26 @@ static void mla__query_work(mla_context *c, void *arg, int worker) {
             mla__rotate(q + N, c->cos + t * (mla__sz)(P / 2), c->sin + t * (mla__sz)(P / 2), P, f->rope.layout);
             for (int i = 0; i < N + P; i++) q[i] *= scale;
         }
+        const int Hi = c->m->indexer[a->layer] >= 0 ? f->index_n_heads : 0, d = f->index_head_dim;
+        for (int h = 0; h < Hi; h++) {
+            mla__rotate(c->iq + (t * (mla__sz)Hi + h) * d, c->cos + t * (mla__sz)(P / 2), c->sin + t * (mla__sz)(P / 2), P, f->index_rope);
+            c->iw[t * (mla__sz)Hi + h] *= (float)(1 / sqrt((double)Hi * d));
+        }
     }
 }
 
-/* Set up lanes for rows of queries. Row i belongs to token b->token + i / per_token and head (per_token > 1: i % per_token, else head). */
+/* Where the caller wants the probabilities of a head of token t of a block. */
+static float *mla__probs_of(const mla_context *c, const mla__attn *a, const mla__block *b, int t, int h) {
+    const mla_sequence *s = &a->seqs[b->seq];
+    return s->probs + (((mla__sz)a->probs_layer * s->n_tokens + b->first + t) * c->m->c.num_attention_heads + h) * (mla__sz)mla__keys(s);
+}
+
+/* Set up lanes for rows of queries. Row i belongs to token b->token + i / per_token and head (per_token > 1: i % per_token, else head).
+   Blocks of chosen keys come with positions counted from 0, and with masks and room for scores in the worker's scratch. */
 static int mla__lanes_begin(mla_context *c, const mla__attn *a, const mla__block *b, mla__worker *w, const float *q, mla__sz ldq, int dk,
                             int dv, int per_token, int head) {
     const mla_sequence *s = &a->seqs[b->seq];
-    const int rows = b->n * per_token, nr = c->k.nl, keys = mla__keys(s), H = c->m->c.num_attention_heads;
-    const int causal = c->m->c.mask == MLA_MASK_CAUSAL && !s->mask;
+    const int rows = b->n * per_token, nr = c->k.nl, keys = mla__keys(s), chosen = mla__dense(c, b->token, 1) == 0;
     float *at = w->lane_memory;
     for (int p = 0; p * nr < rows; p++) {
         mla__lanes *l = &w->lanes[p];
@@ -3641,9 +3956,14 @@ static int mla__lanes_begin(mla_context *c, const mla__attn *a, const mla__block
         for (int i = 0; i < nr; i++) {
             const int row = p * nr + mla__min(i, l->n - 1), t = row / per_token, h = per_token > 1 ? row % per_token : head;
             l->m[i] = -INFINITY, l->l[i] = 0;
-            l->limit[i] = causal ? c->position[b->token + t] : keys - 1;
-            if (s->mask) l->mask[i] = s->mask + (b->first + t) * (mla__sz)keys;
-            if (s->probs) l->probs[i] = s->probs + (((mla__sz)a->probs_layer * s->n_tokens + b->first + t) * H + h) * (mla__sz)keys;
+            l->limit[i] = chosen ? keys - 1 : mla__seen(c, s, b->token + t) - 1;
+            if (chosen && (s->mask || b->n > 1)) l->mask[i] = w->mask + (per_token > 1 ? 0 : i) * MLA__KEYS;
+            else if (s->mask) l->mask[i] = s->mask + (b->first + t) * (mla__sz)keys;
+            if (!s->probs) continue;
+            l->probs[i] = mla__probs_of(c, a, b, t, h);
+            if (!chosen) continue;
+            for (int u = 0; u < keys; u++) l->probs[i][u] = -INFINITY; /* until a score is known */
+            l->probs[i] = w->probs + (per_token > 1 ? row : i) * MLA__KEYS;
         }
         c->k.transpose(l->q, q + p * nr * ldq, (int)ldq, l->n, dk);
     }
@@ -3654,6 +3974,20 @@ static int mla__lanes_last(const mla__lanes *l) {
     int last = 0;
     for (int i = 0; i < l->n; i++) last = mla__max(last, l->limit[i]);
     return last;
+}
+
+/* The scores of a block of chosen keys, where the caller wants probabilities, go to their places: lanes are rows from `row` on. */
+static void mla__lanes_scatter(const mla_context *c, const mla__attn *a, const mla__block *b, const mla__lanes *l, int row, int per_token, int head,
+                               const int *at, int n) {
+    for (int i = 0; l->probs[0] && i < l->n; i++) {
+        float *to = mla__probs_of(c, a, b, (row + i) / per_token, per_token > 1 ? (row + i) % per_token : head);
+        for (int j = 0; j < n; j++) to[at[j]] = l->probs[i][j];
+    }
+}
+/* And at the end, when they are all there, that is where they are looked for. */
+static void mla__lanes_scattered(const mla_context *c, const mla__attn *a, const mla__block *b, mla__lanes *l, int row, int per_token, int head) {
+    for (int i = 0; l->probs[0] && i < l->n; i++)
+        l->probs[i] = mla__probs_of(c, a, b, (row + i) / per_token, per_token > 1 ? (row + i) % per_token : head);
 }
 
 /* Raw scores, kept where the caller wants probabilities, become probabilities. */
@@ -3673,6 +4007,17 @@ static void mla__widen_rows(mla_context *c, const mla_cache *k, int layer, int u
     }
 }
 
+/* The rows at n positions, as they are or as f32 with stride ldk. They lie anywhere, so that only we know which is next. */
+static void mla__gather_rows(mla_context *c, const mla_cache *k, int layer, const int *at, int n, void *to, mla__sz ldk, int as_they_are) {
+    const mla__sz bytes = mla__bytes(k->dtype, k->width);
+    for (int i = 0; i < n; i++) {
+        const unsigned char *row = mla__row(k, layer, at[i]), *next = mla__row(k, layer, at[mla__min(i + 3, n - 1)]);
+        for (mla__sz j = 0; j < bytes; j += 64) MLA__PREFETCH(next + j);
+        if (as_they_are) memcpy((unsigned char *)to + i * bytes, row, (size_t)bytes);
+        else c->k.widen[k->dtype]((float *)to + i * ldk, row, k->width);
+    }
+}
+
 /* Absorbed, one block of tokens and one piece of context: all heads walk over the latents together, each read and widened once. */
 static void mla__absorbed_piece(mla_context *c, const mla__attn *a, const mla__block *b, int piece, mla__worker *w) {
     const mla_config *f = &c->m->c;
@@ -3680,8 +4025,9 @@ static void mla__absorbed_piece(mla_context *c, const mla__attn *a, const mla__b
     const int H = f->num_attention_heads, R = f->kv_lora_rank, dk = R + f->qk_rope_head_dim, nr = c->k.nl;
     const mla__sz ldk = mla__up_to(dk, MLA__NR_MAX), first = (mla__sz)(b->token - a->token0) * H;
     const int panels = mla__lanes_begin(c, a, b, w, c->qa + first * dk, dk, dk, R, H, 0);
-    const int last = mla__lanes_last(&w->lanes[panels - 1]); /* later tokens see no less */
-    const int u1 = mla__min(b->pieces > 1 ? (piece + 1) * b->piece : INT32_MAX, last + 1);
+    int end = mla__lanes_last(&w->lanes[panels - 1]) + 1; /* later tokens see no less */
+    const int *chosen = mla__chosen(c, b->token, &end);
+    const int u1 = b->pieces > 1 ? mla__min(end, (piece + 1) * b->piece) : end;
     const mla_dtype dtype = s->cache->dtype;
     const int in_place = c->k.attend[dtype] != NULL && R % MLA__NR_MAX == 0;
     const mla_dtype t = in_place ? dtype : MLA_F32;
@@ -3690,12 +4036,16 @@ static void mla__absorbed_piece(mla_context *c, const mla__attn *a, const mla__b
     for (int u0 = piece * b->piece; u0 < u1; u0 += MLA_PAGE) {
         const int nu = mla__min(MLA_PAGE, u1 - u0);
         const void *block = w->latent;
-        if (in_place) block = mla__row(s->cache, a->layer, u0); /* MLA_PAGE rows from a multiple of it lie together, paged or not */
+        if (chosen) mla__gather_rows(c, s->cache, a->layer, chosen + u0, nu, w->latent, ldk, in_place);
+        else if (in_place) block = mla__row(s->cache, a->layer, u0); /* MLA_PAGE rows from a multiple of it lie together, paged or not */
         else mla__widen_rows(c, s->cache, a->layer, u0, nu, w->latent, ldk);
-        (tiles ? c->k.attend_tiles : c->k.attend[t])(w->lanes, panels, block, ld, dk, block, ld, R, u0, nu, w->s, w->k);
+        for (int u = 0; chosen && s->mask && u < nu; u++) w->mask[u] = s->mask[b->first * (mla__sz)mla__keys(s) + chosen[u0 + u]];
+        (tiles ? c->k.attend_tiles : c->k.attend[t])(w->lanes, panels, block, ld, dk, block, ld, R, chosen ? 0 : u0, nu, w->s, w->k);
+        for (int p = 0; chosen && p < panels; p++) mla__lanes_scatter(c, a, b, &w->lanes[p], p * nr, H, 0, chosen + u0, nu);
     }
     for (int p = 0; p < panels; p++) {
-        const mla__lanes *l = &w->lanes[p];
+        mla__lanes *l = &w->lanes[p];
+        if (chosen) mla__lanes_scattered(c, a, b, l, p * nr, H, 0);
         mla__lanes_probs(l, mla__keys(s));
         for (int i = 0; i < l->n; i++) {
             const mla__sz row = first + p * nr + i;
@@ -3728,6 +4078,47 @@ static void mla__merge(mla_context *c, const mla__attn *a, const mla__block *b, 
     c->k.mix[MLA_F32](c->ol + ((mla__sz)(b->token - a->token0) * H + row) * R, R, share, n, 1, &o, 0, n, w->panel);
 }
 
+/* The next positions, at most KEYS of them, that some token of a block has chosen. */
+static int mla__chosen_next(const mla_context *c, const mla__block *b, mla__worker *w) {
+    int *next = w->next, *before = w->next + MLA__QUERIES, n = 0, keys = 0;
+    memcpy(before, next, (size_t)b->n * sizeof *next);
+    while (n < MLA__KEYS) {
+        unsigned char some[MLA__KEYS] = {0};
+        int from = INT32_MAX, width = MLA__KEYS;
+        for (int t = 0; t < b->n; t++) {
+            const int *chosen = mla__chosen(c, b->token + t, &keys);
+            if (next[t] < keys) from = mla__min(from, chosen[next[t]]);
+        }
+        if (from == INT32_MAX) break;
+        for (int t = 0; t < b->n; t++) {
+            const int *chosen = mla__chosen(c, b->token + t, &keys);
+            for (int i = next[t]; i < keys && chosen[i] - from < MLA__KEYS; i++) some[chosen[i] - from] = 1;
+        }
+        for (int j = 0; j < width; j++)
+            if (some[j] && n == MLA__KEYS) width = j;
+            else if (some[j]) w->at[n++] = from + j;
+        for (int t = 0; t < b->n; t++) {
+            const int *chosen = mla__chosen(c, b->token + t, &keys);
+            while (next[t] < keys && chosen[next[t]] - from < width) next[t]++;
+        }
+    }
+    return n;
+}
+/* What the tokens of a panel, from token t0 of the block on, see of these n positions. */
+static void mla__chosen_mask(const mla_context *c, const mla__attn *a, const mla__block *b, const mla__lanes *l, int t0, int n, const mla__worker *w) {
+    const mla_sequence *s = &a->seqs[b->seq];
+    for (int i = 0, keys; l->mask[0] && i < l->n; i++) {
+        const int t = t0 + i, *chosen = mla__chosen(c, b->token + t, &keys);
+        const float *mask = s->mask ? s->mask + (b->first + t) * (mla__sz)mla__keys(s) : NULL;
+        int k = w->next[MLA__QUERIES + t];
+        for (int j = 0; j < n; j++) {
+            const int mine = k < w->next[t] && chosen[k] == w->at[j];
+            w->mask[i * MLA__KEYS + j] = !mine ? -INFINITY : mask ? mask[w->at[j]] : 0;
+            k += mine;
+        }
+    }
+}
+
 /* Naive, one head of one block of tokens: keys and values are expanded from the latents a block of context at a time. */
 static void mla__naive_head(mla_context *c, const mla__attn *a, const mla__block *b, int h, mla__worker *w) {
     const mla_config *f = &c->m->c;
@@ -3735,14 +4126,15 @@ static void mla__naive_head(mla_context *c, const mla__attn *a, const mla__block
     const int H = f->num_attention_heads, N = f->qk_nope_head_dim, P = f->qk_rope_head_dim, V = f->v_head_dim, R = f->kv_lora_rank, nr = c->k.nl;
     const mla__sz ldl = mla__up_to(R + P, MLA__NR_MAX), ldv = mla__up_to(V, MLA__NR_MAX);
     const int panels = mla__lanes_begin(c, a, b, w, c->q + ((mla__sz)b->token * H + h) * (N + P), (mla__sz)H * (N + P), N + P, V, 1, h);
-    const int u1 = mla__lanes_last(&w->lanes[panels - 1]) + 1, row0 = h * (N + V);
+    const int u1 = mla__lanes_last(&w->lanes[panels - 1]) + 1, row0 = h * (N + V), chosen = mla__dense(c, b->token, 1) == 0;
     const int tiles = c->k.attend_tiles && a->w->kv_b.weight.dtype == MLA_BF16 && (N + P) % 32 == 0 && V % 32 == 0 && R % 32 == 0;
     uint16_t *k16 = tiles ? w->packed + MLA__KEYS * (mla__sz)R : NULL, *v16 = tiles ? k16 + MLA__KEYS * (mla__sz)(N + P) : NULL;
     mla_linear keys = a->w->kv_b;
     memset(&keys.bias, 0, sizeof keys.bias); /* a bias on keys adds the same to all scores of a query: softmax cancels it */
-    for (int u0 = 0; u0 < u1; u0 += MLA__KEYS) {
-        const int nu = mla__min(MLA__KEYS, u1 - u0);
-        mla__widen_rows(c, s->cache, a->layer, u0, nu, w->latent, ldl);
+    if (chosen) memset(w->next, 0, (size_t)b->n * sizeof *w->next);
+    for (int u0 = 0, nu; (nu = chosen ? mla__chosen_next(c, b, w) : mla__min(MLA__KEYS, u1 - u0)) > 0; u0 += nu) {
+        if (chosen) mla__gather_rows(c, s->cache, a->layer, w->at, nu, w->latent, ldl, 0);
+        else mla__widen_rows(c, s->cache, a->layer, u0, nu, w->latent, ldl);
         mla__in in = mla__in_of(w->latent, ldl, nu);
         if (tiles) {
             for (int u = 0; u < nu; u += 16) c->k.pack(w->packed + u * (mla__sz)R, w->latent + u * ldl, ldl, NULL, mla__min(16, nu - u), R);
@@ -3758,15 +4150,18 @@ static void mla__naive_head(mla_context *c, const mla__attn *a, const mla__block
                 c->k.narrow[MLA_BF16](v16 + u * (mla__sz)V, w->v + u * ldv, V);
             }
         for (int p = 0; p < panels; p++) {
-            const int last = mla__lanes_last(&w->lanes[p]);
+            const int last = chosen ? INT32_MAX - 1 : mla__lanes_last(&w->lanes[p]);
             if (u0 > last) continue;
-            const int seen = mla__min(nu, last + 1 - u0);
-            if (tiles) c->k.attend_tiles(&w->lanes[p], 1, k16, N + P, N + P, v16, V, V, u0, seen, w->s, w->k);
-            else c->k.attend[MLA_F32](&w->lanes[p], 1, w->k, N + P, N + P, w->v, ldv, V, u0, seen, w->s, w->latent);
+            const int seen = mla__min(nu, last + 1 - u0), from = chosen ? 0 : u0;
+            if (chosen) mla__chosen_mask(c, a, b, &w->lanes[p], p * nr, nu, w);
+            if (tiles) c->k.attend_tiles(&w->lanes[p], 1, k16, N + P, N + P, v16, V, V, from, seen, w->s, w->k);
+            else c->k.attend[MLA_F32](&w->lanes[p], 1, w->k, N + P, N + P, w->v, ldv, V, from, seen, w->s, w->latent);
+            if (chosen) mla__lanes_scatter(c, a, b, &w->lanes[p], p * nr, 1, h, w->at, nu);
         }
     }
     for (int p = 0; p < panels; p++) {
-        const mla__lanes *l = &w->lanes[p];
+        mla__lanes *l = &w->lanes[p];
+        if (chosen) mla__lanes_scattered(c, a, b, l, p * nr, 1, h);
         mla__lanes_probs(l, mla__keys(s));
         for (int i = 0; i < l->n; i++) {
             float *to = c->o + ((mla__sz)(b->token + p * nr + i) * H + h) * V;
@@ -3831,17 +4226,18 @@ static void mla__absorbed(mla_context *c, mla__attn *a, int seq, int token, int 
     int slots = 0, s = seq, left = n_tokens, at = token, row = first;
     a->token0 = token, a->n_blocks = 0;
     while (left > 0) {
-        const int n = mla__min(left, a->seqs[s].n_tokens - row);
-        a->n_blocks = mla__cut(c, a->n_blocks, s, at, row, n, c->lane_tokens);
+        const int n = mla__min(left, a->seqs[s].n_tokens - row), dense = mla__dense(c, at, n);
+        a->n_blocks = mla__cut(c, a->n_blocks, s, at, row, dense, c->lane_tokens);
+        a->n_blocks = mla__cut(c, a->n_blocks, s, at + dense, row + dense, n - dense, 1);
         at += n, left -= n, row = 0, s++;
     }
-    for (int i = 0; i < a->n_blocks; i++) { /* pieces follow from the shape of the call alone, so that the result does not depend on threads */
+    for (int i = 0; i < a->n_blocks; i++) {
         mla__block *b = &c->blocks[i];
         const mla_sequence *q = &a->seqs[b->seq];
-        const int keys = mla__keys(q), most = q->probs ? 1 : mla__max(1, MLA__PIECES / a->n_blocks);
-        b->piece = mla__up_to(mla__max((keys + most - 1) / most, mla__min(keys, MLA__PIECE_KEYS)), MLA_PAGE);
-        b->pieces = (keys + b->piece - 1) / b->piece;
-        b->slot = slots, slots += b->pieces > 1 ? b->pieces : 0;
+        int keys = mla__keys(q);
+        const int chosen = mla__chosen(c, b->token, &keys) != NULL;
+        keys = mla__max(keys, 1); /* a mask may leave none to be chosen */
+        mla__pieces(b, keys, q->probs ? 1 : mla__max(1, MLA__PIECES / a->n_blocks), chosen ? MLA__PIECE_CHOSEN : MLA__PIECE_KEYS, &slots);
         c->loads[i].units = b->pieces, c->loads[i].weight = (int64_t)b->n * mla__min(b->piece, keys);
         cost += (double)b->n * H * keys * (2.0 * R + P);
     }
@@ -3868,7 +4264,9 @@ static void mla__absorbed(mla_context *c, mla__attn *a, int seq, int token, int 
 
 static void mla__naive(mla_context *c, mla__attn *a, int seq, int token) {
     const mla_sequence *s = &a->seqs[seq];
-    a->n_blocks = mla__cut(c, 0, seq, token, 0, s->n_tokens, MLA__QUERIES);
+    const int dense = mla__dense(c, token, s->n_tokens);
+    a->n_blocks = mla__cut(c, 0, seq, token, 0, dense, MLA__QUERIES);
+    a->n_blocks = mla__cut(c, a->n_blocks, seq, token + dense, dense, s->n_tokens - dense, MLA__QUERIES);
     for (int i = 0; i < a->n_blocks; i++) {
         c->loads[i].units = c->m->c.num_attention_heads;
         c->loads[i].weight = c->blocks[i].n + 1;
@@ -3877,12 +4275,16 @@ static void mla__naive(mla_context *c, mla__attn *a, int seq, int token) {
 }
 
 /* Multiplications of both paths for n queries over `keys` keys. Naive: N+P+V for each pair of query and key, and R(N+V) to expand each key;
-   absorbed: 2R+P for each pair, and R(N+V) into and out of the latent for each query. */
-static int mla__prefer_naive(const mla_context *c, const mla_sequence *s) {
+   absorbed: 2R+P for each pair, and R(N+V) into and out of the latent for each query. Of chosen keys, naive works on all that any of its
+   queries has chosen, at worst other ones for each; absorbed on each query's own. t: row of the sequence's first token in the call. */
+static int mla__prefer_naive(const mla_context *c, const mla_sequence *s, int t) {
     const mla_config *f = &c->m->c;
-    const double n = s->n_tokens, keys = mla__keys(s), pairs = f->mask == MLA_MASK_CAUSAL && !s->mask ? n * (keys - (n - 1) / 2) : n * keys;
+    const int dense = mla__dense(c, t, s->n_tokens), causal = f->mask == MLA_MASK_CAUSAL && !s->mask;
+    const double n = dense, few = s->n_tokens - dense, all = mla__keys(s), keys = causal ? all - few : all;
+    const double pairs = causal ? n * (keys - (n - 1) / 2) : n * keys, own = fmin(f->index_topk, all), any = fmin(all, few * own);
     const double R = f->kv_lora_rank, N = f->qk_nope_head_dim, P = f->qk_rope_head_dim, V = f->v_head_dim;
-    const double naive = pairs * (N + P + V) + keys * R * (N + V) * ceil(n / MLA__QUERIES), absorbed = pairs * (2 * R + P) + n * R * (N + V);
+    const double naive = (pairs + few * any) * (N + P + V) + R * (N + V) * (keys * ceil(n / MLA__QUERIES) + any * ceil(few / MLA__QUERIES));
+    const double absorbed = (pairs + few * own) * (2 * R + P) + s->n_tokens * R * (N + V);
     return c->path == MLA_ATTN_NAIVE || (c->path == MLA_ATTN_AUTO && naive < absorbed);
 }
 
@@ -3898,21 +4300,33 @@ static void mla__attention(mla_context *c, int layer, int probs_layer, float *y,
     c->jobs[0] = Q > 0 ? mla__job_of(c->cq, Q, x, D, T, &w->q_a) : mla__job_of(c->q, (mla__sz)H * qk, x, D, T, &w->q);
     c->jobs[1] = mla__job_of(c->kva, R + P, x, D, T, &w->kv_a);
     mla__jobs_run(c, c->jobs, 2);
-    mla__parallel(c, mla__latent_work, &a, (double)T * (Q + R + P) * 8);
+    const int indexer = c->m->indexer[layer] >= 0, Hi = indexer ? f->index_n_heads : 0, d = indexer ? f->index_head_dim : 0;
+    if (indexer) {
+        mla_linear weights;
+        memset(&weights, 0, sizeof weights);
+        weights.weight = w->indexer.weights_proj;
+        c->jobs[0] = mla__job_of(c->ik, d, x, D, T, &w->indexer.wk);
+        c->jobs[1] = mla__job_of(c->iw, Hi, x, D, T, &weights);
+        c->jobs[1].exact = 1;
+        mla__jobs_run(c, c->jobs, 2);
+    }
+    mla__parallel(c, mla__latent_work, &a, (double)T * (Q + R + P + d) * 8);
     if (Q > 0) {
         c->jobs[0] = mla__job_of(c->q, (mla__sz)H * qk, c->cq, Q, T, &w->q_b);
-        mla__jobs_run(c, c->jobs, 1);
+        if (indexer) c->jobs[1] = mla__job_of(c->iq, (mla__sz)Hi * d, c->cq, Q, T, &w->indexer.wq_b);
+        mla__jobs_run(c, c->jobs, 1 + indexer);
     }
-    mla__parallel(c, mla__query_work, &a, (double)T * H * qk * 4);
+    mla__parallel(c, mla__query_work, &a, (double)T * (H * (double)qk + Hi * (double)d) * 4);
+    if (indexer) mla__choose(c, &a, n_seqs);
     for (int s = 0, token = 0; s < n_seqs;) {
-        if (mla__prefer_naive(c, &seqs[s])) {
+        if (mla__prefer_naive(c, &seqs[s], token)) {
             mla__naive(c, &a, s, token);
             token += seqs[s++].n_tokens;
             continue;
         }
         /* neighbours that take the absorbed path share the products with W_UK and W_UV */
         int end = s, n = 0;
-        while (end < n_seqs && !mla__prefer_naive(c, &seqs[end])) n += seqs[end++].n_tokens;
+        while (end < n_seqs && !mla__prefer_naive(c, &seqs[end], token + n)) n += seqs[end++].n_tokens;
         for (int row = 0, step; n > 0; n -= step) {
             step = mla__min(n, c->absorb_tokens);
             mla__absorbed(c, &a, s, token, row, step);
@@ -3937,6 +4351,8 @@ static mla_result mla__prepare(mla_context *c, const mla_sequence *seqs, int n_s
         if (seqs[i].n_tokens < 1) return mla__fail(&c->err, MLA_ERR_ARGUMENT, "sequences[%d].n_tokens: %d, must be at least 1", i, seqs[i].n_tokens);
         if (k->n_layers != c->m->c.num_hidden_layers || k->width != c->m->c.kv_lora_rank + c->m->c.qk_rope_head_dim)
             return mla__fail(&c->err, MLA_ERR_ARGUMENT, "sequences[%d].cache: made for another model (%d layers of width %d)", i, k->n_layers, k->width);
+        if (k->index_width != mla__index_width(c->m) || memcmp(k->indexer, c->m->indexer, (size_t)k->n_layers * sizeof *k->indexer))
+            return mla__fail(&c->err, MLA_ERR_ARGUMENT, "sequences[%d].cache: made for another model (%d indexers with keys of %d)", i, k->n_indexers, k->index_width);
         T += seqs[i].n_tokens;
     }
     if (T > c->max_tokens) return mla__fail(&c->err, MLA_ERR_MEMORY, "%lld tokens in one call, context.max_tokens is %d", (long long)T, c->max_tokens);
@@ -3963,6 +4379,20 @@ static void mla__advance(const mla_sequence *seqs, int n_seqs) {
     for (int i = 0; i < n_seqs; i++) seqs[i].cache->length += seqs[i].n_tokens;
 }
 
+/* A layer without indexer needs the choices of another for these very tokens. */
+static mla_result mla__chosen_check(mla_context *c, int layer, const mla_sequence *seqs, int n_seqs) {
+    int from = layer, t = 0, same;
+    while (from >= 0 && c->m->indexer[from] < 0) from--;
+    if (c->m->n_indexers == 0 || from == layer) return MLA_OK;
+    same = c->chooser == from;
+    for (int s = 0; s < n_seqs && same; s++)
+        for (int i = 0; i < seqs[s].n_tokens && same; i++, t++)
+            same = t < c->chosen_tokens && c->choice[t].cache == seqs[s].cache && c->choice[t].position == c->position[t];
+    if (same && t == c->chosen_tokens) return MLA_OK;
+    return mla__fail(&c->err, MLA_ERR_ARGUMENT, "mla_attn_forward: layer %d uses the keys that layer %d chooses, which has not run before it on these sequences", layer,
+                     from);
+}
+
 mla_result mla_attn_forward(mla_context *c, int layer, float *y, const float *x, const mla_sequence *seqs, int n_seqs) {
     mla_result r;
     int T;
@@ -3972,6 +4402,10 @@ mla_result mla_attn_forward(mla_context *c, int layer, float *y, const float *x,
         return mla__fail(&c->err, MLA_ERR_ARGUMENT, "mla_attn_forward: layer %d, num_hidden_layers is %d", layer, c->m->c.num_hidden_layers);
     if (!mla__has_attn(&c->m->layers[layer].attn)) return mla__fail(&c->err, MLA_ERR_WEIGHTS, "weights.layers[%d].attn: missing", layer);
     if ((r = mla__prepare(c, seqs, n_seqs, &T)) != MLA_OK) return r;
+    if ((r = mla__chosen_check(c, layer, seqs, n_seqs)) != MLA_OK) {
+        for (int s = n_seqs - 1; s >= 0; s--) mla__unreserve(seqs[s].cache);
+        return r;
+    }
     mla__attention(c, layer, 0, y, x, seqs, n_seqs, T);
     if (layer == c->m->c.num_hidden_layers - 1) mla__advance(seqs, n_seqs);
     return MLA_OK;
@@ -4611,18 +5045,16 @@ MLA__FN void MLA__F(softmax)(mla__lanes *p, int dv, int u0, int nu, float *s) {
 /* Panels of queries meet a block of keys and values of dtype t. Scores: keys are broadcast, queries are the lanes; values: lanes are broadcast,
    the channels of v are vectors. AK channels of the queries stay in the first-level cache while all keys pass by, widened AR at a time (f32 as they lie);
    values are widened in registers: a widened copy of the block would cost more memory traffic than the block itself. */
-MLA__IN void MLA__F(attend)(const mla_dtype t, mla__lanes *panels, int n, const void *k, mla__sz ldk, int dk, const void *v, mla__sz ldv, int dv,
-                            int u0, int nu, float *s, float *wide) {
+MLA__IN void MLA__F(scores)(const mla_dtype t, const mla__lanes *panels, int n, const void *k, mla__sz ldk, int dk, int nu, float *s, float *wide) {
     const float *a[MLA__MR];
     const unsigned char *ahead = (const unsigned char *)k + mla__bytes(t, nu * ldk); /* the next block is fetched meanwhile */
     const int step = (int)(mla__bytes(t, MLA__AR * ldk) / dk) + 1;
-    int u, i, m;
     for (int k0 = 0; k0 < dk; k0 += MLA__AK)
-        for (u = 0; u < nu; u += m) {
+        for (int u = 0, m; u < nu; u += m) {
             const int kc = dk - k0 < MLA__AK ? dk - k0 : MLA__AK;
             const int near = t != MLA_F32 && nu - u >= MLA__AR;
             m = near ? MLA__AR : nu - u < MLA__MR ? nu - u : MLA__MR;
-            for (i = 0; i < m; i++) {
+            for (int i = 0; i < m; i++) {
                 const unsigned char *row = (const unsigned char *)k + mla__bytes(t, (u + i) * ldk + k0);
                 if (t != MLA_F32) MLA__F(widen)(t, wide + i * MLA__AK, row, kc);
                 if (!near) a[i] = t == MLA_F32 ? (const float *)(const void *)row : wide + i * MLA__AK;
@@ -4635,6 +5067,12 @@ MLA__IN void MLA__F(attend)(const mla_dtype t, mla__lanes *panels, int n, const 
             }
             ahead += near ? step * kc : 0;
         }
+}
+MLA__IN void MLA__F(attend)(const mla_dtype t, mla__lanes *panels, int n, const void *k, mla__sz ldk, int dk, const void *v, mla__sz ldv, int dv,
+                            int u0, int nu, float *s, float *wide) {
+    const float *a[MLA__MR];
+    int i, m;
+    MLA__F(scores)(t, panels, n, k, ldk, dk, nu, s, wide);
     for (int p = 0; p < n; p++) {
         mla__lanes *l = &panels[p];
         float *probs = s + p * (mla__sz)nu * MLA__NL;
@@ -4652,6 +5090,19 @@ MLA__IN void MLA__F(attend)(const mla_dtype t, mla__lanes *panels, int n, const 
                     (t == MLA_BF16 ? MLA__F(tile_bf16) : t == MLA_F16 ? MLA__F(tile_f16) : MLA__F(tile_f32))(m, dv - c < cols ? dv - c : cols, o, dv, a, MLA__NL, from, ldv, nu, l->started, o, 0);
             }
         l->started = 1;
+    }
+}
+
+/* An indexer's scores: the heads of one token are the lanes. relu lets NaN through. */
+MLA__IN void MLA__F(index)(const mla_dtype t, float *score, const mla__lanes *panels, const float *weight, int n, const void *k, int d, int nu,
+                           float *s, float *wide) {
+    MLA__F(scores)(t, panels, n, k, d, d, nu, s, wide);
+    for (int u = 0; u < nu; u++) {
+        MLA__V sum = MLA__F(zero)();
+        for (int p = 0; p < n; p++)
+            for (int i = 0; i < MLA__NL; i += MLA__VL)
+                sum = MLA__F(fma)(MLA__F(max)(MLA__F(zero)(), MLA__F(ld)(s + (p * (mla__sz)nu + u) * MLA__NL + i)), MLA__F(ld)(weight + p * MLA__NL + i), sum);
+        score[u] = MLA__F(sum)(sum);
     }
 }
 
@@ -4684,6 +5135,16 @@ MLA__DTYPE(MLA_Q4, q4)
 MLA__DTYPE(MLA_F32, f32)
 MLA__DTYPE(MLA_F16, f16)
 MLA__DTYPE(MLA_BF16, bf16)
+#undef MLA__DTYPE
+#define MLA__DTYPE(D, d)                                                                                                                      \
+    MLA__FN void MLA__F(index_##d)(float *score, const mla__lanes *panels, const float *weight, int n, const void *k, int dk, int nu,        \
+                                   float *s, float *wide) {                                                                                  \
+        MLA__F(index)(D, score, panels, weight, n, k, dk, nu, s, wide);                                                                      \
+    }
+MLA__DTYPE(MLA_F32, f32)
+MLA__DTYPE(MLA_F16, f16)
+MLA__DTYPE(MLA_BF16, bf16)
+MLA__DTYPE(MLA_Q8, q8)
 #undef MLA__DTYPE
 #if MLA__AHEAD
 #define MLA__DTYPE(D, d)                                                                                                             \
@@ -4719,6 +5180,8 @@ static void MLA__F(table)(mla__kernels *k) {
     k->narrow[MLA_F32] = MLA__F(narrow_f32), k->narrow[MLA_F16] = MLA__F(narrow_f16), k->narrow[MLA_BF16] = MLA__F(narrow_bf16);
     k->narrow[MLA_Q8] = mla__narrow_q8;
     k->attend[MLA_F32] = MLA__F(attend_f32), k->attend[MLA_F16] = MLA__F(attend_f16), k->attend[MLA_BF16] = MLA__F(attend_bf16);
+    k->index[MLA_F32] = MLA__F(index_f32), k->index[MLA_F16] = MLA__F(index_f16), k->index[MLA_BF16] = MLA__F(index_bf16);
+    k->index[MLA_Q8] = MLA__F(index_q8);
     k->q4_scale = MLA__F(q4_scale), k->transpose = MLA__F(transpose_rows), k->swiglu = MLA__F(swiglu);
 }
 

@@ -10,6 +10,8 @@
              attention   the cheaper of, with n keys and s = sum over queries of the keys they see:
                            naive      H * (n * R * (N + V) + s * (N + P + V))      each key expanded once
                            absorbed   H * (T * R * (N + V) + s * (2 * R + P))      into and out of the latent, for each query
+           With sparse attention a query sees at most index_topk keys, and n is at most what all queries see together; what indexers do
+           comes to it: all index keys, and Hi * d for each that a query scores, counted and measured apart as "indexer".
            The same work is counted whichever path runs. What "attention" measures alone: H * n * (2 * R + P), without the weights;
            "layer" is one attention layer with its weights, "moe" one layer's experts.
            Multiply-adds with q8 or q4 weights and activations in int8 are integer operations; all others are flops in f32.
@@ -75,8 +77,8 @@ static void help(void) {
            "  --reps N          rounds, of which medians are taken [5]\n"
            "  --json            a line of JSON for each measurement\n"
            "for model and kernels:\n"
-           "  --shape SHAPE     lite6: DeepSeek-V2-Lite cut to 6 layers; v3attn: 3 dense layers with DeepSeek-V3's attention; or a\n"
-           "                    config.json, for model only [lite6; kernels: lite6 and v3attn]\n"
+           "  --shape SHAPE     lite6: DeepSeek-V2-Lite cut to 6 layers; v3attn: 3 dense layers with DeepSeek-V3's attention; for model\n"
+           "                    only v32attn, the same with V3.2's indexer, or a config.json [lite6; kernels: lite6 and v3attn]\n"
            "  --weights TYPE    f32, f16, bf16, fp8, q8 or q4 [bf16; kernels: all]\n"
            "  --exact           q8 and q4 weights meet f32 activations\n"
            "  --isa ISA         ");
@@ -84,6 +86,7 @@ static void help(void) {
     printf(" [auto; kernels: all that are here]\n"
            "for model:\n"
            "  --cache TYPE      f32, f16, bf16 or q8 [bf16]\n"
+           "  --index-cache TYPE  the same for the index keys of sparse attention [bf16]\n"
            "  --depth N,N,..    tokens in the cache [0,4096,16384]\n"
            "  --pp N            tokens of a prefill, 0: none [512]\n"
            "  --attn PATH       auto, naive or absorbed [auto]\n"

@@ -105,7 +105,7 @@ enum { MAX_REPS = 300, MAX_DEPTHS = 16 };
 
 typedef struct options {
     const char *shape; /* NULL: the default of the part */
-    mla_dtype weights, cache;
+    mla_dtype weights, cache, index_cache;
     mla_isa isa;
     mla_attn_path attn;
     int any_weights;   /* --weights was not given */
@@ -171,14 +171,20 @@ static void only_list(const char *option, const char *text) {
     }
 }
 
+static mla_dtype cache_dtype(const char *option, const char *text) {
+    mla_dtype t = (mla_dtype)one_of(option, text, dtype_names, N_WEIGHT_DTYPES);
+    if (t == MLA_E4M3 || t >= MLA_Q4) fail(2, "%s: '%s' is none of f32, f16, bf16, q8", option, text);
+    return t;
+}
+
 static void parse(options *o, int argc, char **argv) {
     static const char *const known[] = {"--json",    "--exact", "--no-limits", "--weights", "--cache", "--isa",
-                                        "--attn",    "--threads", "--reps", "--depth",  "--pp",    "--only", "--shape"};
+                                        "--attn",    "--threads", "--reps", "--depth",  "--pp",    "--only", "--index-cache", "--shape"};
     enum { N_KNOWN = sizeof known / sizeof *known, N_FLAGS = 3 };
     const char *isa_names[MLA_ISA_COUNT];
     for (int i = 0; i < MLA_ISA_COUNT; i++) isa_names[i] = mla_isa_name((mla_isa)i);
     memset(o, 0, sizeof *o);
-    o->weights = o->cache = MLA_BF16, o->any_weights = 1, o->reps = 5, o->pp = 512;
+    o->weights = o->cache = o->index_cache = MLA_BF16, o->any_weights = 1, o->reps = 5, o->pp = 512;
     depth_list(o, "--depth", "0,4096,16384");
     for (int i = 0; i < argc; i++) {
         const char *a = argv[i], *v = i + 1 < argc ? argv[i + 1] : NULL;
@@ -191,10 +197,7 @@ static void parse(options *o, int argc, char **argv) {
         case 1: o->exact = 1; continue;
         case 2: o->no_limits = 1; continue;
         case 3: o->weights = (mla_dtype)one_of(a, v, dtype_names, N_WEIGHT_DTYPES), o->any_weights = 0; break;
-        case 4:
-            o->cache = (mla_dtype)one_of(a, v, dtype_names, N_WEIGHT_DTYPES);
-            if (o->cache == MLA_E4M3 || o->cache >= MLA_Q4) fail(2, "%s: '%s' is none of f32, f16, bf16, q8", a, v);
-            break;
+        case 4: o->cache = cache_dtype(a, v); break;
         case 5: o->isa = (mla_isa)one_of(a, v, isa_names, MLA_ISA_COUNT); break;
         case 6: o->attn = (mla_attn_path)one_of(a, v, attn_names, MLA_ATTN_PATH_COUNT); break;
         case 7: o->threads = integer(a, v, 1, 1024); break;
@@ -202,6 +205,7 @@ static void parse(options *o, int argc, char **argv) {
         case 9: depth_list(o, a, v); break;
         case 10: o->pp = integer(a, v, 0, 1 << 16); break;
         case 11: only_list(a, o->only = v); break;
+        case 12: o->index_cache = cache_dtype(a, v); break;
         default: o->shape = v; break;
         }
         i++;
@@ -235,7 +239,7 @@ static double median(samples *s) { /* and sorts them */
 }
 
 typedef struct line {
-    const char *what;                                    /* limit, decode, prefill, attention, moe, kernel */
+    const char *what;                                    /* limit, decode, prefill, attention, indexer, moe, kernel */
     const char *part;                                    /* limit: which; kernel: which matrix; else NULL */
     const char *shape, *weights, *cache, *attn, *isa;    /* NULL: does not apply */
     int threads, depth, n, rows, cols, exact;            /* n: tokens of the call; rows, cols: of a kernel's matrix */

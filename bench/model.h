@@ -128,10 +128,15 @@ typedef struct shape {
     mla_config config;
     int first_moe, moe_step, tied; /* layers first_moe, first_moe + moe_step, ... have experts */
     checkpoint file;               /* holds what config points to, if it came from a file */
+    ck__plan plan;                 /* says which layers have an indexer, if it came from a file */
 } shape;
 
 static int has_experts(const shape *s, int layer) {
     return s->config.n_routed_experts > 0 && layer >= s->first_moe && layer % s->moe_step == 0;
+}
+
+static int has_indexer(const shape *s, int layer) {
+    return s->config.index_topk > 0 && (!s->plan.family || ck__has_indexer(&s->file, &s->plan, layer));
 }
 
 static mla_config attention_of_v2_and_v3(int hidden, int heads, int q_lora_rank, int inter, int layers) {
@@ -149,18 +154,16 @@ static void shape_from_file(shape *s, const char *name) { /* config.json, or the
     char path[4096];
     mla_error error;
     json_value *json;
-    ck__plan plan;
     FILE *file;
     snprintf(path, sizeof path, "%s/config.json", name);
     if (!(file = fopen(path, "rb"))) file = fopen(name, "rb");
-    if (!file) fail(2, "--shape: '%s' is neither lite6 nor v3attn, and no config.json can be read there", name);
+    if (!file) fail(2, "--shape: '%s' is none of lite6, v3attn, v32attn, and no config.json can be read there", name);
     char *text = need((size_t)1 << 20);
     size_t n = fread(text, 1, (size_t)1 << 20, file);
     fclose(file);
-    memset(&plan, 0, sizeof plan);
-    if (json_parse(text, n, &json, &error) || ck__read_config(&s->file, &plan, json, &error)) fail(1, "%s: %s", name, error.text);
+    if (json_parse(text, n, &json, &error) || ck__read_config(&s->file, &s->plan, json, &error)) fail(1, "%s: %s", name, error.text);
     json_free(json), free(text);
-    s->config = s->file.config, s->tied = plan.tied, s->first_moe = plan.first_k_dense_replace, s->moe_step = plan.moe_layer_freq;
+    s->config = s->file.config, s->tied = s->plan.tied, s->first_moe = s->plan.first_k_dense_replace, s->moe_step = s->plan.moe_layer_freq;
     size_t length = strlen(name);
     while (length > 1 && name[length - 1] == '/') length--;
     if (length > 12 && !strncmp(name + length - 12, "/config.json", 12)) length -= 12;
@@ -179,7 +182,11 @@ static void shape_open(shape *s, const char *name) {
         s->config = attention_of_v2_and_v3(2048, 16, 0, 10944, 6), s->first_moe = 1;
         s->config.n_routed_experts = 64, s->config.num_experts_per_tok = 6, s->config.moe_intermediate_size = 1408;
         s->config.n_shared_experts = 2;
-    } else if (!strcmp(name, "v3attn")) s->config = attention_of_v2_and_v3(7168, 128, 1536, 2048, 3);
+    } else if (!strcmp(name, "v3attn") || !strcmp(name, "v32attn")) {
+        s->config = attention_of_v2_and_v3(7168, 128, 1536, 2048, 3);
+        if (!strcmp(name, "v32attn")) s->config.index_n_heads = 64, s->config.index_head_dim = 128, s->config.index_topk = 2048;
+        s->config.index_rope = MLA_ROPE_HALF;
+    }
     else shape_from_file(s, name);
 }
 
@@ -192,7 +199,7 @@ typedef struct synthetic {
     mla_layer_weights *layers;
     mla_weights weights;
     mla_model *model;
-    int n_moe, a_moe_layer;
+    int n_moe, a_moe_layer, n_indexers;
     double params;
     tally attn, kv_b, ffn, router, shared, expert, head, norms; /* of all layers; ffn: dense ones; expert: one of one layer */
 } synthetic;
@@ -214,11 +221,20 @@ static void make_layer(synthetic *s, int i) {
     l->attn.kv_a = linear(m, &s->attn, s->dtype, R + P, D), l->attn.kv_norm = norm_of_ones(m, &s->norms, R);
     l->attn.kv_b = linear(m, &s->kv_b, grouped ? MLA_BF16 : s->dtype, H * (N + V), R);
     l->attn.o = linear(m, &s->attn, s->dtype, D, H * V);
+    int exact = m->exact;
+    if (has_indexer(&s->shape, i)) {
+        mla_indexer_weights *w = &l->attn.indexer;
+        w->wq_b = linear(m, &s->attn, s->dtype, c->index_n_heads * c->index_head_dim, Q);
+        w->wk = linear(m, &s->attn, s->dtype, c->index_head_dim, D), w->k_norm = norm_of_ones(m, &s->norms, c->index_head_dim);
+        m->exact = 1; /* like the router, below */
+        w->weights_proj = linear(m, &s->attn, plain, c->index_n_heads, D).weight;
+        m->exact = exact;
+        s->n_indexers++;
+    }
     if (!has_experts(&s->shape, i)) {
         l->mlp = mlp(m, &s->ffn, s->dtype, c->intermediate_size, D);
         return;
     }
-    int exact = m->exact;
     m->exact = 1; /* the router is never int8 */
     l->moe.router = linear(m, &s->router, plain, E, D).weight;
     m->exact = exact;
@@ -239,7 +255,7 @@ static void make_all(synthetic *s) {
     maker *m = &s->maker;
     mla_dtype plain = s->dtype == MLA_E4M3 || is_grouped(s->dtype) ? MLA_BF16 : s->dtype;
     tally *sums[] = {&s->attn, &s->kv_b, &s->ffn, &s->router, &s->shared, &s->head, &s->norms};
-    m->used = m->at = 0, s->n_moe = 0, s->a_moe_layer = -1;
+    m->used = m->at = 0, s->n_moe = s->n_indexers = 0, s->a_moe_layer = -1;
     memset(&s->expert, 0, sizeof s->expert);
     for (size_t i = 0; i < sizeof sums / sizeof *sums; i++) memset(sums[i], 0, sizeof *sums[i]);
     s->params = (double)c->vocab_size * c->hidden_size;
@@ -280,7 +296,7 @@ static void synthetic_open(synthetic *s, const options *o, const char *name) {
 
 static void synthetic_close(synthetic *s) {
     mla_model_destroy(s->model);
-    free(s->layers), free(s->maker.base), free(s->maker.embed.atoms), free(s->shape.file.rope_factors);
+    free(s->layers), free(s->maker.base), free(s->maker.embed.atoms), free(s->shape.file.rope_factors), free(s->shape.file.indexers);
     for (int i = 0; i < N_WEIGHT_DTYPES; i++) free(s->maker.pools[i].atoms);
 }
 
@@ -290,12 +306,30 @@ typedef struct work {
     double bytes, flops, ops; /* flops in f32, operations in int8 */
 } work;
 
+/* Keys that T tokens after depth others attend to, in all, and those that any of them does: with sparse attention at most. */
+static double attended(const mla_config *c, double T, double depth, double *any) {
+    double pairs = 0, most = c->index_topk > 0 ? c->index_topk : HUGE_VAL;
+    for (double t = 1; t <= T; t++) pairs += fmin(depth + t, most);
+    *any = fmin(depth + T, T * most);
+    return pairs;
+}
+
 /* Attention of one layer, T tokens after depth others: the cheaper path's flops. */
 static double attention_flops(const mla_config *c, double T, double depth) {
     double H = c->num_attention_heads, R = c->kv_lora_rank, N = c->qk_nope_head_dim, P = c->qk_rope_head_dim, V = c->v_head_dim;
-    double keys = depth + T, pairs = T * depth + T * (T + 1) / 2;
+    double keys, pairs = attended(c, T, depth, &keys);
     double naive = pairs * H * (N + P + V) + keys * H * R * (N + V), absorbed = pairs * H * (2 * R + P) + T * H * R * (N + V);
     return 2 * fmin(naive, absorbed);
+}
+
+/* What the indexers of all layers do: tokens that see no more keys than are chosen have no use for it. */
+static work indexer_work(const synthetic *s, mla_dtype cache, double T, double depth) {
+    const mla_config *c = &s->shape.config;
+    double pairs = 0, n = s->n_indexers;
+    for (double t = 1; t <= T && n > 0; t++) pairs += depth + t > c->index_topk ? depth + t : 0;
+    work w = {pairs > 0 ? n * (depth + T) * (double)mla_dtype_bytes(cache, (size_t)c->index_head_dim) : 0, 0, 0};
+    w.flops = 2 * n * pairs * c->index_n_heads * c->index_head_dim;
+    return w;
 }
 
 static double row_bytes(const synthetic *s, mla_dtype cache) {
@@ -303,32 +337,34 @@ static double row_bytes(const synthetic *s, mla_dtype cache) {
 }
 
 /* A forward pass of T tokens whose last one gets logits; hit: experts that got any, over all layers. */
-static work forward_work(const synthetic *s, mla_dtype cache, double T, double depth, double hit) {
+static work forward_work(const synthetic *s, const options *o, double T, double depth, double hit) {
     const mla_config *c = &s->shape.config;
-    double L = c->num_hidden_layers, chosen = (double)s->n_moe * c->num_experts_per_tok;
-    work w;
+    double L = c->num_hidden_layers, chosen = (double)s->n_moe * c->num_experts_per_tok, rows;
+    work w, index = indexer_work(s, o->index_cache, T, depth);
+    attended(c, T, depth, &rows);
     w.bytes = s->attn.bytes + s->kv_b.bytes + s->ffn.bytes + s->router.bytes + s->shared.bytes + s->head.bytes + s->norms.bytes;
-    w.bytes += hit * s->expert.bytes + L * (depth + T) * row_bytes(s, cache);
+    w.bytes += hit * s->expert.bytes + L * rows * row_bytes(s, o->cache) + index.bytes;
     w.flops = 2 * T * (s->attn.f32 + s->ffn.f32 + s->router.f32 + s->shared.f32 + chosen * s->expert.f32) + 2 * s->head.f32;
-    w.flops += L * attention_flops(c, T, depth);
+    w.flops += L * attention_flops(c, T, depth) + index.flops;
     w.ops = 2 * T * (s->attn.int8 + s->ffn.int8 + s->shared.int8 + chosen * s->expert.int8) + 2 * s->head.int8;
     return w;
 }
 
-/* Attention alone, one token: all heads meet depth + 1 keys. */
+/* Attention alone, one token: all heads meet depth + 1 keys, or those chosen. */
 static work attention_work(const synthetic *s, mla_dtype cache, double depth) {
     const mla_config *c = &s->shape.config;
-    double keys = (depth + 1) * c->num_hidden_layers;
+    double rows, keys = attended(c, 1, depth, &rows) * c->num_hidden_layers;
     work w = {keys * row_bytes(s, cache), 0, 0};
     w.flops = 2 * keys * c->num_attention_heads * (2.0 * c->kv_lora_rank + c->qk_rope_head_dim);
     return w;
 }
 
-static work layer_work(const synthetic *s, mla_dtype cache, double T, double depth) { /* one attention layer, with its weights */
-    double L = s->shape.config.num_hidden_layers;
-    work w;
-    w.bytes = (s->attn.bytes + s->kv_b.bytes) / L + (depth + T) * row_bytes(s, cache);
-    w.flops = 2 * T * s->attn.f32 / L + attention_flops(&s->shape.config, T, depth);
+static work layer_work(const synthetic *s, const options *o, double T, double depth) { /* one attention layer, with its weights */
+    double L = s->shape.config.num_hidden_layers, n = s->n_indexers > 0 ? s->n_indexers : 1, rows;
+    work w, index = indexer_work(s, o->index_cache, T, depth);
+    attended(&s->shape.config, T, depth, &rows);
+    w.bytes = (s->attn.bytes + s->kv_b.bytes) / L + rows * row_bytes(s, o->cache) + index.bytes / n;
+    w.flops = 2 * T * s->attn.f32 / L + attention_flops(&s->shape.config, T, depth) + index.flops / n;
     w.ops = 2 * T * s->attn.int8 / L;
     return w;
 }
@@ -345,25 +381,28 @@ static work moe_work(const synthetic *s, double T, double hit) { /* one layer */
 /* ---- attention alone -------------------------------------------------------------------------------------------------- */
 /* The bench gives the context its threads, and so sees each parallel region of a forward pass: the time of the regions that bring
    queries and keys together (scores, softmax, weighted sums, the merging of pieces of context; in the naive path also the expansion
-   of keys) is the attention's, measured inside a real decode. The products with the weights (q, kv_a, into and out of the latent, o)
-   are other regions. */
+   of keys) is the attention's, measured inside a real decode, and the time of those that score all keys and choose some the indexer's. The
+   products with the weights (q, kv_a, into and out of the latent, o, of the indexer) are other regions. */
 
 typedef struct stopwatch {
-    double attention; /* seconds */
+    double attention, indexer; /* seconds */
 } stopwatch;
 
 static int is_attention(mla__work w) { return w == mla__absorbed_work || w == mla__merge_work || w == mla__naive_work; }
+
+static int is_indexer(mla__work w) { return w == mla__index_work || w == mla__index_merge_work; }
 
 static void run_and_time(void *user, int n, void (*task)(void *arg, int i), void *arg) { /* an mla_run */
     stopwatch *w = user;
     double start = now();
     run(n, task, arg);
     if (task == mla__task && is_attention(((const mla__call *)arg)->work)) w->attention += now() - start;
+    if (task == mla__task && is_indexer(((const mla__call *)arg)->work)) w->indexer += now() - start;
 }
 
 /* ---- measuring -------------------------------------------------------------------------------------------------------- */
 
-enum { MAX_MEASURED = 5 * MAX_DEPTHS + 2, N_INPUTS = 61, LAYER_STEPS = 8, MAX_STEPS = 16 };
+enum { MAX_MEASURED = 6 * MAX_DEPTHS + 2, N_INPUTS = 61, LAYER_STEPS = 8, MAX_STEPS = 16 };
 static const double long_seconds = 10; /* what has taken so long in all is repeated 3 times only */
 
 typedef struct measured {
@@ -408,7 +447,7 @@ static double forward(bench *b, int cache, int n, int depth, double *hit) {
     mla_error error;
     memset(b->counts, 0, counts * sizeof *b->counts);
     for (int i = 0; i < n; i++) b->tokens[i] = (int)(random_u32(&b->seed) % (uint32_t)c->vocab_size);
-    b->watch.attention = 0;
+    b->watch.attention = b->watch.indexer = 0;
     double start = now();
     check(mla_model_forward(b->context, &sequence, 1, b->tokens, &out), b->context);
     double seconds = now() - start;
@@ -423,7 +462,8 @@ static double layer(bench *b, int cache, int n, int depth) { /* attention, anoth
     size_t D = (size_t)b->s.shape.config.hidden_size;
     mla_sequence sequence = {.cache = b->caches[cache], .n_tokens = n};
     mla_error error;
-    b->attn_layer = (b->attn_layer + 1) % b->s.shape.config.num_hidden_layers;
+    do b->attn_layer = (b->attn_layer + 1) % b->s.shape.config.num_hidden_layers;
+    while (b->s.n_indexers > 0 && !has_indexer(&b->s.shape, b->attn_layer)); /* which need what another layer chose */
     const float *x = b->x + (n == 1 ? random_u32(&b->seed) % N_INPUTS * D : 0);
     double start = now();
     check(mla_attn_forward(b->context, b->attn_layer, b->y, x, &sequence, 1), b->context);
@@ -449,21 +489,21 @@ static double moe(bench *b, int n, double *hit) { /* one layer, another each tim
     return seconds;
 }
 
-/* A sample: seconds of a call, the mean of m->steps; of decode's attention too. */
-static double sample(bench *b, measured *m, double *attention) {
+/* A sample: seconds of a call, the mean of m->steps; of decode's attention and indexers too. */
+static double sample(bench *b, measured *m, stopwatch *parts) {
     double seconds = 0, hits = 0;
-    *attention = 0;
+    parts->attention = parts->indexer = 0;
     for (int i = 0; i < m->steps; i++) {
         double hit = 0;
         seconds += !strcmp(m->what, "moe")     ? moe(b, m->n, &hit)
                    : !strcmp(m->what, "layer") ? layer(b, m->cache, m->n, m->depth)
                                                : forward(b, m->cache, m->n, m->depth, &hit);
-        hits += hit, *attention += b->watch.attention;
+        hits += hit, parts->attention += b->watch.attention, parts->indexer += b->watch.indexer;
     }
-    hits /= m->steps, *attention /= m->steps;
+    hits /= m->steps, parts->attention /= m->steps, parts->indexer /= m->steps;
     m->work = !strcmp(m->what, "moe")     ? moe_work(&b->s, m->n, hits)
-              : !strcmp(m->what, "layer") ? layer_work(&b->s, b->o->cache, m->n, m->depth)
-                                          : forward_work(&b->s, b->o->cache, m->n, m->depth, hits);
+              : !strcmp(m->what, "layer") ? layer_work(&b->s, b->o, m->n, m->depth)
+                                          : forward_work(&b->s, b->o, m->n, m->depth, hits);
     return seconds / m->steps;
 }
 
@@ -474,7 +514,7 @@ static void keep(measured *m, double seconds, const double *most) {
 }
 
 static void plan_one(bench *b, measured m) {
-    const char *with = strcmp(m.what, "attention") ? m.what : "decode"; /* it is measured in there */
+    const char *with = strcmp(m.what, "attention") && strcmp(m.what, "indexer") ? m.what : "decode"; /* they are measured in there */
     if (!b->o->only || listed(b->o->only, with)) b->measured[b->n_measured++] = m;
 }
 
@@ -484,6 +524,7 @@ static void plan(bench *b) {
         plan_one(b, (measured){.what = "decode", .n = 1, .depth = o->depths[i], .cache = i, .steps = 1});
         /* attention comes out of the decode before it; over nothing but the token itself there is none to speak of */
         plan_one(b, (measured){.what = "attention", .n = 1, .depth = o->depths[i], .cache = i});
+        plan_one(b, (measured){.what = "indexer", .n = 1, .depth = o->depths[i], .cache = i});
         plan_one(b, (measured){.what = "layer", .n = 1, .depth = o->depths[i], .cache = i, .steps = LAYER_STEPS});
         if (o->pp < 1) continue;
         plan_one(b, (measured){.what = "prefill", .n = o->pp, .depth = o->depths[i], .cache = i, .steps = 1});
@@ -498,9 +539,10 @@ static void fill_cache(bench *b, int which) { /* with rows such as attention wri
     enum { STEP = 256 };
     const mla_config *c = &b->s.shape.config;
     int depth = b->o->depths[which];
-    size_t values = (size_t)c->num_hidden_layers * STEP * (size_t)(c->kv_lora_rank + c->qk_rope_head_dim);
+    size_t latents = (size_t)c->num_hidden_layers * (size_t)(c->kv_lora_rank + c->qk_rope_head_dim);
+    size_t values = STEP * (latents + (size_t)b->s.n_indexers * (size_t)c->index_head_dim);
     mla_error error;
-    mla_cache_desc desc = {.capacity = depth + (b->o->pp > 1 ? b->o->pp : 1), .dtype = b->o->cache, .alloc = huge};
+    mla_cache_desc desc = {.capacity = depth + (b->o->pp > 1 ? b->o->pp : 1), .dtype = b->o->cache, .index_dtype = b->o->index_cache, .alloc = huge};
     if (mla_cache_create(&b->caches[which], b->s.model, &desc, &error)) fail(1, "%s", error.text);
     float *rows = need(values * sizeof *rows);
     for (int done = 0; done < depth; done += STEP) {
@@ -514,12 +556,12 @@ static void fill_cache(bench *b, int which) { /* with rows such as attention wri
 
 /* Short calls warm up, and are put together until a sample takes 50 ms. */
 static void warm_up(bench *b) {
-    double attention;
+    stopwatch parts;
     for (int i = 0; i < b->n_measured; i++) {
         measured *m = &b->measured[i];
         if (!m->steps || (m->n > 1 && m->depth > 0)) continue;
         progress("warming up: %s, %d tokens at depth %d", m->what, m->n, m->depth);
-        double seconds = sample(b, m, &attention);
+        double seconds = sample(b, m, &parts);
         if (m->n == 1) {
             m->steps = (int)(0.05 / seconds) + 1;
             if (m->steps > MAX_STEPS) m->steps = MAX_STEPS;
@@ -531,18 +573,22 @@ static void measure(bench *b, const limits *l) {
     for (int r = 0; r < b->o->reps; r++)
         for (int i = 0; i < b->n_measured; i++) {
             measured *m = &b->measured[i];
-            double attention;
+            stopwatch parts;
             if (!m->steps || (r >= 3 && m->seconds > long_seconds)) continue;
             progress("round %d of %d: %s, %d tokens at depth %d", r + 1, b->o->reps, m->what, m->n, m->depth);
             fastest f = {{{0}}};
             if (!b->o->no_limits) f = measure_limits(l, NULL, N_LIMIT_KINDS, b->threads);
             const double *most = f.of[l->tier];
-            double seconds = sample(b, m, &attention);
+            double seconds = sample(b, m, &parts);
             m->seconds += seconds * m->steps;
             keep(m, seconds, most);
-            if (!strcmp(m->what, "decode") && m->depth > 0 && attention > 0) {
+            if (!strcmp(m->what, "decode") && m->depth > 0 && parts.attention > 0) {
                 m[1].work = attention_work(&b->s, b->o->cache, m->depth);
-                keep(&m[1], attention, most);
+                keep(&m[1], parts.attention, most);
+            }
+            if (!strcmp(m->what, "decode") && parts.indexer > 0) {
+                m[2].work = indexer_work(&b->s, b->o->index_cache, 1, m->depth);
+                keep(&m[2], parts.indexer, most);
             }
         }
 }
@@ -556,7 +602,8 @@ static void print_measured(bench *b) {
         line l = {.what = m->what, .shape = s->shape.name, .weights = dtype_names[o->weights], .cache = dtype_names[o->cache]};
         l.attn = attn_names[o->attn], l.isa = mla_isa_name(mla_context_isa(b->context));
         l.threads = b->threads, l.depth = m->depth, l.n = m->n, l.exact = o->exact;
-        l.tokens = strcmp(m->what, "attention") ? m->n : 0, l.bytes = m->work.bytes, l.flops = m->work.flops, l.ops = m->work.ops;
+        if (!strcmp(m->what, "indexer")) l.cache = dtype_names[o->index_cache];
+        l.tokens = strcmp(m->what, "attention") && strcmp(m->what, "indexer") ? m->n : 0, l.bytes = m->work.bytes, l.flops = m->work.flops, l.ops = m->work.ops;
         l.read = median(&m->read), l.fma = m->work.flops > 0 ? median(&m->fma) : 0, l.int8 = m->work.ops > 0 ? median(&m->int8) : 0;
         if (rounds_to_bf16(mla_context_isa(b->context), o->weights, o->exact, m->n)) l.bf16 = median(&m->bf16);
         print_line(o, &l, &m->ms);
@@ -586,7 +633,7 @@ static int run_model(const options *o) {
     measure(&b, &l);
     progress(NULL);
     if (!o->json) {
-        work token = forward_work(&b.s, o->cache, 1, 0, (double)b.s.n_moe * c->num_experts_per_tok);
+        work token = forward_work(&b.s, o, 1, 0, (double)b.s.n_moe * c->num_experts_per_tok);
         tally *e = &b.s.expert;
         double active = b.s.attn.params + b.s.kv_b.params + b.s.ffn.params + b.s.router.params + b.s.shared.params + b.s.head.params +
                         b.s.norms.params + (double)b.s.n_moe * c->num_experts_per_tok * e->params;
@@ -595,7 +642,8 @@ static int run_model(const options *o) {
                b.s.params * 1e-9, (double)b.s.maker.used * 1e-9, active * 1e-6, token.bytes * 1e-6);
         printf("Scratch of the context %.1f MB (%d tokens in a call), cache %.0f bytes for a token. Medians of %d rounds.\n",
                (double)mla_context_size(b.s.model, &desc) * 1e-6, desc.max_tokens,
-               c->num_hidden_layers * row_bytes(&b.s, o->cache), o->reps);
+               c->num_hidden_layers * row_bytes(&b.s, o->cache) + b.s.n_indexers * (double)mla_dtype_bytes(o->index_cache, (size_t)c->index_head_dim),
+               o->reps);
         print_head();
     }
     print_measured(&b);

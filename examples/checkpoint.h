@@ -101,6 +101,7 @@ typedef struct checkpoint {
     mla_layer_weights *layers;
     mla_mlp_weights *experts;
     float *rope_factors;
+    char *indexers; /* [num_hidden_layers]: config.json says which layers have one; NULL: it does not */
     void *memory, *int4; /* of weights that are no longer used where they lie in the files: by quantize.h, as Q4 */
 } checkpoint;
 
@@ -846,7 +847,10 @@ enum { /* what some families have and others have not */
     CK__MUP_SCALES = 16,   /* scale_emb, scale_depth, dim_model_base */
     CK__LORA_SCALES = 32,  /* mla_scale_q_lora, mla_scale_kv_lora */
     CK__SHORTCUT = 64,     /* a layer of the file is two of ours: the first has experts beside its mlp, the second an mlp alone */
-    CK__OLD_DEFAULTS = 128 /* rope_theta may be missing (10000), and v_head_dim (hidden_size / num_attention_heads) */
+    CK__OLD_DEFAULTS = 128, /* rope_theta may be missing (10000), and v_head_dim (hidden_size / num_attention_heads) */
+    CK__INDEXER = 256,     /* sparse attention: index_topk and self_attn.indexer */
+    CK__INDEX_HALF = 512,  /* what the indexer's rope is if indexer_rope_interleave does not say: HALF, not PAIR */
+    CK__INDEX_SHARED = 1024 /* some layers have none: indexer_types, or a rule */
 };
 
 typedef struct ck__keys { /* names of keys that differ */
@@ -880,6 +884,10 @@ static const ck__family ck__families[] = {
     {"youtu", NULL, NULL, CK__NEVER, CK__UNLESS_UNSET, CK__UNLESS_UNSET, &ck__usual_keys, 0},
     {"axk1", ck__sigmoid, ck__topk_v3, CK__UNLESS_UNSET, CK__UNLESS_UNSET, CK__IF_SET, &ck__usual_keys,
      CK__ROUTER_BIAS | CK__FFN_OUT_NORM},
+    {"deepseek_v32", ck__sigmoid, ck__topk_v3, CK__UNLESS_UNSET, CK__NEVER, CK__IF_SET, &ck__usual_keys,
+     CK__ROUTER_BIAS | CK__INDEXER | CK__INDEX_HALF},
+    {"glm_moe_dsa", ck__sigmoid, ck__topk_v3, CK__UNLESS_UNSET, CK__NEVER, CK__IF_SET, &ck__usual_keys,
+     CK__ROUTER_BIAS | CK__INDEXER | CK__INDEX_SHARED},
 };
 enum { CK__N_FAMILIES = sizeof ck__families / sizeof ck__families[0] };
 
@@ -887,8 +895,6 @@ enum { CK__N_FAMILIES = sizeof ck__families / sizeof ck__families[0] };
 static const struct ck__refused {
     const char *model_type, *needs;
 } ck__refused[] = {
-    {"deepseek_v32", "sparse attention: an indexer chooses the keys that a token sees"},
-    {"glm_moe_dsa", "sparse attention: an indexer chooses the keys that a token sees"},
     {"deepseek_v4", "another attention, which does not cache the latents of MLA"},
     {"kimi_linear", "linear attention (Kimi Delta Attention) in most of its layers, beside MLA"},
     {"hy_v4", "another attention, which does not cache the latents of MLA"},
@@ -977,7 +983,7 @@ static int ck__bool(ck__reader *r, const char *key, int absent) {
 static int ck__pick(ck__reader *r, const char *key, const ck__choice *choices, int required) {
     const json_value *v = ck__key(r, key, required);
     const char *name = json__text(v);
-    char known[128];
+    char known[160];
     size_t n = 0;
     if (v && !name) ck__expected(r, key, v, "a name in quotes");
     if (!name || r->rc) return choices[0].value;
@@ -1002,6 +1008,7 @@ typedef struct ck__plan {
     int first_k_dense_replace, moe_layer_freq;
     int attention_bias, tied;
     int quantized, ue8m0; /* CK__FP8, CK__INT4 */
+    int index_freq, index_offset; /* layer i has an indexer if max(i - offset + 1, 0) is a multiple of freq, unless the checkpoint has a list */
     const char *root; /* what the names of all tensors begin with */
     int nested;       /* config.json has this model as text_config, and the files may have others beside it */
 } ck__plan;
@@ -1012,6 +1019,12 @@ static int ck__in_file(const ck__plan *plan, int i) { return plan->family->has &
 static int ck__is_moe(const mla_config *m, const ck__plan *plan, int layer) {
     if (plan->family->has & CK__SHORTCUT) return m->n_routed_experts > 0 && layer % 2 == 0;
     return m->n_routed_experts > 0 && layer >= plan->first_k_dense_replace && layer % plan->moe_layer_freq == 0;
+}
+
+static int ck__has_indexer(const checkpoint *c, const ck__plan *plan, int layer) {
+    const int64_t i = (int64_t)layer - plan->index_offset + 1;
+    if (!(plan->family->has & CK__INDEXER)) return 0;
+    return c->indexers ? c->indexers[layer] : (i > 0 ? i : 0) % plan->index_freq == 0;
 }
 
 static void ck__read_longrope(checkpoint *c, ck__reader *r) {
@@ -1079,6 +1092,53 @@ static void ck__read_rope(checkpoint *c, const ck__plan *plan, ck__reader *r) {
     if (plan->family->has & CK__TEMPERATURE) c->config.temperature_beta = ck__float(&sub, "llama_4_scaling_beta", 0, 0);
     if (c->config.temperature_beta > 0) c->config.temperature_period = rope->original_max_position_embeddings;
     if (!r->rc) r->rc = sub.rc;
+}
+
+/* Which layers have an indexer: those that the list indexer_types calls "full" (others: "shared"), or by index_topk_pattern, F and S, or else
+   by index_topk_freq and index_skip_topk_offset, as transformers 5 has it. The first one does. */
+static void ck__read_indexer_types(checkpoint *c, ck__plan *plan, ck__reader *r) {
+    const json_value *list = ck__key(r, "indexer_types", 0), *letters = ck__key(r, "index_topk_pattern", 0);
+    const char *key = list ? "indexer_types" : "index_topk_pattern";
+    const int L = c->config.num_hidden_layers;
+    size_t length = 0;
+    const char *pattern = list ? NULL : json_string(letters, &length);
+    if (list || !pattern) length = json_count(list ? list : letters);
+    plan->index_freq = ck__int(r, "index_topk_freq", 0, INT_MAX, 1);
+    plan->index_freq = plan->index_freq > 0 ? plan->index_freq : 1;
+    plan->index_offset = ck__int(r, "index_skip_topk_offset", INT_MIN + 1, INT_MAX, 2);
+    if (r->rc) return;
+    if (list || letters) {
+        const json_value *v = list ? list : letters;
+        if (length != (size_t)L || (!pattern && json_typeof(v) != JSON_ARRAY)) { /* which bounds L by what the file holds */
+            ck__expected(r, key, v, "one name for each of num_hidden_layers");
+            return;
+        }
+        c->indexers = (char *)calloc(length + 1, 1);
+        if (!c->indexers) r->rc = ck__no_memory(r->err, r->file);
+        for (size_t i = 0; i < length && !r->rc; i++) {
+            const char *name = pattern ? NULL : json__text(json_at(v, i));
+            const int full = pattern ? pattern[i] == 'F' : name && !strcmp(name, "full");
+            const int shared = pattern ? pattern[i] == 'S' : name && !strcmp(name, "shared");
+            if (!full && !shared) ck__expected(r, key, pattern ? v : json_at(v, i), pattern ? "the letters F and S" : "\"full\" or \"shared\"");
+            else c->indexers[i] = (char)full;
+        }
+    }
+    if (!r->rc && !ck__has_indexer(c, plan, 0))
+        r->rc = ck__fail(r->err, MLA_ERR_CONFIG, "%s: %s%s: the first layer is \"shared\", but none before it has an indexer", r->file, r->prefix,
+                         c->indexers ? key : "index_skip_topk_offset");
+}
+
+static void ck__read_indexer(checkpoint *c, ck__plan *plan, ck__reader *r) {
+    mla_config *m = &c->config;
+    plan->index_freq = 1;
+    if (!(plan->family->has & CK__INDEXER)) return;
+    m->index_topk = ck__int(r, "index_topk", 1, INT_MAX, ck__required);
+    m->index_n_heads = ck__int(r, "index_n_heads", 1, INT_MAX, ck__required);
+    m->index_head_dim = ck__int(r, "index_head_dim", m->qk_rope_head_dim, INT_MAX, ck__required);
+    m->index_rope = ck__bool(r, "indexer_rope_interleave", !(plan->family->has & CK__INDEX_HALF)) ? MLA_ROPE_PAIR : MLA_ROPE_HALF;
+    if (!r->rc && m->q_lora_rank == 0)
+        r->rc = ck__fail(r->err, MLA_ERR_CONFIG, "%s: %sq_lora_rank: found null or 0, but an indexer takes its queries from that latent", r->file, r->prefix);
+    if (plan->family->has & CK__INDEX_SHARED) ck__read_indexer_types(c, plan, r);
 }
 
 /* Which layers are dense: those before first_k_dense_replace, or by transformers 5 those that mlp_layer_types calls so. */
@@ -1243,6 +1303,7 @@ static mla_result ck__read_config(checkpoint *c, ck__plan *plan, const json_valu
     m->block_norm.eps = ck__float(r, "rms_norm_eps", FLT_MIN, -1);
     m->q_norm.eps = m->kv_norm.eps = 1e-6f; /* whatever rms_norm_eps says */
     ck__read_rope(c, plan, r);
+    ck__read_indexer(c, plan, r);
     ck__read_experts(m, plan, r);
     ck__read_scales(m, plan, r);
     outer.rc = r->rc;
@@ -1624,6 +1685,15 @@ static void ck__bind_attention(ck__binder *b, const mla_config *m, const char *p
     w->o = ck__bind_linear(b, prefix, "o_proj", D, H * V, bias);
 }
 
+static void ck__bind_indexer(ck__binder *b, const mla_config *m, const char *prefix, mla_indexer_weights *w) {
+    const int64_t d = m->index_head_dim, heads = m->index_n_heads;
+    w->wq_b = ck__bind_linear(b, prefix, "indexer.wq_b", heads * d, m->q_lora_rank, 0);
+    w->wk = ck__bind_linear(b, prefix, "indexer.wk", d, m->hidden_size, 0);
+    w->k_norm = ck__bind_norm(b, prefix, "indexer.k_norm", d);
+    w->k_norm.bias = ck__bind(b, prefix, "indexer.k_norm.bias", 1, 1, 1, d, 0);
+    w->weights_proj = ck__bind(b, prefix, "indexer.weights_proj.weight", 2, 1, heads, m->hidden_size, 0);
+}
+
 /* All experts of a layer in two tensors, as transformers 5 keeps them: gate_up_proj [E, 2I, D], gate rows first, and down_proj
    [E, D, I]. */
 static const char ck__fused[] = "mlp.experts.gate_up_proj";
@@ -1655,7 +1725,8 @@ static void ck__bind_moe(ck__binder *b, const mla_config *m, const char *layer, 
     if (m->n_shared_experts) w->shared = ck__bind_mlp(b, name, m->n_shared_experts * I, D);
 }
 
-static void ck__bind_layer(ck__binder *b, const mla_config *m, int i, mla_mlp_weights *experts, mla_layer_weights *w) {
+static void ck__bind_layer(ck__binder *b, const checkpoint *c, int i, mla_mlp_weights *experts, mla_layer_weights *w) {
+    const mla_config *m = &c->config;
     const int twin = (b->plan->family->has & CK__SHORTCUT) != 0, moe = ck__is_moe(m, b->plan, i);
     const char *which = !twin ? "" : i % 2 ? ".1" : ".0";
     char layer[64], name[96];
@@ -1664,6 +1735,7 @@ static void ck__bind_layer(ck__binder *b, const mla_config *m, int i, mla_mlp_we
     w->attn_norm = ck__bind_norm(b, layer, name, m->hidden_size);
     snprintf(name, sizeof name, "%sself_attn%s.", layer, which);
     ck__bind_attention(b, m, name, &w->attn);
+    if (ck__has_indexer(c, b->plan, i)) ck__bind_indexer(b, m, name, &w->attn.indexer);
     snprintf(name, sizeof name, "post_attention_layernorm%s", which);
     w->ffn_norm = ck__bind_norm(b, layer, name, m->hidden_size);
     if (moe) ck__bind_moe(b, m, layer, experts, &w->moe);
@@ -1738,7 +1810,7 @@ static mla_result ck__bind_model(checkpoint *c, const ck__plan *plan, const ck__
     c->weights.norm = ck__bind_norm(b, "", "model.norm", m->hidden_size);
     if (!plan->tied) c->weights.head = ck__bind(b, "", "lm_head.weight", 2, 1, m->vocab_size, m->hidden_size, 0);
     for (int i = 0; i < L && !b->rc; i++) {
-        ck__bind_layer(b, m, i, c->experts + n_experts, &c->layers[i]);
+        ck__bind_layer(b, c, i, c->experts + n_experts, &c->layers[i]);
         if (ck__is_moe(m, plan, i)) n_experts += (size_t)m->n_routed_experts;
     }
     if (b->rc) return b->rc;
@@ -1813,6 +1885,7 @@ void checkpoint_close(checkpoint *c) {
     free(c->layers);
     free(c->experts);
     free(c->rope_factors);
+    free(c->indexers);
     free(c->memory);
     free(c->int4);
     free(c);

@@ -214,6 +214,7 @@ enum {
     X(QUANT_CLASS, "--quant-class", 1, LOADS, 0)                                                                           \
     X(EXACT, "--exact", 0, LOADS, 0)                                                                                       \
     X(CACHE, "--cache", 1, LOADS, 0)                                                                                       \
+    X(INDEX_CACHE, "--index-cache", 1, LOADS, 0)                                                                           \
     X(CHUNK, "--chunk", 1, LOADS, 0)                                                                                       \
     X(MEMORY, "--memory", 1, LOADS, 0)                                                                                     \
     X(FORCE, "--force", 0, LOADS, 0)                                                                                       \
@@ -244,7 +245,7 @@ typedef struct options {
     sampler_desc sampling;
     mla_attn_path attn;
     mla_isa isa;
-    mla_dtype cache;
+    mla_dtype cache, index_cache;
     checkpoint_quant quant; /* form CHECKPOINT_DEFAULT: weights stay as they are */
 } options;
 
@@ -285,6 +286,7 @@ static void help(void) {
            "                    dense, experts, shared, head, embed\n"
            "  --exact           products with q8 and q4 weights in f32 instead of int8\n"
            "  --cache TYPE      f32, f16, bf16 or q8 [f32]\n"
+           "  --index-cache TYPE  the same for the index keys of sparse attention [f32]\n"
            "  --chunk N         prompt tokens in one forward pass [512]\n"
            "  --memory BYTES    what may be taken, as 8G [what is free]; --force: no limit\n"
            "  --quiet           nothing but errors on stderr;  --version\n"
@@ -414,6 +416,7 @@ static void set_option(options *o, int k, const char *v) {
     case OPTION_QUANT: o->quant.form = (checkpoint_form)(CHECKPOINT_Q8 + one_of(a, v, form_names + 1, 2)); break;
     case OPTION_QUANT_CLASS: class_list(&o->quant, a, v); break;
     case OPTION_CACHE: o->cache = cache_dtypes[one_of(a, v, cache_names, 4)]; break;
+    case OPTION_INDEX_CACHE: o->index_cache = cache_dtypes[one_of(a, v, cache_names, 4)]; break;
     case OPTION_CHUNK: o->chunk = (int)integer(a, v, 1, INT_MAX); break;
     case OPTION_MEMORY: o->memory = byte_count(a, v); break;
     case OPTION_QUIET: quiet = 1; break;
@@ -695,6 +698,9 @@ static census take_census(const checkpoint *c, const options *o) {
         const mla_linear *attn[] = {&a->q, &a->q_a, &a->q_b, &a->kv_a, &a->o};
         for (int k = 0; k < 5; k++) count_linear(&n, CHECKPOINT_ATTN, attn[k]);
         count_linear(&n, CHECKPOINT_KV_B, &a->kv_b);
+        count_linear(&n, CHECKPOINT_ATTN, &a->indexer.wq_b), count_linear(&n, CHECKPOINT_ATTN, &a->indexer.wk);
+        count_tensor(&n, rest, &a->indexer.k_norm.weight), count_tensor(&n, rest, &a->indexer.k_norm.bias);
+        count_tensor(&n, rest, &a->indexer.weights_proj);
         const mla_tensor *small[] = {&l->attn_norm.weight, &l->ffn_norm.weight, &a->q_norm.weight,
                                      &a->kv_norm.weight,   &l->moe.router,      &l->moe.router_bias};
         for (int k = 0; k < 6; k++) count_tensor(&n, rest, small[k]);
@@ -776,7 +782,7 @@ static void plan(session *s, int max_tokens, int capacity, size_t rows) {
     s->context_desc.max_tokens = max_tokens;
     s->context_desc.threads = o->threads, s->context_desc.isa = o->isa, s->context_desc.attn = o->attn;
     s->context_desc.exact = o->given[OPTION_EXACT] != NULL;
-    s->cache_desc.capacity = capacity, s->cache_desc.dtype = o->cache;
+    s->cache_desc.capacity = capacity, s->cache_desc.dtype = o->cache, s->cache_desc.index_dtype = o->index_cache;
     s->rows = rows;
     if (mla_model_create(&s->model, &s->c->config, &s->c->weights, NULL, &error))
         fail(1, "%s: %s", o->given[OPTION_MODEL], error.text);
@@ -1173,7 +1179,10 @@ static int run_info(options *o) {
     const estimate e = estimate_memory(s);
     const double most = available_memory(o), element = (double)mla_dtype_bytes(o->cache, MLA_GROUP) / MLA_GROUP;
     const double latent = m->kv_lora_rank + m->qk_rope_head_dim, head = m->qk_nope_head_dim + m->qk_rope_head_dim + m->v_head_dim;
-    const double cache = latent * L * element, plain = head * m->num_attention_heads * L * element;
+    int indexers = 0;
+    for (int i = 0; i < L; i++) indexers += s->c->weights.layers[i].attn.indexer.wk.weight.data != NULL;
+    const double index = (double)indexers * m->index_head_dim * ((double)mla_dtype_bytes(o->index_cache, MLA_GROUP) / MLA_GROUP);
+    const double cache = latent * L * element + index, plain = head * m->num_attention_heads * L * element;
     double total = 0, bytes = 0;
     int moe = 0;
     for (int k = 0; k <= CHECKPOINT_CLASS_COUNT; k++) total += n.count[k], bytes += n.bytes[k];
@@ -1191,6 +1200,10 @@ static int run_info(options *o) {
                s->c->model_type, L, moe, m->hidden_size, m->num_attention_heads, m->q_lora_rank, m->kv_lora_rank,
                m->qk_nope_head_dim, m->qk_rope_head_dim, m->v_head_dim, E, K, m->n_shared_experts, m->vocab_size, made_for, total,
                active, bytes);
+        if (m->index_topk)
+            printf("\"indexers\":%d,\"index_n_heads\":%d,\"index_head_dim\":%d,\"index_topk\":%d,\"index_cache_dtype\":\"%s\",\"index_cache_bytes_"
+                   "per_token\":%.0f,",
+                   indexers, m->index_n_heads, m->index_head_dim, m->index_topk, mla_dtype_name(o->index_cache), index);
         printf("\"cache_dtype\":\"%s\",\"cache_bytes_per_token\":%.0f,\"plain_cache_bytes_per_token\":%.0f,\"ctx\":%d,\"mapped_"
                "bytes\":%.0f,"
                "\"converted_bytes\":%.0f,\"context_bytes\":%.0f,\"cache_bytes\":%.0f,\"logits_bytes\":%.0f,\"total_bytes\":%.0f,"
@@ -1205,8 +1218,12 @@ static int run_info(options *o) {
                m->qk_nope_head_dim, m->qk_rope_head_dim, m->v_head_dim, m->q_lora_rank, m->kv_lora_rank);
         printf("parameters   %.0f, of which a token takes %.0f\n", total, active);
         printf("weights      %s\n", amount(text[0], bytes));
-        printf("cache        %s a token in %s; keys and values of all heads would take %s, %.1f times as much\n",
-               amount(text[0], cache), cache_names[o->cache == MLA_Q8 ? 3 : o->cache], amount(text[1], plain), plain / cache);
+        if (m->index_topk)
+            printf("sparse       %d of %d layers have an indexer of %d heads of %d, which chooses %d keys for a token\n", indexers, L,
+                   m->index_n_heads, m->index_head_dim, m->index_topk);
+        printf("cache        %s a token in %s", amount(text[0], cache), mla_dtype_name(o->cache));
+        if (m->index_topk) printf(" (%s of it index keys in %s)", amount(text[2], index), mla_dtype_name(o->index_cache));
+        printf("; keys and values of all heads would take %s, %.1f times as much\n", amount(text[1], plain), plain / cache);
         printf("memory       %s for %d tokens: weights mapped %s, converted %s, context %s, cache %s\n", amount(text[0], e.total),
                o->ctx, amount(text[1], e.mapped), amount(text[2], e.converted), amount(text[3], e.context),
                amount(text[4], e.cache));

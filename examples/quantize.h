@@ -28,7 +28,7 @@ extern "C" {
 /* ---- >>quantize ------------------------------------------------------------------------------------------------------ */
 
 typedef enum checkpoint_class {
-    CHECKPOINT_ATTN = 0, /* q_proj, q_a_proj, q_b_proj, kv_a_proj_with_mqa, o_proj */
+    CHECKPOINT_ATTN = 0, /* q_proj, q_a_proj, q_b_proj, kv_a_proj_with_mqa, o_proj, an indexer's wq_b and wk */
     CHECKPOINT_KV_B,     /* kv_b_proj */
     CHECKPOINT_DENSE,    /* mlp.gate_proj, up_proj, down_proj of layers without experts */
     CHECKPOINT_EXPERTS,  /* mlp.experts.* */
@@ -261,6 +261,8 @@ static void ckq__attention(ckq__job *j, const char *prefix, mla_attn_weights *w)
     ckq__tensor(j, CHECKPOINT_ATTN, prefix, "kv_a_proj_with_mqa", &w->kv_a.weight);
     ckq__tensor(j, CHECKPOINT_KV_B, prefix, "kv_b_proj", &w->kv_b.weight);
     ckq__tensor(j, CHECKPOINT_ATTN, prefix, "o_proj", &w->o.weight);
+    ckq__tensor(j, CHECKPOINT_ATTN, prefix, "indexer.wq_b", &w->indexer.wq_b.weight);
+    ckq__tensor(j, CHECKPOINT_ATTN, prefix, "indexer.wk", &w->indexer.wk.weight);
 }
 
 static void ckq__visit(ckq__job *j) {

@@ -829,6 +829,10 @@ static void test_families(void) {
          1, 0, 1, 0, 0, 0.1, 0, 0, 0, 1e4, 1e-6, MLA_ROPE_PAIR, MLA_ROPE_YARN, 0, 0},
         {"youtu", "youtu", 3, 0, 0, 0, 0, 0, 0, MLA_TOPK_GREEDY, MLA_SCORING_SOFTMAX,
          0, 9, 0, 0, 0, 0, 0, 0, 0, 5e4, 1e-6, MLA_ROPE_HALF, MLA_ROPE_DEFAULT, 1, 0},
+        {"deepseek_v32", "deepseek_v32", 3, 12, 0, 4, 1, 4, 2, MLA_TOPK_NOAUX_TC, MLA_SCORING_SIGMOID,
+         1, 1, 2.5, 0, 0, 0, 0, 0, 0, 1e4, 1e-6, MLA_ROPE_PAIR, MLA_ROPE_YARN, 0, 1},
+        {"glm_moe_dsa", "glm_moe_dsa", 4, 12, 0, 4, 1, 1, 1, MLA_TOPK_NOAUX_TC, MLA_SCORING_SIGMOID,
+         1, 1, 2.5, 0, 0, 0, 0, 0, 0, 5e4, 1e-6, MLA_ROPE_PAIR, MLA_ROPE_DEFAULT, 0, 1},
         /* clang-format on */
     };
     checkpoint *c;
@@ -857,6 +861,10 @@ static void test_families(void) {
               "%s: sizes", x->name);
         CHECK((c->weights.head.data == NULL) == x->tied && !strcmp(c->model_type, x->model_type), "%s: head, model_type %s",
               x->name, c->model_type);
+        const int v32 = !strcmp(x->name, "deepseek_v32"), glm = !strcmp(x->name, "glm_moe_dsa");
+        CHECK(m->index_topk == (v32 || glm ? 8 : 0) && m->index_n_heads == (v32 || glm ? 16 : 0) && m->index_head_dim == (v32 || glm ? 32 : 0) &&
+                  m->index_rope == (v32 ? MLA_ROPE_HALF : MLA_ROPE_PAIR),
+              "%s: indexer %d, %d, %d, rope %d", x->name, m->index_topk, m->index_n_heads, m->index_head_dim, (int)m->index_rope);
         const int twin = x->Z > 0;
         for (int l = 0; l < x->L; l++) {
             const mla_layer_weights *w = &c->weights.layers[l];
@@ -880,6 +888,15 @@ static void test_families(void) {
                 VIEW(ffn_norm.weight, 1, 64, "%s.post_attention_layernorm%s.weight", layer, which);
                 VIEW(attn.q_b.weight, 192, 48, "%s.self_attn%s.q_b_proj.weight", layer, which);
                 VIEW(attn.o.weight, 64, 128, "%s.self_attn%s.o_proj.weight", layer, which);
+                const int indexer = v32 || (glm && l != 2);
+                CHECK((w->attn.indexer.wk.weight.data != NULL) == indexer, "%s: layer %d indexer", x->name, l);
+                if (indexer) {
+                    VIEW(attn.indexer.wq_b.weight, 512, 48, "%s.self_attn.indexer.wq_b.weight", layer);
+                    VIEW(attn.indexer.wk.weight, 32, 64, "%s.self_attn.indexer.wk.weight", layer);
+                    VIEW(attn.indexer.k_norm.weight, 1, 32, "%s.self_attn.indexer.k_norm.weight", layer);
+                    VIEW(attn.indexer.k_norm.bias, 1, 32, "%s.self_attn.indexer.k_norm.bias", layer);
+                    VIEW(attn.indexer.weights_proj, 16, 64, "%s.self_attn.indexer.weights_proj.weight", layer);
+                }
                 if (w->mlp.up.weight.data)
                     VIEW(mlp.up.weight, 128, 64, "%s.mlp%s%s.up_proj.weight", layer, twin ? "s" : "", which);
                 if (w->ffn_out_norm.weight.data) VIEW(ffn_out_norm.weight, 1, 64, "%s.post_mlp_layernorm.weight", layer);
@@ -975,6 +992,27 @@ static void test_families(void) {
         {"glm4_moe_lite", "first_k_dense_replace", "1", MLA_OK, ""},
         {"glm4_moe_lite", "moe_layer_freq", "2", MLA_ERR_CONFIG, "moe_layer_freq"},
         {"axk1", "model_type", "\"deepseek_v3\"", MLA_ERR_WEIGHTS, "post_mlp_layernorm.weight"},
+        {"deepseek_v32", "index_topk", NULL, MLA_ERR_CONFIG, "index_topk is missing"},
+        {"deepseek_v32", "index_topk", "0", MLA_ERR_CONFIG, "index_topk"},
+        {"deepseek_v32", "index_topk", "8.0", MLA_ERR_CONFIG, "index_topk"},
+        {"deepseek_v32", "index_n_heads", "0", MLA_ERR_CONFIG, "index_n_heads"},
+        {"deepseek_v32", "index_n_heads", "8", MLA_ERR_WEIGHTS, "model.layers.0.self_attn.indexer.wq_b.weight"},
+        {"deepseek_v32", "index_n_heads", "2147483647", MLA_ERR_CONFIG, "indexer.wq_b.weight"},
+        {"deepseek_v32", "index_head_dim", "15", MLA_ERR_CONFIG, "index_head_dim"},
+        {"deepseek_v32", "index_head_dim", "16", MLA_ERR_WEIGHTS, "indexer.wq_b.weight"},
+        {"deepseek_v32", "q_lora_rank", "null", MLA_ERR_CONFIG, "q_lora_rank"},
+        {"deepseek_v32", "indexer_rope_interleave", "true", MLA_OK, ""},
+        {"deepseek_v32", "indexer_rope_interleave", "1", MLA_ERR_CONFIG, "indexer_rope_interleave"},
+        {"deepseek_v32", "model_type", "\"deepseek_v3\"", MLA_ERR_WEIGHTS, "indexer"},
+        {"glm_moe_dsa", "indexer_types", NULL, MLA_OK, ""},
+        {"glm_moe_dsa", "indexer_types", "[\"full\",\"full\",\"shared\"]", MLA_ERR_CONFIG, "indexer_types"},
+        {"glm_moe_dsa", "indexer_types", "[\"full\",\"full\",\"none\",\"full\"]", MLA_ERR_CONFIG, "indexer_types"},
+        {"glm_moe_dsa", "indexer_types", "[\"full\",\"full\",1,\"full\"]", MLA_ERR_CONFIG, "indexer_types"},
+        {"glm_moe_dsa", "indexer_types", "\"full\"", MLA_ERR_CONFIG, "indexer_types"},
+        {"glm_moe_dsa", "indexer_types", "[\"shared\",\"full\",\"shared\",\"full\"]", MLA_ERR_CONFIG, "the first layer"},
+        {"glm_moe_dsa", "indexer_types", "[\"full\",\"full\",\"full\",\"full\"]", MLA_ERR_WEIGHTS, "model.layers.2.self_attn.indexer.wq_b.weight"},
+        {"glm_moe_dsa", "indexer_types", "[\"full\",\"shared\",\"shared\",\"full\"]", MLA_ERR_WEIGHTS, "model.layers.1.self_attn.indexer"},
+        {"glm_moe_dsa", "index_topk_freq", "-1", MLA_ERR_CONFIG, "index_topk_freq"},
         {"youtu", "rope_interleave", "1", MLA_ERR_CONFIG, "rope_interleave"},
         {"youtu", "n_routed_experts", "1", MLA_ERR_CONFIG, "n_routed_experts"},
         {"youtu", "tie_word_embeddings", NULL, MLA_OK, ""},
@@ -990,6 +1028,29 @@ static void test_families(void) {
     try_config2("longcat_flash", "mla_scale_q_lora", "false", "mla_scale_kv_lora", "false", MLA_OK, "");
     if (CHECK(checkpoint_open(&c, dir, &e) == MLA_OK, "no scales: %s", e.text))
         CHECK(c->config.q_scale == 0 && c->config.latent_scale == 0, "no scales");
+    checkpoint_close(c);
+    /* the other ways of saying which layers have an indexer, and how its rope is */
+    static const char *const types[][3] = {{"index_topk_freq", "2", ""},
+                                           {"index_topk_pattern", "\"FFSF\"", ""},
+                                           {"index_topk_pattern", "[\"full\",\"full\",\"shared\",\"full\"]", ""},
+                                           {"index_topk_freq", "1", "model.layers.2.self_attn.indexer.wq_b.weight"},
+                                           {"index_skip_topk_offset", "3", "model.layers.2.self_attn.indexer.wq_b.weight"},
+                                           {"index_skip_topk_offset", "0", "the first layer"},
+                                           {"index_topk_pattern", "\"FFS\"", "index_topk_pattern"},
+                                           {"index_topk_pattern", "\"FFXF\"", "index_topk_pattern"},
+                                           {"index_topk_pattern", "\"SFSF\"", "the first layer"},
+                                           {"index_topk_pattern", "4", "index_topk_pattern"}};
+    for (size_t i = 0; i < COUNT(types); i++) {
+        new_dir();
+        link_file("glm_moe_dsa", "model.safetensors", "model.safetensors");
+        const mla_result want = !types[i][2][0] ? MLA_OK : types[i][2][0] == 'm' ? MLA_ERR_WEIGHTS : MLA_ERR_CONFIG;
+        try_config2("glm_moe_dsa", "indexer_types", NULL, types[i][0], types[i][1], want, types[i][2]);
+    }
+    new_dir();
+    link_file("glm_moe_dsa", "model.safetensors", "model.safetensors");
+    try_config("glm_moe_dsa", "indexer_rope_interleave", "false", MLA_OK, "");
+    if (CHECK(checkpoint_open(&c, dir, &e) == MLA_OK, "indexer_rope_interleave: %s", e.text))
+        CHECK(c->config.index_rope == MLA_ROPE_HALF && c->config.rope.layout == MLA_ROPE_PAIR, "indexer_rope_interleave false");
     checkpoint_close(c);
     /* what MiniCPM3's own config.json leaves out */
     new_dir();
@@ -1177,14 +1238,12 @@ static void test_config(void) {
     try_config("deepseek_v3", "model_type", "\"llama\"", MLA_ERR_UNSUPPORTED,
                "config.json: model_type \"llama\" is not supported (deepseek_v2, deepseek_v3, kimi_k2, glm4_moe_lite, "
                "longcat_flash, minicpm3, "
-               "mistral4, youtu, axk1 are)");
+               "mistral4, youtu, axk1, deepseek_v32, glm_moe_dsa are)");
     static const char *const refused[][2] = {{"deepseek_v4", "another attention"},
                                              {"kimi_linear", "linear attention"},
                                              {"hy_v4", "another attention"},
                                              {"glm5_next", "another attention"},
-                                             {"axk2", "another attention"},
-                                             {"deepseek_v32", "indexer"},
-                                             {"glm_moe_dsa", "indexer"}};
+                                             {"axk2", "another attention"}};
     for (size_t i = 0; i < COUNT(refused); i++) {
         char quoted[40], word[100];
         sprintf(quoted, "\"%s\"", refused[i][0]);

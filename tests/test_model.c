@@ -36,7 +36,8 @@ static const struct name {
     int block; /* layers in what transformers counts as one */
 } names[] = {{"deepseek_v2_lite", 1, 1}, {"deepseek_v2", 1, 1}, {"deepseek_v3", 1, 1},  {"deepseek_v3_fp8", 1, 1},
              {"kimi_k2", 1, 1},          {"axk1", 0, 1},        {"glm4_moe_lite", 0, 1}, {"longcat_flash", 0, 2},
-             {"minicpm3", 0, 1},         {"minicpm3_longrope", 0, 1}, {"mistral4", 0, 1}, {"youtu", 0, 1}};
+             {"minicpm3", 0, 1},         {"minicpm3_longrope", 0, 1}, {"mistral4", 0, 1}, {"youtu", 0, 1},
+             {"deepseek_v32", 0, 1},     {"glm_moe_dsa", 0, 1}};
 enum { N_FIXTURES = sizeof names / sizeof *names };
 
 static float *new_floats(size_t n) {
@@ -177,7 +178,7 @@ static int session_open(session *s, const fixture *f, const way *w, int capacity
     if (ok) CHECK(mla_context_isa(s->context) == w->isa && mla_context_threads(s->context) == w->threads, "%s: not what was asked", way_text(f, w));
     if (ok && w->paged) {
         const int pages = 2 * ((capacity + MLA_PAGE - 1) / MLA_PAGE);
-        ok = CHECK(mla_pool_create(&s->pool, f->model, pages, w->dtype, NULL, &err) == MLA_OK, "%s: %s", way_text(f, w), err.text);
+        ok = CHECK(mla_pool_create(&s->pool, f->model, pages, w->dtype, MLA_F32, NULL, &err) == MLA_OK, "%s: %s", way_text(f, w), err.text);
     }
     for (int i = 0; ok && i < 2; i++) {
         mla_cache_desc cache = {.capacity = capacity, .dtype = w->dtype, .pool = s->pool};
@@ -314,13 +315,16 @@ static void test_controls(const fixture *f) {
     mla_error err;
     result r;
     result_new(&r, f);
-    static const char *const what[] = {"token", "rope.theta", "softmax_scale", "q_scale", "latent_scale", "temperature_beta", "embed_scale", "residual_scale", "logits_scale"};
-    for (int i = 0; i < 9; i++) {
+    static const char *const what[] = {"token", "rope.theta", "softmax_scale", "q_scale", "latent_scale", "temperature_beta", "embed_scale", "residual_scale", "logits_scale", "index_topk", "index_topk", "index_rope"};
+    for (int i = 0; i < 12; i++) {
         fixture wrong = *f;
         mla_config c = f->files->config;
         float *const factors[] = {NULL, &c.rope.theta, &c.softmax_scale, &c.q_scale, &c.latent_scale, &c.temperature_beta, &c.embed_scale, &c.residual_scale, &c.logits_scale};
         c.softmax_scale = mla_model_config(f->model)->softmax_scale;
+        if (i > 8 && c.index_topk == 0) continue;
         if (i == 0) wrong.tokens[PROMPT - 2] ^= 1;
+        else if (i == 11) c.index_rope = c.index_rope == MLA_ROPE_PAIR ? MLA_ROPE_HALF : MLA_ROPE_PAIR;
+        else if (i > 8) c.index_topk += i == 9 ? -1 : 1;
         else if (*factors[i] == 0) continue;
         else *factors[i] *= 1.01f;
         if (!CHECK(mla_model_create(&wrong.model, &c, &f->files->weights, NULL, &err) == MLA_OK, "%s: %s", f->name, err.text)) continue;
@@ -608,10 +612,12 @@ int main(int argc, char **argv) {
         fixture f;
         SECTION(names[i].name);
         if (fixture_open(&f, names[i].name, names[i].block)) {
-            test_forward(&f, names[i].all);
+            const int sparse = f.files->config.index_topk > 0;
+            test_forward(&f, names[i].all || sparse);
             test_controls(&f);
             test_batch(&f);
-            if (names[i].all || names[i].block > 1) test_threads(&f);
+            if (names[i].all || names[i].block > 1 || sparse) test_threads(&f);
+            if (sparse) test_pages(&f);
             if (names[i].all) {
                 test_small_caches(&f);
                 test_rounding(&f);

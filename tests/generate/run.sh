@@ -72,6 +72,7 @@ refused 2 "'foo' is none of auto, naive, absorbed" $run --attn foo
 refused 2 "'foo' is none of auto, scalar, avx2" $run --isa foo
 for v in '' q5 keep Q8 ' q8'; do refused 2 "--quant: '$v' is none of q8, q4" $run --quant "$v"; done
 for v in '' f64 q4; do refused 2 "--cache: '$v' is none of f32, f16, bf16, q8" $run --cache "$v"; done
+refused 2 "--index-cache: 'q4' is none of f32, f16, bf16, q8" $run --index-cache q4
 refused 2 '--quant: a value is missing' $run --quant
 refused 2 '--quant-class: --quant is missing' $run --quant-class head=q4
 for v in '' head head,attn=q8 attn=q8, ,attn=q8 attn:q8; do refused 2 'is not CLASS=FORM' $run --quant q8 --quant-class "$v"; done
@@ -322,6 +323,15 @@ for pattern in 'layers *4: 1 dense, 3 with experts' 'experts *12 routed, 4 of th
                'parameters *447716, of which a token takes 283940' 'weights *0.90 MB' 'memory .* for 256 tokens'; do
     same "$(grep -c "$pattern" "$tmp/info")" 1 "--info: $pattern"
 done
+glm=tests/fixtures/checkpoints/glm_moe_dsa
+$generate --model $glm --info >"$tmp/info"
+for pattern in '3 of 4 layers have an indexer of 16 heads of 32, which chooses 8 keys' '1408 bytes a token in f32 (384 bytes of it index keys in f32)'; do
+    same "$(grep -c "$pattern" "$tmp/info")" 1 "--info: $pattern"
+done
+got=$($generate --model $glm --info --json --index-cache q8 --ctx 64)
+more=$($generate --model $glm --info --json --ctx 64)
+same "$(grep -c '"index_cache_dtype":"q8","index_cache_bytes_per_token":102,' <<<"$got")" 1 "--info --json: $got"
+same "$(($(sed 's/.*"cache_bytes":\([0-9]*\).*/\1/' <<<"$more") - $(sed 's/.*"cache_bytes":\([0-9]*\).*/\1/' <<<"$got")))" $((64 * (384 - 102))) '--index-cache q8 saves memory'
 got=$($say --info --json --cache bf16 --ctx 1000)
 same "$(keys "$got" | wc -w) $(grep -c '"cache_bytes_per_token":512,"plain_cache_bytes_per_token":2560,"ctx":1000,' <<<"$got")" "29 1" "--info --json: $got"
 got=$($generate --model $lite --info --json --quant q8)
