@@ -213,6 +213,7 @@ enum {
     X(QUANT, "--quant", 1, LOADS, 0)                                                                                       \
     X(QUANT_CLASS, "--quant-class", 1, LOADS, 0)                                                                           \
     X(EXACT, "--exact", 0, LOADS, 0)                                                                                       \
+    X(FP8_ACTIVATIONS, "--fp8-activations", 0, LOADS, 0)                                                                   \
     X(CACHE, "--cache", 1, LOADS, 0)                                                                                       \
     X(CHUNK, "--chunk", 1, LOADS, 0)                                                                                       \
     X(MEMORY, "--memory", 1, LOADS, 0)                                                                                     \
@@ -284,6 +285,7 @@ static void help(void) {
            "  --quant-class LIST  as head=q8,kv_b=q8: keep, q8 or q4 for any of attn, kv_b,\n"
            "                    dense, experts, shared, head, embed\n"
            "  --exact           products with q8 and q4 weights in f32 instead of int8\n"
+           "  --fp8-activations rounds what meets fp8 weights to fp8, too\n"
            "  --cache TYPE      f32, f16, bf16 or q8 [f32]\n"
            "  --chunk N         prompt tokens in one forward pass [512]\n"
            "  --memory BYTES    what may be taken, as 8G [what is free]; --force: no limit\n"
@@ -451,6 +453,7 @@ static void parse(options *o, int argc, char **argv) {
     if (!o->given[OPTION_MODEL] && !((o->mode & (TOKENIZE | DETOKENIZE)) && o->given[OPTION_TOKENIZER]))
         fail(2, o->mode & LOADS ? "--model is missing" : "--tokenizer or --model is missing");
     if (o->given[OPTION_QUANT_CLASS] && !o->quant.form) fail(2, "--quant-class: --quant is missing");
+    if (o->given[OPTION_EXACT] && o->given[OPTION_FP8_ACTIVATIONS]) fail(2, "--exact and --fp8-activations exclude each other");
     if (o->n_tokens && o->n > INT_MAX - o->n_tokens)
         fail(2, "-n: %d and %d tokens of prompt are more than %d", o->n, o->n_tokens, INT_MAX);
 }
@@ -775,7 +778,7 @@ static void plan(session *s, int max_tokens, int capacity, size_t rows) {
     if (rope->scaling == MLA_ROPE_DYNAMIC || rope->scaling == MLA_ROPE_LONGROPE) rope->length = capacity;
     s->context_desc.max_tokens = max_tokens;
     s->context_desc.threads = o->threads, s->context_desc.isa = o->isa, s->context_desc.attn = o->attn;
-    s->context_desc.exact = o->given[OPTION_EXACT] != NULL;
+    s->context_desc.exact = o->given[OPTION_EXACT] != NULL, s->context_desc.fp8_activations = o->given[OPTION_FP8_ACTIVATIONS] != NULL;
     s->cache_desc.capacity = capacity, s->cache_desc.dtype = o->cache;
     s->rows = rows;
     if (mla_model_create(&s->model, &s->c->config, &s->c->weights, NULL, &error))

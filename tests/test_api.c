@@ -557,6 +557,7 @@ static void test_arguments(void) {
     BAD_DESC(d.attn = (mla_attn_path)-1, MLA_ERR_ARGUMENT, "attn");
     BAD_DESC(d.isa = MLA_ISA_COUNT, MLA_ERR_ARGUMENT, "isa");
     BAD_DESC(d.isa = (mla_isa)-1, MLA_ERR_ARGUMENT, "isa");
+    BAD_DESC((d.exact = 1, d.fp8_activations = 1), MLA_ERR_ARGUMENT, "context.fp8_activations");
     for (mla_isa isa = MLA_ISA_AUTO; isa < MLA_ISA_COUNT; isa = (mla_isa)(isa + 1)) {
         mla_context_desc one = xd;
         one.isa = isa;

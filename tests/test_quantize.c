@@ -943,6 +943,47 @@ static void test_repack(void) {
     CHECK(mla_model_create(&m, &c, &w, NULL, &err) == MLA_ERR_WEIGHTS && strstr(err.text, "weights.embed"), "embed: %s", err.text);
 }
 
+/* Experts of several dtypes, whose activations are rounded in several ways, share the scratch these go to: many tokens at once are as they
+   are one by one. */
+static void test_mixed_experts(void) {
+    enum { D = 256, I = 32, E = 16, T = 64 };
+    static const mla_dtype dtypes[] = {MLA_Q8, MLA_F32, MLA_E4M3, MLA_BF16, MLA_Q4};
+    static float x[T * D], y[T * D], one[T * D], router[E * D], f32[D * I];
+    static unsigned char bytes[5][4 * D * I];
+    mla_mlp_weights experts[E];
+    mla_layer_weights layer;
+    mla_weights w;
+    mla_config c;
+    mla_model *m;
+    mla_error err;
+    test_rng r = {23};
+    SECTION("experts of several dtypes");
+    test_fill(&r, x, T * D, 1), test_fill(&r, router, E * D, 1), test_fill(&r, f32, D * I, 0.2f);
+    for (int k = 0; k < 5; k++)
+        for (int i = 0; i < D * I && dtypes[k] == MLA_E4M3; i++) bytes[k][i] = mla_f32_to_e4m3(f32[i]);
+    for (int k = 0; k < 5; k++)
+        if (dtypes[k] != MLA_E4M3) CHECK(mla_quantize(dtypes[k], bytes[k], f32, D * I, &err) == MLA_OK, "%s", err.text);
+    memset(&c, 0, sizeof c), memset(&layer, 0, sizeof layer), memset(&w, 0, sizeof w), memset(experts, 0, sizeof experts);
+    c.hidden_size = D, c.num_hidden_layers = 1, c.n_routed_experts = E, c.num_experts_per_tok = 1, c.moe_intermediate_size = I;
+    for (int e = 0; e < E; e++) {
+        experts[e].gate.weight = experts[e].up.weight = mla_view(bytes[e % 5], dtypes[e % 5], I, D);
+        experts[e].down.weight = mla_view(bytes[e % 5], dtypes[e % 5], D, I);
+    }
+    layer.moe.router = mla_view(router, MLA_F32, E, D), layer.moe.experts = experts, w.layers = &layer;
+    if (!CHECK(mla_model_create(&m, &c, &w, NULL, &err) == MLA_OK, "%s", err.text)) return;
+    for (int isa = MLA_ISA_SCALAR; isa < MLA_ISA_BF16; isa++) { /* BF16 and AMX round bf16 activations of many tokens alone */
+        mla_context_desc d = {.max_tokens = T, .threads = 1, .isa = (mla_isa)isa, .fp8_activations = 1};
+        mla_context *k;
+        if (!mla_isa_available((mla_isa)isa) || !CHECK(mla_context_create(&k, m, &d, &err) == MLA_OK, "%s", err.text)) continue;
+        CHECK(mla_moe_forward(k, 0, y, x, T, NULL) == MLA_OK, "%s", mla_context_error(k)->text);
+        for (int t = 0; t < T; t++) CHECK(mla_moe_forward(k, 0, one + t * D, x + t * D, 1, NULL) == MLA_OK, "%s", mla_context_error(k)->text);
+        double apart = median_err(y, one, 48, D), all = (double)test_rel_err(y, one, T * D);
+        CHECK(apart < 1e-5 && all < 0.02, "%s: %g apart in the middle, %g at most", mla_isa_name((mla_isa)isa), apart, all);
+        mla_context_destroy(k);
+    }
+    mla_model_destroy(m);
+}
+
 int main(int argc, char **argv) {
     reporting = argc > 1 && !strcmp(argv[1], "--report");
     test_layout();
@@ -958,5 +999,6 @@ int main(int argc, char **argv) {
     test_tied();
     test_refusals();
     test_repack();
+    test_mixed_experts();
     return test_end();
 }
