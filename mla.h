@@ -230,9 +230,12 @@ typedef struct mla_config {
     float routed_scaling_factor; /* 0: 1 */
 } mla_config;
 
-/* The published config.json of "deepseek-v2-lite", "deepseek-v2", "deepseek-v3" (R1 too), "kimi-k2", "longcat-flash", "minicpm3"; of the
-   last one the caller sets rope.short_factor and rope.long_factor. Which layers are dense is up to the weights (first_k_dense_replace is
-   1, for deepseek-v3 3). Error: UNSUPPORTED, another name. */
+/* The published dimensions of "deepseek-v2-lite", "deepseek-v2", "deepseek-v3" (R1 too), "kimi-k2", "longcat-flash", "minicpm3", "deepseek-v32",
+   "glm4-moe-lite", "glm-moe-dsa", "mistral4", "youtu", "axk1". Not in them: rope.short_factor and rope.long_factor of minicpm3, which the caller sets; which
+   layers are dense, which is up to the weights (first_k_dense_replace is 1, for deepseek-v3, deepseek-v32 and glm-moe-dsa 3, for mistral4 0). Of the
+   second six, what the papers do not state is the default of transformers' configuration classes; in doubt is rope of glm4-moe-lite, glm-moe-dsa, youtu
+   and axk1, for which these classes have no theta of their own (10000 is all configurations') and no scaling: take it from the checkpoint's
+   config.json. Error: UNSUPPORTED, another name. */
 MLA_API mla_result mla_config_preset(mla_config *out, const char *name, mla_error *err);
 
 /* ---- >>weights ------------------------------------------------------------------------------------------------------- */
@@ -2402,7 +2405,7 @@ typedef struct mla__preset {
     mla_rope_scaling scaling;
     float theta, factor, beta_fast, mscale;          /* mscale_all_dim is the same */
     int max_positions, original;
-    float scale[5];                                  /* of q, latent, embeddings, residual stream, logits */
+    float few[7];                                    /* what few have: scale of q, latent, embeddings, residual stream, logits; temperature_beta, _period */
 } mla__preset;
 
 static const mla__preset mla__presets[] = {
@@ -2419,6 +2422,18 @@ static const mla__preset mla__presets[] = {
     {"minicpm3", 73448, 2560, 62, 6400, 40, 768, 256, 64, 32, 64, 0, 0, 0, 0, 0, 0, 0, MLA_TOPK_GREEDY, MLA_SCORING_SOFTMAX, 0,
      0, 1e-5f, MLA_ROPE_HALF, MLA_ROPE_LONGROPE, 1e4f, 0, 0, 0, 32768, 32768,
      {0, 0, 12, 0.177800178f, 0.1f}}, /* scale_emb 12, scale_depth 1.4, dim_model_base 256 */
+    {"deepseek-v32", 129280, 7168, 61, 18432, 128, 1536, 512, 128, 64, 128, 256, 0, 8, 2048, 1, 8, 4, MLA_TOPK_NOAUX_TC, MLA_SCORING_SIGMOID, 1,
+     2.5f, 1e-6f, MLA_ROPE_PAIR, MLA_ROPE_YARN, 1e4f, 40, 32, 1, 163840, 4096, {0}},
+    {"glm4-moe-lite", 154880, 2048, 47, 10240, 20, 768, 512, 192, 64, 256, 64, 0, 4, 1536, 1, 1, 1, MLA_TOPK_NOAUX_TC, MLA_SCORING_SIGMOID, 1,
+     1.8f, 1e-5f, MLA_ROPE_PAIR, MLA_ROPE_DEFAULT, 1e4f, 0, 0, 0, 202752, 0, {0}},
+    {"glm-moe-dsa", 154880, 6144, 78, 12288, 64, 2048, 512, 192, 64, 256, 256, 0, 8, 2048, 1, 1, 1, MLA_TOPK_NOAUX_TC, MLA_SCORING_SIGMOID, 1,
+     2.5f, 1e-5f, MLA_ROPE_PAIR, MLA_ROPE_DEFAULT, 1e4f, 0, 0, 0, 202752, 0, {0}},
+    {"mistral4", 131072, 4096, 36, 12288, 32, 1024, 256, 64, 64, 128, 128, 0, 4, 2048, 1, 1, 1, MLA_TOPK_NOAUX_TC, MLA_SCORING_SOFTMAX, 1,
+     1, 1e-6f, MLA_ROPE_PAIR, MLA_ROPE_YARN, 1e4f, 128, 32, 1, 1048576, 8192, {0, 0, 0, 0, 0, 0.1f, 8192}},
+    {"youtu", 128256, 2048, 32, 6144, 16, 1536, 512, 128, 64, 128, 0, 0, 0, 0, 0, 0, 0, MLA_TOPK_GREEDY, MLA_SCORING_SOFTMAX, 0,
+     0, 1e-6f, MLA_ROPE_PAIR, MLA_ROPE_DEFAULT, 1e4f, 0, 0, 0, 131072, 0, {0}},
+    {"axk1", 163840, 7168, 61, 18432, 64, 1536, 512, 128, 64, 128, 192, 0, 8, 2048, 1, 8, 4, MLA_TOPK_NOAUX_TC, MLA_SCORING_SIGMOID, 1,
+     2.5f, 1e-6f, MLA_ROPE_PAIR, MLA_ROPE_DEFAULT, 1e4f, 0, 0, 0, 32768, 0, {0}},
 };
 
 mla_result mla_config_preset(mla_config *out, const char *name, mla_error *err) {
@@ -2440,8 +2455,9 @@ mla_result mla_config_preset(mla_config *out, const char *name, mla_error *err) 
     out->rope.layout = p->layout, out->rope.scaling = p->scaling, out->rope.theta = p->theta, out->rope.factor = p->factor;
     out->rope.beta_fast = p->beta_fast, out->rope.mscale = out->rope.mscale_all_dim = p->mscale;
     out->rope.max_position_embeddings = p->max_positions, out->rope.original_max_position_embeddings = p->original;
-    out->q_scale = p->scale[0], out->latent_scale = p->scale[1], out->embed_scale = p->scale[2];
-    out->residual_scale = p->scale[3], out->logits_scale = p->scale[4];
+    out->q_scale = p->few[0], out->latent_scale = p->few[1], out->embed_scale = p->few[2];
+    out->residual_scale = p->few[3], out->logits_scale = p->few[4];
+    out->temperature_beta = p->few[5], out->temperature_period = (int)p->few[6];
     return MLA_OK;
 }
 

@@ -648,6 +648,178 @@ static void test_long(const fixture *f) {
     for (int k = 0; k < 3; k++) free(logits[k]);
 }
 
+/* ---- presets ------------------------------------------------------------------------------------------------------------ */
+/* The published config.json of the first six and deepseek-v32, the defaults of transformers' configuration classes for the others (the
+   factors of minicpm3 are not compared); written with ' for ". */
+
+static const struct published {
+    const char *preset, *json;
+} published[] = {
+    {"deepseek-v2-lite",
+     "{'model_type': 'deepseek_v2', 'vocab_size': 102400, 'hidden_size': 2048, 'num_hidden_layers': 27, "
+     "'intermediate_size': 10944, 'num_attention_heads': 16, 'num_key_value_heads': 16, 'q_lora_rank': null, "
+     "'kv_lora_rank': 512, 'qk_nope_head_dim': 128, 'qk_rope_head_dim': 64, 'v_head_dim': 128, 'rms_norm_eps': "
+     "1e-06, 'max_position_embeddings': 163840, 'n_routed_experts': 64, 'num_experts_per_tok': 6, "
+     "'moe_intermediate_size': 1408, 'n_shared_experts': 2, 'n_group': 1, 'topk_group': 1, "
+     "'routed_scaling_factor': 1.0, 'first_k_dense_replace': 1, 'topk_method': 'greedy', 'scoring_func': "
+     "'softmax', 'norm_topk_prob': false, 'moe_layer_freq': 1, 'rope_theta': 10000, 'rope_scaling': {'type': "
+     "'yarn', 'factor': 40, 'original_max_position_embeddings': 4096, 'beta_fast': 32, 'beta_slow': 1, "
+     "'mscale': 0.707, 'mscale_all_dim': 0.707}}"},
+    {"deepseek-v2",
+     "{'model_type': 'deepseek_v2', 'vocab_size': 102400, 'hidden_size': 5120, 'num_hidden_layers': 60, "
+     "'intermediate_size': 12288, 'num_attention_heads': 128, 'num_key_value_heads': 128, 'q_lora_rank': 1536, "
+     "'kv_lora_rank': 512, 'qk_nope_head_dim': 128, 'qk_rope_head_dim': 64, 'v_head_dim': 128, 'rms_norm_eps': "
+     "1e-06, 'max_position_embeddings': 163840, 'n_routed_experts': 160, 'num_experts_per_tok': 6, "
+     "'moe_intermediate_size': 1536, 'n_shared_experts': 2, 'n_group': 8, 'topk_group': 3, "
+     "'routed_scaling_factor': 16.0, 'first_k_dense_replace': 1, 'topk_method': 'group_limited_greedy', "
+     "'scoring_func': 'softmax', 'norm_topk_prob': false, 'moe_layer_freq': 1, 'rope_theta': 10000, "
+     "'rope_scaling': {'type': 'yarn', 'factor': 40, 'original_max_position_embeddings': 4096, 'beta_fast': 32, "
+     "'beta_slow': 1, 'mscale': 0.707, 'mscale_all_dim': 0.707}}"},
+    {"deepseek-v3",
+     "{'model_type': 'deepseek_v3', 'vocab_size': 129280, 'hidden_size': 7168, 'num_hidden_layers': 61, "
+     "'intermediate_size': 18432, 'num_attention_heads': 128, 'num_key_value_heads': 128, 'q_lora_rank': 1536, "
+     "'kv_lora_rank': 512, 'qk_nope_head_dim': 128, 'qk_rope_head_dim': 64, 'v_head_dim': 128, 'rms_norm_eps': "
+     "1e-06, 'max_position_embeddings': 163840, 'n_routed_experts': 256, 'num_experts_per_tok': 8, "
+     "'moe_intermediate_size': 2048, 'n_shared_experts': 1, 'n_group': 8, 'topk_group': 4, "
+     "'routed_scaling_factor': 2.5, 'first_k_dense_replace': 3, 'scoring_func': 'sigmoid', 'topk_method': "
+     "'noaux_tc', 'norm_topk_prob': true, 'moe_layer_freq': 1, 'num_nextn_predict_layers': 1, 'rope_theta': "
+     "10000, 'rope_scaling': {'type': 'yarn', 'factor': 40, 'original_max_position_embeddings': 4096, "
+     "'beta_fast': 32, 'beta_slow': 1, 'mscale': 1.0, 'mscale_all_dim': 1.0}}"},
+    {"kimi-k2",
+     "{'model_type': 'kimi_k2', 'vocab_size': 163840, 'hidden_size': 7168, 'num_hidden_layers': 61, "
+     "'intermediate_size': 18432, 'num_attention_heads': 64, 'num_key_value_heads': 64, 'q_lora_rank': 1536, "
+     "'kv_lora_rank': 512, 'qk_nope_head_dim': 128, 'qk_rope_head_dim': 64, 'v_head_dim': 128, 'rms_norm_eps': "
+     "1e-06, 'max_position_embeddings': 131072, 'n_routed_experts': 384, 'num_experts_per_tok': 8, "
+     "'moe_intermediate_size': 2048, 'n_shared_experts': 1, 'n_group': 1, 'topk_group': 1, "
+     "'routed_scaling_factor': 2.827, 'first_k_dense_replace': 1, 'scoring_func': 'sigmoid', 'topk_method': "
+     "'noaux_tc', 'norm_topk_prob': true, 'moe_layer_freq': 1, 'rope_theta': 50000.0, 'rope_scaling': {'type': "
+     "'yarn', 'factor': 32.0, 'original_max_position_embeddings': 4096, 'beta_fast': 1.0, 'beta_slow': 1.0, "
+     "'mscale': 1.0, 'mscale_all_dim': 1.0}}"},
+    {"longcat-flash",
+     "{'model_type': 'longcat_flash', 'vocab_size': 131072, 'hidden_size': 6144, 'num_attention_heads': 64, "
+     "'num_key_value_heads': 64, 'q_lora_rank': 1536, 'kv_lora_rank': 512, 'qk_nope_head_dim': 128, "
+     "'qk_rope_head_dim': 64, 'v_head_dim': 128, 'rms_norm_eps': 1e-05, 'max_position_embeddings': 131072, "
+     "'num_layers': 28, 'ffn_hidden_size': 12288, 'expert_ffn_hidden_size': 2048, 'n_routed_experts': 512, "
+     "'zero_expert_num': 256, 'zero_expert_type': 'identity', 'moe_topk': 12, 'routed_scaling_factor': 6.0, "
+     "'mla_scale_q_lora': true, 'mla_scale_kv_lora': true, 'rope_theta': 10000000.0}"},
+    {"minicpm3",
+     "{'model_type': 'minicpm3', 'vocab_size': 73448, 'hidden_size': 2560, 'num_hidden_layers': 62, "
+     "'intermediate_size': 6400, 'num_attention_heads': 40, 'num_key_value_heads': 40, 'q_lora_rank': 768, "
+     "'kv_lora_rank': 256, 'qk_nope_head_dim': 64, 'qk_rope_head_dim': 32, 'rms_norm_eps': 1e-05, "
+     "'max_position_embeddings': 32768, 'scale_emb': 12, 'scale_depth': 1.4, 'dim_model_base': 256, "
+     "'rope_scaling': {'type': 'longrope', 'short_factor': [1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1], "
+     "'long_factor': [1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1], 'original_max_position_embeddings': "
+     "32768}}"},
+    {"deepseek-v32",
+     "{'model_type': 'deepseek_v32', 'vocab_size': 129280, 'hidden_size': 7168, 'num_hidden_layers': 61, "
+     "'intermediate_size': 18432, 'num_attention_heads': 128, 'num_key_value_heads': 128, 'q_lora_rank': 1536, "
+     "'kv_lora_rank': 512, 'qk_nope_head_dim': 128, 'qk_rope_head_dim': 64, 'v_head_dim': 128, 'rms_norm_eps': "
+     "1e-06, 'max_position_embeddings': 163840, 'n_routed_experts': 256, 'num_experts_per_tok': 8, "
+     "'moe_intermediate_size': 2048, 'n_shared_experts': 1, 'n_group': 8, 'topk_group': 4, "
+     "'routed_scaling_factor': 2.5, 'first_k_dense_replace': 3, 'scoring_func': 'sigmoid', 'topk_method': "
+     "'noaux_tc', 'norm_topk_prob': true, 'moe_layer_freq': 1, 'index_n_heads': 64, 'index_head_dim': 128, "
+     "'index_topk': 2048, 'rope_theta': 10000, 'rope_scaling': {'type': 'yarn', 'factor': 40, "
+     "'original_max_position_embeddings': 4096, 'beta_fast': 32, 'beta_slow': 1, 'mscale': 1.0, "
+     "'mscale_all_dim': 1.0}}"},
+    {"glm4-moe-lite",
+     "{'model_type': 'glm4_moe_lite', 'vocab_size': 154880, 'hidden_size': 2048, 'num_hidden_layers': 47, "
+     "'intermediate_size': 10240, 'num_attention_heads': 20, 'num_key_value_heads': 20, 'q_lora_rank': 768, "
+     "'kv_lora_rank': 512, 'qk_nope_head_dim': 192, 'qk_rope_head_dim': 64, 'v_head_dim': 256, 'rms_norm_eps': "
+     "1e-05, 'max_position_embeddings': 202752, 'n_routed_experts': 64, 'num_experts_per_tok': 4, "
+     "'moe_intermediate_size': 1536, 'n_shared_experts': 1, 'n_group': 1, 'topk_group': 1, "
+     "'routed_scaling_factor': 1.8, 'first_k_dense_replace': 1, 'norm_topk_prob': true, 'rope_interleave': "
+     "true, 'rope_parameters': {'rope_type': 'default', 'rope_theta': 10000.0}}"},
+    {"glm-moe-dsa",
+     "{'model_type': 'glm_moe_dsa', 'vocab_size': 154880, 'hidden_size': 6144, 'num_hidden_layers': 78, "
+     "'intermediate_size': 12288, 'num_attention_heads': 64, 'num_key_value_heads': 64, 'q_lora_rank': 2048, "
+     "'kv_lora_rank': 512, 'qk_nope_head_dim': 192, 'qk_rope_head_dim': 64, 'v_head_dim': 256, 'rms_norm_eps': "
+     "1e-05, 'max_position_embeddings': 202752, 'n_routed_experts': 256, 'num_experts_per_tok': 8, "
+     "'moe_intermediate_size': 2048, 'n_shared_experts': 1, 'n_group': 1, 'topk_group': 1, "
+     "'routed_scaling_factor': 2.5, 'first_k_dense_replace': 3, 'norm_topk_prob': true, 'index_n_heads': 32, "
+     "'index_head_dim': 128, 'index_topk': 2048, 'rope_parameters': {'rope_type': 'default', 'rope_theta': "
+     "10000.0}}"},
+    {"mistral4",
+     "{'model_type': 'mistral4', 'vocab_size': 131072, 'hidden_size': 4096, 'num_hidden_layers': 36, "
+     "'intermediate_size': 12288, 'num_attention_heads': 32, 'num_key_value_heads': 32, 'q_lora_rank': 1024, "
+     "'kv_lora_rank': 256, 'qk_nope_head_dim': 64, 'qk_rope_head_dim': 64, 'v_head_dim': 128, 'rms_norm_eps': "
+     "1e-06, 'max_position_embeddings': 1048576, 'n_routed_experts': 128, 'num_experts_per_tok': 4, "
+     "'moe_intermediate_size': 2048, 'n_shared_experts': 1, 'n_group': 1, 'topk_group': 1, "
+     "'routed_scaling_factor': 1.0, 'first_k_dense_replace': 0, 'norm_topk_prob': true, 'rope_interleave': "
+     "true, 'rope_parameters': {'type': 'yarn', 'factor': 128.0, 'original_max_position_embeddings': 8192, "
+     "'beta_fast': 32, 'beta_slow': 1, 'mscale': 1.0, 'mscale_all_dim': 1.0, 'llama_4_scaling_beta': 0.1, "
+     "'rope_theta': 10000.0}}"},
+    {"youtu",
+     "{'model_type': 'youtu', 'vocab_size': 128256, 'hidden_size': 2048, 'num_hidden_layers': 32, "
+     "'intermediate_size': 6144, 'num_attention_heads': 16, 'num_key_value_heads': 16, 'q_lora_rank': 1536, "
+     "'kv_lora_rank': 512, 'qk_nope_head_dim': 128, 'qk_rope_head_dim': 64, 'v_head_dim': 128, 'rms_norm_eps': "
+     "1e-06, 'max_position_embeddings': 131072, 'tie_word_embeddings': true, 'rope_interleave': true, "
+     "'rope_parameters': {'rope_type': 'default', 'rope_theta': 10000.0}}"},
+    {"axk1",
+     "{'model_type': 'axk1', 'vocab_size': 163840, 'hidden_size': 7168, 'num_hidden_layers': 61, "
+     "'intermediate_size': 18432, 'num_attention_heads': 64, 'num_key_value_heads': 64, 'q_lora_rank': 1536, "
+     "'kv_lora_rank': 512, 'qk_nope_head_dim': 128, 'qk_rope_head_dim': 64, 'v_head_dim': 128, 'rms_norm_eps': "
+     "1e-06, 'max_position_embeddings': 32768, 'n_routed_experts': 192, 'num_experts_per_tok': 8, "
+     "'moe_intermediate_size': 2048, 'n_shared_experts': 1, 'n_group': 8, 'topk_group': 4, "
+     "'routed_scaling_factor': 2.5, 'first_k_dense_replace': 1, 'norm_topk_prob': true, 'rope_interleave': "
+     "true, 'rope_parameters': {'rope_type': 'default', 'rope_theta': 10000.0}}"}};
+
+/* c of a model without weights: with defaults resolved. */
+static mla_model *resolved(const char *name, const mla_config *c) {
+    static const mla_layer_weights layers[128];
+    mla_weights w;
+    mla_model *m = NULL;
+    mla_error err;
+    memset(&w, 0, sizeof w);
+    w.layers = layers;
+    CHECK(c->num_hidden_layers <= 128 && mla_model_create(&m, c, &w, NULL, &err) == MLA_OK, "%s: %s", name, err.text);
+    return m;
+}
+
+/* mla_config_preset gives what checkpoint.h makes of the config.json. */
+static void test_presets(void) {
+    SECTION("presets");
+    for (size_t i = 0; i < sizeof published / sizeof *published; i++) {
+        const char *name = published[i].preset;
+        char text[2048];
+        checkpoint c;
+        ck__plan plan;
+        mla_config preset;
+        mla_error err;
+        mla_result rc = MLA_OK;
+        for (int as_v3 = 0; as_v3 < 2; as_v3++) { /* but for the indexer, models of sparse attention are what deepseek_v3 is */
+            json_value *json;
+            memset(&c, 0, sizeof c), memset(&plan, 0, sizeof plan);
+            snprintf(text, sizeof text, "%s%s", as_v3 ? "{'model_type': 'deepseek_v3'" : "", as_v3 ? strchr(published[i].json, ',') : published[i].json);
+            for (char *t = text; *t; t++) *t = *t == '\'' ? '"' : *t;
+            if (!CHECK(json_parse(text, strlen(text), &json, &err) == MLA_OK, "%s: %s", name, err.text)) break;
+            rc = ck__read_config(&c, &plan, json, &err);
+            json_free(json);
+            if (rc != MLA_ERR_UNSUPPORTED || !strstr(err.text, "sparse attention")) break;
+        }
+        if (!CHECK(rc == MLA_OK && mla_config_preset(&preset, name, &err) == MLA_OK, "%s: %s", name, err.text)) continue;
+        preset.rope.short_factor = c.config.rope.short_factor, preset.rope.long_factor = c.config.rope.long_factor;
+        mla_model *ma = resolved(name, &preset), *mb = resolved(name, &c.config);
+        if (ma && mb) {
+            const mla_config *a = mla_model_config(ma), *b = mla_model_config(mb);
+#define SAME(field) CHECK((double)a->field == (double)b->field, "%s: " #field " is %g in the preset, %g from config.json", name, (double)a->field, (double)b->field)
+            SAME(vocab_size), SAME(hidden_size), SAME(num_hidden_layers), SAME(intermediate_size), SAME(num_attention_heads), SAME(q_lora_rank);
+            SAME(kv_lora_rank), SAME(qk_nope_head_dim), SAME(qk_rope_head_dim), SAME(v_head_dim), SAME(softmax_scale), SAME(mask);
+            SAME(rope.layout), SAME(rope.scaling), SAME(rope.theta), SAME(rope.factor), SAME(rope.mscale), SAME(rope.mscale_all_dim);
+            SAME(rope.attention_factor), SAME(rope.no_truncate), SAME(rope.max_position_embeddings), SAME(rope.length);
+            SAME(q_norm.kind), SAME(q_norm.eps), SAME(kv_norm.kind), SAME(kv_norm.eps), SAME(block_norm.kind), SAME(block_norm.eps);
+            SAME(q_scale), SAME(latent_scale), SAME(temperature_beta), SAME(temperature_period), SAME(embed_scale), SAME(residual_scale), SAME(logits_scale);
+            SAME(n_routed_experts), SAME(zero_expert_num), SAME(num_experts_per_tok), SAME(moe_intermediate_size), SAME(n_shared_experts);
+            SAME(n_group), SAME(topk_group), SAME(topk_method), SAME(scoring_func), SAME(norm_topk_prob), SAME(routed_scaling_factor);
+            if (a->rope.scaling != MLA_ROPE_DEFAULT) SAME(rope.original_max_position_embeddings);
+            if (a->rope.scaling == MLA_ROPE_YARN) SAME(rope.beta_fast), SAME(rope.beta_slow);
+            CHECK(!memcmp(mla_model_inv_freq(ma), mla_model_inv_freq(mb), (size_t)a->qk_rope_head_dim / 2 * sizeof(float)) &&
+                      mla_model_rope_amplitude(ma) == mla_model_rope_amplitude(mb), "%s: rotary angles", name);
+        }
+        mla_model_destroy(ma), mla_model_destroy(mb);
+        free(c.rope_factors);
+    }
+}
+
 int main(int argc, char **argv) {
     report = argc > 1 && !strcmp(argv[1], "--report");
     if (report) puts("fixture           isa       path      logits   hidden   (largest relative error over all ways of cutting the prompt)");
@@ -669,5 +841,6 @@ int main(int argc, char **argv) {
         }
         fixture_close(&f);
     }
+    test_presets();
     return test_end();
 }
