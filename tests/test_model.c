@@ -1,6 +1,6 @@
 /* test_model.c - a whole checkpoint of every family against what transformers computed from them (tests/fixtures/README.md), on every ISA of this
    machine, by every path of attention, cut into calls in several ways. Run from the repository root.
-   test_model --report also prints the largest errors, as a table.
+   test_model --report also prints the largest errors, as a table; --table prints README.md's of the models and nothing else (make models).
    An error is always relative to the largest value of the reference: logits to the largest logit, hidden states to the largest one of
    their layer. */
 
@@ -820,8 +820,120 @@ static void test_presets(void) {
     }
 }
 
+/* ---- the table of README.md --------------------------------------------------------------------------------------------- */
+/* A row for each fixture, from its config.json and its tensors. */
+
+/* What other tests make of a fixture's weights: test_quantize.c (of v2_lite also a checkpoint of each dtype first), test_checkpoint.c int4. */
+static const struct converted {
+    const char *name, *formats;
+} converted[] = {{"deepseek_v2_lite", "f32, f16, e4m3, q8, q4"}, {"deepseek_v3", "q8, q4"}, {"deepseek_v3_fp8", "q8, q4"}, {"kimi_k2", "q8, q4, int4"}};
+
+static char table[8192];
+static size_t table_length;
+
+#if defined(__GNUC__)
+__attribute__((format(printf, 1, 2)))
+#endif
+static void cell(const char *format, ...) { /* more of the table */
+    va_list args;
+    va_start(args, format);
+    const int n = vsnprintf(table + table_length, sizeof table - table_length, format, args);
+    va_end(args);
+    table_length += (size_t)n;
+    if (n < 0 || table_length >= sizeof table) puts("the table is too long"), exit(2);
+}
+
+/* , or nothing before the first of a list */
+static void item(int *n, const char *text) { cell("%s%s", (*n)++ ? ", " : "", text); }
+
+static void table_row(const fixture *f, const json_value *json) {
+    static const char *const scalings[] = {"", ", linear", ", dynamic NTK", ", YaRN", ", LongRoPE"}, *const layouts[] = {"PAIR", "HALF", "none"};
+    static const char *const methods[] = {"greedy", "group_limited_greedy", "noaux_tc"};
+    const mla_config *c = &f->files->config;
+    const mla_layer_weights *layers = f->files->weights.layers, *last = &layers[f->L - 1];
+    int64_t topk = 0, mtp = 0;
+    int n = 0, bias = 0, shortcut = 0, dense = 0;
+    for (int i = 0; i < f->L; i++) {
+        bias |= layers[i].moe.router_bias.data != NULL, shortcut |= layers[i].moe.experts && layers[i].mlp.gate.weight.data;
+        if (layers[i].moe.experts) last = &layers[i];
+        else dense++;
+    }
+    cell("| %s | %s, RoPE %s%s", f->name, c->q_lora_rank ? "Q" : "no Q", layouts[c->rope.layout], scalings[c->rope.scaling]);
+    if (c->temperature_beta > 0) cell(", temperature");
+    if (c->q_scale > 0 || c->latent_scale > 0) cell(", scaled q and latent");
+    cell(" | ");
+    if (c->n_routed_experts) {
+        cell("%s, %s", c->scoring_func == MLA_SCORING_SIGMOID ? "sigmoid" : "softmax", methods[c->topk_method]);
+        if (c->n_group > 1) cell(", %d of %d groups", c->topk_group, c->n_group);
+        if (bias) cell(", bias");
+        if (c->norm_topk_prob) cell(", normalised");
+        if (c->n_shared_experts) cell(", %d shared", c->n_shared_experts);
+        if (c->zero_expert_num) cell(", %d zero", c->zero_expert_num);
+    }
+    cell(" | ");
+    if (!c->n_routed_experts) item(&n, "dense");
+    else if (shortcut) item(&n, "shortcut (ScMoE)");
+    else if (dense) item(&n, "dense, then experts");
+    else item(&n, "experts");
+    if (last->ffn_out_norm.weight.data) item(&n, "norm behind the experts");
+    if (c->embed_scale > 0 || c->residual_scale > 0) item(&n, "scaled residual stream");
+    if (!f->files->weights.head.data) item(&n, "tied head");
+    cell(" | ");
+    if (json_integer(json_get(json, "index_topk"), &topk)) {
+        const json_value *types = json_get(json, "indexer_types");
+        int shares = 0;
+        for (size_t i = 0; i < json_count(types); i++) shares |= !strcmp(json_string(json_at(types, i), NULL), "shared");
+        cell("DSA, top %d%s", (int)topk, shares ? ", shared by layers" : "");
+    }
+    cell(" | ");
+    if (json_integer(json_get(json, "num_nextn_predict_layers"), &mtp) && mtp > 0) cell("%d", (int)mtp);
+    cell(" | ");
+    n = 0;
+    for (int t = 0; t < MLA_DTYPE_COUNT; t++)
+        if (f->model->dtypes & 1u << t) item(&n, mla_dtype_name((mla_dtype)t));
+    for (size_t i = 0; i < sizeof converted / sizeof *converted; i++)
+        if (!strcmp(converted[i].name, f->name)) cell("; %s", converted[i].formats);
+    cell(" |\n");
+}
+
+static char *whole_file(const char *path) {
+    char *text = (char *)calloc(1, 1 << 16);
+    FILE *file = fopen(path, "rb");
+    const size_t n = file && text ? fread(text, 1, (1 << 16) - 1, file) : 0;
+    if (!CHECK(n > 0 && n < (1 << 16) - 1, "%s: cannot be read, or is too long for the test", path)) exit(2);
+    fclose(file);
+    return text;
+}
+
+static void make_table(void) {
+    cell("| checkpoint | attention | router | layers | sparse | MTP | weights; converted |\n|---|---|---|---|---|---|---|\n");
+    for (int i = 0; i < N_FIXTURES; i++) {
+        char path[256];
+        fixture f;
+        json_value *json = NULL;
+        mla_error err;
+        snprintf(path, sizeof path, "tests/fixtures/checkpoints/%s/config.json", names[i].name);
+        char *text = whole_file(path);
+        if (CHECK(json_parse(text, strlen(text), &json, &err) == MLA_OK, "%s: %s", path, err.text) && fixture_open(&f, names[i].name, names[i].block)) {
+            table_row(&f, json);
+            fixture_close(&f);
+        }
+        json_free(json);
+        free(text);
+    }
+}
+
+static void test_table(void) {
+    SECTION("the table of README.md");
+    char *readme = whole_file("README.md");
+    make_table();
+    CHECK(strstr(readme, table), "README.md has not the table that `make models` prints");
+    free(readme);
+}
+
 int main(int argc, char **argv) {
     report = argc > 1 && !strcmp(argv[1], "--report");
+    if (argc > 1 && !strcmp(argv[1], "--table")) return make_table(), fputs(table, stdout), test_failed != 0;
     if (report) puts("fixture           isa       path      logits   hidden   (largest relative error over all ways of cutting the prompt)");
     for (int i = 0; i < N_FIXTURES; i++) {
         fixture f;
@@ -842,5 +954,6 @@ int main(int argc, char **argv) {
         fixture_close(&f);
     }
     test_presets();
+    test_table();
     return test_end();
 }
