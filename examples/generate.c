@@ -790,11 +790,13 @@ static void start(session *s) {
     mla_error error;
     const size_t vocab = (size_t)s->c->config.vocab_size;
     check_memory(s);
-    if (o->quant.form) {
+    if (o->quant.form || !o->given[OPTION_EXACT]) { /* without --quant: what is Q4 in the files is repacked */
+        checkpoint_quant how = o->quant;
         mla_model_destroy(s->model);
         s->conversion_start = now();
-        o->quant.threads = o->threads, o->quant.repack = !o->given[OPTION_EXACT], o->quant.progress = converted, o->quant.progress_user = s;
-        if (checkpoint_quantize(s->c, &o->quant, &error)) fail(1, "%s", error.text);
+        if (!how.form) how.form = CHECKPOINT_KEEP;
+        how.threads = o->threads, how.repack = !o->given[OPTION_EXACT], how.progress = converted, how.progress_user = s;
+        if (checkpoint_quantize(s->c, &how, &error)) fail(1, "%s", error.text);
         if (mla_model_create(&s->model, &s->c->config, &s->c->weights, NULL, &error))
             fail(1, "%s: %s", o->given[OPTION_MODEL], error.text);
     }
@@ -884,7 +886,9 @@ static void report_phase(const char *what, const phase *p) {
 static void report(const session *s) {
     char text[4][32];
     const int threads = mla_context_threads(s->context);
-    if (s->converted > 0)
+    if (s->converted > 0 && !s->o->quant.form)
+        say("repacked   %s of q4 weights in %.3f s\n", amount(text[0], s->converted), s->conversion_seconds);
+    else if (s->converted > 0)
         say("converted  %s of weights to %s in %.3f s\n", amount(text[0], s->converted), checkpoint_form_name(s->o->quant.form),
             s->conversion_seconds);
     report_phase("prompt    ", &s->prompt);
