@@ -4,6 +4,7 @@
 # make tokenizer  compares token ids with the reference implementation on 20,000 texts (make test does on fewer)
 # make check      the tests again under sanitizers and valgrind, as far as they are installed
 # make bench      how fast, as a fraction of what the machine can do
+# make models     prints the README's table of models, from what the tests run
 # make plots      draws the same with gnuplot, as bench/*.svg
 # make install    the header and mla.pc, under PREFIX=/usr/local (and DESTDIR=)
 # make clean
@@ -142,6 +143,10 @@ bench: build/bench
 plots: build/bench
 	@KEEP=$(KEEP) sh bench/plots.sh build/bench build/plots
 
+# The README's table of models, from the checkpoints that the tests run; a test compares the two.
+models: build/test_model
+	@./build/test_model --table
+
 VERSION = $(shell sed -n 's/^\#define MLA_VERSION "\(.*\)"/\1/p' mla.h)
 install:
 	install -d "$(DESTDIR)$(PREFIX)/include" "$(DESTDIR)$(PREFIX)/lib/pkgconfig"
@@ -157,4 +162,4 @@ clean:
 tokenizer: build/generate
 	TEXTS=20000 tests/tokenizer/run.sh
 
-.PHONY: all test run tokenizer check check-asan check-tsan check-msan check-valgrind asan tsan msan valgrind bench plots install clean FORCE
+.PHONY: all test run models tokenizer check check-asan check-tsan check-msan check-valgrind asan tsan msan valgrind bench plots install clean FORCE

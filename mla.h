@@ -108,6 +108,7 @@ MLA_API float mla_e4m3_to_f32(uint8_t e);
 MLA_API float mla_ue8m0_to_f32(uint8_t e);
 MLA_API uint16_t mla_f32_to_f16(float f);  /* round to nearest even; overflow to infinity */
 MLA_API uint16_t mla_f32_to_bf16(float f); /* round to nearest even; NaN stays NaN */
+MLA_API uint8_t mla_f32_to_e4m3(float f);  /* round to nearest even; beyond 448, infinity too, to 448; NaN stays NaN */
 
 #define MLA_GROUP 32 /* weights in a group of Q8 and Q4; rows of these dtypes have a multiple of it */
 
@@ -235,9 +236,12 @@ typedef struct mla_config {
     float routed_scaling_factor; /* 0: 1 */
 } mla_config;
 
-/* The published config.json of "deepseek-v2-lite", "deepseek-v2", "deepseek-v3" (R1 too), "kimi-k2", "longcat-flash", "minicpm3"; of the
-   last one the caller sets rope.short_factor and rope.long_factor. Which layers are dense is up to the weights (first_k_dense_replace is
-   1, for deepseek-v3 3). Error: UNSUPPORTED, another name. */
+/* The published dimensions of "deepseek-v2-lite", "deepseek-v2", "deepseek-v3" (R1 too), "kimi-k2", "longcat-flash", "minicpm3", "deepseek-v32",
+   "glm4-moe-lite", "glm-moe-dsa", "mistral4", "youtu", "axk1". Not in them: rope.short_factor and rope.long_factor of minicpm3, which the caller sets; which
+   layers are dense, which is up to the weights (first_k_dense_replace is 1, for deepseek-v3, deepseek-v32 and glm-moe-dsa 3, for mistral4 0). Of the
+   second six, what the papers do not state is the default of transformers' configuration classes; in doubt is rope of glm4-moe-lite, glm-moe-dsa, youtu
+   and axk1, for which these classes have no theta of their own (10000 is all configurations') and no scaling: take it from the checkpoint's
+   config.json. Error: UNSUPPORTED, another name. */
 MLA_API mla_result mla_config_preset(mla_config *out, const char *name, mla_error *err);
 
 /* ---- >>weights ------------------------------------------------------------------------------------------------------- */
@@ -356,6 +360,9 @@ typedef struct mla_context_desc {
     mla_attn_path attn; /* MLA_ATTN_AUTO: by cost, for each sequence of each call */
     int exact;          /* activations stay f32; 0: with Q8 and Q4 weights they are rounded to int8 in groups of 32, which is much faster,
                            and BF16 and AMX round them to bf16 for BF16 weights */
+    int fp8_activations; /* with E4M3 weights activations are rounded to e4m3, a scale of largest/448 for each 128 of a token, as DeepSeek's kernels
+                            do it (arXiv 2412.19437, 3.3); sums stay f32. kv_b, which is folded into q, and gate and up of which only one is
+                            E4M3 meet f32 all the same. Not with exact */
     mla_allocator alloc;
 } mla_context_desc;
 
@@ -665,6 +672,14 @@ uint16_t mla_f32_to_bf16(float f) {
     if ((u & 0x7fffffffu) > 0x7f800000u) return (uint16_t)(u >> 16 | 0x40u);
     return (uint16_t)((u + 0x7fffu + (u >> 16 & 1u)) >> 16);
 }
+uint8_t mla_f32_to_e4m3(float f) {
+    const uint32_t u = mla__bits(f), sign = u >> 24 & 128u, a = u & 0x7fffffffu;
+    if (a > 0x7f800000u) return (uint8_t)(sign | 127u);
+    if (a >= 0x43e00000u) return (uint8_t)(sign | 126u); /* 448 and up */
+    if (a < 0x3c800000u) /* subnormal, the unit is 2^-9: the sum's last bits are the code, or that of 2^-6 */
+        return (uint8_t)(sign | (mla__bits(mla__float(a) + 16384.0f) & 15u));
+    return (uint8_t)(sign | (((a + 0x7ffffu + (a >> 20 & 1u)) >> 20) - (120u << 3)));
+}
 
 /* Element i of an array that may be misaligned. */
 MLA__INLINE float mla__get(mla_dtype t, const void *p, mla__sz i) {
@@ -705,6 +720,22 @@ MLA__INLINE double mla__tensor_bytes(const mla_tensor *w) {
     double n = (double)w->rows * (double)mla__bytes(w->dtype, w->cols);
     if (mla__scaled(w)) n += (double)((w->rows + 127) / 128) * ((w->cols + 127) / 128) * (double)mla__bytes(w->scale_dtype, 1);
     return w->data ? n : 0;
+}
+
+/* y [n] = x, each 128 of them rounded to e4m3 times d = largest/448, as by mla_f32_to_e4m3: DeepSeek's act_quant. 0 where d is no normal number. */
+static void mla__round_e4m3(float *y, const float *x, mla__sz n) {
+    for (mla__sz b = 0; b < n; b += MLA__SCALE_BLOCK) {
+        const mla__sz end = n - b < MLA__SCALE_BLOCK ? n : b + MLA__SCALE_BLOCK;
+        float top = 0;
+        for (mla__sz i = b; i < end; i++) top = fabsf(x[i]) > top ? fabsf(x[i]) : top;
+        const float d = top / 448, some = d >= 1.17549435e-38f ? d : 1;
+        for (mla__sz i = b; i < end; i++) { /* the sum with 1.5 * 2^20 times its power of two, from 2^-6 on, keeps three bits of v after the first */
+            const float v = x[i] / some;
+            const uint32_t power = mla__bits(v) & 0x7f800000u;
+            const float big = mla__float((power > 0x3c800000u ? power : 0x3c800000u) + 0x0a400000u);
+            y[i] = (v + big - big) * d;
+        }
+    }
 }
 
 /* A group of 32 with scale d, rounded to f16. */
@@ -2488,7 +2519,8 @@ typedef struct mla__preset {
     mla_rope_scaling scaling;
     float theta, factor, beta_fast, mscale;          /* mscale_all_dim is the same */
     int max_positions, original;
-    float scale[5];                                  /* of q, latent, embeddings, residual stream, logits */
+    float few[10];                                   /* what few have: scale of q, latent, embeddings, residual stream, logits; temperature_beta, _period; */
+                                                     /* index_topk, index_n_heads, index_rope; index_head_dim is 128 */
 } mla__preset;
 
 static const mla__preset mla__presets[] = {
@@ -2505,6 +2537,18 @@ static const mla__preset mla__presets[] = {
     {"minicpm3", 73448, 2560, 62, 6400, 40, 768, 256, 64, 32, 64, 0, 0, 0, 0, 0, 0, 0, MLA_TOPK_GREEDY, MLA_SCORING_SOFTMAX, 0,
      0, 1e-5f, MLA_ROPE_HALF, MLA_ROPE_LONGROPE, 1e4f, 0, 0, 0, 32768, 32768,
      {0, 0, 12, 0.177800178f, 0.1f}}, /* scale_emb 12, scale_depth 1.4, dim_model_base 256 */
+    {"deepseek-v32", 129280, 7168, 61, 18432, 128, 1536, 512, 128, 64, 128, 256, 0, 8, 2048, 1, 8, 4, MLA_TOPK_NOAUX_TC, MLA_SCORING_SIGMOID, 1,
+     2.5f, 1e-6f, MLA_ROPE_PAIR, MLA_ROPE_YARN, 1e4f, 40, 32, 1, 163840, 4096, {0, 0, 0, 0, 0, 0, 0, 2048, 64, MLA_ROPE_HALF}},
+    {"glm4-moe-lite", 154880, 2048, 47, 10240, 20, 768, 512, 192, 64, 256, 64, 0, 4, 1536, 1, 1, 1, MLA_TOPK_NOAUX_TC, MLA_SCORING_SIGMOID, 1,
+     1.8f, 1e-5f, MLA_ROPE_PAIR, MLA_ROPE_DEFAULT, 1e4f, 0, 0, 0, 202752, 0, {0}},
+    {"glm-moe-dsa", 154880, 6144, 78, 12288, 64, 2048, 512, 192, 64, 256, 256, 0, 8, 2048, 1, 1, 1, MLA_TOPK_NOAUX_TC, MLA_SCORING_SIGMOID, 1,
+     2.5f, 1e-5f, MLA_ROPE_PAIR, MLA_ROPE_DEFAULT, 1e4f, 0, 0, 0, 202752, 0, {0, 0, 0, 0, 0, 0, 0, 2048, 32, MLA_ROPE_PAIR}},
+    {"mistral4", 131072, 4096, 36, 12288, 32, 1024, 256, 64, 64, 128, 128, 0, 4, 2048, 1, 1, 1, MLA_TOPK_NOAUX_TC, MLA_SCORING_SOFTMAX, 1,
+     1, 1e-6f, MLA_ROPE_PAIR, MLA_ROPE_YARN, 1e4f, 128, 32, 1, 1048576, 8192, {0, 0, 0, 0, 0, 0.1f, 8192}},
+    {"youtu", 128256, 2048, 32, 6144, 16, 1536, 512, 128, 64, 128, 0, 0, 0, 0, 0, 0, 0, MLA_TOPK_GREEDY, MLA_SCORING_SOFTMAX, 0,
+     0, 1e-6f, MLA_ROPE_PAIR, MLA_ROPE_DEFAULT, 1e4f, 0, 0, 0, 131072, 0, {0}},
+    {"axk1", 163840, 7168, 61, 18432, 64, 1536, 512, 128, 64, 128, 192, 0, 8, 2048, 1, 8, 4, MLA_TOPK_NOAUX_TC, MLA_SCORING_SIGMOID, 1,
+     2.5f, 1e-6f, MLA_ROPE_PAIR, MLA_ROPE_DEFAULT, 1e4f, 0, 0, 0, 32768, 0, {0}},
 };
 
 mla_result mla_config_preset(mla_config *out, const char *name, mla_error *err) {
@@ -2526,8 +2570,11 @@ mla_result mla_config_preset(mla_config *out, const char *name, mla_error *err) 
     out->rope.layout = p->layout, out->rope.scaling = p->scaling, out->rope.theta = p->theta, out->rope.factor = p->factor;
     out->rope.beta_fast = p->beta_fast, out->rope.mscale = out->rope.mscale_all_dim = p->mscale;
     out->rope.max_position_embeddings = p->max_positions, out->rope.original_max_position_embeddings = p->original;
-    out->q_scale = p->scale[0], out->latent_scale = p->scale[1], out->embed_scale = p->scale[2];
-    out->residual_scale = p->scale[3], out->logits_scale = p->scale[4];
+    out->q_scale = p->few[0], out->latent_scale = p->few[1], out->embed_scale = p->few[2];
+    out->residual_scale = p->few[3], out->logits_scale = p->few[4];
+    out->temperature_beta = p->few[5], out->temperature_period = (int)p->few[6];
+    out->index_topk = (int)p->few[7], out->index_n_heads = (int)p->few[8], out->index_rope = (mla_rope_layout)(int)p->few[9];
+    out->index_head_dim = out->index_topk ? 128 : 0;
     return MLA_OK;
 }
 
@@ -3347,7 +3394,7 @@ struct mla_context {
     const mla_model *m;
     mla__kernels k;
     mla_error err;
-    int threads, max_tokens, lane_tokens, absorb_tokens, max_jobs, exact;
+    int threads, max_tokens, lane_tokens, absorb_tokens, max_jobs, exact, fp8;
     mla_attn_path path;
     mla_run run;
     void *run_user;
@@ -3440,11 +3487,13 @@ static mla_context *mla__context_layout(const mla_model *m, const mla_context_de
     t.loads = MLA__TAKE(&a, mla__load, (double)t.max_jobs + T);
     t.blocks = MLA__TAKE(&a, mla__block, T);
     const int widest = mla__max(mla__max(c->hidden_size, c->q_lora_rank), mla__max(H * V, inner)), packs = kernels.pack && m->dtypes & 1u << MLA_BF16;
-    if (!d->exact && (packs || m->dtypes & (1u << MLA_Q8 | 1u << MLA_Q4 | 1u << MLA_Q8X16 | 1u << MLA_Q4X16))) {
+    t.fp8 = d->fp8_activations && m->dtypes & 1u << MLA_E4M3;
+    if (!d->exact && (packs || t.fp8 || m->dtypes & (1u << MLA_Q8 | 1u << MLA_Q4 | 1u << MLA_Q8X16 | 1u << MLA_Q4X16))) {
         /* packed for the experts, tokens come once for each of their experts, and in sixteens */
         const double slot_rows = (double)T * K + 15.0 * mla__min(E, T * K), dense = (T + 15.0) * (widest + 31.0);
         const double slots = slot_rows * mla__up_to(mla__max(c->hidden_size, I), 32) + (T + 15.0) * mla__up_to(mla__max(c->hidden_size, c->n_shared_experts * I), 32);
-        t.act = MLA__TAKE(&a, unsigned char, (T * (double)widest / MLA_GROUP + 1) * sizeof(mla__act) + (packs ? 2 * fmax(dense, slots) : 0));
+        t.act = MLA__TAKE(&a, unsigned char, (T * (double)widest / MLA_GROUP + 1) * sizeof(mla__act) + (packs ? 2 * fmax(dense, slots) : 0) +
+                                                 (t.fp8 ? T * (double)widest * sizeof(float) : 0));
     }
     t.choice = MLA__TAKE(&a, mla__choice, sparse ? T : 0);
     t.chosen = MLA__TAKE(&a, int, (double)T * topk);
@@ -3525,6 +3574,7 @@ static mla_result mla__context_check(const mla_model *m, mla_context_desc *to, c
     if (!mla_isa_available(to->isa)) return mla__fail(err, MLA_ERR_UNSUPPORTED, "context.isa: this machine has no %s", mla_isa_name(to->isa));
     if (to->exact && m->dtypes & (1u << MLA_Q8X16 | 1u << MLA_Q4X16))
         return mla__fail(err, MLA_ERR_UNSUPPORTED, "context.exact: q8x16 and q4x16 weights need int8 activations");
+    if (to->exact && to->fp8_activations) return mla__fail(err, MLA_ERR_ARGUMENT, "context.fp8_activations: rounds activations, exact keeps them in f32");
     return MLA_OK;
 }
 size_t mla_context_size(const mla_model *m, const mla_context_desc *desc) {
@@ -3635,49 +3685,66 @@ static void mla__jobs_work(mla_context *c, void *arg, int worker) {
     }
 }
 
+enum { MLA__TO_NONE, MLA__TO_INT8, MLA__TO_BF16, MLA__TO_E4M3, MLA__TO_COUNT };
+/* What a job's weights want its activations rounded to. */
+static int mla__rounds_to(const mla_context *c, const mla__job *j) {
+    const mla_dtype d = j->w->weight.dtype, up = j->up ? j->up->weight.dtype : d;
+    if (j->exact || !c->act) return MLA__TO_NONE;
+    if (mla__grouped(d) && mla__grouped(up)) return MLA__TO_INT8;
+    if (d == MLA_BF16 && up == d && c->k.pack && j->in.T > MLA__FEW) return MLA__TO_BF16;
+    return d == MLA_E4M3 && up == d && c->fp8 ? MLA__TO_E4M3 : MLA__TO_NONE;
+}
+
 static void mla__activations_work(mla_context *c, void *arg, int worker) {
     const mla__jobs *list = (const mla__jobs *)arg;
     mla__share s = mla__share_of(c->loads, list->n, worker, c->threads);
     for (int i = 0, b0, b1; i < list->n; i++) {
         const mla__in *in = &list->job[i].in;
         if (!mla__share_next(&s, &c->loads[i], &b0, &b1)) continue;
-        const int cols = list->job[i].w->weight.cols;
+        const int cols = list->job[i].w->weight.cols, to = mla__rounds_to(c, &list->job[i]);
         unsigned char *q = c->act + (in->q - c->act);
-        if (mla__grouped(list->job[i].w->weight.dtype))
+        if (to == MLA__TO_INT8)
             for (int t = b0; t < b1; t++) c->k.quantize((mla__act *)(void *)(q + t * in->ldq), in->x + t * in->ldx, cols);
+        else if (to == MLA__TO_E4M3)
+            for (int t = b0; t < b1; t++) mla__round_e4m3((float *)(void *)(q + t * in->ldq), in->x + t * in->ldx, cols);
         else
             for (int t = b0 * 16; t < mla__min(b1 * 16, in->T); t += 16)
                 c->k.pack((uint16_t *)(void *)(q + t * in->ldq), in->x + (in->idx ? 0 : t * in->ldx), in->ldx, in->idx ? in->idx + t : NULL,
                           mla__min(16, in->T - t), cols);
     }
 }
-/* Jobs whose weights want that get their activations rounded: to int8, where jobs that share x share them, or packed as bf16. */
+/* Jobs whose weights want that get their activations rounded: to int8 or e4m3, where jobs that share x share them, or packed as bf16. */
 static void mla__activations(mla_context *c, mla__job *jobs, int n) {
     mla__jobs list;
     double cost = 0;
     mla__sz used = 0;
+    const mla__in *last[MLA__TO_COUNT] = {0}; /* that was rounded to each: experts may be of several dtypes, and all have the same x */
     for (int i = 0; i < n; i++) {
         mla__job *j = &jobs[i];
-        const mla__in *last = i > 0 ? &jobs[i - 1].in : NULL;
-        const mla_dtype d = j->w->weight.dtype, up = j->up ? j->up->weight.dtype : d;
-        const int grouped = mla__grouped(d), cols = j->w->weight.cols;
+        const int to = mla__rounds_to(c, j), packed = to == MLA__TO_BF16, cols = j->w->weight.cols;
+        const mla__in *same = last[to];
         c->loads[i].units = 0, c->loads[i].weight = 1;
-        if (j->exact || !c->act || grouped != mla__grouped(up)) continue;
-        if (!grouped && (d != MLA_BF16 || up != d || !c->k.pack || j->in.T <= MLA__FEW)) continue;
-        j->in.ldq = grouped ? cols / MLA_GROUP * (mla__sz)sizeof(mla__act) : 2 * mla__up_to(cols, 32);
-        if (last && last->q && last->x == j->in.x && last->ldq == j->in.ldq && (grouped || (!last->idx && !j->in.idx))) {
-            j->in.q = last->q;
+        if (to == MLA__TO_NONE) continue;
+        j->in.ldq = packed ? 2 * mla__up_to(cols, 32) : to == MLA__TO_E4M3 ? cols * (mla__sz)sizeof(float) : cols / MLA_GROUP * (mla__sz)sizeof(mla__act);
+        if (same && same->x == j->in.x && same->ldq == j->in.ldq && (!packed || (!same->idx && !j->in.idx))) {
+            j->in.q = same->q;
             continue;
         }
+        last[to] = &j->in;
         j->in.q = c->act + used;
-        c->loads[i].units = grouped ? j->x_rows : (j->in.T + 15) / 16, c->loads[i].weight = (grouped ? 1 : 16) * cols;
-        used += (grouped ? j->x_rows : mla__up_to(j->in.T, 16)) * j->in.ldq;
+        c->loads[i].units = packed ? (j->in.T + 15) / 16 : j->x_rows, c->loads[i].weight = (packed ? 16 : 1) * cols;
+        used += (packed ? mla__up_to(j->in.T, 16) : j->x_rows) * j->in.ldq;
         cost += 2.0 * c->loads[i].units * (double)c->loads[i].weight;
     }
     list.job = jobs, list.n = n;
     if (used) mla__parallel(c, mla__activations_work, &list, cost);
-    for (int i = 0; i < n; i++)
-        if (jobs[i].in.q && !mla__grouped(jobs[i].w->weight.dtype)) jobs[i].in.idx = NULL, jobs[i].in.ldx = 0; /* packed in their order */
+    for (int i = 0; i < n; i++) {
+        mla__in *in = &jobs[i].in;
+        if (!in->q) continue;
+        const int to = mla__rounds_to(c, &jobs[i]);
+        if (to == MLA__TO_BF16) in->idx = NULL, in->ldx = 0; /* packed in their order */
+        if (to == MLA__TO_E4M3) in->x = (const float *)(const void *)in->q, in->ldx = jobs[i].w->weight.cols, in->q = NULL; /* f32 in form */
+    }
 }
 
 static void mla__jobs_run(mla_context *c, mla__job *jobs, int n) {

@@ -213,6 +213,7 @@ enum {
     X(QUANT, "--quant", 1, LOADS, 0)                                                                                       \
     X(QUANT_CLASS, "--quant-class", 1, LOADS, 0)                                                                           \
     X(EXACT, "--exact", 0, LOADS, 0)                                                                                       \
+    X(FP8_ACTIVATIONS, "--fp8-activations", 0, LOADS, 0)                                                                   \
     X(CACHE, "--cache", 1, LOADS, 0)                                                                                       \
     X(INDEX_CACHE, "--index-cache", 1, LOADS, 0)                                                                           \
     X(CHUNK, "--chunk", 1, LOADS, 0)                                                                                       \
@@ -285,6 +286,7 @@ static void help(void) {
            "  --quant-class LIST  as head=q8,kv_b=q8: keep, q8 or q4 for any of attn, kv_b,\n"
            "                    dense, experts, shared, head, embed\n"
            "  --exact           products with q8 and q4 weights in f32 instead of int8\n"
+           "  --fp8-activations rounds what meets fp8 weights to fp8, too\n"
            "  --cache TYPE      f32, f16, bf16 or q8 [f32]\n"
            "  --index-cache TYPE  the same for the index keys of sparse attention [f32]\n"
            "  --chunk N         prompt tokens in one forward pass [512]\n"
@@ -454,6 +456,7 @@ static void parse(options *o, int argc, char **argv) {
     if (!o->given[OPTION_MODEL] && !((o->mode & (TOKENIZE | DETOKENIZE)) && o->given[OPTION_TOKENIZER]))
         fail(2, o->mode & LOADS ? "--model is missing" : "--tokenizer or --model is missing");
     if (o->given[OPTION_QUANT_CLASS] && !o->quant.form) fail(2, "--quant-class: --quant is missing");
+    if (o->given[OPTION_EXACT] && o->given[OPTION_FP8_ACTIVATIONS]) fail(2, "--exact and --fp8-activations exclude each other");
     if (o->n_tokens && o->n > INT_MAX - o->n_tokens)
         fail(2, "-n: %d and %d tokens of prompt are more than %d", o->n, o->n_tokens, INT_MAX);
 }
@@ -781,7 +784,7 @@ static void plan(session *s, int max_tokens, int capacity, size_t rows) {
     if (rope->scaling == MLA_ROPE_DYNAMIC || rope->scaling == MLA_ROPE_LONGROPE) rope->length = capacity;
     s->context_desc.max_tokens = max_tokens;
     s->context_desc.threads = o->threads, s->context_desc.isa = o->isa, s->context_desc.attn = o->attn;
-    s->context_desc.exact = o->given[OPTION_EXACT] != NULL;
+    s->context_desc.exact = o->given[OPTION_EXACT] != NULL, s->context_desc.fp8_activations = o->given[OPTION_FP8_ACTIVATIONS] != NULL;
     s->cache_desc.capacity = capacity, s->cache_desc.dtype = o->cache, s->cache_desc.index_dtype = o->index_cache;
     s->rows = rows;
     if (mla_model_create(&s->model, &s->c->config, &s->c->weights, NULL, &error))
@@ -793,11 +796,13 @@ static void start(session *s) {
     mla_error error;
     const size_t vocab = (size_t)s->c->config.vocab_size;
     check_memory(s);
-    if (o->quant.form) {
+    if (o->quant.form || !o->given[OPTION_EXACT]) { /* without --quant: what is Q4 in the files is repacked */
+        checkpoint_quant how = o->quant;
         mla_model_destroy(s->model);
         s->conversion_start = now();
-        o->quant.threads = o->threads, o->quant.repack = !o->given[OPTION_EXACT], o->quant.progress = converted, o->quant.progress_user = s;
-        if (checkpoint_quantize(s->c, &o->quant, &error)) fail(1, "%s", error.text);
+        if (!how.form) how.form = CHECKPOINT_KEEP;
+        how.threads = o->threads, how.repack = !o->given[OPTION_EXACT], how.progress = converted, how.progress_user = s;
+        if (checkpoint_quantize(s->c, &how, &error)) fail(1, "%s", error.text);
         if (mla_model_create(&s->model, &s->c->config, &s->c->weights, NULL, &error))
             fail(1, "%s: %s", o->given[OPTION_MODEL], error.text);
     }
@@ -887,7 +892,9 @@ static void report_phase(const char *what, const phase *p) {
 static void report(const session *s) {
     char text[4][32];
     const int threads = mla_context_threads(s->context);
-    if (s->converted > 0)
+    if (s->converted > 0 && !s->o->quant.form)
+        say("repacked   %s of q4 weights in %.3f s\n", amount(text[0], s->converted), s->conversion_seconds);
+    else if (s->converted > 0)
         say("converted  %s of weights to %s in %.3f s\n", amount(text[0], s->converted), checkpoint_form_name(s->o->quant.form),
             s->conversion_seconds);
     report_phase("prompt    ", &s->prompt);

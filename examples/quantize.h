@@ -7,7 +7,8 @@ USE
    checkpoint_quant how; memset(&how, 0, sizeof how);   how.form = CHECKPOINT_Q4;   how.classes[CHECKPOINT_HEAD] = CHECKPOINT_Q8;
    checkpoint_open(&c, "DeepSeek-V2-Lite", &error) || checkpoint_quantize(c, &how, &error) || mla_model_create(...)
 
-WHAT           Matrices of F32, F16, BF16 or E4M3 with its scales, by class. Router, norms, biases and what is Q4 in the files stay as they are.
+WHAT           Matrices of F32, F16, BF16 or E4M3 with its scales, by class. Router, norms, biases and what is Q4 in the files stay as they are,
+               but for repacking, in place.
 MEMORY         All converted weights lie in one block that belongs to the checkpoint, each tensor at a multiple of 64 bytes. Rows go from
                the mapped file straight there, 1024 elements at a time; what was read of the file is given back to the system tensor
                by tensor, and huge pages are asked for (madvise, where declared: on Linux define _DEFAULT_SOURCE).
@@ -43,7 +44,8 @@ typedef enum checkpoint_form { CHECKPOINT_DEFAULT = 0, CHECKPOINT_KEEP, CHECKPOI
 typedef struct checkpoint_quant {
     checkpoint_form form; /* of every class that has CHECKPOINT_DEFAULT, but kv_b and embed are then kept; itself 0: Q8 */
     checkpoint_form classes[CHECKPOINT_CLASS_COUNT];
-    int repack;  /* Q8 and Q4 as Q8X16 and Q4X16, where these can stand (mla.h): not kv_b, embed, or rows no multiple of 16. Such models need int8 activations */
+    int repack;  /* Q8 and Q4 as Q8X16 and Q4X16, where these can stand (mla.h): not kv_b, embed, or rows no multiple of 16. What is Q4 already (int4 of
+                    compressed-tensors), too, whatever its form. Such models need int8 activations */
     int threads; /* tasks the work is cut into; 0: OpenMP's number if compiled in, else 1 */
     mla_run run; /* called once. NULL: OpenMP if compiled in, else one after the other */
     void *run_user;
@@ -80,7 +82,7 @@ enum { CKQ__PIECE = 1024, CKQ__BLOCK = 128, CKQ__ALIGN = 64, CKQ__HUGE_PAGE = 2 
 
 typedef struct ckq__item {
     mla_tensor from;
-    unsigned char *to;
+    unsigned char *to; /* where from lies: Q4 that is repacked in place */
     mla_dtype dtype;
 } ckq__item;
 
@@ -90,6 +92,8 @@ typedef struct ckq__work {
     int tasks;
     double total;
     const checkpoint_quant *how;
+    unsigned char *rows; /* [tasks, rows_bytes], if anything is repacked in place */
+    size_t rows_bytes;
     float e4m3[256];
 } ckq__work;
 
@@ -170,6 +174,17 @@ static void ckq__strip(const ckq__work *w, const ckq__item *item, int begin, int
     if (begin < end) ckq__give_back((const unsigned char *)t->data + ckq__bytes(t, begin), ckq__bytes(t, end) - ckq__bytes(t, begin));
 }
 
+/* Sixteen rows of Q4 at a time, where they lie. */
+static void ckq__in_place(const ckq__item *item, unsigned char *rows, int begin, int end) {
+    const size_t bytes = ckq__bytes(&item->from, 16);
+    const mla_tensor piece = mla_view(rows, MLA_Q4, 16, item->from.cols);
+    for (int row = begin; row < end; row += 16) {
+        unsigned char *to = item->to + (size_t)(row / 16) * bytes;
+        memcpy(rows, to, bytes);
+        mla_repack(to, &piece, NULL);
+    }
+}
+
 static void ckq__task(void *arg, int task) {
     const ckq__work *w = (const ckq__work *)arg;
     double done = 0;
@@ -177,17 +192,15 @@ static void ckq__task(void *arg, int task) {
         const mla_tensor *t = &w->items[i].from;
         if (task == 0 && w->how->progress) w->how->progress(w->how->progress_user, done, w->total);
         const int unit = w->items[i].dtype == MLA_Q8X16 || w->items[i].dtype == MLA_Q4X16 ? 16 : 1, units = t->rows / unit;
-        ckq__strip(w, &w->items[i], (int)((int64_t)units * task / w->tasks) * unit, (int)((int64_t)units * (task + 1) / w->tasks) * unit);
+        const int begin = (int)((int64_t)units * task / w->tasks) * unit, end = (int)((int64_t)units * (task + 1) / w->tasks) * unit;
+        if (w->items[i].to == t->data) ckq__in_place(&w->items[i], w->rows + (size_t)task * w->rows_bytes, begin, end);
+        else ckq__strip(w, &w->items[i], begin, end);
         done += (double)ckq__bytes(t, t->rows);
     }
 }
 
 static void ckq__convert(ckq__work *w) {
     const checkpoint_quant *how = w->how;
-    w->tasks = how->threads > 0 ? how->threads : 1;
-#ifdef _OPENMP
-    if (how->threads <= 0) w->tasks = omp_get_max_threads();
-#endif
     for (int i = 0; i < 256; i++) w->e4m3[i] = mla_e4m3_to_f32((uint8_t)i);
     if (how->run) how->run(how->run_user, w->tasks, ckq__task, w);
     else {
@@ -207,8 +220,9 @@ typedef struct ckq__job {
     checkpoint_quant how; /* no class is CHECKPOINT_DEFAULT */
     ckq__item *items;
     size_t n_items;
-    unsigned char *memory; /* NULL: only measure */
-    size_t used;
+    int placing; /* 0: only measure */
+    unsigned char *memory;
+    size_t used, rows_bytes; /* of converted weights; of sixteen rows that are repacked in place, at most */
     double total; /* bytes in the files */
     mla_result rc;
     mla_error *err;
@@ -225,7 +239,21 @@ static void ckq__tensor(ckq__job *j, checkpoint_class k, const char *prefix, con
     const int repack = j->how.repack && k != CHECKPOINT_KV_B && k != CHECKPOINT_EMBED && t->rows % 16 == 0;
     const mla_dtype dtype = form == CHECKPOINT_Q4 ? (repack ? MLA_Q4X16 : MLA_Q4) : repack ? MLA_Q8X16 : MLA_Q8;
     char full[160];
-    if (j->rc || !t->data || form == CHECKPOINT_KEEP || t->dtype == MLA_Q4) return;
+    if (j->rc || !t->data) return;
+    if (t->dtype == MLA_Q4 && repack) { /* it is in memory of the checkpoint's own */
+        if (j->placing) {
+            ckq__item *item = &j->items[j->n_items];
+            item->from = *t;
+            item->to = (unsigned char *)(uintptr_t)t->data;
+            t->dtype = item->dtype = MLA_Q4X16;
+        } else {
+            j->total += (double)ckq__bytes(t, t->rows);
+            if (ckq__bytes(t, 16) > j->rows_bytes) j->rows_bytes = ckq__bytes(t, 16);
+        }
+        j->n_items++;
+        return;
+    }
+    if (form == CHECKPOINT_KEEP || t->dtype == MLA_Q4 || t->dtype == MLA_Q4X16) return;
     if (t->cols % MLA_GROUP) {
         snprintf(full, sizeof full, "%s%s.weight", prefix, name);
         j->rc = ck__fail(j->err, MLA_ERR_WEIGHTS, "%s: tensor \"%.99s\": found rows of %d, expected a multiple of %d for %s (or keep %s)",
@@ -237,7 +265,7 @@ static void ckq__tensor(ckq__job *j, checkpoint_class k, const char *prefix, con
         j->rc = ck__no_memory(j->err, "checkpoint_quantize");
         return;
     }
-    if (j->memory) {
+    if (j->placing) {
         ckq__item *item = &j->items[j->n_items];
         item->from = *t;
         item->to = j->memory + j->used;
@@ -288,7 +316,7 @@ static void ckq__visit(ckq__job *j) {
         ckq__mlp(j, CHECKPOINT_SHARED, prefix, &w->moe.shared);
     }
     ckq__tensor(j, CHECKPOINT_HEAD, "", untie ? "model.embed_tokens" : "lm_head", &head);
-    if (j->memory) c->weights.head = head;
+    if (j->placing) c->weights.head = head;
 }
 
 const char *checkpoint_class_name(checkpoint_class k) {
@@ -321,32 +349,41 @@ mla_result checkpoint_quantize(checkpoint *c, const checkpoint_quant *how, mla_e
     j.c = c;
     j.err = err;
     ckq__visit(&j);
-    if (j.rc || !j.used) return j.rc;
+    if (j.rc || !j.n_items) return j.rc;
 
     const size_t bytes = j.used, align = bytes < CKQ__HUGE_PAGE ? CKQ__ALIGN : CKQ__HUGE_PAGE;
-    c->memory = malloc(bytes + align);
+    ckq__work w;
+    memset(&w, 0, sizeof w);
+    w.tasks = j.how.threads > 0 ? j.how.threads : 1;
+#ifdef _OPENMP
+    if (j.how.threads <= 0) w.tasks = omp_get_max_threads();
+#endif
+    w.rows_bytes = j.rows_bytes;
+    if (w.rows_bytes && w.rows_bytes <= SIZE_MAX / (size_t)w.tasks) w.rows = (unsigned char *)malloc((size_t)w.tasks * w.rows_bytes);
+    if (bytes) c->memory = malloc(bytes + align);
     j.items = (ckq__item *)calloc(j.n_items, sizeof *j.items);
-    if (!c->memory || !j.items) {
+    if ((bytes && !c->memory) || (w.rows_bytes && !w.rows) || !j.items) {
         free(c->memory);
+        free(w.rows);
         free(j.items);
         c->memory = NULL;
         return ck__fail(err, MLA_ERR_MEMORY, "checkpoint_quantize: no memory for %zu bytes of converted weights", bytes);
     }
-    j.memory = (unsigned char *)c->memory + (align - (size_t)((uintptr_t)c->memory % align));
+    if (bytes) j.memory = (unsigned char *)c->memory + (align - (size_t)((uintptr_t)c->memory % align));
 #ifdef MADV_HUGEPAGE
-    if (align == CKQ__HUGE_PAGE) madvise(j.memory, bytes / align * align, MADV_HUGEPAGE);
+    if (bytes && align == CKQ__HUGE_PAGE) madvise(j.memory, bytes / align * align, MADV_HUGEPAGE);
 #endif
     j.n_items = j.used = 0;
+    j.placing = 1;
     ckq__visit(&j);
 
-    ckq__work w;
-    memset(&w, 0, sizeof w);
     w.items = j.items;
     w.n_items = j.n_items;
     w.total = j.total;
     w.how = &j.how;
     ckq__convert(&w);
     free(j.items);
+    free(w.rows);
     return MLA_OK;
 }
 

@@ -220,8 +220,14 @@ static void test_presets(void) {
         {"deepseek-v3", 129280, 7168, 61, 18432, 128, 1536, 512, 128, 64, 128, 256, 0, 8, 2048, 1, 1e-6f, 1e4f, 0.1352337788608801f, 1, 70272},
         {"kimi-k2", 163840, 7168, 61, 18432, 64, 1536, 512, 128, 64, 128, 384, 0, 8, 2048, 1, 1e-6f, 5e4f, 0.1308608f, 1, 70272},
         {"longcat-flash", 131072, 6144, 56, 12288, 64, 1536, 512, 128, 64, 128, 512, 256, 12, 2048, 0, 1e-5f, 1e7f, 0.0721687836f, 1, 64512},
-        {"minicpm3", 73448, 2560, 62, 6400, 40, 768, 256, 64, 32, 64, 0, 0, 0, 0, 0, 1e-5f, 1e4f, 0.1020620726f, 1, 35712}};
-    static mla_layer_weights layers[64];
+        {"minicpm3", 73448, 2560, 62, 6400, 40, 768, 256, 64, 32, 64, 0, 0, 0, 0, 0, 1e-5f, 1e4f, 0.1020620726f, 1, 35712},
+        {"deepseek-v32", 129280, 7168, 61, 18432, 128, 1536, 512, 128, 64, 128, 256, 0, 8, 2048, 1, 1e-6f, 1e4f, 0.1352337788608801f, 1, 70272},
+        {"glm4-moe-lite", 154880, 2048, 47, 10240, 20, 768, 512, 192, 64, 256, 64, 0, 4, 1536, 1, 1e-5f, 1e4f, 0.0625f, 1, 54144},
+        {"glm-moe-dsa", 154880, 6144, 78, 12288, 64, 2048, 512, 192, 64, 256, 256, 0, 8, 2048, 1, 1e-5f, 1e4f, 0.0625f, 1, 89856},
+        {"mistral4", 131072, 4096, 36, 12288, 32, 1024, 256, 64, 64, 128, 128, 0, 4, 2048, 1, 1e-6f, 1e4f, 0.1949694947f, 1, 23040},
+        {"youtu", 128256, 2048, 32, 6144, 16, 1536, 512, 128, 64, 128, 0, 0, 0, 0, 0, 1e-6f, 1e4f, 0.0721687836f, 1, 36864},
+        {"axk1", 163840, 7168, 61, 18432, 64, 1536, 512, 128, 64, 128, 192, 0, 8, 2048, 1, 1e-6f, 1e4f, 0.0721687836f, 1, 70272}};
+    static mla_layer_weights layers[80];
     static const float factors[16] = {1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1};
     mla_config c;
     SECTION("presets");
@@ -258,6 +264,8 @@ static void test_presets(void) {
     CHECK(c.q_scale == 2 && fabsf(c.latent_scale * c.latent_scale - 12) < 1e-5f, "longcat-flash: sqrt(D/Q), sqrt(D/R)");
     MUST(mla_config_preset(&c, "minicpm3", &error));
     CHECK(c.embed_scale == 12 && fabsf(c.residual_scale - 1.4f / sqrtf(62)) < 1e-7f && c.logits_scale == 256.0f / 2560, "minicpm3: scales");
+    MUST(mla_config_preset(&c, "mistral4", &error));
+    CHECK(c.temperature_beta == 0.1f && c.temperature_period == 8192, "mistral4: the temperature of queries");
     refused(mla_config_preset(&c, "gpt-2", &error), MLA_ERR_UNSUPPORTED, &error, "\"gpt-2\"", "deepseek-v3, kimi-k2", __LINE__);
     refused(mla_config_preset(&c, NULL, &error), MLA_ERR_ARGUMENT, &error, "name", "NULL", __LINE__);
     refused(mla_config_preset(NULL, "deepseek-v3", &error), MLA_ERR_ARGUMENT, &error, "out", "NULL", __LINE__);
@@ -557,6 +565,7 @@ static void test_arguments(void) {
     BAD_DESC(d.attn = (mla_attn_path)-1, MLA_ERR_ARGUMENT, "attn");
     BAD_DESC(d.isa = MLA_ISA_COUNT, MLA_ERR_ARGUMENT, "isa");
     BAD_DESC(d.isa = (mla_isa)-1, MLA_ERR_ARGUMENT, "isa");
+    BAD_DESC((d.exact = 1, d.fp8_activations = 1), MLA_ERR_ARGUMENT, "context.fp8_activations");
     for (mla_isa isa = MLA_ISA_AUTO; isa < MLA_ISA_COUNT; isa = (mla_isa)(isa + 1)) {
         mla_context_desc one = xd;
         one.isa = isa;

@@ -7,6 +7,7 @@
 #include "mla.h"
 #include "test.h"
 
+#include <float.h>
 #include <sys/mman.h>
 #include <unistd.h>
 
@@ -457,6 +458,99 @@ static void test_attend(const mla__kernels *k) {
                     check_attend(k, &r, MLA_BF16, n, even[i][0], even[i][1], even[i][2], even[i][3], masked, causal, 1);
 }
 
+/* ---- activations in e4m3 -------------------------------------------------------------------------------------------------- */
+
+/* As DeepSeek's act_quant writes it: blocks of 128, s = largest/448, y = e4m3(x/s) s. Of mla.h nothing. */
+static void plain_act_quant(double *y, const float *x, int n) {
+    for (int b = 0; b < n; b += 128) {
+        const int end = n - b < 128 ? n : b + 128;
+        float amax = 0;
+        for (int i = b; i < end; i++) amax = fmaxf(amax, fabsf(x[i]));
+        const float s = amax / 448;
+        for (int i = b; i < end; i++) {
+            const double v = s >= FLT_MIN ? (double)(x[i] / s) : 0;
+            int e = 0;
+            if (v != 0) frexp(v, &e);
+            const double unit = ldexp(1, (e - 1 < -6 ? -6 : e - 1) - 3);
+            y[i] = fmin(fmax(rint(v / unit) * unit, -448), 448) * (double)s;
+        }
+    }
+}
+
+/* gate and up of a dense layer meet T rows of x, some picked twice: each by itself, and as one SwiGLU. */
+static void check_fp8(mla_isa isa, test_rng *r, int T, int rows, int cols, int ue8m0) {
+    matrix gate = random_matrix(r, MLA_E4M3, rows, cols, ue8m0), up = random_matrix(r, MLA_E4M3, rows, cols, 0);
+    guarded x = guarded_floats(r, (size_t)T * (size_t)cols, 1), y[3];
+    double *q = (double *)malloc((size_t)(T * cols) * sizeof *q), worst = 0;
+    int *idx = (int *)malloc((size_t)T * sizeof *idx);
+    mla_config c;
+    mla_layer_weights layer;
+    mla_weights w;
+    mla_model *m;
+    mla_context *k;
+    mla_context_desc d;
+    mla_error err;
+    mla__job jobs[3];
+    memset(&c, 0, sizeof c), memset(&layer, 0, sizeof layer), memset(&w, 0, sizeof w), memset(&d, 0, sizeof d);
+    c.hidden_size = cols, c.num_hidden_layers = 1, c.intermediate_size = rows, w.layers = &layer;
+    layer.mlp.gate.weight = gate.t, layer.mlp.up.weight = up.t;
+    layer.mlp.down.weight = mla_view(x.p, MLA_F32, cols, rows); /* not used */
+    d.max_tokens = T, d.threads = 2, d.isa = isa, d.fp8_activations = 1;
+    if (mla_model_create(&m, &c, &w, NULL, &err) || mla_context_create(&k, m, &d, &err)) printf("%s\n", err.text), exit(2);
+    /* a block of zeros, one too small for a scale, an outlier that leaves the rest of its block subnormal codes */
+    for (int i = 0; i < T * cols; i++) {
+        const float f = at(x.p, i) * (i / 128 % 5 == 1 ? 0 : i / 128 % 5 == 3 ? 1e-39f : i % 391 == 7 ? 3e4f : 1);
+        memcpy((char *)x.p + 4 * i, &f, 4);
+    }
+    for (int t = 0; t < T; t++) idx[t] = test_int(r, T), plain_act_quant(q + t * cols, (const float *)x.p + t * cols, cols);
+    for (int i = 0; i < 3; i++) {
+        y[i] = guard((size_t)(T * rows) * 4);
+        jobs[i] = mla__job_of((float *)y[i].p, rows, (const float *)x.p, cols, T, i == 1 ? &layer.mlp.up : &layer.mlp.gate);
+    }
+    jobs[1].in.idx = idx, jobs[2].up = &layer.mlp.up;
+    mla__jobs_run(k, jobs, 3);
+    for (int t = 0; t < T; t++)
+        for (int n = 0; n < rows; n++) {
+            double sum[3] = {0, 0, 0}, size[3] = {0, 0, 0};
+            for (int j = 0; j < cols; j++) {
+                const double g = element(&gate.t, n, j) * q[t * cols + j], u = element(&up.t, n, j) * q[t * cols + j];
+                const double p = element(&up.t, n, j) * q[idx[t] * cols + j];
+                sum[0] += g, size[0] += fabs(g), sum[1] += p, size[1] += fabs(p), sum[2] += u, size[2] += fabs(u);
+            }
+            const double slack = (cols + 8) * U, silu = sum[0] / (1 + exp(-sum[0]));
+            const double limit[3] = {slack * size[0], slack * size[1], slack * (1.1 * size[0] * fabs(sum[2]) + fabs(silu) * size[2]) + 8 * U * fabs(silu * sum[2])};
+            sum[2] *= silu;
+            for (int i = 0; i < 3; i++) worst = fmax(worst, fabs((double)at(y[i].p, t * rows + n) - sum[i]) / (limit[i] + 1e-30));
+        }
+    CHECK(worst <= 1, "%s: e4m3 activations, T %d, [%d, %d]: %.2f of the bound", mla_isa_name(isa), T, rows, cols, worst);
+    ((float *)x.p)[cols - 1] = NAN; /* of the first token */
+    jobs[0] = mla__job_of((float *)y[0].p, rows, (const float *)x.p, cols, T, &layer.mlp.gate);
+    mla__jobs_run(k, jobs, 1);
+    int right = 1;
+    for (int i = 0; i < T * rows; i++) right &= i < rows ? at(y[0].p, i) != at(y[0].p, i) : isfinite(at(y[0].p, i));
+    CHECK(right, "%s: NaN among e4m3 activations, T %d, [%d, %d]", mla_isa_name(isa), T, rows, cols);
+    mla_context_destroy(k), mla_model_destroy(m);
+    free_matrix(&gate), free_matrix(&up), unguard(&x), unguard(&y[0]), unguard(&y[1]), unguard(&y[2]), free(q), free(idx);
+}
+
+static void test_fp8(mla_isa isa) {
+    static const int T[] = {1, 2, 3, 17, 40}, sizes[][2] = {{1, 1}, {5, 31}, {48, 128}, {33, 129}, {130, 300}, {17, 1000}};
+    static float x[1024], y[1024];
+    test_rng r = {11};
+    for (int i = 0; i < 30; i++) check_fp8(isa, &r, T[i % 5], sizes[i / 5][0], sizes[i / 5][1], i & 1);
+    int same = 1;
+    for (int k = 0; k < 200; k++) { /* rounding is that of mla_f32_to_e4m3 */
+        for (int i = 0; i < 1024; i++) x[i] = ldexpf(test_gauss(&r), test_int(&r, 20) - 10);
+        mla__round_e4m3(y, x, 1000 + k / 10);
+        for (int b = 0; b < 1000 + k / 10; b += 128) {
+            const int n = 1000 + k / 10 - b < 128 ? 1000 + k / 10 - b : 128;
+            const float d = test_max_abs(x + b, (size_t)n) / 448;
+            for (int i = b; i < b + n; i++) same &= y[i] == mla_e4m3_to_f32(mla_f32_to_e4m3(x[i] / d)) * d;
+        }
+    }
+    CHECK(same, "mla__round_e4m3 is not mla_f32_to_e4m3");
+}
+
 int main(void) {
     for (int isa = MLA_ISA_SCALAR; isa < MLA_ISA_COUNT; isa++) {
         mla__kernels k;
@@ -475,6 +569,7 @@ int main(void) {
         test_rows(&k);
         test_swiglu(&k);
         test_attend(&k);
+        test_fp8((mla_isa)isa);
     }
     return test_end();
 }

@@ -1,6 +1,6 @@
 /* test_model.c - a whole checkpoint of every family against what transformers computed from them (tests/fixtures/README.md), on every ISA of this
    machine, by every path of attention, cut into calls in several ways. Run from the repository root.
-   test_model --report also prints the largest errors, as a table.
+   test_model --report also prints the largest errors, as a table; --table prints README.md's of the models and nothing else (make models).
    An error is always relative to the largest value of the reference: logits to the largest logit, hidden states to the largest one of
    their layer. */
 
@@ -139,6 +139,7 @@ typedef struct way {
     int threads;
     mla_run run;
     int fed; /* tokens; 0: all */
+    int fp8; /* activations in e4m3 before E4M3 weights */
 } way;
 
 static int tasks_run; /* by run_backwards */
@@ -152,8 +153,8 @@ static const char *const path_names[MLA_ATTN_PATH_COUNT] = {"auto", "naive", "ab
 
 static const char *way_text(const fixture *f, const way *w) {
     static char text[128];
-    snprintf(text, sizeof text, "%s %s %s, chunks of %d, %s cache%s, %d threads%s", f->name, mla_isa_name(w->isa), path_names[w->path],
-             w->chunk, mla_dtype_name(w->dtype), w->paged ? " in pages" : "", w->threads, w->run ? ", own run" : "");
+    snprintf(text, sizeof text, "%s %s %s, chunks of %d, %s cache%s, %d threads%s%s", f->name, mla_isa_name(w->isa), path_names[w->path],
+             w->chunk, mla_dtype_name(w->dtype), w->paged ? " in pages" : "", w->threads, w->run ? ", own run" : "", w->fp8 ? ", fp8 activations" : "");
     return text;
 }
 
@@ -171,7 +172,7 @@ static void session_close(session *s) {
 }
 
 static int session_open(session *s, const fixture *f, const way *w, int capacity) {
-    mla_context_desc desc = {.max_tokens = 160, .threads = w->threads, .run = w->run, .run_user = &tasks_run, .isa = w->isa, .attn = w->path, .exact = 1};
+    mla_context_desc desc = {.max_tokens = 160, .threads = w->threads, .run = w->run, .run_user = &tasks_run, .isa = w->isa, .attn = w->path, .exact = !w->fp8, .fp8_activations = w->fp8};
     mla_error err;
     memset(s, 0, sizeof *s);
     int ok = CHECK(mla_context_create(&s->context, f->model, &desc, &err) == MLA_OK, "%s: %s", way_text(f, w), err.text);
@@ -475,6 +476,52 @@ static void test_rounding(const fixture *f) {
     free(got), free(want), free(mask), free(rows), free(exact);
 }
 
+/* ---- activations in e4m3 ------------------------------------------------------------------------------------------------ */
+/* Errors are those of single tokens, the largest of a logit relative to the largest logit. A rounded activation is off by up to 2^-4 of
+   itself, and these weights, random and made so that attention is peaked, amplify that: the float64 program of models.md, rounding
+   alike, is off[] from its references at the first tokens, and mla.h is 1e-7 from that program until a value first falls on the other side
+   of a rounding. From then on, and with other experts after near ties, only the size of the error can be compared: its median. */
+
+static int by_size(const void *a, const void *b) { return (*(const float *)a > *(const float *)b) - (*(const float *)a < *(const float *)b); }
+
+static float median_logits_error(const fixture *f, const result *r, float first[3]) {
+    float e[PROMPT];
+    for (int t = 0; t < PROMPT; t++) {
+        e[t] = 0;
+        for (int i = t * f->V; i < (t + 1) * f->V; i++) {
+            const float d = fabsf(r->logits[i] - f->logits[i]) / f->largest;
+            if (!(d <= e[t])) e[t] = d;
+        }
+    }
+    memcpy(first, e, 3 * sizeof *e);
+    qsort(e, PROMPT, sizeof *e, by_size);
+    return e[PROMPT / 2];
+}
+
+static void test_fp8_activations(const fixture *f) {
+    static const float off[3] = {0.0624f, 0.0909f, 0.1094f};
+    result plain, r, again;
+    result_new(&plain, f), result_new(&r, f), result_new(&again, f);
+    for (int isa = MLA_ISA_SCALAR; isa < MLA_ISA_COUNT; isa++)
+        for (int path = MLA_ATTN_NAIVE; path < MLA_ATTN_PATH_COUNT && mla_isa_available((mla_isa)isa); path++) {
+            way w = {.isa = (mla_isa)isa, .path = (mla_attn_path)path, .chunk = path == MLA_ATTN_NAIVE ? PROMPT : 7, .threads = 1}, one = w, many;
+            float first[3];
+            one.fp8 = 1, many = one, many.threads = 3, many.run = run_backwards;
+            if (!run(f, &w, &plain) || !run(f, &one, &r) || !run(f, &many, &again)) continue;
+            const float e0 = median_logits_error(f, &plain, first), e = median_logits_error(f, &r, first);
+            CHECK(e0 <= bound, "%s: logits off by %.2e", way_text(f, &w), (double)e0);
+            CHECK(e < 0.4f, "%s: logits off by %.2e", way_text(f, &one), (double)e);
+            for (int t = 0; t < 3; t++)
+                CHECK(fabsf(first[t] - off[t]) < 0.005f, "%s: logits of token %d off by %g, not %g", way_text(f, &one), t, (double)first[t], (double)off[t]);
+            CHECK(!memcmp(r.all, again.all, r.n * sizeof *r.all), "%s: not bit-identical to one thread", way_text(f, &many));
+            check_counts(f, &one, &r);
+            if (report)
+                printf("%-17s %-9s %-9s median over the tokens: weights in fp8 %.1e, activations too %.1e (first token %.1e, largest %.1e)\n", f->name,
+                       mla_isa_name((mla_isa)isa), path_names[path], (double)e0, (double)e, (double)first[0], (double)logits_error(f, &r));
+        }
+    result_free(&plain), result_free(&r), result_free(&again);
+}
+
 /* ---- several sequences, many pages -------------------------------------------------------------------------------------- */
 
 /* One call on a session's caches: n0 tokens for the first sequence, n1 for the second (0: not in the call), in this order or the other.
@@ -605,8 +652,290 @@ static void test_long(const fixture *f) {
     for (int k = 0; k < 3; k++) free(logits[k]);
 }
 
+/* ---- presets ------------------------------------------------------------------------------------------------------------ */
+/* The published config.json of the first six and deepseek-v32, the defaults of transformers' configuration classes for the others (the
+   factors of minicpm3 are not compared); written with ' for ". */
+
+static const struct published {
+    const char *preset, *json;
+} published[] = {
+    {"deepseek-v2-lite",
+     "{'model_type': 'deepseek_v2', 'vocab_size': 102400, 'hidden_size': 2048, 'num_hidden_layers': 27, "
+     "'intermediate_size': 10944, 'num_attention_heads': 16, 'num_key_value_heads': 16, 'q_lora_rank': null, "
+     "'kv_lora_rank': 512, 'qk_nope_head_dim': 128, 'qk_rope_head_dim': 64, 'v_head_dim': 128, 'rms_norm_eps': "
+     "1e-06, 'max_position_embeddings': 163840, 'n_routed_experts': 64, 'num_experts_per_tok': 6, "
+     "'moe_intermediate_size': 1408, 'n_shared_experts': 2, 'n_group': 1, 'topk_group': 1, "
+     "'routed_scaling_factor': 1.0, 'first_k_dense_replace': 1, 'topk_method': 'greedy', 'scoring_func': "
+     "'softmax', 'norm_topk_prob': false, 'moe_layer_freq': 1, 'rope_theta': 10000, 'rope_scaling': {'type': "
+     "'yarn', 'factor': 40, 'original_max_position_embeddings': 4096, 'beta_fast': 32, 'beta_slow': 1, "
+     "'mscale': 0.707, 'mscale_all_dim': 0.707}}"},
+    {"deepseek-v2",
+     "{'model_type': 'deepseek_v2', 'vocab_size': 102400, 'hidden_size': 5120, 'num_hidden_layers': 60, "
+     "'intermediate_size': 12288, 'num_attention_heads': 128, 'num_key_value_heads': 128, 'q_lora_rank': 1536, "
+     "'kv_lora_rank': 512, 'qk_nope_head_dim': 128, 'qk_rope_head_dim': 64, 'v_head_dim': 128, 'rms_norm_eps': "
+     "1e-06, 'max_position_embeddings': 163840, 'n_routed_experts': 160, 'num_experts_per_tok': 6, "
+     "'moe_intermediate_size': 1536, 'n_shared_experts': 2, 'n_group': 8, 'topk_group': 3, "
+     "'routed_scaling_factor': 16.0, 'first_k_dense_replace': 1, 'topk_method': 'group_limited_greedy', "
+     "'scoring_func': 'softmax', 'norm_topk_prob': false, 'moe_layer_freq': 1, 'rope_theta': 10000, "
+     "'rope_scaling': {'type': 'yarn', 'factor': 40, 'original_max_position_embeddings': 4096, 'beta_fast': 32, "
+     "'beta_slow': 1, 'mscale': 0.707, 'mscale_all_dim': 0.707}}"},
+    {"deepseek-v3",
+     "{'model_type': 'deepseek_v3', 'vocab_size': 129280, 'hidden_size': 7168, 'num_hidden_layers': 61, "
+     "'intermediate_size': 18432, 'num_attention_heads': 128, 'num_key_value_heads': 128, 'q_lora_rank': 1536, "
+     "'kv_lora_rank': 512, 'qk_nope_head_dim': 128, 'qk_rope_head_dim': 64, 'v_head_dim': 128, 'rms_norm_eps': "
+     "1e-06, 'max_position_embeddings': 163840, 'n_routed_experts': 256, 'num_experts_per_tok': 8, "
+     "'moe_intermediate_size': 2048, 'n_shared_experts': 1, 'n_group': 8, 'topk_group': 4, "
+     "'routed_scaling_factor': 2.5, 'first_k_dense_replace': 3, 'scoring_func': 'sigmoid', 'topk_method': "
+     "'noaux_tc', 'norm_topk_prob': true, 'moe_layer_freq': 1, 'num_nextn_predict_layers': 1, 'rope_theta': "
+     "10000, 'rope_scaling': {'type': 'yarn', 'factor': 40, 'original_max_position_embeddings': 4096, "
+     "'beta_fast': 32, 'beta_slow': 1, 'mscale': 1.0, 'mscale_all_dim': 1.0}}"},
+    {"kimi-k2",
+     "{'model_type': 'kimi_k2', 'vocab_size': 163840, 'hidden_size': 7168, 'num_hidden_layers': 61, "
+     "'intermediate_size': 18432, 'num_attention_heads': 64, 'num_key_value_heads': 64, 'q_lora_rank': 1536, "
+     "'kv_lora_rank': 512, 'qk_nope_head_dim': 128, 'qk_rope_head_dim': 64, 'v_head_dim': 128, 'rms_norm_eps': "
+     "1e-06, 'max_position_embeddings': 131072, 'n_routed_experts': 384, 'num_experts_per_tok': 8, "
+     "'moe_intermediate_size': 2048, 'n_shared_experts': 1, 'n_group': 1, 'topk_group': 1, "
+     "'routed_scaling_factor': 2.827, 'first_k_dense_replace': 1, 'scoring_func': 'sigmoid', 'topk_method': "
+     "'noaux_tc', 'norm_topk_prob': true, 'moe_layer_freq': 1, 'rope_theta': 50000.0, 'rope_scaling': {'type': "
+     "'yarn', 'factor': 32.0, 'original_max_position_embeddings': 4096, 'beta_fast': 1.0, 'beta_slow': 1.0, "
+     "'mscale': 1.0, 'mscale_all_dim': 1.0}}"},
+    {"longcat-flash",
+     "{'model_type': 'longcat_flash', 'vocab_size': 131072, 'hidden_size': 6144, 'num_attention_heads': 64, "
+     "'num_key_value_heads': 64, 'q_lora_rank': 1536, 'kv_lora_rank': 512, 'qk_nope_head_dim': 128, "
+     "'qk_rope_head_dim': 64, 'v_head_dim': 128, 'rms_norm_eps': 1e-05, 'max_position_embeddings': 131072, "
+     "'num_layers': 28, 'ffn_hidden_size': 12288, 'expert_ffn_hidden_size': 2048, 'n_routed_experts': 512, "
+     "'zero_expert_num': 256, 'zero_expert_type': 'identity', 'moe_topk': 12, 'routed_scaling_factor': 6.0, "
+     "'mla_scale_q_lora': true, 'mla_scale_kv_lora': true, 'rope_theta': 10000000.0}"},
+    {"minicpm3",
+     "{'model_type': 'minicpm3', 'vocab_size': 73448, 'hidden_size': 2560, 'num_hidden_layers': 62, "
+     "'intermediate_size': 6400, 'num_attention_heads': 40, 'num_key_value_heads': 40, 'q_lora_rank': 768, "
+     "'kv_lora_rank': 256, 'qk_nope_head_dim': 64, 'qk_rope_head_dim': 32, 'rms_norm_eps': 1e-05, "
+     "'max_position_embeddings': 32768, 'scale_emb': 12, 'scale_depth': 1.4, 'dim_model_base': 256, "
+     "'rope_scaling': {'type': 'longrope', 'short_factor': [1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1], "
+     "'long_factor': [1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1], 'original_max_position_embeddings': "
+     "32768}}"},
+    {"deepseek-v32",
+     "{'model_type': 'deepseek_v32', 'vocab_size': 129280, 'hidden_size': 7168, 'num_hidden_layers': 61, "
+     "'intermediate_size': 18432, 'num_attention_heads': 128, 'num_key_value_heads': 128, 'q_lora_rank': 1536, "
+     "'kv_lora_rank': 512, 'qk_nope_head_dim': 128, 'qk_rope_head_dim': 64, 'v_head_dim': 128, 'rms_norm_eps': "
+     "1e-06, 'max_position_embeddings': 163840, 'n_routed_experts': 256, 'num_experts_per_tok': 8, "
+     "'moe_intermediate_size': 2048, 'n_shared_experts': 1, 'n_group': 8, 'topk_group': 4, "
+     "'routed_scaling_factor': 2.5, 'first_k_dense_replace': 3, 'scoring_func': 'sigmoid', 'topk_method': "
+     "'noaux_tc', 'norm_topk_prob': true, 'moe_layer_freq': 1, 'index_n_heads': 64, 'index_head_dim': 128, "
+     "'index_topk': 2048, 'rope_theta': 10000, 'rope_scaling': {'type': 'yarn', 'factor': 40, "
+     "'original_max_position_embeddings': 4096, 'beta_fast': 32, 'beta_slow': 1, 'mscale': 1.0, "
+     "'mscale_all_dim': 1.0}}"},
+    {"glm4-moe-lite",
+     "{'model_type': 'glm4_moe_lite', 'vocab_size': 154880, 'hidden_size': 2048, 'num_hidden_layers': 47, "
+     "'intermediate_size': 10240, 'num_attention_heads': 20, 'num_key_value_heads': 20, 'q_lora_rank': 768, "
+     "'kv_lora_rank': 512, 'qk_nope_head_dim': 192, 'qk_rope_head_dim': 64, 'v_head_dim': 256, 'rms_norm_eps': "
+     "1e-05, 'max_position_embeddings': 202752, 'n_routed_experts': 64, 'num_experts_per_tok': 4, "
+     "'moe_intermediate_size': 1536, 'n_shared_experts': 1, 'n_group': 1, 'topk_group': 1, "
+     "'routed_scaling_factor': 1.8, 'first_k_dense_replace': 1, 'norm_topk_prob': true, 'rope_interleave': "
+     "true, 'rope_parameters': {'rope_type': 'default', 'rope_theta': 10000.0}}"},
+    {"glm-moe-dsa",
+     "{'model_type': 'glm_moe_dsa', 'vocab_size': 154880, 'hidden_size': 6144, 'num_hidden_layers': 78, "
+     "'intermediate_size': 12288, 'num_attention_heads': 64, 'num_key_value_heads': 64, 'q_lora_rank': 2048, "
+     "'kv_lora_rank': 512, 'qk_nope_head_dim': 192, 'qk_rope_head_dim': 64, 'v_head_dim': 256, 'rms_norm_eps': "
+     "1e-05, 'max_position_embeddings': 202752, 'n_routed_experts': 256, 'num_experts_per_tok': 8, "
+     "'moe_intermediate_size': 2048, 'n_shared_experts': 1, 'n_group': 1, 'topk_group': 1, "
+     "'routed_scaling_factor': 2.5, 'first_k_dense_replace': 3, 'norm_topk_prob': true, 'index_n_heads': 32, "
+     "'index_head_dim': 128, 'index_topk': 2048, 'rope_parameters': {'rope_type': 'default', 'rope_theta': "
+     "10000.0}}"},
+    {"mistral4",
+     "{'model_type': 'mistral4', 'vocab_size': 131072, 'hidden_size': 4096, 'num_hidden_layers': 36, "
+     "'intermediate_size': 12288, 'num_attention_heads': 32, 'num_key_value_heads': 32, 'q_lora_rank': 1024, "
+     "'kv_lora_rank': 256, 'qk_nope_head_dim': 64, 'qk_rope_head_dim': 64, 'v_head_dim': 128, 'rms_norm_eps': "
+     "1e-06, 'max_position_embeddings': 1048576, 'n_routed_experts': 128, 'num_experts_per_tok': 4, "
+     "'moe_intermediate_size': 2048, 'n_shared_experts': 1, 'n_group': 1, 'topk_group': 1, "
+     "'routed_scaling_factor': 1.0, 'first_k_dense_replace': 0, 'norm_topk_prob': true, 'rope_interleave': "
+     "true, 'rope_parameters': {'type': 'yarn', 'factor': 128.0, 'original_max_position_embeddings': 8192, "
+     "'beta_fast': 32, 'beta_slow': 1, 'mscale': 1.0, 'mscale_all_dim': 1.0, 'llama_4_scaling_beta': 0.1, "
+     "'rope_theta': 10000.0}}"},
+    {"youtu",
+     "{'model_type': 'youtu', 'vocab_size': 128256, 'hidden_size': 2048, 'num_hidden_layers': 32, "
+     "'intermediate_size': 6144, 'num_attention_heads': 16, 'num_key_value_heads': 16, 'q_lora_rank': 1536, "
+     "'kv_lora_rank': 512, 'qk_nope_head_dim': 128, 'qk_rope_head_dim': 64, 'v_head_dim': 128, 'rms_norm_eps': "
+     "1e-06, 'max_position_embeddings': 131072, 'tie_word_embeddings': true, 'rope_interleave': true, "
+     "'rope_parameters': {'rope_type': 'default', 'rope_theta': 10000.0}}"},
+    {"axk1",
+     "{'model_type': 'axk1', 'vocab_size': 163840, 'hidden_size': 7168, 'num_hidden_layers': 61, "
+     "'intermediate_size': 18432, 'num_attention_heads': 64, 'num_key_value_heads': 64, 'q_lora_rank': 1536, "
+     "'kv_lora_rank': 512, 'qk_nope_head_dim': 128, 'qk_rope_head_dim': 64, 'v_head_dim': 128, 'rms_norm_eps': "
+     "1e-06, 'max_position_embeddings': 32768, 'n_routed_experts': 192, 'num_experts_per_tok': 8, "
+     "'moe_intermediate_size': 2048, 'n_shared_experts': 1, 'n_group': 8, 'topk_group': 4, "
+     "'routed_scaling_factor': 2.5, 'first_k_dense_replace': 1, 'norm_topk_prob': true, 'rope_interleave': "
+     "true, 'rope_parameters': {'rope_type': 'default', 'rope_theta': 10000.0}}"}};
+
+/* c of a model without weights: with defaults resolved. */
+static mla_model *resolved(const char *name, const mla_config *c) {
+    static const mla_layer_weights layers[128];
+    mla_weights w;
+    mla_model *m = NULL;
+    mla_error err;
+    memset(&w, 0, sizeof w);
+    w.layers = layers;
+    CHECK(c->num_hidden_layers <= 128 && mla_model_create(&m, c, &w, NULL, &err) == MLA_OK, "%s: %s", name, err.text);
+    return m;
+}
+
+/* mla_config_preset gives what checkpoint.h makes of the config.json. */
+static void test_presets(void) {
+    SECTION("presets");
+    for (size_t i = 0; i < sizeof published / sizeof *published; i++) {
+        const char *name = published[i].preset;
+        char text[2048];
+        checkpoint c;
+        ck__plan plan;
+        mla_config preset;
+        mla_error err;
+        mla_result rc = MLA_OK;
+        json_value *json;
+        memset(&c, 0, sizeof c), memset(&plan, 0, sizeof plan);
+        snprintf(text, sizeof text, "%s", published[i].json);
+        for (char *t = text; *t; t++) *t = *t == '\'' ? '"' : *t;
+        if (!CHECK(json_parse(text, strlen(text), &json, &err) == MLA_OK, "%s: %s", name, err.text)) continue;
+        rc = ck__read_config(&c, &plan, json, &err);
+        json_free(json);
+        if (!CHECK(rc == MLA_OK && mla_config_preset(&preset, name, &err) == MLA_OK, "%s: %s", name, err.text)) continue;
+        preset.rope.short_factor = c.config.rope.short_factor, preset.rope.long_factor = c.config.rope.long_factor;
+        mla_model *ma = resolved(name, &preset), *mb = resolved(name, &c.config);
+        if (ma && mb) {
+            const mla_config *a = mla_model_config(ma), *b = mla_model_config(mb);
+#define SAME(field) CHECK((double)a->field == (double)b->field, "%s: " #field " is %g in the preset, %g from config.json", name, (double)a->field, (double)b->field)
+            SAME(vocab_size), SAME(hidden_size), SAME(num_hidden_layers), SAME(intermediate_size), SAME(num_attention_heads), SAME(q_lora_rank);
+            SAME(kv_lora_rank), SAME(qk_nope_head_dim), SAME(qk_rope_head_dim), SAME(v_head_dim), SAME(softmax_scale), SAME(mask);
+            SAME(rope.layout), SAME(rope.scaling), SAME(rope.theta), SAME(rope.factor), SAME(rope.mscale), SAME(rope.mscale_all_dim);
+            SAME(rope.attention_factor), SAME(rope.no_truncate), SAME(rope.max_position_embeddings), SAME(rope.length);
+            SAME(q_norm.kind), SAME(q_norm.eps), SAME(kv_norm.kind), SAME(kv_norm.eps), SAME(block_norm.kind), SAME(block_norm.eps);
+            SAME(q_scale), SAME(latent_scale), SAME(temperature_beta), SAME(temperature_period), SAME(embed_scale), SAME(residual_scale), SAME(logits_scale);
+            SAME(n_routed_experts), SAME(zero_expert_num), SAME(num_experts_per_tok), SAME(moe_intermediate_size), SAME(n_shared_experts);
+            SAME(n_group), SAME(topk_group), SAME(topk_method), SAME(scoring_func), SAME(norm_topk_prob), SAME(routed_scaling_factor);
+            SAME(index_topk), SAME(index_n_heads), SAME(index_head_dim), SAME(index_rope);
+            if (a->rope.scaling != MLA_ROPE_DEFAULT) SAME(rope.original_max_position_embeddings);
+            if (a->rope.scaling == MLA_ROPE_YARN) SAME(rope.beta_fast), SAME(rope.beta_slow);
+            CHECK(!memcmp(mla_model_inv_freq(ma), mla_model_inv_freq(mb), (size_t)a->qk_rope_head_dim / 2 * sizeof(float)) &&
+                      mla_model_rope_amplitude(ma) == mla_model_rope_amplitude(mb), "%s: rotary angles", name);
+        }
+        mla_model_destroy(ma), mla_model_destroy(mb);
+        free(c.rope_factors), free(c.indexers);
+    }
+}
+
+/* ---- the table of README.md --------------------------------------------------------------------------------------------- */
+/* A row for each fixture, from its config.json and its tensors. */
+
+/* What other tests make of a fixture's weights: test_quantize.c (of v2_lite also a checkpoint of each dtype first), test_checkpoint.c int4. */
+static const struct converted {
+    const char *name, *formats;
+} converted[] = {{"deepseek_v2_lite", "f32, f16, e4m3, q8, q4"}, {"deepseek_v3", "q8, q4"}, {"deepseek_v3_fp8", "q8, q4"}, {"kimi_k2", "q8, q4, int4"}};
+
+static char table[8192];
+static size_t table_length;
+
+#if defined(__GNUC__)
+__attribute__((format(printf, 1, 2)))
+#endif
+static void cell(const char *format, ...) { /* more of the table */
+    va_list args;
+    va_start(args, format);
+    const int n = vsnprintf(table + table_length, sizeof table - table_length, format, args);
+    va_end(args);
+    table_length += (size_t)n;
+    if (n < 0 || table_length >= sizeof table) puts("the table is too long"), exit(2);
+}
+
+/* , or nothing before the first of a list */
+static void item(int *n, const char *text) { cell("%s%s", (*n)++ ? ", " : "", text); }
+
+static void table_row(const fixture *f, const json_value *json) {
+    static const char *const scalings[] = {"", ", linear", ", dynamic NTK", ", YaRN", ", LongRoPE"}, *const layouts[] = {"PAIR", "HALF", "none"};
+    static const char *const methods[] = {"greedy", "group_limited_greedy", "noaux_tc"};
+    const mla_config *c = &f->files->config;
+    const mla_layer_weights *layers = f->files->weights.layers, *last = &layers[f->L - 1];
+    int64_t topk = 0, mtp = 0;
+    int n = 0, bias = 0, shortcut = 0, dense = 0;
+    for (int i = 0; i < f->L; i++) {
+        bias |= layers[i].moe.router_bias.data != NULL, shortcut |= layers[i].moe.experts && layers[i].mlp.gate.weight.data;
+        if (layers[i].moe.experts) last = &layers[i];
+        else dense++;
+    }
+    cell("| %s | %s, RoPE %s%s", f->name, c->q_lora_rank ? "Q" : "no Q", layouts[c->rope.layout], scalings[c->rope.scaling]);
+    if (c->temperature_beta > 0) cell(", temperature");
+    if (c->q_scale > 0 || c->latent_scale > 0) cell(", scaled q and latent");
+    cell(" | ");
+    if (c->n_routed_experts) {
+        cell("%s, %s", c->scoring_func == MLA_SCORING_SIGMOID ? "sigmoid" : "softmax", methods[c->topk_method]);
+        if (c->n_group > 1) cell(", %d of %d groups", c->topk_group, c->n_group);
+        if (bias) cell(", bias");
+        if (c->norm_topk_prob) cell(", normalised");
+        if (c->n_shared_experts) cell(", %d shared", c->n_shared_experts);
+        if (c->zero_expert_num) cell(", %d zero", c->zero_expert_num);
+    }
+    cell(" | ");
+    if (!c->n_routed_experts) item(&n, "dense");
+    else if (shortcut) item(&n, "shortcut (ScMoE)");
+    else if (dense) item(&n, "dense, then experts");
+    else item(&n, "experts");
+    if (last->ffn_out_norm.weight.data) item(&n, "norm behind the experts");
+    if (c->embed_scale > 0 || c->residual_scale > 0) item(&n, "scaled residual stream");
+    if (!f->files->weights.head.data) item(&n, "tied head");
+    cell(" | ");
+    if (json_integer(json_get(json, "index_topk"), &topk)) {
+        const json_value *types = json_get(json, "indexer_types");
+        int shares = 0;
+        for (size_t i = 0; i < json_count(types); i++) shares |= !strcmp(json_string(json_at(types, i), NULL), "shared");
+        cell("DSA, top %d%s", (int)topk, shares ? ", shared by layers" : "");
+    }
+    cell(" | ");
+    if (json_integer(json_get(json, "num_nextn_predict_layers"), &mtp) && mtp > 0) cell("%d", (int)mtp);
+    cell(" | ");
+    n = 0;
+    for (int t = 0; t < MLA_DTYPE_COUNT; t++)
+        if (f->model->dtypes & 1u << t) item(&n, mla_dtype_name((mla_dtype)t));
+    for (size_t i = 0; i < sizeof converted / sizeof *converted; i++)
+        if (!strcmp(converted[i].name, f->name)) cell("; %s", converted[i].formats);
+    cell(" |\n");
+}
+
+static char *whole_file(const char *path) {
+    char *text = (char *)calloc(1, 1 << 16);
+    FILE *file = fopen(path, "rb");
+    const size_t n = file && text ? fread(text, 1, (1 << 16) - 1, file) : 0;
+    if (!CHECK(n > 0 && n < (1 << 16) - 1, "%s: cannot be read, or is too long for the test", path)) exit(2);
+    fclose(file);
+    return text;
+}
+
+static void make_table(void) {
+    cell("| checkpoint | attention | router | layers | sparse | MTP | weights; converted |\n|---|---|---|---|---|---|---|\n");
+    for (int i = 0; i < N_FIXTURES; i++) {
+        char path[256];
+        fixture f;
+        json_value *json = NULL;
+        mla_error err;
+        snprintf(path, sizeof path, "tests/fixtures/checkpoints/%s/config.json", names[i].name);
+        char *text = whole_file(path);
+        if (CHECK(json_parse(text, strlen(text), &json, &err) == MLA_OK, "%s: %s", path, err.text) && fixture_open(&f, names[i].name, names[i].block)) {
+            table_row(&f, json);
+            fixture_close(&f);
+        }
+        json_free(json);
+        free(text);
+    }
+}
+
+static void test_table(void) {
+    SECTION("the table of README.md");
+    char *readme = whole_file("README.md");
+    make_table();
+    CHECK(strstr(readme, table), "README.md has not the table that `make models` prints");
+    free(readme);
+}
+
 int main(int argc, char **argv) {
     report = argc > 1 && !strcmp(argv[1], "--report");
+    if (argc > 1 && !strcmp(argv[1], "--table")) return make_table(), fputs(table, stdout), test_failed != 0;
     if (report) puts("fixture           isa       path      logits   hidden   (largest relative error over all ways of cutting the prompt)");
     for (int i = 0; i < N_FIXTURES; i++) {
         fixture f;
@@ -624,8 +953,11 @@ int main(int argc, char **argv) {
                 test_pages(&f);
             }
             if (i == 2) test_long(&f); /* deepseek_v3 */
+            if (!strcmp(names[i].name, "deepseek_v3_fp8")) test_fp8_activations(&f);
         }
         fixture_close(&f);
     }
+    test_presets();
+    test_table();
     return test_end();
 }

@@ -140,6 +140,20 @@ static void test_conversions(void) {
         if (f == f) COUNT(rounds_right(f), u);
     }
     REPORT("round to nearest even, random bits");
+    /* all that decides an e4m3 code: the upper 16 bits of the float, where among the lower ones half a unit is, and anything below that */
+    for (uint32_t i = 0; i < 65536; i++) {
+        static const uint32_t low[] = {0, 1, 0x7fff, 0x8000, 0x8001, 0xffff};
+        for (int j = 0; j < 6; j++) {
+            const uint32_t u = i << 16 | low[j];
+            float f;
+            memcpy(&f, &u, 4);
+            const double want = nearest((double)f, 4, -6), most = want > 448 ? 448 : want < -448 ? -448 : want;
+            const uint8_t code = mla_f32_to_e4m3(f);
+            COUNT(f == f ? same_value(decode(MLA_E4M3, code), most) : code == (127 | u >> 31 << 7), u);
+        }
+    }
+    for (unsigned i = 0; i < 256; i++) COUNT(mla_f32_to_e4m3(mla_e4m3_to_f32((uint8_t)i)) == i, i);
+    REPORT("f32 to e4m3");
     const float edges[] = {65504,         65519.996f,    65520,         65536,         FLT_MAX, INFINITY,      0,
                            FLT_MIN,       5.9604645e-8f, 2.9802322e-8f, 2.9802326e-8f, 1e-45f,  6.0975552e-5f, 3.3895314e38f,
                            3.3961775e38f, 3.4e38f};

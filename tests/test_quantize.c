@@ -943,6 +943,93 @@ static void test_repack(void) {
     CHECK(mla_model_create(&m, &c, &w, NULL, &err) == MLA_ERR_WEIGHTS && strstr(err.text, "weights.embed"), "embed: %s", err.text);
 }
 
+/* Q4 that the checkpoint has in memory of its own, as it has int4 of compressed-tensors, is repacked there, whatever its form. */
+static void test_in_place(void) {
+    static float got[2][PROMPT * MAX_V], embedded[PROMPT * MAX_D];
+    int tokens[PROMPT];
+    mla_error err;
+    SECTION("q4 of the files is repacked in place");
+    for (int i = 0; i < PROMPT; i++) tokens[i] = i * 37 % 251;
+    for (int threads = 1; threads <= 3; threads++) {
+        checkpoint *c = open_dir(FIXTURES "deepseek_v2_lite"), *plain = open_dir(FIXTURES "deepseek_v2_lite");
+        checkpoint_quant how = quant_of(CHECKPOINT_Q4, "");
+        how.classes[CHECKPOINT_EMBED] = CHECKPOINT_Q4, how.classes[CHECKPOINT_HEAD] = CHECKPOINT_KEEP;
+        CHECK(checkpoint_quantize(plain, &how, &err) == MLA_OK && checkpoint_quantize(c, &how, &err) == MLA_OK, "%s", err.text);
+        c->int4 = c->memory, c->memory = NULL; /* as if it had been read so */
+        run_model(c, MLA_ISA_AUTO, 0, 1, tokens, got[0], embedded, 0, NULL);
+        memset(&how, 0, sizeof how);
+        how.form = CHECKPOINT_KEEP, how.repack = 1, how.threads = threads;
+        if (threads == 3) how.classes[CHECKPOINT_HEAD] = CHECKPOINT_Q8; /* beside conversion */
+        for (long k = 0; k < 2 + (threads == 3); k++) {
+            alloc_countdown = k;
+            const mla_result rc = checkpoint_quantize(c, &how, &err);
+            CHECK(rc == MLA_ERR_MEMORY && !c->memory && equal_weights(plain, c, FIXTURES "deepseek_v2_lite"), "allocation %ld: %s", k, err.text);
+            alloc_countdown = -1;
+        }
+        for (int again = 0; again < 2 - (threads == 3); again++) /* repacked once, even if asked twice */
+            CHECK(checkpoint_quantize(c, &how, &err) == MLA_OK, "%s", err.text);
+        int same = 1, n = 0;
+        for (int i = 0; i < c->config.num_hidden_layers; i++)
+            for (int e = 0; c->weights.layers[i].moe.experts && e < c->config.n_routed_experts; e++) {
+                const mla_tensor *q = &plain->weights.layers[i].moe.experts[e].gate.weight, *x = &c->weights.layers[i].moe.experts[e].gate.weight;
+                const size_t bytes = mla_dtype_bytes(MLA_Q4, (size_t)q->rows * (size_t)q->cols);
+                unsigned char *want = (unsigned char *)need(malloc(bytes));
+                same &= x->dtype == MLA_Q4X16 && mla_repack(want, q, &err) == MLA_OK && !memcmp(want, x->data, bytes);
+                free(want), n++;
+            }
+        CHECK(same && n > 0, "%d threads: experts are not what mla_repack makes of them", threads);
+        CHECK(c->weights.embed.dtype == MLA_Q4 && c->weights.layers[0].attn.o.weight.dtype == MLA_Q4X16 &&
+                  c->weights.layers[0].mlp.gate.weight.dtype == MLA_Q4X16 && c->weights.head.dtype == (threads == 3 ? MLA_Q8X16 : MLA_BF16),
+              "%d threads: what is repacked", threads);
+        run_model(c, MLA_ISA_AUTO, 0, 1, tokens, got[1], embedded, 0, NULL);
+        const double apart = median_err(got[1], got[0], PROMPT, (size_t)c->config.vocab_size); /* summed in another order */
+        CHECK(apart < 0.025, "%d threads: %g apart", threads, apart);
+        if (reporting) printf("  %d threads: %.2e apart\n", threads, apart);
+        checkpoint_close(c), checkpoint_close(plain);
+    }
+}
+
+/* Experts of several dtypes, whose activations are rounded in several ways, share the scratch these go to: many tokens at once are as they
+   are one by one. */
+static void test_mixed_experts(void) {
+    enum { D = 256, I = 32, E = 16, T = 64 };
+    static const mla_dtype dtypes[] = {MLA_Q8, MLA_F32, MLA_E4M3, MLA_BF16, MLA_Q4};
+    static float x[T * D], y[T * D], one[T * D], router[E * D], f32[D * I];
+    static unsigned char bytes[5][4 * D * I];
+    mla_mlp_weights experts[E];
+    mla_layer_weights layer;
+    mla_weights w;
+    mla_config c;
+    mla_model *m;
+    mla_error err;
+    test_rng r = {23};
+    SECTION("experts of several dtypes");
+    test_fill(&r, x, T * D, 1), test_fill(&r, router, E * D, 1), test_fill(&r, f32, D * I, 0.2f);
+    for (int k = 0; k < 5; k++)
+        for (int i = 0; i < D * I && dtypes[k] == MLA_E4M3; i++) bytes[k][i] = mla_f32_to_e4m3(f32[i]);
+    for (int k = 0; k < 5; k++)
+        if (dtypes[k] != MLA_E4M3) CHECK(mla_quantize(dtypes[k], bytes[k], f32, D * I, &err) == MLA_OK, "%s", err.text);
+    memset(&c, 0, sizeof c), memset(&layer, 0, sizeof layer), memset(&w, 0, sizeof w), memset(experts, 0, sizeof experts);
+    c.hidden_size = D, c.num_hidden_layers = 1, c.n_routed_experts = E, c.num_experts_per_tok = 1, c.moe_intermediate_size = I;
+    for (int e = 0; e < E; e++) {
+        experts[e].gate.weight = experts[e].up.weight = mla_view(bytes[e % 5], dtypes[e % 5], I, D);
+        experts[e].down.weight = mla_view(bytes[e % 5], dtypes[e % 5], D, I);
+    }
+    layer.moe.router = mla_view(router, MLA_F32, E, D), layer.moe.experts = experts, w.layers = &layer;
+    if (!CHECK(mla_model_create(&m, &c, &w, NULL, &err) == MLA_OK, "%s", err.text)) return;
+    for (int isa = MLA_ISA_SCALAR; isa < MLA_ISA_BF16; isa++) { /* BF16 and AMX round bf16 activations of many tokens alone */
+        mla_context_desc d = {.max_tokens = T, .threads = 1, .isa = (mla_isa)isa, .fp8_activations = 1};
+        mla_context *k;
+        if (!mla_isa_available((mla_isa)isa) || !CHECK(mla_context_create(&k, m, &d, &err) == MLA_OK, "%s", err.text)) continue;
+        CHECK(mla_moe_forward(k, 0, y, x, T, NULL) == MLA_OK, "%s", mla_context_error(k)->text);
+        for (int t = 0; t < T; t++) CHECK(mla_moe_forward(k, 0, one + t * D, x + t * D, 1, NULL) == MLA_OK, "%s", mla_context_error(k)->text);
+        double apart = median_err(y, one, 48, D), all = (double)test_rel_err(y, one, T * D);
+        CHECK(apart < 1e-5 && all < 0.02, "%s: %g apart in the middle, %g at most", mla_isa_name((mla_isa)isa), apart, all);
+        mla_context_destroy(k);
+    }
+    mla_model_destroy(m);
+}
+
 int main(int argc, char **argv) {
     reporting = argc > 1 && !strcmp(argv[1], "--report");
     test_layout();
@@ -958,5 +1045,7 @@ int main(int argc, char **argv) {
     test_tied();
     test_refusals();
     test_repack();
+    test_in_place();
+    test_mixed_experts();
     return test_end();
 }

@@ -75,6 +75,7 @@ for v in '' f64 q4; do refused 2 "--cache: '$v' is none of f32, f16, bf16, q8" $
 refused 2 "--index-cache: 'q4' is none of f32, f16, bf16, q8" $run --index-cache q4
 refused 2 '--quant: a value is missing' $run --quant
 refused 2 '--quant-class: --quant is missing' $run --quant-class head=q4
+refused 2 '--exact and --fp8-activations exclude each other' $run --fp8-activations --exact
 for v in '' head head,attn=q8 attn=q8, ,attn=q8 attn:q8; do refused 2 'is not CLASS=FORM' $run --quant q8 --quant-class "$v"; done
 for v in =q8 norm=q8 Head=q8 ' head=q8' attn=q8,x=q4 a_name_that_is_much_longer_than_any=q8; do
     refused 2 '--quant-class: ' $run --quant q8 --quant-class "$v"
@@ -167,6 +168,10 @@ for q in "--model $lite --quant q8" "--model $lite --quant q4" "--model $lite --
     done
     same "$(cmp -s "$tmp/logits--exact" "$tmp/logits.int8" || echo differ)" differ "$q: --exact makes a difference"
 done
+for q in "" --fp8-activations; do
+    same "$($generate --model ${model}_fp8 $q --tokens "$prompt" -n 0 --logits "$tmp/fp8$q" 2>&1 | grep -c generate:)" 0 "fp8 $q"
+done
+same "$(cmp -s "$tmp/fp8" "$tmp/fp8--fp8-activations" || echo differ)" differ '--fp8-activations makes a difference'
 for cache in f32 f16 bf16 q8; do
     got=$($generate --model $model --tokens "$prompt" --ignore-eos --cache $cache --print-tokens 2>"$tmp/stderr")
     same "$? $(count "$got")" "0 16" "--cache $cache"
