@@ -66,7 +66,8 @@ test: $(PROGRAMS) $(addprefix build/,$(TESTS))
 # ---- make run ----------------------------------------------------------------------------------------------------------
 
 run: build/generate
-	./build/generate --model examples/tales --prompt "Once upon a time" -n 160 --temp 0.6 --min-p 0.05 --seed 5
+	./build/generate --model examples/tales --prompt "Once upon a time the Rat said to the Mole, “" -n 145 --temp 0.7 --min-p 0.1 \
+	    --repeat-penalty 1.05 --repeat-last 128 --seed 301346
 
 # ---- make check --------------------------------------------------------------------------------------------------------
 # Built without OpenMP, whose runtimes the tools do not understand; the threads example brings its own threads.

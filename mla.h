@@ -1299,7 +1299,8 @@ MLA__INLINE void mla__transpose_neon(float32x4_t *r) {
 
 #define MLA__NR_MAX 32  /* most columns of a panel in any ISA */
 #define MLA__NL_MAX 16  /* most lanes of queries */
-#define MLA__MR_MAX 8   /* most rows of a register tile */
+#define MLA__AK 192     /* channels of a key that attention takes at a time */
+#define MLA__AR_MAX 16  /* most rows of a register tile of attention */
 #define MLA__KC 256     /* depth of a packed panel: KC * NR floats stay in the first-level cache */
 #define MLA__MC 256     /* tokens per pass over a packed panel: MC * KC floats stay in the second-level cache */
 #define MLA__FAR 2048   /* bytes ahead of their use that streaming weights are fetched, where they are */
@@ -1353,7 +1354,7 @@ typedef struct mla__kernels {
     void (*narrow[MLA_DTYPE_COUNT])(void *y, const float *x, mla__sz n);
     void (*swiglu)(float *h, const float *gate, const float *up, int n); /* h = silu(gate) * up; h may be gate */
     /* n panels of queries meet nu keys k [nu, ldk] and values v [nu, ldv] of one dtype (F32, F16, BF16), from position u0 on; reads rows of
-       v up to the next multiple of NR; scratch s [n, nu, NR], wide [MR, dk] */
+       v up to the next multiple of NR; scratch s [n, nu, NL], wide [AR, AK] */
     void (*attend[MLA_DTYPE_COUNT])(mla__lanes *panels, int n, const void *k, mla__sz ldk, int dk, const void *v, mla__sz ldv, int dv, int u0,
                                     int nu, float *s, float *wide);
     /* the same for BF16 with dk and dv multiples of 32 and everything rounded to bf16; s [n, max(nu, 16), NL], wide [8, dk]; NULL: the ISA has none */
@@ -2213,6 +2214,8 @@ MLA__PRODUCT(MLA_Q4, q4)
 #define MLA__NV 4
 #define MLA__LV 4
 #define MLA__MR 4
+#define MLA__AR 4
+#define MLA__AV 4
 #include MLA_FILE
 
 #if MLA__NEON
@@ -2229,6 +2232,8 @@ MLA__PRODUCT(MLA_Q4, q4)
 #define MLA__NV 4
 #define MLA__LV 4
 #define MLA__MR 6
+#define MLA__AR 6
+#define MLA__AV 4
 #include MLA_FILE
 #endif
 
@@ -2242,6 +2247,8 @@ MLA__PRODUCT(MLA_Q4, q4)
 #define MLA__NV 2
 #define MLA__LV 2
 #define MLA__MR 6
+#define MLA__AR 6
+#define MLA__AV 2
 #include MLA_FILE
 
 #define MLA__ISA _avx512
@@ -2253,6 +2260,8 @@ MLA__PRODUCT(MLA_Q4, q4)
 #define MLA__NV 2
 #define MLA__LV 1
 #define MLA__MR 8
+#define MLA__AR 16
+#define MLA__AV 1
 #include MLA_FILE
 #endif
 
@@ -3350,8 +3359,8 @@ static mla_context *mla__context_layout(const mla_model *m, const mla_context_de
         w.panel = MLA__TAKE(&a, float, packs ? MLA__BPANEL : MLA__KC * MLA__NR_MAX);
         w.group = MLA__TAKE(&a, float, mla__max(MLA__MC * MLA__GROUP, 3 * n_choices));
         if (attn) {
-            w.latent = MLA__TAKE(&a, float, (double)MLA__KEYS * ldk);
-            w.k = MLA__TAKE(&a, float, fmax((double)MLA__KEYS * (N + P), (double)MLA__MR_MAX * (R + P))); /* naive: keys; absorbed: rows being widened */
+            w.latent = MLA__TAKE(&a, float, fmax((double)MLA__KEYS * ldk, MLA__AR_MAX * MLA__AK));
+            w.k = MLA__TAKE(&a, float, fmax((double)MLA__KEYS * (N + P), fmax(8.0 * (R + P), MLA__AR_MAX * MLA__AK))); /* naive: keys; absorbed: rows being widened */
             w.v = MLA__TAKE(&a, float, (double)MLA__KEYS * ldv);
             if (kernels.attend_tiles) w.packed = MLA__TAKE(&a, uint16_t, (double)MLA__KEYS * (R + N + P + V));
             w.s = MLA__TAKE(&a, float, (double)mla__max(MLA__KEYS, MLA_PAGE * panels) * nr);
@@ -3758,7 +3767,7 @@ static void mla__naive_head(mla_context *c, const mla__attn *a, const mla__block
             if (u0 > last) continue;
             const int seen = mla__min(nu, last + 1 - u0);
             if (tiles) c->k.attend_tiles(&w->lanes[p], 1, k16, N + P, N + P, v16, V, V, u0, seen, w->s, w->k);
-            else c->k.attend[MLA_F32](&w->lanes[p], 1, w->k, N + P, N + P, w->v, ldv, V, u0, seen, w->s, NULL);
+            else c->k.attend[MLA_F32](&w->lanes[p], 1, w->k, N + P, N + P, w->v, ldv, V, u0, seen, w->s, w->latent);
         }
     }
     for (int p = 0; p < panels; p++) {
@@ -4308,6 +4317,7 @@ mla_result mla_mtp_forward(mla_context *c, int depth, const mla_sequence *seqs, 
      MLA__ISA       suffix of the names      MLA__TARGET  function attribute      MLA__ISA_ENUM
      MLA__VL        floats in a vector       MLA__NV      vectors in a panel of weights, NR = VL * NV columns
      MLA__MR        rows of a register tile  MLA__LV      vectors in a panel of queries, NL = VL * LV lanes
+     MLA__AR        and of one of attention  MLA__AV      vectors of values in that one; NL is no multiple of AR only if AR is MR
      MLA__INTEGER   whose integer products are used (>>integer)
      MLA__AHEAD     if not 0, there are also dot_far_*, which fetch streaming weights so many bytes ahead */
 
@@ -4319,15 +4329,16 @@ mla_result mla_mtp_forward(mla_context *c, int depth, const mla_sequence *seqs, 
 #define MLA__IN MLA__INLINE MLA__TARGET
 
 /* c [M, NR] (+)= sum_k a[i][k*ak] b[k*bk .. +NR): the one loop in which nearly all arithmetic of prefill and attention happens. M and
-   the dtype of b are constants in each use. Meanwhile the memory from `ahead` on is fetched, `step` bytes for each k: spread out like this,
-   it hides behind the arithmetic. */
-MLA__IN void MLA__F(tile_m)(const int M, const int NV, const mla_dtype t, float *c, mla__sz ldc, const float *const *rows, mla__sz ak, const void *b,
-                            mla__sz bk, int K, int add, const char *ahead, int step) {
-    MLA__V acc[MLA__MR][MLA__NV > MLA__LV ? MLA__NV : MLA__LV];
-    const float *a[MLA__MR];
+   the dtype of b are constants in each use, and so is `near`: if not 0, the rows of a lie so many floats apart, which takes one register to
+   address where pointers take M. Meanwhile the memory from `ahead` on is fetched, `step` bytes for each k: spread out like this, it hides behind
+   the arithmetic. */
+MLA__IN void MLA__F(tile_m)(const int M, const int NV, const mla_dtype t, const int near, float *c, mla__sz ldc, const float *const *rows, mla__sz ak,
+                            const void *b, mla__sz bk, int K, int add, const char *ahead, int step) {
+    MLA__V acc[MLA__AR][MLA__NV > MLA__LV ? MLA__NV : MLA__LV];
+    const float *a[MLA__AR];
     MLA__UNROLL
     for (int i = 0; i < M; i++) {
-        a[i] = rows[i];
+        a[i] = near ? rows[0] + i * near : rows[i];
         MLA__UNROLL
         for (int j = 0; j < NV; j++) acc[i][j] = add ? MLA__F(ld)(c + i * ldc + j * MLA__VL) : MLA__F(zero)();
     }
@@ -4365,7 +4376,7 @@ MLA__IN void MLA__F(tile_t)(const int NV, const mla_dtype t, int m, int n, float
     }
     switch (m) {
 #define MLA__CASE(M) \
-    case M: MLA__F(tile_m)(M, NV, t, to, ldc, a, ak, b, bk, K, add, (const char *)ahead, step); break;
+    case M: MLA__F(tile_m)(M, NV, t, 0, to, ldc, a, ak, b, bk, K, add, (const char *)ahead, step); break;
         MLA__CASE(1)
         MLA__CASE(2)
         MLA__CASE(3)
@@ -4377,7 +4388,7 @@ MLA__IN void MLA__F(tile_t)(const int NV, const mla_dtype t, int m, int n, float
         MLA__CASE(6)
         MLA__CASE(7)
 #endif
-    default: MLA__F(tile_m)(MLA__MR, NV, t, to, ldc, a, ak, b, bk, K, add, (const char *)ahead, step); break;
+    default: MLA__F(tile_m)(MLA__MR, NV, t, 0, to, ldc, a, ak, b, bk, K, add, (const char *)ahead, step); break;
 #undef MLA__CASE
     }
     for (int i = 0; to == edge && i < m; i++) memcpy(c + i * ld, edge + i * NR, (size_t)n * sizeof *c);
@@ -4391,6 +4402,16 @@ MLA__TILE(tile_f32, MLA__NV, MLA_F32)
 MLA__TILE(tile_f16, MLA__NV, MLA_F16)
 MLA__TILE(tile_bf16, MLA__NV, MLA_BF16)
 MLA__TILE(tile_lanes, MLA__LV, MLA_F32)
+#undef MLA__TILE
+/* The tiles of attention: AR keys by all lanes, and AR lanes by AV vectors of values. */
+#define MLA__TILE(name, NV, D, NEAR)                                                                                                       \
+    MLA__FN void MLA__F(name)(float *c, mla__sz ldc, const float *a, mla__sz ak, const void *b, mla__sz bk, int K, int add, const void *ahead, int step) { \
+        MLA__F(tile_m)(MLA__AR, NV, D, NEAR, c, ldc, &a, ak, b, bk, K, add, (const char *)ahead, step);                                    \
+    }
+MLA__TILE(keys_f32, MLA__LV, MLA_F32, MLA__AK)
+MLA__TILE(values_f32, MLA__AV, MLA_F32, 1)
+MLA__TILE(values_f16, MLA__AV, MLA_F16, 1)
+MLA__TILE(values_bf16, MLA__AV, MLA_BF16, 1)
 #undef MLA__TILE
 
 /* panel [kc, NR] = the transpose of W[row .. row+nb, k0 .. k0+kc), times its scales; lanes from nb on are zero. */
@@ -4685,35 +4706,47 @@ MLA__FN void MLA__F(softmax)(mla__lanes *p, int dv, int u0, int nu, float *s) {
 }
 
 /* Panels of queries meet a block of keys and values of dtype t. Scores: keys are broadcast, queries are the lanes; values: lanes are broadcast,
-   the channels of v are vectors. Keys are widened MR at a time, in the first-level cache, values in registers: a widened copy of the
-   block would cost more memory traffic than the block itself. */
+   the channels of v are vectors. AK channels of the queries stay in the first-level cache while all keys pass by, widened AR at a time (f32 as they lie);
+   values are widened in registers: a widened copy of the block would cost more memory traffic than the block itself. */
 MLA__IN void MLA__F(attend)(const mla_dtype t, mla__lanes *panels, int n, const void *k, mla__sz ldk, int dk, const void *v, mla__sz ldv, int dv,
                             int u0, int nu, float *s, float *wide) {
     const float *a[MLA__MR];
-    const int ahead = (int)(mla__bytes(t, MLA__MR * ldk) / dk); /* bytes of the next keys for each channel of these */
-    int u, i;
-    for (u = 0; u < nu; u += MLA__MR) {
-        const int m = nu - u < MLA__MR ? nu - u : MLA__MR;
-        for (i = 0; i < m; i++) {
-            const unsigned char *row = (const unsigned char *)k + mla__bytes(t, (u + i) * ldk);
-            if (t != MLA_F32) MLA__F(widen)(t, wide + i * (mla__sz)dk, row, dk);
-            a[i] = t == MLA_F32 ? (const float *)(const void *)row : wide + i * (mla__sz)dk;
+    const unsigned char *ahead = (const unsigned char *)k + mla__bytes(t, nu * ldk); /* the next block is fetched meanwhile */
+    const int step = (int)(mla__bytes(t, MLA__AR * ldk) / dk) + 1;
+    int u, i, m;
+    for (int k0 = 0; k0 < dk; k0 += MLA__AK)
+        for (u = 0; u < nu; u += m) {
+            const int kc = dk - k0 < MLA__AK ? dk - k0 : MLA__AK;
+            const int near = t != MLA_F32 && nu - u >= MLA__AR;
+            m = near ? MLA__AR : nu - u < MLA__MR ? nu - u : MLA__MR;
+            for (i = 0; i < m; i++) {
+                const unsigned char *row = (const unsigned char *)k + mla__bytes(t, (u + i) * ldk + k0);
+                if (t != MLA_F32) MLA__F(widen)(t, wide + i * MLA__AK, row, kc);
+                if (!near) a[i] = t == MLA_F32 ? (const float *)(const void *)row : wide + i * MLA__AK;
+            }
+            for (int p = 0; p < n; p++) {
+                float *to = s + (p * (mla__sz)nu + u) * MLA__NL;
+                const float *q = panels[p].q + k0 * MLA__NL;
+                if (near) MLA__F(keys_f32)(to, MLA__NL, wide, 1, q, MLA__NL, kc, k0 > 0, p ? to : (const void *)ahead, p ? 0 : step);
+                else MLA__F(tile_lanes)(m, MLA__NL, to, MLA__NL, a, 1, q, MLA__NL, kc, k0 > 0, to, 0);
+            }
+            ahead += near ? step * kc : 0;
         }
-        for (int p = 0; p < n; p++)
-            MLA__F(tile_lanes)(m, MLA__NL, s + (p * (mla__sz)nu + u) * MLA__NL, MLA__NL, a, 1, panels[p].q, MLA__NL, dk, 0,
-                              p ? (const unsigned char *)wide : (const unsigned char *)k + mla__bytes(t, (u + m) * ldk), p ? 0 : ahead);
-    }
     for (int p = 0; p < n; p++) {
         mla__lanes *l = &panels[p];
         float *probs = s + p * (mla__sz)nu * MLA__NL;
+        const int near = l->n >= MLA__AR && dv % (MLA__VL * MLA__AV) == 0, cols = near ? MLA__VL * MLA__AV : MLA__NR;
         MLA__F(softmax)(l, dv, u0, nu, probs);
-        for (int c = 0; c < dv; c += MLA__NR)
-            for (int r = 0; r < l->n; r += MLA__MR) {
-                const int m = l->n - r < MLA__MR ? l->n - r : MLA__MR, cols = dv - c < MLA__NR ? dv - c : MLA__NR;
+        for (int c = 0; c < dv; c += cols)
+            for (int r = 0; r < l->n; r += m) {
                 const void *from = (const unsigned char *)v + mla__bytes(t, c);
                 float *o = l->o + r * (mla__sz)dv + c;
-                for (i = 0; i < m; i++) a[i] = probs + r + i;
-                (t == MLA_BF16 ? MLA__F(tile_bf16) : t == MLA_F16 ? MLA__F(tile_f16) : MLA__F(tile_f32))(m, cols, o, dv, a, MLA__NL, from, ldv, nu, l->started, o, 0);
+                m = near && l->n - r >= MLA__AR ? MLA__AR : l->n - r < MLA__MR ? l->n - r : MLA__MR;
+                for (i = 0; i < m && m <= MLA__MR; i++) a[i] = probs + r + i;
+                if (near && m == MLA__AR)
+                    (t == MLA_BF16 ? MLA__F(values_bf16) : t == MLA_F16 ? MLA__F(values_f16) : MLA__F(values_f32))(o, dv, probs + r, MLA__NL, from, ldv, nu, l->started, o, 0);
+                else
+                    (t == MLA_BF16 ? MLA__F(tile_bf16) : t == MLA_F16 ? MLA__F(tile_f16) : MLA__F(tile_f32))(m, dv - c < cols ? dv - c : cols, o, dv, a, MLA__NL, from, ldv, nu, l->started, o, 0);
             }
         l->started = 1;
     }
@@ -4801,6 +4834,8 @@ static void MLA__F(table)(mla__kernels *k) {
 #undef MLA__INTEGER
 #undef MLA__AHEAD
 #undef MLA__MR
+#undef MLA__AR
+#undef MLA__AV
 #endif /* MLA__TEMPLATE */
 
 /* >>licence
