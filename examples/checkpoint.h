@@ -1686,9 +1686,9 @@ static mla_tensor ck__bind_own(ck__binder *b, const mla_config *m, const char *p
     char full[160];
     memset(&t, 0, sizeof t);
     snprintf(full, sizeof full, "%s%s%s", b->plan->root, prefix, name);
-    if (!b->rc && ck__lookup(b->table, full)) t = ck__bind(b, prefix, name, 2, 1, m->vocab_size, m->hidden_size, 0);
-    if (t.data && t.dtype == models->dtype && !memcmp(t.data, models->data, mla_dtype_bytes(t.dtype, (size_t)t.rows * (size_t)t.cols)))
-        memset(&t, 0, sizeof t);
+    const ck__entry *e = b->rc ? NULL : ck__lookup(b->table, full);
+    if (e) t = ck__bind(b, prefix, name, 2, 1, m->vocab_size, m->hidden_size, 0);
+    if (t.data && t.dtype == models->dtype && !memcmp(t.data, models->data, e->tensor->bytes)) memset(&t, 0, sizeof t);
     return t;
 }
 

@@ -14,8 +14,8 @@ USE
    }
    speculation_settle(g);                                          the cache holds what was fed and run, and nothing else
 
-HOW            The extra layers guess a token each. One pass of the model over the token and the guesses gives logits for all of them; guesses
-               stand as long as the sampler draws them from the model's own logits (sampler_verify), and the rest is cut off from
+HOW            The extra layers guess a token each. One pass of the model over the token and the guesses gives logits for all of
+them; guesses stand as long as the sampler draws them from the model's own logits (sampler_verify), and the rest is cut off from
                the cache. So the distribution of texts is that of sampler_next, and at temperature 0 the text is the same, but for
                logits that lie so close together that the rounding of a pass over one token and over several tells them apart.
 CUT            The caller may go on with a token that is not what speculation_next gave, and may stop anywhere.
@@ -49,16 +49,17 @@ typedef struct speculation_counts {
     double bytes; /* of weights read for guesses (mla_mtp_bytes), with prompts */
 } speculation_counts;
 
-/* For one sequence. context and cache are of model, max_tokens is the context's (desc.max_tokens): at least speculation_least(model). how: as
-   the sampler's; the seed becomes another. Errors: ARGUMENT, MEMORY. err may be NULL, also below. */
+/* For one sequence. context and cache are of model, max_tokens is the context's (desc.max_tokens): at least
+   speculation_least(model). how: as the sampler's; the seed becomes another. Errors: ARGUMENT, MEMORY. err may be NULL, also
+   below. */
 SPECULATIVE_API mla_result speculation_create(speculation **out, const mla_model *model, mla_context *context, int max_tokens,
                                               mla_cache *cache, const sampler_desc *how, mla_error *err);
 SPECULATIVE_API void speculation_destroy(speculation *g);
-SPECULATIVE_API int speculation_least(const mla_model *model);               /* tokens in a call */
+SPECULATIVE_API int speculation_least(const mla_model *model);                    /* tokens in a call */
 SPECULATIVE_API double speculation_bytes(const mla_model *model, int max_tokens); /* memory, about */
 
-/* The model on n tokens, at most speculation_chunk(g) of them, and the extra layers after it; what is asked for in out (NULL: nothing) is
-   written as by mla_model_forward, but hidden, which must be NULL. Errors: those of mla_model_forward. */
+/* The model on n tokens, at most speculation_chunk(g) of them, and the extra layers after it; what is asked for in out (NULL:
+   nothing) is written as by mla_model_forward, but hidden, which must be NULL. Errors: those of mla_model_forward. */
 SPECULATIVE_API mla_result speculation_feed(speculation *g, const int *tokens, int n, const mla_outputs *out, mla_error *err);
 SPECULATIVE_API int speculation_chunk(const speculation *g);
 /* The model on one token, which s has accepted, and on at most `most` guesses as far as the cache has room; if token is a guess
@@ -66,11 +67,12 @@ SPECULATIVE_API int speculation_chunk(const speculation *g);
 SPECULATIVE_API mla_result speculation_run(speculation *g, int token, const sampler *s, int most, mla_error *err);
 /* The token after the one run last: as sampler_next of its logits. -1: as there. */
 SPECULATIVE_API int speculation_next(speculation *g, sampler *s, mla_error *err);
-SPECULATIVE_API const float *speculation_logits(const speculation *g); /* [vocab_size], after speculation_run: of the token run last */
+SPECULATIVE_API const float *
+speculation_logits(const speculation *g); /* [vocab_size], after speculation_run: of the token run last */
 /* Cuts off what nobody has asked to run. */
 SPECULATIVE_API void speculation_settle(speculation *g);
-/* Another text that begins like this one: settles, and forgets the tokens from length on, and a few before, of which the extra layers know
-   what came after. Gives the length that is left, from where to feed. */
+/* Another text that begins like this one: settles, and forgets the tokens from length on, and a few before, of which the extra
+   layers know what came after. Gives the length that is left, from where to feed. */
 SPECULATIVE_API int speculation_truncate(speculation *g, int length);
 SPECULATIVE_API speculation_counts speculation_count(const speculation *g);
 
@@ -87,14 +89,14 @@ SPECULATIVE_API speculation_counts speculation_count(const speculation *g);
 #include <stdlib.h>
 #include <string.h>
 
-/* The window: the last positions of the cache, of which a layer of depth k has rows made with tokens that were only guessed, or none. Of
-   position i it needs the token at i + 1 + k, so that with `known` tokens known after a position, it is k >= known that is in doubt.
-   After a prompt nothing is known after the last position: M positions stay in the window; after a guess, the one token: M - 1, and then
-   come those that the model has run since: 2M at most. */
+/* The window: the last positions of the cache, of which a layer of depth k has rows made with tokens that were only guessed, or
+   none. Of position i it needs the token at i + 1 + k, so that with `known` tokens known after a position, it is k >= known that
+   is in doubt. After a prompt nothing is known after the last position: M positions stay in the window; after a guess, the one
+   token: M - 1, and then come those that the model has run since: 2M at most. */
 struct speculation {
     mla_context *context;
     mla_cache *cache;
-    sampler **draft;    /* [M] */
+    sampler **draft; /* [M] */
     int M, D, L, vocab, room;
     int *tokens;        /* [room + M + 1]: of the window's positions, and those after it */
     float *hidden;      /* [room, D]: the model's state there */
@@ -130,14 +132,16 @@ double speculation_bytes(const mla_model *model, int max_tokens) {
 void speculation_destroy(speculation *g) {
     if (!g) return;
     for (int i = 0; g->draft && i < g->M; i++) sampler_destroy(g->draft[i]);
-    free((void *)g->draft), free(g->tokens), free(g->hidden), free(g->state), free(g->logits), free((void *)g->hidden_out), free(g->guesses);
+    free((void *)g->draft), free(g->tokens), free(g->hidden), free(g->state), free(g->logits), free((void *)g->hidden_out),
+        free(g->guesses);
     free(g);
 }
 
 mla_result speculation_create(speculation **out, const mla_model *model, mla_context *context, int max_tokens, mla_cache *cache,
                               const sampler_desc *how, mla_error *err) {
     if (out) *out = NULL;
-    if (!out || !model || !context || !cache) return speculation__fail(err, MLA_ERR_ARGUMENT, "speculation_create: out, model, context or cache is NULL");
+    if (!out || !model || !context || !cache)
+        return speculation__fail(err, MLA_ERR_ARGUMENT, "speculation_create: out, model, context or cache is NULL");
     const mla_config *c = mla_model_config(model);
     if (c->num_nextn_predict_layers < 1)
         return speculation__fail(err, MLA_ERR_ARGUMENT, "speculation_create: the model has no layer of multi-token prediction");
@@ -147,7 +151,8 @@ mla_result speculation_create(speculation **out, const mla_model *model, mla_con
     speculation *g = (speculation *)calloc(1, sizeof *g);
     if (!g) return speculation__fail(err, MLA_ERR_MEMORY, "speculation_create: out of memory");
     g->model = model, g->context = context, g->cache = cache;
-    g->M = c->num_nextn_predict_layers, g->D = c->hidden_size, g->L = c->num_hidden_layers, g->vocab = c->vocab_size, g->room = max_tokens;
+    g->M = c->num_nextn_predict_layers, g->D = c->hidden_size, g->L = c->num_hidden_layers, g->vocab = c->vocab_size,
+    g->room = max_tokens;
     const size_t M = (size_t)g->M, D = (size_t)g->D, T = (size_t)g->room;
     g->draft = (sampler **)calloc(M, sizeof *g->draft);
     g->tokens = (int *)calloc(T + M + 1, sizeof *g->tokens);
@@ -157,7 +162,8 @@ mla_result speculation_create(speculation **out, const mla_model *model, mla_con
     g->hidden_out = (float **)calloc((size_t)g->L + 1, sizeof *g->hidden_out);
     g->guesses = (int *)calloc(M, sizeof *g->guesses);
     mla_result rc = g->draft && g->tokens && g->hidden && g->state && g->logits && g->hidden_out && g->guesses
-                        ? MLA_OK : speculation__fail(err, MLA_ERR_MEMORY, "speculation_create: out of memory");
+                        ? MLA_OK
+                        : speculation__fail(err, MLA_ERR_MEMORY, "speculation_create: out of memory");
     sampler_desc other;
     memset(&other, 0, sizeof other);
     if (how) other = *how;
@@ -165,8 +171,10 @@ mla_result speculation_create(speculation **out, const mla_model *model, mla_con
         other.seed = (other.seed ^ 0x6a09e667f3bcc909u) * 0x9E3779B97F4A7C15u + 1;
         rc = sampler_create(&g->draft[i], g->vocab, &other, err);
     }
-    if (rc) speculation_destroy(g);
-    else *out = g;
+    if (rc)
+        speculation_destroy(g);
+    else
+        *out = g;
     return rc;
 }
 
@@ -204,7 +212,8 @@ static mla_result speculation__ahead(speculation *g, int depth, float *logits, m
     memset(&sequence, 0, sizeof sequence), memset(&out, 0, sizeof out);
     sequence.cache = g->cache, sequence.n_tokens = g->n, out.hidden = hidden, out.logits = logits;
     g->counts.bytes += mla_mtp_bytes(g->model, depth, g->n);
-    return speculation__of(g, mla_mtp_forward(g->context, depth, &sequence, 1, g->tokens + 1 + depth, depth ? g->state : g->hidden, &out), err);
+    return speculation__of(
+        g, mla_mtp_forward(g->context, depth, &sequence, 1, g->tokens + 1 + depth, depth ? g->state : g->hidden, &out), err);
 }
 
 void speculation_settle(speculation *g) {
@@ -226,7 +235,8 @@ int speculation_truncate(speculation *g, int length) {
 
 mla_result speculation_feed(speculation *g, const int *tokens, int n, const mla_outputs *out, mla_error *err) {
     if (!tokens || n < 1 || n > speculation_chunk(g) || (out && out->hidden))
-        return speculation__fail(err, MLA_ERR_ARGUMENT, "speculation_feed: tokens is NULL, n is not in 1..speculation_chunk, or out.hidden is not NULL");
+        return speculation__fail(err, MLA_ERR_ARGUMENT,
+                                 "speculation_feed: tokens is NULL, n is not in 1..speculation_chunk, or out.hidden is not NULL");
     speculation_settle(g);
     g->n_guesses = g->at = g->ran = 0;
     memcpy(g->tokens + g->n, tokens, (size_t)n * sizeof *tokens);
