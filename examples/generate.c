@@ -575,7 +575,8 @@ static void open_files(session *s, options *o) {
     memset(s, 0, sizeof *s);
     s->o = o;
     const int mtp = o->given[OPTION_MTP] != NULL;
-    if (o->given[OPTION_MODEL] && o->mode & LOADS && (mtp ? checkpoint_open_mtp : checkpoint_open)(&s->c, o->given[OPTION_MODEL], &error))
+    if (o->given[OPTION_MODEL] && o->mode & LOADS &&
+        (mtp ? checkpoint_open_mtp : checkpoint_open)(&s->c, o->given[OPTION_MODEL], &error))
         fail(1, "%s", error.text);
     if (mtp && !s->c->config.num_nextn_predict_layers)
         fail(1, "--mtp: %s has no layer for multi-token prediction (config.json: num_nextn_predict_layers)", o->given[OPTION_MODEL]);
@@ -838,7 +839,8 @@ static void speculate(session *s, const int *tokens, int n, const mla_outputs *p
     const speculation_counts was = speculation_count(s->ahead);
     const double begin = now();
     mla_error error;
-    if (prompt ? speculation_feed(s->ahead, tokens, n, prompt, &error) : speculation_run(s->ahead, *tokens, s->sampler, n - 1, &error))
+    if (prompt ? speculation_feed(s->ahead, tokens, n, prompt, &error)
+               : speculation_run(s->ahead, *tokens, s->sampler, n - 1, &error))
         fail(1, "%s", error.text);
     const speculation_counts is = speculation_count(s->ahead);
     const int64_t guessed = is.guesses - was.guesses;
@@ -872,14 +874,15 @@ static ending decode(session *s, int most, int eos, chat_tokens *made, sink *out
     const mla_outputs logits = {.logits = s->logits};
     mla_error error;
     for (int n = 0; n < most; n++) {
-        const int *last = &made->ids[made->n - 1];
+        const int *last = n > 0 ? &made->ids[made->n - 1] : NULL;
         if (n > 0 && s->ahead) speculate(s, last, most - n, NULL, &s->generation);
         else if (n > 0) {
             forward(s, last, 1, &logits, &s->generation);
             s->last = s->logits;
         }
         if (interrupted) return END_INTERRUPT;
-        const int token = n > 0 && s->ahead ? speculation_next(s->ahead, s->sampler, &error) : sampler_next(s->sampler, s->last, &error);
+        const int token = n > 0 && s->ahead ? speculation_next(s->ahead, s->sampler, &error)
+                                            : sampler_next(s->sampler, s->last, &error);
         if (token < 0) fail(1, "after %d tokens %s: the model's logits are not numbers", mla_cache_length(s->cache), error.text);
         int ended = token == eos;
         for (int i = 0; i < s->c->n_eos; i++) ended |= s->c->eos_token_id[i] == token;
@@ -905,7 +908,8 @@ static void compare(session *s, const chat_tokens *made) {
     const mla_outputs logits = {.logits = s->logits};
     const size_t n = made->n < 2 ? 0 : made->n - 1 < 64 ? made->n - 1 : 64, skip = n ? (made->n - 1 - n) / 2 : 0;
     mla_error error;
-    if (n && mla_cache_truncate(s->cache, mla_cache_length(s->cache) - (int)(made->n - 1 - skip), &error)) fail(1, "%s", error.text);
+    if (n && mla_cache_truncate(s->cache, mla_cache_length(s->cache) - (int)(made->n - 1 - skip), &error))
+        fail(1, "%s", error.text);
     for (size_t i = 0; i < n && !interrupted; i++) forward(s, &made->ids[skip + i], 1, &logits, &s->plain);
 }
 
