@@ -31,6 +31,7 @@ MATHS          (DeepSeek-V2, arXiv 2405.04434; DeepSeek-V3, arXiv 2412.19437; De
    experts     y = sum_{e in top-K} w_e down_e(silu(gate_e x) * up_e x) + shared(x)
    block       x += attn(norm1 x);  x += ffn(norm2 x);   logits = head(norm(x))
    shortcut    x += attn(norm1 x);  h = norm2 x;  m = experts(h);  x += mlp(h);  the next block;  x += m      (a layer with mlp and moe)
+   ahead       x = Weh [norm_e E(t_{i+1}); norm_h h_i];  y = norm(block(x));  logits of t_{i+2} = head(y)     (multi-token prediction)
 
 CONTENTS       search for the anchor:   >>results >>dtypes >>config >>weights >>model >>threads >>cache >>forward >>isa   (the API)
                then   >>stop-here >>platform >>numbers >>reference >>cpu >>vocabulary >>table >>integer >>fp8 >>bf16 >>memory >>parallel >>linear
@@ -201,6 +202,7 @@ typedef enum mla_scoring_func { MLA_SCORING_SOFTMAX = 0, MLA_SCORING_SIGMOID } m
 
 typedef struct mla_config {
     int vocab_size, hidden_size, num_hidden_layers;
+    int num_nextn_predict_layers; /* more layers behind those, for mla_mtp_forward; 0: none */
     int intermediate_size; /* of dense layers */
     /* attention */
     int num_attention_heads;
@@ -298,11 +300,19 @@ typedef struct mla_layer_weights {
     mla_moe_weights moe; /* or MoE layer; or both, see above */
 } mla_layer_weights;
 
+typedef struct mla_mtp_weights { /* what a layer of multi-token prediction has around its block */
+    mla_norm_weights enorm, hnorm; /* of the embedding and of the state: [D] */
+    mla_linear eh_proj;            /* [D, 2D], the embedding's columns first */
+    mla_norm_weights norm;         /* shared_head.norm: [D] */
+    mla_tensor embed, head;        /* [vocab_size, D]; absent: the model's own */
+} mla_mtp_weights;
+
 typedef struct mla_weights {
     mla_tensor embed;       /* [vocab_size, D] */
     mla_tensor head;        /* [vocab_size, D]; absent: tied to embed */
     mla_norm_weights norm;  /* [D] */
-    const mla_layer_weights *layers; /* [num_hidden_layers] */
+    const mla_layer_weights *layers; /* [num_hidden_layers + num_nextn_predict_layers] */
+    const mla_mtp_weights *mtp;      /* [num_nextn_predict_layers] */
 } mla_weights;
 
 /* ---- >>model --------------------------------------------------------------------------------------------------------- */
@@ -327,9 +337,10 @@ MLA_API mla_result mla_model_init(mla_model **out, void *memory, size_t bytes, c
 MLA_API const mla_config *mla_model_config(const mla_model *model);  /* with defaults resolved: softmax_scale, rope.factor, ... */
 MLA_API const float *mla_model_inv_freq(const mla_model *model);     /* [P/2] */
 MLA_API float mla_model_rope_amplitude(const mla_model *model);      /* cos and sin are multiplied by it */
-/* Bytes of weights that a call on n_tokens reads at least once: everything but embedding rows, with the experts that n_tokens
-   tokens hit if they spread evenly. n_tokens 0: all weights. */
+/* Bytes of weights that mla_model_forward on n_tokens reads at least once: everything but embedding rows, with the experts that n_tokens
+   tokens hit if they spread evenly. n_tokens 0: all weights, those for mla_mtp_forward too. */
 MLA_API double mla_model_bytes(const mla_model *model, int n_tokens);
+MLA_API double mla_mtp_bytes(const mla_model *model, int depth, int n_tokens); /* the same of mla_mtp_forward */
 
 /* ---- >>threads ------------------------------------------------------------------------------------------------------- */
 
@@ -383,7 +394,8 @@ MLA_API const char *mla_isa_name(mla_isa isa); /* "auto", "scalar", "avx2", "avx
 
 /* ---- >>cache --------------------------------------------------------------------------------------------------------- */
 /* One cache holds one sequence: for each layer and token a row [latent R | rope key P], in layers with an indexer in use [latent R | rope key P |
-   index key d], the index key kept in a dtype of its own. Either contiguous, or in pages of 64 tokens out of a pool that many sequences share. */
+   index key d], the index key kept in a dtype of its own. Either contiguous, or in pages of 64 tokens out of a pool that many sequences share.
+   Layers are num_hidden_layers, and behind them those of multi-token prediction. */
 
 #define MLA_PAGE 64
 
@@ -421,9 +433,9 @@ MLA_API void mla_cache_reset(mla_cache *cache); /* truncate to 0 */
 /* dst becomes src. Both paged in one pool: pages are shared and copied when one side writes to them; else rows are copied. dst and src
    are independent afterwards: either may be changed or destroyed first. Errors: ARGUMENT (shapes or dtypes differ), FULL. */
 MLA_API mla_result mla_cache_fork(mla_cache *dst, const mla_cache *src, mla_error *err);
-/* Append n tokens' rows [num_hidden_layers, n, R+P, or R+P+d] (latent normed, keys rotated, as the cache keeps them). Error: FULL. */
+/* Append n tokens' rows [layers, n, R+P, or R+P+d] (latent normed, keys rotated, as the cache keeps them). Error: FULL. */
 MLA_API mla_result mla_cache_append(mla_cache *cache, int n, const float *rows, mla_error *err);
-/* One row [R+P, or R+P+d], as f32. */
+/* One row [R+P, or R+P+d], as f32. Error: ARGUMENT, also for a row that mla_mtp_forward has not written. */
 MLA_API mla_result mla_cache_read(const mla_cache *cache, int layer, int position, float *row, mla_error *err);
 
 /* ---- >>forward ------------------------------------------------------------------------------------------------------- */
@@ -451,6 +463,21 @@ typedef struct mla_outputs {
 /* The whole model. tokens [T]. Errors: ARGUMENT (naming the token), WEIGHTS (what a partial model lacks), FULL, MEMORY (T > max_tokens). */
 MLA_API mla_result mla_model_forward(mla_context *context, const mla_sequence *sequences, int n_sequences, const int *tokens,
                                const mla_outputs *out);
+
+/* Multi-token prediction (DeepSeek-V3, section 2.2): layer num_hidden_layers + depth looks one token further ahead than depth - 1 did, and
+   the model itself for depth 0. It runs on the last n_tokens positions that each cache holds, and writes its own rows for them; lengths stay.
+   tokens [T]: of position i, the one at i + 1 + depth. hidden [T, D]: of position i, the state one depth before: hidden[num_hidden_layers]
+   of mla_model_forward, or hidden[1] of this call for depth - 1. So the logits of position i are those of the token at i + 2 + depth.
+   Rows may be written again, with other tokens; positions before these must have theirs, written with the tokens that came.
+   out as of a model of one layer: hidden [2], what eh_proj gives, and the state after shared_head.norm, which may take the place of the
+   argument; expert_counts [E+Z]; and so sequences.probs. embed_scale and logits_scale hold as for the model.
+   Errors: ARGUMENT, WEIGHTS, MEMORY, FULL (a pool has no page for a copy of one that is shared).
+   DeepSeek's description has the state's columns of eh_proj first and does not say whether the state is normed; in the published weights
+   the embedding's are first, and the state comes after the last norm, to depth 1 after shared_head.norm: so transformers 5.17 (MtpLayer),
+   vLLM and SGLang. transformers rotates by i + 1 + depth and not by i: the same function, for only differences of positions count (they
+   alone would not with a temperature_beta, which no published model with such a layer has). */
+MLA_API mla_result mla_mtp_forward(mla_context *context, int depth, const mla_sequence *sequences, int n_sequences, const int *tokens,
+                                   const float *hidden, const mla_outputs *out);
 
 /* One layer's attention, without norm and residual: x [T, D] -> y [T, D]. Rows are appended to the layer's part of each cache; the
    caches grow when the last layer (num_hidden_layers-1) has run, so that one after the other all layers see the same length. A layer
@@ -2676,6 +2703,7 @@ static mla_result mla__config_resolve(mla_config *c, mla_error *err) {
     const int most = MLA__DIM_MAX;
     const int attn = c->num_attention_heads != 0, moe = c->n_routed_experts != 0;
     if (mla__bad_int(err, "hidden_size", c->hidden_size, 1, most) || mla__bad_int(err, "num_hidden_layers", c->num_hidden_layers, 1, 65536) ||
+        mla__bad_int(err, "num_nextn_predict_layers", c->num_nextn_predict_layers, 0, 65536) ||
         mla__bad_int(err, "vocab_size", c->vocab_size, 0, most) || mla__bad_int(err, "intermediate_size", c->intermediate_size, 0, most) ||
         mla__bad_int(err, "num_attention_heads", c->num_attention_heads, 0, 65536) || mla__bad_int(err, "q_lora_rank", c->q_lora_rank, 0, most) ||
         mla__bad_int(err, "kv_lora_rank", c->kv_lora_rank, attn, most) || mla__bad_int(err, "qk_nope_head_dim", c->qk_nope_head_dim, attn, most) ||
@@ -2793,6 +2821,8 @@ static int mla__has_mlp(const mla_mlp_weights *m) { return m->gate.weight.data |
 static int mla__shortcut(const mla_layer_weights *l) { return l->moe.experts && mla__has_mlp(&l->mlp); }
 
 static const mla_norm mla__index_norm = {MLA_NORM_LAYER, 1e-6f};
+/* The model's own, and those of multi-token prediction behind them. */
+static int mla__all_layers(const mla_config *c) { return c->num_hidden_layers + c->num_nextn_predict_layers; }
 
 /* dtypes: of the linears, a bit each. */
 static mla_result mla__weights_check(const mla_config *c, const mla_weights *w, unsigned *dtypes, mla_error *err) {
@@ -2806,8 +2836,22 @@ static mla_result mla__weights_check(const mla_config *c, const mla_weights *w, 
     mla__want(&k, "embed", "", &w->embed, c->vocab_size, D, 0);
     mla__want(&k, "head", "", &w->head, c->vocab_size, D, MLA__LINEAR);
     if (w->norm.weight.data) mla__want_norm(&k, "norm", &w->norm, &c->block_norm, D);
-    if (!w->layers) return mla__fail(err, MLA_ERR_WEIGHTS, "weights.layers: NULL, expected %d layers", c->num_hidden_layers);
-    for (int i = 0; i < c->num_hidden_layers && k.result == MLA_OK; i++) {
+    if (!w->layers) return mla__fail(err, MLA_ERR_WEIGHTS, "weights.layers: NULL, expected %d layers", mla__all_layers(c));
+    if (!w->mtp && c->num_nextn_predict_layers)
+        return mla__fail(err, MLA_ERR_WEIGHTS, "weights.mtp: NULL, expected %d", c->num_nextn_predict_layers);
+    for (int i = 0; i < c->num_nextn_predict_layers && k.result == MLA_OK; i++) {
+        const mla_mtp_weights *x = &w->mtp[i];
+        snprintf(k.at, sizeof k.at, "mtp[%d].", i);
+        if (x->enorm.weight.data) mla__want_norm(&k, "enorm", &x->enorm, &c->block_norm, D);
+        if (x->hnorm.weight.data) mla__want_norm(&k, "hnorm", &x->hnorm, &c->block_norm, D);
+        if (x->norm.weight.data) mla__want_norm(&k, "norm", &x->norm, &c->block_norm, D);
+        if (x->eh_proj.weight.data) mla__want_linear(&k, "eh_proj", &x->eh_proj, D, 2 * D);
+        if (x->embed.data && c->vocab_size == 0) return mla__fail(err, MLA_ERR_CONFIG, "config.vocab_size: 0, but weights.mtp[%d].embed is there", i);
+        mla__want(&k, "embed", "", &x->embed, c->vocab_size, D, 0);
+        mla__want(&k, "head", "", &x->head, c->vocab_size, D, MLA__LINEAR);
+        k.dtypes |= x->head.data && k.result == MLA_OK ? 1u << x->head.dtype : 0;
+    }
+    for (int i = 0; i < mla__all_layers(c) && k.result == MLA_OK; i++) {
         const mla_layer_weights *l = &w->layers[i];
         const mla_attn_weights *a = &l->attn;
         snprintf(k.at, sizeof k.at, "layers[%d].", i);
@@ -2836,11 +2880,11 @@ static mla_result mla__weights_check(const mla_config *c, const mla_weights *w, 
             mla__want_norm(&k, "attn.indexer.k_norm", &a->indexer.k_norm, &mla__index_norm, d);
             mla__want(&k, "attn.indexer.weights_proj", "", &a->indexer.weights_proj, c->index_n_heads, D, MLA__REQUIRED);
             indexers++;
-        } else if (k.result == MLA_OK && c->index_topk > 0 && mla__has_attn(a) && !indexers) {
-            return mla__fail(err, MLA_ERR_WEIGHTS, "weights.layers[%d].attn.indexer: missing, and no layer before it has one to choose keys for it (index_topk is %d)",
-                             i, c->index_topk);
+        } else if (k.result == MLA_OK && c->index_topk > 0 && mla__has_attn(a) && (!indexers || i >= c->num_hidden_layers)) {
+            return mla__fail(err, MLA_ERR_WEIGHTS, "weights.layers[%d].attn.indexer: missing, and no layer before it %s to choose keys for it (index_topk is %d)", i,
+                             indexers ? "is run in the same call" : "has one", c->index_topk);
         }
-        if (mla__shortcut(l) && i == c->num_hidden_layers - 1)
+        if (mla__shortcut(l) && i >= c->num_hidden_layers - 1)
             return mla__fail(err, MLA_ERR_WEIGHTS, "weights.layers[%d]: both mlp and moe are there, but no layer follows to add the experts after", i);
         if (mla__has_mlp(&l->mlp)) {
             if (c->intermediate_size == 0) return mla__fail(err, MLA_ERR_CONFIG, "config.intermediate_size: 0, but weights.layers[%d].mlp is there", i);
@@ -2869,9 +2913,10 @@ struct mla_model {
     mla_config c;
     mla_weights w;
     mla_layer_weights *layers;
+    mla_mtp_weights *mtp;
     mla_mlp_weights *experts;
     float *inv, amp;
-    int *indexer, n_indexers; /* [num_hidden_layers]: which of the indexers in use is a layer's own, -1: none */
+    int *indexer, n_indexers; /* [layers]: which of the indexers in use is a layer's own, -1: none */
     unsigned dtypes; /* of the linears, a bit each */
     mla_allocator alloc;
     void *memory; /* what destroy gives back */
@@ -2880,14 +2925,15 @@ struct mla_model {
 static mla_model *mla__model_layout(const mla_config *c, void *memory, size_t *bytes) {
     mla__arena a;
     mla_model *m = (mla_model *)mla__begin(&a, memory, sizeof *m);
-    mla_layer_weights *layers = MLA__TAKE(&a, mla_layer_weights, c->num_hidden_layers);
-    mla_mlp_weights *experts = MLA__TAKE(&a, mla_mlp_weights, (double)c->num_hidden_layers * c->n_routed_experts);
+    mla_layer_weights *layers = MLA__TAKE(&a, mla_layer_weights, mla__all_layers(c));
+    mla_mtp_weights *mtp = MLA__TAKE(&a, mla_mtp_weights, c->num_nextn_predict_layers);
+    mla_mlp_weights *experts = MLA__TAKE(&a, mla_mlp_weights, (double)mla__all_layers(c) * c->n_routed_experts);
     float *inv = MLA__TAKE(&a, float, c->qk_rope_head_dim / 2);
-    int *indexer = MLA__TAKE(&a, int, c->num_hidden_layers);
+    int *indexer = MLA__TAKE(&a, int, mla__all_layers(c));
     *bytes = mla__total(&a);
     if (m) {
         memset(m, 0, sizeof *m);
-        m->c = *c, m->layers = layers, m->experts = experts, m->inv = inv, m->indexer = indexer;
+        m->c = *c, m->layers = layers, m->mtp = mtp, m->experts = experts, m->inv = inv, m->indexer = indexer;
     }
     return m;
 }
@@ -2919,7 +2965,12 @@ mla_result mla_model_init(mla_model **out, void *memory, size_t bytes, const mla
     m->w = *weights;
     m->dtypes = dtypes;
     if (!m->w.head.data) m->w.head = m->w.embed;
-    for (int i = 0; i < c.num_hidden_layers; i++) {
+    for (int i = 0; i < c.num_nextn_predict_layers; i++) {
+        m->mtp[i] = weights->mtp[i];
+        if (!m->mtp[i].embed.data) m->mtp[i].embed = m->w.embed;
+        if (!m->mtp[i].head.data) m->mtp[i].head = m->w.head;
+    }
+    for (int i = 0; i < mla__all_layers(&c); i++) {
         m->layers[i] = weights->layers[i];
         m->indexer[i] = c.index_topk > 0 && mla__has_indexer(&m->layers[i].attn.indexer) ? m->n_indexers++ : -1;
         if (m->layers[i].moe.experts) {
@@ -2928,7 +2979,7 @@ mla_result mla_model_init(mla_model **out, void *memory, size_t bytes, const mla
             m->layers[i].moe.experts = to;
         }
     }
-    m->w.layers = m->layers;
+    m->w.layers = m->layers, m->w.mtp = m->mtp;
     m->amp = mla__rope_resolve(m->inv, &c.rope, c.qk_rope_head_dim);
     for (int i = 0; i < c.qk_rope_head_dim / 2 && c.rope.layout != MLA_ROPE_NONE; i++)
         if (!(fabsf(m->inv[i]) < 3.0e38f) || !(m->amp < 3.0e38f))
@@ -2978,24 +3029,40 @@ static double mla__mlp_bytes(const mla_mlp_weights *w) {
 }
 static double mla__norm_bytes(const mla_norm_weights *w) { return mla__tensor_bytes(&w->weight) + mla__tensor_bytes(&w->bias); }
 
-double mla_model_bytes(const mla_model *m, int n_tokens) {
-    const int E = m->c.n_routed_experts, tied = m->w.head.data == m->w.embed.data;
+static double mla__layer_bytes(const mla_model *m, int layer, int n_tokens) {
+    const mla_layer_weights *l = &m->layers[layer];
+    const mla_attn_weights *a = &l->attn;
+    const int E = m->c.n_routed_experts;
     const double share = n_tokens > 0 && E > 0 ? 1 - pow(1 - (double)m->c.num_experts_per_tok / mla__choices(&m->c), n_tokens) : 1;
+    double sum = mla__norm_bytes(&l->attn_norm) + mla__norm_bytes(&l->ffn_norm) + mla__norm_bytes(&l->ffn_out_norm) +
+                 mla__linear_bytes(&a->q) + mla__linear_bytes(&a->q_a) +
+                 mla__linear_bytes(&a->q_b) + mla__linear_bytes(&a->kv_a) + mla__linear_bytes(&a->kv_b) + mla__linear_bytes(&a->o) +
+                 mla__norm_bytes(&a->q_norm) + mla__norm_bytes(&a->kv_norm) + mla__mlp_bytes(&l->mlp);
+    if (m->indexer[layer] >= 0)
+        sum += mla__linear_bytes(&a->indexer.wq_b) + mla__linear_bytes(&a->indexer.wk) + mla__norm_bytes(&a->indexer.k_norm) +
+               mla__tensor_bytes(&a->indexer.weights_proj);
+    if (!l->moe.experts) return sum;
+    sum += mla__tensor_bytes(&l->moe.router) + mla__tensor_bytes(&l->moe.router_bias) + mla__mlp_bytes(&l->moe.shared);
+    for (int e = 0; e < E; e++) sum += share * mla__mlp_bytes(&l->moe.experts[e]);
+    return sum;
+}
+
+double mla_mtp_bytes(const mla_model *m, int depth, int n_tokens) {
+    const mla_mtp_weights *x = depth >= 0 && depth < m->c.num_nextn_predict_layers ? &m->mtp[depth] : NULL;
+    if (!x) return 0;
+    return mla__norm_bytes(&x->enorm) + mla__norm_bytes(&x->hnorm) + mla__norm_bytes(&x->norm) + mla__linear_bytes(&x->eh_proj) +
+           mla__tensor_bytes(&x->head) + mla__layer_bytes(m, m->c.num_hidden_layers + depth, n_tokens);
+}
+
+double mla_model_bytes(const mla_model *m, int n_tokens) {
+    const int tied = m->w.head.data == m->w.embed.data;
     double sum = mla__tensor_bytes(&m->w.head) + mla__norm_bytes(&m->w.norm);
     if (n_tokens <= 0 && !tied) sum += mla__tensor_bytes(&m->w.embed);
-    for (int i = 0; i < m->c.num_hidden_layers; i++) {
-        const mla_layer_weights *l = &m->layers[i];
-        const mla_attn_weights *a = &l->attn;
-        sum += mla__norm_bytes(&l->attn_norm) + mla__norm_bytes(&l->ffn_norm) + mla__norm_bytes(&l->ffn_out_norm) +
-               mla__linear_bytes(&a->q) + mla__linear_bytes(&a->q_a) +
-               mla__linear_bytes(&a->q_b) + mla__linear_bytes(&a->kv_a) + mla__linear_bytes(&a->kv_b) + mla__linear_bytes(&a->o) +
-               mla__norm_bytes(&a->q_norm) + mla__norm_bytes(&a->kv_norm) + mla__mlp_bytes(&l->mlp);
-        if (m->indexer[i] >= 0)
-            sum += mla__linear_bytes(&a->indexer.wq_b) + mla__linear_bytes(&a->indexer.wk) + mla__norm_bytes(&a->indexer.k_norm) +
-                   mla__tensor_bytes(&a->indexer.weights_proj);
-        if (!l->moe.experts) continue;
-        sum += mla__tensor_bytes(&l->moe.router) + mla__tensor_bytes(&l->moe.router_bias) + mla__mlp_bytes(&l->moe.shared);
-        for (int e = 0; e < E; e++) sum += share * mla__mlp_bytes(&l->moe.experts[e]);
+    for (int i = 0; i < m->c.num_hidden_layers; i++) sum += mla__layer_bytes(m, i, n_tokens);
+    for (int i = 0; i < m->c.num_nextn_predict_layers && n_tokens <= 0; i++) { /* what is the model's own has been counted */
+        const mla_mtp_weights *x = &m->mtp[i];
+        sum += mla_mtp_bytes(m, i, 0) - (x->head.data == m->w.head.data ? mla__tensor_bytes(&x->head) : 0);
+        if (x->embed.data != m->w.embed.data && x->embed.data != x->head.data) sum += mla__tensor_bytes(&x->embed);
     }
     return sum;
 }
@@ -3020,6 +3087,7 @@ struct mla_cache {
     mla_dtype dtype, index_dtype;
     mla_pool *pool;
     int *indexer; /* [n_layers], as the model has it */
+    int *ahead, n_ahead; /* [num_nextn_predict_layers]: positions for which each of these layers has its rows */
     int *table, n_pages; /* pages held, page p has rows 64p and up; they may reach beyond length while a call is under way */
     int had_pages, copied; /* to take the last reservation back: pages held before, and the shared page that was copied, or -1 */
     unsigned char *rows; /* contiguous: [n_layers, capacity, width] */
@@ -3061,12 +3129,12 @@ static mla_pool *mla__pool_layout(const mla_model *m, int n_pages, mla_dtype dty
     mla_pool *p = (mla_pool *)mla__begin(&a, memory, sizeof *p);
     const int width = m->c.kv_lora_rank + m->c.qk_rope_head_dim, index_width = mla__index_width(m);
     int *refs = MLA__TAKE(&a, int, n_pages), *free_pages = MLA__TAKE(&a, int, n_pages);
-    const double page_bytes = MLA_PAGE * (m->c.num_hidden_layers * (double)mla__bytes(dtype, width) + m->n_indexers * (double)mla__bytes(index_dtype, index_width));
+    const double page_bytes = MLA_PAGE * (mla__all_layers(&m->c) * (double)mla__bytes(dtype, width) + m->n_indexers * (double)mla__bytes(index_dtype, index_width));
     unsigned char *rows = MLA__TAKE(&a, unsigned char, n_pages * page_bytes);
     *bytes = mla__total(&a);
     if (p) {
         memset(p, 0, sizeof *p);
-        p->n_pages = p->n_free = n_pages, p->n_layers = m->c.num_hidden_layers, p->width = width, p->dtype = dtype;
+        p->n_pages = p->n_free = n_pages, p->n_layers = mla__all_layers(&m->c), p->width = width, p->dtype = dtype;
         p->n_indexers = m->n_indexers, p->index_width = index_width, p->index_dtype = index_dtype;
         p->refs = refs, p->free_pages = free_pages, p->rows = rows, p->page_bytes = (mla__sz)page_bytes;
         for (int i = 0; i < n_pages; i++) refs[i] = 0, free_pages[i] = n_pages - 1 - i;
@@ -3130,15 +3198,19 @@ static mla_result mla__reserve(mla_cache *k, int n, const char *who, mla_error *
     k->had_pages = k->n_pages, k->copied = -1;
     if (!p) return MLA_OK;
     const int first = k->length / MLA_PAGE, pages = mla__pages((int64_t)k->length + n);
-    const int copy = k->length % MLA_PAGE && p->refs[k->table[first]] > 1, fresh = pages > k->n_pages ? pages - k->n_pages : 0;
-    if (fresh + copy > p->n_free)
-        return mla__fail(err, MLA_ERR_FULL, "%s: %d pages needed, the pool has %d free", who, fresh + copy, p->n_free);
-    if (copy) {
-        const int to = p->free_pages[--p->n_free], from = k->table[first];
+    int copies = 0, fresh = pages > k->n_pages ? pages - k->n_pages : 0;
+    for (int i = first; i < k->n_pages; i++) copies += p->refs[k->table[i]] > 1; /* one at most, unless rows are written again */
+    if (fresh + copies > p->n_free)
+        return mla__fail(err, MLA_ERR_FULL, "%s: %d pages needed, the pool has %d free", who, fresh + copies, p->n_free);
+    for (int i = first; i < k->had_pages && copies > 0; i++) {
+        const int from = k->table[i];
+        if (p->refs[from] == 1) continue;
+        const int to = p->free_pages[--p->n_free];
         memcpy(p->rows + to * p->page_bytes, p->rows + from * p->page_bytes, (size_t)p->page_bytes);
         p->refs[to] = 1;
         mla__page_drop(p, from); /* others hold it still */
-        k->table[first] = to, k->copied = from;
+        k->table[i] = to;
+        if (i == first) k->copied = from;
     }
     while (k->n_pages < pages) {
         const int page = p->free_pages[--p->n_free];
@@ -3168,15 +3240,18 @@ static mla_cache *mla__cache_layout(const mla_model *m, const mla_cache_desc *d,
     const int index_width = mla__index_width(m);
     const mla_dtype dtype = d->pool ? d->pool->dtype : d->dtype, index_dtype = d->pool ? d->pool->index_dtype : d->index_dtype;
     const double rows_own = d->pool ? 0 : d->capacity;
-    int *table = MLA__TAKE(&a, int, d->pool ? (double)d->capacity / MLA_PAGE + 1 : 0), *indexer = MLA__TAKE(&a, int, m->c.num_hidden_layers);
-    unsigned char *rows = MLA__TAKE(&a, unsigned char, rows_own * m->c.num_hidden_layers * (double)mla__bytes(dtype, width));
+    int *table = MLA__TAKE(&a, int, d->pool ? (double)d->capacity / MLA_PAGE + 1 : 0), *indexer = MLA__TAKE(&a, int, mla__all_layers(&m->c));
+    int *ahead = MLA__TAKE(&a, int, m->c.num_nextn_predict_layers);
+    unsigned char *rows = MLA__TAKE(&a, unsigned char, rows_own * mla__all_layers(&m->c) * (double)mla__bytes(dtype, width));
     unsigned char *index_rows = MLA__TAKE(&a, unsigned char, rows_own * m->n_indexers * (double)mla__bytes(index_dtype, index_width));
     *bytes = mla__total(&a);
     if (k) {
         memset(k, 0, sizeof *k);
-        k->n_layers = m->c.num_hidden_layers, k->width = width, k->capacity = d->capacity, k->dtype = dtype;
+        k->n_layers = mla__all_layers(&m->c), k->width = width, k->capacity = d->capacity, k->dtype = dtype;
         k->pool = d->pool, k->table = table, k->rows = rows, k->index_rows = index_rows, k->indexer = indexer;
         k->n_indexers = m->n_indexers, k->index_width = index_width, k->index_dtype = index_dtype;
+        k->ahead = ahead, k->n_ahead = m->c.num_nextn_predict_layers;
+        for (int i = 0; i < k->n_ahead; i++) ahead[i] = 0;
         memcpy(indexer, m->indexer, (size_t)k->n_layers * sizeof *indexer);
     }
     return k;
@@ -3185,9 +3260,9 @@ static mla_result mla__cache_check(const mla_model *m, const mla_cache_desc *d, 
     if (!m || !d) return mla__fail(err, MLA_ERR_ARGUMENT, "cache: %s is NULL", m ? "desc" : "model");
     if (m->c.num_attention_heads == 0) return mla__fail(err, MLA_ERR_ARGUMENT, "cache: the model has no attention (num_attention_heads is 0)");
     if (d->capacity < 1) return mla__fail(err, MLA_ERR_ARGUMENT, "cache.capacity: %d, must be at least 1", d->capacity);
-    if (d->pool && (d->pool->n_layers != m->c.num_hidden_layers || d->pool->width != m->c.kv_lora_rank + m->c.qk_rope_head_dim))
+    if (d->pool && (d->pool->n_layers != mla__all_layers(&m->c) || d->pool->width != m->c.kv_lora_rank + m->c.qk_rope_head_dim))
         return mla__fail(err, MLA_ERR_ARGUMENT, "cache.pool: made for %d layers of width %d, the model has %d of %d", d->pool->n_layers,
-                         d->pool->width, m->c.num_hidden_layers, m->c.kv_lora_rank + m->c.qk_rope_head_dim);
+                         d->pool->width, mla__all_layers(&m->c), m->c.kv_lora_rank + m->c.qk_rope_head_dim);
     if (d->pool && (d->pool->n_indexers != m->n_indexers || d->pool->index_width != mla__index_width(m)))
         return mla__fail(err, MLA_ERR_ARGUMENT, "cache.pool: made for %d indexers with keys of %d, the model has %d of %d", d->pool->n_indexers,
                          d->pool->index_width, m->n_indexers, mla__index_width(m));
@@ -3238,6 +3313,7 @@ mla_result mla_cache_truncate(mla_cache *k, int length, mla_error *err) {
     if (!k) return mla__fail(err, MLA_ERR_ARGUMENT, "mla_cache_truncate: cache is NULL");
     if (length < 0 || length > k->length) return mla__fail(err, MLA_ERR_ARGUMENT, "mla_cache_truncate: length %d, the cache holds %d", length, k->length);
     k->length = length;
+    for (int i = 0; i < k->n_ahead; i++) k->ahead[i] = k->ahead[i] < length ? k->ahead[i] : length;
     mla__trim(k, mla__pages(length));
     return MLA_OK;
 }
@@ -3247,7 +3323,7 @@ mla_result mla_cache_fork(mla_cache *dst, const mla_cache *src, mla_error *err) 
     mla_result r;
     if (!dst || !src) return mla__fail(err, MLA_ERR_ARGUMENT, "mla_cache_fork: %s is NULL", dst ? "src" : "dst");
     if (dst == src) return MLA_OK;
-    if (dst->n_layers != src->n_layers || dst->width != src->width || dst->dtype != src->dtype)
+    if (dst->n_layers != src->n_layers || dst->n_ahead != src->n_ahead || dst->width != src->width || dst->dtype != src->dtype)
         return mla__fail(err, MLA_ERR_ARGUMENT, "mla_cache_fork: %d layers of width %d in %s cannot become %d of %d in %s", src->n_layers,
                          src->width, mla_dtype_name(src->dtype), dst->n_layers, dst->width, mla_dtype_name(dst->dtype));
     if (dst->index_width != src->index_width || memcmp(dst->indexer, src->indexer, (size_t)src->n_layers * sizeof *src->indexer) ||
@@ -3274,6 +3350,7 @@ mla_result mla_cache_fork(mla_cache *dst, const mla_cache *src, mla_error *err) 
             }
     }
     dst->length = src->length;
+    for (int i = 0; i < dst->n_ahead; i++) dst->ahead[i] = src->ahead[i];
     return MLA_OK;
 }
 
@@ -3288,6 +3365,7 @@ mla_result mla_cache_append(mla_cache *k, int n, const float *rows, mla_error *e
             mla__narrow(k->index_dtype, mla__index_row(k, l, k->length + u), rows + k->width, k->index_width);
             rows += k->index_width;
         }
+    for (int i = 0; i < k->n_ahead; i++) k->ahead[i] += k->ahead[i] == k->length ? n : 0;
     k->length += n;
     return MLA_OK;
 }
@@ -3296,6 +3374,9 @@ mla_result mla_cache_read(const mla_cache *k, int layer, int position, float *ro
     if (!k || !row) return mla__fail(err, MLA_ERR_ARGUMENT, "mla_cache_read: %s is NULL", k ? "row" : "cache");
     if (layer < 0 || layer >= k->n_layers) return mla__fail(err, MLA_ERR_ARGUMENT, "mla_cache_read: layer %d of %d", layer, k->n_layers);
     if (position < 0 || position >= k->length) return mla__fail(err, MLA_ERR_ARGUMENT, "mla_cache_read: position %d of %d", position, k->length);
+    const int depth = layer - (k->n_layers - k->n_ahead);
+    if (depth >= 0 && position >= k->ahead[depth])
+        return mla__fail(err, MLA_ERR_ARGUMENT, "mla_cache_read: position %d of layer %d, which mla_mtp_forward has run for %d", position, layer, k->ahead[depth]);
     for (int i = 0; i < k->width; i++) row[i] = mla__get(k->dtype, mla__row(k, layer, position), i);
     for (int i = 0; k->indexer[layer] >= 0 && i < k->index_width; i++)
         row[k->width + i] = mla__get(k->index_dtype, mla__index_row(k, layer, position), i);
@@ -3404,6 +3485,7 @@ struct mla_context {
     float *cos, *sin; /* [T, P/2] */
     float *x, *xn, *y; /* [T, D] */
     float *late;       /* [T, D], what experts gave and the next layer adds, if there are shortcuts */
+    float *pair;       /* [T, 2D], normed embedding and state, if there are layers of multi-token prediction */
     mla__job *jobs;
     mla__load *loads;
     mla__block *blocks;
@@ -3483,10 +3565,12 @@ static mla_context *mla__context_layout(const mla_model *m, const mla_context_de
     t.y = MLA__TAKE(&a, float, (double)T * c->hidden_size);
     for (int i = 0; i < c->num_hidden_layers; i++) shortcuts += mla__shortcut(&m->layers[i]);
     t.late = MLA__TAKE(&a, float, shortcuts ? (double)T * c->hidden_size : 0);
+    const int pair = c->num_nextn_predict_layers ? 2 * c->hidden_size : 0;
+    t.pair = MLA__TAKE(&a, float, (double)T * pair);
     t.jobs = MLA__TAKE(&a, mla__job, t.max_jobs);
     t.loads = MLA__TAKE(&a, mla__load, (double)t.max_jobs + T);
     t.blocks = MLA__TAKE(&a, mla__block, T);
-    const int widest = mla__max(mla__max(c->hidden_size, c->q_lora_rank), mla__max(H * V, inner)), packs = kernels.pack && m->dtypes & 1u << MLA_BF16;
+    const int widest = mla__max(mla__max(mla__max(c->hidden_size, pair), c->q_lora_rank), mla__max(H * V, inner)), packs = kernels.pack && m->dtypes & 1u << MLA_BF16;
     t.fp8 = d->fp8_activations && m->dtypes & 1u << MLA_E4M3;
     if (!d->exact && (packs || t.fp8 || m->dtypes & (1u << MLA_Q8 | 1u << MLA_Q4 | 1u << MLA_Q8X16 | 1u << MLA_Q4X16))) {
         /* packed for the experts, tokens come once for each of their experts, and in sixteens */
@@ -4406,17 +4490,16 @@ static void mla__attention(mla_context *c, int layer, int probs_layer, float *y,
     mla__jobs_run(c, c->jobs, 1);
 }
 
-/* Check the sequences of a call, count their tokens, set positions and angles, reserve room in the caches. */
-static mla_result mla__prepare(mla_context *c, const mla_sequence *seqs, int n_seqs, int *total) {
-    mla_result r = MLA_OK;
+/* Check the sequences of a call and count their tokens. */
+static mla_result mla__check_sequences(mla_context *c, const mla_sequence *seqs, int n_seqs, int *total) {
     int64_t T = 0;
-    int i, done;
+    int i;
     if (!seqs || n_seqs < 1) return mla__fail(&c->err, MLA_ERR_ARGUMENT, "n_sequences: %d, must be at least 1, with sequences not NULL", n_seqs);
     for (i = 0; i < n_seqs; i++) {
         const mla_cache *k = seqs[i].cache;
         if (!k) return mla__fail(&c->err, MLA_ERR_ARGUMENT, "sequences[%d].cache is NULL", i);
         if (seqs[i].n_tokens < 1) return mla__fail(&c->err, MLA_ERR_ARGUMENT, "sequences[%d].n_tokens: %d, must be at least 1", i, seqs[i].n_tokens);
-        if (k->n_layers != c->m->c.num_hidden_layers || k->width != c->m->c.kv_lora_rank + c->m->c.qk_rope_head_dim)
+        if (k->n_layers != mla__all_layers(&c->m->c) || k->n_ahead != c->m->c.num_nextn_predict_layers || k->width != c->m->c.kv_lora_rank + c->m->c.qk_rope_head_dim)
             return mla__fail(&c->err, MLA_ERR_ARGUMENT, "sequences[%d].cache: made for another model (%d layers of width %d)", i, k->n_layers, k->width);
         if (k->index_width != mla__index_width(c->m) || memcmp(k->indexer, c->m->indexer, (size_t)k->n_layers * sizeof *k->indexer))
             return mla__fail(&c->err, MLA_ERR_ARGUMENT, "sequences[%d].cache: made for another model (%d indexers with keys of %d)", i, k->n_indexers, k->index_width);
@@ -4426,6 +4509,14 @@ static mla_result mla__prepare(mla_context *c, const mla_sequence *seqs, int n_s
     for (i = 0; i < n_seqs; i++) seqs[i].cache->in_call = 0;
     for (i = 0; i < n_seqs; i++)
         if (seqs[i].cache->in_call++) return mla__fail(&c->err, MLA_ERR_ARGUMENT, "sequences[%d].cache stands twice in the call", i);
+    *total = (int)T;
+    return MLA_OK;
+}
+
+/* Reserve room in their caches, set positions and angles. */
+static mla_result mla__reserve_all(mla_context *c, const mla_sequence *seqs, int n_seqs, int T) {
+    mla_result r = MLA_OK;
+    int i, done;
     for (done = 0; done < n_seqs && r == MLA_OK; done++) {
         char who[32];
         snprintf(who, sizeof who, "sequences[%d]", done);
@@ -4437,9 +4528,12 @@ static mla_result mla__prepare(mla_context *c, const mla_sequence *seqs, int n_s
     }
     for (int t = i = 0; i < n_seqs; i++)
         for (int j = 0; j < seqs[i].n_tokens; j++) c->position[t++] = seqs[i].cache->length + j;
-    *total = (int)T;
-    mla__angles(c, *total);
+    mla__angles(c, T);
     return MLA_OK;
+}
+static mla_result mla__prepare(mla_context *c, const mla_sequence *seqs, int n_seqs, int *total) {
+    const mla_result r = mla__check_sequences(c, seqs, n_seqs, total);
+    return r == MLA_OK ? mla__reserve_all(c, seqs, n_seqs, *total) : r;
 }
 
 static void mla__advance(const mla_sequence *seqs, int n_seqs) {
@@ -4635,13 +4729,11 @@ static void mla__add(float *x, const float *y, float scale, mla__sz n) {
     for (mla__sz i = 0; i < n; i++) x[i] += scale * y[i];
 }
 
-/* What mla_model_forward needs and a partial model may lack. */
-static mla_result mla__complete(mla_context *c) {
+/* What a call on layers [begin, end) needs and a partial model may lack. */
+static mla_result mla__complete(mla_context *c, int begin, int end) {
     const mla_model *m = c->m;
     const int normed = m->c.block_norm.kind != MLA_NORM_NONE;
-    if (!m->w.embed.data) return mla__fail(&c->err, MLA_ERR_WEIGHTS, "weights.embed: missing");
-    if (normed && !m->w.norm.weight.data) return mla__fail(&c->err, MLA_ERR_WEIGHTS, "weights.norm.weight: missing");
-    for (int i = 0; i < m->c.num_hidden_layers; i++) {
+    for (int i = begin; i < end; i++) {
         const mla_layer_weights *l = &m->layers[i];
         const char *lack = !mla__has_attn(&l->attn)                    ? "attn"
                            : !mla__has_ffn(l)                          ? "mlp (or moe)"
@@ -4653,6 +4745,61 @@ static mla_result mla__complete(mla_context *c) {
     return MLA_OK;
 }
 
+static mla_result mla__bad_token(mla_context *c, const int *tokens, int T) {
+    for (int t = 0; t < T; t++)
+        if (tokens[t] < 0 || tokens[t] >= c->m->c.vocab_size)
+            return mla__fail(&c->err, MLA_ERR_ARGUMENT, "tokens[%d]: %d, vocab_size is %d", t, tokens[t], c->m->c.vocab_size);
+    return MLA_OK;
+}
+
+/* x [T, D] */
+static void mla__embed(mla_context *c, const mla_tensor *e, const int *tokens, int T) {
+    const mla_config *f = &c->m->c;
+    const int D = f->hidden_size;
+    for (int t = 0; t < T; t++)
+        for (int i = 0; i < D; i++) {
+            const float scale = mla__scaled(e) ? mla__scale(e, tokens[t], i) * f->embed_scale : f->embed_scale;
+            c->x[t * (mla__sz)D + i] = mla__get(e->dtype, e->data, tokens[t] * (mla__sz)D + i) * scale;
+        }
+}
+
+/* x [T, D] through the block of layer i. */
+static void mla__layer(mla_context *c, int i, int probs_layer, const mla_sequence *seqs, int n_seqs, int T, int64_t *counts) {
+    const mla_config *f = &c->m->c;
+    const mla_layer_weights *l = &c->m->layers[i];
+    const int shortcut = mla__shortcut(l);
+    const mla__sz n = T * (mla__sz)f->hidden_size;
+    mla_routing routing;
+    memset(&routing, 0, sizeof routing);
+    routing.counts = counts;
+    mla__norm_rows(c, c->xn, c->x, T, &l->attn_norm);
+    mla__attention(c, i, probs_layer, c->y, c->xn, seqs, n_seqs, T);
+    mla__add(c->x, c->y, f->residual_scale, n);
+    mla__norm_rows(c, c->xn, c->x, T, &l->ffn_norm);
+    mla__ffn(c, i, l->moe.experts && !shortcut, c->y, c->xn, T, &routing);
+    if (l->ffn_out_norm.weight.data) mla__norm_rows(c, c->y, c->y, T, &l->ffn_out_norm);
+    mla__add(c->x, c->y, f->residual_scale, n);
+    if (i > 0 && mla__shortcut(l - 1)) mla__add(c->x, c->late, f->residual_scale, n);
+    if (shortcut) mla__ffn(c, i, 1, c->late, c->xn, T, &routing);
+}
+
+/* Logits, as out wants them, of xn [T, D], which is used up. */
+static void mla__logits(mla_context *c, const mla_tensor *head_weights, const mla_sequence *seqs, int n_seqs, int T, const mla_outputs *out) {
+    const mla_config *f = &c->m->c;
+    const int D = f->hidden_size;
+    mla_linear head;
+    memset(&head, 0, sizeof head);
+    head.weight = *head_weights;
+    for (int s = 0, t = 0; s < n_seqs && !out->all_logits; s++) { /* last rows move to the front */
+        t += seqs[s].n_tokens;
+        memmove(c->xn + s * (mla__sz)D, c->xn + (t - 1) * (mla__sz)D, (size_t)D * sizeof *c->xn);
+    }
+    const int n = out->all_logits ? T : n_seqs;
+    for (mla__sz i = 0; f->logits_scale != 1 && i < n * (mla__sz)D; i++) c->xn[i] *= f->logits_scale;
+    c->jobs[0] = mla__job_of(out->logits, f->vocab_size, c->xn, D, n, &head);
+    mla__jobs_run(c, c->jobs, 1);
+}
+
 mla_result mla_model_forward(mla_context *c, const mla_sequence *seqs, int n_seqs, const int *tokens, const mla_outputs *out) {
     mla_result r;
     int T;
@@ -4661,51 +4808,81 @@ mla_result mla_model_forward(mla_context *c, const mla_sequence *seqs, int n_seq
     const mla_config *f = &m->c;
     const int D = f->hidden_size, L = f->num_hidden_layers;
     if (!tokens) return mla__fail(&c->err, MLA_ERR_ARGUMENT, "mla_model_forward: tokens is NULL");
-    if ((r = mla__complete(c)) != MLA_OK || (r = mla__prepare(c, seqs, n_seqs, &T)) != MLA_OK) return r;
-    for (int t = 0; t < T; t++)
-        if (tokens[t] < 0 || tokens[t] >= f->vocab_size) {
-            for (int s = n_seqs - 1; s >= 0; s--) mla__unreserve(seqs[s].cache);
-            return mla__fail(&c->err, MLA_ERR_ARGUMENT, "tokens[%d]: %d, vocab_size is %d", t, tokens[t], f->vocab_size);
-        }
-    for (int t = 0; t < T; t++)
-        for (int i = 0; i < D; i++) {
-            const mla_tensor *e = &m->w.embed;
-            const float scale = mla__scaled(e) ? mla__scale(e, tokens[t], i) * f->embed_scale : f->embed_scale;
-            c->x[t * (mla__sz)D + i] = mla__get(e->dtype, e->data, tokens[t] * (mla__sz)D + i) * scale;
-        }
+    if (!m->w.embed.data) return mla__fail(&c->err, MLA_ERR_WEIGHTS, "weights.embed: missing");
+    if (f->block_norm.kind != MLA_NORM_NONE && !m->w.norm.weight.data) return mla__fail(&c->err, MLA_ERR_WEIGHTS, "weights.norm.weight: missing");
+    if ((r = mla__complete(c, 0, L)) != MLA_OK || (r = mla__prepare(c, seqs, n_seqs, &T)) != MLA_OK) return r;
+    if ((r = mla__bad_token(c, tokens, T)) != MLA_OK) {
+        for (int s = n_seqs - 1; s >= 0; s--) mla__unreserve(seqs[s].cache);
+        return r;
+    }
+    mla__embed(c, &m->w.embed, tokens, T);
     for (int i = 0; i < L; i++) {
-        const mla_layer_weights *l = &m->layers[i];
-        const int shortcut = mla__shortcut(l);
-        mla_routing routing;
-        memset(&routing, 0, sizeof routing);
-        if (out && out->expert_counts && l->moe.experts) routing.counts = out->expert_counts + i * (mla__sz)mla__choices(f);
+        int64_t *counts = out && out->expert_counts && m->layers[i].moe.experts ? out->expert_counts + i * (mla__sz)mla__choices(f) : NULL;
         if (out && out->hidden && out->hidden[i]) memcpy(out->hidden[i], c->x, (size_t)T * (size_t)D * sizeof *c->x);
-        mla__norm_rows(c, c->xn, c->x, T, &l->attn_norm);
-        mla__attention(c, i, i, c->y, c->xn, seqs, n_seqs, T);
-        mla__add(c->x, c->y, f->residual_scale, T * (mla__sz)D);
-        mla__norm_rows(c, c->xn, c->x, T, &l->ffn_norm);
-        mla__ffn(c, i, l->moe.experts && !shortcut, c->y, c->xn, T, &routing);
-        if (l->ffn_out_norm.weight.data) mla__norm_rows(c, c->y, c->y, T, &l->ffn_out_norm);
-        mla__add(c->x, c->y, f->residual_scale, T * (mla__sz)D);
-        if (i > 0 && mla__shortcut(l - 1)) mla__add(c->x, c->late, f->residual_scale, T * (mla__sz)D);
-        if (shortcut) mla__ffn(c, i, 1, c->late, c->xn, T, &routing);
+        mla__layer(c, i, i, seqs, n_seqs, T, counts);
     }
     mla__advance(seqs, n_seqs);
     mla__norm_rows(c, c->xn, c->x, T, &m->w.norm);
     if (out && out->hidden && out->hidden[L]) memcpy(out->hidden[L], c->xn, (size_t)T * (size_t)D * sizeof *c->xn);
-    if (out && out->logits) {
-        mla_linear head;
-        memset(&head, 0, sizeof head);
-        head.weight = m->w.head;
-        for (int s = 0, t = 0; s < n_seqs && !out->all_logits; s++) { /* last rows move to the front */
-            t += seqs[s].n_tokens;
-            memmove(c->xn + s * (mla__sz)D, c->xn + (t - 1) * (mla__sz)D, (size_t)D * sizeof *c->xn);
-        }
-        const int n = out->all_logits ? T : n_seqs;
-        for (mla__sz i = 0; f->logits_scale != 1 && i < n * (mla__sz)D; i++) c->xn[i] *= f->logits_scale;
-        c->jobs[0] = mla__job_of(out->logits, f->vocab_size, c->xn, D, n, &head);
-        mla__jobs_run(c, c->jobs, 1);
+    if (out && out->logits) mla__logits(c, &m->w.head, seqs, n_seqs, T, out);
+    return MLA_OK;
+}
+
+/* A call on positions that the caches hold: for its time they end before these. Sequences have been checked. */
+static void mla__step_back(const mla_sequence *seqs, int n_seqs) {
+    for (int s = 0; s < n_seqs; s++) seqs[s].cache->length -= seqs[s].n_tokens;
+}
+
+mla_result mla_mtp_forward(mla_context *c, int depth, const mla_sequence *seqs, int n_seqs, const int *tokens, const float *hidden,
+                           const mla_outputs *out) {
+    mla_result r;
+    int T = 0;
+    if (!c) return MLA_ERR_ARGUMENT;
+    const mla_model *m = c->m;
+    const mla_config *f = &m->c;
+    const int D = f->hidden_size, layer = f->num_hidden_layers + depth, normed = f->block_norm.kind != MLA_NORM_NONE;
+    if (!tokens || !hidden) return mla__fail(&c->err, MLA_ERR_ARGUMENT, "mla_mtp_forward: %s is NULL", tokens ? "hidden" : "tokens");
+    if (depth < 0 || depth >= f->num_nextn_predict_layers)
+        return mla__fail(&c->err, MLA_ERR_ARGUMENT, "mla_mtp_forward: depth %d, num_nextn_predict_layers is %d", depth, f->num_nextn_predict_layers);
+    const mla_mtp_weights *x = &m->mtp[depth];
+    const char *lack = !x->eh_proj.weight.data             ? "eh_proj"
+                       : !x->embed.data                    ? "embed"
+                       : normed && !x->enorm.weight.data   ? "enorm.weight"
+                       : normed && !x->hnorm.weight.data   ? "hnorm.weight"
+                       : normed && !x->norm.weight.data    ? "norm.weight"
+                                                           : NULL;
+    if (lack) return mla__fail(&c->err, MLA_ERR_WEIGHTS, "weights.mtp[%d].%s: missing", depth, lack);
+    if ((r = mla__complete(c, layer, layer + 1)) != MLA_OK || (r = mla__check_sequences(c, seqs, n_seqs, &T)) != MLA_OK) return r;
+    for (int s = 0; s < n_seqs; s++) {
+        const mla_cache *k = seqs[s].cache;
+        if (seqs[s].n_tokens > k->length)
+            return mla__fail(&c->err, MLA_ERR_ARGUMENT, "sequences[%d].n_tokens: %d, the cache holds %d", s, seqs[s].n_tokens, k->length);
+        if (k->ahead[depth] < k->length - seqs[s].n_tokens)
+            return mla__fail(&c->err, MLA_ERR_ARGUMENT, "sequences[%d].n_tokens: %d, but depth %d has run for %d of the %d positions before these", s,
+                             seqs[s].n_tokens, depth, k->ahead[depth], k->length - seqs[s].n_tokens);
     }
+    if ((r = mla__bad_token(c, tokens, T)) != MLA_OK) return r;
+    mla__step_back(seqs, n_seqs);
+    if ((r = mla__reserve_all(c, seqs, n_seqs, T)) != MLA_OK) {
+        mla__advance(seqs, n_seqs);
+        return r;
+    }
+    mla__embed(c, &x->embed, tokens, T);
+    mla__norm_rows(c, c->xn, c->x, T, &x->enorm);
+    mla__norm_rows(c, c->y, hidden, T, &x->hnorm);
+    for (int t = 0; t < T; t++) {
+        memcpy(c->pair + 2 * t * (mla__sz)D, c->xn + t * (mla__sz)D, (size_t)D * sizeof *c->xn);
+        memcpy(c->pair + (2 * t + 1) * (mla__sz)D, c->y + t * (mla__sz)D, (size_t)D * sizeof *c->y);
+    }
+    c->jobs[0] = mla__job_of(c->x, D, c->pair, 2 * D, T, &x->eh_proj);
+    mla__jobs_run(c, c->jobs, 1);
+    if (out && out->hidden && out->hidden[0]) memcpy(out->hidden[0], c->x, (size_t)T * (size_t)D * sizeof *c->x);
+    mla__layer(c, layer, 0, seqs, n_seqs, T, out && m->layers[layer].moe.experts ? out->expert_counts : NULL);
+    mla__advance(seqs, n_seqs);
+    for (int s = 0; s < n_seqs; s++) seqs[s].cache->ahead[depth] = seqs[s].cache->length;
+    mla__norm_rows(c, c->xn, c->x, T, &x->norm);
+    if (out && out->hidden && out->hidden[1]) memcpy(out->hidden[1], c->xn, (size_t)T * (size_t)D * sizeof *c->xn);
+    if (out && out->logits) mla__logits(c, &x->head, seqs, n_seqs, T, out);
     return MLA_OK;
 }
 

@@ -100,6 +100,7 @@ typedef struct checkpoint {
     size_t n_files;
     mla_layer_weights *layers;
     mla_mlp_weights *experts;
+    mla_mtp_weights *mtp;
     float *rope_factors;
     char *indexers; /* [num_hidden_layers]: config.json says which layers have one; NULL: it does not */
     void *memory, *int4; /* of weights that are no longer used where they lie in the files: by quantize.h, as Q4 */
@@ -108,6 +109,9 @@ typedef struct checkpoint {
 /* Reads DIR/config.json, DIR/generation_config.json if there, and DIR/model.safetensors or else DIR/model.safetensors.index.json
    with its shards. Every tensor's name, shape and dtype is checked. */
 CHECKPOINT_API mla_result checkpoint_open(checkpoint **out, const char *dir, mla_error *err);
+/* The same with the layers for multi-token prediction that config.json counts (num_nextn_predict_layers), if it does; else they are
+   passed over, for they make a model and its caches larger. An embedding or head of theirs that repeats the model's is left out. */
+CHECKPOINT_API mla_result checkpoint_open_mtp(checkpoint **out, const char *dir, mla_error *err);
 CHECKPOINT_API void checkpoint_close(checkpoint *c);
 
 #ifdef __cplusplus
@@ -1011,6 +1015,7 @@ typedef struct ck__plan {
     int index_freq, index_offset; /* layer i has an indexer if max(i - offset + 1, 0) is a multiple of freq, unless the checkpoint has a list */
     const char *root; /* what the names of all tensors begin with */
     int nested;       /* config.json has this model as text_config, and the files may have others beside it */
+    int mtp;          /* layers of multi-token prediction are wanted */
 } ck__plan;
 
 /* Layer i of ours in the numbering of the files. */
@@ -1024,6 +1029,7 @@ static int ck__is_moe(const mla_config *m, const ck__plan *plan, int layer) {
 static int ck__has_indexer(const checkpoint *c, const ck__plan *plan, int layer) {
     const int64_t i = (int64_t)layer - plan->index_offset + 1;
     if (!(plan->family->has & CK__INDEXER)) return 0;
+    if (layer >= c->config.num_hidden_layers) return 1; /* for multi-token prediction: no layer before it is run in the same call */
     return c->indexers ? c->indexers[layer] : (i > 0 ? i : 0) % plan->index_freq == 0;
 }
 
@@ -1291,6 +1297,8 @@ static mla_result ck__read_config(checkpoint *c, ck__plan *plan, const json_valu
     m->vocab_size = ck__int(r, "vocab_size", 1, INT_MAX, ck__required);
     m->hidden_size = ck__int(r, "hidden_size", 1, INT_MAX, ck__required);
     m->num_hidden_layers = per_layer * ck__int(r, keys->layers, 1, INT_MAX / per_layer, ck__required);
+    if (plan->mtp && !(plan->family->has & CK__SHORTCUT)) /* whose layer is another */
+        m->num_nextn_predict_layers = ck__int(r, "num_nextn_predict_layers", 0, INT_MAX - m->num_hidden_layers, 0);
     m->intermediate_size = ck__int(r, keys->intermediate_size, 1, INT_MAX, ck__required);
     m->num_attention_heads = ck__int(r, "num_attention_heads", 1, INT_MAX, ck__required);
     m->q_lora_rank = ck__int(r, "q_lora_rank", 0, INT_MAX, 0);
@@ -1745,6 +1753,30 @@ static void ck__bind_layer(ck__binder *b, const checkpoint *c, int i, mla_mlp_we
     if (twin || !moe) w->mlp = ck__bind_mlp(b, name, m->intermediate_size, m->hidden_size);
 }
 
+/* An embedding or head of the layer's own: absent without, or if it repeats the model's. */
+static mla_tensor ck__bind_own(ck__binder *b, const mla_config *m, const char *prefix, const char *name, const mla_tensor *models) {
+    mla_tensor t;
+    char full[160];
+    memset(&t, 0, sizeof t);
+    snprintf(full, sizeof full, "%s%s%s", b->plan->root, prefix, name);
+    const ck__entry *e = b->rc ? NULL : ck__lookup(b->table, full);
+    if (e) t = ck__bind(b, prefix, name, 2, 1, m->vocab_size, m->hidden_size, 0);
+    if (t.data && t.dtype == models->dtype && !memcmp(t.data, models->data, e->tensor->bytes)) memset(&t, 0, sizeof t);
+    return t;
+}
+
+static void ck__bind_mtp(ck__binder *b, const mla_config *m, const mla_weights *model, int depth, mla_mtp_weights *w) {
+    const int64_t D = m->hidden_size;
+    char layer[64];
+    snprintf(layer, sizeof layer, "model.layers.%d.", m->num_hidden_layers + depth);
+    w->enorm = ck__bind_norm(b, layer, "enorm", D);
+    w->hnorm = ck__bind_norm(b, layer, "hnorm", D);
+    w->eh_proj = ck__bind_linear(b, layer, "eh_proj", D, 2 * D, 0);
+    w->norm = ck__bind_norm(b, layer, "shared_head.norm", D);
+    w->embed = ck__bind_own(b, m, layer, "embed_tokens.weight", &model->embed);
+    w->head = ck__bind_own(b, m, layer, "shared_head.head.weight", model->head.data ? &model->head : &model->embed);
+}
+
 /* The number after part in name, -1 without. */
 static int ck__number_after(const char *name, const char *part) {
     const char *at = strstr(name, part);
@@ -1753,8 +1785,8 @@ static int ck__number_after(const char *name, const char *part) {
 }
 
 /* Tensors that may be there and are not used: those of other models beside a nested one, rope tables of old transformers, weights
-   of experts that have none, which transformers 5 writes all the same, and layers of multi-token prediction, which stand behind
-   the last one and have an eh_proj (without it, num_hidden_layers is wrong), or under mtp. */
+   of experts that have none, which transformers 5 writes all the same, and layers of multi-token prediction that are not wanted,
+   which stand behind the last one and have an eh_proj (without it, num_hidden_layers is wrong), or under mtp. */
 static int ck__is_extra(const ck__table *t, const ck__plan *plan, const char *name, const mla_config *c) {
     static const char layers[] = "model.layers.", mtp[] = "model.mtp.", rope[] = "rotary_emb.inv_freq";
     const size_t n = strlen(name), k = sizeof rope - 1, root = strlen(plan->root);
@@ -1765,7 +1797,7 @@ static int ck__is_extra(const ck__table *t, const ck__plan *plan, const char *na
     if (n >= k && !strcmp(name + n - k, rope)) return 1;
     if (ours && plan->family->has & CK__SHORTCUT && !strncmp(name + root, mtp, sizeof mtp - 1)) return 1;
     if (layer < 0) return 0;
-    if (layer < ck__in_file(plan, c->num_hidden_layers))
+    if (layer < ck__in_file(plan, c->num_hidden_layers + c->num_nextn_predict_layers))
         return expert >= c->n_routed_experts && expert < c->n_routed_experts + c->zero_expert_num;
     char eh_proj[96];
     snprintf(eh_proj, sizeof eh_proj, "%s%s%d.eh_proj.weight", plan->root, layers, layer);
@@ -1774,7 +1806,7 @@ static int ck__is_extra(const ck__table *t, const ck__plan *plan, const char *na
 
 static mla_result ck__bind_model(checkpoint *c, const ck__plan *plan, const ck__table *table, mla_error *err) {
     const mla_config *m = &c->config;
-    const int64_t L = m->num_hidden_layers;
+    const int64_t M = m->num_nextn_predict_layers, L = m->num_hidden_layers + M;
     const size_t n_extra = table->count + 1; /* no count of layers or experts that the files can satisfy reaches this */
     size_t n_experts = 0, n_apart = 0;
     ck__binder binder, *b = &binder;
@@ -1786,8 +1818,8 @@ static mla_result ck__bind_model(checkpoint *c, const ck__plan *plan, const ck__
 
     /* Counts first: a hostile one must not make us allocate. */
     if ((uint64_t)L >= n_extra)
-        return ck__fail(err, MLA_ERR_WEIGHTS, "%s: only %zu tensors, but config.json: num_hidden_layers is %lld", table->source,
-                        table->count, (long long)L);
+        return ck__fail(err, MLA_ERR_WEIGHTS, "%s: only %zu tensors, but config.json: num_hidden_layers is %d%s", table->source,
+                        table->count, m->num_hidden_layers, M ? ", and num_nextn_predict_layers not 0" : "");
     for (int i = 0; i < L; i++) {
         if (!ck__is_moe(m, plan, i)) continue;
         snprintf(name, sizeof name, "%smodel.layers.%d.%s", plan->root, ck__in_file(plan, i), ck__fused);
@@ -1800,12 +1832,14 @@ static mla_result ck__bind_model(checkpoint *c, const ck__plan *plan, const ck__
     }
     c->layers = (mla_layer_weights *)calloc((size_t)L, sizeof *c->layers);
     c->experts = (mla_mlp_weights *)calloc(n_experts + 1, sizeof *c->experts);
-    if (!c->layers || !c->experts) return ck__no_memory(err, table->source);
+    c->mtp = (mla_mtp_weights *)calloc((size_t)M + 1, sizeof *c->mtp);
+    if (!c->layers || !c->experts || !c->mtp) return ck__no_memory(err, table->source);
 
     if (plan->quantized == CK__INT4 && ck__int4_memory(c, b) != MLA_OK) return MLA_ERR_MEMORY;
 
     n_experts = 0;
     c->weights.layers = c->layers;
+    c->weights.mtp = c->mtp;
     c->weights.embed = ck__bind(b, "", "model.embed_tokens.weight", 2, 1, m->vocab_size, m->hidden_size, 0);
     c->weights.norm = ck__bind_norm(b, "", "model.norm", m->hidden_size);
     if (!plan->tied) c->weights.head = ck__bind(b, "", "lm_head.weight", 2, 1, m->vocab_size, m->hidden_size, 0);
@@ -1813,6 +1847,7 @@ static mla_result ck__bind_model(checkpoint *c, const ck__plan *plan, const ck__
         ck__bind_layer(b, c, i, c->experts + n_experts, &c->layers[i]);
         if (ck__is_moe(m, plan, i)) n_experts += (size_t)m->n_routed_experts;
     }
+    for (int i = 0; i < M && !b->rc; i++) ck__bind_mtp(b, m, &c->weights, i, &c->mtp[i]);
     if (b->rc) return b->rc;
     if (plan->quantized && !b->n_quantized)
         return ck__fail(err, MLA_ERR_WEIGHTS, "%s: nothing is %s, but config.json has a quantization_config", table->source,
@@ -1838,12 +1873,13 @@ static mla_result ck__bind_model(checkpoint *c, const ck__plan *plan, const ck__
 
 /* ---- >>open ---------------------------------------------------------------------------------------------------------- */
 
-static mla_result ck__open(checkpoint *c, const char *dir, ck__table *table, mla_error *err) {
+static mla_result ck__open(checkpoint *c, const char *dir, int mtp, ck__table *table, mla_error *err) {
     ck__plan plan;
     json_value *json = NULL;
     int missing = 0;
     mla_result rc = ck__read_json(&json, dir, "config.json", MLA_ERR_CONFIG, NULL, err);
     memset(&plan, 0, sizeof plan);
+    plan.mtp = mtp;
     if (!rc) rc = ck__read_config(c, &plan, json, err);
     json_free(json);
     if (rc) return rc;
@@ -1862,7 +1898,7 @@ static mla_result ck__open(checkpoint *c, const char *dir, ck__table *table, mla
     return rc;
 }
 
-mla_result checkpoint_open(checkpoint **out, const char *dir, mla_error *err) {
+static mla_result ck__create(checkpoint **out, const char *dir, int mtp, mla_error *err) {
     ck__table table;
     mla_error scratch; /* a file that may be missing leaves a message that nobody shall see */
     if (out) *out = NULL;
@@ -1870,7 +1906,7 @@ mla_result checkpoint_open(checkpoint **out, const char *dir, mla_error *err) {
     checkpoint *c = (checkpoint *)calloc(1, sizeof *c);
     if (!c) return ck__no_memory(err, "checkpoint_open");
     memset(&table, 0, sizeof table);
-    mla_result rc = ck__open(c, dir, &table, &scratch);
+    mla_result rc = ck__open(c, dir, mtp, &table, &scratch);
     free(table.entries);
     if (rc && err) *err = scratch;
     if (rc) checkpoint_close(c);
@@ -1878,12 +1914,16 @@ mla_result checkpoint_open(checkpoint **out, const char *dir, mla_error *err) {
     return rc;
 }
 
+mla_result checkpoint_open(checkpoint **out, const char *dir, mla_error *err) { return ck__create(out, dir, 0, err); }
+mla_result checkpoint_open_mtp(checkpoint **out, const char *dir, mla_error *err) { return ck__create(out, dir, 1, err); }
+
 void checkpoint_close(checkpoint *c) {
     if (!c) return;
     for (size_t i = 0; i < c->n_files; i++) st_close(c->files[i]);
     free(c->files);
     free(c->layers);
     free(c->experts);
+    free(c->mtp);
     free(c->rope_factors);
     free(c->indexers);
     free(c->memory);

@@ -13,6 +13,8 @@
 #include "tokenizer.h"
 #define SAMPLER_IMPLEMENTATION
 #include "sampler.h"
+#define SPECULATIVE_IMPLEMENTATION
+#include "speculative.h"
 #define CHAT_IMPLEMENTATION
 #include "chat.h"
 
@@ -202,6 +204,7 @@ enum {
     X(REPEAT_LAST, "--repeat-last", 1, GENERATES, 0)                                                                       \
     X(SEED, "--seed", 1, GENERATES, 0)                                                                                     \
     X(STOP, "--stop", 1, GENERATES, 0)                                                                                     \
+    X(MTP, "--mtp", 0, GENERATES | INFO, 0)                                                                                \
     X(IGNORE_EOS, "--ignore-eos", 0, TEXT | TOKENS, 0)                                                                     \
     X(NO_ECHO, "--no-echo", 0, TEXT, 0)                                                                                    \
     X(PRINT_TOKENS, "--print-tokens", 0, TEXT | TOKENS, 0)                                                                 \
@@ -273,6 +276,7 @@ static void help(void) {
            "  --repeat-last N, --seed S   sampling [likeliest token; for texts what\n"
            "                    generation_config.json says if its do_sample is true]\n"
            "  --stop TEXT       ends before this text; may be given again\n"
+           "  --mtp             a layer of the model's guesses ahead; the text is as without\n"
            "  --ignore-eos      goes on after an end-of-sequence token\n"
            "  --no-echo         the continuation without the prompt before it\n"
            "  --print-tokens    the generated ids on one line at the end, no text\n"
@@ -555,11 +559,12 @@ typedef struct session {
     mla_context_desc context_desc;
     mla_cache_desc cache_desc;
     sampler *sampler;
+    speculation *ahead; /* --mtp, else NULL */
     stop_scan *stop;
     float *logits;     /* [rows, vocab_size] */
     size_t rows;
     const float *last; /* the row from which the next token is taken */
-    phase prompt, generation;
+    phase prompt, generation, plain; /* plain: a part of the same without --mtp */
     double converted, conversion_start, conversion_seconds; /* bytes of the files' tensors */
 } session;
 
@@ -575,8 +580,12 @@ static void open_files(session *s, options *o) {
     mla_error error;
     memset(s, 0, sizeof *s);
     s->o = o;
-    if (o->given[OPTION_MODEL] && o->mode & LOADS && checkpoint_open(&s->c, o->given[OPTION_MODEL], &error))
+    const int mtp = o->given[OPTION_MTP] != NULL;
+    if (o->given[OPTION_MODEL] && o->mode & LOADS &&
+        (mtp ? checkpoint_open_mtp : checkpoint_open)(&s->c, o->given[OPTION_MODEL], &error))
         fail(1, "%s", error.text);
+    if (mtp && !s->c->config.num_nextn_predict_layers)
+        fail(1, "--mtp: %s has no layer for multi-token prediction (config.json: num_nextn_predict_layers)", o->given[OPTION_MODEL]);
     if (o->mode == INFO) return;
     const char *given = o->given[OPTION_TOKENIZER];
     char *path = given ? join(given, "") : join(o->given[OPTION_MODEL], "tokenizer.json");
@@ -695,7 +704,13 @@ static census take_census(const checkpoint *c, const options *o) {
     count_tensor(&n, CHECKPOINT_EMBED, &w->embed);
     count_tensor(&n, CHECKPOINT_HEAD, &w->head);
     count_tensor(&n, rest, &w->norm.weight);
-    for (int i = 0; i < c->config.num_hidden_layers; i++) {
+    for (int i = 0; i < c->config.num_nextn_predict_layers; i++) {
+        const mla_mtp_weights *x = &w->mtp[i];
+        count_linear(&n, CHECKPOINT_DENSE, &x->eh_proj);
+        count_tensor(&n, CHECKPOINT_EMBED, &x->embed), count_tensor(&n, CHECKPOINT_HEAD, &x->head);
+        count_tensor(&n, rest, &x->enorm.weight), count_tensor(&n, rest, &x->hnorm.weight), count_tensor(&n, rest, &x->norm.weight);
+    }
+    for (int i = 0; i < c->config.num_hidden_layers + c->config.num_nextn_predict_layers; i++) {
         const mla_layer_weights *l = &w->layers[i];
         const mla_attn_weights *a = &l->attn;
         const mla_linear *attn[] = {&a->q, &a->q_a, &a->q_b, &a->kv_a, &a->o};
@@ -734,6 +749,7 @@ static estimate estimate_memory(const session *s) {
     e.context = (double)mla_context_size(s->model, &s->context_desc);
     e.cache = (double)mla_cache_size(s->model, &s->cache_desc);
     e.logits = (double)s->rows * s->c->config.vocab_size * sizeof(float);
+    if (s->o->given[OPTION_MTP]) e.context += speculation_bytes(s->model, s->context_desc.max_tokens);
     e.total = e.mapped + e.converted + e.context + e.cache + e.logits;
     return e;
 }
@@ -782,13 +798,14 @@ static void plan(session *s, int max_tokens, int capacity, size_t rows) {
     mla_error error;
     mla_rope *rope = &s->c->config.rope;
     if (rope->scaling == MLA_ROPE_DYNAMIC || rope->scaling == MLA_ROPE_LONGROPE) rope->length = capacity;
-    s->context_desc.max_tokens = max_tokens;
     s->context_desc.threads = o->threads, s->context_desc.isa = o->isa, s->context_desc.attn = o->attn;
     s->context_desc.exact = o->given[OPTION_EXACT] != NULL, s->context_desc.fp8_activations = o->given[OPTION_FP8_ACTIVATIONS] != NULL;
     s->cache_desc.capacity = capacity, s->cache_desc.dtype = o->cache, s->cache_desc.index_dtype = o->index_cache;
     s->rows = rows;
     if (mla_model_create(&s->model, &s->c->config, &s->c->weights, NULL, &error))
         fail(1, "%s: %s", o->given[OPTION_MODEL], error.text);
+    const int more = o->given[OPTION_MTP] ? speculation_least(s->model) - 1 : 0; /* positions that the extra layers run again */
+    s->context_desc.max_tokens = max_tokens < INT_MAX - more ? max_tokens + more : max_tokens;
 }
 
 static void start(session *s) {
@@ -813,6 +830,9 @@ static void start(session *s) {
     if (o->mode & GENERATES) {
         sampling_defaults(s, &o->sampling);
         if (sampler_create(&s->sampler, (int)vocab, &o->sampling, &error)) fail(1, "%s", error.text);
+        if (o->given[OPTION_MTP] &&
+            speculation_create(&s->ahead, s->model, s->context, s->context_desc.max_tokens, s->cache, &o->sampling, &error))
+            fail(1, "%s", error.text);
         if (o->n_stops && stop_create(&s->stop, o->stops, o->n_stops, &error)) fail(1, "%s", error.text);
         catch_interrupts();
     }
@@ -825,16 +845,31 @@ static void forward(session *s, const int *tokens, int n, const mla_outputs *out
     p->seconds += now() - begin, p->tokens += n, p->bytes += mla_model_bytes(s->model, n);
 }
 
+/* The same of a prompt, or of one token that has been generated and may be followed by n - 1 more, by way of speculation. */
+static void speculate(session *s, const int *tokens, int n, const mla_outputs *prompt, phase *p) {
+    const speculation_counts was = speculation_count(s->ahead);
+    const double begin = now();
+    mla_error error;
+    if (prompt ? speculation_feed(s->ahead, tokens, n, prompt, &error)
+               : speculation_run(s->ahead, *tokens, s->sampler, n - 1, &error))
+        fail(1, "%s", error.text);
+    const speculation_counts is = speculation_count(s->ahead);
+    const int64_t guessed = is.guesses - was.guesses;
+    p->seconds += now() - begin, p->tokens += prompt ? n : 1, p->bytes += is.bytes - was.bytes;
+    if (prompt || is.passes > was.passes) p->bytes += mla_model_bytes(s->model, prompt ? n : (int)guessed + 1);
+}
+
 /* Tokens of a prompt; the last one's logits are then in last. Ends early when interrupted. all: the logits of all, into that
    file. */
 static void prefill(session *s, const int *tokens, size_t n_tokens, FILE *all) {
-    const size_t vocab = (size_t)s->c->config.vocab_size, chunk = (size_t)s->context_desc.max_tokens;
+    const size_t vocab = (size_t)s->c->config.vocab_size, 
+                 chunk = s->ahead ? (size_t)speculation_chunk(s->ahead) : (size_t)s->context_desc.max_tokens;
     char text[32];
     snprintf(text, sizeof text, "%zu tokens", n_tokens);
     for (size_t done = 0, n; done < n_tokens && !interrupted; done += n) {
         n = n_tokens - done < chunk ? n_tokens - done : chunk;
         const mla_outputs out = {.logits = all || done + n == n_tokens ? s->logits : NULL, .all_logits = all != NULL};
-        forward(s, tokens + done, (int)n, &out, &s->prompt);
+        (s->ahead ? speculate : forward)(s, tokens + done, (int)n, &out, &s->prompt);
         if (all) write_f32(all, s->o->given[OPTION_LOGITS], s->logits, n * vocab);
         s->last = s->logits + (all ? n - 1 : 0) * vocab;
         for (size_t i = 0; i < n; i++) sampler_accept(s->sampler, tokens[done + i]);
@@ -846,16 +881,19 @@ typedef enum ending { END_LENGTH, END_EOS, END_STRING, END_INTERRUPT } ending;
 static const char *const ending_names[] = {"length", "eos", "string", "interrupt"};
 
 /* Up to `most` tokens after the prefill, appended to made and sent to out. eos: another token that ends the text; -1: none. */
-static ending generate(session *s, int most, int eos, chat_tokens *made, sink *out) {
+static ending decode(session *s, int most, int eos, chat_tokens *made, sink *out) {
     const mla_outputs logits = {.logits = s->logits};
     mla_error error;
     for (int n = 0; n < most; n++) {
-        if (n > 0) {
-            forward(s, &made->ids[made->n - 1], 1, &logits, &s->generation);
+        const int *last = n > 0 ? &made->ids[made->n - 1] : NULL;
+        if (n > 0 && s->ahead) speculate(s, last, most - n, NULL, &s->generation);
+        else if (n > 0) {
+            forward(s, last, 1, &logits, &s->generation);
             s->last = s->logits;
         }
         if (interrupted) return END_INTERRUPT;
-        const int token = sampler_next(s->sampler, s->last, &error);
+        const int token = n > 0 && s->ahead ? speculation_next(s->ahead, s->sampler, &error)
+                                            : sampler_next(s->sampler, s->last, &error);
         if (token < 0) fail(1, "after %d tokens %s: the model's logits are not numbers", mla_cache_length(s->cache), error.text);
         int ended = token == eos;
         for (int i = 0; i < s->c->n_eos; i++) ended |= s->c->eos_token_id[i] == token;
@@ -868,6 +906,22 @@ static ending generate(session *s, int most, int eos, chat_tokens *made, sink *o
         if (sink_token(out, token)) return END_STRING;
     }
     return interrupted ? END_INTERRUPT : END_LENGTH;
+}
+
+static ending generate(session *s, int most, int eos, chat_tokens *made, sink *out) {
+    const ending end = decode(s, most, eos, made, out);
+    if (s->ahead) speculation_settle(s->ahead); /* the cache holds all but the last token, as without */
+    return end;
+}
+
+/* How fast it is without --mtp: some of the same tokens, in the middle, one at a time. */
+static void compare(session *s, const chat_tokens *made) {
+    const mla_outputs logits = {.logits = s->logits};
+    const size_t n = made->n < 2 ? 0 : made->n - 1 < 64 ? made->n - 1 : 64, skip = n ? (made->n - 1 - n) / 2 : 0;
+    mla_error error;
+    if (n && mla_cache_truncate(s->cache, mla_cache_length(s->cache) - (int)(made->n - 1 - skip), &error))
+        fail(1, "%s", error.text);
+    for (size_t i = 0; i < n && !interrupted; i++) forward(s, &made->ids[skip + i], 1, &logits, &s->plain);
 }
 
 /* ---- the closing lines -------------------------------------------------------------------------------------------------- */
@@ -899,6 +953,15 @@ static void report(const session *s) {
             s->conversion_seconds);
     report_phase("prompt    ", &s->prompt);
     if (s->generation.tokens) report_phase("generation", &s->generation); /* the first token comes out of the prompt's pass */
+    if (s->ahead && s->generation.tokens) {
+        const speculation_counts n = speculation_count(s->ahead);
+        say("mtp        %.1f %% of %lld guesses accepted, %.2f tokens a pass", rate(100 * (double)n.accepted, (double)n.guesses),
+            (long long)n.guesses, rate((double)s->generation.tokens, (double)n.passes));
+        if (s->plain.tokens)
+            say("; without %.2f tokens/s, %.2f times as fast", rate((double)s->plain.tokens, s->plain.seconds),
+                rate((double)s->generation.tokens, s->generation.seconds) / rate((double)s->plain.tokens, s->plain.seconds));
+        say("\n");
+    }
     say("memory     weights %s%s, context %s, cache %s, peak resident %s\n", amount(text[0], mla_model_bytes(s->model, 0)),
         s->o->quant.form ? "" : " mapped", amount(text[1], (double)mla_context_size(s->model, &s->context_desc)),
         amount(text[2], (double)mla_cache_size(s->model, &s->cache_desc)), amount(text[3], peak_resident()));
@@ -908,7 +971,7 @@ static void report(const session *s) {
 
 static void close_session(session *s) {
     free(s->logits);
-    sampler_destroy(s->sampler), stop_destroy(s->stop);
+    sampler_destroy(s->sampler), stop_destroy(s->stop), speculation_destroy(s->ahead);
     mla_cache_destroy(s->cache), mla_context_destroy(s->context), mla_model_destroy(s->model);
     tokenizer_close(s->tokenizer), checkpoint_close(s->c);
 }
@@ -971,6 +1034,11 @@ static void print_summary(const session *s, const chat_tokens *prompt, const cha
         for (size_t i = 0; i < made->n; i++) printf(i ? ",%d" : "%d", made->ids[i]);
         putchar(']');
     }
+    if (s->ahead) {
+        const speculation_counts n = speculation_count(s->ahead);
+        printf(",\"mtp\":{\"guesses\":%lld,\"accepted\":%lld,\"passes\":%lld,\"plain_tokens_per_s\":%.3f}", (long long)n.guesses,
+               (long long)n.accepted, (long long)n.passes, rate((double)s->plain.tokens, s->plain.seconds));
+    }
     printf(",\"seed\":%llu,\"isa\":\"%s\",\"threads\":%d,\"weights_bytes\":%.0f,\"cache_bytes\":%zu,\"context_bytes\":%zu}\n",
            (unsigned long long)s->o->sampling.seed, mla_isa_name(mla_context_isa(s->context)), mla_context_threads(s->context),
            mla_model_bytes(s->model, 0), mla_cache_size(s->model, &s->cache_desc), mla_context_size(s->model, &s->context_desc));
@@ -998,6 +1066,7 @@ static int run_prompt(options *o) {
     if (file && fclose(file)) fail(1, "cannot write %s: %s", logits, strerror(errno));
     if (text.n && out.print && !o->given[OPTION_NO_ECHO]) sink_utf8(&out, text.data, text.n, 0);
     const ending end = interrupted ? END_INTERRUPT : generate(s, o->n, -1, &made, &out);
+    if (s->ahead && end != END_INTERRUPT && (json || !quiet)) compare(s, &made);
     const int something = made.n > 0 || (text.n && !o->given[OPTION_NO_ECHO]);
     if (out.tokenizer && (something || !out.print)) sink_end(&out);
     else if (out.print && made.n) putchar('\n');
@@ -1022,7 +1091,8 @@ static void catch_up(session *s, const chat_tokens *text, chat_tokens *cached) {
     size_t same = 0;
     while (same < cached->n && same + 1 < text->n && cached->ids[same] == text->ids[same])
         same++; /* the last token is always run */
-    if (mla_cache_truncate(s->cache, (int)same, &error)) fail(1, "%s", error.text);
+    if (s->ahead) same = (size_t)speculation_truncate(s->ahead, (int)same);
+    else if (mla_cache_truncate(s->cache, (int)same, &error)) fail(1, "%s", error.text);
     prefill(s, text->ids + same, text->n - same, NULL);
 }
 
@@ -1179,7 +1249,7 @@ static int run_info(options *o) {
     open_files(s, o);
     const mla_config *m = &s->c->config;
     const int made_for = s->c->max_position_embeddings, K = m->num_experts_per_tok, E = m->n_routed_experts,
-              L = m->num_hidden_layers;
+              L = m->num_hidden_layers + m->num_nextn_predict_layers;
     if (!o->ctx) o->ctx = made_for > 0 && made_for < 4096 ? made_for : 4096;
     plan(s, o->chunk < o->ctx ? o->chunk : o->ctx, o->ctx, 1);
     const census n = take_census(s->c, o);

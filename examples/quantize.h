@@ -31,11 +31,11 @@ extern "C" {
 typedef enum checkpoint_class {
     CHECKPOINT_ATTN = 0, /* q_proj, q_a_proj, q_b_proj, kv_a_proj_with_mqa, o_proj, an indexer's wq_b and wk */
     CHECKPOINT_KV_B,     /* kv_b_proj */
-    CHECKPOINT_DENSE,    /* mlp.gate_proj, up_proj, down_proj of layers without experts */
+    CHECKPOINT_DENSE,    /* mlp.gate_proj, up_proj, down_proj of layers without experts; eh_proj of multi-token prediction */
     CHECKPOINT_EXPERTS,  /* mlp.experts.* */
     CHECKPOINT_SHARED,   /* mlp.shared_experts.* */
     CHECKPOINT_HEAD,     /* lm_head; if tied to the embedding and of another form, a tensor of its own is made from that */
-    CHECKPOINT_EMBED,    /* model.embed_tokens */
+    CHECKPOINT_EMBED,    /* model.embed_tokens; those of multi-token prediction that are others go with these two */
     CHECKPOINT_CLASS_COUNT
 } checkpoint_class;
 
@@ -301,7 +301,14 @@ static void ckq__visit(ckq__job *j) {
     mla_mlp_weights *experts = c->experts;
     char prefix[96];
     ckq__tensor(j, CHECKPOINT_EMBED, "", "model.embed_tokens", &c->weights.embed);
-    for (int i = 0; i < c->config.num_hidden_layers; i++) {
+    for (int i = 0; i < c->config.num_nextn_predict_layers; i++) {
+        mla_mtp_weights *w = &c->mtp[i];
+        snprintf(prefix, sizeof prefix, "model.layers.%d.", c->config.num_hidden_layers + i);
+        ckq__tensor(j, CHECKPOINT_DENSE, prefix, "eh_proj", &w->eh_proj.weight);
+        ckq__tensor(j, CHECKPOINT_EMBED, prefix, "embed_tokens", &w->embed);
+        ckq__tensor(j, CHECKPOINT_HEAD, prefix, "shared_head.head", &w->head);
+    }
+    for (int i = 0; i < c->config.num_hidden_layers + c->config.num_nextn_predict_layers; i++) {
         mla_layer_weights *w = &c->layers[i];
         snprintf(prefix, sizeof prefix, "model.layers.%d.self_attn.", i);
         ckq__attention(j, prefix, &w->attn);

@@ -65,7 +65,14 @@ SAMPLER_API void sampler_accept(sampler *s, int token);
 /* A token by logits [vocab_size]. -1: a logit is NaN or +infinity, or all are -infinity; a token of logit -infinity is never
    taken. Tokens less than 2^-40 times as probable as the likeliest are not drawn, either. */
 SAMPLER_API int sampler_next(sampler *s, const float *logits, mla_error *err);
-/* What the last sampler_next chose from: their number; and the id of the i-th, in ascending order, with a weight (if not NULL) in
+/* Speculative sampling (Leviathan et al., arXiv 2211.17192): guess was drawn by the last sampler_next of draft, by cheaper logits; what
+   sampler_next(s, logits) draws, sampler_verify draws as often, and as many of these are guess as can be. With p and q what s and draft
+   choose from, after all filters of each: it is guess with the probability min(1, p/q), else one of what p has more than q. The two must
+   not draw the same numbers: give them other seeds. -1: as sampler_next; or guess is not of draft's candidates. */
+SAMPLER_API int sampler_verify(sampler *s, const float *logits, const sampler *draft, int guess, mla_error *err);
+/* s shall have seen what other has: of equal vocab_size and repeat_last. */
+SAMPLER_API void sampler_follow(sampler *s, const sampler *other);
+/* What the last sampler_next or sampler_verify chose from: their number; and the id of the i-th, in ascending order, with a weight (if not NULL) in
    proportion to its probability. */
 SAMPLER_API int sampler_candidates(const sampler *s);
 SAMPLER_API int sampler_candidate(const sampler *s, int i, uint64_t *weight);
@@ -335,7 +342,8 @@ static int sampler__filter(sampler *s, const float *logits, float top) {
     return m;
 }
 
-int sampler_next(sampler *s, const float *logits, mla_error *err) {
+/* Fills items, for logits, and n_candidates; 0: there is nothing to choose from. */
+static int sampler__choose(sampler *s, const float *logits, mla_error *err) {
     const float most = 3.4028234663852886e38f;
     float top = -HUGE_VALF;
     int best = -1, bad = 0;
@@ -349,22 +357,64 @@ int sampler_next(sampler *s, const float *logits, mla_error *err) {
     for (int i = 0; bad; i++)
         if (!(logits[i] <= most)) {
             sampler__fail(err, MLA_ERR_ARGUMENT, "the logit of token %d is %s", i, logits[i] > 0 ? "infinite" : "not a number");
-            return -1;
+            return 0;
         }
     if (best < 0) {
         sampler__fail(err, MLA_ERR_ARGUMENT, "every token has the logit -infinity");
-        return -1;
+        return 0;
     }
     if (s->how.temperature == 0) {
-        s->n_candidates = 1, s->items[0].key = sampler__key(top, best), s->items[0].weight = SAMPLER__TOP;
-        return best;
+        s->items[0].key = sampler__key(top, best), s->items[0].weight = SAMPLER__TOP;
+        return s->n_candidates = 1;
     }
-    const int n = sampler__filter(s, logits, top);
-    uint64_t left = sampler__below(&s->random, sampler__sum(s->items, n));
-    s->n_candidates = n;
+    return s->n_candidates = sampler__filter(s, logits, top);
+}
+
+static int sampler__draw(sampler *s, const sampler__item *items, int n) {
+    uint64_t left = sampler__below(&s->random, sampler__sum(items, n));
     int i = 0;
-    for (; left >= s->items[i].weight; i++) left -= s->items[i].weight;
-    return sampler__id(&s->items[i]);
+    for (; left >= items[i].weight; i++) left -= items[i].weight;
+    return sampler__id(&items[i]);
+}
+
+int sampler_next(sampler *s, const float *logits, mla_error *err) {
+    const int n = sampler__choose(s, logits, err);
+    return n == 0 ? -1 : s->how.temperature == 0 ? sampler__id(&s->items[0]) : sampler__draw(s, s->items, n);
+}
+
+int sampler_verify(sampler *s, const float *logits, const sampler *draft, int guess, mla_error *err) {
+    const double one = 1152921504606846976.0, draws = 9007199254740992.0; /* 2^60, 2^53 */
+    const sampler__item *const p = s->items, *const q = draft->items;
+    const int n = sampler__choose(s, logits, err), m = draft->n_candidates;
+    const double p_sum = (double)sampler__sum(p, n), q_sum = (double)sampler__sum(q, m);
+    double p_guess = 0, q_guess = 0;
+    int left = 0;
+    if (n == 0) return -1;
+    for (int i = 0, j = 0; i < n; i++) { /* both are in order of id; work: what p has more than q, which is nothing of guess if p < q there */
+        for (; j < m && sampler__id(&q[j]) < sampler__id(&p[i]); j++)
+            if (sampler__id(&q[j]) == guess) q_guess = (double)q[j].weight / q_sum;
+        const int same = j < m && sampler__id(&q[j]) == sampler__id(&p[i]);
+        const double here = (double)p[i].weight / p_sum, there = same ? (double)q[j].weight / q_sum : 0, more = here - there;
+        if (sampler__id(&p[i]) == guess) p_guess = here, q_guess = there;
+        if (!(more > 0)) continue;
+        s->work[left].key = p[i].key, s->work[left].weight = (uint64_t)(more * one);
+        left += s->work[left].weight > 0;
+    }
+    for (int j = m - 1; j >= 0 && sampler__id(&q[j]) > sampler__id(&p[n - 1]); j--)
+        if (sampler__id(&q[j]) == guess) q_guess = (double)q[j].weight / q_sum;
+    if (!(q_guess > 0)) {
+        sampler__fail(err, MLA_ERR_ARGUMENT, "sampler_verify: draft did not choose from what has token %d in it", guess);
+        return -1;
+    }
+    if (s->how.temperature == 0) return sampler__id(&p[0]);
+    if ((double)sampler__below(&s->random, (uint64_t)draws) * q_guess < p_guess * draws) return guess;
+    return left ? sampler__draw(s, s->work, left) : sampler__draw(s, p, n); /* nothing left: p and q are the same but for rounding */
+}
+
+void sampler_follow(sampler *s, const sampler *other) {
+    if (!s->last || !other->last || s->vocab != other->vocab || s->how.repeat_last != other->how.repeat_last) return;
+    memcpy(s->last, other->last, (size_t)s->how.repeat_last * sizeof *s->last);
+    s->n_last = other->n_last, s->at_last = other->at_last;
 }
 
 int sampler_candidates(const sampler *s) { return s->n_candidates; }

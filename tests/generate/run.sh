@@ -465,5 +465,60 @@ dd if=/dev/zero of="$endless/model.safetensors" conv=notrunc bs=1 seek=$((8 + he
 )
 same "$(cat "$tmp/status") $(grep -c ^generation "$tmp/stderr")" '0 1' "Ctrl-C in a chat stops answers, and then the program ($(cat "$tmp/stderr"))"
 
+# ---- --mtp: the same text, in fewer passes
+tales=examples/tales
+refused 1 "--mtp: $lite has no layer for multi-token prediction (config.json: num_nextn_predict_layers)" $generate --model $lite --tokens 1 --mtp
+refused 2 '--mtp has no meaning with --perplexity' $generate --model $tales --perplexity x --mtp
+refused 2 '--mtp has no meaning with --tokenize' $generate --model $tales --tokenize --mtp
+for bad in '2|tensor "model.layers.5.input_layernorm.weight" is missing' '1.0|num_nextn_predict_layers: found the number 1, expected an integer' \
+           '-1|num_nextn_predict_layers: found the number -1' '2147483000|tensors, but config.json: num_hidden_layers is 4, and num_nextn_predict_layers not 0' \
+           '0|has no layer for multi-token prediction'; do
+    rm -rf "$tmp/nextn" && mkdir "$tmp/nextn" && ln -s "$PWD/$model/model.safetensors" "$tmp/nextn/"
+    sed "s/\(num_nextn_predict_layers\": \)1/\1${bad%%|*}/" $model/config.json >"$tmp/nextn/config.json"
+    refused 1 "${bad#*|}" $generate --model "$tmp/nextn" --tokens 1 --mtp
+    case $bad in 1.0*|-1*) ;; *) same "$($generate --model "$tmp/nextn" --tokens 1 -n 1 --quiet | wc -w)" 1 "num_nextn_predict_layers ${bad%%|*} without --mtp" ;; esac
+done
+for attn in auto naive absorbed; do
+    for chunk in 1 7 512; do
+        same "$($generate --model $model --tokens "$prompt" --ignore-eos --attn $attn --chunk $chunk --mtp --logits "$tmp/mtp" --print-tokens 2>/dev/null)" "$expected" \
+            "--mtp $attn $chunk"
+        same "$(stat -c %s "$tmp/mtp")" $((48 * 256 * 4)) "logits of --mtp $attn $chunk"
+    done
+done
+tell="$generate --model $tales --prompt Once\ upon\ a\ time --temp 0"
+for how in '-n 120' '-n 1' '-n 2' '-n 0' '--ctx 30' '-n 60 --stop king' '-n 60 --stop e' '-n 50 --ignore-eos --cache f16' '-n 60 --repeat-penalty 1.3' \
+           '-n 40 --print-tokens --isa scalar'; do
+    want=$(eval "$tell $how" 2>/dev/null; echo $?)
+    same "$(eval "$tell $how --mtp" 2>/dev/null; echo $?)" "$want" "--mtp $how"
+done
+eval "$tell -n 120 --mtp" >/dev/null 2>"$tmp/stderr"
+line='^mtp  *[0-9.]* % of [0-9]* guesses accepted, [0-9.]* tokens a pass; without [0-9.]* tokens/s, [0-9.]* times as fast$'
+same "$(grep -c "$line" "$tmp/stderr") $(grep -c '^generation *119 tokens' "$tmp/stderr")" '1 1' "the closing lines of --mtp ($(grep ^mtp "$tmp/stderr"))"
+got=$(eval "$tell -n 120 --mtp --json --quiet")
+field() { sed -n "s/.*\"$1\":\([0-9.]*\).*/\1/p" <<<"$got"; }
+same "$(field generated_tokens) $(($(field passes) + $(field accepted))) $(($(field accepted) * 4 > $(field guesses))) $(field plain_tokens_per_s | grep -c '[1-9]')" \
+    '120 119 1 1' "--mtp --json: $got"
+same "$(eval "$tell -n 5 --json --quiet" | grep -c mtp)" 0 '--json without --mtp'
+for q in q8 q4 'q8 --exact' 'q8 --quant-class head=q4,dense=keep'; do
+    got=$(eval "$tell -n 40 --quant $q --mtp --print-tokens" 2>"$tmp/stderr")
+    same "$? $(count "$got") $(grep -c "$line" "$tmp/stderr")" '0 40 1' "--quant $q --mtp"
+done
+drawn=$($generate --model $tales --prompt 'The king' -n 60 --temp 1 --seed 3 --mtp --print-tokens --quiet)
+same "$(count "$drawn")" 60 '--temp 1 --mtp'
+same "$($generate --model $tales --prompt 'The king' -n 60 --temp 1 --seed 3 --mtp --print-tokens --quiet --threads 3 --chunk 2)" "$drawn" 'the same seed with --mtp'
+if [ "$($generate --model $tales --prompt 'The king' -n 60 --temp 1 --seed 4 --mtp --print-tokens --quiet)" = "$drawn" ]; then same equal different 'another seed with --mtp'; fi
+for who in "$text" "$thoughtful"; do
+    for think in '' --think; do
+        [ "$who$think" = "$text--think" ] && continue
+        printf 'hi there\nand?\nso\n' | $generate --model "$who" --chat $think -n 12 --quiet >"$tmp/want"
+        printf 'hi there\nand?\nso\n' | $generate --model "$who" --chat $think -n 12 --mtp >"$tmp/got" 2>"$tmp/stderr"
+        same "$? $(cmp "$tmp/got" "$tmp/want" && echo equal) $(grep -c '^mtp .* tokens a pass$' "$tmp/stderr")" '0 equal 1' "--chat $think --mtp"
+    done
+done
+info() { $generate --model $tales --info --json "$@" | sed -n 's/.*"weights_bytes":\([0-9]*\),.*"cache_bytes_per_token":\([0-9]*\).*/\1 \2/p'; }
+read -r bytes row < <(info)
+read -r more_bytes more_row < <(info --mtp)
+same "$((more_bytes > bytes)) $((more_row * 7)) $(info)" "1 $((row * 8)) $bytes $row" "--info --mtp: $more_bytes $more_row, without $bytes $row"
+
 echo "$passed passed, $failed failed"
 [ $failed -eq 0 ]
