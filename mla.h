@@ -2881,7 +2881,7 @@ static mla_result mla__weights_check(const mla_config *c, const mla_weights *w, 
             mla__want(&k, "attn.indexer.weights_proj", "", &a->indexer.weights_proj, c->index_n_heads, D, MLA__REQUIRED);
             indexers++;
         } else if (k.result == MLA_OK && c->index_topk > 0 && mla__has_attn(a) && (!indexers || i >= c->num_hidden_layers)) {
-            return mla__fail(err, MLA_ERR_WEIGHTS, "weights.layers[%d].attn.indexer: missing, and no layer before it %s to choose keys for it (index_topk is %d)", i,
+            return mla__fail(err, MLA_ERR_WEIGHTS, "weights.layers[%d].attn.indexer: missing, and no layer before it %s (index_topk is %d)", i,
                              indexers ? "is run in the same call" : "has one", c->index_topk);
         }
         if (mla__shortcut(l) && i >= c->num_hidden_layers - 1)
@@ -3129,7 +3129,8 @@ static mla_pool *mla__pool_layout(const mla_model *m, int n_pages, mla_dtype dty
     mla_pool *p = (mla_pool *)mla__begin(&a, memory, sizeof *p);
     const int width = m->c.kv_lora_rank + m->c.qk_rope_head_dim, index_width = mla__index_width(m);
     int *refs = MLA__TAKE(&a, int, n_pages), *free_pages = MLA__TAKE(&a, int, n_pages);
-    const double page_bytes = MLA_PAGE * (mla__all_layers(&m->c) * (double)mla__bytes(dtype, width) + m->n_indexers * (double)mla__bytes(index_dtype, index_width));
+    const double latents = mla__all_layers(&m->c) * (double)mla__bytes(dtype, width);
+    const double page_bytes = MLA_PAGE * (latents + m->n_indexers * (double)mla__bytes(index_dtype, index_width));
     unsigned char *rows = MLA__TAKE(&a, unsigned char, n_pages * page_bytes);
     *bytes = mla__total(&a);
     if (p) {
@@ -3152,7 +3153,8 @@ size_t mla_pool_size(const mla_model *m, int n_pages, mla_dtype dtype, mla_dtype
     mla__pool_layout(m, n_pages, dtype, index_dtype, NULL, &bytes);
     return bytes;
 }
-mla_result mla_pool_init(mla_pool **out, void *memory, size_t bytes, const mla_model *m, int n_pages, mla_dtype dtype, mla_dtype index_dtype, mla_error *err) {
+mla_result mla_pool_init(mla_pool **out, void *memory, size_t bytes, const mla_model *m, int n_pages, mla_dtype dtype, mla_dtype index_dtype,
+                         mla_error *err) {
     mla_result r;
     size_t need;
     if (!out) return mla__fail(err, MLA_ERR_ARGUMENT, "pool: out is NULL");
@@ -3162,7 +3164,8 @@ mla_result mla_pool_init(mla_pool **out, void *memory, size_t bytes, const mla_m
     *out = mla__pool_layout(m, n_pages, dtype, index_dtype, memory, &need);
     return MLA_OK;
 }
-mla_result mla_pool_create(mla_pool **out, const mla_model *m, int n_pages, mla_dtype dtype, mla_dtype index_dtype, const mla_allocator *alloc, mla_error *err) {
+mla_result mla_pool_create(mla_pool **out, const mla_model *m, int n_pages, mla_dtype dtype, mla_dtype index_dtype, const mla_allocator *alloc,
+                           mla_error *err) {
     mla_result r;
     void *memory;
     size_t bytes;
@@ -3328,8 +3331,8 @@ mla_result mla_cache_fork(mla_cache *dst, const mla_cache *src, mla_error *err) 
                          src->width, mla_dtype_name(src->dtype), dst->n_layers, dst->width, mla_dtype_name(dst->dtype));
     if (dst->index_width != src->index_width || memcmp(dst->indexer, src->indexer, (size_t)src->n_layers * sizeof *src->indexer) ||
         (src->n_indexers && dst->index_dtype != src->index_dtype))
-        return mla__fail(err, MLA_ERR_ARGUMENT, "mla_cache_fork: index keys of %d layers, %d values in %s, cannot become those of %d, %d in %s", src->n_indexers,
-                         src->index_width, mla_dtype_name(src->index_dtype), dst->n_indexers, dst->index_width, mla_dtype_name(dst->index_dtype));
+        return mla__fail(err, MLA_ERR_ARGUMENT, "mla_cache_fork: index keys of %d layers, %d values in %s, cannot become those of %d, %d in %s",
+                         src->n_indexers, src->index_width, mla_dtype_name(src->index_dtype), dst->n_indexers, dst->index_width, mla_dtype_name(dst->index_dtype));
     if (dst->capacity < src->length)
         return mla__fail(err, MLA_ERR_FULL, "mla_cache_fork: %d tokens, the capacity of dst is %d", src->length, dst->capacity);
     if (dst->pool && dst->pool == src->pool) {
@@ -3345,8 +3348,9 @@ mla_result mla_cache_fork(mla_cache *dst, const mla_cache *src, mla_error *err) 
         if ((r = mla__reserve(dst, src->length, "mla_cache_fork", err)) != MLA_OK) return r;
         for (int l = 0; l < src->n_layers; l++)
             for (int u = 0; u < src->length; u++) {
-                memcpy(mla__row(dst, l, u), mla__row(src, l, u), (size_t)mla__bytes(src->dtype, src->width));
-                if (src->indexer[l] >= 0) memcpy(mla__index_row(dst, l, u), mla__index_row(src, l, u), (size_t)mla__bytes(src->index_dtype, src->index_width));
+                const size_t bytes = (size_t)mla__bytes(src->dtype, src->width), index_bytes = (size_t)mla__bytes(src->index_dtype, src->index_width);
+                memcpy(mla__row(dst, l, u), mla__row(src, l, u), bytes);
+                if (src->indexer[l] >= 0) memcpy(mla__index_row(dst, l, u), mla__index_row(src, l, u), index_bytes);
             }
     }
     dst->length = src->length;
@@ -4502,7 +4506,8 @@ static mla_result mla__check_sequences(mla_context *c, const mla_sequence *seqs,
         if (k->n_layers != mla__all_layers(&c->m->c) || k->n_ahead != c->m->c.num_nextn_predict_layers || k->width != c->m->c.kv_lora_rank + c->m->c.qk_rope_head_dim)
             return mla__fail(&c->err, MLA_ERR_ARGUMENT, "sequences[%d].cache: made for another model (%d layers of width %d)", i, k->n_layers, k->width);
         if (k->index_width != mla__index_width(c->m) || memcmp(k->indexer, c->m->indexer, (size_t)k->n_layers * sizeof *k->indexer))
-            return mla__fail(&c->err, MLA_ERR_ARGUMENT, "sequences[%d].cache: made for another model (%d indexers with keys of %d)", i, k->n_indexers, k->index_width);
+            return mla__fail(&c->err, MLA_ERR_ARGUMENT, "sequences[%d].cache: made for another model (%d indexers with keys of %d)", i,
+                             k->n_indexers, k->index_width);
         T += seqs[i].n_tokens;
     }
     if (T > c->max_tokens) return mla__fail(&c->err, MLA_ERR_MEMORY, "%lld tokens in one call, context.max_tokens is %d", (long long)T, c->max_tokens);
@@ -4550,8 +4555,8 @@ static mla_result mla__chosen_check(mla_context *c, int layer, const mla_sequenc
         for (int i = 0; i < seqs[s].n_tokens && same; i++, t++)
             same = t < c->chosen_tokens && c->choice[t].cache == seqs[s].cache && c->choice[t].position == c->position[t];
     if (same && t == c->chosen_tokens) return MLA_OK;
-    return mla__fail(&c->err, MLA_ERR_ARGUMENT, "mla_attn_forward: layer %d uses the keys that layer %d chooses, which has not run before it on these sequences", layer,
-                     from);
+    return mla__fail(&c->err, MLA_ERR_ARGUMENT,
+                     "mla_attn_forward: layer %d uses the keys that layer %d chooses, which has not run before it on these sequences", layer, from);
 }
 
 mla_result mla_attn_forward(mla_context *c, int layer, float *y, const float *x, const mla_sequence *seqs, int n_seqs) {
@@ -5344,8 +5349,10 @@ MLA__IN void MLA__F(index)(const mla_dtype t, float *score, const mla__lanes *pa
     for (int u = 0; u < nu; u++) {
         MLA__V sum = MLA__F(zero)();
         for (int p = 0; p < n; p++)
-            for (int i = 0; i < MLA__NL; i += MLA__VL)
-                sum = MLA__F(fma)(MLA__F(max)(MLA__F(zero)(), MLA__F(ld)(s + (p * (mla__sz)nu + u) * MLA__NL + i)), MLA__F(ld)(weight + p * MLA__NL + i), sum);
+            for (int i = 0; i < MLA__NL; i += MLA__VL) {
+                const MLA__V dot = MLA__F(max)(MLA__F(zero)(), MLA__F(ld)(s + (p * (mla__sz)nu + u) * MLA__NL + i));
+                sum = MLA__F(fma)(dot, MLA__F(ld)(weight + p * MLA__NL + i), sum);
+            }
         score[u] = MLA__F(sum)(sum);
     }
 }

@@ -1,6 +1,7 @@
-/* test_sparse.c - sparse attention: what an indexer chooses and what is made of it, on every path and instruction set, against plain loops in
-   double. Rows and keys are read back from the cache, so that the reference sees them as they were rounded; what is in them is checked apart.
-   Where two scores are closer than f32 can tell, either may be chosen, and the token is left out; how many are not is counted. */
+/* test_sparse.c - sparse attention: what an indexer chooses and what is made of it, on every path and instruction set, against
+   plain loops in double. Rows and keys are read back from the cache, so that the reference sees them as they were rounded; what
+   is in them is checked apart. Where two scores are closer than f32 can tell, either may be chosen, and the token is left out;
+   how many are not is counted. */
 
 #define MLA_IMPLEMENTATION
 #include "mla.h"
@@ -41,7 +42,8 @@ static void must(mla_result r, const char *text, int line) {
 
 static void refused(mla_result got, mla_result want, const char *text, const char *word, const char *more, int line) {
     CHECK(got == want, "line %d: %s instead of %s: %s", line, mla_result_name(got), mla_result_name(want), text);
-    CHECK(got == MLA_OK || (strstr(text, word) && strstr(text, more)), "line %d: no \"%s\" and \"%s\" in: %s", line, word, more, text);
+    CHECK(got == MLA_OK || (strstr(text, word) && strstr(text, more)), "line %d: no \"%s\" and \"%s\" in: %s", line, word, more,
+          text);
 }
 #define REFUSED(call, code, word, more)             refused((call), code, error.text, word, more, __LINE__)
 #define REFUSED_IN(context, call, code, word, more) refused((call), code, mla_context_error(context)->text, word, more, __LINE__)
@@ -93,11 +95,13 @@ static void subject_open(subject *s, const mla_config *c, unsigned full, uint64_
     s->c = *c;
     for (int i = 0; i < c->num_hidden_layers; i++) {
         mla_attn_weights *a = &s->layers[i].attn;
-        a->q_a = linear(&r, Q, D), a->q_b = linear(&r, H * (N + P), Q), a->kv_a = linear(&r, R + P, D), a->kv_b = linear(&r, H * (N + V), R);
+        a->q_a = linear(&r, Q, D), a->q_b = linear(&r, H * (N + P), Q), a->kv_a = linear(&r, R + P, D),
+        a->kv_b = linear(&r, H * (N + V), R);
         a->o = linear(&r, D, H * V), a->q_norm.weight = tensor(&r, 1, Q, 1), a->kv_norm.weight = tensor(&r, 1, R, 1);
         if (!(full >> i & 1)) continue;
         a->indexer.wq_b = linear(&r, c->index_n_heads * c->index_head_dim, Q), a->indexer.wk = linear(&r, c->index_head_dim, D);
-        a->indexer.k_norm.weight = tensor(&r, 1, c->index_head_dim, 1), a->indexer.k_norm.bias = tensor(&r, 1, c->index_head_dim, 0.3);
+        a->indexer.k_norm.weight = tensor(&r, 1, c->index_head_dim, 1),
+        a->indexer.k_norm.bias = tensor(&r, 1, c->index_head_dim, 0.3);
         a->indexer.weights_proj = tensor(&r, c->index_n_heads, D, 1 / sqrt(D));
     }
     w.layers = s->layers;
@@ -140,7 +144,8 @@ static void run_layers(mla_context *context, mla_cache *k, int L, const float *x
     for (int t = 0, n; t < T; t += n) {
         n = T - t < chunk ? T - t : chunk;
         mla_sequence s = sequence(k, n);
-        for (int l = 0; l < L; l++) MUST_IN(context, mla_attn_forward(context, l, y + (l * T + t) * D, x + (l * T + t) * D, &s, 1));
+        for (int l = 0; l < L; l++)
+            MUST_IN(context, mla_attn_forward(context, l, y + (l * T + t) * D, x + (l * T + t) * D, &s, 1));
     }
 }
 
@@ -188,14 +193,15 @@ static void ref_key(double *k, const subject *s, int layer, const double *x, int
     rotate(k, s->c.qk_rope_head_dim, s->c.index_rope, position, mla_model_inv_freq(s->model));
 }
 
-/* chosen [n]: does the token at `position` attend to the key? keys [n, d]; add [n]: the caller's mask, or NULL (the first `seen` count).
-   Gives 0 if rounding may choose otherwise. */
-static int ref_choose(unsigned char *chosen, const subject *s, int layer, const double *x, int position, const double *keys, int n, int seen,
-                      const float *add) {
+/* chosen [n]: does the token at `position` attend to the key? keys [n, d]; add [n]: the caller's mask, or NULL (the first `seen`
+   count). Gives 0 if rounding may choose otherwise. */
+static int ref_choose(unsigned char *chosen, const subject *s, int layer, const double *x, int position, const double *keys,
+                      int n, int seen, const float *add) {
     const mla_config *c = &s->c;
     const mla_attn_weights *w = &s->layers[layer].attn;
     const int Hi = c->index_n_heads, d = c->index_head_dim, mark = bag_n;
-    double *cq = HOLD(double, c->q_lora_rank), *q = HOLD(double, Hi *d), *weight = HOLD(double, Hi), *score = HOLD(double, n), *off = HOLD(double, n);
+    double *cq = HOLD(double, c->q_lora_rank), *q = HOLD(double, Hi *d), *weight = HOLD(double, Hi), *score = HOLD(double, n),
+           *off = HOLD(double, n);
     int left = c->index_topk, sure = 1;
     product(cq, &w->q_a.weight, x);
     rms(cq, c->q_lora_rank, &w->q_norm.weight);
@@ -234,14 +240,17 @@ static int ref_choose(unsigned char *chosen, const subject *s, int layer, const 
     return sure;
 }
 
-/* y [D] and, if wanted, probabilities [H, n] of the token at `position`, which attends to the chosen ones of the rows [n, R+P]. */
-static void ref_attend(double *y, double *probs, const subject *s, int layer, const double *x, int position, const double *rows, int n,
-                       const unsigned char *chosen, const float *add) {
+/* y [D] and, if wanted, probabilities [H, n] of the token at `position`, which attends to the chosen ones of the rows [n, R+P].
+ */
+static void ref_attend(double *y, double *probs, const subject *s, int layer, const double *x, int position, const double *rows,
+                       int n, const unsigned char *chosen, const float *add) {
     const mla_config *c = mla_model_config(s->model);
     const mla_attn_weights *w = &s->layers[layer].attn;
-    const int H = c->num_attention_heads, N = c->qk_nope_head_dim, P = c->qk_rope_head_dim, R = c->kv_lora_rank, V = c->v_head_dim;
+    const int H = c->num_attention_heads, N = c->qk_nope_head_dim, P = c->qk_rope_head_dim, R = c->kv_lora_rank,
+              V = c->v_head_dim;
     const int mark = bag_n;
-    double *cq = HOLD(double, c->q_lora_rank), *q = HOLD(double, H *(N + P)), *o = HOLD(double, H *V), *p = HOLD(double, n), *kv = HOLD(double, N + V);
+    double *cq = HOLD(double, c->q_lora_rank), *q = HOLD(double, H *(N + P)), *o = HOLD(double, H *V), *p = HOLD(double, n),
+           *kv = HOLD(double, N + V);
     product(cq, &w->q_a.weight, x);
     rms(cq, c->q_lora_rank, &w->q_norm.weight);
     product(q, &w->q_b.weight, cq);
@@ -315,12 +324,16 @@ static void test_best(void) {
             for (int i = 0; i < n; i++) {
                 const int j = test_int(&r, 8);
                 score[i] = kind == 0   ? test_gauss(&r)
-                           : kind == 1 ? (float)(i % 3) - 1             /* mostly ties */
-                           : kind == 2 ? (i % 2 ? 0.0f : -0.0f)         /* nothing else */
-                           : kind == 3 ? (float)i                       /* each better than those before */
-                           : kind == 4 ? -(float)i                      /* none is */
+                           : kind == 1 ? (float)(i % 3) - 1     /* mostly ties */
+                           : kind == 2 ? (i % 2 ? 0.0f : -0.0f) /* nothing else */
+                           : kind == 3 ? (float)i               /* each better than those before */
+                           : kind == 4 ? -(float)i              /* none is */
                            : kind == 5 ? (float)NAN
-                           : kind == 6 ? (j == 0 ? (float)NAN : j == 1 ? INFINITY : j == 2 ? -INFINITY : j == 3 ? 1e-42f : test_gauss(&r))
+                           : kind == 6 ? (j == 0   ? (float)NAN
+                                          : j == 1 ? INFINITY
+                                          : j == 2 ? -INFINITY
+                                          : j == 3 ? 1e-42f
+                                                   : test_gauss(&r))
                                        : ldexpf(test_gauss(&r), test_int(&r, 250) - 125);
                 all[i].score = score[i], all[i].at = 3 * i + 1;
             }
@@ -349,7 +362,8 @@ typedef struct trial {
 
 static int tokens_sure, tokens_all;
 
-/* Two layers, the second uses the first one's choice; the tokens of the last call (all, or those after `before`) by every path and ISA. */
+/* Two layers, the second uses the first one's choice; the tokens of the last call (all, or those after `before`) by every path
+ * and ISA. */
 static void reference_case(const trial *k, int before) {
     mla_config c = config(2, k->H, k->Hi, k->d, k->P, k->topk);
     const int D = c.hidden_size, T = k->T, n = T - before, W = c.kv_lora_rank + k->P, d = k->d;
@@ -358,16 +372,21 @@ static void reference_case(const trial *k, int before) {
     test_rng r = {(uint64_t)(k->H * 1000 + k->T * 7 + k->topk)};
     subject_open(&s, &c, 1, 5 + (uint64_t)k->Hi);
     s.c.index_rope = mla_model_config(s.model)->index_rope;
-    float *x = HOLD(float, 2 * T * D), *y = HOLD(float, 2 * T * D), *one = HOLD(float, 2 * n * D), *row = HOLD(float, W + d), *mask = NULL;
-    float *probs = HOLD(float, n *k->H *T);
+    float *x = HOLD(float, 2 * T * D), *y = HOLD(float, 2 * T * D), *one = HOLD(float, 2 * n * D), *row = HOLD(float, W + d),
+          *mask = NULL;
+    float *probs = HOLD(float, n * k->H * T);
     test_fill(&r, x, (size_t)(2 * T * D), 1);
     if (k->mask == 2) {
         mask = HOLD(float, n *T);
         for (int t = 0; t < n; t++)
-            for (int u = 0; u < T; u++) mask[t * T + u] = t == n - 1 || test_int(&r, 3) == 0 || (t == 1 && u > 3) ? -INFINITY : test_int(&r, 2) ? 0 : 0.3f * test_gauss(&r);
+            for (int u = 0; u < T; u++)
+                mask[t * T + u] = t == n - 1 || test_int(&r, 3) == 0 || (t == 1 && u > 3) ? -INFINITY
+                                  : test_int(&r, 2)                                       ? 0
+                                                                                          : 0.3f * test_gauss(&r);
     }
-    double *xd = doubles(x, 2 * T * D), *rows[2] = {HOLD(double, T *W), HOLD(double, T *W)}, *keys = HOLD(double, T *d), *want = HOLD(double, 2 * n * D);
-    double *want_probs = HOLD(double, n *k->H *T), *key = HOLD(double, d);
+    double *xd = doubles(x, 2 * T * D), *rows[2] = {HOLD(double, T *W), HOLD(double, T *W)}, *keys = HOLD(double, T *d),
+           *want = HOLD(double, 2 * n * D);
+    double *want_probs = HOLD(double, n * k->H * T), *key = HOLD(double, d);
     unsigned char *chosen = HOLD(unsigned char, n *T), *sure = HOLD(unsigned char, n);
     int first = 1;
     mla_cache *base = make_cache(s.model, T, k->dtype, k->index_dtype, NULL); /* what all begin with */
@@ -378,7 +397,8 @@ static void reference_case(const trial *k, int before) {
     }
     mla_context_destroy(filler);
     FOR_ISA(isa) FOR_PATH(path) {
-        int fresh = first || k->dtype != MLA_F32 || k->index_dtype != MLA_F32; /* what was nearly halfway may be rounded the other way */
+        int fresh =
+            first || k->dtype != MLA_F32 || k->index_dtype != MLA_F32; /* what was nearly halfway may be rounded the other way */
         mla_context *context = make_context(s.model, T, 3, isa, path), *single = make_context(s.model, T, 1, isa, path);
         mla_cache *cache = make_cache(s.model, T, k->dtype, k->index_dtype, NULL);
         char way[200];
@@ -399,16 +419,19 @@ static void reference_case(const trial *k, int before) {
                         for (int i = 0; i < d && l == 0; i++) keys[u * d + i] = (double)row[W + i];
                         if (l) continue;
                         ref_key(key, &s, 0, xd + u * D, u);
-                        const float e = far_off(row + W, key, d), bound = k->index_dtype == MLA_F32 ? 1e-5f : k->index_dtype == MLA_F16 ? 1e-3f : 8e-3f;
+                        const float e = far_off(row + W, key, d), bound = k->index_dtype == MLA_F32   ? 1e-5f
+                                                                          : k->index_dtype == MLA_F16 ? 1e-3f
+                                                                                                      : 8e-3f;
                         CHECK(e <= bound, "%s: index key %d is %.1e off", way, u, (double)e);
                     }
                 for (int t = 0; t < n; t++) {
                     const int seen = k->mask == 0 ? before + t + 1 : T;
-                    sure[t] = (unsigned char)ref_choose(chosen + t * T, &s, 0, xd + (before + t) * D, before + t, keys, T, seen, mask ? mask + t * T : NULL);
+                    sure[t] = (unsigned char)ref_choose(chosen + t * T, &s, 0, xd + (before + t) * D, before + t, keys, T, seen,
+                                                        mask ? mask + t * T : NULL);
                     tokens_sure += sure[t], tokens_all++;
                     for (int l = 0; l < 2; l++)
-                        ref_attend(want + (l * n + t) * D, want_probs + t * k->H * T, &s, l, xd + (l * T + before + t) * D, before + t, rows[l], T,
-                                   chosen + t * T, mask ? mask + t * T : NULL);
+                        ref_attend(want + (l * n + t) * D, want_probs + t * k->H * T, &s, l, xd + (l * T + before + t) * D,
+                                   before + t, rows[l], T, chosen + t * T, mask ? mask + t * T : NULL);
                 }
             }
             for (int l = 0; l < 2; l++)
@@ -417,12 +440,14 @@ static void reference_case(const trial *k, int before) {
                     for (int u = 0; u < T; u++) some |= chosen[t * T + u];
                     const float *got = y + (l * T + before + t) * D;
                     if (!some) { /* hidden from all keys */
-                        CHECK(test_max_abs(got, (size_t)D) == 0, "%s: token %d sees nothing and gets %g", way, t, (double)test_max_abs(got, (size_t)D));
+                        CHECK(test_max_abs(got, (size_t)D) == 0, "%s: token %d sees nothing and gets %g", way, t,
+                              (double)test_max_abs(got, (size_t)D));
                         continue;
                     }
                     if (!sure[t]) continue;
                     float e = far_off(got, want + (l * n + t) * D, D);
-                    CHECK(e <= 3e-5f, "%s: layer %d, token %d is %.1e off%s", way, l, t, (double)e, pass ? ", with probabilities" : "");
+                    CHECK(e <= 3e-5f, "%s: layer %d, token %d is %.1e off%s", way, l, t, (double)e,
+                          pass ? ", with probabilities" : "");
                     if (!pass || l == 0) continue;
                     int stray = 0;
                     e = far_off(probs + t * k->H * T, want_probs + t * k->H * T, k->H * T);
@@ -435,7 +460,8 @@ static void reference_case(const trial *k, int before) {
             } else {
                 /* one thread instead of three; the absorbed path with probabilities does not cut the context into pieces */
                 for (int l = 0; l < 2 && path == MLA_ATTN_NAIVE; l++)
-                    CHECK(!memcmp(one + l * n * D, y + (l * T + before) * D, (size_t)(n * D) * sizeof *one), "%s: layer %d, one thread", way, l);
+                    CHECK(!memcmp(one + l * n * D, y + (l * T + before) * D, (size_t)(n * D) * sizeof *one),
+                          "%s: layer %d, one thread", way, l);
             }
             MUST(mla_cache_truncate(cache, before, &error));
         }
@@ -460,7 +486,8 @@ static void test_reference(void) {
         {"f32 and f16", 4, 6, 18, 8, 21, 100, MLA_ROPE_PAIR, MLA_ROPE_HALF, MLA_F32, MLA_F16, 0},
         {"no mask", 3, 4, 16, 8, 13, 45, MLA_ROPE_PAIR, MLA_ROPE_HALF, MLA_F32, MLA_F32, 1},
         {"the caller's mask", 3, 4, 16, 8, 11, 64, MLA_ROPE_PAIR, MLA_ROPE_HALF, MLA_F32, MLA_F32, 2},
-        {"the caller's mask leaves less than may be chosen", 3, 4, 16, 8, 50, 64, MLA_ROPE_PAIR, MLA_ROPE_HALF, MLA_F32, MLA_F32, 2},
+        {"the caller's mask leaves less than may be chosen", 3, 4, 16, 8, 50, 64, MLA_ROPE_PAIR, MLA_ROPE_HALF, MLA_F32, MLA_F32,
+         2},
         {"many heads", 130, 3, 16, 8, 20, 34, MLA_ROPE_PAIR, MLA_ROPE_HALF, MLA_F32, MLA_F32, 0}};
     SECTION("against the reference");
     for (size_t i = 0; i < sizeof trials / sizeof *trials; i++) {
@@ -504,13 +531,15 @@ static void test_dense(void) {
             subject_close(&s);
         }
         const size_t n = sizeof(float) * 40 * L * T;
-        CHECK(!memcmp(y[0], y[1], n) && !memcmp(y[0], y[2], n), "%s, %s, chunks of %d: not as dense attention", mla_isa_name(isa), path_names[path], chunk);
+        CHECK(!memcmp(y[0], y[1], n) && !memcmp(y[0], y[2], n), "%s, %s, chunks of %d: not as dense attention", mla_isa_name(isa),
+              path_names[path], chunk);
         for (int l = 0; l < L; l++) {
             const size_t last = (size_t)(l * T + T - 1) * 40;
-            CHECK(!memcmp(y[0] + l * T * 40, y[3] + l * T * 40, last * 4 - (size_t)l * T * 160) || path == MLA_ATTN_AUTO || chunk == T,
+            CHECK(!memcmp(y[0] + l * T * 40, y[3] + l * T * 40, last * 4 - (size_t)l * T * 160) || path == MLA_ATTN_AUTO ||
+                      chunk == T,
                   "%s, %s, chunks of %d: tokens before the last, layer %d", mla_isa_name(isa), path_names[path], chunk, l);
-            CHECK(memcmp(y[0] + last, y[3] + last, 160), "%s, %s, chunks of %d: the last token does without a key, unnoticed", mla_isa_name(isa),
-                  path_names[path], chunk);
+            CHECK(memcmp(y[0] + last, y[3] + last, 160), "%s, %s, chunks of %d: the last token does without a key, unnoticed",
+                  mla_isa_name(isa), path_names[path], chunk);
         }
         for (int i = 0; i < 4; i++) free(y[i]);
     }
@@ -532,12 +561,14 @@ static void test_ways(void) {
         char way[64];
         snprintf(way, sizeof way, "%s, %s", mla_isa_name(isa), path_names[path]);
         subject_open(&s, &c, 5, 21);
-        float *x = HOLD(float, L *T *D), *one = HOLD(float, L *T *D), *y = HOLD(float, L *T *D), *row = HOLD(float, W + d), *other = HOLD(float, W + d);
+        float *x = HOLD(float, L *T *D), *one = HOLD(float, L *T *D), *y = HOLD(float, L *T *D), *row = HOLD(float, W + d),
+              *other = HOLD(float, W + d);
         test_fill(&r, x, (size_t)(L * T * D), 1);
         mla_context *context = make_context(s.model, T, 1, isa, path);
         mla_cache *k = make_cache(s.model, T, MLA_F32, MLA_F32, NULL);
         run_layers(context, k, L, x, one, T, D, T);
-        for (int chunk = 1; chunk < T; chunk = chunk * 3 + 1) { /* agree to rounding, and so choose the same where no two scores nearly do */
+        for (int chunk = 1; chunk < T;
+             chunk = chunk * 3 + 1) { /* agree to rounding, and so choose the same where no two scores nearly do */
             mla_cache_reset(k);
             run_layers(context, k, L, x, y, T, D, chunk);
             const float e = test_rel_err(y, one, (size_t)(L * T * D));
@@ -557,12 +588,14 @@ static void test_ways(void) {
         /* pages, of every dtype, against a contiguous cache; a fork that goes on otherwise; truncated and run again */
         static const mla_dtype dtypes[][2] = {{MLA_F32, MLA_F32}, {MLA_BF16, MLA_Q8}, {MLA_Q8, MLA_BF16}, {MLA_F16, MLA_F16}};
         for (int i = 0; i < 4; i++) {
-            MUST(mla_pool_create(&pool, s.model, PAGES, dtypes[i][0] == MLA_Q8 ? MLA_BF16 : dtypes[i][0], dtypes[i][1], NULL, &error));
+            MUST(mla_pool_create(&pool, s.model, PAGES, dtypes[i][0] == MLA_Q8 ? MLA_BF16 : dtypes[i][0], dtypes[i][1], NULL,
+                                 &error));
             mla_cache *plain = make_cache(s.model, T, dtypes[i][0] == MLA_Q8 ? MLA_BF16 : dtypes[i][0], dtypes[i][1], NULL);
             mla_cache *a = make_cache(s.model, T, MLA_F32, MLA_F32, pool), *b = make_cache(s.model, T, MLA_F32, MLA_F32, pool);
             run_layers(context, plain, L, x, one, T, D, 50);
             run_layers(context, a, L, x, y, T, D, 50);
-            CHECK(!memcmp(y, one, bytes), "%s, %s and %s: pages are not the same as none", way, mla_dtype_name(dtypes[i][0]), mla_dtype_name(dtypes[i][1]));
+            CHECK(!memcmp(y, one, bytes), "%s, %s and %s: pages are not the same as none", way, mla_dtype_name(dtypes[i][0]),
+                  mla_dtype_name(dtypes[i][1]));
             int wrong = 0;
             for (int l = 0; l < L; l++)
                 for (int u = 0; u < T; u += 7) {
@@ -576,15 +609,18 @@ static void test_ways(void) {
             MUST(mla_cache_truncate(a, 100, &error));
             MUST(mla_cache_fork(b, a, &error));
             const int before = mla_pool_free_pages(pool);
-            for (int which = 0; which < 2; which++) { /* both go on from 100, the fork with other tokens: its first 50 are those at 0 */
+            for (int which = 0; which < 2;
+                 which++) { /* both go on from 100, the fork with other tokens: its first 50 are those at 0 */
                 mla_cache *cache = which ? a : b;
                 mla_sequence q = sequence(cache, 50);
                 for (int l = 0; l < L; l++)
-                    MUST_IN(context, mla_attn_forward(context, l, y + (l * T + 100) * D, x + (l * T + (which ? 100 : 0)) * D, &q, 1));
+                    MUST_IN(context,
+                            mla_attn_forward(context, l, y + (l * T + 100) * D, x + (l * T + (which ? 100 : 0)) * D, &q, 1));
             }
             CHECK(mla_pool_free_pages(pool) < before, "%s: no page was copied", way);
             wrong = 0;
-            for (int l = 0; l < L; l++) wrong += memcmp(y + (l * T + 100) * D, one + (l * T + 100) * D, sizeof *y * (size_t)(50 * D)) != 0;
+            for (int l = 0; l < L; l++)
+                wrong += memcmp(y + (l * T + 100) * D, one + (l * T + 100) * D, sizeof *y * (size_t)(50 * D)) != 0;
             CHECK(wrong == 0, "%s: %d layers are changed by what a fork does", way, wrong);
             mla_cache *copy = make_cache(s.model, T, dtypes[i][0] == MLA_Q8 ? MLA_BF16 : dtypes[i][0], dtypes[i][1], NULL);
             MUST(mla_cache_fork(copy, b, &error)); /* out of the pool: copied */
@@ -640,17 +676,24 @@ static void test_reads(void) {
             for (int i = 0; i < W + 8; i++) {
                 const int good = u % 16 == 3; /* 19 of them; the token itself makes 20, or a row with score 0 does */
                 const float f = test_gauss(&again);
-                row[u * (W + 8) + i] = i >= W ? (good ? 1000.0f : 0.0f) * (float)(weight > 0 ? q[i - W] : -q[i - W]) : good || !poisoned || u == 0 ? f : (float)NAN;
+                row[u * (W + 8) + i] = i >= W ? (good ? 1000.0f : 0.0f) * (float)(weight > 0 ? q[i - W] : -q[i - W])
+                                       : good || !poisoned || u == 0 ? f
+                                                                     : (float)NAN;
             }
-        if (weight < 0) /* all scores are 0 or below, and 0 it is where q.k < 0: then the good ones must be those not turned away */
+        if (weight <
+            0) /* all scores are 0 or below, and 0 it is where q.k < 0: then the good ones must be those not turned away */
             for (int u = 0; u < T; u++)
                 for (int i = W; i < W + 8; i++) row[u * (W + 8) + i] = (float)q[i - W] * (u % 16 == 3 ? -1000.0f : 1000.0f);
         MUST(mla_cache_append(k, T, row, &error));
         mla_sequence q1 = sequence(k, 1);
         MUST_IN(context, mla_attn_forward(context, 0, y, x, &q1, 1));
-        CHECK(test_max_abs(y, (size_t)D) < 1e3f, "%s, %s: %g out of rows that nobody chose", mla_isa_name(isa), path_names[path], (double)test_max_abs(y, (size_t)D));
-        if (!poisoned) memcpy(first, y, sizeof *y * (size_t)D);
-        else CHECK(!memcmp(first, y, sizeof *y * (size_t)D), "%s, %s: rows that nobody chose change something", mla_isa_name(isa), path_names[path]);
+        CHECK(test_max_abs(y, (size_t)D) < 1e3f, "%s, %s: %g out of rows that nobody chose", mla_isa_name(isa), path_names[path],
+              (double)test_max_abs(y, (size_t)D));
+        if (!poisoned)
+            memcpy(first, y, sizeof *y * (size_t)D);
+        else
+            CHECK(!memcmp(first, y, sizeof *y * (size_t)D), "%s, %s: rows that nobody chose change something", mla_isa_name(isa),
+                  path_names[path]);
         mla_cache_destroy(k), mla_context_destroy(context);
     }
     subject_close(&s);
@@ -679,12 +722,15 @@ static void test_hostile_values(void) {
         mla_cache *k = make_cache(s.model, T, MLA_F32, MLA_F32, NULL);
         run_layers(context, k, 2, x, y, T, D, 45);
         const float m = test_max_abs(y, (size_t)(2 * T * D));
-        CHECK(m > 0 && m < 1e3f, "%s, %s, tensor %d of %g: %g", mla_isa_name(isa), path_names[path], which, (double)bad[v], (double)m);
+        CHECK(m > 0 && m < 1e3f, "%s, %s, tensor %d of %g: %g", mla_isa_name(isa), path_names[path], which, (double)bad[v],
+              (double)m);
         if (v == 0) { /* NaN everywhere: the first TOPK keys */
             int wrong = 0;
             for (int i = 0; i < 45; i++) /* of the second call */
-                wrong += context->choice[i].n != TOPK || context->chosen[i * TOPK] != 0 || context->chosen[i * TOPK + TOPK - 1] != TOPK - 1;
-            CHECK(wrong == 0, "%s, %s, tensor %d: %d tokens did not choose the first keys", mla_isa_name(isa), path_names[path], which, wrong);
+                wrong += context->choice[i].n != TOPK || context->chosen[i * TOPK] != 0 ||
+                         context->chosen[i * TOPK + TOPK - 1] != TOPK - 1;
+            CHECK(wrong == 0, "%s, %s, tensor %d: %d tokens did not choose the first keys", mla_isa_name(isa), path_names[path],
+                  which, wrong);
         }
         mla_cache_destroy(k), mla_context_destroy(context);
         subject_close(&s);
@@ -717,9 +763,11 @@ static void test_refusals(void) {
     subject_open(&s, &good, 5, 1);
     memset(&w, 0, sizeof w), memset(&kd, 0, sizeof kd), memset(&xd, 0, sizeof xd);
     w.layers = s.layers;
-#define CONFIG(field, value, word, more) (c = good, c.field = (value), REFUSED(mla_model_create(&m, &c, &w, NULL, &error), MLA_ERR_CONFIG, word, more))
+#define CONFIG(field, value, word, more)                                                                                         \
+    (c = good, c.field = (value), REFUSED(mla_model_create(&m, &c, &w, NULL, &error), MLA_ERR_CONFIG, word, more))
     CONFIG(index_topk, -1, "index_topk", "-1"), CONFIG(index_topk, INT32_MAX, "index_topk", "2147483647");
-    CONFIG(index_n_heads, 0, "index_n_heads", "0"), CONFIG(index_n_heads, -3, "index_n_heads", "-3"), CONFIG(index_n_heads, 65537, "index_n_heads", "65537");
+    CONFIG(index_n_heads, 0, "index_n_heads", "0"), CONFIG(index_n_heads, -3, "index_n_heads", "-3"),
+        CONFIG(index_n_heads, 65537, "index_n_heads", "65537");
     CONFIG(index_head_dim, 0, "index_head_dim", "0"), CONFIG(index_head_dim, 7, "index_head_dim", "7, must be 8"),
         CONFIG(index_head_dim, INT32_MAX, "index_head_dim", "2147483647");
     CONFIG(index_rope, (mla_rope_layout)3, "index_rope", "3"), CONFIG(index_rope, (mla_rope_layout)-1, "index_rope", "-1");
@@ -729,7 +777,8 @@ static void test_refusals(void) {
     REFUSED(mla_model_create(&m, &c, &w, NULL, &error), MLA_ERR_CONFIG, "q_lora_rank", "index_topk 10");
     /* each tensor: missing, misshapen, of a dtype that cannot stand there */
     for (int i = 0; i < 5; i++) {
-        static const char *const names[] = {"indexer.wq_b.weight", "indexer.wk.weight", "indexer.k_norm.weight", "indexer.k_norm.bias", "indexer.weights_proj"};
+        static const char *const names[] = {"indexer.wq_b.weight", "indexer.wk.weight", "indexer.k_norm.weight",
+                                            "indexer.k_norm.bias", "indexer.weights_proj"};
         mla_layer_weights layers[3];
         mla_indexer_weights *n = &layers[2].attn.indexer;
         mla_tensor *const t[] = {&n->wq_b.weight, &n->wk.weight, &n->k_norm.weight, &n->k_norm.bias, &n->weights_proj};
@@ -754,7 +803,8 @@ static void test_refusals(void) {
         memset(&layers[0].attn, 0, sizeof layers[0].attn);
         REFUSED(mla_model_create(&m, &good, &w, NULL, &error), MLA_ERR_WEIGHTS, "weights.layers[1].attn.indexer", "missing");
         layers[0].attn.indexer = indexer;
-        REFUSED(mla_model_create(&m, &good, &w, NULL, &error), MLA_ERR_WEIGHTS, "weights.layers[0].attn.indexer", "the attention it belongs to");
+        REFUSED(mla_model_create(&m, &good, &w, NULL, &error), MLA_ERR_WEIGHTS, "weights.layers[0].attn.indexer",
+                "the attention it belongs to");
         w.layers = s.layers;
         c = good, c.index_topk = c.index_n_heads = c.index_head_dim = 0;
         MUST(mla_model_create(&m, &c, &w, NULL, &error));
@@ -762,11 +812,14 @@ static void test_refusals(void) {
         const size_t without = mla_cache_size(m, &kd), pages = mla_pool_size(m, 3, MLA_F32, MLA_F32);
         CHECK(mla_model_bytes(m, 0) < mla_model_bytes(s.model, 0), "indexers in use are counted");
         /* two of three layers have keys of 32 values */
-        CHECK(mla_cache_size(s.model, &kd) == without + 2 * 64 * 32 * 4, "index keys in f32: %zu bytes", mla_cache_size(s.model, &kd) - without);
+        CHECK(mla_cache_size(s.model, &kd) == without + 2 * 64 * 32 * 4, "index keys in f32: %zu bytes",
+              mla_cache_size(s.model, &kd) - without);
         kd.index_dtype = MLA_BF16;
-        CHECK(mla_cache_size(s.model, &kd) == without + 2 * 64 * 32 * 2, "index keys in bf16: %zu bytes", mla_cache_size(s.model, &kd) - without);
+        CHECK(mla_cache_size(s.model, &kd) == without + 2 * 64 * 32 * 2, "index keys in bf16: %zu bytes",
+              mla_cache_size(s.model, &kd) - without);
         kd.index_dtype = MLA_Q8;
-        CHECK(mla_cache_size(s.model, &kd) == without + 2 * 64 * 34, "index keys in q8: %zu bytes", mla_cache_size(s.model, &kd) - without);
+        CHECK(mla_cache_size(s.model, &kd) == without + 2 * 64 * 34, "index keys in q8: %zu bytes",
+              mla_cache_size(s.model, &kd) - without);
         CHECK(mla_pool_size(s.model, 3, MLA_F32, MLA_BF16) == pages + 3 * 2 * 64 * 32 * 2, "pages with index keys in bf16");
         mla_model_destroy(m);
     }
