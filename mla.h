@@ -5334,9 +5334,11 @@ MLA__IN void MLA__F(attend)(const mla_dtype t, mla__lanes *panels, int n, const 
                 m = near && l->n - r >= MLA__AR ? MLA__AR : l->n - r < MLA__MR ? l->n - r : MLA__MR;
                 for (i = 0; i < m && m <= MLA__MR; i++) a[i] = probs + r + i;
                 if (near && m == MLA__AR)
-                    (t == MLA_BF16 ? MLA__F(values_bf16) : t == MLA_F16 ? MLA__F(values_f16) : MLA__F(values_f32))(o, dv, probs + r, MLA__NL, from, ldv, nu, l->started, o, 0);
+                    (t == MLA_BF16 ? MLA__F(values_bf16) : t == MLA_F16 ? MLA__F(values_f16) : MLA__F(values_f32))(
+                        o, dv, probs + r, MLA__NL, from, ldv, nu, l->started, o, 0);
                 else
-                    (t == MLA_BF16 ? MLA__F(tile_bf16) : t == MLA_F16 ? MLA__F(tile_f16) : MLA__F(tile_f32))(m, dv - c < cols ? dv - c : cols, o, dv, a, MLA__NL, from, ldv, nu, l->started, o, 0);
+                    (t == MLA_BF16 ? MLA__F(tile_bf16) : t == MLA_F16 ? MLA__F(tile_f16) : MLA__F(tile_f32))(
+                        m, dv - c < cols ? dv - c : cols, o, dv, a, MLA__NL, from, ldv, nu, l->started, o, 0);
             }
         l->started = 1;
     }

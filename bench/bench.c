@@ -89,7 +89,7 @@ static void help(void) {
            "  --index-cache TYPE  the same for the index keys of sparse attention [bf16]\n"
            "  --depth N,N,..    tokens in the cache [0,4096,16384]\n"
            "  --pp N            tokens of a prefill, 0: none [512]\n"
-           "  --attn PATH       auto, naive or absorbed [auto]\n"
+           "  --attn PATH       auto, naive, absorbed, or all: each of them in turn [auto]\n"
            "  --only LIST       of decode (with its attention), prefill, layer, moe [all of them]\n"
            "  --no-limits       do not measure the limits; the fractions are left out\n"
            "What is counted as bytes and flops is said at the top of bench.c.\n");

@@ -107,7 +107,7 @@ typedef struct options {
     const char *shape; /* NULL: the default of the part */
     mla_dtype weights, cache, index_cache;
     mla_isa isa;
-    mla_attn_path attn;
+    int attn; /* a mla_attn_path, or MLA_ATTN_PATH_COUNT: each in turn */
     int any_weights;   /* --weights was not given */
     int threads;       /* 0: all; limits: 1, 2, 4, .. all */
     int reps, pp, exact, json;
@@ -116,7 +116,7 @@ typedef struct options {
     int depths[MAX_DEPTHS], n_depths;
 } options;
 
-static const char *const attn_names[MLA_ATTN_PATH_COUNT] = {"auto", "naive", "absorbed"};
+static const char *const attn_names[MLA_ATTN_PATH_COUNT + 1] = {"auto", "naive", "absorbed", "all"};
 static const char *const dtype_names[] = {"f32", "f16", "bf16", "fp8", "q8", "q4", "q8x16", "q4x16"}; /* in the order of mla_dtype */
 enum { N_WEIGHT_DTYPES = 8 };
 
@@ -199,7 +199,7 @@ static void parse(options *o, int argc, char **argv) {
         case 3: o->weights = (mla_dtype)one_of(a, v, dtype_names, N_WEIGHT_DTYPES), o->any_weights = 0; break;
         case 4: o->cache = cache_dtype(a, v); break;
         case 5: o->isa = (mla_isa)one_of(a, v, isa_names, MLA_ISA_COUNT); break;
-        case 6: o->attn = (mla_attn_path)one_of(a, v, attn_names, MLA_ATTN_PATH_COUNT); break;
+        case 6: o->attn = one_of(a, v, attn_names, MLA_ATTN_PATH_COUNT + 1); break;
         case 7: o->threads = integer(a, v, 1, 1024); break;
         case 8: o->reps = integer(a, v, 1, MAX_REPS); break;
         case 9: depth_list(o, a, v); break;
@@ -291,7 +291,7 @@ static void print_line(const options *o, const line *l, samples *s) {
         fflush(stdout);
         return;
     }
-    printf("%-9s %-12s", l->what, l->part ? l->part : "");
+    printf("%-9s %-12s", l->what, l->part ? l->part : l->attn ? l->attn : "");
     if (l->n) printf(" %6d %6d", l->n, l->depth);
     else printf(" %6s %6s", "-", "-");
     printf(" %4d %-9s %10.3f %10.3f..%-9.3f", l->threads, l->isa, ms, s->n ? s->v[0] : 0, s->n ? s->v[s->n - 1] : 0);

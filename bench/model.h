@@ -402,13 +402,14 @@ static void run_and_time(void *user, int n, void (*task)(void *arg, int i), void
 
 /* ---- measuring -------------------------------------------------------------------------------------------------------- */
 
-enum { MAX_MEASURED = 6 * MAX_DEPTHS + 2, N_INPUTS = 61, LAYER_STEPS = 8, MAX_STEPS = 16 };
+enum { MAX_MEASURED = MLA_ATTN_PATH_COUNT * 6 * MAX_DEPTHS + 2, N_INPUTS = 61, LAYER_STEPS = 8, MAX_STEPS = 16 };
 static const double long_seconds = 10; /* what has taken so long in all is repeated 3 times only */
 
 typedef struct measured {
     const char *what;
     int n, depth;
     int cache;               /* which */
+    int attn;                /* by which path */
     int steps;               /* calls in a sample */
     work work;               /* of the last sample */
     samples ms, read, fma, int8, bf16;
@@ -418,7 +419,7 @@ typedef struct measured {
 typedef struct bench {
     const options *o;
     synthetic s;
-    mla_context *context;
+    mla_context *context, *contexts[MLA_ATTN_PATH_COUNT]; /* the one in use; one of each path that is wanted */
     stopwatch watch;
     int threads, n_measured, moe_layer, attn_layer;
     measured measured[MAX_MEASURED];
@@ -492,6 +493,7 @@ static double moe(bench *b, int n, double *hit) { /* one layer, another each tim
 /* A sample: seconds of a call, the mean of m->steps; of decode's attention and indexers too. */
 static double sample(bench *b, measured *m, stopwatch *parts) {
     double seconds = 0, hits = 0;
+    b->context = b->contexts[m->attn];
     parts->attention = parts->indexer = 0;
     for (int i = 0; i < m->steps; i++) {
         double hit = 0;
@@ -520,19 +522,23 @@ static void plan_one(bench *b, measured m) {
 
 static void plan(bench *b) {
     const options *o = b->o;
-    for (int i = 0; i < o->n_depths; i++) {
-        plan_one(b, (measured){.what = "decode", .n = 1, .depth = o->depths[i], .cache = i, .steps = 1});
-        /* attention comes out of the decode before it; over nothing but the token itself there is none to speak of */
-        plan_one(b, (measured){.what = "attention", .n = 1, .depth = o->depths[i], .cache = i});
-        plan_one(b, (measured){.what = "indexer", .n = 1, .depth = o->depths[i], .cache = i});
-        plan_one(b, (measured){.what = "layer", .n = 1, .depth = o->depths[i], .cache = i, .steps = LAYER_STEPS});
-        if (o->pp < 1) continue;
-        plan_one(b, (measured){.what = "prefill", .n = o->pp, .depth = o->depths[i], .cache = i, .steps = 1});
-        if (o->pp > 1) plan_one(b, (measured){.what = "layer", .n = o->pp, .depth = o->depths[i], .cache = i, .steps = 1});
-    }
+    for (int i = 0; i < o->n_depths; i++)
+        for (int path = 0; path < MLA_ATTN_PATH_COUNT; path++) {
+            measured m = {.attn = path, .n = 1, .depth = o->depths[i], .cache = i};
+            if (!b->contexts[path]) continue;
+            m.what = "decode", m.steps = 1, plan_one(b, m);
+            /* attention comes out of the decode before it; over nothing but the token itself there is none to speak of */
+            m.what = "attention", m.steps = 0, plan_one(b, m);
+            m.what = "indexer", plan_one(b, m);
+            m.what = "layer", m.steps = LAYER_STEPS, plan_one(b, m);
+            m.n = o->pp, m.steps = 1;
+            if (o->pp >= 1) m.what = "prefill", plan_one(b, m);
+            if (o->pp > 1) m.what = "layer", plan_one(b, m);
+        }
     if (!b->s.n_moe) return;
-    plan_one(b, (measured){.what = "moe", .n = 1, .steps = LAYER_STEPS});
-    if (o->pp > 1) plan_one(b, (measured){.what = "moe", .n = o->pp, .steps = 1});
+    const int first = o->attn % MLA_ATTN_PATH_COUNT;
+    plan_one(b, (measured){.what = "moe", .attn = first, .n = 1, .steps = LAYER_STEPS});
+    if (o->pp > 1) plan_one(b, (measured){.what = "moe", .attn = first, .n = o->pp, .steps = 1});
 }
 
 static void fill_cache(bench *b, int which) { /* with rows such as attention writes: normed latents and keys, deviation 1 */
@@ -600,7 +606,7 @@ static void print_measured(bench *b) {
         measured *m = &b->measured[i];
         if (!m->ms.n) continue; /* attention over so few keys that it is no parallel region */
         line l = {.what = m->what, .shape = s->shape.name, .weights = dtype_names[o->weights], .cache = dtype_names[o->cache]};
-        l.attn = attn_names[o->attn], l.isa = mla_isa_name(mla_context_isa(b->context));
+        l.attn = attn_names[m->attn], l.isa = mla_isa_name(mla_context_isa(b->context));
         l.threads = b->threads, l.depth = m->depth, l.n = m->n, l.exact = o->exact;
         if (!strcmp(m->what, "indexer")) l.cache = dtype_names[o->index_cache];
         l.tokens = strcmp(m->what, "attention") && strcmp(m->what, "indexer") ? m->n : 0, l.bytes = m->work.bytes, l.flops = m->work.flops, l.ops = m->work.ops;
@@ -618,8 +624,13 @@ static int run_model(const options *o) {
     synthetic_open(&b.s, o, o->shape ? o->shape : "lite6");
     const mla_config *c = &b.s.shape.config;
     mla_context_desc desc = {.max_tokens = o->pp > 0 ? o->pp : 1, .threads = b.threads, .run = run_and_time, .run_user = &b.watch};
-    desc.isa = o->isa, desc.attn = o->attn, desc.exact = o->exact, desc.alloc = huge;
-    if (mla_context_create(&b.context, b.s.model, &desc, &error)) fail(1, "%s", error.text);
+    desc.isa = o->isa, desc.exact = o->exact, desc.alloc = huge;
+    for (int path = 0; path < MLA_ATTN_PATH_COUNT; path++) {
+        if (o->attn != path && o->attn != MLA_ATTN_PATH_COUNT) continue;
+        desc.attn = (mla_attn_path)path;
+        if (mla_context_create(&b.contexts[path], b.s.model, &desc, &error)) fail(1, "%s", error.text);
+        b.context = b.contexts[path];
+    }
     memset(&l, 0, sizeof l);
     if (!o->no_limits) limits_open(&l, isa_tier(mla_context_isa(b.context)));
     for (int i = 0; i < o->n_depths; i++) fill_cache(&b, i);
@@ -648,7 +659,7 @@ static int run_model(const options *o) {
     }
     print_measured(&b);
     for (int i = 0; i < o->n_depths; i++) mla_cache_destroy(b.caches[i]);
-    mla_context_destroy(b.context);
+    for (int path = 0; path < MLA_ATTN_PATH_COUNT; path++) mla_context_destroy(b.contexts[path]);
     synthetic_close(&b.s);
     free(b.x), free(b.y), free(b.logits), free(b.counts), free(b.tokens), free(l.buffer);
     return 0;
