@@ -3089,7 +3089,7 @@ struct mla_cache {
     int *indexer; /* [n_layers], as the model has it */
     int *ahead, n_ahead; /* [num_nextn_predict_layers]: positions for which each of these layers has its rows */
     int *table, n_pages; /* pages held, page p has rows 64p and up; they may reach beyond length while a call is under way */
-    int had_pages, copied; /* to take the last reservation back: pages held before, and the shared page that was copied, or -1 */
+    int had_pages, *had; /* to take the last reservation back: how many pages were held before, and which, from that of position length on */
     unsigned char *rows; /* contiguous: [n_layers, capacity, width] */
     unsigned char *index_rows; /* [n_indexers, capacity, index_width] */
     mla_allocator alloc;
@@ -3198,22 +3198,21 @@ static mla_result mla__reserve(mla_cache *k, int n, const char *who, mla_error *
     mla_pool *p = k->pool;
     if (n > k->capacity - k->length)
         return mla__fail(err, MLA_ERR_FULL, "%s: cache holds %d of %d tokens, %d more do not fit", who, k->length, k->capacity, n);
-    k->had_pages = k->n_pages, k->copied = -1;
+    k->had_pages = k->n_pages;
     if (!p) return MLA_OK;
     const int first = k->length / MLA_PAGE, pages = mla__pages((int64_t)k->length + n);
     int copies = 0, fresh = pages > k->n_pages ? pages - k->n_pages : 0;
     for (int i = first; i < k->n_pages; i++) copies += p->refs[k->table[i]] > 1; /* one at most, unless rows are written again */
     if (fresh + copies > p->n_free)
         return mla__fail(err, MLA_ERR_FULL, "%s: %d pages needed, the pool has %d free", who, fresh + copies, p->n_free);
-    for (int i = first; i < k->had_pages && copies > 0; i++) {
-        const int from = k->table[i];
+    for (int i = first; i < k->had_pages; i++) {
+        const int from = k->had[i] = k->table[i];
         if (p->refs[from] == 1) continue;
         const int to = p->free_pages[--p->n_free];
         memcpy(p->rows + to * p->page_bytes, p->rows + from * p->page_bytes, (size_t)p->page_bytes);
         p->refs[to] = 1;
         mla__page_drop(p, from); /* others hold it still */
         k->table[i] = to;
-        if (i == first) k->copied = from;
     }
     while (k->n_pages < pages) {
         const int page = p->free_pages[--p->n_free];
@@ -3229,10 +3228,10 @@ static void mla__trim(mla_cache *k, int pages) {
 /* Take the last reservation back. */
 static void mla__unreserve(mla_cache *k) {
     mla__trim(k, k->had_pages);
-    if (k->copied >= 0) {
-        int *page = &k->table[k->length / MLA_PAGE];
-        mla__page_drop(k->pool, *page);
-        k->pool->refs[*page = k->copied]++;
+    for (int i = k->length / MLA_PAGE; k->pool && i < k->had_pages; i++) {
+        if (k->table[i] == k->had[i]) continue;
+        mla__page_drop(k->pool, k->table[i]);
+        k->pool->refs[k->table[i] = k->had[i]]++;
     }
 }
 
@@ -3243,7 +3242,8 @@ static mla_cache *mla__cache_layout(const mla_model *m, const mla_cache_desc *d,
     const int index_width = mla__index_width(m);
     const mla_dtype dtype = d->pool ? d->pool->dtype : d->dtype, index_dtype = d->pool ? d->pool->index_dtype : d->index_dtype;
     const double rows_own = d->pool ? 0 : d->capacity;
-    int *table = MLA__TAKE(&a, int, d->pool ? (double)d->capacity / MLA_PAGE + 1 : 0), *indexer = MLA__TAKE(&a, int, mla__all_layers(&m->c));
+    const double pages = d->pool ? (double)d->capacity / MLA_PAGE + 1 : 0;
+    int *table = MLA__TAKE(&a, int, pages), *had = MLA__TAKE(&a, int, pages), *indexer = MLA__TAKE(&a, int, mla__all_layers(&m->c));
     int *ahead = MLA__TAKE(&a, int, m->c.num_nextn_predict_layers);
     unsigned char *rows = MLA__TAKE(&a, unsigned char, rows_own * mla__all_layers(&m->c) * (double)mla__bytes(dtype, width));
     unsigned char *index_rows = MLA__TAKE(&a, unsigned char, rows_own * m->n_indexers * (double)mla__bytes(index_dtype, index_width));
@@ -3251,7 +3251,7 @@ static mla_cache *mla__cache_layout(const mla_model *m, const mla_cache_desc *d,
     if (k) {
         memset(k, 0, sizeof *k);
         k->n_layers = mla__all_layers(&m->c), k->width = width, k->capacity = d->capacity, k->dtype = dtype;
-        k->pool = d->pool, k->table = table, k->rows = rows, k->index_rows = index_rows, k->indexer = indexer;
+        k->pool = d->pool, k->table = table, k->had = had, k->rows = rows, k->index_rows = index_rows, k->indexer = indexer;
         k->n_indexers = m->n_indexers, k->index_width = index_width, k->index_dtype = index_dtype;
         k->ahead = ahead, k->n_ahead = m->c.num_nextn_predict_layers;
         for (int i = 0; i < k->n_ahead; i++) ahead[i] = 0;
@@ -3322,15 +3322,25 @@ mla_result mla_cache_truncate(mla_cache *k, int length, mla_error *err) {
 }
 void mla_cache_reset(mla_cache *k) { mla_cache_truncate(k, 0, NULL); }
 
+/* The first layer that has index keys in k and not by `indexer`, or the other way round; -1: none. */
+static int mla__other_indexer(const mla_cache *k, const int *indexer) {
+    for (int i = 0; i < k->n_layers; i++)
+        if ((k->indexer[i] >= 0) != (indexer[i] >= 0)) return i;
+    return -1;
+}
+
 mla_result mla_cache_fork(mla_cache *dst, const mla_cache *src, mla_error *err) {
     mla_result r;
     if (!dst || !src) return mla__fail(err, MLA_ERR_ARGUMENT, "mla_cache_fork: %s is NULL", dst ? "src" : "dst");
     if (dst == src) return MLA_OK;
     if (dst->n_layers != src->n_layers || dst->n_ahead != src->n_ahead || dst->width != src->width || dst->dtype != src->dtype)
-        return mla__fail(err, MLA_ERR_ARGUMENT, "mla_cache_fork: %d layers of width %d in %s cannot become %d of %d in %s", src->n_layers,
-                         src->width, mla_dtype_name(src->dtype), dst->n_layers, dst->width, mla_dtype_name(dst->dtype));
-    if (dst->index_width != src->index_width || memcmp(dst->indexer, src->indexer, (size_t)src->n_layers * sizeof *src->indexer) ||
-        (src->n_indexers && dst->index_dtype != src->index_dtype))
+        return mla__fail(err, MLA_ERR_ARGUMENT, "mla_cache_fork: %d layers (%d to predict ahead) of width %d in %s cannot become %d (%d) of %d in %s",
+                         src->n_layers, src->n_ahead, src->width, mla_dtype_name(src->dtype), dst->n_layers, dst->n_ahead, dst->width,
+                         mla_dtype_name(dst->dtype));
+    const int other = mla__other_indexer(dst, src->indexer);
+    if (other >= 0)
+        return mla__fail(err, MLA_ERR_ARGUMENT, "mla_cache_fork: layer %d has index keys in %s only", other, src->indexer[other] >= 0 ? "src" : "dst");
+    if (dst->index_width != src->index_width || (src->n_indexers && dst->index_dtype != src->index_dtype))
         return mla__fail(err, MLA_ERR_ARGUMENT, "mla_cache_fork: index keys of %d layers, %d values in %s, cannot become those of %d, %d in %s",
                          src->n_indexers, src->index_width, mla_dtype_name(src->index_dtype), dst->n_indexers, dst->index_width, mla_dtype_name(dst->index_dtype));
     if (dst->capacity < src->length)
@@ -3578,7 +3588,7 @@ static mla_context *mla__context_layout(const mla_model *m, const mla_context_de
     t.fp8 = d->fp8_activations && m->dtypes & 1u << MLA_E4M3;
     if (!d->exact && (packs || t.fp8 || m->dtypes & (1u << MLA_Q8 | 1u << MLA_Q4 | 1u << MLA_Q8X16 | 1u << MLA_Q4X16))) {
         /* packed for the experts, tokens come once for each of their experts, and in sixteens */
-        const double slot_rows = (double)T * K + 15.0 * mla__min(E, T * K), dense = (T + 15.0) * (widest + 31.0);
+        const double slot_rows = (double)T * K + 15.0 * fmin(E, (double)T * K), dense = (T + 15.0) * (widest + 31.0);
         const double slots = slot_rows * mla__up_to(mla__max(c->hidden_size, I), 32) + (T + 15.0) * mla__up_to(mla__max(c->hidden_size, c->n_shared_experts * I), 32);
         t.act = MLA__TAKE(&a, unsigned char, (T * (double)widest / MLA_GROUP + 1) * sizeof(mla__act) + (packs ? 2 * fmax(dense, slots) : 0) +
                                                  (t.fp8 ? T * (double)widest * sizeof(float) : 0));
@@ -4504,10 +4514,11 @@ static mla_result mla__check_sequences(mla_context *c, const mla_sequence *seqs,
         if (!k) return mla__fail(&c->err, MLA_ERR_ARGUMENT, "sequences[%d].cache is NULL", i);
         if (seqs[i].n_tokens < 1) return mla__fail(&c->err, MLA_ERR_ARGUMENT, "sequences[%d].n_tokens: %d, must be at least 1", i, seqs[i].n_tokens);
         if (k->n_layers != mla__all_layers(&c->m->c) || k->n_ahead != c->m->c.num_nextn_predict_layers || k->width != c->m->c.kv_lora_rank + c->m->c.qk_rope_head_dim)
-            return mla__fail(&c->err, MLA_ERR_ARGUMENT, "sequences[%d].cache: made for another model (%d layers of width %d)", i, k->n_layers, k->width);
-        if (k->index_width != mla__index_width(c->m) || memcmp(k->indexer, c->m->indexer, (size_t)k->n_layers * sizeof *k->indexer))
-            return mla__fail(&c->err, MLA_ERR_ARGUMENT, "sequences[%d].cache: made for another model (%d indexers with keys of %d)", i,
-                             k->n_indexers, k->index_width);
+            return mla__fail(&c->err, MLA_ERR_ARGUMENT, "sequences[%d].cache: made for another model (%d layers of width %d, %d to predict ahead)", i,
+                             k->n_layers, k->width, k->n_ahead);
+        if (k->index_width != mla__index_width(c->m) || mla__other_indexer(k, c->m->indexer) >= 0)
+            return mla__fail(&c->err, MLA_ERR_ARGUMENT, "sequences[%d].cache: made for another model (%d indexers with keys of %d; that of layer %d differs)", i,
+                             k->n_indexers, k->index_width, mla__max(mla__other_indexer(k, c->m->indexer), 0));
         T += seqs[i].n_tokens;
     }
     if (T > c->max_tokens) return mla__fail(&c->err, MLA_ERR_MEMORY, "%lld tokens in one call, context.max_tokens is %d", (long long)T, c->max_tokens);

@@ -862,7 +862,7 @@ static void speculate(session *s, const int *tokens, int n, const mla_outputs *p
 /* Tokens of a prompt; the last one's logits are then in last. Ends early when interrupted. all: the logits of all, into that
    file. */
 static void prefill(session *s, const int *tokens, size_t n_tokens, FILE *all) {
-    const size_t vocab = (size_t)s->c->config.vocab_size, 
+    const size_t vocab = (size_t)s->c->config.vocab_size,
                  chunk = s->ahead ? (size_t)speculation_chunk(s->ahead) : (size_t)s->context_desc.max_tokens;
     char text[32];
     snprintf(text, sizeof text, "%zu tokens", n_tokens);

@@ -241,12 +241,18 @@ mla_result speculation_feed(speculation *g, const int *tokens, int n, const mla_
     g->n_guesses = g->at = g->ran = 0;
     memcpy(g->tokens + g->n, tokens, (size_t)n * sizeof *tokens);
     mla_result rc = speculation__model(g, n, out, err);
+    if (rc) return rc;
     for (int k = 0; k < g->M && !rc; k++) { /* what comes after is not known: the last rows will be written again */
         g->tokens[g->n + k] = tokens[n - 1];
         rc = speculation__ahead(g, k, NULL, err);
     }
-    if (!rc) speculation__keep(g, g->M);
-    return rc;
+    if (rc) { /* as if nothing had been fed */
+        mla_cache_truncate(g->cache, mla_cache_length(g->cache) - n, NULL);
+        g->n -= n;
+        return rc;
+    }
+    speculation__keep(g, g->M);
+    return MLA_OK;
 }
 
 mla_result speculation_run(speculation *g, int token, const sampler *s, int most, mla_error *err) {
@@ -272,13 +278,14 @@ mla_result speculation_run(speculation *g, int token, const sampler *s, int most
         if (guess >= 0) g->guesses[g->n_guesses++] = guess;
         g->tokens[g->n + 1 + k] = guess >= 0 ? guess : token;
     }
-    speculation__keep(g, g->M - 1);
+    speculation__keep(g, g->M); /* one more than is needed then, so that a pass that fails can be tried again */
     g->tokens[g->n] = token;
     memcpy(g->tokens + g->n + 1, g->guesses, (size_t)g->n_guesses * sizeof *g->guesses);
     memset(&out, 0, sizeof out);
     out.logits = g->logits, out.all_logits = 1;
     rc = speculation__model(g, 1 + g->n_guesses, &out, err);
     if (rc) return rc;
+    speculation__keep(g, g->M + g->n_guesses);
     g->ran = 1;
     g->counts.passes++, g->counts.guesses += g->n_guesses;
     return MLA_OK;

@@ -387,7 +387,22 @@ static void test_pages(const subject *s) {
     CHECK(mla_pool_free_pages(pool) == 3, "%d pages are free", mla_pool_free_pages(pool));
     CHECK(mla_mtp_forward(c, 0, &q, 1, ids, state, NULL) == MLA_OK && mla_pool_free_pages(pool) == 2, "%s",
           mla_context_error(c)->text);
-    mla_cache_destroy(last), mla_cache_destroy(k);
+    /* a second sequence that does not fit: the first one's copies, of two pages, are taken back */
+    mla_cache_reset(last);
+    j = cache_of(s->model, N, MLA_F32, pool);
+    CHECK(mla_cache_fork(last, k, &err) == MLA_OK && mla_cache_fork(j, k, &err) == MLA_OK && mla_pool_free_pages(pool) == 3, "%s", err.text);
+    const mla_sequence both[] = {sequence_of(last, 60), sequence_of(j, 60)};
+    int follow[120];
+    for (int i = 0; i < 120; i++) follow[i] = ids[N - 60 + i % 60 + 1];
+    float *twice = (float *)room((size_t)120 * (size_t)s->D, 4);
+    for (int i = 0; i < 2; i++)
+        memcpy(twice + (size_t)(60 * i) * (size_t)s->D, state + (size_t)(N - 60) * (size_t)s->D, (size_t)60 * (size_t)s->D * sizeof *twice);
+    CHECK(mla_mtp_forward(c, 0, both, 2, follow, twice, NULL) == MLA_ERR_FULL && strstr(mla_context_error(c)->text, "sequences[1]"), "%s",
+          mla_context_error(c)->text);
+    CHECK(mla_pool_free_pages(pool) == 3 && mla_cache_length(last) == N && mla_cache_length(j) == N, "%d pages are free", mla_pool_free_pages(pool));
+    CHECK(mla_mtp_forward(c, 0, both, 1, follow, twice, NULL) == MLA_OK && mla_pool_free_pages(pool) == 1, "%s", mla_context_error(c)->text);
+    free(twice);
+    mla_cache_destroy(j), mla_cache_destroy(last), mla_cache_destroy(k);
     CHECK(mla_pool_free_pages(pool) == 6, "%d pages are free", mla_pool_free_pages(pool));
     mla_pool_destroy(pool), mla_context_destroy(c);
     free(state);
@@ -704,6 +719,37 @@ static void test_verify(void) {
     sampler_destroy(s), sampler_destroy(draft), sampler_destroy(greedy), sampler_destroy(greedy_draft);
 }
 
+static void refuses(const char *what, mla_result got, mla_result want, const char *text, const char *pattern) {
+    CHECK(got == want && strstr(text, pattern), "%s: %s: '%s', expected '%s'", what, mla_result_name(got), text, pattern);
+}
+
+/* A pass that finds the pool full can be run again when it is not. */
+static void test_full(const subject *s) {
+    mla_error err;
+    mla_pool *pool;
+    mla_context *c = plain_context(s->model);
+    int ids[MLA_PAGE + 1];
+    const sampler_desc zero = {.seed = 1};
+    for (int i = 0; i <= MLA_PAGE; i++) ids[i] = s->tokens[i % s->n];
+    if (!CHECK(mla_pool_create(&pool, s->model, 2, MLA_F32, MLA_F32, NULL, &err) == MLA_OK, "%s", err.text)) return;
+    mla_cache *k = cache_of(s->model, 2 * MLA_PAGE, MLA_F32, pool), *other = cache_of(s->model, 1, MLA_F32, pool),
+              *plain = cache_of(s->model, 2 * MLA_PAGE, MLA_F32, NULL);
+    float *logits = (float *)room((size_t)s->V, 4);
+    sampler *pick = sampler_of(s->V, &zero);
+    speculation *g = speculation_of(s, c, k, &zero);
+    CHECK(speculation_feed(g, ids, MLA_PAGE, NULL, &err) == MLA_OK, "%s", err.text);
+    forward(c, s, other, ids, 1, NULL, NULL);
+    for (int again = 0; again < 2; again++)
+        refuses("full", speculation_run(g, ids[MLA_PAGE], pick, 3, &err), MLA_ERR_FULL, err.text, "the pool has 0 free");
+    mla_cache_destroy(other);
+    forward(c, s, plain, ids, MLA_PAGE, NULL, NULL);
+    forward(c, s, plain, ids + MLA_PAGE, 1, NULL, logits);
+    CHECK(speculation_run(g, ids[MLA_PAGE], pick, 3, &err) == MLA_OK, "%s", err.text);
+    CHECK(test_rel_err(speculation_logits(g), logits, (size_t)s->V) < bound, "logits after passes that failed");
+    speculation_destroy(g), sampler_destroy(pick), free(logits);
+    mla_cache_destroy(k), mla_cache_destroy(plain), mla_pool_destroy(pool), mla_context_destroy(c);
+}
+
 /* Texts of three tokens, the first given: those that follow fall into CELLS x CELLS cells by their ids. Exactly, by plain passes,
    and by many speculations. */
 enum { CELLS = 8, TRIALS = 4000 };
@@ -779,10 +825,6 @@ static void test_texts(const subject *s, const sampler_desc *how) {
 
 /* ---- errors ------------------------------------------------------------------------------------------------------------- */
 
-static void refuses(const char *what, mla_result got, mla_result want, const char *text, const char *pattern) {
-    CHECK(got == want && strstr(text, pattern), "%s: %s: '%s', expected '%s'", what, mla_result_name(got), text, pattern);
-}
-
 static void test_errors(const subject *s) {
     mla_config config = s->files->config;
     mla_weights weights = s->files->weights;
@@ -827,6 +869,14 @@ static void test_errors(const subject *s) {
         CHECK(mla_model_forward(c, &q, 1, tokens, NULL) == MLA_OK, "%s", mla_context_error(c)->text);
         refuses("partial", mla_mtp_forward(c, 0, &q, 1, tokens, state, NULL), MLA_ERR_WEIGHTS, mla_context_error(c)->text,
                 missing[i].name);
+        mla_cache_reset(k);
+        speculation *g;
+        if (CHECK(speculation_create(&g, model, c, 6, k, NULL, &err) == MLA_OK, "%s", err.text))
+            for (int again = 0; again < 3; again++) { /* more in all than there is room for: nothing may be left of them */
+                refuses("fed", speculation_feed(g, tokens, 4, NULL, &err), MLA_ERR_WEIGHTS, err.text, missing[i].name);
+                CHECK(mla_cache_length(k) == 0, "length %d after a feed that failed", mla_cache_length(k));
+            }
+        speculation_destroy(g);
         mla_cache_destroy(k), mla_context_destroy(c), mla_model_destroy(model);
     }
 
@@ -943,6 +993,7 @@ int main(int argc, char **argv) {
         test_layer(&s, i == 0);
         test_exactness(&s);
         if (i == 0) test_pages(&s);
+        if (i == 0 || i == 3) test_full(&s);
         test_own_way(&s);
         test_greedy(&s, MLA_ISA_AUTO, 64);
         test_greedy(&s, MLA_ISA_SCALAR, 5);
