@@ -1905,8 +1905,28 @@ MLA__PRODUCT(MLA_Q4, q4, _vnni, MLA__IMR_VNNI, MLA__TARGET_VNNI)
 /* ---- >>fp8 ----------------------------------------------------------------------------------------------------------- */
 #if MLA__X86
 /* E4M3 times few tokens where bytes can be looked up (AVX512_VBMI): both bytes of a code's bf16 come from tables of 128, which also knows
-   subnormals and NaN; the sign is put in; what two 16-bit halves of 32 bits hold are then f32 by a shift and a mask. `order` sees to it that
-   they come out in the order of x. A block's scale is met by its sums. */
+   subnormals and NaN; the sign is put in; what two 16-bit halves of 32 bits hold are then f32 by a shift and a mask. A first permutation sees
+   to it that they come out in the order of x. A block's scale is met by its sums. */
+#define MLA__FP8_BF16(c) /* of code c, below 128 */                                                                                           \
+    ((c) == 0 ? 0 : (c) == 1 ? 0x3b00 : (c) < 4 ? 0x3b00 + 64 * (c) : (c) < 8 ? 0x3b80 + 32 * (c) : (c) == 127 ? 0x7fc0 : 0x3c00 + 16 * (c))
+#define MLA__FP8_ORDER(i) (16 * ((i) % 16 / 8 * 2 + (i) % 2) + (i) / 16 * 4 + (i) % 8 / 2)
+#define MLA__FP8_LOW(c) (MLA__FP8_BF16(c) & 255)
+#define MLA__FP8_HIGH(c) (MLA__FP8_BF16(c) >> 8)
+#define MLA__FOUR(f, i) f((i)), f((i) + 1), f((i) + 2), f((i) + 3)
+#define MLA__SIXTEEN(f, i) MLA__FOUR(f, i), MLA__FOUR(f, (i) + 4), MLA__FOUR(f, (i) + 8), MLA__FOUR(f, (i) + 12)
+#define MLA__SIXTY_FOUR(f, i) MLA__SIXTEEN(f, i), MLA__SIXTEEN(f, (i) + 16), MLA__SIXTEEN(f, (i) + 32), MLA__SIXTEEN(f, (i) + 48)
+static const unsigned char mla__fp8_tables[5][64] = {{MLA__SIXTY_FOUR(MLA__FP8_ORDER, 0)},
+                                                     {MLA__SIXTY_FOUR(MLA__FP8_LOW, 0)},
+                                                     {MLA__SIXTY_FOUR(MLA__FP8_LOW, 64)},
+                                                     {MLA__SIXTY_FOUR(MLA__FP8_HIGH, 0)},
+                                                     {MLA__SIXTY_FOUR(MLA__FP8_HIGH, 64)}};
+#undef MLA__FP8_BF16
+#undef MLA__FP8_ORDER
+#undef MLA__FP8_LOW
+#undef MLA__FP8_HIGH
+#undef MLA__FOUR
+#undef MLA__SIXTEEN
+#undef MLA__SIXTY_FOUR
 MLA__INLINE MLA__TARGET_VBMI void mla__fp8_part(const int T, const int n, __m512 (*sum)[2], const float *const *x, mla__sz k, const unsigned char *from,
                                                 const __m512i *table) {
     const uint64_t some = n < 64 ? ((uint64_t)1 << n) - 1 : ~(uint64_t)0;
@@ -1953,18 +1973,9 @@ MLA__INLINE MLA__TARGET_VBMI void mla__fp8_row(const int T, float *y, mla__sz ld
 static MLA__TARGET_VBMI void mla__dot_e4m3_vbmi(float *y, mla__sz ldy, const float *x, mla__sz ldx, const int *idx, int T, const mla_tensor *w, int row0, int n0,
                                                 int n1, float *panel) {
     const float *rows[MLA__FEW];
-    unsigned char bytes[5][64]; /* order; low bytes of codes 0 to 63 and 64 to 127; high bytes */
     __m512i table[5];
     (void)panel;
-    for (int i = 0; i < 64; i++) {
-        bytes[0][i / 16 * 16 + i % 16 / 8 * 8 + i % 8] = (unsigned char)(16 * (i % 16 / 8 * 2 + i % 2) + i / 16 * 4 + i % 8 / 2);
-        for (int h = 0; h < 2; h++) {
-            const unsigned code = (unsigned)(64 * h + i);
-            const uint32_t bf16 = code < 8 || code == 127 ? mla__bits(mla_e4m3_to_f32((uint8_t)code)) >> 16 : code * 16 + 120 * 128;
-            bytes[1 + h][i] = (unsigned char)bf16, bytes[3 + h][i] = (unsigned char)(bf16 >> 8);
-        }
-    }
-    for (int i = 0; i < 5; i++) table[i] = _mm512_loadu_si512(bytes[i]);
+    for (int i = 0; i < 5; i++) table[i] = _mm512_loadu_si512(mla__fp8_tables[i]);
     for (int i = 0; i < T; i++) rows[i] = x + (idx ? idx[i] : i) * ldx;
     for (int n = n0; n < n1; n++)
         if (T == 1) mla__fp8_row(1, y + (n - n0), ldy, rows, w, row0 + n, table);
