@@ -16,7 +16,8 @@ QUICK START    a model from weights that lie in memory, one prompt, the logits o
    mla_sequence prompt = {.cache = cache, .n_tokens = 3};
    mla_outputs out = {.logits = logits};
    mla_model_forward(context, &prompt, 1, (int[]){11, 22, 33}, &out);
-   examples/checkpoint.h fills config and weights from a Hugging Face directory; examples/minimal.c runs one layer alone.
+   examples/checkpoint.h fills config and weights from a Hugging Face directory; examples/minimal.c runs one layer
+               alone.
 
 LETTERS        T tokens, D hidden_size, H num_attention_heads, R kv_lora_rank, Q q_lora_rank, N qk_nope_head_dim,
                P qk_rope_head_dim, V v_head_dim, E n_routed_experts, Z zero_expert_num, K num_experts_per_tok,
@@ -24,26 +25,37 @@ LETTERS        T tokens, D hidden_size, H num_attention_heads, R kv_lora_rank, Q
    All matrices are row-major [out, in], as PyTorch keeps them: W [n,k] @ x [k] -> y [n].
 
 MATHS          (DeepSeek-V2, arXiv 2405.04434; DeepSeek-V3, arXiv 2412.19437; DeepSeek-V3.2, arXiv 2512.02556)
-   attention   c_q = norm(Wqa x); q = Wqb c_q  (or q = Wq x);  [c, kr] = Wkva x;  c = norm(c)         cached: [c, rope(kr)]
+   attention   c_q = norm(Wqa x); q = Wqb c_q  (or q = Wq x);  [c, kr] = Wkva x;  c = norm(c)         cached: [c,
+               rope(kr)]
                [k_h, v_h] = Wkvb_h c;  s(t,u) = scale * (qn.k_h(u) + rope(qr).kr(u));  out = Wo concat_h(softmax(s) v_h)
-   absorbed    qa_h = Wk_h^T qn_h;  s(t,u) = scale * (qa_h.c(u) + qr.kr(u));  o_h = Wv_h (softmax(s) c)        the same function
-   sparse      a token attends to the index_topk keys u of highest I(t,u) = sum_h w_h(x_t) relu(q_h(c_q).k(u)), all heads to the same
+   absorbed    qa_h = Wk_h^T qn_h;  s(t,u) = scale * (qa_h.c(u) + qr.kr(u));  o_h = Wv_h (softmax(s) c)        the same
+               function
+   sparse      a token attends to the index_topk keys u of highest I(t,u) = sum_h w_h(x_t) relu(q_h(c_q).k(u)), all
+               heads to the same
    experts     y = sum_{e in top-K} w_e down_e(silu(gate_e x) * up_e x) + shared(x)
    block       x += attn(norm1 x);  x += ffn(norm2 x);   logits = head(norm(x))
-   shortcut    x += attn(norm1 x);  h = norm2 x;  m = experts(h);  x += mlp(h);  the next block;  x += m      (a layer with mlp and moe)
-   ahead       x = Weh [norm_e E(t_{i+1}); norm_h h_i];  y = norm(block(x));  logits of t_{i+2} = head(y)     (multi-token prediction)
+   shortcut    x += attn(norm1 x);  h = norm2 x;  m = experts(h);  x += mlp(h);  the next block;  x += m      (a layer
+               with mlp and moe)
+   ahead       x = Weh [norm_e E(t_{i+1}); norm_h h_i];  y = norm(block(x));  logits of t_{i+2} = head(y)
+               (multi-token prediction)
 
-CONTENTS       search for the anchor:   >>results >>dtypes >>config >>weights >>model >>threads >>cache >>forward >>isa   (the API)
-               then   >>stop-here >>platform >>numbers >>reference >>cpu >>vocabulary >>table >>integer >>fp8 >>bf16 >>memory >>parallel >>linear
+CONTENTS       search for the anchor:   >>results >>dtypes >>config >>weights >>model >>threads >>cache >>forward >>isa
+               (the API)
+               then   >>stop-here >>platform >>numbers >>reference >>cpu >>vocabulary >>table >>integer >>fp8 >>bf16
+               >>memory >>parallel >>linear
                >>rope >>sparse >>attention >>moe >>block >>template >>licence
 
-MEMORY         Every object is made either by X_create (allocator hook, default malloc) or in memory of yours: X_size, then X_init.
+MEMORY         Every object is made either by X_create (allocator hook, default malloc) or in memory of yours: X_size,
+               then X_init.
                Weights are used where they lie and are read-only. A forward call never allocates.
-ERRORS         Every entry point returns an mla_result and leaves a message that names the field or tensor at fault. A failed call
+ERRORS         Every entry point returns an mla_result and leaves a message that names the field or tensor at fault. A
+               failed call
                leaves its caches as they were. Nothing here prints, exits, aborts or does I/O.
-DETERMINISM    Output is bit-identical for any number of threads and any thread pool. Different ISAs, paths and ways of cutting a
+DETERMINISM    Output is bit-identical for any number of threads and any thread pool. Different ISAs, paths and ways of
+               cutting a
                prompt into calls agree to rounding.
-SHARING        One model may be used by any number of contexts at once; a context, and a cache (with all caches of its pool), by one
+SHARING        One model may be used by any number of contexts at once; a context, and a cache (with all caches of its
+               pool), by one
                call at a time. There is no global state. */
 
 #ifndef MLA_H
@@ -62,16 +74,16 @@ SHARING        One model may be used by any number of contexts at once; a contex
 extern "C" {
 #endif
 
-/* ---- >>results ------------------------------------------------------------------------------------------------------- */
+/* ---- >>results --------------------------------------------------------------------------------------------------- */
 
-#define MLA_RESULTS(X)                                                                                                      \
-    X(MLA_OK, "ok")                                                                                                         \
-    X(MLA_ERR_ARGUMENT, "bad argument")       /* a null pointer, a negative count, a token or layer out of range */         \
-    X(MLA_ERR_CONFIG, "bad config")           /* a field of mla_config that no model can have */                            \
-    X(MLA_ERR_WEIGHTS, "bad weights")         /* a tensor missing, misshapen or of a dtype that cannot stand there */       \
-    X(MLA_ERR_MEMORY, "out of memory")        /* the allocator gave nothing, or the memory given is too small */            \
-    X(MLA_ERR_FULL, "cache full")             /* capacity or pool exhausted; nothing was appended */                        \
-    X(MLA_ERR_UNSUPPORTED, "not supported")   /* this CPU or this build cannot do what was asked */
+#define MLA_RESULTS(X)                                                                                                 \
+    X(MLA_OK, "ok")                                                                                                    \
+    X(MLA_ERR_ARGUMENT, "bad argument")     /* a null pointer, a negative count, a token or layer out of range */      \
+    X(MLA_ERR_CONFIG, "bad config")         /* a field of mla_config that no model can have */                         \
+    X(MLA_ERR_WEIGHTS, "bad weights")       /* a tensor missing, misshapen or of a dtype that cannot stand there */    \
+    X(MLA_ERR_MEMORY, "out of memory")      /* the allocator gave nothing, or the memory given is too small */         \
+    X(MLA_ERR_FULL, "cache full")           /* capacity or pool exhausted; nothing was appended */                     \
+    X(MLA_ERR_UNSUPPORTED, "not supported") /* this CPU or this build cannot do what was asked */
 
 typedef enum mla_result {
 #define MLA_X(name, text) name,
@@ -87,15 +99,16 @@ typedef struct mla_error {
 
 MLA_API const char *mla_result_name(mla_result r); /* "MLA_OK", ... */
 
-/* ---- >>dtypes -------------------------------------------------------------------------------------------------------- */
+/* ---- >>dtypes ---------------------------------------------------------------------------------------------------- */
 
 typedef enum mla_dtype {
     MLA_F32 = 0,
     MLA_F16,
     MLA_BF16,
-    MLA_E4M3, /* fp8 e4m3fn with one scale per 128x128 block (edge blocks smaller): W = code * scale */
-    MLA_Q8,   /* groups of 32 along a row: W = d * q, an f16 d and 32 int8 in 34 bytes; GGUF's Q8_0 */
-    MLA_Q4,   /* the same with W = d * (q - 8), 32 nibbles, 18 bytes: byte j has element j low and j + 16 high; GGUF's Q4_0 */
+    MLA_E4M3,  /* fp8 e4m3fn with one scale per 128x128 block (edge blocks smaller): W = code * scale */
+    MLA_Q8,    /* groups of 32 along a row: W = d * q, an f16 d and 32 int8 in 34 bytes; GGUF's Q8_0 */
+    MLA_Q4,    /* the same with W = d * (q - 8), 32 nibbles, 18 bytes: byte j has element j low and j + 16 high; GGUF's
+                  Q4_0 */
     MLA_Q8X16, /* Q8 and Q4 with the rows of each sixteen interleaved for the kernels, as mla_repack makes them; */
     MLA_Q4X16, /* for linears met by int8 activations */
     MLA_UE8M0, /* a power-of-two scale in a byte, 2^(b-127), 255 = NaN; only as mla_tensor.scale_dtype */
@@ -115,18 +128,20 @@ MLA_API uint8_t mla_f32_to_e4m3(float f);  /* round to nearest even; beyond 448,
 
 /* Bytes of n elements without scales; n is a multiple of MLA_GROUP for Q8 and Q4. */
 MLA_API size_t mla_dtype_bytes(mla_dtype t, size_t n);
-/* x [n] -> n elements of dtype t (F32, F16, BF16, Q8, Q4), rounded to nearest; the caller's memory, mla_dtype_bytes(t, n) of it. Q4 tries
-   scales around the plain one and keeps that of least squared error. ARGUMENT: another dtype, or n no multiple of MLA_GROUP. */
+/* x [n] -> n elements of dtype t (F32, F16, BF16, Q8, Q4), rounded to nearest; the caller's memory, mla_dtype_bytes(t,
+   n) of it. Q4 tries scales around the plain one and keeps that of least squared error. ARGUMENT: another dtype, or n
+   no multiple of MLA_GROUP. */
 MLA_API mla_result mla_quantize(mla_dtype t, void *out, const float *x, size_t n, mla_error *err);
 
 struct mla_tensor;
-/* Q8 or Q4 [rows, cols] -> Q8X16 or Q4X16, as many bytes, in the caller's memory, not overlapping: same numbers, same results but for the order of
-   sums, faster where unpacking is the limit. Parts of 16 rows may be repacked apart. ARGUMENT: rows no multiple of 16, another dtype. */
+/* Q8 or Q4 [rows, cols] -> Q8X16 or Q4X16, as many bytes, in the caller's memory, not overlapping: same numbers, same
+   results but for the order of sums, faster where unpacking is the limit. Parts of 16 rows may be repacked apart.
+   ARGUMENT: rows no multiple of 16, another dtype. */
 MLA_API mla_result mla_repack(void *out, const struct mla_tensor *w, mla_error *err);
 
-/* A view of a tensor: rows x cols, row-major, without gaps; a vector has rows 1. data NULL means absent. Data may lie at any
-   address, aligned or not. scale is used by E4M3 alone: [ceil(rows/128), ceil(cols/128)] of scale_dtype (F32 or UE8M0);
-   NULL means 1. */
+/* A view of a tensor: rows x cols, row-major, without gaps; a vector has rows 1. data NULL means absent. Data may lie
+   at any address, aligned or not. scale is used by E4M3 alone: [ceil(rows/128), ceil(cols/128)] of scale_dtype (F32 or
+   UE8M0); NULL means 1. */
 typedef struct mla_tensor {
     const void *data;
     const void *scale;
@@ -141,14 +156,15 @@ typedef struct mla_linear {
     mla_tensor weight, bias;
 } mla_linear;
 
-/* ---- >>config -------------------------------------------------------------------------------------------------------- */
-/* Field names are the keys of DeepSeek's config.json, where it has them. Zero means the default given in the comment. */
+/* ---- >>config ---------------------------------------------------------------------------------------------------- */
+/* Field names are the keys of DeepSeek's config.json, where it has them. Zero means the default given in the comment.
+ */
 
 typedef enum mla_norm_kind {
-    MLA_NORM_RMS = 0,  /* w*x*rsqrt(mean(x^2)+eps) */
-    MLA_NORM_LAYER,    /* w*(x-mean)*rsqrt(var+eps)+b */
-    MLA_NORM_DYT,      /* w*tanh(alpha*x)+b  (arXiv 2503.10622) */
-    MLA_NORM_NONE      /* x */
+    MLA_NORM_RMS = 0, /* w*x*rsqrt(mean(x^2)+eps) */
+    MLA_NORM_LAYER,   /* w*(x-mean)*rsqrt(var+eps)+b */
+    MLA_NORM_DYT,     /* w*tanh(alpha*x)+b  (arXiv 2503.10622) */
+    MLA_NORM_NONE     /* x */
 } mla_norm_kind;
 
 typedef struct mla_norm {
@@ -165,26 +181,28 @@ typedef enum mla_rope_layout {
 typedef enum mla_rope_scaling {
     MLA_ROPE_DEFAULT = 0, /* inv[i] = theta^(-2i/P) */
     MLA_ROPE_LINEAR,      /* inv/factor */
-    MLA_ROPE_DYNAMIC,     /* theta *= (factor*n/M - (factor-1))^(P/(P-2)), n = max(length, M), M = original_max_position_embeddings */
+    MLA_ROPE_DYNAMIC,     /* theta *= (factor*n/M - (factor-1))^(P/(P-2)), n = max(length, M), M =
+                             original_max_position_embeddings */
     MLA_ROPE_YARN,        /* arXiv 2309.00071, with DeepSeek's mscale rules */
-    MLA_ROPE_LONGROPE     /* arXiv 2402.13753: long_factor if length > original_max_position_embeddings, else short_factor */
+    MLA_ROPE_LONGROPE /* arXiv 2402.13753: long_factor if length > original_max_position_embeddings, else short_factor
+                       */
 } mla_rope_scaling;
 
 typedef struct mla_rope {
     mla_rope_layout layout;
     mla_rope_scaling scaling;
-    float theta;                          /* 0: 10000 */
-    float factor;                         /* 0: 1, for longrope max_position_embeddings / original_max_position_embeddings */
-    float beta_fast, beta_slow;           /* yarn; 0: 32 and 1 */
-    float mscale, mscale_all_dim;         /* yarn; 0: absent */
-    float attention_factor;               /* yarn, longrope: overrides the cos/sin amplitude; 0: computed */
-    int no_truncate;                      /* yarn: the correction range is not rounded to whole dimensions */
-    int max_position_embeddings;          /* dynamic, longrope: what the model was made for */
+    float theta;                  /* 0: 10000 */
+    float factor;                 /* 0: 1, for longrope max_position_embeddings / original_max_position_embeddings */
+    float beta_fast, beta_slow;   /* yarn; 0: 32 and 1 */
+    float mscale, mscale_all_dim; /* yarn; 0: absent */
+    float attention_factor;       /* yarn, longrope: overrides the cos/sin amplitude; 0: computed */
+    int no_truncate;              /* yarn: the correction range is not rounded to whole dimensions */
+    int max_position_embeddings;  /* dynamic, longrope: what the model was made for */
     int original_max_position_embeddings; /* dynamic, yarn, longrope; 0: max_position_embeddings */
-    int length;                           /* dynamic, longrope: longest sequence to be run, chosen once so that cached keys stay
-                                             valid; 0: max_position_embeddings */
+    int length; /* dynamic, longrope: longest sequence to be run, chosen once so that cached keys stay
+                   valid; 0: max_position_embeddings */
     const float *short_factor, *long_factor; /* longrope [P/2] */
-    const float *inv_freq;                /* the caller's own inverse frequencies [P/2], instead of all of the above but layout */
+    const float *inv_freq; /* the caller's own inverse frequencies [P/2], instead of all of the above but layout */
 } mla_rope;
 
 typedef enum mla_mask {
@@ -203,7 +221,7 @@ typedef enum mla_scoring_func { MLA_SCORING_SOFTMAX = 0, MLA_SCORING_SIGMOID } m
 typedef struct mla_config {
     int vocab_size, hidden_size, num_hidden_layers;
     int num_nextn_predict_layers; /* more layers behind those, for mla_mtp_forward; 0: none */
-    int intermediate_size; /* of dense layers */
+    int intermediate_size;        /* of dense layers */
     /* attention */
     int num_attention_heads;
     int q_lora_rank; /* 0: q is one matrix */
@@ -215,13 +233,17 @@ typedef struct mla_config {
     mla_norm block_norm;      /* before attention, before the FFN, before the head: rms_norm_eps */
     float q_scale;            /* 0: 1; all of q is multiplied by it; LongCat-Flash (arXiv 2509.01322): sqrt(D/Q) */
     float latent_scale;       /* 0: 1; the normed latent is, not the rope key; LongCat-Flash: sqrt(D/R) */
-    float temperature_beta;   /* q at position i is multiplied by 1 + beta*ln(1 + floor(i/period)); Llama 4, Mistral 4; 0: it is not */
-    int temperature_period;   /* in positions */
-    /* sparse attention (DSA, arXiv 2512.02556): a layer's indexer scores all keys that a token sees, and its heads attend to the best
-       index_topk of them; ties go to the lowest position. A token that sees no more keys is served as without an indexer, bit for bit */
-    int index_topk;                    /* 0: dense, and indexers are left alone; a context takes 4 * max_tokens * index_topk bytes for it */
-    int index_n_heads, index_head_dim; /* heads, each with d values, and one key of d values for all of them; d is at least P */
-    mla_rope_layout index_rope;        /* of the FIRST P of these; NONE if rope.layout is */
+    float temperature_beta; /* q at position i is multiplied by 1 + beta*ln(1 + floor(i/period)); Llama 4, Mistral 4; 0:
+                               it is not */
+    int temperature_period; /* in positions */
+    /* sparse attention (DSA, arXiv 2512.02556): a layer's indexer scores all keys that a token sees, and its heads
+       attend to the best index_topk of them; ties go to the lowest position. A token that sees no more keys is served
+       as without an indexer, bit for bit */
+    int index_topk; /* 0: dense, and indexers are left alone; a context takes 4 * max_tokens * index_topk bytes for it
+                     */
+    int index_n_heads,
+        index_head_dim; /* heads, each with d values, and one key of d values for all of them; d is at least P */
+    mla_rope_layout index_rope; /* of the FIRST P of these; NONE if rope.layout is */
     /* the residual stream, as MiniCPM scales it (arXiv 2404.06395) */
     float embed_scale;    /* 0: 1; embeddings are multiplied by it: scale_emb */
     float residual_scale; /* 0: 1; what attention and FFN add is: scale_depth/sqrt(num_hidden_layers) */
@@ -230,29 +252,30 @@ typedef struct mla_config {
     int n_routed_experts; /* 0: no layer has experts */
     int zero_expert_num;  /* experts behind those that give x itself, and have no weights; LongCat-Flash */
     int num_experts_per_tok, moe_intermediate_size;
-    int n_shared_experts;     /* the shared expert has width n_shared_experts * moe_intermediate_size */
-    int n_group, topk_group;  /* 0: 1 */
+    int n_shared_experts;    /* the shared expert has width n_shared_experts * moe_intermediate_size */
+    int n_group, topk_group; /* 0: 1 */
     mla_topk_method topk_method;
     mla_scoring_func scoring_func;
     int norm_topk_prob;          /* divide the chosen weights by their sum */
     float routed_scaling_factor; /* 0: 1 */
 } mla_config;
 
-/* The published dimensions of "deepseek-v2-lite", "deepseek-v2", "deepseek-v3" (R1 too), "kimi-k2", "longcat-flash", "minicpm3", "deepseek-v32",
-   "glm4-moe-lite", "glm-moe-dsa", "mistral4", "youtu", "axk1". Not in them: rope.short_factor and rope.long_factor of minicpm3, which the caller sets; which
-   layers are dense, which is up to the weights (first_k_dense_replace is 1, for deepseek-v3, deepseek-v32 and glm-moe-dsa 3, for mistral4 0). Of the
-   second six, what the papers do not state is the default of transformers' configuration classes; in doubt is rope of glm4-moe-lite, glm-moe-dsa, youtu
-   and axk1, for which these classes have no theta of their own (10000 is all configurations') and no scaling: take it from the checkpoint's
-   config.json. Error: UNSUPPORTED, another name. */
+/* The published dimensions of "deepseek-v2-lite", "deepseek-v2", "deepseek-v3" (R1 too), "kimi-k2", "longcat-flash",
+   "minicpm3", "deepseek-v32", "glm4-moe-lite", "glm-moe-dsa", "mistral4", "youtu", "axk1". Not in them:
+   rope.short_factor and rope.long_factor of minicpm3, which the caller sets; which layers are dense, which is up to the
+   weights (first_k_dense_replace is 1, for deepseek-v3, deepseek-v32 and glm-moe-dsa 3, for mistral4 0). Of the second
+   six, what the papers do not state is the default of transformers' configuration classes; in doubt is rope of
+   glm4-moe-lite, glm-moe-dsa, youtu and axk1, for which these classes have no theta of their own (10000 is all
+   configurations') and no scaling: take it from the checkpoint's config.json. Error: UNSUPPORTED, another name. */
 MLA_API mla_result mla_config_preset(mla_config *out, const char *name, mla_error *err);
 
-/* ---- >>weights ------------------------------------------------------------------------------------------------------- */
-/* Presence is a fact, not a flag: a layer with moe.experts is an MoE layer, one with mlp.gate a dense one; a bias that is there is
-   added. A layer with both has a shortcut (ScMoE, arXiv 2404.05019): its experts see what its mlp sees, and what they give is added
-   after the next layer; a block of LongCat-Flash is such a layer and a dense one. A model may be partial (one attention layer, one
-   MoE layer): a call asks only for what it uses.
-   Any linear may be F32, F16, BF16, E4M3, Q8 or Q4 (the last two if `in` is a multiple of 32), any but kv_b also Q8X16 or Q4X16 (`out` a
-   multiple of 16); norms and biases F32, F16 or BF16. */
+/* ---- >>weights --------------------------------------------------------------------------------------------------- */
+/* Presence is a fact, not a flag: a layer with moe.experts is an MoE layer, one with mlp.gate a dense one; a bias that
+   is there is added. A layer with both has a shortcut (ScMoE, arXiv 2404.05019): its experts see what its mlp sees, and
+   what they give is added after the next layer; a block of LongCat-Flash is such a layer and a dense one. A model may
+   be partial (one attention layer, one MoE layer): a call asks only for what it uses. Any linear may be F32, F16, BF16,
+   E4M3, Q8 or Q4 (the last two if `in` is a multiple of 32), any but kv_b also Q8X16 or Q4X16 (`out` a multiple of 16);
+   norms and biases F32, F16 or BF16. */
 
 typedef struct mla_norm_weights {
     mla_tensor weight; /* [n] */
@@ -260,9 +283,10 @@ typedef struct mla_norm_weights {
     mla_tensor alpha;  /* [1], DyT */
 } mla_norm_weights;
 
-/* Scores sum_h (weights_proj x)_h (Hi d)^-0.5 relu(q_h . k(u)), q = rope(wq_b c_q) with the normed latent c_q of the query, k = rope(LayerNorm(wk
-   x)), eps 1e-6. With index_topk above 0, a layer without indexer takes the keys that the nearest layer before it with one has chosen in this
-   call (arXiv 2603.12201); the first layer with attention must have one. */
+/* Scores sum_h (weights_proj x)_h (Hi d)^-0.5 relu(q_h . k(u)), q = rope(wq_b c_q) with the normed latent c_q of the
+   query, k = rope(LayerNorm(wk x)), eps 1e-6. With index_topk above 0, a layer without indexer takes the keys that the
+   nearest layer before it with one has chosen in this call (arXiv 2603.12201); the first layer with attention must have
+   one. */
 typedef struct mla_indexer_weights {
     mla_linear wq_b;         /* [Hi*d, Q] */
     mla_linear wk;           /* [d, D] */
@@ -271,11 +295,11 @@ typedef struct mla_indexer_weights {
 } mla_indexer_weights;
 
 typedef struct mla_attn_weights {
-    mla_linear q;              /* [H*(N+P), D], if q_lora_rank is 0; a head's rows are [nope | rope] */
-    mla_linear q_a, q_b;       /* [Q, D], [H*(N+P), Q] */
-    mla_linear kv_a;           /* [R+P, D]: [latent | k_rope] (kv_a_proj_with_mqa) */
-    mla_linear kv_b;           /* [H*(N+V), R]; a head's rows are [k_nope | v] */
-    mla_linear o;              /* [D, H*V] */
+    mla_linear q;                     /* [H*(N+P), D], if q_lora_rank is 0; a head's rows are [nope | rope] */
+    mla_linear q_a, q_b;              /* [Q, D], [H*(N+P), Q] */
+    mla_linear kv_a;                  /* [R+P, D]: [latent | k_rope] (kv_a_proj_with_mqa) */
+    mla_linear kv_b;                  /* [H*(N+V), R]; a head's rows are [k_nope | v] */
+    mla_linear o;                     /* [D, H*V] */
     mla_norm_weights q_norm, kv_norm; /* [Q], [R] */
     mla_indexer_weights indexer;      /* sparse attention; may be absent */
 } mla_attn_weights;
@@ -294,13 +318,14 @@ typedef struct mla_moe_weights {
 
 typedef struct mla_layer_weights {
     mla_norm_weights attn_norm, ffn_norm; /* input_layernorm, post_attention_layernorm: [D] */
-    mla_norm_weights ffn_out_norm;        /* of what the FFN gives, before it is added: post_mlp_layernorm, [D]; may be absent */
+    mla_norm_weights
+        ffn_out_norm; /* of what the FFN gives, before it is added: post_mlp_layernorm, [D]; may be absent */
     mla_attn_weights attn;
     mla_mlp_weights mlp; /* dense layer */
     mla_moe_weights moe; /* or MoE layer; or both, see above */
 } mla_layer_weights;
 
-typedef struct mla_mtp_weights { /* what a layer of multi-token prediction has around its block */
+typedef struct mla_mtp_weights {   /* what a layer of multi-token prediction has around its block */
     mla_norm_weights enorm, hnorm; /* of the embedding and of the state: [D] */
     mla_linear eh_proj;            /* [D, 2D], the embedding's columns first */
     mla_norm_weights norm;         /* shared_head.norm: [D] */
@@ -308,14 +333,14 @@ typedef struct mla_mtp_weights { /* what a layer of multi-token prediction has a
 } mla_mtp_weights;
 
 typedef struct mla_weights {
-    mla_tensor embed;       /* [vocab_size, D] */
-    mla_tensor head;        /* [vocab_size, D]; absent: tied to embed */
-    mla_norm_weights norm;  /* [D] */
+    mla_tensor embed;                /* [vocab_size, D] */
+    mla_tensor head;                 /* [vocab_size, D]; absent: tied to embed */
+    mla_norm_weights norm;           /* [D] */
     const mla_layer_weights *layers; /* [num_hidden_layers + num_nextn_predict_layers] */
     const mla_mtp_weights *mtp;      /* [num_nextn_predict_layers] */
 } mla_weights;
 
-/* ---- >>model --------------------------------------------------------------------------------------------------------- */
+/* ---- >>model ----------------------------------------------------------------------------------------------------- */
 
 typedef struct mla_allocator {
     void *(*alloc)(void *user, size_t bytes); /* NULL: malloc and free */
@@ -325,8 +350,8 @@ typedef struct mla_allocator {
 
 typedef struct mla_model mla_model;
 
-/* Checks every field and every tensor that is present, resolves defaults, keeps copies of the structs (not of the weights, which
-   must outlive the model). Errors: CONFIG, WEIGHTS, MEMORY. err may be NULL, alloc too. */
+/* Checks every field and every tensor that is present, resolves defaults, keeps copies of the structs (not of the
+   weights, which must outlive the model). Errors: CONFIG, WEIGHTS, MEMORY. err may be NULL, alloc too. */
 MLA_API mla_result mla_model_create(mla_model **out, const mla_config *config, const mla_weights *weights,
                                     const mla_allocator *alloc, mla_error *err);
 MLA_API void mla_model_destroy(mla_model *model);
@@ -334,15 +359,16 @@ MLA_API size_t mla_model_size(const mla_config *config); /* bytes for mla_model_
 MLA_API mla_result mla_model_init(mla_model **out, void *memory, size_t bytes, const mla_config *config,
                                   const mla_weights *weights, mla_error *err);
 
-MLA_API const mla_config *mla_model_config(const mla_model *model);  /* with defaults resolved: softmax_scale, rope.factor, ... */
-MLA_API const float *mla_model_inv_freq(const mla_model *model);     /* [P/2] */
-MLA_API float mla_model_rope_amplitude(const mla_model *model);      /* cos and sin are multiplied by it */
-/* Bytes of weights that mla_model_forward on n_tokens reads at least once: everything but embedding rows, with the experts that n_tokens
-   tokens hit if they spread evenly. n_tokens 0: all weights, those for mla_mtp_forward too. */
+MLA_API const mla_config *
+mla_model_config(const mla_model *model); /* with defaults resolved: softmax_scale, rope.factor, ... */
+MLA_API const float *mla_model_inv_freq(const mla_model *model); /* [P/2] */
+MLA_API float mla_model_rope_amplitude(const mla_model *model);  /* cos and sin are multiplied by it */
+/* Bytes of weights that mla_model_forward on n_tokens reads at least once: everything but embedding rows, with the
+   experts that n_tokens tokens hit if they spread evenly. n_tokens 0: all weights, those for mla_mtp_forward too. */
 MLA_API double mla_model_bytes(const mla_model *model, int n_tokens);
 MLA_API double mla_mtp_bytes(const mla_model *model, int depth, int n_tokens); /* the same of mla_mtp_forward */
 
-/* ---- >>threads ------------------------------------------------------------------------------------------------------- */
+/* ---- >>threads --------------------------------------------------------------------------------------------------- */
 
 typedef enum mla_isa {
     MLA_ISA_AUTO = 0,
@@ -363,22 +389,25 @@ typedef void (*mla_run)(void *user, int n, void (*task)(void *arg, int i), void 
 typedef struct mla_context mla_context;
 
 typedef struct mla_context_desc {
-    int max_tokens;     /* most tokens in one call, all sequences together; 0: 512. Scratch grows with it */
-    int threads;        /* tasks the work is cut into; 0: OpenMP's number if compiled in, else 1 */
-    mla_run run;        /* NULL: OpenMP if compiled in, else one after the other */
+    int max_tokens; /* most tokens in one call, all sequences together; 0: 512. Scratch grows with it */
+    int threads;    /* tasks the work is cut into; 0: OpenMP's number if compiled in, else 1 */
+    mla_run run;    /* NULL: OpenMP if compiled in, else one after the other */
     void *run_user;
     mla_isa isa;        /* MLA_ISA_AUTO: the best of this CPU, at most VNNI */
     mla_attn_path attn; /* MLA_ATTN_AUTO: by cost, for each sequence of each call */
-    int exact;          /* activations stay f32; 0: with Q8 and Q4 weights they are rounded to int8 in groups of 32, which is much faster,
-                           and BF16 and AMX round them to bf16 for BF16 weights */
-    int fp8_activations; /* with E4M3 weights activations are rounded to e4m3, a scale of largest/448 for each 128 of a token, as DeepSeek's kernels
-                            do it (arXiv 2412.19437, 3.3); sums stay f32. kv_b, which is folded into q, and gate and up of which only one is
-                            E4M3 meet f32 all the same. Not with exact */
+    int exact; /* activations stay f32; 0: with Q8 and Q4 weights they are rounded to int8 in groups of 32, which is
+                  much faster, and BF16 and AMX round them to bf16 for BF16 weights */
+    int fp8_activations; /* with E4M3 weights activations are rounded to e4m3, a scale of largest/448 for each 128 of a
+                            token, as DeepSeek's kernels do it (arXiv 2412.19437, 3.3); sums stay f32. kv_b, which is
+                            folded into q, and gate and up of which only one is E4M3 meet f32 all the same. Not with
+                            exact */
     mla_allocator alloc;
 } mla_context_desc;
 
-/* A context runs calls on one model and owns all scratch. desc NULL: all defaults. Errors: ARGUMENT, MEMORY, UNSUPPORTED. */
-MLA_API mla_result mla_context_create(mla_context **out, const mla_model *model, const mla_context_desc *desc, mla_error *err);
+/* A context runs calls on one model and owns all scratch. desc NULL: all defaults. Errors: ARGUMENT, MEMORY,
+ * UNSUPPORTED. */
+MLA_API mla_result mla_context_create(mla_context **out, const mla_model *model, const mla_context_desc *desc,
+                                      mla_error *err);
 MLA_API void mla_context_destroy(mla_context *context);
 MLA_API size_t mla_context_size(const mla_model *model, const mla_context_desc *desc); /* 0: desc is not valid */
 MLA_API mla_result mla_context_init(mla_context **out, void *memory, size_t bytes, const mla_model *model,
@@ -387,15 +416,17 @@ MLA_API const mla_error *mla_context_error(const mla_context *context); /* of th
 MLA_API mla_isa mla_context_isa(const mla_context *context);
 MLA_API int mla_context_threads(const mla_context *context);
 
-/* ---- >>isa ----------------------------------------------------------------------------------------------------------- */
+/* ---- >>isa ------------------------------------------------------------------------------------------------------- */
 
-MLA_API int mla_isa_available(mla_isa isa); /* compiled in, and this CPU and its OS can run it; for AMX, Linux is asked for leave */
+MLA_API int
+mla_isa_available(mla_isa isa); /* compiled in, and this CPU and its OS can run it; for AMX, Linux is asked for leave */
 MLA_API const char *mla_isa_name(mla_isa isa); /* "auto", "scalar", "avx2", "avx512", "vnni", "bf16", "amx", "neon" */
 
-/* ---- >>cache --------------------------------------------------------------------------------------------------------- */
-/* One cache holds one sequence: for each layer and token a row [latent R | rope key P], in layers with an indexer in use [latent R | rope key P |
-   index key d], the index key kept in a dtype of its own. Either contiguous, or in pages of 64 tokens out of a pool that many sequences share.
-   Layers are num_hidden_layers, and behind them those of multi-token prediction. */
+/* ---- >>cache ----------------------------------------------------------------------------------------------------- */
+/* One cache holds one sequence: for each layer and token a row [latent R | rope key P], in layers with an indexer in
+   use [latent R | rope key P | index key d], the index key kept in a dtype of its own. Either contiguous, or in pages
+   of 64 tokens out of a pool that many sequences share. Layers are num_hidden_layers, and behind them those of
+   multi-token prediction. */
 
 #define MLA_PAGE 64
 
@@ -407,7 +438,8 @@ typedef struct mla_cache_desc {
     mla_dtype dtype; /* F32, F16, BF16, or Q8 if R+P is a multiple of 32; with a pool, the pool's is used */
     mla_pool *pool;  /* NULL: contiguous */
     mla_allocator alloc;
-    mla_dtype index_dtype; /* of index keys: F32, F16, BF16, or Q8 if d is a multiple of 32; with a pool, the pool's is used */
+    mla_dtype index_dtype; /* of index keys: F32, F16, BF16, or Q8 if d is a multiple of 32; with a pool, the pool's is
+                              used */
 } mla_cache_desc;
 
 /* Errors: ARGUMENT, MEMORY. */
@@ -419,8 +451,10 @@ MLA_API mla_result mla_pool_init(mla_pool **out, void *memory, size_t bytes, con
                                  mla_dtype dtype, mla_dtype index_dtype, mla_error *err);
 MLA_API int mla_pool_free_pages(const mla_pool *pool);
 
-MLA_API mla_result mla_cache_create(mla_cache **out, const mla_model *model, const mla_cache_desc *desc, mla_error *err);
-MLA_API void mla_cache_destroy(mla_cache *cache); /* gives its pages back; one made by mla_cache_init: call it before the memory goes */
+MLA_API mla_result mla_cache_create(mla_cache **out, const mla_model *model, const mla_cache_desc *desc,
+                                    mla_error *err);
+MLA_API void mla_cache_destroy(
+    mla_cache *cache); /* gives its pages back; one made by mla_cache_init: call it before the memory goes */
 MLA_API size_t mla_cache_size(const mla_model *model, const mla_cache_desc *desc);
 MLA_API mla_result mla_cache_init(mla_cache **out, void *memory, size_t bytes, const mla_model *model,
                                   const mla_cache_desc *desc, mla_error *err);
@@ -430,60 +464,66 @@ MLA_API int mla_cache_capacity(const mla_cache *cache);
 /* Forget the tokens from position length on. ARGUMENT if length is negative or more than the current one. */
 MLA_API mla_result mla_cache_truncate(mla_cache *cache, int length, mla_error *err);
 MLA_API void mla_cache_reset(mla_cache *cache); /* truncate to 0 */
-/* dst becomes src. Both paged in one pool: pages are shared and copied when one side writes to them; else rows are copied. dst and src
-   are independent afterwards: either may be changed or destroyed first. Errors: ARGUMENT (shapes or dtypes differ), FULL. */
+/* dst becomes src. Both paged in one pool: pages are shared and copied when one side writes to them; else rows are
+   copied. dst and src are independent afterwards: either may be changed or destroyed first. Errors: ARGUMENT (shapes or
+   dtypes differ), FULL. */
 MLA_API mla_result mla_cache_fork(mla_cache *dst, const mla_cache *src, mla_error *err);
-/* Append n tokens' rows [layers, n, R+P, or R+P+d] (latent normed, keys rotated, as the cache keeps them). Error: FULL. */
+/* Append n tokens' rows [layers, n, R+P, or R+P+d] (latent normed, keys rotated, as the cache keeps them). Error: FULL.
+ */
 MLA_API mla_result mla_cache_append(mla_cache *cache, int n, const float *rows, mla_error *err);
 /* One row [R+P, or R+P+d], as f32. Error: ARGUMENT, also for a row that mla_mtp_forward has not written. */
 MLA_API mla_result mla_cache_read(const mla_cache *cache, int layer, int position, float *row, mla_error *err);
 
-/* ---- >>forward ------------------------------------------------------------------------------------------------------- */
+/* ---- >>forward --------------------------------------------------------------------------------------------------- */
 
-/* One sequence's part in a call. A call takes a list of them: prompts, chunks of prompts and single decoded tokens in any mixture; the
-   rows of x, y, tokens and logits follow each other in list order. keys = cached tokens + n_tokens. */
+/* One sequence's part in a call. A call takes a list of them: prompts, chunks of prompts and single decoded tokens in
+   any mixture; the rows of x, y, tokens and logits follow each other in list order. keys = cached tokens + n_tokens. */
 typedef struct mla_sequence {
-    mla_cache *cache;  /* n_tokens rows are appended; no cache may stand twice in one call */
+    mla_cache *cache; /* n_tokens rows are appended; no cache may stand twice in one call */
     int n_tokens;
-    const float *mask; /* [n_tokens, keys], added to the scores, and to an indexer's, instead of config.mask (-INFINITY hides a key; a
-                          token that sees no key gets 0); NULL: config.mask */
-    float *probs;      /* out: attention probabilities [n_tokens, H, keys], for mla_model_forward [num_hidden_layers] of these; 0 for keys not
-                          chosen; or NULL */
+    const float *mask; /* [n_tokens, keys], added to the scores, and to an indexer's, instead of config.mask (-INFINITY
+                          hides a key; a token that sees no key gets 0); NULL: config.mask */
+    float *probs;      /* out: attention probabilities [n_tokens, H, keys], for mla_model_forward [num_hidden_layers] of
+                          these; 0 for keys not      chosen; or NULL */
 } mla_sequence;
 
 /* What mla_model_forward shall write; every pointer may be NULL. T = tokens in the call. */
 typedef struct mla_outputs {
-    float *logits;          /* [n_sequences, vocab_size], of each sequence's last token; or all_logits: [T, vocab_size] */
+    float *logits; /* [n_sequences, vocab_size], of each sequence's last token; or all_logits: [T, vocab_size] */
     int all_logits;
-    float *const *hidden;   /* [num_hidden_layers+1] pointers, each NULL or [T, D]: hidden[0] the embeddings, hidden[i] the residual
-                               stream after i blocks, the last one after the final norm (as transformers numbers them) */
+    float *const
+        *hidden; /* [num_hidden_layers+1] pointers, each NULL or [T, D]: hidden[0] the embeddings, hidden[i] the
+                    residual stream after i blocks, the last one after the final norm (as transformers numbers them) */
     int64_t *expert_counts; /* [num_hidden_layers, E+Z]: tokens routed to each expert are added to it */
 } mla_outputs;
 
-/* The whole model. tokens [T]. Errors: ARGUMENT (naming the token), WEIGHTS (what a partial model lacks), FULL, MEMORY (T > max_tokens). */
-MLA_API mla_result mla_model_forward(mla_context *context, const mla_sequence *sequences, int n_sequences, const int *tokens,
-                               const mla_outputs *out);
+/* The whole model. tokens [T]. Errors: ARGUMENT (naming the token), WEIGHTS (what a partial model lacks), FULL, MEMORY
+ * (T > max_tokens). */
+MLA_API mla_result mla_model_forward(mla_context *context, const mla_sequence *sequences, int n_sequences,
+                                     const int *tokens, const mla_outputs *out);
 
-/* Multi-token prediction (DeepSeek-V3, section 2.2): layer num_hidden_layers + depth looks one token further ahead than depth - 1 did, and
-   the model itself for depth 0. It runs on the last n_tokens positions that each cache holds, and writes its own rows for them; lengths stay.
-   tokens [T]: of position i, the one at i + 1 + depth. hidden [T, D]: of position i, the state one depth before: hidden[num_hidden_layers]
-   of mla_model_forward, or hidden[1] of this call for depth - 1. So the logits of position i are those of the token at i + 2 + depth.
-   Rows may be written again, with other tokens; positions before these must have theirs, written with the tokens that came.
-   out as of a model of one layer: hidden [2], what eh_proj gives, and the state after shared_head.norm, which may take the place of the
-   argument; expert_counts [E+Z]; and so sequences.probs. embed_scale and logits_scale hold as for the model.
-   Errors: ARGUMENT, WEIGHTS, MEMORY, FULL (a pool has no page for a copy of one that is shared).
-   DeepSeek's description has the state's columns of eh_proj first and does not say whether the state is normed; in the published weights
-   the embedding's are first, and the state comes after the last norm, to depth 1 after shared_head.norm: so transformers 5.17 (MtpLayer),
-   vLLM and SGLang. transformers rotates by i + 1 + depth and not by i: the same function, for only differences of positions count (they
-   alone would not with a temperature_beta, which no published model with such a layer has). */
-MLA_API mla_result mla_mtp_forward(mla_context *context, int depth, const mla_sequence *sequences, int n_sequences, const int *tokens,
-                                   const float *hidden, const mla_outputs *out);
+/* Multi-token prediction (DeepSeek-V3, section 2.2): layer num_hidden_layers + depth looks one token further ahead than
+   depth - 1 did, and the model itself for depth 0. It runs on the last n_tokens positions that each cache holds, and
+   writes its own rows for them; lengths stay. tokens [T]: of position i, the one at i + 1 + depth. hidden [T, D]: of
+   position i, the state one depth before: hidden[num_hidden_layers] of mla_model_forward, or hidden[1] of this call for
+   depth - 1. So the logits of position i are those of the token at i + 2 + depth. Rows may be written again, with other
+   tokens; positions before these must have theirs, written with the tokens that came. out as of a model of one layer:
+   hidden [2], what eh_proj gives, and the state after shared_head.norm, which may take the place of the argument;
+   expert_counts [E+Z]; and so sequences.probs. embed_scale and logits_scale hold as for the model. Errors: ARGUMENT,
+   WEIGHTS, MEMORY, FULL (a pool has no page for a copy of one that is shared). DeepSeek's description has the state's
+   columns of eh_proj first and does not say whether the state is normed; in the published weights the embedding's are
+   first, and the state comes after the last norm, to depth 1 after shared_head.norm: so transformers 5.17 (MtpLayer),
+   vLLM and SGLang. transformers rotates by i + 1 + depth and not by i: the same function, for only differences of
+   positions count (they alone would not with a temperature_beta, which no published model with such a layer has). */
+MLA_API mla_result mla_mtp_forward(mla_context *context, int depth, const mla_sequence *sequences, int n_sequences,
+                                   const int *tokens, const float *hidden, const mla_outputs *out);
 
-/* One layer's attention, without norm and residual: x [T, D] -> y [T, D]. Rows are appended to the layer's part of each cache; the
-   caches grow when the last layer (num_hidden_layers-1) has run, so that one after the other all layers see the same length. A layer
-   that uses another's selection of keys comes after that in this context, on the same sequences: else ARGUMENT. */
-MLA_API mla_result mla_attn_forward(mla_context *context, int layer, float *y, const float *x, const mla_sequence *sequences,
-                                    int n_sequences);
+/* One layer's attention, without norm and residual: x [T, D] -> y [T, D]. Rows are appended to the layer's part of each
+   cache; the caches grow when the last layer (num_hidden_layers-1) has run, so that one after the other all layers see
+   the same length. A layer that uses another's selection of keys comes after that in this context, on the same
+   sequences: else ARGUMENT. */
+MLA_API mla_result mla_attn_forward(mla_context *context, int layer, float *y, const float *x,
+                                    const mla_sequence *sequences, int n_sequences);
 
 typedef struct mla_routing { /* each NULL, or what the router did */
     int *index;              /* [T, K] experts, best first */
@@ -491,8 +531,8 @@ typedef struct mla_routing { /* each NULL, or what the router did */
     int64_t *counts;         /* [E+Z], added to */
 } mla_routing;
 
-/* One layer's experts, without norm and residual: x [n_tokens, D] -> y [n_tokens, D], not x. A dense layer is run as what it is, one
-   expert that takes every token; routing is then left alone. routing may be NULL. */
+/* One layer's experts, without norm and residual: x [n_tokens, D] -> y [n_tokens, D], not x. A dense layer is run as
+   what it is, one expert that takes every token; routing is then left alone. routing may be NULL. */
 MLA_API mla_result mla_moe_forward(mla_context *context, int layer, float *y, const float *x, int n_tokens,
                                    const mla_routing *routing);
 
@@ -501,12 +541,12 @@ MLA_API mla_result mla_moe_forward(mla_context *context, int layer, float *y, co
 #endif
 #endif /* MLA_H */
 
-/* >>stop-here: this was the API; the rest is how it works. ================================================================ */
+/* >>stop-here: this was the API; the rest is how it works. ========== */
 
 #if defined(MLA_IMPLEMENTATION) && !defined(MLA__IMPLEMENTED)
 #define MLA__IMPLEMENTED
 
-/* ---- >>platform ------------------------------------------------------------------------------------------------------ */
+/* ---- >>platform -------------------------------------------------------------------------------------------------- */
 
 #if defined(__FAST_MATH__)
 #error "mla.h needs infinities, NaN and the order of additions as written: compile it without -ffast-math"
@@ -522,7 +562,8 @@ MLA_API mla_result mla_moe_forward(mla_context *context, int layer, float *y, co
 #endif
 
 #ifndef MLA_FILE
-#define MLA_FILE "mla.h" /* the file includes itself to instantiate its kernels; __FILE__ would break under -ffile-prefix-map */
+#define MLA_FILE                                                                                                       \
+    "mla.h" /* the file includes itself to instantiate its kernels; __FILE__ would break under -ffile-prefix-map */
 #endif
 
 #if (defined(__x86_64__) || defined(__i386__)) && defined(__GNUC__)
@@ -546,7 +587,8 @@ MLA_API mla_result mla_moe_forward(mla_context *context, int layer, float *y, co
 #endif
 
 /* AVX512_BF16 and AMX: where the compiler knows them, and on Linux, which must grant the tiles. */
-#if MLA__X86 && defined(__x86_64__) && defined(__linux__) && (defined(__clang__) ? __clang_major__ >= 12 : __GNUC__ >= 11)
+#if MLA__X86 && defined(__x86_64__) && defined(__linux__) &&                                                           \
+    (defined(__clang__) ? __clang_major__ >= 12 : __GNUC__ >= 11)
 #define MLA__AMX 1
 #else
 #define MLA__AMX 0
@@ -560,13 +602,16 @@ MLA_API mla_result mla_moe_forward(mla_context *context, int layer, float *y, co
 #endif
 
 #if defined(__GNUC__)
-#define MLA__INLINE static inline __attribute__((always_inline, unused))
-#define MLA__TARGET_AVX2 __attribute__((target("avx2,fma,f16c")))
+#define MLA__INLINE        static inline __attribute__((always_inline, unused))
+#define MLA__TARGET_AVX2   __attribute__((target("avx2,fma,f16c")))
 #define MLA__TARGET_AVX512 __attribute__((target("avx2,fma,f16c,avx512f,avx512bw,avx512dq,avx512vl")))
-#define MLA__TARGET_VNNI __attribute__((target("avx2,fma,f16c,avx512f,avx512bw,avx512dq,avx512vl,avx512vnni")))
-#define MLA__TARGET_VBMI __attribute__((target("avx2,fma,f16c,avx512f,avx512bw,avx512dq,avx512vl,avx512vbmi")))
-#define MLA__TARGET_BF16 __attribute__((target("avx2,fma,f16c,avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,avx512bf16")))
-#define MLA__TARGET_AMX __attribute__((target("avx2,fma,f16c,avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,avx512bf16,amx-tile,amx-int8,amx-bf16")))
+#define MLA__TARGET_VNNI   __attribute__((target("avx2,fma,f16c,avx512f,avx512bw,avx512dq,avx512vl,avx512vnni")))
+#define MLA__TARGET_VBMI   __attribute__((target("avx2,fma,f16c,avx512f,avx512bw,avx512dq,avx512vl,avx512vbmi")))
+#define MLA__TARGET_BF16                                                                                               \
+    __attribute__((target("avx2,fma,f16c,avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,avx512bf16")))
+#define MLA__TARGET_AMX                                                                                                \
+    __attribute__((                                                                                                    \
+        target("avx2,fma,f16c,avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,avx512bf16,amx-tile,amx-int8,amx-bf16")))
 #define MLA__PRINTF(f, a) __attribute__((format(printf, f, a)))
 #else
 #define MLA__INLINE static inline
@@ -578,17 +623,19 @@ MLA_API mla_result mla_moe_forward(mla_context *context, int layer, float *y, co
 #endif
 
 #if defined(__GNUC__)
-#define MLA__PREFETCH(p) __builtin_prefetch(p)
+#define MLA__PREFETCH(p)    __builtin_prefetch(p)
 #define MLA__PREFETCH_L2(p) __builtin_prefetch(p, 0, 2)
 #else
-#define MLA__PREFETCH(p) ((void)(p))
+#define MLA__PREFETCH(p)    ((void)(p))
 #define MLA__PREFETCH_L2(p) ((void)(p))
 #endif
 
-/* Register tiles are small arrays indexed by loops of constant length: these must be unrolled, also at -O2, to live in registers. */
+/* Register tiles are small arrays indexed by loops of constant length: these must be unrolled, also at -O2, to live in
+ * registers. */
 #if defined(__clang__)
 #pragma clang diagnostic push
-#pragma clang diagnostic ignored "-Wpass-failed" /* said, too, of loops that an instance of the template does not have */
+#pragma clang diagnostic ignored                                                                                       \
+    "-Wpass-failed" /* said, too, of loops that an instance of the template does not have */
 #define MLA__UNROLL _Pragma("clang loop unroll(full)")
 #elif defined(__GNUC__)
 #define MLA__UNROLL _Pragma("GCC unroll 32")
@@ -616,7 +663,7 @@ static mla_result mla__fail(mla_error *err, mla_result code, const char *format,
 
 const char *mla_result_name(mla_result r) {
     switch (r) {
-#define MLA_X(name, text) \
+#define MLA_X(name, text)                                                                                              \
     case name: return #name;
         MLA_RESULTS(MLA_X)
 #undef MLA_X
@@ -624,7 +671,7 @@ const char *mla_result_name(mla_result r) {
     return "?";
 }
 
-/* ---- >>numbers ------------------------------------------------------------------------------------------------------- */
+/* ---- >>numbers --------------------------------------------------------------------------------------------------- */
 
 MLA__INLINE uint32_t mla__bits(float f) {
     uint32_t u;
@@ -638,7 +685,8 @@ MLA__INLINE float mla__float(uint32_t u) {
 }
 
 const char *mla_dtype_name(mla_dtype t) {
-    static const char *const names[MLA_DTYPE_COUNT] = {"f32", "f16", "bf16", "e4m3", "q8", "q4", "q8x16", "q4x16", "ue8m0"};
+    static const char *const names[MLA_DTYPE_COUNT] = {"f32", "f16",   "bf16",  "e4m3", "q8",
+                                                       "q4",  "q8x16", "q4x16", "ue8m0"};
     return (unsigned)t < MLA_DTYPE_COUNT ? names[t] : "?";
 }
 
@@ -659,7 +707,8 @@ size_t mla_dtype_bytes(mla_dtype t, size_t n) { return (size_t)mla__bytes(t, (ml
 MLA__INLINE int mla__grouped(mla_dtype t) { return t == MLA_Q8 || t == MLA_Q4 || t == MLA_Q8X16 || t == MLA_Q4X16; }
 MLA__INLINE int mla__x16(mla_dtype t) { return t == MLA_Q8X16 || t == MLA_Q4X16; }
 
-/* Subnormal codes are built from integers (mantissa times a power of two), so that flush-to-zero modes do not touch them. */
+/* Subnormal codes are built from integers (mantissa times a power of two), so that flush-to-zero modes do not touch
+ * them. */
 float mla_f16_to_f32(uint16_t h) {
     const uint32_t sign = (uint32_t)(h >> 15) << 31, e = (h >> 10) & 31u, m = h & 1023u;
     if (e == 0) {
@@ -721,7 +770,8 @@ MLA__INLINE float mla__get(mla_dtype t, const void *p, mla__sz i) {
     case MLA_Q8:
         b += i / MLA_GROUP * 34;
         memcpy(&h, b, 2);
-        return mla_f16_to_f32(h) * (float)(b[2 + i % MLA_GROUP] < 128 ? b[2 + i % MLA_GROUP] : b[2 + i % MLA_GROUP] - 256);
+        return mla_f16_to_f32(h) *
+               (float)(b[2 + i % MLA_GROUP] < 128 ? b[2 + i % MLA_GROUP] : b[2 + i % MLA_GROUP] - 256);
     case MLA_Q4:
         b += i / MLA_GROUP * 18;
         memcpy(&h, b, 2);
@@ -732,8 +782,10 @@ MLA__INLINE float mla__get(mla_dtype t, const void *p, mla__sz i) {
 MLA__INLINE void mla__put(mla_dtype t, void *p, mla__sz i, float f) {
     unsigned char *b = (unsigned char *)p;
     const uint16_t h = t == MLA_F16 ? mla_f32_to_f16(f) : mla_f32_to_bf16(f);
-    if (t == MLA_F32) memcpy(b + 4 * i, &f, 4);
-    else memcpy(b + 2 * i, &h, 2);
+    if (t == MLA_F32)
+        memcpy(b + 4 * i, &f, 4);
+    else
+        memcpy(b + 2 * i, &h, 2);
 }
 
 #define MLA__SCALE_BLOCK 128
@@ -745,18 +797,21 @@ MLA__INLINE float mla__scale(const mla_tensor *w, int row, int col) {
 }
 MLA__INLINE double mla__tensor_bytes(const mla_tensor *w) {
     double n = (double)w->rows * (double)mla__bytes(w->dtype, w->cols);
-    if (mla__scaled(w)) n += (double)((w->rows + 127) / 128) * ((w->cols + 127) / 128) * (double)mla__bytes(w->scale_dtype, 1);
+    if (mla__scaled(w))
+        n += (double)((w->rows + 127) / 128) * ((w->cols + 127) / 128) * (double)mla__bytes(w->scale_dtype, 1);
     return w->data ? n : 0;
 }
 
-/* y [n] = x, each 128 of them rounded to e4m3 times d = largest/448, as by mla_f32_to_e4m3: DeepSeek's act_quant. 0 where d is no normal number. */
+/* y [n] = x, each 128 of them rounded to e4m3 times d = largest/448, as by mla_f32_to_e4m3: DeepSeek's act_quant. 0
+ * where d is no normal number. */
 static void mla__round_e4m3(float *y, const float *x, mla__sz n) {
     for (mla__sz b = 0; b < n; b += MLA__SCALE_BLOCK) {
         const mla__sz end = n - b < MLA__SCALE_BLOCK ? n : b + MLA__SCALE_BLOCK;
         float top = 0;
         for (mla__sz i = b; i < end; i++) top = fabsf(x[i]) > top ? fabsf(x[i]) : top;
         const float d = top / 448, some = d >= 1.17549435e-38f ? d : 1;
-        for (mla__sz i = b; i < end; i++) { /* the sum with 1.5 * 2^20 times its power of two, from 2^-6 on, keeps three bits of v after the first */
+        for (mla__sz i = b; i < end; i++) { /* the sum with 1.5 * 2^20 times its power of two, from 2^-6 on, keeps three
+                                               bits of v after the first */
             const float v = x[i] / some;
             const uint32_t power = mla__bits(v) & 0x7f800000u;
             const float big = mla__float((power > 0x3c800000u ? power : 0x3c800000u) + 0x0a400000u);
@@ -775,9 +830,12 @@ static void mla__quantize_group(mla_dtype t, unsigned char *b, const float *x, f
         float q = x[i] * inverse;
         q = q > most ? most : q >= least ? q : least; /* NaN gives least */
         q = (q + 12582912.0f) - 12582912.0f;          /* rounds to the nearest integer, without a call */
-        if (t == MLA_Q8) b[2 + i] = (unsigned char)((int)q & 255);
-        else if (i < 16) b[2 + i] = (unsigned char)((int)q + 8);
-        else b[2 + i - 16] = (unsigned char)(b[2 + i - 16] | ((int)q + 8) << 4);
+        if (t == MLA_Q8)
+            b[2 + i] = (unsigned char)((int)q & 255);
+        else if (i < 16)
+            b[2 + i] = (unsigned char)((int)q + 8);
+        else
+            b[2 + i - 16] = (unsigned char)(b[2 + i - 16] | ((int)q + 8) << 4);
     }
 }
 /* n elements rounded to a dtype; of Q8 a multiple of the group. */
@@ -798,9 +856,9 @@ mla_tensor mla_view(const void *data, mla_dtype dtype, int rows, int cols) {
     return t;
 }
 
-/* ---- >>reference ----------------------------------------------------------------------------------------------------- */
-/* Norms, routing and rotary angles exist once, as plain loops: they touch each activation a few times while a matrix product
-   touches it thousands of times. The tests hold every fast kernel against such loops in double. */
+/* ---- >>reference ------------------------------------------------------------------------------------------------- */
+/* Norms, routing and rotary angles exist once, as plain loops: they touch each activation a few times while a matrix
+   product touches it thousands of times. The tests hold every fast kernel against such loops in double. */
 
 /* y [n] = norm(x [n]); y may be x. Sums in double: four chains, so that they do not wait on each other. */
 static void mla__norm(float *y, const float *x, int n, const mla_norm *norm, const mla_norm_weights *w) {
@@ -818,9 +876,11 @@ static void mla__norm(float *y, const float *x, int n, const mla_norm *norm, con
         memmove(y, x, (size_t)n * sizeof *x);
         return;
     }
-    const float alpha = norm->kind == MLA_NORM_DYT ? mla__get(w->alpha.dtype, w->alpha.data, 0) : 0, rf = (float)r, mf = (float)mean;
+    const float alpha = norm->kind == MLA_NORM_DYT ? mla__get(w->alpha.dtype, w->alpha.data, 0) : 0, rf = (float)r,
+                mf = (float)mean;
     for (i = 0; i < n; i++) {
-        const float g = mla__get(w->weight.dtype, w->weight.data, i), z = norm->kind == MLA_NORM_DYT ? tanhf(alpha * x[i]) : (x[i] - mf) * rf;
+        const float g = mla__get(w->weight.dtype, w->weight.data, i),
+                    z = norm->kind == MLA_NORM_DYT ? tanhf(alpha * x[i]) : (x[i] - mf) * rf;
         y[i] = w->bias.data ? z * g + mla__get(w->bias.dtype, w->bias.data, i) : z * g;
     }
 }
@@ -871,14 +931,16 @@ static float mla__rope_resolve(float *inv, const mla_rope *c, int P) {
         if (c->scaling == MLA_ROPE_LONGROPE) v /= (double)(c->length > M ? c->long_factor : c->short_factor)[i];
         inv[i] = (float)v;
     }
-    if (c->attention_factor != 0 && (c->scaling == MLA_ROPE_YARN || c->scaling == MLA_ROPE_LONGROPE)) amp = (double)c->attention_factor;
+    if (c->attention_factor != 0 && (c->scaling == MLA_ROPE_YARN || c->scaling == MLA_ROPE_LONGROPE))
+        amp = (double)c->attention_factor;
     return (float)amp;
 }
 
 /* What the router chooses from. */
 static int mla__choices(const mla_config *c) { return c->n_routed_experts + c->zero_expert_num; }
 
-/* The best of score [n] that taken does not mark; the lowest index among equals; never out of range, whatever NaN there is. */
+/* The best of score [n] that taken does not mark; the lowest index among equals; never out of range, whatever NaN there
+ * is. */
 static int mla__best(const float *score, const unsigned char *taken, int n) {
     int best = -1;
     for (int i = 0; i < n; i++)
@@ -886,8 +948,10 @@ static int mla__best(const float *score, const unsigned char *taken, int n) {
     return best;
 }
 
-/* One token: logits z [n], overwritten by the scores -> index, weight [K]. biased [2n] and taken [n] are scratch; n = E+Z. */
-static void mla__route(const mla_config *c, const mla_tensor *bias, float *z, float *biased, unsigned char *taken, int *index, float *weight) {
+/* One token: logits z [n], overwritten by the scores -> index, weight [K]. biased [2n] and taken [n] are scratch; n =
+ * E+Z. */
+static void mla__route(const mla_config *c, const mla_tensor *bias, float *z, float *biased, unsigned char *taken,
+                       int *index, float *weight) {
     const int E = mla__choices(c), K = c->num_experts_per_tok, G = c->n_group, per = E / G;
     float *score = z, sum = 0, max = z[0];
     int e, g, k;
@@ -905,8 +969,10 @@ static void mla__route(const mla_config *c, const mla_tensor *bias, float *z, fl
         for (g = 0; g < G; g++) {
             float a = -INFINITY, b = -INFINITY;
             for (e = g * per; e < (g + 1) * per; e++) {
-                if (biased[e] > a) b = a, a = biased[e];
-                else if (biased[e] > b) b = biased[e];
+                if (biased[e] > a)
+                    b = a, a = biased[e];
+                else if (biased[e] > b)
+                    b = biased[e];
             }
             biased[E + g] = top2 ? a + b : a;
         }
@@ -931,7 +997,7 @@ static void mla__route(const mla_config *c, const mla_tensor *bias, float *z, fl
     }
 }
 
-/* ---- >>cpu ----------------------------------------------------------------------------------------------------------- */
+/* ---- >>cpu ------------------------------------------------------------------------------------------------------- */
 
 #if MLA__X86
 static void mla__cpuid(int leaf, int subleaf, unsigned r[4]) {
@@ -1007,16 +1073,15 @@ const char *mla_isa_name(mla_isa isa) {
     return (unsigned)isa < MLA_ISA_COUNT ? names[isa] : "?";
 }
 
-/* ---- >>vocabulary ---------------------------------------------------------------------------------------------------- */
-/* What the kernel template (>>template, at the end) is written in: one set of small functions for each ISA on a vector of VL floats.
-     ld st set1 zero add mul fma(a*b+c) max sum   as they say; ld and st take any address
-     exp                                          within 2 ulp; exactly 0 below -87.3
-     same(a, b)                                   all lanes equal
-     keep(s, limit, u)                            lane i: limit[i] >= u ? s : -infinity
-     get(dtype, p, i) / put(dtype, p, i, v)       VL elements from element i of an array of dtype, exactly / rounded to nearest even
-     fp8(p, i, v[4], top)                         4 VL elements of E4M3, times 2^-8; NaN is not seen in v, but by fp8_nan(top), when all are done
-     transpose(r[VL])                             of a VL x VL block in registers
-     even(v), odd(v)                              lanes hold pairs of bf16: the first, the second of each as f32 */
+/* ---- >>vocabulary ------------------------------------------------------------------------------------------------ */
+/* What the kernel template (>>template, at the end) is written in: one set of small functions for each ISA on a vector
+   of VL floats. ld st set1 zero add mul fma(a*b+c) max sum   as they say; ld and st take any address exp within 2 ulp;
+   exactly 0 below -87.3 same(a, b)                                   all lanes equal keep(s, limit, u) lane i: limit[i]
+   >= u ? s : -infinity get(dtype, p, i) / put(dtype, p, i, v)       VL elements from element i of an array of dtype,
+   exactly / rounded to nearest even fp8(p, i, v[4], top)                         4 VL elements of E4M3, times 2^-8; NaN
+   is not seen in v, but by fp8_nan(top), when all are done transpose(r[VL])                             of a VL x VL
+   block in registers even(v), odd(v)                              lanes hold pairs of bf16: the first, the second of
+   each as f32 */
 
 typedef float mla__v_scalar;
 MLA__INLINE float mla__ld_scalar(const float *p) { return *p; }
@@ -1066,7 +1131,8 @@ MLA__AVX2 float mla__sum_avx2(__m256 a) {
 MLA__AVX2 __m256 mla__exp_avx2(__m256 x) {
     const __m256 low = _mm256_set1_ps(-87.33654f), gone = _mm256_cmp_ps(x, low, _CMP_LT_OQ);
     x = _mm256_max_ps(low, _mm256_min_ps(_mm256_set1_ps(88.37626f), x)); /* this order of operands lets NaN through */
-    const __m256 n = _mm256_round_ps(_mm256_mul_ps(x, _mm256_set1_ps(1.44269504f)), _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC);
+    const __m256 n =
+        _mm256_round_ps(_mm256_mul_ps(x, _mm256_set1_ps(1.44269504f)), _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC);
     __m256 r = _mm256_fnmadd_ps(n, _mm256_set1_ps(0.693359375f), x);
     r = _mm256_fnmadd_ps(n, _mm256_set1_ps(-2.12194440e-4f), r);
     __m256 p = _mm256_set1_ps(1.9875691500e-4f);
@@ -1081,14 +1147,18 @@ MLA__AVX2 __m256 mla__exp_avx2(__m256 x) {
 }
 MLA__AVX2 int mla__same_avx2(__m256 a, __m256 b) { return _mm256_movemask_ps(_mm256_cmp_ps(a, b, _CMP_EQ_OQ)) == 255; }
 MLA__AVX2 __m256 mla__keep_avx2(__m256 s, const int *limit, int u) {
-    const __m256i hidden = _mm256_cmpgt_epi32(_mm256_set1_epi32(u), _mm256_loadu_si256((const __m256i *)(const void *)limit));
+    const __m256i hidden =
+        _mm256_cmpgt_epi32(_mm256_set1_epi32(u), _mm256_loadu_si256((const __m256i *)(const void *)limit));
     return _mm256_blendv_ps(s, _mm256_set1_ps(-INFINITY), _mm256_castsi256_ps(hidden));
 }
 /* An e4m3 code, shifted, is an f16 of 2^-8 the value (its conversion knows subnormals); code 127 is NaN. */
-MLA__AVX2 void mla__fp8_avx2(const void *p, mla__sz i, __m256 *v, __m256 *top) { /* by way of f16; the sign is extended and cut back */
-    const __m256i x = _mm256_loadu_si256((const __m256i *)(const void *)((const unsigned char *)p + i)), keep = _mm256_set1_epi16((short)0xbf80);
+MLA__AVX2 void mla__fp8_avx2(const void *p, mla__sz i, __m256 *v,
+                             __m256 *top) { /* by way of f16; the sign is extended and cut back */
+    const __m256i x = _mm256_loadu_si256((const __m256i *)(const void *)((const unsigned char *)p + i)),
+                  keep = _mm256_set1_epi16((short)0xbf80);
     const __m256i a = _mm256_and_si256(_mm256_slli_epi16(_mm256_cvtepi8_epi16(_mm256_castsi256_si128(x)), 7), keep);
-    const __m256i b = _mm256_and_si256(_mm256_slli_epi16(_mm256_cvtepi8_epi16(_mm256_extracti128_si256(x, 1)), 7), keep);
+    const __m256i b =
+        _mm256_and_si256(_mm256_slli_epi16(_mm256_cvtepi8_epi16(_mm256_extracti128_si256(x, 1)), 7), keep);
     v[0] = _mm256_cvtph_ps(_mm256_castsi256_si128(a)), v[1] = _mm256_cvtph_ps(_mm256_extracti128_si256(a, 1));
     v[2] = _mm256_cvtph_ps(_mm256_castsi256_si128(b)), v[3] = _mm256_cvtph_ps(_mm256_extracti128_si256(b, 1));
     *top = _mm256_castsi256_ps(_mm256_max_epu8(_mm256_castps_si256(*top), _mm256_or_si256(x, _mm256_set1_epi8(-128))));
@@ -1101,7 +1171,8 @@ MLA__AVX2 __m256 mla__get_avx2(mla_dtype t, const void *p, mla__sz i) {
     switch (t) {
     case MLA_F16: return _mm256_cvtph_ps(_mm_loadu_si128((const __m128i *)(const void *)(b + 2 * i)));
     case MLA_BF16:
-        return _mm256_castsi256_ps(_mm256_slli_epi32(_mm256_cvtepu16_epi32(_mm_loadu_si128((const __m128i *)(const void *)(b + 2 * i))), 16));
+        return _mm256_castsi256_ps(
+            _mm256_slli_epi32(_mm256_cvtepu16_epi32(_mm_loadu_si128((const __m128i *)(const void *)(b + 2 * i))), 16));
     case MLA_E4M3: { /* as above */
         const __m128i x = _mm_cvtepu8_epi16(_mm_loadl_epi64((const __m128i *)(const void *)(b + i)));
         const __m128i a = _mm_slli_epi16(_mm_and_si128(x, _mm_set1_epi16(127)), 7);
@@ -1120,7 +1191,9 @@ MLA__AVX2 __m256 mla__get_avx2(mla_dtype t, const void *p, mla__sz i) {
             q = _mm256_cvtepi8_epi32(_mm_loadl_epi64((const __m128i *)(const void *)(b + 2 + at)));
         } else {
             q = _mm256_cvtepu8_epi32(_mm_loadl_epi64((const __m128i *)(const void *)(b + 2 + at % 16)));
-            q = _mm256_sub_epi32(_mm256_and_si256(_mm256_srl_epi32(q, _mm_cvtsi32_si128(at >= 16 ? 4 : 0)), _mm256_set1_epi32(15)), _mm256_set1_epi32(8));
+            q = _mm256_sub_epi32(
+                _mm256_and_si256(_mm256_srl_epi32(q, _mm_cvtsi32_si128(at >= 16 ? 4 : 0)), _mm256_set1_epi32(15)),
+                _mm256_set1_epi32(8));
         }
         return _mm256_mul_ps(_mm256_cvtepi32_ps(q), _mm256_broadcastss_ps(_mm_cvtph_ps(_mm_cvtsi32_si128(h))));
     }
@@ -1132,11 +1205,14 @@ MLA__AVX2 void mla__put_avx2(mla_dtype t, void *p, mla__sz i, __m256 v) {
     if (t == MLA_F16) {
         _mm_storeu_si128((__m128i *)(void *)(b + 2 * i), _mm256_cvtps_ph(v, _MM_FROUND_TO_NEAREST_INT));
     } else if (t == MLA_BF16) {
-        const __m256i u = _mm256_castps_si256(v), odd = _mm256_and_si256(_mm256_srli_epi32(u, 16), _mm256_set1_epi32(1));
+        const __m256i u = _mm256_castps_si256(v),
+                      odd = _mm256_and_si256(_mm256_srli_epi32(u, 16), _mm256_set1_epi32(1));
         const __m256i near = _mm256_add_epi32(u, _mm256_add_epi32(odd, _mm256_set1_epi32(0x7fff)));
         const __m256i quiet = _mm256_or_si256(u, _mm256_set1_epi32(0x400000));
-        const __m256i w = _mm256_srli_epi32(_mm256_blendv_epi8(near, quiet, _mm256_castps_si256(_mm256_cmp_ps(v, v, _CMP_UNORD_Q))), 16);
-        _mm_storeu_si128((__m128i *)(void *)(b + 2 * i), _mm_packus_epi32(_mm256_castsi256_si128(w), _mm256_extracti128_si256(w, 1)));
+        const __m256i w = _mm256_srli_epi32(
+            _mm256_blendv_epi8(near, quiet, _mm256_castps_si256(_mm256_cmp_ps(v, v, _CMP_UNORD_Q))), 16);
+        _mm_storeu_si128((__m128i *)(void *)(b + 2 * i),
+                         _mm_packus_epi32(_mm256_castsi256_si128(w), _mm256_extracti128_si256(w, 1)));
     } else {
         _mm256_storeu_ps((float *)(void *)(b + 4 * i), v);
     }
@@ -1144,11 +1220,13 @@ MLA__AVX2 void mla__put_avx2(mla_dtype t, void *p, mla__sz i, __m256 v) {
 MLA__AVX2 __m256 mla__even_avx2(__m256 v) { return _mm256_castsi256_ps(_mm256_slli_epi32(_mm256_castps_si256(v), 16)); }
 MLA__AVX2 __m256 mla__odd_avx2(__m256 v) { return _mm256_and_ps(v, _mm256_castsi256_ps(_mm256_set1_epi32(-65536))); }
 MLA__AVX2 void mla__transpose_avx2(__m256 *r) {
-    const __m256 a0 = _mm256_unpacklo_ps(r[0], r[1]), a1 = _mm256_unpackhi_ps(r[0], r[1]), a2 = _mm256_unpacklo_ps(r[2], r[3]),
-                 a3 = _mm256_unpackhi_ps(r[2], r[3]), a4 = _mm256_unpacklo_ps(r[4], r[5]), a5 = _mm256_unpackhi_ps(r[4], r[5]),
+    const __m256 a0 = _mm256_unpacklo_ps(r[0], r[1]), a1 = _mm256_unpackhi_ps(r[0], r[1]),
+                 a2 = _mm256_unpacklo_ps(r[2], r[3]), a3 = _mm256_unpackhi_ps(r[2], r[3]),
+                 a4 = _mm256_unpacklo_ps(r[4], r[5]), a5 = _mm256_unpackhi_ps(r[4], r[5]),
                  a6 = _mm256_unpacklo_ps(r[6], r[7]), a7 = _mm256_unpackhi_ps(r[6], r[7]);
-    const __m256 b0 = _mm256_shuffle_ps(a0, a2, 0x44), b1 = _mm256_shuffle_ps(a0, a2, 0xee), b2 = _mm256_shuffle_ps(a1, a3, 0x44),
-                 b3 = _mm256_shuffle_ps(a1, a3, 0xee), b4 = _mm256_shuffle_ps(a4, a6, 0x44), b5 = _mm256_shuffle_ps(a4, a6, 0xee),
+    const __m256 b0 = _mm256_shuffle_ps(a0, a2, 0x44), b1 = _mm256_shuffle_ps(a0, a2, 0xee),
+                 b2 = _mm256_shuffle_ps(a1, a3, 0x44), b3 = _mm256_shuffle_ps(a1, a3, 0xee),
+                 b4 = _mm256_shuffle_ps(a4, a6, 0x44), b5 = _mm256_shuffle_ps(a4, a6, 0xee),
                  b6 = _mm256_shuffle_ps(a5, a7, 0x44), b7 = _mm256_shuffle_ps(a5, a7, 0xee);
     r[0] = _mm256_permute2f128_ps(b0, b4, 0x20), r[1] = _mm256_permute2f128_ps(b1, b5, 0x20);
     r[2] = _mm256_permute2f128_ps(b2, b6, 0x20), r[3] = _mm256_permute2f128_ps(b3, b7, 0x20);
@@ -1196,18 +1274,22 @@ MLA__AVX512 __m512 mla__keep_avx512(__m512 s, const int *limit, int u) {
 MLA__AVX512 void mla__fp8_avx512(const void *p, mla__sz i, __m512 *v, __m512 *top) { /* as for AVX2 */
     const __m512i x = _mm512_loadu_si512((const unsigned char *)p + i), keep = _mm512_set1_epi16((short)0xbf80);
     const __m512i a = _mm512_and_si512(_mm512_slli_epi16(_mm512_cvtepi8_epi16(_mm512_castsi512_si256(x)), 7), keep);
-    const __m512i b = _mm512_and_si512(_mm512_slli_epi16(_mm512_cvtepi8_epi16(_mm512_extracti64x4_epi64(x, 1)), 7), keep);
+    const __m512i b =
+        _mm512_and_si512(_mm512_slli_epi16(_mm512_cvtepi8_epi16(_mm512_extracti64x4_epi64(x, 1)), 7), keep);
     v[0] = _mm512_cvtph_ps(_mm512_castsi512_si256(a)), v[1] = _mm512_cvtph_ps(_mm512_extracti64x4_epi64(a, 1));
     v[2] = _mm512_cvtph_ps(_mm512_castsi512_si256(b)), v[3] = _mm512_cvtph_ps(_mm512_extracti64x4_epi64(b, 1));
     *top = _mm512_castsi512_ps(_mm512_max_epu8(_mm512_castps_si512(*top), _mm512_or_si512(x, _mm512_set1_epi8(-128))));
 }
-MLA__AVX512 int mla__fp8_nan_avx512(__m512 top) { return _mm512_cmpeq_epi8_mask(_mm512_castps_si512(top), _mm512_set1_epi8(-1)) != 0; }
+MLA__AVX512 int mla__fp8_nan_avx512(__m512 top) {
+    return _mm512_cmpeq_epi8_mask(_mm512_castps_si512(top), _mm512_set1_epi8(-1)) != 0;
+}
 MLA__AVX512 __m512 mla__get_avx512(mla_dtype t, const void *p, mla__sz i) {
     const unsigned char *b = (const unsigned char *)p;
     switch (t) {
     case MLA_F16: return _mm512_cvtph_ps(_mm256_loadu_si256((const __m256i *)(const void *)(b + 2 * i)));
     case MLA_BF16:
-        return _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_cvtepu16_epi32(_mm256_loadu_si256((const __m256i *)(const void *)(b + 2 * i))), 16));
+        return _mm512_castsi512_ps(_mm512_slli_epi32(
+            _mm512_cvtepu16_epi32(_mm256_loadu_si256((const __m256i *)(const void *)(b + 2 * i))), 16));
     case MLA_E4M3: {
         const __m256i x = _mm256_cvtepu8_epi16(_mm_loadu_si128((const __m128i *)(const void *)(b + i)));
         const __m256i a = _mm256_slli_epi16(_mm256_and_si256(x, _mm256_set1_epi16(127)), 7);
@@ -1226,7 +1308,9 @@ MLA__AVX512 __m512 mla__get_avx512(mla_dtype t, const void *p, mla__sz i) {
             q = _mm512_cvtepi8_epi32(_mm_loadu_si128((const __m128i *)(const void *)(b + 2 + 16 * high)));
         } else {
             q = _mm512_cvtepu8_epi32(_mm_loadu_si128((const __m128i *)(const void *)(b + 2)));
-            q = _mm512_sub_epi32(_mm512_and_si512(_mm512_srl_epi32(q, _mm_cvtsi32_si128(4 * high)), _mm512_set1_epi32(15)), _mm512_set1_epi32(8));
+            q = _mm512_sub_epi32(
+                _mm512_and_si512(_mm512_srl_epi32(q, _mm_cvtsi32_si128(4 * high)), _mm512_set1_epi32(15)),
+                _mm512_set1_epi32(8));
         }
         return _mm512_mul_ps(_mm512_cvtepi32_ps(q), _mm512_set1_ps(_cvtsh_ss(h)));
     }
@@ -1236,33 +1320,43 @@ MLA__AVX512 __m512 mla__get_avx512(mla_dtype t, const void *p, mla__sz i) {
 MLA__AVX512 void mla__put_avx512(mla_dtype t, void *p, mla__sz i, __m512 v) {
     unsigned char *b = (unsigned char *)p;
     if (t == MLA_F16) {
-        _mm256_storeu_si256((__m256i *)(void *)(b + 2 * i), _mm512_maskz_cvtps_ph((__mmask16)0xffff, v, _MM_FROUND_TO_NEAREST_INT));
+        _mm256_storeu_si256((__m256i *)(void *)(b + 2 * i),
+                            _mm512_maskz_cvtps_ph((__mmask16)0xffff, v, _MM_FROUND_TO_NEAREST_INT));
     } else if (t == MLA_BF16) {
-        const __m512i u = _mm512_castps_si512(v), odd = _mm512_and_si512(_mm512_srli_epi32(u, 16), _mm512_set1_epi32(1));
+        const __m512i u = _mm512_castps_si512(v),
+                      odd = _mm512_and_si512(_mm512_srli_epi32(u, 16), _mm512_set1_epi32(1));
         const __m512i near = _mm512_add_epi32(u, _mm512_add_epi32(odd, _mm512_set1_epi32(0x7fff)));
         const __m512i quiet = _mm512_or_si512(u, _mm512_set1_epi32(0x400000));
-        const __m512i w = _mm512_srli_epi32(_mm512_mask_blend_epi32(_mm512_cmp_ps_mask(v, v, _CMP_UNORD_Q), near, quiet), 16);
+        const __m512i w =
+            _mm512_srli_epi32(_mm512_mask_blend_epi32(_mm512_cmp_ps_mask(v, v, _CMP_UNORD_Q), near, quiet), 16);
         _mm256_storeu_si256((__m256i *)(void *)(b + 2 * i), _mm512_cvtepi32_epi16(w));
     } else {
         _mm512_storeu_ps((float *)(void *)(b + 4 * i), v);
     }
 }
-MLA__AVX512 __m512 mla__even_avx512(__m512 v) { return _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_castps_si512(v), 16)); }
-MLA__AVX512 __m512 mla__odd_avx512(__m512 v) { return _mm512_and_ps(v, _mm512_castsi512_ps(_mm512_set1_epi32(-65536))); }
+MLA__AVX512 __m512 mla__even_avx512(__m512 v) {
+    return _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_castps_si512(v), 16));
+}
+MLA__AVX512 __m512 mla__odd_avx512(__m512 v) {
+    return _mm512_and_ps(v, _mm512_castsi512_ps(_mm512_set1_epi32(-65536)));
+}
 /* Within 128-bit quarters as for AVX2, then the 4 x 4 quarters. */
 MLA__AVX512 void mla__transpose_avx512(__m512 *r) {
     __m512 b[16];
     MLA__UNROLL
     for (int i = 0; i < 4; i++) { /* b[4i + j], quarter q: column 4q + j of rows 4i .. 4i+3 */
         const __m512 a0 = _mm512_unpacklo_ps(r[4 * i], r[4 * i + 1]), a1 = _mm512_unpackhi_ps(r[4 * i], r[4 * i + 1]);
-        const __m512 a2 = _mm512_unpacklo_ps(r[4 * i + 2], r[4 * i + 3]), a3 = _mm512_unpackhi_ps(r[4 * i + 2], r[4 * i + 3]);
+        const __m512 a2 = _mm512_unpacklo_ps(r[4 * i + 2], r[4 * i + 3]),
+                     a3 = _mm512_unpackhi_ps(r[4 * i + 2], r[4 * i + 3]);
         b[4 * i] = _mm512_shuffle_ps(a0, a2, 0x44), b[4 * i + 1] = _mm512_shuffle_ps(a0, a2, 0xee);
         b[4 * i + 2] = _mm512_shuffle_ps(a1, a3, 0x44), b[4 * i + 3] = _mm512_shuffle_ps(a1, a3, 0xee);
     }
     MLA__UNROLL
     for (int j = 0; j < 4; j++) {
-        const __m512 c0 = _mm512_shuffle_f32x4(b[j], b[4 + j], 0x44), c1 = _mm512_shuffle_f32x4(b[8 + j], b[12 + j], 0x44);
-        const __m512 c2 = _mm512_shuffle_f32x4(b[j], b[4 + j], 0xee), c3 = _mm512_shuffle_f32x4(b[8 + j], b[12 + j], 0xee);
+        const __m512 c0 = _mm512_shuffle_f32x4(b[j], b[4 + j], 0x44),
+                     c1 = _mm512_shuffle_f32x4(b[8 + j], b[12 + j], 0x44);
+        const __m512 c2 = _mm512_shuffle_f32x4(b[j], b[4 + j], 0xee),
+                     c3 = _mm512_shuffle_f32x4(b[8 + j], b[12 + j], 0xee);
         r[j] = _mm512_shuffle_f32x4(c0, c1, 0x88), r[4 + j] = _mm512_shuffle_f32x4(c0, c1, 0xdd);
         r[8 + j] = _mm512_shuffle_f32x4(c2, c3, 0x88), r[12 + j] = _mm512_shuffle_f32x4(c2, c3, 0xdd);
     }
@@ -1350,30 +1444,36 @@ MLA__INLINE void mla__put_neon(mla_dtype t, void *p, mla__sz i, float32x4_t v) {
         mla__put(t, p, i + j, f[j]);
     }
 }
-MLA__INLINE float32x4_t mla__even_neon(float32x4_t v) { return vreinterpretq_f32_u32(vshlq_n_u32(vreinterpretq_u32_f32(v), 16)); }
-MLA__INLINE float32x4_t mla__odd_neon(float32x4_t v) { return vreinterpretq_f32_u32(vandq_u32(vreinterpretq_u32_f32(v), vdupq_n_u32(0xffff0000u))); }
+MLA__INLINE float32x4_t mla__even_neon(float32x4_t v) {
+    return vreinterpretq_f32_u32(vshlq_n_u32(vreinterpretq_u32_f32(v), 16));
+}
+MLA__INLINE float32x4_t mla__odd_neon(float32x4_t v) {
+    return vreinterpretq_f32_u32(vandq_u32(vreinterpretq_u32_f32(v), vdupq_n_u32(0xffff0000u)));
+}
 MLA__INLINE void mla__transpose_neon(float32x4_t *r) {
-    const float32x4_t a = vzip1q_f32(r[0], r[2]), b = vzip2q_f32(r[0], r[2]), c = vzip1q_f32(r[1], r[3]), d = vzip2q_f32(r[1], r[3]);
+    const float32x4_t a = vzip1q_f32(r[0], r[2]), b = vzip2q_f32(r[0], r[2]), c = vzip1q_f32(r[1], r[3]),
+                      d = vzip2q_f32(r[1], r[3]);
     r[0] = vzip1q_f32(a, c), r[1] = vzip2q_f32(a, c), r[2] = vzip1q_f32(b, d), r[3] = vzip2q_f32(b, d);
 }
 #endif
 
-/* ---- >>table --------------------------------------------------------------------------------------------------------- */
+/* ---- >>table ----------------------------------------------------------------------------------------------------- */
 
-#define MLA__NR_MAX 32  /* most columns of a panel in any ISA */
-#define MLA__NL_MAX 16  /* most lanes of queries */
-#define MLA__AK 192     /* channels of a key that attention takes at a time */
-#define MLA__AR_MAX 16  /* most rows of a register tile of attention */
-#define MLA__KC 512     /* most depth of a packed panel: half of KC * NR floats stay in the first-level cache */
-#define MLA__MC 256     /* tokens per pass over a packed panel: MC * KC floats stay in the second-level cache */
-#define MLA__FAR 2048   /* bytes ahead of their use that streaming weights are fetched, where they are */
-#define MLA__FEW 2      /* up to so many tokens a product is bound by memory, and weights are used as they stream by */
-#define MLA__STRIP 16   /* rows of weights that are never split between workers, so that no result depends on their number */
-#define MLA__GROUP 64   /* rows handled at a time when their results need a second look (SwiGLU, scatter) */
-#define MLA__KEYS 128   /* most keys in a block of attention */
+#define MLA__NR_MAX 32   /* most columns of a panel in any ISA */
+#define MLA__NL_MAX 16   /* most lanes of queries */
+#define MLA__AK     192  /* channels of a key that attention takes at a time */
+#define MLA__AR_MAX 16   /* most rows of a register tile of attention */
+#define MLA__KC     512  /* most depth of a packed panel: half of KC * NR floats stay in the first-level cache */
+#define MLA__MC     256  /* tokens per pass over a packed panel: MC * KC floats stay in the second-level cache */
+#define MLA__FAR    2048 /* bytes ahead of their use that streaming weights are fetched, where they are */
+#define MLA__FEW    2    /* up to so many tokens a product is bound by memory, and weights are used as they stream by */
+#define MLA__STRIP                                                                                                     \
+    16 /* rows of weights that are never split between workers, so that no result depends on their number */
+#define MLA__GROUP 64  /* rows handled at a time when their results need a second look (SwiGLU, scatter) */
+#define MLA__KEYS  128 /* most keys in a block of attention */
 
-/* Lanes of queries (rows of q, from one or several heads and tokens) that walk over blocks of keys together: flash attention
-   (arXiv 2205.14135) with the queries in the vector lanes, so that maxima and sums need no shuffles. */
+/* Lanes of queries (rows of q, from one or several heads and tokens) that walk over blocks of keys together: flash
+   attention (arXiv 2205.14135) with the queries in the vector lanes, so that maxima and sums need no shuffles. */
 typedef struct mla__lanes {
     float *q;     /* [dk, NR], scaled; unused lanes zero */
     float *o;     /* [NR, dv], sum of p v so far */
@@ -1395,20 +1495,22 @@ typedef struct mla__kernels {
     mla_isa isa;
     int nl; /* lanes of queries in a panel */
     /* y [T, n0..n1) = x [T, K] . W[row0 + n, :]; token t's row is x + (idx ? idx[t] : t) * ldx; y is indexed from n0 */
-    void (*dot[MLA_DTYPE_COUNT])(float *y, mla__sz ldy, const float *x, mla__sz ldx, const int *idx, int T, const mla_tensor *w, int row0,
-                                 int n0, int n1, float *panel);
-    void (*gemm[MLA_DTYPE_COUNT])(float *y, mla__sz ldy, const float *x, mla__sz ldx, const int *idx, int T, const mla_tensor *w,
-                                  int row0, int n0, int n1, float *panel);
+    void (*dot[MLA_DTYPE_COUNT])(float *y, mla__sz ldy, const float *x, mla__sz ldx, const int *idx, int T,
+                                 const mla_tensor *w, int row0, int n0, int n1, float *panel);
+    void (*gemm[MLA_DTYPE_COUNT])(float *y, mla__sz ldy, const float *x, mla__sz ldx, const int *idx, int T,
+                                  const mla_tensor *w, int row0, int n0, int n1, float *panel);
     /* y [T, cols] = x [T, n] . W[row0 .. row0+n, :], the transposed use of W; panel [KC, NR] is scratch */
-    void (*mix[MLA_DTYPE_COUNT])(float *y, mla__sz ldy, const float *x, mla__sz ldx, int T, const mla_tensor *w, int row0, int n,
-                                 float *panel);
-    /* the same as dot and gemm with rounded activations, rows of them ldx bytes apart: mla__act for Q8 and Q4, for BF16 what pack makes */
-    void (*idot[MLA_DTYPE_COUNT])(float *y, mla__sz ldy, const void *x, mla__sz ldx, const int *idx, int T, const mla_tensor *w, int row0,
-                                  int n0, int n1, float *panel);
-    void (*igemm[MLA_DTYPE_COUNT])(float *y, mla__sz ldy, const void *x, mla__sz ldx, const int *idx, int T, const mla_tensor *w,
-                                   int row0, int n0, int n1, float *panel);
+    void (*mix[MLA_DTYPE_COUNT])(float *y, mla__sz ldy, const float *x, mla__sz ldx, int T, const mla_tensor *w,
+                                 int row0, int n, float *panel);
+    /* the same as dot and gemm with rounded activations, rows of them ldx bytes apart: mla__act for Q8 and Q4, for BF16
+     * what pack makes */
+    void (*idot[MLA_DTYPE_COUNT])(float *y, mla__sz ldy, const void *x, mla__sz ldx, const int *idx, int T,
+                                  const mla_tensor *w, int row0, int n0, int n1, float *panel);
+    void (*igemm[MLA_DTYPE_COUNT])(float *y, mla__sz ldy, const void *x, mla__sz ldx, const int *idx, int T,
+                                   const mla_tensor *w, int row0, int n0, int n1, float *panel);
     void (*quantize)(mla__act *y, const float *x, mla__sz n);
-    /* y [up_to(n, 32) / 2, 16, 2] in bf16 = pairs of columns of T <= 16 rows of x; other lanes zero; NULL: none of the ISA's kernels wants it */
+    /* y [up_to(n, 32) / 2, 16, 2] in bf16 = pairs of columns of T <= 16 rows of x; other lanes zero; NULL: none of the
+     * ISA's kernels wants it */
     void (*pack)(uint16_t *y, const float *x, mla__sz ldx, const int *idx, int T, int n);
     /* panel [n, NR] = the transpose of nb <= NR rows of n floats, ld apart; other lanes zero */
     float (*q4_scale)(const float *x); /* of a group */
@@ -1416,30 +1518,33 @@ typedef struct mla__kernels {
     void (*widen[MLA_DTYPE_COUNT])(float *y, const void *x, mla__sz n);
     void (*narrow[MLA_DTYPE_COUNT])(void *y, const float *x, mla__sz n);
     void (*swiglu)(float *h, const float *gate, const float *up, int n); /* h = silu(gate) * up; h may be gate */
-    /* n panels of queries meet nu keys k [nu, ldk] and values v [nu, ldv] of one dtype (F32, F16, BF16), from position u0 on; reads rows of
-       v up to the next multiple of NR; scratch s [n, nu, NL], wide [AR, AK] */
-    void (*attend[MLA_DTYPE_COUNT])(mla__lanes *panels, int n, const void *k, mla__sz ldk, int dk, const void *v, mla__sz ldv, int dv, int u0,
-                                    int nu, float *s, float *wide);
-    /* score [nu] = sum over the lanes of n panels of weight [n, NR] * relu(q . k), keys k [nu, d] of a dtype; scratch as above */
-    void (*index[MLA_DTYPE_COUNT])(float *score, const mla__lanes *panels, const float *weight, int n, const void *k, int d, int nu, float *s,
-                                   float *wide);
-    /* attend for BF16 with dk and dv multiples of 32 and everything rounded to bf16; s [n, max(nu, 16), NL], wide [8, dk]; NULL: the ISA has none */
-    void (*attend_tiles)(mla__lanes *panels, int n, const void *k, mla__sz ldk, int dk, const void *v, mla__sz ldv, int dv, int u0, int nu,
-                         float *s, float *wide);
+    /* n panels of queries meet nu keys k [nu, ldk] and values v [nu, ldv] of one dtype (F32, F16, BF16), from position
+       u0 on; reads rows of v up to the next multiple of NR; scratch s [n, nu, NL], wide [AR, AK] */
+    void (*attend[MLA_DTYPE_COUNT])(mla__lanes *panels, int n, const void *k, mla__sz ldk, int dk, const void *v,
+                                    mla__sz ldv, int dv, int u0, int nu, float *s, float *wide);
+    /* score [nu] = sum over the lanes of n panels of weight [n, NR] * relu(q . k), keys k [nu, d] of a dtype; scratch
+     * as above */
+    void (*index[MLA_DTYPE_COUNT])(float *score, const mla__lanes *panels, const float *weight, int n, const void *k,
+                                   int d, int nu, float *s, float *wide);
+    /* attend for BF16 with dk and dv multiples of 32 and everything rounded to bf16; s [n, max(nu, 16), NL], wide [8,
+     * dk]; NULL: the ISA has none */
+    void (*attend_tiles)(mla__lanes *panels, int n, const void *k, mla__sz ldk, int dk, const void *v, mla__sz ldv,
+                         int dv, int u0, int nu, float *s, float *wide);
 } mla__kernels;
 
-
-/* ---- >>integer ------------------------------------------------------------------------------------------------------- */
+/* ---- >>integer --------------------------------------------------------------------------------------------------- */
 /* Q8 and Q4 weights times activations in int8, 32 at a time. */
-/* y = sum over groups of d_w d_x (q_w . q_x), the sum in brackets exact. For Q4 with q = u - 8, q . x = u . x - 8 sum(x), so that the nibbles
-   u are used as they lie. */
+/* y = sum over groups of d_w d_x (q_w . q_x), the sum in brackets exact. For Q4 with q = u - 8, q . x = u . x - 8
+   sum(x), so that the nibbles u are used as they lie. */
 
 static void mla__quantize_scalar(mla__act *y, const float *x, mla__sz n) {
     for (mla__sz g = 0; g < n / MLA_GROUP; g++, x += MLA_GROUP) {
         uint32_t top = 0; /* as bits, absolute values keep their order, and NaN is above all */
         int sum = 0;
-        for (int i = 0; i < MLA_GROUP; i++) top = (mla__bits(x[i]) & 0x7fffffffu) > top ? mla__bits(x[i]) & 0x7fffffffu : top;
-        const float d = top < 0x7f800000u ? mla__float(top) / 127 : mla__float(0x7fc00000u), inverse = d > 0 ? 1 / d : 0;
+        for (int i = 0; i < MLA_GROUP; i++)
+            top = (mla__bits(x[i]) & 0x7fffffffu) > top ? mla__bits(x[i]) & 0x7fffffffu : top;
+        const float d = top < 0x7f800000u ? mla__float(top) / 127 : mla__float(0x7fc00000u),
+                    inverse = d > 0 ? 1 / d : 0;
         for (int i = 0; i < MLA_GROUP; i++) {
             const float q = d == d ? rintf(x[i] * inverse) : 0;
             y[g].q[i] = (int8_t)(q > 127 ? 127 : q < -127 ? -127 : q);
@@ -1449,8 +1554,8 @@ static void mla__quantize_scalar(mla__act *y, const float *x, mla__sz n) {
     }
 }
 
-static void mla__idot_any_scalar(float *y, mla__sz ldy, const void *x, mla__sz ldx, const int *idx, int T, const mla_tensor *w, int row0, int n0,
-                                 int n1) {
+static void mla__idot_any_scalar(float *y, mla__sz ldy, const void *x, mla__sz ldx, const int *idx, int T,
+                                 const mla_tensor *w, int row0, int n0, int n1) {
     const int size = w->dtype == MLA_Q8 ? 34 : 18, groups = w->cols / MLA_GROUP;
     for (int t = 0; t < T; t++)
         for (int n = n0; n < n1; n++) {
@@ -1460,17 +1565,18 @@ static void mla__idot_any_scalar(float *y, mla__sz ldy, const void *x, mla__sz l
             for (int g = 0; g < groups; g++, b += size) {
                 int dot = 0;
                 for (int i = 0; i < MLA_GROUP; i++)
-                    dot += a[g].q[i] * (w->dtype == MLA_Q8 ? (b[2 + i] ^ 128) - 128 : (b[2 + i % 16] >> (i / 16 * 4) & 15) - 8);
+                    dot += a[g].q[i] *
+                           (w->dtype == MLA_Q8 ? (b[2 + i] ^ 128) - 128 : (b[2 + i % 16] >> (i / 16 * 4) & 15) - 8);
                 sum += mla__get(MLA_F16, b, 0) * a[g].d * (float)dot;
             }
             y[t * ldy + n - n0] = sum;
         }
 }
-/* For 16 rows and 32 columns 16 f16 scales, then Q8X16: for j = 0..7 the columns 4j .. 4j+3 of each row; Q4X16: for j = 0..3 these (low) and those
-   16 further (high). */
+/* For 16 rows and 32 columns 16 f16 scales, then Q8X16: for j = 0..7 the columns 4j .. 4j+3 of each row; Q4X16: for j =
+   0..3 these (low) and those 16 further (high). */
 #define MLA__X16(t) ((t) == MLA_Q8X16 ? 544 : 288) /* bytes of such a block */
-static void mla__idot_x16_scalar(float *y, mla__sz ldy, const void *x, mla__sz ldx, const int *idx, int T, const mla_tensor *w, int row0, int n0,
-                                   int n1, float *panel) {
+static void mla__idot_x16_scalar(float *y, mla__sz ldy, const void *x, mla__sz ldx, const int *idx, int T,
+                                 const mla_tensor *w, int row0, int n0, int n1, float *panel) {
     const int groups = w->cols / MLA_GROUP;
     (void)panel;
     for (int t = 0; t < T; t++)
@@ -1483,18 +1589,19 @@ static void mla__idot_x16_scalar(float *y, mla__sz ldy, const void *x, mla__sz l
                 const unsigned char *q = b + 32 + row % 16 * 4;
                 int dot = 0;
                 for (int i = 0; i < MLA_GROUP; i++)
-                    dot += a[g].q[i] * (w->dtype == MLA_Q8X16 ? (q[i / 4 * 64 + i % 4] ^ 128) - 128 : (q[i / 4 % 4 * 64 + i % 4] >> (i / 16 * 4) & 15) - 8);
+                    dot += a[g].q[i] * (w->dtype == MLA_Q8X16 ? (q[i / 4 * 64 + i % 4] ^ 128) - 128
+                                                              : (q[i / 4 % 4 * 64 + i % 4] >> (i / 16 * 4) & 15) - 8);
                 sum += mla__get(MLA_F16, b, row % 16) * a[g].d * (float)dot;
             }
             y[t * ldy + n - n0] = sum;
         }
 }
 
-#define MLA__PRODUCT(name)                                                                                                                    \
-    static void mla__##name##_scalar(float *y, mla__sz ldy, const void *x, mla__sz ldx, const int *idx, int T, const mla_tensor *w,      \
-                                     int row0, int n0, int n1, float *panel) {                                                              \
-        (void)panel;                                                                                                                        \
-        mla__idot_any_scalar(y, ldy, x, ldx, idx, T, w, row0, n0, n1);                                                                      \
+#define MLA__PRODUCT(name)                                                                                             \
+    static void mla__##name##_scalar(float *y, mla__sz ldy, const void *x, mla__sz ldx, const int *idx, int T,         \
+                                     const mla_tensor *w, int row0, int n0, int n1, float *panel) {                    \
+        (void)panel;                                                                                                   \
+        mla__idot_any_scalar(y, ldy, x, ldx, idx, T, w, row0, n0, n1);                                                 \
     }
 MLA__PRODUCT(idot_q8)
 MLA__PRODUCT(idot_q4)
@@ -1506,7 +1613,8 @@ MLA__PRODUCT(igemm_q4)
 static void mla__quantize_neon(mla__act *y, const float *x, mla__sz n) { mla__quantize_scalar(y, x, n); }
 
 /* R rows of weights times one token; the weights of four rows keep the dot products apart from each other's latency. */
-MLA__INLINE void mla__idot_rows_neon(const mla_dtype t, const int R, float *y, const mla__act *x, const unsigned char *b, mla__sz row, int groups) {
+MLA__INLINE void mla__idot_rows_neon(const mla_dtype t, const int R, float *y, const mla__act *x,
+                                     const unsigned char *b, mla__sz row, int groups) {
     float32x4_t acc[4];
     float low[4];
     MLA__UNROLL
@@ -1518,7 +1626,8 @@ MLA__INLINE void mla__idot_rows_neon(const mla_dtype t, const int R, float *y, c
             const unsigned char *w = b + i * row + (mla__sz)g * (t == MLA_Q8 ? 34 : 18);
             const float d = mla__get(MLA_F16, w, 0);
             int8x16_t w0 = vreinterpretq_s8_u8(vld1q_u8(w + 2)), w1;
-            if (t == MLA_Q8) w1 = vreinterpretq_s8_u8(vld1q_u8(w + 18));
+            if (t == MLA_Q8)
+                w1 = vreinterpretq_s8_u8(vld1q_u8(w + 18));
             else {
                 const uint8x16_t u = vreinterpretq_u8_s8(w0);
                 w0 = vreinterpretq_s8_u8(vandq_u8(u, vdupq_n_u8(15))), w1 = vreinterpretq_s8_u8(vshrq_n_u8(u, 4));
@@ -1531,20 +1640,22 @@ MLA__INLINE void mla__idot_rows_neon(const mla_dtype t, const int R, float *y, c
     MLA__UNROLL
     for (int i = 0; i < R; i++) y[i] = vaddvq_f32(acc[i]) - 8 * low[i];
 }
-#define MLA__PRODUCT(name, D)                                                                                                                \
-    static void mla__##name##_neon(float *y, mla__sz ldy, const void *x, mla__sz ldx, const int *idx, int T, const mla_tensor *w,       \
-                                   int row0, int n0, int n1, float *panel) {                                                                \
-        const int groups = w->cols / MLA_GROUP;                                                                                             \
-        const mla__sz row = (mla__sz)groups * (D == MLA_Q8 ? 34 : 18);                                                                      \
-        (void)panel;                                                                                                                        \
-        for (int n = n0; n < n1; n += 4)                                                                                                    \
-            for (int t = 0; t < T; t++) {                                                                                                   \
-                const unsigned char *b = (const unsigned char *)w->data + (row0 + n) * row;                                                 \
-                const mla__act *a = MLA__ACT(x, ldx, idx ? idx[t] : t);                                                                     \
-                if (n + 4 <= n1) mla__idot_rows_neon(D, 4, y + t * ldy + n - n0, a, b, row, groups);                                        \
-                else                                                                                                                        \
-                    for (int i = n; i < n1; i++) mla__idot_rows_neon(D, 1, y + t * ldy + i - n0, a, b + (i - n) * row, row, groups);        \
-            }                                                                                                                               \
+#define MLA__PRODUCT(name, D)                                                                                          \
+    static void mla__##name##_neon(float *y, mla__sz ldy, const void *x, mla__sz ldx, const int *idx, int T,           \
+                                   const mla_tensor *w, int row0, int n0, int n1, float *panel) {                      \
+        const int groups = w->cols / MLA_GROUP;                                                                        \
+        const mla__sz row = (mla__sz)groups * (D == MLA_Q8 ? 34 : 18);                                                 \
+        (void)panel;                                                                                                   \
+        for (int n = n0; n < n1; n += 4)                                                                               \
+            for (int t = 0; t < T; t++) {                                                                              \
+                const unsigned char *b = (const unsigned char *)w->data + (row0 + n) * row;                            \
+                const mla__act *a = MLA__ACT(x, ldx, idx ? idx[t] : t);                                                \
+                if (n + 4 <= n1)                                                                                       \
+                    mla__idot_rows_neon(D, 4, y + t * ldy + n - n0, a, b, row, groups);                                \
+                else                                                                                                   \
+                    for (int i = n; i < n1; i++)                                                                       \
+                        mla__idot_rows_neon(D, 1, y + t * ldy + i - n0, a, b + (i - n) * row, row, groups);            \
+            }                                                                                                          \
     }
 MLA__PRODUCT(idot_q8, MLA_Q8)
 MLA__PRODUCT(idot_q4, MLA_Q4)
@@ -1557,9 +1668,12 @@ MLA__PRODUCT(igemm_q4, MLA_Q4)
 static MLA__TARGET_AVX2 void mla__quantize_avx2(mla__act *y, const float *x, mla__sz n) {
     const __m256i magnitude = _mm256_set1_epi32(0x7fffffff);
     for (mla__sz g = 0; g < n / MLA_GROUP; g++, x += MLA_GROUP) {
-        const __m256 x0 = _mm256_loadu_ps(x), x1 = _mm256_loadu_ps(x + 8), x2 = _mm256_loadu_ps(x + 16), x3 = _mm256_loadu_ps(x + 24);
-        const __m256i m0 = _mm256_max_epi32(_mm256_and_si256(magnitude, _mm256_castps_si256(x0)), _mm256_and_si256(magnitude, _mm256_castps_si256(x1)));
-        const __m256i m1 = _mm256_max_epi32(_mm256_and_si256(magnitude, _mm256_castps_si256(x2)), _mm256_and_si256(magnitude, _mm256_castps_si256(x3)));
+        const __m256 x0 = _mm256_loadu_ps(x), x1 = _mm256_loadu_ps(x + 8), x2 = _mm256_loadu_ps(x + 16),
+                     x3 = _mm256_loadu_ps(x + 24);
+        const __m256i m0 = _mm256_max_epi32(_mm256_and_si256(magnitude, _mm256_castps_si256(x0)),
+                                            _mm256_and_si256(magnitude, _mm256_castps_si256(x1)));
+        const __m256i m1 = _mm256_max_epi32(_mm256_and_si256(magnitude, _mm256_castps_si256(x2)),
+                                            _mm256_and_si256(magnitude, _mm256_castps_si256(x3)));
         const __m256i m = _mm256_max_epi32(m0, m1);
         __m128i h = _mm_max_epi32(_mm256_castsi256_si128(m), _mm256_extracti128_si256(m, 1));
         h = _mm_max_epi32(h, _mm_shuffle_epi32(h, 0x4e));
@@ -1567,8 +1681,10 @@ static MLA__TARGET_AVX2 void mla__quantize_avx2(mla__act *y, const float *x, mla
         const uint32_t top = (uint32_t)_mm_cvtsi128_si32(h);
         const float d = top < 0x7f800000u ? mla__float(top) / 127 : mla__float(0x7fc00000u);
         const __m256 inverse = _mm256_set1_ps(d > 0 ? 1 / d : 0);
-        const __m256i q0 = _mm256_cvtps_epi32(_mm256_mul_ps(x0, inverse)), q1 = _mm256_cvtps_epi32(_mm256_mul_ps(x1, inverse));
-        const __m256i q2 = _mm256_cvtps_epi32(_mm256_mul_ps(x2, inverse)), q3 = _mm256_cvtps_epi32(_mm256_mul_ps(x3, inverse));
+        const __m256i q0 = _mm256_cvtps_epi32(_mm256_mul_ps(x0, inverse)),
+                      q1 = _mm256_cvtps_epi32(_mm256_mul_ps(x1, inverse));
+        const __m256i q2 = _mm256_cvtps_epi32(_mm256_mul_ps(x2, inverse)),
+                      q3 = _mm256_cvtps_epi32(_mm256_mul_ps(x3, inverse));
         /* packing interleaves the 128-bit halves; the permutation puts the groups of four back in order */
         __m256i q = _mm256_packs_epi16(_mm256_packs_epi32(q0, q1), _mm256_packs_epi32(q2, q3));
         q = _mm256_permutevar8x32_epi32(q, _mm256_setr_epi32(0, 4, 1, 5, 2, 6, 3, 7));
@@ -1595,8 +1711,8 @@ MLA__AVX2 __m256 mla__group_scale_avx2(const unsigned char *b) {
     return _mm256_cvtph_ps(_mm_set1_epi16(h));
 }
 
-MLA__AVX2 void mla__idot_row_avx2(const mla_dtype t, const int TB, const int far, float *y, mla__sz ldy, const mla__act *const *x, const unsigned char *b,
-                                  int groups) {
+MLA__AVX2 void mla__idot_row_avx2(const mla_dtype t, const int TB, const int far, float *y, mla__sz ldy,
+                                  const mla__act *const *x, const unsigned char *b, int groups) {
     const __m256i ones = _mm256_set1_epi16(1);
     __m256 acc[MLA__FEW][2], low[MLA__FEW];
     MLA__UNROLL
@@ -1613,18 +1729,21 @@ MLA__AVX2 void mla__idot_row_avx2(const mla_dtype t, const int TB, const int far
             for (int i = 0; i < TB; i++) {
                 const mla__act *a = x[i] + g + u;
                 const __m256i q = _mm256_loadu_si256((const __m256i *)(const void *)a->q);
-                const __m256i p = t == MLA_Q8 ? _mm256_maddubs_epi16(_mm256_abs_epi8(w), _mm256_sign_epi8(q, w)) : _mm256_maddubs_epi16(w, q);
-                acc[i][u] = _mm256_fmadd_ps(_mm256_cvtepi32_ps(_mm256_madd_epi16(p, ones)), _mm256_mul_ps(d, _mm256_set1_ps(a->d)), acc[i][u]);
+                const __m256i p = t == MLA_Q8 ? _mm256_maddubs_epi16(_mm256_abs_epi8(w), _mm256_sign_epi8(q, w))
+                                              : _mm256_maddubs_epi16(w, q);
+                acc[i][u] = _mm256_fmadd_ps(_mm256_cvtepi32_ps(_mm256_madd_epi16(p, ones)),
+                                            _mm256_mul_ps(d, _mm256_set1_ps(a->d)), acc[i][u]);
                 if (t == MLA_Q4) low[i] = _mm256_fmadd_ps(d, _mm256_set1_ps(a->sum), low[i]);
             }
         }
     }
     MLA__UNROLL
-    for (int i = 0; i < TB; i++) y[i * ldy] = mla__sum_avx2(_mm256_add_ps(acc[i][0], acc[i][1])) - 8 * _mm256_cvtss_f32(low[i]);
+    for (int i = 0; i < TB; i++)
+        y[i * ldy] = mla__sum_avx2(_mm256_add_ps(acc[i][0], acc[i][1])) - 8 * _mm256_cvtss_f32(low[i]);
 }
 
-MLA__AVX2 void mla__idot_avx2(const mla_dtype t, const int far, float *y, mla__sz ldy, const void *x, mla__sz ldx, const int *idx, int T, const mla_tensor *w,
-                              int row0, int n0, int n1) {
+MLA__AVX2 void mla__idot_avx2(const mla_dtype t, const int far, float *y, mla__sz ldy, const void *x, mla__sz ldx,
+                              const int *idx, int T, const mla_tensor *w, int row0, int n0, int n1) {
     const int groups = w->cols / MLA_GROUP;
     const mla__sz row = (mla__sz)groups * (t == MLA_Q8 ? 34 : 18);
     const unsigned char *b = (const unsigned char *)w->data + (row0 + n0) * row;
@@ -1636,11 +1755,11 @@ MLA__AVX2 void mla__idot_avx2(const mla_dtype t, const int far, float *y, mla__s
         for (int n = n0; n < n1; n++, b += row) mla__idot_row_avx2(t, 2, far, y + (n - n0), ldy, rows, b, groups);
 }
 
-#define MLA__PRODUCT(name, D, far)                                                                                                           \
-    static MLA__TARGET_AVX2 void mla__##name(float *y, mla__sz ldy, const void *x, mla__sz ldx, const int *idx, int T, const mla_tensor *w, \
-                                             int row0, int n0, int n1, float *panel) {                                                      \
-        (void)panel;                                                                                                                        \
-        mla__idot_avx2(D, far, y, ldy, x, ldx, idx, T, w, row0, n0, n1);                                                                    \
+#define MLA__PRODUCT(name, D, far)                                                                                     \
+    static MLA__TARGET_AVX2 void mla__##name(float *y, mla__sz ldy, const void *x, mla__sz ldx, const int *idx, int T, \
+                                             const mla_tensor *w, int row0, int n0, int n1, float *panel) {            \
+        (void)panel;                                                                                                   \
+        mla__idot_avx2(D, far, y, ldy, x, ldx, idx, T, w, row0, n0, n1);                                               \
     }
 MLA__PRODUCT(idot_q8_avx2, MLA_Q8, 0)
 MLA__PRODUCT(idot_q4_avx2, MLA_Q4, 0)
@@ -1653,12 +1772,13 @@ typedef struct mla__ipanel {
     int8_t w[8][64];
     float d[16];
 } mla__ipanel;
-#define MLA__IGROUPS 16 /* groups packed at a time */
-#define MLA__IMR 4      /* tokens of a register tile */
+#define MLA__IGROUPS  16 /* groups packed at a time */
+#define MLA__IMR      4  /* tokens of a register tile */
 #define MLA__IMR_VNNI 8
-#define MLA__IMR_MAX 16
+#define MLA__IMR_MAX  16
 
-MLA__AVX2 void mla__ipack_avx2(const mla_dtype t, mla__ipanel *panel, const mla_tensor *w, int row, int nb, int g0, int gn) {
+MLA__AVX2 void mla__ipack_avx2(const mla_dtype t, mla__ipanel *panel, const mla_tensor *w, int row, int nb, int g0,
+                               int gn) {
     const int groups = w->cols / MLA_GROUP, size = t == MLA_Q8 ? 34 : 18;
     for (int g = 0; g < gn; g++)
         for (int half = 0; half < 2; half++) {
@@ -1666,9 +1786,11 @@ MLA__AVX2 void mla__ipack_avx2(const mla_dtype t, mla__ipanel *panel, const mla_
             MLA__UNROLL
             for (int i = 0; i < 8; i++) {
                 const int n = half * 8 + i;
-                const unsigned char *b = (const unsigned char *)w->data + ((mla__sz)(row + (n < nb ? n : 0)) * groups + g0 + g) * size;
+                const unsigned char *b =
+                    (const unsigned char *)w->data + ((mla__sz)(row + (n < nb ? n : 0)) * groups + g0 + g) * size;
                 r[i] = _mm256_castsi256_ps(mla__group_avx2(t, b));
-                uint16_t h; /* converted here: a call of baseline code amid vectors costs Intel's cores hundreds of cycles */
+                uint16_t
+                    h; /* converted here: a call of baseline code amid vectors costs Intel's cores hundreds of cycles */
                 memcpy(&h, b, 2);
                 panel[g].d[n] = n < nb ? _cvtsh_ss(h) : 0;
             }
@@ -1683,17 +1805,21 @@ static MLA__TARGET_AVX2 void mla__ipack_x16_avx2(mla__ipanel *panel, const mla_t
     const unsigned char *b = (const unsigned char *)w->data + ((mla__sz)(row / 16) * (w->cols / MLA_GROUP) + g0) * size;
     for (int g = 0; g < gn; g++, b += size) {
         for (int h = 0; h < 2; h++)
-            _mm256_storeu_ps(panel[g].d + 8 * h, _mm256_cvtph_ps(_mm_loadu_si128((const __m128i *)(const void *)(b + 16 * h))));
+            _mm256_storeu_ps(panel[g].d + 8 * h,
+                             _mm256_cvtph_ps(_mm_loadu_si128((const __m128i *)(const void *)(b + 16 * h))));
         if (w->dtype == MLA_Q8X16) memcpy(panel[g].w, b + 32, sizeof panel[g].w);
         for (int j = 0; j < 8 && w->dtype == MLA_Q4X16; j++) {
-            const __m256i x = _mm256_loadu_si256((const __m256i *)(const void *)(b + 32 + 32 * j)), nibble = _mm256_set1_epi8(15);
+            const __m256i x = _mm256_loadu_si256((const __m256i *)(const void *)(b + 32 + 32 * j)),
+                          nibble = _mm256_set1_epi8(15);
             _mm256_storeu_si256((__m256i *)(void *)(panel[g].w[j / 2] + j % 2 * 32), _mm256_and_si256(x, nibble));
-            _mm256_storeu_si256((__m256i *)(void *)(panel[g].w[4 + j / 2] + j % 2 * 32), _mm256_and_si256(_mm256_srli_epi16(x, 4), nibble));
+            _mm256_storeu_si256((__m256i *)(void *)(panel[g].w[4 + j / 2] + j % 2 * 32),
+                                _mm256_and_si256(_mm256_srli_epi16(x, 4), nibble));
         }
     }
 }
 
-MLA__AVX2 void mla__itile_avx2(const mla_dtype t, const int M, float *y, mla__sz ldy, const mla__act *const *x, const mla__ipanel *panel, int gn, int add) {
+MLA__AVX2 void mla__itile_avx2(const mla_dtype t, const int M, float *y, mla__sz ldy, const mla__act *const *x,
+                               const mla__ipanel *panel, int gn, int add) {
     const __m256i ones = _mm256_set1_epi16(1);
     __m256 acc[MLA__IMR][2];
     MLA__UNROLL
@@ -1708,14 +1834,19 @@ MLA__AVX2 void mla__itile_avx2(const mla_dtype t, const int M, float *y, mla__sz
         for (int k = 0; k < 8; k++) {
             MLA__UNROLL
             for (int j = 0; j < 2; j++) {
-                const __m256i w = _mm256_loadu_si256((const __m256i *)(const void *)(panel[g].w[k] + 32 * j)), a = _mm256_abs_epi8(w);
+                const __m256i w = _mm256_loadu_si256((const __m256i *)(const void *)(panel[g].w[k] + 32 * j)),
+                              a = _mm256_abs_epi8(w);
                 MLA__UNROLL
                 for (int i = 0; i < M; i++) {
                     int four;
                     memcpy(&four, x[i][g].q + 4 * k, 4);
                     const __m256i q = _mm256_set1_epi32(four);
-                    if (t == MLA_Q8) s[i][j] = _mm256_add_epi32(s[i][j], _mm256_madd_epi16(_mm256_maddubs_epi16(a, _mm256_sign_epi8(q, w)), ones));
-                    else s[i][j] = _mm256_add_epi16(s[i][j], _mm256_maddubs_epi16(w, q)); /* at most 8 * 2 * 15 * 127 = 30480 */
+                    if (t == MLA_Q8)
+                        s[i][j] = _mm256_add_epi32(
+                            s[i][j], _mm256_madd_epi16(_mm256_maddubs_epi16(a, _mm256_sign_epi8(q, w)), ones));
+                    else
+                        s[i][j] = _mm256_add_epi16(s[i][j],
+                                                   _mm256_maddubs_epi16(w, q)); /* at most 8 * 2 * 15 * 127 = 30480 */
                 }
             }
         }
@@ -1725,7 +1856,8 @@ MLA__AVX2 void mla__itile_avx2(const mla_dtype t, const int M, float *y, mla__sz
             MLA__UNROLL
             for (int i = 0; i < M; i++) {
                 const __m256i sum = t == MLA_Q8 ? s[i][j] : _mm256_madd_epi16(s[i][j], ones);
-                acc[i][j] = _mm256_fmadd_ps(_mm256_cvtepi32_ps(sum), _mm256_mul_ps(d, _mm256_set1_ps(x[i][g].d)), acc[i][j]);
+                acc[i][j] =
+                    _mm256_fmadd_ps(_mm256_cvtepi32_ps(sum), _mm256_mul_ps(d, _mm256_set1_ps(x[i][g].d)), acc[i][j]);
                 if (t == MLA_Q4) acc[i][j] = _mm256_fnmadd_ps(d, _mm256_set1_ps(8 * x[i][g].sum), acc[i][j]);
             }
         }
@@ -1737,11 +1869,13 @@ MLA__AVX2 void mla__itile_avx2(const mla_dtype t, const int M, float *y, mla__sz
     }
 }
 
-typedef void (*mla__itile)(int m, float *y, mla__sz ldy, const mla__act *const *x, const mla__ipanel *panel, int gn, int add);
+typedef void (*mla__itile)(int m, float *y, mla__sz ldy, const mla__act *const *x, const mla__ipanel *panel, int gn,
+                           int add);
 
 /* Weights are packed 16 rows and IGROUPS groups at a time, and meet MC tokens, `most` in each register tile. */
-static MLA__TARGET_AVX2 void mla__igemm_x86(const mla_dtype t, mla__itile tile, int most, float *y, mla__sz ldy, const void *x, mla__sz ldx,
-                                            const int *idx, int T, const mla_tensor *w, int row0, int n0, int n1, float *memory) {
+static MLA__TARGET_AVX2 void mla__igemm_x86(const mla_dtype t, mla__itile tile, int most, float *y, mla__sz ldy,
+                                            const void *x, mla__sz ldx, const int *idx, int T, const mla_tensor *w,
+                                            int row0, int n0, int n1, float *memory) {
     const int groups = w->cols / MLA_GROUP;
     mla__ipanel *panel = (mla__ipanel *)(void *)memory;
     for (int t0 = 0; t0 < T; t0 += MLA__MC) {
@@ -1750,9 +1884,12 @@ static MLA__TARGET_AVX2 void mla__igemm_x86(const mla_dtype t, mla__itile tile, 
             const int gn = groups - g0 < MLA__IGROUPS ? groups - g0 : MLA__IGROUPS;
             for (int n = n0; n < n1; n += 16) {
                 const int nb = n1 - n < 16 ? n1 - n : 16;
-                if (mla__x16(w->dtype)) mla__ipack_x16_avx2(panel, w, row0 + n, g0, gn);
-                else if (t == MLA_Q8) mla__ipack_avx2(MLA_Q8, panel, w, row0 + n, nb, g0, gn);
-                else mla__ipack_avx2(MLA_Q4, panel, w, row0 + n, nb, g0, gn);
+                if (mla__x16(w->dtype))
+                    mla__ipack_x16_avx2(panel, w, row0 + n, g0, gn);
+                else if (t == MLA_Q8)
+                    mla__ipack_avx2(MLA_Q8, panel, w, row0 + n, nb, g0, gn);
+                else
+                    mla__ipack_avx2(MLA_Q4, panel, w, row0 + n, nb, g0, gn);
                 for (int u = t0; u < t1; u += most) {
                     const int m = t1 - u < most ? t1 - u : most;
                     const mla__act *a[MLA__IMR_MAX];
@@ -1772,9 +1909,10 @@ static MLA__TARGET_AVX2 void mla__igemm_x86(const mla_dtype t, mla__itile tile, 
     }
 }
 
-
-/* Up to FEW tokens, 16 rows at a time: the rows are the lanes, so that nothing is shuffled, and scales are converted eight at once. */
-MLA__AVX2 void mla__idot_x16_avx2(const mla_dtype t, const int TB, float *y, mla__sz ldy, const mla__act *const *x, const unsigned char *b, int groups) {
+/* Up to FEW tokens, 16 rows at a time: the rows are the lanes, so that nothing is shuffled, and scales are converted
+ * eight at once. */
+MLA__AVX2 void mla__idot_x16_avx2(const mla_dtype t, const int TB, float *y, mla__sz ldy, const mla__act *const *x,
+                                  const unsigned char *b, int groups) {
     const __m256i nibble = _mm256_set1_epi8(15), ones = _mm256_set1_epi16(1);
     const int parts = t == MLA_Q8X16 ? 8 : 4;
     __m256 acc[MLA__FEW][2];
@@ -1796,10 +1934,14 @@ MLA__AVX2 void mla__idot_x16_avx2(const mla_dtype t, const int TB, float *y, mla
                     memcpy(&low, x[i][g].q + 4 * j, 4), memcpy(&high, x[i][g].q + 16 + 4 * (j % 4), 4);
                     if (t == MLA_Q8X16) {
                         const __m256i q = _mm256_sign_epi8(_mm256_set1_epi32(low), w);
-                        s[i] = _mm256_add_epi32(s[i], _mm256_madd_epi16(_mm256_maddubs_epi16(_mm256_abs_epi8(w), q), ones));
+                        s[i] = _mm256_add_epi32(s[i],
+                                                _mm256_madd_epi16(_mm256_maddubs_epi16(_mm256_abs_epi8(w), q), ones));
                     } else {
-                        s[i] = _mm256_add_epi16(s[i], _mm256_maddubs_epi16(_mm256_and_si256(w, nibble), _mm256_set1_epi32(low)));
-                        s[i] = _mm256_add_epi16(s[i], _mm256_maddubs_epi16(_mm256_and_si256(_mm256_srli_epi16(w, 4), nibble), _mm256_set1_epi32(high)));
+                        s[i] = _mm256_add_epi16(
+                            s[i], _mm256_maddubs_epi16(_mm256_and_si256(w, nibble), _mm256_set1_epi32(low)));
+                        s[i] = _mm256_add_epi16(s[i],
+                                                _mm256_maddubs_epi16(_mm256_and_si256(_mm256_srli_epi16(w, 4), nibble),
+                                                                     _mm256_set1_epi32(high)));
                     }
                 }
             }
@@ -1814,34 +1956,37 @@ MLA__AVX2 void mla__idot_x16_avx2(const mla_dtype t, const int TB, float *y, mla
     MLA__UNROLL
     for (int i = 0; i < TB; i++) _mm256_storeu_ps(y + i * ldy, acc[i][0]), _mm256_storeu_ps(y + i * ldy + 8, acc[i][1]);
 }
-MLA__AVX2 void mla__idot_strips_avx2(const mla_dtype t, float *y, mla__sz ldy, const void *x, mla__sz ldx, const int *idx, int T, const mla_tensor *w,
-                                     int row0, int n0, int n1) {
+MLA__AVX2 void mla__idot_strips_avx2(const mla_dtype t, float *y, mla__sz ldy, const void *x, mla__sz ldx,
+                                     const int *idx, int T, const mla_tensor *w, int row0, int n0, int n1) {
     const int groups = w->cols / MLA_GROUP;
     const mla__act *rows[MLA__FEW];
     for (int i = 0; i < T; i++) rows[i] = MLA__ACT(x, ldx, idx ? idx[i] : i);
     for (int n = n0; n < n1; n += 16) {
         const unsigned char *b = (const unsigned char *)w->data + (mla__sz)((row0 + n) / 16) * groups * MLA__X16(t);
-        if (T == 1) mla__idot_x16_avx2(t, 1, y + (n - n0), ldy, rows, b, groups);
-        else mla__idot_x16_avx2(t, 2, y + (n - n0), ldy, rows, b, groups);
+        if (T == 1)
+            mla__idot_x16_avx2(t, 1, y + (n - n0), ldy, rows, b, groups);
+        else
+            mla__idot_x16_avx2(t, 2, y + (n - n0), ldy, rows, b, groups);
     }
 }
-static MLA__TARGET_AVX2 void mla__idot_q8x16_avx2(float *y, mla__sz ldy, const void *x, mla__sz ldx, const int *idx, int T, const mla_tensor *w,
-                                                  int row0, int n0, int n1, float *panel) {
+static MLA__TARGET_AVX2 void mla__idot_q8x16_avx2(float *y, mla__sz ldy, const void *x, mla__sz ldx, const int *idx,
+                                                  int T, const mla_tensor *w, int row0, int n0, int n1, float *panel) {
     (void)panel;
     mla__idot_strips_avx2(MLA_Q8X16, y, ldy, x, ldx, idx, T, w, row0, n0, n1);
 }
-static MLA__TARGET_AVX2 void mla__idot_q4x16_avx2(float *y, mla__sz ldy, const void *x, mla__sz ldx, const int *idx, int T, const mla_tensor *w,
-                                                  int row0, int n0, int n1, float *panel) {
+static MLA__TARGET_AVX2 void mla__idot_q4x16_avx2(float *y, mla__sz ldy, const void *x, mla__sz ldx, const int *idx,
+                                                  int T, const mla_tensor *w, int row0, int n0, int n1, float *panel) {
     (void)panel;
     mla__idot_strips_avx2(MLA_Q4X16, y, ldy, x, ldx, idx, T, w, row0, n0, n1);
 }
 
-/* VNNI multiplies unsigned by signed bytes and adds four products to an int32. Activations become unsigned by adding 128, which is
-   taken off again as 128 times the sum of the weights; nibbles are unsigned as they are. Products with few tokens wait for memory:
-   those of AVX2 do. */
+/* VNNI multiplies unsigned by signed bytes and adds four products to an int32. Activations become unsigned by adding
+   128, which is taken off again as 128 times the sum of the weights; nibbles are unsigned as they are. Products with
+   few tokens wait for memory: those of AVX2 do. */
 #define MLA__VNNI MLA__INLINE MLA__TARGET_VNNI
 
-MLA__VNNI void mla__itile_vnni(const mla_dtype t, const int M, float *y, mla__sz ldy, const mla__act *const *x, const mla__ipanel *panel, int gn, int add) {
+MLA__VNNI void mla__itile_vnni(const mla_dtype t, const int M, float *y, mla__sz ldy, const mla__act *const *x,
+                               const mla__ipanel *panel, int gn, int add) {
     const __m512i offset = _mm512_set1_epi8(-128);
     __m512 acc[MLA__IMR_VNNI];
     MLA__UNROLL
@@ -1858,8 +2003,10 @@ MLA__VNNI void mla__itile_vnni(const mla_dtype t, const int M, float *y, mla__sz
             for (int i = 0; i < M; i++) {
                 int four;
                 memcpy(&four, x[i][g].q + 4 * k, 4);
-                if (t == MLA_Q8) s[i] = _mm512_dpbusd_epi32(s[i], _mm512_set1_epi32(four ^ (int)0x80808080), w);
-                else s[i] = _mm512_dpbusd_epi32(s[i], w, _mm512_set1_epi32(four));
+                if (t == MLA_Q8)
+                    s[i] = _mm512_dpbusd_epi32(s[i], _mm512_set1_epi32(four ^ (int)0x80808080), w);
+                else
+                    s[i] = _mm512_dpbusd_epi32(s[i], w, _mm512_set1_epi32(four));
             }
         }
         const __m512 d = _mm512_loadu_ps(panel[g].d);
@@ -1874,26 +2021,26 @@ MLA__VNNI void mla__itile_vnni(const mla_dtype t, const int M, float *y, mla__sz
     for (int i = 0; i < M; i++) _mm512_storeu_ps(y + i * ldy, acc[i]);
 }
 
-#define MLA__PRODUCT(D, d, isa, most, target)                                                                                                \
-    static target void mla__itile_##d##isa(int m, float *y, mla__sz ldy, const mla__act *const *x, const mla__ipanel *panel, int gn,        \
-                                           int add) {                                                                                       \
-        switch (m) {                                                                                                                        \
-        case 1: mla__itile##isa(D, 1, y, ldy, x, panel, gn, add); break;                                                                    \
-        case 2: mla__itile##isa(D, 2, y, ldy, x, panel, gn, add); break;                                                                    \
-        case 3: mla__itile##isa(D, 3, y, ldy, x, panel, gn, add); break;                                                                    \
-        case 4: mla__itile##isa(D, 4, y, ldy, x, panel, gn, add); break;                                                                    \
-        default: /* most is a constant: what is left of these is one call */                                                                \
-            if (most > 4 && m < most) {                                                                                                     \
-                mla__itile##isa(D, 4, y, ldy, x, panel, gn, add);                                                                           \
-                mla__itile_##d##isa(m - 4, y + 4 * ldy, ldy, x + 4, panel, gn, add);                                                        \
-            } else {                                                                                                                        \
-                mla__itile##isa(D, most, y, ldy, x, panel, gn, add);                                                                        \
-            }                                                                                                                               \
-        }                                                                                                                                   \
-    }                                                                                                                                       \
-    static void mla__igemm_##d##isa(float *y, mla__sz ldy, const void *x, mla__sz ldx, const int *idx, int T, const mla_tensor *w,      \
-                                    int row0, int n0, int n1, float *panel) {                                                               \
-        mla__igemm_x86(D, mla__itile_##d##isa, most, y, ldy, x, ldx, idx, T, w, row0, n0, n1, panel);                                       \
+#define MLA__PRODUCT(D, d, isa, most, target)                                                                          \
+    static target void mla__itile_##d##isa(int m, float *y, mla__sz ldy, const mla__act *const *x,                     \
+                                           const mla__ipanel *panel, int gn, int add) {                                \
+        switch (m) {                                                                                                   \
+        case 1: mla__itile##isa(D, 1, y, ldy, x, panel, gn, add); break;                                               \
+        case 2: mla__itile##isa(D, 2, y, ldy, x, panel, gn, add); break;                                               \
+        case 3: mla__itile##isa(D, 3, y, ldy, x, panel, gn, add); break;                                               \
+        case 4: mla__itile##isa(D, 4, y, ldy, x, panel, gn, add); break;                                               \
+        default: /* most is a constant: what is left of these is one call */                                           \
+            if (most > 4 && m < most) {                                                                                \
+                mla__itile##isa(D, 4, y, ldy, x, panel, gn, add);                                                      \
+                mla__itile_##d##isa(m - 4, y + 4 * ldy, ldy, x + 4, panel, gn, add);                                   \
+            } else {                                                                                                   \
+                mla__itile##isa(D, most, y, ldy, x, panel, gn, add);                                                   \
+            }                                                                                                          \
+        }                                                                                                              \
+    }                                                                                                                  \
+    static void mla__igemm_##d##isa(float *y, mla__sz ldy, const void *x, mla__sz ldx, const int *idx, int T,          \
+                                    const mla_tensor *w, int row0, int n0, int n1, float *panel) {                     \
+        mla__igemm_x86(D, mla__itile_##d##isa, most, y, ldy, x, ldx, idx, T, w, row0, n0, n1, panel);                  \
     }
 MLA__PRODUCT(MLA_Q8, q8, _avx2, MLA__IMR, MLA__TARGET_AVX2)
 MLA__PRODUCT(MLA_Q4, q4, _avx2, MLA__IMR, MLA__TARGET_AVX2)
@@ -1902,19 +2049,26 @@ MLA__PRODUCT(MLA_Q4, q4, _vnni, MLA__IMR_VNNI, MLA__TARGET_VNNI)
 #undef MLA__PRODUCT
 #endif
 
-/* ---- >>fp8 ----------------------------------------------------------------------------------------------------------- */
+/* ---- >>fp8 ------------------------------------------------------------------------------------------------------- */
 #if MLA__X86
-/* E4M3 times few tokens where bytes can be looked up (AVX512_VBMI): both bytes of a code's bf16 come from tables of 128, which also knows
-   subnormals and NaN; the sign is put in; what two 16-bit halves of 32 bits hold are then f32 by a shift and a mask. A first permutation sees
-   to it that they come out in the order of x. A block's scale is met by its sums. */
-#define MLA__FP8_BF16(c) /* of code c, below 128 */                                                                                           \
-    ((c) == 0 ? 0 : (c) == 1 ? 0x3b00 : (c) < 4 ? 0x3b00 + 64 * (c) : (c) < 8 ? 0x3b80 + 32 * (c) : (c) == 127 ? 0x7fc0 : 0x3c00 + 16 * (c))
-#define MLA__FP8_ORDER(i) (16 * ((i) % 16 / 8 * 2 + (i) % 2) + (i) / 16 * 4 + (i) % 8 / 2)
-#define MLA__FP8_LOW(c) (MLA__FP8_BF16(c) & 255)
-#define MLA__FP8_HIGH(c) (MLA__FP8_BF16(c) >> 8)
-#define MLA__FOUR(f, i) f((i)), f((i) + 1), f((i) + 2), f((i) + 3)
+/* E4M3 times few tokens where bytes can be looked up (AVX512_VBMI): both bytes of a code's bf16 come from tables of
+   128, which also knows subnormals and NaN; the sign is put in; what two 16-bit halves of 32 bits hold are then f32 by
+   a shift and a mask. A first permutation sees to it that they come out in the order of x. A block's scale is met by
+   its sums. */
+#define MLA__FP8_BF16(c) /* of code c, below 128 */                                                                    \
+    ((c) == 0     ? 0                                                                                                  \
+     : (c) == 1   ? 0x3b00                                                                                             \
+     : (c) < 4    ? 0x3b00 + 64 * (c)                                                                                  \
+     : (c) < 8    ? 0x3b80 + 32 * (c)                                                                                  \
+     : (c) == 127 ? 0x7fc0                                                                                             \
+                  : 0x3c00 + 16 * (c))
+#define MLA__FP8_ORDER(i)  (16 * ((i) % 16 / 8 * 2 + (i) % 2) + (i) / 16 * 4 + (i) % 8 / 2)
+#define MLA__FP8_LOW(c)    (MLA__FP8_BF16(c) & 255)
+#define MLA__FP8_HIGH(c)   (MLA__FP8_BF16(c) >> 8)
+#define MLA__FOUR(f, i)    f((i)), f((i) + 1), f((i) + 2), f((i) + 3)
 #define MLA__SIXTEEN(f, i) MLA__FOUR(f, i), MLA__FOUR(f, (i) + 4), MLA__FOUR(f, (i) + 8), MLA__FOUR(f, (i) + 12)
-#define MLA__SIXTY_FOUR(f, i) MLA__SIXTEEN(f, i), MLA__SIXTEEN(f, (i) + 16), MLA__SIXTEEN(f, (i) + 32), MLA__SIXTEEN(f, (i) + 48)
+#define MLA__SIXTY_FOUR(f, i)                                                                                          \
+    MLA__SIXTEEN(f, i), MLA__SIXTEEN(f, (i) + 16), MLA__SIXTEEN(f, (i) + 32), MLA__SIXTEEN(f, (i) + 48)
 static const unsigned char mla__fp8_tables[5][64] = {{MLA__SIXTY_FOUR(MLA__FP8_ORDER, 0)},
                                                      {MLA__SIXTY_FOUR(MLA__FP8_LOW, 0)},
                                                      {MLA__SIXTY_FOUR(MLA__FP8_LOW, 64)},
@@ -1927,13 +2081,16 @@ static const unsigned char mla__fp8_tables[5][64] = {{MLA__SIXTY_FOUR(MLA__FP8_O
 #undef MLA__FOUR
 #undef MLA__SIXTEEN
 #undef MLA__SIXTY_FOUR
-MLA__INLINE MLA__TARGET_VBMI void mla__fp8_part(const int T, const int n, __m512 (*sum)[2], const float *const *x, mla__sz k, const unsigned char *from,
-                                                const __m512i *table) {
+MLA__INLINE MLA__TARGET_VBMI void mla__fp8_part(const int T, const int n, __m512 (*sum)[2], const float *const *x,
+                                                mla__sz k, const unsigned char *from, const __m512i *table) {
     const uint64_t some = n < 64 ? ((uint64_t)1 << n) - 1 : ~(uint64_t)0;
-    const __m512i code = _mm512_permutexvar_epi8(table[0], n < 64 ? _mm512_maskz_loadu_epi8(some, from + k) : _mm512_loadu_si512(from + k));
-    const __m512i low = _mm512_permutex2var_epi8(table[1], code, table[2]), bits = _mm512_permutex2var_epi8(table[3], code, table[4]);
+    const __m512i code = _mm512_permutexvar_epi8(table[0], n < 64 ? _mm512_maskz_loadu_epi8(some, from + k)
+                                                                  : _mm512_loadu_si512(from + k));
+    const __m512i low = _mm512_permutex2var_epi8(table[1], code, table[2]),
+                  bits = _mm512_permutex2var_epi8(table[3], code, table[4]);
     const __m512i high = _mm512_ternarylogic_epi32(bits, code, _mm512_set1_epi8(-128), 0xf8); /* bits | (code & 0x80) */
-    const __m512i p = _mm512_unpacklo_epi8(low, high), q = _mm512_unpackhi_epi8(low, high), odd = _mm512_set1_epi32(-65536);
+    const __m512i p = _mm512_unpacklo_epi8(low, high), q = _mm512_unpackhi_epi8(low, high),
+                  odd = _mm512_set1_epi32(-65536);
     const __m512 v[4] = {_mm512_castsi512_ps(_mm512_slli_epi32(p, 16)), _mm512_castsi512_ps(_mm512_and_si512(p, odd)),
                          _mm512_castsi512_ps(_mm512_slli_epi32(q, 16)), _mm512_castsi512_ps(_mm512_and_si512(q, odd))};
     MLA__UNROLL
@@ -1941,11 +2098,14 @@ MLA__INLINE MLA__TARGET_VBMI void mla__fp8_part(const int T, const int n, __m512
         MLA__UNROLL
         for (int i = 0; i < T; i++) {
             const float *at = x[i] + k + 16 * j;
-            sum[i][j % 2] = _mm512_fmadd_ps(v[j], n < 64 ? _mm512_maskz_loadu_ps((__mmask16)(some >> 16 * j), at) : _mm512_loadu_ps(at), sum[i][j % 2]);
+            sum[i][j % 2] = _mm512_fmadd_ps(
+                v[j], n < 64 ? _mm512_maskz_loadu_ps((__mmask16)(some >> 16 * j), at) : _mm512_loadu_ps(at),
+                sum[i][j % 2]);
         }
     }
 }
-MLA__INLINE MLA__TARGET_VBMI void mla__fp8_row(const int T, float *y, mla__sz ldy, const float *const *x, const mla_tensor *w, int row, const __m512i *table) {
+MLA__INLINE MLA__TARGET_VBMI void mla__fp8_row(const int T, float *y, mla__sz ldy, const float *const *x,
+                                               const mla_tensor *w, int row, const __m512i *table) {
     const int K = w->cols;
     const mla__sz scales = row / MLA__SCALE_BLOCK * (mla__sz)((K + MLA__SCALE_BLOCK - 1) / MLA__SCALE_BLOCK);
     const unsigned char *from = (const unsigned char *)w->data + row * (mla__sz)K;
@@ -1954,7 +2114,9 @@ MLA__INLINE MLA__TARGET_VBMI void mla__fp8_row(const int T, float *y, mla__sz ld
     for (int i = 0; i < T; i++) acc[i] = _mm512_setzero_ps();
     for (int kb = 0; kb < K; kb += MLA__SCALE_BLOCK) {
         const mla__sz at = scales + kb / MLA__SCALE_BLOCK;
-        const float scale = !mla__scaled(w) ? 1.0f : w->scale_dtype == MLA_F32 ? mla__get(MLA_F32, w->scale, at) : mla__get(MLA_UE8M0, w->scale, at);
+        const float scale = !mla__scaled(w)             ? 1.0f
+                            : w->scale_dtype == MLA_F32 ? mla__get(MLA_F32, w->scale, at)
+                                                        : mla__get(MLA_UE8M0, w->scale, at);
         __m512 sum[MLA__FEW][2];
         MLA__UNROLL
         for (int i = 0; i < T; i++) sum[i][0] = sum[i][1] = _mm512_setzero_ps();
@@ -1965,32 +2127,37 @@ MLA__INLINE MLA__TARGET_VBMI void mla__fp8_row(const int T, float *y, mla__sz ld
             for (int k = kb; k < K; k += 64) mla__fp8_part(T, K - k, sum, x, k, from, table);
         }
         MLA__UNROLL
-        for (int i = 0; i < T; i++) acc[i] = _mm512_fmadd_ps(_mm512_add_ps(sum[i][0], sum[i][1]), _mm512_set1_ps(scale), acc[i]);
+        for (int i = 0; i < T; i++)
+            acc[i] = _mm512_fmadd_ps(_mm512_add_ps(sum[i][0], sum[i][1]), _mm512_set1_ps(scale), acc[i]);
     }
     MLA__UNROLL
     for (int i = 0; i < T; i++) y[i * ldy] = _mm512_reduce_add_ps(acc[i]);
 }
-static MLA__TARGET_VBMI void mla__dot_e4m3_vbmi(float *y, mla__sz ldy, const float *x, mla__sz ldx, const int *idx, int T, const mla_tensor *w, int row0, int n0,
-                                                int n1, float *panel) {
+static MLA__TARGET_VBMI void mla__dot_e4m3_vbmi(float *y, mla__sz ldy, const float *x, mla__sz ldx, const int *idx,
+                                                int T, const mla_tensor *w, int row0, int n0, int n1, float *panel) {
     const float *rows[MLA__FEW];
     __m512i table[5];
     (void)panel;
     for (int i = 0; i < 5; i++) table[i] = _mm512_loadu_si512(mla__fp8_tables[i]);
     for (int i = 0; i < T; i++) rows[i] = x + (idx ? idx[i] : i) * ldx;
     for (int n = n0; n < n1; n++)
-        if (T == 1) mla__fp8_row(1, y + (n - n0), ldy, rows, w, row0 + n, table);
-        else mla__fp8_row(2, y + (n - n0), ldy, rows, w, row0 + n, table);
+        if (T == 1)
+            mla__fp8_row(1, y + (n - n0), ldy, rows, w, row0 + n, table);
+        else
+            mla__fp8_row(2, y + (n - n0), ldy, rows, w, row0 + n, table);
 }
 #endif
 
-/* ---- >>bf16 ---------------------------------------------------------------------------------------------------------- */
-/* BF16 weights times activations rounded to bf16, summed in f32: two multiply-adds a lane (AVX512_BF16), or 16 x 16 x 32 of them at a time (AMX).
-   Activations are packed once for all (mla__pack_bf16) so that 16 tokens are the lanes; then rows of weights are wanted as they lie, and are
-   only copied next to each other. */
+/* ---- >>bf16 ------------------------------------------------------------------------------------------------------ */
+/* BF16 weights times activations rounded to bf16, summed in f32: two multiply-adds a lane (AVX512_BF16), or 16 x 16 x
+   32 of them at a time (AMX). Activations are packed once for all (mla__pack_bf16) so that 16 tokens are the lanes;
+   then rows of weights are wanted as they lie, and are only copied next to each other. */
 
-#define MLA__BK 512                            /* columns at a time: BN rows of them stay in the first-level cache */
-#define MLA__BN 32                             /* rows of weights at a time */
-#define MLA__BPANEL (MLA__BK * MLA__BN / 2 + MLA__MC * MLA__BN) /* floats of scratch: weights, and sums [MC/32][2 x 2 tiles][16 rows][16 tokens] */
+#define MLA__BK 512 /* columns at a time: BN rows of them stay in the first-level cache */
+#define MLA__BN 32  /* rows of weights at a time */
+#define MLA__BPANEL                                                                                                    \
+    (MLA__BK * MLA__BN / 2 +                                                                                           \
+     MLA__MC * MLA__BN) /* floats of scratch: weights, and sums [MC/32][2 x 2 tiles][16 rows][16 tokens] */
 
 #if MLA__AMX
 
@@ -2002,7 +2169,8 @@ static MLA__TARGET_BF16 void mla__pack_bf16(uint16_t *y, const float *x, mla__sz
         for (int i = 0; i < 16; i++) {
             const float *row = x + (i < T ? idx ? idx[i] : i : 0) * ldx + k;
             const __m512 a = _mm512_maskz_loadu_ps(i < T ? (__mmask16)have : 0, row);
-            const __m512 b = have >> 16 ? _mm512_maskz_loadu_ps(i < T ? (__mmask16)(have >> 16) : 0, row + 16) : _mm512_setzero_ps();
+            const __m512 b =
+                have >> 16 ? _mm512_maskz_loadu_ps(i < T ? (__mmask16)(have >> 16) : 0, row + 16) : _mm512_setzero_ps();
             r[i] = _mm512_castsi512_ps((__m512i)_mm512_cvtne2ps_pbh(b, a));
         }
         mla__transpose_avx512(r);
@@ -2011,8 +2179,9 @@ static MLA__TARGET_BF16 void mla__pack_bf16(uint16_t *y, const float *x, mla__sz
     }
 }
 
-/* c [2, 2, 16 rows, 16 tokens] (+)= w [steps, 32 rows, 32] . x, where x [steps, 16, 16 tokens, 2], and the second 16 tokens are ldx further.
-   Meanwhile `rows` rows of the weights that come next are fetched, from `ahead` on, ld apart. */
+/* c [2, 2, 16 rows, 16 tokens] (+)= w [steps, 32 rows, 32] . x, where x [steps, 16, 16 tokens, 2], and the second 16
+   tokens are ldx further. Meanwhile `rows` rows of the weights that come next are fetched, from `ahead` on, ld apart.
+ */
 typedef struct mla__ahead {
     const uint16_t *at;
     mla__sz ld;
@@ -2021,11 +2190,12 @@ typedef struct mla__ahead {
 MLA__INLINE void mla__fetch(const mla__ahead *a, int step) {
     for (int i = 0; i < a->rows; i++) MLA__PREFETCH(a->at + i * a->ld + 32 * step);
 }
-typedef void (*mla__btile)(float *c, const uint16_t *w, const uint16_t *x, mla__sz ldx, int steps, int halves, int add, const mla__ahead *ahead);
+typedef void (*mla__btile)(float *c, const uint16_t *w, const uint16_t *x, mla__sz ldx, int steps, int halves, int add,
+                           const mla__ahead *ahead);
 
 #define MLA__BROWS 8
-static MLA__TARGET_BF16 void mla__btile_bf16(float *c, const uint16_t *w, const uint16_t *x, mla__sz ldx, int steps, int halves, int add,
-                                             const mla__ahead *ahead) {
+static MLA__TARGET_BF16 void mla__btile_bf16(float *c, const uint16_t *w, const uint16_t *x, mla__sz ldx, int steps,
+                                             int halves, int add, const mla__ahead *ahead) {
     for (int r = 0; r < MLA__BN; r += MLA__BROWS) {
         float *to = c + r / 16 * 512 + r % 16 * 16;
         __m512 acc[MLA__BROWS][2];
@@ -2074,8 +2244,8 @@ static MLA__TARGET_AMX void mla__tiles_begin(int bytes) {
 }
 static MLA__TARGET_AMX void mla__tiles_end(void) { _tile_release(); }
 
-static MLA__TARGET_AMX void mla__btile_amx(float *c, const uint16_t *w, const uint16_t *x, mla__sz ldx, int steps, int halves, int add,
-                                             const mla__ahead *ahead) {
+static MLA__TARGET_AMX void mla__btile_amx(float *c, const uint16_t *w, const uint16_t *x, mla__sz ldx, int steps,
+                                           int halves, int add, const mla__ahead *ahead) {
     MLA__FENCE();
     if (add) {
         _tile_loadd(0, c, 64);
@@ -2109,8 +2279,8 @@ static MLA__TARGET_AMX void mla__btile_amx(float *c, const uint16_t *w, const ui
     MLA__FENCE();
 }
 
-static MLA__TARGET_BF16 void mla__bgemm(mla__btile tile, float *y, mla__sz ldy, const uint16_t *x, mla__sz ldx, int T, const mla_tensor *w, int row0,
-                                        int n0, int n1, float *memory) {
+static MLA__TARGET_BF16 void mla__bgemm(mla__btile tile, float *y, mla__sz ldy, const uint16_t *x, mla__sz ldx, int T,
+                                        const mla_tensor *w, int row0, int n0, int n1, float *memory) {
     const int K = w->cols;
     uint16_t *panel = (uint16_t *)(void *)memory;
     float *sums = memory + MLA__BK * MLA__BN / 2;
@@ -2123,17 +2293,22 @@ static MLA__TARGET_BF16 void mla__bgemm(mla__btile tile, float *y, mla__sz ldy, 
                 for (int i = 0; i < MLA__BN; i++) {
                     const uint16_t *from = (const uint16_t *)w->data + (row0 + n + (i < nb ? i : 0)) * (mla__sz)K + k0;
                     for (int s = 0; s < steps; s++) {
-                        const __mmask32 have = i >= nb ? 0 : kc - 32 * s < 32 ? (__mmask32)((1ull << (kc - 32 * s)) - 1) : 0xffffffffu;
-                        _mm512_storeu_si512(panel + (s * MLA__BN + i) * 32, _mm512_maskz_loadu_epi16(have, from + 32 * s));
+                        const __mmask32 have = i >= nb            ? 0
+                                               : kc - 32 * s < 32 ? (__mmask32)((1ull << (kc - 32 * s)) - 1)
+                                                                  : 0xffffffffu;
+                        _mm512_storeu_si512(panel + (s * MLA__BN + i) * 32,
+                                            _mm512_maskz_loadu_epi16(have, from + 32 * s));
                     }
                 }
                 const int last = k0 + kc == K, next = !last ? nb : n1 - n - nb < MLA__BN ? n1 - n - nb : MLA__BN;
                 const int tiles = (t1 - t0 + 31) / 32, each = (next + tiles - 1) / tiles;
                 for (int u = t0, r = 0; u < t1; u += 32, r += each) {
                     mla__ahead ahead;
-                    ahead.at = (const uint16_t *)w->data + (row0 + n + (last ? nb : 0) + r) * (mla__sz)K + (last ? 0 : k0 + kc);
+                    ahead.at = (const uint16_t *)w->data + (row0 + n + (last ? nb : 0) + r) * (mla__sz)K +
+                               (last ? 0 : k0 + kc);
                     ahead.ld = K, ahead.rows = next - r < each ? next - r : each;
-                    tile(sums + (u - t0) * MLA__BN, panel, x + u * ldx + k0 * 16, 16 * ldx, steps, t1 - u > 16 ? 2 : 1, k0 > 0, &ahead);
+                    tile(sums + (u - t0) * MLA__BN, panel, x + u * ldx + k0 * 16, 16 * ldx, steps, t1 - u > 16 ? 2 : 1,
+                         k0 > 0, &ahead);
                 }
             }
             for (int u = t0; u < t1; u += 16)
@@ -2152,13 +2327,13 @@ static MLA__TARGET_BF16 void mla__bgemm(mla__btile tile, float *y, mla__sz ldy, 
     }
 }
 
-static void mla__igemm_bf16_bf16(float *y, mla__sz ldy, const void *x, mla__sz ldx, const int *idx, int T, const mla_tensor *w, int row0, int n0,
-                                 int n1, float *panel) {
+static void mla__igemm_bf16_bf16(float *y, mla__sz ldy, const void *x, mla__sz ldx, const int *idx, int T,
+                                 const mla_tensor *w, int row0, int n0, int n1, float *panel) {
     (void)idx;
     mla__bgemm(mla__btile_bf16, y, ldy, (const uint16_t *)x, ldx / 2, T, w, row0, n0, n1, panel);
 }
-static MLA__TARGET_AMX void mla__igemm_bf16_amx(float *y, mla__sz ldy, const void *x, mla__sz ldx, const int *idx, int T, const mla_tensor *w,
-                                                int row0, int n0, int n1, float *panel) {
+static MLA__TARGET_AMX void mla__igemm_bf16_amx(float *y, mla__sz ldy, const void *x, mla__sz ldx, const int *idx,
+                                                int T, const mla_tensor *w, int row0, int n0, int n1, float *panel) {
     (void)idx;
     mla__tiles_begin(64);
     mla__bgemm(mla__btile_amx, y, ldy, (const uint16_t *)x, ldx / 2, T, w, row0, n0, n1, panel);
@@ -2167,24 +2342,28 @@ static MLA__TARGET_AMX void mla__igemm_bf16_amx(float *y, mla__sz ldy, const voi
 
 static MLA__TARGET_AVX512 void mla__softmax_avx512(mla__lanes *p, int dv, int u0, int nu, float *s);
 
-/* Attention by tiles: as attend of the template, with queries, probabilities, keys and values in bf16. dk and dv are multiples of 32. Queries
-   are packed in their place when a panel meets its first keys. */
-static MLA__TARGET_AMX void mla__attend_amx(mla__lanes *panels, int n, const void *kp, mla__sz ldk, int dk, const void *vp, mla__sz ldv, int dv, int u0,
-                                            int nu, float *s, float *wide) {
+/* Attention by tiles: as attend of the template, with queries, probabilities, keys and values in bf16. dk and dv are
+   multiples of 32. Queries are packed in their place when a panel meets its first keys. */
+static MLA__TARGET_AMX void mla__attend_amx(mla__lanes *panels, int n, const void *kp, mla__sz ldk, int dk,
+                                            const void *vp, mla__sz ldv, int dv, int u0, int nu, float *s,
+                                            float *wide) {
     const uint16_t *k = (const uint16_t *)kp, *v = (const uint16_t *)vp;
     const int steps = dk / 32;
     const mla__sz lds = nu < 16 ? 256 : nu * 16; /* of a panel's scores, and of the probabilities packed over them */
     int16_t order[32], pairs[2][32];
     for (int i = 0; i < 16; i++) {
         order[2 * i] = (int16_t)i, order[2 * i + 1] = (int16_t)(16 + i);
-        for (int h = 0; h < 2; h++) pairs[h][2 * i] = (int16_t)(16 * h + i), pairs[h][2 * i + 1] = (int16_t)(32 + 16 * h + i);
+        for (int h = 0; h < 2; h++)
+            pairs[h][2 * i] = (int16_t)(16 * h + i), pairs[h][2 * i + 1] = (int16_t)(32 + 16 * h + i);
     }
-    const __m512i mixed = _mm512_loadu_si512(order), low = _mm512_loadu_si512(pairs[0]), high = _mm512_loadu_si512(pairs[1]);
+    const __m512i mixed = _mm512_loadu_si512(order), low = _mm512_loadu_si512(pairs[0]),
+                  high = _mm512_loadu_si512(pairs[1]);
     for (int p = 0; p < n; p++)
         for (int d = 0; d < dk && !panels[p].started; d += 2) {
             const float *q = panels[p].q + 16 * (mla__sz)d;
             const __m512i two = (__m512i)_mm512_cvtne2ps_pbh(_mm512_loadu_ps(q + 16), _mm512_loadu_ps(q));
-            _mm512_storeu_si512((uint16_t *)(void *)panels[p].q + 16 * (mla__sz)d, _mm512_permutexvar_epi16(mixed, two));
+            _mm512_storeu_si512((uint16_t *)(void *)panels[p].q + 16 * (mla__sz)d,
+                                _mm512_permutexvar_epi16(mixed, two));
         }
     mla__tiles_begin(64);
     for (int u = 0; u < nu; u += 16) { /* scores [keys, lanes] */
@@ -2198,7 +2377,8 @@ static MLA__TARGET_AMX void mla__attend_amx(mla__lanes *panels, int n, const voi
             a = (const uint16_t *)(const void *)wide;
         }
         for (int p = 0; p < n; p += 2) {
-            const uint16_t *b = (const uint16_t *)(const void *)panels[p].q, *b1 = (const uint16_t *)(const void *)panels[p + 1 < n ? p + 1 : p].q;
+            const uint16_t *b = (const uint16_t *)(const void *)panels[p].q,
+                           *b1 = (const uint16_t *)(const void *)panels[p + 1 < n ? p + 1 : p].q;
             float *to[2], edge[2][256];
             for (int i = 0; i < 2; i++) to[i] = rows < 16 ? edge[i] : s + (p + i) * lds + u * 16;
             MLA__FENCE();
@@ -2228,11 +2408,14 @@ static MLA__TARGET_AMX void mla__attend_amx(mla__lanes *panels, int n, const voi
             MLA__UNROLL
             for (int h = 0; h < 2; h++) {
                 MLA__UNROLL
-                for (int i = 0; i < 16; i++) r[h][i] = u + 16 * h + i < nu ? _mm512_loadu_ps(probs + (u + 16 * h + i) * 16) : _mm512_setzero_ps();
+                for (int i = 0; i < 16; i++)
+                    r[h][i] =
+                        u + 16 * h + i < nu ? _mm512_loadu_ps(probs + (u + 16 * h + i) * 16) : _mm512_setzero_ps();
                 mla__transpose_avx512(r[h]);
             }
             MLA__UNROLL
-            for (int i = 0; i < 16; i++) _mm512_storeu_si512(packed + 32 * i, (__m512i)_mm512_cvtne2ps_pbh(r[1][i], r[0][i]));
+            for (int i = 0; i < 16; i++)
+                _mm512_storeu_si512(packed + 32 * i, (__m512i)_mm512_cvtne2ps_pbh(r[1][i], r[0][i]));
         }
     }
     const char *ahead = (const char *)(k + nu * ldk); /* the next keys are fetched while these are worked on */
@@ -2284,8 +2467,10 @@ static MLA__TARGET_AMX void mla__attend_amx(mla__lanes *panels, int n, const voi
     for (int p = 0; p < n; p++) panels[p].started = 1;
 }
 
-/* Q8 and Q4 by tiles: a group of 32 is one product of 16 tokens by 16 rows, whose sums are scaled while the tiles make the next. */
-static MLA__TARGET_AMX void mla__itile_amx(int m, float *y, mla__sz ldy, const mla__act *const *x, const mla__ipanel *panel, int gn, int add, int low) {
+/* Q8 and Q4 by tiles: a group of 32 is one product of 16 tokens by 16 rows, whose sums are scaled while the tiles make
+ * the next. */
+static MLA__TARGET_AMX void mla__itile_amx(int m, float *y, mla__sz ldy, const mla__act *const *x,
+                                           const mla__ipanel *panel, int gn, int add, int low) {
     int8_t a[2][16][MLA_GROUP];
     int32_t s[2][16][16];
     __m512 acc[16];
@@ -2324,7 +2509,8 @@ static MLA__TARGET_AMX void mla__itile_amx(int m, float *y, mla__sz ldy, const m
         MLA__UNROLL
         for (int i = 0; i < 16; i++) {
             const mla__act *q = row[i] + g - 1;
-            acc[i] = _mm512_fmadd_ps(_mm512_cvtepi32_ps(_mm512_loadu_si512(s[(g - 1) % 2][i])), _mm512_mul_ps(d, _mm512_set1_ps(q->d)), acc[i]);
+            acc[i] = _mm512_fmadd_ps(_mm512_cvtepi32_ps(_mm512_loadu_si512(s[(g - 1) % 2][i])),
+                                     _mm512_mul_ps(d, _mm512_set1_ps(q->d)), acc[i]);
             if (low) acc[i] = _mm512_fnmadd_ps(d, _mm512_set1_ps(8 * q->sum), acc[i]);
         }
     }
@@ -2332,41 +2518,637 @@ static MLA__TARGET_AMX void mla__itile_amx(int m, float *y, mla__sz ldy, const m
     for (int i = 0; i < 16; i++)
         if (i < m) _mm512_storeu_ps(y + i * ldy, acc[i]);
 }
-#define MLA__PRODUCT(D, d)                                                                                                                   \
-    static MLA__TARGET_AMX void mla__itile_##d##_amx(int m, float *y, mla__sz ldy, const mla__act *const *x, const mla__ipanel *panel,     \
-                                                     int gn, int add) {                                                                    \
-        mla__itile_amx(m, y, ldy, x, panel, gn, add, D == MLA_Q4);                                                                          \
-    }                                                                                                                                       \
-    static void mla__igemm_##d##_amx(float *y, mla__sz ldy, const void *x, mla__sz ldx, const int *idx, int T, const mla_tensor *w,         \
-                                     int row0, int n0, int n1, float *panel) {                                                              \
-        mla__tiles_begin(MLA_GROUP);                                                                                                        \
-        mla__igemm_x86(D, mla__itile_##d##_amx, 16, y, ldy, x, ldx, idx, T, w, row0, n0, n1, panel);                                        \
-        mla__tiles_end();                                                                                                                   \
+#define MLA__PRODUCT(D, d)                                                                                             \
+    static MLA__TARGET_AMX void mla__itile_##d##_amx(int m, float *y, mla__sz ldy, const mla__act *const *x,           \
+                                                     const mla__ipanel *panel, int gn, int add) {                      \
+        mla__itile_amx(m, y, ldy, x, panel, gn, add, D == MLA_Q4);                                                     \
+    }                                                                                                                  \
+    static void mla__igemm_##d##_amx(float *y, mla__sz ldy, const void *x, mla__sz ldx, const int *idx, int T,         \
+                                     const mla_tensor *w, int row0, int n0, int n1, float *panel) {                    \
+        mla__tiles_begin(MLA_GROUP);                                                                                   \
+        mla__igemm_x86(D, mla__itile_##d##_amx, 16, y, ldy, x, ldx, idx, T, w, row0, n0, n1, panel);                   \
+        mla__tiles_end();                                                                                              \
     }
 MLA__PRODUCT(MLA_Q8, q8)
 MLA__PRODUCT(MLA_Q4, q4)
 #undef MLA__PRODUCT
 #endif
 
+#endif /* MLA_IMPLEMENTATION: to here it is what the template is written in */
+
+#ifdef MLA__TEMPLATE
+/* ---- >>template -------------------------------------------------------------------------------------------------- */
+/* Included once per ISA from >>table. Parameters:
+     MLA__ISA       suffix of the names      MLA__TARGET  function attribute      MLA__ISA_ENUM
+     MLA__VL        floats in a vector       MLA__NV      vectors in a panel of weights, NR = VL * NV columns
+     MLA__MR        rows of a register tile  MLA__LV      vectors in a panel of queries, NL = VL * LV lanes
+     MLA__AR        and of one of attention  MLA__AV      vectors of values in that one; NL is no multiple of AR only if
+   AR is MR MLA__INTEGER   whose integer products are used (>>integer) MLA__AHEAD     if not 0, there are also
+   dot_far_*, which fetch streaming weights so many bytes ahead */
+
+#define MLA__F(name) MLA__CAT(mla__##name, MLA__ISA)
+#define MLA__V       MLA__F(v)
+#define MLA__NR      (MLA__VL * MLA__NV)
+#define MLA__NL      (MLA__VL * MLA__LV)
+#define MLA__FN      static MLA__TARGET
+#define MLA__IN      MLA__INLINE MLA__TARGET
+
+/* c [M, NR] (+)= sum_k a[i][k*ak] b[k*bk .. +NR): the one loop in which nearly all arithmetic of prefill and attention
+   happens. M and the dtype of b are constants in each use, and so is `near`: if not 0, the rows of a lie so many floats
+   apart, which takes one register to address where pointers take M. Meanwhile the memory from `ahead` on is fetched,
+   `step` bytes for each k: spread out like this, it hides behind the arithmetic. */
+MLA__IN void MLA__F(tile_m)(const int M, const int NV, const mla_dtype t, const int near, float *c, mla__sz ldc,
+                            const float *const *rows, mla__sz ak, const void *b, mla__sz bk, int K, int add,
+                            const char *ahead, int step) {
+    MLA__V acc[MLA__AR][MLA__NV > MLA__LV ? MLA__NV : MLA__LV];
+    const float *a[MLA__AR];
+    MLA__UNROLL
+    for (int i = 0; i < M; i++) {
+        a[i] = near ? rows[0] + i * near : rows[i];
+        MLA__UNROLL
+        for (int j = 0; j < NV; j++) acc[i][j] = add ? MLA__F(ld)(c + i * ldc + j * MLA__VL) : MLA__F(zero)();
+    }
+    mla__sz at = 0, from = 0;
+    for (int k = 0; k < K; k++, at += ak, from += bk, ahead += step) {
+        MLA__V w[MLA__NV > MLA__LV ? MLA__NV : MLA__LV];
+        MLA__PREFETCH(ahead);
+        MLA__UNROLL
+        for (int j = 0; j < NV; j++) w[j] = MLA__F(get)(t, b, from + j * MLA__VL);
+        MLA__UNROLL
+        for (int i = 0; i < M; i++) {
+            const MLA__V x = MLA__F(set1)(a[i][at]);
+            MLA__UNROLL
+            for (int j = 0; j < NV; j++) acc[i][j] = MLA__F(fma)(x, w[j], acc[i][j]);
+        }
+    }
+    MLA__UNROLL
+    for (int i = 0; i < M; i++) {
+        MLA__UNROLL
+        for (int j = 0; j < NV; j++) MLA__F(st)(c + i * ldc + j * MLA__VL, acc[i][j]);
+    }
+}
+
+/* The same for m <= MR rows and n <= NR columns. */
+MLA__IN void MLA__F(tile_t)(const int NV, const mla_dtype t, int m, int n, float *c, mla__sz ldc, const float *const *a,
+                            mla__sz ak, const void *b, mla__sz bk, int K, int add, const void *ahead, int step) {
+    enum { MOST = MLA__VL * (MLA__NV > MLA__LV ? MLA__NV : MLA__LV) };
+    const int NR = MLA__VL * NV;
+    float edge[MLA__MR * MOST], *to = c;
+    const mla__sz ld = ldc;
+    if (n < NR) {
+        to = edge, ldc = NR;
+        memset(edge, 0, sizeof edge);
+        for (int i = 0; add && i < m; i++) memcpy(edge + i * NR, c + i * ld, (size_t)n * sizeof *c);
+    }
+    switch (m) {
+#define MLA__CASE(M)                                                                                                   \
+    case M: MLA__F(tile_m)(M, NV, t, 0, to, ldc, a, ak, b, bk, K, add, (const char *)ahead, step); break;
+        MLA__CASE(1)
+        MLA__CASE(2)
+        MLA__CASE(3)
+#if MLA__MR > 4
+        MLA__CASE(4)
+        MLA__CASE(5)
+#endif
+#if MLA__MR > 6
+        MLA__CASE(6)
+        MLA__CASE(7)
+#endif
+    default: MLA__F(tile_m)(MLA__MR, NV, t, 0, to, ldc, a, ak, b, bk, K, add, (const char *)ahead, step); break;
+#undef MLA__CASE
+    }
+    for (int i = 0; to == edge && i < m; i++) memcpy(c + i * ld, edge + i * NR, (size_t)n * sizeof *c);
+}
+#define MLA__TILE(name, NV, D)                                                                                         \
+    MLA__FN void MLA__F(name)(int m, int n, float *c, mla__sz ldc, const float *const *a, mla__sz ak, const void *b,   \
+                              mla__sz bk, int K, int add, const void *ahead, int step) {                               \
+        MLA__F(tile_t)(NV, D, m, n, c, ldc, a, ak, b, bk, K, add, ahead, step);                                        \
+    }
+MLA__TILE(tile_f32, MLA__NV, MLA_F32)
+MLA__TILE(tile_f16, MLA__NV, MLA_F16)
+MLA__TILE(tile_bf16, MLA__NV, MLA_BF16)
+MLA__TILE(tile_lanes, MLA__LV, MLA_F32)
+#undef MLA__TILE
+/* The tiles of attention: AR keys by all lanes, and AR lanes by AV vectors of values. */
+#define MLA__TILE(name, NV, D, NEAR)                                                                                   \
+    MLA__FN void MLA__F(name)(float *c, mla__sz ldc, const float *a, mla__sz ak, const void *b, mla__sz bk, int K,     \
+                              int add, const void *ahead, int step) {                                                  \
+        MLA__F(tile_m)(MLA__AR, NV, D, NEAR, c, ldc, &a, ak, b, bk, K, add, (const char *)ahead, step);                \
+    }
+MLA__TILE(keys_f32, MLA__LV, MLA_F32, MLA__AK)
+MLA__TILE(values_f32, MLA__AV, MLA_F32, 1)
+MLA__TILE(values_f16, MLA__AV, MLA_F16, 1)
+MLA__TILE(values_bf16, MLA__AV, MLA_BF16, 1)
+#undef MLA__TILE
+
+/* panel [kc, NR] = the transpose of W[row .. row+nb, k0 .. k0+kc), times its scales; lanes from nb on are zero. */
+MLA__IN void MLA__F(pack)(const mla_dtype t, const int NR, float *panel, const mla_tensor *w, int row, int nb, int k0,
+                          int kc) {
+    const int step = mla__scaled(w) ? MLA__SCALE_BLOCK : kc; /* KC is a multiple of the block */
+    for (int g = 0; g < NR; g += MLA__VL)
+        for (int kb = 0; kb < kc; kb += step) {
+            const int end = kb + step < kc ? kb + step : kc;
+            float scale[MLA__VL];
+            for (int i = 0; i < MLA__VL; i++)
+                scale[i] = mla__scaled(w) && g + i < nb ? mla__scale(w, row + g + i, k0 + kb) : 1.0f;
+            const MLA__V sv = MLA__F(ld)(scale);
+            int k = kb;
+            if (t == MLA_BF16 && MLA__VL > 1 &&
+                g + MLA__VL <= nb) /* half the shuffles: pairs are transposed, then widened */
+                for (; k + 2 * MLA__VL <= end; k += 2 * MLA__VL) {
+                    MLA__V r[MLA__VL];
+                    const unsigned char *at =
+                        (const unsigned char *)w->data + 2 * ((mla__sz)(row + g) * w->cols + k0 + k);
+                    MLA__UNROLL
+                    for (int i = 0; i < MLA__VL; i++) r[i] = MLA__F(get)(MLA_F32, at + 2 * (mla__sz)i * w->cols, 0);
+                    MLA__F(transpose)(r);
+                    MLA__UNROLL
+                    for (int i = 0; i < MLA__VL; i++) {
+                        MLA__F(st)(panel + (mla__sz)(k + 2 * i) * NR + g, MLA__F(even)(r[i]));
+                        MLA__F(st)(panel + (mla__sz)(k + 2 * i + 1) * NR + g, MLA__F(odd)(r[i]));
+                    }
+                }
+            for (; k + MLA__VL <= end; k += MLA__VL) {
+                MLA__V r[MLA__VL];
+                const mla__sz at = (mla__sz)(row + g) * w->cols + k0 + k;
+                if (g + MLA__VL <= nb) {
+                    MLA__UNROLL
+                    for (int i = 0; i < MLA__VL; i++) r[i] = MLA__F(get)(t, w->data, at + (mla__sz)i * w->cols);
+                } else {
+                    MLA__UNROLL
+                    for (int i = 0; i < MLA__VL; i++)
+                        r[i] = g + i < nb ? MLA__F(get)(t, w->data, at + (mla__sz)i * w->cols) : MLA__F(zero)();
+                }
+                MLA__F(transpose)(r);
+                if (t == MLA_E4M3) {
+                    MLA__UNROLL
+                    for (int i = 0; i < MLA__VL; i++) r[i] = MLA__F(mul)(r[i], sv);
+                }
+                MLA__UNROLL
+                for (int i = 0; i < MLA__VL; i++) MLA__F(st)(panel + (mla__sz)(k + i) * NR + g, r[i]);
+            }
+            for (; k < end; k++)
+                for (int i = 0; i < MLA__VL; i++)
+                    panel[(mla__sz)k * NR + g + i] =
+                        g + i < nb ? mla__get(t, w->data, (mla__sz)(row + g + i) * w->cols + k0 + k) * scale[i] : 0;
+        }
+}
+
+MLA__FN void MLA__F(transpose_rows)(float *panel, const float *rows, int ld, int nb, int n) {
+    const mla_tensor t = mla_view(rows, MLA_F32, nb, ld);
+    MLA__F(pack)(MLA_F32, MLA__NL, panel, &t, 0, nb, 0, n);
+}
+
+/* Many tokens: weights are packed a panel at a time and meet MC tokens before they leave the caches. */
+MLA__IN void MLA__F(gemm)(const mla_dtype t, float *y, mla__sz ldy, const float *x, mla__sz ldx, const int *idx, int T,
+                          const mla_tensor *w, int row0, int n0, int n1, float *panel) {
+    for (int t0 = 0; t0 < T; t0 += MLA__MC) {
+        const int t1 = T - t0 < MLA__MC ? T : t0 + MLA__MC;
+        const int depth = t1 - t0 > MLA__MC / 2
+                              ? MLA__KC
+                              : MLA__KC / 2; /* of many tokens the sums leave the caches, too: fewer passes */
+        for (int k0 = 0; k0 < w->cols; k0 += depth) {
+            const int kc = w->cols - k0 < depth ? w->cols - k0 : depth;
+            for (int n = n0; n < n1; n += MLA__NR) {
+                const int nb = n1 - n < MLA__NR ? n1 - n : MLA__NR;
+                MLA__F(pack)(t, MLA__NR, panel, w, row0 + n, nb, k0, kc);
+                /* while these weights are used, the next come into the cache, a few rows with each tile */
+                const int rest = n1 - n - nb, next = n + nb < n1 ? (rest < MLA__NR ? rest : MLA__NR) : 0;
+                const int each = (next * MLA__MR + t1 - t0 - 1) / (t1 - t0);
+                for (int u = t0, r = 0; u < t1; u += MLA__MR) {
+                    const int m = t1 - u < MLA__MR ? t1 - u : MLA__MR;
+                    const float *a[MLA__MR];
+                    for (const int end = r + each < next ? r + each : next; r < end; r++) {
+                        const char *from =
+                            (const char *)w->data + mla__bytes(t, (mla__sz)(row0 + n + nb + r) * w->cols + k0);
+                        for (mla__sz b = 0; b < mla__bytes(t, kc); b += 64) MLA__PREFETCH_L2(from + b);
+                    }
+                    for (int i = 0; i < m; i++) a[i] = x + (idx ? idx[u + i] : u + i) * ldx + k0;
+                    MLA__F(tile_f32)(m, nb, y + u * ldy + (n - n0), ldy, a, 1, panel, MLA__NR, kc, k0 > 0, panel, 0);
+                }
+            }
+        }
+    }
+}
+
+/* One row of weights times TB tokens. Rows follow each other in memory, so that all weights are one linear stream: on
+   DRAM this beats sharing the loads of x between several rows by far. U chains hide the latency of the additions. */
+MLA__IN void MLA__F(dot_row)(const mla_dtype t, const int TB, const int far, float *y, mla__sz ldy,
+                             const float *const *x, const mla_tensor *w, int row) {
+    enum { CHAINS = 8 };
+    const int U = CHAINS / TB, K = w->cols, scaled = t == MLA_E4M3 && mla__scaled(w),
+              step = scaled ? MLA__SCALE_BLOCK : K;
+    const mla__sz at = (mla__sz)row * K,
+                  scales = row / MLA__SCALE_BLOCK * (mla__sz)((K + MLA__SCALE_BLOCK - 1) / MLA__SCALE_BLOCK);
+    MLA__V acc[CHAINS], top = MLA__F(zero)();
+    float tail[MLA__FEW];
+    MLA__UNROLL
+    for (int i = 0; i < CHAINS; i++) acc[i] = MLA__F(zero)();
+    MLA__UNROLL
+    for (int i = 0; i < TB; i++) tail[i] = 0;
+    for (int kb = 0; kb < K; kb += step) {
+        const int end = K - kb < step ? K : kb + step;
+        const float scale = scaled ? mla__get(w->scale_dtype, w->scale, scales + kb / MLA__SCALE_BLOCK) : 1.0f;
+        const int wide = t != MLA_E4M3 || scale < 1e36f; /* 256 times the scale is finite */
+        const MLA__V sv = MLA__F(set1)(scale * 256), sv1 = MLA__F(set1)(scale);
+        int k = kb;
+        for (; wide && k + U * MLA__VL <= end; k += U * MLA__VL) {
+            const mla__sz bytes = far ? mla__bytes(t, U * MLA__VL) : 0;
+            MLA__UNROLL
+            for (mla__sz i = 0; i < bytes; i += 64)
+                MLA__PREFETCH_L2((const char *)w->data + mla__bytes(t, at + k) + far + i);
+            MLA__UNROLL
+            for (int u = 0; u < U; u += 4) {
+                MLA__V v[4];
+                if (t == MLA_E4M3) MLA__F(fp8)(w->data, at + k + u * MLA__VL, v, &top);
+                MLA__UNROLL
+                for (int j = 0; j < 4; j++) {
+                    v[j] = t == MLA_E4M3 ? MLA__F(mul)(v[j], sv) : MLA__F(get)(t, w->data, at + k + (u + j) * MLA__VL);
+                    MLA__UNROLL
+                    for (int i = 0; i < TB; i++)
+                        acc[i * U + u + j] =
+                            MLA__F(fma)(v[j], MLA__F(ld)(x[i] + k + (u + j) * MLA__VL), acc[i * U + u + j]);
+                }
+            }
+        }
+        for (; k + MLA__VL <= end; k += MLA__VL) {
+            MLA__V v = MLA__F(get)(t, w->data, at + k);
+            if (t == MLA_E4M3) v = MLA__F(mul)(v, sv1);
+            MLA__UNROLL
+            for (int i = 0; i < TB; i++) acc[i * U] = MLA__F(fma)(v, MLA__F(ld)(x[i] + k), acc[i * U]);
+        }
+        for (; k < end; k++) {
+            const float v = mla__get(t, w->data, at + k) * scale;
+            for (int i = 0; i < TB; i++) tail[i] += v * x[i][k];
+        }
+    }
+    MLA__UNROLL
+    for (int i = 0; i < TB; i++) {
+        MLA__V a = acc[i * U];
+        MLA__UNROLL
+        for (int u = 1; u < U; u++) a = MLA__F(add)(a, acc[i * U + u]);
+        y[i * ldy] = MLA__F(sum)(a) + tail[i];
+        if (t == MLA_E4M3 && MLA__F(fp8_nan)(top)) y[i * ldy] = NAN;
+    }
+}
+
+/* Up to FEW tokens. */
+MLA__IN void MLA__F(dot)(const mla_dtype t, const int far, float *y, mla__sz ldy, const float *x, mla__sz ldx,
+                         const int *idx, int T, const mla_tensor *w, int row0, int n0, int n1, float *panel) {
+    const float *rows[MLA__FEW];
+    (void)panel;
+    for (int i = 0; i < T; i++) rows[i] = x + (idx ? idx[i] : i) * ldx;
+    if (T == 1)
+        for (int n = n0; n < n1; n++) MLA__F(dot_row)(t, 1, far, y + (n - n0), ldy, rows, w, row0 + n);
+    else
+        for (int n = n0; n < n1; n++) MLA__F(dot_row)(t, 2, far, y + (n - n0), ldy, rows, w, row0 + n);
+}
+
+/* The transposed use of W, for W_UK^T q in the absorbed path. */
+MLA__IN void MLA__F(mix)(const mla_dtype t, float *y, mla__sz ldy, const float *x, mla__sz ldx, int T,
+                         const mla_tensor *w, int row0, int n, float *panel) {
+    const int C = w->cols, step = t == MLA_E4M3 && mla__scaled(w) ? MLA__SCALE_BLOCK : C;
+    if (T <= MLA__FEW) { /* whole rows stream by, four at a time; y stays in the first-level cache */
+        for (int i = 0; i < T; i++) memset(y + i * ldy, 0, (size_t)C * sizeof *y);
+        for (int r = 0; r < n; r += 4) {
+            const int m = n - r < 4 ? n - r : 4;
+            for (int i = 0; i < T; i++)
+                for (int cb = 0; cb < C; cb += step) {
+                    const int end = C - cb < step ? C : cb + step;
+                    float f[4] = {0, 0, 0, 0}, *const to = y + i * ldy;
+                    const mla__sz at = (mla__sz)(row0 + r) * C;
+                    for (int j = 0; j < m; j++)
+                        f[j] = x[i * ldx + r + j] * (mla__scaled(w) ? mla__scale(w, row0 + r + j, cb) : 1.0f);
+                    int c = cb;
+                    if (m == 4) {
+                        const MLA__V f0 = MLA__F(set1)(f[0]), f1 = MLA__F(set1)(f[1]), f2 = MLA__F(set1)(f[2]),
+                                     f3 = MLA__F(set1)(f[3]);
+                        for (; c + MLA__VL <= end; c += MLA__VL) {
+                            MLA__V s = MLA__F(fma)(f0, MLA__F(get)(t, w->data, at + c), MLA__F(ld)(to + c));
+                            s = MLA__F(fma)(f1, MLA__F(get)(t, w->data, at + C + c), s);
+                            s = MLA__F(fma)(f2, MLA__F(get)(t, w->data, at + 2 * (mla__sz)C + c), s);
+                            s = MLA__F(fma)(f3, MLA__F(get)(t, w->data, at + 3 * (mla__sz)C + c), s);
+                            MLA__F(st)(to + c, s);
+                        }
+                    }
+                    for (; c < end; c++)
+                        for (int j = 0; j < m; j++) to[c] += f[j] * mla__get(t, w->data, at + (mla__sz)j * C + c);
+                }
+        }
+        return;
+    }
+    for (int r0 = 0; r0 < n; r0 += MLA__KC) {
+        const int rc = n - r0 < MLA__KC ? n - r0 : MLA__KC;
+        for (int c = 0; c < C; c += MLA__NR) {
+            const int nb = C - c < MLA__NR ? C - c : MLA__NR;
+            for (int r = 0; r < rc; r++) {
+                const mla__sz at = (mla__sz)(row0 + r0 + r) * C + c;
+                const float scale =
+                    mla__scaled(w) ? mla__scale(w, row0 + r0 + r, c) : 1.0f; /* NR divides the block of scales */
+                float *to = panel + (mla__sz)r * MLA__NR;
+                int j = 0;
+                for (; j + MLA__VL <= nb; j += MLA__VL) {
+                    const MLA__V v = MLA__F(get)(t, w->data, at + j);
+                    MLA__F(st)(to + j, t == MLA_E4M3 ? MLA__F(mul)(v, MLA__F(set1)(scale)) : v);
+                }
+                for (; j < MLA__NR; j++) to[j] = j < nb ? mla__get(t, w->data, at + j) * scale : 0;
+            }
+            for (int u = 0; u < T; u += MLA__MR) {
+                const int m = T - u < MLA__MR ? T - u : MLA__MR;
+                const float *a[MLA__MR];
+                for (int i = 0; i < m; i++) a[i] = x + (u + i) * ldx + r0;
+                MLA__F(tile_f32)(m, nb, y + u * ldy + c, ldy, a, 1, panel, MLA__NR, rc, r0 > 0, panel, 0);
+            }
+        }
+    }
+}
+
+MLA__IN void MLA__F(widen)(const mla_dtype t, float *y, const void *x, mla__sz n) {
+    mla__sz i = 0;
+    for (; i + MLA__VL <= n; i += MLA__VL) MLA__F(st)(y + i, MLA__F(get)(t, x, i));
+    for (; i < n; i++) y[i] = mla__get(t, x, i);
+}
+MLA__IN void MLA__F(narrow)(const mla_dtype t, void *y, const float *x, mla__sz n) {
+    mla__sz i = 0;
+    for (; i + MLA__VL <= n; i += MLA__VL) MLA__F(put)(t, y, i, MLA__F(ld)(x + i));
+    for (; i < n; i++) mla__put(t, y, i, x[i]);
+}
+
+/* The scale of a group of Q4, q = x / d within -8..7. The plain one maps the largest x to -8; one around it, of either
+   sign, can do better. For given q the best d is xq / qq, and the squared error then xx - xq^2 / qq. */
+MLA__FN float MLA__F(q4_scale)(const float *x) {
+    const MLA__V magic = MLA__F(set1)(12582912.0f), back = MLA__F(set1)(-12582912.0f), least = MLA__F(set1)(-8.0f),
+                 minus = MLA__F(set1)(-1.0f);
+    float top = 0, best = 0, best_d = 0;
+    for (int i = 0; i < MLA_GROUP; i++) top = fabsf(x[i]) > fabsf(top) ? x[i] : top;
+    if (!(fabsf(top) > 0)) return 0;
+    for (int sign = -1; sign <= 1; sign += 2)
+        for (int step = -12; step <= 12; step++) {
+            const MLA__V inverse = MLA__F(set1)((float)sign * (8.0f + 0.125f * (float)step) / top);
+            MLA__V xq = MLA__F(zero)(), qq = MLA__F(zero)();
+            for (int i = 0; i < MLA_GROUP; i += MLA__VL) {
+                const MLA__V v = MLA__F(ld)(x + i);
+                MLA__V q =
+                    MLA__F(max)(least, MLA__F(add)(MLA__F(add)(MLA__F(mul)(v, inverse), magic), back)); /* rounded */
+                q = MLA__F(mul)(minus, MLA__F(max)(MLA__F(set1)(-7.0f), MLA__F(mul)(minus, q)));
+                xq = MLA__F(fma)(v, q, xq), qq = MLA__F(fma)(q, q, qq);
+            }
+            const float a = MLA__F(sum)(xq), b = MLA__F(sum)(qq);
+            if (b > 0 && a * a > best * b) best = a * a / b, best_d = a / b;
+        }
+    return best_d;
+}
+
+MLA__FN void MLA__F(swiglu)(float *h, const float *gate, const float *up, int n) {
+    const MLA__V one = MLA__F(set1)(1.0f), minus = MLA__F(set1)(-1.0f);
+    int i = 0;
+    for (; i + MLA__VL <= n; i += MLA__VL) {
+        const MLA__V g = MLA__F(ld)(gate + i);
+        const MLA__V silu = MLA__F(div)(g, MLA__F(add)(one, MLA__F(exp)(MLA__F(mul)(g, minus))));
+        MLA__F(st)(h + i, MLA__F(mul)(silu, MLA__F(ld)(up + i)));
+    }
+    for (; i < n; i++) h[i] = gate[i] / (1.0f + expf(-gate[i])) * up[i];
+}
+
+/* Softmax of one panel's scores s [nu, NR], online, and what it does to the sums so far. */
+MLA__FN void MLA__F(softmax)(mla__lanes *p, int dv, int u0, int nu, float *s) {
+    int u, i, least = p->limit[0];
+    for (i = 1; i < MLA__NL; i++) least = p->limit[i] < least ? p->limit[i] : least;
+    if (u0 + nu - 1 > least)
+        for (u = 0; u < nu; u++)
+            for (i = 0; i < MLA__NL; i += MLA__VL)
+                MLA__F(st)(s + u * MLA__NL + i, MLA__F(keep)(MLA__F(ld)(s + u * MLA__NL + i), p->limit + i, u0 + u));
+    if (p->mask[0])
+        for (u = 0; u < nu; u++)
+            for (i = 0; i < p->n; i++) s[u * MLA__NL + i] += p->mask[i][u0 + u];
+    if (p->probs[0])
+        for (u = 0; u < nu; u++)
+            for (i = 0; i < p->n; i++) p->probs[i][u0 + u] = s[u * MLA__NL + i];
+    float shrink[MLA__NL];
+    int rescale = 0;
+    for (i = 0; i < MLA__NL; i += MLA__VL) { /* a lane that has seen no key yet has m = -inf and counts from 0 */
+        const MLA__V lowest = MLA__F(set1)(-3.402823466e38f), old = MLA__F(ld)(p->m + i), minus = MLA__F(set1)(-1.0f);
+        MLA__V m = old, l = MLA__F(zero)();
+        for (u = 0; u < nu; u++) m = MLA__F(max)(m, MLA__F(ld)(s + u * MLA__NL + i));
+        const MLA__V neg = MLA__F(mul)(MLA__F(max)(m, lowest), minus);
+        for (u = 0; u < nu; u++) {
+            const MLA__V e = MLA__F(exp)(MLA__F(add)(MLA__F(ld)(s + u * MLA__NL + i), neg));
+            l = MLA__F(add)(l, e);
+            MLA__F(st)(s + u * MLA__NL + i, e);
+        }
+        const MLA__V f = MLA__F(exp)(MLA__F(add)(old, neg));
+        MLA__F(st)(shrink + i, f);
+        MLA__F(st)(p->l + i, MLA__F(fma)(MLA__F(ld)(p->l + i), f, l));
+        MLA__F(st)(p->m + i, m);
+        rescale |= !MLA__F(same)(old, m);
+    }
+    for (int r = 0; p->started && rescale && r < p->n; r++) {
+        const MLA__V f = MLA__F(set1)(shrink[r]);
+        float *o = p->o + r * (mla__sz)dv;
+        for (i = 0; i + MLA__VL <= dv; i += MLA__VL) MLA__F(st)(o + i, MLA__F(mul)(MLA__F(ld)(o + i), f));
+        for (; i < dv; i++) o[i] *= shrink[r];
+    }
+}
+
+/* Panels of queries meet a block of keys and values of dtype t. Scores: keys are broadcast, queries are the lanes;
+   values: lanes are broadcast, the channels of v are vectors. AK channels of the queries stay in the first-level cache
+   while all keys pass by, widened AR at a time (f32 as they lie); values are widened in registers: a widened copy of
+   the block would cost more memory traffic than the block itself. */
+MLA__IN void MLA__F(scores)(const mla_dtype t, const mla__lanes *panels, int n, const void *k, mla__sz ldk, int dk,
+                            int nu, float *s, float *wide) {
+    const float *a[MLA__MR];
+    const unsigned char *ahead =
+        (const unsigned char *)k + mla__bytes(t, nu * ldk); /* the next block is fetched meanwhile */
+    const int step = (int)(mla__bytes(t, MLA__AR * ldk) / dk) + 1;
+    for (int k0 = 0; k0 < dk; k0 += MLA__AK)
+        for (int u = 0, m; u < nu; u += m) {
+            const int kc = dk - k0 < MLA__AK ? dk - k0 : MLA__AK;
+            const int near = t != MLA_F32 && nu - u >= MLA__AR;
+            m = near ? MLA__AR : nu - u < MLA__MR ? nu - u : MLA__MR;
+            for (int i = 0; i < m; i++) {
+                const unsigned char *row = (const unsigned char *)k + mla__bytes(t, (u + i) * ldk + k0);
+                if (t != MLA_F32) MLA__F(widen)(t, wide + i * MLA__AK, row, kc);
+                if (!near) a[i] = t == MLA_F32 ? (const float *)(const void *)row : wide + i * MLA__AK;
+            }
+            for (int p = 0; p < n; p++) {
+                float *to = s + (p * (mla__sz)nu + u) * MLA__NL;
+                const float *q = panels[p].q + k0 * MLA__NL;
+                if (near) MLA__F(keys_f32)
+                (to, MLA__NL, wide, 1, q, MLA__NL, kc, k0 > 0, p ? to : (const void *)ahead, p ? 0 : step);
+                else MLA__F(tile_lanes)(m, MLA__NL, to, MLA__NL, a, 1, q, MLA__NL, kc, k0 > 0, to, 0);
+            }
+            ahead += near ? step * kc : 0;
+        }
+}
+MLA__IN void MLA__F(attend)(const mla_dtype t, mla__lanes *panels, int n, const void *k, mla__sz ldk, int dk,
+                            const void *v, mla__sz ldv, int dv, int u0, int nu, float *s, float *wide) {
+    const float *a[MLA__MR];
+    int i, m;
+    MLA__F(scores)(t, panels, n, k, ldk, dk, nu, s, wide);
+    for (int p = 0; p < n; p++) {
+        mla__lanes *l = &panels[p];
+        float *probs = s + p * (mla__sz)nu * MLA__NL;
+        const int near = l->n >= MLA__AR && dv % (MLA__VL * MLA__AV) == 0, cols = near ? MLA__VL * MLA__AV : MLA__NR;
+        MLA__F(softmax)(l, dv, u0, nu, probs);
+        for (int c = 0; c < dv; c += cols)
+            for (int r = 0; r < l->n; r += m) {
+                const void *from = (const unsigned char *)v + mla__bytes(t, c);
+                float *o = l->o + r * (mla__sz)dv + c;
+                m = near && l->n - r >= MLA__AR ? MLA__AR : l->n - r < MLA__MR ? l->n - r : MLA__MR;
+                for (i = 0; i < m && m <= MLA__MR; i++) a[i] = probs + r + i;
+                if (near && m == MLA__AR)
+                    (t == MLA_BF16  ? MLA__F(values_bf16)
+                     : t == MLA_F16 ? MLA__F(values_f16)
+                                    : MLA__F(values_f32))(o, dv, probs + r, MLA__NL, from, ldv, nu, l->started, o, 0);
+                else
+                    (t == MLA_BF16  ? MLA__F(tile_bf16)
+                     : t == MLA_F16 ? MLA__F(tile_f16)
+                                    : MLA__F(tile_f32))(m, dv - c < cols ? dv - c : cols, o, dv, a, MLA__NL, from, ldv,
+                                                        nu, l->started, o, 0);
+            }
+        l->started = 1;
+    }
+}
+
+/* An indexer's scores: the heads of one token are the lanes. relu lets NaN through. */
+MLA__IN void MLA__F(index)(const mla_dtype t, float *score, const mla__lanes *panels, const float *weight, int n,
+                           const void *k, int d, int nu, float *s, float *wide) {
+    MLA__F(scores)(t, panels, n, k, d, d, nu, s, wide);
+    for (int u = 0; u < nu; u++) {
+        MLA__V sum = MLA__F(zero)();
+        for (int p = 0; p < n; p++)
+            for (int i = 0; i < MLA__NL; i += MLA__VL) {
+                const MLA__V dot = MLA__F(max)(MLA__F(zero)(), MLA__F(ld)(s + (p * (mla__sz)nu + u) * MLA__NL + i));
+                sum = MLA__F(fma)(dot, MLA__F(ld)(weight + p * MLA__NL + i), sum);
+            }
+        score[u] = MLA__F(sum)(sum);
+    }
+}
+
+#define MLA__DTYPE(D, d)                                                                                               \
+    MLA__FN void MLA__F(gemm_##d)(float *y, mla__sz ldy, const float *x, mla__sz ldx, const int *idx, int T,           \
+                                  const mla_tensor *w, int row0, int n0, int n1, float *panel) {                       \
+        MLA__F(gemm)(D, y, ldy, x, ldx, idx, T, w, row0, n0, n1, panel);                                               \
+    }                                                                                                                  \
+    MLA__FN void MLA__F(dot_##d)(float *y, mla__sz ldy, const float *x, mla__sz ldx, const int *idx, int T,            \
+                                 const mla_tensor *w, int row0, int n0, int n1, float *panel) {                        \
+        MLA__F(dot)(D, 0, y, ldy, x, ldx, idx, T, w, row0, n0, n1, panel);                                             \
+    }                                                                                                                  \
+    MLA__FN void MLA__F(mix_##d)(float *y, mla__sz ldy, const float *x, mla__sz ldx, int T, const mla_tensor *w,       \
+                                 int row0, int n, float *panel) {                                                      \
+        MLA__F(mix)(D, y, ldy, x, ldx, T, w, row0, n, panel);                                                          \
+    }                                                                                                                  \
+    MLA__FN void MLA__F(widen_##d)(float *y, const void *x, mla__sz n) { MLA__F(widen)(D, y, x, n); }
+MLA__DTYPE(MLA_F32, f32)
+MLA__DTYPE(MLA_F16, f16)
+MLA__DTYPE(MLA_BF16, bf16)
+MLA__DTYPE(MLA_E4M3, e4m3)
+MLA__DTYPE(MLA_Q8, q8)
+MLA__DTYPE(MLA_Q4, q4)
+#undef MLA__DTYPE
+#define MLA__DTYPE(D, d)                                                                                               \
+    MLA__FN void MLA__F(attend_##d)(mla__lanes * panels, int n, const void *k, mla__sz ldk, int dk, const void *v,     \
+                                    mla__sz ldv, int dv, int u0, int nu, float *s, float *wide) {                      \
+        MLA__F(attend)(D, panels, n, k, ldk, dk, v, ldv, dv, u0, nu, s, wide);                                         \
+    }
+MLA__DTYPE(MLA_F32, f32)
+MLA__DTYPE(MLA_F16, f16)
+MLA__DTYPE(MLA_BF16, bf16)
+#undef MLA__DTYPE
+#define MLA__DTYPE(D, d)                                                                                               \
+    MLA__FN void MLA__F(index_##d)(float *score, const mla__lanes *panels, const float *weight, int n, const void *k,  \
+                                   int dk, int nu, float *s, float *wide) {                                            \
+        MLA__F(index)(D, score, panels, weight, n, k, dk, nu, s, wide);                                                \
+    }
+MLA__DTYPE(MLA_F32, f32)
+MLA__DTYPE(MLA_F16, f16)
+MLA__DTYPE(MLA_BF16, bf16)
+MLA__DTYPE(MLA_Q8, q8)
+#undef MLA__DTYPE
+#if MLA__AHEAD
+#define MLA__DTYPE(D, d)                                                                                               \
+    MLA__FN void MLA__F(dot_far_##d)(float *y, mla__sz ldy, const float *x, mla__sz ldx, const int *idx, int T,        \
+                                     const mla_tensor *w, int row0, int n0, int n1, float *panel) {                    \
+        MLA__F(dot)(D, MLA__AHEAD, y, ldy, x, ldx, idx, T, w, row0, n0, n1, panel);                                    \
+    }
+MLA__DTYPE(MLA_F32, f32)
+MLA__DTYPE(MLA_F16, f16)
+MLA__DTYPE(MLA_BF16, bf16)
+#undef MLA__DTYPE
+#endif
+MLA__FN void MLA__F(narrow_f32)(void *y, const float *x, mla__sz n) { MLA__F(narrow)(MLA_F32, y, x, n); }
+MLA__FN void MLA__F(narrow_f16)(void *y, const float *x, mla__sz n) { MLA__F(narrow)(MLA_F16, y, x, n); }
+MLA__FN void MLA__F(narrow_bf16)(void *y, const float *x, mla__sz n) { MLA__F(narrow)(MLA_BF16, y, x, n); }
+
+static void MLA__F(table)(mla__kernels *k) {
+    memset(k, 0, sizeof *k);
+    k->isa = MLA__ISA_ENUM, k->nl = MLA__NL;
+#define MLA__DTYPE(D, d)                                                                                               \
+    k->dot[D] = MLA__F(dot_##d), k->gemm[D] = MLA__F(gemm_##d), k->mix[D] = MLA__F(mix_##d),                           \
+    k->widen[D] = MLA__F(widen_##d);
+    MLA__DTYPE(MLA_F32, f32)
+    MLA__DTYPE(MLA_F16, f16)
+    MLA__DTYPE(MLA_BF16, bf16)
+    MLA__DTYPE(MLA_E4M3, e4m3)
+    MLA__DTYPE(MLA_Q8, q8)
+    MLA__DTYPE(MLA_Q4, q4)
+#undef MLA__DTYPE
+    k->quantize = MLA__CAT(mla__quantize, MLA__INTEGER);
+    k->idot[MLA_Q8] = MLA__CAT(mla__idot_q8, MLA__INTEGER), k->idot[MLA_Q4] = MLA__CAT(mla__idot_q4, MLA__INTEGER);
+    k->igemm[MLA_Q8] = MLA__CAT(mla__igemm_q8, MLA__INTEGER), k->igemm[MLA_Q4] = MLA__CAT(mla__igemm_q4, MLA__INTEGER);
+    k->idot[MLA_Q8X16] = k->igemm[MLA_Q8X16] = k->idot[MLA_Q4X16] = k->igemm[MLA_Q4X16] = mla__idot_x16_scalar;
+    k->narrow[MLA_F32] = MLA__F(narrow_f32), k->narrow[MLA_F16] = MLA__F(narrow_f16),
+    k->narrow[MLA_BF16] = MLA__F(narrow_bf16);
+    k->narrow[MLA_Q8] = mla__narrow_q8;
+    k->attend[MLA_F32] = MLA__F(attend_f32), k->attend[MLA_F16] = MLA__F(attend_f16),
+    k->attend[MLA_BF16] = MLA__F(attend_bf16);
+    k->index[MLA_F32] = MLA__F(index_f32), k->index[MLA_F16] = MLA__F(index_f16),
+    k->index[MLA_BF16] = MLA__F(index_bf16);
+    k->index[MLA_Q8] = MLA__F(index_q8);
+    k->q4_scale = MLA__F(q4_scale), k->transpose = MLA__F(transpose_rows), k->swiglu = MLA__F(swiglu);
+}
+
+#undef MLA__F
+#undef MLA__V
+#undef MLA__NR
+#undef MLA__NL
+#undef MLA__FN
+#undef MLA__IN
+#undef MLA__ISA
+#undef MLA__ISA_ENUM
+#undef MLA__TARGET
+#undef MLA__VL
+#undef MLA__NV
+#undef MLA__LV
+#undef MLA__INTEGER
+#undef MLA__AHEAD
+#undef MLA__MR
+#undef MLA__AR
+#undef MLA__AV
+#endif /* MLA__TEMPLATE */
+
+#if defined(MLA__IMPLEMENTED) && !defined(MLA__INSTANTIATED)
+#define MLA__INSTANTIATED
+
 #define MLA__CAT2(a, b) a##b
-#define MLA__CAT(a, b) MLA__CAT2(a, b)
+#define MLA__CAT(a, b)  MLA__CAT2(a, b)
 #define MLA__TEMPLATE
 
-#define MLA__ISA _scalar
+#define MLA__ISA      _scalar
 #define MLA__ISA_ENUM MLA_ISA_SCALAR
 #define MLA__TARGET
 #define MLA__INTEGER _scalar
-#define MLA__AHEAD 0
-#define MLA__VL 1
-#define MLA__NV 4
-#define MLA__LV 4
-#define MLA__MR 4
-#define MLA__AR 4
-#define MLA__AV 4
+#define MLA__AHEAD   0
+#define MLA__VL      1
+#define MLA__NV      4
+#define MLA__LV      4
+#define MLA__MR      4
+#define MLA__AR      4
+#define MLA__AV      4
 #include MLA_FILE
 
 #if MLA__NEON
-#define MLA__ISA _neon
+#define MLA__ISA      _neon
 #define MLA__ISA_ENUM MLA_ISA_NEON
 #define MLA__TARGET
 #ifdef __ARM_FEATURE_DOTPROD
@@ -2375,40 +3157,40 @@ MLA__PRODUCT(MLA_Q4, q4)
 #define MLA__INTEGER _scalar
 #endif
 #define MLA__AHEAD 0
-#define MLA__VL 4
-#define MLA__NV 4
-#define MLA__LV 4
-#define MLA__MR 6
-#define MLA__AR 6
-#define MLA__AV 4
+#define MLA__VL    4
+#define MLA__NV    4
+#define MLA__LV    4
+#define MLA__MR    6
+#define MLA__AR    6
+#define MLA__AV    4
 #include MLA_FILE
 #endif
 
 #if MLA__X86
-#define MLA__ISA _avx2
+#define MLA__ISA      _avx2
 #define MLA__ISA_ENUM MLA_ISA_AVX2
-#define MLA__TARGET MLA__TARGET_AVX2
-#define MLA__INTEGER _avx2
-#define MLA__AHEAD MLA__FAR
-#define MLA__VL 8
-#define MLA__NV 2
-#define MLA__LV 2
-#define MLA__MR 6
-#define MLA__AR 6
-#define MLA__AV 2
+#define MLA__TARGET   MLA__TARGET_AVX2
+#define MLA__INTEGER  _avx2
+#define MLA__AHEAD    MLA__FAR
+#define MLA__VL       8
+#define MLA__NV       2
+#define MLA__LV       2
+#define MLA__MR       6
+#define MLA__AR       6
+#define MLA__AV       2
 #include MLA_FILE
 
-#define MLA__ISA _avx512
+#define MLA__ISA      _avx512
 #define MLA__ISA_ENUM MLA_ISA_AVX512
-#define MLA__TARGET MLA__TARGET_AVX512
-#define MLA__INTEGER _avx2
-#define MLA__AHEAD 0
-#define MLA__VL 16
-#define MLA__NV 2
-#define MLA__LV 1
-#define MLA__MR 8
-#define MLA__AR 16
-#define MLA__AV 1
+#define MLA__TARGET   MLA__TARGET_AVX512
+#define MLA__INTEGER  _avx2
+#define MLA__AHEAD    0
+#define MLA__VL       16
+#define MLA__NV       2
+#define MLA__LV       1
+#define MLA__MR       8
+#define MLA__AR       16
+#define MLA__AV       1
 #include MLA_FILE
 #endif
 
@@ -2416,7 +3198,8 @@ MLA__PRODUCT(MLA_Q4, q4)
 
 /* The one place that decides which kernels an ISA has: newest first. */
 static void mla__select(mla__kernels *k, mla_isa isa, int exact) {
-    if (isa == MLA_ISA_AUTO) isa = mla__cpu() == MLA_ISA_BF16 || mla__cpu() == MLA_ISA_AMX ? MLA_ISA_VNNI : mla__cpu(); /* those round */
+    if (isa == MLA_ISA_AUTO)
+        isa = mla__cpu() == MLA_ISA_BF16 || mla__cpu() == MLA_ISA_AMX ? MLA_ISA_VNNI : mla__cpu(); /* those round */
     switch (isa) {
 #if MLA__AMX
     case MLA_ISA_AMX:
@@ -2424,7 +3207,8 @@ static void mla__select(mla__kernels *k, mla_isa isa, int exact) {
         k->isa = MLA_ISA_AMX;
         if (exact) break;
         k->attend_tiles = mla__attend_amx;
-        k->igemm[MLA_BF16] = mla__igemm_bf16_amx, k->igemm[MLA_Q8] = mla__igemm_q8_amx, k->igemm[MLA_Q4] = mla__igemm_q4_amx;
+        k->igemm[MLA_BF16] = mla__igemm_bf16_amx, k->igemm[MLA_Q8] = mla__igemm_q8_amx,
+        k->igemm[MLA_Q4] = mla__igemm_q4_amx;
         break;
     case MLA_ISA_BF16:
         mla__select(k, MLA_ISA_VNNI, exact);
@@ -2442,13 +3226,15 @@ static void mla__select(mla__kernels *k, mla_isa isa, int exact) {
         break;
     case MLA_ISA_AVX512:
         mla__table_avx512(k);
-        /* while memory is waited for, 256 bits at a time proved faster; Intel's servers leave a third of their speed to those who fetch ahead
-           by themselves, AMD's lose by it */
+        /* while memory is waited for, 256 bits at a time proved faster; Intel's servers leave a third of their speed to
+           those who fetch ahead by themselves, AMD's lose by it */
         if (mla__intel()) {
             k->idot[MLA_Q8] = mla__idot_q8_avx2_far, k->idot[MLA_Q4] = mla__idot_q4_avx2_far;
-            k->dot[MLA_F32] = mla__dot_far_f32_avx2, k->dot[MLA_F16] = mla__dot_far_f16_avx2, k->dot[MLA_BF16] = mla__dot_far_bf16_avx2;
+            k->dot[MLA_F32] = mla__dot_far_f32_avx2, k->dot[MLA_F16] = mla__dot_far_f16_avx2,
+            k->dot[MLA_BF16] = mla__dot_far_bf16_avx2;
         } else {
-            k->dot[MLA_F32] = mla__dot_f32_avx2, k->dot[MLA_F16] = mla__dot_f16_avx2, k->dot[MLA_BF16] = mla__dot_bf16_avx2;
+            k->dot[MLA_F32] = mla__dot_f32_avx2, k->dot[MLA_F16] = mla__dot_f16_avx2,
+            k->dot[MLA_BF16] = mla__dot_bf16_avx2;
         }
         break;
     case MLA_ISA_AVX2: mla__table_avx2(k); break;
@@ -2471,11 +3257,13 @@ mla_result mla_quantize(mla_dtype t, void *out, const float *x, size_t n, mla_er
     if (t != MLA_F32 && t != MLA_F16 && t != MLA_BF16 && t != MLA_Q8 && t != MLA_Q4)
         return mla__fail(err, MLA_ERR_ARGUMENT, "mla_quantize: to %s is not offered", mla_dtype_name(t));
     if (mla__grouped(t) && n % MLA_GROUP)
-        return mla__fail(err, MLA_ERR_ARGUMENT, "mla_quantize: %.0f elements, %s needs a multiple of %d", (double)n, mla_dtype_name(t), MLA_GROUP);
+        return mla__fail(err, MLA_ERR_ARGUMENT, "mla_quantize: %.0f elements, %s needs a multiple of %d", (double)n,
+                         mla_dtype_name(t), MLA_GROUP);
     if (t == MLA_Q4) {
         mla__kernels k;
         mla__select(&k, MLA_ISA_AUTO, 0);
-        for (size_t i = 0; i < n; i += MLA_GROUP) mla__quantize_group(t, (unsigned char *)out + mla_dtype_bytes(t, i), x + i, k.q4_scale(x + i));
+        for (size_t i = 0; i < n; i += MLA_GROUP)
+            mla__quantize_group(t, (unsigned char *)out + mla_dtype_bytes(t, i), x + i, k.q4_scale(x + i));
     } else {
         mla__narrow(t, out, x, (mla__sz)n);
     }
@@ -2483,9 +3271,11 @@ mla_result mla_quantize(mla_dtype t, void *out, const float *x, size_t n, mla_er
 }
 
 mla_result mla_repack(void *out, const mla_tensor *w, mla_error *err) {
-    if (!out || !w || !w->data) return mla__fail(err, MLA_ERR_ARGUMENT, "mla_repack: %s is NULL", out ? "the tensor" : "out");
+    if (!out || !w || !w->data)
+        return mla__fail(err, MLA_ERR_ARGUMENT, "mla_repack: %s is NULL", out ? "the tensor" : "out");
     if ((w->dtype != MLA_Q8 && w->dtype != MLA_Q4) || w->rows < 1 || w->rows % 16 || w->cols < 1 || w->cols % MLA_GROUP)
-        return mla__fail(err, MLA_ERR_ARGUMENT, "mla_repack: %s [%d, %d], expected q8 or q4 with rows a multiple of 16 and columns of %d",
+        return mla__fail(err, MLA_ERR_ARGUMENT,
+                         "mla_repack: %s [%d, %d], expected q8 or q4 with rows a multiple of 16 and columns of %d",
                          mla_dtype_name(w->dtype), w->rows, w->cols, MLA_GROUP);
     const mla__sz groups = w->cols / MLA_GROUP, size = mla__bytes(w->dtype, MLA_GROUP);
     unsigned char *to = (unsigned char *)out;
@@ -2499,7 +3289,7 @@ mla_result mla_repack(void *out, const mla_tensor *w, mla_error *err) {
     return MLA_OK;
 }
 
-/* ---- >>memory -------------------------------------------------------------------------------------------------------- */
+/* ---- >>memory ---------------------------------------------------------------------------------------------------- */
 /* Each object has one layout function that runs twice: with a null base it measures, then it carves. */
 
 typedef struct mla__arena {
@@ -2507,7 +3297,7 @@ typedef struct mla__arena {
     size_t used;
 } mla__arena;
 
-#define MLA__ALIGN 64u
+#define MLA__ALIGN     64u
 #define MLA__TOO_LARGE (SIZE_MAX / 4)
 
 static void *mla__take(mla__arena *a, double count, size_t size) {
@@ -2529,25 +3319,29 @@ static void *mla__begin(mla__arena *a, void *memory, size_t size) {
 }
 static size_t mla__total(const mla__arena *a) { return a->used >= MLA__TOO_LARGE ? SIZE_MAX : a->used + MLA__ALIGN; }
 
-static mla_result mla__allocate(void **out, const mla_allocator *alloc, size_t bytes, const char *what, mla_error *err) {
+static mla_result mla__allocate(void **out, const mla_allocator *alloc, size_t bytes, const char *what,
+                                mla_error *err) {
     *out = bytes == SIZE_MAX ? NULL : alloc && alloc->alloc ? alloc->alloc(alloc->user, bytes) : malloc(bytes);
     return *out ? MLA_OK : mla__fail(err, MLA_ERR_MEMORY, "%s: no memory for %.0f bytes", what, (double)bytes);
 }
 static void mla__release(const mla_allocator *alloc, void *memory) {
-    if (alloc->alloc) alloc->free(alloc->user, memory);
-    else free(memory);
+    if (alloc->alloc)
+        alloc->free(alloc->user, memory);
+    else
+        free(memory);
 }
 static mla_result mla__fits(const void *memory, size_t bytes, size_t need, const char *what, mla_error *err) {
     if (!memory) return mla__fail(err, MLA_ERR_ARGUMENT, "%s: memory is NULL", what);
-    if (bytes < need) return mla__fail(err, MLA_ERR_MEMORY, "%s: %.0f bytes given, %.0f needed", what, (double)bytes, (double)need);
+    if (bytes < need)
+        return mla__fail(err, MLA_ERR_MEMORY, "%s: %.0f bytes given, %.0f needed", what, (double)bytes, (double)need);
     return MLA_OK;
 }
 
-/* ---- presets ---- */
+/* ---- presets ----------------------------------------------------------------------------------------------------- */
 
 typedef struct mla__preset {
     const char *name;
-    int V, D, L, d_ff, H, Q, R, nope, rope, v;       /* vocab_size, ... v_head_dim, in the order of mla_config */
+    int V, D, L, d_ff, H, Q, R, nope, rope, v; /* vocab_size, ... v_head_dim, in the order of mla_config */
     int E, Z, K, I, shared, n_group, topk_group;
     mla_topk_method topk;
     mla_scoring_func scoring;
@@ -2555,38 +3349,398 @@ typedef struct mla__preset {
     float routed, eps;
     mla_rope_layout layout;
     mla_rope_scaling scaling;
-    float theta, factor, beta_fast, mscale;          /* mscale_all_dim is the same */
+    float theta, factor, beta_fast, mscale; /* mscale_all_dim is the same */
     int max_positions, original;
-    float few[10];                                   /* what few have: scale of q, latent, embeddings, residual stream, logits; temperature_beta, _period; */
-                                                     /* index_topk, index_n_heads, index_rope; index_head_dim is 128 */
+    float few[10]; /* what few have: scale of q, latent, embeddings, residual stream, logits; temperature_beta, _period;
+                    */
+                   /* index_topk, index_n_heads, index_rope; index_head_dim is 128 */
 } mla__preset;
 
 static const mla__preset mla__presets[] = {
-    {"deepseek-v2-lite", 102400, 2048, 27, 10944, 16, 0, 512, 128, 64, 128, 64, 0, 6, 1408, 2, 1, 1, MLA_TOPK_GREEDY, MLA_SCORING_SOFTMAX, 0,
-     1, 1e-6f, MLA_ROPE_PAIR, MLA_ROPE_YARN, 1e4f, 40, 32, 0.707f, 163840, 4096, {0}},
-    {"deepseek-v2", 102400, 5120, 60, 12288, 128, 1536, 512, 128, 64, 128, 160, 0, 6, 1536, 2, 8, 3, MLA_TOPK_GROUP_LIMITED_GREEDY,
-     MLA_SCORING_SOFTMAX, 0, 16, 1e-6f, MLA_ROPE_PAIR, MLA_ROPE_YARN, 1e4f, 40, 32, 0.707f, 163840, 4096, {0}},
-    {"deepseek-v3", 129280, 7168, 61, 18432, 128, 1536, 512, 128, 64, 128, 256, 0, 8, 2048, 1, 8, 4, MLA_TOPK_NOAUX_TC, MLA_SCORING_SIGMOID, 1,
-     2.5f, 1e-6f, MLA_ROPE_PAIR, MLA_ROPE_YARN, 1e4f, 40, 32, 1, 163840, 4096, {0}},
-    {"kimi-k2", 163840, 7168, 61, 18432, 64, 1536, 512, 128, 64, 128, 384, 0, 8, 2048, 1, 1, 1, MLA_TOPK_NOAUX_TC, MLA_SCORING_SIGMOID, 1,
-     2.827f, 1e-6f, MLA_ROPE_PAIR, MLA_ROPE_YARN, 5e4f, 32, 1, 1, 131072, 4096, {0}},
-    {"longcat-flash", 131072, 6144, 56, 12288, 64, 1536, 512, 128, 64, 128, 512, 256, 12, 2048, 0, 1, 1, MLA_TOPK_GREEDY, MLA_SCORING_SOFTMAX, 0,
-     6, 1e-5f, MLA_ROPE_PAIR, MLA_ROPE_DEFAULT, 1e7f, 0, 0, 0, 131072, 0, {2, 3.46410162f, 0, 0, 0}},
-    {"minicpm3", 73448, 2560, 62, 6400, 40, 768, 256, 64, 32, 64, 0, 0, 0, 0, 0, 0, 0, MLA_TOPK_GREEDY, MLA_SCORING_SOFTMAX, 0,
-     0, 1e-5f, MLA_ROPE_HALF, MLA_ROPE_LONGROPE, 1e4f, 0, 0, 0, 32768, 32768,
+    {"deepseek-v2-lite",
+     102400,
+     2048,
+     27,
+     10944,
+     16,
+     0,
+     512,
+     128,
+     64,
+     128,
+     64,
+     0,
+     6,
+     1408,
+     2,
+     1,
+     1,
+     MLA_TOPK_GREEDY,
+     MLA_SCORING_SOFTMAX,
+     0,
+     1,
+     1e-6f,
+     MLA_ROPE_PAIR,
+     MLA_ROPE_YARN,
+     1e4f,
+     40,
+     32,
+     0.707f,
+     163840,
+     4096,
+     {0}},
+    {"deepseek-v2",
+     102400,
+     5120,
+     60,
+     12288,
+     128,
+     1536,
+     512,
+     128,
+     64,
+     128,
+     160,
+     0,
+     6,
+     1536,
+     2,
+     8,
+     3,
+     MLA_TOPK_GROUP_LIMITED_GREEDY,
+     MLA_SCORING_SOFTMAX,
+     0,
+     16,
+     1e-6f,
+     MLA_ROPE_PAIR,
+     MLA_ROPE_YARN,
+     1e4f,
+     40,
+     32,
+     0.707f,
+     163840,
+     4096,
+     {0}},
+    {"deepseek-v3",
+     129280,
+     7168,
+     61,
+     18432,
+     128,
+     1536,
+     512,
+     128,
+     64,
+     128,
+     256,
+     0,
+     8,
+     2048,
+     1,
+     8,
+     4,
+     MLA_TOPK_NOAUX_TC,
+     MLA_SCORING_SIGMOID,
+     1,
+     2.5f,
+     1e-6f,
+     MLA_ROPE_PAIR,
+     MLA_ROPE_YARN,
+     1e4f,
+     40,
+     32,
+     1,
+     163840,
+     4096,
+     {0}},
+    {"kimi-k2",
+     163840,
+     7168,
+     61,
+     18432,
+     64,
+     1536,
+     512,
+     128,
+     64,
+     128,
+     384,
+     0,
+     8,
+     2048,
+     1,
+     1,
+     1,
+     MLA_TOPK_NOAUX_TC,
+     MLA_SCORING_SIGMOID,
+     1,
+     2.827f,
+     1e-6f,
+     MLA_ROPE_PAIR,
+     MLA_ROPE_YARN,
+     5e4f,
+     32,
+     1,
+     1,
+     131072,
+     4096,
+     {0}},
+    {"longcat-flash",
+     131072,
+     6144,
+     56,
+     12288,
+     64,
+     1536,
+     512,
+     128,
+     64,
+     128,
+     512,
+     256,
+     12,
+     2048,
+     0,
+     1,
+     1,
+     MLA_TOPK_GREEDY,
+     MLA_SCORING_SOFTMAX,
+     0,
+     6,
+     1e-5f,
+     MLA_ROPE_PAIR,
+     MLA_ROPE_DEFAULT,
+     1e7f,
+     0,
+     0,
+     0,
+     131072,
+     0,
+     {2, 3.46410162f, 0, 0, 0}},
+    {"minicpm3",
+     73448,
+     2560,
+     62,
+     6400,
+     40,
+     768,
+     256,
+     64,
+     32,
+     64,
+     0,
+     0,
+     0,
+     0,
+     0,
+     0,
+     0,
+     MLA_TOPK_GREEDY,
+     MLA_SCORING_SOFTMAX,
+     0,
+     0,
+     1e-5f,
+     MLA_ROPE_HALF,
+     MLA_ROPE_LONGROPE,
+     1e4f,
+     0,
+     0,
+     0,
+     32768,
+     32768,
      {0, 0, 12, 0.177800178f, 0.1f}}, /* scale_emb 12, scale_depth 1.4, dim_model_base 256 */
-    {"deepseek-v32", 129280, 7168, 61, 18432, 128, 1536, 512, 128, 64, 128, 256, 0, 8, 2048, 1, 8, 4, MLA_TOPK_NOAUX_TC, MLA_SCORING_SIGMOID, 1,
-     2.5f, 1e-6f, MLA_ROPE_PAIR, MLA_ROPE_YARN, 1e4f, 40, 32, 1, 163840, 4096, {0, 0, 0, 0, 0, 0, 0, 2048, 64, MLA_ROPE_HALF}},
-    {"glm4-moe-lite", 154880, 2048, 47, 10240, 20, 768, 512, 192, 64, 256, 64, 0, 4, 1536, 1, 1, 1, MLA_TOPK_NOAUX_TC, MLA_SCORING_SIGMOID, 1,
-     1.8f, 1e-5f, MLA_ROPE_PAIR, MLA_ROPE_DEFAULT, 1e4f, 0, 0, 0, 202752, 0, {0}},
-    {"glm-moe-dsa", 154880, 6144, 78, 12288, 64, 2048, 512, 192, 64, 256, 256, 0, 8, 2048, 1, 1, 1, MLA_TOPK_NOAUX_TC, MLA_SCORING_SIGMOID, 1,
-     2.5f, 1e-5f, MLA_ROPE_PAIR, MLA_ROPE_DEFAULT, 1e4f, 0, 0, 0, 202752, 0, {0, 0, 0, 0, 0, 0, 0, 2048, 32, MLA_ROPE_PAIR}},
-    {"mistral4", 131072, 4096, 36, 12288, 32, 1024, 256, 64, 64, 128, 128, 0, 4, 2048, 1, 1, 1, MLA_TOPK_NOAUX_TC, MLA_SCORING_SOFTMAX, 1,
-     1, 1e-6f, MLA_ROPE_PAIR, MLA_ROPE_YARN, 1e4f, 128, 32, 1, 1048576, 8192, {0, 0, 0, 0, 0, 0.1f, 8192}},
-    {"youtu", 128256, 2048, 32, 6144, 16, 1536, 512, 128, 64, 128, 0, 0, 0, 0, 0, 0, 0, MLA_TOPK_GREEDY, MLA_SCORING_SOFTMAX, 0,
-     0, 1e-6f, MLA_ROPE_PAIR, MLA_ROPE_DEFAULT, 1e4f, 0, 0, 0, 131072, 0, {0}},
-    {"axk1", 163840, 7168, 61, 18432, 64, 1536, 512, 128, 64, 128, 192, 0, 8, 2048, 1, 8, 4, MLA_TOPK_NOAUX_TC, MLA_SCORING_SIGMOID, 1,
-     2.5f, 1e-6f, MLA_ROPE_PAIR, MLA_ROPE_DEFAULT, 1e4f, 0, 0, 0, 32768, 0, {0}},
+    {"deepseek-v32",
+     129280,
+     7168,
+     61,
+     18432,
+     128,
+     1536,
+     512,
+     128,
+     64,
+     128,
+     256,
+     0,
+     8,
+     2048,
+     1,
+     8,
+     4,
+     MLA_TOPK_NOAUX_TC,
+     MLA_SCORING_SIGMOID,
+     1,
+     2.5f,
+     1e-6f,
+     MLA_ROPE_PAIR,
+     MLA_ROPE_YARN,
+     1e4f,
+     40,
+     32,
+     1,
+     163840,
+     4096,
+     {0, 0, 0, 0, 0, 0, 0, 2048, 64, MLA_ROPE_HALF}},
+    {"glm4-moe-lite",
+     154880,
+     2048,
+     47,
+     10240,
+     20,
+     768,
+     512,
+     192,
+     64,
+     256,
+     64,
+     0,
+     4,
+     1536,
+     1,
+     1,
+     1,
+     MLA_TOPK_NOAUX_TC,
+     MLA_SCORING_SIGMOID,
+     1,
+     1.8f,
+     1e-5f,
+     MLA_ROPE_PAIR,
+     MLA_ROPE_DEFAULT,
+     1e4f,
+     0,
+     0,
+     0,
+     202752,
+     0,
+     {0}},
+    {"glm-moe-dsa",
+     154880,
+     6144,
+     78,
+     12288,
+     64,
+     2048,
+     512,
+     192,
+     64,
+     256,
+     256,
+     0,
+     8,
+     2048,
+     1,
+     1,
+     1,
+     MLA_TOPK_NOAUX_TC,
+     MLA_SCORING_SIGMOID,
+     1,
+     2.5f,
+     1e-5f,
+     MLA_ROPE_PAIR,
+     MLA_ROPE_DEFAULT,
+     1e4f,
+     0,
+     0,
+     0,
+     202752,
+     0,
+     {0, 0, 0, 0, 0, 0, 0, 2048, 32, MLA_ROPE_PAIR}},
+    {"mistral4",
+     131072,
+     4096,
+     36,
+     12288,
+     32,
+     1024,
+     256,
+     64,
+     64,
+     128,
+     128,
+     0,
+     4,
+     2048,
+     1,
+     1,
+     1,
+     MLA_TOPK_NOAUX_TC,
+     MLA_SCORING_SOFTMAX,
+     1,
+     1,
+     1e-6f,
+     MLA_ROPE_PAIR,
+     MLA_ROPE_YARN,
+     1e4f,
+     128,
+     32,
+     1,
+     1048576,
+     8192,
+     {0, 0, 0, 0, 0, 0.1f, 8192}},
+    {"youtu",
+     128256,
+     2048,
+     32,
+     6144,
+     16,
+     1536,
+     512,
+     128,
+     64,
+     128,
+     0,
+     0,
+     0,
+     0,
+     0,
+     0,
+     0,
+     MLA_TOPK_GREEDY,
+     MLA_SCORING_SOFTMAX,
+     0,
+     0,
+     1e-6f,
+     MLA_ROPE_PAIR,
+     MLA_ROPE_DEFAULT,
+     1e4f,
+     0,
+     0,
+     0,
+     131072,
+     0,
+     {0}},
+    {"axk1",
+     163840,
+     7168,
+     61,
+     18432,
+     64,
+     1536,
+     512,
+     128,
+     64,
+     128,
+     192,
+     0,
+     8,
+     2048,
+     1,
+     8,
+     4,
+     MLA_TOPK_NOAUX_TC,
+     MLA_SCORING_SIGMOID,
+     1,
+     2.5f,
+     1e-6f,
+     MLA_ROPE_PAIR,
+     MLA_ROPE_DEFAULT,
+     1e4f,
+     0,
+     0,
+     0,
+     32768,
+     0,
+     {0}},
 };
 
 mla_result mla_config_preset(mla_config *out, const char *name, mla_error *err) {
@@ -2602,21 +3756,26 @@ mla_result mla_config_preset(mla_config *out, const char *name, mla_error *err) 
     out->vocab_size = p->V, out->hidden_size = p->D, out->num_hidden_layers = p->L, out->intermediate_size = p->d_ff;
     out->num_attention_heads = p->H, out->q_lora_rank = p->Q, out->kv_lora_rank = p->R;
     out->qk_nope_head_dim = p->nope, out->qk_rope_head_dim = p->rope, out->v_head_dim = p->v;
-    out->n_routed_experts = p->E, out->zero_expert_num = p->Z, out->num_experts_per_tok = p->K, out->moe_intermediate_size = p->I;
-    out->n_shared_experts = p->shared, out->n_group = p->n_group, out->topk_group = p->topk_group, out->topk_method = p->topk;
-    out->scoring_func = p->scoring, out->norm_topk_prob = p->norm, out->routed_scaling_factor = p->routed, out->block_norm.eps = p->eps;
-    out->rope.layout = p->layout, out->rope.scaling = p->scaling, out->rope.theta = p->theta, out->rope.factor = p->factor;
+    out->n_routed_experts = p->E, out->zero_expert_num = p->Z, out->num_experts_per_tok = p->K,
+    out->moe_intermediate_size = p->I;
+    out->n_shared_experts = p->shared, out->n_group = p->n_group, out->topk_group = p->topk_group,
+    out->topk_method = p->topk;
+    out->scoring_func = p->scoring, out->norm_topk_prob = p->norm, out->routed_scaling_factor = p->routed,
+    out->block_norm.eps = p->eps;
+    out->rope.layout = p->layout, out->rope.scaling = p->scaling, out->rope.theta = p->theta,
+    out->rope.factor = p->factor;
     out->rope.beta_fast = p->beta_fast, out->rope.mscale = out->rope.mscale_all_dim = p->mscale;
     out->rope.max_position_embeddings = p->max_positions, out->rope.original_max_position_embeddings = p->original;
     out->q_scale = p->few[0], out->latent_scale = p->few[1], out->embed_scale = p->few[2];
     out->residual_scale = p->few[3], out->logits_scale = p->few[4];
     out->temperature_beta = p->few[5], out->temperature_period = (int)p->few[6];
-    out->index_topk = (int)p->few[7], out->index_n_heads = (int)p->few[8], out->index_rope = (mla_rope_layout)(int)p->few[9];
+    out->index_topk = (int)p->few[7], out->index_n_heads = (int)p->few[8],
+    out->index_rope = (mla_rope_layout)(int)p->few[9];
     out->index_head_dim = out->index_topk ? 128 : 0;
     return MLA_OK;
 }
 
-/* ---- config and weights: everything is checked here, so that nothing after it can fail ---- */
+/* ---- config and weights: everything is checked here, so that nothing after it can fail --------------------------- */
 
 #define MLA__DIM_MAX (1 << 24)
 
@@ -2627,7 +3786,8 @@ static int mla__bad_int(mla_error *err, const char *name, int v, int least, int 
 }
 static int mla__bad_float(mla_error *err, const char *name, float v, float least) {
     if (v >= least && v <= 3.0e38f) return 0;
-    mla__fail(err, MLA_ERR_CONFIG, "config.%s: %g, must be a finite number not below %g", name, (double)v, (double)least);
+    mla__fail(err, MLA_ERR_CONFIG, "config.%s: %g, must be a finite number not below %g", name, (double)v,
+              (double)least);
     return 1;
 }
 static int mla__bad_product(mla_error *err, const char *name, double a, double b) {
@@ -2646,13 +3806,15 @@ static int mla__bad_norm(mla_error *err, const char *name, mla_norm *n) {
 }
 
 static int mla__bad_rope(mla_error *err, mla_rope *r, int P) {
-    if (mla__bad_int(err, "rope.layout", (int)r->layout, 0, MLA_ROPE_NONE) || mla__bad_int(err, "rope.scaling", (int)r->scaling, 0, MLA_ROPE_LONGROPE) ||
+    if (mla__bad_int(err, "rope.layout", (int)r->layout, 0, MLA_ROPE_NONE) ||
+        mla__bad_int(err, "rope.scaling", (int)r->scaling, 0, MLA_ROPE_LONGROPE) ||
         mla__bad_int(err, "rope.max_position_embeddings", r->max_position_embeddings, 0, INT32_MAX) ||
         mla__bad_int(err, "rope.original_max_position_embeddings", r->original_max_position_embeddings, 0, INT32_MAX) ||
         mla__bad_int(err, "rope.length", r->length, 0, INT32_MAX) || mla__bad_float(err, "rope.theta", r->theta, 0) ||
         mla__bad_float(err, "rope.factor", r->factor, 0) || mla__bad_float(err, "rope.beta_fast", r->beta_fast, 0) ||
         mla__bad_float(err, "rope.beta_slow", r->beta_slow, 0) || mla__bad_float(err, "rope.mscale", r->mscale, 0) ||
-        mla__bad_float(err, "rope.mscale_all_dim", r->mscale_all_dim, 0) || mla__bad_float(err, "rope.attention_factor", r->attention_factor, 0))
+        mla__bad_float(err, "rope.mscale_all_dim", r->mscale_all_dim, 0) ||
+        mla__bad_float(err, "rope.attention_factor", r->attention_factor, 0))
         return 1;
     if (P % 2 && r->layout != MLA_ROPE_NONE) {
         mla__fail(err, MLA_ERR_CONFIG, "config.qk_rope_head_dim: %d is odd, rotation needs pairs", P);
@@ -2683,10 +3845,12 @@ static int mla__bad_rope(mla_error *err, mla_rope *r, int P) {
         const int far = r->length > r->original_max_position_embeddings;
         const float *f = far ? r->long_factor : r->short_factor;
         const char *name = far ? "long_factor" : "short_factor";
-        if (!f) mla__fail(err, MLA_ERR_CONFIG, "config.rope.%s: missing, longrope needs it at length %d", name, r->length);
+        if (!f)
+            mla__fail(err, MLA_ERR_CONFIG, "config.rope.%s: missing, longrope needs it at length %d", name, r->length);
         for (int i = 0; f && i < P / 2; i++)
             if (!(f[i] > 0 && f[i] < 3.0e38f)) {
-                mla__fail(err, MLA_ERR_CONFIG, "config.rope.%s[%d]: %g, must be finite and above 0", name, i, (double)f[i]);
+                mla__fail(err, MLA_ERR_CONFIG, "config.rope.%s[%d]: %g, must be finite and above 0", name, i,
+                          (double)f[i]);
                 return 1;
             }
         return !f;
@@ -2696,13 +3860,17 @@ static int mla__bad_rope(mla_error *err, mla_rope *r, int P) {
 
 static int mla__bad_indexer(mla_error *err, mla_config *c) {
     const int used = c->index_topk > 0;
-    if (mla__bad_int(err, "index_topk", c->index_topk, 0, MLA__DIM_MAX) || mla__bad_int(err, "index_rope", (int)c->index_rope, 0, MLA_ROPE_NONE) ||
+    if (mla__bad_int(err, "index_topk", c->index_topk, 0, MLA__DIM_MAX) ||
+        mla__bad_int(err, "index_rope", (int)c->index_rope, 0, MLA_ROPE_NONE) ||
         mla__bad_int(err, "index_n_heads", c->index_n_heads, used, 65536) ||
-        mla__bad_int(err, "index_head_dim", c->index_head_dim, used ? mla__max(1, c->qk_rope_head_dim) : 0, MLA__DIM_MAX) ||
+        mla__bad_int(err, "index_head_dim", c->index_head_dim, used ? mla__max(1, c->qk_rope_head_dim) : 0,
+                     MLA__DIM_MAX) ||
         mla__bad_product(err, "index_n_heads * index_head_dim", c->index_n_heads, c->index_head_dim))
         return 1;
     if (used && c->q_lora_rank == 0) {
-        mla__fail(err, MLA_ERR_CONFIG, "config.q_lora_rank: 0, but with index_topk %d an indexer takes its queries from that latent", c->index_topk);
+        mla__fail(err, MLA_ERR_CONFIG,
+                  "config.q_lora_rank: 0, but with index_topk %d an indexer takes its queries from that latent",
+                  c->index_topk);
         return 1;
     }
     if (c->rope.layout == MLA_ROPE_NONE) c->index_rope = MLA_ROPE_NONE;
@@ -2713,52 +3881,68 @@ static int mla__bad_indexer(mla_error *err, mla_config *c) {
 static mla_result mla__config_resolve(mla_config *c, mla_error *err) {
     const int most = MLA__DIM_MAX;
     const int attn = c->num_attention_heads != 0, moe = c->n_routed_experts != 0;
-    if (mla__bad_int(err, "hidden_size", c->hidden_size, 1, most) || mla__bad_int(err, "num_hidden_layers", c->num_hidden_layers, 1, 65536) ||
+    if (mla__bad_int(err, "hidden_size", c->hidden_size, 1, most) ||
+        mla__bad_int(err, "num_hidden_layers", c->num_hidden_layers, 1, 65536) ||
         mla__bad_int(err, "num_nextn_predict_layers", c->num_nextn_predict_layers, 0, 65536) ||
-        mla__bad_int(err, "vocab_size", c->vocab_size, 0, most) || mla__bad_int(err, "intermediate_size", c->intermediate_size, 0, most) ||
-        mla__bad_int(err, "num_attention_heads", c->num_attention_heads, 0, 65536) || mla__bad_int(err, "q_lora_rank", c->q_lora_rank, 0, most) ||
-        mla__bad_int(err, "kv_lora_rank", c->kv_lora_rank, attn, most) || mla__bad_int(err, "qk_nope_head_dim", c->qk_nope_head_dim, attn, most) ||
-        mla__bad_int(err, "qk_rope_head_dim", c->qk_rope_head_dim, 0, most) || mla__bad_int(err, "v_head_dim", c->v_head_dim, attn, most) ||
-        mla__bad_int(err, "mask", (int)c->mask, 0, MLA_MASK_NONE) || mla__bad_float(err, "softmax_scale", c->softmax_scale, 0) ||
-        mla__bad_float(err, "q_scale", c->q_scale, 0) || mla__bad_float(err, "latent_scale", c->latent_scale, 0) ||
+        mla__bad_int(err, "vocab_size", c->vocab_size, 0, most) ||
+        mla__bad_int(err, "intermediate_size", c->intermediate_size, 0, most) ||
+        mla__bad_int(err, "num_attention_heads", c->num_attention_heads, 0, 65536) ||
+        mla__bad_int(err, "q_lora_rank", c->q_lora_rank, 0, most) ||
+        mla__bad_int(err, "kv_lora_rank", c->kv_lora_rank, attn, most) ||
+        mla__bad_int(err, "qk_nope_head_dim", c->qk_nope_head_dim, attn, most) ||
+        mla__bad_int(err, "qk_rope_head_dim", c->qk_rope_head_dim, 0, most) ||
+        mla__bad_int(err, "v_head_dim", c->v_head_dim, attn, most) ||
+        mla__bad_int(err, "mask", (int)c->mask, 0, MLA_MASK_NONE) ||
+        mla__bad_float(err, "softmax_scale", c->softmax_scale, 0) || mla__bad_float(err, "q_scale", c->q_scale, 0) ||
+        mla__bad_float(err, "latent_scale", c->latent_scale, 0) ||
         mla__bad_float(err, "temperature_beta", c->temperature_beta, 0) ||
         mla__bad_int(err, "temperature_period", c->temperature_period, c->temperature_beta > 0, INT32_MAX) ||
-        mla__bad_float(err, "embed_scale", c->embed_scale, 0) || mla__bad_float(err, "residual_scale", c->residual_scale, 0) ||
-        mla__bad_float(err, "logits_scale", c->logits_scale, 0) || mla__bad_int(err, "n_routed_experts", c->n_routed_experts, 0, 65536) ||
+        mla__bad_float(err, "embed_scale", c->embed_scale, 0) ||
+        mla__bad_float(err, "residual_scale", c->residual_scale, 0) ||
+        mla__bad_float(err, "logits_scale", c->logits_scale, 0) ||
+        mla__bad_int(err, "n_routed_experts", c->n_routed_experts, 0, 65536) ||
         mla__bad_int(err, "zero_expert_num", c->zero_expert_num, 0, moe ? 65536 : 0) ||
         mla__bad_int(err, "num_experts_per_tok", c->num_experts_per_tok, moe, moe ? mla__choices(c) : most) ||
         mla__bad_int(err, "moe_intermediate_size", c->moe_intermediate_size, moe, most) ||
-        mla__bad_int(err, "n_shared_experts", c->n_shared_experts, 0, 65536) || mla__bad_int(err, "n_group", c->n_group, 0, 65536) ||
-        mla__bad_int(err, "topk_group", c->topk_group, 0, 65536) || mla__bad_int(err, "topk_method", (int)c->topk_method, 0, MLA_TOPK_NOAUX_TC) ||
+        mla__bad_int(err, "n_shared_experts", c->n_shared_experts, 0, 65536) ||
+        mla__bad_int(err, "n_group", c->n_group, 0, 65536) ||
+        mla__bad_int(err, "topk_group", c->topk_group, 0, 65536) ||
+        mla__bad_int(err, "topk_method", (int)c->topk_method, 0, MLA_TOPK_NOAUX_TC) ||
         mla__bad_int(err, "scoring_func", (int)c->scoring_func, 0, MLA_SCORING_SIGMOID) ||
-        mla__bad_float(err, "routed_scaling_factor", c->routed_scaling_factor, 0) || mla__bad_norm(err, "q_norm", &c->q_norm) ||
-        mla__bad_norm(err, "kv_norm", &c->kv_norm) || mla__bad_norm(err, "block_norm", &c->block_norm) ||
+        mla__bad_float(err, "routed_scaling_factor", c->routed_scaling_factor, 0) ||
+        mla__bad_norm(err, "q_norm", &c->q_norm) || mla__bad_norm(err, "kv_norm", &c->kv_norm) ||
+        mla__bad_norm(err, "block_norm", &c->block_norm) ||
         mla__bad_product(err, "num_attention_heads * (qk_nope_head_dim + qk_rope_head_dim)", c->num_attention_heads,
                          (double)c->qk_nope_head_dim + c->qk_rope_head_dim) ||
         mla__bad_product(err, "num_attention_heads * (qk_nope_head_dim + v_head_dim)", c->num_attention_heads,
                          (double)c->qk_nope_head_dim + c->v_head_dim) ||
-        mla__bad_product(err, "n_shared_experts * moe_intermediate_size", c->n_shared_experts, c->moe_intermediate_size) ||
+        mla__bad_product(err, "n_shared_experts * moe_intermediate_size", c->n_shared_experts,
+                         c->moe_intermediate_size) ||
         mla__bad_product(err, "(num_experts_per_tok + n_shared_experts) * moe_intermediate_size",
                          (double)c->num_experts_per_tok + c->n_shared_experts, c->moe_intermediate_size) ||
         mla__bad_rope(err, &c->rope, c->qk_rope_head_dim) || mla__bad_indexer(err, c))
         return MLA_ERR_CONFIG;
     if (c->n_group == 0) c->n_group = 1;
     if (c->topk_group == 0) c->topk_group = 1;
-    float *const scales[] = {&c->routed_scaling_factor, &c->q_scale, &c->latent_scale, &c->embed_scale, &c->residual_scale, &c->logits_scale};
+    float *const scales[] = {&c->routed_scaling_factor, &c->q_scale,        &c->latent_scale,
+                             &c->embed_scale,           &c->residual_scale, &c->logits_scale};
     for (int i = 0; i < 6; i++)
         if (*scales[i] == 0) *scales[i] = 1;
     if (moe) {
         const int n = mla__choices(c), per = n / c->n_group;
         if (n % c->n_group)
-            return mla__fail(err, MLA_ERR_CONFIG, "config.n_group: %d does not divide n_routed_experts%s %d", c->n_group,
-                             c->zero_expert_num ? " + zero_expert_num" : "", n);
+            return mla__fail(err, MLA_ERR_CONFIG, "config.n_group: %d does not divide n_routed_experts%s %d",
+                             c->n_group, c->zero_expert_num ? " + zero_expert_num" : "", n);
         if (c->topk_group > c->n_group)
-            return mla__fail(err, MLA_ERR_CONFIG, "config.topk_group: %d is more than n_group %d", c->topk_group, c->n_group);
+            return mla__fail(err, MLA_ERR_CONFIG, "config.topk_group: %d is more than n_group %d", c->topk_group,
+                             c->n_group);
         if (c->topk_method != MLA_TOPK_GREEDY && c->num_experts_per_tok > (double)c->topk_group * per)
-            return mla__fail(err, MLA_ERR_CONFIG, "config.num_experts_per_tok: %d, but topk_group %d of n_group %d leave %d experts",
+            return mla__fail(err, MLA_ERR_CONFIG,
+                             "config.num_experts_per_tok: %d, but topk_group %d of n_group %d leave %d experts",
                              c->num_experts_per_tok, c->topk_group, c->n_group, c->topk_group * per);
         if (c->topk_method == MLA_TOPK_NOAUX_TC && c->n_group > 1 && per < 2)
-            return mla__fail(err, MLA_ERR_CONFIG, "config.n_group: %d leaves groups of one expert, noaux_tc adds the best two of each",
+            return mla__fail(err, MLA_ERR_CONFIG,
+                             "config.n_group: %d leaves groups of one expert, noaux_tc adds the best two of each",
                              c->n_group);
     }
     if (attn && c->softmax_scale == 0) {
@@ -2778,28 +3962,34 @@ typedef struct mla__check { /* the first tensor at fault */
 
 enum { MLA__OPTIONAL = 0, MLA__REQUIRED = 1, MLA__VECTOR = 2, MLA__LINEAR = 4 };
 
-static void mla__want(mla__check *k, const char *name, const char *part, const mla_tensor *t, int rows, int cols, int how) {
+static void mla__want(mla__check *k, const char *name, const char *part, const mla_tensor *t, int rows, int cols,
+                      int how) {
     char shape[40];
     const int vector = (how & MLA__VECTOR) != 0;
     if (k->result != MLA_OK || (!t->data && !(how & MLA__REQUIRED))) return;
-    if (vector) snprintf(shape, sizeof shape, "[%d]", cols);
-    else snprintf(shape, sizeof shape, "[%d, %d]", rows, cols);
+    if (vector)
+        snprintf(shape, sizeof shape, "[%d]", cols);
+    else
+        snprintf(shape, sizeof shape, "[%d, %d]", rows, cols);
     if (!t->data)
-        k->result = mla__fail(k->err, MLA_ERR_WEIGHTS, "weights.%s%s%s: missing, expected %s", k->at, name, part, shape);
-    else if ((unsigned)t->dtype >= (unsigned)(vector ? MLA_E4M3 : MLA_UE8M0) || (mla__x16(t->dtype) && !(how & MLA__LINEAR)))
-        k->result = mla__fail(k->err, MLA_ERR_WEIGHTS, "weights.%s%s%s: dtype %s (%d) cannot stand here", k->at, name, part,
-                              mla_dtype_name(t->dtype), (int)t->dtype);
+        k->result =
+            mla__fail(k->err, MLA_ERR_WEIGHTS, "weights.%s%s%s: missing, expected %s", k->at, name, part, shape);
+    else if ((unsigned)t->dtype >= (unsigned)(vector ? MLA_E4M3 : MLA_UE8M0) ||
+             (mla__x16(t->dtype) && !(how & MLA__LINEAR)))
+        k->result = mla__fail(k->err, MLA_ERR_WEIGHTS, "weights.%s%s%s: dtype %s (%d) cannot stand here", k->at, name,
+                              part, mla_dtype_name(t->dtype), (int)t->dtype);
     else if (t->rows != rows || t->cols != cols)
-        k->result = mla__fail(k->err, MLA_ERR_WEIGHTS, "weights.%s%s%s: [%d, %d], expected %s", k->at, name, part, t->rows, t->cols, shape);
+        k->result = mla__fail(k->err, MLA_ERR_WEIGHTS, "weights.%s%s%s: [%d, %d], expected %s", k->at, name, part,
+                              t->rows, t->cols, shape);
     else if (mla__grouped(t->dtype) && t->cols % MLA_GROUP)
-        k->result = mla__fail(k->err, MLA_ERR_WEIGHTS, "weights.%s%s%s: rows of %d, %s needs a multiple of %d", k->at, name, part, t->cols,
-                              mla_dtype_name(t->dtype), MLA_GROUP);
+        k->result = mla__fail(k->err, MLA_ERR_WEIGHTS, "weights.%s%s%s: rows of %d, %s needs a multiple of %d", k->at,
+                              name, part, t->cols, mla_dtype_name(t->dtype), MLA_GROUP);
     else if (mla__x16(t->dtype) && t->rows % 16)
-        k->result = mla__fail(k->err, MLA_ERR_WEIGHTS, "weights.%s%s%s: %d rows, %s needs a multiple of 16", k->at, name, part, t->rows,
-                              mla_dtype_name(t->dtype));
+        k->result = mla__fail(k->err, MLA_ERR_WEIGHTS, "weights.%s%s%s: %d rows, %s needs a multiple of 16", k->at,
+                              name, part, t->rows, mla_dtype_name(t->dtype));
     else if (mla__scaled(t) && t->scale_dtype != MLA_F32 && t->scale_dtype != MLA_UE8M0)
-        k->result = mla__fail(k->err, MLA_ERR_WEIGHTS, "weights.%s%s%s: scale of dtype %s, expected f32 or ue8m0", k->at, name, part,
-                              mla_dtype_name(t->scale_dtype));
+        k->result = mla__fail(k->err, MLA_ERR_WEIGHTS, "weights.%s%s%s: scale of dtype %s, expected f32 or ue8m0",
+                              k->at, name, part, mla_dtype_name(t->scale_dtype));
 }
 static void mla__want_linear(mla__check *k, const char *name, const mla_linear *l, int out, int in) {
     const int exact = !strcmp(name, "attn.kv_b"); /* used both ways round */
@@ -2823,12 +4013,15 @@ static void mla__want_mlp(mla__check *k, const char *name, const mla_mlp_weights
     mla__want_linear(k, field, &w->down, D, inter);
 }
 static int mla__has_attn(const mla_attn_weights *a) {
-    return a->q.weight.data || a->q_a.weight.data || a->q_b.weight.data || a->kv_a.weight.data || a->kv_b.weight.data || a->o.weight.data;
+    return a->q.weight.data || a->q_a.weight.data || a->q_b.weight.data || a->kv_a.weight.data || a->kv_b.weight.data ||
+           a->o.weight.data;
 }
 static int mla__has_indexer(const mla_indexer_weights *i) {
     return i->wq_b.weight.data || i->wk.weight.data || i->k_norm.weight.data || i->weights_proj.data;
 }
-static int mla__has_mlp(const mla_mlp_weights *m) { return m->gate.weight.data || m->up.weight.data || m->down.weight.data; }
+static int mla__has_mlp(const mla_mlp_weights *m) {
+    return m->gate.weight.data || m->up.weight.data || m->down.weight.data;
+}
 static int mla__shortcut(const mla_layer_weights *l) { return l->moe.experts && mla__has_mlp(&l->mlp); }
 
 static const mla_norm mla__index_norm = {MLA_NORM_LAYER, 1e-6f};
@@ -2843,11 +4036,13 @@ static mla_result mla__weights_check(const mla_config *c, const mla_weights *w, 
     mla__check k;
     memset(&k, 0, sizeof k);
     k.err = err;
-    if (w->embed.data && c->vocab_size == 0) return mla__fail(err, MLA_ERR_CONFIG, "config.vocab_size: 0, but weights.embed is there");
+    if (w->embed.data && c->vocab_size == 0)
+        return mla__fail(err, MLA_ERR_CONFIG, "config.vocab_size: 0, but weights.embed is there");
     mla__want(&k, "embed", "", &w->embed, c->vocab_size, D, 0);
     mla__want(&k, "head", "", &w->head, c->vocab_size, D, MLA__LINEAR);
     if (w->norm.weight.data) mla__want_norm(&k, "norm", &w->norm, &c->block_norm, D);
-    if (!w->layers) return mla__fail(err, MLA_ERR_WEIGHTS, "weights.layers: NULL, expected %d layers", mla__all_layers(c));
+    if (!w->layers)
+        return mla__fail(err, MLA_ERR_WEIGHTS, "weights.layers: NULL, expected %d layers", mla__all_layers(c));
     if (!w->mtp && c->num_nextn_predict_layers)
         return mla__fail(err, MLA_ERR_WEIGHTS, "weights.mtp: NULL, expected %d", c->num_nextn_predict_layers);
     for (int i = 0; i < c->num_nextn_predict_layers && k.result == MLA_OK; i++) {
@@ -2857,7 +4052,8 @@ static mla_result mla__weights_check(const mla_config *c, const mla_weights *w, 
         if (x->hnorm.weight.data) mla__want_norm(&k, "hnorm", &x->hnorm, &c->block_norm, D);
         if (x->norm.weight.data) mla__want_norm(&k, "norm", &x->norm, &c->block_norm, D);
         if (x->eh_proj.weight.data) mla__want_linear(&k, "eh_proj", &x->eh_proj, D, 2 * D);
-        if (x->embed.data && c->vocab_size == 0) return mla__fail(err, MLA_ERR_CONFIG, "config.vocab_size: 0, but weights.mtp[%d].embed is there", i);
+        if (x->embed.data && c->vocab_size == 0)
+            return mla__fail(err, MLA_ERR_CONFIG, "config.vocab_size: 0, but weights.mtp[%d].embed is there", i);
         mla__want(&k, "embed", "", &x->embed, c->vocab_size, D, 0);
         mla__want(&k, "head", "", &x->head, c->vocab_size, D, MLA__LINEAR);
         k.dtypes |= x->head.data && k.result == MLA_OK ? 1u << x->head.dtype : 0;
@@ -2870,7 +4066,9 @@ static mla_result mla__weights_check(const mla_config *c, const mla_weights *w, 
         if (l->ffn_norm.weight.data) mla__want_norm(&k, "ffn_norm", &l->ffn_norm, &c->block_norm, D);
         if (l->ffn_out_norm.weight.data) mla__want_norm(&k, "ffn_out_norm", &l->ffn_out_norm, &c->block_norm, D);
         if (mla__has_attn(a)) {
-            if (H == 0) return mla__fail(err, MLA_ERR_CONFIG, "config.num_attention_heads: 0, but weights.layers[%d].attn is there", i);
+            if (H == 0)
+                return mla__fail(err, MLA_ERR_CONFIG,
+                                 "config.num_attention_heads: 0, but weights.layers[%d].attn is there", i);
             if (Q > 0) {
                 mla__want_linear(&k, "attn.q_a", &a->q_a, Q, D);
                 mla__want_linear(&k, "attn.q_b", &a->q_b, H * qk, Q);
@@ -2885,38 +4083,50 @@ static mla_result mla__weights_check(const mla_config *c, const mla_weights *w, 
         }
         if (c->index_topk > 0 && mla__has_indexer(&a->indexer)) {
             if (k.result == MLA_OK && !mla__has_attn(a))
-                return mla__fail(err, MLA_ERR_WEIGHTS, "weights.layers[%d].attn.indexer: there, but the attention it belongs to is not", i);
+                return mla__fail(err, MLA_ERR_WEIGHTS,
+                                 "weights.layers[%d].attn.indexer: there, but the attention it belongs to is not", i);
             mla__want_linear(&k, "attn.indexer.wq_b", &a->indexer.wq_b, c->index_n_heads * d, Q);
             mla__want_linear(&k, "attn.indexer.wk", &a->indexer.wk, d, D);
             mla__want_norm(&k, "attn.indexer.k_norm", &a->indexer.k_norm, &mla__index_norm, d);
-            mla__want(&k, "attn.indexer.weights_proj", "", &a->indexer.weights_proj, c->index_n_heads, D, MLA__REQUIRED);
+            mla__want(&k, "attn.indexer.weights_proj", "", &a->indexer.weights_proj, c->index_n_heads, D,
+                      MLA__REQUIRED);
             indexers++;
-        } else if (k.result == MLA_OK && c->index_topk > 0 && mla__has_attn(a) && (!indexers || i >= c->num_hidden_layers)) {
-            return mla__fail(err, MLA_ERR_WEIGHTS, "weights.layers[%d].attn.indexer: missing, and no layer before it %s (index_topk is %d)", i,
-                             indexers ? "is run in the same call" : "has one", c->index_topk);
+        } else if (k.result == MLA_OK && c->index_topk > 0 && mla__has_attn(a) &&
+                   (!indexers || i >= c->num_hidden_layers)) {
+            return mla__fail(err, MLA_ERR_WEIGHTS,
+                             "weights.layers[%d].attn.indexer: missing, and no layer before it %s (index_topk is %d)",
+                             i, indexers ? "is run in the same call" : "has one", c->index_topk);
         }
         if (mla__shortcut(l) && i >= c->num_hidden_layers - 1)
-            return mla__fail(err, MLA_ERR_WEIGHTS, "weights.layers[%d]: both mlp and moe are there, but no layer follows to add the experts after", i);
+            return mla__fail(
+                err, MLA_ERR_WEIGHTS,
+                "weights.layers[%d]: both mlp and moe are there, but no layer follows to add the experts after", i);
         if (mla__has_mlp(&l->mlp)) {
-            if (c->intermediate_size == 0) return mla__fail(err, MLA_ERR_CONFIG, "config.intermediate_size: 0, but weights.layers[%d].mlp is there", i);
+            if (c->intermediate_size == 0)
+                return mla__fail(err, MLA_ERR_CONFIG,
+                                 "config.intermediate_size: 0, but weights.layers[%d].mlp is there", i);
             mla__want_mlp(&k, "mlp", &l->mlp, c->intermediate_size, D);
         }
         if (l->moe.experts) {
             const int E = c->n_routed_experts;
             char field[32];
-            if (E == 0) return mla__fail(err, MLA_ERR_CONFIG, "config.n_routed_experts: 0, but weights.layers[%d].moe is there", i);
+            if (E == 0)
+                return mla__fail(err, MLA_ERR_CONFIG, "config.n_routed_experts: 0, but weights.layers[%d].moe is there",
+                                 i);
             mla__want(&k, "moe.router", "", &l->moe.router, mla__choices(c), D, MLA__REQUIRED);
             mla__want(&k, "moe.router_bias", "", &l->moe.router_bias, 1, mla__choices(c), MLA__VECTOR);
             for (int e = 0; e < E && k.result == MLA_OK; e++) {
                 snprintf(field, sizeof field, "moe.experts[%d]", e);
                 mla__want_mlp(&k, field, &l->moe.experts[e], c->moe_intermediate_size, D);
             }
-            if (c->n_shared_experts > 0) mla__want_mlp(&k, "moe.shared", &l->moe.shared, c->n_shared_experts * c->moe_intermediate_size, D);
+            if (c->n_shared_experts > 0)
+                mla__want_mlp(&k, "moe.shared", &l->moe.shared, c->n_shared_experts * c->moe_intermediate_size, D);
         } else if (l->moe.router.data) {
             return mla__fail(err, MLA_ERR_WEIGHTS, "weights.layers[%d].moe.experts: NULL, but moe.router is there", i);
         }
     }
-    if (k.result == MLA_OK) *dtypes = k.dtypes | (w->embed.data ? 1u << w->embed.dtype : 0) | (w->head.data ? 1u << w->head.dtype : 0);
+    if (k.result == MLA_OK)
+        *dtypes = k.dtypes | (w->embed.data ? 1u << w->embed.dtype : 0) | (w->head.data ? 1u << w->head.dtype : 0);
     return k.result;
 }
 
@@ -2928,7 +4138,7 @@ struct mla_model {
     mla_mlp_weights *experts;
     float *inv, amp;
     int *indexer, n_indexers; /* [layers]: which of the indexers in use is a layer's own, -1: none */
-    unsigned dtypes; /* of the linears, a bit each */
+    unsigned dtypes;          /* of the linears, a bit each */
     mla_allocator alloc;
     void *memory; /* what destroy gives back */
 };
@@ -2959,7 +4169,8 @@ size_t mla_model_size(const mla_config *config) {
     return bytes;
 }
 
-mla_result mla_model_init(mla_model **out, void *memory, size_t bytes, const mla_config *config, const mla_weights *weights, mla_error *err) {
+mla_result mla_model_init(mla_model **out, void *memory, size_t bytes, const mla_config *config,
+                          const mla_weights *weights, mla_error *err) {
     mla_config c;
     mla_model *m;
     size_t need;
@@ -2967,9 +4178,13 @@ mla_result mla_model_init(mla_model **out, void *memory, size_t bytes, const mla
     mla_result r;
     if (out) *out = NULL;
     if (!out || !config || !weights)
-        return mla__fail(err, MLA_ERR_ARGUMENT, "mla_model_init: %s is NULL", !out ? "out" : !config ? "config" : "weights");
+        return mla__fail(err, MLA_ERR_ARGUMENT, "mla_model_init: %s is NULL",
+                         !out      ? "out"
+                         : !config ? "config"
+                                   : "weights");
     c = *config;
-    if ((r = mla__config_resolve(&c, err)) != MLA_OK || (r = mla__weights_check(&c, weights, &dtypes, err)) != MLA_OK) return r;
+    if ((r = mla__config_resolve(&c, err)) != MLA_OK || (r = mla__weights_check(&c, weights, &dtypes, err)) != MLA_OK)
+        return r;
     mla__model_layout(&c, NULL, &need);
     if ((r = mla__fits(memory, bytes, need, "mla_model_init", err)) != MLA_OK) return r;
     m = mla__model_layout(&c, memory, &need);
@@ -2994,13 +4209,16 @@ mla_result mla_model_init(mla_model **out, void *memory, size_t bytes, const mla
     m->amp = mla__rope_resolve(m->inv, &c.rope, c.qk_rope_head_dim);
     for (int i = 0; i < c.qk_rope_head_dim / 2 && c.rope.layout != MLA_ROPE_NONE; i++)
         if (!(fabsf(m->inv[i]) < 3.0e38f) || !(m->amp < 3.0e38f))
-            return mla__fail(err, MLA_ERR_CONFIG, "config.rope: inverse frequency %d is %g, amplitude %g", i, (double)m->inv[i], (double)m->amp);
-    m->c.rope.inv_freq = m->c.rope.short_factor = m->c.rope.long_factor = NULL; /* used up; the caller's arrays may go */
+            return mla__fail(err, MLA_ERR_CONFIG, "config.rope: inverse frequency %d is %g, amplitude %g", i,
+                             (double)m->inv[i], (double)m->amp);
+    m->c.rope.inv_freq = m->c.rope.short_factor = m->c.rope.long_factor =
+        NULL; /* used up; the caller's arrays may go */
     *out = m;
     return MLA_OK;
 }
 
-mla_result mla_model_create(mla_model **out, const mla_config *config, const mla_weights *weights, const mla_allocator *alloc, mla_error *err) {
+mla_result mla_model_create(mla_model **out, const mla_config *config, const mla_weights *weights,
+                            const mla_allocator *alloc, mla_error *err) {
     mla_config c;
     void *memory;
     size_t bytes;
@@ -3008,9 +4226,13 @@ mla_result mla_model_create(mla_model **out, const mla_config *config, const mla
     mla_result r;
     if (out) *out = NULL;
     if (!out || !config || !weights)
-        return mla__fail(err, MLA_ERR_ARGUMENT, "mla_model_create: %s is NULL", !out ? "out" : !config ? "config" : "weights");
+        return mla__fail(err, MLA_ERR_ARGUMENT, "mla_model_create: %s is NULL",
+                         !out      ? "out"
+                         : !config ? "config"
+                                   : "weights");
     c = *config;
-    if ((r = mla__config_resolve(&c, err)) != MLA_OK || (r = mla__weights_check(&c, weights, &dtypes, err)) != MLA_OK) return r;
+    if ((r = mla__config_resolve(&c, err)) != MLA_OK || (r = mla__weights_check(&c, weights, &dtypes, err)) != MLA_OK)
+        return r;
     mla__model_layout(&c, NULL, &bytes);
     if ((r = mla__allocate(&memory, alloc, bytes, "model", err)) != MLA_OK) return r;
     if ((r = mla_model_init(out, memory, bytes, config, weights, err)) == MLA_OK) {
@@ -3034,24 +4256,29 @@ const mla_config *mla_model_config(const mla_model *m) { return &m->c; }
 const float *mla_model_inv_freq(const mla_model *m) { return m->inv; }
 float mla_model_rope_amplitude(const mla_model *m) { return m->amp; }
 
-static double mla__linear_bytes(const mla_linear *l) { return mla__tensor_bytes(&l->weight) + mla__tensor_bytes(&l->bias); }
+static double mla__linear_bytes(const mla_linear *l) {
+    return mla__tensor_bytes(&l->weight) + mla__tensor_bytes(&l->bias);
+}
 static double mla__mlp_bytes(const mla_mlp_weights *w) {
     return mla__linear_bytes(&w->gate) + mla__linear_bytes(&w->up) + mla__linear_bytes(&w->down);
 }
-static double mla__norm_bytes(const mla_norm_weights *w) { return mla__tensor_bytes(&w->weight) + mla__tensor_bytes(&w->bias); }
+static double mla__norm_bytes(const mla_norm_weights *w) {
+    return mla__tensor_bytes(&w->weight) + mla__tensor_bytes(&w->bias);
+}
 
 static double mla__layer_bytes(const mla_model *m, int layer, int n_tokens) {
     const mla_layer_weights *l = &m->layers[layer];
     const mla_attn_weights *a = &l->attn;
     const int E = m->c.n_routed_experts;
-    const double share = n_tokens > 0 && E > 0 ? 1 - pow(1 - (double)m->c.num_experts_per_tok / mla__choices(&m->c), n_tokens) : 1;
+    const double share =
+        n_tokens > 0 && E > 0 ? 1 - pow(1 - (double)m->c.num_experts_per_tok / mla__choices(&m->c), n_tokens) : 1;
     double sum = mla__norm_bytes(&l->attn_norm) + mla__norm_bytes(&l->ffn_norm) + mla__norm_bytes(&l->ffn_out_norm) +
-                 mla__linear_bytes(&a->q) + mla__linear_bytes(&a->q_a) +
-                 mla__linear_bytes(&a->q_b) + mla__linear_bytes(&a->kv_a) + mla__linear_bytes(&a->kv_b) + mla__linear_bytes(&a->o) +
+                 mla__linear_bytes(&a->q) + mla__linear_bytes(&a->q_a) + mla__linear_bytes(&a->q_b) +
+                 mla__linear_bytes(&a->kv_a) + mla__linear_bytes(&a->kv_b) + mla__linear_bytes(&a->o) +
                  mla__norm_bytes(&a->q_norm) + mla__norm_bytes(&a->kv_norm) + mla__mlp_bytes(&l->mlp);
     if (m->indexer[layer] >= 0)
-        sum += mla__linear_bytes(&a->indexer.wq_b) + mla__linear_bytes(&a->indexer.wk) + mla__norm_bytes(&a->indexer.k_norm) +
-               mla__tensor_bytes(&a->indexer.weights_proj);
+        sum += mla__linear_bytes(&a->indexer.wq_b) + mla__linear_bytes(&a->indexer.wk) +
+               mla__norm_bytes(&a->indexer.k_norm) + mla__tensor_bytes(&a->indexer.weights_proj);
     if (!l->moe.experts) return sum;
     sum += mla__tensor_bytes(&l->moe.router) + mla__tensor_bytes(&l->moe.router_bias) + mla__mlp_bytes(&l->moe.shared);
     for (int e = 0; e < E; e++) sum += share * mla__mlp_bytes(&l->moe.experts[e]);
@@ -3061,8 +4288,9 @@ static double mla__layer_bytes(const mla_model *m, int layer, int n_tokens) {
 double mla_mtp_bytes(const mla_model *m, int depth, int n_tokens) {
     const mla_mtp_weights *x = depth >= 0 && depth < m->c.num_nextn_predict_layers ? &m->mtp[depth] : NULL;
     if (!x) return 0;
-    return mla__norm_bytes(&x->enorm) + mla__norm_bytes(&x->hnorm) + mla__norm_bytes(&x->norm) + mla__linear_bytes(&x->eh_proj) +
-           mla__tensor_bytes(&x->head) + mla__layer_bytes(m, m->c.num_hidden_layers + depth, n_tokens);
+    return mla__norm_bytes(&x->enorm) + mla__norm_bytes(&x->hnorm) + mla__norm_bytes(&x->norm) +
+           mla__linear_bytes(&x->eh_proj) + mla__tensor_bytes(&x->head) +
+           mla__layer_bytes(m, m->c.num_hidden_layers + depth, n_tokens);
 }
 
 double mla_model_bytes(const mla_model *m, int n_tokens) {
@@ -3070,7 +4298,8 @@ double mla_model_bytes(const mla_model *m, int n_tokens) {
     double sum = mla__tensor_bytes(&m->w.head) + mla__norm_bytes(&m->w.norm);
     if (n_tokens <= 0 && !tied) sum += mla__tensor_bytes(&m->w.embed);
     for (int i = 0; i < m->c.num_hidden_layers; i++) sum += mla__layer_bytes(m, i, n_tokens);
-    for (int i = 0; i < m->c.num_nextn_predict_layers && n_tokens <= 0; i++) { /* what is the model's own has been counted */
+    for (int i = 0; i < m->c.num_nextn_predict_layers && n_tokens <= 0;
+         i++) { /* what is the model's own has been counted */
         const mla_mtp_weights *x = &m->mtp[i];
         sum += mla_mtp_bytes(m, i, 0) - (x->head.data == m->w.head.data ? mla__tensor_bytes(&x->head) : 0);
         if (x->embed.data != m->w.embed.data && x->embed.data != x->head.data) sum += mla__tensor_bytes(&x->embed);
@@ -3078,7 +4307,7 @@ double mla_model_bytes(const mla_model *m, int n_tokens) {
     return sum;
 }
 
-/* ---- cache ---- */
+/* ---- cache ------------------------------------------------------------------------------------------------------- */
 
 struct mla_pool {
     int n_pages, n_layers, width, n_free;
@@ -3097,10 +4326,12 @@ struct mla_cache {
     int in_call; /* marks the sequences of a call, to find doubles */
     mla_dtype dtype, index_dtype;
     mla_pool *pool;
-    int *indexer; /* [n_layers], as the model has it */
+    int *indexer;        /* [n_layers], as the model has it */
     int *ahead, n_ahead; /* [num_nextn_predict_layers]: positions for which each of these layers has its rows */
-    int *table, n_pages; /* pages held, page p has rows 64p and up; they may reach beyond length while a call is under way */
-    int had_pages, *had; /* to take the last reservation back: how many pages were held before, and which, from that of position length on */
+    int *table,
+        n_pages; /* pages held, page p has rows 64p and up; they may reach beyond length while a call is under way */
+    int had_pages, *had; /* to take the last reservation back: how many pages were held before, and which, from that of
+                            position length on */
     unsigned char *rows; /* contiguous: [n_layers, capacity, width] */
     unsigned char *index_rows; /* [n_indexers, capacity, index_width] */
     mla_allocator alloc;
@@ -3109,40 +4340,48 @@ struct mla_cache {
 
 static int mla__index_width(const mla_model *m) { return m->n_indexers ? m->c.index_head_dim : 0; }
 
-static mla_result mla__row_dtype(mla_dtype t, int width, const char *what, const char *field, const char *of, mla_error *err) {
+static mla_result mla__row_dtype(mla_dtype t, int width, const char *what, const char *field, const char *of,
+                                 mla_error *err) {
     if (t != MLA_F32 && t != MLA_F16 && t != MLA_BF16 && t != MLA_Q8)
-        return mla__fail(err, MLA_ERR_ARGUMENT, "%s.%s: %s, must be f32, f16, bf16 or q8", what, field, mla_dtype_name(t));
+        return mla__fail(err, MLA_ERR_ARGUMENT, "%s.%s: %s, must be f32, f16, bf16 or q8", what, field,
+                         mla_dtype_name(t));
     if (t == MLA_Q8 && width % MLA_GROUP)
-        return mla__fail(err, MLA_ERR_ARGUMENT, "%s.%s: rows of %s = %d, q8 needs a multiple of %d", what, field, of, width, MLA_GROUP);
+        return mla__fail(err, MLA_ERR_ARGUMENT, "%s.%s: rows of %s = %d, q8 needs a multiple of %d", what, field, of,
+                         width, MLA_GROUP);
     return MLA_OK;
 }
-static mla_result mla__cache_dtypes(const mla_model *m, mla_dtype dtype, mla_dtype index_dtype, const char *what, mla_error *err) {
-    const mla_result r = mla__row_dtype(dtype, m->c.kv_lora_rank + m->c.qk_rope_head_dim, what, "dtype", "kv_lora_rank + qk_rope_head_dim", err);
-    return r != MLA_OK ? r : mla__row_dtype(index_dtype, mla__index_width(m), what, "index_dtype", "index_head_dim", err);
+static mla_result mla__cache_dtypes(const mla_model *m, mla_dtype dtype, mla_dtype index_dtype, const char *what,
+                                    mla_error *err) {
+    const mla_result r = mla__row_dtype(dtype, m->c.kv_lora_rank + m->c.qk_rope_head_dim, what, "dtype",
+                                        "kv_lora_rank + qk_rope_head_dim", err);
+    return r != MLA_OK ? r
+                       : mla__row_dtype(index_dtype, mla__index_width(m), what, "index_dtype", "index_head_dim", err);
 }
 
 /* Row at position: those after it in its page (or the whole cache) follow without gaps. */
 static unsigned char *mla__row(const mla_cache *k, int layer, int position) {
     const mla__sz bytes = mla__bytes(k->dtype, k->width);
     if (!k->pool) return k->rows + ((mla__sz)layer * k->capacity + position) * bytes;
-    return k->pool->rows + k->table[position / MLA_PAGE] * k->pool->page_bytes + ((mla__sz)layer * MLA_PAGE + position % MLA_PAGE) * bytes;
+    return k->pool->rows + k->table[position / MLA_PAGE] * k->pool->page_bytes +
+           ((mla__sz)layer * MLA_PAGE + position % MLA_PAGE) * bytes;
 }
 /* The same for the index keys of a layer that has them. */
 static unsigned char *mla__index_row(const mla_cache *k, int layer, int position) {
     const mla__sz bytes = mla__bytes(k->index_dtype, k->index_width), at = k->indexer[layer];
     if (!k->pool) return k->index_rows + (at * k->capacity + position) * bytes;
-    return k->pool->rows + k->table[position / MLA_PAGE] * k->pool->page_bytes + k->n_layers * MLA_PAGE * mla__bytes(k->dtype, k->width) +
-           (at * MLA_PAGE + position % MLA_PAGE) * bytes;
+    return k->pool->rows + k->table[position / MLA_PAGE] * k->pool->page_bytes +
+           k->n_layers * MLA_PAGE * mla__bytes(k->dtype, k->width) + (at * MLA_PAGE + position % MLA_PAGE) * bytes;
 }
 
-static mla_pool *mla__pool_layout(const mla_model *m, int n_pages, mla_dtype dtype, mla_dtype index_dtype, void *memory, size_t *bytes) {
+static mla_pool *mla__pool_layout(const mla_model *m, int n_pages, mla_dtype dtype, mla_dtype index_dtype, void *memory,
+                                  size_t *bytes) {
     mla__arena a;
     mla_pool *p = (mla_pool *)mla__begin(&a, memory, sizeof *p);
     const int width = m->c.kv_lora_rank + m->c.qk_rope_head_dim, index_width = mla__index_width(m);
     int *refs = MLA__TAKE(&a, int, n_pages), *free_pages = MLA__TAKE(&a, int, n_pages);
     const double latents = mla__all_layers(&m->c) * (double)mla__bytes(dtype, width);
     const double page_bytes = MLA_PAGE * (latents + m->n_indexers * (double)mla__bytes(index_dtype, index_width));
-    unsigned char *rows = MLA__TAKE(&a, unsigned char, n_pages * page_bytes);
+    unsigned char *rows = MLA__TAKE(&a, unsigned char, n_pages *page_bytes);
     *bytes = mla__total(&a);
     if (p) {
         memset(p, 0, sizeof *p);
@@ -3153,7 +4392,8 @@ static mla_pool *mla__pool_layout(const mla_model *m, int n_pages, mla_dtype dty
     }
     return p;
 }
-static mla_result mla__pool_check(const mla_model *m, int n_pages, mla_dtype dtype, mla_dtype index_dtype, mla_error *err) {
+static mla_result mla__pool_check(const mla_model *m, int n_pages, mla_dtype dtype, mla_dtype index_dtype,
+                                  mla_error *err) {
     if (!m) return mla__fail(err, MLA_ERR_ARGUMENT, "pool: model is NULL");
     if (n_pages < 1) return mla__fail(err, MLA_ERR_ARGUMENT, "pool.n_pages: %d, must be at least 1", n_pages);
     return mla__cache_dtypes(m, dtype, index_dtype, "pool", err);
@@ -3164,19 +4404,20 @@ size_t mla_pool_size(const mla_model *m, int n_pages, mla_dtype dtype, mla_dtype
     mla__pool_layout(m, n_pages, dtype, index_dtype, NULL, &bytes);
     return bytes;
 }
-mla_result mla_pool_init(mla_pool **out, void *memory, size_t bytes, const mla_model *m, int n_pages, mla_dtype dtype, mla_dtype index_dtype,
-                         mla_error *err) {
+mla_result mla_pool_init(mla_pool **out, void *memory, size_t bytes, const mla_model *m, int n_pages, mla_dtype dtype,
+                         mla_dtype index_dtype, mla_error *err) {
     mla_result r;
     size_t need;
     if (!out) return mla__fail(err, MLA_ERR_ARGUMENT, "pool: out is NULL");
     *out = NULL;
     if ((r = mla__pool_check(m, n_pages, dtype, index_dtype, err)) != MLA_OK) return r;
-    if ((r = mla__fits(memory, bytes, mla_pool_size(m, n_pages, dtype, index_dtype), "mla_pool_init", err)) != MLA_OK) return r;
+    if ((r = mla__fits(memory, bytes, mla_pool_size(m, n_pages, dtype, index_dtype), "mla_pool_init", err)) != MLA_OK)
+        return r;
     *out = mla__pool_layout(m, n_pages, dtype, index_dtype, memory, &need);
     return MLA_OK;
 }
-mla_result mla_pool_create(mla_pool **out, const mla_model *m, int n_pages, mla_dtype dtype, mla_dtype index_dtype, const mla_allocator *alloc,
-                           mla_error *err) {
+mla_result mla_pool_create(mla_pool **out, const mla_model *m, int n_pages, mla_dtype dtype, mla_dtype index_dtype,
+                           const mla_allocator *alloc, mla_error *err) {
     mla_result r;
     void *memory;
     size_t bytes;
@@ -3204,18 +4445,22 @@ static void mla__page_drop(mla_pool *p, int page) {
 
 static int mla__pages(int64_t tokens) { return (int)((tokens + MLA_PAGE - 1) / MLA_PAGE); }
 
-/* Make rows up to length + n writable: pages taken from the pool, a shared last page copied. FULL leaves all as it was. */
+/* Make rows up to length + n writable: pages taken from the pool, a shared last page copied. FULL leaves all as it was.
+ */
 static mla_result mla__reserve(mla_cache *k, int n, const char *who, mla_error *err) {
     mla_pool *p = k->pool;
     if (n > k->capacity - k->length)
-        return mla__fail(err, MLA_ERR_FULL, "%s: cache holds %d of %d tokens, %d more do not fit", who, k->length, k->capacity, n);
+        return mla__fail(err, MLA_ERR_FULL, "%s: cache holds %d of %d tokens, %d more do not fit", who, k->length,
+                         k->capacity, n);
     k->had_pages = k->n_pages;
     if (!p) return MLA_OK;
     const int first = k->length / MLA_PAGE, pages = mla__pages((int64_t)k->length + n);
     int copies = 0, fresh = pages > k->n_pages ? pages - k->n_pages : 0;
-    for (int i = first; i < k->n_pages; i++) copies += p->refs[k->table[i]] > 1; /* one at most, unless rows are written again */
+    for (int i = first; i < k->n_pages; i++)
+        copies += p->refs[k->table[i]] > 1; /* one at most, unless rows are written again */
     if (fresh + copies > p->n_free)
-        return mla__fail(err, MLA_ERR_FULL, "%s: %d pages needed, the pool has %d free", who, fresh + copies, p->n_free);
+        return mla__fail(err, MLA_ERR_FULL, "%s: %d pages needed, the pool has %d free", who, fresh + copies,
+                         p->n_free);
     for (int i = first; i < k->had_pages; i++) {
         const int from = k->had[i] = k->table[i];
         if (p->refs[from] == 1) continue;
@@ -3251,18 +4496,23 @@ static mla_cache *mla__cache_layout(const mla_model *m, const mla_cache_desc *d,
     mla_cache *k = (mla_cache *)mla__begin(&a, memory, sizeof *k);
     const int width = m->c.kv_lora_rank + m->c.qk_rope_head_dim;
     const int index_width = mla__index_width(m);
-    const mla_dtype dtype = d->pool ? d->pool->dtype : d->dtype, index_dtype = d->pool ? d->pool->index_dtype : d->index_dtype;
+    const mla_dtype dtype = d->pool ? d->pool->dtype : d->dtype,
+                    index_dtype = d->pool ? d->pool->index_dtype : d->index_dtype;
     const double rows_own = d->pool ? 0 : d->capacity;
     const double pages = d->pool ? (double)d->capacity / MLA_PAGE + 1 : 0;
-    int *table = MLA__TAKE(&a, int, pages), *had = MLA__TAKE(&a, int, pages), *indexer = MLA__TAKE(&a, int, mla__all_layers(&m->c));
+    int *table = MLA__TAKE(&a, int, pages), *had = MLA__TAKE(&a, int, pages),
+        *indexer = MLA__TAKE(&a, int, mla__all_layers(&m->c));
     int *ahead = MLA__TAKE(&a, int, m->c.num_nextn_predict_layers);
-    unsigned char *rows = MLA__TAKE(&a, unsigned char, rows_own * mla__all_layers(&m->c) * (double)mla__bytes(dtype, width));
-    unsigned char *index_rows = MLA__TAKE(&a, unsigned char, rows_own * m->n_indexers * (double)mla__bytes(index_dtype, index_width));
+    unsigned char *rows =
+        MLA__TAKE(&a, unsigned char, rows_own *mla__all_layers(&m->c) * (double)mla__bytes(dtype, width));
+    unsigned char *index_rows =
+        MLA__TAKE(&a, unsigned char, rows_own * m->n_indexers * (double)mla__bytes(index_dtype, index_width));
     *bytes = mla__total(&a);
     if (k) {
         memset(k, 0, sizeof *k);
         k->n_layers = mla__all_layers(&m->c), k->width = width, k->capacity = d->capacity, k->dtype = dtype;
-        k->pool = d->pool, k->table = table, k->had = had, k->rows = rows, k->index_rows = index_rows, k->indexer = indexer;
+        k->pool = d->pool, k->table = table, k->had = had, k->rows = rows, k->index_rows = index_rows,
+        k->indexer = indexer;
         k->n_indexers = m->n_indexers, k->index_width = index_width, k->index_dtype = index_dtype;
         k->ahead = ahead, k->n_ahead = m->c.num_nextn_predict_layers;
         for (int i = 0; i < k->n_ahead; i++) ahead[i] = 0;
@@ -3272,14 +4522,18 @@ static mla_cache *mla__cache_layout(const mla_model *m, const mla_cache_desc *d,
 }
 static mla_result mla__cache_check(const mla_model *m, const mla_cache_desc *d, mla_error *err) {
     if (!m || !d) return mla__fail(err, MLA_ERR_ARGUMENT, "cache: %s is NULL", m ? "desc" : "model");
-    if (m->c.num_attention_heads == 0) return mla__fail(err, MLA_ERR_ARGUMENT, "cache: the model has no attention (num_attention_heads is 0)");
+    if (m->c.num_attention_heads == 0)
+        return mla__fail(err, MLA_ERR_ARGUMENT, "cache: the model has no attention (num_attention_heads is 0)");
     if (d->capacity < 1) return mla__fail(err, MLA_ERR_ARGUMENT, "cache.capacity: %d, must be at least 1", d->capacity);
-    if (d->pool && (d->pool->n_layers != mla__all_layers(&m->c) || d->pool->width != m->c.kv_lora_rank + m->c.qk_rope_head_dim))
-        return mla__fail(err, MLA_ERR_ARGUMENT, "cache.pool: made for %d layers of width %d, the model has %d of %d", d->pool->n_layers,
-                         d->pool->width, mla__all_layers(&m->c), m->c.kv_lora_rank + m->c.qk_rope_head_dim);
+    if (d->pool &&
+        (d->pool->n_layers != mla__all_layers(&m->c) || d->pool->width != m->c.kv_lora_rank + m->c.qk_rope_head_dim))
+        return mla__fail(err, MLA_ERR_ARGUMENT, "cache.pool: made for %d layers of width %d, the model has %d of %d",
+                         d->pool->n_layers, d->pool->width, mla__all_layers(&m->c),
+                         m->c.kv_lora_rank + m->c.qk_rope_head_dim);
     if (d->pool && (d->pool->n_indexers != m->n_indexers || d->pool->index_width != mla__index_width(m)))
-        return mla__fail(err, MLA_ERR_ARGUMENT, "cache.pool: made for %d indexers with keys of %d, the model has %d of %d", d->pool->n_indexers,
-                         d->pool->index_width, m->n_indexers, mla__index_width(m));
+        return mla__fail(err, MLA_ERR_ARGUMENT,
+                         "cache.pool: made for %d indexers with keys of %d, the model has %d of %d",
+                         d->pool->n_indexers, d->pool->index_width, m->n_indexers, mla__index_width(m));
     return d->pool ? MLA_OK : mla__cache_dtypes(m, d->dtype, d->index_dtype, "cache", err);
 }
 size_t mla_cache_size(const mla_model *m, const mla_cache_desc *d) {
@@ -3288,7 +4542,8 @@ size_t mla_cache_size(const mla_model *m, const mla_cache_desc *d) {
     mla__cache_layout(m, d, NULL, &bytes);
     return bytes;
 }
-mla_result mla_cache_init(mla_cache **out, void *memory, size_t bytes, const mla_model *m, const mla_cache_desc *d, mla_error *err) {
+mla_result mla_cache_init(mla_cache **out, void *memory, size_t bytes, const mla_model *m, const mla_cache_desc *d,
+                          mla_error *err) {
     mla_result r;
     size_t need;
     if (!out) return mla__fail(err, MLA_ERR_ARGUMENT, "cache: out is NULL");
@@ -3325,7 +4580,8 @@ int mla_cache_length(const mla_cache *k) { return k->length; }
 int mla_cache_capacity(const mla_cache *k) { return k->capacity; }
 mla_result mla_cache_truncate(mla_cache *k, int length, mla_error *err) {
     if (!k) return mla__fail(err, MLA_ERR_ARGUMENT, "mla_cache_truncate: cache is NULL");
-    if (length < 0 || length > k->length) return mla__fail(err, MLA_ERR_ARGUMENT, "mla_cache_truncate: length %d, the cache holds %d", length, k->length);
+    if (length < 0 || length > k->length)
+        return mla__fail(err, MLA_ERR_ARGUMENT, "mla_cache_truncate: length %d, the cache holds %d", length, k->length);
     k->length = length;
     for (int i = 0; i < k->n_ahead; i++) k->ahead[i] = k->ahead[i] < length ? k->ahead[i] : length;
     mla__trim(k, mla__pages(length));
@@ -3344,18 +4600,26 @@ mla_result mla_cache_fork(mla_cache *dst, const mla_cache *src, mla_error *err) 
     mla_result r;
     if (!dst || !src) return mla__fail(err, MLA_ERR_ARGUMENT, "mla_cache_fork: %s is NULL", dst ? "src" : "dst");
     if (dst == src) return MLA_OK;
-    if (dst->n_layers != src->n_layers || dst->n_ahead != src->n_ahead || dst->width != src->width || dst->dtype != src->dtype)
-        return mla__fail(err, MLA_ERR_ARGUMENT, "mla_cache_fork: %d layers (%d to predict ahead) of width %d in %s cannot become %d (%d) of %d in %s",
-                         src->n_layers, src->n_ahead, src->width, mla_dtype_name(src->dtype), dst->n_layers, dst->n_ahead, dst->width,
-                         mla_dtype_name(dst->dtype));
+    if (dst->n_layers != src->n_layers || dst->n_ahead != src->n_ahead || dst->width != src->width ||
+        dst->dtype != src->dtype)
+        return mla__fail(
+            err, MLA_ERR_ARGUMENT,
+            "mla_cache_fork: %d layers (%d to predict ahead) of width %d in %s cannot become %d (%d) of %d in %s",
+            src->n_layers, src->n_ahead, src->width, mla_dtype_name(src->dtype), dst->n_layers, dst->n_ahead,
+            dst->width, mla_dtype_name(dst->dtype));
     const int other = mla__other_indexer(dst, src->indexer);
     if (other >= 0)
-        return mla__fail(err, MLA_ERR_ARGUMENT, "mla_cache_fork: layer %d has index keys in %s only", other, src->indexer[other] >= 0 ? "src" : "dst");
+        return mla__fail(err, MLA_ERR_ARGUMENT, "mla_cache_fork: layer %d has index keys in %s only", other,
+                         src->indexer[other] >= 0 ? "src" : "dst");
     if (dst->index_width != src->index_width || (src->n_indexers && dst->index_dtype != src->index_dtype))
-        return mla__fail(err, MLA_ERR_ARGUMENT, "mla_cache_fork: index keys of %d layers, %d values in %s, cannot become those of %d, %d in %s",
-                         src->n_indexers, src->index_width, mla_dtype_name(src->index_dtype), dst->n_indexers, dst->index_width, mla_dtype_name(dst->index_dtype));
+        return mla__fail(
+            err, MLA_ERR_ARGUMENT,
+            "mla_cache_fork: index keys of %d layers, %d values in %s, cannot become those of %d, %d in %s",
+            src->n_indexers, src->index_width, mla_dtype_name(src->index_dtype), dst->n_indexers, dst->index_width,
+            mla_dtype_name(dst->index_dtype));
     if (dst->capacity < src->length)
-        return mla__fail(err, MLA_ERR_FULL, "mla_cache_fork: %d tokens, the capacity of dst is %d", src->length, dst->capacity);
+        return mla__fail(err, MLA_ERR_FULL, "mla_cache_fork: %d tokens, the capacity of dst is %d", src->length,
+                         dst->capacity);
     if (dst->pool && dst->pool == src->pool) {
         mla_cache_reset(dst);
         dst->n_pages = mla__pages(src->length);
@@ -3364,12 +4628,14 @@ mla_result mla_cache_fork(mla_cache *dst, const mla_cache *src, mla_error *err) 
         int pages = dst->pool ? dst->pool->n_free : 0; /* what dst can have: the free ones and those it alone holds */
         for (int i = 0; i < dst->n_pages; i++) pages += dst->pool->refs[dst->table[i]] == 1;
         if (dst->pool && mla__pages(src->length) > pages)
-            return mla__fail(err, MLA_ERR_FULL, "mla_cache_fork: %d tokens, the pool has %d pages for dst", src->length, pages);
+            return mla__fail(err, MLA_ERR_FULL, "mla_cache_fork: %d tokens, the pool has %d pages for dst", src->length,
+                             pages);
         mla_cache_reset(dst);
         if ((r = mla__reserve(dst, src->length, "mla_cache_fork", err)) != MLA_OK) return r;
         for (int l = 0; l < src->n_layers; l++)
             for (int u = 0; u < src->length; u++) {
-                const size_t bytes = (size_t)mla__bytes(src->dtype, src->width), index_bytes = (size_t)mla__bytes(src->index_dtype, src->index_width);
+                const size_t bytes = (size_t)mla__bytes(src->dtype, src->width),
+                             index_bytes = (size_t)mla__bytes(src->index_dtype, src->index_width);
                 memcpy(mla__row(dst, l, u), mla__row(src, l, u), bytes);
                 if (src->indexer[l] >= 0) memcpy(mla__index_row(dst, l, u), mla__index_row(src, l, u), index_bytes);
             }
@@ -3381,7 +4647,11 @@ mla_result mla_cache_fork(mla_cache *dst, const mla_cache *src, mla_error *err) 
 
 mla_result mla_cache_append(mla_cache *k, int n, const float *rows, mla_error *err) {
     mla_result r;
-    if (!k || !rows || n < 0) return mla__fail(err, MLA_ERR_ARGUMENT, "mla_cache_append: %s", !k ? "cache is NULL" : !rows ? "rows is NULL" : "n is negative");
+    if (!k || !rows || n < 0)
+        return mla__fail(err, MLA_ERR_ARGUMENT, "mla_cache_append: %s",
+                         !k      ? "cache is NULL"
+                         : !rows ? "rows is NULL"
+                                 : "n is negative");
     if ((r = mla__reserve(k, n, "mla_cache_append", err)) != MLA_OK) return r;
     for (int l = 0; l < k->n_layers; l++)
         for (int u = 0; u < n; u++, rows += k->width) {
@@ -3397,30 +4667,34 @@ mla_result mla_cache_append(mla_cache *k, int n, const float *rows, mla_error *e
 
 mla_result mla_cache_read(const mla_cache *k, int layer, int position, float *row, mla_error *err) {
     if (!k || !row) return mla__fail(err, MLA_ERR_ARGUMENT, "mla_cache_read: %s is NULL", k ? "row" : "cache");
-    if (layer < 0 || layer >= k->n_layers) return mla__fail(err, MLA_ERR_ARGUMENT, "mla_cache_read: layer %d of %d", layer, k->n_layers);
-    if (position < 0 || position >= k->length) return mla__fail(err, MLA_ERR_ARGUMENT, "mla_cache_read: position %d of %d", position, k->length);
+    if (layer < 0 || layer >= k->n_layers)
+        return mla__fail(err, MLA_ERR_ARGUMENT, "mla_cache_read: layer %d of %d", layer, k->n_layers);
+    if (position < 0 || position >= k->length)
+        return mla__fail(err, MLA_ERR_ARGUMENT, "mla_cache_read: position %d of %d", position, k->length);
     const int depth = layer - (k->n_layers - k->n_ahead);
     if (depth >= 0 && position >= k->ahead[depth])
-        return mla__fail(err, MLA_ERR_ARGUMENT, "mla_cache_read: position %d of layer %d, which mla_mtp_forward has run for %d", position, layer, k->ahead[depth]);
+        return mla__fail(err, MLA_ERR_ARGUMENT,
+                         "mla_cache_read: position %d of layer %d, which mla_mtp_forward has run for %d", position,
+                         layer, k->ahead[depth]);
     for (int i = 0; i < k->width; i++) row[i] = mla__get(k->dtype, mla__row(k, layer, position), i);
     for (int i = 0; k->indexer[layer] >= 0 && i < k->index_width; i++)
         row[k->width + i] = mla__get(k->index_dtype, mla__index_row(k, layer, position), i);
     return MLA_OK;
 }
 
-/* ---- >>parallel ------------------------------------------------------------------------------------------------------ */
+/* ---- >>parallel -------------------------------------------------------------------------------------------------- */
 
-#define MLA__PIECES 32      /* most pieces of context that are worked on apart and merged */
-#define MLA__PIECE_KEYS 512 /* fewest keys in such a piece */
-#define MLA__PIECE_CHOSEN 256 /* the same of keys that an indexer has chosen, which are few */
-#define MLA__BEST_SPARE 1024 /* least room for candidates beside the best ones so far */
-#define MLA__LANE_ROWS 128  /* rows (heads x tokens) that walk over a block of latents together */
-#define MLA__QUERIES 512    /* tokens for which the naive path expands keys once */
-#define MLA__ABSORB_ROWS 4096 /* rows (heads x tokens) that the absorbed path has scratch for */
-#define MLA__ALONE 65536      /* multiply-adds that are not worth a second thread */
+#define MLA__PIECES       32    /* most pieces of context that are worked on apart and merged */
+#define MLA__PIECE_KEYS   512   /* fewest keys in such a piece */
+#define MLA__PIECE_CHOSEN 256   /* the same of keys that an indexer has chosen, which are few */
+#define MLA__BEST_SPARE   1024  /* least room for candidates beside the best ones so far */
+#define MLA__LANE_ROWS    128   /* rows (heads x tokens) that walk over a block of latents together */
+#define MLA__QUERIES      512   /* tokens for which the naive path expands keys once */
+#define MLA__ABSORB_ROWS  4096  /* rows (heads x tokens) that the absorbed path has scratch for */
+#define MLA__ALONE        65536 /* multiply-adds that are not worth a second thread */
 
-/* Work is a list of loads, each of so many units of equal weight. Every worker gets a contiguous share of the whole, and no unit's
-   result depends on where the cuts fall. */
+/* Work is a list of loads, each of so many units of equal weight. Every worker gets a contiguous share of the whole,
+   and no unit's result depends on where the cuts fall. */
 typedef struct mla__load {
     int units;
     int64_t weight;
@@ -3447,7 +4721,8 @@ static int mla__share_next(mla__share *s, const mla__load *l, int *b0, int *b1) 
     return *b0 < *b1;
 }
 
-/* Activations that meet weights: T rows, all of x or those that idx picks. q: the same rounded, if the weights want that, ldq bytes a row. */
+/* Activations that meet weights: T rows, all of x or those that idx picks. q: the same rounded, if the weights want
+ * that, ldq bytes a row. */
 typedef struct mla__in {
     const float *x;
     const unsigned char *q;
@@ -3465,8 +4740,8 @@ typedef struct mla__job {
     const mla_linear *w, *up; /* up: y = silu(x W^T) * (x up^T) */
     const int *scatter;       /* down projections of experts: y[scatter[t]] += weight[t] * x[t] W^T */
     const float *weight;
-    int exact;                /* activations stay f32, whatever the weights are */
-    int x_rows;               /* rows of x in all */
+    int exact;  /* activations stay f32, whatever the weights are */
+    int x_rows; /* rows of x in all */
 } mla__job;
 
 /* What a token's indexer has chosen. */
@@ -3476,15 +4751,16 @@ typedef struct mla__choice {
     int n;        /* keys, of the context's `chosen`; -1: all that the token sees */
 } mla__choice;
 
-/* Queries of one sequence that meet its keys together; one token alone if it has chosen keys, and the path is the absorbed one. */
+/* Queries of one sequence that meet its keys together; one token alone if it has chosen keys, and the path is the
+ * absorbed one. */
 typedef struct mla__block {
     int seq, token, n, first; /* sequence, row in the call, tokens, row within the sequence */
     int pieces, piece, slot;  /* absorbed, indexer: pieces of context, keys in each, first slot for their results */
 } mla__block;
 
 typedef struct mla__worker {
-    float *panel;           /* [KC, NR], or as the ISA's own products want it */
-    float *group;           /* [MC, GROUP], also the router's scratch */
+    float *panel;              /* [KC, NR], or as the ISA's own products want it */
+    float *group;              /* [MC, GROUP], also the router's scratch */
     float *latent, *k, *v, *s; /* a block of keys */
     uint16_t *packed;          /* the same in bf16 for attend_tiles: latents packed, keys, values */
     mla__lanes *lanes;
@@ -3492,7 +4768,8 @@ typedef struct mla__worker {
     /* for chosen keys */
     uint32_t *best_key; /* candidates: what their scores are sorted by, and positions */
     int *best_at;
-    int *next, *at;      /* naive: how far each token's keys have been gone through, before and after this block; positions of a block */
+    int *next, *at; /* naive: how far each token's keys have been gone through, before and after this block; positions
+                       of a block */
     float *mask, *probs; /* of the block: [NL, KEYS] and [max(H, NL), KEYS] */
 } mla__worker;
 
@@ -3506,8 +4783,8 @@ struct mla_context {
     void *run_user;
     mla__worker *workers;
     /* for a call */
-    int *position;   /* [T] */
-    float *cos, *sin; /* [T, P/2] */
+    int *position;     /* [T] */
+    float *cos, *sin;  /* [T, P/2] */
     float *x, *xn, *y; /* [T, D] */
     float *late;       /* [T, D], what experts gave and the next layer adds, if there are shortcuts */
     float *pair;       /* [T, 2D], normed embedding and state, if there are layers of multi-token prediction */
@@ -3516,19 +4793,21 @@ struct mla_context {
     mla__block *blocks;
     unsigned char *act; /* rounded activations of the jobs under way */
     /* attention */
-    float *cq, *q, *kva, *o;                   /* [T, Q] [T, H, N+P] [T, R+P] [T, H, V] */
-    float *qa, *ol;                            /* [absorb_tokens, H, R+P], [absorb_tokens, H, R] */
-    float *piece_o, *piece_m, *piece_l;        /* [PIECES, rows of a block, R] and [PIECES, rows] */
+    float *cq, *q, *kva, *o;            /* [T, Q] [T, H, N+P] [T, R+P] [T, H, V] */
+    float *qa, *ol;                     /* [absorb_tokens, H, R+P], [absorb_tokens, H, R] */
+    float *piece_o, *piece_m, *piece_l; /* [PIECES, rows of a block, R] and [PIECES, rows] */
     /* sparse attention */
-    float *iq, *ik, *iw;                       /* [T, Hi, d] [T, d] [T, Hi] of the indexer */
-    uint32_t *piece_key;                       /* the best of each piece: [PIECES, index_topk], and how many */
+    float *iq, *ik, *iw; /* [T, Hi, d] [T, d] [T, Hi] of the indexer */
+    uint32_t *piece_key; /* the best of each piece: [PIECES, index_topk], and how many */
     int *piece_at, *piece_n;
-    mla__choice *choice;                       /* [T] */
-    int *chosen;                               /* [T, index_topk] positions, ascending */
-    int chooser, chosen_tokens;                /* the layer whose indexer made these choices (-1: there are none), for so many tokens */
+    mla__choice *choice; /* [T] */
+    int *chosen;         /* [T, index_topk] positions, ascending */
+    int chooser,
+        chosen_tokens; /* the layer whose indexer made these choices (-1: there are none), for so many tokens */
     /* experts */
-    float *score, *weight, *slot_weight, *h; /* [T, E+Z] [T, K] [T*K]; [T, I] of a dense layer, or [T*K, I] and the shared expert's */
-    int *index, *slot_token, *offset;          /* [T, K] [T*K] [E+Z+1] */
+    float *score, *weight, *slot_weight,
+        *h; /* [T, E+Z] [T, K] [T*K]; [T, I] of a dense layer, or [T*K, I] and the shared expert's */
+    int *index, *slot_token, *offset; /* [T, K] [T*K] [E+Z+1] */
     mla_allocator alloc;
     void *memory;
 };
@@ -3555,18 +4834,23 @@ static void mla__run_default(void *user, int n, void (*task)(void *arg, int i), 
 static void mla__parallel(mla_context *c, mla__work work, void *arg, double cost) {
     mla__call call;
     call.c = c, call.work = work, call.arg = arg;
-    if (c->threads > 1 && cost > MLA__ALONE) c->run(c->run_user, c->threads, mla__task, &call);
+    if (c->threads > 1 && cost > MLA__ALONE)
+        c->run(c->run_user, c->threads, mla__task, &call);
     else
         for (int i = 0; i < c->threads; i++) work(c, arg, i);
 }
 
 static mla_context *mla__context_layout(const mla_model *m, const mla_context_desc *d, void *memory, size_t *bytes) {
     const mla_config *c = &m->c;
-    const int T = d->max_tokens > 0 ? d->max_tokens : 512, H = c->num_attention_heads, R = c->kv_lora_rank, P = c->qk_rope_head_dim;
-    const int N = c->qk_nope_head_dim, V = c->v_head_dim, E = c->n_routed_experts, K = c->num_experts_per_tok, I = c->moe_intermediate_size;
-    const int attn = H > 0, n_choices = mla__choices(c), lane_tokens = attn ? mla__min(T, mla__max(1, MLA__LANE_ROWS / H)) : 0;
+    const int T = d->max_tokens > 0 ? d->max_tokens : 512, H = c->num_attention_heads, R = c->kv_lora_rank,
+              P = c->qk_rope_head_dim;
+    const int N = c->qk_nope_head_dim, V = c->v_head_dim, E = c->n_routed_experts, K = c->num_experts_per_tok,
+              I = c->moe_intermediate_size;
+    const int attn = H > 0, n_choices = mla__choices(c),
+              lane_tokens = attn ? mla__min(T, mla__max(1, MLA__LANE_ROWS / H)) : 0;
     const int absorb_tokens = attn ? mla__min(T, mla__max(1, MLA__ABSORB_ROWS / H)) : 0, rows = lane_tokens * H;
-    const int inner = mla__max(c->intermediate_size, (K + c->n_shared_experts) * I); /* a dense layer's, or an MoE layer's in all */
+    const int inner =
+        mla__max(c->intermediate_size, (K + c->n_shared_experts) * I); /* a dense layer's, or an MoE layer's in all */
     int threads = d->threads, shortcuts = 0;
     mla__kernels kernels;
     mla__arena a;
@@ -3580,76 +4864,82 @@ static mla_context *mla__context_layout(const mla_model *m, const mla_context_de
     const int nr = kernels.nl, sparse = m->n_indexers > 0;
     const int topk = sparse ? c->index_topk : 0, Hi = sparse ? c->index_n_heads : 0, d_index = mla__index_width(m);
     memset(&t, 0, sizeof t);
-    t.m = m, t.k = kernels, t.threads = threads, t.max_tokens = T, t.lane_tokens = lane_tokens, t.absorb_tokens = absorb_tokens;
+    t.m = m, t.k = kernels, t.threads = threads, t.max_tokens = T, t.lane_tokens = lane_tokens,
+    t.absorb_tokens = absorb_tokens;
     t.max_jobs = mla__max(mla__max(H, E + 2), 4);
     t.position = MLA__TAKE(&a, int, T);
-    t.cos = MLA__TAKE(&a, float, (double)T * (P / 2));
-    t.sin = MLA__TAKE(&a, float, (double)T * (P / 2));
+    t.cos = MLA__TAKE(&a, float, (double)T *(P / 2));
+    t.sin = MLA__TAKE(&a, float, (double)T *(P / 2));
     t.x = MLA__TAKE(&a, float, (double)T * c->hidden_size);
     t.xn = MLA__TAKE(&a, float, (double)T * c->hidden_size);
     t.y = MLA__TAKE(&a, float, (double)T * c->hidden_size);
     for (int i = 0; i < c->num_hidden_layers; i++) shortcuts += mla__shortcut(&m->layers[i]);
     t.late = MLA__TAKE(&a, float, shortcuts ? (double)T * c->hidden_size : 0);
     const int pair = c->num_nextn_predict_layers ? 2 * c->hidden_size : 0;
-    t.pair = MLA__TAKE(&a, float, (double)T * pair);
+    t.pair = MLA__TAKE(&a, float, (double)T *pair);
     t.jobs = MLA__TAKE(&a, mla__job, t.max_jobs);
     t.loads = MLA__TAKE(&a, mla__load, (double)t.max_jobs + T);
     t.blocks = MLA__TAKE(&a, mla__block, T);
-    const int widest = mla__max(mla__max(mla__max(c->hidden_size, pair), c->q_lora_rank), mla__max(H * V, inner)), packs = kernels.pack && m->dtypes & 1u << MLA_BF16;
+    const int widest = mla__max(mla__max(mla__max(c->hidden_size, pair), c->q_lora_rank), mla__max(H * V, inner)),
+              packs = kernels.pack && m->dtypes & 1u << MLA_BF16;
     t.fp8 = d->fp8_activations && m->dtypes & 1u << MLA_E4M3;
-    if (!d->exact && (packs || t.fp8 || m->dtypes & (1u << MLA_Q8 | 1u << MLA_Q4 | 1u << MLA_Q8X16 | 1u << MLA_Q4X16))) {
+    if (!d->exact &&
+        (packs || t.fp8 || m->dtypes & (1u << MLA_Q8 | 1u << MLA_Q4 | 1u << MLA_Q8X16 | 1u << MLA_Q4X16))) {
         /* packed for the experts, tokens come once for each of their experts, and in sixteens */
         const double slot_rows = (double)T * K + 15.0 * fmin(E, (double)T * K), dense = (T + 15.0) * (widest + 31.0);
-        const double slots = slot_rows * mla__up_to(mla__max(c->hidden_size, I), 32) + (T + 15.0) * mla__up_to(mla__max(c->hidden_size, c->n_shared_experts * I), 32);
-        t.act = MLA__TAKE(&a, unsigned char, (T * (double)widest / MLA_GROUP + 1) * sizeof(mla__act) + (packs ? 2 * fmax(dense, slots) : 0) +
-                                                 (t.fp8 ? T * (double)widest * sizeof(float) : 0));
+        const double slots = slot_rows * mla__up_to(mla__max(c->hidden_size, I), 32) +
+                             (T + 15.0) * mla__up_to(mla__max(c->hidden_size, c->n_shared_experts * I), 32);
+        t.act = MLA__TAKE(&a, unsigned char,
+                          (T * (double)widest / MLA_GROUP + 1) * sizeof(mla__act) +
+                              (packs ? 2 * fmax(dense, slots) : 0) + (t.fp8 ? T * (double)widest * sizeof(float) : 0));
     }
     t.choice = MLA__TAKE(&a, mla__choice, sparse ? T : 0);
-    t.chosen = MLA__TAKE(&a, int, (double)T * topk);
+    t.chosen = MLA__TAKE(&a, int, (double)T *topk);
     /* attention and experts take turns in the same memory */
     mla__arena b = a;
     if (attn) {
         t.cq = MLA__TAKE(&a, float, (double)T * c->q_lora_rank);
-        t.q = MLA__TAKE(&a, float, (double)T * H * (N + P));
-        t.kva = MLA__TAKE(&a, float, (double)T * (R + P));
-        t.o = MLA__TAKE(&a, float, (double)T * H * V);
-        t.qa = MLA__TAKE(&a, float, (double)absorb_tokens * H * (R + P));
-        t.ol = MLA__TAKE(&a, float, (double)absorb_tokens * H * R);
-        t.piece_o = MLA__TAKE(&a, float, (double)MLA__PIECES * rows * R);
-        t.piece_m = MLA__TAKE(&a, float, (double)MLA__PIECES * rows);
-        t.piece_l = MLA__TAKE(&a, float, (double)MLA__PIECES * rows);
-        t.iq = MLA__TAKE(&a, float, (double)T * Hi * d_index);
-        t.ik = MLA__TAKE(&a, float, (double)T * d_index);
-        t.iw = MLA__TAKE(&a, float, (double)T * Hi);
+        t.q = MLA__TAKE(&a, float, (double)T *H *(N + P));
+        t.kva = MLA__TAKE(&a, float, (double)T *(R + P));
+        t.o = MLA__TAKE(&a, float, (double)T *H *V);
+        t.qa = MLA__TAKE(&a, float, (double)absorb_tokens *H *(R + P));
+        t.ol = MLA__TAKE(&a, float, (double)absorb_tokens *H *R);
+        t.piece_o = MLA__TAKE(&a, float, (double)MLA__PIECES *rows *R);
+        t.piece_m = MLA__TAKE(&a, float, (double)MLA__PIECES *rows);
+        t.piece_l = MLA__TAKE(&a, float, (double)MLA__PIECES *rows);
+        t.iq = MLA__TAKE(&a, float, (double)T *Hi *d_index);
+        t.ik = MLA__TAKE(&a, float, (double)T *d_index);
+        t.iw = MLA__TAKE(&a, float, (double)T *Hi);
         t.piece_key = MLA__TAKE(&a, uint32_t, (double)MLA__PIECES * topk);
-        t.piece_at = MLA__TAKE(&a, int, (double)MLA__PIECES * topk);
+        t.piece_at = MLA__TAKE(&a, int, (double)MLA__PIECES *topk);
         t.piece_n = MLA__TAKE(&a, int, MLA__PIECES);
     }
-    t.score = MLA__TAKE(&b, float, (double)T * n_choices);
-    t.index = MLA__TAKE(&b, int, (double)T * K);
-    t.weight = MLA__TAKE(&b, float, (double)T * K);
-    t.slot_token = MLA__TAKE(&b, int, (double)T * K);
-    t.slot_weight = MLA__TAKE(&b, float, (double)T * K);
+    t.score = MLA__TAKE(&b, float, (double)T *n_choices);
+    t.index = MLA__TAKE(&b, int, (double)T *K);
+    t.weight = MLA__TAKE(&b, float, (double)T *K);
+    t.slot_token = MLA__TAKE(&b, int, (double)T *K);
+    t.slot_weight = MLA__TAKE(&b, float, (double)T *K);
     t.offset = MLA__TAKE(&b, int, n_choices + 1);
-    t.h = MLA__TAKE(&b, float, (double)T * inner);
+    t.h = MLA__TAKE(&b, float, (double)T *inner);
     a.used = a.used > b.used ? a.used : b.used;
     t.workers = MLA__TAKE(&a, mla__worker, threads);
     /* blocks of keys: of latents for the absorbed path, of latents and what they expand to for the naive one */
     const int ldk = mla__up_to(R + P, MLA__NR_MAX), ldv = mla__up_to(V, MLA__NR_MAX);
     const int panels = mla__up_to(rows, nr) / nr, naive_panels = mla__up_to(mla__min(T, MLA__QUERIES), nr) / nr;
     const int index_panels = mla__up_to(Hi, nr) / nr; /* of one token */
-    const double absorbed = (double)panels * nr * (2.0 * R + P + 3), naive = (double)naive_panels * nr * (N + P + V + 3.0);
+    const double absorbed = (double)panels * nr * (2.0 * R + P + 3),
+                 naive = (double)naive_panels * nr * (N + P + V + 3.0);
     const double index = (double)index_panels * nr * (d_index + 1.0);
     for (int i = 0; i < threads; i++) {
         mla__worker w;
         memset(&w, 0, sizeof w);
-        w.panel = MLA__TAKE(&a, float, packs ? MLA__BPANEL : MLA__KC * MLA__NR_MAX);
+        w.panel = MLA__TAKE(&a, float, packs ? MLA__BPANEL : MLA__KC *MLA__NR_MAX);
         w.group = MLA__TAKE(&a, float, mla__max(MLA__MC * MLA__GROUP, 3 * n_choices));
         if (attn) {
             w.latent = MLA__TAKE(&a, float, fmax((double)MLA__KEYS * ldk, MLA__AR_MAX * MLA__AK));
             /* naive: keys; absorbed and indexer: rows being widened */
             w.k = MLA__TAKE(&a, float, fmax((double)MLA__KEYS * (N + P), fmax(8.0 * (R + P), MLA__AR_MAX * MLA__AK)));
-            w.v = MLA__TAKE(&a, float, (double)MLA__KEYS * ldv);
+            w.v = MLA__TAKE(&a, float, (double)MLA__KEYS *ldv);
             if (kernels.attend_tiles) w.packed = MLA__TAKE(&a, uint16_t, (double)MLA__KEYS * (R + N + P + V));
             w.s = MLA__TAKE(&a, float, (double)mla__max(MLA__KEYS, MLA_PAGE * mla__max(panels, index_panels)) * nr);
             w.lanes = MLA__TAKE(&a, mla__lanes, mla__max(mla__max(panels, naive_panels), index_panels));
@@ -3658,7 +4948,7 @@ static mla_context *mla__context_layout(const mla_model *m, const mla_context_de
             w.best_at = MLA__TAKE(&a, int, sparse ? topk + mla__max(topk, MLA__BEST_SPARE) : 0);
             w.next = MLA__TAKE(&a, int, sparse ? 2 * MLA__QUERIES : 0);
             w.at = MLA__TAKE(&a, int, sparse ? MLA__KEYS : 0);
-            w.mask = MLA__TAKE(&a, float, sparse ? MLA__NL_MAX * MLA__KEYS : 0);
+            w.mask = MLA__TAKE(&a, float, sparse ? MLA__NL_MAX *MLA__KEYS : 0);
             w.probs = MLA__TAKE(&a, float, sparse ? (double)mla__max(H, MLA__NL_MAX) * MLA__KEYS : 0);
         }
         if (t.workers) t.workers[i] = w;
@@ -3672,18 +4962,27 @@ static mla_context *mla__context_layout(const mla_model *m, const mla_context_de
     return x;
 }
 
-static mla_result mla__context_check(const mla_model *m, mla_context_desc *to, const mla_context_desc *d, mla_error *err) {
+static mla_result mla__context_check(const mla_model *m, mla_context_desc *to, const mla_context_desc *d,
+                                     mla_error *err) {
     if (!m) return mla__fail(err, MLA_ERR_ARGUMENT, "context: model is NULL");
-    if (d) *to = *d;
-    else memset(to, 0, sizeof *to);
-    if (to->max_tokens < 0 || to->max_tokens > MLA__DIM_MAX) return mla__fail(err, MLA_ERR_ARGUMENT, "context.max_tokens: %d", to->max_tokens);
-    if (to->threads < 0 || to->threads > 4096) return mla__fail(err, MLA_ERR_ARGUMENT, "context.threads: %d, must be 0 to 4096", to->threads);
-    if ((unsigned)to->attn >= MLA_ATTN_PATH_COUNT) return mla__fail(err, MLA_ERR_ARGUMENT, "context.attn: %d is no path", (int)to->attn);
-    if ((unsigned)to->isa >= MLA_ISA_COUNT) return mla__fail(err, MLA_ERR_ARGUMENT, "context.isa: %d is no instruction set", (int)to->isa);
-    if (!mla_isa_available(to->isa)) return mla__fail(err, MLA_ERR_UNSUPPORTED, "context.isa: this machine has no %s", mla_isa_name(to->isa));
+    if (d)
+        *to = *d;
+    else
+        memset(to, 0, sizeof *to);
+    if (to->max_tokens < 0 || to->max_tokens > MLA__DIM_MAX)
+        return mla__fail(err, MLA_ERR_ARGUMENT, "context.max_tokens: %d", to->max_tokens);
+    if (to->threads < 0 || to->threads > 4096)
+        return mla__fail(err, MLA_ERR_ARGUMENT, "context.threads: %d, must be 0 to 4096", to->threads);
+    if ((unsigned)to->attn >= MLA_ATTN_PATH_COUNT)
+        return mla__fail(err, MLA_ERR_ARGUMENT, "context.attn: %d is no path", (int)to->attn);
+    if ((unsigned)to->isa >= MLA_ISA_COUNT)
+        return mla__fail(err, MLA_ERR_ARGUMENT, "context.isa: %d is no instruction set", (int)to->isa);
+    if (!mla_isa_available(to->isa))
+        return mla__fail(err, MLA_ERR_UNSUPPORTED, "context.isa: this machine has no %s", mla_isa_name(to->isa));
     if (to->exact && m->dtypes & (1u << MLA_Q8X16 | 1u << MLA_Q4X16))
         return mla__fail(err, MLA_ERR_UNSUPPORTED, "context.exact: q8x16 and q4x16 weights need int8 activations");
-    if (to->exact && to->fp8_activations) return mla__fail(err, MLA_ERR_ARGUMENT, "context.fp8_activations: rounds activations, exact keeps them in f32");
+    if (to->exact && to->fp8_activations)
+        return mla__fail(err, MLA_ERR_ARGUMENT, "context.fp8_activations: rounds activations, exact keeps them in f32");
     return MLA_OK;
 }
 size_t mla_context_size(const mla_model *m, const mla_context_desc *desc) {
@@ -3693,7 +4992,8 @@ size_t mla_context_size(const mla_model *m, const mla_context_desc *desc) {
     mla__context_layout(m, &d, NULL, &bytes);
     return bytes;
 }
-mla_result mla_context_init(mla_context **out, void *memory, size_t bytes, const mla_model *m, const mla_context_desc *desc, mla_error *err) {
+mla_result mla_context_init(mla_context **out, void *memory, size_t bytes, const mla_model *m,
+                            const mla_context_desc *desc, mla_error *err) {
     mla_context_desc d;
     mla_result r;
     size_t need;
@@ -3730,15 +5030,18 @@ const mla_error *mla_context_error(const mla_context *c) { return &c->err; }
 mla_isa mla_context_isa(const mla_context *c) { return c->k.isa; }
 int mla_context_threads(const mla_context *c) { return c->threads; }
 
-/* ---- >>linear -------------------------------------------------------------------------------------------------------- */
+/* ---- >>linear ---------------------------------------------------------------------------------------------------- */
 
 /* y [T, n0..n1) = x W^T + bias, y indexed from n0. */
-static void mla__rows(mla_context *c, float *y, mla__sz ldy, const mla__in *in, const mla_linear *w, int row0, int n0, int n1, float *panel) {
+static void mla__rows(mla_context *c, float *y, mla__sz ldy, const mla__in *in, const mla_linear *w, int row0, int n0,
+                      int n1, float *panel) {
     const mla_tensor *b = &w->bias;
     const mla_dtype d = w->weight.dtype;
     const int few = in->T <= MLA__FEW;
-    if (in->q) (few ? c->k.idot : c->k.igemm)[d](y, ldy, in->q, in->ldq, in->idx, in->T, &w->weight, row0, n0, n1, panel);
-    else (few ? c->k.dot : c->k.gemm)[d](y, ldy, in->x, in->ldx, in->idx, in->T, &w->weight, row0, n0, n1, panel);
+    if (in->q)
+        (few ? c->k.idot : c->k.igemm)[d](y, ldy, in->q, in->ldq, in->idx, in->T, &w->weight, row0, n0, n1, panel);
+    else
+        (few ? c->k.dot : c->k.gemm)[d](y, ldy, in->x, in->ldx, in->idx, in->T, &w->weight, row0, n0, n1, panel);
     for (int t = 0; b->data && t < in->T; t++)
         for (int n = n0; n < n1; n++) y[t * ldy + n - n0] += mla__get(b->dtype, b->data, row0 + n);
 }
@@ -3752,7 +5055,8 @@ static mla__in mla__in_of(const float *x, mla__sz ldx, int T) {
 /* Tokens t0 .. t0+T of it. */
 static mla__in mla__in_part(const mla__in *in, int t0, int T) {
     mla__in p = *in;
-    if (p.idx) p.idx += t0;
+    if (p.idx)
+        p.idx += t0;
     else {
         p.x += t0 * p.ldx;
         if (p.q) p.q += t0 * p.ldq;
@@ -3789,7 +5093,8 @@ static void mla__jobs_work(mla_context *c, void *arg, int worker) {
                 float *y = j->y + t0 * j->ldy + n;
                 mla__rows(c, y, j->ldy, &in, j->w, j->row0, n, end, w->panel);
                 mla__rows(c, w->group, group, &in, j->up, j->row0, n, end, w->panel);
-                for (int t = 0; t < in.T; t++) c->k.swiglu(y + t * j->ldy, y + t * j->ldy, w->group + t * group, end - n);
+                for (int t = 0; t < in.T; t++)
+                    c->k.swiglu(y + t * j->ldy, y + t * j->ldy, w->group + t * group, end - n);
             }
     }
 }
@@ -3813,28 +5118,34 @@ static void mla__activations_work(mla_context *c, void *arg, int worker) {
         const int cols = list->job[i].w->weight.cols, to = mla__rounds_to(c, &list->job[i]);
         unsigned char *q = c->act + (in->q - c->act);
         if (to == MLA__TO_INT8)
-            for (int t = b0; t < b1; t++) c->k.quantize((mla__act *)(void *)(q + t * in->ldq), in->x + t * in->ldx, cols);
+            for (int t = b0; t < b1; t++)
+                c->k.quantize((mla__act *)(void *)(q + t * in->ldq), in->x + t * in->ldx, cols);
         else if (to == MLA__TO_E4M3)
-            for (int t = b0; t < b1; t++) mla__round_e4m3((float *)(void *)(q + t * in->ldq), in->x + t * in->ldx, cols);
+            for (int t = b0; t < b1; t++)
+                mla__round_e4m3((float *)(void *)(q + t * in->ldq), in->x + t * in->ldx, cols);
         else
             for (int t = b0 * 16; t < mla__min(b1 * 16, in->T); t += 16)
-                c->k.pack((uint16_t *)(void *)(q + t * in->ldq), in->x + (in->idx ? 0 : t * in->ldx), in->ldx, in->idx ? in->idx + t : NULL,
-                          mla__min(16, in->T - t), cols);
+                c->k.pack((uint16_t *)(void *)(q + t * in->ldq), in->x + (in->idx ? 0 : t * in->ldx), in->ldx,
+                          in->idx ? in->idx + t : NULL, mla__min(16, in->T - t), cols);
     }
 }
-/* Jobs whose weights want that get their activations rounded: to int8 or e4m3, where jobs that share x share them, or packed as bf16. */
+/* Jobs whose weights want that get their activations rounded: to int8 or e4m3, where jobs that share x share them, or
+ * packed as bf16. */
 static void mla__activations(mla_context *c, mla__job *jobs, int n) {
     mla__jobs list;
     double cost = 0;
     mla__sz used = 0;
-    const mla__in *last[MLA__TO_COUNT] = {0}; /* that was rounded to each: experts may be of several dtypes, and all have the same x */
+    const mla__in *last[MLA__TO_COUNT] = {
+        0}; /* that was rounded to each: experts may be of several dtypes, and all have the same x */
     for (int i = 0; i < n; i++) {
         mla__job *j = &jobs[i];
         const int to = mla__rounds_to(c, j), packed = to == MLA__TO_BF16, cols = j->w->weight.cols;
         const mla__in *same = last[to];
         c->loads[i].units = 0, c->loads[i].weight = 1;
         if (to == MLA__TO_NONE) continue;
-        j->in.ldq = packed ? 2 * mla__up_to(cols, 32) : to == MLA__TO_E4M3 ? cols * (mla__sz)sizeof(float) : cols / MLA_GROUP * (mla__sz)sizeof(mla__act);
+        j->in.ldq = packed               ? 2 * mla__up_to(cols, 32)
+                    : to == MLA__TO_E4M3 ? cols * (mla__sz)sizeof(float)
+                                         : cols / MLA_GROUP * (mla__sz)sizeof(mla__act);
         if (same && same->x == j->in.x && same->ldq == j->in.ldq && (!packed || (!same->idx && !j->in.idx))) {
             j->in.q = same->q;
             continue;
@@ -3852,7 +5163,9 @@ static void mla__activations(mla_context *c, mla__job *jobs, int n) {
         if (!in->q) continue;
         const int to = mla__rounds_to(c, &jobs[i]);
         if (to == MLA__TO_BF16) in->idx = NULL, in->ldx = 0; /* packed in their order */
-        if (to == MLA__TO_E4M3) in->x = (const float *)(const void *)in->q, in->ldx = jobs[i].w->weight.cols, in->q = NULL; /* f32 in form */
+        if (to == MLA__TO_E4M3)
+            in->x = (const float *)(const void *)in->q, in->ldx = jobs[i].w->weight.cols,
+            in->q = NULL; /* f32 in form */
     }
 }
 
@@ -3864,7 +5177,8 @@ static void mla__jobs_run(mla_context *c, mla__job *jobs, int n) {
     for (int i = 0; i < n; i++) {
         cost += (double)jobs[i].in.T * jobs[i].rows * jobs[i].w->weight.cols;
         c->loads[i].units = (jobs[i].rows + MLA__STRIP - 1) / MLA__STRIP;
-        c->loads[i].weight = (jobs[i].in.T + 4) * (jobs[i].up ? 2 : 1); /* 4: what reading and unpacking weights costs, in tokens */
+        c->loads[i].weight =
+            (jobs[i].in.T + 4) * (jobs[i].up ? 2 : 1); /* 4: what reading and unpacking weights costs, in tokens */
     }
     mla__parallel(c, mla__jobs_work, &list, cost);
 }
@@ -3877,9 +5191,10 @@ static mla__job mla__job_of(float *y, mla__sz ldy, const float *x, mla__sz ldx, 
     return j;
 }
 
-/* ---- >>rope ---------------------------------------------------------------------------------------------------------- */
+/* ---- >>rope ------------------------------------------------------------------------------------------------------ */
 
-/* Cosines and sines of the call's T positions: once for all layers. The angle is an f32 product, as in the models' own code. */
+/* Cosines and sines of the call's T positions: once for all layers. The angle is an f32 product, as in the models' own
+ * code. */
 static void mla__angles(mla_context *c, int T) {
     const int half = c->m->c.qk_rope_head_dim / 2;
     for (int t = 0; t < T && c->m->c.rope.layout != MLA_ROPE_NONE; t++)
@@ -3890,15 +5205,16 @@ static void mla__angles(mla_context *c, int T) {
         }
 }
 
-/* ---- >>sparse -------------------------------------------------------------------------------------------------------- */
-/* Scores are never kept: every piece of context has a list of candidates, and all that is left of a list that overflows are its best. */
+/* ---- >>sparse ---------------------------------------------------------------------------------------------------- */
+/* Scores are never kept: every piece of context has a list of candidates, and all that is left of a list that overflows
+ * are its best. */
 
 typedef struct mla__attn {
     const mla_attn_weights *w;
     const mla_sequence *seqs;
     int layer, T, n_blocks;
     int probs_layer; /* which of the caller's probabilities are this layer's */
-    int token0; /* absorbed: first token of the rows in qa and ol */
+    int token0;      /* absorbed: first token of the rows in qa and ol */
 } mla__attn;
 
 static int mla__keys(const mla_sequence *s) { return s->cache->length + s->n_tokens; }
@@ -3949,7 +5265,8 @@ static uint32_t mla__top_key(float score) {
     return score != score ? 0 : u >> 31 ? ~u : u | 0x80000000u;
 }
 
-/* Cut the keys of a block into at most `most` pieces. It follows from the shape of the call alone, so that no result depends on threads. */
+/* Cut the keys of a block into at most `most` pieces. It follows from the shape of the call alone, so that no result
+ * depends on threads. */
 static void mla__pieces(mla__block *b, int keys, int most, int fewest, int *slots) {
     b->piece = mla__up_to(mla__max((keys + most - 1) / most, mla__min(keys, fewest)), MLA_PAGE);
     b->pieces = (keys + b->piece - 1) / b->piece;
@@ -3966,7 +5283,8 @@ static void mla__chosen_set(mla_context *c, const mla__block *b, mla__top *best)
 static void mla__index_piece(mla_context *c, const mla__attn *a, const mla__block *b, int piece, mla__worker *w) {
     const mla_config *f = &c->m->c;
     const mla_sequence *s = &a->seqs[b->seq];
-    const int Hi = f->index_n_heads, d = f->index_head_dim, nr = c->k.nl, panels = mla__up_to(Hi, nr) / nr, keys = mla__keys(s);
+    const int Hi = f->index_n_heads, d = f->index_head_dim, nr = c->k.nl, panels = mla__up_to(Hi, nr) / nr,
+              keys = mla__keys(s);
     const int seen = mla__seen(c, s, b->token), end = b->pieces > 1 ? mla__min(seen, (piece + 1) * b->piece) : seen;
     const float *q = c->iq + b->token * (mla__sz)Hi * d, *mask = s->mask ? s->mask + b->first * (mla__sz)keys : NULL;
     float *weight = w->lane_memory + (mla__sz)panels * nr * d, score[MLA_PAGE];
@@ -3977,9 +5295,11 @@ static void mla__index_piece(mla_context *c, const mla__attn *a, const mla__bloc
     }
     for (int h = 0; h < panels * nr; h++) weight[h] = h < Hi ? c->iw[b->token * (mla__sz)Hi + h] : 0;
     mla__top_begin(&best, w, f->index_topk);
-    for (int u0 = piece * b->piece; u0 < end; u0 += MLA_PAGE) { /* MLA_PAGE keys from a multiple of it lie together, paged or not */
+    for (int u0 = piece * b->piece; u0 < end;
+         u0 += MLA_PAGE) { /* MLA_PAGE keys from a multiple of it lie together, paged or not */
         const int nu = mla__min(MLA_PAGE, end - u0);
-        c->k.index[s->cache->index_dtype](score, w->lanes, weight, panels, mla__index_row(s->cache, a->layer, u0), d, nu, w->s, w->k);
+        c->k.index[s->cache->index_dtype](score, w->lanes, weight, panels, mla__index_row(s->cache, a->layer, u0), d,
+                                          nu, w->s, w->k);
         for (int u = 0; u < nu; u++) {
             if (mask && mask[u0 + u] == -INFINITY) continue;
             mla__top_offer(&best, mla__top_key(mask ? score[u] + mask[u0 + u] : score[u]), u0 + u);
@@ -4027,7 +5347,8 @@ static void mla__choose(mla_context *c, mla__attn *a, int n_seqs) {
         const int n = a->seqs[s].n_tokens;
         int all = n;
         for (int i = n - 1; i >= 0; i--) {
-            c->choice[t + i].cache = a->seqs[s].cache, c->choice[t + i].position = c->position[t + i], c->choice[t + i].n = -1;
+            c->choice[t + i].cache = a->seqs[s].cache, c->choice[t + i].position = c->position[t + i],
+                          c->choice[t + i].n = -1;
             if (mla__seen(c, &a->seqs[s], t + i) > f->index_topk) all = i; /* later tokens see no less */
         }
         a->n_blocks = mla__cut(c, a->n_blocks, s, t + all, all, n - all, 1);
@@ -4058,7 +5379,7 @@ static int mla__dense(const mla_context *c, int t, int n) {
     return i;
 }
 
-/* ---- >>attention ----------------------------------------------------------------------------------------------------- */
+/* ---- >>attention ------------------------------------------------------------------------------------------------- */
 
 /* Latent norms, rotation of the key, and the new rows of the caches. */
 static void mla__latent_work(mla_context *c, void *arg, int worker) {
@@ -4092,7 +5413,8 @@ static void mla__query_work(mla_context *c, void *arg, int worker) {
     const int t0 = (int)((int64_t)a->T * worker / c->threads), t1 = (int)((int64_t)a->T * (worker + 1) / c->threads);
     for (int t = t0; t < t1; t++) {
         float scale = f->softmax_scale * f->q_scale;
-        if (f->temperature_beta != 0) scale *= 1 + f->temperature_beta * logf((float)(1 + c->position[t] / f->temperature_period));
+        if (f->temperature_beta != 0)
+            scale *= 1 + f->temperature_beta * logf((float)(1 + c->position[t] / f->temperature_period));
         for (int h = 0; h < H; h++) {
             float *q = c->q + (t * (mla__sz)H + h) * (N + P);
             mla__rotate(q + N, c->cos + t * (mla__sz)(P / 2), c->sin + t * (mla__sz)(P / 2), P, f->rope.layout);
@@ -4100,7 +5422,8 @@ static void mla__query_work(mla_context *c, void *arg, int worker) {
         }
         const int Hi = c->m->indexer[a->layer] >= 0 ? f->index_n_heads : 0, d = f->index_head_dim;
         for (int h = 0; h < Hi; h++) {
-            mla__rotate(c->iq + (t * (mla__sz)Hi + h) * d, c->cos + t * (mla__sz)(P / 2), c->sin + t * (mla__sz)(P / 2), P, f->index_rope);
+            mla__rotate(c->iq + (t * (mla__sz)Hi + h) * d, c->cos + t * (mla__sz)(P / 2), c->sin + t * (mla__sz)(P / 2),
+                        P, f->index_rope);
             c->iw[t * (mla__sz)Hi + h] *= (float)(1 / sqrt((double)Hi * d));
         }
     }
@@ -4109,18 +5432,36 @@ static void mla__query_work(mla_context *c, void *arg, int worker) {
 /* Where the caller wants the probabilities of a head of token t of a block. */
 static float *mla__probs_of(const mla_context *c, const mla__attn *a, const mla__block *b, int t, int h) {
     const mla_sequence *s = &a->seqs[b->seq];
-    return s->probs + (((mla__sz)a->probs_layer * s->n_tokens + b->first + t) * c->m->c.num_attention_heads + h) * (mla__sz)mla__keys(s);
+    return s->probs + (((mla__sz)a->probs_layer * s->n_tokens + b->first + t) * c->m->c.num_attention_heads + h) *
+                          (mla__sz)mla__keys(s);
 }
 
-/* Set up lanes for rows of queries. Row i belongs to token b->token + i / per_token and head (per_token > 1: i % per_token, else head).
-   Blocks of chosen keys come with positions counted from 0, and with masks and room for scores in the worker's scratch. */
-static int mla__lanes_begin(mla_context *c, const mla__attn *a, const mla__block *b, mla__worker *w, const float *q, mla__sz ldq, int dk,
-                            int dv, int per_token, int head) {
-    const mla_sequence *s = &a->seqs[b->seq];
-    const int rows = b->n * per_token, nr = c->k.nl, keys = mla__keys(s), chosen = mla__dense(c, b->token, 1) == 0;
-    float *at = w->lane_memory;
-    for (int p = 0; p * nr < rows; p++) {
-        mla__lanes *l = &w->lanes[p];
+/* ---- >>walk ------------------------------------------------------------------------------------------------------ */
+/* A block of queries walks over its keys, one visit after another. A visit is a run of the context, or keys that tokens
+   of the block have chosen: of a block of one token its own list, of several the positions that any of them has chosen,
+   with masks that hide from each what it has not. Nothing after this section knows which. */
+typedef struct mla__walk {
+    mla_context *c;
+    const mla__attn *a;
+    const mla__block *b;
+    mla__worker *w;
+    int per_token, head,
+        panels;      /* row i of the lanes: token i / per_token, head i % per_token; of head alone if per_token is 1 */
+    int most, end;   /* keys in a visit; where runs and lists end */
+    const int *list; /* a token's own choice; or NULL, and */
+    int shared;      /* 1: the choices of all tokens of the block */
+    int u0, n;       /* the visit: keys u0 .. u0+n of the context or of the list */
+    const int *at;   /* their positions; NULL: they are u0 and up */
+    int from;        /* what kernels count positions from */
+} mla__walk;
+
+static void mla__lanes_begin(const mla__walk *k, const float *q, mla__sz ldq, int dk, int dv) {
+    const mla_context *c = k->c;
+    const mla_sequence *s = &k->a->seqs[k->b->seq];
+    const int rows = k->b->n * k->per_token, nr = c->k.nl, keys = mla__keys(s), listed = k->list || k->shared;
+    float *at = k->w->lane_memory;
+    for (int p = 0; p < k->panels; p++) {
+        mla__lanes *l = &k->w->lanes[p];
         l->q = at, at += (mla__sz)dk * nr;
         l->o = at, at += (mla__sz)dv * nr;
         l->m = at, at += nr;
@@ -4130,107 +5471,174 @@ static int mla__lanes_begin(mla_context *c, const mla__attn *a, const mla__block
         l->started = 0;
         l->mask[0] = NULL, l->probs[0] = NULL;
         for (int i = 0; i < nr; i++) {
-            const int row = p * nr + mla__min(i, l->n - 1), t = row / per_token, h = per_token > 1 ? row % per_token : head;
+            const int row = p * nr + mla__min(i, l->n - 1), t = row / k->per_token,
+                      h = k->per_token > 1 ? row % k->per_token : k->head;
             l->m[i] = -INFINITY, l->l[i] = 0;
-            l->limit[i] = chosen ? keys - 1 : mla__seen(c, s, b->token + t) - 1;
-            if (chosen && (s->mask || b->n > 1)) l->mask[i] = w->mask + (per_token > 1 ? 0 : i) * MLA__KEYS;
-            else if (s->mask) l->mask[i] = s->mask + (b->first + t) * (mla__sz)keys;
+            l->limit[i] = listed ? keys - 1 : mla__seen(c, s, k->b->token + t) - 1;
+            if (listed ? s->mask || k->b->n > 1 : s->mask != NULL)
+                l->mask[i] = listed ? k->w->mask + (k->per_token > 1 ? 0 : i) * MLA__KEYS
+                                    : s->mask + (k->b->first + t) * (mla__sz)keys;
             if (!s->probs) continue;
-            l->probs[i] = mla__probs_of(c, a, b, t, h);
-            if (!chosen) continue;
+            l->probs[i] = mla__probs_of(c, k->a, k->b, t, h);
+            if (!listed) continue;
             for (int u = 0; u < keys; u++) l->probs[i][u] = -INFINITY; /* until a score is known */
-            l->probs[i] = w->probs + (per_token > 1 ? row : i) * MLA__KEYS;
+            l->probs[i] = k->w->probs + (k->per_token > 1 ? row : i) * MLA__KEYS;
         }
         c->k.transpose(l->q, q + p * nr * ldq, (int)ldq, l->n, dk);
     }
-    return (rows + nr - 1) / nr;
 }
-
 static int mla__lanes_last(const mla__lanes *l) {
     int last = 0;
     for (int i = 0; i < l->n; i++) last = mla__max(last, l->limit[i]);
     return last;
 }
 
-/* The scores of a block of chosen keys, where the caller wants probabilities, go to their places: lanes are rows from `row` on. */
-static void mla__lanes_scatter(const mla_context *c, const mla__attn *a, const mla__block *b, const mla__lanes *l, int row, int per_token, int head,
-                               const int *at, int n) {
+static mla__walk mla__walk_of(mla_context *c, const mla__attn *a, const mla__block *b, int piece, mla__worker *w,
+                              int most, int per_token, int head, const float *q, mla__sz ldq, int dk, int dv) {
+    mla__walk k;
+    memset(&k, 0, sizeof k);
+    k.c = c, k.a = a, k.b = b, k.w = w, k.most = most, k.per_token = per_token, k.head = head;
+    k.panels = (b->n * per_token + c->k.nl - 1) / c->k.nl;
+    k.list = mla__chosen(c, b->token, &k.end);
+    if (k.list && per_token == 1) k.list = NULL, k.shared = 1, memset(w->next, 0, (size_t)b->n * sizeof *w->next);
+    mla__lanes_begin(&k, q, ldq, dk, dv);
+    if (!k.list) k.end = mla__lanes_last(&w->lanes[k.panels - 1]) + 1; /* later tokens see no less */
+    k.u0 = piece * b->piece;
+    if (b->pieces > 1) k.end = mla__min(k.end, (piece + 1) * b->piece);
+    return k;
+}
+
+/* The next positions, at most KEYS of them, that some token of a block has chosen. */
+static int mla__chosen_next(const mla_context *c, const mla__block *b, mla__worker *w) {
+    int *next = w->next, *before = w->next + MLA__QUERIES, n = 0, keys = 0;
+    memcpy(before, next, (size_t)b->n * sizeof *next);
+    while (n < MLA__KEYS) {
+        unsigned char some[MLA__KEYS] = {0};
+        int from = INT32_MAX, width = MLA__KEYS;
+        for (int t = 0; t < b->n; t++) {
+            const int *chosen = mla__chosen(c, b->token + t, &keys);
+            if (next[t] < keys) from = mla__min(from, chosen[next[t]]);
+        }
+        if (from == INT32_MAX) break;
+        for (int t = 0; t < b->n; t++) {
+            const int *chosen = mla__chosen(c, b->token + t, &keys);
+            for (int i = next[t]; i < keys && chosen[i] - from < MLA__KEYS; i++) some[chosen[i] - from] = 1;
+        }
+        for (int j = 0; j < width; j++)
+            if (some[j] && n == MLA__KEYS)
+                width = j;
+            else if (some[j])
+                w->at[n++] = from + j;
+        for (int t = 0; t < b->n; t++) {
+            const int *chosen = mla__chosen(c, b->token + t, &keys);
+            while (next[t] < keys && chosen[next[t]] - from < width) next[t]++;
+        }
+    }
+    return n;
+}
+static int mla__walk_next(mla__walk *k) {
+    k->u0 += k->n;
+    k->n = k->shared ? mla__chosen_next(k->c, k->b, k->w) : mla__min(k->most, k->end - k->u0);
+    k->at = k->shared ? k->w->at : k->list ? k->list + k->u0 : NULL;
+    k->from = k->at ? 0 : k->u0;
+    return k->n > 0;
+}
+
+/* The cached rows of a visit, as they are or as f32 with stride ld. Runs are taken where they lie if they may stay as
+ * they are. */
+static const void *mla__walk_rows(const mla__walk *k, int as_they_are, mla__sz ld) {
+    const mla_cache *cache = k->a->seqs[k->b->seq].cache;
+    const mla__sz bytes = mla__bytes(cache->dtype, cache->width);
+    if (as_they_are && !k->at)
+        return mla__row(cache, k->a->layer, k->u0); /* MLA_PAGE rows from a multiple of it lie together, paged or not */
+    for (int i = 0; i < k->n; i++) {
+        const unsigned char *row = mla__row(cache, k->a->layer, k->at ? k->at[i] : k->u0 + i);
+        if (k->at) { /* they lie anywhere, so that only we know which is next */
+            const unsigned char *next = mla__row(cache, k->a->layer, k->at[mla__min(i + 3, k->n - 1)]);
+            for (mla__sz j = 0; j < bytes; j += 64) MLA__PREFETCH(next + j);
+        }
+        if (as_they_are)
+            memcpy((unsigned char *)(void *)k->w->latent + i * bytes, row, (size_t)bytes);
+        else
+            k->c->k.widen[cache->dtype](k->w->latent + i * ld, row, cache->width);
+    }
+    return k->w->latent;
+}
+
+/* How many keys of the visit panel p sees; the masks of what was chosen are made for it. */
+static int mla__walk_seen(const mla__walk *k, int p) {
+    const mla_sequence *s = &k->a->seqs[k->b->seq];
+    const mla__lanes *l = &k->w->lanes[p];
+    const int rows = k->per_token > 1 ? 1 : l->n;
+    if (!k->at) return mla__min(k->n, mla__lanes_last(l) + 1 - k->u0);
+    if (!l->mask[0]) return k->n;
+    for (int i = 0, keys; i < rows; i++) {
+        const int t = k->per_token > 1 ? 0 : p * k->c->k.nl + i, *chosen = mla__chosen(k->c, k->b->token + t, &keys);
+        const float *mask = s->mask ? s->mask + (k->b->first + t) * (mla__sz)mla__keys(s) : NULL;
+        int next = k->shared ? k->w->next[MLA__QUERIES + t] : k->u0;
+        const int end = k->shared ? k->w->next[t] : k->u0 + k->n;
+        for (int j = 0; j < k->n; j++) {
+            const int mine = next < end && chosen[next] == k->at[j];
+            k->w->mask[i * MLA__KEYS + j] = !mine ? -INFINITY : mask ? mask[k->at[j]] : 0;
+            next += mine;
+        }
+    }
+    return k->n;
+}
+
+/* Where the caller wants probabilities, the scores of a visit go to their places, */
+static void mla__walk_scores(const mla__walk *k, int p) {
+    const mla__lanes *l = &k->w->lanes[p];
+    for (int i = 0; k->at && l->probs[0] && i < l->n; i++) {
+        const int row = p * k->c->k.nl + i;
+        float *to =
+            mla__probs_of(k->c, k->a, k->b, row / k->per_token, k->per_token > 1 ? row % k->per_token : k->head);
+        for (int j = 0; j < k->n; j++) to[k->at[j]] = l->probs[i][j];
+    }
+}
+/* and when all are there, become probabilities. */
+static void mla__walk_end(const mla__walk *k, int p) {
+    const mla__lanes *l = &k->w->lanes[p];
+    const int keys = mla__keys(&k->a->seqs[k->b->seq]);
     for (int i = 0; l->probs[0] && i < l->n; i++) {
-        float *to = mla__probs_of(c, a, b, (row + i) / per_token, per_token > 1 ? (row + i) % per_token : head);
-        for (int j = 0; j < n; j++) to[at[j]] = l->probs[i][j];
-    }
-}
-/* And at the end, when they are all there, that is where they are looked for. */
-static void mla__lanes_scattered(const mla_context *c, const mla__attn *a, const mla__block *b, mla__lanes *l, int row, int per_token, int head) {
-    for (int i = 0; l->probs[0] && i < l->n; i++)
-        l->probs[i] = mla__probs_of(c, a, b, (row + i) / per_token, per_token > 1 ? (row + i) % per_token : head);
-}
-
-/* Raw scores, kept where the caller wants probabilities, become probabilities. */
-static void mla__lanes_probs(const mla__lanes *l, int keys) {
-    for (int i = 0; l->probs[0] && i < l->n; i++)
-        for (int u = 0; u < keys; u++)
-            l->probs[i][u] = u <= l->limit[i] && l->l[i] != 0 ? expf(l->probs[i][u] - l->m[i]) / l->l[i] : 0;
-}
-
-/* Rows u0 .. u0+nu of a cache, as f32 with stride ldk; one page at a time. */
-static void mla__widen_rows(mla_context *c, const mla_cache *k, int layer, int u0, int nu, float *to, mla__sz ldk) {
-    for (int u = u0; u < u0 + nu;) {
-        const int n = mla__min(u0 + nu - u, MLA_PAGE - u % MLA_PAGE);
-        const unsigned char *row = mla__row(k, layer, u);
-        for (int i = 0; i < n; i++, row += mla__bytes(k->dtype, k->width)) c->k.widen[k->dtype](to + (u - u0 + i) * ldk, row, k->width);
-        u += n;
+        const int row = p * k->c->k.nl + i;
+        float *to =
+            mla__probs_of(k->c, k->a, k->b, row / k->per_token, k->per_token > 1 ? row % k->per_token : k->head);
+        for (int u = 0; u < keys; u++) to[u] = u <= l->limit[i] && l->l[i] != 0 ? expf(to[u] - l->m[i]) / l->l[i] : 0;
     }
 }
 
-/* The rows at n positions, as they are or as f32 with stride ldk. They lie anywhere, so that only we know which is next. */
-static void mla__gather_rows(mla_context *c, const mla_cache *k, int layer, const int *at, int n, void *to, mla__sz ldk, int as_they_are) {
-    const mla__sz bytes = mla__bytes(k->dtype, k->width);
-    for (int i = 0; i < n; i++) {
-        const unsigned char *row = mla__row(k, layer, at[i]), *next = mla__row(k, layer, at[mla__min(i + 3, n - 1)]);
-        for (mla__sz j = 0; j < bytes; j += 64) MLA__PREFETCH(next + j);
-        if (as_they_are) memcpy((unsigned char *)to + i * bytes, row, (size_t)bytes);
-        else c->k.widen[k->dtype]((float *)to + i * ldk, row, k->width);
-    }
-}
-
-/* Absorbed, one block of tokens and one piece of context: all heads walk over the latents together, each read and widened once. */
+/* Absorbed, one block of tokens and one piece of context: all heads walk over the latents together, each read and
+ * widened once. */
 static void mla__absorbed_piece(mla_context *c, const mla__attn *a, const mla__block *b, int piece, mla__worker *w) {
     const mla_config *f = &c->m->c;
-    const mla_sequence *s = &a->seqs[b->seq];
+    const mla_dtype dtype = a->seqs[b->seq].cache->dtype;
     const int H = f->num_attention_heads, R = f->kv_lora_rank, dk = R + f->qk_rope_head_dim, nr = c->k.nl;
-    const mla__sz ldk = mla__up_to(dk, MLA__NR_MAX), first = (mla__sz)(b->token - a->token0) * H;
-    const int panels = mla__lanes_begin(c, a, b, w, c->qa + first * dk, dk, dk, R, H, 0);
-    int end = mla__lanes_last(&w->lanes[panels - 1]) + 1; /* later tokens see no less */
-    const int *chosen = mla__chosen(c, b->token, &end);
-    const int u1 = b->pieces > 1 ? mla__min(end, (piece + 1) * b->piece) : end;
-    const mla_dtype dtype = s->cache->dtype;
     const int in_place = c->k.attend[dtype] != NULL && R % MLA__NR_MAX == 0;
     const mla_dtype t = in_place ? dtype : MLA_F32;
     const int tiles = c->k.attend_tiles && t == MLA_BF16 && dk % 32 == 0;
-    const mla__sz ld = in_place ? dk : ldk;
-    for (int u0 = piece * b->piece; u0 < u1; u0 += MLA_PAGE) {
-        const int nu = mla__min(MLA_PAGE, u1 - u0);
-        const void *block = w->latent;
-        if (chosen) mla__gather_rows(c, s->cache, a->layer, chosen + u0, nu, w->latent, ldk, in_place);
-        else if (in_place) block = mla__row(s->cache, a->layer, u0); /* MLA_PAGE rows from a multiple of it lie together, paged or not */
-        else mla__widen_rows(c, s->cache, a->layer, u0, nu, w->latent, ldk);
-        for (int u = 0; chosen && s->mask && u < nu; u++) w->mask[u] = s->mask[b->first * (mla__sz)mla__keys(s) + chosen[u0 + u]];
-        (tiles ? c->k.attend_tiles : c->k.attend[t])(w->lanes, panels, block, ld, dk, block, ld, R, chosen ? 0 : u0, nu, w->s, w->k);
-        for (int p = 0; chosen && p < panels; p++) mla__lanes_scatter(c, a, b, &w->lanes[p], p * nr, H, 0, chosen + u0, nu);
+    const mla__sz ld = in_place ? dk : mla__up_to(dk, MLA__NR_MAX), first = (mla__sz)(b->token - a->token0) * H;
+    mla__walk k = mla__walk_of(c, a, b, piece, w, MLA_PAGE, H, 0, c->qa + first * dk, dk, dk, R);
+    while (mla__walk_next(&k)) {
+        const void *rows = mla__walk_rows(&k, in_place, ld);
+        mla__walk_seen(&k, 0);
+        (tiles ? c->k.attend_tiles : c->k.attend[t])(w->lanes, k.panels, rows, ld, dk, rows, ld, R, k.from, k.n, w->s,
+                                                     w->k);
+        for (int p = 0; p < k.panels; p++) mla__walk_scores(&k, p);
     }
-    for (int p = 0; p < panels; p++) {
+    for (int p = 0; p < k.panels; p++) {
         mla__lanes *l = &w->lanes[p];
-        if (chosen) mla__lanes_scattered(c, a, b, l, p * nr, H, 0);
-        mla__lanes_probs(l, mla__keys(s));
+        mla__walk_end(&k, p);
         for (int i = 0; i < l->n; i++) {
             const mla__sz row = first + p * nr + i;
             const float *o = l->o + i * (mla__sz)R, z = l->l[i] != 0 ? 1.0f / l->l[i] : 0;
             if (b->pieces > 1) {
                 const mla__sz slot = (mla__sz)b->slot * c->lane_tokens * H + (p * nr + i) * (mla__sz)b->pieces + piece;
                 c->piece_m[slot] = l->m[i], c->piece_l[slot] = l->l[i];
-                if (l->started) memcpy(c->piece_o + slot * R, o, (size_t)R * sizeof *o);
-                else memset(c->piece_o + slot * R, 0, (size_t)R * sizeof *o);
+                if (l->started)
+                    memcpy(c->piece_o + slot * R, o, (size_t)R * sizeof *o);
+                else
+                    memset(c->piece_o + slot * R, 0, (size_t)R * sizeof *o);
             } else {
                 for (int r = 0; r < R; r++) c->ol[row * R + r] = z != 0 ? o[r] * z : 0;
             }
@@ -4254,91 +5662,55 @@ static void mla__merge(mla_context *c, const mla__attn *a, const mla__block *b, 
     c->k.mix[MLA_F32](c->ol + ((mla__sz)(b->token - a->token0) * H + row) * R, R, share, n, 1, &o, 0, n, w->panel);
 }
 
-/* The next positions, at most KEYS of them, that some token of a block has chosen. */
-static int mla__chosen_next(const mla_context *c, const mla__block *b, mla__worker *w) {
-    int *next = w->next, *before = w->next + MLA__QUERIES, n = 0, keys = 0;
-    memcpy(before, next, (size_t)b->n * sizeof *next);
-    while (n < MLA__KEYS) {
-        unsigned char some[MLA__KEYS] = {0};
-        int from = INT32_MAX, width = MLA__KEYS;
-        for (int t = 0; t < b->n; t++) {
-            const int *chosen = mla__chosen(c, b->token + t, &keys);
-            if (next[t] < keys) from = mla__min(from, chosen[next[t]]);
-        }
-        if (from == INT32_MAX) break;
-        for (int t = 0; t < b->n; t++) {
-            const int *chosen = mla__chosen(c, b->token + t, &keys);
-            for (int i = next[t]; i < keys && chosen[i] - from < MLA__KEYS; i++) some[chosen[i] - from] = 1;
-        }
-        for (int j = 0; j < width; j++)
-            if (some[j] && n == MLA__KEYS) width = j;
-            else if (some[j]) w->at[n++] = from + j;
-        for (int t = 0; t < b->n; t++) {
-            const int *chosen = mla__chosen(c, b->token + t, &keys);
-            while (next[t] < keys && chosen[next[t]] - from < width) next[t]++;
-        }
-    }
-    return n;
-}
-/* What the tokens of a panel, from token t0 of the block on, see of these n positions. */
-static void mla__chosen_mask(const mla_context *c, const mla__attn *a, const mla__block *b, const mla__lanes *l, int t0, int n, const mla__worker *w) {
-    const mla_sequence *s = &a->seqs[b->seq];
-    for (int i = 0, keys; l->mask[0] && i < l->n; i++) {
-        const int t = t0 + i, *chosen = mla__chosen(c, b->token + t, &keys);
-        const float *mask = s->mask ? s->mask + (b->first + t) * (mla__sz)mla__keys(s) : NULL;
-        int k = w->next[MLA__QUERIES + t];
-        for (int j = 0; j < n; j++) {
-            const int mine = k < w->next[t] && chosen[k] == w->at[j];
-            w->mask[i * MLA__KEYS + j] = !mine ? -INFINITY : mask ? mask[w->at[j]] : 0;
-            k += mine;
-        }
-    }
-}
-
-/* Naive, one head of one block of tokens: keys and values are expanded from the latents a block of context at a time. */
+/* Naive, one head of one block of tokens: keys and values are expanded from the latents a block of context at a time.
+ */
 static void mla__naive_head(mla_context *c, const mla__attn *a, const mla__block *b, int h, mla__worker *w) {
     const mla_config *f = &c->m->c;
-    const mla_sequence *s = &a->seqs[b->seq];
-    const int H = f->num_attention_heads, N = f->qk_nope_head_dim, P = f->qk_rope_head_dim, V = f->v_head_dim, R = f->kv_lora_rank, nr = c->k.nl;
+    const int H = f->num_attention_heads, N = f->qk_nope_head_dim, P = f->qk_rope_head_dim, V = f->v_head_dim,
+              R = f->kv_lora_rank, nr = c->k.nl;
+    const int row0 = h * (N + V);
     const mla__sz ldl = mla__up_to(R + P, MLA__NR_MAX), ldv = mla__up_to(V, MLA__NR_MAX);
-    const int panels = mla__lanes_begin(c, a, b, w, c->q + ((mla__sz)b->token * H + h) * (N + P), (mla__sz)H * (N + P), N + P, V, 1, h);
-    const int u1 = mla__lanes_last(&w->lanes[panels - 1]) + 1, row0 = h * (N + V), chosen = mla__dense(c, b->token, 1) == 0;
-    const int tiles = c->k.attend_tiles && a->w->kv_b.weight.dtype == MLA_BF16 && (N + P) % 32 == 0 && V % 32 == 0 && R % 32 == 0;
-    uint16_t *k16 = tiles ? w->packed + MLA__KEYS * (mla__sz)R : NULL, *v16 = tiles ? k16 + MLA__KEYS * (mla__sz)(N + P) : NULL;
+    const int tiles =
+        c->k.attend_tiles && a->w->kv_b.weight.dtype == MLA_BF16 && (N + P) % 32 == 0 && V % 32 == 0 && R % 32 == 0;
+    uint16_t *k16 = tiles ? w->packed + MLA__KEYS * (mla__sz)R : NULL,
+             *v16 = tiles ? k16 + MLA__KEYS * (mla__sz)(N + P) : NULL;
     mla_linear keys = a->w->kv_b;
-    memset(&keys.bias, 0, sizeof keys.bias); /* a bias on keys adds the same to all scores of a query: softmax cancels it */
-    if (chosen) memset(w->next, 0, (size_t)b->n * sizeof *w->next);
-    for (int u0 = 0, nu; (nu = chosen ? mla__chosen_next(c, b, w) : mla__min(MLA__KEYS, u1 - u0)) > 0; u0 += nu) {
-        if (chosen) mla__gather_rows(c, s->cache, a->layer, w->at, nu, w->latent, ldl, 0);
-        else mla__widen_rows(c, s->cache, a->layer, u0, nu, w->latent, ldl);
+    memset(&keys.bias, 0,
+           sizeof keys.bias); /* a bias on keys adds the same to all scores of a query: softmax cancels it */
+    mla__walk k = mla__walk_of(c, a, b, 0, w, MLA__KEYS, 1, h, c->q + ((mla__sz)b->token * H + h) * (N + P),
+                               (mla__sz)H * (N + P), N + P, V);
+    while (mla__walk_next(&k)) {
+        const int nu = k.n;
+        mla__walk_rows(&k, 0, ldl);
         mla__in in = mla__in_of(w->latent, ldl, nu);
         if (tiles) {
-            for (int u = 0; u < nu; u += 16) c->k.pack(w->packed + u * (mla__sz)R, w->latent + u * ldl, ldl, NULL, mla__min(16, nu - u), R);
+            for (int u = 0; u < nu; u += 16)
+                c->k.pack(w->packed + u * (mla__sz)R, w->latent + u * ldl, ldl, NULL, mla__min(16, nu - u), R);
             in.q = (const unsigned char *)w->packed, in.ldq = 2 * R;
             in.T = mla__up_to(nu, 16); /* lanes that are not there are zero */
         }
         mla__rows(c, w->k, N + P, &in, &keys, row0, 0, N, w->panel);
-        for (int u = 0; u < nu; u++) memcpy(w->k + u * (mla__sz)(N + P) + N, w->latent + u * ldl + R, (size_t)P * sizeof *w->k);
+        for (int u = 0; u < nu; u++)
+            memcpy(w->k + u * (mla__sz)(N + P) + N, w->latent + u * ldl + R, (size_t)P * sizeof *w->k);
         mla__rows(c, w->v, ldv, &in, &a->w->kv_b, row0 + N, 0, V, w->panel);
         if (tiles)
             for (int u = 0; u < nu; u++) {
                 c->k.narrow[MLA_BF16](k16 + u * (mla__sz)(N + P), w->k + u * (mla__sz)(N + P), N + P);
                 c->k.narrow[MLA_BF16](v16 + u * (mla__sz)V, w->v + u * ldv, V);
             }
-        for (int p = 0; p < panels; p++) {
-            const int last = chosen ? INT32_MAX - 1 : mla__lanes_last(&w->lanes[p]);
-            if (u0 > last) continue;
-            const int seen = mla__min(nu, last + 1 - u0), from = chosen ? 0 : u0;
-            if (chosen) mla__chosen_mask(c, a, b, &w->lanes[p], p * nr, nu, w);
-            if (tiles) c->k.attend_tiles(&w->lanes[p], 1, k16, N + P, N + P, v16, V, V, from, seen, w->s, w->k);
-            else c->k.attend[MLA_F32](&w->lanes[p], 1, w->k, N + P, N + P, w->v, ldv, V, from, seen, w->s, w->latent);
-            if (chosen) mla__lanes_scatter(c, a, b, &w->lanes[p], p * nr, 1, h, w->at, nu);
+        for (int p = 0; p < k.panels; p++) {
+            const int seen = mla__walk_seen(&k, p);
+            if (seen <= 0) continue;
+            if (tiles)
+                c->k.attend_tiles(&w->lanes[p], 1, k16, N + P, N + P, v16, V, V, k.from, seen, w->s, w->k);
+            else
+                c->k.attend[MLA_F32](&w->lanes[p], 1, w->k, N + P, N + P, w->v, ldv, V, k.from, seen, w->s, w->latent);
+            mla__walk_scores(&k, p);
         }
     }
-    for (int p = 0; p < panels; p++) {
+    for (int p = 0; p < k.panels; p++) {
         mla__lanes *l = &w->lanes[p];
-        if (chosen) mla__lanes_scattered(c, a, b, l, p * nr, 1, h);
-        mla__lanes_probs(l, mla__keys(s));
+        mla__walk_end(&k, p);
         for (int i = 0; i < l->n; i++) {
             float *to = c->o + ((mla__sz)(b->token + p * nr + i) * H + h) * V;
             const float z = l->l[i] != 0 ? 1.0f / l->l[i] : 0;
@@ -4367,20 +5739,25 @@ static void mla__merge_work(mla_context *c, void *arg, int worker) {
     for (int i = 0; i < a->n_blocks; i++) {
         const mla__block *b = &c->blocks[i];
         const int rows = b->pieces > 1 ? b->n * H : 0;
-        for (int r = (int)((int64_t)rows * worker / c->threads); r < (int)((int64_t)rows * (worker + 1) / c->threads); r++) mla__merge(c, a, b, r, &c->workers[worker]);
+        for (int r = (int)((int64_t)rows * worker / c->threads); r < (int)((int64_t)rows * (worker + 1) / c->threads);
+             r++)
+            mla__merge(c, a, b, r, &c->workers[worker]);
     }
 }
 /* qa [n, H, R+P] = [W_UK^T q_nope | q_rope], a head at a time. */
 static void mla__absorb_work(mla_context *c, void *arg, int worker) {
     const mla__attn *a = (const mla__attn *)arg;
     const mla_config *f = &c->m->c;
-    const int H = f->num_attention_heads, N = f->qk_nope_head_dim, P = f->qk_rope_head_dim, V = f->v_head_dim, R = f->kv_lora_rank;
+    const int H = f->num_attention_heads, N = f->qk_nope_head_dim, P = f->qk_rope_head_dim, V = f->v_head_dim,
+              R = f->kv_lora_rank;
     const mla_tensor *w = &a->w->kv_b.weight;
     for (int h = H * worker / c->threads; h < H * (worker + 1) / c->threads; h++) {
         const float *q = c->q + ((mla__sz)a->token0 * H + h) * (N + P);
         float *qa = c->qa + h * (mla__sz)(R + P);
-        c->k.mix[w->dtype](qa, (mla__sz)H * (R + P), q, (mla__sz)H * (N + P), a->T, w, h * (N + V), N, c->workers[worker].panel);
-        for (int t = 0; t < a->T; t++) memcpy(qa + t * (mla__sz)H * (R + P) + R, q + t * (mla__sz)H * (N + P) + N, (size_t)P * sizeof *q);
+        c->k.mix[w->dtype](qa, (mla__sz)H * (R + P), q, (mla__sz)H * (N + P), a->T, w, h * (N + V), N,
+                           c->workers[worker].panel);
+        for (int t = 0; t < a->T; t++)
+            memcpy(qa + t * (mla__sz)H * (R + P) + R, q + t * (mla__sz)H * (N + P) + N, (size_t)P * sizeof *q);
     }
 }
 
@@ -4396,7 +5773,8 @@ static int mla__cut(mla_context *c, int at, int seq, int token, int first, int n
 
 static void mla__absorbed(mla_context *c, mla__attn *a, int seq, int token, int first, int n_tokens) {
     const mla_config *f = &c->m->c;
-    const int H = f->num_attention_heads, N = f->qk_nope_head_dim, V = f->v_head_dim, R = f->kv_lora_rank, P = f->qk_rope_head_dim;
+    const int H = f->num_attention_heads, N = f->qk_nope_head_dim, V = f->v_head_dim, R = f->kv_lora_rank,
+              P = f->qk_rope_head_dim;
     /* tokens [token, token + n_tokens) may belong to several sequences, from row `first` of sequence seq on */
     double cost = 0;
     int slots = 0, s = seq, left = n_tokens, at = token, row = first;
@@ -4413,7 +5791,8 @@ static void mla__absorbed(mla_context *c, mla__attn *a, int seq, int token, int 
         int keys = mla__keys(q);
         const int chosen = mla__chosen(c, b->token, &keys) != NULL;
         keys = mla__max(keys, 1); /* a mask may leave none to be chosen */
-        mla__pieces(b, keys, q->probs ? 1 : mla__max(1, MLA__PIECES / a->n_blocks), chosen ? MLA__PIECE_CHOSEN : MLA__PIECE_KEYS, &slots);
+        mla__pieces(b, keys, q->probs ? 1 : mla__max(1, MLA__PIECES / a->n_blocks),
+                    chosen ? MLA__PIECE_CHOSEN : MLA__PIECE_KEYS, &slots);
         c->loads[i].units = b->pieces, c->loads[i].weight = (int64_t)b->n * mla__min(b->piece, keys);
         cost += (double)b->n * H * keys * (2.0 * R + P);
     }
@@ -4422,12 +5801,15 @@ static void mla__absorbed(mla_context *c, mla__attn *a, int seq, int token, int 
     mla__parallel(c, mla__absorb_work, &sub, (double)n_tokens * H * N * R);
     mla__parallel(c, mla__absorbed_work, &sub, cost);
     if (slots) mla__parallel(c, mla__merge_work, &sub, (double)n_tokens * H * R * MLA__PIECES);
-    for (int h = 0; h < H; h++) { /* o_h = W_UV_h ol_h + b_v: the probabilities add up to 1, so a bias on values is added once */
-        c->jobs[h] = mla__job_of(c->o + ((mla__sz)token * H + h) * V, (mla__sz)H * V, c->ol + h * (mla__sz)R, (mla__sz)H * R, n_tokens, &a->w->kv_b);
+    for (int h = 0; h < H;
+         h++) { /* o_h = W_UV_h ol_h + b_v: the probabilities add up to 1, so a bias on values is added once */
+        c->jobs[h] = mla__job_of(c->o + ((mla__sz)token * H + h) * V, (mla__sz)H * V, c->ol + h * (mla__sz)R,
+                                 (mla__sz)H * R, n_tokens, &a->w->kv_b);
         c->jobs[h].row0 = h * (N + V) + N, c->jobs[h].rows = V, c->jobs[h].exact = 1;
     }
     mla__jobs_run(c, c->jobs, H);
-    for (int i = 0; i < a->n_blocks; i++) { /* ... unless a token sees no key at all, which only the caller's mask can bring about */
+    for (int i = 0; i < a->n_blocks;
+         i++) { /* ... unless a token sees no key at all, which only the caller's mask can bring about */
         const mla__block *b = &c->blocks[i];
         const mla_sequence *q = &a->seqs[b->seq];
         for (int t = 0; q->mask && t < b->n; t++) {
@@ -4447,25 +5829,31 @@ static void mla__naive(mla_context *c, mla__attn *a, int seq, int token) {
         c->loads[i].units = c->m->c.num_attention_heads;
         c->loads[i].weight = c->blocks[i].n + 1;
     }
-    mla__parallel(c, mla__naive_work, a, (double)mla__keys(s) * c->m->c.num_attention_heads * (c->m->c.kv_lora_rank + s->n_tokens) * c->m->c.v_head_dim);
+    mla__parallel(c, mla__naive_work, a,
+                  (double)mla__keys(s) * c->m->c.num_attention_heads * (c->m->c.kv_lora_rank + s->n_tokens) *
+                      c->m->c.v_head_dim);
 }
 
-/* Multiplications of both paths for n queries over `keys` keys. Naive: N+P+V for each pair of query and key, and R(N+V) to expand each key;
-   absorbed: 2R+P for each pair, and R(N+V) into and out of the latent for each query. Of chosen keys, naive works on all that any of its
-   queries has chosen, at worst other ones for each; absorbed on each query's own. t: row of the sequence's first token in the call. */
+/* Multiplications of both paths for n queries over `keys` keys. Naive: N+P+V for each pair of query and key, and R(N+V)
+   to expand each key; absorbed: 2R+P for each pair, and R(N+V) into and out of the latent for each query. Of chosen
+   keys, naive works on all that any of its queries has chosen, at worst other ones for each; absorbed on each query's
+   own. t: row of the sequence's first token in the call. */
 static int mla__prefer_naive(const mla_context *c, const mla_sequence *s, int t) {
     const mla_config *f = &c->m->c;
     const int dense = mla__dense(c, t, s->n_tokens), causal = f->mask == MLA_MASK_CAUSAL && !s->mask;
     const double n = dense, few = s->n_tokens - dense, all = mla__keys(s), keys = causal ? all - few : all;
-    const double pairs = causal ? n * (keys - (n - 1) / 2) : n * keys, own = fmin(f->index_topk, all), any = fmin(all, few * own);
+    const double pairs = causal ? n * (keys - (n - 1) / 2) : n * keys, own = fmin(f->index_topk, all),
+                 any = fmin(all, few * own);
     const double R = f->kv_lora_rank, N = f->qk_nope_head_dim, P = f->qk_rope_head_dim, V = f->v_head_dim;
-    const double naive = (pairs + few * any) * (N + P + V) + R * (N + V) * (keys * ceil(n / MLA__QUERIES) + any * ceil(few / MLA__QUERIES));
+    const double naive = (pairs + few * any) * (N + P + V) +
+                         R * (N + V) * (keys * ceil(n / MLA__QUERIES) + any * ceil(few / MLA__QUERIES));
     const double absorbed = (pairs + few * own) * (2 * R + P) + s->n_tokens * R * (N + V);
     return c->path == MLA_ATTN_NAIVE || (c->path == MLA_ATTN_AUTO && naive < absorbed);
 }
 
 /* y [T, D] = attention of x [T, D]. Everything has been checked, pages are reserved. */
-static void mla__attention(mla_context *c, int layer, int probs_layer, float *y, const float *x, const mla_sequence *seqs, int n_seqs, int T) {
+static void mla__attention(mla_context *c, int layer, int probs_layer, float *y, const float *x,
+                           const mla_sequence *seqs, int n_seqs, int T) {
     const mla_config *f = &c->m->c;
     const mla_attn_weights *w = &c->m->layers[layer].attn;
     const int D = f->hidden_size, H = f->num_attention_heads, Q = f->q_lora_rank;
@@ -4476,7 +5864,8 @@ static void mla__attention(mla_context *c, int layer, int probs_layer, float *y,
     c->jobs[0] = Q > 0 ? mla__job_of(c->cq, Q, x, D, T, &w->q_a) : mla__job_of(c->q, (mla__sz)H * qk, x, D, T, &w->q);
     c->jobs[1] = mla__job_of(c->kva, R + P, x, D, T, &w->kv_a);
     mla__jobs_run(c, c->jobs, 2);
-    const int indexer = c->m->indexer[layer] >= 0, Hi = indexer ? f->index_n_heads : 0, d = indexer ? f->index_head_dim : 0;
+    const int indexer = c->m->indexer[layer] >= 0, Hi = indexer ? f->index_n_heads : 0,
+              d = indexer ? f->index_head_dim : 0;
     if (indexer) {
         mla_linear weights;
         memset(&weights, 0, sizeof weights);
@@ -4519,23 +5908,34 @@ static void mla__attention(mla_context *c, int layer, int probs_layer, float *y,
 static mla_result mla__check_sequences(mla_context *c, const mla_sequence *seqs, int n_seqs, int *total) {
     int64_t T = 0;
     int i;
-    if (!seqs || n_seqs < 1) return mla__fail(&c->err, MLA_ERR_ARGUMENT, "n_sequences: %d, must be at least 1, with sequences not NULL", n_seqs);
+    if (!seqs || n_seqs < 1)
+        return mla__fail(&c->err, MLA_ERR_ARGUMENT, "n_sequences: %d, must be at least 1, with sequences not NULL",
+                         n_seqs);
     for (i = 0; i < n_seqs; i++) {
         const mla_cache *k = seqs[i].cache;
         if (!k) return mla__fail(&c->err, MLA_ERR_ARGUMENT, "sequences[%d].cache is NULL", i);
-        if (seqs[i].n_tokens < 1) return mla__fail(&c->err, MLA_ERR_ARGUMENT, "sequences[%d].n_tokens: %d, must be at least 1", i, seqs[i].n_tokens);
-        if (k->n_layers != mla__all_layers(&c->m->c) || k->n_ahead != c->m->c.num_nextn_predict_layers || k->width != c->m->c.kv_lora_rank + c->m->c.qk_rope_head_dim)
-            return mla__fail(&c->err, MLA_ERR_ARGUMENT, "sequences[%d].cache: made for another model (%d layers of width %d, %d to predict ahead)", i,
-                             k->n_layers, k->width, k->n_ahead);
+        if (seqs[i].n_tokens < 1)
+            return mla__fail(&c->err, MLA_ERR_ARGUMENT, "sequences[%d].n_tokens: %d, must be at least 1", i,
+                             seqs[i].n_tokens);
+        if (k->n_layers != mla__all_layers(&c->m->c) || k->n_ahead != c->m->c.num_nextn_predict_layers ||
+            k->width != c->m->c.kv_lora_rank + c->m->c.qk_rope_head_dim)
+            return mla__fail(&c->err, MLA_ERR_ARGUMENT,
+                             "sequences[%d].cache: made for another model (%d layers of width %d, %d to predict ahead)",
+                             i, k->n_layers, k->width, k->n_ahead);
         if (k->index_width != mla__index_width(c->m) || mla__other_indexer(k, c->m->indexer) >= 0)
-            return mla__fail(&c->err, MLA_ERR_ARGUMENT, "sequences[%d].cache: made for another model (%d indexers with keys of %d; that of layer %d differs)", i,
-                             k->n_indexers, k->index_width, mla__max(mla__other_indexer(k, c->m->indexer), 0));
+            return mla__fail(
+                &c->err, MLA_ERR_ARGUMENT,
+                "sequences[%d].cache: made for another model (%d indexers with keys of %d; that of layer %d differs)",
+                i, k->n_indexers, k->index_width, mla__max(mla__other_indexer(k, c->m->indexer), 0));
         T += seqs[i].n_tokens;
     }
-    if (T > c->max_tokens) return mla__fail(&c->err, MLA_ERR_MEMORY, "%lld tokens in one call, context.max_tokens is %d", (long long)T, c->max_tokens);
+    if (T > c->max_tokens)
+        return mla__fail(&c->err, MLA_ERR_MEMORY, "%lld tokens in one call, context.max_tokens is %d", (long long)T,
+                         c->max_tokens);
     for (i = 0; i < n_seqs; i++) seqs[i].cache->in_call = 0;
     for (i = 0; i < n_seqs; i++)
-        if (seqs[i].cache->in_call++) return mla__fail(&c->err, MLA_ERR_ARGUMENT, "sequences[%d].cache stands twice in the call", i);
+        if (seqs[i].cache->in_call++)
+            return mla__fail(&c->err, MLA_ERR_ARGUMENT, "sequences[%d].cache stands twice in the call", i);
     *total = (int)T;
     return MLA_OK;
 }
@@ -4575,10 +5975,13 @@ static mla_result mla__chosen_check(mla_context *c, int layer, const mla_sequenc
     same = c->chooser == from;
     for (int s = 0; s < n_seqs && same; s++)
         for (int i = 0; i < seqs[s].n_tokens && same; i++, t++)
-            same = t < c->chosen_tokens && c->choice[t].cache == seqs[s].cache && c->choice[t].position == c->position[t];
+            same =
+                t < c->chosen_tokens && c->choice[t].cache == seqs[s].cache && c->choice[t].position == c->position[t];
     if (same && t == c->chosen_tokens) return MLA_OK;
     return mla__fail(&c->err, MLA_ERR_ARGUMENT,
-                     "mla_attn_forward: layer %d uses the keys that layer %d chooses, which has not run before it on these sequences", layer, from);
+                     "mla_attn_forward: layer %d uses the keys that layer %d chooses, which has not run before it on "
+                     "these sequences",
+                     layer, from);
 }
 
 mla_result mla_attn_forward(mla_context *c, int layer, float *y, const float *x, const mla_sequence *seqs, int n_seqs) {
@@ -4587,8 +5990,10 @@ mla_result mla_attn_forward(mla_context *c, int layer, float *y, const float *x,
     if (!c) return MLA_ERR_ARGUMENT;
     if (!x || !y) return mla__fail(&c->err, MLA_ERR_ARGUMENT, "mla_attn_forward: %s is NULL", x ? "y" : "x");
     if (layer < 0 || layer >= c->m->c.num_hidden_layers)
-        return mla__fail(&c->err, MLA_ERR_ARGUMENT, "mla_attn_forward: layer %d, num_hidden_layers is %d", layer, c->m->c.num_hidden_layers);
-    if (!mla__has_attn(&c->m->layers[layer].attn)) return mla__fail(&c->err, MLA_ERR_WEIGHTS, "weights.layers[%d].attn: missing", layer);
+        return mla__fail(&c->err, MLA_ERR_ARGUMENT, "mla_attn_forward: layer %d, num_hidden_layers is %d", layer,
+                         c->m->c.num_hidden_layers);
+    if (!mla__has_attn(&c->m->layers[layer].attn))
+        return mla__fail(&c->err, MLA_ERR_WEIGHTS, "weights.layers[%d].attn: missing", layer);
     if ((r = mla__prepare(c, seqs, n_seqs, &T)) != MLA_OK) return r;
     if ((r = mla__chosen_check(c, layer, seqs, n_seqs)) != MLA_OK) {
         for (int s = n_seqs - 1; s >= 0; s--) mla__unreserve(seqs[s].cache);
@@ -4599,7 +6004,7 @@ mla_result mla_attn_forward(mla_context *c, int layer, float *y, const float *x,
     return MLA_OK;
 }
 
-/* ---- >>moe ----------------------------------------------------------------------------------------------------------- */
+/* ---- >>moe ------------------------------------------------------------------------------------------------------- */
 
 typedef struct mla__moe {
     const mla_moe_weights *w;
@@ -4614,11 +6019,12 @@ static void mla__route_work(mla_context *c, void *arg, int worker) {
     const int E = mla__choices(f), K = f->num_experts_per_tok;
     float *biased = c->workers[worker].group;
     for (int t = (int)((int64_t)a->T * worker / c->threads); t < (int)((int64_t)a->T * (worker + 1) / c->threads); t++)
-        mla__route(f, &a->w->router_bias, c->score + t * (mla__sz)E, biased, (unsigned char *)(void *)(biased + 2 * E), c->index + t * (mla__sz)K,
-                   c->weight + t * (mla__sz)K);
+        mla__route(f, &a->w->router_bias, c->score + t * (mla__sz)E, biased, (unsigned char *)(void *)(biased + 2 * E),
+                   c->index + t * (mla__sz)K, c->weight + t * (mla__sz)K);
 }
 
-/* y = sum of the down projections, by rows of y: each worker goes through all jobs in their order, so that y is summed in one order. */
+/* y = sum of the down projections, by rows of y: each worker goes through all jobs in their order, so that y is summed
+ * in one order. */
 static void mla__down_work(mla_context *c, void *arg, int worker) {
     const mla__moe *a = (const mla__moe *)arg;
     const int D = c->m->c.hidden_size;
@@ -4720,19 +6126,25 @@ static void mla__ffn(mla_context *c, int layer, int moe, float *y, const float *
 
 static int mla__has_ffn(const mla_layer_weights *l) { return l->moe.experts || mla__has_mlp(&l->mlp); }
 
-mla_result mla_moe_forward(mla_context *c, int layer, float *y, const float *x, int n_tokens, const mla_routing *routing) {
+mla_result mla_moe_forward(mla_context *c, int layer, float *y, const float *x, int n_tokens,
+                           const mla_routing *routing) {
     if (!c) return MLA_ERR_ARGUMENT;
     if (!x || !y) return mla__fail(&c->err, MLA_ERR_ARGUMENT, "mla_moe_forward: %s is NULL", x ? "y" : "x");
     if (layer < 0 || layer >= c->m->c.num_hidden_layers)
-        return mla__fail(&c->err, MLA_ERR_ARGUMENT, "mla_moe_forward: layer %d, num_hidden_layers is %d", layer, c->m->c.num_hidden_layers);
-    if (!mla__has_ffn(&c->m->layers[layer])) return mla__fail(&c->err, MLA_ERR_WEIGHTS, "weights.layers[%d]: neither mlp nor moe is there", layer);
-    if (n_tokens < 1) return mla__fail(&c->err, MLA_ERR_ARGUMENT, "mla_moe_forward: n_tokens %d, must be at least 1", n_tokens);
-    if (n_tokens > c->max_tokens) return mla__fail(&c->err, MLA_ERR_MEMORY, "mla_moe_forward: %d tokens, context.max_tokens is %d", n_tokens, c->max_tokens);
+        return mla__fail(&c->err, MLA_ERR_ARGUMENT, "mla_moe_forward: layer %d, num_hidden_layers is %d", layer,
+                         c->m->c.num_hidden_layers);
+    if (!mla__has_ffn(&c->m->layers[layer]))
+        return mla__fail(&c->err, MLA_ERR_WEIGHTS, "weights.layers[%d]: neither mlp nor moe is there", layer);
+    if (n_tokens < 1)
+        return mla__fail(&c->err, MLA_ERR_ARGUMENT, "mla_moe_forward: n_tokens %d, must be at least 1", n_tokens);
+    if (n_tokens > c->max_tokens)
+        return mla__fail(&c->err, MLA_ERR_MEMORY, "mla_moe_forward: %d tokens, context.max_tokens is %d", n_tokens,
+                         c->max_tokens);
     mla__ffn(c, layer, c->m->layers[layer].moe.experts != NULL, y, x, n_tokens, routing);
     return MLA_OK;
 }
 
-/* ---- >>block --------------------------------------------------------------------------------------------------------- */
+/* ---- >>block ----------------------------------------------------------------------------------------------------- */
 
 typedef struct mla__rows_norm {
     float *y;
@@ -4762,11 +6174,11 @@ static mla_result mla__complete(mla_context *c, int begin, int end) {
     const int normed = m->c.block_norm.kind != MLA_NORM_NONE;
     for (int i = begin; i < end; i++) {
         const mla_layer_weights *l = &m->layers[i];
-        const char *lack = !mla__has_attn(&l->attn)                    ? "attn"
-                           : !mla__has_ffn(l)                          ? "mlp (or moe)"
-                           : normed && !l->attn_norm.weight.data       ? "attn_norm.weight"
-                           : normed && !l->ffn_norm.weight.data        ? "ffn_norm.weight"
-                                                                       : NULL;
+        const char *lack = !mla__has_attn(&l->attn)              ? "attn"
+                           : !mla__has_ffn(l)                    ? "mlp (or moe)"
+                           : normed && !l->attn_norm.weight.data ? "attn_norm.weight"
+                           : normed && !l->ffn_norm.weight.data  ? "ffn_norm.weight"
+                                                                 : NULL;
         if (lack) return mla__fail(&c->err, MLA_ERR_WEIGHTS, "weights.layers[%d].%s: missing", i, lack);
     }
     return MLA_OK;
@@ -4775,7 +6187,8 @@ static mla_result mla__complete(mla_context *c, int begin, int end) {
 static mla_result mla__bad_token(mla_context *c, const int *tokens, int T) {
     for (int t = 0; t < T; t++)
         if (tokens[t] < 0 || tokens[t] >= c->m->c.vocab_size)
-            return mla__fail(&c->err, MLA_ERR_ARGUMENT, "tokens[%d]: %d, vocab_size is %d", t, tokens[t], c->m->c.vocab_size);
+            return mla__fail(&c->err, MLA_ERR_ARGUMENT, "tokens[%d]: %d, vocab_size is %d", t, tokens[t],
+                             c->m->c.vocab_size);
     return MLA_OK;
 }
 
@@ -4791,7 +6204,8 @@ static void mla__embed(mla_context *c, const mla_tensor *e, const int *tokens, i
 }
 
 /* x [T, D] through the block of layer i. */
-static void mla__layer(mla_context *c, int i, int probs_layer, const mla_sequence *seqs, int n_seqs, int T, int64_t *counts) {
+static void mla__layer(mla_context *c, int i, int probs_layer, const mla_sequence *seqs, int n_seqs, int T,
+                       int64_t *counts) {
     const mla_config *f = &c->m->c;
     const mla_layer_weights *l = &c->m->layers[i];
     const int shortcut = mla__shortcut(l);
@@ -4811,7 +6225,8 @@ static void mla__layer(mla_context *c, int i, int probs_layer, const mla_sequenc
 }
 
 /* Logits, as out wants them, of xn [T, D], which is used up. */
-static void mla__logits(mla_context *c, const mla_tensor *head_weights, const mla_sequence *seqs, int n_seqs, int T, const mla_outputs *out) {
+static void mla__logits(mla_context *c, const mla_tensor *head_weights, const mla_sequence *seqs, int n_seqs, int T,
+                        const mla_outputs *out) {
     const mla_config *f = &c->m->c;
     const int D = f->hidden_size;
     mla_linear head;
@@ -4827,7 +6242,8 @@ static void mla__logits(mla_context *c, const mla_tensor *head_weights, const ml
     mla__jobs_run(c, c->jobs, 1);
 }
 
-mla_result mla_model_forward(mla_context *c, const mla_sequence *seqs, int n_seqs, const int *tokens, const mla_outputs *out) {
+mla_result mla_model_forward(mla_context *c, const mla_sequence *seqs, int n_seqs, const int *tokens,
+                             const mla_outputs *out) {
     mla_result r;
     int T;
     if (!c) return MLA_ERR_ARGUMENT;
@@ -4836,7 +6252,8 @@ mla_result mla_model_forward(mla_context *c, const mla_sequence *seqs, int n_seq
     const int D = f->hidden_size, L = f->num_hidden_layers;
     if (!tokens) return mla__fail(&c->err, MLA_ERR_ARGUMENT, "mla_model_forward: tokens is NULL");
     if (!m->w.embed.data) return mla__fail(&c->err, MLA_ERR_WEIGHTS, "weights.embed: missing");
-    if (f->block_norm.kind != MLA_NORM_NONE && !m->w.norm.weight.data) return mla__fail(&c->err, MLA_ERR_WEIGHTS, "weights.norm.weight: missing");
+    if (f->block_norm.kind != MLA_NORM_NONE && !m->w.norm.weight.data)
+        return mla__fail(&c->err, MLA_ERR_WEIGHTS, "weights.norm.weight: missing");
     if ((r = mla__complete(c, 0, L)) != MLA_OK || (r = mla__prepare(c, seqs, n_seqs, &T)) != MLA_OK) return r;
     if ((r = mla__bad_token(c, tokens, T)) != MLA_OK) {
         for (int s = n_seqs - 1; s >= 0; s--) mla__unreserve(seqs[s].cache);
@@ -4844,7 +6261,9 @@ mla_result mla_model_forward(mla_context *c, const mla_sequence *seqs, int n_seq
     }
     mla__embed(c, &m->w.embed, tokens, T);
     for (int i = 0; i < L; i++) {
-        int64_t *counts = out && out->expert_counts && m->layers[i].moe.experts ? out->expert_counts + i * (mla__sz)mla__choices(f) : NULL;
+        int64_t *counts = out && out->expert_counts && m->layers[i].moe.experts
+                              ? out->expert_counts + i * (mla__sz)mla__choices(f)
+                              : NULL;
         if (out && out->hidden && out->hidden[i]) memcpy(out->hidden[i], c->x, (size_t)T * (size_t)D * sizeof *c->x);
         mla__layer(c, i, i, seqs, n_seqs, T, counts);
     }
@@ -4860,33 +6279,38 @@ static void mla__step_back(const mla_sequence *seqs, int n_seqs) {
     for (int s = 0; s < n_seqs; s++) seqs[s].cache->length -= seqs[s].n_tokens;
 }
 
-mla_result mla_mtp_forward(mla_context *c, int depth, const mla_sequence *seqs, int n_seqs, const int *tokens, const float *hidden,
-                           const mla_outputs *out) {
+mla_result mla_mtp_forward(mla_context *c, int depth, const mla_sequence *seqs, int n_seqs, const int *tokens,
+                           const float *hidden, const mla_outputs *out) {
     mla_result r;
     int T = 0;
     if (!c) return MLA_ERR_ARGUMENT;
     const mla_model *m = c->m;
     const mla_config *f = &m->c;
     const int D = f->hidden_size, layer = f->num_hidden_layers + depth, normed = f->block_norm.kind != MLA_NORM_NONE;
-    if (!tokens || !hidden) return mla__fail(&c->err, MLA_ERR_ARGUMENT, "mla_mtp_forward: %s is NULL", tokens ? "hidden" : "tokens");
+    if (!tokens || !hidden)
+        return mla__fail(&c->err, MLA_ERR_ARGUMENT, "mla_mtp_forward: %s is NULL", tokens ? "hidden" : "tokens");
     if (depth < 0 || depth >= f->num_nextn_predict_layers)
-        return mla__fail(&c->err, MLA_ERR_ARGUMENT, "mla_mtp_forward: depth %d, num_nextn_predict_layers is %d", depth, f->num_nextn_predict_layers);
+        return mla__fail(&c->err, MLA_ERR_ARGUMENT, "mla_mtp_forward: depth %d, num_nextn_predict_layers is %d", depth,
+                         f->num_nextn_predict_layers);
     const mla_mtp_weights *x = &m->mtp[depth];
-    const char *lack = !x->eh_proj.weight.data             ? "eh_proj"
-                       : !x->embed.data                    ? "embed"
-                       : normed && !x->enorm.weight.data   ? "enorm.weight"
-                       : normed && !x->hnorm.weight.data   ? "hnorm.weight"
-                       : normed && !x->norm.weight.data    ? "norm.weight"
-                                                           : NULL;
+    const char *lack = !x->eh_proj.weight.data           ? "eh_proj"
+                       : !x->embed.data                  ? "embed"
+                       : normed && !x->enorm.weight.data ? "enorm.weight"
+                       : normed && !x->hnorm.weight.data ? "hnorm.weight"
+                       : normed && !x->norm.weight.data  ? "norm.weight"
+                                                         : NULL;
     if (lack) return mla__fail(&c->err, MLA_ERR_WEIGHTS, "weights.mtp[%d].%s: missing", depth, lack);
-    if ((r = mla__complete(c, layer, layer + 1)) != MLA_OK || (r = mla__check_sequences(c, seqs, n_seqs, &T)) != MLA_OK) return r;
+    if ((r = mla__complete(c, layer, layer + 1)) != MLA_OK || (r = mla__check_sequences(c, seqs, n_seqs, &T)) != MLA_OK)
+        return r;
     for (int s = 0; s < n_seqs; s++) {
         const mla_cache *k = seqs[s].cache;
         if (seqs[s].n_tokens > k->length)
-            return mla__fail(&c->err, MLA_ERR_ARGUMENT, "sequences[%d].n_tokens: %d, the cache holds %d", s, seqs[s].n_tokens, k->length);
+            return mla__fail(&c->err, MLA_ERR_ARGUMENT, "sequences[%d].n_tokens: %d, the cache holds %d", s,
+                             seqs[s].n_tokens, k->length);
         if (k->ahead[depth] < k->length - seqs[s].n_tokens)
-            return mla__fail(&c->err, MLA_ERR_ARGUMENT, "sequences[%d].n_tokens: %d, but depth %d has run for %d of the %d positions before these", s,
-                             seqs[s].n_tokens, depth, k->ahead[depth], k->length - seqs[s].n_tokens);
+            return mla__fail(&c->err, MLA_ERR_ARGUMENT,
+                             "sequences[%d].n_tokens: %d, but depth %d has run for %d of the %d positions before these",
+                             s, seqs[s].n_tokens, depth, k->ahead[depth], k->length - seqs[s].n_tokens);
     }
     if ((r = mla__bad_token(c, tokens, T)) != MLA_OK) return r;
     mla__step_back(seqs, n_seqs);
@@ -4918,575 +6342,15 @@ mla_result mla_mtp_forward(mla_context *c, int depth, const mla_sequence *seqs, 
 #endif
 #endif /* MLA_IMPLEMENTATION */
 
-#ifdef MLA__TEMPLATE
-/* ---- >>template ------------------------------------------------------------------------------------------------------ */
-/* Included once per ISA from >>table. Parameters:
-     MLA__ISA       suffix of the names      MLA__TARGET  function attribute      MLA__ISA_ENUM
-     MLA__VL        floats in a vector       MLA__NV      vectors in a panel of weights, NR = VL * NV columns
-     MLA__MR        rows of a register tile  MLA__LV      vectors in a panel of queries, NL = VL * LV lanes
-     MLA__AR        and of one of attention  MLA__AV      vectors of values in that one; NL is no multiple of AR only if AR is MR
-     MLA__INTEGER   whose integer products are used (>>integer)
-     MLA__AHEAD     if not 0, there are also dot_far_*, which fetch streaming weights so many bytes ahead */
-
-#define MLA__F(name) MLA__CAT(mla__##name, MLA__ISA)
-#define MLA__V MLA__F(v)
-#define MLA__NR (MLA__VL * MLA__NV)
-#define MLA__NL (MLA__VL * MLA__LV)
-#define MLA__FN static MLA__TARGET
-#define MLA__IN MLA__INLINE MLA__TARGET
-
-/* c [M, NR] (+)= sum_k a[i][k*ak] b[k*bk .. +NR): the one loop in which nearly all arithmetic of prefill and attention happens. M and
-   the dtype of b are constants in each use, and so is `near`: if not 0, the rows of a lie so many floats apart, which takes one register to
-   address where pointers take M. Meanwhile the memory from `ahead` on is fetched, `step` bytes for each k: spread out like this, it hides behind
-   the arithmetic. */
-MLA__IN void MLA__F(tile_m)(const int M, const int NV, const mla_dtype t, const int near, float *c, mla__sz ldc, const float *const *rows, mla__sz ak,
-                            const void *b, mla__sz bk, int K, int add, const char *ahead, int step) {
-    MLA__V acc[MLA__AR][MLA__NV > MLA__LV ? MLA__NV : MLA__LV];
-    const float *a[MLA__AR];
-    MLA__UNROLL
-    for (int i = 0; i < M; i++) {
-        a[i] = near ? rows[0] + i * near : rows[i];
-        MLA__UNROLL
-        for (int j = 0; j < NV; j++) acc[i][j] = add ? MLA__F(ld)(c + i * ldc + j * MLA__VL) : MLA__F(zero)();
-    }
-    mla__sz at = 0, from = 0;
-    for (int k = 0; k < K; k++, at += ak, from += bk, ahead += step) {
-        MLA__V w[MLA__NV > MLA__LV ? MLA__NV : MLA__LV];
-        MLA__PREFETCH(ahead);
-        MLA__UNROLL
-        for (int j = 0; j < NV; j++) w[j] = MLA__F(get)(t, b, from + j * MLA__VL);
-        MLA__UNROLL
-        for (int i = 0; i < M; i++) {
-            const MLA__V x = MLA__F(set1)(a[i][at]);
-            MLA__UNROLL
-            for (int j = 0; j < NV; j++) acc[i][j] = MLA__F(fma)(x, w[j], acc[i][j]);
-        }
-    }
-    MLA__UNROLL
-    for (int i = 0; i < M; i++) {
-        MLA__UNROLL
-        for (int j = 0; j < NV; j++) MLA__F(st)(c + i * ldc + j * MLA__VL, acc[i][j]);
-    }
-}
-
-/* The same for m <= MR rows and n <= NR columns. */
-MLA__IN void MLA__F(tile_t)(const int NV, const mla_dtype t, int m, int n, float *c, mla__sz ldc, const float *const *a, mla__sz ak,
-                            const void *b, mla__sz bk, int K, int add, const void *ahead, int step) {
-    enum { MOST = MLA__VL * (MLA__NV > MLA__LV ? MLA__NV : MLA__LV) };
-    const int NR = MLA__VL * NV;
-    float edge[MLA__MR * MOST], *to = c;
-    const mla__sz ld = ldc;
-    if (n < NR) {
-        to = edge, ldc = NR;
-        memset(edge, 0, sizeof edge);
-        for (int i = 0; add && i < m; i++) memcpy(edge + i * NR, c + i * ld, (size_t)n * sizeof *c);
-    }
-    switch (m) {
-#define MLA__CASE(M) \
-    case M: MLA__F(tile_m)(M, NV, t, 0, to, ldc, a, ak, b, bk, K, add, (const char *)ahead, step); break;
-        MLA__CASE(1)
-        MLA__CASE(2)
-        MLA__CASE(3)
-#if MLA__MR > 4
-        MLA__CASE(4)
-        MLA__CASE(5)
-#endif
-#if MLA__MR > 6
-        MLA__CASE(6)
-        MLA__CASE(7)
-#endif
-    default: MLA__F(tile_m)(MLA__MR, NV, t, 0, to, ldc, a, ak, b, bk, K, add, (const char *)ahead, step); break;
-#undef MLA__CASE
-    }
-    for (int i = 0; to == edge && i < m; i++) memcpy(c + i * ld, edge + i * NR, (size_t)n * sizeof *c);
-}
-#define MLA__TILE(name, NV, D)                                                                                                             \
-    MLA__FN void MLA__F(name)(int m, int n, float *c, mla__sz ldc, const float *const *a, mla__sz ak, const void *b, mla__sz bk, int K,    \
-                              int add, const void *ahead, int step) {                                                                      \
-        MLA__F(tile_t)(NV, D, m, n, c, ldc, a, ak, b, bk, K, add, ahead, step);                                                            \
-    }
-MLA__TILE(tile_f32, MLA__NV, MLA_F32)
-MLA__TILE(tile_f16, MLA__NV, MLA_F16)
-MLA__TILE(tile_bf16, MLA__NV, MLA_BF16)
-MLA__TILE(tile_lanes, MLA__LV, MLA_F32)
-#undef MLA__TILE
-/* The tiles of attention: AR keys by all lanes, and AR lanes by AV vectors of values. */
-#define MLA__TILE(name, NV, D, NEAR)                                                                                                       \
-    MLA__FN void MLA__F(name)(float *c, mla__sz ldc, const float *a, mla__sz ak, const void *b, mla__sz bk, int K, int add, const void *ahead, int step) { \
-        MLA__F(tile_m)(MLA__AR, NV, D, NEAR, c, ldc, &a, ak, b, bk, K, add, (const char *)ahead, step);                                    \
-    }
-MLA__TILE(keys_f32, MLA__LV, MLA_F32, MLA__AK)
-MLA__TILE(values_f32, MLA__AV, MLA_F32, 1)
-MLA__TILE(values_f16, MLA__AV, MLA_F16, 1)
-MLA__TILE(values_bf16, MLA__AV, MLA_BF16, 1)
-#undef MLA__TILE
-
-/* panel [kc, NR] = the transpose of W[row .. row+nb, k0 .. k0+kc), times its scales; lanes from nb on are zero. */
-MLA__IN void MLA__F(pack)(const mla_dtype t, const int NR, float *panel, const mla_tensor *w, int row, int nb, int k0, int kc) {
-    const int step = mla__scaled(w) ? MLA__SCALE_BLOCK : kc; /* KC is a multiple of the block */
-    for (int g = 0; g < NR; g += MLA__VL)
-        for (int kb = 0; kb < kc; kb += step) {
-            const int end = kb + step < kc ? kb + step : kc;
-            float scale[MLA__VL];
-            for (int i = 0; i < MLA__VL; i++) scale[i] = mla__scaled(w) && g + i < nb ? mla__scale(w, row + g + i, k0 + kb) : 1.0f;
-            const MLA__V sv = MLA__F(ld)(scale);
-            int k = kb;
-            if (t == MLA_BF16 && MLA__VL > 1 && g + MLA__VL <= nb) /* half the shuffles: pairs are transposed, then widened */
-                for (; k + 2 * MLA__VL <= end; k += 2 * MLA__VL) {
-                    MLA__V r[MLA__VL];
-                    const unsigned char *at = (const unsigned char *)w->data + 2 * ((mla__sz)(row + g) * w->cols + k0 + k);
-                    MLA__UNROLL
-                    for (int i = 0; i < MLA__VL; i++) r[i] = MLA__F(get)(MLA_F32, at + 2 * (mla__sz)i * w->cols, 0);
-                    MLA__F(transpose)(r);
-                    MLA__UNROLL
-                    for (int i = 0; i < MLA__VL; i++) {
-                        MLA__F(st)(panel + (mla__sz)(k + 2 * i) * NR + g, MLA__F(even)(r[i]));
-                        MLA__F(st)(panel + (mla__sz)(k + 2 * i + 1) * NR + g, MLA__F(odd)(r[i]));
-                    }
-                }
-            for (; k + MLA__VL <= end; k += MLA__VL) {
-                MLA__V r[MLA__VL];
-                const mla__sz at = (mla__sz)(row + g) * w->cols + k0 + k;
-                if (g + MLA__VL <= nb) {
-                    MLA__UNROLL
-                    for (int i = 0; i < MLA__VL; i++) r[i] = MLA__F(get)(t, w->data, at + (mla__sz)i * w->cols);
-                } else {
-                    MLA__UNROLL
-                    for (int i = 0; i < MLA__VL; i++) r[i] = g + i < nb ? MLA__F(get)(t, w->data, at + (mla__sz)i * w->cols) : MLA__F(zero)();
-                }
-                MLA__F(transpose)(r);
-                if (t == MLA_E4M3) {
-                    MLA__UNROLL
-                    for (int i = 0; i < MLA__VL; i++) r[i] = MLA__F(mul)(r[i], sv);
-                }
-                MLA__UNROLL
-                for (int i = 0; i < MLA__VL; i++) MLA__F(st)(panel + (mla__sz)(k + i) * NR + g, r[i]);
-            }
-            for (; k < end; k++)
-                for (int i = 0; i < MLA__VL; i++)
-                    panel[(mla__sz)k * NR + g + i] =
-                        g + i < nb ? mla__get(t, w->data, (mla__sz)(row + g + i) * w->cols + k0 + k) * scale[i] : 0;
-        }
-}
-
-MLA__FN void MLA__F(transpose_rows)(float *panel, const float *rows, int ld, int nb, int n) {
-    const mla_tensor t = mla_view(rows, MLA_F32, nb, ld);
-    MLA__F(pack)(MLA_F32, MLA__NL, panel, &t, 0, nb, 0, n);
-}
-
-/* Many tokens: weights are packed a panel at a time and meet MC tokens before they leave the caches. */
-MLA__IN void MLA__F(gemm)(const mla_dtype t, float *y, mla__sz ldy, const float *x, mla__sz ldx, const int *idx, int T,
-                          const mla_tensor *w, int row0, int n0, int n1, float *panel) {
-    for (int t0 = 0; t0 < T; t0 += MLA__MC) {
-        const int t1 = T - t0 < MLA__MC ? T : t0 + MLA__MC;
-        const int depth = t1 - t0 > MLA__MC / 2 ? MLA__KC : MLA__KC / 2; /* of many tokens the sums leave the caches, too: fewer passes */
-        for (int k0 = 0; k0 < w->cols; k0 += depth) {
-            const int kc = w->cols - k0 < depth ? w->cols - k0 : depth;
-            for (int n = n0; n < n1; n += MLA__NR) {
-                const int nb = n1 - n < MLA__NR ? n1 - n : MLA__NR;
-                MLA__F(pack)(t, MLA__NR, panel, w, row0 + n, nb, k0, kc);
-                /* while these weights are used, the next come into the cache, a few rows with each tile */
-                const int rest = n1 - n - nb, next = n + nb < n1 ? (rest < MLA__NR ? rest : MLA__NR) : 0;
-                const int each = (next * MLA__MR + t1 - t0 - 1) / (t1 - t0);
-                for (int u = t0, r = 0; u < t1; u += MLA__MR) {
-                    const int m = t1 - u < MLA__MR ? t1 - u : MLA__MR;
-                    const float *a[MLA__MR];
-                    for (const int end = r + each < next ? r + each : next; r < end; r++) {
-                        const char *from = (const char *)w->data + mla__bytes(t, (mla__sz)(row0 + n + nb + r) * w->cols + k0);
-                        for (mla__sz b = 0; b < mla__bytes(t, kc); b += 64) MLA__PREFETCH_L2(from + b);
-                    }
-                    for (int i = 0; i < m; i++) a[i] = x + (idx ? idx[u + i] : u + i) * ldx + k0;
-                    MLA__F(tile_f32)(m, nb, y + u * ldy + (n - n0), ldy, a, 1, panel, MLA__NR, kc, k0 > 0, panel, 0);
-                }
-            }
-        }
-    }
-}
-
-/* One row of weights times TB tokens. Rows follow each other in memory, so that all weights are one linear stream: on DRAM this beats
-   sharing the loads of x between several rows by far. U chains hide the latency of the additions. */
-MLA__IN void MLA__F(dot_row)(const mla_dtype t, const int TB, const int far, float *y, mla__sz ldy, const float *const *x, const mla_tensor *w, int row) {
-    enum { CHAINS = 8 };
-    const int U = CHAINS / TB, K = w->cols, scaled = t == MLA_E4M3 && mla__scaled(w), step = scaled ? MLA__SCALE_BLOCK : K;
-    const mla__sz at = (mla__sz)row * K, scales = row / MLA__SCALE_BLOCK * (mla__sz)((K + MLA__SCALE_BLOCK - 1) / MLA__SCALE_BLOCK);
-    MLA__V acc[CHAINS], top = MLA__F(zero)();
-    float tail[MLA__FEW];
-    MLA__UNROLL
-    for (int i = 0; i < CHAINS; i++) acc[i] = MLA__F(zero)();
-    MLA__UNROLL
-    for (int i = 0; i < TB; i++) tail[i] = 0;
-    for (int kb = 0; kb < K; kb += step) {
-        const int end = K - kb < step ? K : kb + step;
-        const float scale = scaled ? mla__get(w->scale_dtype, w->scale, scales + kb / MLA__SCALE_BLOCK) : 1.0f;
-        const int wide = t != MLA_E4M3 || scale < 1e36f; /* 256 times the scale is finite */
-        const MLA__V sv = MLA__F(set1)(scale * 256), sv1 = MLA__F(set1)(scale);
-        int k = kb;
-        for (; wide && k + U * MLA__VL <= end; k += U * MLA__VL) {
-            const mla__sz bytes = far ? mla__bytes(t, U * MLA__VL) : 0;
-            MLA__UNROLL
-            for (mla__sz i = 0; i < bytes; i += 64)
-                MLA__PREFETCH_L2((const char *)w->data + mla__bytes(t, at + k) + far + i);
-            MLA__UNROLL
-            for (int u = 0; u < U; u += 4) {
-                MLA__V v[4];
-                if (t == MLA_E4M3) MLA__F(fp8)(w->data, at + k + u * MLA__VL, v, &top);
-                MLA__UNROLL
-                for (int j = 0; j < 4; j++) {
-                    v[j] = t == MLA_E4M3 ? MLA__F(mul)(v[j], sv) : MLA__F(get)(t, w->data, at + k + (u + j) * MLA__VL);
-                    MLA__UNROLL
-                    for (int i = 0; i < TB; i++)
-                        acc[i * U + u + j] = MLA__F(fma)(v[j], MLA__F(ld)(x[i] + k + (u + j) * MLA__VL), acc[i * U + u + j]);
-                }
-            }
-        }
-        for (; k + MLA__VL <= end; k += MLA__VL) {
-            MLA__V v = MLA__F(get)(t, w->data, at + k);
-            if (t == MLA_E4M3) v = MLA__F(mul)(v, sv1);
-            MLA__UNROLL
-            for (int i = 0; i < TB; i++) acc[i * U] = MLA__F(fma)(v, MLA__F(ld)(x[i] + k), acc[i * U]);
-        }
-        for (; k < end; k++) {
-            const float v = mla__get(t, w->data, at + k) * scale;
-            for (int i = 0; i < TB; i++) tail[i] += v * x[i][k];
-        }
-    }
-    MLA__UNROLL
-    for (int i = 0; i < TB; i++) {
-        MLA__V a = acc[i * U];
-        MLA__UNROLL
-        for (int u = 1; u < U; u++) a = MLA__F(add)(a, acc[i * U + u]);
-        y[i * ldy] = MLA__F(sum)(a) + tail[i];
-        if (t == MLA_E4M3 && MLA__F(fp8_nan)(top)) y[i * ldy] = NAN;
-    }
-}
-
-/* Up to FEW tokens. */
-MLA__IN void MLA__F(dot)(const mla_dtype t, const int far, float *y, mla__sz ldy, const float *x, mla__sz ldx, const int *idx, int T, const mla_tensor *w,
-                         int row0, int n0, int n1, float *panel) {
-    const float *rows[MLA__FEW];
-    (void)panel;
-    for (int i = 0; i < T; i++) rows[i] = x + (idx ? idx[i] : i) * ldx;
-    if (T == 1)
-        for (int n = n0; n < n1; n++) MLA__F(dot_row)(t, 1, far, y + (n - n0), ldy, rows, w, row0 + n);
-    else
-        for (int n = n0; n < n1; n++) MLA__F(dot_row)(t, 2, far, y + (n - n0), ldy, rows, w, row0 + n);
-}
-
-/* The transposed use of W, for W_UK^T q in the absorbed path. */
-MLA__IN void MLA__F(mix)(const mla_dtype t, float *y, mla__sz ldy, const float *x, mla__sz ldx, int T, const mla_tensor *w, int row0, int n,
-                         float *panel) {
-    const int C = w->cols, step = t == MLA_E4M3 && mla__scaled(w) ? MLA__SCALE_BLOCK : C;
-    if (T <= MLA__FEW) { /* whole rows stream by, four at a time; y stays in the first-level cache */
-        for (int i = 0; i < T; i++) memset(y + i * ldy, 0, (size_t)C * sizeof *y);
-        for (int r = 0; r < n; r += 4) {
-            const int m = n - r < 4 ? n - r : 4;
-            for (int i = 0; i < T; i++)
-                for (int cb = 0; cb < C; cb += step) {
-                    const int end = C - cb < step ? C : cb + step;
-                    float f[4] = {0, 0, 0, 0}, *const to = y + i * ldy;
-                    const mla__sz at = (mla__sz)(row0 + r) * C;
-                    for (int j = 0; j < m; j++) f[j] = x[i * ldx + r + j] * (mla__scaled(w) ? mla__scale(w, row0 + r + j, cb) : 1.0f);
-                    int c = cb;
-                    if (m == 4) {
-                        const MLA__V f0 = MLA__F(set1)(f[0]), f1 = MLA__F(set1)(f[1]), f2 = MLA__F(set1)(f[2]), f3 = MLA__F(set1)(f[3]);
-                        for (; c + MLA__VL <= end; c += MLA__VL) {
-                            MLA__V s = MLA__F(fma)(f0, MLA__F(get)(t, w->data, at + c), MLA__F(ld)(to + c));
-                            s = MLA__F(fma)(f1, MLA__F(get)(t, w->data, at + C + c), s);
-                            s = MLA__F(fma)(f2, MLA__F(get)(t, w->data, at + 2 * (mla__sz)C + c), s);
-                            s = MLA__F(fma)(f3, MLA__F(get)(t, w->data, at + 3 * (mla__sz)C + c), s);
-                            MLA__F(st)(to + c, s);
-                        }
-                    }
-                    for (; c < end; c++)
-                        for (int j = 0; j < m; j++) to[c] += f[j] * mla__get(t, w->data, at + (mla__sz)j * C + c);
-                }
-        }
-        return;
-    }
-    for (int r0 = 0; r0 < n; r0 += MLA__KC) {
-        const int rc = n - r0 < MLA__KC ? n - r0 : MLA__KC;
-        for (int c = 0; c < C; c += MLA__NR) {
-            const int nb = C - c < MLA__NR ? C - c : MLA__NR;
-            for (int r = 0; r < rc; r++) {
-                const mla__sz at = (mla__sz)(row0 + r0 + r) * C + c;
-                const float scale = mla__scaled(w) ? mla__scale(w, row0 + r0 + r, c) : 1.0f; /* NR divides the block of scales */
-                float *to = panel + (mla__sz)r * MLA__NR;
-                int j = 0;
-                for (; j + MLA__VL <= nb; j += MLA__VL) {
-                    const MLA__V v = MLA__F(get)(t, w->data, at + j);
-                    MLA__F(st)(to + j, t == MLA_E4M3 ? MLA__F(mul)(v, MLA__F(set1)(scale)) : v);
-                }
-                for (; j < MLA__NR; j++) to[j] = j < nb ? mla__get(t, w->data, at + j) * scale : 0;
-            }
-            for (int u = 0; u < T; u += MLA__MR) {
-                const int m = T - u < MLA__MR ? T - u : MLA__MR;
-                const float *a[MLA__MR];
-                for (int i = 0; i < m; i++) a[i] = x + (u + i) * ldx + r0;
-                MLA__F(tile_f32)(m, nb, y + u * ldy + c, ldy, a, 1, panel, MLA__NR, rc, r0 > 0, panel, 0);
-            }
-        }
-    }
-}
-
-MLA__IN void MLA__F(widen)(const mla_dtype t, float *y, const void *x, mla__sz n) {
-    mla__sz i = 0;
-    for (; i + MLA__VL <= n; i += MLA__VL) MLA__F(st)(y + i, MLA__F(get)(t, x, i));
-    for (; i < n; i++) y[i] = mla__get(t, x, i);
-}
-MLA__IN void MLA__F(narrow)(const mla_dtype t, void *y, const float *x, mla__sz n) {
-    mla__sz i = 0;
-    for (; i + MLA__VL <= n; i += MLA__VL) MLA__F(put)(t, y, i, MLA__F(ld)(x + i));
-    for (; i < n; i++) mla__put(t, y, i, x[i]);
-}
-
-/* The scale of a group of Q4, q = x / d within -8..7. The plain one maps the largest x to -8; one around it, of either sign, can do better.
-   For given q the best d is xq / qq, and the squared error then xx - xq^2 / qq. */
-MLA__FN float MLA__F(q4_scale)(const float *x) {
-    const MLA__V magic = MLA__F(set1)(12582912.0f), back = MLA__F(set1)(-12582912.0f), least = MLA__F(set1)(-8.0f), minus = MLA__F(set1)(-1.0f);
-    float top = 0, best = 0, best_d = 0;
-    for (int i = 0; i < MLA_GROUP; i++) top = fabsf(x[i]) > fabsf(top) ? x[i] : top;
-    if (!(fabsf(top) > 0)) return 0;
-    for (int sign = -1; sign <= 1; sign += 2)
-        for (int step = -12; step <= 12; step++) {
-            const MLA__V inverse = MLA__F(set1)((float)sign * (8.0f + 0.125f * (float)step) / top);
-            MLA__V xq = MLA__F(zero)(), qq = MLA__F(zero)();
-            for (int i = 0; i < MLA_GROUP; i += MLA__VL) {
-                const MLA__V v = MLA__F(ld)(x + i);
-                MLA__V q = MLA__F(max)(least, MLA__F(add)(MLA__F(add)(MLA__F(mul)(v, inverse), magic), back)); /* rounded */
-                q = MLA__F(mul)(minus, MLA__F(max)(MLA__F(set1)(-7.0f), MLA__F(mul)(minus, q)));
-                xq = MLA__F(fma)(v, q, xq), qq = MLA__F(fma)(q, q, qq);
-            }
-            const float a = MLA__F(sum)(xq), b = MLA__F(sum)(qq);
-            if (b > 0 && a * a > best * b) best = a * a / b, best_d = a / b;
-        }
-    return best_d;
-}
-
-MLA__FN void MLA__F(swiglu)(float *h, const float *gate, const float *up, int n) {
-    const MLA__V one = MLA__F(set1)(1.0f), minus = MLA__F(set1)(-1.0f);
-    int i = 0;
-    for (; i + MLA__VL <= n; i += MLA__VL) {
-        const MLA__V g = MLA__F(ld)(gate + i);
-        const MLA__V silu = MLA__F(div)(g, MLA__F(add)(one, MLA__F(exp)(MLA__F(mul)(g, minus))));
-        MLA__F(st)(h + i, MLA__F(mul)(silu, MLA__F(ld)(up + i)));
-    }
-    for (; i < n; i++) h[i] = gate[i] / (1.0f + expf(-gate[i])) * up[i];
-}
-
-/* Softmax of one panel's scores s [nu, NR], online, and what it does to the sums so far. */
-MLA__FN void MLA__F(softmax)(mla__lanes *p, int dv, int u0, int nu, float *s) {
-    int u, i, least = p->limit[0];
-    for (i = 1; i < MLA__NL; i++) least = p->limit[i] < least ? p->limit[i] : least;
-    if (u0 + nu - 1 > least)
-        for (u = 0; u < nu; u++)
-            for (i = 0; i < MLA__NL; i += MLA__VL)
-                MLA__F(st)(s + u * MLA__NL + i, MLA__F(keep)(MLA__F(ld)(s + u * MLA__NL + i), p->limit + i, u0 + u));
-    if (p->mask[0])
-        for (u = 0; u < nu; u++)
-            for (i = 0; i < p->n; i++) s[u * MLA__NL + i] += p->mask[i][u0 + u];
-    if (p->probs[0])
-        for (u = 0; u < nu; u++)
-            for (i = 0; i < p->n; i++) p->probs[i][u0 + u] = s[u * MLA__NL + i];
-    float shrink[MLA__NL];
-    int rescale = 0;
-    for (i = 0; i < MLA__NL; i += MLA__VL) { /* a lane that has seen no key yet has m = -inf and counts from 0 */
-        const MLA__V lowest = MLA__F(set1)(-3.402823466e38f), old = MLA__F(ld)(p->m + i), minus = MLA__F(set1)(-1.0f);
-        MLA__V m = old, l = MLA__F(zero)();
-        for (u = 0; u < nu; u++) m = MLA__F(max)(m, MLA__F(ld)(s + u * MLA__NL + i));
-        const MLA__V neg = MLA__F(mul)(MLA__F(max)(m, lowest), minus);
-        for (u = 0; u < nu; u++) {
-            const MLA__V e = MLA__F(exp)(MLA__F(add)(MLA__F(ld)(s + u * MLA__NL + i), neg));
-            l = MLA__F(add)(l, e);
-            MLA__F(st)(s + u * MLA__NL + i, e);
-        }
-        const MLA__V f = MLA__F(exp)(MLA__F(add)(old, neg));
-        MLA__F(st)(shrink + i, f);
-        MLA__F(st)(p->l + i, MLA__F(fma)(MLA__F(ld)(p->l + i), f, l));
-        MLA__F(st)(p->m + i, m);
-        rescale |= !MLA__F(same)(old, m);
-    }
-    for (int r = 0; p->started && rescale && r < p->n; r++) {
-        const MLA__V f = MLA__F(set1)(shrink[r]);
-        float *o = p->o + r * (mla__sz)dv;
-        for (i = 0; i + MLA__VL <= dv; i += MLA__VL) MLA__F(st)(o + i, MLA__F(mul)(MLA__F(ld)(o + i), f));
-        for (; i < dv; i++) o[i] *= shrink[r];
-    }
-}
-
-/* Panels of queries meet a block of keys and values of dtype t. Scores: keys are broadcast, queries are the lanes; values: lanes are broadcast,
-   the channels of v are vectors. AK channels of the queries stay in the first-level cache while all keys pass by, widened AR at a time (f32 as they lie);
-   values are widened in registers: a widened copy of the block would cost more memory traffic than the block itself. */
-MLA__IN void MLA__F(scores)(const mla_dtype t, const mla__lanes *panels, int n, const void *k, mla__sz ldk, int dk, int nu, float *s, float *wide) {
-    const float *a[MLA__MR];
-    const unsigned char *ahead = (const unsigned char *)k + mla__bytes(t, nu * ldk); /* the next block is fetched meanwhile */
-    const int step = (int)(mla__bytes(t, MLA__AR * ldk) / dk) + 1;
-    for (int k0 = 0; k0 < dk; k0 += MLA__AK)
-        for (int u = 0, m; u < nu; u += m) {
-            const int kc = dk - k0 < MLA__AK ? dk - k0 : MLA__AK;
-            const int near = t != MLA_F32 && nu - u >= MLA__AR;
-            m = near ? MLA__AR : nu - u < MLA__MR ? nu - u : MLA__MR;
-            for (int i = 0; i < m; i++) {
-                const unsigned char *row = (const unsigned char *)k + mla__bytes(t, (u + i) * ldk + k0);
-                if (t != MLA_F32) MLA__F(widen)(t, wide + i * MLA__AK, row, kc);
-                if (!near) a[i] = t == MLA_F32 ? (const float *)(const void *)row : wide + i * MLA__AK;
-            }
-            for (int p = 0; p < n; p++) {
-                float *to = s + (p * (mla__sz)nu + u) * MLA__NL;
-                const float *q = panels[p].q + k0 * MLA__NL;
-                if (near) MLA__F(keys_f32)(to, MLA__NL, wide, 1, q, MLA__NL, kc, k0 > 0, p ? to : (const void *)ahead, p ? 0 : step);
-                else MLA__F(tile_lanes)(m, MLA__NL, to, MLA__NL, a, 1, q, MLA__NL, kc, k0 > 0, to, 0);
-            }
-            ahead += near ? step * kc : 0;
-        }
-}
-MLA__IN void MLA__F(attend)(const mla_dtype t, mla__lanes *panels, int n, const void *k, mla__sz ldk, int dk, const void *v, mla__sz ldv, int dv,
-                            int u0, int nu, float *s, float *wide) {
-    const float *a[MLA__MR];
-    int i, m;
-    MLA__F(scores)(t, panels, n, k, ldk, dk, nu, s, wide);
-    for (int p = 0; p < n; p++) {
-        mla__lanes *l = &panels[p];
-        float *probs = s + p * (mla__sz)nu * MLA__NL;
-        const int near = l->n >= MLA__AR && dv % (MLA__VL * MLA__AV) == 0, cols = near ? MLA__VL * MLA__AV : MLA__NR;
-        MLA__F(softmax)(l, dv, u0, nu, probs);
-        for (int c = 0; c < dv; c += cols)
-            for (int r = 0; r < l->n; r += m) {
-                const void *from = (const unsigned char *)v + mla__bytes(t, c);
-                float *o = l->o + r * (mla__sz)dv + c;
-                m = near && l->n - r >= MLA__AR ? MLA__AR : l->n - r < MLA__MR ? l->n - r : MLA__MR;
-                for (i = 0; i < m && m <= MLA__MR; i++) a[i] = probs + r + i;
-                if (near && m == MLA__AR)
-                    (t == MLA_BF16 ? MLA__F(values_bf16) : t == MLA_F16 ? MLA__F(values_f16) : MLA__F(values_f32))(
-                        o, dv, probs + r, MLA__NL, from, ldv, nu, l->started, o, 0);
-                else
-                    (t == MLA_BF16 ? MLA__F(tile_bf16) : t == MLA_F16 ? MLA__F(tile_f16) : MLA__F(tile_f32))(
-                        m, dv - c < cols ? dv - c : cols, o, dv, a, MLA__NL, from, ldv, nu, l->started, o, 0);
-            }
-        l->started = 1;
-    }
-}
-
-/* An indexer's scores: the heads of one token are the lanes. relu lets NaN through. */
-MLA__IN void MLA__F(index)(const mla_dtype t, float *score, const mla__lanes *panels, const float *weight, int n, const void *k, int d, int nu,
-                           float *s, float *wide) {
-    MLA__F(scores)(t, panels, n, k, d, d, nu, s, wide);
-    for (int u = 0; u < nu; u++) {
-        MLA__V sum = MLA__F(zero)();
-        for (int p = 0; p < n; p++)
-            for (int i = 0; i < MLA__NL; i += MLA__VL) {
-                const MLA__V dot = MLA__F(max)(MLA__F(zero)(), MLA__F(ld)(s + (p * (mla__sz)nu + u) * MLA__NL + i));
-                sum = MLA__F(fma)(dot, MLA__F(ld)(weight + p * MLA__NL + i), sum);
-            }
-        score[u] = MLA__F(sum)(sum);
-    }
-}
-
-#define MLA__DTYPE(D, d)                                                                                                             \
-    MLA__FN void MLA__F(gemm_##d)(float *y, mla__sz ldy, const float *x, mla__sz ldx, const int *idx, int T, const mla_tensor *w,   \
-                                  int row0, int n0, int n1, float *panel) {                                                         \
-        MLA__F(gemm)(D, y, ldy, x, ldx, idx, T, w, row0, n0, n1, panel);                                                            \
-    }                                                                                                                               \
-    MLA__FN void MLA__F(dot_##d)(float *y, mla__sz ldy, const float *x, mla__sz ldx, const int *idx, int T, const mla_tensor *w,    \
-                                 int row0, int n0, int n1, float *panel) {                                                          \
-        MLA__F(dot)(D, 0, y, ldy, x, ldx, idx, T, w, row0, n0, n1, panel);                                                             \
-    }                                                                                                                               \
-    MLA__FN void MLA__F(mix_##d)(float *y, mla__sz ldy, const float *x, mla__sz ldx, int T, const mla_tensor *w, int row0, int n,   \
-                                 float *panel) {                                                                                    \
-        MLA__F(mix)(D, y, ldy, x, ldx, T, w, row0, n, panel);                                                                       \
-    }                                                                                                                               \
-    MLA__FN void MLA__F(widen_##d)(float *y, const void *x, mla__sz n) { MLA__F(widen)(D, y, x, n); }
-MLA__DTYPE(MLA_F32, f32)
-MLA__DTYPE(MLA_F16, f16)
-MLA__DTYPE(MLA_BF16, bf16)
-MLA__DTYPE(MLA_E4M3, e4m3)
-MLA__DTYPE(MLA_Q8, q8)
-MLA__DTYPE(MLA_Q4, q4)
-#undef MLA__DTYPE
-#define MLA__DTYPE(D, d)                                                                                                                      \
-    MLA__FN void MLA__F(attend_##d)(mla__lanes *panels, int n, const void *k, mla__sz ldk, int dk, const void *v, mla__sz ldv, int dv,       \
-                                    int u0, int nu, float *s, float *wide) {                                                                 \
-        MLA__F(attend)(D, panels, n, k, ldk, dk, v, ldv, dv, u0, nu, s, wide);                                                               \
-    }
-MLA__DTYPE(MLA_F32, f32)
-MLA__DTYPE(MLA_F16, f16)
-MLA__DTYPE(MLA_BF16, bf16)
-#undef MLA__DTYPE
-#define MLA__DTYPE(D, d)                                                                                                                      \
-    MLA__FN void MLA__F(index_##d)(float *score, const mla__lanes *panels, const float *weight, int n, const void *k, int dk, int nu,        \
-                                   float *s, float *wide) {                                                                                  \
-        MLA__F(index)(D, score, panels, weight, n, k, dk, nu, s, wide);                                                                      \
-    }
-MLA__DTYPE(MLA_F32, f32)
-MLA__DTYPE(MLA_F16, f16)
-MLA__DTYPE(MLA_BF16, bf16)
-MLA__DTYPE(MLA_Q8, q8)
-#undef MLA__DTYPE
-#if MLA__AHEAD
-#define MLA__DTYPE(D, d)                                                                                                             \
-    MLA__FN void MLA__F(dot_far_##d)(float *y, mla__sz ldy, const float *x, mla__sz ldx, const int *idx, int T, const mla_tensor *w, \
-                                     int row0, int n0, int n1, float *panel) {                                                      \
-        MLA__F(dot)(D, MLA__AHEAD, y, ldy, x, ldx, idx, T, w, row0, n0, n1, panel);                                                 \
-    }
-MLA__DTYPE(MLA_F32, f32)
-MLA__DTYPE(MLA_F16, f16)
-MLA__DTYPE(MLA_BF16, bf16)
-#undef MLA__DTYPE
-#endif
-MLA__FN void MLA__F(narrow_f32)(void *y, const float *x, mla__sz n) { MLA__F(narrow)(MLA_F32, y, x, n); }
-MLA__FN void MLA__F(narrow_f16)(void *y, const float *x, mla__sz n) { MLA__F(narrow)(MLA_F16, y, x, n); }
-MLA__FN void MLA__F(narrow_bf16)(void *y, const float *x, mla__sz n) { MLA__F(narrow)(MLA_BF16, y, x, n); }
-
-static void MLA__F(table)(mla__kernels *k) {
-    memset(k, 0, sizeof *k);
-    k->isa = MLA__ISA_ENUM, k->nl = MLA__NL;
-#define MLA__DTYPE(D, d)                                                                                                             \
-    k->dot[D] = MLA__F(dot_##d), k->gemm[D] = MLA__F(gemm_##d), k->mix[D] = MLA__F(mix_##d), k->widen[D] = MLA__F(widen_##d);
-    MLA__DTYPE(MLA_F32, f32)
-    MLA__DTYPE(MLA_F16, f16)
-    MLA__DTYPE(MLA_BF16, bf16)
-    MLA__DTYPE(MLA_E4M3, e4m3)
-    MLA__DTYPE(MLA_Q8, q8)
-    MLA__DTYPE(MLA_Q4, q4)
-#undef MLA__DTYPE
-    k->quantize = MLA__CAT(mla__quantize, MLA__INTEGER);
-    k->idot[MLA_Q8] = MLA__CAT(mla__idot_q8, MLA__INTEGER), k->idot[MLA_Q4] = MLA__CAT(mla__idot_q4, MLA__INTEGER);
-    k->igemm[MLA_Q8] = MLA__CAT(mla__igemm_q8, MLA__INTEGER), k->igemm[MLA_Q4] = MLA__CAT(mla__igemm_q4, MLA__INTEGER);
-    k->idot[MLA_Q8X16] = k->igemm[MLA_Q8X16] = k->idot[MLA_Q4X16] = k->igemm[MLA_Q4X16] = mla__idot_x16_scalar;
-    k->narrow[MLA_F32] = MLA__F(narrow_f32), k->narrow[MLA_F16] = MLA__F(narrow_f16), k->narrow[MLA_BF16] = MLA__F(narrow_bf16);
-    k->narrow[MLA_Q8] = mla__narrow_q8;
-    k->attend[MLA_F32] = MLA__F(attend_f32), k->attend[MLA_F16] = MLA__F(attend_f16), k->attend[MLA_BF16] = MLA__F(attend_bf16);
-    k->index[MLA_F32] = MLA__F(index_f32), k->index[MLA_F16] = MLA__F(index_f16), k->index[MLA_BF16] = MLA__F(index_bf16);
-    k->index[MLA_Q8] = MLA__F(index_q8);
-    k->q4_scale = MLA__F(q4_scale), k->transpose = MLA__F(transpose_rows), k->swiglu = MLA__F(swiglu);
-}
-
-#undef MLA__F
-#undef MLA__V
-#undef MLA__NR
-#undef MLA__NL
-#undef MLA__FN
-#undef MLA__IN
-#undef MLA__ISA
-#undef MLA__ISA_ENUM
-#undef MLA__TARGET
-#undef MLA__VL
-#undef MLA__NV
-#undef MLA__LV
-#undef MLA__INTEGER
-#undef MLA__AHEAD
-#undef MLA__MR
-#undef MLA__AR
-#undef MLA__AV
-#endif /* MLA__TEMPLATE */
-
 /* >>licence
 MIT License. Copyright (c) 2026 the mla.h authors.
 
-Permission is hereby granted, free of charge, to any person obtaining a copy of this software and associated documentation files (the
-"Software"), to deal in the Software without restriction, including without limitation the rights to use, copy, modify, merge, publish,
-distribute, sublicense, and/or sell copies of the Software, and to permit persons to whom the Software is furnished to do so, subject to
-the following conditions: The above copyright notice and this permission notice shall be included in all copies or substantial portions of
-the Software. THE SOFTWARE IS PROVIDED "AS IS", WITHOUT WARRANTY OF ANY KIND, EXPRESS OR IMPLIED, INCLUDING BUT NOT LIMITED TO THE
-WARRANTIES OF MERCHANTABILITY, FITNESS FOR A PARTICULAR PURPOSE AND NONINFRINGEMENT. IN NO EVENT SHALL THE AUTHORS OR COPYRIGHT HOLDERS BE
-LIABLE FOR ANY CLAIM, DAMAGES OR OTHER LIABILITY, WHETHER IN AN ACTION OF CONTRACT, TORT OR OTHERWISE, ARISING FROM, OUT OF OR IN
-CONNECTION WITH THE SOFTWARE OR THE USE OR OTHER DEALINGS IN THE SOFTWARE. */
+Permission is hereby granted, free of charge, to any person obtaining a copy of this software and associated
+documentation files (the "Software"), to deal in the Software without restriction, including without limitation the
+rights to use, copy, modify, merge, publish, distribute, sublicense, and/or sell copies of the Software, and to permit
+persons to whom the Software is furnished to do so, subject to the following conditions: The above copyright notice and
+this permission notice shall be included in all copies or substantial portions of the Software. THE SOFTWARE IS PROVIDED
+"AS IS", WITHOUT WARRANTY OF ANY KIND, EXPRESS OR IMPLIED, INCLUDING BUT NOT LIMITED TO THE WARRANTIES OF
+MERCHANTABILITY, FITNESS FOR A PARTICULAR PURPOSE AND NONINFRINGEMENT. IN NO EVENT SHALL THE AUTHORS OR COPYRIGHT
+HOLDERS BE LIABLE FOR ANY CLAIM, DAMAGES OR OTHER LIABILITY, WHETHER IN AN ACTION OF CONTRACT, TORT OR OTHERWISE,
+ARISING FROM, OUT OF OR IN CONNECTION WITH THE SOFTWARE OR THE USE OR OTHER DEALINGS IN THE SOFTWARE. */

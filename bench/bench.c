@@ -2,28 +2,26 @@
    cc -O2 -fopenmp bench.c -lm; without OpenMP everything is measured with one thread.
 
    WHAT IS COUNTED
-   bytes   Each weight that the call uses once, in its stored size with scales (of the experts those that the tokens were routed
-           to, as the router counted them; of the embeddings nothing), and the cached rows attended to once, the new ones included.
-           Activations are left out.
-   flops   2 per multiply-add of the matrix products; norms, rope, softmax and silu are left out. Logits are of one token.
-             linear      T * weights of q, kv_a, o, the router, the dense or shared and the K chosen experts; the head once
-             attention   the cheaper of, with n keys and s = sum over queries of the keys they see:
-                           naive      H * (n * R * (N + V) + s * (N + P + V))      each key expanded once
-                           absorbed   H * (T * R * (N + V) + s * (2 * R + P))      into and out of the latent, for each query
-           With sparse attention a query sees at most index_topk keys, and n is at most what all queries see together; what indexers do
-           comes to it: all index keys, and Hi * d for each that a query scores, counted and measured apart as "indexer".
-           The same work is counted whichever path runs. What "attention" measures alone: H * n * (2 * R + P), without the weights;
-           "layer" is one attention layer with its weights, "moe" one layer's experts.
-           Multiply-adds with q8 or q4 weights and activations in int8 are integer operations; all others are flops in f32.
-           gflop_per_s is the sum of both.
-   of_read, of_fma, of_int8    bytes, f32 flops and integer operations over what the limits would have done in the same time.
-   of_bf16  f32 flops over bf16 dot products or tiles, where the ISA rounds activations to bf16 for bf16 weights.
-   limits  A plain streaming read of a buffer far larger than the last-level cache, in one and in four streams per thread; multiply-
-           adds in registers, f32 and int8 (peaks.h says how). Of each kind the fastest counts that the ISA of the kernels has,
-           with the same number of threads, started the same way, right before what is set against them; the fraction is of the
-           median of the rounds, because on a shared machine the limits themselves change during a run.
-   Weights, buffer, caches and contexts lie in memory for which huge pages are advised. What is timed touches more memory from one
-   call to the next than the last-level cache holds (other experts, layers, copies of a matrix), and tokens and inputs are random. */
+   bytes   Each weight that the call uses once, in its stored size with scales (of the experts those that the tokens
+   were routed to, as the router counted them; of the embeddings nothing), and the cached rows attended to once, the new
+   ones included. Activations are left out. flops   2 per multiply-add of the matrix products; norms, rope, softmax and
+   silu are left out. Logits are of one token. linear      T * weights of q, kv_a, o, the router, the dense or shared
+   and the K chosen experts; the head once attention   the cheaper of, with n keys and s = sum over queries of the keys
+   they see: naive      H * (n * R * (N + V) + s * (N + P + V))      each key expanded once absorbed   H * (T * R * (N +
+   V) + s * (2 * R + P))      into and out of the latent, for each query With sparse attention a query sees at most
+   index_topk keys, and n is at most what all queries see together; what indexers do comes to it: all index keys, and Hi
+   * d for each that a query scores, counted and measured apart as "indexer". The same work is counted whichever path
+   runs. What "attention" measures alone: H * n * (2 * R + P), without the weights; "layer" is one attention layer with
+   its weights, "moe" one layer's experts. Multiply-adds with q8 or q4 weights and activations in int8 are integer
+   operations; all others are flops in f32. gflop_per_s is the sum of both. of_read, of_fma, of_int8    bytes, f32 flops
+   and integer operations over what the limits would have done in the same time. of_bf16  f32 flops over bf16 dot
+   products or tiles, where the ISA rounds activations to bf16 for bf16 weights. limits  A plain streaming read of a
+   buffer far larger than the last-level cache, in one and in four streams per thread; multiply- adds in registers, f32
+   and int8 (peaks.h says how). Of each kind the fastest counts that the ISA of the kernels has, with the same number of
+   threads, started the same way, right before what is set against them; the fraction is of the median of the rounds,
+   because on a shared machine the limits themselves change during a run. Weights, buffer, caches and contexts lie in
+   memory for which huge pages are advised. What is timed touches more memory from one call to the next than the
+   last-level cache holds (other experts, layers, copies of a matrix), and tokens and inputs are random. */
 #define _GNU_SOURCE /* POSIX, madvise and syscall, also under -std=c99 */
 #define MLA_IMPLEMENTATION
 #include "../mla.h"
@@ -49,12 +47,12 @@
 #if defined(__x86_64__) && defined(__GNUC__)
 #include <cpuid.h>
 #include <immintrin.h>
-#define BENCH_X86 1
+#define BENCH_X86   1
 #define TARGET(isa) __attribute__((target(isa)))
 #if (defined(__clang__) && __clang_major__ >= 13) || (!defined(__clang__) && __GNUC__ >= 11)
 #define BENCH_AVX_VNNI 1
-#define BENCH_BF16 1
-#define BENCH_AMX 1
+#define BENCH_BF16     1
+#define BENCH_AMX      1
 #endif
 #elif defined(__aarch64__)
 #include <arm_neon.h>
@@ -66,19 +64,22 @@
 #include "model.h"
 #include "kernels.h"
 
-/* ---- main ------------------------------------------------------------------------------------------------------------- */
+/* ---- main -------------------------------------------------------------------------------------------------------- */
 
 static void help(void) {
     printf("usage: bench limits|model|kernels [options]\n"
-           "  limits            what the machine can do: streaming read, multiply-adds in f32, int8, bf16; [1, 2, 4, .. all threads]\n"
+           "  limits            what the machine can do: streaming read, multiply-adds in f32, int8, bf16; [1, 2, 4, "
+           ".. all threads]\n"
            "  model             decode, prefill, attention and experts of a model with random weights\n"
            "  kernels           single matrix products of DeepSeek-V2-Lite and V3\n"
            "  --threads N       [all]\n"
            "  --reps N          rounds, of which medians are taken [5]\n"
            "  --json            a line of JSON for each measurement\n"
            "for model and kernels:\n"
-           "  --shape SHAPE     lite6: DeepSeek-V2-Lite cut to 6 layers; v3attn: 3 dense layers with DeepSeek-V3's attention; for model\n"
-           "                    only v32attn, the same with V3.2's indexer, or a config.json [lite6; kernels: lite6 and v3attn]\n"
+           "  --shape SHAPE     lite6: DeepSeek-V2-Lite cut to 6 layers; v3attn: 3 dense layers with DeepSeek-V3's "
+           "attention; for model\n"
+           "                    only v32attn, the same with V3.2's indexer, or a config.json [lite6; kernels: lite6 "
+           "and v3attn]\n"
            "  --weights TYPE    f32, f16, bf16, fp8, q8 or q4 [bf16; kernels: all]\n"
            "  --exact           q8 and q4 weights meet f32 activations\n"
            "  --isa ISA         ");

@@ -1,11 +1,12 @@
 /* common.h - what every part of the bench needs: threads, memory, random numbers, options, samples and lines. */
 
-/* ---- errors, time, threads, progress ---------------------------------------------------------------------------------- */
+/* ---- errors, time, threads, progress ----------------------------------------------------------------------------- */
 
 #if defined(__GNUC__)
 __attribute__((noreturn, format(printf, 2, 3)))
 #endif
-static void fail(int status, const char *format, ...) { /* 2: the command line is wrong; 1: anything else */
+static void
+fail(int status, const char *format, ...) { /* 2: the command line is wrong; 1: anything else */
     va_list args;
     va_start(args, format);
     fflush(stdout);
@@ -38,7 +39,8 @@ static void run(int threads, void (*task)(void *arg, int i), void *arg) {
     for (i = 0; i < threads; i++) task(arg, i);
 }
 
-static void progress(const char *format, ...) { /* one line that overwrites itself, on a terminal only; NULL clears it */
+static void progress(const char *format,
+                     ...) { /* one line that overwrites itself, on a terminal only; NULL clears it */
     va_list args;
     if (!isatty(2)) return;
     fputs("\r\033[K", stderr);
@@ -49,7 +51,7 @@ static void progress(const char *format, ...) { /* one line that overwrites itse
     fflush(stderr);
 }
 
-/* ---- memory and random numbers ---------------------------------------------------------------------------------------- */
+/* ---- memory and random numbers ----------------------------------------------------------------------------------- */
 
 static void *huge_alloc(void *user, size_t bytes) { /* an mla_allocator; free() frees */
     const size_t page = (size_t)2 << 20;
@@ -99,7 +101,7 @@ static float random_float(uint64_t *state) { /* uniform, mean 0, deviation 1 */
     return ((float)(random_u32(state) >> 8) * (1.0f / 8388608.0f) - 1.0f) * 1.7320508f;
 }
 
-/* ---- command line ----------------------------------------------------------------------------------------------------- */
+/* ---- command line ------------------------------------------------------------------------------------------------ */
 
 enum { MAX_REPS = 300, MAX_DEPTHS = 16 };
 
@@ -107,17 +109,18 @@ typedef struct options {
     const char *shape; /* NULL: the default of the part */
     mla_dtype weights, cache, index_cache;
     mla_isa isa;
-    int attn; /* a mla_attn_path, or MLA_ATTN_PATH_COUNT: each in turn */
-    int any_weights;   /* --weights was not given */
-    int threads;       /* 0: all; limits: 1, 2, 4, .. all */
+    int attn;        /* a mla_attn_path, or MLA_ATTN_PATH_COUNT: each in turn */
+    int any_weights; /* --weights was not given */
+    int threads;     /* 0: all; limits: 1, 2, 4, .. all */
     int reps, pp, exact, json;
-    int no_limits;     /* model: the fractions are left out */
-    const char *only;  /* model: what is measured, "layer,moe"; NULL: everything */
+    int no_limits;    /* model: the fractions are left out */
+    const char *only; /* model: what is measured, "layer,moe"; NULL: everything */
     int depths[MAX_DEPTHS], n_depths;
 } options;
 
 static const char *const attn_names[MLA_ATTN_PATH_COUNT + 1] = {"auto", "naive", "absorbed", "all"};
-static const char *const dtype_names[] = {"f32", "f16", "bf16", "fp8", "q8", "q4", "q8x16", "q4x16"}; /* in the order of mla_dtype */
+static const char *const dtype_names[] = {"f32", "f16", "bf16",  "fp8",
+                                          "q8",  "q4",  "q8x16", "q4x16"}; /* in the order of mla_dtype */
 enum { N_WEIGHT_DTYPES = 8 };
 
 static int is_grouped(mla_dtype t) { return t == MLA_Q8 || t == MLA_Q4 || t == MLA_Q8X16 || t == MLA_Q4X16; }
@@ -178,8 +181,9 @@ static mla_dtype cache_dtype(const char *option, const char *text) {
 }
 
 static void parse(options *o, int argc, char **argv) {
-    static const char *const known[] = {"--json",    "--exact", "--no-limits", "--weights", "--cache", "--isa",
-                                        "--attn",    "--threads", "--reps", "--depth",  "--pp",    "--only", "--index-cache", "--shape"};
+    static const char *const known[] = {"--json", "--exact", "--no-limits",   "--weights", "--cache",
+                                        "--isa",  "--attn",  "--threads",     "--reps",    "--depth",
+                                        "--pp",   "--only",  "--index-cache", "--shape"};
     enum { N_KNOWN = sizeof known / sizeof *known, N_FLAGS = 3 };
     const char *isa_names[MLA_ISA_COUNT];
     for (int i = 0; i < MLA_ISA_COUNT; i++) isa_names[i] = mla_isa_name((mla_isa)i);
@@ -216,7 +220,7 @@ static void parse(options *o, int argc, char **argv) {
 #endif
 }
 
-/* ---- samples and lines ------------------------------------------------------------------------------------------------ */
+/* ---- samples and lines ------------------------------------------------------------------------------------------- */
 
 typedef struct samples { /* of a time in ms; or of the work that a limit would have done in that time */
     double v[MAX_REPS];
@@ -239,36 +243,43 @@ static double median(samples *s) { /* and sorts them */
 }
 
 typedef struct line {
-    const char *what;                                    /* limit, decode, prefill, attention, indexer, moe, kernel */
-    const char *part;                                    /* limit: which; kernel: which matrix; else NULL */
-    const char *shape, *weights, *cache, *attn, *isa;    /* NULL: does not apply */
-    int threads, depth, n, rows, cols, exact;            /* n: tokens of the call; rows, cols: of a kernel's matrix */
-    double tokens, bytes, flops, ops;                    /* of one call: flops in f32 and operations in int8; 0: does not apply */
-    double read, fma, int8, bf16;                        /* what the limits would have done in the same time; 0: not set against */
+    const char *what;                                 /* limit, decode, prefill, attention, indexer, moe, kernel */
+    const char *part;                                 /* limit: which; kernel: which matrix; else NULL */
+    const char *shape, *weights, *cache, *attn, *isa; /* NULL: does not apply */
+    int threads, depth, n, rows, cols, exact;         /* n: tokens of the call; rows, cols: of a kernel's matrix */
+    double tokens, bytes, flops, ops; /* of one call: flops in f32 and operations in int8; 0: does not apply */
+    double read, fma, int8, bf16;     /* what the limits would have done in the same time; 0: not set against */
 } line;
 
 static void put_text(const char *key, const char *value) {
-    if (value) printf(",\"%s\":\"%s\"", key, value); /* nothing here needs escapes: shapes from files are cleaned */
-    else printf(",\"%s\":null", key);
+    if (value)
+        printf(",\"%s\":\"%s\"", key, value); /* nothing here needs escapes: shapes from files are cleaned */
+    else
+        printf(",\"%s\":null", key);
 }
 
 static void put_number(const char *key, double value) {
-    if (value > 0) printf(",\"%s\":%.6g", key, value);
-    else printf(",\"%s\":null", key);
+    if (value > 0)
+        printf(",\"%s\":%.6g", key, value);
+    else
+        printf(",\"%s\":null", key);
 }
 
 static void column(int width, int digits, double value) {
-    if (value > 0) printf(" %*.*f", width, digits, value);
-    else printf(" %*s", width, "-");
+    if (value > 0)
+        printf(" %*.*f", width, digits, value);
+    else
+        printf(" %*s", width, "-");
 }
 
 static void print_head(void) {
-    printf("%-9s %-12s %6s %6s %4s %-9s %10s %21s %9s %7s %8s %8s %7s %8s %8s\n", "what", "", "tokens", "depth", "thr.", "isa", "ms",
-           "min..max", "tokens/s", "GB/s", "GFLOP/s", "of read", "of FMA", "of int8", "of bf16");
+    printf("%-9s %-12s %6s %6s %4s %-9s %10s %21s %9s %7s %8s %8s %7s %8s %8s\n", "what", "", "tokens", "depth", "thr.",
+           "isa", "ms", "min..max", "tokens/s", "GB/s", "GFLOP/s", "of read", "of FMA", "of int8", "of bf16");
 }
 
 static void print_line(const options *o, const line *l, samples *s) {
-    double ms = median(s), tokens = l->tokens / ms * 1e3, gbytes = l->bytes / ms * 1e-6, gflops = (l->flops + l->ops) / ms * 1e-6;
+    double ms = median(s), tokens = l->tokens / ms * 1e3, gbytes = l->bytes / ms * 1e-6,
+           gflops = (l->flops + l->ops) / ms * 1e-6;
     double of_read = l->read > 0 ? l->bytes / l->read : 0, of_fma = l->fma > 0 ? l->flops / l->fma : 0;
     double of_int8 = l->int8 > 0 ? l->ops / l->int8 : 0, of_bf16 = l->bf16 > 0 ? l->flops / l->bf16 : 0;
     if (o->json) {
@@ -292,8 +303,10 @@ static void print_line(const options *o, const line *l, samples *s) {
         return;
     }
     printf("%-9s %-12s", l->what, l->part ? l->part : l->attn ? l->attn : "");
-    if (l->n) printf(" %6d %6d", l->n, l->depth);
-    else printf(" %6s %6s", "-", "-");
+    if (l->n)
+        printf(" %6d %6d", l->n, l->depth);
+    else
+        printf(" %6s %6s", "-", "-");
     printf(" %4d %-9s %10.3f %10.3f..%-9.3f", l->threads, l->isa, ms, s->n ? s->v[0] : 0, s->n ? s->v[s->n - 1] : 0);
     column(9, 1, tokens), column(7, 1, gbytes), column(8, 1, gflops), column(8, 2, of_read), column(7, 2, of_fma);
     column(8, 2, of_int8), column(8, 2, of_bf16);

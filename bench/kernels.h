@@ -1,6 +1,6 @@
-/* kernels.h - single products y [T, rows] = x [T, cols] W^T with the matrices of DeepSeek-V2-Lite and V3, as the library runs them
-   (activations turned to int8 included where it does that), for each dtype and instruction set, and beside them what OpenBLAS and
-   oneDNN make of the same product, where the Makefile found them. */
+/* kernels.h - single products y [T, rows] = x [T, cols] W^T with the matrices of DeepSeek-V2-Lite and V3, as the
+   library runs them (activations turned to int8 included where it does that), for each dtype and instruction set, and
+   beside them what OpenBLAS and oneDNN make of the same product, where the Makefile found them. */
 
 #ifdef BENCH_OPENBLAS
 #include <cblas.h>
@@ -21,9 +21,10 @@ typedef struct matrix_shape {
 } matrix_shape;
 
 static const matrix_shape matrix_shapes[] = {
-    {"lite6", "q", 3072, 2048},     {"lite6", "kv_a", 576, 2048},   {"lite6", "kv_b", 4096, 512},   {"lite6", "o", 2048, 2048},
-    {"lite6", "gate", 1408, 2048},  {"lite6", "down", 2048, 1408},  {"lite6", "head", 32768, 2048}, {"v3attn", "q_a", 1536, 7168},
-    {"v3attn", "q_b", 24576, 1536}, {"v3attn", "kv_a", 576, 7168},  {"v3attn", "kv_b", 32768, 512}, {"v3attn", "o", 7168, 16384},
+    {"lite6", "q", 3072, 2048},     {"lite6", "kv_a", 576, 2048},   {"lite6", "kv_b", 4096, 512},
+    {"lite6", "o", 2048, 2048},     {"lite6", "gate", 1408, 2048},  {"lite6", "down", 2048, 1408},
+    {"lite6", "head", 32768, 2048}, {"v3attn", "q_a", 1536, 7168},  {"v3attn", "q_b", 24576, 1536},
+    {"v3attn", "kv_a", 576, 7168},  {"v3attn", "kv_b", 32768, 512}, {"v3attn", "o", 7168, 16384},
     {"v3attn", "gate", 2048, 7168}, {"v3attn", "down", 7168, 2048}, {"v3attn", "head", 32768, 7168},
 };
 enum { N_MATRICES = sizeof matrix_shapes / sizeof *matrix_shapes, N_TOKENS = 3 };
@@ -40,14 +41,15 @@ typedef struct product { /* of one matrix with T tokens by one runner: an ISA of
 typedef struct kernel_bench {
     const options *o;
     int threads;
-    char *weights;       /* many copies of a matrix side by side, each used in its turn, so that none lies in the last-level cache */
+    char *weights; /* many copies of a matrix side by side, each used in its turn, so that none lies in the last-level
+                      cache */
     size_t weight_bytes; /* of it */
     float *x, *y;        /* [MOST_TOKENS, MOST_COLS], [MOST_TOKENS, MOST_ROWS] */
     uint8_t *x8;         /* the same numbers of values, for oneDNN's int8 */
     const float *scale;  /* of fp8 */
     mla_context *context[MLA_ISA_COUNT];
     mla_model *model;
-    size_t next;         /* copy */
+    size_t next; /* copy */
 } kernel_bench;
 
 /* The one place that reaches into the library: one product as a parallel region of its own. */
@@ -65,18 +67,20 @@ static void product_of_rival(const kernel_bench *b, int rival, int T, const matr
 #endif
 #ifdef BENCH_ONEDNN
     if (rival == RIVAL_ONEDNN)
-        dnnl_sgemm('N', 'T', T, s->rows, s->cols, 1, b->x, s->cols, (const float *)(const void *)w, s->cols, 0, b->y, s->rows);
+        dnnl_sgemm('N', 'T', T, s->rows, s->cols, 1, b->x, s->cols, (const float *)(const void *)w, s->cols, 0, b->y,
+                   s->rows);
     int32_t zero = 0;
     if (rival == RIVAL_ONEDNN_INT8)
-        dnnl_gemm_u8s8s32('N', 'T', 'F', T, s->rows, s->cols, 1, b->x8, s->cols, 0, (const int8_t *)(const void *)w, s->cols, 0, 0,
-                          (int32_t *)(void *)b->y, s->rows, &zero);
+        dnnl_gemm_u8s8s32('N', 'T', 'F', T, s->rows, s->cols, 1, b->x8, s->cols, 0, (const int8_t *)(const void *)w,
+                          s->cols, 0, 0, (int32_t *)(void *)b->y, s->rows, &zero);
 #endif
     if (rival < 0) fail(1, "no such rival");
 }
 
 /* Which runners there are for a dtype. oneDNN's int8 has no scales for groups; it stands beside q8. */
 static int has_runner(const options *o, int runner, mla_dtype dtype) {
-    if (runner < MLA_ISA_COUNT) return runner > 0 && (o->isa ? runner == (int)o->isa : mla_isa_available((mla_isa)runner));
+    if (runner < MLA_ISA_COUNT)
+        return runner > 0 && (o->isa ? runner == (int)o->isa : mla_isa_available((mla_isa)runner));
     if (runner == MLA_ISA_COUNT + RIVAL_OPENBLAS) return has_openblas && dtype == MLA_F32;
     if (runner == MLA_ISA_COUNT + RIVAL_ONEDNN) return has_onednn && dtype == MLA_F32;
     return has_onednn && dtype == MLA_Q8 && !o->exact;
@@ -103,8 +107,10 @@ static double product_seconds(kernel_bench *b, const product *p, const matrix_sh
         memset(&w, 0, sizeof w);
         w.weight = mla_view(data, dtype, p->rows, s->cols);
         if (dtype == MLA_E4M3) w.weight.scale = b->scale, w.weight.scale_dtype = MLA_F32;
-        if (p->runner < MLA_ISA_COUNT) product_of_library(b->context[p->runner], b->y, b->x, p->T, &w);
-        else product_of_rival(b, p->runner - MLA_ISA_COUNT, p->T, &cut, data);
+        if (p->runner < MLA_ISA_COUNT)
+            product_of_library(b->context[p->runner], b->y, b->x, p->T, &w);
+        else
+            product_of_rival(b, p->runner - MLA_ISA_COUNT, p->T, &cut, data);
     }
     double seconds = (now() - start) / p->steps;
     if (p->runner != MLA_ISA_COUNT + RIVAL_ONEDNN_INT8) check_numbers(b->y, (size_t)p->T * (size_t)p->rows);
@@ -114,15 +120,21 @@ static double product_seconds(kernel_bench *b, const product *p, const matrix_sh
 static void print_product(const kernel_bench *b, product *p, const matrix_shape *s, mla_dtype dtype) {
     const options *o = b->o;
     double madds = (double)p->T * p->rows * s->cols;
-    int rival_int8 = p->runner == MLA_ISA_COUNT + RIVAL_ONEDNN_INT8, in_int8 = rival_int8 || (!o->exact && dtype >= MLA_Q8);
-    line l = {.what = "kernel", .part = s->name, .shape = s->shape, .weights = rival_int8 ? "int8" : dtype_names[dtype]};
-    l.isa = runner_name(p->runner), l.threads = b->threads, l.n = p->T, l.rows = p->rows, l.cols = s->cols, l.exact = o->exact;
+    int rival_int8 = p->runner == MLA_ISA_COUNT + RIVAL_ONEDNN_INT8,
+        in_int8 = rival_int8 || (!o->exact && dtype >= MLA_Q8);
+    line l = {
+        .what = "kernel", .part = s->name, .shape = s->shape, .weights = rival_int8 ? "int8" : dtype_names[dtype]};
+    l.isa = runner_name(p->runner), l.threads = b->threads, l.n = p->T, l.rows = p->rows, l.cols = s->cols,
+    l.exact = o->exact;
     l.bytes = (double)matrix_bytes(p, s, dtype);
     if (dtype == MLA_E4M3) l.bytes += 4.0 * ((p->rows + 127) / 128) * ((s->cols + 127) / 128);
-    if (in_int8) l.ops = 2 * madds;
-    else l.flops = 2 * madds;
+    if (in_int8)
+        l.ops = 2 * madds;
+    else
+        l.flops = 2 * madds;
     l.read = median(&p->read), l.fma = l.flops > 0 ? median(&p->fma) : 0, l.int8 = l.ops > 0 ? median(&p->int8) : 0;
-    if (p->runner < MLA_ISA_COUNT && rounds_to_bf16((mla_isa)p->runner, dtype, o->exact, p->T)) l.bf16 = median(&p->bf16);
+    if (p->runner < MLA_ISA_COUNT && rounds_to_bf16((mla_isa)p->runner, dtype, o->exact, p->T))
+        l.bf16 = median(&p->bf16);
     print_line(o, &l, &p->ms);
 }
 
@@ -132,10 +144,12 @@ static void matrix_run(kernel_bench *b, const limits *l, const matrix_shape *s, 
     for (int t = 0; t < N_TOKENS; t++)
         for (int r = 0; r < N_RUNNERS; r++) {
             product *p = &products[n];
-            if (!has_runner(b->o, r, dtype) || (is_head && token_counts[t] > 64)) continue; /* logits are wanted of few tokens */
+            if (!has_runner(b->o, r, dtype) || (is_head && token_counts[t] > 64))
+                continue; /* logits are wanted of few tokens */
             memset(p, 0, sizeof *p);
             p->T = token_counts[t], p->runner = r, p->rows = s->rows, p->steps = 1;
-            while (r == MLA_ISA_SCALAR && p->rows > 32 && (double)p->T * p->rows * s->cols > 1e8) p->rows = p->rows / 2 / 16 * 16;
+            while (r == MLA_ISA_SCALAR && p->rows > 32 && (double)p->T * p->rows * s->cols > 1e8)
+                p->rows = p->rows / 2 / 16 * 16;
             double seconds = product_seconds(b, p, s, dtype); /* warms up, too */
             p->steps = seconds > 0.01 ? 1 : (int)(0.01 / seconds) + 1;
             n++;
@@ -145,8 +159,8 @@ static void matrix_run(kernel_bench *b, const limits *l, const matrix_shape *s, 
         for (int i = 0; i < n; i++) {
             product *p = &products[i];
             if (rep >= 3 && p->seconds > 1) continue;
-            progress("%s %s %s: round %d of %d, %d tokens, %s", s->shape, s->name, dtype_names[dtype], rep + 1, b->o->reps, p->T,
-                     runner_name(p->runner));
+            progress("%s %s %s: round %d of %d, %d tokens, %s", s->shape, s->name, dtype_names[dtype], rep + 1,
+                     b->o->reps, p->T, runner_name(p->runner));
             double seconds = product_seconds(b, p, s, dtype), ms = 1e3 * seconds;
             /* rivals use what they like */
             const double *most = f.of[p->runner < MLA_ISA_COUNT ? isa_tier((mla_isa)p->runner) : l->tier];
@@ -159,7 +173,8 @@ static void matrix_run(kernel_bench *b, const limits *l, const matrix_shape *s, 
     for (int i = 0; i < n; i++) print_product(b, &products[i], s, dtype);
 }
 
-/* A model with one small part, in q8 and bf16: its contexts have scratch for products of the sizes here, with rounded activations too. */
+/* A model with one small part, in q8 and bf16: its contexts have scratch for products of the sizes here, with rounded
+ * activations too. */
 static void contexts_open(kernel_bench *b) {
     static mla_layer_weights layer;
     static mla_weights weights;
@@ -174,7 +189,8 @@ static void contexts_open(kernel_bench *b) {
     for (int i = 1; i < MLA_ISA_COUNT; i++) {
         mla_context_desc desc = {.max_tokens = MOST_TOKENS, .threads = b->threads, .isa = (mla_isa)i, .alloc = huge};
         desc.exact = b->o->exact;
-        if (has_runner(b->o, i, MLA_F32) && mla_context_create(&b->context[i], b->model, &desc, &error)) fail(1, "%s", error.text);
+        if (has_runner(b->o, i, MLA_F32) && mla_context_create(&b->context[i], b->model, &desc, &error))
+            fail(1, "%s", error.text);
     }
 }
 
@@ -213,7 +229,8 @@ static int run_kernels(const options *o) {
         printf("Single products with random weights, %s. Medians of %d rounds.\n",
                o->exact ? "activations in f32" : "q8 and q4 with activations in int8", o->reps);
         if (!has_openblas || !has_onednn)
-            printf("Not compared with%s%s: libopenblas-dev and libdnnl-dev of Debian were not found when the bench was built.\n",
+            printf("Not compared with%s%s: libopenblas-dev and libdnnl-dev of Debian were not found when the bench was "
+                   "built.\n",
                    has_openblas ? "" : " OpenBLAS", has_onednn ? "" : " oneDNN");
     }
     for (int d = 0; d < N_WEIGHT_DTYPES; d++) {

@@ -1,13 +1,15 @@
-/* model.h - synthetic models: a real forward pass through weights made in memory, decode and prefill at several depths. */
+/* model.h - synthetic models: a real forward pass through weights made in memory, decode and prefill at several depths.
+ */
 
-/* ---- random weights --------------------------------------------------------------------------------------------------- */
-/* A pool of random atoms (a value, or a group of 32 with its scale) for each dtype; tensors are copies of it from places that never
-   line up, made by all threads. Weights are uniform, deviation 1/sqrt(2048), so that activations keep about their size. */
+/* ---- random weights ---------------------------------------------------------------------------------------------- */
+/* A pool of random atoms (a value, or a group of 32 with its scale) for each dtype; tensors are copies of it from
+   places that never line up, made by all threads. Weights are uniform, deviation 1/sqrt(2048), so that activations keep
+   about their size. */
 
 typedef struct pool {
     unsigned char *atoms;
-    size_t n, size;   /* a prime number of atoms, bytes of one */
-    size_t values;    /* in one */
+    size_t n, size; /* a prime number of atoms, bytes of one */
+    size_t values;  /* in one */
 } pool;
 
 static const float weight_deviation = 0.022f;
@@ -29,7 +31,8 @@ static void pool_open(pool *p, mla_dtype dtype, float deviation) {
         case MLA_E4M3: *atom = (code & 0x7f) == 0x7f ? code ^ 1 : code; break; /* no NaN */
         case MLA_F16:
         case MLA_BF16: memcpy(atom, &half, 2); break;
-        default: /* codes -128..127 and -8..7, of deviations 74 and 4.6; scales within a factor of 1.4, of both signs: the mean is 0 */
+        default: /* codes -128..127 and -8..7, of deviations 74 and 4.6; scales within a factor of 1.4, of both signs:
+                    the mean is 0 */
             for (int k = 0; k < scales; k++, f = random_float(&seed) * deviation) {
                 f = (f < 0 ? -1.0f : 1.0f) + 0.2f * f / deviation;
                 half = mla_f32_to_f16(f * deviation / (dtype == MLA_Q8 || dtype == MLA_Q8X16 ? 74.0f : 4.6f));
@@ -92,8 +95,10 @@ static mla_linear linear(maker *m, tally *t, mla_dtype dtype, int rows, int cols
     memset(&w, 0, sizeof w);
     w.weight = tensor(m, &m->pools[dtype], dtype, rows, cols);
     t->params += n, t->bytes += (double)mla_dtype_bytes(dtype, (size_t)rows * (size_t)cols);
-    if (!m->exact && is_grouped(dtype)) t->int8 += n;
-    else t->f32 += n;
+    if (!m->exact && is_grouped(dtype))
+        t->int8 += n;
+    else
+        t->f32 += n;
     if (dtype == MLA_E4M3) {
         size_t blocks = (size_t)((rows + 127) / 128) * (size_t)((cols + 127) / 128);
         float *scale = carve(m, blocks * sizeof *scale);
@@ -121,7 +126,7 @@ static mla_mlp_weights mlp(maker *m, tally *t, mla_dtype dtype, int width, int h
     return w;
 }
 
-/* ---- shapes ----------------------------------------------------------------------------------------------------------- */
+/* ---- shapes ------------------------------------------------------------------------------------------------------ */
 
 typedef struct shape {
     char name[64];
@@ -161,9 +166,11 @@ static void shape_from_file(shape *s, const char *name) { /* config.json, or the
     char *text = need((size_t)1 << 20);
     size_t n = fread(text, 1, (size_t)1 << 20, file);
     fclose(file);
-    if (json_parse(text, n, &json, &error) || ck__read_config(&s->file, &s->plan, json, &error)) fail(1, "%s: %s", name, error.text);
+    if (json_parse(text, n, &json, &error) || ck__read_config(&s->file, &s->plan, json, &error))
+        fail(1, "%s: %s", name, error.text);
     json_free(json), free(text);
-    s->config = s->file.config, s->tied = s->plan.tied, s->first_moe = s->plan.first_k_dense_replace, s->moe_step = s->plan.moe_layer_freq;
+    s->config = s->file.config, s->tied = s->plan.tied, s->first_moe = s->plan.first_k_dense_replace,
+    s->moe_step = s->plan.moe_layer_freq;
     size_t length = strlen(name);
     while (length > 1 && name[length - 1] == '/') length--;
     if (length > 12 && !strncmp(name + length - 12, "/config.json", 12)) length -= 12;
@@ -184,13 +191,14 @@ static void shape_open(shape *s, const char *name) {
         s->config.n_shared_experts = 2;
     } else if (!strcmp(name, "v3attn") || !strcmp(name, "v32attn")) {
         s->config = attention_of_v2_and_v3(7168, 128, 1536, 2048, 3);
-        if (!strcmp(name, "v32attn")) s->config.index_n_heads = 64, s->config.index_head_dim = 128, s->config.index_topk = 2048;
+        if (!strcmp(name, "v32attn"))
+            s->config.index_n_heads = 64, s->config.index_head_dim = 128, s->config.index_topk = 2048;
         s->config.index_rope = MLA_ROPE_HALF;
-    }
-    else shape_from_file(s, name);
+    } else
+        shape_from_file(s, name);
 }
 
-/* ---- a model ---------------------------------------------------------------------------------------------------------- */
+/* ---- a model ----------------------------------------------------------------------------------------------------- */
 
 typedef struct synthetic {
     shape shape;
@@ -201,14 +209,16 @@ typedef struct synthetic {
     mla_model *model;
     int n_moe, a_moe_layer, n_indexers;
     double params;
-    tally attn, kv_b, ffn, router, shared, expert, head, norms; /* of all layers; ffn: dense ones; expert: one of one layer */
+    tally attn, kv_b, ffn, router, shared, expert, head,
+        norms; /* of all layers; ffn: dense ones; expert: one of one layer */
 } synthetic;
 
 static void make_layer(synthetic *s, int i) {
     const mla_config *c = &s->shape.config;
     maker *m = &s->maker;
     mla_layer_weights *l = &s->layers[i];
-    int D = c->hidden_size, H = c->num_attention_heads, Q = c->q_lora_rank, R = c->kv_lora_rank, N = c->qk_nope_head_dim;
+    int D = c->hidden_size, H = c->num_attention_heads, Q = c->q_lora_rank, R = c->kv_lora_rank,
+        N = c->qk_nope_head_dim;
     int P = c->qk_rope_head_dim, V = c->v_head_dim, E = c->n_routed_experts, I = c->moe_intermediate_size;
     int grouped = is_grouped(s->dtype);
     mla_dtype plain = s->dtype == MLA_E4M3 || grouped ? MLA_BF16 : s->dtype;
@@ -217,7 +227,8 @@ static void make_layer(synthetic *s, int i) {
     if (Q) {
         l->attn.q_a = linear(m, &s->attn, s->dtype, Q, D), l->attn.q_b = linear(m, &s->attn, s->dtype, H * (N + P), Q);
         l->attn.q_norm = norm_of_ones(m, &s->norms, Q);
-    } else l->attn.q = linear(m, &s->attn, s->dtype, H * (N + P), D);
+    } else
+        l->attn.q = linear(m, &s->attn, s->dtype, H * (N + P), D);
     l->attn.kv_a = linear(m, &s->attn, s->dtype, R + P, D), l->attn.kv_norm = norm_of_ones(m, &s->norms, R);
     l->attn.kv_b = linear(m, &s->kv_b, grouped ? MLA_BF16 : s->dtype, H * (N + V), R);
     l->attn.o = linear(m, &s->attn, s->dtype, D, H * V);
@@ -225,7 +236,8 @@ static void make_layer(synthetic *s, int i) {
     if (has_indexer(&s->shape, i)) {
         mla_indexer_weights *w = &l->attn.indexer;
         w->wq_b = linear(m, &s->attn, s->dtype, c->index_n_heads * c->index_head_dim, Q);
-        w->wk = linear(m, &s->attn, s->dtype, c->index_head_dim, D), w->k_norm = norm_of_ones(m, &s->norms, c->index_head_dim);
+        w->wk = linear(m, &s->attn, s->dtype, c->index_head_dim, D),
+        w->k_norm = norm_of_ones(m, &s->norms, c->index_head_dim);
         m->exact = 1; /* like the router, below */
         w->weights_proj = linear(m, &s->attn, plain, c->index_n_heads, D).weight;
         m->exact = exact;
@@ -265,7 +277,8 @@ static void make_all(synthetic *s) {
         make_layer(s, i);
     }
     s->weights.norm = norm_of_ones(m, &s->norms, c->hidden_size);
-    if (!s->shape.tied) s->weights.head = linear(m, &s->head, s->dtype, c->vocab_size, c->hidden_size).weight;
+    if (!s->shape.tied)
+        s->weights.head = linear(m, &s->head, s->dtype, c->vocab_size, c->hidden_size).weight;
     else { /* the embeddings are the head */
         double n = (double)c->vocab_size * c->hidden_size;
         s->head.bytes = n * (double)mla_dtype_bytes(plain, 1), s->head.f32 = n;
@@ -296,17 +309,19 @@ static void synthetic_open(synthetic *s, const options *o, const char *name) {
 
 static void synthetic_close(synthetic *s) {
     mla_model_destroy(s->model);
-    free(s->layers), free(s->maker.base), free(s->maker.embed.atoms), free(s->shape.file.rope_factors), free(s->shape.file.indexers);
+    free(s->layers), free(s->maker.base), free(s->maker.embed.atoms), free(s->shape.file.rope_factors),
+        free(s->shape.file.indexers);
     for (int i = 0; i < N_WEIGHT_DTYPES; i++) free(s->maker.pools[i].atoms);
 }
 
-/* ---- counting: the rules are at the top of bench.c -------------------------------------------------------------------- */
+/* ---- counting: the rules are at the top of bench.c --------------------------------------------------------------- */
 
 typedef struct work {
     double bytes, flops, ops; /* flops in f32, operations in int8 */
 } work;
 
-/* Keys that T tokens after depth others attend to, in all, and those that any of them does: with sparse attention at most. */
+/* Keys that T tokens after depth others attend to, in all, and those that any of them does: with sparse attention at
+ * most. */
 static double attended(const mla_config *c, double T, double depth, double *any) {
     double pairs = 0, most = c->index_topk > 0 ? c->index_topk : HUGE_VAL;
     for (double t = 1; t <= T; t++) pairs += fmin(depth + t, most);
@@ -316,9 +331,11 @@ static double attended(const mla_config *c, double T, double depth, double *any)
 
 /* Attention of one layer, T tokens after depth others: the cheaper path's flops. */
 static double attention_flops(const mla_config *c, double T, double depth) {
-    double H = c->num_attention_heads, R = c->kv_lora_rank, N = c->qk_nope_head_dim, P = c->qk_rope_head_dim, V = c->v_head_dim;
+    double H = c->num_attention_heads, R = c->kv_lora_rank, N = c->qk_nope_head_dim, P = c->qk_rope_head_dim,
+           V = c->v_head_dim;
     double keys, pairs = attended(c, T, depth, &keys);
-    double naive = pairs * H * (N + P + V) + keys * H * R * (N + V), absorbed = pairs * H * (2 * R + P) + T * H * R * (N + V);
+    double naive = pairs * H * (N + P + V) + keys * H * R * (N + V),
+           absorbed = pairs * H * (2 * R + P) + T * H * R * (N + V);
     return 2 * fmin(naive, absorbed);
 }
 
@@ -342,9 +359,11 @@ static work forward_work(const synthetic *s, const options *o, double T, double 
     double L = c->num_hidden_layers, chosen = (double)s->n_moe * c->num_experts_per_tok, rows;
     work w, index = indexer_work(s, o->index_cache, T, depth);
     attended(c, T, depth, &rows);
-    w.bytes = s->attn.bytes + s->kv_b.bytes + s->ffn.bytes + s->router.bytes + s->shared.bytes + s->head.bytes + s->norms.bytes;
+    w.bytes = s->attn.bytes + s->kv_b.bytes + s->ffn.bytes + s->router.bytes + s->shared.bytes + s->head.bytes +
+              s->norms.bytes;
     w.bytes += hit * s->expert.bytes + L * rows * row_bytes(s, o->cache) + index.bytes;
-    w.flops = 2 * T * (s->attn.f32 + s->ffn.f32 + s->router.f32 + s->shared.f32 + chosen * s->expert.f32) + 2 * s->head.f32;
+    w.flops =
+        2 * T * (s->attn.f32 + s->ffn.f32 + s->router.f32 + s->shared.f32 + chosen * s->expert.f32) + 2 * s->head.f32;
     w.flops += L * attention_flops(c, T, depth) + index.flops;
     w.ops = 2 * T * (s->attn.int8 + s->ffn.int8 + s->shared.int8 + chosen * s->expert.int8) + 2 * s->head.int8;
     return w;
@@ -359,7 +378,8 @@ static work attention_work(const synthetic *s, mla_dtype cache, double depth) {
     return w;
 }
 
-static work layer_work(const synthetic *s, const options *o, double T, double depth) { /* one attention layer, with its weights */
+static work layer_work(const synthetic *s, const options *o, double T,
+                       double depth) { /* one attention layer, with its weights */
     double L = s->shape.config.num_hidden_layers, n = s->n_indexers > 0 ? s->n_indexers : 1, rows;
     work w, index = indexer_work(s, o->index_cache, T, depth);
     attended(&s->shape.config, T, depth, &rows);
@@ -378,11 +398,12 @@ static work moe_work(const synthetic *s, double T, double hit) { /* one layer */
     return w;
 }
 
-/* ---- attention alone -------------------------------------------------------------------------------------------------- */
-/* The bench gives the context its threads, and so sees each parallel region of a forward pass: the time of the regions that bring
-   queries and keys together (scores, softmax, weighted sums, the merging of pieces of context; in the naive path also the expansion
-   of keys) is the attention's, measured inside a real decode, and the time of those that score all keys and choose some the indexer's. The
-   products with the weights (q, kv_a, into and out of the latent, o, of the indexer) are other regions. */
+/* ---- attention alone --------------------------------------------------------------------------------------------- */
+/* The bench gives the context its threads, and so sees each parallel region of a forward pass: the time of the regions
+   that bring queries and keys together (scores, softmax, weighted sums, the merging of pieces of context; in the naive
+   path also the expansion of keys) is the attention's, measured inside a real decode, and the time of those that score
+   all keys and choose some the indexer's. The products with the weights (q, kv_a, into and out of the latent, o, of the
+   indexer) are other regions. */
 
 typedef struct stopwatch {
     double attention, indexer; /* seconds */
@@ -400,7 +421,7 @@ static void run_and_time(void *user, int n, void (*task)(void *arg, int i), void
     if (task == mla__task && is_indexer(((const mla__call *)arg)->work)) w->indexer += now() - start;
 }
 
-/* ---- measuring -------------------------------------------------------------------------------------------------------- */
+/* ---- measuring --------------------------------------------------------------------------------------------------- */
 
 enum { MAX_MEASURED = MLA_ATTN_PATH_COUNT * 6 * MAX_DEPTHS + 2, N_INPUTS = 61, LAYER_STEPS = 8, MAX_STEPS = 16 };
 static const double long_seconds = 10; /* what has taken so long in all is repeated 3 times only */
@@ -408,12 +429,12 @@ static const double long_seconds = 10; /* what has taken so long in all is repea
 typedef struct measured {
     const char *what;
     int n, depth;
-    int cache;               /* which */
-    int attn;                /* by which path */
-    int steps;               /* calls in a sample */
-    work work;               /* of the last sample */
+    int cache; /* which */
+    int attn;  /* by which path */
+    int steps; /* calls in a sample */
+    work work; /* of the last sample */
     samples ms, read, fma, int8, bf16;
-    double seconds;          /* of all samples */
+    double seconds; /* of all samples */
 } measured;
 
 typedef struct bench {
@@ -424,9 +445,9 @@ typedef struct bench {
     int threads, n_measured, moe_layer, attn_layer;
     measured measured[MAX_MEASURED];
     mla_cache *caches[MAX_DEPTHS];
-    float *x, *y, *logits;    /* [max(N_INPUTS, pp), D] twice, [vocabulary] */
-    int64_t *counts;          /* [layers, E] */
-    int *tokens;              /* [pp] */
+    float *x, *y, *logits; /* [max(N_INPUTS, pp), D] twice, [vocabulary] */
+    int64_t *counts;       /* [layers, E] */
+    int *tokens;           /* [pp] */
     uint64_t seed;
 } bench;
 
@@ -516,7 +537,8 @@ static void keep(measured *m, double seconds, const double *most) {
 }
 
 static void plan_one(bench *b, measured m) {
-    const char *with = strcmp(m.what, "attention") && strcmp(m.what, "indexer") ? m.what : "decode"; /* they are measured in there */
+    const char *with =
+        strcmp(m.what, "attention") && strcmp(m.what, "indexer") ? m.what : "decode"; /* they are measured in there */
     if (!b->o->only || listed(b->o->only, with)) b->measured[b->n_measured++] = m;
 }
 
@@ -527,7 +549,8 @@ static void plan(bench *b) {
             measured m = {.attn = path, .n = 1, .depth = o->depths[i], .cache = i};
             if (!b->contexts[path]) continue;
             m.what = "decode", m.steps = 1, plan_one(b, m);
-            /* attention comes out of the decode before it; over nothing but the token itself there is none to speak of */
+            /* attention comes out of the decode before it; over nothing but the token itself there is none to speak of
+             */
             m.what = "attention", m.steps = 0, plan_one(b, m);
             m.what = "indexer", plan_one(b, m);
             m.what = "layer", m.steps = LAYER_STEPS, plan_one(b, m);
@@ -541,14 +564,18 @@ static void plan(bench *b) {
     if (o->pp > 1) plan_one(b, (measured){.what = "moe", .attn = first, .n = o->pp, .steps = 1});
 }
 
-static void fill_cache(bench *b, int which) { /* with rows such as attention writes: normed latents and keys, deviation 1 */
+static void fill_cache(bench *b,
+                       int which) { /* with rows such as attention writes: normed latents and keys, deviation 1 */
     enum { STEP = 256 };
     const mla_config *c = &b->s.shape.config;
     int depth = b->o->depths[which];
     size_t latents = (size_t)c->num_hidden_layers * (size_t)(c->kv_lora_rank + c->qk_rope_head_dim);
     size_t values = STEP * (latents + (size_t)b->s.n_indexers * (size_t)c->index_head_dim);
     mla_error error;
-    mla_cache_desc desc = {.capacity = depth + (b->o->pp > 1 ? b->o->pp : 1), .dtype = b->o->cache, .index_dtype = b->o->index_cache, .alloc = huge};
+    mla_cache_desc desc = {.capacity = depth + (b->o->pp > 1 ? b->o->pp : 1),
+                           .dtype = b->o->cache,
+                           .index_dtype = b->o->index_cache,
+                           .alloc = huge};
     if (mla_cache_create(&b->caches[which], b->s.model, &desc, &error)) fail(1, "%s", error.text);
     float *rows = need(values * sizeof *rows);
     for (int done = 0; done < depth; done += STEP) {
@@ -605,12 +632,17 @@ static void print_measured(bench *b) {
     for (int i = 0; i < b->n_measured; i++) {
         measured *m = &b->measured[i];
         if (!m->ms.n) continue; /* attention over so few keys that it is no parallel region */
-        line l = {.what = m->what, .shape = s->shape.name, .weights = dtype_names[o->weights], .cache = dtype_names[o->cache]};
+        line l = {.what = m->what,
+                  .shape = s->shape.name,
+                  .weights = dtype_names[o->weights],
+                  .cache = dtype_names[o->cache]};
         l.attn = attn_names[m->attn], l.isa = mla_isa_name(mla_context_isa(b->context));
         l.threads = b->threads, l.depth = m->depth, l.n = m->n, l.exact = o->exact;
         if (!strcmp(m->what, "indexer")) l.cache = dtype_names[o->index_cache];
-        l.tokens = strcmp(m->what, "attention") && strcmp(m->what, "indexer") ? m->n : 0, l.bytes = m->work.bytes, l.flops = m->work.flops, l.ops = m->work.ops;
-        l.read = median(&m->read), l.fma = m->work.flops > 0 ? median(&m->fma) : 0, l.int8 = m->work.ops > 0 ? median(&m->int8) : 0;
+        l.tokens = strcmp(m->what, "attention") && strcmp(m->what, "indexer") ? m->n : 0, l.bytes = m->work.bytes,
+        l.flops = m->work.flops, l.ops = m->work.ops;
+        l.read = median(&m->read), l.fma = m->work.flops > 0 ? median(&m->fma) : 0,
+        l.int8 = m->work.ops > 0 ? median(&m->int8) : 0;
         if (rounds_to_bf16(mla_context_isa(b->context), o->weights, o->exact, m->n)) l.bf16 = median(&m->bf16);
         print_line(o, &l, &m->ms);
     }
@@ -623,7 +655,8 @@ static int run_model(const options *o) {
     b.o = o, b.threads = o->threads ? o->threads : all_threads(), b.seed = 2;
     synthetic_open(&b.s, o, o->shape ? o->shape : "lite6");
     const mla_config *c = &b.s.shape.config;
-    mla_context_desc desc = {.max_tokens = o->pp > 0 ? o->pp : 1, .threads = b.threads, .run = run_and_time, .run_user = &b.watch};
+    mla_context_desc desc = {
+        .max_tokens = o->pp > 0 ? o->pp : 1, .threads = b.threads, .run = run_and_time, .run_user = &b.watch};
     desc.isa = o->isa, desc.exact = o->exact, desc.alloc = huge;
     for (int path = 0; path < MLA_ATTN_PATH_COUNT; path++) {
         if (o->attn != path && o->attn != MLA_ATTN_PATH_COUNT) continue;
@@ -635,7 +668,8 @@ static int run_model(const options *o) {
     if (!o->no_limits) limits_open(&l, isa_tier(mla_context_isa(b.context)));
     for (int i = 0; i < o->n_depths; i++) fill_cache(&b, i);
     size_t values = (size_t)(o->pp > N_INPUTS ? o->pp : N_INPUTS) * (size_t)c->hidden_size;
-    b.x = need(values * sizeof *b.x), b.y = need(values * sizeof *b.y), b.logits = need((size_t)c->vocab_size * sizeof *b.logits);
+    b.x = need(values * sizeof *b.x), b.y = need(values * sizeof *b.y),
+    b.logits = need((size_t)c->vocab_size * sizeof *b.logits);
     b.counts = need(((size_t)c->num_hidden_layers * (size_t)c->n_routed_experts + 1) * sizeof *b.counts);
     b.tokens = need((size_t)desc.max_tokens * sizeof *b.tokens);
     for (size_t i = 0; i < values; i++) b.x[i] = random_float(&b.seed);
@@ -646,14 +680,18 @@ static int run_model(const options *o) {
     if (!o->json) {
         work token = forward_work(&b.s, o, 1, 0, (double)b.s.n_moe * c->num_experts_per_tok);
         tally *e = &b.s.expert;
-        double active = b.s.attn.params + b.s.kv_b.params + b.s.ffn.params + b.s.router.params + b.s.shared.params + b.s.head.params +
-                        b.s.norms.params + (double)b.s.n_moe * c->num_experts_per_tok * e->params;
-        printf("%s, %s weights%s, %s cache, %s attention: %.2f billion parameters (%.2f GB), %.0f million for a token (%.0f MB).\n",
-               b.s.shape.name, dtype_names[o->weights], o->exact ? " (exact)" : "", dtype_names[o->cache], attn_names[o->attn],
-               b.s.params * 1e-9, (double)b.s.maker.used * 1e-9, active * 1e-6, token.bytes * 1e-6);
-        printf("Scratch of the context %.1f MB (%d tokens in a call), cache %.0f bytes for a token. Medians of %d rounds.\n",
+        double active = b.s.attn.params + b.s.kv_b.params + b.s.ffn.params + b.s.router.params + b.s.shared.params +
+                        b.s.head.params + b.s.norms.params + (double)b.s.n_moe * c->num_experts_per_tok * e->params;
+        printf("%s, %s weights%s, %s cache, %s attention: %.2f billion parameters (%.2f GB), %.0f million for a token "
+               "(%.0f MB).\n",
+               b.s.shape.name, dtype_names[o->weights], o->exact ? " (exact)" : "", dtype_names[o->cache],
+               attn_names[o->attn], b.s.params * 1e-9, (double)b.s.maker.used * 1e-9, active * 1e-6,
+               token.bytes * 1e-6);
+        printf("Scratch of the context %.1f MB (%d tokens in a call), cache %.0f bytes for a token. Medians of %d "
+               "rounds.\n",
                (double)mla_context_size(b.s.model, &desc) * 1e-6, desc.max_tokens,
-               c->num_hidden_layers * row_bytes(&b.s, o->cache) + b.s.n_indexers * (double)mla_dtype_bytes(o->index_cache, (size_t)c->index_head_dim),
+               c->num_hidden_layers * row_bytes(&b.s, o->cache) +
+                   b.s.n_indexers * (double)mla_dtype_bytes(o->index_cache, (size_t)c->index_head_dim),
                o->reps);
         print_head();
     }

@@ -1,13 +1,22 @@
-/* peaks.h - what the machine can do: a streaming read, and multiply-adds in registers (f32, int8, bf16) with each instruction set.
+/* peaks.h - what the machine can do: a streaming read, and multiply-adds in registers (f32, int8, bf16) with each
+   instruction set.
 
-   Each peak kernel has twelve independent chains, enough to cover latency with two units, few enough for 16 registers. A chain's
-   next value depends on its last one and on values that come from outside, so that a compiler can neither fold nor hoist; each is
-   checked in the assembly (objdump -d build/bench: the loop of peak_* has no memory operand). */
+   Each peak kernel has twelve independent chains, enough to cover latency with two units, few enough for 16 registers.
+   A chain's next value depends on its last one and on values that come from outside, so that a compiler can neither
+   fold nor hoist; each is checked in the assembly (objdump -d build/bench: the loop of peak_* has no memory operand).
+ */
 
-/* ---- what the CPU has ------------------------------------------------------------------------------------------------- */
+/* ---- what the CPU has -------------------------------------------------------------------------------------------- */
 
 typedef enum feature {
-    HAS_ALWAYS = 0, HAS_AVX2, HAS_AVX512, HAS_AVX512_VNNI, HAS_AVX_VNNI, HAS_AVX512_BF16, HAS_AMX_INT8, HAS_AMX_BF16
+    HAS_ALWAYS = 0,
+    HAS_AVX2,
+    HAS_AVX512,
+    HAS_AVX512_VNNI,
+    HAS_AVX_VNNI,
+    HAS_AVX512_BF16,
+    HAS_AMX_INT8,
+    HAS_AMX_BF16
 } feature;
 
 #ifdef BENCH_X86
@@ -15,13 +24,14 @@ static int cpu_has(feature f) {
     unsigned a, b, c, d, c1, low, high, has = 0;
     if (!__get_cpuid(1, &a, &b, &c1, &d) || !(c1 >> 27 & 1)) return f == HAS_ALWAYS; /* OSXSAVE: xgetbv may be used */
     __asm__ volatile("xgetbv" : "=a"(low), "=d"(high) : "c"(0));
-    int avx = (low & 6) == 6, zmm = (low & 0xe6) == 0xe6, tiles = (low & 0x60000) == 0x60000; /* the system keeps these registers */
+    int avx = (low & 6) == 6, zmm = (low & 0xe6) == 0xe6,
+        tiles = (low & 0x60000) == 0x60000; /* the system keeps these registers */
     if (!__get_cpuid_count(7, 0, &a, &b, &c, &d)) return f == HAS_ALWAYS;
     unsigned subleaves = a, a1 = 0, unused;
     if (subleaves >= 1) __get_cpuid_count(7, 1, &a1, &unused, &unused, &unused);
     switch (f) {
     case HAS_ALWAYS: has = 1; break;
-    case HAS_AVX2: has = avx && b >> 5 & 1 && c1 >> 12 & 1; break; /* and FMA */
+    case HAS_AVX2: has = avx && b >> 5 & 1 && c1 >> 12 & 1; break;   /* and FMA */
     case HAS_AVX512: has = zmm && b >> 16 & 1 && b >> 30 & 1; break; /* F and BW */
     case HAS_AVX512_VNNI: has = zmm && c >> 11 & 1; break;
     case HAS_AVX_VNNI: has = avx && a1 >> 4 & 1; break;
@@ -39,15 +49,17 @@ static int cpu_has(feature f) {
 static int cpu_has(feature f) { return f == HAS_ALWAYS; }
 #endif
 
-/* ---- streaming read --------------------------------------------------------------------------------------------------- */
-/* Every byte is loaded once and folded into a checksum, so that no load can be left out. bytes is a multiple of 1024. */
+/* ---- streaming read ---------------------------------------------------------------------------------------------- */
+/* Every byte is loaded once and folded into a checksum, so that no load can be left out. bytes is a multiple of 1024.
+ */
 
 typedef uint64_t (*read_kernel)(const char *p, size_t bytes);
 
 #ifdef BENCH_X86
 #define LOAD(a, at) a = _mm256_xor_si256(a, _mm256_loadu_si256((const __m256i *)(const void *)(at)))
-#define JOIN(f) f(f(f(a0, a1), f(a2, a3)), f(f(a4, a5), f(a6, a7)))
-TARGET("avx2") static uint64_t read_4_avx2(const char *p, size_t bytes) { /* four streams, a cache line of each in turn */
+#define JOIN(f)     f(f(f(a0, a1), f(a2, a3)), f(f(a4, a5), f(a6, a7)))
+TARGET("avx2")
+static uint64_t read_4_avx2(const char *p, size_t bytes) { /* four streams, a cache line of each in turn */
     __m256i a0 = _mm256_setzero_si256(), a1 = a0, a2 = a0, a3 = a0, a4 = a0, a5 = a0, a6 = a0, a7 = a0;
     size_t quarter = bytes / 4;
     for (size_t i = 0; i < quarter; i += 64) {
@@ -87,64 +99,76 @@ static uint64_t read_1_c(const char *p, size_t bytes) {
 }
 #endif
 
-/* ---- multiply-adds ---------------------------------------------------------------------------------------------------- */
+/* ---- multiply-adds ----------------------------------------------------------------------------------------------- */
 /* n steps of twelve chains; m is about 1 and c small, from outside. What comes back depends on every chain. */
 
 typedef float (*peak_kernel)(long n, float m, float c);
 
-#define TWELVE(X) X(0) X(1) X(2) X(3) X(4) X(5) X(6) X(7) X(8) X(9) X(10) X(11)
+#define TWELVE(X)     X(0) X(1) X(2) X(3) X(4) X(5) X(6) X(7) X(8) X(9) X(10) X(11)
 #define PEAK_START(i) a##i = SET(i);
-#define PEAK_STEP(i) a##i = STEP(a##i);
-#define PEAK_JOIN(i) sum += RESULT(a##i);
-#define PEAK(name, target, vector, constants)                                                                                \
-    target static float peak_##name(long n, float m, float c) {                                                              \
-        constants;                                                                                                           \
-        vector a0, a1, a2, a3, a4, a5, a6, a7, a8, a9, a10, a11;                                                             \
-        float sum = 0;                                                                                                       \
-        TWELVE(PEAK_START)                                                                                                   \
-        for (long k = 0; k < n; k++) { TWELVE(PEAK_STEP) }                                                                   \
-        TWELVE(PEAK_JOIN)                                                                                                    \
-        return sum;                                                                                                          \
+#define PEAK_STEP(i)  a##i = STEP(a##i);
+#define PEAK_JOIN(i)  sum += RESULT(a##i);
+#define PEAK(name, target, vector, constants)                                                                          \
+    target static float peak_##name(long n, float m, float c) {                                                        \
+        constants;                                                                                                     \
+        vector a0, a1, a2, a3, a4, a5, a6, a7, a8, a9, a10, a11;                                                       \
+        float sum = 0;                                                                                                 \
+        TWELVE(PEAK_START)                                                                                             \
+        for (long k = 0; k < n; k++) { TWELVE(PEAK_STEP) }                                                             \
+        TWELVE(PEAK_JOIN)                                                                                              \
+        return sum;                                                                                                    \
     }
 
 #if defined(BENCH_X86)
 /* f32: a = a m + c stays finite and normal */
-#define SET(i) _mm256_set1_ps(m + 0.01f * i)
-#define STEP(a) _mm256_fmadd_ps(a, vm, vc)
+#define SET(i)    _mm256_set1_ps(m + 0.01f * i)
+#define STEP(a)   _mm256_fmadd_ps(a, vm, vc)
 #define RESULT(a) _mm256_cvtss_f32(a)
 PEAK(f32_avx2, TARGET("avx2,fma"), __m256, __m256 vm = _mm256_set1_ps(m); __m256 vc = _mm256_set1_ps(c))
 #undef SET
 #undef STEP
 #undef RESULT
-#define SET(i) _mm512_set1_ps(m + 0.01f * i)
-#define STEP(a) _mm512_fmadd_ps(a, vm, vc)
+#define SET(i)    _mm512_set1_ps(m + 0.01f * i)
+#define STEP(a)   _mm512_fmadd_ps(a, vm, vc)
 #define RESULT(a) _mm512_cvtss_f32(a)
 PEAK(f32_avx512, TARGET("avx512f,avx512bw"), __m512, __m512 vm = _mm512_set1_ps(m); __m512 vc = _mm512_set1_ps(c))
 #undef SET
 #undef STEP
 #undef RESULT
 
-/* int8: for maddubs, the chain itself is taken as the unsigned bytes, else the product would be the same in every step and hoisted */
-#define BYTE(x) ((char)(100 * (x)))
-#define SET(i) _mm256_set1_epi8((char)(BYTE(m) + i))
-#define STEP(a) _mm256_add_epi32(a, _mm256_madd_epi16(_mm256_maddubs_epi16(a, vw), ones))
+/* int8: for maddubs, the chain itself is taken as the unsigned bytes, else the product would be the same in every step
+ * and hoisted */
+#define BYTE(x)   ((char)(100 * (x)))
+#define SET(i)    _mm256_set1_epi8((char)(BYTE(m) + i))
+#define STEP(a)   _mm256_add_epi32(a, _mm256_madd_epi16(_mm256_maddubs_epi16(a, vw), ones))
 #define RESULT(a) (float)_mm256_extract_epi32(a, 0)
-PEAK(int8_avx2, TARGET("avx2"), __m256i, __m256i vw = _mm256_set1_epi8(BYTE(m + c)); __m256i ones = _mm256_set1_epi16(1))
+PEAK(int8_avx2, TARGET("avx2"), __m256i, __m256i vw = _mm256_set1_epi8(BYTE(m + c));
+     __m256i ones = _mm256_set1_epi16(1))
 #undef STEP
 /* in assembly: of the intrinsics, gcc 12 makes copies of all twelve */
-#define STEP(a) __extension__({ __asm__("%{vex%} vpdpbusd %2, %1, %0" : "+x"(a) : "x"(vu), "x"(vw)); a; })
+#define STEP(a)                                                                                                        \
+    __extension__({                                                                                                    \
+        __asm__("%{vex%} vpdpbusd %2, %1, %0" : "+x"(a) : "x"(vu), "x"(vw));                                           \
+        a;                                                                                                             \
+    })
 #ifdef BENCH_AVX_VNNI
-PEAK(int8_avxvnni, TARGET("avx2,avxvnni"), __m256i, __m256i vw = _mm256_set1_epi8(BYTE(m + c)); __m256i vu = _mm256_set1_epi8(BYTE(m)))
+PEAK(int8_avxvnni, TARGET("avx2,avxvnni"), __m256i, __m256i vw = _mm256_set1_epi8(BYTE(m + c));
+     __m256i vu = _mm256_set1_epi8(BYTE(m)))
 #endif
 #undef SET
 #undef STEP
 #undef RESULT
-#define SET(i) _mm512_set1_epi8((char)(BYTE(m) + i))
-#define STEP(a) _mm512_add_epi32(a, _mm512_madd_epi16(_mm512_maddubs_epi16(a, vw), ones))
+#define SET(i)    _mm512_set1_epi8((char)(BYTE(m) + i))
+#define STEP(a)   _mm512_add_epi32(a, _mm512_madd_epi16(_mm512_maddubs_epi16(a, vw), ones))
 #define RESULT(a) (float)_mm_cvtsi128_si32(_mm512_castsi512_si128(a))
-PEAK(int8_avx512, TARGET("avx512f,avx512bw"), __m512i, __m512i vw = _mm512_set1_epi8(BYTE(m + c)); __m512i ones = _mm512_set1_epi16(1))
+PEAK(int8_avx512, TARGET("avx512f,avx512bw"), __m512i, __m512i vw = _mm512_set1_epi8(BYTE(m + c));
+     __m512i ones = _mm512_set1_epi16(1))
 #undef STEP
-#define STEP(a) __extension__({ __asm__("vpdpbusd %2, %1, %0" : "+v"(a) : "v"(vu), "v"(vw)); a; })
+#define STEP(a)                                                                                                        \
+    __extension__({                                                                                                    \
+        __asm__("vpdpbusd %2, %1, %0" : "+v"(a) : "v"(vu), "v"(vw));                                                   \
+        a;                                                                                                             \
+    })
 PEAK(int8_avx512vnni, TARGET("avx512f,avx512bw,avx512vnni"), __m512i, __m512i vw = _mm512_set1_epi8(BYTE(m + c));
      __m512i vu = _mm512_set1_epi8(BYTE(m)))
 #undef SET
@@ -156,8 +180,8 @@ PEAK(int8_avx512vnni, TARGET("avx512f,avx512bw,avx512vnni"), __m512i, __m512i vw
 static __m512bh TARGET("avx512f,avx512bw,avx512bf16") bf16_of(float x) {
     return _mm512_cvtne2ps_pbh(_mm512_set1_ps(x), _mm512_set1_ps(x));
 }
-#define SET(i) _mm512_set1_ps(m + 0.01f * i)
-#define STEP(a) _mm512_dpbf16_ps(a, vm, vc)
+#define SET(i)    _mm512_set1_ps(m + 0.01f * i)
+#define STEP(a)   _mm512_dpbf16_ps(a, vm, vc)
 #define RESULT(a) _mm512_cvtss_f32(a)
 PEAK(bf16_avx512, TARGET("avx512f,avx512bw,avx512bf16"), __m512, __m512bh vm = bf16_of(m); __m512bh vc = bf16_of(c))
 #undef SET
@@ -165,51 +189,53 @@ PEAK(bf16_avx512, TARGET("avx512f,avx512bw,avx512bf16"), __m512, __m512bh vm = b
 #undef RESULT
 #endif
 
-/* Tiles: six accumulators of 16x16, whose products all take the same two operands: 16x64 int8 or 16x32 bf16 each. A step is six
-   products. The tiles' own memory is only touched before and after. */
+/* Tiles: six accumulators of 16x16, whose products all take the same two operands: 16x64 int8 or 16x32 bf16 each. A
+   step is six products. The tiles' own memory is only touched before and after. */
 #ifdef BENCH_AMX
 typedef struct tile_config {
     uint8_t palette, start_row, zero[14];
     uint16_t bytes_per_row[16];
     uint8_t rows[16];
 } tile_config;
-#define SIX(X) X(0) X(1) X(2) X(3) X(4) X(5)
+#define SIX(X)       X(0) X(1) X(2) X(3) X(4) X(5)
 #define TILE_ZERO(i) _tile_zero(i);
 #define TILE_INT8(i) _tile_dpbssd(i, 6, 7);
 #define TILE_BF16(i) _tile_dpbf16ps(i, 6, 7);
-#define TILE_KEEP(i) _tile_stored(i, memory, 64); sum += (float)memory[17];
-#define TILES(name, target, product, fill)                                                                                   \
-    target static float peak_##name(long n, float m, float c) {                                                              \
-        int32_t memory[256];                                                                                                 \
-        tile_config config;                                                                                                  \
-        float sum = 0;                                                                                                       \
-        memset(&config, 0, sizeof config);                                                                                   \
-        config.palette = 1;                                                                                                  \
-        for (int i = 0; i < 8; i++) config.bytes_per_row[i] = 64, config.rows[i] = 16;                                       \
-        fill;                                                                                                                \
-        _tile_loadconfig(&config);                                                                                           \
-        SIX(TILE_ZERO)                                                                                                       \
-        _tile_loadd(6, memory, 64);                                                                                          \
-        _tile_loadd(7, memory, 64);                                                                                          \
-        for (long k = 0; k < n; k++) { SIX(product) }                                                                        \
-        SIX(TILE_KEEP)                                                                                                       \
-        _tile_release();                                                                                                     \
-        return sum;                                                                                                          \
+#define TILE_KEEP(i)                                                                                                   \
+    _tile_stored(i, memory, 64);                                                                                       \
+    sum += (float)memory[17];
+#define TILES(name, target, product, fill)                                                                             \
+    target static float peak_##name(long n, float m, float c) {                                                        \
+        int32_t memory[256];                                                                                           \
+        tile_config config;                                                                                            \
+        float sum = 0;                                                                                                 \
+        memset(&config, 0, sizeof config);                                                                             \
+        config.palette = 1;                                                                                            \
+        for (int i = 0; i < 8; i++) config.bytes_per_row[i] = 64, config.rows[i] = 16;                                 \
+        fill;                                                                                                          \
+        _tile_loadconfig(&config);                                                                                     \
+        SIX(TILE_ZERO)                                                                                                 \
+        _tile_loadd(6, memory, 64);                                                                                    \
+        _tile_loadd(7, memory, 64);                                                                                    \
+        for (long k = 0; k < n; k++) { SIX(product) }                                                                  \
+        SIX(TILE_KEEP)                                                                                                 \
+        _tile_release();                                                                                               \
+        return sum;                                                                                                    \
     }
 TILES(int8_amx, TARGET("amx-tile,amx-int8"), TILE_INT8, memset(memory, (int)(100 * (m + c)), sizeof memory))
-TILES(bf16_amx, TARGET("amx-tile,amx-bf16"), TILE_BF16, float x = m * c; uint32_t u; memcpy(&u, &x, 4); u = u >> 16 | (u & 0xffff0000u);
-      for (int i = 0; i < 256; i++) memcpy(memory + i, &u, 4))
+TILES(bf16_amx, TARGET("amx-tile,amx-bf16"), TILE_BF16, float x = m * c; uint32_t u; memcpy(&u, &x, 4);
+      u = u >> 16 | (u & 0xffff0000u); for (int i = 0; i < 256; i++) memcpy(memory + i, &u, 4))
 #endif
 
 #elif defined(BENCH_NEON)
-#define SET(i) vdupq_n_f32(m + 0.01f * i)
-#define STEP(a) vfmaq_f32(vc, a, vm)
+#define SET(i)    vdupq_n_f32(m + 0.01f * i)
+#define STEP(a)   vfmaq_f32(vc, a, vm)
 #define RESULT(a) vgetq_lane_f32(a, 0)
 PEAK(f32_neon, , float32x4_t, float32x4_t vm = vdupq_n_f32(m); float32x4_t vc = vdupq_n_f32(c))
 #undef SET
 #undef STEP
 #undef RESULT
-#define SET(i) vdupq_n_s32((int)(100 * m) + i)
+#define SET(i)    vdupq_n_s32((int)(100 * m) + i)
 #define RESULT(a) (float)vgetq_lane_s32(a, 0)
 #if defined(__ARM_FEATURE_DOTPROD)
 #define STEP(a) vdotq_s32(a, vreinterpretq_s8_s32(a), vw)
@@ -223,7 +249,8 @@ PEAK(int8_neon, , int32x4_t, int8x16_t vw = vdupq_n_s8((int8_t)(100 * (m + c))))
 #undef STEP
 #undef RESULT
 #else
-static float peak_f32_c(long n, float m, float c) { /* plain C: what a compiler makes of it; four lanes for each of twelve chains */
+static float peak_f32_c(long n, float m,
+                        float c) { /* plain C: what a compiler makes of it; four lanes for each of twelve chains */
     float a[12][4], sum = 0;
     for (int i = 0; i < 12; i++)
         for (int j = 0; j < 4; j++) a[i][j] = m + 0.01f * (float)(4 * i + j);
@@ -236,9 +263,10 @@ static float peak_f32_c(long n, float m, float c) { /* plain C: what a compiler 
 }
 #endif
 
-/* ---- the limits of this machine --------------------------------------------------------------------------------------- */
-/* tier: what a set of instructions is part of, 1 avx2 (and whatever is the least elsewhere), 2 avx512, 3 vnni and bf16, 4 amx. A
-   measurement is set against the fastest limit of a tier no higher than the kernels that ran: against its own limits. */
+/* ---- the limits of this machine ---------------------------------------------------------------------------------- */
+/* tier: what a set of instructions is part of, 1 avx2 (and whatever is the least elsewhere), 2 avx512, 3 vnni and bf16,
+   4 amx. A measurement is set against the fastest limit of a tier no higher than the kernels that ran: against its own
+   limits. */
 
 typedef enum limit_kind { LIMIT_READ = 0, LIMIT_FMA, LIMIT_INT8, LIMIT_BF16, N_LIMIT_KINDS } limit_kind;
 
@@ -248,8 +276,8 @@ typedef struct limit {
     int tier;
     feature feature;
     read_kernel read;
-    peak_kernel peak;  /* neither read nor peak: the compiler does not know it */
-    double step;       /* operations of a step, 2 for a multiply-add */
+    peak_kernel peak; /* neither read nor peak: the compiler does not know it */
+    double step;      /* operations of a step, 2 for a multiply-add */
 } limit;
 
 #ifdef BENCH_AVX_VNNI
@@ -297,9 +325,9 @@ enum { N_LIMITS = sizeof all_limits / sizeof *all_limits, N_TIERS = 4 };
 typedef struct limits {
     char *buffer;
     size_t bytes;
-    int tier;            /* the highest that is measured */
+    int tier; /* the highest that is measured */
     int here[N_LIMITS];
-    long n[N_LIMITS];    /* steps that take about 10 ms */
+    long n[N_LIMITS]; /* steps that take about 10 ms */
 } limits;
 
 typedef struct limit_samples { /* ms, for one number of threads */
@@ -345,11 +373,13 @@ static double limit_work(const limits *m, int k, int threads) {
 
 static double limit_seconds(const limits *m, int k, int threads) {
     static volatile float from_outside[2] = {0.999f, 0.001f};
-    limit_job job = {&all_limits[k], m->buffer, m->bytes / (size_t)threads / 4096 * 4096, m->n[k], from_outside[0], from_outside[1]};
+    limit_job job = {&all_limits[k], m->buffer,       m->bytes / (size_t)threads / 4096 * 4096,
+                     m->n[k],        from_outside[0], from_outside[1]};
     double start = now();
     run(threads, limit_task, &job);
     double seconds = now() - start;
-    return job.l->read ? seconds * ((double)m->bytes / ((double)job.slice * threads)) : seconds; /* slices leave a rest unread */
+    return job.l->read ? seconds * ((double)m->bytes / ((double)job.slice * threads))
+                       : seconds; /* slices leave a rest unread */
 }
 
 static void touch(void *arg, int i) { /* by all threads, so that each has a part near it */
@@ -378,7 +408,8 @@ static void limits_open(limits *m, int tier) {
     if (!m->here[0]) fail(1, "this x86-64 CPU has no AVX2 with FMA, the least that the bench measures");
 }
 
-/* Bytes or operations per ms of the fastest of each kind, among those of a tier no higher than the first index; 0: there is none. */
+/* Bytes or operations per ms of the fastest of each kind, among those of a tier no higher than the first index; 0:
+ * there is none. */
 typedef struct fastest {
     double of[N_TIERS + 1][N_LIMIT_KINDS];
 } fastest;
@@ -391,7 +422,8 @@ static fastest measure_limits(const limits *m, limit_samples *s, limit_kind kind
         if (!m->here[k] || l->kind >= kinds) continue;
         double ms = 1e3 * limit_seconds(m, k, threads);
         if (s) add(&s->ms[k], ms);
-        for (int t = l->tier; t <= N_TIERS; t++) f.of[t][l->kind] = fmax(f.of[t][l->kind], limit_work(m, k, threads) / ms);
+        for (int t = l->tier; t <= N_TIERS; t++)
+            f.of[t][l->kind] = fmax(f.of[t][l->kind], limit_work(m, k, threads) / ms);
     }
     return f;
 }
@@ -400,10 +432,14 @@ static void print_limits(const options *o, const limits *m, limit_samples *s, in
     for (int k = 0; k < N_LIMITS; k++) {
         const limit *l = &all_limits[k];
         line to = {.what = "limit", .part = l->name, .isa = l->isa, .threads = threads};
-        if (l->kind == LIMIT_READ) to.bytes = limit_work(m, k, threads);
-        else if (l->kind == LIMIT_INT8) to.ops = limit_work(m, k, threads);
-        else to.flops = limit_work(m, k, threads);
-        if (m->here[k] && s->ms[k].n) print_line(o, &to, &s->ms[k]);
+        if (l->kind == LIMIT_READ)
+            to.bytes = limit_work(m, k, threads);
+        else if (l->kind == LIMIT_INT8)
+            to.ops = limit_work(m, k, threads);
+        else
+            to.flops = limit_work(m, k, threads);
+        if (m->here[k] && s->ms[k].n)
+            print_line(o, &to, &s->ms[k]);
         else if (!o->json && !m->here[k] && l->tier <= m->tier)
             printf("%-9s %-12s %6s %6s %4s %-9s %10s\n", "limit", l->name, "-", "-", "-", l->isa, "not here");
     }

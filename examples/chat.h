@@ -11,16 +11,14 @@ USE
    chat_answer(&text, &chat, answer, n, &error);
    chat_turn(&text, &chat, tokenizer, NULL, "And now?", 8, &error);   ...   free(text.ids);
 
-WHICH          The template follows from the tokens that the tokenizer has. The chat_template of tokenizer_config.json, a program
-               in Jinja, is not interpreted. With B and E for begin and end of sentence, and DeepSeek's wide bars written |:
+WHICH          The template follows from the tokens that the tokenizer has. The chat_template of tokenizer_config.json,
+a program in Jinja, is not interpreted. With B and E for begin and end of sentence, and DeepSeek's wide bars written |:
                V2     none of the tokens below      B system \n\n User: question \n\n Assistant:answer E User: ...
-               V3     <|User|>, <|Assistant|>       B system <|User|>question <|Assistant|>answer E <|User|> ...   (V2.5, too)
-               R1     V3's, <think> and </think>    as V3, but <think>\n behind the last <|Assistant|>
-               V3.1   R1's and <|search begin|>     as V3, but </think> behind every <|Assistant|>; or, if it shall think, <think>
-                                                    behind the last one
-               Of an answer with thoughts only what follows </think> stays in the conversation.
-TYPED          What users write is encoded with TOKENIZER_PLAIN: special tokens written in it are text. So is the system prompt.
-   SPDX-License-Identifier: MIT */
+               V3     <|User|>, <|Assistant|>       B system <|User|>question <|Assistant|>answer E <|User|> ... (V2.5,
+too) R1     V3's, <think> and </think>    as V3, but <think>\n behind the last <|Assistant|> V3.1   R1's and <|search
+begin|>     as V3, but </think> behind every <|Assistant|>; or, if it shall think, <think> behind the last one Of an
+answer with thoughts only what follows </think> stays in the conversation. TYPED          What users write is encoded
+with TOKENIZER_PLAIN: special tokens written in it are text. So is the system prompt. SPDX-License-Identifier: MIT */
 
 #ifndef CHAT_H
 #define CHAT_H
@@ -52,8 +50,8 @@ typedef struct chat_tokens { /* zero-initialise; free(ids) */
     size_t n, capacity;
 } chat_tokens;
 
-/* bos: the model's, used if no begin of sentence is among the tokenizer's tokens; -1: none. Error: UNSUPPORTED (naming the token
-   missing). */
+/* bos: the model's, used if no begin of sentence is among the tokenizer's tokens; -1: none. Error: UNSUPPORTED (naming
+   the token missing). */
 CHAT_API mla_result chat_detect(chat_template *out, const tokenizer *t, int bos, mla_error *err);
 CHAT_API const char *chat_style_name(chat_style style); /* "V2", "V3", "R1", "V3.1" */
 
@@ -62,21 +60,25 @@ CHAT_API mla_result chat_append(chat_tokens *text, const int *ids, size_t n, mla
 CHAT_API mla_result chat_append_text(chat_tokens *text, const tokenizer *t, const char *bytes, size_t n, unsigned flags,
                                      mla_error *err);
 
-/* Appends a question [n bytes] and what makes the model answer. system: the conversation begins, with that system prompt (may be
+/* Appends a question [n bytes] and what makes the model answer. system: the conversation begins, with that system
+   prompt (may be
    ""); NULL: it goes on. Error: MEMORY. */
 CHAT_API mla_result chat_turn(chat_tokens *text, const chat_template *chat, const tokenizer *t, const char *system,
                               const char *question, size_t n, mla_error *err);
-/* What stays of an answer [n], without its end of sentence, and that: text, which ends as chat_turn left it, becomes the
-   conversation so far as the model was trained on it. That is what was run, unless thoughts go: then text was changed behind
+/* What stays of an answer [n], without its end of sentence, and that: text, which ends as chat_turn left it, becomes
+   the conversation so far as the model was trained on it. That is what was run, unless thoughts go: then text was
+   changed behind
    <|Assistant|>, and a cache must be cut back to where both agree. Error: MEMORY. */
-CHAT_API mla_result chat_answer(chat_tokens *text, const chat_template *chat, const int *answer, size_t n, mla_error *err);
+CHAT_API mla_result chat_answer(chat_tokens *text, const chat_template *chat, const int *answer, size_t n,
+                                mla_error *err);
 
 #ifdef __cplusplus
 }
 #endif
 #endif /* CHAT_H */
 
-/* ======================================================================================================================= */
+/* =======================================================================================================================
+ */
 #if defined CHAT_IMPLEMENTATION && !defined CHAT_IMPLEMENTED
 #define CHAT_IMPLEMENTED
 
@@ -85,8 +87,8 @@ CHAT_API mla_result chat_answer(chat_tokens *text, const chat_template *chat, co
 #include <string.h>
 
 /* The bar U+FF5C and the block U+2581 in DeepSeek's names. */
-#define CHAT__BAR "\xef\xbd\x9c"
-#define CHAT__GAP "\xe2\x96\x81"
+#define CHAT__BAR         "\xef\xbd\x9c"
+#define CHAT__GAP         "\xe2\x96\x81"
 #define CHAT__TOKEN(name) "<" CHAT__BAR name CHAT__BAR ">"
 
 static mla_result chat__fail(mla_error *err, mla_result code, const char *text) {
@@ -113,8 +115,8 @@ mla_result chat_detect(chat_template *out, const tokenizer *t, int bos, mla_erro
     c.think = tokenizer_find(t, "<think>"), c.end_think = tokenizer_find(t, "</think>");
     if (c.eos < 0)
         return chat__fail(err, MLA_ERR_UNSUPPORTED,
-                          "the tokenizer has no token " CHAT__TOKEN("end" CHAT__GAP "of" CHAT__GAP
-                                                                    "sentence") ": no chat template of DeepSeek's fits");
+                          "the tokenizer has no token " CHAT__TOKEN(
+                              "end" CHAT__GAP "of" CHAT__GAP "sentence") ": no chat template of DeepSeek's fits");
     if ((c.user < 0) != (c.assistant < 0))
         return chat__fail(err, MLA_ERR_UNSUPPORTED,
                           "the tokenizer has only one of the tokens " CHAT__TOKEN("User") " and " CHAT__TOKEN(
@@ -144,9 +146,11 @@ mla_result chat_append(chat_tokens *text, const int *ids, size_t n, mla_error *e
     return MLA_OK;
 }
 
-mla_result chat_append_text(chat_tokens *text, const tokenizer *t, const char *bytes, size_t n, unsigned flags, mla_error *err) {
+mla_result chat_append_text(chat_tokens *text, const tokenizer *t, const char *bytes, size_t n, unsigned flags,
+                            mla_error *err) {
     int64_t count = tokenizer_encode(t, bytes, n, flags, NULL, 0);
-    if (count < 0 || (uint64_t)count > SIZE_MAX / 8) return chat__fail(err, MLA_ERR_MEMORY, "no memory to encode the text");
+    if (count < 0 || (uint64_t)count > SIZE_MAX / 8)
+        return chat__fail(err, MLA_ERR_MEMORY, "no memory to encode the text");
     const mla_result rc = chat__reserve(text, (size_t)count, err);
     if (rc || count == 0) return rc;
     count = tokenizer_encode(t, bytes, n, flags, text->ids + text->n, (size_t)count);
@@ -156,8 +160,8 @@ mla_result chat_append_text(chat_tokens *text, const tokenizer *t, const char *b
 }
 
 /* V2: everything between two special tokens is one text, encoded in one piece, because words join across the seams. */
-static mla_result chat__turn_v2(chat_tokens *text, const tokenizer *t, const char *system, const char *question, size_t n,
-                                mla_error *err) {
+static mla_result chat__turn_v2(chat_tokens *text, const tokenizer *t, const char *system, const char *question,
+                                size_t n, mla_error *err) {
     const int prompt = system && *system;
     const size_t room = (prompt ? strlen(system) + 2 : 0) + n + 32;
     char *all = (char *)malloc(room);
@@ -171,8 +175,8 @@ static mla_result chat__turn_v2(chat_tokens *text, const tokenizer *t, const cha
     return rc;
 }
 
-mla_result chat_turn(chat_tokens *text, const chat_template *chat, const tokenizer *t, const char *system, const char *question,
-                     size_t n, mla_error *err) {
+mla_result chat_turn(chat_tokens *text, const chat_template *chat, const tokenizer *t, const char *system,
+                     const char *question, size_t n, mla_error *err) {
     const size_t before = text->n;
     mla_result rc = MLA_OK;
     if (system && chat->bos >= 0) rc = chat_append(text, &chat->bos, 1, err);
@@ -183,9 +187,11 @@ mla_result chat_turn(chat_tokens *text, const chat_template *chat, const tokeniz
         if (!rc) rc = chat_append(text, &chat->user, 1, err);
         if (!rc) rc = chat_append_text(text, t, question, n, TOKENIZER_PLAIN, err);
         if (!rc) rc = chat_append(text, &chat->assistant, 1, err);
-        if (!rc && chat->style == CHAT_V31) rc = chat_append(text, chat->thinks ? &chat->think : &chat->end_think, 1, err);
+        if (!rc && chat->style == CHAT_V31)
+            rc = chat_append(text, chat->thinks ? &chat->think : &chat->end_think, 1, err);
         if (!rc && chat->style == CHAT_R1 && chat->thinks) rc = chat_append(text, &chat->think, 1, err);
-        if (!rc && chat->style == CHAT_R1 && chat->thinks) rc = chat_append_text(text, t, "\n", 1, TOKENIZER_PLAIN, err);
+        if (!rc && chat->style == CHAT_R1 && chat->thinks)
+            rc = chat_append_text(text, t, "\n", 1, TOKENIZER_PLAIN, err);
     }
     if (rc) text->n = before;
     return rc;
@@ -193,7 +199,7 @@ mla_result chat_turn(chat_tokens *text, const chat_template *chat, const tokeniz
 
 mla_result chat_answer(chat_tokens *text, const chat_template *chat, const int *answer, size_t n, mla_error *err) {
     const size_t before = text->n;
-    size_t begin = 0; /* of what stays */
+    size_t begin = 0;                                      /* of what stays */
     const mla_result rc = chat__reserve(text, n + 2, err); /* the rest cannot fail */
     if (rc) return rc;
     if (chat->style == CHAT_R1 || chat->style == CHAT_V31) {

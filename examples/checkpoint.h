@@ -10,13 +10,14 @@ USE
    mla_model_create(&model, &c->config, &c->weights, NULL, &error);  ...  mla_model_destroy(model); checkpoint_close(c);
 
 PARTS          Three readers, each usable alone: json_* (RFC 8259), st_* (safetensors), checkpoint_* (the directory).
-STRICT         Nothing is guessed. What this file does not know (a model_type, a rope type, a tensor that config.json does not
-               account for, an integer written 1.0) is refused; the message names file, key or tensor, and what was expected.
-MEMORY         Files are mapped and weights used where they lie: nothing is copied (quantize.h can convert them into memory of the
-               checkpoint's own), but for int4 of compressed-tensors, which becomes Q4. A file must not be cut short while open.
-PLATFORM       C99 or C++11, libc, and mmap; elsewhere (_WIN32, or define CHECKPOINT_NO_MMAP) files are read into memory. No
-               feature macro is needed, -std=c99 will do; where off_t has 32 bits, build with -D_FILE_OFFSET_BITS=64. Little-endian.
-THREADS        No globals, no printing. Different objects may be used by different threads, and one object read by many at once.
+STRICT         Nothing is guessed. What this file does not know (a model_type, a rope type, a tensor that config.json
+does not account for, an integer written 1.0) is refused; the message names file, key or tensor, and what was expected.
+MEMORY         Files are mapped and weights used where they lie: nothing is copied (quantize.h can convert them into
+memory of the checkpoint's own), but for int4 of compressed-tensors, which becomes Q4. A file must not be cut short
+while open. PLATFORM       C99 or C++11, libc, and mmap; elsewhere (_WIN32, or define CHECKPOINT_NO_MMAP) files are read
+into memory. No feature macro is needed, -std=c99 will do; where off_t has 32 bits, build with -D_FILE_OFFSET_BITS=64.
+Little-endian. THREADS        No globals, no printing. Different objects may be used by different threads, and one
+object read by many at once.
 
 CONTENTS       >>json >>safetensors >>checkpoint (the API)   then >>errors >>files >>json-parser >>safetensors-reader
                >>families (the table to extend for a new model_type) >>config-reader >>shards >>weights >>open
@@ -39,17 +40,17 @@ CONTENTS       >>json >>safetensors >>checkpoint (the API)   then >>errors >>fil
 extern "C" {
 #endif
 
-/* In all of these err may be NULL, and a call that fails sets *out to NULL. Errors: ARGUMENT (a null pointer, a file that cannot
-   be read, for json_parse text that is not JSON), CONFIG (config.json), WEIGHTS (safetensors, index, tensors), UNSUPPORTED (a name
-   that this reader does not know), MEMORY. */
+/* In all of these err may be NULL, and a call that fails sets *out to NULL. Errors: ARGUMENT (a null pointer, a file
+   that cannot be read, for json_parse text that is not JSON), CONFIG (config.json), WEIGHTS (safetensors, index,
+   tensors), UNSUPPORTED (a name that this reader does not know), MEMORY. */
 
-/* ---- >>json ---------------------------------------------------------------------------------------------------------- */
+/* ---- >>json ------------------------------------------------------------------------------------------------------ */
 
 typedef enum json_type { JSON_NULL = 0, JSON_BOOL, JSON_NUMBER, JSON_STRING, JSON_ARRAY, JSON_OBJECT } json_type;
 typedef struct json_value json_value;
 
-/* Strict RFC 8259: valid UTF-8, no lone surrogates, no duplicate keys, no NUL in keys, no NaN, at most 64 deep. The text may go
-   afterwards. Only the root is freed, and frees all. */
+/* Strict RFC 8259: valid UTF-8, no lone surrogates, no duplicate keys, no NUL in keys, no NaN, at most 64 deep. The
+   text may go afterwards. Only the root is freed, and frees all. */
 CHECKPOINT_API mla_result json_parse(const char *text, size_t n, json_value **out, mla_error *err);
 CHECKPOINT_API void json_free(json_value *root);
 
@@ -57,14 +58,16 @@ CHECKPOINT_API void json_free(json_value *root);
 CHECKPOINT_API json_type json_typeof(const json_value *v);
 CHECKPOINT_API int json_bool(const json_value *v);
 CHECKPOINT_API double json_number(const json_value *v);
-CHECKPOINT_API int json_integer(const json_value *v, int64_t *out); /* 1: written as an integer, exact; not "1.0", "1e3", "-0" */
+CHECKPOINT_API int json_integer(const json_value *v,
+                                int64_t *out); /* 1: written as an integer, exact; not "1.0", "1e3", "-0" */
 CHECKPOINT_API const char *json_string(const json_value *v, size_t *length); /* ends with NUL, may contain others */
 CHECKPOINT_API size_t json_count(const json_value *v); /* elements of an array, members of an object */
-CHECKPOINT_API const json_value *json_at(const json_value *v, size_t i); /* arrays in file order, objects in key order */
+CHECKPOINT_API const json_value *json_at(const json_value *v,
+                                         size_t i); /* arrays in file order, objects in key order */
 CHECKPOINT_API const char *json_key(const json_value *member);
 CHECKPOINT_API const json_value *json_get(const json_value *object, const char *key);
 
-/* ---- >>safetensors --------------------------------------------------------------------------------------------------- */
+/* ---- >>safetensors ----------------------------------------------------------------------------------------------- */
 
 typedef struct st_tensor {
     const char *name;
@@ -86,13 +89,14 @@ CHECKPOINT_API const st_tensor *st_at(const st_file *f, size_t i); /* in order o
 CHECKPOINT_API const st_tensor *st_find(const st_file *f, const char *name);
 CHECKPOINT_API const char *st_metadata(const st_file *f, const char *key);
 
-/* ---- >>checkpoint ---------------------------------------------------------------------------------------------------- */
+/* ---- >>checkpoint ------------------------------------------------------------------------------------------------ */
 
 typedef struct checkpoint {
     mla_config config;
-    mla_weights weights; /* views of the mapped files, or of what quantize.h made of them: valid until checkpoint_close */
+    mla_weights
+        weights; /* views of the mapped files, or of what quantize.h made of them: valid until checkpoint_close */
     char model_type[64];
-    int bos_token_id; /* -1: none */
+    int bos_token_id;           /* -1: none */
     int eos_token_id[8], n_eos; /* of generation_config.json if it has any, else of config.json */
     int max_position_embeddings;
     /* private */
@@ -102,15 +106,16 @@ typedef struct checkpoint {
     mla_mlp_weights *experts;
     mla_mtp_weights *mtp;
     float *rope_factors;
-    char *indexers; /* [num_hidden_layers]: config.json says which layers have one; NULL: it does not */
+    char *indexers;      /* [num_hidden_layers]: config.json says which layers have one; NULL: it does not */
     void *memory, *int4; /* of weights that are no longer used where they lie in the files: by quantize.h, as Q4 */
 } checkpoint;
 
-/* Reads DIR/config.json, DIR/generation_config.json if there, and DIR/model.safetensors or else DIR/model.safetensors.index.json
-   with its shards. Every tensor's name, shape and dtype is checked. */
+/* Reads DIR/config.json, DIR/generation_config.json if there, and DIR/model.safetensors or else
+   DIR/model.safetensors.index.json with its shards. Every tensor's name, shape and dtype is checked. */
 CHECKPOINT_API mla_result checkpoint_open(checkpoint **out, const char *dir, mla_error *err);
-/* The same with the layers for multi-token prediction that config.json counts (num_nextn_predict_layers), if it does; else they are
-   passed over, for they make a model and its caches larger. An embedding or head of theirs that repeats the model's is left out. */
+/* The same with the layers for multi-token prediction that config.json counts (num_nextn_predict_layers), if it does;
+   else they are passed over, for they make a model and its caches larger. An embedding or head of theirs that repeats
+   the model's is left out. */
 CHECKPOINT_API mla_result checkpoint_open_mtp(checkpoint **out, const char *dir, mla_error *err);
 CHECKPOINT_API void checkpoint_close(checkpoint *c);
 
@@ -119,7 +124,8 @@ CHECKPOINT_API void checkpoint_close(checkpoint *c);
 #endif
 #endif /* CHECKPOINT_H */
 
-/* ======================================================================================================================= */
+/* =======================================================================================================================
+ */
 #if defined CHECKPOINT_IMPLEMENTATION && !defined CHECKPOINT_IMPLEMENTED
 #define CHECKPOINT_IMPLEMENTED
 
@@ -142,13 +148,15 @@ CHECKPOINT_API void checkpoint_close(checkpoint *c);
 #include <unistd.h>
 #endif
 
-/* ---- >>errors -------------------------------------------------------------------------------------------------------- */
-/* Names out of files are quoted with %.99s and files with %.60s, so that what was found and expected still fits behind them. */
+/* ---- >>errors ---------------------------------------------------------------------------------------------------- */
+/* Names out of files are quoted with %.99s and files with %.60s, so that what was found and expected still fits behind
+ * them. */
 
 #if defined __GNUC__
 __attribute__((format(printf, 3, 4)))
 #endif
-static mla_result ck__fail(mla_error *err, mla_result code, const char *format, ...) {
+static mla_result
+ck__fail(mla_error *err, mla_result code, const char *format, ...) {
     if (err) {
         va_list args;
         va_start(args, format);
@@ -172,7 +180,7 @@ static const char *ck__base_name(const char *path) {
     return base;
 }
 
-/* ---- >>files --------------------------------------------------------------------------------------------------------- */
+/* ---- >>files ----------------------------------------------------------------------------------------------------- */
 
 typedef struct ck__file {
     unsigned char *data;
@@ -181,9 +189,14 @@ typedef struct ck__file {
 
 static mla_result ck__cannot_read(const char *path, int reason, mla_error *err) {
     const size_t n = strlen(path);
-    const char *why = reason == ENOENT ? "no such file" : reason == ENOTDIR ? "not a directory" : reason == EISDIR ? "a directory"
-                    : reason == EACCES ? "permission denied" : reason == EINVAL ? "not a regular file" : "input error";
-    return ck__fail(err, MLA_ERR_ARGUMENT, "%s: cannot be read: %s (errno %d)", n > 160 ? path + n - 160 : path, why, reason);
+    const char *why = reason == ENOENT    ? "no such file"
+                      : reason == ENOTDIR ? "not a directory"
+                      : reason == EISDIR  ? "a directory"
+                      : reason == EACCES  ? "permission denied"
+                      : reason == EINVAL  ? "not a regular file"
+                                          : "input error";
+    return ck__fail(err, MLA_ERR_ARGUMENT, "%s: cannot be read: %s (errno %d)", n > 160 ? path + n - 160 : path, why,
+                    reason);
 }
 
 /* missing may be NULL; it is set to 1 if there is no such file, and to 0 otherwise. */
@@ -203,12 +216,16 @@ static mla_result ck__file_open(ck__file *f, const char *path, int *missing, mla
     f->size = 0;
     if (missing) *missing = fd < 0 && errno == ENOENT;
     if (fd < 0) return ck__cannot_read(path, errno, err);
-    if (fstat(fd, &info)) reason = errno;
-    else if (!S_ISREG(info.st_mode)) reason = S_ISDIR(info.st_mode) ? EISDIR : EINVAL;
-    else if ((uint64_t)info.st_size > (uint64_t)(SIZE_MAX / 2)) reason = EFBIG;
+    if (fstat(fd, &info))
+        reason = errno;
+    else if (!S_ISREG(info.st_mode))
+        reason = S_ISDIR(info.st_mode) ? EISDIR : EINVAL;
+    else if ((uint64_t)info.st_size > (uint64_t)(SIZE_MAX / 2))
+        reason = EFBIG;
     else if (info.st_size > 0) {
         map = mmap(NULL, (size_t)info.st_size, PROT_READ, MAP_PRIVATE, fd, 0);
-        if (map == MAP_FAILED) reason = errno;
+        if (map == MAP_FAILED)
+            reason = errno;
         else {
             f->data = (unsigned char *)map;
             f->size = (size_t)info.st_size;
@@ -260,10 +277,10 @@ static mla_result ck__file_open(ck__file *f, const char *path, int *missing, mla
 
 #endif
 
-/* ---- >>json-parser --------------------------------------------------------------------------------------------------- */
-/* Recursive descent with a depth limit. Values of open containers lie on one growing stack; when a container closes, its own are
-   moved into the arena in one piece. Members are then sorted by key, which finds duplicates and makes json_get a binary search, and
-   unlike a hash table cannot be made slow by chosen keys. */
+/* ---- >>json-parser ----------------------------------------------------------------------------------------------- */
+/* Recursive descent with a depth limit. Values of open containers lie on one growing stack; when a container closes,
+   its own are moved into the arena in one piece. Members are then sorted by key, which finds duplicates and makes
+   json_get a binary search, and unlike a hash table cannot be made slow by chosen keys. */
 
 enum { JSON__DEPTH = 64, JSON__NUMBER = 256 };
 
@@ -272,9 +289,18 @@ struct json_value {
     json_type type;
     int exact; /* number: integer holds it; bool: its value */
     union {
-        struct { double real; int64_t integer; } number;
-        struct { const char *text; size_t length; } string;
-        struct { json_value *items; size_t count; } list;
+        struct {
+            double real;
+            int64_t integer;
+        } number;
+        struct {
+            const char *text;
+            size_t length;
+        } string;
+        struct {
+            json_value *items;
+            size_t count;
+        } list;
     } u;
 };
 
@@ -308,7 +334,8 @@ static mla_result json__bad(const json__parser *p, const char *what) {
         line += p->text[i] == '\n';
     }
     if (!p->key) return ck__fail(p->err, p->code, "%.60s: line %zu, column %zu: %s", p->file, line, column, what);
-    return ck__fail(p->err, p->code, "%.60s: line %zu, column %zu, after key \"%.80s\": %s", p->file, line, column, p->key, what);
+    return ck__fail(p->err, p->code, "%.60s: line %zu, column %zu, after key \"%.80s\": %s", p->file, line, column,
+                    p->key, what);
 }
 
 static void *json__alloc(json__root *root, size_t bytes) {
@@ -360,10 +387,14 @@ static int json__hex(const json__parser *p) {
     int value = 0;
     for (size_t i = p->at; i < p->at + 4; i++) {
         const char c = i < p->n ? p->text[i] : '?';
-        if (c >= '0' && c <= '9') value = value * 16 + (c - '0');
-        else if (c >= 'a' && c <= 'f') value = value * 16 + (c - 'a' + 10);
-        else if (c >= 'A' && c <= 'F') value = value * 16 + (c - 'A' + 10);
-        else return -1;
+        if (c >= '0' && c <= '9')
+            value = value * 16 + (c - '0');
+        else if (c >= 'a' && c <= 'f')
+            value = value * 16 + (c - 'a' + 10);
+        else if (c >= 'A' && c <= 'F')
+            value = value * 16 + (c - 'A' + 10);
+        else
+            return -1;
     }
     return value;
 }
@@ -406,9 +437,12 @@ static mla_result json__string(json__parser *p, const char **text, size_t *lengt
                 u = 0x10000 + (u - 0xD800) * 0x400 + (low - 0xDC00);
                 *o++ = (char)(0xF0 | u >> 18);
                 *o++ = (char)(0x80 | (u >> 12 & 0x3F));
-            } else if (u >= 0x800) *o++ = (char)(0xE0 | u >> 12);
-            if (u >= 0x800) *o++ = (char)(0x80 | (u >> 6 & 0x3F));
-            else if (u >= 0x80) *o++ = (char)(0xC0 | u >> 6);
+            } else if (u >= 0x800)
+                *o++ = (char)(0xE0 | u >> 12);
+            if (u >= 0x800)
+                *o++ = (char)(0x80 | (u >> 6 & 0x3F));
+            else if (u >= 0x80)
+                *o++ = (char)(0xC0 | u >> 6);
             *o++ = (char)(u < 0x80 ? u : 0x80 | (u & 0x3F));
         }
     }
@@ -426,8 +460,10 @@ static mla_result json__number(json__parser *p, json_value *out) {
     uint64_t magnitude = 0;
     int exact = 1;
     p->at += (size_t)negative;
-    if (json__is(p, '0')) p->at++;
-    else if (!json__digits(p)) return json__bad(p, "expected a value");
+    if (json__is(p, '0'))
+        p->at++;
+    else if (!json__digits(p))
+        return json__bad(p, "expected a value");
     size_t length = (size_t)(p->text + p->at - s);
     for (size_t i = (size_t)negative; i < length && exact; i++) {
         const uint64_t digit = (uint64_t)(s[i] - '0');
@@ -458,11 +494,14 @@ static mla_result json__number(json__parser *p, json_value *out) {
         size_t n = 0;
         if (length > JSON__NUMBER) return json__bad(p, "a number of more than 256 characters");
         for (size_t i = 0; i < length; i++)
-            if (s[i] != '.') number[n++] = s[i];
-            else for (int j = 1; j < printed - 1; j++) number[n++] = zero[j];
+            if (s[i] != '.')
+                number[n++] = s[i];
+            else
+                for (int j = 1; j < printed - 1; j++) number[n++] = zero[j];
         number[n] = 0;
         out->u.number.real = strtod(number, NULL);
-        if (out->u.number.real > DBL_MAX || out->u.number.real < -DBL_MAX) return json__bad(p, "a number too large for a double");
+        if (out->u.number.real > DBL_MAX || out->u.number.real < -DBL_MAX)
+            return json__bad(p, "a number too large for a double");
     }
     return MLA_OK;
 }
@@ -478,42 +517,45 @@ static mla_result json__container(json__parser *p, int depth, json_value *out) {
     if (depth == JSON__DEPTH) return json__bad(p, "nested more than 64 deep");
     p->at++;
     json__space(p);
-    if (json__is(p, end)) p->at++;
-    else for (;;) {
-        json_value v;
-        mla_result rc;
-        const char *key = NULL;
-        if (object) {
-            size_t length;
-            json__space(p);
-            if (!json__is(p, '"')) return json__bad(p, "expected a key in quotes");
-            rc = json__string(p, &key, &length);
-            if (rc) return rc;
-            if (strlen(key) != length) return json__bad(p, "a NUL in a key");
-            p->key = key;
-            json__space(p);
-            if (!json__is(p, ':')) return json__bad(p, "expected ':'");
-            p->at++;
-        }
-        rc = json__value(p, depth + 1, &v);
-        if (rc) return rc;
-        v.key = key;
-        if (p->top == p->capacity) {
-            const size_t capacity = p->capacity ? 2 * p->capacity : 256;
-            json_value *bigger = capacity > SIZE_MAX / sizeof v ? NULL : (json_value *)realloc(p->stack, capacity * sizeof v);
-            if (!bigger) return ck__no_memory(p->err, p->file);
-            p->stack = bigger;
-            p->capacity = capacity;
-        }
-        p->stack[p->top++] = v;
-        json__space(p);
-        if (json__is(p, end)) {
-            p->at++;
-            break;
-        }
-        if (!json__is(p, ',')) return json__bad(p, object ? "expected ',' or '}'" : "expected ',' or ']'");
+    if (json__is(p, end))
         p->at++;
-    }
+    else
+        for (;;) {
+            json_value v;
+            mla_result rc;
+            const char *key = NULL;
+            if (object) {
+                size_t length;
+                json__space(p);
+                if (!json__is(p, '"')) return json__bad(p, "expected a key in quotes");
+                rc = json__string(p, &key, &length);
+                if (rc) return rc;
+                if (strlen(key) != length) return json__bad(p, "a NUL in a key");
+                p->key = key;
+                json__space(p);
+                if (!json__is(p, ':')) return json__bad(p, "expected ':'");
+                p->at++;
+            }
+            rc = json__value(p, depth + 1, &v);
+            if (rc) return rc;
+            v.key = key;
+            if (p->top == p->capacity) {
+                const size_t capacity = p->capacity ? 2 * p->capacity : 256;
+                json_value *bigger =
+                    capacity > SIZE_MAX / sizeof v ? NULL : (json_value *)realloc(p->stack, capacity * sizeof v);
+                if (!bigger) return ck__no_memory(p->err, p->file);
+                p->stack = bigger;
+                p->capacity = capacity;
+            }
+            p->stack[p->top++] = v;
+            json__space(p);
+            if (json__is(p, end)) {
+                p->at++;
+                break;
+            }
+            if (!json__is(p, ',')) return json__bad(p, object ? "expected ',' or '}'" : "expected ',' or ']'");
+            p->at++;
+        }
     size_t count = p->top - base;
     json_value *items = (json_value *)json__alloc(p->root, count * sizeof *items);
     if (!items) return ck__no_memory(p->err, p->file);
@@ -555,7 +597,8 @@ static mla_result json__value(json__parser *p, int depth, json_value *out) {
 }
 
 /* json_parse for a file: messages start with its name, and syntax errors are of its kind. */
-static mla_result json__parse(const void *text, size_t n, const char *file, mla_result code, json_value **out, mla_error *err) {
+static mla_result json__parse(const void *text, size_t n, const char *file, mla_result code, json_value **out,
+                              mla_error *err) {
     json__parser p;
     memset(&p, 0, sizeof p);
     *out = NULL;
@@ -572,8 +615,10 @@ static mla_result json__parse(const void *text, size_t n, const char *file, mla_
         if (p.at < p.n) rc = json__bad(&p, "something follows the end of the value");
     }
     free(p.stack);
-    if (rc) json_free(&p.root->value);
-    else *out = &p.root->value;
+    if (rc)
+        json_free(&p.root->value);
+    else
+        *out = &p.root->value;
     return rc;
 }
 
@@ -615,15 +660,14 @@ size_t json_count(const json_value *v) {
     return v && (v->type == JSON_ARRAY || v->type == JSON_OBJECT) ? v->u.list.count : 0;
 }
 
-const json_value *json_at(const json_value *v, size_t i) {
-    return i < json_count(v) ? v->u.list.items + i : NULL;
-}
+const json_value *json_at(const json_value *v, size_t i) { return i < json_count(v) ? v->u.list.items + i : NULL; }
 
 const json_value *json_get(const json_value *object, const char *key) {
     json_value wanted;
     if (!object || object->type != JSON_OBJECT || !object->u.list.count) return NULL;
     wanted.key = key;
-    return (const json_value *)bsearch(&wanted, object->u.list.items, object->u.list.count, sizeof wanted, json__by_key);
+    return (const json_value *)bsearch(&wanted, object->u.list.items, object->u.list.count, sizeof wanted,
+                                       json__by_key);
 }
 
 /* A string that can be used as a C string, or NULL. */
@@ -633,8 +677,9 @@ static const char *json__text(const json_value *v) {
     return s && strlen(s) == length ? s : NULL;
 }
 
-/* ---- >>safetensors-reader -------------------------------------------------------------------------------------------- */
-/* u64 length of the header, the header in JSON, the data. The tensors' bytes must fill the data without gap or overlap. */
+/* ---- >>safetensors-reader ---------------------------------------------------------------------------------------- */
+/* u64 length of the header, the header in JSON, the data. The tensors' bytes must fill the data without gap or overlap.
+ */
 
 typedef struct st__dtype {
     const char *name;
@@ -643,16 +688,17 @@ typedef struct st__dtype {
 } st__dtype;
 
 static const st__dtype st__dtypes[] = {
-    {"F32", 4, MLA_F32}, {"F16", 2, MLA_F16}, {"BF16", 2, MLA_BF16}, {"F8_E4M3", 1, MLA_E4M3}, {"F8_E8M0", 1, -1},
-    {"F8_E5M2", 1, -1}, {"BOOL", 1, -1}, {"U8", 1, -1}, {"I8", 1, -1}, {"U16", 2, -1}, {"I16", 2, -1}, {"U32", 4, -1},
-    {"I32", 4, -1}, {"U64", 8, -1}, {"I64", 8, -1}, {"F64", 8, -1}};
+    {"F32", 4, MLA_F32}, {"F16", 2, MLA_F16}, {"BF16", 2, MLA_BF16}, {"F8_E4M3", 1, MLA_E4M3},
+    {"F8_E8M0", 1, -1},  {"F8_E5M2", 1, -1},  {"BOOL", 1, -1},       {"U8", 1, -1},
+    {"I8", 1, -1},       {"U16", 2, -1},      {"I16", 2, -1},        {"U32", 4, -1},
+    {"I32", 4, -1},      {"U64", 8, -1},      {"I64", 8, -1},        {"F64", 8, -1}};
 
 static const uint64_t st__max_header = 100000000; /* as the reference implementation */
 static const int64_t st__max_dim = (int64_t)1 << 53;
 
 struct st_file {
-    char name[64]; /* for messages */
-    ck__file file; /* if opened by path */
+    char name[64];      /* for messages */
+    ck__file file;      /* if opened by path */
     json_value *header; /* owns the names */
     st_tensor *tensors;
     size_t count;
@@ -665,8 +711,8 @@ static const st__dtype *st__dtype_named(const char *name) {
 }
 
 /* One entry {"dtype": .., "shape": [..], "data_offsets": [begin, end]} of a file with so many bytes of data. */
-static mla_result st__read_tensor(const st_file *f, const json_value *entry, const unsigned char *data, size_t size, st_tensor *t,
-                                  mla_error *err) {
+static mla_result st__read_tensor(const st_file *f, const json_value *entry, const unsigned char *data, size_t size,
+                                  st_tensor *t, mla_error *err) {
     const json_value *shape = json_get(entry, "shape"), *offsets = json_get(entry, "data_offsets");
     const char *dtype_name = json__text(json_get(entry, "dtype"));
     const st__dtype *dtype = st__dtype_named(dtype_name);
@@ -678,24 +724,31 @@ static mla_result st__read_tensor(const st_file *f, const json_value *entry, con
     what[0] = 0;
     if (json_count(entry) != 3 || !dtype_name || json_typeof(shape) != JSON_ARRAY || json_typeof(offsets) != JSON_ARRAY)
         snprintf(what, sizeof what, "expected an object of dtype, shape and data_offsets");
-    else if (!dtype) snprintf(what, sizeof what, "unknown dtype \"%.20s\"", dtype_name);
-    else if (t->n_dims > 8) snprintf(what, sizeof what, "more than 8 dimensions");
+    else if (!dtype)
+        snprintf(what, sizeof what, "unknown dtype \"%.20s\"", dtype_name);
+    else if (t->n_dims > 8)
+        snprintf(what, sizeof what, "more than 8 dimensions");
     for (int i = 0; i < t->n_dims && !what[0]; i++) {
         int64_t d = -1;
         if (!json_integer(json_at(shape, (size_t)i), &d) || d < 0 || d > st__max_dim)
             snprintf(what, sizeof what, "shape[%d] is not an integer from 0 to 2^53", i);
-        else if (d > 0 && t->bytes > SIZE_MAX / 2 / (uint64_t)d) snprintf(what, sizeof what, "the size of its shape overflows");
-        else t->bytes *= (size_t)d;
+        else if (d > 0 && t->bytes > SIZE_MAX / 2 / (uint64_t)d)
+            snprintf(what, sizeof what, "the size of its shape overflows");
+        else
+            t->bytes *= (size_t)d;
         t->dims[i] = d;
     }
-    if (what[0]) ;
-    else if (json_count(offsets) != 2 || !json_integer(json_at(offsets, 0), &begin) || !json_integer(json_at(offsets, 1), &end))
+    if (what[0])
+        ;
+    else if (json_count(offsets) != 2 || !json_integer(json_at(offsets, 0), &begin) ||
+             !json_integer(json_at(offsets, 1), &end))
         snprintf(what, sizeof what, "data_offsets are not two integers");
     else if (begin < 0 || begin > end || (uint64_t)end > size)
         snprintf(what, sizeof what, "data_offsets [%lld, %lld] are not in order within %zu bytes", (long long)begin,
                  (long long)end, size);
     else if ((uint64_t)(end - begin) != t->bytes)
-        snprintf(what, sizeof what, "data_offsets span %lld bytes, dtype and shape make %zu", (long long)(end - begin), t->bytes);
+        snprintf(what, sizeof what, "data_offsets span %lld bytes, dtype and shape make %zu", (long long)(end - begin),
+                 t->bytes);
     if (what[0]) return ck__fail(err, MLA_ERR_WEIGHTS, "%s: tensor \"%.99s\": %s", f->name, t->name, what);
     t->dtype = dtype->name;
     t->data = data + begin;
@@ -714,15 +767,17 @@ static int st__by_name(const void *a, const void *b) {
 
 static mla_result st__read_header(st_file *f, const unsigned char *bytes, size_t size, mla_error *err) {
     uint64_t length = 0;
-    if (size < 8) return ck__fail(err, MLA_ERR_WEIGHTS, "%s: %zu bytes, too short for a safetensors file", f->name, size);
+    if (size < 8)
+        return ck__fail(err, MLA_ERR_WEIGHTS, "%s: %zu bytes, too short for a safetensors file", f->name, size);
     for (int i = 0; i < 8; i++) length |= (uint64_t)bytes[i] << (8 * i);
     if (length > st__max_header)
         return ck__fail(err, MLA_ERR_WEIGHTS, "%s: header length %llu is more than the 100000000 allowed", f->name,
                         (unsigned long long)length);
     if (length > size - 8)
-        return ck__fail(err, MLA_ERR_WEIGHTS, "%s: header length %llu, but the file has only %zu bytes after it", f->name,
-                        (unsigned long long)length, size - 8);
-    if (length == 0 || bytes[8] != '{') return ck__fail(err, MLA_ERR_WEIGHTS, "%s: the header does not start with '{'", f->name);
+        return ck__fail(err, MLA_ERR_WEIGHTS, "%s: header length %llu, but the file has only %zu bytes after it",
+                        f->name, (unsigned long long)length, size - 8);
+    if (length == 0 || bytes[8] != '{')
+        return ck__fail(err, MLA_ERR_WEIGHTS, "%s: the header does not start with '{'", f->name);
     mla_result rc = json__parse(bytes + 8, (size_t)length, f->name, MLA_ERR_WEIGHTS, &f->header, err);
     if (rc) return rc;
 
@@ -750,13 +805,14 @@ static mla_result st__read_header(st_file *f, const unsigned char *bytes, size_t
         const st_tensor *t = &f->tensors[i];
         const unsigned char *begin = (const unsigned char *)t->data;
         if (begin != at)
-            return ck__fail(err, MLA_ERR_WEIGHTS, "%s: tensor \"%.99s\" begins at byte %zu of the data, %s at %zu", f->name,
-                            t->name, (size_t)(begin - bytes), begin < at ? "overlapping the one that ends" : "behind a hole",
-                            (size_t)(at - bytes));
+            return ck__fail(err, MLA_ERR_WEIGHTS, "%s: tensor \"%.99s\" begins at byte %zu of the data, %s at %zu",
+                            f->name, t->name, (size_t)(begin - bytes),
+                            begin < at ? "overlapping the one that ends" : "behind a hole", (size_t)(at - bytes));
         at += t->bytes;
     }
     if ((size_t)(at - bytes) != size)
-        return ck__fail(err, MLA_ERR_WEIGHTS, "%s: %zu trailing bytes are of no tensor", f->name, size - (size_t)(at - bytes));
+        return ck__fail(err, MLA_ERR_WEIGHTS, "%s: %zu trailing bytes are of no tensor", f->name,
+                        size - (size_t)(at - bytes));
     qsort(f->tensors, f->count, sizeof *f->tensors, st__by_name);
     return MLA_OK;
 }
@@ -768,8 +824,10 @@ mla_result st_parse(st_file **out, const void *data, size_t size, const char *la
     if (!f) return ck__no_memory(err, label ? label : "buffer");
     snprintf(f->name, sizeof f->name, "%.60s", label ? label : "buffer");
     mla_result rc = st__read_header(f, (const unsigned char *)data, size, err);
-    if (rc) st_close(f);
-    else *out = f;
+    if (rc)
+        st_close(f);
+    else
+        *out = f;
     return rc;
 }
 
@@ -779,8 +837,10 @@ static mla_result st__open(st_file **out, const char *path, int *missing, mla_er
     *out = NULL;
     if (rc) return rc;
     rc = st_parse(out, file.data, file.size, ck__base_name(path), err);
-    if (rc) ck__file_close(&file);
-    else (*out)->file = file;
+    if (rc)
+        ck__file_close(&file);
+    else
+        (*out)->file = file;
     return rc;
 }
 
@@ -812,7 +872,7 @@ const st_tensor *st_find(const st_file *f, const char *name) {
     return (const st_tensor *)bsearch(&wanted, f->tensors, f->count, sizeof wanted, st__by_name);
 }
 
-/* ---- >>families ------------------------------------------------------------------------------------------------------ */
+/* ---- >>families -------------------------------------------------------------------------------------------------- */
 /* All that depends on model_type. The first of a list of names is the default where config.json is silent. */
 
 typedef struct ck__choice {
@@ -826,9 +886,9 @@ static const ck__choice ck__topk_v2[] = {
     {"greedy", MLA_TOPK_GREEDY}, {"group_limited_greedy", MLA_TOPK_GROUP_LIMITED_GREEDY}, {NULL, 0}};
 static const ck__choice ck__topk_v3[] = {{"noaux_tc", MLA_TOPK_NOAUX_TC}, {NULL, 0}};
 static const ck__choice ck__silu[] = {{"silu", 0}, {NULL, 0}};
-static const ck__choice ck__rope_types[] = {{"default", MLA_ROPE_DEFAULT}, {"linear", MLA_ROPE_LINEAR},
-                                            {"dynamic", MLA_ROPE_DYNAMIC}, {"yarn", MLA_ROPE_YARN}, {"longrope", MLA_ROPE_LONGROPE},
-                                            {NULL, 0}};
+static const ck__choice ck__rope_types[] = {{"default", MLA_ROPE_DEFAULT},   {"linear", MLA_ROPE_LINEAR},
+                                            {"dynamic", MLA_ROPE_DYNAMIC},   {"yarn", MLA_ROPE_YARN},
+                                            {"longrope", MLA_ROPE_LONGROPE}, {NULL, 0}};
 enum { CK__FP8 = 1, CK__INT4 }; /* block-scaled e4m3 as DeepSeek has it; groups of 32 as Kimi K2 Thinking has them */
 static const ck__choice ck__quant_methods[] = {{"fp8", CK__FP8}, {"compressed-tensors", CK__INT4}, {NULL, 0}};
 static const ck__choice ck__packed[] = {{"pack-quantized", 1}, {NULL, 0}};
@@ -843,33 +903,36 @@ static const ck__choice ck__zero_experts[] = {{"identity", 1}, {NULL, 0}};
 
 enum { CK__NEVER, CK__IF_SET, CK__UNLESS_UNSET }; /* what a boolean key does: nothing; default false; default true */
 
-enum { /* what some families have and others have not */
-    CK__ROUTER_BIAS = 1,   /* e_score_correction_bias must be there */
-    CK__FFN_OUT_NORM = 2,  /* post_mlp_layernorm on MoE layers */
-    CK__ROPE_HALF = 4,     /* if rope_interleave is CK__NEVER: HALF, not PAIR */
-    CK__TEMPERATURE = 8,   /* rope_parameters.llama_4_scaling_beta */
-    CK__MUP_SCALES = 16,   /* scale_emb, scale_depth, dim_model_base */
-    CK__LORA_SCALES = 32,  /* mla_scale_q_lora, mla_scale_kv_lora */
-    CK__SHORTCUT = 64,     /* a layer of the file is two of ours: the first has experts beside its mlp, the second an mlp alone */
-    CK__OLD_DEFAULTS = 128, /* rope_theta may be missing (10000), and v_head_dim (hidden_size / num_attention_heads) */
-    CK__INDEXER = 256,     /* sparse attention: index_topk and self_attn.indexer */
-    CK__INDEX_HALF = 512,  /* what the indexer's rope is if indexer_rope_interleave does not say: HALF, not PAIR */
-    CK__INDEX_SHARED = 1024 /* some layers have none: indexer_types, or a rule */
+enum {                       /* what some families have and others have not */
+       CK__ROUTER_BIAS = 1,  /* e_score_correction_bias must be there */
+       CK__FFN_OUT_NORM = 2, /* post_mlp_layernorm on MoE layers */
+       CK__ROPE_HALF = 4,    /* if rope_interleave is CK__NEVER: HALF, not PAIR */
+       CK__TEMPERATURE = 8,  /* rope_parameters.llama_4_scaling_beta */
+       CK__MUP_SCALES = 16,  /* scale_emb, scale_depth, dim_model_base */
+       CK__LORA_SCALES = 32, /* mla_scale_q_lora, mla_scale_kv_lora */
+       CK__SHORTCUT =
+           64, /* a layer of the file is two of ours: the first has experts beside its mlp, the second an mlp alone */
+       CK__OLD_DEFAULTS =
+           128,              /* rope_theta may be missing (10000), and v_head_dim (hidden_size / num_attention_heads) */
+       CK__INDEXER = 256,    /* sparse attention: index_topk and self_attn.indexer */
+       CK__INDEX_HALF = 512, /* what the indexer's rope is if indexer_rope_interleave does not say: HALF, not PAIR */
+       CK__INDEX_SHARED = 1024 /* some layers have none: indexer_types, or a rule */
 };
 
 typedef struct ck__keys { /* names of keys that differ */
     const char *layers, *intermediate_size, *moe_intermediate_size, *experts_per_tok;
 } ck__keys;
 
-static const ck__keys ck__usual_keys = {"num_hidden_layers", "intermediate_size", "moe_intermediate_size", "num_experts_per_tok"};
+static const ck__keys ck__usual_keys = {"num_hidden_layers", "intermediate_size", "moe_intermediate_size",
+                                        "num_experts_per_tok"};
 static const ck__keys ck__longcat_keys = {"num_layers", "ffn_hidden_size", "expert_ffn_hidden_size", "moe_topk"};
 
 typedef struct ck__family {
     const char *model_type;
     const ck__choice *scoring_func, *topk_method; /* NULL: no experts */
-    int norm_topk_prob;  /* CK__: are the chosen weights divided by their sum? */
-    int rope_interleave; /* CK__: does that key choose between PAIR and HALF? */
-    int tied;            /* CK__: tie_word_embeddings */
+    int norm_topk_prob;                           /* CK__: are the chosen weights divided by their sum? */
+    int rope_interleave;                          /* CK__: does that key choose between PAIR and HALF? */
+    int tied;                                     /* CK__: tie_word_embeddings */
     const ck__keys *keys;
     unsigned has;
 } ck__family;
@@ -877,14 +940,18 @@ typedef struct ck__family {
 static const ck__family ck__families[] = {
     /* norm_topk_prob is a key of deepseek_v2, but without effect */
     {"deepseek_v2", ck__softmax, ck__topk_v2, CK__NEVER, CK__NEVER, CK__IF_SET, &ck__usual_keys, 0},
-    {"deepseek_v3", ck__sigmoid, ck__topk_v3, CK__UNLESS_UNSET, CK__UNLESS_UNSET, CK__IF_SET, &ck__usual_keys, CK__ROUTER_BIAS},
-    {"kimi_k2", ck__sigmoid, ck__topk_v3, CK__UNLESS_UNSET, CK__UNLESS_UNSET, CK__IF_SET, &ck__usual_keys, CK__ROUTER_BIAS},
-    {"glm4_moe_lite", ck__sigmoid, ck__topk_v3, CK__UNLESS_UNSET, CK__UNLESS_UNSET, CK__IF_SET, &ck__usual_keys, CK__ROUTER_BIAS},
+    {"deepseek_v3", ck__sigmoid, ck__topk_v3, CK__UNLESS_UNSET, CK__UNLESS_UNSET, CK__IF_SET, &ck__usual_keys,
+     CK__ROUTER_BIAS},
+    {"kimi_k2", ck__sigmoid, ck__topk_v3, CK__UNLESS_UNSET, CK__UNLESS_UNSET, CK__IF_SET, &ck__usual_keys,
+     CK__ROUTER_BIAS},
+    {"glm4_moe_lite", ck__sigmoid, ck__topk_v3, CK__UNLESS_UNSET, CK__UNLESS_UNSET, CK__IF_SET, &ck__usual_keys,
+     CK__ROUTER_BIAS},
     {"longcat_flash", ck__softmax, ck__topk_longcat, CK__NEVER, CK__NEVER, CK__IF_SET, &ck__longcat_keys,
      CK__ROUTER_BIAS | CK__LORA_SCALES | CK__SHORTCUT},
     {"minicpm3", NULL, NULL, CK__NEVER, CK__NEVER, CK__UNLESS_UNSET, &ck__usual_keys,
      CK__ROPE_HALF | CK__MUP_SCALES | CK__OLD_DEFAULTS},
-    {"mistral4", ck__softmax, ck__topk_v3, CK__UNLESS_UNSET, CK__UNLESS_UNSET, CK__IF_SET, &ck__usual_keys, CK__TEMPERATURE},
+    {"mistral4", ck__softmax, ck__topk_v3, CK__UNLESS_UNSET, CK__UNLESS_UNSET, CK__IF_SET, &ck__usual_keys,
+     CK__TEMPERATURE},
     {"youtu", NULL, NULL, CK__NEVER, CK__UNLESS_UNSET, CK__UNLESS_UNSET, &ck__usual_keys, 0},
     {"axk1", ck__sigmoid, ck__topk_v3, CK__UNLESS_UNSET, CK__UNLESS_UNSET, CK__IF_SET, &ck__usual_keys,
      CK__ROUTER_BIAS | CK__FFN_OUT_NORM},
@@ -906,8 +973,9 @@ static const struct ck__refused {
     {"axk2", "another attention, which does not cache the latents of MLA"},
 };
 
-/* ---- >>config-reader ------------------------------------------------------------------------------------------------- */
-/* Readers keep the first error and do nothing after it, so that the keys can be read one per line and rc asked at the end. */
+/* ---- >>config-reader --------------------------------------------------------------------------------------------- */
+/* Readers keep the first error and do nothing after it, so that the keys can be read one per line and rc asked at the
+ * end. */
 
 typedef struct ck__reader {
     const json_value *object;
@@ -941,7 +1009,8 @@ static const json_value *ck__key(ck__reader *r, const char *key, int required) {
     const json_value *v = json_get(r->object, key);
     if (r->rc) return NULL;
     if (json_typeof(v) != JSON_NULL) return v;
-    if (required) r->rc = ck__fail(r->err, MLA_ERR_CONFIG, "%s: %s%s is %s", r->file, r->prefix, key, v ? "null" : "missing");
+    if (required)
+        r->rc = ck__fail(r->err, MLA_ERR_CONFIG, "%s: %s%s is %s", r->file, r->prefix, key, v ? "null" : "missing");
     return NULL;
 }
 
@@ -955,7 +1024,9 @@ static void ck__expected(ck__reader *r, const char *key, const json_value *v, co
     case JSON_ARRAY: snprintf(found, sizeof found, "an array of %zu", json_count(v)); break;
     default: snprintf(found, sizeof found, "an object"); break;
     }
-    if (!r->rc) r->rc = ck__fail(r->err, MLA_ERR_CONFIG, "%s: %s%s: found %s, expected %s", r->file, r->prefix, key, found, what);
+    if (!r->rc)
+        r->rc =
+            ck__fail(r->err, MLA_ERR_CONFIG, "%s: %s%s: found %s, expected %s", r->file, r->prefix, key, found, what);
 }
 
 static int ck__int(ck__reader *r, const char *key, int min, int max, int absent) {
@@ -994,10 +1065,11 @@ static int ck__pick(ck__reader *r, const char *key, const ck__choice *choices, i
     known[0] = 0;
     for (int i = 0; choices[i].name; i++) {
         if (!strcmp(name, choices[i].name)) return choices[i].value;
-        if (n < sizeof known) n += (size_t)snprintf(known + n, sizeof known - n, "%s%s", i ? ", " : "", choices[i].name);
+        if (n < sizeof known)
+            n += (size_t)snprintf(known + n, sizeof known - n, "%s%s", i ? ", " : "", choices[i].name);
     }
-    r->rc = ck__fail(r->err, MLA_ERR_UNSUPPORTED, "%s: %s%s \"%.40s\" is not supported (%s %s)", r->file, r->prefix, key, name,
-                     known, choices[1].name ? "are" : "is");
+    r->rc = ck__fail(r->err, MLA_ERR_UNSUPPORTED, "%s: %s%s \"%.40s\" is not supported (%s %s)", r->file, r->prefix,
+                     key, name, known, choices[1].name ? "are" : "is");
     return choices[0].value;
 }
 
@@ -1011,11 +1083,12 @@ typedef struct ck__plan {
     const ck__family *family;
     int first_k_dense_replace, moe_layer_freq;
     int attention_bias, tied;
-    int quantized, ue8m0; /* CK__FP8, CK__INT4 */
-    int index_freq, index_offset; /* layer i has an indexer if max(i - offset + 1, 0) is a multiple of freq, unless the checkpoint has a list */
-    const char *root; /* what the names of all tensors begin with */
-    int nested;       /* config.json has this model as text_config, and the files may have others beside it */
-    int mtp;          /* layers of multi-token prediction are wanted */
+    int quantized, ue8m0;         /* CK__FP8, CK__INT4 */
+    int index_freq, index_offset; /* layer i has an indexer if max(i - offset + 1, 0) is a multiple of freq, unless the
+                                     checkpoint has a list */
+    const char *root;             /* what the names of all tensors begin with */
+    int nested; /* config.json has this model as text_config, and the files may have others beside it */
+    int mtp;    /* layers of multi-token prediction are wanted */
 } ck__plan;
 
 /* Layer i of ours in the numbering of the files. */
@@ -1029,7 +1102,8 @@ static int ck__is_moe(const mla_config *m, const ck__plan *plan, int layer) {
 static int ck__has_indexer(const checkpoint *c, const ck__plan *plan, int layer) {
     const int64_t i = (int64_t)layer - plan->index_offset + 1;
     if (!(plan->family->has & CK__INDEXER)) return 0;
-    if (layer >= c->config.num_hidden_layers) return 1; /* for multi-token prediction: no layer before it is run in the same call */
+    if (layer >= c->config.num_hidden_layers)
+        return 1; /* for multi-token prediction: no layer before it is run in the same call */
     return c->indexers ? c->indexers[layer] : (i > 0 ? i : 0) % plan->index_freq == 0;
 }
 
@@ -1046,8 +1120,10 @@ static void ck__read_longrope(checkpoint *c, ck__reader *r) {
         }
         for (size_t i = 0; i < n && !r->rc; i++) {
             const double x = json_number(json_at(list, i));
-            if (x < FLT_MIN || x > FLT_MAX) ck__expected(r, keys[k], json_at(list, i), "numbers above 0 only");
-            else c->rope_factors[(size_t)k * n + i] = (float)x;
+            if (x < FLT_MIN || x > FLT_MAX)
+                ck__expected(r, keys[k], json_at(list, i), "numbers above 0 only");
+            else
+                c->rope_factors[(size_t)k * n + i] = (float)x;
         }
     }
     if (r->rc) return;
@@ -1055,26 +1131,28 @@ static void ck__read_longrope(checkpoint *c, ck__reader *r) {
     c->config.rope.long_factor = c->rope_factors + n;
 }
 
-/* Published checkpoints: rope_theta and rope_scaling {type | rope_type, ...}. transformers 5: rope_parameters {rope_type,
-   rope_theta, ...}. The first, if there, replaces the second. */
+/* Published checkpoints: rope_theta and rope_scaling {type | rope_type, ...}. transformers 5: rope_parameters
+   {rope_type, rope_theta, ...}. The first, if there, replaces the second. */
 static void ck__read_rope(checkpoint *c, const ck__plan *plan, ck__reader *r) {
     mla_rope *rope = &c->config.rope;
     const json_value *old = ck__key(r, "rope_scaling", 0), *dict = old ? old : ck__key(r, "rope_parameters", 0);
     ck__reader sub = ck__inside(r, dict, old ? "rope_scaling." : "rope_parameters.");
     const char *type = json_get(dict, "rope_type") ? "rope_type" : "type";
     float outer, inner;
-    const int half = plan->family->rope_interleave == CK__NEVER ? (plan->family->has & CK__ROPE_HALF) != 0
-                                                                : !ck__flag(r, "rope_interleave", plan->family->rope_interleave);
+    const int half = plan->family->rope_interleave == CK__NEVER
+                         ? (plan->family->has & CK__ROPE_HALF) != 0
+                         : !ck__flag(r, "rope_interleave", plan->family->rope_interleave);
     rope->layout = half ? MLA_ROPE_HALF : MLA_ROPE_PAIR;
-    if (dict && json_typeof(dict) != JSON_OBJECT) ck__expected(r, old ? "rope_scaling" : "rope_parameters", dict, "an object");
+    if (dict && json_typeof(dict) != JSON_OBJECT)
+        ck__expected(r, old ? "rope_scaling" : "rope_parameters", dict, "an object");
     outer = ck__float(r, "rope_theta", FLT_MIN, 0);
     sub.rc = r->rc;
     inner = ck__float(&sub, "rope_theta", FLT_MIN, 0);
     rope->theta = outer > 0 ? outer : inner > 0 || !(plan->family->has & CK__OLD_DEFAULTS) ? inner : 10000;
     if (!sub.rc && !(rope->theta > 0)) sub.rc = ck__fail(r->err, MLA_ERR_CONFIG, "%s: rope_theta is missing", r->file);
     if (!sub.rc && outer > 0 && inner > 0 && (outer < inner || outer > inner))
-        sub.rc = ck__fail(r->err, MLA_ERR_CONFIG, "%s: rope_theta is %g, but %srope_theta is %g", r->file, (double)outer,
-                          sub.prefix, (double)inner);
+        sub.rc = ck__fail(r->err, MLA_ERR_CONFIG, "%s: rope_theta is %g, but %srope_theta is %g", r->file,
+                          (double)outer, sub.prefix, (double)inner);
 
     rope->scaling = (mla_rope_scaling)ck__pick(&sub, type, ck__rope_types, old != NULL);
     if (ck__pick(&sub, "type", ck__rope_types, 0) != (int)rope->scaling && ck__key(&sub, "type", 0))
@@ -1084,7 +1162,8 @@ static void ck__read_rope(checkpoint *c, const ck__plan *plan, ck__reader *r) {
         ck__int(r, "original_max_position_embeddings", 1, INT_MAX,
                 ck__int(&sub, "original_max_position_embeddings", 1, INT_MAX, c->max_position_embeddings));
     if (rope->scaling != MLA_ROPE_DEFAULT)
-        rope->factor = ck__float(&sub, "factor", 1, rope->scaling == MLA_ROPE_LONGROPE ? 0 : -1); /* longrope: optional */
+        rope->factor =
+            ck__float(&sub, "factor", 1, rope->scaling == MLA_ROPE_LONGROPE ? 0 : -1); /* longrope: optional */
     if (rope->scaling == MLA_ROPE_YARN || rope->scaling == MLA_ROPE_LONGROPE)
         rope->attention_factor = ck__float(&sub, "attention_factor", FLT_MIN, 0);
     if (rope->scaling == MLA_ROPE_YARN) {
@@ -1100,8 +1179,9 @@ static void ck__read_rope(checkpoint *c, const ck__plan *plan, ck__reader *r) {
     if (!r->rc) r->rc = sub.rc;
 }
 
-/* Which layers have an indexer: those that the list indexer_types calls "full" (others: "shared"), or by index_topk_pattern, F and S, or else
-   by index_topk_freq and index_skip_topk_offset, as transformers 5 has it. The first one does. */
+/* Which layers have an indexer: those that the list indexer_types calls "full" (others: "shared"), or by
+   index_topk_pattern, F and S, or else by index_topk_freq and index_skip_topk_offset, as transformers 5 has it. The
+   first one does. */
 static void ck__read_indexer_types(checkpoint *c, ck__plan *plan, ck__reader *r) {
     const json_value *list = ck__key(r, "indexer_types", 0), *letters = ck__key(r, "index_topk_pattern", 0);
     const char *key = list ? "indexer_types" : "index_topk_pattern";
@@ -1115,7 +1195,8 @@ static void ck__read_indexer_types(checkpoint *c, ck__plan *plan, ck__reader *r)
     if (r->rc) return;
     if (list || letters) {
         const json_value *v = list ? list : letters;
-        if (length != (size_t)L || (!pattern && json_typeof(v) != JSON_ARRAY)) { /* which bounds L by what the file holds */
+        if (length != (size_t)L ||
+            (!pattern && json_typeof(v) != JSON_ARRAY)) { /* which bounds L by what the file holds */
             ck__expected(r, key, v, "one name for each of num_hidden_layers");
             return;
         }
@@ -1125,13 +1206,17 @@ static void ck__read_indexer_types(checkpoint *c, ck__plan *plan, ck__reader *r)
             const char *name = pattern ? NULL : json__text(json_at(v, i));
             const int full = pattern ? pattern[i] == 'F' : name && !strcmp(name, "full");
             const int shared = pattern ? pattern[i] == 'S' : name && !strcmp(name, "shared");
-            if (!full && !shared) ck__expected(r, key, pattern ? v : json_at(v, i), pattern ? "the letters F and S" : "\"full\" or \"shared\"");
-            else c->indexers[i] = (char)full;
+            if (!full && !shared)
+                ck__expected(r, key, pattern ? v : json_at(v, i),
+                             pattern ? "the letters F and S" : "\"full\" or \"shared\"");
+            else
+                c->indexers[i] = (char)full;
         }
     }
     if (!r->rc && !ck__has_indexer(c, plan, 0))
-        r->rc = ck__fail(r->err, MLA_ERR_CONFIG, "%s: %s%s: the first layer is \"shared\", but none before it has an indexer", r->file, r->prefix,
-                         c->indexers ? key : "index_skip_topk_offset");
+        r->rc = ck__fail(r->err, MLA_ERR_CONFIG,
+                         "%s: %s%s: the first layer is \"shared\", but none before it has an indexer", r->file,
+                         r->prefix, c->indexers ? key : "index_skip_topk_offset");
 }
 
 static void ck__read_indexer(checkpoint *c, ck__plan *plan, ck__reader *r) {
@@ -1141,13 +1226,17 @@ static void ck__read_indexer(checkpoint *c, ck__plan *plan, ck__reader *r) {
     m->index_topk = ck__int(r, "index_topk", 1, INT_MAX, ck__required);
     m->index_n_heads = ck__int(r, "index_n_heads", 1, INT_MAX, ck__required);
     m->index_head_dim = ck__int(r, "index_head_dim", m->qk_rope_head_dim, INT_MAX, ck__required);
-    m->index_rope = ck__bool(r, "indexer_rope_interleave", !(plan->family->has & CK__INDEX_HALF)) ? MLA_ROPE_PAIR : MLA_ROPE_HALF;
+    m->index_rope =
+        ck__bool(r, "indexer_rope_interleave", !(plan->family->has & CK__INDEX_HALF)) ? MLA_ROPE_PAIR : MLA_ROPE_HALF;
     if (!r->rc && m->q_lora_rank == 0)
-        r->rc = ck__fail(r->err, MLA_ERR_CONFIG, "%s: %sq_lora_rank: found null or 0, but an indexer takes its queries from that latent", r->file, r->prefix);
+        r->rc = ck__fail(r->err, MLA_ERR_CONFIG,
+                         "%s: %sq_lora_rank: found null or 0, but an indexer takes its queries from that latent",
+                         r->file, r->prefix);
     if (plan->family->has & CK__INDEX_SHARED) ck__read_indexer_types(c, plan, r);
 }
 
-/* Which layers are dense: those before first_k_dense_replace, or by transformers 5 those that mlp_layer_types calls so. */
+/* Which layers are dense: those before first_k_dense_replace, or by transformers 5 those that mlp_layer_types calls so.
+ */
 static void ck__read_layer_types(const mla_config *m, ck__plan *plan, ck__reader *r) {
     const json_value *types = ck__key(r, "mlp_layer_types", 0);
     const int known = json_typeof(types) == JSON_ARRAY && json_count(types) == (size_t)m->num_hidden_layers;
@@ -1156,14 +1245,17 @@ static void ck__read_layer_types(const mla_config *m, ck__plan *plan, ck__reader
     if (types && !known) ck__expected(r, "mlp_layer_types", types, "a list of num_hidden_layers names");
     for (int i = 0; known && i < m->num_hidden_layers && !r->rc; i++) {
         const char *name = json__text(json_at(types, (size_t)i));
-        if (name && first == i && !strcmp(name, "dense")) first++;
+        if (name && first == i && !strcmp(name, "dense"))
+            first++;
         else if (!name || strcmp(name, "sparse"))
             ck__expected(r, "mlp_layer_types", json_at(types, (size_t)i), "\"dense\" first, then \"sparse\"");
     }
     given = ck__int(r, "first_k_dense_replace", 0, INT_MAX, known ? first : ck__required);
     if (known && !r->rc && (given != first || plan->moe_layer_freq != 1))
-        r->rc = ck__fail(r->err, MLA_ERR_CONFIG, "%s: mlp_layer_types has %d dense layers, but first_k_dense_replace is %d and "
-                         "moe_layer_freq %d", r->file, first, given, plan->moe_layer_freq);
+        r->rc = ck__fail(r->err, MLA_ERR_CONFIG,
+                         "%s: mlp_layer_types has %d dense layers, but first_k_dense_replace is %d and "
+                         "moe_layer_freq %d",
+                         r->file, first, given, plan->moe_layer_freq);
     plan->first_k_dense_replace = given;
 }
 
@@ -1175,8 +1267,10 @@ static void ck__read_experts(mla_config *m, ck__plan *plan, ck__reader *r) {
     if (family->has & CK__SHORTCUT) {
         ck__pick(r, "zero_expert_type", ck__zero_experts, 0);
         m->zero_expert_num = ck__int(r, "zero_expert_num", 0, INT_MAX - m->n_routed_experts, 0);
-    } else ck__read_layer_types(m, plan, r);
-    m->num_experts_per_tok = ck__int(r, family->keys->experts_per_tok, 1, m->n_routed_experts + m->zero_expert_num, ck__required);
+    } else
+        ck__read_layer_types(m, plan, r);
+    m->num_experts_per_tok =
+        ck__int(r, family->keys->experts_per_tok, 1, m->n_routed_experts + m->zero_expert_num, ck__required);
     m->moe_intermediate_size = ck__int(r, family->keys->moe_intermediate_size, 1, INT_MAX, ck__required);
     m->n_shared_experts = ck__int(r, "n_shared_experts", 0, INT_MAX, 0);
     m->scoring_func = (mla_scoring_func)ck__pick(r, "scoring_func", family->scoring_func, 0);
@@ -1229,8 +1323,9 @@ static void ck__read_quantization(ck__plan *plan, ck__reader *r) {
     ck__pick(&sub, "activation_scheme", ck__dynamic, 0);
     plan->ue8m0 = ck__pick(&sub, "scale_fmt", ck__scale_formats, 0);
     block = ck__key(&sub, "weight_block_size", 1);
-    if (!sub.rc && (json_typeof(block) != JSON_ARRAY || json_count(block) != 2 || !json_integer(json_at(block, 0), &rows) ||
-                    !json_integer(json_at(block, 1), &cols) || rows != 128 || cols != 128))
+    if (!sub.rc &&
+        (json_typeof(block) != JSON_ARRAY || json_count(block) != 2 || !json_integer(json_at(block, 0), &rows) ||
+         !json_integer(json_at(block, 1), &cols) || rows != 128 || cols != 128))
         ck__expected(&sub, "weight_block_size", block, "[128, 128]");
     r->rc = sub.rc;
 }
@@ -1244,7 +1339,8 @@ static void ck__read_eos(checkpoint *c, ck__reader *r) {
         int64_t id;
         if (!json_integer(list ? json_at(v, i) : v, &id) || id < 0 || id >= c->config.vocab_size)
             ck__expected(r, "eos_token_id", list ? json_at(v, i) : v, "a token id from 0 to vocab_size - 1");
-        else c->eos_token_id[i] = (int)id;
+        else
+            c->eos_token_id[i] = (int)id;
     }
     if (n && !r->rc) c->n_eos = (int)n;
 }
@@ -1258,7 +1354,8 @@ static void ck__read_scales(mla_config *m, const ck__plan *plan, ck__reader *r) 
     }
     if (plan->family->has & CK__MUP_SCALES) {
         m->embed_scale = ck__float(r, "scale_emb", FLT_MIN, -1);
-        m->residual_scale = (float)((double)ck__float(r, "scale_depth", FLT_MIN, -1) / sqrt((double)m->num_hidden_layers));
+        m->residual_scale =
+            (float)((double)ck__float(r, "scale_depth", FLT_MIN, -1) / sqrt((double)m->num_hidden_layers));
         m->logits_scale = (float)((double)ck__float(r, "dim_model_base", FLT_MIN, -1) / D);
     }
 }
@@ -1273,8 +1370,8 @@ static const ck__family *ck__read_family(ck__reader *r) {
     }
     for (size_t i = 0; i < sizeof ck__refused / sizeof *ck__refused && type && !r->rc; i++)
         if (!strcmp(type, ck__refused[i].model_type))
-            r->rc = ck__fail(r->err, MLA_ERR_UNSUPPORTED, "%s: %smodel_type \"%s\" is not supported: it needs %s", r->file,
-                             r->prefix, type, ck__refused[i].needs);
+            r->rc = ck__fail(r->err, MLA_ERR_UNSUPPORTED, "%s: %smodel_type \"%s\" is not supported: it needs %s",
+                             r->file, r->prefix, type, ck__refused[i].needs);
     return &ck__families[ck__pick(r, "model_type", types, 1)];
 }
 
@@ -1305,8 +1402,9 @@ static mla_result ck__read_config(checkpoint *c, ck__plan *plan, const json_valu
     m->kv_lora_rank = ck__int(r, "kv_lora_rank", 1, INT_MAX, ck__required);
     m->qk_nope_head_dim = ck__int(r, "qk_nope_head_dim", 1, INT_MAX, ck__required);
     m->qk_rope_head_dim = ck__int(r, "qk_rope_head_dim", 1, INT_MAX, ck__required);
-    m->v_head_dim = ck__int(r, "v_head_dim", 1, INT_MAX,
-                            plan->family->has & CK__OLD_DEFAULTS ? m->hidden_size / m->num_attention_heads : ck__required);
+    m->v_head_dim =
+        ck__int(r, "v_head_dim", 1, INT_MAX,
+                plan->family->has & CK__OLD_DEFAULTS ? m->hidden_size / m->num_attention_heads : ck__required);
     c->max_position_embeddings = ck__int(r, "max_position_embeddings", 1, INT_MAX, ck__required);
     m->block_norm.eps = ck__float(r, "rms_norm_eps", FLT_MIN, -1);
     m->q_norm.eps = m->kv_norm.eps = 1e-6f; /* whatever rms_norm_eps says */
@@ -1324,7 +1422,7 @@ static mla_result ck__read_config(checkpoint *c, ck__plan *plan, const json_valu
     return r->rc;
 }
 
-/* ---- >>shards -------------------------------------------------------------------------------------------------------- */
+/* ---- >>shards ---------------------------------------------------------------------------------------------------- */
 
 typedef struct ck__entry {
     const st_tensor *tensor;
@@ -1407,15 +1505,15 @@ static mla_result ck__make_table(ck__table *t, st_file **files, size_t n_files, 
 }
 
 /* names [json_count(map)]: scratch. Opens every shard once, then compares what the index says with what is in them. */
-static mla_result ck__follow_index(checkpoint *c, const char *dir, const json_value *map, const char **names, ck__table *t,
-                                   mla_error *err) {
+static mla_result ck__follow_index(checkpoint *c, const char *dir, const json_value *map, const char **names,
+                                   ck__table *t, mla_error *err) {
     size_t n = 0;
     mla_result rc = MLA_OK;
     for (size_t i = 0; i < json_count(map); i++) {
         const char *shard = json__text(json_at(map, i));
         if (!shard || !*shard || strpbrk(shard, "/\\:") || !strcmp(shard, ".") || !strcmp(shard, ".."))
-            return ck__fail(err, MLA_ERR_WEIGHTS, "%s: tensor \"%.99s\": shard \"%.40s\" is no plain file name", ck__index_name,
-                            json_key(json_at(map, i)), shard ? shard : "");
+            return ck__fail(err, MLA_ERR_WEIGHTS, "%s: tensor \"%.99s\": shard \"%.40s\" is no plain file name",
+                            ck__index_name, json_key(json_at(map, i)), shard ? shard : "");
         names[i] = shard;
     }
     qsort((void *)names, json_count(map), sizeof *names, ck__by_text);
@@ -1429,18 +1527,19 @@ static mla_result ck__follow_index(checkpoint *c, const char *dir, const json_va
     for (size_t i = 0; i < json_count(map) && !rc; i++) {
         const char *name = json_key(json_at(map, i)), *said = json__text(json_at(map, i));
         const ck__entry *e = ck__lookup(t, name);
-        const char **at = (const char **)bsearch((const void *)&said, (const void *)names, n, sizeof *names, ck__by_text);
+        const char **at =
+            (const char **)bsearch((const void *)&said, (const void *)names, n, sizeof *names, ck__by_text);
         if (!e)
-            rc = ck__fail(err, MLA_ERR_WEIGHTS, "%s: tensor \"%.99s\" is in no shard, expected in %.60s", ck__index_name, name,
-                          said);
+            rc = ck__fail(err, MLA_ERR_WEIGHTS, "%s: tensor \"%.99s\" is in no shard, expected in %.60s",
+                          ck__index_name, name, said);
         else if (e->file != c->files[at - names])
-            rc = ck__fail(err, MLA_ERR_WEIGHTS, "%s: tensor \"%.99s\" is in shard %.40s, expected in %.40s", ck__index_name, name,
-                          e->file->name, said);
+            rc = ck__fail(err, MLA_ERR_WEIGHTS, "%s: tensor \"%.99s\" is in shard %.40s, expected in %.40s",
+                          ck__index_name, name, e->file->name, said);
     }
     for (size_t i = 0; i < t->count && !rc; i++)
         if (!json_get(map, t->entries[i].tensor->name))
-            rc = ck__fail(err, MLA_ERR_WEIGHTS, "%s: tensor \"%.99s\" of shard %.60s is not in the index", ck__index_name,
-                          t->entries[i].tensor->name, t->entries[i].file->name);
+            rc = ck__fail(err, MLA_ERR_WEIGHTS, "%s: tensor \"%.99s\" of shard %.60s is not in the index",
+                          ck__index_name, t->entries[i].tensor->name, t->entries[i].file->name);
     return rc;
 }
 
@@ -1467,14 +1566,16 @@ static mla_result ck__open_files(checkpoint *c, const char *dir, ck__table *t, m
     const char **names = (const char **)calloc(json_count(map) + 1, sizeof *names);
     if (json_typeof(map) != JSON_OBJECT || !json_count(map))
         rc = ck__fail(err, MLA_ERR_WEIGHTS, "%s: weight_map is not an object of shard names", ck__index_name);
-    else if (!names) rc = ck__no_memory(err, ck__index_name);
-    else rc = ck__follow_index(c, dir, map, names, t, err);
+    else if (!names)
+        rc = ck__no_memory(err, ck__index_name);
+    else
+        rc = ck__follow_index(c, dir, map, names, t, err);
     free((void *)names);
     json_free(index_json);
     return rc;
 }
 
-/* ---- >>weights ------------------------------------------------------------------------------------------------------- */
+/* ---- >>weights --------------------------------------------------------------------------------------------------- */
 
 typedef struct ck__binder {
     const ck__table *table;
@@ -1488,7 +1589,8 @@ typedef struct ck__binder {
 static const char *ck__shape(char text[64], const int64_t *dims, int n_dims) {
     int n = 0;
     text[0] = 0;
-    for (int i = 0; i < n_dims && n < 40; i++) n += snprintf(text + n, 64 - (size_t)n, i ? ", %lld" : "%lld", (long long)dims[i]);
+    for (int i = 0; i < n_dims && n < 40; i++)
+        n += snprintf(text + n, 64 - (size_t)n, i ? ", %lld" : "%lld", (long long)dims[i]);
     return text;
 }
 
@@ -1506,13 +1608,14 @@ static ck__entry *ck__take(ck__binder *b, const char *prefix, const char *name, 
     }
     ck__shape(expected, dims, n_dims);
     if (!small)
-        b->rc = ck__fail(b->err, MLA_ERR_CONFIG, "config.json: tensor \"%.99s\" would have shape [%s], too large", full, expected);
+        b->rc = ck__fail(b->err, MLA_ERR_CONFIG, "config.json: tensor \"%.99s\" would have shape [%s], too large", full,
+                         expected);
     else if (!e)
-        b->rc = ck__fail(b->err, MLA_ERR_WEIGHTS, "%s: tensor \"%.99s\" is missing, expected with shape [%s]", b->table->source,
-                         full, expected);
+        b->rc = ck__fail(b->err, MLA_ERR_WEIGHTS, "%s: tensor \"%.99s\" is missing, expected with shape [%s]",
+                         b->table->source, full, expected);
     else if (!fits)
-        b->rc = ck__fail(b->err, MLA_ERR_WEIGHTS, "%s: tensor \"%.99s\": found shape [%s], expected [%s]", e->file->name, full,
-                         ck__shape(found, e->tensor->dims, e->tensor->n_dims), expected);
+        b->rc = ck__fail(b->err, MLA_ERR_WEIGHTS, "%s: tensor \"%.99s\": found shape [%s], expected [%s]",
+                         e->file->name, full, ck__shape(found, e->tensor->dims, e->tensor->n_dims), expected);
     if (b->rc) return NULL;
     e->used = 1;
     return e;
@@ -1535,8 +1638,8 @@ static mla_tensor ck__bind(ck__binder *b, const char *prefix, const char *name, 
         return t;
     }
     if (rows > INT_MAX / depth) {
-        b->rc = ck__fail(b->err, MLA_ERR_CONFIG, "config.json: tensor \"%.99s\" would have %lld rows, too many", e->tensor->name,
-                         (long long)(depth * rows));
+        b->rc = ck__fail(b->err, MLA_ERR_CONFIG, "config.json: tensor \"%.99s\" would have %lld rows, too many",
+                         e->tensor->name, (long long)(depth * rows));
         return t;
     }
     t.data = e->tensor->data;
@@ -1547,7 +1650,8 @@ static mla_tensor ck__bind(ck__binder *b, const char *prefix, const char *name, 
 
     b->n_quantized++;
     if (b->plan->quantized != CK__FP8) {
-        b->rc = ck__fail(b->err, MLA_ERR_WEIGHTS, "%s: tensor \"%.99s\": found F8_E4M3, but config.json has no quantization_config%s",
+        b->rc = ck__fail(b->err, MLA_ERR_WEIGHTS,
+                         "%s: tensor \"%.99s\": found F8_E4M3, but config.json has no quantization_config%s",
                          e->file->name, e->tensor->name, b->plan->quantized ? " of fp8" : "");
         return t;
     }
@@ -1556,7 +1660,8 @@ static mla_tensor ck__bind(ck__binder *b, const char *prefix, const char *name, 
     if (!s) return t;
     t.scale = s->tensor->data;
     t.scale_dtype = strcmp(s->tensor->dtype, "F32") ? MLA_UE8M0 : MLA_F32;
-    if (t.scale_dtype == MLA_UE8M0 && (!b->plan->ue8m0 || (strcmp(s->tensor->dtype, "F8_E8M0") && strcmp(s->tensor->dtype, "U8"))))
+    if (t.scale_dtype == MLA_UE8M0 &&
+        (!b->plan->ue8m0 || (strcmp(s->tensor->dtype, "F8_E8M0") && strcmp(s->tensor->dtype, "U8"))))
         b->rc = ck__fail(b->err, MLA_ERR_WEIGHTS, "%s: tensor \"%.99s\": found dtype %s, expected F32%s", s->file->name,
                          s->tensor->name, s->tensor->dtype,
                          b->plan->ue8m0 ? ", F8_E8M0 or U8" : " (quantization_config.scale_fmt is not ue8m0)");
@@ -1585,8 +1690,9 @@ static ck__entry *ck__packed_of(const ck__binder *b, const char *prefix, const c
     return b->plan->quantized == CK__INT4 ? ck__lookup(b->table, full) : NULL;
 }
 
-/* weight_packed I32 [out, in/8], element 8c+i in bits 4i of column c, 8 more than it is; weight_scale BF16 [out, in/32];
-   weight_shape [out, in]. Q4 has the same values in another order, with f16 scales: those below 2^-17 are rounded. */
+/* weight_packed I32 [out, in/8], element 8c+i in bits 4i of column c, 8 more than it is; weight_scale BF16 [out,
+   in/32]; weight_shape [out, in]. Q4 has the same values in another order, with f16 scales: those below 2^-17 are
+   rounded. */
 static mla_tensor ck__bind_int4(ck__binder *b, const char *prefix, const char *name, int64_t out, int64_t in) {
     const int64_t packed[2] = {out, in / 8}, scales[2] = {out, in / MLA_GROUP}, two = 2;
     char full[96];
@@ -1600,28 +1706,39 @@ static mla_tensor ck__bind_int4(ck__binder *b, const char *prefix, const char *n
     const ck__entry *n = ck__take(b, prefix, full, 1, &two);
     if (b->rc) return t;
     const int wide = !strcmp(n->tensor->dtype, "I64"), narrow = !strcmp(n->tensor->dtype, "I32");
-    const ck__entry *bad = strcmp(p->tensor->dtype, "I32") ? p : strcmp(s->tensor->dtype, "BF16") ? s : wide || narrow ? NULL : n;
+    const ck__entry *bad = strcmp(p->tensor->dtype, "I32")    ? p
+                           : strcmp(s->tensor->dtype, "BF16") ? s
+                           : wide || narrow                   ? NULL
+                                                              : n;
     int64_t shape[2] = {0, 0};
     for (int i = 0; i < 2 && !bad; i++) {
         int32_t v;
         memcpy(&v, (const char *)n->tensor->data + 4 * i, 4);
-        if (wide) memcpy(&shape[i], (const char *)n->tensor->data + 8 * i, 8);
-        else shape[i] = v;
+        if (wide)
+            memcpy(&shape[i], (const char *)n->tensor->data + 8 * i, 8);
+        else
+            shape[i] = v;
     }
     if (bad)
         b->rc = ck__fail(b->err, MLA_ERR_WEIGHTS, "%s: tensor \"%.99s\": found dtype %s, expected %s", bad->file->name,
-                         bad->tensor->name, bad->tensor->dtype, bad == p ? "I32" : bad == s ? "BF16" : "I32 or I64");
+                         bad->tensor->name, bad->tensor->dtype,
+                         bad == p   ? "I32"
+                         : bad == s ? "BF16"
+                                    : "I32 or I64");
     else if (in % MLA_GROUP || shape[0] != out || shape[1] != in)
-        b->rc = ck__fail(b->err, MLA_ERR_WEIGHTS, "%s: tensor \"%.99s\": found [%lld, %lld], expected [%lld, %lld], the last a "
-                         "multiple of %d", n->file->name, n->tensor->name, (long long)shape[0], (long long)shape[1],
-                         (long long)out, (long long)in, MLA_GROUP);
+        b->rc = ck__fail(b->err, MLA_ERR_WEIGHTS,
+                         "%s: tensor \"%.99s\": found [%lld, %lld], expected [%lld, %lld], the last a "
+                         "multiple of %d",
+                         n->file->name, n->tensor->name, (long long)shape[0], (long long)shape[1], (long long)out,
+                         (long long)in, MLA_GROUP);
     const unsigned char *q = (const unsigned char *)p->tensor->data, *d = (const unsigned char *)s->tensor->data;
     for (int64_t g = 0; g < out * (in / MLA_GROUP) && !b->rc; g++, q += 16, d += 2) {
         unsigned char *to = b->int4 + g * 18;
         const unsigned half = ck__half(d[0] | (unsigned)d[1] << 8);
         if ((half & 0x7c00u) == 0x7c00u)
-            b->rc = ck__fail(b->err, MLA_ERR_WEIGHTS, "%s: tensor \"%.99s\": scale %lld is not finite, or too large for an f16",
-                             s->file->name, s->tensor->name, (long long)g);
+            b->rc = ck__fail(b->err, MLA_ERR_WEIGHTS,
+                             "%s: tensor \"%.99s\": scale %lld is not finite, or too large for an f16", s->file->name,
+                             s->tensor->name, (long long)g);
         to[0] = (unsigned char)(half & 255), to[1] = (unsigned char)(half >> 8);
         for (int i = 0; i < 16; i++) /* element i of the group is in byte i/2: those of i and of i + 16 */
             to[2 + i] = (unsigned char)((q[i / 2] >> i % 2 * 4 & 15) | (q[8 + i / 2] >> i % 2 * 4 & 15) << 4);
@@ -1658,13 +1775,16 @@ static mla_norm_weights ck__bind_norm(ck__binder *b, const char *prefix, const c
     return w;
 }
 
-static mla_linear ck__bind_linear(ck__binder *b, const char *prefix, const char *name, int64_t out, int64_t in, int bias) {
+static mla_linear ck__bind_linear(ck__binder *b, const char *prefix, const char *name, int64_t out, int64_t in,
+                                  int bias) {
     mla_linear w;
     char full[64];
     memset(&w, 0, sizeof w);
     snprintf(full, sizeof full, "%s.weight", name);
-    if (ck__packed_of(b, prefix, name)) w.weight = ck__bind_int4(b, prefix, name, out, in);
-    else w.weight = ck__bind(b, prefix, full, 2, 1, out, in, 1);
+    if (ck__packed_of(b, prefix, name))
+        w.weight = ck__bind_int4(b, prefix, name, out, in);
+    else
+        w.weight = ck__bind(b, prefix, full, 2, 1, out, in, 1);
     snprintf(full, sizeof full, "%s.bias", name);
     if (bias) w.bias = ck__bind(b, prefix, full, 1, 1, 1, out, 0);
     return w;
@@ -1686,7 +1806,8 @@ static void ck__bind_attention(ck__binder *b, const mla_config *m, const char *p
         w->q_a = ck__bind_linear(b, prefix, "q_a_proj", Q, D, bias);
         w->q_norm = ck__bind_norm(b, prefix, "q_a_layernorm", Q);
         w->q_b = ck__bind_linear(b, prefix, "q_b_proj", H * (N + P), Q, 0);
-    } else w->q = ck__bind_linear(b, prefix, "q_proj", H * (N + P), D, 0);
+    } else
+        w->q = ck__bind_linear(b, prefix, "q_proj", H * (N + P), D, 0);
     w->kv_a = ck__bind_linear(b, prefix, "kv_a_proj_with_mqa", R + P, D, bias);
     w->kv_norm = ck__bind_norm(b, prefix, "kv_a_layernorm", R);
     w->kv_b = ck__bind_linear(b, prefix, "kv_b_proj", H * (N + V), R, 0);
@@ -1702,18 +1823,20 @@ static void ck__bind_indexer(ck__binder *b, const mla_config *m, const char *pre
     w->weights_proj = ck__bind(b, prefix, "indexer.weights_proj.weight", 2, 1, heads, m->hidden_size, 0);
 }
 
-/* All experts of a layer in two tensors, as transformers 5 keeps them: gate_up_proj [E, 2I, D], gate rows first, and down_proj
-   [E, D, I]. */
+/* All experts of a layer in two tensors, as transformers 5 keeps them: gate_up_proj [E, 2I, D], gate rows first, and
+   down_proj [E, D, I]. */
 static const char ck__fused[] = "mlp.experts.gate_up_proj";
 
-static void ck__bind_moe(ck__binder *b, const mla_config *m, const char *layer, mla_mlp_weights *experts, mla_moe_weights *w) {
+static void ck__bind_moe(ck__binder *b, const mla_config *m, const char *layer, mla_mlp_weights *experts,
+                         mla_moe_weights *w) {
     const int64_t D = m->hidden_size, E = m->n_routed_experts, I = m->moe_intermediate_size, n = E + m->zero_expert_num;
     const int longcat = (b->plan->family->has & CK__SHORTCUT) != 0;
     char name[128];
     w->router = ck__bind(b, layer, longcat ? "mlp.router.classifier.weight" : "mlp.gate.weight", 2, 1, n, D, 0);
     if (b->plan->family->has & CK__ROUTER_BIAS)
-        w->router_bias = ck__bind(b, layer, longcat ? "mlp.router.e_score_correction_bias" : "mlp.gate.e_score_correction_bias",
-                                  1, 1, 1, n, 0);
+        w->router_bias =
+            ck__bind(b, layer, longcat ? "mlp.router.e_score_correction_bias" : "mlp.gate.e_score_correction_bias", 1,
+                     1, 1, n, 0);
     w->experts = experts;
     snprintf(name, sizeof name, "%s%s%s", b->plan->root, layer, ck__fused);
     if (ck__lookup(b->table, name)) {
@@ -1754,7 +1877,8 @@ static void ck__bind_layer(ck__binder *b, const checkpoint *c, int i, mla_mlp_we
 }
 
 /* An embedding or head of the layer's own: absent without, or if it repeats the model's. */
-static mla_tensor ck__bind_own(ck__binder *b, const mla_config *m, const char *prefix, const char *name, const mla_tensor *models) {
+static mla_tensor ck__bind_own(ck__binder *b, const mla_config *m, const char *prefix, const char *name,
+                               const mla_tensor *models) {
     mla_tensor t;
     char full[160];
     memset(&t, 0, sizeof t);
@@ -1784,13 +1908,15 @@ static int ck__number_after(const char *name, const char *part) {
     return digits && digits <= 9 && at[strlen(part) + digits] == '.' ? (int)strtol(at + strlen(part), NULL, 10) : -1;
 }
 
-/* Tensors that may be there and are not used: those of other models beside a nested one, rope tables of old transformers, weights
-   of experts that have none, which transformers 5 writes all the same, and layers of multi-token prediction that are not wanted,
-   which stand behind the last one and have an eh_proj (without it, num_hidden_layers is wrong), or under mtp. */
+/* Tensors that may be there and are not used: those of other models beside a nested one, rope tables of old
+   transformers, weights of experts that have none, which transformers 5 writes all the same, and layers of multi-token
+   prediction that are not wanted, which stand behind the last one and have an eh_proj (without it, num_hidden_layers is
+   wrong), or under mtp. */
 static int ck__is_extra(const ck__table *t, const ck__plan *plan, const char *name, const mla_config *c) {
     static const char layers[] = "model.layers.", mtp[] = "model.mtp.", rope[] = "rotary_emb.inv_freq";
     const size_t n = strlen(name), k = sizeof rope - 1, root = strlen(plan->root);
-    const int ours = !strncmp(name, plan->root, root) && (!strncmp(name + root, "model.", 6) || !strncmp(name + root, "lm_head.", 8));
+    const int ours = !strncmp(name, plan->root, root) &&
+                     (!strncmp(name + root, "model.", 6) || !strncmp(name + root, "lm_head.", 8));
     const int in_layer = ours && !strncmp(name + root, layers, sizeof layers - 1);
     const int layer = in_layer ? ck__number_after(name, layers) : -1, expert = ck__number_after(name, ".mlp.experts.");
     if (plan->nested && !ours) return 1;
@@ -1818,8 +1944,9 @@ static mla_result ck__bind_model(checkpoint *c, const ck__plan *plan, const ck__
 
     /* Counts first: a hostile one must not make us allocate. */
     if ((uint64_t)L >= n_extra)
-        return ck__fail(err, MLA_ERR_WEIGHTS, "%s: only %zu tensors, but config.json: num_hidden_layers is %d%s", table->source,
-                        table->count, m->num_hidden_layers, M ? ", and num_nextn_predict_layers not 0" : "");
+        return ck__fail(err, MLA_ERR_WEIGHTS, "%s: only %zu tensors, but config.json: num_hidden_layers is %d%s",
+                        table->source, table->count, m->num_hidden_layers,
+                        M ? ", and num_nextn_predict_layers not 0" : "");
     for (int i = 0; i < L; i++) {
         if (!ck__is_moe(m, plan, i)) continue;
         snprintf(name, sizeof name, "%smodel.layers.%d.%s", plan->root, ck__in_file(plan, i), ck__fused);
@@ -1827,8 +1954,8 @@ static mla_result ck__bind_model(checkpoint *c, const ck__plan *plan, const ck__
         n_experts += (size_t)m->n_routed_experts;
         n_apart += fused ? 0 : (size_t)m->n_routed_experts;
         if (n_apart >= n_extra || (fused && fused->tensor->bytes < (size_t)m->n_routed_experts))
-            return ck__fail(err, MLA_ERR_WEIGHTS, "%s: only %zu tensors, but config.json: n_routed_experts is %d", table->source,
-                            table->count, m->n_routed_experts);
+            return ck__fail(err, MLA_ERR_WEIGHTS, "%s: only %zu tensors, but config.json: n_routed_experts is %d",
+                            table->source, table->count, m->n_routed_experts);
     }
     c->layers = (mla_layer_weights *)calloc((size_t)L, sizeof *c->layers);
     c->experts = (mla_mlp_weights *)calloc(n_experts + 1, sizeof *c->experts);
@@ -1850,8 +1977,8 @@ static mla_result ck__bind_model(checkpoint *c, const ck__plan *plan, const ck__
     for (int i = 0; i < M && !b->rc; i++) ck__bind_mtp(b, m, &c->weights, i, &c->mtp[i]);
     if (b->rc) return b->rc;
     if (plan->quantized && !b->n_quantized)
-        return ck__fail(err, MLA_ERR_WEIGHTS, "%s: nothing is %s, but config.json has a quantization_config", table->source,
-                        plan->quantized == CK__FP8 ? "F8_E4M3" : "packed int4");
+        return ck__fail(err, MLA_ERR_WEIGHTS, "%s: nothing is %s, but config.json has a quantization_config",
+                        table->source, plan->quantized == CK__FP8 ? "F8_E4M3" : "packed int4");
 
     /* A tied model may carry its head all the same, if it really is the embedding. */
     snprintf(name, sizeof name, "%slm_head.weight", plan->root);
@@ -1860,18 +1987,21 @@ static mla_result ck__bind_model(checkpoint *c, const ck__plan *plan, const ck__
         snprintf(name, sizeof name, "%smodel.embed_tokens.weight", plan->root);
         const st_tensor *embed = ck__lookup(table, name)->tensor, *h = head->tensor;
         if (strcmp(h->dtype, embed->dtype) || h->bytes != embed->bytes || memcmp(h->data, embed->data, h->bytes))
-            return ck__fail(err, MLA_ERR_WEIGHTS, "%s: tensor \"lm_head.weight\" differs from the embedding, but config.json: "
-                            "tie_word_embeddings is true", head->file->name);
+            return ck__fail(err, MLA_ERR_WEIGHTS,
+                            "%s: tensor \"lm_head.weight\" differs from the embedding, but config.json: "
+                            "tie_word_embeddings is true",
+                            head->file->name);
         head->used = 1;
     }
     for (size_t i = 0; i < table->count; i++)
         if (!table->entries[i].used && !ck__is_extra(table, plan, table->entries[i].tensor->name, m))
-            return ck__fail(err, MLA_ERR_WEIGHTS, "%s: tensor \"%.99s\" is unexpected: config.json does not account for it",
+            return ck__fail(err, MLA_ERR_WEIGHTS,
+                            "%s: tensor \"%.99s\" is unexpected: config.json does not account for it",
                             table->entries[i].file->name, table->entries[i].tensor->name);
     return MLA_OK;
 }
 
-/* ---- >>open ---------------------------------------------------------------------------------------------------------- */
+/* ---- >>open ------------------------------------------------------------------------------------------------------ */
 
 static mla_result ck__open(checkpoint *c, const char *dir, int mtp, ck__table *table, mla_error *err) {
     ck__plan plan;
@@ -1890,10 +2020,12 @@ static mla_result ck__open(checkpoint *c, const char *dir, int mtp, ck__table *t
         ck__read_eos(c, &r);
         json_free(json);
         rc = r.rc;
-    } else if (missing) rc = MLA_OK;
+    } else if (missing)
+        rc = MLA_OK;
 
     if (!rc) rc = ck__open_files(c, dir, table, err);
-    plan.root = !rc && plan.nested && ck__lookup(table, "language_model.model.embed_tokens.weight") ? "language_model." : "";
+    plan.root =
+        !rc && plan.nested && ck__lookup(table, "language_model.model.embed_tokens.weight") ? "language_model." : "";
     if (!rc) rc = ck__bind_model(c, &plan, table, err);
     return rc;
 }
@@ -1909,13 +2041,17 @@ static mla_result ck__create(checkpoint **out, const char *dir, int mtp, mla_err
     mla_result rc = ck__open(c, dir, mtp, &table, &scratch);
     free(table.entries);
     if (rc && err) *err = scratch;
-    if (rc) checkpoint_close(c);
-    else *out = c;
+    if (rc)
+        checkpoint_close(c);
+    else
+        *out = c;
     return rc;
 }
 
 mla_result checkpoint_open(checkpoint **out, const char *dir, mla_error *err) { return ck__create(out, dir, 0, err); }
-mla_result checkpoint_open_mtp(checkpoint **out, const char *dir, mla_error *err) { return ck__create(out, dir, 1, err); }
+mla_result checkpoint_open_mtp(checkpoint **out, const char *dir, mla_error *err) {
+    return ck__create(out, dir, 1, err);
+}
 
 void checkpoint_close(checkpoint *c) {
     if (!c) return;

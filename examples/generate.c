@@ -1,8 +1,8 @@
 /* generate.c - runs a DeepSeek checkpoint from a Hugging Face directory: continues texts, chats, measures perplexity.
    cc -O2 -fopenmp generate.c -lm
 
-   CONTENTS   basics, the command line, output, the session (what is open while a model runs), memory, and what the program can
-              do: prompts, chat, perplexity, info, tokenize. */
+   CONTENTS   basics, the command line, output, the session (what is open while a model runs), memory, and what the
+   program can do: prompts, chat, perplexity, info, tokenize. */
 #define _DEFAULT_SOURCE /* POSIX, also under -std=c99 */
 #define MLA_IMPLEMENTATION
 #include "../mla.h"
@@ -32,7 +32,7 @@
 #include <time.h>
 #include <unistd.h>
 
-/* ---- basics ----------------------------------------------------------------------------------------------------------- */
+/* ---- basics ------------------------------------------------------------------------------------------------------ */
 
 static int quiet; /* --quiet: only errors go to stderr */
 static int bar;   /* a progress bar is on the screen */
@@ -40,7 +40,8 @@ static int bar;   /* a progress bar is on the screen */
 #if defined(__GNUC__)
 __attribute__((noreturn, format(printf, 2, 3)))
 #endif
-static void fail(int status, const char *format, ...) { /* 2: the command line is wrong; 1: anything else */
+static void
+fail(int status, const char *format, ...) { /* 2: the command line is wrong; 1: anything else */
     va_list args;
     va_start(args, format);
     fflush(stdout);
@@ -55,7 +56,8 @@ static void fail(int status, const char *format, ...) { /* 2: the command line i
 #if defined(__GNUC__)
 __attribute__((format(printf, 1, 2)))
 #endif
-static void say(const char *format, ...) { /* to stderr, unless --quiet */
+static void
+say(const char *format, ...) { /* to stderr, unless --quiet */
     va_list args;
     va_start(args, format);
     if (!quiet) vfprintf(stderr, format, args);
@@ -95,9 +97,12 @@ static double now(void) {
 }
 
 static const char *amount(char text[32], double bytes) {
-    if (bytes >= 1e9) snprintf(text, 32, "%.2f GB", bytes * 1e-9);
-    else if (bytes >= 1e5) snprintf(text, 32, "%.2f MB", bytes * 1e-6);
-    else snprintf(text, 32, "%.0f bytes", bytes);
+    if (bytes >= 1e9)
+        snprintf(text, 32, "%.2f GB", bytes * 1e-9);
+    else if (bytes >= 1e5)
+        snprintf(text, 32, "%.2f MB", bytes * 1e-6);
+    else
+        snprintf(text, 32, "%.0f bytes", bytes);
     return text;
 }
 
@@ -164,13 +169,23 @@ static void progress(const char *what, double done, double total, const char *of
     if (quiet || !isatty(2) || (t - shown < 0.1 && done < total) || (done >= total && !bar)) return;
     shown = t, bar = done < total;
     memset(marks, ' ', 24), memset(marks, '#', (size_t)(24 * part)), marks[24] = 0;
-    if (bar) fprintf(stderr, "\r%-10s [%s] %3.0f %% of %s ", what, marks, 100 * part, of);
-    else fprintf(stderr, "\r%78s\r", ""), shown = 0;
+    if (bar)
+        fprintf(stderr, "\r%-10s [%s] %3.0f %% of %s ", what, marks, 100 * part, of);
+    else
+        fprintf(stderr, "\r%78s\r", ""), shown = 0;
 }
 
-/* ---- the command line ------------------------------------------------------------------------------------------------- */
+/* ---- the command line -------------------------------------------------------------------------------------------- */
 
-enum { TEXT = 1, TOKENS = 2, CHAT = 4, PERPLEXITY = 8, INFO = 16, TOKENIZE = 32, DETOKENIZE = 64 }; /* what to do: the mode */
+enum {
+    TEXT = 1,
+    TOKENS = 2,
+    CHAT = 4,
+    PERPLEXITY = 8,
+    INFO = 16,
+    TOKENIZE = 32,
+    DETOKENIZE = 64
+}; /* what to do: the mode */
 enum {
     GENERATES = TEXT | TOKENS | CHAT,
     RUNS = GENERATES | PERPLEXITY,
@@ -178,57 +193,57 @@ enum {
     ANY = LOADS | TOKENIZE | DETOKENIZE
 };
 
-#define OPTIONS(X)                                                                                                          \
-    /* name, has a value, modes that it goes with, mode that it asks for */                                                \
-    X(HELP, "--help", 0, ANY, 0)                                                                                           \
-    X(VERSION, "--version", 0, ANY, 0)                                                                                     \
-    X(MODEL, "--model", 1, ANY, 0)                                                                                         \
-    X(PROMPT, "--prompt", 1, TEXT, TEXT)                                                                                   \
-    X(PROMPT_FILE, "--prompt-file", 1, TEXT, TEXT)                                                                         \
-    X(TOKENS, "--tokens", 1, TOKENS, TOKENS)                                                                               \
-    X(CHAT, "--chat", 0, CHAT, CHAT)                                                                                       \
-    X(PERPLEXITY, "--perplexity", 1, PERPLEXITY, PERPLEXITY)                                                               \
-    X(INFO, "--info", 0, INFO, INFO)                                                                                       \
-    X(TOKENIZE, "--tokenize", 0, TOKENIZE, TOKENIZE)                                                                       \
-    X(DETOKENIZE, "--detokenize", 0, DETOKENIZE, DETOKENIZE)                                                               \
-    X(TOKENIZER, "--tokenizer", 1, ANY & ~INFO, 0)                                                                         \
-    X(SYSTEM, "--system", 1, CHAT, 0)                                                                                      \
-    X(THINK, "--think", 0, CHAT, 0)                                                                                        \
-    X(N, "-n", 1, GENERATES, 0)                                                                                            \
-    X(CTX, "--ctx", 1, LOADS, 0)                                                                                           \
-    X(TEMP, "--temp", 1, GENERATES, 0)                                                                                     \
-    X(TOP_K, "--top-k", 1, GENERATES, 0)                                                                                   \
-    X(TOP_P, "--top-p", 1, GENERATES, 0)                                                                                   \
-    X(MIN_P, "--min-p", 1, GENERATES, 0)                                                                                   \
-    X(REPEAT_PENALTY, "--repeat-penalty", 1, GENERATES, 0)                                                                 \
-    X(REPEAT_LAST, "--repeat-last", 1, GENERATES, 0)                                                                       \
-    X(SEED, "--seed", 1, GENERATES, 0)                                                                                     \
-    X(STOP, "--stop", 1, GENERATES, 0)                                                                                     \
-    X(MTP, "--mtp", 0, GENERATES | INFO, 0)                                                                                \
-    X(IGNORE_EOS, "--ignore-eos", 0, TEXT | TOKENS, 0)                                                                     \
-    X(NO_ECHO, "--no-echo", 0, TEXT, 0)                                                                                    \
-    X(PRINT_TOKENS, "--print-tokens", 0, TEXT | TOKENS, 0)                                                                 \
-    X(LOGITS, "--logits", 1, TEXT | TOKENS, 0)                                                                             \
-    X(JSON, "--json", 0, LOADS & ~CHAT, 0)                                                                                 \
-    X(ATTN, "--attn", 1, LOADS, 0)                                                                                         \
-    X(ISA, "--isa", 1, LOADS, 0)                                                                                           \
-    X(THREADS, "--threads", 1, LOADS, 0)                                                                                   \
-    X(QUANT, "--quant", 1, LOADS, 0)                                                                                       \
-    X(QUANT_CLASS, "--quant-class", 1, LOADS, 0)                                                                           \
-    X(EXACT, "--exact", 0, LOADS, 0)                                                                                       \
-    X(FP8_ACTIVATIONS, "--fp8-activations", 0, LOADS, 0)                                                                   \
-    X(CACHE, "--cache", 1, LOADS, 0)                                                                                       \
-    X(INDEX_CACHE, "--index-cache", 1, LOADS, 0)                                                                           \
-    X(CHUNK, "--chunk", 1, LOADS, 0)                                                                                       \
-    X(MEMORY, "--memory", 1, LOADS, 0)                                                                                     \
-    X(FORCE, "--force", 0, LOADS, 0)                                                                                       \
+#define OPTIONS(X)                                                                                                     \
+    /* name, has a value, modes that it goes with, mode that it asks for */                                            \
+    X(HELP, "--help", 0, ANY, 0)                                                                                       \
+    X(VERSION, "--version", 0, ANY, 0)                                                                                 \
+    X(MODEL, "--model", 1, ANY, 0)                                                                                     \
+    X(PROMPT, "--prompt", 1, TEXT, TEXT)                                                                               \
+    X(PROMPT_FILE, "--prompt-file", 1, TEXT, TEXT)                                                                     \
+    X(TOKENS, "--tokens", 1, TOKENS, TOKENS)                                                                           \
+    X(CHAT, "--chat", 0, CHAT, CHAT)                                                                                   \
+    X(PERPLEXITY, "--perplexity", 1, PERPLEXITY, PERPLEXITY)                                                           \
+    X(INFO, "--info", 0, INFO, INFO)                                                                                   \
+    X(TOKENIZE, "--tokenize", 0, TOKENIZE, TOKENIZE)                                                                   \
+    X(DETOKENIZE, "--detokenize", 0, DETOKENIZE, DETOKENIZE)                                                           \
+    X(TOKENIZER, "--tokenizer", 1, ANY & ~INFO, 0)                                                                     \
+    X(SYSTEM, "--system", 1, CHAT, 0)                                                                                  \
+    X(THINK, "--think", 0, CHAT, 0)                                                                                    \
+    X(N, "-n", 1, GENERATES, 0)                                                                                        \
+    X(CTX, "--ctx", 1, LOADS, 0)                                                                                       \
+    X(TEMP, "--temp", 1, GENERATES, 0)                                                                                 \
+    X(TOP_K, "--top-k", 1, GENERATES, 0)                                                                               \
+    X(TOP_P, "--top-p", 1, GENERATES, 0)                                                                               \
+    X(MIN_P, "--min-p", 1, GENERATES, 0)                                                                               \
+    X(REPEAT_PENALTY, "--repeat-penalty", 1, GENERATES, 0)                                                             \
+    X(REPEAT_LAST, "--repeat-last", 1, GENERATES, 0)                                                                   \
+    X(SEED, "--seed", 1, GENERATES, 0)                                                                                 \
+    X(STOP, "--stop", 1, GENERATES, 0)                                                                                 \
+    X(MTP, "--mtp", 0, GENERATES | INFO, 0)                                                                            \
+    X(IGNORE_EOS, "--ignore-eos", 0, TEXT | TOKENS, 0)                                                                 \
+    X(NO_ECHO, "--no-echo", 0, TEXT, 0)                                                                                \
+    X(PRINT_TOKENS, "--print-tokens", 0, TEXT | TOKENS, 0)                                                             \
+    X(LOGITS, "--logits", 1, TEXT | TOKENS, 0)                                                                         \
+    X(JSON, "--json", 0, LOADS & ~CHAT, 0)                                                                             \
+    X(ATTN, "--attn", 1, LOADS, 0)                                                                                     \
+    X(ISA, "--isa", 1, LOADS, 0)                                                                                       \
+    X(THREADS, "--threads", 1, LOADS, 0)                                                                               \
+    X(QUANT, "--quant", 1, LOADS, 0)                                                                                   \
+    X(QUANT_CLASS, "--quant-class", 1, LOADS, 0)                                                                       \
+    X(EXACT, "--exact", 0, LOADS, 0)                                                                                   \
+    X(FP8_ACTIVATIONS, "--fp8-activations", 0, LOADS, 0)                                                               \
+    X(CACHE, "--cache", 1, LOADS, 0)                                                                                   \
+    X(INDEX_CACHE, "--index-cache", 1, LOADS, 0)                                                                       \
+    X(CHUNK, "--chunk", 1, LOADS, 0)                                                                                   \
+    X(MEMORY, "--memory", 1, LOADS, 0)                                                                                 \
+    X(FORCE, "--force", 0, LOADS, 0)                                                                                   \
     X(QUIET, "--quiet", 0, ANY, 0)
 
 enum {
 #define X(id, name, valued, modes, mode) OPTION_##id,
     OPTIONS(X)
 #undef X
-    N_OPTIONS
+        N_OPTIONS
 };
 static const struct {
     const char *name;
@@ -316,7 +331,8 @@ static uint64_t seed_number(const char *option, const char *text) {
     char *end;
     errno = 0;
     unsigned long long value = strtoull(text, &end, 10);
-    if (!isdigit((unsigned char)text[0]) || *end || errno) fail(2, "%s: '%s' is not an integer in 0..2^64-1", option, text);
+    if (!isdigit((unsigned char)text[0]) || *end || errno)
+        fail(2, "%s: '%s' is not an integer in 0..2^64-1", option, text);
     return value;
 }
 
@@ -392,8 +408,10 @@ static void set_option(options *o, int k, const char *v) {
     switch (k) {
     case OPTION_HELP:
     case OPTION_VERSION:
-        if (k == OPTION_HELP) help();
-        else printf("generate %s\n", MLA_VERSION);
+        if (k == OPTION_HELP)
+            help();
+        else
+            printf("generate %s\n", MLA_VERSION);
         flush_stdout();
         exit(0);
     case OPTION_PROMPT:
@@ -450,7 +468,8 @@ static void parse(options *o, int argc, char **argv) {
     }
     if (asked < 0) {
         if (!o->given[OPTION_MODEL]) fail(2, "--model is missing");
-        if (isatty(0)) fail(2, "what to do? --prompt, --prompt-file, --tokens, --chat, --perplexity or --info is missing");
+        if (isatty(0))
+            fail(2, "what to do? --prompt, --prompt-file, --tokens, --chat, --perplexity or --info is missing");
         o->mode = TEXT; /* from standard input */
     }
     for (int k = 0; k < N_OPTIONS; k++)
@@ -460,19 +479,20 @@ static void parse(options *o, int argc, char **argv) {
     if (!o->given[OPTION_MODEL] && !((o->mode & (TOKENIZE | DETOKENIZE)) && o->given[OPTION_TOKENIZER]))
         fail(2, o->mode & LOADS ? "--model is missing" : "--tokenizer or --model is missing");
     if (o->given[OPTION_QUANT_CLASS] && !o->quant.form) fail(2, "--quant-class: --quant is missing");
-    if (o->given[OPTION_EXACT] && o->given[OPTION_FP8_ACTIVATIONS]) fail(2, "--exact and --fp8-activations exclude each other");
+    if (o->given[OPTION_EXACT] && o->given[OPTION_FP8_ACTIVATIONS])
+        fail(2, "--exact and --fp8-activations exclude each other");
     if (o->n_tokens && o->n > INT_MAX - o->n_tokens)
         fail(2, "-n: %d and %d tokens of prompt are more than %d", o->n, o->n_tokens, INT_MAX);
 }
 
-/* ---- output ----------------------------------------------------------------------------------------------------------- */
+/* ---- output ------------------------------------------------------------------------------------------------------ */
 
 /* What a model writes, on its way to standard output: ids, or text in whole characters and up to a stop string. */
 typedef struct sink {
     const tokenizer *tokenizer; /* NULL: ids */
     stop_scan *stop;            /* NULL: no stop strings */
     tokenizer_stream utf8;
-    int print;      /* as it comes; else it is kept */
+    int print; /* as it comes; else it is kept */
     int n_tokens;
     buffer kept, work[2];
 } sink;
@@ -481,7 +501,8 @@ static void sink_utf8(sink *s, const char *bytes, size_t n, int end) {
     buffer *b = &s->work[1];
     char *out = buffer_room(b, 3 * (n + 4) + 12);
     const size_t length = end ? tokenizer_stream_end(&s->utf8, out) : tokenizer_stream_push(&s->utf8, bytes, n, out);
-    if (!s->print) buffer_add(&s->kept, out, length);
+    if (!s->print)
+        buffer_add(&s->kept, out, length);
     else if (length) {
         fwrite(out, 1, length, stdout);
         flush_stdout();
@@ -534,14 +555,17 @@ static void json_text(const char *text, size_t n) { /* UTF-8, in quotes */
     putchar('"');
     for (size_t i = 0; i < n; i++) {
         const unsigned char c = (unsigned char)text[i];
-        if (c == '"' || c == '\\') printf("\\%c", c);
-        else if (c < 0x20 || c == 0x7f) printf("\\u%04x", c);
-        else putchar(c);
+        if (c == '"' || c == '\\')
+            printf("\\%c", c);
+        else if (c < 0x20 || c == 0x7f)
+            printf("\\u%04x", c);
+        else
+            putchar(c);
     }
     putchar('"');
 }
 
-/* ---- the session ------------------------------------------------------------------------------------------------------- */
+/* ---- the session ------------------------------------------------------------------------------------------------- */
 
 typedef struct phase {
     int64_t tokens;
@@ -561,10 +585,10 @@ typedef struct session {
     sampler *sampler;
     speculation *ahead; /* --mtp, else NULL */
     stop_scan *stop;
-    float *logits;     /* [rows, vocab_size] */
+    float *logits; /* [rows, vocab_size] */
     size_t rows;
-    const float *last; /* the row from which the next token is taken */
-    phase prompt, generation, plain; /* plain: a part of the same without --mtp */
+    const float *last;                                      /* the row from which the next token is taken */
+    phase prompt, generation, plain;                        /* plain: a part of the same without --mtp */
     double converted, conversion_start, conversion_seconds; /* bytes of the files' tensors */
 } session;
 
@@ -585,7 +609,8 @@ static void open_files(session *s, options *o) {
         (mtp ? checkpoint_open_mtp : checkpoint_open)(&s->c, o->given[OPTION_MODEL], &error))
         fail(1, "%s", error.text);
     if (mtp && !s->c->config.num_nextn_predict_layers)
-        fail(1, "--mtp: %s has no layer for multi-token prediction (config.json: num_nextn_predict_layers)", o->given[OPTION_MODEL]);
+        fail(1, "--mtp: %s has no layer for multi-token prediction (config.json: num_nextn_predict_layers)",
+             o->given[OPTION_MODEL]);
     if (o->mode == INFO) return;
     const char *given = o->given[OPTION_TOKENIZER];
     char *path = given ? join(given, "") : join(o->given[OPTION_MODEL], "tokenizer.json");
@@ -605,8 +630,8 @@ static json_value *read_beside(const session *s, const char *name) { /* in the d
     return json;
 }
 
-/* A text as the model expects it: with a begin of sentence if the tokenizer's post-processor or tokenizer_config.json adds
-   one. */
+/* A text as the model expects it: with a begin of sentence if the tokenizer's post-processor or tokenizer_config.json
+   adds one. */
 static void encode_text(session *s, chat_tokens *ids, const char *text, size_t n) {
     mla_error error;
     const int bos = s->c->bos_token_id;
@@ -625,8 +650,8 @@ static void check_ids(const session *s, const chat_tokens *ids) {
     const int vocab = s->c->config.vocab_size;
     for (size_t i = 0; i < ids->n; i++)
         if (ids->ids[i] < 0 || ids->ids[i] >= vocab)
-            fail(1, "the tokenizer's token %d is not in 0..%d, the model's vocabulary: they do not belong together", ids->ids[i],
-                 vocab - 1);
+            fail(1, "the tokenizer's token %d is not in 0..%d, the model's vocabulary: they do not belong together",
+                 ids->ids[i], vocab - 1);
 }
 
 /* What generation_config.json says of sampling, where no option says otherwise. */
@@ -662,7 +687,7 @@ static void sampling_defaults(const session *s, sampler_desc *d) {
     json_free(json);
 }
 
-/* ---- memory ----------------------------------------------------------------------------------------------------------- */
+/* ---- memory ------------------------------------------------------------------------------------------------------ */
 
 /* The weights by what --quant knows them as; CHECKPOINT_CLASS_COUNT: router, norms, biases. */
 typedef struct census {
@@ -683,8 +708,8 @@ static void count_tensor(census *n, int k, const mla_tensor *t) {
                  blocks = (size_t)((t->rows + 127) / 128) * (size_t)((t->cols + 127) / 128);
     const checkpoint_form form = form_of(&n->o->quant, k);
     n->count[k] += (double)elements;
-    n->bytes[k] +=
-        (double)mla_dtype_bytes(t->dtype, elements) + (t->scale ? (double)blocks * (t->scale_dtype == MLA_F32 ? 4 : 1) : 0);
+    n->bytes[k] += (double)mla_dtype_bytes(t->dtype, elements) +
+                   (t->scale ? (double)blocks * (t->scale_dtype == MLA_F32 ? 4 : 1) : 0);
     if (form != CHECKPOINT_KEEP) n->packed[k] += (double)elements / MLA_GROUP * (form == CHECKPOINT_Q8 ? 34 : 18);
 }
 static void count_linear(census *n, int k, const mla_linear *w) {
@@ -708,7 +733,8 @@ static census take_census(const checkpoint *c, const options *o) {
         const mla_mtp_weights *x = &w->mtp[i];
         count_linear(&n, CHECKPOINT_DENSE, &x->eh_proj);
         count_tensor(&n, CHECKPOINT_EMBED, &x->embed), count_tensor(&n, CHECKPOINT_HEAD, &x->head);
-        count_tensor(&n, rest, &x->enorm.weight), count_tensor(&n, rest, &x->hnorm.weight), count_tensor(&n, rest, &x->norm.weight);
+        count_tensor(&n, rest, &x->enorm.weight), count_tensor(&n, rest, &x->hnorm.weight),
+            count_tensor(&n, rest, &x->norm.weight);
     }
     for (int i = 0; i < c->config.num_hidden_layers + c->config.num_nextn_predict_layers; i++) {
         const mla_layer_weights *l = &w->layers[i];
@@ -736,7 +762,8 @@ static census take_census(const checkpoint *c, const options *o) {
 }
 
 typedef struct estimate {
-    double mapped, converted, context, cache, logits, total; /* bytes; mapped: weights used where they lie in the files */
+    double mapped, converted, context, cache, logits,
+        total; /* bytes; mapped: weights used where they lie in the files */
 } estimate;
 
 static estimate estimate_memory(const session *s) {
@@ -765,7 +792,8 @@ static double first_number(const char *path, const char *key) { /* behind key; -
     return value;
 }
 
-/* What can be taken without swapping: --memory, else what Linux calls available, and no more than the control group's limit. */
+/* What can be taken without swapping: --memory, else what Linux calls available, and no more than the control group's
+ * limit. */
 static double available_memory(const options *o) {
     static const char *const limits[] = {"/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes"};
     if (o->given[OPTION_MEMORY]) return o->memory;
@@ -783,14 +811,15 @@ static void check_memory(const session *s) {
     char text[7][32];
     if (e.total <= most || s->o->given[OPTION_FORCE]) return;
     fail(1,
-         "this takes about %s of memory (weights %s%s%s, context %s, cache %s, logits %s), and %s are free: try --quant, --ctx, "
+         "this takes about %s of memory (weights %s%s%s, context %s, cache %s, logits %s), and %s are free: try "
+         "--quant, --ctx, "
          "--cache; --force runs it all the same",
          amount(text[0], e.total), amount(text[1], e.mapped + e.converted), e.converted > 0 ? ", converted" : "",
-         e.mapped > 0 ? ", mapped" : "", amount(text[2], e.context), amount(text[3], e.cache), amount(text[4], e.logits),
-         amount(text[5], most));
+         e.mapped > 0 ? ", mapped" : "", amount(text[2], e.context), amount(text[3], e.cache),
+         amount(text[4], e.logits), amount(text[5], most));
 }
 
-/* ---- running ----------------------------------------------------------------------------------------------------------- */
+/* ---- running ----------------------------------------------------------------------------------------------------- */
 
 /* Sizes, before anything of size is made: a context for max_tokens, a cache for capacity, logits of rows tokens. */
 static void plan(session *s, int max_tokens, int capacity, size_t rows) {
@@ -799,12 +828,14 @@ static void plan(session *s, int max_tokens, int capacity, size_t rows) {
     mla_rope *rope = &s->c->config.rope;
     if (rope->scaling == MLA_ROPE_DYNAMIC || rope->scaling == MLA_ROPE_LONGROPE) rope->length = capacity;
     s->context_desc.threads = o->threads, s->context_desc.isa = o->isa, s->context_desc.attn = o->attn;
-    s->context_desc.exact = o->given[OPTION_EXACT] != NULL, s->context_desc.fp8_activations = o->given[OPTION_FP8_ACTIVATIONS] != NULL;
+    s->context_desc.exact = o->given[OPTION_EXACT] != NULL,
+    s->context_desc.fp8_activations = o->given[OPTION_FP8_ACTIVATIONS] != NULL;
     s->cache_desc.capacity = capacity, s->cache_desc.dtype = o->cache, s->cache_desc.index_dtype = o->index_cache;
     s->rows = rows;
     if (mla_model_create(&s->model, &s->c->config, &s->c->weights, NULL, &error))
         fail(1, "%s: %s", o->given[OPTION_MODEL], error.text);
-    const int more = o->given[OPTION_MTP] ? speculation_least(s->model) - 1 : 0; /* positions that the extra layers run again */
+    const int more =
+        o->given[OPTION_MTP] ? speculation_least(s->model) - 1 : 0; /* positions that the extra layers run again */
     s->context_desc.max_tokens = max_tokens < INT_MAX - more ? max_tokens + more : max_tokens;
 }
 
@@ -830,8 +861,8 @@ static void start(session *s) {
     if (o->mode & GENERATES) {
         sampling_defaults(s, &o->sampling);
         if (sampler_create(&s->sampler, (int)vocab, &o->sampling, &error)) fail(1, "%s", error.text);
-        if (o->given[OPTION_MTP] &&
-            speculation_create(&s->ahead, s->model, s->context, s->context_desc.max_tokens, s->cache, &o->sampling, &error))
+        if (o->given[OPTION_MTP] && speculation_create(&s->ahead, s->model, s->context, s->context_desc.max_tokens,
+                                                       s->cache, &o->sampling, &error))
             fail(1, "%s", error.text);
         if (o->n_stops && stop_create(&s->stop, o->stops, o->n_stops, &error)) fail(1, "%s", error.text);
         catch_interrupts();
@@ -845,7 +876,8 @@ static void forward(session *s, const int *tokens, int n, const mla_outputs *out
     p->seconds += now() - begin, p->tokens += n, p->bytes += mla_model_bytes(s->model, n);
 }
 
-/* The same of a prompt, or of one token that has been generated and may be followed by n - 1 more, by way of speculation. */
+/* The same of a prompt, or of one token that has been generated and may be followed by n - 1 more, by way of
+ * speculation. */
 static void speculate(session *s, const int *tokens, int n, const mla_outputs *prompt, phase *p) {
     const speculation_counts was = speculation_count(s->ahead);
     const double begin = now();
@@ -859,8 +891,8 @@ static void speculate(session *s, const int *tokens, int n, const mla_outputs *p
     if (prompt || is.passes > was.passes) p->bytes += mla_model_bytes(s->model, prompt ? n : (int)guessed + 1);
 }
 
-/* Tokens of a prompt; the last one's logits are then in last. Ends early when interrupted. all: the logits of all, into that
-   file. */
+/* Tokens of a prompt; the last one's logits are then in last. Ends early when interrupted. all: the logits of all, into
+   that file. */
 static void prefill(session *s, const int *tokens, size_t n_tokens, FILE *all) {
     const size_t vocab = (size_t)s->c->config.vocab_size,
                  chunk = s->ahead ? (size_t)speculation_chunk(s->ahead) : (size_t)s->context_desc.max_tokens;
@@ -880,13 +912,15 @@ static void prefill(session *s, const int *tokens, size_t n_tokens, FILE *all) {
 typedef enum ending { END_LENGTH, END_EOS, END_STRING, END_INTERRUPT } ending;
 static const char *const ending_names[] = {"length", "eos", "string", "interrupt"};
 
-/* Up to `most` tokens after the prefill, appended to made and sent to out. eos: another token that ends the text; -1: none. */
+/* Up to `most` tokens after the prefill, appended to made and sent to out. eos: another token that ends the text; -1:
+ * none. */
 static ending decode(session *s, int most, int eos, chat_tokens *made, sink *out) {
     const mla_outputs logits = {.logits = s->logits};
     mla_error error;
     for (int n = 0; n < most; n++) {
         const int *last = n > 0 ? &made->ids[made->n - 1] : NULL;
-        if (n > 0 && s->ahead) speculate(s, last, most - n, NULL, &s->generation);
+        if (n > 0 && s->ahead)
+            speculate(s, last, most - n, NULL, &s->generation);
         else if (n > 0) {
             forward(s, last, 1, &logits, &s->generation);
             s->last = s->logits;
@@ -894,7 +928,8 @@ static ending decode(session *s, int most, int eos, chat_tokens *made, sink *out
         if (interrupted) return END_INTERRUPT;
         const int token = n > 0 && s->ahead ? speculation_next(s->ahead, s->sampler, &error)
                                             : sampler_next(s->sampler, s->last, &error);
-        if (token < 0) fail(1, "after %d tokens %s: the model's logits are not numbers", mla_cache_length(s->cache), error.text);
+        if (token < 0)
+            fail(1, "after %d tokens %s: the model's logits are not numbers", mla_cache_length(s->cache), error.text);
         int ended = token == eos;
         for (int i = 0; i < s->c->n_eos; i++) ended |= s->c->eos_token_id[i] == token;
         sampler_accept(s->sampler, token);
@@ -924,7 +959,7 @@ static void compare(session *s, const chat_tokens *made) {
     for (size_t i = 0; i < n && !interrupted; i++) forward(s, &made->ids[skip + i], 1, &logits, &s->plain);
 }
 
-/* ---- the closing lines -------------------------------------------------------------------------------------------------- */
+/* ---- the closing lines ------------------------------------------------------------------------------------------- */
 
 static double peak_resident(void) { /* bytes */
     struct rusage usage;
@@ -949,21 +984,25 @@ static void report(const session *s) {
     if (s->converted > 0 && !s->o->quant.form)
         say("repacked   %s of q4 weights in %.3f s\n", amount(text[0], s->converted), s->conversion_seconds);
     else if (s->converted > 0)
-        say("converted  %s of weights to %s in %.3f s\n", amount(text[0], s->converted), checkpoint_form_name(s->o->quant.form),
-            s->conversion_seconds);
+        say("converted  %s of weights to %s in %.3f s\n", amount(text[0], s->converted),
+            checkpoint_form_name(s->o->quant.form), s->conversion_seconds);
     report_phase("prompt    ", &s->prompt);
-    if (s->generation.tokens) report_phase("generation", &s->generation); /* the first token comes out of the prompt's pass */
+    if (s->generation.tokens)
+        report_phase("generation", &s->generation); /* the first token comes out of the prompt's pass */
     if (s->ahead && s->generation.tokens) {
         const speculation_counts n = speculation_count(s->ahead);
-        say("mtp        %.1f %% of %lld guesses accepted, %.2f tokens a pass", rate(100 * (double)n.accepted, (double)n.guesses),
-            (long long)n.guesses, rate((double)s->generation.tokens, (double)n.passes));
+        say("mtp        %.1f %% of %lld guesses accepted, %.2f tokens a pass",
+            rate(100 * (double)n.accepted, (double)n.guesses), (long long)n.guesses,
+            rate((double)s->generation.tokens, (double)n.passes));
         if (s->plain.tokens)
             say("; without %.2f tokens/s, %.2f times as fast", rate((double)s->plain.tokens, s->plain.seconds),
-                rate((double)s->generation.tokens, s->generation.seconds) / rate((double)s->plain.tokens, s->plain.seconds));
+                rate((double)s->generation.tokens, s->generation.seconds) /
+                    rate((double)s->plain.tokens, s->plain.seconds));
         say("\n");
     }
-    say("memory     weights %s%s, context %s, cache %s, peak resident %s\n", amount(text[0], mla_model_bytes(s->model, 0)),
-        s->o->quant.form ? "" : " mapped", amount(text[1], (double)mla_context_size(s->model, &s->context_desc)),
+    say("memory     weights %s%s, context %s, cache %s, peak resident %s\n",
+        amount(text[0], mla_model_bytes(s->model, 0)), s->o->quant.form ? "" : " mapped",
+        amount(text[1], (double)mla_context_size(s->model, &s->context_desc)),
         amount(text[2], (double)mla_cache_size(s->model, &s->cache_desc)), amount(text[3], peak_resident()));
     say("ran with   %s kernels, %d thread%s, %s attention\n", mla_isa_name(mla_context_isa(s->context)), threads,
         threads == 1 ? "" : "s", attn_names[s->o->attn]);
@@ -976,7 +1015,7 @@ static void close_session(session *s) {
     tokenizer_close(s->tokenizer), checkpoint_close(s->c);
 }
 
-/* ---- prompts: --prompt, --prompt-file, --tokens, standard input --------------------------------------------------------- */
+/* ---- prompts: --prompt, --prompt-file, --tokens, standard input -------------------------------------------------- */
 
 static void read_prompt(session *s, chat_tokens *ids, buffer *text) {
     options *o = s->o;
@@ -984,12 +1023,14 @@ static void read_prompt(session *s, chat_tokens *ids, buffer *text) {
     if (o->mode == TOKENS) {
         for (int i = 0; i < o->n_tokens; i++)
             if (o->tokens[i] >= s->c->config.vocab_size)
-                fail(2, "--tokens: %d is not in 0..%d, the model's vocabulary", o->tokens[i], s->c->config.vocab_size - 1);
+                fail(2, "--tokens: %d is not in 0..%d, the model's vocabulary", o->tokens[i],
+                     s->c->config.vocab_size - 1);
         if (chat_append(ids, o->tokens, (size_t)o->n_tokens, &error)) fail(1, "%s", error.text);
         return;
     }
     const char *file = o->given[OPTION_PROMPT_FILE], *prompt = o->given[OPTION_PROMPT];
-    if (prompt) buffer_add(text, prompt, strlen(prompt));
+    if (prompt)
+        buffer_add(text, prompt, strlen(prompt));
     else {
         read_file(text, file ? file : "-");
         if (text->n && text->data[text->n - 1] == '\n') text->data[--text->n] = 0;
@@ -1015,7 +1056,8 @@ static int measure_prompt(session *s, size_t n_prompt) {
     if (o->ctx && (n > o->ctx || (n == o->ctx && o->n > 0)))
         fail(1, "the prompt has %d tokens, and the context has room for %d (--ctx)", n, o->ctx);
     if (!o->ctx && made_for > 0 && n > made_for)
-        fail(1, "the prompt has %d tokens, and the model was made for %d; --ctx %d runs it all the same", n, made_for, n + 1);
+        fail(1, "the prompt has %d tokens, and the model was made for %d; --ctx %d runs it all the same", n, made_for,
+             n + 1);
     if (o->n > INT_MAX - n) fail(2, "-n: %d and %d tokens of prompt are more than %d", o->n, n, INT_MAX);
     const int capacity = o->ctx ? o->ctx : n + o->n;
     if (o->n > capacity - n) o->n = capacity - n;
@@ -1023,12 +1065,15 @@ static int measure_prompt(session *s, size_t n_prompt) {
     return capacity;
 }
 
-static void print_summary(const session *s, const chat_tokens *prompt, const chat_tokens *made, const sink *out, ending end) {
-    printf("{\"prompt_tokens\":%zu,\"prompt_seconds\":%.6f,\"generated_tokens\":%zu,\"generation_seconds\":%.6f,\"tokens_per_s\":"
+static void print_summary(const session *s, const chat_tokens *prompt, const chat_tokens *made, const sink *out,
+                          ending end) {
+    printf("{\"prompt_tokens\":%zu,\"prompt_seconds\":%.6f,\"generated_tokens\":%zu,\"generation_seconds\":%.6f,"
+           "\"tokens_per_s\":"
            "%.3f,\"stop\":\"%s\",",
            prompt->n, s->prompt.seconds, made->n, s->generation.seconds,
            rate((double)s->generation.tokens, s->generation.seconds), ending_names[end]);
-    if (out->tokenizer) printf("\"text\":"), json_text(out->kept.data ? out->kept.data : "", out->kept.n);
+    if (out->tokenizer)
+        printf("\"text\":"), json_text(out->kept.data ? out->kept.data : "", out->kept.n);
     else {
         printf("\"tokens\":[");
         for (size_t i = 0; i < made->n; i++) printf(i ? ",%d" : "%d", made->ids[i]);
@@ -1036,12 +1081,15 @@ static void print_summary(const session *s, const chat_tokens *prompt, const cha
     }
     if (s->ahead) {
         const speculation_counts n = speculation_count(s->ahead);
-        printf(",\"mtp\":{\"guesses\":%lld,\"accepted\":%lld,\"passes\":%lld,\"plain_tokens_per_s\":%.3f}", (long long)n.guesses,
-               (long long)n.accepted, (long long)n.passes, rate((double)s->plain.tokens, s->plain.seconds));
+        printf(",\"mtp\":{\"guesses\":%lld,\"accepted\":%lld,\"passes\":%lld,\"plain_tokens_per_s\":%.3f}",
+               (long long)n.guesses, (long long)n.accepted, (long long)n.passes,
+               rate((double)s->plain.tokens, s->plain.seconds));
     }
-    printf(",\"seed\":%llu,\"isa\":\"%s\",\"threads\":%d,\"weights_bytes\":%.0f,\"cache_bytes\":%zu,\"context_bytes\":%zu}\n",
-           (unsigned long long)s->o->sampling.seed, mla_isa_name(mla_context_isa(s->context)), mla_context_threads(s->context),
-           mla_model_bytes(s->model, 0), mla_cache_size(s->model, &s->cache_desc), mla_context_size(s->model, &s->context_desc));
+    printf(",\"seed\":%llu,\"isa\":\"%s\",\"threads\":%d,\"weights_bytes\":%.0f,\"cache_bytes\":%zu,\"context_bytes\":%"
+           "zu}\n",
+           (unsigned long long)s->o->sampling.seed, mla_isa_name(mla_context_isa(s->context)),
+           mla_context_threads(s->context), mla_model_bytes(s->model, 0), mla_cache_size(s->model, &s->cache_desc),
+           mla_context_size(s->model, &s->context_desc));
 }
 
 static int run_prompt(options *o) {
@@ -1060,7 +1108,8 @@ static int run_prompt(options *o) {
 
     sink out;
     memset(&out, 0, sizeof out);
-    out.tokenizer = ids && !s->stop ? NULL : s->tokenizer; /* stop strings are sought in the text, also if nobody sees it */
+    out.tokenizer =
+        ids && !s->stop ? NULL : s->tokenizer; /* stop strings are sought in the text, also if nobody sees it */
     out.stop = s->stop, out.print = !json && !ids;
     prefill(s, prompt.ids, prompt.n, file);
     if (file && fclose(file)) fail(1, "cannot write %s: %s", logits, strerror(errno));
@@ -1068,22 +1117,26 @@ static int run_prompt(options *o) {
     const ending end = interrupted ? END_INTERRUPT : generate(s, o->n, -1, &made, &out);
     if (s->ahead && end != END_INTERRUPT && (json || !quiet)) compare(s, &made);
     const int something = made.n > 0 || (text.n && !o->given[OPTION_NO_ECHO]);
-    if (out.tokenizer && (something || !out.print)) sink_end(&out);
-    else if (out.print && made.n) putchar('\n');
+    if (out.tokenizer && (something || !out.print))
+        sink_end(&out);
+    else if (out.print && made.n)
+        putchar('\n');
     if (ids) out.tokenizer = NULL;
-    if (json) print_summary(s, &prompt, &made, &out, end);
+    if (json)
+        print_summary(s, &prompt, &made, &out, end);
     else if (ids) {
         for (size_t i = 0; i < made.n; i++) printf(i ? " %d" : "%d", made.ids[i]);
         putchar('\n');
     }
     flush_stdout();
     report(s);
-    free(prompt.ids), free(made.ids), free(text.data), free(out.kept.data), free(out.work[0].data), free(out.work[1].data);
+    free(prompt.ids), free(made.ids), free(text.data), free(out.kept.data), free(out.work[0].data),
+        free(out.work[1].data);
     close_session(s);
     return end == END_INTERRUPT ? 130 : 0;
 }
 
-/* ---- --chat ------------------------------------------------------------------------------------------------------------ */
+/* ---- --chat ------------------------------------------------------------------------------------------------------ */
 
 /* Runs what of the conversation is not in the cache, and cuts off what is in the cache and not in the conversation. */
 static void catch_up(session *s, const chat_tokens *text, chat_tokens *cached) {
@@ -1091,8 +1144,10 @@ static void catch_up(session *s, const chat_tokens *text, chat_tokens *cached) {
     size_t same = 0;
     while (same < cached->n && same + 1 < text->n && cached->ids[same] == text->ids[same])
         same++; /* the last token is always run */
-    if (s->ahead) same = (size_t)speculation_truncate(s->ahead, (int)same);
-    else if (mla_cache_truncate(s->cache, (int)same, &error)) fail(1, "%s", error.text);
+    if (s->ahead)
+        same = (size_t)speculation_truncate(s->ahead, (int)same);
+    else if (mla_cache_truncate(s->cache, (int)same, &error))
+        fail(1, "%s", error.text);
     prefill(s, text->ids + same, text->n - same, NULL);
 }
 
@@ -1138,7 +1193,8 @@ static int run_chat(options *o) {
         while (n > 0 && (line[n - 1] == '\n' || line[n - 1] == '\r')) n--;
         if (n == 0) continue;
         const size_t before = text.n;
-        if (chat_turn(&text, &chat, s->tokenizer, before ? NULL : system, line, (size_t)n, &error)) fail(1, "%s", error.text);
+        if (chat_turn(&text, &chat, s->tokenizer, before ? NULL : system, line, (size_t)n, &error))
+            fail(1, "%s", error.text);
         check_ids(s, &text);
         if (text.n + 1 > (size_t)o->ctx) {
             full = 1;
@@ -1150,7 +1206,8 @@ static int run_chat(options *o) {
         const int left = o->ctx - (int)text.n;
         if (!interrupted) end = generate(s, o->n < left ? o->n : left, chat.eos, &made, &out);
         note_cached(s, &cached, &text, &made);
-        if (end == END_INTERRUPT && made.n == 0) text.n = before; /* as if it had not been asked */
+        if (end == END_INTERRUPT && made.n == 0)
+            text.n = before; /* as if it had not been asked */
         else {
             full = end == END_LENGTH && left <= o->n;
             made.n -= end == END_EOS;
@@ -1167,7 +1224,7 @@ static int run_chat(options *o) {
     return 0;
 }
 
-/* ---- --perplexity ------------------------------------------------------------------------------------------------------- */
+/* ---- --perplexity ------------------------------------------------------------------------------------------------ */
 
 static double surprise(const float *logits, int vocab, int token) { /* -ln of its probability */
     double sum = 0;
@@ -1177,8 +1234,9 @@ static double surprise(const float *logits, int vocab, int token) { /* -ln of it
     return log(sum) + (double)top - (double)logits[token];
 }
 
-/* Windows of ctx tokens, each half a window after the one before; a token is scored once, in the first window that it is in. A
-   begin of sentence, if prompts have one, begins every window; without it the very first token is not scored. */
+/* Windows of ctx tokens, each half a window after the one before; a token is scored once, in the first window that it
+   is in. A begin of sentence, if prompts have one, begins every window; without it the very first token is not scored.
+ */
 static int run_perplexity(options *o) {
     session it, *s = &it;
     chat_tokens ids = {NULL, 0, 0}, window = {NULL, 0, 0};
@@ -1195,7 +1253,8 @@ static int run_perplexity(options *o) {
     if (!o->ctx) o->ctx = made_for > 1 && made_for < 512 ? made_for : 512;
     if (bos && o->ctx < 3) fail(2, "--ctx: a window of %d tokens is too short", o->ctx);
     if (n < 2 - bos) fail(1, "%s is too short: %zu token%s", name, ids.n, ids.n == 1 ? "" : "s");
-    if (made_for > 0 && o->ctx > made_for) say("note: windows of %d tokens, the model was made for %d\n", o->ctx, made_for);
+    if (made_for > 0 && o->ctx > made_for)
+        say("note: windows of %d tokens, the model was made for %d\n", o->ctx, made_for);
     const int chunk = o->chunk < o->ctx ? o->chunk : o->ctx;
     plan(s, chunk, o->ctx, (size_t)chunk);
     start(s);
@@ -1228,10 +1287,11 @@ static int run_perplexity(options *o) {
     }
     const double ppl = exp(nll / (double)scored), per_byte = nll / (bytes > 0 ? bytes : 1);
     if (o->given[OPTION_JSON])
-        printf("{\"perplexity\":%.9g,\"nll\":%.9g,\"tokens\":%zu,\"bytes\":%.0f,\"nats_per_byte\":%.9g}\n", ppl, nll, scored,
-               bytes, per_byte);
+        printf("{\"perplexity\":%.9g,\"nll\":%.9g,\"tokens\":%zu,\"bytes\":%.0f,\"nats_per_byte\":%.9g}\n", ppl, nll,
+               scored, bytes, per_byte);
     else
-        printf("tokens      %zu, %.0f bytes, in windows of %d\nnll         %.6f nats, %.6f per token\nper byte    %.6f nats, "
+        printf("tokens      %zu, %.0f bytes, in windows of %d\nnll         %.6f nats, %.6f per token\nper byte    %.6f "
+               "nats, "
                "%.6f bits\nperplexity  %.6f\n",
                scored, bytes, o->ctx, nll, nll / (double)scored, per_byte, per_byte / log(2.0), ppl);
     flush_stdout();
@@ -1241,7 +1301,7 @@ static int run_perplexity(options *o) {
     return 0;
 }
 
-/* ---- --info ------------------------------------------------------------------------------------------------------------- */
+/* ---- --info ------------------------------------------------------------------------------------------------------ */
 
 static int run_info(options *o) {
     session it, *s = &it;
@@ -1255,10 +1315,12 @@ static int run_info(options *o) {
     const census n = take_census(s->c, o);
     const estimate e = estimate_memory(s);
     const double most = available_memory(o), element = (double)mla_dtype_bytes(o->cache, MLA_GROUP) / MLA_GROUP;
-    const double latent = m->kv_lora_rank + m->qk_rope_head_dim, head = m->qk_nope_head_dim + m->qk_rope_head_dim + m->v_head_dim;
+    const double latent = m->kv_lora_rank + m->qk_rope_head_dim,
+                 head = m->qk_nope_head_dim + m->qk_rope_head_dim + m->v_head_dim;
     int indexers = 0;
     for (int i = 0; i < L; i++) indexers += s->c->weights.layers[i].attn.indexer.wk.weight.data != NULL;
-    const double index = (double)indexers * m->index_head_dim * ((double)mla_dtype_bytes(o->index_cache, MLA_GROUP) / MLA_GROUP);
+    const double index =
+        (double)indexers * m->index_head_dim * ((double)mla_dtype_bytes(o->index_cache, MLA_GROUP) / MLA_GROUP);
     const double cache = latent * L * element + index, plain = head * m->num_attention_heads * L * element;
     double total = 0, bytes = 0;
     int moe = 0;
@@ -1268,25 +1330,30 @@ static int run_info(options *o) {
     double active = total - n.count[CHECKPOINT_EXPERTS] * (E > 0 ? (double)(E - K) / E : 0);
     if (s->c->weights.head.data) active -= n.count[CHECKPOINT_EMBED] - m->hidden_size;
     if (o->given[OPTION_JSON]) {
-        printf("{\"model_type\":\"%s\",\"layers\":%d,\"moe_layers\":%d,\"hidden_size\":%d,\"heads\":%d,\"q_lora_rank\":%d,\"kv_"
-               "lora_rank\":%d,"
-               "\"qk_nope_head_dim\":%d,\"qk_rope_head_dim\":%d,\"v_head_dim\":%d,\"experts\":%d,\"experts_per_token\":%d,"
-               "\"shared_experts\":%d,"
-               "\"vocab_size\":%d,\"max_position_embeddings\":%d,\"parameters\":%.0f,\"active_parameters\":%.0f,\"weights_"
-               "bytes\":%.0f,",
-               s->c->model_type, L, moe, m->hidden_size, m->num_attention_heads, m->q_lora_rank, m->kv_lora_rank,
-               m->qk_nope_head_dim, m->qk_rope_head_dim, m->v_head_dim, E, K, m->n_shared_experts, m->vocab_size, made_for, total,
-               active, bytes);
+        printf(
+            "{\"model_type\":\"%s\",\"layers\":%d,\"moe_layers\":%d,\"hidden_size\":%d,\"heads\":%d,\"q_lora_rank\":%d,"
+            "\"kv_"
+            "lora_rank\":%d,"
+            "\"qk_nope_head_dim\":%d,\"qk_rope_head_dim\":%d,\"v_head_dim\":%d,\"experts\":%d,\"experts_per_token\":%d,"
+            "\"shared_experts\":%d,"
+            "\"vocab_size\":%d,\"max_position_embeddings\":%d,\"parameters\":%.0f,\"active_parameters\":%.0f,\"weights_"
+            "bytes\":%.0f,",
+            s->c->model_type, L, moe, m->hidden_size, m->num_attention_heads, m->q_lora_rank, m->kv_lora_rank,
+            m->qk_nope_head_dim, m->qk_rope_head_dim, m->v_head_dim, E, K, m->n_shared_experts, m->vocab_size, made_for,
+            total, active, bytes);
         if (m->index_topk)
-            printf("\"indexers\":%d,\"index_n_heads\":%d,\"index_head_dim\":%d,\"index_topk\":%d,\"index_cache_dtype\":\"%s\",\"index_cache_bytes_"
+            printf("\"indexers\":%d,\"index_n_heads\":%d,\"index_head_dim\":%d,\"index_topk\":%d,\"index_cache_dtype\":"
+                   "\"%s\",\"index_cache_bytes_"
                    "per_token\":%.0f,",
                    indexers, m->index_n_heads, m->index_head_dim, m->index_topk, mla_dtype_name(o->index_cache), index);
-        printf("\"cache_dtype\":\"%s\",\"cache_bytes_per_token\":%.0f,\"plain_cache_bytes_per_token\":%.0f,\"ctx\":%d,\"mapped_"
+        printf("\"cache_dtype\":\"%s\",\"cache_bytes_per_token\":%.0f,\"plain_cache_bytes_per_token\":%.0f,\"ctx\":%d,"
+               "\"mapped_"
                "bytes\":%.0f,"
-               "\"converted_bytes\":%.0f,\"context_bytes\":%.0f,\"cache_bytes\":%.0f,\"logits_bytes\":%.0f,\"total_bytes\":%.0f,"
+               "\"converted_bytes\":%.0f,\"context_bytes\":%.0f,\"cache_bytes\":%.0f,\"logits_bytes\":%.0f,\"total_"
+               "bytes\":%.0f,"
                "\"available_bytes\":%.0f}\n",
-               mla_dtype_name(o->cache), cache, plain, o->ctx, e.mapped, e.converted, e.context, e.cache, e.logits, e.total,
-               most < 1e18 ? most : -1);
+               mla_dtype_name(o->cache), cache, plain, o->ctx, e.mapped, e.converted, e.context, e.cache, e.logits,
+               e.total, most < 1e18 ? most : -1);
     } else {
         printf("model        %s, made for %d tokens, vocabulary of %d\n", s->c->model_type, made_for, m->vocab_size);
         printf("layers       %d: %d dense, %d with experts; hidden size %d\n", L, L - moe, moe, m->hidden_size);
@@ -1296,14 +1363,17 @@ static int run_info(options *o) {
         printf("parameters   %.0f, of which a token takes %.0f\n", total, active);
         printf("weights      %s\n", amount(text[0], bytes));
         if (m->index_topk)
-            printf("sparse       %d of %d layers have an indexer of %d heads of %d, which chooses %d keys for a token\n", indexers, L,
-                   m->index_n_heads, m->index_head_dim, m->index_topk);
+            printf(
+                "sparse       %d of %d layers have an indexer of %d heads of %d, which chooses %d keys for a token\n",
+                indexers, L, m->index_n_heads, m->index_head_dim, m->index_topk);
         printf("cache        %s a token in %s", amount(text[0], cache), mla_dtype_name(o->cache));
-        if (m->index_topk) printf(" (%s of it index keys in %s)", amount(text[2], index), mla_dtype_name(o->index_cache));
-        printf("; keys and values of all heads would take %s, %.1f times as much\n", amount(text[1], plain), plain / cache);
-        printf("memory       %s for %d tokens: weights mapped %s, converted %s, context %s, cache %s\n", amount(text[0], e.total),
-               o->ctx, amount(text[1], e.mapped), amount(text[2], e.converted), amount(text[3], e.context),
-               amount(text[4], e.cache));
+        if (m->index_topk)
+            printf(" (%s of it index keys in %s)", amount(text[2], index), mla_dtype_name(o->index_cache));
+        printf("; keys and values of all heads would take %s, %.1f times as much\n", amount(text[1], plain),
+               plain / cache);
+        printf("memory       %s for %d tokens: weights mapped %s, converted %s, context %s, cache %s\n",
+               amount(text[0], e.total), o->ctx, amount(text[1], e.mapped), amount(text[2], e.converted),
+               amount(text[3], e.context), amount(text[4], e.cache));
         if (most < 1e18) printf("free         %s%s\n", amount(text[0], most), e.total > most ? ": too little" : "");
     }
     flush_stdout();
@@ -1311,7 +1381,7 @@ static int run_info(options *o) {
     return 0;
 }
 
-/* ---- --tokenize, --detokenize ------------------------------------------------------------------------------------------- */
+/* ---- --tokenize, --detokenize ------------------------------------------------------------------------------------ */
 
 static int run_tokenize(options *o) { /* no special tokens are added; those in the text are found */
     session it, *s = &it;
@@ -1347,7 +1417,8 @@ static int run_detokenize(options *o) {
             const long id = strtol(at, &end, 10);
             if (end == at || !strchr(" \t\r\n", *end) || (!*end && end < line + n))
                 fail(1, "line %zu: '%.*s' is not an integer", number_of_line, (int)strcspn(at, " \t\r\n"), at);
-            const char *bytes = errno || id < 0 || id > INT_MAX ? NULL : tokenizer_bytes(s->tokenizer, (int)id, &length);
+            const char *bytes =
+                errno || id < 0 || id > INT_MAX ? NULL : tokenizer_bytes(s->tokenizer, (int)id, &length);
             if (!bytes) fail(1, "line %zu: the tokenizer has no token %.*s", number_of_line, (int)(end - at), at);
             fwrite(bytes, 1, length, stdout);
         }

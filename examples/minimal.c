@@ -32,9 +32,17 @@ static mla_mlp_weights rand_mlp(int width) {
 }
 
 int main(void) {
-    mla_config config = {.hidden_size = D, .num_hidden_layers = 1, .num_attention_heads = H, .kv_lora_rank = R,
-                         .qk_nope_head_dim = N, .qk_rope_head_dim = P, .v_head_dim = V, .n_routed_experts = E,
-                         .num_experts_per_tok = K, .moe_intermediate_size = I, .n_shared_experts = 1};
+    mla_config config = {.hidden_size = D,
+                         .num_hidden_layers = 1,
+                         .num_attention_heads = H,
+                         .kv_lora_rank = R,
+                         .qk_nope_head_dim = N,
+                         .qk_rope_head_dim = P,
+                         .v_head_dim = V,
+                         .n_routed_experts = E,
+                         .num_experts_per_tok = K,
+                         .moe_intermediate_size = I,
+                         .n_shared_experts = 1};
     mla_mlp_weights experts[E];
     mla_layer_weights layer = {.attn = {.q = {.weight = rand_tensor(H * (N + P), D)},
                                         .kv_a = {.weight = rand_tensor(R + P, D)},
@@ -45,7 +53,8 @@ int main(void) {
     mla_weights weights = {.layers = &layer};
     for (int e = 0; e < E; e++) experts[e] = rand_mlp(I);
 
-    static float x[T * D], y[3][T * D]; /* attention's answer by the naive path and by the absorbed one; then the experts' */
+    static float x[T * D],
+        y[3][T * D]; /* attention's answer by the naive path and by the absorbed one; then the experts' */
     for (int i = 0; i < T * D; i++) x[i] = rand_normal();
 
     mla_model *model;
@@ -59,12 +68,14 @@ int main(void) {
         must(mla_cache_create(&cache, model, &(mla_cache_desc){.capacity = T}, &error), error.text);
         for (int t = 0, n; t < T; t += n) { /* a prompt of T - 3 tokens, then one token at a time */
             mla_sequence sequence = {.cache = cache, .n_tokens = n = t ? 1 : T - 3};
-            must(mla_attn_forward(context, 0, y[path] + t * D, x + t * D, &sequence, 1), mla_context_error(context)->text);
+            must(mla_attn_forward(context, 0, y[path] + t * D, x + t * D, &sequence, 1),
+                 mla_context_error(context)->text);
         }
         int64_t counts[E] = {0};
         mla_routing routing = {.counts = counts};
         must(mla_moe_forward(context, 0, y[2], y[path], T, &routing), mla_context_error(context)->text);
-        printf("%s attention on %d tokens, then %d of %d experts each; tokens per expert:", path ? "absorbed" : "naive", T, K, E);
+        printf("%s attention on %d tokens, then %d of %d experts each; tokens per expert:", path ? "absorbed" : "naive",
+               T, K, E);
         for (int e = 0; e < E; e++) printf(" %d", (int)counts[e]);
         puts("");
         mla_cache_destroy(cache), mla_context_destroy(context);
@@ -74,6 +85,7 @@ int main(void) {
     double apart = 0, size = 0;
     for (int i = 0; i < T * D; i++) apart += pow(y[0][i] - y[1][i], 2), size += pow(y[0][i], 2);
     int same = sqrt(apart / size) < 1e-5;
-    printf("naive and absorbed attention differ by %.1e: %s\n", sqrt(apart / size), same ? "the same function" : "WRONG");
+    printf("naive and absorbed attention differ by %.1e: %s\n", sqrt(apart / size),
+           same ? "the same function" : "WRONG");
     return !same;
 }

@@ -1,18 +1,19 @@
 /* quantize.h - converts the weights of an open checkpoint to Q8 or Q4 (checkpoint.h, mla.h).
 
 USE
-   Wherever checkpoint.h is included, include this after it or instead of it. In the file with CHECKPOINT_IMPLEMENTATION its code comes
-   along, and calls mla_quantize of mla.h, whose implementation must be somewhere in the program.
+   Wherever checkpoint.h is included, include this after it or instead of it. In the file with CHECKPOINT_IMPLEMENTATION
+its code comes along, and calls mla_quantize of mla.h, whose implementation must be somewhere in the program.
 
-   checkpoint_quant how; memset(&how, 0, sizeof how);   how.form = CHECKPOINT_Q4;   how.classes[CHECKPOINT_HEAD] = CHECKPOINT_Q8;
-   checkpoint_open(&c, "DeepSeek-V2-Lite", &error) || checkpoint_quantize(c, &how, &error) || mla_model_create(...)
+   checkpoint_quant how; memset(&how, 0, sizeof how);   how.form = CHECKPOINT_Q4;   how.classes[CHECKPOINT_HEAD] =
+CHECKPOINT_Q8; checkpoint_open(&c, "DeepSeek-V2-Lite", &error) || checkpoint_quantize(c, &how, &error) ||
+mla_model_create(...)
 
-WHAT           Matrices of F32, F16, BF16 or E4M3 with its scales, by class. Router, norms, biases and what is Q4 in the files stay as they are,
-               but for repacking, in place.
-MEMORY         All converted weights lie in one block that belongs to the checkpoint, each tensor at a multiple of 64 bytes. Rows go from
-               the mapped file straight there, 1024 elements at a time; what was read of the file is given back to the system tensor
-               by tensor, and huge pages are asked for (madvise, where declared: on Linux define _DEFAULT_SOURCE).
-DETERMINISM    The result does not depend on the number of threads. A weight that is not finite makes its group NaN or 0.
+WHAT           Matrices of F32, F16, BF16 or E4M3 with its scales, by class. Router, norms, biases and what is Q4 in the
+files stay as they are, but for repacking, in place. MEMORY         All converted weights lie in one block that belongs
+to the checkpoint, each tensor at a multiple of 64 bytes. Rows go from the mapped file straight there, 1024 elements at
+a time; what was read of the file is given back to the system tensor by tensor, and huge pages are asked for (madvise,
+where declared: on Linux define _DEFAULT_SOURCE). DETERMINISM    The result does not depend on the number of threads. A
+weight that is not finite makes its group NaN or 0.
 
 CONTENTS       >>quantize (the API)   then >>quantize-strips >>quantize-tensors
    SPDX-License-Identifier: MIT */
@@ -26,31 +27,40 @@ CONTENTS       >>quantize (the API)   then >>quantize-strips >>quantize-tensors
 extern "C" {
 #endif
 
-/* ---- >>quantize ------------------------------------------------------------------------------------------------------ */
+/* ---- >>quantize -------------------------------------------------------------------------------------------------- */
 
 typedef enum checkpoint_class {
     CHECKPOINT_ATTN = 0, /* q_proj, q_a_proj, q_b_proj, kv_a_proj_with_mqa, o_proj, an indexer's wq_b and wk */
     CHECKPOINT_KV_B,     /* kv_b_proj */
-    CHECKPOINT_DENSE,    /* mlp.gate_proj, up_proj, down_proj of layers without experts; eh_proj of multi-token prediction */
-    CHECKPOINT_EXPERTS,  /* mlp.experts.* */
-    CHECKPOINT_SHARED,   /* mlp.shared_experts.* */
-    CHECKPOINT_HEAD,     /* lm_head; if tied to the embedding and of another form, a tensor of its own is made from that */
-    CHECKPOINT_EMBED,    /* model.embed_tokens; those of multi-token prediction that are others go with these two */
+    CHECKPOINT_DENSE, /* mlp.gate_proj, up_proj, down_proj of layers without experts; eh_proj of multi-token prediction
+                       */
+    CHECKPOINT_EXPERTS, /* mlp.experts.* */
+    CHECKPOINT_SHARED,  /* mlp.shared_experts.* */
+    CHECKPOINT_HEAD,  /* lm_head; if tied to the embedding and of another form, a tensor of its own is made from that */
+    CHECKPOINT_EMBED, /* model.embed_tokens; those of multi-token prediction that are others go with these two */
     CHECKPOINT_CLASS_COUNT
 } checkpoint_class;
 
-typedef enum checkpoint_form { CHECKPOINT_DEFAULT = 0, CHECKPOINT_KEEP, CHECKPOINT_Q8, CHECKPOINT_Q4, CHECKPOINT_FORM_COUNT } checkpoint_form;
+typedef enum checkpoint_form {
+    CHECKPOINT_DEFAULT = 0,
+    CHECKPOINT_KEEP,
+    CHECKPOINT_Q8,
+    CHECKPOINT_Q4,
+    CHECKPOINT_FORM_COUNT
+} checkpoint_form;
 
 typedef struct checkpoint_quant {
-    checkpoint_form form; /* of every class that has CHECKPOINT_DEFAULT, but kv_b and embed are then kept; itself 0: Q8 */
+    checkpoint_form
+        form; /* of every class that has CHECKPOINT_DEFAULT, but kv_b and embed are then kept; itself 0: Q8 */
     checkpoint_form classes[CHECKPOINT_CLASS_COUNT];
-    int repack;  /* Q8 and Q4 as Q8X16 and Q4X16, where these can stand (mla.h): not kv_b, embed, or rows no multiple of 16. What is Q4 already (int4 of
-                    compressed-tensors), too, whatever its form. Such models need int8 activations */
+    int repack;  /* Q8 and Q4 as Q8X16 and Q4X16, where these can stand (mla.h): not kv_b, embed, or rows no multiple
+                    of 16. What is Q4 already (int4 of  compressed-tensors), too, whatever its form. Such models need
+                    int8  activations */
     int threads; /* tasks the work is cut into; 0: OpenMP's number if compiled in, else 1 */
     mla_run run; /* called once. NULL: OpenMP if compiled in, else one after the other */
     void *run_user;
-    /* Called by task 0 between tensors with done < total, and by the caller's thread at the end with done = total: bytes of the tensors in
-       the files. NULL: nobody is told. */
+    /* Called by task 0 between tensors with done < total, and by the caller's thread at the end with done = total:
+       bytes of the tensors in the files. NULL: nobody is told. */
     void (*progress)(void *user, double done, double total);
     void *progress_user;
 } checkpoint_quant;
@@ -58,8 +68,9 @@ typedef struct checkpoint_quant {
 CHECKPOINT_API const char *checkpoint_class_name(checkpoint_class k); /* "attn", "kv_b", ... */
 CHECKPOINT_API const char *checkpoint_form_name(checkpoint_form f);   /* "default", "keep", "q8", "q4" */
 
-/* Once for a checkpoint, before its models are made; how NULL: all defaults. A tensor whose rows are no multiple of MLA_GROUP is
-   refused, unless its class is kept. A call that fails leaves the checkpoint as it was. Errors: ARGUMENT, WEIGHTS, MEMORY. */
+/* Once for a checkpoint, before its models are made; how NULL: all defaults. A tensor whose rows are no multiple of
+   MLA_GROUP is refused, unless its class is kept. A call that fails leaves the checkpoint as it was. Errors: ARGUMENT,
+   WEIGHTS, MEMORY. */
 CHECKPOINT_API mla_result checkpoint_quantize(checkpoint *c, const checkpoint_quant *how, mla_error *err);
 
 #ifdef __cplusplus
@@ -67,7 +78,8 @@ CHECKPOINT_API mla_result checkpoint_quantize(checkpoint *c, const checkpoint_qu
 #endif
 #endif /* CHECKPOINT_QUANTIZE_H */
 
-/* ======================================================================================================================= */
+/* =======================================================================================================================
+ */
 #if defined CHECKPOINT_IMPLEMENTATION && !defined CHECKPOINT_QUANTIZE_IMPLEMENTED
 #define CHECKPOINT_QUANTIZE_IMPLEMENTED
 
@@ -75,10 +87,16 @@ CHECKPOINT_API mla_result checkpoint_quantize(checkpoint *c, const checkpoint_qu
 #include <omp.h>
 #endif
 
-/* ---- >>quantize-strips ----------------------------------------------------------------------------------------------- */
-/* Every task takes its strip of rows of every tensor, so that nobody waits for anybody. A row is widened to f32 in pieces, on the stack. */
+/* ---- >>quantize-strips ------------------------------------------------------------------------------------------- */
+/* Every task takes its strip of rows of every tensor, so that nobody waits for anybody. A row is widened to f32 in
+ * pieces, on the stack. */
 
-enum { CKQ__PIECE = 1024, CKQ__BLOCK = 128, CKQ__ALIGN = 64, CKQ__HUGE_PAGE = 2 << 20 }; /* a piece holds whole groups and blocks of scales */
+enum {
+    CKQ__PIECE = 1024,
+    CKQ__BLOCK = 128,
+    CKQ__ALIGN = 64,
+    CKQ__HUGE_PAGE = 2 << 20
+}; /* a piece holds whole groups and blocks of scales */
 
 typedef struct ckq__item {
     mla_tensor from;
@@ -97,7 +115,9 @@ typedef struct ckq__work {
     float e4m3[256];
 } ckq__work;
 
-static size_t ckq__bytes(const mla_tensor *t, int rows) { return mla_dtype_bytes(t->dtype, (size_t)rows * (size_t)t->cols); }
+static size_t ckq__bytes(const mla_tensor *t, int rows) {
+    return mla_dtype_bytes(t->dtype, (size_t)rows * (size_t)t->cols);
+}
 
 static float ckq__scale(const mla_tensor *t, int row, int col) {
     const size_t per_row = ((size_t)t->cols + CKQ__BLOCK - 1) / CKQ__BLOCK;
@@ -112,7 +132,8 @@ static float ckq__scale(const mla_tensor *t, int row, int col) {
 
 /* x [n] = W[row, col..col+n), scales applied; col begins a block of scales. */
 static void ckq__widen(float *x, const mla_tensor *t, const float *e4m3, int row, int col, int n) {
-    const unsigned char *b = (const unsigned char *)t->data + ckq__bytes(t, row) + mla_dtype_bytes(t->dtype, (size_t)col);
+    const unsigned char *b =
+        (const unsigned char *)t->data + ckq__bytes(t, row) + mla_dtype_bytes(t->dtype, (size_t)col);
     uint16_t h;
     switch (t->dtype) {
     case MLA_F16:
@@ -169,9 +190,12 @@ static void ckq__strip(const ckq__work *w, const ckq__item *item, int begin, int
         for (int col = 0, n; col < t->cols; col += n) {
             n = t->cols - col < CKQ__PIECE ? t->cols - col : CKQ__PIECE;
             ckq__widen(x, t, w->e4m3, row, col, n);
-            mla_quantize(item->dtype, item->to + (size_t)row * row_bytes + mla_dtype_bytes(item->dtype, (size_t)col), x, (size_t)n, NULL);
+            mla_quantize(item->dtype, item->to + (size_t)row * row_bytes + mla_dtype_bytes(item->dtype, (size_t)col), x,
+                         (size_t)n, NULL);
         }
-    if (begin < end) ckq__give_back((const unsigned char *)t->data + ckq__bytes(t, begin), ckq__bytes(t, end) - ckq__bytes(t, begin));
+    if (begin < end)
+        ckq__give_back((const unsigned char *)t->data + ckq__bytes(t, begin),
+                       ckq__bytes(t, end) - ckq__bytes(t, begin));
 }
 
 /* Sixteen rows of Q4 at a time, where they lie. */
@@ -191,10 +215,14 @@ static void ckq__task(void *arg, int task) {
     for (size_t i = 0; i < w->n_items; i++) {
         const mla_tensor *t = &w->items[i].from;
         if (task == 0 && w->how->progress) w->how->progress(w->how->progress_user, done, w->total);
-        const int unit = w->items[i].dtype == MLA_Q8X16 || w->items[i].dtype == MLA_Q4X16 ? 16 : 1, units = t->rows / unit;
-        const int begin = (int)((int64_t)units * task / w->tasks) * unit, end = (int)((int64_t)units * (task + 1) / w->tasks) * unit;
-        if (w->items[i].to == t->data) ckq__in_place(&w->items[i], w->rows + (size_t)task * w->rows_bytes, begin, end);
-        else ckq__strip(w, &w->items[i], begin, end);
+        const int unit = w->items[i].dtype == MLA_Q8X16 || w->items[i].dtype == MLA_Q4X16 ? 16 : 1,
+                  units = t->rows / unit;
+        const int begin = (int)((int64_t)units * task / w->tasks) * unit,
+                  end = (int)((int64_t)units * (task + 1) / w->tasks) * unit;
+        if (w->items[i].to == t->data)
+            ckq__in_place(&w->items[i], w->rows + (size_t)task * w->rows_bytes, begin, end);
+        else
+            ckq__strip(w, &w->items[i], begin, end);
         done += (double)ckq__bytes(t, t->rows);
     }
 }
@@ -202,7 +230,8 @@ static void ckq__task(void *arg, int task) {
 static void ckq__convert(ckq__work *w) {
     const checkpoint_quant *how = w->how;
     for (int i = 0; i < 256; i++) w->e4m3[i] = mla_e4m3_to_f32((uint8_t)i);
-    if (how->run) how->run(how->run_user, w->tasks, ckq__task, w);
+    if (how->run)
+        how->run(how->run_user, w->tasks, ckq__task, w);
     else {
 #ifdef _OPENMP
 #pragma omp parallel for num_threads(w->tasks) schedule(static, 1)
@@ -212,7 +241,7 @@ static void ckq__convert(ckq__work *w) {
     if (how->progress) how->progress(how->progress_user, w->total, w->total);
 }
 
-/* ---- >>quantize-tensors ---------------------------------------------------------------------------------------------- */
+/* ---- >>quantize-tensors ------------------------------------------------------------------------------------------ */
 /* All tensors are visited twice: first without memory, to refuse and to measure, then to give each its place. */
 
 typedef struct ckq__job {
@@ -223,7 +252,7 @@ typedef struct ckq__job {
     int placing; /* 0: only measure */
     unsigned char *memory;
     size_t used, rows_bytes; /* of converted weights; of sixteen rows that are repacked in place, at most */
-    double total; /* bytes in the files */
+    double total;            /* bytes in the files */
     mla_result rc;
     mla_error *err;
 } ckq__job;
@@ -256,11 +285,14 @@ static void ckq__tensor(ckq__job *j, checkpoint_class k, const char *prefix, con
     if (form == CHECKPOINT_KEEP || t->dtype == MLA_Q4 || t->dtype == MLA_Q4X16) return;
     if (t->cols % MLA_GROUP) {
         snprintf(full, sizeof full, "%s%s.weight", prefix, name);
-        j->rc = ck__fail(j->err, MLA_ERR_WEIGHTS, "%s: tensor \"%.99s\": found rows of %d, expected a multiple of %d for %s (or keep %s)",
-                         ckq__file_of(j->c, full), full, t->cols, MLA_GROUP, checkpoint_form_name(form), checkpoint_class_name(k));
+        j->rc = ck__fail(j->err, MLA_ERR_WEIGHTS,
+                         "%s: tensor \"%.99s\": found rows of %d, expected a multiple of %d for %s (or keep %s)",
+                         ckq__file_of(j->c, full), full, t->cols, MLA_GROUP, checkpoint_form_name(form),
+                         checkpoint_class_name(k));
         return;
     }
-    const size_t bytes = mla_dtype_bytes(dtype, (size_t)t->rows * (size_t)t->cols), step = (bytes + CKQ__ALIGN - 1) / CKQ__ALIGN * CKQ__ALIGN;
+    const size_t bytes = mla_dtype_bytes(dtype, (size_t)t->rows * (size_t)t->cols),
+                 step = (bytes + CKQ__ALIGN - 1) / CKQ__ALIGN * CKQ__ALIGN;
     if (step > SIZE_MAX / 2 - j->used) {
         j->rc = ck__no_memory(j->err, "checkpoint_quantize");
         return;
@@ -271,7 +303,8 @@ static void ckq__tensor(ckq__job *j, checkpoint_class k, const char *prefix, con
         item->to = j->memory + j->used;
         item->dtype = dtype;
         *t = mla_view(item->to, dtype, t->rows, t->cols);
-    } else j->total += (double)ckq__bytes(t, t->rows);
+    } else
+        j->total += (double)ckq__bytes(t, t->rows);
     j->n_items++;
     j->used += step;
 }
@@ -327,7 +360,8 @@ static void ckq__visit(ckq__job *j) {
 }
 
 const char *checkpoint_class_name(checkpoint_class k) {
-    static const char *const names[CHECKPOINT_CLASS_COUNT] = {"attn", "kv_b", "dense", "experts", "shared", "head", "embed"};
+    static const char *const names[CHECKPOINT_CLASS_COUNT] = {"attn",   "kv_b", "dense", "experts",
+                                                              "shared", "head", "embed"};
     return (unsigned)k < CHECKPOINT_CLASS_COUNT ? names[k] : "?";
 }
 
@@ -340,9 +374,11 @@ mla_result checkpoint_quantize(checkpoint *c, const checkpoint_quant *how, mla_e
     ckq__job j;
     memset(&j, 0, sizeof j);
     if (!c) return ck__fail(err, MLA_ERR_ARGUMENT, "checkpoint_quantize: the checkpoint is NULL");
-    if (c->memory) return ck__fail(err, MLA_ERR_ARGUMENT, "checkpoint_quantize: this checkpoint has been converted before");
+    if (c->memory)
+        return ck__fail(err, MLA_ERR_ARGUMENT, "checkpoint_quantize: this checkpoint has been converted before");
     if (how) j.how = *how;
-    if (j.how.threads < 0) return ck__fail(err, MLA_ERR_ARGUMENT, "checkpoint_quant.threads: %d is negative", j.how.threads);
+    if (j.how.threads < 0)
+        return ck__fail(err, MLA_ERR_ARGUMENT, "checkpoint_quant.threads: %d is negative", j.how.threads);
     if ((unsigned)j.how.form >= CHECKPOINT_FORM_COUNT)
         return ck__fail(err, MLA_ERR_ARGUMENT, "checkpoint_quant.form: %d is no form", (int)j.how.form);
     if (j.how.form == CHECKPOINT_DEFAULT) j.how.form = CHECKPOINT_Q8;
@@ -366,7 +402,8 @@ mla_result checkpoint_quantize(checkpoint *c, const checkpoint_quant *how, mla_e
     if (j.how.threads <= 0) w.tasks = omp_get_max_threads();
 #endif
     w.rows_bytes = j.rows_bytes;
-    if (w.rows_bytes && w.rows_bytes <= SIZE_MAX / (size_t)w.tasks) w.rows = (unsigned char *)malloc((size_t)w.tasks * w.rows_bytes);
+    if (w.rows_bytes && w.rows_bytes <= SIZE_MAX / (size_t)w.tasks)
+        w.rows = (unsigned char *)malloc((size_t)w.tasks * w.rows_bytes);
     if (bytes) c->memory = malloc(bytes + align);
     j.items = (ckq__item *)calloc(j.n_items, sizeof *j.items);
     if ((bytes && !c->memory) || (w.rows_bytes && !w.rows) || !j.items) {
@@ -374,7 +411,8 @@ mla_result checkpoint_quantize(checkpoint *c, const checkpoint_quant *how, mla_e
         free(w.rows);
         free(j.items);
         c->memory = NULL;
-        return ck__fail(err, MLA_ERR_MEMORY, "checkpoint_quantize: no memory for %zu bytes of converted weights", bytes);
+        return ck__fail(err, MLA_ERR_MEMORY, "checkpoint_quantize: no memory for %zu bytes of converted weights",
+                        bytes);
     }
     if (bytes) j.memory = (unsigned char *)c->memory + (align - (size_t)((uintptr_t)c->memory % align));
 #ifdef MADV_HUGEPAGE

@@ -10,13 +10,12 @@ USE
    token = sampler_next(s, logits, &error);   sampler_accept(s, token);   ...   sampler_destroy(s);
 
 ORDER          As in transformers: repetition penalty, temperature, top-k, top-p, min-p, draw.
-SAME SEED      The same logits and the same seed give the same tokens on every machine and with every compiler: weights are
-               integers, made without libm and without an expression that a compiler may contract, and their sums do not depend on
-               any order. A model's logits are another matter: those of mla.h are the same for any number of threads, but their
-               last bits depend on the instruction set, so the same text on different machines needs the same ISA, too, unless no
-               draw falls into that gap.
-SPEED          Linear in the vocabulary: top-k and top-p select by radix and do not sort.
-THREADS        No globals, no printing. Different samplers may be used by different threads.
+SAME SEED      The same logits and the same seed give the same tokens on every machine and with every compiler: weights
+are integers, made without libm and without an expression that a compiler may contract, and their sums do not depend on
+               any order. A model's logits are another matter: those of mla.h are the same for any number of threads,
+but their last bits depend on the instruction set, so the same text on different machines needs the same ISA, too,
+unless no draw falls into that gap. SPEED          Linear in the vocabulary: top-k and top-p select by radix and do not
+sort. THREADS        No globals, no printing. Different samplers may be used by different threads.
 
 CONTENTS       >>sampler >>stop (the API)   then >>weights >>selection >>choice >>stop-strings
    SPDX-License-Identifier: MIT */
@@ -38,7 +37,7 @@ CONTENTS       >>sampler >>stop (the API)   then >>weights >>selection >>choice 
 extern "C" {
 #endif
 
-/* ---- >>sampler ------------------------------------------------------------------------------------------------------- */
+/* ---- >>sampler --------------------------------------------------------------------------------------------------- */
 
 enum { SAMPLER_MAX_VOCAB = 1 << 22, SAMPLER_MAX_LAST = 1 << 20 };
 
@@ -48,38 +47,41 @@ typedef struct sampler_desc {
     int top_k;             /* the k likeliest, of equals the first; 0, or more than there are: all */
     double top_p;          /* the fewest of the likeliest whose probabilities sum to at least top_p; 0 or 1: all */
     double min_p;          /* those at least min_p times as probable as the likeliest; 0..1 */
-    double
-        repeat_penalty; /* arXiv 1909.05858: logits of tokens seen are divided by it if positive, else multiplied; 0 or 1: none */
+    double repeat_penalty; /* arXiv 1909.05858: logits of tokens seen are divided by it if positive, else multiplied; 0
+                              or 1: none */
     int repeat_last;       /* how many accepted tokens count as seen; 0: 64 */
     uint64_t seed;
 } sampler_desc;
 
 typedef struct sampler sampler;
 
-/* Errors: ARGUMENT (a field out of range, NaN, more than SAMPLER_MAX_VOCAB tokens), MEMORY. desc and err may be NULL. */
+/* Errors: ARGUMENT (a field out of range, NaN, more than SAMPLER_MAX_VOCAB tokens), MEMORY. desc and err may be NULL.
+ */
 SAMPLER_API mla_result sampler_create(sampler **out, int vocab_size, const sampler_desc *desc, mla_error *err);
 SAMPLER_API void sampler_destroy(sampler *s);
-/* The text so far, token by token (the prompt's, and what was generated); only the penalty asks for it. Others than 0..vocab-1
-   are passed over. */
+/* The text so far, token by token (the prompt's, and what was generated); only the penalty asks for it. Others than
+   0..vocab-1 are passed over. */
 SAMPLER_API void sampler_accept(sampler *s, int token);
-/* A token by logits [vocab_size]. -1: a logit is NaN or +infinity, or all are -infinity; a token of logit -infinity is never
-   taken. Tokens less than 2^-40 times as probable as the likeliest are not drawn, either. */
+/* A token by logits [vocab_size]. -1: a logit is NaN or +infinity, or all are -infinity; a token of logit -infinity is
+   never taken. Tokens less than 2^-40 times as probable as the likeliest are not drawn, either. */
 SAMPLER_API int sampler_next(sampler *s, const float *logits, mla_error *err);
-/* Speculative sampling (Leviathan et al., arXiv 2211.17192): guess was drawn by the last sampler_next of draft, by cheaper logits; what
-   sampler_next(s, logits) draws, sampler_verify draws as often, and as many of these are guess as can be. With p and q what s and draft
-   choose from, after all filters of each: it is guess with the probability min(1, p/q), else one of what p has more than q. The two must
-   not draw the same numbers: give them other seeds. -1: as sampler_next; or guess is not of draft's candidates. */
+/* Speculative sampling (Leviathan et al., arXiv 2211.17192): guess was drawn by the last sampler_next of draft, by
+   cheaper logits; what sampler_next(s, logits) draws, sampler_verify draws as often, and as many of these are guess as
+   can be. With p and q what s and draft choose from, after all filters of each: it is guess with the probability min(1,
+   p/q), else one of what p has more than q. The two must not draw the same numbers: give them other seeds. -1: as
+   sampler_next; or guess is not of draft's candidates. */
 SAMPLER_API int sampler_verify(sampler *s, const float *logits, const sampler *draft, int guess, mla_error *err);
 /* s shall have seen what other has: of equal vocab_size and repeat_last. */
 SAMPLER_API void sampler_follow(sampler *s, const sampler *other);
-/* What the last sampler_next or sampler_verify chose from: their number; and the id of the i-th, in ascending order, with a weight (if not NULL) in
-   proportion to its probability. */
+/* What the last sampler_next or sampler_verify chose from: their number; and the id of the i-th, in ascending order,
+   with a weight (if not NULL) in proportion to its probability. */
 SAMPLER_API int sampler_candidates(const sampler *s);
 SAMPLER_API int sampler_candidate(const sampler *s, int i, uint64_t *weight);
 
-/* ---- >>stop ---------------------------------------------------------------------------------------------------------- */
-/* A text comes in pieces of any size; it shall end before the first of some strings in it. Bytes that may yet turn out to be the
-   beginning of such a string are held back. Of several strings that end at the same byte, the longest is taken. */
+/* ---- >>stop ------------------------------------------------------------------------------------------------------ */
+/* A text comes in pieces of any size; it shall end before the first of some strings in it. Bytes that may yet turn out
+   to be the beginning of such a string are held back. Of several strings that end at the same byte, the longest is
+   taken. */
 
 typedef struct stop_scan stop_scan;
 
@@ -87,8 +89,8 @@ typedef struct stop_scan stop_scan;
 SAMPLER_API mla_result stop_create(stop_scan **out, const char *const *strings, int n, mla_error *err);
 SAMPLER_API void stop_destroy(stop_scan *s);
 SAMPLER_API size_t stop_room(const stop_scan *s, size_t n); /* bytes that out must have room for */
-/* Returns the number of bytes written to out: text that is certain. *stopped: 1 if a string was found; then the rest is not
-   text. */
+/* Returns the number of bytes written to out: text that is certain. *stopped: 1 if a string was found; then the rest is
+   not text. */
 SAMPLER_API size_t stop_push(stop_scan *s, const char *bytes, size_t n, char *out, int *stopped);
 SAMPLER_API size_t stop_end(stop_scan *s, char *out); /* the text is over: what was held back; ready for another text */
 
@@ -97,7 +99,8 @@ SAMPLER_API size_t stop_end(stop_scan *s, char *out); /* the text is over: what 
 #endif
 #endif /* SAMPLER_H */
 
-/* ======================================================================================================================= */
+/* =======================================================================================================================
+ */
 #if defined SAMPLER_IMPLEMENTATION && !defined SAMPLER_IMPLEMENTED
 #define SAMPLER_IMPLEMENTED
 
@@ -111,7 +114,8 @@ SAMPLER_API size_t stop_end(stop_scan *s, char *out); /* the text is over: what 
 #if defined __GNUC__
 __attribute__((format(printf, 3, 4)))
 #endif
-static mla_result sampler__fail(mla_error *err, mla_result code, const char *format, ...) {
+static mla_result
+sampler__fail(mla_error *err, mla_result code, const char *format, ...) {
     if (err) {
         va_list args;
         va_start(args, format);
@@ -122,18 +126,19 @@ static mla_result sampler__fail(mla_error *err, mla_result code, const char *for
     return code;
 }
 
-/* ---- >>weights ------------------------------------------------------------------------------------------------------- */
-/* A token's weight is exp((logit - top) / T) as an integer, 2^40 for the likeliest. The difference of two floats in double, times
-   one factor, cut to an integer: single operations of IEEE 754, the same everywhere. From there on all is integer arithmetic.
-   2^40 times 2^22 tokens still fits 63 bits. */
+/* ---- >>weights --------------------------------------------------------------------------------------------------- */
+/* A token's weight is exp((logit - top) / T) as an integer, 2^40 for the likeliest. The difference of two floats in
+   double, times one factor, cut to an integer: single operations of IEEE 754, the same everywhere. From there on all is
+   integer arithmetic. 2^40 times 2^22 tokens still fits 63 bits. */
 
 #define SAMPLER__TOP ((uint64_t)1 << 40)
 enum { SAMPLER__TABLE = 1024, SAMPLER__BINS = 2048 };
 
-/* 2^32 * 2^(-f/2^32) for f in 0..2^32-1, by its power series: coefficients 2^32 (ln 2)^k / k!, alternating. Error: 2^-31. */
+/* 2^32 * 2^(-f/2^32) for f in 0..2^32-1, by its power series: coefficients 2^32 (ln 2)^k / k!, alternating. Error:
+ * 2^-31. */
 static uint64_t sampler__series(uint64_t f) {
-    static const uint32_t c[12] = {0,      2977044472u, 1031764991u, 238388332u, 41309550u, 5726720u,
-                                   661577u, 65510u,     5676u,       437u,       30u,       2u};
+    static const uint32_t c[12] = {0,       2977044472u, 1031764991u, 238388332u, 41309550u, 5726720u,
+                                   661577u, 65510u,      5676u,       437u,       30u,       2u};
     uint64_t p = c[11];
     for (int k = 10; k > 0; k--) p = c[k] - (f * p >> 32);
     return ((uint64_t)1 << 32) - (f * p >> 32);
@@ -148,7 +153,8 @@ static void sampler__fill_table(uint64_t *table) {
 static uint64_t sampler__weight(double below, double scale, const uint64_t *table) {
     const double bits = below * scale;
     if (!(bits < 41.0 * 4294967296.0)) return below == 0 ? SAMPLER__TOP : 0; /* infinity times 0 is no number */
-    const uint64_t t = (uint64_t)(int64_t)bits, f = t & 0x3fffff; /* t = 2^32 n + 2^22 i + f; the weight is 2^(40 - t/2^32) */
+    const uint64_t t = (uint64_t)(int64_t)bits,
+                   f = t & 0x3fffff; /* t = 2^32 n + 2^22 i + f; the weight is 2^(40 - t/2^32) */
     const uint64_t p = ((uint64_t)1 << 32) - (f * (2977044472u - (f * 1031764991u >> 32)) >> 32);
     return (p * (table[t >> 22 & (SAMPLER__TABLE - 1)] >> 2) >> 22) >> (t >> 32);
 }
@@ -162,7 +168,7 @@ static uint64_t sampler__key(float logit, int id) {
     return (uint64_t)bits << 32 | (uint32_t)(INT_MAX - id);
 }
 
-/* ---- >>selection ----------------------------------------------------------------------------------------------------- */
+/* ---- >>selection ------------------------------------------------------------------------------------------------- */
 
 typedef struct sampler__item {
     uint64_t key, weight;
@@ -174,17 +180,17 @@ struct sampler {
     uint64_t random; /* splitmix64's state */
     int *last;       /* ring of accepted tokens [repeat_last], if there is a penalty */
     int n_last, at_last;
-    unsigned char *seen;   /* [vocab], all 0 between calls */
-    float *logits;         /* [vocab], penalised */
-    sampler__item *items;  /* [vocab] those left, in order of id; [1] at temperature 0 */
-    sampler__item *work;   /* [the same] */
+    unsigned char *seen;  /* [vocab], all 0 between calls */
+    float *logits;        /* [vocab], penalised */
+    sampler__item *items; /* [vocab] those left, in order of id; [1] at temperature 0 */
+    sampler__item *work;  /* [the same] */
     uint64_t bins[SAMPLER__BINS], table[SAMPLER__TABLE];
     int n_candidates;
 };
 
-/* The key such that the items with keys at or above it are the fewest, from the largest key down, whose weights (count: whose
-   number) sum to at least target, which is in 1..the sum of all. Digits of 11 bits from the top: each round keeps the items, in
-   work, that share the digit in which the sum is reached. */
+/* The key such that the items with keys at or above it are the fewest, from the largest key down, whose weights (count:
+   whose number) sum to at least target, which is in 1..the sum of all. Digits of 11 bits from the top: each round keeps
+   the items, in work, that share the digit in which the sum is reached. */
 static uint64_t sampler__cut(sampler *s, int n, uint64_t target, int count) {
     const sampler__item *from = s->items;
     uint64_t above = 0;
@@ -219,7 +225,7 @@ static uint64_t sampler__sum(const sampler__item *items, int n) {
     return sum;
 }
 
-/* ---- >>choice -------------------------------------------------------------------------------------------------------- */
+/* ---- >>choice ---------------------------------------------------------------------------------------------------- */
 
 static int sampler__in(double x, double low, double high) { return x >= low && x <= high; } /* not of NaN */
 
@@ -228,14 +234,16 @@ static mla_result sampler__check(sampler_desc *d, int vocab, mla_error *err) {
         return sampler__fail(err, MLA_ERR_ARGUMENT, "sampler_create: vocab_size %d is not in 1..%d", vocab,
                              (int)SAMPLER_MAX_VOCAB);
     if (!sampler__in(d->temperature, 0, 1e6))
-        return sampler__fail(err, MLA_ERR_ARGUMENT, "sampler_desc.temperature: %g is not in 0..1000000", d->temperature);
+        return sampler__fail(err, MLA_ERR_ARGUMENT, "sampler_desc.temperature: %g is not in 0..1000000",
+                             d->temperature);
     if (d->top_k < 0) return sampler__fail(err, MLA_ERR_ARGUMENT, "sampler_desc.top_k: %d is negative", d->top_k);
     if (!sampler__in(d->top_p, 0, 1))
         return sampler__fail(err, MLA_ERR_ARGUMENT, "sampler_desc.top_p: %g is not in 0..1", d->top_p);
     if (!sampler__in(d->min_p, 0, 1))
         return sampler__fail(err, MLA_ERR_ARGUMENT, "sampler_desc.min_p: %g is not in 0..1", d->min_p);
     if (d->repeat_penalty != 0 && !sampler__in(d->repeat_penalty, 0.01, 100))
-        return sampler__fail(err, MLA_ERR_ARGUMENT, "sampler_desc.repeat_penalty: %g is not in 0.01..100", d->repeat_penalty);
+        return sampler__fail(err, MLA_ERR_ARGUMENT, "sampler_desc.repeat_penalty: %g is not in 0.01..100",
+                             d->repeat_penalty);
     if (d->repeat_last < 0 || d->repeat_last > SAMPLER_MAX_LAST)
         return sampler__fail(err, MLA_ERR_ARGUMENT, "sampler_desc.repeat_last: %d is not in 0..%d", d->repeat_last,
                              (int)SAMPLER_MAX_LAST);
@@ -356,7 +364,8 @@ static int sampler__choose(sampler *s, const float *logits, mla_error *err) {
     }
     for (int i = 0; bad; i++)
         if (!(logits[i] <= most)) {
-            sampler__fail(err, MLA_ERR_ARGUMENT, "the logit of token %d is %s", i, logits[i] > 0 ? "infinite" : "not a number");
+            sampler__fail(err, MLA_ERR_ARGUMENT, "the logit of token %d is %s", i,
+                          logits[i] > 0 ? "infinite" : "not a number");
             return 0;
         }
     if (best < 0) {
@@ -390,11 +399,13 @@ int sampler_verify(sampler *s, const float *logits, const sampler *draft, int gu
     double p_guess = 0, q_guess = 0;
     int left = 0;
     if (n == 0) return -1;
-    for (int i = 0, j = 0; i < n; i++) { /* both are in order of id; work: what p has more than q, which is nothing of guess if p < q there */
+    for (int i = 0, j = 0; i < n;
+         i++) { /* both are in order of id; work: what p has more than q, which is nothing of guess if p < q there */
         for (; j < m && sampler__id(&q[j]) < sampler__id(&p[i]); j++)
             if (sampler__id(&q[j]) == guess) q_guess = (double)q[j].weight / q_sum;
         const int same = j < m && sampler__id(&q[j]) == sampler__id(&p[i]);
-        const double here = (double)p[i].weight / p_sum, there = same ? (double)q[j].weight / q_sum : 0, more = here - there;
+        const double here = (double)p[i].weight / p_sum, there = same ? (double)q[j].weight / q_sum : 0,
+                     more = here - there;
         if (sampler__id(&p[i]) == guess) p_guess = here, q_guess = there;
         if (!(more > 0)) continue;
         s->work[left].key = p[i].key, s->work[left].weight = (uint64_t)(more * one);
@@ -403,12 +414,14 @@ int sampler_verify(sampler *s, const float *logits, const sampler *draft, int gu
     for (int j = m - 1; j >= 0 && sampler__id(&q[j]) > sampler__id(&p[n - 1]); j--)
         if (sampler__id(&q[j]) == guess) q_guess = (double)q[j].weight / q_sum;
     if (!(q_guess > 0)) {
-        sampler__fail(err, MLA_ERR_ARGUMENT, "sampler_verify: draft did not choose from what has token %d in it", guess);
+        sampler__fail(err, MLA_ERR_ARGUMENT, "sampler_verify: draft did not choose from what has token %d in it",
+                      guess);
         return -1;
     }
     if (s->how.temperature == 0) return sampler__id(&p[0]);
     if ((double)sampler__below(&s->random, (uint64_t)draws) * q_guess < p_guess * draws) return guess;
-    return left ? sampler__draw(s, s->work, left) : sampler__draw(s, p, n); /* nothing left: p and q are the same but for rounding */
+    return left ? sampler__draw(s, s->work, left)
+                : sampler__draw(s, p, n); /* nothing left: p and q are the same but for rounding */
 }
 
 void sampler_follow(sampler *s, const sampler *other) {
@@ -424,7 +437,7 @@ int sampler_candidate(const sampler *s, int i, uint64_t *weight) {
     return sampler__id(&s->items[i]);
 }
 
-/* ---- >>stop-strings -------------------------------------------------------------------------------------------------- */
+/* ---- >>stop-strings ---------------------------------------------------------------------------------------------- */
 
 struct stop_scan {
     char **strings;
@@ -482,8 +495,9 @@ size_t stop_push(stop_scan *s, const char *bytes, size_t n, char *out, int *stop
             const size_t length = s->lengths[i];
             if (length <= s->n_held && length > found && !memcmp(s->strings[i], s->held + s->n_held - length, length))
                 found = length;
-            size_t k =
-                length - 1 < s->n_held ? length - 1 : s->n_held; /* the most bytes at the end that the string may begin with */
+            size_t k = length - 1 < s->n_held
+                           ? length - 1
+                           : s->n_held; /* the most bytes at the end that the string may begin with */
             while (k > keep && memcmp(s->strings[i], s->held + s->n_held - k, k)) k--;
             if (k > keep) keep = k;
         }

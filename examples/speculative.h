@@ -1,25 +1,27 @@
-/* speculative.h - decodes several tokens in a forward pass, with a model's layers of multi-token prediction; exactly as without.
+/* speculative.h - decodes several tokens in a forward pass, with a model's layers of multi-token prediction; exactly as
+without.
 
 USE
    In exactly one file:      #define SPECULATIVE_IMPLEMENTATION
                              #include "speculative.h"
-   In all others:            #include "speculative.h"         (after mla.h and sampler.h, or with them on the include path)
+   In all others:            #include "speculative.h"         (after mla.h and sampler.h, or with them on the include
+path)
 
    speculation_create(&g, context, cache, &how, &error)            the cache empty, how as the sampler was made with
-   speculation_feed(g, prompt, n, &out, &error);                   as mla_model_forward, for prompts, in calls of any size
-   token = sampler_next(s, logits, &error);                        of the prompt's last token
-   while (sampler_accept(s, token), more) {
-       speculation_run(g, token, s, INT_MAX, &error);              the model on token, and on what may come after it
-       token = speculation_next(g, s, &error);                     as sampler_next
+   speculation_feed(g, prompt, n, &out, &error);                   as mla_model_forward, for prompts, in calls of any
+size token = sampler_next(s, logits, &error);                        of the prompt's last token while (sampler_accept(s,
+token), more) { speculation_run(g, token, s, INT_MAX, &error);              the model on token, and on what may come
+after it token = speculation_next(g, s, &error);                     as sampler_next
    }
-   speculation_settle(g);                                          the cache holds what was fed and run, and nothing else
+   speculation_settle(g);                                          the cache holds what was fed and run, and nothing
+else
 
-HOW            The extra layers guess a token each. One pass of the model over the token and the guesses gives logits for all of
-them; guesses stand as long as the sampler draws them from the model's own logits (sampler_verify), and the rest is cut off from
-               the cache. So the distribution of texts is that of sampler_next, and at temperature 0 the text is the same, but for
-               logits that lie so close together that the rounding of a pass over one token and over several tells them apart.
-CUT            The caller may go on with a token that is not what speculation_next gave, and may stop anywhere.
-THREADS        No globals, no printing.
+HOW            The extra layers guess a token each. One pass of the model over the token and the guesses gives logits
+for all of them; guesses stand as long as the sampler draws them from the model's own logits (sampler_verify), and the
+rest is cut off from the cache. So the distribution of texts is that of sampler_next, and at temperature 0 the text is
+the same, but for logits that lie so close together that the rounding of a pass over one token and over several tells
+them apart. CUT            The caller may go on with a token that is not what speculation_next gave, and may stop
+anywhere. THREADS        No globals, no printing.
 
    SPDX-License-Identifier: MIT */
 
@@ -50,20 +52,23 @@ typedef struct speculation_counts {
 } speculation_counts;
 
 /* For one sequence. context and cache are of model, max_tokens is the context's (desc.max_tokens): at least
-   speculation_least(model). how: as the sampler's; the seed becomes another. Errors: ARGUMENT, MEMORY. err may be NULL, also
-   below. */
-SPECULATIVE_API mla_result speculation_create(speculation **out, const mla_model *model, mla_context *context, int max_tokens,
-                                              mla_cache *cache, const sampler_desc *how, mla_error *err);
+   speculation_least(model). how: as the sampler's; the seed becomes another. Errors: ARGUMENT, MEMORY. err may be NULL,
+   also below. */
+SPECULATIVE_API mla_result speculation_create(speculation **out, const mla_model *model, mla_context *context,
+                                              int max_tokens, mla_cache *cache, const sampler_desc *how,
+                                              mla_error *err);
 SPECULATIVE_API void speculation_destroy(speculation *g);
 SPECULATIVE_API int speculation_least(const mla_model *model);                    /* tokens in a call */
 SPECULATIVE_API double speculation_bytes(const mla_model *model, int max_tokens); /* memory, about */
 
-/* The model on n tokens, at most speculation_chunk(g) of them, and the extra layers after it; what is asked for in out (NULL:
-   nothing) is written as by mla_model_forward, but hidden, which must be NULL. Errors: those of mla_model_forward. */
-SPECULATIVE_API mla_result speculation_feed(speculation *g, const int *tokens, int n, const mla_outputs *out, mla_error *err);
+/* The model on n tokens, at most speculation_chunk(g) of them, and the extra layers after it; what is asked for in out
+   (NULL: nothing) is written as by mla_model_forward, but hidden, which must be NULL. Errors: those of
+   mla_model_forward. */
+SPECULATIVE_API mla_result speculation_feed(speculation *g, const int *tokens, int n, const mla_outputs *out,
+                                            mla_error *err);
 SPECULATIVE_API int speculation_chunk(const speculation *g);
-/* The model on one token, which s has accepted, and on at most `most` guesses as far as the cache has room; if token is a guess
-   that has been run, nothing is left to do. Something must have been fed before. */
+/* The model on one token, which s has accepted, and on at most `most` guesses as far as the cache has room; if token is
+   a guess that has been run, nothing is left to do. Something must have been fed before. */
 SPECULATIVE_API mla_result speculation_run(speculation *g, int token, const sampler *s, int most, mla_error *err);
 /* The token after the one run last: as sampler_next of its logits. -1: as there. */
 SPECULATIVE_API int speculation_next(speculation *g, sampler *s, mla_error *err);
@@ -71,8 +76,8 @@ SPECULATIVE_API const float *
 speculation_logits(const speculation *g); /* [vocab_size], after speculation_run: of the token run last */
 /* Cuts off what nobody has asked to run. */
 SPECULATIVE_API void speculation_settle(speculation *g);
-/* Another text that begins like this one: settles, and forgets the tokens from length on, and a few before, of which the extra
-   layers know what came after. Gives the length that is left, from where to feed. */
+/* Another text that begins like this one: settles, and forgets the tokens from length on, and a few before, of which
+   the extra layers know what came after. Gives the length that is left, from where to feed. */
 SPECULATIVE_API int speculation_truncate(speculation *g, int length);
 SPECULATIVE_API speculation_counts speculation_count(const speculation *g);
 
@@ -81,7 +86,8 @@ SPECULATIVE_API speculation_counts speculation_count(const speculation *g);
 #endif
 #endif /* SPECULATIVE_H */
 
-/* ======================================================================================================================= */
+/* =======================================================================================================================
+ */
 #if defined SPECULATIVE_IMPLEMENTATION && !defined SPECULATIVE_IMPLEMENTED
 #define SPECULATIVE_IMPLEMENTED
 
@@ -89,10 +95,10 @@ SPECULATIVE_API speculation_counts speculation_count(const speculation *g);
 #include <stdlib.h>
 #include <string.h>
 
-/* The window: the last positions of the cache, of which a layer of depth k has rows made with tokens that were only guessed, or
-   none. Of position i it needs the token at i + 1 + k, so that with `known` tokens known after a position, it is k >= known that
-   is in doubt. After a prompt nothing is known after the last position: M positions stay in the window; after a guess, the one
-   token: M - 1, and then come those that the model has run since: 2M at most. */
+/* The window: the last positions of the cache, of which a layer of depth k has rows made with tokens that were only
+   guessed, or none. Of position i it needs the token at i + 1 + k, so that with `known` tokens known after a position,
+   it is k >= known that is in doubt. After a prompt nothing is known after the last position: M positions stay in the
+   window; after a guess, the one token: M - 1, and then come those that the model has run since: 2M at most. */
 struct speculation {
     mla_context *context;
     mla_cache *cache;
@@ -126,28 +132,32 @@ int speculation_least(const mla_model *model) { return 2 * mla_model_config(mode
 double speculation_bytes(const mla_model *model, int max_tokens) {
     const mla_config *c = mla_model_config(model);
     const double M = c->num_nextn_predict_layers, V = c->vocab_size;
-    return 4.0 * (2.0 * max_tokens * c->hidden_size + (M + 2) * V) + M * 32.0 * V; /* samplers have 32 bytes for a token */
+    return 4.0 * (2.0 * max_tokens * c->hidden_size + (M + 2) * V) +
+           M * 32.0 * V; /* samplers have 32 bytes for a token */
 }
 
 void speculation_destroy(speculation *g) {
     if (!g) return;
     for (int i = 0; g->draft && i < g->M; i++) sampler_destroy(g->draft[i]);
-    free((void *)g->draft), free(g->tokens), free(g->hidden), free(g->state), free(g->logits), free((void *)g->hidden_out),
-        free(g->guesses);
+    free((void *)g->draft), free(g->tokens), free(g->hidden), free(g->state), free(g->logits),
+        free((void *)g->hidden_out), free(g->guesses);
     free(g);
 }
 
-mla_result speculation_create(speculation **out, const mla_model *model, mla_context *context, int max_tokens, mla_cache *cache,
-                              const sampler_desc *how, mla_error *err) {
+mla_result speculation_create(speculation **out, const mla_model *model, mla_context *context, int max_tokens,
+                              mla_cache *cache, const sampler_desc *how, mla_error *err) {
     if (out) *out = NULL;
     if (!out || !model || !context || !cache)
         return speculation__fail(err, MLA_ERR_ARGUMENT, "speculation_create: out, model, context or cache is NULL");
     const mla_config *c = mla_model_config(model);
     if (c->num_nextn_predict_layers < 1)
-        return speculation__fail(err, MLA_ERR_ARGUMENT, "speculation_create: the model has no layer of multi-token prediction");
+        return speculation__fail(err, MLA_ERR_ARGUMENT,
+                                 "speculation_create: the model has no layer of multi-token prediction");
     if (max_tokens < speculation_least(model))
-        return speculation__fail(err, MLA_ERR_ARGUMENT, "speculation_create: max_tokens is less than speculation_least");
-    if (mla_cache_length(cache)) return speculation__fail(err, MLA_ERR_ARGUMENT, "speculation_create: the cache is not empty");
+        return speculation__fail(err, MLA_ERR_ARGUMENT,
+                                 "speculation_create: max_tokens is less than speculation_least");
+    if (mla_cache_length(cache))
+        return speculation__fail(err, MLA_ERR_ARGUMENT, "speculation_create: the cache is not empty");
     speculation *g = (speculation *)calloc(1, sizeof *g);
     if (!g) return speculation__fail(err, MLA_ERR_MEMORY, "speculation_create: out of memory");
     g->model = model, g->context = context, g->cache = cache;
@@ -186,7 +196,8 @@ speculation_counts speculation_count(const speculation *g) { return g->counts; }
 static void speculation__keep(speculation *g, int keep) {
     const int gone = g->n > keep ? g->n - keep : 0;
     memmove(g->tokens, g->tokens + gone, (size_t)(g->n - gone) * sizeof *g->tokens);
-    memmove(g->hidden, g->hidden + (size_t)gone * (size_t)g->D, (size_t)(g->n - gone) * (size_t)g->D * sizeof *g->hidden);
+    memmove(g->hidden, g->hidden + (size_t)gone * (size_t)g->D,
+            (size_t)(g->n - gone) * (size_t)g->D * sizeof *g->hidden);
     g->n -= gone;
 }
 
@@ -204,7 +215,8 @@ static mla_result speculation__model(speculation *g, int n, const mla_outputs *a
     return rc;
 }
 
-/* The extra layer on the window, whose tokens are followed by depth + 1 more. logits [vocab] of the last position, or NULL. */
+/* The extra layer on the window, whose tokens are followed by depth + 1 more. logits [vocab] of the last position, or
+ * NULL. */
 static mla_result speculation__ahead(speculation *g, int depth, float *logits, mla_error *err) {
     float *hidden[2] = {NULL, g->state};
     mla_sequence sequence;
@@ -213,7 +225,8 @@ static mla_result speculation__ahead(speculation *g, int depth, float *logits, m
     sequence.cache = g->cache, sequence.n_tokens = g->n, out.hidden = hidden, out.logits = logits;
     g->counts.bytes += mla_mtp_bytes(g->model, depth, g->n);
     return speculation__of(
-        g, mla_mtp_forward(g->context, depth, &sequence, 1, g->tokens + 1 + depth, depth ? g->state : g->hidden, &out), err);
+        g, mla_mtp_forward(g->context, depth, &sequence, 1, g->tokens + 1 + depth, depth ? g->state : g->hidden, &out),
+        err);
 }
 
 void speculation_settle(speculation *g) {
@@ -235,8 +248,9 @@ int speculation_truncate(speculation *g, int length) {
 
 mla_result speculation_feed(speculation *g, const int *tokens, int n, const mla_outputs *out, mla_error *err) {
     if (!tokens || n < 1 || n > speculation_chunk(g) || (out && out->hidden))
-        return speculation__fail(err, MLA_ERR_ARGUMENT,
-                                 "speculation_feed: tokens is NULL, n is not in 1..speculation_chunk, or out.hidden is not NULL");
+        return speculation__fail(
+            err, MLA_ERR_ARGUMENT,
+            "speculation_feed: tokens is NULL, n is not in 1..speculation_chunk, or out.hidden is not NULL");
     speculation_settle(g);
     g->n_guesses = g->at = g->ran = 0;
     memcpy(g->tokens + g->n, tokens, (size_t)n * sizeof *tokens);

@@ -10,7 +10,7 @@
 #include <string.h>
 #include <time.h>
 
-/* ---- the pool: threads that wait for tasks, take them one by one, and say when the last one is done ------------------- */
+/* ---- the pool: threads that wait for tasks, take them one by one, and say when the last one is done -------------- */
 
 typedef struct pool {
     pthread_mutex_t lock;
@@ -75,17 +75,46 @@ static int pool_open(pool *p, int threads) { /* the caller is one of them */
     return 0;
 }
 
-/* ---- a model of random weights ---------------------------------------------------------------------------------------- */
+/* ---- a model of random weights ----------------------------------------------------------------------------------- */
 
-enum { VOCAB = 2000, D = 512, LAYERS = 3, H = 8, Q = 96, R = 128, N = 48, P = 32, V = 48, E = 16, K = 4, I = 160, DENSE = 1024 };
+enum {
+    VOCAB = 2000,
+    D = 512,
+    LAYERS = 3,
+    H = 8,
+    Q = 96,
+    R = 128,
+    N = 48,
+    P = 32,
+    V = 48,
+    E = 16,
+    K = 4,
+    I = 160,
+    DENSE = 1024
+};
 enum { PROMPT = 100, STEPS = 20 };
 
 static const mla_config config = {
-    .vocab_size = VOCAB, .hidden_size = D, .num_hidden_layers = LAYERS, .intermediate_size = DENSE,
-    .num_attention_heads = H, .q_lora_rank = Q, .kv_lora_rank = R, .qk_nope_head_dim = N, .qk_rope_head_dim = P, .v_head_dim = V,
-    .n_routed_experts = E, .num_experts_per_tok = K, .moe_intermediate_size = I, .n_shared_experts = 1,
-    .n_group = 4, .topk_group = 2, .topk_method = MLA_TOPK_NOAUX_TC, .scoring_func = MLA_SCORING_SIGMOID,
-    .norm_topk_prob = 1, .routed_scaling_factor = 2.5f,
+    .vocab_size = VOCAB,
+    .hidden_size = D,
+    .num_hidden_layers = LAYERS,
+    .intermediate_size = DENSE,
+    .num_attention_heads = H,
+    .q_lora_rank = Q,
+    .kv_lora_rank = R,
+    .qk_nope_head_dim = N,
+    .qk_rope_head_dim = P,
+    .v_head_dim = V,
+    .n_routed_experts = E,
+    .num_experts_per_tok = K,
+    .moe_intermediate_size = I,
+    .n_shared_experts = 1,
+    .n_group = 4,
+    .topk_group = 2,
+    .topk_method = MLA_TOPK_NOAUX_TC,
+    .scoring_func = MLA_SCORING_SIGMOID,
+    .norm_topk_prob = 1,
+    .routed_scaling_factor = 2.5f,
 };
 
 static float *blocks[64 + 3 * E * LAYERS]; /* all memory of the weights, to be freed at the end */
@@ -140,7 +169,7 @@ static void random_weights(mla_weights *w, mla_layer_weights *layers, mla_mlp_we
     }
 }
 
-/* ---- the same prompt and steps with any number of threads ------------------------------------------------------------- */
+/* ---- the same prompt and steps with any number of threads -------------------------------------------------------- */
 
 static double now(void) {
     struct timespec t;
@@ -172,8 +201,8 @@ static void generate(const mla_model *model, int threads, float *logits /* [1 + 
         if (step == 0) seconds[0] = now() - start, start = now();
     }
     seconds[1] = now() - start;
-    printf("%d thread%s  prompt of %d tokens %7.2f ms   one more token %6.3f ms\n", threads, threads == 1 ? ": " : "s:", PROMPT,
-           1e3 * seconds[0], 1e3 * seconds[1] / STEPS);
+    printf("%d thread%s  prompt of %d tokens %7.2f ms   one more token %6.3f ms\n", threads,
+           threads == 1 ? ": " : "s:", PROMPT, 1e3 * seconds[0], 1e3 * seconds[1] / STEPS);
     mla_cache_destroy(cache), mla_context_destroy(context);
     pool_close(&p);
 }

@@ -1,32 +1,35 @@
-/* tokenizer.h - text to token ids and back: byte-level BPE as a Hugging Face tokenizer.json of the DeepSeek family describes it.
+/* tokenizer.h - text to token ids and back: byte-level BPE as a Hugging Face tokenizer.json of the DeepSeek family
+describes it.
 
 USE
    In exactly one file:      #define TOKENIZER_IMPLEMENTATION
                              #include "tokenizer.h"
-   In all others:            #include "tokenizer.h"        (json_* of checkpoint.h must be implemented somewhere in the program)
+   In all others:            #include "tokenizer.h"        (json_* of checkpoint.h must be implemented somewhere in the
+program)
 
    tokenizer *t;
    if (tokenizer_open(&t, "DeepSeek-V3/tokenizer.json", &error)) puts(error.text);
    n = tokenizer_encode(t, text, strlen(text), TOKENIZER_SPECIAL, ids, capacity);  ...  tokenizer_close(t);
 
-STEPS          1. Bytes that are no UTF-8 become U+FFFD, one for each maximal part of a character, as in JavaScript and Rust.
-               2. Added tokens are found: first those with "normalized": false, then in what is left the others; leftmost,
-                  longest.
+STEPS          1. Bytes that are no UTF-8 become U+FFFD, one for each maximal part of a character, as in JavaScript and
+Rust.
+               2. Added tokens are found: first those with "normalized": false, then in what is left the others;
+leftmost, longest.
                3. The pre-tokenizers cut what is left into words, each cutting the pieces of the one before.
-               4. In a word of bytes the two neighbours with the lowest merge are merged, the leftmost first, until no merge fits.
-               Source: the Rust crate `tokenizers` 0.23; the ids are the same (tests/tokenizer/run.sh compares).
-READ           normalizer: none. pre_tokenizer: Sequence of Split, Digits and, as the last, ByteLevel. model: BPE. added_tokens:
-               with lstrip, rstrip, normalized, special. post_processor: none, ByteLevel, TemplateProcessing, Sequence.
-               decoder: ByteLevel.
-REGEX          There is no engine for regular expressions. Split knows three kinds (>>regex): the long one of DeepSeek-V3; a class
-               with an optional space before it and + or {1,n} behind it, which is all that DeepSeek-V2 and V3 have besides; \s+$.
-STRICT         Whatever else the file asks for (another model, normalizer, regex, single_word, dropout, ...) is refused by name.
-UNICODE        \p{L} \p{M} \p{N} \p{P} \p{S} and \s are those of Unicode 16.0, as in the crate's regular expressions; its Digits
-               follow Unicode 17.0, which has 13 more.
-TIME           Linear in the text, but for a word of n bytes n log n.
-THREADS        No globals, no printing. Any number of threads may read one tokenizer at once.
+               4. In a word of bytes the two neighbours with the lowest merge are merged, the leftmost first, until no
+merge fits. Source: the Rust crate `tokenizers` 0.23; the ids are the same (tests/tokenizer/run.sh compares). READ
+normalizer: none. pre_tokenizer: Sequence of Split, Digits and, as the last, ByteLevel. model: BPE. added_tokens: with
+lstrip, rstrip, normalized, special. post_processor: none, ByteLevel, TemplateProcessing, Sequence. decoder: ByteLevel.
+REGEX          There is no engine for regular expressions. Split knows three kinds (>>regex): the long one of
+DeepSeek-V3; a class with an optional space before it and + or {1,n} behind it, which is all that DeepSeek-V2 and V3
+have besides; \s+$. STRICT         Whatever else the file asks for (another model, normalizer, regex, single_word,
+dropout, ...) is refused by name. UNICODE        \p{L} \p{M} \p{N} \p{P} \p{S} and \s are those of Unicode 16.0, as in
+the crate's regular expressions; its Digits follow Unicode 17.0, which has 13 more. TIME           Linear in the text,
+but for a word of n bytes n log n. THREADS        No globals, no printing. Any number of threads may read one tokenizer
+at once.
 
-CONTENTS       >>tokenizer (the API)   then >>errors >>utf8 >>unicode >>types >>regex >>scanners >>merging >>encoder >>decoder
+CONTENTS       >>tokenizer (the API)   then >>errors >>utf8 >>unicode >>types >>regex >>scanners >>merging >>encoder
+>>decoder
                >>reader
    SPDX-License-Identifier: MIT */
 
@@ -47,51 +50,59 @@ CONTENTS       >>tokenizer (the API)   then >>errors >>utf8 >>unicode >>types >>
 extern "C" {
 #endif
 
-/* ---- >>tokenizer ----------------------------------------------------------------------------------------------------- */
+/* ---- >>tokenizer ------------------------------------------------------------------------------------------------- */
 
 typedef struct tokenizer tokenizer;
 
-/* The tokenizer.json at path, or its text (label stands for the file's name in messages). A call that fails sets *out to NULL; err
-   may be NULL. Errors: ARGUMENT (a null pointer, a file that cannot be read), CONFIG (not JSON, or contradicts itself), UNSUPPORTED
-   (a name that this reader does not know), MEMORY. */
+/* The tokenizer.json at path, or its text (label stands for the file's name in messages). A call that fails sets *out
+   to NULL; err may be NULL. Errors: ARGUMENT (a null pointer, a file that cannot be read), CONFIG (not JSON, or
+   contradicts itself), UNSUPPORTED (a name that this reader does not know), MEMORY. */
 TOKENIZER_API mla_result tokenizer_open(tokenizer **out, const char *path, mla_error *err);
-TOKENIZER_API mla_result tokenizer_parse(tokenizer **out, const char *json, size_t n, const char *label, mla_error *err);
-TOKENIZER_API void tokenizer_close(tokenizer *t); /* NULL is fine */
+TOKENIZER_API mla_result tokenizer_parse(tokenizer **out, const char *json, size_t n, const char *label,
+                                         mla_error *err);
+TOKENIZER_API void tokenizer_close(tokenizer *t);     /* NULL is fine */
 TOKENIZER_API int tokenizer_size(const tokenizer *t); /* ids are 0..size-1 (some may be unused) */
 
 enum {
-    TOKENIZER_SPECIAL = 1, /* add what the post-processor adds: begin of sentence ... (DeepSeek-V3's file adds nothing) */
-    TOKENIZER_PLAIN = 2    /* for what a user types: added tokens that are special, or written <...>, are text, not tokens. (V3's
-                              <|User|> is not marked as special; other added tokens, such as V2's letters, stay tokens.) */
+    TOKENIZER_SPECIAL =
+        1, /* add what the post-processor adds: begin of sentence ... (DeepSeek-V3's file adds nothing) */
+    TOKENIZER_PLAIN =
+        2 /* for what a user types: added tokens that are special, or written <...>, are text, not tokens. (V3's
+             <|User|> is not marked as special; other added tokens, such as V2's letters, stay tokens.) */
 };
 
-/* Encodes n bytes (any bytes, NUL among them). ids may be NULL to count. Returns the number of ids (which may exceed capacity: then
-   only the first `capacity` are written), or -1: out of memory, or t is NULL. At most n ids, but 3 for a byte that is no UTF-8, and
-   those of TOKENIZER_SPECIAL. */
-TOKENIZER_API int64_t tokenizer_encode(const tokenizer *t, const char *text, size_t n, unsigned flags, int *ids, size_t capacity);
+/* Encodes n bytes (any bytes, NUL among them). ids may be NULL to count. Returns the number of ids (which may exceed
+   capacity: then only the first `capacity` are written), or -1: out of memory, or t is NULL. At most n ids, but 3 for a
+   byte that is no UTF-8, and those of TOKENIZER_SPECIAL. */
+TOKENIZER_API int64_t tokenizer_encode(const tokenizer *t, const char *text, size_t n, unsigned flags, int *ids,
+                                       size_t capacity);
 
-/* The bytes that an id stands for (byte-level decoding undone; an added token's content as written); NULL: no such id. */
+/* The bytes that an id stands for (byte-level decoding undone; an added token's content as written); NULL: no such id.
+ */
 TOKENIZER_API const char *tokenizer_bytes(const tokenizer *t, int id, size_t *length);
 TOKENIZER_API int tokenizer_is_special(const tokenizer *t, int id); /* as the file marks it */
-/* The added token with that content, else the vocabulary entry as the file spells it (a space is written U+0120); -1: none. */
+/* The added token with that content, else the vocabulary entry as the file spells it (a space is written U+0120); -1:
+ * none. */
 TOKENIZER_API int tokenizer_find(const tokenizer *t, const char *content);
 
-/* Streaming output: takes bytes as they come, gives out whole UTF-8 characters only; bytes that can be no character come out as
-   U+FFFD, so that the output is the same however the input is cut. Zero-initialise. */
+/* Streaming output: takes bytes as they come, gives out whole UTF-8 characters only; bytes that can be no character
+   come out as U+FFFD, so that the output is the same however the input is cut. Zero-initialise. */
 typedef struct tokenizer_stream {
     unsigned char held[4];
     int n;
 } tokenizer_stream;
 /* out: room for 3 * (n + 4). Both return the bytes written. */
 TOKENIZER_API size_t tokenizer_stream_push(tokenizer_stream *s, const char *bytes, size_t n, char *out);
-TOKENIZER_API size_t tokenizer_stream_end(tokenizer_stream *s, char *out); /* what is held back, as U+FFFD; out: room for 12 */
+TOKENIZER_API size_t tokenizer_stream_end(tokenizer_stream *s,
+                                          char *out); /* what is held back, as U+FFFD; out: room for 12 */
 
 #ifdef __cplusplus
 }
 #endif
 #endif /* TOKENIZER_H */
 
-/* ======================================================================================================================= */
+/* =======================================================================================================================
+ */
 #if defined TOKENIZER_IMPLEMENTATION && !defined TOKENIZER_IMPLEMENTED
 #define TOKENIZER_IMPLEMENTED
 
@@ -101,12 +112,13 @@ TOKENIZER_API size_t tokenizer_stream_end(tokenizer_stream *s, char *out); /* wh
 #include <stdlib.h>
 #include <string.h>
 
-/* ---- >>errors -------------------------------------------------------------------------------------------------------- */
+/* ---- >>errors ---------------------------------------------------------------------------------------------------- */
 
 #if defined __GNUC__
 __attribute__((format(printf, 3, 4)))
 #endif
-static mla_result tok__fail(mla_error *err, mla_result code, const char *format, ...) {
+static mla_result
+tok__fail(mla_error *err, mla_result code, const char *format, ...) {
     if (err) {
         va_list args;
         va_start(args, format);
@@ -119,10 +131,11 @@ static mla_result tok__fail(mla_error *err, mla_result code, const char *format,
     return code;
 }
 
-/* ---- >>utf8 ---------------------------------------------------------------------------------------------------------- */
+/* ---- >>utf8 ------------------------------------------------------------------------------------------------------ */
 
-/* Bytes of the character at s (n > 0), or of the longest beginning of one (a "maximal subpart"; at least 1) and then *whole is 0,
-   or -1 if the text ends within what may become one. Overlong forms, surrogates and what lies past U+10FFFF are no characters. */
+/* Bytes of the character at s (n > 0), or of the longest beginning of one (a "maximal subpart"; at least 1) and then
+   *whole is 0, or -1 if the text ends within what may become one. Overlong forms, surrogates and what lies past
+   U+10FFFF are no characters. */
 static size_t tok__utf8(const unsigned char *s, size_t n, int *whole) {
     const unsigned char c = s[0];
     const unsigned lo = c == 0xE0 ? 0xA0 : c == 0xF0 ? 0x90 : 0x80, hi = c == 0xED ? 0x9F : c == 0xF4 ? 0x8F : 0xBF;
@@ -149,61 +162,117 @@ static uint32_t tok__next(const unsigned char *s, size_t *at) {
     return (c[0] & 0x07u) << 18 | (c[1] & 0x3Fu) << 12 | (c[2] & 0x3Fu) << 6 | (c[3] & 0x3Fu);
 }
 
-/* ---- >>unicode ------------------------------------------------------------------------------------------------------- */
-/* The class of every code point from 0 on, as runs of a letter and a length. l m n p s: \p{L} and so on; w: \s; d: what only
-   Digits takes for a digit; o: all else. Made by tests/tokenizer/unicode.js. */
+/* ---- >>unicode --------------------------------------------------------------------------------------------------- */
+/* The class of every code point from 0 on, as runs of a letter and a length. l m n p s: \p{L} and so on; w: \s; d: what
+   only Digits takes for a digit; o: all else. Made by tests/tokenizer/unicode.js. */
 
 static const char *const tok__unicode[] = {
-    "o9w5o18w1p3s1p6s1p4n10p2s3p2l26p3s1p1s1l26p1s1p1s1o6w1o26w1p1s5p1s2l1p1s1o1s4n2s1l1p2s1n1l1p1n3p1l23s1l31s1l458s4l12s14",
-    "l5s7l1s1l1s17m112l5s1l2o2l4p1l1o4s2l1p1l3o1l1o1l20o1l83s1l139s1m7l166o1l38o2l1p6l41p2o2s3o1m45p1m1p1m2p1m2p1m1o8l27o4l4",
-    "p2o17s3p2s1p2s2m11p1o1p3l43m21n10p4l2m1l99p1l1m7o1s1m6l2m2s1m4l2n10l3s2l1p14o2l1m1l30m27o2l89m11l1o14n10l33m9l2s1p3l1o2",
-    "m1s2l22m4l1m9l1m3l1m5o2p15o1l25m3o2p1o1l11o5l24s1l6o8m9l42m24o1m33l54m3l1m18l1m7l10m2p2n10p1l16m3o1l8o2l2o2l22o1l7o1l1o3",
-    "l4o2m1l1m7o2m2o2m3l1o8m1o4l2o1l3m2o2n10l2s2n6s2l1p1m1o2m3o1l6o4l2o2l22o1l7o1l2o1l2o1l2o2m1o1m5o4m2o2m3o3m1o7l4o1l1o7n10",
-    "m2l3m1p1o10m3o1l9o1l3o1l22o1l7o1l2o1l5o2m1l1m8o1m3o1m3o2l1o15l2m2o2n10p1s1o7l1m6o1m3o1l8o2l2o2l22o1l7o1l2o1l5o2m1l1m7o2",
-    "m2o2m3o7m3o4l2o1l3m2o2n10s1l1n6o10m1l1o1l6o3l3o1l4o3l2o1l1o1l2o3l2o3l3o3l12o4m5o3m3o1m4o2l1o6m1o14n13s8o5m5l8o1l3o1l23o1",
-    "l16o2m1l1m7o1m3o1m4o7m2o1l3o2l1o2l2m2o2n10o7p1n7s1l1m3p1l8o1l3o1l23o1l10o1l5o2m1l1m7o1m3o1m4o7m2o6l2o1l2m2o2n10o1l2m1o12",
-    "m4l9o1l3o1l41m2l1m7o1m3o1m4l1s1o4l3m1n7l3m2o2n19s1l6o1m3o1l18o3l24o1l9o1l1o2l7o3m1o4m6o1m1o1m8o6n10o2m2p1o12l48m1l2m7o4",
-    "s1l7m8p1n10p2o37l2o1l1o1l5o1l24o1l1o1l10m1l2m9l1o2l5o1l1o1m7o1n10o2l4o32l1s3p15s1p1s3m2s6n20s1m1s1m1s1m1p4m2l8o1l36o4m20",
-    "p1m2l5m11o1m36o1s8m1s6o1s2p5s4p2o37l43m20l1n10p6l6m4l4m3l1m3l2m7l3m4l13m12l1m1n10m4s2l38o1l1o5l1o2l43p1l333o1l4o2l7o1l1",
-    "o1l4o2l41o1l4o2l33o1l4o2l7o1l1o1l4o2l15o1l57o1l4o2l67o2m3p9n20o3l16s10o6l86o2l6o2p1l620s1p1l17w1l26p2o3l75p3n3l8o7l18m4",
-    "o9l19m3p2o9l18m2o12l13o1l3o1m2o12l52m32p3l1p3s1l1m1o2n10o6n10o6p11m3o1m1n10o6l89o7l5m2l34m1l1o5l70o10l31o1m12o4m12o4s1o3",
-    "p2n10l30o2l5o11l44o4l26o6n11o3s34l23m5o2p2l53m10o1m29o2m1n10o6n10o6p7l1p6o2m31o49m5l47m17l8o1p2n10p7s10m9s9p3m3l30m13l2",
-    "n10l44m14o8p4l36m20o3p5n10o3l3n10l36p2l11o5l43o2l3p8o8m3p1m21l4m1l6m1l2m3l1o5l192m64l278o2l6o2l38o2l6o2l8o1l1o1l1o1l1o1",
-    "l31o2l53o1l7s1l1s3l3o1l7s3l4o2l6o1s3l13s3o2l3o1l7s2o1w11o5p24w2o5w1p20s1p13s1p12w1o16n1l1o2n6s3p2l1n10s3p2o1l13o3s33o15",
-    "m33o15s2l1s4l1s2l10s1l1s3l5s6l1s1l1s1l1s1l4s1l11s2l4s5l5s4l1s1n51l2n5s2o4s376p4s29p2s255o22s11o21n60s78n22s616p14n30s49",
-    "p2s31p10s403p22s63p4s32p2s374o2s32o1s105l229s6l4m3l2o5p4n1p2l38o1l1o5l1o2l56o7l1p1o14m1l23o9l7o1l7o1l7o1l7o1l7o1l7o1l7o1",
-    "l7o1m32p47l1p32s2p12o34s26o1s89o12s214o26s16w1p3s1l2n1p10s2p12s1n9m6p1l5s2n3l2p1s2o1l86o2m2s2l3p1l90p1l4o5l43o1l94o1s2n4",
-    "s10l32s38o9s1l16s31o1n10s30n8s1n15s32n10s39n15s320l6592s64l22157o3s55o9l46p2l269p3l16n10l2o20l47m4p1m10p1l31m2l70n10m2p6",
-    "o8s23l9s2l103s2l67o2l2o1l1o1l8o21l16m1l3m1l4m1l23m5s4m1o3n6s4o6l52p4o8m2l50m18o8p2n10o6m18l6p3l1p1l2m1n10l28m8p2l23m13",
-    "o11p1l29o3m4l47m14p13o1l1n10o4p2l5m1l10n10l5o1l41m14o9l3m1l8m2o2n10o2p4l23s3l1m3l50m1l1m3l2m2l5m2l1m1l1o24l3p2l11m5p2l3",
-    "m2o10l6o2l6o2l6o9l7o1l7o1l43s1l14s2o4l115m8p1m2o2n10o6l11172o12l23o4l49o8452l366o2l106o38l7o12l5o5l1m1l10s1l13o1l5o1l1o1",
-    "l2o1l2o1l108s17o16l363p2s16l64o2l54o7s1o32l12s4m16p10o6m16p35o1p14s1p1s3o1p1s1p2o4l5o1l135o4p3s1p6s1p4n10p2s3p2l26p3s1p1",
-    "s1l26p1s1p1s1p7l89o3l6o2l6o2l6o2l3o3s7o1s7o13s2o2l12o1l26o1l19o1l2o1l15o2l14o34l123o5p3o4n45o3s9n57s17n2s3o1s13o3s1o47",
-    "s45m1o130l29o3l49o15m1n27o4l32n4o9l20n1l8n1o5l38m5o5l30o1p1l36o4l8p1n5o42l158o2n10o6l36o4l36o4l40o8l52o11p1l11o1l15o1l7",
-    "o1l2o1l11o1l15o1l7o1l2o3l52o12l311o9l22o10l8o24l6o1l42o1l9o69l6o2l1o1l44o1l2o3l1o2l23o1p1n8l23s2n7l31o8n9o48l19o1l2o5n5",
-    "l22n6o3p1l26o5p1o64l56o4n2l2n16o2n46l1m3o1m2o5m4l4o1l3o1l29o2m3o4m1n9o7p9o7l29n2p1l29n3o32l8s1l28m2o4n5p7o9l54o3p7l22o2",
-    "n8l19o5n8l18o7p4o12n7o80l73o55l51o13l51o7n6l36m4o8n10o6n10l28o3m5p1l23o8s2o208n31o1l42o1m2p1o2l2o16l3o55m4l29n10l1o8l22",
-    "m11n4p5o22l18m4p4o38l21n7o20l23o9m3l53m15p7o4n30m1l2m2l1o9m4l45m11p2o1p4m1o13l25o7n10o6m3l36m14o1n10p4l1m2l1o8l35m1p2l1",
-    "o9m3l48m14l4p4m4p1m2n10l1p1l1p3o1n20o11l18o1l25m12p6m1l2m1o62l7o1l1o1l4o1l15o1l10p1o6l47m12o5n10o6m4o1l8o2l2o2l22o1l7o1",
-    "l2o1l5o1m2l1m7o2m2o2m3o2l1o6m1o5l5m2o2m7o3m5o11l10o1l1o2l1o1l38o1l1m9o1m1o2m1o1m4o1m5l1m1l1p2o1p2o8m2o29l53m18l4p5n10p2",
-    "o1p1m1l3o30l48m20l2p1l1o8n10o166l47m7o2m9p23l4m2o34l48m17p3l1o11n10o6p13o19l43m13l1p1o6n10o6n20o28l27o2m15o4n12p3s1l7",
-    "o185l44m15p1o100l64n19o12l8o2l1o2l8o1l2o1l24m6o1m2o2m4l1m1l1m2p3o9n10o70l8o2l39m7o2m7l1p1l1m1o27l1m10l40m7l1m4p8m1o8l1",
-    "m11l46m16p3l1p5o13l73o7p10o182l33p1o14n10o6l9o1l37m8o1m8l1p5o10n29o3p2l30o2m22o1m14o73l7o1l2o1l38m6o3m1o1m2o1m7l1m1o8n10",
-    "o6l6o1l2o1l32m5o1m2o1m5l1o7n10o54d10o246l19m4p2o7m2l1m1l13o1l34m7o3m5p13n10m1o85l1o15n21s29o13p1l922o102n111o1p5o11l196",
-    "o2636l97p2o13l1072o16m1l6m15o10l3995o5l583o6841l30m18n10o1734l569o7l31o1n10o4p2l79o1n10o6l30o2m5p1o10l48m7p5s4l4p1s1o10",
-    "n10o1n7o1l21o5l19o432l45p3n10o198l64n23p4o101l75o4m1l1m55o7m4l13o64l2p1l1m1o11m2o2d3o9l6136o8l1238o41l10o8935l4o1l7o1l2",
-    "o1l291o15l1o29l3o2l1o14l4o8l396o2308l107o5l13o3l9o7l10o2s1m2p1o3936s240n10o6s436o76m46o2m23o9s116o60s246o10s39o2s60m5s3",
-    "m6o8m8s2m7s30m4s61o21s66m3s1o122n20o12n20o12s87o9n25o135l85o1l71o1l2o2l1o2l2o2l4o1l12o1l1o1l7o1l65o1l4o2l8o1l7o1l28o1l4",
-    "o1l5o1l1o3l7o1l340o2l25s1l25s1l31s1l25s1l31s1l25s1l31s1l25s1l31s1l25s1l8o2n50s512m55s4m50s8m1s14m1s2p5o15m5o1m15o1104l31",
-    "o6l6o213m7o1m17o2m7o1m2o1m5o5l62o33m1o112l45o3m7l7o2n10o4l1s1o320l30m1o17l44m4n10o5s1o464l28m4n10o214l30m2l1n10o4p1o480",
-    "l7o1l4o1l2o1l15o1l197o2n9m7o41l68m7l1o4n10o4p2o785n59s1n3s1n4o76n45s1n15o194l4o1l27o1l2o1l1o2l1o1l10o1l4o1l1o1l1o6l1o4l1",
-    "o1l1o1l1o1l3o1l2o1l1o2l1o1l1o1l1o1l1o1l1o1l2o1l1o2l4o1l7o1l4o1l4o1l1o1l10o1l17o5l3o1l5o1l17o52s2o270s44o4s100o12s15o2s15",
-    "o1s15o1s37o10n13s161o56s29o13s44o4s9o7s2o14s6o154s984o4s17o3s13o3s119o4s95o6s12o4s1o15s12o4s56o8s10o6s40o8s30o2s12o4s2",
-    "o62s340o12s14o2s13o3s10o5s56o7s15o2s11o6s9o7s147o1s92n10o1030l42720o32l4154o6l222o2l5762o14l7473o15l622o2466l542o1506",
+    "o9w5o18w1p3s1p6s1p4n10p2s3p2l26p3s1p1s1l26p1s1p1s1o6w1o26w1p1s5p1s2l1p1s1o1s4n2s1l1p2s1n1l1p1n3p1l23s1l31s1l458s4l"
+    "12s14",
+    "l5s7l1s1l1s17m112l5s1l2o2l4p1l1o4s2l1p1l3o1l1o1l20o1l83s1l139s1m7l166o1l38o2l1p6l41p2o2s3o1m45p1m1p1m2p1m2p1m1o8l2"
+    "7o4l4",
+    "p2o17s3p2s1p2s2m11p1o1p3l43m21n10p4l2m1l99p1l1m7o1s1m6l2m2s1m4l2n10l3s2l1p14o2l1m1l30m27o2l89m11l1o14n10l33m9l2s1p"
+    "3l1o2",
+    "m1s2l22m4l1m9l1m3l1m5o2p15o1l25m3o2p1o1l11o5l24s1l6o8m9l42m24o1m33l54m3l1m18l1m7l10m2p2n10p1l16m3o1l8o2l2o2l22o1l7"
+    "o1l1o3",
+    "l4o2m1l1m7o2m2o2m3l1o8m1o4l2o1l3m2o2n10l2s2n6s2l1p1m1o2m3o1l6o4l2o2l22o1l7o1l2o1l2o1l2o2m1o1m5o4m2o2m3o3m1o7l4o1l1"
+    "o7n10",
+    "m2l3m1p1o10m3o1l9o1l3o1l22o1l7o1l2o1l5o2m1l1m8o1m3o1m3o2l1o15l2m2o2n10p1s1o7l1m6o1m3o1l8o2l2o2l22o1l7o1l2o1l5o2m1l"
+    "1m7o2",
+    "m2o2m3o7m3o4l2o1l3m2o2n10s1l1n6o10m1l1o1l6o3l3o1l4o3l2o1l1o1l2o3l2o3l3o3l12o4m5o3m3o1m4o2l1o6m1o14n13s8o5m5l8o1l3o"
+    "1l23o1",
+    "l16o2m1l1m7o1m3o1m4o7m2o1l3o2l1o2l2m2o2n10o7p1n7s1l1m3p1l8o1l3o1l23o1l10o1l5o2m1l1m7o1m3o1m4o7m2o6l2o1l2m2o2n10o1l"
+    "2m1o12",
+    "m4l9o1l3o1l41m2l1m7o1m3o1m4l1s1o4l3m1n7l3m2o2n19s1l6o1m3o1l18o3l24o1l9o1l1o2l7o3m1o4m6o1m1o1m8o6n10o2m2p1o12l48m1l"
+    "2m7o4",
+    "s1l7m8p1n10p2o37l2o1l1o1l5o1l24o1l1o1l10m1l2m9l1o2l5o1l1o1m7o1n10o2l4o32l1s3p15s1p1s3m2s6n20s1m1s1m1s1m1p4m2l8o1l3"
+    "6o4m20",
+    "p1m2l5m11o1m36o1s8m1s6o1s2p5s4p2o37l43m20l1n10p6l6m4l4m3l1m3l2m7l3m4l13m12l1m1n10m4s2l38o1l1o5l1o2l43p1l333o1l4o2l"
+    "7o1l1",
+    "o1l4o2l41o1l4o2l33o1l4o2l7o1l1o1l4o2l15o1l57o1l4o2l67o2m3p9n20o3l16s10o6l86o2l6o2p1l620s1p1l17w1l26p2o3l75p3n3l8o7"
+    "l18m4",
+    "o9l19m3p2o9l18m2o12l13o1l3o1m2o12l52m32p3l1p3s1l1m1o2n10o6n10o6p11m3o1m1n10o6l89o7l5m2l34m1l1o5l70o10l31o1m12o4m12"
+    "o4s1o3",
+    "p2n10l30o2l5o11l44o4l26o6n11o3s34l23m5o2p2l53m10o1m29o2m1n10o6n10o6p7l1p6o2m31o49m5l47m17l8o1p2n10p7s10m9s9p3m3l30"
+    "m13l2",
+    "n10l44m14o8p4l36m20o3p5n10o3l3n10l36p2l11o5l43o2l3p8o8m3p1m21l4m1l6m1l2m3l1o5l192m64l278o2l6o2l38o2l6o2l8o1l1o1l1o"
+    "1l1o1",
+    "l31o2l53o1l7s1l1s3l3o1l7s3l4o2l6o1s3l13s3o2l3o1l7s2o1w11o5p24w2o5w1p20s1p13s1p12w1o16n1l1o2n6s3p2l1n10s3p2o1l13o3s"
+    "33o15",
+    "m33o15s2l1s4l1s2l10s1l1s3l5s6l1s1l1s1l1s1l4s1l11s2l4s5l5s4l1s1n51l2n5s2o4s376p4s29p2s255o22s11o21n60s78n22s616p14n"
+    "30s49",
+    "p2s31p10s403p22s63p4s32p2s374o2s32o1s105l229s6l4m3l2o5p4n1p2l38o1l1o5l1o2l56o7l1p1o14m1l23o9l7o1l7o1l7o1l7o1l7o1l7"
+    "o1l7o1",
+    "l7o1m32p47l1p32s2p12o34s26o1s89o12s214o26s16w1p3s1l2n1p10s2p12s1n9m6p1l5s2n3l2p1s2o1l86o2m2s2l3p1l90p1l4o5l43o1l94"
+    "o1s2n4",
+    "s10l32s38o9s1l16s31o1n10s30n8s1n15s32n10s39n15s320l6592s64l22157o3s55o9l46p2l269p3l16n10l2o20l47m4p1m10p1l31m2l70n"
+    "10m2p6",
+    "o8s23l9s2l103s2l67o2l2o1l1o1l8o21l16m1l3m1l4m1l23m5s4m1o3n6s4o6l52p4o8m2l50m18o8p2n10o6m18l6p3l1p1l2m1n10l28m8p2l2"
+    "3m13",
+    "o11p1l29o3m4l47m14p13o1l1n10o4p2l5m1l10n10l5o1l41m14o9l3m1l8m2o2n10o2p4l23s3l1m3l50m1l1m3l2m2l5m2l1m1l1o24l3p2l11m"
+    "5p2l3",
+    "m2o10l6o2l6o2l6o9l7o1l7o1l43s1l14s2o4l115m8p1m2o2n10o6l11172o12l23o4l49o8452l366o2l106o38l7o12l5o5l1m1l10s1l13o1l5"
+    "o1l1o1",
+    "l2o1l2o1l108s17o16l363p2s16l64o2l54o7s1o32l12s4m16p10o6m16p35o1p14s1p1s3o1p1s1p2o4l5o1l135o4p3s1p6s1p4n10p2s3p2l26"
+    "p3s1p1",
+    "s1l26p1s1p1s1p7l89o3l6o2l6o2l6o2l3o3s7o1s7o13s2o2l12o1l26o1l19o1l2o1l15o2l14o34l123o5p3o4n45o3s9n57s17n2s3o1s13o3s"
+    "1o47",
+    "s45m1o130l29o3l49o15m1n27o4l32n4o9l20n1l8n1o5l38m5o5l30o1p1l36o4l8p1n5o42l158o2n10o6l36o4l36o4l40o8l52o11p1l11o1l1"
+    "5o1l7",
+    "o1l2o1l11o1l15o1l7o1l2o3l52o12l311o9l22o10l8o24l6o1l42o1l9o69l6o2l1o1l44o1l2o3l1o2l23o1p1n8l23s2n7l31o8n9o48l19o1l"
+    "2o5n5",
+    "l22n6o3p1l26o5p1o64l56o4n2l2n16o2n46l1m3o1m2o5m4l4o1l3o1l29o2m3o4m1n9o7p9o7l29n2p1l29n3o32l8s1l28m2o4n5p7o9l54o3p7"
+    "l22o2",
+    "n8l19o5n8l18o7p4o12n7o80l73o55l51o13l51o7n6l36m4o8n10o6n10l28o3m5p1l23o8s2o208n31o1l42o1m2p1o2l2o16l3o55m4l29n10l1"
+    "o8l22",
+    "m11n4p5o22l18m4p4o38l21n7o20l23o9m3l53m15p7o4n30m1l2m2l1o9m4l45m11p2o1p4m1o13l25o7n10o6m3l36m14o1n10p4l1m2l1o8l35m"
+    "1p2l1",
+    "o9m3l48m14l4p4m4p1m2n10l1p1l1p3o1n20o11l18o1l25m12p6m1l2m1o62l7o1l1o1l4o1l15o1l10p1o6l47m12o5n10o6m4o1l8o2l2o2l22o"
+    "1l7o1",
+    "l2o1l5o1m2l1m7o2m2o2m3o2l1o6m1o5l5m2o2m7o3m5o11l10o1l1o2l1o1l38o1l1m9o1m1o2m1o1m4o1m5l1m1l1p2o1p2o8m2o29l53m18l4p5"
+    "n10p2",
+    "o1p1m1l3o30l48m20l2p1l1o8n10o166l47m7o2m9p23l4m2o34l48m17p3l1o11n10o6p13o19l43m13l1p1o6n10o6n20o28l27o2m15o4n12p3s"
+    "1l7",
+    "o185l44m15p1o100l64n19o12l8o2l1o2l8o1l2o1l24m6o1m2o2m4l1m1l1m2p3o9n10o70l8o2l39m7o2m7l1p1l1m1o27l1m10l40m7l1m4p8m1"
+    "o8l1",
+    "m11l46m16p3l1p5o13l73o7p10o182l33p1o14n10o6l9o1l37m8o1m8l1p5o10n29o3p2l30o2m22o1m14o73l7o1l2o1l38m6o3m1o1m2o1m7l1m"
+    "1o8n10",
+    "o6l6o1l2o1l32m5o1m2o1m5l1o7n10o54d10o246l19m4p2o7m2l1m1l13o1l34m7o3m5p13n10m1o85l1o15n21s29o13p1l922o102n111o1p5o1"
+    "1l196",
+    "o2636l97p2o13l1072o16m1l6m15o10l3995o5l583o6841l30m18n10o1734l569o7l31o1n10o4p2l79o1n10o6l30o2m5p1o10l48m7p5s4l4p1"
+    "s1o10",
+    "n10o1n7o1l21o5l19o432l45p3n10o198l64n23p4o101l75o4m1l1m55o7m4l13o64l2p1l1m1o11m2o2d3o9l6136o8l1238o41l10o8935l4o1l"
+    "7o1l2",
+    "o1l291o15l1o29l3o2l1o14l4o8l396o2308l107o5l13o3l9o7l10o2s1m2p1o3936s240n10o6s436o76m46o2m23o9s116o60s246o10s39o2s6"
+    "0m5s3",
+    "m6o8m8s2m7s30m4s61o21s66m3s1o122n20o12n20o12s87o9n25o135l85o1l71o1l2o2l1o2l2o2l4o1l12o1l1o1l7o1l65o1l4o2l8o1l7o1l2"
+    "8o1l4",
+    "o1l5o1l1o3l7o1l340o2l25s1l25s1l31s1l25s1l31s1l25s1l31s1l25s1l31s1l25s1l8o2n50s512m55s4m50s8m1s14m1s2p5o15m5o1m15o1"
+    "104l31",
+    "o6l6o213m7o1m17o2m7o1m2o1m5o5l62o33m1o112l45o3m7l7o2n10o4l1s1o320l30m1o17l44m4n10o5s1o464l28m4n10o214l30m2l1n10o4p"
+    "1o480",
+    "l7o1l4o1l2o1l15o1l197o2n9m7o41l68m7l1o4n10o4p2o785n59s1n3s1n4o76n45s1n15o194l4o1l27o1l2o1l1o2l1o1l10o1l4o1l1o1l1o6"
+    "l1o4l1",
+    "o1l1o1l1o1l3o1l2o1l1o2l1o1l1o1l1o1l1o1l1o1l2o1l1o2l4o1l7o1l4o1l4o1l1o1l10o1l17o5l3o1l5o1l17o52s2o270s44o4s100o12s1"
+    "5o2s15",
+    "o1s15o1s37o10n13s161o56s29o13s44o4s9o7s2o14s6o154s984o4s17o3s13o3s119o4s95o6s12o4s1o15s12o4s56o8s10o6s40o8s30o2s12"
+    "o4s2",
+    "o62s340o12s14o2s13o3s10o5s56o7s15o2s11o6s9o7s147o1s92n10o1030l42720o32l4154o6l222o2l5762o14l7473o15l622o2466l542o1"
+    "506",
     "l4939o5l4192o712016m240o196112",
 };
 
-enum { TOK__O = 1, TOK__L = 2, TOK__M = 4, TOK__N = 8, TOK__P = 16, TOK__S = 32, TOK__W = 64, TOK__D = 128, TOK__CODES = 0x110000 };
+enum {
+    TOK__O = 1,
+    TOK__L = 2,
+    TOK__M = 4,
+    TOK__N = 8,
+    TOK__P = 16,
+    TOK__S = 32,
+    TOK__W = 64,
+    TOK__D = 128,
+    TOK__CODES = 0x110000
+};
 
 /* classes [TOK__CODES] = one of TOK__O ... TOK__D */
 static void tok__expand_unicode(unsigned char *classes) {
@@ -219,11 +288,13 @@ static void tok__expand_unicode(unsigned char *classes) {
             c = end;
         }
 }
-/* ---- >>types --------------------------------------------------------------------------------------------------------- */
+/* ---- >>types ----------------------------------------------------------------------------------------------------- */
 
 enum { TOK__MAX_SIZE = 1 << 20, TOK__MAX_CONTENT = 256, TOK__MAX_STAGES = 16, TOK__MAX_TEMPLATE = 16, TOK__SHORT = 32 };
 
-typedef struct tok__range { uint32_t first, last; } tok__range;
+typedef struct tok__range {
+    uint32_t first, last;
+} tok__range;
 
 typedef struct tok__set { /* of characters, as [...] in a regex */
     unsigned char ascii[128];
@@ -242,7 +313,7 @@ typedef struct tok__stage { /* a pre-tokenizer: its matches become pieces, and s
 } tok__stage;
 
 typedef struct tok__entry { /* an id */
-    const char *text; /* NULL: unused */
+    const char *text;       /* NULL: unused */
     size_t length;
     int added, special;
 } tok__entry;
@@ -253,10 +324,12 @@ typedef struct tok__added {
     int id, lstrip, rstrip, control;
 } tok__added;
 
-typedef struct tok__merge { int left, right, rank, id; } tok__merge;
+typedef struct tok__merge {
+    int left, right, rank, id;
+} tok__merge;
 
 struct tokenizer {
-    json_value *file;       /* owns contents and spellings */
+    json_value *file; /* owns contents and spellings */
     const json_value *vocab;
     unsigned char *classes; /* [TOK__CODES] */
     int size;
@@ -270,15 +343,15 @@ struct tokenizer {
     int n_stages;
     tok__added *added[2]; /* "normalized": false, and true; by content */
     size_t n_added[2];
-    unsigned char starts[2][256]; /* whether any content begins so */
+    unsigned char starts[2][256];                                               /* whether any content begins so */
     int before[TOK__MAX_TEMPLATE], after[TOK__MAX_TEMPLATE], n_before, n_after; /* what the post-processor adds */
 };
 
-/* ---- >>regex --------------------------------------------------------------------------------------------------------- */
+/* ---- >>regex ----------------------------------------------------------------------------------------------------- */
 
 /* DeepSeek-V3's, with \r and \n as characters or as escapes. */
-#define TOK__WORDS_REGEX(R, N)                                                                                                  \
-    "[!\"#$%&'()*+,\\-./:;<=>?@\\[\\\\\\]^_`{|}~][A-Za-z]+|[^" R N "\\p{L}\\p{P}\\p{S}]?[\\p{L}\\p{M}]+"                        \
+#define TOK__WORDS_REGEX(R, N)                                                                                         \
+    "[!\"#$%&'()*+,\\-./:;<=>?@\\[\\\\\\]^_`{|}~][A-Za-z]+|[^" R N "\\p{L}\\p{P}\\p{S}]?[\\p{L}\\p{M}]+"               \
     "| ?[\\p{P}\\p{S}]+[" R N "]*|\\s*[" R N "]+|\\s+(?!\\S)|\\s+"
 
 static int tok__by_first(const void *a, const void *b) {
@@ -286,7 +359,8 @@ static int tok__by_first(const void *a, const void *b) {
     return x->first < y->first ? -1 : x->first > y->first;
 }
 
-/* One member of a class at s[*at]: its character, or -1 and a class in *classes, or -2 for what is not understood here. */
+/* One member of a class at s[*at]: its character, or -1 and a class in *classes, or -2 for what is not understood here.
+ */
 static int64_t tok__read_member(const unsigned char *s, size_t n, size_t *at, unsigned *classes) {
     static const char names[] = "LMNPS", escapes[] = "rnt", stands_for[] = "\r\n\t";
     const char *found;
@@ -297,12 +371,14 @@ static int64_t tok__read_member(const unsigned char *s, size_t n, size_t *at, un
     *at += 2;
     found = strchr(escapes, c);
     if (found) return stands_for[found - escapes];
-    if (c == 's') *classes = TOK__W;
+    if (c == 's')
+        *classes = TOK__W;
     else if (c == 'p' && n - *at >= 3 && s[*at] == '{' && s[*at + 2] == '}' && s[*at + 1] &&
              (found = strchr(names, s[*at + 1])) != NULL) {
         *classes = (unsigned)TOK__L << (found - names);
         *at += 3;
-    } else return strchr("[]\\-^&!\"#$%'()*+,./:;<=>?@_`{|}~ ", c) ? c : -2;
+    } else
+        return strchr("[]\\-^&!\"#$%'()*+,./:;<=>?@_`{|}~ ", c) ? c : -2;
     return -1;
 }
 
@@ -338,7 +414,8 @@ static int tok__read_set(const tokenizer *t, tok__set *set, const unsigned char 
         const tok__range r = set->ranges[i];
         if (kept && r.first <= set->ranges[kept - 1].last) {
             if (r.last > set->ranges[kept - 1].last) set->ranges[kept - 1].last = r.last;
-        } else set->ranges[kept++] = r;
+        } else
+            set->ranges[kept++] = r;
     }
     set->n_ranges = kept;
     for (uint32_t c = 0; c < 128; c++) {
@@ -370,15 +447,18 @@ static int tok__read_regex(const tokenizer *t, tok__stage *stage, const char *re
     }
     rc = tok__read_set(t, &stage->set, s, length, &at);
     if (rc <= 0) return rc;
-    if (!strcmp(regex + at, "+")) stage->most = SIZE_MAX;
-    else if (length - at == 5 && !strncmp(regex + at, "{1,", 3) && s[at + 3] >= '1' && s[at + 3] <= '9' && s[at + 4] == '}')
+    if (!strcmp(regex + at, "+"))
+        stage->most = SIZE_MAX;
+    else if (length - at == 5 && !strncmp(regex + at, "{1,", 3) && s[at + 3] >= '1' && s[at + 3] <= '9' &&
+             s[at + 4] == '}')
         stage->most = (size_t)(s[at + 3] - '0');
-    else if (at != length) return 0;
+    else if (at != length)
+        return 0;
     return 1;
 }
-/* ---- >>scanners ------------------------------------------------------------------------------------------------------ */
-/* Each finds the first match in s [n], which is UTF-8, from `at` on: 1 and [*begin, *end), or 0. Over all calls for one text a
-   character is looked at a fixed number of times at most. */
+/* ---- >>scanners -------------------------------------------------------------------------------------------------- */
+/* Each finds the first match in s [n], which is UTF-8, from `at` on: 1 and [*begin, *end), or 0. Over all calls for one
+   text a character is looked at a fixed number of times at most. */
 
 static int tok__in(const tokenizer *t, const tok__set *set, uint32_t c) {
     size_t low = 0, high = set->n_ranges;
@@ -386,9 +466,12 @@ static int tok__in(const tokenizer *t, const tok__set *set, uint32_t c) {
     if (t->classes[c] & set->classes) return !set->negated;
     while (low < high) {
         const size_t middle = (low + high) / 2;
-        if (c < set->ranges[middle].first) high = middle;
-        else if (c > set->ranges[middle].last) low = middle + 1;
-        else return !set->negated;
+        if (c < set->ranges[middle].first)
+            high = middle;
+        else if (c > set->ranges[middle].last)
+            low = middle + 1;
+        else
+            return !set->negated;
     }
     return set->negated;
 }
@@ -401,8 +484,8 @@ static size_t tok__run_end(const tokenizer *t, unsigned classes, const unsigned 
 }
 
 /* before? set{1,most} */
-static int tok__find_run(const tokenizer *t, const tok__stage *stage, const unsigned char *s, size_t n, size_t at, size_t *begin,
-                         size_t *end) {
+static int tok__find_run(const tokenizer *t, const tok__stage *stage, const unsigned char *s, size_t n, size_t at,
+                         size_t *begin, size_t *end) {
     for (size_t next = at; at < n; at = next) {
         const uint32_t c = tok__next(s, &next);
         size_t most = stage->most, after = next;
@@ -420,7 +503,8 @@ static int tok__find_run(const tokenizer *t, const tok__stage *stage, const unsi
 }
 
 /* \s+$, where $ is also before a line feed */
-static int tok__find_trailing(const tokenizer *t, const unsigned char *s, size_t n, size_t at, size_t *begin, size_t *end) {
+static int tok__find_trailing(const tokenizer *t, const unsigned char *s, size_t n, size_t at, size_t *begin,
+                              size_t *end) {
     for (size_t next = at; at < n; at = next) {
         next = tok__run_end(t, TOK__W, s, n, at);
         *begin = at;
@@ -470,7 +554,7 @@ static int tok__find_word(const tokenizer *t, const unsigned char *s, size_t n, 
     return 0;
 }
 
-/* ---- >>merging ------------------------------------------------------------------------------------------------------- */
+/* ---- >>merging --------------------------------------------------------------------------------------------------- */
 
 typedef struct tok__job { /* one call of tokenizer_encode */
     const tokenizer *t;
@@ -491,8 +575,10 @@ static int tok__rank(const tokenizer *t, int left, int right) {
     int low = t->first[left], high = t->first[left + 1];
     while (low < high) {
         const int middle = low + (high - low) / 2;
-        if (t->merges[middle].right < right) low = middle + 1;
-        else high = middle;
+        if (t->merges[middle].right < right)
+            low = middle + 1;
+        else
+            high = middle;
     }
     return low < t->first[left + 1] && t->merges[low].right == right ? t->merges[low].rank : INT32_MAX;
 }
@@ -517,10 +603,11 @@ static void tok__short_word(tok__job *j, const unsigned char *s, size_t n) {
     }
     for (size_t i = 0; i < n; i++) tok__emit(j, ids[i]);
 }
-/* The same with a heap of rank << 32 | position, for words of any length. A symbol is known by the position of its first byte. */
+/* The same with a heap of rank << 32 | position, for words of any length. A symbol is known by the position of its
+ * first byte. */
 typedef struct tok__symbol {
-    int id, rank;         /* rank: of the merge with the next one */
-    uint32_t last, next;  /* where its neighbours are; n: there is no next one */
+    int id, rank;        /* rank: of the merge with the next one */
+    uint32_t last, next; /* where its neighbours are; n: there is no next one */
 } tok__symbol;
 
 static void tok__push(uint64_t *heap, size_t *size, uint64_t key) {
@@ -542,7 +629,8 @@ static uint64_t tok__pop(uint64_t *heap, size_t *size) {
     return least;
 }
 
-static void tok__rerank(const tokenizer *t, tok__symbol *symbols, uint32_t at, uint32_t n, uint64_t *heap, size_t *size) {
+static void tok__rerank(const tokenizer *t, tok__symbol *symbols, uint32_t at, uint32_t n, uint64_t *heap,
+                        size_t *size) {
     tok__symbol *x = symbols + at;
     x->rank = x->next < n ? tok__rank(t, x->id, symbols[x->next].id) : INT32_MAX;
     if (x->rank != INT32_MAX) tok__push(heap, size, (uint64_t)x->rank << 32 | at);
@@ -550,7 +638,8 @@ static void tok__rerank(const tokenizer *t, tok__symbol *symbols, uint32_t at, u
 
 static void tok__long_word(tok__job *j, const unsigned char *s, size_t length) {
     const tokenizer *t = j->t;
-    const size_t each = sizeof(tok__symbol) + 2 * sizeof(uint64_t); /* a merge takes a key and adds two: less than 2n keys */
+    const size_t each =
+        sizeof(tok__symbol) + 2 * sizeof(uint64_t); /* a merge takes a key and adds two: less than 2n keys */
     const uint32_t n = (uint32_t)length;
     size_t size = 0;
     uint64_t *heap = length > UINT32_MAX || length > SIZE_MAX / each ? NULL : (uint64_t *)malloc(length * each);
@@ -584,11 +673,13 @@ static void tok__long_word(tok__job *j, const unsigned char *s, size_t length) {
 }
 
 static void tok__word(tok__job *j, const unsigned char *s, size_t n) {
-    if (n <= TOK__SHORT) tok__short_word(j, s, n);
-    else tok__long_word(j, s, n);
+    if (n <= TOK__SHORT)
+        tok__short_word(j, s, n);
+    else
+        tok__long_word(j, s, n);
 }
 
-/* ---- >>encoder ------------------------------------------------------------------------------------------------------- */
+/* ---- >>encoder --------------------------------------------------------------------------------------------------- */
 
 static void tok__pieces(tok__job *j, int stage, const unsigned char *s, size_t n) {
     const tokenizer *t = j->t;
@@ -599,9 +690,9 @@ static void tok__pieces(tok__job *j, int stage, const unsigned char *s, size_t n
         return;
     }
     while (!j->no_memory) {
-        const int found = p->kind == TOK__RUN ? tok__find_run(t, p, s, n, at, &begin, &end)
-                        : p->kind == TOK__WORDS ? tok__find_word(t, s, n, at, &begin, &end)
-                        : tok__find_trailing(t, s, n, at, &begin, &end);
+        const int found = p->kind == TOK__RUN     ? tok__find_run(t, p, s, n, at, &begin, &end)
+                          : p->kind == TOK__WORDS ? tok__find_word(t, s, n, at, &begin, &end)
+                                                  : tok__find_trailing(t, s, n, at, &begin, &end);
         if (!found) begin = n;
         if (begin > at) tok__pieces(j, stage + 1, s + at, begin - at);
         if (!found) return;
@@ -619,13 +710,17 @@ static const tok__added *tok__find_added(const tokenizer *t, int set, const unsi
         if (depth == n) break;
         for (size_t end = high; low < end;) { /* the first whose byte is not less */
             const size_t middle = (low + end) / 2;
-            if (list[middle].text[depth] < s[depth]) low = middle + 1;
-            else end = middle;
+            if (list[middle].text[depth] < s[depth])
+                low = middle + 1;
+            else
+                end = middle;
         }
         for (size_t begin = low; begin < high;) { /* the first whose byte is greater */
             const size_t middle = (begin + high) / 2;
-            if (list[middle].text[depth] > s[depth]) high = middle;
-            else begin = middle + 1;
+            if (list[middle].text[depth] > s[depth])
+                high = middle;
+            else
+                begin = middle + 1;
         }
     }
     return best;
@@ -704,7 +799,7 @@ int64_t tokenizer_encode(const tokenizer *t, const char *text, size_t n, unsigne
     return j.no_memory ? -1 : j.count;
 }
 
-/* ---- >>decoder ------------------------------------------------------------------------------------------------------- */
+/* ---- >>decoder --------------------------------------------------------------------------------------------------- */
 
 int tokenizer_size(const tokenizer *t) { return t ? t->size : 0; }
 
@@ -749,7 +844,7 @@ size_t tokenizer_stream_end(tokenizer_stream *s, char *out) {
     s->n = 0;
     return written;
 }
-/* ---- >>reader -------------------------------------------------------------------------------------------------------- */
+/* ---- >>reader ---------------------------------------------------------------------------------------------------- */
 
 typedef struct tok__reader {
     tokenizer *t;
@@ -759,10 +854,13 @@ typedef struct tok__reader {
     int template_read;
 } tok__reader;
 
-static mla_result tok__no_memory(const tok__reader *r) { return tok__fail(r->err, MLA_ERR_MEMORY, "%.60s: out of memory", r->label); }
+static mla_result tok__no_memory(const tok__reader *r) {
+    return tok__fail(r->err, MLA_ERR_MEMORY, "%.60s: out of memory", r->label);
+}
 
 static mla_result tok__unknown(const tok__reader *r, const char *what, const char *found, const char *known) {
-    return tok__fail(r->err, MLA_ERR_UNSUPPORTED, "%.60s: %.40s: \"%.60s\" is not supported (%s)", r->label, what, found ? found : "", known);
+    return tok__fail(r->err, MLA_ERR_UNSUPPORTED, "%.60s: %.40s: \"%.60s\" is not supported (%s)", r->label, what,
+                     found ? found : "", known);
 }
 
 static mla_result tok__wrong(const tok__reader *r, const char *what, const char *expected) {
@@ -781,7 +879,8 @@ static int tok__is(const json_value *v, const char *text) { return tok__text(v) 
 static int tok__is_bool(const json_value *v, int value) { return json_typeof(v) == JSON_BOOL && json_bool(v) == value; }
 
 /* Refuses what is not an object, and keys that are not in the list, which ends with NULL. */
-static mla_result tok__keys(const tok__reader *r, const json_value *object, const char *what, const char *const *known) {
+static mla_result tok__keys(const tok__reader *r, const json_value *object, const char *what,
+                            const char *const *known) {
     if (json_typeof(object) != JSON_OBJECT) return tok__wrong(r, what, "an object");
     for (size_t i = 0; i < json_count(object); i++) {
         const char *key = json_key(json_at(object, i)), *const *k = known;
@@ -791,7 +890,8 @@ static mla_result tok__keys(const tok__reader *r, const json_value *object, cons
     return MLA_OK;
 }
 
-/* The byte that each code point below 324 stands for: printable Latin-1 stands for itself, 256 and above for the other bytes. */
+/* The byte that each code point below 324 stands for: printable Latin-1 stands for itself, 256 and above for the other
+ * bytes. */
 static void tok__spelling(int *byte_of) {
     int others = 256;
     for (int c = 0; c < 256; c++) byte_of[c] = -1;
@@ -815,7 +915,8 @@ static mla_result tok__read_vocab(const tok__reader *r) {
         json_integer(json_at(t->vocab, i), &id);
         e = t->entries + id;
         if (e->text)
-            return tok__fail(r->err, MLA_ERR_CONFIG, "%.60s: model.vocab \"%.60s\": the id %d stands twice", r->label, key, (int)id);
+            return tok__fail(r->err, MLA_ERR_CONFIG, "%.60s: model.vocab \"%.60s\": the id %d stands twice", r->label,
+                             key, (int)id);
         e->text = start = pool;
         for (size_t at = 0; at < n;) {
             const uint32_t c = tok__next((const unsigned char *)key, &at);
@@ -901,7 +1002,8 @@ static mla_result tok__read_merges(const tok__reader *r, const json_value *merge
     }
     qsort(t->merges, n, sizeof *t->merges, tok__by_pair);
     for (size_t i = 0; i < n; i++) { /* of one that stands twice the last counts, as in the crate */
-        if (i + 1 < n && t->merges[i].left == t->merges[i + 1].left && t->merges[i].right == t->merges[i + 1].right) continue;
+        if (i + 1 < n && t->merges[i].left == t->merges[i + 1].left && t->merges[i].right == t->merges[i + 1].right)
+            continue;
         t->first[t->merges[i].left + 1]++;
         t->merges[kept++] = t->merges[i];
     }
@@ -916,7 +1018,8 @@ static int tok__by_content(const void *a, const void *b) {
 }
 
 static mla_result tok__read_added(const tok__reader *r, const json_value *list) {
-    static const char *const keys[] = {"id", "content", "single_word", "lstrip", "rstrip", "normalized", "special", NULL};
+    static const char *const keys[] = {"id",     "content",    "single_word", "lstrip",
+                                       "rstrip", "normalized", "special",     NULL};
     tokenizer *t = r->t;
     const size_t n = json_count(list);
     t->added[0] = (tok__added *)malloc(sizeof(tok__added) * (n + 1));
@@ -945,8 +1048,8 @@ static mla_result tok__read_added(const tok__reader *r, const json_value *list) 
         known = json_get(t->vocab, content);
         if (known) json_integer(known, &other);
         if (known ? other != id || e->added : e->text != NULL)
-            return tok__fail(r->err, MLA_ERR_CONFIG, "%.60s: %s: \"%.60s\" has the id %d, which is %s", r->label, what, content, (int)id,
-                             known && other != id ? "another one in the vocabulary" : "taken");
+            return tok__fail(r->err, MLA_ERR_CONFIG, "%.60s: %s: \"%.60s\" has the id %d, which is %s", r->label, what,
+                             content, (int)id, known && other != id ? "another one in the vocabulary" : "taken");
         a->text = (const unsigned char *)content;
         a->length = strlen(content);
         a->id = (int)id;
@@ -964,14 +1067,17 @@ static mla_result tok__read_added(const tok__reader *r, const json_value *list) 
         for (size_t i = 0; i < t->n_added[set]; i++) {
             const tok__added *a = &t->added[set][i];
             if (tokenizer_find(t, (const char *)a->text) != a->id || (i && !tok__by_content(a - 1, a)))
-                return tok__fail(r->err, MLA_ERR_CONFIG, "%.60s: added_tokens: \"%.60s\" stands twice", r->label, (const char *)a->text);
+                return tok__fail(r->err, MLA_ERR_CONFIG, "%.60s: added_tokens: \"%.60s\" stands twice", r->label,
+                                 (const char *)a->text);
         }
     return MLA_OK;
 }
 
 static mla_result tok__read_pre_tokenizer(tok__reader *r, const json_value *v) {
-    static const char *const sequence[] = {"type", "pretokenizers", NULL}, *const digits[] = {"type", "individual_digits", NULL};
-    static const char *const split[] = {"type", "pattern", "behavior", "invert", NULL}, *const regex_keys[] = {"Regex", NULL};
+    static const char *const sequence[] = {"type", "pretokenizers", NULL}, *const digits[] = {
+                                                                               "type", "individual_digits", NULL};
+    static const char *const split[] = {"type", "pattern", "behavior", "invert", NULL}, *const regex_keys[] = {"Regex",
+                                                                                                               NULL};
     static const char *const byte_level[] = {"type", "add_prefix_space", "trim_offsets", "use_regex", NULL};
     tokenizer *t = r->t;
     const json_value *type = json_get(v, "type");
@@ -1012,13 +1118,16 @@ static mla_result tok__read_pre_tokenizer(tok__reader *r, const json_value *v) {
         if (!rc) rc = tok__keys(r, pattern, "pre_tokenizer Split.pattern", regex_keys);
         if (rc) return rc;
         if (!tok__is(json_get(v, "behavior"), "Isolated"))
-            return tok__unknown(r, "pre_tokenizer Split.behavior", tok__text(json_get(v, "behavior")), "only Isolated is");
-        if (!tok__is_bool(json_get(v, "invert"), 0)) return tok__unknown(r, "pre_tokenizer Split", "invert", "only false is");
+            return tok__unknown(r, "pre_tokenizer Split.behavior", tok__text(json_get(v, "behavior")),
+                                "only Isolated is");
+        if (!tok__is_bool(json_get(v, "invert"), 0))
+            return tok__unknown(r, "pre_tokenizer Split", "invert", "only false is");
         if (!regex) return tok__wrong(r, "pre_tokenizer Split.pattern.Regex", "a string without NUL");
         known = tok__read_regex(t, stage, regex, strlen(regex));
         if (known < 0) return tok__no_memory(r);
         if (!known) return tok__unknown(r, "pre_tokenizer Split", regex, "this regex is not known");
-    } else return tok__unknown(r, "pre_tokenizer", tok__text(type), "Sequence, Split, Digits, ByteLevel are");
+    } else
+        return tok__unknown(r, "pre_tokenizer", tok__text(type), "Sequence, Split, Digits, ByteLevel are");
     t->n_stages++;
     return MLA_OK;
 }
@@ -1031,20 +1140,23 @@ static mla_result tok__read_template(tok__reader *r, const json_value *v) {
     if (r->template_read++) return tok__wrong(r, where, "one of them");
     if (json_typeof(single) != JSON_ARRAY) return tok__wrong(r, where, "an array `single`");
     for (size_t i = 0; i < json_count(single); i++) {
-        const json_value *sequence = json_get(json_at(single, i), "Sequence"), *special = json_get(json_at(single, i), "SpecialToken");
+        const json_value *sequence = json_get(json_at(single, i), "Sequence"),
+                         *special = json_get(json_at(single, i), "SpecialToken");
         const char *name = tok__text(json_get(special, "id"));
         const json_value *ids = name ? json_get(json_get(specials, name), "ids") : NULL;
-        if (sequence && tok__is(json_get(sequence, "id"), "A") && !seen) seen = 1;
+        if (sequence && tok__is(json_get(sequence, "id"), "A") && !seen)
+            seen = 1;
         else if (sequence || !json_count(ids))
             return tok__wrong(r, where, "`single` of special tokens that have ids, and one Sequence A");
-        else for (size_t k = 0; k < json_count(ids); k++) {
-            int *const n = seen ? &t->n_after : &t->n_before;
-            int64_t id = -1;
-            if (*n == TOK__MAX_TEMPLATE) return tok__wrong(r, where, "at most 16 ids on a side");
-            if (!json_integer(json_at(ids, k), &id) || id < 0 || id >= t->size || !t->entries[id].text)
-                return tok__wrong(r, where, "ids that there are");
-            (seen ? t->after : t->before)[(*n)++] = (int)id;
-        }
+        else
+            for (size_t k = 0; k < json_count(ids); k++) {
+                int *const n = seen ? &t->n_after : &t->n_before;
+                int64_t id = -1;
+                if (*n == TOK__MAX_TEMPLATE) return tok__wrong(r, where, "at most 16 ids on a side");
+                if (!json_integer(json_at(ids, k), &id) || id < 0 || id >= t->size || !t->entries[id].text)
+                    return tok__wrong(r, where, "ids that there are");
+                (seen ? t->after : t->before)[(*n)++] = (int)id;
+            }
     }
     return seen ? MLA_OK : tok__wrong(r, where, "a Sequence A in `single`");
 }
@@ -1068,18 +1180,27 @@ static mla_result tok__measure(const tok__reader *r, const json_value *added) {
         const char *name = i < n ? json_key(v) : tok__text(json_get(json_at(added, i - n), "content"));
         int64_t id = -1;
         if (!json_integer(v, &id) || id < 0 || id >= TOK__MAX_SIZE)
-            return tok__fail(r->err, MLA_ERR_CONFIG, "%.60s: %s: \"%.60s\": the id must be an integer from 0 to %d", r->label,
-                             i < n ? "model.vocab" : "added_tokens", name ? name : "", TOK__MAX_SIZE - 1);
+            return tok__fail(r->err, MLA_ERR_CONFIG, "%.60s: %s: \"%.60s\": the id must be an integer from 0 to %d",
+                             r->label, i < n ? "model.vocab" : "added_tokens", name ? name : "", TOK__MAX_SIZE - 1);
         if (id >= r->t->size) r->t->size = (int)id + 1;
     }
     return MLA_OK;
 }
 
 static mla_result tok__read(tok__reader *r) {
-    static const char *const keys[] = {"version", "truncation", "padding", "added_tokens", "normalizer", "pre_tokenizer", "post_processor",
-                                       "decoder", "model", NULL};
-    static const char *const model_keys[] = {"type", "dropout", "unk_token", "continuing_subword_prefix", "end_of_word_suffix", "fuse_unk",
-                                             "byte_fallback", "ignore_merges", "vocab", "merges", NULL}; /* with every byte there is no unk */
+    static const char *const keys[] = {"version",       "truncation",     "padding", "added_tokens", "normalizer",
+                                       "pre_tokenizer", "post_processor", "decoder", "model",        NULL};
+    static const char *const model_keys[] = {"type",
+                                             "dropout",
+                                             "unk_token",
+                                             "continuing_subword_prefix",
+                                             "end_of_word_suffix",
+                                             "fuse_unk",
+                                             "byte_fallback",
+                                             "ignore_merges",
+                                             "vocab",
+                                             "merges",
+                                             NULL}; /* with every byte there is no unk */
     static const char *const affixes[] = {"continuing_subword_prefix", "end_of_word_suffix"};
     tokenizer *t = r->t;
     const json_value *file = t->file, *model = json_get(file, "model"), *added = json_get(file, "added_tokens");
@@ -1093,9 +1214,10 @@ static mla_result tok__read(tok__reader *r) {
         return tok__unknown(r, "model.type", tok__text(json_get(model, "type")), "only BPE is");
     if (!tok__is_null(json_get(file, "truncation"))) return tok__unknown(r, "the file", "truncation", "only null is");
     if (!tok__is_null(json_get(file, "padding"))) return tok__unknown(r, "the file", "padding", "only null is");
-    if (!tok__is_null(normalizer) &&
-        (!tok__is(json_get(normalizer, "type"), "Sequence") || json_typeof(normalizers) != JSON_ARRAY || json_count(normalizers)))
-        return tok__unknown(r, "normalizer", tok__text(json_get(json_count(normalizers) ? json_at(normalizers, 0) : normalizer, "type")),
+    if (!tok__is_null(normalizer) && (!tok__is(json_get(normalizer, "type"), "Sequence") ||
+                                      json_typeof(normalizers) != JSON_ARRAY || json_count(normalizers)))
+        return tok__unknown(r, "normalizer",
+                            tok__text(json_get(json_count(normalizers) ? json_at(normalizers, 0) : normalizer, "type")),
                             "only none is");
     if (!tok__is(decoder, "ByteLevel")) return tok__unknown(r, "decoder", tok__text(decoder), "only ByteLevel is");
     if (!tok__is_null(json_get(model, "dropout"))) return tok__unknown(r, "model", "dropout", "only null is");
@@ -1136,10 +1258,14 @@ mla_result tokenizer_parse(tokenizer **out, const char *json, size_t n, const ch
     r.t = (tokenizer *)calloc(1, sizeof *r.t);
     if (!r.t) return tok__no_memory(&r);
     rc = json_parse(json, n, &r.t->file, &wrong);
-    if (rc) rc = tok__fail(err, rc == MLA_ERR_MEMORY ? rc : MLA_ERR_CONFIG, "%.60s: %s", r.label, wrong.text);
-    else rc = tok__read(&r);
-    if (rc) tokenizer_close(r.t);
-    else *out = r.t;
+    if (rc)
+        rc = tok__fail(err, rc == MLA_ERR_MEMORY ? rc : MLA_ERR_CONFIG, "%.60s: %s", r.label, wrong.text);
+    else
+        rc = tok__read(&r);
+    if (rc)
+        tokenizer_close(r.t);
+    else
+        *out = r.t;
     return rc;
 }
 
@@ -1159,7 +1285,8 @@ mla_result tokenizer_open(tokenizer **out, const char *path, mla_error *err) {
     while (f && got && !rc) {
         if (n == capacity) {
             char *bigger = (char *)realloc(text, capacity = capacity ? 2 * capacity : 65536);
-            if (!bigger || n >= most) rc = tok__fail(err, MLA_ERR_MEMORY, "%.60s: %s", label, bigger ? "more than 256 MiB" : "out of memory");
+            if (!bigger || n >= most)
+                rc = tok__fail(err, MLA_ERR_MEMORY, "%.60s: %s", label, bigger ? "more than 256 MiB" : "out of memory");
             if (bigger) text = bigger;
             if (rc) break;
         }
@@ -1168,10 +1295,13 @@ mla_result tokenizer_open(tokenizer **out, const char *path, mla_error *err) {
     }
     if (!f || (!rc && ferror(f))) {
         const int reason = errno;
-        const char *why = reason == ENOENT ? "no such file" : reason == EISDIR ? "a directory"
-                        : reason == EACCES ? "permission denied" : "input error";
+        const char *why = reason == ENOENT   ? "no such file"
+                          : reason == EISDIR ? "a directory"
+                          : reason == EACCES ? "permission denied"
+                                             : "input error";
         n = strlen(path);
-        rc = tok__fail(err, MLA_ERR_ARGUMENT, "%s: cannot be read: %s (errno %d)", n > 160 ? path + n - 160 : path, why, reason);
+        rc = tok__fail(err, MLA_ERR_ARGUMENT, "%s: cannot be read: %s (errno %d)", n > 160 ? path + n - 160 : path, why,
+                       reason);
     }
     if (f) fclose(f);
     if (!rc) rc = tokenizer_parse(out, text, n, label, err);

@@ -17,7 +17,8 @@ static const char *test_section = "";
 #if defined(__GNUC__)
 __attribute__((format(printf, 4, 5)))
 #endif
-static inline int test_check(int ok, const char *file, int line, const char *fmt, ...) {
+static inline int
+test_check(int ok, const char *file, int line, const char *fmt, ...) {
     if (ok) {
         test_passed++;
         return 1;
@@ -34,7 +35,8 @@ static inline int test_check(int ok, const char *file, int line, const char *fmt
     return 0;
 }
 
-/* CHECK(cond, fmt, ...) counts one pass or failure; a failure prints file:line and the message. Gives 1 if cond holds. */
+/* CHECK(cond, fmt, ...) counts one pass or failure; a failure prints file:line and the message. Gives 1 if cond holds.
+ */
 #define CHECK(cond, ...) test_check(!!(cond), __FILE__, __LINE__, __VA_ARGS__)
 
 #define SECTION(name) (test_section = (name), (void)printf("%s\n", test_section), (void)fflush(stdout))
@@ -45,7 +47,7 @@ static inline int test_end(void) {
     return test_failed != 0 || test_passed == 0;
 }
 
-/* ---- random numbers: splitmix64, the same on every machine -------------------------------------------------------------- */
+/* ---- random numbers: splitmix64, the same on every machine ------------------------------------------------------- */
 
 typedef struct test_rng {
     uint64_t state;
@@ -71,7 +73,7 @@ static inline void test_fill(test_rng *r, float *x, size_t n, float deviation) {
     for (size_t i = 0; i < n; i++) x[i] = deviation * test_gauss(r);
 }
 
-/* ---- comparison --------------------------------------------------------------------------------------------------------- */
+/* ---- comparison -------------------------------------------------------------------------------------------------- */
 
 static inline float test_max_abs(const float *x, size_t n) {
     float m = 0;

@@ -1,5 +1,5 @@
-/* test_api.c - misuse: every wrong field, pointer, tensor, token and size is refused by the right code and a message that names
-   it; a call that fails changes nothing, and the same call with right arguments works afterwards. */
+/* test_api.c - misuse: every wrong field, pointer, tensor, token and size is refused by the right code and a message
+   that names it; a call that fails changes nothing, and the same call with right arguments works afterwards. */
 
 #if defined(__unix__) || defined(__APPLE__)
 #define _POSIX_C_SOURCE 200112L
@@ -20,9 +20,24 @@
 #include <unistd.h>
 #endif
 
-/* ---- a small model of two layers, one dense and one with experts --------------------------------------------------------- */
+/* ---- a small model of two layers, one dense and one with experts ------------------------------------------------- */
 
-enum { D = 12, Q = 10, H = 2, R = 8, N = 4, P = 4, V = 6, E = 8, K = 2, I = 5, F = 7, L = 2, VOCAB = 11, WIDTH = R + P };
+enum {
+    D = 12,
+    Q = 10,
+    H = 2,
+    R = 8,
+    N = 4,
+    P = 4,
+    V = 6,
+    E = 8,
+    K = 2,
+    I = 5,
+    F = 7,
+    L = 2,
+    VOCAB = 11,
+    WIDTH = R + P
+};
 
 typedef struct small {
     mla_config c;
@@ -31,7 +46,8 @@ typedef struct small {
     mla_mlp_weights experts[E];
 } small;
 
-static float pool_of_weights[4096]; /* tensors may share memory; nothing here looks at results as numbers, only as bits */
+static float
+    pool_of_weights[4096]; /* tensors may share memory; nothing here looks at results as numbers, only as bits */
 
 static mla_tensor tensor(int rows, int cols) {
     return mla_view(pool_of_weights + (rows * 31 + cols * 7) % 512, MLA_F32, rows, cols);
@@ -60,15 +76,18 @@ static void make_small(small *s) {
     memset(s, 0, sizeof *s);
     s->c.vocab_size = VOCAB, s->c.hidden_size = D, s->c.num_hidden_layers = L, s->c.intermediate_size = F,
     s->c.num_attention_heads = H;
-    s->c.q_lora_rank = Q, s->c.kv_lora_rank = R, s->c.qk_nope_head_dim = N, s->c.qk_rope_head_dim = P, s->c.v_head_dim = V;
+    s->c.q_lora_rank = Q, s->c.kv_lora_rank = R, s->c.qk_nope_head_dim = N, s->c.qk_rope_head_dim = P,
+    s->c.v_head_dim = V;
     s->c.n_routed_experts = E, s->c.num_experts_per_tok = K, s->c.moe_intermediate_size = I, s->c.n_shared_experts = 1;
-    s->c.n_group = 4, s->c.topk_group = 2, s->c.topk_method = MLA_TOPK_NOAUX_TC, s->c.scoring_func = MLA_SCORING_SIGMOID;
+    s->c.n_group = 4, s->c.topk_group = 2, s->c.topk_method = MLA_TOPK_NOAUX_TC,
+    s->c.scoring_func = MLA_SCORING_SIGMOID;
     s->w.embed = tensor(VOCAB, D), s->w.head = tensor(VOCAB, D), s->w.norm = norm(D), s->w.layers = s->layers;
     for (int i = 0; i < L; i++) {
         mla_layer_weights *l = &s->layers[i];
         l->attn_norm = norm(D), l->ffn_norm = norm(D);
         l->attn.q_a = linear(Q, D), l->attn.q_b = linear(H * (N + P), Q), l->attn.kv_a = linear(R + P, D);
-        l->attn.kv_b = linear(H * (N + V), R), l->attn.o = linear(D, H * V), l->attn.q_norm = norm(Q), l->attn.kv_norm = norm(R);
+        l->attn.kv_b = linear(H * (N + V), R), l->attn.o = linear(D, H * V), l->attn.q_norm = norm(Q),
+        l->attn.kv_norm = norm(R);
     }
     s->layers[0].mlp = mlp(F);
     for (int e = 0; e < E; e++) s->experts[e] = mlp(I);
@@ -78,15 +97,17 @@ static void make_small(small *s) {
 
 static mla_error error;
 
-#define MUST(call)                                                                                                               \
+#define MUST(call)                                                                                                     \
     if ((call) != MLA_OK) CHECK(0, "%s: %s", #call, error.text), exit(1)
 
 /* The call failed as it should: the code, and a message of one line with each of the names in it. */
 static void refused(mla_result r, mla_result want, const mla_error *e, const char *name, const char *name2, int line) {
-    CHECK(r == want, "line %d, %s: %s instead of %s (%s)", line, name, mla_result_name(r), mla_result_name(want), e->text);
+    CHECK(r == want, "line %d, %s: %s instead of %s (%s)", line, name, mla_result_name(r), mla_result_name(want),
+          e->text);
     if (r == MLA_OK) return;
     CHECK(e->code == r, "line %d, %s: the code in the error is %s", line, name, mla_result_name(e->code));
-    CHECK(strstr(e->text, name) && strstr(e->text, name2), "line %d: \"%s\" does not name %s %s", line, e->text, name, name2);
+    CHECK(strstr(e->text, name) && strstr(e->text, name2), "line %d: \"%s\" does not name %s %s", line, e->text, name,
+          name2);
     CHECK(strlen(e->text) < sizeof e->text && !strchr(e->text, '\n'), "line %d: the message is no line", line);
 }
 
@@ -101,7 +122,7 @@ static mla_model *model_of(const small *s) {
     return m;
 }
 
-/* ---- config -------------------------------------------------------------------------------------------------------------- */
+/* ---- config ------------------------------------------------------------------------------------------------------ */
 
 /* The config of s is refused with a message naming the field; mla_model_size gives 0; without the change it works. */
 static void bad_config(const small *s, const char *name, int line) {
@@ -109,35 +130,36 @@ static void bad_config(const small *s, const char *name, int line) {
     wipe();
     refused(mla_model_create(&m, &s->c, &s->w, NULL, &error), MLA_ERR_CONFIG, &error, name, "config", line);
     CHECK(m == NULL, "line %d, %s: the pointer is not NULL after a failure", line, name);
-    CHECK(mla_model_create(&m, &s->c, &s->w, NULL, NULL) == MLA_ERR_CONFIG, "line %d, %s: without an error to fill", line, name);
+    CHECK(mla_model_create(&m, &s->c, &s->w, NULL, NULL) == MLA_ERR_CONFIG, "line %d, %s: without an error to fill",
+          line, name);
     CHECK(mla_model_size(&s->c) == 0, "line %d, %s: mla_model_size", line, name);
 }
-#define BAD_CONFIG(change, name)                                                                                                 \
-    do {                                                                                                                         \
-        small s;                                                                                                                 \
-        make_small(&s);                                                                                                          \
-        change;                                                                                                                  \
-        bad_config(&s, name, __LINE__);                                                                                          \
+#define BAD_CONFIG(change, name)                                                                                       \
+    do {                                                                                                               \
+        small s;                                                                                                       \
+        make_small(&s);                                                                                                \
+        change;                                                                                                        \
+        bad_config(&s, name, __LINE__);                                                                                \
     } while (0)
-#define GOOD_CONFIG(change)                                                                                                      \
-    do {                                                                                                                         \
-        small s;                                                                                                                 \
-        mla_model *m = NULL;                                                                                                     \
-        make_small(&s);                                                                                                          \
-        change;                                                                                                                  \
-        CHECK(mla_model_create(&m, &s.c, &s.w, NULL, &error) == MLA_OK, "%s: %s", #change, error.text);                          \
-        mla_model_destroy(m);                                                                                                    \
+#define GOOD_CONFIG(change)                                                                                            \
+    do {                                                                                                               \
+        small s;                                                                                                       \
+        mla_model *m = NULL;                                                                                           \
+        make_small(&s);                                                                                                \
+        change;                                                                                                        \
+        CHECK(mla_model_create(&m, &s.c, &s.w, NULL, &error) == MLA_OK, "%s: %s", #change, error.text);                \
+        mla_model_destroy(m);                                                                                          \
     } while (0)
 
 static void test_config(void) {
     SECTION("config");
     GOOD_CONFIG((void)0);
     /* integers: negative and INT_MAX everywhere, zero where it is no default */
-#define NEGATIVE(field)                                                                                                          \
-    BAD_CONFIG(s.c.field = -1, #field);                                                                                          \
+#define NEGATIVE(field)                                                                                                \
+    BAD_CONFIG(s.c.field = -1, #field);                                                                                \
     BAD_CONFIG(s.c.field = INT_MIN, #field)
-#define SIZE(field)                                                                                                              \
-    NEGATIVE(field);                                                                                                             \
+#define SIZE(field)                                                                                                    \
+    NEGATIVE(field);                                                                                                   \
     BAD_CONFIG(s.c.field = INT_MAX, #field)
     SIZE(vocab_size);
     SIZE(hidden_size);
@@ -168,9 +190,9 @@ static void test_config(void) {
     BAD_CONFIG(s.c.num_experts_per_tok = 0, "num_experts_per_tok");
     BAD_CONFIG(s.c.moe_intermediate_size = 0, "moe_intermediate_size");
     /* enumerations */
-#define ENUM(type, field, count)                                                                                                 \
-    BAD_CONFIG(s.c.field = (type)(count), #field);                                                                               \
-    BAD_CONFIG(s.c.field = (type)-1, #field);                                                                                    \
+#define ENUM(type, field, count)                                                                                       \
+    BAD_CONFIG(s.c.field = (type)(count), #field);                                                                     \
+    BAD_CONFIG(s.c.field = (type)-1, #field);                                                                          \
     BAD_CONFIG(s.c.field = (type)INT_MAX, #field)
     ENUM(mla_mask, mask, MLA_MASK_NONE + 1);
     ENUM(mla_topk_method, topk_method, MLA_TOPK_NOAUX_TC + 1);
@@ -181,11 +203,11 @@ static void test_config(void) {
     ENUM(mla_norm_kind, kv_norm.kind, MLA_NORM_NONE + 1);
     ENUM(mla_norm_kind, block_norm.kind, MLA_NORM_NONE + 1);
     /* real numbers */
-#define REAL(field)                                                                                                              \
-    BAD_CONFIG(s.c.field = NAN, #field);                                                                                         \
-    BAD_CONFIG(s.c.field = INFINITY, #field);                                                                                    \
-    BAD_CONFIG(s.c.field = -INFINITY, #field);                                                                                   \
-    BAD_CONFIG(s.c.field = -1, #field);                                                                                          \
+#define REAL(field)                                                                                                    \
+    BAD_CONFIG(s.c.field = NAN, #field);                                                                               \
+    BAD_CONFIG(s.c.field = INFINITY, #field);                                                                          \
+    BAD_CONFIG(s.c.field = -INFINITY, #field);                                                                         \
+    BAD_CONFIG(s.c.field = -1, #field);                                                                                \
     BAD_CONFIG(s.c.field = -1e-30f, #field)
     REAL(softmax_scale);
     REAL(routed_scaling_factor);
@@ -207,7 +229,8 @@ static void test_config(void) {
     REAL(rope.attention_factor);
 }
 
-/* Presets against the published dimensions: a model of layers without weights takes them, and resolves what the papers state. */
+/* Presets against the published dimensions: a model of layers without weights takes them, and resolves what the papers
+ * state. */
 static void test_presets(void) {
     static const struct {
         const char *name;
@@ -215,18 +238,30 @@ static void test_presets(void) {
         float eps, theta, softmax_scale, amplitude;
         double cache; /* bytes of a token in bf16 */
     } all[] = {
-        {"deepseek-v2-lite", 102400, 2048, 27, 10944, 16, 0, 512, 128, 64, 128, 64, 0, 6, 1408, 2, 1e-6f, 1e4f, 0.1147213867929261f, 1, 31104},
-        {"deepseek-v2", 102400, 5120, 60, 12288, 128, 1536, 512, 128, 64, 128, 160, 0, 6, 1536, 2, 1e-6f, 1e4f, 0.1147213867929261f, 1, 69120},
-        {"deepseek-v3", 129280, 7168, 61, 18432, 128, 1536, 512, 128, 64, 128, 256, 0, 8, 2048, 1, 1e-6f, 1e4f, 0.1352337788608801f, 1, 70272},
-        {"kimi-k2", 163840, 7168, 61, 18432, 64, 1536, 512, 128, 64, 128, 384, 0, 8, 2048, 1, 1e-6f, 5e4f, 0.1308608f, 1, 70272},
-        {"longcat-flash", 131072, 6144, 56, 12288, 64, 1536, 512, 128, 64, 128, 512, 256, 12, 2048, 0, 1e-5f, 1e7f, 0.0721687836f, 1, 64512},
-        {"minicpm3", 73448, 2560, 62, 6400, 40, 768, 256, 64, 32, 64, 0, 0, 0, 0, 0, 1e-5f, 1e4f, 0.1020620726f, 1, 35712},
-        {"deepseek-v32", 129280, 7168, 61, 18432, 128, 1536, 512, 128, 64, 128, 256, 0, 8, 2048, 1, 1e-6f, 1e4f, 0.1352337788608801f, 1, 70272},
-        {"glm4-moe-lite", 154880, 2048, 47, 10240, 20, 768, 512, 192, 64, 256, 64, 0, 4, 1536, 1, 1e-5f, 1e4f, 0.0625f, 1, 54144},
-        {"glm-moe-dsa", 154880, 6144, 78, 12288, 64, 2048, 512, 192, 64, 256, 256, 0, 8, 2048, 1, 1e-5f, 1e4f, 0.0625f, 1, 89856},
-        {"mistral4", 131072, 4096, 36, 12288, 32, 1024, 256, 64, 64, 128, 128, 0, 4, 2048, 1, 1e-6f, 1e4f, 0.1949694947f, 1, 23040},
-        {"youtu", 128256, 2048, 32, 6144, 16, 1536, 512, 128, 64, 128, 0, 0, 0, 0, 0, 1e-6f, 1e4f, 0.0721687836f, 1, 36864},
-        {"axk1", 163840, 7168, 61, 18432, 64, 1536, 512, 128, 64, 128, 192, 0, 8, 2048, 1, 1e-6f, 1e4f, 0.0721687836f, 1, 70272}};
+        {"deepseek-v2-lite",  102400, 2048, 27, 10944, 16, 0, 512, 128, 64, 128, 64, 0, 6, 1408, 2, 1e-6f, 1e4f,
+         0.1147213867929261f, 1,      31104},
+        {"deepseek-v2",       102400, 5120, 60, 12288, 128, 1536, 512, 128, 64, 128, 160, 0, 6, 1536, 2, 1e-6f, 1e4f,
+         0.1147213867929261f, 1,      69120},
+        {"deepseek-v3",       129280, 7168, 61, 18432, 128, 1536, 512, 128, 64, 128, 256, 0, 8, 2048, 1, 1e-6f, 1e4f,
+         0.1352337788608801f, 1,      70272},
+        {"kimi-k2", 163840, 7168, 61,   18432, 64,    1536, 512,        128, 64,   128,
+         384,       0,      8,    2048, 1,     1e-6f, 5e4f, 0.1308608f, 1,   70272},
+        {"longcat-flash", 131072, 6144,          56, 12288, 64, 1536, 512, 128, 64, 128, 512, 256, 12, 2048, 0,
+         1e-5f,           1e7f,   0.0721687836f, 1,  64512},
+        {"minicpm3", 73448, 2560, 62, 6400, 40,    768,  256,           64, 32,   64,
+         0,          0,     0,    0,  0,    1e-5f, 1e4f, 0.1020620726f, 1,  35712},
+        {"deepseek-v32",      129280, 7168, 61, 18432, 128, 1536, 512, 128, 64, 128, 256, 0, 8, 2048, 1, 1e-6f, 1e4f,
+         0.1352337788608801f, 1,      70272},
+        {"glm4-moe-lite", 154880, 2048,    47, 10240, 20, 768, 512, 192, 64, 256, 64, 0, 4, 1536, 1,
+         1e-5f,           1e4f,   0.0625f, 1,  54144},
+        {"glm-moe-dsa", 154880, 6144, 78,   12288, 64,    2048, 512,     192, 64,   256,
+         256,           0,      8,    2048, 1,     1e-5f, 1e4f, 0.0625f, 1,   89856},
+        {"mistral4", 131072, 4096, 36,   12288, 32,    1024, 256,           64, 64,   128,
+         128,        0,      4,    2048, 1,     1e-6f, 1e4f, 0.1949694947f, 1,  23040},
+        {"youtu", 128256, 2048, 32, 6144, 16,    1536, 512,           128, 64,   128,
+         0,       0,      0,    0,  0,    1e-6f, 1e4f, 0.0721687836f, 1,   36864},
+        {"axk1", 163840, 7168, 61,   18432, 64,    1536, 512,           128, 64,   128,
+         192,    0,      8,    2048, 1,     1e-6f, 1e4f, 0.0721687836f, 1,   70272}};
     static mla_layer_weights layers[80];
     static const float factors[16] = {1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1};
     mla_config c;
@@ -238,42 +273,51 @@ static void test_presets(void) {
         w.layers = layers;
         if (!CHECK(mla_config_preset(&c, all[i].name, &error) == MLA_OK, "%s: %s", all[i].name, error.text)) continue;
 #define PRESET(field, want) CHECK(c.field == all[i].want, "%s: " #field " is %g", all[i].name, (double)c.field)
-        PRESET(vocab_size, vocab), PRESET(hidden_size, D), PRESET(num_hidden_layers, L), PRESET(intermediate_size, d_ff);
+        PRESET(vocab_size, vocab), PRESET(hidden_size, D), PRESET(num_hidden_layers, L),
+            PRESET(intermediate_size, d_ff);
         PRESET(num_attention_heads, H), PRESET(q_lora_rank, Q), PRESET(kv_lora_rank, R), PRESET(qk_nope_head_dim, N);
         PRESET(qk_rope_head_dim, P), PRESET(v_head_dim, V), PRESET(n_routed_experts, E), PRESET(zero_expert_num, Z);
         PRESET(num_experts_per_tok, K), PRESET(moe_intermediate_size, I), PRESET(n_shared_experts, shared);
         PRESET(block_norm.eps, eps), PRESET(rope.theta, theta);
         if (c.rope.scaling == MLA_ROPE_LONGROPE) {
-            refused(mla_model_create(&m, &c, &w, NULL, &error), MLA_ERR_CONFIG, &error, "rope.short_factor", "missing", __LINE__);
+            refused(mla_model_create(&m, &c, &w, NULL, &error), MLA_ERR_CONFIG, &error, "rope.short_factor", "missing",
+                    __LINE__);
             c.rope.short_factor = c.rope.long_factor = factors;
         }
         if (!CHECK(mla_model_create(&m, &c, &w, NULL, &error) == MLA_OK, "%s: %s", all[i].name, error.text)) continue;
         const float scale = mla_model_config(m)->softmax_scale;
         CHECK(fabsf(scale / all[i].softmax_scale - 1) < 1e-6f, "%s: softmax_scale %.9g", all[i].name, (double)scale);
-        CHECK(fabsf(mla_model_rope_amplitude(m) - all[i].amplitude) < 1e-6f, "%s: amplitude %g", all[i].name, (double)mla_model_rope_amplitude(m));
-        CHECK(2.0 * c.num_hidden_layers * (c.kv_lora_rank + c.qk_rope_head_dim) == all[i].cache, "%s: cache", all[i].name);
+        CHECK(fabsf(mla_model_rope_amplitude(m) - all[i].amplitude) < 1e-6f, "%s: amplitude %g", all[i].name,
+              (double)mla_model_rope_amplitude(m));
+        CHECK(2.0 * c.num_hidden_layers * (c.kv_lora_rank + c.qk_rope_head_dim) == all[i].cache, "%s: cache",
+              all[i].name);
         if (!strcmp(all[i].name, "deepseek-v3")) {
             const float *inv = mla_model_inv_freq(m);
-            CHECK(fabsf(inv[16] - 0.0055f) < 1e-8f && fabsf(inv[31] - 3.33380358e-6f) < 1e-12f, "inv_freq[16] %g, [31] %g", (double)inv[16], (double)inv[31]);
-            CHECK(c.n_group == 8 && c.topk_group == 4 && c.topk_method == MLA_TOPK_NOAUX_TC && c.scoring_func == MLA_SCORING_SIGMOID && c.norm_topk_prob &&
-                  c.routed_scaling_factor == 2.5f, "the router of deepseek-v3");
+            CHECK(fabsf(inv[16] - 0.0055f) < 1e-8f && fabsf(inv[31] - 3.33380358e-6f) < 1e-12f,
+                  "inv_freq[16] %g, [31] %g", (double)inv[16], (double)inv[31]);
+            CHECK(c.n_group == 8 && c.topk_group == 4 && c.topk_method == MLA_TOPK_NOAUX_TC &&
+                      c.scoring_func == MLA_SCORING_SIGMOID && c.norm_topk_prob && c.routed_scaling_factor == 2.5f,
+                  "the router of deepseek-v3");
         }
         mla_model_destroy(m);
     }
     MUST(mla_config_preset(&c, "longcat-flash", &error));
     CHECK(c.q_scale == 2 && fabsf(c.latent_scale * c.latent_scale - 12) < 1e-5f, "longcat-flash: sqrt(D/Q), sqrt(D/R)");
     MUST(mla_config_preset(&c, "minicpm3", &error));
-    CHECK(c.embed_scale == 12 && fabsf(c.residual_scale - 1.4f / sqrtf(62)) < 1e-7f && c.logits_scale == 256.0f / 2560, "minicpm3: scales");
+    CHECK(c.embed_scale == 12 && fabsf(c.residual_scale - 1.4f / sqrtf(62)) < 1e-7f && c.logits_scale == 256.0f / 2560,
+          "minicpm3: scales");
     MUST(mla_config_preset(&c, "mistral4", &error));
     CHECK(c.temperature_beta == 0.1f && c.temperature_period == 8192, "mistral4: the temperature of queries");
-    refused(mla_config_preset(&c, "gpt-2", &error), MLA_ERR_UNSUPPORTED, &error, "\"gpt-2\"", "deepseek-v3, kimi-k2", __LINE__);
+    refused(mla_config_preset(&c, "gpt-2", &error), MLA_ERR_UNSUPPORTED, &error, "\"gpt-2\"", "deepseek-v3, kimi-k2",
+            __LINE__);
     refused(mla_config_preset(&c, NULL, &error), MLA_ERR_ARGUMENT, &error, "name", "NULL", __LINE__);
     refused(mla_config_preset(NULL, "deepseek-v3", &error), MLA_ERR_ARGUMENT, &error, "out", "NULL", __LINE__);
     CHECK(mla_config_preset(&c, "", NULL) == MLA_ERR_UNSUPPORTED, "no error to fill");
 }
 
 static void test_config_relations(void) {
-    static const float factors[2] = {1, 2}, zero[2] = {1, 0}, nan[2] = {NAN, 1}, minus[2] = {-1, 1}, infinite[2] = {1, INFINITY};
+    static const float factors[2] = {1, 2}, zero[2] = {1, 0}, nan[2] = {NAN, 1}, minus[2] = {-1, 1},
+                       infinite[2] = {1, INFINITY};
     SECTION("config, fields that contradict each other");
     BAD_CONFIG(s.c.qk_rope_head_dim = 3, "qk_rope_head_dim");
     BAD_CONFIG(s.c.qk_rope_head_dim = 5; s.c.rope.layout = MLA_ROPE_HALF, "qk_rope_head_dim");
@@ -299,8 +343,8 @@ static void test_config_relations(void) {
     BAD_CONFIG(s.c.n_shared_experts = 65536; s.c.moe_intermediate_size = 1 << 20, "n_shared_experts");
     /* yarn, linear, dynamic, longrope */
     for (int scaling = MLA_ROPE_LINEAR; scaling <= MLA_ROPE_LONGROPE; scaling++) {
-#define SCALED                                                                                                                   \
-    s.c.rope.scaling = (mla_rope_scaling)scaling, s.c.rope.original_max_position_embeddings = 64,                                \
+#define SCALED                                                                                                         \
+    s.c.rope.scaling = (mla_rope_scaling)scaling, s.c.rope.original_max_position_embeddings = 64,                      \
     s.c.rope.long_factor = s.c.rope.short_factor = factors
         GOOD_CONFIG(SCALED);
         GOOD_CONFIG(SCALED; s.c.rope.factor = 1);
@@ -319,8 +363,9 @@ static void test_config_relations(void) {
     BAD_CONFIG(s.c.rope.theta = 1e-45f; s.c.qk_rope_head_dim = 4; s.c.rope.scaling = MLA_ROPE_YARN;
                s.c.rope.original_max_position_embeddings = 64, "rope.theta");
     for (int far = 0; far < 2; far++) {
-#define LONGROPE                                                                                                                 \
-    s.c.rope.scaling = MLA_ROPE_LONGROPE, s.c.rope.original_max_position_embeddings = 64, s.c.rope.length = far ? 65 : 64
+#define LONGROPE                                                                                                       \
+    s.c.rope.scaling = MLA_ROPE_LONGROPE, s.c.rope.original_max_position_embeddings = 64,                              \
+    s.c.rope.length = far ? 65 : 64
 #define FACTORS *(far ? &s.c.rope.long_factor : &s.c.rope.short_factor)
         const char *name = far ? "long_factor" : "short_factor";
         GOOD_CONFIG(LONGROPE; FACTORS = factors);
@@ -350,7 +395,7 @@ static void test_config_relations(void) {
           "65536 layers of 65536 experts in %.0f bytes", (double)bytes);
 }
 
-/* ---- weights ------------------------------------------------------------------------------------------------------------- */
+/* ---- weights ----------------------------------------------------------------------------------------------------- */
 
 static void bad_weights(const small *s, mla_result want, const char *name, const char *name2, int line) {
     mla_model *m = (mla_model *)(void *)&error;
@@ -358,12 +403,12 @@ static void bad_weights(const small *s, mla_result want, const char *name, const
     refused(mla_model_create(&m, &s->c, &s->w, NULL, &error), want, &error, name, name2, line);
     CHECK(m == NULL, "line %d, %s: the pointer is not NULL after a failure", line, name);
 }
-#define BAD_WEIGHTS(change, name, name2)                                                                                         \
-    do {                                                                                                                         \
-        small s;                                                                                                                 \
-        make_small(&s);                                                                                                          \
-        change;                                                                                                                  \
-        bad_weights(&s, MLA_ERR_WEIGHTS, name, name2, __LINE__);                                                                 \
+#define BAD_WEIGHTS(change, name, name2)                                                                               \
+    do {                                                                                                               \
+        small s;                                                                                                       \
+        make_small(&s);                                                                                                \
+        change;                                                                                                        \
+        bad_weights(&s, MLA_ERR_WEIGHTS, name, name2, __LINE__);                                                       \
     } while (0)
 
 /* Every way in which one tensor can be wrong; it is field `t` of a fresh small model. */
@@ -401,7 +446,8 @@ static void bad_tensor(small *s, mla_tensor *t, const char *name, int required, 
         *t = good;
     }
     mla_model *m = NULL;
-    CHECK(mla_model_create(&m, &s->c, &s->w, NULL, &error) == MLA_OK, "line %d, %s: right again, but %s", line, name, error.text);
+    CHECK(mla_model_create(&m, &s->c, &s->w, NULL, &error) == MLA_OK, "line %d, %s: right again, but %s", line, name,
+          error.text);
     mla_model_destroy(m);
 }
 
@@ -416,7 +462,7 @@ static void test_weights(void) {
     for (int i = 0; i < L; i++) {
         mla_layer_weights *l = &s.layers[i];
         char name[64];
-#define TENSOR(field, required)                                                                                                  \
+#define TENSOR(field, required)                                                                                        \
     (snprintf(name, sizeof name, "layers[%d].%s", i, #field), bad_tensor(&s, &l->field, name, required, __LINE__))
         TENSOR(attn_norm.weight, 0);
         TENSOR(ffn_norm.weight, 0);
@@ -461,14 +507,15 @@ static void test_weights_relations(void) {
     BAD_WEIGHTS(s.c.zero_expert_num = 4, "layers[1].moe.router", "[12, ");
     BAD_WEIGHTS(s.c.q_lora_rank = 0, "layers[0].attn.q.weight", "missing");
     BAD_WEIGHTS(s.c.q_norm.kind = MLA_NORM_DYT, "q_norm.alpha", "missing");
-    BAD_WEIGHTS(s.c.kv_norm.kind = MLA_NORM_DYT; s.layers[0].attn.kv_norm.alpha = tensor(1, 2), "kv_norm.alpha", "expected");
+    BAD_WEIGHTS(s.c.kv_norm.kind = MLA_NORM_DYT;
+                s.layers[0].attn.kv_norm.alpha = tensor(1, 2), "kv_norm.alpha", "expected");
     /* tensors that the config leaves no room for: the field is at fault */
-#define BAD_BOTH(change, name)                                                                                                   \
-    do {                                                                                                                         \
-        small s;                                                                                                                 \
-        make_small(&s);                                                                                                          \
-        change;                                                                                                                  \
-        bad_weights(&s, MLA_ERR_CONFIG, name, "weights.", __LINE__);                                                             \
+#define BAD_BOTH(change, name)                                                                                         \
+    do {                                                                                                               \
+        small s;                                                                                                       \
+        make_small(&s);                                                                                                \
+        change;                                                                                                        \
+        bad_weights(&s, MLA_ERR_CONFIG, name, "weights.", __LINE__);                                                   \
     } while (0)
     BAD_BOTH(s.c.num_attention_heads = 0, "num_attention_heads");
     BAD_BOTH(s.c.intermediate_size = 0, "intermediate_size");
@@ -479,7 +526,7 @@ static void test_weights_relations(void) {
     GOOD_CONFIG(s.c.q_norm.kind = MLA_NORM_NONE; memset(&s.layers[0].attn.q_norm, 0, sizeof s.layers[0].attn.q_norm));
 }
 
-/* ---- a context and caches to work with ----------------------------------------------------------------------------------- */
+/* ---- a context and caches to work with --------------------------------------------------------------------------- */
 
 static mla_context *context_of(const mla_model *m, int max_tokens, mla_attn_path path) {
     mla_context_desc d;
@@ -523,7 +570,7 @@ static uint64_t contents(const mla_cache *k) { /* of all rows, as a hash; with t
     return h;
 }
 
-/* ---- pointers, counts and names ------------------------------------------------------------------------------------------ */
+/* ---- pointers, counts and names ---------------------------------------------------------------------------------- */
 
 #define REFUSED(call, code, name, name2)       (wipe(), refused((call), (code), &error, name, name2, __LINE__))
 #define REFUSED_IN(x, call, code, name, name2) (refused((call), (code), mla_context_error(x), name, name2, __LINE__))
@@ -550,12 +597,12 @@ static void test_arguments(void) {
     /* context */
     memset(&xd, 0, sizeof xd);
     xd.threads = 1;
-#define BAD_DESC(change, code, name)                                                                                             \
-    do {                                                                                                                         \
-        mla_context_desc d = xd;                                                                                                 \
-        change;                                                                                                                  \
-        REFUSED(mla_context_create(&x, m, &d, &error), code, name, "");                                                          \
-        CHECK(x == NULL && mla_context_size(m, &d) == 0, "%s: pointer or size", name);                                           \
+#define BAD_DESC(change, code, name)                                                                                   \
+    do {                                                                                                               \
+        mla_context_desc d = xd;                                                                                       \
+        change;                                                                                                        \
+        REFUSED(mla_context_create(&x, m, &d, &error), code, name, "");                                                \
+        CHECK(x == NULL && mla_context_size(m, &d) == 0, "%s: pointer or size", name);                                 \
     } while (0)
     BAD_DESC(d.max_tokens = -1, MLA_ERR_ARGUMENT, "max_tokens");
     BAD_DESC(d.max_tokens = INT_MAX, MLA_ERR_ARGUMENT, "max_tokens");
@@ -596,18 +643,19 @@ static void test_arguments(void) {
     REFUSED(mla_pool_create(&none, m, 1, MLA_E4M3, MLA_F32, NULL, &error), MLA_ERR_ARGUMENT, "dtype", "");
     REFUSED(mla_pool_create(&none, m, 1, (mla_dtype)-1, MLA_F32, NULL, &error), MLA_ERR_ARGUMENT, "dtype", "");
     REFUSED(mla_pool_init(&none, NULL, 1 << 30, m, 1, MLA_F32, MLA_F32, &error), MLA_ERR_ARGUMENT, "memory", "NULL");
-    CHECK(none == NULL && mla_pool_size(m, 0, MLA_F32, MLA_F32) == 0 && mla_pool_size(NULL, 1, MLA_F32, MLA_F32) == 0, "sizes of bad pools");
+    CHECK(none == NULL && mla_pool_size(m, 0, MLA_F32, MLA_F32) == 0 && mla_pool_size(NULL, 1, MLA_F32, MLA_F32) == 0,
+          "sizes of bad pools");
     const size_t huge = mla_pool_size(m, INT_MAX, MLA_F32, MLA_F32);
     CHECK(huge == SIZE_MAX || (double)huge >= 2147483647.0 * L * MLA_PAGE * WIDTH * 4, "INT_MAX pages in %.0f bytes",
           (double)huge);
     memset(&kd, 0, sizeof kd);
     kd.capacity = 4;
-#define BAD_CACHE(change, name)                                                                                                  \
-    do {                                                                                                                         \
-        mla_cache_desc d = kd;                                                                                                   \
-        change;                                                                                                                  \
-        REFUSED(mla_cache_create(&k, m, &d, &error), MLA_ERR_ARGUMENT, name, "");                                                \
-        CHECK(k == NULL && mla_cache_size(m, &d) == 0, "%s: pointer or size", name);                                             \
+#define BAD_CACHE(change, name)                                                                                        \
+    do {                                                                                                               \
+        mla_cache_desc d = kd;                                                                                         \
+        change;                                                                                                        \
+        REFUSED(mla_cache_create(&k, m, &d, &error), MLA_ERR_ARGUMENT, name, "");                                      \
+        CHECK(k == NULL && mla_cache_size(m, &d) == 0, "%s: pointer or size", name);                                   \
     } while (0)
     BAD_CACHE(d.capacity = 0, "capacity");
     BAD_CACHE(d.capacity = -1, "capacity");
@@ -709,22 +757,25 @@ static void test_arguments(void) {
     REFUSED_IN(x, mla_moe_forward(x, 0, y, NULL, 1, NULL), MLA_ERR_ARGUMENT, "x", "NULL");
     CHECK(contents(k) == before, "refused calls changed the cache");
     /* after all that, the right arguments work */
-    CHECK(mla_model_forward(x, &q, 1, token, NULL) == MLA_OK && mla_cache_length(k) == 3, "a right call after wrong ones: %s",
-          mla_context_error(x)->text);
+    CHECK(mla_model_forward(x, &q, 1, token, NULL) == MLA_OK && mla_cache_length(k) == 3,
+          "a right call after wrong ones: %s", mla_context_error(x)->text);
     q.n_tokens = 1;
     CHECK(mla_attn_forward(x, 0, y, buffer, &q, 1) == MLA_OK && mla_cache_length(k) == 3, "attention of layer 0");
     CHECK(mla_attn_forward(x, 1, y, buffer, &q, 1) == MLA_OK && mla_cache_length(k) == 4, "attention of layer 1");
-    CHECK(mla_moe_forward(x, 0, y, buffer, 4, NULL) == MLA_OK && mla_moe_forward(x, 1, y, buffer, 4, NULL) == MLA_OK, "experts");
+    CHECK(mla_moe_forward(x, 0, y, buffer, 4, NULL) == MLA_OK && mla_moe_forward(x, 1, y, buffer, 4, NULL) == MLA_OK,
+          "experts");
     mla_cache_destroy(k);
     mla_context_destroy(x);
     mla_model_destroy(m);
-    mla_model_destroy(NULL), mla_context_destroy(NULL), mla_cache_destroy(NULL), mla_pool_destroy(NULL), mla_cache_reset(NULL);
+    mla_model_destroy(NULL), mla_context_destroy(NULL), mla_cache_destroy(NULL), mla_pool_destroy(NULL),
+        mla_cache_reset(NULL);
     /* names */
-    for (int i = 0; i < 7; i++) CHECK(strncmp(mla_result_name((mla_result)i), "MLA_", 4) == 0, "mla_result_name(%d)", i);
+    for (int i = 0; i < 7; i++)
+        CHECK(strncmp(mla_result_name((mla_result)i), "MLA_", 4) == 0, "mla_result_name(%d)", i);
     CHECK(mla_result_name((mla_result)-5) != NULL && mla_dtype_name((mla_dtype)-5) != NULL, "names of nothing");
 }
 
-/* ---- partial models ------------------------------------------------------------------------------------------------------ */
+/* ---- partial models ---------------------------------------------------------------------------------------------- */
 
 /* The model forward names what is missing; the calls that need less work all the same. */
 static void lacking(const small *s, const char *name, int attn_layer, int moe_layer, int line) {
@@ -801,7 +852,7 @@ static void test_partial(void) {
     mla_model_destroy(m);
 }
 
-/* ---- caches -------------------------------------------------------------------------------------------------------------- */
+/* ---- caches ------------------------------------------------------------------------------------------------------ */
 
 static void test_cache_ends(void) {
     small s;
@@ -829,8 +880,8 @@ static void test_cache_ends(void) {
         REFUSED_IN(x, mla_attn_forward(x, 0, y, in, &q, 1), MLA_ERR_FULL, "sequences[0]", "68");
         CHECK(contents(k) == before, "a batch that straddles the end changed the cache");
         q.n_tokens = 2;
-        CHECK(mla_model_forward(x, &q, 1, tokens, NULL) == MLA_OK && mla_cache_length(k) == CAPACITY, "exactly full: %s",
-              mla_context_error(x)->text);
+        CHECK(mla_model_forward(x, &q, 1, tokens, NULL) == MLA_OK && mla_cache_length(k) == CAPACITY,
+              "exactly full: %s", mla_context_error(x)->text);
         before = contents(k);
         q.n_tokens = 1;
         REFUSED_IN(x, mla_model_forward(x, &q, 1, tokens, NULL), MLA_ERR_FULL, "sequences[0]", "70");
@@ -848,7 +899,8 @@ static void test_cache_ends(void) {
         MUST(mla_cache_truncate(k, 65, &error));
         CHECK(mla_cache_length(k) == 65 && (!paged || mla_pool_free_pages(pool) == 0), "truncate to 65");
         MUST(mla_cache_truncate(k, 64, &error));
-        CHECK(mla_cache_length(k) == 64 && (!paged || mla_pool_free_pages(pool) == 1), "truncate to 64: a page is free");
+        CHECK(mla_cache_length(k) == 64 && (!paged || mla_pool_free_pages(pool) == 1),
+              "truncate to 64: a page is free");
         q.n_tokens = 6;
         CHECK(mla_model_forward(x, &q, 1, tokens, NULL) == MLA_OK && mla_cache_length(k) == CAPACITY, "filled again");
         MUST(mla_cache_truncate(k, 0, &error));
@@ -901,7 +953,8 @@ static void test_forks(void) {
     MUST(mla_cache_fork(a, c, &error));
     MUST(mla_cache_fork(b, a, &error));
     mla_sequence two[2] = {sequence(a, 4), sequence(b, 4)};
-    CHECK(mla_model_forward(x, two, 2, tokens, NULL) == MLA_OK && contents(a) == contents(b) && mla_cache_length(a) == 74,
+    CHECK(mla_model_forward(x, two, 2, tokens, NULL) == MLA_OK && contents(a) == contents(b) &&
+              mla_cache_length(a) == 74,
           "both in one call: %s", mla_context_error(x)->text);
     MUST(mla_cache_truncate(a, 70, &error));
     CHECK(contents(a) == original, "the shared part after both wrote");
@@ -937,7 +990,8 @@ static void test_forks(void) {
     fill_cache(e, 64 * 3, 1); /* d has 2, e 3: one page free */
     const uint64_t of_d = contents(d), of_e = contents(e);
     REFUSED(mla_cache_fork(f, c, &error), MLA_ERR_FULL, "pool", "");
-    CHECK(mla_pool_free_pages(other_pool) == 1 && mla_cache_length(f) == 0 && contents(d) == of_d && contents(e) == of_e,
+    CHECK(mla_pool_free_pages(other_pool) == 1 && mla_cache_length(f) == 0 && contents(d) == of_d &&
+              contents(e) == of_e,
           "a fork that found no room");
     MUST(mla_cache_fork(d, c, &error)); /* d's own pages are room enough */
     CHECK(contents(d) == original && mla_pool_free_pages(other_pool) == 1, "a copy over what dst holds");
@@ -951,7 +1005,8 @@ static void test_forks(void) {
     mla_cache_reset(c);
     MUST(mla_cache_fork(f, c, &error));
     MUST(mla_cache_fork(b, f, &error));
-    CHECK(mla_cache_length(f) == 0 && mla_cache_length(b) == 0 && mla_pool_free_pages(pool) == PAGES, "forks of nothing");
+    CHECK(mla_cache_length(f) == 0 && mla_cache_length(b) == 0 && mla_pool_free_pages(pool) == PAGES,
+          "forks of nothing");
     mla_cache_destroy(b), mla_cache_destroy(c), mla_cache_destroy(d), mla_cache_destroy(e), mla_cache_destroy(f);
     CHECK(mla_pool_free_pages(pool) == PAGES && mla_pool_free_pages(other_pool) == PAGES, "all pages are back");
     mla_pool_destroy(pool), mla_pool_destroy(other_pool);
@@ -972,7 +1027,8 @@ static void test_exhaustion(void) {
     MUST(mla_pool_create(&pool, m, PAGES, MLA_F32, MLA_F32, NULL, &error));
     mla_cache *k[3];
     for (int i = 0; i < 3; i++) k[i] = cache_of(m, 64 * PAGES, pool), fill_cache(k[i], 10 * (i + 1), (float)i);
-    mla_sequence q[3] = {sequence(k[0], 50), sequence(k[1], 60), sequence(k[2], 60)}; /* 3 pages held, 2 more wanted, 1 free */
+    mla_sequence q[3] = {sequence(k[0], 50), sequence(k[1], 60),
+                         sequence(k[2], 60)}; /* 3 pages held, 2 more wanted, 1 free */
     uint64_t before[3];
     for (int i = 0; i < 3; i++) before[i] = contents(k[i]);
     REFUSED_IN(x, mla_model_forward(x, q, 3, tokens, NULL), MLA_ERR_FULL, "sequences[2]", "pool");
@@ -1009,8 +1065,8 @@ static void test_exhaustion(void) {
     const int free_before = mla_pool_free_pages(pool);
     const int bad[1] = {VOCAB};
     REFUSED_IN(x, mla_model_forward(x, p, 1, bad, NULL), MLA_ERR_ARGUMENT, "tokens[0]", "");
-    CHECK(mla_pool_free_pages(pool) == free_before, "a refused token took a page: %d free, %d before", mla_pool_free_pages(pool),
-          free_before);
+    CHECK(mla_pool_free_pages(pool) == free_before, "a refused token took a page: %d free, %d before",
+          mla_pool_free_pages(pool), free_before);
     for (int i = 0; i < 3; i++) mla_cache_destroy(k[i]);
     CHECK(mla_pool_free_pages(pool) == PAGES, "all pages are back");
     mla_pool_destroy(pool);
@@ -1018,7 +1074,7 @@ static void test_exhaustion(void) {
     mla_model_destroy(m);
 }
 
-/* ---- layers one after the other ------------------------------------------------------------------------------------------ */
+/* ---- layers one after the other ---------------------------------------------------------------------------------- */
 
 static void test_layers(void) {
     enum { T = 3 };
@@ -1044,8 +1100,8 @@ static void test_layers(void) {
             for (int i = 0; i < T * H * T; i++) written += probs[i] != untouched;
             for (size_t i = T * H * T; i < sizeof probs / sizeof *probs; i++) wrong += probs[i] != untouched;
             CHECK(written == T * H * T && wrong == 0,
-                  "mla_attn_forward, layer %d: %d of %d probabilities written, %d numbers behind them", l, written, T * H * T,
-                  wrong);
+                  "mla_attn_forward, layer %d: %d of %d probabilities written, %d numbers behind them", l, written,
+                  T * H * T, wrong);
             CHECK(mla_cache_length(k) == (l == L - 1 ? T : 0), "layer %d: length %d", l, mla_cache_length(k));
         }
         q.probs = NULL;
@@ -1075,7 +1131,7 @@ static void test_layers(void) {
     mla_model_destroy(m);
 }
 
-/* ---- memory -------------------------------------------------------------------------------------------------------------- */
+/* ---- memory ------------------------------------------------------------------------------------------------------ */
 
 typedef struct counting { /* an allocator that can fail, and knows what it has given */
     int given, open, fail_at;
@@ -1110,7 +1166,8 @@ static mla_result all_objects(const small *s, const mla_allocator *a) {
     xd.max_tokens = 8, xd.threads = 2, xd.alloc = *a;
     kd.capacity = 8, kd.alloc = *a;
     wipe();
-    if ((r = mla_model_create(&m, &s->c, &s->w, a, &error)) == MLA_OK && (r = mla_context_create(&x, m, &xd, &error)) == MLA_OK &&
+    if ((r = mla_model_create(&m, &s->c, &s->w, a, &error)) == MLA_OK &&
+        (r = mla_context_create(&x, m, &xd, &error)) == MLA_OK &&
         (r = mla_pool_create(&pool, m, 2, MLA_F16, MLA_F32, a, &error)) == MLA_OK &&
         (r = mla_cache_create(&k, m, &kd, &error)) == MLA_OK) {
         kd.pool = pool;
@@ -1121,7 +1178,8 @@ static mla_result all_objects(const small *s, const mla_allocator *a) {
             CHECK(before.given == ((counting *)a->user)->given, "a forward call allocates");
         }
     }
-    mla_cache_destroy(paged), mla_cache_destroy(k), mla_pool_destroy(pool), mla_context_destroy(x), mla_model_destroy(m);
+    mla_cache_destroy(paged), mla_cache_destroy(k), mla_pool_destroy(pool), mla_context_destroy(x),
+        mla_model_destroy(m);
     return r;
 }
 
@@ -1148,11 +1206,13 @@ static void test_allocator(void) {
     mla_model *m;
     memset(&c, 0, sizeof c);
     s.c.topk_group = 99;
-    CHECK(mla_model_create(&m, &s.c, &s.w, &a, &error) == MLA_ERR_CONFIG && c.open == 0, "a refused config loses memory");
+    CHECK(mla_model_create(&m, &s.c, &s.w, &a, &error) == MLA_ERR_CONFIG && c.open == 0,
+          "a refused config loses memory");
     make_small(&s);
     const float inv[2] = {NAN, 1};
     s.c.rope.inv_freq = inv;
-    CHECK(mla_model_create(&m, &s.c, &s.w, &a, &error) == MLA_ERR_CONFIG && c.open == 0, "refused frequencies lose memory");
+    CHECK(mla_model_create(&m, &s.c, &s.w, &a, &error) == MLA_ERR_CONFIG && c.open == 0,
+          "refused frequencies lose memory");
     /* sizes beyond any memory are not asked for, or as what they are */
     make_small(&s);
     MUST(mla_model_create(&m, &s.c, &s.w, NULL, &error));
@@ -1162,18 +1222,19 @@ static void test_allocator(void) {
     memset(&c, 0, sizeof c);
     c.fail_at = 1;
     REFUSED(mla_pool_create(&pool, m, INT_MAX, MLA_F32, MLA_F32, &a, &error), MLA_ERR_MEMORY, "memory", "bytes");
-    CHECK(c.given == 0 || (double)c.last > 2147483647.0 * MLA_PAGE * L * WIDTH * 4, "INT_MAX pages: %.0f bytes asked for",
-          (double)c.last);
+    CHECK(c.given == 0 || (double)c.last > 2147483647.0 * MLA_PAGE * L * WIDTH * 4,
+          "INT_MAX pages: %.0f bytes asked for", (double)c.last);
     memset(&d, 0, sizeof d);
     memset(&c, 0, sizeof c);
     d.alloc = a, d.max_tokens = 1 << 24, d.threads = 4096, c.fail_at = 1;
     REFUSED(mla_context_create(&x, m, &d, &error), MLA_ERR_MEMORY, "memory", "bytes");
-    CHECK(c.given == 0 || (double)c.last > 16777216.0 * D * 4 * 3, "16 million tokens: %.0f bytes asked for", (double)c.last);
+    CHECK(c.given == 0 || (double)c.last > 16777216.0 * D * 4 * 3, "16 million tokens: %.0f bytes asked for",
+          (double)c.last);
     mla_model_destroy(m);
 }
 
-/* In memory of ours: at any alignment, and one byte too little. The block is as large as stated and no byte larger, so that tools
-   that watch memory see what goes beyond. */
+/* In memory of ours: at any alignment, and one byte too little. The block is as large as stated and no byte larger, so
+   that tools that watch memory see what goes beyond. */
 static void test_own_memory(void) {
     small s;
     mla_model *m, *made, *bad_m;
@@ -1197,9 +1258,11 @@ static void test_own_memory(void) {
         for (size_t off = 0; off < 70 && mla_isa_available(isa); off += off < 17 ? 1 : 9)
             for (int paged = 0; paged < 2; paged++) {
                 xd.isa = isa;
-                const size_t size[4] = {mla_model_size(&s.c), mla_context_size(made, &xd), mla_pool_size(made, 1, MLA_F32, MLA_F32), 0};
+                const size_t size[4] = {mla_model_size(&s.c), mla_context_size(made, &xd),
+                                        mla_pool_size(made, 1, MLA_F32, MLA_F32), 0};
                 char *block[4];
-                for (int i = 0; i < 3; i++) block[i] = (char *)malloc(size[i] + off), memset(block[i], 0xa5, size[i] + off);
+                for (int i = 0; i < 3; i++)
+                    block[i] = (char *)malloc(size[i] + off), memset(block[i], 0xa5, size[i] + off);
                 wipe();
                 refused(mla_model_init(&bad_m, block[0] + off, size[0] - 1, &s.c, &s.w, &error), MLA_ERR_MEMORY, &error,
                         "mla_model_init", "bytes", __LINE__);
@@ -1207,8 +1270,8 @@ static void test_own_memory(void) {
                 refused(mla_context_init(&bad_x, block[1] + off, size[1] - 1, m, &xd, &error), MLA_ERR_MEMORY, &error,
                         "mla_context_init", "bytes", __LINE__);
                 MUST(mla_context_init(&x, block[1] + off, size[1], m, &xd, &error));
-                refused(mla_pool_init(&bad_pool, block[2] + off, size[2] - 1, m, 1, MLA_F32, MLA_F32, &error), MLA_ERR_MEMORY, &error,
-                        "mla_pool_init", "bytes", __LINE__);
+                refused(mla_pool_init(&bad_pool, block[2] + off, size[2] - 1, m, 1, MLA_F32, MLA_F32, &error),
+                        MLA_ERR_MEMORY, &error, "mla_pool_init", "bytes", __LINE__);
                 MUST(mla_pool_init(&pool, block[2] + off, size[2], m, 1, MLA_F32, MLA_F32, &error));
                 kd.pool = paged ? pool : NULL;
                 const size_t cache_size = mla_cache_size(m, &kd);
@@ -1222,7 +1285,8 @@ static void test_own_memory(void) {
                 out.logits = logits;
                 CHECK(mla_model_forward(x, &q, 1, tokens, &out) == MLA_OK, "%s", mla_context_error(x)->text);
                 if (off == 0 && paged == 0) memcpy(want, logits, sizeof want);
-                CHECK(memcmp(want, logits, sizeof want) == 0, "%s, offset %d: other logits", mla_isa_name(isa), (int)off);
+                CHECK(memcmp(want, logits, sizeof want) == 0, "%s, offset %d: other logits", mla_isa_name(isa),
+                      (int)off);
                 mla_cache_destroy(k), mla_pool_destroy(pool), mla_context_destroy(x),
                     mla_model_destroy(m); /* frees nothing of ours */
                 for (int i = 0; i < 4; i++) free(block[i]);
@@ -1230,7 +1294,8 @@ static void test_own_memory(void) {
     mla_model_destroy(made);
 }
 
-/* A context's scratch is as large as its calls need, for every isa, path and number of tokens: blocks are exact, see above. */
+/* A context's scratch is as large as its calls need, for every isa, path and number of tokens: blocks are exact, see
+ * above. */
 static void test_scratch(void) {
     const int heads[] = {1, 2, 33, 130}, counts[] = {1, 2, 15, 17, 64, 200};
     static float in[200 * D], y[200 * D], first[200 * D];
@@ -1265,16 +1330,16 @@ static void test_scratch(void) {
                     mla_cache *k = cache_of(m, counts[t], NULL);
                     mla_sequence q = sequence(k, counts[t]);
                     CHECK(mla_attn_forward(x, L - 1, y, in, &q, 1) == MLA_OK, "%s", mla_context_error(x)->text);
-                    /* all ways agree, so that nothing was written over within the block either (their rounding is another test's
-                     * matter) */
+                    /* all ways agree, so that nothing was written over within the block either (their rounding is
+                     * another test's matter) */
                     if (runs++ == 0) memcpy(first, y, sizeof y);
                     CHECK(test_rel_err(y, first, (size_t)(counts[t] * D)) < 1e-4f,
-                          "%s, path %d, %d heads, %d tokens: another answer than the first way's", mla_isa_name(isa), path,
-                          heads[h], counts[t]);
+                          "%s, path %d, %d heads, %d tokens: another answer than the first way's", mla_isa_name(isa),
+                          path, heads[h], counts[t]);
                     size_t bad = 0;
                     for (size_t i = 0; i < guard; i++) bad += block[bytes + i] != 0x5a;
-                    CHECK(bad == 0, "%s, path %d, %d heads, %d tokens: %d bytes written behind the context", mla_isa_name(isa),
-                          path, heads[h], counts[t], (int)bad);
+                    CHECK(bad == 0, "%s, path %d, %d heads, %d tokens: %d bytes written behind the context",
+                          mla_isa_name(isa), path, heads[h], counts[t], (int)bad);
                     mla_cache_destroy(k);
                     mla_context_destroy(x);
                     free(block);
@@ -1284,7 +1349,7 @@ static void test_scratch(void) {
         }
 }
 
-/* ---- what may crash, in a process of its own ----------------------------------------------------------------------------- */
+/* ---- what may crash, in a process of its own --------------------------------------------------------------------- */
 
 /* A paged cache of the largest capacity is asked for as many tokens. */
 static int append_without_end(void) {
@@ -1297,8 +1362,8 @@ static int append_without_end(void) {
     float row[L * WIDTH];
     memset(row, 0, sizeof row);
     /* one page's rows are there: more is asked for than any pool has */
-    const int ok =
-        mla_cache_append(k, INT_MAX, row, &error) == MLA_ERR_FULL && mla_cache_length(k) == 0 && mla_pool_free_pages(pool) == 2;
+    const int ok = mla_cache_append(k, INT_MAX, row, &error) == MLA_ERR_FULL && mla_cache_length(k) == 0 &&
+                   mla_pool_free_pages(pool) == 2;
     mla_cache_destroy(k);
     mla_pool_destroy(pool);
     mla_model_destroy(m);

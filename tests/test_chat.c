@@ -7,7 +7,7 @@
 #include "chat.h"
 #include "test.h"
 
-/* ---- a tokenizer: the id of a byte is that byte, and those in no UTF-8 are special tokens ---------------------------------- */
+/* ---- a tokenizer: the id of a byte is that byte, and those in no UTF-8 are special tokens ------------------------ */
 
 enum { BOS = 192, EOS = 193, USER = 245, ASSISTANT, THINK, END_THINK, SEARCH };
 
@@ -20,10 +20,12 @@ static tokenizer *byte_tokenizer(const char *const *added, const int *ids, int n
 #define PUT(...) (used += (size_t)snprintf(json + used, sizeof json - used, __VA_ARGS__))
     PUT("{\"added_tokens\":[");
     for (int i = 0; i < n; i++)
-        PUT("%s{\"id\":%d,\"content\":\"%s\",\"single_word\":false,\"lstrip\":false,\"rstrip\":false,\"normalized\":false,"
+        PUT("%s{\"id\":%d,\"content\":\"%s\",\"single_word\":false,\"lstrip\":false,\"rstrip\":false,\"normalized\":"
+            "false,"
             "\"special\":%s}",
             i ? "," : "", ids[i], added[i], ids[i] < USER ? "true" : "false");
-    PUT("],\"pre_tokenizer\":{\"type\":\"ByteLevel\",\"add_prefix_space\":false,\"use_regex\":false},\"decoder\":{\"type\":"
+    PUT("],\"pre_tokenizer\":{\"type\":\"ByteLevel\",\"add_prefix_space\":false,\"use_regex\":false},\"decoder\":{"
+        "\"type\":"
         "\"ByteLevel\"},"
         "\"model\":{\"type\":\"BPE\",\"merges\":[],\"vocab\":{");
     for (int b = 0; b < 245; b++) {
@@ -53,9 +55,12 @@ static const char *spell(const chat_tokens *text) {
     size_t n = 0;
     for (size_t i = 0; i < text->n && n + 8 < sizeof out; i++) {
         const int id = text->ids[i];
-        if (id == BOS || id == EOS) n += (size_t)snprintf(out + n, 8, id == BOS ? "[B]" : "[E]");
-        else if (id >= USER && id <= SEARCH) n += (size_t)snprintf(out + n, 8, "%s", special[id - USER]);
-        else out[n++] = (char)id;
+        if (id == BOS || id == EOS)
+            n += (size_t)snprintf(out + n, 8, id == BOS ? "[B]" : "[E]");
+        else if (id >= USER && id <= SEARCH)
+            n += (size_t)snprintf(out + n, 8, "%s", special[id - USER]);
+        else
+            out[n++] = (char)id;
     }
     out[n] = 0;
     return out;
@@ -66,12 +71,14 @@ static void reads(const chat_tokens *text, const char *want) {
     CHECK(!strcmp(got, want), "got '%s', want '%s'", got, want);
 }
 
-static void turn(chat_tokens *text, const chat_template *chat, const tokenizer *t, const char *system, const char *question) {
+static void turn(chat_tokens *text, const chat_template *chat, const tokenizer *t, const char *system,
+                 const char *question) {
     mla_error error;
     CHECK(!chat_turn(text, chat, t, system, question, strlen(question), &error), "%s", error.text);
 }
 
-static void answer(chat_tokens *text, const chat_template *chat, const char *bytes) { /* < and > for the ends of thoughts */
+static void answer(chat_tokens *text, const chat_template *chat,
+                   const char *bytes) { /* < and > for the ends of thoughts */
     int ids[100];
     size_t n = 0;
     mla_error error;
@@ -97,7 +104,8 @@ static void styles(void) {
     tokenizer *t;
     SECTION("V2");
     t = detect(&chat, v2, 2);
-    CHECK(chat.style == CHAT_V2 && !strcmp(chat_style_name(chat.style), "V2") && chat.bos == BOS && chat.eos == EOS, "V2");
+    CHECK(chat.style == CHAT_V2 && !strcmp(chat_style_name(chat.style), "V2") && chat.bos == BOS && chat.eos == EOS,
+          "V2");
     turn(&text, &chat, t, "Be brief.", "Hi");
     reads(&text, "[B]Be brief.\n\nUser: Hi\n\nAssistant:");
     answer(&text, &chat, " Ho");
@@ -197,7 +205,8 @@ static void other(void) {
     CHECK(chat_detect(&chat, t, -1, &error) == MLA_ERR_UNSUPPORTED && strstr(error.text, "only one"), "%s", error.text);
     tokenizer_close(t);
     t = byte_tokenizer(content, ids, 1);
-    CHECK(!chat_detect(&chat, t, 65, &error) && chat.style == CHAT_V2 && chat.bos == 65, "the model's begin of sentence");
+    CHECK(!chat_detect(&chat, t, 65, &error) && chat.style == CHAT_V2 && chat.bos == 65,
+          "the model's begin of sentence");
     turn(&text, &chat, t, "", "");
     reads(&text, "AUser: \n\nAssistant:");
     text.n = 0;

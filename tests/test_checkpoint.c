@@ -1,5 +1,6 @@
-/* test_checkpoint.c - examples/checkpoint.h: the fixtures field by field, then every hostile file we could think of. Run from the
-   repository root. Every refusal must have the right code and a one-line message that names the thing at fault. */
+/* test_checkpoint.c - examples/checkpoint.h: the fixtures field by field, then every hostile file we could think of.
+   Run from the repository root. Every refusal must have the right code and a one-line message that names the thing at
+   fault. */
 
 #ifndef _XOPEN_SOURCE
 #define _XOPEN_SOURCE 700 /* realpath */
@@ -41,7 +42,7 @@ static void *test_realloc(void *p, size_t n) { return alloc_fails() ? NULL : rea
 #define FIXTURES "tests/fixtures/checkpoints/"
 #define COUNT(a) (sizeof(a) / sizeof *(a))
 
-/* ---- helpers ------------------------------------------------------------------------------------------------------------ */
+/* ---- helpers ----------------------------------------------------------------------------------------------------- */
 
 static char root[64], dir[96]; /* a temporary directory, and the checkpoint being made in it */
 
@@ -196,9 +197,10 @@ static item *find_item(item *items, size_t n, const char *name) {
     printf("no tensor %s\n", name), exit(2);
 }
 
-/* ---- JSON --------------------------------------------------------------------------------------------------------------- */
+/* ---- JSON -------------------------------------------------------------------------------------------------------- */
 
-static mla_result parse(const char *text, size_t n, json_value **v, mla_error *e) { /* from a block of exactly n bytes */
+static mla_result parse(const char *text, size_t n, json_value **v,
+                        mla_error *e) { /* from a block of exactly n bytes */
     char *copy = (char *)need(malloc(n ? n : 1));
     memcpy(copy, text, n);
     mla_result rc = json_parse(copy, n, v, e);
@@ -211,7 +213,8 @@ static void test_json(void) {
     static const char doc[] =
         " {\"a\\u0062\":[1,-2,3.5,1e3,1.0,-0,0,9223372036854775807,-9223372036854775808,9223372036854775808],\r\n"
         "\t\"s\":\"\\\"\\\\\\/"
-        "\\b\\f\\n\\r\\t\\u00e9\\u20AC\\ud83d\\ude00\xc3\xa9\\u0000z\",\"t\":true,\"f\":false,\"n\":null,\"e\":{},\"l\":[]} ";
+        "\\b\\f\\n\\r\\t\\u00e9\\u20AC\\ud83d\\ude00\xc3\xa9\\u0000z\",\"t\":true,\"f\":false,\"n\":null,\"e\":{},"
+        "\"l\":[]} ";
     json_value *v;
     mla_error e;
     int64_t i = 0;
@@ -235,10 +238,13 @@ static void test_json(void) {
         CHECK(got && length == sizeof want - 1 && !memcmp(got, want, sizeof want), "string of %zu", length);
         CHECK(json_typeof(json_get(v, "t")) == JSON_BOOL && json_bool(json_get(v, "t")) && !json_bool(json_get(v, "f")),
               "booleans");
-        CHECK(json_typeof(json_get(v, "f")) == JSON_BOOL && json_get(v, "n") && json_typeof(json_get(v, "n")) == JSON_NULL,
+        CHECK(json_typeof(json_get(v, "f")) == JSON_BOOL && json_get(v, "n") &&
+                  json_typeof(json_get(v, "n")) == JSON_NULL,
               "null");
-        CHECK(json_typeof(json_get(v, "e")) == JSON_OBJECT && json_typeof(json_get(v, "l")) == JSON_ARRAY, "empty containers");
-        CHECK(!json_get(v, "x") && !json_get(a, "x") && !json_get(NULL, "x") && !json_get(json_get(v, "e"), "x"), "absent keys");
+        CHECK(json_typeof(json_get(v, "e")) == JSON_OBJECT && json_typeof(json_get(v, "l")) == JSON_ARRAY,
+              "empty containers");
+        CHECK(!json_get(v, "x") && !json_get(a, "x") && !json_get(NULL, "x") && !json_get(json_get(v, "e"), "x"),
+              "absent keys");
         CHECK(!json_at(a, 10) && !json_at(s, 0) && !json_string(a, NULL) && !json_integer(s, &i) && json_number(s) == 0,
               "other types");
         CHECK(!strcmp(json_key(json_at(v, 0)), "ab") && !strcmp(json_key(json_at(v, 6)), "t"), "key order");
@@ -260,7 +266,8 @@ static void test_json(void) {
                    {"1e-999", 0},
                    {"1.7976931348623157e308", 1.7976931348623157e308},
                    {"123456789012345678901234567890", 123456789012345678901234567890.0}};
-    for (int pass = 0; pass < 2; pass++) { /* also where the decimal point is a comma, if the machine has such a locale */
+    for (int pass = 0; pass < 2;
+         pass++) { /* also where the decimal point is a comma, if the machine has such a locale */
         if (pass && !setlocale(LC_NUMERIC, "de_DE.UTF-8") && !setlocale(LC_NUMERIC, "fr_FR.UTF-8")) break;
         for (size_t k = 0; k < COUNT(numbers); k++)
             if (CHECK(parse(numbers[k].text, strlen(numbers[k].text), &v, &e) == MLA_OK, "%s", numbers[k].text)) {
@@ -269,12 +276,13 @@ static void test_json(void) {
             }
     }
     setlocale(LC_NUMERIC, "C");
-    CHECK(json_parse(NULL, 1, &v, &e) == MLA_ERR_ARGUMENT && json_parse("1", 1, NULL, &e) == MLA_ERR_ARGUMENT, "null pointers");
+    CHECK(json_parse(NULL, 1, &v, &e) == MLA_ERR_ARGUMENT && json_parse("1", 1, NULL, &e) == MLA_ERR_ARGUMENT,
+          "null pointers");
     CHECK(json_parse("x", 1, &v, NULL) == MLA_ERR_ARGUMENT, "no error struct");
     json_free(NULL);
 
     SECTION("JSON: refusals");
-#define TEXT(s)                                                                                                                  \
+#define TEXT(s)                                                                                                        \
     { s, sizeof s - 1, "" }
     static const struct {
         const char *text;
@@ -390,7 +398,7 @@ static void test_json(void) {
     CHECK(parse(digits, 257, &v, &e) == MLA_ERR_ARGUMENT, "257 digits");
 }
 
-/* ---- safetensors -------------------------------------------------------------------------------------------------------- */
+/* ---- safetensors ------------------------------------------------------------------------------------------------- */
 
 /* Header length, header, and n bytes of data, in a block of exactly that size. */
 static unsigned char *blob(const char *header, size_t length, size_t n, size_t *size) {
@@ -416,14 +424,15 @@ static void try_header(const char *header, size_t length, size_t n, mla_result w
     free(b);
 }
 
-#define T1(dtype, shape, from, to)                                                                                               \
+#define T1(dtype, shape, from, to)                                                                                     \
     "{\"tensor.x\":{\"dtype\":\"" dtype "\",\"shape\":" shape ",\"data_offsets\":[" #from "," #to "]}}"
 
-static const char small_header[] =
-    "{\"__metadata__\":{\"format\":\"pt\",\"k\":\"v\"},\"b\":{\"dtype\":\"F32\",\"shape\":[2,3],\"data_offsets\":[4,28]},"
-    "\"a\":{\"shape\":[2],\"data_offsets\":[0,4],\"dtype\":\"BF16\"},\"z\":{\"dtype\":\"I64\",\"shape\":[0,7],\"data_offsets\":["
-    "4,4]},"
-    "\"s\":{\"dtype\":\"U8\",\"shape\":[],\"data_offsets\":[28,29]}}   ";
+static const char small_header[] = "{\"__metadata__\":{\"format\":\"pt\",\"k\":\"v\"},\"b\":{\"dtype\":\"F32\","
+                                   "\"shape\":[2,3],\"data_offsets\":[4,28]},"
+                                   "\"a\":{\"shape\":[2],\"data_offsets\":[0,4],\"dtype\":\"BF16\"},\"z\":{\"dtype\":"
+                                   "\"I64\",\"shape\":[0,7],\"data_offsets\":["
+                                   "4,4]},"
+                                   "\"s\":{\"dtype\":\"U8\",\"shape\":[],\"data_offsets\":[28,29]}}   ";
 
 static double open_many(size_t count, int reversed) { /* seconds */
     size_t cap = count * 110 + 64, at = 1;
@@ -432,7 +441,8 @@ static double open_many(size_t count, int reversed) { /* seconds */
     for (size_t i = 0; i < count; i++) {
         size_t k = reversed ? count - 1 - i : i;
         at += (size_t)sprintf(
-            text + at, "%s\"model.layers.%zu.mlp.experts.%zu.w\":{\"dtype\":\"BF16\",\"shape\":[1,2],\"data_offsets\":[%zu,%zu]}",
+            text + at,
+            "%s\"model.layers.%zu.mlp.experts.%zu.w\":{\"dtype\":\"BF16\",\"shape\":[1,2],\"data_offsets\":[%zu,%zu]}",
             i ? "," : "", k / 1000, k % 1000, 4 * i, 4 * i + 4);
     }
     text[at++] = '}';
@@ -448,8 +458,8 @@ static double open_many(size_t count, int reversed) { /* seconds */
     for (size_t i = 0; i < count && !rc; i++) {
         sprintf(name, "model.layers.%zu.mlp.experts.%zu.w", i / 1000, i % 1000);
         const st_tensor *t = st_find(f, name);
-        found +=
-            t && t->bytes == 4 && (const unsigned char *)t->data == b + size - 4 * count + 4 * (reversed ? count - 1 - i : i);
+        found += t && t->bytes == 4 &&
+                 (const unsigned char *)t->data == b + size - 4 * count + 4 * (reversed ? count - 1 - i : i);
     }
     double seconds = (double)(clock() - start) / CLOCKS_PER_SEC;
     CHECK(rc == MLA_OK && st_count(f) == count && found == count, "%zu tensors, %zu found", count, found);
@@ -466,14 +476,17 @@ static void test_safetensors(void) {
     mla_error e;
     if (CHECK(st_parse(&f, b, size, "good", &e) == MLA_OK, "%s", e.text)) {
         const st_tensor *t = st_find(f, "b");
-        CHECK(st_count(f) == 4 && !strcmp(st_at(f, 0)->name, "a") && !strcmp(st_at(f, 3)->name, "z") && !st_at(f, 4), "order");
-        CHECK(t && t->n_dims == 2 && t->dims[0] == 2 && t->dims[1] == 3 && t->bytes == 24 && !strcmp(t->dtype, "F32"), "b");
+        CHECK(st_count(f) == 4 && !strcmp(st_at(f, 0)->name, "a") && !strcmp(st_at(f, 3)->name, "z") && !st_at(f, 4),
+              "order");
+        CHECK(t && t->n_dims == 2 && t->dims[0] == 2 && t->dims[1] == 3 && t->bytes == 24 && !strcmp(t->dtype, "F32"),
+              "b");
         CHECK(t && *(const unsigned char *)t->data == 4, "b's data");
         t = st_find(f, "s");
         CHECK(t && t->n_dims == 0 && t->bytes == 1 && *(const unsigned char *)t->data == 28, "scalar");
         CHECK(st_find(f, "z") && st_find(f, "z")->bytes == 0, "empty tensor");
         CHECK(!st_find(f, "c") && !st_find(f, "") && !st_find(f, "__metadata__") && !st_find(NULL, "a"), "absent");
-        CHECK(st_metadata(f, "k") && !strcmp(st_metadata(f, "k"), "v") && !st_metadata(f, "q") && !st_metadata(NULL, "k"),
+        CHECK(st_metadata(f, "k") && !strcmp(st_metadata(f, "k"), "v") && !st_metadata(f, "q") &&
+                  !st_metadata(NULL, "k"),
               "metadata");
         st_close(f);
     }
@@ -481,14 +494,16 @@ static void test_safetensors(void) {
     static const struct {
         const char *name;
         int size;
-    } dtypes[] = {{"BOOL", 1}, {"U8", 1},   {"I8", 1},  {"F8_E5M2", 1}, {"F8_E4M3", 1}, {"F8_E8M0", 1}, {"I16", 2}, {"U16", 2},
-                  {"F16", 2},  {"BF16", 2}, {"I32", 4}, {"U32", 4},     {"F32", 4},     {"F64", 8},     {"I64", 8}, {"U64", 8}};
+    } dtypes[] = {{"BOOL", 1}, {"U8", 1},  {"I8", 1},  {"F8_E5M2", 1}, {"F8_E4M3", 1}, {"F8_E8M0", 1},
+                  {"I16", 2},  {"U16", 2}, {"F16", 2}, {"BF16", 2},    {"I32", 4},     {"U32", 4},
+                  {"F32", 4},  {"F64", 8}, {"I64", 8}, {"U64", 8}};
     for (size_t i = 0; i < COUNT(dtypes); i++)
         for (int delta = -1; delta <= 1; delta++) {
             char h[160];
-            int n = sprintf(h, "{\"tensor.x\":{\"dtype\":\"%s\",\"shape\":[3,1],\"data_offsets\":[0,%d]}}", dtypes[i].name,
-                            3 * dtypes[i].size + delta);
-            try_header(h, (size_t)n, (size_t)(3 * dtypes[i].size + delta), delta ? MLA_ERR_WEIGHTS : MLA_OK, "tensor.x");
+            int n = sprintf(h, "{\"tensor.x\":{\"dtype\":\"%s\",\"shape\":[3,1],\"data_offsets\":[0,%d]}}",
+                            dtypes[i].name, 3 * dtypes[i].size + delta);
+            try_header(h, (size_t)n, (size_t)(3 * dtypes[i].size + delta), delta ? MLA_ERR_WEIGHTS : MLA_OK,
+                       "tensor.x");
         }
 
     SECTION("safetensors: header length");
@@ -516,85 +531,86 @@ static void test_safetensors(void) {
         const char *header;
         size_t n;
         const char *word;
-    } bad[] = {{T1("F32", "[4194305,4194305,211106198978564]", 0, 16), 16, "tensor.x"}, /* wraps to 4 elements */
-               {T1("U8", "[4294967296,4294967296]", 0, 0), 0, "tensor.x"},              /* wraps to 0 */
-               {T1("F64", "[2305843009213693953]", 0, 8), 8, "tensor.x"},               /* times 8 wraps to 8 */
-               {T1("U8", "[3,4294967296,4294967296]", 0, 0), 0, "tensor.x"},
-               {T1("F32", "[9007199254740992,9007199254740992,0]", 0, 0), 0, "tensor.x"},
-               {T1("F32", "[0,9007199254740993]", 0, 0), 0, "tensor.x"},
-               {T1("F32", "[-1]", 0, 4), 4, "tensor.x"},
-               {T1("F32", "[-1,-1]", 0, 4), 4, "tensor.x"},
-               {T1("F32", "[1e0]", 0, 4), 4, "tensor.x"},
-               {T1("U8", "[1e3]", 0, 1000), 1000, "tensor.x"},
-               {T1("F32", "[1.0]", 0, 4), 4, "tensor.x"},
-               {T1("F32", "[-0]", 0, 0), 0, "tensor.x"},
-               {T1("F32", "[18446744073709551617]", 0, 4), 4, "tensor.x"},
-               {T1("F32", "[\"1\"]", 0, 4), 4, "tensor.x"},
-               {T1("F32", "[null]", 0, 4), 4, "tensor.x"},
-               {T1("F32", "[[1]]", 0, 4), 4, "tensor.x"},
-               {T1("F32", "1", 0, 4), 4, "tensor.x"},
-               {T1("F32", "{}", 0, 4), 4, "tensor.x"},
-               {T1("F32", "[1,1,1,1,1,1,1,1,1]", 0, 4), 4, "tensor.x"},
-               {T1("F32", "[1]", 4, 0), 4, "tensor.x"},
-               {T1("F32", "[1]", 0, 8), 8, "tensor.x"},
-               {T1("F32", "[1]", 0, 4), 3, "tensor.x"},
-               {T1("F32", "[1]", 4, 8), 8, "tensor.x"},
-               {T1("F32", "[1]", -4, 0), 4, "tensor.x"},
-               {T1("F32", "[1]", 0, 4.0), 4, "tensor.x"},
-               {T1("F32", "[1]", -0, 4), 4, "tensor.x"},
-               {T1("F32", "[1]", 0, 18446744073709551620), 4, "tensor.x"},
-               {T1("F32", "[1]", 9223372036854775807, 9223372036854775807), 4, "tensor.x"},
-               {T1("F32", "[0]", 5, 5), 4, "tensor.x"},
-               {T1("F32", "[1]", 0, "4"), 4, "tensor.x"},
-               {T1("F32", "[1]", 0, null), 4, "tensor.x"},
-               {T1("F32", "[1]", 0, 4), 5, "trailing"},
-               {"{\"tensor.x\":{\"dtype\":\"F32\",\"shape\":[1],\"data_offsets\":[4]}}", 4, "tensor.x"},
-               {"{\"tensor.x\":{\"dtype\":\"F32\",\"shape\":[1],\"data_offsets\":[0,4,4]}}", 4, "tensor.x"},
-               {"{\"tensor.x\":{\"dtype\":\"F32\",\"shape\":[1],\"data_offsets\":{\"0\":0,\"1\":4}}}", 4, "tensor.x"},
-               {"{\"tensor.x\":{\"dtype\":\"F32\",\"shape\":[1]}}", 4, "tensor.x"},
-               {"{\"tensor.x\":{\"dtype\":\"F32\",\"data_offsets\":[0,4]}}", 4, "tensor.x"},
-               {"{\"tensor.x\":{\"shape\":[1],\"data_offsets\":[0,4]}}", 4, "tensor.x"},
-               {"{\"tensor.x\":[]}", 0, "tensor.x"},
-               {"{\"tensor.x\":null}", 0, "tensor.x"},
-               {"{\"tensor.x\":{\"dtype\":7,\"shape\":[1],\"data_offsets\":[0,4]}}", 4, "tensor.x"},
-               {"{\"tensor.x\":{\"dtype\":\"F32\",\"shape\":[1],\"data_offsets\":[0,4],\"more\":1}}", 4, "tensor.x"},
-               {T1("F4", "[1]", 0, 4), 4, "F4"},
-               {T1("f32", "[1]", 0, 4), 4, "f32"},
-               {T1("", "[1]", 0, 4), 4, "tensor.x"},
-               {T1("F32\\u0000", "[1]", 0, 4), 4, "tensor.x"},
-               {T1("Q4_0\\n\\u001b[31m", "[1]", 0, 4), 4, "Q4_0??"},
-               {"{\"p\":{\"dtype\":\"U8\",\"shape\":[4],\"data_offsets\":[0,4]},\"q\":{\"dtype\":\"U8\",\"shape\":[4],\"data_"
-                "offsets\":[3,7]}}",
-                7, "\"q\""},
-               {"{\"p\":{\"dtype\":\"U8\",\"shape\":[4],\"data_offsets\":[0,4]},\"q\":{\"dtype\":\"U8\",\"shape\":[4],\"data_"
-                "offsets\":[0,4]}}",
-                4, "overlapping"},
-               {"{\"p\":{\"dtype\":\"U8\",\"shape\":[4],\"data_offsets\":[0,4]},\"q\":{\"dtype\":\"U8\",\"shape\":[3],\"data_"
-                "offsets\":[1,4]}}",
-                4, "\"q\""},
-               {"{\"p\":{\"dtype\":\"U8\",\"shape\":[4],\"data_offsets\":[0,4]},\"q\":{\"dtype\":\"U8\",\"shape\":[4],\"data_"
-                "offsets\":[5,9]}}",
-                9, "hole"},
-               {"{\"p\":{\"dtype\":\"U8\",\"shape\":[4],\"data_offsets\":[0,4]},\"q\":{\"dtype\":\"U8\",\"shape\":[0],\"data_"
-                "offsets\":[2,2]}}",
-                4, "\"q\""},
-               {"{\"p\":{\"dtype\":\"U8\",\"shape\":[0],\"data_offsets\":[0,0]},\"p\":{\"dtype\":\"U8\",\"shape\":[0],\"data_"
-                "offsets\":[0,0]}}",
-                0, "\"p\""},
-               {"{\"p\":{\"dtype\":\"U8\",\"shape\":[0],\"data_offsets\":[0,0]},\"\\u0070\":{\"dtype\":\"U8\",\"shape\":[0],"
-                "\"data_offsets\":[0,0]}}",
-                0, "\"p\""},
-               {"{\"__metadata__\":{},\"__metadata__\":{}}", 0, "__metadata__"},
-               {"{\"__metadata__\":{\"num\":1}}", 0, "num"},
-               {"{\"__metadata__\":[]}", 0, "__metadata__"},
-               {"{\"__metadata__\":[1]}", 0, "__metadata__"},
-               {"{\"__metadata__\":\"x\"}", 0, "__metadata__"},
-               {"{\"__metadata__\":{\"nul\":\"a\\u0000\"}}", 0, "nul"},
-               {"{\"a\\u0000b\":{\"dtype\":\"U8\",\"shape\":[0],\"data_offsets\":[0,0]}}", 0, "NUL"},
-               {"{\"\\ud800\":{}}", 0, "surrogate"},
-               {"{\"\xff\":{}}", 0, "UTF-8"},
-               {"{\"dup\":{\"dtype\":\"U8\",\"dtype\":\"U8\",\"shape\":[0],\"data_offsets\":[0,0]}}", 0, "dtype"},
-               {"{} x", 0, "line 1, column 4"}};
+    } bad[] = {
+        {T1("F32", "[4194305,4194305,211106198978564]", 0, 16), 16, "tensor.x"}, /* wraps to 4 elements */
+        {T1("U8", "[4294967296,4294967296]", 0, 0), 0, "tensor.x"},              /* wraps to 0 */
+        {T1("F64", "[2305843009213693953]", 0, 8), 8, "tensor.x"},               /* times 8 wraps to 8 */
+        {T1("U8", "[3,4294967296,4294967296]", 0, 0), 0, "tensor.x"},
+        {T1("F32", "[9007199254740992,9007199254740992,0]", 0, 0), 0, "tensor.x"},
+        {T1("F32", "[0,9007199254740993]", 0, 0), 0, "tensor.x"},
+        {T1("F32", "[-1]", 0, 4), 4, "tensor.x"},
+        {T1("F32", "[-1,-1]", 0, 4), 4, "tensor.x"},
+        {T1("F32", "[1e0]", 0, 4), 4, "tensor.x"},
+        {T1("U8", "[1e3]", 0, 1000), 1000, "tensor.x"},
+        {T1("F32", "[1.0]", 0, 4), 4, "tensor.x"},
+        {T1("F32", "[-0]", 0, 0), 0, "tensor.x"},
+        {T1("F32", "[18446744073709551617]", 0, 4), 4, "tensor.x"},
+        {T1("F32", "[\"1\"]", 0, 4), 4, "tensor.x"},
+        {T1("F32", "[null]", 0, 4), 4, "tensor.x"},
+        {T1("F32", "[[1]]", 0, 4), 4, "tensor.x"},
+        {T1("F32", "1", 0, 4), 4, "tensor.x"},
+        {T1("F32", "{}", 0, 4), 4, "tensor.x"},
+        {T1("F32", "[1,1,1,1,1,1,1,1,1]", 0, 4), 4, "tensor.x"},
+        {T1("F32", "[1]", 4, 0), 4, "tensor.x"},
+        {T1("F32", "[1]", 0, 8), 8, "tensor.x"},
+        {T1("F32", "[1]", 0, 4), 3, "tensor.x"},
+        {T1("F32", "[1]", 4, 8), 8, "tensor.x"},
+        {T1("F32", "[1]", -4, 0), 4, "tensor.x"},
+        {T1("F32", "[1]", 0, 4.0), 4, "tensor.x"},
+        {T1("F32", "[1]", -0, 4), 4, "tensor.x"},
+        {T1("F32", "[1]", 0, 18446744073709551620), 4, "tensor.x"},
+        {T1("F32", "[1]", 9223372036854775807, 9223372036854775807), 4, "tensor.x"},
+        {T1("F32", "[0]", 5, 5), 4, "tensor.x"},
+        {T1("F32", "[1]", 0, "4"), 4, "tensor.x"},
+        {T1("F32", "[1]", 0, null), 4, "tensor.x"},
+        {T1("F32", "[1]", 0, 4), 5, "trailing"},
+        {"{\"tensor.x\":{\"dtype\":\"F32\",\"shape\":[1],\"data_offsets\":[4]}}", 4, "tensor.x"},
+        {"{\"tensor.x\":{\"dtype\":\"F32\",\"shape\":[1],\"data_offsets\":[0,4,4]}}", 4, "tensor.x"},
+        {"{\"tensor.x\":{\"dtype\":\"F32\",\"shape\":[1],\"data_offsets\":{\"0\":0,\"1\":4}}}", 4, "tensor.x"},
+        {"{\"tensor.x\":{\"dtype\":\"F32\",\"shape\":[1]}}", 4, "tensor.x"},
+        {"{\"tensor.x\":{\"dtype\":\"F32\",\"data_offsets\":[0,4]}}", 4, "tensor.x"},
+        {"{\"tensor.x\":{\"shape\":[1],\"data_offsets\":[0,4]}}", 4, "tensor.x"},
+        {"{\"tensor.x\":[]}", 0, "tensor.x"},
+        {"{\"tensor.x\":null}", 0, "tensor.x"},
+        {"{\"tensor.x\":{\"dtype\":7,\"shape\":[1],\"data_offsets\":[0,4]}}", 4, "tensor.x"},
+        {"{\"tensor.x\":{\"dtype\":\"F32\",\"shape\":[1],\"data_offsets\":[0,4],\"more\":1}}", 4, "tensor.x"},
+        {T1("F4", "[1]", 0, 4), 4, "F4"},
+        {T1("f32", "[1]", 0, 4), 4, "f32"},
+        {T1("", "[1]", 0, 4), 4, "tensor.x"},
+        {T1("F32\\u0000", "[1]", 0, 4), 4, "tensor.x"},
+        {T1("Q4_0\\n\\u001b[31m", "[1]", 0, 4), 4, "Q4_0??"},
+        {"{\"p\":{\"dtype\":\"U8\",\"shape\":[4],\"data_offsets\":[0,4]},\"q\":{\"dtype\":\"U8\",\"shape\":[4],\"data_"
+         "offsets\":[3,7]}}",
+         7, "\"q\""},
+        {"{\"p\":{\"dtype\":\"U8\",\"shape\":[4],\"data_offsets\":[0,4]},\"q\":{\"dtype\":\"U8\",\"shape\":[4],\"data_"
+         "offsets\":[0,4]}}",
+         4, "overlapping"},
+        {"{\"p\":{\"dtype\":\"U8\",\"shape\":[4],\"data_offsets\":[0,4]},\"q\":{\"dtype\":\"U8\",\"shape\":[3],\"data_"
+         "offsets\":[1,4]}}",
+         4, "\"q\""},
+        {"{\"p\":{\"dtype\":\"U8\",\"shape\":[4],\"data_offsets\":[0,4]},\"q\":{\"dtype\":\"U8\",\"shape\":[4],\"data_"
+         "offsets\":[5,9]}}",
+         9, "hole"},
+        {"{\"p\":{\"dtype\":\"U8\",\"shape\":[4],\"data_offsets\":[0,4]},\"q\":{\"dtype\":\"U8\",\"shape\":[0],\"data_"
+         "offsets\":[2,2]}}",
+         4, "\"q\""},
+        {"{\"p\":{\"dtype\":\"U8\",\"shape\":[0],\"data_offsets\":[0,0]},\"p\":{\"dtype\":\"U8\",\"shape\":[0],\"data_"
+         "offsets\":[0,0]}}",
+         0, "\"p\""},
+        {"{\"p\":{\"dtype\":\"U8\",\"shape\":[0],\"data_offsets\":[0,0]},\"\\u0070\":{\"dtype\":\"U8\",\"shape\":[0],"
+         "\"data_offsets\":[0,0]}}",
+         0, "\"p\""},
+        {"{\"__metadata__\":{},\"__metadata__\":{}}", 0, "__metadata__"},
+        {"{\"__metadata__\":{\"num\":1}}", 0, "num"},
+        {"{\"__metadata__\":[]}", 0, "__metadata__"},
+        {"{\"__metadata__\":[1]}", 0, "__metadata__"},
+        {"{\"__metadata__\":\"x\"}", 0, "__metadata__"},
+        {"{\"__metadata__\":{\"nul\":\"a\\u0000\"}}", 0, "nul"},
+        {"{\"a\\u0000b\":{\"dtype\":\"U8\",\"shape\":[0],\"data_offsets\":[0,0]}}", 0, "NUL"},
+        {"{\"\\ud800\":{}}", 0, "surrogate"},
+        {"{\"\xff\":{}}", 0, "UTF-8"},
+        {"{\"dup\":{\"dtype\":\"U8\",\"dtype\":\"U8\",\"shape\":[0],\"data_offsets\":[0,0]}}", 0, "dtype"},
+        {"{} x", 0, "line 1, column 4"}};
     for (size_t k = 0; k < COUNT(bad); k++)
         try_header(bad[k].header, strlen(bad[k].header), bad[k].n, MLA_ERR_WEIGHTS, bad[k].word);
     char *deep = (char *)need(malloc(1000016));
@@ -610,7 +626,8 @@ static void test_safetensors(void) {
     SECTION("safetensors: every truncation, every byte changed");
     unsigned char *good = blob(small_header, length, 29, &size);
     for (size_t cut = 0; cut < size; cut++) {
-        unsigned char *copy = (unsigned char *)need(malloc(cut ? cut : 1)); /* exact, so that ASan sees a byte too many */
+        unsigned char *copy =
+            (unsigned char *)need(malloc(cut ? cut : 1)); /* exact, so that ASan sees a byte too many */
         memcpy(copy, good, cut);
         memset(&e, 0, sizeof e);
         mla_result rc = st_parse(&f, copy, cut, "cut", &e);
@@ -630,23 +647,25 @@ static void test_safetensors(void) {
             st_close(f);
             good[at] = (unsigned char)(good[at] ^ x);
         }
-    CHECK(refused + accepted == 255 * (int)size && refused > accepted, "%d refused, %d accepted of %zu", refused, accepted,
-          255 * size);
+    CHECK(refused + accepted == 255 * (int)size && refused > accepted, "%d refused, %d accepted of %zu", refused,
+          accepted, 255 * size);
     free(good);
 
     SECTION("safetensors: 100000 tensors");
     double quarter = open_many(25000, 0), whole = open_many(100000, 0), reversed = open_many(100000, 1);
-    CHECK(whole < 12 * quarter + 0.2 && reversed < 12 * quarter + 0.2, "%.2f s for 25000, %.2f s and %.2f s for 100000", quarter,
-          whole, reversed);
+    CHECK(whole < 12 * quarter + 0.2 && reversed < 12 * quarter + 0.2, "%.2f s for 25000, %.2f s and %.2f s for 100000",
+          quarter, whole, reversed);
 
     SECTION("safetensors: files");
     new_dir();
-    CHECK(st_open(&f, in_dir("absent.safetensors"), &e) == MLA_ERR_ARGUMENT && strstr(e.text, "absent.safetensors") && !f, "%s",
-          e.text);
+    CHECK(st_open(&f, in_dir("absent.safetensors"), &e) == MLA_ERR_ARGUMENT && strstr(e.text, "absent.safetensors") &&
+              !f,
+          "%s", e.text);
     CHECK(st_open(&f, dir, &e) == MLA_ERR_ARGUMENT && strstr(e.text, "directory"), "%s", e.text);
     CHECK(st_open(&f, NULL, &e) == MLA_ERR_ARGUMENT && st_open(NULL, "x", &e) == MLA_ERR_ARGUMENT, "null pointers");
     write_file(in_dir("empty.safetensors"), "", 0);
-    CHECK(st_open(&f, in_dir("empty.safetensors"), &e) == MLA_ERR_WEIGHTS && strstr(e.text, "empty.safetensors"), "%s", e.text);
+    CHECK(st_open(&f, in_dir("empty.safetensors"), &e) == MLA_ERR_WEIGHTS && strstr(e.text, "empty.safetensors"), "%s",
+          e.text);
 #ifndef CHECKPOINT_NO_MMAP
     if (CHECK(mkfifo(in_dir("fifo"), 0600) == 0, "mkfifo"))
         CHECK(st_open(&f, in_dir("fifo"), &e) == MLA_ERR_ARGUMENT, "a FIFO does not hang");
@@ -660,12 +679,12 @@ static void test_safetensors(void) {
     st_close(NULL);
 }
 
-/* ---- the fixtures ------------------------------------------------------------------------------------------------------- */
+/* ---- the fixtures ------------------------------------------------------------------------------------------------ */
 
 static void check_view(const mla_tensor *t, const st_file *f, const char *name, int rows, int cols, mla_dtype dtype) {
     const st_tensor *s = st_find(f, name);
-    CHECK(t->data && t->rows == rows && t->cols == cols && t->dtype == dtype, "%s: %d x %d, dtype %d", name, t->rows, t->cols,
-          (int)t->dtype);
+    CHECK(t->data && t->rows == rows && t->cols == cols && t->dtype == dtype, "%s: %d x %d, dtype %d", name, t->rows,
+          t->cols, (int)t->dtype);
     CHECK(s && t->data && !memcmp(t->data, s->data, s->bytes), "%s: data", name);
 }
 
@@ -717,9 +736,10 @@ static void test_fixtures(void) {
 #define SAME(field, value) CHECK(m->field == (value), #field " is %g, not %g", (double)m->field, (double)(value))
         SAME(vocab_size, 256), SAME(hidden_size, x->D), SAME(num_hidden_layers, x->L), SAME(intermediate_size, 128),
             SAME(num_attention_heads, 4);
-        SAME(q_lora_rank, x->q_lora_rank), SAME(kv_lora_rank, x->R), SAME(qk_nope_head_dim, 32), SAME(qk_rope_head_dim, 16),
-            SAME(v_head_dim, 32);
-        SAME(softmax_scale, 0), SAME(mask, MLA_MASK_CAUSAL), SAME(rope.layout, MLA_ROPE_PAIR), SAME(rope.scaling, MLA_ROPE_YARN);
+        SAME(q_lora_rank, x->q_lora_rank), SAME(kv_lora_rank, x->R), SAME(qk_nope_head_dim, 32),
+            SAME(qk_rope_head_dim, 16), SAME(v_head_dim, 32);
+        SAME(softmax_scale, 0), SAME(mask, MLA_MASK_CAUSAL), SAME(rope.layout, MLA_ROPE_PAIR),
+            SAME(rope.scaling, MLA_ROPE_YARN);
         SAME(rope.theta, x->theta), SAME(rope.factor, x->factor), SAME(rope.beta_fast, 32), SAME(rope.beta_slow, 1),
             SAME(rope.mscale, x->mscale);
         SAME(rope.mscale_all_dim, x->mscale), SAME(rope.attention_factor, 0), SAME(rope.no_truncate, 0),
@@ -728,21 +748,25 @@ static void test_fixtures(void) {
         CHECK(!m->rope.short_factor && !m->rope.long_factor && !m->rope.inv_freq, "rope pointers");
         SAME(q_norm.kind, MLA_NORM_RMS), SAME(kv_norm.kind, MLA_NORM_RMS), SAME(block_norm.kind, MLA_NORM_RMS);
         SAME(q_norm.eps, 1e-6f), SAME(kv_norm.eps, 1e-6f), SAME(block_norm.eps, x->eps);
-        SAME(n_routed_experts, x->n_experts), SAME(num_experts_per_tok, x->top_k), SAME(moe_intermediate_size, x->moe_size);
+        SAME(n_routed_experts, x->n_experts), SAME(num_experts_per_tok, x->top_k),
+            SAME(moe_intermediate_size, x->moe_size);
         SAME(n_shared_experts, x->n_shared), SAME(n_group, x->n_group), SAME(topk_group, x->topk_group),
             SAME(topk_method, x->topk);
         SAME(scoring_func, x->scoring), SAME(norm_topk_prob, x->norm), SAME(routed_scaling_factor, x->scale);
         CHECK(!strcmp(c->model_type, x->model_type), "model_type %s", c->model_type);
-        CHECK(c->bos_token_id == 0 && c->n_eos == 1 && c->eos_token_id[0] == 1 && c->max_position_embeddings == 256, "token ids");
+        CHECK(c->bos_token_id == 0 && c->n_eos == 1 && c->eos_token_id[0] == 1 && c->max_position_embeddings == 256,
+              "token ids");
 
         /* the weights: against the same tensors found by name, and which kinds a layer has */
         for (int l = 0; l < x->L; l++) {
             const mla_layer_weights *w = &c->weights.layers[l];
-            CHECK((w->mlp.gate.weight.data != NULL) == (l < 1) && (w->moe.experts != NULL) == (l >= 1), "layer %d dense or not",
-                  l);
-            CHECK((w->attn.q.weight.data != NULL) == !x->q_lora_rank && (w->attn.q_a.weight.data != NULL) == !!x->q_lora_rank,
+            CHECK((w->mlp.gate.weight.data != NULL) == (l < 1) && (w->moe.experts != NULL) == (l >= 1),
+                  "layer %d dense or not", l);
+            CHECK((w->attn.q.weight.data != NULL) == !x->q_lora_rank &&
+                      (w->attn.q_a.weight.data != NULL) == !!x->q_lora_rank,
                   "layer %d q", l);
-            CHECK((w->moe.router_bias.data != NULL) == (l >= 1 && x->topk == MLA_TOPK_NOAUX_TC), "layer %d router bias", l);
+            CHECK((w->moe.router_bias.data != NULL) == (l >= 1 && x->topk == MLA_TOPK_NOAUX_TC), "layer %d router bias",
+                  l);
             CHECK(!w->attn.kv_a.bias.data && !w->attn.o.bias.data && !w->attn.q_a.bias.data, "layer %d biases", l);
         }
         if (k != 1) { /* not the sharded one */
@@ -756,32 +780,41 @@ static void test_fixtures(void) {
                 check_view(&c->weights.norm.weight, f, "model.norm.weight", 1, x->D, MLA_BF16);
                 check_view(&w->attn_norm.weight, f, "model.layers.2.input_layernorm.weight", 1, x->D, MLA_BF16);
                 check_view(&w->ffn_norm.weight, f, "model.layers.2.post_attention_layernorm.weight", 1, x->D, MLA_BF16);
-                check_view(&w->attn.kv_a.weight, f, "model.layers.2.self_attn.kv_a_proj_with_mqa.weight", x->R + 16, x->D, q);
-                check_view(&w->attn.kv_norm.weight, f, "model.layers.2.self_attn.kv_a_layernorm.weight", 1, x->R, MLA_BF16);
+                check_view(&w->attn.kv_a.weight, f, "model.layers.2.self_attn.kv_a_proj_with_mqa.weight", x->R + 16,
+                           x->D, q);
+                check_view(&w->attn.kv_norm.weight, f, "model.layers.2.self_attn.kv_a_layernorm.weight", 1, x->R,
+                           MLA_BF16);
                 check_view(&w->attn.kv_b.weight, f, "model.layers.2.self_attn.kv_b_proj.weight", 4 * 64, x->R, q);
                 check_view(&w->attn.o.weight, f, "model.layers.2.self_attn.o_proj.weight", x->D, 128, q);
                 if (x->q_lora_rank) {
-                    check_view(&w->attn.q_a.weight, f, "model.layers.2.self_attn.q_a_proj.weight", x->q_lora_rank, x->D, q);
-                    check_view(&w->attn.q_norm.weight, f, "model.layers.2.self_attn.q_a_layernorm.weight", 1, x->q_lora_rank,
-                               MLA_BF16);
-                    check_view(&w->attn.q_b.weight, f, "model.layers.2.self_attn.q_b_proj.weight", 4 * 48, x->q_lora_rank, q);
-                    check_view(&w->moe.router_bias, f, "model.layers.2.mlp.gate.e_score_correction_bias", 1, 12, MLA_F32);
+                    check_view(&w->attn.q_a.weight, f, "model.layers.2.self_attn.q_a_proj.weight", x->q_lora_rank, x->D,
+                               q);
+                    check_view(&w->attn.q_norm.weight, f, "model.layers.2.self_attn.q_a_layernorm.weight", 1,
+                               x->q_lora_rank, MLA_BF16);
+                    check_view(&w->attn.q_b.weight, f, "model.layers.2.self_attn.q_b_proj.weight", 4 * 48,
+                               x->q_lora_rank, q);
+                    check_view(&w->moe.router_bias, f, "model.layers.2.mlp.gate.e_score_correction_bias", 1, 12,
+                               MLA_F32);
                 } else
                     check_view(&w->attn.q.weight, f, "model.layers.2.self_attn.q_proj.weight", 4 * 48, x->D, q);
                 check_view(&w->moe.router, f, "model.layers.2.mlp.gate.weight", x->n_experts, x->D, MLA_BF16);
-                check_view(&w->moe.experts[5].gate.weight, f, "model.layers.2.mlp.experts.5.gate_proj.weight", x->moe_size, x->D,
-                           q);
-                check_view(&w->moe.experts[5].up.weight, f, "model.layers.2.mlp.experts.5.up_proj.weight", x->moe_size, x->D, q);
-                check_view(&w->moe.experts[7].down.weight, f, "model.layers.2.mlp.experts.7.down_proj.weight", x->D, x->moe_size,
-                           q);
+                check_view(&w->moe.experts[5].gate.weight, f, "model.layers.2.mlp.experts.5.gate_proj.weight",
+                           x->moe_size, x->D, q);
+                check_view(&w->moe.experts[5].up.weight, f, "model.layers.2.mlp.experts.5.up_proj.weight", x->moe_size,
+                           x->D, q);
+                check_view(&w->moe.experts[7].down.weight, f, "model.layers.2.mlp.experts.7.down_proj.weight", x->D,
+                           x->moe_size, q);
                 check_view(&w->moe.shared.up.weight, f, "model.layers.2.mlp.shared_experts.up_proj.weight",
                            x->n_shared * x->moe_size, x->D, q);
-                check_view(&c->weights.layers[0].mlp.gate.weight, f, "model.layers.0.mlp.gate_proj.weight", 128, x->D, q);
-                check_view(&c->weights.layers[0].mlp.down.weight, f, "model.layers.0.mlp.down_proj.weight", x->D, 128, q);
+                check_view(&c->weights.layers[0].mlp.gate.weight, f, "model.layers.0.mlp.gate_proj.weight", 128, x->D,
+                           q);
+                check_view(&c->weights.layers[0].mlp.down.weight, f, "model.layers.0.mlp.down_proj.weight", x->D, 128,
+                           q);
                 if (k == 3) {
                     const st_tensor *s = st_find(f, "model.layers.2.mlp.experts.7.down_proj.weight_scale_inv");
                     const mla_tensor *t = &w->moe.experts[7].down.weight;
-                    CHECK(s && t->scale && t->scale_dtype == MLA_F32 && !memcmp(t->scale, s->data, s->bytes), "block scales");
+                    CHECK(s && t->scale && t->scale_dtype == MLA_F32 && !memcmp(t->scale, s->data, s->bytes),
+                          "block scales");
                 } else
                     CHECK(!w->moe.experts[7].down.weight.scale, "no scale");
                 st_close(f);
@@ -797,7 +830,7 @@ static void test_fixtures(void) {
     checkpoint_close(NULL);
 }
 
-/* ---- families ----------------------------------------------------------------------------------------------------------- */
+/* ---- families ---------------------------------------------------------------------------------------------------- */
 
 static int close_to(float a, double b) { return fabs((double)a - b) <= 1e-6 * fabs(b); }
 
@@ -855,16 +888,18 @@ static void test_families(void) {
         NEAR(routed_scaling_factor, routed), NEAR(q_scale, q), NEAR(latent_scale, latent), NEAR(temperature_beta, beta),
             NEAR(embed_scale, embed);
         NEAR(residual_scale, residual), NEAR(logits_scale, logits), NEAR(rope.theta, theta), NEAR(block_norm.eps, eps);
-        CHECK(m->temperature_period == (x->beta > 0 ? 16 : 0), "%s: temperature_period %d", x->name, m->temperature_period);
+        CHECK(m->temperature_period == (x->beta > 0 ? 16 : 0), "%s: temperature_period %d", x->name,
+              m->temperature_period);
         CHECK(m->q_norm.eps == 1e-6f && m->kv_norm.eps == 1e-6f && m->vocab_size == 256 && m->hidden_size == 64 &&
                   m->intermediate_size == 128,
               "%s: sizes", x->name);
-        CHECK((c->weights.head.data == NULL) == x->tied && !strcmp(c->model_type, x->model_type), "%s: head, model_type %s",
-              x->name, c->model_type);
+        CHECK((c->weights.head.data == NULL) == x->tied && !strcmp(c->model_type, x->model_type),
+              "%s: head, model_type %s", x->name, c->model_type);
         const int v32 = !strcmp(x->name, "deepseek_v32"), glm = !strcmp(x->name, "glm_moe_dsa");
-        CHECK(m->index_topk == (v32 || glm ? 8 : 0) && m->index_n_heads == (v32 || glm ? 16 : 0) && m->index_head_dim == (v32 || glm ? 32 : 0) &&
-                  m->index_rope == (v32 ? MLA_ROPE_HALF : MLA_ROPE_PAIR),
-              "%s: indexer %d, %d, %d, rope %d", x->name, m->index_topk, m->index_n_heads, m->index_head_dim, (int)m->index_rope);
+        CHECK(m->index_topk == (v32 || glm ? 8 : 0) && m->index_n_heads == (v32 || glm ? 16 : 0) &&
+                  m->index_head_dim == (v32 || glm ? 32 : 0) && m->index_rope == (v32 ? MLA_ROPE_HALF : MLA_ROPE_PAIR),
+              "%s: indexer %d, %d, %d, rope %d", x->name, m->index_topk, m->index_n_heads, m->index_head_dim,
+              (int)m->index_rope);
         const int twin = x->Z > 0;
         for (int l = 0; l < x->L; l++) {
             const mla_layer_weights *w = &c->weights.layers[l];
@@ -872,8 +907,8 @@ static void test_families(void) {
             CHECK((w->moe.experts != NULL) == moe && (w->mlp.gate.weight.data == NULL) == (moe && !twin),
                   "%s: layer %d dense or not", x->name, l);
             CHECK((w->moe.router_bias.data != NULL) == (moe && x->bias), "%s: layer %d router bias", x->name, l);
-            CHECK((w->ffn_out_norm.weight.data != NULL) == (moe && !strcmp(x->name, "axk1")), "%s: layer %d ffn_out_norm",
-                  x->name, l);
+            CHECK((w->ffn_out_norm.weight.data != NULL) == (moe && !strcmp(x->name, "axk1")),
+                  "%s: layer %d ffn_out_norm", x->name, l);
         }
         snprintf(path, sizeof path, FIXTURES "%s/model.safetensors", x->name);
         if (CHECK(st_open(&f, path, &e) == MLA_OK, "%s", e.text)) {
@@ -882,7 +917,7 @@ static void test_families(void) {
                 char layer[32], which[4] = "";
                 snprintf(layer, sizeof layer, "model.layers.%d", twin ? l / 2 : l);
                 if (twin) snprintf(which, sizeof which, ".%d", l % 2);
-#define VIEW(tensor, rows, cols, ...)                                                                                            \
+#define VIEW(tensor, rows, cols, ...)                                                                                  \
     (snprintf(name, sizeof name, __VA_ARGS__), check_view(&w->tensor, f, name, rows, cols, MLA_BF16))
                 VIEW(attn_norm.weight, 1, 64, "%s.input_layernorm%s.weight", layer, which);
                 VIEW(ffn_norm.weight, 1, 64, "%s.post_attention_layernorm%s.weight", layer, which);
@@ -899,11 +934,13 @@ static void test_families(void) {
                 }
                 if (w->mlp.up.weight.data)
                     VIEW(mlp.up.weight, 128, 64, "%s.mlp%s%s.up_proj.weight", layer, twin ? "s" : "", which);
-                if (w->ffn_out_norm.weight.data) VIEW(ffn_out_norm.weight, 1, 64, "%s.post_mlp_layernorm.weight", layer);
+                if (w->ffn_out_norm.weight.data)
+                    VIEW(ffn_out_norm.weight, 1, 64, "%s.post_mlp_layernorm.weight", layer);
                 if (!w->moe.experts) continue;
                 VIEW(moe.router, x->E + x->Z, 64, "%s.mlp.%s.weight", layer, twin ? "router.classifier" : "gate");
                 if (x->bias)
-                    VIEW(moe.router_bias, 1, x->E + x->Z, "%s.mlp.%s.e_score_correction_bias", layer, twin ? "router" : "gate");
+                    VIEW(moe.router_bias, 1, x->E + x->Z, "%s.mlp.%s.e_score_correction_bias", layer,
+                         twin ? "router" : "gate");
                 if (x->beta > 0) { /* fused: gate_up_proj [12, 64, 64], down_proj [12, 64, 32] of 16 bits */
                     snprintf(name, sizeof name, "%s.mlp.experts.gate_up_proj", layer);
                     const char *both = (const char *)st_find(f, name)->data;
@@ -921,7 +958,8 @@ static void test_families(void) {
                               "fused expert %d: data", i);
                     }
                 } else
-                    VIEW(moe.experts[x->E - 1].down.weight, 64, 32, "%s.mlp.experts.%d.down_proj.weight", layer, x->E - 1);
+                    VIEW(moe.experts[x->E - 1].down.weight, 64, 32, "%s.mlp.experts.%d.down_proj.weight", layer,
+                         x->E - 1);
             }
             st_close(f);
         }
@@ -942,7 +980,8 @@ static void test_families(void) {
         {"longcat_flash", "num_hidden_layers", NULL, MLA_OK, ""},
         {"longcat_flash", "ffn_hidden_size", NULL, MLA_ERR_CONFIG, "ffn_hidden_size"},
         {"longcat_flash", "ffn_hidden_size", "64", MLA_ERR_WEIGHTS, "model.layers.0.mlps.0.gate_proj.weight"},
-        {"longcat_flash", "expert_ffn_hidden_size", "33", MLA_ERR_WEIGHTS, "model.layers.0.mlp.experts.0.gate_proj.weight"},
+        {"longcat_flash", "expert_ffn_hidden_size", "33", MLA_ERR_WEIGHTS,
+         "model.layers.0.mlp.experts.0.gate_proj.weight"},
         {"longcat_flash", "zero_expert_num", "-1", MLA_ERR_CONFIG, "zero_expert_num"},
         {"longcat_flash", "zero_expert_num", "2147483647", MLA_ERR_CONFIG, "zero_expert_num"},
         {"longcat_flash", "zero_expert_num", "2147483637", MLA_ERR_WEIGHTS, "router.classifier.weight"},
@@ -978,8 +1017,8 @@ static void test_families(void) {
         {"mistral4", "first_k_dense_replace", "1", MLA_ERR_WEIGHTS, "model.layers.0.mlp.gate_proj.weight"},
         {"mistral4", "rope_parameters", "{\"rope_type\":\"default\",\"rope_theta\":1e4,\"llama_4_scaling_beta\":-0.1}",
          MLA_ERR_CONFIG, "rope_parameters.llama_4_scaling_beta"},
-        {"mistral4", "rope_parameters", "{\"rope_type\":\"default\",\"rope_theta\":1e4,\"llama_4_scaling_beta\":null}", MLA_OK,
-         ""},
+        {"mistral4", "rope_parameters", "{\"rope_type\":\"default\",\"rope_theta\":1e4,\"llama_4_scaling_beta\":null}",
+         MLA_OK, ""},
         {"glm4_moe_lite", "mlp_layer_types", "[\"dense\",\"sparse\"]", MLA_ERR_CONFIG, "mlp_layer_types"},
         {"glm4_moe_lite", "mlp_layer_types", "[\"sparse\",\"dense\",\"sparse\"]", MLA_ERR_CONFIG, "mlp_layer_types"},
         {"glm4_moe_lite", "mlp_layer_types", "[\"dense\",\"sparse\",7]", MLA_ERR_CONFIG, "mlp_layer_types"},
@@ -1009,9 +1048,12 @@ static void test_families(void) {
         {"glm_moe_dsa", "indexer_types", "[\"full\",\"full\",\"none\",\"full\"]", MLA_ERR_CONFIG, "indexer_types"},
         {"glm_moe_dsa", "indexer_types", "[\"full\",\"full\",1,\"full\"]", MLA_ERR_CONFIG, "indexer_types"},
         {"glm_moe_dsa", "indexer_types", "\"full\"", MLA_ERR_CONFIG, "indexer_types"},
-        {"glm_moe_dsa", "indexer_types", "[\"shared\",\"full\",\"shared\",\"full\"]", MLA_ERR_CONFIG, "the first layer"},
-        {"glm_moe_dsa", "indexer_types", "[\"full\",\"full\",\"full\",\"full\"]", MLA_ERR_WEIGHTS, "model.layers.2.self_attn.indexer.wq_b.weight"},
-        {"glm_moe_dsa", "indexer_types", "[\"full\",\"shared\",\"shared\",\"full\"]", MLA_ERR_WEIGHTS, "model.layers.1.self_attn.indexer"},
+        {"glm_moe_dsa", "indexer_types", "[\"shared\",\"full\",\"shared\",\"full\"]", MLA_ERR_CONFIG,
+         "the first layer"},
+        {"glm_moe_dsa", "indexer_types", "[\"full\",\"full\",\"full\",\"full\"]", MLA_ERR_WEIGHTS,
+         "model.layers.2.self_attn.indexer.wq_b.weight"},
+        {"glm_moe_dsa", "indexer_types", "[\"full\",\"shared\",\"shared\",\"full\"]", MLA_ERR_WEIGHTS,
+         "model.layers.1.self_attn.indexer"},
         {"glm_moe_dsa", "index_topk_freq", "-1", MLA_ERR_CONFIG, "index_topk_freq"},
         {"youtu", "rope_interleave", "1", MLA_ERR_CONFIG, "rope_interleave"},
         {"youtu", "n_routed_experts", "1", MLA_ERR_CONFIG, "n_routed_experts"},
@@ -1030,16 +1072,17 @@ static void test_families(void) {
         CHECK(c->config.q_scale == 0 && c->config.latent_scale == 0, "no scales");
     checkpoint_close(c);
     /* the other ways of saying which layers have an indexer, and how its rope is */
-    static const char *const types[][3] = {{"index_topk_freq", "2", ""},
-                                           {"index_topk_pattern", "\"FFSF\"", ""},
-                                           {"index_topk_pattern", "[\"full\",\"full\",\"shared\",\"full\"]", ""},
-                                           {"index_topk_freq", "1", "model.layers.2.self_attn.indexer.wq_b.weight"},
-                                           {"index_skip_topk_offset", "3", "model.layers.2.self_attn.indexer.wq_b.weight"},
-                                           {"index_skip_topk_offset", "0", "the first layer"},
-                                           {"index_topk_pattern", "\"FFS\"", "index_topk_pattern"},
-                                           {"index_topk_pattern", "\"FFXF\"", "index_topk_pattern"},
-                                           {"index_topk_pattern", "\"SFSF\"", "the first layer"},
-                                           {"index_topk_pattern", "4", "index_topk_pattern"}};
+    static const char *const types[][3] = {
+        {"index_topk_freq", "2", ""},
+        {"index_topk_pattern", "\"FFSF\"", ""},
+        {"index_topk_pattern", "[\"full\",\"full\",\"shared\",\"full\"]", ""},
+        {"index_topk_freq", "1", "model.layers.2.self_attn.indexer.wq_b.weight"},
+        {"index_skip_topk_offset", "3", "model.layers.2.self_attn.indexer.wq_b.weight"},
+        {"index_skip_topk_offset", "0", "the first layer"},
+        {"index_topk_pattern", "\"FFS\"", "index_topk_pattern"},
+        {"index_topk_pattern", "\"FFXF\"", "index_topk_pattern"},
+        {"index_topk_pattern", "\"SFSF\"", "the first layer"},
+        {"index_topk_pattern", "4", "index_topk_pattern"}};
     for (size_t i = 0; i < COUNT(types); i++) {
         new_dir();
         link_file("glm_moe_dsa", "model.safetensors", "model.safetensors");
@@ -1050,7 +1093,8 @@ static void test_families(void) {
     link_file("glm_moe_dsa", "model.safetensors", "model.safetensors");
     try_config("glm_moe_dsa", "indexer_rope_interleave", "false", MLA_OK, "");
     if (CHECK(checkpoint_open(&c, dir, &e) == MLA_OK, "indexer_rope_interleave: %s", e.text))
-        CHECK(c->config.index_rope == MLA_ROPE_HALF && c->config.rope.layout == MLA_ROPE_PAIR, "indexer_rope_interleave false");
+        CHECK(c->config.index_rope == MLA_ROPE_HALF && c->config.rope.layout == MLA_ROPE_PAIR,
+              "indexer_rope_interleave false");
     checkpoint_close(c);
     /* what MiniCPM3's own config.json leaves out */
     new_dir();
@@ -1107,7 +1151,8 @@ static void test_families(void) {
                       c->weights.layers[2].moe.experts[11].down.weight.data,
                   "nested: %s", c->model_type);
         checkpoint_close(c);
-        snprintf(edited[n + 1].name, sizeof edited[0].name, "%smodel.layers.0.extra.weight", prefixed ? "language_model." : "");
+        snprintf(edited[n + 1].name, sizeof edited[0].name, "%smodel.layers.0.extra.weight",
+                 prefixed ? "language_model." : "");
         write_items(in_dir("model.safetensors"), edited, n + 2);
         check_open(MLA_ERR_WEIGHTS, "model.layers.0.extra.weight", "nested, a tensor too many");
         write_file(in_dir("config.json"), inner, strlen(inner));
@@ -1121,7 +1166,8 @@ static void test_families(void) {
     } nested[] = {
         {"{\"text_config\":[]}", MLA_ERR_CONFIG, "text_config: found an array"},
         {"{\"text_config\":{}}", MLA_ERR_CONFIG, "text_config.model_type is missing"},
-        {"{\"text_config\":{\"model_type\":\"kimi_linear\"}}", MLA_ERR_UNSUPPORTED, "text_config.model_type \"kimi_linear\""},
+        {"{\"text_config\":{\"model_type\":\"kimi_linear\"}}", MLA_ERR_UNSUPPORTED,
+         "text_config.model_type \"kimi_linear\""},
         {"{\"text_config\":{\"model_type\":\"llama\"}}", MLA_ERR_UNSUPPORTED, "text_config.model_type \"llama\""},
         {"{\"model_type\":\"kimi_k25\"}", MLA_ERR_UNSUPPORTED, "kimi_k25"}};
     for (size_t i = 0; i < COUNT(nested); i++) {
@@ -1142,8 +1188,8 @@ static void test_families(void) {
         memcpy(edited, items, count * sizeof *items);
         edited[i] = edited[count - 1];
         write_items(in_dir("model.safetensors"), edited, count - 1);
-        check_open(MLA_ERR_WEIGHTS, strstr(items[i].name, "gate_up") ? ".mlp.experts.0.gate_proj.weight" : items[i].name,
-                   "missing");
+        check_open(MLA_ERR_WEIGHTS,
+                   strstr(items[i].name, "gate_up") ? ".mlp.experts.0.gate_proj.weight" : items[i].name, "missing");
         edited[i] = items[i], edited[count - 1] = items[count - 1];
         edited[i].n_dims = 2, edited[i].dims[0] *= items[i].dims[1], edited[i].dims[1] = items[i].dims[2];
         write_items(in_dir("model.safetensors"), edited, count);
@@ -1159,7 +1205,7 @@ static void test_families(void) {
     st_close(f);
 }
 
-/* ---- config.json -------------------------------------------------------------------------------------------------------- */
+/* ---- config.json ------------------------------------------------------------------------------------------------- */
 
 static void test_config(void) {
     SECTION("config.json: bad values of every key");
@@ -1186,7 +1232,8 @@ static void test_config(void) {
                                            "eos_token_id"};
     static const char *const bad_integers[] = {"-1",     "1.0",  "6.4e1", "-0", "2147483648", "99999999999999999999",
                                                "\"64\"", "true", "[]",    "{}", "[64.0]",     "1e999"};
-    static const char *const bad_reals[] = {"-1", "\"1\"", "true", "[]", "{}", "1e39", "-1e-3", "1e999", "NaN", "Infinity"};
+    static const char *const bad_reals[] = {"-1",   "\"1\"", "true",  "[]",  "{}",
+                                            "1e39", "-1e-3", "1e999", "NaN", "Infinity"};
     static const char *const reals[] = {"rms_norm_eps", "rope_theta", "routed_scaling_factor"};
     static const char *const bools[] = {"attention_bias", "tie_word_embeddings", "norm_topk_prob", "rope_interleave"};
     static const char *const bad_bools[] = {"0", "1", "\"true\"", "[]", "{}", "1.0"};
@@ -1206,10 +1253,10 @@ static void test_config(void) {
             try_config("deepseek_v3", integers[i], NULL, MLA_ERR_CONFIG, integers[i]);
         }
     }
-    static const char *const sizes[] = {"vocab_size",          "hidden_size",           "num_hidden_layers", "intermediate_size",
-                                        "num_attention_heads", "kv_lora_rank",          "qk_nope_head_dim",  "qk_rope_head_dim",
-                                        "v_head_dim",          "moe_intermediate_size", "q_lora_rank",       "n_routed_experts",
-                                        "n_shared_experts"};
+    static const char *const sizes[] = {
+        "vocab_size",   "hidden_size",      "num_hidden_layers", "intermediate_size", "num_attention_heads",
+        "kv_lora_rank", "qk_nope_head_dim", "qk_rope_head_dim",  "v_head_dim",        "moe_intermediate_size",
+        "q_lora_rank",  "n_routed_experts", "n_shared_experts"};
     for (size_t i = 0; i < COUNT(sizes);
          i++) { /* INT_MAX changes a shape or a count: refused before anything is allocated for it */
         char *text = read_text(FIXTURES "deepseek_v3/config.json"), *one = with_key(text, sizes[i], "2147483647");
@@ -1223,12 +1270,14 @@ static void test_config(void) {
         free(text), free(one);
     }
     for (size_t i = 0; i < COUNT(reals); i++) {
-        for (size_t j = 0; j < COUNT(bad_reals); j++) try_config("deepseek_v3", reals[i], bad_reals[j], MLA_ERR_CONFIG, reals[i]);
+        for (size_t j = 0; j < COUNT(bad_reals); j++)
+            try_config("deepseek_v3", reals[i], bad_reals[j], MLA_ERR_CONFIG, reals[i]);
         static const char *const more[] = {"0", "0.0", "1e-60", "null", NULL};
         for (size_t j = 0; j < COUNT(more); j++) try_config("deepseek_v3", reals[i], more[j], MLA_ERR_CONFIG, reals[i]);
     }
     for (size_t i = 0; i < COUNT(bools); i++)
-        for (size_t j = 0; j < COUNT(bad_bools); j++) try_config("deepseek_v3", bools[i], bad_bools[j], MLA_ERR_CONFIG, bools[i]);
+        for (size_t j = 0; j < COUNT(bad_bools); j++)
+            try_config("deepseek_v3", bools[i], bad_bools[j], MLA_ERR_CONFIG, bools[i]);
     for (size_t i = 0; i < COUNT(names); i++)
         for (size_t j = 0; j < COUNT(bad_names); j++) {
             const int is_text = bad_names[j][0] == '"' && !strstr(bad_names[j], "\\u");
@@ -1325,44 +1374,44 @@ static void test_config(void) {
         const char *dict;
         mla_result want;
         const char *word;
-    } ropes[] = {
-        {"{\"type\":\"ntk\",\"factor\":2}", MLA_ERR_UNSUPPORTED, "rope_scaling.type \"ntk\""},
-        {"{\"rope_type\":\"llama3\",\"factor\":2}", MLA_ERR_UNSUPPORTED, "llama3"},
-        {"{\"factor\":2}", MLA_ERR_CONFIG, "rope_scaling.type"},
-        {"{}", MLA_ERR_CONFIG, "rope_scaling.type"},
-        {"[]", MLA_ERR_CONFIG, "rope_scaling"},
-        {"\"yarn\"", MLA_ERR_CONFIG, "rope_scaling"},
-        {"{\"type\":\"yarn\",\"rope_type\":\"linear\",\"factor\":2}", MLA_ERR_CONFIG, "rope_scaling.type"},
-        {"{\"type\":7,\"factor\":2}", MLA_ERR_CONFIG, "rope_scaling.type"},
-        {"{\"type\":\"yarn\"}", MLA_ERR_CONFIG, "rope_scaling.factor"},
-        {"{\"type\":\"linear\"}", MLA_ERR_CONFIG, "rope_scaling.factor"},
-        {"{\"type\":\"dynamic\"}", MLA_ERR_CONFIG, "rope_scaling.factor"},
-        {"{\"type\":\"yarn\",\"factor\":0.5}", MLA_ERR_CONFIG, "rope_scaling.factor"},
-        {"{\"type\":\"yarn\",\"factor\":0}", MLA_ERR_CONFIG, "rope_scaling.factor"},
-        {"{\"type\":\"yarn\",\"factor\":\"4\"}", MLA_ERR_CONFIG, "rope_scaling.factor"},
-        {"{\"type\":\"yarn\",\"factor\":NaN}", MLA_ERR_CONFIG, "factor"},
-        {YARN(",\"beta_fast\":0"), MLA_ERR_CONFIG, "beta_fast"},
-        {YARN(",\"beta_slow\":-1"), MLA_ERR_CONFIG, "beta_slow"},
-        {YARN(",\"mscale\":-1"), MLA_ERR_CONFIG, "mscale"},
-        {YARN(",\"mscale_all_dim\":\"1\""), MLA_ERR_CONFIG, "mscale_all_dim"},
-        {YARN(",\"attention_factor\":0"), MLA_ERR_CONFIG, "attention_factor"},
-        {YARN(",\"truncate\":0"), MLA_ERR_CONFIG, "truncate"},
-        {"{\"type\":\"yarn\",\"factor\":4,\"original_max_position_embeddings\":0}", MLA_ERR_CONFIG,
-         "original_max_position_embeddings"},
-        {"{\"type\":\"yarn\",\"factor\":4,\"original_max_position_embeddings\":16.0}", MLA_ERR_CONFIG,
-         "original_max_position_embeddings"},
-        {YARN(",\"rope_theta\":5000.0"), MLA_ERR_CONFIG, "rope_scaling.rope_theta"},
-        {YARN(",\"rope_theta\":10000"), MLA_OK, ""},
-        {YARN(",\"rope_theta\":0"), MLA_ERR_CONFIG, "rope_theta"},
-        {"{\"type\":\"longrope\"}", MLA_ERR_CONFIG, "short_factor"},
-        {"{\"type\":\"longrope\",\"short_factor\":[1,1,1,1,1,1,1,1]}", MLA_ERR_CONFIG, "long_factor"},
-        {"{\"type\":\"longrope\",\"short_factor\":[1,1,1,1,1,1,1],\"long_factor\":[1,1,1,1,1,1,1,1]}", MLA_ERR_CONFIG,
-         "short_factor"},
-        {"{\"type\":\"longrope\",\"short_factor\":[1,1,1,1,1,1,1,1],\"long_factor\":[1,1,1,1,1,1,1,0]}", MLA_ERR_CONFIG,
-         "long_factor"},
-        {"{\"type\":\"longrope\",\"short_factor\":[1,1,1,1,1,1,1,1],\"long_factor\":[1,1,1,1,1,1,1,null]}", MLA_ERR_CONFIG,
-         "long_factor"},
-        {"{\"type\":\"longrope\",\"short_factor\":8,\"long_factor\":[1,1,1,1,1,1,1,1]}", MLA_ERR_CONFIG, "short_factor"}};
+    } ropes[] = {{"{\"type\":\"ntk\",\"factor\":2}", MLA_ERR_UNSUPPORTED, "rope_scaling.type \"ntk\""},
+                 {"{\"rope_type\":\"llama3\",\"factor\":2}", MLA_ERR_UNSUPPORTED, "llama3"},
+                 {"{\"factor\":2}", MLA_ERR_CONFIG, "rope_scaling.type"},
+                 {"{}", MLA_ERR_CONFIG, "rope_scaling.type"},
+                 {"[]", MLA_ERR_CONFIG, "rope_scaling"},
+                 {"\"yarn\"", MLA_ERR_CONFIG, "rope_scaling"},
+                 {"{\"type\":\"yarn\",\"rope_type\":\"linear\",\"factor\":2}", MLA_ERR_CONFIG, "rope_scaling.type"},
+                 {"{\"type\":7,\"factor\":2}", MLA_ERR_CONFIG, "rope_scaling.type"},
+                 {"{\"type\":\"yarn\"}", MLA_ERR_CONFIG, "rope_scaling.factor"},
+                 {"{\"type\":\"linear\"}", MLA_ERR_CONFIG, "rope_scaling.factor"},
+                 {"{\"type\":\"dynamic\"}", MLA_ERR_CONFIG, "rope_scaling.factor"},
+                 {"{\"type\":\"yarn\",\"factor\":0.5}", MLA_ERR_CONFIG, "rope_scaling.factor"},
+                 {"{\"type\":\"yarn\",\"factor\":0}", MLA_ERR_CONFIG, "rope_scaling.factor"},
+                 {"{\"type\":\"yarn\",\"factor\":\"4\"}", MLA_ERR_CONFIG, "rope_scaling.factor"},
+                 {"{\"type\":\"yarn\",\"factor\":NaN}", MLA_ERR_CONFIG, "factor"},
+                 {YARN(",\"beta_fast\":0"), MLA_ERR_CONFIG, "beta_fast"},
+                 {YARN(",\"beta_slow\":-1"), MLA_ERR_CONFIG, "beta_slow"},
+                 {YARN(",\"mscale\":-1"), MLA_ERR_CONFIG, "mscale"},
+                 {YARN(",\"mscale_all_dim\":\"1\""), MLA_ERR_CONFIG, "mscale_all_dim"},
+                 {YARN(",\"attention_factor\":0"), MLA_ERR_CONFIG, "attention_factor"},
+                 {YARN(",\"truncate\":0"), MLA_ERR_CONFIG, "truncate"},
+                 {"{\"type\":\"yarn\",\"factor\":4,\"original_max_position_embeddings\":0}", MLA_ERR_CONFIG,
+                  "original_max_position_embeddings"},
+                 {"{\"type\":\"yarn\",\"factor\":4,\"original_max_position_embeddings\":16.0}", MLA_ERR_CONFIG,
+                  "original_max_position_embeddings"},
+                 {YARN(",\"rope_theta\":5000.0"), MLA_ERR_CONFIG, "rope_scaling.rope_theta"},
+                 {YARN(",\"rope_theta\":10000"), MLA_OK, ""},
+                 {YARN(",\"rope_theta\":0"), MLA_ERR_CONFIG, "rope_theta"},
+                 {"{\"type\":\"longrope\"}", MLA_ERR_CONFIG, "short_factor"},
+                 {"{\"type\":\"longrope\",\"short_factor\":[1,1,1,1,1,1,1,1]}", MLA_ERR_CONFIG, "long_factor"},
+                 {"{\"type\":\"longrope\",\"short_factor\":[1,1,1,1,1,1,1],\"long_factor\":[1,1,1,1,1,1,1,1]}",
+                  MLA_ERR_CONFIG, "short_factor"},
+                 {"{\"type\":\"longrope\",\"short_factor\":[1,1,1,1,1,1,1,1],\"long_factor\":[1,1,1,1,1,1,1,0]}",
+                  MLA_ERR_CONFIG, "long_factor"},
+                 {"{\"type\":\"longrope\",\"short_factor\":[1,1,1,1,1,1,1,1],\"long_factor\":[1,1,1,1,1,1,1,null]}",
+                  MLA_ERR_CONFIG, "long_factor"},
+                 {"{\"type\":\"longrope\",\"short_factor\":8,\"long_factor\":[1,1,1,1,1,1,1,1]}", MLA_ERR_CONFIG,
+                  "short_factor"}};
     for (size_t i = 0; i < COUNT(ropes); i++)
         try_config("deepseek_v3", "rope_scaling", ropes[i].dict, ropes[i].want, ropes[i].word);
     try_config2("deepseek_v3", "rope_scaling", "null", "rope_parameters", "{\"rope_type\":\"su\",\"rope_theta\":1e4}",
@@ -1408,14 +1457,16 @@ static void test_config(void) {
                  "true",
                  {MLA_ROPE_PAIR, MLA_ROPE_DEFAULT, 50000, 0, 0, 0, 0, 0, 0, 0, 256, 256, 0, NULL, NULL, NULL}},
                 {"rope_parameters",
-                 "{\"beta_fast\":32,\"beta_slow\":1,\"factor\":4.0,\"mscale\":1.2,\"mscale_all_dim\":0.6,\"original_max_position_"
+                 "{\"beta_fast\":32,\"beta_slow\":1,\"factor\":4.0,\"mscale\":1.2,\"mscale_all_dim\":0.6,\"original_"
+                 "max_position_"
                  "embeddings\":16,\"rope_theta\":10000.0,"
                  "\"rope_type\":\"yarn\"}",
                  NULL,
                  "true",
                  {MLA_ROPE_PAIR, MLA_ROPE_YARN, 10000, 4, 32, 1, 1.2f, 0.6f, 0, 0, 256, 16, 0, NULL, NULL, NULL}},
                 {"rope_parameters",
-                 "{\"rope_type\":\"longrope\",\"rope_theta\":1e4,\"original_max_position_embeddings\":16,\"factor\":16.0,\"short_"
+                 "{\"rope_type\":\"longrope\",\"rope_theta\":1e4,\"original_max_position_embeddings\":16,\"factor\":16."
+                 "0,\"short_"
                  "factor\":[1,1.5,2,2.5,3,3.5,4,4.5],"
                  "\"long_factor\":[2,2,2,2,2,2,2,9]}",
                  NULL,
@@ -1441,9 +1492,10 @@ static void test_config(void) {
         CHECK(r->beta_fast == x->beta_fast && r->beta_slow == x->beta_slow && r->mscale == x->mscale &&
                   r->mscale_all_dim == x->mscale_all_dim,
               "rope %zu: yarn", i);
-        CHECK(r->attention_factor == x->attention_factor && r->no_truncate == x->no_truncate && r->length == 0, "rope %zu: more",
-              i);
-        CHECK(r->max_position_embeddings == 256 && r->original_max_position_embeddings == x->original_max_position_embeddings,
+        CHECK(r->attention_factor == x->attention_factor && r->no_truncate == x->no_truncate && r->length == 0,
+              "rope %zu: more", i);
+        CHECK(r->max_position_embeddings == 256 &&
+                  r->original_max_position_embeddings == x->original_max_position_embeddings,
               "rope %zu: positions", i);
         if (r->scaling == MLA_ROPE_LONGROPE)
             CHECK(r->short_factor && r->short_factor[7] == 4.5f && r->long_factor[0] == 2 && r->long_factor[7] == 9,
@@ -1463,7 +1515,8 @@ static void test_config(void) {
         CHECK(c->n_eos == 3 && c->eos_token_id[0] == 5 && c->eos_token_id[2] == 7, "eos list");
     checkpoint_close(c);
     try_config2("deepseek_v3", "eos_token_id", "null", "bos_token_id", "null", MLA_OK, "");
-    if (CHECK(checkpoint_open(&c, dir, NULL) == MLA_OK, "no ids")) CHECK(c->n_eos == 0 && c->bos_token_id == -1, "no ids");
+    if (CHECK(checkpoint_open(&c, dir, NULL) == MLA_OK, "no ids"))
+        CHECK(c->n_eos == 0 && c->bos_token_id == -1, "no ids");
     checkpoint_close(c);
     try_config("deepseek_v3", "eos_token_id", "[5, 6, 7]", MLA_OK, "");
     static const struct {
@@ -1483,7 +1536,8 @@ static void test_config(void) {
         write_file(in_dir("generation_config.json"), generation[i].text, strlen(generation[i].text));
         check_open(generation[i].want, "generation_config.json", generation[i].text);
         if (generation[i].want || !CHECK(checkpoint_open(&c, dir, NULL) == MLA_OK, "generation_config")) continue;
-        CHECK(c->n_eos == generation[i].n_eos && c->eos_token_id[0] == (c->n_eos == 3 ? 5 : 9), "%s", generation[i].text);
+        CHECK(c->n_eos == generation[i].n_eos && c->eos_token_id[0] == (c->n_eos == 3 ? 5 : 9), "%s",
+              generation[i].text);
         checkpoint_close(c);
     }
 
@@ -1496,7 +1550,8 @@ static void test_config(void) {
     try_config("deepseek_v2_lite", "scoring_func", "\"sigmoid\"", MLA_ERR_UNSUPPORTED, "sigmoid");
     try_config("deepseek_v2_lite", "topk_method", NULL, MLA_OK, "");
     try_config("deepseek_v2_lite", "n_group", "null", MLA_OK, ""); /* greedy needs none */
-    try_config2("deepseek_v2_lite", "n_group", "null", "topk_method", "\"group_limited_greedy\"", MLA_ERR_CONFIG, "n_group");
+    try_config2("deepseek_v2_lite", "n_group", "null", "topk_method", "\"group_limited_greedy\"", MLA_ERR_CONFIG,
+                "n_group");
     try_config2("deepseek_v2_lite", "norm_topk_prob", "true", "rope_interleave", "false", MLA_OK, "");
     if (CHECK(checkpoint_open(&c, dir, NULL) == MLA_OK, "V2"))
         CHECK(!c->config.norm_topk_prob && c->config.rope.layout == MLA_ROPE_PAIR, "V2 never normalises, always PAIR");
@@ -1504,7 +1559,7 @@ static void test_config(void) {
     try_config("deepseek_v2_lite", "model_type", "\"deepseek_v3\"", MLA_ERR_UNSUPPORTED, "softmax");
 }
 
-/* ---- tensors ------------------------------------------------------------------------------------------------------------ */
+/* ---- tensors ----------------------------------------------------------------------------------------------------- */
 
 static void test_tensors(void) {
     static item items[600], edited[600];
@@ -1614,7 +1669,8 @@ static void test_tensors(void) {
     unlink(in_dir("config.json"));
     link_file("deepseek_v2_lite", "config.json", "config.json");
     if (CHECK(checkpoint_open(&c, dir, &e) == MLA_OK, "mixed dtypes"))
-        CHECK(c->weights.layers[1].attn.kv_b.weight.dtype == MLA_F16 && c->weights.norm.weight.dtype == MLA_F32, "mixed dtypes");
+        CHECK(c->weights.layers[1].attn.kv_b.weight.dtype == MLA_F16 && c->weights.norm.weight.dtype == MLA_F32,
+              "mixed dtypes");
     checkpoint_close(c);
     st_close(f);
 
@@ -1645,8 +1701,9 @@ static void test_tensors(void) {
         write_items(in_dir("model.safetensors"), edited, n);
         check_open(MLA_ERR_WEIGHTS, items[i].name, "scale of I32");
     }
-    static const char quantization[] = "{\"quant_method\":\"fp8\",\"fmt\":\"e4m3\",\"weight_block_size\":[128,128],\"scale_fmt\":"
-                                       "\"ue8m0\",\"activation_scheme\":\"dynamic\"}";
+    static const char quantization[] =
+        "{\"quant_method\":\"fp8\",\"fmt\":\"e4m3\",\"weight_block_size\":[128,128],\"scale_fmt\":"
+        "\"ue8m0\",\"activation_scheme\":\"dynamic\"}";
     for (int kind = 0; kind < 3; kind++) { /* byte scales: F8_E8M0, U8; I8 never */
         static const char *const kinds[] = {"F8_E8M0", "U8", "I8"};
         static unsigned char bytes[64];
@@ -1661,7 +1718,8 @@ static void test_tensors(void) {
                    "weight_scale_inv");
         if (kind < 2 && CHECK(checkpoint_open(&c, dir, &e) == MLA_OK, "ue8m0")) {
             const mla_tensor *t = &c->weights.layers[1].attn.kv_b.weight;
-            CHECK(t->dtype == MLA_E4M3 && t->scale_dtype == MLA_UE8M0 && t->scale && *(const unsigned char *)t->scale == 127,
+            CHECK(t->dtype == MLA_E4M3 && t->scale_dtype == MLA_UE8M0 && t->scale &&
+                      *(const unsigned char *)t->scale == 127,
                   "ue8m0");
             checkpoint_close(c);
         }
@@ -1706,9 +1764,10 @@ static void test_tensors(void) {
         {"{\"quant_method\":\"fp8\",\"weight_block_size\":null}", MLA_ERR_CONFIG, "weight_block_size"},
         {"{\"quant_method\":\"fp8\",\"weight_block_size\":128}", MLA_ERR_CONFIG, "weight_block_size"},
         {"{\"quant_method\":\"fp8\",\"fmt\":\"e5m2\",\"weight_block_size\":[128,128]}", MLA_ERR_UNSUPPORTED, "e5m2"},
-        {"{\"quant_method\":\"fp8\",\"scale_fmt\":\"e5m3\",\"weight_block_size\":[128,128]}", MLA_ERR_UNSUPPORTED, "e5m3"},
-        {"{\"quant_method\":\"fp8\",\"activation_scheme\":\"static\",\"weight_block_size\":[128,128]}", MLA_ERR_UNSUPPORTED,
-         "static"}};
+        {"{\"quant_method\":\"fp8\",\"scale_fmt\":\"e5m3\",\"weight_block_size\":[128,128]}", MLA_ERR_UNSUPPORTED,
+         "e5m3"},
+        {"{\"quant_method\":\"fp8\",\"activation_scheme\":\"static\",\"weight_block_size\":[128,128]}",
+         MLA_ERR_UNSUPPORTED, "static"}};
     for (size_t i = 0; i < COUNT(quant); i++)
         try_config("deepseek_v3_fp8", "quantization_config", quant[i].dict, quant[i].want, quant[i].word);
     new_dir();
@@ -1717,7 +1776,7 @@ static void test_tensors(void) {
                "quantization_config"); /* but nothing is fp8 */
 }
 
-/* ---- int4 --------------------------------------------------------------------------------------------------------------- */
+/* ---- int4 -------------------------------------------------------------------------------------------------------- */
 
 static double half_value(const unsigned char *p) { /* f16 */
     const int h = p[0] | p[1] << 8, e = h >> 10 & 31, m = h & 1023;
@@ -1732,11 +1791,12 @@ static void test_int4(void) {
     static unsigned char packed[EXPERT_TENSORS][PER / 2], scales[EXPERT_TENSORS][PER / 16];
     static int64_t shapes[EXPERT_TENSORS][2];
     static int32_t small_shapes[EXPERT_TENSORS][2];
-    static const char good[] = "{\"quant_method\":\"compressed-tensors\",\"format\":\"pack-quantized\",\"kv_cache_scheme\":null,"
-                               "\"config_groups\":{\"group_0\":{"
-                               "\"input_activations\":null,\"targets\":[\"Linear\"],\"weights\":{\"num_bits\":4,\"group_size\":"
-                               "32,\"strategy\":\"group\","
-                               "\"symmetric\":true,\"type\":\"int\",\"dynamic\":false}}},\"ignore\":[\"lm_head\"]}";
+    static const char good[] =
+        "{\"quant_method\":\"compressed-tensors\",\"format\":\"pack-quantized\",\"kv_cache_scheme\":null,"
+        "\"config_groups\":{\"group_0\":{"
+        "\"input_activations\":null,\"targets\":[\"Linear\"],\"weights\":{\"num_bits\":4,\"group_size\":"
+        "32,\"strategy\":\"group\","
+        "\"symmetric\":true,\"type\":\"int\",\"dynamic\":false}}},\"ignore\":[\"lm_head\"]}";
     static const char *const parts[] = {"weight_packed", "weight_scale", "weight_shape"};
     test_rng r = {4};
     st_file *f;
@@ -1757,14 +1817,17 @@ static void test_int4(void) {
             const int bits = j == 5 ? 0 : (test_int(&r, 2) << 15) | (110 + test_int(&r, 32)) << 7 | test_int(&r, 128);
             scales[k][2 * j] = (unsigned char)(bits & 255), scales[k][2 * j + 1] = (unsigned char)(bits >> 8);
         }
-        shapes[k][0] = rows, shapes[k][1] = cols, small_shapes[k][0] = (int32_t)rows, small_shapes[k][1] = (int32_t)cols;
+        shapes[k][0] = rows, shapes[k][1] = cols, small_shapes[k][0] = (int32_t)rows,
+        small_shapes[k][1] = (int32_t)cols;
         for (int part = 0; part < 3; part++, m++) {
             edited[m] = items[i];
             snprintf(edited[m].name, sizeof edited[m].name, "%.*s%s", (int)(strlen(items[i].name) - 6), items[i].name,
                      parts[part]);
             strcpy(edited[m].dtype, part == 0 ? "I32" : part == 1 ? "BF16" : "I64");
             edited[m].dims[1] = part ? cols / 32 : cols / 8;
-            edited[m].data = part == 0 ? (const void *)packed[k] : part == 1 ? (const void *)scales[k] : (const void *)shapes[k];
+            edited[m].data = part == 0   ? (const void *)packed[k]
+                             : part == 1 ? (const void *)scales[k]
+                                         : (const void *)shapes[k];
             edited[m].bytes = part == 0 ? PER / 2 : part == 1 ? PER / 16 : 16;
             if (part == 2) edited[m].n_dims = 1, edited[m].dims[0] = 2;
         }
@@ -1797,8 +1860,8 @@ static void test_int4(void) {
                        "%s: %d x %d, dtype %d", edited[i].name, t->rows, t->cols, (int)t->dtype))
                 continue;
             for (int x = 0; x < PER; x++) {
-                const int g = x / 32, j = x % 32, bits = scales[at][2 * g] | scales[at][2 * g + 1] << 8, ex = bits >> 7 & 255,
-                          ma = bits & 127;
+                const int g = x / 32, j = x % 32, bits = scales[at][2 * g] | scales[at][2 * g + 1] << 8,
+                          ex = bits >> 7 & 255, ma = bits & 127;
                 const double s = (ex ? ldexp(128 + ma, ex - 134) : 0) * (bits >> 15 ? -1 : 1);
                 const int q = packed[at][x / 2] >> (x % 2 * 4) & 15, got = b[g * 18 + 2 + j % 16] >> (j / 16 * 4) & 15;
                 wrong += !(s * (q - 8) == half_value(b + g * 18) * (got - 8));
@@ -1806,11 +1869,13 @@ static void test_int4(void) {
             at++;
         }
         CHECK(at == EXPERT_TENSORS && wrong == 0, "%zu tensors, %zu weights are not what was packed", at, wrong);
-        CHECK(c->weights.layers[1].moe.shared.up.weight.dtype == MLA_BF16 && c->weights.layers[0].mlp.up.weight.dtype == MLA_BF16,
+        CHECK(c->weights.layers[1].moe.shared.up.weight.dtype == MLA_BF16 &&
+                  c->weights.layers[0].mlp.up.weight.dtype == MLA_BF16,
               "the rest is bf16");
         checkpoint_close(c);
     }
-    for (size_t i = 0; i < 3; i++) { /* of one expert: each tensor missing, misshapen, of another dtype; the wrong shape */
+    for (size_t i = 0; i < 3;
+         i++) { /* of one expert: each tensor missing, misshapen, of another dtype; the wrong shape */
         item *x = find_item(edited, m,
                             i == 0   ? "model.layers.1.mlp.experts.7.up_proj.weight_packed"
                             : i == 1 ? "model.layers.1.mlp.experts.7.up_proj.weight_scale"
@@ -1881,7 +1946,7 @@ static void test_int4(void) {
     st_close(f);
 }
 
-/* ---- shards ------------------------------------------------------------------------------------------------------------- */
+/* ---- shards ------------------------------------------------------------------------------------------------------ */
 
 static void replace_once(char *text, size_t capacity, const char *from, const char *to) {
     char *at = strstr(text, from);
@@ -1915,7 +1980,8 @@ static void test_shards(void) {
         {entry, "\"model.norm.weight\": \"a\\\\b\"", MLA_ERR_WEIGHTS, "model.norm.weight"},
         {entry, "\"model.norm.weight\": \"\"", MLA_ERR_WEIGHTS, "model.norm.weight"},
         {entry, "\"model.norm.weight\": 5", MLA_ERR_WEIGHTS, "model.norm.weight"},
-        {entry, "\"model.norm.weight\": \"model-00005-of-00005.safetensors\\u0000\"", MLA_ERR_WEIGHTS, "model.norm.weight"},
+        {entry, "\"model.norm.weight\": \"model-00005-of-00005.safetensors\\u0000\"", MLA_ERR_WEIGHTS,
+         "model.norm.weight"},
         {entry, "\"model.norm.weight\": null", MLA_ERR_WEIGHTS, "model.norm.weight"},
         {entry, "\"model.norm.weight\": \"model-00006-of-00005.safetensors\"", MLA_ERR_ARGUMENT,
          "model-00006-of-00005.safetensors"}, /* a shard missing */
@@ -1924,7 +1990,8 @@ static void test_shards(void) {
         {entry, "\"model.norm.weights\": \"model-00005-of-00005.safetensors\"", MLA_ERR_WEIGHTS,
          "model.norm.weights"}, /* in none */
         {entry,
-         "\"model.norm.weight\": \"model-00005-of-00005.safetensors\",\"model.extra\": \"model-00005-of-00005.safetensors\"",
+         "\"model.norm.weight\": \"model-00005-of-00005.safetensors\",\"model.extra\": "
+         "\"model-00005-of-00005.safetensors\"",
          MLA_ERR_WEIGHTS, "model.extra"},
         {entry, "\"model.norm.weight\": \"config.json\"", MLA_ERR_WEIGHTS, "config.json"},
         {entry,
@@ -1943,7 +2010,8 @@ static void test_shards(void) {
         check_open(edits[i].want, edits[i].word, edits[i].to);
         free(text);
     }
-    static const char *const maps[] = {"{\"weight_map\":{}}", "{\"weight_map\":[]}", "{\"weight_map\":null}", "{}", "[]"};
+    static const char *const maps[] = {"{\"weight_map\":{}}", "{\"weight_map\":[]}", "{\"weight_map\":null}", "{}",
+                                       "[]"};
     for (size_t i = 0; i < COUNT(maps); i++) {
         write_file(in_dir("model.safetensors.index.json"), maps[i], strlen(maps[i]));
         check_open(MLA_ERR_WEIGHTS, "weight_map", maps[i]);
@@ -1988,7 +2056,7 @@ static void test_shards(void) {
     check_open(MLA_OK, "", "one file and an index");
 }
 
-/* ---- allocation --------------------------------------------------------------------------------------------------------- */
+/* ---- allocation -------------------------------------------------------------------------------------------------- */
 
 static void test_allocation(void) {
     SECTION("the k-th allocation fails, for every k");
@@ -2004,7 +2072,9 @@ static void test_allocation(void) {
             alloc_countdown = k;
             rc = checkpoint_open(&c, path, &e);
             alloc_countdown = -1;
-            if (rc) CHECK(rc == MLA_ERR_MEMORY && !c && strstr(e.text, "memory"), "allocation %ld: %d %s", k, (int)rc, e.text);
+            if (rc)
+                CHECK(rc == MLA_ERR_MEMORY && !c && strstr(e.text, "memory"), "allocation %ld: %d %s", k, (int)rc,
+                      e.text);
             checkpoint_close(c);
         }
         CHECK(rc == MLA_OK && k > 10, "%s: %ld allocations", names[i], k);

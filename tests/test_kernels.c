@@ -1,6 +1,7 @@
-/* Every kernel x dtype x instruction set at odd sizes against plain loops in double. The bounds follow from the number of roundings: a
-   sum of n products in f32 is off by at most (n + 2) u sum |a b| (Higham, 2002, section 3.1), u = 2^-24, in whatever order it is summed;
-   one more rounding for each scale that is multiplied in. All buffers end at a page that may not be touched. */
+/* Every kernel x dtype x instruction set at odd sizes against plain loops in double. The bounds follow from the number
+   of roundings: a sum of n products in f32 is off by at most (n + 2) u sum |a b| (Higham, 2002, section 3.1), u =
+   2^-24, in whatever order it is summed; one more rounding for each scale that is multiplied in. All buffers end at a
+   page that may not be touched. */
 
 #define _GNU_SOURCE /* MAP_ANONYMOUS */
 #define MLA_IMPLEMENTATION
@@ -13,7 +14,7 @@
 
 #define U 5.9604644775390625e-8
 
-/* ---- buffers whose last byte is followed by a guard page ----------------------------------------------------------------- */
+/* ---- buffers whose last byte is followed by a guard page --------------------------------------------------------- */
 
 typedef struct guarded {
     unsigned char *map;
@@ -62,7 +63,11 @@ static guarded guarded_weights(test_rng *r, size_t n, mla_dtype t) {
         uint16_t h = t == MLA_F16 ? mla_f32_to_f16(f) : mla_f32_to_bf16(f);
         uint8_t e = (uint8_t)(test_u64(r) & 255);
         if ((e & 127) == 127) e = 0x81; /* NaN; a subnormal instead */
-        memcpy((char *)g.p + i * size, t == MLA_F32 ? (const void *)&f : t == MLA_E4M3 ? (const void *)&e : (const void *)&h, size);
+        memcpy((char *)g.p + i * size,
+               t == MLA_F32    ? (const void *)&f
+               : t == MLA_E4M3 ? (const void *)&e
+                               : (const void *)&h,
+               size);
     }
     return g;
 }
@@ -83,8 +88,10 @@ static matrix random_matrix(test_rng *r, mla_dtype t, int rows, int cols, int ue
         for (size_t i = 0; i < n; i++) {
             const float f = 0.001f + 0.02f * test_uniform(r);
             const uint8_t e = (uint8_t)(118 + test_int(r, 5));
-            if (ue8m0) memcpy((char *)m.scale.p + i, &e, 1);
-            else memcpy((char *)m.scale.p + 4 * i, &f, 4);
+            if (ue8m0)
+                memcpy((char *)m.scale.p + i, &e, 1);
+            else
+                memcpy((char *)m.scale.p + 4 * i, &f, 4);
         }
         m.t.scale = m.scale.p, m.t.scale_dtype = ue8m0 ? MLA_UE8M0 : MLA_F32;
     }
@@ -99,21 +106,27 @@ static double element(const mla_tensor *w, int row, int col) {
     return mla__scaled(w) ? v * (double)mla__scale(w, row, col) : v;
 }
 
-static size_t panel_size(const mla__kernels *k) { return (size_t)(k->pack ? MLA__BPANEL : MLA__KC * MLA__NR_MAX) * sizeof(float); }
+static size_t panel_size(const mla__kernels *k) {
+    return (size_t)(k->pack ? MLA__BPANEL : MLA__KC * MLA__NR_MAX) * sizeof(float);
+}
 static float at(const void *p, mla__sz i) { return mla__get(MLA_F32, p, i); }
 
-/* ---- products ------------------------------------------------------------------------------------------------------------- */
+/* ---- products ---------------------------------------------------------------------------------------------------- */
 
 /* y [T, n0..n1) = x W^T, with rows of x picked by idx or not. */
-static double check_product(const mla__kernels *k, test_rng *r, mla_dtype t, int T, int rows, int cols, int row0, int ue8m0) {
-    const int n = rows - row0, n0 = n > 20 ? 16 : 0, gather = test_int(r, 2), ldx = cols + test_int(r, 3), ldy = n - n0 + test_int(r, 5);
+static double check_product(const mla__kernels *k, test_rng *r, mla_dtype t, int T, int rows, int cols, int row0,
+                            int ue8m0) {
+    const int n = rows - row0, n0 = n > 20 ? 16 : 0, gather = test_int(r, 2), ldx = cols + test_int(r, 3),
+              ldy = n - n0 + test_int(r, 5);
     matrix w = random_matrix(r, t, rows, cols, ue8m0);
-    guarded x = guarded_floats(r, (size_t)(T - 1) * (size_t)ldx + (size_t)cols, 1), y = guard(((size_t)(T - 1) * (size_t)ldy + (size_t)(n - n0)) * 4);
+    guarded x = guarded_floats(r, (size_t)(T - 1) * (size_t)ldx + (size_t)cols, 1),
+            y = guard(((size_t)(T - 1) * (size_t)ldy + (size_t)(n - n0)) * 4);
     guarded panel = guard(panel_size(k));
     int *idx = (int *)malloc((size_t)T * sizeof *idx);
     double worst = 0;
     for (int i = 0; i < T; i++) idx[i] = test_int(r, T);
-    (T <= MLA__FEW ? k->dot : k->gemm)[t]((float *)y.p, ldy, (const float *)x.p, ldx, gather ? idx : NULL, T, &w.t, row0, n0, n, (float *)panel.p);
+    (T <= MLA__FEW ? k->dot : k->gemm)[t]((float *)y.p, ldy, (const float *)x.p, ldx, gather ? idx : NULL, T, &w.t,
+                                          row0, n0, n, (float *)panel.p);
     for (int i = 0; i < T; i++)
         for (int j = n0; j < n; j++) {
             double sum = 0, size = 0;
@@ -130,10 +143,12 @@ static double check_product(const mla__kernels *k, test_rng *r, mla_dtype t, int
 }
 
 /* y [T, cols] = x [T, n] W[row0 .. row0+n, :] */
-static double check_mix(const mla__kernels *k, test_rng *r, mla_dtype t, int T, int rows, int cols, int row0, int ue8m0) {
+static double check_mix(const mla__kernels *k, test_rng *r, mla_dtype t, int T, int rows, int cols, int row0,
+                        int ue8m0) {
     const int n = rows - row0, ldx = n + test_int(r, 3), ldy = cols + test_int(r, 4);
     matrix w = random_matrix(r, t, rows, cols, ue8m0);
-    guarded x = guarded_floats(r, (size_t)(T - 1) * (size_t)ldx + (size_t)n, 1), y = guard(((size_t)(T - 1) * (size_t)ldy + (size_t)cols) * 4);
+    guarded x = guarded_floats(r, (size_t)(T - 1) * (size_t)ldx + (size_t)n, 1),
+            y = guard(((size_t)(T - 1) * (size_t)ldy + (size_t)cols) * 4);
     guarded panel = guard(panel_size(k));
     double worst = 0;
     k->mix[t]((float *)y.p, ldy, (const float *)x.p, ldx, T, &w.t, row0, n, (float *)panel.p);
@@ -151,9 +166,12 @@ static double check_mix(const mla__kernels *k, test_rng *r, mla_dtype t, int T, 
     return worst;
 }
 
-/* The integer products, against the same rounded activations in double: only the sum over groups is rounded, four times a group. */
-static double check_integer(const mla__kernels *k, test_rng *r, mla_dtype t, int T, int rows, int cols, int row0, int repack) {
-    const int n = rows - row0, n0 = n > 20 ? 16 : 0, gather = test_int(r, 2), groups = cols / MLA_GROUP, ldx = groups + test_int(r, 3);
+/* The integer products, against the same rounded activations in double: only the sum over groups is rounded, four times
+ * a group. */
+static double check_integer(const mla__kernels *k, test_rng *r, mla_dtype t, int T, int rows, int cols, int row0,
+                            int repack) {
+    const int n = rows - row0, n0 = n > 20 ? 16 : 0, gather = test_int(r, 2), groups = cols / MLA_GROUP,
+              ldx = groups + test_int(r, 3);
     const int ldy = n - n0 + test_int(r, 5);
     matrix w = random_matrix(r, t, rows, cols, 0);
     const size_t acts = (size_t)(T - 1) * (size_t)ldx + (size_t)groups;
@@ -170,8 +188,8 @@ static double check_integer(const mla__kernels *k, test_rng *r, mla_dtype t, int
         CHECK(mla_repack(other.p, &w.t, NULL) == MLA_OK, "mla_repack [%d, %d]", rows, cols);
         used = mla_view(other.p, t == MLA_Q8 ? MLA_Q8X16 : MLA_Q4X16, rows, cols);
     }
-    (T <= MLA__FEW ? k->idot : k->igemm)[used.dtype]((float *)y.p, ldy, a, ldx * (mla__sz)sizeof *a, gather ? idx : NULL, T, &used, row0, n0, n,
-                                                          (float *)panel.p);
+    (T <= MLA__FEW ? k->idot : k->igemm)[used.dtype]((float *)y.p, ldy, a, ldx * (mla__sz)sizeof *a,
+                                                     gather ? idx : NULL, T, &used, row0, n0, n, (float *)panel.p);
     for (int i = 0; i < T; i++)
         for (int j = n0; j < n; j++) {
             double sum = 0, size = 0;
@@ -180,7 +198,8 @@ static double check_integer(const mla__kernels *k, test_rng *r, mla_dtype t, int
                 const double p = (double)g->d * g->q[c % MLA_GROUP] * element(&w.t, row0 + j, c);
                 sum += p, size += fabs(p) * (t == MLA_Q4 ? 3 : 1); /* nibbles are used as 0..15: up to twice 8 more */
             }
-            const double err = fabs((double)at(y.p, i * (mla__sz)ldy + j - n0) - sum) / (size * (groups + 12) * 4 * U + 1e-30);
+            const double err =
+                fabs((double)at(y.p, i * (mla__sz)ldy + j - n0) - sum) / (size * (groups + 12) * 4 * U + 1e-30);
             if (!(err <= worst)) worst = err;
         }
     free(idx);
@@ -188,18 +207,22 @@ static double check_integer(const mla__kernels *k, test_rng *r, mla_dtype t, int
     return worst;
 }
 
-/* The bf16 products, against activations rounded by mla_f32_to_bf16, in double: a sum of 32 or fewer terms a step, of which the CPU rounds each. */
+/* The bf16 products, against activations rounded by mla_f32_to_bf16, in double: a sum of 32 or fewer terms a step, of
+ * which the CPU rounds each. */
 static double check_packed(const mla__kernels *k, test_rng *r, int T, int rows, int cols, int row0) {
-    const int n = rows - row0, n0 = n > 20 ? 16 : 0, gather = test_int(r, 2), ldx = cols + test_int(r, 3), ldy = n - n0 + test_int(r, 5);
+    const int n = rows - row0, n0 = n > 20 ? 16 : 0, gather = test_int(r, 2), ldx = cols + test_int(r, 3),
+              ldy = n - n0 + test_int(r, 5);
     const mla__sz ldq = 2 * mla__up_to(cols, 32);
     matrix w = random_matrix(r, MLA_BF16, rows, cols, 0);
-    guarded x = guarded_floats(r, (size_t)(T - 1) * (size_t)ldx + (size_t)cols, 2), q = guard((size_t)mla__up_to(T, 16) * (size_t)ldq);
+    guarded x = guarded_floats(r, (size_t)(T - 1) * (size_t)ldx + (size_t)cols, 2),
+            q = guard((size_t)mla__up_to(T, 16) * (size_t)ldq);
     guarded y = guard(((size_t)(T - 1) * (size_t)ldy + (size_t)(n - n0)) * 4), panel = guard(panel_size(k));
     int *idx = (int *)malloc((size_t)T * sizeof *idx);
     double worst = 0;
     for (int i = 0; i < T; i++) idx[i] = gather ? test_int(r, T) : i;
     for (int i = 0; i < T; i += 16)
-        k->pack((uint16_t *)q.p + i * ldq / 2, (const float *)x.p + (gather ? 0 : i * ldx), ldx, gather ? idx + i : NULL, T - i < 16 ? T - i : 16, cols);
+        k->pack((uint16_t *)q.p + i * ldq / 2, (const float *)x.p + (gather ? 0 : i * ldx), ldx,
+                gather ? idx + i : NULL, T - i < 16 ? T - i : 16, cols);
     k->igemm[MLA_BF16]((float *)y.p, ldy, q.p, ldq, NULL, T, &w.t, row0, n0, n, (float *)panel.p);
     for (int i = 0; i < T; i++)
         for (int j = n0; j < n; j++) {
@@ -218,11 +241,13 @@ static double check_packed(const mla__kernels *k, test_rng *r, int T, int rows, 
     return worst;
 }
 
-/* Activations: the int8 codes are the nearest, |x - d q| <= d/2 (and a little), the sums are right; NaN and infinity spoil their group alone. */
+/* Activations: the int8 codes are the nearest, |x - d q| <= d/2 (and a little), the sums are right; NaN and infinity
+ * spoil their group alone. */
 static void test_quantize(const mla__kernels *k) {
     test_rng r = {9};
     for (int n = MLA_GROUP; n <= 5 * MLA_GROUP; n += MLA_GROUP) {
-        guarded x = guarded_floats(&r, (size_t)n, n == 64 ? 1e-3f : 5), q = guard((size_t)(n / MLA_GROUP) * sizeof(mla__act));
+        guarded x = guarded_floats(&r, (size_t)n, n == 64 ? 1e-3f : 5),
+                q = guard((size_t)(n / MLA_GROUP) * sizeof(mla__act));
         const mla__act *a = (const mla__act *)q.p;
         double worst = 0, sums = 0;
         k->quantize((mla__act *)q.p, (const float *)x.p, n);
@@ -230,12 +255,14 @@ static void test_quantize(const mla__kernels *k) {
             int sum = 0, top = 0;
             for (int i = 0; i < MLA_GROUP; i++) {
                 sum += a[g].q[i], top = abs(a[g].q[i]) > top ? abs(a[g].q[i]) : top;
-                worst = fmax(worst, fabs((double)at(x.p, g * MLA_GROUP + i) - (double)a[g].d * a[g].q[i]) / (double)a[g].d);
+                worst =
+                    fmax(worst, fabs((double)at(x.p, g * MLA_GROUP + i) - (double)a[g].d * a[g].q[i]) / (double)a[g].d);
             }
             CHECK(top == 127, "%s quantize: the largest code is %d", mla_isa_name(k->isa), top);
             sums = fmax(sums, fabs((double)a[g].d * sum - (double)a[g].sum) / ((double)a[g].d * (abs(sum) + 1)));
         }
-        CHECK(worst <= 0.5 + 1e-4 && sums <= 1e-6, "%s quantize: off by %g d, sums by %g", mla_isa_name(k->isa), worst, sums);
+        CHECK(worst <= 0.5 + 1e-4 && sums <= 1e-6, "%s quantize: off by %g d, sums by %g", mla_isa_name(k->isa), worst,
+              sums);
         unguard(&x), unguard(&q);
     }
     float x[3 * MLA_GROUP];
@@ -249,10 +276,11 @@ static void test_quantize(const mla__kernels *k) {
 
 static void test_products(const mla__kernels *k, mla_dtype t) {
     static const int sizes[][4] = {/* T, rows, cols, row0 */
-                                   {1, 1, 1, 0},    {1, 7, 5, 0},      {1, 33, 64, 3},    {1, 40, 257, 0},   {2, 3, 17, 0},    {2, 50, 136, 7},
-                                   {3, 16, 16, 0},  {3, 65, 31, 1},    {4, 18, 130, 0},   {5, 20, 300, 2},   {6, 16, 256, 0},  {7, 47, 257, 0},
-                                   {8, 1, 33, 0},   {13, 129, 140, 0}, {6, 200, 513, 71}, {17, 35, 1, 0},    {300, 37, 40, 5}, {257, 16, 264, 0},
-                                   {1, 150, 384, 130}, {2, 300, 129, 127}};
+                                   {1, 1, 1, 0},     {1, 7, 5, 0},      {1, 33, 64, 3},     {1, 40, 257, 0},
+                                   {2, 3, 17, 0},    {2, 50, 136, 7},   {3, 16, 16, 0},     {3, 65, 31, 1},
+                                   {4, 18, 130, 0},  {5, 20, 300, 2},   {6, 16, 256, 0},    {7, 47, 257, 0},
+                                   {8, 1, 33, 0},    {13, 129, 140, 0}, {6, 200, 513, 71},  {17, 35, 1, 0},
+                                   {300, 37, 40, 5}, {257, 16, 264, 0}, {1, 150, 384, 130}, {2, 300, 129, 127}};
     test_rng r = {17u + (uint64_t)t};
     for (size_t i = 0; i < sizeof sizes / sizeof *sizes; i++)
         for (int ue8m0 = 0; ue8m0 <= (t == MLA_E4M3); ue8m0++) {
@@ -260,23 +288,27 @@ static void test_products(const mla__kernels *k, mla_dtype t) {
             memcpy(s, sizes[i], sizeof s);
             if (mla__grouped(t)) s[2] = mla__up_to(s[2], MLA_GROUP);
             double e = check_product(k, &r, t, s[0], s[1], s[2], s[3], ue8m0);
-            CHECK(e <= 1, "%s %s product T %d rows %d cols %d row0 %d: %.3g of the bound", mla_isa_name(k->isa), mla_dtype_name(t), s[0], s[1], s[2], s[3], e);
+            CHECK(e <= 1, "%s %s product T %d rows %d cols %d row0 %d: %.3g of the bound", mla_isa_name(k->isa),
+                  mla_dtype_name(t), s[0], s[1], s[2], s[3], e);
             if (mla__grouped(t)) {
                 e = check_integer(k, &r, t, s[0], s[1], s[2], s[3], 0);
-                CHECK(e <= 1, "%s %s integer product T %d rows %d cols %d row0 %d: %.3g of the bound", mla_isa_name(k->isa), mla_dtype_name(t), s[0], s[1],
-                      s[2], s[3], e);
+                CHECK(e <= 1, "%s %s integer product T %d rows %d cols %d row0 %d: %.3g of the bound",
+                      mla_isa_name(k->isa), mla_dtype_name(t), s[0], s[1], s[2], s[3], e);
             }
             if (t == MLA_BF16 && k->pack) {
                 e = check_packed(k, &r, s[0], s[1], s[2], s[3]);
-                CHECK(e <= 1, "%s packed bf16 product T %d rows %d cols %d row0 %d: %.3g of the bound", mla_isa_name(k->isa), s[0], s[1], s[2], s[3], e);
+                CHECK(e <= 1, "%s packed bf16 product T %d rows %d cols %d row0 %d: %.3g of the bound",
+                      mla_isa_name(k->isa), s[0], s[1], s[2], s[3], e);
             }
             if (mla__grouped(t)) {
                 const int rows = mla__up_to(s[1], 16), row0 = s[3] / 16 * 16;
                 e = check_integer(k, &r, t, s[0], rows, s[2], row0, 1);
-                CHECK(e <= 1, "%s repacked %s product T %d rows %d cols %d row0 %d: %.3g of the bound", mla_isa_name(k->isa), mla_dtype_name(t), s[0], rows, s[2], row0, e);
+                CHECK(e <= 1, "%s repacked %s product T %d rows %d cols %d row0 %d: %.3g of the bound",
+                      mla_isa_name(k->isa), mla_dtype_name(t), s[0], rows, s[2], row0, e);
             }
             e = check_mix(k, &r, t, s[0], s[1], s[2], s[3], ue8m0);
-            CHECK(e <= 1, "%s %s mix T %d rows %d cols %d row0 %d: %.3g of the bound", mla_isa_name(k->isa), mla_dtype_name(t), s[0], s[1], s[2], s[3], e);
+            CHECK(e <= 1, "%s %s mix T %d rows %d cols %d row0 %d: %.3g of the bound", mla_isa_name(k->isa),
+                  mla_dtype_name(t), s[0], s[1], s[2], s[3], e);
         }
 }
 
@@ -290,7 +322,12 @@ static void test_nan(const mla__kernels *k, mla_dtype t) {
     const float nan_f32 = NAN;
     for (int i = 0; i < 8 * 40; i++) x[i] = 1;
     memset(w, 0, sizeof w);
-    memcpy(w + (7 * 40 + 21) * size, t == MLA_F32 ? (const void *)&nan_f32 : t == MLA_F16 ? (const void *)&nan_f16 : t == MLA_BF16 ? (const void *)&nan_bf16 : (const void *)&nan_e4m3, size);
+    memcpy(w + (7 * 40 + 21) * size,
+           t == MLA_F32    ? (const void *)&nan_f32
+           : t == MLA_F16  ? (const void *)&nan_f16
+           : t == MLA_BF16 ? (const void *)&nan_bf16
+                           : (const void *)&nan_e4m3,
+           size);
     const mla_tensor m = mla_view(w, t, 20, 40);
     for (int T = 1; T <= 8; T += 7) {
         int right = 1;
@@ -301,7 +338,7 @@ static void test_nan(const mla__kernels *k, mla_dtype t) {
     }
 }
 
-/* ---- conversions of rows --------------------------------------------------------------------------------------------------- */
+/* ---- conversions of rows ----------------------------------------------------------------------------------------- */
 
 static void test_rows(const mla__kernels *k) {
     test_rng r = {5};
@@ -323,8 +360,10 @@ static void test_rows(const mla__kernels *k) {
         int wide = 1, narrow = 1;
         for (int i = 0; i < n; i++) {
             const uint16_t h = (uint16_t)i;
-            if (t == MLA_E4M3) codes[i] = (unsigned char)i;
-            else memcpy(codes + 2 * i, &h, 2);
+            if (t == MLA_E4M3)
+                codes[i] = (unsigned char)i;
+            else
+                memcpy(codes + 2 * i, &h, 2);
         }
         k->widen[t](y, codes, n);
         for (int i = 0; i < n; i++) {
@@ -349,8 +388,9 @@ static void test_rows(const mla__kernels *k) {
             int same = 1;
             for (int i = 0; i < n; i++) {
                 uint32_t u = (uint32_t)test_u64(&r);
-                if (test_int(&r, 2)) u = (u & 0x800fffffu) | (uint32_t)(100 + test_int(&r, 45)) << 23; /* about the range of f16 */
-                if (test_int(&r, 4) == 0) u = (u & 0xfffff000u) | (t == MLA_F16 ? 0x1000u : 0x8000u);   /* ties */
+                if (test_int(&r, 2))
+                    u = (u & 0x800fffffu) | (uint32_t)(100 + test_int(&r, 45)) << 23; /* about the range of f16 */
+                if (test_int(&r, 4) == 0) u = (u & 0xfffff000u) | (t == MLA_F16 ? 0x1000u : 0x8000u); /* ties */
                 memcpy((char *)x.p + 4 * i, &u, 4);
                 mla__put((mla_dtype)t, want.p, i, at(x.p, i));
             }
@@ -367,12 +407,14 @@ static void test_rows(const mla__kernels *k) {
 static void test_swiglu(const mla__kernels *k) {
     test_rng r = {6};
     for (int n = 1; n <= 60; n++) {
-        guarded g = guarded_floats(&r, (size_t)n, n % 3 == 0 ? 60 : 3), u = guarded_floats(&r, (size_t)n, 1), h = guard((size_t)n * 4);
+        guarded g = guarded_floats(&r, (size_t)n, n % 3 == 0 ? 60 : 3), u = guarded_floats(&r, (size_t)n, 1),
+                h = guard((size_t)n * 4);
         double worst = 0;
         k->swiglu((float *)h.p, (const float *)g.p, (const float *)u.p, n);
         for (int i = 0; i < n; i++) {
             const double x = (double)at(g.p, i), want = x / (1 + exp(-x)) * (double)at(u.p, i);
-            const double err = fabs((double)at(h.p, i) - want) / (8 * U * fabs(want) + 1e-35); /* exp 2 ulp = 4u, four roundings */
+            const double err =
+                fabs((double)at(h.p, i) - want) / (8 * U * fabs(want) + 1e-35); /* exp 2 ulp = 4u, four roundings */
             if (!(err <= worst)) worst = err;
         }
         CHECK(worst <= 1, "%s swiglu n %d: %.3g of the bound", mla_isa_name(k->isa), n, worst);
@@ -381,22 +423,28 @@ static void test_swiglu(const mla__kernels *k) {
     float big[8] = {-INFINITY, -200, -88.5f, 200, 0, -0.0f, 1e30f, -1e30f}, one[8] = {1, 1, 1, 1, 1, 1, 1, 1}, out[8];
     k->swiglu(out, big, one, 8);
     CHECK(out[1] == 0 || fabsf(out[1]) < 1e-35f, "swiglu(-200) = %g", (double)out[1]);
-    CHECK(out[3] == 200 && out[6] == 1e30f && out[4] == 0, "swiglu of large numbers: %g %g", (double)out[3], (double)out[6]);
+    CHECK(out[3] == 200 && out[6] == 1e30f && out[4] == 0, "swiglu of large numbers: %g %g", (double)out[3],
+          (double)out[6]);
     CHECK(fabsf(out[7]) < 1e-3f, "swiglu(-1e30) = %g", (double)out[7]);
 }
 
-/* ---- attention over blocks of keys ------------------------------------------------------------------------------------------ */
+/* ---- attention over blocks of keys ------------------------------------------------------------------------------- */
 
-/* Scores carry an error of d = (dk + 2) u sum |q k|; probabilities thus one of about 2 d plus the rounding of exp and of the sums. */
-static void check_attend(const mla__kernels *k, test_rng *r, mla_dtype t, int n, int keys, int block, int dk, int dv, int masked, int causal, int tiles) {
+/* Scores carry an error of d = (dk + 2) u sum |q k|; probabilities thus one of about 2 d plus the rounding of exp and
+ * of the sums. */
+static void check_attend(const mla__kernels *k, test_rng *r, mla_dtype t, int n, int keys, int block, int dk, int dv,
+                         int masked, int causal, int tiles) {
     const int nr = k->nl, ldk = dk + test_int(r, 4), ldv = (dv + MLA__NR_MAX - 1) / MLA__NR_MAX * MLA__NR_MAX;
-    guarded K = guarded_weights(r, (size_t)keys * (size_t)ldk, t), V = guarded_weights(r, (size_t)keys * (size_t)ldv, t);
+    guarded K = guarded_weights(r, (size_t)keys * (size_t)ldk, t),
+            V = guarded_weights(r, (size_t)keys * (size_t)ldv, t);
     guarded wide = guard((size_t)mla__max(MLA__AR_MAX * MLA__AK, 8 * dk) * 4);
-    guarded q = guarded_floats(r, (size_t)dk * (size_t)nr, 0.5f), o = guard((size_t)nr * (size_t)dv * 4), m = guard((size_t)nr * 4), l = guard((size_t)nr * 4);
+    guarded q = guarded_floats(r, (size_t)dk * (size_t)nr, 0.5f), o = guard((size_t)nr * (size_t)dv * 4),
+            m = guard((size_t)nr * 4), l = guard((size_t)nr * 4);
     guarded limit = guard((size_t)nr * 4), s = guard((size_t)(block < 16 ? 16 : block) * (size_t)nr * 4);
     float *q0 = (float *)malloc((size_t)dk * (size_t)nr * sizeof *q0); /* tiles pack q in its place */
     memcpy(q0, q.p, (size_t)dk * (size_t)nr * sizeof *q0);
-    float *mask = (float *)malloc((size_t)nr * (size_t)keys * sizeof *mask), *probs = (float *)malloc((size_t)nr * (size_t)keys * sizeof *probs);
+    float *mask = (float *)malloc((size_t)nr * (size_t)keys * sizeof *mask),
+          *probs = (float *)malloc((size_t)nr * (size_t)keys * sizeof *probs);
     mla__lanes a;
     double worst = 0;
     memset(&a, 0, sizeof a);
@@ -404,15 +452,18 @@ static void check_attend(const mla__kernels *k, test_rng *r, mla_dtype t, int n,
     for (int i = 0; i < nr; i++) {
         const int lim = causal ? mla__min(keys - 1, test_int(r, keys)) : keys - 1;
         const float none = -INFINITY, zero = 0;
-        memcpy((char *)limit.p + 4 * i, &lim, 4), memcpy((char *)m.p + 4 * i, &none, 4), memcpy((char *)l.p + 4 * i, &zero, 4);
+        memcpy((char *)limit.p + 4 * i, &lim, 4), memcpy((char *)m.p + 4 * i, &none, 4),
+            memcpy((char *)l.p + 4 * i, &zero, 4);
         for (int u = 0; u < keys; u++) mask[i * keys + u] = test_int(r, 4) == 0 ? -INFINITY : test_gauss(r);
-        if (masked && i == 0) for (int u = 0; u < keys; u++) mask[u] = -INFINITY; /* a lane that sees nothing */
+        if (masked && i == 0)
+            for (int u = 0; u < keys; u++) mask[u] = -INFINITY; /* a lane that sees nothing */
         if (masked) a.mask[i] = mask + i * keys;
         a.probs[i] = probs + i * keys;
     }
     for (int u0 = 0; u0 < keys; u0 += block)
-        (tiles ? k->attend_tiles : k->attend[t])(&a, 1, (const char *)K.p + mla__bytes(t, u0 * (mla__sz)ldk), ldk, dk, (const char *)V.p + mla__bytes(t, u0 * (mla__sz)ldv), ldv, dv, u0,
-                     mla__min(block, keys - u0), (float *)s.p, (float *)wide.p);
+        (tiles ? k->attend_tiles : k->attend[t])(&a, 1, (const char *)K.p + mla__bytes(t, u0 * (mla__sz)ldk), ldk, dk,
+                                                 (const char *)V.p + mla__bytes(t, u0 * (mla__sz)ldv), ldv, dv, u0,
+                                                 mla__min(block, keys - u0), (float *)s.p, (float *)wide.p);
     for (int i = 0; i < n; i++) {
         double *sc = (double *)malloc((size_t)keys * sizeof *sc), max = -INFINITY, sum = 0, d = 0;
         for (int u = 0; u < keys; u++) {
@@ -421,7 +472,9 @@ static void check_attend(const mla__kernels *k, test_rng *r, mla_dtype t, int n,
                 const double p = (double)q0[(mla__sz)c * nr + i] * (double)mla__get(t, K.p, (mla__sz)u * ldk + c);
                 z += p, size += fabs(p);
             }
-            if (masked) z += (double)mask[i * keys + u], size += mask[i * keys + u] > -1e30f ? fabs((double)mask[i * keys + u]) : 0;
+            if (masked)
+                z += (double)mask[i * keys + u],
+                    size += mask[i * keys + u] > -1e30f ? fabs((double)mask[i * keys + u]) : 0;
             sc[u] = u <= a.limit[i] ? z : -INFINITY;
             d = fmax(d, ((dk + 3) * U + (tiles ? 1.0 / 512 : 0)) * size);
             max = fmax(max, sc[u]);
@@ -429,28 +482,38 @@ static void check_attend(const mla__kernels *k, test_rng *r, mla_dtype t, int n,
         for (int u = 0; u < keys; u++) sum += sc[u] = max > -1e300 ? exp(sc[u] - max) : 0;
         for (int c = 0; c < dv; c++) {
             double want = 0, size = 0;
-            for (int u = 0; u < keys && sum > 0; u++) want += sc[u] / sum * (double)mla__get(t, V.p, (mla__sz)u * ldv + c), size += sc[u] / sum * fabs((double)mla__get(t, V.p, (mla__sz)u * ldv + c));
+            for (int u = 0; u < keys && sum > 0; u++)
+                want += sc[u] / sum * (double)mla__get(t, V.p, (mla__sz)u * ldv + c),
+                    size += sc[u] / sum * fabs((double)mla__get(t, V.p, (mla__sz)u * ldv + c));
             const double got = a.l[i] > 0 ? (double)at(o.p, (mla__sz)i * dv + c) / (double)a.l[i] : 0;
-            const double blocks = (keys + block - 1) / block, bound = size * (2 * d + (2.0 * keys + 12 + 8 * blocks) * U + (tiles ? 1.0 / 512 : 0)) + 1e-30;
+            const double blocks = (keys + block - 1) / block,
+                         bound = size * (2 * d + (2.0 * keys + 12 + 8 * blocks) * U + (tiles ? 1.0 / 512 : 0)) + 1e-30;
             if (!(fabs(got - want) / bound <= worst)) worst = fabs(got - want) / bound;
         }
         CHECK((sum > 0) == (a.l[i] > 0), "lane %d sees %s", i, sum > 0 ? "keys" : "nothing");
         free(sc);
     }
-    CHECK(worst <= 1, "%s attend%s %s n %d keys %d block %d dk %d dv %d mask %d causal %d: %.3g of the bound", mla_isa_name(k->isa), tiles ? " by tiles" : "", mla_dtype_name(t), n, keys, block, dk, dv, masked, causal, worst);
+    CHECK(worst <= 1, "%s attend%s %s n %d keys %d block %d dk %d dv %d mask %d causal %d: %.3g of the bound",
+          mla_isa_name(k->isa), tiles ? " by tiles" : "", mla_dtype_name(t), n, keys, block, dk, dv, masked, causal,
+          worst);
     free(mask), free(probs), free(q0);
-    unguard(&K), unguard(&V), unguard(&q), unguard(&o), unguard(&m), unguard(&l), unguard(&limit), unguard(&s), unguard(&wide);
+    unguard(&K), unguard(&V), unguard(&q), unguard(&o), unguard(&m), unguard(&l), unguard(&limit), unguard(&s),
+        unguard(&wide);
 }
 
 static void test_attend(const mla__kernels *k) {
     test_rng r = {7};
-    static const int sizes[][4] = {{1, 1, 1, 1}, {5, 64, 24, 20}, {33, 64, 40, 33}, {200, 64, 48, 32}, {129, 128, 17, 65}, {64, 7, 9, 16}, {90, 64, 576, 48}, {40, 24, 401, 64}};
+    static const int sizes[][4] = {{1, 1, 1, 1},       {5, 64, 24, 20}, {33, 64, 40, 33},  {200, 64, 48, 32},
+                                   {129, 128, 17, 65}, {64, 7, 9, 16},  {90, 64, 576, 48}, {40, 24, 401, 64}};
     for (size_t i = 0; i < sizeof sizes / sizeof *sizes; i++)
         for (int masked = 0; masked < 2; masked++)
             for (int causal = 0; causal < 2; causal++)
                 for (int n = 1; n <= k->nl; n += k->nl > 4 && n < k->nl - 5 ? 5 : 1)
-                    for (int t = MLA_F32; t <= MLA_BF16; t++) check_attend(k, &r, (mla_dtype)t, n, sizes[i][0], sizes[i][1], sizes[i][2], sizes[i][3], masked, causal, 0);
-    static const int even[][4] = {{1, 64, 32, 32}, {5, 64, 64, 96}, {33, 64, 96, 32}, {200, 64, 64, 64}, {129, 128, 32, 96}, {64, 7, 32, 32}, {200, 128, 192, 128}};
+                    for (int t = MLA_F32; t <= MLA_BF16; t++)
+                        check_attend(k, &r, (mla_dtype)t, n, sizes[i][0], sizes[i][1], sizes[i][2], sizes[i][3], masked,
+                                     causal, 0);
+    static const int even[][4] = {{1, 64, 32, 32},    {5, 64, 64, 96}, {33, 64, 96, 32},    {200, 64, 64, 64},
+                                  {129, 128, 32, 96}, {64, 7, 32, 32}, {200, 128, 192, 128}};
     for (size_t i = 0; k->attend_tiles && i < sizeof even / sizeof *even; i++)
         for (int masked = 0; masked < 2; masked++)
             for (int causal = 0; causal < 2; causal++)
@@ -458,7 +521,7 @@ static void test_attend(const mla__kernels *k) {
                     check_attend(k, &r, MLA_BF16, n, even[i][0], even[i][1], even[i][2], even[i][3], masked, causal, 1);
 }
 
-/* ---- activations in e4m3 -------------------------------------------------------------------------------------------------- */
+/* ---- activations in e4m3 ----------------------------------------------------------------------------------------- */
 
 /* As DeepSeek's act_quant writes it: blocks of 128, s = largest/448, y = e4m3(x/s) s. Of mla.h nothing. */
 static void plain_act_quant(double *y, const float *x, int n) {
@@ -496,16 +559,19 @@ static void check_fp8(mla_isa isa, test_rng *r, int T, int rows, int cols, int u
     layer.mlp.gate.weight = gate.t, layer.mlp.up.weight = up.t;
     layer.mlp.down.weight = mla_view(x.p, MLA_F32, cols, rows); /* not used */
     d.max_tokens = T, d.threads = 2, d.isa = isa, d.fp8_activations = 1;
-    if (mla_model_create(&m, &c, &w, NULL, &err) || mla_context_create(&k, m, &d, &err)) printf("%s\n", err.text), exit(2);
+    if (mla_model_create(&m, &c, &w, NULL, &err) || mla_context_create(&k, m, &d, &err))
+        printf("%s\n", err.text), exit(2);
     /* a block of zeros, one too small for a scale, an outlier that leaves the rest of its block subnormal codes */
     for (int i = 0; i < T * cols; i++) {
         const float f = at(x.p, i) * (i / 128 % 5 == 1 ? 0 : i / 128 % 5 == 3 ? 1e-39f : i % 391 == 7 ? 3e4f : 1);
         memcpy((char *)x.p + 4 * i, &f, 4);
     }
-    for (int t = 0; t < T; t++) idx[t] = test_int(r, T), plain_act_quant(q + t * cols, (const float *)x.p + t * cols, cols);
+    for (int t = 0; t < T; t++)
+        idx[t] = test_int(r, T), plain_act_quant(q + t * cols, (const float *)x.p + t * cols, cols);
     for (int i = 0; i < 3; i++) {
         y[i] = guard((size_t)(T * rows) * 4);
-        jobs[i] = mla__job_of((float *)y[i].p, rows, (const float *)x.p, cols, T, i == 1 ? &layer.mlp.up : &layer.mlp.gate);
+        jobs[i] =
+            mla__job_of((float *)y[i].p, rows, (const float *)x.p, cols, T, i == 1 ? &layer.mlp.up : &layer.mlp.gate);
     }
     jobs[1].in.idx = idx, jobs[2].up = &layer.mlp.up;
     mla__jobs_run(k, jobs, 3);
@@ -518,11 +584,15 @@ static void check_fp8(mla_isa isa, test_rng *r, int T, int rows, int cols, int u
                 sum[0] += g, size[0] += fabs(g), sum[1] += p, size[1] += fabs(p), sum[2] += u, size[2] += fabs(u);
             }
             const double slack = (cols + 8) * U, silu = sum[0] / (1 + exp(-sum[0]));
-            const double limit[3] = {slack * size[0], slack * size[1], slack * (1.1 * size[0] * fabs(sum[2]) + fabs(silu) * size[2]) + 8 * U * fabs(silu * sum[2])};
+            const double limit[3] = {slack * size[0], slack * size[1],
+                                     slack * (1.1 * size[0] * fabs(sum[2]) + fabs(silu) * size[2]) +
+                                         8 * U * fabs(silu * sum[2])};
             sum[2] *= silu;
-            for (int i = 0; i < 3; i++) worst = fmax(worst, fabs((double)at(y[i].p, t * rows + n) - sum[i]) / (limit[i] + 1e-30));
+            for (int i = 0; i < 3; i++)
+                worst = fmax(worst, fabs((double)at(y[i].p, t * rows + n) - sum[i]) / (limit[i] + 1e-30));
         }
-    CHECK(worst <= 1, "%s: e4m3 activations, T %d, [%d, %d]: %.2f of the bound", mla_isa_name(isa), T, rows, cols, worst);
+    CHECK(worst <= 1, "%s: e4m3 activations, T %d, [%d, %d]: %.2f of the bound", mla_isa_name(isa), T, rows, cols,
+          worst);
     ((float *)x.p)[cols - 1] = NAN; /* of the first token */
     jobs[0] = mla__job_of((float *)y[0].p, rows, (const float *)x.p, cols, T, &layer.mlp.gate);
     mla__jobs_run(k, jobs, 1);
@@ -530,11 +600,13 @@ static void check_fp8(mla_isa isa, test_rng *r, int T, int rows, int cols, int u
     for (int i = 0; i < T * rows; i++) right &= i < rows ? at(y[0].p, i) != at(y[0].p, i) : isfinite(at(y[0].p, i));
     CHECK(right, "%s: NaN among e4m3 activations, T %d, [%d, %d]", mla_isa_name(isa), T, rows, cols);
     mla_context_destroy(k), mla_model_destroy(m);
-    free_matrix(&gate), free_matrix(&up), unguard(&x), unguard(&y[0]), unguard(&y[1]), unguard(&y[2]), free(q), free(idx);
+    free_matrix(&gate), free_matrix(&up), unguard(&x), unguard(&y[0]), unguard(&y[1]), unguard(&y[2]), free(q),
+        free(idx);
 }
 
 static void test_fp8(mla_isa isa) {
-    static const int T[] = {1, 2, 3, 17, 40}, sizes[][2] = {{1, 1}, {5, 31}, {48, 128}, {33, 129}, {130, 300}, {17, 1000}};
+    static const int T[] = {1, 2, 3, 17, 40},
+                     sizes[][2] = {{1, 1}, {5, 31}, {48, 128}, {33, 129}, {130, 300}, {17, 1000}};
     static float x[1024], y[1024];
     test_rng r = {11};
     for (int i = 0; i < 30; i++) check_fp8(isa, &r, T[i % 5], sizes[i / 5][0], sizes[i / 5][1], i & 1);

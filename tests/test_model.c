@@ -1,8 +1,8 @@
-/* test_model.c - a whole checkpoint of every family against what transformers computed from them (tests/fixtures/README.md), on every ISA of this
-   machine, by every path of attention, cut into calls in several ways. Run from the repository root.
-   test_model --report also prints the largest errors, as a table; --table prints README.md's of the models and nothing else (make models).
-   An error is always relative to the largest value of the reference: logits to the largest logit, hidden states to the largest one of
-   their layer. */
+/* test_model.c - a whole checkpoint of every family against what transformers computed from them
+   (tests/fixtures/README.md), on every ISA of this machine, by every path of attention, cut into calls in several ways.
+   Run from the repository root. test_model --report also prints the largest errors, as a table; --table prints
+   README.md's of the models and nothing else (make models). An error is always relative to the largest value of the
+   reference: logits to the largest logit, hidden states to the largest one of their layer. */
 
 #define MLA_IMPLEMENTATION
 #include "mla.h"
@@ -14,15 +14,16 @@
 
 enum { PROMPT = 48, GREEDY = 16, FED = PROMPT + GREEDY - 1, MAX_LAYERS = 8, LONG = 150 };
 
-static const float bound = 5e-5f; /* of float32 against float32; the float64 program of models.md is 8e-6 away from the fixtures */
+static const float bound =
+    5e-5f; /* of float32 against float32; the float64 program of models.md is 8e-6 away from the fixtures */
 
-/* ---- the fixtures ------------------------------------------------------------------------------------------------------- */
+/* ---- the fixtures ------------------------------------------------------------------------------------------------ */
 
 typedef struct fixture {
     const char *name;
     checkpoint *files;
     mla_model *model;
-    int V, D, L, E; /* E: what the router chooses from */
+    int V, D, L, E;                /* E: what the router chooses from */
     int tokens[PROMPT + GREEDY];   /* the prompt, and how transformers continued it */
     float *logits;                 /* [PROMPT, V] */
     float *hidden[MAX_LAYERS + 1]; /* [PROMPT, D] each; NULL within a block of LongCat, which is two layers */
@@ -32,12 +33,14 @@ typedef struct fixture {
 
 static const struct name {
     const char *name;
-    int all;   /* everything; else what a family has of its own: paths, ISAs, chunks and batches, but not each combination of them */
+    int all; /* everything; else what a family has of its own: paths, ISAs, chunks and batches, but not each combination
+                of them */
     int block; /* layers in what transformers counts as one */
-} names[] = {{"deepseek_v2_lite", 1, 1}, {"deepseek_v2", 1, 1}, {"deepseek_v3", 1, 1},  {"deepseek_v3_fp8", 1, 1},
-             {"kimi_k2", 1, 1},          {"axk1", 0, 1},        {"glm4_moe_lite", 0, 1}, {"longcat_flash", 0, 2},
-             {"minicpm3", 0, 1},         {"minicpm3_longrope", 0, 1}, {"mistral4", 0, 1}, {"youtu", 0, 1},
-             {"deepseek_v32", 0, 1},     {"glm_moe_dsa", 0, 1}};
+} names[] = {{"deepseek_v2_lite", 1, 1},  {"deepseek_v2", 1, 1},   {"deepseek_v3", 1, 1},
+             {"deepseek_v3_fp8", 1, 1},   {"kimi_k2", 1, 1},       {"axk1", 0, 1},
+             {"glm4_moe_lite", 0, 1},     {"longcat_flash", 0, 2}, {"minicpm3", 0, 1},
+             {"minicpm3_longrope", 0, 1}, {"mistral4", 0, 1},      {"youtu", 0, 1},
+             {"deepseek_v32", 0, 1},      {"glm_moe_dsa", 0, 1}};
 enum { N_FIXTURES = sizeof names / sizeof *names };
 
 static float *new_floats(size_t n) {
@@ -54,17 +57,20 @@ static float *reference(const st_file *f, const char *fix, const char *name, int
     const st_tensor *t = st_find(f, name);
     const size_t n = (size_t)rows * (size_t)(cols ? cols : 1);
     float *x = new_floats(n);
-    int fits = t && !strcmp(t->dtype, "F32") && t->n_dims == (cols ? 2 : 1) && t->dims[0] == rows && (!cols || t->dims[1] == cols) &&
-               t->bytes == n * sizeof *x;
+    int fits = t && !strcmp(t->dtype, "F32") && t->n_dims == (cols ? 2 : 1) && t->dims[0] == rows &&
+               (!cols || t->dims[1] == cols) && t->bytes == n * sizeof *x;
     if (CHECK(fits, "%s: %s: missing or not F32 [%d, %d]", fix, name, rows, cols)) memcpy(x, t->data, n * sizeof *x);
     float m = test_max_abs(x, n);
     CHECK(m > 0 && m < 1e6f, "%s: %s: largest value %g", fix, name, (double)m);
     return x;
 }
 
-static void reference_tokens(const st_file *f, const char *fix, const char *name, int n, int vocab, int varied, int *out) {
+static void reference_tokens(const st_file *f, const char *fix, const char *name, int n, int vocab, int varied,
+                             int *out) {
     const st_tensor *t = st_find(f, name);
-    if (!CHECK(t && !strcmp(t->dtype, "I64") && t->n_dims == 1 && t->dims[0] == n, "%s: %s: missing or not I64 [%d]", fix, name, n)) return;
+    if (!CHECK(t && !strcmp(t->dtype, "I64") && t->n_dims == 1 && t->dims[0] == n, "%s: %s: missing or not I64 [%d]",
+               fix, name, n))
+        return;
     int distinct = 0;
     for (int i = 0; i < n; i++) {
         int64_t v;
@@ -80,8 +86,10 @@ static int argmax(const float *x, int n, float *margin) { /* margin: to the seco
     int best = 0;
     float second = -INFINITY;
     for (int i = 1; i < n; i++) {
-        if (x[i] > x[best]) second = x[best], best = i;
-        else if (x[i] > second) second = x[i];
+        if (x[i] > x[best])
+            second = x[best], best = i;
+        else if (x[i] > second)
+            second = x[i];
     }
     *margin = x[best] - second;
     return best;
@@ -95,14 +103,17 @@ static int fixture_open(fixture *f, const char *name, int block) {
     f->name = name;
     snprintf(path, sizeof path, "tests/fixtures/checkpoints/%s", name);
     if (!CHECK(checkpoint_open(&f->files, path, &err) == MLA_OK, "%s: %s", name, err.text)) return 0;
-    if (!CHECK(mla_model_create(&f->model, &f->files->config, &f->files->weights, NULL, &err) == MLA_OK, "%s: %s", name, err.text)) return 0;
+    if (!CHECK(mla_model_create(&f->model, &f->files->config, &f->files->weights, NULL, &err) == MLA_OK, "%s: %s", name,
+               err.text))
+        return 0;
     f->V = f->files->config.vocab_size, f->D = f->files->config.hidden_size, f->L = f->files->config.num_hidden_layers;
     f->E = f->files->config.n_routed_experts + f->files->config.zero_expert_num;
     if (!CHECK(f->L > 1 && f->L <= MAX_LAYERS, "%s: %d layers", name, f->L)) return 0;
     snprintf(path, sizeof path, "tests/fixtures/checkpoints/%s/expected.safetensors", name);
     if (!CHECK(st_open(&expected, path, &err) == MLA_OK, "%s: %s", name, err.text)) return 0;
     reference_tokens(expected, name, "tokens", PROMPT, f->V, 1, f->tokens);
-    reference_tokens(expected, name, "greedy", GREEDY, f->V, strncmp(name, "minicpm3", 8) != 0, f->tokens + PROMPT); /* which repeats one token */
+    reference_tokens(expected, name, "greedy", GREEDY, f->V, strncmp(name, "minicpm3", 8) != 0,
+                     f->tokens + PROMPT); /* which repeats one token */
     f->logits = reference(expected, name, "logits", PROMPT, f->V);
     f->largest = test_max_abs(f->logits, (size_t)PROMPT * (size_t)f->V);
     for (int i = 0; i <= f->L; i += block) {
@@ -113,10 +124,13 @@ static int fixture_open(fixture *f, const char *name, int block) {
     memcpy(f->margin, margin, sizeof f->margin);
     free(margin);
     /* the references agree with each other: the first continuation is the best of the last logits */
-    CHECK(argmax(f->logits + (PROMPT - 1) * f->V, f->V, &m) == f->tokens[PROMPT], "%s: greedy[0] is not the best logit", name);
-    CHECK(fabsf(m - f->margin[0]) < bound * f->largest, "%s: greedy_margin[0] %g, by the logits %g", name, (double)f->margin[0], (double)m);
+    CHECK(argmax(f->logits + (PROMPT - 1) * f->V, f->V, &m) == f->tokens[PROMPT], "%s: greedy[0] is not the best logit",
+          name);
+    CHECK(fabsf(m - f->margin[0]) < bound * f->largest, "%s: greedy_margin[0] %g, by the logits %g", name,
+          (double)f->margin[0], (double)m);
     /* and decide: no step is a tie, whose winner rounding could choose */
-    for (int i = 0; i < GREEDY; i++) CHECK(f->margin[i] > 2 * bound * f->largest, "%s: greedy_margin[%d] is %g", name, i, (double)f->margin[i]);
+    for (int i = 0; i < GREEDY; i++)
+        CHECK(f->margin[i] > 2 * bound * f->largest, "%s: greedy_margin[%d] is %g", name, i, (double)f->margin[i]);
     st_close(expected);
     return 1;
 }
@@ -128,7 +142,7 @@ static void fixture_close(fixture *f) {
     for (int i = 0; i <= MAX_LAYERS; i++) free(f->hidden[i]);
 }
 
-/* ---- one way of running a model ----------------------------------------------------------------------------------------- */
+/* ---- one way of running a model ---------------------------------------------------------------------------------- */
 
 typedef struct way {
     mla_isa isa;
@@ -153,8 +167,9 @@ static const char *const path_names[MLA_ATTN_PATH_COUNT] = {"auto", "naive", "ab
 
 static const char *way_text(const fixture *f, const way *w) {
     static char text[128];
-    snprintf(text, sizeof text, "%s %s %s, chunks of %d, %s cache%s, %d threads%s%s", f->name, mla_isa_name(w->isa), path_names[w->path],
-             w->chunk, mla_dtype_name(w->dtype), w->paged ? " in pages" : "", w->threads, w->run ? ", own run" : "", w->fp8 ? ", fp8 activations" : "");
+    snprintf(text, sizeof text, "%s %s %s, chunks of %d, %s cache%s, %d threads%s%s", f->name, mla_isa_name(w->isa),
+             path_names[w->path], w->chunk, mla_dtype_name(w->dtype), w->paged ? " in pages" : "", w->threads,
+             w->run ? ", own run" : "", w->fp8 ? ", fp8 activations" : "");
     return text;
 }
 
@@ -172,18 +187,30 @@ static void session_close(session *s) {
 }
 
 static int session_open(session *s, const fixture *f, const way *w, int capacity) {
-    mla_context_desc desc = {.max_tokens = 160, .threads = w->threads, .run = w->run, .run_user = &tasks_run, .isa = w->isa, .attn = w->path, .exact = !w->fp8, .fp8_activations = w->fp8};
+    mla_context_desc desc = {.max_tokens = 160,
+                             .threads = w->threads,
+                             .run = w->run,
+                             .run_user = &tasks_run,
+                             .isa = w->isa,
+                             .attn = w->path,
+                             .exact = !w->fp8,
+                             .fp8_activations = w->fp8};
     mla_error err;
     memset(s, 0, sizeof *s);
-    int ok = CHECK(mla_context_create(&s->context, f->model, &desc, &err) == MLA_OK, "%s: %s", way_text(f, w), err.text);
-    if (ok) CHECK(mla_context_isa(s->context) == w->isa && mla_context_threads(s->context) == w->threads, "%s: not what was asked", way_text(f, w));
+    int ok =
+        CHECK(mla_context_create(&s->context, f->model, &desc, &err) == MLA_OK, "%s: %s", way_text(f, w), err.text);
+    if (ok)
+        CHECK(mla_context_isa(s->context) == w->isa && mla_context_threads(s->context) == w->threads,
+              "%s: not what was asked", way_text(f, w));
     if (ok && w->paged) {
         const int pages = 2 * ((capacity + MLA_PAGE - 1) / MLA_PAGE);
-        ok = CHECK(mla_pool_create(&s->pool, f->model, pages, w->dtype, MLA_F32, NULL, &err) == MLA_OK, "%s: %s", way_text(f, w), err.text);
+        ok = CHECK(mla_pool_create(&s->pool, f->model, pages, w->dtype, MLA_F32, NULL, &err) == MLA_OK, "%s: %s",
+                   way_text(f, w), err.text);
     }
     for (int i = 0; ok && i < 2; i++) {
         mla_cache_desc cache = {.capacity = capacity, .dtype = w->dtype, .pool = s->pool};
-        ok = CHECK(mla_cache_create(&s->cache[i], f->model, &cache, &err) == MLA_OK, "%s: %s", way_text(f, w), err.text);
+        ok =
+            CHECK(mla_cache_create(&s->cache[i], f->model, &cache, &err) == MLA_OK, "%s: %s", way_text(f, w), err.text);
     }
     if (!ok) session_close(s);
     return ok;
@@ -218,7 +245,8 @@ static void result_clear(result *r, const fixture *f) {
     memset(r->counts, 0, (size_t)FED * (size_t)per_token(f) * sizeof *r->counts);
 }
 
-/* The prompt in chunks, then token by token what transformers generated: row PROMPT-1+i of the logits must choose greedy[i]. */
+/* The prompt in chunks, then token by token what transformers generated: row PROMPT-1+i of the logits must choose
+ * greedy[i]. */
 static int run(const fixture *f, const way *w, result *r) {
     session s;
     int ok = session_open(&s, f, w, FED);
@@ -232,20 +260,27 @@ static int run(const fixture *f, const way *w, result *r) {
         mla_sequence seq = {.cache = s.cache[0], .n_tokens = n};
         ok = CHECK(mla_model_forward(s.context, &seq, 1, f->tokens + t, &out) == MLA_OK, "%s: %s", way_text(f, w),
                    mla_context_error(s.context)->text);
-        for (int i = t + 1; i < t + n; i++) memcpy(r->counts + i * per_token(f), out.expert_counts, (size_t)per_token(f) * sizeof *r->counts);
-        if (ok) ok = CHECK(mla_cache_length(s.cache[0]) == t + n, "%s: cache length %d", way_text(f, w), mla_cache_length(s.cache[0]));
+        for (int i = t + 1; i < t + n; i++)
+            memcpy(r->counts + i * per_token(f), out.expert_counts, (size_t)per_token(f) * sizeof *r->counts);
+        if (ok)
+            ok = CHECK(mla_cache_length(s.cache[0]) == t + n, "%s: cache length %d", way_text(f, w),
+                       mla_cache_length(s.cache[0]));
     }
     if (s.context) session_close(&s);
     return ok;
 }
 
-static float logits_error(const fixture *f, const result *r) { return test_rel_err(r->logits, f->logits, (size_t)PROMPT * (size_t)f->V); }
-static float hidden_error(const fixture *f, const result *r, int i) { return test_rel_err(r->hidden[i], f->hidden[i], (size_t)PROMPT * (size_t)f->D); }
+static float logits_error(const fixture *f, const result *r) {
+    return test_rel_err(r->logits, f->logits, (size_t)PROMPT * (size_t)f->V);
+}
+static float hidden_error(const fixture *f, const result *r, int i) {
+    return test_rel_err(r->hidden[i], f->hidden[i], (size_t)PROMPT * (size_t)f->D);
+}
 
-/* ---- what must hold ----------------------------------------------------------------------------------------------------- */
+/* ---- what must hold ---------------------------------------------------------------------------------------------- */
 
-/* The greedy tokens of the steps whose row of logits is below rows, wherever the margin is more than rounding can turn over: two logits,
-   each off by at most limit * largest. Gives how many steps were decided. */
+/* The greedy tokens of the steps whose row of logits is below rows, wherever the margin is more than rounding can turn
+   over: two logits, each off by at most limit * largest. Gives how many steps were decided. */
 static int check_greedy(const fixture *f, const way *w, const result *r, float limit, int rows) {
     int decided = 0;
     for (int i = 0; i < GREEDY && PROMPT - 1 + i < rows; i++) {
@@ -253,8 +288,10 @@ static int check_greedy(const fixture *f, const way *w, const result *r, float l
         int best = argmax(r->logits + (PROMPT - 1 + i) * f->V, f->V, &margin);
         if (f->margin[i] <= slack) continue;
         decided++;
-        CHECK(best == f->tokens[PROMPT + i], "%s: greedy token %d is %d, not %d", way_text(f, w), i, best, f->tokens[PROMPT + i]);
-        CHECK(fabsf(margin - f->margin[i]) <= slack, "%s: greedy margin %d is %g, not %g", way_text(f, w), i, (double)margin, (double)f->margin[i]);
+        CHECK(best == f->tokens[PROMPT + i], "%s: greedy token %d is %d, not %d", way_text(f, w), i, best,
+              f->tokens[PROMPT + i]);
+        CHECK(fabsf(margin - f->margin[i]) <= slack, "%s: greedy margin %d is %g, not %g", way_text(f, w), i,
+              (double)margin, (double)f->margin[i]);
     }
     return decided;
 }
@@ -300,35 +337,53 @@ static void test_forward(const fixture *f, int all) {
             float worst = 0, worst_hidden = 0;
             for (int c = 0; c < (all ? 4 : 2); c++)
                 for (int paged = 0; paged < (chunks[c] == 7 ? 1 + all : 1); paged++) {
-                    way w = {.isa = (mla_isa)isa, .path = (mla_attn_path)path, .chunk = chunks[c], .paged = paged, .threads = 1};
+                    way w = {.isa = (mla_isa)isa,
+                             .path = (mla_attn_path)path,
+                             .chunk = chunks[c],
+                             .paged = paged,
+                             .threads = 1};
                     if (!run(f, &w, &r)) continue;
                     float e = check_exact(f, &w, &r, &worst_hidden);
                     if (!(e <= worst)) worst = e;
                 }
-            if (report) printf("%-17s %-9s %-9s %.1e  %.1e\n", f->name, mla_isa_name((mla_isa)isa), path_names[path], (double)worst, (double)worst_hidden);
+            if (report)
+                printf("%-17s %-9s %-9s %.1e  %.1e\n", f->name, mla_isa_name((mla_isa)isa), path_names[path],
+                       (double)worst, (double)worst_hidden);
         }
     result_free(&r);
 }
 
-/* The bound is one that wrong answers miss: another token, a theta that is 1 % off, and each factor of the config, if it is used. */
+/* The bound is one that wrong answers miss: another token, a theta that is 1 % off, and each factor of the config, if
+ * it is used. */
 static void test_controls(const fixture *f) {
     const way w = {.isa = MLA_ISA_SCALAR, .path = MLA_ATTN_NAIVE, .chunk = PROMPT, .threads = 1, .fed = PROMPT};
     mla_error err;
     result r;
     result_new(&r, f);
-    static const char *const what[] = {"token", "rope.theta", "softmax_scale", "q_scale", "latent_scale", "temperature_beta", "embed_scale", "residual_scale", "logits_scale", "index_topk", "index_topk", "index_rope"};
+    static const char *const what[] = {"token",        "rope.theta",       "softmax_scale", "q_scale",
+                                       "latent_scale", "temperature_beta", "embed_scale",   "residual_scale",
+                                       "logits_scale", "index_topk",       "index_topk",    "index_rope"};
     for (int i = 0; i < 12; i++) {
         fixture wrong = *f;
         mla_config c = f->files->config;
-        float *const factors[] = {NULL, &c.rope.theta, &c.softmax_scale, &c.q_scale, &c.latent_scale, &c.temperature_beta, &c.embed_scale, &c.residual_scale, &c.logits_scale};
+        float *const factors[] = {NULL,           &c.rope.theta,     &c.softmax_scale,
+                                  &c.q_scale,     &c.latent_scale,   &c.temperature_beta,
+                                  &c.embed_scale, &c.residual_scale, &c.logits_scale};
         c.softmax_scale = mla_model_config(f->model)->softmax_scale;
         if (i > 8 && c.index_topk == 0) continue;
-        if (i == 0) wrong.tokens[PROMPT - 2] ^= 1;
-        else if (i == 11) c.index_rope = c.index_rope == MLA_ROPE_PAIR ? MLA_ROPE_HALF : MLA_ROPE_PAIR;
-        else if (i > 8) c.index_topk += i == 9 ? -1 : 1;
-        else if (*factors[i] == 0) continue;
-        else *factors[i] *= 1.01f;
-        if (!CHECK(mla_model_create(&wrong.model, &c, &f->files->weights, NULL, &err) == MLA_OK, "%s: %s", f->name, err.text)) continue;
+        if (i == 0)
+            wrong.tokens[PROMPT - 2] ^= 1;
+        else if (i == 11)
+            c.index_rope = c.index_rope == MLA_ROPE_PAIR ? MLA_ROPE_HALF : MLA_ROPE_PAIR;
+        else if (i > 8)
+            c.index_topk += i == 9 ? -1 : 1;
+        else if (*factors[i] == 0)
+            continue;
+        else
+            *factors[i] *= 1.01f;
+        if (!CHECK(mla_model_create(&wrong.model, &c, &f->files->weights, NULL, &err) == MLA_OK, "%s: %s", f->name,
+                   err.text))
+            continue;
         if (run(&wrong, &w, &r)) {
             float e = logits_error(f, &r);
             CHECK(e > 2 * bound, "%s: the wrong %s goes unnoticed: %.1e", f->name, what[i], (double)e);
@@ -354,34 +409,43 @@ static void test_threads(const fixture *f) {
     result_new(&many, f);
     for (int isa = MLA_ISA_SCALAR; isa < MLA_ISA_COUNT; isa++)
         for (int absorbed = 0; absorbed < 2 && mla_isa_available((mla_isa)isa); absorbed++) {
-            way w = {.isa = (mla_isa)isa, .path = absorbed ? MLA_ATTN_ABSORBED : MLA_ATTN_NAIVE, .chunk = absorbed ? 16 : PROMPT, .threads = 1, .fed = PROMPT + 3};
+            way w = {.isa = (mla_isa)isa,
+                     .path = absorbed ? MLA_ATTN_ABSORBED : MLA_ATTN_NAIVE,
+                     .chunk = absorbed ? 16 : PROMPT,
+                     .threads = 1,
+                     .fed = PROMPT + 3};
             if (!run(f, &w, &one)) continue;
             for (int i = 0; i < 7; i++) {
                 w.threads = variants[i].threads, w.run = variants[i].backwards ? run_backwards : NULL;
-                /* OpenMP's threads spin while they wait, which takes seconds where others use the cores: once is enough */
+                /* OpenMP's threads spin while they wait, which takes seconds where others use the cores: once is enough
+                 */
                 if (!w.run && (w.isa != best_isa() || absorbed != (w.threads == 3))) continue;
                 tasks_run = 0;
                 if (!run(f, &w, &many)) continue;
-                CHECK(!memcmp(one.all, many.all, one.n * sizeof *one.all), "%s: not bit-identical to one thread", way_text(f, &w));
-                CHECK(w.run && w.threads > 1 ? tasks_run > 0 : w.run || !tasks_run, "%s: run was called for %d tasks", way_text(f, &w), tasks_run);
+                CHECK(!memcmp(one.all, many.all, one.n * sizeof *one.all), "%s: not bit-identical to one thread",
+                      way_text(f, &w));
+                CHECK(w.run && w.threads > 1 ? tasks_run > 0 : w.run || !tasks_run, "%s: run was called for %d tasks",
+                      way_text(f, &w), tasks_run);
             }
         }
     result_free(&one);
     result_free(&many);
 }
 
-/* ---- caches of 16 bits -------------------------------------------------------------------------------------------------- */
-/* A cached value is rounded by at most u of itself: f16 has 11 significant bits, u = 2^-11; bf16 has 8, u = 2^-8. Then a score s moves by
-   at most u * scale * sum |q_i k_i|, a few u where |s| is a few, a probability by as much in proportion, and a value by u; roundings
-   are as often up as down, so that sums of 48 or more of them gain less. 4 u are allowed for one layer of attention, relative to the
-   largest value of the residual stream, and 4 u L for the logits after L layers. This holds as long as the router chooses the same
-   experts: another expert is no rounding error, it moves logits by up to 0.4 of the largest, and those of whatever attends to that
-   token. So the bound is for all tokens up to the first whose experts are not those of a float32 cache (outputs.expert_counts tells);
-   later on greedy tokens must match where the token's own experts agree and the margin is more than twice the bound.
-   Measured, L = 3 (deepseek_v3: 4), in the order of names[]: logits of all tokens in bf16 2.9e-2 3.6e-1 3.8e-1 1.9e-2
-   2.0e-1, in f16 3.8e-3 2.9e-3 5.0e-3 3.7e-3 3.2e-3. The float64 program of models.md, rounding c and kr alike, gives the same
-   numbers to two digits, so they are the models', not this library's. Up to the first change of experts: bf16 1.9e-2 3.6e-2 1.4e-2 1.9e-2 2.1e-2
-   with bound 4.7e-2 (6.3e-2); in f16 none changes, and the bound is 5.9e-3 (7.8e-3). After one layer: bf16 7e-3 of 1.6e-2, f16 8e-4 of 2e-3. */
+/* ---- caches of 16 bits ------------------------------------------------------------------------------------------- */
+/* A cached value is rounded by at most u of itself: f16 has 11 significant bits, u = 2^-11; bf16 has 8, u = 2^-8. Then
+   a score s moves by at most u * scale * sum |q_i k_i|, a few u where |s| is a few, a probability by as much in
+   proportion, and a value by u; roundings are as often up as down, so that sums of 48 or more of them gain less. 4 u
+   are allowed for one layer of attention, relative to the largest value of the residual stream, and 4 u L for the
+   logits after L layers. This holds as long as the router chooses the same experts: another expert is no rounding
+   error, it moves logits by up to 0.4 of the largest, and those of whatever attends to that token. So the bound is for
+   all tokens up to the first whose experts are not those of a float32 cache (outputs.expert_counts tells); later on
+   greedy tokens must match where the token's own experts agree and the margin is more than twice the bound. Measured, L
+   = 3 (deepseek_v3: 4), in the order of names[]: logits of all tokens in bf16 2.9e-2 3.6e-1 3.8e-1 1.9e-2 2.0e-1, in
+   f16 3.8e-3 2.9e-3 5.0e-3 3.7e-3 3.2e-3. The float64 program of models.md, rounding c and kr alike, gives the same
+   numbers to two digits, so they are the models', not this library's. Up to the first change of experts:
+   bf16 1.9e-2 3.6e-2 1.4e-2 1.9e-2 2.1e-2 with bound 4.7e-2 (6.3e-2); in f16 none changes, and the bound is 5.9e-3
+   (7.8e-3). After one layer: bf16 7e-3 of 1.6e-2, f16 8e-4 of 2e-3. */
 
 static void test_small_caches(const fixture *f) {
     const size_t per = (size_t)per_token(f);
@@ -397,8 +461,11 @@ static void test_small_caches(const fixture *f) {
                 const float u = i == 0 ? 1.0f / 2048 : 1.0f / 256, limit = 4 * u * (float)f->L;
                 if (!run(f, &w, &r)) continue;
                 int same = 0, steps = 0;
-                while (same < FED && !memcmp(r.counts + (size_t)same * per, exact.counts + (size_t)same * per, per * sizeof *r.counts)) same++;
-                CHECK(same == FED || (w.dtype == MLA_BF16 && same >= 8), "%s: token %d goes to other experts", way_text(f, &w), same);
+                while (same < FED && !memcmp(r.counts + (size_t)same * per, exact.counts + (size_t)same * per,
+                                             per * sizeof *r.counts))
+                    same++;
+                CHECK(same == FED || (w.dtype == MLA_BF16 && same >= 8), "%s: token %d goes to other experts",
+                      way_text(f, &w), same);
                 float e = 0, h = hidden_error(f, &r, 1); /* the first layer is dense */
                 for (int k = 0; k < (same < PROMPT ? same : PROMPT) * f->V; k++) {
                     float d = fabsf(r.logits[k] - f->logits[k]) / f->largest;
@@ -409,32 +476,42 @@ static void test_small_caches(const fixture *f) {
                 for (int k = 0; k < GREEDY; k++) {
                     const size_t at = (size_t)(PROMPT - 1 + k);
                     float margin;
-                    if (f->margin[k] <= 2 * limit * f->largest || memcmp(r.counts + at * per, exact.counts + at * per, per * sizeof *r.counts)) continue;
+                    if (f->margin[k] <= 2 * limit * f->largest ||
+                        memcmp(r.counts + at * per, exact.counts + at * per, per * sizeof *r.counts))
+                        continue;
                     int best = argmax(r.logits + at * (size_t)f->V, f->V, &margin);
-                    CHECK(best == f->tokens[PROMPT + k], "%s: greedy token %d is %d, not %d", way_text(f, &w), k, best, f->tokens[PROMPT + k]);
+                    CHECK(best == f->tokens[PROMPT + k], "%s: greedy token %d is %d, not %d", way_text(f, &w), k, best,
+                          f->tokens[PROMPT + k]);
                     steps++;
                 }
                 CHECK(steps >= 3, "%s: only %d greedy steps are decided", way_text(f, &w), steps);
                 if (report && path == MLA_ATTN_NAIVE && isa == MLA_ISA_SCALAR)
-                    printf("%-17s %-4s cache  %.1e of %.1e over the first %d tokens, one layer %.1e of %.1e, %d greedy steps\n", f->name,
-                           mla_dtype_name(w.dtype), (double)e, (double)limit, same, (double)h, (double)(4 * u), steps);
+                    printf("%-17s %-4s cache  %.1e of %.1e over the first %d tokens, one layer %.1e of %.1e, %d greedy "
+                           "steps\n",
+                           f->name, mla_dtype_name(w.dtype), (double)e, (double)limit, same, (double)h, (double)(4 * u),
+                           steps);
             }
         }
     result_free(&exact);
     result_free(&r);
 }
 
-/* Rounding and nothing else, to the bound of float32: a cache of 16 bits against a float32 cache that holds the same rounded rows. The
-   tokens of a call are hidden from each other and from themselves by a mask, so that both caches show them the same; after each
-   call the float32 cache takes over the rows of the other. The rows themselves: in the first layer, which no cache can influence,
-   exactly the float32 ones rounded; deeper within u of them. */
+/* Rounding and nothing else, to the bound of float32: a cache of 16 bits against a float32 cache that holds the same
+   rounded rows. The tokens of a call are hidden from each other and from themselves by a mask, so that both caches show
+   them the same; after each call the float32 cache takes over the rows of the other. The rows themselves: in the first
+   layer, which no cache can influence, exactly the float32 ones rounded; deeper within u of them. */
 static void test_rounding(const fixture *f) {
     const int R = f->files->config.kv_lora_rank, W = R + f->files->config.qk_rope_head_dim;
-    float *got = new_floats((size_t)(FED * f->V)), *want = new_floats((size_t)(FED * f->V)), *mask = new_floats(16 * FED);
+    float *got = new_floats((size_t)(FED * f->V)), *want = new_floats((size_t)(FED * f->V)),
+          *mask = new_floats(16 * FED);
     float *rows = new_floats((size_t)(f->L * 16 * W)), *exact = new_floats((size_t)W);
     for (int isa = MLA_ISA_SCALAR; isa < MLA_ISA_COUNT; isa++)
         for (int i = 0; i < 4 && mla_isa_available((mla_isa)isa); i++) {
-            way w32 = {.isa = (mla_isa)isa, .path = i & 1 ? MLA_ATTN_ABSORBED : MLA_ATTN_NAIVE, .chunk = 16, .threads = 1}, w16 = w32;
+            way w32 = {.isa = (mla_isa)isa,
+                       .path = i & 1 ? MLA_ATTN_ABSORBED : MLA_ATTN_NAIVE,
+                       .chunk = 16,
+                       .threads = 1},
+                w16 = w32;
             w16.dtype = i < 2 ? MLA_F16 : MLA_BF16, w16.paged = i == 0 || i == 3;
             const float u = i < 2 ? 1.0f / 2048 : 1.0f / 256;
             session s16, s32;
@@ -443,30 +520,38 @@ static void test_rounding(const fixture *f) {
             for (int t = 0, n; ok && t < FED; t += n) {
                 n = t < PROMPT ? 16 : 1;
                 for (int k = 0; k < n * (t + n); k++) mask[k] = k % (t + n) < t ? 0 : -INFINITY;
-                mla_sequence a = {.cache = s16.cache[0], .n_tokens = n, .mask = mask}, b = {.cache = s32.cache[0], .n_tokens = n, .mask = mask};
-                mla_outputs out_a = {.logits = got + t * f->V, .all_logits = 1}, out_b = {.logits = want + t * f->V, .all_logits = 1};
-                ok = CHECK(mla_model_forward(s16.context, &a, 1, f->tokens + t, &out_a) == MLA_OK && mla_model_forward(s32.context, &b, 1, f->tokens + t, &out_b) == MLA_OK,
-                           "%s: %s%s", way_text(f, &w16), mla_context_error(s16.context)->text, mla_context_error(s32.context)->text);
+                mla_sequence a = {.cache = s16.cache[0], .n_tokens = n, .mask = mask},
+                             b = {.cache = s32.cache[0], .n_tokens = n, .mask = mask};
+                mla_outputs out_a = {.logits = got + t * f->V, .all_logits = 1},
+                            out_b = {.logits = want + t * f->V, .all_logits = 1};
+                ok = CHECK(mla_model_forward(s16.context, &a, 1, f->tokens + t, &out_a) == MLA_OK &&
+                               mla_model_forward(s32.context, &b, 1, f->tokens + t, &out_b) == MLA_OK,
+                           "%s: %s%s", way_text(f, &w16), mla_context_error(s16.context)->text,
+                           mla_context_error(s32.context)->text);
                 for (int layer = 0; ok && layer < f->L; layer++)
                     for (int k = 0; k < n; k++) {
                         float *row = rows + (layer * n + k) * W;
-                        CHECK(mla_cache_read(s16.cache[0], layer, t + k, row, NULL) == MLA_OK && mla_cache_read(s32.cache[0], layer, t + k, exact, NULL) == MLA_OK,
+                        CHECK(mla_cache_read(s16.cache[0], layer, t + k, row, NULL) == MLA_OK &&
+                                  mla_cache_read(s32.cache[0], layer, t + k, exact, NULL) == MLA_OK,
                               "%s: cannot read row %d", way_text(f, &w16), t + k);
                         const float slack = bound * test_max_abs(exact, (size_t)W);
                         for (int j = 0; j < W; j++) {
-                            const float r = i < 2 ? mla_f16_to_f32(mla_f32_to_f16(exact[j])) : mla_bf16_to_f32(mla_f32_to_bf16(exact[j]));
+                            const float r = i < 2 ? mla_f16_to_f32(mla_f32_to_f16(exact[j]))
+                                                  : mla_bf16_to_f32(mla_f32_to_bf16(exact[j]));
                             wrong += layer == 0 && !(row[j] == r);
                             far += !(fabsf(row[j] - exact[j]) <= u * fabsf(exact[j]) + slack);
                             rounded += row[j] != exact[j];
                         }
                     }
-                ok = ok && CHECK(mla_cache_truncate(s32.cache[0], t, NULL) == MLA_OK && mla_cache_append(s32.cache[0], n, rows, NULL) == MLA_OK,
+                ok = ok && CHECK(mla_cache_truncate(s32.cache[0], t, NULL) == MLA_OK &&
+                                     mla_cache_append(s32.cache[0], n, rows, NULL) == MLA_OK,
                                  "%s: cannot replace rows", way_text(f, &w16));
             }
             if (ok) {
                 float e = test_rel_err(got, want, (size_t)(FED * f->V));
                 CHECK(e <= bound, "%s: %.2e from a float32 cache with the same rows", way_text(f, &w16), (double)e);
-                CHECK(wrong == 0, "%s: %d cached values of the first layer are not rounded to nearest even", way_text(f, &w16), wrong);
+                CHECK(wrong == 0, "%s: %d cached values of the first layer are not rounded to nearest even",
+                      way_text(f, &w16), wrong);
                 CHECK(far == 0, "%s: %d cached values are more than %g off", way_text(f, &w16), far, (double)u);
                 CHECK(rounded > FED * W, "%s: only %d cached values differ from float32", way_text(f, &w16), rounded);
             }
@@ -476,13 +561,16 @@ static void test_rounding(const fixture *f) {
     free(got), free(want), free(mask), free(rows), free(exact);
 }
 
-/* ---- activations in e4m3 ------------------------------------------------------------------------------------------------ */
-/* Errors are those of single tokens, the largest of a logit relative to the largest logit. A rounded activation is off by up to 2^-4 of
-   itself, and these weights, random and made so that attention is peaked, amplify that: the float64 program of models.md, rounding
-   alike, is off[] from its references at the first tokens, and mla.h is 1e-7 from that program until a value first falls on the other side
-   of a rounding. From then on, and with other experts after near ties, only the size of the error can be compared: its median. */
+/* ---- activations in e4m3 ----------------------------------------------------------------------------------------- */
+/* Errors are those of single tokens, the largest of a logit relative to the largest logit. A rounded activation is off
+   by up to 2^-4 of itself, and these weights, random and made so that attention is peaked, amplify that: the float64
+   program of models.md, rounding alike, is off[] from its references at the first tokens, and mla.h is 1e-7 from that
+   program until a value first falls on the other side of a rounding. From then on, and with other experts after near
+   ties, only the size of the error can be compared: its median. */
 
-static int by_size(const void *a, const void *b) { return (*(const float *)a > *(const float *)b) - (*(const float *)a < *(const float *)b); }
+static int by_size(const void *a, const void *b) {
+    return (*(const float *)a > *(const float *)b) - (*(const float *)a < *(const float *)b);
+}
 
 static float median_logits_error(const fixture *f, const result *r, float first[3]) {
     float e[PROMPT];
@@ -504,7 +592,11 @@ static void test_fp8_activations(const fixture *f) {
     result_new(&plain, f), result_new(&r, f), result_new(&again, f);
     for (int isa = MLA_ISA_SCALAR; isa < MLA_ISA_COUNT; isa++)
         for (int path = MLA_ATTN_NAIVE; path < MLA_ATTN_PATH_COUNT && mla_isa_available((mla_isa)isa); path++) {
-            way w = {.isa = (mla_isa)isa, .path = (mla_attn_path)path, .chunk = path == MLA_ATTN_NAIVE ? PROMPT : 7, .threads = 1}, one = w, many;
+            way w = {.isa = (mla_isa)isa,
+                     .path = (mla_attn_path)path,
+                     .chunk = path == MLA_ATTN_NAIVE ? PROMPT : 7,
+                     .threads = 1},
+                one = w, many;
             float first[3];
             one.fp8 = 1, many = one, many.threads = 3, many.run = run_backwards;
             if (!run(f, &w, &plain) || !run(f, &one, &r) || !run(f, &many, &again)) continue;
@@ -512,22 +604,27 @@ static void test_fp8_activations(const fixture *f) {
             CHECK(e0 <= bound, "%s: logits off by %.2e", way_text(f, &w), (double)e0);
             CHECK(e < 0.4f, "%s: logits off by %.2e", way_text(f, &one), (double)e);
             for (int t = 0; t < 3; t++)
-                CHECK(fabsf(first[t] - off[t]) < 0.005f, "%s: logits of token %d off by %g, not %g", way_text(f, &one), t, (double)first[t], (double)off[t]);
-            CHECK(!memcmp(r.all, again.all, r.n * sizeof *r.all), "%s: not bit-identical to one thread", way_text(f, &many));
+                CHECK(fabsf(first[t] - off[t]) < 0.005f, "%s: logits of token %d off by %g, not %g", way_text(f, &one),
+                      t, (double)first[t], (double)off[t]);
+            CHECK(!memcmp(r.all, again.all, r.n * sizeof *r.all), "%s: not bit-identical to one thread",
+                  way_text(f, &many));
             check_counts(f, &one, &r);
             if (report)
-                printf("%-17s %-9s %-9s median over the tokens: weights in fp8 %.1e, activations too %.1e (first token %.1e, largest %.1e)\n", f->name,
-                       mla_isa_name((mla_isa)isa), path_names[path], (double)e0, (double)e, (double)first[0], (double)logits_error(f, &r));
+                printf("%-17s %-9s %-9s median over the tokens: weights in fp8 %.1e, activations too %.1e (first token "
+                       "%.1e, largest %.1e)\n",
+                       f->name, mla_isa_name((mla_isa)isa), path_names[path], (double)e0, (double)e, (double)first[0],
+                       (double)logits_error(f, &r));
         }
     result_free(&plain), result_free(&r), result_free(&again);
 }
 
-/* ---- several sequences, many pages -------------------------------------------------------------------------------------- */
+/* ---- several sequences, many pages ------------------------------------------------------------------------------- */
 
-/* One call on a session's caches: n0 tokens for the first sequence, n1 for the second (0: not in the call), in this order or the other.
-   The first call asks for the logits of the last tokens only; it is taken back, and the second for all of them, which go to logits[i] from
-   the row on that is the cache's length. Both must agree. */
-static int call_both(const fixture *f, const way *w, session *s, const int n[2], const int *const tokens[2], float *const logits[2], int swapped) {
+/* One call on a session's caches: n0 tokens for the first sequence, n1 for the second (0: not in the call), in this
+   order or the other. The first call asks for the logits of the last tokens only; it is taken back, and the second for
+   all of them, which go to logits[i] from the row on that is the cache's length. Both must agree. */
+static int call_both(const fixture *f, const way *w, session *s, const int n[2], const int *const tokens[2],
+                     float *const logits[2], int swapped) {
     mla_sequence seq[2];
     int fed[2 * LONG], which[2], at[2] = {0, 0}, n_seqs = 0, total = 0, ok = 1;
     float *all = new_floats((size_t)(n[0] + n[1]) * (size_t)f->V), *last = new_floats(2 * (size_t)f->V);
@@ -541,15 +638,19 @@ static int call_both(const fixture *f, const way *w, session *s, const int n[2],
         total += n[i];
     }
     mla_outputs out = {.logits = last};
-    ok = CHECK(mla_model_forward(s->context, seq, n_seqs, fed, &out) == MLA_OK, "%s: %s", way_text(f, w), mla_context_error(s->context)->text);
-    for (int k = 0; k < n_seqs; k++) CHECK(mla_cache_truncate(s->cache[which[k]], at[which[k]], NULL) == MLA_OK, "%s: truncate", way_text(f, w));
+    ok = CHECK(mla_model_forward(s->context, seq, n_seqs, fed, &out) == MLA_OK, "%s: %s", way_text(f, w),
+               mla_context_error(s->context)->text);
+    for (int k = 0; k < n_seqs; k++)
+        CHECK(mla_cache_truncate(s->cache[which[k]], at[which[k]], NULL) == MLA_OK, "%s: truncate", way_text(f, w));
     out.logits = all, out.all_logits = 1;
-    ok = ok && CHECK(mla_model_forward(s->context, seq, n_seqs, fed, &out) == MLA_OK, "%s: %s", way_text(f, w), mla_context_error(s->context)->text);
+    ok = ok && CHECK(mla_model_forward(s->context, seq, n_seqs, fed, &out) == MLA_OK, "%s: %s", way_text(f, w),
+                     mla_context_error(s->context)->text);
     for (int k = 0, row = 0; ok && k < n_seqs; k++) {
         const int i = which[k];
         row += n[i];
         float e = test_rel_err(last + k * f->V, all + (row - 1) * f->V, (size_t)f->V);
-        CHECK(e <= bound, "%s: logits of the last token of sequence %d: %.1e from all_logits", way_text(f, w), i, (double)e);
+        CHECK(e <= bound, "%s: logits of the last token of sequence %d: %.1e from all_logits", way_text(f, w), i,
+              (double)e);
         memcpy(logits[i] + at[i] * f->V, all + (row - n[i]) * f->V, (size_t)n[i] * (size_t)f->V * sizeof *all);
     }
     free(all);
@@ -565,7 +666,8 @@ static void test_batch(const fixture *f) {
     const int *const tokens[2] = {f->tokens, other};
     float *both[2], *alone[2];
     for (int i = 0; i < N1; i++) other[i] = f->tokens[PROMPT - 1 - i];
-    for (int i = 0; i < 2; i++) both[i] = new_floats((size_t)N0 * (size_t)f->V), alone[i] = new_floats((size_t)N0 * (size_t)f->V);
+    for (int i = 0; i < 2; i++)
+        both[i] = new_floats((size_t)N0 * (size_t)f->V), alone[i] = new_floats((size_t)N0 * (size_t)f->V);
     for (int isa = MLA_ISA_SCALAR; isa < MLA_ISA_COUNT; isa++)
         for (int path = 0; path < MLA_ATTN_PATH_COUNT && mla_isa_available((mla_isa)isa); path++)
             for (int paged = 0; paged < 2; paged++) {
@@ -574,7 +676,8 @@ static void test_batch(const fixture *f) {
                 session s;
                 if (path == MLA_ATTN_AUTO && paged) continue;
                 int ok = session_open(&s, f, &w, N0);
-                for (size_t k = 0; ok && k < sizeof steps / sizeof *steps; k++) ok = call_both(f, &w, &s, steps[k], tokens, both, swapped);
+                for (size_t k = 0; ok && k < sizeof steps / sizeof *steps; k++)
+                    ok = call_both(f, &w, &s, steps[k], tokens, both, swapped);
                 for (int i = 0; ok && i < 2; i++) {
                     const int n[2] = {i ? 0 : N0, i ? N1 : 0};
                     mla_cache_reset(s.cache[i]);
@@ -592,8 +695,8 @@ static void test_batch(const fixture *f) {
     for (int i = 0; i < 2; i++) free(both[i]), free(alone[i]);
 }
 
-/* 150 tokens, more than two pages of 64, fed to two sequences in turn so that their pages alternate; against one contiguous cache,
-   and path against path. The 48 tokens of the prompt come first, so that there is a reference too. */
+/* 150 tokens, more than two pages of 64, fed to two sequences in turn so that their pages alternate; against one
+   contiguous cache, and path against path. The 48 tokens of the prompt come first, so that there is a reference too. */
 static void test_pages(const fixture *f) {
     static const int steps[][2] = {{37, 50}, {30, 14}, {37, 1}, {37, 85}, {9, 0}};
     int text[2][LONG];
@@ -601,29 +704,32 @@ static void test_pages(const fixture *f) {
     const size_t n = (size_t)LONG * (size_t)f->V;
     float *logits[2], *first[2];
     for (int i = 0; i < 2; i++) logits[i] = new_floats(n), first[i] = new_floats(n);
-    for (int i = 0; i < LONG; i++) text[0][i] = f->tokens[i % (PROMPT + GREEDY)], text[1][i] = f->tokens[i * 5 % PROMPT];
+    for (int i = 0; i < LONG; i++)
+        text[0][i] = f->tokens[i % (PROMPT + GREEDY)], text[1][i] = f->tokens[i * 5 % PROMPT];
     for (int isa = MLA_ISA_SCALAR, k = 0; isa < MLA_ISA_COUNT; isa++)
         for (int path = MLA_ATTN_NAIVE; path < MLA_ATTN_PATH_COUNT && mla_isa_available((mla_isa)isa); path++)
             for (int paged = 0; paged < 2; paged++) {
                 way w = {.isa = (mla_isa)isa, .path = (mla_attn_path)path, .paged = paged, .threads = 1};
                 session s;
                 int ok = session_open(&s, f, &w, LONG);
-                for (size_t i = 0; ok && i < sizeof steps / sizeof *steps; i++) ok = call_both(f, &w, &s, steps[i], tokens, k ? logits : first, 0);
+                for (size_t i = 0; ok && i < sizeof steps / sizeof *steps; i++)
+                    ok = call_both(f, &w, &s, steps[i], tokens, k ? logits : first, 0);
                 session_close(&s);
                 if (!ok) continue;
                 float e = test_rel_err((k ? logits : first)[0], f->logits, (size_t)PROMPT * (size_t)f->V);
                 CHECK(e <= bound, "%s: logits off by %.2e", way_text(f, &w), (double)e);
                 for (int i = 0; k && i < 2; i++) {
                     e = test_rel_err(logits[i], first[i], n);
-                    CHECK(e <= bound, "%s: logits of %d tokens, sequence %d: %.2e from the first way", way_text(f, &w), LONG, i, (double)e);
+                    CHECK(e <= bound, "%s: logits of %d tokens, sequence %d: %.2e from the first way", way_text(f, &w),
+                          LONG, i, (double)e);
                 }
                 k++;
             }
     for (int i = 0; i < 2; i++) free(logits[i]), free(first[i]);
 }
 
-/* 1200 tokens: a context so long that the absorbed path works on pieces of it apart and merges them. Naive, absorbed and absorbed with
-   three threads (bit-identical), chunks of 160 and at last single tokens. */
+/* 1200 tokens: a context so long that the absorbed path works on pieces of it apart and merges them. Naive, absorbed
+   and absorbed with three threads (bit-identical), chunks of 160 and at last single tokens. */
 static void test_long(const fixture *f) {
     enum { N = 1200, SINGLE = 4 };
     const size_t n = (size_t)N * (size_t)f->V;
@@ -631,7 +737,11 @@ static void test_long(const fixture *f) {
     int text[N];
     for (int i = 0; i < N; i++) text[i] = i < PROMPT ? f->tokens[i] : (i * 7 + i / 9) % f->V;
     for (int k = 0; k < 3; k++) {
-        way w = {.isa = best_isa(), .path = k ? MLA_ATTN_ABSORBED : MLA_ATTN_NAIVE, .chunk = 160, .threads = k == 2 ? 3 : 1, .paged = k == 0};
+        way w = {.isa = best_isa(),
+                 .path = k ? MLA_ATTN_ABSORBED : MLA_ATTN_NAIVE,
+                 .chunk = 160,
+                 .threads = k == 2 ? 3 : 1,
+                 .paged = k == 0};
         session s;
         logits[k] = new_floats(n);
         w.run = run_backwards;
@@ -640,7 +750,8 @@ static void test_long(const fixture *f) {
             m = t >= N - SINGLE ? 1 : N - SINGLE - t < w.chunk ? N - SINGLE - t : w.chunk;
             mla_sequence seq = {.cache = s.cache[0], .n_tokens = m};
             mla_outputs out = {.logits = logits[k] + t * f->V, .all_logits = 1};
-            ok = CHECK(mla_model_forward(s.context, &seq, 1, text + t, &out) == MLA_OK, "%s: %s", way_text(f, &w), mla_context_error(s.context)->text);
+            ok = CHECK(mla_model_forward(s.context, &seq, 1, text + t, &out) == MLA_OK, "%s: %s", way_text(f, &w),
+                       mla_context_error(s.context)->text);
         }
         session_close(&s);
         float e = test_rel_err(logits[k], f->logits, (size_t)PROMPT * (size_t)f->V);
@@ -648,13 +759,14 @@ static void test_long(const fixture *f) {
         e = test_rel_err(logits[k], logits[0], n);
         CHECK(e <= bound, "%s: logits of %d tokens: %.2e from naive", way_text(f, &w), N, (double)e);
     }
-    CHECK(!memcmp(logits[1], logits[2], n * sizeof **logits), "%s: 3 threads are not bit-identical to one over %d tokens", f->name, N);
+    CHECK(!memcmp(logits[1], logits[2], n * sizeof **logits),
+          "%s: 3 threads are not bit-identical to one over %d tokens", f->name, N);
     for (int k = 0; k < 3; k++) free(logits[k]);
 }
 
-/* ---- presets ------------------------------------------------------------------------------------------------------------ */
-/* The published config.json of the first six and deepseek-v32, the defaults of transformers' configuration classes for the others (the
-   factors of minicpm3 are not compared); written with ' for ". */
+/* ---- presets ----------------------------------------------------------------------------------------------------- */
+/* The published config.json of the first six and deepseek-v32, the defaults of transformers' configuration classes for
+   the others (the factors of minicpm3 are not compared); written with ' for ". */
 
 static const struct published {
     const char *preset, *json;
@@ -758,14 +870,13 @@ static const struct published {
      "'kv_lora_rank': 512, 'qk_nope_head_dim': 128, 'qk_rope_head_dim': 64, 'v_head_dim': 128, 'rms_norm_eps': "
      "1e-06, 'max_position_embeddings': 131072, 'tie_word_embeddings': true, 'rope_interleave': true, "
      "'rope_parameters': {'rope_type': 'default', 'rope_theta': 10000.0}}"},
-    {"axk1",
-     "{'model_type': 'axk1', 'vocab_size': 163840, 'hidden_size': 7168, 'num_hidden_layers': 61, "
-     "'intermediate_size': 18432, 'num_attention_heads': 64, 'num_key_value_heads': 64, 'q_lora_rank': 1536, "
-     "'kv_lora_rank': 512, 'qk_nope_head_dim': 128, 'qk_rope_head_dim': 64, 'v_head_dim': 128, 'rms_norm_eps': "
-     "1e-06, 'max_position_embeddings': 32768, 'n_routed_experts': 192, 'num_experts_per_tok': 8, "
-     "'moe_intermediate_size': 2048, 'n_shared_experts': 1, 'n_group': 8, 'topk_group': 4, "
-     "'routed_scaling_factor': 2.5, 'first_k_dense_replace': 1, 'norm_topk_prob': true, 'rope_interleave': "
-     "true, 'rope_parameters': {'rope_type': 'default', 'rope_theta': 10000.0}}"}};
+    {"axk1", "{'model_type': 'axk1', 'vocab_size': 163840, 'hidden_size': 7168, 'num_hidden_layers': 61, "
+             "'intermediate_size': 18432, 'num_attention_heads': 64, 'num_key_value_heads': 64, 'q_lora_rank': 1536, "
+             "'kv_lora_rank': 512, 'qk_nope_head_dim': 128, 'qk_rope_head_dim': 64, 'v_head_dim': 128, 'rms_norm_eps': "
+             "1e-06, 'max_position_embeddings': 32768, 'n_routed_experts': 192, 'num_experts_per_tok': 8, "
+             "'moe_intermediate_size': 2048, 'n_shared_experts': 1, 'n_group': 8, 'topk_group': 4, "
+             "'routed_scaling_factor': 2.5, 'first_k_dense_replace': 1, 'norm_topk_prob': true, 'rope_interleave': "
+             "true, 'rope_parameters': {'rope_type': 'default', 'rope_theta': 10000.0}}"}};
 
 /* c of a model without weights: with defaults resolved. */
 static mla_model *resolved(const char *name, const mla_config *c) {
@@ -797,38 +908,54 @@ static void test_presets(void) {
         if (!CHECK(json_parse(text, strlen(text), &json, &err) == MLA_OK, "%s: %s", name, err.text)) continue;
         rc = ck__read_config(&c, &plan, json, &err);
         json_free(json);
-        if (!CHECK(rc == MLA_OK && mla_config_preset(&preset, name, &err) == MLA_OK, "%s: %s", name, err.text)) continue;
+        if (!CHECK(rc == MLA_OK && mla_config_preset(&preset, name, &err) == MLA_OK, "%s: %s", name, err.text))
+            continue;
         preset.rope.short_factor = c.config.rope.short_factor, preset.rope.long_factor = c.config.rope.long_factor;
         mla_model *ma = resolved(name, &preset), *mb = resolved(name, &c.config);
         if (ma && mb) {
             const mla_config *a = mla_model_config(ma), *b = mla_model_config(mb);
-#define SAME(field) CHECK((double)a->field == (double)b->field, "%s: " #field " is %g in the preset, %g from config.json", name, (double)a->field, (double)b->field)
-            SAME(vocab_size), SAME(hidden_size), SAME(num_hidden_layers), SAME(intermediate_size), SAME(num_attention_heads), SAME(q_lora_rank);
-            SAME(kv_lora_rank), SAME(qk_nope_head_dim), SAME(qk_rope_head_dim), SAME(v_head_dim), SAME(softmax_scale), SAME(mask);
-            SAME(rope.layout), SAME(rope.scaling), SAME(rope.theta), SAME(rope.factor), SAME(rope.mscale), SAME(rope.mscale_all_dim);
+#define SAME(field)                                                                                                    \
+    CHECK((double)a->field == (double)b->field, "%s: " #field " is %g in the preset, %g from config.json", name,       \
+          (double)a->field, (double)b->field)
+            SAME(vocab_size), SAME(hidden_size), SAME(num_hidden_layers), SAME(intermediate_size),
+                SAME(num_attention_heads), SAME(q_lora_rank);
+            SAME(kv_lora_rank), SAME(qk_nope_head_dim), SAME(qk_rope_head_dim), SAME(v_head_dim), SAME(softmax_scale),
+                SAME(mask);
+            SAME(rope.layout), SAME(rope.scaling), SAME(rope.theta), SAME(rope.factor), SAME(rope.mscale),
+                SAME(rope.mscale_all_dim);
             SAME(rope.attention_factor), SAME(rope.no_truncate), SAME(rope.max_position_embeddings), SAME(rope.length);
-            SAME(q_norm.kind), SAME(q_norm.eps), SAME(kv_norm.kind), SAME(kv_norm.eps), SAME(block_norm.kind), SAME(block_norm.eps);
-            SAME(q_scale), SAME(latent_scale), SAME(temperature_beta), SAME(temperature_period), SAME(embed_scale), SAME(residual_scale), SAME(logits_scale);
-            SAME(n_routed_experts), SAME(zero_expert_num), SAME(num_experts_per_tok), SAME(moe_intermediate_size), SAME(n_shared_experts);
-            SAME(n_group), SAME(topk_group), SAME(topk_method), SAME(scoring_func), SAME(norm_topk_prob), SAME(routed_scaling_factor);
+            SAME(q_norm.kind), SAME(q_norm.eps), SAME(kv_norm.kind), SAME(kv_norm.eps), SAME(block_norm.kind),
+                SAME(block_norm.eps);
+            SAME(q_scale), SAME(latent_scale), SAME(temperature_beta), SAME(temperature_period), SAME(embed_scale),
+                SAME(residual_scale), SAME(logits_scale);
+            SAME(n_routed_experts), SAME(zero_expert_num), SAME(num_experts_per_tok), SAME(moe_intermediate_size),
+                SAME(n_shared_experts);
+            SAME(n_group), SAME(topk_group), SAME(topk_method), SAME(scoring_func), SAME(norm_topk_prob),
+                SAME(routed_scaling_factor);
             SAME(index_topk), SAME(index_n_heads), SAME(index_head_dim), SAME(index_rope);
             if (a->rope.scaling != MLA_ROPE_DEFAULT) SAME(rope.original_max_position_embeddings);
             if (a->rope.scaling == MLA_ROPE_YARN) SAME(rope.beta_fast), SAME(rope.beta_slow);
-            CHECK(!memcmp(mla_model_inv_freq(ma), mla_model_inv_freq(mb), (size_t)a->qk_rope_head_dim / 2 * sizeof(float)) &&
-                      mla_model_rope_amplitude(ma) == mla_model_rope_amplitude(mb), "%s: rotary angles", name);
+            CHECK(!memcmp(mla_model_inv_freq(ma), mla_model_inv_freq(mb),
+                          (size_t)a->qk_rope_head_dim / 2 * sizeof(float)) &&
+                      mla_model_rope_amplitude(ma) == mla_model_rope_amplitude(mb),
+                  "%s: rotary angles", name);
         }
         mla_model_destroy(ma), mla_model_destroy(mb);
         free(c.rope_factors), free(c.indexers);
     }
 }
 
-/* ---- the table of README.md --------------------------------------------------------------------------------------------- */
+/* ---- the table of README.md -------------------------------------------------------------------------------------- */
 /* A row for each fixture, from its config.json and its tensors. */
 
-/* What other tests make of a fixture's weights: test_quantize.c (of v2_lite also a checkpoint of each dtype first), test_checkpoint.c int4. */
+/* What other tests make of a fixture's weights: test_quantize.c (of v2_lite also a checkpoint of each dtype first),
+ * test_checkpoint.c int4. */
 static const struct converted {
     const char *name, *formats;
-} converted[] = {{"deepseek_v2_lite", "f32, f16, e4m3, q8, q4"}, {"deepseek_v3", "q8, q4"}, {"deepseek_v3_fp8", "q8, q4"}, {"kimi_k2", "q8, q4, int4"}};
+} converted[] = {{"deepseek_v2_lite", "f32, f16, e4m3, q8, q4"},
+                 {"deepseek_v3", "q8, q4"},
+                 {"deepseek_v3_fp8", "q8, q4"},
+                 {"kimi_k2", "q8, q4, int4"}};
 
 static char table[8192];
 static size_t table_length;
@@ -836,7 +963,8 @@ static size_t table_length;
 #if defined(__GNUC__)
 __attribute__((format(printf, 1, 2)))
 #endif
-static void cell(const char *format, ...) { /* more of the table */
+static void
+cell(const char *format, ...) { /* more of the table */
     va_list args;
     va_start(args, format);
     const int n = vsnprintf(table + table_length, sizeof table - table_length, format, args);
@@ -849,18 +977,23 @@ static void cell(const char *format, ...) { /* more of the table */
 static void item(int *n, const char *text) { cell("%s%s", (*n)++ ? ", " : "", text); }
 
 static void table_row(const fixture *f, const json_value *json) {
-    static const char *const scalings[] = {"", ", linear", ", dynamic NTK", ", YaRN", ", LongRoPE"}, *const layouts[] = {"PAIR", "HALF", "none"};
+    static const char *const scalings[] = {"", ", linear", ", dynamic NTK", ", YaRN", ", LongRoPE"},
+                             *const layouts[] = {"PAIR", "HALF", "none"};
     static const char *const methods[] = {"greedy", "group_limited_greedy", "noaux_tc"};
     const mla_config *c = &f->files->config;
     const mla_layer_weights *layers = f->files->weights.layers, *last = &layers[f->L - 1];
     int64_t topk = 0, mtp = 0;
     int n = 0, bias = 0, shortcut = 0, dense = 0;
     for (int i = 0; i < f->L; i++) {
-        bias |= layers[i].moe.router_bias.data != NULL, shortcut |= layers[i].moe.experts && layers[i].mlp.gate.weight.data;
-        if (layers[i].moe.experts) last = &layers[i];
-        else dense++;
+        bias |= layers[i].moe.router_bias.data != NULL,
+            shortcut |= layers[i].moe.experts && layers[i].mlp.gate.weight.data;
+        if (layers[i].moe.experts)
+            last = &layers[i];
+        else
+            dense++;
     }
-    cell("| %s | %s, RoPE %s%s", f->name, c->q_lora_rank ? "Q" : "no Q", layouts[c->rope.layout], scalings[c->rope.scaling]);
+    cell("| %s | %s, RoPE %s%s", f->name, c->q_lora_rank ? "Q" : "no Q", layouts[c->rope.layout],
+         scalings[c->rope.scaling]);
     if (c->temperature_beta > 0) cell(", temperature");
     if (c->q_scale > 0 || c->latent_scale > 0) cell(", scaled q and latent");
     cell(" | ");
@@ -873,10 +1006,14 @@ static void table_row(const fixture *f, const json_value *json) {
         if (c->zero_expert_num) cell(", %d zero", c->zero_expert_num);
     }
     cell(" | ");
-    if (!c->n_routed_experts) item(&n, "dense");
-    else if (shortcut) item(&n, "shortcut (ScMoE)");
-    else if (dense) item(&n, "dense, then experts");
-    else item(&n, "experts");
+    if (!c->n_routed_experts)
+        item(&n, "dense");
+    else if (shortcut)
+        item(&n, "shortcut (ScMoE)");
+    else if (dense)
+        item(&n, "dense, then experts");
+    else
+        item(&n, "experts");
     if (last->ffn_out_norm.weight.data) item(&n, "norm behind the experts");
     if (c->embed_scale > 0 || c->residual_scale > 0) item(&n, "scaled residual stream");
     if (!f->files->weights.head.data) item(&n, "tied head");
@@ -884,7 +1021,8 @@ static void table_row(const fixture *f, const json_value *json) {
     if (json_integer(json_get(json, "index_topk"), &topk)) {
         const json_value *types = json_get(json, "indexer_types");
         int shares = 0;
-        for (size_t i = 0; i < json_count(types); i++) shares |= !strcmp(json_string(json_at(types, i), NULL), "shared");
+        for (size_t i = 0; i < json_count(types); i++)
+            shares |= !strcmp(json_string(json_at(types, i), NULL), "shared");
         cell("DSA, top %d%s", (int)topk, shares ? ", shared by layers" : "");
     }
     cell(" | ");
@@ -908,7 +1046,8 @@ static char *whole_file(const char *path) {
 }
 
 static void make_table(void) {
-    cell("| checkpoint | attention | router | layers | sparse | MTP | weights; converted |\n|---|---|---|---|---|---|---|\n");
+    cell("| checkpoint | attention | router | layers | sparse | MTP | weights; converted "
+         "|\n|---|---|---|---|---|---|---|\n");
     for (int i = 0; i < N_FIXTURES; i++) {
         char path[256];
         fixture f;
@@ -916,7 +1055,8 @@ static void make_table(void) {
         mla_error err;
         snprintf(path, sizeof path, "tests/fixtures/checkpoints/%s/config.json", names[i].name);
         char *text = whole_file(path);
-        if (CHECK(json_parse(text, strlen(text), &json, &err) == MLA_OK, "%s: %s", path, err.text) && fixture_open(&f, names[i].name, names[i].block)) {
+        if (CHECK(json_parse(text, strlen(text), &json, &err) == MLA_OK, "%s: %s", path, err.text) &&
+            fixture_open(&f, names[i].name, names[i].block)) {
             table_row(&f, json);
             fixture_close(&f);
         }
@@ -936,7 +1076,9 @@ static void test_table(void) {
 int main(int argc, char **argv) {
     report = argc > 1 && !strcmp(argv[1], "--report");
     if (argc > 1 && !strcmp(argv[1], "--table")) return make_table(), fputs(table, stdout), test_failed != 0;
-    if (report) puts("fixture           isa       path      logits   hidden   (largest relative error over all ways of cutting the prompt)");
+    if (report)
+        puts("fixture           isa       path      logits   hidden   (largest relative error over all ways of cutting "
+             "the prompt)");
     for (int i = 0; i < N_FIXTURES; i++) {
         fixture f;
         SECTION(names[i].name);

@@ -1,7 +1,7 @@
-/* test_modules.c - single PyTorch modules (tests/fixtures/modules, reference/models.md section 4): DeepSeek's own MLA and MoE, and two
-   other codebases that put biases, LayerNorm or DyT where DeepSeek has none. Each is a model of one layer that has attention or experts
-   only. Run from the repository root. test_modules --report prints the largest error of each file.
-   An error is relative to the largest value of the reference. */
+/* test_modules.c - single PyTorch modules (tests/fixtures/modules, reference/models.md section 4): DeepSeek's own MLA
+   and MoE, and two other codebases that put biases, LayerNorm or DyT where DeepSeek has none. Each is a model of one
+   layer that has attention or experts only. Run from the repository root. test_modules --report prints the largest
+   error of each file. An error is relative to the largest value of the reference. */
 
 #define MLA_IMPLEMENTATION
 #include "mla.h"
@@ -19,7 +19,7 @@ static const float bound = 1e-5f;
 static const mla_attn_path paths[PATHS] = {MLA_ATTN_NAIVE, MLA_ATTN_ABSORBED};
 static const char *const path_names[PATHS] = {"naive", "absorbed"};
 
-/* ---- one file ----------------------------------------------------------------------------------------------------------- */
+/* ---- one file ---------------------------------------------------------------------------------------------------- */
 
 typedef struct module {
     const char *name;
@@ -85,7 +85,8 @@ static const char *text(const module *m, const char *key) {
 static const void *tensor(const module *m, const char *name, int64_t n, int needed) {
     const st_tensor *t = st_find(m->file, name);
     if (!t && !needed) return NULL;
-    int fits = CHECK(t && !strcmp(t->dtype, "F32") && t->bytes == (size_t)n * sizeof(float), "%s: %s: missing or not F32 of %d elements", m->name, name, (int)n);
+    int fits = CHECK(t && !strcmp(t->dtype, "F32") && t->bytes == (size_t)n * sizeof(float),
+                     "%s: %s: missing or not F32 of %d elements", m->name, name, (int)n);
     return fits ? t->data : NULL;
 }
 
@@ -151,20 +152,22 @@ static void compare(module *m, const char *what, const char *how, const float *g
     if (!(e <= m->worst)) m->worst = e;
 }
 
-/* ---- attention ---------------------------------------------------------------------------------------------------------- */
+/* ---- attention --------------------------------------------------------------------------------------------------- */
 
 /* What a module returned for x [B, n, D]. */
 typedef struct expected {
     int B, n;
     const float *x;
-    const float *y[PATHS];       /* [B, n, D], by path */
-    const float *probs;          /* [B, n, H, n] or NULL */
+    const float *y[PATHS];        /* [B, n, D], by path */
+    const float *probs;           /* [B, n, H, n] or NULL */
     const float *latent, *k_rope; /* [B, n, R], [B, n, P] or NULL */
 } expected;
 
-/* The first `first` tokens of every sequence in one call of all sequences, then `step` tokens of each in every further call. */
+/* The first `first` tokens of every sequence in one call of all sequences, then `step` tokens of each in every further
+ * call. */
 static void run_attention(module *m, const expected *e, mla_isa isa, int path, int threads, int first, int step) {
-    const int B = e->B, n = e->n, D = m->config.hidden_size, H = m->config.num_attention_heads, R = m->config.kv_lora_rank;
+    const int B = e->B, n = e->n, D = m->config.hidden_size, H = m->config.num_attention_heads,
+              R = m->config.kv_lora_rank;
     const int P = m->config.qk_rope_head_dim;
     const mla_context_desc desc = {.threads = threads, .isa = isa, .attn = paths[path]};
     const mla_cache_desc cache_desc = {.capacity = n};
@@ -172,12 +175,18 @@ static void run_attention(module *m, const expected *e, mla_isa isa, int path, i
     mla_cache *cache[2] = {NULL, NULL};
     mla_error err;
     char how[80];
-    snprintf(how, sizeof how, "%s %s, %d threads, %d tokens then %d at a time", mla_isa_name(isa), path_names[path], threads, first, step);
-    int ok = CHECK(B <= 2 && mla_context_create(&context, m->model, &desc, &err) == MLA_OK, "%s: %s", m->name, err.text);
-    for (int b = 0; ok && b < B; b++) ok = CHECK(mla_cache_create(&cache[b], m->model, &cache_desc, &err) == MLA_OK, "%s: %s", m->name, err.text);
-    float *in = (float *)calloc((size_t)(B * n * D), sizeof *in), *out = (float *)calloc((size_t)(B * n * D), sizeof *out);
-    float *y = (float *)calloc((size_t)(B * n * D), sizeof *y), *probs = (float *)calloc((size_t)(B * n * H * n), sizeof *probs);
-    float *all_probs = (float *)calloc((size_t)(B * n * H * n), sizeof *all_probs), *row = (float *)calloc((size_t)(R + P), sizeof *row);
+    snprintf(how, sizeof how, "%s %s, %d threads, %d tokens then %d at a time", mla_isa_name(isa), path_names[path],
+             threads, first, step);
+    int ok =
+        CHECK(B <= 2 && mla_context_create(&context, m->model, &desc, &err) == MLA_OK, "%s: %s", m->name, err.text);
+    for (int b = 0; ok && b < B; b++)
+        ok = CHECK(mla_cache_create(&cache[b], m->model, &cache_desc, &err) == MLA_OK, "%s: %s", m->name, err.text);
+    float *in = (float *)calloc((size_t)(B * n * D), sizeof *in),
+          *out = (float *)calloc((size_t)(B * n * D), sizeof *out);
+    float *y = (float *)calloc((size_t)(B * n * D), sizeof *y),
+          *probs = (float *)calloc((size_t)(B * n * H * n), sizeof *probs);
+    float *all_probs = (float *)calloc((size_t)(B * n * H * n), sizeof *all_probs),
+          *row = (float *)calloc((size_t)(R + P), sizeof *row);
     if (!in || !out || !y || !probs || !all_probs || !row) exit(2);
     for (int t = 0, k; ok && t < n; t += k) {
         mla_sequence seq[2];
@@ -188,13 +197,17 @@ static void run_attention(module *m, const expected *e, mla_isa isa, int path, i
             seq[b].cache = cache[b], seq[b].n_tokens = k, seq[b].probs = e->probs ? probs + b * n * H * n : NULL;
             memcpy(in + b * k * D, e->x + (b * n + t) * D, (size_t)(k * D) * sizeof *in);
         }
-        ok = CHECK(mla_attn_forward(context, 0, out, in, seq, B) == MLA_OK, "%s: %s: %s", m->name, how, mla_context_error(context)->text);
+        ok = CHECK(mla_attn_forward(context, 0, out, in, seq, B) == MLA_OK, "%s: %s: %s", m->name, how,
+                   mla_context_error(context)->text);
         for (int b = 0; ok && b < B; b++) {
             memcpy(y + (b * n + t) * D, out + b * k * D, (size_t)(k * D) * sizeof *y);
-            CHECK(mla_cache_length(cache[b]) == t + k, "%s: %s: cache length %d", m->name, how, mla_cache_length(cache[b]));
-            for (int i = 0; e->probs && i < k; i++) /* [k, H, t+k] into [n, H, n]; keys that are not there yet have probability 0 */
+            CHECK(mla_cache_length(cache[b]) == t + k, "%s: %s: cache length %d", m->name, how,
+                  mla_cache_length(cache[b]));
+            for (int i = 0; e->probs && i < k;
+                 i++) /* [k, H, t+k] into [n, H, n]; keys that are not there yet have probability 0 */
                 for (int h = 0; h < H; h++)
-                    memcpy(all_probs + ((b * n + t + i) * H + h) * n, probs + b * n * H * n + (i * H + h) * (t + k), (size_t)(t + k) * sizeof *probs);
+                    memcpy(all_probs + ((b * n + t + i) * H + h) * n, probs + b * n * H * n + (i * H + h) * (t + k),
+                           (size_t)(t + k) * sizeof *probs);
         }
     }
     if (ok) compare(m, "y", how, y, e->y[path], (int64_t)B * n * D);
@@ -217,7 +230,8 @@ static void run_attention(module *m, const expected *e, mla_isa isa, int path, i
 static void all_ways(module *m, const expected *e, int first, int step, int most_threads) {
     for (int isa = MLA_ISA_SCALAR; isa < MLA_ISA_COUNT; isa++)
         for (int path = 0; path < PATHS && mla_isa_available((mla_isa)isa); path++)
-            for (int threads = 1; threads <= most_threads; threads++) run_attention(m, e, (mla_isa)isa, path, threads, first, step);
+            for (int threads = 1; threads <= most_threads; threads++)
+                run_attention(m, e, (mla_isa)isa, path, threads, first, step);
 }
 
 static void yarn(module *m, float factor, int original, int length, float mscale) {
@@ -244,9 +258,11 @@ static void attention_sizes(module *m) {
 static void attention_weights(module *m, int bias) {
     const mla_config *c = &m->config;
     mla_attn_weights *w = &m->layer.attn;
-    const int D = c->hidden_size, H = c->num_attention_heads, Q = c->q_lora_rank, R = c->kv_lora_rank, N = c->qk_nope_head_dim;
+    const int D = c->hidden_size, H = c->num_attention_heads, Q = c->q_lora_rank, R = c->kv_lora_rank,
+              N = c->qk_nope_head_dim;
     const int P = c->qk_rope_head_dim, V = c->v_head_dim;
-    if (Q == 0) w->q = linear(m, "wq", H * (N + P), D, bias);
+    if (Q == 0)
+        w->q = linear(m, "wq", H * (N + P), D, bias);
     else {
         w->q_a = linear(m, "wq_a", Q, D, bias);
         w->q_norm = norm(m, "q_norm", Q, c->q_norm.kind);
@@ -278,8 +294,8 @@ static void test_ds_mla(module *m) {
     all_ways(m, &e, n, 1, 1);
 }
 
-/* A module whose rotary takes the head axis for time: in head h the rope half of q is turned by -h*theta_i, always, and the key never.
-   So the turn belongs to the rows of W_u_q, and there is no RoPE. */
+/* A module whose rotary takes the head axis for time: in head h the rope half of q is turned by -h*theta_i, always, and
+   the key never. So the turn belongs to the rows of W_u_q, and there is no RoPE. */
 static void test_pytorch(module *m) {
     mla_config *c = &m->config;
     mla_attn_weights *w = &m->layer.attn;
@@ -319,15 +335,17 @@ static void test_pytorch(module *m) {
     all_ways(m, &e, 10, 3, 1);
 }
 
-/* Research code: biases everywhere, RMSNorm with torch's default eps (that of float32) or DyT, with or without RoPE, probabilities
-   returned. The file does not state the softmax scale; by a fit to the logarithm of the probabilities it is N^-0.5 = 0.25 where there
-   are no rope dimensions (wkv_a has R rows, wq_b H*N), and (N+P)^-0.5 * (0.1*ln(4)+1)^2 = 0.26464226 with PAIR rope by YaRN, theta
-   10000, beta 32 and 1, mscale 1, where there are. Both are what config.softmax_scale 0 means, and that is checked. */
+/* Research code: biases everywhere, RMSNorm with torch's default eps (that of float32) or DyT, with or without RoPE,
+   probabilities returned. The file does not state the softmax scale; by a fit to the logarithm of the probabilities it
+   is N^-0.5 = 0.25 where there are no rope dimensions (wkv_a has R rows, wq_b H*N), and (N+P)^-0.5 * (0.1*ln(4)+1)^2 =
+   0.26464226 with PAIR rope by YaRN, theta 10000, beta 32 and 1, mscale 1, where there are. Both are what
+   config.softmax_scale 0 means, and that is checked. */
 static void test_research(module *m) {
     mla_config *c = &m->config;
     attention_sizes(m);
     const st_tensor *wkv_a = st_find(m->file, "weight.wkv_a.weight");
-    const int rope = strstr(m->name, "_rope_") != NULL, dyt = strstr(m->name, "_dyt_") != NULL, none = strstr(m->name, "_none") != NULL;
+    const int rope = strstr(m->name, "_rope_") != NULL, dyt = strstr(m->name, "_dyt_") != NULL,
+              none = strstr(m->name, "_none") != NULL;
     if (!rope) c->qk_rope_head_dim = 0;
     CHECK(wkv_a && wkv_a->dims[0] == c->kv_lora_rank + c->qk_rope_head_dim, "%s: rows of wkv_a", m->name);
     CHECK(!strcmp(text(m, "norm"), dyt ? "DyT" : "RMSNorm eps 1.1920929e-07"), "%s: norm %s", m->name, text(m, "norm"));
@@ -335,8 +353,10 @@ static void test_research(module *m) {
     c->q_norm.kind = c->kv_norm.kind = dyt ? MLA_NORM_DYT : MLA_NORM_RMS;
     c->q_norm.eps = c->kv_norm.eps = 1.1920929e-7f;
     c->mask = none ? MLA_MASK_NONE : MLA_MASK_CAUSAL;
-    if (rope) yarn(m, real(m, "rope_factor"), number(m, "original_seq_len"), number(m, "max_seq_len"), 1);
-    else c->rope.layout = MLA_ROPE_NONE;
+    if (rope)
+        yarn(m, real(m, "rope_factor"), number(m, "original_seq_len"), number(m, "max_seq_len"), 1);
+    else
+        c->rope.layout = MLA_ROPE_NONE;
     attention_weights(m, 1);
     if (!make_model(m)) return;
     check_scale(m, rope ? yarn_scale(m, (double)real(m, "rope_factor"), 1) : 0.25);
@@ -352,7 +372,7 @@ static void test_research(module *m) {
     }
 }
 
-/* ---- experts ------------------------------------------------------------------------------------------------------------ */
+/* ---- experts ----------------------------------------------------------------------------------------------------- */
 
 static mla_mlp_weights mlp(const module *m, const char *part, int width, int bias) { /* w1 gate, w3 up, w2 down */
     const int D = m->config.hidden_size;
@@ -368,7 +388,8 @@ static mla_mlp_weights mlp(const module *m, const char *part, int width, int bia
 }
 
 /* The same experts for every token, whatever their order, with the same weights. */
-static void compare_routing(module *m, const char *how, const int *index, const float *weight, const int64_t *want, const float *want_weight, int T, int K) {
+static void compare_routing(module *m, const char *how, const int *index, const float *weight, const int64_t *want,
+                            const float *want_weight, int T, int K) {
     float *sorted = (float *)calloc((size_t)(T * K), sizeof *sorted);
     int wrong = 0;
     if (!sorted) exit(2);
@@ -388,7 +409,8 @@ static void compare_routing(module *m, const char *how, const int *index, const 
 }
 
 /* All T tokens in calls of `step`. */
-static void run_experts(module *m, mla_isa isa, int threads, int step, const float *x, const float *want, const int64_t *index, const float *weight, int T) {
+static void run_experts(module *m, mla_isa isa, int threads, int step, const float *x, const float *want,
+                        const int64_t *index, const float *weight, int T) {
     const int D = m->config.hidden_size, K = m->config.num_experts_per_tok, E = m->config.n_routed_experts;
     const mla_context_desc desc = {.threads = threads, .isa = isa};
     mla_context *context;
@@ -403,22 +425,26 @@ static void run_experts(module *m, mla_isa isa, int threads, int step, const flo
     for (int t = 0; t < T; t += step) {
         const mla_routing routing = {.index = chosen + t * K, .weight = got + t * K, .counts = counts};
         const int n = step < T - t ? step : T - t;
-        CHECK(mla_moe_forward(context, 0, y + t * D, x + t * D, n, &routing) == MLA_OK, "%s: %s: %s", m->name, how, mla_context_error(context)->text);
+        CHECK(mla_moe_forward(context, 0, y + t * D, x + t * D, n, &routing) == MLA_OK, "%s: %s: %s", m->name, how,
+              mla_context_error(context)->text);
     }
     compare(m, "y", how, y, want, (int64_t)T * D);
     compare_routing(m, how, chosen, got, index, weight, T, K);
     for (int i = 0; i < T * K; i++) wanted[index[i]]++;
-    for (int e = 0; e < E; e++) CHECK(counts[e] == wanted[e], "%s: %s: expert %d has %d tokens, not %d", m->name, how, e, (int)counts[e], (int)wanted[e]);
+    for (int e = 0; e < E; e++)
+        CHECK(counts[e] == wanted[e], "%s: %s: expert %d has %d tokens, not %d", m->name, how, e, (int)counts[e],
+              (int)wanted[e]);
     memset(y, 0, (size_t)(T * D) * sizeof *y);
-    CHECK(mla_moe_forward(context, 0, y, x, T, NULL) == MLA_OK, "%s: %s: %s", m->name, how, mla_context_error(context)->text);
+    CHECK(mla_moe_forward(context, 0, y, x, T, NULL) == MLA_OK, "%s: %s: %s", m->name, how,
+          mla_context_error(context)->text);
     compare(m, "y without routing", how, y, want, (int64_t)T * D);
     free(y), free(got), free(chosen);
     mla_context_destroy(context);
 }
 
-/* DeepSeek's MoE and the research code's, which has biases in its experts. y is routed + shared; weights are after route_scale.
-   DeepSeek's gate takes a group's score as the sum of its two best if it has a bias, else the best one, and divides the weights by their
-   sum if scores are sigmoids. */
+/* DeepSeek's MoE and the research code's, which has biases in its experts. y is routed + shared; weights are after
+   route_scale. DeepSeek's gate takes a group's score as the sum of its two best if it has a bias, else the best one,
+   and divides the weights by their sum if scores are sigmoids. */
 static void test_experts(module *m) {
     mla_config *c = &m->config;
     const int research = !strncmp(m->name, "research", 8), sigmoid = !strcmp(text(m, "score_func"), "sigmoid");
@@ -431,7 +457,8 @@ static void test_experts(module *m) {
     c->scoring_func = sigmoid ? MLA_SCORING_SIGMOID : MLA_SCORING_SOFTMAX;
     c->norm_topk_prob = sigmoid;
     c->topk_method = sigmoid ? MLA_TOPK_NOAUX_TC : c->n_group > 1 ? MLA_TOPK_GROUP_LIMITED_GREEDY : MLA_TOPK_GREEDY;
-    const int D = c->hidden_size, E = c->n_routed_experts, K = c->num_experts_per_tok, I = c->moe_intermediate_size, T = research ? 26 : 31;
+    const int D = c->hidden_size, E = c->n_routed_experts, K = c->num_experts_per_tok, I = c->moe_intermediate_size,
+              T = research ? 26 : 31;
     if (!CHECK(E <= MAX_EXPERTS, "%s: %d experts", m->name, E)) return;
     m->layer.moe.router = matrix(m, "gate", "weight", E, D, 1);
     if (sigmoid) m->layer.moe.router_bias = matrix(m, "gate", "bias", 1, E, 1);
@@ -448,7 +475,9 @@ static void test_experts(module *m) {
     const float *weight = reference(m, "topk_weight", 2, T, K, 0, 0);
     const st_tensor *t = st_find(m->file, "topk_index");
     int64_t *index = (int64_t *)keep(m, (size_t)(T * K), sizeof *index), used = 0;
-    if (!CHECK(t && !strcmp(t->dtype, "I64") && t->n_dims == 2 && t->dims[0] == T && t->dims[1] == K, "%s: topk_index", m->name)) return;
+    if (!CHECK(t && !strcmp(t->dtype, "I64") && t->n_dims == 2 && t->dims[0] == T && t->dims[1] == K, "%s: topk_index",
+               m->name))
+        return;
     memcpy(index, t->data, (size_t)(T * K) * sizeof *index);
     for (int i = 0; i < T * K; i++) {
         if (!CHECK(index[i] >= 0 && index[i] < E, "%s: topk_index[%d] is %d", m->name, i, (int)index[i])) return;
@@ -463,7 +492,7 @@ static void test_experts(module *m) {
         }
 }
 
-/* ---- every file of the folder ------------------------------------------------------------------------------------------- */
+/* ---- every file of the folder ------------------------------------------------------------------------------------ */
 
 static struct entry {
     const char *name;

@@ -1,7 +1,7 @@
-/* test_mtp.c - multi-token prediction: the extra layer against what transformers computed and against the same layer as a model
-   of one layer; speculative decoding with it against plain decoding: the same text at temperature 0, the same distribution of
-   texts otherwise. test_mtp --report also prints how the two passes differ by rounding, and the statistics. Run from the
-   repository root. */
+/* test_mtp.c - multi-token prediction: the extra layer against what transformers computed and against the same layer as
+   a model of one layer; speculative decoding with it against plain decoding: the same text at temperature 0, the same
+   distribution of texts otherwise. test_mtp --report also prints how the two passes differ by rounding, and the
+   statistics. Run from the repository root. */
 
 #define MLA_IMPLEMENTATION
 #include "mla.h"
@@ -36,7 +36,7 @@ static void *room(size_t n, size_t size) {
     exit(2);
 }
 
-/* ---- models ------------------------------------------------------------------------------------------------------------- */
+/* ---- models ------------------------------------------------------------------------------------------------------ */
 
 typedef struct subject {
     char name[64];
@@ -53,7 +53,8 @@ static int subject_open(subject *s, const char *dir) {
     memset(s, 0, sizeof *s);
     snprintf(s->name, sizeof s->name, "%s", strrchr(dir, '/') + 1);
     if (!CHECK(checkpoint_open_mtp(&s->files, dir, &err) == MLA_OK, "%s: %s", dir, err.text)) return 0;
-    if (!CHECK(mla_model_create(&s->model, &s->files->config, &s->files->weights, NULL, &err) == MLA_OK, "%s: %s", dir, err.text))
+    if (!CHECK(mla_model_create(&s->model, &s->files->config, &s->files->weights, NULL, &err) == MLA_OK, "%s: %s", dir,
+               err.text))
         return 0;
     s->V = s->files->config.vocab_size, s->D = s->files->config.hidden_size, s->L = s->files->config.num_hidden_layers;
     s->M = s->files->config.num_nextn_predict_layers;
@@ -77,7 +78,8 @@ static void subject_close(subject *s) {
     checkpoint_close(s->files);
 }
 
-/* The same with one more extra layer: the block of the model's last layer, and the norms of the first the other way round. */
+/* The same with one more extra layer: the block of the model's last layer, and the norms of the first the other way
+ * round. */
 static mla_layer_weights more_layers[16];
 static mla_mtp_weights more_mtp[2];
 static int subject_deepen(subject *s) {
@@ -94,7 +96,8 @@ static int subject_deepen(subject *s) {
     return CHECK(mla_model_create(&s->model, &c, &w, NULL, &err) == MLA_OK, "%s: %s", s->name, err.text);
 }
 
-static mla_context *context_of(const mla_model *m, mla_isa isa, mla_attn_path path, int threads, mla_run run, void *user) {
+static mla_context *context_of(const mla_model *m, mla_isa isa, mla_attn_path path, int threads, mla_run run,
+                               void *user) {
     mla_context_desc d;
     mla_context *c;
     mla_error err;
@@ -103,7 +106,9 @@ static mla_context *context_of(const mla_model *m, mla_isa isa, mla_attn_path pa
     if (CHECK(mla_context_create(&c, m, &d, &err) == MLA_OK, "%s", err.text)) return c;
     exit(test_end());
 }
-static mla_context *plain_context(const mla_model *m) { return context_of(m, MLA_ISA_AUTO, MLA_ATTN_AUTO, 1, NULL, NULL); }
+static mla_context *plain_context(const mla_model *m) {
+    return context_of(m, MLA_ISA_AUTO, MLA_ATTN_AUTO, 1, NULL, NULL);
+}
 
 static mla_cache *cache_of(const mla_model *m, int capacity, mla_dtype dtype, mla_pool *pool) {
     mla_cache_desc d;
@@ -123,7 +128,8 @@ static mla_sequence sequence_of(mla_cache *k, int n) {
 }
 
 /* n tokens through the model; hidden [n, D] after the final norm, all logits [n, V]; either NULL. */
-static int forward(mla_context *c, const subject *s, mla_cache *k, const int *tokens, int n, float *hidden, float *logits) {
+static int forward(mla_context *c, const subject *s, mla_cache *k, const int *tokens, int n, float *hidden,
+                   float *logits) {
     const mla_sequence q = sequence_of(k, n);
     float *to[17] = {NULL};
     mla_outputs out;
@@ -133,22 +139,23 @@ static int forward(mla_context *c, const subject *s, mla_cache *k, const int *to
 }
 
 /* The extra layer on the last n positions; x, hidden [n, D] and logits [n, V] may be NULL. */
-static int ahead(mla_context *c, const subject *s, mla_cache *k, int depth, const int *tokens, int n, const float *state,
-                 float *x, float *hidden, float *logits) {
+static int ahead(mla_context *c, const subject *s, mla_cache *k, int depth, const int *tokens, int n,
+                 const float *state, float *x, float *hidden, float *logits) {
     const mla_sequence q = sequence_of(k, n);
     float *to[2];
     mla_outputs out;
     memset(&out, 0, sizeof out);
     to[0] = x, to[1] = hidden, out.hidden = to, out.logits = logits, out.all_logits = 1;
-    return CHECK(mla_mtp_forward(c, depth, &q, 1, tokens, state, &out) == MLA_OK, "%s: %s", s->name, mla_context_error(c)->text);
+    return CHECK(mla_mtp_forward(c, depth, &q, 1, tokens, state, &out) == MLA_OK, "%s: %s", s->name,
+                 mla_context_error(c)->text);
 }
 
-/* ---- the layer ---------------------------------------------------------------------------------------------------------- */
+/* ---- the layer --------------------------------------------------------------------------------------------------- */
 
-/* Rows of the extra layers for positions 0..n-1 of the prompt, n at most s->n - s->M, in calls of `chunk`: state and logits of
- * each depth. */
-static void run_ahead(mla_context *c, const subject *s, mla_cache *k, int n, int chunk, float *const *x, float *const *hidden,
-                      float *const *logits) {
+/* Rows of the extra layers for positions 0..n-1 of the prompt, n at most s->n - s->M, in calls of `chunk`: state and
+ * logits of each depth. */
+static void run_ahead(mla_context *c, const subject *s, mla_cache *k, int n, int chunk, float *const *x,
+                      float *const *hidden, float *const *logits) {
     float *state = (float *)room((size_t)n * (size_t)s->D, 4);
     const size_t D = (size_t)s->D, V = (size_t)s->V;
     for (int t = 0, m; t < n; t += m) {
@@ -161,9 +168,9 @@ static void run_ahead(mla_context *c, const subject *s, mla_cache *k, int n, int
     free(state);
 }
 
-/* What depth d computes, by plain arithmetic in front of its block, and by the block as a model of one layer, whose embedding is
-   what that arithmetic gave: x [n, D], hidden [n, D], logits [n, V]. The block and the head are what test_model.c compares with
-   transformers. */
+/* What depth d computes, by plain arithmetic in front of its block, and by the block as a model of one layer, whose
+   embedding is what that arithmetic gave: x [n, D], hidden [n, D], logits [n, V]. The block and the head are what
+   test_model.c compares with transformers. */
 static double widened(const mla_tensor *t, size_t i) {
     float f;
     uint16_t h;
@@ -176,8 +183,8 @@ static void plain_norm(double *y, const double *x, const mla_tensor *w, int n, d
     for (int i = 0; i < n; i++) sum += x[i] * x[i];
     for (int i = 0; i < n; i++) y[i] = widened(w, (size_t)i) * x[i] / sqrt(sum / n + eps);
 }
-static void reference(const subject *s, int depth, int n, const int *tokens, const float *state, float *x, float *hidden,
-                      float *logits) {
+static void reference(const subject *s, int depth, int n, const int *tokens, const float *state, float *x,
+                      float *hidden, float *logits) {
     const mla_weights *all = &s->files->weights;
     const mla_mtp_weights *w = s->M > 1 ? &more_mtp[depth] : &all->mtp[depth];
     const mla_tensor *embed = w->embed.data ? &w->embed : &all->embed;
@@ -195,7 +202,8 @@ static void reference(const subject *s, int depth, int n, const int *tokens, con
         plain_norm(pair + D, e, &w->hnorm.weight, D, (double)c.block_norm.eps);
         for (int r = 0; r < D; r++) {
             double sum = 0;
-            for (int i = 0; i < 2 * D; i++) sum += widened(&w->eh_proj.weight, (size_t)r * 2 * (size_t)D + (size_t)i) * pair[i];
+            for (int i = 0; i < 2 * D; i++)
+                sum += widened(&w->eh_proj.weight, (size_t)r * 2 * (size_t)D + (size_t)i) * pair[i];
             x[(size_t)t * (size_t)D + (size_t)r] = (float)sum;
         }
         ids[t] = t;
@@ -207,7 +215,8 @@ static void reference(const subject *s, int depth, int n, const int *tokens, con
                : all->head.data ? all->head
                                 : all->embed;
     one.embed = mla_view(x, MLA_F32, c.vocab_size, D); /* of which n rows are asked for */
-    if (CHECK(n <= c.vocab_size && mla_model_create(&model, &c, &one, NULL, &err) == MLA_OK, "%s: %s", s->name, err.text)) {
+    if (CHECK(n <= c.vocab_size && mla_model_create(&model, &c, &one, NULL, &err) == MLA_OK, "%s: %s", s->name,
+              err.text)) {
         subject of_one = *s;
         of_one.L = 1;
         mla_context *run = context_of(model, MLA_ISA_SCALAR, MLA_ATTN_NAIVE, 1, NULL, NULL);
@@ -237,7 +246,8 @@ static void test_layer(const subject *s, int all) { /* all: every path with ever
     forward(c, s, k, s->tokens, n, state, NULL);
     mla_cache_destroy(k), mla_context_destroy(c);
     for (int d = 0; d < s->M; d++)
-        reference(s, d, n, s->tokens + 1 + d, d ? want_hidden[d - 1] : state, want_x[d], want_hidden[d], want_logits[d]);
+        reference(s, d, n, s->tokens + 1 + d, d ? want_hidden[d - 1] : state, want_x[d], want_hidden[d],
+                  want_logits[d]);
     free(state);
     for (int isa = MLA_ISA_SCALAR; isa < MLA_ISA_COUNT; isa++)
         for (int path = 0; path < MLA_ATTN_PATH_COUNT && mla_isa_available((mla_isa)isa); path++)
@@ -247,7 +257,8 @@ static void test_layer(const subject *s, int all) { /* all: every path with ever
                 mla_pool *pool = NULL;
                 snprintf(way, sizeof way, "%s %s %s, in calls of %d", s->name, mla_isa_name((mla_isa)isa), paths[path],
                          chunks[i]);
-                if (i == 1) CHECK(mla_pool_create(&pool, s->model, 2, MLA_F32, MLA_F32, NULL, &err) == MLA_OK, "%s", err.text);
+                if (i == 1)
+                    CHECK(mla_pool_create(&pool, s->model, 2, MLA_F32, MLA_F32, NULL, &err) == MLA_OK, "%s", err.text);
                 c = context_of(s->model, (mla_isa)isa, (mla_attn_path)path, 1 + path, NULL, NULL);
                 k = cache_of(s->model, s->n, MLA_F32, pool);
                 run_ahead(c, s, k, n, chunks[i], x_of, hidden_of, logits_of);
@@ -263,13 +274,14 @@ static void test_layer(const subject *s, int all) { /* all: every path with ever
     subject other = *s;
     other.tokens[n] ^= 1;
     run_ahead(c, &other, k, n, MOST, x_of, hidden_of, logits_of);
-    CHECK(test_rel_err(logits_of[0], want_logits[0], nV) > 10 * bound, "%s: another last token goes unnoticed", s->name);
-    CHECK(test_rel_err(logits_of[0], want_logits[0], nV - (size_t)s->V) < bound, "%s: the last token changes rows before it",
+    CHECK(test_rel_err(logits_of[0], want_logits[0], nV) > 10 * bound, "%s: another last token goes unnoticed",
           s->name);
+    CHECK(test_rel_err(logits_of[0], want_logits[0], nV - (size_t)s->V) < bound,
+          "%s: the last token changes rows before it", s->name);
     mla_cache_destroy(k), mla_context_destroy(c);
 }
 
-/* ---- caches, batches, threads ------------------------------------------------------------------------------------------- */
+/* ---- caches, batches, threads ------------------------------------------------------------------------------------ */
 
 static void backwards(void *user, int n, void (*task)(void *arg, int i), void *arg) {
     ++*(int *)user;
@@ -292,7 +304,8 @@ static void test_exactness(const subject *s) {
     const size_t nV = (size_t)n * (size_t)s->V;
     int ran = 0;
     mla_error err;
-    mla_context *c = plain_context(s->model), *other = context_of(s->model, MLA_ISA_AUTO, MLA_ATTN_AUTO, 3, backwards, &ran);
+    mla_context *c = plain_context(s->model),
+                *other = context_of(s->model, MLA_ISA_AUTO, MLA_ATTN_AUTO, 3, backwards, &ran);
     mla_cache *k = cache_of(s->model, s->n, MLA_F32, NULL), *j = cache_of(s->model, s->n, MLA_F32, NULL);
     run_ahead(c, s, k, n, MOST, x_of, hidden_of, logits_of);
     for (int d = 0; d < s->M; d++) memcpy(want_logits[d], logits_of[d], nV * 4);
@@ -302,7 +315,8 @@ static void test_exactness(const subject *s) {
         CHECK(!memcmp(logits_of[d], want_logits[d], nV * 4), "%s: depth %d differs on 3 threads", s->name, d);
     CHECK(same_rows(s, j, k, n), "%s: rows differ on 3 threads", s->name);
 
-    /* guesses that are cut off leave nothing behind: neither rows nor a difference in what follows, nor in the extra layers' rows
+    /* guesses that are cut off leave nothing behind: neither rows nor a difference in what follows, nor in the extra
+     * layers' rows
      */
     float *state = (float *)room((size_t)s->n * (size_t)D, 4), *a = (float *)room(nV, 4), *b = (float *)room(nV, 4);
     const int wrong[3] = {1, 2, 3};
@@ -315,8 +329,8 @@ static void test_exactness(const subject *s) {
         for (int d = 0; d < s->M; d++)
             ahead(c, s, of, d, s->tokens + n + 1 + d, 4, state, NULL, state, logits_of[t] + (size_t)d * nV / 4);
     }
-    CHECK(!memcmp(a, b, 4 * (size_t)s->V * 4) && same_rows(s, k, j, n + 4), "%s: a guess that was cut off changes what follows",
-          s->name);
+    CHECK(!memcmp(a, b, 4 * (size_t)s->V * 4) && same_rows(s, k, j, n + 4),
+          "%s: a guess that was cut off changes what follows", s->name);
     /* rows written again: with other tokens first, then with those that came */
     forward(c, s, k, s->tokens + n + 4, 3, state, NULL), forward(c, s, j, s->tokens + n + 4, 3, state, NULL);
     for (int d = 0; d < s->M; d++) {
@@ -375,7 +389,8 @@ static void test_pages(const subject *s) {
     ahead(c, s, j, 0, ids + N - 120 + 1, 120, state + (size_t)(N - 120) * (size_t)s->D, NULL, NULL,
           NULL); /* from position 62 on: all three pages */
     CHECK(mla_pool_free_pages(pool) == 0, "%d pages are free", mla_pool_free_pages(pool));
-    CHECK(mla_cache_read(k, s->L, 70, y, &err) == MLA_OK && !memcmp(x, y, 4 * 64), "the fork's rows changed its parent's");
+    CHECK(mla_cache_read(k, s->L, 70, y, &err) == MLA_OK && !memcmp(x, y, 4 * 64),
+          "the fork's rows changed its parent's");
     CHECK(mla_cache_read(j, s->L, 70, y, &err) == MLA_OK && memcmp(x, y, 4 * 64), "the fork's rows did not change");
     CHECK(mla_cache_fork(last, k, &err) == MLA_OK, "%s", err.text);
     const mla_sequence q = sequence_of(last, 1);
@@ -390,17 +405,23 @@ static void test_pages(const subject *s) {
     /* a second sequence that does not fit: the first one's copies, of two pages, are taken back */
     mla_cache_reset(last);
     j = cache_of(s->model, N, MLA_F32, pool);
-    CHECK(mla_cache_fork(last, k, &err) == MLA_OK && mla_cache_fork(j, k, &err) == MLA_OK && mla_pool_free_pages(pool) == 3, "%s", err.text);
+    CHECK(mla_cache_fork(last, k, &err) == MLA_OK && mla_cache_fork(j, k, &err) == MLA_OK &&
+              mla_pool_free_pages(pool) == 3,
+          "%s", err.text);
     const mla_sequence both[] = {sequence_of(last, 60), sequence_of(j, 60)};
     int follow[120];
     for (int i = 0; i < 120; i++) follow[i] = ids[N - 60 + i % 60 + 1];
     float *twice = (float *)room((size_t)120 * (size_t)s->D, 4);
     for (int i = 0; i < 2; i++)
-        memcpy(twice + (size_t)(60 * i) * (size_t)s->D, state + (size_t)(N - 60) * (size_t)s->D, (size_t)60 * (size_t)s->D * sizeof *twice);
-    CHECK(mla_mtp_forward(c, 0, both, 2, follow, twice, NULL) == MLA_ERR_FULL && strstr(mla_context_error(c)->text, "sequences[1]"), "%s",
+        memcpy(twice + (size_t)(60 * i) * (size_t)s->D, state + (size_t)(N - 60) * (size_t)s->D,
+               (size_t)60 * (size_t)s->D * sizeof *twice);
+    CHECK(mla_mtp_forward(c, 0, both, 2, follow, twice, NULL) == MLA_ERR_FULL &&
+              strstr(mla_context_error(c)->text, "sequences[1]"),
+          "%s", mla_context_error(c)->text);
+    CHECK(mla_pool_free_pages(pool) == 3 && mla_cache_length(last) == N && mla_cache_length(j) == N,
+          "%d pages are free", mla_pool_free_pages(pool));
+    CHECK(mla_mtp_forward(c, 0, both, 1, follow, twice, NULL) == MLA_OK && mla_pool_free_pages(pool) == 1, "%s",
           mla_context_error(c)->text);
-    CHECK(mla_pool_free_pages(pool) == 3 && mla_cache_length(last) == N && mla_cache_length(j) == N, "%d pages are free", mla_pool_free_pages(pool));
-    CHECK(mla_mtp_forward(c, 0, both, 1, follow, twice, NULL) == MLA_OK && mla_pool_free_pages(pool) == 1, "%s", mla_context_error(c)->text);
     free(twice);
     mla_cache_destroy(j), mla_cache_destroy(last), mla_cache_destroy(k);
     CHECK(mla_pool_free_pages(pool) == 6, "%d pages are free", mla_pool_free_pages(pool));
@@ -408,7 +429,7 @@ static void test_pages(const subject *s) {
     free(state);
 }
 
-/* ---- speculation -------------------------------------------------------------------------------------------------------- */
+/* ---- speculation ------------------------------------------------------------------------------------------------- */
 
 static sampler *sampler_of(int vocab, const sampler_desc *how) {
     sampler *s;
@@ -434,8 +455,8 @@ static float margin_of(const float *z, int n) {
     return first - second;
 }
 
-/* LONG tokens at temperature 0 by both ways, which must be the same; the prompt comes in chunks. Then the caches are, but for
- * rounding. */
+/* LONG tokens at temperature 0 by both ways, which must be the same; the prompt comes in chunks. Then the caches are,
+ * but for rounding. */
 static void test_greedy(const subject *s, mla_isa isa, int chunk) {
     mla_context *c = context_of(s->model, isa, MLA_ATTN_AUTO, 1, NULL, NULL);
     mla_cache *k = cache_of(s->model, s->n + LONG, MLA_F32, NULL), *j = cache_of(s->model, s->n + LONG, MLA_F32, NULL);
@@ -465,29 +486,33 @@ static void test_greedy(const subject *s, mla_isa isa, int chunk) {
     for (int i = 0; i < LONG; i++) {
         if (!CHECK(speculation_run(g, got[i], pick, LONG - 1 - i, &err) == MLA_OK, "%s: %s", s->name, err.text)) break;
         const float *z = speculation_logits(g);
-        for (size_t v = 0; v < V && got[i] == text[i]; v++) off = fmaxf(off, fabsf(z[v] - plain[(size_t)(i + 1) * V + v]));
+        for (size_t v = 0; v < V && got[i] == text[i]; v++)
+            off = fmaxf(off, fabsf(z[v] - plain[(size_t)(i + 1) * V + v]));
         got[i + 1] = speculation_next(g, pick, &err);
     }
     int same = 0;
-    while (same < LONG && got[same] == text[same]) least = fminf(least, margin_of(plain + (size_t)same * V, s->V)), same++;
+    while (same < LONG && got[same] == text[same])
+        least = fminf(least, margin_of(plain + (size_t)same * V, s->V)), same++;
     const speculation_counts n = speculation_count(g);
-    CHECK(same == LONG,
-          "%s %s: token %d is %d and not %d; the best logit is %g above the second, and the two ways differ by up to %g", s->name,
-          mla_isa_name(isa), same, same < LONG ? got[same] : 0, same < LONG ? text[same] : 0,
-          (double)margin_of(plain + (size_t)(same < LONG ? same : 0) * V, s->V), (double)off);
-    CHECK(off < bound * largest, "%s %s: a pass over several tokens differs by %g, logits go to %g", s->name, mla_isa_name(isa),
-          (double)off, (double)largest);
+    CHECK(
+        same == LONG,
+        "%s %s: token %d is %d and not %d; the best logit is %g above the second, and the two ways differ by up to %g",
+        s->name, mla_isa_name(isa), same, same < LONG ? got[same] : 0, same < LONG ? text[same] : 0,
+        (double)margin_of(plain + (size_t)(same < LONG ? same : 0) * V, s->V), (double)off);
+    CHECK(off < bound * largest, "%s %s: a pass over several tokens differs by %g, logits go to %g", s->name,
+          mla_isa_name(isa), (double)off, (double)largest);
     CHECK(n.passes + n.accepted >= LONG - 1 && n.passes + n.accepted <= LONG + 1 && n.guesses <= s->M * n.passes,
           "%s: %d passes, %d of %d guesses", s->name, (int)n.passes, (int)n.accepted, (int)n.guesses);
     CHECK(n.bytes > 0, "%s: no bytes", s->name);
     if (report)
-        printf("%-24s %-7s %3d of %3d guesses accepted, %.2f tokens a pass; logits differ by %.1e of the largest, least margin "
+        printf("%-24s %-7s %3d of %3d guesses accepted, %.2f tokens a pass; logits differ by %.1e of the largest, "
+               "least margin "
                "%.1e\n",
                s->name, mla_isa_name(isa), (int)n.accepted, (int)n.guesses, (double)LONG / (double)n.passes,
                (double)(off / largest), (double)(least / largest));
     speculation_settle(g);
-    CHECK(mla_cache_length(k) == s->n + LONG && mla_cache_length(j) == s->n + LONG, "%s: %d tokens in the cache", s->name,
-          mla_cache_length(k));
+    CHECK(mla_cache_length(k) == s->n + LONG && mla_cache_length(j) == s->n + LONG, "%s: %d tokens in the cache",
+          s->name, mla_cache_length(k));
     float worst = 0, x[512], y[512];
     const int width = s->files->config.kv_lora_rank + s->files->config.qk_rope_head_dim;
     for (int l = 0; l < s->L; l++)
@@ -505,11 +530,13 @@ static void test_greedy(const subject *s, mla_isa isa, int chunk) {
     free(plain), free(last);
 }
 
-/* The caller may go on with what he likes, and the extra layers' rows are then those of a text that was never guessed at. */
+/* The caller may go on with what he likes, and the extra layers' rows are then those of a text that was never guessed
+ * at. */
 static void test_own_way(const subject *s) {
     mla_context *c = plain_context(s->model);
     mla_cache *k = cache_of(s->model, MOST, MLA_F32, NULL), *j = cache_of(s->model, MOST, MLA_F32, NULL);
-    float *last = (float *)room((size_t)s->V, 4), *state = (float *)room((size_t)MOST * (size_t)s->D, 4), x[512], y[512];
+    float *last = (float *)room((size_t)s->V, 4), *state = (float *)room((size_t)MOST * (size_t)s->D, 4), x[512],
+          y[512];
     const int n = s->n - s->M, width = s->files->config.kv_lora_rank + s->files->config.qk_rope_head_dim;
     sampler_desc how;
     mla_error err;
@@ -537,12 +564,13 @@ static void test_own_way(const subject *s) {
                                      ? INFINITY
                                      : test_rel_err(x, y, (size_t)width));
     CHECK(worst < 1e-3f, "%s: a row is off by %g", s->name, (double)worst);
-    CHECK(speculation_feed(g, s->tokens, speculation_chunk(g) + 1, NULL, &err) == MLA_ERR_ARGUMENT, "more than a chunk is fed");
+    CHECK(speculation_feed(g, s->tokens, speculation_chunk(g) + 1, NULL, &err) == MLA_ERR_ARGUMENT,
+          "more than a chunk is fed");
     speculation_destroy(g), sampler_destroy(pick), mla_cache_destroy(k), mla_cache_destroy(j), mla_context_destroy(c);
     free(last), free(state);
 }
 
-/* ---- transformers ------------------------------------------------------------------------------------------------------- */
+/* ---- transformers ------------------------------------------------------------------------------------------------ */
 
 static float *floats(const st_file *f, const char *name, size_t n) {
     const st_tensor *t = st_find(f, name);
@@ -559,8 +587,8 @@ static int number(const st_file *f, const char *name, int i) {
     return (int)v;
 }
 
-/* What it computed (tests/fixtures/mtp.py): of every position but the last the layer's state and logits, and the text that it
-   speculated, with as many passes of the model. */
+/* What it computed (tests/fixtures/mtp.py): of every position but the last the layer's state and logits, and the text
+   that it speculated, with as many passes of the model. */
 static void test_transformers(const subject *s, const char *dir) {
     enum { SPECULATED = 64 };
     char path[160];
@@ -570,7 +598,8 @@ static void test_transformers(const subject *s, const char *dir) {
     snprintf(path, sizeof path, "%s/mtp.safetensors", dir);
     if (!CHECK(st_open(&f, path, &err) == MLA_OK, "%s", err.text)) return;
     for (int i = 0; i < s->n; i++) CHECK(number(f, "tokens", i) == s->tokens[i], "%s: tokens[%d]", path, i);
-    float *logits = floats(f, "logits", (size_t)n * (size_t)s->V), *hidden = floats(f, "hidden", (size_t)n * (size_t)s->D);
+    float *logits = floats(f, "logits", (size_t)n * (size_t)s->V),
+          *hidden = floats(f, "hidden", (size_t)n * (size_t)s->D);
     mla_context *c = plain_context(s->model);
     mla_cache *k = cache_of(s->model, s->n + SPECULATED, MLA_F32, NULL);
     run_ahead(c, s, k, n, MOST, x_of, hidden_of, logits_of);
@@ -592,13 +621,14 @@ static void test_transformers(const subject *s, const char *dir) {
     }
     const int passes = (int)speculation_count(g).passes + 1; /* that of the prompt */
     CHECK(same == SPECULATED - 1, "%s: token %d is not transformers'", s->name, same);
-    CHECK(passes == number(f, "steps", 0), "%s: %d passes, transformers took %d", s->name, passes, number(f, "steps", 0));
+    CHECK(passes == number(f, "steps", 0), "%s: %d passes, transformers took %d", s->name, passes,
+          number(f, "steps", 0));
     speculation_destroy(g), sampler_destroy(pick), mla_cache_destroy(k), mla_context_destroy(c);
     free(logits), free(hidden);
     st_close(f);
 }
 
-/* ---- statistics --------------------------------------------------------------------------------------------------------- */
+/* ---- statistics -------------------------------------------------------------------------------------------------- */
 
 /* Wrong rules, which the tests below must find. */
 static int rule_always(sampler *s, const float *logits, const sampler *draft, int guess, mla_error *err) {
@@ -617,8 +647,8 @@ static int rule_agree(sampler *s, const float *logits, const sampler *draft, int
     return drawn;
 }
 
-/* Pearson's chi-square of counts [n] out of `total` against probabilities; cells expected less than 5 times are put together. The
-   number of deviations above its mean: under 5 for what has the distribution, up to one case in 10^5. */
+/* Pearson's chi-square of counts [n] out of `total` against probabilities; cells expected less than 5 times are put
+   together. The number of deviations above its mean: under 5 for what has the distribution, up to one case in 10^5. */
 static double surprise(const double *p, const int *counts, int n, int total) {
     double sum = 0, rest = 0;
     int cells = 0, few = 0;
@@ -690,10 +720,11 @@ static void test_verify(void) {
         const double right = verify_surprise(i, sampler_verify, &accepted);
         CHECK(right < 5, "sampling %d: chi-square is %g deviations off", i, right);
         CHECK(accepted > 0.3 && accepted < 0.98, "sampling %d: %g accepted, which shows nothing", i, accepted);
-        const double always = verify_surprise(i, rule_always, &accepted), resample = verify_surprise(i, rule_resample, &accepted),
+        const double always = verify_surprise(i, rule_always, &accepted),
+                     resample = verify_surprise(i, rule_resample, &accepted),
                      agree = verify_surprise(i, rule_agree, &accepted);
-        CHECK(always > 20 && resample > 20 && agree > 20, "sampling %d: wrong rules go unnoticed: %g %g %g", i, always, resample,
-              agree);
+        CHECK(always > 20 && resample > 20 && agree > 20, "sampling %d: wrong rules go unnoticed: %g %g %g", i, always,
+              resample, agree);
         if (report) printf("rule %d: %.2f; wrong ones %.0f %.0f %.0f\n", i, right, always, resample, agree);
     }
     /* p = q: every guess stands; p and q apart: none does */
@@ -710,7 +741,8 @@ static void test_verify(void) {
         far += guess == 3 && token >= 0 && token < 3;
     }
     CHECK(kept == 1000 && far == 1000, "%d of 1000 kept, %d of 1000 rejected", kept, far);
-    CHECK(sampler_next(greedy_draft, b, &err) == 3 && sampler_verify(greedy, a, greedy_draft, 3, &err) == 1, "temperature 0");
+    CHECK(sampler_next(greedy_draft, b, &err) == 3 && sampler_verify(greedy, a, greedy_draft, 3, &err) == 1,
+          "temperature 0");
     CHECK(sampler_verify(s, a, draft, 1, &err) == -1 && strstr(err.text, "token 1"), "a guess that was never drawn: %s",
           err.text);
     const float nan[4] = {0, NAN, 0, 0};
@@ -720,7 +752,8 @@ static void test_verify(void) {
 }
 
 static void refuses(const char *what, mla_result got, mla_result want, const char *text, const char *pattern) {
-    CHECK(got == want && strstr(text, pattern), "%s: %s: '%s', expected '%s'", what, mla_result_name(got), text, pattern);
+    CHECK(got == want && strstr(text, pattern), "%s: %s: '%s', expected '%s'", what, mla_result_name(got), text,
+          pattern);
 }
 
 /* A pass that finds the pool full can be run again when it is not. */
@@ -740,7 +773,8 @@ static void test_full(const subject *s) {
     CHECK(speculation_feed(g, ids, MLA_PAGE, NULL, &err) == MLA_OK, "%s", err.text);
     forward(c, s, other, ids, 1, NULL, NULL);
     for (int again = 0; again < 2; again++)
-        refuses("full", speculation_run(g, ids[MLA_PAGE], pick, 3, &err), MLA_ERR_FULL, err.text, "the pool has 0 free");
+        refuses("full", speculation_run(g, ids[MLA_PAGE], pick, 3, &err), MLA_ERR_FULL, err.text,
+                "the pool has 0 free");
     mla_cache_destroy(other);
     forward(c, s, plain, ids, MLA_PAGE, NULL, NULL);
     forward(c, s, plain, ids + MLA_PAGE, 1, NULL, logits);
@@ -750,11 +784,12 @@ static void test_full(const subject *s) {
     mla_cache_destroy(k), mla_cache_destroy(plain), mla_pool_destroy(pool), mla_context_destroy(c);
 }
 
-/* Texts of three tokens, the first given: those that follow fall into CELLS x CELLS cells by their ids. Exactly, by plain passes,
-   and by many speculations. */
+/* Texts of three tokens, the first given: those that follow fall into CELLS x CELLS cells by their ids. Exactly, by
+   plain passes, and by many speculations. */
 enum { CELLS = 8, TRIALS = 4000 };
 
-static double text_surprise(const subject *s, const sampler_desc *how, const double *want, verify_rule by, double *accepted) {
+static double text_surprise(const subject *s, const sampler_desc *how, const double *want, verify_rule by,
+                            double *accepted) {
     mla_context *c = plain_context(s->model);
     mla_cache *k = cache_of(s->model, MOST + 8, MLA_F32, NULL);
     sampler_desc one = *how;
@@ -817,13 +852,13 @@ static void test_texts(const subject *s, const sampler_desc *how) {
     double unused, wrong = text_surprise(s, how, want, rule_always, &unused);
     CHECK(wrong > 8, "%s: guesses that are always accepted go unnoticed: %g", s->name, wrong);
     if (report)
-        printf("%s: %.0f %% accepted, chi-square %.2f deviations off; if always accepted %.0f\n", s->name, 100 * accepted, right,
-               wrong);
+        printf("%s: %.0f %% accepted, chi-square %.2f deviations off; if always accepted %.0f\n", s->name,
+               100 * accepted, right, wrong);
     sampler_destroy(pick), mla_cache_destroy(k), mla_context_destroy(c);
     free(logits), free(next), free(p), free(p2);
 }
 
-/* ---- errors ------------------------------------------------------------------------------------------------------------- */
+/* ---- errors ------------------------------------------------------------------------------------------------------ */
 
 static void test_errors(const subject *s) {
     mla_config config = s->files->config;
@@ -832,17 +867,19 @@ static void test_errors(const subject *s) {
     mla_model *model;
     mla_error err;
     SECTION("errors");
-#define REFUSED(change, want, pattern)                                                                                           \
-    do {                                                                                                                         \
-        m = s->files->weights.mtp[0], config = s->files->config, weights = s->files->weights, weights.mtp = &m;                  \
-        change;                                                                                                                  \
-        refuses(#change, mla_model_create(&model, &config, &weights, NULL, &err), want, err.text, pattern);                      \
-        mla_model_destroy(model);                                                                                                \
+#define REFUSED(change, want, pattern)                                                                                 \
+    do {                                                                                                               \
+        m = s->files->weights.mtp[0], config = s->files->config, weights = s->files->weights, weights.mtp = &m;        \
+        change;                                                                                                        \
+        refuses(#change, mla_model_create(&model, &config, &weights, NULL, &err), want, err.text, pattern);            \
+        mla_model_destroy(model);                                                                                      \
     } while (0)
-    REFUSED(config.num_nextn_predict_layers = -1, MLA_ERR_CONFIG, "config.num_nextn_predict_layers: -1, must be 0 to 65536");
+    REFUSED(config.num_nextn_predict_layers = -1, MLA_ERR_CONFIG,
+            "config.num_nextn_predict_layers: -1, must be 0 to 65536");
     REFUSED(config.num_nextn_predict_layers = INT_MAX, MLA_ERR_CONFIG, "config.num_nextn_predict_layers: 2147483647");
     REFUSED(weights.mtp = NULL, MLA_ERR_WEIGHTS, "weights.mtp: NULL, expected 1");
-    REFUSED(m.eh_proj.weight.cols = s->D, MLA_ERR_WEIGHTS, "weights.mtp[0].eh_proj.weight: [64, 64], expected [64, 128]");
+    REFUSED(m.eh_proj.weight.cols = s->D, MLA_ERR_WEIGHTS,
+            "weights.mtp[0].eh_proj.weight: [64, 64], expected [64, 128]");
     REFUSED(m.enorm.weight.cols = 3, MLA_ERR_WEIGHTS, "weights.mtp[0].enorm.weight: [1, 3], expected [64]");
     REFUSED(m.hnorm.weight.dtype = MLA_Q8, MLA_ERR_WEIGHTS, "weights.mtp[0].hnorm.weight: dtype q8");
     REFUSED(m.norm.weight.rows = 2, MLA_ERR_WEIGHTS, "weights.mtp[0].norm.weight: [2, 64], expected [64]");
@@ -867,12 +904,13 @@ static void test_errors(const subject *s) {
         c = plain_context(model), k = cache_of(model, 8, MLA_F32, NULL);
         const mla_sequence q = sequence_of(k, 2);
         CHECK(mla_model_forward(c, &q, 1, tokens, NULL) == MLA_OK, "%s", mla_context_error(c)->text);
-        refuses("partial", mla_mtp_forward(c, 0, &q, 1, tokens, state, NULL), MLA_ERR_WEIGHTS, mla_context_error(c)->text,
-                missing[i].name);
+        refuses("partial", mla_mtp_forward(c, 0, &q, 1, tokens, state, NULL), MLA_ERR_WEIGHTS,
+                mla_context_error(c)->text, missing[i].name);
         mla_cache_reset(k);
         speculation *g;
         if (CHECK(speculation_create(&g, model, c, 6, k, NULL, &err) == MLA_OK, "%s", err.text))
-            for (int again = 0; again < 3; again++) { /* more in all than there is room for: nothing may be left of them */
+            for (int again = 0; again < 3;
+                 again++) { /* more in all than there is room for: nothing may be left of them */
                 refuses("fed", speculation_feed(g, tokens, 4, NULL, &err), MLA_ERR_WEIGHTS, err.text, missing[i].name);
                 CHECK(mla_cache_length(k) == 0, "length %d after a feed that failed", mla_cache_length(k));
             }
@@ -887,15 +925,18 @@ static void test_errors(const subject *s) {
     refuses("empty", mla_mtp_forward(c, 0, &q, 1, tokens, state, NULL), MLA_ERR_ARGUMENT, text,
             "sequences[0].n_tokens: 2, the cache holds 0");
     forward(c, s, k, tokens, 8, state, NULL);
-    refuses("tokens", mla_mtp_forward(c, 0, &q, 1, NULL, state, NULL), MLA_ERR_ARGUMENT, text, "mla_mtp_forward: tokens is NULL");
+    refuses("tokens", mla_mtp_forward(c, 0, &q, 1, NULL, state, NULL), MLA_ERR_ARGUMENT, text,
+            "mla_mtp_forward: tokens is NULL");
     refuses("hidden", mla_mtp_forward(c, 0, &q, 1, tokens, NULL, NULL), MLA_ERR_ARGUMENT, text,
             "mla_mtp_forward: hidden is NULL");
     refuses("depth", mla_mtp_forward(c, 1, &q, 1, tokens, state, NULL), MLA_ERR_ARGUMENT, text,
             "mla_mtp_forward: depth 1, num_nextn_predict_layers is 1");
-    refuses("depth", mla_mtp_forward(c, -1, &q, 1, tokens, state, NULL), MLA_ERR_ARGUMENT, text, "mla_mtp_forward: depth -1");
+    refuses("depth", mla_mtp_forward(c, -1, &q, 1, tokens, state, NULL), MLA_ERR_ARGUMENT, text,
+            "mla_mtp_forward: depth -1");
     refuses("gap", mla_mtp_forward(c, 0, &q, 1, tokens, state, NULL), MLA_ERR_ARGUMENT, text,
             "sequences[0].n_tokens: 2, but depth 0 has run for 0 of the 6 positions before these");
-    refuses("no sequences", mla_mtp_forward(c, 0, &q, 0, tokens, state, NULL), MLA_ERR_ARGUMENT, text, "n_sequences: 0");
+    refuses("no sequences", mla_mtp_forward(c, 0, &q, 0, tokens, state, NULL), MLA_ERR_ARGUMENT, text,
+            "n_sequences: 0");
     refuses("twice", mla_mtp_forward(c, 0, twice, 2, tokens, state, NULL), MLA_ERR_ARGUMENT, text,
             "sequences[1].cache stands twice in the call");
     refuses("unwritten", mla_cache_read(k, s->L, 0, row, &err), MLA_ERR_ARGUMENT, err.text,
@@ -906,7 +947,8 @@ static void test_errors(const subject *s) {
     q.n_tokens = 8;
     ahead(c, s, k, 0, tokens, 8, state, NULL, NULL, NULL);
     q.n_tokens = 1;
-    refuses("token", mla_mtp_forward(c, 0, &q, 1, bad, state, NULL), MLA_ERR_ARGUMENT, text, "tokens[0]: 256, vocab_size is 256");
+    refuses("token", mla_mtp_forward(c, 0, &q, 1, bad, state, NULL), MLA_ERR_ARGUMENT, text,
+            "tokens[0]: 256, vocab_size is 256");
     CHECK(mla_cache_length(k) == 8 && mla_cache_read(k, s->L, 7, row, &err) == MLA_OK, "after calls that failed");
     CHECK(mla_cache_truncate(k, 5, &err) == MLA_OK && mla_cache_read(k, s->L, 5, row, &err) == MLA_ERR_ARGUMENT,
           "truncate drops both");
@@ -932,7 +974,8 @@ static void test_errors(const subject *s) {
                 "no layer of multi-token prediction");
         refuses("speculation", speculation_create(&g, s->model, c, 2, k, NULL, &err), MLA_ERR_ARGUMENT, err.text,
                 "speculation_least");
-        refuses("speculation", speculation_create(&g, s->model, c, 64, k, NULL, &err), MLA_ERR_ARGUMENT, err.text, "not empty");
+        refuses("speculation", speculation_create(&g, s->model, c, 64, k, NULL, &err), MLA_ERR_ARGUMENT, err.text,
+                "not empty");
         /* one that has no such layer pays nothing */
         const double row_bytes = 4.0 * (config.kv_lora_rank + config.qk_rope_head_dim) * MOST;
         const double large = (double)mla_cache_size(s->model, &d), small = (double)mla_cache_size(plain, &d);
@@ -942,7 +985,8 @@ static void test_errors(const subject *s) {
               "sizes");
         for (int n = 1; n < 100; n *= 7)
             CHECK(mla_model_bytes(plain, n) == mla_model_bytes(s->model, n), "bytes of %d tokens", n);
-        CHECK(mla_mtp_bytes(plain, 0, 1) == 0 && mla_mtp_bytes(s->model, 1, 1) == 0 && mla_mtp_bytes(s->model, -1, 1) == 0,
+        CHECK(mla_mtp_bytes(plain, 0, 1) == 0 && mla_mtp_bytes(s->model, 1, 1) == 0 &&
+                  mla_mtp_bytes(s->model, -1, 1) == 0,
               "bytes of a layer that is not there");
         CHECK(mla_mtp_bytes(s->model, 0, 1) > 0 && mla_mtp_bytes(s->model, 0, 1) < mla_mtp_bytes(s->model, 0, 50),
               "bytes of the layer");
@@ -972,7 +1016,8 @@ static void test_files(const subject *s) {
     }
 }
 
-/* ------------------------------------------------------------------------------------------------------------------------- */
+/* -------------------------------------------------------------------------------------------------------------------------
+ */
 
 int main(int argc, char **argv) {
     static const char *const dirs[] = {V3, V3 "_fp8", TALES, V3};
@@ -1002,6 +1047,7 @@ int main(int argc, char **argv) {
         subject_close(&s);
     }
     for (int d = 0; d < 2; d++)
-        free(x_of[d]), free(hidden_of[d]), free(want_x[d]), free(want_hidden[d]), free(logits_of[d]), free(want_logits[d]);
+        free(x_of[d]), free(hidden_of[d]), free(want_x[d]), free(want_hidden[d]), free(logits_of[d]),
+            free(want_logits[d]);
     return test_end();
 }

@@ -1,6 +1,6 @@
-/* test_quantize.c - Q8 and Q4 blocks against GGUF's layout and formulas, and examples/quantize.h on checkpoints of every dtype. Run from
-   the repository root. test_quantize --report also prints the errors that were measured.
-   An error of logits is relative to the largest logit of the reference. */
+/* test_quantize.c - Q8 and Q4 blocks against GGUF's layout and formulas, and examples/quantize.h on checkpoints of
+   every dtype. Run from the repository root. test_quantize --report also prints the errors that were measured. An error
+   of logits is relative to the largest logit of the reference. */
 
 #define _DEFAULT_SOURCE /* mkdtemp, madvise */
 
@@ -16,7 +16,9 @@
 /* The converter allocates through these, so that the k-th allocation can fail. */
 static long alloc_countdown = -1; /* -1: never; 0: the next one fails */
 static void *test_malloc(size_t n) { return alloc_countdown >= 0 && alloc_countdown-- == 0 ? NULL : malloc(n); }
-static void *test_calloc(size_t n, size_t size) { return alloc_countdown >= 0 && alloc_countdown-- == 0 ? NULL : calloc(n, size); }
+static void *test_calloc(size_t n, size_t size) {
+    return alloc_countdown >= 0 && alloc_countdown-- == 0 ? NULL : calloc(n, size);
+}
 #define malloc test_malloc
 #define calloc test_calloc
 #define CHECKPOINT_IMPLEMENTATION
@@ -33,7 +35,7 @@ static void *need(void *p) {
     return p;
 }
 
-/* ---- an independent reading of the formats ------------------------------------------------------------------------------ */
+/* ---- an independent reading of the formats ----------------------------------------------------------------------- */
 
 static float own_f16(const unsigned char *b) {
     const int h = b[0] | b[1] << 8, e = h >> 10 & 31, m = h & 1023;
@@ -62,7 +64,7 @@ static float own_block(mla_dtype t, const unsigned char *row, size_t i) {
     return own_f16(b) * (float)((j < 16 ? b[2 + j] & 15 : b[2 + j - 16] >> 4) - 8);
 }
 
-/* ---- blocks ------------------------------------------------------------------------------------------------------------- */
+/* ---- blocks ------------------------------------------------------------------------------------------------------ */
 
 static void quantize(mla_dtype t, void *out, const float *x, size_t n) {
     mla_error err;
@@ -75,7 +77,8 @@ static void test_layout(void) {
     test_rng r = {1};
     SECTION("blocks are byte for byte Q8_0 and Q4_0");
     CHECK(mla_dtype_bytes(MLA_Q8, 96) == 3 * 34 && mla_dtype_bytes(MLA_Q4, 96) == 3 * 18, "sizes of blocks");
-    for (int trial = 0; trial < 200; trial++) { /* numbers that the format has exactly: codes times a power of two, the extreme code among them */
+    for (int trial = 0; trial < 200;
+         trial++) { /* numbers that the format has exactly: codes times a power of two, the extreme code among them */
         const int e = test_int(&r, 13), half = (15 - e) << 10; /* d = 2^-e */
         for (int t = MLA_Q8; t <= MLA_Q4; t++) {
             memset(want, 0, sizeof want);
@@ -84,13 +87,16 @@ static void test_layout(void) {
                 int q = t == MLA_Q8 ? test_int(&r, 255) - 127 : test_int(&r, 16) - 8;
                 if (i == trial % 32) q = t == MLA_Q8 ? -127 : -8;
                 x[i] = (float)ldexp(q, -e);
-                if (t == MLA_Q8) want[2 + i] = (unsigned char)(q & 255);
-                else want[2 + i % 16] = (unsigned char)(want[2 + i % 16] | (q + 8) << (i < 16 ? 0 : 4));
+                if (t == MLA_Q8)
+                    want[2 + i] = (unsigned char)(q & 255);
+                else
+                    want[2 + i % 16] = (unsigned char)(want[2 + i % 16] | (q + 8) << (i < 16 ? 0 : 4));
             }
             quantize((mla_dtype)t, got, x, 32);
             CHECK(!memcmp(got, want, t == MLA_Q8 ? 34 : 18), "%s block %d", mla_dtype_name((mla_dtype)t), trial);
             for (int i = 0; i < 32; i++)
-                if (own_block((mla_dtype)t, got, (size_t)i) != x[i]) CHECK(0, "%s block %d element %d", mla_dtype_name((mla_dtype)t), trial, i);
+                if (own_block((mla_dtype)t, got, (size_t)i) != x[i])
+                    CHECK(0, "%s block %d element %d", mla_dtype_name((mla_dtype)t), trial, i);
         }
     }
 }
@@ -124,7 +130,8 @@ static void test_q8_formula(void) {
     CHECK(!far, "%d codes differ by more than rounding", far);
     CHECK(other < N / 20, "%d of %d codes differ", other, N); /* only where d's rounding to f16 moved them */
     CHECK(!outside, "round trip: %d elements further than 0.5003 d, the worst %g", outside, worst);
-    if (reporting) printf("  q8: %.2f %% of codes differ from ggml's by one, largest error %.4f d\n", 100.0 * other / N, worst);
+    if (reporting)
+        printf("  q8: %.2f %% of codes differ from ggml's by one, largest error %.4f d\n", 100.0 * other / N, worst);
     free(x), free(b);
 }
 
@@ -150,7 +157,8 @@ static double squared(mla_dtype t, const unsigned char *b, const float *x) {
     return sum;
 }
 
-/* Squared error of x [n] over its squares: plain rounding and the search. worse: groups in which the search lost by more than 1 %. */
+/* Squared error of x [n] over its squares: plain rounding and the search. worse: groups in which the search lost by
+ * more than 1 %. */
 static void q4_errors(const float *x, size_t n, double *plain, double *search, int *worse) {
     unsigned char b[18], p[18];
     double sum = 0;
@@ -179,7 +187,9 @@ static void test_q4_search(void) {
             x[i] = k == 0 ? 0.02f * u : k == 1 ? test_uniform(&r) - 0.5f : u * u * u;
         }
         q4_errors(x, N, &plain, &search, &worse);
-        if (reporting) printf("  q4, %s: squared error %.6f of the squares, plain rounding %.6f, ratio %.3f\n", names[k], search, plain, search / plain);
+        if (reporting)
+            printf("  q4, %s: squared error %.6f of the squares, plain rounding %.6f, ratio %.3f\n", names[k], search,
+                   plain, search / plain);
         CHECK(search < margins[k] * plain, "%s: %g, plain %g", names[k], search, plain);
         CHECK(worse == 0, "%s: worse than plain rounding in %d of %d groups", names[k], worse, N / 32);
     }
@@ -206,22 +216,27 @@ static void test_odd_groups(void) {
                 memcpy(y, x, sizeof y);
                 y[at] = odd[k];
                 quantize((mla_dtype)t, b, y, 96);
-                CHECK(!memcmp(a, b, block) && !memcmp(a + 2 * block, b + 2 * block, block), "%s: %g spoils another group", name, (double)odd[k]);
+                CHECK(!memcmp(a, b, block) && !memcmp(a + 2 * block, b + 2 * block, block),
+                      "%s: %g spoils another group", name, (double)odd[k]);
                 for (size_t i = 32; i < 64; i++) y[i] = odd[k];
                 quantize((mla_dtype)t, b, y, 96);
-                CHECK(!memcmp(a, b, block) && !memcmp(a + 2 * block, b + 2 * block, block), "%s: 32 times %g", name, (double)odd[k]);
+                CHECK(!memcmp(a, b, block) && !memcmp(a + 2 * block, b + 2 * block, block), "%s: 32 times %g", name,
+                      (double)odd[k]);
             }
         memset(x, 0, sizeof x);
         for (size_t i = 0; i < 32; i++) x[i] = 0.01f * (float)i;
         x[7] = -3000;
         quantize((mla_dtype)t, b, x, 32);
-        CHECK(fabsf(own_block((mla_dtype)t, b, 7) + 3000) <= 3000.0f / 1024, "%s: the huge one is %g", name, (double)own_block((mla_dtype)t, b, 7));
+        CHECK(fabsf(own_block((mla_dtype)t, b, 7) + 3000) <= 3000.0f / 1024, "%s: the huge one is %g", name,
+              (double)own_block((mla_dtype)t, b, 7));
         for (size_t i = 0; i < 32; i++)
-            if (i != 7) CHECK(own_block((mla_dtype)t, b, i) == 0, "%s: a small one beside it is %g", name, (double)own_block((mla_dtype)t, b, i));
+            if (i != 7)
+                CHECK(own_block((mla_dtype)t, b, i) == 0, "%s: a small one beside it is %g", name,
+                      (double)own_block((mla_dtype)t, b, i));
     }
 }
 
-/* ---- checkpoints of every dtype ----------------------------------------------------------------------------------------- */
+/* ---- checkpoints of every dtype ---------------------------------------------------------------------------------- */
 
 enum { MAX_TENSORS = 320 };
 
@@ -262,21 +277,27 @@ static void drop(set *s) {
 
 /* Tensor t of an open file in f32, with its scales. */
 static float *widened(const st_file *f, const st_tensor *t) {
-    const size_t n = t->n_dims == 2 ? (size_t)(t->dims[0] * t->dims[1]) : (size_t)t->dims[0], cols = (size_t)t->dims[t->n_dims - 1];
+    const size_t n = t->n_dims == 2 ? (size_t)(t->dims[0] * t->dims[1]) : (size_t)t->dims[0],
+                 cols = (size_t)t->dims[t->n_dims - 1];
     const unsigned char *b = (const unsigned char *)t->data;
     float *x = (float *)need(malloc(n * sizeof *x));
     char name[160];
     snprintf(name, sizeof name, "%s_scale_inv", t->name);
     const st_tensor *s = st_find(f, name);
     for (size_t i = 0; i < n; i++) {
-        if (!strcmp(t->dtype, "F32")) memcpy(&x[i], b + 4 * i, 4);
-        else if (!strcmp(t->dtype, "F16")) x[i] = own_f16(b + 2 * i);
-        else if (!strcmp(t->dtype, "BF16")) x[i] = own_bf16(b + 2 * i);
-        else x[i] = own_e4m3(b[i]);
+        if (!strcmp(t->dtype, "F32"))
+            memcpy(&x[i], b + 4 * i, 4);
+        else if (!strcmp(t->dtype, "F16"))
+            x[i] = own_f16(b + 2 * i);
+        else if (!strcmp(t->dtype, "BF16"))
+            x[i] = own_bf16(b + 2 * i);
+        else
+            x[i] = own_e4m3(b[i]);
         if (!s) continue;
         const size_t block = i / cols / 128 * ((cols + 127) / 128) + i % cols / 128;
         float scale;
-        memcpy(&scale, (const char *)s->data + (strcmp(s->dtype, "F32") ? 0 : 4 * block), strcmp(s->dtype, "F32") ? 1 : 4);
+        memcpy(&scale, (const char *)s->data + (strcmp(s->dtype, "F32") ? 0 : 4 * block),
+               strcmp(s->dtype, "F32") ? 1 : 4);
         x[i] *= strcmp(s->dtype, "F32") ? (float)ldexp(1, ((const unsigned char *)s->data)[block] - 127) : scale;
     }
     return x;
@@ -289,7 +310,8 @@ static void read_set(set *s, const char *fixture) {
     snprintf(path, sizeof path, FIXTURES "%s/config.json", fixture);
     FILE *config = fopen(path, "rb");
     snprintf(path, sizeof path, FIXTURES "%s/model.safetensors", fixture);
-    if (!config || st_open(&f, path, &err)) printf("cannot read %s: run this from the repository root\n", path), exit(2);
+    if (!config || st_open(&f, path, &err))
+        printf("cannot read %s: run this from the repository root\n", path), exit(2);
     s->n = 0;
     s->config[fread(s->config, 1, sizeof s->config - 1, config)] = 0;
     fclose(config);
@@ -303,13 +325,22 @@ static void read_set(set *s, const char *fixture) {
 
 /* One dense layer whose down_proj has rows of 2080: more than a piece, no multiple of 128. */
 static void make_wide(set *s, int vocab) {
-    const struct { const char *name; int n_dims, rows, cols; } all[] = {
-        {"lm_head.weight", 2, vocab, 64}, {"model.embed_tokens.weight", 2, vocab, 64}, {"model.layers.0.input_layernorm.weight", 1, 1, 64},
-        {"model.layers.0.mlp.down_proj.weight", 2, 64, 2080}, {"model.layers.0.mlp.gate_proj.weight", 2, 2080, 64},
-        {"model.layers.0.mlp.up_proj.weight", 2, 2080, 64}, {"model.layers.0.post_attention_layernorm.weight", 1, 1, 64},
-        {"model.layers.0.self_attn.kv_a_layernorm.weight", 1, 1, 32}, {"model.layers.0.self_attn.kv_a_proj_with_mqa.weight", 2, 48, 64},
-        {"model.layers.0.self_attn.kv_b_proj.weight", 2, 128, 32}, {"model.layers.0.self_attn.o_proj.weight", 2, 64, 64},
-        {"model.layers.0.self_attn.q_proj.weight", 2, 96, 64}, {"model.norm.weight", 1, 1, 64}};
+    const struct {
+        const char *name;
+        int n_dims, rows, cols;
+    } all[] = {{"lm_head.weight", 2, vocab, 64},
+               {"model.embed_tokens.weight", 2, vocab, 64},
+               {"model.layers.0.input_layernorm.weight", 1, 1, 64},
+               {"model.layers.0.mlp.down_proj.weight", 2, 64, 2080},
+               {"model.layers.0.mlp.gate_proj.weight", 2, 2080, 64},
+               {"model.layers.0.mlp.up_proj.weight", 2, 2080, 64},
+               {"model.layers.0.post_attention_layernorm.weight", 1, 1, 64},
+               {"model.layers.0.self_attn.kv_a_layernorm.weight", 1, 1, 32},
+               {"model.layers.0.self_attn.kv_a_proj_with_mqa.weight", 2, 48, 64},
+               {"model.layers.0.self_attn.kv_b_proj.weight", 2, 128, 32},
+               {"model.layers.0.self_attn.o_proj.weight", 2, 64, 64},
+               {"model.layers.0.self_attn.q_proj.weight", 2, 96, 64},
+               {"model.norm.weight", 1, 1, 64}};
     test_rng r = {5};
     s->n = 0;
     for (size_t i = 0; i < sizeof all / sizeof *all; i++) {
@@ -320,9 +351,13 @@ static void make_wide(set *s, int vocab) {
         add(s, all[i].name, all[i].n_dims, all[i].rows, all[i].cols, x);
     }
     snprintf(s->config, sizeof s->config,
-             "{\"model_type\": \"deepseek_v2\", \"hidden_size\": 64, \"vocab_size\": %d, \"num_hidden_layers\": 1, \"intermediate_size\": 2080,"
-             " \"num_attention_heads\": 2, \"kv_lora_rank\": 32, \"qk_nope_head_dim\": 32, \"qk_rope_head_dim\": 16, \"v_head_dim\": 32,"
-             " \"max_position_embeddings\": 64, \"rms_norm_eps\": 1e-6, \"rope_theta\": 10000.0, \"tie_word_embeddings\": false}", vocab);
+             "{\"model_type\": \"deepseek_v2\", \"hidden_size\": 64, \"vocab_size\": %d, \"num_hidden_layers\": 1, "
+             "\"intermediate_size\": 2080,"
+             " \"num_attention_heads\": 2, \"kv_lora_rank\": 32, \"qk_nope_head_dim\": 32, \"qk_rope_head_dim\": 16, "
+             "\"v_head_dim\": 32,"
+             " \"max_position_embeddings\": 64, \"rms_norm_eps\": 1e-6, \"rope_theta\": 10000.0, "
+             "\"tie_word_embeddings\": false}",
+             vocab);
 }
 
 static int nearest_e4m3(float x) {
@@ -332,8 +367,10 @@ static int nearest_e4m3(float x) {
         for (int i = 0; i < 127; i++) value[i] = own_e4m3(i);
     while (high - low > 1) {
         const int middle = (low + high) / 2;
-        if (value[middle] <= fabsf(x)) low = middle;
-        else high = middle;
+        if (value[middle] <= fabsf(x))
+            low = middle;
+        else
+            high = middle;
     }
     return (x < 0 ? 128 : 0) | (value[high] - fabsf(x) < fabsf(x) - value[low] ? high : low);
 }
@@ -344,13 +381,17 @@ typedef struct writer {
     size_t length, used, capacity;
 } writer;
 
-static unsigned char *put(writer *w, const char *name, const char *suffix, const char *dtype, int n_dims, int rows, int cols, size_t bytes) {
+static unsigned char *put(writer *w, const char *name, const char *suffix, const char *dtype, int n_dims, int rows,
+                          int cols, size_t bytes) {
     char shape[64];
     snprintf(shape, sizeof shape, n_dims == 2 ? "%d, %d" : "%d", n_dims == 2 ? rows : cols, cols);
-    w->length += (size_t)snprintf(w->header + w->length, sizeof w->header - w->length, "%s\"%s%s\": {\"dtype\": \"%s\", \"shape\": [%s], "
-                                  "\"data_offsets\": [%zu, %zu]}", w->length > 1 ? ", " : "", name, suffix, dtype, shape, w->used, w->used + bytes);
+    w->length += (size_t)snprintf(w->header + w->length, sizeof w->header - w->length,
+                                  "%s\"%s%s\": {\"dtype\": \"%s\", \"shape\": [%s], "
+                                  "\"data_offsets\": [%zu, %zu]}",
+                                  w->length > 1 ? ", " : "", name, suffix, dtype, shape, w->used, w->used + bytes);
     if (w->length >= sizeof w->header) puts("the header is too long for the test"), exit(2);
-    while (w->used + bytes > w->capacity) w->data = (unsigned char *)need(realloc(w->data, w->capacity = 2 * w->capacity + 65536));
+    while (w->used + bytes > w->capacity)
+        w->data = (unsigned char *)need(realloc(w->data, w->capacity = 2 * w->capacity + 65536));
     w->used += bytes;
     return w->data + w->used - bytes;
 }
@@ -366,19 +407,24 @@ static void put_fp8(writer *w, const named *t, int ue8m0) {
             for (int c = c0; c < t->cols && c < c0 + 128; c++) amax = fmaxf(amax, fabsf(t->x[r * t->cols + c]));
         scale[k] = ue8m0 ? (float)ldexp(1, (int)ceil(log2((double)amax / 448))) : amax / 448;
         for (int r = r0; r < t->rows && r < r0 + 128; r++)
-            for (int c = c0; c < t->cols && c < c0 + 128; c++) b[r * t->cols + c] = (unsigned char)nearest_e4m3(t->x[r * t->cols + c] / scale[k]);
+            for (int c = c0; c < t->cols && c < c0 + 128; c++)
+                b[r * t->cols + c] = (unsigned char)nearest_e4m3(t->x[r * t->cols + c] / scale[k]);
     }
-    s = put(w, t->name, "_scale_inv", ue8m0 ? "F8_E8M0" : "F32", 2, down, across, (size_t)(down * across) * (ue8m0 ? 1 : 4));
+    s = put(w, t->name, "_scale_inv", ue8m0 ? "F8_E8M0" : "F32", 2, down, across,
+            (size_t)(down * across) * (ue8m0 ? 1 : 4));
     for (int k = 0; k < down * across; k++) {
-        if (ue8m0) s[k] = (unsigned char)((int)log2((double)scale[k]) + 127);
-        else memcpy(s + 4 * k, &scale[k], 4);
+        if (ue8m0)
+            s[k] = (unsigned char)((int)log2((double)scale[k]) + 127);
+        else
+            memcpy(s + 4 * k, &scale[k], 4);
     }
     free(scale);
 }
 
 static void write_file(const char *name, const void *a, size_t n, const void *b, size_t m) {
     FILE *f = fopen(in_dir(name), "wb");
-    if (!f || fwrite(a, 1, n, f) != n || fwrite(b, 1, m, f) != m || fclose(f)) printf("cannot write %s\n", in_dir(name)), exit(2);
+    if (!f || fwrite(a, 1, n, f) != n || fwrite(b, 1, m, f) != m || fclose(f))
+        printf("cannot write %s\n", in_dir(name)), exit(2);
 }
 
 /* The set as a checkpoint in dir. tied: without lm_head. */
@@ -397,11 +443,14 @@ static void write_set(const set *s, kind k, int tied) {
             continue;
         }
         const kind plain = k >= AS_FP8 ? AS_BF16 : k;
-        unsigned char *b = put(&w, t->name, "", dtypes[plain], t->n_dims, t->rows, t->cols, n * (plain == AS_F32 ? 4 : 2));
+        unsigned char *b =
+            put(&w, t->name, "", dtypes[plain], t->n_dims, t->rows, t->cols, n * (plain == AS_F32 ? 4 : 2));
         for (size_t j = 0; j < n; j++) {
             const uint16_t h = plain == AS_F16 ? mla_f32_to_f16(t->x[j]) : mla_f32_to_bf16(t->x[j]);
-            if (plain == AS_F32) memcpy(b + 4 * j, &t->x[j], 4);
-            else memcpy(b + 2 * j, &h, 2);
+            if (plain == AS_F32)
+                memcpy(b + 4 * j, &t->x[j], 4);
+            else
+                memcpy(b + 2 * j, &h, 2);
         }
     }
     w.header[w.length++] = '}';
@@ -410,9 +459,13 @@ static void write_set(const set *s, kind k, int tied) {
     memcpy(file + 8, w.header, w.length);
     write_file("model.safetensors", file, 8 + w.length, w.data, w.used);
     free(file), free(w.data);
-    snprintf(config, sizeof config, "{%s%s", k < AS_FP8 ? "" : k == AS_FP8_UE8M0
-             ? "\"quantization_config\": {\"quant_method\": \"fp8\", \"weight_block_size\": [128, 128], \"scale_fmt\": \"ue8m0\"},"
-             : "\"quantization_config\": {\"quant_method\": \"fp8\", \"weight_block_size\": [128, 128]},", strchr(s->config, '{') + 1);
+    snprintf(config, sizeof config, "{%s%s",
+             k < AS_FP8 ? ""
+             : k == AS_FP8_UE8M0
+                 ? "\"quantization_config\": {\"quant_method\": \"fp8\", \"weight_block_size\": [128, 128], "
+                   "\"scale_fmt\": \"ue8m0\"},"
+                 : "\"quantization_config\": {\"quant_method\": \"fp8\", \"weight_block_size\": [128, 128]},",
+             strchr(s->config, '{') + 1);
     char *tie = strstr(config, "\"tie_word_embeddings\": false");
     if (tied && tie) memcpy(tie + 23, "true ", 5);
     write_file("config.json", config, strlen(config), "", 0);
@@ -427,8 +480,8 @@ static checkpoint *open_dir(const char *path) {
 
 /* The view that belongs to a name in the file, and its class; -1: one that is never converted. */
 static mla_tensor *view_of(checkpoint *c, const char *name, int *class_of) {
-    static const char *const projections[] = {"q_proj", "q_a_proj", "q_b_proj", "kv_a_proj_with_mqa", "kv_b_proj", "o_proj",
-                                              "gate_proj", "up_proj", "down_proj"};
+    static const char *const projections[] = {"q_proj", "q_a_proj",  "q_b_proj", "kv_a_proj_with_mqa", "kv_b_proj",
+                                              "o_proj", "gate_proj", "up_proj",  "down_proj"};
     int layer = 0, expert = 0, at = 0, p = 0;
     *class_of = -1;
     if (strstr(name, "_scale_inv")) return NULL;
@@ -446,14 +499,16 @@ static mla_tensor *view_of(checkpoint *c, const char *name, int *class_of) {
     }
     mla_mlp_weights *m = &l->mlp;
     *class_of = CHECKPOINT_DENSE;
-    if (strstr(name, "shared_experts")) *class_of = CHECKPOINT_SHARED, m = &l->moe.shared;
+    if (strstr(name, "shared_experts"))
+        *class_of = CHECKPOINT_SHARED, m = &l->moe.shared;
     else if (sscanf(name + at, "mlp.experts.%d", &expert) == 1)
         *class_of = CHECKPOINT_EXPERTS, m = (mla_mlp_weights *)(uintptr_t)&l->moe.experts[expert];
     mla_linear *all[] = {&m->gate, &m->up, &m->down};
     return &all[p - 6]->weight;
 }
 
-static checkpoint_quant quant_of(checkpoint_form form, const char *classes) { /* "keep attn kv_b ..., q8 head": as the tests need it */
+static checkpoint_quant quant_of(checkpoint_form form,
+                                 const char *classes) { /* "keep attn kv_b ..., q8 head": as the tests need it */
     checkpoint_quant how;
     checkpoint_form f = CHECKPOINT_KEEP;
     char word[16];
@@ -469,7 +524,7 @@ static checkpoint_quant quant_of(checkpoint_form form, const char *classes) { /*
     return how;
 }
 
-/* ---- what is converted, and to what ------------------------------------------------------------------------------------- */
+/* ---- what is converted, and to what ------------------------------------------------------------------------------ */
 
 typedef struct progress {
     int calls;
@@ -483,7 +538,8 @@ static void follow(void *user, double done, double total) {
     p->calls++, p->last = done, p->total = total;
 }
 
-/* Converts the checkpoint at path, and compares every tensor with mla_quantize of the file's rows as this test reads them. */
+/* Converts the checkpoint at path, and compares every tensor with mla_quantize of the file's rows as this test reads
+ * them. */
 static void check_converted(const char *path, const char *what, checkpoint_quant how) {
     char file_path[256];
     mla_error err;
@@ -505,14 +561,16 @@ static void check_converted(const char *path, const char *what, checkpoint_quant
         const mla_tensor *v = view_of(c, t->name, &k);
         if (!v) continue;
         checkpoint_form form = k < 0 ? CHECKPOINT_KEEP : how.classes[k];
-        if (form == CHECKPOINT_DEFAULT) form = k == CHECKPOINT_KV_B || k == CHECKPOINT_EMBED ? CHECKPOINT_KEEP : how.form;
+        if (form == CHECKPOINT_DEFAULT)
+            form = k == CHECKPOINT_KV_B || k == CHECKPOINT_EMBED ? CHECKPOINT_KEEP : how.form;
         if (form == CHECKPOINT_KEEP) {
             CHECK(v->dtype < MLA_Q8 && v->data && !memcmp(v->data, t->data, t->bytes), "%s: %s is kept", what, t->name);
             continue;
         }
         const mla_dtype dtype = form == CHECKPOINT_Q4 ? MLA_Q4 : MLA_Q8;
         const size_t n = (size_t)(t->dims[0] * t->dims[1]);
-        if (!CHECK(v->dtype == dtype && v->rows == t->dims[0] && v->cols == t->dims[1] && !v->scale && (uintptr_t)v->data % 64 == 0,
+        if (!CHECK(v->dtype == dtype && v->rows == t->dims[0] && v->cols == t->dims[1] && !v->scale &&
+                       (uintptr_t)v->data % 64 == 0,
                    "%s: %s: %s [%d, %d]", what, t->name, mla_dtype_name(v->dtype), v->rows, v->cols))
             continue;
         float *x = widened(f, t);
@@ -523,9 +581,10 @@ static void check_converted(const char *path, const char *what, checkpoint_quant
         free(x), free(want);
     }
     CHECK(n_converted > 2, "%s: only %d tensors converted", what, n_converted);
-    CHECK(!seen.wrong && seen.calls == n_converted + 1 && seen.last == bytes && seen.total == bytes, "%s: progress: %d calls for %d tensors, %g of %g",
-          what, seen.calls, n_converted, seen.last, seen.total);
-    CHECK(checkpoint_quantize(c, &how, &err) == MLA_ERR_ARGUMENT && strstr(err.text, "converted before"), "%s: twice: %s", what, err.text);
+    CHECK(!seen.wrong && seen.calls == n_converted + 1 && seen.last == bytes && seen.total == bytes,
+          "%s: progress: %d calls for %d tensors, %g of %g", what, seen.calls, n_converted, seen.last, seen.total);
+    CHECK(checkpoint_quantize(c, &how, &err) == MLA_ERR_ARGUMENT && strstr(err.text, "converted before"),
+          "%s: twice: %s", what, err.text);
     checkpoint_close(c);
     st_close(f);
 }
@@ -563,7 +622,7 @@ static void test_conversion(void) {
     drop(&s);
 }
 
-/* ---- threads ------------------------------------------------------------------------------------------------------------ */
+/* ---- threads ----------------------------------------------------------------------------------------------------- */
 
 typedef struct piece {
     void (*task)(void *, int);
@@ -600,7 +659,8 @@ static int equal_weights(checkpoint *a, checkpoint *b, const char *path) {
         int k = 0;
         const mla_tensor *x = view_of(a, st_at(f, i)->name, &k), *y = view_of(b, st_at(f, i)->name, &k);
         if (!x || !y || !x->data) continue;
-        equal &= x->dtype == y->dtype && !memcmp(x->data, y->data, mla_dtype_bytes(x->dtype, (size_t)x->rows * (size_t)x->cols));
+        equal &= x->dtype == y->dtype &&
+                 !memcmp(x->data, y->data, mla_dtype_bytes(x->dtype, (size_t)x->rows * (size_t)x->cols));
         n++;
     }
     st_close(f);
@@ -629,7 +689,8 @@ static void test_threads(void) {
                 how.threads = counts[k % 3];
                 if (k >= 3) how.run = run_threads, how.run_user = &ran;
                 CHECK(checkpoint_quantize(c, &how, &err) == MLA_OK, "%s", err.text);
-                CHECK(equal_weights(one, c, path), "%s, %d threads%s", path, how.threads, how.run ? " of the test" : "");
+                CHECK(equal_weights(one, c, path), "%s, %d threads%s", path, how.threads,
+                      how.run ? " of the test" : "");
                 CHECK(ran == (how.run ? how.threads : 0), "%d tasks of %d", ran, how.threads);
                 checkpoint_close(c);
             }
@@ -637,12 +698,13 @@ static void test_threads(void) {
         }
 }
 
-/* ---- what the models say ------------------------------------------------------------------------------------------------ */
+/* ---- what the models say ----------------------------------------------------------------------------------------- */
 
 enum { PROMPT = 48, MAX_V = 256, MAX_D = 192 };
 
 /* The logits [PROMPT, V] of a prompt, and the embeddings [PROMPT, D]; then n tokens by greedy choice. */
-static void run_model(checkpoint *c, mla_isa isa, int exact, int threads, const int *tokens, float *logits, float *embedded, int n, int *made) {
+static void run_model(checkpoint *c, mla_isa isa, int exact, int threads, const int *tokens, float *logits,
+                      float *embedded, int n, int *made) {
     mla_error err;
     mla_model *model;
     mla_context *context;
@@ -650,8 +712,8 @@ static void run_model(checkpoint *c, mla_isa isa, int exact, int threads, const 
     mla_context_desc desc = {.max_tokens = PROMPT, .isa = isa, .exact = exact, .threads = threads};
     mla_cache_desc cache_desc = {.capacity = PROMPT + n};
     float *hidden[16] = {embedded}, *row = (float *)need(malloc(MAX_V * sizeof *row));
-    if (mla_model_create(&model, &c->config, &c->weights, NULL, &err) || mla_context_create(&context, model, &desc, &err) ||
-        mla_cache_create(&cache, model, &cache_desc, &err))
+    if (mla_model_create(&model, &c->config, &c->weights, NULL, &err) ||
+        mla_context_create(&context, model, &desc, &err) || mla_cache_create(&cache, model, &cache_desc, &err))
         printf("%s\n", err.text), exit(2);
     mla_sequence sequence = {.cache = cache, .n_tokens = PROMPT};
     mla_outputs out = {.logits = logits, .all_logits = 1, .hidden = hidden};
@@ -663,7 +725,8 @@ static void run_model(checkpoint *c, mla_isa isa, int exact, int threads, const 
         for (int k = 1; k < V; k++) made[i] = row[k] > row[made[i]] ? k : made[i];
         sequence.n_tokens = 1;
         mla_outputs next = {.logits = row};
-        CHECK(mla_model_forward(context, &sequence, 1, made + i, &next) == MLA_OK, "%s", mla_context_error(context)->text);
+        CHECK(mla_model_forward(context, &sequence, 1, made + i, &next) == MLA_OK, "%s",
+              mla_context_error(context)->text);
     }
     free(row);
     mla_cache_destroy(cache), mla_context_destroy(context), mla_model_destroy(model);
@@ -674,8 +737,8 @@ static int by_value(const void *a, const void *b) {
     return (x > y) - (x < y);
 }
 
-/* Of the rows' root mean square of got - want over that of want, the median: an expert chosen otherwise, after a near tie, makes another
-   token of a row, which says nothing about the others. */
+/* Of the rows' root mean square of got - want over that of want, the median: an expert chosen otherwise, after a near
+   tie, makes another token of a row, which says nothing about the others. */
 static double median_err(const float *got, const float *want, size_t rows, size_t cols) {
     double all[PROMPT];
     for (size_t r = 0; r < rows; r++) {
@@ -690,7 +753,8 @@ static double median_err(const float *got, const float *want, size_t rows, size_
     return all[rows / 2];
 }
 
-/* Every Q8 and Q4 tensor of a, decoded by this test, takes its place in b as F32; *n of them are to be freed from list. */
+/* Every Q8 and Q4 tensor of a, decoded by this test, takes its place in b as F32; *n of them are to be freed from list.
+ */
 static void decoded(checkpoint *b, checkpoint *a, const set *names, float **list, int *n) {
     for (int i = 0; i < names->n; i++) {
         int k = 0;
@@ -700,19 +764,22 @@ static void decoded(checkpoint *b, checkpoint *a, const set *names, float **list
         const size_t cols = (size_t)from->cols, row_bytes = mla_dtype_bytes(from->dtype, cols);
         float *x = (float *)need(malloc((size_t)from->rows * cols * sizeof *x));
         for (size_t r = 0; r < (size_t)from->rows; r++)
-            for (size_t j = 0; j < cols; j++) x[r * cols + j] = own_block(from->dtype, (const unsigned char *)from->data + r * row_bytes, j);
+            for (size_t j = 0; j < cols; j++)
+                x[r * cols + j] = own_block(from->dtype, (const unsigned char *)from->data + r * row_bytes, j);
         *to = mla_view(x, MLA_F32, from->rows, from->cols);
         list[(*n)++] = x;
     }
 }
 
 typedef struct accuracy { /* upper bounds of the median error of logits */
-    double q8, q4; /* of the converted weights, against the checkpoint's own */
-    double int8;   /* of activations in int8, against f32 ones with the same weights */
+    double q8, q4;        /* of the converted weights, against the checkpoint's own */
+    double int8;          /* of activations in int8, against f32 ones with the same weights */
 } accuracy;
 
-static void check_accuracy(const char *path, const char *what, const set *names, const char *classes, const int *tokens, accuracy bound) {
-    static float want[PROMPT * MAX_V], same[PROMPT * MAX_V], got[2][PROMPT * MAX_V], again[PROMPT * MAX_V], x0[PROMPT * MAX_D], x[PROMPT * MAX_D];
+static void check_accuracy(const char *path, const char *what, const set *names, const char *classes, const int *tokens,
+                           accuracy bound) {
+    static float want[PROMPT * MAX_V], same[PROMPT * MAX_V], got[2][PROMPT * MAX_V], again[PROMPT * MAX_V],
+        x0[PROMPT * MAX_D], x[PROMPT * MAX_D];
     const int thorough = path != dir; /* the fixtures */
     int made[16], repeated[16];
     mla_error err;
@@ -722,37 +789,45 @@ static void check_accuracy(const char *path, const char *what, const set *names,
         checkpoint *plain = open_dir(path), *c = open_dir(path), *d = open_dir(path);
         float *list[MAX_TENSORS];
         int n_list = 0;
-        const size_t V = (size_t)plain->config.vocab_size, n = PROMPT * V, n0 = (size_t)PROMPT * (size_t)plain->config.hidden_size;
+        const size_t V = (size_t)plain->config.vocab_size, n = PROMPT * V,
+                     n0 = (size_t)PROMPT * (size_t)plain->config.hidden_size;
         if (!CHECK(checkpoint_quantize(c, &how, &err) == MLA_OK, "%s %s: %s", what, form_name, err.text)) return;
         decoded(d, c, names, list, &n_list);
         CHECK(n_list > 2, "%s %s: %d tensors", what, form_name, n_list);
         run_model(plain, MLA_ISA_AUTO, 0, 1, tokens, want, x0, 0, NULL);
         run_model(d, MLA_ISA_AUTO, 0, 1, tokens, same, x0, 0, NULL);
-        for (int isa = thorough ? MLA_ISA_SCALAR : MLA_ISA_AUTO; isa < (thorough ? MLA_ISA_COUNT : MLA_ISA_SCALAR); isa++) {
+        for (int isa = thorough ? MLA_ISA_SCALAR : MLA_ISA_AUTO; isa < (thorough ? MLA_ISA_COUNT : MLA_ISA_SCALAR);
+             isa++) {
             const char *isa_name = mla_isa_name((mla_isa)isa);
             if (!mla_isa_available((mla_isa)isa)) continue;
             for (int exact = 0; exact < 2; exact++) {
                 run_model(c, (mla_isa)isa, exact, 1, tokens, got[exact], x, 16, made);
                 CHECK(!memcmp(x, x0, n0 * sizeof *x), "%s %s: embeddings", what, form_name);
-                for (int i = 0; i < 16; i++) CHECK(made[i] >= 0 && made[i] < plain->config.vocab_size, "%s %s: token %d", what, form_name, made[i]);
+                for (int i = 0; i < 16; i++)
+                    CHECK(made[i] >= 0 && made[i] < plain->config.vocab_size, "%s %s: token %d", what, form_name,
+                          made[i]);
                 if (!thorough) continue;
                 run_model(c, (mla_isa)isa, exact, 2, tokens, again, x, 16, repeated);
-                CHECK(!memcmp(again, got[exact], n * sizeof *again) && !memcmp(made, repeated, sizeof made), "%s %s %s: 2 threads", what, form_name, isa_name);
+                CHECK(!memcmp(again, got[exact], n * sizeof *again) && !memcmp(made, repeated, sizeof made),
+                      "%s %s %s: 2 threads", what, form_name, isa_name);
             }
             const double kept = median_err(got[1], want, PROMPT, V), whole = median_err(got[0], want, PROMPT, V);
             const double int8 = median_err(got[0], same, PROMPT, V);
             const float exactly = test_rel_err(got[1], same, n);
             if (reporting)
-                printf("  %-24s %s %-6s  exact: %.4f (%.1e from the decoded weights)   int8: %.4f (%.4f)\n", what, form_name, isa_name, kept,
-                       (double)exactly, whole, int8);
-            CHECK(exactly < 5e-5f, "%s %s %s: exact products are %g from the decoded weights", what, form_name, isa_name, (double)exactly);
-            CHECK(kept < (form == CHECKPOINT_Q8 ? bound.q8 : bound.q4), "%s %s %s: error %g", what, form_name, isa_name, kept);
+                printf("  %-24s %s %-6s  exact: %.4f (%.1e from the decoded weights)   int8: %.4f (%.4f)\n", what,
+                       form_name, isa_name, kept, (double)exactly, whole, int8);
+            CHECK(exactly < 5e-5f, "%s %s %s: exact products are %g from the decoded weights", what, form_name,
+                  isa_name, (double)exactly);
+            CHECK(kept < (form == CHECKPOINT_Q8 ? bound.q8 : bound.q4), "%s %s %s: error %g", what, form_name, isa_name,
+                  kept);
             CHECK(int8 < bound.int8, "%s %s %s: error %g of the int8 activations", what, form_name, isa_name, int8);
             checkpoint *r = open_dir(path);
             how.repack = 1, how.threads = 3;
             CHECK(checkpoint_quantize(r, &how, &err) == MLA_OK, "%s %s repacked: %s", what, form_name, err.text);
             how.repack = 0;
-            for (int threads = 1; threads <= 2; threads++) run_model(r, (mla_isa)isa, 0, threads, tokens, threads == 1 ? got[1] : again, x, 0, NULL);
+            for (int threads = 1; threads <= 2; threads++)
+                run_model(r, (mla_isa)isa, 0, threads, tokens, threads == 1 ? got[1] : again, x, 0, NULL);
             CHECK(!memcmp(again, got[1], n * sizeof *again), "%s %s repacked %s: 2 threads", what, form_name, isa_name);
             const double apart = median_err(got[1], got[0], PROMPT, V); /* the same weights, summed in another order */
             CHECK(apart < bound.int8 / 4, "%s %s repacked %s: %g apart", what, form_name, isa_name, apart);
@@ -765,14 +840,21 @@ static void check_accuracy(const char *path, const char *what, const set *names,
 
 static void test_accuracy(void) {
     static set s;
-    static const struct { const char *fixture, *classes; accuracy bound; } cases[] = { /* about one and a half times what was measured */
-        {"deepseek_v2_lite", "", {0.10, 0.80, 0.10}}, {"deepseek_v3", "keep attn", {0.06, 0.75, 0.08}},
-        {"kimi_k2", "keep attn", {0.035, 0.50, 0.05}}, {"deepseek_v3_fp8", "keep attn experts shared", {0.03, 0.50, 0.035}}};
+    static const struct {
+        const char *fixture, *classes;
+        accuracy bound;
+    } cases[] = {/* about one and a half times what was measured */
+                 {"deepseek_v2_lite", "", {0.10, 0.80, 0.10}},
+                 {"deepseek_v3", "keep attn", {0.06, 0.75, 0.08}},
+                 {"kimi_k2", "keep attn", {0.035, 0.50, 0.05}},
+                 {"deepseek_v3_fp8", "keep attn experts shared", {0.03, 0.50, 0.035}}};
     int tokens[PROMPT];
     SECTION("logits and greedy tokens of converted models");
     if (reporting)
-        puts("  Median over 48 tokens of the logits' error, in root mean squares: products in f32 and in int8, against the checkpoint's own weights\n"
-             "  (in brackets: against f32 products with the decoded weights, for exact the largest one). The weights are random, layers amplify.");
+        puts("  Median over 48 tokens of the logits' error, in root mean squares: products in f32 and in int8, against "
+             "the checkpoint's own weights\n"
+             "  (in brackets: against f32 products with the decoded weights, for exact the largest one). The weights "
+             "are random, layers amplify.");
     test_rng r = {6};
     for (int i = 0; i < PROMPT; i++) tokens[i] = test_int(&r, 256);
     for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
@@ -789,9 +871,10 @@ static void test_accuracy(void) {
             plain += one[0], search += one[1], k_proj++;
         }
         if (reporting)
-            printf("  %-24s q4: squared error of the weights %.6f of the squares, plain rounding %.6f, ratio %.3f\n", cases[i].fixture,
-                   search / k_proj, plain / k_proj, search / plain);
-        CHECK(search < 0.92 * plain && worse == 0, "%s: the search gives %g, plain rounding %g, worse in %d groups", cases[i].fixture, search, plain, worse);
+            printf("  %-24s q4: squared error of the weights %.6f of the squares, plain rounding %.6f, ratio %.3f\n",
+                   cases[i].fixture, search / k_proj, plain / k_proj, search / plain);
+        CHECK(search < 0.92 * plain && worse == 0, "%s: the search gives %g, plain rounding %g, worse in %d groups",
+              cases[i].fixture, search, plain, worse);
         if (i == 0)
             for (int k = 0; k < KINDS; k++) {
                 char what[64];
@@ -808,12 +891,19 @@ static void test_accuracy(void) {
     drop(&s);
 }
 
-/* ---- tied embeddings ---------------------------------------------------------------------------------------------------- */
+/* ---- tied embeddings --------------------------------------------------------------------------------------------- */
 
 static void test_tied(void) {
-    static const struct { const char *classes; int tied; mla_dtype head, embed; } cases[] = {
-        {"", 0, MLA_Q4, MLA_BF16}, {"keep head", 1, MLA_BF16, MLA_BF16}, {"q8 embed head", 1, MLA_Q8, MLA_Q8},
-        {"q8 embed", 0, MLA_Q4, MLA_Q8}, {"q8 embed keep head", 0, MLA_BF16, MLA_Q8}, {"q8 head", 0, MLA_Q8, MLA_BF16}};
+    static const struct {
+        const char *classes;
+        int tied;
+        mla_dtype head, embed;
+    } cases[] = {{"", 0, MLA_Q4, MLA_BF16},
+                 {"keep head", 1, MLA_BF16, MLA_BF16},
+                 {"q8 embed head", 1, MLA_Q8, MLA_Q8},
+                 {"q8 embed", 0, MLA_Q4, MLA_Q8},
+                 {"q8 embed keep head", 0, MLA_BF16, MLA_Q8},
+                 {"q8 head", 0, MLA_Q8, MLA_BF16}};
     static set s;
     static float tied_logits[PROMPT * MAX_V], own_logits[PROMPT * MAX_V], x[PROMPT * MAX_D];
     int tokens[PROMPT];
@@ -823,7 +913,8 @@ static void test_tied(void) {
     for (int i = 0; i < s.n; i++) /* the untied twin has the embedding as its head */
         if (!strcmp(s.t[i].name, "lm_head.weight"))
             for (int k = 0; k < s.n; k++)
-                if (!strcmp(s.t[k].name, "model.embed_tokens.weight")) memcpy(s.t[i].x, s.t[k].x, 256 * 64 * sizeof *s.t[i].x);
+                if (!strcmp(s.t[k].name, "model.embed_tokens.weight"))
+                    memcpy(s.t[i].x, s.t[k].x, 256 * 64 * sizeof *s.t[i].x);
     for (size_t k = 0; k < sizeof cases / sizeof *cases; k++) {
         checkpoint_quant how = quant_of(CHECKPOINT_Q4, cases[k].classes);
         mla_error err;
@@ -833,17 +924,20 @@ static void test_tied(void) {
             CHECK(!c->weights.head.data == !twin, "lm_head");
             CHECK(checkpoint_quantize(c, &how, &err) == MLA_OK, "\"%s\": %s", cases[k].classes, err.text);
             const mla_tensor *head = &c->weights.head;
-            CHECK(c->weights.embed.dtype == cases[k].embed && (!twin && cases[k].tied ? !head->data : head->data && head->dtype == cases[k].head),
-                  "\"%s\": embed %s, head %s", cases[k].classes, mla_dtype_name(c->weights.embed.dtype), head->data ? mla_dtype_name(head->dtype) : "tied");
+            CHECK(c->weights.embed.dtype == cases[k].embed &&
+                      (!twin && cases[k].tied ? !head->data : head->data && head->dtype == cases[k].head),
+                  "\"%s\": embed %s, head %s", cases[k].classes, mla_dtype_name(c->weights.embed.dtype),
+                  head->data ? mla_dtype_name(head->dtype) : "tied");
             run_model(c, MLA_ISA_AUTO, 0, 1, tokens, twin ? own_logits : tied_logits, x, 0, NULL);
             checkpoint_close(c);
         }
-        CHECK(!memcmp(tied_logits, own_logits, sizeof own_logits), "\"%s\": other logits than the untied twin", cases[k].classes);
+        CHECK(!memcmp(tied_logits, own_logits, sizeof own_logits), "\"%s\": other logits than the untied twin",
+              cases[k].classes);
     }
     drop(&s);
 }
 
-/* ---- refusals ----------------------------------------------------------------------------------------------------------- */
+/* ---- refusals ---------------------------------------------------------------------------------------------------- */
 
 static void check_refused(const char *fixture, checkpoint_quant how, mla_result code, const char *text) {
     char path[128];
@@ -857,10 +951,12 @@ static void check_refused(const char *fixture, checkpoint_quant how, mla_result 
     memset(&err, 0, sizeof err);
     const mla_result rc = checkpoint_quantize(c, &how, &err);
     CHECK(rc == code && err.code == code && !strcmp(err.text, text), "%s: %d, %s", fixture, (int)rc, err.text);
-    CHECK(!memcmp(&weights, &c->weights, sizeof weights) && !memcmp(layers, c->weights.layers, bytes), "%s: changed by a call that failed", fixture);
+    CHECK(!memcmp(&weights, &c->weights, sizeof weights) && !memcmp(layers, c->weights.layers, bytes),
+          "%s: changed by a call that failed", fixture);
     CHECK(checkpoint_quantize(c, &how, NULL) == code, "%s: without mla_error", fixture);
     how = quant_of(CHECKPOINT_Q8, "keep attn experts shared");
-    CHECK(checkpoint_quantize(c, &how, &err) == MLA_OK && c->weights.head.dtype == MLA_Q8, "%s: afterwards: %s", fixture, err.text);
+    CHECK(checkpoint_quantize(c, &how, &err) == MLA_OK && c->weights.head.dtype == MLA_Q8, "%s: afterwards: %s",
+          fixture, err.text);
     free(layers);
     checkpoint_close(c);
 }
@@ -870,17 +966,23 @@ static void test_refusals(void) {
     mla_error err;
     SECTION("refusals, by name, which leave the checkpoint as it was");
     check_refused("deepseek_v2_lite", quant_of(CHECKPOINT_Q8, "q4 kv_b"), MLA_ERR_WEIGHTS,
-                  "model.safetensors: tensor \"model.layers.0.self_attn.kv_b_proj.weight\": found rows of 48, expected a multiple of 32 for q4 (or keep kv_b)");
+                  "model.safetensors: tensor \"model.layers.0.self_attn.kv_b_proj.weight\": found rows of 48, expected "
+                  "a multiple of 32 for q4 (or keep kv_b)");
     check_refused("deepseek_v3", quant_of(CHECKPOINT_Q4, ""), MLA_ERR_WEIGHTS,
-                  "model.safetensors: tensor \"model.layers.0.self_attn.q_b_proj.weight\": found rows of 48, expected a multiple of 32 for q4 (or keep attn)");
+                  "model.safetensors: tensor \"model.layers.0.self_attn.q_b_proj.weight\": found rows of 48, expected "
+                  "a multiple of 32 for q4 (or keep attn)");
     check_refused("deepseek_v2", quant_of(CHECKPOINT_Q8, "q8 attn"), MLA_ERR_WEIGHTS,
-                  "model-00002-of-00005.safetensors: tensor \"model.layers.0.self_attn.q_b_proj.weight\": found rows of 48, expected a multiple of 32 for q8 (or keep attn)");
+                  "model-00002-of-00005.safetensors: tensor \"model.layers.0.self_attn.q_b_proj.weight\": found rows "
+                  "of 48, expected a multiple of 32 for q8 (or keep attn)");
     check_refused("deepseek_v3_fp8", quant_of(CHECKPOINT_Q8, "keep attn"), MLA_ERR_WEIGHTS,
-                  "model.safetensors: tensor \"model.layers.1.mlp.experts.0.down_proj.weight\": found rows of 144, expected a multiple of 32 for q8 (or keep experts)");
+                  "model.safetensors: tensor \"model.layers.1.mlp.experts.0.down_proj.weight\": found rows of 144, "
+                  "expected a multiple of 32 for q8 (or keep experts)");
     check_refused("deepseek_v3_fp8", quant_of(CHECKPOINT_Q8, "keep attn experts"), MLA_ERR_WEIGHTS,
-                  "model.safetensors: tensor \"model.layers.1.mlp.shared_experts.down_proj.weight\": found rows of 144, expected a multiple of 32 for q8 (or keep shared)");
+                  "model.safetensors: tensor \"model.layers.1.mlp.shared_experts.down_proj.weight\": found rows of "
+                  "144, expected a multiple of 32 for q8 (or keep shared)");
     check_refused("deepseek_v3_fp8", quant_of(CHECKPOINT_Q8, "keep attn experts shared q8 kv_b"), MLA_ERR_WEIGHTS,
-                  "model.safetensors: tensor \"model.layers.0.self_attn.kv_b_proj.weight\": found rows of 136, expected a multiple of 32 for q8 (or keep kv_b)");
+                  "model.safetensors: tensor \"model.layers.0.self_attn.kv_b_proj.weight\": found rows of 136, "
+                  "expected a multiple of 32 for q8 (or keep kv_b)");
     how = quant_of(CHECKPOINT_Q8, "");
     how.threads = -1;
     check_refused("deepseek_v2_lite", how, MLA_ERR_ARGUMENT, "checkpoint_quant.threads: -1 is negative");
@@ -894,17 +996,23 @@ static void test_refusals(void) {
     checkpoint *c = open_dir(FIXTURES "deepseek_v2_lite");
     for (int k = 0; k < 2; k++) {
         alloc_countdown = k;
-        CHECK(checkpoint_quantize(c, NULL, &err) == MLA_ERR_MEMORY && strstr(err.text, "no memory for"), "allocation %d fails: %s", k, err.text);
+        CHECK(checkpoint_quantize(c, NULL, &err) == MLA_ERR_MEMORY && strstr(err.text, "no memory for"),
+              "allocation %d fails: %s", k, err.text);
         alloc_countdown = -1;
-        CHECK(c->weights.head.dtype == MLA_BF16, "allocation %d fails: the head is %s", k, mla_dtype_name(c->weights.head.dtype));
+        CHECK(c->weights.head.dtype == MLA_BF16, "allocation %d fails: the head is %s", k,
+              mla_dtype_name(c->weights.head.dtype));
     }
     how = quant_of(CHECKPOINT_KEEP, "");
-    CHECK(checkpoint_quantize(c, &how, &err) == MLA_OK && c->weights.head.dtype == MLA_BF16, "nothing to do: %s", err.text);
-    CHECK(checkpoint_quantize(c, NULL, &err) == MLA_OK && c->weights.head.dtype == MLA_Q8 && c->weights.embed.dtype == MLA_BF16 &&
-          c->weights.layers[0].attn.kv_b.weight.dtype == MLA_BF16 && c->weights.layers[0].attn.q.weight.dtype == MLA_Q8 &&
-          c->weights.layers[1].moe.router.dtype == MLA_BF16, "the defaults: %s", err.text);
+    CHECK(checkpoint_quantize(c, &how, &err) == MLA_OK && c->weights.head.dtype == MLA_BF16, "nothing to do: %s",
+          err.text);
+    CHECK(checkpoint_quantize(c, NULL, &err) == MLA_OK && c->weights.head.dtype == MLA_Q8 &&
+              c->weights.embed.dtype == MLA_BF16 && c->weights.layers[0].attn.kv_b.weight.dtype == MLA_BF16 &&
+              c->weights.layers[0].attn.q.weight.dtype == MLA_Q8 && c->weights.layers[1].moe.router.dtype == MLA_BF16,
+          "the defaults: %s", err.text);
     checkpoint_close(c);
-    CHECK(!strcmp(checkpoint_class_name(CHECKPOINT_CLASS_COUNT), "?") && !strcmp(checkpoint_form_name(CHECKPOINT_FORM_COUNT), "?"), "names past the last");
+    CHECK(!strcmp(checkpoint_class_name(CHECKPOINT_CLASS_COUNT), "?") &&
+              !strcmp(checkpoint_form_name(CHECKPOINT_FORM_COUNT), "?"),
+          "names past the last");
 }
 
 static void clean(void) { unlink(in_dir("config.json")), unlink(in_dir("model.safetensors")), rmdir(dir); }
@@ -917,12 +1025,14 @@ static void test_repack(void) {
     SECTION("repacking");
     for (size_t i = 0; i < sizeof q4; i++) q4[i] = (unsigned char)(i * 41 % 63);
     CHECK(mla_repack(out, &t, &err) == MLA_OK, "%s", err.text);
-    CHECK(!memcmp(out + 2 * 5, q4 + 5 * 36, 2) && !memcmp(out + 32 + 64 * 3 + 4 * 5, q4 + 5 * 36 + 2 + 12, 4), "row 5 of the first block");
+    CHECK(!memcmp(out + 2 * 5, q4 + 5 * 36, 2) && !memcmp(out + 32 + 64 * 3 + 4 * 5, q4 + 5 * 36 + 2 + 12, 4),
+          "row 5 of the first block");
     CHECK(!memcmp(out + 2 * 288 + 288 + 2, q4 + 17 * 36 + 18, 2), "row 17, second group");
     t.rows = 31;
     CHECK(mla_repack(out, &t, &err) == MLA_ERR_ARGUMENT && strstr(err.text, "multiple of 16"), "31 rows: %s", err.text);
     t = mla_view(q4, MLA_BF16, 16, 32);
-    CHECK(mla_repack(out, &t, &err) == MLA_ERR_ARGUMENT && mla_repack(NULL, &t, &err) == MLA_ERR_ARGUMENT, "bf16, NULL");
+    CHECK(mla_repack(out, &t, &err) == MLA_ERR_ARGUMENT && mla_repack(NULL, &t, &err) == MLA_ERR_ARGUMENT,
+          "bf16, NULL");
     mla_config c;
     mla_layer_weights layer;
     mla_weights w;
@@ -934,16 +1044,21 @@ static void test_repack(void) {
     layer.mlp.gate.weight = layer.mlp.up.weight = layer.mlp.down.weight = mla_view(out, MLA_Q4X16, 32, 32);
     CHECK(mla_model_create(&m, &c, &w, NULL, &err) == MLA_OK, "%s", err.text);
     d.exact = 1;
-    CHECK(mla_context_create(&x, m, &d, &err) == MLA_ERR_UNSUPPORTED && strstr(err.text, "q4x16"), "exact: %s", err.text);
+    CHECK(mla_context_create(&x, m, &d, &err) == MLA_ERR_UNSUPPORTED && strstr(err.text, "q4x16"), "exact: %s",
+          err.text);
     mla_model_destroy(m);
     c.intermediate_size = 40;
-    layer.mlp.gate.weight = layer.mlp.up.weight = mla_view(out, MLA_Q4X16, 40, 32), layer.mlp.down.weight = mla_view(out, MLA_F32, 32, 40);
-    CHECK(mla_model_create(&m, &c, &w, NULL, &err) == MLA_ERR_WEIGHTS && strstr(err.text, "multiple of 16"), "40 rows: %s", err.text);
+    layer.mlp.gate.weight = layer.mlp.up.weight = mla_view(out, MLA_Q4X16, 40, 32),
+    layer.mlp.down.weight = mla_view(out, MLA_F32, 32, 40);
+    CHECK(mla_model_create(&m, &c, &w, NULL, &err) == MLA_ERR_WEIGHTS && strstr(err.text, "multiple of 16"),
+          "40 rows: %s", err.text);
     c.vocab_size = 16, c.intermediate_size = 32, w.embed = mla_view(out, MLA_Q4X16, 16, 32);
-    CHECK(mla_model_create(&m, &c, &w, NULL, &err) == MLA_ERR_WEIGHTS && strstr(err.text, "weights.embed"), "embed: %s", err.text);
+    CHECK(mla_model_create(&m, &c, &w, NULL, &err) == MLA_ERR_WEIGHTS && strstr(err.text, "weights.embed"), "embed: %s",
+          err.text);
 }
 
-/* Q4 that the checkpoint has in memory of its own, as it has int4 of compressed-tensors, is repacked there, whatever its form. */
+/* Q4 that the checkpoint has in memory of its own, as it has int4 of compressed-tensors, is repacked there, whatever
+ * its form. */
 static void test_in_place(void) {
     static float got[2][PROMPT * MAX_V], embedded[PROMPT * MAX_D];
     int tokens[PROMPT];
@@ -954,7 +1069,8 @@ static void test_in_place(void) {
         checkpoint *c = open_dir(FIXTURES "deepseek_v2_lite"), *plain = open_dir(FIXTURES "deepseek_v2_lite");
         checkpoint_quant how = quant_of(CHECKPOINT_Q4, "");
         how.classes[CHECKPOINT_EMBED] = CHECKPOINT_Q4, how.classes[CHECKPOINT_HEAD] = CHECKPOINT_KEEP;
-        CHECK(checkpoint_quantize(plain, &how, &err) == MLA_OK && checkpoint_quantize(c, &how, &err) == MLA_OK, "%s", err.text);
+        CHECK(checkpoint_quantize(plain, &how, &err) == MLA_OK && checkpoint_quantize(c, &how, &err) == MLA_OK, "%s",
+              err.text);
         c->int4 = c->memory, c->memory = NULL; /* as if it had been read so */
         run_model(c, MLA_ISA_AUTO, 0, 1, tokens, got[0], embedded, 0, NULL);
         memset(&how, 0, sizeof how);
@@ -963,7 +1079,8 @@ static void test_in_place(void) {
         for (long k = 0; k < 2 + (threads == 3); k++) {
             alloc_countdown = k;
             const mla_result rc = checkpoint_quantize(c, &how, &err);
-            CHECK(rc == MLA_ERR_MEMORY && !c->memory && equal_weights(plain, c, FIXTURES "deepseek_v2_lite"), "allocation %ld: %s", k, err.text);
+            CHECK(rc == MLA_ERR_MEMORY && !c->memory && equal_weights(plain, c, FIXTURES "deepseek_v2_lite"),
+                  "allocation %ld: %s", k, err.text);
             alloc_countdown = -1;
         }
         for (int again = 0; again < 2 - (threads == 3); again++) /* repacked once, even if asked twice */
@@ -971,7 +1088,8 @@ static void test_in_place(void) {
         int same = 1, n = 0;
         for (int i = 0; i < c->config.num_hidden_layers; i++)
             for (int e = 0; c->weights.layers[i].moe.experts && e < c->config.n_routed_experts; e++) {
-                const mla_tensor *q = &plain->weights.layers[i].moe.experts[e].gate.weight, *x = &c->weights.layers[i].moe.experts[e].gate.weight;
+                const mla_tensor *q = &plain->weights.layers[i].moe.experts[e].gate.weight,
+                                 *x = &c->weights.layers[i].moe.experts[e].gate.weight;
                 const size_t bytes = mla_dtype_bytes(MLA_Q4, (size_t)q->rows * (size_t)q->cols);
                 unsigned char *want = (unsigned char *)need(malloc(bytes));
                 same &= x->dtype == MLA_Q4X16 && mla_repack(want, q, &err) == MLA_OK && !memcmp(want, x->data, bytes);
@@ -979,18 +1097,20 @@ static void test_in_place(void) {
             }
         CHECK(same && n > 0, "%d threads: experts are not what mla_repack makes of them", threads);
         CHECK(c->weights.embed.dtype == MLA_Q4 && c->weights.layers[0].attn.o.weight.dtype == MLA_Q4X16 &&
-                  c->weights.layers[0].mlp.gate.weight.dtype == MLA_Q4X16 && c->weights.head.dtype == (threads == 3 ? MLA_Q8X16 : MLA_BF16),
+                  c->weights.layers[0].mlp.gate.weight.dtype == MLA_Q4X16 &&
+                  c->weights.head.dtype == (threads == 3 ? MLA_Q8X16 : MLA_BF16),
               "%d threads: what is repacked", threads);
         run_model(c, MLA_ISA_AUTO, 0, 1, tokens, got[1], embedded, 0, NULL);
-        const double apart = median_err(got[1], got[0], PROMPT, (size_t)c->config.vocab_size); /* summed in another order */
+        const double apart =
+            median_err(got[1], got[0], PROMPT, (size_t)c->config.vocab_size); /* summed in another order */
         CHECK(apart < 0.025, "%d threads: %g apart", threads, apart);
         if (reporting) printf("  %d threads: %.2e apart\n", threads, apart);
         checkpoint_close(c), checkpoint_close(plain);
     }
 }
 
-/* Experts of several dtypes, whose activations are rounded in several ways, share the scratch these go to: many tokens at once are as they
-   are one by one. */
+/* Experts of several dtypes, whose activations are rounded in several ways, share the scratch these go to: many tokens
+   at once are as they are one by one. */
 static void test_mixed_experts(void) {
     enum { D = 256, I = 32, E = 16, T = 64 };
     static const mla_dtype dtypes[] = {MLA_Q8, MLA_F32, MLA_E4M3, MLA_BF16, MLA_Q4};
@@ -1009,22 +1129,28 @@ static void test_mixed_experts(void) {
         for (int i = 0; i < D * I && dtypes[k] == MLA_E4M3; i++) bytes[k][i] = mla_f32_to_e4m3(f32[i]);
     for (int k = 0; k < 5; k++)
         if (dtypes[k] != MLA_E4M3) CHECK(mla_quantize(dtypes[k], bytes[k], f32, D * I, &err) == MLA_OK, "%s", err.text);
-    memset(&c, 0, sizeof c), memset(&layer, 0, sizeof layer), memset(&w, 0, sizeof w), memset(experts, 0, sizeof experts);
-    c.hidden_size = D, c.num_hidden_layers = 1, c.n_routed_experts = E, c.num_experts_per_tok = 1, c.moe_intermediate_size = I;
+    memset(&c, 0, sizeof c), memset(&layer, 0, sizeof layer), memset(&w, 0, sizeof w),
+        memset(experts, 0, sizeof experts);
+    c.hidden_size = D, c.num_hidden_layers = 1, c.n_routed_experts = E, c.num_experts_per_tok = 1,
+    c.moe_intermediate_size = I;
     for (int e = 0; e < E; e++) {
         experts[e].gate.weight = experts[e].up.weight = mla_view(bytes[e % 5], dtypes[e % 5], I, D);
         experts[e].down.weight = mla_view(bytes[e % 5], dtypes[e % 5], D, I);
     }
     layer.moe.router = mla_view(router, MLA_F32, E, D), layer.moe.experts = experts, w.layers = &layer;
     if (!CHECK(mla_model_create(&m, &c, &w, NULL, &err) == MLA_OK, "%s", err.text)) return;
-    for (int isa = MLA_ISA_SCALAR; isa < MLA_ISA_BF16; isa++) { /* BF16 and AMX round bf16 activations of many tokens alone */
+    for (int isa = MLA_ISA_SCALAR; isa < MLA_ISA_BF16;
+         isa++) { /* BF16 and AMX round bf16 activations of many tokens alone */
         mla_context_desc d = {.max_tokens = T, .threads = 1, .isa = (mla_isa)isa, .fp8_activations = 1};
         mla_context *k;
-        if (!mla_isa_available((mla_isa)isa) || !CHECK(mla_context_create(&k, m, &d, &err) == MLA_OK, "%s", err.text)) continue;
+        if (!mla_isa_available((mla_isa)isa) || !CHECK(mla_context_create(&k, m, &d, &err) == MLA_OK, "%s", err.text))
+            continue;
         CHECK(mla_moe_forward(k, 0, y, x, T, NULL) == MLA_OK, "%s", mla_context_error(k)->text);
-        for (int t = 0; t < T; t++) CHECK(mla_moe_forward(k, 0, one + t * D, x + t * D, 1, NULL) == MLA_OK, "%s", mla_context_error(k)->text);
+        for (int t = 0; t < T; t++)
+            CHECK(mla_moe_forward(k, 0, one + t * D, x + t * D, 1, NULL) == MLA_OK, "%s", mla_context_error(k)->text);
         double apart = median_err(y, one, 48, D), all = (double)test_rel_err(y, one, T * D);
-        CHECK(apart < 1e-5 && all < 0.02, "%s: %g apart in the middle, %g at most", mla_isa_name((mla_isa)isa), apart, all);
+        CHECK(apart < 1e-5 && all < 0.02, "%s: %g apart in the middle, %g at most", mla_isa_name((mla_isa)isa), apart,
+              all);
         mla_context_destroy(k);
     }
     mla_model_destroy(m);

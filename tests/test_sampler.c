@@ -21,7 +21,7 @@ static sampler_desc settings(double temperature, int top_k, double top_p, double
     return d;
 }
 
-/* ---- the plain sampler: sorts everything ------------------------------------------------------------------------------- */
+/* ---- the plain sampler: sorts everything ------------------------------------------------------------------------- */
 
 enum { MOST = 2048 };
 
@@ -31,8 +31,8 @@ static int by_logit(const void *a, const void *b) {
     return sort_by[i] > sort_by[j] ? -1 : sort_by[i] < sort_by[j] ? 1 : i - j;
 }
 
-/* Probabilities [n]; 0 for what is filtered out. Returns how near a sum came to top_p or a probability to min_p's limit without
-   being what decides: where that is tiny, rounding may have decided otherwise. */
+/* Probabilities [n]; 0 for what is filtered out. Returns how near a sum came to top_p or a probability to min_p's limit
+   without being what decides: where that is tiny, rounding may have decided otherwise. */
 static double plain(double *p, const float *logits, int n, const sampler_desc *d) {
     static int order[MOST];
     double sum = 0, part = 0, margin = 1;
@@ -46,8 +46,10 @@ static double plain(double *p, const float *logits, int n, const sampler_desc *d
         for (i = 0; i < kept; i++) {
             const double gap = fabs(part / sum - d->top_p);
             if (i > 0 && gap < margin) margin = gap;
-            if (i > 0 && part >= d->top_p * sum) p[order[i]] = 0;
-            else part += p[order[i]];
+            if (i > 0 && part >= d->top_p * sum)
+                p[order[i]] = 0;
+            else
+                part += p[order[i]];
         }
     }
     for (i = 0; i < kept; i++) {
@@ -69,8 +71,10 @@ static int candidates(double *p, const sampler *s, int n) {
     for (int i = 0; i < n; i++) p[i] = 0;
     for (int i = 0; i < m; i++) {
         const int id = sampler_candidate(s, i, &weight);
-        if (id <= before || id >= n) CHECK(0, "candidate %d after %d of %d", id, before, n);
-        else sum += p[id] = (double)weight, before = id;
+        if (id <= before || id >= n)
+            CHECK(0, "candidate %d after %d of %d", id, before, n);
+        else
+            sum += p[id] = (double)weight, before = id;
     }
     for (int i = 0; i < n; i++) p[i] /= sum;
     return m;
@@ -92,11 +96,11 @@ static void fill_logits(test_rng *r, float *x, int n) {
     const float spread = (float)(1 + test_int(r, 5));
     for (int i = 0; i < n; i++) {
         x[i] = spread * test_gauss(r);
-        if (kind == 1) x[i] = (float)test_int(r, 3);                         /* ties */
-        if (kind == 2 && test_int(r, 3) == 0) x[i] = -INFINITY;              /* impossible tokens */
-        if (kind == 3) x[i] = 1.5f;                                          /* all equal */
-        if (kind == 4) x[i] = test_int(r, 2) ? 0.0f : -0.0f;                 /* equal, too */
-        if (kind == 5) x[i] *= test_int(r, 8) ? 1.0f : 1000.0f;              /* some are out of reach */
+        if (kind == 1) x[i] = (float)test_int(r, 3);            /* ties */
+        if (kind == 2 && test_int(r, 3) == 0) x[i] = -INFINITY; /* impossible tokens */
+        if (kind == 3) x[i] = 1.5f;                             /* all equal */
+        if (kind == 4) x[i] = test_int(r, 2) ? 0.0f : -0.0f;    /* equal, too */
+        if (kind == 5) x[i] *= test_int(r, 8) ? 1.0f : 1000.0f; /* some are out of reach */
     }
     if (x[n - 1] < -1e30f) x[n - 1] = 0; /* never all of them */
 }
@@ -111,18 +115,19 @@ static void against_plain(void) {
     SECTION("every filter against a plain sampler");
     for (int round = 0; round < 3000; round++) {
         const int n = round % 7 == 0 ? 1 : 1 + test_int(&r, round % 50 == 1 ? MOST : 60);
-        sampler_desc d = settings(temperatures[test_int(&r, 5)], test_int(&r, 2) ? 0 : test_int(&r, n + 5), ps[test_int(&r, 7)],
-                                  mins[test_int(&r, 5)]);
+        sampler_desc d = settings(temperatures[test_int(&r, 5)], test_int(&r, 2) ? 0 : test_int(&r, n + 5),
+                                  ps[test_int(&r, 7)], mins[test_int(&r, 5)]);
         d.seed = (uint64_t)round;
         fill_logits(&r, x, n);
         const double margin = plain(p, x, n, &d);
         double worst = 0;
         ours(q, x, n, &d);
         for (int i = 0; i < n; i++) worst = fmax(worst, fabs(p[i] - q[i]));
-        if (margin < 1e-8) close++; /* a tie of sums: the limit lies exactly on a token, or so */
+        if (margin < 1e-8)
+            close++; /* a tie of sums: the limit lies exactly on a token, or so */
         else
-            CHECK(worst < 1e-8, "round %d: n %d, T %g, top_k %d, top_p %g, min_p %g: off by %g", round, n, d.temperature, d.top_k,
-                  d.top_p, d.min_p, worst);
+            CHECK(worst < 1e-8, "round %d: n %d, T %g, top_k %d, top_p %g, min_p %g: off by %g", round, n,
+                  d.temperature, d.top_k, d.top_p, d.min_p, worst);
     }
     CHECK(close < 900, "%d rounds too close to call", close);
 }
@@ -165,7 +170,7 @@ static void weights(void) {
           "the ends");
 }
 
-/* ---- draws ------------------------------------------------------------------------------------------------------------ */
+/* ---- draws ------------------------------------------------------------------------------------------------------- */
 
 /* Chi-square of draws [n] against p: (value - degrees of freedom) in units of its deviation. */
 static double chi_square(const int *count, const double *p, int n, int draws) {
@@ -303,14 +308,14 @@ static void penalty(void) {
     }
 }
 
-/* ---- errors ----------------------------------------------------------------------------------------------------------- */
+/* ---- errors ------------------------------------------------------------------------------------------------------ */
 
 static void refused(const char *pattern, int vocab, const sampler_desc *d) {
     sampler *s = (sampler *)&s;
     mla_error error;
     const mla_result rc = sampler_create(&s, vocab, d, &error);
-    CHECK(rc == MLA_ERR_ARGUMENT && !s && error.code == rc && strstr(error.text, pattern), "want '%s', got %d '%s'", pattern,
-          (int)rc, rc ? error.text : "");
+    CHECK(rc == MLA_ERR_ARGUMENT && !s && error.code == rc && strstr(error.text, pattern), "want '%s', got %d '%s'",
+          pattern, (int)rc, rc ? error.text : "");
     CHECK(sampler_create(&s, vocab, d, NULL) == MLA_ERR_ARGUMENT, "without an error to fill");
 }
 
@@ -359,7 +364,7 @@ static void errors(void) {
     }
 }
 
-/* ---- speed ------------------------------------------------------------------------------------------------------------ */
+/* ---- speed ------------------------------------------------------------------------------------------------------- */
 
 static void speed(void) {
     enum { N = 129280, REPS = 5 };
@@ -382,8 +387,8 @@ static void speed(void) {
                 best = fmin(best, seconds() - start);
             }
             printf("    %s logits, top_k %2d, top_p %4.2f, min_p %4.2f, penalty %3.1f: %6.3f ms, %d candidates\n",
-                   equal ? "equal" : "random", how[k].top_k, how[k].top_p, how[k].min_p, how[k].repeat_penalty, 1e3 * best,
-                   sampler_candidates(s));
+                   equal ? "equal" : "random", how[k].top_k, how[k].top_p, how[k].min_p, how[k].repeat_penalty,
+                   1e3 * best, sampler_candidates(s));
             CHECK(best < 0.2, "%g s", best); /* a sort takes longer under valgrind only; this is about hanging */
             sampler_destroy(s);
         }
@@ -391,7 +396,7 @@ static void speed(void) {
     free(x);
 }
 
-/* ---- stop strings ----------------------------------------------------------------------------------------------------- */
+/* ---- stop strings ------------------------------------------------------------------------------------------------ */
 
 /* Length of the text before the stop string that ends first, the longest of those; n: none. */
 static size_t plain_stop(const char *text, size_t n, const char *const *strings, int n_strings) {
@@ -439,13 +444,15 @@ static void stop_strings(void) {
                 size_t keep = 0;
                 for (int i = 0; i < n_strings; i++)
                     for (size_t k = strlen(strings[i]) - 1; k > 0; k--)
-                        if (k <= (size_t)(at + piece) && k > keep && !memcmp(text + at + piece - k, strings[i], k)) keep = k;
+                        if (k <= (size_t)(at + piece) && k > keep && !memcmp(text + at + piece - k, strings[i], k))
+                            keep = k;
                 CHECK(held == keep, "%zu bytes held back, want %zu", held, keep);
             }
         }
         length += stop_end(s, got + length);
         hits += stopped;
-        CHECK(stopped == (want < (size_t)n) || plain_stop(text, (size_t)n, strings, n_strings) == (size_t)n, "found or not");
+        CHECK(stopped == (want < (size_t)n) || plain_stop(text, (size_t)n, strings, n_strings) == (size_t)n,
+              "found or not");
         CHECK(length == want && !memcmp(got, text, length), "round %d: %zu bytes, want %zu", round, length, want);
         CHECK(stop_end(s, got) == 0, "nothing is left");
         stop_destroy(s);

@@ -1,7 +1,7 @@
-/* test_sparse.c - sparse attention: what an indexer chooses and what is made of it, on every path and instruction set, against
-   plain loops in double. Rows and keys are read back from the cache, so that the reference sees them as they were rounded; what
-   is in them is checked apart. Where two scores are closer than f32 can tell, either may be chosen, and the token is left out;
-   how many are not is counted. */
+/* test_sparse.c - sparse attention: what an indexer chooses and what is made of it, on every path and instruction set,
+   against plain loops in double. Rows and keys are read back from the cache, so that the reference sees them as they
+   were rounded; what is in them is checked apart. Where two scores are closer than f32 can tell, either may be chosen,
+   and the token is left out; how many are not is counted. */
 
 #define MLA_IMPLEMENTATION
 #include "mla.h"
@@ -9,7 +9,7 @@
 
 #include <stdlib.h>
 
-/* ---- memory: everything lives until drop() ----------------------------------------------------------------------------- */
+/* ---- memory: everything lives until drop() ----------------------------------------------------------------------- */
 
 static void *bag[1 << 14];
 static int bag_n;
@@ -42,19 +42,21 @@ static void must(mla_result r, const char *text, int line) {
 
 static void refused(mla_result got, mla_result want, const char *text, const char *word, const char *more, int line) {
     CHECK(got == want, "line %d: %s instead of %s: %s", line, mla_result_name(got), mla_result_name(want), text);
-    CHECK(got == MLA_OK || (strstr(text, word) && strstr(text, more)), "line %d: no \"%s\" and \"%s\" in: %s", line, word, more,
-          text);
+    CHECK(got == MLA_OK || (strstr(text, word) && strstr(text, more)), "line %d: no \"%s\" and \"%s\" in: %s", line,
+          word, more, text);
 }
-#define REFUSED(call, code, word, more)             refused((call), code, error.text, word, more, __LINE__)
-#define REFUSED_IN(context, call, code, word, more) refused((call), code, mla_context_error(context)->text, word, more, __LINE__)
+#define REFUSED(call, code, word, more) refused((call), code, error.text, word, more, __LINE__)
+#define REFUSED_IN(context, call, code, word, more)                                                                    \
+    refused((call), code, mla_context_error(context)->text, word, more, __LINE__)
 
-#define FOR_ISA(isa)                                                                                                             \
-    for (mla_isa isa = MLA_ISA_SCALAR; isa < MLA_ISA_COUNT; isa = (mla_isa)(isa + 1))                                            \
+#define FOR_ISA(isa)                                                                                                   \
+    for (mla_isa isa = MLA_ISA_SCALAR; isa < MLA_ISA_COUNT; isa = (mla_isa)(isa + 1))                                  \
         if (mla_isa_available(isa))
-#define FOR_PATH(path) for (mla_attn_path path = MLA_ATTN_AUTO; path < MLA_ATTN_PATH_COUNT; path = (mla_attn_path)(path + 1))
+#define FOR_PATH(path)                                                                                                 \
+    for (mla_attn_path path = MLA_ATTN_AUTO; path < MLA_ATTN_PATH_COUNT; path = (mla_attn_path)(path + 1))
 static const char *const path_names[MLA_ATTN_PATH_COUNT] = {"auto", "naive", "absorbed"};
 
-/* ---- models ------------------------------------------------------------------------------------------------------------- */
+/* ---- models ------------------------------------------------------------------------------------------------------ */
 
 enum { MOST_LAYERS = 4 };
 
@@ -88,7 +90,8 @@ static mla_config config(int L, int H, int Hi, int d, int P, int topk) {
 /* full: a bit for each layer that has an indexer. */
 static void subject_open(subject *s, const mla_config *c, unsigned full, uint64_t seed) {
     test_rng r = {seed};
-    const int D = c->hidden_size, H = c->num_attention_heads, Q = c->q_lora_rank, R = c->kv_lora_rank, N = c->qk_nope_head_dim;
+    const int D = c->hidden_size, H = c->num_attention_heads, Q = c->q_lora_rank, R = c->kv_lora_rank,
+              N = c->qk_nope_head_dim;
     const int P = c->qk_rope_head_dim, V = c->v_head_dim;
     mla_weights w;
     memset(s, 0, sizeof *s), memset(&w, 0, sizeof w);
@@ -99,7 +102,8 @@ static void subject_open(subject *s, const mla_config *c, unsigned full, uint64_
         a->kv_b = linear(&r, H * (N + V), R);
         a->o = linear(&r, D, H * V), a->q_norm.weight = tensor(&r, 1, Q, 1), a->kv_norm.weight = tensor(&r, 1, R, 1);
         if (!(full >> i & 1)) continue;
-        a->indexer.wq_b = linear(&r, c->index_n_heads * c->index_head_dim, Q), a->indexer.wk = linear(&r, c->index_head_dim, D);
+        a->indexer.wq_b = linear(&r, c->index_n_heads * c->index_head_dim, Q),
+        a->indexer.wk = linear(&r, c->index_head_dim, D);
         a->indexer.k_norm.weight = tensor(&r, 1, c->index_head_dim, 1),
         a->indexer.k_norm.bias = tensor(&r, 1, c->index_head_dim, 0.3);
         a->indexer.weights_proj = tensor(&r, c->index_n_heads, D, 1 / sqrt(D));
@@ -149,7 +153,7 @@ static void run_layers(mla_context *context, mla_cache *k, int L, const float *x
     }
 }
 
-/* ---- the reference ------------------------------------------------------------------------------------------------------ */
+/* ---- the reference ----------------------------------------------------------------------------------------------- */
 
 static double at(const mla_tensor *t, int row, int col) {
     float f;
@@ -189,31 +193,34 @@ static void ref_key(double *k, const subject *s, int layer, const double *x, int
     product(k, &w->wk.weight, x);
     for (int i = 0; i < d; i++) mean += k[i] / d;
     for (int i = 0; i < d; i++) var += (k[i] - mean) * (k[i] - mean) / d;
-    for (int i = 0; i < d; i++) k[i] = (k[i] - mean) / sqrt(var + 1e-6) * at(&w->k_norm.weight, 0, i) + at(&w->k_norm.bias, 0, i);
+    for (int i = 0; i < d; i++)
+        k[i] = (k[i] - mean) / sqrt(var + 1e-6) * at(&w->k_norm.weight, 0, i) + at(&w->k_norm.bias, 0, i);
     rotate(k, s->c.qk_rope_head_dim, s->c.index_rope, position, mla_model_inv_freq(s->model));
 }
 
-/* chosen [n]: does the token at `position` attend to the key? keys [n, d]; add [n]: the caller's mask, or NULL (the first `seen`
-   count). Gives 0 if rounding may choose otherwise. */
-static int ref_choose(unsigned char *chosen, const subject *s, int layer, const double *x, int position, const double *keys,
-                      int n, int seen, const float *add) {
+/* chosen [n]: does the token at `position` attend to the key? keys [n, d]; add [n]: the caller's mask, or NULL (the
+   first `seen` count). Gives 0 if rounding may choose otherwise. */
+static int ref_choose(unsigned char *chosen, const subject *s, int layer, const double *x, int position,
+                      const double *keys, int n, int seen, const float *add) {
     const mla_config *c = &s->c;
     const mla_attn_weights *w = &s->layers[layer].attn;
     const int Hi = c->index_n_heads, d = c->index_head_dim, mark = bag_n;
-    double *cq = HOLD(double, c->q_lora_rank), *q = HOLD(double, Hi *d), *weight = HOLD(double, Hi), *score = HOLD(double, n),
-           *off = HOLD(double, n);
+    double *cq = HOLD(double, c->q_lora_rank), *q = HOLD(double, Hi *d), *weight = HOLD(double, Hi),
+           *score = HOLD(double, n), *off = HOLD(double, n);
     int left = c->index_topk, sure = 1;
     product(cq, &w->q_a.weight, x);
     rms(cq, c->q_lora_rank, &w->q_norm.weight);
     product(q, &w->indexer.wq_b.weight, cq);
     product(weight, &w->indexer.weights_proj, x);
-    for (int h = 0; h < Hi; h++) rotate(q + h * d, c->qk_rope_head_dim, c->index_rope, position, mla_model_inv_freq(s->model));
+    for (int h = 0; h < Hi; h++)
+        rotate(q + h * d, c->qk_rope_head_dim, c->index_rope, position, mla_model_inv_freq(s->model));
     for (int u = 0; u < n; u++) {
         double size = 0;
         int zero = 1;
         for (int h = 0; h < Hi; h++) {
             double dot = 0, sum = 0;
-            for (int i = 0; i < d; i++) dot += q[h * d + i] * keys[u * d + i], sum += fabs(q[h * d + i] * keys[u * d + i]);
+            for (int i = 0; i < d; i++)
+                dot += q[h * d + i] * keys[u * d + i], sum += fabs(q[h * d + i] * keys[u * d + i]);
             if (dot > -2e-5 * sum) zero = 0, size += fabs(weight[h]) * sum;
             score[u] += dot > 0 ? weight[h] * dot / sqrt((double)Hi * d) : 0;
         }
@@ -240,23 +247,25 @@ static int ref_choose(unsigned char *chosen, const subject *s, int layer, const 
     return sure;
 }
 
-/* y [D] and, if wanted, probabilities [H, n] of the token at `position`, which attends to the chosen ones of the rows [n, R+P].
+/* y [D] and, if wanted, probabilities [H, n] of the token at `position`, which attends to the chosen ones of the rows
+ * [n, R+P].
  */
-static void ref_attend(double *y, double *probs, const subject *s, int layer, const double *x, int position, const double *rows,
-                       int n, const unsigned char *chosen, const float *add) {
+static void ref_attend(double *y, double *probs, const subject *s, int layer, const double *x, int position,
+                       const double *rows, int n, const unsigned char *chosen, const float *add) {
     const mla_config *c = mla_model_config(s->model);
     const mla_attn_weights *w = &s->layers[layer].attn;
     const int H = c->num_attention_heads, N = c->qk_nope_head_dim, P = c->qk_rope_head_dim, R = c->kv_lora_rank,
               V = c->v_head_dim;
     const int mark = bag_n;
-    double *cq = HOLD(double, c->q_lora_rank), *q = HOLD(double, H *(N + P)), *o = HOLD(double, H *V), *p = HOLD(double, n),
-           *kv = HOLD(double, N + V);
+    double *cq = HOLD(double, c->q_lora_rank), *q = HOLD(double, H *(N + P)), *o = HOLD(double, H *V),
+           *p = HOLD(double, n), *kv = HOLD(double, N + V);
     product(cq, &w->q_a.weight, x);
     rms(cq, c->q_lora_rank, &w->q_norm.weight);
     product(q, &w->q_b.weight, cq);
     for (int h = 0; h < H; h++) {
         double max = -(double)INFINITY, sum = 0;
-        const mla_tensor head = mla_view((const float *)w->kv_b.weight.data + (ptrdiff_t)h * (N + V) * R, MLA_F32, N + V, R);
+        const mla_tensor head =
+            mla_view((const float *)w->kv_b.weight.data + (ptrdiff_t)h * (N + V) * R, MLA_F32, N + V, R);
         rotate(q + h * (N + P) + N, P, c->rope.layout, position, mla_model_inv_freq(s->model));
         for (int u = 0; u < n; u++) {
             p[u] = -(double)INFINITY;
@@ -281,7 +290,8 @@ static void ref_attend(double *y, double *probs, const subject *s, int layer, co
     drop_to(mark);
 }
 
-static float far_off(const float *got, const double *want, int n) { /* largest difference, relative to the largest value */
+static float far_off(const float *got, const double *want,
+                     int n) { /* largest difference, relative to the largest value */
     double worst = 0, largest = 1e-30;
     for (int i = 0; i < n; i++) {
         const double e = fabs((double)got[i] - want[i]);
@@ -291,7 +301,7 @@ static float far_off(const float *got, const double *want, int n) { /* largest d
     return (float)(worst / largest);
 }
 
-/* ---- the best of a list ------------------------------------------------------------------------------------------------- */
+/* ---- the best of a list ------------------------------------------------------------------------------------------ */
 
 typedef struct scored {
     float score;
@@ -350,7 +360,7 @@ static void test_best(void) {
     drop();
 }
 
-/* ---- against the reference ---------------------------------------------------------------------------------------------- */
+/* ---- against the reference --------------------------------------------------------------------------------------- */
 
 typedef struct trial {
     const char *name;
@@ -362,8 +372,8 @@ typedef struct trial {
 
 static int tokens_sure, tokens_all;
 
-/* Two layers, the second uses the first one's choice; the tokens of the last call (all, or those after `before`) by every path
- * and ISA. */
+/* Two layers, the second uses the first one's choice; the tokens of the last call (all, or those after `before`) by
+ * every path and ISA. */
 static void reference_case(const trial *k, int before) {
     mla_config c = config(2, k->H, k->Hi, k->d, k->P, k->topk);
     const int D = c.hidden_size, T = k->T, n = T - before, W = c.kv_lora_rank + k->P, d = k->d;
@@ -372,8 +382,8 @@ static void reference_case(const trial *k, int before) {
     test_rng r = {(uint64_t)(k->H * 1000 + k->T * 7 + k->topk)};
     subject_open(&s, &c, 1, 5 + (uint64_t)k->Hi);
     s.c.index_rope = mla_model_config(s.model)->index_rope;
-    float *x = HOLD(float, 2 * T * D), *y = HOLD(float, 2 * T * D), *one = HOLD(float, 2 * n * D), *row = HOLD(float, W + d),
-          *mask = NULL;
+    float *x = HOLD(float, 2 * T * D), *y = HOLD(float, 2 * T * D), *one = HOLD(float, 2 * n * D),
+          *row = HOLD(float, W + d), *mask = NULL;
     float *probs = HOLD(float, n * k->H * T);
     test_fill(&r, x, (size_t)(2 * T * D), 1);
     if (k->mask == 2) {
@@ -397,8 +407,8 @@ static void reference_case(const trial *k, int before) {
     }
     mla_context_destroy(filler);
     FOR_ISA(isa) FOR_PATH(path) {
-        int fresh =
-            first || k->dtype != MLA_F32 || k->index_dtype != MLA_F32; /* what was nearly halfway may be rounded the other way */
+        int fresh = first || k->dtype != MLA_F32 ||
+                    k->index_dtype != MLA_F32; /* what was nearly halfway may be rounded the other way */
         mla_context *context = make_context(s.model, T, 3, isa, path), *single = make_context(s.model, T, 1, isa, path);
         mla_cache *cache = make_cache(s.model, T, k->dtype, k->index_dtype, NULL);
         char way[200];
@@ -426,12 +436,13 @@ static void reference_case(const trial *k, int before) {
                     }
                 for (int t = 0; t < n; t++) {
                     const int seen = k->mask == 0 ? before + t + 1 : T;
-                    sure[t] = (unsigned char)ref_choose(chosen + t * T, &s, 0, xd + (before + t) * D, before + t, keys, T, seen,
-                                                        mask ? mask + t * T : NULL);
+                    sure[t] = (unsigned char)ref_choose(chosen + t * T, &s, 0, xd + (before + t) * D, before + t, keys,
+                                                        T, seen, mask ? mask + t * T : NULL);
                     tokens_sure += sure[t], tokens_all++;
                     for (int l = 0; l < 2; l++)
-                        ref_attend(want + (l * n + t) * D, want_probs + t * k->H * T, &s, l, xd + (l * T + before + t) * D,
-                                   before + t, rows[l], T, chosen + t * T, mask ? mask + t * T : NULL);
+                        ref_attend(want + (l * n + t) * D, want_probs + t * k->H * T, &s, l,
+                                   xd + (l * T + before + t) * D, before + t, rows[l], T, chosen + t * T,
+                                   mask ? mask + t * T : NULL);
                 }
             }
             for (int l = 0; l < 2; l++)
@@ -456,9 +467,11 @@ static void reference_case(const trial *k, int before) {
                     CHECK(stray == 0, "%s: token %d has %d probabilities above 0 for keys not chosen", way, t, stray);
                 }
             if (pass == 0) {
-                for (int l = 0; l < 2; l++) memcpy(one + l * n * D, y + (l * T + before) * D, (size_t)(n * D) * sizeof *one);
+                for (int l = 0; l < 2; l++)
+                    memcpy(one + l * n * D, y + (l * T + before) * D, (size_t)(n * D) * sizeof *one);
             } else {
-                /* one thread instead of three; the absorbed path with probabilities does not cut the context into pieces */
+                /* one thread instead of three; the absorbed path with probabilities does not cut the context into
+                 * pieces */
                 for (int l = 0; l < 2 && path == MLA_ATTN_NAIVE; l++)
                     CHECK(!memcmp(one + l * n * D, y + (l * T + before) * D, (size_t)(n * D) * sizeof *one),
                           "%s: layer %d, one thread", way, l);
@@ -486,8 +499,8 @@ static void test_reference(void) {
         {"f32 and f16", 4, 6, 18, 8, 21, 100, MLA_ROPE_PAIR, MLA_ROPE_HALF, MLA_F32, MLA_F16, 0},
         {"no mask", 3, 4, 16, 8, 13, 45, MLA_ROPE_PAIR, MLA_ROPE_HALF, MLA_F32, MLA_F32, 1},
         {"the caller's mask", 3, 4, 16, 8, 11, 64, MLA_ROPE_PAIR, MLA_ROPE_HALF, MLA_F32, MLA_F32, 2},
-        {"the caller's mask leaves less than may be chosen", 3, 4, 16, 8, 50, 64, MLA_ROPE_PAIR, MLA_ROPE_HALF, MLA_F32, MLA_F32,
-         2},
+        {"the caller's mask leaves less than may be chosen", 3, 4, 16, 8, 50, 64, MLA_ROPE_PAIR, MLA_ROPE_HALF, MLA_F32,
+         MLA_F32, 2},
         {"many heads", 130, 3, 16, 8, 20, 34, MLA_ROPE_PAIR, MLA_ROPE_HALF, MLA_F32, MLA_F32, 0}};
     SECTION("against the reference");
     for (size_t i = 0; i < sizeof trials / sizeof *trials; i++) {
@@ -506,7 +519,7 @@ static void test_reference(void) {
     CHECK(tokens_sure > tokens_all * 9 / 10, "the reference is sure of %d choices of %d only", tokens_sure, tokens_all);
 }
 
-/* ---- nothing to choose -------------------------------------------------------------------------------------------------- */
+/* ---- nothing to choose ------------------------------------------------------------------------------------------- */
 
 /* index_topk at least the length: as if there was none, bit for bit; and one less is not. */
 static void test_dense(void) {
@@ -531,21 +544,23 @@ static void test_dense(void) {
             subject_close(&s);
         }
         const size_t n = sizeof(float) * 40 * L * T;
-        CHECK(!memcmp(y[0], y[1], n) && !memcmp(y[0], y[2], n), "%s, %s, chunks of %d: not as dense attention", mla_isa_name(isa),
-              path_names[path], chunk);
+        CHECK(!memcmp(y[0], y[1], n) && !memcmp(y[0], y[2], n), "%s, %s, chunks of %d: not as dense attention",
+              mla_isa_name(isa), path_names[path], chunk);
         for (int l = 0; l < L; l++) {
             const size_t last = (size_t)(l * T + T - 1) * 40;
-            CHECK(!memcmp(y[0] + l * T * 40, y[3] + l * T * 40, last * 4 - (size_t)l * T * 160) || path == MLA_ATTN_AUTO ||
-                      chunk == T,
-                  "%s, %s, chunks of %d: tokens before the last, layer %d", mla_isa_name(isa), path_names[path], chunk, l);
-            CHECK(memcmp(y[0] + last, y[3] + last, 160), "%s, %s, chunks of %d: the last token does without a key, unnoticed",
-                  mla_isa_name(isa), path_names[path], chunk);
+            CHECK(!memcmp(y[0] + l * T * 40, y[3] + l * T * 40, last * 4 - (size_t)l * T * 160) ||
+                      path == MLA_ATTN_AUTO || chunk == T,
+                  "%s, %s, chunks of %d: tokens before the last, layer %d", mla_isa_name(isa), path_names[path], chunk,
+                  l);
+            CHECK(memcmp(y[0] + last, y[3] + last, 160),
+                  "%s, %s, chunks of %d: the last token does without a key, unnoticed", mla_isa_name(isa),
+                  path_names[path], chunk);
         }
         for (int i = 0; i < 4; i++) free(y[i]);
     }
 }
 
-/* ---- ways of cutting, caches, threads ----------------------------------------------------------------------------------- */
+/* ---- ways of cutting, caches, threads ---------------------------------------------------------------------------- */
 
 /* T tokens through four layers, of which the first and the third choose. */
 static void test_ways(void) {
@@ -561,8 +576,8 @@ static void test_ways(void) {
         char way[64];
         snprintf(way, sizeof way, "%s, %s", mla_isa_name(isa), path_names[path]);
         subject_open(&s, &c, 5, 21);
-        float *x = HOLD(float, L *T *D), *one = HOLD(float, L *T *D), *y = HOLD(float, L *T *D), *row = HOLD(float, W + d),
-              *other = HOLD(float, W + d);
+        float *x = HOLD(float, L *T *D), *one = HOLD(float, L *T *D), *y = HOLD(float, L *T *D),
+              *row = HOLD(float, W + d), *other = HOLD(float, W + d);
         test_fill(&r, x, (size_t)(L * T * D), 1);
         mla_context *context = make_context(s.model, T, 1, isa, path);
         mla_cache *k = make_cache(s.model, T, MLA_F32, MLA_F32, NULL);
@@ -581,21 +596,25 @@ static void test_ways(void) {
                 run_layers(context, k, L, x, one, T, D, chunk);
                 mla_cache_reset(k);
                 run_layers(many, k, L, x, y, T, D, chunk);
-                CHECK(!memcmp(y, one, bytes), "%s: %d threads, chunks of %d: not bit-identical to one", way, threads, chunk);
+                CHECK(!memcmp(y, one, bytes), "%s: %d threads, chunks of %d: not bit-identical to one", way, threads,
+                      chunk);
             }
             mla_context_destroy(many);
         }
         /* pages, of every dtype, against a contiguous cache; a fork that goes on otherwise; truncated and run again */
-        static const mla_dtype dtypes[][2] = {{MLA_F32, MLA_F32}, {MLA_BF16, MLA_Q8}, {MLA_Q8, MLA_BF16}, {MLA_F16, MLA_F16}};
+        static const mla_dtype dtypes[][2] = {
+            {MLA_F32, MLA_F32}, {MLA_BF16, MLA_Q8}, {MLA_Q8, MLA_BF16}, {MLA_F16, MLA_F16}};
         for (int i = 0; i < 4; i++) {
-            MUST(mla_pool_create(&pool, s.model, PAGES, dtypes[i][0] == MLA_Q8 ? MLA_BF16 : dtypes[i][0], dtypes[i][1], NULL,
-                                 &error));
-            mla_cache *plain = make_cache(s.model, T, dtypes[i][0] == MLA_Q8 ? MLA_BF16 : dtypes[i][0], dtypes[i][1], NULL);
-            mla_cache *a = make_cache(s.model, T, MLA_F32, MLA_F32, pool), *b = make_cache(s.model, T, MLA_F32, MLA_F32, pool);
+            MUST(mla_pool_create(&pool, s.model, PAGES, dtypes[i][0] == MLA_Q8 ? MLA_BF16 : dtypes[i][0], dtypes[i][1],
+                                 NULL, &error));
+            mla_cache *plain =
+                make_cache(s.model, T, dtypes[i][0] == MLA_Q8 ? MLA_BF16 : dtypes[i][0], dtypes[i][1], NULL);
+            mla_cache *a = make_cache(s.model, T, MLA_F32, MLA_F32, pool),
+                      *b = make_cache(s.model, T, MLA_F32, MLA_F32, pool);
             run_layers(context, plain, L, x, one, T, D, 50);
             run_layers(context, a, L, x, y, T, D, 50);
-            CHECK(!memcmp(y, one, bytes), "%s, %s and %s: pages are not the same as none", way, mla_dtype_name(dtypes[i][0]),
-                  mla_dtype_name(dtypes[i][1]));
+            CHECK(!memcmp(y, one, bytes), "%s, %s and %s: pages are not the same as none", way,
+                  mla_dtype_name(dtypes[i][0]), mla_dtype_name(dtypes[i][1]));
             int wrong = 0;
             for (int l = 0; l < L; l++)
                 for (int u = 0; u < T; u += 7) {
@@ -614,20 +633,22 @@ static void test_ways(void) {
                 mla_cache *cache = which ? a : b;
                 mla_sequence q = sequence(cache, 50);
                 for (int l = 0; l < L; l++)
-                    MUST_IN(context,
-                            mla_attn_forward(context, l, y + (l * T + 100) * D, x + (l * T + (which ? 100 : 0)) * D, &q, 1));
+                    MUST_IN(context, mla_attn_forward(context, l, y + (l * T + 100) * D,
+                                                      x + (l * T + (which ? 100 : 0)) * D, &q, 1));
             }
             CHECK(mla_pool_free_pages(pool) < before, "%s: no page was copied", way);
             wrong = 0;
             for (int l = 0; l < L; l++)
                 wrong += memcmp(y + (l * T + 100) * D, one + (l * T + 100) * D, sizeof *y * (size_t)(50 * D)) != 0;
             CHECK(wrong == 0, "%s: %d layers are changed by what a fork does", way, wrong);
-            mla_cache *copy = make_cache(s.model, T, dtypes[i][0] == MLA_Q8 ? MLA_BF16 : dtypes[i][0], dtypes[i][1], NULL);
+            mla_cache *copy =
+                make_cache(s.model, T, dtypes[i][0] == MLA_Q8 ? MLA_BF16 : dtypes[i][0], dtypes[i][1], NULL);
             MUST(mla_cache_fork(copy, b, &error)); /* out of the pool: copied */
             mla_cache_destroy(b);
             MUST(mla_cache_truncate(plain, 100, &error));
             mla_sequence q = sequence(plain, 50), p = sequence(copy, 30), both[2];
-            for (int l = 0; l < L; l++) MUST_IN(context, mla_attn_forward(context, l, y + l * T * D, x + l * T * D, &q, 1));
+            for (int l = 0; l < L; l++)
+                MUST_IN(context, mla_attn_forward(context, l, y + l * T * D, x + l * T * D, &q, 1));
             for (int u = 0; u < 150; u += 7) {
                 MUST(mla_cache_read(plain, 2, u, row, &error));
                 MUST(mla_cache_read(copy, 2, u, other, &error));
@@ -637,9 +658,11 @@ static void test_ways(void) {
             both[0] = sequence(plain, 30), both[1] = p;
             for (int l = 0; l < L; l++) {
                 float *xx = HOLD(float, 60 * D), *yy = HOLD(float, 60 * D);
-                for (int j = 0; j < 2; j++) memcpy(xx + j * 30 * D, x + (l * T + 150) * D, sizeof *xx * (size_t)(30 * D));
+                for (int j = 0; j < 2; j++)
+                    memcpy(xx + j * 30 * D, x + (l * T + 150) * D, sizeof *xx * (size_t)(30 * D));
                 MUST_IN(context, mla_attn_forward(context, l, yy, xx, both, 2));
-                CHECK(!memcmp(yy, yy + 30 * D, sizeof *yy * (size_t)(30 * D)), "%s: layer %d, twins in a batch differ", way, l);
+                CHECK(!memcmp(yy, yy + 30 * D, sizeof *yy * (size_t)(30 * D)), "%s: layer %d, twins in a batch differ",
+                      way, l);
             }
             mla_cache_destroy(a), mla_cache_destroy(plain), mla_cache_destroy(copy);
             CHECK(mla_pool_free_pages(pool) == PAGES, "%s: pages are missing", way);
@@ -650,7 +673,8 @@ static void test_ways(void) {
     }
 }
 
-/* Rows that are not chosen are not read: they hold NaN. Index keys say which those are: the head looks for the first value. */
+/* Rows that are not chosen are not read: they hold NaN. Index keys say which those are: the head looks for the first
+ * value. */
 static void test_reads(void) {
     enum { T = 300, TOPK = 20 };
     mla_config c = config(1, 5, 1, 8, 0, TOPK);
@@ -661,7 +685,8 @@ static void test_reads(void) {
     subject_open(&s, &c, 1, 8);
     float *x = HOLD(float, D), *y = HOLD(float, D), *first = HOLD(float, D), *row = HOLD(float, (W + 8) * T);
     test_fill(&r, x, (size_t)D, 1);
-    /* queries and weights of this x, by hand: key u is sign * q * u, so that later keys score higher, but every 16th only */
+    /* queries and weights of this x, by hand: key u is sign * q * u, so that later keys score higher, but every 16th
+     * only */
     double *xd = doubles(x, D), *cq = HOLD(double, c.q_lora_rank), *q = HOLD(double, 8), weight;
     const mla_attn_weights *w = &s.layers[0].attn;
     product(cq, &w->q_a.weight, xd);
@@ -680,26 +705,27 @@ static void test_reads(void) {
                                        : good || !poisoned || u == 0 ? f
                                                                      : (float)NAN;
             }
-        if (weight <
-            0) /* all scores are 0 or below, and 0 it is where q.k < 0: then the good ones must be those not turned away */
+        if (weight < 0) /* all scores are 0 or below, and 0 it is where q.k < 0: then the good ones must be those not
+                           turned away */
             for (int u = 0; u < T; u++)
-                for (int i = W; i < W + 8; i++) row[u * (W + 8) + i] = (float)q[i - W] * (u % 16 == 3 ? -1000.0f : 1000.0f);
+                for (int i = W; i < W + 8; i++)
+                    row[u * (W + 8) + i] = (float)q[i - W] * (u % 16 == 3 ? -1000.0f : 1000.0f);
         MUST(mla_cache_append(k, T, row, &error));
         mla_sequence q1 = sequence(k, 1);
         MUST_IN(context, mla_attn_forward(context, 0, y, x, &q1, 1));
-        CHECK(test_max_abs(y, (size_t)D) < 1e3f, "%s, %s: %g out of rows that nobody chose", mla_isa_name(isa), path_names[path],
-              (double)test_max_abs(y, (size_t)D));
+        CHECK(test_max_abs(y, (size_t)D) < 1e3f, "%s, %s: %g out of rows that nobody chose", mla_isa_name(isa),
+              path_names[path], (double)test_max_abs(y, (size_t)D));
         if (!poisoned)
             memcpy(first, y, sizeof *y * (size_t)D);
         else
-            CHECK(!memcmp(first, y, sizeof *y * (size_t)D), "%s, %s: rows that nobody chose change something", mla_isa_name(isa),
-                  path_names[path]);
+            CHECK(!memcmp(first, y, sizeof *y * (size_t)D), "%s, %s: rows that nobody chose change something",
+                  mla_isa_name(isa), path_names[path]);
         mla_cache_destroy(k), mla_context_destroy(context);
     }
     subject_close(&s);
 }
 
-/* ---- hostile values ----------------------------------------------------------------------------------------------------- */
+/* ---- hostile values ---------------------------------------------------------------------------------------------- */
 
 /* An indexer that gives no numbers: the first keys are chosen, and the answer is a number. */
 static void test_hostile_values(void) {
@@ -722,22 +748,22 @@ static void test_hostile_values(void) {
         mla_cache *k = make_cache(s.model, T, MLA_F32, MLA_F32, NULL);
         run_layers(context, k, 2, x, y, T, D, 45);
         const float m = test_max_abs(y, (size_t)(2 * T * D));
-        CHECK(m > 0 && m < 1e3f, "%s, %s, tensor %d of %g: %g", mla_isa_name(isa), path_names[path], which, (double)bad[v],
-              (double)m);
+        CHECK(m > 0 && m < 1e3f, "%s, %s, tensor %d of %g: %g", mla_isa_name(isa), path_names[path], which,
+              (double)bad[v], (double)m);
         if (v == 0) { /* NaN everywhere: the first TOPK keys */
             int wrong = 0;
             for (int i = 0; i < 45; i++) /* of the second call */
                 wrong += context->choice[i].n != TOPK || context->chosen[i * TOPK] != 0 ||
                          context->chosen[i * TOPK + TOPK - 1] != TOPK - 1;
-            CHECK(wrong == 0, "%s, %s, tensor %d: %d tokens did not choose the first keys", mla_isa_name(isa), path_names[path],
-                  which, wrong);
+            CHECK(wrong == 0, "%s, %s, tensor %d: %d tokens did not choose the first keys", mla_isa_name(isa),
+                  path_names[path], which, wrong);
         }
         mla_cache_destroy(k), mla_context_destroy(context);
         subject_close(&s);
     }
 }
 
-/* ---- what is refused ---------------------------------------------------------------------------------------------------- */
+/* ---- what is refused --------------------------------------------------------------------------------------------- */
 
 static void *give_little(void *user, size_t bytes) {
     (void)user;
@@ -763,14 +789,15 @@ static void test_refusals(void) {
     subject_open(&s, &good, 5, 1);
     memset(&w, 0, sizeof w), memset(&kd, 0, sizeof kd), memset(&xd, 0, sizeof xd);
     w.layers = s.layers;
-#define CONFIG(field, value, word, more)                                                                                         \
+#define CONFIG(field, value, word, more)                                                                               \
     (c = good, c.field = (value), REFUSED(mla_model_create(&m, &c, &w, NULL, &error), MLA_ERR_CONFIG, word, more))
     CONFIG(index_topk, -1, "index_topk", "-1"), CONFIG(index_topk, INT32_MAX, "index_topk", "2147483647");
     CONFIG(index_n_heads, 0, "index_n_heads", "0"), CONFIG(index_n_heads, -3, "index_n_heads", "-3"),
         CONFIG(index_n_heads, 65537, "index_n_heads", "65537");
     CONFIG(index_head_dim, 0, "index_head_dim", "0"), CONFIG(index_head_dim, 7, "index_head_dim", "7, must be 8"),
         CONFIG(index_head_dim, INT32_MAX, "index_head_dim", "2147483647");
-    CONFIG(index_rope, (mla_rope_layout)3, "index_rope", "3"), CONFIG(index_rope, (mla_rope_layout)-1, "index_rope", "-1");
+    CONFIG(index_rope, (mla_rope_layout)3, "index_rope", "3"),
+        CONFIG(index_rope, (mla_rope_layout)-1, "index_rope", "-1");
     c = good, c.index_n_heads = 65536, c.index_head_dim = 1 << 20;
     REFUSED(mla_model_create(&m, &c, &w, NULL, &error), MLA_ERR_CONFIG, "index_n_heads * index_head_dim", "31 bits");
     c = good, c.q_lora_rank = 0;
@@ -786,7 +813,9 @@ static void test_refusals(void) {
         w.layers = layers;
         const mla_tensor was = *t[i];
         t[i]->data = NULL;
-        if (i != 3) REFUSED(mla_model_create(&m, &good, &w, NULL, &error), MLA_ERR_WEIGHTS, "weights.layers[2].attn.", names[i]);
+        if (i != 3)
+            REFUSED(mla_model_create(&m, &good, &w, NULL, &error), MLA_ERR_WEIGHTS, "weights.layers[2].attn.",
+                    names[i]);
         *t[i] = was, t[i]->cols++;
         REFUSED(mla_model_create(&m, &good, &w, NULL, &error), MLA_ERR_WEIGHTS, "weights.layers[2].attn.", names[i]);
         *t[i] = was, t[i]->dtype = i == 4 ? MLA_Q8X16 : i < 2 ? MLA_UE8M0 : MLA_Q8;
@@ -798,10 +827,12 @@ static void test_refusals(void) {
         memcpy(layers, s.layers, sizeof layers);
         memset(&layers[0].attn.indexer, 0, sizeof layers[0].attn.indexer);
         w.layers = layers;
-        REFUSED(mla_model_create(&m, &good, &w, NULL, &error), MLA_ERR_WEIGHTS, "weights.layers[0].attn.indexer", "missing");
+        REFUSED(mla_model_create(&m, &good, &w, NULL, &error), MLA_ERR_WEIGHTS, "weights.layers[0].attn.indexer",
+                "missing");
         const mla_indexer_weights indexer = s.layers[0].attn.indexer;
         memset(&layers[0].attn, 0, sizeof layers[0].attn);
-        REFUSED(mla_model_create(&m, &good, &w, NULL, &error), MLA_ERR_WEIGHTS, "weights.layers[1].attn.indexer", "missing");
+        REFUSED(mla_model_create(&m, &good, &w, NULL, &error), MLA_ERR_WEIGHTS, "weights.layers[1].attn.indexer",
+                "missing");
         layers[0].attn.indexer = indexer;
         REFUSED(mla_model_create(&m, &good, &w, NULL, &error), MLA_ERR_WEIGHTS, "weights.layers[0].attn.indexer",
                 "the attention it belongs to");
@@ -820,7 +851,8 @@ static void test_refusals(void) {
         kd.index_dtype = MLA_Q8;
         CHECK(mla_cache_size(s.model, &kd) == without + 2 * 64 * 34, "index keys in q8: %zu bytes",
               mla_cache_size(s.model, &kd) - without);
-        CHECK(mla_pool_size(s.model, 3, MLA_F32, MLA_BF16) == pages + 3 * 2 * 64 * 32 * 2, "pages with index keys in bf16");
+        CHECK(mla_pool_size(s.model, 3, MLA_F32, MLA_BF16) == pages + 3 * 2 * 64 * 32 * 2,
+              "pages with index keys in bf16");
         mla_model_destroy(m);
     }
     /* dtypes */
@@ -830,12 +862,14 @@ static void test_refusals(void) {
     kd.index_dtype = (mla_dtype)-1;
     REFUSED(mla_cache_create(&k, s.model, &kd, &error), MLA_ERR_ARGUMENT, "cache.index_dtype", "?");
     CHECK(k == NULL && mla_cache_size(s.model, &kd) == 0, "no cache");
-    REFUSED(mla_pool_create(&pool, s.model, 4, MLA_F32, MLA_E4M3, NULL, &error), MLA_ERR_ARGUMENT, "pool.index_dtype", "e4m3");
+    REFUSED(mla_pool_create(&pool, s.model, 4, MLA_F32, MLA_E4M3, NULL, &error), MLA_ERR_ARGUMENT, "pool.index_dtype",
+            "e4m3");
     CHECK(mla_pool_size(s.model, 4, MLA_F32, MLA_E4M3) == 0, "no pool");
     c = good, c.index_head_dim = 20;
     subject_open(&dense, &c, 5, 1);
     kd.index_dtype = MLA_Q8;
-    REFUSED(mla_cache_create(&k, dense.model, &kd, &error), MLA_ERR_ARGUMENT, "cache.index_dtype", "index_head_dim = 20");
+    REFUSED(mla_cache_create(&k, dense.model, &kd, &error), MLA_ERR_ARGUMENT, "cache.index_dtype",
+            "index_head_dim = 20");
     /* caches of other models */
     kd.index_dtype = MLA_F32;
     a = make_cache(s.model, 100, MLA_F32, MLA_F32, NULL), b = make_cache(s.model, 100, MLA_F32, MLA_BF16, NULL);
@@ -865,7 +899,8 @@ static void test_refusals(void) {
     REFUSED_IN(x, mla_attn_forward(x, 1, out, in, two, 2), MLA_ERR_ARGUMENT, "layer 1", "these sequences");
     MUST_IN(x, mla_attn_forward(x, 2, out, in, &q, 1)); /* the last one: the cache grows */
     REFUSED_IN(x, mla_attn_forward(x, 1, out, in, &q, 1), MLA_ERR_ARGUMENT, "layer 1", "layer 0");
-    CHECK(mla_cache_length(a) == 30 && mla_cache_length(b) == 0, "lengths %d, %d", mla_cache_length(a), mla_cache_length(b));
+    CHECK(mla_cache_length(a) == 30 && mla_cache_length(b) == 0, "lengths %d, %d", mla_cache_length(a),
+          mla_cache_length(b));
     mla_context_destroy(x);
     /* scratch that nobody has */
     c = good, c.index_topk = 1 << 24;

@@ -1,5 +1,6 @@
-/* The demo model, examples/tales: the logits and the 200 greedy tokens of examples/tales/expected.safetensors, in every way; and what it
-   was trained for: held-out words of a book are likelier than the same words upside down, and the experts of each layer share the work. */
+/* The demo model, examples/tales: the logits and the 200 greedy tokens of examples/tales/expected.safetensors, in every
+   way; and what it was trained for: held-out words of a book are likelier than the same words upside down, and the
+   experts of each layer share the work. */
 
 #define MLA_IMPLEMENTATION
 #include "mla.h"
@@ -99,7 +100,8 @@ static double loss(mla_context *c, mla_dtype cached, const int *ids, int n) {
 }
 
 static void test_language(void) {
-    static const char text[] = "The little girl ran to the window and looked out. “There is somebody at the door,” she said to her mother. “It is only the wind, "
+    static const char text[] = "The little girl ran to the window and looked out. “There is somebody at the door,” she "
+                               "said to her mother. “It is only the wind, "
                                "my dear,” said the old woman, and she went on with her work by the fire.";
     int ids[PROMPT + 1] = {tales->bos_token_id}, back[PROMPT + 1], n = 1;
     SECTION("language");
@@ -108,7 +110,8 @@ static void test_language(void) {
     back[0] = ids[0];
     for (int i = 1; i < n; i++) back[i] = ids[n - i];
     mla_context *c = context_of(MLA_ISA_AUTO, MLA_ATTN_AUTO, 1);
-    const double said = loss(c, MLA_F32, ids, n), reversed = loss(c, MLA_F32, back, n), rounded = loss(c, MLA_BF16, ids, n);
+    const double said = loss(c, MLA_F32, ids, n), reversed = loss(c, MLA_F32, back, n),
+                 rounded = loss(c, MLA_BF16, ids, n);
     CHECK(said < 3.2, "plain English costs %g nats a token", said);
     CHECK(reversed > said + 2, "the same backwards costs %g, only %g more", reversed, reversed - said);
     CHECK(fabs(rounded - said) < 0.02, "with a bf16 cache %g instead of %g", rounded, said);
@@ -141,7 +144,8 @@ int main(void) {
     if (!CHECK(checkpoint_open(&tales, TALES, &err) == MLA_OK, "%s", err.text)) return test_end();
     if (!CHECK(tokenizer_open(&words, TALES "/tokenizer.json", &err) == MLA_OK, "%s", err.text)) return test_end();
     if (!CHECK(st_open(&f, TALES "/expected.safetensors", &err) == MLA_OK, "%s", err.text)) return test_end();
-    if (!CHECK(mla_model_create(&model, &tales->config, &tales->weights, NULL, &err) == MLA_OK, "%s", err.text)) return test_end();
+    if (!CHECK(mla_model_create(&model, &tales->config, &tales->weights, NULL, &err) == MLA_OK, "%s", err.text))
+        return test_end();
     V = tales->config.vocab_size;
     CHECK(tokenizer_size(words) <= V, "%d tokens, the model has %d", tokenizer_size(words), V);
     const void *prompt = tensor(f, "tokens", "I64", PROMPT * 8), *greedy = tensor(f, "greedy", "I64", GREEDY * 8);

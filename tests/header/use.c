@@ -43,7 +43,8 @@ int main(void) {
     memset(&c, 0, sizeof c);
     memset(&w, 0, sizeof w);
     memset(&layer, 0, sizeof layer);
-    c.vocab_size = VOCAB, c.hidden_size = D, c.num_hidden_layers = 1, c.intermediate_size = F, c.num_attention_heads = H;
+    c.vocab_size = VOCAB, c.hidden_size = D, c.num_hidden_layers = 1, c.intermediate_size = F,
+    c.num_attention_heads = H;
     c.kv_lora_rank = R, c.qk_nope_head_dim = N, c.qk_rope_head_dim = P, c.v_head_dim = V;
     layer.attn.q.weight = tensor(H * (N + P), D), layer.attn.kv_a.weight = tensor(R + P, D),
     layer.attn.kv_b.weight = tensor(H * (N + V), R);
