@@ -41,9 +41,9 @@ MATHS          (DeepSeek-V2, arXiv 2405.04434; DeepSeek-V3, arXiv 2412.19437; De
 
 CONTENTS       search for the anchor:   >>results >>dtypes >>config >>weights >>model >>threads >>cache >>forward >>isa
                (the API)
-               then   >>stop-here >>platform >>numbers >>reference >>cpu >>vocabulary >>table >>integer >>fp8 >>bf16
+               then   >>stop-here >>platform >>numbers >>cpu >>vocabulary >>table >>integer >>fp8 >>bf16
                >>memory >>parallel >>linear
-               >>rope >>sparse >>attention >>moe >>block >>template >>licence
+               >>norm >>rope >>sparse >>attention >>moe >>block >>template >>licence
 
 MEMORY         Every object is made either by X_create (allocator hook, default malloc) or in memory of yours: X_size,
                then X_init.
@@ -854,147 +854,6 @@ mla_tensor mla_view(const void *data, mla_dtype dtype, int rows, int cols) {
     memset(&t, 0, sizeof t);
     t.data = data, t.dtype = dtype, t.rows = rows, t.cols = cols;
     return t;
-}
-
-/* ---- >>reference ------------------------------------------------------------------------------------------------- */
-/* Norms, routing and rotary angles exist once, as plain loops: they touch each activation a few times while a matrix
-   product touches it thousands of times. The tests hold every fast kernel against such loops in double. */
-
-/* y [n] = norm(x [n]); y may be x. Sums in double: four chains, so that they do not wait on each other. */
-static void mla__norm(float *y, const float *x, int n, const mla_norm *norm, const mla_norm_weights *w) {
-    double s[4] = {0, 0, 0, 0}, mean = 0, r = 1;
-    int i;
-    if (norm->kind == MLA_NORM_LAYER) {
-        for (i = 0; i < n; i++) mean += (double)x[i];
-        mean /= n;
-    }
-    if (norm->kind == MLA_NORM_RMS || norm->kind == MLA_NORM_LAYER) {
-        for (i = 0; i < n; i++) s[i & 3] += ((double)x[i] - mean) * ((double)x[i] - mean);
-        r = 1.0 / sqrt(((s[0] + s[1]) + (s[2] + s[3])) / n + (double)norm->eps);
-    }
-    if (norm->kind == MLA_NORM_NONE) {
-        memmove(y, x, (size_t)n * sizeof *x);
-        return;
-    }
-    const float alpha = norm->kind == MLA_NORM_DYT ? mla__get(w->alpha.dtype, w->alpha.data, 0) : 0, rf = (float)r,
-                mf = (float)mean;
-    for (i = 0; i < n; i++) {
-        const float g = mla__get(w->weight.dtype, w->weight.data, i),
-                    z = norm->kind == MLA_NORM_DYT ? tanhf(alpha * x[i]) : (x[i] - mf) * rf;
-        y[i] = w->bias.data ? z * g + mla__get(w->bias.dtype, w->bias.data, i) : z * g;
-    }
-}
-
-/* x [P] turned by the angles whose cosines and sines are c, s [P/2]. */
-static void mla__rotate(float *x, const float *c, const float *s, int P, mla_rope_layout layout) {
-    const int half = P / 2, step = layout == MLA_ROPE_PAIR ? 2 : 1, other = layout == MLA_ROPE_PAIR ? 1 : half;
-    if (layout == MLA_ROPE_NONE) return;
-    for (int i = 0; i < half; i++) {
-        const float a = x[i * step], b = x[i * step + other];
-        x[i * step] = a * c[i] - b * s[i];
-        x[i * step + other] = b * c[i] + a * s[i];
-    }
-}
-
-/* Yarn's g (arXiv 2309.00071, section 3.4, as DeepSeek uses it). */
-static double mla__yarn_g(double factor, double m) { return factor <= 1 ? 1 : 0.1 * m * log(factor) + 1; }
-
-/* inv [P/2] and the amplitude of cos and sin; c's defaults are resolved. */
-static float mla__rope_resolve(float *inv, const mla_rope *c, int P) {
-    const int half = P / 2, M = c->original_max_position_embeddings, n = c->length > M ? c->length : M;
-    const double f = (double)c->factor;
-    double theta = (double)c->theta, amp = 1, lo = 0, hi = 1;
-    if (c->inv_freq) {
-        memcpy(inv, c->inv_freq, (size_t)half * sizeof *inv);
-        return 1;
-    }
-    if (c->scaling == MLA_ROPE_DYNAMIC && P > 2) theta *= pow(f * n / M - (f - 1), (double)P / (P - 2));
-    if (c->scaling == MLA_ROPE_YARN) {
-        const double pi = 3.14159265358979323846, a = (double)c->beta_fast, b = (double)c->beta_slow;
-        lo = P * log(M / (a * 2 * pi)) / (2 * log(theta));
-        hi = P * log(M / (b * 2 * pi)) / (2 * log(theta));
-        if (!c->no_truncate) lo = floor(lo), hi = ceil(hi);
-        lo = lo > 0 ? lo : 0, hi = hi < P - 1 ? hi : P - 1;
-        if (lo == hi) hi += 0.001;
-        const double m = (double)c->mscale, all = (double)c->mscale_all_dim;
-        amp = m != 0 && all != 0 ? mla__yarn_g(f, m) / mla__yarn_g(f, all) : mla__yarn_g(f, 1);
-    }
-    if (c->scaling == MLA_ROPE_LONGROPE && f > 1) amp = sqrt(1 + log(f) / log((double)M));
-    for (int i = 0; i < half; i++) {
-        double v = pow(theta, -2.0 * i / P);
-        if (c->scaling == MLA_ROPE_LINEAR) v /= f;
-        if (c->scaling == MLA_ROPE_YARN) {
-            double ramp = (i - lo) / (hi - lo);
-            ramp = ramp < 0 ? 0 : ramp > 1 ? 1 : ramp;
-            v = v / f * ramp + v * (1 - ramp);
-        }
-        if (c->scaling == MLA_ROPE_LONGROPE) v /= (double)(c->length > M ? c->long_factor : c->short_factor)[i];
-        inv[i] = (float)v;
-    }
-    if (c->attention_factor != 0 && (c->scaling == MLA_ROPE_YARN || c->scaling == MLA_ROPE_LONGROPE))
-        amp = (double)c->attention_factor;
-    return (float)amp;
-}
-
-/* What the router chooses from. */
-static int mla__choices(const mla_config *c) { return c->n_routed_experts + c->zero_expert_num; }
-
-/* The best of score [n] that taken does not mark; the lowest index among equals; never out of range, whatever NaN there
- * is. */
-static int mla__best(const float *score, const unsigned char *taken, int n) {
-    int best = -1;
-    for (int i = 0; i < n; i++)
-        if (!taken[i] && (best < 0 || score[i] > score[best])) best = i;
-    return best;
-}
-
-/* One token: logits z [n], overwritten by the scores -> index, weight [K]. biased [2n] and taken [n] are scratch; n =
- * E+Z. */
-static void mla__route(const mla_config *c, const mla_tensor *bias, float *z, float *biased, unsigned char *taken,
-                       int *index, float *weight) {
-    const int E = mla__choices(c), K = c->num_experts_per_tok, G = c->n_group, per = E / G;
-    float *score = z, sum = 0, max = z[0];
-    int e, g, k;
-    if (c->scoring_func == MLA_SCORING_SOFTMAX) {
-        for (e = 1; e < E; e++) max = z[e] > max ? z[e] : max;
-        for (e = 0; e < E; e++) sum += score[e] = expf(z[e] - max);
-        for (e = 0; e < E; e++) score[e] /= sum;
-    } else {
-        for (e = 0; e < E; e++) score[e] = 1.0f / (1.0f + expf(-z[e]));
-    }
-    for (e = 0; e < E; e++) biased[e] = score[e] + (bias->data ? mla__get(bias->dtype, bias->data, e) : 0);
-    if (c->topk_method != MLA_TOPK_GREEDY && G > 1) {
-        const int top2 = c->topk_method == MLA_TOPK_NOAUX_TC;
-        memset(taken, 0, (size_t)E);
-        for (g = 0; g < G; g++) {
-            float a = -INFINITY, b = -INFINITY;
-            for (e = g * per; e < (g + 1) * per; e++) {
-                if (biased[e] > a)
-                    b = a, a = biased[e];
-                else if (biased[e] > b)
-                    b = biased[e];
-            }
-            biased[E + g] = top2 ? a + b : a;
-        }
-        for (k = 0; k < c->topk_group; k++) taken[mla__best(biased + E, taken, G)] = 1;
-        for (g = G - 1; g >= 0; g--)
-            if (!taken[g])
-                for (e = g * per; e < (g + 1) * per; e++) {
-                    biased[e] = top2 ? -INFINITY : 0.0f;
-                    if (!top2) score[e] = 0; /* V2 reads its weights, too, from the masked scores */
-                }
-    }
-    memset(taken, 0, (size_t)E);
-    sum = 0;
-    for (k = 0; k < K; k++) {
-        index[k] = e = mla__best(biased, taken, E);
-        taken[e] = 1;
-        sum += weight[k] = score[e];
-    }
-    for (k = 0; k < K; k++) {
-        if (c->norm_topk_prob) weight[k] /= sum + 1e-20f;
-        weight[k] *= c->routed_scaling_factor;
-    }
 }
 
 /* ---- >>cpu ------------------------------------------------------------------------------------------------------- */
@@ -3877,6 +3736,49 @@ static int mla__bad_indexer(mla_error *err, mla_config *c) {
     return 0;
 }
 
+/* Yarn's g (arXiv 2309.00071, section 3.4, as DeepSeek uses it). */
+static double mla__yarn_g(double factor, double m) { return factor <= 1 ? 1 : 0.1 * m * log(factor) + 1; }
+
+/* inv [P/2] and the amplitude of cos and sin; c's defaults are resolved. */
+static float mla__rope_resolve(float *inv, const mla_rope *c, int P) {
+    const int half = P / 2, M = c->original_max_position_embeddings, n = c->length > M ? c->length : M;
+    const double f = (double)c->factor;
+    double theta = (double)c->theta, amp = 1, lo = 0, hi = 1;
+    if (c->inv_freq) {
+        memcpy(inv, c->inv_freq, (size_t)half * sizeof *inv);
+        return 1;
+    }
+    if (c->scaling == MLA_ROPE_DYNAMIC && P > 2) theta *= pow(f * n / M - (f - 1), (double)P / (P - 2));
+    if (c->scaling == MLA_ROPE_YARN) {
+        const double pi = 3.14159265358979323846, a = (double)c->beta_fast, b = (double)c->beta_slow;
+        lo = P * log(M / (a * 2 * pi)) / (2 * log(theta));
+        hi = P * log(M / (b * 2 * pi)) / (2 * log(theta));
+        if (!c->no_truncate) lo = floor(lo), hi = ceil(hi);
+        lo = lo > 0 ? lo : 0, hi = hi < P - 1 ? hi : P - 1;
+        if (lo == hi) hi += 0.001;
+        const double m = (double)c->mscale, all = (double)c->mscale_all_dim;
+        amp = m != 0 && all != 0 ? mla__yarn_g(f, m) / mla__yarn_g(f, all) : mla__yarn_g(f, 1);
+    }
+    if (c->scaling == MLA_ROPE_LONGROPE && f > 1) amp = sqrt(1 + log(f) / log((double)M));
+    for (int i = 0; i < half; i++) {
+        double v = pow(theta, -2.0 * i / P);
+        if (c->scaling == MLA_ROPE_LINEAR) v /= f;
+        if (c->scaling == MLA_ROPE_YARN) {
+            double ramp = (i - lo) / (hi - lo);
+            ramp = ramp < 0 ? 0 : ramp > 1 ? 1 : ramp;
+            v = v / f * ramp + v * (1 - ramp);
+        }
+        if (c->scaling == MLA_ROPE_LONGROPE) v /= (double)(c->length > M ? c->long_factor : c->short_factor)[i];
+        inv[i] = (float)v;
+    }
+    if (c->attention_factor != 0 && (c->scaling == MLA_ROPE_YARN || c->scaling == MLA_ROPE_LONGROPE))
+        amp = (double)c->attention_factor;
+    return (float)amp;
+}
+
+/* What the router chooses from. */
+static int mla__choices(const mla_config *c) { return c->n_routed_experts + c->zero_expert_num; }
+
 /* Checks c and resolves its defaults in place. */
 static mla_result mla__config_resolve(mla_config *c, mla_error *err) {
     const int most = MLA__DIM_MAX;
@@ -5191,7 +5093,45 @@ static mla__job mla__job_of(float *y, mla__sz ldy, const float *x, mla__sz ldx, 
     return j;
 }
 
+/* ---- >>norm ------------------------------------------------------------------------------------------------------ */
+
+/* y [n] = norm(x [n]); y may be x. Sums in double: four chains, so that they do not wait on each other. */
+static void mla__norm(float *y, const float *x, int n, const mla_norm *norm, const mla_norm_weights *w) {
+    double s[4] = {0, 0, 0, 0}, mean = 0, r = 1;
+    int i;
+    if (norm->kind == MLA_NORM_LAYER) {
+        for (i = 0; i < n; i++) mean += (double)x[i];
+        mean /= n;
+    }
+    if (norm->kind == MLA_NORM_RMS || norm->kind == MLA_NORM_LAYER) {
+        for (i = 0; i < n; i++) s[i & 3] += ((double)x[i] - mean) * ((double)x[i] - mean);
+        r = 1.0 / sqrt(((s[0] + s[1]) + (s[2] + s[3])) / n + (double)norm->eps);
+    }
+    if (norm->kind == MLA_NORM_NONE) {
+        memmove(y, x, (size_t)n * sizeof *x);
+        return;
+    }
+    const float alpha = norm->kind == MLA_NORM_DYT ? mla__get(w->alpha.dtype, w->alpha.data, 0) : 0, rf = (float)r,
+                mf = (float)mean;
+    for (i = 0; i < n; i++) {
+        const float g = mla__get(w->weight.dtype, w->weight.data, i),
+                    z = norm->kind == MLA_NORM_DYT ? tanhf(alpha * x[i]) : (x[i] - mf) * rf;
+        y[i] = w->bias.data ? z * g + mla__get(w->bias.dtype, w->bias.data, i) : z * g;
+    }
+}
+
 /* ---- >>rope ------------------------------------------------------------------------------------------------------ */
+
+/* x [P] turned by the angles whose cosines and sines are c, s [P/2]. */
+static void mla__rotate(float *x, const float *c, const float *s, int P, mla_rope_layout layout) {
+    const int half = P / 2, step = layout == MLA_ROPE_PAIR ? 2 : 1, other = layout == MLA_ROPE_PAIR ? 1 : half;
+    if (layout == MLA_ROPE_NONE) return;
+    for (int i = 0; i < half; i++) {
+        const float a = x[i * step], b = x[i * step + other];
+        x[i * step] = a * c[i] - b * s[i];
+        x[i * step + other] = b * c[i] + a * s[i];
+    }
+}
 
 /* Cosines and sines of the call's T positions: once for all layers. The angle is an f32 product, as in the models' own
  * code. */
@@ -6005,6 +5945,64 @@ mla_result mla_attn_forward(mla_context *c, int layer, float *y, const float *x,
 }
 
 /* ---- >>moe ------------------------------------------------------------------------------------------------------- */
+
+/* The best of score [n] that taken does not mark; the lowest index among equals; never out of range, whatever NaN there
+ * is. */
+static int mla__best(const float *score, const unsigned char *taken, int n) {
+    int best = -1;
+    for (int i = 0; i < n; i++)
+        if (!taken[i] && (best < 0 || score[i] > score[best])) best = i;
+    return best;
+}
+
+/* One token: logits z [n], overwritten by the scores -> index, weight [K]. biased [2n] and taken [n] are scratch; n =
+ * E+Z. */
+static void mla__route(const mla_config *c, const mla_tensor *bias, float *z, float *biased, unsigned char *taken,
+                       int *index, float *weight) {
+    const int E = mla__choices(c), K = c->num_experts_per_tok, G = c->n_group, per = E / G;
+    float *score = z, sum = 0, max = z[0];
+    int e, g, k;
+    if (c->scoring_func == MLA_SCORING_SOFTMAX) {
+        for (e = 1; e < E; e++) max = z[e] > max ? z[e] : max;
+        for (e = 0; e < E; e++) sum += score[e] = expf(z[e] - max);
+        for (e = 0; e < E; e++) score[e] /= sum;
+    } else {
+        for (e = 0; e < E; e++) score[e] = 1.0f / (1.0f + expf(-z[e]));
+    }
+    for (e = 0; e < E; e++) biased[e] = score[e] + (bias->data ? mla__get(bias->dtype, bias->data, e) : 0);
+    if (c->topk_method != MLA_TOPK_GREEDY && G > 1) {
+        const int top2 = c->topk_method == MLA_TOPK_NOAUX_TC;
+        memset(taken, 0, (size_t)E);
+        for (g = 0; g < G; g++) {
+            float a = -INFINITY, b = -INFINITY;
+            for (e = g * per; e < (g + 1) * per; e++) {
+                if (biased[e] > a)
+                    b = a, a = biased[e];
+                else if (biased[e] > b)
+                    b = biased[e];
+            }
+            biased[E + g] = top2 ? a + b : a;
+        }
+        for (k = 0; k < c->topk_group; k++) taken[mla__best(biased + E, taken, G)] = 1;
+        for (g = G - 1; g >= 0; g--)
+            if (!taken[g])
+                for (e = g * per; e < (g + 1) * per; e++) {
+                    biased[e] = top2 ? -INFINITY : 0.0f;
+                    if (!top2) score[e] = 0; /* V2 reads its weights, too, from the masked scores */
+                }
+    }
+    memset(taken, 0, (size_t)E);
+    sum = 0;
+    for (k = 0; k < K; k++) {
+        index[k] = e = mla__best(biased, taken, E);
+        taken[e] = 1;
+        sum += weight[k] = score[e];
+    }
+    for (k = 0; k < K; k++) {
+        if (c->norm_topk_prob) weight[k] /= sum + 1e-20f;
+        weight[k] *= c->routed_scaling_factor;
+    }
+}
 
 typedef struct mla__moe {
     const mla_moe_weights *w;
