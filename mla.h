@@ -561,9 +561,21 @@ MLA_API mla_result mla_moe_forward(mla_context *context, int layer, float *y, co
 #include <omp.h>
 #endif
 
+/* The file includes itself to instantiate its kernels. __FILE__ alone would break under -ffile-prefix-map. */
 #ifndef MLA_FILE
-#define MLA_FILE                                                                                                       \
-    "mla.h" /* the file includes itself to instantiate its kernels; __FILE__ would break under -ffile-prefix-map */
+#define MLA_FILE "mla.h"
+#ifdef __has_include
+#if !__has_include("mla.h") && __has_include(__FILE__)
+#undef MLA_FILE
+#define MLA_FILE __FILE__
+#endif
+#endif
+#endif
+#ifdef __has_include
+#if !__has_include(MLA_FILE)
+#error                                                                                                                 \
+    "mla.h includes itself and does not find itself: define MLA_FILE as the name of this copy, as in -DMLA_FILE='\"copy.h\"'"
+#endif
 #endif
 
 #if (defined(__x86_64__) || defined(__i386__)) && defined(__GNUC__)
@@ -877,7 +889,7 @@ static uint64_t mla__xgetbv(void) {
 #endif
 }
 /* The best instruction set of this CPU that its OS saves the registers of. */
-static mla_isa mla__cpu(void) {
+static mla_isa mla__ask_isa(void) {
     unsigned r[4];
     mla__cpuid(1, 0, r);
     const unsigned need = 1u << 27 | 1u << 28 | 1u << 12 | 1u << 29; /* OSXSAVE, AVX, FMA, F16C */
@@ -896,15 +908,13 @@ static mla_isa mla__cpu(void) {
 #endif
     return MLA_ISA_VNNI;
 }
-static int mla__vbmi(void) {
-    unsigned r[4];
+/* An mla_isa, and flags for what an instruction set does not say. */
+enum { MLA__CPU_ISA = 15, MLA__CPU_VBMI = 16, MLA__CPU_INTEL = 32 };
+static int mla__ask_cpu(void) {
+    unsigned max[4], r[4];
+    mla__cpuid(0, 0, max);
     mla__cpuid(7, 0, r);
-    return r[2] >> 1 & 1;
-}
-static int mla__intel(void) {
-    unsigned r[4];
-    mla__cpuid(0, 0, r);
-    return r[1] == 0x756e6547u; /* "Genu" */
+    return (int)mla__ask_isa() | (r[2] >> 1 & 1 ? MLA__CPU_VBMI : 0) | (max[1] == 0x756e6547u ? MLA__CPU_INTEL : 0);
 }
 /* Linux saves the tiles of processes that asked for it: arch_prctl(ARCH_REQ_XCOMP_PERM, XFEATURE_XTILEDATA). */
 static int mla__amx_granted(void) {
@@ -917,12 +927,29 @@ static int mla__amx_granted(void) {
 #endif
 }
 #else
-static mla_isa mla__cpu(void) { return MLA__NEON ? MLA_ISA_NEON : MLA_ISA_SCALAR; }
+enum { MLA__CPU_ISA = 15 };
+static int mla__ask_cpu(void) { return MLA__NEON ? MLA_ISA_NEON : MLA_ISA_SCALAR; }
 static int mla__amx_granted(void) { return 0; }
 #endif
 
+/* What the CPU says takes microseconds in a virtual machine and never changes: it is asked once. Threads that ask at
+   the same time write the same number. */
+static int mla__cpu(void) {
+#if defined(__GNUC__)
+    static int known;
+    int cpu = __atomic_load_n(&known, __ATOMIC_RELAXED);
+    if (cpu == 0) __atomic_store_n(&known, cpu = mla__ask_cpu(), __ATOMIC_RELAXED);
+    return cpu;
+#else
+    static volatile int known;
+    if (known == 0) known = mla__ask_cpu();
+    return known;
+#endif
+}
+static mla_isa mla__cpu_isa(void) { return (mla_isa)(mla__cpu() & MLA__CPU_ISA); }
+
 int mla_isa_available(mla_isa isa) {
-    const mla_isa best = mla__cpu();
+    const mla_isa best = mla__cpu_isa();
     if (isa == MLA_ISA_AMX) return best == isa && mla__amx_granted();
     if (isa == MLA_ISA_AUTO || isa == MLA_ISA_SCALAR || isa == best) return 1;
     return best != MLA_ISA_NEON && (unsigned)isa < MLA_ISA_COUNT && isa < best; /* those of x86 include each other */
@@ -972,6 +999,7 @@ MLA__INLINE float mla__odd_scalar(float v) { return mla__float(mla__bits(v) & 0x
 #if MLA__X86
 #define MLA__AVX2 MLA__INLINE MLA__TARGET_AVX2
 typedef __m256 mla__v_avx2;
+MLA__AVX2 float mla__half(uint16_t h) { return _mm_cvtss_f32(_mm_cvtph_ps(_mm_cvtsi32_si128(h))); }
 MLA__AVX2 __m256 mla__ld_avx2(const float *p) { return _mm256_loadu_ps(p); }
 MLA__AVX2 void mla__st_avx2(float *p, __m256 v) { _mm256_storeu_ps(p, v); }
 MLA__AVX2 __m256 mla__set1_avx2(float x) { return _mm256_set1_ps(x); }
@@ -1066,10 +1094,10 @@ MLA__AVX2 void mla__put_avx2(mla_dtype t, void *p, mla__sz i, __m256 v) {
     } else if (t == MLA_BF16) {
         const __m256i u = _mm256_castps_si256(v),
                       odd = _mm256_and_si256(_mm256_srli_epi32(u, 16), _mm256_set1_epi32(1));
-        const __m256i near = _mm256_add_epi32(u, _mm256_add_epi32(odd, _mm256_set1_epi32(0x7fff)));
+        const __m256i even = _mm256_add_epi32(u, _mm256_add_epi32(odd, _mm256_set1_epi32(0x7fff)));
         const __m256i quiet = _mm256_or_si256(u, _mm256_set1_epi32(0x400000));
         const __m256i w = _mm256_srli_epi32(
-            _mm256_blendv_epi8(near, quiet, _mm256_castps_si256(_mm256_cmp_ps(v, v, _CMP_UNORD_Q))), 16);
+            _mm256_blendv_epi8(even, quiet, _mm256_castps_si256(_mm256_cmp_ps(v, v, _CMP_UNORD_Q))), 16);
         _mm_storeu_si128((__m128i *)(void *)(b + 2 * i),
                          _mm_packus_epi32(_mm256_castsi256_si128(w), _mm256_extracti128_si256(w, 1)));
     } else {
@@ -1171,7 +1199,7 @@ MLA__AVX512 __m512 mla__get_avx512(mla_dtype t, const void *p, mla__sz i) {
                 _mm512_and_si512(_mm512_srl_epi32(q, _mm_cvtsi32_si128(4 * high)), _mm512_set1_epi32(15)),
                 _mm512_set1_epi32(8));
         }
-        return _mm512_mul_ps(_mm512_cvtepi32_ps(q), _mm512_set1_ps(_cvtsh_ss(h)));
+        return _mm512_mul_ps(_mm512_cvtepi32_ps(q), _mm512_set1_ps(mla__half(h)));
     }
     default: return _mm512_loadu_ps((const float *)(const void *)(b + 4 * i));
     }
@@ -1184,10 +1212,10 @@ MLA__AVX512 void mla__put_avx512(mla_dtype t, void *p, mla__sz i, __m512 v) {
     } else if (t == MLA_BF16) {
         const __m512i u = _mm512_castps_si512(v),
                       odd = _mm512_and_si512(_mm512_srli_epi32(u, 16), _mm512_set1_epi32(1));
-        const __m512i near = _mm512_add_epi32(u, _mm512_add_epi32(odd, _mm512_set1_epi32(0x7fff)));
+        const __m512i even = _mm512_add_epi32(u, _mm512_add_epi32(odd, _mm512_set1_epi32(0x7fff)));
         const __m512i quiet = _mm512_or_si512(u, _mm512_set1_epi32(0x400000));
         const __m512i w =
-            _mm512_srli_epi32(_mm512_mask_blend_epi32(_mm512_cmp_ps_mask(v, v, _CMP_UNORD_Q), near, quiet), 16);
+            _mm512_srli_epi32(_mm512_mask_blend_epi32(_mm512_cmp_ps_mask(v, v, _CMP_UNORD_Q), even, quiet), 16);
         _mm256_storeu_si256((__m256i *)(void *)(b + 2 * i), _mm512_cvtepi32_epi16(w));
     } else {
         _mm512_storeu_ps((float *)(void *)(b + 4 * i), v);
@@ -1570,14 +1598,14 @@ MLA__AVX2 __m256 mla__group_scale_avx2(const unsigned char *b) {
     return _mm256_cvtph_ps(_mm_set1_epi16(h));
 }
 
-MLA__AVX2 void mla__idot_row_avx2(const mla_dtype t, const int TB, const int far, float *y, mla__sz ldy,
+MLA__AVX2 void mla__idot_row_avx2(const mla_dtype t, const int TB, const int fetch, float *y, mla__sz ldy,
                                   const mla__act *const *x, const unsigned char *b, int groups) {
     const __m256i ones = _mm256_set1_epi16(1);
     __m256 acc[MLA__FEW][2], low[MLA__FEW];
     MLA__UNROLL
     for (int i = 0; i < TB; i++) acc[i][0] = acc[i][1] = low[i] = _mm256_setzero_ps();
     for (int g = 0; g < groups; g += 2) {
-        if (far) MLA__PREFETCH_L2(b + far);
+        if (fetch) MLA__PREFETCH_L2(b + fetch);
         MLA__UNROLL
         for (int u = 0; u < 2; u++) {
             if (g + u >= groups) break;
@@ -1601,7 +1629,7 @@ MLA__AVX2 void mla__idot_row_avx2(const mla_dtype t, const int TB, const int far
         y[i * ldy] = mla__sum_avx2(_mm256_add_ps(acc[i][0], acc[i][1])) - 8 * _mm256_cvtss_f32(low[i]);
 }
 
-MLA__AVX2 void mla__idot_avx2(const mla_dtype t, const int far, float *y, mla__sz ldy, const void *x, mla__sz ldx,
+MLA__AVX2 void mla__idot_avx2(const mla_dtype t, const int fetch, float *y, mla__sz ldy, const void *x, mla__sz ldx,
                               const int *idx, int T, const mla_tensor *w, int row0, int n0, int n1) {
     const int groups = w->cols / MLA_GROUP;
     const mla__sz row = (mla__sz)groups * (t == MLA_Q8 ? 34 : 18);
@@ -1609,16 +1637,16 @@ MLA__AVX2 void mla__idot_avx2(const mla_dtype t, const int far, float *y, mla__s
     const mla__act *rows[MLA__FEW];
     for (int i = 0; i < T; i++) rows[i] = MLA__ACT(x, ldx, idx ? idx[i] : i);
     if (T == 1)
-        for (int n = n0; n < n1; n++, b += row) mla__idot_row_avx2(t, 1, far, y + (n - n0), ldy, rows, b, groups);
+        for (int n = n0; n < n1; n++, b += row) mla__idot_row_avx2(t, 1, fetch, y + (n - n0), ldy, rows, b, groups);
     else
-        for (int n = n0; n < n1; n++, b += row) mla__idot_row_avx2(t, 2, far, y + (n - n0), ldy, rows, b, groups);
+        for (int n = n0; n < n1; n++, b += row) mla__idot_row_avx2(t, 2, fetch, y + (n - n0), ldy, rows, b, groups);
 }
 
-#define MLA__PRODUCT(name, D, far)                                                                                     \
+#define MLA__PRODUCT(name, D, fetch)                                                                                   \
     static MLA__TARGET_AVX2 void mla__##name(float *y, mla__sz ldy, const void *x, mla__sz ldx, const int *idx, int T, \
                                              const mla_tensor *w, int row0, int n0, int n1, float *panel) {            \
         (void)panel;                                                                                                   \
-        mla__idot_avx2(D, far, y, ldy, x, ldx, idx, T, w, row0, n0, n1);                                               \
+        mla__idot_avx2(D, fetch, y, ldy, x, ldx, idx, T, w, row0, n0, n1);                                             \
     }
 MLA__PRODUCT(idot_q8_avx2, MLA_Q8, 0)
 MLA__PRODUCT(idot_q4_avx2, MLA_Q4, 0)
@@ -1651,7 +1679,7 @@ MLA__AVX2 void mla__ipack_avx2(const mla_dtype t, mla__ipanel *panel, const mla_
                 uint16_t
                     h; /* converted here: a call of baseline code amid vectors costs Intel's cores hundreds of cycles */
                 memcpy(&h, b, 2);
-                panel[g].d[n] = n < nb ? _cvtsh_ss(h) : 0;
+                panel[g].d[n] = n < nb ? mla__half(h) : 0;
             }
             mla__transpose_avx2(r);
             MLA__UNROLL
@@ -2413,17 +2441,17 @@ MLA__PRODUCT(MLA_Q4, q4)
 #define MLA__IN      MLA__INLINE MLA__TARGET
 
 /* c [M, NR] (+)= sum_k a[i][k*ak] b[k*bk .. +NR): the one loop in which nearly all arithmetic of prefill and attention
-   happens. M and the dtype of b are constants in each use, and so is `near`: if not 0, the rows of a lie so many floats
-   apart, which takes one register to address where pointers take M. Meanwhile the memory from `ahead` on is fetched,
-   `step` bytes for each k: spread out like this, it hides behind the arithmetic. */
-MLA__IN void MLA__F(tile_m)(const int M, const int NV, const mla_dtype t, const int near, float *c, mla__sz ldc,
+   happens. M and the dtype of b are constants in each use, and so is `stride`: if not 0, the rows of a lie so many
+   floats apart, which takes one register to address where pointers take M. Meanwhile the memory from `ahead` on is
+   fetched, `step` bytes for each k: spread out like this, it hides behind the arithmetic. */
+MLA__IN void MLA__F(tile_m)(const int M, const int NV, const mla_dtype t, const int stride, float *c, mla__sz ldc,
                             const float *const *rows, mla__sz ak, const void *b, mla__sz bk, int K, int add,
                             const char *ahead, int step) {
     MLA__V acc[MLA__AR][MLA__NV > MLA__LV ? MLA__NV : MLA__LV];
     const float *a[MLA__AR];
     MLA__UNROLL
     for (int i = 0; i < M; i++) {
-        a[i] = near ? rows[0] + i * near : rows[i];
+        a[i] = stride ? rows[0] + i * stride : rows[i];
         MLA__UNROLL
         for (int j = 0; j < NV; j++) acc[i][j] = add ? MLA__F(ld)(c + i * ldc + j * MLA__VL) : MLA__F(zero)();
     }
@@ -2592,7 +2620,7 @@ MLA__IN void MLA__F(gemm)(const mla_dtype t, float *y, mla__sz ldy, const float 
 
 /* One row of weights times TB tokens. Rows follow each other in memory, so that all weights are one linear stream: on
    DRAM this beats sharing the loads of x between several rows by far. U chains hide the latency of the additions. */
-MLA__IN void MLA__F(dot_row)(const mla_dtype t, const int TB, const int far, float *y, mla__sz ldy,
+MLA__IN void MLA__F(dot_row)(const mla_dtype t, const int TB, const int fetch, float *y, mla__sz ldy,
                              const float *const *x, const mla_tensor *w, int row) {
     enum { CHAINS = 8 };
     const int U = CHAINS / TB, K = w->cols, scaled = t == MLA_E4M3 && mla__scaled(w),
@@ -2612,10 +2640,10 @@ MLA__IN void MLA__F(dot_row)(const mla_dtype t, const int TB, const int far, flo
         const MLA__V sv = MLA__F(set1)(scale * 256), sv1 = MLA__F(set1)(scale);
         int k = kb;
         for (; wide && k + U * MLA__VL <= end; k += U * MLA__VL) {
-            const mla__sz bytes = far ? mla__bytes(t, U * MLA__VL) : 0;
+            const mla__sz bytes = fetch ? mla__bytes(t, U * MLA__VL) : 0;
             MLA__UNROLL
             for (mla__sz i = 0; i < bytes; i += 64)
-                MLA__PREFETCH_L2((const char *)w->data + mla__bytes(t, at + k) + far + i);
+                MLA__PREFETCH_L2((const char *)w->data + mla__bytes(t, at + k) + fetch + i);
             MLA__UNROLL
             for (int u = 0; u < U; u += 4) {
                 MLA__V v[4];
@@ -2652,15 +2680,15 @@ MLA__IN void MLA__F(dot_row)(const mla_dtype t, const int TB, const int far, flo
 }
 
 /* Up to FEW tokens. */
-MLA__IN void MLA__F(dot)(const mla_dtype t, const int far, float *y, mla__sz ldy, const float *x, mla__sz ldx,
+MLA__IN void MLA__F(dot)(const mla_dtype t, const int fetch, float *y, mla__sz ldy, const float *x, mla__sz ldx,
                          const int *idx, int T, const mla_tensor *w, int row0, int n0, int n1, float *panel) {
     const float *rows[MLA__FEW];
     (void)panel;
     for (int i = 0; i < T; i++) rows[i] = x + (idx ? idx[i] : i) * ldx;
     if (T == 1)
-        for (int n = n0; n < n1; n++) MLA__F(dot_row)(t, 1, far, y + (n - n0), ldy, rows, w, row0 + n);
+        for (int n = n0; n < n1; n++) MLA__F(dot_row)(t, 1, fetch, y + (n - n0), ldy, rows, w, row0 + n);
     else
-        for (int n = n0; n < n1; n++) MLA__F(dot_row)(t, 2, far, y + (n - n0), ldy, rows, w, row0 + n);
+        for (int n = n0; n < n1; n++) MLA__F(dot_row)(t, 2, fetch, y + (n - n0), ldy, rows, w, row0 + n);
 }
 
 /* The transposed use of W, for W_UK^T q in the absorbed path. */
@@ -2822,21 +2850,21 @@ MLA__IN void MLA__F(scores)(const mla_dtype t, const mla__lanes *panels, int n, 
     for (int k0 = 0; k0 < dk; k0 += MLA__AK)
         for (int u = 0, m; u < nu; u += m) {
             const int kc = dk - k0 < MLA__AK ? dk - k0 : MLA__AK;
-            const int near = t != MLA_F32 && nu - u >= MLA__AR;
-            m = near ? MLA__AR : nu - u < MLA__MR ? nu - u : MLA__MR;
+            const int tall = t != MLA_F32 && nu - u >= MLA__AR;
+            m = tall ? MLA__AR : nu - u < MLA__MR ? nu - u : MLA__MR;
             for (int i = 0; i < m; i++) {
                 const unsigned char *row = (const unsigned char *)k + mla__bytes(t, (u + i) * ldk + k0);
                 if (t != MLA_F32) MLA__F(widen)(t, wide + i * MLA__AK, row, kc);
-                if (!near) a[i] = t == MLA_F32 ? (const float *)(const void *)row : wide + i * MLA__AK;
+                if (!tall) a[i] = t == MLA_F32 ? (const float *)(const void *)row : wide + i * MLA__AK;
             }
             for (int p = 0; p < n; p++) {
                 float *to = s + (p * (mla__sz)nu + u) * MLA__NL;
                 const float *q = panels[p].q + k0 * MLA__NL;
-                if (near) MLA__F(keys_f32)
+                if (tall) MLA__F(keys_f32)
                 (to, MLA__NL, wide, 1, q, MLA__NL, kc, k0 > 0, p ? to : (const void *)ahead, p ? 0 : step);
                 else MLA__F(tile_lanes)(m, MLA__NL, to, MLA__NL, a, 1, q, MLA__NL, kc, k0 > 0, to, 0);
             }
-            ahead += near ? step * kc : 0;
+            ahead += tall ? step * kc : 0;
         }
 }
 MLA__IN void MLA__F(attend)(const mla_dtype t, mla__lanes *panels, int n, const void *k, mla__sz ldk, int dk,
@@ -2847,15 +2875,15 @@ MLA__IN void MLA__F(attend)(const mla_dtype t, mla__lanes *panels, int n, const 
     for (int p = 0; p < n; p++) {
         mla__lanes *l = &panels[p];
         float *probs = s + p * (mla__sz)nu * MLA__NL;
-        const int near = l->n >= MLA__AR && dv % (MLA__VL * MLA__AV) == 0, cols = near ? MLA__VL * MLA__AV : MLA__NR;
+        const int tall = l->n >= MLA__AR && dv % (MLA__VL * MLA__AV) == 0, cols = tall ? MLA__VL * MLA__AV : MLA__NR;
         MLA__F(softmax)(l, dv, u0, nu, probs);
         for (int c = 0; c < dv; c += cols)
             for (int r = 0; r < l->n; r += m) {
                 const void *from = (const unsigned char *)v + mla__bytes(t, c);
                 float *o = l->o + r * (mla__sz)dv + c;
-                m = near && l->n - r >= MLA__AR ? MLA__AR : l->n - r < MLA__MR ? l->n - r : MLA__MR;
+                m = tall && l->n - r >= MLA__AR ? MLA__AR : l->n - r < MLA__MR ? l->n - r : MLA__MR;
                 for (i = 0; i < m && m <= MLA__MR; i++) a[i] = probs + r + i;
-                if (near && m == MLA__AR)
+                if (tall && m == MLA__AR)
                     (t == MLA_BF16  ? MLA__F(values_bf16)
                      : t == MLA_F16 ? MLA__F(values_f16)
                                     : MLA__F(values_f32))(o, dv, probs + r, MLA__NL, from, ldv, nu, l->started, o, 0);
@@ -3058,7 +3086,8 @@ static void MLA__F(table)(mla__kernels *k) {
 /* The one place that decides which kernels an ISA has: newest first. */
 static void mla__select(mla__kernels *k, mla_isa isa, int exact) {
     if (isa == MLA_ISA_AUTO)
-        isa = mla__cpu() == MLA_ISA_BF16 || mla__cpu() == MLA_ISA_AMX ? MLA_ISA_VNNI : mla__cpu(); /* those round */
+        isa = mla__cpu_isa() == MLA_ISA_BF16 || mla__cpu_isa() == MLA_ISA_AMX ? MLA_ISA_VNNI
+                                                                              : mla__cpu_isa(); /* those round */
     switch (isa) {
 #if MLA__AMX
     case MLA_ISA_AMX:
@@ -3080,14 +3109,14 @@ static void mla__select(mla__kernels *k, mla_isa isa, int exact) {
     case MLA_ISA_VNNI:
         mla__select(k, MLA_ISA_AVX512, exact);
         k->isa = MLA_ISA_VNNI;
-        if (mla__vbmi()) k->dot[MLA_E4M3] = mla__dot_e4m3_vbmi;
+        if (mla__cpu() & MLA__CPU_VBMI) k->dot[MLA_E4M3] = mla__dot_e4m3_vbmi;
         k->igemm[MLA_Q8] = mla__igemm_q8_vnni, k->igemm[MLA_Q4] = mla__igemm_q4_vnni;
         break;
     case MLA_ISA_AVX512:
         mla__table_avx512(k);
         /* while memory is waited for, 256 bits at a time proved faster; Intel's servers leave a third of their speed to
            those who fetch ahead by themselves, AMD's lose by it */
-        if (mla__intel()) {
+        if (mla__cpu() & MLA__CPU_INTEL) {
             k->idot[MLA_Q8] = mla__idot_q8_avx2_far, k->idot[MLA_Q4] = mla__idot_q4_avx2_far;
             k->dot[MLA_F32] = mla__dot_far_f32_avx2, k->dot[MLA_F16] = mla__dot_far_f16_avx2,
             k->dot[MLA_BF16] = mla__dot_far_bf16_avx2;
@@ -3201,7 +3230,7 @@ static mla_result mla__fits(const void *memory, size_t bytes, size_t need, const
 typedef struct mla__preset {
     const char *name;
     int V, D, L, d_ff, H, Q, R, nope, rope, v; /* vocab_size, ... v_head_dim, in the order of mla_config */
-    int E, Z, K, I, shared, n_group, topk_group;
+    int E, Z, K, inter, shared, n_group, topk_group;
     mla_topk_method topk;
     mla_scoring_func scoring;
     int norm;
@@ -3616,7 +3645,7 @@ mla_result mla_config_preset(mla_config *out, const char *name, mla_error *err) 
     out->num_attention_heads = p->H, out->q_lora_rank = p->Q, out->kv_lora_rank = p->R;
     out->qk_nope_head_dim = p->nope, out->qk_rope_head_dim = p->rope, out->v_head_dim = p->v;
     out->n_routed_experts = p->E, out->zero_expert_num = p->Z, out->num_experts_per_tok = p->K,
-    out->moe_intermediate_size = p->I;
+    out->moe_intermediate_size = p->inter;
     out->n_shared_experts = p->shared, out->n_group = p->n_group, out->topk_group = p->topk_group,
     out->topk_method = p->topk;
     out->scoring_func = p->scoring, out->norm_topk_prob = p->norm, out->routed_scaling_factor = p->routed,
@@ -3701,9 +3730,9 @@ static int mla__bad_rope(mla_error *err, mla_rope *r, int P) {
         return 1;
     }
     if (r->scaling == MLA_ROPE_LONGROPE) {
-        const int far = r->length > r->original_max_position_embeddings;
-        const float *f = far ? r->long_factor : r->short_factor;
-        const char *name = far ? "long_factor" : "short_factor";
+        const int longer = r->length > r->original_max_position_embeddings;
+        const float *f = longer ? r->long_factor : r->short_factor;
+        const char *name = longer ? "long_factor" : "short_factor";
         if (!f)
             mla__fail(err, MLA_ERR_CONFIG, "config.rope.%s: missing, longrope needs it at length %d", name, r->length);
         for (int i = 0; f && i < P / 2; i++)
@@ -3746,6 +3775,10 @@ static float mla__rope_resolve(float *inv, const mla_rope *c, int P) {
     double theta = (double)c->theta, amp = 1, lo = 0, hi = 1;
     if (c->inv_freq) {
         memcpy(inv, c->inv_freq, (size_t)half * sizeof *inv);
+        return 1;
+    }
+    if (P == 0 || c->layout == MLA_ROPE_NONE) { /* nothing turns, and the fields of a scaling have not been checked */
+        for (int i = 0; i < half; i++) inv[i] = 0;
         return 1;
     }
     if (c->scaling == MLA_ROPE_DYNAMIC && P > 2) theta *= pow(f * n / M - (f - 1), (double)P / (P - 2));
@@ -3850,6 +3883,9 @@ static mla_result mla__config_resolve(mla_config *c, mla_error *err) {
     if (attn && c->softmax_scale == 0) {
         const double all = (double)c->rope.mscale_all_dim, dim = (double)c->qk_nope_head_dim + c->qk_rope_head_dim;
         const double g = c->rope.scaling == MLA_ROPE_YARN && all != 0 ? mla__yarn_g((double)c->rope.factor, all) : 1;
+        if (!(g * g / sqrt(dim) < 3.0e38))
+            return mla__fail(err, MLA_ERR_CONFIG, "config.rope.mscale_all_dim: %g makes softmax_scale %g", all,
+                             g * g / sqrt(dim));
         c->softmax_scale = (float)(g * g / sqrt(dim));
     }
     return MLA_OK;
@@ -4747,12 +4783,12 @@ static mla_context *mla__context_layout(const mla_model *m, const mla_context_de
     const int T = d->max_tokens > 0 ? d->max_tokens : 512, H = c->num_attention_heads, R = c->kv_lora_rank,
               P = c->qk_rope_head_dim;
     const int N = c->qk_nope_head_dim, V = c->v_head_dim, E = c->n_routed_experts, K = c->num_experts_per_tok,
-              I = c->moe_intermediate_size;
+              inter = c->moe_intermediate_size;
     const int attn = H > 0, n_choices = mla__choices(c),
               lane_tokens = attn ? mla__min(T, mla__max(1, MLA__LANE_ROWS / H)) : 0;
     const int absorb_tokens = attn ? mla__min(T, mla__max(1, MLA__ABSORB_ROWS / H)) : 0, rows = lane_tokens * H;
-    const int inner =
-        mla__max(c->intermediate_size, (K + c->n_shared_experts) * I); /* a dense layer's, or an MoE layer's in all */
+    const int inner = mla__max(c->intermediate_size,
+                               (K + c->n_shared_experts) * inter); /* a dense layer's, or an MoE layer's in all */
     int threads = d->threads, shortcuts = 0;
     mla__kernels kernels;
     mla__arena a;
@@ -4789,8 +4825,8 @@ static mla_context *mla__context_layout(const mla_model *m, const mla_context_de
         (packs || t.fp8 || m->dtypes & (1u << MLA_Q8 | 1u << MLA_Q4 | 1u << MLA_Q8X16 | 1u << MLA_Q4X16))) {
         /* packed for the experts, tokens come once for each of their experts, and in sixteens */
         const double slot_rows = (double)T * K + 15.0 * fmin(E, (double)T * K), dense = (T + 15.0) * (widest + 31.0);
-        const double slots = slot_rows * mla__up_to(mla__max(c->hidden_size, I), 32) +
-                             (T + 15.0) * mla__up_to(mla__max(c->hidden_size, c->n_shared_experts * I), 32);
+        const double slots = slot_rows * mla__up_to(mla__max(c->hidden_size, inter), 32) +
+                             (T + 15.0) * mla__up_to(mla__max(c->hidden_size, c->n_shared_experts * inter), 32);
         t.act = MLA__TAKE(&a, unsigned char,
                           (T * (double)widest / MLA_GROUP + 1) * sizeof(mla__act) +
                               (packs ? 2 * fmax(dense, slots) : 0) + (t.fp8 ? T * (double)widest * sizeof(float) : 0));
@@ -6062,10 +6098,10 @@ static void mla__down_work(mla_context *c, void *arg, int worker) {
 static void mla__ffn(mla_context *c, int layer, int moe, float *y, const float *x, int T, const mla_routing *out) {
     const mla_config *f = &c->m->c;
     const mla_layer_weights *l = &c->m->layers[layer];
-    const int D = f->hidden_size, I = f->moe_intermediate_size, K = f->num_experts_per_tok;
+    const int D = f->hidden_size, inter = f->moe_intermediate_size, K = f->num_experts_per_tok;
     const int E = moe ? f->n_routed_experts : 0, n_choices = mla__choices(f);
     const mla_mlp_weights *dense = !moe ? &l->mlp : f->n_shared_experts > 0 ? &l->moe.shared : NULL;
-    float *hs = moe ? c->h + T * (mla__sz)K * I : c->h;
+    float *hs = moe ? c->h + T * (mla__sz)K * inter : c->h;
     mla__moe a;
     int n = 0;
     memset(&a, 0, sizeof a);
@@ -6102,7 +6138,7 @@ static void mla__ffn(mla_context *c, int layer, int moe, float *y, const float *
     for (int e = 0; e < E; e++) {
         const int first = c->offset[e], count = c->offset[e + 1] - first;
         if (count == 0) continue;
-        c->jobs[n] = mla__job_of(c->h + first * (mla__sz)I, I, x, D, count, &l->moe.experts[e].gate);
+        c->jobs[n] = mla__job_of(c->h + first * (mla__sz)inter, inter, x, D, count, &l->moe.experts[e].gate);
         c->jobs[n].in.idx = c->slot_token + first, c->jobs[n].x_rows = T;
         c->jobs[n++].up = &l->moe.experts[e].up;
     }
@@ -6112,14 +6148,14 @@ static void mla__ffn(mla_context *c, int layer, int moe, float *y, const float *
     for (int e = 0; e < E; e++) {
         const int first = c->offset[e], count = c->offset[e + 1] - first;
         if (count == 0) continue;
-        c->jobs[n] = mla__job_of(y, D, c->h + first * (mla__sz)I, I, count, &l->moe.experts[e].down);
+        c->jobs[n] = mla__job_of(y, D, c->h + first * (mla__sz)inter, inter, count, &l->moe.experts[e].down);
         c->jobs[n].scatter = c->slot_token + first;
         c->jobs[n++].weight = c->slot_weight + first;
     }
     a.n_jobs = n;
     mla__activations(c, c->jobs, n);
     c->loads[0].units = (D + MLA__STRIP - 1) / MLA__STRIP, c->loads[0].weight = 1;
-    mla__parallel(c, mla__down_work, &a, (double)T * D * (moe ? K * (double)I : (double)f->intermediate_size));
+    mla__parallel(c, mla__down_work, &a, (double)T * D * (moe ? K * (double)inter : (double)f->intermediate_size));
 }
 
 static int mla__has_ffn(const mla_layer_weights *l) { return l->moe.experts || mla__has_mlp(&l->mlp); }

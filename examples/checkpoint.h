@@ -1601,13 +1601,13 @@ static ck__entry *ck__take(ck__binder *b, const char *prefix, const char *name, 
     if (b->rc) return NULL;
     snprintf(full, sizeof full, "%s%s%s", b->plan->root, prefix, name);
     e = ck__lookup(b->table, full);
-    int fits = e && e->tensor->n_dims == n_dims, small = 1;
+    int fits = e && e->tensor->n_dims == n_dims, fits_int = 1;
     for (int i = 0; i < n_dims; i++) {
         fits = fits && e->tensor->dims[i] == dims[i];
-        small = small && dims[i] <= INT_MAX;
+        fits_int = fits_int && dims[i] <= INT_MAX;
     }
     ck__shape(expected, dims, n_dims);
-    if (!small)
+    if (!fits_int)
         b->rc = ck__fail(b->err, MLA_ERR_CONFIG, "config.json: tensor \"%.99s\" would have shape [%s], too large", full,
                          expected);
     else if (!e)
@@ -1829,7 +1829,8 @@ static const char ck__fused[] = "mlp.experts.gate_up_proj";
 
 static void ck__bind_moe(ck__binder *b, const mla_config *m, const char *layer, mla_mlp_weights *experts,
                          mla_moe_weights *w) {
-    const int64_t D = m->hidden_size, E = m->n_routed_experts, I = m->moe_intermediate_size, n = E + m->zero_expert_num;
+    const int64_t D = m->hidden_size, E = m->n_routed_experts, inter = m->moe_intermediate_size,
+                  n = E + m->zero_expert_num;
     const int longcat = (b->plan->family->has & CK__SHORTCUT) != 0;
     char name[128];
     w->router = ck__bind(b, layer, longcat ? "mlp.router.classifier.weight" : "mlp.gate.weight", 2, 1, n, D, 0);
@@ -1840,20 +1841,20 @@ static void ck__bind_moe(ck__binder *b, const mla_config *m, const char *layer, 
     w->experts = experts;
     snprintf(name, sizeof name, "%s%s%s", b->plan->root, layer, ck__fused);
     if (ck__lookup(b->table, name)) {
-        const mla_tensor gate_up = ck__bind(b, layer, ck__fused, 3, E, 2 * I, D, 0);
-        const mla_tensor down = ck__bind(b, layer, "mlp.experts.down_proj", 3, E, D, I, 0);
+        const mla_tensor gate_up = ck__bind(b, layer, ck__fused, 3, E, 2 * inter, D, 0);
+        const mla_tensor down = ck__bind(b, layer, "mlp.experts.down_proj", 3, E, D, inter, 0);
         for (int64_t e = 0; e < E && !b->rc; e++) {
-            experts[e].gate.weight = ck__rows(&gate_up, 2 * e * I, I);
-            experts[e].up.weight = ck__rows(&gate_up, (2 * e + 1) * I, I);
+            experts[e].gate.weight = ck__rows(&gate_up, 2 * e * inter, inter);
+            experts[e].up.weight = ck__rows(&gate_up, (2 * e + 1) * inter, inter);
             experts[e].down.weight = ck__rows(&down, e * D, D);
         }
     } else
         for (int e = 0; e < m->n_routed_experts && !b->rc; e++) {
             snprintf(name, sizeof name, "%smlp.experts.%d.", layer, e);
-            experts[e] = ck__bind_mlp(b, name, I, D);
+            experts[e] = ck__bind_mlp(b, name, inter, D);
         }
     snprintf(name, sizeof name, "%smlp.shared_experts.", layer);
-    if (m->n_shared_experts) w->shared = ck__bind_mlp(b, name, m->n_shared_experts * I, D);
+    if (m->n_shared_experts) w->shared = ck__bind_mlp(b, name, m->n_shared_experts * inter, D);
 }
 
 static void ck__bind_layer(ck__binder *b, const checkpoint *c, int i, mla_mlp_weights *experts, mla_layer_weights *w) {

@@ -745,9 +745,9 @@ static census take_census(const checkpoint *c, const options *o) {
         count_linear(&n, CHECKPOINT_ATTN, &a->indexer.wq_b), count_linear(&n, CHECKPOINT_ATTN, &a->indexer.wk);
         count_tensor(&n, rest, &a->indexer.k_norm.weight), count_tensor(&n, rest, &a->indexer.k_norm.bias);
         count_tensor(&n, rest, &a->indexer.weights_proj);
-        const mla_tensor *small[] = {&l->attn_norm.weight, &l->ffn_norm.weight, &a->q_norm.weight,
+        const mla_tensor *norms[] = {&l->attn_norm.weight, &l->ffn_norm.weight, &a->q_norm.weight,
                                      &a->kv_norm.weight,   &l->moe.router,      &l->moe.router_bias};
-        for (int k = 0; k < 6; k++) count_tensor(&n, rest, small[k]);
+        for (int k = 0; k < 6; k++) count_tensor(&n, rest, norms[k]);
         count_mlp(&n, CHECKPOINT_DENSE, &l->mlp);
         count_mlp(&n, CHECKPOINT_SHARED, &l->moe.shared);
         for (int e = 0; l->moe.experts && e < c->config.n_routed_experts; e++)

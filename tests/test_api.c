@@ -395,6 +395,51 @@ static void test_config_relations(void) {
           "65536 layers of 65536 experts in %.0f bytes", (double)bytes);
 }
 
+static int digit(int *n, int base) {
+    const int d = *n % base;
+    *n /= base;
+    return d;
+}
+
+/* Every combination of the fields that rope is resolved from is served, with finite numbers, or refused by name. */
+static void test_rope_combinations(void) {
+    static const float factors[2] = {1, 2};
+    int served = 0, named = 0;
+    SECTION("rope: layouts, scalings, and what they need");
+    for (int i = 0; i < 3 * 5 * 4 * 2 * 4 * 3 * 3 * 2; i++) {
+        int n = i;
+        const int layout = digit(&n, 3), scaling = digit(&n, 5), given = digit(&n, 4), own = digit(&n, 2);
+        const int width = digit(&n, 4), original = digit(&n, 3), most = digit(&n, 3), extreme = digit(&n, 2);
+        static const int widths[4] = {0, 1, 3, 4}, positions[3] = {0, 1, 64};
+        small s;
+        make_small(&s);
+        s.c.qk_rope_head_dim = widths[width], s.c.rope.layout = (mla_rope_layout)layout;
+        s.c.rope.scaling = (mla_rope_scaling)scaling, s.c.rope.original_max_position_embeddings = positions[original];
+        s.c.rope.max_position_embeddings = positions[most];
+        s.c.rope.short_factor = given & 1 ? factors : NULL, s.c.rope.long_factor = given & 2 ? factors : NULL;
+        s.c.rope.inv_freq = own ? factors : NULL;
+        if (extreme) s.c.rope.factor = s.c.rope.mscale = s.c.rope.mscale_all_dim = 2.9e38f;
+        for (int l = 0; l < L; l++) {
+            s.layers[l].attn.q_b = linear(H * (N + widths[width]), Q);
+            s.layers[l].attn.kv_a = linear(R + widths[width], D);
+        }
+        mla_model *m = NULL;
+        wipe();
+        const mla_result r = mla_model_create(&m, &s.c, &s.w, NULL, &error);
+        if (r != MLA_OK) {
+            named += r == MLA_ERR_CONFIG && (strstr(error.text, "config.rope") || strstr(error.text, "_rope_head_dim"));
+            continue;
+        }
+        const mla_config *c = mla_model_config(m);
+        int finite = isfinite(mla_model_rope_amplitude(m)) && isfinite(c->softmax_scale) && isfinite(c->rope.factor);
+        for (int k = 0; k < widths[width] / 2; k++) finite = finite && isfinite(mla_model_inv_freq(m)[k]);
+        served += finite && c->softmax_scale > 0;
+        mla_model_destroy(m);
+    }
+    CHECK(served + named == 3 * 5 * 4 * 2 * 4 * 3 * 3 * 2 && served && named, "%d served, %d refused by name", served,
+          named);
+}
+
 /* ---- weights ----------------------------------------------------------------------------------------------------- */
 
 static void bad_weights(const small *s, mla_result want, const char *name, const char *name2, int line) {
@@ -1421,6 +1466,7 @@ static void test_thread_hook(void) {
 int main(void) {
     test_config();
     test_config_relations();
+    test_rope_combinations();
     test_presets();
     test_weights();
     test_weights_relations();

@@ -1,0 +1,56 @@
+#!/usr/bin/env bash
+# The headers after those of others, whose macros are many, and under another name. The last line is "N passed, N failed".
+set -u
+here=$(cd "$(dirname "$0")" && pwd)
+root=$(cd "$here/../.." && pwd)
+CC=${CC:-gcc}
+tmp=$(mktemp -d)
+trap 'rm -rf "$tmp"' EXIT
+passed=0 failed=0
+
+# check WHAT COMMAND...: the command succeeds
+check() {
+    local what=$1
+    shift
+    if "$@" >"$tmp/log" 2>&1; then passed=$((passed + 1)); else
+        failed=$((failed + 1))
+        echo "FAILED: $what"
+        head -n 12 "$tmp/log" | sed 's/^/    /'
+    fi
+}
+
+# after HEADER...: a program that includes these and then all of the project's headers
+after() {
+    printf '#include %s\n' "$@"
+    echo '#define MLA_IMPLEMENTATION'
+    echo '#include "mla.h"'
+    for header in "$root"/examples/*.h; do
+        name=$(basename "$header" .h)
+        echo "#define $(echo "$name" | tr a-z A-Z)_IMPLEMENTATION"
+        echo "#include \"$name.h\""
+    done
+    echo 'int main(void) { return 0; }'
+}
+
+after '<complex.h>' >"$tmp/complex.c"
+after "\"$here/hostile.h\"" >"$tmp/hostile.c"
+check "after complex.h" $CC -std=c99 -fsyntax-only -I"$root" -I"$root/examples" "$tmp/complex.c"
+check "after macros of other headers" $CC -std=c99 -fsyntax-only -I"$root" -I"$root/examples" "$tmp/hostile.c"
+if command -v x86_64-w64-mingw32-gcc >/dev/null; then
+    after '<windows.h>' >"$tmp/windows.c"
+    check "after windows.h" x86_64-w64-mingw32-gcc -std=c99 -fsyntax-only -I"$root" -I"$root/examples" "$tmp/windows.c"
+else
+    echo "no compiler for Windows here: left out"
+fi
+
+# a copy under another name finds itself; where it cannot, one sentence says what to define
+mkdir "$tmp/copy"
+cp "$root/mla.h" "$tmp/copy/copy.h"
+printf '#define MLA_IMPLEMENTATION\n#include "copy.h"\n' >"$tmp/copy/a.c"
+check "a copy of another name" $CC -std=c99 -fsyntax-only -I"$tmp/copy" "$tmp/copy/a.c"
+check "the same by MLA_FILE" $CC -std=c99 -fsyntax-only -DMLA_FILE='"copy.h"' "$tmp/copy/a.c"
+$CC -std=c99 -fsyntax-only -ffile-prefix-map="$tmp"=/elsewhere -I"$tmp/copy" "$tmp/copy/a.c" >"$tmp/mapped" 2>&1
+check "a copy that cannot find itself says so" grep -q '#error.*define MLA_FILE' "$tmp/mapped"
+
+echo "$passed passed, $failed failed"
+[ $failed -eq 0 ] && [ $passed -gt 0 ]
