@@ -1362,14 +1362,22 @@ MLA__INLINE void mla__transpose_neon(float32x4_t *r) {
 /* Lanes of queries (rows of q, from one or several heads and tokens) that walk over blocks of keys together: flash
    attention (arXiv 2205.14135) with the queries in the vector lanes, so that maxima and sums need no shuffles. */
 typedef struct mla__lanes {
-    float *q;     /* [dk, NR], scaled; unused lanes zero */
-    float *o;     /* [NR, dv], sum of p v so far */
-    float *m, *l; /* [NR], maximum and sum so far */
-    int *limit;   /* [NR], last key each lane may see */
+    float *q;     /* [dk, NL], scaled; unused lanes zero */
+    float *o;     /* [NL, dv], sum of p v so far */
+    float *m, *l; /* [NL], maximum and sum so far */
+    int *limit;   /* [NL], last key each lane may see */
     int n, started;
-    const float *mask[MLA__NL_MAX]; /* the caller's mask, a row for each lane, or NULL in lane 0 */
-    float *probs[MLA__NL_MAX];      /* raw scores go here, or NULL in lane 0 */
+    const float *mask[MLA__NL_MAX]; /* added to the scores, a row for each lane; NULL in lane 0: no lane has one */
+    float *probs[MLA__NL_MAX];      /* raw scores go here, a row for each lane; NULL in lane 0: nowhere */
 } mla__lanes;
+
+/* The keys and values that panels of queries meet at a time. */
+typedef struct mla__visit {
+    const void *k, *v; /* [nu, ldk] and [nu, ldv]; rows of v are read up to the next multiple of NR */
+    mla__sz ldk, ldv;
+    int dk, dv, u0, nu; /* channels of a key and of a value; position of the first key; keys */
+    float *s, *wide;    /* scratch: scores [n, nu, NL] of n panels; keys as f32, [AR, AK] */
+} mla__visit;
 
 /* A group of activations in int8: x = d * q. */
 typedef struct mla__act {
@@ -1405,18 +1413,14 @@ typedef struct mla__kernels {
     void (*widen[MLA_DTYPE_COUNT])(float *y, const void *x, mla__sz n);
     void (*narrow[MLA_DTYPE_COUNT])(void *y, const float *x, mla__sz n);
     void (*swiglu)(float *h, const float *gate, const float *up, int n); /* h = silu(gate) * up; h may be gate */
-    /* n panels of queries meet nu keys k [nu, ldk] and values v [nu, ldv] of one dtype (F32, F16, BF16), from position
-       u0 on; reads rows of v up to the next multiple of NR; scratch s [n, nu, NL], wide [AR, AK] */
-    void (*attend[MLA_DTYPE_COUNT])(mla__lanes *panels, int n, const void *k, mla__sz ldk, int dk, const void *v,
-                                    mla__sz ldv, int dv, int u0, int nu, float *s, float *wide);
-    /* score [nu] = sum over the lanes of n panels of weight [n, NR] * relu(q . k), keys k [nu, d] of a dtype; scratch
-     * as above */
-    void (*index[MLA_DTYPE_COUNT])(float *score, const mla__lanes *panels, const float *weight, int n, const void *k,
-                                   int d, int nu, float *s, float *wide);
-    /* attend for BF16 with dk and dv multiples of 32 and everything rounded to bf16; s [n, max(nu, 16), NL], wide [8,
-     * dk]; NULL: the ISA has none */
-    void (*attend_tiles)(mla__lanes *panels, int n, const void *k, mla__sz ldk, int dk, const void *v, mla__sz ldv,
-                         int dv, int u0, int nu, float *s, float *wide);
+    /* n panels of queries meet the keys and values of a visit, all of one dtype: F32, F16 or BF16 */
+    void (*attend[MLA_DTYPE_COUNT])(mla__lanes *panels, int n, const mla__visit *visit);
+    /* score [nu] = sum over the lanes of n panels of weight [n, NL] * relu(q . k); the visit has no values */
+    void (*index[MLA_DTYPE_COUNT])(float *score, const mla__lanes *panels, const float *weight, int n,
+                                   const mla__visit *visit);
+    /* attend for BF16 with dk and dv multiples of 32, which also rounds queries and probabilities to bf16; scratch s
+       [n, max(nu, 16), NL], wide [8, dk]; NULL: the ISA has none */
+    void (*attend_tiles)(mla__lanes *panels, int n, const mla__visit *visit);
 } mla__kernels;
 
 /* ---- >>integer --------------------------------------------------------------------------------------------------- */
@@ -2227,47 +2231,47 @@ static MLA__TARGET_AMX void mla__igemm_bf16_amx(float *y, mla__sz ldy, const voi
     mla__tiles_end();
 }
 
-static MLA__TARGET_AVX512 void mla__softmax_avx512(mla__lanes *p, int dv, int u0, int nu, float *s);
+static MLA__TARGET_AVX512 void mla__softmax_avx512(mla__lanes *l, const mla__visit *visit, float *s);
 
-/* Attention by tiles: as attend of the template, with queries, probabilities, keys and values in bf16. dk and dv are
-   multiples of 32. Queries are packed in their place when a panel meets its first keys. */
-static MLA__TARGET_AMX void mla__attend_amx(mla__lanes *panels, int n, const void *kp, mla__sz ldk, int dk,
-                                            const void *vp, mla__sz ldv, int dv, int u0, int nu, float *s,
-                                            float *wide) {
-    const uint16_t *k = (const uint16_t *)kp, *v = (const uint16_t *)vp;
-    const int steps = dk / 32;
-    const mla__sz lds = nu < 16 ? 256 : nu * 16; /* of a panel's scores, and of the probabilities packed over them */
-    int16_t order[32], pairs[2][32];
-    for (int i = 0; i < 16; i++) {
-        order[2 * i] = (int16_t)i, order[2 * i + 1] = (int16_t)(16 + i);
-        for (int h = 0; h < 2; h++)
-            pairs[h][2 * i] = (int16_t)(16 * h + i), pairs[h][2 * i + 1] = (int16_t)(32 + 16 * h + i);
-    }
-    const __m512i mixed = _mm512_loadu_si512(order), low = _mm512_loadu_si512(pairs[0]),
-                  high = _mm512_loadu_si512(pairs[1]);
-    for (int p = 0; p < n; p++)
-        for (int d = 0; d < dk && !panels[p].started; d += 2) {
+/* Attention by tiles: as attend of the template, with queries, probabilities, keys and values in bf16. A panel's
+   scores, and the probabilities that are packed over them, take so many floats. */
+static mla__sz mla__scores_size_amx(const mla__visit *visit) { return visit->nu < 16 ? 256 : visit->nu * 16; }
+
+/* When a panel meets its first keys, its queries are packed in their place. */
+static MLA__TARGET_AMX void mla__queries_amx(mla__lanes *panels, int n, int dk) {
+    int16_t order[32];
+    for (int i = 0; i < 16; i++) order[2 * i] = (int16_t)i, order[2 * i + 1] = (int16_t)(16 + i);
+    const __m512i mixed = _mm512_loadu_si512(order);
+    for (int p = 0; p < n; p++) {
+        if (panels[p].started) continue;
+        for (int d = 0; d < dk; d += 2) {
             const float *q = panels[p].q + 16 * (mla__sz)d;
             const __m512i two = (__m512i)_mm512_cvtne2ps_pbh(_mm512_loadu_ps(q + 16), _mm512_loadu_ps(q));
             _mm512_storeu_si512((uint16_t *)(void *)panels[p].q + 16 * (mla__sz)d,
                                 _mm512_permutexvar_epi16(mixed, two));
         }
-    mla__tiles_begin(64);
-    for (int u = 0; u < nu; u += 16) { /* scores [keys, lanes] */
+    }
+}
+
+/* s [n, keys, lanes]: sixteen keys meet two panels at a time. */
+static MLA__TARGET_AMX void mla__scores_amx(const mla__lanes *panels, int n, const mla__visit *visit) {
+    const int steps = visit->dk / 32, nu = visit->nu;
+    const mla__sz lds = mla__scores_size_amx(visit);
+    for (int u = 0; u < nu; u += 16) {
         const int rows = nu - u < 16 ? nu - u : 16;
-        const uint16_t *a = k + u * ldk;
-        mla__sz lda = ldk * 2;
-        if (rows < 16) {
-            lda = dk * 2;
-            memset(wide, 0, 16 * (size_t)lda);
-            for (int i = 0; i < rows; i++) memcpy((char *)wide + i * lda, a + i * ldk, (size_t)lda);
-            a = (const uint16_t *)(const void *)wide;
+        const uint16_t *a = (const uint16_t *)visit->k + u * visit->ldk;
+        mla__sz lda = visit->ldk * 2;
+        if (rows < 16) { /* the last ones are copied, with zeros behind them */
+            lda = visit->dk * 2;
+            memset(visit->wide, 0, 16 * (size_t)lda);
+            for (int i = 0; i < rows; i++) memcpy((char *)visit->wide + i * lda, a + i * visit->ldk, (size_t)lda);
+            a = (const uint16_t *)(const void *)visit->wide;
         }
         for (int p = 0; p < n; p += 2) {
             const uint16_t *b = (const uint16_t *)(const void *)panels[p].q,
                            *b1 = (const uint16_t *)(const void *)panels[p + 1 < n ? p + 1 : p].q;
             float *to[2], edge[2][256];
-            for (int i = 0; i < 2; i++) to[i] = rows < 16 ? edge[i] : s + (p + i) * lds + u * 16;
+            for (int i = 0; i < 2; i++) to[i] = rows < 16 ? edge[i] : visit->s + (p + i) * lds + u * 16;
             MLA__FENCE();
             _tile_zero(0);
             _tile_zero(1);
@@ -2282,38 +2286,51 @@ static MLA__TARGET_AMX void mla__attend_amx(mla__lanes *panels, int n, const voi
             _tile_stored(0, to[0], 64);
             if (p + 1 < n) _tile_stored(1, to[1], 64);
             MLA__FENCE();
-            for (int i = 0; rows < 16 && i < 2 && p + i < n; i++)
-                memcpy(s + (p + i) * lds + u * 16, edge[i], (size_t)rows * 16 * sizeof *s);
+            if (rows == 16) continue;
+            for (int i = 0; i < 2 && p + i < n; i++)
+                memcpy(visit->s + (p + i) * lds + u * 16, edge[i], (size_t)rows * 16 * sizeof(float));
         }
     }
-    for (int p = 0; p < n; p++) {
-        float *probs = s + p * lds;
-        uint16_t *packed = (uint16_t *)(void *)probs; /* [keys / 32][lanes][32 keys], in place */
-        mla__softmax_avx512(&panels[p], dv, u0, nu, probs);
-        for (int u = 0; u < nu; u += 32, packed += 512) {
-            __m512 r[2][16];
-            MLA__UNROLL
-            for (int h = 0; h < 2; h++) {
-                MLA__UNROLL
-                for (int i = 0; i < 16; i++)
-                    r[h][i] =
-                        u + 16 * h + i < nu ? _mm512_loadu_ps(probs + (u + 16 * h + i) * 16) : _mm512_setzero_ps();
-                mla__transpose_avx512(r[h]);
-            }
+}
+
+/* Scores of a panel become probabilities, packed over them: [keys / 32, lanes, 32 keys]. */
+static MLA__TARGET_AMX void mla__softmax_amx(mla__lanes *l, const mla__visit *visit, float *s) {
+    uint16_t *packed = (uint16_t *)(void *)s;
+    mla__softmax_avx512(l, visit, s);
+    for (int u = 0; u < visit->nu; u += 32, packed += 512) {
+        __m512 r[2][16];
+        MLA__UNROLL
+        for (int h = 0; h < 2; h++) {
             MLA__UNROLL
             for (int i = 0; i < 16; i++)
-                _mm512_storeu_si512(packed + 32 * i, (__m512i)_mm512_cvtne2ps_pbh(r[1][i], r[0][i]));
+                r[h][i] = u + 16 * h + i < visit->nu ? _mm512_loadu_ps(s + (u + 16 * h + i) * 16) : _mm512_setzero_ps();
+            mla__transpose_avx512(r[h]);
         }
+        MLA__UNROLL
+        for (int i = 0; i < 16; i++)
+            _mm512_storeu_si512(packed + 32 * i, (__m512i)_mm512_cvtne2ps_pbh(r[1][i], r[0][i]));
     }
-    const char *ahead = (const char *)(k + nu * ldk); /* the next keys are fetched while these are worked on */
-    const int bytes = (int)(64 * nu * ldk / dv) + 64;
-    for (int u = 0; u < nu; u += 64) { /* values: o [lanes, dv] += probabilities [lanes, keys] . v [keys, dv] */
+}
+
+/* o [lanes, dv] += probabilities [lanes, keys] . v [keys, dv], 64 keys and 32 channels at a time. The keys of the next
+   visit are fetched while these are worked on. */
+static MLA__TARGET_AMX void mla__values_amx(mla__lanes *panels, int n, const mla__visit *visit) {
+    const int nu = visit->nu, dv = visit->dv;
+    const mla__sz ldv = visit->ldv, lds = mla__scores_size_amx(visit);
+    const char *ahead = (const char *)((const uint16_t *)visit->k + nu * visit->ldk);
+    const int bytes = (int)(64 * nu * visit->ldk / dv) + 64;
+    int16_t pairs[2][32];
+    for (int i = 0; i < 16; i++)
+        for (int h = 0; h < 2; h++)
+            pairs[h][2 * i] = (int16_t)(16 * h + i), pairs[h][2 * i + 1] = (int16_t)(32 + 16 * h + i);
+    const __m512i low = _mm512_loadu_si512(pairs[0]), high = _mm512_loadu_si512(pairs[1]);
+    for (int u = 0; u < nu; u += 64) {
         const int halves = nu - u > 32 ? 2 : 1;
         for (int c = 0; c < dv; c += 32, ahead += bytes) {
             uint16_t b[2][2][512]; /* [keys / 32][channels / 16][16 pairs of keys][16 channels][2] */
             for (int i = 0; u == 0 && i < bytes; i += 64) MLA__PREFETCH(ahead + i);
             for (int i = 0; i < 32 * halves; i += 2) {
-                const uint16_t *row = v + (u + i) * ldv + c;
+                const uint16_t *row = (const uint16_t *)visit->v + (u + i) * ldv + c;
                 const __m512i x = u + i < nu ? _mm512_loadu_si512(row) : _mm512_setzero_si512();
                 const __m512i y = u + i + 1 < nu ? _mm512_loadu_si512(row + ldv) : _mm512_setzero_si512();
                 _mm512_storeu_si512(b[i / 32][0] + i % 32 * 16, _mm512_permutex2var_epi16(x, low, y));
@@ -2327,7 +2344,7 @@ static MLA__TARGET_AMX void mla__attend_amx(mla__lanes *panels, int n, const voi
                 _tile_loadd(7, b[1][1], 64);
             }
             for (int p = 0; p < n; p++) {
-                const uint16_t *a = (const uint16_t *)(const void *)(s + p * lds) + u / 32 * 512;
+                const uint16_t *a = (const uint16_t *)(const void *)(visit->s + p * lds) + u / 32 * 512;
                 float *o = panels[p].o + c;
                 if (panels[p].started || u) {
                     _tile_loadd(0, o, dv * 4);
@@ -2350,6 +2367,14 @@ static MLA__TARGET_AMX void mla__attend_amx(mla__lanes *panels, int n, const voi
             MLA__FENCE();
         }
     }
+}
+
+static MLA__TARGET_AMX void mla__attend_amx(mla__lanes *panels, int n, const mla__visit *visit) {
+    mla__queries_amx(panels, n, visit->dk);
+    mla__tiles_begin(64);
+    mla__scores_amx(panels, n, visit);
+    for (int p = 0; p < n; p++) mla__softmax_amx(&panels[p], visit, visit->s + p * mla__scores_size_amx(visit));
+    mla__values_amx(panels, n, visit);
     mla__tiles_end();
     for (int p = 0; p < n; p++) panels[p].started = 1;
 }
@@ -2797,101 +2822,109 @@ MLA__FN void MLA__F(swiglu)(float *h, const float *gate, const float *up, int n)
     for (; i < n; i++) h[i] = gate[i] / (1.0f + expf(-gate[i])) * up[i];
 }
 
-/* Softmax of one panel's scores s [nu, NR], online, and what it does to the sums so far. */
-MLA__FN void MLA__F(softmax)(mla__lanes *p, int dv, int u0, int nu, float *s) {
-    int u, i, least = p->limit[0];
-    for (i = 1; i < MLA__NL; i++) least = p->limit[i] < least ? p->limit[i] : least;
+/* Softmax of one panel's scores s [nu, NL], online, and what it does to the sums so far. */
+MLA__FN void MLA__F(softmax)(mla__lanes *l, const mla__visit *visit, float *s) {
+    const int u0 = visit->u0, nu = visit->nu, dv = visit->dv;
+    int u, i, least = l->limit[0];
+    for (i = 1; i < MLA__NL; i++) least = l->limit[i] < least ? l->limit[i] : least;
     if (u0 + nu - 1 > least)
         for (u = 0; u < nu; u++)
             for (i = 0; i < MLA__NL; i += MLA__VL)
-                MLA__F(st)(s + u * MLA__NL + i, MLA__F(keep)(MLA__F(ld)(s + u * MLA__NL + i), p->limit + i, u0 + u));
-    if (p->mask[0])
+                MLA__F(st)(s + u * MLA__NL + i, MLA__F(keep)(MLA__F(ld)(s + u * MLA__NL + i), l->limit + i, u0 + u));
+    if (l->mask[0])
         for (u = 0; u < nu; u++)
-            for (i = 0; i < p->n; i++) s[u * MLA__NL + i] += p->mask[i][u0 + u];
-    if (p->probs[0])
+            for (i = 0; i < l->n; i++) s[u * MLA__NL + i] += l->mask[i][u0 + u];
+    if (l->probs[0])
         for (u = 0; u < nu; u++)
-            for (i = 0; i < p->n; i++) p->probs[i][u0 + u] = s[u * MLA__NL + i];
+            for (i = 0; i < l->n; i++) l->probs[i][u0 + u] = s[u * MLA__NL + i];
     float shrink[MLA__NL];
     int rescale = 0;
     for (i = 0; i < MLA__NL; i += MLA__VL) { /* a lane that has seen no key yet has m = -inf and counts from 0 */
-        const MLA__V lowest = MLA__F(set1)(-3.402823466e38f), old = MLA__F(ld)(p->m + i), minus = MLA__F(set1)(-1.0f);
-        MLA__V m = old, l = MLA__F(zero)();
+        const MLA__V lowest = MLA__F(set1)(-3.402823466e38f), old = MLA__F(ld)(l->m + i), minus = MLA__F(set1)(-1.0f);
+        MLA__V m = old, sum = MLA__F(zero)();
         for (u = 0; u < nu; u++) m = MLA__F(max)(m, MLA__F(ld)(s + u * MLA__NL + i));
         const MLA__V neg = MLA__F(mul)(MLA__F(max)(m, lowest), minus);
         for (u = 0; u < nu; u++) {
             const MLA__V e = MLA__F(exp)(MLA__F(add)(MLA__F(ld)(s + u * MLA__NL + i), neg));
-            l = MLA__F(add)(l, e);
+            sum = MLA__F(add)(sum, e);
             MLA__F(st)(s + u * MLA__NL + i, e);
         }
         const MLA__V f = MLA__F(exp)(MLA__F(add)(old, neg));
         MLA__F(st)(shrink + i, f);
-        MLA__F(st)(p->l + i, MLA__F(fma)(MLA__F(ld)(p->l + i), f, l));
-        MLA__F(st)(p->m + i, m);
+        MLA__F(st)(l->l + i, MLA__F(fma)(MLA__F(ld)(l->l + i), f, sum));
+        MLA__F(st)(l->m + i, m);
         rescale |= !MLA__F(same)(old, m);
     }
-    for (int r = 0; p->started && rescale && r < p->n; r++) {
+    if (!l->started || !rescale) return;
+    for (int r = 0; r < l->n; r++) {
         const MLA__V f = MLA__F(set1)(shrink[r]);
-        float *o = p->o + r * (mla__sz)dv;
+        float *o = l->o + r * (mla__sz)dv;
         for (i = 0; i + MLA__VL <= dv; i += MLA__VL) MLA__F(st)(o + i, MLA__F(mul)(MLA__F(ld)(o + i), f));
         for (; i < dv; i++) o[i] *= shrink[r];
     }
 }
 
-/* Panels of queries meet a block of keys and values of dtype t. Scores: keys are broadcast, queries are the lanes;
-   values: lanes are broadcast, the channels of v are vectors. AK channels of the queries stay in the first-level cache
-   while all keys pass by, widened AR at a time (f32 as they lie); values are widened in registers: a widened copy of
-   the block would cost more memory traffic than the block itself. */
-MLA__IN void MLA__F(scores)(const mla_dtype t, const mla__lanes *panels, int n, const void *k, mla__sz ldk, int dk,
-                            int nu, float *s, float *wide) {
+/* Scores of n panels with the keys of a visit, of dtype t: keys are broadcast, queries are the lanes. AK channels of
+   the queries stay in the first-level cache while all keys pass by, widened AR at a time (f32 as they lie). The block
+   of keys behind these is fetched meanwhile. */
+MLA__IN void MLA__F(scores)(const mla_dtype t, const mla__lanes *panels, int n, const mla__visit *visit) {
+    const int dk = visit->dk, nu = visit->nu;
+    const mla__sz ldk = visit->ldk;
+    const unsigned char *k = (const unsigned char *)visit->k, *ahead = k + mla__bytes(t, nu * ldk);
     const float *a[MLA__MR];
-    const unsigned char *ahead =
-        (const unsigned char *)k + mla__bytes(t, nu * ldk); /* the next block is fetched meanwhile */
+    float *s = visit->s, *wide = visit->wide;
     const int step = (int)(mla__bytes(t, MLA__AR * ldk) / dk) + 1;
     for (int k0 = 0; k0 < dk; k0 += MLA__AK)
         for (int u = 0, m; u < nu; u += m) {
-            const int kc = dk - k0 < MLA__AK ? dk - k0 : MLA__AK;
-            const int tall = t != MLA_F32 && nu - u >= MLA__AR;
+            const int kc = dk - k0 < MLA__AK ? dk - k0 : MLA__AK, tall = t != MLA_F32 && nu - u >= MLA__AR;
             m = tall ? MLA__AR : nu - u < MLA__MR ? nu - u : MLA__MR;
             for (int i = 0; i < m; i++) {
-                const unsigned char *row = (const unsigned char *)k + mla__bytes(t, (u + i) * ldk + k0);
+                const unsigned char *row = k + mla__bytes(t, (u + i) * ldk + k0);
                 if (t != MLA_F32) MLA__F(widen)(t, wide + i * MLA__AK, row, kc);
                 if (!tall) a[i] = t == MLA_F32 ? (const float *)(const void *)row : wide + i * MLA__AK;
             }
             for (int p = 0; p < n; p++) {
                 float *to = s + (p * (mla__sz)nu + u) * MLA__NL;
                 const float *q = panels[p].q + k0 * MLA__NL;
-                if (tall) MLA__F(keys_f32)
-                (to, MLA__NL, wide, 1, q, MLA__NL, kc, k0 > 0, p ? to : (const void *)ahead, p ? 0 : step);
-                else MLA__F(tile_lanes)(m, MLA__NL, to, MLA__NL, a, 1, q, MLA__NL, kc, k0 > 0, to, 0);
+                if (!tall) {
+                    MLA__F(tile_lanes)(m, MLA__NL, to, MLA__NL, a, 1, q, MLA__NL, kc, k0 > 0, to, 0);
+                    continue;
+                }
+                const void *fetch = p ? to : (const void *)ahead; /* by the first panel */
+                MLA__F(keys_f32)(to, MLA__NL, wide, 1, q, MLA__NL, kc, k0 > 0, fetch, p ? 0 : step);
             }
             ahead += tall ? step * kc : 0;
         }
 }
-MLA__IN void MLA__F(attend)(const mla_dtype t, mla__lanes *panels, int n, const void *k, mla__sz ldk, int dk,
-                            const void *v, mla__sz ldv, int dv, int u0, int nu, float *s, float *wide) {
+/* Panels of queries meet a visit: scores, softmax, and the sums of values, where lanes are broadcast and channels are
+   the vectors. Values are widened in registers: a widened copy would cost more memory traffic than they do. */
+MLA__IN void MLA__F(attend)(const mla_dtype t, mla__lanes *panels, int n, const mla__visit *visit) {
+    const int dv = visit->dv, nu = visit->nu;
+    const mla__sz ldv = visit->ldv;
     const float *a[MLA__MR];
     int i, m;
-    MLA__F(scores)(t, panels, n, k, ldk, dk, nu, s, wide);
+    MLA__F(scores)(t, panels, n, visit);
     for (int p = 0; p < n; p++) {
         mla__lanes *l = &panels[p];
-        float *probs = s + p * (mla__sz)nu * MLA__NL;
+        float *probs = visit->s + p * (mla__sz)nu * MLA__NL;
         const int tall = l->n >= MLA__AR && dv % (MLA__VL * MLA__AV) == 0, cols = tall ? MLA__VL * MLA__AV : MLA__NR;
-        MLA__F(softmax)(l, dv, u0, nu, probs);
+        MLA__F(softmax)(l, visit, probs);
         for (int c = 0; c < dv; c += cols)
             for (int r = 0; r < l->n; r += m) {
-                const void *from = (const unsigned char *)v + mla__bytes(t, c);
+                const void *from = (const unsigned char *)visit->v + mla__bytes(t, c);
                 float *o = l->o + r * (mla__sz)dv + c;
                 m = tall && l->n - r >= MLA__AR ? MLA__AR : l->n - r < MLA__MR ? l->n - r : MLA__MR;
-                for (i = 0; i < m && m <= MLA__MR; i++) a[i] = probs + r + i;
-                if (tall && m == MLA__AR)
+                if (tall && m == MLA__AR) {
                     (t == MLA_BF16  ? MLA__F(values_bf16)
                      : t == MLA_F16 ? MLA__F(values_f16)
                                     : MLA__F(values_f32))(o, dv, probs + r, MLA__NL, from, ldv, nu, l->started, o, 0);
-                else
-                    (t == MLA_BF16  ? MLA__F(tile_bf16)
-                     : t == MLA_F16 ? MLA__F(tile_f16)
-                                    : MLA__F(tile_f32))(m, dv - c < cols ? dv - c : cols, o, dv, a, MLA__NL, from, ldv,
-                                                        nu, l->started, o, 0);
+                    continue;
+                }
+                for (i = 0; i < m; i++) a[i] = probs + r + i;
+                (t == MLA_BF16  ? MLA__F(tile_bf16)
+                 : t == MLA_F16 ? MLA__F(tile_f16)
+                                : MLA__F(tile_f32))(m, dv - c < cols ? dv - c : cols, o, dv, a, MLA__NL, from, ldv, nu,
+                                                    l->started, o, 0);
             }
         l->started = 1;
     }
@@ -2899,18 +2932,39 @@ MLA__IN void MLA__F(attend)(const mla_dtype t, mla__lanes *panels, int n, const 
 
 /* An indexer's scores: the heads of one token are the lanes. relu lets NaN through. */
 MLA__IN void MLA__F(index)(const mla_dtype t, float *score, const mla__lanes *panels, const float *weight, int n,
-                           const void *k, int d, int nu, float *s, float *wide) {
-    MLA__F(scores)(t, panels, n, k, d, d, nu, s, wide);
-    for (int u = 0; u < nu; u++) {
+                           const mla__visit *visit) {
+    const float *s = visit->s;
+    MLA__F(scores)(t, panels, n, visit);
+    for (int u = 0; u < visit->nu; u++) {
         MLA__V sum = MLA__F(zero)();
         for (int p = 0; p < n; p++)
             for (int i = 0; i < MLA__NL; i += MLA__VL) {
-                const MLA__V dot = MLA__F(max)(MLA__F(zero)(), MLA__F(ld)(s + (p * (mla__sz)nu + u) * MLA__NL + i));
+                const MLA__V dot =
+                    MLA__F(max)(MLA__F(zero)(), MLA__F(ld)(s + (p * (mla__sz)visit->nu + u) * MLA__NL + i));
                 sum = MLA__F(fma)(dot, MLA__F(ld)(weight + p * MLA__NL + i), sum);
             }
         score[u] = MLA__F(sum)(sum);
     }
 }
+
+#define MLA__ATTEND(D, d)                                                                                              \
+    MLA__FN void MLA__F(attend_##d)(mla__lanes * panels, int n, const mla__visit *visit) {                             \
+        MLA__F(attend)(D, panels, n, visit);                                                                           \
+    }
+MLA__ATTEND(MLA_F32, f32)
+MLA__ATTEND(MLA_F16, f16)
+MLA__ATTEND(MLA_BF16, bf16)
+#undef MLA__ATTEND
+#define MLA__INDEX(D, d)                                                                                               \
+    MLA__FN void MLA__F(index_##d)(float *score, const mla__lanes *panels, const float *weight, int n,                 \
+                                   const mla__visit *visit) {                                                          \
+        MLA__F(index)(D, score, panels, weight, n, visit);                                                             \
+    }
+MLA__INDEX(MLA_F32, f32)
+MLA__INDEX(MLA_F16, f16)
+MLA__INDEX(MLA_BF16, bf16)
+MLA__INDEX(MLA_Q8, q8)
+#undef MLA__INDEX
 
 #define MLA__DTYPE(D, d)                                                                                               \
     MLA__FN void MLA__F(gemm_##d)(float *y, mla__sz ldy, const float *x, mla__sz ldx, const int *idx, int T,           \
@@ -2932,25 +2986,6 @@ MLA__DTYPE(MLA_BF16, bf16)
 MLA__DTYPE(MLA_E4M3, e4m3)
 MLA__DTYPE(MLA_Q8, q8)
 MLA__DTYPE(MLA_Q4, q4)
-#undef MLA__DTYPE
-#define MLA__DTYPE(D, d)                                                                                               \
-    MLA__FN void MLA__F(attend_##d)(mla__lanes * panels, int n, const void *k, mla__sz ldk, int dk, const void *v,     \
-                                    mla__sz ldv, int dv, int u0, int nu, float *s, float *wide) {                      \
-        MLA__F(attend)(D, panels, n, k, ldk, dk, v, ldv, dv, u0, nu, s, wide);                                         \
-    }
-MLA__DTYPE(MLA_F32, f32)
-MLA__DTYPE(MLA_F16, f16)
-MLA__DTYPE(MLA_BF16, bf16)
-#undef MLA__DTYPE
-#define MLA__DTYPE(D, d)                                                                                               \
-    MLA__FN void MLA__F(index_##d)(float *score, const mla__lanes *panels, const float *weight, int n, const void *k,  \
-                                   int dk, int nu, float *s, float *wide) {                                            \
-        MLA__F(index)(D, score, panels, weight, n, k, dk, nu, s, wide);                                                \
-    }
-MLA__DTYPE(MLA_F32, f32)
-MLA__DTYPE(MLA_F16, f16)
-MLA__DTYPE(MLA_BF16, bf16)
-MLA__DTYPE(MLA_Q8, q8)
 #undef MLA__DTYPE
 #if MLA__AHEAD
 #define MLA__DTYPE(D, d)                                                                                               \
@@ -5265,6 +5300,8 @@ static void mla__index_piece(mla_context *c, const mla__attn *a, const mla__bloc
     const float *q = c->iq + b->token * (mla__sz)Hi * d, *mask = s->mask ? s->mask + b->first * (mla__sz)keys : NULL;
     float *weight = w->lane_memory + (mla__sz)panels * nr * d, score[MLA_PAGE];
     mla__top best;
+    mla__visit visit;
+    memset(&visit, 0, sizeof visit);
     for (int p = 0; p < panels; p++) {
         w->lanes[p].q = w->lane_memory + (mla__sz)p * nr * d;
         c->k.transpose(w->lanes[p].q, q + (mla__sz)p * nr * d, d, mla__min(nr, Hi - p * nr), d);
@@ -5274,8 +5311,9 @@ static void mla__index_piece(mla_context *c, const mla__attn *a, const mla__bloc
     for (int u0 = piece * b->piece; u0 < end;
          u0 += MLA_PAGE) { /* MLA_PAGE keys from a multiple of it lie together, paged or not */
         const int nu = mla__min(MLA_PAGE, end - u0);
-        c->k.index[s->cache->index_dtype](score, w->lanes, weight, panels, mla__index_row(s->cache, a->layer, u0), d,
-                                          nu, w->s, w->k);
+        visit.k = mla__index_row(s->cache, a->layer, u0), visit.ldk = visit.dk = d, visit.nu = nu;
+        visit.s = w->s, visit.wide = w->k;
+        c->k.index[s->cache->index_dtype](score, w->lanes, weight, panels, &visit);
         for (int u = 0; u < nu; u++) {
             if (mask && mask[u0 + u] == -INFINITY) continue;
             mla__top_offer(&best, mla__top_key(mask ? score[u] + mask[u0 + u] : score[u]), u0 + u);
@@ -5598,8 +5636,10 @@ static void mla__absorbed_piece(mla_context *c, const mla__attn *a, const mla__b
     while (mla__walk_next(&k)) {
         const void *rows = mla__walk_rows(&k, in_place, ld);
         mla__walk_seen(&k, 0);
-        (tiles ? c->k.attend_tiles : c->k.attend[t])(w->lanes, k.panels, rows, ld, dk, rows, ld, R, k.from, k.n, w->s,
-                                                     w->k);
+        mla__visit visit;
+        visit.k = visit.v = rows, visit.ldk = visit.ldv = ld, visit.dk = dk, visit.dv = R;
+        visit.u0 = k.from, visit.nu = k.n, visit.s = w->s, visit.wide = w->k;
+        (tiles ? c->k.attend_tiles : c->k.attend[t])(w->lanes, k.panels, &visit);
         for (int p = 0; p < k.panels; p++) mla__walk_scores(&k, p);
     }
     for (int p = 0; p < k.panels; p++) {
@@ -5677,10 +5717,15 @@ static void mla__naive_head(mla_context *c, const mla__attn *a, const mla__block
         for (int p = 0; p < k.panels; p++) {
             const int seen = mla__walk_seen(&k, p);
             if (seen <= 0) continue;
-            if (tiles)
-                c->k.attend_tiles(&w->lanes[p], 1, k16, N + P, N + P, v16, V, V, k.from, seen, w->s, w->k);
-            else
-                c->k.attend[MLA_F32](&w->lanes[p], 1, w->k, N + P, N + P, w->v, ldv, V, k.from, seen, w->s, w->latent);
+            mla__visit visit;
+            visit.ldk = visit.dk = N + P, visit.dv = V, visit.u0 = k.from, visit.nu = seen, visit.s = w->s;
+            if (tiles) {
+                visit.k = k16, visit.v = v16, visit.ldv = V, visit.wide = w->k;
+                c->k.attend_tiles(&w->lanes[p], 1, &visit);
+            } else {
+                visit.k = w->k, visit.v = w->v, visit.ldv = ldv, visit.wide = w->latent;
+                c->k.attend[MLA_F32](&w->lanes[p], 1, &visit);
+            }
             mla__walk_scores(&k, p);
         }
     }

@@ -460,10 +460,13 @@ static void check_attend(const mla__kernels *k, test_rng *r, mla_dtype t, int n,
         if (masked) a.mask[i] = mask + i * keys;
         a.probs[i] = probs + i * keys;
     }
-    for (int u0 = 0; u0 < keys; u0 += block)
-        (tiles ? k->attend_tiles : k->attend[t])(&a, 1, (const char *)K.p + mla__bytes(t, u0 * (mla__sz)ldk), ldk, dk,
-                                                 (const char *)V.p + mla__bytes(t, u0 * (mla__sz)ldv), ldv, dv, u0,
-                                                 mla__min(block, keys - u0), (float *)s.p, (float *)wide.p);
+    for (int u0 = 0; u0 < keys; u0 += block) {
+        mla__visit visit;
+        visit.k = (const char *)K.p + mla__bytes(t, u0 * (mla__sz)ldk), visit.ldk = ldk, visit.dk = dk;
+        visit.v = (const char *)V.p + mla__bytes(t, u0 * (mla__sz)ldv), visit.ldv = ldv, visit.dv = dv;
+        visit.u0 = u0, visit.nu = mla__min(block, keys - u0), visit.s = (float *)s.p, visit.wide = (float *)wide.p;
+        (tiles ? k->attend_tiles : k->attend[t])(&a, 1, &visit);
+    }
     for (int i = 0; i < n; i++) {
         double *sc = (double *)malloc((size_t)keys * sizeof *sc), max = -INFINITY, sum = 0, d = 0;
         for (int u = 0; u < keys; u++) {
