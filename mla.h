@@ -3260,677 +3260,560 @@ static mla_result mla__fits(const void *memory, size_t bytes, size_t need, const
     return MLA_OK;
 }
 
-/* ---- presets ----------------------------------------------------------------------------------------------------- */
+/* ---- >>presets --------------------------------------------------------------------------------------------------- */
+/* Each is what it has in another way than the one it is made from; DeepSeek-V3 is the base of all. */
 
-typedef struct mla__preset {
-    const char *name;
-    int V, D, L, d_ff, H, Q, R, nope, rope, v; /* vocab_size, ... v_head_dim, in the order of mla_config */
-    int E, Z, K, inter, shared, n_group, topk_group;
-    mla_topk_method topk;
-    mla_scoring_func scoring;
-    int norm;
-    float routed, eps;
-    mla_rope_layout layout;
-    mla_rope_scaling scaling;
-    float theta, factor, beta_fast, mscale; /* mscale_all_dim is the same */
-    int max_positions, original;
-    float few[10]; /* what few have: scale of q, latent, embeddings, residual stream, logits; temperature_beta, _period;
-                    */
-                   /* index_topk, index_n_heads, index_rope; index_head_dim is 128 */
-} mla__preset;
-
-static const mla__preset mla__presets[] = {
-    {"deepseek-v2-lite",
-     102400,
-     2048,
-     27,
-     10944,
-     16,
-     0,
-     512,
-     128,
-     64,
-     128,
-     64,
-     0,
-     6,
-     1408,
-     2,
-     1,
-     1,
-     MLA_TOPK_GREEDY,
-     MLA_SCORING_SOFTMAX,
-     0,
-     1,
-     1e-6f,
-     MLA_ROPE_PAIR,
-     MLA_ROPE_YARN,
-     1e4f,
-     40,
-     32,
-     0.707f,
-     163840,
-     4096,
-     {0}},
-    {"deepseek-v2",
-     102400,
-     5120,
-     60,
-     12288,
-     128,
-     1536,
-     512,
-     128,
-     64,
-     128,
-     160,
-     0,
-     6,
-     1536,
-     2,
-     8,
-     3,
-     MLA_TOPK_GROUP_LIMITED_GREEDY,
-     MLA_SCORING_SOFTMAX,
-     0,
-     16,
-     1e-6f,
-     MLA_ROPE_PAIR,
-     MLA_ROPE_YARN,
-     1e4f,
-     40,
-     32,
-     0.707f,
-     163840,
-     4096,
-     {0}},
-    {"deepseek-v3",
-     129280,
-     7168,
-     61,
-     18432,
-     128,
-     1536,
-     512,
-     128,
-     64,
-     128,
-     256,
-     0,
-     8,
-     2048,
-     1,
-     8,
-     4,
-     MLA_TOPK_NOAUX_TC,
-     MLA_SCORING_SIGMOID,
-     1,
-     2.5f,
-     1e-6f,
-     MLA_ROPE_PAIR,
-     MLA_ROPE_YARN,
-     1e4f,
-     40,
-     32,
-     1,
-     163840,
-     4096,
-     {0}},
-    {"kimi-k2",
-     163840,
-     7168,
-     61,
-     18432,
-     64,
-     1536,
-     512,
-     128,
-     64,
-     128,
-     384,
-     0,
-     8,
-     2048,
-     1,
-     1,
-     1,
-     MLA_TOPK_NOAUX_TC,
-     MLA_SCORING_SIGMOID,
-     1,
-     2.827f,
-     1e-6f,
-     MLA_ROPE_PAIR,
-     MLA_ROPE_YARN,
-     5e4f,
-     32,
-     1,
-     1,
-     131072,
-     4096,
-     {0}},
-    {"longcat-flash",
-     131072,
-     6144,
-     56,
-     12288,
-     64,
-     1536,
-     512,
-     128,
-     64,
-     128,
-     512,
-     256,
-     12,
-     2048,
-     0,
-     1,
-     1,
-     MLA_TOPK_GREEDY,
-     MLA_SCORING_SOFTMAX,
-     0,
-     6,
-     1e-5f,
-     MLA_ROPE_PAIR,
-     MLA_ROPE_DEFAULT,
-     1e7f,
-     0,
-     0,
-     0,
-     131072,
-     0,
-     {2, 3.46410162f, 0, 0, 0}},
-    {"minicpm3",
-     73448,
-     2560,
-     62,
-     6400,
-     40,
-     768,
-     256,
-     64,
-     32,
-     64,
-     0,
-     0,
-     0,
-     0,
-     0,
-     0,
-     0,
-     MLA_TOPK_GREEDY,
-     MLA_SCORING_SOFTMAX,
-     0,
-     0,
-     1e-5f,
-     MLA_ROPE_HALF,
-     MLA_ROPE_LONGROPE,
-     1e4f,
-     0,
-     0,
-     0,
-     32768,
-     32768,
-     {0, 0, 12, 0.177800178f, 0.1f}}, /* scale_emb 12, scale_depth 1.4, dim_model_base 256 */
-    {"deepseek-v32",
-     129280,
-     7168,
-     61,
-     18432,
-     128,
-     1536,
-     512,
-     128,
-     64,
-     128,
-     256,
-     0,
-     8,
-     2048,
-     1,
-     8,
-     4,
-     MLA_TOPK_NOAUX_TC,
-     MLA_SCORING_SIGMOID,
-     1,
-     2.5f,
-     1e-6f,
-     MLA_ROPE_PAIR,
-     MLA_ROPE_YARN,
-     1e4f,
-     40,
-     32,
-     1,
-     163840,
-     4096,
-     {0, 0, 0, 0, 0, 0, 0, 2048, 64, MLA_ROPE_HALF}},
-    {"glm4-moe-lite",
-     154880,
-     2048,
-     47,
-     10240,
-     20,
-     768,
-     512,
-     192,
-     64,
-     256,
-     64,
-     0,
-     4,
-     1536,
-     1,
-     1,
-     1,
-     MLA_TOPK_NOAUX_TC,
-     MLA_SCORING_SIGMOID,
-     1,
-     1.8f,
-     1e-5f,
-     MLA_ROPE_PAIR,
-     MLA_ROPE_DEFAULT,
-     1e4f,
-     0,
-     0,
-     0,
-     202752,
-     0,
-     {0}},
-    {"glm-moe-dsa",
-     154880,
-     6144,
-     78,
-     12288,
-     64,
-     2048,
-     512,
-     192,
-     64,
-     256,
-     256,
-     0,
-     8,
-     2048,
-     1,
-     1,
-     1,
-     MLA_TOPK_NOAUX_TC,
-     MLA_SCORING_SIGMOID,
-     1,
-     2.5f,
-     1e-5f,
-     MLA_ROPE_PAIR,
-     MLA_ROPE_DEFAULT,
-     1e4f,
-     0,
-     0,
-     0,
-     202752,
-     0,
-     {0, 0, 0, 0, 0, 0, 0, 2048, 32, MLA_ROPE_PAIR}},
-    {"mistral4",
-     131072,
-     4096,
-     36,
-     12288,
-     32,
-     1024,
-     256,
-     64,
-     64,
-     128,
-     128,
-     0,
-     4,
-     2048,
-     1,
-     1,
-     1,
-     MLA_TOPK_NOAUX_TC,
-     MLA_SCORING_SOFTMAX,
-     1,
-     1,
-     1e-6f,
-     MLA_ROPE_PAIR,
-     MLA_ROPE_YARN,
-     1e4f,
-     128,
-     32,
-     1,
-     1048576,
-     8192,
-     {0, 0, 0, 0, 0, 0.1f, 8192}},
-    {"youtu",
-     128256,
-     2048,
-     32,
-     6144,
-     16,
-     1536,
-     512,
-     128,
-     64,
-     128,
-     0,
-     0,
-     0,
-     0,
-     0,
-     0,
-     0,
-     MLA_TOPK_GREEDY,
-     MLA_SCORING_SOFTMAX,
-     0,
-     0,
-     1e-6f,
-     MLA_ROPE_PAIR,
-     MLA_ROPE_DEFAULT,
-     1e4f,
-     0,
-     0,
-     0,
-     131072,
-     0,
-     {0}},
-    {"axk1",
-     163840,
-     7168,
-     61,
-     18432,
-     64,
-     1536,
-     512,
-     128,
-     64,
-     128,
-     192,
-     0,
-     8,
-     2048,
-     1,
-     8,
-     4,
-     MLA_TOPK_NOAUX_TC,
-     MLA_SCORING_SIGMOID,
-     1,
-     2.5f,
-     1e-6f,
-     MLA_ROPE_PAIR,
-     MLA_ROPE_DEFAULT,
-     1e4f,
-     0,
-     0,
-     0,
-     32768,
-     0,
-     {0}},
-};
-
-mla_result mla_config_preset(mla_config *out, const char *name, mla_error *err) {
-    const int n = (int)(sizeof mla__presets / sizeof *mla__presets);
-    char known[160] = "";
-    int i = 0;
-    if (!out || !name) return mla__fail(err, MLA_ERR_ARGUMENT, "mla_config_preset: %s is NULL", out ? "name" : "out");
-    memset(out, 0, sizeof *out);
-    for (; i < n && strcmp(mla__presets[i].name, name); i++)
-        snprintf(known + strlen(known), sizeof known - strlen(known), "%s%s", i ? ", " : "", mla__presets[i].name);
-    if (i == n) return mla__fail(err, MLA_ERR_UNSUPPORTED, "mla_config_preset: no \"%.40s\", only %s", name, known);
-    const mla__preset *p = &mla__presets[i];
-    out->vocab_size = p->V, out->hidden_size = p->D, out->num_hidden_layers = p->L, out->intermediate_size = p->d_ff;
-    out->num_attention_heads = p->H, out->q_lora_rank = p->Q, out->kv_lora_rank = p->R;
-    out->qk_nope_head_dim = p->nope, out->qk_rope_head_dim = p->rope, out->v_head_dim = p->v;
-    out->n_routed_experts = p->E, out->zero_expert_num = p->Z, out->num_experts_per_tok = p->K,
-    out->moe_intermediate_size = p->inter;
-    out->n_shared_experts = p->shared, out->n_group = p->n_group, out->topk_group = p->topk_group,
-    out->topk_method = p->topk;
-    out->scoring_func = p->scoring, out->norm_topk_prob = p->norm, out->routed_scaling_factor = p->routed,
-    out->block_norm.eps = p->eps;
-    out->rope.layout = p->layout, out->rope.scaling = p->scaling, out->rope.theta = p->theta,
-    out->rope.factor = p->factor;
-    out->rope.beta_fast = p->beta_fast, out->rope.mscale = out->rope.mscale_all_dim = p->mscale;
-    out->rope.max_position_embeddings = p->max_positions, out->rope.original_max_position_embeddings = p->original;
-    out->q_scale = p->few[0], out->latent_scale = p->few[1], out->embed_scale = p->few[2];
-    out->residual_scale = p->few[3], out->logits_scale = p->few[4];
-    out->temperature_beta = p->few[5], out->temperature_period = (int)p->few[6];
-    out->index_topk = (int)p->few[7], out->index_n_heads = (int)p->few[8],
-    out->index_rope = (mla_rope_layout)(int)p->few[9];
-    out->index_head_dim = out->index_topk ? 128 : 0;
-    return MLA_OK;
+static void mla__preset_v3(mla_config *c) {
+    memset(c, 0, sizeof *c);
+    c->vocab_size = 129280, c->hidden_size = 7168, c->num_hidden_layers = 61, c->intermediate_size = 18432;
+    c->num_attention_heads = 128, c->q_lora_rank = 1536, c->kv_lora_rank = 512;
+    c->qk_nope_head_dim = 128, c->qk_rope_head_dim = 64, c->v_head_dim = 128;
+    c->block_norm.eps = 1e-6f;
+    c->rope.scaling = MLA_ROPE_YARN, c->rope.theta = 1e4f, c->rope.factor = 40, c->rope.beta_fast = 32;
+    c->rope.mscale = c->rope.mscale_all_dim = 1;
+    c->rope.max_position_embeddings = 163840, c->rope.original_max_position_embeddings = 4096;
+    c->n_routed_experts = 256, c->num_experts_per_tok = 8, c->moe_intermediate_size = 2048, c->n_shared_experts = 1;
+    c->n_group = 8, c->topk_group = 4, c->topk_method = MLA_TOPK_NOAUX_TC, c->scoring_func = MLA_SCORING_SIGMOID;
+    c->norm_topk_prob = 1, c->routed_scaling_factor = 2.5f;
+}
+static void mla__preset_unscaled(mla_config *c, float theta, int max_positions) {
+    memset(&c->rope, 0, sizeof c->rope);
+    c->rope.theta = theta, c->rope.max_position_embeddings = max_positions;
+}
+static void mla__preset_ungrouped(mla_config *c, mla_topk_method method, mla_scoring_func scoring) {
+    c->n_group = c->topk_group = 1, c->topk_method = method, c->scoring_func = scoring;
+}
+static void mla__preset_dense(mla_config *c) {
+    c->n_routed_experts = c->num_experts_per_tok = c->moe_intermediate_size = c->n_shared_experts = 0;
+    c->n_group = c->topk_group = c->norm_topk_prob = 0, c->routed_scaling_factor = 0;
+    c->topk_method = MLA_TOPK_GREEDY, c->scoring_func = MLA_SCORING_SOFTMAX;
+}
+static void mla__preset_sparse(mla_config *c, int heads, mla_rope_layout layout) {
+    c->index_topk = 2048, c->index_n_heads = heads, c->index_head_dim = 128, c->index_rope = layout;
 }
 
-/* ---- config and weights: everything is checked here, so that nothing after it can fail --------------------------- */
+static void mla__preset_v2(mla_config *c) {
+    mla__preset_v3(c);
+    c->vocab_size = 102400, c->hidden_size = 5120, c->num_hidden_layers = 60, c->intermediate_size = 12288;
+    c->rope.mscale = c->rope.mscale_all_dim = 0.707f;
+    c->n_routed_experts = 160, c->num_experts_per_tok = 6, c->moe_intermediate_size = 1536, c->n_shared_experts = 2;
+    c->topk_group = 3, c->topk_method = MLA_TOPK_GROUP_LIMITED_GREEDY, c->scoring_func = MLA_SCORING_SOFTMAX;
+    c->norm_topk_prob = 0, c->routed_scaling_factor = 16;
+}
+static void mla__preset_v2_lite(mla_config *c) {
+    mla__preset_v2(c);
+    mla__preset_ungrouped(c, MLA_TOPK_GREEDY, MLA_SCORING_SOFTMAX);
+    c->hidden_size = 2048, c->num_hidden_layers = 27, c->intermediate_size = 10944;
+    c->num_attention_heads = 16, c->q_lora_rank = 0;
+    c->n_routed_experts = 64, c->moe_intermediate_size = 1408, c->routed_scaling_factor = 1;
+}
+static void mla__preset_kimi_k2(mla_config *c) {
+    mla__preset_v3(c);
+    mla__preset_ungrouped(c, MLA_TOPK_NOAUX_TC, MLA_SCORING_SIGMOID);
+    c->vocab_size = 163840, c->num_attention_heads = 64, c->n_routed_experts = 384, c->routed_scaling_factor = 2.827f;
+    c->rope.theta = 5e4f, c->rope.factor = 32, c->rope.beta_fast = 1, c->rope.max_position_embeddings = 131072;
+}
+static void mla__preset_longcat_flash(mla_config *c) {
+    mla__preset_v3(c);
+    mla__preset_ungrouped(c, MLA_TOPK_GREEDY, MLA_SCORING_SOFTMAX);
+    mla__preset_unscaled(c, 1e7f, 131072);
+    c->vocab_size = 131072, c->hidden_size = 6144, c->num_hidden_layers = 56, c->intermediate_size = 12288;
+    c->num_attention_heads = 64, c->block_norm.eps = 1e-5f, c->q_scale = 2, c->latent_scale = 3.46410162f;
+    c->n_routed_experts = 512, c->zero_expert_num = 256, c->num_experts_per_tok = 12, c->n_shared_experts = 0;
+    c->norm_topk_prob = 0, c->routed_scaling_factor = 6;
+}
+static void mla__preset_minicpm3(mla_config *c) {
+    mla__preset_v3(c);
+    mla__preset_dense(c);
+    mla__preset_unscaled(c, 1e4f, 32768);
+    c->vocab_size = 73448, c->hidden_size = 2560, c->num_hidden_layers = 62, c->intermediate_size = 6400;
+    c->num_attention_heads = 40, c->q_lora_rank = 768, c->kv_lora_rank = 256;
+    c->qk_nope_head_dim = 64, c->qk_rope_head_dim = 32, c->v_head_dim = 64;
+    c->rope.layout = MLA_ROPE_HALF, c->rope.scaling = MLA_ROPE_LONGROPE;
+    c->rope.original_max_position_embeddings = 32768, c->block_norm.eps = 1e-5f;
+    c->embed_scale = 12, c->residual_scale = 0.177800178f, c->logits_scale = 0.1f; /* 1.4 / sqrt(62), 256 / 2560 */
+}
+static void mla__preset_v32(mla_config *c) {
+    mla__preset_v3(c);
+    mla__preset_sparse(c, 64, MLA_ROPE_HALF);
+}
+static void mla__preset_glm4_moe_lite(mla_config *c) {
+    mla__preset_v3(c);
+    mla__preset_ungrouped(c, MLA_TOPK_NOAUX_TC, MLA_SCORING_SIGMOID);
+    mla__preset_unscaled(c, 1e4f, 202752);
+    c->vocab_size = 154880, c->hidden_size = 2048, c->num_hidden_layers = 47, c->intermediate_size = 10240;
+    c->num_attention_heads = 20, c->q_lora_rank = 768, c->qk_nope_head_dim = 192, c->v_head_dim = 256;
+    c->n_routed_experts = 64, c->num_experts_per_tok = 4, c->moe_intermediate_size = 1536;
+    c->routed_scaling_factor = 1.8f, c->block_norm.eps = 1e-5f;
+}
+static void mla__preset_glm_moe_dsa(mla_config *c) {
+    mla__preset_glm4_moe_lite(c);
+    mla__preset_sparse(c, 32, MLA_ROPE_PAIR);
+    c->hidden_size = 6144, c->num_hidden_layers = 78, c->intermediate_size = 12288;
+    c->num_attention_heads = 64, c->q_lora_rank = 2048;
+    c->n_routed_experts = 256, c->num_experts_per_tok = 8, c->moe_intermediate_size = 2048;
+    c->routed_scaling_factor = 2.5f;
+}
+static void mla__preset_mistral4(mla_config *c) {
+    mla__preset_v3(c);
+    mla__preset_ungrouped(c, MLA_TOPK_NOAUX_TC, MLA_SCORING_SOFTMAX);
+    c->vocab_size = 131072, c->hidden_size = 4096, c->num_hidden_layers = 36, c->intermediate_size = 12288;
+    c->num_attention_heads = 32, c->q_lora_rank = 1024, c->kv_lora_rank = 256, c->qk_nope_head_dim = 64;
+    c->n_routed_experts = 128, c->num_experts_per_tok = 4, c->routed_scaling_factor = 1;
+    c->rope.factor = 128, c->rope.max_position_embeddings = 1048576, c->rope.original_max_position_embeddings = 8192;
+    c->temperature_beta = 0.1f, c->temperature_period = 8192;
+}
+static void mla__preset_youtu(mla_config *c) {
+    mla__preset_v3(c);
+    mla__preset_dense(c);
+    mla__preset_unscaled(c, 1e4f, 131072);
+    c->vocab_size = 128256, c->hidden_size = 2048, c->num_hidden_layers = 32, c->intermediate_size = 6144;
+    c->num_attention_heads = 16;
+}
+static void mla__preset_axk1(mla_config *c) {
+    mla__preset_v3(c);
+    mla__preset_unscaled(c, 1e4f, 32768);
+    c->vocab_size = 163840, c->num_attention_heads = 64, c->n_routed_experts = 192;
+}
+
+mla_result mla_config_preset(mla_config *out, const char *name, mla_error *err) {
+    static const struct {
+        const char *name;
+        void (*fill)(mla_config *c);
+    } presets[] = {
+        {"deepseek-v2-lite", mla__preset_v2_lite},
+        {"deepseek-v2", mla__preset_v2},
+        {"deepseek-v3", mla__preset_v3},
+        {"kimi-k2", mla__preset_kimi_k2},
+        {"longcat-flash", mla__preset_longcat_flash},
+        {"minicpm3", mla__preset_minicpm3},
+        {"deepseek-v32", mla__preset_v32},
+        {"glm4-moe-lite", mla__preset_glm4_moe_lite},
+        {"glm-moe-dsa", mla__preset_glm_moe_dsa},
+        {"mistral4", mla__preset_mistral4},
+        {"youtu", mla__preset_youtu},
+        {"axk1", mla__preset_axk1},
+    };
+    char known[160] = "";
+    if (!out || !name) return mla__fail(err, MLA_ERR_ARGUMENT, "mla_config_preset: %s is NULL", out ? "name" : "out");
+    memset(out, 0, sizeof *out);
+    for (size_t i = 0; i < sizeof presets / sizeof *presets; i++) {
+        if (!strcmp(presets[i].name, name)) {
+            presets[i].fill(out);
+            return MLA_OK;
+        }
+        snprintf(known + strlen(known), sizeof known - strlen(known), "%s%s", i ? ", " : "", presets[i].name);
+    }
+    return mla__fail(err, MLA_ERR_UNSUPPORTED, "mla_config_preset: no \"%.40s\", only %s", name, known);
+}
+
+/* ---- >>config-check ---------------------------------------------------------------------------------------------- */
+/* Everything is checked here and in >>weights-check, so that nothing after it can fail. */
 
 #define MLA__DIM_MAX (1 << 24)
 
-static int mla__bad_int(mla_error *err, const char *name, int v, int least, int most) {
-    if (v >= least && v <= most) return 0;
-    mla__fail(err, MLA_ERR_CONFIG, "config.%s: %d, must be %d to %d", name, v, least, most);
-    return 1;
+/* What a config has; a size must be above 0 if it belongs to one of these. */
+enum { MLA__WITHOUT = 0, MLA__ALWAYS = 1, MLA__ATTN = 2, MLA__MOE = 4, MLA__SPARSE = 8, MLA__HEAT = 16 };
+
+typedef struct mla__field {
+    const char *name;
+    size_t at;    /* in mla_config */
+    int of, real; /* real: a float, else an int or an enumeration, which are read as ints */
+    double most, standard;
+} mla__field;
+typedef char mla__enums_are_ints[sizeof(mla_norm_kind) == sizeof(int) ? 1 : -1];
+
+#define MLA__INT(field, of, most, standard)                                                                            \
+    { #field, offsetof(mla_config, field), of, 0, most, standard }
+#define MLA__REAL(field, standard)                                                                                     \
+    { #field, offsetof(mla_config, field), 0, 1, 3.0e38, standard }
+
+static const mla__field mla__fields[] = {
+    MLA__INT(hidden_size, MLA__ALWAYS, MLA__DIM_MAX, 0),
+    MLA__INT(num_hidden_layers, MLA__ALWAYS, 65536, 0),
+    MLA__INT(num_nextn_predict_layers, 0, 65536, 0),
+    MLA__INT(vocab_size, 0, MLA__DIM_MAX, 0),
+    MLA__INT(intermediate_size, 0, MLA__DIM_MAX, 0),
+    MLA__INT(num_attention_heads, 0, 65536, 0),
+    MLA__INT(q_lora_rank, 0, MLA__DIM_MAX, 0),
+    MLA__INT(kv_lora_rank, MLA__ATTN, MLA__DIM_MAX, 0),
+    MLA__INT(qk_nope_head_dim, MLA__ATTN, MLA__DIM_MAX, 0),
+    MLA__INT(qk_rope_head_dim, 0, MLA__DIM_MAX, 0),
+    MLA__INT(v_head_dim, MLA__ATTN, MLA__DIM_MAX, 0),
+    MLA__INT(mask, 0, MLA_MASK_NONE, 0),
+    MLA__REAL(softmax_scale, 0),
+    MLA__REAL(q_scale, 1),
+    MLA__REAL(latent_scale, 1),
+    MLA__REAL(temperature_beta, 0),
+    MLA__INT(temperature_period, MLA__HEAT, INT32_MAX, 0),
+    MLA__REAL(embed_scale, 1),
+    MLA__REAL(residual_scale, 1),
+    MLA__REAL(logits_scale, 1),
+    MLA__INT(n_routed_experts, 0, 65536, 0),
+    MLA__INT(zero_expert_num, 0, 65536, 0),
+    MLA__INT(num_experts_per_tok, MLA__MOE, MLA__DIM_MAX, 0),
+    MLA__INT(moe_intermediate_size, MLA__MOE, MLA__DIM_MAX, 0),
+    MLA__INT(n_shared_experts, 0, 65536, 0),
+    MLA__INT(n_group, 0, 65536, 1),
+    MLA__INT(topk_group, 0, 65536, 1),
+    MLA__INT(topk_method, 0, MLA_TOPK_NOAUX_TC, 0),
+    MLA__INT(scoring_func, 0, MLA_SCORING_SIGMOID, 0),
+    MLA__REAL(routed_scaling_factor, 1),
+    MLA__INT(q_norm.kind, 0, MLA_NORM_NONE, 0),
+    MLA__REAL(q_norm.eps, 1e-6),
+    MLA__INT(kv_norm.kind, 0, MLA_NORM_NONE, 0),
+    MLA__REAL(kv_norm.eps, 1e-6),
+    MLA__INT(block_norm.kind, 0, MLA_NORM_NONE, 0),
+    MLA__REAL(block_norm.eps, 1e-6),
+    MLA__INT(rope.layout, 0, MLA_ROPE_NONE, 0),
+    MLA__INT(rope.scaling, 0, MLA_ROPE_LONGROPE, 0),
+    MLA__INT(rope.max_position_embeddings, 0, INT32_MAX, 0),
+    MLA__INT(rope.original_max_position_embeddings, 0, INT32_MAX, 0),
+    MLA__INT(rope.length, 0, INT32_MAX, 0),
+    MLA__REAL(rope.theta, 10000),
+    MLA__REAL(rope.factor, 0),
+    MLA__REAL(rope.beta_fast, 32),
+    MLA__REAL(rope.beta_slow, 1),
+    MLA__REAL(rope.mscale, 0),
+    MLA__REAL(rope.mscale_all_dim, 0),
+    MLA__REAL(rope.attention_factor, 0),
+    MLA__INT(index_topk, 0, MLA__DIM_MAX, 0),
+    MLA__INT(index_rope, 0, MLA_ROPE_NONE, 0),
+    MLA__INT(index_n_heads, MLA__SPARSE, 65536, 0),
+    MLA__INT(index_head_dim, MLA__SPARSE, MLA__DIM_MAX, 0),
+};
+
+static mla_result mla__in_range(mla_error *err, const char *name, int v, int least, int most) {
+    if (v >= least && v <= most) return MLA_OK;
+    return mla__fail(err, MLA_ERR_CONFIG, "config.%s: %d, must be %d to %d", name, v, least, most);
 }
-static int mla__bad_float(mla_error *err, const char *name, float v, float least) {
-    if (v >= least && v <= 3.0e38f) return 0;
-    mla__fail(err, MLA_ERR_CONFIG, "config.%s: %g, must be a finite number not below %g", name, (double)v,
-              (double)least);
-    return 1;
+static mla_result mla__at_least(mla_error *err, const char *name, float v, float least) {
+    if (v >= least && v <= 3.0e38f) return MLA_OK;
+    return mla__fail(err, MLA_ERR_CONFIG, "config.%s: %g, must be a finite number not below %g", name, (double)v,
+                     (double)least);
 }
-static int mla__bad_product(mla_error *err, const char *name, double a, double b) {
-    if (a * b <= 2147483647.0) return 0;
-    mla__fail(err, MLA_ERR_CONFIG, "config: %s = %.0f does not fit in 31 bits", name, a * b);
-    return 1;
-}
-static int mla__bad_norm(mla_error *err, const char *name, mla_norm *n) {
-    char field[48];
-    snprintf(field, sizeof field, "%s.kind", name);
-    if (mla__bad_int(err, field, (int)n->kind, 0, MLA_NORM_NONE)) return 1;
-    snprintf(field, sizeof field, "%s.eps", name);
-    if (mla__bad_float(err, field, n->eps, 0)) return 1;
-    if (n->eps == 0) n->eps = 1e-6f;
-    return 0;
+static mla_result mla__fits_int(mla_error *err, const char *name, double a, double b) {
+    if (a * b <= 2147483647.0) return MLA_OK;
+    return mla__fail(err, MLA_ERR_CONFIG, "config: %s = %.0f does not fit in 31 bits", name, a * b);
 }
 
-static int mla__bad_rope(mla_error *err, mla_rope *r, int P) {
-    if (mla__bad_int(err, "rope.layout", (int)r->layout, 0, MLA_ROPE_NONE) ||
-        mla__bad_int(err, "rope.scaling", (int)r->scaling, 0, MLA_ROPE_LONGROPE) ||
-        mla__bad_int(err, "rope.max_position_embeddings", r->max_position_embeddings, 0, INT32_MAX) ||
-        mla__bad_int(err, "rope.original_max_position_embeddings", r->original_max_position_embeddings, 0, INT32_MAX) ||
-        mla__bad_int(err, "rope.length", r->length, 0, INT32_MAX) || mla__bad_float(err, "rope.theta", r->theta, 0) ||
-        mla__bad_float(err, "rope.factor", r->factor, 0) || mla__bad_float(err, "rope.beta_fast", r->beta_fast, 0) ||
-        mla__bad_float(err, "rope.beta_slow", r->beta_slow, 0) || mla__bad_float(err, "rope.mscale", r->mscale, 0) ||
-        mla__bad_float(err, "rope.mscale_all_dim", r->mscale_all_dim, 0) ||
-        mla__bad_float(err, "rope.attention_factor", r->attention_factor, 0))
-        return 1;
-    if (P % 2 && r->layout != MLA_ROPE_NONE) {
-        mla__fail(err, MLA_ERR_CONFIG, "config.qk_rope_head_dim: %d is odd, rotation needs pairs", P);
-        return 1;
+/* Each field by itself; then defaults take the place of zeros. */
+static mla_result mla__check_fields(mla_config *c, mla_error *err) {
+    const int has = MLA__ALWAYS | (c->num_attention_heads ? MLA__ATTN : 0) | (c->n_routed_experts ? MLA__MOE : 0) |
+                    (c->index_topk > 0 ? MLA__SPARSE : 0) | (c->temperature_beta > 0 ? MLA__HEAT : 0);
+    for (size_t i = 0; i < sizeof mla__fields / sizeof *mla__fields; i++) {
+        const mla__field *f = &mla__fields[i];
+        char *at = (char *)c + f->at;
+        float real;
+        int v;
+        memcpy(&real, at, sizeof real), memcpy(&v, at, sizeof v);
+        const mla_result r = f->real ? mla__at_least(err, f->name, real, 0)
+                                     : mla__in_range(err, f->name, v, (f->of & has) != 0, (int)f->most);
+        if (r != MLA_OK) return r;
+        if (f->real ? real != 0 : v != 0) continue;
+        real = (float)f->standard, v = (int)f->standard;
+        memcpy(at, f->real ? (const void *)&real : (const void *)&v, sizeof v);
     }
-    if (r->theta == 0) r->theta = 10000;
-    if (r->original_max_position_embeddings == 0) r->original_max_position_embeddings = r->max_position_embeddings;
-    if (r->length == 0) r->length = r->max_position_embeddings;
-    if (r->beta_fast == 0) r->beta_fast = 32;
-    if (r->beta_slow == 0) r->beta_slow = 1;
-    if (r->factor == 0) {
-        r->factor = 1;
-        if (r->scaling == MLA_ROPE_LONGROPE && r->original_max_position_embeddings > 0)
-            r->factor = (float)((double)r->max_position_embeddings / r->original_max_position_embeddings);
-        if (r->factor < 1) r->factor = 1;
-    }
-    if (r->inv_freq) r->scaling = MLA_ROPE_DEFAULT; /* nothing is left to scale, the softmax neither */
-    if (P == 0 || r->layout == MLA_ROPE_NONE || r->inv_freq) return 0;
-    if (r->scaling != MLA_ROPE_DEFAULT && mla__bad_float(err, "rope.factor", r->factor, 1)) return 1;
-    if (r->scaling >= MLA_ROPE_DYNAMIC &&
-        mla__bad_int(err, "rope.original_max_position_embeddings", r->original_max_position_embeddings, 1, INT32_MAX))
-        return 1;
-    if (r->scaling == MLA_ROPE_YARN && !(r->theta > 1)) {
-        mla__fail(err, MLA_ERR_CONFIG, "config.rope.theta: %g, yarn needs more than 1", (double)r->theta);
-        return 1;
-    }
-    if (r->scaling == MLA_ROPE_LONGROPE) {
-        const int longer = r->length > r->original_max_position_embeddings;
-        const float *f = longer ? r->long_factor : r->short_factor;
-        const char *name = longer ? "long_factor" : "short_factor";
-        if (!f)
-            mla__fail(err, MLA_ERR_CONFIG, "config.rope.%s: missing, longrope needs it at length %d", name, r->length);
-        for (int i = 0; f && i < P / 2; i++)
-            if (!(f[i] > 0 && f[i] < 3.0e38f)) {
-                mla__fail(err, MLA_ERR_CONFIG, "config.rope.%s[%d]: %g, must be finite and above 0", name, i,
-                          (double)f[i]);
-                return 1;
-            }
-        return !f;
-    }
-    return 0;
-}
-
-static int mla__bad_indexer(mla_error *err, mla_config *c) {
-    const int used = c->index_topk > 0;
-    if (mla__bad_int(err, "index_topk", c->index_topk, 0, MLA__DIM_MAX) ||
-        mla__bad_int(err, "index_rope", (int)c->index_rope, 0, MLA_ROPE_NONE) ||
-        mla__bad_int(err, "index_n_heads", c->index_n_heads, used, 65536) ||
-        mla__bad_int(err, "index_head_dim", c->index_head_dim, used ? mla__max(1, c->qk_rope_head_dim) : 0,
-                     MLA__DIM_MAX) ||
-        mla__bad_product(err, "index_n_heads * index_head_dim", c->index_n_heads, c->index_head_dim))
-        return 1;
-    if (used && c->q_lora_rank == 0) {
-        mla__fail(err, MLA_ERR_CONFIG,
-                  "config.q_lora_rank: 0, but with index_topk %d an indexer takes its queries from that latent",
-                  c->index_topk);
-        return 1;
-    }
-    if (c->rope.layout == MLA_ROPE_NONE) c->index_rope = MLA_ROPE_NONE;
-    return 0;
+    return MLA_OK;
 }
 
 /* Yarn's g (arXiv 2309.00071, section 3.4, as DeepSeek uses it). */
 static double mla__yarn_g(double factor, double m) { return factor <= 1 ? 1 : 0.1 * m * log(factor) + 1; }
 
-/* inv [P/2] and the amplitude of cos and sin; c's defaults are resolved. */
-static float mla__rope_resolve(float *inv, const mla_rope *c, int P) {
-    const int half = P / 2, M = c->original_max_position_embeddings, n = c->length > M ? c->length : M;
-    const double f = (double)c->factor;
-    double theta = (double)c->theta, amp = 1, lo = 0, hi = 1;
-    if (c->inv_freq) {
-        memcpy(inv, c->inv_freq, (size_t)half * sizeof *inv);
+static int mla__rotates(const mla_rope *r, int P) { return P > 0 && r->layout != MLA_ROPE_NONE; }
+
+static float mla__rope_amplitude(const mla_rope *r, int P) {
+    const double f = (double)r->factor, M = r->original_max_position_embeddings;
+    const double m = (double)r->mscale, all = (double)r->mscale_all_dim;
+    if (r->inv_freq || !mla__rotates(r, P) || (r->scaling != MLA_ROPE_YARN && r->scaling != MLA_ROPE_LONGROPE))
         return 1;
+    if (r->attention_factor != 0) return r->attention_factor;
+    if (r->scaling == MLA_ROPE_YARN)
+        return (float)(m != 0 && all != 0 ? mla__yarn_g(f, m) / mla__yarn_g(f, all) : mla__yarn_g(f, 1));
+    return f > 1 ? (float)sqrt(1 + log(f) / log(M)) : 1;
+}
+
+/* The dimensions between which yarn goes over from the frequencies as they are to scaled ones. */
+static void mla__yarn_range(const mla_rope *r, int P, double *from, double *to) {
+    const double M = r->original_max_position_embeddings, theta = (double)r->theta;
+    const double pi = 3.14159265358979323846, a = (double)r->beta_fast, b = (double)r->beta_slow;
+    double lo = P * log(M / (a * 2 * pi)) / (2 * log(theta)), hi = P * log(M / (b * 2 * pi)) / (2 * log(theta));
+    if (!r->no_truncate) lo = floor(lo), hi = ceil(hi);
+    lo = lo > 0 ? lo : 0, hi = hi < P - 1 ? hi : P - 1;
+    *from = lo, *to = lo == hi ? hi + 0.001 : hi;
+}
+
+/* The inverse frequency of pair i; defaults are resolved. */
+static float mla__rope_inv(const mla_rope *r, int P, int i) {
+    const int M = r->original_max_position_embeddings, n = r->length > M ? r->length : M;
+    const double f = (double)r->factor;
+    double theta = (double)r->theta;
+    if (r->inv_freq) return r->inv_freq[i];
+    if (!mla__rotates(r, P)) return 0;
+    if (r->scaling == MLA_ROPE_DYNAMIC && P > 2) theta *= pow(f * n / M - (f - 1), (double)P / (P - 2));
+    const double v = pow(theta, -2.0 * i / P);
+    if (r->scaling == MLA_ROPE_LINEAR) return (float)(v / f);
+    if (r->scaling == MLA_ROPE_LONGROPE)
+        return (float)(v / (double)(r->length > M ? r->long_factor : r->short_factor)[i]);
+    if (r->scaling == MLA_ROPE_YARN) {
+        double lo, hi;
+        mla__yarn_range(r, P, &lo, &hi);
+        const double ramp = (i - lo) / (hi - lo), part = ramp < 0 ? 0 : ramp > 1 ? 1 : ramp;
+        return (float)(v / f * part + v * (1 - part));
     }
-    if (P == 0 || c->layout == MLA_ROPE_NONE) { /* nothing turns, and the fields of a scaling have not been checked */
-        for (int i = 0; i < half; i++) inv[i] = 0;
-        return 1;
+    return (float)v;
+}
+
+/* What the scaling of a rope that rotates needs. */
+static mla_result mla__check_scaling(const mla_rope *r, int P, mla_error *err) {
+    const char *original = "rope.original_max_position_embeddings";
+    mla_result e;
+    if (r->scaling != MLA_ROPE_DEFAULT && (e = mla__at_least(err, "rope.factor", r->factor, 1)) != MLA_OK) return e;
+    if (r->scaling >= MLA_ROPE_DYNAMIC &&
+        (e = mla__in_range(err, original, r->original_max_position_embeddings, 1, INT32_MAX)) != MLA_OK)
+        return e;
+    if (r->scaling == MLA_ROPE_YARN && !(r->theta > 1))
+        return mla__fail(err, MLA_ERR_CONFIG, "config.rope.theta: %g, yarn needs more than 1", (double)r->theta);
+    if (r->scaling != MLA_ROPE_LONGROPE) return MLA_OK;
+    const int longer = r->length > r->original_max_position_embeddings;
+    const float *f = longer ? r->long_factor : r->short_factor;
+    const char *name = longer ? "long_factor" : "short_factor";
+    if (!f)
+        return mla__fail(err, MLA_ERR_CONFIG, "config.rope.%s: missing, longrope needs it at length %d", name,
+                         r->length);
+    for (int i = 0; i < P / 2; i++)
+        if (!(f[i] > 0 && f[i] < 3.0e38f))
+            return mla__fail(err, MLA_ERR_CONFIG, "config.rope.%s[%d]: %g, must be finite and above 0", name, i,
+                             (double)f[i]);
+    return MLA_OK;
+}
+
+static mla_result mla__check_rope(mla_rope *r, int P, mla_error *err) {
+    const int most = r->max_position_embeddings;
+    mla_result e;
+    if (P % 2 && r->layout != MLA_ROPE_NONE)
+        return mla__fail(err, MLA_ERR_CONFIG, "config.qk_rope_head_dim: %d is odd, rotation needs pairs", P);
+    if (r->original_max_position_embeddings == 0) r->original_max_position_embeddings = most;
+    if (r->length == 0) r->length = most;
+    if (r->factor == 0 && r->scaling == MLA_ROPE_LONGROPE && r->original_max_position_embeddings > 0)
+        r->factor = (float)fmax(1, (double)most / r->original_max_position_embeddings);
+    if (r->factor == 0) r->factor = 1;
+    if (r->inv_freq) r->scaling = MLA_ROPE_DEFAULT; /* they are final: neither they nor the softmax are scaled */
+    if (!mla__rotates(r, P)) return MLA_OK;
+    if (!r->inv_freq && (e = mla__check_scaling(r, P, err)) != MLA_OK) return e;
+    const float amplitude = mla__rope_amplitude(r, P);
+    for (int i = 0; i < P / 2; i++) {
+        const float inv = mla__rope_inv(r, P, i);
+        if (!(fabsf(inv) < 3.0e38f) || !(amplitude < 3.0e38f))
+            return mla__fail(err, MLA_ERR_CONFIG, "config.rope: inverse frequency %d is %g, amplitude %g", i,
+                             (double)inv, (double)amplitude);
     }
-    if (c->scaling == MLA_ROPE_DYNAMIC && P > 2) theta *= pow(f * n / M - (f - 1), (double)P / (P - 2));
-    if (c->scaling == MLA_ROPE_YARN) {
-        const double pi = 3.14159265358979323846, a = (double)c->beta_fast, b = (double)c->beta_slow;
-        lo = P * log(M / (a * 2 * pi)) / (2 * log(theta));
-        hi = P * log(M / (b * 2 * pi)) / (2 * log(theta));
-        if (!c->no_truncate) lo = floor(lo), hi = ceil(hi);
-        lo = lo > 0 ? lo : 0, hi = hi < P - 1 ? hi : P - 1;
-        if (lo == hi) hi += 0.001;
-        const double m = (double)c->mscale, all = (double)c->mscale_all_dim;
-        amp = m != 0 && all != 0 ? mla__yarn_g(f, m) / mla__yarn_g(f, all) : mla__yarn_g(f, 1);
-    }
-    if (c->scaling == MLA_ROPE_LONGROPE && f > 1) amp = sqrt(1 + log(f) / log((double)M));
-    for (int i = 0; i < half; i++) {
-        double v = pow(theta, -2.0 * i / P);
-        if (c->scaling == MLA_ROPE_LINEAR) v /= f;
-        if (c->scaling == MLA_ROPE_YARN) {
-            double ramp = (i - lo) / (hi - lo);
-            ramp = ramp < 0 ? 0 : ramp > 1 ? 1 : ramp;
-            v = v / f * ramp + v * (1 - ramp);
-        }
-        if (c->scaling == MLA_ROPE_LONGROPE) v /= (double)(c->length > M ? c->long_factor : c->short_factor)[i];
-        inv[i] = (float)v;
-    }
-    if (c->attention_factor != 0 && (c->scaling == MLA_ROPE_YARN || c->scaling == MLA_ROPE_LONGROPE))
-        amp = (double)c->attention_factor;
-    return (float)amp;
+    return MLA_OK;
+}
+
+static mla_result mla__check_indexer(mla_config *c, mla_error *err) {
+    mla_result r;
+    if (c->rope.layout == MLA_ROPE_NONE) c->index_rope = MLA_ROPE_NONE;
+    if (c->index_topk == 0) return MLA_OK;
+    r = mla__in_range(err, "index_head_dim", c->index_head_dim, mla__max(1, c->qk_rope_head_dim), MLA__DIM_MAX);
+    if (r == MLA_OK && c->q_lora_rank == 0)
+        r = mla__fail(err, MLA_ERR_CONFIG,
+                      "config.q_lora_rank: 0, but with index_topk %d an indexer takes its queries from that latent",
+                      c->index_topk);
+    return r;
 }
 
 /* What the router chooses from. */
 static int mla__choices(const mla_config *c) { return c->n_routed_experts + c->zero_expert_num; }
 
-/* Checks c and resolves its defaults in place. */
-static mla_result mla__config_resolve(mla_config *c, mla_error *err) {
-    const int most = MLA__DIM_MAX;
-    const int attn = c->num_attention_heads != 0, moe = c->n_routed_experts != 0;
-    if (mla__bad_int(err, "hidden_size", c->hidden_size, 1, most) ||
-        mla__bad_int(err, "num_hidden_layers", c->num_hidden_layers, 1, 65536) ||
-        mla__bad_int(err, "num_nextn_predict_layers", c->num_nextn_predict_layers, 0, 65536) ||
-        mla__bad_int(err, "vocab_size", c->vocab_size, 0, most) ||
-        mla__bad_int(err, "intermediate_size", c->intermediate_size, 0, most) ||
-        mla__bad_int(err, "num_attention_heads", c->num_attention_heads, 0, 65536) ||
-        mla__bad_int(err, "q_lora_rank", c->q_lora_rank, 0, most) ||
-        mla__bad_int(err, "kv_lora_rank", c->kv_lora_rank, attn, most) ||
-        mla__bad_int(err, "qk_nope_head_dim", c->qk_nope_head_dim, attn, most) ||
-        mla__bad_int(err, "qk_rope_head_dim", c->qk_rope_head_dim, 0, most) ||
-        mla__bad_int(err, "v_head_dim", c->v_head_dim, attn, most) ||
-        mla__bad_int(err, "mask", (int)c->mask, 0, MLA_MASK_NONE) ||
-        mla__bad_float(err, "softmax_scale", c->softmax_scale, 0) || mla__bad_float(err, "q_scale", c->q_scale, 0) ||
-        mla__bad_float(err, "latent_scale", c->latent_scale, 0) ||
-        mla__bad_float(err, "temperature_beta", c->temperature_beta, 0) ||
-        mla__bad_int(err, "temperature_period", c->temperature_period, c->temperature_beta > 0, INT32_MAX) ||
-        mla__bad_float(err, "embed_scale", c->embed_scale, 0) ||
-        mla__bad_float(err, "residual_scale", c->residual_scale, 0) ||
-        mla__bad_float(err, "logits_scale", c->logits_scale, 0) ||
-        mla__bad_int(err, "n_routed_experts", c->n_routed_experts, 0, 65536) ||
-        mla__bad_int(err, "zero_expert_num", c->zero_expert_num, 0, moe ? 65536 : 0) ||
-        mla__bad_int(err, "num_experts_per_tok", c->num_experts_per_tok, moe, moe ? mla__choices(c) : most) ||
-        mla__bad_int(err, "moe_intermediate_size", c->moe_intermediate_size, moe, most) ||
-        mla__bad_int(err, "n_shared_experts", c->n_shared_experts, 0, 65536) ||
-        mla__bad_int(err, "n_group", c->n_group, 0, 65536) ||
-        mla__bad_int(err, "topk_group", c->topk_group, 0, 65536) ||
-        mla__bad_int(err, "topk_method", (int)c->topk_method, 0, MLA_TOPK_NOAUX_TC) ||
-        mla__bad_int(err, "scoring_func", (int)c->scoring_func, 0, MLA_SCORING_SIGMOID) ||
-        mla__bad_float(err, "routed_scaling_factor", c->routed_scaling_factor, 0) ||
-        mla__bad_norm(err, "q_norm", &c->q_norm) || mla__bad_norm(err, "kv_norm", &c->kv_norm) ||
-        mla__bad_norm(err, "block_norm", &c->block_norm) ||
-        mla__bad_product(err, "num_attention_heads * (qk_nope_head_dim + qk_rope_head_dim)", c->num_attention_heads,
-                         (double)c->qk_nope_head_dim + c->qk_rope_head_dim) ||
-        mla__bad_product(err, "num_attention_heads * (qk_nope_head_dim + v_head_dim)", c->num_attention_heads,
-                         (double)c->qk_nope_head_dim + c->v_head_dim) ||
-        mla__bad_product(err, "n_shared_experts * moe_intermediate_size", c->n_shared_experts,
-                         c->moe_intermediate_size) ||
-        mla__bad_product(err, "(num_experts_per_tok + n_shared_experts) * moe_intermediate_size",
-                         (double)c->num_experts_per_tok + c->n_shared_experts, c->moe_intermediate_size) ||
-        mla__bad_rope(err, &c->rope, c->qk_rope_head_dim) || mla__bad_indexer(err, c))
-        return MLA_ERR_CONFIG;
-    if (c->n_group == 0) c->n_group = 1;
-    if (c->topk_group == 0) c->topk_group = 1;
-    float *const scales[] = {&c->routed_scaling_factor, &c->q_scale,        &c->latent_scale,
-                             &c->embed_scale,           &c->residual_scale, &c->logits_scale};
-    for (int i = 0; i < 6; i++)
-        if (*scales[i] == 0) *scales[i] = 1;
-    if (moe) {
-        const int n = mla__choices(c), per = n / c->n_group;
-        if (n % c->n_group)
-            return mla__fail(err, MLA_ERR_CONFIG, "config.n_group: %d does not divide n_routed_experts%s %d",
-                             c->n_group, c->zero_expert_num ? " + zero_expert_num" : "", n);
-        if (c->topk_group > c->n_group)
-            return mla__fail(err, MLA_ERR_CONFIG, "config.topk_group: %d is more than n_group %d", c->topk_group,
-                             c->n_group);
-        if (c->topk_method != MLA_TOPK_GREEDY && c->num_experts_per_tok > (double)c->topk_group * per)
-            return mla__fail(err, MLA_ERR_CONFIG,
-                             "config.num_experts_per_tok: %d, but topk_group %d of n_group %d leave %d experts",
-                             c->num_experts_per_tok, c->topk_group, c->n_group, c->topk_group * per);
-        if (c->topk_method == MLA_TOPK_NOAUX_TC && c->n_group > 1 && per < 2)
-            return mla__fail(err, MLA_ERR_CONFIG,
-                             "config.n_group: %d leaves groups of one expert, noaux_tc adds the best two of each",
-                             c->n_group);
-    }
-    if (attn && c->softmax_scale == 0) {
-        const double all = (double)c->rope.mscale_all_dim, dim = (double)c->qk_nope_head_dim + c->qk_rope_head_dim;
-        const double g = c->rope.scaling == MLA_ROPE_YARN && all != 0 ? mla__yarn_g((double)c->rope.factor, all) : 1;
-        if (!(g * g / sqrt(dim) < 3.0e38))
-            return mla__fail(err, MLA_ERR_CONFIG, "config.rope.mscale_all_dim: %g makes softmax_scale %g", all,
-                             g * g / sqrt(dim));
-        c->softmax_scale = (float)(g * g / sqrt(dim));
-    }
+static mla_result mla__check_experts(const mla_config *c, mla_error *err) {
+    const int n = mla__choices(c), per = n / c->n_group, K = c->num_experts_per_tok;
+    mla_result r;
+    if (c->n_routed_experts == 0) return mla__in_range(err, "zero_expert_num", c->zero_expert_num, 0, 0);
+    if ((r = mla__in_range(err, "num_experts_per_tok", K, 1, n)) != MLA_OK) return r;
+    if (n % c->n_group)
+        return mla__fail(err, MLA_ERR_CONFIG, "config.n_group: %d does not divide n_routed_experts%s %d", c->n_group,
+                         c->zero_expert_num ? " + zero_expert_num" : "", n);
+    if (c->topk_group > c->n_group)
+        return mla__fail(err, MLA_ERR_CONFIG, "config.topk_group: %d is more than n_group %d", c->topk_group,
+                         c->n_group);
+    if (c->topk_method != MLA_TOPK_GREEDY && K > (double)c->topk_group * per)
+        return mla__fail(err, MLA_ERR_CONFIG,
+                         "config.num_experts_per_tok: %d, but topk_group %d of n_group %d leave %d experts", K,
+                         c->topk_group, c->n_group, c->topk_group * per);
+    if (c->topk_method == MLA_TOPK_NOAUX_TC && c->n_group > 1 && per < 2)
+        return mla__fail(err, MLA_ERR_CONFIG,
+                         "config.n_group: %d leaves groups of one expert, noaux_tc adds the best two of each",
+                         c->n_group);
     return MLA_OK;
 }
 
-typedef struct mla__check { /* the first tensor at fault */
+static mla_result mla__check_products(const mla_config *c, mla_error *err) {
+    const double H = c->num_attention_heads, N = c->qk_nope_head_dim, inter = c->moe_intermediate_size,
+                 shared = c->n_shared_experts;
+    mla_result r;
+    if ((r = mla__fits_int(err, "num_attention_heads * (qk_nope_head_dim + qk_rope_head_dim)", H,
+                           N + c->qk_rope_head_dim)) != MLA_OK ||
+        (r = mla__fits_int(err, "num_attention_heads * (qk_nope_head_dim + v_head_dim)", H, N + c->v_head_dim)) !=
+            MLA_OK ||
+        (r = mla__fits_int(err, "n_shared_experts * moe_intermediate_size", shared, inter)) != MLA_OK ||
+        (r = mla__fits_int(err, "(num_experts_per_tok + n_shared_experts) * moe_intermediate_size",
+                           c->num_experts_per_tok + shared, inter)) != MLA_OK)
+        return r;
+    return mla__fits_int(err, "index_n_heads * index_head_dim", c->index_n_heads, c->index_head_dim);
+}
+
+static mla_result mla__check_softmax(mla_config *c, mla_error *err) {
+    const double all = (double)c->rope.mscale_all_dim, dim = (double)c->qk_nope_head_dim + c->qk_rope_head_dim;
+    const double g = c->rope.scaling == MLA_ROPE_YARN && all != 0 ? mla__yarn_g((double)c->rope.factor, all) : 1;
+    const double scale = g * g / sqrt(dim);
+    if (c->num_attention_heads == 0 || c->softmax_scale != 0) return MLA_OK;
+    if (!(scale < 3.0e38))
+        return mla__fail(err, MLA_ERR_CONFIG, "config.rope.mscale_all_dim: %g makes softmax_scale %g", all, scale);
+    c->softmax_scale = (float)scale;
+    return MLA_OK;
+}
+
+/* Checks c and resolves its defaults in place. */
+static mla_result mla__check_config(mla_config *c, mla_error *err) {
+    mla_result r;
+    if ((r = mla__check_fields(c, err)) != MLA_OK || (r = mla__check_products(c, err)) != MLA_OK ||
+        (r = mla__check_rope(&c->rope, c->qk_rope_head_dim, err)) != MLA_OK ||
+        (r = mla__check_indexer(c, err)) != MLA_OK || (r = mla__check_experts(c, err)) != MLA_OK)
+        return r;
+    return mla__check_softmax(c, err);
+}
+
+/* ---- >>weights-check --------------------------------------------------------------------------------------------- */
+
+/* Sizes of tensors by name. A tensor with a size of 0 has no place in this model. */
+enum {
+    MLA__N_1,
+    MLA__N_VOCAB,
+    MLA__N_D,
+    MLA__N_2D,
+    MLA__N_Q,
+    MLA__N_QUERY,       /* H*(N+P) */
+    MLA__N_WHOLE_QUERY, /* the same where q_lora_rank is 0 */
+    MLA__N_KV_A,
+    MLA__N_KV_B,
+    MLA__N_R,
+    MLA__N_O,     /* H*V */
+    MLA__N_INNER, /* of the mlp that is looked at */
+    MLA__N_CHOICES,
+    MLA__N_INDEX_QUERY,
+    MLA__N_INDEX_HEADS,
+    MLA__N_INDEX_KEY,
+    MLA__N_COUNT
+};
+
+/* The struct a tensor lies in; the same words say what a layer has. */
+enum { MLA__IN_MODEL, MLA__IN_MTP, MLA__IN_LAYER, MLA__IN_ATTN, MLA__IN_INDEXER, MLA__IN_MLP, MLA__IN_MOE };
+/* What it is: an mla_tensor (PLAIN, VECTOR; HEAD may have any dtype of a linear), an mla_linear (KV_B is used both ways
+   round) or an mla_norm_weights. */
+enum {
+    MLA__IS_PLAIN,
+    MLA__IS_VECTOR,
+    MLA__IS_HEAD,
+    MLA__IS_LINEAR,
+    MLA__IS_KV_B,
+    MLA__IS_BLOCK_NORM,
+    MLA__IS_Q_NORM,
+    MLA__IS_KV_NORM,
+    MLA__IS_K_NORM
+};
+enum { MLA__FREE /* may be absent */, MLA__CALLED /* a call that uses it asks for it */, MLA__NEEDED };
+
+typedef struct mla__entry {
+    const char *name;
+    size_t at;
+    int in, is, need, rows, cols;
+} mla__entry;
+
+#define MLA__TENSOR(in, type, field, is, need, rows, cols)                                                             \
+    { #field, offsetof(type, field), MLA__IN_##in, MLA__IS_##is, MLA__##need, MLA__N_##rows, MLA__N_##cols }
+
+static const mla__entry mla__tensors[] = {
+    MLA__TENSOR(MODEL, mla_weights, embed, PLAIN, CALLED, VOCAB, D),
+    MLA__TENSOR(MODEL, mla_weights, head, HEAD, FREE, VOCAB, D),
+    MLA__TENSOR(MODEL, mla_weights, norm, BLOCK_NORM, CALLED, 1, D),
+    MLA__TENSOR(MTP, mla_mtp_weights, eh_proj, LINEAR, CALLED, D, 2D),
+    MLA__TENSOR(MTP, mla_mtp_weights, embed, PLAIN, CALLED, VOCAB, D),
+    MLA__TENSOR(MTP, mla_mtp_weights, enorm, BLOCK_NORM, CALLED, 1, D),
+    MLA__TENSOR(MTP, mla_mtp_weights, hnorm, BLOCK_NORM, CALLED, 1, D),
+    MLA__TENSOR(MTP, mla_mtp_weights, norm, BLOCK_NORM, CALLED, 1, D),
+    MLA__TENSOR(MTP, mla_mtp_weights, head, HEAD, FREE, VOCAB, D),
+    MLA__TENSOR(LAYER, mla_layer_weights, attn_norm, BLOCK_NORM, CALLED, 1, D),
+    MLA__TENSOR(LAYER, mla_layer_weights, ffn_norm, BLOCK_NORM, CALLED, 1, D),
+    MLA__TENSOR(LAYER, mla_layer_weights, ffn_out_norm, BLOCK_NORM, FREE, 1, D),
+    MLA__TENSOR(ATTN, mla_attn_weights, q, LINEAR, NEEDED, WHOLE_QUERY, D),
+    MLA__TENSOR(ATTN, mla_attn_weights, q_a, LINEAR, NEEDED, Q, D),
+    MLA__TENSOR(ATTN, mla_attn_weights, q_b, LINEAR, NEEDED, QUERY, Q),
+    MLA__TENSOR(ATTN, mla_attn_weights, q_norm, Q_NORM, NEEDED, 1, Q),
+    MLA__TENSOR(ATTN, mla_attn_weights, kv_a, LINEAR, NEEDED, KV_A, D),
+    MLA__TENSOR(ATTN, mla_attn_weights, kv_b, KV_B, NEEDED, KV_B, R),
+    MLA__TENSOR(ATTN, mla_attn_weights, o, LINEAR, NEEDED, D, O),
+    MLA__TENSOR(ATTN, mla_attn_weights, kv_norm, KV_NORM, NEEDED, 1, R),
+    MLA__TENSOR(INDEXER, mla_indexer_weights, wq_b, LINEAR, NEEDED, INDEX_QUERY, Q),
+    MLA__TENSOR(INDEXER, mla_indexer_weights, wk, LINEAR, NEEDED, INDEX_KEY, D),
+    MLA__TENSOR(INDEXER, mla_indexer_weights, k_norm, K_NORM, NEEDED, 1, INDEX_KEY),
+    MLA__TENSOR(INDEXER, mla_indexer_weights, weights_proj, PLAIN, NEEDED, INDEX_HEADS, D),
+    MLA__TENSOR(MLP, mla_mlp_weights, gate, LINEAR, NEEDED, INNER, D),
+    MLA__TENSOR(MLP, mla_mlp_weights, up, LINEAR, NEEDED, INNER, D),
+    MLA__TENSOR(MLP, mla_mlp_weights, down, LINEAR, NEEDED, D, INNER),
+    MLA__TENSOR(MOE, mla_moe_weights, router, PLAIN, NEEDED, CHOICES, D),
+    MLA__TENSOR(MOE, mla_moe_weights, router_bias, VECTOR, FREE, 1, CHOICES),
+};
+
+/* The next entry of a struct after e, the first one after NULL; NULL: no more. */
+static const mla__entry *mla__next_tensor(int in, const mla__entry *e) {
+    const mla__entry *end = mla__tensors + sizeof mla__tensors / sizeof *mla__tensors;
+    for (e = e ? e + 1 : mla__tensors; e < end; e++)
+        if (e->in == in) return e;
+    return NULL;
+}
+/* The tensor of an entry, or its weight; the bias of a linear and of a norm lies behind that. */
+static const mla_tensor *mla__tensor_at(const mla__entry *e, const void *weights) {
+    return (const mla_tensor *)(const void *)((const char *)weights + e->at);
+}
+static int mla__is_norm(const mla__entry *e) { return e->is >= MLA__IS_BLOCK_NORM; }
+
+/* Whether a struct is there: it has a matrix. */
+static int mla__has(int in, const void *weights) {
+    for (const mla__entry *e = NULL; (e = mla__next_tensor(in, e)) != NULL;)
+        if (mla__tensor_at(e, weights)->data && !mla__is_norm(e)) return 1;
+    return 0;
+}
+static int mla__shortcut(const mla_layer_weights *l) { return l->moe.experts && mla__has(MLA__IN_MLP, &l->mlp); }
+
+/* The first tensor that calls ask for and that is not there; NULL: all are. */
+static const mla__entry *mla__lacks(const mla_config *c, int in, const void *weights) {
+    for (const mla__entry *e = NULL; (e = mla__next_tensor(in, e)) != NULL;)
+        if (e->need == MLA__CALLED && !mla__tensor_at(e, weights)->data &&
+            !(mla__is_norm(e) && c->block_norm.kind == MLA_NORM_NONE))
+            return e;
+    return NULL;
+}
+static double mla__bytes_of(int in, const void *weights) {
+    double sum = 0;
+    for (const mla__entry *e = NULL; (e = mla__next_tensor(in, e)) != NULL;) {
+        const mla_tensor *t = mla__tensor_at(e, weights);
+        sum += mla__tensor_bytes(t) + (e->is >= MLA__IS_LINEAR ? mla__tensor_bytes(t + 1) : 0);
+    }
+    return sum;
+}
+
+static const mla_norm mla__index_norm = {MLA_NORM_LAYER, 1e-6f};
+/* The model's own, and those of multi-token prediction behind them. */
+static int mla__all_layers(const mla_config *c) { return c->num_hidden_layers + c->num_nextn_predict_layers; }
+
+typedef struct mla__check {
+    const mla_config *c;
+    int n[MLA__N_COUNT];
+    char at[48];       /* where the tensors being looked at are */
+    unsigned dtypes;   /* of the linears, a bit each */
+    mla_result result; /* of the first tensor at fault */
     mla_error *err;
-    mla_result result;
-    char at[32];
-    unsigned dtypes; /* of the linears, a bit each */
 } mla__check;
 
 enum { MLA__OPTIONAL = 0, MLA__REQUIRED = 1, MLA__VECTOR = 2, MLA__LINEAR = 4 };
@@ -3964,142 +3847,144 @@ static void mla__want(mla__check *k, const char *name, const char *part, const m
         k->result = mla__fail(k->err, MLA_ERR_WEIGHTS, "weights.%s%s%s: scale of dtype %s, expected f32 or ue8m0",
                               k->at, name, part, mla_dtype_name(t->scale_dtype));
 }
-static void mla__want_linear(mla__check *k, const char *name, const mla_linear *l, int out, int in) {
-    const int exact = !strcmp(name, "attn.kv_b"); /* used both ways round */
-    mla__want(k, name, ".weight", &l->weight, out, in, MLA__REQUIRED | (exact ? 0 : MLA__LINEAR));
+static void mla__want_linear(mla__check *k, const mla__entry *e, const mla_linear *l, int out, int in) {
+    mla__want(k, e->name, ".weight", &l->weight, out, in,
+              MLA__REQUIRED | (e->is == MLA__IS_KV_B ? 0 : MLA__LINEAR)); /* kv_b is used both ways round */
     if (k->result == MLA_OK) k->dtypes |= 1u << l->weight.dtype;
-    mla__want(k, name, ".bias", &l->bias, 1, out, MLA__VECTOR);
+    mla__want(k, e->name, ".bias", &l->bias, 1, out, MLA__VECTOR);
 }
-static void mla__want_norm(mla__check *k, const char *name, const mla_norm_weights *w, const mla_norm *norm, int n) {
+static void mla__want_norm(mla__check *k, const mla__entry *e, const mla_norm_weights *w, int n) {
+    const mla_norm *norm = e->is == MLA__IS_Q_NORM    ? &k->c->q_norm
+                           : e->is == MLA__IS_KV_NORM ? &k->c->kv_norm
+                           : e->is == MLA__IS_K_NORM  ? &mla__index_norm
+                                                      : &k->c->block_norm;
     if (norm->kind == MLA_NORM_NONE) return;
-    mla__want(k, name, ".weight", &w->weight, 1, n, MLA__VECTOR | MLA__REQUIRED);
-    mla__want(k, name, ".bias", &w->bias, 1, n, MLA__VECTOR);
-    if (norm->kind == MLA_NORM_DYT) mla__want(k, name, ".alpha", &w->alpha, 1, 1, MLA__VECTOR | MLA__REQUIRED);
+    mla__want(k, e->name, ".weight", &w->weight, 1, n, MLA__VECTOR | MLA__REQUIRED);
+    mla__want(k, e->name, ".bias", &w->bias, 1, n, MLA__VECTOR);
+    if (norm->kind == MLA_NORM_DYT) mla__want(k, e->name, ".alpha", &w->alpha, 1, 1, MLA__VECTOR | MLA__REQUIRED);
 }
-static void mla__want_mlp(mla__check *k, const char *name, const mla_mlp_weights *w, int inter, int D) {
-    char field[48];
-    snprintf(field, sizeof field, "%s.gate", name);
-    mla__want_linear(k, field, &w->gate, inter, D);
-    snprintf(field, sizeof field, "%s.up", name);
-    mla__want_linear(k, field, &w->up, inter, D);
-    snprintf(field, sizeof field, "%s.down", name);
-    mla__want_linear(k, field, &w->down, D, inter);
+/* All tensors of a struct. */
+static void mla__want_all(mla__check *k, int in, const void *weights) {
+    for (const mla__entry *e = NULL; (e = mla__next_tensor(in, e)) != NULL;) {
+        const mla_tensor *t = mla__tensor_at(e, weights);
+        const int rows = k->n[e->rows], cols = k->n[e->cols];
+        if (e->need == MLA__NEEDED ? rows == 0 || cols == 0 : !t->data) continue;
+        if (mla__is_norm(e)) {
+            mla__want_norm(k, e, (const mla_norm_weights *)(const void *)t, cols);
+        } else if (e->is >= MLA__IS_LINEAR) {
+            mla__want_linear(k, e, (const mla_linear *)(const void *)t, rows, cols);
+        } else {
+            mla__want(k, e->name, "", t, rows, cols,
+                      MLA__REQUIRED | (e->is == MLA__IS_VECTOR ? MLA__VECTOR
+                                       : e->is == MLA__IS_HEAD ? MLA__LINEAR
+                                                               : 0));
+            if (e->is == MLA__IS_HEAD && k->result == MLA_OK) k->dtypes |= 1u << t->dtype;
+        }
+    }
 }
-static int mla__has_attn(const mla_attn_weights *a) {
-    return a->q.weight.data || a->q_a.weight.data || a->q_b.weight.data || a->kv_a.weight.data || a->kv_b.weight.data ||
-           a->o.weight.data;
+static void mla__want_mlp(mla__check *k, const mla_mlp_weights *w, int inner) {
+    k->n[MLA__N_INNER] = inner;
+    mla__want_all(k, MLA__IN_MLP, w);
 }
-static int mla__has_indexer(const mla_indexer_weights *i) {
-    return i->wq_b.weight.data || i->wk.weight.data || i->k_norm.weight.data || i->weights_proj.data;
+/* A size that tensors which are there have no use without. */
+static void mla__want_size(mla__check *k, const char *field, int size, const char *what) {
+    if (k->result == MLA_OK && size == 0)
+        k->result = mla__fail(k->err, MLA_ERR_CONFIG, "config.%s: 0, but weights.%s%s is there", field, k->at, what);
 }
-static int mla__has_mlp(const mla_mlp_weights *m) {
-    return m->gate.weight.data || m->up.weight.data || m->down.weight.data;
+static void mla__check_at(mla__check *k, const char *format, int i, int e) {
+    if (k->result == MLA_OK) snprintf(k->at, sizeof k->at, format, i, e);
 }
-static int mla__shortcut(const mla_layer_weights *l) { return l->moe.experts && mla__has_mlp(&l->mlp); }
 
-static const mla_norm mla__index_norm = {MLA_NORM_LAYER, 1e-6f};
-/* The model's own, and those of multi-token prediction behind them. */
-static int mla__all_layers(const mla_config *c) { return c->num_hidden_layers + c->num_nextn_predict_layers; }
+static void mla__check_attn(mla__check *k, const mla_attn_weights *a, int i, int *indexers) {
+    const int attn = mla__has(MLA__IN_ATTN, a), sparse = k->c->index_topk > 0;
+    if (attn) {
+        mla__want_size(k, "num_attention_heads", k->c->num_attention_heads, "attn");
+        mla__check_at(k, "layers[%d].attn.", i, 0);
+        mla__want_all(k, MLA__IN_ATTN, a);
+    }
+    if (k->result != MLA_OK || !sparse) return;
+    if (mla__has(MLA__IN_INDEXER, &a->indexer)) {
+        if (!attn)
+            k->result = mla__fail(k->err, MLA_ERR_WEIGHTS,
+                                  "weights.layers[%d].attn.indexer: there, but the attention it belongs to is not", i);
+        mla__check_at(k, "layers[%d].attn.indexer.", i, 0);
+        mla__want_all(k, MLA__IN_INDEXER, &a->indexer);
+        ++*indexers;
+    } else if (attn && (!*indexers || i >= k->c->num_hidden_layers)) {
+        k->result = mla__fail(k->err, MLA_ERR_WEIGHTS,
+                              "weights.layers[%d].attn.indexer: missing, and no layer before it %s (index_topk is %d)",
+                              i, *indexers ? "is run in the same call" : "has one", k->c->index_topk);
+    }
+}
+static void mla__check_moe(mla__check *k, const mla_moe_weights *w, int i) {
+    const mla_config *c = k->c;
+    mla__want_size(k, "n_routed_experts", c->n_routed_experts, "moe");
+    mla__check_at(k, "layers[%d].moe.", i, 0);
+    mla__want_all(k, MLA__IN_MOE, w);
+    for (int e = 0; e < c->n_routed_experts && k->result == MLA_OK; e++) {
+        mla__check_at(k, "layers[%d].moe.experts[%d].", i, e);
+        mla__want_mlp(k, &w->experts[e], c->moe_intermediate_size);
+    }
+    mla__check_at(k, "layers[%d].moe.shared.", i, 0);
+    mla__want_mlp(k, &w->shared, c->n_shared_experts * c->moe_intermediate_size);
+}
+static void mla__check_layer(mla__check *k, const mla_layer_weights *l, int i, int *indexers) {
+    mla__check_at(k, "layers[%d].", i, 0);
+    mla__want_all(k, MLA__IN_LAYER, l);
+    mla__check_attn(k, &l->attn, i, indexers);
+    mla__check_at(k, "layers[%d].", i, 0);
+    if (k->result == MLA_OK && mla__shortcut(l) && i >= k->c->num_hidden_layers - 1)
+        k->result = mla__fail(
+            k->err, MLA_ERR_WEIGHTS,
+            "weights.layers[%d]: both mlp and moe are there, but no layer follows to add the experts after", i);
+    if (mla__has(MLA__IN_MLP, &l->mlp)) {
+        mla__want_size(k, "intermediate_size", k->c->intermediate_size, "mlp");
+        mla__check_at(k, "layers[%d].mlp.", i, 0);
+        mla__want_mlp(k, &l->mlp, k->c->intermediate_size);
+        mla__check_at(k, "layers[%d].", i, 0);
+    }
+    if (l->moe.experts)
+        mla__check_moe(k, &l->moe, i);
+    else if (l->moe.router.data && k->result == MLA_OK)
+        k->result =
+            mla__fail(k->err, MLA_ERR_WEIGHTS, "weights.layers[%d].moe.experts: NULL, but moe.router is there", i);
+}
+
+static void mla__check_begin(mla__check *k, const mla_config *c, mla_error *err) {
+    const int H = c->num_attention_heads, query = H * (c->qk_nope_head_dim + c->qk_rope_head_dim);
+    memset(k, 0, sizeof *k);
+    k->c = c, k->err = err;
+    k->n[MLA__N_1] = 1, k->n[MLA__N_VOCAB] = c->vocab_size;
+    k->n[MLA__N_D] = c->hidden_size, k->n[MLA__N_2D] = 2 * c->hidden_size;
+    k->n[MLA__N_Q] = c->q_lora_rank, k->n[MLA__N_QUERY] = query;
+    k->n[MLA__N_WHOLE_QUERY] = c->q_lora_rank ? 0 : query;
+    k->n[MLA__N_R] = c->kv_lora_rank, k->n[MLA__N_KV_A] = c->kv_lora_rank + c->qk_rope_head_dim;
+    k->n[MLA__N_KV_B] = H * (c->qk_nope_head_dim + c->v_head_dim), k->n[MLA__N_O] = H * c->v_head_dim;
+    k->n[MLA__N_CHOICES] = mla__choices(c);
+    k->n[MLA__N_INDEX_QUERY] = c->index_n_heads * c->index_head_dim;
+    k->n[MLA__N_INDEX_HEADS] = c->index_n_heads, k->n[MLA__N_INDEX_KEY] = c->index_head_dim;
+}
 
 /* dtypes: of the linears, a bit each. */
-static mla_result mla__weights_check(const mla_config *c, const mla_weights *w, unsigned *dtypes, mla_error *err) {
-    const int D = c->hidden_size, H = c->num_attention_heads, R = c->kv_lora_rank, Q = c->q_lora_rank;
-    const int qk = c->qk_nope_head_dim + c->qk_rope_head_dim, d = c->index_head_dim;
+static mla_result mla__check_weights(const mla_config *c, const mla_weights *w, unsigned *dtypes, mla_error *err) {
     int indexers = 0;
     mla__check k;
-    memset(&k, 0, sizeof k);
-    k.err = err;
-    if (w->embed.data && c->vocab_size == 0)
-        return mla__fail(err, MLA_ERR_CONFIG, "config.vocab_size: 0, but weights.embed is there");
-    mla__want(&k, "embed", "", &w->embed, c->vocab_size, D, 0);
-    mla__want(&k, "head", "", &w->head, c->vocab_size, D, MLA__LINEAR);
-    if (w->norm.weight.data) mla__want_norm(&k, "norm", &w->norm, &c->block_norm, D);
+    mla__check_begin(&k, c, err);
+    if (w->embed.data) mla__want_size(&k, "vocab_size", c->vocab_size, "embed");
+    mla__want_all(&k, MLA__IN_MODEL, w);
+    if (k.result != MLA_OK) return k.result;
     if (!w->layers)
         return mla__fail(err, MLA_ERR_WEIGHTS, "weights.layers: NULL, expected %d layers", mla__all_layers(c));
     if (!w->mtp && c->num_nextn_predict_layers)
         return mla__fail(err, MLA_ERR_WEIGHTS, "weights.mtp: NULL, expected %d", c->num_nextn_predict_layers);
     for (int i = 0; i < c->num_nextn_predict_layers && k.result == MLA_OK; i++) {
-        const mla_mtp_weights *x = &w->mtp[i];
-        snprintf(k.at, sizeof k.at, "mtp[%d].", i);
-        if (x->enorm.weight.data) mla__want_norm(&k, "enorm", &x->enorm, &c->block_norm, D);
-        if (x->hnorm.weight.data) mla__want_norm(&k, "hnorm", &x->hnorm, &c->block_norm, D);
-        if (x->norm.weight.data) mla__want_norm(&k, "norm", &x->norm, &c->block_norm, D);
-        if (x->eh_proj.weight.data) mla__want_linear(&k, "eh_proj", &x->eh_proj, D, 2 * D);
-        if (x->embed.data && c->vocab_size == 0)
-            return mla__fail(err, MLA_ERR_CONFIG, "config.vocab_size: 0, but weights.mtp[%d].embed is there", i);
-        mla__want(&k, "embed", "", &x->embed, c->vocab_size, D, 0);
-        mla__want(&k, "head", "", &x->head, c->vocab_size, D, MLA__LINEAR);
-        k.dtypes |= x->head.data && k.result == MLA_OK ? 1u << x->head.dtype : 0;
+        mla__check_at(&k, "mtp[%d].", i, 0);
+        if (w->mtp[i].embed.data) mla__want_size(&k, "vocab_size", c->vocab_size, "embed");
+        mla__want_all(&k, MLA__IN_MTP, &w->mtp[i]);
     }
-    for (int i = 0; i < mla__all_layers(c) && k.result == MLA_OK; i++) {
-        const mla_layer_weights *l = &w->layers[i];
-        const mla_attn_weights *a = &l->attn;
-        snprintf(k.at, sizeof k.at, "layers[%d].", i);
-        if (l->attn_norm.weight.data) mla__want_norm(&k, "attn_norm", &l->attn_norm, &c->block_norm, D);
-        if (l->ffn_norm.weight.data) mla__want_norm(&k, "ffn_norm", &l->ffn_norm, &c->block_norm, D);
-        if (l->ffn_out_norm.weight.data) mla__want_norm(&k, "ffn_out_norm", &l->ffn_out_norm, &c->block_norm, D);
-        if (mla__has_attn(a)) {
-            if (H == 0)
-                return mla__fail(err, MLA_ERR_CONFIG,
-                                 "config.num_attention_heads: 0, but weights.layers[%d].attn is there", i);
-            if (Q > 0) {
-                mla__want_linear(&k, "attn.q_a", &a->q_a, Q, D);
-                mla__want_linear(&k, "attn.q_b", &a->q_b, H * qk, Q);
-                mla__want_norm(&k, "attn.q_norm", &a->q_norm, &c->q_norm, Q);
-            } else {
-                mla__want_linear(&k, "attn.q", &a->q, H * qk, D);
-            }
-            mla__want_linear(&k, "attn.kv_a", &a->kv_a, R + c->qk_rope_head_dim, D);
-            mla__want_linear(&k, "attn.kv_b", &a->kv_b, H * (c->qk_nope_head_dim + c->v_head_dim), R);
-            mla__want_linear(&k, "attn.o", &a->o, D, H * c->v_head_dim);
-            mla__want_norm(&k, "attn.kv_norm", &a->kv_norm, &c->kv_norm, R);
-        }
-        if (c->index_topk > 0 && mla__has_indexer(&a->indexer)) {
-            if (k.result == MLA_OK && !mla__has_attn(a))
-                return mla__fail(err, MLA_ERR_WEIGHTS,
-                                 "weights.layers[%d].attn.indexer: there, but the attention it belongs to is not", i);
-            mla__want_linear(&k, "attn.indexer.wq_b", &a->indexer.wq_b, c->index_n_heads * d, Q);
-            mla__want_linear(&k, "attn.indexer.wk", &a->indexer.wk, d, D);
-            mla__want_norm(&k, "attn.indexer.k_norm", &a->indexer.k_norm, &mla__index_norm, d);
-            mla__want(&k, "attn.indexer.weights_proj", "", &a->indexer.weights_proj, c->index_n_heads, D,
-                      MLA__REQUIRED);
-            indexers++;
-        } else if (k.result == MLA_OK && c->index_topk > 0 && mla__has_attn(a) &&
-                   (!indexers || i >= c->num_hidden_layers)) {
-            return mla__fail(err, MLA_ERR_WEIGHTS,
-                             "weights.layers[%d].attn.indexer: missing, and no layer before it %s (index_topk is %d)",
-                             i, indexers ? "is run in the same call" : "has one", c->index_topk);
-        }
-        if (mla__shortcut(l) && i >= c->num_hidden_layers - 1)
-            return mla__fail(
-                err, MLA_ERR_WEIGHTS,
-                "weights.layers[%d]: both mlp and moe are there, but no layer follows to add the experts after", i);
-        if (mla__has_mlp(&l->mlp)) {
-            if (c->intermediate_size == 0)
-                return mla__fail(err, MLA_ERR_CONFIG,
-                                 "config.intermediate_size: 0, but weights.layers[%d].mlp is there", i);
-            mla__want_mlp(&k, "mlp", &l->mlp, c->intermediate_size, D);
-        }
-        if (l->moe.experts) {
-            const int E = c->n_routed_experts;
-            char field[32];
-            if (E == 0)
-                return mla__fail(err, MLA_ERR_CONFIG, "config.n_routed_experts: 0, but weights.layers[%d].moe is there",
-                                 i);
-            mla__want(&k, "moe.router", "", &l->moe.router, mla__choices(c), D, MLA__REQUIRED);
-            mla__want(&k, "moe.router_bias", "", &l->moe.router_bias, 1, mla__choices(c), MLA__VECTOR);
-            for (int e = 0; e < E && k.result == MLA_OK; e++) {
-                snprintf(field, sizeof field, "moe.experts[%d]", e);
-                mla__want_mlp(&k, field, &l->moe.experts[e], c->moe_intermediate_size, D);
-            }
-            if (c->n_shared_experts > 0)
-                mla__want_mlp(&k, "moe.shared", &l->moe.shared, c->n_shared_experts * c->moe_intermediate_size, D);
-        } else if (l->moe.router.data) {
-            return mla__fail(err, MLA_ERR_WEIGHTS, "weights.layers[%d].moe.experts: NULL, but moe.router is there", i);
-        }
-    }
-    if (k.result == MLA_OK)
-        *dtypes = k.dtypes | (w->embed.data ? 1u << w->embed.dtype : 0) | (w->head.data ? 1u << w->head.dtype : 0);
+    for (int i = 0; i < mla__all_layers(c) && k.result == MLA_OK; i++)
+        mla__check_layer(&k, &w->layers[i], i, &indexers);
+    *dtypes = k.dtypes | (w->embed.data ? 1u << w->embed.dtype : 0); /* the head, if there is no other */
     return k.result;
 }
 
@@ -4137,7 +4022,7 @@ size_t mla_model_size(const mla_config *config) {
     size_t bytes;
     if (!config) return 0;
     c = *config;
-    if (mla__config_resolve(&c, NULL) != MLA_OK) return 0;
+    if (mla__check_config(&c, NULL) != MLA_OK) return 0;
     mla__model_layout(&c, NULL, &bytes);
     return bytes;
 }
@@ -4156,7 +4041,7 @@ mla_result mla_model_init(mla_model **out, void *memory, size_t bytes, const mla
                          : !config ? "config"
                                    : "weights");
     c = *config;
-    if ((r = mla__config_resolve(&c, err)) != MLA_OK || (r = mla__weights_check(&c, weights, &dtypes, err)) != MLA_OK)
+    if ((r = mla__check_config(&c, err)) != MLA_OK || (r = mla__check_weights(&c, weights, &dtypes, err)) != MLA_OK)
         return r;
     mla__model_layout(&c, NULL, &need);
     if ((r = mla__fits(memory, bytes, need, "mla_model_init", err)) != MLA_OK) return r;
@@ -4171,7 +4056,8 @@ mla_result mla_model_init(mla_model **out, void *memory, size_t bytes, const mla
     }
     for (int i = 0; i < mla__all_layers(&c); i++) {
         m->layers[i] = weights->layers[i];
-        m->indexer[i] = c.index_topk > 0 && mla__has_indexer(&m->layers[i].attn.indexer) ? m->n_indexers++ : -1;
+        m->indexer[i] =
+            c.index_topk > 0 && mla__has(MLA__IN_INDEXER, &m->layers[i].attn.indexer) ? m->n_indexers++ : -1;
         if (m->layers[i].moe.experts) {
             mla_mlp_weights *to = m->experts + (mla__sz)i * c.n_routed_experts;
             memcpy(to, m->layers[i].moe.experts, (size_t)c.n_routed_experts * sizeof *to);
@@ -4179,11 +4065,8 @@ mla_result mla_model_init(mla_model **out, void *memory, size_t bytes, const mla
         }
     }
     m->w.layers = m->layers, m->w.mtp = m->mtp;
-    m->amp = mla__rope_resolve(m->inv, &c.rope, c.qk_rope_head_dim);
-    for (int i = 0; i < c.qk_rope_head_dim / 2 && c.rope.layout != MLA_ROPE_NONE; i++)
-        if (!(fabsf(m->inv[i]) < 3.0e38f) || !(m->amp < 3.0e38f))
-            return mla__fail(err, MLA_ERR_CONFIG, "config.rope: inverse frequency %d is %g, amplitude %g", i,
-                             (double)m->inv[i], (double)m->amp);
+    m->amp = mla__rope_amplitude(&c.rope, c.qk_rope_head_dim);
+    for (int i = 0; i < c.qk_rope_head_dim / 2; i++) m->inv[i] = mla__rope_inv(&c.rope, c.qk_rope_head_dim, i);
     m->c.rope.inv_freq = m->c.rope.short_factor = m->c.rope.long_factor =
         NULL; /* used up; the caller's arrays may go */
     *out = m;
@@ -4204,7 +4087,7 @@ mla_result mla_model_create(mla_model **out, const mla_config *config, const mla
                          : !config ? "config"
                                    : "weights");
     c = *config;
-    if ((r = mla__config_resolve(&c, err)) != MLA_OK || (r = mla__weights_check(&c, weights, &dtypes, err)) != MLA_OK)
+    if ((r = mla__check_config(&c, err)) != MLA_OK || (r = mla__check_weights(&c, weights, &dtypes, err)) != MLA_OK)
         return r;
     mla__model_layout(&c, NULL, &bytes);
     if ((r = mla__allocate(&memory, alloc, bytes, "model", err)) != MLA_OK) return r;
@@ -4229,51 +4112,36 @@ const mla_config *mla_model_config(const mla_model *m) { return &m->c; }
 const float *mla_model_inv_freq(const mla_model *m) { return m->inv; }
 float mla_model_rope_amplitude(const mla_model *m) { return m->amp; }
 
-static double mla__linear_bytes(const mla_linear *l) {
-    return mla__tensor_bytes(&l->weight) + mla__tensor_bytes(&l->bias);
+/* The expected part of the experts that n_tokens tokens hit. */
+static double mla__experts_hit(const mla_config *c, int n_tokens) {
+    if (n_tokens <= 0 || c->n_routed_experts == 0) return 1;
+    return 1 - pow(1 - (double)c->num_experts_per_tok / mla__choices(c), n_tokens);
 }
-static double mla__mlp_bytes(const mla_mlp_weights *w) {
-    return mla__linear_bytes(&w->gate) + mla__linear_bytes(&w->up) + mla__linear_bytes(&w->down);
-}
-static double mla__norm_bytes(const mla_norm_weights *w) {
-    return mla__tensor_bytes(&w->weight) + mla__tensor_bytes(&w->bias);
-}
-
 static double mla__layer_bytes(const mla_model *m, int layer, int n_tokens) {
     const mla_layer_weights *l = &m->layers[layer];
-    const mla_attn_weights *a = &l->attn;
-    const int E = m->c.n_routed_experts;
-    const double share =
-        n_tokens > 0 && E > 0 ? 1 - pow(1 - (double)m->c.num_experts_per_tok / mla__choices(&m->c), n_tokens) : 1;
-    double sum = mla__norm_bytes(&l->attn_norm) + mla__norm_bytes(&l->ffn_norm) + mla__norm_bytes(&l->ffn_out_norm) +
-                 mla__linear_bytes(&a->q) + mla__linear_bytes(&a->q_a) + mla__linear_bytes(&a->q_b) +
-                 mla__linear_bytes(&a->kv_a) + mla__linear_bytes(&a->kv_b) + mla__linear_bytes(&a->o) +
-                 mla__norm_bytes(&a->q_norm) + mla__norm_bytes(&a->kv_norm) + mla__mlp_bytes(&l->mlp);
-    if (m->indexer[layer] >= 0)
-        sum += mla__linear_bytes(&a->indexer.wq_b) + mla__linear_bytes(&a->indexer.wk) +
-               mla__norm_bytes(&a->indexer.k_norm) + mla__tensor_bytes(&a->indexer.weights_proj);
+    const double hit = mla__experts_hit(&m->c, n_tokens);
+    double sum =
+        mla__bytes_of(MLA__IN_LAYER, l) + mla__bytes_of(MLA__IN_ATTN, &l->attn) + mla__bytes_of(MLA__IN_MLP, &l->mlp);
+    if (m->indexer[layer] >= 0) sum += mla__bytes_of(MLA__IN_INDEXER, &l->attn.indexer);
     if (!l->moe.experts) return sum;
-    sum += mla__tensor_bytes(&l->moe.router) + mla__tensor_bytes(&l->moe.router_bias) + mla__mlp_bytes(&l->moe.shared);
-    for (int e = 0; e < E; e++) sum += share * mla__mlp_bytes(&l->moe.experts[e]);
+    sum += mla__bytes_of(MLA__IN_MOE, &l->moe) + mla__bytes_of(MLA__IN_MLP, &l->moe.shared);
+    for (int e = 0; e < m->c.n_routed_experts; e++) sum += hit * mla__bytes_of(MLA__IN_MLP, &l->moe.experts[e]);
     return sum;
 }
 
 double mla_mtp_bytes(const mla_model *m, int depth, int n_tokens) {
-    const mla_mtp_weights *x = depth >= 0 && depth < m->c.num_nextn_predict_layers ? &m->mtp[depth] : NULL;
-    if (!x) return 0;
-    return mla__norm_bytes(&x->enorm) + mla__norm_bytes(&x->hnorm) + mla__norm_bytes(&x->norm) +
-           mla__linear_bytes(&x->eh_proj) + mla__tensor_bytes(&x->head) +
+    if (depth < 0 || depth >= m->c.num_nextn_predict_layers) return 0;
+    return mla__bytes_of(MLA__IN_MTP, &m->mtp[depth]) - mla__tensor_bytes(&m->mtp[depth].embed) +
            mla__layer_bytes(m, m->c.num_hidden_layers + depth, n_tokens);
 }
 
 double mla_model_bytes(const mla_model *m, int n_tokens) {
     const int tied = m->w.head.data == m->w.embed.data;
-    double sum = mla__tensor_bytes(&m->w.head) + mla__norm_bytes(&m->w.norm);
-    if (n_tokens <= 0 && !tied) sum += mla__tensor_bytes(&m->w.embed);
+    double sum = mla__bytes_of(MLA__IN_MODEL, &m->w);
+    if (n_tokens > 0 || tied) sum -= mla__tensor_bytes(&m->w.embed);
     for (int i = 0; i < m->c.num_hidden_layers; i++) sum += mla__layer_bytes(m, i, n_tokens);
-    for (int i = 0; i < m->c.num_nextn_predict_layers && n_tokens <= 0;
-         i++) { /* what is the model's own has been counted */
-        const mla_mtp_weights *x = &m->mtp[i];
+    for (int i = 0; i < m->c.num_nextn_predict_layers && n_tokens <= 0; i++) {
+        const mla_mtp_weights *x = &m->mtp[i]; /* what is the model's own has been counted */
         sum += mla_mtp_bytes(m, i, 0) - (x->head.data == m->w.head.data ? mla__tensor_bytes(&x->head) : 0);
         if (x->embed.data != m->w.embed.data && x->embed.data != x->head.data) sum += mla__tensor_bytes(&x->embed);
     }
@@ -6013,7 +5881,7 @@ mla_result mla_attn_forward(mla_context *c, int layer, float *y, const float *x,
     if (layer < 0 || layer >= c->m->c.num_hidden_layers)
         return mla__fail(&c->err, MLA_ERR_ARGUMENT, "mla_attn_forward: layer %d, num_hidden_layers is %d", layer,
                          c->m->c.num_hidden_layers);
-    if (!mla__has_attn(&c->m->layers[layer].attn))
+    if (!mla__has(MLA__IN_ATTN, &c->m->layers[layer].attn))
         return mla__fail(&c->err, MLA_ERR_WEIGHTS, "weights.layers[%d].attn: missing", layer);
     if ((r = mla__prepare(c, seqs, n_seqs, &T)) != MLA_OK) return r;
     if ((r = mla__chosen_check(c, layer, seqs, n_seqs)) != MLA_OK) {
@@ -6203,7 +6071,7 @@ static void mla__ffn(mla_context *c, int layer, int moe, float *y, const float *
     mla__parallel(c, mla__down_work, &a, (double)T * D * (moe ? K * (double)inter : (double)f->intermediate_size));
 }
 
-static int mla__has_ffn(const mla_layer_weights *l) { return l->moe.experts || mla__has_mlp(&l->mlp); }
+static int mla__has_ffn(const mla_layer_weights *l) { return l->moe.experts || mla__has(MLA__IN_MLP, &l->mlp); }
 
 mla_result mla_moe_forward(mla_context *c, int layer, float *y, const float *x, int n_tokens,
                            const mla_routing *routing) {
@@ -6249,16 +6117,16 @@ static void mla__add(float *x, const float *y, float scale, mla__sz n) {
 
 /* What a call on layers [begin, end) needs and a partial model may lack. */
 static mla_result mla__complete(mla_context *c, int begin, int end) {
-    const mla_model *m = c->m;
-    const int normed = m->c.block_norm.kind != MLA_NORM_NONE;
     for (int i = begin; i < end; i++) {
-        const mla_layer_weights *l = &m->layers[i];
-        const char *lack = !mla__has_attn(&l->attn)              ? "attn"
-                           : !mla__has_ffn(l)                    ? "mlp (or moe)"
-                           : normed && !l->attn_norm.weight.data ? "attn_norm.weight"
-                           : normed && !l->ffn_norm.weight.data  ? "ffn_norm.weight"
-                                                                 : NULL;
-        if (lack) return mla__fail(&c->err, MLA_ERR_WEIGHTS, "weights.layers[%d].%s: missing", i, lack);
+        const mla_layer_weights *l = &c->m->layers[i];
+        const mla__entry *norm = mla__lacks(&c->m->c, MLA__IN_LAYER, l);
+        const char *lack = !mla__has(MLA__IN_ATTN, &l->attn) ? "attn"
+                           : !mla__has_ffn(l)                ? "mlp (or moe)"
+                           : norm                            ? norm->name
+                                                             : NULL;
+        if (lack)
+            return mla__fail(&c->err, MLA_ERR_WEIGHTS, "weights.layers[%d].%s%s: missing", i, lack,
+                             norm && lack == norm->name ? ".weight" : "");
     }
     return MLA_OK;
 }
@@ -6330,9 +6198,10 @@ mla_result mla_model_forward(mla_context *c, const mla_sequence *seqs, int n_seq
     const mla_config *f = &m->c;
     const int D = f->hidden_size, L = f->num_hidden_layers;
     if (!tokens) return mla__fail(&c->err, MLA_ERR_ARGUMENT, "mla_model_forward: tokens is NULL");
-    if (!m->w.embed.data) return mla__fail(&c->err, MLA_ERR_WEIGHTS, "weights.embed: missing");
-    if (f->block_norm.kind != MLA_NORM_NONE && !m->w.norm.weight.data)
-        return mla__fail(&c->err, MLA_ERR_WEIGHTS, "weights.norm.weight: missing");
+    const mla__entry *lack = mla__lacks(f, MLA__IN_MODEL, &m->w);
+    if (lack)
+        return mla__fail(&c->err, MLA_ERR_WEIGHTS, "weights.%s%s: missing", lack->name,
+                         mla__is_norm(lack) ? ".weight" : "");
     if ((r = mla__complete(c, 0, L)) != MLA_OK || (r = mla__prepare(c, seqs, n_seqs, &T)) != MLA_OK) return r;
     if ((r = mla__bad_token(c, tokens, T)) != MLA_OK) {
         for (int s = n_seqs - 1; s >= 0; s--) mla__unreserve(seqs[s].cache);
@@ -6365,20 +6234,17 @@ mla_result mla_mtp_forward(mla_context *c, int depth, const mla_sequence *seqs, 
     if (!c) return MLA_ERR_ARGUMENT;
     const mla_model *m = c->m;
     const mla_config *f = &m->c;
-    const int D = f->hidden_size, layer = f->num_hidden_layers + depth, normed = f->block_norm.kind != MLA_NORM_NONE;
+    const int D = f->hidden_size, layer = f->num_hidden_layers + depth;
     if (!tokens || !hidden)
         return mla__fail(&c->err, MLA_ERR_ARGUMENT, "mla_mtp_forward: %s is NULL", tokens ? "hidden" : "tokens");
     if (depth < 0 || depth >= f->num_nextn_predict_layers)
         return mla__fail(&c->err, MLA_ERR_ARGUMENT, "mla_mtp_forward: depth %d, num_nextn_predict_layers is %d", depth,
                          f->num_nextn_predict_layers);
     const mla_mtp_weights *x = &m->mtp[depth];
-    const char *lack = !x->eh_proj.weight.data           ? "eh_proj"
-                       : !x->embed.data                  ? "embed"
-                       : normed && !x->enorm.weight.data ? "enorm.weight"
-                       : normed && !x->hnorm.weight.data ? "hnorm.weight"
-                       : normed && !x->norm.weight.data  ? "norm.weight"
-                                                         : NULL;
-    if (lack) return mla__fail(&c->err, MLA_ERR_WEIGHTS, "weights.mtp[%d].%s: missing", depth, lack);
+    const mla__entry *lack = mla__lacks(f, MLA__IN_MTP, x);
+    if (lack)
+        return mla__fail(&c->err, MLA_ERR_WEIGHTS, "weights.mtp[%d].%s%s: missing", depth, lack->name,
+                         mla__is_norm(lack) ? ".weight" : "");
     if ((r = mla__complete(c, layer, layer + 1)) != MLA_OK || (r = mla__check_sequences(c, seqs, n_seqs, &T)) != MLA_OK)
         return r;
     for (int s = 0; s < n_seqs; s++) {
