@@ -64,7 +64,8 @@ SHARING        One model may be used by any number of contexts at once; a contex
 #include <stddef.h>
 #include <stdint.h>
 
-#define MLA_VERSION "0.1.0"
+#define MLA_VERSION        "0.2.0"
+#define MLA_VERSION_NUMBER 200 /* 10000 * major + 100 * minor + patch */
 
 #ifndef MLA_API
 #define MLA_API extern /* define as `static` for a private copy */
@@ -442,13 +443,18 @@ typedef struct mla_cache_desc {
                               used */
 } mla_cache_desc;
 
+typedef struct mla_pool_desc {
+    int n_pages;
+    mla_dtype dtype, index_dtype; /* as in mla_cache_desc */
+    mla_allocator alloc;
+} mla_pool_desc;
+
 /* Errors: ARGUMENT, MEMORY. */
-MLA_API mla_result mla_pool_create(mla_pool **out, const mla_model *model, int n_pages, mla_dtype dtype,
-                                   mla_dtype index_dtype, const mla_allocator *alloc, mla_error *err);
-MLA_API void mla_pool_destroy(mla_pool *pool); /* after all its caches */
-MLA_API size_t mla_pool_size(const mla_model *model, int n_pages, mla_dtype dtype, mla_dtype index_dtype);
-MLA_API mla_result mla_pool_init(mla_pool **out, void *memory, size_t bytes, const mla_model *model, int n_pages,
-                                 mla_dtype dtype, mla_dtype index_dtype, mla_error *err);
+MLA_API mla_result mla_pool_create(mla_pool **out, const mla_model *model, const mla_pool_desc *desc, mla_error *err);
+MLA_API void mla_pool_destroy(mla_pool *pool);                                   /* after all its caches */
+MLA_API size_t mla_pool_size(const mla_model *model, const mla_pool_desc *desc); /* 0: desc is not valid */
+MLA_API mla_result mla_pool_init(mla_pool **out, void *memory, size_t bytes, const mla_model *model,
+                                 const mla_pool_desc *desc, mla_error *err);
 MLA_API int mla_pool_free_pages(const mla_pool *pool);
 
 MLA_API mla_result mla_cache_create(mla_cache **out, const mla_model *model, const mla_cache_desc *desc,
@@ -468,8 +474,9 @@ MLA_API void mla_cache_reset(mla_cache *cache); /* truncate to 0 */
    copied. dst and src are independent afterwards: either may be changed or destroyed first. Errors: ARGUMENT (shapes or
    dtypes differ), FULL. */
 MLA_API mla_result mla_cache_fork(mla_cache *dst, const mla_cache *src, mla_error *err);
-/* Append n tokens' rows [layers, n, R+P, or R+P+d] (latent normed, keys rotated, as the cache keeps them). Error: FULL.
- */
+/* Append n tokens' rows: for each layer n of them [latent R | rope key P], in layers that have an indexer of their own
+   n of [R | P | index key d], so that the parts of different layers may differ in length. Latents normed, keys rotated,
+   as the cache keeps them. Error: FULL. */
 MLA_API mla_result mla_cache_append(mla_cache *cache, int n, const float *rows, mla_error *err);
 /* One row [R+P, or R+P+d], as f32. Error: ARGUMENT, also for a row that mla_mtp_forward has not written. */
 MLA_API mla_result mla_cache_read(const mla_cache *cache, int layer, int position, float *row, mla_error *err);
@@ -3242,22 +3249,68 @@ static void *mla__begin(mla__arena *a, void *memory, size_t size) {
 }
 static size_t mla__total(const mla__arena *a) { return a->used >= MLA__TOO_LARGE ? SIZE_MAX : a->used + MLA__ALIGN; }
 
-static mla_result mla__allocate(void **out, const mla_allocator *alloc, size_t bytes, const char *what,
-                                mla_error *err) {
-    *out = bytes == SIZE_MAX ? NULL : alloc && alloc->alloc ? alloc->alloc(alloc->user, bytes) : malloc(bytes);
-    return *out ? MLA_OK : mla__fail(err, MLA_ERR_MEMORY, "%s: no memory for %.0f bytes", what, (double)bytes);
+/* Stands first in every object. */
+typedef struct mla__object {
+    mla_allocator alloc;
+    void *memory; /* what destroy gives back; NULL: it is the caller's */
+} mla__object;
+
+/* How objects of a kind are made from a model (a model: from nothing but its desc) and a desc. */
+typedef struct mla__kind {
+    const char *name;
+    mla_result (*check)(const mla_model *m, const void *desc, mla_error *err);
+    void *(*layout)(const mla_model *m, const void *desc, void *memory, size_t *bytes); /* of what has been checked */
+} mla__kind;
+
+static size_t mla__object_size(const mla__kind *kind, const mla_model *m, const void *desc) {
+    size_t bytes;
+    if (kind->check(m, desc, NULL) != MLA_OK) return 0;
+    kind->layout(m, desc, NULL, &bytes);
+    return bytes;
 }
-static void mla__release(const mla_allocator *alloc, void *memory) {
-    if (alloc->alloc)
-        alloc->free(alloc->user, memory);
-    else
-        free(memory);
+/* *out = object; out points to a pointer of the object's own type. */
+static void mla__object_give(void *out, void *object) { memcpy(out, &object, sizeof object); }
+
+static mla_result mla__object_check(const mla__kind *kind, void *out, size_t *need, const mla_model *m,
+                                    const void *desc, mla_error *err) {
+    mla_result r;
+    if (!out) return mla__fail(err, MLA_ERR_ARGUMENT, "%s: out is NULL", kind->name);
+    mla__object_give(out, NULL);
+    if ((r = kind->check(m, desc, err)) == MLA_OK) kind->layout(m, desc, NULL, need);
+    return r;
 }
-static mla_result mla__fits(const void *memory, size_t bytes, size_t need, const char *what, mla_error *err) {
-    if (!memory) return mla__fail(err, MLA_ERR_ARGUMENT, "%s: memory is NULL", what);
+static mla_result mla__object_init(const mla__kind *kind, void *out, void *memory, size_t bytes, const mla_model *m,
+                                   const void *desc, mla_error *err) {
+    size_t need;
+    const mla_result r = mla__object_check(kind, out, &need, m, desc, err);
+    if (r != MLA_OK) return r;
+    if (!memory) return mla__fail(err, MLA_ERR_ARGUMENT, "mla_%s_init: memory is NULL", kind->name);
     if (bytes < need)
-        return mla__fail(err, MLA_ERR_MEMORY, "%s: %.0f bytes given, %.0f needed", what, (double)bytes, (double)need);
+        return mla__fail(err, MLA_ERR_MEMORY, "mla_%s_init: %.0f bytes given, %.0f needed", kind->name, (double)bytes,
+                         (double)need);
+    mla__object_give(out, kind->layout(m, desc, memory, &need));
     return MLA_OK;
+}
+static mla_result mla__object_create(const mla__kind *kind, void *out, const mla_allocator *alloc, const mla_model *m,
+                                     const void *desc, mla_error *err) {
+    size_t bytes;
+    const mla_result r = mla__object_check(kind, out, &bytes, m, desc, err);
+    if (r != MLA_OK) return r;
+    void *memory = bytes == SIZE_MAX ? NULL : alloc && alloc->alloc ? alloc->alloc(alloc->user, bytes) : malloc(bytes);
+    if (!memory) return mla__fail(err, MLA_ERR_MEMORY, "%s: no memory for %.0f bytes", kind->name, (double)bytes);
+    mla__object *object = (mla__object *)kind->layout(m, desc, memory, &bytes);
+    if (alloc) object->alloc = *alloc;
+    object->memory = memory;
+    mla__object_give(out, object);
+    return MLA_OK;
+}
+static void mla__object_destroy(mla__object *object) {
+    if (!object || !object->memory) return;
+    const mla__object o = *object; /* it lies in the memory that goes */
+    if (o.alloc.alloc)
+        o.alloc.free(o.alloc.user, o.memory);
+    else
+        free(o.memory);
 }
 
 /* ---- >>presets --------------------------------------------------------------------------------------------------- */
@@ -3988,7 +4041,10 @@ static mla_result mla__check_weights(const mla_config *c, const mla_weights *w, 
     return k.result;
 }
 
+/* ---- >>model-object --------------------------------------------------------------------------------------------- */
+
 struct mla_model {
+    mla__object object;
     mla_config c;
     mla_weights w;
     mla_layer_weights *layers;
@@ -3997,116 +4053,96 @@ struct mla_model {
     float *inv, amp;
     int *indexer, n_indexers; /* [layers]: which of the indexers in use is a layer's own, -1: none */
     unsigned dtypes;          /* of the linears, a bit each */
-    mla_allocator alloc;
-    void *memory; /* what destroy gives back */
 };
 
-static mla_model *mla__model_layout(const mla_config *c, void *memory, size_t *bytes) {
-    mla__arena a;
-    mla_model *m = (mla_model *)mla__begin(&a, memory, sizeof *m);
-    mla_layer_weights *layers = MLA__TAKE(&a, mla_layer_weights, mla__all_layers(c));
-    mla_mtp_weights *mtp = MLA__TAKE(&a, mla_mtp_weights, c->num_nextn_predict_layers);
-    mla_mlp_weights *experts = MLA__TAKE(&a, mla_mlp_weights, (double)mla__all_layers(c) * c->n_routed_experts);
-    float *inv = MLA__TAKE(&a, float, c->qk_rope_head_dim / 2);
-    int *indexer = MLA__TAKE(&a, int, mla__all_layers(c));
-    *bytes = mla__total(&a);
-    if (m) {
-        memset(m, 0, sizeof *m);
-        m->c = *c, m->layers = layers, m->mtp = mtp, m->experts = experts, m->inv = inv, m->indexer = indexer;
-    }
-    return m;
+typedef struct mla__model_desc {
+    const mla_config *config;
+    const mla_weights *weights;
+    int only_size; /* weights are not asked for */
+} mla__model_desc;
+static mla__model_desc mla__model_desc_of(const mla_config *config, const mla_weights *weights, int only_size) {
+    mla__model_desc d;
+    d.config = config, d.weights = weights, d.only_size = only_size;
+    return d;
 }
 
-size_t mla_model_size(const mla_config *config) {
+static mla_result mla__model_check(const mla_model *none, const void *desc, mla_error *err) {
+    const mla__model_desc *d = (const mla__model_desc *)desc;
     mla_config c;
-    size_t bytes;
-    if (!config) return 0;
-    c = *config;
-    if (mla__check_config(&c, NULL) != MLA_OK) return 0;
-    mla__model_layout(&c, NULL, &bytes);
-    return bytes;
-}
-
-mla_result mla_model_init(mla_model **out, void *memory, size_t bytes, const mla_config *config,
-                          const mla_weights *weights, mla_error *err) {
-    mla_config c;
-    mla_model *m;
-    size_t need;
     unsigned dtypes;
     mla_result r;
-    if (out) *out = NULL;
-    if (!out || !config || !weights)
-        return mla__fail(err, MLA_ERR_ARGUMENT, "mla_model_init: %s is NULL",
-                         !out      ? "out"
-                         : !config ? "config"
-                                   : "weights");
-    c = *config;
-    if ((r = mla__check_config(&c, err)) != MLA_OK || (r = mla__check_weights(&c, weights, &dtypes, err)) != MLA_OK)
-        return r;
-    mla__model_layout(&c, NULL, &need);
-    if ((r = mla__fits(memory, bytes, need, "mla_model_init", err)) != MLA_OK) return r;
-    m = mla__model_layout(&c, memory, &need);
-    m->w = *weights;
-    m->dtypes = dtypes;
+    (void)none;
+    if (!d->config || (!d->weights && !d->only_size))
+        return mla__fail(err, MLA_ERR_ARGUMENT, "model: %s is NULL", d->config ? "weights" : "config");
+    c = *d->config;
+    if ((r = mla__check_config(&c, err)) != MLA_OK || d->only_size) return r;
+    return mla__check_weights(&c, d->weights, &dtypes, err);
+}
+
+/* m's copy of w, with what is absent replaced by what stands in for it. */
+static void mla__model_fill(mla_model *m, const mla_weights *w) {
+    const mla_config *c = &m->c;
+    m->w = *w;
     if (!m->w.head.data) m->w.head = m->w.embed;
-    for (int i = 0; i < c.num_nextn_predict_layers; i++) {
-        m->mtp[i] = weights->mtp[i];
+    for (int i = 0; i < c->num_nextn_predict_layers; i++) {
+        m->mtp[i] = w->mtp[i];
         if (!m->mtp[i].embed.data) m->mtp[i].embed = m->w.embed;
         if (!m->mtp[i].head.data) m->mtp[i].head = m->w.head;
     }
-    for (int i = 0; i < mla__all_layers(&c); i++) {
-        m->layers[i] = weights->layers[i];
+    for (int i = 0; i < mla__all_layers(c); i++) {
+        m->layers[i] = w->layers[i];
         m->indexer[i] =
-            c.index_topk > 0 && mla__has(MLA__IN_INDEXER, &m->layers[i].attn.indexer) ? m->n_indexers++ : -1;
-        if (m->layers[i].moe.experts) {
-            mla_mlp_weights *to = m->experts + (mla__sz)i * c.n_routed_experts;
-            memcpy(to, m->layers[i].moe.experts, (size_t)c.n_routed_experts * sizeof *to);
-            m->layers[i].moe.experts = to;
-        }
+            c->index_topk > 0 && mla__has(MLA__IN_INDEXER, &m->layers[i].attn.indexer) ? m->n_indexers++ : -1;
+        if (!m->layers[i].moe.experts) continue;
+        mla_mlp_weights *to = m->experts + (mla__sz)i * c->n_routed_experts;
+        memcpy(to, m->layers[i].moe.experts, (size_t)c->n_routed_experts * sizeof *to);
+        m->layers[i].moe.experts = to;
     }
     m->w.layers = m->layers, m->w.mtp = m->mtp;
-    m->amp = mla__rope_amplitude(&c.rope, c.qk_rope_head_dim);
-    for (int i = 0; i < c.qk_rope_head_dim / 2; i++) m->inv[i] = mla__rope_inv(&c.rope, c.qk_rope_head_dim, i);
-    m->c.rope.inv_freq = m->c.rope.short_factor = m->c.rope.long_factor =
-        NULL; /* used up; the caller's arrays may go */
-    *out = m;
-    return MLA_OK;
 }
+
+static void *mla__model_layout(const mla_model *none, const void *desc, void *memory, size_t *bytes) {
+    const mla__model_desc *d = (const mla__model_desc *)desc;
+    mla__arena a;
+    mla_model *at = (mla_model *)mla__begin(&a, memory, sizeof *at), m;
+    (void)none;
+    memset(&m, 0, sizeof m);
+    m.c = *d->config;
+    mla__check_config(&m.c, NULL);
+    m.layers = MLA__TAKE(&a, mla_layer_weights, mla__all_layers(&m.c));
+    m.mtp = MLA__TAKE(&a, mla_mtp_weights, m.c.num_nextn_predict_layers);
+    m.experts = MLA__TAKE(&a, mla_mlp_weights, (double)mla__all_layers(&m.c) * m.c.n_routed_experts);
+    m.inv = MLA__TAKE(&a, float, m.c.qk_rope_head_dim / 2);
+    m.indexer = MLA__TAKE(&a, int, mla__all_layers(&m.c));
+    *bytes = mla__total(&a);
+    if (!at) return NULL;
+    *at = m;
+    mla__check_weights(&at->c, d->weights, &at->dtypes, NULL);
+    mla__model_fill(at, d->weights);
+    mla_rope *rope = &at->c.rope;
+    at->amp = mla__rope_amplitude(rope, at->c.qk_rope_head_dim);
+    for (int i = 0; i < at->c.qk_rope_head_dim / 2; i++) at->inv[i] = mla__rope_inv(rope, at->c.qk_rope_head_dim, i);
+    rope->inv_freq = rope->short_factor = rope->long_factor = NULL; /* used up; the caller's arrays may go */
+    return at;
+}
+
+static const mla__kind mla__model_kind = {"model", mla__model_check, mla__model_layout};
 
 mla_result mla_model_create(mla_model **out, const mla_config *config, const mla_weights *weights,
                             const mla_allocator *alloc, mla_error *err) {
-    mla_config c;
-    void *memory;
-    size_t bytes;
-    unsigned dtypes;
-    mla_result r;
-    if (out) *out = NULL;
-    if (!out || !config || !weights)
-        return mla__fail(err, MLA_ERR_ARGUMENT, "mla_model_create: %s is NULL",
-                         !out      ? "out"
-                         : !config ? "config"
-                                   : "weights");
-    c = *config;
-    if ((r = mla__check_config(&c, err)) != MLA_OK || (r = mla__check_weights(&c, weights, &dtypes, err)) != MLA_OK)
-        return r;
-    mla__model_layout(&c, NULL, &bytes);
-    if ((r = mla__allocate(&memory, alloc, bytes, "model", err)) != MLA_OK) return r;
-    if ((r = mla_model_init(out, memory, bytes, config, weights, err)) == MLA_OK) {
-        if (alloc) (*out)->alloc = *alloc;
-        (*out)->memory = memory;
-    } else if (alloc) {
-        mla__release(alloc, memory);
-    } else {
-        free(memory);
-    }
-    return r;
+    const mla__model_desc d = mla__model_desc_of(config, weights, 0);
+    return mla__object_create(&mla__model_kind, out, alloc, NULL, &d, err);
 }
-void mla_model_destroy(mla_model *m) {
-    if (m && m->memory) {
-        const mla_allocator alloc = m->alloc;
-        mla__release(&alloc, m->memory);
-    }
+mla_result mla_model_init(mla_model **out, void *memory, size_t bytes, const mla_config *config,
+                          const mla_weights *weights, mla_error *err) {
+    const mla__model_desc d = mla__model_desc_of(config, weights, 0);
+    return mla__object_init(&mla__model_kind, out, memory, bytes, NULL, &d, err);
 }
+size_t mla_model_size(const mla_config *config) {
+    const mla__model_desc d = mla__model_desc_of(config, NULL, 1);
+    return mla__object_size(&mla__model_kind, NULL, &d);
+}
+void mla_model_destroy(mla_model *m) { mla__object_destroy(m ? &m->object : NULL); }
 
 const mla_config *mla_model_config(const mla_model *m) { return &m->c; }
 const float *mla_model_inv_freq(const mla_model *m) { return m->inv; }
@@ -4148,20 +4184,20 @@ double mla_model_bytes(const mla_model *m, int n_tokens) {
     return sum;
 }
 
-/* ---- cache ------------------------------------------------------------------------------------------------------- */
+/* ---- >>cache-object --------------------------------------------------------------------------------------------- */
 
 struct mla_pool {
+    mla__object object;
     int n_pages, n_layers, width, n_free;
     int n_indexers, index_width; /* layers with an index key, and values in one */
     mla_dtype dtype, index_dtype;
     int *refs, *free_pages;
     mla__sz page_bytes;
     unsigned char *rows; /* [n_pages] of [n_layers, MLA_PAGE, width] and [n_indexers, MLA_PAGE, index_width] */
-    mla_allocator alloc;
-    void *memory;
 };
 
 struct mla_cache {
+    mla__object object;
     int n_layers, width, capacity, length;
     int n_indexers, index_width;
     int in_call; /* marks the sequences of a call, to find doubles */
@@ -4175,8 +4211,6 @@ struct mla_cache {
                             position length on */
     unsigned char *rows; /* contiguous: [n_layers, capacity, width] */
     unsigned char *index_rows; /* [n_indexers, capacity, index_width] */
-    mla_allocator alloc;
-    void *memory;
 };
 
 static int mla__index_width(const mla_model *m) { return m->n_indexers ? m->c.index_head_dim : 0; }
@@ -4214,70 +4248,44 @@ static unsigned char *mla__index_row(const mla_cache *k, int layer, int position
            k->n_layers * MLA_PAGE * mla__bytes(k->dtype, k->width) + (at * MLA_PAGE + position % MLA_PAGE) * bytes;
 }
 
-static mla_pool *mla__pool_layout(const mla_model *m, int n_pages, mla_dtype dtype, mla_dtype index_dtype, void *memory,
-                                  size_t *bytes) {
+static mla_result mla__pool_check(const mla_model *m, const void *desc, mla_error *err) {
+    const mla_pool_desc *d = (const mla_pool_desc *)desc;
+    if (!m || !d) return mla__fail(err, MLA_ERR_ARGUMENT, "pool: %s is NULL", m ? "desc" : "model");
+    if (d->n_pages < 1) return mla__fail(err, MLA_ERR_ARGUMENT, "pool.n_pages: %d, must be at least 1", d->n_pages);
+    return mla__cache_dtypes(m, d->dtype, d->index_dtype, "pool", err);
+}
+static void *mla__pool_layout(const mla_model *m, const void *desc, void *memory, size_t *bytes) {
+    const mla_pool_desc *d = (const mla_pool_desc *)desc;
     mla__arena a;
-    mla_pool *p = (mla_pool *)mla__begin(&a, memory, sizeof *p);
-    const int width = m->c.kv_lora_rank + m->c.qk_rope_head_dim, index_width = mla__index_width(m);
-    int *refs = MLA__TAKE(&a, int, n_pages), *free_pages = MLA__TAKE(&a, int, n_pages);
-    const double latents = mla__all_layers(&m->c) * (double)mla__bytes(dtype, width);
-    const double page_bytes = MLA_PAGE * (latents + m->n_indexers * (double)mla__bytes(index_dtype, index_width));
-    unsigned char *rows = MLA__TAKE(&a, unsigned char, n_pages *page_bytes);
+    mla_pool *at = (mla_pool *)mla__begin(&a, memory, sizeof *at), p;
+    memset(&p, 0, sizeof p);
+    p.n_pages = p.n_free = d->n_pages, p.n_layers = mla__all_layers(&m->c), p.n_indexers = m->n_indexers;
+    p.width = m->c.kv_lora_rank + m->c.qk_rope_head_dim, p.index_width = mla__index_width(m);
+    p.dtype = d->dtype, p.index_dtype = d->index_dtype;
+    const double page_bytes = MLA_PAGE * (p.n_layers * (double)mla__bytes(p.dtype, p.width) +
+                                          p.n_indexers * (double)mla__bytes(p.index_dtype, p.index_width));
+    p.page_bytes = (mla__sz)page_bytes;
+    p.refs = MLA__TAKE(&a, int, p.n_pages);
+    p.free_pages = MLA__TAKE(&a, int, p.n_pages);
+    p.rows = MLA__TAKE(&a, unsigned char, p.n_pages *page_bytes);
     *bytes = mla__total(&a);
-    if (p) {
-        memset(p, 0, sizeof *p);
-        p->n_pages = p->n_free = n_pages, p->n_layers = mla__all_layers(&m->c), p->width = width, p->dtype = dtype;
-        p->n_indexers = m->n_indexers, p->index_width = index_width, p->index_dtype = index_dtype;
-        p->refs = refs, p->free_pages = free_pages, p->rows = rows, p->page_bytes = (mla__sz)page_bytes;
-        for (int i = 0; i < n_pages; i++) refs[i] = 0, free_pages[i] = n_pages - 1 - i;
-    }
-    return p;
+    if (!at) return NULL;
+    for (int i = 0; i < p.n_pages; i++) p.refs[i] = 0, p.free_pages[i] = p.n_pages - 1 - i;
+    *at = p;
+    return at;
 }
-static mla_result mla__pool_check(const mla_model *m, int n_pages, mla_dtype dtype, mla_dtype index_dtype,
-                                  mla_error *err) {
-    if (!m) return mla__fail(err, MLA_ERR_ARGUMENT, "pool: model is NULL");
-    if (n_pages < 1) return mla__fail(err, MLA_ERR_ARGUMENT, "pool.n_pages: %d, must be at least 1", n_pages);
-    return mla__cache_dtypes(m, dtype, index_dtype, "pool", err);
+
+static const mla__kind mla__pool_kind = {"pool", mla__pool_check, mla__pool_layout};
+
+mla_result mla_pool_create(mla_pool **out, const mla_model *m, const mla_pool_desc *d, mla_error *err) {
+    return mla__object_create(&mla__pool_kind, out, d ? &d->alloc : NULL, m, d, err);
 }
-size_t mla_pool_size(const mla_model *m, int n_pages, mla_dtype dtype, mla_dtype index_dtype) {
-    size_t bytes;
-    if (mla__pool_check(m, n_pages, dtype, index_dtype, NULL) != MLA_OK) return 0;
-    mla__pool_layout(m, n_pages, dtype, index_dtype, NULL, &bytes);
-    return bytes;
+mla_result mla_pool_init(mla_pool **out, void *memory, size_t bytes, const mla_model *m, const mla_pool_desc *d,
+                         mla_error *err) {
+    return mla__object_init(&mla__pool_kind, out, memory, bytes, m, d, err);
 }
-mla_result mla_pool_init(mla_pool **out, void *memory, size_t bytes, const mla_model *m, int n_pages, mla_dtype dtype,
-                         mla_dtype index_dtype, mla_error *err) {
-    mla_result r;
-    size_t need;
-    if (!out) return mla__fail(err, MLA_ERR_ARGUMENT, "pool: out is NULL");
-    *out = NULL;
-    if ((r = mla__pool_check(m, n_pages, dtype, index_dtype, err)) != MLA_OK) return r;
-    if ((r = mla__fits(memory, bytes, mla_pool_size(m, n_pages, dtype, index_dtype), "mla_pool_init", err)) != MLA_OK)
-        return r;
-    *out = mla__pool_layout(m, n_pages, dtype, index_dtype, memory, &need);
-    return MLA_OK;
-}
-mla_result mla_pool_create(mla_pool **out, const mla_model *m, int n_pages, mla_dtype dtype, mla_dtype index_dtype,
-                           const mla_allocator *alloc, mla_error *err) {
-    mla_result r;
-    void *memory;
-    size_t bytes;
-    if (!out) return mla__fail(err, MLA_ERR_ARGUMENT, "pool: out is NULL");
-    *out = NULL;
-    if ((r = mla__pool_check(m, n_pages, dtype, index_dtype, err)) != MLA_OK) return r;
-    bytes = mla_pool_size(m, n_pages, dtype, index_dtype);
-    if ((r = mla__allocate(&memory, alloc, bytes, "pool", err)) != MLA_OK) return r;
-    r = mla_pool_init(out, memory, bytes, m, n_pages, dtype, index_dtype, err);
-    if (alloc) (*out)->alloc = *alloc;
-    (*out)->memory = memory;
-    return r;
-}
-void mla_pool_destroy(mla_pool *p) {
-    if (p && p->memory) {
-        const mla_allocator alloc = p->alloc;
-        mla__release(&alloc, p->memory);
-    }
-}
+size_t mla_pool_size(const mla_model *m, const mla_pool_desc *d) { return mla__object_size(&mla__pool_kind, m, d); }
+void mla_pool_destroy(mla_pool *p) { mla__object_destroy(p ? &p->object : NULL); }
 int mla_pool_free_pages(const mla_pool *p) { return p->n_free; }
 
 static void mla__page_drop(mla_pool *p, int page) {
@@ -4332,89 +4340,62 @@ static void mla__unreserve(mla_cache *k) {
     }
 }
 
-static mla_cache *mla__cache_layout(const mla_model *m, const mla_cache_desc *d, void *memory, size_t *bytes) {
-    mla__arena a;
-    mla_cache *k = (mla_cache *)mla__begin(&a, memory, sizeof *k);
-    const int width = m->c.kv_lora_rank + m->c.qk_rope_head_dim;
-    const int index_width = mla__index_width(m);
-    const mla_dtype dtype = d->pool ? d->pool->dtype : d->dtype,
-                    index_dtype = d->pool ? d->pool->index_dtype : d->index_dtype;
-    const double rows_own = d->pool ? 0 : d->capacity;
-    const double pages = d->pool ? (double)d->capacity / MLA_PAGE + 1 : 0;
-    int *table = MLA__TAKE(&a, int, pages), *had = MLA__TAKE(&a, int, pages),
-        *indexer = MLA__TAKE(&a, int, mla__all_layers(&m->c));
-    int *ahead = MLA__TAKE(&a, int, m->c.num_nextn_predict_layers);
-    unsigned char *rows =
-        MLA__TAKE(&a, unsigned char, rows_own *mla__all_layers(&m->c) * (double)mla__bytes(dtype, width));
-    unsigned char *index_rows =
-        MLA__TAKE(&a, unsigned char, rows_own * m->n_indexers * (double)mla__bytes(index_dtype, index_width));
-    *bytes = mla__total(&a);
-    if (k) {
-        memset(k, 0, sizeof *k);
-        k->n_layers = mla__all_layers(&m->c), k->width = width, k->capacity = d->capacity, k->dtype = dtype;
-        k->pool = d->pool, k->table = table, k->had = had, k->rows = rows, k->index_rows = index_rows,
-        k->indexer = indexer;
-        k->n_indexers = m->n_indexers, k->index_width = index_width, k->index_dtype = index_dtype;
-        k->ahead = ahead, k->n_ahead = m->c.num_nextn_predict_layers;
-        for (int i = 0; i < k->n_ahead; i++) ahead[i] = 0;
-        memcpy(indexer, m->indexer, (size_t)k->n_layers * sizeof *indexer);
-    }
-    return k;
-}
-static mla_result mla__cache_check(const mla_model *m, const mla_cache_desc *d, mla_error *err) {
+static mla_result mla__cache_check(const mla_model *m, const void *desc, mla_error *err) {
+    const mla_cache_desc *d = (const mla_cache_desc *)desc;
     if (!m || !d) return mla__fail(err, MLA_ERR_ARGUMENT, "cache: %s is NULL", m ? "desc" : "model");
+    const int layers = mla__all_layers(&m->c), width = m->c.kv_lora_rank + m->c.qk_rope_head_dim;
+    const mla_pool *p = d->pool;
     if (m->c.num_attention_heads == 0)
         return mla__fail(err, MLA_ERR_ARGUMENT, "cache: the model has no attention (num_attention_heads is 0)");
     if (d->capacity < 1) return mla__fail(err, MLA_ERR_ARGUMENT, "cache.capacity: %d, must be at least 1", d->capacity);
-    if (d->pool &&
-        (d->pool->n_layers != mla__all_layers(&m->c) || d->pool->width != m->c.kv_lora_rank + m->c.qk_rope_head_dim))
+    if (!p) return mla__cache_dtypes(m, d->dtype, d->index_dtype, "cache", err);
+    if (p->n_layers != layers || p->width != width)
         return mla__fail(err, MLA_ERR_ARGUMENT, "cache.pool: made for %d layers of width %d, the model has %d of %d",
-                         d->pool->n_layers, d->pool->width, mla__all_layers(&m->c),
-                         m->c.kv_lora_rank + m->c.qk_rope_head_dim);
-    if (d->pool && (d->pool->n_indexers != m->n_indexers || d->pool->index_width != mla__index_width(m)))
+                         p->n_layers, p->width, layers, width);
+    if (p->n_indexers != m->n_indexers || p->index_width != mla__index_width(m))
         return mla__fail(err, MLA_ERR_ARGUMENT,
-                         "cache.pool: made for %d indexers with keys of %d, the model has %d of %d",
-                         d->pool->n_indexers, d->pool->index_width, m->n_indexers, mla__index_width(m));
-    return d->pool ? MLA_OK : mla__cache_dtypes(m, d->dtype, d->index_dtype, "cache", err);
+                         "cache.pool: made for %d indexers with keys of %d, the model has %d of %d", p->n_indexers,
+                         p->index_width, m->n_indexers, mla__index_width(m));
+    return MLA_OK;
 }
-size_t mla_cache_size(const mla_model *m, const mla_cache_desc *d) {
-    size_t bytes;
-    if (mla__cache_check(m, d, NULL) != MLA_OK) return 0;
-    mla__cache_layout(m, d, NULL, &bytes);
-    return bytes;
+static void *mla__cache_layout(const mla_model *m, const void *desc, void *memory, size_t *bytes) {
+    const mla_cache_desc *d = (const mla_cache_desc *)desc;
+    const double tokens = d->pool ? 0 : d->capacity, pages = d->pool ? (double)d->capacity / MLA_PAGE + 1 : 0;
+    mla__arena a;
+    mla_cache *at = (mla_cache *)mla__begin(&a, memory, sizeof *at), k;
+    memset(&k, 0, sizeof k);
+    k.pool = d->pool, k.capacity = d->capacity, k.n_layers = mla__all_layers(&m->c), k.n_indexers = m->n_indexers;
+    k.n_ahead = m->c.num_nextn_predict_layers;
+    k.width = m->c.kv_lora_rank + m->c.qk_rope_head_dim, k.index_width = mla__index_width(m);
+    k.dtype = d->pool ? d->pool->dtype : d->dtype, k.index_dtype = d->pool ? d->pool->index_dtype : d->index_dtype;
+    k.table = MLA__TAKE(&a, int, pages);
+    k.had = MLA__TAKE(&a, int, pages);
+    k.indexer = MLA__TAKE(&a, int, k.n_layers);
+    k.ahead = MLA__TAKE(&a, int, k.n_ahead);
+    k.rows = MLA__TAKE(&a, unsigned char, tokens *k.n_layers *(double)mla__bytes(k.dtype, k.width));
+    k.index_rows = MLA__TAKE(&a, unsigned char, tokens *k.n_indexers *(double)mla__bytes(k.index_dtype, k.index_width));
+    *bytes = mla__total(&a);
+    if (!at) return NULL;
+    for (int i = 0; i < k.n_ahead; i++) k.ahead[i] = 0;
+    memcpy(k.indexer, m->indexer, (size_t)k.n_layers * sizeof *k.indexer);
+    *at = k;
+    return at;
+}
+
+static const mla__kind mla__cache_kind = {"cache", mla__cache_check, mla__cache_layout};
+
+mla_result mla_cache_create(mla_cache **out, const mla_model *m, const mla_cache_desc *d, mla_error *err) {
+    return mla__object_create(&mla__cache_kind, out, d ? &d->alloc : NULL, m, d, err);
 }
 mla_result mla_cache_init(mla_cache **out, void *memory, size_t bytes, const mla_model *m, const mla_cache_desc *d,
                           mla_error *err) {
-    mla_result r;
-    size_t need;
-    if (!out) return mla__fail(err, MLA_ERR_ARGUMENT, "cache: out is NULL");
-    *out = NULL;
-    if ((r = mla__cache_check(m, d, err)) != MLA_OK) return r;
-    if ((r = mla__fits(memory, bytes, mla_cache_size(m, d), "mla_cache_init", err)) != MLA_OK) return r;
-    *out = mla__cache_layout(m, d, memory, &need);
-    return MLA_OK;
+    return mla__object_init(&mla__cache_kind, out, memory, bytes, m, d, err);
 }
-mla_result mla_cache_create(mla_cache **out, const mla_model *m, const mla_cache_desc *d, mla_error *err) {
-    mla_result r;
-    void *memory;
-    size_t bytes;
-    if (!out) return mla__fail(err, MLA_ERR_ARGUMENT, "cache: out is NULL");
-    *out = NULL;
-    if ((r = mla__cache_check(m, d, err)) != MLA_OK) return r;
-    bytes = mla_cache_size(m, d);
-    if ((r = mla__allocate(&memory, &d->alloc, bytes, "cache", err)) != MLA_OK) return r;
-    r = mla_cache_init(out, memory, bytes, m, d, err);
-    (*out)->alloc = d->alloc;
-    (*out)->memory = memory;
-    return r;
-}
+size_t mla_cache_size(const mla_model *m, const mla_cache_desc *d) { return mla__object_size(&mla__cache_kind, m, d); }
 void mla_cache_destroy(mla_cache *k) {
     if (!k) return;
     mla_cache_reset(k);
-    if (k->memory) {
-        const mla_allocator alloc = k->alloc;
-        mla__release(&alloc, k->memory);
-    }
+    mla__object_destroy(&k->object);
 }
 
 int mla_cache_length(const mla_cache *k) { return k->length; }
@@ -4437,10 +4418,8 @@ static int mla__other_indexer(const mla_cache *k, const int *indexer) {
     return -1;
 }
 
-mla_result mla_cache_fork(mla_cache *dst, const mla_cache *src, mla_error *err) {
-    mla_result r;
+static mla_result mla__fork_check(const mla_cache *dst, const mla_cache *src, mla_error *err) {
     if (!dst || !src) return mla__fail(err, MLA_ERR_ARGUMENT, "mla_cache_fork: %s is NULL", dst ? "src" : "dst");
-    if (dst == src) return MLA_OK;
     if (dst->n_layers != src->n_layers || dst->n_ahead != src->n_ahead || dst->width != src->width ||
         dst->dtype != src->dtype)
         return mla__fail(
@@ -4461,25 +4440,35 @@ mla_result mla_cache_fork(mla_cache *dst, const mla_cache *src, mla_error *err) 
     if (dst->capacity < src->length)
         return mla__fail(err, MLA_ERR_FULL, "mla_cache_fork: %d tokens, the capacity of dst is %d", src->length,
                          dst->capacity);
+    if (!dst->pool || dst->pool == src->pool) return MLA_OK;
+    int pages = dst->pool->n_free; /* what dst can have: the free ones and those it alone holds */
+    for (int i = 0; i < dst->n_pages; i++) pages += dst->pool->refs[dst->table[i]] == 1;
+    if (mla__pages(src->length) > pages)
+        return mla__fail(err, MLA_ERR_FULL, "mla_cache_fork: %d tokens, the pool has %d pages for dst", src->length,
+                         pages);
+    return MLA_OK;
+}
+static void mla__copy_rows(mla_cache *dst, const mla_cache *src) {
+    const size_t bytes = (size_t)mla__bytes(src->dtype, src->width),
+                 index_bytes = (size_t)mla__bytes(src->index_dtype, src->index_width);
+    for (int l = 0; l < src->n_layers; l++)
+        for (int u = 0; u < src->length; u++) {
+            memcpy(mla__row(dst, l, u), mla__row(src, l, u), bytes);
+            if (src->indexer[l] >= 0) memcpy(mla__index_row(dst, l, u), mla__index_row(src, l, u), index_bytes);
+        }
+}
+
+mla_result mla_cache_fork(mla_cache *dst, const mla_cache *src, mla_error *err) {
+    mla_result r;
+    if (dst && dst == src) return MLA_OK;
+    if ((r = mla__fork_check(dst, src, err)) != MLA_OK) return r;
+    mla_cache_reset(dst);
     if (dst->pool && dst->pool == src->pool) {
-        mla_cache_reset(dst);
         dst->n_pages = mla__pages(src->length);
         for (int i = 0; i < dst->n_pages; i++) dst->pool->refs[dst->table[i] = src->table[i]]++;
     } else {
-        int pages = dst->pool ? dst->pool->n_free : 0; /* what dst can have: the free ones and those it alone holds */
-        for (int i = 0; i < dst->n_pages; i++) pages += dst->pool->refs[dst->table[i]] == 1;
-        if (dst->pool && mla__pages(src->length) > pages)
-            return mla__fail(err, MLA_ERR_FULL, "mla_cache_fork: %d tokens, the pool has %d pages for dst", src->length,
-                             pages);
-        mla_cache_reset(dst);
         if ((r = mla__reserve(dst, src->length, "mla_cache_fork", err)) != MLA_OK) return r;
-        for (int l = 0; l < src->n_layers; l++)
-            for (int u = 0; u < src->length; u++) {
-                const size_t bytes = (size_t)mla__bytes(src->dtype, src->width),
-                             index_bytes = (size_t)mla__bytes(src->index_dtype, src->index_width);
-                memcpy(mla__row(dst, l, u), mla__row(src, l, u), bytes);
-                if (src->indexer[l] >= 0) memcpy(mla__index_row(dst, l, u), mla__index_row(src, l, u), index_bytes);
-            }
+        mla__copy_rows(dst, src);
     }
     dst->length = src->length;
     for (int i = 0; i < dst->n_ahead; i++) dst->ahead[i] = src->ahead[i];
@@ -4615,6 +4604,7 @@ typedef struct mla__worker {
 } mla__worker;
 
 struct mla_context {
+    mla__object object;
     const mla_model *m;
     mla__kernels k;
     mla_error err;
@@ -4649,8 +4639,6 @@ struct mla_context {
     float *score, *weight, *slot_weight,
         *h; /* [T, E+Z] [T, K] [T*K]; [T, I] of a dense layer, or [T*K, I] and the shared expert's */
     int *index, *slot_token, *offset; /* [T, K] [T*K] [E+Z+1] */
-    mla_allocator alloc;
-    void *memory;
 };
 
 typedef void (*mla__work)(mla_context *c, void *arg, int worker);
@@ -4681,7 +4669,15 @@ static void mla__parallel(mla_context *c, mla__work work, void *arg, double cost
         for (int i = 0; i < c->threads; i++) work(c, arg, i);
 }
 
-static mla_context *mla__context_layout(const mla_model *m, const mla_context_desc *d, void *memory, size_t *bytes) {
+/* NULL: all defaults. */
+static mla_context_desc mla__context_desc_of(const void *desc) {
+    mla_context_desc d;
+    memset(&d, 0, sizeof d);
+    return desc ? *(const mla_context_desc *)desc : d;
+}
+
+static void *mla__context_layout(const mla_model *m, const void *desc, void *memory, size_t *bytes) {
+    const mla_context_desc desc_or_zero = mla__context_desc_of(desc), *d = &desc_or_zero;
     const mla_config *c = &m->c;
     const int T = d->max_tokens > 0 ? d->max_tokens : 512, H = c->num_attention_heads, R = c->kv_lora_rank,
               P = c->qk_rope_head_dim;
@@ -4803,70 +4799,38 @@ static mla_context *mla__context_layout(const mla_model *m, const mla_context_de
     return x;
 }
 
-static mla_result mla__context_check(const mla_model *m, mla_context_desc *to, const mla_context_desc *d,
-                                     mla_error *err) {
+static mla_result mla__context_check(const mla_model *m, const void *desc, mla_error *err) {
+    const mla_context_desc d = mla__context_desc_of(desc);
     if (!m) return mla__fail(err, MLA_ERR_ARGUMENT, "context: model is NULL");
-    if (d)
-        *to = *d;
-    else
-        memset(to, 0, sizeof *to);
-    if (to->max_tokens < 0 || to->max_tokens > MLA__DIM_MAX)
-        return mla__fail(err, MLA_ERR_ARGUMENT, "context.max_tokens: %d", to->max_tokens);
-    if (to->threads < 0 || to->threads > 4096)
-        return mla__fail(err, MLA_ERR_ARGUMENT, "context.threads: %d, must be 0 to 4096", to->threads);
-    if ((unsigned)to->attn >= MLA_ATTN_PATH_COUNT)
-        return mla__fail(err, MLA_ERR_ARGUMENT, "context.attn: %d is no path", (int)to->attn);
-    if ((unsigned)to->isa >= MLA_ISA_COUNT)
-        return mla__fail(err, MLA_ERR_ARGUMENT, "context.isa: %d is no instruction set", (int)to->isa);
-    if (!mla_isa_available(to->isa))
-        return mla__fail(err, MLA_ERR_UNSUPPORTED, "context.isa: this machine has no %s", mla_isa_name(to->isa));
-    if (to->exact && m->dtypes & (1u << MLA_Q8X16 | 1u << MLA_Q4X16))
+    if (d.max_tokens < 0 || d.max_tokens > MLA__DIM_MAX)
+        return mla__fail(err, MLA_ERR_ARGUMENT, "context.max_tokens: %d", d.max_tokens);
+    if (d.threads < 0 || d.threads > 4096)
+        return mla__fail(err, MLA_ERR_ARGUMENT, "context.threads: %d, must be 0 to 4096", d.threads);
+    if ((unsigned)d.attn >= MLA_ATTN_PATH_COUNT)
+        return mla__fail(err, MLA_ERR_ARGUMENT, "context.attn: %d is no path", (int)d.attn);
+    if ((unsigned)d.isa >= MLA_ISA_COUNT)
+        return mla__fail(err, MLA_ERR_ARGUMENT, "context.isa: %d is no instruction set", (int)d.isa);
+    if (!mla_isa_available(d.isa))
+        return mla__fail(err, MLA_ERR_UNSUPPORTED, "context.isa: this machine has no %s", mla_isa_name(d.isa));
+    if (d.exact && m->dtypes & (1u << MLA_Q8X16 | 1u << MLA_Q4X16))
         return mla__fail(err, MLA_ERR_UNSUPPORTED, "context.exact: q8x16 and q4x16 weights need int8 activations");
-    if (to->exact && to->fp8_activations)
+    if (d.exact && d.fp8_activations)
         return mla__fail(err, MLA_ERR_ARGUMENT, "context.fp8_activations: rounds activations, exact keeps them in f32");
     return MLA_OK;
 }
-size_t mla_context_size(const mla_model *m, const mla_context_desc *desc) {
-    mla_context_desc d;
-    size_t bytes;
-    if (mla__context_check(m, &d, desc, NULL) != MLA_OK) return 0;
-    mla__context_layout(m, &d, NULL, &bytes);
-    return bytes;
+static const mla__kind mla__context_kind = {"context", mla__context_check, mla__context_layout};
+
+mla_result mla_context_create(mla_context **out, const mla_model *m, const mla_context_desc *d, mla_error *err) {
+    return mla__object_create(&mla__context_kind, out, d ? &d->alloc : NULL, m, d, err);
 }
 mla_result mla_context_init(mla_context **out, void *memory, size_t bytes, const mla_model *m,
-                            const mla_context_desc *desc, mla_error *err) {
-    mla_context_desc d;
-    mla_result r;
-    size_t need;
-    if (!out) return mla__fail(err, MLA_ERR_ARGUMENT, "context: out is NULL");
-    *out = NULL;
-    if ((r = mla__context_check(m, &d, desc, err)) != MLA_OK) return r;
-    mla__context_layout(m, &d, NULL, &need);
-    if ((r = mla__fits(memory, bytes, need, "mla_context_init", err)) != MLA_OK) return r;
-    *out = mla__context_layout(m, &d, memory, &need);
-    return MLA_OK;
+                            const mla_context_desc *d, mla_error *err) {
+    return mla__object_init(&mla__context_kind, out, memory, bytes, m, d, err);
 }
-mla_result mla_context_create(mla_context **out, const mla_model *m, const mla_context_desc *desc, mla_error *err) {
-    mla_context_desc d;
-    mla_result r;
-    void *memory;
-    size_t bytes;
-    if (!out) return mla__fail(err, MLA_ERR_ARGUMENT, "context: out is NULL");
-    *out = NULL;
-    if ((r = mla__context_check(m, &d, desc, err)) != MLA_OK) return r;
-    mla__context_layout(m, &d, NULL, &bytes);
-    if ((r = mla__allocate(&memory, &d.alloc, bytes, "context", err)) != MLA_OK) return r;
-    *out = mla__context_layout(m, &d, memory, &bytes);
-    (*out)->alloc = d.alloc;
-    (*out)->memory = memory;
-    return MLA_OK;
+size_t mla_context_size(const mla_model *m, const mla_context_desc *d) {
+    return mla__object_size(&mla__context_kind, m, d);
 }
-void mla_context_destroy(mla_context *c) {
-    if (c && c->memory) {
-        const mla_allocator alloc = c->alloc;
-        mla__release(&alloc, c->memory);
-    }
-}
+void mla_context_destroy(mla_context *c) { mla__object_destroy(c ? &c->object : NULL); }
 const mla_error *mla_context_error(const mla_context *c) { return &c->err; }
 mla_isa mla_context_isa(const mla_context *c) { return c->k.isa; }
 int mla_context_threads(const mla_context *c) { return c->threads; }

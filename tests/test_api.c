@@ -681,16 +681,20 @@ static void test_arguments(void) {
     x = context_of(m, 8, MLA_ATTN_AUTO);
     CHECK(mla_context_error(x)->code == MLA_OK && mla_context_error(x)->text[0] == 0, "a new context has no error");
     /* pool and cache */
-    REFUSED(mla_pool_create(NULL, m, 1, MLA_F32, MLA_F32, NULL, &error), MLA_ERR_ARGUMENT, "out", "NULL");
-    REFUSED(mla_pool_create(&none, NULL, 1, MLA_F32, MLA_F32, NULL, &error), MLA_ERR_ARGUMENT, "model", "NULL");
-    REFUSED(mla_pool_create(&none, m, 0, MLA_F32, MLA_F32, NULL, &error), MLA_ERR_ARGUMENT, "n_pages", "");
-    REFUSED(mla_pool_create(&none, m, -1, MLA_F32, MLA_F32, NULL, &error), MLA_ERR_ARGUMENT, "n_pages", "");
-    REFUSED(mla_pool_create(&none, m, 1, MLA_E4M3, MLA_F32, NULL, &error), MLA_ERR_ARGUMENT, "dtype", "");
-    REFUSED(mla_pool_create(&none, m, 1, (mla_dtype)-1, MLA_F32, NULL, &error), MLA_ERR_ARGUMENT, "dtype", "");
-    REFUSED(mla_pool_init(&none, NULL, 1 << 30, m, 1, MLA_F32, MLA_F32, &error), MLA_ERR_ARGUMENT, "memory", "NULL");
-    CHECK(none == NULL && mla_pool_size(m, 0, MLA_F32, MLA_F32) == 0 && mla_pool_size(NULL, 1, MLA_F32, MLA_F32) == 0,
+    REFUSED(mla_pool_create(NULL, m, &(mla_pool_desc){.n_pages = 1}, &error), MLA_ERR_ARGUMENT, "out", "NULL");
+    REFUSED(mla_pool_create(&none, NULL, &(mla_pool_desc){.n_pages = 1}, &error), MLA_ERR_ARGUMENT, "model", "NULL");
+    REFUSED(mla_pool_create(&none, m, &(mla_pool_desc){.n_pages = 0}, &error), MLA_ERR_ARGUMENT, "n_pages", "");
+    REFUSED(mla_pool_create(&none, m, &(mla_pool_desc){.n_pages = -1}, &error), MLA_ERR_ARGUMENT, "n_pages", "");
+    REFUSED(mla_pool_create(&none, m, &(mla_pool_desc){.n_pages = 1, .dtype = MLA_E4M3}, &error), MLA_ERR_ARGUMENT,
+            "dtype", "");
+    REFUSED(mla_pool_create(&none, m, &(mla_pool_desc){.n_pages = 1, .dtype = (mla_dtype)-1}, &error), MLA_ERR_ARGUMENT,
+            "dtype", "");
+    REFUSED(mla_pool_init(&none, NULL, 1 << 30, m, &(mla_pool_desc){.n_pages = 1}, &error), MLA_ERR_ARGUMENT, "memory",
+            "NULL");
+    CHECK(none == NULL && mla_pool_size(m, &(mla_pool_desc){.n_pages = 0}) == 0 &&
+              mla_pool_size(NULL, &(mla_pool_desc){.n_pages = 1}) == 0,
           "sizes of bad pools");
-    const size_t huge = mla_pool_size(m, INT_MAX, MLA_F32, MLA_F32);
+    const size_t huge = mla_pool_size(m, &(mla_pool_desc){.n_pages = INT_MAX});
     CHECK(huge == SIZE_MAX || (double)huge >= 2147483647.0 * L * MLA_PAGE * WIDTH * 4, "INT_MAX pages in %.0f bytes",
           (double)huge);
     memset(&kd, 0, sizeof kd);
@@ -717,7 +721,7 @@ static void test_arguments(void) {
     make_small(&s2);
     s2.c.num_hidden_layers = 1;
     mla_model *m2 = model_of(&s2);
-    MUST(mla_pool_create(&pool, m2, 2, MLA_F32, MLA_F32, NULL, &error));
+    MUST(mla_pool_create(&pool, m2, &(mla_pool_desc){.n_pages = 2}, &error));
     BAD_CACHE(d.pool = pool, "pool");
     mla_pool_destroy(pool);
     mla_cache *foreign = cache_of(m2, 4, NULL);
@@ -910,7 +914,7 @@ static void test_cache_ends(void) {
     for (int paged = 0; paged < 2; paged++) {
         mla_pool *pool = NULL;
         enum { CAPACITY = 70, PAGES = 2 };
-        if (paged) MUST(mla_pool_create(&pool, m, PAGES, MLA_F32, MLA_F32, NULL, &error));
+        if (paged) MUST(mla_pool_create(&pool, m, &(mla_pool_desc){.n_pages = PAGES}, &error));
         mla_cache *k = cache_of(m, CAPACITY, pool);
         mla_sequence q = sequence(k, CAPACITY + 1);
         CHECK(mla_cache_capacity(k) == CAPACITY && mla_cache_length(k) == 0, "a new cache");
@@ -969,8 +973,8 @@ static void test_forks(void) {
     static const int tokens[128];
     mla_pool *pool, *other_pool;
     SECTION("cache: forks");
-    MUST(mla_pool_create(&pool, m, PAGES, MLA_F32, MLA_F32, NULL, &error));
-    MUST(mla_pool_create(&other_pool, m, PAGES, MLA_F32, MLA_F32, NULL, &error));
+    MUST(mla_pool_create(&pool, m, &(mla_pool_desc){.n_pages = PAGES}, &error));
+    MUST(mla_pool_create(&other_pool, m, &(mla_pool_desc){.n_pages = PAGES}, &error));
     mla_cache *a = cache_of(m, 200, pool), *b = cache_of(m, 200, pool), *c = cache_of(m, 200, NULL),
               *d = cache_of(m, 200, other_pool), *tiny = cache_of(m, 3, NULL);
     fill_cache(a, 70, 0);
@@ -1069,7 +1073,7 @@ static void test_exhaustion(void) {
     mla_pool *pool;
     SECTION("cache: an exhausted pool");
     memset(tokens, 0, sizeof tokens);
-    MUST(mla_pool_create(&pool, m, PAGES, MLA_F32, MLA_F32, NULL, &error));
+    MUST(mla_pool_create(&pool, m, &(mla_pool_desc){.n_pages = PAGES}, &error));
     mla_cache *k[3];
     for (int i = 0; i < 3; i++) k[i] = cache_of(m, 64 * PAGES, pool), fill_cache(k[i], 10 * (i + 1), (float)i);
     mla_sequence q[3] = {sequence(k[0], 50), sequence(k[1], 60),
@@ -1133,7 +1137,7 @@ static void test_layers(void) {
     for (mla_attn_path path = MLA_ATTN_AUTO; path < MLA_ATTN_PATH_COUNT; path = (mla_attn_path)(path + 1)) {
         mla_context *x = context_of(m, 128, path);
         mla_pool *pool;
-        MUST(mla_pool_create(&pool, m, 3, MLA_F32, MLA_F32, NULL, &error));
+        MUST(mla_pool_create(&pool, m, &(mla_pool_desc){.n_pages = 3}, &error));
         mla_cache *k = cache_of(m, 128, pool), *other = cache_of(m, 192, pool);
         mla_sequence q = sequence(k, T);
         for (int l = 0; l < L; l++) { /* probs is [n_tokens, H, keys] here, whatever the layer is */
@@ -1213,7 +1217,8 @@ static mla_result all_objects(const small *s, const mla_allocator *a) {
     wipe();
     if ((r = mla_model_create(&m, &s->c, &s->w, a, &error)) == MLA_OK &&
         (r = mla_context_create(&x, m, &xd, &error)) == MLA_OK &&
-        (r = mla_pool_create(&pool, m, 2, MLA_F16, MLA_F32, a, &error)) == MLA_OK &&
+        (r = mla_pool_create(&pool, m, &(mla_pool_desc){.n_pages = 2, .dtype = MLA_F16, .alloc = *a}, &error)) ==
+            MLA_OK &&
         (r = mla_cache_create(&k, m, &kd, &error)) == MLA_OK) {
         kd.pool = pool;
         if ((r = mla_cache_create(&paged, m, &kd, &error)) == MLA_OK) {
@@ -1266,7 +1271,8 @@ static void test_allocator(void) {
     mla_context_desc d;
     memset(&c, 0, sizeof c);
     c.fail_at = 1;
-    REFUSED(mla_pool_create(&pool, m, INT_MAX, MLA_F32, MLA_F32, &a, &error), MLA_ERR_MEMORY, "memory", "bytes");
+    REFUSED(mla_pool_create(&pool, m, &(mla_pool_desc){.n_pages = INT_MAX, .alloc = a}, &error), MLA_ERR_MEMORY,
+            "memory", "bytes");
     CHECK(c.given == 0 || (double)c.last > 2147483647.0 * MLA_PAGE * L * WIDTH * 4,
           "INT_MAX pages: %.0f bytes asked for", (double)c.last);
     memset(&d, 0, sizeof d);
@@ -1304,7 +1310,7 @@ static void test_own_memory(void) {
             for (int paged = 0; paged < 2; paged++) {
                 xd.isa = isa;
                 const size_t size[4] = {mla_model_size(&s.c), mla_context_size(made, &xd),
-                                        mla_pool_size(made, 1, MLA_F32, MLA_F32), 0};
+                                        mla_pool_size(made, &(mla_pool_desc){.n_pages = 1}), 0};
                 char *block[4];
                 for (int i = 0; i < 3; i++)
                     block[i] = (char *)malloc(size[i] + off), memset(block[i], 0xa5, size[i] + off);
@@ -1315,9 +1321,10 @@ static void test_own_memory(void) {
                 refused(mla_context_init(&bad_x, block[1] + off, size[1] - 1, m, &xd, &error), MLA_ERR_MEMORY, &error,
                         "mla_context_init", "bytes", __LINE__);
                 MUST(mla_context_init(&x, block[1] + off, size[1], m, &xd, &error));
-                refused(mla_pool_init(&bad_pool, block[2] + off, size[2] - 1, m, 1, MLA_F32, MLA_F32, &error),
-                        MLA_ERR_MEMORY, &error, "mla_pool_init", "bytes", __LINE__);
-                MUST(mla_pool_init(&pool, block[2] + off, size[2], m, 1, MLA_F32, MLA_F32, &error));
+                refused(
+                    mla_pool_init(&bad_pool, block[2] + off, size[2] - 1, m, &(mla_pool_desc){.n_pages = 1}, &error),
+                    MLA_ERR_MEMORY, &error, "mla_pool_init", "bytes", __LINE__);
+                MUST(mla_pool_init(&pool, block[2] + off, size[2], m, &(mla_pool_desc){.n_pages = 1}, &error));
                 kd.pool = paged ? pool : NULL;
                 const size_t cache_size = mla_cache_size(m, &kd);
                 block[3] = (char *)malloc(cache_size + off);
@@ -1402,7 +1409,7 @@ static int append_without_end(void) {
     make_small(&s);
     mla_model *m = model_of(&s);
     mla_pool *pool;
-    MUST(mla_pool_create(&pool, m, 2, MLA_F32, MLA_F32, NULL, &error));
+    MUST(mla_pool_create(&pool, m, &(mla_pool_desc){.n_pages = 2}, &error));
     mla_cache *k = cache_of(m, INT_MAX, pool);
     float row[L * WIDTH];
     memset(row, 0, sizeof row);

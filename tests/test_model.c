@@ -204,8 +204,9 @@ static int session_open(session *s, const fixture *f, const way *w, int capacity
               "%s: not what was asked", way_text(f, w));
     if (ok && w->paged) {
         const int pages = 2 * ((capacity + MLA_PAGE - 1) / MLA_PAGE);
-        ok = CHECK(mla_pool_create(&s->pool, f->model, pages, w->dtype, MLA_F32, NULL, &err) == MLA_OK, "%s: %s",
-                   way_text(f, w), err.text);
+        ok = CHECK(mla_pool_create(&s->pool, f->model, &(mla_pool_desc){.n_pages = pages, .dtype = w->dtype}, &err) ==
+                       MLA_OK,
+                   "%s: %s", way_text(f, w), err.text);
     }
     for (int i = 0; ok && i < 2; i++) {
         mla_cache_desc cache = {.capacity = capacity, .dtype = w->dtype, .pool = s->pool};

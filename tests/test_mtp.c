@@ -258,7 +258,8 @@ static void test_layer(const subject *s, int all) { /* all: every path with ever
                 snprintf(way, sizeof way, "%s %s %s, in calls of %d", s->name, mla_isa_name((mla_isa)isa), paths[path],
                          chunks[i]);
                 if (i == 1)
-                    CHECK(mla_pool_create(&pool, s->model, 2, MLA_F32, MLA_F32, NULL, &err) == MLA_OK, "%s", err.text);
+                    CHECK(mla_pool_create(&pool, s->model, &(mla_pool_desc){.n_pages = 2}, &err) == MLA_OK, "%s",
+                          err.text);
                 c = context_of(s->model, (mla_isa)isa, (mla_attn_path)path, 1 + path, NULL, NULL);
                 k = cache_of(s->model, s->n, MLA_F32, pool);
                 run_ahead(c, s, k, n, chunks[i], x_of, hidden_of, logits_of);
@@ -376,7 +377,8 @@ static void test_pages(const subject *s) {
     float *state = (float *)room((size_t)N * (size_t)s->D, 4), x[512], y[512];
     int ids[N + 1];
     for (int i = 0; i <= N; i++) ids[i] = s->tokens[i % s->n];
-    if (!CHECK(mla_pool_create(&pool, s->model, 6, MLA_F32, MLA_F32, NULL, &err) == MLA_OK, "%s", err.text)) return;
+    if (!CHECK(mla_pool_create(&pool, s->model, &(mla_pool_desc){.n_pages = 6}, &err) == MLA_OK, "%s", err.text))
+        return;
     mla_cache *k = cache_of(s->model, N, MLA_F32, pool), *j = cache_of(s->model, N, MLA_F32, pool),
               *last = cache_of(s->model, N, MLA_F32, pool);
     for (int t = 0; t < N; t += 91) { /* 182 = 2 * 91 */
@@ -764,7 +766,8 @@ static void test_full(const subject *s) {
     int ids[MLA_PAGE + 1];
     const sampler_desc zero = {.seed = 1};
     for (int i = 0; i <= MLA_PAGE; i++) ids[i] = s->tokens[i % s->n];
-    if (!CHECK(mla_pool_create(&pool, s->model, 2, MLA_F32, MLA_F32, NULL, &err) == MLA_OK, "%s", err.text)) return;
+    if (!CHECK(mla_pool_create(&pool, s->model, &(mla_pool_desc){.n_pages = 2}, &err) == MLA_OK, "%s", err.text))
+        return;
     mla_cache *k = cache_of(s->model, 2 * MLA_PAGE, MLA_F32, pool), *other = cache_of(s->model, 1, MLA_F32, pool),
               *plain = cache_of(s->model, 2 * MLA_PAGE, MLA_F32, NULL);
     float *logits = (float *)room((size_t)s->V, 4);

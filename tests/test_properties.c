@@ -1783,8 +1783,8 @@ static void test_caches(void) {
             memset(&out, 0, sizeof out);
             out.all_logits = 1;
             for (int i = 0; i < BEFORE + T; i++) tokens[i] = test_int(&r, VOCAB), others[i] = test_int(&r, VOCAB);
-            MUST(mla_pool_create(&pool, t.m, PAGES, dtype, MLA_F32, NULL, &error));
-            MUST(mla_pool_create(&pool2, t.m, PAGES, dtype, MLA_F32, NULL, &error));
+            MUST(mla_pool_create(&pool, t.m, &(mla_pool_desc){.n_pages = PAGES, .dtype = dtype}, &error));
+            MUST(mla_pool_create(&pool2, t.m, &(mla_pool_desc){.n_pages = PAGES, .dtype = dtype}, &error));
             for (int i = 0; i < KINDS; i++)
                 k[i] = make_cache(t.m, BEFORE + T + i, dtype, i == 1 || i == 3 ? pool : i == 4 ? pool2 : NULL);
             for (int i = 0; i < 2; i++) {

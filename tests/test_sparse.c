@@ -605,8 +605,11 @@ static void test_ways(void) {
         static const mla_dtype dtypes[][2] = {
             {MLA_F32, MLA_F32}, {MLA_BF16, MLA_Q8}, {MLA_Q8, MLA_BF16}, {MLA_F16, MLA_F16}};
         for (int i = 0; i < 4; i++) {
-            MUST(mla_pool_create(&pool, s.model, PAGES, dtypes[i][0] == MLA_Q8 ? MLA_BF16 : dtypes[i][0], dtypes[i][1],
-                                 NULL, &error));
+            MUST(mla_pool_create(&pool, s.model,
+                                 &(mla_pool_desc){.n_pages = PAGES,
+                                                  .dtype = dtypes[i][0] == MLA_Q8 ? MLA_BF16 : dtypes[i][0],
+                                                  .index_dtype = dtypes[i][1]},
+                                 &error));
             mla_cache *plain =
                 make_cache(s.model, T, dtypes[i][0] == MLA_Q8 ? MLA_BF16 : dtypes[i][0], dtypes[i][1], NULL);
             mla_cache *a = make_cache(s.model, T, MLA_F32, MLA_F32, pool),
@@ -840,7 +843,7 @@ static void test_refusals(void) {
         c = good, c.index_topk = c.index_n_heads = c.index_head_dim = 0;
         MUST(mla_model_create(&m, &c, &w, NULL, &error));
         kd.capacity = 64;
-        const size_t without = mla_cache_size(m, &kd), pages = mla_pool_size(m, 3, MLA_F32, MLA_F32);
+        const size_t without = mla_cache_size(m, &kd), pages = mla_pool_size(m, &(mla_pool_desc){.n_pages = 3});
         CHECK(mla_model_bytes(m, 0) < mla_model_bytes(s.model, 0), "indexers in use are counted");
         /* two of three layers have keys of 32 values */
         CHECK(mla_cache_size(s.model, &kd) == without + 2 * 64 * 32 * 4, "index keys in f32: %zu bytes",
@@ -851,7 +854,8 @@ static void test_refusals(void) {
         kd.index_dtype = MLA_Q8;
         CHECK(mla_cache_size(s.model, &kd) == without + 2 * 64 * 34, "index keys in q8: %zu bytes",
               mla_cache_size(s.model, &kd) - without);
-        CHECK(mla_pool_size(s.model, 3, MLA_F32, MLA_BF16) == pages + 3 * 2 * 64 * 32 * 2,
+        CHECK(mla_pool_size(s.model, &(mla_pool_desc){.n_pages = 3, .index_dtype = MLA_BF16}) ==
+                  pages + 3 * 2 * 64 * 32 * 2,
               "pages with index keys in bf16");
         mla_model_destroy(m);
     }
@@ -862,9 +866,9 @@ static void test_refusals(void) {
     kd.index_dtype = (mla_dtype)-1;
     REFUSED(mla_cache_create(&k, s.model, &kd, &error), MLA_ERR_ARGUMENT, "cache.index_dtype", "?");
     CHECK(k == NULL && mla_cache_size(s.model, &kd) == 0, "no cache");
-    REFUSED(mla_pool_create(&pool, s.model, 4, MLA_F32, MLA_E4M3, NULL, &error), MLA_ERR_ARGUMENT, "pool.index_dtype",
-            "e4m3");
-    CHECK(mla_pool_size(s.model, 4, MLA_F32, MLA_E4M3) == 0, "no pool");
+    REFUSED(mla_pool_create(&pool, s.model, &(mla_pool_desc){.n_pages = 4, .index_dtype = MLA_E4M3}, &error),
+            MLA_ERR_ARGUMENT, "pool.index_dtype", "e4m3");
+    CHECK(mla_pool_size(s.model, &(mla_pool_desc){.n_pages = 4, .index_dtype = MLA_E4M3}) == 0, "no pool");
     c = good, c.index_head_dim = 20;
     subject_open(&dense, &c, 5, 1);
     kd.index_dtype = MLA_Q8;
@@ -876,7 +880,7 @@ static void test_refusals(void) {
     k = make_cache(dense.model, 100, MLA_F32, MLA_F32, NULL);
     REFUSED(mla_cache_fork(a, b, &error), MLA_ERR_ARGUMENT, "mla_cache_fork", "bf16");
     REFUSED(mla_cache_fork(a, k, &error), MLA_ERR_ARGUMENT, "mla_cache_fork", "20 values");
-    MUST(mla_pool_create(&pool, dense.model, 4, MLA_F32, MLA_F32, NULL, &error));
+    MUST(mla_pool_create(&pool, dense.model, &(mla_pool_desc){.n_pages = 4}, &error));
     kd.pool = pool;
     mla_cache *none;
     REFUSED(mla_cache_create(&none, s.model, &kd, &error), MLA_ERR_ARGUMENT, "cache.pool", "2 of 32");
