@@ -41,7 +41,7 @@ MATHS          (DeepSeek-V2, arXiv 2405.04434; DeepSeek-V3, arXiv 2412.19437; De
 
 CONTENTS       search for the anchor:   >>results >>dtypes >>config >>weights >>model >>threads >>cache >>forward >>isa
                (the API)
-               then   >>stop-here >>platform >>numbers >>cpu >>vocabulary >>table >>integer >>fp8 >>bf16
+               then   >>stop-here >>reference >>platform >>numbers >>cpu >>vocabulary >>table >>integer >>fp8 >>bf16
                >>memory >>parallel >>linear
                >>norm >>rope >>sparse >>attention >>moe >>block >>template >>licence
 
@@ -549,6 +549,223 @@ MLA_API mla_result mla_moe_forward(mla_context *context, int layer, float *y, co
 #endif /* MLA_H */
 
 /* >>stop-here: this was the API; the rest is how it works. ========== */
+
+/* ---- >>reference ------------------------------------------------------------------------------------------------- */
+/* MATHS once more, in plain loops and in double, one token at a time: what is computed, and nothing of how the library
+   does it. The tests hold the library against this, and this against the models' own code. It needs the API alone and
+   is compiled where MLA_REFERENCE is defined. m gives the config, defaults resolved; t is the token's position. */
+
+#if defined(MLA_REFERENCE) && !defined(MLA__REFERENCED)
+#define MLA__REFERENCED
+#include <math.h>
+#include <stdlib.h>
+#include <string.h>
+
+static inline double *mla__room_ref(double n) { return (double *)calloc((size_t)n + 1, sizeof(double)); }
+static inline double mla__weight_ref(const mla_tensor *w, int row, int col) { /* W[row, col] */
+    const mla_tensor scale = mla_view(w->scale, w->scale_dtype, (w->rows + 127) / 128, (w->cols + 127) / 128);
+    const size_t i = (size_t)row * (size_t)w->cols + (size_t)col;
+    uint16_t h;
+    float f;
+    if (w->dtype == MLA_F32) return (double)(memcpy(&f, (const char *)w->data + 4 * i, 4), f);
+    if (w->dtype == MLA_UE8M0) return (double)mla_ue8m0_to_f32(((const uint8_t *)w->data)[i]);
+    if (w->dtype == MLA_E4M3)
+        return (double)mla_e4m3_to_f32(((const uint8_t *)w->data)[i]) *
+               (w->scale ? mla__weight_ref(&scale, row / 128, col / 128) : 1);
+    memcpy(&h, (const char *)w->data + 2 * i, 2);
+    return (double)(w->dtype == MLA_F16 ? mla_f16_to_f32(h) : mla_bf16_to_f32(h));
+}
+static inline double mla__bias_ref(const mla_tensor *b, int i) { return b->data ? mla__weight_ref(b, 0, i) : 0; }
+static inline double mla__dot_ref(const double *a, const double *b, int n) {
+    double sum = 0;
+    for (int i = 0; i < n; i++) sum += a[i] * b[i];
+    return sum;
+}
+
+/* y [out] = W [out, in] x + b */
+static inline void mla__linear_ref(double *y, const mla_linear *l, const double *x) {
+    for (int i = 0; i < l->weight.rows; i++) {
+        y[i] = mla__bias_ref(&l->bias, i);
+        for (int j = 0; j < l->weight.cols; j++) y[i] += mla__weight_ref(&l->weight, i, j) * x[j];
+    }
+}
+
+/* x [n] = norm(x) */
+static inline void mla__norm_ref(double *x, int n, const mla_norm *norm, const mla_norm_weights *w) {
+    const mla_norm_kind kind = norm->kind;
+    double mean = 0, var = 0;
+    for (int i = 0; i < n && kind == MLA_NORM_LAYER; i++) mean += x[i] / n;
+    for (int i = 0; i < n; i++) var += (x[i] - mean) * (x[i] - mean) / n;
+    for (int i = 0; i < n && kind != MLA_NORM_NONE; i++) {
+        x[i] = kind == MLA_NORM_DYT ? tanh(mla__weight_ref(&w->alpha, 0, 0) * x[i])
+                                    : (x[i] - mean) / sqrt(var + (double)norm->eps);
+        x[i] = mla__weight_ref(&w->weight, 0, i) * x[i] + mla__bias_ref(&w->bias, i);
+    }
+}
+
+/* x [P] = rope(x): pairs turn by t * inv_freq, which is an f32 in the models' own code. */
+static inline void mla__rope_ref(double *x, const mla_model *m, mla_rope_layout layout, int t) {
+    const int P = mla_model_config(m)->qk_rope_head_dim, pair = layout == MLA_ROPE_PAIR;
+    for (int i = 0; i < P / 2 && layout != MLA_ROPE_NONE; i++) {
+        const float angle = (float)t * mla_model_inv_freq(m)[i];
+        double *a = x + (pair ? 2 * i : i), *b = pair ? a + 1 : a + P / 2, was = *a;
+        *a = (was * cos((double)angle) - *b * sin((double)angle)) * (double)mla_model_rope_amplitude(m);
+        *b = (*b * cos((double)angle) + was * sin((double)angle)) * (double)mla_model_rope_amplitude(m);
+    }
+}
+
+/* [c, kr] = Wkva x;  row [R+P] = [norm(c), rope(kr)], what is cached */
+static inline void mla__row_ref(double *row, const mla_model *m, const mla_attn_weights *w, const double *x, int t) {
+    const mla_config *f = mla_model_config(m);
+    mla__linear_ref(row, &w->kv_a, x);
+    mla__norm_ref(row, f->kv_lora_rank, &f->kv_norm, &w->kv_norm);
+    for (int r = 0; r < f->kv_lora_rank; r++) row[r] *= (double)f->latent_scale;
+    mla__rope_ref(row + f->kv_lora_rank, m, f->rope.layout, t);
+}
+
+/* Head h: q = [qn, qr], rows [T, R+P] = [c, kr](u), mask [T], -INFINITY hides a key -> p = softmax(s) [T], o [V].
+   [k, v] = Wkvb_h c;    s(u) = scale * (qn.k(u) + qr.kr(u)) + mask(u);    o = sum_u p(u) v(u)
+   absorbed: qa = Wk^T qn;    qn.k(u) = qa.c(u);    o = Wv sum_u p(u) c(u);    a bias is a column of W for a 1 in c */
+static inline void mla__head_ref(double *o, double *p, const mla_model *m, const mla_linear *kv_b, int h,
+                                 const double *q, const double *rows, const double *mask, int T, int absorbed) {
+    const mla_config *f = mla_model_config(m);
+    const int R = f->kv_lora_rank, P = f->qk_rope_head_dim, N = f->qk_nope_head_dim, V = f->v_head_dim, C = R + 1;
+    double *w = mla__room_ref((double)(N + V) * C), *c = mla__room_ref((double)T * C), *qa = mla__room_ref(C),
+           *pc = mla__room_ref(C), max = -(double)INFINITY, sum = 0;
+    for (int i = 0; i < N + V; i++) {
+        for (int r = 0; r < R; r++) w[i * C + r] = mla__weight_ref(&kv_b->weight, h * (N + V) + i, r);
+        w[i * C + R] = mla__bias_ref(&kv_b->bias, h * (N + V) + i);
+        for (int r = 0; r < C && i < N; r++) qa[r] += w[i * C + r] * q[i];
+    }
+    for (int u = 0; u < T; u++) {
+        memcpy(c + u * C, rows + u * (R + P), (size_t)R * sizeof *c), c[u * C + R] = 1;
+        double s = mla__dot_ref(q + N, rows + u * (R + P) + R, P);
+        if (absorbed) s += mla__dot_ref(qa, c + u * C, C);
+        for (int i = 0; i < N && !absorbed; i++) s += q[i] * mla__dot_ref(w + i * C, c + u * C, C);
+        p[u] = (double)f->softmax_scale * s + mask[u];
+        max = p[u] > max ? p[u] : max;
+    }
+    for (int u = 0; u < T; u++) sum += p[u] = max > -(double)INFINITY ? exp(p[u] - max) : 0;
+    for (int i = 0; i < V; i++) o[i] = 0;
+    for (int u = 0; u < T && sum > 0; u++) { /* a token that sees no key gets 0 */
+        p[u] /= sum;
+        for (int i = 0; i < V && !absorbed; i++) o[i] += p[u] * mla__dot_ref(w + (N + i) * C, c + u * C, C);
+        for (int r = 0; r < C; r++) pc[r] += p[u] * c[u * C + r];
+    }
+    for (int i = 0; i < V && absorbed; i++) o[i] = mla__dot_ref(w + (N + i) * C, pc, C);
+    free(w), free(c), free(qa), free(pc);
+}
+
+/* How many of x [n] stand before the i-th: larger ones, and equal ones of lower index. */
+static inline int mla__rank_ref(const double *x, int n, int i) {
+    int rank = 0;
+    for (int j = 0; j < n; j++) rank += x[j] > x[i] || (!(x[j] < x[i]) && j < i);
+    return rank;
+}
+
+/* k [d] = rope(norm(Wk x)) of an indexer, what is cached */
+static inline void mla__key_ref(double *k, const mla_model *m, const mla_indexer_weights *w, const double *x, int t) {
+    const mla_norm norm = {MLA_NORM_LAYER, 1e-6f};
+    mla__linear_ref(k, &w->wk, x);
+    mla__norm_ref(k, w->wk.weight.rows, &norm, &w->k_norm);
+    mla__rope_ref(k, m, mla_model_config(m)->index_rope, t);
+}
+
+/* I(t,u) = sum_h w_h(x) relu(q_h(c_q).k(u)) -> score [T], over keys [T, d];  mask hides all but the index_topk best */
+static inline void mla__choose_ref(double *mask, double *score, const mla_model *m, const mla_indexer_weights *w,
+                                   const double *x, const double *cq, const double *keys, int t, int T) {
+    const mla_config *f = mla_model_config(m);
+    const int Hi = f->index_n_heads, d = f->index_head_dim;
+    const mla_linear proj = {w->weights_proj, mla_view(NULL, MLA_F32, 0, 0)};
+    double *q = mla__room_ref((double)Hi * d), *wh = mla__room_ref(Hi);
+    mla__linear_ref(q, &w->wq_b, cq), mla__linear_ref(wh, &proj, x);
+    for (int h = 0; h < Hi; h++) mla__rope_ref(q + h * d, m, f->index_rope, t);
+    for (int u = 0; u < T; u++) {
+        score[u] = mask[u];
+        for (int h = 0; h < Hi; h++)
+            score[u] += wh[h] / sqrt((double)Hi * d) * fmax(mla__dot_ref(q + h * d, keys + u * d, d), 0);
+    }
+    for (int u = 0; u < T; u++) mask[u] = mla__rank_ref(score, T, u) < f->index_topk ? mask[u] : -(double)INFINITY;
+    free(q), free(wh);
+}
+
+/* attention: c_q = norm(Wqa x);  q = Wqb c_q  (or q = Wq x);  y [D] = Wo concat_h(o_h). rows [T, R+P] and, where there
+   is an indexer, keys [T, d] of all that mask [T] may show; mask then hides those not chosen. p [H, T], score [T] */
+static inline void mla__attention_ref(double *y, double *p, double *score, const mla_model *m,
+                                      const mla_attn_weights *w, const double *x, const double *rows,
+                                      const double *keys, double *mask, int t, int T, int absorbed) {
+    const mla_config *f = mla_model_config(m);
+    const int Q = f->q_lora_rank, H = f->num_attention_heads, N = f->qk_nope_head_dim, qk = N + f->qk_rope_head_dim;
+    double *cq = mla__room_ref(Q), *q = mla__room_ref((double)H * qk), *o = mla__room_ref((double)H * f->v_head_dim);
+    double scale = (double)f->q_scale;
+    if (f->temperature_beta > 0) scale *= 1 + (double)f->temperature_beta * log(1 + t / f->temperature_period);
+    if (Q > 0) mla__linear_ref(cq, &w->q_a, x), mla__norm_ref(cq, Q, &f->q_norm, &w->q_norm);
+    mla__linear_ref(q, Q > 0 ? &w->q_b : &w->q, Q > 0 ? cq : x);
+    if (f->index_topk > 0 && w->indexer.wk.weight.data) mla__choose_ref(mask, score, m, &w->indexer, x, cq, keys, t, T);
+    for (int h = 0; h < H; h++) {
+        mla__rope_ref(q + h * qk + N, m, f->rope.layout, t);
+        for (int i = 0; i < qk; i++) q[h * qk + i] *= scale;
+        mla__head_ref(o + h * f->v_head_dim, p + h * T, m, &w->kv_b, h, q + h * qk, rows, mask, T, absorbed);
+    }
+    mla__linear_ref(y, &w->o, o);
+    free(cq), free(q), free(o);
+}
+
+/* y = down(silu(gate x) * up x) */
+static inline void mla__mlp_ref(double *y, const mla_mlp_weights *w, const double *x) {
+    double *g = mla__room_ref(w->gate.weight.rows), *up = mla__room_ref(w->up.weight.rows);
+    mla__linear_ref(g, &w->gate, x), mla__linear_ref(up, &w->up, x);
+    for (int i = 0; i < w->gate.weight.rows; i++) g[i] *= up[i] / (1 + exp(-g[i]));
+    mla__linear_ref(y, &w->down, g);
+    free(g), free(up);
+}
+
+/* Logits z [E+Z] -> the top-K, best first, and their w_e. They are chosen by `by` [E+Z], groups by `group` [n_group].
+ */
+static inline void mla__route_ref(int *expert, double *we, double *by, double *group, const mla_config *f,
+                                  const mla_tensor *bias, const double *z) {
+    const int E = f->n_routed_experts + f->zero_expert_num, G = f->n_group, per = E / G, K = f->num_experts_per_tok;
+    const int v3 = f->topk_method == MLA_TOPK_NOAUX_TC, grouped = f->topk_method != MLA_TOPK_GREEDY && G > 1;
+    double *s = mla__room_ref(E), sum = 0;
+    for (int e = 0; e < E; e++) sum += exp(z[e]);
+    for (int e = 0; e < E; e++) {
+        s[e] = f->scoring_func == MLA_SCORING_SOFTMAX ? exp(z[e]) / sum : 1 / (1 + exp(-z[e]));
+        by[e] = s[e] + mla__bias_ref(bias, e);
+    }
+    for (int g = 0; g < G; g++) group[g] = 0;
+    for (int e = 0; e < E; e++) /* V3: the sum of the two best of a group; V2: the best */
+        if (mla__rank_ref(by + e / per * per, per, e % per) < (v3 ? 2 : 1)) group[e / per] += by[e];
+    for (int e = 0; e < E && grouped; e++) {
+        if (mla__rank_ref(group, G, e / per) < f->topk_group) continue;
+        by[e] = v3 ? -(double)INFINITY : 0, s[e] = v3 ? s[e] : 0; /* V2 takes w_e from the masked scores, too */
+    }
+    sum = 0;
+    for (int e = 0; e < E; e++) {
+        const int k = mla__rank_ref(by, E, e);
+        if (k < K) expert[k] = e, we[k] = s[e], sum += s[e];
+    }
+    for (int k = 0; k < K; k++) we[k] *= (double)f->routed_scaling_factor / (f->norm_topk_prob ? sum + 1e-20 : 1);
+    free(s);
+}
+
+/* experts: y = sum_{e in top-K} w_e e(x) + shared(x); those behind E give x itself. */
+static inline void mla__moe_ref(double *y, int *expert, double *we, const mla_config *f, const mla_moe_weights *w,
+                                const double *x) {
+    const int E = f->n_routed_experts, D = f->hidden_size;
+    const mla_linear router = {w->router, mla_view(NULL, MLA_F32, 0, 0)};
+    double *z = mla__room_ref(w->router.rows), *by = mla__room_ref(w->router.rows), *group = mla__room_ref(f->n_group),
+           *ye = mla__room_ref(D);
+    mla__linear_ref(z, &router, x);
+    mla__route_ref(expert, we, by, group, f, &w->router_bias, z);
+    for (int i = 0; i < D; i++) y[i] = 0;
+    if (f->n_shared_experts > 0) mla__mlp_ref(y, &w->shared, x);
+    for (int k = 0; k < f->num_experts_per_tok; k++) {
+        if (expert[k] < E) mla__mlp_ref(ye, &w->experts[expert[k]], x);
+        for (int i = 0; i < D; i++) y[i] += we[k] * (expert[k] < E ? ye[i] : x[i]);
+    }
+    free(z), free(by), free(group), free(ye);
+}
+#endif
 
 #if defined(MLA_IMPLEMENTATION) && !defined(MLA__IMPLEMENTED)
 #define MLA__IMPLEMENTED

@@ -4,6 +4,7 @@
    error of each file. An error is relative to the largest value of the reference. */
 
 #define MLA_IMPLEMENTATION
+#define MLA_REFERENCE
 #include "mla.h"
 #define CHECKPOINT_IMPLEMENTATION
 #include "examples/checkpoint.h"
@@ -15,6 +16,7 @@
 enum { MAX_EXPERTS = 16, PATHS = 2 };
 
 static const float bound = 1e-5f;
+static const float reference_bound = 2e-6f; /* what the files, which are in float32, are off themselves */
 
 static const mla_attn_path paths[PATHS] = {MLA_ATTN_NAIVE, MLA_ATTN_ABSORBED};
 static const char *const path_names[PATHS] = {"naive", "absorbed"};
@@ -29,7 +31,7 @@ typedef struct module {
     mla_layer_weights layer;
     mla_mlp_weights experts[MAX_EXPERTS];
     mla_model *model;
-    float worst;
+    float worst, worst_reference;
     void *memory[16]; /* freed with the module */
     int n_memory;
 } module;
@@ -91,7 +93,7 @@ static const void *tensor(const module *m, const char *name, int64_t n, int need
 }
 
 /* A reference: a copy of the tensor, which must have this shape, be finite and not zero. */
-static float *reference(module *m, const char *name, int n_dims, int d0, int d1, int d2, int d3) {
+static float *wanted(module *m, const char *name, int n_dims, int d0, int d1, int d2, int d3) {
     const int dims[4] = {d0, d1, d2, d3};
     const st_tensor *t = st_find(m->file, name);
     int64_t n = 1;
@@ -150,6 +152,17 @@ static void compare(module *m, const char *what, const char *how, const float *g
     float e = test_rel_err(got, want, (size_t)n);
     CHECK(e <= bound, "%s: %s, %s: off by %.2e", m->name, how, what, (double)e);
     if (!(e <= m->worst)) m->worst = e;
+}
+
+/* The same for the reference of mla.h. */
+static void compare_reference(module *m, const char *what, const double *got, const float *want, int64_t n) {
+    float *x = (float *)calloc((size_t)n, sizeof *x);
+    if (!x) exit(2);
+    for (int64_t i = 0; i < n; i++) x[i] = (float)got[i];
+    const float e = test_rel_err(x, want, (size_t)n);
+    CHECK(e <= reference_bound, "%s: the reference's %s is off by %.2e", m->name, what, (double)e);
+    if (!(e <= m->worst_reference)) m->worst_reference = e;
+    free(x);
 }
 
 /* ---- attention --------------------------------------------------------------------------------------------------- */
@@ -227,6 +240,46 @@ static void run_attention(module *m, const expected *e, mla_isa isa, int path, i
     mla_context_destroy(context);
 }
 
+/* The reference of mla.h, token by token. */
+static void check_reference(module *m, const expected *e) {
+    const int n = e->n, D = m->config.hidden_size, H = m->config.num_attention_heads, R = m->config.kv_lora_rank,
+              P = m->config.qk_rope_head_dim, B = e->B;
+    double *x = (double *)calloc((size_t)D, sizeof *x), *rows = (double *)calloc((size_t)(n * (R + P)), sizeof *rows),
+           *y = (double *)calloc((size_t)(B * n * D), sizeof *y),
+           *naive = (double *)calloc((size_t)(B * n * D), sizeof *y), *mask = (double *)calloc((size_t)n, sizeof *mask),
+           *probs = (double *)calloc((size_t)(B * n * H * n), sizeof *probs),
+           *latent = (double *)calloc((size_t)(B * n * R), sizeof *latent),
+           *k_rope = (double *)calloc((size_t)(B * n * P + 1), sizeof *k_rope);
+    int differ = 0;
+    if (!x || !rows || !y || !naive || !mask || !probs || !latent || !k_rope) exit(2);
+    for (int path = 0; path < PATHS; path++) {
+        for (int b = 0; b < B; b++)
+            for (int pass = 0; pass < 2; pass++) /* all rows, then all queries */
+                for (int t = 0; t < n; t++) {
+                    const int i = b * n + t;
+                    for (int j = 0; j < D; j++) x[j] = (double)e->x[i * D + j];
+                    for (int u = 0; u < n; u++)
+                        mask[u] = u > t && m->config.mask == MLA_MASK_CAUSAL ? -(double)INFINITY : 0;
+                    if (pass == 1) {
+                        mla__attention_ref(y + i * D, probs + i * H * n, NULL, m->model, &m->layer.attn, x, rows, NULL,
+                                           mask, t, n, path);
+                        continue;
+                    }
+                    mla__row_ref(rows + t * (R + P), m->model, &m->layer.attn, x, t);
+                    memcpy(latent + i * R, rows + t * (R + P), (size_t)R * sizeof *rows);
+                    memcpy(k_rope + i * P, rows + t * (R + P) + R, (size_t)P * sizeof *rows);
+                }
+        compare_reference(m, path_names[path], y, e->y[path], (int64_t)B * n * D);
+        for (int i = 0; path && i < B * n * D; i++) differ += !(fabs(y[i] - naive[i]) < 1e-12);
+        memcpy(naive, y, (size_t)(B * n * D) * sizeof *y);
+        if (e->probs) compare_reference(m, "probabilities", probs, e->probs, (int64_t)B * n * H * n);
+    }
+    CHECK(differ == 0, "%s: the reference's two forms differ in %d values", m->name, differ);
+    if (e->latent) compare_reference(m, "latents", latent, e->latent, (int64_t)B * n * R);
+    if (e->latent) compare_reference(m, "keys", k_rope, e->k_rope, (int64_t)B * n * P);
+    free(x), free(rows), free(y), free(naive), free(mask), free(probs), free(latent), free(k_rope);
+}
+
 static void all_ways(module *m, const expected *e, int first, int step, int most_threads) {
     for (int isa = MLA_ISA_SCALAR; isa < MLA_ISA_COUNT; isa++)
         for (int path = 0; path < PATHS && mla_isa_available((mla_isa)isa); path++)
@@ -285,11 +338,12 @@ static void test_ds_mla(module *m) {
     const int prefill = number(m, "prefill"), B = number(m, "batch"), n = prefill + number(m, "decode");
     CHECK(prefill == 29 && n == 34 && B == 2, "%s: prefill %d, %d tokens, batch %d", m->name, prefill, n, B);
     expected e = {.B = B, .n = n};
-    e.x = reference(m, "x", 3, B, n, c->hidden_size, 0);
-    e.y[0] = reference(m, "y_naive", 3, B, n, c->hidden_size, 0);
-    e.y[1] = reference(m, "y_absorb", 3, B, n, c->hidden_size, 0);
-    e.latent = reference(m, "latent", 3, B, n, c->kv_lora_rank, 0);
-    e.k_rope = reference(m, "k_pe", 3, B, n, c->qk_rope_head_dim, 0);
+    e.x = wanted(m, "x", 3, B, n, c->hidden_size, 0);
+    e.y[0] = wanted(m, "y_naive", 3, B, n, c->hidden_size, 0);
+    e.y[1] = wanted(m, "y_absorb", 3, B, n, c->hidden_size, 0);
+    e.latent = wanted(m, "latent", 3, B, n, c->kv_lora_rank, 0);
+    e.k_rope = wanted(m, "k_pe", 3, B, n, c->qk_rope_head_dim, 0);
+    check_reference(m, &e);
     all_ways(m, &e, prefill, 1, 2);
     all_ways(m, &e, n, 1, 1);
 }
@@ -329,8 +383,9 @@ static void test_pytorch(module *m) {
     if (!make_model(m)) return;
     check_scale(m, 1 / sqrt(number(m, "d_head"))); /* which is N+P */
     expected e = {.B = B, .n = n};
-    e.x = reference(m, "x", 3, B, n, D, 0);
-    e.y[0] = e.y[1] = reference(m, "y", 3, B, n, D, 0);
+    e.x = wanted(m, "x", 3, B, n, D, 0);
+    e.y[0] = e.y[1] = wanted(m, "y", 3, B, n, D, 0);
+    check_reference(m, &e);
     all_ways(m, &e, n, 1, 2);
     all_ways(m, &e, 10, 3, 1);
 }
@@ -362,9 +417,10 @@ static void test_research(module *m) {
     check_scale(m, rope ? yarn_scale(m, (double)real(m, "rope_factor"), 1) : 0.25);
     const int B = number(m, "max_batch_size"), n = number(m, "prefill");
     expected e = {.B = B, .n = n};
-    e.x = reference(m, "x", 3, B, n, c->hidden_size, 0);
-    e.y[0] = e.y[1] = reference(m, "y", 3, B, n, c->hidden_size, 0);
-    e.probs = reference(m, "attention", 4, B, n, c->num_attention_heads, n);
+    e.x = wanted(m, "x", 3, B, n, c->hidden_size, 0);
+    e.y[0] = e.y[1] = wanted(m, "y", 3, B, n, c->hidden_size, 0);
+    e.probs = wanted(m, "attention", 4, B, n, c->num_attention_heads, n);
+    check_reference(m, &e);
     all_ways(m, &e, n, 1, 2);
     if (!none) { /* without a mask a token sees those after it, but only those of its call */
         all_ways(m, &e, 8, 5, 1);
@@ -442,6 +498,29 @@ static void run_experts(module *m, mla_isa isa, int threads, int step, const flo
     mla_context_destroy(context);
 }
 
+static void check_reference_experts(module *m, const float *x, const float *want, const int64_t *index,
+                                    const float *weight, int T) {
+    const int D = m->config.hidden_size, K = m->config.num_experts_per_tok;
+    double *xt = (double *)calloc((size_t)D, sizeof *xt), *y = (double *)calloc((size_t)(T * D), sizeof *y),
+           *w = (double *)calloc((size_t)(T * K), sizeof *w), *sorted = (double *)calloc((size_t)(T * K), sizeof *w);
+    int chosen[MAX_EXPERTS], wrong = 0;
+    if (!xt || !y || !w || !sorted) exit(2);
+    for (int t = 0; t < T; t++) {
+        for (int j = 0; j < D; j++) xt[j] = (double)x[t * D + j];
+        mla__moe_ref(y + t * D, chosen, w, mla_model_config(m->model), &m->layer.moe, xt);
+        for (int i = 0; i < K; i++) {
+            int found = 0;
+            for (int j = 0; j < K; j++)
+                if (chosen[j] == index[t * K + i]) sorted[t * K + i] = w[j], found++;
+            wrong += found != 1;
+        }
+    }
+    CHECK(wrong == 0, "%s: the reference: %d of %d chosen experts differ", m->name, wrong, T * K);
+    compare_reference(m, "weights of experts", sorted, weight, (int64_t)T * K);
+    compare_reference(m, "y", y, want, (int64_t)T * D);
+    free(xt), free(y), free(w), free(sorted);
+}
+
 /* DeepSeek's MoE and the research code's, which has biases in its experts. y is routed + shared; weights are after
    route_scale. DeepSeek's gate takes a group's score as the sum of its two best if it has a bias, else the best one,
    and divides the weights by their sum if scores are sigmoids. */
@@ -470,9 +549,9 @@ static void test_experts(module *m) {
     m->layer.moe.experts = m->experts;
     m->layer.moe.shared = mlp(m, "shared_experts", c->n_shared_experts * I, research);
     if (!make_model(m)) return;
-    const float *x = research ? reference(m, "x", 3, 2, 13, D, 0) : reference(m, "x", 2, T, D, 0, 0);
-    const float *y = research ? reference(m, "y", 3, 2, 13, D, 0) : reference(m, "y", 2, T, D, 0, 0);
-    const float *weight = reference(m, "topk_weight", 2, T, K, 0, 0);
+    const float *x = research ? wanted(m, "x", 3, 2, 13, D, 0) : wanted(m, "x", 2, T, D, 0, 0);
+    const float *y = research ? wanted(m, "y", 3, 2, 13, D, 0) : wanted(m, "y", 2, T, D, 0, 0);
+    const float *weight = wanted(m, "topk_weight", 2, T, K, 0, 0);
     const st_tensor *t = st_find(m->file, "topk_index");
     int64_t *index = (int64_t *)keep(m, (size_t)(T * K), sizeof *index), used = 0;
     if (!CHECK(t && !strcmp(t->dtype, "I64") && t->n_dims == 2 && t->dims[0] == T && t->dims[1] == K, "%s: topk_index",
@@ -484,6 +563,7 @@ static void test_experts(module *m) {
         used |= (int64_t)1 << index[i];
     }
     CHECK((used & (used - 1)) != 0, "%s: topk_index names one expert only", m->name);
+    check_reference_experts(m, x, y, index, weight, T);
     for (int isa = MLA_ISA_SCALAR; isa < MLA_ISA_COUNT; isa++)
         for (int threads = 1; threads <= 2 && mla_isa_available((mla_isa)isa); threads++) {
             run_experts(m, (mla_isa)isa, threads, T, x, y, index, weight, T);
@@ -545,7 +625,8 @@ int main(int argc, char **argv) {
         if (!CHECK(entries[i].seen, "%s: the file is missing", entries[i].name)) continue;
         if (module_open(&m, entries[i].name)) entries[i].test(&m);
         CHECK(m.worst > 0, "%s: nothing was compared", m.name);
-        if (report) printf("%-30s %.1e\n", m.name, (double)m.worst);
+        CHECK(m.worst_reference > 0, "%s: nothing was compared with the reference", m.name);
+        if (report) printf("%-30s %.1e, of the reference %.1e\n", m.name, (double)m.worst, (double)m.worst_reference);
         module_close(&m);
     }
     return test_end();
