@@ -551,22 +551,22 @@ MLA_API mla_result mla_moe_forward(mla_context *context, int layer, float *y, co
 /* >>stop-here: this was the API; the rest is how it works. ========== */
 
 /* ---- >>reference ------------------------------------------------------------------------------------------------- */
-/* MATHS once more, in plain loops and in double, one token at a time: what is computed, and nothing of how the library
-   does it. The tests hold the library against this, and this against the models' own code. It needs the API alone and
-   is compiled where MLA_REFERENCE is defined. m gives the config, defaults resolved; t is the token's position. */
+/* MATHS once more, in plain loops and in double, for one token: what is computed, and nothing of how the library does
+   it. The tests hold the library against this, and this against the models' own code. It needs the API alone, and is
+   compiled where MLA_REFERENCE is defined. m gives the config with its defaults; t is the token's position. */
 
 #if defined(MLA_REFERENCE) && !defined(MLA__REFERENCED)
 #define MLA__REFERENCED
 #include <math.h>
 #include <stdlib.h>
 #include <string.h>
-
 static inline double *mla__room_ref(double n) { return (double *)calloc((size_t)n + 1, sizeof(double)); }
-static inline double mla__weight_ref(const mla_tensor *w, int row, int col) { /* W[row, col] */
+static inline double mla__weight_ref(const mla_tensor *w, int row, int col) { /* W[row, col], 0 of an absent W */
     const mla_tensor scale = mla_view(w->scale, w->scale_dtype, (w->rows + 127) / 128, (w->cols + 127) / 128);
     const size_t i = (size_t)row * (size_t)w->cols + (size_t)col;
     uint16_t h;
     float f;
+    if (!w->data) return 0;
     if (w->dtype == MLA_F32) return (double)(memcpy(&f, (const char *)w->data + 4 * i, 4), f);
     if (w->dtype == MLA_UE8M0) return (double)mla_ue8m0_to_f32(((const uint8_t *)w->data)[i]);
     if (w->dtype == MLA_E4M3)
@@ -575,31 +575,28 @@ static inline double mla__weight_ref(const mla_tensor *w, int row, int col) { /*
     memcpy(&h, (const char *)w->data + 2 * i, 2);
     return (double)(w->dtype == MLA_F16 ? mla_f16_to_f32(h) : mla_bf16_to_f32(h));
 }
-static inline double mla__bias_ref(const mla_tensor *b, int i) { return b->data ? mla__weight_ref(b, 0, i) : 0; }
 static inline double mla__dot_ref(const double *a, const double *b, int n) {
     double sum = 0;
     for (int i = 0; i < n; i++) sum += a[i] * b[i];
     return sum;
 }
-
 /* y [out] = W [out, in] x + b */
 static inline void mla__linear_ref(double *y, const mla_linear *l, const double *x) {
     for (int i = 0; i < l->weight.rows; i++) {
-        y[i] = mla__bias_ref(&l->bias, i);
+        y[i] = mla__weight_ref(&l->bias, 0, i);
         for (int j = 0; j < l->weight.cols; j++) y[i] += mla__weight_ref(&l->weight, i, j) * x[j];
     }
 }
 
 /* x [n] = norm(x) */
 static inline void mla__norm_ref(double *x, int n, const mla_norm *norm, const mla_norm_weights *w) {
-    const mla_norm_kind kind = norm->kind;
     double mean = 0, var = 0;
-    for (int i = 0; i < n && kind == MLA_NORM_LAYER; i++) mean += x[i] / n;
+    for (int i = 0; i < n && norm->kind == MLA_NORM_LAYER; i++) mean += x[i] / n;
     for (int i = 0; i < n; i++) var += (x[i] - mean) * (x[i] - mean) / n;
-    for (int i = 0; i < n && kind != MLA_NORM_NONE; i++) {
-        x[i] = kind == MLA_NORM_DYT ? tanh(mla__weight_ref(&w->alpha, 0, 0) * x[i])
-                                    : (x[i] - mean) / sqrt(var + (double)norm->eps);
-        x[i] = mla__weight_ref(&w->weight, 0, i) * x[i] + mla__bias_ref(&w->bias, i);
+    for (int i = 0; i < n && norm->kind != MLA_NORM_NONE; i++) {
+        x[i] = norm->kind == MLA_NORM_DYT ? tanh(mla__weight_ref(&w->alpha, 0, 0) * x[i])
+                                          : (x[i] - mean) / sqrt(var + (double)norm->eps);
+        x[i] = mla__weight_ref(&w->weight, 0, i) * x[i] + mla__weight_ref(&w->bias, 0, i);
     }
 }
 
@@ -623,37 +620,36 @@ static inline void mla__row_ref(double *row, const mla_model *m, const mla_attn_
     mla__rope_ref(row + f->kv_lora_rank, m, f->rope.layout, t);
 }
 
-/* Head h: q = [qn, qr], rows [T, R+P] = [c, kr](u), mask [T], -INFINITY hides a key -> p = softmax(s) [T], o [V].
-   [k, v] = Wkvb_h c;    s(u) = scale * (qn.k(u) + qr.kr(u)) + mask(u);    o = sum_u p(u) v(u)
-   absorbed: qa = Wk^T qn;    qn.k(u) = qa.c(u);    o = Wv sum_u p(u) c(u);    a bias is a column of W for a 1 in c */
+/* Head h: q = [qn, qr], rows [T, R+P] = [c, kr], mask [T], -INFINITY hides a key -> p [T], and o [V], zero before
+     [k, v] = Wkvb c;  s(u) = scale * (qn.k(u) + qr.kr(u)) + mask(u);  p = softmax(s);  o = sum_u p(u) v(u)
+     absorbed: qa = Wk^T qn;  qn.k(u) = qa.c(u);  o = Wv sum_u p(u) c(u).    A bias is a column of W that meets a 1. */
 static inline void mla__head_ref(double *o, double *p, const mla_model *m, const mla_linear *kv_b, int h,
                                  const double *q, const double *rows, const double *mask, int T, int absorbed) {
     const mla_config *f = mla_model_config(m);
     const int R = f->kv_lora_rank, P = f->qk_rope_head_dim, N = f->qk_nope_head_dim, V = f->v_head_dim, C = R + 1;
-    double *w = mla__room_ref((double)(N + V) * C), *c = mla__room_ref((double)T * C), *qa = mla__room_ref(C),
-           *pc = mla__room_ref(C), max = -(double)INFINITY, sum = 0;
+    double *w = mla__room_ref((double)(N + V) * C), *kv = mla__room_ref((double)(N + V) * T), *qa = mla__room_ref(C),
+           *c = mla__room_ref((double)C * T), *pc = mla__room_ref(C), max = -(double)INFINITY, sum = 0;
     for (int i = 0; i < N + V; i++) {
         for (int r = 0; r < R; r++) w[i * C + r] = mla__weight_ref(&kv_b->weight, h * (N + V) + i, r);
-        w[i * C + R] = mla__bias_ref(&kv_b->bias, h * (N + V) + i);
+        w[i * C + R] = mla__weight_ref(&kv_b->bias, 0, h * (N + V) + i);
         for (int r = 0; r < C && i < N; r++) qa[r] += w[i * C + r] * q[i];
     }
     for (int u = 0; u < T; u++) {
-        memcpy(c + u * C, rows + u * (R + P), (size_t)R * sizeof *c), c[u * C + R] = 1;
-        double s = mla__dot_ref(q + N, rows + u * (R + P) + R, P);
-        if (absorbed) s += mla__dot_ref(qa, c + u * C, C);
-        for (int i = 0; i < N && !absorbed; i++) s += q[i] * mla__dot_ref(w + i * C, c + u * C, C);
-        p[u] = (double)f->softmax_scale * s + mask[u];
+        double *k = kv + u * (N + V), *cu = c + u * C;
+        for (int r = 0; r < C; r++) cu[r] = r < R ? rows[u * (R + P) + r] : 1;
+        for (int i = 0; i < N + V && !absorbed; i++) k[i] = mla__dot_ref(w + i * C, cu, C);
+        p[u] = absorbed ? mla__dot_ref(qa, cu, C) : mla__dot_ref(q, k, N);
+        p[u] = (double)f->softmax_scale * (p[u] + mla__dot_ref(q + N, rows + u * (R + P) + R, P)) + mask[u];
         max = p[u] > max ? p[u] : max;
     }
     for (int u = 0; u < T; u++) sum += p[u] = max > -(double)INFINITY ? exp(p[u] - max) : 0;
-    for (int i = 0; i < V; i++) o[i] = 0;
     for (int u = 0; u < T && sum > 0; u++) { /* a token that sees no key gets 0 */
         p[u] /= sum;
-        for (int i = 0; i < V && !absorbed; i++) o[i] += p[u] * mla__dot_ref(w + (N + i) * C, c + u * C, C);
         for (int r = 0; r < C; r++) pc[r] += p[u] * c[u * C + r];
+        for (int i = 0; i < V && !absorbed; i++) o[i] += p[u] * kv[u * (N + V) + N + i];
     }
     for (int i = 0; i < V && absorbed; i++) o[i] = mla__dot_ref(w + (N + i) * C, pc, C);
-    free(w), free(c), free(qa), free(pc);
+    free(w), free(kv), free(c), free(qa), free(pc);
 }
 
 /* How many of x [n] stand before the i-th: larger ones, and equal ones of lower index. */
@@ -679,11 +675,10 @@ static inline void mla__choose_ref(double *mask, double *score, const mla_model 
     const mla_linear proj = {w->weights_proj, mla_view(NULL, MLA_F32, 0, 0)};
     double *q = mla__room_ref((double)Hi * d), *wh = mla__room_ref(Hi);
     mla__linear_ref(q, &w->wq_b, cq), mla__linear_ref(wh, &proj, x);
-    for (int h = 0; h < Hi; h++) mla__rope_ref(q + h * d, m, f->index_rope, t);
+    for (int h = 0; h < Hi; h++) mla__rope_ref(q + h * d, m, f->index_rope, t), wh[h] /= sqrt((double)Hi * d);
     for (int u = 0; u < T; u++) {
         score[u] = mask[u];
-        for (int h = 0; h < Hi; h++)
-            score[u] += wh[h] / sqrt((double)Hi * d) * fmax(mla__dot_ref(q + h * d, keys + u * d, d), 0);
+        for (int h = 0; h < Hi; h++) score[u] += wh[h] * fmax(mla__dot_ref(q + h * d, keys + u * d, d), 0);
     }
     for (int u = 0; u < T; u++) mask[u] = mla__rank_ref(score, T, u) < f->index_topk ? mask[u] : -(double)INFINITY;
     free(q), free(wh);
@@ -720,8 +715,7 @@ static inline void mla__mlp_ref(double *y, const mla_mlp_weights *w, const doubl
     free(g), free(up);
 }
 
-/* Logits z [E+Z] -> the top-K, best first, and their w_e. They are chosen by `by` [E+Z], groups by `group` [n_group].
- */
+/* Logits z [E+Z] -> the top-K, best first, and their w_e; by [E+Z] is what chose them, group [n_group] their groups. */
 static inline void mla__route_ref(int *expert, double *we, double *by, double *group, const mla_config *f,
                                   const mla_tensor *bias, const double *z) {
     const int E = f->n_routed_experts + f->zero_expert_num, G = f->n_group, per = E / G, K = f->num_experts_per_tok;
@@ -730,7 +724,7 @@ static inline void mla__route_ref(int *expert, double *we, double *by, double *g
     for (int e = 0; e < E; e++) sum += exp(z[e]);
     for (int e = 0; e < E; e++) {
         s[e] = f->scoring_func == MLA_SCORING_SOFTMAX ? exp(z[e]) / sum : 1 / (1 + exp(-z[e]));
-        by[e] = s[e] + mla__bias_ref(bias, e);
+        by[e] = s[e] + mla__weight_ref(bias, 0, e);
     }
     for (int g = 0; g < G; g++) group[g] = 0;
     for (int e = 0; e < E; e++) /* V3: the sum of the two best of a group; V2: the best */
@@ -751,19 +745,18 @@ static inline void mla__route_ref(int *expert, double *we, double *by, double *g
 /* experts: y = sum_{e in top-K} w_e e(x) + shared(x); those behind E give x itself. */
 static inline void mla__moe_ref(double *y, int *expert, double *we, const mla_config *f, const mla_moe_weights *w,
                                 const double *x) {
-    const int E = f->n_routed_experts, D = f->hidden_size;
+    const int E = f->n_routed_experts, D = f->hidden_size, n = w->router.rows;
     const mla_linear router = {w->router, mla_view(NULL, MLA_F32, 0, 0)};
-    double *z = mla__room_ref(w->router.rows), *by = mla__room_ref(w->router.rows), *group = mla__room_ref(f->n_group),
-           *ye = mla__room_ref(D);
+    double *z = mla__room_ref(3.0 * n), *ye = mla__room_ref(D);
     mla__linear_ref(z, &router, x);
-    mla__route_ref(expert, we, by, group, f, &w->router_bias, z);
+    mla__route_ref(expert, we, z + n, z + 2 * n, f, &w->router_bias, z);
     for (int i = 0; i < D; i++) y[i] = 0;
     if (f->n_shared_experts > 0) mla__mlp_ref(y, &w->shared, x);
     for (int k = 0; k < f->num_experts_per_tok; k++) {
         if (expert[k] < E) mla__mlp_ref(ye, &w->experts[expert[k]], x);
         for (int i = 0; i < D; i++) y[i] += we[k] * (expert[k] < E ? ye[i] : x[i]);
     }
-    free(z), free(by), free(group), free(ye);
+    free(z), free(ye);
 }
 #endif
 
