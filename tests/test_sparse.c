@@ -1,9 +1,10 @@
 /* test_sparse.c - sparse attention: what an indexer chooses and what is made of it, on every path and instruction set,
-   against plain loops in double. Rows and keys are read back from the cache, so that the reference sees them as they
+   against the reference of mla.h. Rows and keys are read back from the cache, so that the reference sees them as they
    were rounded; what is in them is checked apart. Where two scores are closer than f32 can tell, either may be chosen,
    and the token is left out; how many are not is counted. */
 
 #define MLA_IMPLEMENTATION
+#define MLA_REFERENCE
 #include "mla.h"
 #include "test.h"
 
@@ -155,139 +156,52 @@ static void run_layers(mla_context *context, mla_cache *k, int L, const float *x
 
 /* ---- the reference ----------------------------------------------------------------------------------------------- */
 
-static double at(const mla_tensor *t, int row, int col) {
-    float f;
-    memcpy(&f, (const char *)t->data + 4 * ((size_t)row * (size_t)t->cols + (size_t)col), 4);
-    return (double)f;
-}
-static void product(double *y, const mla_tensor *w, const double *x) {
-    for (int i = 0; i < w->rows; i++) {
-        y[i] = 0;
-        for (int j = 0; j < w->cols; j++) y[i] += at(w, i, j) * x[j];
-    }
-}
-static void rotate(double *v, int P, mla_rope_layout layout, int position, const float *inv) {
-    for (int i = 0; i < P / 2 && layout != MLA_ROPE_NONE; i++) {
-        const int a = layout == MLA_ROPE_PAIR ? 2 * i : i, b = layout == MLA_ROPE_PAIR ? 2 * i + 1 : i + P / 2;
-        const float angle = (float)position * inv[i];
-        const double c = cos((double)angle), s = sin((double)angle), x = v[a], y = v[b];
-        v[a] = x * c - y * s, v[b] = y * c + x * s;
-    }
-}
-static void rms(double *x, int n, const mla_tensor *w) {
-    double sum = 0;
-    for (int i = 0; i < n; i++) sum += x[i] * x[i];
-    for (int i = 0, j = 0; i < n; i++) x[i] *= at(w, j, i) / sqrt(sum / n + 1e-6);
-}
 static double *doubles(const float *x, int n) {
     double *y = HOLD(double, n);
     for (int i = 0; i < n; i++) y[i] = (double)x[i];
     return y;
 }
 
-/* The index key of x at a position. */
-static void ref_key(double *k, const subject *s, int layer, const double *x, int position) {
-    const mla_indexer_weights *w = &s->layers[layer].attn.indexer;
-    const int d = s->c.index_head_dim;
-    double mean = 0, var = 0;
-    product(k, &w->wk.weight, x);
-    for (int i = 0; i < d; i++) mean += k[i] / d;
-    for (int i = 0; i < d; i++) var += (k[i] - mean) * (k[i] - mean) / d;
-    for (int i = 0; i < d; i++)
-        k[i] = (k[i] - mean) / sqrt(var + 1e-6) * at(&w->k_norm.weight, 0, i) + at(&w->k_norm.bias, 0, i);
-    rotate(k, s->c.qk_rope_head_dim, s->c.index_rope, position, mla_model_inv_freq(s->model));
+/* An indexer's queries q [Hi, d] and their weights [Hi], but for their common factor. */
+static void index_query(double *q, double *weight, const subject *s, const mla_attn_weights *w, const double *x,
+                        int position) {
+    const mla_config *c = mla_model_config(s->model);
+    const int mark = bag_n;
+    double *cq = HOLD(double, c->q_lora_rank);
+    mla_linear proj;
+    memset(&proj, 0, sizeof proj);
+    proj.weight = w->indexer.weights_proj;
+    mla__linear_ref(cq, &w->q_a, x), mla__norm_ref(cq, c->q_lora_rank, &c->q_norm, &w->q_norm);
+    mla__linear_ref(q, &w->indexer.wq_b, cq), mla__linear_ref(weight, &proj, x);
+    for (int h = 0; h < c->index_n_heads; h++)
+        mla__rope_ref(q + h * c->index_head_dim, s->model, c->index_rope, position);
+    drop_to(mark);
 }
 
-/* chosen [n]: does the token at `position` attend to the key? keys [n, d]; add [n]: the caller's mask, or NULL (the
-   first `seen` count). Gives 0 if rounding may choose otherwise. */
-static int ref_choose(unsigned char *chosen, const subject *s, int layer, const double *x, int position,
-                      const double *keys, int n, int seen, const float *add) {
-    const mla_config *c = &s->c;
-    const mla_attn_weights *w = &s->layers[layer].attn;
+/* Could rounding choose otherwise for the token at `position`? score [n] and mask [n] are the reference's, keys [n, d]
+   what it has scored. */
+static int is_sure(const subject *s, const mla_attn_weights *w, const double *x, int position, const double *keys,
+                   const double *score, const double *mask, int n) {
+    const mla_config *c = mla_model_config(s->model);
     const int Hi = c->index_n_heads, d = c->index_head_dim, mark = bag_n;
-    double *cq = HOLD(double, c->q_lora_rank), *q = HOLD(double, Hi *d), *weight = HOLD(double, Hi),
-           *score = HOLD(double, n), *off = HOLD(double, n);
-    int left = c->index_topk, sure = 1;
-    product(cq, &w->q_a.weight, x);
-    rms(cq, c->q_lora_rank, &w->q_norm.weight);
-    product(q, &w->indexer.wq_b.weight, cq);
-    product(weight, &w->indexer.weights_proj, x);
-    for (int h = 0; h < Hi; h++)
-        rotate(q + h * d, c->qk_rope_head_dim, c->index_rope, position, mla_model_inv_freq(s->model));
-    for (int u = 0; u < n; u++) {
-        double size = 0;
-        int zero = 1;
+    double *q = HOLD(double, Hi *d), *weight = HOLD(double, Hi), *off = HOLD(double, n);
+    int sure = 1;
+    index_query(q, weight, s, w, x, position);
+    for (int u = 0; u < n; u++) /* the error of a score; none where no head's product may be above 0 */
         for (int h = 0; h < Hi; h++) {
-            double dot = 0, sum = 0;
-            for (int i = 0; i < d; i++)
-                dot += q[h * d + i] * keys[u * d + i], sum += fabs(q[h * d + i] * keys[u * d + i]);
-            if (dot > -2e-5 * sum) zero = 0, size += fabs(weight[h]) * sum;
-            score[u] += dot > 0 ? weight[h] * dot / sqrt((double)Hi * d) : 0;
+            double sum = 0;
+            for (int i = 0; i < d; i++) sum += fabs(q[h * d + i] * keys[u * d + i]);
+            if (mla__dot_ref(q + h * d, keys + u * d, d) > -2e-5 * sum)
+                off[u] += 2e-5 * fabs(weight[h]) * sum / sqrt((double)Hi * d);
         }
-        off[u] = zero ? 0 : 2e-5 * size / sqrt((double)Hi * d);
-        if (add) score[u] += (double)add[u];
-        if (u >= seen) score[u] = -(double)INFINITY;
-    }
-    memset(chosen, 0, (size_t)n);
-    if (left >= seen) left = seen;
-    for (; left > 0; left--) {
-        int best = -1;
-        for (int u = 0; u < n; u++)
-            if (!chosen[u] && !(add && isinf(add[u])) && u < seen && (best < 0 || score[u] > score[best])) best = u;
-        if (best < 0) break;
-        chosen[best] = 1;
-    }
-    for (int u = 0; u < seen && left == 0; u++)
-        for (int v = 0; v < seen; v++) {
-            if (!chosen[u] || chosen[v] || isinf(score[v])) continue;
+    for (int u = 0; u < n; u++)
+        for (int v = 0; v < n && !isinf(mask[u]); v++) { /* u is chosen, v is not, though it may be */
+            if (!isinf(mask[v]) || isinf(score[v])) continue;
             const int tie = off[u] == 0 && off[v] == 0 && score[u] >= score[v] && score[u] <= score[v] && u < v;
             if (!tie && !(score[u] - off[u] > score[v] + off[v])) sure = 0;
         }
     drop_to(mark);
     return sure;
-}
-
-/* y [D] and, if wanted, probabilities [H, n] of the token at `position`, which attends to the chosen ones of the rows
- * [n, R+P].
- */
-static void ref_attend(double *y, double *probs, const subject *s, int layer, const double *x, int position,
-                       const double *rows, int n, const unsigned char *chosen, const float *add) {
-    const mla_config *c = mla_model_config(s->model);
-    const mla_attn_weights *w = &s->layers[layer].attn;
-    const int H = c->num_attention_heads, N = c->qk_nope_head_dim, P = c->qk_rope_head_dim, R = c->kv_lora_rank,
-              V = c->v_head_dim;
-    const int mark = bag_n;
-    double *cq = HOLD(double, c->q_lora_rank), *q = HOLD(double, H *(N + P)), *o = HOLD(double, H *V),
-           *p = HOLD(double, n), *kv = HOLD(double, N + V);
-    product(cq, &w->q_a.weight, x);
-    rms(cq, c->q_lora_rank, &w->q_norm.weight);
-    product(q, &w->q_b.weight, cq);
-    for (int h = 0; h < H; h++) {
-        double max = -(double)INFINITY, sum = 0;
-        const mla_tensor head =
-            mla_view((const float *)w->kv_b.weight.data + (ptrdiff_t)h * (N + V) * R, MLA_F32, N + V, R);
-        rotate(q + h * (N + P) + N, P, c->rope.layout, position, mla_model_inv_freq(s->model));
-        for (int u = 0; u < n; u++) {
-            p[u] = -(double)INFINITY;
-            if (!chosen[u]) continue;
-            product(kv, &head, rows + u * (R + P));
-            p[u] = 0;
-            for (int i = 0; i < N; i++) p[u] += q[h * (N + P) + i] * kv[i];
-            for (int i = 0; i < P; i++) p[u] += q[h * (N + P) + N + i] * rows[u * (R + P) + R + i];
-            p[u] = p[u] * (double)c->softmax_scale + (add ? (double)add[u] : 0);
-            max = p[u] > max ? p[u] : max;
-        }
-        for (int u = 0; u < n; u++) sum += chosen[u] ? exp(p[u] - max) : 0;
-        for (int u = 0; u < n; u++) {
-            p[u] = chosen[u] ? exp(p[u] - max) / sum : 0;
-            if (probs) probs[h * n + u] = p[u];
-            if (p[u] <= 0) continue;
-            product(kv, &head, rows + u * (R + P));
-            for (int i = 0; i < V; i++) o[h * V + i] += p[u] * kv[N + i];
-        }
-    }
-    product(y, &w->o.weight, o);
-    drop_to(mark);
 }
 
 static float far_off(const float *got, const double *want,
@@ -381,7 +295,6 @@ static void reference_case(const trial *k, int before) {
     subject s;
     test_rng r = {(uint64_t)(k->H * 1000 + k->T * 7 + k->topk)};
     subject_open(&s, &c, 1, 5 + (uint64_t)k->Hi);
-    s.c.index_rope = mla_model_config(s.model)->index_rope;
     float *x = HOLD(float, 2 * T * D), *y = HOLD(float, 2 * T * D), *one = HOLD(float, 2 * n * D),
           *row = HOLD(float, W + d), *mask = NULL;
     float *probs = HOLD(float, n * k->H * T);
@@ -396,7 +309,8 @@ static void reference_case(const trial *k, int before) {
     }
     double *xd = doubles(x, 2 * T * D), *rows[2] = {HOLD(double, T *W), HOLD(double, T *W)}, *keys = HOLD(double, T *d),
            *want = HOLD(double, 2 * n * D);
-    double *want_probs = HOLD(double, n * k->H * T), *key = HOLD(double, d);
+    double *want_probs = HOLD(double, n * k->H * T), *key = HOLD(double, d), *seen = HOLD(double, T),
+           *score = HOLD(double, T);
     unsigned char *chosen = HOLD(unsigned char, n *T), *sure = HOLD(unsigned char, n);
     int first = 1;
     mla_cache *base = make_cache(s.model, T, k->dtype, k->index_dtype, NULL); /* what all begin with */
@@ -428,21 +342,23 @@ static void reference_case(const trial *k, int before) {
                         for (int i = 0; i < W; i++) rows[l][u * W + i] = (double)row[i];
                         for (int i = 0; i < d && l == 0; i++) keys[u * d + i] = (double)row[W + i];
                         if (l) continue;
-                        ref_key(key, &s, 0, xd + u * D, u);
+                        mla__key_ref(key, s.model, &s.layers[0].attn.indexer, xd + u * D, u);
                         const float e = far_off(row + W, key, d), bound = k->index_dtype == MLA_F32   ? 1e-5f
                                                                           : k->index_dtype == MLA_F16 ? 1e-3f
                                                                                                       : 8e-3f;
                         CHECK(e <= bound, "%s: index key %d is %.1e off", way, u, (double)e);
                     }
                 for (int t = 0; t < n; t++) {
-                    const int seen = k->mask == 0 ? before + t + 1 : T;
-                    sure[t] = (unsigned char)ref_choose(chosen + t * T, &s, 0, xd + (before + t) * D, before + t, keys,
-                                                        T, seen, mask ? mask + t * T : NULL);
-                    tokens_sure += sure[t], tokens_all++;
+                    const int at = before + t;
+                    for (int u = 0; u < T; u++)
+                        seen[u] = mask ? (double)mask[t * T + u] : u > at && k->mask == 0 ? -(double)INFINITY : 0;
                     for (int l = 0; l < 2; l++)
-                        ref_attend(want + (l * n + t) * D, want_probs + t * k->H * T, &s, l,
-                                   xd + (l * T + before + t) * D, before + t, rows[l], T, chosen + t * T,
-                                   mask ? mask + t * T : NULL);
+                        mla__attention_ref(want + (l * n + t) * D, want_probs + t * k->H * T, score, s.model,
+                                           &s.layers[l].attn, xd + (l * T + at) * D, rows[l], keys, seen, at, T,
+                                           T > 200);
+                    for (int u = 0; u < T; u++) chosen[t * T + u] = isinf(seen[u]) ? 0 : 1;
+                    sure[t] = (unsigned char)is_sure(&s, &s.layers[0].attn, xd + at * D, at, keys, score, seen, T);
+                    tokens_sure += sure[t], tokens_all++;
                 }
             }
             for (int l = 0; l < 2; l++)
@@ -688,14 +604,10 @@ static void test_reads(void) {
     subject_open(&s, &c, 1, 8);
     float *x = HOLD(float, D), *y = HOLD(float, D), *first = HOLD(float, D), *row = HOLD(float, (W + 8) * T);
     test_fill(&r, x, (size_t)D, 1);
-    /* queries and weights of this x, by hand: key u is sign * q * u, so that later keys score higher, but every 16th
+    /* queries and weights of this x: key u is sign * q * u, so that later keys score higher, but every 16th
      * only */
-    double *xd = doubles(x, D), *cq = HOLD(double, c.q_lora_rank), *q = HOLD(double, 8), weight;
-    const mla_attn_weights *w = &s.layers[0].attn;
-    product(cq, &w->q_a.weight, xd);
-    rms(cq, c.q_lora_rank, &w->q_norm.weight);
-    product(q, &w->indexer.wq_b.weight, cq);
-    product(&weight, &w->indexer.weights_proj, xd);
+    double *q = HOLD(double, 8), weight;
+    index_query(q, &weight, &s, &s.layers[0].attn, doubles(x, D), T);
     FOR_ISA(isa) FOR_PATH(path) for (int poisoned = 0; poisoned < 2; poisoned++) {
         mla_context *context = make_context(s.model, 1, 2, isa, path);
         mla_cache *k = make_cache(s.model, T + 1, MLA_F32, MLA_F32, NULL);
