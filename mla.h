@@ -562,16 +562,18 @@ MLA_API mla_result mla_moe_forward(mla_context *context, int layer, float *y, co
 #include <string.h>
 static inline double *mla__room_ref(double n) { return (double *)calloc((size_t)n + 1, sizeof(double)); }
 static inline double mla__weight_ref(const mla_tensor *w, int row, int col) { /* W[row, col], 0 of an absent W */
-    const mla_tensor scale = mla_view(w->scale, w->scale_dtype, (w->rows + 127) / 128, (w->cols + 127) / 128);
     const size_t i = (size_t)row * (size_t)w->cols + (size_t)col;
     uint16_t h;
     float f;
     if (!w->data) return 0;
     if (w->dtype == MLA_F32) return (double)(memcpy(&f, (const char *)w->data + 4 * i, 4), f);
     if (w->dtype == MLA_UE8M0) return (double)mla_ue8m0_to_f32(((const uint8_t *)w->data)[i]);
-    if (w->dtype == MLA_E4M3)
-        return (double)mla_e4m3_to_f32(((const uint8_t *)w->data)[i]) *
-               (w->scale ? mla__weight_ref(&scale, row / 128, col / 128) : 1);
+    if (w->dtype == MLA_E4M3) { /* with a scale for each 128 x 128 */
+        mla_tensor scale = *w;
+        scale.data = w->scale, scale.dtype = w->scale_dtype, scale.cols = (w->cols + 127) / 128;
+        const double code = (double)mla_e4m3_to_f32(((const uint8_t *)w->data)[i]);
+        return w->scale ? code * mla__weight_ref(&scale, row / 128, col / 128) : code;
+    }
     memcpy(&h, (const char *)w->data + 2 * i, 2);
     return (double)(w->dtype == MLA_F16 ? mla_f16_to_f32(h) : mla_bf16_to_f32(h));
 }

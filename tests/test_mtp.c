@@ -4,6 +4,7 @@
    statistics. Run from the repository root. */
 
 #define MLA_IMPLEMENTATION
+#define MLA_REFERENCE
 #include "mla.h"
 #define CHECKPOINT_IMPLEMENTATION
 #include "checkpoint.h"
@@ -168,44 +169,27 @@ static void run_ahead(mla_context *c, const subject *s, mla_cache *k, int n, int
     free(state);
 }
 
-/* What depth d computes, by plain arithmetic in front of its block, and by the block as a model of one layer, whose
-   embedding is what that arithmetic gave: x [n, D], hidden [n, D], logits [n, V]. The block and the head are what
+/* What depth d computes, by the reference of mla.h in front of its block, and by the block as a model of one layer,
+   whose embedding is what that gave: x [n, D], hidden [n, D], logits [n, V]. The block and the head are what
    test_model.c compares with transformers. */
-static double widened(const mla_tensor *t, size_t i) {
-    float f;
-    uint16_t h;
-    if (t->dtype == MLA_F32) return (double)(memcpy(&f, (const char *)t->data + 4 * i, 4), f);
-    memcpy(&h, (const char *)t->data + 2 * i, 2);
-    return (double)(t->dtype == MLA_BF16 ? mla_bf16_to_f32(h) : mla_f16_to_f32(h));
-}
-static void plain_norm(double *y, const double *x, const mla_tensor *w, int n, double eps) {
-    double sum = 0;
-    for (int i = 0; i < n; i++) sum += x[i] * x[i];
-    for (int i = 0; i < n; i++) y[i] = widened(w, (size_t)i) * x[i] / sqrt(sum / n + eps);
-}
 static void reference(const subject *s, int depth, int n, const int *tokens, const float *state, float *x,
                       float *hidden, float *logits) {
     const mla_weights *all = &s->files->weights;
     const mla_mtp_weights *w = s->M > 1 ? &more_mtp[depth] : &all->mtp[depth];
     const mla_tensor *embed = w->embed.data ? &w->embed : &all->embed;
     const int D = s->D;
-    double *e = (double *)room((size_t)D, 8), *pair = (double *)room(2 * (size_t)D, 8);
+    double *pair = (double *)room(2 * (size_t)D, 8), *y = (double *)room((size_t)D, 8);
     mla_config c = *mla_model_config(s->model);
     mla_weights one = *all;
     mla_model *model;
     mla_error err;
     int ids[MOST];
     for (int t = 0; t < n; t++) {
-        for (int i = 0; i < D; i++) e[i] = widened(embed, (size_t)tokens[t] * (size_t)D + (size_t)i);
-        plain_norm(pair, e, &w->enorm.weight, D, (double)c.block_norm.eps);
-        for (int i = 0; i < D; i++) e[i] = (double)state[(size_t)t * (size_t)D + (size_t)i];
-        plain_norm(pair + D, e, &w->hnorm.weight, D, (double)c.block_norm.eps);
-        for (int r = 0; r < D; r++) {
-            double sum = 0;
-            for (int i = 0; i < 2 * D; i++)
-                sum += widened(&w->eh_proj.weight, (size_t)r * 2 * (size_t)D + (size_t)i) * pair[i];
-            x[(size_t)t * (size_t)D + (size_t)r] = (float)sum;
-        }
+        for (int i = 0; i < D; i++) pair[i] = mla__weight_ref(embed, tokens[t], i);
+        for (int i = 0; i < D; i++) pair[D + i] = (double)state[(size_t)t * (size_t)D + (size_t)i];
+        mla__norm_ref(pair, D, &c.block_norm, &w->enorm), mla__norm_ref(pair + D, D, &c.block_norm, &w->hnorm);
+        mla__linear_ref(y, &w->eh_proj, pair);
+        for (int i = 0; i < D; i++) x[(size_t)t * (size_t)D + (size_t)i] = (float)y[i];
         ids[t] = t;
     }
     const mla_layer_weights *layers = (s->M > 1 ? more_layers : all->layers) + s->L + depth;
@@ -224,7 +208,7 @@ static void reference(const subject *s, int depth, int n, const int *tokens, con
         forward(run, &of_one, k, ids, n, hidden, logits);
         mla_cache_destroy(k), mla_context_destroy(run), mla_model_destroy(model);
     }
-    free(e), free(pair);
+    free(pair), free(y);
 }
 
 static void close_to(const char *what, const char *way, const float *got, const float *want, size_t n) {

@@ -1,9 +1,10 @@
 /* test_properties.c - numbers, and what must hold for any weights: every path, instruction set, dtype, way of cutting a
-   prompt and kind of cache gives the reference's answer. The reference is plain loops in double, written from the
-   formulas, and carries for each value a bound of the rounding error that an f32 implementation may make, so that no
-   tolerance is chosen by hand. Sections: conversions, rope, router, attention, masks, long, model, hostile values. */
+   prompt and kind of cache gives the reference's answer. The reference is that of mla.h; here each of its values gets a
+   bound of the rounding error that an f32 implementation may make, so that no tolerance is chosen by hand. Sections:
+   conversions, rope, router, attention, masks, long, model, hostile values. */
 
 #define MLA_IMPLEMENTATION
+#define MLA_REFERENCE
 #include "mla.h"
 #include "test.h"
 
@@ -65,25 +66,6 @@ static double decode(mla_dtype t, unsigned code) {
     case MLA_UE8M0: return code == 255 ? (double)NAN : ldexp(1, (int)code - 127);
     default: return (double)NAN;
     }
-}
-
-static double element(mla_dtype t, const void *data, ptrdiff_t i) {
-    const unsigned char *b = (const unsigned char *)data;
-    uint16_t h;
-    float f;
-    if (t == MLA_F32) {
-        memcpy(&f, b + 4 * i, 4);
-        return (double)f;
-    }
-    if (t == MLA_E4M3 || t == MLA_UE8M0) return decode(t, b[i]);
-    memcpy(&h, b + 2 * i, 2);
-    return decode(t, h);
-}
-
-static double tensor_at(const mla_tensor *t, int row, int col) {
-    const double w = element(t->dtype, t->data, (ptrdiff_t)row * t->cols + col);
-    if (t->dtype != MLA_E4M3 || !t->scale) return w;
-    return w * element(t->scale_dtype, t->scale, (ptrdiff_t)(row / 128) * ((t->cols + 127) / 128) + col / 128);
 }
 
 /* Nearest value with `bits` bits of mantissa (the leading one included) and smallest exponent `least`; rint rounds to
@@ -350,10 +332,10 @@ static mat columns(const mat *x, int from, int n) {
 static double *wide(const mla_tensor *t) {
     double *w = HOLD(double, (double)t->rows * t->cols);
     for (int r = 0; r < t->rows; r++)
-        for (int i = 0; i < t->cols; i++) w[(ptrdiff_t)r * t->cols + i] = tensor_at(t, r, i);
+        for (int i = 0; i < t->cols; i++) w[(ptrdiff_t)r * t->cols + i] = mla__weight_ref(t, r, i);
     return w;
 }
-static double bias_at(const mla_linear *l, int i) { return l->bias.data ? tensor_at(&l->bias, 0, i) : 0; }
+static double bias_at(const mla_linear *l, int i) { return mla__weight_ref(&l->bias, 0, i); }
 
 /* Bounds multiply from layer to layer until they say nothing. For a whole model the reference is run again with a
    random error, as large as a sum in f32 may make on average, put into every product: how far that moves the answers is
@@ -364,16 +346,18 @@ static mat ref_linear(const mat *x, const mla_linear *l) {
     const int n = l->weight.cols, out = l->weight.rows;
     const double *w = wide(&l->weight);
     mat y = new_mat(x->rows, out);
-    for (int t = 0; t < x->rows; t++)
+    for (int t = 0; t < x->rows; t++) {
+        const double *xv = x->v + (ptrdiff_t)t * n, *xe = x->e + (ptrdiff_t)t * n;
+        double *yv = y.v + (ptrdiff_t)t * out;
+        mla__linear_ref(yv, l, xv);
         for (int o = 0; o < out; o++) {
-            const double *wo = w + (ptrdiff_t)o * n, *xv = x->v + (ptrdiff_t)t * n, *xe = x->e + (ptrdiff_t)t * n;
-            double sum = 0, size = 0, e = 0;
-            for (int i = 0; i < n; i++) sum += wo[i] * xv[i], size += fabs(wo[i] * xv[i]), e += fabs(wo[i]) * xe[i];
-            sum += bias_at(l, o);
-            if (noise) sum += U * size * (double)test_gauss(noise);
-            y.v[(ptrdiff_t)t * out + o] = sum;
-            y.e[(ptrdiff_t)t * out + o] = e + (n + 8) * U * (size + e) + 2 * U * fabs(sum);
+            const double *wo = w + (ptrdiff_t)o * n;
+            double size = 0, e = 0;
+            for (int i = 0; i < n; i++) size += fabs(wo[i] * xv[i]), e += fabs(wo[i]) * xe[i];
+            if (noise) yv[o] += U * size * (double)test_gauss(noise);
+            y.e[(ptrdiff_t)t * out + o] = e + (n + 8) * U * (size + e) + 2 * U * fabs(yv[o]);
         }
+    }
     return y;
 }
 
@@ -381,43 +365,36 @@ static void ref_norm(mat *x, const mla_norm *norm, const mla_norm_weights *w) {
     const int n = x->cols;
     for (int t = 0; t < x->rows && norm->kind != MLA_NORM_NONE; t++) {
         double *v = x->v + (ptrdiff_t)t * n, *e = x->e + (ptrdiff_t)t * n, mean = 0, mean_e = 0, var = 0, var_e = 0;
-        const double eps = norm->eps > 0 ? (double)norm->eps : (double)1e-6f,
-                     alpha = norm->kind == MLA_NORM_DYT ? tensor_at(&w->alpha, 0, 0) : 0;
+        const double alpha = mla__weight_ref(&w->alpha, 0, 0);
         if (norm->kind == MLA_NORM_LAYER) {
             for (int i = 0; i < n; i++) mean += v[i] / n, mean_e += e[i] / n;
             mean_e += 2 * U * fabs(mean);
         }
         for (int i = 0; i < n; i++)
             var += (v[i] - mean) * (v[i] - mean) / n, var_e += 2 * fabs(v[i] - mean) * (e[i] + mean_e) / n;
-        const double scale = 1 / sqrt(var + eps), scale_e = 0.5 * var_e / (var + eps) + 6 * U;
+        var += (double)norm->eps;
         for (int i = 0; i < n; i++) {
-            const double g = tensor_at(&w->weight, 0, i), b = w->bias.data ? tensor_at(&w->bias, 0, i) : 0,
-                         d = v[i] - mean;
-            const double a = alpha * v[i];
-            if (norm->kind == MLA_NORM_DYT) {
-                e[i] = fabs(g) * (fabs(alpha) * e[i] + 2 * U * fabs(a) + 6 * U * fabs(tanh(a)));
-                v[i] = g * tanh(a) + b;
-            } else {
-                e[i] = fabs(g) * scale * (e[i] + mean_e + fabs(d) * scale_e);
-                v[i] = g * d * scale + b;
-            }
-            e[i] += 3 * U * (fabs(v[i]) + fabs(b));
+            const double g = fabs(mla__weight_ref(&w->weight, 0, i)), a = alpha * v[i];
+            e[i] = norm->kind == MLA_NORM_DYT
+                       ? g * (fabs(alpha) * e[i] + 2 * U * fabs(a) + 6 * U * fabs(tanh(a)))
+                       : g / sqrt(var) * (e[i] + mean_e + fabs(v[i] - mean) * (0.5 * var_e / var + 6 * U));
         }
+        mla__norm_ref(v, n, norm, w);
+        for (int i = 0; i < n; i++) e[i] += 3 * U * (fabs(v[i]) + fabs(mla__weight_ref(&w->bias, 0, i)));
     }
 }
 
 /* x [P] at a position. */
-static void ref_rotate(double *v, double *e, int P, mla_rope_layout layout, int position, const float *inv,
-                       double amp) {
+static void ref_rotate(double *v, double *e, const mla_model *m, mla_rope_layout layout, int position) {
+    const int P = mla_model_config(m)->qk_rope_head_dim;
+    const double amp = (double)mla_model_rope_amplitude(m);
     for (int i = 0; i < P / 2 && layout != MLA_ROPE_NONE; i++) {
         const int a = layout == MLA_ROPE_PAIR ? 2 * i : i, b = layout == MLA_ROPE_PAIR ? 2 * i + 1 : i + P / 2;
-        const float angle = (float)position * inv[i]; /* the formula's own rounding */
-        const double c = cos((double)angle) * amp, s = sin((double)angle) * amp, x = v[a], y = v[b], ex = e[a],
-                     ey = e[b];
-        v[a] = x * c - y * s, v[b] = y * c + x * s;
-        e[a] = ex * fabs(c) + ey * fabs(s) + 4 * U * amp * (fabs(x) + fabs(y));
-        e[b] = ey * fabs(c) + ex * fabs(s) + 4 * U * amp * (fabs(x) + fabs(y));
+        const double angle = (double)((float)position * mla_model_inv_freq(m)[i]), c = fabs(cos(angle)) * amp,
+                     s = fabs(sin(angle)) * amp, ex = e[a], ey = e[b], own = 4 * U * amp * (fabs(v[a]) + fabs(v[b]));
+        e[a] = ex * c + ey * s + own, e[b] = ey * c + ex * s + own;
     }
+    mla__rope_ref(v, m, layout, position);
 }
 
 typedef struct ref_options {
@@ -434,8 +411,7 @@ static mat ref_attention(const mla_model *m, const mla_attn_weights *w, const ma
     const int T = x->rows, H = c->num_attention_heads, N = c->qk_nope_head_dim, P = c->qk_rope_head_dim,
               R = c->kv_lora_rank;
     const int V = c->v_head_dim, qk = N + P, kv = N + V, first = opt->first, n = T - first;
-    const float *inv = mla_model_inv_freq(m);
-    const double amp = (double)mla_model_rope_amplitude(m), scale = (double)c->softmax_scale;
+    const double scale = (double)c->softmax_scale;
     mat q, rows = ref_linear(x, &w->kv_a), latent = columns(&rows, 0, R), o = new_mat(n, H * V);
     if (c->q_lora_rank > 0) {
         q = ref_linear(x, &w->q_a);
@@ -448,9 +424,9 @@ static mat ref_attention(const mla_model *m, const mla_attn_weights *w, const ma
     for (int t = 0; t < T; t++) {
         memcpy(rows.v + t * (R + P), latent.v + t * R, (size_t)R * sizeof *rows.v);
         memcpy(rows.e + t * (R + P), latent.e + t * R, (size_t)R * sizeof *rows.e);
-        ref_rotate(rows.v + t * (R + P) + R, rows.e + t * (R + P) + R, P, c->rope.layout, t, inv, amp);
+        ref_rotate(rows.v + t * (R + P) + R, rows.e + t * (R + P) + R, m, c->rope.layout, t);
         for (int h = 0; h < H; h++)
-            ref_rotate(q.v + (t * H + h) * qk + N, q.e + (t * H + h) * qk + N, P, c->rope.layout, t, inv, amp);
+            ref_rotate(q.v + (t * H + h) * qk + N, q.e + (t * H + h) * qk + N, m, c->rope.layout, t);
         for (int i = 0; i < R + P; i++)
             rows.e[t * (R + P) + i] += opt->cache_rounding * (fabs(rows.v[t * (R + P) + i]) + rows.e[t * (R + P) + i]);
     }
@@ -458,7 +434,7 @@ static mat ref_attention(const mla_model *m, const mla_attn_weights *w, const ma
     if (opt->probs) *opt->probs = new_mat(n, H * T);
     const double *wkv = wide(&w->kv_b.weight);
     double *k = HOLD(double, (double)T *kv), *k_e = HOLD(double, (double)T *kv), *k_size = HOLD(double, (double)T *kv);
-    double *s = HOLD(double, T), *s_e = HOLD(double, T);
+    double *mask = HOLD(double, T), *p = HOLD(double, T), *p_e = HOLD(double, T);
     for (int h = 0; h < H; h++) {
         for (int u = 0; u < T; u++) /* k_h and v_h of every token, and the size of the sums */
             for (int i = 0; i < kv; i++) {
@@ -473,13 +449,16 @@ static mat ref_attention(const mla_model *m, const mla_attn_weights *w, const ma
             }
         for (int t = first; t < T; t++) {
             const double *qv = q.v + (t * H + h) * qk, *qe = q.e + (t * H + h) * qk;
-            double max = -(double)INFINITY, sum = 0, mean_e = 0;
+            const ptrdiff_t row = (ptrdiff_t)(t - first) * H + h;
+            double mean_e = 0;
             int keys = 0;
-            for (int u = 0; u < T; u++) {
-                const double add = opt->mask ? opt->mask[(ptrdiff_t)t * T + u] : u > t ? -(double)INFINITY : 0;
+            for (int u = 0; u < T; u++)
+                mask[u] = opt->mask ? opt->mask[(ptrdiff_t)t * T + u] : u > t ? -(double)INFINITY : 0;
+            mla__head_ref(o.v + row * V, p, m, &w->kv_b, h, qv, rows.v, mask, T, T > 200);
+            for (int u = 0; u < T; u++) { /* the error of a score */
                 double dot = 0, e = 0, size = 0;
-                s[u] = add, s_e[u] = 0;
-                if (isinf(add)) continue;
+                p_e[u] = 0;
+                if (isinf(mask[u])) continue;
                 for (int i = 0; i < N; i++) {
                     dot += qv[i] * k[u * kv + i], size += fabs(qv[i]) * k_size[u * kv + i];
                     e += fabs(qv[i]) * k_e[u * kv + i] + qe[i] * (fabs(k[u * kv + i]) + k_e[u * kv + i]);
@@ -489,30 +468,23 @@ static mat ref_attention(const mla_model *m, const mla_attn_weights *w, const ma
                     dot += qv[N + i] * kr, size += fabs(qv[N + i] * kr),
                         e += fabs(qv[N + i]) * kr_e + qe[N + i] * (fabs(kr) + kr_e);
                 }
-                s[u] = dot * scale + add;
-                s_e[u] = scale * (e + (N + R + P + 16) * U * (size + e)) + 2 * U * (fabs(s[u]) + fabs(add));
-                max = s[u] > max ? s[u] : max, keys++;
+                p_e[u] = scale * (e + (N + R + P + 16) * U * (size + e)) +
+                         2 * U * (fabs(dot * scale + mask[u]) + fabs(mask[u]));
+                mean_e += p[u] * p_e[u], keys++;
             }
-            if (keys == 0) continue; /* a token that sees no key gets 0 */
-            for (int u = 0; u < T; u++) sum += exp(s[u] - max);
-            for (int u = 0; u < T; u++) s[u] = exp(s[u] - max) / sum, mean_e += s[u] * s_e[u];
             for (int u = 0; u < T; u++) /* relative error of p: that of both exponentials and of the sum; the exponents
                                            are below 90 or p is gone */
-                s_e[u] = s[u] > 0 ? s[u] * (expm1(s_e[u] + mean_e) + (keys + 200) * U) + 1e-37 : 0;
+                p_e[u] = p[u] > 0 ? p[u] * (expm1(p_e[u] + mean_e) + (keys + 200) * U) + 1e-37 : 0;
             for (int i = 0; i < V; i++) {
-                double dot = 0, size = 0, e = 0;
+                double size = 0, e = 0;
                 for (int u = 0; u < T; u++) {
-                    const double v = k[u * kv + N + i];
-                    dot += s[u] * v, size += s[u] * k_size[u * kv + N + i],
-                        e += s[u] * k_e[u * kv + N + i] + s_e[u] * (fabs(v) + k_e[u * kv + N + i]);
+                    const double v_e = k_e[u * kv + N + i];
+                    size += p[u] * k_size[u * kv + N + i], e += p[u] * v_e + p_e[u] * (fabs(k[u * kv + N + i]) + v_e);
                 }
-                o.v[(t - first) * H * V + h * V + i] = dot;
-                o.e[(t - first) * H * V + h * V + i] = e + (keys + R + 24) * U * (size + e);
+                o.e[row * V + i] = e + (keys + R + 24) * U * (size + e);
             }
-            for (int u = 0; opt->probs && u < T; u++) {
-                opt->probs->v[((ptrdiff_t)(t - first) * H + h) * T + u] = s[u];
-                opt->probs->e[((ptrdiff_t)(t - first) * H + h) * T + u] = s_e[u];
-            }
+            if (opt->probs) memcpy(opt->probs->v + row * T, p, (size_t)T * sizeof *p);
+            if (opt->probs) memcpy(opt->probs->e + row * T, p_e, (size_t)T * sizeof *p_e);
         }
     }
     return ref_linear(&o, &w->o);
@@ -530,69 +502,30 @@ static mat ref_mlp(const mat *x, const mla_mlp_weights *w) {
     return ref_linear(&g, &w->down);
 }
 
-/* rank[i] = how many stand before i: the larger ones, and those of the same value at a lower index */
-static void ranks(const double *x, int n, int *rank) {
-    for (int i = 0; i < n; i++) {
-        rank[i] = 0;
-        for (int j = 0; j < n; j++) rank[i] += x[j] > x[i] || (x[j] == x[i] && j < i);
-    }
-}
-/* Distance between the lowest of the first k and the highest of the others. */
-static double gap(const double *x, const int *rank, int n, int k) {
-    double in = (double)INFINITY, out = -(double)INFINITY;
-    for (int i = 0; i < n; i++) {
-        if (rank[i] < k)
-            in = x[i] < in ? x[i] : in;
-        else
-            out = x[i] > out ? x[i] : out;
-    }
-    return out == -(double)INFINITY ? (double)INFINITY : in - out; /* equal infinities: NaN, no gap */
-}
-
 #define MAX_EXPERTS 512
+
+/* By how much the k-th largest of x [n] exceeds the next one. */
+static double gap(const double *x, int n, int k) {
+    unsigned char taken[MAX_EXPERTS] = {0};
+    double kth = 0, next = (double)INFINITY;
+    for (int i = 0; i <= k; i++) {
+        int best = -1;
+        for (int j = 0; j < n; j++)
+            if (!taken[j] && (best < 0 || x[j] > x[best])) best = j;
+        kth = next, next = best < 0 ? -(double)INFINITY : x[best];
+        if (best >= 0) taken[best] = 1;
+    }
+    return isinf(next) ? (double)INFINITY : kth - next;
+}
 
 /* One token: logits z [E+Z] -> experts, best first, and their weights. Returns by how much the closest decision was
    made; an error of the scores below half of it changes no choice. */
-static double ref_route(const mla_config *c, const double *bias, const double *z, int *index, double *weight) {
-    const int E = c->n_routed_experts + c->zero_expert_num, K = c->num_experts_per_tok,
-              G = c->n_group > 0 ? c->n_group : 1, per = E / G;
-    const int keep = c->topk_group > 0 ? c->topk_group : 1;
-    double score[MAX_EXPERTS], biased[MAX_EXPERTS], group[MAX_EXPERTS], max = z[0], sum = 0, margin = (double)INFINITY,
-                                                                        d;
-    int rank[MAX_EXPERTS], group_rank[MAX_EXPERTS];
-    for (int e = 0; e < E; e++) max = z[e] > max ? z[e] : max;
-    for (int e = 0; e < E; e++) sum += exp(z[e] - max);
-    for (int e = 0; e < E; e++)
-        score[e] = c->scoring_func == MLA_SCORING_SOFTMAX ? exp(z[e] - max) / sum : 1 / (1 + exp(-z[e]));
-    for (int e = 0; e < E; e++) biased[e] = score[e] + (bias ? bias[e] : 0);
-    if (c->topk_method != MLA_TOPK_GREEDY && G > 1) {
-        for (int g = 0; g < G; g++) {
-            ranks(biased + g * per, per, rank);
-            group[g] = 0;
-            for (int i = 0; i < per; i++)
-                if (rank[i] < (c->topk_method == MLA_TOPK_NOAUX_TC ? 2 : 1)) group[g] += biased[g * per + i];
-        }
-        ranks(group, G, group_rank);
-        d = gap(group, group_rank, G, keep);
-        margin = d < margin ? d : margin;
-        for (int e = 0; e < E; e++)
-            if (group_rank[e / per] >= keep) {
-                biased[e] = c->topk_method == MLA_TOPK_NOAUX_TC ? -(double)INFINITY : 0;
-                if (c->topk_method == MLA_TOPK_GROUP_LIMITED_GREEDY)
-                    score[e] = 0; /* weights are read from the masked scores */
-            }
-    }
-    ranks(biased, E, rank);
-    d = gap(biased, rank, E, K);
-    margin = d < margin ? d : margin;
-    sum = 0;
-    for (int e = 0; e < E; e++)
-        if (rank[e] < K) index[rank[e]] = e, weight[rank[e]] = score[e], sum += score[e];
-    for (int k = 0; k < K; k++) {
-        if (c->norm_topk_prob) weight[k] /= sum + 1e-20;
-        weight[k] *= c->routed_scaling_factor > 0 ? (double)c->routed_scaling_factor : 1;
-    }
-    return margin;
+static double ref_route(const mla_config *c, const mla_tensor *bias, const double *z, int *index, double *weight) {
+    double by[MAX_EXPERTS], group[MAX_EXPERTS], margin = (double)INFINITY, d;
+    mla__route_ref(index, weight, by, group, c, bias, z);
+    if (c->topk_method != MLA_TOPK_GREEDY && c->n_group > 1) margin = gap(group, c->n_group, c->topk_group);
+    d = gap(by, c->n_routed_experts + c->zero_expert_num, c->num_experts_per_tok);
+    return d < margin ? d : margin;
 }
 
 /* y [T, D]; unsure[t] is set where a rounding error could have changed the choice of experts, margin [T] says by how
@@ -601,15 +534,13 @@ static mat ref_moe(const mla_config *c, const mla_moe_weights *w, const mat *x, 
                    int64_t *counts) {
     const int E = c->n_routed_experts + c->zero_expert_num, K = c->num_experts_per_tok, T = x->rows, D = x->cols;
     mla_linear router;
-    double bias[MAX_EXPERTS], weight[MAX_EXPERTS];
+    double weight[MAX_EXPERTS];
     int index[MAX_EXPERTS];
     mat y, z, *each = HOLD(mat, E);
     memset(&router, 0, sizeof router);
     router.weight = w->router;
     z = ref_linear(x, &router);
-    for (int e = 0; e < E; e++)
-        bias[e] = w->router_bias.data ? tensor_at(&w->router_bias, 0, e) : 0,
-        each[e] = e < c->n_routed_experts ? ref_mlp(x, &w->experts[e]) : *x;
+    for (int e = 0; e < E; e++) each[e] = e < c->n_routed_experts ? ref_mlp(x, &w->experts[e]) : *x;
     if (c->n_shared_experts > 0)
         y = ref_mlp(x, &w->shared);
     else
@@ -619,7 +550,7 @@ static mat ref_moe(const mla_config *c, const mla_moe_weights *w, const mat *x, 
         for (int e = 0; e < E; e++) z_e = z.e[t * E + e] > z_e ? z.e[t * E + e] : z_e;
         /* scores change by at most their logits' error (softmax: twice), relative and absolute, and some roundings */
         const double score_e = 2 * z_e + (E + 40) * U, weight_e = 2 * score_e + (K + 8) * U;
-        const double decided = ref_route(c, bias, z.v + t * E, index, weight);
+        const double decided = ref_route(c, &w->router_bias, z.v + t * E, index, weight);
         if (unsure) unsure[t] = !(decided > 6 * score_e);
         if (margin) margin[t] = decided;
         for (int k = 0; k < K; k++)
@@ -1059,8 +990,7 @@ static void test_rope_layouts(void) {
         MUST(mla_cache_append(k, FAR, filler, &error));
         MUST_IN(context, mla_attn_forward(context, 0, y, x, &s, 1));
         MUST(mla_cache_read(k, 0, FAR, row[0], &error));
-        ref_rotate(kva.v + R, kva.e + R, P, which ? MLA_ROPE_HALF : MLA_ROPE_PAIR, FAR, mla_model_inv_freq(m[which]),
-                   (double)mla_model_rope_amplitude(m[which]));
+        ref_rotate(kva.v + R, kva.e + R, m[which], which ? MLA_ROPE_HALF : MLA_ROPE_PAIR, FAR);
         mat key = columns(&kva, R, P);
         within(row[0] + R, &key, 0, 1, NULL, "a key far beyond the original length");
         mla_cache_destroy(k);
@@ -1125,16 +1055,16 @@ static void check_routing(routed *t, const float *z, int n, const char *what) {
     int *index = HOLD(int, n *K), want[MAX_EXPERTS], bad = 0, bad_weight = 0, at = 0, open = 0;
     float *weight = HOLD(float, n *K), *y = HOLD(float, n *E);
     int64_t counts[MAX_EXPERTS], total = 0;
-    double w[MAX_EXPERTS], zd[MAX_EXPERTS], bias[MAX_EXPERTS], reach = 1;
+    double w[MAX_EXPERTS], zd[MAX_EXPERTS], reach = 1;
+    const mla_tensor bias = mla_view(t->bias, MLA_F32, 1, E);
     mla_routing out;
     memset(counts, 0, sizeof counts);
     out.index = index, out.weight = weight, out.counts = counts;
     MUST_IN(t->context, mla_moe_forward(t->context, 0, y, z, n, &out));
-    for (int e = 0; e < E; e++)
-        bias[e] = (double)t->bias[e], reach = fabs(bias[e]) + 1 > reach ? fabs(bias[e]) + 1 : reach;
+    for (int e = 0; e < E; e++) reach = fmax(reach, fabs((double)t->bias[e]) + 1);
     for (int i = 0; i < n; i++) {
         for (int e = 0; e < E; e++) zd[e] = (double)z[i * E + e];
-        const double margin = ref_route(&t->c, bias, zd, want, w), largest = top_score(&t->c, zd);
+        const double margin = ref_route(&t->c, &bias, zd, want, w), largest = top_score(&t->c, zd);
         /* two scores of a group, in each of two groups: each errs by the sum's roundings, and by one for its bias */
         if (margin != 0 && !(margin > 4 * U * ((E + 16) * largest + 2 * reach))) {
             open++;
@@ -1561,6 +1491,7 @@ typedef struct ref_model {
 } ref_model;
 
 static void ref_pass(ref_model *out, const whole *t, const int *tokens, int T) {
+    const mla_norm *block_norm = &mla_model_config(t->m)->block_norm;
     const int D = t->c.hidden_size;
     mla_linear head;
     ref_options opt;
@@ -1569,20 +1500,20 @@ static void ref_pass(ref_model *out, const whole *t, const int *tokens, int T) {
     memset(&opt, 0, sizeof opt);
     head.weight = t->w.head;
     for (int i = 0; i < T; i++)
-        for (int d = 0; d < D; d++) x.v[i * D + d] = tensor_at(&t->w.embed, tokens[i], d);
+        for (int d = 0; d < D; d++) x.v[i * D + d] = mla__weight_ref(&t->w.embed, tokens[i], d);
     for (int l = 0; l < 2; l++) {
         out->hidden[l] = columns(&x, 0, D);
         n = columns(&x, 0, D);
-        ref_norm(&n, &t->c.block_norm, &t->layers[l].attn_norm);
+        ref_norm(&n, block_norm, &t->layers[l].attn_norm);
         y = ref_attention(t->m, &t->layers[l].attn, &n, &opt);
         add_mat(&x, &y);
         n = columns(&x, 0, D);
-        ref_norm(&n, &t->c.block_norm, &t->layers[l].ffn_norm);
+        ref_norm(&n, block_norm, &t->layers[l].ffn_norm);
         y = l == 0 ? ref_mlp(&n, &t->layers[l].mlp)
                    : ref_moe(mla_model_config(t->m), &t->layers[l].moe, &n, NULL, out->margin, NULL);
         add_mat(&x, &y);
     }
-    ref_norm(&x, &t->c.block_norm, &t->w.norm);
+    ref_norm(&x, block_norm, &t->w.norm);
     out->hidden[2] = x;
     out->logits = ref_linear(&x, &head);
 }
