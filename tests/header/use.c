@@ -1,4 +1,6 @@
-/* use.c - uses what impl.c implements, from another translation unit; C99 and C++11. Exit status 0: all is well. */
+/* use.c - uses what impl.c implements, from another translation unit, with the reference, which needs no more; C99 and
+   C++11. Exit status 0: all is well. */
+#define MLA_REFERENCE
 #include "mla.h"
 #include "checkpoint.h"
 
