@@ -1,8 +1,8 @@
 # make            the examples and the bench, into build/
 # make run        tells a small tale, by the DeepSeek-V3 in miniature of examples/tales
-# make test       all tests; the last line is "N passed, N failed"
-# make tokenizer  compares token ids with the reference implementation on 20,000 texts (make test does on fewer)
-# make check      the tests again under sanitizers and valgrind, as far as they are installed
+# make test       the tests, within two minutes; the last line is "N passed, N failed"; T=tokenizer runs one, T="tokenizer test_a%" several
+# make check      all the tests can do, also under sanitizers and valgrind as far as they are installed; T="asan/%" runs some
+# make tokenizer  compares token ids with the reference implementation on 20,000 texts (make check does on fewer)
 # make bench      how fast, as a fraction of what the machine can do
 # make models     prints the README's table of models, from what the tests run
 # make plots      draws the same with gnuplot, as bench/*.svg
@@ -21,8 +21,6 @@ COMPILE = $(CC) -std=c99 $(WARNINGS) $(CFLAGS) $(CPPFLAGS) -I. -Iexamples
 LINK = $(LDFLAGS) -lm -pthread
 PROGRAMS = build/generate build/minimal build/threads build/bench
 HEADERS = mla.h $(wildcard examples/*.h tests/*.h)
-TESTS = $(sort $(patsubst tests/%.c,%,$(wildcard tests/test_*.c)))
-SCRIPTS = $(sort $(wildcard tests/*/run.sh))
 
 all: $(PROGRAMS)
 
@@ -30,14 +28,25 @@ all: $(PROGRAMS)
 can = d=$$(mktemp -d) && printf '\#include <$(2)>\nint main(void) { return 0; }\n' >$$d/a.c && \
       $(or $(3),$(CC)) $(1) $$d/a.c -o $$d/a >/dev/null 2>&1 && $$d/a >/dev/null 2>&1 && echo "$(1)"; rm -rf $$d
 
-# ---- programs and tests ------------------------------------------------------------------------------------------------
+# ---- programs ----------------------------------------------------------------------------------------------------------
 
-build/generate build/minimal build/threads: build/%: examples/%.c $(HEADERS) build/flags
-	$(COMPILE) $(OPENMP) $< -o $@ $(LINK)
+# The implementation takes long to compile. It is compiled once, as DIRECTORY/mla.o, and programs that say MLA_IMPLEMENTATION are told
+# that they have it already; but those that look into it have their own.
+LINKED = -DMLA__IMPLEMENTED -DMLA__INSTANTIATED
+%/test_kernels %/test_sparse %/bench: LINKED =
+# $(call programs,DIRECTORY,COMPILER AND FLAGS): the rules for what is built into a directory
+define programs
+build/$(1)mla.o: mla.h build/flags
+	@mkdir -p $$(@D)
+	$(2) -DMLA_IMPLEMENTATION -x c -c mla.h -o $$@
+build/$(1)%: tests/%.c build/$(1)mla.o $(HEADERS)
+	$(2) $$(LINKED) $$< $$(if $$(LINKED),build/$(1)mla.o) -o $$@ $$(LINK)
+build/$(1)%: examples/%.c build/$(1)mla.o $(HEADERS)
+	$(2) $$(LINKED) $$< $$(if $$(LINKED),build/$(1)mla.o) -o $$@ $$(LINK)
+endef
+$(eval $(call programs,,$$(COMPILE) $$(OPENMP)))
 build/bench: bench/bench.c $(wildcard bench/*.h) $(HEADERS) build/flags
 	$(COMPILE) $(OPENMP) $(BENCH_RIVALS) $< -o $@ $(LINK) $(BENCH_RIVALS)
-build/test_%: tests/test_%.c $(HEADERS) build/flags
-	$(COMPILE) $(OPENMP) $< -o $@ $(LINK)
 
 # What the bench compares with where Debian's libopenblas-dev and libdnnl-dev are installed; nothing else uses them.
 BENCH_RIVALS = $(eval BENCH_RIVALS := $(if $(shell $(call can,-lopenblas,cblas.h)),-DBENCH_OPENBLAS -lopenblas) \
@@ -48,82 +57,46 @@ build/flags: FORCE
 	@mkdir -p build
 	@echo '$(COMPILE) $(OPENMP) $(LINK)' | cmp -s - $@ || echo '$(COMPILE) $(OPENMP) $(LINK)' >$@
 
-# $(call add_up,COMMAND...): runs each command, shows what it says, and adds up the lines "N passed, N failed" they end with. A
-# command that ends without such a line, or with an exit status above 0 and no failure counted, is a failure.
-add_up = passed=0; failed=0; for t in $(1); do \
-	    echo "== $$t"; \
-	    { $(2) $$t 2>&1; echo $$? >build/status; } | tee build/log; \
-	    read -r status <build/status; \
-	    set -- $$(sed -n 's/^\([0-9][0-9]*\) passed, \([0-9][0-9]*\) failed$$/\1 \2/p' build/log | tail -n 1); \
-	    if [ $$\# -ne 2 ]; then echo "$$t: no result, exit status $$status"; set -- 0 1; \
-	    elif [ $$status -ne 0 ] && [ $$2 -eq 0 ]; then echo "$$t: exit status $$status"; set -- $$1 1; fi; \
-	    passed=$$((passed + $$1)); failed=$$((failed + $$2)); \
-	done; rm -f build/log build/status
+# ---- make test, make check ---------------------------------------------------------------------------------------------
 
-test: $(PROGRAMS) $(addprefix build/,$(TESTS))
-	@$(call add_up,$(addprefix ./build/,$(TESTS)) $(SCRIPTS)); \
-	echo; echo "$$passed passed, $$failed failed"; [ $$failed -eq 0 ] && [ $$passed -gt 0 ]
+# Tests by name, as tests/run.sh takes them; the scripts come first, since they take longest. T=... are those asked for.
+TESTS = $(patsubst tests/%/run.sh,%,$(wildcard tests/*/run.sh)) $(PROGRAM_TESTS)
+PROGRAM_TESTS = $(patsubst tests/%.c,%,$(wildcard tests/test_*.c))
+chosen = $(if $(T),$(filter $(T) $(T:%=test_%),$(1)),$(1))
+# $(call programs_of,TESTS): what they need
+programs_of = $(foreach t,$(1),$(if $(findstring test_,$t),build/$t) $(if $(filter generate tokenizer,$t),build/generate) \
+              $(if $(findstring examples,$t),$(addprefix $(t:%examples=build/%),generate minimal threads)))
+
+# The tools understand no OpenMP; the threads example brings its own threads.
+INSPECT = -O1 -g -fno-omit-frame-pointer -I. -Iexamples -std=c99
+comma := ,
+CLANG = clang
+$(eval $(call programs,asan/,$$(CC) $$(INSPECT) -fsanitize=address$$(comma)undefined -fno-sanitize-recover=all))
+$(eval $(call programs,tsan/,$$(CC) $$(INSPECT) -fsanitize=thread))
+$(eval $(call programs,msan/,$$(CLANG) $$(INSPECT) -fsanitize=memory))
+$(eval $(call programs,valgrind/,$$(CC) $$(INSPECT)))
+# $(call inspected,TOOL,IS IT HERE?,TESTS)
+inspected = $(if $(2),$(addprefix $(1)/,$(3)),$(info $(1) is not here: left out))
+CHECKS = $(eval CHECKS := $(TESTS) \
+    $(call inspected,asan,$(shell $(call can,-fsanitize=address$(comma)undefined,stdio.h)),$(PROGRAM_TESTS) examples) \
+    $(call inspected,msan,$(shell $(call can,-fsanitize=memory,stdio.h,$(CLANG))),$(PROGRAM_TESTS) examples) \
+    $(call inspected,tsan,$(shell $(call can,-fsanitize=thread,stdio.h)),test_api examples) \
+    $(call inspected,valgrind,$(shell command -v valgrind),test_api test_checkpoint examples))$(CHECKS)
+
+# Where something does not compile, the others run all the same.
+JOBS = $(shell getconf _NPROCESSORS_ONLN)
+test: RUN = $(call chosen,$(TESTS))
+check: RUN = $(call chosen,$(CHECKS))
+check: export TEST_ALL = 1
+test check:
+	@$(MAKE) --no-print-directory -k $(if $(filter -j%,$(MAKEFLAGS)),,-j$(JOBS)) build/flags $(sort $(call programs_of,$(RUN))) \
+	    $(if $(T),,build/bench); built=$$?; JOBS=$(JOBS) tests/run.sh $(RUN) && exit $$built
 
 # ---- make run ----------------------------------------------------------------------------------------------------------
 
 run: build/generate
 	./build/generate --model examples/tales --prompt "Once upon a time the Rat said to the Mole, “" -n 145 --temp 0.7 --min-p 0.1 \
 	    --repeat-penalty 1.05 --repeat-last 128 --seed 301346
-
-# ---- make check --------------------------------------------------------------------------------------------------------
-# Built without OpenMP, whose runtimes the tools do not understand; the threads example brings its own threads.
-
-check: check-asan check-tsan check-msan check-valgrind
-CLANG = clang
-VALGRIND_TESTS = $(filter test_api test_checkpoint,$(TESTS))
-TSAN_TESTS = $(filter test_api,$(TESTS))
-ASAN = $(shell $(call can,-fsanitize=address$(comma)undefined,stdio.h))
-TSAN = $(shell $(call can,-fsanitize=thread,stdio.h))
-MSAN = $(shell $(call can,-fsanitize=memory,stdio.h,$(CLANG)))
-comma := ,
-# Which tests check-asan and check-msan run.
-CHECK_TESTS = $(TESTS)
-CHECKED = $(CHECK_TESTS) minimal threads generate
-INSPECT = -O1 -g -fno-omit-frame-pointer -I. -Iexamples -std=c99
-
-# $(call inspect,NAME,COMPILER,FLAGS): the rules for build/NAME/PROGRAM
-define inspect
-build/$(1)/%: tests/%.c $(HEADERS)
-	@mkdir -p build/$(1)
-	$(2) $(INSPECT) $(3) $$< -o $$@ $$(LINK)
-build/$(1)/%: examples/%.c $(HEADERS)
-	@mkdir -p build/$(1)
-	$(2) $(INSPECT) $(3) $$< -o $$@ $$(LINK)
-endef
-$(eval $(call inspect,asan,$(CC),-fsanitize=address$(comma)undefined -fno-sanitize-recover=all))
-$(eval $(call inspect,tsan,$(CC),-fsanitize=thread))
-$(eval $(call inspect,msan,$(CLANG),-fsanitize=memory))
-$(eval $(call inspect,plain,$(CC),))
-
-# The examples are no tests: they pass with exit status 0. $(call examples,DIRECTORY,WRAPPER,PROGRAM...)
-FEW_TOKENS = --model tests/fixtures/checkpoints/deepseek_v3 --tokens "1 2 3 4 5" -n 3 --chunk 2 --temp 1
-examples = for p in $(3) "generate $(subst ",\",$(FEW_TOKENS))"; do \
-	    echo "== $(2) $(1)$$p"; if eval "$(2) $(1)$$p"; then passed=$$((passed + 1)); else failed=$$((failed + 1)); fi; done
-verdict = echo; echo "$$passed passed, $$failed failed"; [ $$failed -eq 0 ]
-
-check-asan:
-	@if [ -z "$(ASAN)" ]; then echo "$(CC) has no address sanitizer here: left out"; else $(MAKE) --no-print-directory asan; fi
-check-tsan:
-	@if [ -z "$(TSAN)" ]; then echo "$(CC) has no thread sanitizer here: left out"; else $(MAKE) --no-print-directory tsan; fi
-check-msan:
-	@if [ -z "$(MSAN)" ]; then echo "$(CLANG) with a memory sanitizer is not here: left out"; else $(MAKE) --no-print-directory msan; fi
-check-valgrind:
-	@if ! command -v valgrind >/dev/null; then echo "valgrind is not here: left out"; else $(MAKE) --no-print-directory valgrind; fi
-asan: $(addprefix build/asan/,$(CHECKED))
-	@$(call add_up,$(addprefix ./build/asan/,$(CHECK_TESTS))); $(call examples,./build/asan/,,threads minimal); $(verdict)
-msan: $(addprefix build/msan/,$(CHECKED))
-	@$(call add_up,$(addprefix ./build/msan/,$(CHECK_TESTS))); $(call examples,./build/msan/,,threads minimal); $(verdict)
-tsan: $(addprefix build/tsan/,$(TSAN_TESTS) threads)
-	@$(call add_up,$(addprefix ./build/tsan/,$(TSAN_TESTS))); echo "== ./build/tsan/threads"; \
-	if ./build/tsan/threads; then passed=$$((passed + 1)); else failed=$$((failed + 1)); fi; $(verdict)
-valgrind: $(addprefix build/plain/,$(VALGRIND_TESTS) minimal generate)
-	@$(call add_up,$(addprefix ./build/plain/,$(VALGRIND_TESTS)),$(MEMCHECK)); $(call examples,./build/plain/,$(MEMCHECK),minimal); $(verdict)
-MEMCHECK = valgrind -q --error-exitcode=9 --leak-check=full --errors-for-leak-kinds=definite
 
 # ---- the rest ----------------------------------------------------------------------------------------------------------
 
@@ -162,4 +135,4 @@ clean:
 tokenizer: build/generate
 	TEXTS=20000 tests/tokenizer/run.sh
 
-.PHONY: all test run models tokenizer check check-asan check-tsan check-msan check-valgrind asan tsan msan valgrind bench plots install clean FORCE
+.PHONY: all test run models tokenizer check bench plots install clean FORCE

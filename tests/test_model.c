@@ -977,6 +977,20 @@ cell(const char *format, ...) { /* more of the table */
 /* , or nothing before the first of a list */
 static void item(int *n, const char *text) { cell("%s%s", (*n)++ ? ", " : "", text); }
 
+/* The dtypes of the matrices, a bit each: of every layer one matrix of each kind. */
+static unsigned dtypes_of(const mla_weights *w, int layers) {
+    unsigned dtypes = 1u << w->embed.dtype;
+    for (int i = 0; i < layers; i++) {
+        const mla_layer_weights *l = &w->layers[i];
+        const mla_linear *some[] = {&l->attn.kv_a,       &l->attn.kv_b,
+                                    &l->attn.o,          &l->mlp.down,
+                                    &l->moe.shared.down, l->moe.experts ? &l->moe.experts->down : &l->mlp.down};
+        for (size_t k = 0; k < sizeof some / sizeof *some; k++)
+            if (some[k]->weight.data) dtypes |= 1u << some[k]->weight.dtype;
+    }
+    return dtypes;
+}
+
 static void table_row(const fixture *f, const json_value *json) {
     static const char *const scalings[] = {"", ", linear", ", dynamic NTK", ", YaRN", ", LongRoPE"},
                              *const layouts[] = {"PAIR", "HALF", "none"};
@@ -1029,9 +1043,10 @@ static void table_row(const fixture *f, const json_value *json) {
     cell(" | ");
     if (json_integer(json_get(json, "num_nextn_predict_layers"), &mtp) && mtp > 0) cell("%d", (int)mtp);
     cell(" | ");
+    const unsigned dtypes = dtypes_of(&f->files->weights, c->num_hidden_layers);
     n = 0;
     for (int t = 0; t < MLA_DTYPE_COUNT; t++)
-        if (f->model->dtypes & 1u << t) item(&n, mla_dtype_name((mla_dtype)t));
+        if (dtypes & 1u << t) item(&n, mla_dtype_name((mla_dtype)t));
     for (size_t i = 0; i < sizeof converted / sizeof *converted; i++)
         if (!strcmp(converted[i].name, f->name)) cell("; %s", converted[i].formats);
     cell(" |\n");
