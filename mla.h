@@ -554,7 +554,6 @@ MLA_API mla_result mla_moe_forward(mla_context *context, int layer, float *y, co
 /* MATHS once more, in plain loops and in double, for one token: what is computed, and nothing of how the library does
    it. The tests hold the library against this, and this against the models' own code. It needs the API alone, and is
    compiled where MLA_REFERENCE is defined. m gives the config with its defaults; t is the token's position. */
-
 #if defined(MLA_REFERENCE) && !defined(MLA__REFERENCED)
 #define MLA__REFERENCED
 #include <math.h>
@@ -668,7 +667,6 @@ static inline void mla__key_ref(double *k, const mla_model *m, const mla_indexer
     mla__norm_ref(k, w->wk.weight.rows, &norm, &w->k_norm);
     mla__rope_ref(k, m, mla_model_config(m)->index_rope, t);
 }
-
 /* I(t,u) = sum_h w_h(x) relu(q_h(c_q).k(u)) -> score [T], over keys [T, d];  mask hides all but the index_topk best */
 static inline void mla__choose_ref(double *mask, double *score, const mla_model *m, const mla_indexer_weights *w,
                                    const double *x, const double *cq, const double *keys, int t, int T) {
@@ -722,7 +720,7 @@ static inline void mla__route_ref(int *expert, double *we, double *by, double *g
                                   const mla_tensor *bias, const double *z) {
     const int E = f->n_routed_experts + f->zero_expert_num, G = f->n_group, per = E / G, K = f->num_experts_per_tok;
     const int v3 = f->topk_method == MLA_TOPK_NOAUX_TC, grouped = f->topk_method != MLA_TOPK_GREEDY && G > 1;
-    double *s = mla__room_ref(E), sum = 0;
+    double *s = mla__room_ref(E), sum = 0, chosen = 0;
     for (int e = 0; e < E; e++) sum += exp(z[e]);
     for (int e = 0; e < E; e++) {
         s[e] = f->scoring_func == MLA_SCORING_SOFTMAX ? exp(z[e]) / sum : 1 / (1 + exp(-z[e]));
@@ -731,16 +729,13 @@ static inline void mla__route_ref(int *expert, double *we, double *by, double *g
     for (int g = 0; g < G; g++) group[g] = 0;
     for (int e = 0; e < E; e++) /* V3: the sum of the two best of a group; V2: the best */
         if (mla__rank_ref(by + e / per * per, per, e % per) < (v3 ? 2 : 1)) group[e / per] += by[e];
-    for (int e = 0; e < E && grouped; e++) {
-        if (mla__rank_ref(group, G, e / per) < f->topk_group) continue;
-        by[e] = v3 ? -(double)INFINITY : 0, s[e] = v3 ? s[e] : 0; /* V2 takes w_e from the masked scores, too */
-    }
-    sum = 0;
+    for (int e = 0; e < E && grouped; e++) /* V2 takes w_e, too, from the masked scores */
+        if (mla__rank_ref(group, G, e / per) >= f->topk_group) by[e] = v3 ? -(double)INFINITY : 0, s[e] = v3 ? s[e] : 0;
     for (int e = 0; e < E; e++) {
         const int k = mla__rank_ref(by, E, e);
-        if (k < K) expert[k] = e, we[k] = s[e], sum += s[e];
+        if (k < K) expert[k] = e, we[k] = s[e], chosen += s[e];
     }
-    for (int k = 0; k < K; k++) we[k] *= (double)f->routed_scaling_factor / (f->norm_topk_prob ? sum + 1e-20 : 1);
+    for (int k = 0; k < K; k++) we[k] *= (double)f->routed_scaling_factor / (f->norm_topk_prob ? chosen + 1e-20 : 1);
     free(s);
 }
 

@@ -397,6 +397,12 @@ static void ref_rotate(double *v, double *e, const mla_model *m, mla_rope_layout
     mla__rope_ref(v, m, layout, position);
 }
 
+/* x [n] times a factor that is not exact in f32. */
+static void ref_scale(double *v, double *e, int n, double factor) {
+    for (int i = 0; i < n && !(factor >= 1 && factor <= 1); i++)
+        v[i] *= factor, e[i] = e[i] * factor + 8 * U * fabs(v[i]);
+}
+
 typedef struct ref_options {
     int first;             /* answers are wanted from this token on */
     const double *mask;    /* [T, T] added to the scores; NULL: causal */
@@ -422,6 +428,10 @@ static mat ref_attention(const mla_model *m, const mla_attn_weights *w, const ma
     }
     ref_norm(&latent, &c->kv_norm, &w->kv_norm);
     for (int t = 0; t < T; t++) {
+        const double hotter =
+            c->temperature_beta > 0 ? (double)c->temperature_beta * log(1 + t / c->temperature_period) : 0;
+        ref_scale(latent.v + t * R, latent.e + t * R, R, (double)c->latent_scale);
+        ref_scale(q.v + t * H * qk, q.e + t * H * qk, H * qk, (double)c->q_scale * (1 + hotter));
         memcpy(rows.v + t * (R + P), latent.v + t * R, (size_t)R * sizeof *rows.v);
         memcpy(rows.e + t * (R + P), latent.e + t * R, (size_t)R * sizeof *rows.e);
         ref_rotate(rows.v + t * (R + P) + R, rows.e + t * (R + P) + R, m, c->rope.layout, t);
@@ -746,6 +756,9 @@ static void test_attention(void) {
         c.mask = MLA_MASK_NONE;
         attention_case("no mask", &c, K_F16, bias, 21, 1);
     }
+    c = attn_config(30, 18, 3, 25, 12, 6, 10);
+    c.q_scale = 1.3f, c.latent_scale = 0.7f, c.temperature_beta = 0.4f, c.temperature_period = 5;
+    attention_case("scales and a temperature", &c, K_F32, 0, 23, 1);
     c = attn_config(33, 0, 4, 17, 9, 0, 7);
     attention_case("no q latent, no rope part", &c, K_BF16, 0, 23, 1);
     c = attn_config(5, 0, 1, 1, 1, 3, 1);
