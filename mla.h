@@ -16,8 +16,7 @@ QUICK START    a model from weights that lie in memory, one prompt, the logits o
    mla_sequence prompt = {.cache = cache, .n_tokens = 3};
    mla_outputs out = {.logits = logits};
    mla_model_forward(context, &prompt, 1, (int[]){11, 22, 33}, &out);
-   examples/checkpoint.h fills config and weights from a Hugging Face directory; examples/minimal.c runs one layer
-               alone.
+   examples/checkpoint.h fills config and weights from a Hugging Face directory; examples/minimal.c runs one layer.
 
 LETTERS        T tokens, D hidden_size, H num_attention_heads, R kv_lora_rank, Q q_lora_rank, N qk_nope_head_dim,
                P qk_rope_head_dim, V v_head_dim, E n_routed_experts, Z zero_expert_num, K num_experts_per_tok,
@@ -25,38 +24,40 @@ LETTERS        T tokens, D hidden_size, H num_attention_heads, R kv_lora_rank, Q
    All matrices are row-major [out, in], as PyTorch keeps them: W [n,k] @ x [k] -> y [n].
 
 MATHS          (DeepSeek-V2, arXiv 2405.04434; DeepSeek-V3, arXiv 2412.19437; DeepSeek-V3.2, arXiv 2512.02556)
-   attention   c_q = norm(Wqa x); q = Wqb c_q  (or q = Wq x);  [c, kr] = Wkva x;  c = norm(c)         cached: [c,
-               rope(kr)]
-               [k_h, v_h] = Wkvb_h c;  s(t,u) = scale * (qn.k_h(u) + rope(qr).kr(u));  out = Wo concat_h(softmax(s) v_h)
-   absorbed    qa_h = Wk_h^T qn_h;  s(t,u) = scale * (qa_h.c(u) + qr.kr(u));  o_h = Wv_h (softmax(s) c)        the same
-               function
-   sparse      a token attends to the index_topk keys u of highest I(t,u) = sum_h w_h(x_t) relu(q_h(c_q).k(u)), all
-               heads to the same
+   attention   c_q = norm(Wqa x); q = Wqb c_q  (or q = Wq x);  [c, kr] = Wkva x;  c = norm(c)
+               cached: [c, rope(kr)]
+               [k_h, v_h] = Wkvb_h c;  s(t,u) = scale * (qn.k_h(u) + rope(qr).kr(u))
+               out = Wo concat_h(softmax(s) v_h)
+   absorbed    qa_h = Wk_h^T qn_h;  s(t,u) = scale * (qa_h.c(u) + qr.kr(u));  o_h = Wv_h (softmax(s) c)
+               the same function
+   sparse      a token attends to the index_topk keys u of highest I(t,u) = sum_h w_h(x_t) relu(q_h(c_q).k(u)),
+               all heads to the same
    experts     y = sum_{e in top-K} w_e down_e(silu(gate_e x) * up_e x) + shared(x)
    block       x += attn(norm1 x);  x += ffn(norm2 x);   logits = head(norm(x))
-   shortcut    x += attn(norm1 x);  h = norm2 x;  m = experts(h);  x += mlp(h);  the next block;  x += m      (a layer
-               with mlp and moe)
+   shortcut    x += attn(norm1 x);  h = norm2 x;  m = experts(h);  x += mlp(h);  the next block;  x += m
+               (a layer with mlp and moe)
    ahead       x = Weh [norm_e E(t_{i+1}); norm_h h_i];  y = norm(block(x));  logits of t_{i+2} = head(y)
                (multi-token prediction)
 
-CONTENTS       search for the anchor:   >>results >>dtypes >>config >>weights >>model >>threads >>cache >>forward >>isa
-               (the API)
-               then   >>stop-here >>reference >>platform >>numbers >>cpu >>vocabulary >>table >>integer >>fp8 >>bf16
-               >>memory >>parallel >>linear
-               >>norm >>rope >>sparse >>attention >>moe >>block >>template >>licence
+CONTENTS       search for the anchor
+   the API     >>results >>dtypes >>config >>weights >>model >>threads >>isa >>cache >>forward
+   the rest    >>stop-here >>reference >>platform >>numbers >>cpu >>vocabulary >>table >>integer >>fp8 >>bf16
+               >>template >>memory >>presets >>config-check >>weights-check >>model-object >>cache-object >>parallel
+               >>linear >>norm >>rope >>sparse >>attention >>walk >>moe >>block >>licence
 
 MEMORY         Every object is made either by X_create (allocator hook, default malloc) or in memory of yours: X_size,
-               then X_init.
-               Weights are used where they lie and are read-only. A forward call never allocates.
-ERRORS         Every entry point returns an mla_result and leaves a message that names the field or tensor at fault. A
-               failed call
-               leaves its caches as they were. Nothing here prints, exits, aborts or does I/O.
-DETERMINISM    Output is bit-identical for any number of threads and any thread pool. Different ISAs, paths and ways of
-               cutting a
-               prompt into calls agree to rounding.
+               then X_init. Weights are used where they lie and are read-only. A forward call never allocates.
+ERRORS         Every entry point returns an mla_result and leaves a message that names the field or tensor at fault.
+               A failed call leaves its caches as they were. Nothing here prints, exits, aborts or does I/O.
+DETERMINISM    Output is bit-identical for any number of threads and any thread pool. Different ISAs, paths and ways
+               of cutting a prompt into calls agree to rounding.
 SHARING        One model may be used by any number of contexts at once; a context, and a cache (with all caches of its
-               pool), by one
-               call at a time. There is no global state. */
+               pool), by one call at a time. There is no global state, but for what the CPU said when first asked.
+
+CHANGES
+   0.2.0       mla_pool_create, _size and _init take an mla_pool_desc. MLA_VERSION_NUMBER. The header may stand behind
+               windows.h and complex.h, and under another name. A model without rotation needs no factors of longrope.
+   0.1.0       the first version */
 
 #ifndef MLA_H
 #define MLA_H
@@ -158,8 +159,7 @@ typedef struct mla_linear {
 } mla_linear;
 
 /* ---- >>config ---------------------------------------------------------------------------------------------------- */
-/* Field names are the keys of DeepSeek's config.json, where it has them. Zero means the default given in the comment.
- */
+/* Field names are the keys of DeepSeek's config.json, where it has them. Zero means the default in the comment. */
 
 typedef enum mla_norm_kind {
     MLA_NORM_RMS = 0, /* w*x*rsqrt(mean(x^2)+eps) */
@@ -179,14 +179,13 @@ typedef enum mla_rope_layout {
     MLA_ROPE_NONE      /* no rotation, P may still be above 0 */
 } mla_rope_layout;
 
+/* M: original_max_position_embeddings. */
 typedef enum mla_rope_scaling {
     MLA_ROPE_DEFAULT = 0, /* inv[i] = theta^(-2i/P) */
     MLA_ROPE_LINEAR,      /* inv/factor */
-    MLA_ROPE_DYNAMIC,     /* theta *= (factor*n/M - (factor-1))^(P/(P-2)), n = max(length, M), M =
-                             original_max_position_embeddings */
+    MLA_ROPE_DYNAMIC,     /* theta *= (factor*n/M - (factor-1))^(P/(P-2)), n = max(length, M) */
     MLA_ROPE_YARN,        /* arXiv 2309.00071, with DeepSeek's mscale rules */
-    MLA_ROPE_LONGROPE /* arXiv 2402.13753: long_factor if length > original_max_position_embeddings, else short_factor
-                       */
+    MLA_ROPE_LONGROPE     /* arXiv 2402.13753: inv/long_factor if length > M, else inv/short_factor */
 } mla_rope_scaling;
 
 typedef struct mla_rope {
@@ -200,10 +199,13 @@ typedef struct mla_rope {
     int no_truncate;              /* yarn: the correction range is not rounded to whole dimensions */
     int max_position_embeddings;  /* dynamic, longrope: what the model was made for */
     int original_max_position_embeddings; /* dynamic, yarn, longrope; 0: max_position_embeddings */
-    int length; /* dynamic, longrope: longest sequence to be run, chosen once so that cached keys stay
-                   valid; 0: max_position_embeddings */
+    /* dynamic, longrope: longest sequence to be run, chosen once so that cached keys stay valid;
+       0: max_position_embeddings */
+    int length;
     const float *short_factor, *long_factor; /* longrope [P/2] */
-    const float *inv_freq; /* the caller's own inverse frequencies [P/2], instead of all of the above but layout */
+    /* the caller's own inverse frequencies [P/2] instead of all of the above but layout; neither they nor
+       softmax_scale are scaled */
+    const float *inv_freq;
 } mla_rope;
 
 typedef enum mla_mask {
@@ -234,17 +236,16 @@ typedef struct mla_config {
     mla_norm block_norm;      /* before attention, before the FFN, before the head: rms_norm_eps */
     float q_scale;            /* 0: 1; all of q is multiplied by it; LongCat-Flash (arXiv 2509.01322): sqrt(D/Q) */
     float latent_scale;       /* 0: 1; the normed latent is, not the rope key; LongCat-Flash: sqrt(D/R) */
-    float temperature_beta; /* q at position i is multiplied by 1 + beta*ln(1 + floor(i/period)); Llama 4, Mistral 4; 0:
-                               it is not */
+    /* q at position i is multiplied by 1 + beta*ln(1 + floor(i/period)); Llama 4, Mistral 4; 0: it is not */
+    float temperature_beta;
     int temperature_period; /* in positions */
     /* sparse attention (DSA, arXiv 2512.02556): a layer's indexer scores all keys that a token sees, and its heads
        attend to the best index_topk of them; ties go to the lowest position. A token that sees no more keys is served
        as without an indexer, bit for bit */
     int index_topk; /* 0: dense, and indexers are left alone; a context takes 4 * max_tokens * index_topk bytes for it
                      */
-    int index_n_heads,
-        index_head_dim; /* heads, each with d values, and one key of d values for all of them; d is at least P */
-    mla_rope_layout index_rope; /* of the FIRST P of these; NONE if rope.layout is */
+    int index_n_heads, index_head_dim; /* heads of d values, and one key of d values for all of them; d >= P */
+    mla_rope_layout index_rope;        /* of the FIRST P of these; NONE if rope.layout is */
     /* the residual stream, as MiniCPM scales it (arXiv 2404.06395) */
     float embed_scale;    /* 0: 1; embeddings are multiplied by it: scale_emb */
     float residual_scale; /* 0: 1; what attention and FFN add is: scale_depth/sqrt(num_hidden_layers) */
@@ -319,8 +320,7 @@ typedef struct mla_moe_weights {
 
 typedef struct mla_layer_weights {
     mla_norm_weights attn_norm, ffn_norm; /* input_layernorm, post_attention_layernorm: [D] */
-    mla_norm_weights
-        ffn_out_norm; /* of what the FFN gives, before it is added: post_mlp_layernorm, [D]; may be absent */
+    mla_norm_weights ffn_out_norm;        /* of what the FFN adds: post_mlp_layernorm, [D]; may be absent */
     mla_attn_weights attn;
     mla_mlp_weights mlp; /* dense layer */
     mla_moe_weights moe; /* or MoE layer; or both, see above */
@@ -360,9 +360,9 @@ MLA_API size_t mla_model_size(const mla_config *config); /* bytes for mla_model_
 MLA_API mla_result mla_model_init(mla_model **out, void *memory, size_t bytes, const mla_config *config,
                                   const mla_weights *weights, mla_error *err);
 
-MLA_API const mla_config *
-mla_model_config(const mla_model *model); /* with defaults resolved: softmax_scale, rope.factor, ... */
-MLA_API const float *mla_model_inv_freq(const mla_model *model); /* [P/2] */
+/* With defaults resolved: softmax_scale, rope.factor, ... */
+MLA_API const mla_config *mla_model_config(const mla_model *model);
+MLA_API const float *mla_model_inv_freq(const mla_model *model); /* [P/2]; zeros if nothing rotates */
 MLA_API float mla_model_rope_amplitude(const mla_model *model);  /* cos and sin are multiplied by it */
 /* Bytes of weights that mla_model_forward on n_tokens reads at least once: everything but embedding rows, with the
    experts that n_tokens tokens hit if they spread evenly. n_tokens 0: all weights, those for mla_mtp_forward too. */
@@ -419,8 +419,8 @@ MLA_API int mla_context_threads(const mla_context *context);
 
 /* ---- >>isa ------------------------------------------------------------------------------------------------------- */
 
-MLA_API int
-mla_isa_available(mla_isa isa); /* compiled in, and this CPU and its OS can run it; for AMX, Linux is asked for leave */
+/* Compiled in, and this CPU and its OS can run it; for AMX, Linux is asked for leave. */
+MLA_API int mla_isa_available(mla_isa isa);
 MLA_API const char *mla_isa_name(mla_isa isa); /* "auto", "scalar", "avx2", "avx512", "vnni", "bf16", "amx", "neon" */
 
 /* ---- >>cache ----------------------------------------------------------------------------------------------------- */
@@ -439,8 +439,7 @@ typedef struct mla_cache_desc {
     mla_dtype dtype; /* F32, F16, BF16, or Q8 if R+P is a multiple of 32; with a pool, the pool's is used */
     mla_pool *pool;  /* NULL: contiguous */
     mla_allocator alloc;
-    mla_dtype index_dtype; /* of index keys: F32, F16, BF16, or Q8 if d is a multiple of 32; with a pool, the pool's is
-                              used */
+    mla_dtype index_dtype; /* of index keys: F32, F16, BF16, or Q8 if d is a multiple of 32; with a pool, the pool's */
 } mla_cache_desc;
 
 typedef struct mla_pool_desc {
@@ -459,8 +458,8 @@ MLA_API int mla_pool_free_pages(const mla_pool *pool);
 
 MLA_API mla_result mla_cache_create(mla_cache **out, const mla_model *model, const mla_cache_desc *desc,
                                     mla_error *err);
-MLA_API void mla_cache_destroy(
-    mla_cache *cache); /* gives its pages back; one made by mla_cache_init: call it before the memory goes */
+/* Gives its pages back; of one made by mla_cache_init: call it before the memory goes. */
+MLA_API void mla_cache_destroy(mla_cache *cache);
 MLA_API size_t mla_cache_size(const mla_model *model, const mla_cache_desc *desc);
 MLA_API mla_result mla_cache_init(mla_cache **out, void *memory, size_t bytes, const mla_model *model,
                                   const mla_cache_desc *desc, mla_error *err);

@@ -52,5 +52,10 @@ check "the same by MLA_FILE" $CC -std=c99 -fsyntax-only -DMLA_FILE='"copy.h"' "$
 $CC -std=c99 -fsyntax-only -ffile-prefix-map="$tmp"=/elsewhere -I"$tmp/copy" "$tmp/copy/a.c" >"$tmp/mapped" 2>&1
 check "a copy that cannot find itself says so" grep -q '#error.*define MLA_FILE' "$tmp/mapped"
 
+# the manual's contents are the anchors of the file, in order
+sed -n '/^CONTENTS/,/^MEMORY/p' "$root/mla.h" | grep -o '>>[a-z0-9-]*' >"$tmp/contents"
+grep -o '^/\* \(---- \)\?>>[a-z0-9-]*' "$root/mla.h" | grep -o '>>.*' >"$tmp/anchors"
+check "CONTENTS lists every anchor in the order of the file" diff "$tmp/contents" "$tmp/anchors"
+
 echo "$passed passed, $failed failed"
 [ $failed -eq 0 ] && [ $passed -gt 0 ]
