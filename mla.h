@@ -886,6 +886,12 @@ static mla_result mla__fail(mla_error *err, mla_result code, const char *format,
     return code;
 }
 
+#define MLA__TRY(call)                                                                                                 \
+    do {                                                                                                               \
+        const mla_result mla__r = (call);                                                                              \
+        if (mla__r != MLA_OK) return mla__r;                                                                           \
+    } while (0)
+
 const char *mla_result_name(mla_result r) {
     switch (r) {
 #define MLA_X(name, text)                                                                                              \
@@ -3479,17 +3485,16 @@ static void mla__object_give(void *out, void *object) { memcpy(out, &object, siz
 
 static mla_result mla__object_check(const mla__kind *kind, void *out, size_t *need, const mla_model *m,
                                     const void *desc, mla_error *err) {
-    mla_result r;
     if (!out) return mla__fail(err, MLA_ERR_ARGUMENT, "%s: out is NULL", kind->name);
     mla__object_give(out, NULL);
-    if ((r = kind->check(m, desc, err)) == MLA_OK) kind->layout(m, desc, NULL, need);
-    return r;
+    MLA__TRY(kind->check(m, desc, err));
+    kind->layout(m, desc, NULL, need);
+    return MLA_OK;
 }
 static mla_result mla__object_init(const mla__kind *kind, void *out, void *memory, size_t bytes, const mla_model *m,
                                    const void *desc, mla_error *err) {
     size_t need;
-    const mla_result r = mla__object_check(kind, out, &need, m, desc, err);
-    if (r != MLA_OK) return r;
+    MLA__TRY(mla__object_check(kind, out, &need, m, desc, err));
     if (!memory) return mla__fail(err, MLA_ERR_ARGUMENT, "mla_%s_init: memory is NULL", kind->name);
     if (bytes < need)
         return mla__fail(err, MLA_ERR_MEMORY, "mla_%s_init: %.0f bytes given, %.0f needed", kind->name, (double)bytes,
@@ -3500,9 +3505,9 @@ static mla_result mla__object_init(const mla__kind *kind, void *out, void *memor
 static mla_result mla__object_create(const mla__kind *kind, void *out, const mla_allocator *alloc, const mla_model *m,
                                      const void *desc, mla_error *err) {
     size_t bytes;
-    const mla_result r = mla__object_check(kind, out, &bytes, m, desc, err);
-    if (r != MLA_OK) return r;
-    void *memory = bytes == SIZE_MAX ? NULL : alloc && alloc->alloc ? alloc->alloc(alloc->user, bytes) : malloc(bytes);
+    void *memory = NULL;
+    MLA__TRY(mla__object_check(kind, out, &bytes, m, desc, err));
+    if (bytes != SIZE_MAX) memory = alloc && alloc->alloc ? alloc->alloc(alloc->user, bytes) : malloc(bytes);
     if (!memory) return mla__fail(err, MLA_ERR_MEMORY, "%s: no memory for %.0f bytes", kind->name, (double)bytes);
     mla__object *object = (mla__object *)kind->layout(m, desc, memory, &bytes);
     if (alloc) object->alloc = *alloc;
@@ -3675,60 +3680,64 @@ mla_result mla_config_preset(mla_config *out, const char *name, mla_error *err) 
 enum { MLA__WITHOUT = 0, MLA__ALWAYS = 1, MLA__ATTN = 2, MLA__MOE = 4, MLA__SPARSE = 8, MLA__HEAT = 16 };
 
 typedef struct mla__field {
+    size_t at; /* in mla_config */
     const char *name;
-    size_t at;    /* in mla_config */
     int of, real; /* real: a float, else an int or an enumeration, which are read as ints */
     double most, standard;
 } mla__field;
 typedef char mla__enums_are_ints[sizeof(mla_norm_kind) == sizeof(int) ? 1 : -1];
 
 #define MLA__INT(field, of, most, standard)                                                                            \
-    { #field, offsetof(mla_config, field), of, 0, most, standard }
+    { offsetof(mla_config, field), #field, of, 0, most, standard }
+#define MLA__SIZE(field, of)            MLA__INT(field, of, MLA__DIM_MAX, 0)
+#define MLA__COUNT(field, of, standard) MLA__INT(field, of, 65536, standard)
+#define MLA__ENUM(field, last)          MLA__INT(field, 0, last, 0)
+#define MLA__POSITION(field, of)        MLA__INT(field, of, INT32_MAX, 0)
 #define MLA__REAL(field, standard)                                                                                     \
-    { #field, offsetof(mla_config, field), 0, 1, 3.0e38, standard }
+    { offsetof(mla_config, field), #field, 0, 1, 3.0e38, standard }
 
 static const mla__field mla__fields[] = {
-    MLA__INT(hidden_size, MLA__ALWAYS, MLA__DIM_MAX, 0),
-    MLA__INT(num_hidden_layers, MLA__ALWAYS, 65536, 0),
-    MLA__INT(num_nextn_predict_layers, 0, 65536, 0),
-    MLA__INT(vocab_size, 0, MLA__DIM_MAX, 0),
-    MLA__INT(intermediate_size, 0, MLA__DIM_MAX, 0),
-    MLA__INT(num_attention_heads, 0, 65536, 0),
-    MLA__INT(q_lora_rank, 0, MLA__DIM_MAX, 0),
-    MLA__INT(kv_lora_rank, MLA__ATTN, MLA__DIM_MAX, 0),
-    MLA__INT(qk_nope_head_dim, MLA__ATTN, MLA__DIM_MAX, 0),
-    MLA__INT(qk_rope_head_dim, 0, MLA__DIM_MAX, 0),
-    MLA__INT(v_head_dim, MLA__ATTN, MLA__DIM_MAX, 0),
-    MLA__INT(mask, 0, MLA_MASK_NONE, 0),
+    MLA__SIZE(hidden_size, MLA__ALWAYS),
+    MLA__COUNT(num_hidden_layers, MLA__ALWAYS, 0),
+    MLA__COUNT(num_nextn_predict_layers, 0, 0),
+    MLA__SIZE(vocab_size, 0),
+    MLA__SIZE(intermediate_size, 0),
+    MLA__COUNT(num_attention_heads, 0, 0),
+    MLA__SIZE(q_lora_rank, 0),
+    MLA__SIZE(kv_lora_rank, MLA__ATTN),
+    MLA__SIZE(qk_nope_head_dim, MLA__ATTN),
+    MLA__SIZE(qk_rope_head_dim, 0),
+    MLA__SIZE(v_head_dim, MLA__ATTN),
+    MLA__ENUM(mask, MLA_MASK_NONE),
     MLA__REAL(softmax_scale, 0),
     MLA__REAL(q_scale, 1),
     MLA__REAL(latent_scale, 1),
     MLA__REAL(temperature_beta, 0),
-    MLA__INT(temperature_period, MLA__HEAT, INT32_MAX, 0),
+    MLA__POSITION(temperature_period, MLA__HEAT),
     MLA__REAL(embed_scale, 1),
     MLA__REAL(residual_scale, 1),
     MLA__REAL(logits_scale, 1),
-    MLA__INT(n_routed_experts, 0, 65536, 0),
-    MLA__INT(zero_expert_num, 0, 65536, 0),
-    MLA__INT(num_experts_per_tok, MLA__MOE, MLA__DIM_MAX, 0),
-    MLA__INT(moe_intermediate_size, MLA__MOE, MLA__DIM_MAX, 0),
-    MLA__INT(n_shared_experts, 0, 65536, 0),
-    MLA__INT(n_group, 0, 65536, 1),
-    MLA__INT(topk_group, 0, 65536, 1),
-    MLA__INT(topk_method, 0, MLA_TOPK_NOAUX_TC, 0),
-    MLA__INT(scoring_func, 0, MLA_SCORING_SIGMOID, 0),
+    MLA__COUNT(n_routed_experts, 0, 0),
+    MLA__COUNT(zero_expert_num, 0, 0),
+    MLA__SIZE(num_experts_per_tok, MLA__MOE),
+    MLA__SIZE(moe_intermediate_size, MLA__MOE),
+    MLA__COUNT(n_shared_experts, 0, 0),
+    MLA__COUNT(n_group, 0, 1),
+    MLA__COUNT(topk_group, 0, 1),
+    MLA__ENUM(topk_method, MLA_TOPK_NOAUX_TC),
+    MLA__ENUM(scoring_func, MLA_SCORING_SIGMOID),
     MLA__REAL(routed_scaling_factor, 1),
-    MLA__INT(q_norm.kind, 0, MLA_NORM_NONE, 0),
+    MLA__ENUM(q_norm.kind, MLA_NORM_NONE),
     MLA__REAL(q_norm.eps, 1e-6),
-    MLA__INT(kv_norm.kind, 0, MLA_NORM_NONE, 0),
+    MLA__ENUM(kv_norm.kind, MLA_NORM_NONE),
     MLA__REAL(kv_norm.eps, 1e-6),
-    MLA__INT(block_norm.kind, 0, MLA_NORM_NONE, 0),
+    MLA__ENUM(block_norm.kind, MLA_NORM_NONE),
     MLA__REAL(block_norm.eps, 1e-6),
-    MLA__INT(rope.layout, 0, MLA_ROPE_NONE, 0),
-    MLA__INT(rope.scaling, 0, MLA_ROPE_LONGROPE, 0),
-    MLA__INT(rope.max_position_embeddings, 0, INT32_MAX, 0),
-    MLA__INT(rope.original_max_position_embeddings, 0, INT32_MAX, 0),
-    MLA__INT(rope.length, 0, INT32_MAX, 0),
+    MLA__ENUM(rope.layout, MLA_ROPE_NONE),
+    MLA__ENUM(rope.scaling, MLA_ROPE_LONGROPE),
+    MLA__POSITION(rope.max_position_embeddings, 0),
+    MLA__POSITION(rope.original_max_position_embeddings, 0),
+    MLA__POSITION(rope.length, 0),
     MLA__REAL(rope.theta, 10000),
     MLA__REAL(rope.factor, 0),
     MLA__REAL(rope.beta_fast, 32),
@@ -3736,10 +3745,10 @@ static const mla__field mla__fields[] = {
     MLA__REAL(rope.mscale, 0),
     MLA__REAL(rope.mscale_all_dim, 0),
     MLA__REAL(rope.attention_factor, 0),
-    MLA__INT(index_topk, 0, MLA__DIM_MAX, 0),
-    MLA__INT(index_rope, 0, MLA_ROPE_NONE, 0),
-    MLA__INT(index_n_heads, MLA__SPARSE, 65536, 0),
-    MLA__INT(index_head_dim, MLA__SPARSE, MLA__DIM_MAX, 0),
+    MLA__SIZE(index_topk, 0),
+    MLA__ENUM(index_rope, MLA_ROPE_NONE),
+    MLA__COUNT(index_n_heads, MLA__SPARSE, 0),
+    MLA__SIZE(index_head_dim, MLA__SPARSE),
 };
 
 static mla_result mla__in_range(mla_error *err, const char *name, int v, int least, int most) {
@@ -3751,11 +3760,6 @@ static mla_result mla__at_least(mla_error *err, const char *name, float v, float
     return mla__fail(err, MLA_ERR_CONFIG, "config.%s: %g, must be a finite number not below %g", name, (double)v,
                      (double)least);
 }
-static mla_result mla__fits_int(mla_error *err, const char *name, double a, double b) {
-    if (a * b <= 2147483647.0) return MLA_OK;
-    return mla__fail(err, MLA_ERR_CONFIG, "config: %s = %.0f does not fit in 31 bits", name, a * b);
-}
-
 /* Each field by itself; then defaults take the place of zeros. */
 static mla_result mla__check_fields(mla_config *c, mla_error *err) {
     const int has = MLA__ALWAYS | (c->num_attention_heads ? MLA__ATTN : 0) | (c->n_routed_experts ? MLA__MOE : 0) |
@@ -3766,9 +3770,8 @@ static mla_result mla__check_fields(mla_config *c, mla_error *err) {
         float real;
         int v;
         memcpy(&real, at, sizeof real), memcpy(&v, at, sizeof v);
-        const mla_result r = f->real ? mla__at_least(err, f->name, real, 0)
-                                     : mla__in_range(err, f->name, v, (f->of & has) != 0, (int)f->most);
-        if (r != MLA_OK) return r;
+        MLA__TRY(f->real ? mla__at_least(err, f->name, real, 0)
+                         : mla__in_range(err, f->name, v, (f->of & has) != 0, (int)f->most));
         if (f->real ? real != 0 : v != 0) continue;
         real = (float)f->standard, v = (int)f->standard;
         memcpy(at, f->real ? (const void *)&real : (const void *)&v, sizeof v);
@@ -3825,16 +3828,15 @@ static float mla__rope_inv(const mla_rope *r, int P, int i) {
 
 /* What the scaling of a rope that rotates needs. */
 static mla_result mla__check_scaling(const mla_rope *r, int P, mla_error *err) {
-    const char *original = "rope.original_max_position_embeddings";
-    mla_result e;
-    if (r->scaling != MLA_ROPE_DEFAULT && (e = mla__at_least(err, "rope.factor", r->factor, 1)) != MLA_OK) return e;
-    if (r->scaling >= MLA_ROPE_DYNAMIC &&
-        (e = mla__in_range(err, original, r->original_max_position_embeddings, 1, INT32_MAX)) != MLA_OK)
-        return e;
+    const int M = r->original_max_position_embeddings;
+    if (r->scaling == MLA_ROPE_DEFAULT) return MLA_OK;
+    MLA__TRY(mla__at_least(err, "rope.factor", r->factor, 1));
+    if (r->scaling == MLA_ROPE_LINEAR) return MLA_OK;
+    MLA__TRY(mla__in_range(err, "rope.original_max_position_embeddings", M, 1, INT32_MAX));
     if (r->scaling == MLA_ROPE_YARN && !(r->theta > 1))
         return mla__fail(err, MLA_ERR_CONFIG, "config.rope.theta: %g, yarn needs more than 1", (double)r->theta);
     if (r->scaling != MLA_ROPE_LONGROPE) return MLA_OK;
-    const int longer = r->length > r->original_max_position_embeddings;
+    const int longer = r->length > M;
     const float *f = longer ? r->long_factor : r->short_factor;
     const char *name = longer ? "long_factor" : "short_factor";
     if (!f)
@@ -3849,7 +3851,6 @@ static mla_result mla__check_scaling(const mla_rope *r, int P, mla_error *err) {
 
 static mla_result mla__check_rope(mla_rope *r, int P, mla_error *err) {
     const int most = r->max_position_embeddings;
-    mla_result e;
     if (P % 2 && r->layout != MLA_ROPE_NONE)
         return mla__fail(err, MLA_ERR_CONFIG, "config.qk_rope_head_dim: %d is odd, rotation needs pairs", P);
     if (r->original_max_position_embeddings == 0) r->original_max_position_embeddings = most;
@@ -3859,7 +3860,7 @@ static mla_result mla__check_rope(mla_rope *r, int P, mla_error *err) {
     if (r->factor == 0) r->factor = 1;
     if (r->inv_freq) r->scaling = MLA_ROPE_DEFAULT; /* they are final: neither they nor the softmax are scaled */
     if (!mla__rotates(r, P)) return MLA_OK;
-    if (!r->inv_freq && (e = mla__check_scaling(r, P, err)) != MLA_OK) return e;
+    if (!r->inv_freq) MLA__TRY(mla__check_scaling(r, P, err));
     const float amplitude = mla__rope_amplitude(r, P);
     for (int i = 0; i < P / 2; i++) {
         const float inv = mla__rope_inv(r, P, i);
@@ -3871,15 +3872,14 @@ static mla_result mla__check_rope(mla_rope *r, int P, mla_error *err) {
 }
 
 static mla_result mla__check_indexer(mla_config *c, mla_error *err) {
-    mla_result r;
+    const int P = c->qk_rope_head_dim;
     if (c->rope.layout == MLA_ROPE_NONE) c->index_rope = MLA_ROPE_NONE;
     if (c->index_topk == 0) return MLA_OK;
-    r = mla__in_range(err, "index_head_dim", c->index_head_dim, mla__max(1, c->qk_rope_head_dim), MLA__DIM_MAX);
-    if (r == MLA_OK && c->q_lora_rank == 0)
-        r = mla__fail(err, MLA_ERR_CONFIG,
-                      "config.q_lora_rank: 0, but with index_topk %d an indexer takes its queries from that latent",
-                      c->index_topk);
-    return r;
+    MLA__TRY(mla__in_range(err, "index_head_dim", c->index_head_dim, mla__max(1, P), MLA__DIM_MAX));
+    if (c->q_lora_rank > 0) return MLA_OK;
+    return mla__fail(err, MLA_ERR_CONFIG,
+                     "config.q_lora_rank: 0, but with index_topk %d an indexer takes its queries from that latent",
+                     c->index_topk);
 }
 
 /* What the router chooses from. */
@@ -3887,9 +3887,8 @@ static int mla__choices(const mla_config *c) { return c->n_routed_experts + c->z
 
 static mla_result mla__check_experts(const mla_config *c, mla_error *err) {
     const int n = mla__choices(c), per = n / c->n_group, K = c->num_experts_per_tok;
-    mla_result r;
     if (c->n_routed_experts == 0) return mla__in_range(err, "zero_expert_num", c->zero_expert_num, 0, 0);
-    if ((r = mla__in_range(err, "num_experts_per_tok", K, 1, n)) != MLA_OK) return r;
+    MLA__TRY(mla__in_range(err, "num_experts_per_tok", K, 1, n));
     if (n % c->n_group)
         return mla__fail(err, MLA_ERR_CONFIG, "config.n_group: %d does not divide n_routed_experts%s %d", c->n_group,
                          c->zero_expert_num ? " + zero_expert_num" : "", n);
@@ -3908,18 +3907,21 @@ static mla_result mla__check_experts(const mla_config *c, mla_error *err) {
 }
 
 static mla_result mla__check_products(const mla_config *c, mla_error *err) {
-    const double H = c->num_attention_heads, N = c->qk_nope_head_dim, inter = c->moe_intermediate_size,
-                 shared = c->n_shared_experts;
-    mla_result r;
-    if ((r = mla__fits_int(err, "num_attention_heads * (qk_nope_head_dim + qk_rope_head_dim)", H,
-                           N + c->qk_rope_head_dim)) != MLA_OK ||
-        (r = mla__fits_int(err, "num_attention_heads * (qk_nope_head_dim + v_head_dim)", H, N + c->v_head_dim)) !=
-            MLA_OK ||
-        (r = mla__fits_int(err, "n_shared_experts * moe_intermediate_size", shared, inter)) != MLA_OK ||
-        (r = mla__fits_int(err, "(num_experts_per_tok + n_shared_experts) * moe_intermediate_size",
-                           c->num_experts_per_tok + shared, inter)) != MLA_OK)
-        return r;
-    return mla__fits_int(err, "index_n_heads * index_head_dim", c->index_n_heads, c->index_head_dim);
+    const double H = c->num_attention_heads, N = c->qk_nope_head_dim, inter = c->moe_intermediate_size;
+    const struct {
+        const char *name;
+        double value;
+    } products[] = {{"num_attention_heads * (qk_nope_head_dim + qk_rope_head_dim)", H * (N + c->qk_rope_head_dim)},
+                    {"num_attention_heads * (qk_nope_head_dim + v_head_dim)", H * (N + c->v_head_dim)},
+                    {"n_shared_experts * moe_intermediate_size", c->n_shared_experts * inter},
+                    {"(num_experts_per_tok + n_shared_experts) * moe_intermediate_size",
+                     ((double)c->num_experts_per_tok + c->n_shared_experts) * inter},
+                    {"index_n_heads * index_head_dim", (double)c->index_n_heads * c->index_head_dim}};
+    for (int i = 0; i < 5; i++)
+        if (products[i].value > INT32_MAX)
+            return mla__fail(err, MLA_ERR_CONFIG, "config: %s = %.0f does not fit in 31 bits", products[i].name,
+                             products[i].value);
+    return MLA_OK;
 }
 
 static mla_result mla__check_softmax(mla_config *c, mla_error *err) {
@@ -3935,99 +3937,79 @@ static mla_result mla__check_softmax(mla_config *c, mla_error *err) {
 
 /* Checks c and resolves its defaults in place. */
 static mla_result mla__check_config(mla_config *c, mla_error *err) {
-    mla_result r;
-    if ((r = mla__check_fields(c, err)) != MLA_OK || (r = mla__check_products(c, err)) != MLA_OK ||
-        (r = mla__check_rope(&c->rope, c->qk_rope_head_dim, err)) != MLA_OK ||
-        (r = mla__check_indexer(c, err)) != MLA_OK || (r = mla__check_experts(c, err)) != MLA_OK)
-        return r;
+    MLA__TRY(mla__check_fields(c, err));
+    MLA__TRY(mla__check_products(c, err));
+    MLA__TRY(mla__check_rope(&c->rope, c->qk_rope_head_dim, err));
+    MLA__TRY(mla__check_indexer(c, err));
+    MLA__TRY(mla__check_experts(c, err));
     return mla__check_softmax(c, err);
 }
 
 /* ---- >>weights-check --------------------------------------------------------------------------------------------- */
 
-/* Sizes of tensors by name. A tensor with a size of 0 has no place in this model. */
-enum {
-    MLA__N_1,
-    MLA__N_VOCAB,
-    MLA__N_D,
-    MLA__N_2D,
-    MLA__N_Q,
-    MLA__N_QUERY,       /* H*(N+P) */
-    MLA__N_WHOLE_QUERY, /* the same where q_lora_rank is 0 */
-    MLA__N_KV_A,
-    MLA__N_KV_B,
-    MLA__N_R,
-    MLA__N_O,     /* H*V */
-    MLA__N_INNER, /* of the mlp that is looked at */
-    MLA__N_CHOICES,
-    MLA__N_INDEX_QUERY,
-    MLA__N_INDEX_HEADS,
-    MLA__N_INDEX_KEY,
-    MLA__N_COUNT
-};
+/* Sizes that tensors have. A tensor with a size of 0 has no place in this model. */
+typedef struct mla__sizes {
+    int one, vocab, D, two_D, R, Q, query, whole_query; /* whole_query: of a query made by one matrix */
+    int kv_a, kv_b, o, inner, choices;                  /* inner: of the mlp that is looked at */
+    int index_query, index_heads, index_key;
+} mla__sizes;
 
-/* The struct a tensor lies in; the same words say what a layer has. */
+/* The struct that a tensor lies in. */
 enum { MLA__IN_MODEL, MLA__IN_MTP, MLA__IN_LAYER, MLA__IN_ATTN, MLA__IN_INDEXER, MLA__IN_MLP, MLA__IN_MOE };
-/* What it is: an mla_tensor (PLAIN, VECTOR; HEAD may have any dtype of a linear), an mla_linear (KV_B is used both ways
-   round) or an mla_norm_weights. */
-enum {
-    MLA__IS_PLAIN,
-    MLA__IS_VECTOR,
-    MLA__IS_HEAD,
-    MLA__IS_LINEAR,
-    MLA__IS_KV_B,
-    MLA__IS_BLOCK_NORM,
-    MLA__IS_Q_NORM,
-    MLA__IS_KV_NORM,
-    MLA__IS_K_NORM
-};
-enum { MLA__FREE /* may be absent */, MLA__CALLED /* a call that uses it asks for it */, MLA__NEEDED };
+/* A matrix (HEAD: of any dtype that a linear may have), a vector, an mla_linear (KV_B: used both ways round), or an
+   mla_norm_weights, by the config it goes with. */
+enum { MLA__IS_MATRIX, MLA__IS_HEAD, MLA__IS_VECTOR, MLA__IS_LINEAR, MLA__IS_KV_B, MLA__IS_NORM };
+enum { MLA__IS_Q_NORM = MLA__IS_NORM + 1, MLA__IS_KV_NORM, MLA__IS_K_NORM };
+enum { MLA__FREE, MLA__CALLED, MLA__NEEDED }; /* CALLED: may be absent, but calls on a whole model ask for it */
 
 typedef struct mla__entry {
+    size_t at; /* in its struct */
     const char *name;
-    size_t at;
-    int in, is, need, rows, cols;
+    int in, is, need;
+    size_t rows, cols; /* in mla__sizes */
 } mla__entry;
 
 #define MLA__TENSOR(in, type, field, is, need, rows, cols)                                                             \
-    { #field, offsetof(type, field), MLA__IN_##in, MLA__IS_##is, MLA__##need, MLA__N_##rows, MLA__N_##cols }
+    {                                                                                                                  \
+        offsetof(type, field), #field, MLA__IN_##in, MLA__IS_##is, MLA__##need, offsetof(mla__sizes, rows),            \
+            offsetof(mla__sizes, cols)                                                                                 \
+    }
 
 static const mla__entry mla__tensors[] = {
-    MLA__TENSOR(MODEL, mla_weights, embed, PLAIN, CALLED, VOCAB, D),
-    MLA__TENSOR(MODEL, mla_weights, head, HEAD, FREE, VOCAB, D),
-    MLA__TENSOR(MODEL, mla_weights, norm, BLOCK_NORM, CALLED, 1, D),
-    MLA__TENSOR(MTP, mla_mtp_weights, eh_proj, LINEAR, CALLED, D, 2D),
-    MLA__TENSOR(MTP, mla_mtp_weights, embed, PLAIN, CALLED, VOCAB, D),
-    MLA__TENSOR(MTP, mla_mtp_weights, enorm, BLOCK_NORM, CALLED, 1, D),
-    MLA__TENSOR(MTP, mla_mtp_weights, hnorm, BLOCK_NORM, CALLED, 1, D),
-    MLA__TENSOR(MTP, mla_mtp_weights, norm, BLOCK_NORM, CALLED, 1, D),
-    MLA__TENSOR(MTP, mla_mtp_weights, head, HEAD, FREE, VOCAB, D),
-    MLA__TENSOR(LAYER, mla_layer_weights, attn_norm, BLOCK_NORM, CALLED, 1, D),
-    MLA__TENSOR(LAYER, mla_layer_weights, ffn_norm, BLOCK_NORM, CALLED, 1, D),
-    MLA__TENSOR(LAYER, mla_layer_weights, ffn_out_norm, BLOCK_NORM, FREE, 1, D),
-    MLA__TENSOR(ATTN, mla_attn_weights, q, LINEAR, NEEDED, WHOLE_QUERY, D),
+    MLA__TENSOR(MODEL, mla_weights, embed, MATRIX, CALLED, vocab, D),
+    MLA__TENSOR(MODEL, mla_weights, head, HEAD, FREE, vocab, D),
+    MLA__TENSOR(MODEL, mla_weights, norm, NORM, CALLED, one, D),
+    MLA__TENSOR(MTP, mla_mtp_weights, eh_proj, LINEAR, CALLED, D, two_D),
+    MLA__TENSOR(MTP, mla_mtp_weights, embed, MATRIX, CALLED, vocab, D),
+    MLA__TENSOR(MTP, mla_mtp_weights, enorm, NORM, CALLED, one, D),
+    MLA__TENSOR(MTP, mla_mtp_weights, hnorm, NORM, CALLED, one, D),
+    MLA__TENSOR(MTP, mla_mtp_weights, norm, NORM, CALLED, one, D),
+    MLA__TENSOR(MTP, mla_mtp_weights, head, HEAD, FREE, vocab, D),
+    MLA__TENSOR(LAYER, mla_layer_weights, attn_norm, NORM, CALLED, one, D),
+    MLA__TENSOR(LAYER, mla_layer_weights, ffn_norm, NORM, CALLED, one, D),
+    MLA__TENSOR(LAYER, mla_layer_weights, ffn_out_norm, NORM, FREE, one, D),
+    MLA__TENSOR(ATTN, mla_attn_weights, q, LINEAR, NEEDED, whole_query, D),
     MLA__TENSOR(ATTN, mla_attn_weights, q_a, LINEAR, NEEDED, Q, D),
-    MLA__TENSOR(ATTN, mla_attn_weights, q_b, LINEAR, NEEDED, QUERY, Q),
-    MLA__TENSOR(ATTN, mla_attn_weights, q_norm, Q_NORM, NEEDED, 1, Q),
-    MLA__TENSOR(ATTN, mla_attn_weights, kv_a, LINEAR, NEEDED, KV_A, D),
-    MLA__TENSOR(ATTN, mla_attn_weights, kv_b, KV_B, NEEDED, KV_B, R),
-    MLA__TENSOR(ATTN, mla_attn_weights, o, LINEAR, NEEDED, D, O),
-    MLA__TENSOR(ATTN, mla_attn_weights, kv_norm, KV_NORM, NEEDED, 1, R),
-    MLA__TENSOR(INDEXER, mla_indexer_weights, wq_b, LINEAR, NEEDED, INDEX_QUERY, Q),
-    MLA__TENSOR(INDEXER, mla_indexer_weights, wk, LINEAR, NEEDED, INDEX_KEY, D),
-    MLA__TENSOR(INDEXER, mla_indexer_weights, k_norm, K_NORM, NEEDED, 1, INDEX_KEY),
-    MLA__TENSOR(INDEXER, mla_indexer_weights, weights_proj, PLAIN, NEEDED, INDEX_HEADS, D),
-    MLA__TENSOR(MLP, mla_mlp_weights, gate, LINEAR, NEEDED, INNER, D),
-    MLA__TENSOR(MLP, mla_mlp_weights, up, LINEAR, NEEDED, INNER, D),
-    MLA__TENSOR(MLP, mla_mlp_weights, down, LINEAR, NEEDED, D, INNER),
-    MLA__TENSOR(MOE, mla_moe_weights, router, PLAIN, NEEDED, CHOICES, D),
-    MLA__TENSOR(MOE, mla_moe_weights, router_bias, VECTOR, FREE, 1, CHOICES),
-};
+    MLA__TENSOR(ATTN, mla_attn_weights, q_b, LINEAR, NEEDED, query, Q),
+    MLA__TENSOR(ATTN, mla_attn_weights, q_norm, Q_NORM, NEEDED, one, Q),
+    MLA__TENSOR(ATTN, mla_attn_weights, kv_a, LINEAR, NEEDED, kv_a, D),
+    MLA__TENSOR(ATTN, mla_attn_weights, kv_b, KV_B, NEEDED, kv_b, R),
+    MLA__TENSOR(ATTN, mla_attn_weights, o, LINEAR, NEEDED, D, o),
+    MLA__TENSOR(ATTN, mla_attn_weights, kv_norm, KV_NORM, NEEDED, one, R),
+    MLA__TENSOR(INDEXER, mla_indexer_weights, wq_b, LINEAR, NEEDED, index_query, Q),
+    MLA__TENSOR(INDEXER, mla_indexer_weights, wk, LINEAR, NEEDED, index_key, D),
+    MLA__TENSOR(INDEXER, mla_indexer_weights, k_norm, K_NORM, NEEDED, one, index_key),
+    MLA__TENSOR(INDEXER, mla_indexer_weights, weights_proj, MATRIX, NEEDED, index_heads, D),
+    MLA__TENSOR(MLP, mla_mlp_weights, gate, LINEAR, NEEDED, inner, D),
+    MLA__TENSOR(MLP, mla_mlp_weights, up, LINEAR, NEEDED, inner, D),
+    MLA__TENSOR(MLP, mla_mlp_weights, down, LINEAR, NEEDED, D, inner),
+    MLA__TENSOR(MOE, mla_moe_weights, router, MATRIX, NEEDED, choices, D),
+    MLA__TENSOR(MOE, mla_moe_weights, router_bias, VECTOR, FREE, one, choices),
+    {0, NULL, 0, 0, 0, 0, 0}};
 
 /* The next entry of a struct after e, the first one after NULL; NULL: no more. */
 static const mla__entry *mla__next_tensor(int in, const mla__entry *e) {
-    const mla__entry *end = mla__tensors + sizeof mla__tensors / sizeof *mla__tensors;
-    for (e = e ? e + 1 : mla__tensors; e < end; e++)
+    for (e = e ? e + 1 : mla__tensors; e->name; e++)
         if (e->in == in) return e;
     return NULL;
 }
@@ -4035,7 +4017,7 @@ static const mla__entry *mla__next_tensor(int in, const mla__entry *e) {
 static const mla_tensor *mla__tensor_at(const mla__entry *e, const void *weights) {
     return (const mla_tensor *)(const void *)((const char *)weights + e->at);
 }
-static int mla__is_norm(const mla__entry *e) { return e->is >= MLA__IS_BLOCK_NORM; }
+static int mla__is_norm(const mla__entry *e) { return e->is >= MLA__IS_NORM; }
 
 /* Whether a struct is there: it has a matrix. */
 static int mla__has(int in, const void *weights) {
@@ -4068,19 +4050,19 @@ static int mla__all_layers(const mla_config *c) { return c->num_hidden_layers + 
 
 typedef struct mla__check {
     const mla_config *c;
-    int n[MLA__N_COUNT];
+    mla__sizes n;
     char at[48];       /* where the tensors being looked at are */
     unsigned dtypes;   /* of the linears, a bit each */
     mla_result result; /* of the first tensor at fault */
     mla_error *err;
 } mla__check;
 
-enum { MLA__OPTIONAL = 0, MLA__REQUIRED = 1, MLA__VECTOR = 2, MLA__LINEAR = 4 };
+enum { MLA__REQUIRED = 1, MLA__ONE_ROW = 2, MLA__LINEAR = 4 };
 
 static void mla__want(mla__check *k, const char *name, const char *part, const mla_tensor *t, int rows, int cols,
                       int how) {
     char shape[40];
-    const int vector = (how & MLA__VECTOR) != 0;
+    const int vector = (how & MLA__ONE_ROW) != 0;
     if (k->result != MLA_OK || (!t->data && !(how & MLA__REQUIRED))) return;
     if (vector)
         snprintf(shape, sizeof shape, "[%d]", cols);
@@ -4110,7 +4092,7 @@ static void mla__want_linear(mla__check *k, const mla__entry *e, const mla_linea
     mla__want(k, e->name, ".weight", &l->weight, out, in,
               MLA__REQUIRED | (e->is == MLA__IS_KV_B ? 0 : MLA__LINEAR)); /* kv_b is used both ways round */
     if (k->result == MLA_OK) k->dtypes |= 1u << l->weight.dtype;
-    mla__want(k, e->name, ".bias", &l->bias, 1, out, MLA__VECTOR);
+    mla__want(k, e->name, ".bias", &l->bias, 1, out, MLA__ONE_ROW);
 }
 static void mla__want_norm(mla__check *k, const mla__entry *e, const mla_norm_weights *w, int n) {
     const mla_norm *norm = e->is == MLA__IS_Q_NORM    ? &k->c->q_norm
@@ -4118,31 +4100,31 @@ static void mla__want_norm(mla__check *k, const mla__entry *e, const mla_norm_we
                            : e->is == MLA__IS_K_NORM  ? &mla__index_norm
                                                       : &k->c->block_norm;
     if (norm->kind == MLA_NORM_NONE) return;
-    mla__want(k, e->name, ".weight", &w->weight, 1, n, MLA__VECTOR | MLA__REQUIRED);
-    mla__want(k, e->name, ".bias", &w->bias, 1, n, MLA__VECTOR);
-    if (norm->kind == MLA_NORM_DYT) mla__want(k, e->name, ".alpha", &w->alpha, 1, 1, MLA__VECTOR | MLA__REQUIRED);
+    mla__want(k, e->name, ".weight", &w->weight, 1, n, MLA__ONE_ROW | MLA__REQUIRED);
+    mla__want(k, e->name, ".bias", &w->bias, 1, n, MLA__ONE_ROW);
+    if (norm->kind == MLA_NORM_DYT) mla__want(k, e->name, ".alpha", &w->alpha, 1, 1, MLA__ONE_ROW | MLA__REQUIRED);
 }
 /* All tensors of a struct. */
 static void mla__want_all(mla__check *k, int in, const void *weights) {
     for (const mla__entry *e = NULL; (e = mla__next_tensor(in, e)) != NULL;) {
         const mla_tensor *t = mla__tensor_at(e, weights);
-        const int rows = k->n[e->rows], cols = k->n[e->cols];
+        int rows, cols;
+        memcpy(&rows, (const char *)&k->n + e->rows, sizeof rows);
+        memcpy(&cols, (const char *)&k->n + e->cols, sizeof cols);
         if (e->need == MLA__NEEDED ? rows == 0 || cols == 0 : !t->data) continue;
         if (mla__is_norm(e)) {
             mla__want_norm(k, e, (const mla_norm_weights *)(const void *)t, cols);
         } else if (e->is >= MLA__IS_LINEAR) {
             mla__want_linear(k, e, (const mla_linear *)(const void *)t, rows, cols);
         } else {
-            mla__want(k, e->name, "", t, rows, cols,
-                      MLA__REQUIRED | (e->is == MLA__IS_VECTOR ? MLA__VECTOR
-                                       : e->is == MLA__IS_HEAD ? MLA__LINEAR
-                                                               : 0));
+            const int how = e->is == MLA__IS_VECTOR ? MLA__ONE_ROW : e->is == MLA__IS_HEAD ? MLA__LINEAR : 0;
+            mla__want(k, e->name, "", t, rows, cols, how | MLA__REQUIRED);
             if (e->is == MLA__IS_HEAD && k->result == MLA_OK) k->dtypes |= 1u << t->dtype;
         }
     }
 }
 static void mla__want_mlp(mla__check *k, const mla_mlp_weights *w, int inner) {
-    k->n[MLA__N_INNER] = inner;
+    k->n.inner = inner;
     mla__want_all(k, MLA__IN_MLP, w);
 }
 /* A size that tensors which are there have no use without. */
@@ -4213,15 +4195,12 @@ static void mla__check_begin(mla__check *k, const mla_config *c, mla_error *err)
     const int H = c->num_attention_heads, query = H * (c->qk_nope_head_dim + c->qk_rope_head_dim);
     memset(k, 0, sizeof *k);
     k->c = c, k->err = err;
-    k->n[MLA__N_1] = 1, k->n[MLA__N_VOCAB] = c->vocab_size;
-    k->n[MLA__N_D] = c->hidden_size, k->n[MLA__N_2D] = 2 * c->hidden_size;
-    k->n[MLA__N_Q] = c->q_lora_rank, k->n[MLA__N_QUERY] = query;
-    k->n[MLA__N_WHOLE_QUERY] = c->q_lora_rank ? 0 : query;
-    k->n[MLA__N_R] = c->kv_lora_rank, k->n[MLA__N_KV_A] = c->kv_lora_rank + c->qk_rope_head_dim;
-    k->n[MLA__N_KV_B] = H * (c->qk_nope_head_dim + c->v_head_dim), k->n[MLA__N_O] = H * c->v_head_dim;
-    k->n[MLA__N_CHOICES] = mla__choices(c);
-    k->n[MLA__N_INDEX_QUERY] = c->index_n_heads * c->index_head_dim;
-    k->n[MLA__N_INDEX_HEADS] = c->index_n_heads, k->n[MLA__N_INDEX_KEY] = c->index_head_dim;
+    k->n.one = 1, k->n.vocab = c->vocab_size, k->n.D = c->hidden_size, k->n.two_D = 2 * c->hidden_size;
+    k->n.R = c->kv_lora_rank, k->n.Q = c->q_lora_rank, k->n.query = query, k->n.whole_query = k->n.Q ? 0 : query;
+    k->n.kv_a = c->kv_lora_rank + c->qk_rope_head_dim, k->n.kv_b = H * (c->qk_nope_head_dim + c->v_head_dim);
+    k->n.o = H * c->v_head_dim, k->n.choices = mla__choices(c);
+    k->n.index_query = c->index_n_heads * c->index_head_dim;
+    k->n.index_heads = c->index_n_heads, k->n.index_key = c->index_head_dim;
 }
 
 /* dtypes: of the linears, a bit each. */
@@ -4276,13 +4255,12 @@ static mla_result mla__model_check(const mla_model *none, const void *desc, mla_
     const mla__model_desc *d = (const mla__model_desc *)desc;
     mla_config c;
     unsigned dtypes;
-    mla_result r;
     (void)none;
     if (!d->config || (!d->weights && !d->only_size))
         return mla__fail(err, MLA_ERR_ARGUMENT, "model: %s is NULL", d->config ? "weights" : "config");
     c = *d->config;
-    if ((r = mla__check_config(&c, err)) != MLA_OK || d->only_size) return r;
-    return mla__check_weights(&c, d->weights, &dtypes, err);
+    MLA__TRY(mla__check_config(&c, err));
+    return d->only_size ? MLA_OK : mla__check_weights(&c, d->weights, &dtypes, err);
 }
 
 /* m's copy of w, with what is absent replaced by what stands in for it. */
@@ -4433,10 +4411,9 @@ static mla_result mla__row_dtype(mla_dtype t, int width, const char *what, const
 }
 static mla_result mla__cache_dtypes(const mla_model *m, mla_dtype dtype, mla_dtype index_dtype, const char *what,
                                     mla_error *err) {
-    const mla_result r = mla__row_dtype(dtype, m->c.kv_lora_rank + m->c.qk_rope_head_dim, what, "dtype",
-                                        "kv_lora_rank + qk_rope_head_dim", err);
-    return r != MLA_OK ? r
-                       : mla__row_dtype(index_dtype, mla__index_width(m), what, "index_dtype", "index_head_dim", err);
+    MLA__TRY(mla__row_dtype(dtype, m->c.kv_lora_rank + m->c.qk_rope_head_dim, what, "dtype",
+                            "kv_lora_rank + qk_rope_head_dim", err));
+    return mla__row_dtype(index_dtype, mla__index_width(m), what, "index_dtype", "index_head_dim", err);
 }
 
 /* Row at position: those after it in its page (or the whole cache) follow without gaps. */
@@ -4665,15 +4642,14 @@ static void mla__copy_rows(mla_cache *dst, const mla_cache *src) {
 }
 
 mla_result mla_cache_fork(mla_cache *dst, const mla_cache *src, mla_error *err) {
-    mla_result r;
     if (dst && dst == src) return MLA_OK;
-    if ((r = mla__fork_check(dst, src, err)) != MLA_OK) return r;
+    MLA__TRY(mla__fork_check(dst, src, err));
     mla_cache_reset(dst);
     if (dst->pool && dst->pool == src->pool) {
         dst->n_pages = mla__pages(src->length);
         for (int i = 0; i < dst->n_pages; i++) dst->pool->refs[dst->table[i] = src->table[i]]++;
     } else {
-        if ((r = mla__reserve(dst, src->length, "mla_cache_fork", err)) != MLA_OK) return r;
+        MLA__TRY(mla__reserve(dst, src->length, "mla_cache_fork", err));
         mla__copy_rows(dst, src);
     }
     dst->length = src->length;
@@ -4682,13 +4658,9 @@ mla_result mla_cache_fork(mla_cache *dst, const mla_cache *src, mla_error *err) 
 }
 
 mla_result mla_cache_append(mla_cache *k, int n, const float *rows, mla_error *err) {
-    mla_result r;
-    if (!k || !rows || n < 0)
-        return mla__fail(err, MLA_ERR_ARGUMENT, "mla_cache_append: %s",
-                         !k      ? "cache is NULL"
-                         : !rows ? "rows is NULL"
-                                 : "n is negative");
-    if ((r = mla__reserve(k, n, "mla_cache_append", err)) != MLA_OK) return r;
+    const char *bad = !k ? "cache is NULL" : !rows ? "rows is NULL" : n < 0 ? "n is negative" : NULL;
+    if (bad) return mla__fail(err, MLA_ERR_ARGUMENT, "mla_cache_append: %s", bad);
+    MLA__TRY(mla__reserve(k, n, "mla_cache_append", err));
     for (int l = 0; l < k->n_layers; l++)
         for (int u = 0; u < n; u++, rows += k->width) {
             mla__narrow(k->dtype, mla__row(k, l, k->length + u), rows, k->width);
