@@ -4382,18 +4382,17 @@ struct mla_pool {
 
 struct mla_cache {
     mla__object object;
-    int n_layers, width, capacity, length;
-    int n_indexers, index_width;
+    int n_layers, width, n_indexers, index_width; /* as those of a pool */
+    int capacity, length;
     int in_call; /* marks the sequences of a call, to find doubles */
     mla_dtype dtype, index_dtype;
     mla_pool *pool;
-    int *indexer;        /* [n_layers], as the model has it */
-    int *ahead, n_ahead; /* [num_nextn_predict_layers]: positions for which each of these layers has its rows */
-    int *table,
-        n_pages; /* pages held, page p has rows 64p and up; they may reach beyond length while a call is under way */
-    int had_pages, *had; /* to take the last reservation back: how many pages were held before, and which, from that of
-                            position length on */
-    unsigned char *rows; /* contiguous: [n_layers, capacity, width] */
+    int *indexer;              /* [n_layers], as the model has it */
+    int *ahead, n_ahead;       /* [num_nextn_predict_layers]: positions for which each of these layers has its rows */
+    int *table, n_pages;       /* pages held: entry p has rows 64p and up; during a call they may reach beyond length */
+    int had_pages, *had;       /* undo record of the last reservation: pages held before, and from the page of position
+                                  `length` on, which */
+    unsigned char *rows;       /* contiguous: [n_layers, capacity, width] */
     unsigned char *index_rows; /* [n_indexers, capacity, index_width] */
 };
 
@@ -4594,7 +4593,7 @@ mla_result mla_cache_truncate(mla_cache *k, int length, mla_error *err) {
 }
 void mla_cache_reset(mla_cache *k) { mla_cache_truncate(k, 0, NULL); }
 
-/* The first layer that has index keys in k and not by `indexer`, or the other way round; -1: none. */
+/* The first layer for which k and `indexer` disagree about whether it has index keys; -1: none. */
 static int mla__other_indexer(const mla_cache *k, const int *indexer) {
     for (int i = 0; i < k->n_layers; i++)
         if ((k->indexer[i] >= 0) != (indexer[i] >= 0)) return i;

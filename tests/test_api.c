@@ -683,6 +683,8 @@ static void test_arguments(void) {
     /* pool and cache */
     REFUSED(mla_pool_create(NULL, m, &(mla_pool_desc){.n_pages = 1}, &error), MLA_ERR_ARGUMENT, "out", "NULL");
     REFUSED(mla_pool_create(&none, NULL, &(mla_pool_desc){.n_pages = 1}, &error), MLA_ERR_ARGUMENT, "model", "NULL");
+    REFUSED(mla_pool_create(&none, m, NULL, &error), MLA_ERR_ARGUMENT, "pool", "desc is NULL");
+    CHECK(mla_pool_size(m, NULL) == 0, "mla_pool_size without a desc");
     REFUSED(mla_pool_create(&none, m, &(mla_pool_desc){.n_pages = 0}, &error), MLA_ERR_ARGUMENT, "n_pages", "");
     REFUSED(mla_pool_create(&none, m, &(mla_pool_desc){.n_pages = -1}, &error), MLA_ERR_ARGUMENT, "n_pages", "");
     REFUSED(mla_pool_create(&none, m, &(mla_pool_desc){.n_pages = 1, .dtype = MLA_E4M3}, &error), MLA_ERR_ARGUMENT,
@@ -1470,7 +1472,16 @@ static void test_thread_hook(void) {
     mla_model_destroy(m);
 }
 
+static void test_version(void) {
+    int major = -1, minor = -1, patch = -1;
+    SECTION("version");
+    CHECK(sscanf(MLA_VERSION, "%d.%d.%d", &major, &minor, &patch) == 3 &&
+              10000 * major + 100 * minor + patch == MLA_VERSION_NUMBER,
+          "%s is not %d", MLA_VERSION, MLA_VERSION_NUMBER);
+}
+
 int main(void) {
+    test_version();
     test_config();
     test_config_relations();
     test_rope_combinations();
