@@ -4691,14 +4691,7 @@ mla_result mla_cache_read(const mla_cache *k, int layer, int position, float *ro
 
 /* ---- >>parallel -------------------------------------------------------------------------------------------------- */
 
-#define MLA__PIECES       32    /* most pieces of context that are worked on apart and merged */
-#define MLA__PIECE_KEYS   512   /* fewest keys in such a piece */
-#define MLA__PIECE_CHOSEN 256   /* the same of keys that an indexer has chosen, which are few */
-#define MLA__BEST_SPARE   1024  /* least room for candidates beside the best ones so far */
-#define MLA__LANE_ROWS    128   /* rows (heads x tokens) that walk over a block of latents together */
-#define MLA__QUERIES      512   /* tokens for which the naive path expands keys once */
-#define MLA__ABSORB_ROWS  4096  /* rows (heads x tokens) that the absorbed path has scratch for */
-#define MLA__ALONE        65536 /* multiply-adds that are not worth a second thread */
+#define MLA__ALONE 65536 /* multiply-adds that are not worth a second thread */
 
 /* Work is a list of loads, each of so many units of equal weight. Every worker gets a contiguous share of the whole,
    and no unit's result depends on where the cuts fall. */
@@ -4727,6 +4720,10 @@ static int mla__share_next(mla__share *s, const mla__load *l, int *b0, int *b1) 
     s->at += end;
     return *b0 < *b1;
 }
+/* Of n units of one weight, [*i0, *i1) belong to this worker. */
+static void mla__share_even(int n, int worker, int workers, int *i0, int *i1) {
+    *i0 = (int)((int64_t)n * worker / workers), *i1 = (int)((int64_t)n * (worker + 1) / workers);
+}
 
 /* Activations that meet weights: T rows, all of x or those that idx picks. q: the same rounded, if the weights want
  * that, ldq bytes a row. */
@@ -4751,71 +4748,39 @@ typedef struct mla__job {
     int x_rows; /* rows of x in all */
 } mla__job;
 
-/* What a token's indexer has chosen. */
-typedef struct mla__choice {
-    const mla_cache *cache;
-    int position; /* of the token in it */
-    int n;        /* keys, of the context's `chosen`; -1: all that the token sees */
-} mla__choice;
-
-/* Queries of one sequence that meet its keys together; one token alone if it has chosen keys, and the path is the
- * absorbed one. */
-typedef struct mla__block {
-    int seq, token, n, first; /* sequence, row in the call, tokens, row within the sequence */
-    int pieces, piece, slot;  /* absorbed, indexer: pieces of context, keys in each, first slot for their results */
-} mla__block;
-
 typedef struct mla__worker {
-    float *panel;              /* [KC, NR], or as the ISA's own products want it */
-    float *group;              /* [MC, GROUP], also the router's scratch */
-    float *latent, *k, *v, *s; /* a block of keys */
-    uint16_t *packed;          /* the same in bf16 for attend_tiles: latents packed, keys, values */
-    mla__lanes *lanes;
-    float *lane_memory;
-    /* for chosen keys */
-    uint32_t *best_key; /* candidates: what their scores are sorted by, and positions */
-    int *best_at;
-    int *next, *at; /* naive: how far each token's keys have been gone through, before and after this block; positions
-                       of a block */
-    float *mask, *probs; /* of the block: [NL, KEYS] and [max(H, NL), KEYS] */
+    float *panel; /* [KC, NR], or as the ISA's own products want it */
+    float *group; /* [MC, GROUP] */
 } mla__worker;
 
+/* What all parts of a context share, and the scratch of each: a part's own section says what is in it and lays it out.
+ */
 struct mla_context {
     mla__object object;
     const mla_model *m;
     mla__kernels k;
     mla_error err;
-    int threads, max_tokens, lane_tokens, absorb_tokens, max_jobs, exact, fp8;
+    int threads, max_tokens, exact, fp8;
     mla_attn_path path;
     mla_run run;
     void *run_user;
-    mla__worker *workers;
-    /* for a call */
-    int *position;     /* [T] */
-    float *cos, *sin;  /* [T, P/2] */
-    float *x, *xn, *y; /* [T, D] */
-    float *late;       /* [T, D], what experts gave and the next layer adds, if there are shortcuts */
-    float *pair;       /* [T, 2D], normed embedding and state, if there are layers of multi-token prediction */
+    mla__worker *workers; /* [threads] */
+    /* linear layers */
+    int max_jobs;
     mla__job *jobs;
     mla__load *loads;
-    mla__block *blocks;
     unsigned char *act; /* rounded activations of the jobs under way */
-    /* attention */
-    float *cq, *q, *kva, *o;            /* [T, Q] [T, H, N+P] [T, R+P] [T, H, V] */
-    float *qa, *ol;                     /* [absorb_tokens, H, R+P], [absorb_tokens, H, R] */
-    float *piece_o, *piece_m, *piece_l; /* [PIECES, rows of a block, R] and [PIECES, rows] */
-    /* sparse attention */
-    float *iq, *ik, *iw; /* [T, Hi, d] [T, d] [T, Hi] of the indexer */
-    uint32_t *piece_key; /* the best of each piece: [PIECES, index_topk], and how many */
-    int *piece_at, *piece_n;
-    mla__choice *choice; /* [T] */
-    int *chosen;         /* [T, index_topk] positions, ascending */
-    int chooser,
-        chosen_tokens; /* the layer whose indexer made these choices (-1: there are none), for so many tokens */
-    /* experts */
-    float *score, *weight, *slot_weight,
-        *h; /* [T, E+Z] [T, K] [T*K]; [T, I] of a dense layer, or [T*K, I] and the shared expert's */
-    int *index, *slot_token, *offset; /* [T, K] [T*K] [E+Z+1] */
+    /* the others; for each worker [threads] */
+    struct mla__call_scratch *call;
+    struct mla__sparse_scratch *sparse;
+    struct mla__index_scratch *index;
+    struct mla__index_worker *index_workers;
+    struct mla__walker *walkers;
+    struct mla__attn_scratch *attn;
+    struct mla__attn_worker *attn_workers;
+    struct mla__moe_scratch *moe;
+    struct mla__block_scratch *block;
+    struct mla__mtp_scratch *mtp;
 };
 
 typedef void (*mla__work)(mla_context *c, void *arg, int worker);
@@ -4845,172 +4810,6 @@ static void mla__parallel(mla_context *c, mla__work work, void *arg, double cost
     else
         for (int i = 0; i < c->threads; i++) work(c, arg, i);
 }
-
-/* NULL: all defaults. */
-static mla_context_desc mla__context_desc_of(const void *desc) {
-    mla_context_desc d;
-    memset(&d, 0, sizeof d);
-    return desc ? *(const mla_context_desc *)desc : d;
-}
-
-static void *mla__context_layout(const mla_model *m, const void *desc, void *memory, size_t *bytes) {
-    const mla_context_desc desc_or_zero = mla__context_desc_of(desc), *d = &desc_or_zero;
-    const mla_config *c = &m->c;
-    const int T = d->max_tokens > 0 ? d->max_tokens : 512, H = c->num_attention_heads, R = c->kv_lora_rank,
-              P = c->qk_rope_head_dim;
-    const int N = c->qk_nope_head_dim, V = c->v_head_dim, E = c->n_routed_experts, K = c->num_experts_per_tok,
-              inter = c->moe_intermediate_size;
-    const int attn = H > 0, n_choices = mla__choices(c),
-              lane_tokens = attn ? mla__min(T, mla__max(1, MLA__LANE_ROWS / H)) : 0;
-    const int absorb_tokens = attn ? mla__min(T, mla__max(1, MLA__ABSORB_ROWS / H)) : 0, rows = lane_tokens * H;
-    const int inner = mla__max(c->intermediate_size,
-                               (K + c->n_shared_experts) * inter); /* a dense layer's, or an MoE layer's in all */
-    int threads = d->threads, shortcuts = 0;
-    mla__kernels kernels;
-    mla__arena a;
-    mla_context *x = (mla_context *)mla__begin(&a, memory, sizeof *x);
-    mla_context t;
-#ifdef _OPENMP
-    if (threads <= 0) threads = omp_get_max_threads();
-#endif
-    if (threads <= 0) threads = 1;
-    mla__select(&kernels, d->isa, d->exact);
-    const int nr = kernels.nl, sparse = m->n_indexers > 0;
-    const int topk = sparse ? c->index_topk : 0, Hi = sparse ? c->index_n_heads : 0, d_index = mla__index_width(m);
-    memset(&t, 0, sizeof t);
-    t.m = m, t.k = kernels, t.threads = threads, t.max_tokens = T, t.lane_tokens = lane_tokens,
-    t.absorb_tokens = absorb_tokens;
-    t.max_jobs = mla__max(mla__max(H, E + 2), 4);
-    t.position = MLA__TAKE(&a, int, T);
-    t.cos = MLA__TAKE(&a, float, (double)T *(P / 2));
-    t.sin = MLA__TAKE(&a, float, (double)T *(P / 2));
-    t.x = MLA__TAKE(&a, float, (double)T * c->hidden_size);
-    t.xn = MLA__TAKE(&a, float, (double)T * c->hidden_size);
-    t.y = MLA__TAKE(&a, float, (double)T * c->hidden_size);
-    for (int i = 0; i < c->num_hidden_layers; i++) shortcuts += mla__shortcut(&m->layers[i]);
-    t.late = MLA__TAKE(&a, float, shortcuts ? (double)T * c->hidden_size : 0);
-    const int pair = c->num_nextn_predict_layers ? 2 * c->hidden_size : 0;
-    t.pair = MLA__TAKE(&a, float, (double)T *pair);
-    t.jobs = MLA__TAKE(&a, mla__job, t.max_jobs);
-    t.loads = MLA__TAKE(&a, mla__load, (double)t.max_jobs + T);
-    t.blocks = MLA__TAKE(&a, mla__block, T);
-    const int widest = mla__max(mla__max(mla__max(c->hidden_size, pair), c->q_lora_rank), mla__max(H * V, inner)),
-              packs = kernels.pack && m->dtypes & 1u << MLA_BF16;
-    t.fp8 = d->fp8_activations && m->dtypes & 1u << MLA_E4M3;
-    if (!d->exact &&
-        (packs || t.fp8 || m->dtypes & (1u << MLA_Q8 | 1u << MLA_Q4 | 1u << MLA_Q8X16 | 1u << MLA_Q4X16))) {
-        /* packed for the experts, tokens come once for each of their experts, and in sixteens */
-        const double slot_rows = (double)T * K + 15.0 * fmin(E, (double)T * K), dense = (T + 15.0) * (widest + 31.0);
-        const double slots = slot_rows * mla__up_to(mla__max(c->hidden_size, inter), 32) +
-                             (T + 15.0) * mla__up_to(mla__max(c->hidden_size, c->n_shared_experts * inter), 32);
-        t.act = MLA__TAKE(&a, unsigned char,
-                          (T * (double)widest / MLA_GROUP + 1) * sizeof(mla__act) +
-                              (packs ? 2 * fmax(dense, slots) : 0) + (t.fp8 ? T * (double)widest * sizeof(float) : 0));
-    }
-    t.choice = MLA__TAKE(&a, mla__choice, sparse ? T : 0);
-    t.chosen = MLA__TAKE(&a, int, (double)T *topk);
-    /* attention and experts take turns in the same memory */
-    mla__arena b = a;
-    if (attn) {
-        t.cq = MLA__TAKE(&a, float, (double)T * c->q_lora_rank);
-        t.q = MLA__TAKE(&a, float, (double)T *H *(N + P));
-        t.kva = MLA__TAKE(&a, float, (double)T *(R + P));
-        t.o = MLA__TAKE(&a, float, (double)T *H *V);
-        t.qa = MLA__TAKE(&a, float, (double)absorb_tokens *H *(R + P));
-        t.ol = MLA__TAKE(&a, float, (double)absorb_tokens *H *R);
-        t.piece_o = MLA__TAKE(&a, float, (double)MLA__PIECES *rows *R);
-        t.piece_m = MLA__TAKE(&a, float, (double)MLA__PIECES *rows);
-        t.piece_l = MLA__TAKE(&a, float, (double)MLA__PIECES *rows);
-        t.iq = MLA__TAKE(&a, float, (double)T *Hi *d_index);
-        t.ik = MLA__TAKE(&a, float, (double)T *d_index);
-        t.iw = MLA__TAKE(&a, float, (double)T *Hi);
-        t.piece_key = MLA__TAKE(&a, uint32_t, (double)MLA__PIECES * topk);
-        t.piece_at = MLA__TAKE(&a, int, (double)MLA__PIECES *topk);
-        t.piece_n = MLA__TAKE(&a, int, MLA__PIECES);
-    }
-    t.score = MLA__TAKE(&b, float, (double)T *n_choices);
-    t.index = MLA__TAKE(&b, int, (double)T *K);
-    t.weight = MLA__TAKE(&b, float, (double)T *K);
-    t.slot_token = MLA__TAKE(&b, int, (double)T *K);
-    t.slot_weight = MLA__TAKE(&b, float, (double)T *K);
-    t.offset = MLA__TAKE(&b, int, n_choices + 1);
-    t.h = MLA__TAKE(&b, float, (double)T *inner);
-    a.used = a.used > b.used ? a.used : b.used;
-    t.workers = MLA__TAKE(&a, mla__worker, threads);
-    /* blocks of keys: of latents for the absorbed path, of latents and what they expand to for the naive one */
-    const int ldk = mla__up_to(R + P, MLA__NR_MAX), ldv = mla__up_to(V, MLA__NR_MAX);
-    const int panels = mla__up_to(rows, nr) / nr, naive_panels = mla__up_to(mla__min(T, MLA__QUERIES), nr) / nr;
-    const int index_panels = mla__up_to(Hi, nr) / nr; /* of one token */
-    const double absorbed = (double)panels * nr * (2.0 * R + P + 3),
-                 naive = (double)naive_panels * nr * (N + P + V + 3.0);
-    const double index = (double)index_panels * nr * (d_index + 1.0);
-    for (int i = 0; i < threads; i++) {
-        mla__worker w;
-        memset(&w, 0, sizeof w);
-        w.panel = MLA__TAKE(&a, float, packs ? MLA__BPANEL : MLA__KC *MLA__NR_MAX);
-        w.group = MLA__TAKE(&a, float, mla__max(MLA__MC * MLA__GROUP, 3 * n_choices));
-        if (attn) {
-            w.latent = MLA__TAKE(&a, float, fmax((double)MLA__KEYS * ldk, MLA__AR_MAX * MLA__AK));
-            /* naive: keys; absorbed and indexer: rows being widened */
-            w.k = MLA__TAKE(&a, float, fmax((double)MLA__KEYS * (N + P), fmax(8.0 * (R + P), MLA__AR_MAX * MLA__AK)));
-            w.v = MLA__TAKE(&a, float, (double)MLA__KEYS *ldv);
-            if (kernels.attend_tiles) w.packed = MLA__TAKE(&a, uint16_t, (double)MLA__KEYS * (R + N + P + V));
-            w.s = MLA__TAKE(&a, float, (double)mla__max(MLA__KEYS, MLA_PAGE * mla__max(panels, index_panels)) * nr);
-            w.lanes = MLA__TAKE(&a, mla__lanes, mla__max(mla__max(panels, naive_panels), index_panels));
-            w.lane_memory = MLA__TAKE(&a, float, fmax(fmax(absorbed, naive), index));
-            w.best_key = MLA__TAKE(&a, uint32_t, sparse ? topk + mla__max(topk, MLA__BEST_SPARE) : 0);
-            w.best_at = MLA__TAKE(&a, int, sparse ? topk + mla__max(topk, MLA__BEST_SPARE) : 0);
-            w.next = MLA__TAKE(&a, int, sparse ? 2 * MLA__QUERIES : 0);
-            w.at = MLA__TAKE(&a, int, sparse ? MLA__KEYS : 0);
-            w.mask = MLA__TAKE(&a, float, sparse ? MLA__NL_MAX *MLA__KEYS : 0);
-            w.probs = MLA__TAKE(&a, float, sparse ? (double)mla__max(H, MLA__NL_MAX) * MLA__KEYS : 0);
-        }
-        if (t.workers) t.workers[i] = w;
-    }
-    *bytes = mla__total(&a);
-    if (x) {
-        *x = t;
-        x->path = d->attn, x->exact = d->exact, x->chooser = -1;
-        x->run = d->run ? d->run : mla__run_default, x->run_user = d->run_user;
-    }
-    return x;
-}
-
-static mla_result mla__context_check(const mla_model *m, const void *desc, mla_error *err) {
-    const mla_context_desc d = mla__context_desc_of(desc);
-    if (!m) return mla__fail(err, MLA_ERR_ARGUMENT, "context: model is NULL");
-    if (d.max_tokens < 0 || d.max_tokens > MLA__DIM_MAX)
-        return mla__fail(err, MLA_ERR_ARGUMENT, "context.max_tokens: %d", d.max_tokens);
-    if (d.threads < 0 || d.threads > 4096)
-        return mla__fail(err, MLA_ERR_ARGUMENT, "context.threads: %d, must be 0 to 4096", d.threads);
-    if ((unsigned)d.attn >= MLA_ATTN_PATH_COUNT)
-        return mla__fail(err, MLA_ERR_ARGUMENT, "context.attn: %d is no path", (int)d.attn);
-    if ((unsigned)d.isa >= MLA_ISA_COUNT)
-        return mla__fail(err, MLA_ERR_ARGUMENT, "context.isa: %d is no instruction set", (int)d.isa);
-    if (!mla_isa_available(d.isa))
-        return mla__fail(err, MLA_ERR_UNSUPPORTED, "context.isa: this machine has no %s", mla_isa_name(d.isa));
-    if (d.exact && m->dtypes & (1u << MLA_Q8X16 | 1u << MLA_Q4X16))
-        return mla__fail(err, MLA_ERR_UNSUPPORTED, "context.exact: q8x16 and q4x16 weights need int8 activations");
-    if (d.exact && d.fp8_activations)
-        return mla__fail(err, MLA_ERR_ARGUMENT, "context.fp8_activations: rounds activations, exact keeps them in f32");
-    return MLA_OK;
-}
-static const mla__kind mla__context_kind = {"context", mla__context_check, mla__context_layout};
-
-mla_result mla_context_create(mla_context **out, const mla_model *m, const mla_context_desc *d, mla_error *err) {
-    return mla__object_create(&mla__context_kind, out, d ? &d->alloc : NULL, m, d, err);
-}
-mla_result mla_context_init(mla_context **out, void *memory, size_t bytes, const mla_model *m,
-                            const mla_context_desc *d, mla_error *err) {
-    return mla__object_init(&mla__context_kind, out, memory, bytes, m, d, err);
-}
-size_t mla_context_size(const mla_model *m, const mla_context_desc *d) {
-    return mla__object_size(&mla__context_kind, m, d);
-}
-void mla_context_destroy(mla_context *c) { mla__object_destroy(c ? &c->object : NULL); }
-const mla_error *mla_context_error(const mla_context *c) { return &c->err; }
-mla_isa mla_context_isa(const mla_context *c) { return c->k.isa; }
-int mla_context_threads(const mla_context *c) { return c->threads; }
 
 /* ---- >>linear ---------------------------------------------------------------------------------------------------- */
 
@@ -5173,6 +4972,40 @@ static mla__job mla__job_of(float *y, mla__sz ldy, const float *x, mla__sz ldx, 
     return j;
 }
 
+/* Scratch of linear layers. Packed as bf16, a token stands once for each of its experts, and each expert's tokens are
+   padded to 16. */
+static void mla__linear_layout(mla_context *c, mla__arena *arena, int exact, int fp8) {
+    const mla_model *m = c->m;
+    const mla_config *f = &m->c;
+    const int T = c->max_tokens, H = f->num_attention_heads, D = f->hidden_size, E = f->n_routed_experts,
+              K = f->num_experts_per_tok, inter = f->moe_intermediate_size, shared = f->n_shared_experts * inter;
+    const int inner = mla__max(f->intermediate_size, K * inter + shared),
+              pair = f->num_nextn_predict_layers ? 2 * D : 0;
+    const int widest = mla__max(mla__max(mla__max(D, pair), f->q_lora_rank), mla__max(H * f->v_head_dim, inner));
+    const int packs = c->k.pack && m->dtypes & 1u << MLA_BF16;
+    const unsigned rounded = 1u << MLA_Q8 | 1u << MLA_Q4 | 1u << MLA_Q8X16 | 1u << MLA_Q4X16;
+    c->max_jobs = mla__max(mla__max(H, E + 2), 4);
+    c->fp8 = fp8 && m->dtypes & 1u << MLA_E4M3;
+    c->jobs = MLA__TAKE(arena, mla__job, c->max_jobs);
+    c->loads = MLA__TAKE(arena, mla__load, (double)c->max_jobs + T);
+    if (!exact && (packs || c->fp8 || m->dtypes & rounded)) {
+        const double slot_rows = (double)T * K + 15.0 * fmin(E, (double)T * K), dense = (T + 15.0) * (widest + 31.0);
+        const double slots =
+            slot_rows * mla__up_to(mla__max(D, inter), 32) + (T + 15.0) * mla__up_to(mla__max(D, shared), 32);
+        c->act =
+            MLA__TAKE(arena, unsigned char,
+                      (T * (double)widest / MLA_GROUP + 1) * sizeof(mla__act) + (packs ? 2 * fmax(dense, slots) : 0) +
+                          (c->fp8 ? T * (double)widest * sizeof(float) : 0));
+    }
+    c->workers = MLA__TAKE(arena, mla__worker, c->threads);
+    for (int i = 0; i < c->threads; i++) {
+        mla__worker my;
+        my.panel = MLA__TAKE(arena, float, packs ? MLA__BPANEL : MLA__KC *MLA__NR_MAX);
+        my.group = MLA__TAKE(arena, float, MLA__MC *MLA__GROUP);
+        if (c->workers) c->workers[i] = my;
+    }
+}
+
 /* ---- >>norm ------------------------------------------------------------------------------------------------------ */
 
 /* y [n] = norm(x [n]); y may be x. Sums in double: four chains, so that they do not wait on each other. */
@@ -5213,34 +5046,227 @@ static void mla__rotate(float *x, const float *c, const float *s, int P, mla_rop
     }
 }
 
-/* Cosines and sines of the call's T positions: once for all layers. The angle is an f32 product, as in the models' own
- * code. */
-static void mla__angles(mla_context *c, int T) {
-    const int half = c->m->c.qk_rope_head_dim / 2;
-    for (int t = 0; t < T && c->m->c.rope.layout != MLA_ROPE_NONE; t++)
-        for (int i = 0; i < half; i++) {
-            const float angle = (float)c->position[t] * c->m->inv[i];
-            c->cos[t * (mla__sz)half + i] = (float)cos((double)angle) * c->m->amp;
-            c->sin[t * (mla__sz)half + i] = (float)sin((double)angle) * c->m->amp;
-        }
+/* ---- >>call ------------------------------------------------------------------------------------------------------ */
+
+#define MLA__PIECES     32  /* most pieces of context that are worked on apart and merged */
+#define MLA__PIECE_KEYS 512 /* fewest keys in such a piece */
+
+/* The sequences of a call; their tokens are rows 0 .. T of it, one sequence after the other. */
+typedef struct mla__batch {
+    const mla_sequence *seqs;
+    int n, T;
+} mla__batch;
+
+/* Queries of one sequence that meet its keys together. */
+typedef struct mla__block {
+    const mla_sequence *seq;
+    int token, first, n;     /* row of the first token in the call and within the sequence; tokens */
+    int pieces, piece, slot; /* its keys are cut into so many pieces of so many keys; where the first one's result is */
+} mla__block;
+
+typedef struct mla__call_scratch {
+    int *position;      /* [T] */
+    float *cos, *sin;   /* [T, P/2] */
+    mla__block *blocks; /* [T] */
+} mla__call_scratch;
+
+static void mla__call_layout(mla_context *c, mla__arena *arena) {
+    const double T = c->max_tokens, half = c->m->c.qk_rope_head_dim / 2;
+    mla__call_scratch s;
+    s.position = MLA__TAKE(arena, int, T);
+    s.cos = MLA__TAKE(arena, float, T *half);
+    s.sin = MLA__TAKE(arena, float, T *half);
+    s.blocks = MLA__TAKE(arena, mla__block, T);
+    if (c->call) *c->call = s;
 }
 
-/* ---- >>sparse ---------------------------------------------------------------------------------------------------- */
-/* Scores are never kept: every piece of context has a list of candidates, and all that is left of a list that overflows
- * are its best. */
+static mla_result mla__check_cache(mla_context *c, const mla_cache *cache, int i) {
+    const mla_config *f = &c->m->c;
+    if (cache->n_layers != mla__all_layers(f) || cache->n_ahead != f->num_nextn_predict_layers ||
+        cache->width != f->kv_lora_rank + f->qk_rope_head_dim)
+        return mla__fail(&c->err, MLA_ERR_ARGUMENT,
+                         "sequences[%d].cache: made for another model (%d layers of width %d, %d to predict ahead)", i,
+                         cache->n_layers, cache->width, cache->n_ahead);
+    if (cache->index_width != mla__index_width(c->m) || mla__other_indexer(cache, c->m->indexer) >= 0)
+        return mla__fail(
+            &c->err, MLA_ERR_ARGUMENT,
+            "sequences[%d].cache: made for another model (%d indexers with keys of %d; that of layer %d differs)", i,
+            cache->n_indexers, cache->index_width, mla__max(mla__other_indexer(cache, c->m->indexer), 0));
+    return MLA_OK;
+}
 
-typedef struct mla__attn {
-    const mla_attn_weights *w;
-    const mla_sequence *seqs;
-    int layer, T, n_blocks;
-    int probs_layer; /* which of the caller's probabilities are this layer's */
-    int token0;      /* absorbed: first token of the rows in qa and ol */
-} mla__attn;
+/* Check the sequences of a call and count their tokens. */
+static mla_result mla__check_sequences(mla_context *c, mla__batch *batch, const mla_sequence *seqs, int n_seqs) {
+    int64_t T = 0;
+    mla_result r;
+    if (!seqs || n_seqs < 1)
+        return mla__fail(&c->err, MLA_ERR_ARGUMENT, "n_sequences: %d, must be at least 1, with sequences not NULL",
+                         n_seqs);
+    for (int i = 0; i < n_seqs; i++) {
+        if (!seqs[i].cache) return mla__fail(&c->err, MLA_ERR_ARGUMENT, "sequences[%d].cache is NULL", i);
+        if (seqs[i].n_tokens < 1)
+            return mla__fail(&c->err, MLA_ERR_ARGUMENT, "sequences[%d].n_tokens: %d, must be at least 1", i,
+                             seqs[i].n_tokens);
+        if ((r = mla__check_cache(c, seqs[i].cache, i)) != MLA_OK) return r;
+        T += seqs[i].n_tokens;
+    }
+    if (T > c->max_tokens)
+        return mla__fail(&c->err, MLA_ERR_MEMORY, "%lld tokens in one call, context.max_tokens is %d", (long long)T,
+                         c->max_tokens);
+    for (int i = 0; i < n_seqs; i++) seqs[i].cache->in_call = 0;
+    for (int i = 0; i < n_seqs; i++)
+        if (seqs[i].cache->in_call++)
+            return mla__fail(&c->err, MLA_ERR_ARGUMENT, "sequences[%d].cache stands twice in the call", i);
+    batch->seqs = seqs, batch->n = n_seqs, batch->T = (int)T;
+    return MLA_OK;
+}
+
+/* Cosines and sines of the call's positions: once for all layers. The angle is an f32 product, as in the models' own
+   code. */
+static void mla__angles(mla_context *c, int T) {
+    const mla__call_scratch *s = c->call;
+    const int half = c->m->c.qk_rope_head_dim / 2;
+    if (c->m->c.rope.layout == MLA_ROPE_NONE) return;
+    for (int t = 0; t < T; t++)
+        for (int i = 0; i < half; i++) {
+            const float angle = (float)s->position[t] * c->m->inv[i];
+            s->cos[t * (mla__sz)half + i] = (float)cos((double)angle) * c->m->amp;
+            s->sin[t * (mla__sz)half + i] = (float)sin((double)angle) * c->m->amp;
+        }
+}
+/* x [P] turned by the angles of the token in row t. */
+static void mla__turn(const mla_context *c, float *x, int t, mla_rope_layout layout) {
+    const int P = c->m->c.qk_rope_head_dim;
+    mla__rotate(x, c->call->cos + t * (mla__sz)(P / 2), c->call->sin + t * (mla__sz)(P / 2), P, layout);
+}
+
+static void mla__unreserve_all(const mla__batch *batch, int n) {
+    while (n > 0) mla__unreserve(batch->seqs[--n].cache);
+}
+/* Room in the caches for the call's tokens; their positions and angles. */
+static mla_result mla__reserve_all(mla_context *c, const mla__batch *batch) {
+    for (int i = 0; i < batch->n; i++) {
+        char who[32];
+        snprintf(who, sizeof who, "sequences[%d]", i);
+        const mla_result r = mla__reserve(batch->seqs[i].cache, batch->seqs[i].n_tokens, who, &c->err);
+        if (r == MLA_OK) continue;
+        mla__unreserve_all(batch, i);
+        return r;
+    }
+    for (int i = 0, t = 0; i < batch->n; i++)
+        for (int j = 0; j < batch->seqs[i].n_tokens; j++) c->call->position[t++] = batch->seqs[i].cache->length + j;
+    mla__angles(c, batch->T);
+    return MLA_OK;
+}
+/* The tokens are in the caches, ... */
+static void mla__advance(const mla__batch *batch) {
+    for (int i = 0; i < batch->n; i++) batch->seqs[i].cache->length += batch->seqs[i].n_tokens;
+}
+/* ... or are there already, and the call runs on them again: for its time the caches end before them. */
+static void mla__step_back(const mla__batch *batch) {
+    for (int i = 0; i < batch->n; i++) batch->seqs[i].cache->length -= batch->seqs[i].n_tokens;
+}
 
 static int mla__keys(const mla_sequence *s) { return s->cache->length + s->n_tokens; }
 /* Keys that the token in row t of the call may see, hidden ones of the caller's mask counted. */
 static int mla__seen(const mla_context *c, const mla_sequence *s, int t) {
-    return c->m->c.mask == MLA_MASK_CAUSAL && !s->mask ? c->position[t] + 1 : mla__keys(s);
+    return c->m->c.mask == MLA_MASK_CAUSAL && !s->mask ? c->call->position[t] + 1 : mla__keys(s);
+}
+
+/* Cut n tokens of a sequence, from row `token` of the call and row `first` of the sequence on, into blocks of at most
+   `most`, which go behind the n_blocks that are there. */
+static int mla__cut(const mla_context *c, int n_blocks, const mla_sequence *s, int token, int first, int n, int most) {
+    for (int i = 0; i < n; i += most) {
+        mla__block *b = &c->call->blocks[n_blocks++];
+        memset(b, 0, sizeof *b);
+        b->seq = s, b->token = token + i, b->first = first + i, b->n = mla__min(most, n - i), b->pieces = 1;
+    }
+    return n_blocks;
+}
+/* Cut the keys of a block into at most `most` pieces. It follows from the shape of the call alone, so that no result
+   depends on threads. */
+static void mla__pieces(mla__block *b, int keys, int most, int fewest, int *slots) {
+    b->piece = mla__up_to(mla__max((keys + most - 1) / most, mla__min(keys, fewest)), MLA_PAGE);
+    b->pieces = (keys + b->piece - 1) / b->piece;
+    b->slot = *slots, *slots += b->pieces > 1 ? b->pieces : 0;
+}
+
+/* One layer's attention in a call. */
+typedef struct mla__attn {
+    const mla__batch *batch;
+    const mla_attn_weights *w;
+    int layer, probs_layer; /* probs_layer: which of the caller's probabilities are this layer's */
+    int n_blocks;           /* of the step under way */
+    int token0, n_tokens;   /* absorbed: the tokens of the step under way */
+} mla__attn;
+
+/* ---- >>sparse ---------------------------------------------------------------------------------------------------- */
+/* An indexer chooses the keys that a token attends to. Its scores are not stored: every piece of context has a list of
+   candidates, and a list that is full is cut to its best index_topk. */
+
+#define MLA__BEST_SPARE 1024 /* least room for candidates beside the best ones so far */
+
+typedef struct mla__choice {
+    const mla_cache *cache;
+    int position; /* of the token in it */
+    int n;        /* keys that it has chosen; -1: it attends to all that it sees */
+} mla__choice;
+
+/* Kept from layer to layer. */
+typedef struct mla__sparse_scratch {
+    mla__choice *choice; /* [T] */
+    int *chosen;         /* [T, index_topk] positions, ascending */
+    int layer, tokens;   /* whose indexer made these choices (-1: there are none), for so many tokens */
+} mla__sparse_scratch;
+
+typedef struct mla__index_worker {
+    mla__lanes *lanes; /* [panels] of one token's heads */
+    float *q, *weight; /* [panels, d, NL] and [panels, NL] */
+    float *s, *wide;
+    uint32_t *best_key; /* candidates: what their scores are sorted by, and positions */
+    int *best_at;
+} mla__index_worker;
+
+typedef struct mla__index_scratch {
+    float *q, *k, *w;    /* [T, Hi, d] [T, d] [T, Hi] */
+    uint32_t *piece_key; /* the best of each piece: [PIECES, index_topk], and how many */
+    int *piece_at, *piece_n;
+} mla__index_scratch;
+
+static int mla__top_room(int most) { return most + mla__max(most, MLA__BEST_SPARE); }
+
+static void mla__sparse_layout(mla_context *c, mla__arena *arena) {
+    mla__sparse_scratch s;
+    if (c->m->n_indexers == 0) return;
+    s.choice = MLA__TAKE(arena, mla__choice, c->max_tokens);
+    s.chosen = MLA__TAKE(arena, int, (double)c->max_tokens * c->m->c.index_topk);
+    s.layer = -1, s.tokens = 0;
+    if (c->sparse) *c->sparse = s;
+}
+static void mla__index_layout(mla_context *c, mla__arena *arena) {
+    const mla_config *f = &c->m->c;
+    const int Hi = f->index_n_heads, d = f->index_head_dim, topk = f->index_topk, panels = (Hi + c->k.nl - 1) / c->k.nl;
+    const double T = c->max_tokens, lanes = (double)panels * c->k.nl;
+    mla__index_scratch s;
+    if (c->m->n_indexers == 0) return;
+    s.q = MLA__TAKE(arena, float, T *Hi *d);
+    s.k = MLA__TAKE(arena, float, T *d);
+    s.w = MLA__TAKE(arena, float, T *Hi);
+    s.piece_key = MLA__TAKE(arena, uint32_t, (double)MLA__PIECES * topk);
+    s.piece_at = MLA__TAKE(arena, int, (double)MLA__PIECES *topk);
+    s.piece_n = MLA__TAKE(arena, int, MLA__PIECES);
+    for (int i = 0; i < c->threads; i++) {
+        mla__index_worker my;
+        my.lanes = MLA__TAKE(arena, mla__lanes, panels);
+        my.q = MLA__TAKE(arena, float, lanes *d);
+        my.weight = MLA__TAKE(arena, float, lanes);
+        my.s = MLA__TAKE(arena, float, lanes *MLA_PAGE);
+        my.wide = MLA__TAKE(arena, float, MLA__AR_MAX *MLA__AK);
+        my.best_key = MLA__TAKE(arena, uint32_t, mla__top_room(topk));
+        my.best_at = MLA__TAKE(arena, int, mla__top_room(topk));
+        if (c->index_workers) c->index_workers[i] = my;
+    }
+    if (c->index) *c->index = s;
 }
 
 /* The keys with the highest scores, of those offered in the order of their positions; of equal ones the first. */
@@ -5250,34 +5276,38 @@ typedef struct mla__top {
     int n, most, room, full;
 } mla__top;
 
-static void mla__top_begin(mla__top *b, const mla__worker *w, int most) {
-    b->key = w->best_key, b->at = w->best_at, b->least = 0;
-    b->n = b->full = 0, b->most = most, b->room = most + mla__max(most, MLA__BEST_SPARE);
+/* key, at: room for mla__top_room(most) of them. */
+static mla__top mla__top_begin(uint32_t *key, int *at, int most) {
+    mla__top top;
+    top.key = key, top.at = at, top.least = 0;
+    top.n = top.full = 0, top.most = most, top.room = mla__top_room(most);
+    return top;
 }
-/* All but the best `most` go: the digits of the last one that stays are found by counting, from the highest on. */
-static void mla__top_cut(mla__top *b) {
+/* All but the best `most` go. Radix select: the key of the last one that stays is found byte by byte, from the highest
+   on, by counting; then the smaller ones are dropped. */
+static void mla__top_cut(mla__top *top) {
     uint32_t key = 0, known = 0;
-    int left = b->most, n = 0;
-    if (b->n <= b->most) return;
+    int left = top->most, n = 0;
+    if (top->n <= top->most) return;
     for (int shift = 24; shift >= 0; shift -= 8) {
         int count[256] = {0}, digit = 255;
-        for (int i = 0; i < b->n; i++) count[b->key[i] >> shift & 255] += (b->key[i] & known) == key;
+        for (int i = 0; i < top->n; i++) count[top->key[i] >> shift & 255] += (top->key[i] & known) == key;
         for (; count[digit] < left; digit--) left -= count[digit];
         key |= (uint32_t)digit << shift, known |= (uint32_t)255 << shift;
     }
-    for (int i = 0; i < b->n; i++) {
-        if (b->key[i] < key || (b->key[i] == key && left-- <= 0)) continue;
-        b->key[n] = b->key[i], b->at[n++] = b->at[i];
+    for (int i = 0; i < top->n; i++) {
+        if (top->key[i] < key || (top->key[i] == key && left-- <= 0)) continue;
+        top->key[n] = top->key[i], top->at[n++] = top->at[i];
     }
-    b->n = n, b->least = key, b->full = 1;
+    top->n = n, top->least = key, top->full = 1;
 }
-static void mla__top_offer(mla__top *b, uint32_t key, int at) {
-    if (b->full && key <= b->least) return;
-    if (b->n == b->room) {
-        mla__top_cut(b);
-        if (key <= b->least) return;
+static void mla__top_offer(mla__top *top, uint32_t key, int at) {
+    if (top->full && key <= top->least) return;
+    if (top->n == top->room) {
+        mla__top_cut(top);
+        if (key <= top->least) return;
     }
-    b->key[b->n] = key, b->at[b->n++] = at;
+    top->key[top->n] = key, top->at[top->n++] = at;
 }
 /* Keys are in the order of their scores; -0 is 0, and what is not a number comes last. */
 static uint32_t mla__top_key(float score) {
@@ -5285,45 +5315,86 @@ static uint32_t mla__top_key(float score) {
     return score != score ? 0 : u >> 31 ? ~u : u | 0x80000000u;
 }
 
-/* Cut the keys of a block into at most `most` pieces. It follows from the shape of the call alone, so that no result
- * depends on threads. */
-static void mla__pieces(mla__block *b, int keys, int most, int fewest, int *slots) {
-    b->piece = mla__up_to(mla__max((keys + most - 1) / most, mla__min(keys, fewest)), MLA_PAGE);
-    b->pieces = (keys + b->piece - 1) / b->piece;
-    b->slot = *slots, *slots += b->pieces > 1 ? b->pieces : 0;
+/* Jobs of a layer's indexer: from x [T, D] its keys and the weights of its heads, from the normed latent its queries.
+ */
+static void mla__index_keys(mla_context *c, const mla__attn *a, const float *x) {
+    const mla_config *f = &c->m->c;
+    const int D = f->hidden_size, T = a->batch->T;
+    mla_linear weights;
+    if (c->m->indexer[a->layer] < 0) return;
+    memset(&weights, 0, sizeof weights);
+    weights.weight = a->w->indexer.weights_proj;
+    c->jobs[0] = mla__job_of(c->index->k, f->index_head_dim, x, D, T, &a->w->indexer.wk);
+    c->jobs[1] = mla__job_of(c->index->w, f->index_n_heads, x, D, T, &weights);
+    c->jobs[1].exact = 1;
+    mla__jobs_run(c, c->jobs, 2);
+}
+/* 1 if there is such a job. */
+static int mla__index_queries(mla_context *c, const mla__attn *a, mla__job *job, const float *latent) {
+    const mla_config *f = &c->m->c;
+    if (c->m->indexer[a->layer] < 0) return 0;
+    *job = mla__job_of(c->index->q, (mla__sz)f->index_n_heads * f->index_head_dim, latent, f->q_lora_rank, a->batch->T,
+                       &a->w->indexer.wq_b);
+    return 1;
+}
+
+/* What is left to do on the row of token t: norm and rotation of the key, which goes into the cache, ... */
+static void mla__index_key(mla_context *c, const mla__attn *a, const mla_cache *cache, int t) {
+    const mla_config *f = &c->m->c;
+    const int d = f->index_head_dim;
+    if (c->m->indexer[a->layer] < 0) return;
+    float *row = c->index->k + t * (mla__sz)d;
+    mla__norm(row, row, d, &mla__index_norm, &a->w->indexer.k_norm);
+    mla__turn(c, row, t, f->index_rope);
+    c->k.narrow[cache->index_dtype](mla__index_row(cache, a->layer, c->call->position[t]), row, d);
+}
+/* ... and rotation of the queries and the scale of their weights. */
+static void mla__index_query(mla_context *c, const mla__attn *a, int t) {
+    const mla_config *f = &c->m->c;
+    const int Hi = f->index_n_heads, d = f->index_head_dim;
+    if (c->m->indexer[a->layer] < 0) return;
+    for (int h = 0; h < Hi; h++) {
+        mla__turn(c, c->index->q + (t * (mla__sz)Hi + h) * d, t, f->index_rope);
+        c->index->w[t * (mla__sz)Hi + h] *= (float)(1 / sqrt((double)Hi * d));
+    }
 }
 
 static void mla__chosen_set(mla_context *c, const mla__block *b, mla__top *best) {
     mla__top_cut(best);
-    c->choice[b->token].n = best->n;
-    memcpy(c->chosen + b->token * (mla__sz)best->most, best->at, (size_t)best->n * sizeof *best->at);
+    c->sparse->choice[b->token].n = best->n;
+    memcpy(c->sparse->chosen + b->token * (mla__sz)best->most, best->at, (size_t)best->n * sizeof *best->at);
+}
+
+/* The heads of token t become the lanes. */
+static void mla__index_lanes(const mla_context *c, int t, mla__index_worker *my, int panels) {
+    const int Hi = c->m->c.index_n_heads, d = c->m->c.index_head_dim, nl = c->k.nl;
+    const float *q = c->index->q + t * (mla__sz)Hi * d;
+    for (int p = 0; p < panels; p++) {
+        my->lanes[p].q = my->q + (mla__sz)p * nl * d;
+        c->k.transpose(my->lanes[p].q, q + (mla__sz)p * nl * d, d, mla__min(nl, Hi - p * nl), d);
+    }
+    for (int h = 0; h < panels * nl; h++) my->weight[h] = h < Hi ? c->index->w[t * (mla__sz)Hi + h] : 0;
 }
 
 /* One token and one piece of context. */
-static void mla__index_piece(mla_context *c, const mla__attn *a, const mla__block *b, int piece, mla__worker *w) {
+static void mla__index_piece(mla_context *c, const mla__attn *a, const mla__block *b, int piece,
+                             mla__index_worker *my) {
     const mla_config *f = &c->m->c;
-    const mla_sequence *s = &a->seqs[b->seq];
-    const int Hi = f->index_n_heads, d = f->index_head_dim, nr = c->k.nl, panels = mla__up_to(Hi, nr) / nr,
-              keys = mla__keys(s);
-    const int seen = mla__seen(c, s, b->token), end = b->pieces > 1 ? mla__min(seen, (piece + 1) * b->piece) : seen;
-    const float *q = c->iq + b->token * (mla__sz)Hi * d, *mask = s->mask ? s->mask + b->first * (mla__sz)keys : NULL;
-    float *weight = w->lane_memory + (mla__sz)panels * nr * d, score[MLA_PAGE];
-    mla__top best;
+    const mla_sequence *s = b->seq;
+    const int panels = (f->index_n_heads + c->k.nl - 1) / c->k.nl, seen = mla__seen(c, s, b->token);
+    const int end = b->pieces > 1 ? mla__min(seen, (piece + 1) * b->piece) : seen;
+    const float *mask = s->mask ? s->mask + b->first * (mla__sz)mla__keys(s) : NULL;
+    float score[MLA_PAGE];
+    mla__top best = mla__top_begin(my->best_key, my->best_at, f->index_topk);
     mla__visit visit;
     memset(&visit, 0, sizeof visit);
-    for (int p = 0; p < panels; p++) {
-        w->lanes[p].q = w->lane_memory + (mla__sz)p * nr * d;
-        c->k.transpose(w->lanes[p].q, q + (mla__sz)p * nr * d, d, mla__min(nr, Hi - p * nr), d);
-    }
-    for (int h = 0; h < panels * nr; h++) weight[h] = h < Hi ? c->iw[b->token * (mla__sz)Hi + h] : 0;
-    mla__top_begin(&best, w, f->index_topk);
-    for (int u0 = piece * b->piece; u0 < end;
-         u0 += MLA_PAGE) { /* MLA_PAGE keys from a multiple of it lie together, paged or not */
-        const int nu = mla__min(MLA_PAGE, end - u0);
-        visit.k = mla__index_row(s->cache, a->layer, u0), visit.ldk = visit.dk = d, visit.nu = nu;
-        visit.s = w->s, visit.wide = w->k;
-        c->k.index[s->cache->index_dtype](score, w->lanes, weight, panels, &visit);
-        for (int u = 0; u < nu; u++) {
+    visit.ldk = visit.dk = f->index_head_dim, visit.s = my->s, visit.wide = my->wide;
+    mla__index_lanes(c, b->token, my, panels);
+    /* MLA_PAGE keys from a multiple of it lie together, paged or not */
+    for (int u0 = piece * b->piece; u0 < end; u0 += MLA_PAGE) {
+        visit.k = mla__index_row(s->cache, a->layer, u0), visit.nu = mla__min(MLA_PAGE, end - u0);
+        c->k.index[s->cache->index_dtype](score, my->lanes, my->weight, panels, &visit);
+        for (int u = 0; u < visit.nu; u++) {
             if (mask && mask[u0 + u] == -INFINITY) continue;
             mla__top_offer(&best, mla__top_key(mask ? score[u] + mask[u0 + u] : score[u]), u0 + u);
         }
@@ -5334,52 +5405,55 @@ static void mla__index_piece(mla_context *c, const mla__attn *a, const mla__bloc
     }
     const int slot = b->slot + piece;
     mla__top_cut(&best);
-    c->piece_n[slot] = best.n;
-    memcpy(c->piece_key + slot * (mla__sz)best.most, best.key, (size_t)best.n * sizeof *best.key);
-    memcpy(c->piece_at + slot * (mla__sz)best.most, best.at, (size_t)best.n * sizeof *best.at);
+    c->index->piece_n[slot] = best.n;
+    memcpy(c->index->piece_key + slot * (mla__sz)best.most, best.key, (size_t)best.n * sizeof *best.key);
+    memcpy(c->index->piece_at + slot * (mla__sz)best.most, best.at, (size_t)best.n * sizeof *best.at);
 }
 static void mla__index_work(mla_context *c, void *arg, int worker) {
     const mla__attn *a = (const mla__attn *)arg;
-    mla__share s = mla__share_of(c->loads, a->n_blocks, worker, c->threads);
-    for (int i = 0, b0, b1; i < a->n_blocks; i++)
-        if (mla__share_next(&s, &c->loads[i], &b0, &b1))
-            for (int p = b0; p < b1; p++) mla__index_piece(c, a, &c->blocks[i], p, &c->workers[worker]);
+    mla__share share = mla__share_of(c->loads, a->n_blocks, worker, c->threads);
+    for (int i = 0, p0, p1; i < a->n_blocks; i++) {
+        if (!mla__share_next(&share, &c->loads[i], &p0, &p1)) continue;
+        for (int p = p0; p < p1; p++) mla__index_piece(c, a, &c->call->blocks[i], p, &c->index_workers[worker]);
+    }
 }
 static void mla__index_merge_work(mla_context *c, void *arg, int worker) {
     const mla__attn *a = (const mla__attn *)arg;
+    const mla__index_scratch *s = c->index;
+    const mla__index_worker *my = &c->index_workers[worker];
     const int most = c->m->c.index_topk;
     for (int i = worker; i < a->n_blocks; i += c->threads) {
-        const mla__block *b = &c->blocks[i];
-        mla__top best;
+        const mla__block *b = &c->call->blocks[i];
         if (b->pieces == 1) continue;
-        mla__top_begin(&best, &c->workers[worker], most);
+        mla__top best = mla__top_begin(my->best_key, my->best_at, most);
         for (int slot = b->slot; slot < b->slot + b->pieces; slot++)
-            for (int j = 0; j < c->piece_n[slot]; j++)
-                mla__top_offer(&best, c->piece_key[slot * (mla__sz)most + j], c->piece_at[slot * (mla__sz)most + j]);
+            for (int j = 0; j < s->piece_n[slot]; j++)
+                mla__top_offer(&best, s->piece_key[slot * (mla__sz)most + j], s->piece_at[slot * (mla__sz)most + j]);
         mla__chosen_set(c, b, &best);
     }
 }
 
-static int mla__cut(mla_context *c, int at, int seq, int token, int first, int n, int most);
-static void mla__choose(mla_context *c, mla__attn *a, int n_seqs) {
+/* Every token that sees more than index_topk keys chooses among them, in a layer that has an indexer. */
+static void mla__choose(mla_context *c, mla__attn *a) {
     const mla_config *f = &c->m->c;
     double cost = 0;
     int slots = 0;
+    if (c->m->indexer[a->layer] < 0) return;
     a->n_blocks = 0;
-    for (int s = 0, t = 0; s < n_seqs; t += a->seqs[s++].n_tokens) {
-        const int n = a->seqs[s].n_tokens;
-        int all = n;
-        for (int i = n - 1; i >= 0; i--) {
-            c->choice[t + i].cache = a->seqs[s].cache, c->choice[t + i].position = c->position[t + i],
-                          c->choice[t + i].n = -1;
-            if (mla__seen(c, &a->seqs[s], t + i) > f->index_topk) all = i; /* later tokens see no less */
+    for (int i = 0, t = 0; i < a->batch->n; t += a->batch->seqs[i++].n_tokens) {
+        const mla_sequence *s = &a->batch->seqs[i];
+        int all = s->n_tokens;
+        for (int j = s->n_tokens - 1; j >= 0; j--) {
+            mla__choice *choice = &c->sparse->choice[t + j];
+            choice->cache = s->cache, choice->position = c->call->position[t + j], choice->n = -1;
+            if (mla__seen(c, s, t + j) > f->index_topk) all = j; /* later tokens see no less */
         }
-        a->n_blocks = mla__cut(c, a->n_blocks, s, t + all, all, n - all, 1);
+        a->n_blocks = mla__cut(c, a->n_blocks, s, t + all, all, s->n_tokens - all, 1);
     }
-    c->chooser = a->layer, c->chosen_tokens = a->T;
+    c->sparse->layer = a->layer, c->sparse->tokens = a->batch->T;
     for (int i = 0; i < a->n_blocks; i++) {
-        mla__block *b = &c->blocks[i];
-        const int keys = mla__seen(c, &a->seqs[b->seq], b->token);
+        mla__block *b = &c->call->blocks[i];
+        const int keys = mla__seen(c, b->seq, b->token);
         mla__pieces(b, keys, mla__max(1, MLA__PIECES / a->n_blocks), MLA__PIECE_KEYS, &slots);
         c->loads[i].units = b->pieces, c->loads[i].weight = mla__min(b->piece, keys);
         cost += (double)keys * f->index_n_heads * f->index_head_dim;
@@ -5389,11 +5463,28 @@ static void mla__choose(mla_context *c, mla__attn *a, int n_seqs) {
     if (slots) mla__parallel(c, mla__index_merge_work, a, (double)slots * f->index_topk * 16);
 }
 
+/* A layer without indexer needs the choices of another for these very tokens. */
+static mla_result mla__choose_check(mla_context *c, int layer, const mla__batch *batch) {
+    int from = layer, t = 0;
+    while (from >= 0 && c->m->indexer[from] < 0) from--;
+    if (c->m->n_indexers == 0 || from == layer) return MLA_OK;
+    int same = c->sparse->layer == from && c->sparse->tokens == batch->T;
+    for (int i = 0; i < batch->n; i++)
+        for (int j = 0; j < batch->seqs[i].n_tokens; j++, t++)
+            same = same && c->sparse->choice[t].cache == batch->seqs[i].cache &&
+                   c->sparse->choice[t].position == c->call->position[t];
+    if (same) return MLA_OK;
+    return mla__fail(&c->err, MLA_ERR_ARGUMENT,
+                     "mla_attn_forward: layer %d uses the keys that layer %d chooses, which has not run before it on "
+                     "these sequences",
+                     layer, from);
+}
+
 /* The keys that the token in row t of the call has chosen, *n of them; NULL: it attends to all that it sees. */
 static const int *mla__chosen(const mla_context *c, int t, int *n) {
-    if (c->m->n_indexers == 0 || c->choice[t].n < 0) return NULL;
-    *n = c->choice[t].n;
-    return c->chosen + t * (mla__sz)c->m->c.index_topk;
+    if (c->m->n_indexers == 0 || c->sparse->choice[t].n < 0) return NULL;
+    *n = c->sparse->choice[t].n;
+    return c->sparse->chosen + t * (mla__sz)c->m->c.index_topk;
 }
 /* Of n tokens from row t of the call on, the first so many attend to all that they see. */
 static int mla__dense(const mla_context *c, int t, int n) {
@@ -5402,112 +5493,161 @@ static int mla__dense(const mla_context *c, int t, int n) {
     return i;
 }
 
-/* ---- >>attention ------------------------------------------------------------------------------------------------- */
-
-/* Latent norms, rotation of the key, and the new rows of the caches. */
-static void mla__latent_work(mla_context *c, void *arg, int worker) {
-    const mla__attn *a = (const mla__attn *)arg;
-    const mla_config *f = &c->m->c;
-    const int R = f->kv_lora_rank, P = f->qk_rope_head_dim, Q = f->q_lora_rank;
-    const int t0 = (int)((int64_t)a->T * worker / c->threads), t1 = (int)((int64_t)a->T * (worker + 1) / c->threads);
-    int seq = 0, first = 0;
-    for (int t = t0; t < t1; t++) {
-        float *row = c->kva + t * (mla__sz)(R + P);
-        while (t >= first + a->seqs[seq].n_tokens) first += a->seqs[seq++].n_tokens;
-        const mla_cache *k = a->seqs[seq].cache;
-        if (Q > 0) mla__norm(c->cq + t * (mla__sz)Q, c->cq + t * (mla__sz)Q, Q, &f->q_norm, &a->w->q_norm);
-        mla__norm(row, row, R, &f->kv_norm, &a->w->kv_norm);
-        for (int i = 0; f->latent_scale != 1 && i < R; i++) row[i] *= f->latent_scale;
-        mla__rotate(row + R, c->cos + t * (mla__sz)(P / 2), c->sin + t * (mla__sz)(P / 2), P, f->rope.layout);
-        c->k.narrow[k->dtype](mla__row(k, a->layer, c->position[t]), row, R + P);
-        if (k->indexer[a->layer] < 0) continue;
-        row = c->ik + t * (mla__sz)f->index_head_dim;
-        mla__norm(row, row, f->index_head_dim, &mla__index_norm, &a->w->indexer.k_norm);
-        mla__rotate(row, c->cos + t * (mla__sz)(P / 2), c->sin + t * (mla__sz)(P / 2), P, f->index_rope);
-        c->k.narrow[k->index_dtype](mla__index_row(k, a->layer, c->position[t]), row, f->index_head_dim);
-    }
-}
-
-/* Rotation of the queries; softmax_scale and all other factors of theirs go into them. */
-static void mla__query_work(mla_context *c, void *arg, int worker) {
-    const mla__attn *a = (const mla__attn *)arg;
-    const mla_config *f = &c->m->c;
-    const int P = f->qk_rope_head_dim, N = f->qk_nope_head_dim, H = f->num_attention_heads;
-    const int t0 = (int)((int64_t)a->T * worker / c->threads), t1 = (int)((int64_t)a->T * (worker + 1) / c->threads);
-    for (int t = t0; t < t1; t++) {
-        float scale = f->softmax_scale * f->q_scale;
-        if (f->temperature_beta != 0)
-            scale *= 1 + f->temperature_beta * logf((float)(1 + c->position[t] / f->temperature_period));
-        for (int h = 0; h < H; h++) {
-            float *q = c->q + (t * (mla__sz)H + h) * (N + P);
-            mla__rotate(q + N, c->cos + t * (mla__sz)(P / 2), c->sin + t * (mla__sz)(P / 2), P, f->rope.layout);
-            for (int i = 0; i < N + P; i++) q[i] *= scale;
-        }
-        const int Hi = c->m->indexer[a->layer] >= 0 ? f->index_n_heads : 0, d = f->index_head_dim;
-        for (int h = 0; h < Hi; h++) {
-            mla__rotate(c->iq + (t * (mla__sz)Hi + h) * d, c->cos + t * (mla__sz)(P / 2), c->sin + t * (mla__sz)(P / 2),
-                        P, f->index_rope);
-            c->iw[t * (mla__sz)Hi + h] *= (float)(1 / sqrt((double)Hi * d));
-        }
-    }
-}
-
-/* Where the caller wants the probabilities of a head of token t of a block. */
-static float *mla__probs_of(const mla_context *c, const mla__attn *a, const mla__block *b, int t, int h) {
-    const mla_sequence *s = &a->seqs[b->seq];
-    return s->probs + (((mla__sz)a->probs_layer * s->n_tokens + b->first + t) * c->m->c.num_attention_heads + h) *
-                          (mla__sz)mla__keys(s);
-}
-
 /* ---- >>walk ------------------------------------------------------------------------------------------------------ */
 /* A block of queries walks over its keys, one visit after another. A visit is a run of the context, or keys that tokens
    of the block have chosen: of a block of one token its own list, of several the positions that any of them has chosen,
    with masks that hide from each what it has not. Nothing after this section knows which. */
+
+#define MLA__PIECE_CHOSEN 256 /* fewest keys in a piece of what an indexer has chosen, which are few */
+#define MLA__LANE_ROWS    128 /* rows (heads x tokens) that walk over a block of latents together */
+#define MLA__QUERIES      512 /* tokens for which the naive path expands keys once */
+
+typedef struct mla__walker {
+    mla__lanes *lanes;
+    float *lane_memory;
+    float *rows; /* [KEYS, R+P] of a visit, as the cache has them or as f32 */
+    /* for chosen keys */
+    int *before, *next;  /* [QUERIES] how far each token's list has been walked, before and after this visit */
+    int *at;             /* [KEYS] positions of a visit */
+    float *mask, *probs; /* of a visit: [NL, KEYS] and [max(H, NL), KEYS] */
+} mla__walker;
+
+/* The queries of a block: row i, ldq floats after the one before it, is of token i / heads and head head0 + i % heads.
+   They walk over keys of dk channels and values of dv, `most` keys in a visit. */
+typedef struct mla__queries {
+    const float *q;
+    mla__sz ldq;
+    int heads, head0, dk, dv, most;
+} mla__queries;
+
 typedef struct mla__walk {
     mla_context *c;
     const mla__attn *a;
     const mla__block *b;
-    mla__worker *w;
-    int per_token, head,
-        panels;      /* row i of the lanes: token i / per_token, head i % per_token; of head alone if per_token is 1 */
-    int most, end;   /* keys in a visit; where runs and lists end */
-    const int *list; /* a token's own choice; or NULL, and */
+    mla__walker *my;
+    mla__queries q;
+    int panels, end; /* where runs and lists end */
+    const int *list; /* the token's own choice; or NULL, and */
     int shared;      /* 1: the choices of all tokens of the block */
     int u0, n;       /* the visit: keys u0 .. u0+n of the context or of the list */
     const int *at;   /* their positions; NULL: they are u0 and up */
     int from;        /* what kernels count positions from */
 } mla__walk;
 
-static void mla__lanes_begin(const mla__walk *k, const float *q, mla__sz ldq, int dk, int dv) {
-    const mla_context *c = k->c;
-    const mla_sequence *s = &k->a->seqs[k->b->seq];
-    const int rows = k->b->n * k->per_token, nr = c->k.nl, keys = mla__keys(s), listed = k->list || k->shared;
-    float *at = k->w->lane_memory;
-    for (int p = 0; p < k->panels; p++) {
-        mla__lanes *l = &k->w->lanes[p];
-        l->q = at, at += (mla__sz)dk * nr;
-        l->o = at, at += (mla__sz)dv * nr;
-        l->m = at, at += nr;
-        l->l = at, at += nr;
-        l->limit = (int *)(void *)at, at += nr;
-        l->n = mla__min(nr, rows - p * nr);
+/* Tokens in a block whose heads walk together. */
+static int mla__lane_tokens(const mla_context *c) {
+    return mla__min(c->max_tokens, mla__max(1, MLA__LANE_ROWS / c->m->c.num_attention_heads));
+}
+
+/* Walkers go over latents with all heads of a few tokens, or over expanded keys with one head of many. */
+static void mla__walk_layout(mla_context *c, mla__arena *arena) {
+    const mla_config *f = &c->m->c;
+    const int H = f->num_attention_heads, N = f->qk_nope_head_dim, P = f->qk_rope_head_dim, V = f->v_head_dim,
+              R = f->kv_lora_rank, nl = c->k.nl, sparse = c->m->n_indexers > 0;
+    const int all_heads = (mla__lane_tokens(c) * H + nl - 1) / nl,
+              one_head = (mla__min(c->max_tokens, MLA__QUERIES) + nl - 1) / nl;
+    const double floats = fmax(all_heads * (2.0 * R + P + 3), one_head * (N + P + V + 3.0)) * nl;
+    for (int i = 0; i < c->threads; i++) {
+        mla__walker my;
+        my.lanes = MLA__TAKE(arena, mla__lanes, mla__max(all_heads, one_head));
+        my.lane_memory = MLA__TAKE(arena, float, floats);
+        my.rows = MLA__TAKE(arena, float, (double)MLA__KEYS *mla__up_to(R + P, MLA__NR_MAX));
+        my.before = MLA__TAKE(arena, int, sparse ? MLA__QUERIES : 0);
+        my.next = MLA__TAKE(arena, int, sparse ? MLA__QUERIES : 0);
+        my.at = MLA__TAKE(arena, int, sparse ? MLA__KEYS : 0);
+        my.mask = MLA__TAKE(arena, float, sparse ? MLA__NL_MAX *MLA__KEYS : 0);
+        my.probs = MLA__TAKE(arena, float, sparse ? (double)mla__max(H, MLA__NL_MAX) * MLA__KEYS : 0);
+        if (c->walkers) c->walkers[i] = my;
+    }
+}
+
+/* Cut n tokens into blocks that walk together, of at most `most` tokens, where they choose of at most most_choosing. */
+static int mla__walk_cut(const mla_context *c, int n_blocks, const mla_sequence *s, int token, int first, int n,
+                         int most, int most_choosing) {
+    const int dense = mla__dense(c, token, n);
+    n_blocks = mla__cut(c, n_blocks, s, token, first, dense, most);
+    return mla__cut(c, n_blocks, s, token + dense, first + dense, n - dense, most_choosing);
+}
+/* Cut the keys of a block into pieces that are walked over apart; how many keys there are. */
+static int mla__walk_pieces(const mla_context *c, mla__block *b, int most, int *slots) {
+    int keys = mla__keys(b->seq), fewest = MLA__PIECE_KEYS;
+    if (mla__chosen(c, b->token, &keys)) fewest = MLA__PIECE_CHOSEN;
+    keys = mla__max(keys, 1); /* a mask may leave none to be chosen */
+    mla__pieces(b, keys, most, fewest, slots);
+    return keys;
+}
+
+/* Pairs of query and key of a sequence whose first token is in row t of the call, if each query walks alone, and if
+   blocks of QUERIES walk together; and the keys that all these blocks walk over. Blocks of tokens that choose walk over
+   all that any of their tokens has chosen, at worst other keys for each. */
+typedef struct mla__steps {
+    double alone, together, keys;
+} mla__steps;
+static mla__steps mla__walk_steps(const mla_context *c, const mla_sequence *s, int t) {
+    const int dense = mla__dense(c, t, s->n_tokens), causal = c->m->c.mask == MLA_MASK_CAUSAL && !s->mask;
+    const double n = dense, few = s->n_tokens - dense, all = mla__keys(s), keys = causal ? all - few : all;
+    const double pairs = causal ? n * (keys - (n - 1) / 2) : n * keys, own = fmin(c->m->c.index_topk, all),
+                 any = fmin(all, few * own);
+    mla__steps steps;
+    steps.alone = pairs + few * own, steps.together = pairs + few * any;
+    steps.keys = keys * ceil(n / MLA__QUERIES) + any * ceil(few / MLA__QUERIES);
+    return steps;
+}
+
+/* Row i of a panel: its token in the block and its head. */
+static int mla__walk_token(const mla__walk *walk, int p, int i) { return (p * walk->c->k.nl + i) / walk->q.heads; }
+static int mla__walk_head(const mla__walk *walk, int p, int i) {
+    return walk->q.head0 + (p * walk->c->k.nl + i) % walk->q.heads;
+}
+/* The caller's mask of token t of the block, or NULL. */
+static const float *mla__walk_mask(const mla__walk *walk, int t) {
+    const mla_sequence *s = walk->b->seq;
+    return s->mask ? s->mask + (walk->b->first + t) * (mla__sz)mla__keys(s) : NULL;
+}
+/* Where the caller wants the probabilities of a row. */
+static float *mla__walk_probs(const mla__walk *walk, int p, int i) {
+    const mla_sequence *s = walk->b->seq;
+    const mla__sz token = (mla__sz)walk->a->probs_layer * s->n_tokens + walk->b->first + mla__walk_token(walk, p, i);
+    return s->probs + (token * walk->c->m->c.num_attention_heads + mla__walk_head(walk, p, i)) * (mla__sz)mla__keys(s);
+}
+
+/* Masks and probabilities of lane i of panel p. Those of lists are of a visit: one token has one mask for all heads. */
+static void mla__lane_begin(const mla__walk *walk, int p, int i) {
+    const mla_sequence *s = walk->b->seq;
+    const int row = mla__min(i, walk->my->lanes[p].n - 1), t = mla__walk_token(walk, p, row), keys = mla__keys(s);
+    const int listed = walk->list || walk->shared, alone = walk->b->n == 1;
+    mla__lanes *l = &walk->my->lanes[p];
+    l->m[i] = -INFINITY, l->l[i] = 0;
+    if (!listed) {
+        l->limit[i] = mla__seen(walk->c, s, walk->b->token + t) - 1;
+        l->mask[i] = mla__walk_mask(walk, t);
+        l->probs[i] = s->probs ? mla__walk_probs(walk, p, row) : NULL;
+        return;
+    }
+    l->limit[i] = keys - 1;
+    l->mask[i] = s->mask || !alone ? walk->my->mask + (alone ? 0 : i) * MLA__KEYS : NULL;
+    l->probs[i] = NULL;
+    if (!s->probs) return;
+    float *probs = mla__walk_probs(walk, p, row);
+    for (int u = 0; u < keys; u++) probs[u] = -INFINITY; /* until a score is known */
+    l->probs[i] = walk->my->probs + (alone ? p * walk->c->k.nl + row : i) * MLA__KEYS;
+}
+static void mla__lanes_begin(const mla__walk *walk) {
+    const mla_context *c = walk->c;
+    const mla__queries *q = &walk->q;
+    const int rows = walk->b->n * q->heads, nl = c->k.nl;
+    float *memory = walk->my->lane_memory;
+    for (int p = 0; p < walk->panels; p++) {
+        mla__lanes *l = &walk->my->lanes[p];
+        l->q = memory, memory += (mla__sz)q->dk * nl;
+        l->o = memory, memory += (mla__sz)q->dv * nl;
+        l->m = memory, memory += nl;
+        l->l = memory, memory += nl;
+        l->limit = (int *)(void *)memory, memory += nl;
+        l->n = mla__min(nl, rows - p * nl);
         l->started = 0;
-        l->mask[0] = NULL, l->probs[0] = NULL;
-        for (int i = 0; i < nr; i++) {
-            const int row = p * nr + mla__min(i, l->n - 1), t = row / k->per_token,
-                      h = k->per_token > 1 ? row % k->per_token : k->head;
-            l->m[i] = -INFINITY, l->l[i] = 0;
-            l->limit[i] = listed ? keys - 1 : mla__seen(c, s, k->b->token + t) - 1;
-            if (listed ? s->mask || k->b->n > 1 : s->mask != NULL)
-                l->mask[i] = listed ? k->w->mask + (k->per_token > 1 ? 0 : i) * MLA__KEYS
-                                    : s->mask + (k->b->first + t) * (mla__sz)keys;
-            if (!s->probs) continue;
-            l->probs[i] = mla__probs_of(c, k->a, k->b, t, h);
-            if (!listed) continue;
-            for (int u = 0; u < keys; u++) l->probs[i][u] = -INFINITY; /* until a score is known */
-            l->probs[i] = k->w->probs + (k->per_token > 1 ? row : i) * MLA__KEYS;
-        }
-        c->k.transpose(l->q, q + p * nr * ldq, (int)ldq, l->n, dk);
+        for (int i = 0; i < nl; i++) mla__lane_begin(walk, p, i);
+        c->k.transpose(l->q, q->q + p * nl * q->ldq, (int)q->ldq, l->n, q->dk);
     }
 }
 static int mla__lanes_last(const mla__lanes *l) {
@@ -5516,167 +5656,291 @@ static int mla__lanes_last(const mla__lanes *l) {
     return last;
 }
 
-static mla__walk mla__walk_of(mla_context *c, const mla__attn *a, const mla__block *b, int piece, mla__worker *w,
-                              int most, int per_token, int head, const float *q, mla__sz ldq, int dk, int dv) {
-    mla__walk k;
-    memset(&k, 0, sizeof k);
-    k.c = c, k.a = a, k.b = b, k.w = w, k.most = most, k.per_token = per_token, k.head = head;
-    k.panels = (b->n * per_token + c->k.nl - 1) / c->k.nl;
-    k.list = mla__chosen(c, b->token, &k.end);
-    if (k.list && per_token == 1) k.list = NULL, k.shared = 1, memset(w->next, 0, (size_t)b->n * sizeof *w->next);
-    mla__lanes_begin(&k, q, ldq, dk, dv);
-    if (!k.list) k.end = mla__lanes_last(&w->lanes[k.panels - 1]) + 1; /* later tokens see no less */
-    k.u0 = piece * b->piece;
-    if (b->pieces > 1) k.end = mla__min(k.end, (piece + 1) * b->piece);
-    return k;
+static mla__walk mla__walk_of(mla_context *c, const mla__attn *a, const mla__block *b, int piece, int worker,
+                              const mla__queries *q) {
+    mla__walk walk;
+    memset(&walk, 0, sizeof walk);
+    walk.c = c, walk.a = a, walk.b = b, walk.my = &c->walkers[worker], walk.q = *q;
+    walk.panels = (b->n * q->heads + c->k.nl - 1) / c->k.nl;
+    walk.list = mla__chosen(c, b->token, &walk.end);
+    if (walk.list && b->n > 1) {
+        walk.list = NULL, walk.shared = 1;
+        memset(walk.my->next, 0, (size_t)b->n * sizeof *walk.my->next);
+    }
+    mla__lanes_begin(&walk);
+    if (!walk.list) walk.end = mla__lanes_last(&walk.my->lanes[walk.panels - 1]) + 1; /* later tokens see no less */
+    walk.u0 = piece * b->piece;
+    if (b->pieces > 1) walk.end = mla__min(walk.end, (piece + 1) * b->piece);
+    return walk;
 }
 
-/* The next positions, at most KEYS of them, that some token of a block has chosen. */
-static int mla__chosen_next(const mla_context *c, const mla__block *b, mla__worker *w) {
-    int *next = w->next, *before = w->next + MLA__QUERIES, n = 0, keys = 0;
-    memcpy(before, next, (size_t)b->n * sizeof *next);
-    while (n < MLA__KEYS) {
-        unsigned char some[MLA__KEYS] = {0};
-        int from = INT32_MAX, width = MLA__KEYS;
-        for (int t = 0; t < b->n; t++) {
-            const int *chosen = mla__chosen(c, b->token + t, &keys);
-            if (next[t] < keys) from = mla__min(from, chosen[next[t]]);
-        }
-        if (from == INT32_MAX) break;
-        for (int t = 0; t < b->n; t++) {
-            const int *chosen = mla__chosen(c, b->token + t, &keys);
-            for (int i = next[t]; i < keys && chosen[i] - from < MLA__KEYS; i++) some[chosen[i] - from] = 1;
-        }
-        for (int j = 0; j < width; j++)
-            if (some[j] && n == MLA__KEYS)
-                width = j;
-            else if (some[j])
-                w->at[n++] = from + j;
-        for (int t = 0; t < b->n; t++) {
-            const int *chosen = mla__chosen(c, b->token + t, &keys);
-            while (next[t] < keys && chosen[next[t]] - from < width) next[t]++;
-        }
+/* Of the positions from + 0 .. from + KEYS, those that some token of the block has chosen become the keys n and up of
+   the visit, as long as there is room; how many there are then. The lists advance behind them. */
+static int mla__chosen_window(const mla__walk *walk, int from, int n) {
+    mla__walker *my = walk->my;
+    unsigned char some[MLA__KEYS] = {0};
+    int width = 0, keys = 0;
+    for (int t = 0; t < walk->b->n; t++) {
+        const int *chosen = mla__chosen(walk->c, walk->b->token + t, &keys);
+        for (int i = my->next[t]; i < keys && chosen[i] - from < MLA__KEYS; i++) some[chosen[i] - from] = 1;
+    }
+    for (; width < MLA__KEYS; width++) {
+        if (!some[width]) continue;
+        if (n == MLA__KEYS) break;
+        my->at[n++] = from + width;
+    }
+    for (int t = 0; t < walk->b->n; t++) {
+        const int *chosen = mla__chosen(walk->c, walk->b->token + t, &keys);
+        while (my->next[t] < keys && chosen[my->next[t]] - from < width) my->next[t]++;
     }
     return n;
 }
-static int mla__walk_next(mla__walk *k) {
-    k->u0 += k->n;
-    k->n = k->shared ? mla__chosen_next(k->c, k->b, k->w) : mla__min(k->most, k->end - k->u0);
-    k->at = k->shared ? k->w->at : k->list ? k->list + k->u0 : NULL;
-    k->from = k->at ? 0 : k->u0;
-    return k->n > 0;
+/* The next positions, at most KEYS of them, that some token of the block has chosen. */
+static int mla__chosen_next(const mla__walk *walk) {
+    mla__walker *my = walk->my;
+    int n = 0, keys = 0;
+    memcpy(my->before, my->next, (size_t)walk->b->n * sizeof *my->next);
+    while (n < MLA__KEYS) {
+        int from = INT32_MAX;
+        for (int t = 0; t < walk->b->n; t++) {
+            const int *chosen = mla__chosen(walk->c, walk->b->token + t, &keys);
+            if (my->next[t] < keys) from = mla__min(from, chosen[my->next[t]]);
+        }
+        if (from == INT32_MAX) break;
+        n = mla__chosen_window(walk, from, n);
+    }
+    return n;
+}
+
+/* The mask of lane i for the visit: what token t of the block has not chosen, or the caller hides from it. */
+static void mla__chosen_mask(const mla__walk *walk, int i, int t) {
+    const float *mask = mla__walk_mask(walk, t);
+    float *to = walk->my->mask + i * MLA__KEYS;
+    int keys = 0, next = walk->shared ? walk->my->before[t] : walk->u0;
+    const int *chosen = mla__chosen(walk->c, walk->b->token + t, &keys);
+    const int end = walk->shared ? walk->my->next[t] : walk->u0 + walk->n;
+    for (int j = 0; j < walk->n; j++) {
+        const int mine = next < end && chosen[next] == walk->at[j];
+        to[j] = !mine ? -INFINITY : mask ? mask[walk->at[j]] : 0;
+        next += mine;
+    }
+}
+
+/* Go on to the next visit; 0: there is none. */
+static int mla__walk_next(mla__walk *walk) {
+    walk->u0 += walk->n;
+    walk->n = walk->shared ? mla__chosen_next(walk) : mla__min(walk->q.most, walk->end - walk->u0);
+    walk->at = walk->shared ? walk->my->at : walk->list ? walk->list + walk->u0 : NULL;
+    walk->from = walk->at ? 0 : walk->u0;
+    if (walk->n <= 0) return 0;
+    if (walk->list && walk->b->seq->mask) mla__chosen_mask(walk, 0, 0);
+    return 1;
 }
 
 /* The cached rows of a visit, as they are or as f32 with stride ld. Runs are taken where they lie if they may stay as
- * they are. */
-static const void *mla__walk_rows(const mla__walk *k, int as_they_are, mla__sz ld) {
-    const mla_cache *cache = k->a->seqs[k->b->seq].cache;
+   they are: MLA_PAGE rows from a multiple of it lie together, paged or not. */
+static const void *mla__walk_rows(const mla__walk *walk, int as_they_are, mla__sz ld) {
+    const mla_cache *cache = walk->b->seq->cache;
     const mla__sz bytes = mla__bytes(cache->dtype, cache->width);
-    if (as_they_are && !k->at)
-        return mla__row(cache, k->a->layer, k->u0); /* MLA_PAGE rows from a multiple of it lie together, paged or not */
-    for (int i = 0; i < k->n; i++) {
-        const unsigned char *row = mla__row(cache, k->a->layer, k->at ? k->at[i] : k->u0 + i);
-        if (k->at) { /* they lie anywhere, so that only we know which is next */
-            const unsigned char *next = mla__row(cache, k->a->layer, k->at[mla__min(i + 3, k->n - 1)]);
+    const int layer = walk->a->layer;
+    float *rows = walk->my->rows;
+    if (as_they_are && !walk->at) return mla__row(cache, layer, walk->u0);
+    for (int i = 0; i < walk->n; i++) {
+        const unsigned char *row = mla__row(cache, layer, walk->at ? walk->at[i] : walk->u0 + i);
+        if (walk->at) { /* they lie anywhere, so that only we know which is next */
+            const unsigned char *next = mla__row(cache, layer, walk->at[mla__min(i + 3, walk->n - 1)]);
             for (mla__sz j = 0; j < bytes; j += 64) MLA__PREFETCH(next + j);
         }
         if (as_they_are)
-            memcpy((unsigned char *)(void *)k->w->latent + i * bytes, row, (size_t)bytes);
+            memcpy((unsigned char *)(void *)rows + i * bytes, row, (size_t)bytes);
         else
-            k->c->k.widen[cache->dtype](k->w->latent + i * ld, row, cache->width);
+            walk->c->k.widen[cache->dtype](rows + i * ld, row, cache->width);
     }
-    return k->w->latent;
+    return rows;
 }
 
-/* How many keys of the visit panel p sees; the masks of what was chosen are made for it. */
-static int mla__walk_seen(const mla__walk *k, int p) {
-    const mla_sequence *s = &k->a->seqs[k->b->seq];
-    const mla__lanes *l = &k->w->lanes[p];
-    const int rows = k->per_token > 1 ? 1 : l->n;
-    if (!k->at) return mla__min(k->n, mla__lanes_last(l) + 1 - k->u0);
-    if (!l->mask[0]) return k->n;
-    for (int i = 0, keys; i < rows; i++) {
-        const int t = k->per_token > 1 ? 0 : p * k->c->k.nl + i, *chosen = mla__chosen(k->c, k->b->token + t, &keys);
-        const float *mask = s->mask ? s->mask + (k->b->first + t) * (mla__sz)mla__keys(s) : NULL;
-        int next = k->shared ? k->w->next[MLA__QUERIES + t] : k->u0;
-        const int end = k->shared ? k->w->next[t] : k->u0 + k->n;
-        for (int j = 0; j < k->n; j++) {
-            const int mine = next < end && chosen[next] == k->at[j];
-            k->w->mask[i * MLA__KEYS + j] = !mine ? -INFINITY : mask ? mask[k->at[j]] : 0;
-            next += mine;
-        }
-    }
-    return k->n;
+/* How many keys of the visit panel p sees; if tokens share it, the panel's masks are made for it. */
+static int mla__walk_seen(const mla__walk *walk, int p) {
+    const mla__lanes *l = &walk->my->lanes[p];
+    if (!walk->at) return mla__min(walk->n, mla__lanes_last(l) + 1 - walk->u0);
+    if (!walk->shared) return walk->n;
+    for (int i = 0; i < l->n; i++) mla__chosen_mask(walk, i, mla__walk_token(walk, p, i));
+    return walk->n;
 }
 
 /* Where the caller wants probabilities, the scores of a visit go to their places, */
-static void mla__walk_scores(const mla__walk *k, int p) {
-    const mla__lanes *l = &k->w->lanes[p];
-    for (int i = 0; k->at && l->probs[0] && i < l->n; i++) {
-        const int row = p * k->c->k.nl + i;
-        float *to =
-            mla__probs_of(k->c, k->a, k->b, row / k->per_token, k->per_token > 1 ? row % k->per_token : k->head);
-        for (int j = 0; j < k->n; j++) to[k->at[j]] = l->probs[i][j];
+static void mla__walk_scores(const mla__walk *walk, int p) {
+    const mla__lanes *l = &walk->my->lanes[p];
+    if (!walk->at || !l->probs[0]) return;
+    for (int i = 0; i < l->n; i++) {
+        float *to = mla__walk_probs(walk, p, i);
+        for (int j = 0; j < walk->n; j++) to[walk->at[j]] = l->probs[i][j];
     }
 }
 /* and when all are there, become probabilities. */
-static void mla__walk_end(const mla__walk *k, int p) {
-    const mla__lanes *l = &k->w->lanes[p];
-    const int keys = mla__keys(&k->a->seqs[k->b->seq]);
-    for (int i = 0; l->probs[0] && i < l->n; i++) {
-        const int row = p * k->c->k.nl + i;
-        float *to =
-            mla__probs_of(k->c, k->a, k->b, row / k->per_token, k->per_token > 1 ? row % k->per_token : k->head);
+static void mla__walk_end(const mla__walk *walk, int p) {
+    const mla__lanes *l = &walk->my->lanes[p];
+    const int keys = mla__keys(walk->b->seq);
+    if (!l->probs[0]) return;
+    for (int i = 0; i < l->n; i++) {
+        float *to = mla__walk_probs(walk, p, i);
         for (int u = 0; u < keys; u++) to[u] = u <= l->limit[i] && l->l[i] != 0 ? expf(to[u] - l->m[i]) / l->l[i] : 0;
     }
 }
 
-/* Absorbed, one block of tokens and one piece of context: all heads walk over the latents together, each read and
- * widened once. */
-static void mla__absorbed_piece(mla_context *c, const mla__attn *a, const mla__block *b, int piece, mla__worker *w) {
+/* ---- >>attention ------------------------------------------------------------------------------------------------- */
+
+#define MLA__ABSORB_ROWS 4096 /* rows (heads x tokens) that the absorbed path has scratch for */
+
+typedef struct mla__attn_worker {
+    float *k, *v;              /* naive: [KEYS, N+P] and [KEYS, V] of a visit, */
+    uint16_t *c16, *k16, *v16; /* and in bf16 for attend_tiles: the latents packed, keys and values as they are */
+    float *s, *wide;
+} mla__attn_worker;
+
+typedef struct mla__attn_scratch {
+    float *cq, *q, *kva, *o;            /* [T, Q] [T, H, N+P] [T, R+P] [T, H, V] */
+    float *qa, *ol;                     /* [absorb_tokens, H, R+P], [absorb_tokens, H, R] */
+    unsigned char *sees;                /* [absorb_tokens, H]: 0 if there is no key that the query sees */
+    float *piece_o, *piece_m, *piece_l; /* [PIECES, rows of a block, R] and [PIECES, rows] */
+} mla__attn_scratch;
+
+static int mla__absorb_tokens(const mla_context *c) {
+    return mla__min(c->max_tokens, mla__max(1, MLA__ABSORB_ROWS / c->m->c.num_attention_heads));
+}
+
+static void mla__attn_layout(mla_context *c, mla__arena *arena) {
     const mla_config *f = &c->m->c;
-    const mla_dtype dtype = a->seqs[b->seq].cache->dtype;
-    const int H = f->num_attention_heads, R = f->kv_lora_rank, dk = R + f->qk_rope_head_dim, nr = c->k.nl;
+    const int N = f->qk_nope_head_dim, P = f->qk_rope_head_dim, V = f->v_head_dim, R = f->kv_lora_rank, nl = c->k.nl;
+    const double T = c->max_tokens, H = f->num_attention_heads;
+    if (f->num_attention_heads == 0) return;
+    const double rows = mla__lane_tokens(c) * H, absorb_rows = mla__absorb_tokens(c) * H;
+    const int panels = ((int)rows + nl - 1) / nl, tiles = c->k.attend_tiles ? MLA__KEYS : 0;
+    mla__attn_scratch s;
+    s.cq = MLA__TAKE(arena, float, T * f->q_lora_rank);
+    s.q = MLA__TAKE(arena, float, T *H *(N + P));
+    s.kva = MLA__TAKE(arena, float, T *(R + P));
+    s.o = MLA__TAKE(arena, float, T *H *V);
+    s.qa = MLA__TAKE(arena, float, absorb_rows *(R + P));
+    s.ol = MLA__TAKE(arena, float, absorb_rows *R);
+    s.sees = MLA__TAKE(arena, unsigned char, absorb_rows);
+    s.piece_o = MLA__TAKE(arena, float, MLA__PIECES *rows *R);
+    s.piece_m = MLA__TAKE(arena, float, MLA__PIECES *rows);
+    s.piece_l = MLA__TAKE(arena, float, MLA__PIECES *rows);
+    mla__index_layout(c, arena);
+    mla__walk_layout(c, arena);
+    for (int i = 0; i < c->threads; i++) {
+        mla__attn_worker my;
+        my.k = MLA__TAKE(arena, float, (double)MLA__KEYS *(N + P));
+        my.v = MLA__TAKE(arena, float, (double)MLA__KEYS *mla__up_to(V, MLA__NR_MAX));
+        my.c16 = MLA__TAKE(arena, uint16_t, (double)tiles * R);
+        my.k16 = MLA__TAKE(arena, uint16_t, (double)tiles * (N + P));
+        my.v16 = MLA__TAKE(arena, uint16_t, (double)tiles * V);
+        my.s = MLA__TAKE(arena, float, (double)mla__max(MLA__KEYS, MLA_PAGE * panels) * nl);
+        my.wide = MLA__TAKE(arena, float, fmax(tiles ? 8.0 * mla__max(R + P, N + P) : 0, MLA__AR_MAX * MLA__AK));
+        if (c->attn_workers) c->attn_workers[i] = my;
+    }
+    if (c->attn) *c->attn = s;
+}
+
+/* Latent norms, rotation of the key, and the new rows of the caches. */
+static void mla__latent_work(mla_context *c, void *arg, int worker) {
+    const mla__attn *a = (const mla__attn *)arg;
+    const mla_config *f = &c->m->c;
+    const mla_sequence *s = a->batch->seqs;
+    const int R = f->kv_lora_rank, P = f->qk_rope_head_dim, Q = f->q_lora_rank;
+    int t0, t1, first = 0;
+    mla__share_even(a->batch->T, worker, c->threads, &t0, &t1);
+    for (int t = t0; t < t1; t++) {
+        float *row = c->attn->kva + t * (mla__sz)(R + P), *cq = c->attn->cq + t * (mla__sz)Q;
+        while (t >= first + s->n_tokens) first += s++->n_tokens;
+        if (Q > 0) mla__norm(cq, cq, Q, &f->q_norm, &a->w->q_norm);
+        mla__norm(row, row, R, &f->kv_norm, &a->w->kv_norm);
+        if (f->latent_scale != 1)
+            for (int i = 0; i < R; i++) row[i] *= f->latent_scale;
+        mla__turn(c, row + R, t, f->rope.layout);
+        c->k.narrow[s->cache->dtype](mla__row(s->cache, a->layer, c->call->position[t]), row, R + P);
+        mla__index_key(c, a, s->cache, t);
+    }
+}
+
+/* Rotation of the queries; softmax_scale and all other factors of theirs go into them. */
+static void mla__query_work(mla_context *c, void *arg, int worker) {
+    const mla__attn *a = (const mla__attn *)arg;
+    const mla_config *f = &c->m->c;
+    const int P = f->qk_rope_head_dim, N = f->qk_nope_head_dim, H = f->num_attention_heads;
+    int t0, t1;
+    mla__share_even(a->batch->T, worker, c->threads, &t0, &t1);
+    for (int t = t0; t < t1; t++) {
+        float scale = f->softmax_scale * f->q_scale;
+        if (f->temperature_beta != 0)
+            scale *= 1 + f->temperature_beta * logf((float)(1 + c->call->position[t] / f->temperature_period));
+        for (int h = 0; h < H; h++) {
+            float *q = c->attn->q + (t * (mla__sz)H + h) * (N + P);
+            mla__turn(c, q + N, t, f->rope.layout);
+            for (int i = 0; i < N + P; i++) q[i] *= scale;
+        }
+        mla__index_query(c, a, t);
+    }
+}
+
+/* Absorbed, what has been summed for row i of panel p, with o [R]: the result, or that of a piece. */
+static void mla__absorbed_row(const mla_context *c, const mla__attn *a, const mla__block *b, int piece,
+                              const mla__lanes *l, int p, int i) {
+    const mla__attn_scratch *s = c->attn;
+    const int H = c->m->c.num_attention_heads, R = c->m->c.kv_lora_rank, row = p * c->k.nl + i;
+    const mla__sz to = (mla__sz)(b->token - a->token0) * H + row;
+    const float *o = l->o + i * (mla__sz)R, z = l->l[i] != 0 ? 1.0f / l->l[i] : 0;
+    if (b->pieces == 1) {
+        s->sees[to] = l->l[i] != 0;
+        for (int r = 0; r < R; r++) s->ol[to * R + r] = z != 0 ? o[r] * z : 0;
+        return;
+    }
+    const mla__sz slot = (mla__sz)b->slot * mla__lane_tokens(c) * H + row * (mla__sz)b->pieces + piece;
+    s->piece_m[slot] = l->m[i], s->piece_l[slot] = l->l[i];
+    if (l->started)
+        memcpy(s->piece_o + slot * R, o, (size_t)R * sizeof *o);
+    else
+        memset(s->piece_o + slot * R, 0, (size_t)R * sizeof *o);
+}
+
+/* Absorbed, one block of tokens and one piece of context: all heads walk over the latents together, each read and
+   widened once. */
+static void mla__absorbed_piece(mla_context *c, const mla__attn *a, const mla__block *b, int piece, int worker) {
+    const mla_config *f = &c->m->c;
+    const mla__attn_worker *my = &c->attn_workers[worker];
+    const mla_dtype dtype = b->seq->cache->dtype;
+    const int H = f->num_attention_heads, R = f->kv_lora_rank, dk = R + f->qk_rope_head_dim;
     const int in_place = c->k.attend[dtype] != NULL && R % MLA__NR_MAX == 0;
     const mla_dtype t = in_place ? dtype : MLA_F32;
     const int tiles = c->k.attend_tiles && t == MLA_BF16 && dk % 32 == 0;
-    const mla__sz ld = in_place ? dk : mla__up_to(dk, MLA__NR_MAX), first = (mla__sz)(b->token - a->token0) * H;
-    mla__walk k = mla__walk_of(c, a, b, piece, w, MLA_PAGE, H, 0, c->qa + first * dk, dk, dk, R);
-    while (mla__walk_next(&k)) {
-        const void *rows = mla__walk_rows(&k, in_place, ld);
-        mla__walk_seen(&k, 0);
-        mla__visit visit;
-        visit.k = visit.v = rows, visit.ldk = visit.ldv = ld, visit.dk = dk, visit.dv = R;
-        visit.u0 = k.from, visit.nu = k.n, visit.s = w->s, visit.wide = w->k;
-        (tiles ? c->k.attend_tiles : c->k.attend[t])(w->lanes, k.panels, &visit);
-        for (int p = 0; p < k.panels; p++) mla__walk_scores(&k, p);
+    const mla__sz ld = in_place ? dk : mla__up_to(dk, MLA__NR_MAX);
+    mla__queries q;
+    mla__visit visit;
+    q.q = c->attn->qa + (mla__sz)(b->token - a->token0) * H * dk, q.ldq = q.dk = dk, q.dv = R;
+    q.heads = H, q.head0 = 0, q.most = MLA_PAGE;
+    visit.ldk = visit.ldv = ld, visit.dk = dk, visit.dv = R, visit.s = my->s, visit.wide = my->wide;
+    mla__walk walk = mla__walk_of(c, a, b, piece, worker, &q);
+    mla__lanes *lanes = walk.my->lanes;
+    while (mla__walk_next(&walk)) {
+        visit.k = visit.v = mla__walk_rows(&walk, in_place, ld), visit.u0 = walk.from, visit.nu = walk.n;
+        (tiles ? c->k.attend_tiles : c->k.attend[t])(lanes, walk.panels, &visit);
+        for (int p = 0; p < walk.panels; p++) mla__walk_scores(&walk, p);
     }
-    for (int p = 0; p < k.panels; p++) {
-        mla__lanes *l = &w->lanes[p];
-        mla__walk_end(&k, p);
-        for (int i = 0; i < l->n; i++) {
-            const mla__sz row = first + p * nr + i;
-            const float *o = l->o + i * (mla__sz)R, z = l->l[i] != 0 ? 1.0f / l->l[i] : 0;
-            if (b->pieces > 1) {
-                const mla__sz slot = (mla__sz)b->slot * c->lane_tokens * H + (p * nr + i) * (mla__sz)b->pieces + piece;
-                c->piece_m[slot] = l->m[i], c->piece_l[slot] = l->l[i];
-                if (l->started)
-                    memcpy(c->piece_o + slot * R, o, (size_t)R * sizeof *o);
-                else
-                    memset(c->piece_o + slot * R, 0, (size_t)R * sizeof *o);
-            } else {
-                for (int r = 0; r < R; r++) c->ol[row * R + r] = z != 0 ? o[r] * z : 0;
-            }
-        }
+    for (int p = 0; p < walk.panels; p++) {
+        mla__walk_end(&walk, p);
+        for (int i = 0; i < lanes[p].n; i++) mla__absorbed_row(c, a, b, piece, &lanes[p], p, i);
     }
 }
 
 /* Pieces of context are merged in their order. */
-static void mla__merge(mla_context *c, const mla__attn *a, const mla__block *b, int row, const mla__worker *w) {
+static void mla__merge(mla_context *c, const mla__attn *a, const mla__block *b, int row, int worker) {
+    const mla__attn_scratch *s = c->attn;
     const int H = c->m->c.num_attention_heads, R = c->m->c.kv_lora_rank, n = b->pieces;
-    const mla__sz slot = (mla__sz)b->slot * c->lane_tokens * H + row * (mla__sz)n;
-    const float *m = c->piece_m + slot, *l = c->piece_l + slot;
-    const mla_tensor o = mla_view(c->piece_o + slot * R, MLA_F32, n, R);
+    const mla__sz slot = (mla__sz)b->slot * mla__lane_tokens(c) * H + row * (mla__sz)n,
+                  to = (mla__sz)(b->token - a->token0) * H + row;
+    const float *m = s->piece_m + slot, *l = s->piece_l + slot;
+    const mla_tensor o = mla_view(s->piece_o + slot * R, MLA_F32, n, R);
     float share[MLA__PIECES], max = -INFINITY, sum = 0;
     for (int p = 0; p < n; p++) max = m[p] > max ? m[p] : max;
     for (int p = 0; p < n; p++) {
@@ -5684,65 +5948,69 @@ static void mla__merge(mla_context *c, const mla__attn *a, const mla__block *b, 
         sum += share[p] * l[p];
     }
     for (int p = 0; p < n; p++) share[p] = sum != 0 ? share[p] / sum : 0;
-    c->k.mix[MLA_F32](c->ol + ((mla__sz)(b->token - a->token0) * H + row) * R, R, share, n, 1, &o, 0, n, w->panel);
+    s->sees[to] = sum != 0;
+    c->k.mix[MLA_F32](s->ol + to * R, R, share, n, 1, &o, 0, n, c->workers[worker].panel);
 }
 
-/* Naive, one head of one block of tokens: keys and values are expanded from the latents a block of context at a time.
- */
-static void mla__naive_head(mla_context *c, const mla__attn *a, const mla__block *b, int h, mla__worker *w) {
+/* A visit's keys [n, N+P] and values [n, V] of head h, expanded from the latents; in bf16 if tiles are used. A bias on
+   keys adds the same to all scores of a query: softmax cancels it. */
+static void mla__expand(mla_context *c, const mla__attn *a, const mla__walk *walk, int h, int tiles, int worker) {
     const mla_config *f = &c->m->c;
-    const int H = f->num_attention_heads, N = f->qk_nope_head_dim, P = f->qk_rope_head_dim, V = f->v_head_dim,
-              R = f->kv_lora_rank, nr = c->k.nl;
-    const int row0 = h * (N + V);
-    const mla__sz ldl = mla__up_to(R + P, MLA__NR_MAX), ldv = mla__up_to(V, MLA__NR_MAX);
-    const int tiles =
-        c->k.attend_tiles && a->w->kv_b.weight.dtype == MLA_BF16 && (N + P) % 32 == 0 && V % 32 == 0 && R % 32 == 0;
-    uint16_t *k16 = tiles ? w->packed + MLA__KEYS * (mla__sz)R : NULL,
-             *v16 = tiles ? k16 + MLA__KEYS * (mla__sz)(N + P) : NULL;
+    const mla__attn_worker *my = &c->attn_workers[worker];
+    const int N = f->qk_nope_head_dim, P = f->qk_rope_head_dim, V = f->v_head_dim, R = f->kv_lora_rank, nu = walk->n;
+    const mla__sz ld = mla__up_to(R + P, MLA__NR_MAX), ldk = N + P, ldv = mla__up_to(V, MLA__NR_MAX);
+    const float *latent = (const float *)mla__walk_rows(walk, 0, ld);
+    float *panel = c->workers[worker].panel;
     mla_linear keys = a->w->kv_b;
-    memset(&keys.bias, 0,
-           sizeof keys.bias); /* a bias on keys adds the same to all scores of a query: softmax cancels it */
-    mla__walk k = mla__walk_of(c, a, b, 0, w, MLA__KEYS, 1, h, c->q + ((mla__sz)b->token * H + h) * (N + P),
-                               (mla__sz)H * (N + P), N + P, V);
-    while (mla__walk_next(&k)) {
-        const int nu = k.n;
-        mla__walk_rows(&k, 0, ldl);
-        mla__in in = mla__in_of(w->latent, ldl, nu);
-        if (tiles) {
-            for (int u = 0; u < nu; u += 16)
-                c->k.pack(w->packed + u * (mla__sz)R, w->latent + u * ldl, ldl, NULL, mla__min(16, nu - u), R);
-            in.q = (const unsigned char *)w->packed, in.ldq = 2 * R;
-            in.T = mla__up_to(nu, 16); /* lanes that are not there are zero */
-        }
-        mla__rows(c, w->k, N + P, &in, &keys, row0, 0, N, w->panel);
-        for (int u = 0; u < nu; u++)
-            memcpy(w->k + u * (mla__sz)(N + P) + N, w->latent + u * ldl + R, (size_t)P * sizeof *w->k);
-        mla__rows(c, w->v, ldv, &in, &a->w->kv_b, row0 + N, 0, V, w->panel);
-        if (tiles)
-            for (int u = 0; u < nu; u++) {
-                c->k.narrow[MLA_BF16](k16 + u * (mla__sz)(N + P), w->k + u * (mla__sz)(N + P), N + P);
-                c->k.narrow[MLA_BF16](v16 + u * (mla__sz)V, w->v + u * ldv, V);
-            }
-        for (int p = 0; p < k.panels; p++) {
-            const int seen = mla__walk_seen(&k, p);
-            if (seen <= 0) continue;
-            mla__visit visit;
-            visit.ldk = visit.dk = N + P, visit.dv = V, visit.u0 = k.from, visit.nu = seen, visit.s = w->s;
-            if (tiles) {
-                visit.k = k16, visit.v = v16, visit.ldv = V, visit.wide = w->k;
-                c->k.attend_tiles(&w->lanes[p], 1, &visit);
-            } else {
-                visit.k = w->k, visit.v = w->v, visit.ldv = ldv, visit.wide = w->latent;
-                c->k.attend[MLA_F32](&w->lanes[p], 1, &visit);
-            }
-            mla__walk_scores(&k, p);
+    mla__in in = mla__in_of(latent, ld, nu);
+    memset(&keys.bias, 0, sizeof keys.bias);
+    if (tiles) {
+        for (int u = 0; u < nu; u += 16)
+            c->k.pack(my->c16 + u * (mla__sz)R, latent + u * ld, ld, NULL, mla__min(16, nu - u), R);
+        in.q = (const unsigned char *)my->c16, in.ldq = 2 * R;
+        in.T = mla__up_to(nu, 16); /* tokens that are not there are zero */
+    }
+    mla__rows(c, my->k, ldk, &in, &keys, h * (N + V), 0, N, panel);
+    for (int u = 0; u < nu; u++) memcpy(my->k + u * ldk + N, latent + u * ld + R, (size_t)P * sizeof *latent);
+    mla__rows(c, my->v, ldv, &in, &a->w->kv_b, h * (N + V) + N, 0, V, panel);
+    if (!tiles) return;
+    for (int u = 0; u < nu; u++) {
+        c->k.narrow[MLA_BF16](my->k16 + u * ldk, my->k + u * ldk, ldk);
+        c->k.narrow[MLA_BF16](my->v16 + u * (mla__sz)V, my->v + u * ldv, V);
+    }
+}
+
+/* Naive, one head of one block of tokens: keys and values are expanded a visit at a time. */
+static void mla__naive_head(mla_context *c, const mla__attn *a, const mla__block *b, int h, int worker) {
+    const mla_config *f = &c->m->c;
+    const mla__attn_worker *my = &c->attn_workers[worker];
+    const int H = f->num_attention_heads, N = f->qk_nope_head_dim, P = f->qk_rope_head_dim, V = f->v_head_dim;
+    const int tiles = c->k.attend_tiles && a->w->kv_b.weight.dtype == MLA_BF16 && (N + P) % 32 == 0 && V % 32 == 0 &&
+                      f->kv_lora_rank % 32 == 0;
+    mla__queries q;
+    mla__visit visit;
+    q.q = c->attn->q + ((mla__sz)b->token * H + h) * (N + P), q.ldq = (mla__sz)H * (N + P), q.dk = N + P, q.dv = V;
+    q.heads = 1, q.head0 = h, q.most = MLA__KEYS;
+    visit.k = tiles ? (const void *)my->k16 : my->k, visit.ldk = visit.dk = N + P;
+    visit.v = tiles ? (const void *)my->v16 : my->v, visit.ldv = tiles ? V : mla__up_to(V, MLA__NR_MAX), visit.dv = V;
+    visit.s = my->s, visit.wide = my->wide;
+    mla__walk walk = mla__walk_of(c, a, b, 0, worker, &q);
+    mla__lanes *lanes = walk.my->lanes;
+    while (mla__walk_next(&walk)) {
+        mla__expand(c, a, &walk, h, tiles, worker);
+        visit.u0 = walk.from;
+        for (int p = 0; p < walk.panels; p++) {
+            visit.nu = mla__walk_seen(&walk, p);
+            if (visit.nu <= 0) continue;
+            (tiles ? c->k.attend_tiles : c->k.attend[MLA_F32])(&lanes[p], 1, &visit);
+            mla__walk_scores(&walk, p);
         }
     }
-    for (int p = 0; p < k.panels; p++) {
-        mla__lanes *l = &w->lanes[p];
-        mla__walk_end(&k, p);
+    for (int p = 0; p < walk.panels; p++) {
+        const mla__lanes *l = &lanes[p];
+        mla__walk_end(&walk, p);
         for (int i = 0; i < l->n; i++) {
-            float *to = c->o + ((mla__sz)(b->token + p * nr + i) * H + h) * V;
+            float *to = c->attn->o + ((mla__sz)(b->token + p * c->k.nl + i) * H + h) * V;
             const float z = l->l[i] != 0 ? 1.0f / l->l[i] : 0;
             for (int v = 0; v < V; v++) to[v] = z != 0 ? l->o[i * (mla__sz)V + v] * z : 0;
         }
@@ -5751,27 +6019,27 @@ static void mla__naive_head(mla_context *c, const mla__attn *a, const mla__block
 
 static void mla__naive_work(mla_context *c, void *arg, int worker) {
     const mla__attn *a = (const mla__attn *)arg;
-    mla__share s = mla__share_of(c->loads, a->n_blocks, worker, c->threads);
-    for (int i = 0, b0, b1; i < a->n_blocks; i++)
-        if (mla__share_next(&s, &c->loads[i], &b0, &b1))
-            for (int h = b0; h < b1; h++) mla__naive_head(c, a, &c->blocks[i], h, &c->workers[worker]);
+    mla__share share = mla__share_of(c->loads, a->n_blocks, worker, c->threads);
+    for (int i = 0, h0, h1; i < a->n_blocks; i++) {
+        if (!mla__share_next(&share, &c->loads[i], &h0, &h1)) continue;
+        for (int h = h0; h < h1; h++) mla__naive_head(c, a, &c->call->blocks[i], h, worker);
+    }
 }
 static void mla__absorbed_work(mla_context *c, void *arg, int worker) {
     const mla__attn *a = (const mla__attn *)arg;
-    mla__share s = mla__share_of(c->loads, a->n_blocks, worker, c->threads);
-    for (int i = 0, b0, b1; i < a->n_blocks; i++)
-        if (mla__share_next(&s, &c->loads[i], &b0, &b1))
-            for (int p = b0; p < b1; p++) mla__absorbed_piece(c, a, &c->blocks[i], p, &c->workers[worker]);
+    mla__share share = mla__share_of(c->loads, a->n_blocks, worker, c->threads);
+    for (int i = 0, p0, p1; i < a->n_blocks; i++) {
+        if (!mla__share_next(&share, &c->loads[i], &p0, &p1)) continue;
+        for (int p = p0; p < p1; p++) mla__absorbed_piece(c, a, &c->call->blocks[i], p, worker);
+    }
 }
 static void mla__merge_work(mla_context *c, void *arg, int worker) {
     const mla__attn *a = (const mla__attn *)arg;
-    const int H = c->m->c.num_attention_heads;
-    for (int i = 0; i < a->n_blocks; i++) {
-        const mla__block *b = &c->blocks[i];
-        const int rows = b->pieces > 1 ? b->n * H : 0;
-        for (int r = (int)((int64_t)rows * worker / c->threads); r < (int)((int64_t)rows * (worker + 1) / c->threads);
-             r++)
-            mla__merge(c, a, b, r, &c->workers[worker]);
+    for (int i = 0, r0, r1; i < a->n_blocks; i++) {
+        const mla__block *b = &c->call->blocks[i];
+        if (b->pieces == 1) continue;
+        mla__share_even(b->n * c->m->c.num_attention_heads, worker, c->threads, &r0, &r1);
+        for (int r = r0; r < r1; r++) mla__merge(c, a, b, r, worker);
     }
 }
 /* qa [n, H, R+P] = [W_UK^T q_nope | q_rope], a head at a time. */
@@ -5781,257 +6049,183 @@ static void mla__absorb_work(mla_context *c, void *arg, int worker) {
     const int H = f->num_attention_heads, N = f->qk_nope_head_dim, P = f->qk_rope_head_dim, V = f->v_head_dim,
               R = f->kv_lora_rank;
     const mla_tensor *w = &a->w->kv_b.weight;
-    for (int h = H * worker / c->threads; h < H * (worker + 1) / c->threads; h++) {
-        const float *q = c->q + ((mla__sz)a->token0 * H + h) * (N + P);
-        float *qa = c->qa + h * (mla__sz)(R + P);
-        c->k.mix[w->dtype](qa, (mla__sz)H * (R + P), q, (mla__sz)H * (N + P), a->T, w, h * (N + V), N,
+    int h0, h1;
+    mla__share_even(H, worker, c->threads, &h0, &h1);
+    for (int h = h0; h < h1; h++) {
+        const float *q = c->attn->q + ((mla__sz)a->token0 * H + h) * (N + P);
+        float *qa = c->attn->qa + h * (mla__sz)(R + P);
+        c->k.mix[w->dtype](qa, (mla__sz)H * (R + P), q, (mla__sz)H * (N + P), a->n_tokens, w, h * (N + V), N,
                            c->workers[worker].panel);
-        for (int t = 0; t < a->T; t++)
+        for (int t = 0; t < a->n_tokens; t++)
             memcpy(qa + t * (mla__sz)H * (R + P) + R, q + t * (mla__sz)H * (N + P) + N, (size_t)P * sizeof *q);
     }
 }
 
-/* Cut n tokens of sequence seq, from row `first` of it and row `token` of the call, into blocks of at most `most`. */
-static int mla__cut(mla_context *c, int at, int seq, int token, int first, int n, int most) {
-    for (int i = 0; i < n; i += most) {
-        mla__block *b = &c->blocks[at++];
-        memset(b, 0, sizeof *b);
-        b->seq = seq, b->token = token + i, b->first = first + i, b->n = mla__min(most, n - i), b->pieces = 1;
-    }
-    return at;
-}
-
-static void mla__absorbed(mla_context *c, mla__attn *a, int seq, int token, int first, int n_tokens) {
+/* o_h = W_UV_h ol_h + b_v: probabilities add up to 1, so a bias on values is added once; but those of a query that sees
+   no key do not, and it gets 0. */
+static void mla__unabsorb(mla_context *c, const mla__attn *a) {
     const mla_config *f = &c->m->c;
-    const int H = f->num_attention_heads, N = f->qk_nope_head_dim, V = f->v_head_dim, R = f->kv_lora_rank,
-              P = f->qk_rope_head_dim;
-    /* tokens [token, token + n_tokens) may belong to several sequences, from row `first` of sequence seq on */
-    double cost = 0;
-    int slots = 0, s = seq, left = n_tokens, at = token, row = first;
-    a->token0 = token, a->n_blocks = 0;
-    while (left > 0) {
-        const int n = mla__min(left, a->seqs[s].n_tokens - row), dense = mla__dense(c, at, n);
-        a->n_blocks = mla__cut(c, a->n_blocks, s, at, row, dense, c->lane_tokens);
-        a->n_blocks = mla__cut(c, a->n_blocks, s, at + dense, row + dense, n - dense, 1);
-        at += n, left -= n, row = 0, s++;
-    }
-    for (int i = 0; i < a->n_blocks; i++) {
-        mla__block *b = &c->blocks[i];
-        const mla_sequence *q = &a->seqs[b->seq];
-        int keys = mla__keys(q);
-        const int chosen = mla__chosen(c, b->token, &keys) != NULL;
-        keys = mla__max(keys, 1); /* a mask may leave none to be chosen */
-        mla__pieces(b, keys, q->probs ? 1 : mla__max(1, MLA__PIECES / a->n_blocks),
-                    chosen ? MLA__PIECE_CHOSEN : MLA__PIECE_KEYS, &slots);
-        c->loads[i].units = b->pieces, c->loads[i].weight = (int64_t)b->n * mla__min(b->piece, keys);
-        cost += (double)b->n * H * keys * (2.0 * R + P);
-    }
-    mla__attn sub = *a;
-    sub.T = n_tokens;
-    mla__parallel(c, mla__absorb_work, &sub, (double)n_tokens * H * N * R);
-    mla__parallel(c, mla__absorbed_work, &sub, cost);
-    if (slots) mla__parallel(c, mla__merge_work, &sub, (double)n_tokens * H * R * MLA__PIECES);
-    for (int h = 0; h < H;
-         h++) { /* o_h = W_UV_h ol_h + b_v: the probabilities add up to 1, so a bias on values is added once */
-        c->jobs[h] = mla__job_of(c->o + ((mla__sz)token * H + h) * V, (mla__sz)H * V, c->ol + h * (mla__sz)R,
-                                 (mla__sz)H * R, n_tokens, &a->w->kv_b);
+    const int H = f->num_attention_heads, N = f->qk_nope_head_dim, V = f->v_head_dim, R = f->kv_lora_rank;
+    float *o = c->attn->o + (mla__sz)a->token0 * H * V;
+    for (int h = 0; h < H; h++) {
+        c->jobs[h] = mla__job_of(o + h * (mla__sz)V, (mla__sz)H * V, c->attn->ol + h * (mla__sz)R, (mla__sz)H * R,
+                                 a->n_tokens, &a->w->kv_b);
         c->jobs[h].row0 = h * (N + V) + N, c->jobs[h].rows = V, c->jobs[h].exact = 1;
     }
     mla__jobs_run(c, c->jobs, H);
-    for (int i = 0; i < a->n_blocks;
-         i++) { /* ... unless a token sees no key at all, which only the caller's mask can bring about */
-        const mla__block *b = &c->blocks[i];
-        const mla_sequence *q = &a->seqs[b->seq];
-        for (int t = 0; q->mask && t < b->n; t++) {
-            int u = 0, keys = mla__keys(q);
-            while (u < keys && q->mask[(b->first + t) * (mla__sz)keys + u] == -INFINITY) u++;
-            if (u == keys) memset(c->o + (mla__sz)(b->token + t) * H * V, 0, (size_t)H * (size_t)V * sizeof(float));
-        }
-    }
+    for (mla__sz i = 0; i < (mla__sz)a->n_tokens * H; i++)
+        if (!c->attn->sees[i]) memset(o + i * V, 0, (size_t)V * sizeof *o);
 }
 
-static void mla__naive(mla_context *c, mla__attn *a, int seq, int token) {
-    const mla_sequence *s = &a->seqs[seq];
-    const int dense = mla__dense(c, token, s->n_tokens);
-    a->n_blocks = mla__cut(c, 0, seq, token, 0, dense, MLA__QUERIES);
-    a->n_blocks = mla__cut(c, a->n_blocks, seq, token + dense, dense, s->n_tokens - dense, MLA__QUERIES);
+/* The absorbed path of n_tokens tokens from row `token` of the call on, which may belong to several sequences: from row
+   `first` of sequence i on. */
+static void mla__absorbed(mla_context *c, mla__attn *a, int i, int token, int first, int n_tokens) {
+    const mla_config *f = &c->m->c;
+    const double H = f->num_attention_heads, N = f->qk_nope_head_dim, R = f->kv_lora_rank, P = f->qk_rope_head_dim;
+    double cost = 0;
+    int slots = 0;
+    a->token0 = token, a->n_tokens = n_tokens, a->n_blocks = 0;
+    for (int at = 0, n; at < n_tokens; at += n, first = 0, i++) {
+        const mla_sequence *s = &a->batch->seqs[i];
+        n = mla__min(n_tokens - at, s->n_tokens - first);
+        a->n_blocks = mla__walk_cut(c, a->n_blocks, s, token + at, first, n, mla__lane_tokens(c), 1);
+    }
+    for (int j = 0; j < a->n_blocks; j++) {
+        mla__block *b = &c->call->blocks[j];
+        const int most = b->seq->probs ? 1 : mla__max(1, MLA__PIECES / a->n_blocks);
+        const int keys = mla__walk_pieces(c, b, most, &slots);
+        c->loads[j].units = b->pieces, c->loads[j].weight = (int64_t)b->n * mla__min(b->piece, keys);
+        cost += b->n * H * keys * (2 * R + P);
+    }
+    mla__parallel(c, mla__absorb_work, a, n_tokens * H * N * R);
+    mla__parallel(c, mla__absorbed_work, a, cost);
+    if (slots) mla__parallel(c, mla__merge_work, a, n_tokens * H * R * MLA__PIECES);
+    mla__unabsorb(c, a);
+}
+
+/* The naive path of a sequence whose first token is in row `token` of the call. */
+static void mla__naive(mla_context *c, mla__attn *a, const mla_sequence *s, int token) {
+    const mla_config *f = &c->m->c;
+    a->n_blocks = mla__walk_cut(c, 0, s, token, 0, s->n_tokens, MLA__QUERIES, MLA__QUERIES);
     for (int i = 0; i < a->n_blocks; i++) {
-        c->loads[i].units = c->m->c.num_attention_heads;
-        c->loads[i].weight = c->blocks[i].n + 1;
+        c->loads[i].units = f->num_attention_heads;
+        c->loads[i].weight = c->call->blocks[i].n + 1;
     }
     mla__parallel(c, mla__naive_work, a,
-                  (double)mla__keys(s) * c->m->c.num_attention_heads * (c->m->c.kv_lora_rank + s->n_tokens) *
-                      c->m->c.v_head_dim);
+                  (double)mla__keys(s) * f->num_attention_heads * (f->kv_lora_rank + s->n_tokens) * f->v_head_dim);
 }
 
-/* Multiplications of both paths for n queries over `keys` keys. Naive: N+P+V for each pair of query and key, and R(N+V)
-   to expand each key; absorbed: 2R+P for each pair, and R(N+V) into and out of the latent for each query. Of chosen
-   keys, naive works on all that any of its queries has chosen, at worst other ones for each; absorbed on each query's
-   own. t: row of the sequence's first token in the call. */
-static int mla__prefer_naive(const mla_context *c, const mla_sequence *s, int t) {
+/* Multiplications of both paths. Naive: N+P+V for each pair of query and key, and R(N+V) to expand each key that a
+   block walks over; absorbed: 2R+P for each pair, and R(N+V) into and out of the latent for each query. token: row of
+   the sequence's first token in the call. */
+static int mla__prefer_naive(const mla_context *c, const mla_sequence *s, int token) {
     const mla_config *f = &c->m->c;
-    const int dense = mla__dense(c, t, s->n_tokens), causal = f->mask == MLA_MASK_CAUSAL && !s->mask;
-    const double n = dense, few = s->n_tokens - dense, all = mla__keys(s), keys = causal ? all - few : all;
-    const double pairs = causal ? n * (keys - (n - 1) / 2) : n * keys, own = fmin(f->index_topk, all),
-                 any = fmin(all, few * own);
     const double R = f->kv_lora_rank, N = f->qk_nope_head_dim, P = f->qk_rope_head_dim, V = f->v_head_dim;
-    const double naive = (pairs + few * any) * (N + P + V) +
-                         R * (N + V) * (keys * ceil(n / MLA__QUERIES) + any * ceil(few / MLA__QUERIES));
-    const double absorbed = (pairs + few * own) * (2 * R + P) + s->n_tokens * R * (N + V);
+    const mla__steps steps = mla__walk_steps(c, s, token);
+    const double naive = steps.together * (N + P + V) + R * (N + V) * steps.keys;
+    const double absorbed = steps.alone * (2 * R + P) + s->n_tokens * R * (N + V);
     return c->path == MLA_ATTN_NAIVE || (c->path == MLA_ATTN_AUTO && naive < absorbed);
 }
 
+/* o [T, H, V] of all sequences. Neighbours that take the absorbed path share the products with W_UK and W_UV. */
+static void mla__attend_all(mla_context *c, mla__attn *a) {
+    const mla__batch *batch = a->batch;
+    for (int i = 0, token = 0; i < batch->n;) {
+        if (mla__prefer_naive(c, &batch->seqs[i], token)) {
+            mla__naive(c, a, &batch->seqs[i], token);
+            token += batch->seqs[i++].n_tokens;
+            continue;
+        }
+        int end = i, n = 0;
+        while (end < batch->n && !mla__prefer_naive(c, &batch->seqs[end], token + n)) n += batch->seqs[end++].n_tokens;
+        for (int first = 0, step; n > 0; n -= step) {
+            step = mla__min(n, mla__absorb_tokens(c));
+            mla__absorbed(c, a, i, token, first, step);
+            token += step, first += step;
+            while (i < end && first >= batch->seqs[i].n_tokens) first -= batch->seqs[i++].n_tokens;
+        }
+        i = end;
+    }
+}
+
 /* y [T, D] = attention of x [T, D]. Everything has been checked, pages are reserved. */
-static void mla__attention(mla_context *c, int layer, int probs_layer, float *y, const float *x,
-                           const mla_sequence *seqs, int n_seqs, int T) {
+static void mla__attn_run(mla_context *c, const mla__batch *batch, int layer, int probs_layer, float *y,
+                          const float *x) {
     const mla_config *f = &c->m->c;
     const mla_attn_weights *w = &c->m->layers[layer].attn;
-    const int D = f->hidden_size, H = f->num_attention_heads, Q = f->q_lora_rank;
+    const mla__attn_scratch *s = c->attn;
+    const int D = f->hidden_size, H = f->num_attention_heads, Q = f->q_lora_rank, T = batch->T;
     const int R = f->kv_lora_rank, P = f->qk_rope_head_dim, qk = f->qk_nope_head_dim + P;
     mla__attn a;
     memset(&a, 0, sizeof a);
-    a.w = w, a.seqs = seqs, a.layer = layer, a.probs_layer = probs_layer, a.T = T;
-    c->jobs[0] = Q > 0 ? mla__job_of(c->cq, Q, x, D, T, &w->q_a) : mla__job_of(c->q, (mla__sz)H * qk, x, D, T, &w->q);
-    c->jobs[1] = mla__job_of(c->kva, R + P, x, D, T, &w->kv_a);
+    a.batch = batch, a.w = w, a.layer = layer, a.probs_layer = probs_layer;
+    c->jobs[0] = Q > 0 ? mla__job_of(s->cq, Q, x, D, T, &w->q_a) : mla__job_of(s->q, (mla__sz)H * qk, x, D, T, &w->q);
+    c->jobs[1] = mla__job_of(s->kva, R + P, x, D, T, &w->kv_a);
     mla__jobs_run(c, c->jobs, 2);
-    const int indexer = c->m->indexer[layer] >= 0, Hi = indexer ? f->index_n_heads : 0,
-              d = indexer ? f->index_head_dim : 0;
-    if (indexer) {
-        mla_linear weights;
-        memset(&weights, 0, sizeof weights);
-        weights.weight = w->indexer.weights_proj;
-        c->jobs[0] = mla__job_of(c->ik, d, x, D, T, &w->indexer.wk);
-        c->jobs[1] = mla__job_of(c->iw, Hi, x, D, T, &weights);
-        c->jobs[1].exact = 1;
-        mla__jobs_run(c, c->jobs, 2);
-    }
-    mla__parallel(c, mla__latent_work, &a, (double)T * (Q + R + P + d) * 8);
+    mla__index_keys(c, &a, x);
+    mla__parallel(c, mla__latent_work, &a, (double)T * (Q + R + P) * 8);
     if (Q > 0) {
-        c->jobs[0] = mla__job_of(c->q, (mla__sz)H * qk, c->cq, Q, T, &w->q_b);
-        if (indexer) c->jobs[1] = mla__job_of(c->iq, (mla__sz)Hi * d, c->cq, Q, T, &w->indexer.wq_b);
-        mla__jobs_run(c, c->jobs, 1 + indexer);
+        c->jobs[0] = mla__job_of(s->q, (mla__sz)H * qk, s->cq, Q, T, &w->q_b);
+        mla__jobs_run(c, c->jobs, 1 + mla__index_queries(c, &a, &c->jobs[1], s->cq));
     }
-    mla__parallel(c, mla__query_work, &a, (double)T * (H * (double)qk + Hi * (double)d) * 4);
-    if (indexer) mla__choose(c, &a, n_seqs);
-    for (int s = 0, token = 0; s < n_seqs;) {
-        if (mla__prefer_naive(c, &seqs[s], token)) {
-            mla__naive(c, &a, s, token);
-            token += seqs[s++].n_tokens;
-            continue;
-        }
-        /* neighbours that take the absorbed path share the products with W_UK and W_UV */
-        int end = s, n = 0;
-        while (end < n_seqs && !mla__prefer_naive(c, &seqs[end], token + n)) n += seqs[end++].n_tokens;
-        for (int row = 0, step; n > 0; n -= step) {
-            step = mla__min(n, c->absorb_tokens);
-            mla__absorbed(c, &a, s, token, row, step);
-            token += step;
-            for (row += step; s < end && row >= seqs[s].n_tokens;) row -= seqs[s++].n_tokens;
-        }
-        s = end;
-    }
-    c->jobs[0] = mla__job_of(y, D, c->o, (mla__sz)H * f->v_head_dim, T, &w->o);
+    mla__parallel(c, mla__query_work, &a, (double)T * H * qk * 4);
+    mla__choose(c, &a);
+    mla__attend_all(c, &a);
+    c->jobs[0] = mla__job_of(y, D, s->o, (mla__sz)H * f->v_head_dim, T, &w->o);
     mla__jobs_run(c, c->jobs, 1);
 }
 
-/* Check the sequences of a call and count their tokens. */
-static mla_result mla__check_sequences(mla_context *c, const mla_sequence *seqs, int n_seqs, int *total) {
-    int64_t T = 0;
-    int i;
-    if (!seqs || n_seqs < 1)
-        return mla__fail(&c->err, MLA_ERR_ARGUMENT, "n_sequences: %d, must be at least 1, with sequences not NULL",
-                         n_seqs);
-    for (i = 0; i < n_seqs; i++) {
-        const mla_cache *k = seqs[i].cache;
-        if (!k) return mla__fail(&c->err, MLA_ERR_ARGUMENT, "sequences[%d].cache is NULL", i);
-        if (seqs[i].n_tokens < 1)
-            return mla__fail(&c->err, MLA_ERR_ARGUMENT, "sequences[%d].n_tokens: %d, must be at least 1", i,
-                             seqs[i].n_tokens);
-        if (k->n_layers != mla__all_layers(&c->m->c) || k->n_ahead != c->m->c.num_nextn_predict_layers ||
-            k->width != c->m->c.kv_lora_rank + c->m->c.qk_rope_head_dim)
-            return mla__fail(&c->err, MLA_ERR_ARGUMENT,
-                             "sequences[%d].cache: made for another model (%d layers of width %d, %d to predict ahead)",
-                             i, k->n_layers, k->width, k->n_ahead);
-        if (k->index_width != mla__index_width(c->m) || mla__other_indexer(k, c->m->indexer) >= 0)
-            return mla__fail(
-                &c->err, MLA_ERR_ARGUMENT,
-                "sequences[%d].cache: made for another model (%d indexers with keys of %d; that of layer %d differs)",
-                i, k->n_indexers, k->index_width, mla__max(mla__other_indexer(k, c->m->indexer), 0));
-        T += seqs[i].n_tokens;
-    }
-    if (T > c->max_tokens)
-        return mla__fail(&c->err, MLA_ERR_MEMORY, "%lld tokens in one call, context.max_tokens is %d", (long long)T,
-                         c->max_tokens);
-    for (i = 0; i < n_seqs; i++) seqs[i].cache->in_call = 0;
-    for (i = 0; i < n_seqs; i++)
-        if (seqs[i].cache->in_call++)
-            return mla__fail(&c->err, MLA_ERR_ARGUMENT, "sequences[%d].cache stands twice in the call", i);
-    *total = (int)T;
-    return MLA_OK;
-}
-
-/* Reserve room in their caches, set positions and angles. */
-static mla_result mla__reserve_all(mla_context *c, const mla_sequence *seqs, int n_seqs, int T) {
-    mla_result r = MLA_OK;
-    int i, done;
-    for (done = 0; done < n_seqs && r == MLA_OK; done++) {
-        char who[32];
-        snprintf(who, sizeof who, "sequences[%d]", done);
-        r = mla__reserve(seqs[done].cache, seqs[done].n_tokens, who, &c->err);
-    }
-    if (r != MLA_OK) {
-        for (i = done - 2; i >= 0; i--) mla__unreserve(seqs[i].cache); /* the last one has not got any */
-        return r;
-    }
-    for (int t = i = 0; i < n_seqs; i++)
-        for (int j = 0; j < seqs[i].n_tokens; j++) c->position[t++] = seqs[i].cache->length + j;
-    mla__angles(c, T);
-    return MLA_OK;
-}
-static mla_result mla__prepare(mla_context *c, const mla_sequence *seqs, int n_seqs, int *total) {
-    const mla_result r = mla__check_sequences(c, seqs, n_seqs, total);
-    return r == MLA_OK ? mla__reserve_all(c, seqs, n_seqs, *total) : r;
-}
-
-static void mla__advance(const mla_sequence *seqs, int n_seqs) {
-    for (int i = 0; i < n_seqs; i++) seqs[i].cache->length += seqs[i].n_tokens;
-}
-
-/* A layer without indexer needs the choices of another for these very tokens. */
-static mla_result mla__chosen_check(mla_context *c, int layer, const mla_sequence *seqs, int n_seqs) {
-    int from = layer, t = 0, same;
-    while (from >= 0 && c->m->indexer[from] < 0) from--;
-    if (c->m->n_indexers == 0 || from == layer) return MLA_OK;
-    same = c->chooser == from;
-    for (int s = 0; s < n_seqs && same; s++)
-        for (int i = 0; i < seqs[s].n_tokens && same; i++, t++)
-            same =
-                t < c->chosen_tokens && c->choice[t].cache == seqs[s].cache && c->choice[t].position == c->position[t];
-    if (same && t == c->chosen_tokens) return MLA_OK;
-    return mla__fail(&c->err, MLA_ERR_ARGUMENT,
-                     "mla_attn_forward: layer %d uses the keys that layer %d chooses, which has not run before it on "
-                     "these sequences",
-                     layer, from);
+static mla_result mla__attn_check(mla_context *c, int layer) {
+    if (mla__has(MLA__IN_ATTN, &c->m->layers[layer].attn)) return MLA_OK;
+    return mla__fail(&c->err, MLA_ERR_WEIGHTS, "weights.layers[%d].attn: missing", layer);
 }
 
 mla_result mla_attn_forward(mla_context *c, int layer, float *y, const float *x, const mla_sequence *seqs, int n_seqs) {
     mla_result r;
-    int T;
+    mla__batch batch;
     if (!c) return MLA_ERR_ARGUMENT;
     if (!x || !y) return mla__fail(&c->err, MLA_ERR_ARGUMENT, "mla_attn_forward: %s is NULL", x ? "y" : "x");
     if (layer < 0 || layer >= c->m->c.num_hidden_layers)
         return mla__fail(&c->err, MLA_ERR_ARGUMENT, "mla_attn_forward: layer %d, num_hidden_layers is %d", layer,
                          c->m->c.num_hidden_layers);
-    if (!mla__has(MLA__IN_ATTN, &c->m->layers[layer].attn))
-        return mla__fail(&c->err, MLA_ERR_WEIGHTS, "weights.layers[%d].attn: missing", layer);
-    if ((r = mla__prepare(c, seqs, n_seqs, &T)) != MLA_OK) return r;
-    if ((r = mla__chosen_check(c, layer, seqs, n_seqs)) != MLA_OK) {
-        for (int s = n_seqs - 1; s >= 0; s--) mla__unreserve(seqs[s].cache);
+    if ((r = mla__attn_check(c, layer)) != MLA_OK || (r = mla__check_sequences(c, &batch, seqs, n_seqs)) != MLA_OK ||
+        (r = mla__reserve_all(c, &batch)) != MLA_OK)
+        return r;
+    if ((r = mla__choose_check(c, layer, &batch)) != MLA_OK) {
+        mla__unreserve_all(&batch, batch.n);
         return r;
     }
-    mla__attention(c, layer, 0, y, x, seqs, n_seqs, T);
-    if (layer == c->m->c.num_hidden_layers - 1) mla__advance(seqs, n_seqs);
+    mla__attn_run(c, &batch, layer, 0, y, x);
+    if (layer == c->m->c.num_hidden_layers - 1) mla__advance(&batch);
     return MLA_OK;
+}
+
+/* ---- >>mixer ----------------------------------------------------------------------------------------------------- */
+/* A mixer is what lets a token of a layer see those before it. Its entry here is all that contexts, caches and blocks
+   know of it. MLA is the only one so far; a recurrent one has rows of 0 bytes and a state, which cannot be truncated.
+ */
+typedef struct mla__mixer {
+    mla_result (*check)(mla_context *c, int layer);    /* that a partial model has what a call on the layer needs */
+    void (*layout)(mla_context *c, mla__arena *arena); /* of its scratch, where nothing is kept from layer to layer */
+    mla__sz (*row_bytes)(const mla_model *m, int layer, mla_dtype dtype, mla_dtype index_dtype); /* of a cached token */
+    mla__sz (*state_bytes)(const mla_model *m, int layer); /* of a sequence, however long it is */
+    void (*run)(mla_context *c, const mla__batch *batch, int layer, int probs_layer, float *y, const float *x);
+} mla__mixer;
+
+static mla__sz mla__attn_row_bytes(const mla_model *m, int layer, mla_dtype dtype, mla_dtype index_dtype) {
+    return mla__bytes(dtype, m->c.kv_lora_rank + m->c.qk_rope_head_dim) +
+           (m->indexer[layer] < 0 ? 0 : mla__bytes(index_dtype, m->c.index_head_dim));
+}
+static mla__sz mla__attn_state_bytes(const mla_model *m, int layer) {
+    (void)m, (void)layer;
+    return 0;
+}
+static const mla__mixer mla__mixers[] = {
+    {mla__attn_check, mla__attn_layout, mla__attn_row_bytes, mla__attn_state_bytes, mla__attn_run},
+};
+static const mla__mixer *mla__mixer_of(const mla_model *m, int layer) {
+    (void)m, (void)layer;
+    return &mla__mixers[0];
 }
 
 /* ---- >>moe ------------------------------------------------------------------------------------------------------- */
@@ -6094,122 +6288,185 @@ static void mla__route(const mla_config *c, const mla_tensor *bias, float *z, fl
     }
 }
 
+typedef struct mla__moe_scratch {
+    float *score, *weight;    /* [T, E+Z] [T, K] */
+    int *index;               /* [T, K] */
+    int *slot_token, *offset; /* [T*K] tokens sorted by expert, and [E+Z+1] where those of each begin */
+    float *slot_weight;       /* [T*K] */
+    float *h;                 /* [T, I] of a dense layer, or [T*K, I] and the shared expert's */
+    float *group;             /* [threads, 3 * (E+Z)] for the router */
+} mla__moe_scratch;
+
+static void mla__moe_layout(mla_context *c, mla__arena *arena) {
+    const mla_config *f = &c->m->c;
+    const double T = c->max_tokens, K = f->num_experts_per_tok, inter = f->moe_intermediate_size;
+    const int n_choices = mla__choices(f);
+    mla__moe_scratch s;
+    s.score = MLA__TAKE(arena, float, T *n_choices);
+    s.index = MLA__TAKE(arena, int, T *K);
+    s.weight = MLA__TAKE(arena, float, T *K);
+    s.slot_token = MLA__TAKE(arena, int, T *K);
+    s.slot_weight = MLA__TAKE(arena, float, T *K);
+    s.offset = MLA__TAKE(arena, int, n_choices + 1);
+    s.h = MLA__TAKE(arena, float, T *fmax(f->intermediate_size, (K + f->n_shared_experts) * inter));
+    s.group = MLA__TAKE(arena, float, 3.0 * n_choices * c->threads);
+    if (c->moe) *c->moe = s;
+}
+
+/* A layer's FFN: experts, or one MLP that takes every token. */
 typedef struct mla__moe {
-    const mla_moe_weights *w;
+    const mla_moe_weights *w;     /* NULL: no experts but */
+    const mla_mlp_weights *dense; /* the shared one, or the MLP of a dense layer; or NULL */
     const float *x;
-    float *y;
+    float *y, *h; /* h [T, I] of the dense one */
     int T, n_jobs;
 } mla__moe;
 
 static void mla__route_work(mla_context *c, void *arg, int worker) {
     const mla__moe *a = (const mla__moe *)arg;
+    const mla__moe_scratch *s = c->moe;
     const mla_config *f = &c->m->c;
     const int E = mla__choices(f), K = f->num_experts_per_tok;
-    float *biased = c->workers[worker].group;
-    for (int t = (int)((int64_t)a->T * worker / c->threads); t < (int)((int64_t)a->T * (worker + 1) / c->threads); t++)
-        mla__route(f, &a->w->router_bias, c->score + t * (mla__sz)E, biased, (unsigned char *)(void *)(biased + 2 * E),
-                   c->index + t * (mla__sz)K, c->weight + t * (mla__sz)K);
+    float *biased = s->group + worker * (mla__sz)(3 * E);
+    int t0, t1;
+    mla__share_even(a->T, worker, c->threads, &t0, &t1);
+    for (int t = t0; t < t1; t++)
+        mla__route(f, &a->w->router_bias, s->score + t * (mla__sz)E, biased, (unsigned char *)(void *)(biased + 2 * E),
+                   s->index + t * (mla__sz)K, s->weight + t * (mla__sz)K);
+}
+/* Each token's experts and their weights. */
+static void mla__route_all(mla_context *c, mla__moe *a) {
+    const mla_config *f = &c->m->c;
+    const int n_choices = mla__choices(f);
+    mla_linear router;
+    memset(&router, 0, sizeof router);
+    router.weight = a->w->router;
+    c->jobs[0] = mla__job_of(c->moe->score, n_choices, a->x, f->hidden_size, a->T, &router);
+    c->jobs[0].exact = 1;
+    mla__jobs_run(c, c->jobs, 1);
+    mla__parallel(c, mla__route_work, a, (double)a->T * n_choices * (f->num_experts_per_tok + 8));
 }
 
+/* Tokens are sorted by expert, by counting. */
+static void mla__sort(mla_context *c, int T, const mla_routing *out) {
+    const mla__moe_scratch *s = c->moe;
+    const int n_choices = mla__choices(&c->m->c), K = c->m->c.num_experts_per_tok;
+    memset(s->offset, 0, (size_t)(n_choices + 1) * sizeof *s->offset);
+    for (int i = 0; i < T * K; i++) s->offset[s->index[i] + 1]++;
+    for (int e = 0; e < n_choices; e++) {
+        if (out && out->counts) out->counts[e] += s->offset[e + 1];
+        s->offset[e + 1] += s->offset[e];
+    }
+    for (int i = 0; i < T * K; i++) {
+        const int slot = s->offset[s->index[i]]++;
+        s->slot_token[slot] = i / K, s->slot_weight[slot] = s->weight[i];
+    }
+    /* each offset has advanced to where the next expert begins: shift them back by one */
+    for (int e = n_choices; e > 0; e--) s->offset[e] = s->offset[e - 1];
+    s->offset[0] = 0;
+    if (out && out->index) memcpy(out->index, s->index, (size_t)T * (size_t)K * sizeof *s->index);
+    if (out && out->weight) memcpy(out->weight, s->weight, (size_t)T * (size_t)K * sizeof *s->weight);
+}
+
+/* h = silu(gate x) * up x, of all experts at once. */
+static void mla__gate(mla_context *c, const mla__moe *a) {
+    const mla__moe_scratch *s = c->moe;
+    const mla_config *f = &c->m->c;
+    const int D = f->hidden_size, inter = f->moe_intermediate_size, E = a->w ? f->n_routed_experts : 0;
+    int n = 0;
+    if (a->dense) {
+        c->jobs[n] = mla__job_of(a->h, a->dense->gate.weight.rows, a->x, D, a->T, &a->dense->gate);
+        c->jobs[n++].up = &a->dense->up;
+    }
+    for (int e = 0; e < E; e++) {
+        const int first = s->offset[e], count = s->offset[e + 1] - first;
+        if (count == 0) continue;
+        c->jobs[n] = mla__job_of(s->h + first * (mla__sz)inter, inter, a->x, D, count, &a->w->experts[e].gate);
+        c->jobs[n].in.idx = s->slot_token + first, c->jobs[n].x_rows = a->T;
+        c->jobs[n++].up = &a->w->experts[e].up;
+    }
+    mla__jobs_run(c, c->jobs, n);
+}
+
+/* Rows [n0, n1) of what an expert adds to its tokens' y. */
+static void mla__down_expert(mla_context *c, const mla__moe *a, const mla__job *j, int n0, int n1,
+                             const mla__worker *my) {
+    const int D = c->m->c.hidden_size, group = mla__group_rows(j->in.T);
+    for (int t0 = 0; t0 < j->in.T; t0 += MLA__MC)
+        for (int n = n0; n < n1; n += group) {
+            const mla__in in = mla__in_part(&j->in, t0, mla__min(MLA__MC, j->in.T - t0));
+            const int end = mla__min(n + group, n1);
+            mla__rows(c, my->group, group, &in, j->w, 0, n, end, my->panel);
+            for (int t = 0; t < in.T; t++) {
+                float *y = a->y + j->scatter[t0 + t] * (mla__sz)D;
+                for (int i = n; i < end; i++) y[i] += j->weight[t0 + t] * my->group[t * group + i - n];
+            }
+        }
+}
 /* y = sum of the down projections, by rows of y: each worker goes through all jobs in their order, so that y is summed
- * in one order. */
+   in one order. */
 static void mla__down_work(mla_context *c, void *arg, int worker) {
     const mla__moe *a = (const mla__moe *)arg;
-    const int D = c->m->c.hidden_size;
-    const mla__worker *w = &c->workers[worker];
-    mla__share s = mla__share_of(c->loads, 1, worker, c->threads);
+    const mla__moe_scratch *s = c->moe;
+    const mla_config *f = &c->m->c;
+    const int D = f->hidden_size;
+    const mla__worker *my = &c->workers[worker];
+    mla__share share = mla__share_of(c->loads, 1, worker, c->threads);
     int b0, b1;
-    if (!mla__share_next(&s, &c->loads[0], &b0, &b1)) return;
+    if (!mla__share_next(&share, &c->loads[0], &b0, &b1)) return;
     const int n0 = b0 * MLA__STRIP, n1 = mla__min(b1 * MLA__STRIP, D);
-    if (!a->n_jobs || c->jobs[0].scatter) /* the shared expert comes first and is not added but stored */
+    if (!a->dense) /* which comes first and is not added but stored */
         for (int t = 0; t < a->T; t++) memset(a->y + t * (mla__sz)D + n0, 0, (size_t)(n1 - n0) * sizeof *a->y);
     for (int i = 0; i < a->n_jobs; i++) {
         const mla__job *j = &c->jobs[i];
-        if (!j->scatter) {
-            mla__rows(c, a->y + n0, D, &j->in, j->w, 0, n0, n1, w->panel);
-            continue;
-        }
-        const int group = mla__group_rows(j->in.T);
-        for (int t0 = 0; t0 < j->in.T; t0 += MLA__MC)
-            for (int n = n0; n < n1; n += group) {
-                const mla__in in = mla__in_part(&j->in, t0, mla__min(MLA__MC, j->in.T - t0));
-                const int end = mla__min(n + group, n1);
-                mla__rows(c, w->group, group, &in, j->w, 0, n, end, w->panel);
-                for (int t = 0; t < in.T; t++) {
-                    float *y = a->y + j->scatter[t0 + t] * (mla__sz)D;
-                    for (int q = n; q < end; q++) y[q] += j->weight[t0 + t] * w->group[t * group + q - n];
-                }
-            }
+        if (j->scatter)
+            mla__down_expert(c, a, j, n0, n1, my);
+        else
+            mla__rows(c, a->y + n0, D, &j->in, j->w, 0, n0, n1, my->panel);
     }
-    if (a->w) /* experts without weights */
-        for (int slot = c->offset[c->m->c.n_routed_experts]; slot < c->offset[mla__choices(&c->m->c)]; slot++) {
-            const mla__sz row = c->slot_token[slot] * (mla__sz)D;
-            for (int n = n0; n < n1; n++) a->y[row + n] += c->slot_weight[slot] * a->x[row + n];
-        }
+    if (!a->w) return;
+    for (int slot = s->offset[f->n_routed_experts]; slot < s->offset[mla__choices(f)]; slot++) { /* without weights */
+        const mla__sz row = s->slot_token[slot] * (mla__sz)D;
+        for (int n = n0; n < n1; n++) a->y[row + n] += s->slot_weight[slot] * a->x[row + n];
+    }
+}
+static void mla__down(mla_context *c, mla__moe *a) {
+    const mla__moe_scratch *s = c->moe;
+    const mla_config *f = &c->m->c;
+    const int D = f->hidden_size, inter = f->moe_intermediate_size, E = a->w ? f->n_routed_experts : 0;
+    int n = 0;
+    if (a->dense) c->jobs[n++] = mla__job_of(a->y, D, a->h, a->dense->gate.weight.rows, a->T, &a->dense->down);
+    for (int e = 0; e < E; e++) {
+        const int first = s->offset[e], count = s->offset[e + 1] - first;
+        if (count == 0) continue;
+        c->jobs[n] = mla__job_of(a->y, D, s->h + first * (mla__sz)inter, inter, count, &a->w->experts[e].down);
+        c->jobs[n].scatter = s->slot_token + first;
+        c->jobs[n++].weight = s->slot_weight + first;
+    }
+    a->n_jobs = n;
+    mla__activations(c, c->jobs, n);
+    c->loads[0].units = (D + MLA__STRIP - 1) / MLA__STRIP, c->loads[0].weight = 1;
+    mla__parallel(c, mla__down_work, a,
+                  (double)a->T * D * (a->w ? f->num_experts_per_tok * (double)inter : (double)f->intermediate_size));
 }
 
 /* y [T, D] = experts (moe) or mlp of x [T, D]. */
 static void mla__ffn(mla_context *c, int layer, int moe, float *y, const float *x, int T, const mla_routing *out) {
     const mla_config *f = &c->m->c;
-    const mla_layer_weights *l = &c->m->layers[layer];
-    const int D = f->hidden_size, inter = f->moe_intermediate_size, K = f->num_experts_per_tok;
-    const int E = moe ? f->n_routed_experts : 0, n_choices = mla__choices(f);
-    const mla_mlp_weights *dense = !moe ? &l->mlp : f->n_shared_experts > 0 ? &l->moe.shared : NULL;
-    float *hs = moe ? c->h + T * (mla__sz)K * inter : c->h;
+    const mla_layer_weights *w = &c->m->layers[layer];
     mla__moe a;
-    int n = 0;
     memset(&a, 0, sizeof a);
-    a.w = moe ? &l->moe : NULL, a.T = T, a.x = x, a.y = y;
+    a.T = T, a.x = x, a.y = y, a.h = c->moe->h;
     if (moe) {
-        mla_linear router;
-        memset(&router, 0, sizeof router);
-        router.weight = l->moe.router;
-        c->jobs[0] = mla__job_of(c->score, n_choices, x, D, T, &router);
-        c->jobs[0].exact = 1;
-        mla__jobs_run(c, c->jobs, 1);
-        mla__parallel(c, mla__route_work, &a, (double)T * n_choices * (K + 8));
-        /* tokens are sorted by expert, by counting */
-        memset(c->offset, 0, (size_t)(n_choices + 1) * sizeof *c->offset);
-        for (int i = 0; i < T * K; i++) c->offset[c->index[i] + 1]++;
-        for (int e = 0; e < n_choices; e++) {
-            if (out && out->counts) out->counts[e] += c->offset[e + 1];
-            c->offset[e + 1] += c->offset[e];
-        }
-        for (int i = 0; i < T * K; i++) {
-            const int slot = c->offset[c->index[i]]++;
-            c->slot_token[slot] = i / K, c->slot_weight[slot] = c->weight[i];
-        }
-        for (int e = n_choices; e > 0; e--) c->offset[e] = c->offset[e - 1]; /* the ends have become beginnings */
-        c->offset[0] = 0;
-        if (out && out->index) memcpy(out->index, c->index, (size_t)T * (size_t)K * sizeof *c->index);
-        if (out && out->weight) memcpy(out->weight, c->weight, (size_t)T * (size_t)K * sizeof *c->weight);
+        a.w = &w->moe, a.dense = f->n_shared_experts > 0 ? &w->moe.shared : NULL;
+        a.h += T * (mla__sz)f->num_experts_per_tok * f->moe_intermediate_size;
+        mla__route_all(c, &a);
+        mla__sort(c, T, out);
+    } else {
+        a.dense = &w->mlp;
     }
-    if (dense) {
-        const int inner = dense->gate.weight.rows;
-        c->jobs[n] = mla__job_of(hs, inner, x, D, T, &dense->gate);
-        c->jobs[n++].up = &dense->up;
-    }
-    for (int e = 0; e < E; e++) {
-        const int first = c->offset[e], count = c->offset[e + 1] - first;
-        if (count == 0) continue;
-        c->jobs[n] = mla__job_of(c->h + first * (mla__sz)inter, inter, x, D, count, &l->moe.experts[e].gate);
-        c->jobs[n].in.idx = c->slot_token + first, c->jobs[n].x_rows = T;
-        c->jobs[n++].up = &l->moe.experts[e].up;
-    }
-    mla__jobs_run(c, c->jobs, n);
-    n = 0;
-    if (dense) c->jobs[n++] = mla__job_of(y, D, hs, dense->gate.weight.rows, T, &dense->down);
-    for (int e = 0; e < E; e++) {
-        const int first = c->offset[e], count = c->offset[e + 1] - first;
-        if (count == 0) continue;
-        c->jobs[n] = mla__job_of(y, D, c->h + first * (mla__sz)inter, inter, count, &l->moe.experts[e].down);
-        c->jobs[n].scatter = c->slot_token + first;
-        c->jobs[n++].weight = c->slot_weight + first;
-    }
-    a.n_jobs = n;
-    mla__activations(c, c->jobs, n);
-    c->loads[0].units = (D + MLA__STRIP - 1) / MLA__STRIP, c->loads[0].weight = 1;
-    mla__parallel(c, mla__down_work, &a, (double)T * D * (moe ? K * (double)inter : (double)f->intermediate_size));
+    mla__gate(c, &a);
+    mla__down(c, &a);
 }
 
 static int mla__has_ffn(const mla_layer_weights *l) { return l->moe.experts || mla__has(MLA__IN_MLP, &l->mlp); }
@@ -6234,6 +6491,24 @@ mla_result mla_moe_forward(mla_context *c, int layer, float *y, const float *x, 
 
 /* ---- >>block ----------------------------------------------------------------------------------------------------- */
 
+typedef struct mla__block_scratch {
+    float *x, *xn, *y; /* [T, D] the residual stream, normed, and what is added to it next */
+    float *late;       /* [T, D] what experts gave and the next layer adds, if there are shortcuts */
+} mla__block_scratch;
+
+static void mla__block_layout(mla_context *c, mla__arena *arena) {
+    const mla_model *m = c->m;
+    const double size = (double)c->max_tokens * m->c.hidden_size;
+    int shortcuts = 0;
+    mla__block_scratch s;
+    for (int i = 0; i < m->c.num_hidden_layers; i++) shortcuts += mla__shortcut(&m->layers[i]);
+    s.x = MLA__TAKE(arena, float, size);
+    s.xn = MLA__TAKE(arena, float, size);
+    s.y = MLA__TAKE(arena, float, size);
+    s.late = MLA__TAKE(arena, float, shortcuts ? size : 0);
+    if (c->block) *c->block = s;
+}
+
 typedef struct mla__rows_norm {
     float *y;
     const float *x;
@@ -6244,8 +6519,9 @@ typedef struct mla__rows_norm {
 static void mla__norm_work(mla_context *c, void *arg, int worker) {
     const mla__rows_norm *a = (const mla__rows_norm *)arg;
     const int D = c->m->c.hidden_size;
-    for (int t = (int)((int64_t)a->T * worker / c->threads); t < (int)((int64_t)a->T * (worker + 1) / c->threads); t++)
-        mla__norm(a->y + t * (mla__sz)D, a->x + t * (mla__sz)D, D, &c->m->c.block_norm, a->w);
+    int t0, t1;
+    mla__share_even(a->T, worker, c->threads, &t0, &t1);
+    for (int t = t0; t < t1; t++) mla__norm(a->y + t * (mla__sz)D, a->x + t * (mla__sz)D, D, &c->m->c.block_norm, a->w);
 }
 static void mla__norm_rows(mla_context *c, float *y, const float *x, int T, const mla_norm_weights *w) {
     mla__rows_norm a;
@@ -6259,20 +6535,17 @@ static void mla__add(float *x, const float *y, float scale, mla__sz n) {
 /* What a call on layers [begin, end) needs and a partial model may lack. */
 static mla_result mla__complete(mla_context *c, int begin, int end) {
     for (int i = begin; i < end; i++) {
-        const mla_layer_weights *l = &c->m->layers[i];
-        const mla__entry *norm = mla__lacks(&c->m->c, MLA__IN_LAYER, l);
-        const char *lack = !mla__has(MLA__IN_ATTN, &l->attn) ? "attn"
-                           : !mla__has_ffn(l)                ? "mlp (or moe)"
-                           : norm                            ? norm->name
-                                                             : NULL;
-        if (lack)
-            return mla__fail(&c->err, MLA_ERR_WEIGHTS, "weights.layers[%d].%s%s: missing", i, lack,
-                             norm && lack == norm->name ? ".weight" : "");
+        const mla_layer_weights *w = &c->m->layers[i];
+        const mla__entry *norm = mla__lacks(&c->m->c, MLA__IN_LAYER, w);
+        const mla_result r = mla__mixer_of(c->m, i)->check(c, i);
+        if (r != MLA_OK) return r;
+        if (!mla__has_ffn(w)) return mla__fail(&c->err, MLA_ERR_WEIGHTS, "weights.layers[%d].mlp (or moe): missing", i);
+        if (norm) return mla__fail(&c->err, MLA_ERR_WEIGHTS, "weights.layers[%d].%s.weight: missing", i, norm->name);
     }
     return MLA_OK;
 }
 
-static mla_result mla__bad_token(mla_context *c, const int *tokens, int T) {
+static mla_result mla__check_tokens(mla_context *c, const int *tokens, int T) {
     for (int t = 0; t < T; t++)
         if (tokens[t] < 0 || tokens[t] >= c->m->c.vocab_size)
             return mla__fail(&c->err, MLA_ERR_ARGUMENT, "tokens[%d]: %d, vocab_size is %d", t, tokens[t],
@@ -6287,141 +6560,267 @@ static void mla__embed(mla_context *c, const mla_tensor *e, const int *tokens, i
     for (int t = 0; t < T; t++)
         for (int i = 0; i < D; i++) {
             const float scale = mla__scaled(e) ? mla__scale(e, tokens[t], i) * f->embed_scale : f->embed_scale;
-            c->x[t * (mla__sz)D + i] = mla__get(e->dtype, e->data, tokens[t] * (mla__sz)D + i) * scale;
+            c->block->x[t * (mla__sz)D + i] = mla__get(e->dtype, e->data, tokens[t] * (mla__sz)D + i) * scale;
         }
 }
 
-/* x [T, D] through the block of layer i. */
-static void mla__layer(mla_context *c, int i, int probs_layer, const mla_sequence *seqs, int n_seqs, int T,
-                       int64_t *counts) {
+/* x [T, D] through the block of a layer. */
+static void mla__layer(mla_context *c, const mla__batch *batch, int layer, int probs_layer, int64_t *counts) {
     const mla_config *f = &c->m->c;
-    const mla_layer_weights *l = &c->m->layers[i];
-    const int shortcut = mla__shortcut(l);
+    const mla__block_scratch *s = c->block;
+    const mla_layer_weights *w = &c->m->layers[layer];
+    const int shortcut = mla__shortcut(w), T = batch->T;
     const mla__sz n = T * (mla__sz)f->hidden_size;
     mla_routing routing;
     memset(&routing, 0, sizeof routing);
     routing.counts = counts;
-    mla__norm_rows(c, c->xn, c->x, T, &l->attn_norm);
-    mla__attention(c, i, probs_layer, c->y, c->xn, seqs, n_seqs, T);
-    mla__add(c->x, c->y, f->residual_scale, n);
-    mla__norm_rows(c, c->xn, c->x, T, &l->ffn_norm);
-    mla__ffn(c, i, l->moe.experts && !shortcut, c->y, c->xn, T, &routing);
-    if (l->ffn_out_norm.weight.data) mla__norm_rows(c, c->y, c->y, T, &l->ffn_out_norm);
-    mla__add(c->x, c->y, f->residual_scale, n);
-    if (i > 0 && mla__shortcut(l - 1)) mla__add(c->x, c->late, f->residual_scale, n);
-    if (shortcut) mla__ffn(c, i, 1, c->late, c->xn, T, &routing);
+    mla__norm_rows(c, s->xn, s->x, T, &w->attn_norm);
+    mla__mixer_of(c->m, layer)->run(c, batch, layer, probs_layer, s->y, s->xn);
+    mla__add(s->x, s->y, f->residual_scale, n);
+    mla__norm_rows(c, s->xn, s->x, T, &w->ffn_norm);
+    mla__ffn(c, layer, w->moe.experts && !shortcut, s->y, s->xn, T, &routing);
+    if (w->ffn_out_norm.weight.data) mla__norm_rows(c, s->y, s->y, T, &w->ffn_out_norm);
+    mla__add(s->x, s->y, f->residual_scale, n);
+    if (layer > 0 && mla__shortcut(w - 1)) mla__add(s->x, s->late, f->residual_scale, n);
+    if (shortcut) mla__ffn(c, layer, 1, s->late, s->xn, T, &routing);
+}
+
+/* Where tokens routed to the experts of a layer are counted: row i of what the caller wants. */
+static int64_t *mla__counts(const mla_context *c, const mla_outputs *out, int layer, int i) {
+    if (!out->expert_counts || !c->m->layers[layer].moe.experts) return NULL;
+    return out->expert_counts + i * (mla__sz)mla__choices(&c->m->c);
+}
+/* The caller gets state i, x [T, D], if it wants it. */
+static void mla__give_state(const mla_context *c, const mla_outputs *out, int i, const float *x, int T) {
+    if (!out->hidden || !out->hidden[i]) return;
+    memcpy(out->hidden[i], x, (size_t)T * (size_t)c->m->c.hidden_size * sizeof *x);
 }
 
 /* Logits, as out wants them, of xn [T, D], which is used up. */
-static void mla__logits(mla_context *c, const mla_tensor *head_weights, const mla_sequence *seqs, int n_seqs, int T,
+static void mla__logits(mla_context *c, const mla__batch *batch, const mla_tensor *head_weights,
                         const mla_outputs *out) {
     const mla_config *f = &c->m->c;
-    const int D = f->hidden_size;
+    const int D = f->hidden_size, n = out->all_logits ? batch->T : batch->n;
+    float *xn = c->block->xn;
     mla_linear head;
     memset(&head, 0, sizeof head);
     head.weight = *head_weights;
-    for (int s = 0, t = 0; s < n_seqs && !out->all_logits; s++) { /* last rows move to the front */
-        t += seqs[s].n_tokens;
-        memmove(c->xn + s * (mla__sz)D, c->xn + (t - 1) * (mla__sz)D, (size_t)D * sizeof *c->xn);
-    }
-    const int n = out->all_logits ? T : n_seqs;
-    for (mla__sz i = 0; f->logits_scale != 1 && i < n * (mla__sz)D; i++) c->xn[i] *= f->logits_scale;
-    c->jobs[0] = mla__job_of(out->logits, f->vocab_size, c->xn, D, n, &head);
+    if (!out->all_logits) /* last rows move to the front */
+        for (int i = 0, t = 0; i < batch->n; i++) {
+            t += batch->seqs[i].n_tokens;
+            memmove(xn + i * (mla__sz)D, xn + (t - 1) * (mla__sz)D, (size_t)D * sizeof *xn);
+        }
+    if (f->logits_scale != 1)
+        for (mla__sz i = 0; i < n * (mla__sz)D; i++) xn[i] *= f->logits_scale;
+    c->jobs[0] = mla__job_of(out->logits, f->vocab_size, xn, D, n, &head);
     mla__jobs_run(c, c->jobs, 1);
+}
+/* After the last block: state i is the normed one, and the logits come from it. */
+static void mla__finish(mla_context *c, const mla__batch *batch, const mla_norm_weights *norm, const mla_tensor *head,
+                        int i, const mla_outputs *out) {
+    mla__advance(batch);
+    mla__norm_rows(c, c->block->xn, c->block->x, batch->T, norm);
+    mla__give_state(c, out, i, c->block->xn, batch->T);
+    if (out->logits) mla__logits(c, batch, head, out);
 }
 
 mla_result mla_model_forward(mla_context *c, const mla_sequence *seqs, int n_seqs, const int *tokens,
                              const mla_outputs *out) {
     mla_result r;
-    int T;
+    mla__batch batch;
+    mla_outputs nothing;
     if (!c) return MLA_ERR_ARGUMENT;
     const mla_model *m = c->m;
-    const mla_config *f = &m->c;
-    const int D = f->hidden_size, L = f->num_hidden_layers;
+    const int L = m->c.num_hidden_layers;
+    memset(&nothing, 0, sizeof nothing);
+    if (!out) out = &nothing;
     if (!tokens) return mla__fail(&c->err, MLA_ERR_ARGUMENT, "mla_model_forward: tokens is NULL");
-    const mla__entry *lack = mla__lacks(f, MLA__IN_MODEL, &m->w);
+    const mla__entry *lack = mla__lacks(&m->c, MLA__IN_MODEL, &m->w);
     if (lack)
         return mla__fail(&c->err, MLA_ERR_WEIGHTS, "weights.%s%s: missing", lack->name,
                          mla__is_norm(lack) ? ".weight" : "");
-    if ((r = mla__complete(c, 0, L)) != MLA_OK || (r = mla__prepare(c, seqs, n_seqs, &T)) != MLA_OK) return r;
-    if ((r = mla__bad_token(c, tokens, T)) != MLA_OK) {
-        for (int s = n_seqs - 1; s >= 0; s--) mla__unreserve(seqs[s].cache);
+    if ((r = mla__complete(c, 0, L)) != MLA_OK || (r = mla__check_sequences(c, &batch, seqs, n_seqs)) != MLA_OK ||
+        (r = mla__check_tokens(c, tokens, batch.T)) != MLA_OK || (r = mla__reserve_all(c, &batch)) != MLA_OK)
         return r;
-    }
-    mla__embed(c, &m->w.embed, tokens, T);
+    mla__embed(c, &m->w.embed, tokens, batch.T);
     for (int i = 0; i < L; i++) {
-        int64_t *counts = out && out->expert_counts && m->layers[i].moe.experts
-                              ? out->expert_counts + i * (mla__sz)mla__choices(f)
-                              : NULL;
-        if (out && out->hidden && out->hidden[i]) memcpy(out->hidden[i], c->x, (size_t)T * (size_t)D * sizeof *c->x);
-        mla__layer(c, i, i, seqs, n_seqs, T, counts);
+        mla__give_state(c, out, i, c->block->x, batch.T);
+        mla__layer(c, &batch, i, i, mla__counts(c, out, i, i));
     }
-    mla__advance(seqs, n_seqs);
-    mla__norm_rows(c, c->xn, c->x, T, &m->w.norm);
-    if (out && out->hidden && out->hidden[L]) memcpy(out->hidden[L], c->xn, (size_t)T * (size_t)D * sizeof *c->xn);
-    if (out && out->logits) mla__logits(c, &m->w.head, seqs, n_seqs, T, out);
+    mla__finish(c, &batch, &m->w.norm, &m->w.head, L, out);
     return MLA_OK;
 }
 
-/* A call on positions that the caches hold: for its time they end before these. Sequences have been checked. */
-static void mla__step_back(const mla_sequence *seqs, int n_seqs) {
-    for (int s = 0; s < n_seqs; s++) seqs[s].cache->length -= seqs[s].n_tokens;
+/* ---- >>mtp ------------------------------------------------------------------------------------------------------- */
+
+typedef struct mla__mtp_scratch {
+    float *pair; /* [T, 2D] normed embedding and state */
+} mla__mtp_scratch;
+
+static void mla__mtp_layout(mla_context *c, mla__arena *arena) {
+    mla__mtp_scratch s;
+    if (c->m->c.num_nextn_predict_layers == 0) return;
+    s.pair = MLA__TAKE(arena, float, 2.0 * c->max_tokens * c->m->c.hidden_size);
+    if (c->mtp) *c->mtp = s;
+}
+
+static mla_result mla__mtp_complete(mla_context *c, int depth) {
+    const mla__entry *lack = mla__lacks(&c->m->c, MLA__IN_MTP, &c->m->mtp[depth]);
+    if (!lack) return MLA_OK;
+    return mla__fail(&c->err, MLA_ERR_WEIGHTS, "weights.mtp[%d].%s%s: missing", depth, lack->name,
+                     mla__is_norm(lack) ? ".weight" : "");
+}
+/* The caches hold the call's positions, and the rows of this depth before them. */
+static mla_result mla__mtp_check(mla_context *c, int depth, const mla__batch *batch) {
+    for (int i = 0; i < batch->n; i++) {
+        const mla_cache *cache = batch->seqs[i].cache;
+        const int n = batch->seqs[i].n_tokens;
+        if (n > cache->length)
+            return mla__fail(&c->err, MLA_ERR_ARGUMENT, "sequences[%d].n_tokens: %d, the cache holds %d", i, n,
+                             cache->length);
+        if (cache->ahead[depth] < cache->length - n)
+            return mla__fail(&c->err, MLA_ERR_ARGUMENT,
+                             "sequences[%d].n_tokens: %d, but depth %d has run for %d of the %d positions before these",
+                             i, n, depth, cache->ahead[depth], cache->length - n);
+    }
+    return MLA_OK;
+}
+
+/* x [T, D] = eh_proj [norm(embedding), norm(hidden)] */
+static void mla__mtp_embed(mla_context *c, const mla_mtp_weights *w, const int *tokens, const float *hidden, int T) {
+    const mla__block_scratch *s = c->block;
+    const int D = c->m->c.hidden_size;
+    float *pair = c->mtp->pair;
+    mla__embed(c, &w->embed, tokens, T);
+    mla__norm_rows(c, s->xn, s->x, T, &w->enorm);
+    mla__norm_rows(c, s->y, hidden, T, &w->hnorm);
+    for (int t = 0; t < T; t++) {
+        memcpy(pair + 2 * t * (mla__sz)D, s->xn + t * (mla__sz)D, (size_t)D * sizeof *pair);
+        memcpy(pair + (2 * t + 1) * (mla__sz)D, s->y + t * (mla__sz)D, (size_t)D * sizeof *pair);
+    }
+    c->jobs[0] = mla__job_of(s->x, D, pair, 2 * D, T, &w->eh_proj);
+    mla__jobs_run(c, c->jobs, 1);
 }
 
 mla_result mla_mtp_forward(mla_context *c, int depth, const mla_sequence *seqs, int n_seqs, const int *tokens,
                            const float *hidden, const mla_outputs *out) {
     mla_result r;
-    int T = 0;
+    mla__batch batch;
+    mla_outputs nothing;
     if (!c) return MLA_ERR_ARGUMENT;
-    const mla_model *m = c->m;
-    const mla_config *f = &m->c;
-    const int D = f->hidden_size, layer = f->num_hidden_layers + depth;
+    const mla_config *f = &c->m->c;
+    const int layer = f->num_hidden_layers + depth;
+    memset(&nothing, 0, sizeof nothing);
+    if (!out) out = &nothing;
     if (!tokens || !hidden)
         return mla__fail(&c->err, MLA_ERR_ARGUMENT, "mla_mtp_forward: %s is NULL", tokens ? "hidden" : "tokens");
     if (depth < 0 || depth >= f->num_nextn_predict_layers)
         return mla__fail(&c->err, MLA_ERR_ARGUMENT, "mla_mtp_forward: depth %d, num_nextn_predict_layers is %d", depth,
                          f->num_nextn_predict_layers);
-    const mla_mtp_weights *x = &m->mtp[depth];
-    const mla__entry *lack = mla__lacks(f, MLA__IN_MTP, x);
-    if (lack)
-        return mla__fail(&c->err, MLA_ERR_WEIGHTS, "weights.mtp[%d].%s%s: missing", depth, lack->name,
-                         mla__is_norm(lack) ? ".weight" : "");
-    if ((r = mla__complete(c, layer, layer + 1)) != MLA_OK || (r = mla__check_sequences(c, seqs, n_seqs, &T)) != MLA_OK)
+    const mla_mtp_weights *w = &c->m->mtp[depth];
+    if ((r = mla__mtp_complete(c, depth)) != MLA_OK || (r = mla__complete(c, layer, layer + 1)) != MLA_OK ||
+        (r = mla__check_sequences(c, &batch, seqs, n_seqs)) != MLA_OK ||
+        (r = mla__mtp_check(c, depth, &batch)) != MLA_OK || (r = mla__check_tokens(c, tokens, batch.T)) != MLA_OK)
         return r;
-    for (int s = 0; s < n_seqs; s++) {
-        const mla_cache *k = seqs[s].cache;
-        if (seqs[s].n_tokens > k->length)
-            return mla__fail(&c->err, MLA_ERR_ARGUMENT, "sequences[%d].n_tokens: %d, the cache holds %d", s,
-                             seqs[s].n_tokens, k->length);
-        if (k->ahead[depth] < k->length - seqs[s].n_tokens)
-            return mla__fail(&c->err, MLA_ERR_ARGUMENT,
-                             "sequences[%d].n_tokens: %d, but depth %d has run for %d of the %d positions before these",
-                             s, seqs[s].n_tokens, depth, k->ahead[depth], k->length - seqs[s].n_tokens);
-    }
-    if ((r = mla__bad_token(c, tokens, T)) != MLA_OK) return r;
-    mla__step_back(seqs, n_seqs);
-    if ((r = mla__reserve_all(c, seqs, n_seqs, T)) != MLA_OK) {
-        mla__advance(seqs, n_seqs);
+    mla__step_back(&batch);
+    if ((r = mla__reserve_all(c, &batch)) != MLA_OK) {
+        mla__advance(&batch);
         return r;
     }
-    mla__embed(c, &x->embed, tokens, T);
-    mla__norm_rows(c, c->xn, c->x, T, &x->enorm);
-    mla__norm_rows(c, c->y, hidden, T, &x->hnorm);
-    for (int t = 0; t < T; t++) {
-        memcpy(c->pair + 2 * t * (mla__sz)D, c->xn + t * (mla__sz)D, (size_t)D * sizeof *c->xn);
-        memcpy(c->pair + (2 * t + 1) * (mla__sz)D, c->y + t * (mla__sz)D, (size_t)D * sizeof *c->y);
-    }
-    c->jobs[0] = mla__job_of(c->x, D, c->pair, 2 * D, T, &x->eh_proj);
-    mla__jobs_run(c, c->jobs, 1);
-    if (out && out->hidden && out->hidden[0]) memcpy(out->hidden[0], c->x, (size_t)T * (size_t)D * sizeof *c->x);
-    mla__layer(c, layer, 0, seqs, n_seqs, T, out && m->layers[layer].moe.experts ? out->expert_counts : NULL);
-    mla__advance(seqs, n_seqs);
-    for (int s = 0; s < n_seqs; s++) seqs[s].cache->ahead[depth] = seqs[s].cache->length;
-    mla__norm_rows(c, c->xn, c->x, T, &x->norm);
-    if (out && out->hidden && out->hidden[1]) memcpy(out->hidden[1], c->xn, (size_t)T * (size_t)D * sizeof *c->xn);
-    if (out && out->logits) mla__logits(c, &x->head, seqs, n_seqs, T, out);
+    mla__mtp_embed(c, w, tokens, hidden, batch.T);
+    mla__give_state(c, out, 0, c->block->x, batch.T);
+    mla__layer(c, &batch, layer, 0, mla__counts(c, out, layer, 0));
+    mla__finish(c, &batch, &w->norm, &w->head, 1, out);
+    for (int i = 0; i < n_seqs; i++) seqs[i].cache->ahead[depth] = seqs[i].cache->length;
     return MLA_OK;
 }
+
+/* ---- >>context --------------------------------------------------------------------------------------------------- */
+
+/* NULL: all defaults. */
+static mla_context_desc mla__context_desc_of(const void *desc) {
+    mla_context_desc d;
+    memset(&d, 0, sizeof d);
+    return desc ? *(const mla_context_desc *)desc : d;
+}
+
+static void *mla__context_layout(const mla_model *m, const void *desc, void *memory, size_t *bytes) {
+    const mla_context_desc d = mla__context_desc_of(desc);
+    mla__arena arena;
+    mla_context *out = (mla_context *)mla__begin(&arena, memory, sizeof *out), c;
+    memset(&c, 0, sizeof c);
+    c.m = m, c.max_tokens = d.max_tokens > 0 ? d.max_tokens : 512, c.threads = d.threads;
+    c.path = d.attn, c.exact = d.exact, c.run = d.run ? d.run : mla__run_default, c.run_user = d.run_user;
+#ifdef _OPENMP
+    if (c.threads <= 0) c.threads = omp_get_max_threads();
+#endif
+    if (c.threads <= 0) c.threads = 1;
+    mla__select(&c.k, d.isa, d.exact);
+    c.call = MLA__TAKE(&arena, mla__call_scratch, 1);
+    c.sparse = MLA__TAKE(&arena, mla__sparse_scratch, 1);
+    c.index = MLA__TAKE(&arena, mla__index_scratch, 1);
+    c.index_workers = MLA__TAKE(&arena, mla__index_worker, c.threads);
+    c.walkers = MLA__TAKE(&arena, mla__walker, c.threads);
+    c.attn = MLA__TAKE(&arena, mla__attn_scratch, 1);
+    c.attn_workers = MLA__TAKE(&arena, mla__attn_worker, c.threads);
+    c.moe = MLA__TAKE(&arena, mla__moe_scratch, 1);
+    c.block = MLA__TAKE(&arena, mla__block_scratch, 1);
+    c.mtp = MLA__TAKE(&arena, mla__mtp_scratch, 1);
+    mla__linear_layout(&c, &arena, d.exact, d.fp8_activations);
+    mla__call_layout(&c, &arena);
+    mla__sparse_layout(&c, &arena);
+    mla__block_layout(&c, &arena);
+    mla__mtp_layout(&c, &arena);
+    /* mixers and experts take turns in the same memory */
+    mla__arena turn = arena;
+    mla__moe_layout(&c, &turn);
+    size_t most = turn.used;
+    for (size_t i = 0; i < sizeof mla__mixers / sizeof *mla__mixers; i++) {
+        turn = arena;
+        mla__mixers[i].layout(&c, &turn);
+        if (turn.used > most) most = turn.used;
+    }
+    arena.used = most;
+    *bytes = mla__total(&arena);
+    if (out) *out = c;
+    return out;
+}
+
+static mla_result mla__context_check(const mla_model *m, const void *desc, mla_error *err) {
+    const mla_context_desc d = mla__context_desc_of(desc);
+    if (!m) return mla__fail(err, MLA_ERR_ARGUMENT, "context: model is NULL");
+    if (d.max_tokens < 0 || d.max_tokens > MLA__DIM_MAX)
+        return mla__fail(err, MLA_ERR_ARGUMENT, "context.max_tokens: %d", d.max_tokens);
+    if (d.threads < 0 || d.threads > 4096)
+        return mla__fail(err, MLA_ERR_ARGUMENT, "context.threads: %d, must be 0 to 4096", d.threads);
+    if ((unsigned)d.attn >= MLA_ATTN_PATH_COUNT)
+        return mla__fail(err, MLA_ERR_ARGUMENT, "context.attn: %d is no path", (int)d.attn);
+    if ((unsigned)d.isa >= MLA_ISA_COUNT)
+        return mla__fail(err, MLA_ERR_ARGUMENT, "context.isa: %d is no instruction set", (int)d.isa);
+    if (!mla_isa_available(d.isa))
+        return mla__fail(err, MLA_ERR_UNSUPPORTED, "context.isa: this machine has no %s", mla_isa_name(d.isa));
+    if (d.exact && m->dtypes & (1u << MLA_Q8X16 | 1u << MLA_Q4X16))
+        return mla__fail(err, MLA_ERR_UNSUPPORTED, "context.exact: q8x16 and q4x16 weights need int8 activations");
+    if (d.exact && d.fp8_activations)
+        return mla__fail(err, MLA_ERR_ARGUMENT, "context.fp8_activations: rounds activations, exact keeps them in f32");
+    return MLA_OK;
+}
+static const mla__kind mla__context_kind = {"context", mla__context_check, mla__context_layout};
+
+mla_result mla_context_create(mla_context **out, const mla_model *m, const mla_context_desc *d, mla_error *err) {
+    return mla__object_create(&mla__context_kind, out, d ? &d->alloc : NULL, m, d, err);
+}
+mla_result mla_context_init(mla_context **out, void *memory, size_t bytes, const mla_model *m,
+                            const mla_context_desc *d, mla_error *err) {
+    return mla__object_init(&mla__context_kind, out, memory, bytes, m, d, err);
+}
+size_t mla_context_size(const mla_model *m, const mla_context_desc *d) {
+    return mla__object_size(&mla__context_kind, m, d);
+}
+void mla_context_destroy(mla_context *c) { mla__object_destroy(c ? &c->object : NULL); }
+const mla_error *mla_context_error(const mla_context *c) { return &c->err; }
+mla_isa mla_context_isa(const mla_context *c) { return c->k.isa; }
+int mla_context_threads(const mla_context *c) { return c->threads; }
 
 #if defined(__clang__)
 #pragma clang diagnostic pop

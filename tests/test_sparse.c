@@ -239,12 +239,10 @@ static void test_best(void) {
     float *score = HOLD(float, N);
     for (int kind = 0; kind < 9; kind++)
         for (size_t k = 0; k < sizeof most / sizeof *most; k++) {
-            mla__worker w;
-            mla__top top;
             int wrong = 0;
-            memset(&w, 0, sizeof w);
             const int room = most[k] + (most[k] > MLA__BEST_SPARE ? most[k] : MLA__BEST_SPARE), n = kind == 8 ? 5 : N;
-            w.best_key = (uint32_t *)malloc((size_t)room * 4), w.best_at = (int *)malloc((size_t)room * 4);
+            uint32_t *key = (uint32_t *)malloc((size_t)room * 4);
+            int *position = (int *)malloc((size_t)room * 4);
             for (int i = 0; i < n; i++) {
                 const int j = test_int(&r, 8);
                 score[i] = kind == 0   ? test_gauss(&r)
@@ -261,7 +259,7 @@ static void test_best(void) {
                                        : ldexpf(test_gauss(&r), test_int(&r, 250) - 125);
                 all[i].score = score[i], all[i].at = 3 * i + 1;
             }
-            mla__top_begin(&top, &w, most[k]);
+            mla__top top = mla__top_begin(key, position, most[k]);
             for (int i = 0; i < n; i++) mla__top_offer(&top, mla__top_key(score[i]), 3 * i + 1);
             mla__top_cut(&top);
             const int want = n < most[k] ? n : most[k];
@@ -269,7 +267,7 @@ static void test_best(void) {
             qsort(all, (size_t)want, sizeof *all, by_position);
             for (int i = 0; i < want && top.n == want; i++) wrong += top.at[i] != all[i].at;
             CHECK(top.n == want && wrong == 0, "list %d, best %d of %d: %d, %d others", kind, most[k], n, top.n, wrong);
-            free(w.best_key), free(w.best_at);
+            free(key), free(position);
         }
     drop();
 }
@@ -668,8 +666,8 @@ static void test_hostile_values(void) {
         if (v == 0) { /* NaN everywhere: the first TOPK keys */
             int wrong = 0;
             for (int i = 0; i < 45; i++) /* of the second call */
-                wrong += context->choice[i].n != TOPK || context->chosen[i * TOPK] != 0 ||
-                         context->chosen[i * TOPK + TOPK - 1] != TOPK - 1;
+                wrong += context->sparse->choice[i].n != TOPK || context->sparse->chosen[i * TOPK] != 0 ||
+                         context->sparse->chosen[i * TOPK + TOPK - 1] != TOPK - 1;
             CHECK(wrong == 0, "%s, %s, tensor %d: %d tokens did not choose the first keys", mla_isa_name(isa),
                   path_names[path], which, wrong);
         }
