@@ -21,6 +21,14 @@ QUICK START    a model from weights that lie in memory, one prompt, the logits o
 LETTERS        T tokens, D hidden_size, H num_attention_heads, R kv_lora_rank, Q q_lora_rank, N qk_nope_head_dim,
                P qk_rope_head_dim, V v_head_dim, E n_routed_experts, Z zero_expert_num, K num_experts_per_tok,
                I moe_intermediate_size, Hi index_n_heads, d index_head_dim
+LOCALS         one letter, one meaning, from >>parallel on
+   c context   f config   m model   w weights of a layer or a part of it   s a part's scratch, or a sequence
+   a what the work of a parallel region is given   b block of queries   l lanes of a panel   j job
+   t token, i anything else   h head   u key   e expert   p panel or piece   r result; row of a result
+   n how many   t0, t1 and the like: from, to (not included)   d desc; channels of an index key   k a key
+   x, y rows in and rows out, xn normed   q, kva, o as in MATHS; qa, ol absorbed   ldx floats from row to row of x
+   my scratch of one worker   batch sequences of a call   walk, visit see >>walk   worker its number
+
    All matrices are row-major [out, in], as PyTorch keeps them: W [n,k] @ x [k] -> y [n].
 
 MATHS          (DeepSeek-V2, arXiv 2405.04434; DeepSeek-V3, arXiv 2412.19437; DeepSeek-V3.2, arXiv 2512.02556)
@@ -43,7 +51,8 @@ CONTENTS       search for the anchor
    the API     >>results >>dtypes >>config >>weights >>model >>threads >>isa >>cache >>forward
    the rest    >>stop-here >>reference >>platform >>numbers >>cpu >>vocabulary >>table >>integer >>fp8 >>bf16
                >>template >>memory >>presets >>config-check >>weights-check >>model-object >>cache-object >>parallel
-               >>linear >>norm >>rope >>sparse >>attention >>walk >>moe >>block >>licence
+               >>linear >>norm >>rope >>call >>sparse >>walk >>attention >>mixer >>moe >>block >>mtp >>context
+               >>licence
 
 MEMORY         Every object is made either by X_create (allocator hook, default malloc) or in memory of yours: X_size,
                then X_init. Weights are used where they lie and are read-only. A forward call never allocates.
