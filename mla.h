@@ -2556,7 +2556,8 @@ static MLA__TARGET_AMX void mla__values_amx(mla__lanes *panels, int n, const mla
         const int halves = nu - u > 32 ? 2 : 1;
         for (int c = 0; c < dv; c += 32, ahead += bytes) {
             uint16_t b[2][2][512]; /* [keys / 32][channels / 16][16 pairs of keys][16 channels][2] */
-            for (int i = 0; u == 0 && i < bytes; i += 64) MLA__PREFETCH(ahead + i);
+            if (u == 0)
+                for (int i = 0; i < bytes; i += 64) MLA__PREFETCH(ahead + i);
             for (int i = 0; i < 32 * halves; i += 2) {
                 const uint16_t *row = (const uint16_t *)visit->v + (u + i) * ldv + c;
                 const __m512i x = u + i < nu ? _mm512_loadu_si512(row) : _mm512_setzero_si512();
@@ -5044,14 +5045,14 @@ static void mla__norm(float *y, const float *x, int n, const mla_norm *norm, con
 
 /* ---- >>rope ------------------------------------------------------------------------------------------------------ */
 
-/* x [P] turned by the angles whose cosines and sines are c, s [P/2]. */
-static void mla__rotate(float *x, const float *c, const float *s, int P, mla_rope_layout layout) {
+/* x [P] turned by the angles with these cosines and sines [P/2]. */
+static void mla__rotate(float *x, const float *cosine, const float *sine, int P, mla_rope_layout layout) {
     const int half = P / 2, step = layout == MLA_ROPE_PAIR ? 2 : 1, other = layout == MLA_ROPE_PAIR ? 1 : half;
     if (layout == MLA_ROPE_NONE) return;
     for (int i = 0; i < half; i++) {
-        const float a = x[i * step], b = x[i * step + other];
-        x[i * step] = a * c[i] - b * s[i];
-        x[i * step + other] = b * c[i] + a * s[i];
+        const float u = x[i * step], v = x[i * step + other];
+        x[i * step] = u * cosine[i] - v * sine[i];
+        x[i * step + other] = v * cosine[i] + u * sine[i];
     }
 }
 
@@ -6250,12 +6251,12 @@ static int mla__best(const float *score, const unsigned char *taken, int n) {
 
 /* One token: logits z [n], overwritten by the scores -> index, weight [K]. biased [2n] and taken [n] are scratch; n =
  * E+Z. */
-static void mla__route(const mla_config *c, const mla_tensor *bias, float *z, float *biased, unsigned char *taken,
+static void mla__route(const mla_config *f, const mla_tensor *bias, float *z, float *biased, unsigned char *taken,
                        int *index, float *weight) {
-    const int E = mla__choices(c), K = c->num_experts_per_tok, G = c->n_group, per = E / G;
+    const int E = mla__choices(f), K = f->num_experts_per_tok, G = f->n_group, per = E / G;
     float *score = z, sum = 0, max = z[0];
     int e, g, k;
-    if (c->scoring_func == MLA_SCORING_SOFTMAX) {
+    if (f->scoring_func == MLA_SCORING_SOFTMAX) {
         for (e = 1; e < E; e++) max = z[e] > max ? z[e] : max;
         for (e = 0; e < E; e++) sum += score[e] = expf(z[e] - max);
         for (e = 0; e < E; e++) score[e] /= sum;
@@ -6263,8 +6264,8 @@ static void mla__route(const mla_config *c, const mla_tensor *bias, float *z, fl
         for (e = 0; e < E; e++) score[e] = 1.0f / (1.0f + expf(-z[e]));
     }
     for (e = 0; e < E; e++) biased[e] = score[e] + (bias->data ? mla__get(bias->dtype, bias->data, e) : 0);
-    if (c->topk_method != MLA_TOPK_GREEDY && G > 1) {
-        const int top2 = c->topk_method == MLA_TOPK_NOAUX_TC;
+    if (f->topk_method != MLA_TOPK_GREEDY && G > 1) {
+        const int top2 = f->topk_method == MLA_TOPK_NOAUX_TC;
         memset(taken, 0, (size_t)E);
         for (g = 0; g < G; g++) {
             float a = -INFINITY, b = -INFINITY;
@@ -6276,7 +6277,7 @@ static void mla__route(const mla_config *c, const mla_tensor *bias, float *z, fl
             }
             biased[E + g] = top2 ? a + b : a;
         }
-        for (k = 0; k < c->topk_group; k++) taken[mla__best(biased + E, taken, G)] = 1;
+        for (k = 0; k < f->topk_group; k++) taken[mla__best(biased + E, taken, G)] = 1;
         for (g = G - 1; g >= 0; g--)
             if (!taken[g])
                 for (e = g * per; e < (g + 1) * per; e++) {
@@ -6292,8 +6293,8 @@ static void mla__route(const mla_config *c, const mla_tensor *bias, float *z, fl
         sum += weight[k] = score[e];
     }
     for (k = 0; k < K; k++) {
-        if (c->norm_topk_prob) weight[k] /= sum + 1e-20f;
-        weight[k] *= c->routed_scaling_factor;
+        if (f->norm_topk_prob) weight[k] /= sum + 1e-20f;
+        weight[k] *= f->routed_scaling_factor;
     }
 }
 
