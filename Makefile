@@ -120,7 +120,7 @@ plots: build/bench
 models: build/test_model
 	@./build/test_model --table
 
-VERSION = $(shell sed -n 's/^\#define MLA_VERSION "\(.*\)"/\1/p' mla.h)
+VERSION = $(shell sed -n 's/^\#define MLA_VERSION *"\(.*\)"/\1/p' mla.h)
 install:
 	install -d "$(DESTDIR)$(PREFIX)/include" "$(DESTDIR)$(PREFIX)/lib/pkgconfig"
 	install -m 644 mla.h "$(DESTDIR)$(PREFIX)/include/mla.h"

@@ -9,6 +9,7 @@
 #include <stddef.h>
 #include <stdint.h>
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 
 static int test_passed, test_failed;
@@ -46,6 +47,20 @@ static inline int test_end(void) {
     printf("%d passed, %d failed\n", test_passed, test_failed);
     return test_failed != 0 || test_passed == 0;
 }
+
+/* ---- how much ---------------------------------------------------------------------------------------------------- */
+
+/* TEST_ALL=1, as `make check` has it: all there is to test; else what says most in little time. */
+static inline int test_all(void) {
+    const char *all = getenv("TEST_ALL");
+    return all && *all;
+}
+
+/* Is an ISA to be tested? Each that is here, or else the scalar one and the one that mla.h chooses by itself. */
+#define TEST_ISA(isa)                                                                                                  \
+    (mla_isa_available(isa) &&                                                                                         \
+     (test_all() || (isa) == MLA_ISA_SCALAR || (isa) == MLA_ISA_VNNI || (isa) == MLA_ISA_NEON ||                       \
+      ((isa) < MLA_ISA_VNNI && !mla_isa_available((mla_isa)((isa) + 1)))))
 
 /* ---- random numbers: splitmix64, the same on every machine ------------------------------------------------------- */
 

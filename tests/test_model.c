@@ -334,7 +334,7 @@ static void test_forward(const fixture *f, int all) {
     result r;
     result_new(&r, f);
     for (int isa = MLA_ISA_SCALAR; isa < MLA_ISA_COUNT; isa++)
-        for (int path = 0; path < MLA_ATTN_PATH_COUNT && mla_isa_available((mla_isa)isa); path++) {
+        for (int path = 0; path < MLA_ATTN_PATH_COUNT && TEST_ISA((mla_isa)isa); path++) {
             float worst = 0, worst_hidden = 0;
             for (int c = 0; c < (all ? 4 : 2); c++)
                 for (int paged = 0; paged < (chunks[c] == 7 ? 1 + all : 1); paged++) {
@@ -409,7 +409,7 @@ static void test_threads(const fixture *f) {
     result_new(&one, f);
     result_new(&many, f);
     for (int isa = MLA_ISA_SCALAR; isa < MLA_ISA_COUNT; isa++)
-        for (int absorbed = 0; absorbed < 2 && mla_isa_available((mla_isa)isa); absorbed++) {
+        for (int absorbed = 0; absorbed < 2 && TEST_ISA((mla_isa)isa); absorbed++) {
             way w = {.isa = (mla_isa)isa,
                      .path = absorbed ? MLA_ATTN_ABSORBED : MLA_ATTN_NAIVE,
                      .chunk = absorbed ? 16 : PROMPT,
@@ -454,7 +454,7 @@ static void test_small_caches(const fixture *f) {
     result_new(&exact, f);
     result_new(&r, f);
     for (int isa = MLA_ISA_SCALAR; isa < MLA_ISA_COUNT; isa++)
-        for (int path = MLA_ATTN_NAIVE; path < MLA_ATTN_PATH_COUNT && mla_isa_available((mla_isa)isa); path++) {
+        for (int path = MLA_ATTN_NAIVE; path < MLA_ATTN_PATH_COUNT && TEST_ISA((mla_isa)isa); path++) {
             way w = {.isa = (mla_isa)isa, .path = (mla_attn_path)path, .chunk = 1, .threads = 1};
             if (!run(f, &w, &exact)) continue;
             for (int i = 0; i < 2; i++) {
@@ -507,7 +507,7 @@ static void test_rounding(const fixture *f) {
           *mask = new_floats(16 * FED);
     float *rows = new_floats((size_t)(f->L * 16 * W)), *exact = new_floats((size_t)W);
     for (int isa = MLA_ISA_SCALAR; isa < MLA_ISA_COUNT; isa++)
-        for (int i = 0; i < 4 && mla_isa_available((mla_isa)isa); i++) {
+        for (int i = 0; i < 4 && TEST_ISA((mla_isa)isa); i++) {
             way w32 = {.isa = (mla_isa)isa,
                        .path = i & 1 ? MLA_ATTN_ABSORBED : MLA_ATTN_NAIVE,
                        .chunk = 16,
@@ -592,7 +592,7 @@ static void test_fp8_activations(const fixture *f) {
     result plain, r, again;
     result_new(&plain, f), result_new(&r, f), result_new(&again, f);
     for (int isa = MLA_ISA_SCALAR; isa < MLA_ISA_COUNT; isa++)
-        for (int path = MLA_ATTN_NAIVE; path < MLA_ATTN_PATH_COUNT && mla_isa_available((mla_isa)isa); path++) {
+        for (int path = MLA_ATTN_NAIVE; path < MLA_ATTN_PATH_COUNT && TEST_ISA((mla_isa)isa); path++) {
             way w = {.isa = (mla_isa)isa,
                      .path = (mla_attn_path)path,
                      .chunk = path == MLA_ATTN_NAIVE ? PROMPT : 7,
@@ -670,7 +670,7 @@ static void test_batch(const fixture *f) {
     for (int i = 0; i < 2; i++)
         both[i] = new_floats((size_t)N0 * (size_t)f->V), alone[i] = new_floats((size_t)N0 * (size_t)f->V);
     for (int isa = MLA_ISA_SCALAR; isa < MLA_ISA_COUNT; isa++)
-        for (int path = 0; path < MLA_ATTN_PATH_COUNT && mla_isa_available((mla_isa)isa); path++)
+        for (int path = 0; path < MLA_ATTN_PATH_COUNT && TEST_ISA((mla_isa)isa); path++)
             for (int paged = 0; paged < 2; paged++) {
                 const int swapped = (path + paged) & 1;
                 way w = {.isa = (mla_isa)isa, .path = (mla_attn_path)path, .paged = paged, .threads = 1};
@@ -708,7 +708,7 @@ static void test_pages(const fixture *f) {
     for (int i = 0; i < LONG; i++)
         text[0][i] = f->tokens[i % (PROMPT + GREEDY)], text[1][i] = f->tokens[i * 5 % PROMPT];
     for (int isa = MLA_ISA_SCALAR, k = 0; isa < MLA_ISA_COUNT; isa++)
-        for (int path = MLA_ATTN_NAIVE; path < MLA_ATTN_PATH_COUNT && mla_isa_available((mla_isa)isa); path++)
+        for (int path = MLA_ATTN_NAIVE; path < MLA_ATTN_PATH_COUNT && TEST_ISA((mla_isa)isa); path++)
             for (int paged = 0; paged < 2; paged++) {
                 way w = {.isa = (mla_isa)isa, .path = (mla_attn_path)path, .paged = paged, .threads = 1};
                 session s;

@@ -617,7 +617,7 @@ static const char *label(const char *format, ...) {
 
 #define FOR_ISA(isa)                                                                                                   \
     for (mla_isa isa = MLA_ISA_SCALAR; isa < MLA_ISA_COUNT; isa = (mla_isa)(isa + 1))                                  \
-        if (mla_isa_available(isa))
+        if (TEST_ISA(isa))
 #define FOR_PATH(path)                                                                                                 \
     for (mla_attn_path path = MLA_ATTN_NAIVE; path < MLA_ATTN_PATH_COUNT; path = (mla_attn_path)(path + 1))
 

@@ -52,7 +52,7 @@ static void refused(mla_result got, mla_result want, const char *text, const cha
 
 #define FOR_ISA(isa)                                                                                                   \
     for (mla_isa isa = MLA_ISA_SCALAR; isa < MLA_ISA_COUNT; isa = (mla_isa)(isa + 1))                                  \
-        if (mla_isa_available(isa))
+        if (TEST_ISA(isa))
 #define FOR_PATH(path)                                                                                                 \
     for (mla_attn_path path = MLA_ATTN_AUTO; path < MLA_ATTN_PATH_COUNT; path = (mla_attn_path)(path + 1))
 static const char *const path_names[MLA_ATTN_PATH_COUNT] = {"auto", "naive", "absorbed"};

@@ -1,10 +1,13 @@
 #!/usr/bin/env bash
 # The headers in every language they promise, without a warning, with each compiler of CC (default "gcc clang"), with and without
-# OpenMP: alone, implemented, and used from a second translation unit. The last line is "N passed, N failed".
+# OpenMP: alone, implemented, and used from a second translation unit; and among names that other headers define. Without TEST_ALL=1
+# this is the oldest C and C++ of the first compiler. The last line is "N passed, N failed".
 set -u
 here=$(cd "$(dirname "$0")" && pwd)
 root=$(cd "$here/../.." && pwd)
 CC=${CC:-gcc clang}
+all=${TEST_ALL:-}
+[ "$all" ] || CC=${CC%% *}
 warnings="-Wall -Wextra -Wpedantic -Wconversion -Wshadow -Werror"
 tmp=$(mktemp -d)
 trap 'rm -rf "$tmp"' EXIT
@@ -60,8 +63,13 @@ for cc in $CC; do
     for language in c c++; do
         compiler=$cc standards="c99 c11"
         [ $language = c++ ] && compiler=$cxx standards="c++11 c++17"
+        [ "$all" ] || standards=${standards%% *}
         if ! command -v "$compiler" >/dev/null || ! printf '#include <math.h>\nint main(void) { return 0; }\n' | "$compiler" -x $language - -o "$tmp/try" >/dev/null 2>&1; then
             echo "$compiler is not installed: left out"
+            continue
+        fi
+        if [ ! "$all" ]; then
+            matrix "$compiler" "$standards" "-O0 -fopenmp" $language decl impl use
             continue
         fi
         omp=1
@@ -86,6 +94,34 @@ for cc in $CC; do
         check "$compiler $language: $level -ffile-prefix-map" "$compiler" -x $language $level $warnings -ffile-prefix-map="$root"=/elsewhere -I"$root" -I"$root/examples" \
             -c "$here/impl.c" -o "$tmp/fast.o"
     done
+done
+
+# among COMPILER WHAT LINE...: the implementation after these lines, which define names as other headers do
+among() {
+    local compiler=$1 what=$2
+    shift 2
+    printf '%s\n' "$@" '#define MLA_IMPLEMENTATION' '#include "mla.h"' >"$tmp/among.c"
+    check "$compiler: $what" "$compiler" -x c -std=c99 -fsyntax-only -Werror -I"$root" "$tmp/among.c"
+}
+for cc in $CC x86_64-w64-mingw32-gcc; do
+    command -v "$cc" >/dev/null || { echo "$cc is not installed: left out" && continue; }
+    case $cc in
+    *mingw*) among "$cc" 'after windows.h' '#include <windows.h>' ;;
+    *) among "$cc" 'among names of others' '#include <complex.h>' '#define small char' '#define near' '#define far' '#define interface struct' ;;
+    esac
+done
+
+# A copy of the header by another name finds itself; where it cannot, the first error says what to define.
+mkdir "$tmp/copy"
+cp "$root/mla.h" "$tmp/copy/other.h"
+printf '#define MLA_IMPLEMENTATION\n#include "other.h"\n' >"$tmp/renamed.c"
+for cc in $CC; do
+    command -v "$cc" >/dev/null || continue
+    check "$cc: a copy by another name" "$cc" -std=c99 -fsyntax-only -I"$tmp/copy" "$tmp/renamed.c"
+    "$cc" -std=c99 -fsyntax-only -I"$tmp/copy" -ffile-prefix-map="$tmp"=/elsewhere "$tmp/renamed.c" 2>&1 | grep -m 1 'error' >"$tmp/first"
+    check "$cc: a copy that cannot find itself says what to define" grep -q 'define MLA_FILE' "$tmp/first"
+    check "$cc: a copy that is told its name" "$cc" -std=c99 -fsyntax-only -I"$tmp/copy" -ffile-prefix-map="$tmp"=/elsewhere \
+        -DMLA_FILE='"other.h"' "$tmp/renamed.c"
 done
 
 echo "$passed passed, $failed failed"
