@@ -1,7 +1,8 @@
 /* bits.c - what a revision of mla.h gives, as a line for each way of computing: its name, a tab and a hash of every bit
    that came out (logits, hidden states, cached rows, probabilities, counts). compare.sh builds it against two revisions
    and compares the lines; what has another name or shape in one of them stands in the section of differences. Where a
-   revision refuses a way, the hash is "refused". Run from the repository root. bits [TEXT]: only lines that contain it.
+   revision refuses a way, the hash is "refused"; where it cannot be asked for it, "no counterpart". Run from the
+   repository root. bits [TEXT]: only lines that contain it.
  */
 
 #define _DEFAULT_SOURCE
@@ -41,6 +42,16 @@ static void set_rounding(mla_context_desc *d, rounding r) {
     d->activations = r == ROUND_NOT ? MLA_ACT_F32 : r == ROUND_FP8 ? MLA_ACT_E4M3 : wide ? MLA_ACT_BF16 : MLA_ACT_AUTO;
 #else
     d->exact = r == ROUND_NOT, d->fp8_activations = r == ROUND_FP8;
+#endif
+}
+/* A context once rounded to e4m3 before E4M3 weights and to bf16 before BF16 weights at the same time; now it is one.
+ */
+static int has_counterpart(mla_isa isa, rounding r, int both) {
+#ifdef BITS_ACTIVATIONS
+    return !(both && r == ROUND_FP8 && (isa == MLA_ISA_BF16 || isa == MLA_ISA_AMX));
+#else
+    (void)isa, (void)r, (void)both;
+    return 1;
 #endif
 }
 static mla_result new_pool(mla_pool **out, const mla_model *m, int pages, mla_dtype t, mla_dtype index, mla_error *e) {
@@ -371,6 +382,10 @@ static void run_way(const subject *f, const char *kept, const way *w) {
              rounding_names[w->round], mla_dtype_name(w->cache), w->paged ? "/paged" : "", w->threads,
              shape_names[w->shape]);
     if (!wanted()) return;
+    if (!has_counterpart(w->isa, w->round, !strcmp(kept, "kept"))) {
+        printf("%s\tno counterpart\n", name);
+        return;
+    }
     start(), seed = 5;
     if (!session_open(&s, f, w)) {
         say(0);

@@ -43,6 +43,7 @@ wait $! || { echo "$old gives nothing to compare"; echo "0 passed, 1 failed"; ex
 awk -F '\t' '
     FNR == NR { now[$1] = $2; next }
     $2 == "refused" { refused++; next }
+    now[$1] == "no counterpart" { unasked++; print "not compared, the new one cannot be asked for it: " $1; next }
     now[$1] == $2 { passed++; next }
     {
         failed++
@@ -53,7 +54,7 @@ awk -F '\t' '
     END {
         for (k in count) print count[k], "differ of", k | "sort -rn"
         close("sort -rn")
-        print refused + 0, "were refused by the old one and are not compared"
+        print refused + 0, "were refused by the old one, for", unasked + 0, "the new one has no counterpart: not compared"
         print passed + 0 " passed, " failed + 0 " failed"
         exit failed > 0 || passed == 0
     }' $out/new.txt $out/old.txt
