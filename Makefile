@@ -88,9 +88,10 @@ JOBS = $(shell getconf _NPROCESSORS_ONLN)
 test: RUN = $(call chosen,$(TESTS))
 check: RUN = $(call chosen,$(CHECKS))
 check: export TEST_ALL = 1
+check: ALSO = build/bench
 test check:
 	@$(MAKE) --no-print-directory -k $(if $(filter -j%,$(MAKEFLAGS)),,-j$(JOBS)) build/flags $(sort $(call programs_of,$(RUN))) \
-	    $(if $(T),,build/bench); built=$$?; JOBS=$(JOBS) tests/run.sh $(RUN) && exit $$built
+	    $(if $(T),,$(ALSO)); built=$$?; JOBS=$(JOBS) tests/run.sh $(RUN) && exit $$built
 
 # ---- make run ----------------------------------------------------------------------------------------------------------
 

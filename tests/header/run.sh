@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # The headers in every language they promise, without a warning, with each compiler of CC (default "gcc clang"), with and without
-# OpenMP: alone, implemented, and used from a second translation unit; and among names that other headers define. Without TEST_ALL=1
-# this is the oldest C and C++ of the first compiler. The last line is "N passed, N failed".
+# OpenMP: alone, implemented, and used from a second translation unit. Without TEST_ALL=1 only as the oldest C and C++ of
+# the first compiler. The last line is "N passed, N failed".
 set -u
 here=$(cd "$(dirname "$0")" && pwd)
 root=$(cd "$here/../.." && pwd)
@@ -94,34 +94,6 @@ for cc in $CC; do
         check "$compiler $language: $level -ffile-prefix-map" "$compiler" -x $language $level $warnings -ffile-prefix-map="$root"=/elsewhere -I"$root" -I"$root/examples" \
             -c "$here/impl.c" -o "$tmp/fast.o"
     done
-done
-
-# among COMPILER WHAT LINE...: the implementation after these lines, which define names as other headers do
-among() {
-    local compiler=$1 what=$2
-    shift 2
-    printf '%s\n' "$@" '#define MLA_IMPLEMENTATION' '#include "mla.h"' >"$tmp/among.c"
-    check "$compiler: $what" "$compiler" -x c -std=c99 -fsyntax-only -Werror -I"$root" "$tmp/among.c"
-}
-for cc in $CC x86_64-w64-mingw32-gcc; do
-    command -v "$cc" >/dev/null || { echo "$cc is not installed: left out" && continue; }
-    case $cc in
-    *mingw*) among "$cc" 'after windows.h' '#include <windows.h>' ;;
-    *) among "$cc" 'among names of others' '#include <complex.h>' '#define small char' '#define near' '#define far' '#define interface struct' ;;
-    esac
-done
-
-# A copy of the header by another name finds itself; where it cannot, the first error says what to define.
-mkdir "$tmp/copy"
-cp "$root/mla.h" "$tmp/copy/other.h"
-printf '#define MLA_IMPLEMENTATION\n#include "other.h"\n' >"$tmp/renamed.c"
-for cc in $CC; do
-    command -v "$cc" >/dev/null || continue
-    check "$cc: a copy by another name" "$cc" -std=c99 -fsyntax-only -I"$tmp/copy" "$tmp/renamed.c"
-    "$cc" -std=c99 -fsyntax-only -I"$tmp/copy" -ffile-prefix-map="$tmp"=/elsewhere "$tmp/renamed.c" 2>&1 | grep -m 1 'error' >"$tmp/first"
-    check "$cc: a copy that cannot find itself says what to define" grep -q 'define MLA_FILE' "$tmp/first"
-    check "$cc: a copy that is told its name" "$cc" -std=c99 -fsyntax-only -I"$tmp/copy" -ffile-prefix-map="$tmp"=/elsewhere \
-        -DMLA_FILE='"other.h"' "$tmp/renamed.c"
 done
 
 echo "$passed passed, $failed failed"
