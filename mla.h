@@ -116,12 +116,22 @@ typedef enum mla_dtype {
     MLA_F32 = 0,
     MLA_F16,
     MLA_BF16,
-    MLA_E4M3,  /* fp8 e4m3fn with one scale per 128x128 block (edge blocks smaller): W = code * scale */
-    MLA_Q8,    /* groups of 32 along a row: W = d * q, an f16 d and 32 int8 in 34 bytes; GGUF's Q8_0 */
-    MLA_Q4,    /* the same with W = d * (q - 8), 32 nibbles, 18 bytes: byte j has element j low and j + 16 high; GGUF's
-                  Q4_0 */
-    MLA_Q8X16, /* Q8 and Q4 with the rows of each sixteen interleaved for the kernels, as mla_repack makes them; */
-    MLA_Q4X16, /* for linears met by int8 activations */
+    MLA_E4M3, /* fp8 e4m3fn, one scale for a block of rows and columns (mla_tensor.scale): W = code * scale */
+    MLA_I8,   /* int8 with such scales */
+    MLA_Q8,   /* from here on blocks along a row with scales of their own, byte for byte as GGUF has them: Q8_0 */
+    MLA_Q4,   /* Q4_0 */
+    MLA_Q4_1, /* the 32s with a minimum, and of five bits */
+    MLA_Q5_0,
+    MLA_Q5_1,
+    MLA_Q2_K, /* the K types: 256 weights, whose groups of 16 or 32 have small scales of their own */
+    MLA_Q3_K,
+    MLA_Q4_K,
+    MLA_Q5_K,
+    MLA_Q6_K,
+    MLA_IQ4_NL, /* four bits that choose from a list */
+    MLA_IQ4_XS,
+    MLA_MXFP4, /* fp4 e2m1, a power of two for 32 */
+    MLA_NVFP4, /* fp4 e2m1, an fp8 scale for 16 */
     MLA_UE8M0, /* a power-of-two scale in a byte, 2^(b-127), 255 = NaN; only as mla_tensor.scale_dtype */
     MLA_DTYPE_COUNT
 } mla_dtype;
@@ -135,32 +145,45 @@ MLA_API uint16_t mla_f32_to_f16(float f);  /* round to nearest even; overflow to
 MLA_API uint16_t mla_f32_to_bf16(float f); /* round to nearest even; NaN stays NaN */
 MLA_API uint8_t mla_f32_to_e4m3(float f);  /* round to nearest even; beyond 448, infinity too, to 448; NaN stays NaN */
 
-#define MLA_GROUP 32 /* weights in a group of Q8 and Q4; rows of these dtypes have a multiple of it */
+#define MLA_GROUP 32 /* weights in a block of Q8 and Q4, and activations that are rounded to int8 with one scale */
 
-/* Bytes of n elements without scales; n is a multiple of MLA_GROUP for Q8 and Q4. */
+/* Weights in a block: rows have a multiple of it; 1 for dtypes without blocks. */
+MLA_API int mla_dtype_block(mla_dtype t);
+/* Bytes of n elements without mla_tensor.scale; n is a multiple of mla_dtype_block(t). */
 MLA_API size_t mla_dtype_bytes(mla_dtype t, size_t n);
-/* x [n] -> n elements of dtype t (F32, F16, BF16, Q8, Q4), rounded to nearest; the caller's memory, mla_dtype_bytes(t,
-   n) of it. Q4 tries scales around the plain one and keeps that of least squared error. ARGUMENT: another dtype, or n
-   no multiple of MLA_GROUP. */
+/* y [n] = n elements of dtype t from a block's first on; n is a multiple of mla_dtype_block(t). E4M3 and I8: the codes.
+ */
+MLA_API void mla_widen(float *y, mla_dtype t, const void *x, size_t n);
+/* x [n] -> n elements of dtype t (F32, F16, BF16, Q8, Q4, Q4_K, Q5_K, Q6_K, IQ4_NL), rounded to nearest; the caller's
+   memory, mla_dtype_bytes(t, n) of it. All of less than eight bits try scales around the plain one and keep that of
+   least squared error. ARGUMENT: another dtype, or n no multiple of mla_dtype_block(t). */
 MLA_API mla_result mla_quantize(mla_dtype t, void *out, const float *x, size_t n, mla_error *err);
 
-struct mla_tensor;
-/* Q8 or Q4 [rows, cols] -> Q8X16 or Q4X16, as many bytes, in the caller's memory, not overlapping: same numbers, same
-   results but for the order of sums, faster where unpacking is the limit. Parts of 16 rows may be repacked apart.
-   ARGUMENT: rows no multiple of 16, another dtype. */
-MLA_API mla_result mla_repack(void *out, const struct mla_tensor *w, mla_error *err);
+typedef enum mla_layout {
+    MLA_LAYOUT_ROWS = 0,
+    MLA_LAYOUT_X16, /* rows of each sixteen interleaved for the kernels, as mla_repack makes them */
+    MLA_LAYOUT_COUNT
+} mla_layout;
 
 /* A view of a tensor: rows x cols, row-major, without gaps; a vector has rows 1. data NULL means absent. Data may lie
-   at any address, aligned or not. scale is used by E4M3 alone: [ceil(rows/128), ceil(cols/128)] of scale_dtype (F32 or
-   UE8M0); NULL means 1. */
+   at any address, aligned or not. scale is used by E4M3 and I8: [ceil(rows/scale_rows), ceil(cols/scale_cols)] of
+   scale_dtype (F32, BF16 or UE8M0), one for each block of so many rows and columns (1, cols: a row's; rows, cols: the
+   tensor's); scale NULL means 1, scale_rows or scale_cols 0 means 128. */
 typedef struct mla_tensor {
     const void *data;
     const void *scale;
     int rows, cols;
     mla_dtype dtype, scale_dtype;
+    mla_layout layout;
+    int scale_rows, scale_cols;
 } mla_tensor;
 
 MLA_API mla_tensor mla_view(const void *data, mla_dtype dtype, int rows, int cols);
+
+/* w [rows, cols] -> the same weights with layout X16, as many bytes, in the caller's memory, not overlapping: same
+   results but for the order of sums, faster where unpacking is the limit. Blocks of 4 bits a weight or more, rows a
+   multiple of 16; parts of 16 rows may be repacked apart. ARGUMENT: another tensor. */
+MLA_API mla_result mla_repack(void *out, const mla_tensor *w, mla_error *err);
 
 /* y = weight x + bias; the bias [out], F32, F16 or BF16, may be absent. */
 typedef struct mla_linear {
@@ -284,9 +307,9 @@ MLA_API mla_result mla_config_preset(mla_config *out, const char *name, mla_erro
 /* Presence is a fact, not a flag: a layer with moe.experts is an MoE layer, one with mlp.gate a dense one; a bias that
    is there is added. A layer with both has a shortcut (ScMoE, arXiv 2404.05019): its experts see what its mlp sees, and
    what they give is added after the next layer; a block of LongCat-Flash is such a layer and a dense one. A model may
-   be partial (one attention layer, one MoE layer): a call asks only for what it uses. Any linear may be F32, F16, BF16,
-   E4M3, Q8 or Q4 (the last two if `in` is a multiple of 32), any but kv_b also Q8X16 or Q4X16 (`out` a multiple of 16);
-   norms and biases F32, F16 or BF16. */
+   be partial (one attention layer, one MoE layer): a call asks only for what it uses. Any matrix may have
+   any dtype but UE8M0 (blocks if its rows have a multiple of the block's length), and layout X16 if it has a multiple
+   of 16 rows; norms and biases F32, F16 or BF16. */
 
 typedef struct mla_norm_weights {
     mla_tensor weight; /* [n] */
@@ -385,13 +408,26 @@ typedef enum mla_isa {
     MLA_ISA_SCALAR,
     MLA_ISA_AVX2,   /* AVX2, FMA, F16C */
     MLA_ISA_AVX512, /* AVX-512 F, BW, DQ, VL */
-    MLA_ISA_VNNI,   /* the same, and VNNI for Q8 and Q4 */
-    MLA_ISA_BF16,   /* the same, and with BF16 weights activations are rounded to bf16, too; never chosen by itself */
-    MLA_ISA_AMX,    /* the same with tiles, for BF16, Q8 and Q4; never chosen by itself */
+    MLA_ISA_VNNI,   /* the same, and VNNI for blocks; the most that AUTO takes by itself */
+    MLA_ISA_BF16,   /* the same, and AVX512_BF16 for activations in bf16; AUTO's choice with these */
+    MLA_ISA_AMX,    /* the same with tiles, for int8 and bf16 activations */
     MLA_ISA_NEON,   /* aarch64; with the dot product instructions where compiled for them */
     MLA_ISA_COUNT
 } mla_isa;
 typedef enum mla_attn_path { MLA_ATTN_AUTO = 0, MLA_ATTN_NAIVE, MLA_ATTN_ABSORBED, MLA_ATTN_PATH_COUNT } mla_attn_path;
+
+/* What activations become before they meet weights; sums stay f32. Norms, softmax, router, indexer weights and kv_b,
+   which is folded into the queries, have f32; so have gate and up that want different things. */
+typedef enum mla_activations {
+    MLA_ACT_AUTO = 0, /* INT8 */
+    MLA_ACT_F32,      /* f32 whatever the weights are */
+    MLA_ACT_INT8,     /* with blocks (Q8 .. NVFP4) int8 in groups of 32, which is much faster; f32 with all others */
+    MLA_ACT_BF16, /* the same, and bf16 with BF16 weights and in attention over a BF16 cache; needs AVX512_BF16 or AMX
+                   */
+    MLA_ACT_E4M3, /* as INT8, and with E4M3 weights e4m3, a scale of largest/448 for each 128 of a token, as DeepSeek's
+                     kernels do it (arXiv 2412.19437, 3.3) */
+    MLA_ACT_COUNT
+} mla_activations;
 
 /* Call task(arg, i) for i = 0..n-1, in any order and on any threads, and return when all have returned. */
 typedef void (*mla_run)(void *user, int n, void (*task)(void *arg, int i), void *arg);
@@ -403,14 +439,9 @@ typedef struct mla_context_desc {
     int threads;    /* tasks the work is cut into; 0: OpenMP's number if compiled in, else 1 */
     mla_run run;    /* NULL: OpenMP if compiled in, else one after the other */
     void *run_user;
-    mla_isa isa;        /* MLA_ISA_AUTO: the best of this CPU, at most VNNI */
-    mla_attn_path attn; /* MLA_ATTN_AUTO: by cost, for each sequence of each call */
-    int exact; /* activations stay f32; 0: with Q8 and Q4 weights they are rounded to int8 in groups of 32, which is
-                  much faster, and BF16 and AMX round them to bf16 for BF16 weights */
-    int fp8_activations; /* with E4M3 weights activations are rounded to e4m3, a scale of largest/448 for each 128 of a
-                            token, as DeepSeek's kernels do it (arXiv 2412.19437, 3.3); sums stay f32. kv_b, which is
-                            folded into q, and gate and up of which only one is E4M3 meet f32 all the same. Not with
-                            exact */
+    mla_isa isa;                 /* MLA_ISA_AUTO: the best of this CPU, at most VNNI */
+    mla_attn_path attn;          /* MLA_ATTN_AUTO: by cost, for each sequence of each call */
+    mla_activations activations; /* MLA_ACT_AUTO: int8 for blocks, else f32 */
     mla_allocator alloc;
 } mla_context_desc;
 
@@ -924,29 +955,6 @@ MLA__INLINE float mla__float(uint32_t u) {
     return f;
 }
 
-const char *mla_dtype_name(mla_dtype t) {
-    static const char *const names[MLA_DTYPE_COUNT] = {"f32", "f16",   "bf16",  "e4m3", "q8",
-                                                       "q4",  "q8x16", "q4x16", "ue8m0"};
-    return (unsigned)t < MLA_DTYPE_COUNT ? names[t] : "?";
-}
-
-/* Bytes up to element n; of the grouped dtypes n is a multiple of the group. */
-MLA__INLINE mla__sz mla__bytes(mla_dtype t, mla__sz n) {
-    switch (t) {
-    case MLA_F32: return 4 * n;
-    case MLA_F16:
-    case MLA_BF16: return 2 * n;
-    case MLA_Q8:
-    case MLA_Q8X16: return n / MLA_GROUP * 34;
-    case MLA_Q4:
-    case MLA_Q4X16: return n / MLA_GROUP * 18;
-    default: return n;
-    }
-}
-size_t mla_dtype_bytes(mla_dtype t, size_t n) { return (size_t)mla__bytes(t, (mla__sz)n); }
-MLA__INLINE int mla__grouped(mla_dtype t) { return t == MLA_Q8 || t == MLA_Q4 || t == MLA_Q8X16 || t == MLA_Q4X16; }
-MLA__INLINE int mla__x16(mla_dtype t) { return t == MLA_Q8X16 || t == MLA_Q4X16; }
-
 /* Subnormal codes are built from integers (mantissa times a power of two), so that flush-to-zero modes do not touch
  * them. */
 float mla_f16_to_f32(uint16_t h) {
@@ -997,48 +1005,226 @@ uint8_t mla_f32_to_e4m3(float f) {
     return (uint8_t)(sign | (((a + 0x7ffffu + (a >> 20 & 1u)) >> 20) - (120u << 3)));
 }
 
+/* ---- >>formats --------------------------------------------------------------------------------------------------- */
+/* A format is a row of this table. Blocks of weights have their codes in one or two planes of bits and their scales
+   somewhere beside: w = scale * code - min, where scale and min are those of a group of the block. */
+
+/* Of weight i, `bits` bits lie in byte at + i / (run * 8/bits) * run + i % run: a run of bytes holds the first bits of
+   `run` weights, then the next bits those of the `run` weights behind. The planes of one bit with run 1 are words. */
+typedef struct mla__plane {
+    short at, run, bits;
+} mla__plane;
+
+typedef enum mla__code {                 /* what the bits u of a weight mean */
+                         MLA__CODE_UINT, /* u - offset: products take u as it is and the offset by way of the minimum */
+                         MLA__CODE_SHIFTED, /* u - offset, taken off at once */
+                         MLA__CODE_INT8,
+                         MLA__CODE_NL, /* that of a list */
+                         MLA__CODE_FP4
+} mla__code;
+
+typedef enum mla__scaling { /* how scales are kept; what follows "of" is how many groups they are for */
+                            MLA__SCALING_NONE,
+                            MLA__SCALING_D,  /* one f16 */
+                            MLA__SCALING_DM, /* one f16, and one for -min */
+                            MLA__SCALING_K,  /* six bits each of 8 scales and minima in 12 bytes, times an f16 each */
+                            MLA__SCALING_Q2, /* four bits each of 16 scales and minima, times an f16 each */
+                            MLA__SCALING_Q3, /* six bits, less 32, of 16 scales in 12 bytes, times an f16 */
+                            MLA__SCALING_Q6, /* int8 of 16 scales, times an f16 */
+                            MLA__SCALING_XS, /* six bits, less 32, of 8 scales in 6 bytes, times an f16 */
+                            MLA__SCALING_MX, /* a power of two */
+                            MLA__SCALING_NV  /* e4m3 of 4 scales, without sign */
+} mla__scaling;
+
+typedef struct mla__format {
+    const char *name;
+    short block, bytes, group; /* weights, their bytes, weights that share a scale */
+    mla__plane low, high;
+    short offset;
+    mla__code code;
+    mla__scaling scaling;
+    short head; /* interleaved, bytes before the words: halves, or a byte if it is one */
+} mla__format;
+
+static const mla__format mla__formats[MLA_DTYPE_COUNT] = {
+    {"f32", 1, 4, 1, {0, 0, 0}, {0, 0, 0}, 0, MLA__CODE_UINT, MLA__SCALING_NONE, 0},
+    {"f16", 1, 2, 1, {0, 0, 0}, {0, 0, 0}, 0, MLA__CODE_UINT, MLA__SCALING_NONE, 0},
+    {"bf16", 1, 2, 1, {0, 0, 0}, {0, 0, 0}, 0, MLA__CODE_UINT, MLA__SCALING_NONE, 0},
+    {"e4m3", 1, 1, 1, {0, 0, 0}, {0, 0, 0}, 0, MLA__CODE_UINT, MLA__SCALING_NONE, 0},
+    {"i8", 1, 1, 1, {0, 0, 0}, {0, 0, 0}, 0, MLA__CODE_UINT, MLA__SCALING_NONE, 0},
+    {"q8", 32, 34, 32, {2, 32, 8}, {0, 0, 0}, 0, MLA__CODE_INT8, MLA__SCALING_D, 2},
+    {"q4", 32, 18, 32, {2, 16, 4}, {0, 0, 0}, 8, MLA__CODE_UINT, MLA__SCALING_D, 2},
+    {"q4_1", 32, 20, 32, {4, 16, 4}, {0, 0, 0}, 0, MLA__CODE_UINT, MLA__SCALING_DM, 4},
+    {"q5_0", 32, 22, 32, {6, 16, 4}, {2, 1, 1}, 16, MLA__CODE_UINT, MLA__SCALING_D, 2},
+    {"q5_1", 32, 24, 32, {8, 16, 4}, {4, 1, 1}, 0, MLA__CODE_UINT, MLA__SCALING_DM, 4},
+    {"q2_k", 256, 84, 16, {16, 32, 2}, {0, 0, 0}, 0, MLA__CODE_UINT, MLA__SCALING_Q2, 0},
+    {"q3_k", 256, 110, 16, {32, 32, 2}, {0, 32, 1}, 4, MLA__CODE_SHIFTED, MLA__SCALING_Q3, 0},
+    {"q4_k", 256, 144, 32, {16, 32, 4}, {0, 0, 0}, 0, MLA__CODE_UINT, MLA__SCALING_K, 4},
+    {"q5_k", 256, 176, 32, {48, 32, 4}, {16, 32, 1}, 0, MLA__CODE_UINT, MLA__SCALING_K, 4},
+    {"q6_k", 256, 210, 16, {0, 64, 4}, {128, 32, 2}, 32, MLA__CODE_SHIFTED, MLA__SCALING_Q6, 0},
+    {"iq4_nl", 32, 18, 32, {2, 16, 4}, {0, 0, 0}, 0, MLA__CODE_NL, MLA__SCALING_D, 2},
+    {"iq4_xs", 256, 136, 32, {8, 16, 4}, {0, 0, 0}, 0, MLA__CODE_NL, MLA__SCALING_XS, 4},
+    {"mxfp4", 32, 17, 32, {1, 16, 4}, {0, 0, 0}, 0, MLA__CODE_FP4, MLA__SCALING_MX, 1},
+    {"nvfp4", 64, 36, 16, {4, 8, 4}, {0, 0, 0}, 0, MLA__CODE_FP4, MLA__SCALING_NV, 0},
+    {"ue8m0", 1, 1, 1, {0, 0, 0}, {0, 0, 0}, 0, MLA__CODE_UINT, MLA__SCALING_NONE, 0},
+};
+/* Block formats in their order, with rows as they lie alone, or interleaved as well. */
+#define MLA__FORMATS(BOTH, ROWS)                                                                                       \
+    BOTH(MLA_Q8, q8)                                                                                                   \
+    BOTH(MLA_Q4, q4)                                                                                                   \
+    BOTH(MLA_Q4_1, q4_1)                                                                                               \
+    BOTH(MLA_Q5_0, q5_0)                                                                                               \
+    BOTH(MLA_Q5_1, q5_1)                                                                                               \
+    ROWS(MLA_Q2_K, q2_k)                                                                                               \
+    ROWS(MLA_Q3_K, q3_k)                                                                                               \
+    BOTH(MLA_Q4_K, q4_k)                                                                                               \
+    BOTH(MLA_Q5_K, q5_k)                                                                                               \
+    BOTH(MLA_Q6_K, q6_k)                                                                                               \
+    BOTH(MLA_IQ4_NL, iq4_nl)                                                                                           \
+    BOTH(MLA_IQ4_XS, iq4_xs)                                                                                           \
+    BOTH(MLA_MXFP4, mxfp4)                                                                                             \
+    BOTH(MLA_NVFP4, nvfp4)
+static const int8_t mla__lists[2][16] = {
+    {-127, -104, -83, -65, -49, -35, -22, -10, 1, 13, 25, 38, 53, 69, 89, 113}, /* NL */
+    {0, 1, 2, 3, 4, 6, 8, 12, 0, -1, -2, -3, -4, -6, -8, -12}};                 /* FP4, times two */
+
+const char *mla_dtype_name(mla_dtype t) { return (unsigned)t < MLA_DTYPE_COUNT ? mla__formats[t].name : "?"; }
+int mla_dtype_block(mla_dtype t) { return (unsigned)t < MLA_DTYPE_COUNT ? mla__formats[t].block : 1; }
+/* Bytes up to element n; of blocks n is a multiple. */
+MLA__INLINE mla__sz mla__bytes(mla_dtype t, mla__sz n) { return n / mla__formats[t].block * mla__formats[t].bytes; }
+size_t mla_dtype_bytes(mla_dtype t, size_t n) {
+    return (unsigned)t < MLA_DTYPE_COUNT ? (size_t)mla__bytes(t, (mla__sz)n) : 0;
+}
+MLA__INLINE int mla__blocked(mla_dtype t) { return mla__formats[t].block > 1; }
+/* May a format's rows be interleaved? Words hold four weights each: not if these have less than four bits. */
+MLA__INLINE int mla__interleaves(mla_dtype t) { return mla__formats[t].low.bits + mla__formats[t].high.bits >= 4; }
+/* Do products have a minimum to take off? */
+MLA__INLINE int mla__has_min(const mla__format *f) {
+    return f->code == MLA__CODE_UINT && (f->offset || f->scaling == MLA__SCALING_DM || f->scaling == MLA__SCALING_K ||
+                                         f->scaling == MLA__SCALING_Q2);
+}
+
+/* Where byte `at` of a block lies. Interleaved, sixteen rows' blocks have their heads side by side in halves (or a
+   byte), then words of four bytes side by side, and at the end what is left of halves. */
+MLA__INLINE int mla__unit(const mla__format *f, int at, int *begin) {
+    const int words = (f->bytes - f->head) / 4 * 4;
+    *begin = at < f->head ? 0 : at < f->head + words ? f->head : f->head + words;
+    return at >= f->head && at < f->head + words ? 4 : f->head == 1 ? 1 : 2;
+}
+static int mla__interleaved(const mla__format *f, int row, int at) {
+    int begin;
+    const int unit = mla__unit(f, at, &begin), part = (at - begin) % unit;
+    return 16 * (at - part) + unit * row + part;
+}
+
+MLA__INLINE int mla__bits_of(const mla__plane *p, const unsigned char *b, int i) {
+    const int per = 8 / p->bits;
+    return b[p->at + i / (p->run * per) * p->run + i % p->run] >> (i / p->run % per * p->bits) & ((1 << p->bits) - 1);
+}
+/* The code of weight i of a block, as it is multiplied by the scale. */
+MLA__INLINE int mla__code_of(const mla__format *f, const unsigned char *b, int i) {
+    const int u = mla__bits_of(&f->low, b, i) | (f->high.bits ? mla__bits_of(&f->high, b, i) << f->low.bits : 0);
+    return f->code >= MLA__CODE_NL     ? mla__lists[f->code - MLA__CODE_NL][u]
+           : f->code == MLA__CODE_INT8 ? (u ^ 128) - 128
+                                       : u - f->offset;
+}
+MLA__INLINE float mla__f16_at(const unsigned char *b) {
+    uint16_t h;
+    memcpy(&h, b, 2);
+    return mla_f16_to_f32(h);
+}
+MLA__INLINE float mla__power(int e) { /* 2^(e-128) */
+    return mla__float(e > 1 ? (uint32_t)(e - 1) << 23 : 0x00200000u << e);
+}
+/* Scale and minimum of group j of a block; the offset is the code's. */
+MLA__INLINE float mla__group_scale(const mla__format *f, const unsigned char *b, int j, float *min) {
+    const unsigned char *s = b + 4;
+    *min = 0;
+    switch (f->scaling) {
+    case MLA__SCALING_DM: *min = -mla__f16_at(b + 2); return mla__f16_at(b);
+    case MLA__SCALING_K:
+        *min = mla__f16_at(b + 2) * (float)(j < 4 ? s[j + 4] & 63 : s[j + 4] >> 4 | (s[j] >> 6) << 4);
+        return mla__f16_at(b) * (float)(j < 4 ? s[j] & 63 : (s[j + 4] & 15) | (s[j - 4] >> 6) << 4);
+    case MLA__SCALING_Q2:
+        *min = mla__f16_at(b + 82) * (float)(b[j] >> 4);
+        return mla__f16_at(b + 80) * (float)(b[j] & 15);
+    case MLA__SCALING_Q3:
+        s = b + 96;
+        return mla__f16_at(b + 108) *
+               (float)(((s[j % 8] >> (j / 8 * 4) & 15) | (s[8 + j % 4] >> (j / 4 * 2) & 3) << 4) - 32);
+    case MLA__SCALING_Q6: return mla__f16_at(b + 208) * (float)((b[192 + j] ^ 128) - 128);
+    case MLA__SCALING_XS:
+        return mla__f16_at(b) *
+               (float)(((s[j / 2] >> (j % 2 * 4) & 15) | ((b[2] | b[3] << 8) >> (2 * j) & 3) << 4) - 32);
+    case MLA__SCALING_MX: return mla__power(b[0]);
+    case MLA__SCALING_NV: return (b[j] & 127) == 127 ? 0 : mla_e4m3_to_f32((uint8_t)(b[j] & 127)) * 0.5f;
+    default: return mla__f16_at(b);
+    }
+}
+
 /* Element i of an array that may be misaligned. */
 MLA__INLINE float mla__get(mla_dtype t, const void *p, mla__sz i) {
     const unsigned char *b = (const unsigned char *)p;
+    const mla__format *f = &mla__formats[t];
     uint16_t h;
-    float f;
+    float v, min;
     switch (t) {
+    case MLA_F32: memcpy(&v, b + 4 * i, 4); return v;
     case MLA_F16: memcpy(&h, b + 2 * i, 2); return mla_f16_to_f32(h);
     case MLA_BF16: memcpy(&h, b + 2 * i, 2); return mla_bf16_to_f32(h);
     case MLA_E4M3: return mla_e4m3_to_f32(b[i]);
+    case MLA_I8: return (float)((b[i] ^ 128) - 128);
     case MLA_UE8M0: return mla_ue8m0_to_f32(b[i]);
-    case MLA_Q8:
-        b += i / MLA_GROUP * 34;
-        memcpy(&h, b, 2);
-        return mla_f16_to_f32(h) *
-               (float)(b[2 + i % MLA_GROUP] < 128 ? b[2 + i % MLA_GROUP] : b[2 + i % MLA_GROUP] - 256);
-    case MLA_Q4:
-        b += i / MLA_GROUP * 18;
-        memcpy(&h, b, 2);
-        return mla_f16_to_f32(h) * (float)((b[2 + i % 16] >> (i % MLA_GROUP >= 16 ? 4 : 0) & 15) - 8);
-    default: memcpy(&f, b + 4 * i, 4); return f;
+    default:
+        b += i / f->block * f->bytes, i %= f->block;
+        v = mla__group_scale(f, b, (int)i / f->group, &min);
+        return v * (float)mla__code_of(f, b, (int)i) - min;
     }
 }
 MLA__INLINE void mla__put(mla_dtype t, void *p, mla__sz i, float f) {
     unsigned char *b = (unsigned char *)p;
     const uint16_t h = t == MLA_F16 ? mla_f32_to_f16(f) : mla_f32_to_bf16(f);
-    if (t == MLA_F32)
-        memcpy(b + 4 * i, &f, 4);
-    else
-        memcpy(b + 2 * i, &h, 2);
+    if (t == MLA_F32) memcpy(b + 4 * i, &f, 4);
+    else memcpy(b + 2 * i, &h, 2);
+}
+
+/* The block of a row that begins at column col. An interleaved one is put together in `own`, which holds one. */
+#define MLA__BLOCK_BYTES 256
+static const unsigned char *mla__block_at(const mla_tensor *w, int row, int col, unsigned char *own) {
+    const mla__format *f = &mla__formats[w->dtype];
+    const mla__sz blocks = w->cols / f->block, at = col / f->block;
+    const unsigned char *b = (const unsigned char *)w->data;
+    if (w->layout == MLA_LAYOUT_ROWS) return b + (row * blocks + at) * f->bytes;
+    b += (row / 16 * blocks + at) * 16 * f->bytes;
+    for (int i = 0, begin, unit; i < f->bytes; i += unit) {
+        unit = mla__unit(f, i, &begin);
+        memcpy(own + i, b + mla__interleaved(f, row % 16, i), (size_t)unit);
+    }
+    return own;
 }
 
 #define MLA__SCALE_BLOCK 128
-MLA__INLINE int mla__scaled(const mla_tensor *w) { return w->dtype == MLA_E4M3 && w->scale; }
+MLA__INLINE int mla__scaled(const mla_tensor *w) { return (w->dtype == MLA_E4M3 || w->dtype == MLA_I8) && w->scale; }
+MLA__INLINE int mla__scale_rows(const mla_tensor *w) { return w->scale_rows > 0 ? w->scale_rows : MLA__SCALE_BLOCK; }
+MLA__INLINE int mla__scale_cols(const mla_tensor *w) { return w->scale_cols > 0 ? w->scale_cols : MLA__SCALE_BLOCK; }
 /* The scale of W[row, col]; W = code * scale. */
 MLA__INLINE float mla__scale(const mla_tensor *w, int row, int col) {
-    const mla__sz per_row = (w->cols + MLA__SCALE_BLOCK - 1) / MLA__SCALE_BLOCK;
-    return mla__get(w->scale_dtype, w->scale, row / MLA__SCALE_BLOCK * per_row + col / MLA__SCALE_BLOCK);
+    const mla__sz step = mla__scale_cols(w), per_row = (w->cols + step - 1) / step;
+    return mla__get(w->scale_dtype, w->scale, row / mla__scale_rows(w) * per_row + col / step);
+}
+/* W[row, col] */
+MLA__INLINE float mla__weight(const mla_tensor *w, int row, int col) {
+    const int block = mla__formats[w->dtype].block;
+    unsigned char own[MLA__BLOCK_BYTES];
+    if (mla__blocked(w->dtype)) return mla__get(w->dtype, mla__block_at(w, row, col, own), col % block);
+    const float v = mla__get(w->dtype, w->data, row * (mla__sz)w->cols + col);
+    return mla__scaled(w) ? v * mla__scale(w, row, col) : v;
 }
 MLA__INLINE double mla__tensor_bytes(const mla_tensor *w) {
+    const int r = mla__scale_rows(w), c = mla__scale_cols(w);
     double n = (double)w->rows * (double)mla__bytes(w->dtype, w->cols);
     if (mla__scaled(w))
-        n += (double)((w->rows + 127) / 128) * ((w->cols + 127) / 128) * (double)mla__bytes(w->scale_dtype, 1);
+        n += (double)((w->rows + r - 1) / r) * ((w->cols + c - 1) / c) * (double)mla__bytes(w->scale_dtype, 1);
     return w->data ? n : 0;
 }
 
@@ -1070,12 +1256,9 @@ static void mla__quantize_group(mla_dtype t, unsigned char *b, const float *x, f
         float q = x[i] * inverse;
         q = q > most ? most : q >= least ? q : least; /* NaN gives least */
         q = (q + 12582912.0f) - 12582912.0f;          /* rounds to the nearest integer, without a call */
-        if (t == MLA_Q8)
-            b[2 + i] = (unsigned char)((int)q & 255);
-        else if (i < 16)
-            b[2 + i] = (unsigned char)((int)q + 8);
-        else
-            b[2 + i - 16] = (unsigned char)(b[2 + i - 16] | ((int)q + 8) << 4);
+        if (t == MLA_Q8) b[2 + i] = (unsigned char)((int)q & 255);
+        else if (i < 16) b[2 + i] = (unsigned char)((int)q + 8);
+        else b[2 + i - 16] = (unsigned char)(b[2 + i - 16] | ((int)q + 8) << 4);
     }
 }
 /* n elements rounded to a dtype; of Q8 a multiple of the group. */
@@ -1227,7 +1410,6 @@ MLA__INLINE float mla__odd_scalar(float v) { return mla__float(mla__bits(v) & 0x
 #if MLA__X86
 #define MLA__AVX2 MLA__INLINE MLA__TARGET_AVX2
 typedef __m256 mla__v_avx2;
-MLA__AVX2 float mla__half(uint16_t h) { return _mm_cvtss_f32(_mm_cvtph_ps(_mm_cvtsi32_si128(h))); }
 MLA__AVX2 __m256 mla__ld_avx2(const float *p) { return _mm256_loadu_ps(p); }
 MLA__AVX2 void mla__st_avx2(float *p, __m256 v) { _mm256_storeu_ps(p, v); }
 MLA__AVX2 __m256 mla__set1_avx2(float x) { return _mm256_set1_ps(x); }
@@ -1295,23 +1477,8 @@ MLA__AVX2 __m256 mla__get_avx2(mla_dtype t, const void *p, mla__sz i) {
         const __m128i nan = _mm_cmpeq_epi16(a, _mm_set1_epi16(127 << 7));
         return _mm256_mul_ps(_mm256_cvtph_ps(_mm_or_si128(_mm_or_si128(a, s), nan)), _mm256_set1_ps(256.0f));
     }
-    case MLA_Q8:
-    case MLA_Q4: { /* eight elements never straddle a group */
-        const int at = (int)(i % MLA_GROUP);
-        uint16_t h;
-        __m256i q;
-        b += i / MLA_GROUP * (t == MLA_Q8 ? 34 : 18);
-        memcpy(&h, b, 2);
-        if (t == MLA_Q8) {
-            q = _mm256_cvtepi8_epi32(_mm_loadl_epi64((const __m128i *)(const void *)(b + 2 + at)));
-        } else {
-            q = _mm256_cvtepu8_epi32(_mm_loadl_epi64((const __m128i *)(const void *)(b + 2 + at % 16)));
-            q = _mm256_sub_epi32(
-                _mm256_and_si256(_mm256_srl_epi32(q, _mm_cvtsi32_si128(at >= 16 ? 4 : 0)), _mm256_set1_epi32(15)),
-                _mm256_set1_epi32(8));
-        }
-        return _mm256_mul_ps(_mm256_cvtepi32_ps(q), _mm256_broadcastss_ps(_mm_cvtph_ps(_mm_cvtsi32_si128(h))));
-    }
+    case MLA_I8:
+        return _mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(_mm_loadl_epi64((const __m128i *)(const void *)(b + i))));
     default: return _mm256_loadu_ps((const float *)(const void *)(b + 4 * i));
     }
 }
@@ -1412,23 +1579,8 @@ MLA__AVX512 __m512 mla__get_avx512(mla_dtype t, const void *p, mla__sz i) {
         const __m256i nan = _mm256_cmpeq_epi16(a, _mm256_set1_epi16(127 << 7));
         return _mm512_mul_ps(_mm512_cvtph_ps(_mm256_or_si256(_mm256_or_si256(a, s), nan)), _mm512_set1_ps(256.0f));
     }
-    case MLA_Q8:
-    case MLA_Q4: { /* half a group */
-        const int high = i % MLA_GROUP >= 16;
-        uint16_t h;
-        __m512i q;
-        b += i / MLA_GROUP * (t == MLA_Q8 ? 34 : 18);
-        memcpy(&h, b, 2);
-        if (t == MLA_Q8) {
-            q = _mm512_cvtepi8_epi32(_mm_loadu_si128((const __m128i *)(const void *)(b + 2 + 16 * high)));
-        } else {
-            q = _mm512_cvtepu8_epi32(_mm_loadu_si128((const __m128i *)(const void *)(b + 2)));
-            q = _mm512_sub_epi32(
-                _mm512_and_si512(_mm512_srl_epi32(q, _mm_cvtsi32_si128(4 * high)), _mm512_set1_epi32(15)),
-                _mm512_set1_epi32(8));
-        }
-        return _mm512_mul_ps(_mm512_cvtepi32_ps(q), _mm512_set1_ps(mla__half(h)));
-    }
+    case MLA_I8:
+        return _mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(_mm_loadu_si128((const __m128i *)(const void *)(b + i))));
     default: return _mm512_loadu_ps((const float *)(const void *)(b + 4 * i));
     }
 }
@@ -1535,20 +1687,7 @@ MLA__INLINE float32x4_t mla__get_neon(mla_dtype t, const void *p, mla__sz i) {
         const uint16x4_t s = vshl_n_u16(vand_u16(x, vdup_n_u16(128)), 8), nan = vceq_u16(a, vdup_n_u16(127 << 7));
         return vmulq_n_f32(vcvt_f32_f16(vreinterpret_f16_u16(vorr_u16(vorr_u16(a, s), nan))), 256.0f);
     }
-    case MLA_Q8:
-    case MLA_Q4: { /* four elements never straddle a group */
-        const int at = (int)(i % MLA_GROUP);
-        int16x4_t q;
-        b += i / MLA_GROUP * (t == MLA_Q8 ? 34 : 18);
-        memcpy(&four, b + 2 + (t == MLA_Q8 ? at : at % 16), 4);
-        if (t == MLA_Q8) {
-            q = vget_low_s16(vmovl_s8(vcreate_s8(four)));
-        } else {
-            const uint8x8_t x = vcreate_u8(four), n = at >= 16 ? vshr_n_u8(x, 4) : vand_u8(x, vdup_n_u8(15));
-            q = vsub_s16(vreinterpret_s16_u16(vget_low_u16(vmovl_u8(n))), vdup_n_s16(8));
-        }
-        return vmulq_n_f32(vcvtq_f32_s32(vmovl_s16(q)), mla__get(MLA_F16, b, 0));
-    }
+    case MLA_I8: memcpy(&four, b + i, 4); return vcvtq_f32_s32(vmovl_s16(vget_low_s16(vmovl_s8(vcreate_s8(four)))));
     default: return vreinterpretq_f32_u8(vld1q_u8(b + 4 * i));
     }
 }
@@ -1609,28 +1748,53 @@ typedef struct mla__visit {
 
 /* A group of activations in int8: x = d * q. */
 typedef struct mla__act {
-    float d, sum; /* sum = d * (q[0] + .. + q[31]) */
+    float d, sum, half[2]; /* sum = d * (q[0] + .. + q[31]), and of the first and the last 16 of them */
     int8_t q[MLA_GROUP];
 } mla__act;
-#define MLA__ACT(x, ldx, row) ((const mla__act *)(const void *)((const unsigned char *)(x) + (row) * (ldx)))
+
+/* Activations that meet weights: T rows, all of x or those that idx picks. q: the same rounded, if the weights want
+   that, ldq bytes a row: mla__act for blocks, what pack makes for BF16. */
+typedef struct mla__in {
+    const float *x;
+    const unsigned char *q;
+    mla__sz ldx, ldq;
+    const int *idx;
+    int T;
+} mla__in;
+MLA__INLINE const mla__act *mla__act_of(const mla__in *in, int t) {
+    return (const mla__act *)(const void *)(in->q + (in->idx ? in->idx[t] : t) * in->ldq);
+}
+MLA__INLINE const float *mla__x_of(const mla__in *in, int t) { return in->x + (in->idx ? in->idx[t] : t) * in->ldx; }
+
+/* Bytes of a token's rounded activations. */
+static mla__sz mla__act_bytes(mla_activations to, int cols) {
+    return to == MLA_ACT_BF16   ? 2 * (mla__sz)mla__up_to(cols, 32)
+           : to == MLA_ACT_E4M3 ? cols * (mla__sz)sizeof(float)
+                                : cols / MLA_GROUP * (mla__sz)sizeof(mla__act);
+}
+
+/* y [T, n0..n1) = x [T, K] . W[row0 + n, :], y indexed from n0; or mix, the transposed use of W: y [T, K] = x [T,
+   n1-n0] . W[row0 + n, :]. */
+typedef struct mla__product {
+    float *y;
+    mla__sz ldy;
+    mla__in in;
+    const mla_tensor *w;
+    int row0, n0, n1;
+    float *panel;                                      /* scratch: [KC, NR_MAX], or BPANEL */
+    int fetch;                                         /* so many bytes ahead streaming weights are fetched; 0: not */
+    void (*widen)(float *y, const void *x, mla__sz n); /* of the weights' dtype */
+} mla__product;
+typedef void (*mla__kernel)(const mla__product *p);
 
 typedef struct mla__kernels {
     mla_isa isa;
-    int nl; /* lanes of queries in a panel */
-    /* y [T, n0..n1) = x [T, K] . W[row0 + n, :]; token t's row is x + (idx ? idx[t] : t) * ldx; y is indexed from n0 */
-    void (*dot[MLA_DTYPE_COUNT])(float *y, mla__sz ldy, const float *x, mla__sz ldx, const int *idx, int T,
-                                 const mla_tensor *w, int row0, int n0, int n1, float *panel);
-    void (*gemm[MLA_DTYPE_COUNT])(float *y, mla__sz ldy, const float *x, mla__sz ldx, const int *idx, int T,
-                                  const mla_tensor *w, int row0, int n0, int n1, float *panel);
-    /* y [T, cols] = x [T, n] . W[row0 .. row0+n, :], the transposed use of W; panel [KC, NR] is scratch */
-    void (*mix[MLA_DTYPE_COUNT])(float *y, mla__sz ldy, const float *x, mla__sz ldx, int T, const mla_tensor *w,
-                                 int row0, int n, float *panel);
-    /* the same as dot and gemm with rounded activations, rows of them ldx bytes apart: mla__act for Q8 and Q4, for BF16
-     * what pack makes */
-    void (*idot[MLA_DTYPE_COUNT])(float *y, mla__sz ldy, const void *x, mla__sz ldx, const int *idx, int T,
-                                  const mla_tensor *w, int row0, int n0, int n1, float *panel);
-    void (*igemm[MLA_DTYPE_COUNT])(float *y, mla__sz ldy, const void *x, mla__sz ldx, const int *idx, int T,
-                                   const mla_tensor *w, int row0, int n0, int n1, float *panel);
+    int nl;    /* lanes of queries in a panel */
+    int fetch; /* of products */
+    mla__kernel dot[MLA_DTYPE_COUNT], gemm[MLA_DTYPE_COUNT],
+        mix[MLA_DTYPE_COUNT];                                                    /* few tokens, many; f32 activations */
+    mla__kernel idot[MLA_DTYPE_COUNT][MLA_LAYOUT_COUNT], igemm[MLA_DTYPE_COUNT]; /* blocks, int8 activations */
+    mla__kernel bgemm; /* BF16, bf16 activations, more than FEW tokens */
     void (*quantize)(mla__act *y, const float *x, mla__sz n);
     /* y [up_to(n, 32) / 2, 16, 2] in bf16 = pairs of columns of T <= 16 rows of x; other lanes zero; NULL: none of the
      * ISA's kernels wants it */
@@ -1652,14 +1816,13 @@ typedef struct mla__kernels {
 } mla__kernels;
 
 /* ---- >>integer --------------------------------------------------------------------------------------------------- */
-/* Q8 and Q4 weights times activations in int8, 32 at a time. */
-/* y = sum over groups of d_w d_x (q_w . q_x), the sum in brackets exact. For Q4 with q = u - 8, q . x = u . x - 8
-   sum(x), so that the nibbles u are used as they lie. */
+/* Blocks of weights times activations in int8, 32 at a time: y = sum over groups of d_w d_x (q_w . q_x) - min_w sum(x),
+   the sum in brackets exact. So codes are used as they lie, and their offset is a minimum, too. */
 
 static void mla__quantize_scalar(mla__act *y, const float *x, mla__sz n) {
     for (mla__sz g = 0; g < n / MLA_GROUP; g++, x += MLA_GROUP) {
         uint32_t top = 0; /* as bits, absolute values keep their order, and NaN is above all */
-        int sum = 0;
+        int sum[2] = {0, 0};
         for (int i = 0; i < MLA_GROUP; i++)
             top = (mla__bits(x[i]) & 0x7fffffffu) > top ? mla__bits(x[i]) & 0x7fffffffu : top;
         const float d = top < 0x7f800000u ? mla__float(top) / 127 : mla__float(0x7fc00000u),
@@ -1667,73 +1830,108 @@ static void mla__quantize_scalar(mla__act *y, const float *x, mla__sz n) {
         for (int i = 0; i < MLA_GROUP; i++) {
             const float q = d == d ? rintf(x[i] * inverse) : 0;
             y[g].q[i] = (int8_t)(q > 127 ? 127 : q < -127 ? -127 : q);
-            sum += y[g].q[i];
+            sum[i / 16] += y[g].q[i];
         }
-        y[g].d = d, y[g].sum = d * (float)sum;
+        y[g].d = d, y[g].sum = d * (float)(sum[0] + sum[1]);
+        y[g].half[0] = d * (float)sum[0], y[g].half[1] = d * (float)sum[1];
     }
 }
 
-static void mla__idot_any_scalar(float *y, mla__sz ldy, const void *x, mla__sz ldx, const int *idx, int T,
-                                 const mla_tensor *w, int row0, int n0, int n1) {
-    const int size = w->dtype == MLA_Q8 ? 34 : 18, groups = w->cols / MLA_GROUP;
-    for (int t = 0; t < T; t++)
-        for (int n = n0; n < n1; n++) {
-            const unsigned char *b = (const unsigned char *)w->data + (mla__sz)(row0 + n) * groups * size;
-            const mla__act *a = MLA__ACT(x, ldx, idx ? idx[t] : t);
-            float sum = 0;
-            for (int g = 0; g < groups; g++, b += size) {
-                int dot = 0;
-                for (int i = 0; i < MLA_GROUP; i++)
-                    dot += a[g].q[i] *
-                           (w->dtype == MLA_Q8 ? (b[2 + i] ^ 128) - 128 : (b[2 + i % 16] >> (i / 16 * 4) & 15) - 8);
-                sum += mla__get(MLA_F16, b, 0) * a[g].d * (float)dot;
-            }
-            y[t * ldy + n - n0] = sum;
-        }
+/* One block of a row times a token's activations from `a` on. */
+static float mla__block_dot(const mla__format *f, const int8_t *q, const float *d, const float *min,
+                            const mla__act *a) {
+    float sum = 0;
+    for (int j = 0; j < f->block / f->group; j++) {
+        const mla__act *x = a + j * f->group / MLA_GROUP;
+        const int from = j * f->group % MLA_GROUP;
+        int dot = 0;
+        for (int i = 0; i < f->group; i++) dot += x->q[from + i] * q[j * f->group + i];
+        sum += d[j] * x->d * (float)dot;
+        if (min[j] != 0) sum -= min[j] * (f->group < MLA_GROUP ? x->half[from / 16] : x->sum);
+    }
+    return sum;
 }
-/* For 16 rows and 32 columns 16 f16 scales, then Q8X16: for j = 0..7 the columns 4j .. 4j+3 of each row; Q4X16: for j =
-   0..3 these (low) and those 16 further (high). */
-#define MLA__X16(t) ((t) == MLA_Q8X16 ? 544 : 288) /* bytes of such a block */
-static void mla__idot_x16_scalar(float *y, mla__sz ldy, const void *x, mla__sz ldx, const int *idx, int T,
-                                 const mla_tensor *w, int row0, int n0, int n1, float *panel) {
-    const int groups = w->cols / MLA_GROUP;
-    (void)panel;
-    for (int t = 0; t < T; t++)
-        for (int n = n0; n < n1; n++) {
-            const int row = row0 + n;
-            const unsigned char *b = (const unsigned char *)w->data + (mla__sz)(row / 16) * groups * MLA__X16(w->dtype);
-            const mla__act *a = MLA__ACT(x, ldx, idx ? idx[t] : t);
-            float sum = 0;
-            for (int g = 0; g < groups; g++, b += MLA__X16(w->dtype)) {
-                const unsigned char *q = b + 32 + row % 16 * 4;
-                int dot = 0;
-                for (int i = 0; i < MLA_GROUP; i++)
-                    dot += a[g].q[i] * (w->dtype == MLA_Q8X16 ? (q[i / 4 * 64 + i % 4] ^ 128) - 128
-                                                              : (q[i / 4 % 4 * 64 + i % 4] >> (i / 16 * 4) & 15) - 8);
-                sum += mla__get(MLA_F16, b, row % 16) * a[g].d * (float)dot;
+static void mla__idot_scalar(const mla__product *p) {
+    const mla__format *f = &mla__formats[p->w->dtype];
+    const int groups = f->block / f->group;
+    unsigned char own[MLA__BLOCK_BYTES];
+    for (int n = p->n0; n < p->n1; n++)
+        for (int k = 0; k < p->w->cols; k += f->block) {
+            const unsigned char *b = mla__block_at(p->w, p->row0 + n, k, own);
+            int8_t q[256];
+            float d[16], min[16];
+            for (int i = 0; i < f->block; i++) q[i] = (int8_t)mla__code_of(f, b, i);
+            for (int j = 0; j < groups; j++) d[j] = mla__group_scale(f, b, j, &min[j]);
+            for (int t = 0; t < p->in.T; t++) {
+                float *y = p->y + t * p->ldy + (n - p->n0);
+                const float dot = mla__block_dot(f, q, d, min, mla__act_of(&p->in, t) + k / MLA_GROUP);
+                *y = k ? *y + dot : dot;
             }
-            y[t * ldy + n - n0] = sum;
         }
 }
 
-#define MLA__PRODUCT(name)                                                                                             \
-    static void mla__##name##_scalar(float *y, mla__sz ldy, const void *x, mla__sz ldx, const int *idx, int T,         \
-                                     const mla_tensor *w, int row0, int n0, int n1, float *panel) {                    \
-        (void)panel;                                                                                                   \
-        mla__idot_any_scalar(y, ldy, x, ldx, idx, T, w, row0, n0, n1);                                                 \
-    }
-MLA__PRODUCT(idot_q8)
-MLA__PRODUCT(idot_q4)
-MLA__PRODUCT(igemm_q8)
-MLA__PRODUCT(igemm_q4)
-#undef MLA__PRODUCT
+static void mla__unpack_scalar(mla_dtype t, float *y, const void *x, mla__sz n) {
+    const mla__format *f = &mla__formats[t];
+    const unsigned char *b = (const unsigned char *)x;
+    for (; n > 0; n -= f->block, b += f->bytes, y += f->block)
+        for (int j = 0; j < f->block / f->group; j++) {
+            float min;
+            const float d = mla__group_scale(f, b, j, &min);
+            for (int i = j * f->group; i < (j + 1) * f->group; i++) y[i] = d * (float)mla__code_of(f, b, i) - min;
+        }
+}
+#define MLA__ROWS(D, d)                                                                                                \
+    static void mla__unpack_##d##_scalar(float *y, const void *x, mla__sz n) { mla__unpack_scalar(D, y, x, n); }
+MLA__FORMATS(MLA__ROWS, MLA__ROWS)
+#undef MLA__ROWS
+static void mla__integer_scalar(mla__kernels *k) {
+    k->quantize = mla__quantize_scalar;
+    for (int t = MLA_Q8; t < MLA_UE8M0; t++)
+        k->idot[t][MLA_LAYOUT_ROWS] = k->idot[t][MLA_LAYOUT_X16] = k->igemm[t] = mla__idot_scalar;
+}
 
 #if MLA__NEON && defined(__ARM_FEATURE_DOTPROD)
 static void mla__quantize_neon(mla__act *y, const float *x, mla__sz n) { mla__quantize_scalar(y, x, n); }
 
+/* The 32 weights of group g of a block; of planes whose runs are short, one after the other. */
+MLA__INLINE uint8x16x2_t mla__plane_neon(const mla__plane *p, const unsigned char *b, int g) {
+    const int per = 8 / p->bits, i = 32 * g, at = p->at + i / (p->run * per) * p->run + i % p->run;
+    const uint8x16_t mask = vdupq_n_u8((unsigned char)((1 << p->bits) - 1));
+    uint8x16x2_t r;
+    if (p->run >= 16) {
+        const int next = p->run >= 32 ? 16 : 0;
+        const int8x16_t s0 = vdupq_n_s8((int8_t)(-(i / p->run % per) * p->bits));
+        const int8x16_t s1 = vdupq_n_s8((int8_t)(-((i + 16) / p->run % per) * p->bits));
+        r.val[0] = vandq_u8(vshlq_u8(vld1q_u8(b + at), s0), mask);
+        r.val[1] = vandq_u8(vshlq_u8(vld1q_u8(b + at + next), s1), mask);
+    } else {
+        unsigned char u[32];
+        for (int j = 0; j < 32; j++) u[j] = (unsigned char)mla__bits_of(p, b, i + j);
+        r.val[0] = vld1q_u8(u), r.val[1] = vld1q_u8(u + 16);
+    }
+    return r;
+}
+MLA__INLINE int8x16x2_t mla__codes_neon(const mla_dtype t, const unsigned char *b, int g) {
+    const mla__format *f = &mla__formats[t];
+    const uint8x16x2_t low = mla__plane_neon(&f->low, b, g);
+    int8x16x2_t r;
+    MLA__UNROLL
+    for (int h = 0; h < 2; h++) {
+        uint8x16_t u = low.val[h];
+        if (f->high.bits)
+            u = vorrq_u8(u, vshlq_u8(mla__plane_neon(&f->high, b, g).val[h], vdupq_n_s8((int8_t)f->low.bits)));
+        r.val[h] = vreinterpretq_s8_u8(u);
+        if (f->code == MLA__CODE_SHIFTED) r.val[h] = vsubq_s8(r.val[h], vdupq_n_s8((int8_t)f->offset));
+        if (f->code >= MLA__CODE_NL) r.val[h] = vqtbl1q_s8(vld1q_s8(mla__lists[f->code - MLA__CODE_NL]), u);
+    }
+    return r;
+}
+
 /* R rows of weights times one token; the weights of four rows keep the dot products apart from each other's latency. */
 MLA__INLINE void mla__idot_rows_neon(const mla_dtype t, const int R, float *y, const mla__act *x,
                                      const unsigned char *b, mla__sz row, int groups) {
+    const mla__format *f = &mla__formats[t];
+    const int each = f->block / MLA_GROUP, halves = MLA_GROUP / f->group, plain = f->scaling == MLA__SCALING_D;
     float32x4_t acc[4];
     float low[4];
     MLA__UNROLL
@@ -1742,45 +1940,70 @@ MLA__INLINE void mla__idot_rows_neon(const mla_dtype t, const int R, float *y, c
         const int8x16_t q0 = vld1q_s8(x[g].q), q1 = vld1q_s8(x[g].q + 16);
         MLA__UNROLL
         for (int i = 0; i < R; i++) {
-            const unsigned char *w = b + i * row + (mla__sz)g * (t == MLA_Q8 ? 34 : 18);
-            const float d = mla__get(MLA_F16, w, 0);
-            int8x16_t w0 = vreinterpretq_s8_u8(vld1q_u8(w + 2)), w1;
-            if (t == MLA_Q8)
-                w1 = vreinterpretq_s8_u8(vld1q_u8(w + 18));
-            else {
-                const uint8x16_t u = vreinterpretq_u8_s8(w0);
-                w0 = vreinterpretq_s8_u8(vandq_u8(u, vdupq_n_u8(15))), w1 = vreinterpretq_s8_u8(vshrq_n_u8(u, 4));
+            const unsigned char *w = b + i * row + (mla__sz)(g / each) * f->bytes;
+            float m, m1 = 0;
+            const float d = mla__group_scale(f, w, g % each * halves, &m);
+            const float d1 = halves > 1 ? mla__group_scale(f, w, g % each * halves + 1, &m1) : d;
+            const int8x16x2_t u = mla__codes_neon(t, w, g % each);
+            const int32x4_t first = vdotq_s32(vdupq_n_s32(0), u.val[0], q0);
+            if (halves == 1) {
+                acc[i] = vfmaq_n_f32(acc[i], vcvtq_f32_s32(vdotq_s32(first, u.val[1], q1)), d * x[g].d);
+                if (mla__has_min(f)) low[i] += (plain ? d : m) * x[g].sum;
+            } else {
+                acc[i] = vfmaq_n_f32(acc[i], vcvtq_f32_s32(first), d * x[g].d);
+                acc[i] = vfmaq_n_f32(acc[i], vcvtq_f32_s32(vdotq_s32(vdupq_n_s32(0), u.val[1], q1)), d1 * x[g].d);
+                if (mla__has_min(f)) low[i] += m * x[g].half[0] + m1 * x[g].half[1];
             }
-            const int32x4_t p = vdotq_s32(vdotq_s32(vdupq_n_s32(0), w0, q0), w1, q1);
-            acc[i] = vfmaq_n_f32(acc[i], vcvtq_f32_s32(p), d * x[g].d);
-            if (t == MLA_Q4) low[i] += d * x[g].sum;
         }
     }
     MLA__UNROLL
-    for (int i = 0; i < R; i++) y[i] = vaddvq_f32(acc[i]) - 8 * low[i];
+    for (int i = 0; i < R; i++) y[i] = vaddvq_f32(acc[i]) - (plain ? (float)f->offset : 1) * low[i];
 }
-#define MLA__PRODUCT(name, D)                                                                                          \
-    static void mla__##name##_neon(float *y, mla__sz ldy, const void *x, mla__sz ldx, const int *idx, int T,           \
-                                   const mla_tensor *w, int row0, int n0, int n1, float *panel) {                      \
-        const int groups = w->cols / MLA_GROUP;                                                                        \
-        const mla__sz row = (mla__sz)groups * (D == MLA_Q8 ? 34 : 18);                                                 \
-        (void)panel;                                                                                                   \
-        for (int n = n0; n < n1; n += 4)                                                                               \
-            for (int t = 0; t < T; t++) {                                                                              \
-                const unsigned char *b = (const unsigned char *)w->data + (row0 + n) * row;                            \
-                const mla__act *a = MLA__ACT(x, ldx, idx ? idx[t] : t);                                                \
-                if (n + 4 <= n1)                                                                                       \
-                    mla__idot_rows_neon(D, 4, y + t * ldy + n - n0, a, b, row, groups);                                \
-                else                                                                                                   \
-                    for (int i = n; i < n1; i++)                                                                       \
-                        mla__idot_rows_neon(D, 1, y + t * ldy + i - n0, a, b + (i - n) * row, row, groups);            \
-            }                                                                                                          \
+MLA__INLINE void mla__idot_neon(const mla_dtype t, const mla__product *p) {
+    const mla__sz row = mla__bytes(t, p->w->cols);
+    if (p->w->layout != MLA_LAYOUT_ROWS) {
+        mla__idot_scalar(p);
+        return;
     }
-MLA__PRODUCT(idot_q8, MLA_Q8)
-MLA__PRODUCT(idot_q4, MLA_Q4)
-MLA__PRODUCT(igemm_q8, MLA_Q8)
-MLA__PRODUCT(igemm_q4, MLA_Q4)
-#undef MLA__PRODUCT
+    for (int n = p->n0; n < p->n1; n += 4)
+        for (int i = 0; i < p->in.T; i++) {
+            const unsigned char *b = (const unsigned char *)p->w->data + (p->row0 + n) * row;
+            const mla__act *a = mla__act_of(&p->in, i);
+            float *y = p->y + i * p->ldy + (n - p->n0);
+            const int rest = p->n1 - n, groups = p->w->cols / MLA_GROUP;
+            if (rest >= 4) mla__idot_rows_neon(t, 4, y, a, b, row, groups);
+            for (int r = 0; rest < 4 && r < rest; r++) mla__idot_rows_neon(t, 1, y + r, a, b + r * row, row, groups);
+        }
+}
+MLA__INLINE void mla__unpack_neon(const mla_dtype t, float *y, const void *x, mla__sz n) {
+    const mla__format *f = &mla__formats[t];
+    const unsigned char *b = (const unsigned char *)x;
+    for (; n > 0; n -= f->block, b += f->bytes)
+        for (int g = 0; g < f->block / MLA_GROUP; g++)
+            for (int h = 0; h < 2; h++, y += 16) {
+                float min;
+                const float d = mla__group_scale(f, b, (32 * g + 16 * h) / f->group, &min);
+                int8x16_t q = mla__codes_neon(t, b, g).val[h];
+                if (f->code == MLA__CODE_UINT) q = vsubq_s8(q, vdupq_n_s8((int8_t)f->offset));
+                const int16x8_t w[2] = {vmovl_s8(vget_low_s8(q)), vmovl_s8(vget_high_s8(q))};
+                for (int i = 0; i < 4; i++) {
+                    const int16x4_t four = i % 2 ? vget_high_s16(w[i / 2]) : vget_low_s16(w[i / 2]);
+                    const float32x4_t v = vmulq_n_f32(vcvtq_f32_s32(vmovl_s16(four)), d);
+                    vst1q_f32(y + 4 * i, vsubq_f32(v, vdupq_n_f32(min)));
+                }
+            }
+}
+#define MLA__ROWS(D, d)                                                                                                \
+    static void mla__idot_##d##_neon(const mla__product *p) { mla__idot_neon(D, p); }                                  \
+    static void mla__unpack_##d##_neon(float *y, const void *x, mla__sz n) { mla__unpack_neon(D, y, x, n); }
+MLA__FORMATS(MLA__ROWS, MLA__ROWS)
+#undef MLA__ROWS
+static void mla__integer_neon(mla__kernels *k) {
+    k->quantize = mla__quantize_neon;
+#define MLA__ROWS(D, d) k->idot[D][MLA_LAYOUT_ROWS] = k->idot[D][MLA_LAYOUT_X16] = k->igemm[D] = mla__idot_##d##_neon;
+    MLA__FORMATS(MLA__ROWS, MLA__ROWS)
+#undef MLA__ROWS
+}
 #endif
 
 #if MLA__X86
@@ -1810,135 +2033,419 @@ static MLA__TARGET_AVX2 void mla__quantize_avx2(mla__act *y, const float *x, mla
         q = _mm256_max_epi8(q, _mm256_set1_epi8(-127));
         _mm256_storeu_si256((__m256i *)(void *)y[g].q, q);
         const __m256i s = _mm256_madd_epi16(_mm256_maddubs_epi16(_mm256_set1_epi8(1), q), _mm256_set1_epi16(1));
-        __m128i t = _mm_add_epi32(_mm256_castsi256_si128(s), _mm256_extracti128_si256(s, 1));
-        t = _mm_add_epi32(t, _mm_shuffle_epi32(t, 0x4e));
-        t = _mm_add_epi32(t, _mm_shuffle_epi32(t, 0xb1));
-        y[g].d = d, y[g].sum = d * (float)_mm_cvtsi128_si32(t);
+        __m256i t = _mm256_add_epi32(s, _mm256_shuffle_epi32(s, 0x4e)); /* each half's sum in all its lanes */
+        t = _mm256_add_epi32(t, _mm256_shuffle_epi32(t, 0xb1));
+        const int first = _mm_cvtsi128_si32(_mm256_castsi256_si128(t));
+        const int second = _mm_cvtsi128_si32(_mm256_extracti128_si256(t, 1));
+        y[g].d = d, y[g].sum = d * (float)(first + second);
+        y[g].half[0] = d * (float)first, y[g].half[1] = d * (float)second;
     }
 }
 
-/* 32 weights of a group as bytes: int8, or nibbles 0..15. */
-MLA__AVX2 __m256i mla__group_avx2(const mla_dtype t, const unsigned char *b) {
-    if (t == MLA_Q8) return _mm256_loadu_si256((const __m256i *)(const void *)(b + 2));
-    const __m256i x = _mm256_broadcastsi128_si256(_mm_loadu_si128((const __m128i *)(const void *)(b + 2)));
-    return _mm256_and_si256(_mm256_srlv_epi32(x, _mm256_setr_epi32(0, 0, 0, 0, 4, 4, 4, 4)), _mm256_set1_epi8(15));
+/* Codes of rows as they lie: the 32 bytes of group g of a block. */
+MLA__AVX2 __m256i mla__plane_avx2(const mla__plane *p, const unsigned char *b, int g) {
+    const int per = 8 / p->bits, i = 32 * g, shift = i / p->run % per * p->bits;
+    const unsigned char *at = b + p->at + i / (p->run * per) * p->run + i % p->run;
+    const __m256i mask = _mm256_set1_epi8((char)((1 << p->bits) - 1));
+    if (p->run == 1) { /* a word of bits: each byte looks at its own */
+        int word;
+        memcpy(&word, b + p->at, 4);
+        const __m256i of = _mm256_setr_epi64x(0, 0x0101010101010101, 0x0202020202020202, 0x0303030303030303);
+        const __m256i bit = _mm256_set1_epi64x((long long)0x8040201008040201u);
+        const __m256i x = _mm256_and_si256(_mm256_shuffle_epi8(_mm256_set1_epi32(word), of), bit);
+        return _mm256_and_si256(_mm256_cmpeq_epi8(x, bit), mask);
+    }
+    if (p->run < 32) { /* 16 bytes; both their parts are wanted, of all or of each eight */
+        __m256i x = _mm256_broadcastsi128_si256(_mm_loadu_si128((const __m128i *)(const void *)at));
+        if (p->run == 8) x = _mm256_permute4x64_epi64(x, 0x50);
+        const __m256i s = p->run == 8 ? _mm256_setr_epi64x(0, 4, 0, 4) : _mm256_setr_epi64x(0, 0, 4, 4);
+        return _mm256_and_si256(_mm256_srlv_epi64(x, s), mask);
+    }
+    const __m256i x = _mm256_loadu_si256((const __m256i *)(const void *)at);
+    return p->bits == 8 ? x : _mm256_and_si256(_mm256_srl_epi16(x, _mm_cvtsi32_si128(shift)), mask);
 }
-/* Its scale, eight times. */
-MLA__AVX2 __m256 mla__group_scale_avx2(const unsigned char *b) {
+/* And of sixteen rows interleaved: weights i .. i+3 of rows 8 half .. 8 half + 7. */
+MLA__AVX2 __m256i mla__plane16_avx2(const mla__plane *p, const unsigned char *b, int i, int half) {
+    const int per = 8 / p->bits, at = p->at + i / (p->run * per) * p->run + i % p->run;
+    if (p->run == 1) {
+        const __m256i x = _mm256_loadu_si256((const __m256i *)(const void *)(b + 16 * p->at + 32 * half));
+        const __m256i four = _mm256_and_si256(_mm256_srl_epi32(x, _mm_cvtsi32_si128(i)), _mm256_set1_epi32(15));
+        return _mm256_and_si256(_mm256_mullo_epi32(four, _mm256_set1_epi32(0x00204081)), _mm256_set1_epi8(1));
+    }
+    const __m256i x = _mm256_loadu_si256((const __m256i *)(const void *)(b + 16 * at + 32 * half));
+    if (p->bits == 8) return x;
+    return _mm256_and_si256(_mm256_srl_epi16(x, _mm_cvtsi32_si128(i / p->run % per * p->bits)),
+                            _mm256_set1_epi8((char)((1 << p->bits) - 1)));
+}
+MLA__AVX2 __m256i mla__join_avx2(const mla__format *f, __m256i low, __m256i high) {
+    const __m256i u = f->high.bits ? _mm256_or_si256(low, _mm256_slli_epi16(high, f->low.bits)) : low;
+    if (f->code == MLA__CODE_SHIFTED) return _mm256_sub_epi8(u, _mm256_set1_epi8((char)f->offset));
+    if (f->code < MLA__CODE_NL) return u;
+    const void *list = mla__lists[f->code - MLA__CODE_NL];
+    return _mm256_shuffle_epi8(_mm256_broadcastsi128_si256(_mm_loadu_si128((const __m128i *)list)), u);
+}
+MLA__AVX2 __m256i mla__codes_avx2(const mla_dtype t, const unsigned char *b, int g) {
+    const mla__format *f = &mla__formats[t];
+    const __m256i low = mla__plane_avx2(&f->low, b, g);
+    return mla__join_avx2(f, low, f->high.bits ? mla__plane_avx2(&f->high, b, g) : low);
+}
+MLA__AVX2 __m256i mla__codes16_avx2(const mla_dtype t, const unsigned char *b, int i, int half) {
+    const mla__format *f = &mla__formats[t];
+    const __m256i low = mla__plane16_avx2(&f->low, b, i, half);
+    return mla__join_avx2(f, low, f->high.bits ? mla__plane16_avx2(&f->high, b, i, half) : low);
+}
+
+/* Scales: a call of baseline code amid vectors costs Intel's cores hundreds of cycles, so halves are converted here. */
+MLA__AVX2 __m256 mla__half_avx2(const unsigned char *b) { /* eight times */
     int16_t h;
     memcpy(&h, b, 2);
     return _mm256_cvtph_ps(_mm_set1_epi16(h));
 }
+MLA__AVX2 __m256 mla__halves_avx2(const unsigned char *b) {
+    return _mm256_cvtph_ps(_mm_loadu_si128((const __m128i *)(const void *)b));
+}
+MLA__AVX2 __m256i mla__words_avx2(const unsigned char *b) {
+    return _mm256_loadu_si256((const __m256i *)(const void *)b);
+}
+MLA__AVX2 __m256 mla__bytes_times(const unsigned char *b, int is_signed, __m256 d) { /* eight bytes */
+    const __m128i x = _mm_loadl_epi64((const __m128i *)(const void *)b);
+    return _mm256_mul_ps(d, _mm256_cvtepi32_ps(is_signed ? _mm256_cvtepi8_epi32(x) : _mm256_cvtepu8_epi32(x)));
+}
+MLA__AVX2 __m256 mla__nv_avx2(__m128i x) { /* eight e4m3 codes of 16 bits: shifted they are f16 of 2^-8 the value */
+    x = _mm_and_si128(x, _mm_set1_epi16(127));
+    const __m128i some = _mm_andnot_si128(_mm_cmpeq_epi16(x, _mm_set1_epi16(127)), _mm_slli_epi16(x, 7));
+    return _mm256_mul_ps(_mm256_cvtph_ps(some), _mm256_set1_ps(128));
+}
+/* The scales of all groups of a block, and what is to be taken off for each 1 of the sum of its activations. */
+MLA__AVX2 void mla__scales_avx2(const mla_dtype t, const unsigned char *b, float *d, float *min) {
+    uint32_t s[3], u[4];
+    switch (mla__formats[t].scaling) {
+    case MLA__SCALING_K: {
+        memcpy(s, b + 4, 12);
+        u[0] = s[0] & 0x3f3f3f3f, u[1] = (s[2] & 0x0f0f0f0f) | (s[0] >> 2 & 0x30303030);
+        u[2] = s[1] & 0x3f3f3f3f, u[3] = (s[2] >> 4 & 0x0f0f0f0f) | (s[1] >> 2 & 0x30303030);
+        _mm256_storeu_ps(d, mla__bytes_times((const unsigned char *)u, 0, mla__half_avx2(b)));
+        _mm256_storeu_ps(min, mla__bytes_times((const unsigned char *)(u + 2), 0, mla__half_avx2(b + 2)));
+        return;
+    }
+    case MLA__SCALING_Q2: {
+        unsigned char low[16], high[16];
+        const __m128i x = _mm_loadu_si128((const __m128i *)(const void *)b), nibble = _mm_set1_epi8(15);
+        _mm_storeu_si128((__m128i *)(void *)low, _mm_and_si128(x, nibble));
+        _mm_storeu_si128((__m128i *)(void *)high, _mm_and_si128(_mm_srli_epi16(x, 4), nibble));
+        for (int i = 0; i < 16; i += 8) {
+            _mm256_storeu_ps(d + i, mla__bytes_times(low + i, 0, mla__half_avx2(b + 80)));
+            _mm256_storeu_ps(min + i, mla__bytes_times(high + i, 0, mla__half_avx2(b + 82)));
+        }
+        return;
+    }
+    case MLA__SCALING_Q3:
+        memcpy(s, b + 96, 12);
+        u[0] = (s[0] & 0x0f0f0f0f) | (s[2] & 0x03030303) << 4;
+        u[1] = (s[1] & 0x0f0f0f0f) | (s[2] >> 2 & 0x03030303) << 4;
+        u[2] = (s[0] >> 4 & 0x0f0f0f0f) | (s[2] >> 4 & 0x03030303) << 4;
+        u[3] = (s[1] >> 4 & 0x0f0f0f0f) | (s[2] >> 6 & 0x03030303) << 4;
+        for (int i = 0; i < 4; i++) u[i] = (u[i] | 0x80808080) - 0x20202020; /* less 32, and the top bit inverted */
+        for (int i = 0; i < 4; i++) u[i] ^= 0x80808080;
+        b += 108;
+        for (int i = 0; i < 16; i += 8)
+            _mm256_storeu_ps(d + i, mla__bytes_times((const unsigned char *)u + i, 1, mla__half_avx2(b)));
+        return;
+    case MLA__SCALING_Q6:
+        for (int i = 0; i < 16; i += 8)
+            _mm256_storeu_ps(d + i, mla__bytes_times(b + 192 + i, 1, mla__half_avx2(b + 208)));
+        return;
+    case MLA__SCALING_XS: {
+        const __m256i two = _mm256_setr_epi32(0, 2, 4, 6, 8, 10, 12, 14);
+        memcpy(s, b, 8);
+        __m256i high = _mm256_srlv_epi32(_mm256_set1_epi32((int)(s[0] >> 16)), two);
+        high = _mm256_slli_epi32(_mm256_and_si256(high, _mm256_set1_epi32(3)), 4);
+        __m256i low = _mm256_srlv_epi32(_mm256_set1_epi32((int)s[1]), _mm256_slli_epi32(two, 1));
+        low = _mm256_or_si256(_mm256_and_si256(low, _mm256_set1_epi32(15)), high);
+        low = _mm256_sub_epi32(low, _mm256_set1_epi32(32));
+        _mm256_storeu_ps(d, _mm256_mul_ps(mla__half_avx2(b), _mm256_cvtepi32_ps(low)));
+        return;
+    }
+    case MLA__SCALING_NV: {
+        int four;
+        memcpy(&four, b, 4);
+        _mm_storeu_ps(d, _mm256_castps256_ps128(mla__nv_avx2(_mm_cvtepu8_epi16(_mm_cvtsi32_si128(four)))));
+        return;
+    }
+    case MLA__SCALING_MX: d[0] = mla__power(b[0]); return;
+    case MLA__SCALING_DM: min[0] = -_mm256_cvtss_f32(mla__half_avx2(b + 2)); /* fall through */
+    default: d[0] = _mm256_cvtss_f32(mla__half_avx2(b));
+    }
+    if (mla__formats[t].scaling == MLA__SCALING_D && mla__formats[t].code == MLA__CODE_UINT)
+        min[0] = (float)mla__formats[t].offset * d[0];
+}
+/* The same of group j of sixteen rows interleaved, rows 8 half and up. */
+MLA__AVX2 __m256 mla__scales16_avx2(const mla_dtype t, const unsigned char *b, int j, int half, __m256 *min) {
+    const __m256i low6 = _mm256_set1_epi32(63), low4 = _mm256_set1_epi32(15), low2 = _mm256_set1_epi32(3);
+    const __m128i by8 = _mm_cvtsi32_si128(8 * (j % 4)), by4 = _mm_cvtsi32_si128(4 * j), by2 = _mm_cvtsi32_si128(2 * j);
+    __m256 d = mla__halves_avx2(b + 16 * half);
+    switch (mla__formats[t].scaling) {
+    case MLA__SCALING_DM: *min = _mm256_sub_ps(_mm256_setzero_ps(), mla__halves_avx2(b + 32 + 16 * half)); return d;
+    case MLA__SCALING_K: {
+        const __m256i s = _mm256_srl_epi32(mla__words_avx2(b + 64 + 32 * half), by8);
+        const __m256i m = _mm256_srl_epi32(mla__words_avx2(b + 128 + 32 * half), by8);
+        const __m256 dmin = mla__halves_avx2(b + 32 + 16 * half);
+        __m256i ds = _mm256_and_si256(s, low6), ms = _mm256_and_si256(m, low6);
+        if (j >= 4) {
+            const __m256i x = _mm256_srl_epi32(mla__words_avx2(b + 192 + 32 * half), by8);
+            ds = _mm256_slli_epi32(_mm256_and_si256(_mm256_srli_epi32(s, 6), low2), 4);
+            ms = _mm256_slli_epi32(_mm256_and_si256(_mm256_srli_epi32(m, 6), low2), 4);
+            ds = _mm256_or_si256(ds, _mm256_and_si256(x, low4));
+            ms = _mm256_or_si256(ms, _mm256_and_si256(_mm256_srli_epi32(x, 4), low4));
+        }
+        *min = _mm256_mul_ps(dmin, _mm256_cvtepi32_ps(ms));
+        return _mm256_mul_ps(d, _mm256_cvtepi32_ps(ds));
+    }
+    case MLA__SCALING_Q6: {
+        const __m256i x = mla__words_avx2(b + 16 * 192 + j / 4 * 64 + 32 * half);
+        const __m256i s = _mm256_srai_epi32(_mm256_sll_epi32(x, _mm_cvtsi32_si128(24 - 8 * (j % 4))), 24);
+        return _mm256_mul_ps(mla__halves_avx2(b + 16 * 208 + 16 * half), _mm256_cvtepi32_ps(s));
+    }
+    case MLA__SCALING_XS: {
+        const __m128i h = _mm_loadu_si128((const __m128i *)(const void *)(b + 32 + 16 * half));
+        __m256i s = _mm256_and_si256(_mm256_srl_epi32(_mm256_cvtepu16_epi32(h), by2), low2);
+        const __m256i x = _mm256_and_si256(_mm256_srl_epi32(mla__words_avx2(b + 64 + 32 * half), by4), low4);
+        s = _mm256_sub_epi32(_mm256_or_si256(_mm256_slli_epi32(s, 4), x), _mm256_set1_epi32(32));
+        return _mm256_mul_ps(d, _mm256_cvtepi32_ps(s));
+    }
+    case MLA__SCALING_MX: {
+        const __m256i e = _mm256_cvtepu8_epi32(_mm_loadl_epi64((const __m128i *)(const void *)(b + 8 * half)));
+        const __m256i small =
+            _mm256_sllv_epi32(_mm256_set1_epi32(0x00200000), e); /* of 0 and 1, which are no normals */
+        const __m256i large = _mm256_slli_epi32(_mm256_sub_epi32(e, _mm256_set1_epi32(1)), 23);
+        return _mm256_castsi256_ps(_mm256_blendv_epi8(small, large, _mm256_cmpgt_epi32(e, _mm256_set1_epi32(1))));
+    }
+    case MLA__SCALING_NV: {
+        const __m256i x =
+            _mm256_and_si256(_mm256_srl_epi32(mla__words_avx2(b + 32 * half), by8), _mm256_set1_epi32(127));
+        return mla__nv_avx2(_mm_packus_epi32(_mm256_castsi256_si128(x), _mm256_extracti128_si256(x, 1)));
+    }
+    default: *min = _mm256_mul_ps(_mm256_set1_ps((float)mla__formats[t].offset), d); return d;
+    }
+}
 
-MLA__AVX2 void mla__idot_row_avx2(const mla_dtype t, const int TB, const int fetch, float *y, mla__sz ldy,
+/* Blocks from a block's beginning on, as f32. */
+MLA__AVX2 void mla__unpack_avx2(const mla_dtype t, float *y, const void *x, mla__sz n) {
+    const mla__format *f = &mla__formats[t];
+    const unsigned char *b = (const unsigned char *)x;
+    float d[16], min[16];
+    for (; n > 0; n -= f->block, b += f->bytes) {
+        mla__scales_avx2(t, b, d, min);
+        for (int g = 0; g < f->block / MLA_GROUP; g++, y += MLA_GROUP) {
+            __m256i q = mla__codes_avx2(t, b, g);
+            if (f->offset && f->code == MLA__CODE_UINT) q = _mm256_sub_epi8(q, _mm256_set1_epi8((char)f->offset));
+            MLA__UNROLL
+            for (int i = 0; i < 4; i++) {
+                const int j = (32 * g + 8 * i) / f->group;
+                __m128i eight = i < 2 ? _mm256_castsi256_si128(q) : _mm256_extracti128_si256(q, 1);
+                if (i % 2) eight = _mm_unpackhi_epi64(eight, eight);
+                __m256 v = _mm256_mul_ps(_mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(eight)), _mm256_set1_ps(d[j]));
+                if (mla__has_min(f) && !f->offset) v = _mm256_sub_ps(v, _mm256_set1_ps(min[j]));
+                _mm256_storeu_ps(y + 8 * i, v);
+            }
+        }
+    }
+}
+
+MLA__AVX2 __m256i mla__pairs_avx2(const int is_signed, __m256i w, __m256i q) { /* pairs, in 16 bits */
+    return is_signed ? _mm256_maddubs_epi16(_mm256_abs_epi8(w), _mm256_sign_epi8(q, w)) : _mm256_maddubs_epi16(w, q);
+}
+MLA__AVX2 __m256 mla__broadcast_avx2(const float *d, const int halves) { /* of each half of a group */
+    return halves == 1 ? _mm256_broadcast_ss(d)
+                       : _mm256_insertf128_ps(_mm256_castps128_ps256(_mm_broadcast_ss(d)), _mm_broadcast_ss(d + 1), 1);
+}
+
+/* Up to FEW tokens and one row. Two chains of sums hide their latency; blocks of 32 are taken by twos. */
+MLA__AVX2 void mla__idot_row_avx2(const mla_dtype t, const int TB, int fetch, float *y, mla__sz ldy,
                                   const mla__act *const *x, const unsigned char *b, int groups) {
+    const mla__format *f = &mla__formats[t];
+    const int each = f->block / MLA_GROUP, step = each > 2 ? each : 2, halves = MLA_GROUP / f->group;
+    const int plain = each == 1 && f->scaling != MLA__SCALING_MX, is_signed = f->code != MLA__CODE_UINT;
+    const int offset = plain && f->scaling == MLA__SCALING_D; /* the minimum is so many scales */
     const __m256i ones = _mm256_set1_epi16(1);
     __m256 acc[MLA__FEW][2], low[MLA__FEW];
+    float d[16], min[16];
     MLA__UNROLL
     for (int i = 0; i < TB; i++) acc[i][0] = acc[i][1] = low[i] = _mm256_setzero_ps();
-    for (int g = 0; g < groups; g += 2) {
+    for (int g = 0; g < groups; g += step) {
         if (fetch) MLA__PREFETCH_L2(b + fetch);
+        if (!plain && each > 1) mla__scales_avx2(t, b, d, min);
         MLA__UNROLL
-        for (int u = 0; u < 2; u++) {
-            if (g + u >= groups) break;
-            const __m256i w = mla__group_avx2(t, b);
-            const __m256 d = mla__group_scale_avx2(b);
-            b += t == MLA_Q8 ? 34 : 18;
+        for (int u = 0; u < step; u++) {
+            if (each == 1 && g + u >= groups) break;
+            const __m256i w = mla__codes_avx2(t, b, u % each);
+            if (!plain && each == 1) d[u] = mla__power(b[0]);
+            const __m256 dv = plain ? mla__half_avx2(b) : mla__broadcast_avx2(d + u * halves, halves);
             MLA__UNROLL
             for (int i = 0; i < TB; i++) {
                 const mla__act *a = x[i] + g + u;
                 const __m256i q = _mm256_loadu_si256((const __m256i *)(const void *)a->q);
-                const __m256i p = t == MLA_Q8 ? _mm256_maddubs_epi16(_mm256_abs_epi8(w), _mm256_sign_epi8(q, w))
-                                              : _mm256_maddubs_epi16(w, q);
-                acc[i][u] = _mm256_fmadd_ps(_mm256_cvtepi32_ps(_mm256_madd_epi16(p, ones)),
-                                            _mm256_mul_ps(d, _mm256_set1_ps(a->d)), acc[i][u]);
-                if (t == MLA_Q4) low[i] = _mm256_fmadd_ps(d, _mm256_set1_ps(a->sum), low[i]);
+                const __m256i p = _mm256_madd_epi16(mla__pairs_avx2(is_signed, w, q), ones);
+                acc[i][u & 1] =
+                    _mm256_fmadd_ps(_mm256_cvtepi32_ps(p), _mm256_mul_ps(dv, _mm256_set1_ps(a->d)), acc[i][u & 1]);
+                if (!mla__has_min(f)) continue;
+                const __m256 m = offset ? dv : plain ? mla__half_avx2(b + 2) : _mm256_broadcast_ss(min + u * halves);
+                low[i] = _mm256_fmadd_ps(m, _mm256_set1_ps(halves == 1 ? a->sum : a->half[0]), low[i]);
+                if (halves > 1)
+                    low[i] = _mm256_fmadd_ps(_mm256_broadcast_ss(min + 2 * u + 1), _mm256_set1_ps(a->half[1]), low[i]);
             }
+            if ((u + 1) % each == 0) b += f->bytes;
         }
     }
+    const float times = offset ? (float)f->offset : plain ? -1.0f : 1.0f; /* DM keeps -min */
     MLA__UNROLL
     for (int i = 0; i < TB; i++)
-        y[i * ldy] = mla__sum_avx2(_mm256_add_ps(acc[i][0], acc[i][1])) - 8 * _mm256_cvtss_f32(low[i]);
+        y[i * ldy] = mla__sum_avx2(_mm256_add_ps(acc[i][0], acc[i][1])) - times * _mm256_cvtss_f32(low[i]);
 }
-
-MLA__AVX2 void mla__idot_avx2(const mla_dtype t, const int fetch, float *y, mla__sz ldy, const void *x, mla__sz ldx,
-                              const int *idx, int T, const mla_tensor *w, int row0, int n0, int n1) {
-    const int groups = w->cols / MLA_GROUP;
-    const mla__sz row = (mla__sz)groups * (t == MLA_Q8 ? 34 : 18);
-    const unsigned char *b = (const unsigned char *)w->data + (row0 + n0) * row;
-    const mla__act *rows[MLA__FEW];
-    for (int i = 0; i < T; i++) rows[i] = MLA__ACT(x, ldx, idx ? idx[i] : i);
-    if (T == 1)
-        for (int n = n0; n < n1; n++, b += row) mla__idot_row_avx2(t, 1, fetch, y + (n - n0), ldy, rows, b, groups);
-    else
-        for (int n = n0; n < n1; n++, b += row) mla__idot_row_avx2(t, 2, fetch, y + (n - n0), ldy, rows, b, groups);
-}
-
-#define MLA__PRODUCT(name, D, fetch)                                                                                   \
-    static MLA__TARGET_AVX2 void mla__##name(float *y, mla__sz ldy, const void *x, mla__sz ldx, const int *idx, int T, \
-                                             const mla_tensor *w, int row0, int n0, int n1, float *panel) {            \
-        (void)panel;                                                                                                   \
-        mla__idot_avx2(D, fetch, y, ldy, x, ldx, idx, T, w, row0, n0, n1);                                             \
+/* Up to FEW tokens and 16 rows interleaved: the rows are the lanes, so that nothing is shuffled. Sums of products stay
+   in 16 bits as long as they fit: 8 * 2 * 15 * 127 = 30480, and of five bits 4 * 2 * 31 * 127 = 31496. */
+MLA__AVX2 void mla__idot_strip_avx2(const mla_dtype t, const int TB, float *y, mla__sz ldy, const mla__act *const *x,
+                                    const unsigned char *b, int groups) {
+    const mla__format *f = &mla__formats[t];
+    const int each = f->block / MLA_GROUP, halves = MLA_GROUP / f->group, is_signed = f->code != MLA__CODE_UINT;
+    const int fold = is_signed ? 1 : f->high.bits ? 4 : 8;
+    const __m256i ones = _mm256_set1_epi16(1);
+    __m256 acc[MLA__FEW][2];
+    MLA__UNROLL
+    for (int i = 0; i < TB; i++) acc[i][0] = acc[i][1] = _mm256_setzero_ps();
+    for (int g = 0; g < groups; g++) {
+        const int u = g % each; /* group of the block */
+        MLA__UNROLL
+        for (int h = 0; h < 2; h++) {
+            MLA__UNROLL
+            for (int part = 0; part < halves; part++) {
+                __m256 min = _mm256_setzero_ps();
+                const __m256 d = mla__scales16_avx2(t, b, u * halves + part, h, &min);
+                __m256i s[MLA__FEW], few[MLA__FEW];
+                MLA__UNROLL
+                for (int i = 0; i < TB; i++) s[i] = few[i] = _mm256_setzero_si256();
+                MLA__UNROLL
+                for (int k = 8 / halves * part; k < 8 / halves * (part + 1); k++) {
+                    const __m256i w = mla__codes16_avx2(t, b, 32 * u + 4 * k, h);
+                    MLA__UNROLL
+                    for (int i = 0; i < TB; i++) {
+                        int four;
+                        memcpy(&four, x[i][g].q + 4 * k, 4);
+                        const __m256i p = mla__pairs_avx2(is_signed, w, _mm256_set1_epi32(four));
+                        few[i] = k % fold ? _mm256_add_epi16(few[i], p) : p;
+                        if (k % fold == fold - 1) s[i] = _mm256_add_epi32(s[i], _mm256_madd_epi16(few[i], ones));
+                    }
+                }
+                MLA__UNROLL
+                for (int i = 0; i < TB; i++) {
+                    const mla__act *a = x[i] + g;
+                    const __m256 p = _mm256_cvtepi32_ps(s[i]), xd = _mm256_set1_ps(a->d);
+                    if (f->offset && !is_signed) {
+                        const __m256 low = _mm256_set1_ps((float)f->offset * a->sum);
+                        acc[i][h] = _mm256_fmadd_ps(_mm256_fmsub_ps(p, xd, low), d, acc[i][h]);
+                        continue;
+                    }
+                    acc[i][h] = _mm256_fmadd_ps(_mm256_mul_ps(p, xd), d, acc[i][h]);
+                    if (mla__has_min(f)) acc[i][h] = _mm256_fnmadd_ps(min, _mm256_set1_ps(a->sum), acc[i][h]);
+                }
+            }
+        }
+        if (u == each - 1) b += 16 * f->bytes;
     }
-MLA__PRODUCT(idot_q8_avx2, MLA_Q8, 0)
-MLA__PRODUCT(idot_q4_avx2, MLA_Q4, 0)
-MLA__PRODUCT(idot_q8_avx2_far, MLA_Q8, MLA__FAR)
-MLA__PRODUCT(idot_q4_avx2_far, MLA_Q4, MLA__FAR)
-#undef MLA__PRODUCT
+    MLA__UNROLL
+    for (int i = 0; i < TB; i++) _mm256_storeu_ps(y + i * ldy, acc[i][0]), _mm256_storeu_ps(y + i * ldy + 8, acc[i][1]);
+}
+MLA__AVX2 void mla__idot_avx2(const mla_dtype t, const int x16, const mla__product *p) {
+    const int groups = p->w->cols / MLA_GROUP, T = p->in.T, rows = x16 ? 16 : 1;
+    const mla__sz row = mla__bytes(t, p->w->cols);
+    const unsigned char *b = (const unsigned char *)p->w->data + (p->row0 + p->n0) * row;
+    const mla__act *x[MLA__FEW];
+    float *y = p->y;
+    for (int i = 0; i < T; i++) x[i] = mla__act_of(&p->in, i);
+    for (int n = p->n0; n < p->n1; n += rows, b += rows * row, y += rows) {
+        if (x16 && T == 1) mla__idot_strip_avx2(t, 1, y, p->ldy, x, b, groups);
+        else if (x16) mla__idot_strip_avx2(t, 2, y, p->ldy, x, b, groups);
+        else if (T == 1) mla__idot_row_avx2(t, 1, p->fetch, y, p->ldy, x, b, groups);
+        else mla__idot_row_avx2(t, 2, p->fetch, y, p->ldy, x, b, groups);
+    }
+}
 
-/* A packed group of 16 rows: four columns of each row side by side. */
+/* A packed group of 16 rows: four columns of each row side by side. Of groups with one scale d[0] and min[0] are used.
+ */
 typedef struct mla__ipanel {
     int8_t w[8][64];
-    float d[16];
+    float d[2][16], min[2][16];
 } mla__ipanel;
-#define MLA__IGROUPS  16 /* groups packed at a time */
+#define MLA__IGROUPS  16 /* groups packed at a time, a multiple of those of a block */
 #define MLA__IMR      4  /* tokens of a register tile */
 #define MLA__IMR_VNNI 8
 #define MLA__IMR_MAX  16
 
 MLA__AVX2 void mla__ipack_avx2(const mla_dtype t, mla__ipanel *panel, const mla_tensor *w, int row, int nb, int g0,
                                int gn) {
-    const int groups = w->cols / MLA_GROUP, size = t == MLA_Q8 ? 34 : 18;
-    for (int g = 0; g < gn; g++)
+    const mla__format *f = &mla__formats[t];
+    const int each = f->block / MLA_GROUP, halves = MLA_GROUP / f->group;
+    const mla__sz bytes = mla__bytes(t, w->cols);
+    for (int g = 0; g < gn; g += each)
         for (int half = 0; half < 2; half++) {
-            __m256 r[8];
+            const unsigned char *b[8];
             MLA__UNROLL
             for (int i = 0; i < 8; i++) {
                 const int n = half * 8 + i;
-                const unsigned char *b =
-                    (const unsigned char *)w->data + ((mla__sz)(row + (n < nb ? n : 0)) * groups + g0 + g) * size;
-                r[i] = _mm256_castsi256_ps(mla__group_avx2(t, b));
-                uint16_t
-                    h; /* converted here: a call of baseline code amid vectors costs Intel's cores hundreds of cycles */
-                memcpy(&h, b, 2);
-                panel[g].d[n] = n < nb ? mla__half(h) : 0;
+                float d[16], min[16] = {0};
+                b[i] = (const unsigned char *)w->data + (row + (n < nb ? n : 0)) * bytes +
+                       (mla__sz)((g0 + g) / each) * f->bytes;
+                mla__scales_avx2(t, b[i], d, min);
+                for (int j = 0; j < each * halves; j++) {
+                    panel[g + j / halves].d[j % halves][n] = n < nb ? d[j] : 0;
+                    if (mla__has_min(f)) panel[g + j / halves].min[j % halves][n] = n < nb ? min[j] : 0;
+                }
             }
-            mla__transpose_avx2(r);
+            for (int u = 0; u < each; u++) {
+                __m256 r[8];
+                MLA__UNROLL
+                for (int i = 0; i < 8; i++) r[i] = _mm256_castsi256_ps(mla__codes_avx2(t, b[i], u));
+                mla__transpose_avx2(r);
+                MLA__UNROLL
+                for (int i = 0; i < 8; i++) _mm256_storeu_ps((float *)(void *)(panel[g + u].w[i] + 32 * half), r[i]);
+            }
+        }
+}
+MLA__AVX2 void mla__ipack16_avx2(const mla_dtype t, mla__ipanel *panel, const mla_tensor *w, int row, int g0, int gn) {
+    const mla__format *f = &mla__formats[t];
+    const int each = f->block / MLA_GROUP, halves = MLA_GROUP / f->group;
+    const unsigned char *b =
+        (const unsigned char *)w->data + row * mla__bytes(t, w->cols) + (mla__sz)(g0 / each) * 16 * f->bytes;
+    for (int g = 0; g < gn; g += each, b += 16 * f->bytes)
+        for (int i = 0; i < 2 * each; i++) {
+            const int u = i / 2, h = i % 2;
+            for (int j = 0; j < halves; j++) {
+                __m256 min = _mm256_setzero_ps();
+                _mm256_storeu_ps(panel[g + u].d[j] + 8 * h, mla__scales16_avx2(t, b, u * halves + j, h, &min));
+                if (mla__has_min(f)) _mm256_storeu_ps(panel[g + u].min[j] + 8 * h, min);
+            }
             MLA__UNROLL
-            for (int i = 0; i < 8; i++) _mm256_storeu_ps((float *)(void *)(panel[g].w[i] + 32 * half), r[i]);
+            for (int k = 0; k < 8; k++) {
+                const __m256i codes = mla__codes16_avx2(t, b, 32 * u + 4 * k, h);
+                _mm256_storeu_si256((__m256i *)(void *)(panel[g + u].w[k] + 32 * h), codes);
+            }
         }
 }
 
-static MLA__TARGET_AVX2 void mla__ipack_x16_avx2(mla__ipanel *panel, const mla_tensor *w, int row, int g0, int gn) {
-    const int size = MLA__X16(w->dtype);
-    const unsigned char *b = (const unsigned char *)w->data + ((mla__sz)(row / 16) * (w->cols / MLA_GROUP) + g0) * size;
-    for (int g = 0; g < gn; g++, b += size) {
-        for (int h = 0; h < 2; h++)
-            _mm256_storeu_ps(panel[g].d + 8 * h,
-                             _mm256_cvtph_ps(_mm_loadu_si128((const __m128i *)(const void *)(b + 16 * h))));
-        if (w->dtype == MLA_Q8X16) memcpy(panel[g].w, b + 32, sizeof panel[g].w);
-        for (int j = 0; j < 8 && w->dtype == MLA_Q4X16; j++) {
-            const __m256i x = _mm256_loadu_si256((const __m256i *)(const void *)(b + 32 + 32 * j)),
-                          nibble = _mm256_set1_epi8(15);
-            _mm256_storeu_si256((__m256i *)(void *)(panel[g].w[j / 2] + j % 2 * 32), _mm256_and_si256(x, nibble));
-            _mm256_storeu_si256((__m256i *)(void *)(panel[g].w[4 + j / 2] + j % 2 * 32),
-                                _mm256_and_si256(_mm256_srli_epi16(x, 4), nibble));
-        }
-    }
+/* What a tile must know of a format: are codes signed, and has a group one scale or two? */
+typedef enum mla__shape { MLA__SIGNED, MLA__SIGNED_16, MLA__UNSIGNED, MLA__UNSIGNED_16 } mla__shape;
+MLA__INLINE mla__shape mla__shape_of(mla_dtype t) {
+    const mla__format *f = &mla__formats[t];
+    if (f->code != MLA__CODE_UINT) return f->group < MLA_GROUP ? MLA__SIGNED_16 : MLA__SIGNED;
+    return f->group < MLA_GROUP ? MLA__UNSIGNED_16 : MLA__UNSIGNED;
 }
+MLA__INLINE int mla__is_signed(mla__shape s) { return s <= MLA__SIGNED_16; }
+MLA__INLINE int mla__halves(mla__shape s) { return s == MLA__SIGNED_16 || s == MLA__UNSIGNED_16 ? 2 : 1; }
 
-MLA__AVX2 void mla__itile_avx2(const mla_dtype t, const int M, float *y, mla__sz ldy, const mla__act *const *x,
+/* y [M, 16] (+)= gn groups of M tokens and a panel. */
+MLA__AVX2 void mla__itile_avx2(const mla__shape shape, const int M, float *y, mla__sz ldy, const mla__act *const *x,
                                const mla__ipanel *panel, int gn, int add) {
+    const int halves = mla__halves(shape), fold = mla__is_signed(shape) ? 1 : 4;
     const __m256i ones = _mm256_set1_epi16(1);
     __m256 acc[MLA__IMR][2];
     MLA__UNROLL
@@ -1946,41 +2453,49 @@ MLA__AVX2 void mla__itile_avx2(const mla_dtype t, const int M, float *y, mla__sz
         MLA__UNROLL
         for (int j = 0; j < 2; j++) acc[i][j] = add ? _mm256_loadu_ps(y + i * ldy + 8 * j) : _mm256_setzero_ps();
     }
-    for (int g = 0; g < gn; g++) {
-        __m256i s[MLA__IMR][2];
-        MLA__UNROLL
-        for (int i = 0; i < M; i++) s[i][0] = s[i][1] = _mm256_setzero_si256();
-        for (int k = 0; k < 8; k++) {
+    for (int g = 0; g < gn; g++)
+        for (int part = 0; part < halves; part++) {
+            __m256i s[MLA__IMR][2], few[MLA__IMR][2];
+            MLA__UNROLL
+            for (int i = 0; i < M; i++) s[i][0] = s[i][1] = few[i][0] = few[i][1] = _mm256_setzero_si256();
+            for (int k = 8 / halves * part; k < 8 / halves * (part + 1); k++) {
+                MLA__UNROLL
+                for (int j = 0; j < 2; j++) {
+                    const __m256i w = _mm256_loadu_si256((const __m256i *)(const void *)(panel[g].w[k] + 32 * j));
+                    MLA__UNROLL
+                    for (int i = 0; i < M; i++) {
+                        int four;
+                        memcpy(&four, x[i][g].q + 4 * k, 4);
+                        const __m256i p = mla__pairs_avx2(mla__is_signed(shape), w, _mm256_set1_epi32(four));
+                        if (fold == 1) s[i][j] = _mm256_add_epi32(s[i][j], _mm256_madd_epi16(p, ones));
+                        else few[i][j] = _mm256_add_epi16(few[i][j], p);
+                    }
+                }
+                if (fold > 1 && k % fold == fold - 1) {
+                    MLA__UNROLL
+                    for (int i = 0; i < M; i++) {
+                        MLA__UNROLL
+                        for (int j = 0; j < 2; j++) {
+                            s[i][j] = _mm256_add_epi32(s[i][j], _mm256_madd_epi16(few[i][j], ones));
+                            few[i][j] = _mm256_setzero_si256();
+                        }
+                    }
+                }
+            }
             MLA__UNROLL
             for (int j = 0; j < 2; j++) {
-                const __m256i w = _mm256_loadu_si256((const __m256i *)(const void *)(panel[g].w[k] + 32 * j)),
-                              a = _mm256_abs_epi8(w);
+                const __m256 d = _mm256_loadu_ps(panel[g].d[part] + 8 * j);
                 MLA__UNROLL
                 for (int i = 0; i < M; i++) {
-                    int four;
-                    memcpy(&four, x[i][g].q + 4 * k, 4);
-                    const __m256i q = _mm256_set1_epi32(four);
-                    if (t == MLA_Q8)
-                        s[i][j] = _mm256_add_epi32(
-                            s[i][j], _mm256_madd_epi16(_mm256_maddubs_epi16(a, _mm256_sign_epi8(q, w)), ones));
-                    else
-                        s[i][j] = _mm256_add_epi16(s[i][j],
-                                                   _mm256_maddubs_epi16(w, q)); /* at most 8 * 2 * 15 * 127 = 30480 */
+                    const float sum = halves == 1 ? x[i][g].sum : x[i][g].half[part];
+                    acc[i][j] = _mm256_fmadd_ps(_mm256_cvtepi32_ps(s[i][j]),
+                                                _mm256_mul_ps(d, _mm256_set1_ps(x[i][g].d)), acc[i][j]);
+                    if (!mla__is_signed(shape))
+                        acc[i][j] = _mm256_fnmadd_ps(_mm256_loadu_ps(panel[g].min[part] + 8 * j), _mm256_set1_ps(sum),
+                                                     acc[i][j]);
                 }
             }
         }
-        MLA__UNROLL
-        for (int j = 0; j < 2; j++) {
-            const __m256 d = _mm256_loadu_ps(panel[g].d + 8 * j);
-            MLA__UNROLL
-            for (int i = 0; i < M; i++) {
-                const __m256i sum = t == MLA_Q8 ? s[i][j] : _mm256_madd_epi16(s[i][j], ones);
-                acc[i][j] =
-                    _mm256_fmadd_ps(_mm256_cvtepi32_ps(sum), _mm256_mul_ps(d, _mm256_set1_ps(x[i][g].d)), acc[i][j]);
-                if (t == MLA_Q4) acc[i][j] = _mm256_fnmadd_ps(d, _mm256_set1_ps(8 * x[i][g].sum), acc[i][j]);
-            }
-        }
-    }
     MLA__UNROLL
     for (int i = 0; i < M; i++) {
         MLA__UNROLL
@@ -1988,184 +2503,157 @@ MLA__AVX2 void mla__itile_avx2(const mla_dtype t, const int M, float *y, mla__sz
     }
 }
 
-typedef void (*mla__itile)(int m, float *y, mla__sz ldy, const mla__act *const *x, const mla__ipanel *panel, int gn,
-                           int add);
-
-/* Weights are packed 16 rows and IGROUPS groups at a time, and meet MC tokens, `most` in each register tile. */
-static MLA__TARGET_AVX2 void mla__igemm_x86(const mla_dtype t, mla__itile tile, int most, float *y, mla__sz ldy,
-                                            const void *x, mla__sz ldx, const int *idx, int T, const mla_tensor *w,
-                                            int row0, int n0, int n1, float *memory) {
-    const int groups = w->cols / MLA_GROUP;
-    mla__ipanel *panel = (mla__ipanel *)(void *)memory;
-    for (int t0 = 0; t0 < T; t0 += MLA__MC) {
-        const int t1 = T - t0 < MLA__MC ? T : t0 + MLA__MC;
-        for (int g0 = 0; g0 < groups; g0 += MLA__IGROUPS) {
-            const int gn = groups - g0 < MLA__IGROUPS ? groups - g0 : MLA__IGROUPS;
-            for (int n = n0; n < n1; n += 16) {
-                const int nb = n1 - n < 16 ? n1 - n : 16;
-                if (mla__x16(w->dtype))
-                    mla__ipack_x16_avx2(panel, w, row0 + n, g0, gn);
-                else if (t == MLA_Q8)
-                    mla__ipack_avx2(MLA_Q8, panel, w, row0 + n, nb, g0, gn);
-                else
-                    mla__ipack_avx2(MLA_Q4, panel, w, row0 + n, nb, g0, gn);
-                for (int u = t0; u < t1; u += most) {
-                    const int m = t1 - u < most ? t1 - u : most;
-                    const mla__act *a[MLA__IMR_MAX];
-                    float edge[MLA__IMR_MAX * 16], *to = y + u * ldy + (n - n0);
-                    for (int i = 0; i < m; i++) a[i] = MLA__ACT(x, ldx, idx ? idx[u + i] : u + i) + g0;
-                    if (nb == 16) {
-                        tile(m, to, ldy, a, panel, gn, g0 > 0);
-                        continue;
-                    }
-                    memset(edge, 0, sizeof edge);
-                    for (int i = 0; i < m && g0; i++) memcpy(edge + 16 * i, to + i * ldy, (size_t)nb * sizeof *y);
-                    tile(m, edge, 16, a, panel, gn, g0 > 0);
-                    for (int i = 0; i < m; i++) memcpy(to + i * ldy, edge + 16 * i, (size_t)nb * sizeof *y);
-                }
-            }
-        }
-    }
-}
-
-/* Up to FEW tokens, 16 rows at a time: the rows are the lanes, so that nothing is shuffled, and scales are converted
- * eight at once. */
-MLA__AVX2 void mla__idot_x16_avx2(const mla_dtype t, const int TB, float *y, mla__sz ldy, const mla__act *const *x,
-                                  const unsigned char *b, int groups) {
-    const __m256i nibble = _mm256_set1_epi8(15), ones = _mm256_set1_epi16(1);
-    const int parts = t == MLA_Q8X16 ? 8 : 4;
-    __m256 acc[MLA__FEW][2];
-    MLA__UNROLL
-    for (int i = 0; i < TB; i++) acc[i][0] = acc[i][1] = _mm256_setzero_ps();
-    for (int g = 0; g < groups; g++, b += MLA__X16(t)) {
-        MLA__UNROLL
-        for (int h = 0; h < 2; h++) {
-            const __m256 d = _mm256_cvtph_ps(_mm_loadu_si128((const __m128i *)(const void *)(b + 16 * h)));
-            __m256i s[MLA__FEW];
-            MLA__UNROLL
-            for (int i = 0; i < TB; i++) s[i] = _mm256_setzero_si256();
-            MLA__UNROLL
-            for (int j = 0; j < parts; j++) {
-                const __m256i w = _mm256_loadu_si256((const __m256i *)(const void *)(b + 32 + 64 * j + 32 * h));
-                MLA__UNROLL
-                for (int i = 0; i < TB; i++) {
-                    int low, high;
-                    memcpy(&low, x[i][g].q + 4 * j, 4), memcpy(&high, x[i][g].q + 16 + 4 * (j % 4), 4);
-                    if (t == MLA_Q8X16) {
-                        const __m256i q = _mm256_sign_epi8(_mm256_set1_epi32(low), w);
-                        s[i] = _mm256_add_epi32(s[i],
-                                                _mm256_madd_epi16(_mm256_maddubs_epi16(_mm256_abs_epi8(w), q), ones));
-                    } else {
-                        s[i] = _mm256_add_epi16(
-                            s[i], _mm256_maddubs_epi16(_mm256_and_si256(w, nibble), _mm256_set1_epi32(low)));
-                        s[i] = _mm256_add_epi16(s[i],
-                                                _mm256_maddubs_epi16(_mm256_and_si256(_mm256_srli_epi16(w, 4), nibble),
-                                                                     _mm256_set1_epi32(high)));
-                    }
-                }
-            }
-            MLA__UNROLL
-            for (int i = 0; i < TB; i++) {
-                const __m256 p = _mm256_cvtepi32_ps(t == MLA_Q8X16 ? s[i] : _mm256_madd_epi16(s[i], ones));
-                const __m256 low = _mm256_set1_ps(t == MLA_Q8X16 ? 0 : 8 * x[i][g].sum);
-                acc[i][h] = _mm256_fmadd_ps(_mm256_fmsub_ps(p, _mm256_set1_ps(x[i][g].d), low), d, acc[i][h]);
-            }
-        }
-    }
-    MLA__UNROLL
-    for (int i = 0; i < TB; i++) _mm256_storeu_ps(y + i * ldy, acc[i][0]), _mm256_storeu_ps(y + i * ldy + 8, acc[i][1]);
-}
-MLA__AVX2 void mla__idot_strips_avx2(const mla_dtype t, float *y, mla__sz ldy, const void *x, mla__sz ldx,
-                                     const int *idx, int T, const mla_tensor *w, int row0, int n0, int n1) {
-    const int groups = w->cols / MLA_GROUP;
-    const mla__act *rows[MLA__FEW];
-    for (int i = 0; i < T; i++) rows[i] = MLA__ACT(x, ldx, idx ? idx[i] : i);
-    for (int n = n0; n < n1; n += 16) {
-        const unsigned char *b = (const unsigned char *)w->data + (mla__sz)((row0 + n) / 16) * groups * MLA__X16(t);
-        if (T == 1)
-            mla__idot_x16_avx2(t, 1, y + (n - n0), ldy, rows, b, groups);
-        else
-            mla__idot_x16_avx2(t, 2, y + (n - n0), ldy, rows, b, groups);
-    }
-}
-static MLA__TARGET_AVX2 void mla__idot_q8x16_avx2(float *y, mla__sz ldy, const void *x, mla__sz ldx, const int *idx,
-                                                  int T, const mla_tensor *w, int row0, int n0, int n1, float *panel) {
-    (void)panel;
-    mla__idot_strips_avx2(MLA_Q8X16, y, ldy, x, ldx, idx, T, w, row0, n0, n1);
-}
-static MLA__TARGET_AVX2 void mla__idot_q4x16_avx2(float *y, mla__sz ldy, const void *x, mla__sz ldx, const int *idx,
-                                                  int T, const mla_tensor *w, int row0, int n0, int n1, float *panel) {
-    (void)panel;
-    mla__idot_strips_avx2(MLA_Q4X16, y, ldy, x, ldx, idx, T, w, row0, n0, n1);
-}
-
-/* VNNI multiplies unsigned by signed bytes and adds four products to an int32. Activations become unsigned by adding
-   128, which is taken off again as 128 times the sum of the weights; nibbles are unsigned as they are. Products with
-   few tokens wait for memory: those of AVX2 do. */
+/* VNNI multiplies unsigned by signed bytes and adds four products to an int32. Where codes are signed, activations
+   become unsigned by adding 128, which is taken off again as 128 times the sum of the weights. With few tokens memory
+   is the limit, so the AVX2 kernels are used. */
 #define MLA__VNNI MLA__INLINE MLA__TARGET_VNNI
 
-MLA__VNNI void mla__itile_vnni(const mla_dtype t, const int M, float *y, mla__sz ldy, const mla__act *const *x,
+MLA__VNNI void mla__itile_vnni(const mla__shape shape, const int M, float *y, mla__sz ldy, const mla__act *const *x,
                                const mla__ipanel *panel, int gn, int add) {
+    const int halves = mla__halves(shape), is_signed = mla__is_signed(shape);
     const __m512i offset = _mm512_set1_epi8(-128);
     __m512 acc[MLA__IMR_VNNI];
     MLA__UNROLL
     for (int i = 0; i < M; i++) acc[i] = add ? _mm512_loadu_ps(y + i * ldy) : _mm512_setzero_ps();
     for (int g = 0; g < gn; g++) {
-        __m512i s[MLA__IMR_VNNI], sum = _mm512_setzero_si512();
         MLA__UNROLL
-        for (int i = 0; i < M; i++) s[i] = _mm512_setzero_si512();
-        MLA__UNROLL
-        for (int k = 0; k < 8; k++) {
-            const __m512i w = _mm512_loadu_si512(panel[g].w[k]);
-            if (t == MLA_Q8) sum = _mm512_dpbusd_epi32(sum, offset, w);
+        for (int part = 0; part < halves; part++) {
+            __m512i s[MLA__IMR_VNNI], sum = _mm512_setzero_si512();
+            MLA__UNROLL
+            for (int i = 0; i < M; i++) s[i] = _mm512_setzero_si512();
+            MLA__UNROLL
+            for (int k = 8 / halves * part; k < 8 / halves * (part + 1); k++) {
+                const __m512i w = _mm512_loadu_si512(panel[g].w[k]);
+                if (is_signed) sum = _mm512_dpbusd_epi32(sum, offset, w);
+                MLA__UNROLL
+                for (int i = 0; i < M; i++) {
+                    int four;
+                    memcpy(&four, x[i][g].q + 4 * k, 4);
+                    if (is_signed) s[i] = _mm512_dpbusd_epi32(s[i], _mm512_set1_epi32(four ^ (int)0x80808080), w);
+                    else s[i] = _mm512_dpbusd_epi32(s[i], w, _mm512_set1_epi32(four));
+                }
+            }
+            const __m512 d = _mm512_loadu_ps(panel[g].d[part]);
             MLA__UNROLL
             for (int i = 0; i < M; i++) {
-                int four;
-                memcpy(&four, x[i][g].q + 4 * k, 4);
-                if (t == MLA_Q8)
-                    s[i] = _mm512_dpbusd_epi32(s[i], _mm512_set1_epi32(four ^ (int)0x80808080), w);
-                else
-                    s[i] = _mm512_dpbusd_epi32(s[i], w, _mm512_set1_epi32(four));
+                const __m512i p = is_signed ? _mm512_sub_epi32(s[i], sum) : s[i];
+                const float total = halves == 1 ? x[i][g].sum : x[i][g].half[part];
+                acc[i] = _mm512_fmadd_ps(_mm512_cvtepi32_ps(p), _mm512_mul_ps(d, _mm512_set1_ps(x[i][g].d)), acc[i]);
+                if (!is_signed)
+                    acc[i] = _mm512_fnmadd_ps(_mm512_loadu_ps(panel[g].min[part]), _mm512_set1_ps(total), acc[i]);
             }
-        }
-        const __m512 d = _mm512_loadu_ps(panel[g].d);
-        MLA__UNROLL
-        for (int i = 0; i < M; i++) {
-            const __m512i p = t == MLA_Q8 ? _mm512_sub_epi32(s[i], sum) : s[i];
-            acc[i] = _mm512_fmadd_ps(_mm512_cvtepi32_ps(p), _mm512_mul_ps(d, _mm512_set1_ps(x[i][g].d)), acc[i]);
-            if (t == MLA_Q4) acc[i] = _mm512_fnmadd_ps(d, _mm512_set1_ps(8 * x[i][g].sum), acc[i]);
         }
     }
     MLA__UNROLL
     for (int i = 0; i < M; i++) _mm512_storeu_ps(y + i * ldy, acc[i]);
 }
 
-#define MLA__PRODUCT(D, d, isa, most, target)                                                                          \
-    static target void mla__itile_##d##isa(int m, float *y, mla__sz ldy, const mla__act *const *x,                     \
-                                           const mla__ipanel *panel, int gn, int add) {                                \
+typedef void (*mla__itile)(int m, float *y, mla__sz ldy, const mla__act *const *x, const mla__ipanel *panel, int gn,
+                           int add);
+#define MLA__TILE(shape, name, isa, most, target)                                                                      \
+    static target void mla__itile_##name##isa(int m, float *y, mla__sz ldy, const mla__act *const *x,                  \
+                                              const mla__ipanel *panel, int gn, int add) {                             \
         switch (m) {                                                                                                   \
-        case 1: mla__itile##isa(D, 1, y, ldy, x, panel, gn, add); break;                                               \
-        case 2: mla__itile##isa(D, 2, y, ldy, x, panel, gn, add); break;                                               \
-        case 3: mla__itile##isa(D, 3, y, ldy, x, panel, gn, add); break;                                               \
-        case 4: mla__itile##isa(D, 4, y, ldy, x, panel, gn, add); break;                                               \
+        case 1: mla__itile##isa(shape, 1, y, ldy, x, panel, gn, add); break;                                           \
+        case 2: mla__itile##isa(shape, 2, y, ldy, x, panel, gn, add); break;                                           \
+        case 3: mla__itile##isa(shape, 3, y, ldy, x, panel, gn, add); break;                                           \
+        case 4: mla__itile##isa(shape, 4, y, ldy, x, panel, gn, add); break;                                           \
         default: /* most is a constant: what is left of these is one call */                                           \
             if (most > 4 && m < most) {                                                                                \
-                mla__itile##isa(D, 4, y, ldy, x, panel, gn, add);                                                      \
-                mla__itile_##d##isa(m - 4, y + 4 * ldy, ldy, x + 4, panel, gn, add);                                   \
+                mla__itile##isa(shape, 4, y, ldy, x, panel, gn, add);                                                  \
+                mla__itile_##name##isa(m - 4, y + 4 * ldy, ldy, x + 4, panel, gn, add);                                \
             } else {                                                                                                   \
-                mla__itile##isa(D, most, y, ldy, x, panel, gn, add);                                                   \
+                mla__itile##isa(shape, most, y, ldy, x, panel, gn, add);                                               \
             }                                                                                                          \
         }                                                                                                              \
-    }                                                                                                                  \
-    static void mla__igemm_##d##isa(float *y, mla__sz ldy, const void *x, mla__sz ldx, const int *idx, int T,          \
-                                    const mla_tensor *w, int row0, int n0, int n1, float *panel) {                     \
-        mla__igemm_x86(D, mla__itile_##d##isa, most, y, ldy, x, ldx, idx, T, w, row0, n0, n1, panel);                  \
     }
-MLA__PRODUCT(MLA_Q8, q8, _avx2, MLA__IMR, MLA__TARGET_AVX2)
-MLA__PRODUCT(MLA_Q4, q4, _avx2, MLA__IMR, MLA__TARGET_AVX2)
-MLA__PRODUCT(MLA_Q8, q8, _vnni, MLA__IMR_VNNI, MLA__TARGET_VNNI)
-MLA__PRODUCT(MLA_Q4, q4, _vnni, MLA__IMR_VNNI, MLA__TARGET_VNNI)
-#undef MLA__PRODUCT
+#define MLA__TILES(isa, most, target)                                                                                  \
+    MLA__TILE(MLA__SIGNED, signed, isa, most, target)                                                                  \
+    MLA__TILE(MLA__SIGNED_16, signed_16, isa, most, target)                                                            \
+    MLA__TILE(MLA__UNSIGNED, unsigned, isa, most, target)                                                              \
+    MLA__TILE(MLA__UNSIGNED_16, unsigned_16, isa, most, target)                                                        \
+    static const mla__itile mla__itiles##isa[] = {mla__itile_signed##isa, mla__itile_signed_16##isa,                   \
+                                                  mla__itile_unsigned##isa, mla__itile_unsigned_16##isa};
+MLA__TILES(_avx2, MLA__IMR, MLA__TARGET_AVX2)
+MLA__TILES(_vnni, MLA__IMR_VNNI, MLA__TARGET_VNNI)
+#undef MLA__TILE
+#undef MLA__TILES
+
+/* Each format's packer, product of few tokens and unpacker, with rows as they lie and interleaved. */
+typedef struct mla__iformat {
+    void (*pack)(mla__ipanel *panel, const mla_tensor *w, int row, int nb, int g0, int gn);
+    mla__kernel few;
+} mla__iformat;
+#define MLA__ROWS(D, d)                                                                                                \
+    static MLA__TARGET_AVX2 void mla__ipack_##d##_avx2(mla__ipanel *to, const mla_tensor *w, int row, int nb, int g0,  \
+                                                       int gn) {                                                       \
+        mla__ipack_avx2(D, to, w, row, nb, g0, gn);                                                                    \
+    }                                                                                                                  \
+    static MLA__TARGET_AVX2 void mla__idot_##d##_avx2(const mla__product *p) { mla__idot_avx2(D, 0, p); }              \
+    static MLA__TARGET_AVX2 void mla__unpack_##d##_avx2(float *y, const void *x, mla__sz n) {                          \
+        mla__unpack_avx2(D, y, x, n);                                                                                  \
+    }
+#define MLA__STRIPS(D, d)                                                                                              \
+    static MLA__TARGET_AVX2 void mla__ipack_##d##x16_avx2(mla__ipanel *to, const mla_tensor *w, int row, int nb,       \
+                                                          int g0, int gn) {                                            \
+        (void)nb;                                                                                                      \
+        mla__ipack16_avx2(D, to, w, row, g0, gn);                                                                      \
+    }                                                                                                                  \
+    static MLA__TARGET_AVX2 void mla__idot_##d##x16_avx2(const mla__product *p) { mla__idot_avx2(D, 1, p); }
+#define MLA__BOTH(D, d) MLA__ROWS(D, d) MLA__STRIPS(D, d)
+MLA__FORMATS(MLA__BOTH, MLA__ROWS)
+#undef MLA__ROWS
+#undef MLA__STRIPS
+#undef MLA__BOTH
+#define MLA__ROWS(D, d) {{mla__ipack_##d##_avx2, mla__idot_##d##_avx2}, {NULL, NULL}},
+#define MLA__BOTH(D, d)                                                                                                \
+    {{mla__ipack_##d##_avx2, mla__idot_##d##_avx2}, {mla__ipack_##d##x16_avx2, mla__idot_##d##x16_avx2}},
+static const mla__iformat mla__iformats_avx2[][MLA_LAYOUT_COUNT] = {MLA__FORMATS(MLA__BOTH, MLA__ROWS)};
+#undef MLA__ROWS
+#undef MLA__BOTH
+
+/* Weights are packed 16 rows and IGROUPS groups at a time, and meet MC tokens, `most` in each register tile. */
+static MLA__TARGET_AVX2 void mla__igemm_x86(mla__itile tile, int most, const mla__product *p) {
+    const int groups = p->w->cols / MLA_GROUP, T = p->in.T;
+    const mla__iformat *f = &mla__iformats_avx2[p->w->dtype - MLA_Q8][p->w->layout];
+    mla__ipanel *panel = (mla__ipanel *)(void *)p->panel;
+    for (int t0 = 0; t0 < T; t0 += MLA__MC)
+        for (int g0 = 0; g0 < groups; g0 += MLA__IGROUPS) {
+            const int t1 = T - t0 < MLA__MC ? T : t0 + MLA__MC;
+            const int gn = groups - g0 < MLA__IGROUPS ? groups - g0 : MLA__IGROUPS;
+            for (int n = p->n0; n < p->n1; n += 16) {
+                const int nb = p->n1 - n < 16 ? p->n1 - n : 16;
+                f->pack(panel, p->w, p->row0 + n, nb, g0, gn);
+                for (int u = t0; u < t1; u += most) {
+                    const int m = t1 - u < most ? t1 - u : most;
+                    const mla__act *a[MLA__IMR_MAX];
+                    float edge[MLA__IMR_MAX * 16], *to = p->y + u * p->ldy + (n - p->n0);
+                    for (int i = 0; i < m; i++) a[i] = mla__act_of(&p->in, u + i) + g0;
+                    if (nb == 16) {
+                        tile(m, to, p->ldy, a, panel, gn, g0 > 0);
+                        continue;
+                    }
+                    memset(edge, 0, sizeof edge);
+                    for (int i = 0; i < m && g0; i++) memcpy(edge + 16 * i, to + i * p->ldy, (size_t)nb * sizeof *to);
+                    tile(m, edge, 16, a, panel, gn, g0 > 0);
+                    for (int i = 0; i < m; i++) memcpy(to + i * p->ldy, edge + 16 * i, (size_t)nb * sizeof *to);
+                }
+            }
+        }
+}
+static void mla__igemm_avx2(const mla__product *p) {
+    mla__igemm_x86(mla__itiles_avx2[mla__shape_of(p->w->dtype)], MLA__IMR, p);
+}
+static void mla__igemm_vnni(const mla__product *p) {
+    mla__igemm_x86(mla__itiles_vnni[mla__shape_of(p->w->dtype)], MLA__IMR_VNNI, p);
+}
+static void mla__integer_avx2(mla__kernels *k) {
+    k->quantize = mla__quantize_avx2;
+    for (int t = MLA_Q8; t < MLA_UE8M0; t++) {
+        for (int l = 0; l < MLA_LAYOUT_COUNT; l++) k->idot[t][l] = mla__iformats_avx2[t - MLA_Q8][l].few;
+        k->igemm[t] = mla__igemm_avx2;
+    }
+}
 #endif
 
 /* ---- >>fp8 ------------------------------------------------------------------------------------------------------- */
@@ -2225,26 +2713,20 @@ MLA__INLINE MLA__TARGET_VBMI void mla__fp8_part(const int T, const int n, __m512
 }
 MLA__INLINE MLA__TARGET_VBMI void mla__fp8_row(const int T, float *y, mla__sz ldy, const float *const *x,
                                                const mla_tensor *w, int row, const __m512i *table) {
-    const int K = w->cols;
-    const mla__sz scales = row / MLA__SCALE_BLOCK * (mla__sz)((K + MLA__SCALE_BLOCK - 1) / MLA__SCALE_BLOCK);
+    const int K = w->cols, step = mla__scaled(w) ? mla__scale_cols(w) : K;
     const unsigned char *from = (const unsigned char *)w->data + row * (mla__sz)K;
     __m512 acc[MLA__FEW];
     MLA__UNROLL
     for (int i = 0; i < T; i++) acc[i] = _mm512_setzero_ps();
-    for (int kb = 0; kb < K; kb += MLA__SCALE_BLOCK) {
-        const mla__sz at = scales + kb / MLA__SCALE_BLOCK;
-        const float scale = !mla__scaled(w)             ? 1.0f
-                            : w->scale_dtype == MLA_F32 ? mla__get(MLA_F32, w->scale, at)
-                                                        : mla__get(MLA_UE8M0, w->scale, at);
+    for (int kb = 0; kb < K; kb += step) {
+        const float scale = mla__scaled(w) ? mla__scale(w, row, kb) : 1.0f;
+        const int end = K - kb < step ? K : kb + step;
+        int k = kb;
         __m512 sum[MLA__FEW][2];
         MLA__UNROLL
         for (int i = 0; i < T; i++) sum[i][0] = sum[i][1] = _mm512_setzero_ps();
-        if (kb + MLA__SCALE_BLOCK <= K) {
-            mla__fp8_part(T, 64, sum, x, kb, from, table);
-            mla__fp8_part(T, 64, sum, x, kb + 64, from, table);
-        } else {
-            for (int k = kb; k < K; k += 64) mla__fp8_part(T, K - k, sum, x, k, from, table);
-        }
+        for (; k + 64 <= end; k += 64) mla__fp8_part(T, 64, sum, x, k, from, table);
+        if (k < end) mla__fp8_part(T, end - k, sum, x, k, from, table);
         MLA__UNROLL
         for (int i = 0; i < T; i++)
             acc[i] = _mm512_fmadd_ps(_mm512_add_ps(sum[i][0], sum[i][1]), _mm512_set1_ps(scale), acc[i]);
@@ -2252,18 +2734,14 @@ MLA__INLINE MLA__TARGET_VBMI void mla__fp8_row(const int T, float *y, mla__sz ld
     MLA__UNROLL
     for (int i = 0; i < T; i++) y[i * ldy] = _mm512_reduce_add_ps(acc[i]);
 }
-static MLA__TARGET_VBMI void mla__dot_e4m3_vbmi(float *y, mla__sz ldy, const float *x, mla__sz ldx, const int *idx,
-                                                int T, const mla_tensor *w, int row0, int n0, int n1, float *panel) {
-    const float *rows[MLA__FEW];
+static MLA__TARGET_VBMI void mla__dot_e4m3_vbmi(const mla__product *p) {
+    const float *x[MLA__FEW];
     __m512i table[5];
-    (void)panel;
     for (int i = 0; i < 5; i++) table[i] = _mm512_loadu_si512(mla__fp8_tables[i]);
-    for (int i = 0; i < T; i++) rows[i] = x + (idx ? idx[i] : i) * ldx;
-    for (int n = n0; n < n1; n++)
-        if (T == 1)
-            mla__fp8_row(1, y + (n - n0), ldy, rows, w, row0 + n, table);
-        else
-            mla__fp8_row(2, y + (n - n0), ldy, rows, w, row0 + n, table);
+    for (int i = 0; i < p->in.T; i++) x[i] = mla__x_of(&p->in, i);
+    for (int n = p->n0; n < p->n1; n++)
+        if (p->in.T == 1) mla__fp8_row(1, p->y + (n - p->n0), p->ldy, x, p->w, p->row0 + n, table);
+        else mla__fp8_row(2, p->y + (n - p->n0), p->ldy, x, p->w, p->row0 + n, table);
 }
 #endif
 
@@ -2398,8 +2876,12 @@ static MLA__TARGET_AMX void mla__btile_amx(float *c, const uint16_t *w, const ui
     MLA__FENCE();
 }
 
-static MLA__TARGET_BF16 void mla__bgemm(mla__btile tile, float *y, mla__sz ldy, const uint16_t *x, mla__sz ldx, int T,
-                                        const mla_tensor *w, int row0, int n0, int n1, float *memory) {
+static MLA__TARGET_BF16 void mla__bgemm(mla__btile tile, const mla__product *p) {
+    const mla_tensor *w = p->w;
+    const uint16_t *x = (const uint16_t *)(const void *)p->in.q;
+    const mla__sz ldx = p->in.ldq / 2, ldy = p->ldy;
+    const int T = p->in.T, row0 = p->row0, n0 = p->n0, n1 = p->n1;
+    float *y = p->y, *memory = p->panel;
     const int K = w->cols;
     uint16_t *panel = (uint16_t *)(void *)memory;
     float *sums = memory + MLA__BK * MLA__BN / 2;
@@ -2446,16 +2928,10 @@ static MLA__TARGET_BF16 void mla__bgemm(mla__btile tile, float *y, mla__sz ldy, 
     }
 }
 
-static void mla__igemm_bf16_bf16(float *y, mla__sz ldy, const void *x, mla__sz ldx, const int *idx, int T,
-                                 const mla_tensor *w, int row0, int n0, int n1, float *panel) {
-    (void)idx;
-    mla__bgemm(mla__btile_bf16, y, ldy, (const uint16_t *)x, ldx / 2, T, w, row0, n0, n1, panel);
-}
-static MLA__TARGET_AMX void mla__igemm_bf16_amx(float *y, mla__sz ldy, const void *x, mla__sz ldx, const int *idx,
-                                                int T, const mla_tensor *w, int row0, int n0, int n1, float *panel) {
-    (void)idx;
+static void mla__bgemm_bf16(const mla__product *p) { mla__bgemm(mla__btile_bf16, p); }
+static MLA__TARGET_AMX void mla__bgemm_amx(const mla__product *p) {
     mla__tiles_begin(64);
-    mla__bgemm(mla__btile_amx, y, ldy, (const uint16_t *)x, ldx / 2, T, w, row0, n0, n1, panel);
+    mla__bgemm(mla__btile_amx, p);
     mla__tiles_end();
 }
 
@@ -2652,40 +3128,44 @@ static MLA__TARGET_AMX void mla__itile_amx(int m, float *y, mla__sz ldy, const m
             const mla__act *q = row[i] + g - 1;
             acc[i] = _mm512_fmadd_ps(_mm512_cvtepi32_ps(_mm512_loadu_si512(s[(g - 1) % 2][i])),
                                      _mm512_mul_ps(d, _mm512_set1_ps(q->d)), acc[i]);
-            if (low) acc[i] = _mm512_fnmadd_ps(d, _mm512_set1_ps(8 * q->sum), acc[i]);
+            if (low) acc[i] = _mm512_fnmadd_ps(_mm512_loadu_ps(panel[g - 1].min[0]), _mm512_set1_ps(q->sum), acc[i]);
         }
     }
     MLA__UNROLL
     for (int i = 0; i < 16; i++)
         if (i < m) _mm512_storeu_ps(y + i * ldy, acc[i]);
 }
-#define MLA__PRODUCT(D, d)                                                                                             \
-    static MLA__TARGET_AMX void mla__itile_##d##_amx(int m, float *y, mla__sz ldy, const mla__act *const *x,           \
-                                                     const mla__ipanel *panel, int gn, int add) {                      \
-        mla__itile_amx(m, y, ldy, x, panel, gn, add, D == MLA_Q4);                                                     \
-    }                                                                                                                  \
-    static void mla__igemm_##d##_amx(float *y, mla__sz ldy, const void *x, mla__sz ldx, const int *idx, int T,         \
-                                     const mla_tensor *w, int row0, int n0, int n1, float *panel) {                    \
-        mla__tiles_begin(MLA_GROUP);                                                                                   \
-        mla__igemm_x86(D, mla__itile_##d##_amx, 16, y, ldy, x, ldx, idx, T, w, row0, n0, n1, panel);                   \
-        mla__tiles_end();                                                                                              \
+static MLA__TARGET_AMX void mla__itile_signed_amx(int m, float *y, mla__sz ldy, const mla__act *const *x,
+                                                  const mla__ipanel *panel, int gn, int add) {
+    mla__itile_amx(m, y, ldy, x, panel, gn, add, 0);
+}
+static MLA__TARGET_AMX void mla__itile_unsigned_amx(int m, float *y, mla__sz ldy, const mla__act *const *x,
+                                                    const mla__ipanel *panel, int gn, int add) {
+    mla__itile_amx(m, y, ldy, x, panel, gn, add, 1);
+}
+/* Tiles make products of 32, so that groups of 16 are left to VNNI. */
+static MLA__TARGET_AMX void mla__igemm_amx(const mla__product *p) {
+    const mla__shape shape = mla__shape_of(p->w->dtype);
+    if (mla__halves(shape) > 1) {
+        mla__igemm_vnni(p);
+        return;
     }
-MLA__PRODUCT(MLA_Q8, q8)
-MLA__PRODUCT(MLA_Q4, q4)
-#undef MLA__PRODUCT
+    mla__tiles_begin(MLA_GROUP);
+    mla__igemm_x86(mla__is_signed(shape) ? mla__itile_signed_amx : mla__itile_unsigned_amx, 16, p);
+    mla__tiles_end();
+}
 #endif
 
 #endif /* MLA_IMPLEMENTATION: to here it is what the template is written in */
 
 #ifdef MLA__TEMPLATE
 /* ---- >>template -------------------------------------------------------------------------------------------------- */
-/* Included once per ISA from >>table. Parameters:
+/* Included once per ISA from the end of this section. Parameters:
      MLA__ISA       suffix of the names      MLA__TARGET  function attribute      MLA__ISA_ENUM
      MLA__VL        floats in a vector       MLA__NV      vectors in a panel of weights, NR = VL * NV columns
      MLA__MR        rows of a register tile  MLA__LV      vectors in a panel of queries, NL = VL * LV lanes
-     MLA__AR        and of one of attention  MLA__AV      vectors of values in that one; NL is no multiple of AR only if
-   AR is MR MLA__INTEGER   whose integer products are used (>>integer) MLA__AHEAD     if not 0, there are also
-   dot_far_*, which fetch streaming weights so many bytes ahead */
+     MLA__AR        and of one of attention  MLA__AV      vectors of values in that one; NL is a multiple of AR or AR is
+   MR MLA__INTEGER   whose integer products and unpackers are used (>>integer) */
 
 #define MLA__F(name) MLA__CAT(mla__##name, MLA__ISA)
 #define MLA__V       MLA__F(v)
@@ -2782,90 +3262,120 @@ MLA__TILE(values_f16, MLA__AV, MLA_F16, 1)
 MLA__TILE(values_bf16, MLA__AV, MLA_BF16, 1)
 #undef MLA__TILE
 
-/* panel [kc, NR] = the transpose of W[row .. row+nb, k0 .. k0+kc), times its scales; lanes from nb on are zero. */
-MLA__IN void MLA__F(pack)(const mla_dtype t, const int NR, float *panel, const mla_tensor *w, int row, int nb, int k0,
-                          int kc) {
-    const int step = mla__scaled(w) ? MLA__SCALE_BLOCK : kc; /* KC is a multiple of the block */
-    for (int g = 0; g < NR; g += MLA__VL)
-        for (int kb = 0; kb < kc; kb += step) {
-            const int end = kb + step < kc ? kb + step : kc;
-            float scale[MLA__VL];
-            for (int i = 0; i < MLA__VL; i++)
-                scale[i] = mla__scaled(w) && g + i < nb ? mla__scale(w, row + g + i, k0 + kb) : 1.0f;
-            const MLA__V sv = MLA__F(ld)(scale);
-            int k = kb;
-            if (t == MLA_BF16 && MLA__VL > 1 &&
-                g + MLA__VL <= nb) /* half the shuffles: pairs are transposed, then widened */
-                for (; k + 2 * MLA__VL <= end; k += 2 * MLA__VL) {
-                    MLA__V r[MLA__VL];
-                    const unsigned char *at =
-                        (const unsigned char *)w->data + 2 * ((mla__sz)(row + g) * w->cols + k0 + k);
-                    MLA__UNROLL
-                    for (int i = 0; i < MLA__VL; i++) r[i] = MLA__F(get)(MLA_F32, at + 2 * (mla__sz)i * w->cols, 0);
-                    MLA__F(transpose)(r);
-                    MLA__UNROLL
-                    for (int i = 0; i < MLA__VL; i++) {
-                        MLA__F(st)(panel + (mla__sz)(k + 2 * i) * NR + g, MLA__F(even)(r[i]));
-                        MLA__F(st)(panel + (mla__sz)(k + 2 * i + 1) * NR + g, MLA__F(odd)(r[i]));
-                    }
-                }
-            for (; k + MLA__VL <= end; k += MLA__VL) {
+/* The n weights of a row from column k on: as they lie, or (blocks and I8) widened into own, times their scales. */
+MLA__IN const void *MLA__F(part)(const int widened, const mla__product *p, int row, int k, int n, float *own) {
+    const mla_tensor *w = p->w;
+    const mla__format *f = &mla__formats[w->dtype];
+    const int step = mla__scale_cols(w);
+    unsigned char block[MLA__BLOCK_BYTES];
+    if (!widened) return (const char *)w->data + f->bytes * (row * (mla__sz)w->cols + k);
+    if (w->layout == MLA_LAYOUT_ROWS) p->widen(own, mla__block_at(w, row, k, NULL), n);
+    for (int i = 0; i < n && w->layout != MLA_LAYOUT_ROWS; i += f->block)
+        p->widen(own + i, mla__block_at(w, row, k + i, block), f->block);
+    if (!mla__scaled(w)) return own;
+    for (int i = 0, end; i < n; i = end) {
+        const float scale = mla__scale(w, row, k + i);
+        end = step - (k + i) % step < n - i ? i + step - (k + i) % step : n;
+        for (int j = i; j < end; j++) own[j] *= scale;
+    }
+    return own;
+}
+#define MLA__SPAN 256 /* columns of a row of blocks that are widened at a time, a multiple of those of a block */
+
+/* panel [kc, VL of NR] = the transpose of W[row .. row+nb, k0 .. k0+kc), times its scales; lanes from nb on are zero.
+ */
+MLA__IN void MLA__F(pack_lanes)(const mla_dtype t, const int NR, float *panel, const mla_tensor *w, int row, int nb,
+                                int k0, int kc) {
+    const int coded = t == MLA_E4M3, step = coded && mla__scaled(w) ? mla__scale_cols(w) : 0;
+    for (int kb = 0, end; kb < kc; kb = end) {
+        float scale[MLA__VL];
+        int k = kb;
+        end = step && ((k0 + kb) / step + 1) * (mla__sz)step < k0 + kc ? ((k0 + kb) / step + 1) * step - k0 : kc;
+        for (int i = 0; i < MLA__VL; i++) scale[i] = step && i < nb ? mla__scale(w, row + i, k0 + kb) : 1.0f;
+        const MLA__V sv = MLA__F(ld)(scale);
+        if (t == MLA_BF16 && MLA__VL > 1 && MLA__VL <= nb) /* half the shuffles: pairs are transposed, then widened */
+            for (; k + 2 * MLA__VL <= end; k += 2 * MLA__VL) {
                 MLA__V r[MLA__VL];
-                const mla__sz at = (mla__sz)(row + g) * w->cols + k0 + k;
-                if (g + MLA__VL <= nb) {
-                    MLA__UNROLL
-                    for (int i = 0; i < MLA__VL; i++) r[i] = MLA__F(get)(t, w->data, at + (mla__sz)i * w->cols);
-                } else {
-                    MLA__UNROLL
-                    for (int i = 0; i < MLA__VL; i++)
-                        r[i] = g + i < nb ? MLA__F(get)(t, w->data, at + (mla__sz)i * w->cols) : MLA__F(zero)();
-                }
-                MLA__F(transpose)(r);
-                if (t == MLA_E4M3) {
-                    MLA__UNROLL
-                    for (int i = 0; i < MLA__VL; i++) r[i] = MLA__F(mul)(r[i], sv);
-                }
+                const unsigned char *at = (const unsigned char *)w->data + 2 * ((mla__sz)row * w->cols + k0 + k);
                 MLA__UNROLL
-                for (int i = 0; i < MLA__VL; i++) MLA__F(st)(panel + (mla__sz)(k + i) * NR + g, r[i]);
+                for (int i = 0; i < MLA__VL; i++) r[i] = MLA__F(get)(MLA_F32, at + 2 * (mla__sz)i * w->cols, 0);
+                MLA__F(transpose)(r);
+                MLA__UNROLL
+                for (int i = 0; i < MLA__VL; i++) {
+                    MLA__F(st)(panel + (mla__sz)(k + 2 * i) * NR, MLA__F(even)(r[i]));
+                    MLA__F(st)(panel + (mla__sz)(k + 2 * i + 1) * NR, MLA__F(odd)(r[i]));
+                }
             }
-            for (; k < end; k++)
+        for (; k + MLA__VL <= end; k += MLA__VL) {
+            MLA__V r[MLA__VL];
+            const mla__sz at = (mla__sz)row * w->cols + k0 + k;
+            if (MLA__VL <= nb) {
+                MLA__UNROLL
+                for (int i = 0; i < MLA__VL; i++) r[i] = MLA__F(get)(t, w->data, at + (mla__sz)i * w->cols);
+            } else {
+                MLA__UNROLL
                 for (int i = 0; i < MLA__VL; i++)
-                    panel[(mla__sz)k * NR + g + i] =
-                        g + i < nb ? mla__get(t, w->data, (mla__sz)(row + g + i) * w->cols + k0 + k) * scale[i] : 0;
+                    r[i] = i < nb ? MLA__F(get)(t, w->data, at + (mla__sz)i * w->cols) : MLA__F(zero)();
+            }
+            MLA__F(transpose)(r);
+            MLA__UNROLL
+            for (int i = 0; i < MLA__VL; i++)
+                MLA__F(st)(panel + (mla__sz)(k + i) * NR, coded ? MLA__F(mul)(r[i], sv) : r[i]);
         }
+        for (; k < end; k++)
+            for (int i = 0; i < MLA__VL; i++)
+                panel[(mla__sz)k * NR + i] =
+                    i < nb ? mla__get(t, w->data, (mla__sz)(row + i) * w->cols + k0 + k) * scale[i] : 0;
+    }
+}
+MLA__IN void MLA__F(pack)(const mla_dtype t, float *panel, const mla__product *p, int row, int nb, int k0, int kc) {
+    float own[MLA__VL][MLA__SPAN];
+    for (int g = 0; g < MLA__NR; g += MLA__VL) {
+        if (!mla__blocked(t)) {
+            MLA__F(pack_lanes)(t, MLA__NR, panel + g, p->w, row + g, nb - g, k0, kc);
+            continue;
+        }
+        for (int k = 0; k < kc; k += MLA__SPAN) {
+            const int n = kc - k < MLA__SPAN ? kc - k : MLA__SPAN;
+            const mla_tensor rows = mla_view(own, MLA_F32, MLA__VL, MLA__SPAN);
+            for (int i = 0; i < MLA__VL && g + i < nb; i++) MLA__F(part)(1, p, row + g + i, k0 + k, n, own[i]);
+            MLA__F(pack_lanes)(MLA_F32, MLA__NR, panel + (mla__sz)k * MLA__NR + g, &rows, 0, nb - g, 0, n);
+        }
+    }
 }
 
 MLA__FN void MLA__F(transpose_rows)(float *panel, const float *rows, int ld, int nb, int n) {
     const mla_tensor t = mla_view(rows, MLA_F32, nb, ld);
-    MLA__F(pack)(MLA_F32, MLA__NL, panel, &t, 0, nb, 0, n);
+    for (int g = 0; g < MLA__NL; g += MLA__VL) MLA__F(pack_lanes)(MLA_F32, MLA__NL, panel + g, &t, g, nb - g, 0, n);
 }
 
 /* Many tokens: weights are packed a panel at a time and meet MC tokens before they leave the caches. */
-MLA__IN void MLA__F(gemm)(const mla_dtype t, float *y, mla__sz ldy, const float *x, mla__sz ldx, const int *idx, int T,
-                          const mla_tensor *w, int row0, int n0, int n1, float *panel) {
+MLA__IN void MLA__F(gemm)(const mla_dtype t, const mla__product *p) {
+    const mla_tensor *w = p->w;
+    const int T = p->in.T, bytes = mla__formats[w->dtype].bytes, block = mla__formats[w->dtype].block;
     for (int t0 = 0; t0 < T; t0 += MLA__MC) {
         const int t1 = T - t0 < MLA__MC ? T : t0 + MLA__MC;
-        const int depth = t1 - t0 > MLA__MC / 2
-                              ? MLA__KC
-                              : MLA__KC / 2; /* of many tokens the sums leave the caches, too: fewer passes */
+        /* of many tokens the sums leave the caches, too: fewer passes */
+        const int depth = t1 - t0 > MLA__MC / 2 ? MLA__KC : MLA__KC / 2;
         for (int k0 = 0; k0 < w->cols; k0 += depth) {
             const int kc = w->cols - k0 < depth ? w->cols - k0 : depth;
-            for (int n = n0; n < n1; n += MLA__NR) {
-                const int nb = n1 - n < MLA__NR ? n1 - n : MLA__NR;
-                MLA__F(pack)(t, MLA__NR, panel, w, row0 + n, nb, k0, kc);
+            for (int n = p->n0; n < p->n1; n += MLA__NR) {
+                const int nb = p->n1 - n < MLA__NR ? p->n1 - n : MLA__NR;
+                MLA__F(pack)(t, p->panel, p, p->row0 + n, nb, k0, kc);
                 /* while these weights are used, the next come into the cache, a few rows with each tile */
-                const int rest = n1 - n - nb, next = n + nb < n1 ? (rest < MLA__NR ? rest : MLA__NR) : 0;
+                const int rest = p->n1 - n - nb, next = rest < MLA__NR ? rest : MLA__NR;
                 const int each = (next * MLA__MR + t1 - t0 - 1) / (t1 - t0);
                 for (int u = t0, r = 0; u < t1; u += MLA__MR) {
                     const int m = t1 - u < MLA__MR ? t1 - u : MLA__MR;
                     const float *a[MLA__MR];
                     for (const int end = r + each < next ? r + each : next; r < end; r++) {
                         const char *from =
-                            (const char *)w->data + mla__bytes(t, (mla__sz)(row0 + n + nb + r) * w->cols + k0);
-                        for (mla__sz b = 0; b < mla__bytes(t, kc); b += 64) MLA__PREFETCH_L2(from + b);
+                            (const char *)w->data + ((p->row0 + n + nb + r) * (mla__sz)w->cols + k0) / block * bytes;
+                        for (int b = 0; b < kc / block * bytes; b += 64) MLA__PREFETCH_L2(from + b);
                     }
-                    for (int i = 0; i < m; i++) a[i] = x + (idx ? idx[u + i] : u + i) * ldx + k0;
-                    MLA__F(tile_f32)(m, nb, y + u * ldy + (n - n0), ldy, a, 1, panel, MLA__NR, kc, k0 > 0, panel, 0);
+                    for (int i = 0; i < m; i++) a[i] = mla__x_of(&p->in, u + i) + k0;
+                    MLA__F(tile_f32)
+                    (m, nb, p->y + u * p->ldy + (n - p->n0), p->ldy, a, 1, p->panel, MLA__NR, kc, k0 > 0, p->panel, 0);
                 }
             }
         }
@@ -2874,53 +3384,53 @@ MLA__IN void MLA__F(gemm)(const mla_dtype t, float *y, mla__sz ldy, const float 
 
 /* One row of weights times TB tokens. Rows follow each other in memory, so that all weights are one linear stream: on
    DRAM this beats sharing the loads of x between several rows by far. U chains hide the latency of the additions. */
-MLA__IN void MLA__F(dot_row)(const mla_dtype t, const int TB, const int fetch, float *y, mla__sz ldy,
-                             const float *const *x, const mla_tensor *w, int row) {
+MLA__IN void MLA__F(dot_row)(const mla_dtype t, const int TB, const mla__product *p, float *y, const float *const *x,
+                             int row) {
     enum { CHAINS = 8 };
-    const int U = CHAINS / TB, K = w->cols, scaled = t == MLA_E4M3 && mla__scaled(w),
-              step = scaled ? MLA__SCALE_BLOCK : K;
-    const mla__sz at = (mla__sz)row * K,
-                  scales = row / MLA__SCALE_BLOCK * (mla__sz)((K + MLA__SCALE_BLOCK - 1) / MLA__SCALE_BLOCK);
+    const mla_tensor *w = p->w;
+    const mla_dtype as = mla__blocked(t) ? MLA_F32 : t;
+    const int coded = t == MLA_E4M3, scaled = coded && mla__scaled(w), U = CHAINS / TB, K = w->cols;
+    const int step = mla__blocked(t) ? MLA__SPAN : scaled ? mla__scale_cols(w) : K;
+    float own[MLA__SPAN], tail[MLA__FEW];
     MLA__V acc[CHAINS], top = MLA__F(zero)();
-    float tail[MLA__FEW];
     MLA__UNROLL
     for (int i = 0; i < CHAINS; i++) acc[i] = MLA__F(zero)();
     MLA__UNROLL
     for (int i = 0; i < TB; i++) tail[i] = 0;
     for (int kb = 0; kb < K; kb += step) {
-        const int end = K - kb < step ? K : kb + step;
-        const float scale = scaled ? mla__get(w->scale_dtype, w->scale, scales + kb / MLA__SCALE_BLOCK) : 1.0f;
+        const int n = K - kb < step ? K - kb : step;
+        const char *from = (const char *)MLA__F(part)(mla__blocked(t), p, row, kb, n, own);
+        const float scale = scaled ? mla__scale(w, row, kb) : 1.0f;
         const int wide = t != MLA_E4M3 || scale < 1e36f; /* 256 times the scale is finite */
-        const MLA__V sv = MLA__F(set1)(scale * 256), sv1 = MLA__F(set1)(scale);
-        int k = kb;
-        for (; wide && k + U * MLA__VL <= end; k += U * MLA__VL) {
-            const mla__sz bytes = fetch ? mla__bytes(t, U * MLA__VL) : 0;
-            MLA__UNROLL
-            for (mla__sz i = 0; i < bytes; i += 64)
-                MLA__PREFETCH_L2((const char *)w->data + mla__bytes(t, at + k) + fetch + i);
+        const MLA__V sv = MLA__F(set1)(t == MLA_E4M3 ? scale * 256 : scale), sv1 = MLA__F(set1)(scale);
+        int k = 0;
+        for (; wide && k + U * MLA__VL <= n; k += U * MLA__VL) {
+            const mla__sz bytes = p->fetch && as == t ? mla__bytes(as, U * MLA__VL) : 0;
+            for (mla__sz i = 0; i < bytes; i += 64) MLA__PREFETCH_L2(from + mla__bytes(as, k) + p->fetch + i);
             MLA__UNROLL
             for (int u = 0; u < U; u += 4) {
                 MLA__V v[4];
-                if (t == MLA_E4M3) MLA__F(fp8)(w->data, at + k + u * MLA__VL, v, &top);
+                if (t == MLA_E4M3) MLA__F(fp8)(from, k + u * MLA__VL, v, &top);
                 MLA__UNROLL
                 for (int j = 0; j < 4; j++) {
-                    v[j] = t == MLA_E4M3 ? MLA__F(mul)(v[j], sv) : MLA__F(get)(t, w->data, at + k + (u + j) * MLA__VL);
+                    if (t != MLA_E4M3) v[j] = MLA__F(get)(as, from, k + (u + j) * MLA__VL);
+                    if (coded) v[j] = MLA__F(mul)(v[j], sv);
                     MLA__UNROLL
                     for (int i = 0; i < TB; i++)
                         acc[i * U + u + j] =
-                            MLA__F(fma)(v[j], MLA__F(ld)(x[i] + k + (u + j) * MLA__VL), acc[i * U + u + j]);
+                            MLA__F(fma)(v[j], MLA__F(ld)(x[i] + kb + k + (u + j) * MLA__VL), acc[i * U + u + j]);
                 }
             }
         }
-        for (; k + MLA__VL <= end; k += MLA__VL) {
-            MLA__V v = MLA__F(get)(t, w->data, at + k);
-            if (t == MLA_E4M3) v = MLA__F(mul)(v, sv1);
+        for (; k + MLA__VL <= n; k += MLA__VL) {
+            MLA__V v = MLA__F(get)(as, from, k);
+            if (coded) v = MLA__F(mul)(v, sv1);
             MLA__UNROLL
-            for (int i = 0; i < TB; i++) acc[i * U] = MLA__F(fma)(v, MLA__F(ld)(x[i] + k), acc[i * U]);
+            for (int i = 0; i < TB; i++) acc[i * U] = MLA__F(fma)(v, MLA__F(ld)(x[i] + kb + k), acc[i * U]);
         }
-        for (; k < end; k++) {
-            const float v = mla__get(t, w->data, at + k) * scale;
-            for (int i = 0; i < TB; i++) tail[i] += v * x[i][k];
+        for (; k < n; k++) {
+            const float v = mla__get(as, from, k) * scale;
+            for (int i = 0; i < TB; i++) tail[i] += v * x[i][kb + k];
         }
     }
     MLA__UNROLL
@@ -2928,77 +3438,94 @@ MLA__IN void MLA__F(dot_row)(const mla_dtype t, const int TB, const int fetch, f
         MLA__V a = acc[i * U];
         MLA__UNROLL
         for (int u = 1; u < U; u++) a = MLA__F(add)(a, acc[i * U + u]);
-        y[i * ldy] = MLA__F(sum)(a) + tail[i];
-        if (t == MLA_E4M3 && MLA__F(fp8_nan)(top)) y[i * ldy] = NAN;
+        y[i * p->ldy] = MLA__F(sum)(a) + tail[i];
+        if (t == MLA_E4M3 && MLA__F(fp8_nan)(top)) y[i * p->ldy] = NAN;
     }
 }
 
 /* Up to FEW tokens. */
-MLA__IN void MLA__F(dot)(const mla_dtype t, const int fetch, float *y, mla__sz ldy, const float *x, mla__sz ldx,
-                         const int *idx, int T, const mla_tensor *w, int row0, int n0, int n1, float *panel) {
-    const float *rows[MLA__FEW];
-    (void)panel;
-    for (int i = 0; i < T; i++) rows[i] = x + (idx ? idx[i] : i) * ldx;
-    if (T == 1)
-        for (int n = n0; n < n1; n++) MLA__F(dot_row)(t, 1, fetch, y + (n - n0), ldy, rows, w, row0 + n);
+MLA__IN void MLA__F(dot)(const mla_dtype t, const mla__product *p) {
+    const float *x[MLA__FEW];
+    for (int i = 0; i < p->in.T; i++) x[i] = mla__x_of(&p->in, i);
+    if (p->in.T == 1)
+        for (int n = p->n0; n < p->n1; n++) MLA__F(dot_row)(t, 1, p, p->y + (n - p->n0), x, p->row0 + n);
     else
-        for (int n = n0; n < n1; n++) MLA__F(dot_row)(t, 2, fetch, y + (n - n0), ldy, rows, w, row0 + n);
+        for (int n = p->n0; n < p->n1; n++) MLA__F(dot_row)(t, 2, p, p->y + (n - p->n0), x, p->row0 + n);
 }
 
-/* The transposed use of W, for W_UK^T q in the absorbed path. */
-MLA__IN void MLA__F(mix)(const mla_dtype t, float *y, mla__sz ldy, const float *x, mla__sz ldx, int T,
-                         const mla_tensor *w, int row0, int n, float *panel) {
-    const int C = w->cols, step = t == MLA_E4M3 && mla__scaled(w) ? MLA__SCALE_BLOCK : C;
-    if (T <= MLA__FEW) { /* whole rows stream by, four at a time; y stays in the first-level cache */
-        for (int i = 0; i < T; i++) memset(y + i * ldy, 0, (size_t)C * sizeof *y);
-        for (int r = 0; r < n; r += 4) {
-            const int m = n - r < 4 ? n - r : 4;
-            for (int i = 0; i < T; i++)
-                for (int cb = 0; cb < C; cb += step) {
-                    const int end = C - cb < step ? C : cb + step;
-                    float f[4] = {0, 0, 0, 0}, *const to = y + i * ldy;
-                    const mla__sz at = (mla__sz)(row0 + r) * C;
-                    for (int j = 0; j < m; j++)
-                        f[j] = x[i * ldx + r + j] * (mla__scaled(w) ? mla__scale(w, row0 + r + j, cb) : 1.0f);
-                    int c = cb;
-                    if (m == 4) {
-                        const MLA__V f0 = MLA__F(set1)(f[0]), f1 = MLA__F(set1)(f[1]), f2 = MLA__F(set1)(f[2]),
-                                     f3 = MLA__F(set1)(f[3]);
-                        for (; c + MLA__VL <= end; c += MLA__VL) {
-                            MLA__V s = MLA__F(fma)(f0, MLA__F(get)(t, w->data, at + c), MLA__F(ld)(to + c));
-                            s = MLA__F(fma)(f1, MLA__F(get)(t, w->data, at + C + c), s);
-                            s = MLA__F(fma)(f2, MLA__F(get)(t, w->data, at + 2 * (mla__sz)C + c), s);
-                            s = MLA__F(fma)(f3, MLA__F(get)(t, w->data, at + 3 * (mla__sz)C + c), s);
-                            MLA__F(st)(to + c, s);
-                        }
+/* Up to FEW tokens, the transposed use: whole rows stream by, four at a time; y stays in the first-level cache. */
+MLA__IN void MLA__F(mix_few)(const mla_dtype t, const mla__product *p) {
+    const mla_tensor *w = p->w;
+    const mla_dtype as = mla__blocked(t) ? MLA_F32 : t;
+    const int C = w->cols, n = p->n1 - p->n0, scaled = t == MLA_E4M3 && mla__scaled(w);
+    const int step = mla__blocked(t) ? MLA__SPAN : scaled ? mla__scale_cols(w) : C;
+    float own[4][MLA__SPAN];
+    for (int i = 0; i < p->in.T; i++) memset(p->y + i * p->ldy, 0, (size_t)C * sizeof *p->y);
+    for (int r = 0; r < n; r += 4)
+        for (int cb = 0; cb < C; cb += step) {
+            const int m = n - r < 4 ? n - r : 4, width = C - cb < step ? C - cb : step, row = p->row0 + p->n0 + r;
+            const void *from[4];
+            for (int j = 0; j < m; j++) from[j] = MLA__F(part)(mla__blocked(t), p, row + j, cb, width, own[j]);
+            for (int i = 0; i < p->in.T; i++) {
+                float f[4] = {0, 0, 0, 0}, *const to = p->y + i * p->ldy + cb;
+                int c = 0;
+                for (int j = 0; j < m; j++)
+                    f[j] = mla__x_of(&p->in, i)[r + j] * (scaled ? mla__scale(w, row + j, cb) : 1.0f);
+                if (m == 4) {
+                    const MLA__V f0 = MLA__F(set1)(f[0]), f1 = MLA__F(set1)(f[1]), f2 = MLA__F(set1)(f[2]),
+                                 f3 = MLA__F(set1)(f[3]);
+                    for (; c + MLA__VL <= width; c += MLA__VL) {
+                        MLA__V s = MLA__F(fma)(f0, MLA__F(get)(as, from[0], c), MLA__F(ld)(to + c));
+                        s = MLA__F(fma)(f1, MLA__F(get)(as, from[1], c), s);
+                        s = MLA__F(fma)(f2, MLA__F(get)(as, from[2], c), s);
+                        s = MLA__F(fma)(f3, MLA__F(get)(as, from[3], c), s);
+                        MLA__F(st)(to + c, s);
                     }
-                    for (; c < end; c++)
-                        for (int j = 0; j < m; j++) to[c] += f[j] * mla__get(t, w->data, at + (mla__sz)j * C + c);
                 }
+                for (; c < width; c++)
+                    for (int j = 0; j < m; j++) to[c] += f[j] * mla__get(as, from[j], c);
+            }
         }
+}
+/* to [nb, then zeros up to the next multiple of NR] = W[row, c ..), times its scales */
+MLA__IN void MLA__F(mix_row)(const mla_dtype t, float *to, const mla__product *p, int row, int c, int nb) {
+    const mla_tensor *w = p->w;
+    const int coded = t == MLA_E4M3, step = coded && mla__scaled(w) ? mla__scale_cols(w) : 0;
+    const void *from = MLA__F(part)(mla__blocked(t), p, row, c, nb, to);
+    int j = mla__blocked(t) ? nb : 0;
+    while (j < nb) {
+        const int rest = step ? step - (c + j) % step : nb, end = nb - j < rest ? nb : j + rest;
+        const float scale = step ? mla__scale(w, row, c + j) : 1.0f;
+        for (; j + MLA__VL <= end; j += MLA__VL) {
+            const MLA__V v = MLA__F(get)(t, from, j);
+            MLA__F(st)(to + j, coded ? MLA__F(mul)(v, MLA__F(set1)(scale)) : v);
+        }
+        for (; j < end; j++) to[j] = mla__get(t, from, j) * scale;
+    }
+    for (; j % MLA__NR; j++) to[j] = 0;
+}
+/* The transposed use of W, for W_UK^T q in the absorbed path. Blocks are unpacked SPAN columns at a time. */
+MLA__IN void MLA__F(mix)(const mla_dtype t, const mla__product *p) {
+    enum { ROWS = MLA__KC * MLA__NR_MAX / MLA__SPAN };
+    const int C = p->w->cols, T = p->in.T, n = p->n1 - p->n0;
+    const int span = mla__blocked(t) ? MLA__SPAN : MLA__NR, rows = mla__blocked(t) ? ROWS : MLA__KC;
+    if (T <= MLA__FEW) {
+        MLA__F(mix_few)(t, p);
         return;
     }
-    for (int r0 = 0; r0 < n; r0 += MLA__KC) {
-        const int rc = n - r0 < MLA__KC ? n - r0 : MLA__KC;
-        for (int c = 0; c < C; c += MLA__NR) {
-            const int nb = C - c < MLA__NR ? C - c : MLA__NR;
-            for (int r = 0; r < rc; r++) {
-                const mla__sz at = (mla__sz)(row0 + r0 + r) * C + c;
-                const float scale =
-                    mla__scaled(w) ? mla__scale(w, row0 + r0 + r, c) : 1.0f; /* NR divides the block of scales */
-                float *to = panel + (mla__sz)r * MLA__NR;
-                int j = 0;
-                for (; j + MLA__VL <= nb; j += MLA__VL) {
-                    const MLA__V v = MLA__F(get)(t, w->data, at + j);
-                    MLA__F(st)(to + j, t == MLA_E4M3 ? MLA__F(mul)(v, MLA__F(set1)(scale)) : v);
-                }
-                for (; j < MLA__NR; j++) to[j] = j < nb ? mla__get(t, w->data, at + j) * scale : 0;
-            }
+    for (int r0 = 0; r0 < n; r0 += rows) {
+        const int rc = n - r0 < rows ? n - r0 : rows;
+        for (int c = 0; c < C; c += span) {
+            const int nb = C - c < span ? C - c : span;
+            for (int r = 0; r < rc; r++)
+                MLA__F(mix_row)(t, p->panel + (mla__sz)r * span, p, p->row0 + p->n0 + r0 + r, c, nb);
             for (int u = 0; u < T; u += MLA__MR) {
                 const int m = T - u < MLA__MR ? T - u : MLA__MR;
                 const float *a[MLA__MR];
-                for (int i = 0; i < m; i++) a[i] = x + (u + i) * ldx + r0;
-                MLA__F(tile_f32)(m, nb, y + u * ldy + c, ldy, a, 1, panel, MLA__NR, rc, r0 > 0, panel, 0);
+                for (int i = 0; i < m; i++) a[i] = mla__x_of(&p->in, u + i) + r0;
+                for (int j = 0; j < nb; j += MLA__NR) MLA__F(tile_f32)
+                (m, nb - j < MLA__NR ? nb - j : MLA__NR, p->y + u * p->ldy + c + j, p->ldy, a, 1, p->panel + j, span,
+                 rc, r0 > 0, p->panel, 0);
             }
         }
     }
@@ -3006,6 +3533,10 @@ MLA__IN void MLA__F(mix)(const mla_dtype t, float *y, mla__sz ldy, const float *
 
 MLA__IN void MLA__F(widen)(const mla_dtype t, float *y, const void *x, mla__sz n) {
     mla__sz i = 0;
+    if (mla__blocked(t)) { /* Q8, of caches */
+        MLA__CAT(mla__unpack_q8, MLA__INTEGER)(y, x, n);
+        return;
+    }
     for (; i + MLA__VL <= n; i += MLA__VL) MLA__F(st)(y + i, MLA__F(get)(t, x, i));
     for (; i < n; i++) y[i] = mla__get(t, x, i);
 }
@@ -3195,38 +3726,21 @@ MLA__INDEX(MLA_BF16, bf16)
 MLA__INDEX(MLA_Q8, q8)
 #undef MLA__INDEX
 
+/* D: a dtype, or for all that are widened one of them */
 #define MLA__DTYPE(D, d)                                                                                               \
-    MLA__FN void MLA__F(gemm_##d)(float *y, mla__sz ldy, const float *x, mla__sz ldx, const int *idx, int T,           \
-                                  const mla_tensor *w, int row0, int n0, int n1, float *panel) {                       \
-        MLA__F(gemm)(D, y, ldy, x, ldx, idx, T, w, row0, n0, n1, panel);                                               \
-    }                                                                                                                  \
-    MLA__FN void MLA__F(dot_##d)(float *y, mla__sz ldy, const float *x, mla__sz ldx, const int *idx, int T,            \
-                                 const mla_tensor *w, int row0, int n0, int n1, float *panel) {                        \
-        MLA__F(dot)(D, 0, y, ldy, x, ldx, idx, T, w, row0, n0, n1, panel);                                             \
-    }                                                                                                                  \
-    MLA__FN void MLA__F(mix_##d)(float *y, mla__sz ldy, const float *x, mla__sz ldx, int T, const mla_tensor *w,       \
-                                 int row0, int n, float *panel) {                                                      \
-        MLA__F(mix)(D, y, ldy, x, ldx, T, w, row0, n, panel);                                                          \
-    }                                                                                                                  \
+    MLA__FN void MLA__F(gemm_##d)(const mla__product *p) { MLA__F(gemm)(D, p); }                                       \
+    MLA__FN void MLA__F(dot_##d)(const mla__product *p) { MLA__F(dot)(D, p); }                                         \
+    MLA__FN void MLA__F(mix_##d)(const mla__product *p) { MLA__F(mix)(D, p); }                                         \
     MLA__FN void MLA__F(widen_##d)(float *y, const void *x, mla__sz n) { MLA__F(widen)(D, y, x, n); }
 MLA__DTYPE(MLA_F32, f32)
 MLA__DTYPE(MLA_F16, f16)
 MLA__DTYPE(MLA_BF16, bf16)
 MLA__DTYPE(MLA_E4M3, e4m3)
-MLA__DTYPE(MLA_Q8, q8)
-MLA__DTYPE(MLA_Q4, q4)
 #undef MLA__DTYPE
-#if MLA__AHEAD
-#define MLA__DTYPE(D, d)                                                                                               \
-    MLA__FN void MLA__F(dot_far_##d)(float *y, mla__sz ldy, const float *x, mla__sz ldx, const int *idx, int T,        \
-                                     const mla_tensor *w, int row0, int n0, int n1, float *panel) {                    \
-        MLA__F(dot)(D, MLA__AHEAD, y, ldy, x, ldx, idx, T, w, row0, n0, n1, panel);                                    \
-    }
-MLA__DTYPE(MLA_F32, f32)
-MLA__DTYPE(MLA_F16, f16)
-MLA__DTYPE(MLA_BF16, bf16)
-#undef MLA__DTYPE
-#endif
+MLA__FN void MLA__F(widen_i8)(float *y, const void *x, mla__sz n) { MLA__F(widen)(MLA_I8, y, x, n); }
+MLA__FN void MLA__F(gemm_widened)(const mla__product *p) { MLA__F(gemm)(MLA_Q8, p); }
+MLA__FN void MLA__F(dot_widened)(const mla__product *p) { MLA__F(dot)(MLA_Q8, p); }
+MLA__FN void MLA__F(mix_widened)(const mla__product *p) { MLA__F(mix)(MLA_Q8, p); }
 MLA__FN void MLA__F(narrow_f32)(void *y, const float *x, mla__sz n) { MLA__F(narrow)(MLA_F32, y, x, n); }
 MLA__FN void MLA__F(narrow_f16)(void *y, const float *x, mla__sz n) { MLA__F(narrow)(MLA_F16, y, x, n); }
 MLA__FN void MLA__F(narrow_bf16)(void *y, const float *x, mla__sz n) { MLA__F(narrow)(MLA_BF16, y, x, n); }
@@ -3241,13 +3755,15 @@ static void MLA__F(table)(mla__kernels *k) {
     MLA__DTYPE(MLA_F16, f16)
     MLA__DTYPE(MLA_BF16, bf16)
     MLA__DTYPE(MLA_E4M3, e4m3)
-    MLA__DTYPE(MLA_Q8, q8)
-    MLA__DTYPE(MLA_Q4, q4)
 #undef MLA__DTYPE
-    k->quantize = MLA__CAT(mla__quantize, MLA__INTEGER);
-    k->idot[MLA_Q8] = MLA__CAT(mla__idot_q8, MLA__INTEGER), k->idot[MLA_Q4] = MLA__CAT(mla__idot_q4, MLA__INTEGER);
-    k->igemm[MLA_Q8] = MLA__CAT(mla__igemm_q8, MLA__INTEGER), k->igemm[MLA_Q4] = MLA__CAT(mla__igemm_q4, MLA__INTEGER);
-    k->idot[MLA_Q8X16] = k->igemm[MLA_Q8X16] = k->idot[MLA_Q4X16] = k->igemm[MLA_Q4X16] = mla__idot_x16_scalar;
+#define MLA__DTYPE(D, d)                                                                                               \
+    k->dot[D] = MLA__F(dot_widened), k->gemm[D] = MLA__F(gemm_widened), k->mix[D] = MLA__F(mix_widened);               \
+    k->widen[D] = MLA__CAT(mla__unpack_##d, MLA__INTEGER);
+    MLA__FORMATS(MLA__DTYPE, MLA__DTYPE)
+#undef MLA__DTYPE
+    k->dot[MLA_I8] = k->dot[MLA_Q8], k->gemm[MLA_I8] = k->gemm[MLA_Q8], k->mix[MLA_I8] = k->mix[MLA_Q8];
+    k->widen[MLA_I8] = MLA__F(widen_i8);
+    MLA__CAT(mla__integer, MLA__INTEGER)(k);
     k->narrow[MLA_F32] = MLA__F(narrow_f32), k->narrow[MLA_F16] = MLA__F(narrow_f16),
     k->narrow[MLA_BF16] = MLA__F(narrow_bf16);
     k->narrow[MLA_Q8] = mla__narrow_q8;
@@ -3272,7 +3788,6 @@ static void MLA__F(table)(mla__kernels *k) {
 #undef MLA__NV
 #undef MLA__LV
 #undef MLA__INTEGER
-#undef MLA__AHEAD
 #undef MLA__MR
 #undef MLA__AR
 #undef MLA__AV
@@ -3289,7 +3804,6 @@ static void MLA__F(table)(mla__kernels *k) {
 #define MLA__ISA_ENUM MLA_ISA_SCALAR
 #define MLA__TARGET
 #define MLA__INTEGER _scalar
-#define MLA__AHEAD   0
 #define MLA__VL      1
 #define MLA__NV      4
 #define MLA__LV      4
@@ -3307,13 +3821,12 @@ static void MLA__F(table)(mla__kernels *k) {
 #else
 #define MLA__INTEGER _scalar
 #endif
-#define MLA__AHEAD 0
-#define MLA__VL    4
-#define MLA__NV    4
-#define MLA__LV    4
-#define MLA__MR    6
-#define MLA__AR    6
-#define MLA__AV    4
+#define MLA__VL 4
+#define MLA__NV 4
+#define MLA__LV 4
+#define MLA__MR 6
+#define MLA__AR 6
+#define MLA__AV 4
 #include MLA_FILE
 #endif
 
@@ -3322,7 +3835,6 @@ static void MLA__F(table)(mla__kernels *k) {
 #define MLA__ISA_ENUM MLA_ISA_AVX2
 #define MLA__TARGET   MLA__TARGET_AVX2
 #define MLA__INTEGER  _avx2
-#define MLA__AHEAD    MLA__FAR
 #define MLA__VL       8
 #define MLA__NV       2
 #define MLA__LV       2
@@ -3335,7 +3847,6 @@ static void MLA__F(table)(mla__kernels *k) {
 #define MLA__ISA_ENUM MLA_ISA_AVX512
 #define MLA__TARGET   MLA__TARGET_AVX512
 #define MLA__INTEGER  _avx2
-#define MLA__AHEAD    0
 #define MLA__VL       16
 #define MLA__NV       2
 #define MLA__LV       1
@@ -3347,47 +3858,35 @@ static void MLA__F(table)(mla__kernels *k) {
 
 #undef MLA__TEMPLATE
 
-/* The one place that decides which kernels an ISA has: newest first. */
-static void mla__select(mla__kernels *k, mla_isa isa, int exact) {
+/* The one place that decides which kernels an ISA has: newest first. AUTO has no more than VNNI: tiles are asked of the
+   system, and BF16 is for activations that are rounded to it. */
+static void mla__select(mla__kernels *k, mla_isa isa) {
     if (isa == MLA_ISA_AUTO)
-        isa = mla__cpu_isa() == MLA_ISA_BF16 || mla__cpu_isa() == MLA_ISA_AMX ? MLA_ISA_VNNI
-                                                                              : mla__cpu_isa(); /* those round */
+        isa = mla__cpu_isa() == MLA_ISA_BF16 || mla__cpu_isa() == MLA_ISA_AMX ? MLA_ISA_VNNI : mla__cpu_isa();
     switch (isa) {
 #if MLA__AMX
     case MLA_ISA_AMX:
-        mla__select(k, MLA_ISA_BF16, exact);
-        k->isa = MLA_ISA_AMX;
-        if (exact) break;
-        k->attend_tiles = mla__attend_amx;
-        k->igemm[MLA_BF16] = mla__igemm_bf16_amx, k->igemm[MLA_Q8] = mla__igemm_q8_amx,
-        k->igemm[MLA_Q4] = mla__igemm_q4_amx;
+        mla__select(k, MLA_ISA_BF16);
+        k->attend_tiles = mla__attend_amx, k->bgemm = mla__bgemm_amx;
+        for (int t = MLA_Q8; t < MLA_UE8M0; t++) k->igemm[t] = mla__igemm_amx;
         break;
     case MLA_ISA_BF16:
-        mla__select(k, MLA_ISA_VNNI, exact);
-        k->isa = MLA_ISA_BF16;
-        if (exact) break;
-        k->pack = mla__pack_bf16, k->igemm[MLA_BF16] = mla__igemm_bf16_bf16;
+        mla__select(k, MLA_ISA_VNNI);
+        k->pack = mla__pack_bf16, k->bgemm = mla__bgemm_bf16;
         break;
 #endif
 #if MLA__X86
     case MLA_ISA_VNNI:
-        mla__select(k, MLA_ISA_AVX512, exact);
-        k->isa = MLA_ISA_VNNI;
+        mla__select(k, MLA_ISA_AVX512);
         if (mla__cpu() & MLA__CPU_VBMI) k->dot[MLA_E4M3] = mla__dot_e4m3_vbmi;
-        k->igemm[MLA_Q8] = mla__igemm_q8_vnni, k->igemm[MLA_Q4] = mla__igemm_q4_vnni;
+        for (int t = MLA_Q8; t < MLA_UE8M0; t++) k->igemm[t] = mla__igemm_vnni;
         break;
     case MLA_ISA_AVX512:
         mla__table_avx512(k);
-        /* while memory is waited for, 256 bits at a time proved faster; Intel's servers leave a third of their speed to
-           those who fetch ahead by themselves, AMD's lose by it */
-        if (mla__cpu() & MLA__CPU_INTEL) {
-            k->idot[MLA_Q8] = mla__idot_q8_avx2_far, k->idot[MLA_Q4] = mla__idot_q4_avx2_far;
-            k->dot[MLA_F32] = mla__dot_far_f32_avx2, k->dot[MLA_F16] = mla__dot_far_f16_avx2,
-            k->dot[MLA_BF16] = mla__dot_far_bf16_avx2;
-        } else {
-            k->dot[MLA_F32] = mla__dot_f32_avx2, k->dot[MLA_F16] = mla__dot_f16_avx2,
-            k->dot[MLA_BF16] = mla__dot_bf16_avx2;
-        }
+        /* decode is bound by memory, where loads of 256 bits were faster; software prefetch gains a third on Intel's
+           servers and loses on AMD's */
+        k->dot[MLA_F32] = mla__dot_f32_avx2, k->dot[MLA_F16] = mla__dot_f16_avx2, k->dot[MLA_BF16] = mla__dot_bf16_avx2;
+        k->fetch = mla__cpu() & MLA__CPU_INTEL ? MLA__FAR : 0;
         break;
     case MLA_ISA_AVX2: mla__table_avx2(k); break;
 #endif
@@ -3396,47 +3895,183 @@ static void mla__select(mla__kernels *k, mla_isa isa, int exact) {
 #endif
     default: mla__table_scalar(k);
     }
-#if MLA__X86
-    if (isa != MLA_ISA_SCALAR) {
-        k->idot[MLA_Q8X16] = mla__idot_q8x16_avx2, k->idot[MLA_Q4X16] = mla__idot_q4x16_avx2;
-        k->igemm[MLA_Q8X16] = k->igemm[MLA_Q8], k->igemm[MLA_Q4X16] = k->igemm[MLA_Q4]; /* once packed, the same */
+    k->isa = isa;
+}
+
+void mla_widen(float *y, mla_dtype t, const void *x, size_t n) {
+    mla__kernels k;
+    mla__select(&k, MLA_ISA_AUTO);
+    k.widen[t](y, x, (mla__sz)n);
+}
+
+/* ---- >>quantize -------------------------------------------------------------------------------------------------- */
+/* Scales are searched: for given codes q the best is xq / qq, with the squared error xx - xq^2 / qq, so that it is
+   enough to try some inverses around the plain one. */
+
+/* The place in a list of 16, ascending, that is nearest to v; NaN gives the first. */
+static int mla__nearest(const int8_t *list, float v) {
+    int i = 0;
+    while (i < 15 && v > 0.5f * (float)(list[i] + list[i + 1])) i++;
+    return i;
+}
+/* x [n] = d * q with -most <= q < most, or q of the list NL: the best d; 0 if all are. */
+static float mla__search_scale(const float *x, int n, int most, int list) {
+    const int8_t *nl = mla__lists[0];
+    float top = 0, best = 0, scale = 0;
+    for (int i = 0; i < n; i++) top = fabsf(x[i]) > fabsf(top) ? x[i] : top;
+    if (!(fabsf(top) > 0)) return 0;
+    for (int step = -9; step <= 9; step++) {
+        const float inverse = -((list ? 120.0f : (float)most) + (list ? 2.0f : 0.1f) * (float)step) / top;
+        float xq = 0, qq = 0;
+        for (int i = 0; i < n; i++) {
+            float q = rintf(x[i] * inverse);
+            if (list) q = (float)nl[mla__nearest(nl, x[i] * inverse)];
+            else q = q < (float)-most ? (float)-most : q > (float)(most - 1) ? (float)(most - 1) : q;
+            xq += x[i] * q, qq += q * q;
+        }
+        if (qq > 0 && xq * xq > best * qq) best = xq * xq / qq, scale = xq / qq;
     }
-#endif
+    return scale;
+}
+/* x [32] = d * q - min with 0 <= q <= most, d and min at least 0: the best of some d, and its min by least squares. */
+static float mla__search_range(const float *x, int most, float *min) {
+    float low = 0, high = x[0], least = INFINITY, scale = 0;
+    for (int i = 0; i < MLA_GROUP; i++) low = x[i] < low ? x[i] : low, high = x[i] > high ? x[i] : high;
+    *min = -low;
+    if (!(high > low)) return 0;
+    for (int step = -5; step <= 15; step++) {
+        const float inverse = ((float)most + 0.1f * (float)step) / (high - low);
+        float q[MLA_GROUP], sq = 0, qq = 0, sx = 0, xq = 0, error = 0;
+        for (int i = 0; i < MLA_GROUP; i++) {
+            q[i] = rintf((x[i] - low) * inverse);
+            q[i] = q[i] < 0 ? 0 : q[i] > (float)most ? (float)most : q[i];
+            sq += q[i], qq += q[i] * q[i], sx += x[i], xq += x[i] * q[i];
+        }
+        const float det = MLA_GROUP * qq - sq * sq;
+        if (!(det > 0)) continue;
+        float d = (MLA_GROUP * xq - sx * sq) / det, m = (sq * xq - qq * sx) / det;
+        if (m < 0) m = 0, d = xq / qq;
+        for (int i = 0; i < MLA_GROUP; i++) error += (d * q[i] - m - x[i]) * (d * q[i] - m - x[i]);
+        if (error < least) least = error, scale = d, *min = m;
+    }
+    return scale;
+}
+static int mla__nearest_int(float v, int least, int most) { /* NaN gives least */
+    return v > (float)most ? most : v >= (float)least ? (int)rintf(v) : least;
+}
+static float mla__put_half(unsigned char *b, float f) { /* and what it has become */
+    const uint16_t h = mla_f32_to_f16(f);
+    memcpy(b, &h, 2);
+    return mla_f16_to_f32(h);
+}
+/* The bits of code u of weight i, into a block of zeros. */
+static void mla__put_code(const mla__format *f, unsigned char *b, int i, int u) {
+    for (int plane = 0; plane < 2; plane++) {
+        const mla__plane *p = plane ? &f->high : &f->low;
+        if (!p->bits) continue;
+        const int per = 8 / p->bits, at = p->at + i / (p->run * per) * p->run + i % p->run;
+        const int part = (plane ? u >> f->low.bits : u) & ((1 << p->bits) - 1);
+        b[at] = (unsigned char)(b[at] | part << (i / p->run % per * p->bits));
+    }
+}
+/* Q4_K and Q5_K */
+static void mla__quantize_k(mla_dtype t, unsigned char *b, const float *x) {
+    const mla__format *f = &mla__formats[t];
+    const int most = t == MLA_Q4_K ? 15 : 31;
+    float d[8], min[8], top = 0, top_min = 0;
+    memset(b, 0, (size_t)f->bytes);
+    for (int j = 0; j < 8; j++) {
+        d[j] = mla__search_range(x + 32 * j, most, &min[j]);
+        top = d[j] > top ? d[j] : top, top_min = min[j] > top_min ? min[j] : top_min;
+    }
+    const float unit = mla__put_half(b, top / 63), unit_min = mla__put_half(b + 2, top_min / 63);
+    for (int j = 0; j < 8; j++) {
+        const int s = unit > 0 ? mla__nearest_int(d[j] / unit, 0, 63) : 0;
+        const int m = unit_min > 0 ? mla__nearest_int(min[j] / unit_min, 0, 63) : 0;
+        const float scale = unit * (float)s, low = unit_min * (float)m;
+        unsigned char *at = b + 4 + j;
+        if (j < 4) at[0] = (unsigned char)(at[0] | s), at[4] = (unsigned char)(at[4] | m);
+        else {
+            at[4] = (unsigned char)((s & 15) | (m & 15) << 4);
+            at[-4] = (unsigned char)(at[-4] | s >> 4 << 6), at[0] = (unsigned char)(at[0] | m >> 4 << 6);
+        }
+        for (int i = 32 * j; i < 32 * (j + 1); i++)
+            mla__put_code(f, b, i, scale > 0 ? mla__nearest_int((x[i] + low) / scale, 0, most) : 0);
+    }
+}
+static void mla__quantize_q6_k(unsigned char *b, const float *x) {
+    const mla__format *f = &mla__formats[MLA_Q6_K];
+    float d[16], top = 0;
+    memset(b, 0, (size_t)f->bytes);
+    for (int j = 0; j < 16; j++) {
+        d[j] = mla__search_scale(x + 16 * j, 16, 32, 0);
+        top = fabsf(d[j]) > fabsf(top) ? d[j] : top;
+    }
+    const float unit = mla__put_half(b + 208, top / -128);
+    for (int j = 0; j < 16; j++) {
+        const int s = unit != 0 ? mla__nearest_int(d[j] / unit, -128, 127) : 0;
+        const float scale = unit * (float)s;
+        b[192 + j] = (unsigned char)(s & 255);
+        for (int i = 16 * j; i < 16 * (j + 1); i++)
+            mla__put_code(f, b, i, scale != 0 ? mla__nearest_int(x[i] / scale, -32, 31) + 32 : 32);
+    }
+}
+static void mla__quantize_iq4_nl(unsigned char *b, const float *x) {
+    memset(b, 0, 18);
+    const float d = mla__put_half(b, mla__search_scale(x, MLA_GROUP, 0, 1));
+    for (int i = 0; i < MLA_GROUP; i++)
+        mla__put_code(&mla__formats[MLA_IQ4_NL], b, i, mla__nearest(mla__lists[0], d != 0 ? x[i] / d : 0));
 }
 
 mla_result mla_quantize(mla_dtype t, void *out, const float *x, size_t n, mla_error *err) {
+    unsigned char *to = (unsigned char *)out;
     if (!out || !x) return mla__fail(err, MLA_ERR_ARGUMENT, "mla_quantize: %s is NULL", out ? "x" : "out");
-    if (t != MLA_F32 && t != MLA_F16 && t != MLA_BF16 && t != MLA_Q8 && t != MLA_Q4)
-        return mla__fail(err, MLA_ERR_ARGUMENT, "mla_quantize: to %s is not offered", mla_dtype_name(t));
-    if (mla__grouped(t) && n % MLA_GROUP)
+    if (n % (size_t)mla_dtype_block(t))
         return mla__fail(err, MLA_ERR_ARGUMENT, "mla_quantize: %.0f elements, %s needs a multiple of %d", (double)n,
-                         mla_dtype_name(t), MLA_GROUP);
-    if (t == MLA_Q4) {
-        mla__kernels k;
-        mla__select(&k, MLA_ISA_AUTO, 0);
-        for (size_t i = 0; i < n; i += MLA_GROUP)
-            mla__quantize_group(t, (unsigned char *)out + mla_dtype_bytes(t, i), x + i, k.q4_scale(x + i));
-    } else {
-        mla__narrow(t, out, x, (mla__sz)n);
+                         mla_dtype_name(t), mla_dtype_block(t));
+    const size_t block = (size_t)mla_dtype_block(t), bytes = mla_dtype_bytes(t, block);
+    mla__kernels k;
+    mla__select(&k, MLA_ISA_AUTO);
+    switch (t) {
+    case MLA_F32:
+    case MLA_F16:
+    case MLA_BF16:
+    case MLA_Q8: mla__narrow(t, out, x, (mla__sz)n); return MLA_OK;
+    case MLA_Q4:
+        for (size_t i = 0; i < n; i += block, to += bytes) mla__quantize_group(t, to, x + i, k.q4_scale(x + i));
+        return MLA_OK;
+    case MLA_Q4_K:
+    case MLA_Q5_K:
+        for (size_t i = 0; i < n; i += block, to += bytes) mla__quantize_k(t, to, x + i);
+        return MLA_OK;
+    case MLA_Q6_K:
+        for (size_t i = 0; i < n; i += block, to += bytes) mla__quantize_q6_k(to, x + i);
+        return MLA_OK;
+    case MLA_IQ4_NL:
+        for (size_t i = 0; i < n; i += block, to += bytes) mla__quantize_iq4_nl(to, x + i);
+        return MLA_OK;
+    default: return mla__fail(err, MLA_ERR_ARGUMENT, "mla_quantize: to %s is not offered", mla_dtype_name(t));
     }
-    return MLA_OK;
 }
 
 mla_result mla_repack(void *out, const mla_tensor *w, mla_error *err) {
     if (!out || !w || !w->data)
         return mla__fail(err, MLA_ERR_ARGUMENT, "mla_repack: %s is NULL", out ? "the tensor" : "out");
-    if ((w->dtype != MLA_Q8 && w->dtype != MLA_Q4) || w->rows < 1 || w->rows % 16 || w->cols < 1 || w->cols % MLA_GROUP)
+    const mla__format *f = &mla__formats[(unsigned)w->dtype < MLA_DTYPE_COUNT ? w->dtype : MLA_F32];
+    if (!mla__interleaves(w->dtype) || w->layout != MLA_LAYOUT_ROWS || w->rows < 1 || w->rows % 16 || w->cols < 1 ||
+        w->cols % f->block)
         return mla__fail(err, MLA_ERR_ARGUMENT,
-                         "mla_repack: %s [%d, %d], expected q8 or q4 with rows a multiple of 16 and columns of %d",
-                         mla_dtype_name(w->dtype), w->rows, w->cols, MLA_GROUP);
-    const mla__sz groups = w->cols / MLA_GROUP, size = mla__bytes(w->dtype, MLA_GROUP);
+                         "mla_repack: %s [%d, %d], expected blocks of 4 bits or more a weight, rows a multiple of 16 "
+                         "and columns of %d",
+                         mla_dtype_name(w->dtype), w->rows, w->cols, f->block);
+    const mla__sz blocks = w->cols / f->block;
     unsigned char *to = (unsigned char *)out;
     for (int row = 0; row < w->rows; row += 16)
-        for (mla__sz g = 0; g < groups; g++, to += 16 * size)
-            for (int r = 0; r < 16; r++) {
-                const unsigned char *b = (const unsigned char *)w->data + ((row + r) * groups + g) * size;
-                memcpy(to + 2 * r, b, 2);
-                for (int j = 0; j < (size - 2) / 4; j++) memcpy(to + 32 + 64 * j + 4 * r, b + 2 + 4 * j, 4);
+        for (mla__sz j = 0; j < blocks; j++, to += 16 * f->bytes)
+            for (int i = 0, begin, unit; i < f->bytes; i += unit) {
+                const unsigned char *from = (const unsigned char *)w->data + (row * blocks + j) * f->bytes + i;
+                unit = mla__unit(f, i, &begin);
+                for (int r = 0; r < 16; r++) memcpy(to + 16 * i + unit * r, from + r * blocks * f->bytes, (size_t)unit);
             }
     return MLA_OK;
 }
@@ -3528,10 +4163,8 @@ static mla_result mla__object_create(const mla__kind *kind, void *out, const mla
 static void mla__object_destroy(mla__object *object) {
     if (!object || !object->memory) return;
     const mla__object o = *object; /* it lies in the memory that goes */
-    if (o.alloc.alloc)
-        o.alloc.free(o.alloc.user, o.memory);
-    else
-        free(o.memory);
+    if (o.alloc.alloc) o.alloc.free(o.alloc.user, o.memory);
+    else free(o.memory);
 }
 
 /* ---- >>presets --------------------------------------------------------------------------------------------------- */
@@ -3966,9 +4599,9 @@ typedef struct mla__sizes {
 
 /* The struct that a tensor lies in. */
 enum { MLA__IN_MODEL, MLA__IN_MTP, MLA__IN_LAYER, MLA__IN_ATTN, MLA__IN_INDEXER, MLA__IN_MLP, MLA__IN_MOE };
-/* A matrix (HEAD: of any dtype that a linear may have), a vector, an mla_linear (KV_B: used both ways round), or an
-   mla_norm_weights, by the config it goes with. */
-enum { MLA__IS_MATRIX, MLA__IS_HEAD, MLA__IS_VECTOR, MLA__IS_LINEAR, MLA__IS_KV_B, MLA__IS_NORM };
+/* A matrix (HEAD: one that meets activations), a vector, an mla_linear, or an mla_norm_weights, by the config it goes
+ * with. */
+enum { MLA__IS_MATRIX, MLA__IS_HEAD, MLA__IS_VECTOR, MLA__IS_LINEAR, MLA__IS_NORM };
 enum { MLA__IS_Q_NORM = MLA__IS_NORM + 1, MLA__IS_KV_NORM, MLA__IS_K_NORM };
 enum { MLA__FREE, MLA__CALLED, MLA__NEEDED }; /* CALLED: may be absent, but calls on a whole model ask for it */
 
@@ -4003,7 +4636,7 @@ static const mla__entry mla__tensors[] = {
     MLA__TENSOR(ATTN, mla_attn_weights, q_b, LINEAR, NEEDED, query, Q),
     MLA__TENSOR(ATTN, mla_attn_weights, q_norm, Q_NORM, NEEDED, one, Q),
     MLA__TENSOR(ATTN, mla_attn_weights, kv_a, LINEAR, NEEDED, kv_a, D),
-    MLA__TENSOR(ATTN, mla_attn_weights, kv_b, KV_B, NEEDED, kv_b, R),
+    MLA__TENSOR(ATTN, mla_attn_weights, kv_b, LINEAR, NEEDED, kv_b, R),
     MLA__TENSOR(ATTN, mla_attn_weights, o, LINEAR, NEEDED, D, o),
     MLA__TENSOR(ATTN, mla_attn_weights, kv_norm, KV_NORM, NEEDED, one, R),
     MLA__TENSOR(INDEXER, mla_indexer_weights, wq_b, LINEAR, NEEDED, index_query, Q),
@@ -4067,40 +4700,42 @@ typedef struct mla__check {
     mla_error *err;
 } mla__check;
 
-enum { MLA__REQUIRED = 1, MLA__ONE_ROW = 2, MLA__LINEAR = 4 };
+enum { MLA__REQUIRED = 1, MLA__ONE_ROW = 2 };
 
 static void mla__want(mla__check *k, const char *name, const char *part, const mla_tensor *t, int rows, int cols,
                       int how) {
     char shape[40];
     const int vector = (how & MLA__ONE_ROW) != 0;
     if (k->result != MLA_OK || (!t->data && !(how & MLA__REQUIRED))) return;
-    if (vector)
-        snprintf(shape, sizeof shape, "[%d]", cols);
-    else
-        snprintf(shape, sizeof shape, "[%d, %d]", rows, cols);
+    if (vector) snprintf(shape, sizeof shape, "[%d]", cols);
+    else snprintf(shape, sizeof shape, "[%d, %d]", rows, cols);
     if (!t->data)
         k->result =
             mla__fail(k->err, MLA_ERR_WEIGHTS, "weights.%s%s%s: missing, expected %s", k->at, name, part, shape);
-    else if ((unsigned)t->dtype >= (unsigned)(vector ? MLA_E4M3 : MLA_UE8M0) ||
-             (mla__x16(t->dtype) && !(how & MLA__LINEAR)))
+    else if ((unsigned)t->dtype >= (unsigned)(vector ? MLA_E4M3 : MLA_UE8M0))
         k->result = mla__fail(k->err, MLA_ERR_WEIGHTS, "weights.%s%s%s: dtype %s (%d) cannot stand here", k->at, name,
                               part, mla_dtype_name(t->dtype), (int)t->dtype);
     else if (t->rows != rows || t->cols != cols)
         k->result = mla__fail(k->err, MLA_ERR_WEIGHTS, "weights.%s%s%s: [%d, %d], expected %s", k->at, name, part,
                               t->rows, t->cols, shape);
-    else if (mla__grouped(t->dtype) && t->cols % MLA_GROUP)
+    else if (t->cols % mla__formats[t->dtype].block)
         k->result = mla__fail(k->err, MLA_ERR_WEIGHTS, "weights.%s%s%s: rows of %d, %s needs a multiple of %d", k->at,
-                              name, part, t->cols, mla_dtype_name(t->dtype), MLA_GROUP);
-    else if (mla__x16(t->dtype) && t->rows % 16)
-        k->result = mla__fail(k->err, MLA_ERR_WEIGHTS, "weights.%s%s%s: %d rows, %s needs a multiple of 16", k->at,
+                              name, part, t->cols, mla_dtype_name(t->dtype), mla__formats[t->dtype].block);
+    else if ((unsigned)t->layout >= MLA_LAYOUT_COUNT || (t->layout && !mla__interleaves(t->dtype)))
+        k->result = mla__fail(k->err, MLA_ERR_WEIGHTS, "weights.%s%s%s: layout %d, which %s does not have", k->at, name,
+                              part, (int)t->layout, mla_dtype_name(t->dtype));
+    else if (t->layout && t->rows % 16)
+        k->result = mla__fail(k->err, MLA_ERR_WEIGHTS, "weights.%s%s%s: %d rows, %sx16 needs a multiple of 16", k->at,
                               name, part, t->rows, mla_dtype_name(t->dtype));
-    else if (mla__scaled(t) && t->scale_dtype != MLA_F32 && t->scale_dtype != MLA_UE8M0)
-        k->result = mla__fail(k->err, MLA_ERR_WEIGHTS, "weights.%s%s%s: scale of dtype %s, expected f32 or ue8m0",
+    else if (mla__scaled(t) && t->scale_dtype != MLA_F32 && t->scale_dtype != MLA_BF16 && t->scale_dtype != MLA_UE8M0)
+        k->result = mla__fail(k->err, MLA_ERR_WEIGHTS, "weights.%s%s%s: scale of dtype %s, expected f32, bf16 or ue8m0",
                               k->at, name, part, mla_dtype_name(t->scale_dtype));
+    else if (mla__scaled(t) && (t->scale_rows < 0 || t->scale_cols < 0))
+        k->result = mla__fail(k->err, MLA_ERR_WEIGHTS, "weights.%s%s%s: scales of blocks of %d x %d", k->at, name, part,
+                              t->scale_rows, t->scale_cols);
 }
 static void mla__want_linear(mla__check *k, const mla__entry *e, const mla_linear *l, int out, int in) {
-    mla__want(k, e->name, ".weight", &l->weight, out, in,
-              MLA__REQUIRED | (e->is == MLA__IS_KV_B ? 0 : MLA__LINEAR)); /* kv_b is used both ways round */
+    mla__want(k, e->name, ".weight", &l->weight, out, in, MLA__REQUIRED);
     if (k->result == MLA_OK) k->dtypes |= 1u << l->weight.dtype;
     mla__want(k, e->name, ".bias", &l->bias, 1, out, MLA__ONE_ROW);
 }
@@ -4127,7 +4762,7 @@ static void mla__want_all(mla__check *k, int in, const void *weights) {
         } else if (e->is >= MLA__IS_LINEAR) {
             mla__want_linear(k, e, (const mla_linear *)(const void *)t, rows, cols);
         } else {
-            const int how = e->is == MLA__IS_VECTOR ? MLA__ONE_ROW : e->is == MLA__IS_HEAD ? MLA__LINEAR : 0;
+            const int how = e->is == MLA__IS_VECTOR ? MLA__ONE_ROW : 0;
             mla__want(k, e->name, "", t, rows, cols, how | MLA__REQUIRED);
             if (e->is == MLA__IS_HEAD && k->result == MLA_OK) k->dtypes |= 1u << t->dtype;
         }
@@ -4194,8 +4829,7 @@ static void mla__check_layer(mla__check *k, const mla_layer_weights *l, int i, i
         mla__want_mlp(k, &l->mlp, k->c->intermediate_size);
         mla__check_at(k, "layers[%d].", i, 0);
     }
-    if (l->moe.experts)
-        mla__check_moe(k, &l->moe, i);
+    if (l->moe.experts) mla__check_moe(k, &l->moe, i);
     else if (l->moe.router.data && k->result == MLA_OK)
         k->result =
             mla__fail(k->err, MLA_ERR_WEIGHTS, "weights.layers[%d].moe.experts: NULL, but moe.router is there", i);
@@ -4735,16 +5369,6 @@ static void mla__share_even(int n, int worker, int workers, int *i0, int *i1) {
     *i0 = (int)((int64_t)n * worker / workers), *i1 = (int)((int64_t)n * (worker + 1) / workers);
 }
 
-/* Activations that meet weights: T rows, all of x or those that idx picks. q: the same rounded, if the weights want
- * that, ldq bytes a row. */
-typedef struct mla__in {
-    const float *x;
-    const unsigned char *q;
-    mla__sz ldx, ldq;
-    const int *idx;
-    int T;
-} mla__in;
-
 /* y = x W^T for some tokens; jobs that run side by side form one parallel region. */
 typedef struct mla__job {
     mla__in in;
@@ -4770,7 +5394,8 @@ struct mla_context {
     const mla_model *m;
     mla__kernels k;
     mla_error err;
-    int threads, max_tokens, exact, fp8;
+    int threads, max_tokens;
+    mla_activations activations;
     mla_attn_path path;
     mla_run run;
     void *run_user;
@@ -4815,8 +5440,7 @@ static void mla__run_default(void *user, int n, void (*task)(void *arg, int i), 
 static void mla__parallel(mla_context *c, mla__work work, void *arg, double cost) {
     mla__call call;
     call.c = c, call.work = work, call.arg = arg;
-    if (c->threads > 1 && cost > MLA__ALONE)
-        c->run(c->run_user, c->threads, mla__task, &call);
+    if (c->threads > 1 && cost > MLA__ALONE) c->run(c->run_user, c->threads, mla__task, &call);
     else
         for (int i = 0; i < c->threads; i++) work(c, arg, i);
 }
@@ -4829,10 +5453,14 @@ static void mla__rows(mla_context *c, float *y, mla__sz ldy, const mla__in *in, 
     const mla_tensor *b = &w->bias;
     const mla_dtype d = w->weight.dtype;
     const int few = in->T <= MLA__FEW;
-    if (in->q)
-        (few ? c->k.idot : c->k.igemm)[d](y, ldy, in->q, in->ldq, in->idx, in->T, &w->weight, row0, n0, n1, panel);
-    else
-        (few ? c->k.dot : c->k.gemm)[d](y, ldy, in->x, in->ldx, in->idx, in->T, &w->weight, row0, n0, n1, panel);
+    const mla__kernel run = !in->q             ? (few ? c->k.dot : c->k.gemm)[d]
+                            : !mla__blocked(d) ? c->k.bgemm
+                            : few              ? c->k.idot[d][w->weight.layout]
+                                               : c->k.igemm[d];
+    mla__product p;
+    p.y = y, p.ldy = ldy, p.in = *in, p.w = &w->weight, p.row0 = row0, p.n0 = n0, p.n1 = n1, p.panel = panel;
+    p.fetch = c->k.fetch, p.widen = c->k.widen[d];
+    run(&p);
     for (int t = 0; b->data && t < in->T; t++)
         for (int n = n0; n < n1; n++) y[t * ldy + n - n0] += mla__get(b->dtype, b->data, row0 + n);
 }
@@ -4843,11 +5471,18 @@ static mla__in mla__in_of(const float *x, mla__sz ldx, int T) {
     in.x = x, in.ldx = ldx, in.T = T;
     return in;
 }
+/* y [T, cols] = x [T, n] . W[row0 .. row0+n, :] */
+static void mla__mix(mla_context *c, float *y, mla__sz ldy, const float *x, mla__sz ldx, int T, const mla_tensor *w,
+                     int row0, int n, float *panel) {
+    mla__product p;
+    p.y = y, p.ldy = ldy, p.in = mla__in_of(x, ldx, T), p.w = w, p.row0 = row0, p.n0 = 0, p.n1 = n, p.panel = panel;
+    p.fetch = 0, p.widen = c->k.widen[w->dtype];
+    c->k.mix[w->dtype](&p);
+}
 /* Tokens t0 .. t0+T of it. */
 static mla__in mla__in_part(const mla__in *in, int t0, int T) {
     mla__in p = *in;
-    if (p.idx)
-        p.idx += t0;
+    if (p.idx) p.idx += t0;
     else {
         p.x += t0 * p.ldx;
         if (p.q) p.q += t0 * p.ldq;
@@ -4890,28 +5525,31 @@ static void mla__jobs_work(mla_context *c, void *arg, int worker) {
     }
 }
 
-enum { MLA__TO_NONE, MLA__TO_INT8, MLA__TO_BF16, MLA__TO_E4M3, MLA__TO_COUNT };
-/* What a job's weights want its activations rounded to. */
-static int mla__rounds_to(const mla_context *c, const mla__job *j) {
-    const mla_dtype d = j->w->weight.dtype, up = j->up ? j->up->weight.dtype : d;
-    if (j->exact || !c->act) return MLA__TO_NONE;
-    if (mla__grouped(d) && mla__grouped(up)) return MLA__TO_INT8;
-    if (d == MLA_BF16 && up == d && c->k.pack && j->in.T > MLA__FEW) return MLA__TO_BF16;
-    return d == MLA_E4M3 && up == d && c->fp8 ? MLA__TO_E4M3 : MLA__TO_NONE;
+/* What a tensor wants its activations rounded to. */
+static mla_activations mla__wants(const mla_context *c, const mla_tensor *w, int T) {
+    if (c->activations == MLA_ACT_F32) return MLA_ACT_F32;
+    if (mla__blocked(w->dtype)) return MLA_ACT_INT8;
+    if (w->dtype == MLA_BF16 && c->activations == MLA_ACT_BF16 && T > MLA__FEW) return MLA_ACT_BF16;
+    return w->dtype == MLA_E4M3 && c->activations == MLA_ACT_E4M3 ? MLA_ACT_E4M3 : MLA_ACT_F32;
 }
-
+/* Of gate and up that want different things, both meet f32. */
+static mla_activations mla__rounds_to(const mla_context *c, const mla__job *j) {
+    const mla_activations to = j->exact ? MLA_ACT_F32 : mla__wants(c, &j->w->weight, j->in.T);
+    return j->up && mla__wants(c, &j->up->weight, j->in.T) != to ? MLA_ACT_F32 : to;
+}
 static void mla__activations_work(mla_context *c, void *arg, int worker) {
     const mla__jobs *list = (const mla__jobs *)arg;
     mla__share s = mla__share_of(c->loads, list->n, worker, c->threads);
     for (int i = 0, b0, b1; i < list->n; i++) {
         const mla__in *in = &list->job[i].in;
         if (!mla__share_next(&s, &c->loads[i], &b0, &b1)) continue;
-        const int cols = list->job[i].w->weight.cols, to = mla__rounds_to(c, &list->job[i]);
+        const int cols = list->job[i].w->weight.cols;
+        const mla_activations to = mla__rounds_to(c, &list->job[i]);
         unsigned char *q = c->act + (in->q - c->act);
-        if (to == MLA__TO_INT8)
+        if (to == MLA_ACT_INT8)
             for (int t = b0; t < b1; t++)
                 c->k.quantize((mla__act *)(void *)(q + t * in->ldq), in->x + t * in->ldx, cols);
-        else if (to == MLA__TO_E4M3)
+        else if (to == MLA_ACT_E4M3)
             for (int t = b0; t < b1; t++)
                 mla__round_e4m3((float *)(void *)(q + t * in->ldq), in->x + t * in->ldx, cols);
         else
@@ -4926,17 +5564,16 @@ static void mla__activations(mla_context *c, mla__job *jobs, int n) {
     mla__jobs list;
     double cost = 0;
     mla__sz used = 0;
-    const mla__in *last[MLA__TO_COUNT] = {
+    const mla__in *last[MLA_ACT_COUNT] = {
         0}; /* that was rounded to each: experts may be of several dtypes, and all have the same x */
     for (int i = 0; i < n; i++) {
         mla__job *j = &jobs[i];
-        const int to = mla__rounds_to(c, j), packed = to == MLA__TO_BF16, cols = j->w->weight.cols;
+        const mla_activations to = mla__rounds_to(c, j);
+        const int packed = to == MLA_ACT_BF16, cols = j->w->weight.cols;
         const mla__in *same = last[to];
         c->loads[i].units = 0, c->loads[i].weight = 1;
-        if (to == MLA__TO_NONE) continue;
-        j->in.ldq = packed               ? 2 * mla__up_to(cols, 32)
-                    : to == MLA__TO_E4M3 ? cols * (mla__sz)sizeof(float)
-                                         : cols / MLA_GROUP * (mla__sz)sizeof(mla__act);
+        if (to == MLA_ACT_F32) continue;
+        j->in.ldq = mla__act_bytes(to, cols);
         if (same && same->x == j->in.x && same->ldq == j->in.ldq && (!packed || (!same->idx && !j->in.idx))) {
             j->in.q = same->q;
             continue;
@@ -4952,9 +5589,9 @@ static void mla__activations(mla_context *c, mla__job *jobs, int n) {
     for (int i = 0; i < n; i++) {
         mla__in *in = &jobs[i].in;
         if (!in->q) continue;
-        const int to = mla__rounds_to(c, &jobs[i]);
-        if (to == MLA__TO_BF16) in->idx = NULL, in->ldx = 0; /* packed in their order */
-        if (to == MLA__TO_E4M3)
+        const mla_activations to = mla__rounds_to(c, &jobs[i]);
+        if (to == MLA_ACT_BF16) in->idx = NULL, in->ldx = 0; /* packed in their order */
+        if (to == MLA_ACT_E4M3)
             in->x = (const float *)(const void *)in->q, in->ldx = jobs[i].w->weight.cols,
             in->q = NULL; /* f32 in form */
     }
@@ -4984,7 +5621,7 @@ static mla__job mla__job_of(float *y, mla__sz ldy, const float *x, mla__sz ldx, 
 
 /* Scratch of linear layers. Packed as bf16, a token stands once for each of its experts, and each expert's tokens are
    padded to 16. */
-static void mla__linear_layout(mla_context *c, mla__arena *arena, int exact, int fp8) {
+static void mla__linear_layout(mla_context *c, mla__arena *arena) {
     const mla_model *m = c->m;
     const mla_config *f = &m->c;
     const int T = c->max_tokens, H = f->num_attention_heads, D = f->hidden_size, E = f->n_routed_experts,
@@ -4993,19 +5630,19 @@ static void mla__linear_layout(mla_context *c, mla__arena *arena, int exact, int
               pair = f->num_nextn_predict_layers ? 2 * D : 0;
     const int widest = mla__max(mla__max(mla__max(D, pair), f->q_lora_rank), mla__max(H * f->v_head_dim, inner));
     const int packs = c->k.pack && m->dtypes & 1u << MLA_BF16;
-    const unsigned rounded = 1u << MLA_Q8 | 1u << MLA_Q4 | 1u << MLA_Q8X16 | 1u << MLA_Q4X16;
+    const int fp8 = c->activations == MLA_ACT_E4M3 && m->dtypes & 1u << MLA_E4M3;
+    const unsigned blocks = (1u << MLA_UE8M0) - (1u << MLA_Q8);
     c->max_jobs = mla__max(mla__max(H, E + 2), 4);
-    c->fp8 = fp8 && m->dtypes & 1u << MLA_E4M3;
     c->jobs = MLA__TAKE(arena, mla__job, c->max_jobs);
     c->loads = MLA__TAKE(arena, mla__load, (double)c->max_jobs + T);
-    if (!exact && (packs || c->fp8 || m->dtypes & rounded)) {
+    if (c->activations != MLA_ACT_F32 && (packs || fp8 || m->dtypes & blocks)) {
         const double slot_rows = (double)T * K + 15.0 * fmin(E, (double)T * K), dense = (T + 15.0) * (widest + 31.0);
         const double slots =
             slot_rows * mla__up_to(mla__max(D, inter), 32) + (T + 15.0) * mla__up_to(mla__max(D, shared), 32);
         c->act =
             MLA__TAKE(arena, unsigned char,
-                      (T * (double)widest / MLA_GROUP + 1) * sizeof(mla__act) + (packs ? 2 * fmax(dense, slots) : 0) +
-                          (c->fp8 ? T * (double)widest * sizeof(float) : 0));
+                      (T + 1) * (double)mla__act_bytes(MLA_ACT_INT8, widest) + (packs ? 2 * fmax(dense, slots) : 0) +
+                          (fp8 ? T * (double)mla__act_bytes(MLA_ACT_E4M3, widest) : 0));
     }
     c->workers = MLA__TAKE(arena, mla__worker, c->threads);
     for (int i = 0; i < c->threads; i++) {
@@ -5761,10 +6398,8 @@ static const void *mla__walk_rows(const mla__walk *walk, int as_they_are, mla__s
             const unsigned char *next = mla__row(cache, layer, walk->at[mla__min(i + 3, walk->n - 1)]);
             for (mla__sz j = 0; j < bytes; j += 64) MLA__PREFETCH(next + j);
         }
-        if (as_they_are)
-            memcpy((unsigned char *)(void *)rows + i * bytes, row, (size_t)bytes);
-        else
-            walk->c->k.widen[cache->dtype](rows + i * ld, row, cache->width);
+        if (as_they_are) memcpy((unsigned char *)(void *)rows + i * bytes, row, (size_t)bytes);
+        else walk->c->k.widen[cache->dtype](rows + i * ld, row, cache->width);
     }
     return rows;
 }
@@ -5908,10 +6543,8 @@ static void mla__absorbed_row(const mla_context *c, const mla__attn *a, const ml
     }
     const mla__sz slot = (mla__sz)b->slot * mla__lane_tokens(c) * H + row * (mla__sz)b->pieces + piece;
     s->piece_m[slot] = l->m[i], s->piece_l[slot] = l->l[i];
-    if (l->started)
-        memcpy(s->piece_o + slot * R, o, (size_t)R * sizeof *o);
-    else
-        memset(s->piece_o + slot * R, 0, (size_t)R * sizeof *o);
+    if (l->started) memcpy(s->piece_o + slot * R, o, (size_t)R * sizeof *o);
+    else memset(s->piece_o + slot * R, 0, (size_t)R * sizeof *o);
 }
 
 /* Absorbed, one block of tokens and one piece of context: all heads walk over the latents together, each read and
@@ -5959,7 +6592,7 @@ static void mla__merge(mla_context *c, const mla__attn *a, const mla__block *b, 
     }
     for (int p = 0; p < n; p++) share[p] = sum != 0 ? share[p] / sum : 0;
     s->sees[to] = sum != 0;
-    c->k.mix[MLA_F32](s->ol + to * R, R, share, n, 1, &o, 0, n, c->workers[worker].panel);
+    mla__mix(c, s->ol + to * R, R, share, n, 1, &o, 0, n, c->workers[worker].panel);
 }
 
 /* A visit's keys [n, N+P] and values [n, V] of head h, expanded from the latents; in bf16 if tiles are used. A bias on
@@ -6064,8 +6697,8 @@ static void mla__absorb_work(mla_context *c, void *arg, int worker) {
     for (int h = h0; h < h1; h++) {
         const float *q = c->attn->q + ((mla__sz)a->token0 * H + h) * (N + P);
         float *qa = c->attn->qa + h * (mla__sz)(R + P);
-        c->k.mix[w->dtype](qa, (mla__sz)H * (R + P), q, (mla__sz)H * (N + P), a->n_tokens, w, h * (N + V), N,
-                           c->workers[worker].panel);
+        mla__mix(c, qa, (mla__sz)H * (R + P), q, (mla__sz)H * (N + P), a->n_tokens, w, h * (N + V), N,
+                 c->workers[worker].panel);
         for (int t = 0; t < a->n_tokens; t++)
             memcpy(qa + t * (mla__sz)H * (R + P) + R, q + t * (mla__sz)H * (N + P) + N, (size_t)P * sizeof *q);
     }
@@ -6270,10 +6903,8 @@ static void mla__route(const mla_config *f, const mla_tensor *bias, float *z, fl
         for (g = 0; g < G; g++) {
             float a = -INFINITY, b = -INFINITY;
             for (e = g * per; e < (g + 1) * per; e++) {
-                if (biased[e] > a)
-                    b = a, a = biased[e];
-                else if (biased[e] > b)
-                    b = biased[e];
+                if (biased[e] > a) b = a, a = biased[e];
+                else if (biased[e] > b) b = biased[e];
             }
             biased[E + g] = top2 ? a + b : a;
         }
@@ -6429,10 +7060,8 @@ static void mla__down_work(mla_context *c, void *arg, int worker) {
         for (int t = 0; t < a->T; t++) memset(a->y + t * (mla__sz)D + n0, 0, (size_t)(n1 - n0) * sizeof *a->y);
     for (int i = 0; i < a->n_jobs; i++) {
         const mla__job *j = &c->jobs[i];
-        if (j->scatter)
-            mla__down_expert(c, a, j, n0, n1, my);
-        else
-            mla__rows(c, a->y + n0, D, &j->in, j->w, 0, n0, n1, my->panel);
+        if (j->scatter) mla__down_expert(c, a, j, n0, n1, my);
+        else mla__rows(c, a->y + n0, D, &j->in, j->w, 0, n0, n1, my->panel);
     }
     if (!a->w) return;
     for (int slot = s->offset[f->n_routed_experts]; slot < s->offset[mla__choices(f)]; slot++) { /* without weights */
@@ -6566,12 +7195,17 @@ static mla_result mla__check_tokens(mla_context *c, const int *tokens, int T) {
 /* x [T, D] */
 static void mla__embed(mla_context *c, const mla_tensor *e, const int *tokens, int T) {
     const mla_config *f = &c->m->c;
-    const int D = f->hidden_size;
-    for (int t = 0; t < T; t++)
+    const int D = f->hidden_size, block = mla__formats[e->dtype].block;
+    unsigned char own[MLA__BLOCK_BYTES];
+    for (int t = 0; t < T; t++) {
+        float *x = c->block->x + t * (mla__sz)D;
+        for (int i = 0; i < D && block > 1; i += block)
+            c->k.widen[e->dtype](x + i, mla__block_at(e, tokens[t], i, own), block);
         for (int i = 0; i < D; i++) {
             const float scale = mla__scaled(e) ? mla__scale(e, tokens[t], i) * f->embed_scale : f->embed_scale;
-            c->block->x[t * (mla__sz)D + i] = mla__get(e->dtype, e->data, tokens[t] * (mla__sz)D + i) * scale;
+            x[i] = (block > 1 ? x[i] : mla__get(e->dtype, e->data, tokens[t] * (mla__sz)D + i)) * scale;
         }
+    }
 }
 
 /* x [T, D] through the block of a layer. */
@@ -6754,18 +7388,25 @@ static mla_context_desc mla__context_desc_of(const void *desc) {
     return desc ? *(const mla_context_desc *)desc : d;
 }
 
+/* AUTO with bf16 activations is the best that has instructions for them. */
+static mla_isa mla__isa_of(const mla_context_desc *d) {
+    if (d->isa != MLA_ISA_AUTO || d->activations != MLA_ACT_BF16) return d->isa;
+    return mla_isa_available(MLA_ISA_AMX) ? MLA_ISA_AMX : MLA_ISA_BF16;
+}
+
 static void *mla__context_layout(const mla_model *m, const void *desc, void *memory, size_t *bytes) {
     const mla_context_desc d = mla__context_desc_of(desc);
     mla__arena arena;
     mla_context *out = (mla_context *)mla__begin(&arena, memory, sizeof *out), c;
     memset(&c, 0, sizeof c);
     c.m = m, c.max_tokens = d.max_tokens > 0 ? d.max_tokens : 512, c.threads = d.threads;
-    c.path = d.attn, c.exact = d.exact, c.run = d.run ? d.run : mla__run_default, c.run_user = d.run_user;
+    c.path = d.attn, c.activations = d.activations, c.run = d.run ? d.run : mla__run_default, c.run_user = d.run_user;
 #ifdef _OPENMP
     if (c.threads <= 0) c.threads = omp_get_max_threads();
 #endif
     if (c.threads <= 0) c.threads = 1;
-    mla__select(&c.k, d.isa, d.exact);
+    mla__select(&c.k, mla__isa_of(&d));
+    if (d.activations != MLA_ACT_BF16) c.k.attend_tiles = NULL, c.k.pack = NULL;
     c.call = MLA__TAKE(&arena, mla__call_scratch, 1);
     c.sparse = MLA__TAKE(&arena, mla__sparse_scratch, 1);
     c.index = MLA__TAKE(&arena, mla__index_scratch, 1);
@@ -6776,7 +7417,7 @@ static void *mla__context_layout(const mla_model *m, const void *desc, void *mem
     c.moe = MLA__TAKE(&arena, mla__moe_scratch, 1);
     c.block = MLA__TAKE(&arena, mla__block_scratch, 1);
     c.mtp = MLA__TAKE(&arena, mla__mtp_scratch, 1);
-    mla__linear_layout(&c, &arena, d.exact, d.fp8_activations);
+    mla__linear_layout(&c, &arena);
     mla__call_layout(&c, &arena);
     mla__sparse_layout(&c, &arena);
     mla__block_layout(&c, &arena);
@@ -6807,12 +7448,14 @@ static mla_result mla__context_check(const mla_model *m, const void *desc, mla_e
         return mla__fail(err, MLA_ERR_ARGUMENT, "context.attn: %d is no path", (int)d.attn);
     if ((unsigned)d.isa >= MLA_ISA_COUNT)
         return mla__fail(err, MLA_ERR_ARGUMENT, "context.isa: %d is no instruction set", (int)d.isa);
-    if (!mla_isa_available(d.isa))
-        return mla__fail(err, MLA_ERR_UNSUPPORTED, "context.isa: this machine has no %s", mla_isa_name(d.isa));
-    if (d.exact && m->dtypes & (1u << MLA_Q8X16 | 1u << MLA_Q4X16))
-        return mla__fail(err, MLA_ERR_UNSUPPORTED, "context.exact: q8x16 and q4x16 weights need int8 activations");
-    if (d.exact && d.fp8_activations)
-        return mla__fail(err, MLA_ERR_ARGUMENT, "context.fp8_activations: rounds activations, exact keeps them in f32");
+    if ((unsigned)d.activations >= MLA_ACT_COUNT)
+        return mla__fail(err, MLA_ERR_ARGUMENT, "context.activations: %d is no kind of them", (int)d.activations);
+    const mla_isa isa = mla__isa_of(&d);
+    if (d.activations == MLA_ACT_BF16 && isa != MLA_ISA_AMX && isa != MLA_ISA_BF16)
+        return mla__fail(err, MLA_ERR_UNSUPPORTED,
+                         "context.activations: bf16 needs the instructions of bf16 or amx, not %s", mla_isa_name(isa));
+    if (!mla_isa_available(isa))
+        return mla__fail(err, MLA_ERR_UNSUPPORTED, "context.isa: this machine has no %s", mla_isa_name(isa));
     return MLA_OK;
 }
 static const mla__kind mla__context_kind = {"context", mla__context_check, mla__context_layout};

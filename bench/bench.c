@@ -80,8 +80,9 @@ static void help(void) {
            "attention; for model\n"
            "                    only v32attn, the same with V3.2's indexer, or a config.json [lite6; kernels: lite6 "
            "and v3attn]\n"
-           "  --weights TYPE    f32, f16, bf16, fp8, q8 or q4 [bf16; kernels: all]\n"
-           "  --exact           q8 and q4 weights meet f32 activations\n"
+           "  --weights TYPE    f32, f16, bf16, fp8, q8, q4, q4_1 .. nvfp4, and with x16 behind it interleaved [bf16; "
+           "kernels: all]\n"
+           "  --activations TO  auto, f32, int8 (with blocks), bf16 (with bf16, too), e4m3 (with fp8, too) [auto]\n"
            "  --isa ISA         ");
     for (int i = 0; i < MLA_ISA_COUNT; i++) printf("%s%s", i ? ", " : "", mla_isa_name((mla_isa)i));
     printf(" [auto; kernels: all that are here]\n"

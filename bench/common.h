@@ -108,22 +108,27 @@ enum { MAX_REPS = 300, MAX_DEPTHS = 16 };
 typedef struct options {
     const char *shape; /* NULL: the default of the part */
     mla_dtype weights, cache, index_cache;
+    mla_layout layout; /* of weights */
+    mla_activations activations;
     mla_isa isa;
     int attn;        /* a mla_attn_path, or MLA_ATTN_PATH_COUNT: each in turn */
     int any_weights; /* --weights was not given */
     int threads;     /* 0: all; limits: 1, 2, 4, .. all */
-    int reps, pp, exact, json;
+    int reps, pp, json;
     int no_limits;    /* model: the fractions are left out */
     const char *only; /* model: what is measured, "layer,moe"; NULL: everything */
     int depths[MAX_DEPTHS], n_depths;
 } options;
 
 static const char *const attn_names[MLA_ATTN_PATH_COUNT + 1] = {"auto", "naive", "absorbed", "all"};
-static const char *const dtype_names[] = {"f32", "f16", "bf16",  "fp8",
-                                          "q8",  "q4",  "q8x16", "q4x16"}; /* in the order of mla_dtype */
-enum { N_WEIGHT_DTYPES = 8 };
-
-static int is_grouped(mla_dtype t) { return t == MLA_Q8 || t == MLA_Q4 || t == MLA_Q8X16 || t == MLA_Q4X16; }
+static int is_grouped(mla_dtype t) { return mla_dtype_block(t) > 1; }
+/* The name of a dtype of weights, as --weights has it: with x16 behind it if they are interleaved. */
+static const char *weights_name(mla_dtype t, mla_layout layout) {
+    static char names[MLA_DTYPE_COUNT][MLA_LAYOUT_COUNT][16];
+    char *name = names[t][layout];
+    snprintf(name, sizeof names[t][layout], "%s%s", t == MLA_E4M3 ? "fp8" : mla_dtype_name(t), layout ? "x16" : "");
+    return name;
+}
 
 static int integer(const char *option, const char *text, int low, int high) {
     char *end;
@@ -175,16 +180,30 @@ static void only_list(const char *option, const char *text) {
 }
 
 static mla_dtype cache_dtype(const char *option, const char *text) {
-    mla_dtype t = (mla_dtype)one_of(option, text, dtype_names, N_WEIGHT_DTYPES);
-    if (t == MLA_E4M3 || t >= MLA_Q4) fail(2, "%s: '%s' is none of f32, f16, bf16, q8", option, text);
-    return t;
+    static const mla_dtype dtypes[] = {MLA_F32, MLA_F16, MLA_BF16, MLA_Q8};
+    static const char *const names[] = {"f32", "f16", "bf16", "q8"};
+    return dtypes[one_of(option, text, names, 4)];
+}
+
+static void weights_dtype(options *o, const char *option, const char *text) {
+    const char *names[2 * MLA_DTYPE_COUNT];
+    int kinds[2 * MLA_DTYPE_COUNT], n = 0;
+    for (int t = 0; t < MLA_UE8M0; t++)
+        for (int l = 0; l < MLA_LAYOUT_COUNT; l++) {
+            if (t == MLA_I8 || (l && (!is_grouped((mla_dtype)t) || t == MLA_Q2_K || t == MLA_Q3_K))) continue;
+            names[n] = weights_name((mla_dtype)t, (mla_layout)l), kinds[n++] = t * MLA_LAYOUT_COUNT + l;
+        }
+    int kind = kinds[one_of(option, text, names, n)];
+    o->weights = (mla_dtype)(kind / MLA_LAYOUT_COUNT), o->layout = (mla_layout)(kind % MLA_LAYOUT_COUNT);
+    o->any_weights = 0;
 }
 
 static void parse(options *o, int argc, char **argv) {
-    static const char *const known[] = {"--json", "--exact", "--no-limits",   "--weights", "--cache",
-                                        "--isa",  "--attn",  "--threads",     "--reps",    "--depth",
-                                        "--pp",   "--only",  "--index-cache", "--shape"};
-    enum { N_KNOWN = sizeof known / sizeof *known, N_FLAGS = 3 };
+    static const char *const known[] = {"--json", "--no-limits", "--activations", "--weights", "--cache",
+                                        "--isa",  "--attn",      "--threads",     "--reps",    "--depth",
+                                        "--pp",   "--only",      "--index-cache", "--shape"};
+    static const char *const activations[MLA_ACT_COUNT] = {"auto", "f32", "int8", "bf16", "e4m3"};
+    enum { N_KNOWN = sizeof known / sizeof *known, N_FLAGS = 2 };
     const char *isa_names[MLA_ISA_COUNT];
     for (int i = 0; i < MLA_ISA_COUNT; i++) isa_names[i] = mla_isa_name((mla_isa)i);
     memset(o, 0, sizeof *o);
@@ -198,9 +217,9 @@ static void parse(options *o, int argc, char **argv) {
         if (k >= N_FLAGS && !v) fail(2, "%s: a value is missing", a);
         switch (k) {
         case 0: o->json = 1; continue;
-        case 1: o->exact = 1; continue;
-        case 2: o->no_limits = 1; continue;
-        case 3: o->weights = (mla_dtype)one_of(a, v, dtype_names, N_WEIGHT_DTYPES), o->any_weights = 0; break;
+        case 1: o->no_limits = 1; continue;
+        case 2: o->activations = (mla_activations)one_of(a, v, activations, MLA_ACT_COUNT); break;
+        case 3: weights_dtype(o, a, v); break;
         case 4: o->cache = cache_dtype(a, v); break;
         case 5: o->isa = (mla_isa)one_of(a, v, isa_names, MLA_ISA_COUNT); break;
         case 6: o->attn = one_of(a, v, attn_names, MLA_ATTN_PATH_COUNT + 1); break;
@@ -252,24 +271,18 @@ typedef struct line {
 } line;
 
 static void put_text(const char *key, const char *value) {
-    if (value)
-        printf(",\"%s\":\"%s\"", key, value); /* nothing here needs escapes: shapes from files are cleaned */
-    else
-        printf(",\"%s\":null", key);
+    if (value) printf(",\"%s\":\"%s\"", key, value); /* nothing here needs escapes: shapes from files are cleaned */
+    else printf(",\"%s\":null", key);
 }
 
 static void put_number(const char *key, double value) {
-    if (value > 0)
-        printf(",\"%s\":%.6g", key, value);
-    else
-        printf(",\"%s\":null", key);
+    if (value > 0) printf(",\"%s\":%.6g", key, value);
+    else printf(",\"%s\":null", key);
 }
 
 static void column(int width, int digits, double value) {
-    if (value > 0)
-        printf(" %*.*f", width, digits, value);
-    else
-        printf(" %*s", width, "-");
+    if (value > 0) printf(" %*.*f", width, digits, value);
+    else printf(" %*s", width, "-");
 }
 
 static void print_head(void) {
@@ -303,10 +316,8 @@ static void print_line(const options *o, const line *l, samples *s) {
         return;
     }
     printf("%-9s %-12s", l->what, l->part ? l->part : l->attn ? l->attn : "");
-    if (l->n)
-        printf(" %6d %6d", l->n, l->depth);
-    else
-        printf(" %6s %6s", "-", "-");
+    if (l->n) printf(" %6d %6d", l->n, l->depth);
+    else printf(" %6s %6s", "-", "-");
     printf(" %4d %-9s %10.3f %10.3f..%-9.3f", l->threads, l->isa, ms, s->n ? s->v[0] : 0, s->n ? s->v[s->n - 1] : 0);
     column(9, 1, tokens), column(7, 1, gbytes), column(8, 1, gflops), column(8, 2, of_read), column(7, 2, of_fma);
     column(8, 2, of_int8), column(8, 2, of_bf16);

@@ -52,7 +52,7 @@ typedef struct kernel_bench {
     size_t next; /* copy */
 } kernel_bench;
 
-/* The one place that reaches into the library: one product as a parallel region of its own. */
+/* Reaches into the library: one product as a parallel region of its own. */
 static void product_of_library(mla_context *c, float *y, const float *x, int T, const mla_linear *w) {
     c->jobs[0] = mla__job_of(y, w->weight.rows, x, w->weight.cols, T, w);
     mla__jobs_run(c, c->jobs, 1);
@@ -83,7 +83,7 @@ static int has_runner(const options *o, int runner, mla_dtype dtype) {
         return runner > 0 && (o->isa ? runner == (int)o->isa : mla_isa_available((mla_isa)runner));
     if (runner == MLA_ISA_COUNT + RIVAL_OPENBLAS) return has_openblas && dtype == MLA_F32;
     if (runner == MLA_ISA_COUNT + RIVAL_ONEDNN) return has_onednn && dtype == MLA_F32;
-    return has_onednn && dtype == MLA_Q8 && !o->exact;
+    return has_onednn && dtype == MLA_Q8 && o->activations != MLA_ACT_F32;
 }
 
 static const char *runner_name(int runner) {
@@ -105,12 +105,10 @@ static double product_seconds(kernel_bench *b, const product *p, const matrix_sh
     for (int i = 0; i < p->steps; i++) {
         const char *data = b->weights + (b->next++ % copies) * bytes;
         memset(&w, 0, sizeof w);
-        w.weight = mla_view(data, dtype, p->rows, s->cols);
+        w.weight = mla_view(data, dtype, p->rows, s->cols), w.weight.layout = b->o->layout;
         if (dtype == MLA_E4M3) w.weight.scale = b->scale, w.weight.scale_dtype = MLA_F32;
-        if (p->runner < MLA_ISA_COUNT)
-            product_of_library(b->context[p->runner], b->y, b->x, p->T, &w);
-        else
-            product_of_rival(b, p->runner - MLA_ISA_COUNT, p->T, &cut, data);
+        if (p->runner < MLA_ISA_COUNT) product_of_library(b->context[p->runner], b->y, b->x, p->T, &w);
+        else product_of_rival(b, p->runner - MLA_ISA_COUNT, p->T, &cut, data);
     }
     double seconds = (now() - start) / p->steps;
     if (p->runner != MLA_ISA_COUNT + RIVAL_ONEDNN_INT8) check_numbers(b->y, (size_t)p->T * (size_t)p->rows);
@@ -121,20 +119,19 @@ static void print_product(const kernel_bench *b, product *p, const matrix_shape 
     const options *o = b->o;
     double madds = (double)p->T * p->rows * s->cols;
     int rival_int8 = p->runner == MLA_ISA_COUNT + RIVAL_ONEDNN_INT8,
-        in_int8 = rival_int8 || (!o->exact && dtype >= MLA_Q8);
-    line l = {
-        .what = "kernel", .part = s->name, .shape = s->shape, .weights = rival_int8 ? "int8" : dtype_names[dtype]};
+        in_int8 = rival_int8 || (o->activations != MLA_ACT_F32 && is_grouped(dtype));
+    line l = {.what = "kernel",
+              .part = s->name,
+              .shape = s->shape,
+              .weights = rival_int8 ? "int8" : weights_name(dtype, o->layout)};
     l.isa = runner_name(p->runner), l.threads = b->threads, l.n = p->T, l.rows = p->rows, l.cols = s->cols,
-    l.exact = o->exact;
+    l.exact = o->activations == MLA_ACT_F32;
     l.bytes = (double)matrix_bytes(p, s, dtype);
     if (dtype == MLA_E4M3) l.bytes += 4.0 * ((p->rows + 127) / 128) * ((s->cols + 127) / 128);
-    if (in_int8)
-        l.ops = 2 * madds;
-    else
-        l.flops = 2 * madds;
+    if (in_int8) l.ops = 2 * madds;
+    else l.flops = 2 * madds;
     l.read = median(&p->read), l.fma = l.flops > 0 ? median(&p->fma) : 0, l.int8 = l.ops > 0 ? median(&p->int8) : 0;
-    if (p->runner < MLA_ISA_COUNT && rounds_to_bf16((mla_isa)p->runner, dtype, o->exact, p->T))
-        l.bf16 = median(&p->bf16);
+    if (p->runner < MLA_ISA_COUNT && rounds_to_bf16(dtype, o->activations, p->T)) l.bf16 = median(&p->bf16);
     print_line(o, &l, &p->ms);
 }
 
@@ -159,8 +156,8 @@ static void matrix_run(kernel_bench *b, const limits *l, const matrix_shape *s, 
         for (int i = 0; i < n; i++) {
             product *p = &products[i];
             if (rep >= 3 && p->seconds > 1) continue;
-            progress("%s %s %s: round %d of %d, %d tokens, %s", s->shape, s->name, dtype_names[dtype], rep + 1,
-                     b->o->reps, p->T, runner_name(p->runner));
+            progress("%s %s %s: round %d of %d, %d tokens, %s", s->shape, s->name, weights_name(dtype, b->o->layout),
+                     rep + 1, b->o->reps, p->T, runner_name(p->runner));
             double seconds = product_seconds(b, p, s, dtype), ms = 1e3 * seconds;
             /* rivals use what they like */
             const double *most = f.of[p->runner < MLA_ISA_COUNT ? isa_tier((mla_isa)p->runner) : l->tier];
@@ -188,7 +185,7 @@ static void contexts_open(kernel_bench *b) {
     if (mla_model_create(&b->model, &c, &weights, NULL, &error)) fail(1, "%s", error.text);
     for (int i = 1; i < MLA_ISA_COUNT; i++) {
         mla_context_desc desc = {.max_tokens = MOST_TOKENS, .threads = b->threads, .isa = (mla_isa)i, .alloc = huge};
-        desc.exact = b->o->exact;
+        desc.activations = b->o->activations;
         if (has_runner(b->o, i, MLA_F32) && mla_context_create(&b->context[i], b->model, &desc, &error))
             fail(1, "%s", error.text);
     }
@@ -227,24 +224,24 @@ static int run_kernels(const options *o) {
     limits_open(&l, tier);
     if (!o->json) {
         printf("Single products with random weights, %s. Medians of %d rounds.\n",
-               o->exact ? "activations in f32" : "q8 and q4 with activations in int8", o->reps);
+               o->activations == MLA_ACT_F32 ? "activations in f32" : "blocks with activations in int8", o->reps);
         if (!has_openblas || !has_onednn)
             printf("Not compared with%s%s: libopenblas-dev and libdnnl-dev of Debian were not found when the bench was "
                    "built.\n",
                    has_openblas ? "" : " OpenBLAS", has_onednn ? "" : " oneDNN");
     }
-    for (int d = 0; d < N_WEIGHT_DTYPES; d++) {
+    for (int d = 0; d < MLA_UE8M0; d++) {
         pool p;
-        if (!o->any_weights && d != (int)o->weights) continue;
-        pool_open(&p, (mla_dtype)d, weight_deviation);
+        if (d == MLA_I8 || (!o->any_weights && d != (int)o->weights)) continue;
+        pool_open(&p, (mla_dtype)d, o->layout, weight_deviation);
         copy_job job = {b.weights, &p, 0, b.weight_bytes / p.size, all_threads()};
         run(job.threads, copy_task, &job);
         for (int i = 0; i < N_MATRICES; i++) {
             const matrix_shape *s = &matrix_shapes[i];
             if (only && strcmp(s->shape, o->shape)) continue;
             if (!o->json && (i == 0 || strcmp(s->shape, s[-1].shape)))
-                printf("\n%s, %s weights\n", s->shape, dtype_names[d]), print_head();
-            matrix_run(&b, &l, s, (mla_dtype)d);
+                printf("\n%s, %s weights\n", s->shape, weights_name((mla_dtype)d, o->layout)), print_head();
+            if (s->cols % mla_dtype_block((mla_dtype)d) == 0) matrix_run(&b, &l, s, (mla_dtype)d);
         }
         free(p.atoms);
     }

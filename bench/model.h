@@ -2,9 +2,9 @@
  */
 
 /* ---- random weights ---------------------------------------------------------------------------------------------- */
-/* A pool of random atoms (a value, or a group of 32 with its scale) for each dtype; tensors are copies of it from
-   places that never line up, made by all threads. Weights are uniform, deviation 1/sqrt(2048), so that activations keep
-   about their size. */
+/* A pool of random atoms (a value, a block, or one of sixteen rows interleaved) for each dtype; tensors are copies of
+   it from places that never line up, made by all threads. Weights are uniform, deviation 1/sqrt(2048), so that
+   activations keep about their size. */
 
 typedef struct pool {
     unsigned char *atoms;
@@ -15,14 +15,38 @@ typedef struct pool {
 static const float weight_deviation = 0.022f;
 static const float fp8_scale = 0.00018f; /* uniform e4m3 codes have a deviation of about 120 */
 
-static void pool_open(pool *p, mla_dtype dtype, float deviation) {
+/* Random codes and scales; then the f16 factors that give the weights their deviation, within a factor of 1.4, of both
+   signs. This reaches into the library: its table says where they are. */
+static void block_random(unsigned char *b, mla_dtype t, uint64_t *seed, float deviation) {
+    const mla__format *f = &mla__formats[t];
+    static const int of[][2] = {{-1, -1},  {0, -1},   {0, 2},  {0, 2},   {80, 82},
+                                {108, -1}, {208, -1}, {0, -1}, {-1, -1}, {-1, -1}};
+    float x[256], factor = deviation;
+    double sum = 0, squares = 0;
+    for (int i = 0; i < f->bytes; i++) b[i] = (unsigned char)random_u32(seed);
+    if (f->scaling == MLA__SCALING_MX) b[0] = 120 + b[0] % 3;
+    for (int i = 0; f->scaling == MLA__SCALING_NV && i < 4; i++) b[i] = 3 + b[i] % 4;
+    for (int pass = 0; pass < 2; pass++) {
+        for (int i = 0; i < 2 && of[f->scaling][i] >= 0; i++) {
+            const uint16_t half = mla_f32_to_f16(factor * (i && f->scaling == MLA__SCALING_DM ? -7.5f : 1.0f));
+            memcpy(b + of[f->scaling][i], &half, 2);
+        }
+        mla_widen(x, t, b, (size_t)f->block);
+        for (int i = 0; i < f->block && !pass; i++) sum += (double)x[i], squares += (double)x[i] * (double)x[i];
+        const double mean = sum / f->block, is = sqrt(squares / f->block - mean * mean) + 1e-12;
+        const float r = random_float(seed);
+        factor *= (float)((double)deviation / is) * ((r < 0 ? -1.0f : 1.0f) + 0.2f * r);
+    }
+}
+
+static void pool_open(pool *p, mla_dtype dtype, mla_layout layout, float deviation) {
     uint64_t seed = 1 + (uint64_t)dtype;
-    int grouped = is_grouped(dtype), scales = dtype >= MLA_Q8X16 ? 16 : 1;
-    p->values = grouped ? (size_t)scales * MLA_GROUP : 1;
-    p->n = grouped ? 65521 : 1048573, p->size = mla_dtype_bytes(dtype, p->values);
+    const int block = mla_dtype_block(dtype), grouped = block > 1, rows = layout ? 16 : 1;
+    p->values = (size_t)(rows * block);
+    p->n = grouped ? block == 256 ? 8191 : 65521 : 1048573, p->size = mla_dtype_bytes(dtype, p->values);
     p->atoms = need(p->n * p->size);
     for (size_t i = 0; i < p->n; i++) {
-        unsigned char *atom = p->atoms + i * p->size;
+        unsigned char *atom = p->atoms + i * p->size, own[16 * 256];
         float f = random_float(&seed) * deviation;
         uint16_t half = dtype == MLA_BF16 ? mla_f32_to_bf16(f) : mla_f32_to_f16(f);
         unsigned char code = (unsigned char)random_u32(&seed);
@@ -31,14 +55,12 @@ static void pool_open(pool *p, mla_dtype dtype, float deviation) {
         case MLA_E4M3: *atom = (code & 0x7f) == 0x7f ? code ^ 1 : code; break; /* no NaN */
         case MLA_F16:
         case MLA_BF16: memcpy(atom, &half, 2); break;
-        default: /* codes -128..127 and -8..7, of deviations 74 and 4.6; scales within a factor of 1.4, of both signs:
-                    the mean is 0 */
-            for (int k = 0; k < scales; k++, f = random_float(&seed) * deviation) {
-                f = (f < 0 ? -1.0f : 1.0f) + 0.2f * f / deviation;
-                half = mla_f32_to_f16(f * deviation / (dtype == MLA_Q8 || dtype == MLA_Q8X16 ? 74.0f : 4.6f));
-                memcpy(atom + 2 * k, &half, 2);
-            }
-            for (size_t k = 2 * (size_t)scales; k < p->size; k++) atom[k] = (unsigned char)random_u32(&seed);
+        default:
+            for (int k = 0; k < rows; k++)
+                block_random((layout ? own : atom) + (size_t)k * mla_dtype_bytes(dtype, (size_t)block), dtype, &seed,
+                             deviation);
+            const mla_tensor rows_of = mla_view(own, dtype, 16, block);
+            if (layout && mla_repack(atom, &rows_of, NULL)) fail(1, "%s cannot be interleaved", mla_dtype_name(dtype));
         }
     }
 }
@@ -52,8 +74,9 @@ typedef struct maker { /* carves tensors out of one piece of memory; with base N
     char *base;
     size_t used;
     size_t at; /* in the pools, in atoms */
-    int exact;
-    pool pools[N_WEIGHT_DTYPES], embed;
+    mla_activations activations;
+    mla_layout layout; /* of blocks */
+    pool pools[MLA_DTYPE_COUNT], embed;
 } maker;
 
 static void *carve(maker *m, size_t bytes) {
@@ -85,7 +108,14 @@ static mla_tensor tensor(maker *m, const pool *p, mla_dtype dtype, int rows, int
     job.to = carve(m, job.n * p->size);
     m->at += job.n + 12345;
     if (job.to) run(job.threads, copy_task, &job);
-    return mla_view(job.to, dtype, rows, cols);
+    mla_tensor t = mla_view(job.to, dtype, rows, cols);
+    t.layout = mla_dtype_block(dtype) > 1 ? m->layout : MLA_LAYOUT_ROWS;
+    return t;
+}
+
+/* What quantisers take for rows that are no multiple of 256. */
+static mla_dtype fallback(mla_dtype t) {
+    return t == MLA_Q4_K ? MLA_Q5_0 : t == MLA_Q5_K ? MLA_Q5_1 : t == MLA_Q6_K ? MLA_Q8 : MLA_IQ4_NL;
 }
 
 /* [rows, cols] of a dtype, with a scale for each block of fp8. */
@@ -93,12 +123,11 @@ static mla_linear linear(maker *m, tally *t, mla_dtype dtype, int rows, int cols
     mla_linear w;
     double n = (double)rows * cols;
     memset(&w, 0, sizeof w);
+    if (cols % mla_dtype_block(dtype)) dtype = fallback(dtype);
     w.weight = tensor(m, &m->pools[dtype], dtype, rows, cols);
     t->params += n, t->bytes += (double)mla_dtype_bytes(dtype, (size_t)rows * (size_t)cols);
-    if (!m->exact && is_grouped(dtype))
-        t->int8 += n;
-    else
-        t->f32 += n;
+    if (m->activations != MLA_ACT_F32 && is_grouped(dtype)) t->int8 += n;
+    else t->f32 += n;
     if (dtype == MLA_E4M3) {
         size_t blocks = (size_t)((rows + 127) / 128) * (size_t)((cols + 127) / 128);
         float *scale = carve(m, blocks * sizeof *scale);
@@ -194,8 +223,7 @@ static void shape_open(shape *s, const char *name) {
         if (!strcmp(name, "v32attn"))
             s->config.index_n_heads = 64, s->config.index_head_dim = 128, s->config.index_topk = 2048;
         s->config.index_rope = MLA_ROPE_HALF;
-    } else
-        shape_from_file(s, name);
+    } else shape_from_file(s, name);
 }
 
 /* ---- a model ----------------------------------------------------------------------------------------------------- */
@@ -227,29 +255,28 @@ static void make_layer(synthetic *s, int i) {
     if (Q) {
         l->attn.q_a = linear(m, &s->attn, s->dtype, Q, D), l->attn.q_b = linear(m, &s->attn, s->dtype, H * (N + P), Q);
         l->attn.q_norm = norm_of_ones(m, &s->norms, Q);
-    } else
-        l->attn.q = linear(m, &s->attn, s->dtype, H * (N + P), D);
+    } else l->attn.q = linear(m, &s->attn, s->dtype, H * (N + P), D);
     l->attn.kv_a = linear(m, &s->attn, s->dtype, R + P, D), l->attn.kv_norm = norm_of_ones(m, &s->norms, R);
     l->attn.kv_b = linear(m, &s->kv_b, grouped ? MLA_BF16 : s->dtype, H * (N + V), R);
     l->attn.o = linear(m, &s->attn, s->dtype, D, H * V);
-    int exact = m->exact;
+    mla_activations activations = m->activations;
     if (has_indexer(&s->shape, i)) {
         mla_indexer_weights *w = &l->attn.indexer;
         w->wq_b = linear(m, &s->attn, s->dtype, c->index_n_heads * c->index_head_dim, Q);
         w->wk = linear(m, &s->attn, s->dtype, c->index_head_dim, D),
         w->k_norm = norm_of_ones(m, &s->norms, c->index_head_dim);
-        m->exact = 1; /* like the router, below */
+        m->activations = MLA_ACT_F32; /* like the router, below */
         w->weights_proj = linear(m, &s->attn, plain, c->index_n_heads, D).weight;
-        m->exact = exact;
+        m->activations = activations;
         s->n_indexers++;
     }
     if (!has_experts(&s->shape, i)) {
         l->mlp = mlp(m, &s->ffn, s->dtype, c->intermediate_size, D);
         return;
     }
-    m->exact = 1; /* the router is never int8 */
+    m->activations = MLA_ACT_F32; /* the router is never int8 */
     l->moe.router = linear(m, &s->router, plain, E, D).weight;
-    m->exact = exact;
+    m->activations = activations;
     if (c->n_shared_experts) l->moe.shared = mlp(m, &s->shared, s->dtype, c->n_shared_experts * I, D);
     mla_mlp_weights *experts = carve(m, (size_t)E * sizeof *experts), one;
     l->moe.experts = experts;
@@ -277,10 +304,8 @@ static void make_all(synthetic *s) {
         make_layer(s, i);
     }
     s->weights.norm = norm_of_ones(m, &s->norms, c->hidden_size);
-    if (!s->shape.tied)
-        s->weights.head = linear(m, &s->head, s->dtype, c->vocab_size, c->hidden_size).weight;
-    else { /* the embeddings are the head */
-        double n = (double)c->vocab_size * c->hidden_size;
+    if (!s->shape.tied) s->weights.head = linear(m, &s->head, s->dtype, c->vocab_size, c->hidden_size).weight;
+    else { /* the embeddings are the head */ double n = (double)c->vocab_size * c->hidden_size;
         s->head.bytes = n * (double)mla_dtype_bytes(plain, 1), s->head.f32 = n;
     }
     s->weights.layers = s->layers;
@@ -291,17 +316,20 @@ static void synthetic_open(synthetic *s, const options *o, const char *name) {
     mla_error error;
     memset(s, 0, sizeof *s);
     shape_open(&s->shape, name);
-    s->dtype = o->weights, s->maker.exact = o->exact;
+    s->dtype = o->weights, s->maker.activations = o->activations, s->maker.layout = o->layout;
     mla_dtype plain = o->weights <= MLA_BF16 ? o->weights : MLA_BF16;
-    pool_open(&s->maker.pools[o->weights], o->weights, weight_deviation);
-    if (plain != o->weights) pool_open(&s->maker.pools[plain], plain, weight_deviation);
-    pool_open(&s->maker.embed, plain, 1.0f); /* tokens must differ more than what attention adds to all of them */
+    pool_open(&s->maker.pools[o->weights], o->weights, o->layout, weight_deviation);
+    if (mla_dtype_block(o->weights) == 256)
+        pool_open(&s->maker.pools[fallback(o->weights)], fallback(o->weights), o->layout, weight_deviation);
+    if (plain != o->weights) pool_open(&s->maker.pools[plain], plain, MLA_LAYOUT_ROWS, weight_deviation);
+    pool_open(&s->maker.embed, plain, MLA_LAYOUT_ROWS,
+              1.0f); /* tokens must differ more than what attention adds to all of them */
     s->layers = need((size_t)s->shape.config.num_hidden_layers * sizeof *s->layers);
     make_all(s);
     double memory = (double)sysconf(_SC_PHYS_PAGES) * (double)sysconf(_SC_PAGESIZE);
     if ((double)s->maker.used > 0.95 * memory)
-        fail(1, "%s with %s weights takes %.1f GB, and this machine has %.1f GB", s->shape.name, dtype_names[s->dtype],
-             (double)s->maker.used * 1e-9, memory * 1e-9);
+        fail(1, "%s with %s weights takes %.1f GB, and this machine has %.1f GB", s->shape.name,
+             weights_name(s->dtype, s->maker.layout), (double)s->maker.used * 1e-9, memory * 1e-9);
     s->maker.base = need(s->maker.used);
     make_all(s);
     if (mla_model_create(&s->model, &s->shape.config, &s->weights, NULL, &error)) fail(1, "%s", error.text);
@@ -311,7 +339,7 @@ static void synthetic_close(synthetic *s) {
     mla_model_destroy(s->model);
     free(s->layers), free(s->maker.base), free(s->maker.embed.atoms), free(s->shape.file.rope_factors),
         free(s->shape.file.indexers);
-    for (int i = 0; i < N_WEIGHT_DTYPES; i++) free(s->maker.pools[i].atoms);
+    for (int i = 0; i < MLA_DTYPE_COUNT; i++) free(s->maker.pools[i].atoms);
 }
 
 /* ---- counting: the rules are at the top of bench.c --------------------------------------------------------------- */
@@ -634,16 +662,16 @@ static void print_measured(bench *b) {
         if (!m->ms.n) continue; /* attention over so few keys that it is no parallel region */
         line l = {.what = m->what,
                   .shape = s->shape.name,
-                  .weights = dtype_names[o->weights],
-                  .cache = dtype_names[o->cache]};
+                  .weights = weights_name(o->weights, o->layout),
+                  .cache = mla_dtype_name(o->cache)};
         l.attn = attn_names[m->attn], l.isa = mla_isa_name(mla_context_isa(b->context));
-        l.threads = b->threads, l.depth = m->depth, l.n = m->n, l.exact = o->exact;
-        if (!strcmp(m->what, "indexer")) l.cache = dtype_names[o->index_cache];
+        l.threads = b->threads, l.depth = m->depth, l.n = m->n, l.exact = o->activations == MLA_ACT_F32;
+        if (!strcmp(m->what, "indexer")) l.cache = mla_dtype_name(o->index_cache);
         l.tokens = strcmp(m->what, "attention") && strcmp(m->what, "indexer") ? m->n : 0, l.bytes = m->work.bytes,
         l.flops = m->work.flops, l.ops = m->work.ops;
         l.read = median(&m->read), l.fma = m->work.flops > 0 ? median(&m->fma) : 0,
         l.int8 = m->work.ops > 0 ? median(&m->int8) : 0;
-        if (rounds_to_bf16(mla_context_isa(b->context), o->weights, o->exact, m->n)) l.bf16 = median(&m->bf16);
+        if (rounds_to_bf16(o->weights, o->activations, m->n)) l.bf16 = median(&m->bf16);
         print_line(o, &l, &m->ms);
     }
 }
@@ -657,7 +685,7 @@ static int run_model(const options *o) {
     const mla_config *c = &b.s.shape.config;
     mla_context_desc desc = {
         .max_tokens = o->pp > 0 ? o->pp : 1, .threads = b.threads, .run = run_and_time, .run_user = &b.watch};
-    desc.isa = o->isa, desc.exact = o->exact, desc.alloc = huge;
+    desc.isa = o->isa, desc.activations = o->activations, desc.alloc = huge;
     for (int path = 0; path < MLA_ATTN_PATH_COUNT; path++) {
         if (o->attn != path && o->attn != MLA_ATTN_PATH_COUNT) continue;
         desc.attn = (mla_attn_path)path;
@@ -684,9 +712,9 @@ static int run_model(const options *o) {
                         b.s.head.params + b.s.norms.params + (double)b.s.n_moe * c->num_experts_per_tok * e->params;
         printf("%s, %s weights%s, %s cache, %s attention: %.2f billion parameters (%.2f GB), %.0f million for a token "
                "(%.0f MB).\n",
-               b.s.shape.name, dtype_names[o->weights], o->exact ? " (exact)" : "", dtype_names[o->cache],
-               attn_names[o->attn], b.s.params * 1e-9, (double)b.s.maker.used * 1e-9, active * 1e-6,
-               token.bytes * 1e-6);
+               b.s.shape.name, weights_name(o->weights, o->layout),
+               o->activations == MLA_ACT_F32 ? " (f32 activations)" : "", mla_dtype_name(o->cache), attn_names[o->attn],
+               b.s.params * 1e-9, (double)b.s.maker.used * 1e-9, active * 1e-6, token.bytes * 1e-6);
         printf("Scratch of the context %.1f MB (%d tokens in a call), cache %.0f bytes for a token. Medians of %d "
                "rounds.\n",
                (double)mla_context_size(b.s.model, &desc) * 1e-6, desc.max_tokens,

@@ -340,8 +340,8 @@ static int isa_tier(mla_isa isa) {
 }
 
 /* Whether products of n tokens are made of activations rounded to bf16. */
-static int rounds_to_bf16(mla_isa isa, mla_dtype weights, int exact, int n) {
-    return (isa == MLA_ISA_BF16 || isa == MLA_ISA_AMX) && weights == MLA_BF16 && !exact && n > 2;
+static int rounds_to_bf16(mla_dtype weights, mla_activations activations, int n) {
+    return activations == MLA_ACT_BF16 && weights == MLA_BF16 && n > 2;
 }
 
 typedef struct limit_job {
@@ -432,14 +432,10 @@ static void print_limits(const options *o, const limits *m, limit_samples *s, in
     for (int k = 0; k < N_LIMITS; k++) {
         const limit *l = &all_limits[k];
         line to = {.what = "limit", .part = l->name, .isa = l->isa, .threads = threads};
-        if (l->kind == LIMIT_READ)
-            to.bytes = limit_work(m, k, threads);
-        else if (l->kind == LIMIT_INT8)
-            to.ops = limit_work(m, k, threads);
-        else
-            to.flops = limit_work(m, k, threads);
-        if (m->here[k] && s->ms[k].n)
-            print_line(o, &to, &s->ms[k]);
+        if (l->kind == LIMIT_READ) to.bytes = limit_work(m, k, threads);
+        else if (l->kind == LIMIT_INT8) to.ops = limit_work(m, k, threads);
+        else to.flops = limit_work(m, k, threads);
+        if (m->here[k] && s->ms[k].n) print_line(o, &to, &s->ms[k]);
         else if (!o->json && !m->here[k] && l->tier <= m->tier)
             printf("%-9s %-12s %6s %6s %4s %-9s %10s\n", "limit", l->name, "-", "-", "-", l->isa, "not here");
     }

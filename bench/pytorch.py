@@ -300,6 +300,8 @@ class Bench:
         for shape, depths, prompt, only in calls:
             command = [self.program, "model", "--shape", os.path.join(self.folder, shape), "--threads", str(threads)]
             command += ["--pp", str(prompt), "--depth", ",".join(map(str, depths)), "--isa", isa]
+            if isa in ("bf16", "amx"):
+                command += ["--activations", "bf16"]
             command += ["--weights", weights, "--cache", weights, "--json"]
             command += ["--reps", "3", "--only", only, "--no-limits"] if self.only else ["--reps", "1"]
             try:

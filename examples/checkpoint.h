@@ -216,16 +216,12 @@ static mla_result ck__file_open(ck__file *f, const char *path, int *missing, mla
     f->size = 0;
     if (missing) *missing = fd < 0 && errno == ENOENT;
     if (fd < 0) return ck__cannot_read(path, errno, err);
-    if (fstat(fd, &info))
-        reason = errno;
-    else if (!S_ISREG(info.st_mode))
-        reason = S_ISDIR(info.st_mode) ? EISDIR : EINVAL;
-    else if ((uint64_t)info.st_size > (uint64_t)(SIZE_MAX / 2))
-        reason = EFBIG;
+    if (fstat(fd, &info)) reason = errno;
+    else if (!S_ISREG(info.st_mode)) reason = S_ISDIR(info.st_mode) ? EISDIR : EINVAL;
+    else if ((uint64_t)info.st_size > (uint64_t)(SIZE_MAX / 2)) reason = EFBIG;
     else if (info.st_size > 0) {
         map = mmap(NULL, (size_t)info.st_size, PROT_READ, MAP_PRIVATE, fd, 0);
-        if (map == MAP_FAILED)
-            reason = errno;
+        if (map == MAP_FAILED) reason = errno;
         else {
             f->data = (unsigned char *)map;
             f->size = (size_t)info.st_size;
@@ -387,14 +383,10 @@ static int json__hex(const json__parser *p) {
     int value = 0;
     for (size_t i = p->at; i < p->at + 4; i++) {
         const char c = i < p->n ? p->text[i] : '?';
-        if (c >= '0' && c <= '9')
-            value = value * 16 + (c - '0');
-        else if (c >= 'a' && c <= 'f')
-            value = value * 16 + (c - 'a' + 10);
-        else if (c >= 'A' && c <= 'F')
-            value = value * 16 + (c - 'A' + 10);
-        else
-            return -1;
+        if (c >= '0' && c <= '9') value = value * 16 + (c - '0');
+        else if (c >= 'a' && c <= 'f') value = value * 16 + (c - 'a' + 10);
+        else if (c >= 'A' && c <= 'F') value = value * 16 + (c - 'A' + 10);
+        else return -1;
     }
     return value;
 }
@@ -437,12 +429,9 @@ static mla_result json__string(json__parser *p, const char **text, size_t *lengt
                 u = 0x10000 + (u - 0xD800) * 0x400 + (low - 0xDC00);
                 *o++ = (char)(0xF0 | u >> 18);
                 *o++ = (char)(0x80 | (u >> 12 & 0x3F));
-            } else if (u >= 0x800)
-                *o++ = (char)(0xE0 | u >> 12);
-            if (u >= 0x800)
-                *o++ = (char)(0x80 | (u >> 6 & 0x3F));
-            else if (u >= 0x80)
-                *o++ = (char)(0xC0 | u >> 6);
+            } else if (u >= 0x800) *o++ = (char)(0xE0 | u >> 12);
+            if (u >= 0x800) *o++ = (char)(0x80 | (u >> 6 & 0x3F));
+            else if (u >= 0x80) *o++ = (char)(0xC0 | u >> 6);
             *o++ = (char)(u < 0x80 ? u : 0x80 | (u & 0x3F));
         }
     }
@@ -460,10 +449,8 @@ static mla_result json__number(json__parser *p, json_value *out) {
     uint64_t magnitude = 0;
     int exact = 1;
     p->at += (size_t)negative;
-    if (json__is(p, '0'))
-        p->at++;
-    else if (!json__digits(p))
-        return json__bad(p, "expected a value");
+    if (json__is(p, '0')) p->at++;
+    else if (!json__digits(p)) return json__bad(p, "expected a value");
     size_t length = (size_t)(p->text + p->at - s);
     for (size_t i = (size_t)negative; i < length && exact; i++) {
         const uint64_t digit = (uint64_t)(s[i] - '0');
@@ -494,8 +481,7 @@ static mla_result json__number(json__parser *p, json_value *out) {
         size_t n = 0;
         if (length > JSON__NUMBER) return json__bad(p, "a number of more than 256 characters");
         for (size_t i = 0; i < length; i++)
-            if (s[i] != '.')
-                number[n++] = s[i];
+            if (s[i] != '.') number[n++] = s[i];
             else
                 for (int j = 1; j < printed - 1; j++) number[n++] = zero[j];
         number[n] = 0;
@@ -517,8 +503,7 @@ static mla_result json__container(json__parser *p, int depth, json_value *out) {
     if (depth == JSON__DEPTH) return json__bad(p, "nested more than 64 deep");
     p->at++;
     json__space(p);
-    if (json__is(p, end))
-        p->at++;
+    if (json__is(p, end)) p->at++;
     else
         for (;;) {
             json_value v;
@@ -615,10 +600,8 @@ static mla_result json__parse(const void *text, size_t n, const char *file, mla_
         if (p.at < p.n) rc = json__bad(&p, "something follows the end of the value");
     }
     free(p.stack);
-    if (rc)
-        json_free(&p.root->value);
-    else
-        *out = &p.root->value;
+    if (rc) json_free(&p.root->value);
+    else *out = &p.root->value;
     return rc;
 }
 
@@ -724,18 +707,15 @@ static mla_result st__read_tensor(const st_file *f, const json_value *entry, con
     what[0] = 0;
     if (json_count(entry) != 3 || !dtype_name || json_typeof(shape) != JSON_ARRAY || json_typeof(offsets) != JSON_ARRAY)
         snprintf(what, sizeof what, "expected an object of dtype, shape and data_offsets");
-    else if (!dtype)
-        snprintf(what, sizeof what, "unknown dtype \"%.20s\"", dtype_name);
-    else if (t->n_dims > 8)
-        snprintf(what, sizeof what, "more than 8 dimensions");
+    else if (!dtype) snprintf(what, sizeof what, "unknown dtype \"%.20s\"", dtype_name);
+    else if (t->n_dims > 8) snprintf(what, sizeof what, "more than 8 dimensions");
     for (int i = 0; i < t->n_dims && !what[0]; i++) {
         int64_t d = -1;
         if (!json_integer(json_at(shape, (size_t)i), &d) || d < 0 || d > st__max_dim)
             snprintf(what, sizeof what, "shape[%d] is not an integer from 0 to 2^53", i);
         else if (d > 0 && t->bytes > SIZE_MAX / 2 / (uint64_t)d)
             snprintf(what, sizeof what, "the size of its shape overflows");
-        else
-            t->bytes *= (size_t)d;
+        else t->bytes *= (size_t)d;
         t->dims[i] = d;
     }
     if (what[0])
@@ -824,10 +804,8 @@ mla_result st_parse(st_file **out, const void *data, size_t size, const char *la
     if (!f) return ck__no_memory(err, label ? label : "buffer");
     snprintf(f->name, sizeof f->name, "%.60s", label ? label : "buffer");
     mla_result rc = st__read_header(f, (const unsigned char *)data, size, err);
-    if (rc)
-        st_close(f);
-    else
-        *out = f;
+    if (rc) st_close(f);
+    else *out = f;
     return rc;
 }
 
@@ -837,10 +815,8 @@ static mla_result st__open(st_file **out, const char *path, int *missing, mla_er
     *out = NULL;
     if (rc) return rc;
     rc = st_parse(out, file.data, file.size, ck__base_name(path), err);
-    if (rc)
-        ck__file_close(&file);
-    else
-        (*out)->file = file;
+    if (rc) ck__file_close(&file);
+    else (*out)->file = file;
     return rc;
 }
 
@@ -1120,10 +1096,8 @@ static void ck__read_longrope(checkpoint *c, ck__reader *r) {
         }
         for (size_t i = 0; i < n && !r->rc; i++) {
             const double x = json_number(json_at(list, i));
-            if (x < FLT_MIN || x > FLT_MAX)
-                ck__expected(r, keys[k], json_at(list, i), "numbers above 0 only");
-            else
-                c->rope_factors[(size_t)k * n + i] = (float)x;
+            if (x < FLT_MIN || x > FLT_MAX) ck__expected(r, keys[k], json_at(list, i), "numbers above 0 only");
+            else c->rope_factors[(size_t)k * n + i] = (float)x;
         }
     }
     if (r->rc) return;
@@ -1209,8 +1183,7 @@ static void ck__read_indexer_types(checkpoint *c, ck__plan *plan, ck__reader *r)
             if (!full && !shared)
                 ck__expected(r, key, pattern ? v : json_at(v, i),
                              pattern ? "the letters F and S" : "\"full\" or \"shared\"");
-            else
-                c->indexers[i] = (char)full;
+            else c->indexers[i] = (char)full;
         }
     }
     if (!r->rc && !ck__has_indexer(c, plan, 0))
@@ -1245,8 +1218,7 @@ static void ck__read_layer_types(const mla_config *m, ck__plan *plan, ck__reader
     if (types && !known) ck__expected(r, "mlp_layer_types", types, "a list of num_hidden_layers names");
     for (int i = 0; known && i < m->num_hidden_layers && !r->rc; i++) {
         const char *name = json__text(json_at(types, (size_t)i));
-        if (name && first == i && !strcmp(name, "dense"))
-            first++;
+        if (name && first == i && !strcmp(name, "dense")) first++;
         else if (!name || strcmp(name, "sparse"))
             ck__expected(r, "mlp_layer_types", json_at(types, (size_t)i), "\"dense\" first, then \"sparse\"");
     }
@@ -1267,8 +1239,7 @@ static void ck__read_experts(mla_config *m, ck__plan *plan, ck__reader *r) {
     if (family->has & CK__SHORTCUT) {
         ck__pick(r, "zero_expert_type", ck__zero_experts, 0);
         m->zero_expert_num = ck__int(r, "zero_expert_num", 0, INT_MAX - m->n_routed_experts, 0);
-    } else
-        ck__read_layer_types(m, plan, r);
+    } else ck__read_layer_types(m, plan, r);
     m->num_experts_per_tok =
         ck__int(r, family->keys->experts_per_tok, 1, m->n_routed_experts + m->zero_expert_num, ck__required);
     m->moe_intermediate_size = ck__int(r, family->keys->moe_intermediate_size, 1, INT_MAX, ck__required);
@@ -1339,8 +1310,7 @@ static void ck__read_eos(checkpoint *c, ck__reader *r) {
         int64_t id;
         if (!json_integer(list ? json_at(v, i) : v, &id) || id < 0 || id >= c->config.vocab_size)
             ck__expected(r, "eos_token_id", list ? json_at(v, i) : v, "a token id from 0 to vocab_size - 1");
-        else
-            c->eos_token_id[i] = (int)id;
+        else c->eos_token_id[i] = (int)id;
     }
     if (n && !r->rc) c->n_eos = (int)n;
 }
@@ -1566,10 +1536,8 @@ static mla_result ck__open_files(checkpoint *c, const char *dir, ck__table *t, m
     const char **names = (const char **)calloc(json_count(map) + 1, sizeof *names);
     if (json_typeof(map) != JSON_OBJECT || !json_count(map))
         rc = ck__fail(err, MLA_ERR_WEIGHTS, "%s: weight_map is not an object of shard names", ck__index_name);
-    else if (!names)
-        rc = ck__no_memory(err, ck__index_name);
-    else
-        rc = ck__follow_index(c, dir, map, names, t, err);
+    else if (!names) rc = ck__no_memory(err, ck__index_name);
+    else rc = ck__follow_index(c, dir, map, names, t, err);
     free((void *)names);
     json_free(index_json);
     return rc;
@@ -1714,10 +1682,8 @@ static mla_tensor ck__bind_int4(ck__binder *b, const char *prefix, const char *n
     for (int i = 0; i < 2 && !bad; i++) {
         int32_t v;
         memcpy(&v, (const char *)n->tensor->data + 4 * i, 4);
-        if (wide)
-            memcpy(&shape[i], (const char *)n->tensor->data + 8 * i, 8);
-        else
-            shape[i] = v;
+        if (wide) memcpy(&shape[i], (const char *)n->tensor->data + 8 * i, 8);
+        else shape[i] = v;
     }
     if (bad)
         b->rc = ck__fail(b->err, MLA_ERR_WEIGHTS, "%s: tensor \"%.99s\": found dtype %s, expected %s", bad->file->name,
@@ -1781,10 +1747,8 @@ static mla_linear ck__bind_linear(ck__binder *b, const char *prefix, const char 
     char full[64];
     memset(&w, 0, sizeof w);
     snprintf(full, sizeof full, "%s.weight", name);
-    if (ck__packed_of(b, prefix, name))
-        w.weight = ck__bind_int4(b, prefix, name, out, in);
-    else
-        w.weight = ck__bind(b, prefix, full, 2, 1, out, in, 1);
+    if (ck__packed_of(b, prefix, name)) w.weight = ck__bind_int4(b, prefix, name, out, in);
+    else w.weight = ck__bind(b, prefix, full, 2, 1, out, in, 1);
     snprintf(full, sizeof full, "%s.bias", name);
     if (bias) w.bias = ck__bind(b, prefix, full, 1, 1, 1, out, 0);
     return w;
@@ -1806,8 +1770,7 @@ static void ck__bind_attention(ck__binder *b, const mla_config *m, const char *p
         w->q_a = ck__bind_linear(b, prefix, "q_a_proj", Q, D, bias);
         w->q_norm = ck__bind_norm(b, prefix, "q_a_layernorm", Q);
         w->q_b = ck__bind_linear(b, prefix, "q_b_proj", H * (N + P), Q, 0);
-    } else
-        w->q = ck__bind_linear(b, prefix, "q_proj", H * (N + P), D, 0);
+    } else w->q = ck__bind_linear(b, prefix, "q_proj", H * (N + P), D, 0);
     w->kv_a = ck__bind_linear(b, prefix, "kv_a_proj_with_mqa", R + P, D, bias);
     w->kv_norm = ck__bind_norm(b, prefix, "kv_a_layernorm", R);
     w->kv_b = ck__bind_linear(b, prefix, "kv_b_proj", H * (N + V), R, 0);
@@ -2021,8 +1984,7 @@ static mla_result ck__open(checkpoint *c, const char *dir, int mtp, ck__table *t
         ck__read_eos(c, &r);
         json_free(json);
         rc = r.rc;
-    } else if (missing)
-        rc = MLA_OK;
+    } else if (missing) rc = MLA_OK;
 
     if (!rc) rc = ck__open_files(c, dir, table, err);
     plan.root =
@@ -2042,10 +2004,8 @@ static mla_result ck__create(checkpoint **out, const char *dir, int mtp, mla_err
     mla_result rc = ck__open(c, dir, mtp, &table, &scratch);
     free(table.entries);
     if (rc && err) *err = scratch;
-    if (rc)
-        checkpoint_close(c);
-    else
-        *out = c;
+    if (rc) checkpoint_close(c);
+    else *out = c;
     return rc;
 }
 

@@ -97,12 +97,9 @@ static double now(void) {
 }
 
 static const char *amount(char text[32], double bytes) {
-    if (bytes >= 1e9)
-        snprintf(text, 32, "%.2f GB", bytes * 1e-9);
-    else if (bytes >= 1e5)
-        snprintf(text, 32, "%.2f MB", bytes * 1e-6);
-    else
-        snprintf(text, 32, "%.0f bytes", bytes);
+    if (bytes >= 1e9) snprintf(text, 32, "%.2f GB", bytes * 1e-9);
+    else if (bytes >= 1e5) snprintf(text, 32, "%.2f MB", bytes * 1e-6);
+    else snprintf(text, 32, "%.0f bytes", bytes);
     return text;
 }
 
@@ -169,10 +166,8 @@ static void progress(const char *what, double done, double total, const char *of
     if (quiet || !isatty(2) || (t - shown < 0.1 && done < total) || (done >= total && !bar)) return;
     shown = t, bar = done < total;
     memset(marks, ' ', 24), memset(marks, '#', (size_t)(24 * part)), marks[24] = 0;
-    if (bar)
-        fprintf(stderr, "\r%-10s [%s] %3.0f %% of %s ", what, marks, 100 * part, of);
-    else
-        fprintf(stderr, "\r%78s\r", ""), shown = 0;
+    if (bar) fprintf(stderr, "\r%-10s [%s] %3.0f %% of %s ", what, marks, 100 * part, of);
+    else fprintf(stderr, "\r%78s\r", ""), shown = 0;
 }
 
 /* ---- the command line -------------------------------------------------------------------------------------------- */
@@ -230,8 +225,7 @@ enum {
     X(THREADS, "--threads", 1, LOADS, 0)                                                                               \
     X(QUANT, "--quant", 1, LOADS, 0)                                                                                   \
     X(QUANT_CLASS, "--quant-class", 1, LOADS, 0)                                                                       \
-    X(EXACT, "--exact", 0, LOADS, 0)                                                                                   \
-    X(FP8_ACTIVATIONS, "--fp8-activations", 0, LOADS, 0)                                                               \
+    X(ACTIVATIONS, "--activations", 1, LOADS, 0)                                                                       \
     X(CACHE, "--cache", 1, LOADS, 0)                                                                                   \
     X(INDEX_CACHE, "--index-cache", 1, LOADS, 0)                                                                       \
     X(CHUNK, "--chunk", 1, LOADS, 0)                                                                                   \
@@ -264,6 +258,7 @@ typedef struct options {
     sampler_desc sampling;
     mla_attn_path attn;
     mla_isa isa;
+    mla_activations activations;
     mla_dtype cache, index_cache;
     checkpoint_quant quant; /* form CHECKPOINT_DEFAULT: weights stay as they are */
 } options;
@@ -271,7 +266,9 @@ typedef struct options {
 static const char *const attn_names[MLA_ATTN_PATH_COUNT] = {"auto", "naive", "absorbed"};
 static const char *const cache_names[] = {"f32", "f16", "bf16", "q8"};
 static const mla_dtype cache_dtypes[] = {MLA_F32, MLA_F16, MLA_BF16, MLA_Q8};
-static const char *const form_names[] = {"keep", "q8", "q4"}; /* from CHECKPOINT_KEEP on */
+enum { N_FORMS = CHECKPOINT_FORM_COUNT - CHECKPOINT_KEEP };
+static const char *const form_names[N_FORMS] = {"keep", "q8", "q4", "q4_k", "q5_k", "q6_k", "iq4_nl"};
+static const char *const activation_names[MLA_ACT_COUNT] = {"auto", "f32", "int8", "bf16", "e4m3"};
 
 static void help(void) {
     printf("usage: generate --model DIR [--prompt TEXT | --chat | ...] [options]\n"
@@ -301,11 +298,12 @@ static void help(void) {
     for (int i = 0; i < MLA_ISA_COUNT; i++) printf("%s%s", i ? ", " : "", mla_isa_name((mla_isa)i));
     printf(" [auto]\n"
            "  --attn PATH       auto, naive or absorbed [auto];  --threads N [all cores]\n"
-           "  --quant q8|q4     converts the weights while loading, but kv_b and embed\n"
-           "  --quant-class LIST  as head=q8,kv_b=q8: keep, q8 or q4 for any of attn, kv_b,\n"
+           "  --quant TYPE      q8, q4, q4_k, q5_k, q6_k or iq4_nl: converts the weights while\n"
+           "                    loading, but kv_b and embed\n"
+           "  --quant-class LIST  as head=q8,kv_b=q8: such a type or keep for any of attn, kv_b,\n"
            "                    dense, experts, shared, head, embed\n"
-           "  --exact           products with q8 and q4 weights in f32 instead of int8\n"
-           "  --fp8-activations rounds what meets fp8 weights to fp8, too\n"
+           "  --activations TO  what they become: int8 with blocks (auto), f32, bf16 with bf16\n"
+           "                    weights, too, or e4m3 with fp8 weights, too [auto]\n"
            "  --cache TYPE      f32, f16, bf16 or q8 [f32]\n"
            "  --index-cache TYPE  the same for the index keys of sparse attention [f32]\n"
            "  --chunk N         prompt tokens in one forward pass [512]\n"
@@ -396,7 +394,7 @@ static void class_list(checkpoint_quant *quant, const char *option, const char *
         if (!equals) fail(2, "%s: '%s' is not CLASS=FORM", option, item);
         *equals = 0;
         int k = one_of(option, item, class_names, CHECKPOINT_CLASS_COUNT);
-        quant->classes[k] = (checkpoint_form)(CHECKPOINT_KEEP + one_of(option, equals + 1, form_names, 3));
+        quant->classes[k] = (checkpoint_form)(CHECKPOINT_KEEP + one_of(option, equals + 1, form_names, N_FORMS));
         if (!*end) return;
     }
 }
@@ -408,10 +406,8 @@ static void set_option(options *o, int k, const char *v) {
     switch (k) {
     case OPTION_HELP:
     case OPTION_VERSION:
-        if (k == OPTION_HELP)
-            help();
-        else
-            printf("generate %s\n", MLA_VERSION);
+        if (k == OPTION_HELP) help();
+        else printf("generate %s\n", MLA_VERSION);
         flush_stdout();
         exit(0);
     case OPTION_PROMPT:
@@ -432,12 +428,15 @@ static void set_option(options *o, int k, const char *v) {
         o->stops[o->n_stops++] = v;
         break;
     case OPTION_ATTN: o->attn = (mla_attn_path)one_of(a, v, attn_names, MLA_ATTN_PATH_COUNT); break;
+    case OPTION_ACTIVATIONS: o->activations = (mla_activations)one_of(a, v, activation_names, MLA_ACT_COUNT); break;
     case OPTION_ISA:
         for (int i = 0; i < MLA_ISA_COUNT; i++) isa_names[i] = mla_isa_name((mla_isa)i);
         o->isa = (mla_isa)one_of(a, v, isa_names, MLA_ISA_COUNT);
         break;
     case OPTION_THREADS: o->threads = (int)integer(a, v, 1, 4096); break;
-    case OPTION_QUANT: o->quant.form = (checkpoint_form)(CHECKPOINT_Q8 + one_of(a, v, form_names + 1, 2)); break;
+    case OPTION_QUANT:
+        o->quant.form = (checkpoint_form)(CHECKPOINT_Q8 + one_of(a, v, form_names + 1, N_FORMS - 1));
+        break;
     case OPTION_QUANT_CLASS: class_list(&o->quant, a, v); break;
     case OPTION_CACHE: o->cache = cache_dtypes[one_of(a, v, cache_names, 4)]; break;
     case OPTION_INDEX_CACHE: o->index_cache = cache_dtypes[one_of(a, v, cache_names, 4)]; break;
@@ -479,8 +478,6 @@ static void parse(options *o, int argc, char **argv) {
     if (!o->given[OPTION_MODEL] && !((o->mode & (TOKENIZE | DETOKENIZE)) && o->given[OPTION_TOKENIZER]))
         fail(2, o->mode & LOADS ? "--model is missing" : "--tokenizer or --model is missing");
     if (o->given[OPTION_QUANT_CLASS] && !o->quant.form) fail(2, "--quant-class: --quant is missing");
-    if (o->given[OPTION_EXACT] && o->given[OPTION_FP8_ACTIVATIONS])
-        fail(2, "--exact and --fp8-activations exclude each other");
     if (o->n_tokens && o->n > INT_MAX - o->n_tokens)
         fail(2, "-n: %d and %d tokens of prompt are more than %d", o->n, o->n_tokens, INT_MAX);
 }
@@ -501,8 +498,7 @@ static void sink_utf8(sink *s, const char *bytes, size_t n, int end) {
     buffer *b = &s->work[1];
     char *out = buffer_room(b, 3 * (n + 4) + 12);
     const size_t length = end ? tokenizer_stream_end(&s->utf8, out) : tokenizer_stream_push(&s->utf8, bytes, n, out);
-    if (!s->print)
-        buffer_add(&s->kept, out, length);
+    if (!s->print) buffer_add(&s->kept, out, length);
     else if (length) {
         fwrite(out, 1, length, stdout);
         flush_stdout();
@@ -555,12 +551,9 @@ static void json_text(const char *text, size_t n) { /* UTF-8, in quotes */
     putchar('"');
     for (size_t i = 0; i < n; i++) {
         const unsigned char c = (unsigned char)text[i];
-        if (c == '"' || c == '\\')
-            printf("\\%c", c);
-        else if (c < 0x20 || c == 0x7f)
-            printf("\\u%04x", c);
-        else
-            putchar(c);
+        if (c == '"' || c == '\\') printf("\\%c", c);
+        else if (c < 0x20 || c == 0x7f) printf("\\u%04x", c);
+        else putchar(c);
     }
     putchar('"');
 }
@@ -710,7 +703,7 @@ static void count_tensor(census *n, int k, const mla_tensor *t) {
     n->count[k] += (double)elements;
     n->bytes[k] += (double)mla_dtype_bytes(t->dtype, elements) +
                    (t->scale ? (double)blocks * (t->scale_dtype == MLA_F32 ? 4 : 1) : 0);
-    if (form != CHECKPOINT_KEEP) n->packed[k] += (double)elements / MLA_GROUP * (form == CHECKPOINT_Q8 ? 34 : 18);
+    if (form != CHECKPOINT_KEEP) n->packed[k] += (double)mla_dtype_bytes(checkpoint_form_dtype(form), elements);
 }
 static void count_linear(census *n, int k, const mla_linear *w) {
     count_tensor(n, k, &w->weight);
@@ -828,8 +821,7 @@ static void plan(session *s, int max_tokens, int capacity, size_t rows) {
     mla_rope *rope = &s->c->config.rope;
     if (rope->scaling == MLA_ROPE_DYNAMIC || rope->scaling == MLA_ROPE_LONGROPE) rope->length = capacity;
     s->context_desc.threads = o->threads, s->context_desc.isa = o->isa, s->context_desc.attn = o->attn;
-    s->context_desc.exact = o->given[OPTION_EXACT] != NULL,
-    s->context_desc.fp8_activations = o->given[OPTION_FP8_ACTIVATIONS] != NULL;
+    s->context_desc.activations = o->activations;
     s->cache_desc.capacity = capacity, s->cache_desc.dtype = o->cache, s->cache_desc.index_dtype = o->index_cache;
     s->rows = rows;
     if (mla_model_create(&s->model, &s->c->config, &s->c->weights, NULL, &error))
@@ -844,12 +836,13 @@ static void start(session *s) {
     mla_error error;
     const size_t vocab = (size_t)s->c->config.vocab_size;
     check_memory(s);
-    if (o->quant.form || !o->given[OPTION_EXACT]) { /* without --quant: what is Q4 in the files is repacked */
+    if (o->quant.form || o->activations != MLA_ACT_F32) { /* without --quant: what is Q4 in the files is repacked */
         checkpoint_quant how = o->quant;
         mla_model_destroy(s->model);
         s->conversion_start = now();
         if (!how.form) how.form = CHECKPOINT_KEEP;
-        how.threads = o->threads, how.repack = !o->given[OPTION_EXACT], how.progress = converted, how.progress_user = s;
+        how.threads = o->threads, how.repack = o->activations != MLA_ACT_F32, how.progress = converted,
+        how.progress_user = s;
         if (checkpoint_quantize(s->c, &how, &error)) fail(1, "%s", error.text);
         if (mla_model_create(&s->model, &s->c->config, &s->c->weights, NULL, &error))
             fail(1, "%s: %s", o->given[OPTION_MODEL], error.text);
@@ -919,8 +912,7 @@ static ending decode(session *s, int most, int eos, chat_tokens *made, sink *out
     mla_error error;
     for (int n = 0; n < most; n++) {
         const int *last = n > 0 ? &made->ids[made->n - 1] : NULL;
-        if (n > 0 && s->ahead)
-            speculate(s, last, most - n, NULL, &s->generation);
+        if (n > 0 && s->ahead) speculate(s, last, most - n, NULL, &s->generation);
         else if (n > 0) {
             forward(s, last, 1, &logits, &s->generation);
             s->last = s->logits;
@@ -1029,8 +1021,7 @@ static void read_prompt(session *s, chat_tokens *ids, buffer *text) {
         return;
     }
     const char *file = o->given[OPTION_PROMPT_FILE], *prompt = o->given[OPTION_PROMPT];
-    if (prompt)
-        buffer_add(text, prompt, strlen(prompt));
+    if (prompt) buffer_add(text, prompt, strlen(prompt));
     else {
         read_file(text, file ? file : "-");
         if (text->n && text->data[text->n - 1] == '\n') text->data[--text->n] = 0;
@@ -1072,8 +1063,7 @@ static void print_summary(const session *s, const chat_tokens *prompt, const cha
            "%.3f,\"stop\":\"%s\",",
            prompt->n, s->prompt.seconds, made->n, s->generation.seconds,
            rate((double)s->generation.tokens, s->generation.seconds), ending_names[end]);
-    if (out->tokenizer)
-        printf("\"text\":"), json_text(out->kept.data ? out->kept.data : "", out->kept.n);
+    if (out->tokenizer) printf("\"text\":"), json_text(out->kept.data ? out->kept.data : "", out->kept.n);
     else {
         printf("\"tokens\":[");
         for (size_t i = 0; i < made->n; i++) printf(i ? ",%d" : "%d", made->ids[i]);
@@ -1117,13 +1107,10 @@ static int run_prompt(options *o) {
     const ending end = interrupted ? END_INTERRUPT : generate(s, o->n, -1, &made, &out);
     if (s->ahead && end != END_INTERRUPT && (json || !quiet)) compare(s, &made);
     const int something = made.n > 0 || (text.n && !o->given[OPTION_NO_ECHO]);
-    if (out.tokenizer && (something || !out.print))
-        sink_end(&out);
-    else if (out.print && made.n)
-        putchar('\n');
+    if (out.tokenizer && (something || !out.print)) sink_end(&out);
+    else if (out.print && made.n) putchar('\n');
     if (ids) out.tokenizer = NULL;
-    if (json)
-        print_summary(s, &prompt, &made, &out, end);
+    if (json) print_summary(s, &prompt, &made, &out, end);
     else if (ids) {
         for (size_t i = 0; i < made.n; i++) printf(i ? " %d" : "%d", made.ids[i]);
         putchar('\n');
@@ -1144,10 +1131,8 @@ static void catch_up(session *s, const chat_tokens *text, chat_tokens *cached) {
     size_t same = 0;
     while (same < cached->n && same + 1 < text->n && cached->ids[same] == text->ids[same])
         same++; /* the last token is always run */
-    if (s->ahead)
-        same = (size_t)speculation_truncate(s->ahead, (int)same);
-    else if (mla_cache_truncate(s->cache, (int)same, &error))
-        fail(1, "%s", error.text);
+    if (s->ahead) same = (size_t)speculation_truncate(s->ahead, (int)same);
+    else if (mla_cache_truncate(s->cache, (int)same, &error)) fail(1, "%s", error.text);
     prefill(s, text->ids + same, text->n - same, NULL);
 }
 
@@ -1206,8 +1191,7 @@ static int run_chat(options *o) {
         const int left = o->ctx - (int)text.n;
         if (!interrupted) end = generate(s, o->n < left ? o->n : left, chat.eos, &made, &out);
         note_cached(s, &cached, &text, &made);
-        if (end == END_INTERRUPT && made.n == 0)
-            text.n = before; /* as if it had not been asked */
+        if (end == END_INTERRUPT && made.n == 0) text.n = before; /* as if it had not been asked */
         else {
             full = end == END_LENGTH && left <= o->n;
             made.n -= end == END_EOS;

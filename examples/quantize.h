@@ -46,6 +46,10 @@ typedef enum checkpoint_form {
     CHECKPOINT_KEEP,
     CHECKPOINT_Q8,
     CHECKPOINT_Q4,
+    CHECKPOINT_Q4_K,
+    CHECKPOINT_Q5_K,
+    CHECKPOINT_Q6_K,
+    CHECKPOINT_IQ4_NL,
     CHECKPOINT_FORM_COUNT
 } checkpoint_form;
 
@@ -53,9 +57,8 @@ typedef struct checkpoint_quant {
     checkpoint_form
         form; /* of every class that has CHECKPOINT_DEFAULT, but kv_b and embed are then kept; itself 0: Q8 */
     checkpoint_form classes[CHECKPOINT_CLASS_COUNT];
-    int repack;  /* Q8 and Q4 as Q8X16 and Q4X16, where these can stand (mla.h): not kv_b, embed, or rows no multiple
-                    of 16. What is Q4 already (int4 of  compressed-tensors), too, whatever its form. Such models need
-                    int8  activations */
+    int repack;  /* what is converted gets interleaved rows (mla.h: MLA_LAYOUT_X16), and what is Q4 already (int4 of
+                    compressed-tensors), too, whatever its form; but not kv_b, embed, or rows no multiple of 16 */
     int threads; /* tasks the work is cut into; 0: OpenMP's number if compiled in, else 1 */
     mla_run run; /* called once. NULL: OpenMP if compiled in, else one after the other */
     void *run_user;
@@ -66,11 +69,12 @@ typedef struct checkpoint_quant {
 } checkpoint_quant;
 
 CHECKPOINT_API const char *checkpoint_class_name(checkpoint_class k); /* "attn", "kv_b", ... */
-CHECKPOINT_API const char *checkpoint_form_name(checkpoint_form f);   /* "default", "keep", "q8", "q4" */
+CHECKPOINT_API const char *checkpoint_form_name(checkpoint_form f);   /* "default", "keep", "q8", "q4", "q4_k", ... */
+CHECKPOINT_API mla_dtype checkpoint_form_dtype(checkpoint_form f);    /* MLA_Q8, ...; of "keep" MLA_F32 */
 
 /* Once for a checkpoint, before its models are made; how NULL: all defaults. A tensor whose rows are no multiple of
-   MLA_GROUP is refused, unless its class is kept. A call that fails leaves the checkpoint as it was. Errors: ARGUMENT,
-   WEIGHTS, MEMORY. */
+   the form's block is refused, unless its class is kept. A call that fails leaves the checkpoint as it was. Errors:
+   ARGUMENT, WEIGHTS, MEMORY. */
 CHECKPOINT_API mla_result checkpoint_quantize(checkpoint *c, const checkpoint_quant *how, mla_error *err);
 
 #ifdef __cplusplus
@@ -93,7 +97,6 @@ CHECKPOINT_API mla_result checkpoint_quantize(checkpoint *c, const checkpoint_qu
 
 enum {
     CKQ__PIECE = 1024,
-    CKQ__BLOCK = 128,
     CKQ__ALIGN = 64,
     CKQ__HUGE_PAGE = 2 << 20
 }; /* a piece holds whole groups and blocks of scales */
@@ -102,6 +105,7 @@ typedef struct ckq__item {
     mla_tensor from;
     unsigned char *to; /* where from lies: Q4 that is repacked in place */
     mla_dtype dtype;
+    mla_layout layout;
 } ckq__item;
 
 typedef struct ckq__work {
@@ -119,14 +123,15 @@ static size_t ckq__bytes(const mla_tensor *t, int rows) {
     return mla_dtype_bytes(t->dtype, (size_t)rows * (size_t)t->cols);
 }
 
+static int ckq__block(int given) { return given > 0 ? given : 128; }
 static float ckq__scale(const mla_tensor *t, int row, int col) {
-    const size_t per_row = ((size_t)t->cols + CKQ__BLOCK - 1) / CKQ__BLOCK;
-    const size_t i = (size_t)row / CKQ__BLOCK * per_row + (size_t)col / CKQ__BLOCK;
+    const size_t per_row =
+        ((size_t)t->cols + (size_t)ckq__block(t->scale_cols) - 1) / (size_t)ckq__block(t->scale_cols);
+    const size_t i = (size_t)(row / ckq__block(t->scale_rows)) * per_row + (size_t)(col / ckq__block(t->scale_cols));
     const unsigned char *scale = (const unsigned char *)t->scale;
     float f;
     if (!scale) return 1;
-    if (t->scale_dtype == MLA_UE8M0) return mla_ue8m0_to_f32(scale[i]);
-    memcpy(&f, scale + 4 * i, sizeof f);
+    mla_widen(&f, t->scale_dtype, scale + mla_dtype_bytes(t->scale_dtype, i), 1);
     return f;
 }
 
@@ -151,7 +156,8 @@ static void ckq__widen(float *x, const mla_tensor *t, const float *e4m3, int row
     case MLA_E4M3:
         for (int i = 0; i < n;) {
             const float scale = ckq__scale(t, row, col + i);
-            const int end = n - i < CKQ__BLOCK ? n : i + CKQ__BLOCK;
+            const int step = ckq__block(t->scale_cols), rest = step - (col + i) % step,
+                      end = n - i < rest ? n : i + rest;
             for (; i < end; i++) x[i] = e4m3[b[i]] * scale;
         }
         break;
@@ -173,25 +179,21 @@ static void ckq__give_back(const unsigned char *data, size_t bytes) {
 static void ckq__strip(const ckq__work *w, const ckq__item *item, int begin, int end) {
     const mla_tensor *t = &item->from;
     const size_t row_bytes = mla_dtype_bytes(item->dtype, (size_t)t->cols);
+    const int step = item->layout ? 16 : 1;
     float x[CKQ__PIECE];
     unsigned char rows[16 * CKQ__PIECE / MLA_GROUP * 34]; /* sixteen pieces, to be interleaved */
-    const mla_dtype plain = item->dtype == MLA_Q8X16 ? MLA_Q8 : item->dtype == MLA_Q4X16 ? MLA_Q4 : item->dtype;
-    for (int row = begin; row < end && plain != item->dtype; row += 16)
+    for (int row = begin; row < end; row += step)
         for (int col = 0, n; col < t->cols; col += n) {
             n = t->cols - col < CKQ__PIECE ? t->cols - col : CKQ__PIECE;
-            const mla_tensor piece = mla_view(rows, plain, 16, n);
-            for (int i = 0; i < 16; i++) {
+            const size_t bytes = mla_dtype_bytes(item->dtype, (size_t)n);
+            unsigned char *to =
+                item->to + (size_t)row * row_bytes + (size_t)step * mla_dtype_bytes(item->dtype, (size_t)col);
+            const mla_tensor piece = mla_view(rows, item->dtype, 16, n);
+            for (int i = 0; i < step; i++) {
                 ckq__widen(x, t, w->e4m3, row + i, col, n);
-                mla_quantize(plain, rows + (size_t)i * mla_dtype_bytes(plain, (size_t)n), x, (size_t)n, NULL);
+                mla_quantize(item->dtype, item->layout ? rows + (size_t)i * bytes : to, x, (size_t)n, NULL);
             }
-            mla_repack(item->to + (size_t)row * row_bytes + 16 * mla_dtype_bytes(plain, (size_t)col), &piece, NULL);
-        }
-    for (int row = begin; row < end && plain == item->dtype; row++)
-        for (int col = 0, n; col < t->cols; col += n) {
-            n = t->cols - col < CKQ__PIECE ? t->cols - col : CKQ__PIECE;
-            ckq__widen(x, t, w->e4m3, row, col, n);
-            mla_quantize(item->dtype, item->to + (size_t)row * row_bytes + mla_dtype_bytes(item->dtype, (size_t)col), x,
-                         (size_t)n, NULL);
+            if (item->layout) mla_repack(to, &piece, NULL);
         }
     if (begin < end)
         ckq__give_back((const unsigned char *)t->data + ckq__bytes(t, begin),
@@ -215,14 +217,11 @@ static void ckq__task(void *arg, int task) {
     for (size_t i = 0; i < w->n_items; i++) {
         const mla_tensor *t = &w->items[i].from;
         if (task == 0 && w->how->progress) w->how->progress(w->how->progress_user, done, w->total);
-        const int unit = w->items[i].dtype == MLA_Q8X16 || w->items[i].dtype == MLA_Q4X16 ? 16 : 1,
-                  units = t->rows / unit;
+        const int unit = w->items[i].layout ? 16 : 1, units = t->rows / unit;
         const int begin = (int)((int64_t)units * task / w->tasks) * unit,
                   end = (int)((int64_t)units * (task + 1) / w->tasks) * unit;
-        if (w->items[i].to == t->data)
-            ckq__in_place(&w->items[i], w->rows + (size_t)task * w->rows_bytes, begin, end);
-        else
-            ckq__strip(w, &w->items[i], begin, end);
+        if (w->items[i].to == t->data) ckq__in_place(&w->items[i], w->rows + (size_t)task * w->rows_bytes, begin, end);
+        else ckq__strip(w, &w->items[i], begin, end);
         done += (double)ckq__bytes(t, t->rows);
     }
 }
@@ -230,8 +229,7 @@ static void ckq__task(void *arg, int task) {
 static void ckq__convert(ckq__work *w) {
     const checkpoint_quant *how = w->how;
     for (int i = 0; i < 256; i++) w->e4m3[i] = mla_e4m3_to_f32((uint8_t)i);
-    if (how->run)
-        how->run(how->run_user, w->tasks, ckq__task, w);
+    if (how->run) how->run(how->run_user, w->tasks, ckq__task, w);
     else {
 #ifdef _OPENMP
 #pragma omp parallel for num_threads(w->tasks) schedule(static, 1)
@@ -263,18 +261,24 @@ static const char *ckq__file_of(const checkpoint *c, const char *tensor) {
     return "checkpoint";
 }
 
+mla_dtype checkpoint_form_dtype(checkpoint_form f) {
+    static const mla_dtype dtypes[] = {MLA_Q8, MLA_Q4, MLA_Q4_K, MLA_Q5_K, MLA_Q6_K, MLA_IQ4_NL};
+    return f >= CHECKPOINT_Q8 && f < CHECKPOINT_FORM_COUNT ? dtypes[f - CHECKPOINT_Q8] : MLA_F32;
+}
+
 static void ckq__tensor(ckq__job *j, checkpoint_class k, const char *prefix, const char *name, mla_tensor *t) {
     const checkpoint_form form = j->how.classes[k];
     const int repack = j->how.repack && k != CHECKPOINT_KV_B && k != CHECKPOINT_EMBED && t->rows % 16 == 0;
-    const mla_dtype dtype = form == CHECKPOINT_Q4 ? (repack ? MLA_Q4X16 : MLA_Q4) : repack ? MLA_Q8X16 : MLA_Q8;
+    const mla_dtype dtype = checkpoint_form_dtype(form);
+    const mla_layout layout = repack ? MLA_LAYOUT_X16 : MLA_LAYOUT_ROWS;
     char full[160];
     if (j->rc || !t->data) return;
-    if (t->dtype == MLA_Q4 && repack) { /* it is in memory of the checkpoint's own */
+    if (t->dtype == MLA_Q4 && !t->layout && repack) { /* it is in memory of the checkpoint's own */
         if (j->placing) {
             ckq__item *item = &j->items[j->n_items];
             item->from = *t;
             item->to = (unsigned char *)(uintptr_t)t->data;
-            t->dtype = item->dtype = MLA_Q4X16;
+            item->dtype = MLA_Q4, t->layout = item->layout = MLA_LAYOUT_X16;
         } else {
             j->total += (double)ckq__bytes(t, t->rows);
             if (ckq__bytes(t, 16) > j->rows_bytes) j->rows_bytes = ckq__bytes(t, 16);
@@ -282,12 +286,12 @@ static void ckq__tensor(ckq__job *j, checkpoint_class k, const char *prefix, con
         j->n_items++;
         return;
     }
-    if (form == CHECKPOINT_KEEP || t->dtype == MLA_Q4 || t->dtype == MLA_Q4X16) return;
-    if (t->cols % MLA_GROUP) {
+    if (form == CHECKPOINT_KEEP || t->dtype == MLA_Q4) return;
+    if (t->cols % mla_dtype_block(dtype)) {
         snprintf(full, sizeof full, "%s%s.weight", prefix, name);
         j->rc = ck__fail(j->err, MLA_ERR_WEIGHTS,
                          "%s: tensor \"%.99s\": found rows of %d, expected a multiple of %d for %s (or keep %s)",
-                         ckq__file_of(j->c, full), full, t->cols, MLA_GROUP, checkpoint_form_name(form),
+                         ckq__file_of(j->c, full), full, t->cols, mla_dtype_block(dtype), checkpoint_form_name(form),
                          checkpoint_class_name(k));
         return;
     }
@@ -301,10 +305,9 @@ static void ckq__tensor(ckq__job *j, checkpoint_class k, const char *prefix, con
         ckq__item *item = &j->items[j->n_items];
         item->from = *t;
         item->to = j->memory + j->used;
-        item->dtype = dtype;
-        *t = mla_view(item->to, dtype, t->rows, t->cols);
-    } else
-        j->total += (double)ckq__bytes(t, t->rows);
+        item->dtype = dtype, item->layout = layout;
+        *t = mla_view(item->to, dtype, t->rows, t->cols), t->layout = layout;
+    } else j->total += (double)ckq__bytes(t, t->rows);
     j->n_items++;
     j->used += step;
 }
@@ -366,8 +369,10 @@ const char *checkpoint_class_name(checkpoint_class k) {
 }
 
 const char *checkpoint_form_name(checkpoint_form f) {
-    static const char *const names[CHECKPOINT_FORM_COUNT] = {"default", "keep", "q8", "q4"};
-    return (unsigned)f < CHECKPOINT_FORM_COUNT ? names[f] : "?";
+    static const char *const names[] = {"default", "keep"};
+    return (unsigned)f >= CHECKPOINT_FORM_COUNT ? "?"
+           : f <= CHECKPOINT_KEEP               ? names[f]
+                                                : mla_dtype_name(checkpoint_form_dtype(f));
 }
 
 mla_result checkpoint_quantize(checkpoint *c, const checkpoint_quant *how, mla_error *err) {

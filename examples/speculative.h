@@ -181,10 +181,8 @@ mla_result speculation_create(speculation **out, const mla_model *model, mla_con
         other.seed = (other.seed ^ 0x6a09e667f3bcc909u) * 0x9E3779B97F4A7C15u + 1;
         rc = sampler_create(&g->draft[i], g->vocab, &other, err);
     }
-    if (rc)
-        speculation_destroy(g);
-    else
-        *out = g;
+    if (rc) speculation_destroy(g);
+    else *out = g;
     return rc;
 }
 

@@ -371,14 +371,12 @@ static int64_t tok__read_member(const unsigned char *s, size_t n, size_t *at, un
     *at += 2;
     found = strchr(escapes, c);
     if (found) return stands_for[found - escapes];
-    if (c == 's')
-        *classes = TOK__W;
+    if (c == 's') *classes = TOK__W;
     else if (c == 'p' && n - *at >= 3 && s[*at] == '{' && s[*at + 2] == '}' && s[*at + 1] &&
              (found = strchr(names, s[*at + 1])) != NULL) {
         *classes = (unsigned)TOK__L << (found - names);
         *at += 3;
-    } else
-        return strchr("[]\\-^&!\"#$%'()*+,./:;<=>?@_`{|}~ ", c) ? c : -2;
+    } else return strchr("[]\\-^&!\"#$%'()*+,./:;<=>?@_`{|}~ ", c) ? c : -2;
     return -1;
 }
 
@@ -414,8 +412,7 @@ static int tok__read_set(const tokenizer *t, tok__set *set, const unsigned char 
         const tok__range r = set->ranges[i];
         if (kept && r.first <= set->ranges[kept - 1].last) {
             if (r.last > set->ranges[kept - 1].last) set->ranges[kept - 1].last = r.last;
-        } else
-            set->ranges[kept++] = r;
+        } else set->ranges[kept++] = r;
     }
     set->n_ranges = kept;
     for (uint32_t c = 0; c < 128; c++) {
@@ -447,13 +444,11 @@ static int tok__read_regex(const tokenizer *t, tok__stage *stage, const char *re
     }
     rc = tok__read_set(t, &stage->set, s, length, &at);
     if (rc <= 0) return rc;
-    if (!strcmp(regex + at, "+"))
-        stage->most = SIZE_MAX;
+    if (!strcmp(regex + at, "+")) stage->most = SIZE_MAX;
     else if (length - at == 5 && !strncmp(regex + at, "{1,", 3) && s[at + 3] >= '1' && s[at + 3] <= '9' &&
              s[at + 4] == '}')
         stage->most = (size_t)(s[at + 3] - '0');
-    else if (at != length)
-        return 0;
+    else if (at != length) return 0;
     return 1;
 }
 /* ---- >>scanners -------------------------------------------------------------------------------------------------- */
@@ -466,12 +461,9 @@ static int tok__in(const tokenizer *t, const tok__set *set, uint32_t c) {
     if (t->classes[c] & set->classes) return !set->negated;
     while (low < high) {
         const size_t middle = (low + high) / 2;
-        if (c < set->ranges[middle].first)
-            high = middle;
-        else if (c > set->ranges[middle].last)
-            low = middle + 1;
-        else
-            return !set->negated;
+        if (c < set->ranges[middle].first) high = middle;
+        else if (c > set->ranges[middle].last) low = middle + 1;
+        else return !set->negated;
     }
     return set->negated;
 }
@@ -575,10 +567,8 @@ static int tok__rank(const tokenizer *t, int left, int right) {
     int low = t->first[left], high = t->first[left + 1];
     while (low < high) {
         const int middle = low + (high - low) / 2;
-        if (t->merges[middle].right < right)
-            low = middle + 1;
-        else
-            high = middle;
+        if (t->merges[middle].right < right) low = middle + 1;
+        else high = middle;
     }
     return low < t->first[left + 1] && t->merges[low].right == right ? t->merges[low].rank : INT32_MAX;
 }
@@ -673,10 +663,8 @@ static void tok__long_word(tok__job *j, const unsigned char *s, size_t length) {
 }
 
 static void tok__word(tok__job *j, const unsigned char *s, size_t n) {
-    if (n <= TOK__SHORT)
-        tok__short_word(j, s, n);
-    else
-        tok__long_word(j, s, n);
+    if (n <= TOK__SHORT) tok__short_word(j, s, n);
+    else tok__long_word(j, s, n);
 }
 
 /* ---- >>encoder --------------------------------------------------------------------------------------------------- */
@@ -710,17 +698,13 @@ static const tok__added *tok__find_added(const tokenizer *t, int set, const unsi
         if (depth == n) break;
         for (size_t end = high; low < end;) { /* the first whose byte is not less */
             const size_t middle = (low + end) / 2;
-            if (list[middle].text[depth] < s[depth])
-                low = middle + 1;
-            else
-                end = middle;
+            if (list[middle].text[depth] < s[depth]) low = middle + 1;
+            else end = middle;
         }
         for (size_t begin = low; begin < high;) { /* the first whose byte is greater */
             const size_t middle = (begin + high) / 2;
-            if (list[middle].text[depth] > s[depth])
-                high = middle;
-            else
-                begin = middle + 1;
+            if (list[middle].text[depth] > s[depth]) high = middle;
+            else begin = middle + 1;
         }
     }
     return best;
@@ -1126,8 +1110,7 @@ static mla_result tok__read_pre_tokenizer(tok__reader *r, const json_value *v) {
         known = tok__read_regex(t, stage, regex, strlen(regex));
         if (known < 0) return tok__no_memory(r);
         if (!known) return tok__unknown(r, "pre_tokenizer Split", regex, "this regex is not known");
-    } else
-        return tok__unknown(r, "pre_tokenizer", tok__text(type), "Sequence, Split, Digits, ByteLevel are");
+    } else return tok__unknown(r, "pre_tokenizer", tok__text(type), "Sequence, Split, Digits, ByteLevel are");
     t->n_stages++;
     return MLA_OK;
 }
@@ -1144,8 +1127,7 @@ static mla_result tok__read_template(tok__reader *r, const json_value *v) {
                          *special = json_get(json_at(single, i), "SpecialToken");
         const char *name = tok__text(json_get(special, "id"));
         const json_value *ids = name ? json_get(json_get(specials, name), "ids") : NULL;
-        if (sequence && tok__is(json_get(sequence, "id"), "A") && !seen)
-            seen = 1;
+        if (sequence && tok__is(json_get(sequence, "id"), "A") && !seen) seen = 1;
         else if (sequence || !json_count(ids))
             return tok__wrong(r, where, "`single` of special tokens that have ids, and one Sequence A");
         else
@@ -1258,14 +1240,10 @@ mla_result tokenizer_parse(tokenizer **out, const char *json, size_t n, const ch
     r.t = (tokenizer *)calloc(1, sizeof *r.t);
     if (!r.t) return tok__no_memory(&r);
     rc = json_parse(json, n, &r.t->file, &wrong);
-    if (rc)
-        rc = tok__fail(err, rc == MLA_ERR_MEMORY ? rc : MLA_ERR_CONFIG, "%.60s: %s", r.label, wrong.text);
-    else
-        rc = tok__read(&r);
-    if (rc)
-        tokenizer_close(r.t);
-    else
-        *out = r.t;
+    if (rc) rc = tok__fail(err, rc == MLA_ERR_MEMORY ? rc : MLA_ERR_CONFIG, "%.60s: %s", r.label, wrong.text);
+    else rc = tok__read(&r);
+    if (rc) tokenizer_close(r.t);
+    else *out = r.t;
     return rc;
 }
 

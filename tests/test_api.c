@@ -466,12 +466,9 @@ static void bad_tensor(small *s, mla_tensor *t, const char *name, int required, 
         *t = good;
     }
     for (int i = 0; i < 6; i++) {
-        if (i < 4)
-            t->rows += i == 0 ? 1 : i == 1 ? -1 : 0, t->cols += i == 2 ? 1 : i == 3 ? -1 : 0;
-        else if (i == 4)
-            t->rows = good.cols, t->cols = good.rows;
-        else
-            t->rows = INT_MAX, t->cols = INT_MIN;
+        if (i < 4) t->rows += i == 0 ? 1 : i == 1 ? -1 : 0, t->cols += i == 2 ? 1 : i == 3 ? -1 : 0;
+        else if (i == 4) t->rows = good.cols, t->cols = good.rows;
+        else t->rows = INT_MAX, t->cols = INT_MIN;
         if (t->rows != good.rows || t->cols != good.cols) bad_weights(s, MLA_ERR_WEIGHTS, name, "expected", line);
         *t = good;
     }
@@ -483,11 +480,21 @@ static void bad_tensor(small *s, mla_tensor *t, const char *name, int required, 
     }
     if (!vector) {
         t->dtype = MLA_E4M3, t->scale = pool_of_weights;
-        const mla_dtype scales[] = {MLA_F16, MLA_BF16, MLA_E4M3, MLA_DTYPE_COUNT, (mla_dtype)-1};
+        const mla_dtype scales[] = {MLA_F16, MLA_Q8, MLA_E4M3, MLA_DTYPE_COUNT, (mla_dtype)-1};
         for (int i = 0; i < 5; i++) {
             t->scale_dtype = scales[i];
             bad_weights(s, MLA_ERR_WEIGHTS, name, "scale", line);
         }
+        t->scale_dtype = MLA_BF16, t->scale_rows = -1;
+        bad_weights(s, MLA_ERR_WEIGHTS, name, "scale", line);
+        t->scale_rows = 1, t->scale_cols = INT_MIN;
+        bad_weights(s, MLA_ERR_WEIGHTS, name, "scale", line);
+        *t = good;
+    }
+    const mla_layout layouts[] = {MLA_LAYOUT_X16, MLA_LAYOUT_COUNT, (mla_layout)-1};
+    for (int i = 0; i < 3; i++) {
+        t->layout = layouts[i];
+        bad_weights(s, MLA_ERR_WEIGHTS, name, "layout", line);
         *t = good;
     }
     mla_model *m = NULL;
@@ -657,19 +664,33 @@ static void test_arguments(void) {
     BAD_DESC(d.attn = (mla_attn_path)-1, MLA_ERR_ARGUMENT, "attn");
     BAD_DESC(d.isa = MLA_ISA_COUNT, MLA_ERR_ARGUMENT, "isa");
     BAD_DESC(d.isa = (mla_isa)-1, MLA_ERR_ARGUMENT, "isa");
-    BAD_DESC((d.exact = 1, d.fp8_activations = 1), MLA_ERR_ARGUMENT, "context.fp8_activations");
+    BAD_DESC(d.activations = MLA_ACT_COUNT, MLA_ERR_ARGUMENT, "activations");
+    BAD_DESC(d.activations = (mla_activations)-1, MLA_ERR_ARGUMENT, "activations");
     for (mla_isa isa = MLA_ISA_AUTO; isa < MLA_ISA_COUNT; isa = (mla_isa)(isa + 1)) {
         mla_context_desc one = xd;
         one.isa = isa;
         CHECK(strcmp(mla_isa_name(isa), "?") != 0, "mla_isa_name");
-        if (!mla_isa_available(isa))
-            BAD_DESC(d.isa = isa, MLA_ERR_UNSUPPORTED, mla_isa_name(isa));
+        if (!mla_isa_available(isa)) BAD_DESC(d.isa = isa, MLA_ERR_UNSUPPORTED, mla_isa_name(isa));
         else {
             CHECK(mla_context_create(&x, m, &one, &error) == MLA_OK, "%s: %s", mla_isa_name(isa), error.text);
             CHECK(mla_context_isa(x) == isa || isa == MLA_ISA_AUTO, "%s is not what was asked for",
                   mla_isa_name(mla_context_isa(x)));
             mla_context_destroy(x);
         }
+    }
+    for (mla_isa isa = MLA_ISA_AUTO; isa < MLA_ISA_COUNT; isa = (mla_isa)(isa + 1)) {
+        mla_context_desc bf16 = xd;
+        const int auto_isa = isa == MLA_ISA_AUTO, can = auto_isa || isa == MLA_ISA_BF16 || isa == MLA_ISA_AMX;
+        bf16.isa = isa, bf16.activations = MLA_ACT_BF16;
+        if (!can || !mla_isa_available(auto_isa ? MLA_ISA_BF16 : isa)) {
+            BAD_DESC((d.isa = isa, d.activations = MLA_ACT_BF16), MLA_ERR_UNSUPPORTED, can ? "isa" : "activations");
+            continue;
+        }
+        CHECK(mla_context_create(&x, m, &bf16, &error) == MLA_OK, "%s: %s", mla_isa_name(isa), error.text);
+        const mla_isa got = mla_context_isa(x);
+        CHECK(auto_isa ? got == MLA_ISA_BF16 || got == MLA_ISA_AMX : got == isa, "bf16 activations, %s: got %s",
+              mla_isa_name(isa), mla_isa_name(got));
+        mla_context_destroy(x);
     }
     CHECK(mla_isa_available(MLA_ISA_SCALAR) && mla_isa_available(MLA_ISA_AUTO), "scalar is always there");
     CHECK(!mla_isa_available(MLA_ISA_COUNT) && !mla_isa_available((mla_isa)-1), "an isa that does not exist");

@@ -55,12 +55,9 @@ static const char *spell(const chat_tokens *text) {
     size_t n = 0;
     for (size_t i = 0; i < text->n && n + 8 < sizeof out; i++) {
         const int id = text->ids[i];
-        if (id == BOS || id == EOS)
-            n += (size_t)snprintf(out + n, 8, id == BOS ? "[B]" : "[E]");
-        else if (id >= USER && id <= SEARCH)
-            n += (size_t)snprintf(out + n, 8, "%s", special[id - USER]);
-        else
-            out[n++] = (char)id;
+        if (id == BOS || id == EOS) n += (size_t)snprintf(out + n, 8, id == BOS ? "[B]" : "[E]");
+        else if (id >= USER && id <= SEARCH) n += (size_t)snprintf(out + n, 8, "%s", special[id - USER]);
+        else out[n++] = (char)id;
     }
     out[n] = 0;
     return out;

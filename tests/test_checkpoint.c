@@ -126,8 +126,7 @@ static char *with_key(const char *text, const char *key, const char *value) {
         sprintf(out, "%.*s", (int)(at - text), text);
         if (value) sprintf(out + strlen(out), "%s %s%s", quoted, value, end[-1] == ',' ? "," : "");
         strcat(out, end);
-    } else
-        sprintf(out, "{%s %s,%s", quoted, value ? value : "null", strchr(text, '{') + 1);
+    } else sprintf(out, "{%s %s,%s", quoted, value ? value : "null", strchr(text, '{') + 1);
     return out;
 }
 
@@ -795,8 +794,7 @@ static void test_fixtures(void) {
                                x->q_lora_rank, q);
                     check_view(&w->moe.router_bias, f, "model.layers.2.mlp.gate.e_score_correction_bias", 1, 12,
                                MLA_F32);
-                } else
-                    check_view(&w->attn.q.weight, f, "model.layers.2.self_attn.q_proj.weight", 4 * 48, x->D, q);
+                } else check_view(&w->attn.q.weight, f, "model.layers.2.self_attn.q_proj.weight", 4 * 48, x->D, q);
                 check_view(&w->moe.router, f, "model.layers.2.mlp.gate.weight", x->n_experts, x->D, MLA_BF16);
                 check_view(&w->moe.experts[5].gate.weight, f, "model.layers.2.mlp.experts.5.gate_proj.weight",
                            x->moe_size, x->D, q);
@@ -815,8 +813,7 @@ static void test_fixtures(void) {
                     const mla_tensor *t = &w->moe.experts[7].down.weight;
                     CHECK(s && t->scale && t->scale_dtype == MLA_F32 && !memcmp(t->scale, s->data, s->bytes),
                           "block scales");
-                } else
-                    CHECK(!w->moe.experts[7].down.weight.scale, "no scale");
+                } else CHECK(!w->moe.experts[7].down.weight.scale, "no scale");
                 st_close(f);
             }
         }
@@ -1580,8 +1577,7 @@ static void test_tensors(void) {
         edited[i] = items[i], edited[n - 1] = items[n - 1];
         if (items[i].n_dims == 2) {
             edited[i].dims[0] = items[i].dims[0] * 2, edited[i].dims[1] = items[i].dims[1] / 2;
-        } else
-            edited[i].n_dims = 2, edited[i].dims[0] = 1, edited[i].dims[1] = items[i].dims[0];
+        } else edited[i].n_dims = 2, edited[i].dims[0] = 1, edited[i].dims[1] = items[i].dims[0];
         write_items(in_dir("model.safetensors"), edited, n);
         check_open(MLA_ERR_WEIGHTS, items[i].name, "misshapen");
         edited[i] = items[i];
@@ -1885,10 +1881,8 @@ static void test_int4(void) {
         write_items(in_dir("model.safetensors"), edited, m - 1);
         check_open(MLA_ERR_WEIGHTS, i ? was.name : "model.layers.1.mlp.experts.7.up_proj.weight", "missing");
         *x = was;
-        if (x->n_dims == 2)
-            x->dims[0] *= 2, x->dims[1] /= 2;
-        else
-            x->n_dims = 2, x->dims[0] = 1, x->dims[1] = 2;
+        if (x->n_dims == 2) x->dims[0] *= 2, x->dims[1] /= 2;
+        else x->n_dims = 2, x->dims[0] = 1, x->dims[1] = 2;
         write_items(in_dir("model.safetensors"), edited, m);
         check_open(MLA_ERR_WEIGHTS, was.name, "misshapen");
         *x = was;

@@ -45,28 +45,42 @@ static guarded guarded_floats(test_rng *r, size_t n, float deviation) {
     return g;
 }
 
+/* Blocks of a format: any codes at all, but scales of sane size. */
+static void random_blocks(test_rng *r, mla_dtype t, unsigned char *b, size_t n) {
+    const mla__format *f = &mla__formats[t];
+    for (; n > 0; n -= (size_t)f->block, b += f->bytes) {
+        const uint16_t d = mla_f32_to_f16(0.02f * test_gauss(r)), min = mla_f32_to_f16(0.02f * test_gauss(r));
+        for (int i = 0; i < f->bytes; i++) b[i] = (unsigned char)test_u64(r);
+        switch (f->scaling) {
+        case MLA__SCALING_DM:
+        case MLA__SCALING_K: memcpy(b, &d, 2), memcpy(b + 2, &min, 2); break;
+        case MLA__SCALING_Q2: memcpy(b + 80, &d, 2), memcpy(b + 82, &min, 2); break;
+        case MLA__SCALING_Q3: memcpy(b + 108, &d, 2); break;
+        case MLA__SCALING_Q6: memcpy(b + 208, &d, 2); break;
+        case MLA__SCALING_MX: b[0] = (unsigned char)(118 + test_int(r, 8)); break;
+        case MLA__SCALING_NV: break;
+        default: memcpy(b, &d, 2);
+        }
+    }
+}
+
 /* Random weights: codes of every kind, but NaN. */
 static guarded guarded_weights(test_rng *r, size_t n, mla_dtype t) {
     const size_t size = mla_dtype_bytes(t, 1);
     guarded g = guard(mla_dtype_bytes(t, n));
-    if (mla__grouped(t)) { /* any codes at all, but for an f16 scale of sane size */
-        const size_t group = mla_dtype_bytes(t, MLA_GROUP);
-        for (size_t i = 0; i < n / MLA_GROUP * group; i++) ((unsigned char *)g.p)[i] = (unsigned char)test_u64(r);
-        for (size_t i = 0; i < n / MLA_GROUP; i++) {
-            const uint16_t d = mla_f32_to_f16(0.02f * test_gauss(r));
-            memcpy((char *)g.p + i * group, &d, 2);
-        }
+    if (mla__blocked(t)) {
+        random_blocks(r, t, (unsigned char *)g.p, n);
         return g;
     }
     for (size_t i = 0; i < n; i++) {
         const float f = test_gauss(r);
         uint16_t h = t == MLA_F16 ? mla_f32_to_f16(f) : mla_f32_to_bf16(f);
         uint8_t e = (uint8_t)(test_u64(r) & 255);
-        if ((e & 127) == 127) e = 0x81; /* NaN; a subnormal instead */
+        if (t == MLA_E4M3 && (e & 127) == 127) e = 0x81; /* NaN; a subnormal instead */
         memcpy((char *)g.p + i * size,
-               t == MLA_F32    ? (const void *)&f
-               : t == MLA_E4M3 ? (const void *)&e
-                               : (const void *)&h,
+               t == MLA_F32                   ? (const void *)&f
+               : t == MLA_E4M3 || t == MLA_I8 ? (const void *)&e
+                                              : (const void *)&h,
                size);
     }
     return g;
@@ -75,64 +89,108 @@ static guarded guarded_weights(test_rng *r, size_t n, mla_dtype t) {
 typedef struct matrix {
     mla_tensor t;
     guarded data, scale;
+    double *v;    /* [rows, cols]: what the weights are */
+    double *size; /* of blocks, |code * scale| + |minimum| with the codes as they lie: what integer products add up */
 } matrix;
 
-static matrix random_matrix(test_rng *r, mla_dtype t, int rows, int cols, int ue8m0) {
+/* How E4M3 and I8 are scaled. */
+enum { SCALES_F32, SCALES_UE8M0, SCALES_SMALL, SCALES_ROW, SCALES_TENSOR, SCALES_COUNT };
+
+static void random_scales(test_rng *r, matrix *m, int how) {
+    const int rows = m->t.rows, cols = m->t.cols;
+    const mla_dtype t = how == SCALES_UE8M0 ? MLA_UE8M0 : how == SCALES_SMALL ? MLA_BF16 : MLA_F32;
+    int high = 128, wide = 128;
+    if (how == SCALES_SMALL) m->t.scale_rows = high = 3, m->t.scale_cols = wide = 41;
+    if (how == SCALES_ROW) m->t.scale_rows = high = 1, m->t.scale_cols = wide = cols;
+    if (how == SCALES_TENSOR) m->t.scale_rows = high = rows, m->t.scale_cols = wide = cols;
+    const size_t n = (size_t)((rows + high - 1) / high) * (size_t)((cols + wide - 1) / wide);
+    m->scale = guard(n * mla_dtype_bytes(t, 1));
+    for (size_t i = 0; i < n; i++) {
+        const float f = 0.001f + 0.02f * test_uniform(r);
+        const uint8_t e = (uint8_t)(118 + test_int(r, 5));
+        if (t == MLA_UE8M0) memcpy((char *)m->scale.p + i, &e, 1);
+        else mla__put(t, m->scale.p, (mla__sz)i, f);
+    }
+    m->t.scale = m->scale.p, m->t.scale_dtype = t;
+    for (int i = 0; i < rows; i++)
+        for (int j = 0; j < cols; j++)
+            m->v[(size_t)i * (size_t)cols + (size_t)j] *=
+                (double)mla__get(t, m->scale.p, i / high * (mla__sz)((cols + wide - 1) / wide) + j / wide);
+}
+
+static matrix random_matrix(test_rng *r, mla_dtype t, int rows, int cols, int scales) {
+    const mla__format *f = &mla__formats[t];
+    const size_t n = (size_t)rows * (size_t)cols;
     matrix m;
     memset(&m, 0, sizeof m);
-    m.data = guarded_weights(r, (size_t)rows * (size_t)cols, t);
+    m.data = guarded_weights(r, n, t);
     m.t = mla_view(m.data.p, t, rows, cols);
-    if (t == MLA_E4M3) {
-        const size_t n = (size_t)((rows + 127) / 128) * (size_t)((cols + 127) / 128);
-        m.scale = guard(n * (ue8m0 ? 1 : 4));
-        for (size_t i = 0; i < n; i++) {
-            const float f = 0.001f + 0.02f * test_uniform(r);
-            const uint8_t e = (uint8_t)(118 + test_int(r, 5));
-            if (ue8m0)
-                memcpy((char *)m.scale.p + i, &e, 1);
-            else
-                memcpy((char *)m.scale.p + 4 * i, &f, 4);
-        }
-        m.t.scale = m.scale.p, m.t.scale_dtype = ue8m0 ? MLA_UE8M0 : MLA_F32;
+    m.v = (double *)malloc(n * sizeof *m.v), m.size = (double *)malloc(n * sizeof *m.size);
+    for (size_t i = 0; i < n; i++) {
+        m.v[i] = m.size[i] = (double)mla__get(t, m.data.p, (mla__sz)i);
+        if (!mla__blocked(t)) continue;
+        const unsigned char *b = (const unsigned char *)m.data.p + i / (size_t)f->block * (size_t)f->bytes;
+        const int at = (int)(i % (size_t)f->block), lies = f->code == MLA__CODE_UINT ? f->offset : 0;
+        float min;
+        const float d = mla__group_scale(f, b, at / f->group, &min);
+        m.size[i] = fabs((double)d * (mla__code_of(f, b, at) + lies)) + fabs((double)d * lies + (double)min);
     }
+    if (t == MLA_E4M3 || t == MLA_I8) random_scales(r, &m, scales);
     return m;
 }
-static void free_matrix(matrix *m) {
+/* The same matrix, its rows interleaved. */
+static void interleave(matrix *m) {
+    guarded other = guard(mla_dtype_bytes(m->t.dtype, (size_t)m->t.rows * (size_t)m->t.cols));
+    CHECK(mla_repack(other.p, &m->t, NULL) == MLA_OK, "mla_repack %s [%d, %d]", mla_dtype_name(m->t.dtype), m->t.rows,
+          m->t.cols);
     unguard(&m->data);
+    m->data = other, m->t.data = other.p, m->t.layout = MLA_LAYOUT_X16;
+}
+static void free_matrix(matrix *m) {
+    unguard(&m->data), free(m->v), free(m->size);
     if (m->t.scale) unguard(&m->scale);
 }
-static double element(const mla_tensor *w, int row, int col) {
-    const double v = (double)mla__get(w->dtype, w->data, (mla__sz)row * w->cols + col);
-    return mla__scaled(w) ? v * (double)mla__scale(w, row, col) : v;
-}
+static double element(const matrix *m, int row, int col) { return m->v[(mla__sz)row * m->t.cols + col]; }
 
 static size_t panel_size(const mla__kernels *k) {
     return (size_t)(k->pack ? MLA__BPANEL : MLA__KC * MLA__NR_MAX) * sizeof(float);
 }
 static float at(const void *p, mla__sz i) { return mla__get(MLA_F32, p, i); }
 
+/* y [., n1-n0] = products with rows n0..n1 from row0 on; what x is, is up to the caller. */
+static mla__product product_of(const mla__kernels *k, const guarded *y, int ldy, const mla_tensor *w, int row0, int n0,
+                               int n1, const guarded *panel) {
+    mla__product p;
+    memset(&p, 0, sizeof p);
+    p.y = (float *)y->p, p.ldy = ldy, p.w = w, p.row0 = row0, p.n0 = n0, p.n1 = n1, p.panel = (float *)panel->p;
+    p.fetch = k->fetch, p.widen = k->widen[w->dtype];
+    return p;
+}
+
 /* ---- products ---------------------------------------------------------------------------------------------------- */
 
 /* y [T, n0..n1) = x W^T, with rows of x picked by idx or not. */
 static double check_product(const mla__kernels *k, test_rng *r, mla_dtype t, int T, int rows, int cols, int row0,
-                            int ue8m0) {
+                            int scales, int x16) {
     const int n = rows - row0, n0 = n > 20 ? 16 : 0, gather = test_int(r, 2), ldx = cols + test_int(r, 3),
               ldy = n - n0 + test_int(r, 5);
-    matrix w = random_matrix(r, t, rows, cols, ue8m0);
+    matrix w = random_matrix(r, t, rows, cols, scales);
+    if (x16) interleave(&w);
     guarded x = guarded_floats(r, (size_t)(T - 1) * (size_t)ldx + (size_t)cols, 1),
             y = guard(((size_t)(T - 1) * (size_t)ldy + (size_t)(n - n0)) * 4);
     guarded panel = guard(panel_size(k));
     int *idx = (int *)malloc((size_t)T * sizeof *idx);
     double worst = 0;
     for (int i = 0; i < T; i++) idx[i] = test_int(r, T);
-    (T <= MLA__FEW ? k->dot : k->gemm)[t]((float *)y.p, ldy, (const float *)x.p, ldx, gather ? idx : NULL, T, &w.t,
-                                          row0, n0, n, (float *)panel.p);
+    mla__product p = product_of(k, &y, ldy, &w.t, row0, n0, n, &panel);
+    p.in.x = (const float *)x.p, p.in.ldx = ldx, p.in.idx = gather ? idx : NULL, p.in.T = T;
+    (T <= MLA__FEW ? k->dot : k->gemm)[t](&p);
     for (int i = 0; i < T; i++)
         for (int j = n0; j < n; j++) {
             double sum = 0, size = 0;
             for (int c = 0; c < cols; c++) {
-                const double p = (double)at(x.p, (gather ? idx[i] : i) * (mla__sz)ldx + c) * element(&w.t, row0 + j, c);
-                sum += p, size += fabs(p);
+                const double f = (double)at(x.p, (gather ? idx[i] : i) * (mla__sz)ldx + c) * element(&w, row0 + j, c);
+                sum += f, size += fabs(f);
             }
             const double err = fabs((double)at(y.p, i * (mla__sz)ldy + j - n0) - sum) / (size * (cols + 4) * U + 1e-37);
             if (!(err <= worst)) worst = err;
@@ -144,20 +202,23 @@ static double check_product(const mla__kernels *k, test_rng *r, mla_dtype t, int
 
 /* y [T, cols] = x [T, n] W[row0 .. row0+n, :] */
 static double check_mix(const mla__kernels *k, test_rng *r, mla_dtype t, int T, int rows, int cols, int row0,
-                        int ue8m0) {
+                        int scales, int x16) {
     const int n = rows - row0, ldx = n + test_int(r, 3), ldy = cols + test_int(r, 4);
-    matrix w = random_matrix(r, t, rows, cols, ue8m0);
+    matrix w = random_matrix(r, t, rows, cols, scales);
+    if (x16) interleave(&w);
     guarded x = guarded_floats(r, (size_t)(T - 1) * (size_t)ldx + (size_t)n, 1),
             y = guard(((size_t)(T - 1) * (size_t)ldy + (size_t)cols) * 4);
     guarded panel = guard(panel_size(k));
     double worst = 0;
-    k->mix[t]((float *)y.p, ldy, (const float *)x.p, ldx, T, &w.t, row0, n, (float *)panel.p);
+    mla__product p = product_of(k, &y, ldy, &w.t, row0, 0, n, &panel);
+    p.in.x = (const float *)x.p, p.in.ldx = ldx, p.in.T = T;
+    k->mix[t](&p);
     for (int i = 0; i < T; i++)
         for (int c = 0; c < cols; c++) {
             double sum = 0, size = 0;
             for (int j = 0; j < n; j++) {
-                const double p = (double)at(x.p, i * (mla__sz)ldx + j) * element(&w.t, row0 + j, c);
-                sum += p, size += fabs(p);
+                const double f = (double)at(x.p, i * (mla__sz)ldx + j) * element(&w, row0 + j, c);
+                sum += f, size += fabs(f);
             }
             const double err = fabs((double)at(y.p, i * (mla__sz)ldy + c) - sum) / (size * (n + 4) * U + 1e-37);
             if (!(err <= worst)) worst = err;
@@ -167,13 +228,14 @@ static double check_mix(const mla__kernels *k, test_rng *r, mla_dtype t, int T, 
 }
 
 /* The integer products, against the same rounded activations in double: only the sum over groups is rounded, four times
- * a group. */
+   a group. Codes are used as they lie, so that offsets and minima are large numbers that cancel. */
 static double check_integer(const mla__kernels *k, test_rng *r, mla_dtype t, int T, int rows, int cols, int row0,
-                            int repack) {
+                            int x16) {
     const int n = rows - row0, n0 = n > 20 ? 16 : 0, gather = test_int(r, 2), groups = cols / MLA_GROUP,
               ldx = groups + test_int(r, 3);
-    const int ldy = n - n0 + test_int(r, 5);
+    const int ldy = n - n0 + test_int(r, 5), sums = cols / mla__min(MLA_GROUP, mla__formats[t].group);
     matrix w = random_matrix(r, t, rows, cols, 0);
+    if (x16) interleave(&w);
     const size_t acts = (size_t)(T - 1) * (size_t)ldx + (size_t)groups;
     guarded q = guard(acts * sizeof(mla__act)), y = guard(((size_t)(T - 1) * (size_t)ldy + (size_t)(n - n0)) * 4);
     guarded x = guarded_floats(r, acts * MLA_GROUP, 2), panel = guard(panel_size(k));
@@ -182,28 +244,24 @@ static double check_integer(const mla__kernels *k, test_rng *r, mla_dtype t, int
     double worst = 0;
     for (int i = 0; i < T; i++) idx[i] = test_int(r, T);
     k->quantize((mla__act *)q.p, (const float *)x.p, (mla__sz)acts * MLA_GROUP);
-    guarded other = guard(repack ? mla_dtype_bytes(t, (size_t)rows * (size_t)cols) : 1);
-    mla_tensor used = w.t;
-    if (repack) {
-        CHECK(mla_repack(other.p, &w.t, NULL) == MLA_OK, "mla_repack [%d, %d]", rows, cols);
-        used = mla_view(other.p, t == MLA_Q8 ? MLA_Q8X16 : MLA_Q4X16, rows, cols);
-    }
-    (T <= MLA__FEW ? k->idot : k->igemm)[used.dtype]((float *)y.p, ldy, a, ldx * (mla__sz)sizeof *a,
-                                                     gather ? idx : NULL, T, &used, row0, n0, n, (float *)panel.p);
+    mla__product p = product_of(k, &y, ldy, &w.t, row0, n0, n, &panel);
+    p.in.q = (const unsigned char *)q.p, p.in.ldq = ldx * (mla__sz)sizeof *a, p.in.idx = gather ? idx : NULL;
+    p.in.T = T;
+    (T <= MLA__FEW ? k->idot[t][w.t.layout] : k->igemm[t])(&p);
     for (int i = 0; i < T; i++)
         for (int j = n0; j < n; j++) {
             double sum = 0, size = 0;
             for (int c = 0; c < cols; c++) {
                 const mla__act *g = a + (gather ? idx[i] : i) * ldx + c / MLA_GROUP;
-                const double p = (double)g->d * g->q[c % MLA_GROUP] * element(&w.t, row0 + j, c);
-                sum += p, size += fabs(p) * (t == MLA_Q4 ? 3 : 1); /* nibbles are used as 0..15: up to twice 8 more */
+                const double f = (double)g->d * g->q[c % MLA_GROUP];
+                sum += f * element(&w, row0 + j, c), size += fabs(f) * w.size[(mla__sz)(row0 + j) * cols + c];
             }
             const double err =
-                fabs((double)at(y.p, i * (mla__sz)ldy + j - n0) - sum) / (size * (groups + 12) * 4 * U + 1e-30);
+                fabs((double)at(y.p, i * (mla__sz)ldy + j - n0) - sum) / (size * (sums + 12) * 4 * U + 1e-30);
             if (!(err <= worst)) worst = err;
         }
     free(idx);
-    unguard(&x), unguard(&y), unguard(&q), unguard(&panel), unguard(&other), free_matrix(&w);
+    unguard(&x), unguard(&y), unguard(&q), unguard(&panel), free_matrix(&w);
     return worst;
 }
 
@@ -223,15 +281,17 @@ static double check_packed(const mla__kernels *k, test_rng *r, int T, int rows, 
     for (int i = 0; i < T; i += 16)
         k->pack((uint16_t *)q.p + i * ldq / 2, (const float *)x.p + (gather ? 0 : i * ldx), ldx,
                 gather ? idx + i : NULL, T - i < 16 ? T - i : 16, cols);
-    k->igemm[MLA_BF16]((float *)y.p, ldy, q.p, ldq, NULL, T, &w.t, row0, n0, n, (float *)panel.p);
+    mla__product p = product_of(k, &y, ldy, &w.t, row0, n0, n, &panel);
+    p.in.q = (const unsigned char *)q.p, p.in.ldq = ldq, p.in.T = T;
+    k->bgemm(&p);
     for (int i = 0; i < T; i++)
         for (int j = n0; j < n; j++) {
             double sum = 0, size = 0;
             for (int c = 0; c < cols; c++) {
                 uint16_t h;
                 mla__put(MLA_BF16, &h, 0, at(x.p, idx[i] * (mla__sz)ldx + c));
-                const double p = (double)mla_bf16_to_f32(h) * element(&w.t, row0 + j, c);
-                sum += p, size += fabs(p);
+                const double f = (double)mla_bf16_to_f32(h) * element(&w, row0 + j, c);
+                sum += f, size += fabs(f);
             }
             const double err = fabs((double)at(y.p, i * (mla__sz)ldy + j - n0) - sum) / (size * (cols + 4) * U + 1e-30);
             if (!(err <= worst)) worst = err;
@@ -252,14 +312,18 @@ static void test_quantize(const mla__kernels *k) {
         double worst = 0, sums = 0;
         k->quantize((mla__act *)q.p, (const float *)x.p, n);
         for (int g = 0; g < n / MLA_GROUP; g++) {
-            int sum = 0, top = 0;
+            int sum = 0, half[2] = {0, 0}, top = 0;
             for (int i = 0; i < MLA_GROUP; i++) {
-                sum += a[g].q[i], top = abs(a[g].q[i]) > top ? abs(a[g].q[i]) : top;
+                sum += a[g].q[i], half[i / 16] += a[g].q[i];
+                top = abs(a[g].q[i]) > top ? abs(a[g].q[i]) : top;
                 worst =
                     fmax(worst, fabs((double)at(x.p, g * MLA_GROUP + i) - (double)a[g].d * a[g].q[i]) / (double)a[g].d);
             }
             CHECK(top == 127, "%s quantize: the largest code is %d", mla_isa_name(k->isa), top);
             sums = fmax(sums, fabs((double)a[g].d * sum - (double)a[g].sum) / ((double)a[g].d * (abs(sum) + 1)));
+            for (int i = 0; i < 2; i++)
+                sums = fmax(sums, fabs((double)a[g].d * half[i] - (double)a[g].half[i]) /
+                                      ((double)a[g].d * (abs(half[i]) + 1)));
         }
         CHECK(worst <= 0.5 + 1e-4 && sums <= 1e-6, "%s quantize: off by %g d, sums by %g", mla_isa_name(k->isa), worst,
               sums);
@@ -283,33 +347,28 @@ static void test_products(const mla__kernels *k, mla_dtype t) {
                                    {300, 37, 40, 5}, {257, 16, 264, 0}, {1, 150, 384, 130}, {2, 300, 129, 127}};
     test_rng r = {17u + (uint64_t)t};
     for (size_t i = 0; i < sizeof sizes / sizeof *sizes; i++)
-        for (int ue8m0 = 0; ue8m0 <= (t == MLA_E4M3); ue8m0++) {
-            int s[4];
-            memcpy(s, sizes[i], sizeof s);
-            if (mla__grouped(t)) s[2] = mla__up_to(s[2], MLA_GROUP);
-            double e = check_product(k, &r, t, s[0], s[1], s[2], s[3], ue8m0);
-            CHECK(e <= 1, "%s %s product T %d rows %d cols %d row0 %d: %.3g of the bound", mla_isa_name(k->isa),
-                  mla_dtype_name(t), s[0], s[1], s[2], s[3], e);
-            if (mla__grouped(t)) {
-                e = check_integer(k, &r, t, s[0], s[1], s[2], s[3], 0);
-                CHECK(e <= 1, "%s %s integer product T %d rows %d cols %d row0 %d: %.3g of the bound",
-                      mla_isa_name(k->isa), mla_dtype_name(t), s[0], s[1], s[2], s[3], e);
+        for (int scales = 0; scales < (t == MLA_E4M3 || t == MLA_I8 ? SCALES_COUNT : 1); scales++)
+            for (int x16 = 0; x16 <= (mla__blocked(t) && mla__interleaves(t)); x16++) {
+                const int T = sizes[i][0], rows = x16 ? mla__up_to(sizes[i][1], 16) : sizes[i][1],
+                          cols = mla__up_to(sizes[i][2], mla_dtype_block(t)), row0 = sizes[i][3];
+                char what[160];
+                double e = check_product(k, &r, t, T, rows, cols, row0, scales, x16);
+                snprintf(what, sizeof what, "T %d rows %d cols %d row0 %d scales %d", T, rows, cols, row0, scales);
+                CHECK(e <= 1, "%s %s%s product %s: %.3g of the bound", mla_isa_name(k->isa), mla_dtype_name(t),
+                      x16 ? "x16" : "", what, e);
+                if (mla__blocked(t)) { /* interleaved, 16 rows at a time */
+                    e = check_integer(k, &r, t, T, rows, cols, x16 ? row0 / 16 * 16 : row0, x16);
+                    CHECK(e <= 1, "%s %s%s integer product %s: %.3g of the bound", mla_isa_name(k->isa),
+                          mla_dtype_name(t), x16 ? "x16" : "", what, e);
+                }
+                if (t == MLA_BF16 && k->pack) {
+                    e = check_packed(k, &r, T, rows, cols, row0);
+                    CHECK(e <= 1, "%s packed bf16 product %s: %.3g of the bound", mla_isa_name(k->isa), what, e);
+                }
+                e = check_mix(k, &r, t, T, rows, cols, row0, scales, x16);
+                CHECK(e <= 1, "%s %s%s mix %s: %.3g of the bound", mla_isa_name(k->isa), mla_dtype_name(t),
+                      x16 ? "x16" : "", what, e);
             }
-            if (t == MLA_BF16 && k->pack) {
-                e = check_packed(k, &r, s[0], s[1], s[2], s[3]);
-                CHECK(e <= 1, "%s packed bf16 product T %d rows %d cols %d row0 %d: %.3g of the bound",
-                      mla_isa_name(k->isa), s[0], s[1], s[2], s[3], e);
-            }
-            if (mla__grouped(t)) {
-                const int rows = mla__up_to(s[1], 16), row0 = s[3] / 16 * 16;
-                e = check_integer(k, &r, t, s[0], rows, s[2], row0, 1);
-                CHECK(e <= 1, "%s repacked %s product T %d rows %d cols %d row0 %d: %.3g of the bound",
-                      mla_isa_name(k->isa), mla_dtype_name(t), s[0], rows, s[2], row0, e);
-            }
-            e = check_mix(k, &r, t, s[0], s[1], s[2], s[3], ue8m0);
-            CHECK(e <= 1, "%s %s mix T %d rows %d cols %d row0 %d: %.3g of the bound", mla_isa_name(k->isa),
-                  mla_dtype_name(t), s[0], s[1], s[2], s[3], e);
-        }
 }
 
 /* A NaN code reaches the results of its row and of no other. */
@@ -331,7 +390,11 @@ static void test_nan(const mla__kernels *k, mla_dtype t) {
     const mla_tensor m = mla_view(w, t, 20, 40);
     for (int T = 1; T <= 8; T += 7) {
         int right = 1;
-        (T <= MLA__FEW ? k->dot : k->gemm)[t](y, 20, x, 40, NULL, T, &m, 0, 0, 20, panel);
+        mla__product p;
+        memset(&p, 0, sizeof p);
+        p.y = y, p.ldy = 20, p.in.x = x, p.in.ldx = 40, p.in.T = T, p.w = &m, p.n1 = 20, p.panel = panel;
+        p.fetch = k->fetch, p.widen = k->widen[t];
+        (T <= MLA__FEW ? k->dot : k->gemm)[t](&p);
         for (int i = 0; i < T; i++)
             for (int n = 0; n < 20; n++) right &= n == 7 ? y[i * 20 + n] != y[i * 20 + n] : y[i * 20 + n] == 0;
         CHECK(right, "%s %s: a NaN weight, T %d", mla_isa_name(k->isa), mla_dtype_name(t), T);
@@ -342,9 +405,9 @@ static void test_nan(const mla__kernels *k, mla_dtype t) {
 
 static void test_rows(const mla__kernels *k) {
     test_rng r = {5};
-    for (int t = MLA_F32; t <= MLA_Q4; t++)
+    for (int t = MLA_F32; t < MLA_UE8M0; t++)
         for (int i = 1; i <= 70; i += i < 20 ? 1 : 7) {
-            const int n = mla__grouped((mla_dtype)t) ? i * MLA_GROUP : i;
+            const int n = i * mla_dtype_block((mla_dtype)t);
             guarded x = guarded_weights(&r, (size_t)n, (mla_dtype)t), y = guard((size_t)n * 4);
             int same = 1;
             k->widen[t]((float *)y.p, x.p, n);
@@ -360,10 +423,8 @@ static void test_rows(const mla__kernels *k) {
         int wide = 1, narrow = 1;
         for (int i = 0; i < n; i++) {
             const uint16_t h = (uint16_t)i;
-            if (t == MLA_E4M3)
-                codes[i] = (unsigned char)i;
-            else
-                memcpy(codes + 2 * i, &h, 2);
+            if (t == MLA_E4M3) codes[i] = (unsigned char)i;
+            else memcpy(codes + 2 * i, &h, 2);
         }
         k->widen[t](y, codes, n);
         for (int i = 0; i < n; i++) {
@@ -544,8 +605,8 @@ static void plain_act_quant(double *y, const float *x, int n) {
 }
 
 /* gate and up of a dense layer meet T rows of x, some picked twice: each by itself, and as one SwiGLU. */
-static void check_fp8(mla_isa isa, test_rng *r, int T, int rows, int cols, int ue8m0) {
-    matrix gate = random_matrix(r, MLA_E4M3, rows, cols, ue8m0), up = random_matrix(r, MLA_E4M3, rows, cols, 0);
+static void check_fp8(mla_isa isa, test_rng *r, int T, int rows, int cols, int scales) {
+    matrix gate = random_matrix(r, MLA_E4M3, rows, cols, scales), up = random_matrix(r, MLA_E4M3, rows, cols, 0);
     guarded x = guarded_floats(r, (size_t)T * (size_t)cols, 1), y[3];
     double *q = (double *)malloc((size_t)(T * cols) * sizeof *q), worst = 0;
     int *idx = (int *)malloc((size_t)T * sizeof *idx);
@@ -561,7 +622,7 @@ static void check_fp8(mla_isa isa, test_rng *r, int T, int rows, int cols, int u
     c.hidden_size = cols, c.num_hidden_layers = 1, c.intermediate_size = rows, w.layers = &layer;
     layer.mlp.gate.weight = gate.t, layer.mlp.up.weight = up.t;
     layer.mlp.down.weight = mla_view(x.p, MLA_F32, cols, rows); /* not used */
-    d.max_tokens = T, d.threads = 2, d.isa = isa, d.fp8_activations = 1;
+    d.max_tokens = T, d.threads = 2, d.isa = isa, d.activations = MLA_ACT_E4M3;
     if (mla_model_create(&m, &c, &w, NULL, &err) || mla_context_create(&k, m, &d, &err))
         printf("%s\n", err.text), exit(2);
     /* a block of zeros, one too small for a scale, an outlier that leaves the rest of its block subnormal codes */
@@ -582,8 +643,8 @@ static void check_fp8(mla_isa isa, test_rng *r, int T, int rows, int cols, int u
         for (int n = 0; n < rows; n++) {
             double sum[3] = {0, 0, 0}, size[3] = {0, 0, 0};
             for (int j = 0; j < cols; j++) {
-                const double g = element(&gate.t, n, j) * q[t * cols + j], u = element(&up.t, n, j) * q[t * cols + j];
-                const double p = element(&up.t, n, j) * q[idx[t] * cols + j];
+                const double g = element(&gate, n, j) * q[t * cols + j], u = element(&up, n, j) * q[t * cols + j];
+                const double p = element(&up, n, j) * q[idx[t] * cols + j];
                 sum[0] += g, size[0] += fabs(g), sum[1] += p, size[1] += fabs(p), sum[2] += u, size[2] += fabs(u);
             }
             const double slack = (cols + 8) * U, silu = sum[0] / (1 + exp(-sum[0]));
@@ -612,7 +673,7 @@ static void test_fp8(mla_isa isa) {
                      sizes[][2] = {{1, 1}, {5, 31}, {48, 128}, {33, 129}, {130, 300}, {17, 1000}};
     static float x[1024], y[1024];
     test_rng r = {11};
-    for (int i = 0; i < 30; i++) check_fp8(isa, &r, T[i % 5], sizes[i / 5][0], sizes[i / 5][1], i & 1);
+    for (int i = 0; i < 30; i++) check_fp8(isa, &r, T[i % 5], sizes[i / 5][0], sizes[i / 5][1], i % 4);
     int same = 1;
     for (int k = 0; k < 200; k++) { /* rounding is that of mla_f32_to_e4m3 */
         for (int i = 0; i < 1024; i++) x[i] = ldexpf(test_gauss(&r), test_int(&r, 20) - 10);
@@ -633,12 +694,12 @@ int main(void) {
             printf("%s: not on this machine, its kernels are NOT tested\n", mla_isa_name((mla_isa)isa));
             continue;
         }
-        mla__select(&k, (mla_isa)isa, 0);
+        mla__select(&k, (mla_isa)isa);
         CHECK(k.isa == (mla_isa)isa, "asked for %s, got %s", mla_isa_name((mla_isa)isa), mla_isa_name(k.isa));
         SECTION(mla_isa_name((mla_isa)isa));
-        for (int t = MLA_F32; t <= MLA_Q4; t++) {
+        for (int t = MLA_F32; t < MLA_UE8M0; t++) {
             test_products(&k, (mla_dtype)t);
-            if (!mla__grouped((mla_dtype)t)) test_nan(&k, (mla_dtype)t);
+            if (t <= MLA_E4M3) test_nan(&k, (mla_dtype)t);
         }
         test_quantize(&k);
         test_rows(&k);

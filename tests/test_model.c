@@ -86,10 +86,8 @@ static int argmax(const float *x, int n, float *margin) { /* margin: to the seco
     int best = 0;
     float second = -INFINITY;
     for (int i = 1; i < n; i++) {
-        if (x[i] > x[best])
-            second = x[best], best = i;
-        else if (x[i] > second)
-            second = x[i];
+        if (x[i] > x[best]) second = x[best], best = i;
+        else if (x[i] > second) second = x[i];
     }
     *margin = x[best] - second;
     return best;
@@ -193,8 +191,7 @@ static int session_open(session *s, const fixture *f, const way *w, int capacity
                              .run_user = &tasks_run,
                              .isa = w->isa,
                              .attn = w->path,
-                             .exact = !w->fp8,
-                             .fp8_activations = w->fp8};
+                             .activations = w->fp8 ? MLA_ACT_E4M3 : MLA_ACT_F32};
     mla_error err;
     memset(s, 0, sizeof *s);
     int ok =
@@ -372,16 +369,11 @@ static void test_controls(const fixture *f) {
                                   &c.embed_scale, &c.residual_scale, &c.logits_scale};
         c.softmax_scale = mla_model_config(f->model)->softmax_scale;
         if (i > 8 && c.index_topk == 0) continue;
-        if (i == 0)
-            wrong.tokens[PROMPT - 2] ^= 1;
-        else if (i == 11)
-            c.index_rope = c.index_rope == MLA_ROPE_PAIR ? MLA_ROPE_HALF : MLA_ROPE_PAIR;
-        else if (i > 8)
-            c.index_topk += i == 9 ? -1 : 1;
-        else if (*factors[i] == 0)
-            continue;
-        else
-            *factors[i] *= 1.01f;
+        if (i == 0) wrong.tokens[PROMPT - 2] ^= 1;
+        else if (i == 11) c.index_rope = c.index_rope == MLA_ROPE_PAIR ? MLA_ROPE_HALF : MLA_ROPE_PAIR;
+        else if (i > 8) c.index_topk += i == 9 ? -1 : 1;
+        else if (*factors[i] == 0) continue;
+        else *factors[i] *= 1.01f;
         if (!CHECK(mla_model_create(&wrong.model, &c, &f->files->weights, NULL, &err) == MLA_OK, "%s: %s", f->name,
                    err.text))
             continue;
@@ -1002,10 +994,8 @@ static void table_row(const fixture *f, const json_value *json) {
     for (int i = 0; i < f->L; i++) {
         bias |= layers[i].moe.router_bias.data != NULL,
             shortcut |= layers[i].moe.experts && layers[i].mlp.gate.weight.data;
-        if (layers[i].moe.experts)
-            last = &layers[i];
-        else
-            dense++;
+        if (layers[i].moe.experts) last = &layers[i];
+        else dense++;
     }
     cell("| %s | %s, RoPE %s%s", f->name, c->q_lora_rank ? "Q" : "no Q", layouts[c->rope.layout],
          scalings[c->rope.scaling]);
@@ -1021,14 +1011,10 @@ static void table_row(const fixture *f, const json_value *json) {
         if (c->zero_expert_num) cell(", %d zero", c->zero_expert_num);
     }
     cell(" | ");
-    if (!c->n_routed_experts)
-        item(&n, "dense");
-    else if (shortcut)
-        item(&n, "shortcut (ScMoE)");
-    else if (dense)
-        item(&n, "dense, then experts");
-    else
-        item(&n, "experts");
+    if (!c->n_routed_experts) item(&n, "dense");
+    else if (shortcut) item(&n, "shortcut (ScMoE)");
+    else if (dense) item(&n, "dense, then experts");
+    else item(&n, "experts");
     if (last->ffn_out_norm.weight.data) item(&n, "norm behind the experts");
     if (c->embed_scale > 0 || c->residual_scale > 0) item(&n, "scaled residual stream");
     if (!f->files->weights.head.data) item(&n, "tied head");

@@ -314,8 +314,7 @@ static void attention_weights(module *m, int bias) {
     const int D = c->hidden_size, H = c->num_attention_heads, Q = c->q_lora_rank, R = c->kv_lora_rank,
               N = c->qk_nope_head_dim;
     const int P = c->qk_rope_head_dim, V = c->v_head_dim;
-    if (Q == 0)
-        w->q = linear(m, "wq", H * (N + P), D, bias);
+    if (Q == 0) w->q = linear(m, "wq", H * (N + P), D, bias);
     else {
         w->q_a = linear(m, "wq_a", Q, D, bias);
         w->q_norm = norm(m, "q_norm", Q, c->q_norm.kind);
@@ -408,10 +407,8 @@ static void test_research(module *m) {
     c->q_norm.kind = c->kv_norm.kind = dyt ? MLA_NORM_DYT : MLA_NORM_RMS;
     c->q_norm.eps = c->kv_norm.eps = 1.1920929e-7f;
     c->mask = none ? MLA_MASK_NONE : MLA_MASK_CAUSAL;
-    if (rope)
-        yarn(m, real(m, "rope_factor"), number(m, "original_seq_len"), number(m, "max_seq_len"), 1);
-    else
-        c->rope.layout = MLA_ROPE_NONE;
+    if (rope) yarn(m, real(m, "rope_factor"), number(m, "original_seq_len"), number(m, "max_seq_len"), 1);
+    else c->rope.layout = MLA_ROPE_NONE;
     attention_weights(m, 1);
     if (!make_model(m)) return;
     check_scale(m, rope ? yarn_scale(m, (double)real(m, "rope_factor"), 1) : 0.25);

@@ -103,7 +103,8 @@ static mla_context *context_of(const mla_model *m, mla_isa isa, mla_attn_path pa
     mla_context *c;
     mla_error err;
     memset(&d, 0, sizeof d);
-    d.max_tokens = 128, d.isa = isa, d.attn = path, d.threads = threads, d.run = run, d.run_user = user, d.exact = 1;
+    d.max_tokens = 128, d.isa = isa, d.attn = path, d.threads = threads, d.run = run, d.run_user = user;
+    d.activations = MLA_ACT_F32;
     if (CHECK(mla_context_create(&c, m, &d, &err) == MLA_OK, "%s", err.text)) return c;
     exit(test_end());
 }
@@ -434,10 +435,8 @@ static speculation *speculation_of(const subject *s, mla_context *c, mla_cache *
 static float margin_of(const float *z, int n) {
     float first = -INFINITY, second = -INFINITY;
     for (int i = 0; i < n; i++)
-        if (z[i] > first)
-            second = first, first = z[i];
-        else if (z[i] > second)
-            second = z[i];
+        if (z[i] > first) second = first, first = z[i];
+        else if (z[i] > second) second = z[i];
     return first - second;
 }
 
@@ -646,10 +645,8 @@ static double surprise(const double *p, const int *counts, int n, int total) {
         }
         sum += (counts[i] - want) * (counts[i] - want) / want, cells++;
     }
-    if (rest >= 5)
-        sum += (few - rest) * (few - rest) / rest, cells++;
-    else if (few > rest + 40)
-        return 1e9; /* what can hardly happen, often */
+    if (rest >= 5) sum += (few - rest) * (few - rest) / rest, cells++;
+    else if (few > rest + 40) return 1e9; /* what can hardly happen, often */
     return cells > 1 ? (sum - (cells - 1)) / sqrt(2.0 * (cells - 1)) : 0;
 }
 

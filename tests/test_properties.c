@@ -177,14 +177,11 @@ static mla_tensor rand_tensor(test_rng *r, kind k, int rows, int cols, double de
     for (ptrdiff_t i = 0; i < (ptrdiff_t)rows * cols; i++) {
         const float f = (float)dev * test_gauss(r);
         const uint16_t h = k == K_F16 ? mla_f32_to_f16(f) : mla_f32_to_bf16(f);
-        if (k == K_F32)
-            memcpy(data + 4 * i, &f, 4);
-        else if (k == K_F16 || k == K_BF16)
-            memcpy(data + 2 * i, &h, 2);
+        if (k == K_F32) memcpy(data + 4 * i, &f, 4);
+        else if (k == K_F16 || k == K_BF16) memcpy(data + 2 * i, &h, 2);
         else if (k == K_E4M3)
             data[i] = (unsigned char)((test_u64(r) & 0x80) | (uint64_t)test_int(r, 44)); /* below 0.375: no scale */
-        else
-            data[i] = (unsigned char)(test_u64(r) & 0xcf); /* exponents 0, 1, 8, 9: below 7.5 */
+        else data[i] = (unsigned char)(test_u64(r) & 0xcf); /* exponents 0, 1, 8, 9: below 7.5 */
     }
     if (k == K_E4M3_F32 || k == K_E4M3_UE8M0) {
         const int blocks = ((rows + 127) / 128) * ((cols + 127) / 128);
@@ -193,10 +190,8 @@ static mla_tensor rand_tensor(test_rng *r, kind k, int rows, int cols, double de
             const float f = (float)(dev / 2.6) * (0.5f + test_uniform(r));
             int e;
             frexpf(f, &e);
-            if (k == K_E4M3_F32)
-                memcpy(scale + 4 * i, &f, 4);
-            else
-                scale[i] = (unsigned char)(127 + e);
+            if (k == K_E4M3_F32) memcpy(scale + 4 * i, &f, 4);
+            else scale[i] = (unsigned char)(127 + e);
         }
         t.scale = scale, t.scale_dtype = k == K_E4M3_F32 ? MLA_F32 : MLA_UE8M0;
     }
@@ -273,12 +268,16 @@ static void run_backwards(void *user, int n, void (*task)(void *arg, int i), voi
     while (n-- > 0) task(arg, n);
 }
 static int rounded; /* activations, where the instruction set does that */
+static mla_activations most_rounding(mla_isa isa) {
+    return isa == MLA_ISA_BF16 || isa == MLA_ISA_AMX ? MLA_ACT_BF16 : MLA_ACT_AUTO;
+}
 /* More than one thread: run_backwards, which costs no waiting on a small machine (test_openmp has the threads). */
 static mla_context *make_context(const mla_model *m, int max_tokens, int threads, mla_isa isa, mla_attn_path path) {
     mla_context_desc d;
     mla_context *x;
     memset(&d, 0, sizeof d);
-    d.max_tokens = max_tokens, d.threads = threads, d.isa = isa, d.attn = path, d.exact = !rounded;
+    d.max_tokens = max_tokens, d.threads = threads, d.isa = isa, d.attn = path;
+    d.activations = rounded ? most_rounding(isa) : MLA_ACT_F32;
     if (threads > 1) d.run = run_backwards;
     MUST(mla_context_create(&x, m, &d, &error));
     return x;
@@ -2047,10 +2046,8 @@ static void rounded_case(const char *name, const mla_config *c, int moe, mla_dty
     mla_layer_weights layer;
     test_rng r = {4};
     memset(&layer, 0, sizeof layer);
-    if (moe)
-        layer.moe = rand_moe(&r, K_BF16, c, 1, 3);
-    else
-        layer.attn = rand_attn(&r, K_BF16, c, 1);
+    if (moe) layer.moe = rand_moe(&r, K_BF16, c, 1, 3);
+    else layer.attn = rand_attn(&r, K_BF16, c, 1);
     mla_model *m = make_model(c, &layer);
     float *x = HOLD(float, T *D), *y[3];
     for (int i = 0; i < 3; i++) y[i] = HOLD(float, T *D);
@@ -2060,10 +2057,8 @@ static void rounded_case(const char *name, const mla_config *c, int moe, mla_dty
             rounded = i > 0;
             mla_context *context = make_context(m, T, i == 2 ? 3 : 1, isa, path);
             mla_cache *cache = moe ? NULL : make_cache(m, T, cached, NULL);
-            if (moe)
-                MUST_IN(context, mla_moe_forward(context, 0, y[i], x, n, NULL));
-            else
-                in_chunks(context, cache, x, y[i], n, D, n);
+            if (moe) MUST_IN(context, mla_moe_forward(context, 0, y[i], x, n, NULL));
+            else in_chunks(context, cache, x, y[i], n, D, n);
             if (cache) mla_cache_destroy(cache);
             mla_context_destroy(context);
         }

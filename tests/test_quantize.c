@@ -87,10 +87,8 @@ static void test_layout(void) {
                 int q = t == MLA_Q8 ? test_int(&r, 255) - 127 : test_int(&r, 16) - 8;
                 if (i == trial % 32) q = t == MLA_Q8 ? -127 : -8;
                 x[i] = (float)ldexp(q, -e);
-                if (t == MLA_Q8)
-                    want[2 + i] = (unsigned char)(q & 255);
-                else
-                    want[2 + i % 16] = (unsigned char)(want[2 + i % 16] | (q + 8) << (i < 16 ? 0 : 4));
+                if (t == MLA_Q8) want[2 + i] = (unsigned char)(q & 255);
+                else want[2 + i % 16] = (unsigned char)(want[2 + i % 16] | (q + 8) << (i < 16 ? 0 : 4));
             }
             quantize((mla_dtype)t, got, x, 32);
             CHECK(!memcmp(got, want, t == MLA_Q8 ? 34 : 18), "%s block %d", mla_dtype_name((mla_dtype)t), trial);
@@ -285,14 +283,10 @@ static float *widened(const st_file *f, const st_tensor *t) {
     snprintf(name, sizeof name, "%s_scale_inv", t->name);
     const st_tensor *s = st_find(f, name);
     for (size_t i = 0; i < n; i++) {
-        if (!strcmp(t->dtype, "F32"))
-            memcpy(&x[i], b + 4 * i, 4);
-        else if (!strcmp(t->dtype, "F16"))
-            x[i] = own_f16(b + 2 * i);
-        else if (!strcmp(t->dtype, "BF16"))
-            x[i] = own_bf16(b + 2 * i);
-        else
-            x[i] = own_e4m3(b[i]);
+        if (!strcmp(t->dtype, "F32")) memcpy(&x[i], b + 4 * i, 4);
+        else if (!strcmp(t->dtype, "F16")) x[i] = own_f16(b + 2 * i);
+        else if (!strcmp(t->dtype, "BF16")) x[i] = own_bf16(b + 2 * i);
+        else x[i] = own_e4m3(b[i]);
         if (!s) continue;
         const size_t block = i / cols / 128 * ((cols + 127) / 128) + i % cols / 128;
         float scale;
@@ -367,10 +361,8 @@ static int nearest_e4m3(float x) {
         for (int i = 0; i < 127; i++) value[i] = own_e4m3(i);
     while (high - low > 1) {
         const int middle = (low + high) / 2;
-        if (value[middle] <= fabsf(x))
-            low = middle;
-        else
-            high = middle;
+        if (value[middle] <= fabsf(x)) low = middle;
+        else high = middle;
     }
     return (x < 0 ? 128 : 0) | (value[high] - fabsf(x) < fabsf(x) - value[low] ? high : low);
 }
@@ -413,10 +405,8 @@ static void put_fp8(writer *w, const named *t, int ue8m0) {
     s = put(w, t->name, "_scale_inv", ue8m0 ? "F8_E8M0" : "F32", 2, down, across,
             (size_t)(down * across) * (ue8m0 ? 1 : 4));
     for (int k = 0; k < down * across; k++) {
-        if (ue8m0)
-            s[k] = (unsigned char)((int)log2((double)scale[k]) + 127);
-        else
-            memcpy(s + 4 * k, &scale[k], 4);
+        if (ue8m0) s[k] = (unsigned char)((int)log2((double)scale[k]) + 127);
+        else memcpy(s + 4 * k, &scale[k], 4);
     }
     free(scale);
 }
@@ -447,10 +437,8 @@ static void write_set(const set *s, kind k, int tied) {
             put(&w, t->name, "", dtypes[plain], t->n_dims, t->rows, t->cols, n * (plain == AS_F32 ? 4 : 2));
         for (size_t j = 0; j < n; j++) {
             const uint16_t h = plain == AS_F16 ? mla_f32_to_f16(t->x[j]) : mla_f32_to_bf16(t->x[j]);
-            if (plain == AS_F32)
-                memcpy(b + 4 * j, &t->x[j], 4);
-            else
-                memcpy(b + 2 * j, &h, 2);
+            if (plain == AS_F32) memcpy(b + 4 * j, &t->x[j], 4);
+            else memcpy(b + 2 * j, &h, 2);
         }
     }
     w.header[w.length++] = '}';
@@ -499,8 +487,7 @@ static mla_tensor *view_of(checkpoint *c, const char *name, int *class_of) {
     }
     mla_mlp_weights *m = &l->mlp;
     *class_of = CHECKPOINT_DENSE;
-    if (strstr(name, "shared_experts"))
-        *class_of = CHECKPOINT_SHARED, m = &l->moe.shared;
+    if (strstr(name, "shared_experts")) *class_of = CHECKPOINT_SHARED, m = &l->moe.shared;
     else if (sscanf(name + at, "mlp.experts.%d", &expert) == 1)
         *class_of = CHECKPOINT_EXPERTS, m = (mla_mlp_weights *)(uintptr_t)&l->moe.experts[expert];
     mla_linear *all[] = {&m->gate, &m->up, &m->down};
@@ -659,7 +646,7 @@ static int equal_weights(checkpoint *a, checkpoint *b, const char *path) {
         int k = 0;
         const mla_tensor *x = view_of(a, st_at(f, i)->name, &k), *y = view_of(b, st_at(f, i)->name, &k);
         if (!x || !y || !x->data) continue;
-        equal &= x->dtype == y->dtype &&
+        equal &= x->dtype == y->dtype && x->layout == y->layout &&
                  !memcmp(x->data, y->data, mla_dtype_bytes(x->dtype, (size_t)x->rows * (size_t)x->cols));
         n++;
     }
@@ -709,8 +696,9 @@ static void run_model(checkpoint *c, mla_isa isa, int exact, int threads, const 
     mla_model *model;
     mla_context *context;
     mla_cache *cache;
-    mla_context_desc desc = {.max_tokens = PROMPT, .isa = isa, .exact = exact, .threads = threads};
+    mla_context_desc desc = {.max_tokens = PROMPT, .isa = isa, .threads = threads};
     mla_cache_desc cache_desc = {.capacity = PROMPT + n};
+    desc.activations = exact ? MLA_ACT_F32 : isa == MLA_ISA_BF16 || isa == MLA_ISA_AMX ? MLA_ACT_BF16 : MLA_ACT_AUTO;
     float *hidden[16] = {embedded}, *row = (float *)need(malloc(MAX_V * sizeof *row));
     if (mla_model_create(&model, &c->config, &c->weights, NULL, &err) ||
         mla_context_create(&context, model, &desc, &err) || mla_cache_create(&cache, model, &cache_desc, &err))
@@ -1018,6 +1006,12 @@ static void test_refusals(void) {
 
 static void clean(void) { unlink(in_dir("config.json")), unlink(in_dir("model.safetensors")), rmdir(dir); }
 
+static mla_tensor interleaved(const void *data, mla_dtype t, int rows, int cols) {
+    mla_tensor w = mla_view(data, t, rows, cols);
+    w.layout = MLA_LAYOUT_X16;
+    return w;
+}
+
 /* mla_repack, and where its result may stand. */
 static void test_repack(void) {
     unsigned char q4[32 * 64 / 32 * 18] = {0}, out[sizeof q4];
@@ -1038,24 +1032,137 @@ static void test_repack(void) {
     mla_layer_weights layer;
     mla_weights w;
     mla_model *m;
-    mla_context *x;
-    mla_context_desc d;
-    memset(&c, 0, sizeof c), memset(&layer, 0, sizeof layer), memset(&w, 0, sizeof w), memset(&d, 0, sizeof d);
-    c.hidden_size = 32, c.num_hidden_layers = 1, c.intermediate_size = 32, w.layers = &layer;
-    layer.mlp.gate.weight = layer.mlp.up.weight = layer.mlp.down.weight = mla_view(out, MLA_Q4X16, 32, 32);
-    CHECK(mla_model_create(&m, &c, &w, NULL, &err) == MLA_OK, "%s", err.text);
-    d.exact = 1;
-    CHECK(mla_context_create(&x, m, &d, &err) == MLA_ERR_UNSUPPORTED && strstr(err.text, "q4x16"), "exact: %s",
-          err.text);
-    mla_model_destroy(m);
-    c.intermediate_size = 40;
-    layer.mlp.gate.weight = layer.mlp.up.weight = mla_view(out, MLA_Q4X16, 40, 32),
+    memset(&c, 0, sizeof c), memset(&layer, 0, sizeof layer), memset(&w, 0, sizeof w);
+    c.hidden_size = 32, c.num_hidden_layers = 1, c.intermediate_size = 40, w.layers = &layer;
+    layer.mlp.gate.weight = layer.mlp.up.weight = interleaved(out, MLA_Q4, 40, 32),
     layer.mlp.down.weight = mla_view(out, MLA_F32, 32, 40);
-    CHECK(mla_model_create(&m, &c, &w, NULL, &err) == MLA_ERR_WEIGHTS && strstr(err.text, "multiple of 16"),
+    CHECK(mla_model_create(&m, &c, &w, NULL, &err) == MLA_ERR_WEIGHTS &&
+              strstr(err.text, "40 rows, q4x16 needs a multiple of 16"),
           "40 rows: %s", err.text);
-    c.vocab_size = 16, c.intermediate_size = 32, w.embed = mla_view(out, MLA_Q4X16, 16, 32);
-    CHECK(mla_model_create(&m, &c, &w, NULL, &err) == MLA_ERR_WEIGHTS && strstr(err.text, "weights.embed"), "embed: %s",
-          err.text);
+    c.intermediate_size = 32;
+    layer.mlp.gate.weight = interleaved(out, MLA_BF16, 32, 32), layer.mlp.up.weight = mla_view(out, MLA_Q4, 32, 32);
+    layer.mlp.down.weight = layer.mlp.up.weight;
+    CHECK(mla_model_create(&m, &c, &w, NULL, &err) == MLA_ERR_WEIGHTS &&
+              strstr(err.text, "layout 1, which bf16 does not have"),
+          "bf16: %s", err.text);
+}
+
+/* A model all of whose matrices are blocks, embeddings, router and kv_b too, whose heads do not begin at multiples of
+   16 rows: with rows as they lie, interleaved, and decoded by this test. */
+enum { BLOCKS_D = 64, BLOCKS_V = 48, BLOCKS_E = 16, BLOCKS_LAYERS = 2, BLOCKS_MOST = 64, BLOCKS_T = 20 };
+typedef struct blocks {
+    mla_layer_weights layers[BLOCKS_LAYERS];
+    mla_mlp_weights experts[BLOCKS_E];
+    mla_weights w;
+    void *list[BLOCKS_MOST];
+    int n;
+} blocks;
+enum { AS_ROWS, AS_X16, AS_DECODED };
+
+static mla_tensor blocks_matrix(blocks *b, test_rng *r, mla_dtype t, int as, int rows, int cols) {
+    const size_t n = (size_t)rows * (size_t)cols, row = mla_dtype_bytes(t, (size_t)cols);
+    float *x = (float *)need(malloc(n * sizeof *x));
+    unsigned char *q = (unsigned char *)need(malloc(mla_dtype_bytes(t, n)));
+    test_fill(r, x, n, 1 / sqrtf((float)cols));
+    quantize(t, q, x, n);
+    for (size_t i = 0; i < n; i++) x[i] = own_block(t, q + i / (size_t)cols * row, i % (size_t)cols);
+    if (as == AS_DECODED) {
+        free(q), b->list[b->n++] = x;
+        return mla_view(x, MLA_F32, rows, cols);
+    }
+    const mla_tensor plain = mla_view(q, t, rows, cols);
+    b->list[b->n++] = q;
+    free(x);
+    if (as == AS_ROWS) return plain;
+    b->list[b->n++] = need(malloc(mla_dtype_bytes(t, n)));
+    CHECK(mla_repack(b->list[b->n - 1], &plain, NULL) == MLA_OK, "mla_repack [%d, %d]", rows, cols);
+    return interleaved(b->list[b->n - 1], t, rows, cols);
+}
+static mla_mlp_weights blocks_mlp(blocks *b, test_rng *r, mla_dtype t, int as, int I) {
+    mla_mlp_weights m;
+    memset(&m, 0, sizeof m);
+    m.gate.weight = blocks_matrix(b, r, t, as, I, BLOCKS_D), m.up.weight = blocks_matrix(b, r, t, as, I, BLOCKS_D);
+    m.down.weight = blocks_matrix(b, r, t, as, BLOCKS_D, I);
+    return m;
+}
+static mla_config blocks_make(blocks *b, mla_dtype t, int as) {
+    static float ones[BLOCKS_D];
+    test_rng r = {31};
+    mla_config c;
+    memset(&c, 0, sizeof c), memset(b, 0, sizeof *b);
+    for (int i = 0; i < BLOCKS_D; i++) ones[i] = 1;
+    c.vocab_size = BLOCKS_V, c.hidden_size = BLOCKS_D, c.num_hidden_layers = BLOCKS_LAYERS, c.intermediate_size = 96;
+    c.num_attention_heads = 4, c.kv_lora_rank = 64, c.qk_nope_head_dim = 24, c.qk_rope_head_dim = 16, c.v_head_dim = 64;
+    c.n_routed_experts = BLOCKS_E, c.num_experts_per_tok = 4, c.moe_intermediate_size = 32;
+    const mla_tensor norm = mla_view(ones, MLA_F32, 1, BLOCKS_D);
+    for (int i = 0; i < BLOCKS_LAYERS; i++) {
+        mla_layer_weights *l = &b->layers[i];
+        l->attn_norm.weight = l->ffn_norm.weight = l->attn.kv_norm.weight = norm;
+        l->attn.q.weight = blocks_matrix(b, &r, t, as, 4 * (24 + 16), BLOCKS_D);
+        l->attn.kv_a.weight = blocks_matrix(b, &r, t, as, 64 + 16, BLOCKS_D);
+        l->attn.kv_b.weight = blocks_matrix(b, &r, t, as, 4 * (24 + 64), 64);
+        l->attn.o.weight = blocks_matrix(b, &r, t, as, BLOCKS_D, 4 * 64);
+    }
+    b->layers[0].mlp = blocks_mlp(b, &r, t, as, 96);
+    const mla_mlp_weights few[4] = {blocks_mlp(b, &r, t, as, 32), blocks_mlp(b, &r, t, as, 32),
+                                    blocks_mlp(b, &r, t, as, 32), blocks_mlp(b, &r, t, as, 32)};
+    for (int e = 0; e < BLOCKS_E; e++) b->experts[e] = few[e % 4];
+    b->layers[1].moe.experts = b->experts;
+    b->layers[1].moe.router = blocks_matrix(b, &r, t, as, BLOCKS_E, BLOCKS_D);
+    b->w.embed = blocks_matrix(b, &r, t, as, BLOCKS_V, BLOCKS_D), b->w.norm.weight = norm, b->w.layers = b->layers;
+    return c;
+}
+static void blocks_free(blocks *b) {
+    while (b->n) free(b->list[--b->n]);
+}
+/* The logits of a prompt and of two more tokens, [BLOCKS_T + 2, V]. */
+static void blocks_run(float *logits, mla_dtype t, int as, const mla_context_desc *desc) {
+    static blocks b;
+    const mla_config c = blocks_make(&b, t, as);
+    mla_error err;
+    mla_model *m;
+    mla_context *k;
+    mla_cache *cache;
+    mla_cache_desc cache_desc = {.capacity = BLOCKS_T + 2};
+    int tokens[BLOCKS_T + 2];
+    for (int i = 0; i < BLOCKS_T + 2; i++) tokens[i] = i * 29 % BLOCKS_V;
+    if (mla_model_create(&m, &c, &b.w, NULL, &err) || mla_context_create(&k, m, desc, &err) ||
+        mla_cache_create(&cache, m, &cache_desc, &err))
+        printf("%s\n", err.text), exit(2);
+    for (int at = 0; at < BLOCKS_T + 2; at += at ? 1 : BLOCKS_T) {
+        mla_sequence sequence = {.cache = cache, .n_tokens = at ? 1 : BLOCKS_T};
+        mla_outputs out = {.logits = logits + at * BLOCKS_V, .all_logits = 1};
+        CHECK(mla_model_forward(k, &sequence, 1, tokens + at, &out) == MLA_OK, "%s", mla_context_error(k)->text);
+    }
+    mla_cache_destroy(cache), mla_context_destroy(k), mla_model_destroy(m), blocks_free(&b);
+}
+
+static void test_blocks_everywhere(void) {
+    static float want[(BLOCKS_T + 2) * BLOCKS_V], rows[(BLOCKS_T + 2) * BLOCKS_V], x16[(BLOCKS_T + 2) * BLOCKS_V];
+    const size_t n = sizeof want / sizeof *want;
+    SECTION("blocks for every matrix, as they lie and interleaved");
+    for (int t = MLA_Q8; t <= MLA_Q4; t++)
+        for (int isa = MLA_ISA_SCALAR; isa < MLA_ISA_COUNT; isa++)
+            for (int path = MLA_ATTN_NAIVE; path < MLA_ATTN_PATH_COUNT && mla_isa_available((mla_isa)isa); path++) {
+                mla_context_desc d = {.max_tokens = BLOCKS_T,
+                                      .threads = 2,
+                                      .isa = (mla_isa)isa,
+                                      .attn = (mla_attn_path)path,
+                                      .activations = MLA_ACT_F32};
+                const char *name = mla_dtype_name((mla_dtype)t), *isa_name = mla_isa_name((mla_isa)isa);
+                blocks_run(want, (mla_dtype)t, AS_DECODED, &d);
+                blocks_run(rows, (mla_dtype)t, AS_ROWS, &d), blocks_run(x16, (mla_dtype)t, AS_X16, &d);
+                double e = (double)test_rel_err(rows, want, n), e16 = (double)test_rel_err(x16, want, n);
+                CHECK(e < 2e-5 && e16 < 2e-5, "%s %s path %d, f32 activations: %g off, interleaved %g", name, isa_name,
+                      path, e, e16);
+                d.activations = MLA_ACT_INT8;
+                blocks_run(rows, (mla_dtype)t, AS_ROWS, &d), blocks_run(x16, (mla_dtype)t, AS_X16, &d);
+                e = median_err(rows, want, BLOCKS_T + 2, BLOCKS_V), e16 = median_err(x16, rows, BLOCKS_T + 2, BLOCKS_V);
+                CHECK(e < 0.05 && e16 < 0.01, "%s %s path %d, int8 activations: %g off, interleaved %g apart", name,
+                      isa_name, path, e, e16);
+                if (reporting)
+                    printf("  %s %-6s path %d: int8 %.4f, interleaved %.1e apart\n", name, isa_name, path, e, e16);
+            }
 }
 
 /* Q4 that the checkpoint has in memory of its own, as it has int4 of compressed-tensors, is repacked there, whatever
@@ -1093,13 +1200,17 @@ static void test_in_place(void) {
                                  *x = &c->weights.layers[i].moe.experts[e].gate.weight;
                 const size_t bytes = mla_dtype_bytes(MLA_Q4, (size_t)q->rows * (size_t)q->cols);
                 unsigned char *want = (unsigned char *)need(malloc(bytes));
-                same &= x->dtype == MLA_Q4X16 && mla_repack(want, q, &err) == MLA_OK && !memcmp(want, x->data, bytes);
+                same &= x->dtype == MLA_Q4 && x->layout == MLA_LAYOUT_X16 && mla_repack(want, q, &err) == MLA_OK &&
+                        !memcmp(want, x->data, bytes);
                 free(want), n++;
             }
         CHECK(same && n > 0, "%d threads: experts are not what mla_repack makes of them", threads);
-        CHECK(c->weights.embed.dtype == MLA_Q4 && c->weights.layers[0].attn.o.weight.dtype == MLA_Q4X16 &&
-                  c->weights.layers[0].mlp.gate.weight.dtype == MLA_Q4X16 &&
-                  c->weights.head.dtype == (threads == 3 ? MLA_Q8X16 : MLA_BF16),
+        const mla_tensor *embed = &c->weights.embed, *o = &c->weights.layers[0].attn.o.weight,
+                         *gate = &c->weights.layers[0].mlp.gate.weight, *head = &c->weights.head;
+        CHECK(embed->dtype == MLA_Q4 && embed->layout == MLA_LAYOUT_ROWS && o->dtype == MLA_Q4 &&
+                  o->layout == MLA_LAYOUT_X16 && gate->dtype == MLA_Q4 && gate->layout == MLA_LAYOUT_X16 &&
+                  head->dtype == (threads == 3 ? MLA_Q8 : MLA_BF16) &&
+                  head->layout == (threads == 3 ? MLA_LAYOUT_X16 : MLA_LAYOUT_ROWS),
               "%d threads: what is repacked", threads);
         run_model(c, MLA_ISA_AUTO, 0, 1, tokens, got[1], embedded, 0, NULL);
         const double apart =
@@ -1140,9 +1251,8 @@ static void test_mixed_experts(void) {
     }
     layer.moe.router = mla_view(router, MLA_F32, E, D), layer.moe.experts = experts, w.layers = &layer;
     if (!CHECK(mla_model_create(&m, &c, &w, NULL, &err) == MLA_OK, "%s", err.text)) return;
-    for (int isa = MLA_ISA_SCALAR; isa < MLA_ISA_BF16;
-         isa++) { /* BF16 and AMX round bf16 activations of many tokens alone */
-        mla_context_desc d = {.max_tokens = T, .threads = 1, .isa = (mla_isa)isa, .fp8_activations = 1};
+    for (int isa = MLA_ISA_SCALAR; isa < MLA_ISA_COUNT; isa++) {
+        mla_context_desc d = {.max_tokens = T, .threads = 1, .isa = (mla_isa)isa, .activations = MLA_ACT_E4M3};
         mla_context *k;
         if (!mla_isa_available((mla_isa)isa) || !CHECK(mla_context_create(&k, m, &d, &err) == MLA_OK, "%s", err.text))
             continue;
@@ -1172,6 +1282,7 @@ int main(int argc, char **argv) {
     test_tied();
     test_refusals();
     test_repack();
+    test_blocks_everywhere();
     test_in_place();
     test_mixed_experts();
     return test_end();

@@ -46,10 +46,8 @@ static double plain(double *p, const float *logits, int n, const sampler_desc *d
         for (i = 0; i < kept; i++) {
             const double gap = fabs(part / sum - d->top_p);
             if (i > 0 && gap < margin) margin = gap;
-            if (i > 0 && part >= d->top_p * sum)
-                p[order[i]] = 0;
-            else
-                part += p[order[i]];
+            if (i > 0 && part >= d->top_p * sum) p[order[i]] = 0;
+            else part += p[order[i]];
         }
     }
     for (i = 0; i < kept; i++) {
@@ -71,10 +69,8 @@ static int candidates(double *p, const sampler *s, int n) {
     for (int i = 0; i < n; i++) p[i] = 0;
     for (int i = 0; i < m; i++) {
         const int id = sampler_candidate(s, i, &weight);
-        if (id <= before || id >= n)
-            CHECK(0, "candidate %d after %d of %d", id, before, n);
-        else
-            sum += p[id] = (double)weight, before = id;
+        if (id <= before || id >= n) CHECK(0, "candidate %d after %d of %d", id, before, n);
+        else sum += p[id] = (double)weight, before = id;
     }
     for (int i = 0; i < n; i++) p[i] /= sum;
     return m;
@@ -123,8 +119,7 @@ static void against_plain(void) {
         double worst = 0;
         ours(q, x, n, &d);
         for (int i = 0; i < n; i++) worst = fmax(worst, fabs(p[i] - q[i]));
-        if (margin < 1e-8)
-            close++; /* a tie of sums: the limit lies exactly on a token, or so */
+        if (margin < 1e-8) close++; /* a tie of sums: the limit lies exactly on a token, or so */
         else
             CHECK(worst < 1e-8, "round %d: n %d, T %g, top_k %d, top_p %g, min_p %g: off by %g", round, n,
                   d.temperature, d.top_k, d.top_p, d.min_p, worst);

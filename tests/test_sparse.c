@@ -125,7 +125,8 @@ static mla_context *make_context(const mla_model *m, int max_tokens, int threads
     mla_context_desc d;
     mla_context *x;
     memset(&d, 0, sizeof d);
-    d.max_tokens = max_tokens, d.threads = threads, d.isa = isa, d.attn = path, d.exact = 1, d.run = run_backwards;
+    d.max_tokens = max_tokens, d.threads = threads, d.isa = isa, d.attn = path;
+    d.activations = MLA_ACT_F32, d.run = run_backwards;
     MUST(mla_context_create(&x, m, &d, &error));
     return x;
 }
@@ -628,8 +629,7 @@ static void test_reads(void) {
         MUST_IN(context, mla_attn_forward(context, 0, y, x, &q1, 1));
         CHECK(test_max_abs(y, (size_t)D) < 1e3f, "%s, %s: %g out of rows that nobody chose", mla_isa_name(isa),
               path_names[path], (double)test_max_abs(y, (size_t)D));
-        if (!poisoned)
-            memcpy(first, y, sizeof *y * (size_t)D);
+        if (!poisoned) memcpy(first, y, sizeof *y * (size_t)D);
         else
             CHECK(!memcmp(first, y, sizeof *y * (size_t)D), "%s, %s: rows that nobody chose change something",
                   mla_isa_name(isa), path_names[path]);
@@ -731,7 +731,9 @@ static void test_refusals(void) {
                     names[i]);
         *t[i] = was, t[i]->cols++;
         REFUSED(mla_model_create(&m, &good, &w, NULL, &error), MLA_ERR_WEIGHTS, "weights.layers[2].attn.", names[i]);
-        *t[i] = was, t[i]->dtype = i == 4 ? MLA_Q8X16 : i < 2 ? MLA_UE8M0 : MLA_Q8;
+        *t[i] = was, t[i]->dtype = i == 2 || i == 3 ? MLA_Q8 : MLA_UE8M0;
+        REFUSED(mla_model_create(&m, &good, &w, NULL, &error), MLA_ERR_WEIGHTS, "weights.layers[2].attn.", names[i]);
+        *t[i] = was, t[i]->layout = MLA_LAYOUT_X16;
         REFUSED(mla_model_create(&m, &good, &w, NULL, &error), MLA_ERR_WEIGHTS, "weights.layers[2].attn.", names[i]);
         w.layers = s.layers;
     }

@@ -37,7 +37,8 @@ static mla_context *context_of(mla_isa isa, mla_attn_path path, int threads) {
     mla_context *c;
     mla_error err;
     memset(&d, 0, sizeof d);
-    d.max_tokens = FED, d.isa = isa, d.attn = path, d.threads = threads, d.exact = 1;
+    d.max_tokens = FED, d.isa = isa, d.attn = path, d.threads = threads;
+    d.activations = MLA_ACT_F32;
     if (CHECK(mla_context_create(&c, model, &d, &err) == MLA_OK, "%s", err.text)) return c;
     exit(test_end());
 }

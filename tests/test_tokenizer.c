@@ -68,12 +68,10 @@ static void random_text(test_rng *r, text *t, int n, int small) {
         0xFF01, 0x201C, 0x3001, 0x20AC, 0x221E, 0x1F600, 0x1F3FB, 0xFE0F, 0x11DE0, 0x10FFFF, 0xFFFD, 1,      0x7F};
     for (int i = 0; i < n; i++) {
         uint32_t c;
-        if (small)
-            c = (uint32_t) "aaaabbbc  ,.\n1"[test_int(r, 14)];
-        else if (test_int(r, 4))
-            c = some[test_int(r, (int)(sizeof some / sizeof some[0]))];
-        else
-            do c = (uint32_t)test_int(r, test_int(r, 2) ? 0x110000 : 0x3100);
+        if (small) c = (uint32_t) "aaaabbbc  ,.\n1"[test_int(r, 14)];
+        else if (test_int(r, 4)) c = some[test_int(r, (int)(sizeof some / sizeof some[0]))];
+        else do
+                c = (uint32_t)test_int(r, test_int(r, 2) ? 0x110000 : 0x3100);
             while (c >= 0xD800 && c < 0xE000);
         put_code(t, c);
     }
@@ -289,14 +287,11 @@ static int regex_atom(const subject *x, const char **re, uint32_t c) {
         const int negated = (*re)[1] == '^';
         *re += 1 + negated;
         while (**re != ']') {
-            if (**re == '\\' && strchr("sSp", (*re)[1]))
-                in |= regex_atom(x, re, c);
+            if (**re == '\\' && strchr("sSp", (*re)[1])) in |= regex_atom(x, re, c);
             else {
                 uint32_t first, last;
-                if (**re == '\\')
-                    ++*re, first = (uint32_t)(**re == 'r' ? '\r' : **re == 'n' ? '\n' : **re), ++*re;
-                else
-                    first = regex_code(re);
+                if (**re == '\\') ++*re, first = (uint32_t)(**re == 'r' ? '\r' : **re == 'n' ? '\n' : **re), ++*re;
+                else first = regex_code(re);
                 last = first;
                 if (**re == '-') {
                     ++*re;
@@ -321,14 +316,10 @@ static int regex_match(const subject *x, const char *re, int at) {
         return at == x->n || x->classes[x->c[at]] == TOK__W ? regex_match(x, re + 6, at) : -1;
     if (*re == '$') return at == x->n || x->c[at] == '\n' ? regex_match(x, re + 1, at) : -1;
     regex_atom(x, &after, 'x');
-    if (*after == '?')
-        least = 0, after++;
-    else if (*after == '+')
-        most = INT_MAX, after++;
-    else if (*after == '*')
-        least = 0, most = INT_MAX, after++;
-    else if (*after == '{')
-        most = after[3] - '0', after += 5; /* {1,n} */
+    if (*after == '?') least = 0, after++;
+    else if (*after == '+') most = INT_MAX, after++;
+    else if (*after == '*') least = 0, most = INT_MAX, after++;
+    else if (*after == '{') most = after[3] - '0', after += 5; /* {1,n} */
     for (const char *r = re; count < most && at + count < x->n && regex_atom(x, &r, x->c[at + count]); r = re) count++;
     for (; count >= least; count--) {
         const int end = regex_match(x, after, at + count);
@@ -344,10 +335,8 @@ static int regex_find(const subject *x, const char *re, int from, int *begin, in
             *end = regex_match(x, r, *begin);
             if (*end > *begin) return 1;
             for (; *r && (*r != '|' || brackets); r++) { /* the next alternative */
-                if (*r == '\\')
-                    r++;
-                else if (*r == '[' || *r == ']')
-                    brackets = *r == '[';
+                if (*r == '\\') r++;
+                else if (*r == '[' || *r == ']') brackets = *r == '[';
             }
             r = *r ? r + 1 : NULL;
         }
@@ -1048,8 +1037,7 @@ static void test_damaged_files(test_rng *r) {
                 ok = ok && ids[i] >= 0 && ids[i] < tokenizer_size(t) && tokenizer_bytes(t, ids[i], NULL);
             CHECK(ok && n > 0 && n < 200, "a file with a change encodes");
             opened++;
-        } else
-            CHECK(!t && err.text[0] && err.code, "a file with a change gives an error");
+        } else CHECK(!t && err.text[0] && err.code, "a file with a change gives an error");
         tokenizer_close(t);
         clear(&flipped);
     }

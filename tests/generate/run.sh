@@ -81,7 +81,7 @@ for v in '' f64 q4; do refused 2 "--cache: '$v' is none of f32, f16, bf16, q8" $
 refused 2 "--index-cache: 'q4' is none of f32, f16, bf16, q8" $run --index-cache q4
 refused 2 '--quant: a value is missing' $run --quant
 refused 2 '--quant-class: --quant is missing' $run --quant-class head=q4
-refused 2 '--exact and --fp8-activations exclude each other' $run --fp8-activations --exact
+refused 2 "--activations: 'f16' is none of" $run --activations f16
 for v in '' head head,attn=q8 attn=q8, ,attn=q8 attn:q8; do refused 2 'is not CLASS=FORM' $run --quant q8 --quant-class "$v"; done
 for v in =q8 norm=q8 Head=q8 ' head=q8' attn=q8,x=q4 a_name_that_is_much_longer_than_any=q8; do
     refused 2 '--quant-class: ' $run --quant q8 --quant-class "$v"
@@ -162,22 +162,22 @@ same "$(cmp "$tmp/threads" "$tmp/auto.auto.512" && echo equal)" equal 'logits on
 # ---- conversion
 for q in "--model $lite --quant q8" "--model $lite --quant q4" "--model $lite --quant q4 --quant-class head=q8,experts=q8,embed=q4" \
          "--model $model --quant q8 --quant-class attn=keep" "--model ${model}_fp8 --quant q4 --quant-class attn=keep,experts=keep,shared=keep"; do
-    for exact in "" --exact; do
-        run="$generate $q $exact --tokens 1\ 2\ 3 --ignore-eos"
+    for exact in auto f32; do
+        run="$generate $q --activations $exact --tokens 1\ 2\ 3 --ignore-eos"
         one=$(eval "$run --threads 1 --logits $tmp/one" 2>"$tmp/stderr")
         same "$? $(count "$one")" "0 16" "$q $exact"
         same "$(grep -c '^converted .* MB of weights to q[84] in ' "$tmp/stderr")" 1 "$q $exact: the closing lines"
         same "$(tr -d '\n' <"$tmp/stderr" | grep -c "$(printf '\r')")" 0 "$q $exact: progress without a terminal"
         same "$(eval "$run --threads 5 --logits $tmp/five" 2>/dev/null)" "$one" "$q $exact: 5 threads"
         same "$(cmp "$tmp/one" "$tmp/five" && echo equal)" equal "$q $exact: logits on 5 threads"
-        mv "$tmp/one" "$tmp/logits${exact:-.int8}"
+        mv "$tmp/one" "$tmp/logits.$exact"
     done
-    same "$(cmp -s "$tmp/logits--exact" "$tmp/logits.int8" || echo differ)" differ "$q: --exact makes a difference"
+    same "$(cmp -s "$tmp/logits.f32" "$tmp/logits.auto" || echo differ)" differ "$q: --activations f32 makes a difference"
 done
-for q in "" --fp8-activations; do
-    same "$($generate --model ${model}_fp8 $q --tokens "$prompt" -n 0 --logits "$tmp/fp8$q" 2>&1 | grep -c generate:)" 0 "fp8 $q"
+for q in auto e4m3; do
+    same "$($generate --model ${model}_fp8 --activations $q --tokens "$prompt" -n 0 --logits "$tmp/fp8.$q" 2>&1 | grep -c generate:)" 0 "fp8 $q"
 done
-same "$(cmp -s "$tmp/fp8" "$tmp/fp8--fp8-activations" || echo differ)" differ '--fp8-activations makes a difference'
+same "$(cmp -s "$tmp/fp8.auto" "$tmp/fp8.e4m3" || echo differ)" differ '--activations e4m3 makes a difference'
 for cache in f32 f16 bf16 q8; do
     got=$($generate --model $model --tokens "$prompt" --ignore-eos --cache $cache --print-tokens 2>"$tmp/stderr")
     same "$? $(count "$got")" "0 16" "--cache $cache"
@@ -505,7 +505,7 @@ field() { sed -n "s/.*\"$1\":\([0-9.]*\).*/\1/p" <<<"$got"; }
 same "$(field generated_tokens) $(($(field passes) + $(field accepted))) $(($(field accepted) * 4 > $(field guesses))) $(field plain_tokens_per_s | grep -c '[1-9]')" \
     '120 119 1 1' "--mtp --json: $got"
 same "$(eval "$tell -n 5 --json --quiet" | grep -c mtp)" 0 '--json without --mtp'
-for q in q8 q4 'q8 --exact' 'q8 --quant-class head=q4,dense=keep'; do
+for q in q8 q4 'q8 --activations f32' 'q8 --quant-class head=q4,dense=keep'; do
     got=$(eval "$tell -n 40 --quant $q --mtp --print-tokens" 2>"$tmp/stderr")
     same "$? $(count "$got") $(grep -c "$line" "$tmp/stderr")" '0 40 1' "--quant $q --mtp"
 done
