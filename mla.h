@@ -3901,7 +3901,10 @@ static void mla__select(mla__kernels *k, mla_isa isa) {
 void mla_widen(float *y, mla_dtype t, const void *x, size_t n) {
     mla__kernels k;
     mla__select(&k, MLA_ISA_AUTO);
-    k.widen[t](y, x, (mla__sz)n);
+    if ((unsigned)t >= MLA_DTYPE_COUNT) return;
+    if (k.widen[t]) k.widen[t](y, x, (mla__sz)n);
+    else
+        for (size_t i = 0; i < n; i++) y[i] = mla__get(t, x, (mla__sz)i);
 }
 
 /* ---- >>quantize -------------------------------------------------------------------------------------------------- */
