@@ -74,7 +74,8 @@ CHANGES
 #include <stddef.h>
 #include <stdint.h>
 
-#define MLA_VERSION        "0.2.0"
+#define MLA_VERSION "0.2.0"
+
 #define MLA_VERSION_NUMBER 200 /* 10000 * major + 100 * minor + patch */
 
 #ifndef MLA_API
@@ -179,6 +180,7 @@ typedef struct mla_tensor {
 } mla_tensor;
 
 MLA_API mla_tensor mla_view(const void *data, mla_dtype dtype, int rows, int cols);
+MLA_API float mla_weight(const mla_tensor *w, int row, int col); /* W[row, col], whatever its format and layout */
 
 /* w [rows, cols] -> the same weights with layout X16, as many bytes, in the caller's memory, not overlapping: same
    results but for the order of sums, faster where unpacking is the limit. Blocks of 4 bits a weight or more, rows a
@@ -597,23 +599,9 @@ MLA_API mla_result mla_moe_forward(mla_context *context, int layer, float *y, co
 #define MLA__REFERENCED
 #include <math.h>
 #include <stdlib.h>
-#include <string.h>
 static inline double *mla__room_ref(double n) { return (double *)calloc((size_t)n + 1, sizeof(double)); }
 static inline double mla__weight_ref(const mla_tensor *w, int row, int col) { /* W[row, col], 0 of an absent W */
-    const size_t i = (size_t)row * (size_t)w->cols + (size_t)col;
-    uint16_t h;
-    float f;
-    if (!w->data) return 0;
-    if (w->dtype == MLA_F32) return (double)(memcpy(&f, (const char *)w->data + 4 * i, 4), f);
-    if (w->dtype == MLA_UE8M0) return (double)mla_ue8m0_to_f32(((const uint8_t *)w->data)[i]);
-    if (w->dtype == MLA_E4M3) { /* with a scale for each 128 x 128 */
-        mla_tensor scale = *w;
-        scale.data = w->scale, scale.dtype = w->scale_dtype, scale.cols = (w->cols + 127) / 128;
-        const double code = (double)mla_e4m3_to_f32(((const uint8_t *)w->data)[i]);
-        return w->scale ? code * mla__weight_ref(&scale, row / 128, col / 128) : code;
-    }
-    memcpy(&h, (const char *)w->data + 2 * i, 2);
-    return (double)(w->dtype == MLA_F16 ? mla_f16_to_f32(h) : mla_bf16_to_f32(h));
+    return w->data ? (double)mla_weight(w, row, col) : 0;
 }
 static inline double mla__dot_ref(const double *a, const double *b, int n) {
     double sum = 0;
@@ -1213,7 +1201,7 @@ MLA__INLINE float mla__scale(const mla_tensor *w, int row, int col) {
     return mla__get(w->scale_dtype, w->scale, row / mla__scale_rows(w) * per_row + col / step);
 }
 /* W[row, col] */
-MLA__INLINE float mla__weight(const mla_tensor *w, int row, int col) {
+float mla_weight(const mla_tensor *w, int row, int col) {
     const int block = mla__formats[w->dtype].block;
     unsigned char own[MLA__BLOCK_BYTES];
     if (mla__blocked(w->dtype)) return mla__get(w->dtype, mla__block_at(w, row, col, own), col % block);

@@ -550,10 +550,8 @@ static mat ref_moe(const mla_config *c, const mla_moe_weights *w, const mat *x, 
     router.weight = w->router;
     z = ref_linear(x, &router);
     for (int e = 0; e < E; e++) each[e] = e < c->n_routed_experts ? ref_mlp(x, &w->experts[e]) : *x;
-    if (c->n_shared_experts > 0)
-        y = ref_mlp(x, &w->shared);
-    else
-        y = new_mat(T, D);
+    if (c->n_shared_experts > 0) y = ref_mlp(x, &w->shared);
+    else y = new_mat(T, D);
     for (int t = 0; t < T; t++) {
         double z_e = 0, size[2] = {0, 0};
         for (int e = 0; e < E; e++) z_e = z.e[t * E + e] > z_e ? z.e[t * E + e] : z_e;

@@ -976,10 +976,10 @@ static void test_refusals(void) {
     how.threads = -1;
     check_refused("deepseek_v2_lite", how, MLA_ERR_ARGUMENT, "checkpoint_quant.threads: -1 is negative");
     how = quant_of(CHECKPOINT_FORM_COUNT, "");
-    check_refused("deepseek_v2_lite", how, MLA_ERR_ARGUMENT, "checkpoint_quant.form: 4 is no form");
+    check_refused("deepseek_v2_lite", how, MLA_ERR_ARGUMENT, "checkpoint_quant.form: 8 is no form");
     how = quant_of(CHECKPOINT_Q8, "");
     how.classes[CHECKPOINT_SHARED] = CHECKPOINT_FORM_COUNT;
-    check_refused("deepseek_v2_lite", how, MLA_ERR_ARGUMENT, "checkpoint_quant.classes: 4 is no form, for shared");
+    check_refused("deepseek_v2_lite", how, MLA_ERR_ARGUMENT, "checkpoint_quant.classes: 8 is no form, for shared");
     CHECK(checkpoint_quantize(NULL, NULL, &err) == MLA_ERR_ARGUMENT, "no checkpoint");
 
     checkpoint *c = open_dir(FIXTURES "deepseek_v2_lite");
