@@ -49,10 +49,10 @@ MATHS          (DeepSeek-V2, arXiv 2405.04434; DeepSeek-V3, arXiv 2412.19437; De
 
 CONTENTS       search for the anchor
    the API     >>results >>dtypes >>config >>weights >>model >>threads >>isa >>cache >>forward
-   the rest    >>stop-here >>reference >>platform >>numbers >>cpu >>vocabulary >>table >>integer >>fp8 >>bf16
-               >>template >>memory >>presets >>config-check >>weights-check >>model-object >>cache-object >>parallel
-               >>linear >>norm >>rope >>call >>sparse >>walk >>attention >>mixer >>moe >>block >>mtp >>context
-               >>licence
+   the rest    >>stop-here >>reference >>platform >>numbers >>formats >>cpu >>vocabulary >>table >>integer >>fp8
+               >>bf16 >>template >>quantize >>memory >>presets >>config-check >>weights-check >>model-object
+               >>cache-object >>parallel >>linear >>norm >>rope >>call >>sparse >>walk >>attention >>mixer >>moe
+               >>block >>mtp >>context >>licence
 
 MEMORY         Every object is made either by X_create (allocator hook, default malloc) or in memory of yours: X_size,
                then X_init. Weights are used where they lie and are read-only. A forward call never allocates.
@@ -66,6 +66,9 @@ SHARING        One model may be used by any number of contexts at once; a contex
 CHANGES
    0.2.0       mla_pool_create, _size and _init take an mla_pool_desc. MLA_VERSION_NUMBER. The header may stand behind
                windows.h and complex.h, and under another name. A model without rotation needs no factors of longrope.
+               Blocks of GGUF (Q4_1 .. NVFP4) and I8 for any matrix, scales of blocks of any size, mla_widen,
+mla_weight, mla_dtype_block. mla_tensor.layout in place of the dtypes Q8X16 and Q4X16, served by f32 activations, too.
+               mla_activations in place of exact, fp8_activations and of instruction sets that round. MLA_REFERENCE.
    0.1.0       the first version */
 
 #ifndef MLA_H
@@ -815,7 +818,7 @@ static inline void mla__moe_ref(double *y, int *expert, double *we, const mla_co
 #ifdef __has_include
 #if !__has_include(MLA_FILE)
 #error                                                                                                                 \
-    "mla.h includes itself and does not find itself: define MLA_FILE as the name of this copy, as in -DMLA_FILE='\"copy.h\"'"
+    "mla.h includes itself and does not find itself: define MLA_FILE as this copy's name, as in -DMLA_FILE='\"copy.h\"'"
 #endif
 #endif
 
@@ -2104,6 +2107,19 @@ MLA__AVX2 __m256 mla__nv_avx2(__m128i x) { /* eight e4m3 codes of 16 bits: shift
     const __m128i some = _mm_andnot_si128(_mm_cmpeq_epi16(x, _mm_set1_epi16(127)), _mm_slli_epi16(x, 7));
     return _mm256_mul_ps(_mm256_cvtph_ps(some), _mm256_set1_ps(128));
 }
+MLA__AVX2 void mla__scales_q3(const unsigned char *b, float *d) { /* six bits, less 32, of 16 scales */
+    uint32_t s[3], u[4];
+    memcpy(s, b + 96, 12);
+    u[0] = (s[0] & 0x0f0f0f0f) | (s[2] & 0x03030303) << 4;
+    u[1] = (s[1] & 0x0f0f0f0f) | (s[2] >> 2 & 0x03030303) << 4;
+    u[2] = (s[0] >> 4 & 0x0f0f0f0f) | (s[2] >> 4 & 0x03030303) << 4;
+    u[3] = (s[1] >> 4 & 0x0f0f0f0f) | (s[2] >> 6 & 0x03030303) << 4;
+    for (int i = 0; i < 4; i++) u[i] = (u[i] | 0x80808080) - 0x20202020; /* less 32, and the top bit inverted */
+    for (int i = 0; i < 4; i++) u[i] ^= 0x80808080;
+    b += 108;
+    for (int i = 0; i < 16; i += 8)
+        _mm256_storeu_ps(d + i, mla__bytes_times((const unsigned char *)u + i, 1, mla__half_avx2(b)));
+}
 /* The scales of all groups of a block, and what is to be taken off for each 1 of the sum of its activations. */
 MLA__AVX2 void mla__scales_avx2(const mla_dtype t, const unsigned char *b, float *d, float *min) {
     uint32_t s[3], u[4];
@@ -2127,18 +2143,7 @@ MLA__AVX2 void mla__scales_avx2(const mla_dtype t, const unsigned char *b, float
         }
         return;
     }
-    case MLA__SCALING_Q3:
-        memcpy(s, b + 96, 12);
-        u[0] = (s[0] & 0x0f0f0f0f) | (s[2] & 0x03030303) << 4;
-        u[1] = (s[1] & 0x0f0f0f0f) | (s[2] >> 2 & 0x03030303) << 4;
-        u[2] = (s[0] >> 4 & 0x0f0f0f0f) | (s[2] >> 4 & 0x03030303) << 4;
-        u[3] = (s[1] >> 4 & 0x0f0f0f0f) | (s[2] >> 6 & 0x03030303) << 4;
-        for (int i = 0; i < 4; i++) u[i] = (u[i] | 0x80808080) - 0x20202020; /* less 32, and the top bit inverted */
-        for (int i = 0; i < 4; i++) u[i] ^= 0x80808080;
-        b += 108;
-        for (int i = 0; i < 16; i += 8)
-            _mm256_storeu_ps(d + i, mla__bytes_times((const unsigned char *)u + i, 1, mla__half_avx2(b)));
-        return;
+    case MLA__SCALING_Q3: mla__scales_q3(b, d); return;
     case MLA__SCALING_Q6:
         for (int i = 0; i < 16; i += 8)
             _mm256_storeu_ps(d + i, mla__bytes_times(b + 192 + i, 1, mla__half_avx2(b + 208)));
@@ -2203,10 +2208,10 @@ MLA__AVX2 __m256 mla__scales16_avx2(const mla_dtype t, const unsigned char *b, i
     }
     case MLA__SCALING_MX: {
         const __m256i e = _mm256_cvtepu8_epi32(_mm_loadl_epi64((const __m128i *)(const void *)(b + 8 * half)));
-        const __m256i small =
+        const __m256i low_powers =
             _mm256_sllv_epi32(_mm256_set1_epi32(0x00200000), e); /* of 0 and 1, which are no normals */
-        const __m256i large = _mm256_slli_epi32(_mm256_sub_epi32(e, _mm256_set1_epi32(1)), 23);
-        return _mm256_castsi256_ps(_mm256_blendv_epi8(small, large, _mm256_cmpgt_epi32(e, _mm256_set1_epi32(1))));
+        const __m256i powers = _mm256_slli_epi32(_mm256_sub_epi32(e, _mm256_set1_epi32(1)), 23);
+        return _mm256_castsi256_ps(_mm256_blendv_epi8(low_powers, powers, _mm256_cmpgt_epi32(e, _mm256_set1_epi32(1))));
     }
     case MLA__SCALING_NV: {
         const __m256i x =
@@ -2377,7 +2382,6 @@ MLA__AVX2 void mla__ipack_avx2(const mla_dtype t, mla__ipanel *panel, const mla_
     for (int g = 0; g < gn; g += each)
         for (int half = 0; half < 2; half++) {
             const unsigned char *b[8];
-            MLA__UNROLL
             for (int i = 0; i < 8; i++) {
                 const int n = half * 8 + i;
                 float d[16], min[16] = {0};
@@ -2541,19 +2545,14 @@ typedef void (*mla__itile)(int m, float *y, mla__sz ldy, const mla__act *const *
 #define MLA__TILE(shape, name, isa, most, target)                                                                      \
     static target void mla__itile_##name##isa(int m, float *y, mla__sz ldy, const mla__act *const *x,                  \
                                               const mla__ipanel *panel, int gn, int add) {                             \
-        switch (m) {                                                                                                   \
+        const int now = m >= most ? most : m >= 4 ? 4 : m >= 2 ? 2 : 1;                                                \
+        switch (now) {                                                                                                 \
         case 1: mla__itile##isa(shape, 1, y, ldy, x, panel, gn, add); break;                                           \
         case 2: mla__itile##isa(shape, 2, y, ldy, x, panel, gn, add); break;                                           \
-        case 3: mla__itile##isa(shape, 3, y, ldy, x, panel, gn, add); break;                                           \
         case 4: mla__itile##isa(shape, 4, y, ldy, x, panel, gn, add); break;                                           \
-        default: /* most is a constant: what is left of these is one call */                                           \
-            if (most > 4 && m < most) {                                                                                \
-                mla__itile##isa(shape, 4, y, ldy, x, panel, gn, add);                                                  \
-                mla__itile_##name##isa(m - 4, y + 4 * ldy, ldy, x + 4, panel, gn, add);                                \
-            } else {                                                                                                   \
-                mla__itile##isa(shape, most, y, ldy, x, panel, gn, add);                                               \
-            }                                                                                                          \
+        default: mla__itile##isa(shape, most, y, ldy, x, panel, gn, add);                                              \
         }                                                                                                              \
+        if (m > now) mla__itile_##name##isa(m - now, y + now * ldy, ldy, x + now, panel, gn, add);                     \
     }
 #define MLA__TILES(isa, most, target)                                                                                  \
     MLA__TILE(MLA__SIGNED, signed, isa, most, target)                                                                  \
@@ -3717,7 +3716,6 @@ MLA__INDEX(MLA_Q8, q8)
 /* D: a dtype, or for all that are widened one of them */
 #define MLA__DTYPE(D, d)                                                                                               \
     MLA__FN void MLA__F(gemm_##d)(const mla__product *p) { MLA__F(gemm)(D, p); }                                       \
-    MLA__FN void MLA__F(dot_##d)(const mla__product *p) { MLA__F(dot)(D, p); }                                         \
     MLA__FN void MLA__F(mix_##d)(const mla__product *p) { MLA__F(mix)(D, p); }                                         \
     MLA__FN void MLA__F(widen_##d)(float *y, const void *x, mla__sz n) { MLA__F(widen)(D, y, x, n); }
 MLA__DTYPE(MLA_F32, f32)
@@ -3725,6 +3723,13 @@ MLA__DTYPE(MLA_F16, f16)
 MLA__DTYPE(MLA_BF16, bf16)
 MLA__DTYPE(MLA_E4M3, e4m3)
 #undef MLA__DTYPE
+#ifndef MLA__DOT
+#define MLA__DOT MLA__ISA
+MLA__FN void MLA__F(dot_f32)(const mla__product *p) { MLA__F(dot)(MLA_F32, p); }
+MLA__FN void MLA__F(dot_f16)(const mla__product *p) { MLA__F(dot)(MLA_F16, p); }
+MLA__FN void MLA__F(dot_bf16)(const mla__product *p) { MLA__F(dot)(MLA_BF16, p); }
+#endif
+MLA__FN void MLA__F(dot_e4m3)(const mla__product *p) { MLA__F(dot)(MLA_E4M3, p); }
 MLA__FN void MLA__F(widen_i8)(float *y, const void *x, mla__sz n) { MLA__F(widen)(MLA_I8, y, x, n); }
 MLA__FN void MLA__F(gemm_widened)(const mla__product *p) { MLA__F(gemm)(MLA_Q8, p); }
 MLA__FN void MLA__F(dot_widened)(const mla__product *p) { MLA__F(dot)(MLA_Q8, p); }
@@ -3736,9 +3741,9 @@ MLA__FN void MLA__F(narrow_bf16)(void *y, const float *x, mla__sz n) { MLA__F(na
 static void MLA__F(table)(mla__kernels *k) {
     memset(k, 0, sizeof *k);
     k->isa = MLA__ISA_ENUM, k->nl = MLA__NL;
-#define MLA__DTYPE(D, d)                                                                                               \
-    k->dot[D] = MLA__F(dot_##d), k->gemm[D] = MLA__F(gemm_##d), k->mix[D] = MLA__F(mix_##d),                           \
-    k->widen[D] = MLA__F(widen_##d);
+    k->dot[MLA_F32] = MLA__CAT(mla__dot_f32, MLA__DOT), k->dot[MLA_F16] = MLA__CAT(mla__dot_f16, MLA__DOT);
+    k->dot[MLA_BF16] = MLA__CAT(mla__dot_bf16, MLA__DOT), k->dot[MLA_E4M3] = MLA__F(dot_e4m3);
+#define MLA__DTYPE(D, d) k->gemm[D] = MLA__F(gemm_##d), k->mix[D] = MLA__F(mix_##d), k->widen[D] = MLA__F(widen_##d);
     MLA__DTYPE(MLA_F32, f32)
     MLA__DTYPE(MLA_F16, f16)
     MLA__DTYPE(MLA_BF16, bf16)
@@ -3775,6 +3780,7 @@ static void MLA__F(table)(mla__kernels *k) {
 #undef MLA__VL
 #undef MLA__NV
 #undef MLA__LV
+#undef MLA__DOT
 #undef MLA__INTEGER
 #undef MLA__MR
 #undef MLA__AR
@@ -3831,6 +3837,7 @@ static void MLA__F(table)(mla__kernels *k) {
 #define MLA__AV       2
 #include MLA_FILE
 
+#define MLA__DOT      _avx2 /* few tokens wait for memory, and loads of 256 bits were faster */
 #define MLA__ISA      _avx512
 #define MLA__ISA_ENUM MLA_ISA_AVX512
 #define MLA__TARGET   MLA__TARGET_AVX512
@@ -3871,9 +3878,7 @@ static void mla__select(mla__kernels *k, mla_isa isa) {
         break;
     case MLA_ISA_AVX512:
         mla__table_avx512(k);
-        /* decode is bound by memory, where loads of 256 bits were faster; software prefetch gains a third on Intel's
-           servers and loses on AMD's */
-        k->dot[MLA_F32] = mla__dot_f32_avx2, k->dot[MLA_F16] = mla__dot_f16_avx2, k->dot[MLA_BF16] = mla__dot_bf16_avx2;
+        /* decode is bound by memory: software prefetch gains a third on Intel's servers and loses on AMD's */
         k->fetch = mla__cpu() & MLA__CPU_INTEL ? MLA__FAR : 0;
         break;
     case MLA_ISA_AVX2: mla__table_avx2(k); break;

@@ -146,12 +146,9 @@ static void random_value(test_rng *r, mla_dtype t, unsigned char *b, int cols) {
     uint16_t h = t == MLA_F16 ? mla_f32_to_f16(f) : mla_f32_to_bf16(f);
     uint8_t code = (uint8_t)test_u64(r);
     if (t == MLA_E4M3 && (code & 127) == 127) code = 3; /* NaN; a subnormal instead */
-    if (t == MLA_F32)
-        memcpy(b, &f, 4);
-    else if (t == MLA_F16 || t == MLA_BF16)
-        memcpy(b, &h, 2);
-    else
-        *b = code;
+    if (t == MLA_F32) memcpy(b, &f, 4);
+    else if (t == MLA_F16 || t == MLA_BF16) memcpy(b, &h, 2);
+    else *b = code;
 }
 static double value(mla_dtype t, const unsigned char *b) {
     float f;
@@ -179,12 +176,9 @@ static void random_scales(test_rng *r, matrix *m) {
     for (int i = 0; i < n; i++) {
         const float f = unit * (0.5f + test_uniform(r));
         const uint16_t h = mla_f32_to_bf16(f);
-        if (t->scale_dtype == MLA_F32)
-            memcpy(scale + 4 * i, &f, 4);
-        else if (t->scale_dtype == MLA_BF16)
-            memcpy(scale + 2 * i, &h, 2);
-        else
-            scale[i] = (unsigned char)(127 + (int)floorf(log2f(f)));
+        if (t->scale_dtype == MLA_F32) memcpy(scale + 4 * i, &f, 4);
+        else if (t->scale_dtype == MLA_BF16) memcpy(scale + 2 * i, &h, 2);
+        else scale[i] = (unsigned char)(127 + (int)floorf(log2f(f)));
     }
     for (int i = 0; i < t->rows; i++)
         for (int j = 0; j < t->cols; j++) {
@@ -217,16 +211,12 @@ static matrix random_matrix(test_rng *r, mla_dtype t, int rows, int cols) {
     m.t = mla_view(data, t, rows, cols);
     m.w = (double *)hold(8.0 * (double)n), m.size = (double *)hold(8.0 * (double)n);
     for (size_t i = 0; i < n / (size_t)block; i++, data += bytes) {
-        if (block > 1)
-            random_block(r, t, data, cols);
-        else
-            random_value(r, t, data, cols);
+        if (block > 1) random_block(r, t, data, cols);
+        else random_value(r, t, data, cols);
         for (int j = 0; j < block; j++) {
             double *w = &m.w[i * (size_t)block + (size_t)j], *size = &m.size[i * (size_t)block + (size_t)j];
-            if (block > 1)
-                *w = decoded(t, data, j, size);
-            else
-                *w = value(t, data), *size = fabs(*w);
+            if (block > 1) *w = decoded(t, data, j, size);
+            else *w = value(t, data), *size = fabs(*w);
         }
     }
     if (t == MLA_E4M3 || t == MLA_I8) random_scales(r, &m);
@@ -478,8 +468,7 @@ static void place_attention(subject *s, test_rng *r, mla_attn_weights *a) {
         place(s, "wq_b", &a->indexer.wq_b.weight, Hi * d, Q), place(s, "wk", &a->indexer.wk.weight, d, D);
         place(s, "weights_proj", &a->indexer.weights_proj, Hi, D);
         a->indexer.k_norm.weight = norm_of(r, d), a->indexer.k_norm.bias = norm_of(r, d);
-    } else
-        place(s, "q", &a->q.weight, H * (N + P), D);
+    } else place(s, "q", &a->q.weight, H * (N + P), D);
     place(s, "kv_a", &a->kv_a.weight, R + P, D), place(s, "kv_b", &a->kv_b.weight, H * (N + V), R);
     place(s, "o", &a->o.weight, D, H * V), a->kv_norm.weight = norm_of(r, R);
 }

@@ -126,10 +126,8 @@ static int lines;
 
 static int wanted(void) { return !only || strstr(name, only); }
 static void say(int ok) {
-    if (ok)
-        printf("%s\t%016llx\n", name, (unsigned long long)hash);
-    else
-        printf("%s\trefused\n", name);
+    if (ok) printf("%s\t%016llx\n", name, (unsigned long long)hash);
+    else printf("%s\trefused\n", name);
     lines++;
 }
 
@@ -450,8 +448,7 @@ static void run_fixture(const char *fixture) {
             convert_model(&s.w, &s.c, (form)f);
             if (!read_tokens(dir, s.tokens) || mla_model_create(&s.model, &s.c, &s.w, NULL, &err) != MLA_OK)
                 printf("%s %s\trefused\n", label, form_names[f]);
-            else
-                run_model(&s, form_names[f], all, f == E4M3 || f == E4M3U || (f == KEEP && strstr(fixture, "fp8")));
+            else run_model(&s, form_names[f], all, f == E4M3 || f == E4M3U || (f == KEEP && strstr(fixture, "fp8")));
             mla_model_destroy(s.model);
             drop_to(0);
         }
@@ -518,8 +515,7 @@ static void random_layer(mla_layer_weights *l, mla_config *c, const layer_shape 
     if (Q) {
         a->q_a = random_linear(Q, D, f, 0), a->q_b = random_linear(s->H * qk, Q, f, 0);
         a->q_norm.weight = random_tensor(1, Q, F32, PLAIN);
-    } else
-        a->q = random_linear(s->H * qk, D, f, 0);
+    } else a->q = random_linear(s->H * qk, D, f, 0);
     a->kv_a = random_linear(R + s->P, D, f, 0), a->kv_b = random_linear(s->H * (s->N + V), R, f, PLAIN);
     a->o = random_linear(D, s->H * V, f, 0), a->kv_norm.weight = random_tensor(1, R, F32, PLAIN);
     if (!s->topk) return;
