@@ -298,10 +298,10 @@ static void help(void) {
     for (int i = 0; i < MLA_ISA_COUNT; i++) printf("%s%s", i ? ", " : "", mla_isa_name((mla_isa)i));
     printf(" [auto]\n"
            "  --attn PATH       auto, naive or absorbed [auto];  --threads N [all cores]\n"
-           "  --quant TYPE      q8, q4, q4_k, q5_k, q6_k, iq4_nl: weights are converted on load\n"
+           "  --quant TYPE      q8, q4, q4_k, q5_k, q6_k, iq4_nl: weights become it on load\n"
            "  --quant-class LIST  as head=q8,kv_b=q8: keep or a type for any of attn, kv_b,\n"
            "                    dense, experts, shared, head, embed [kv_b, embed: keep]\n"
-           "  --activations TO  auto, f32, int8, bf16 or e4m3: what meets such weights [auto]\n"
+           "  --activations TO  auto, f32, int8, bf16 or e4m3: what meets weights [auto]\n"
            "  --cache TYPE      f32, f16, bf16 or q8 [f32]\n"
            "  --index-cache TYPE  the same for the index keys of sparse attention [f32]\n"
            "  --chunk N         prompt tokens in one forward pass [512]\n"

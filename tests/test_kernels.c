@@ -694,6 +694,7 @@ int main(void) {
             printf("%s: not on this machine, its kernels are NOT tested\n", mla_isa_name((mla_isa)isa));
             continue;
         }
+        if (!TEST_ISA((mla_isa)isa) && isa != MLA_ISA_AVX2) continue;
         mla__select(&k, (mla_isa)isa);
         CHECK(k.isa == (mla_isa)isa, "asked for %s, got %s", mla_isa_name((mla_isa)isa), mla_isa_name(k.isa));
         SECTION(mla_isa_name((mla_isa)isa));
