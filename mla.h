@@ -67,8 +67,10 @@ CHANGES
    0.2.0       mla_pool_create, _size and _init take an mla_pool_desc. MLA_VERSION_NUMBER. The header may stand behind
                windows.h and complex.h, and under another name. A model without rotation needs no factors of longrope.
                Blocks of GGUF (Q4_1 .. NVFP4) and I8 for any matrix, scales of blocks of any size, mla_widen,
-mla_weight, mla_dtype_block. mla_tensor.layout in place of the dtypes Q8X16 and Q4X16, served by f32 activations, too.
-               mla_activations in place of exact, fp8_activations and of instruction sets that round. MLA_REFERENCE.
+               mla_weight, mla_dtype_block. mla_tensor.layout in place of the dtypes Q8X16 and Q4X16, served by f32
+               activations, too. mla_activations in place of exact, fp8_activations and of instruction sets that
+               round. MLA_REFERENCE.
+               mla_attn_weights has k_b and v_b, which may take the place of kv_b.
    0.1.0       the first version */
 
 #ifndef MLA_H
@@ -334,11 +336,12 @@ typedef struct mla_indexer_weights {
 } mla_indexer_weights;
 
 typedef struct mla_attn_weights {
-    mla_linear q;                     /* [H*(N+P), D], if q_lora_rank is 0; a head's rows are [nope | rope] */
-    mla_linear q_a, q_b;              /* [Q, D], [H*(N+P), Q] */
-    mla_linear kv_a;                  /* [R+P, D]: [latent | k_rope] (kv_a_proj_with_mqa) */
-    mla_linear kv_b;                  /* [H*(N+V), R]; a head's rows are [k_nope | v] */
-    mla_linear o;                     /* [D, H*V] */
+    mla_linear q;        /* [H*(N+P), D], if q_lora_rank is 0; a head's rows are [nope | rope] */
+    mla_linear q_a, q_b; /* [Q, D], [H*(N+P), Q] */
+    mla_linear kv_a;     /* [R+P, D]: [latent | k_rope] (kv_a_proj_with_mqa) */
+    mla_linear kv_b;     /* [H*(N+V), R]; a head's rows are [k_nope | v] */
+    mla_tensor k_b, v_b; /* [H*R, N], [H*V, R]: kv_b as GGUF has it, a head's keys transposed; unused beside kv_b */
+    mla_linear o;        /* [D, H*V] */
     mla_norm_weights q_norm, kv_norm; /* [Q], [R] */
     mla_indexer_weights indexer;      /* sparse attention; may be absent */
 } mla_attn_weights;
@@ -421,8 +424,8 @@ typedef enum mla_isa {
 } mla_isa;
 typedef enum mla_attn_path { MLA_ATTN_AUTO = 0, MLA_ATTN_NAIVE, MLA_ATTN_ABSORBED, MLA_ATTN_PATH_COUNT } mla_attn_path;
 
-/* What activations become before they meet weights; sums stay f32. Norms, softmax, router, indexer weights and kv_b,
-   which is folded into the queries, have f32; so have gate and up that want different things. */
+/* What activations become before they meet weights; sums stay f32. Norms, softmax, router, indexer weights and kv_b
+   (k_b, v_b), which is folded into the queries, have f32; so have gate and up that want different things. */
 typedef enum mla_activations {
     MLA_ACT_AUTO = 0, /* INT8 */
     MLA_ACT_F32,      /* f32 whatever the weights are */
@@ -654,15 +657,18 @@ static inline void mla__row_ref(double *row, const mla_model *m, const mla_attn_
 /* Head h: q = [qn, qr], rows [T, R+P] = [c, kr], mask [T], -INFINITY hides a key -> p [T], and o [V], zero before
      [k, v] = Wkvb c;  s(u) = scale * (qn.k(u) + qr.kr(u)) + mask(u);  p = softmax(s);  o = sum_u p(u) v(u)
      absorbed: qa = Wk^T qn;  qn.k(u) = qa.c(u);  o = Wv sum_u p(u) c(u).    A bias is a column of W that meets a 1. */
-static inline void mla__head_ref(double *o, double *p, const mla_model *m, const mla_linear *kv_b, int h,
+static inline void mla__head_ref(double *o, double *p, const mla_model *m, const mla_attn_weights *l, int h,
                                  const double *q, const double *rows, const double *mask, int T, int absorbed) {
     const mla_config *f = mla_model_config(m);
     const int R = f->kv_lora_rank, P = f->qk_rope_head_dim, N = f->qk_nope_head_dim, V = f->v_head_dim, C = R + 1;
     double *w = mla__room_ref((double)(N + V) * C), *kv = mla__room_ref((double)(N + V) * T), *qa = mla__room_ref(C),
            *c = mla__room_ref((double)C * T), *pc = mla__room_ref(C), max = -(double)INFINITY, sum = 0;
     for (int i = 0; i < N + V; i++) {
-        for (int r = 0; r < R; r++) w[i * C + r] = mla__weight_ref(&kv_b->weight, h * (N + V) + i, r);
-        w[i * C + R] = mla__weight_ref(&kv_b->bias, 0, h * (N + V) + i);
+        for (int r = 0; r < R; r++) /* Wkvb, or its halves, of which that of the keys is transposed */
+            w[i * C + r] = l->kv_b.weight.data ? mla__weight_ref(&l->kv_b.weight, h * (N + V) + i, r)
+                           : i < N             ? mla__weight_ref(&l->k_b, h * R + r, i)
+                                               : mla__weight_ref(&l->v_b, h * V + i - N, r);
+        w[i * C + R] = mla__weight_ref(&l->kv_b.bias, 0, h * (N + V) + i);
         for (int r = 0; r < C && i < N; r++) qa[r] += w[i * C + r] * q[i];
     }
     for (int u = 0; u < T; u++) {
@@ -730,7 +736,7 @@ static inline void mla__attention_ref(double *y, double *p, double *score, const
     for (int h = 0; h < H; h++) {
         mla__rope_ref(q + h * qk + N, m, f->rope.layout, t);
         for (int i = 0; i < qk; i++) q[h * qk + i] *= scale;
-        mla__head_ref(o + h * f->v_head_dim, p + h * T, m, &w->kv_b, h, q + h * qk, rows, mask, T, absorbed);
+        mla__head_ref(o + h * f->v_head_dim, p + h * T, m, w, h, q + h * qk, rows, mask, T, absorbed);
     }
     mla__linear_ref(y, &w->o, o);
     free(cq), free(q), free(o);
@@ -4552,11 +4558,12 @@ static mla_result mla__check_products(const mla_config *c, mla_error *err) {
         double value;
     } products[] = {{"num_attention_heads * (qk_nope_head_dim + qk_rope_head_dim)", H * (N + c->qk_rope_head_dim)},
                     {"num_attention_heads * (qk_nope_head_dim + v_head_dim)", H * (N + c->v_head_dim)},
+                    {"num_attention_heads * kv_lora_rank", H * c->kv_lora_rank},
                     {"n_shared_experts * moe_intermediate_size", c->n_shared_experts * inter},
                     {"(num_experts_per_tok + n_shared_experts) * moe_intermediate_size",
                      ((double)c->num_experts_per_tok + c->n_shared_experts) * inter},
                     {"index_n_heads * index_head_dim", (double)c->index_n_heads * c->index_head_dim}};
-    for (int i = 0; i < 5; i++)
+    for (int i = 0; i < 6; i++)
         if (products[i].value > INT32_MAX)
             return mla__fail(err, MLA_ERR_CONFIG, "config: %s = %.0f does not fit in 31 bits", products[i].name,
                              products[i].value);
@@ -4588,8 +4595,8 @@ static mla_result mla__check_config(mla_config *c, mla_error *err) {
 
 /* Sizes that tensors have. A tensor with a size of 0 has no place in this model. */
 typedef struct mla__sizes {
-    int one, vocab, D, two_D, R, Q, query, whole_query; /* whole_query: of a query made by one matrix */
-    int kv_a, kv_b, o, inner, choices;                  /* inner: of the mlp that is looked at */
+    int one, vocab, D, two_D, N, R, Q, query, whole_query; /* whole_query: of a query made by one matrix */
+    int kv_a, kv_b, k_b, v_b, o, inner, choices;           /* kv_b or the next two, and inner: of what is looked at */
     int index_query, index_heads, index_key;
 } mla__sizes;
 
@@ -4633,6 +4640,8 @@ static const mla__entry mla__tensors[] = {
     MLA__TENSOR(ATTN, mla_attn_weights, q_norm, Q_NORM, NEEDED, one, Q),
     MLA__TENSOR(ATTN, mla_attn_weights, kv_a, LINEAR, NEEDED, kv_a, D),
     MLA__TENSOR(ATTN, mla_attn_weights, kv_b, LINEAR, NEEDED, kv_b, R),
+    MLA__TENSOR(ATTN, mla_attn_weights, k_b, MATRIX, NEEDED, k_b, N),
+    MLA__TENSOR(ATTN, mla_attn_weights, v_b, MATRIX, NEEDED, v_b, R),
     MLA__TENSOR(ATTN, mla_attn_weights, o, LINEAR, NEEDED, D, o),
     MLA__TENSOR(ATTN, mla_attn_weights, kv_norm, KV_NORM, NEEDED, one, R),
     MLA__TENSOR(INDEXER, mla_indexer_weights, wq_b, LINEAR, NEEDED, index_query, Q),
@@ -4777,11 +4786,17 @@ static void mla__check_at(mla__check *k, const char *format, int i, int e) {
     if (k->result == MLA_OK) snprintf(k->at, sizeof k->at, format, i, e);
 }
 
+/* Keys and values come out of one matrix, or out of two. */
+static int mla__splits(const mla_attn_weights *a) { return !a->kv_b.weight.data && (a->k_b.data || a->v_b.data); }
+
 static void mla__check_attn(mla__check *k, const mla_attn_weights *a, int i, int *indexers) {
     const int attn = mla__has(MLA__IN_ATTN, a), sparse = k->c->index_topk > 0;
     if (attn) {
         mla__want_size(k, "num_attention_heads", k->c->num_attention_heads, "attn");
+        const int H = k->c->num_attention_heads, N = k->c->qk_nope_head_dim, V = k->c->v_head_dim;
+        const int splits = mla__splits(a);
         mla__check_at(k, "layers[%d].attn.", i, 0);
+        k->n.kv_b = splits ? 0 : H * (N + V), k->n.k_b = splits ? H * k->n.R : 0, k->n.v_b = splits ? H * V : 0;
         mla__want_all(k, MLA__IN_ATTN, a);
     }
     if (k->result != MLA_OK || !sparse) return;
@@ -4836,8 +4851,8 @@ static void mla__check_begin(mla__check *k, const mla_config *c, mla_error *err)
     memset(k, 0, sizeof *k);
     k->c = c, k->err = err;
     k->n.one = 1, k->n.vocab = c->vocab_size, k->n.D = c->hidden_size, k->n.two_D = 2 * c->hidden_size;
-    k->n.R = c->kv_lora_rank, k->n.Q = c->q_lora_rank, k->n.query = query, k->n.whole_query = k->n.Q ? 0 : query;
-    k->n.kv_a = c->kv_lora_rank + c->qk_rope_head_dim, k->n.kv_b = H * (c->qk_nope_head_dim + c->v_head_dim);
+    k->n.N = c->qk_nope_head_dim, k->n.R = c->kv_lora_rank, k->n.kv_a = c->kv_lora_rank + c->qk_rope_head_dim;
+    k->n.Q = c->q_lora_rank, k->n.query = query, k->n.whole_query = k->n.Q ? 0 : query;
     k->n.o = H * c->v_head_dim, k->n.choices = mla__choices(c);
     k->n.index_query = c->index_n_heads * c->index_head_dim;
     k->n.index_heads = c->index_n_heads, k->n.index_key = c->index_head_dim;
@@ -4914,7 +4929,9 @@ static void mla__model_fill(mla_model *m, const mla_weights *w) {
         if (!m->mtp[i].head.data) m->mtp[i].head = m->w.head;
     }
     for (int i = 0; i < mla__all_layers(c); i++) {
+        mla_attn_weights *a = &m->layers[i].attn;
         m->layers[i] = w->layers[i];
+        if (!mla__splits(a)) a->k_b.data = a->v_b.data = NULL;
         m->indexer[i] =
             c->index_topk > 0 && mla__has(MLA__IN_INDEXER, &m->layers[i].attn.indexer) ? m->n_indexers++ : -1;
         if (!m->layers[i].moe.experts) continue;
@@ -5835,9 +5852,24 @@ static void mla__pieces(mla__block *b, int keys, int most, int fewest, int *slot
 }
 
 /* One layer's attention in a call. */
+/* What makes the keys, or the values, of heads: of head h, n rows of w from first + h * step on. */
+typedef struct mla__heads {
+    mla_linear w;
+    int first, step, n;
+    int transposed; /* k_b */
+} mla__heads;
+static mla__heads mla__heads_of(const mla_tensor *w, int first, int step, int n) {
+    mla__heads heads;
+    memset(&heads, 0, sizeof heads);
+    heads.w.weight = *w, heads.first = first, heads.step = step, heads.n = n;
+    return heads;
+}
+static int mla__head_row(const mla__heads *heads, int h) { return heads->first + h * heads->step; }
+
 typedef struct mla__attn {
     const mla__batch *batch;
     const mla_attn_weights *w;
+    mla__heads keys, values;
     int layer, probs_layer; /* probs_layer: which of the caller's probabilities are this layer's */
     int n_blocks;           /* of the step under way */
     int token0, n_tokens;   /* absorbed: the tokens of the step under way */
@@ -6591,8 +6623,29 @@ static void mla__merge(mla_context *c, const mla__attn *a, const mla__block *b, 
     mla__mix(c, s->ol + to * R, R, share, n, 1, &o, 0, n, c->workers[worker].panel);
 }
 
-/* A visit's keys [n, N+P] and values [n, V] of head h, expanded from the latents; in bf16 if tiles are used. A bias on
-   keys adds the same to all scores of a query: softmax cancels it. */
+/* W_UK and W_UV of all heads, in kv_b or apart. A bias on keys adds the same to all scores of a query: softmax cancels
+   it. */
+static void mla__attn_heads(mla__attn *a, const mla_config *f) {
+    const int N = f->qk_nope_head_dim, V = f->v_head_dim, R = f->kv_lora_rank, splits = mla__splits(a->w);
+    a->keys = splits ? mla__heads_of(&a->w->k_b, 0, R, R) : mla__heads_of(&a->w->kv_b.weight, 0, N + V, N);
+    a->values = splits ? mla__heads_of(&a->w->v_b, 0, V, V) : mla__heads_of(&a->w->kv_b.weight, N, N + V, V);
+    a->keys.transposed = splits;
+    if (!splits) a->values.w.bias = a->w->kv_b.bias;
+}
+/* y [T, N] = W_UK c of head h; back: y [T, R] = W_UK^T q. */
+static void mla__head_keys(mla_context *c, float *y, mla__sz ldy, const mla__in *in, const mla__attn *a, int h,
+                           int back, float *panel) {
+    const mla__heads *k = &a->keys;
+    if (back == k->transposed) mla__rows(c, y, ldy, in, &k->w, mla__head_row(k, h), 0, k->n, panel);
+    else mla__mix(c, y, ldy, in->x, in->ldx, in->T, &k->w.weight, mla__head_row(k, h), k->n, panel);
+}
+/* y [T, V] = W_UV c + b_v of head h */
+static void mla__head_values(mla_context *c, float *y, mla__sz ldy, const mla__in *in, const mla__attn *a, int h,
+                             float *panel) {
+    mla__rows(c, y, ldy, in, &a->values.w, mla__head_row(&a->values, h), 0, a->values.n, panel);
+}
+
+/* A visit's keys [n, N+P] and values [n, V] of head h, expanded from the latents; in bf16 if tiles are used. */
 static void mla__expand(mla_context *c, const mla__attn *a, const mla__walk *walk, int h, int tiles, int worker) {
     const mla_config *f = &c->m->c;
     const mla__attn_worker *my = &c->attn_workers[worker];
@@ -6600,18 +6653,16 @@ static void mla__expand(mla_context *c, const mla__attn *a, const mla__walk *wal
     const mla__sz ld = mla__up_to(R + P, MLA__NR_MAX), ldk = N + P, ldv = mla__up_to(V, MLA__NR_MAX);
     const float *latent = (const float *)mla__walk_rows(walk, 0, ld);
     float *panel = c->workers[worker].panel;
-    mla_linear keys = a->w->kv_b;
     mla__in in = mla__in_of(latent, ld, nu);
-    memset(&keys.bias, 0, sizeof keys.bias);
     if (tiles) {
         for (int u = 0; u < nu; u += 16)
             c->k.pack(my->c16 + u * (mla__sz)R, latent + u * ld, ld, NULL, mla__min(16, nu - u), R);
         in.q = (const unsigned char *)my->c16, in.ldq = 2 * R;
         in.T = mla__up_to(nu, 16); /* tokens that are not there are zero */
     }
-    mla__rows(c, my->k, ldk, &in, &keys, h * (N + V), 0, N, panel);
+    mla__head_keys(c, my->k, ldk, &in, a, h, 0, panel);
     for (int u = 0; u < nu; u++) memcpy(my->k + u * ldk + N, latent + u * ld + R, (size_t)P * sizeof *latent);
-    mla__rows(c, my->v, ldv, &in, &a->w->kv_b, h * (N + V) + N, 0, V, panel);
+    mla__head_values(c, my->v, ldv, &in, a, h, panel);
     if (!tiles) return;
     for (int u = 0; u < nu; u++) {
         c->k.narrow[MLA_BF16](my->k16 + u * ldk, my->k + u * ldk, ldk);
@@ -6624,8 +6675,8 @@ static void mla__naive_head(mla_context *c, const mla__attn *a, const mla__block
     const mla_config *f = &c->m->c;
     const mla__attn_worker *my = &c->attn_workers[worker];
     const int H = f->num_attention_heads, N = f->qk_nope_head_dim, P = f->qk_rope_head_dim, V = f->v_head_dim;
-    const int tiles = c->k.attend_tiles && a->w->kv_b.weight.dtype == MLA_BF16 && (N + P) % 32 == 0 && V % 32 == 0 &&
-                      f->kv_lora_rank % 32 == 0;
+    const int tiles = c->k.attend_tiles && !a->keys.transposed && a->keys.w.weight.dtype == MLA_BF16 &&
+                      (N + P) % 32 == 0 && V % 32 == 0 && f->kv_lora_rank % 32 == 0;
     mla__queries q;
     mla__visit visit;
     q.q = c->attn->q + ((mla__sz)b->token * H + h) * (N + P), q.ldq = (mla__sz)H * (N + P), q.dk = N + P, q.dv = V;
@@ -6685,16 +6736,14 @@ static void mla__merge_work(mla_context *c, void *arg, int worker) {
 static void mla__absorb_work(mla_context *c, void *arg, int worker) {
     const mla__attn *a = (const mla__attn *)arg;
     const mla_config *f = &c->m->c;
-    const int H = f->num_attention_heads, N = f->qk_nope_head_dim, P = f->qk_rope_head_dim, V = f->v_head_dim,
-              R = f->kv_lora_rank;
-    const mla_tensor *w = &a->w->kv_b.weight;
+    const int H = f->num_attention_heads, N = f->qk_nope_head_dim, P = f->qk_rope_head_dim, R = f->kv_lora_rank;
     int h0, h1;
     mla__share_even(H, worker, c->threads, &h0, &h1);
     for (int h = h0; h < h1; h++) {
         const float *q = c->attn->q + ((mla__sz)a->token0 * H + h) * (N + P);
         float *qa = c->attn->qa + h * (mla__sz)(R + P);
-        mla__mix(c, qa, (mla__sz)H * (R + P), q, (mla__sz)H * (N + P), a->n_tokens, w, h * (N + V), N,
-                 c->workers[worker].panel);
+        const mla__in in = mla__in_of(q, (mla__sz)H * (N + P), a->n_tokens);
+        mla__head_keys(c, qa, (mla__sz)H * (R + P), &in, a, h, 1, c->workers[worker].panel);
         for (int t = 0; t < a->n_tokens; t++)
             memcpy(qa + t * (mla__sz)H * (R + P) + R, q + t * (mla__sz)H * (N + P) + N, (size_t)P * sizeof *q);
     }
@@ -6704,12 +6753,12 @@ static void mla__absorb_work(mla_context *c, void *arg, int worker) {
    no key do not, and it gets 0. */
 static void mla__unabsorb(mla_context *c, const mla__attn *a) {
     const mla_config *f = &c->m->c;
-    const int H = f->num_attention_heads, N = f->qk_nope_head_dim, V = f->v_head_dim, R = f->kv_lora_rank;
+    const int H = f->num_attention_heads, V = f->v_head_dim, R = f->kv_lora_rank;
     float *o = c->attn->o + (mla__sz)a->token0 * H * V;
     for (int h = 0; h < H; h++) {
         c->jobs[h] = mla__job_of(o + h * (mla__sz)V, (mla__sz)H * V, c->attn->ol + h * (mla__sz)R, (mla__sz)H * R,
-                                 a->n_tokens, &a->w->kv_b);
-        c->jobs[h].row0 = h * (N + V) + N, c->jobs[h].rows = V, c->jobs[h].exact = 1;
+                                 a->n_tokens, &a->values.w);
+        c->jobs[h].row0 = mla__head_row(&a->values, h), c->jobs[h].rows = V, c->jobs[h].exact = 1;
     }
     mla__jobs_run(c, c->jobs, H);
     for (mla__sz i = 0; i < (mla__sz)a->n_tokens * H; i++)
@@ -6798,6 +6847,7 @@ static void mla__attn_run(mla_context *c, const mla__batch *batch, int layer, in
     mla__attn a;
     memset(&a, 0, sizeof a);
     a.batch = batch, a.w = w, a.layer = layer, a.probs_layer = probs_layer;
+    mla__attn_heads(&a, f);
     c->jobs[0] = Q > 0 ? mla__job_of(s->cq, Q, x, D, T, &w->q_a) : mla__job_of(s->q, (mla__sz)H * qk, x, D, T, &w->q);
     c->jobs[1] = mla__job_of(s->kva, R + P, x, D, T, &w->kv_a);
     mla__jobs_run(c, c->jobs, 2);

@@ -340,6 +340,7 @@ static void test_config_relations(void) {
     BAD_CONFIG(s.c.num_attention_heads = 65536; s.c.qk_nope_head_dim = 1 << 20, "qk_nope_head_dim");
     BAD_CONFIG(s.c.num_attention_heads = 65536; s.c.qk_rope_head_dim = 1 << 20, "qk_rope_head_dim");
     BAD_CONFIG(s.c.num_attention_heads = 65536; s.c.v_head_dim = 1 << 20, "v_head_dim");
+    BAD_CONFIG(s.c.num_attention_heads = 65536; s.c.kv_lora_rank = 1 << 20, "kv_lora_rank");
     BAD_CONFIG(s.c.n_shared_experts = 65536; s.c.moe_intermediate_size = 1 << 20, "n_shared_experts");
     /* yarn, linear, dynamic, longrope */
     for (int scaling = MLA_ROPE_LINEAR; scaling <= MLA_ROPE_LONGROPE; scaling++) {
@@ -531,6 +532,11 @@ static void test_weights(void) {
         TENSOR(attn.o.bias, 0);
         TENSOR(attn.kv_b.bias, 0);
         TENSOR(attn.kv_norm.bias, 0);
+        const mla_linear kv_b = l->attn.kv_b;
+        memset(&l->attn.kv_b, 0, sizeof kv_b), l->attn.k_b = tensor(H * R, N), l->attn.v_b = tensor(H * V, R);
+        TENSOR(attn.k_b, 1);
+        TENSOR(attn.v_b, 1);
+        l->attn.kv_b = kv_b;
         if (i == 0) {
             TENSOR(mlp.gate.weight, 1);
             TENSOR(mlp.up.weight, 1);

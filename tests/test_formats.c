@@ -1,8 +1,10 @@
 /* test_formats.c - every format of weights: decoded bit by bit against vectors that another program computed
    (tests/fixtures/formats), by every instruction set; products of every pair of them against sums in double of the
-   decoded weights, with activations in f32 and rounded to int8; in every place of a model; and what is refused.
+   decoded weights, with activations in f32 and rounded to int8; in every place of a model; keys and values that come
+   out of two matrices (k_b, v_b) and not of one, by the reference; and what is refused.
    Run from the repository root. TEST_ALL=1 in the environment runs more combinations. */
 
+#define MLA_REFERENCE
 #define MLA_IMPLEMENTATION
 #include "mla.h"
 #define CHECKPOINT_IMPLEMENTATION
@@ -457,7 +459,7 @@ static void place_mlp(subject *s, const char *const *names, mla_mlp_weights *w, 
     place(s, names[0], &w->gate.weight, inter, D), place(s, names[1], &w->up.weight, inter, D);
     place(s, names[2], &w->down.weight, D, inter);
 }
-static void place_attention(subject *s, test_rng *r, mla_attn_weights *a) {
+static void place_attention(subject *s, test_rng *r, mla_attn_weights *a, int apart) {
     const mla_config *c = &s->c;
     const int D = c->hidden_size, H = c->num_attention_heads, Q = c->q_lora_rank, R = c->kv_lora_rank;
     const int N = c->qk_nope_head_dim, P = c->qk_rope_head_dim, V = c->v_head_dim, Hi = c->index_n_heads;
@@ -469,7 +471,9 @@ static void place_attention(subject *s, test_rng *r, mla_attn_weights *a) {
         place(s, "weights_proj", &a->indexer.weights_proj, Hi, D);
         a->indexer.k_norm.weight = norm_of(r, d), a->indexer.k_norm.bias = norm_of(r, d);
     } else place(s, "q", &a->q.weight, H * (N + P), D);
-    place(s, "kv_a", &a->kv_a.weight, R + P, D), place(s, "kv_b", &a->kv_b.weight, H * (N + V), R);
+    place(s, "kv_a", &a->kv_a.weight, R + P, D);
+    if (apart) place(s, "k_b", &a->k_b, H * R, N), place(s, "v_b", &a->v_b, H * V, R);
+    else place(s, "kv_b", &a->kv_b.weight, H * (N + V), R);
     place(s, "o", &a->o.weight, D, H * V), a->kv_norm.weight = norm_of(r, R);
 }
 
@@ -482,7 +486,7 @@ static void subject_open(subject *s, test_rng *r, int n, int lora) {
     memset(s, 0, sizeof *s);
     c->vocab_size = VOCAB, c->hidden_size = n, c->num_hidden_layers = LAYERS, c->num_nextn_predict_layers = 1;
     c->intermediate_size = n, c->num_attention_heads = 2, c->q_lora_rank = lora ? n : 0, c->kv_lora_rank = n;
-    c->qk_nope_head_dim = 24, c->qk_rope_head_dim = 8, c->v_head_dim = n / 2;
+    c->qk_nope_head_dim = lora ? n : 24, c->qk_rope_head_dim = 8, c->v_head_dim = n / 2;
     if (lora) c->index_topk = 4, c->index_n_heads = 16, c->index_head_dim = 8;
     c->n_routed_experts = EXPERTS, c->zero_expert_num = ZERO, c->num_experts_per_tok = EXPERTS + ZERO;
     c->moe_intermediate_size = n, c->n_shared_experts = 1;
@@ -490,7 +494,7 @@ static void subject_open(subject *s, test_rng *r, int n, int lora) {
     s->w.norm.weight = norm_of(r, n), s->w.layers = s->layers, s->w.mtp = &s->mtp;
     for (int i = 0; i <= LAYERS; i++) {
         mla_layer_weights *l = &s->layers[i];
-        place_attention(s, r, &l->attn);
+        place_attention(s, r, &l->attn, lora && i == 1);
         l->attn_norm.weight = norm_of(r, n), l->ffn_norm.weight = norm_of(r, n);
         if (i != 1) place_mlp(s, mlp, &l->mlp, n);
         if (i != 1) continue;
@@ -715,6 +719,165 @@ static void test_mixed_checkpoint(void) {
     }
 }
 
+/* ---- keys and values apart --------------------------------------------------------------------------------------- */
+
+typedef struct split {
+    int H, N, V, R;
+    mla_config c;
+    mla_weights w;
+    mla_layer_weights l;
+} split;
+
+enum { WIDTH = 48, TURNS = 8, KEYS = 23 };
+
+/* One layer of attention; k_b [H*R, N] and v_b [H*V, R] are the caller's. */
+static void split_open(split *s, test_rng *r) {
+    const int D = WIDTH, P = TURNS;
+    memset(&s->c, 0, sizeof s->c), memset(&s->w, 0, sizeof s->w), memset(&s->l, 0, sizeof s->l);
+    s->c.hidden_size = D, s->c.num_hidden_layers = 1, s->c.num_attention_heads = s->H, s->c.kv_lora_rank = s->R;
+    s->c.qk_nope_head_dim = s->N, s->c.qk_rope_head_dim = P, s->c.v_head_dim = s->V, s->w.layers = &s->l;
+    s->l.attn.q.weight = random_matrix(r, MLA_F32, s->H * (s->N + P), D).t;
+    s->l.attn.kv_a.weight = random_matrix(r, MLA_F32, s->R + P, D).t;
+    s->l.attn.o.weight = random_matrix(r, MLA_F32, D, s->H * s->V).t;
+    s->l.attn.kv_norm.weight = norm_of(r, s->R);
+}
+
+/* The same in one matrix of F32. */
+static mla_tensor together(const split *s, const matrix *k, const matrix *v) {
+    const int H = s->H, N = s->N, V = s->V, R = s->R;
+    float *kv = (float *)hold(4.0 * H * (N + V) * R);
+    for (int h = 0; h < H; h++)
+        for (int i = 0; i < N + V; i++)
+            for (int j = 0; j < R; j++)
+                kv[(h * (N + V) + i) * R + j] =
+                    (float)(i < N ? k->w[(h * R + j) * N + i] : v->w[(h * V + i - N) * R + j]);
+    return mla_view(kv, MLA_F32, H * (N + V), R);
+}
+
+/* y [KEYS, D] by the reference; one: only the last token. */
+static void attention_ref(const split *s, const float *x, double *y, int one) {
+    const int D = WIDTH, W = s->R + TURNS;
+    double *rows = (double *)hold(8.0 * KEYS * W), *xs = (double *)hold(8.0 * KEYS * D), mask[KEYS] = {0};
+    double *p = (double *)hold(8.0 * s->H * KEYS);
+    mla_model *m;
+    if (!CHECK(mla_model_create(&m, &s->c, &s->w, NULL, &error) == MLA_OK, "%s", error.text)) return;
+    for (int i = 0; i < KEYS * D; i++) xs[i] = (double)x[i];
+    for (int t = 0; t < KEYS; t++) mla__row_ref(rows + t * W, m, &s->l.attn, xs + t * D, t);
+    for (int t = one ? KEYS - 1 : 0; t < KEYS; t++)
+        mla__attention_ref(y + t * D, p, NULL, m, &s->l.attn, xs + t * D, rows, NULL, mask, t, t + 1, one);
+    mla_model_destroy(m);
+}
+
+/* A prompt, a token, two tokens: y [KEYS, D]. */
+static void run_split(const split *s, mla_isa isa, mla_attn_path path, mla_activations act, const float *x, float *y,
+                      const char *way) {
+    static const int steps[] = {20, 1, 2};
+    mla_context_desc d;
+    mla_cache_desc kd;
+    mla_model *model = NULL;
+    mla_context *k = NULL;
+    mla_cache *cache = NULL;
+    mla_sequence q;
+    memset(&d, 0, sizeof d), memset(&kd, 0, sizeof kd), memset(&q, 0, sizeof q);
+    d.max_tokens = KEYS, d.threads = 2, d.isa = isa, d.attn = path, d.activations = act, kd.capacity = KEYS;
+    int ok = CHECK(mla_model_create(&model, &s->c, &s->w, NULL, &error) == MLA_OK &&
+                       mla_context_create(&k, model, &d, &error) == MLA_OK &&
+                       mla_cache_create(&cache, model, &kd, &error) == MLA_OK,
+                   "%s: %s", way, error.text);
+    q.cache = cache;
+    for (int i = 0, t = 0; ok && i < 3; t += steps[i++]) {
+        q.n_tokens = steps[i];
+        ok = CHECK(mla_attn_forward(k, 0, y + t * WIDTH, x + t * WIDTH, &q, 1) == MLA_OK, "%s: %s", way,
+                   mla_context_error(k)->text);
+    }
+    mla_cache_destroy(cache), mla_context_destroy(k), mla_model_destroy(model);
+}
+
+static float worst_apart;
+
+static void check_split(split *s, test_rng *r, mla_dtype t) {
+    float x[KEYS * WIDTH], want[KEYS * WIDTH], got[KEYS * WIDTH];
+    double y[KEYS * WIDTH] = {0}, last[KEYS * WIDTH] = {0}, off = 0;
+    char way[128];
+    split_open(s, r);
+    const matrix k = random_matrix(r, t, s->H * s->R, s->N);
+    const matrix v = random_matrix(r, s->R % mla_dtype_block(t) ? MLA_F32 : t, s->H * s->V, s->R);
+    mla_attn_weights *a = &s->l.attn;
+    test_fill(r, x, KEYS * WIDTH, 1);
+    a->k_b = k.t, a->v_b = v.t;
+    attention_ref(s, x, last, 1);
+    a->kv_b.weight = together(s, &k, &v), a->k_b.rows = 1; /* which nobody looks at */
+    attention_ref(s, x, y, 0);
+    for (int i = 0; i < WIDTH; i++) off = fmax(off, fabs(y[(KEYS - 1) * WIDTH + i] - last[(KEYS - 1) * WIDTH + i]));
+    CHECK(off < 1e-5, "%s: the reference differs by %.1e", mla_dtype_name(t), off);
+    for (int i = 0; i < KEYS * WIDTH; i++) want[i] = (float)y[i];
+    for (int apart = 0; apart < 2; apart++) {
+        FOR_ISA(isa) for (int how = 0; how < (apart ? 4 : 2); how++) { /* path, layout */
+            const int mark = bag_n, rounds = isa == MLA_ISA_BF16 || isa == MLA_ISA_AMX;
+            const mla_activations act = rounds && apart ? MLA_ACT_BF16 : how & 2 ? MLA_ACT_INT8 : MLA_ACT_F32;
+            if (apart) a->kv_b.weight.data = NULL;
+            if (apart) a->k_b = how & 2 ? interleaved(&k.t) : k.t, a->v_b = how & 2 ? interleaved(&v.t) : v.t;
+            snprintf(way, sizeof way, "[%d, %d, %d, %d] %s%s%s %s %s", s->H, s->N, s->V, s->R, mla_dtype_name(t),
+                     apart ? " apart" : "", how & 2 ? " interleaved" : "", mla_isa_name(isa),
+                     how & 1 ? "naive" : "absorbed");
+            memset(got, 0, sizeof got);
+            run_split(s, isa, how & 1 ? MLA_ATTN_NAIVE : MLA_ATTN_ABSORBED, act, x, got, way);
+            const float e = test_rel_err(got, want, KEYS * WIDTH);
+            CHECK(e <= 2e-5f, "%s: off by %.1e", way, (double)e);
+            if (!(e <= worst_apart)) worst_apart = e;
+            drop_to(mark);
+        }
+    }
+}
+
+static double bytes_of(const split *s) {
+    mla_model *m;
+    if (!CHECK(mla_model_create(&m, &s->c, &s->w, NULL, &error) == MLA_OK, "%s", error.text)) return 0;
+    const double bytes = mla_model_bytes(m, 1);
+    mla_model_destroy(m);
+    return bytes;
+}
+
+static void split_refused(const split *s, const char *text) {
+    mla_model *model = NULL;
+    const mla_result rc = mla_model_create(&model, &s->c, &s->w, NULL, &error);
+    CHECK(rc == MLA_ERR_WEIGHTS && strstr(error.text, text), "%s, not a refusal that says %s: %s", mla_result_name(rc),
+          text, error.text);
+    mla_model_destroy(model);
+}
+
+static void test_split(void) {
+    static split shapes[] = {{.H = 2, .N = 32, .V = 24, .R = 40},
+                             {.H = 3, .N = 21, .V = 17, .R = 35},
+                             {.H = 4, .N = 64, .V = 12, .R = 64},
+                             {.H = 2, .N = 256, .V = 24, .R = 256},
+                             {.H = 1, .N = 128, .V = 128, .R = 512}};
+    test_rng r = {70};
+    FOR_DTYPE(t) for (size_t i = 0; i < sizeof shapes / sizeof *shapes; i++) {
+        const int block = mla_dtype_block(t);
+        if (shapes[i].N % block == 0 && (block < 256 || shapes[i].R == 256)) check_split(&shapes[i], &r, t);
+        drop_to(0);
+    }
+    split *s = &shapes[0];
+    mla_attn_weights *a = &s->l.attn;
+    split_open(s, &r);
+    split_refused(s, "attn.kv_b.weight: missing, expected [112, 40]");
+    const matrix k = random_matrix(&r, MLA_F32, 80, 32), v = random_matrix(&r, MLA_F32, 48, 40);
+    a->k_b = k.t, split_refused(s, "attn.v_b: missing, expected [48, 40]");
+    a->v_b = a->k_b, split_refused(s, "attn.v_b: [80, 32], expected [48, 40]");
+    a->v_b = v.t, a->k_b.data = NULL, split_refused(s, "attn.k_b: missing, expected [80, 32]");
+    a->k_b = mla_view(k.t.data, MLA_F32, 64, 40), split_refused(s, "attn.k_b: [64, 40], expected [80, 32]");
+    a->k_b = k.t, a->k_b.dtype = MLA_Q4_K, split_refused(s, "attn.k_b: rows of 32, q4_k needs a multiple of 256");
+    a->k_b = k.t;
+    const double apart = bytes_of(s);
+    a->kv_b.weight = together(s, &k, &v);
+    const double all_three = bytes_of(s);
+    a->k_b.data = a->v_b.data = NULL;
+    const double one = bytes_of(s);
+    CHECK(fabs(apart - one) < 1 && fabs(all_three - one) < 1, "bytes: %.0f, %.0f, %.0f", apart, all_three, one);
+    drop_to(0);
+}
+
 /* ---- what is refused --------------------------------------------------------------------------------------------- */
 
 static void refused(const subject *s, const char *name, const char *number) {
@@ -780,6 +943,9 @@ int main(void) {
     test_attention_pairs();
     test_mixed_checkpoint();
     printf("products: %.2f of their bounds\n", worst);
+    SECTION("keys and values apart");
+    test_split();
+    printf("attention: off by %.1e\n", (double)worst_apart);
     SECTION("places");
     test_places();
     printf("models: off by %.1e with f32 activations, %.1e with int8\n", (double)worst_f32, (double)worst_int8);

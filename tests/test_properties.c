@@ -463,7 +463,7 @@ static mat ref_attention(const mla_model *m, const mla_attn_weights *w, const ma
             int keys = 0;
             for (int u = 0; u < T; u++)
                 mask[u] = opt->mask ? opt->mask[(ptrdiff_t)t * T + u] : u > t ? -(double)INFINITY : 0;
-            mla__head_ref(o.v + row * V, p, m, &w->kv_b, h, qv, rows.v, mask, T, T > 200);
+            mla__head_ref(o.v + row * V, p, m, w, h, qv, rows.v, mask, T, T > 200);
             for (int u = 0; u < T; u++) { /* the error of a score */
                 double dot = 0, e = 0, size = 0;
                 p_e[u] = 0;
