@@ -1204,10 +1204,18 @@ static const unsigned char *mla__block_at(const mla_tensor *w, int row, int col,
 MLA__INLINE int mla__scaled(const mla_tensor *w) { return (w->dtype == MLA_E4M3 || w->dtype == MLA_I8) && w->scale; }
 MLA__INLINE int mla__scale_rows(const mla_tensor *w) { return w->scale_rows > 0 ? w->scale_rows : MLA__SCALE_BLOCK; }
 MLA__INLINE int mla__scale_cols(const mla_tensor *w) { return w->scale_cols > 0 ? w->scale_cols : MLA__SCALE_BLOCK; }
-/* The scale of W[row, col]; W = code * scale. */
-MLA__INLINE float mla__scale(const mla_tensor *w, int row, int col) {
+/* Where the scale of W[row, col] stands among all; W = code * scale. */
+MLA__INLINE mla__sz mla__scale_index(const mla_tensor *w, int row, int col) {
     const mla__sz step = mla__scale_cols(w), per_row = (w->cols + step - 1) / step;
-    return mla__get(w->scale_dtype, w->scale, row / mla__scale_rows(w) * per_row + col / step);
+    return row / mla__scale_rows(w) * per_row + col / step;
+}
+MLA__INLINE float mla__scale_at(const mla_tensor *w, mla__sz i) {
+    return w->scale_dtype == MLA_F32    ? mla__get(MLA_F32, w->scale, i)
+           : w->scale_dtype == MLA_BF16 ? mla__get(MLA_BF16, w->scale, i)
+                                        : mla__get(MLA_UE8M0, w->scale, i);
+}
+MLA__INLINE float mla__scale(const mla_tensor *w, int row, int col) {
+    return mla__scale_at(w, mla__scale_index(w, row, col));
 }
 /* W[row, col] */
 float mla_weight(const mla_tensor *w, int row, int col) {
@@ -1834,6 +1842,23 @@ static void mla__quantize_scalar(mla__act *y, const float *x, mla__sz n) {
     }
 }
 
+/* The codes of a block, a run of bytes at a time. */
+static void mla__codes_scalar(const mla__format *f, const unsigned char *b, int8_t *q) {
+    unsigned char u[256] = {0};
+    for (int plane = 0; plane < (f->high.bits ? 2 : 1); plane++) {
+        const mla__plane p = plane ? f->high : f->low;
+        const int per = 8 / p.bits, mask = (1 << p.bits) - 1, up = plane ? f->low.bits : 0;
+        for (int i = 0; i < f->block; i += p.run) {
+            const unsigned char *from = b + p.at + i / (p.run * per) * p.run;
+            const int shift = i / p.run % per * p.bits;
+            for (int j = 0; j < p.run; j++) u[i + j] = (unsigned char)(u[i + j] | (from[j] >> shift & mask) << up);
+        }
+    }
+    for (int i = 0; i < f->block; i++)
+        q[i] = f->code >= MLA__CODE_NL ? mla__lists[f->code - MLA__CODE_NL][u[i]]
+                                       : (int8_t)(f->code == MLA__CODE_INT8 ? (u[i] ^ 128) - 128 : u[i] - f->offset);
+}
+
 /* One block of a row times a token's activations from `a` on. */
 static float mla__block_dot(const mla__format *f, const int8_t *q, const float *d, const float *min,
                             const mla__act *a) {
@@ -1857,7 +1882,7 @@ static void mla__idot_scalar(const mla__product *p) {
             const unsigned char *b = mla__block_at(p->w, p->row0 + n, k, own);
             int8_t q[256];
             float d[16], min[16];
-            for (int i = 0; i < f->block; i++) q[i] = (int8_t)mla__code_of(f, b, i);
+            mla__codes_scalar(f, b, q);
             for (int j = 0; j < groups; j++) d[j] = mla__group_scale(f, b, j, &min[j]);
             for (int t = 0; t < p->in.T; t++) {
                 float *y = p->y + t * p->ldy + (n - p->n0);
@@ -1870,12 +1895,15 @@ static void mla__idot_scalar(const mla__product *p) {
 static void mla__unpack_scalar(mla_dtype t, float *y, const void *x, mla__sz n) {
     const mla__format *f = &mla__formats[t];
     const unsigned char *b = (const unsigned char *)x;
-    for (; n > 0; n -= f->block, b += f->bytes, y += f->block)
+    int8_t q[256];
+    for (; n > 0; n -= f->block, b += f->bytes, y += f->block) {
+        mla__codes_scalar(f, b, q);
         for (int j = 0; j < f->block / f->group; j++) {
             float min;
             const float d = mla__group_scale(f, b, j, &min);
-            for (int i = j * f->group; i < (j + 1) * f->group; i++) y[i] = d * (float)mla__code_of(f, b, i) - min;
+            for (int i = j * f->group; i < (j + 1) * f->group; i++) y[i] = d * (float)q[i] - min;
         }
+    }
 }
 #define MLA__ROWS(D, d)                                                                                                \
     static void mla__unpack_##d##_scalar(float *y, const void *x, mla__sz n) { mla__unpack_scalar(D, y, x, n); }
@@ -2430,12 +2458,12 @@ MLA__AVX2 void mla__ipack16_avx2(const mla_dtype t, mla__ipanel *panel, const ml
         }
 }
 
-/* What a tile must know of a format: are codes signed, and has a group one scale or two? */
-typedef enum mla__shape { MLA__SIGNED, MLA__SIGNED_16, MLA__UNSIGNED, MLA__UNSIGNED_16 } mla__shape;
+/* What a tile must know of a format: are codes signed, has a group one scale or two, are there four bits or five? */
+typedef enum mla__shape { MLA__SIGNED, MLA__SIGNED_16, MLA__UNSIGNED, MLA__UNSIGNED_16, MLA__UNSIGNED_5 } mla__shape;
 MLA__INLINE mla__shape mla__shape_of(mla_dtype t) {
     const mla__format *f = &mla__formats[t];
     if (f->code != MLA__CODE_UINT) return f->group < MLA_GROUP ? MLA__SIGNED_16 : MLA__SIGNED;
-    return f->group < MLA_GROUP ? MLA__UNSIGNED_16 : MLA__UNSIGNED;
+    return f->group < MLA_GROUP ? MLA__UNSIGNED_16 : f->high.bits ? MLA__UNSIGNED_5 : MLA__UNSIGNED;
 }
 MLA__INLINE int mla__is_signed(mla__shape s) { return s <= MLA__SIGNED_16; }
 MLA__INLINE int mla__halves(mla__shape s) { return s == MLA__SIGNED_16 || s == MLA__UNSIGNED_16 ? 2 : 1; }
@@ -2443,7 +2471,7 @@ MLA__INLINE int mla__halves(mla__shape s) { return s == MLA__SIGNED_16 || s == M
 /* y [M, 16] (+)= gn groups of M tokens and a panel. */
 MLA__AVX2 void mla__itile_avx2(const mla__shape shape, const int M, float *y, mla__sz ldy, const mla__act *const *x,
                                const mla__ipanel *panel, int gn, int add) {
-    const int halves = mla__halves(shape), fold = mla__is_signed(shape) ? 1 : 4;
+    const int halves = mla__halves(shape), fold = mla__is_signed(shape) ? 1 : shape == MLA__UNSIGNED ? 8 : 4;
     const __m256i ones = _mm256_set1_epi16(1);
     __m256 acc[MLA__IMR][2];
     MLA__UNROLL
@@ -2564,11 +2592,16 @@ typedef void (*mla__itile)(int m, float *y, mla__sz ldy, const mla__act *const *
     MLA__TILE(MLA__SIGNED, signed, isa, most, target)                                                                  \
     MLA__TILE(MLA__SIGNED_16, signed_16, isa, most, target)                                                            \
     MLA__TILE(MLA__UNSIGNED, unsigned, isa, most, target)                                                              \
-    MLA__TILE(MLA__UNSIGNED_16, unsigned_16, isa, most, target)                                                        \
-    static const mla__itile mla__itiles##isa[] = {mla__itile_signed##isa, mla__itile_signed_16##isa,                   \
-                                                  mla__itile_unsigned##isa, mla__itile_unsigned_16##isa};
+    MLA__TILE(MLA__UNSIGNED_16, unsigned_16, isa, most, target)
 MLA__TILES(_avx2, MLA__IMR, MLA__TARGET_AVX2)
 MLA__TILES(_vnni, MLA__IMR_VNNI, MLA__TARGET_VNNI)
+MLA__TILE(MLA__UNSIGNED_5, unsigned_5, _avx2, MLA__IMR, MLA__TARGET_AVX2)
+static const mla__itile mla__itiles_avx2[] = {mla__itile_signed_avx2, mla__itile_signed_16_avx2,
+                                              mla__itile_unsigned_avx2, mla__itile_unsigned_16_avx2,
+                                              mla__itile_unsigned_5_avx2};
+static const mla__itile mla__itiles_vnni[] = {mla__itile_signed_vnni, mla__itile_signed_16_vnni,
+                                              mla__itile_unsigned_vnni, mla__itile_unsigned_16_vnni,
+                                              mla__itile_unsigned_vnni};
 #undef MLA__TILE
 #undef MLA__TILES
 
@@ -2708,11 +2741,12 @@ MLA__INLINE MLA__TARGET_VBMI void mla__fp8_row(const int T, float *y, mla__sz ld
                                                const mla_tensor *w, int row, const __m512i *table) {
     const int K = w->cols, step = mla__scaled(w) ? mla__scale_cols(w) : K;
     const unsigned char *from = (const unsigned char *)w->data + row * (mla__sz)K;
+    mla__sz at = mla__scaled(w) ? mla__scale_index(w, row, 0) : 0;
     __m512 acc[MLA__FEW];
     MLA__UNROLL
     for (int i = 0; i < T; i++) acc[i] = _mm512_setzero_ps();
     for (int kb = 0; kb < K; kb += step) {
-        const float scale = mla__scaled(w) ? mla__scale(w, row, kb) : 1.0f;
+        const float scale = mla__scaled(w) ? mla__scale_at(w, at++) : 1.0f;
         const int end = K - kb < step ? K : kb + step;
         int k = kb;
         __m512 sum[MLA__FEW][2];
@@ -3345,7 +3379,8 @@ MLA__FN void MLA__F(transpose_rows)(float *panel, const float *rows, int ld, int
 /* Many tokens: weights are packed a panel at a time and meet MC tokens before they leave the caches. */
 MLA__IN void MLA__F(gemm)(const mla_dtype t, const mla__product *p) {
     const mla_tensor *w = p->w;
-    const int T = p->in.T, bytes = mla__formats[w->dtype].bytes, block = mla__formats[w->dtype].block;
+    const mla_dtype as = mla__blocked(t) ? w->dtype : t; /* a constant unless they are widened */
+    const int T = p->in.T, bytes = mla__formats[as].bytes, block = mla__formats[as].block;
     for (int t0 = 0; t0 < T; t0 += MLA__MC) {
         const int t1 = T - t0 < MLA__MC ? T : t0 + MLA__MC;
         /* of many tokens the sums leave the caches, too: fewer passes */
@@ -3384,6 +3419,8 @@ MLA__IN void MLA__F(dot_row)(const mla_dtype t, const int TB, const mla__product
     const mla_dtype as = mla__blocked(t) ? MLA_F32 : t;
     const int coded = t == MLA_E4M3, scaled = coded && mla__scaled(w), U = CHAINS / TB, K = w->cols;
     const int step = mla__blocked(t) ? MLA__SPAN : scaled ? mla__scale_cols(w) : K;
+    const int fetch = as == t ? p->fetch : 0;
+    mla__sz scales = scaled ? mla__scale_index(w, row, 0) : 0;
     float own[MLA__SPAN], tail[MLA__FEW];
     MLA__V acc[CHAINS], top = MLA__F(zero)();
     MLA__UNROLL
@@ -3393,13 +3430,13 @@ MLA__IN void MLA__F(dot_row)(const mla_dtype t, const int TB, const mla__product
     for (int kb = 0; kb < K; kb += step) {
         const int n = K - kb < step ? K - kb : step;
         const char *from = (const char *)MLA__F(part)(mla__blocked(t), p, row, kb, n, own);
-        const float scale = scaled ? mla__scale(w, row, kb) : 1.0f;
+        const float scale = scaled ? mla__scale_at(w, scales++) : 1.0f;
         const int wide = t != MLA_E4M3 || scale < 1e36f; /* 256 times the scale is finite */
         const MLA__V sv = MLA__F(set1)(t == MLA_E4M3 ? scale * 256 : scale), sv1 = MLA__F(set1)(scale);
         int k = 0;
         for (; wide && k + U * MLA__VL <= n; k += U * MLA__VL) {
-            const mla__sz bytes = p->fetch && as == t ? mla__bytes(as, U * MLA__VL) : 0;
-            for (mla__sz i = 0; i < bytes; i += 64) MLA__PREFETCH_L2(from + mla__bytes(as, k) + p->fetch + i);
+            for (mla__sz i = 0; fetch && i < mla__bytes(as, U * MLA__VL); i += 64)
+                MLA__PREFETCH_L2(from + mla__bytes(as, k) + fetch + i);
             MLA__UNROLL
             for (int u = 0; u < U; u += 4) {
                 MLA__V v[4];
