@@ -1101,17 +1101,12 @@ MLA__INLINE int mla__has_min(const mla__format *f) {
                                          f->scaling == MLA__SCALING_Q2);
 }
 
-/* Where byte `at` of a block lies. Interleaved, sixteen rows' blocks have their heads side by side in halves (or a
-   byte), then words of four bytes side by side, and at the end what is left of halves. */
-MLA__INLINE int mla__unit(const mla__format *f, int at, int *begin) {
+/* Interleaved, sixteen rows' blocks have their heads side by side in halves (or a byte), then words of four bytes side
+   by side, and at the end what is left in halves: the unit from byte `at` of a row's block on is 16 * at + unit * row.
+ */
+MLA__INLINE int mla__unit(const mla__format *f, int at) {
     const int words = (f->bytes - f->head) / 4 * 4;
-    *begin = at < f->head ? 0 : at < f->head + words ? f->head : f->head + words;
     return at >= f->head && at < f->head + words ? 4 : f->head == 1 ? 1 : 2;
-}
-static int mla__interleaved(const mla__format *f, int row, int at) {
-    int begin;
-    const int unit = mla__unit(f, at, &begin), part = (at - begin) % unit;
-    return 16 * (at - part) + unit * row + part;
 }
 
 MLA__INLINE int mla__bits_of(const mla__plane *p, const unsigned char *b, int i) {
@@ -1193,9 +1188,10 @@ static const unsigned char *mla__block_at(const mla_tensor *w, int row, int col,
     const unsigned char *b = (const unsigned char *)w->data;
     if (w->layout == MLA_LAYOUT_ROWS) return b + (row * blocks + at) * f->bytes;
     b += (row / 16 * blocks + at) * 16 * f->bytes;
-    for (int i = 0, begin, unit; i < f->bytes; i += unit) {
-        unit = mla__unit(f, i, &begin);
-        memcpy(own + i, b + mla__interleaved(f, row % 16, i), (size_t)unit);
+    for (int i = 0, unit; i < f->bytes; i += unit) {
+        unit = mla__unit(f, i);
+        if (unit == 4) memcpy(own + i, b + 16 * i + 4 * (row % 16), 4);
+        else memcpy(own + i, b + 16 * i + unit * (row % 16), (size_t)unit);
     }
     return own;
 }
@@ -4107,9 +4103,9 @@ mla_result mla_repack(void *out, const mla_tensor *w, mla_error *err) {
     unsigned char *to = (unsigned char *)out;
     for (int row = 0; row < w->rows; row += 16)
         for (mla__sz j = 0; j < blocks; j++, to += 16 * f->bytes)
-            for (int i = 0, begin, unit; i < f->bytes; i += unit) {
+            for (int i = 0, unit; i < f->bytes; i += unit) {
                 const unsigned char *from = (const unsigned char *)w->data + (row * blocks + j) * f->bytes + i;
-                unit = mla__unit(f, i, &begin);
+                unit = mla__unit(f, i);
                 for (int r = 0; r < 16; r++) memcpy(to + 16 * i + unit * r, from + r * blocks * f->bytes, (size_t)unit);
             }
     return MLA_OK;
