@@ -2325,72 +2325,70 @@ MLA__AVX2 void mla__idot_row_avx2(const mla_dtype t, const int TB, int fetch, fl
     for (int i = 0; i < TB; i++)
         y[i * ldy] = mla__sum_avx2(_mm256_add_ps(acc[i][0], acc[i][1])) - times * _mm256_cvtss_f32(low[i]);
 }
-/* Up to FEW tokens and 16 rows interleaved: the rows are the lanes, so that nothing is shuffled. Sums of products stay
+/* One token and 16 rows interleaved: the rows are the lanes, so that nothing is shuffled. Sums of products stay
    in 16 bits as long as they fit: 8 * 2 * 15 * 127 = 30480, and of five bits 4 * 2 * 31 * 127 = 31496. */
-MLA__AVX2 void mla__idot_strip_avx2(const mla_dtype t, const int TB, float *y, mla__sz ldy, const mla__act *const *x,
-                                    const unsigned char *b, int groups) {
+MLA__AVX2 void mla__idot_strip_avx2(const mla_dtype t, float *y, const mla__act *x, const unsigned char *b,
+                                    int groups) {
     const mla__format *f = &mla__formats[t];
     const int each = f->block / MLA_GROUP, halves = MLA_GROUP / f->group, is_signed = f->code != MLA__CODE_UINT;
     const int fold = is_signed ? 1 : f->high.bits ? 4 : 8;
     const __m256i ones = _mm256_set1_epi16(1);
-    __m256 acc[MLA__FEW][2];
-    MLA__UNROLL
-    for (int i = 0; i < TB; i++) acc[i][0] = acc[i][1] = _mm256_setzero_ps();
+    __m256 acc[2] = {_mm256_setzero_ps(), _mm256_setzero_ps()};
     for (int g = 0; g < groups; g++) {
         const int u = g % each; /* group of the block */
+        const __m256 xd = _mm256_set1_ps(x[g].d), sum = _mm256_set1_ps(x[g].sum);
         MLA__UNROLL
         for (int h = 0; h < 2; h++) {
             MLA__UNROLL
             for (int part = 0; part < halves; part++) {
                 __m256 min = _mm256_setzero_ps();
                 const __m256 d = mla__scales16_avx2(t, b, u * halves + part, h, &min);
-                __m256i s[MLA__FEW], few[MLA__FEW];
+                __m256i s = _mm256_setzero_si256(), few = s;
                 MLA__UNROLL
-                for (int i = 0; i < TB; i++) s[i] = few[i] = _mm256_setzero_si256();
-                MLA__UNROLL
-                for (int k = 8 / halves * part; k < 8 / halves * (part + 1); k++) {
+                for (int j = 0; j < 8 / halves; j++) {
+                    const int k = 8 / halves * part + j;
                     const __m256i w = mla__codes16_avx2(t, b, 32 * u + 4 * k, h);
-                    MLA__UNROLL
-                    for (int i = 0; i < TB; i++) {
-                        int four;
-                        memcpy(&four, x[i][g].q + 4 * k, 4);
-                        const __m256i p = mla__pairs_avx2(is_signed, w, _mm256_set1_epi32(four));
-                        few[i] = k % fold ? _mm256_add_epi16(few[i], p) : p;
-                        if (k % fold == fold - 1) s[i] = _mm256_add_epi32(s[i], _mm256_madd_epi16(few[i], ones));
-                    }
+                    int four;
+                    memcpy(&four, x[g].q + 4 * k, 4);
+                    const __m256i p = mla__pairs_avx2(is_signed, w, _mm256_set1_epi32(four));
+                    few = k % fold ? _mm256_add_epi16(few, p) : p;
+                    if (k % fold == fold - 1) s = _mm256_add_epi32(s, _mm256_madd_epi16(few, ones));
                 }
-                MLA__UNROLL
-                for (int i = 0; i < TB; i++) {
-                    const mla__act *a = x[i] + g;
-                    const __m256 p = _mm256_cvtepi32_ps(s[i]), xd = _mm256_set1_ps(a->d);
-                    if (f->offset && !is_signed) {
-                        const __m256 low = _mm256_set1_ps((float)f->offset * a->sum);
-                        acc[i][h] = _mm256_fmadd_ps(_mm256_fmsub_ps(p, xd, low), d, acc[i][h]);
-                        continue;
-                    }
-                    acc[i][h] = _mm256_fmadd_ps(_mm256_mul_ps(p, xd), d, acc[i][h]);
-                    if (mla__has_min(f)) acc[i][h] = _mm256_fnmadd_ps(min, _mm256_set1_ps(a->sum), acc[i][h]);
+                const __m256 p = _mm256_cvtepi32_ps(s);
+                if (f->offset && !is_signed) {
+                    const __m256 low = _mm256_mul_ps(_mm256_set1_ps((float)f->offset), sum);
+                    acc[h] = _mm256_fmadd_ps(_mm256_fmsub_ps(p, xd, low), d, acc[h]);
+                    continue;
                 }
+                acc[h] = _mm256_fmadd_ps(_mm256_mul_ps(p, xd), d, acc[h]);
+                if (mla__has_min(f)) acc[h] = _mm256_fnmadd_ps(min, sum, acc[h]);
             }
         }
         if (u == each - 1) b += 16 * f->bytes;
     }
-    MLA__UNROLL
-    for (int i = 0; i < TB; i++) _mm256_storeu_ps(y + i * ldy, acc[i][0]), _mm256_storeu_ps(y + i * ldy + 8, acc[i][1]);
+    _mm256_storeu_ps(y, acc[0]), _mm256_storeu_ps(y + 8, acc[1]);
 }
-MLA__AVX2 void mla__idot_avx2(const mla_dtype t, const int x16, const mla__product *p) {
-    const int groups = p->w->cols / MLA_GROUP, T = p->in.T, rows = x16 ? 16 : 1;
+MLA__AVX2 void mla__idot_avx2(const mla_dtype t, const mla__product *p) {
+    const int groups = p->w->cols / MLA_GROUP;
     const mla__sz row = mla__bytes(t, p->w->cols);
     const unsigned char *b = (const unsigned char *)p->w->data + (p->row0 + p->n0) * row;
     const mla__act *x[MLA__FEW];
     float *y = p->y;
-    for (int i = 0; i < T; i++) x[i] = mla__act_of(&p->in, i);
-    for (int n = p->n0; n < p->n1; n += rows, b += rows * row, y += rows) {
-        if (x16 && T == 1) mla__idot_strip_avx2(t, 1, y, p->ldy, x, b, groups);
-        else if (x16) mla__idot_strip_avx2(t, 2, y, p->ldy, x, b, groups);
-        else if (T == 1) mla__idot_row_avx2(t, 1, p->fetch, y, p->ldy, x, b, groups);
-        else mla__idot_row_avx2(t, 2, p->fetch, y, p->ldy, x, b, groups);
-    }
+    for (int i = 0; i < p->in.T; i++) x[i] = mla__act_of(&p->in, i);
+    if (p->in.T == 1)
+        for (int n = p->n0; n < p->n1; n++, b += row) mla__idot_row_avx2(t, 1, p->fetch, y++, p->ldy, x, b, groups);
+    else
+        for (int n = p->n0; n < p->n1; n++, b += row) mla__idot_row_avx2(t, 2, p->fetch, y++, p->ldy, x, b, groups);
+}
+
+typedef void (*mla__strip)(float *y, const mla__act *x, const unsigned char *b, int groups);
+/* A strip stays in the caches for the second of two tokens. */
+static void mla__strips(mla__strip strip, const mla__product *p) {
+    const mla__sz bytes = 16 * mla__bytes(p->w->dtype, p->w->cols);
+    const unsigned char *b = (const unsigned char *)p->w->data + (p->row0 + p->n0) / 16 * bytes;
+    for (int n = p->n0; n < p->n1; n += 16, b += bytes)
+        for (int i = 0; i < p->in.T; i++)
+            strip(p->y + i * p->ldy + (n - p->n0), mla__act_of(&p->in, i), b, p->w->cols / MLA_GROUP);
 }
 
 /* A packed group of 16 rows: four columns of each row side by side. Of groups with one scale d[0] and min[0] are used.
@@ -2570,6 +2568,97 @@ MLA__VNNI void mla__itile_vnni(const mla__shape shape, const int M, float *y, ml
     for (int i = 0; i < M; i++) _mm512_storeu_ps(y + i * ldy, acc[i]);
 }
 
+/* The strip of AVX2 with all sixteen rows in a register. */
+MLA__VNNI __m512i mla__plane16_vnni(const mla__plane *p, const unsigned char *b, int i) {
+    const int per = 8 / p->bits, at = p->run == 1 ? p->at : p->at + i / (p->run * per) * p->run + i % p->run;
+    const __m512i x = _mm512_loadu_si512(b + 16 * at);
+    if (p->run == 1) {
+        const __m512i four = _mm512_and_si512(_mm512_srl_epi32(x, _mm_cvtsi32_si128(i)), _mm512_set1_epi32(15));
+        return _mm512_and_si512(_mm512_mullo_epi32(four, _mm512_set1_epi32(0x00204081)), _mm512_set1_epi8(1));
+    }
+    if (p->bits == 8) return x;
+    return _mm512_and_si512(_mm512_srl_epi16(x, _mm_cvtsi32_si128(i / p->run % per * p->bits)),
+                            _mm512_set1_epi8((char)((1 << p->bits) - 1)));
+}
+MLA__VNNI __m512i mla__codes16_vnni(const mla_dtype t, const unsigned char *b, int i) {
+    const mla__format *f = &mla__formats[t];
+    __m512i u = mla__plane16_vnni(&f->low, b, i);
+    if (f->high.bits)
+        u = _mm512_or_si512(u, _mm512_slli_epi16(mla__plane16_vnni(&f->high, b, i), (unsigned)f->low.bits));
+    if (f->code == MLA__CODE_SHIFTED) return _mm512_sub_epi8(u, _mm512_set1_epi8((char)f->offset));
+    if (f->code < MLA__CODE_NL) return u;
+    const void *list = mla__lists[f->code - MLA__CODE_NL];
+    return _mm512_shuffle_epi8(_mm512_broadcast_i32x4(_mm_loadu_si128((const __m128i *)list)), u);
+}
+/* As mla__scales16_avx2, of all rows. */
+MLA__VNNI __m512 mla__scales16_vnni(const mla_dtype t, const unsigned char *b, int j, __m512 *min) {
+    const __m512i low6 = _mm512_set1_epi32(63), low4 = _mm512_set1_epi32(15), high2 = _mm512_set1_epi32(48);
+    const __m128i by8 = _mm_cvtsi32_si128(8 * (j % 4));
+    switch (mla__formats[t].scaling) {
+    case MLA__SCALING_K: {
+        const __m512i s = _mm512_srl_epi32(_mm512_loadu_si512(b + 64), by8);
+        const __m512i m = _mm512_srl_epi32(_mm512_loadu_si512(b + 128), by8);
+        __m512i ds = _mm512_and_si512(s, low6), ms = _mm512_and_si512(m, low6);
+        if (j >= 4) {
+            const __m512i x = _mm512_srl_epi32(_mm512_loadu_si512(b + 192), by8);
+            ds = _mm512_or_si512(_mm512_and_si512(x, low4), _mm512_and_si512(_mm512_srli_epi32(s, 2), high2));
+            ms = _mm512_and_si512(_mm512_srli_epi32(x, 4), low4);
+            ms = _mm512_or_si512(ms, _mm512_and_si512(_mm512_srli_epi32(m, 2), high2));
+        }
+        *min = _mm512_mul_ps(_mm512_cvtph_ps(mla__words_avx2(b + 32)), _mm512_cvtepi32_ps(ms));
+        return _mm512_mul_ps(_mm512_cvtph_ps(mla__words_avx2(b)), _mm512_cvtepi32_ps(ds));
+    }
+    case MLA__SCALING_Q6: {
+        const __m512i x = _mm512_loadu_si512(b + 16 * 192 + j / 4 * 64);
+        const __m512i s = _mm512_srai_epi32(_mm512_sll_epi32(x, _mm_cvtsi32_si128(24 - 8 * (j % 4))), 24);
+        return _mm512_mul_ps(_mm512_cvtph_ps(mla__words_avx2(b + 16 * 208)), _mm512_cvtepi32_ps(s));
+    }
+    default: {
+        __m256 m[2] = {_mm256_setzero_ps(), _mm256_setzero_ps()};
+        const __m256 d0 = mla__scales16_avx2(t, b, j, 0, &m[0]), d1 = mla__scales16_avx2(t, b, j, 1, &m[1]);
+        *min = _mm512_insertf32x8(_mm512_castps256_ps512(m[0]), m[1], 1);
+        return _mm512_insertf32x8(_mm512_castps256_ps512(d0), d1, 1);
+    }
+    }
+}
+MLA__VNNI void mla__idot_strip_vnni(const mla_dtype t, float *y, const mla__act *x, const unsigned char *b,
+                                    int groups) {
+    const mla__format *f = &mla__formats[t];
+    const int each = f->block / MLA_GROUP, halves = MLA_GROUP / f->group, is_signed = f->code != MLA__CODE_UINT;
+    const __m512i offset = _mm512_set1_epi8(-128);
+    __m512 acc = _mm512_setzero_ps();
+    for (int g = 0; g < groups; g++) {
+        const int u = g % each;
+        const __m512 xd = _mm512_set1_ps(x[g].d), sum = _mm512_set1_ps(x[g].sum);
+        MLA__UNROLL
+        for (int part = 0; part < halves; part++) {
+            __m512 min = _mm512_setzero_ps();
+            const __m512 d = mla__scales16_vnni(t, b, u * halves + part, &min);
+            __m512i s = _mm512_setzero_si512(), low = s;
+            MLA__UNROLL
+            for (int j = 0; j < 8 / halves; j++) {
+                const int k = 8 / halves * part + j;
+                const __m512i w = mla__codes16_vnni(t, b, 32 * u + 4 * k);
+                int four;
+                memcpy(&four, x[g].q + 4 * k, 4);
+                if (is_signed) low = _mm512_dpbusd_epi32(low, offset, w);
+                if (is_signed) s = _mm512_dpbusd_epi32(s, _mm512_set1_epi32(four ^ (int)0x80808080), w);
+                else s = _mm512_dpbusd_epi32(s, w, _mm512_set1_epi32(four));
+            }
+            const __m512 p = _mm512_cvtepi32_ps(is_signed ? _mm512_sub_epi32(s, low) : s);
+            if (f->offset && !is_signed) {
+                const __m512 less = _mm512_mul_ps(_mm512_set1_ps((float)f->offset), sum);
+                acc = _mm512_fmadd_ps(_mm512_fmsub_ps(p, xd, less), d, acc);
+                continue;
+            }
+            acc = _mm512_fmadd_ps(_mm512_mul_ps(p, xd), d, acc);
+            if (mla__has_min(f)) acc = _mm512_fnmadd_ps(min, sum, acc);
+        }
+        if (u == each - 1) b += 16 * f->bytes;
+    }
+    _mm512_storeu_ps(y, acc);
+}
+
 typedef void (*mla__itile)(int m, float *y, mla__sz ldy, const mla__act *const *x, const mla__ipanel *panel, int gn,
                            int add);
 #define MLA__TILE(shape, name, isa, most, target)                                                                      \
@@ -2611,7 +2700,7 @@ typedef struct mla__iformat {
                                                        int gn) {                                                       \
         mla__ipack_avx2(D, to, w, row, nb, g0, gn);                                                                    \
     }                                                                                                                  \
-    static MLA__TARGET_AVX2 void mla__idot_##d##_avx2(const mla__product *p) { mla__idot_avx2(D, 0, p); }              \
+    static MLA__TARGET_AVX2 void mla__idot_##d##_avx2(const mla__product *p) { mla__idot_avx2(D, p); }                 \
     static MLA__TARGET_AVX2 void mla__unpack_##d##_avx2(float *y, const void *x, mla__sz n) {                          \
         mla__unpack_avx2(D, y, x, n);                                                                                  \
     }
@@ -2621,7 +2710,14 @@ typedef struct mla__iformat {
         (void)nb;                                                                                                      \
         mla__ipack16_avx2(D, to, w, row, g0, gn);                                                                      \
     }                                                                                                                  \
-    static MLA__TARGET_AVX2 void mla__idot_##d##x16_avx2(const mla__product *p) { mla__idot_avx2(D, 1, p); }
+    static MLA__TARGET_AVX2 void mla__strip_##d##_avx2(float *y, const mla__act *x, const unsigned char *b, int n) {   \
+        mla__idot_strip_avx2(D, y, x, b, n);                                                                           \
+    }                                                                                                                  \
+    static void mla__idot_##d##x16_avx2(const mla__product *p) { mla__strips(mla__strip_##d##_avx2, p); }              \
+    static MLA__TARGET_VNNI void mla__strip_##d##_vnni(float *y, const mla__act *x, const unsigned char *b, int n) {   \
+        mla__idot_strip_vnni(D, y, x, b, n);                                                                           \
+    }                                                                                                                  \
+    static void mla__idot_##d##x16_vnni(const mla__product *p) { mla__strips(mla__strip_##d##_vnni, p); }
 #define MLA__BOTH(D, d) MLA__ROWS(D, d) MLA__STRIPS(D, d)
 MLA__FORMATS(MLA__BOTH, MLA__ROWS)
 #undef MLA__ROWS
@@ -2668,6 +2764,13 @@ static void mla__igemm_avx2(const mla__product *p) {
 }
 static void mla__igemm_vnni(const mla__product *p) {
     mla__igemm_x86(mla__itiles_vnni[mla__shape_of(p->w->dtype)], MLA__IMR_VNNI, p);
+}
+static void mla__integer_vnni(mla__kernels *k) {
+#define MLA__ROWS(D, d) k->igemm[D] = mla__igemm_vnni;
+#define MLA__BOTH(D, d) k->igemm[D] = mla__igemm_vnni, k->idot[D][MLA_LAYOUT_X16] = mla__idot_##d##x16_vnni;
+    MLA__FORMATS(MLA__BOTH, MLA__ROWS)
+#undef MLA__ROWS
+#undef MLA__BOTH
 }
 static void mla__integer_avx2(mla__kernels *k) {
     k->quantize = mla__quantize_avx2;
@@ -3913,7 +4016,7 @@ static void mla__select(mla__kernels *k, mla_isa isa) {
     case MLA_ISA_VNNI:
         mla__select(k, MLA_ISA_AVX512);
         if (mla__cpu() & MLA__CPU_VBMI) k->dot[MLA_E4M3] = mla__dot_e4m3_vbmi;
-        for (int t = MLA_Q8; t < MLA_UE8M0; t++) k->igemm[t] = mla__igemm_vnni;
+        mla__integer_vnni(k);
         break;
     case MLA_ISA_AVX512:
         mla__table_avx512(k);
