@@ -2524,8 +2524,8 @@ MLA__AVX2 void mla__itile_avx2(const mla__shape shape, const int M, float *y, ml
 }
 
 /* VNNI multiplies unsigned by signed bytes and adds four products to an int32. Where codes are signed, activations
-   become unsigned by adding 128, which is taken off again as 128 times the sum of the weights. With few tokens memory
-   is the limit, so the AVX2 kernels are used. */
+   become unsigned by adding 128, which is taken off again as 128 times the sum of the weights. Few tokens
+   meet interleaved rows by it, and rows as they lie by the AVX2 kernels. */
 #define MLA__VNNI MLA__INLINE MLA__TARGET_VNNI
 
 MLA__VNNI void mla__itile_vnni(const mla__shape shape, const int M, float *y, mla__sz ldy, const mla__act *const *x,
