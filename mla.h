@@ -2631,8 +2631,7 @@ MLA__VNNI void mla__idot_strip_vnni(const mla_dtype t, float *y, const mla__act 
         const int u = g % each;
         /* within blocks of many groups the reads jump, which no hardware foresees */
         const unsigned char *next = b + 16 * f->bytes + u * (16 * f->bytes / each);
-        MLA__UNROLL
-        for (int i = 0; each > 1 && i < 16 * f->bytes / each; i += 64) MLA__PREFETCH(next + i);
+        for (int i = 0; i < (each > 1 ? 16 * f->bytes / each : 0); i += 64) MLA__PREFETCH(next + i);
         const __m512 xd = _mm512_set1_ps(x[g].d), sum = _mm512_set1_ps(x[g].sum);
         MLA__UNROLL
         for (int part = 0; part < halves; part++) {
