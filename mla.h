@@ -157,8 +157,8 @@ MLA_API uint8_t mla_f32_to_e4m3(float f);  /* round to nearest even; beyond 448,
 MLA_API int mla_dtype_block(mla_dtype t);
 /* Bytes of n elements without mla_tensor.scale; n is a multiple of mla_dtype_block(t). */
 MLA_API size_t mla_dtype_bytes(mla_dtype t, size_t n);
-/* y [n] = n elements of dtype t from a block's first on; n is a multiple of mla_dtype_block(t). E4M3 and I8: the codes.
- */
+/* y [n] = n elements of dtype t from a block's first on; n is a multiple of mla_dtype_block(t). E4M3 and I8: the
+   codes. */
 MLA_API void mla_widen(float *y, mla_dtype t, const void *x, size_t n);
 /* x [n] -> n elements of dtype t (F32, F16, BF16, Q8, Q4, Q4_K, Q5_K, Q6_K, IQ4_NL), rounded to nearest; the caller's
    memory, mla_dtype_bytes(t, n) of it. All of less than eight bits try scales around the plain one and keep that of
@@ -281,8 +281,7 @@ typedef struct mla_config {
     /* sparse attention (DSA, arXiv 2512.02556): a layer's indexer scores all keys that a token sees, and its heads
        attend to the best index_topk of them; ties go to the lowest position. A token that sees no more keys is served
        as without an indexer, bit for bit */
-    int index_topk; /* 0: dense, and indexers are left alone; a context takes 4 * max_tokens * index_topk bytes for it
-                     */
+    int index_topk; /* 0: dense, indexers are left alone; a context takes 4 * max_tokens * index_topk bytes for it */
     int index_n_heads, index_head_dim; /* heads of d values, and one key of d values for all of them; d >= P */
     mla_rope_layout index_rope;        /* of the FIRST P of these; NONE if rope.layout is */
     /* the residual stream, as MiniCPM scales it (arXiv 2404.06395) */
@@ -430,8 +429,8 @@ typedef enum mla_activations {
     MLA_ACT_AUTO = 0, /* INT8 */
     MLA_ACT_F32,      /* f32 whatever the weights are */
     MLA_ACT_INT8,     /* with blocks (Q8 .. NVFP4) int8 in groups of 32, which is much faster; f32 with all others */
-    MLA_ACT_BF16, /* the same, and bf16 with BF16 weights and in attention over a BF16 cache; needs AVX512_BF16 or AMX
-                   */
+    MLA_ACT_BF16,     /* the same, and bf16 with BF16 weights and in attention over a BF16 cache; needs AVX512_BF16 or
+    AMX */
     MLA_ACT_E4M3, /* as INT8, and with E4M3 weights e4m3, a scale of largest/448 for each 128 of a token, as DeepSeek's
                      kernels do it (arXiv 2412.19437, 3.3) */
     MLA_ACT_COUNT
@@ -535,10 +534,10 @@ MLA_API mla_result mla_cache_read(const mla_cache *cache, int layer, int positio
 typedef struct mla_sequence {
     mla_cache *cache; /* n_tokens rows are appended; no cache may stand twice in one call */
     int n_tokens;
-    const float *mask; /* [n_tokens, keys], added to the scores, and to an indexer's, instead of config.mask (-INFINITY
-                          hides a key; a token that sees no key gets 0); NULL: config.mask */
-    float *probs;      /* out: attention probabilities [n_tokens, H, keys], for mla_model_forward [num_hidden_layers] of
-                          these; 0 for keys not      chosen; or NULL */
+    const float *mask; /* [n_tokens, keys], added to the scores, and to an indexer's, instead of config.mask
+                          (-INFINITY hides a key; a token that sees no key gets 0); NULL: config.mask */
+    float *probs;      /* out: attention probabilities [n_tokens, H, keys], for mla_model_forward [num_hidden_layers]
+                          of these; 0 for keys not chosen; or NULL */
 } mla_sequence;
 
 /* What mla_model_forward shall write; every pointer may be NULL. T = tokens in the call. */
@@ -1102,8 +1101,8 @@ MLA__INLINE int mla__has_min(const mla__format *f) {
 }
 
 /* Interleaved, sixteen rows' blocks have their heads side by side in halves (or a byte), then words of four bytes side
-   by side, and at the end what is left in halves: the unit from byte `at` of a row's block on is 16 * at + unit * row.
- */
+   by side, and at the end what is left in halves: the unit from byte `at` of a row's block on is 16 * at + unit *
+   row. */
 MLA__INLINE int mla__unit(const mla__format *f, int at) {
     const int words = (f->bytes - f->head) / 4 * 4;
     return at >= f->head && at < f->head + words ? 4 : f->head == 1 ? 1 : 2;
@@ -1237,8 +1236,8 @@ static void mla__round_e4m3(float *y, const float *x, mla__sz n) {
         float top = 0;
         for (mla__sz i = b; i < end; i++) top = fabsf(x[i]) > top ? fabsf(x[i]) : top;
         const float d = top / 448, some = d >= 1.17549435e-38f ? d : 1;
-        for (mla__sz i = b; i < end; i++) { /* the sum with 1.5 * 2^20 times its power of two, from 2^-6 on, keeps three
-                                               bits of v after the first */
+        /* the sum with 1.5 * 2^20 times v's power of two, from 2^-6 on, keeps three bits after v's first */
+        for (mla__sz i = b; i < end; i++) {
             const float v = x[i] / some;
             const uint32_t power = mla__bits(v) & 0x7f800000u;
             const float big = mla__float((power > 0x3c800000u ? power : 0x3c800000u) + 0x0a400000u);
@@ -1372,14 +1371,18 @@ const char *mla_isa_name(mla_isa isa) {
 }
 
 /* ---- >>vocabulary ------------------------------------------------------------------------------------------------ */
-/* What the kernel template (>>template, at the end) is written in: one set of small functions for each ISA on a vector
-   of VL floats. ld st set1 zero add mul fma(a*b+c) max sum   as they say; ld and st take any address exp within 2 ulp;
-   exactly 0 below -87.3 same(a, b)                                   all lanes equal keep(s, limit, u) lane i: limit[i]
-   >= u ? s : -infinity get(dtype, p, i) / put(dtype, p, i, v)       VL elements from element i of an array of dtype,
-   exactly / rounded to nearest even fp8(p, i, v[4], top)                         4 VL elements of E4M3, times 2^-8; NaN
-   is not seen in v, but by fp8_nan(top), when all are done transpose(r[VL])                             of a VL x VL
-   block in registers even(v), odd(v)                              lanes hold pairs of bf16: the first, the second of
-   each as f32 */
+/* What the kernel template (>>template) is written in: one set of small functions for each ISA on a
+   vector of VL floats.
+     ld st set1 zero add mul fma(a*b+c) max sum   as they say; ld and st take any address
+     exp                                          within 2 ulp; exactly 0 below -87.3
+     same(a, b)                                   all lanes equal
+     keep(s, limit, u)                            lane i: limit[i] >= u ? s : -infinity
+     get(dtype, p, i) / put(dtype, p, i, v)       VL elements from element i of an array of dtype, exactly / rounded
+                                                  to nearest even
+     fp8(p, i, v[4], top)                         4 VL elements of E4M3, times 2^-8; NaN is not seen in v, but by
+                                                  fp8_nan(top), when all are done
+     transpose(r[VL])                             of a VL x VL block in registers
+     even(v), odd(v)                              lanes hold pairs of bf16: the first, the second of each as f32 */
 
 typedef float mla__v_scalar;
 MLA__INLINE float mla__ld_scalar(const float *p) { return *p; }
@@ -2391,8 +2394,8 @@ static void mla__strips(mla__strip strip, const mla__product *p) {
             strip(p->y + i * p->ldy + (n - p->n0), mla__act_of(&p->in, i), b, p->w->cols / MLA_GROUP);
 }
 
-/* A packed group of 16 rows: four columns of each row side by side. Of groups with one scale d[0] and min[0] are used.
- */
+/* A packed group of 16 rows: four columns of each row side by side. Of groups with one scale d[0] and min[0] are
+   used. */
 typedef struct mla__ipanel {
     int8_t w[8][64];
     float d[2][16], min[2][16];
@@ -2906,8 +2909,8 @@ static MLA__TARGET_BF16 void mla__pack_bf16(uint16_t *y, const float *x, mla__sz
 }
 
 /* c [2, 2, 16 rows, 16 tokens] (+)= w [steps, 32 rows, 32] . x, where x [steps, 16, 16 tokens, 2], and the second 16
-   tokens are ldx further. Meanwhile `rows` rows of the weights that come next are fetched, from `ahead` on, ld apart.
- */
+   tokens are ldx further. Meanwhile `rows` rows of the weights that come next are fetched, from `ahead` on, ld
+   apart. */
 typedef struct mla__ahead {
     const uint16_t *at;
     mla__sz ld;
@@ -3293,8 +3296,9 @@ static MLA__TARGET_AMX void mla__igemm_amx(const mla__product *p) {
      MLA__ISA       suffix of the names      MLA__TARGET  function attribute      MLA__ISA_ENUM
      MLA__VL        floats in a vector       MLA__NV      vectors in a panel of weights, NR = VL * NV columns
      MLA__MR        rows of a register tile  MLA__LV      vectors in a panel of queries, NL = VL * LV lanes
-     MLA__AR        and of one of attention  MLA__AV      vectors of values in that one; NL is a multiple of AR or AR is
-   MR MLA__INTEGER   whose integer products and unpackers are used (>>integer) */
+     MLA__AR        and of one of attention  MLA__AV      vectors of values in that one
+                                                          (NL is a multiple of AR, or AR is MR)
+     MLA__INTEGER   whose integer products and unpackers are used (>>integer) */
 
 #define MLA__F(name) MLA__CAT(mla__##name, MLA__ISA)
 #define MLA__V       MLA__F(v)
@@ -3411,8 +3415,8 @@ MLA__IN const void *MLA__F(part)(const int widened, const mla__product *p, int r
 }
 #define MLA__SPAN 256 /* columns of a row of blocks that are widened at a time, a multiple of those of a block */
 
-/* panel [kc, VL of NR] = the transpose of W[row .. row+nb, k0 .. k0+kc), times its scales; lanes from nb on are zero.
- */
+/* panel [kc, VL of NR] = the transpose of W[row .. row+nb, k0 .. k0+kc), times its scales; lanes from nb on are
+   zero. */
 MLA__IN void MLA__F(pack_lanes)(const mla_dtype t, const int NR, float *panel, const mla_tensor *w, int row, int nb,
                                 int k0, int kc) {
     const int coded = t == MLA_E4M3, step = coded && mla__scaled(w) ? mla__scale_cols(w) : 0;
@@ -5272,8 +5276,8 @@ static void mla__page_drop(mla_pool *p, int page) {
 
 static int mla__pages(int64_t tokens) { return (int)((tokens + MLA_PAGE - 1) / MLA_PAGE); }
 
-/* Make rows up to length + n writable: pages taken from the pool, a shared last page copied. FULL leaves all as it was.
- */
+/* Make rows up to length + n writable: pages taken from the pool, a shared last page copied. FULL leaves all as it
+   was. */
 static mla_result mla__reserve(mla_cache *k, int n, const char *who, mla_error *err) {
     mla_pool *p = k->pool;
     if (n > k->capacity - k->length)
@@ -5539,8 +5543,8 @@ typedef struct mla__worker {
     float *group; /* [MC, GROUP] */
 } mla__worker;
 
-/* What all parts of a context share, and the scratch of each: a part's own section says what is in it and lays it out.
- */
+/* What all parts of a context share, and the scratch of each: a part's own section says what is in it and lays it
+   out. */
 struct mla_context {
     mla__object object;
     const mla_model *m;
@@ -6129,8 +6133,8 @@ static uint32_t mla__top_key(float score) {
     return score != score ? 0 : u >> 31 ? ~u : u | 0x80000000u;
 }
 
-/* Jobs of a layer's indexer: from x [T, D] its keys and the weights of its heads, from the normed latent its queries.
- */
+/* Jobs of a layer's indexer: from x [T, D] its keys and the weights of its heads, from the normed latent its
+   queries. */
 static void mla__index_keys(mla_context *c, const mla__attn *a, const float *x) {
     const mla_config *f = &c->m->c;
     const int D = f->hidden_size, T = a->batch->T;
@@ -7030,8 +7034,8 @@ mla_result mla_attn_forward(mla_context *c, int layer, float *y, const float *x,
 
 /* ---- >>mixer ----------------------------------------------------------------------------------------------------- */
 /* A mixer is what lets a token of a layer see those before it. Its entry here is all that contexts, caches and blocks
-   know of it. MLA is the only one so far; a recurrent one has rows of 0 bytes and a state, which cannot be truncated.
- */
+   know of it. MLA is the only one so far; a recurrent one has rows of 0 bytes and a state, which cannot be
+   truncated. */
 typedef struct mla__mixer {
     mla_result (*check)(mla_context *c, int layer);    /* that a partial model has what a call on the layer needs */
     void (*layout)(mla_context *c, mla__arena *arena); /* of its scratch, where nothing is kept from layer to layer */
@@ -7671,9 +7675,9 @@ MIT License. Copyright (c) 2026 the mla.h authors.
 Permission is hereby granted, free of charge, to any person obtaining a copy of this software and associated
 documentation files (the "Software"), to deal in the Software without restriction, including without limitation the
 rights to use, copy, modify, merge, publish, distribute, sublicense, and/or sell copies of the Software, and to permit
-persons to whom the Software is furnished to do so, subject to the following conditions: The above copyright notice and
-this permission notice shall be included in all copies or substantial portions of the Software. THE SOFTWARE IS PROVIDED
-"AS IS", WITHOUT WARRANTY OF ANY KIND, EXPRESS OR IMPLIED, INCLUDING BUT NOT LIMITED TO THE WARRANTIES OF
+persons to whom the Software is furnished to do so, subject to the following conditions: The above copyright notice
+and this permission notice shall be included in all copies or substantial portions of the Software. THE SOFTWARE IS
+PROVIDED "AS IS", WITHOUT WARRANTY OF ANY KIND, EXPRESS OR IMPLIED, INCLUDING BUT NOT LIMITED TO THE WARRANTIES OF
 MERCHANTABILITY, FITNESS FOR A PARTICULAR PURPOSE AND NONINFRINGEMENT. IN NO EVENT SHALL THE AUTHORS OR COPYRIGHT
 HOLDERS BE LIABLE FOR ANY CLAIM, DAMAGES OR OTHER LIABILITY, WHETHER IN AN ACTION OF CONTRACT, TORT OR OTHERWISE,
 ARISING FROM, OUT OF OR IN CONNECTION WITH THE SOFTWARE OR THE USE OR OTHER DEALINGS IN THE SOFTWARE. */

@@ -3,25 +3,33 @@
 
    WHAT IS COUNTED
    bytes   Each weight that the call uses once, in its stored size with scales (of the experts those that the tokens
-   were routed to, as the router counted them; of the embeddings nothing), and the cached rows attended to once, the new
-   ones included. Activations are left out. flops   2 per multiply-add of the matrix products; norms, rope, softmax and
-   silu are left out. Logits are of one token. linear      T * weights of q, kv_a, o, the router, the dense or shared
-   and the K chosen experts; the head once attention   the cheaper of, with n keys and s = sum over queries of the keys
-   they see: naive      H * (n * R * (N + V) + s * (N + P + V))      each key expanded once absorbed   H * (T * R * (N +
-   V) + s * (2 * R + P))      into and out of the latent, for each query With sparse attention a query sees at most
-   index_topk keys, and n is at most what all queries see together; what indexers do comes to it: all index keys, and Hi
-   * d for each that a query scores, counted and measured apart as "indexer". The same work is counted whichever path
-   runs. What "attention" measures alone: H * n * (2 * R + P), without the weights; "layer" is one attention layer with
-   its weights, "moe" one layer's experts. Multiply-adds with q8 or q4 weights and activations in int8 are integer
-   operations; all others are flops in f32. gflop_per_s is the sum of both. of_read, of_fma, of_int8    bytes, f32 flops
-   and integer operations over what the limits would have done in the same time. of_bf16  f32 flops over bf16 dot
-   products or tiles, where the ISA rounds activations to bf16 for bf16 weights. limits  A plain streaming read of a
-   buffer far larger than the last-level cache, in one and in four streams per thread; multiply- adds in registers, f32
-   and int8 (peaks.h says how). Of each kind the fastest counts that the ISA of the kernels has, with the same number of
-   threads, started the same way, right before what is set against them; the fraction is of the median of the rounds,
-   because on a shared machine the limits themselves change during a run. Weights, buffer, caches and contexts lie in
-   memory for which huge pages are advised. What is timed touches more memory from one call to the next than the
-   last-level cache holds (other experts, layers, copies of a matrix), and tokens and inputs are random. */
+           were routed to, as the router counted them; of the embeddings nothing), and the cached rows attended to once,
+           the new ones included. Activations are left out.
+   flops   2 per multiply-add of the matrix products; norms, rope, softmax and silu are left out. Logits are of one
+           token.
+             linear      T * weights of q, kv_a, o, the router, the dense or shared and the K chosen experts; the head
+                         once
+             attention   the cheaper of, with n keys and s = sum over queries of the keys they see:
+                           naive      H * (n * R * (N + V) + s * (N + P + V))      each key expanded once
+                           absorbed   H * (T * R * (N + V) + s * (2 * R + P))      into and out of the latent, for each
+                                                                                   query
+           With sparse attention a query sees at most index_topk keys, and n is at most what all queries see together;
+           what indexers do comes to it: all index keys, and Hi * d for each that a query scores, counted and measured
+           apart as "indexer". The same work is counted whichever path runs. What "attention" measures alone:
+           H * n * (2 * R + P), without the weights; "layer" is one attention layer with its weights, "moe" one layer's
+           experts. Multiply-adds with q8 or q4 weights and activations in int8 are integer operations; all others are
+           flops in f32. gflop_per_s is the sum of both.
+   of_read, of_fma, of_int8    bytes, f32 flops and integer operations over what the limits would have done in the same
+           time.
+   of_bf16  f32 flops over bf16 dot products or tiles, where activations become bf16 for bf16 weights.
+   limits  A plain streaming read of a buffer far larger than the last-level cache, in one and in four streams per
+           thread; multiply-adds in registers, f32 and int8 (peaks.h says how). Of each kind the fastest counts that the
+           ISA of the kernels has, with the same number of threads, started the same way, right before what is set
+           against them; the fraction is of the median of the rounds, because on a shared machine the limits themselves
+           change during a run.
+   Weights, buffer, caches and contexts lie in memory for which huge pages are advised. What is timed touches more
+   memory from one call to the next than the last-level cache holds (other experts, layers, copies of a matrix), and
+   tokens and inputs are random. */
 #define _GNU_SOURCE /* POSIX, madvise and syscall, also under -std=c99 */
 #define MLA_IMPLEMENTATION
 #include "../mla.h"

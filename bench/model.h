@@ -1,5 +1,5 @@
-/* model.h - synthetic models: a real forward pass through weights made in memory, decode and prefill at several depths.
- */
+/* model.h - synthetic models: a real forward pass through weights made in memory, decode and prefill at several
+   depths. */
 
 /* ---- random weights ---------------------------------------------------------------------------------------------- */
 /* A pool of random atoms (a value, a block, or one of sixteen rows interleaved) for each dtype; tensors are copies of
@@ -577,8 +577,8 @@ static void plan(bench *b) {
             measured m = {.attn = path, .n = 1, .depth = o->depths[i], .cache = i};
             if (!b->contexts[path]) continue;
             m.what = "decode", m.steps = 1, plan_one(b, m);
-            /* attention comes out of the decode before it; over nothing but the token itself there is none to speak of
-             */
+            /* attention comes out of the decode before it; over nothing but the token itself there is none to speak
+               of */
             m.what = "attention", m.steps = 0, plan_one(b, m);
             m.what = "indexer", plan_one(b, m);
             m.what = "layer", m.steps = LAYER_STEPS, plan_one(b, m);

@@ -3,8 +3,8 @@
 
    Each peak kernel has twelve independent chains, enough to cover latency with two units, few enough for 16 registers.
    A chain's next value depends on its last one and on values that come from outside, so that a compiler can neither
-   fold nor hoist; each is checked in the assembly (objdump -d build/bench: the loop of peak_* has no memory operand).
- */
+   fold nor hoist; each is checked in the assembly (objdump -d build/bench: the loop of peak_* has no memory
+   operand). */
 
 /* ---- what the CPU has -------------------------------------------------------------------------------------------- */
 
@@ -50,8 +50,8 @@ static int cpu_has(feature f) { return f == HAS_ALWAYS; }
 #endif
 
 /* ---- streaming read ---------------------------------------------------------------------------------------------- */
-/* Every byte is loaded once and folded into a checksum, so that no load can be left out. bytes is a multiple of 1024.
- */
+/* Every byte is loaded once and folded into a checksum, so that no load can be left out. bytes is a multiple of
+   1024. */
 
 typedef uint64_t (*read_kernel)(const char *p, size_t bytes);
 

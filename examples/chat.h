@@ -11,14 +11,19 @@ USE
    chat_answer(&text, &chat, answer, n, &error);
    chat_turn(&text, &chat, tokenizer, NULL, "And now?", 8, &error);   ...   free(text.ids);
 
-WHICH          The template follows from the tokens that the tokenizer has. The chat_template of tokenizer_config.json,
-a program in Jinja, is not interpreted. With B and E for begin and end of sentence, and DeepSeek's wide bars written |:
+WHICH          The template follows from the tokens that the tokenizer has. The chat_template of
+               tokenizer_config.json, a program in Jinja, is not interpreted. With B and E for begin and end of
+               sentence, and DeepSeek's wide bars written |:
                V2     none of the tokens below      B system \n\n User: question \n\n Assistant:answer E User: ...
-               V3     <|User|>, <|Assistant|>       B system <|User|>question <|Assistant|>answer E <|User|> ... (V2.5,
-too) R1     V3's, <think> and </think>    as V3, but <think>\n behind the last <|Assistant|> V3.1   R1's and <|search
-begin|>     as V3, but </think> behind every <|Assistant|>; or, if it shall think, <think> behind the last one Of an
-answer with thoughts only what follows </think> stays in the conversation. TYPED          What users write is encoded
-with TOKENIZER_PLAIN: special tokens written in it are text. So is the system prompt. SPDX-License-Identifier: MIT */
+               V3     <|User|>, <|Assistant|>       B system <|User|>question <|Assistant|>answer E <|User|> ...
+                                                    (V2.5, too)
+               R1     V3's, <think> and </think>    as V3, but <think>\n behind the last <|Assistant|>
+               V3.1   R1's and <|search begin|>     as V3, but </think> behind every <|Assistant|>; or, if it shall
+                                                    think, <think> behind the last one
+               Of an answer with thoughts only what follows </think> stays in the conversation.
+TYPED          What users write is encoded with TOKENIZER_PLAIN: special tokens written in it are text. So is the
+               system prompt.
+   SPDX-License-Identifier: MIT */
 
 #ifndef CHAT_H
 #define CHAT_H
@@ -77,8 +82,7 @@ CHAT_API mla_result chat_answer(chat_tokens *text, const chat_template *chat, co
 #endif
 #endif /* CHAT_H */
 
-/* =======================================================================================================================
- */
+/* ================================================================================================================== */
 #if defined CHAT_IMPLEMENTATION && !defined CHAT_IMPLEMENTED
 #define CHAT_IMPLEMENTED
 

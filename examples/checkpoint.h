@@ -1,4 +1,5 @@
-/* checkpoint.h - opens a Hugging Face directory (config.json + safetensors) as the mla_config and mla_weights of mla.h.
+/* checkpoint.h - opens a Hugging Face directory (config.json + safetensors) as the mla_config and mla_weights of
+   mla.h.
 
 USE
    In exactly one file:      #define CHECKPOINT_IMPLEMENTATION
@@ -7,17 +8,21 @@ USE
 
    checkpoint *c;
    if (checkpoint_open(&c, "DeepSeek-V2-Lite", &error)) puts(error.text);
-   mla_model_create(&model, &c->config, &c->weights, NULL, &error);  ...  mla_model_destroy(model); checkpoint_close(c);
+   mla_model_create(&model, &c->config, &c->weights, NULL, &error);
+   ...  mla_model_destroy(model); checkpoint_close(c);
 
 PARTS          Three readers, each usable alone: json_* (RFC 8259), st_* (safetensors), checkpoint_* (the directory).
 STRICT         Nothing is guessed. What this file does not know (a model_type, a rope type, a tensor that config.json
-does not account for, an integer written 1.0) is refused; the message names file, key or tensor, and what was expected.
+               does not account for, an integer written 1.0) is refused; the message names file, key or tensor, and
+               what was expected.
 MEMORY         Files are mapped and weights used where they lie: nothing is copied (quantize.h can convert them into
-memory of the checkpoint's own), but for int4 of compressed-tensors, which becomes Q4. A file must not be cut short
-while open. PLATFORM       C99 or C++11, libc, and mmap; elsewhere (_WIN32, or define CHECKPOINT_NO_MMAP) files are read
-into memory. No feature macro is needed, -std=c99 will do; where off_t has 32 bits, build with -D_FILE_OFFSET_BITS=64.
-Little-endian. THREADS        No globals, no printing. Different objects may be used by different threads, and one
-object read by many at once.
+               memory of the checkpoint's own), but for int4 of compressed-tensors, which becomes Q4. A file must not
+               be cut short while open.
+PLATFORM       C99 or C++11, libc, and mmap; elsewhere (_WIN32, or define CHECKPOINT_NO_MMAP) files are read into
+               memory. No feature macro is needed, -std=c99 will do; where off_t has 32 bits, build with
+               -D_FILE_OFFSET_BITS=64. Little-endian.
+THREADS        No globals, no printing. Different objects may be used by different threads, and one object read by
+               many at once.
 
 CONTENTS       >>json >>safetensors >>checkpoint (the API)   then >>errors >>files >>json-parser >>safetensors-reader
                >>families (the table to extend for a new model_type) >>config-reader >>shards >>weights >>open
@@ -124,8 +129,7 @@ CHECKPOINT_API void checkpoint_close(checkpoint *c);
 #endif
 #endif /* CHECKPOINT_H */
 
-/* =======================================================================================================================
- */
+/* ================================================================================================================== */
 #if defined CHECKPOINT_IMPLEMENTATION && !defined CHECKPOINT_IMPLEMENTED
 #define CHECKPOINT_IMPLEMENTED
 
@@ -661,8 +665,8 @@ static const char *json__text(const json_value *v) {
 }
 
 /* ---- >>safetensors-reader ---------------------------------------------------------------------------------------- */
-/* u64 length of the header, the header in JSON, the data. The tensors' bytes must fill the data without gap or overlap.
- */
+/* u64 length of the header, the header in JSON, the data. The tensors' bytes must fill the data without gap or
+   overlap. */
 
 typedef struct st__dtype {
     const char *name;
@@ -1208,8 +1212,8 @@ static void ck__read_indexer(checkpoint *c, ck__plan *plan, ck__reader *r) {
     if (plan->family->has & CK__INDEX_SHARED) ck__read_indexer_types(c, plan, r);
 }
 
-/* Which layers are dense: those before first_k_dense_replace, or by transformers 5 those that mlp_layer_types calls so.
- */
+/* Which layers are dense: those before first_k_dense_replace, or by transformers 5 those that mlp_layer_types calls
+   so. */
 static void ck__read_layer_types(const mla_config *m, ck__plan *plan, ck__reader *r) {
     const json_value *types = ck__key(r, "mlp_layer_types", 0);
     const int known = json_typeof(types) == JSON_ARRAY && json_count(types) == (size_t)m->num_hidden_layers;

@@ -2,7 +2,7 @@
    cc -O2 -fopenmp generate.c -lm
 
    CONTENTS   basics, the command line, output, the session (what is open while a model runs), memory, and what the
-   program can do: prompts, chat, perplexity, info, tokenize. */
+              program can do: prompts, chat, perplexity, info, tokenize. */
 #define _DEFAULT_SOURCE /* POSIX, also under -std=c99 */
 #define MLA_IMPLEMENTATION
 #include "../mla.h"
@@ -1217,8 +1217,8 @@ static double surprise(const float *logits, int vocab, int token) { /* -ln of it
 }
 
 /* Windows of ctx tokens, each half a window after the one before; a token is scored once, in the first window that it
-   is in. A begin of sentence, if prompts have one, begins every window; without it the very first token is not scored.
- */
+   is in. A begin of sentence, if prompts have one, begins every window; without it the very first token is not
+   scored. */
 static int run_perplexity(options *o) {
     session it, *s = &it;
     chat_tokens ids = {NULL, 0, 0}, window = {NULL, 0, 0};

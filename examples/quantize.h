@@ -1,19 +1,22 @@
 /* quantize.h - converts the weights of an open checkpoint to Q8 or Q4 (checkpoint.h, mla.h).
 
 USE
-   Wherever checkpoint.h is included, include this after it or instead of it. In the file with CHECKPOINT_IMPLEMENTATION
-its code comes along, and calls mla_quantize of mla.h, whose implementation must be somewhere in the program.
+   Wherever checkpoint.h is included, include this after it or instead of it. In the file with
+   CHECKPOINT_IMPLEMENTATION its code comes along, and calls mla_quantize of mla.h, whose implementation must be
+   somewhere in the program.
 
-   checkpoint_quant how; memset(&how, 0, sizeof how);   how.form = CHECKPOINT_Q4;   how.classes[CHECKPOINT_HEAD] =
-CHECKPOINT_Q8; checkpoint_open(&c, "DeepSeek-V2-Lite", &error) || checkpoint_quantize(c, &how, &error) ||
-mla_model_create(...)
+   checkpoint_quant how; memset(&how, 0, sizeof how);
+   how.form = CHECKPOINT_Q4;   how.classes[CHECKPOINT_HEAD] = CHECKPOINT_Q8;
+   checkpoint_open(&c, "DeepSeek-V2-Lite", &error) || checkpoint_quantize(c, &how, &error) || mla_model_create(...)
 
-WHAT           Matrices of F32, F16, BF16 or E4M3 with its scales, by class. Router, norms, biases and what is Q4 in the
-files stay as they are, but for repacking, in place. MEMORY         All converted weights lie in one block that belongs
-to the checkpoint, each tensor at a multiple of 64 bytes. Rows go from the mapped file straight there, 1024 elements at
-a time; what was read of the file is given back to the system tensor by tensor, and huge pages are asked for (madvise,
-where declared: on Linux define _DEFAULT_SOURCE). DETERMINISM    The result does not depend on the number of threads. A
-weight that is not finite makes its group NaN or 0.
+WHAT           Matrices of F32, F16, BF16 or E4M3 with its scales, by class. Router, norms, biases and what is Q4 in
+               the files stay as they are, but for repacking, in place.
+MEMORY         All converted weights lie in one block that belongs to the checkpoint, each tensor at a multiple of 64
+               bytes. Rows go from the mapped file straight there, 1024 elements at a time; what was read of the file
+               is given back to the system tensor by tensor, and huge pages are asked for (madvise, where declared: on
+               Linux define _DEFAULT_SOURCE).
+DETERMINISM    The result does not depend on the number of threads. A weight that is not finite makes its group NaN
+               or 0.
 
 CONTENTS       >>quantize (the API)   then >>quantize-strips >>quantize-tensors
    SPDX-License-Identifier: MIT */
@@ -32,10 +35,9 @@ extern "C" {
 typedef enum checkpoint_class {
     CHECKPOINT_ATTN = 0, /* q_proj, q_a_proj, q_b_proj, kv_a_proj_with_mqa, o_proj, an indexer's wq_b and wk */
     CHECKPOINT_KV_B,     /* kv_b_proj */
-    CHECKPOINT_DENSE, /* mlp.gate_proj, up_proj, down_proj of layers without experts; eh_proj of multi-token prediction
-                       */
-    CHECKPOINT_EXPERTS, /* mlp.experts.* */
-    CHECKPOINT_SHARED,  /* mlp.shared_experts.* */
+    CHECKPOINT_DENSE,    /* mlp.gate_proj, up_proj, down_proj of layers without experts; eh_proj of extra layers */
+    CHECKPOINT_EXPERTS,  /* mlp.experts.* */
+    CHECKPOINT_SHARED,   /* mlp.shared_experts.* */
     CHECKPOINT_HEAD,  /* lm_head; if tied to the embedding and of another form, a tensor of its own is made from that */
     CHECKPOINT_EMBED, /* model.embed_tokens; those of multi-token prediction that are others go with these two */
     CHECKPOINT_CLASS_COUNT
@@ -82,8 +84,7 @@ CHECKPOINT_API mla_result checkpoint_quantize(checkpoint *c, const checkpoint_qu
 #endif
 #endif /* CHECKPOINT_QUANTIZE_H */
 
-/* =======================================================================================================================
- */
+/* ================================================================================================================== */
 #if defined CHECKPOINT_IMPLEMENTATION && !defined CHECKPOINT_QUANTIZE_IMPLEMENTED
 #define CHECKPOINT_QUANTIZE_IMPLEMENTED
 

@@ -10,12 +10,13 @@ USE
    token = sampler_next(s, logits, &error);   sampler_accept(s, token);   ...   sampler_destroy(s);
 
 ORDER          As in transformers: repetition penalty, temperature, top-k, top-p, min-p, draw.
-SAME SEED      The same logits and the same seed give the same tokens on every machine and with every compiler: weights
-are integers, made without libm and without an expression that a compiler may contract, and their sums do not depend on
-               any order. A model's logits are another matter: those of mla.h are the same for any number of threads,
-but their last bits depend on the instruction set, so the same text on different machines needs the same ISA, too,
-unless no draw falls into that gap. SPEED          Linear in the vocabulary: top-k and top-p select by radix and do not
-sort. THREADS        No globals, no printing. Different samplers may be used by different threads.
+SAME SEED      The same logits and the same seed give the same tokens on every machine and with every compiler:
+               weights are integers, made without libm and without an expression that a compiler may contract, and
+               their sums do not depend on any order. A model's logits are another matter: those of mla.h are the same
+               for any number of threads, but their last bits depend on the instruction set, so the same text on
+               different machines needs the same ISA, too, unless no draw falls into that gap.
+SPEED          Linear in the vocabulary: top-k and top-p select by radix and do not sort.
+THREADS        No globals, no printing. Different samplers may be used by different threads.
 
 CONTENTS       >>sampler >>stop (the API)   then >>weights >>selection >>choice >>stop-strings
    SPDX-License-Identifier: MIT */
@@ -55,8 +56,8 @@ typedef struct sampler_desc {
 
 typedef struct sampler sampler;
 
-/* Errors: ARGUMENT (a field out of range, NaN, more than SAMPLER_MAX_VOCAB tokens), MEMORY. desc and err may be NULL.
- */
+/* Errors: ARGUMENT (a field out of range, NaN, more than SAMPLER_MAX_VOCAB tokens), MEMORY. desc and err may be
+   NULL. */
 SAMPLER_API mla_result sampler_create(sampler **out, int vocab_size, const sampler_desc *desc, mla_error *err);
 SAMPLER_API void sampler_destroy(sampler *s);
 /* The text so far, token by token (the prompt's, and what was generated); only the penalty asks for it. Others than
@@ -99,8 +100,7 @@ SAMPLER_API size_t stop_end(stop_scan *s, char *out); /* the text is over: what 
 #endif
 #endif /* SAMPLER_H */
 
-/* =======================================================================================================================
- */
+/* ================================================================================================================== */
 #if defined SAMPLER_IMPLEMENTATION && !defined SAMPLER_IMPLEMENTED
 #define SAMPLER_IMPLEMENTED
 

@@ -1,27 +1,28 @@
-/* speculative.h - decodes several tokens in a forward pass, with a model's layers of multi-token prediction; exactly as
-without.
+/* speculative.h - decodes several tokens in a forward pass, with a model's layers of multi-token prediction; exactly
+   as without.
 
 USE
    In exactly one file:      #define SPECULATIVE_IMPLEMENTATION
                              #include "speculative.h"
-   In all others:            #include "speculative.h"         (after mla.h and sampler.h, or with them on the include
-path)
+   In all others:            #include "speculative.h"
+                             (after mla.h and sampler.h, or with them on the include path)
 
    speculation_create(&g, context, cache, &how, &error)            the cache empty, how as the sampler was made with
-   speculation_feed(g, prompt, n, &out, &error);                   as mla_model_forward, for prompts, in calls of any
-size token = sampler_next(s, logits, &error);                        of the prompt's last token while (sampler_accept(s,
-token), more) { speculation_run(g, token, s, INT_MAX, &error);              the model on token, and on what may come
-after it token = speculation_next(g, s, &error);                     as sampler_next
+   speculation_feed(g, prompt, n, &out, &error);                   as mla_model_forward, for prompts, in any pieces
+   token = sampler_next(s, logits, &error);                        of the prompt's last token
+   while (sampler_accept(s, token), more) {
+       speculation_run(g, token, s, INT_MAX, &error);              the model on token, and on what may come after it
+       token = speculation_next(g, s, &error);                     as sampler_next
    }
-   speculation_settle(g);                                          the cache holds what was fed and run, and nothing
-else
+   speculation_settle(g);                                          the cache holds what was fed and run, no more
 
 HOW            The extra layers guess a token each. One pass of the model over the token and the guesses gives logits
-for all of them; guesses stand as long as the sampler draws them from the model's own logits (sampler_verify), and the
-rest is cut off from the cache. So the distribution of texts is that of sampler_next, and at temperature 0 the text is
-the same, but for logits that lie so close together that the rounding of a pass over one token and over several tells
-them apart. CUT            The caller may go on with a token that is not what speculation_next gave, and may stop
-anywhere. THREADS        No globals, no printing.
+               for all of them; guesses stand as long as the sampler draws them from the model's own logits
+               (sampler_verify), and the rest is cut off from the cache. So the distribution of texts is that of
+               sampler_next, and at temperature 0 the text is the same, but for logits that lie so close together that
+               the rounding of a pass over one token and over several tells them apart.
+CUT            The caller may go on with a token that is not what speculation_next gave, and may stop anywhere.
+THREADS        No globals, no printing.
 
    SPDX-License-Identifier: MIT */
 
@@ -86,8 +87,7 @@ SPECULATIVE_API speculation_counts speculation_count(const speculation *g);
 #endif
 #endif /* SPECULATIVE_H */
 
-/* =======================================================================================================================
- */
+/* ================================================================================================================== */
 #if defined SPECULATIVE_IMPLEMENTATION && !defined SPECULATIVE_IMPLEMENTED
 #define SPECULATIVE_IMPLEMENTED
 

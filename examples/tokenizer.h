@@ -1,36 +1,39 @@
 /* tokenizer.h - text to token ids and back: byte-level BPE as a Hugging Face tokenizer.json of the DeepSeek family
-describes it.
+   describes it.
 
 USE
    In exactly one file:      #define TOKENIZER_IMPLEMENTATION
                              #include "tokenizer.h"
-   In all others:            #include "tokenizer.h"        (json_* of checkpoint.h must be implemented somewhere in the
-program)
+   In all others:            #include "tokenizer.h"
+                             (json_* of checkpoint.h must be implemented somewhere in the program)
 
    tokenizer *t;
    if (tokenizer_open(&t, "DeepSeek-V3/tokenizer.json", &error)) puts(error.text);
    n = tokenizer_encode(t, text, strlen(text), TOKENIZER_SPECIAL, ids, capacity);  ...  tokenizer_close(t);
 
-STEPS          1. Bytes that are no UTF-8 become U+FFFD, one for each maximal part of a character, as in JavaScript and
-Rust.
+STEPS          1. Bytes that are no UTF-8 become U+FFFD, one for each maximal part of a character, as in JavaScript
+                  and Rust.
                2. Added tokens are found: first those with "normalized": false, then in what is left the others;
-leftmost, longest.
+                  leftmost, longest.
                3. The pre-tokenizers cut what is left into words, each cutting the pieces of the one before.
                4. In a word of bytes the two neighbours with the lowest merge are merged, the leftmost first, until no
-merge fits. Source: the Rust crate `tokenizers` 0.23; the ids are the same (tests/tokenizer/run.sh compares). READ
-normalizer: none. pre_tokenizer: Sequence of Split, Digits and, as the last, ByteLevel. model: BPE. added_tokens: with
-lstrip, rstrip, normalized, special. post_processor: none, ByteLevel, TemplateProcessing, Sequence. decoder: ByteLevel.
+                  merge fits.
+               Source: the Rust crate `tokenizers` 0.23; the ids are the same (tests/tokenizer/run.sh compares).
+READ           normalizer: none. pre_tokenizer: Sequence of Split, Digits and, as the last, ByteLevel. model: BPE.
+               added_tokens: with lstrip, rstrip, normalized, special. post_processor: none, ByteLevel,
+               TemplateProcessing, Sequence. decoder: ByteLevel.
 REGEX          There is no engine for regular expressions. Split knows three kinds (>>regex): the long one of
-DeepSeek-V3; a class with an optional space before it and + or {1,n} behind it, which is all that DeepSeek-V2 and V3
-have besides; \s+$. STRICT         Whatever else the file asks for (another model, normalizer, regex, single_word,
-dropout, ...) is refused by name. UNICODE        \p{L} \p{M} \p{N} \p{P} \p{S} and \s are those of Unicode 16.0, as in
-the crate's regular expressions; its Digits follow Unicode 17.0, which has 13 more. TIME           Linear in the text,
-but for a word of n bytes n log n. THREADS        No globals, no printing. Any number of threads may read one tokenizer
-at once.
+               DeepSeek-V3; a class with an optional space before it and + or {1,n} behind it, which is all that
+               DeepSeek-V2 and V3 have besides; \s+$.
+STRICT         Whatever else the file asks for (another model, normalizer, regex, single_word, dropout, ...) is
+               refused by name.
+UNICODE        \p{L} \p{M} \p{N} \p{P} \p{S} and \s are those of Unicode 16.0, as in the crate's regular expressions;
+               its Digits follow Unicode 17.0, which has 13 more.
+TIME           Linear in the text, but for a word of n bytes n log n.
+THREADS        No globals, no printing. Any number of threads may read one tokenizer at once.
 
 CONTENTS       >>tokenizer (the API)   then >>errors >>utf8 >>unicode >>types >>regex >>scanners >>merging >>encoder
->>decoder
-               >>reader
+               >>decoder >>reader
    SPDX-License-Identifier: MIT */
 
 #ifndef TOKENIZER_H
@@ -77,8 +80,8 @@ enum {
 TOKENIZER_API int64_t tokenizer_encode(const tokenizer *t, const char *text, size_t n, unsigned flags, int *ids,
                                        size_t capacity);
 
-/* The bytes that an id stands for (byte-level decoding undone; an added token's content as written); NULL: no such id.
- */
+/* The bytes that an id stands for (byte-level decoding undone; an added token's content as written); NULL: no such
+   id. */
 TOKENIZER_API const char *tokenizer_bytes(const tokenizer *t, int id, size_t *length);
 TOKENIZER_API int tokenizer_is_special(const tokenizer *t, int id); /* as the file marks it */
 /* The added token with that content, else the vocabulary entry as the file spells it (a space is written U+0120); -1:
@@ -101,8 +104,7 @@ TOKENIZER_API size_t tokenizer_stream_end(tokenizer_stream *s,
 #endif
 #endif /* TOKENIZER_H */
 
-/* =======================================================================================================================
- */
+/* ================================================================================================================== */
 #if defined TOKENIZER_IMPLEMENTATION && !defined TOKENIZER_IMPLEMENTED
 #define TOKENIZER_IMPLEMENTED
 
@@ -359,8 +361,8 @@ static int tok__by_first(const void *a, const void *b) {
     return x->first < y->first ? -1 : x->first > y->first;
 }
 
-/* One member of a class at s[*at]: its character, or -1 and a class in *classes, or -2 for what is not understood here.
- */
+/* One member of a class at s[*at]: its character, or -1 and a class in *classes, or -2 for what is not understood
+   here. */
 static int64_t tok__read_member(const unsigned char *s, size_t n, size_t *at, unsigned *classes) {
     static const char names[] = "LMNPS", escapes[] = "rnt", stands_for[] = "\r\n\t";
     const char *found;

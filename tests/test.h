@@ -36,8 +36,8 @@ test_check(int ok, const char *file, int line, const char *fmt, ...) {
     return 0;
 }
 
-/* CHECK(cond, fmt, ...) counts one pass or failure; a failure prints file:line and the message. Gives 1 if cond holds.
- */
+/* CHECK(cond, fmt, ...) counts one pass or failure; a failure prints file:line and the message. Gives 1 if cond
+   holds. */
 #define CHECK(cond, ...) test_check(!!(cond), __FILE__, __LINE__, __VA_ARGS__)
 
 #define SECTION(name) (test_section = (name), (void)printf("%s\n", test_section), (void)fflush(stdout))

@@ -38,8 +38,7 @@ static void drop_to(int n) {
     while (bag_n > n) free(bag[--bag_n]);
 }
 
-/* ---- what the bytes mean: plain, of mla.h only the conversion of halves -------------------------------------------
- */
+/* ---- what the bytes mean: plain, of mla.h only the conversion of halves ---------------------------------------- */
 
 static double half(const unsigned char *b) { return (double)mla_f16_to_f32((uint16_t)(b[0] | b[1] << 8)); }
 static int nibble(const unsigned char *b, int i, int run) { return b[i % run] >> (4 * (i / run % 2)) & 15; }
@@ -615,8 +614,7 @@ static void test_places(void) {
     }
 }
 
-/* ---- pairs of attention's first products, a checkpoint of several formats -----------------------------------------
- */
+/* ---- pairs of attention's first products, a checkpoint of several formats -------------------------------------- */
 
 /* x [n] of few bits, which int8 activations keep as they are. */
 static void few_bits(test_rng *r, float *x, int n) {

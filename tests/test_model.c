@@ -410,8 +410,8 @@ static void test_threads(const fixture *f) {
             if (!run(f, &w, &one)) continue;
             for (int i = 0; i < 7; i++) {
                 w.threads = variants[i].threads, w.run = variants[i].backwards ? run_backwards : NULL;
-                /* OpenMP's threads spin while they wait, which takes seconds where others use the cores: once is enough
-                 */
+                /* OpenMP's threads spin while they wait, which takes seconds where others use the cores: once is
+                   enough */
                 if (!w.run && (w.isa != best_isa() || absorbed != (w.threads == 3))) continue;
                 tasks_run = 0;
                 if (!run(f, &w, &many)) continue;

@@ -302,8 +302,7 @@ static void test_exactness(const subject *s) {
     CHECK(same_rows(s, j, k, n), "%s: rows differ on 3 threads", s->name);
 
     /* guesses that are cut off leave nothing behind: neither rows nor a difference in what follows, nor in the extra
-     * layers' rows
-     */
+     * layers' rows */
     float *state = (float *)room((size_t)s->n * (size_t)D, 4), *a = (float *)room(nV, 4), *b = (float *)room(nV, 4);
     const int wrong[3] = {1, 2, 3};
     forward(c, s, k, wrong, 3, state, NULL);
@@ -1000,8 +999,7 @@ static void test_files(const subject *s) {
     }
 }
 
-/* -------------------------------------------------------------------------------------------------------------------------
- */
+/* ------------------------------------------------------------------------------------------------------------------ */
 
 int main(int argc, char **argv) {
     static const char *const dirs[] = {V3, V3 "_fp8", TALES, V3};

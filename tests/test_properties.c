@@ -1189,8 +1189,8 @@ static void test_router_cases(void) {
     CHECK(index[0] == 5 && close_to((double)weight[0], 2.5 * 0.5, 8 * U),
           "group_limited_greedy with a bias: expert %d, weight %g instead of 1.25", index[0], (double)weight[0]);
     end_router(&t);
-    /* masked groups count 0.0 (group_limited_greedy) or -inf (noaux_tc): with negative biased scores inside, 0.0 wins
-     */
+    /* masked groups count 0.0 (group_limited_greedy) or -inf (noaux_tc): with negative biased scores inside, 0.0
+       wins */
     for (int method = 1; method < 3; method++) {
         t = make_router(8, 3, 4, 2, (mla_topk_method)method, MLA_SCORING_SIGMOID, 0, 1);
         for (int e = 0; e < 8; e++) t.bias[e] = e < 4 ? -2.0f : -9.0f, z[e] = (float)e / 16;
@@ -1242,8 +1242,7 @@ static const char *way_name(mla_isa isa, mla_attn_path path) {
 }
 
 /* `context` tokens causally, then n tokens with a mask of ours (of kind 1) or causally (0); the n answers against the
- * reference.
- */
+ * reference. */
 static void masked_case(const char *name, const mla_config *c, int before, int n, int masked, int fill) {
     const int D = c->hidden_size, T = before + n, H = c->num_attention_heads;
     test_rng r = {(uint64_t)(T + H)};
@@ -1894,8 +1893,8 @@ static void poison(const mla_tensor *t, float f, int at) { /* f32 tensors of our
     if (data) memcpy(data + 4 * at, &f, 4);
 }
 
-/* Runs the model and its expert layer; whatever the numbers are, calls succeed and indices are in range and distinct.
- */
+/* Runs the model and its expert layer; whatever the numbers are, calls succeed and indices are in range and
+   distinct. */
 static void survive(const whole *t, const char *what, float f, float in) {
     int tokens[40];
     float logits[VOCAB], x[40 * 37], y[40 * 37], weight[40 * 2];

@@ -741,8 +741,8 @@ static double median_err(const float *got, const float *want, size_t rows, size_
     return all[rows / 2];
 }
 
-/* Every Q8 and Q4 tensor of a, decoded by this test, takes its place in b as F32; *n of them are to be freed from list.
- */
+/* Every Q8 and Q4 tensor of a, decoded by this test, takes its place in b as F32; *n of them are to be freed from
+   list. */
 static void decoded(checkpoint *b, checkpoint *a, const set *names, float **list, int *n) {
     for (int i = 0; i < names->n; i++) {
         int k = 0;
