@@ -430,7 +430,7 @@ typedef enum mla_activations {
     MLA_ACT_F32,      /* f32 whatever the weights are */
     MLA_ACT_INT8,     /* with blocks (Q8 .. NVFP4) int8 in groups of 32, which is much faster; f32 with all others */
     MLA_ACT_BF16,     /* the same, and bf16 with BF16 weights and in attention over a BF16 cache; needs AVX512_BF16 or
-    AMX */
+                         AMX */
     MLA_ACT_E4M3, /* as INT8, and with E4M3 weights e4m3, a scale of largest/448 for each 128 of a token, as DeepSeek's
                      kernels do it (arXiv 2412.19437, 3.3) */
     MLA_ACT_COUNT
@@ -7675,9 +7675,12 @@ MIT License. Copyright (c) 2026 the mla.h authors.
 Permission is hereby granted, free of charge, to any person obtaining a copy of this software and associated
 documentation files (the "Software"), to deal in the Software without restriction, including without limitation the
 rights to use, copy, modify, merge, publish, distribute, sublicense, and/or sell copies of the Software, and to permit
-persons to whom the Software is furnished to do so, subject to the following conditions: The above copyright notice
-and this permission notice shall be included in all copies or substantial portions of the Software. THE SOFTWARE IS
-PROVIDED "AS IS", WITHOUT WARRANTY OF ANY KIND, EXPRESS OR IMPLIED, INCLUDING BUT NOT LIMITED TO THE WARRANTIES OF
+persons to whom the Software is furnished to do so, subject to the following conditions:
+
+The above copyright notice and this permission notice shall be included in all copies or substantial portions of the
+Software.
+
+THE SOFTWARE IS PROVIDED "AS IS", WITHOUT WARRANTY OF ANY KIND, EXPRESS OR IMPLIED, INCLUDING BUT NOT LIMITED TO THE WARRANTIES OF
 MERCHANTABILITY, FITNESS FOR A PARTICULAR PURPOSE AND NONINFRINGEMENT. IN NO EVENT SHALL THE AUTHORS OR COPYRIGHT
 HOLDERS BE LIABLE FOR ANY CLAIM, DAMAGES OR OTHER LIABILITY, WHETHER IN AN ACTION OF CONTRACT, TORT OR OTHERWISE,
 ARISING FROM, OUT OF OR IN CONNECTION WITH THE SOFTWARE OR THE USE OR OTHER DEALINGS IN THE SOFTWARE. */
