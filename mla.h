@@ -1190,7 +1190,7 @@ static const unsigned char *mla__block_at(const mla_tensor *w, int row, int col,
     for (int i = 0, unit; i < f->bytes; i += unit) {
         unit = mla__unit(f, i);
         if (unit == 4) memcpy(own + i, b + 16 * i + 4 * (row % 16), 4);
-        else memcpy(own + i, b + 16 * i + unit * (row % 16), (size_t)unit);
+        else memcpy(own + i, b + 16 * i + unit * (row % 16), 2); /* of one byte, the next is written next */
     }
     return own;
 }
@@ -1823,6 +1823,7 @@ typedef struct mla__kernels {
 /* Blocks of weights times activations in int8, 32 at a time: y = sum over groups of d_w d_x (q_w . q_x) - min_w sum(x),
    the sum in brackets exact. So codes are used as they lie, and their offset is a minimum, too. */
 
+#define MLA__BYTES 0x0101010101010101u
 static void mla__quantize_scalar(mla__act *y, const float *x, mla__sz n) {
     for (mla__sz g = 0; g < n / MLA_GROUP; g++, x += MLA_GROUP) {
         uint32_t top = 0; /* as bits, absolute values keep their order, and NaN is above all */
@@ -1841,21 +1842,33 @@ static void mla__quantize_scalar(mla__act *y, const float *x, mla__sz n) {
     }
 }
 
-/* The codes of a block, a run of bytes at a time. */
-static void mla__codes_scalar(const mla__format *f, const unsigned char *b, int8_t *q) {
-    unsigned char u[256] = {0};
-    for (int plane = 0; plane < (f->high.bits ? 2 : 1); plane++) {
-        const mla__plane p = plane ? f->high : f->low;
-        const int per = 8 / p.bits, mask = (1 << p.bits) - 1, up = plane ? f->low.bits : 0;
-        for (int i = 0; i < f->block; i += p.run) {
-            const unsigned char *from = b + p.at + i / (p.run * per) * p.run;
-            const int shift = i / p.run % per * p.bits;
-            for (int j = 0; j < p.run; j++) u[i + j] = (unsigned char)(u[i + j] | (from[j] >> shift & mask) << up);
-        }
+/* Eight weights from i on of a block, a byte each; only planes of single bits have runs shorter than that. */
+static uint64_t mla__eight(const mla__plane *p, const unsigned char *b, int i) {
+    const int per = 8 / p->bits;
+    uint64_t u;
+    unsigned char eight[8];
+    if (p->run >= 8) {
+        memcpy(&u, b + p->at + i / (p->run * per) * p->run + i % p->run, 8);
+        return u >> (i / p->run % per * p->bits) & MLA__BYTES * (uint64_t)((1 << p->bits) - 1);
     }
-    for (int i = 0; i < f->block; i++)
-        q[i] = f->code >= MLA__CODE_NL ? mla__lists[f->code - MLA__CODE_NL][u[i]]
-                                       : (int8_t)(f->code == MLA__CODE_INT8 ? (u[i] ^ 128) - 128 : u[i] - f->offset);
+    for (int j = 0; j < 8; j++) eight[j] = (unsigned char)mla__bits_of(p, b, i + j);
+    memcpy(&u, eight, 8);
+    return u;
+}
+/* The codes of a block, eight bytes at a time: less the offset, without a borrow from byte to byte. */
+static void mla__codes_scalar(const mla__format *f, const unsigned char *b, int8_t *q) {
+    for (int i = 0; i < f->block; i += 8) {
+        uint64_t u = mla__eight(&f->low, b, i);
+        if (f->high.bits) u |= mla__eight(&f->high, b, i) << f->low.bits;
+        if (f->offset) u = ((u | MLA__BYTES * 128) - MLA__BYTES * (uint64_t)f->offset) ^ MLA__BYTES * 128;
+        memcpy(q + i, &u, 8);
+    }
+    for (int i = 0; i < f->block && f->code >= MLA__CODE_NL; i++) q[i] = mla__lists[f->code - MLA__CODE_NL][q[i]];
+}
+static int mla__dot16(const int8_t *a, const int8_t *b) {
+    int dot = 0;
+    for (int i = 0; i < 16; i++) dot += a[i] * b[i];
+    return dot;
 }
 
 /* One block of a row times a token's activations from `a` on. */
@@ -1865,8 +1878,8 @@ static float mla__block_dot(const mla__format *f, const int8_t *q, const float *
     for (int j = 0; j < f->block / f->group; j++) {
         const mla__act *x = a + j * f->group / MLA_GROUP;
         const int from = j * f->group % MLA_GROUP;
-        int dot = 0;
-        for (int i = 0; i < f->group; i++) dot += x->q[from + i] * q[j * f->group + i];
+        int dot = mla__dot16(x->q + from, q + j * f->group);
+        if (f->group > 16) dot += mla__dot16(x->q + 16, q + j * f->group + 16);
         sum += d[j] * x->d * (float)dot;
         if (min[j] != 0) sum -= min[j] * (f->group < MLA_GROUP ? x->half[from / 16] : x->sum);
     }
@@ -2468,7 +2481,8 @@ MLA__INLINE int mla__halves(mla__shape s) { return s == MLA__SIGNED_16 || s == M
 /* y [M, 16] (+)= gn groups of M tokens and a panel. */
 MLA__AVX2 void mla__itile_avx2(const mla__shape shape, const int M, float *y, mla__sz ldy, const mla__act *const *x,
                                const mla__ipanel *panel, int gn, int add) {
-    const int halves = mla__halves(shape), fold = mla__is_signed(shape) ? 1 : shape == MLA__UNSIGNED ? 8 : 4;
+    /* sums of products fit 16 bits: 8 * 2 * 15 * 127 = 30480, and of five bits half as many */
+    const int halves = mla__halves(shape), in32 = mla__is_signed(shape), parts = shape == MLA__UNSIGNED_5 ? 2 : halves;
     const __m256i ones = _mm256_set1_epi16(1);
     __m256 acc[MLA__IMR][2];
     MLA__UNROLL
@@ -2477,11 +2491,11 @@ MLA__AVX2 void mla__itile_avx2(const mla__shape shape, const int M, float *y, ml
         for (int j = 0; j < 2; j++) acc[i][j] = add ? _mm256_loadu_ps(y + i * ldy + 8 * j) : _mm256_setzero_ps();
     }
     for (int g = 0; g < gn; g++)
-        for (int part = 0; part < halves; part++) {
-            __m256i s[MLA__IMR][2], few[MLA__IMR][2];
+        for (int part = 0; part < parts; part++) {
+            __m256i s[MLA__IMR][2];
             MLA__UNROLL
-            for (int i = 0; i < M; i++) s[i][0] = s[i][1] = few[i][0] = few[i][1] = _mm256_setzero_si256();
-            for (int k = 8 / halves * part; k < 8 / halves * (part + 1); k++) {
+            for (int i = 0; i < M; i++) s[i][0] = s[i][1] = _mm256_setzero_si256();
+            for (int k = 8 / parts * part; k < 8 / parts * (part + 1); k++) {
                 MLA__UNROLL
                 for (int j = 0; j < 2; j++) {
                     const __m256i w = _mm256_loadu_si256((const __m256i *)(const void *)(panel[g].w[k] + 32 * j));
@@ -2490,32 +2504,23 @@ MLA__AVX2 void mla__itile_avx2(const mla__shape shape, const int M, float *y, ml
                         int four;
                         memcpy(&four, x[i][g].q + 4 * k, 4);
                         const __m256i p = mla__pairs_avx2(mla__is_signed(shape), w, _mm256_set1_epi32(four));
-                        if (fold == 1) s[i][j] = _mm256_add_epi32(s[i][j], _mm256_madd_epi16(p, ones));
-                        else few[i][j] = _mm256_add_epi16(few[i][j], p);
-                    }
-                }
-                if (fold > 1 && k % fold == fold - 1) {
-                    MLA__UNROLL
-                    for (int i = 0; i < M; i++) {
-                        MLA__UNROLL
-                        for (int j = 0; j < 2; j++) {
-                            s[i][j] = _mm256_add_epi32(s[i][j], _mm256_madd_epi16(few[i][j], ones));
-                            few[i][j] = _mm256_setzero_si256();
-                        }
+                        if (in32) s[i][j] = _mm256_add_epi32(s[i][j], _mm256_madd_epi16(p, ones));
+                        else s[i][j] = _mm256_add_epi16(s[i][j], p);
                     }
                 }
             }
             MLA__UNROLL
             for (int j = 0; j < 2; j++) {
-                const __m256 d = _mm256_loadu_ps(panel[g].d[part] + 8 * j);
+                const __m256 d = _mm256_loadu_ps(panel[g].d[halves == 1 ? 0 : part] + 8 * j);
                 MLA__UNROLL
                 for (int i = 0; i < M; i++) {
-                    const float sum = halves == 1 ? x[i][g].sum : x[i][g].half[part];
-                    acc[i][j] = _mm256_fmadd_ps(_mm256_cvtepi32_ps(s[i][j]),
-                                                _mm256_mul_ps(d, _mm256_set1_ps(x[i][g].d)), acc[i][j]);
+                    const float sum = halves > 1 ? x[i][g].half[part] : part == 0 ? x[i][g].sum : 0;
+                    const __m256i p = in32 ? s[i][j] : _mm256_madd_epi16(s[i][j], ones);
+                    acc[i][j] =
+                        _mm256_fmadd_ps(_mm256_cvtepi32_ps(p), _mm256_mul_ps(d, _mm256_set1_ps(x[i][g].d)), acc[i][j]);
                     if (!mla__is_signed(shape))
-                        acc[i][j] = _mm256_fnmadd_ps(_mm256_loadu_ps(panel[g].min[part] + 8 * j), _mm256_set1_ps(sum),
-                                                     acc[i][j]);
+                        acc[i][j] = _mm256_fnmadd_ps(_mm256_loadu_ps(panel[g].min[halves == 1 ? 0 : part] + 8 * j),
+                                                     _mm256_set1_ps(sum), acc[i][j]);
                 }
             }
         }
@@ -3525,7 +3530,7 @@ MLA__IN void MLA__F(dot_row)(const mla_dtype t, const int TB, const mla__product
     const mla_dtype as = mla__blocked(t) ? MLA_F32 : t;
     const int coded = t == MLA_E4M3, scaled = coded && mla__scaled(w), U = CHAINS / TB, K = w->cols;
     const int step = mla__blocked(t) ? MLA__SPAN : scaled ? mla__scale_cols(w) : K;
-    const int fetch = as == t ? p->fetch : 0;
+    const int fetch = MLA__VL > 1 && as == t ? p->fetch : 0;
     mla__sz scales = scaled ? mla__scale_index(w, row, 0) : 0;
     float own[MLA__SPAN], tail[MLA__FEW];
     MLA__V acc[CHAINS], top = MLA__F(zero)();

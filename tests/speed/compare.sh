@@ -29,7 +29,7 @@ make -s -n bench -C $out/old.src |
 : >$out/new.json
 
 measure() { # NAME ARGUMENTS...
-    flock "$LOCK" "$out/$1" "${@:2}" --json >$out/line.json 2>$out/error ||
+    flock "$LOCK" ${QUIET:-} "$out/$1" "${@:2}" --json >$out/line.json 2>$out/error ||
         { echo "$1: bench ${*:2}: $(head -n 1 $out/error)"; return; }
     sed "s/^{/{\"asked\":\"$weights\",/" $out/line.json >>"$out/$1.json"
 }
