@@ -4047,8 +4047,9 @@ static void mla__select(mla__kernels *k, mla_isa isa) {
 
 void mla_widen(float *y, mla_dtype t, const void *x, size_t n) {
     mla__kernels k;
-    mla__select(&k, MLA_ISA_AUTO);
+    memset(&k, 0, sizeof k);
     if ((unsigned)t >= MLA_DTYPE_COUNT) return;
+    if (n >= 256) mla__select(&k, MLA_ISA_AUTO); /* which takes longer than a few elements */
     if (k.widen[t]) k.widen[t](y, x, (mla__sz)n);
     else
         for (size_t i = 0; i < n; i++) y[i] = mla__get(t, x, (mla__sz)i);

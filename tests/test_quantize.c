@@ -194,6 +194,102 @@ static void test_q4_search(void) {
     free(x);
 }
 
+/* What plain rounding makes of 256 values: scales from the largest of each group, as the format keeps them. */
+static float half(float f) { return mla_f16_to_f32(mla_f32_to_f16(f)); }
+static float nearest(float q, float least, float most) { return fminf(fmaxf(rintf(q), least), most); }
+/* Q4_K, Q5_K: d q - m, both in 63rds of the block's largest */
+static void plain_k(float *y, const float *x, float most) {
+    float d[8], m[8], top_d = 0, top_m = 0;
+    for (int j = 0; j < 8; j++) {
+        float low = 0, high = x[32 * j];
+        for (int i = 0; i < 32; i++) low = fminf(low, x[32 * j + i]), high = fmaxf(high, x[32 * j + i]);
+        d[j] = (high - low) / most, m[j] = -low;
+        top_d = fmaxf(top_d, d[j]), top_m = fmaxf(top_m, m[j]);
+    }
+    const float unit_d = half(top_d / 63), unit_m = half(top_m / 63);
+    for (int i = 0; i < 256; i++) {
+        const float s = unit_d > 0 ? unit_d * nearest(d[i / 32] / unit_d, 0, 63) : 0;
+        const float low = unit_m > 0 ? unit_m * nearest(m[i / 32] / unit_m, 0, 63) : 0;
+        y[i] = s > 0 ? s * nearest((x[i] + low) / s, 0, most) - low : -low;
+    }
+}
+static void plain_q6_k(float *y, const float *x) { /* groups of 16, d in 127ths of the block's largest */
+    float d[16], top = 0;
+    for (int j = 0; j < 16; j++) {
+        d[j] = 0;
+        for (int i = 0; i < 16; i++) d[j] = fabsf(x[16 * j + i]) > fabsf(d[j]) ? x[16 * j + i] : d[j];
+        d[j] /= -32, top = fabsf(d[j]) > fabsf(top) ? d[j] : top;
+    }
+    const float unit = half(top / -128);
+    for (int i = 0; i < 256; i++) {
+        const float s = unit != 0 ? unit * nearest(d[i / 16] / unit, -128, 127) : 0;
+        y[i] = s != 0 ? s * nearest(x[i] / s, -32, 31) : 0;
+    }
+}
+static void plain_iq4_nl(float *y, const float *x) { /* the largest of 32 becomes the list's largest, -127 */
+    static const float list[] = {-127, -104, -83, -65, -49, -35, -22, -10, 1, 13, 25, 38, 53, 69, 89, 113};
+    for (int j = 0; j < 256; j += 32) {
+        float top = 0;
+        for (int i = 0; i < 32; i++) top = fabsf(x[j + i]) > fabsf(top) ? x[j + i] : top;
+        const float d = half(top / -127);
+        for (int i = j; i < j + 32; i++) {
+            int best = 0;
+            for (int k = 1; k < 16; k++) best = fabsf(d * list[k] - x[i]) < fabsf(d * list[best] - x[i]) ? k : best;
+            y[i] = d * list[best];
+        }
+    }
+}
+/* Squared error over squares, of the library and of plain rounding, of x [n], n a multiple of 256. */
+static void search_errors(mla_dtype t, const float *x, size_t n, double *search, double *plain) {
+    double sum = 0;
+    *search = *plain = 0;
+    for (size_t at = 0; at < n; at += 256) {
+        unsigned char b[256];
+        float y[256], p[256];
+        quantize(t, b, x + at, 256);
+        mla_widen(y, t, b, 256);
+        if (t == MLA_Q6_K) plain_q6_k(p, x + at);
+        else if (t == MLA_IQ4_NL) plain_iq4_nl(p, x + at);
+        else plain_k(p, x + at, t == MLA_Q4_K ? 15 : 31);
+        for (int i = 0; i < 256; i++) {
+            const double w = (double)x[at + (size_t)i];
+            sum += w * w, *search += ((double)y[i] - w) * ((double)y[i] - w);
+            *plain += ((double)p[i] - w) * ((double)p[i] - w);
+        }
+    }
+    *search /= sum, *plain /= sum;
+}
+static void test_searches(void) {
+    enum { N = 1 << 17 };
+    static const mla_dtype types[] = {MLA_Q4_K, MLA_Q5_K, MLA_Q6_K, MLA_IQ4_NL};
+    float *x = (float *)need(malloc(N * sizeof *x));
+    test_rng r = {5};
+    checkpoint *c;
+    mla_error err;
+    SECTION("searched scales: squared error below plain rounding");
+    if (!CHECK(checkpoint_open(&c, "examples/tales", &err) == MLA_OK, "%s", err.text)) return;
+    for (int k = 0; k < 2; k++) {
+        size_t n = 0;
+        for (int i = 0; k == 0 && i < N; i++) x[i] = 0.02f * test_gauss(&r), n = N;
+        for (int l = 0; k == 1 && l < c->config.num_hidden_layers; l++)
+            for (int e = 0; c->weights.layers[l].moe.experts && e < c->config.n_routed_experts; e++) {
+                const mla_tensor *w = &c->weights.layers[l].moe.experts[e].gate.weight;
+                for (int i = 0; i < w->rows * w->cols && n < N; i++) x[n++] = mla_weight(w, i / w->cols, i % w->cols);
+            }
+        n -= n % 256;
+        CHECK(n > N / 8, "%zu weights", n);
+        for (int t = 0; t < 4; t++) {
+            double search, plain;
+            search_errors(types[t], x, n, &search, &plain);
+            if (reporting)
+                printf("  %s, %s: squared error %.3e of the squares, plain rounding %.3e, ratio %.3f\n",
+                       mla_dtype_name(types[t]), k ? "the demo model" : "gaussian", search, plain, search / plain);
+            CHECK(search < 0.97 * plain, "%s: %g, plain %g", mla_dtype_name(types[t]), search, plain);
+        }
+    }
+    checkpoint_close(c), free(x);
+}
+
 static void test_odd_groups(void) {
     static const float odd[] = {NAN, INFINITY, -INFINITY, 3.4e38f, -3.4e38f, 1e-45f, -1e-38f, 65504.0f * 127, 1e4f};
     float x[96], y[96];
@@ -1272,6 +1368,7 @@ int main(int argc, char **argv) {
     test_layout();
     test_q8_formula();
     test_q4_search();
+    test_searches();
     test_odd_groups();
     snprintf(dir, sizeof dir, "/tmp/test_quantize_XXXXXX");
     if (!mkdtemp(dir)) return puts("cannot make a temporary directory"), 2;
