@@ -33,7 +33,7 @@ can = d=$$(mktemp -d) && printf '\#include <$(2)>\nint main(void) { return 0; }\
 # The implementation takes long to compile. It is compiled once, as DIRECTORY/mla.o, and programs that say MLA_IMPLEMENTATION are told
 # that they have it already; but those that look into it have their own.
 LINKED = -DMLA__IMPLEMENTED -DMLA__INSTANTIATED
-%/test_kernels %/test_sparse %/bench: LINKED =
+%/test_kernels %/bench: LINKED =
 # $(call programs,DIRECTORY,COMPILER AND FLAGS): the rules for what is built into a directory
 define programs
 build/$(1)mla.o: mla.h build/flags

@@ -216,63 +216,6 @@ static float far_off(const float *got, const double *want,
     return (float)(worst / largest);
 }
 
-/* ---- the best of a list ------------------------------------------------------------------------------------------ */
-
-typedef struct scored {
-    float score;
-    int at;
-} scored;
-static int better(const void *a, const void *b) {
-    const scored *x = (const scored *)a, *y = (const scored *)b;
-    const int x_nan = x->score != x->score, y_nan = y->score != y->score;
-    if (x_nan != y_nan) return x_nan - y_nan;
-    if (x->score > y->score || x->score < y->score) return x->score > y->score ? -1 : 1;
-    return (x->at > y->at) - (x->at < y->at);
-}
-static int by_position(const void *a, const void *b) { return ((const scored *)a)->at - ((const scored *)b)->at; }
-
-static void test_best(void) {
-    enum { N = 9000 };
-    static const int most[] = {1, 2, 7, 64, 1000, 3000, N - 1, N, N + 5};
-    test_rng r = {1};
-    SECTION("the best of a list");
-    scored *all = HOLD(scored, N);
-    float *score = HOLD(float, N);
-    for (int kind = 0; kind < 9; kind++)
-        for (size_t k = 0; k < sizeof most / sizeof *most; k++) {
-            int wrong = 0;
-            const int room = most[k] + (most[k] > MLA__BEST_SPARE ? most[k] : MLA__BEST_SPARE), n = kind == 8 ? 5 : N;
-            uint32_t *key = (uint32_t *)malloc((size_t)room * 4);
-            int *position = (int *)malloc((size_t)room * 4);
-            for (int i = 0; i < n; i++) {
-                const int j = test_int(&r, 8);
-                score[i] = kind == 0   ? test_gauss(&r)
-                           : kind == 1 ? (float)(i % 3) - 1     /* mostly ties */
-                           : kind == 2 ? (i % 2 ? 0.0f : -0.0f) /* nothing else */
-                           : kind == 3 ? (float)i               /* each better than those before */
-                           : kind == 4 ? -(float)i              /* none is */
-                           : kind == 5 ? (float)NAN
-                           : kind == 6 ? (j == 0   ? (float)NAN
-                                          : j == 1 ? INFINITY
-                                          : j == 2 ? -INFINITY
-                                          : j == 3 ? 1e-42f
-                                                   : test_gauss(&r))
-                                       : ldexpf(test_gauss(&r), test_int(&r, 250) - 125);
-                all[i].score = score[i], all[i].at = 3 * i + 1;
-            }
-            mla__top top = mla__top_begin(key, position, most[k]);
-            for (int i = 0; i < n; i++) mla__top_offer(&top, mla__top_key(score[i]), 3 * i + 1);
-            mla__top_cut(&top);
-            const int want = n < most[k] ? n : most[k];
-            qsort(all, (size_t)n, sizeof *all, better);
-            qsort(all, (size_t)want, sizeof *all, by_position);
-            for (int i = 0; i < want && top.n == want; i++) wrong += top.at[i] != all[i].at;
-            CHECK(top.n == want && wrong == 0, "list %d, best %d of %d: %d, %d others", kind, most[k], n, top.n, wrong);
-            free(key), free(position);
-        }
-    drop();
-}
-
 /* ---- against the reference --------------------------------------------------------------------------------------- */
 
 typedef struct trial {
@@ -665,10 +608,12 @@ static void test_hostile_values(void) {
               (double)bad[v], (double)m);
         if (v == 0) { /* NaN everywhere: the first TOPK keys */
             int wrong = 0;
-            for (int i = 0; i < 45; i++) /* of the second call */
-                wrong += context->sparse->choice[i].n != TOPK || context->sparse->chosen[i * TOPK] != 0 ||
-                         context->sparse->chosen[i * TOPK + TOPK - 1] != TOPK - 1;
-            CHECK(wrong == 0, "%s, %s, tensor %d: %d tokens did not choose the first keys", mla_isa_name(isa),
+            float probs[3 * (T + 1)];
+            mla_sequence next = sequence(k, 1);
+            next.probs = probs;
+            MUST_IN(context, mla_attn_forward(context, 0, y, x, &next, 1));
+            for (int i = 0; i < 3 * (T + 1); i++) wrong += (probs[i] > 0) != (i % (T + 1) < TOPK);
+            CHECK(wrong == 0, "%s, %s, tensor %d: %d keys but the first were chosen, or not these", mla_isa_name(isa),
                   path_names[path], which, wrong);
         }
         mla_cache_destroy(k), mla_context_destroy(context);
@@ -831,7 +776,6 @@ static void test_refusals(void) {
 }
 
 int main(void) {
-    test_best();
     test_reference();
     test_dense();
     test_ways();
