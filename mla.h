@@ -891,18 +891,20 @@ static inline void mla__moe_ref(double *y, int *expert, double *we, const mla_co
 #define MLA__PREFETCH_L2(p) ((void)(p))
 #endif
 
-/* Register tiles are small arrays indexed by loops of constant length: these must be unrolled, also at -O2, to live in
- * registers. */
+/* Register tiles are small arrays indexed by loops of constant length (once inlined): these must be unrolled, also at
+   -O2, to live in registers. MLA__EACH is such a loop, for i from 0 to n - 1. */
 #if defined(__clang__)
 #pragma clang diagnostic push
-#pragma clang diagnostic ignored                                                                                       \
-    "-Wpass-failed" /* said, too, of loops that an instance of the template does not have */
+#pragma clang diagnostic ignored "-Wpass-failed" /* said, too, of loops that an instance of the template has not */
 #define MLA__UNROLL _Pragma("clang loop unroll(full)")
 #elif defined(__GNUC__)
 #define MLA__UNROLL _Pragma("GCC unroll 32")
 #else
 #define MLA__UNROLL
 #endif
+#define MLA__EACH(i, n)                                                                                                \
+    MLA__UNROLL                                                                                                        \
+    for (int i = 0; i < (n); i++)
 
 typedef ptrdiff_t mla__sz; /* strides and counts of elements: signed, as wide as an address */
 
@@ -1414,6 +1416,8 @@ MLA__INLINE float mla__odd_scalar(float v) { return mla__float(mla__bits(v) & 0x
 #if MLA__X86
 #define MLA__AVX2 MLA__INLINE MLA__TARGET_AVX2
 typedef __m256 mla__v_avx2;
+MLA__AVX2 __m128i mla__m128i(const void *p) { return _mm_loadu_si128((const __m128i *)p); }
+MLA__AVX2 __m256i mla__m256i(const void *p) { return _mm256_loadu_si256((const __m256i *)p); }
 MLA__AVX2 __m256 mla__ld_avx2(const float *p) { return _mm256_loadu_ps(p); }
 MLA__AVX2 void mla__st_avx2(float *p, __m256 v) { _mm256_storeu_ps(p, v); }
 MLA__AVX2 __m256 mla__set1_avx2(float x) { return _mm256_set1_ps(x); }
@@ -1448,15 +1452,13 @@ MLA__AVX2 __m256 mla__exp_avx2(__m256 x) {
 }
 MLA__AVX2 int mla__same_avx2(__m256 a, __m256 b) { return _mm256_movemask_ps(_mm256_cmp_ps(a, b, _CMP_EQ_OQ)) == 255; }
 MLA__AVX2 __m256 mla__keep_avx2(__m256 s, const int *limit, int u) {
-    const __m256i hidden =
-        _mm256_cmpgt_epi32(_mm256_set1_epi32(u), _mm256_loadu_si256((const __m256i *)(const void *)limit));
+    const __m256i hidden = _mm256_cmpgt_epi32(_mm256_set1_epi32(u), mla__m256i(limit));
     return _mm256_blendv_ps(s, _mm256_set1_ps(-INFINITY), _mm256_castsi256_ps(hidden));
 }
 /* An e4m3 code, shifted, is an f16 of 2^-8 the value (its conversion knows subnormals); code 127 is NaN. */
 MLA__AVX2 void mla__fp8_avx2(const void *p, mla__sz i, __m256 *v,
                              __m256 *top) { /* by way of f16; the sign is extended and cut back */
-    const __m256i x = _mm256_loadu_si256((const __m256i *)(const void *)((const unsigned char *)p + i)),
-                  keep = _mm256_set1_epi16((short)0xbf80);
+    const __m256i x = mla__m256i((const unsigned char *)p + i), keep = _mm256_set1_epi16((short)0xbf80);
     const __m256i a = _mm256_and_si256(_mm256_slli_epi16(_mm256_cvtepi8_epi16(_mm256_castsi256_si128(x)), 7), keep);
     const __m256i b =
         _mm256_and_si256(_mm256_slli_epi16(_mm256_cvtepi8_epi16(_mm256_extracti128_si256(x, 1)), 7), keep);
@@ -1470,10 +1472,8 @@ MLA__AVX2 int mla__fp8_nan_avx2(__m256 top) {
 MLA__AVX2 __m256 mla__get_avx2(mla_dtype t, const void *p, mla__sz i) {
     const unsigned char *b = (const unsigned char *)p;
     switch (t) {
-    case MLA_F16: return _mm256_cvtph_ps(_mm_loadu_si128((const __m128i *)(const void *)(b + 2 * i)));
-    case MLA_BF16:
-        return _mm256_castsi256_ps(
-            _mm256_slli_epi32(_mm256_cvtepu16_epi32(_mm_loadu_si128((const __m128i *)(const void *)(b + 2 * i))), 16));
+    case MLA_F16: return _mm256_cvtph_ps(mla__m128i(b + 2 * i));
+    case MLA_BF16: return _mm256_castsi256_ps(_mm256_slli_epi32(_mm256_cvtepu16_epi32(mla__m128i(b + 2 * i)), 16));
     case MLA_E4M3: { /* as above */
         const __m128i x = _mm_cvtepu8_epi16(_mm_loadl_epi64((const __m128i *)(const void *)(b + i)));
         const __m128i a = _mm_slli_epi16(_mm_and_si128(x, _mm_set1_epi16(127)), 7);
@@ -1572,19 +1572,16 @@ MLA__AVX512 int mla__fp8_nan_avx512(__m512 top) {
 MLA__AVX512 __m512 mla__get_avx512(mla_dtype t, const void *p, mla__sz i) {
     const unsigned char *b = (const unsigned char *)p;
     switch (t) {
-    case MLA_F16: return _mm512_cvtph_ps(_mm256_loadu_si256((const __m256i *)(const void *)(b + 2 * i)));
-    case MLA_BF16:
-        return _mm512_castsi512_ps(_mm512_slli_epi32(
-            _mm512_cvtepu16_epi32(_mm256_loadu_si256((const __m256i *)(const void *)(b + 2 * i))), 16));
+    case MLA_F16: return _mm512_cvtph_ps(mla__m256i(b + 2 * i));
+    case MLA_BF16: return _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_cvtepu16_epi32(mla__m256i(b + 2 * i)), 16));
     case MLA_E4M3: {
-        const __m256i x = _mm256_cvtepu8_epi16(_mm_loadu_si128((const __m128i *)(const void *)(b + i)));
+        const __m256i x = _mm256_cvtepu8_epi16(mla__m128i(b + i));
         const __m256i a = _mm256_slli_epi16(_mm256_and_si256(x, _mm256_set1_epi16(127)), 7);
         const __m256i s = _mm256_slli_epi16(_mm256_and_si256(x, _mm256_set1_epi16(128)), 8);
         const __m256i nan = _mm256_cmpeq_epi16(a, _mm256_set1_epi16(127 << 7));
         return _mm512_mul_ps(_mm512_cvtph_ps(_mm256_or_si256(_mm256_or_si256(a, s), nan)), _mm512_set1_ps(256.0f));
     }
-    case MLA_I8:
-        return _mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(_mm_loadu_si128((const __m128i *)(const void *)(b + i))));
+    case MLA_I8: return _mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(mla__m128i(b + i)));
     default: return _mm512_loadu_ps((const float *)(const void *)(b + 4 * i));
     }
 }
@@ -1614,16 +1611,14 @@ MLA__AVX512 __m512 mla__odd_avx512(__m512 v) {
 /* Within 128-bit quarters as for AVX2, then the 4 x 4 quarters. */
 MLA__AVX512 void mla__transpose_avx512(__m512 *r) {
     __m512 b[16];
-    MLA__UNROLL
-    for (int i = 0; i < 4; i++) { /* b[4i + j], quarter q: column 4q + j of rows 4i .. 4i+3 */
+    MLA__EACH(i, 4) { /* b[4i + j], quarter q: column 4q + j of rows 4i .. 4i+3 */
         const __m512 a0 = _mm512_unpacklo_ps(r[4 * i], r[4 * i + 1]), a1 = _mm512_unpackhi_ps(r[4 * i], r[4 * i + 1]);
         const __m512 a2 = _mm512_unpacklo_ps(r[4 * i + 2], r[4 * i + 3]),
                      a3 = _mm512_unpackhi_ps(r[4 * i + 2], r[4 * i + 3]);
         b[4 * i] = _mm512_shuffle_ps(a0, a2, 0x44), b[4 * i + 1] = _mm512_shuffle_ps(a0, a2, 0xee);
         b[4 * i + 2] = _mm512_shuffle_ps(a1, a3, 0x44), b[4 * i + 3] = _mm512_shuffle_ps(a1, a3, 0xee);
     }
-    MLA__UNROLL
-    for (int j = 0; j < 4; j++) {
+    MLA__EACH(j, 4) {
         const __m512 c0 = _mm512_shuffle_f32x4(b[j], b[4 + j], 0x44),
                      c1 = _mm512_shuffle_f32x4(b[8 + j], b[12 + j], 0x44);
         const __m512 c2 = _mm512_shuffle_f32x4(b[j], b[4 + j], 0xee),
@@ -1952,8 +1947,7 @@ MLA__INLINE int8x16x2_t mla__codes_neon(const mla_dtype t, const unsigned char *
     const mla__format *f = &mla__formats[t];
     const uint8x16x2_t low = mla__plane_neon(&f->low, b, g);
     int8x16x2_t r;
-    MLA__UNROLL
-    for (int h = 0; h < 2; h++) {
+    MLA__EACH(h, 2) {
         uint8x16_t u = low.val[h];
         if (f->high.bits)
             u = vorrq_u8(u, vshlq_u8(mla__plane_neon(&f->high, b, g).val[h], vdupq_n_s8((int8_t)f->low.bits)));
@@ -1971,12 +1965,10 @@ MLA__INLINE void mla__idot_rows_neon(const mla_dtype t, const int R, float *y, c
     const int each = f->block / MLA_GROUP, halves = MLA_GROUP / f->group, plain = f->scaling == MLA__SCALING_D;
     float32x4_t acc[4];
     float low[4];
-    MLA__UNROLL
-    for (int i = 0; i < R; i++) acc[i] = vdupq_n_f32(0), low[i] = 0;
+    MLA__EACH(i, R) acc[i] = vdupq_n_f32(0), low[i] = 0;
     for (int g = 0; g < groups; g++) {
         const int8x16_t q0 = vld1q_s8(x[g].q), q1 = vld1q_s8(x[g].q + 16);
-        MLA__UNROLL
-        for (int i = 0; i < R; i++) {
+        MLA__EACH(i, R) {
             const unsigned char *w = b + i * row + (mla__sz)(g / each) * f->bytes;
             float m, m1 = 0;
             const float d = mla__group_scale(f, w, g % each * halves, &m);
@@ -1993,8 +1985,7 @@ MLA__INLINE void mla__idot_rows_neon(const mla_dtype t, const int R, float *y, c
             }
         }
     }
-    MLA__UNROLL
-    for (int i = 0; i < R; i++) y[i] = vaddvq_f32(acc[i]) - (plain ? (float)f->offset : 1) * low[i];
+    MLA__EACH(i, R) y[i] = vaddvq_f32(acc[i]) - (plain ? (float)f->offset : 1) * low[i];
 }
 MLA__INLINE void mla__idot_neon(const mla_dtype t, const mla__product *p) {
     const mla__sz row = mla__bytes(t, p->w->cols);
@@ -2093,23 +2084,23 @@ MLA__AVX2 __m256i mla__plane_avx2(const mla__plane *p, const unsigned char *b, i
         return _mm256_and_si256(_mm256_cmpeq_epi8(x, bit), mask);
     }
     if (p->run < 32) { /* 16 bytes; both their parts are wanted, of all or of each eight */
-        __m256i x = _mm256_broadcastsi128_si256(_mm_loadu_si128((const __m128i *)(const void *)at));
+        __m256i x = _mm256_broadcastsi128_si256(mla__m128i(at));
         if (p->run == 8) x = _mm256_permute4x64_epi64(x, 0x50);
         const __m256i s = p->run == 8 ? _mm256_setr_epi64x(0, 4, 0, 4) : _mm256_setr_epi64x(0, 0, 4, 4);
         return _mm256_and_si256(_mm256_srlv_epi64(x, s), mask);
     }
-    const __m256i x = _mm256_loadu_si256((const __m256i *)(const void *)at);
+    const __m256i x = mla__m256i(at);
     return p->bits == 8 ? x : _mm256_and_si256(_mm256_srl_epi16(x, _mm_cvtsi32_si128(shift)), mask);
 }
 /* And of sixteen rows interleaved: weights i .. i+3 of rows 8 half .. 8 half + 7. */
 MLA__AVX2 __m256i mla__plane16_avx2(const mla__plane *p, const unsigned char *b, int i, int half) {
     const int per = 8 / p->bits, at = p->at + i / (p->run * per) * p->run + i % p->run;
     if (p->run == 1) {
-        const __m256i x = _mm256_loadu_si256((const __m256i *)(const void *)(b + 16 * p->at + 32 * half));
+        const __m256i x = mla__m256i(b + 16 * p->at + 32 * half);
         const __m256i four = _mm256_and_si256(_mm256_srl_epi32(x, _mm_cvtsi32_si128(i)), _mm256_set1_epi32(15));
         return _mm256_and_si256(_mm256_mullo_epi32(four, _mm256_set1_epi32(0x00204081)), _mm256_set1_epi8(1));
     }
-    const __m256i x = _mm256_loadu_si256((const __m256i *)(const void *)(b + 16 * at + 32 * half));
+    const __m256i x = mla__m256i(b + 16 * at + 32 * half);
     if (p->bits == 8) return x;
     return _mm256_and_si256(_mm256_srl_epi16(x, _mm_cvtsi32_si128(i / p->run % per * p->bits)),
                             _mm256_set1_epi8((char)((1 << p->bits) - 1)));
@@ -2138,12 +2129,7 @@ MLA__AVX2 __m256 mla__half_avx2(const unsigned char *b) { /* eight times */
     memcpy(&h, b, 2);
     return _mm256_cvtph_ps(_mm_set1_epi16(h));
 }
-MLA__AVX2 __m256 mla__halves_avx2(const unsigned char *b) {
-    return _mm256_cvtph_ps(_mm_loadu_si128((const __m128i *)(const void *)b));
-}
-MLA__AVX2 __m256i mla__words_avx2(const unsigned char *b) {
-    return _mm256_loadu_si256((const __m256i *)(const void *)b);
-}
+MLA__AVX2 __m256 mla__halves_avx2(const unsigned char *b) { return _mm256_cvtph_ps(mla__m128i(b)); }
 MLA__AVX2 __m256 mla__bytes_times(const unsigned char *b, int is_signed, __m256 d) { /* eight bytes */
     const __m128i x = _mm_loadl_epi64((const __m128i *)(const void *)b);
     return _mm256_mul_ps(d, _mm256_cvtepi32_ps(is_signed ? _mm256_cvtepi8_epi32(x) : _mm256_cvtepu8_epi32(x)));
@@ -2180,7 +2166,7 @@ MLA__AVX2 void mla__scales_avx2(const mla_dtype t, const unsigned char *b, float
     }
     case MLA__SCALING_Q2: {
         unsigned char low[16], high[16];
-        const __m128i x = _mm_loadu_si128((const __m128i *)(const void *)b), nibble = _mm_set1_epi8(15);
+        const __m128i x = mla__m128i(b), nibble = _mm_set1_epi8(15);
         _mm_storeu_si128((__m128i *)(void *)low, _mm_and_si128(x, nibble));
         _mm_storeu_si128((__m128i *)(void *)high, _mm_and_si128(_mm_srli_epi16(x, 4), nibble));
         for (int i = 0; i < 16; i += 8) {
@@ -2226,12 +2212,12 @@ MLA__AVX2 __m256 mla__scales16_avx2(const mla_dtype t, const unsigned char *b, i
     switch (mla__formats[t].scaling) {
     case MLA__SCALING_DM: *min = _mm256_sub_ps(_mm256_setzero_ps(), mla__halves_avx2(b + 32 + 16 * half)); return d;
     case MLA__SCALING_K: {
-        const __m256i s = _mm256_srl_epi32(mla__words_avx2(b + 64 + 32 * half), by8);
-        const __m256i m = _mm256_srl_epi32(mla__words_avx2(b + 128 + 32 * half), by8);
+        const __m256i s = _mm256_srl_epi32(mla__m256i(b + 64 + 32 * half), by8);
+        const __m256i m = _mm256_srl_epi32(mla__m256i(b + 128 + 32 * half), by8);
         const __m256 dmin = mla__halves_avx2(b + 32 + 16 * half);
         __m256i ds = _mm256_and_si256(s, low6), ms = _mm256_and_si256(m, low6);
         if (j >= 4) {
-            const __m256i x = _mm256_srl_epi32(mla__words_avx2(b + 192 + 32 * half), by8);
+            const __m256i x = _mm256_srl_epi32(mla__m256i(b + 192 + 32 * half), by8);
             ds = _mm256_slli_epi32(_mm256_and_si256(_mm256_srli_epi32(s, 6), low2), 4);
             ms = _mm256_slli_epi32(_mm256_and_si256(_mm256_srli_epi32(m, 6), low2), 4);
             ds = _mm256_or_si256(ds, _mm256_and_si256(x, low4));
@@ -2241,14 +2227,14 @@ MLA__AVX2 __m256 mla__scales16_avx2(const mla_dtype t, const unsigned char *b, i
         return _mm256_mul_ps(d, _mm256_cvtepi32_ps(ds));
     }
     case MLA__SCALING_Q6: {
-        const __m256i x = mla__words_avx2(b + 16 * 192 + j / 4 * 64 + 32 * half);
+        const __m256i x = mla__m256i(b + 16 * 192 + j / 4 * 64 + 32 * half);
         const __m256i s = _mm256_srai_epi32(_mm256_sll_epi32(x, _mm_cvtsi32_si128(24 - 8 * (j % 4))), 24);
         return _mm256_mul_ps(mla__halves_avx2(b + 16 * 208 + 16 * half), _mm256_cvtepi32_ps(s));
     }
     case MLA__SCALING_XS: {
-        const __m128i h = _mm_loadu_si128((const __m128i *)(const void *)(b + 32 + 16 * half));
+        const __m128i h = mla__m128i(b + 32 + 16 * half);
         __m256i s = _mm256_and_si256(_mm256_srl_epi32(_mm256_cvtepu16_epi32(h), by2), low2);
-        const __m256i x = _mm256_and_si256(_mm256_srl_epi32(mla__words_avx2(b + 64 + 32 * half), by4), low4);
+        const __m256i x = _mm256_and_si256(_mm256_srl_epi32(mla__m256i(b + 64 + 32 * half), by4), low4);
         s = _mm256_sub_epi32(_mm256_or_si256(_mm256_slli_epi32(s, 4), x), _mm256_set1_epi32(32));
         return _mm256_mul_ps(d, _mm256_cvtepi32_ps(s));
     }
@@ -2260,8 +2246,7 @@ MLA__AVX2 __m256 mla__scales16_avx2(const mla_dtype t, const unsigned char *b, i
         return _mm256_castsi256_ps(_mm256_blendv_epi8(low_powers, powers, _mm256_cmpgt_epi32(e, _mm256_set1_epi32(1))));
     }
     case MLA__SCALING_NV: {
-        const __m256i x =
-            _mm256_and_si256(_mm256_srl_epi32(mla__words_avx2(b + 32 * half), by8), _mm256_set1_epi32(127));
+        const __m256i x = _mm256_and_si256(_mm256_srl_epi32(mla__m256i(b + 32 * half), by8), _mm256_set1_epi32(127));
         return mla__nv_avx2(_mm_packus_epi32(_mm256_castsi256_si128(x), _mm256_extracti128_si256(x, 1)));
     }
     default: *min = _mm256_mul_ps(_mm256_set1_ps((float)mla__formats[t].offset), d); return d;
@@ -2278,8 +2263,7 @@ MLA__AVX2 void mla__unpack_avx2(const mla_dtype t, float *y, const void *x, mla_
         for (int g = 0; g < f->block / MLA_GROUP; g++, y += MLA_GROUP) {
             __m256i q = mla__codes_avx2(t, b, g);
             if (f->offset && f->code == MLA__CODE_UINT) q = _mm256_sub_epi8(q, _mm256_set1_epi8((char)f->offset));
-            MLA__UNROLL
-            for (int i = 0; i < 4; i++) {
+            MLA__EACH(i, 4) {
                 const int j = (32 * g + 8 * i) / f->group;
                 __m128i eight = i < 2 ? _mm256_castsi256_si128(q) : _mm256_extracti128_si256(q, 1);
                 if (i % 2) eight = _mm_unpackhi_epi64(eight, eight);
@@ -2309,21 +2293,18 @@ MLA__AVX2 void mla__idot_row_avx2(const mla_dtype t, const int TB, int fetch, fl
     const __m256i ones = _mm256_set1_epi16(1);
     __m256 acc[MLA__FEW][2], low[MLA__FEW];
     float d[16], min[16];
-    MLA__UNROLL
-    for (int i = 0; i < TB; i++) acc[i][0] = acc[i][1] = low[i] = _mm256_setzero_ps();
+    MLA__EACH(i, TB) acc[i][0] = acc[i][1] = low[i] = _mm256_setzero_ps();
     for (int g = 0; g < groups; g += step) {
         if (fetch) MLA__PREFETCH_L2(b + fetch);
         if (!plain && each > 1) mla__scales_avx2(t, b, d, min);
-        MLA__UNROLL
-        for (int u = 0; u < step; u++) {
+        MLA__EACH(u, step) {
             if (each == 1 && g + u >= groups) break;
             const __m256i w = mla__codes_avx2(t, b, u % each);
             if (!plain && each == 1) d[u] = mla__power(b[0]);
             const __m256 dv = plain ? mla__half_avx2(b) : mla__broadcast_avx2(d + u * halves, halves);
-            MLA__UNROLL
-            for (int i = 0; i < TB; i++) {
+            MLA__EACH(i, TB) {
                 const mla__act *a = x[i] + g + u;
-                const __m256i q = _mm256_loadu_si256((const __m256i *)(const void *)a->q);
+                const __m256i q = mla__m256i(a->q);
                 const __m256i p = _mm256_madd_epi16(mla__pairs_avx2(is_signed, w, q), ones);
                 acc[i][u & 1] =
                     _mm256_fmadd_ps(_mm256_cvtepi32_ps(p), _mm256_mul_ps(dv, _mm256_set1_ps(a->d)), acc[i][u & 1]);
@@ -2337,9 +2318,7 @@ MLA__AVX2 void mla__idot_row_avx2(const mla_dtype t, const int TB, int fetch, fl
         }
     }
     const float times = offset ? (float)f->offset : plain ? -1.0f : 1.0f; /* DM keeps -min */
-    MLA__UNROLL
-    for (int i = 0; i < TB; i++)
-        y[i * ldy] = mla__sum_avx2(_mm256_add_ps(acc[i][0], acc[i][1])) - times * _mm256_cvtss_f32(low[i]);
+    MLA__EACH(i, TB) y[i * ldy] = mla__sum_avx2(_mm256_add_ps(acc[i][0], acc[i][1])) - times * _mm256_cvtss_f32(low[i]);
 }
 /* One token and 16 rows interleaved: the rows are the lanes, so that nothing is shuffled. Sums of products stay
    in 16 bits as long as they fit: 8 * 2 * 15 * 127 = 30480, and of five bits 4 * 2 * 31 * 127 = 31496. */
@@ -2353,15 +2332,12 @@ MLA__AVX2 void mla__idot_strip_avx2(const mla_dtype t, float *y, const mla__act 
     for (int g = 0; g < groups; g++) {
         const int u = g % each; /* group of the block */
         const __m256 xd = _mm256_set1_ps(x[g].d), sum = _mm256_set1_ps(x[g].sum);
-        MLA__UNROLL
-        for (int h = 0; h < 2; h++) {
-            MLA__UNROLL
-            for (int part = 0; part < halves; part++) {
+        MLA__EACH(h, 2) {
+            MLA__EACH(part, halves) {
                 __m256 min = _mm256_setzero_ps();
                 const __m256 d = mla__scales16_avx2(t, b, u * halves + part, h, &min);
                 __m256i s = _mm256_setzero_si256(), few = s;
-                MLA__UNROLL
-                for (int j = 0; j < 8 / halves; j++) {
+                MLA__EACH(j, 8 / halves) {
                     const int k = 8 / halves * part + j;
                     const __m256i w = mla__codes16_avx2(t, b, 32 * u + 4 * k, h);
                     int four;
@@ -2439,11 +2415,9 @@ MLA__AVX2 void mla__ipack_avx2(const mla_dtype t, mla__ipanel *panel, const mla_
             }
             for (int u = 0; u < each; u++) {
                 __m256 r[8];
-                MLA__UNROLL
-                for (int i = 0; i < 8; i++) r[i] = _mm256_castsi256_ps(mla__codes_avx2(t, b[i], u));
+                MLA__EACH(i, 8) r[i] = _mm256_castsi256_ps(mla__codes_avx2(t, b[i], u));
                 mla__transpose_avx2(r);
-                MLA__UNROLL
-                for (int i = 0; i < 8; i++) _mm256_storeu_ps((float *)(void *)(panel[g + u].w[i] + 32 * half), r[i]);
+                MLA__EACH(i, 8) _mm256_storeu_ps((float *)(void *)(panel[g + u].w[i] + 32 * half), r[i]);
             }
         }
 }
@@ -2460,8 +2434,7 @@ MLA__AVX2 void mla__ipack16_avx2(const mla_dtype t, mla__ipanel *panel, const ml
                 _mm256_storeu_ps(panel[g + u].d[j] + 8 * h, mla__scales16_avx2(t, b, u * halves + j, h, &min));
                 if (mla__has_min(f)) _mm256_storeu_ps(panel[g + u].min[j] + 8 * h, min);
             }
-            MLA__UNROLL
-            for (int k = 0; k < 8; k++) {
+            MLA__EACH(k, 8) {
                 const __m256i codes = mla__codes16_avx2(t, b, 32 * u + 4 * k, h);
                 _mm256_storeu_si256((__m256i *)(void *)(panel[g + u].w[k] + 32 * h), codes);
             }
@@ -2485,22 +2458,17 @@ MLA__AVX2 void mla__itile_avx2(const mla__shape shape, const int M, float *y, ml
     const int halves = mla__halves(shape), in32 = mla__is_signed(shape), parts = shape == MLA__UNSIGNED_5 ? 2 : halves;
     const __m256i ones = _mm256_set1_epi16(1);
     __m256 acc[MLA__IMR][2];
-    MLA__UNROLL
-    for (int i = 0; i < M; i++) {
-        MLA__UNROLL
-        for (int j = 0; j < 2; j++) acc[i][j] = add ? _mm256_loadu_ps(y + i * ldy + 8 * j) : _mm256_setzero_ps();
+    MLA__EACH(i, M) {
+        MLA__EACH(j, 2) acc[i][j] = add ? _mm256_loadu_ps(y + i * ldy + 8 * j) : _mm256_setzero_ps();
     }
     for (int g = 0; g < gn; g++)
         for (int part = 0; part < parts; part++) {
             __m256i s[MLA__IMR][2];
-            MLA__UNROLL
-            for (int i = 0; i < M; i++) s[i][0] = s[i][1] = _mm256_setzero_si256();
+            MLA__EACH(i, M) s[i][0] = s[i][1] = _mm256_setzero_si256();
             for (int k = 8 / parts * part; k < 8 / parts * (part + 1); k++) {
-                MLA__UNROLL
-                for (int j = 0; j < 2; j++) {
-                    const __m256i w = _mm256_loadu_si256((const __m256i *)(const void *)(panel[g].w[k] + 32 * j));
-                    MLA__UNROLL
-                    for (int i = 0; i < M; i++) {
+                MLA__EACH(j, 2) {
+                    const __m256i w = mla__m256i(panel[g].w[k] + 32 * j);
+                    MLA__EACH(i, M) {
                         int four;
                         memcpy(&four, x[i][g].q + 4 * k, 4);
                         const __m256i p = mla__pairs_avx2(mla__is_signed(shape), w, _mm256_set1_epi32(four));
@@ -2509,11 +2477,9 @@ MLA__AVX2 void mla__itile_avx2(const mla__shape shape, const int M, float *y, ml
                     }
                 }
             }
-            MLA__UNROLL
-            for (int j = 0; j < 2; j++) {
+            MLA__EACH(j, 2) {
                 const __m256 d = _mm256_loadu_ps(panel[g].d[halves == 1 ? 0 : part] + 8 * j);
-                MLA__UNROLL
-                for (int i = 0; i < M; i++) {
+                MLA__EACH(i, M) {
                     const float sum = halves > 1 ? x[i][g].half[part] : part == 0 ? x[i][g].sum : 0;
                     const __m256i p = in32 ? s[i][j] : _mm256_madd_epi16(s[i][j], ones);
                     acc[i][j] =
@@ -2524,10 +2490,8 @@ MLA__AVX2 void mla__itile_avx2(const mla__shape shape, const int M, float *y, ml
                 }
             }
         }
-    MLA__UNROLL
-    for (int i = 0; i < M; i++) {
-        MLA__UNROLL
-        for (int j = 0; j < 2; j++) _mm256_storeu_ps(y + i * ldy + 8 * j, acc[i][j]);
+    MLA__EACH(i, M) {
+        MLA__EACH(j, 2) _mm256_storeu_ps(y + i * ldy + 8 * j, acc[i][j]);
     }
 }
 
@@ -2541,20 +2505,16 @@ MLA__VNNI void mla__itile_vnni(const mla__shape shape, const int M, float *y, ml
     const int halves = mla__halves(shape), is_signed = mla__is_signed(shape);
     const __m512i offset = _mm512_set1_epi8(-128);
     __m512 acc[MLA__IMR_VNNI];
-    MLA__UNROLL
-    for (int i = 0; i < M; i++) acc[i] = add ? _mm512_loadu_ps(y + i * ldy) : _mm512_setzero_ps();
+    MLA__EACH(i, M) acc[i] = add ? _mm512_loadu_ps(y + i * ldy) : _mm512_setzero_ps();
     for (int g = 0; g < gn; g++) {
-        MLA__UNROLL
-        for (int part = 0; part < halves; part++) {
+        MLA__EACH(part, halves) {
             __m512i s[MLA__IMR_VNNI], sum = _mm512_setzero_si512();
-            MLA__UNROLL
-            for (int i = 0; i < M; i++) s[i] = _mm512_setzero_si512();
+            MLA__EACH(i, M) s[i] = _mm512_setzero_si512();
             MLA__UNROLL
             for (int k = 8 / halves * part; k < 8 / halves * (part + 1); k++) {
                 const __m512i w = _mm512_loadu_si512(panel[g].w[k]);
                 if (is_signed) sum = _mm512_dpbusd_epi32(sum, offset, w);
-                MLA__UNROLL
-                for (int i = 0; i < M; i++) {
+                MLA__EACH(i, M) {
                     int four;
                     memcpy(&four, x[i][g].q + 4 * k, 4);
                     if (is_signed) s[i] = _mm512_dpbusd_epi32(s[i], _mm512_set1_epi32(four ^ (int)0x80808080), w);
@@ -2562,8 +2522,7 @@ MLA__VNNI void mla__itile_vnni(const mla__shape shape, const int M, float *y, ml
                 }
             }
             const __m512 d = _mm512_loadu_ps(panel[g].d[part]);
-            MLA__UNROLL
-            for (int i = 0; i < M; i++) {
+            MLA__EACH(i, M) {
                 const __m512i p = is_signed ? _mm512_sub_epi32(s[i], sum) : s[i];
                 const float total = halves == 1 ? x[i][g].sum : x[i][g].half[part];
                 acc[i] = _mm512_fmadd_ps(_mm512_cvtepi32_ps(p), _mm512_mul_ps(d, _mm512_set1_ps(x[i][g].d)), acc[i]);
@@ -2572,8 +2531,7 @@ MLA__VNNI void mla__itile_vnni(const mla__shape shape, const int M, float *y, ml
             }
         }
     }
-    MLA__UNROLL
-    for (int i = 0; i < M; i++) _mm512_storeu_ps(y + i * ldy, acc[i]);
+    MLA__EACH(i, M) _mm512_storeu_ps(y + i * ldy, acc[i]);
 }
 
 /* The strip of AVX2 with all sixteen rows in a register. */
@@ -2613,13 +2571,13 @@ MLA__VNNI __m512 mla__scales16_vnni(const mla_dtype t, const unsigned char *b, i
             ms = _mm512_and_si512(_mm512_srli_epi32(x, 4), low4);
             ms = _mm512_or_si512(ms, _mm512_and_si512(_mm512_srli_epi32(m, 2), high2));
         }
-        *min = _mm512_mul_ps(_mm512_cvtph_ps(mla__words_avx2(b + 32)), _mm512_cvtepi32_ps(ms));
-        return _mm512_mul_ps(_mm512_cvtph_ps(mla__words_avx2(b)), _mm512_cvtepi32_ps(ds));
+        *min = _mm512_mul_ps(_mm512_cvtph_ps(mla__m256i(b + 32)), _mm512_cvtepi32_ps(ms));
+        return _mm512_mul_ps(_mm512_cvtph_ps(mla__m256i(b)), _mm512_cvtepi32_ps(ds));
     }
     case MLA__SCALING_Q6: {
         const __m512i x = _mm512_loadu_si512(b + 16 * 192 + j / 4 * 64);
         const __m512i s = _mm512_srai_epi32(_mm512_sll_epi32(x, _mm_cvtsi32_si128(24 - 8 * (j % 4))), 24);
-        return _mm512_mul_ps(_mm512_cvtph_ps(mla__words_avx2(b + 16 * 208)), _mm512_cvtepi32_ps(s));
+        return _mm512_mul_ps(_mm512_cvtph_ps(mla__m256i(b + 16 * 208)), _mm512_cvtepi32_ps(s));
     }
     default: {
         __m256 m[2] = {_mm256_setzero_ps(), _mm256_setzero_ps()};
@@ -2641,13 +2599,11 @@ MLA__VNNI void mla__idot_strip_vnni(const mla_dtype t, float *y, const mla__act 
         const unsigned char *next = b + 16 * f->bytes + u * (16 * f->bytes / each);
         for (int i = 0; i < (each > 1 ? 16 * f->bytes / each : 0); i += 64) MLA__PREFETCH(next + i);
         const __m512 xd = _mm512_set1_ps(x[g].d), sum = _mm512_set1_ps(x[g].sum);
-        MLA__UNROLL
-        for (int part = 0; part < halves; part++) {
+        MLA__EACH(part, halves) {
             __m512 min = _mm512_setzero_ps();
             const __m512 d = mla__scales16_vnni(t, b, u * halves + part, &min);
             __m512i s = _mm512_setzero_si512(), low = s;
-            MLA__UNROLL
-            for (int j = 0; j < 8 / halves; j++) {
+            MLA__EACH(j, 8 / halves) {
                 const int k = 8 / halves * part + j;
                 const __m512i w = mla__codes16_vnni(t, b, 32 * u + 4 * k);
                 int four;
@@ -2836,10 +2792,8 @@ MLA__INLINE MLA__TARGET_VBMI void mla__fp8_part(const int T, const int n, __m512
                   odd = _mm512_set1_epi32(-65536);
     const __m512 v[4] = {_mm512_castsi512_ps(_mm512_slli_epi32(p, 16)), _mm512_castsi512_ps(_mm512_and_si512(p, odd)),
                          _mm512_castsi512_ps(_mm512_slli_epi32(q, 16)), _mm512_castsi512_ps(_mm512_and_si512(q, odd))};
-    MLA__UNROLL
-    for (int j = 0; j < 4; j++) {
-        MLA__UNROLL
-        for (int i = 0; i < T; i++) {
+    MLA__EACH(j, 4) {
+        MLA__EACH(i, T) {
             const float *at = x[i] + k + 16 * j;
             sum[i][j % 2] = _mm512_fmadd_ps(
                 v[j], n < 64 ? _mm512_maskz_loadu_ps((__mmask16)(some >> 16 * j), at) : _mm512_loadu_ps(at),
@@ -2853,23 +2807,18 @@ MLA__INLINE MLA__TARGET_VBMI void mla__fp8_row(const int T, float *y, mla__sz ld
     const unsigned char *from = (const unsigned char *)w->data + row * (mla__sz)K;
     mla__sz at = mla__scaled(w) ? mla__scale_index(w, row, 0) : 0;
     __m512 acc[MLA__FEW];
-    MLA__UNROLL
-    for (int i = 0; i < T; i++) acc[i] = _mm512_setzero_ps();
+    MLA__EACH(i, T) acc[i] = _mm512_setzero_ps();
     for (int kb = 0; kb < K; kb += step) {
         const float scale = mla__scaled(w) ? mla__scale_at(w, at++) : 1.0f;
         const int end = K - kb < step ? K : kb + step;
         int k = kb;
         __m512 sum[MLA__FEW][2];
-        MLA__UNROLL
-        for (int i = 0; i < T; i++) sum[i][0] = sum[i][1] = _mm512_setzero_ps();
+        MLA__EACH(i, T) sum[i][0] = sum[i][1] = _mm512_setzero_ps();
         for (; k + 64 <= end; k += 64) mla__fp8_part(T, 64, sum, x, k, from, table);
         if (k < end) mla__fp8_part(T, end - k, sum, x, k, from, table);
-        MLA__UNROLL
-        for (int i = 0; i < T; i++)
-            acc[i] = _mm512_fmadd_ps(_mm512_add_ps(sum[i][0], sum[i][1]), _mm512_set1_ps(scale), acc[i]);
+        MLA__EACH(i, T) acc[i] = _mm512_fmadd_ps(_mm512_add_ps(sum[i][0], sum[i][1]), _mm512_set1_ps(scale), acc[i]);
     }
-    MLA__UNROLL
-    for (int i = 0; i < T; i++) y[i * ldy] = _mm512_reduce_add_ps(acc[i]);
+    MLA__EACH(i, T) y[i * ldy] = _mm512_reduce_add_ps(acc[i]);
 }
 static MLA__TARGET_VBMI void mla__dot_e4m3_vbmi(const mla__product *p) {
     const float *x[MLA__FEW];
@@ -2899,8 +2848,7 @@ static MLA__TARGET_BF16 void mla__pack_bf16(uint16_t *y, const float *x, mla__sz
     for (int k = 0; k < n; k += 32, y += 32 * 16) {
         const __mmask32 have = n - k < 32 ? (__mmask32)((1ull << (n - k)) - 1) : 0xffffffffu;
         __m512 r[16];
-        MLA__UNROLL
-        for (int i = 0; i < 16; i++) {
+        MLA__EACH(i, 16) {
             const float *row = x + (i < T ? idx ? idx[i] : i : 0) * ldx + k;
             const __m512 a = _mm512_maskz_loadu_ps(i < T ? (__mmask16)have : 0, row);
             const __m512 b =
@@ -2908,8 +2856,7 @@ static MLA__TARGET_BF16 void mla__pack_bf16(uint16_t *y, const float *x, mla__sz
             r[i] = _mm512_castsi512_ps((__m512i)_mm512_cvtne2ps_pbh(b, a));
         }
         mla__transpose_avx512(r);
-        MLA__UNROLL
-        for (int i = 0; i < 16; i++) _mm512_storeu_si512(y + 32 * i, _mm512_castps_si512(r[i]));
+        MLA__EACH(i, 16) _mm512_storeu_si512(y + 32 * i, _mm512_castps_si512(r[i]));
     }
 }
 
@@ -2933,8 +2880,7 @@ static MLA__TARGET_BF16 void mla__btile_bf16(float *c, const uint16_t *w, const 
     for (int r = 0; r < MLA__BN; r += MLA__BROWS) {
         float *to = c + r / 16 * 512 + r % 16 * 16;
         __m512 acc[MLA__BROWS][2];
-        MLA__UNROLL
-        for (int i = 0; i < MLA__BROWS; i++) {
+        MLA__EACH(i, MLA__BROWS) {
             acc[i][0] = add ? _mm512_loadu_ps(to + 16 * i) : _mm512_setzero_ps();
             acc[i][1] = add && halves > 1 ? _mm512_loadu_ps(to + 256 + 16 * i) : _mm512_setzero_ps();
         }
@@ -2943,8 +2889,7 @@ static MLA__TARGET_BF16 void mla__btile_bf16(float *c, const uint16_t *w, const 
             const uint16_t *a = w + (s * MLA__BN + r) * 32, *b = x + s * 512, *b1 = halves > 1 ? b + ldx : b;
             for (int k = 0; k < 32; k += 2, b += 32, b1 += 32) {
                 const __m512bh x0 = (__m512bh)_mm512_loadu_si512(b), x1 = (__m512bh)_mm512_loadu_si512(b1);
-                MLA__UNROLL
-                for (int i = 0; i < MLA__BROWS; i++) {
+                MLA__EACH(i, MLA__BROWS) {
                     int pair;
                     memcpy(&pair, a + 32 * i + k, 4);
                     const __m512bh v = (__m512bh)_mm512_set1_epi32(pair);
@@ -2953,8 +2898,7 @@ static MLA__TARGET_BF16 void mla__btile_bf16(float *c, const uint16_t *w, const 
                 }
             }
         }
-        MLA__UNROLL
-        for (int i = 0; i < MLA__BROWS; i++) {
+        MLA__EACH(i, MLA__BROWS) {
             _mm512_storeu_ps(to + 16 * i, acc[i][0]);
             if (halves > 1) _mm512_storeu_ps(to + 256 + 16 * i, acc[i][1]);
         }
@@ -3054,11 +2998,9 @@ static MLA__TARGET_BF16 void mla__bgemm(mla__btile tile, const mla__product *p) 
                     const float *c = sums + (u - t0) / 32 * 1024 + h * 32 + (u - t0) / 16 % 2 * 256;
                     const __mmask16 rows = nb - h < 16 ? (__mmask16)((1u << (nb - h)) - 1) : (__mmask16)0xffff;
                     __m512 r[16];
-                    MLA__UNROLL
-                    for (int i = 0; i < 16; i++) r[i] = _mm512_loadu_ps(c + 16 * i);
+                    MLA__EACH(i, 16) r[i] = _mm512_loadu_ps(c + 16 * i);
                     mla__transpose_avx512(r);
-                    MLA__UNROLL
-                    for (int i = 0; i < 16; i++)
+                    MLA__EACH(i, 16)
                         if (u + i < t1) _mm512_mask_storeu_ps(y + (u + i) * ldy + n - n0 + h, rows, r[i]);
                 }
         }
@@ -3140,16 +3082,12 @@ static MLA__TARGET_AMX void mla__softmax_amx(mla__lanes *l, const mla__visit *vi
     mla__softmax_avx512(l, visit, s);
     for (int u = 0; u < visit->nu; u += 32, packed += 512) {
         __m512 r[2][16];
-        MLA__UNROLL
-        for (int h = 0; h < 2; h++) {
-            MLA__UNROLL
-            for (int i = 0; i < 16; i++)
+        MLA__EACH(h, 2) {
+            MLA__EACH(i, 16)
                 r[h][i] = u + 16 * h + i < visit->nu ? _mm512_loadu_ps(s + (u + 16 * h + i) * 16) : _mm512_setzero_ps();
             mla__transpose_avx512(r[h]);
         }
-        MLA__UNROLL
-        for (int i = 0; i < 16; i++)
-            _mm512_storeu_si512(packed + 32 * i, (__m512i)_mm512_cvtne2ps_pbh(r[1][i], r[0][i]));
+        MLA__EACH(i, 16) _mm512_storeu_si512(packed + 32 * i, (__m512i)_mm512_cvtne2ps_pbh(r[1][i], r[0][i]));
     }
 }
 
@@ -3232,8 +3170,7 @@ static MLA__TARGET_AMX void mla__itile_amx(int m, float *y, mla__sz ldy, const m
     const mla__sz ld = m == 16 ? (const char *)x[1] - (const char *)x[0] : 0;
     int gathered = m < 16;
     for (int i = 2; i < m; i++) gathered |= (const char *)x[i] - (const char *)x[i - 1] != ld;
-    MLA__UNROLL
-    for (int i = 0; i < 16; i++) {
+    MLA__EACH(i, 16) {
         row[i] = x[i < m ? i : 0];
         acc[i] = add && i < m ? _mm512_loadu_ps(y + i * ldy) : _mm512_setzero_ps();
     }
@@ -3260,16 +3197,14 @@ static MLA__TARGET_AMX void mla__itile_amx(int m, float *y, mla__sz ldy, const m
         }
         if (g == 0) continue;
         const __m512 d = _mm512_loadu_ps(panel[g - 1].d);
-        MLA__UNROLL
-        for (int i = 0; i < 16; i++) {
+        MLA__EACH(i, 16) {
             const mla__act *q = row[i] + g - 1;
             acc[i] = _mm512_fmadd_ps(_mm512_cvtepi32_ps(_mm512_loadu_si512(s[(g - 1) % 2][i])),
                                      _mm512_mul_ps(d, _mm512_set1_ps(q->d)), acc[i]);
             if (low) acc[i] = _mm512_fnmadd_ps(_mm512_loadu_ps(panel[g - 1].min[0]), _mm512_set1_ps(q->sum), acc[i]);
         }
     }
-    MLA__UNROLL
-    for (int i = 0; i < 16; i++)
+    MLA__EACH(i, 16)
         if (i < m) _mm512_storeu_ps(y + i * ldy, acc[i]);
 }
 static MLA__TARGET_AMX void mla__itile_signed_amx(int m, float *y, mla__sz ldy, const mla__act *const *x,
@@ -3321,29 +3256,22 @@ MLA__IN void MLA__F(tile_m)(const int M, const int NV, const mla_dtype t, const 
                             const char *ahead, int step) {
     MLA__V acc[MLA__AR][MLA__NV > MLA__LV ? MLA__NV : MLA__LV];
     const float *a[MLA__AR];
-    MLA__UNROLL
-    for (int i = 0; i < M; i++) {
+    MLA__EACH(i, M) {
         a[i] = stride ? rows[0] + i * stride : rows[i];
-        MLA__UNROLL
-        for (int j = 0; j < NV; j++) acc[i][j] = add ? MLA__F(ld)(c + i * ldc + j * MLA__VL) : MLA__F(zero)();
+        MLA__EACH(j, NV) acc[i][j] = add ? MLA__F(ld)(c + i * ldc + j * MLA__VL) : MLA__F(zero)();
     }
     mla__sz at = 0, from = 0;
     for (int k = 0; k < K; k++, at += ak, from += bk, ahead += step) {
         MLA__V w[MLA__NV > MLA__LV ? MLA__NV : MLA__LV];
         MLA__PREFETCH(ahead);
-        MLA__UNROLL
-        for (int j = 0; j < NV; j++) w[j] = MLA__F(get)(t, b, from + j * MLA__VL);
-        MLA__UNROLL
-        for (int i = 0; i < M; i++) {
+        MLA__EACH(j, NV) w[j] = MLA__F(get)(t, b, from + j * MLA__VL);
+        MLA__EACH(i, M) {
             const MLA__V x = MLA__F(set1)(a[i][at]);
-            MLA__UNROLL
-            for (int j = 0; j < NV; j++) acc[i][j] = MLA__F(fma)(x, w[j], acc[i][j]);
+            MLA__EACH(j, NV) acc[i][j] = MLA__F(fma)(x, w[j], acc[i][j]);
         }
     }
-    MLA__UNROLL
-    for (int i = 0; i < M; i++) {
-        MLA__UNROLL
-        for (int j = 0; j < NV; j++) MLA__F(st)(c + i * ldc + j * MLA__VL, acc[i][j]);
+    MLA__EACH(i, M) {
+        MLA__EACH(j, NV) MLA__F(st)(c + i * ldc + j * MLA__VL, acc[i][j]);
     }
 }
 
@@ -3435,11 +3363,9 @@ MLA__IN void MLA__F(pack_lanes)(const mla_dtype t, const int NR, float *panel, c
             for (; k + 2 * MLA__VL <= end; k += 2 * MLA__VL) {
                 MLA__V r[MLA__VL];
                 const unsigned char *at = (const unsigned char *)w->data + 2 * ((mla__sz)row * w->cols + k0 + k);
-                MLA__UNROLL
-                for (int i = 0; i < MLA__VL; i++) r[i] = MLA__F(get)(MLA_F32, at + 2 * (mla__sz)i * w->cols, 0);
+                MLA__EACH(i, MLA__VL) r[i] = MLA__F(get)(MLA_F32, at + 2 * (mla__sz)i * w->cols, 0);
                 MLA__F(transpose)(r);
-                MLA__UNROLL
-                for (int i = 0; i < MLA__VL; i++) {
+                MLA__EACH(i, MLA__VL) {
                     MLA__F(st)(panel + (mla__sz)(k + 2 * i) * NR, MLA__F(even)(r[i]));
                     MLA__F(st)(panel + (mla__sz)(k + 2 * i + 1) * NR, MLA__F(odd)(r[i]));
                 }
@@ -3448,17 +3374,13 @@ MLA__IN void MLA__F(pack_lanes)(const mla_dtype t, const int NR, float *panel, c
             MLA__V r[MLA__VL];
             const mla__sz at = (mla__sz)row * w->cols + k0 + k;
             if (MLA__VL <= nb) {
-                MLA__UNROLL
-                for (int i = 0; i < MLA__VL; i++) r[i] = MLA__F(get)(t, w->data, at + (mla__sz)i * w->cols);
+                MLA__EACH(i, MLA__VL) r[i] = MLA__F(get)(t, w->data, at + (mla__sz)i * w->cols);
             } else {
-                MLA__UNROLL
-                for (int i = 0; i < MLA__VL; i++)
+                MLA__EACH(i, MLA__VL)
                     r[i] = i < nb ? MLA__F(get)(t, w->data, at + (mla__sz)i * w->cols) : MLA__F(zero)();
             }
             MLA__F(transpose)(r);
-            MLA__UNROLL
-            for (int i = 0; i < MLA__VL; i++)
-                MLA__F(st)(panel + (mla__sz)(k + i) * NR, coded ? MLA__F(mul)(r[i], sv) : r[i]);
+            MLA__EACH(i, MLA__VL) MLA__F(st)(panel + (mla__sz)(k + i) * NR, coded ? MLA__F(mul)(r[i], sv) : r[i]);
         }
         for (; k < end; k++)
             for (int i = 0; i < MLA__VL; i++)
@@ -3534,10 +3456,8 @@ MLA__IN void MLA__F(dot_row)(const mla_dtype t, const int TB, const mla__product
     mla__sz scales = scaled ? mla__scale_index(w, row, 0) : 0;
     float own[MLA__SPAN], tail[MLA__FEW];
     MLA__V acc[CHAINS], top = MLA__F(zero)();
-    MLA__UNROLL
-    for (int i = 0; i < CHAINS; i++) acc[i] = MLA__F(zero)();
-    MLA__UNROLL
-    for (int i = 0; i < TB; i++) tail[i] = 0;
+    MLA__EACH(i, CHAINS) acc[i] = MLA__F(zero)();
+    MLA__EACH(i, TB) tail[i] = 0;
     for (int kb = 0; kb < K; kb += step) {
         const int n = K - kb < step ? K - kb : step;
         const char *from = (const char *)MLA__F(part)(mla__blocked(t), p, row, kb, n, own);
@@ -3552,12 +3472,10 @@ MLA__IN void MLA__F(dot_row)(const mla_dtype t, const int TB, const mla__product
             for (int u = 0; u < U; u += 4) {
                 MLA__V v[4];
                 if (t == MLA_E4M3) MLA__F(fp8)(from, k + u * MLA__VL, v, &top);
-                MLA__UNROLL
-                for (int j = 0; j < 4; j++) {
+                MLA__EACH(j, 4) {
                     if (t != MLA_E4M3) v[j] = MLA__F(get)(as, from, k + (u + j) * MLA__VL);
                     if (coded) v[j] = MLA__F(mul)(v[j], sv);
-                    MLA__UNROLL
-                    for (int i = 0; i < TB; i++)
+                    MLA__EACH(i, TB)
                         acc[i * U + u + j] =
                             MLA__F(fma)(v[j], MLA__F(ld)(x[i] + kb + k + (u + j) * MLA__VL), acc[i * U + u + j]);
                 }
@@ -3566,16 +3484,14 @@ MLA__IN void MLA__F(dot_row)(const mla_dtype t, const int TB, const mla__product
         for (; k + MLA__VL <= n; k += MLA__VL) {
             MLA__V v = MLA__F(get)(as, from, k);
             if (coded) v = MLA__F(mul)(v, sv1);
-            MLA__UNROLL
-            for (int i = 0; i < TB; i++) acc[i * U] = MLA__F(fma)(v, MLA__F(ld)(x[i] + kb + k), acc[i * U]);
+            MLA__EACH(i, TB) acc[i * U] = MLA__F(fma)(v, MLA__F(ld)(x[i] + kb + k), acc[i * U]);
         }
         for (; k < n; k++) {
             const float v = mla__get(as, from, k) * scale;
             for (int i = 0; i < TB; i++) tail[i] += v * x[i][kb + k];
         }
     }
-    MLA__UNROLL
-    for (int i = 0; i < TB; i++) {
+    MLA__EACH(i, TB) {
         MLA__V a = acc[i * U];
         MLA__UNROLL
         for (int u = 1; u < U; u++) a = MLA__F(add)(a, acc[i * U + u]);
