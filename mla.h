@@ -2130,56 +2130,44 @@ MLA__AVX2 __m256 mla__half_avx2(const unsigned char *b) { /* eight times */
     return _mm256_cvtph_ps(_mm_set1_epi16(h));
 }
 MLA__AVX2 __m256 mla__halves_avx2(const unsigned char *b) { return _mm256_cvtph_ps(mla__m128i(b)); }
-MLA__AVX2 __m256 mla__bytes_times(const unsigned char *b, int is_signed, __m256 d) { /* eight bytes */
-    const __m128i x = _mm_loadl_epi64((const __m128i *)(const void *)b);
-    return _mm256_mul_ps(d, _mm256_cvtepi32_ps(is_signed ? _mm256_cvtepi8_epi32(x) : _mm256_cvtepu8_epi32(x)));
+/* y [n], n 8 or 16, = a half at h times the bytes of x */
+MLA__AVX2 void mla__bytes_times(float *y, int n, const unsigned char *h, __m128i x, int is_signed) {
+    for (int i = 0; i < n; i += 8, x = _mm_unpackhi_epi64(x, x)) {
+        const __m256i wide = is_signed ? _mm256_cvtepi8_epi32(x) : _mm256_cvtepu8_epi32(x);
+        _mm256_storeu_ps(y + i, _mm256_mul_ps(mla__half_avx2(h), _mm256_cvtepi32_ps(wide)));
+    }
 }
 MLA__AVX2 __m256 mla__nv_avx2(__m128i x) { /* eight e4m3 codes of 16 bits: shifted they are f16 of 2^-8 the value */
     x = _mm_and_si128(x, _mm_set1_epi16(127));
     const __m128i some = _mm_andnot_si128(_mm_cmpeq_epi16(x, _mm_set1_epi16(127)), _mm_slli_epi16(x, 7));
     return _mm256_mul_ps(_mm256_cvtph_ps(some), _mm256_set1_ps(128));
 }
-MLA__AVX2 void mla__scales_q3(const unsigned char *b, float *d) { /* six bits, less 32, of 16 scales */
-    uint32_t s[3], u[4];
-    memcpy(s, b + 96, 12);
-    u[0] = (s[0] & 0x0f0f0f0f) | (s[2] & 0x03030303) << 4;
-    u[1] = (s[1] & 0x0f0f0f0f) | (s[2] >> 2 & 0x03030303) << 4;
-    u[2] = (s[0] >> 4 & 0x0f0f0f0f) | (s[2] >> 4 & 0x03030303) << 4;
-    u[3] = (s[1] >> 4 & 0x0f0f0f0f) | (s[2] >> 6 & 0x03030303) << 4;
-    for (int i = 0; i < 4; i++) u[i] = (u[i] | 0x80808080) - 0x20202020; /* less 32, and the top bit inverted */
-    for (int i = 0; i < 4; i++) u[i] ^= 0x80808080;
-    b += 108;
-    for (int i = 0; i < 16; i += 8)
-        _mm256_storeu_ps(d + i, mla__bytes_times((const unsigned char *)u + i, 1, mla__half_avx2(b)));
-}
 /* The scales of all groups of a block, and what is to be taken off for each 1 of the sum of its activations. */
 MLA__AVX2 void mla__scales_avx2(const mla_dtype t, const unsigned char *b, float *d, float *min) {
+    const __m128i nibble = _mm_set1_epi8(15);
     uint32_t s[3], u[4];
     switch (mla__formats[t].scaling) {
-    case MLA__SCALING_K: {
+    case MLA__SCALING_K: /* six bits each of 8 scales and 8 minima */
         memcpy(s, b + 4, 12);
         u[0] = s[0] & 0x3f3f3f3f, u[1] = (s[2] & 0x0f0f0f0f) | (s[0] >> 2 & 0x30303030);
         u[2] = s[1] & 0x3f3f3f3f, u[3] = (s[2] >> 4 & 0x0f0f0f0f) | (s[1] >> 2 & 0x30303030);
-        _mm256_storeu_ps(d, mla__bytes_times((const unsigned char *)u, 0, mla__half_avx2(b)));
-        _mm256_storeu_ps(min, mla__bytes_times((const unsigned char *)(u + 2), 0, mla__half_avx2(b + 2)));
+        mla__bytes_times(d, 8, b, _mm_setr_epi32((int)u[0], (int)u[1], 0, 0), 0);
+        mla__bytes_times(min, 8, b + 2, _mm_setr_epi32((int)u[2], (int)u[3], 0, 0), 0);
+        return;
+    case MLA__SCALING_Q2:
+        mla__bytes_times(d, 16, b + 80, _mm_and_si128(mla__m128i(b), nibble), 0);
+        mla__bytes_times(min, 16, b + 82, _mm_and_si128(_mm_srli_epi16(mla__m128i(b), 4), nibble), 0);
+        return;
+    case MLA__SCALING_Q3: { /* six bits of 16 scales, less 32 */
+        memcpy(s, b + 96, 12);
+        const __m128i low = _mm_setr_epi32((int)s[0], (int)s[1], (int)(s[0] >> 4), (int)(s[1] >> 4));
+        const __m128i high = _mm_setr_epi32((int)s[2], (int)(s[2] >> 2), (int)(s[2] >> 4), (int)(s[2] >> 6));
+        const __m128i two = _mm_slli_epi16(_mm_and_si128(high, _mm_set1_epi8(3)), 4);
+        const __m128i six = _mm_or_si128(_mm_and_si128(low, nibble), two);
+        mla__bytes_times(d, 16, b + 108, _mm_sub_epi8(six, _mm_set1_epi8(32)), 1);
         return;
     }
-    case MLA__SCALING_Q2: {
-        unsigned char low[16], high[16];
-        const __m128i x = mla__m128i(b), nibble = _mm_set1_epi8(15);
-        _mm_storeu_si128((__m128i *)(void *)low, _mm_and_si128(x, nibble));
-        _mm_storeu_si128((__m128i *)(void *)high, _mm_and_si128(_mm_srli_epi16(x, 4), nibble));
-        for (int i = 0; i < 16; i += 8) {
-            _mm256_storeu_ps(d + i, mla__bytes_times(low + i, 0, mla__half_avx2(b + 80)));
-            _mm256_storeu_ps(min + i, mla__bytes_times(high + i, 0, mla__half_avx2(b + 82)));
-        }
-        return;
-    }
-    case MLA__SCALING_Q3: mla__scales_q3(b, d); return;
-    case MLA__SCALING_Q6:
-        for (int i = 0; i < 16; i += 8)
-            _mm256_storeu_ps(d + i, mla__bytes_times(b + 192 + i, 1, mla__half_avx2(b + 208)));
-        return;
+    case MLA__SCALING_Q6: mla__bytes_times(d, 16, b + 208, mla__m128i(b + 192), 1); return;
     case MLA__SCALING_XS: {
         const __m256i two = _mm256_setr_epi32(0, 2, 4, 6, 8, 10, 12, 14);
         memcpy(s, b, 8);
@@ -2626,6 +2614,83 @@ MLA__VNNI void mla__idot_strip_vnni(const mla_dtype t, float *y, const mla__act 
     _mm512_storeu_ps(y, acc);
 }
 
+/* Rows of blocks of 256 as they lie, 64 weights at a time. Weights i .. i+63 of a plane, a byte each: */
+MLA__VNNI __m512i mla__plane64_vnni(const mla__plane *p, const unsigned char *b, int i) {
+    const int per = 8 / p->bits, shift = i / p->run % per * p->bits;
+    const unsigned char *at = b + p->at + i / (p->run * per) * p->run;
+    const __m512i mask = _mm512_set1_epi8((char)((1 << p->bits) - 1));
+    if (p->run >= 64) return _mm512_and_si512(_mm512_srl_epi16(_mm512_loadu_si512(at), _mm_cvtsi32_si128(shift)), mask);
+    /* each half, or with runs of 16 each quarter, shifts what it shares with its neighbour by its own */
+    const __m512i low = _mm512_set1_epi16((short)shift), high = _mm512_set1_epi16((short)(shift + p->bits));
+    const __m512i quarters = _mm512_setr_epi64(0, 1, 0, 1, 2, 3, 2, 3);
+    __m512i x = _mm512_broadcast_i64x4(mla__m256i(at));
+    if (p->run == 16) x = _mm512_permutexvar_epi64(quarters, x);
+    const __mmask32 others = p->run == 16 ? 0xff00ff00u : 0xffff0000u;
+    return _mm512_and_si512(_mm512_srlv_epi16(x, _mm512_mask_blend_epi16(others, low, high)), mask);
+}
+/* Eight or sixteen scales as two of AVX2 stored them: loaded as one, they would wait for both stores to end. */
+MLA__VNNI __m512 mla__scales_vnni(const float *d, const int halves) {
+    const __m256 low = _mm256_loadu_ps(d), high = halves > 1 ? _mm256_loadu_ps(d + 8) : _mm256_setzero_ps();
+    return _mm512_insertf32x8(_mm512_castps256_ps512(low), high, 1);
+}
+/* One row and one token: d_x of a block's groups lies in xd, d_x times their sums in xs [16 floats a block each]. Codes
+   that are signed become unsigned by adding an offset, which is taken off again as that times the sum of x. */
+MLA__VNNI float mla__idot_row_vnni(const mla_dtype t, int fetch, const mla__act *x, const float *xd, const float *xs,
+                                   const unsigned char *b, int blocks) {
+    const mla__format *f = &mla__formats[t];
+    const int halves = MLA_GROUP / f->group, is_list = f->code >= MLA__CODE_NL;
+    const __m512i offset = _mm512_set1_epi8((char)(is_list ? 128 : f->offset)), zero = _mm512_setzero_si512();
+    const __m512i lane = _mm512_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15);
+    const __m512i group = _mm512_srli_epi32(lane, halves > 1 ? 2 : 3);
+    const __m512i list = _mm512_xor_si512(
+        _mm512_broadcast_i32x4(mla__m128i(mla__lists[is_list ? f->code - MLA__CODE_NL : 0])), _mm512_set1_epi8(-128));
+    __m512 acc[2] = {_mm512_setzero_ps(), _mm512_setzero_ps()}, low = _mm512_setzero_ps();
+    for (int n = 0; n < blocks; n++, b += f->bytes, x += 8, xd += 16, xs += 16) {
+        float d[16], min[16];
+        for (int i = 0; fetch && i < f->bytes; i += 64) MLA__PREFETCH_L2(b + fetch + i);
+        mla__scales_avx2(t, b, d, min);
+        const __m512 scale = _mm512_mul_ps(mla__scales_vnni(d, halves), _mm512_loadu_ps(xd));
+        if (mla__has_min(f)) low = _mm512_fmadd_ps(mla__scales_vnni(min, halves), _mm512_loadu_ps(xs), low);
+        MLA__EACH(u, 4) {
+            __m512i w = mla__plane64_vnni(&f->low, b, 64 * u);
+            if (f->high.bits)
+                w = _mm512_or_si512(w,
+                                    _mm512_slli_epi16(mla__plane64_vnni(&f->high, b, 64 * u), (unsigned)f->low.bits));
+            if (is_list) w = _mm512_shuffle_epi8(list, w);
+            const __m512i q =
+                _mm512_inserti64x4(_mm512_castsi256_si512(mla__m256i(x[2 * u].q)), mla__m256i(x[2 * u + 1].q), 1);
+            __m512i s = _mm512_dpbusd_epi32(zero, w, q);
+            if (is_list || f->offset) s = _mm512_sub_epi32(s, _mm512_dpbusd_epi32(zero, offset, q));
+            const __m512i of = _mm512_add_epi32(group, _mm512_set1_epi32(2 * halves * u));
+            acc[u & 1] = _mm512_fmadd_ps(_mm512_cvtepi32_ps(s), _mm512_permutexvar_ps(of, scale), acc[u & 1]);
+        }
+    }
+    return mla__sum_avx512(_mm512_sub_ps(_mm512_add_ps(acc[0], acc[1]), low));
+}
+#define MLA__LONG_MOST (MLA__KC * MLA__NR_MAX / MLA__FEW * 8) /* columns whose scales fit the panel */
+MLA__VNNI void mla__idot_rows_vnni(const mla_dtype t, const mla__product *p) {
+    const int blocks = p->w->cols / 256, halves = MLA_GROUP / mla__formats[t].group;
+    const mla__sz row = mla__bytes(t, p->w->cols);
+    const unsigned char *b = (const unsigned char *)p->w->data + (p->row0 + p->n0) * row;
+    float *scales = p->panel; /* [T][xd, xs] */
+    for (int i = 0; i < p->in.T; i++) {
+        const mla__act *x = mla__act_of(&p->in, i);
+        float *xd = scales + i * 32 * blocks, *xs = xd + 16 * blocks;
+        memset(xd, 0, 32 * (size_t)blocks * sizeof *xd);
+        for (int g = 0; g < 8 * blocks; g++)
+            for (int h = 0; h < halves; h++) {
+                const int at = g / 8 * 16 + g % 8 * halves + h;
+                xd[at] = x[g].d, xs[at] = halves > 1 ? x[g].half[h] : x[g].sum;
+            }
+    }
+    for (int n = 0; n < p->n1 - p->n0; n++, b += row)
+        for (int i = 0; i < p->in.T; i++) {
+            const float *xd = scales + i * 32 * blocks;
+            p->y[i * p->ldy + n] =
+                mla__idot_row_vnni(t, p->fetch, mla__act_of(&p->in, i), xd, xd + 16 * blocks, b, blocks);
+        }
+}
+
 typedef void (*mla__itile)(int m, float *y, mla__sz ldy, const mla__act *const *x, const mla__ipanel *panel, int gn,
                            int add);
 #define MLA__TILE(shape, name, isa, most, target)                                                                      \
@@ -2732,12 +2797,27 @@ static void mla__igemm_avx2(const mla__product *p) {
 static void mla__igemm_vnni(const mla__product *p) {
     mla__igemm_x86(mla__itiles_vnni[mla__shape_of(p->w->dtype)], MLA__IMR_VNNI, p);
 }
+/* Formats with blocks of 256. */
+#define MLA__LONG(ROWS)                                                                                                \
+    ROWS(MLA_Q2_K, q2_k)                                                                                               \
+    ROWS(MLA_Q3_K, q3_k) ROWS(MLA_Q4_K, q4_k) ROWS(MLA_Q5_K, q5_k) ROWS(MLA_Q6_K, q6_k) ROWS(MLA_IQ4_XS, iq4_xs)
+#define MLA__ROWS(D, d)                                                                                                \
+    static MLA__TARGET_VNNI void mla__idot_##d##_vnni(const mla__product *p) {                                         \
+        if (p->w->cols <= MLA__LONG_MOST) mla__idot_rows_vnni(D, p);                                                   \
+        else mla__idot_##d##_avx2(p);                                                                                  \
+    }
+MLA__LONG(MLA__ROWS)
+#undef MLA__ROWS
 static void mla__integer_vnni(mla__kernels *k) {
 #define MLA__ROWS(D, d) k->igemm[D] = mla__igemm_vnni;
 #define MLA__BOTH(D, d) k->igemm[D] = mla__igemm_vnni, k->idot[D][MLA_LAYOUT_X16] = mla__idot_##d##x16_vnni;
     MLA__FORMATS(MLA__BOTH, MLA__ROWS)
 #undef MLA__ROWS
 #undef MLA__BOTH
+#define MLA__ROWS(D, d) k->idot[D][MLA_LAYOUT_ROWS] = mla__idot_##d##_vnni;
+    MLA__LONG(MLA__ROWS)
+#undef MLA__ROWS
+#undef MLA__LONG
 }
 static void mla__integer_avx2(mla__kernels *k) {
     k->quantize = mla__quantize_avx2;
