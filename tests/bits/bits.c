@@ -436,7 +436,8 @@ static void run_fixture(const char *fixture) {
     checkpoint *files;
     snprintf(dir, sizeof dir, "tests/fixtures/checkpoints/%s", fixture);
     const int mtp = !strcmp(fixture, "deepseek_v3");
-    if ((mtp ? checkpoint_open_mtp : checkpoint_open)(&files, dir, &err) != MLA_OK) printf("%s\n", err.text), exit(2);
+    const checkpoint_options how = {.mtp = mtp};
+    if (checkpoint_open_with(&files, dir, &how, &err) != MLA_OK) printf("%s\n", err.text), exit(2);
     for (int f = KEEP; f < FORMS; f++)
         for (int none = 0; none < (f == KEEP ? 2 : 1); none++) {
             subject s;
