@@ -730,6 +730,8 @@ const char *gguf_string(const gguf_key *k, size_t *length) {
 
 /* ---- >>gguf-config ----------------------------------------------------------------------------------------------- */
 /* What is taken where a file says nothing, or less than its model needs:
+   - longrope without attn_factor: cosines are scaled as transformers does it, by a factor that is 1 where
+     original_context_length is context_length, as in the published MiniCPM3 (llama.cpp: never);
    - rope.freq_base 10000; yarn's beta_fast 32 and beta_slow 1; no yarn_log_multiplier: softmax is not scaled for yarn,
      whose cosines never are;
    - expert_weights_scale 1, expert_weights_norm false, expert_gating_func softmax, but sigmoid for glm-dsa and for
@@ -1559,7 +1561,7 @@ void gguf_put_tensor(gguf_writer *w, const char *name, int type, int n_dims, con
 }
 
 static void gguf__write(gguf_writer *w, const void *data, size_t bytes) {
-    if (w->err.code || fwrite(data, 1, bytes, w->file) == bytes) return;
+    if (!bytes || w->err.code || fwrite(data, 1, bytes, w->file) == bytes) return;
     ck__fail(&w->err, MLA_ERR_ARGUMENT, "%.60s: cannot be written: %s (errno %d)", ck__base_name(w->path),
              errno == ENOSPC ? "the disk is full" : "output error", errno);
 }
