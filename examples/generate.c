@@ -1317,6 +1317,20 @@ static int run_perplexity(options *o) {
 
 /* ---- --info ------------------------------------------------------------------------------------------------------ */
 
+static void print_file(const gguf *g) {
+    char text[32];
+    const size_t files = gguf_parts(g), tensors = gguf_tensor_count(g);
+    printf("file         GGUF in %zu file%s, %zu keys, %zu tensors", files, files > 1 ? "s" : "", gguf_key_count(g),
+           tensors);
+    for (int type = 0, n = 0; type < 64; type++) {
+        double bytes = 0;
+        for (size_t i = 0; i < tensors; i++)
+            if (gguf_tensor_at(g, i)->type == type) bytes += (double)gguf_tensor_at(g, i)->bytes;
+        if (bytes > 0) printf("%s %s of %s", n++ ? "," : ":", amount(text, bytes), gguf_type_name(type));
+    }
+    putchar('\n');
+}
+
 static int run_info(options *o) {
     session it, *s = &it;
     char text[6][32];
@@ -1370,9 +1384,7 @@ static int run_info(options *o) {
                e.total, most < 1e18 ? most : -1);
     } else {
         printf("model        %s, made for %d tokens, vocabulary of %d\n", s->c->model_type, made_for, m->vocab_size);
-        if (s->c->gguf)
-            printf("file         GGUF in %zu file%s, %zu tensors, %zu keys\n", gguf_parts(s->c->gguf),
-                   gguf_parts(s->c->gguf) > 1 ? "s" : "", gguf_tensor_count(s->c->gguf), gguf_key_count(s->c->gguf));
+        if (s->c->gguf) print_file(s->c->gguf);
         printf("layers       %d: %d dense, %d with experts; hidden size %d\n", L, L - moe, moe, m->hidden_size);
         printf("experts      %d routed, %d of them for a token, %d shared\n", E, K, m->n_shared_experts);
         if (s->c->groups_assumed)

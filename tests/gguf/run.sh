@@ -55,7 +55,8 @@ done
 
 # --info
 info=$($generate --model "$v3" --info)
-for line in "^model  *deepseek2, made for 256 tokens, vocabulary of 256$" "^file  *GGUF in 1 file, 94 tensors, .* keys$"; do
+for line in "^model  *deepseek2, made for 256 tokens, vocabulary of 256$" \
+    "^file  *GGUF in 1 file, .* keys, 94 tensors: .* bytes of F32, 1.* MB of BF16$"; do
     same "$(grep -c "$line" <<<"$info")" 1 "--info: $line"
 done
 same "$($generate --model "$v3" --info --json | grep -c '"expert_groups":4,"expert_groups_per_token":2')" 1 '--info --json: groups'
