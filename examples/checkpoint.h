@@ -1,5 +1,5 @@
-/* checkpoint.h - opens a Hugging Face directory (config.json + safetensors) as the mla_config and mla_weights of
-   mla.h.
+/* checkpoint.h - opens a Hugging Face directory (config.json + safetensors) or a GGUF file as the mla_config and
+   mla_weights of mla.h.
 
 USE
    In exactly one file:      #define CHECKPOINT_IMPLEMENTATION
@@ -12,6 +12,7 @@ USE
    ...  mla_model_destroy(model); checkpoint_close(c);
 
 PARTS          Three readers, each usable alone: json_* (RFC 8259), st_* (safetensors), checkpoint_* (the directory).
+               GGUF files are read by gguf.h, which comes along; define CHECKPOINT_NO_GGUF to do without it.
 STRICT         Nothing is guessed. What this file does not know (a model_type, a rope type, a tensor that config.json
                does not account for, an integer written 1.0) is refused; the message names file, key or tensor, and
                what was expected.
@@ -96,6 +97,21 @@ CHECKPOINT_API const char *st_metadata(const st_file *f, const char *key);
 
 /* ---- >>checkpoint ------------------------------------------------------------------------------------------------ */
 
+/* The experts' groups of old GGUF files, which do not name them (gguf.h). */
+typedef enum checkpoint_groups {
+    CHECKPOINT_GROUPS_MODEL = 0, /* those that the model was trained with */
+    CHECKPOINT_GROUPS_FILE,      /* none, as llama.cpp runs these files */
+    CHECKPOINT_GROUPS_COUNT
+} checkpoint_groups;
+
+typedef struct checkpoint_options { /* zero: the default */
+    /* With the layers for multi-token prediction that the files count (num_nextn_predict_layers); else they are passed
+       over, for they make a model and its caches larger. An embedding or head of theirs that repeats the model's is
+       left out. */
+    int mtp;
+    checkpoint_groups groups;
+} checkpoint_options;
+
 typedef struct checkpoint {
     mla_config config;
     mla_weights
@@ -104,6 +120,8 @@ typedef struct checkpoint {
     int bos_token_id;           /* -1: none */
     int eos_token_id[8], n_eos; /* of generation_config.json if it has any, else of config.json */
     int max_position_embeddings;
+    struct gguf *gguf;          /* the file, for its other keys; NULL: it was a directory of Hugging Face */
+    const char *groups_assumed; /* a GGUF file does not name its experts' groups: whose were taken, "none"; else NULL */
     /* private */
     st_file **files;
     size_t n_files;
@@ -116,12 +134,11 @@ typedef struct checkpoint {
 } checkpoint;
 
 /* Reads DIR/config.json, DIR/generation_config.json if there, and DIR/model.safetensors or else
-   DIR/model.safetensors.index.json with its shards. Every tensor's name, shape and dtype is checked. */
-CHECKPOINT_API mla_result checkpoint_open(checkpoint **out, const char *dir, mla_error *err);
-/* The same with the layers for multi-token prediction that config.json counts (num_nextn_predict_layers), if it does;
-   else they are passed over, for they make a model and its caches larger. An embedding or head of theirs that repeats
-   the model's is left out. */
-CHECKPOINT_API mla_result checkpoint_open_mtp(checkpoint **out, const char *dir, mla_error *err);
+   DIR/model.safetensors.index.json with its shards; or a GGUF file (gguf_locate says which): FILE.gguf, a part of a
+   split set, or a directory with one. Every tensor's name, shape and dtype is checked. how NULL: all defaults. */
+CHECKPOINT_API mla_result checkpoint_open(checkpoint **out, const char *path, mla_error *err);
+CHECKPOINT_API mla_result checkpoint_open_with(checkpoint **out, const char *path, const checkpoint_options *how,
+                                               mla_error *err);
 CHECKPOINT_API void checkpoint_close(checkpoint *c);
 
 #ifdef __cplusplus
@@ -1971,6 +1988,10 @@ static mla_result ck__bind_model(checkpoint *c, const ck__plan *plan, const ck__
 
 /* ---- >>open ------------------------------------------------------------------------------------------------------ */
 
+#ifndef CHECKPOINT_NO_GGUF
+#include "gguf.h"
+#endif
+
 static mla_result ck__open(checkpoint *c, const char *dir, int mtp, ck__table *table, mla_error *err) {
     ck__plan plan;
     json_value *json = NULL;
@@ -1997,29 +2018,51 @@ static mla_result ck__open(checkpoint *c, const char *dir, int mtp, ck__table *t
     return rc;
 }
 
-static mla_result ck__create(checkpoint **out, const char *dir, int mtp, mla_error *err) {
+static mla_result ck__open_path(checkpoint *c, const char *path, const checkpoint_options *how, mla_error *err) {
     ck__table table;
+#ifndef CHECKPOINT_NO_GGUF
+    char *file;
+    const mla_result located = gguf_locate(&file, path, err);
+    if (located) return located;
+    if (file) {
+        const mla_result opened = gguf__open_model(c, file, how, err);
+        free(file);
+        return opened;
+    }
+#endif
+    memset(&table, 0, sizeof table);
+    const mla_result rc = ck__open(c, path, how->mtp, &table, err);
+    free(table.entries);
+    return rc;
+}
+
+mla_result checkpoint_open_with(checkpoint **out, const char *path, const checkpoint_options *how, mla_error *err) {
+    checkpoint_options defaults;
     mla_error scratch; /* a file that may be missing leaves a message that nobody shall see */
+    memset(&defaults, 0, sizeof defaults);
+    how = how ? how : &defaults;
     if (out) *out = NULL;
-    if (!out || !dir) return ck__fail(err, MLA_ERR_ARGUMENT, "checkpoint_open: out or dir is NULL");
+    if (!out || !path) return ck__fail(err, MLA_ERR_ARGUMENT, "checkpoint_open: out or path is NULL");
+    if ((unsigned)how->groups >= CHECKPOINT_GROUPS_COUNT)
+        return ck__fail(err, MLA_ERR_ARGUMENT, "checkpoint_options.groups: %d is none of them", (int)how->groups);
     checkpoint *c = (checkpoint *)calloc(1, sizeof *c);
     if (!c) return ck__no_memory(err, "checkpoint_open");
-    memset(&table, 0, sizeof table);
-    mla_result rc = ck__open(c, dir, mtp, &table, &scratch);
-    free(table.entries);
+    const mla_result rc = ck__open_path(c, path, how, &scratch);
     if (rc && err) *err = scratch;
     if (rc) checkpoint_close(c);
     else *out = c;
     return rc;
 }
 
-mla_result checkpoint_open(checkpoint **out, const char *dir, mla_error *err) { return ck__create(out, dir, 0, err); }
-mla_result checkpoint_open_mtp(checkpoint **out, const char *dir, mla_error *err) {
-    return ck__create(out, dir, 1, err);
+mla_result checkpoint_open(checkpoint **out, const char *path, mla_error *err) {
+    return checkpoint_open_with(out, path, NULL, err);
 }
 
 void checkpoint_close(checkpoint *c) {
     if (!c) return;
+#ifndef CHECKPOINT_NO_GGUF
+    gguf_close(c->gguf);
+#endif
     for (size_t i = 0; i < c->n_files; i++) st_close(c->files[i]);
     free(c->files);
     free(c->layers);

@@ -1,4 +1,5 @@
-/* generate.c - runs a DeepSeek checkpoint from a Hugging Face directory: continues texts, chats, measures perplexity.
+/* generate.c - runs a DeepSeek checkpoint, a Hugging Face directory or a GGUF file: continues texts, chats, measures
+   perplexity.
    cc -O2 -fopenmp generate.c -lm
 
    CONTENTS   basics, the command line, output, the session (what is open while a model runs), memory, and what the
@@ -215,6 +216,7 @@ enum {
     X(SEED, "--seed", 1, GENERATES, 0)                                                                                 \
     X(STOP, "--stop", 1, GENERATES, 0)                                                                                 \
     X(MTP, "--mtp", 0, GENERATES | INFO, 0)                                                                            \
+    X(EXPERT_GROUPS, "--expert-groups", 1, LOADS, 0)                                                                   \
     X(IGNORE_EOS, "--ignore-eos", 0, TEXT | TOKENS, 0)                                                                 \
     X(NO_ECHO, "--no-echo", 0, TEXT, 0)                                                                                \
     X(PRINT_TOKENS, "--print-tokens", 0, TEXT | TOKENS, 0)                                                             \
@@ -260,19 +262,21 @@ typedef struct options {
     mla_isa isa;
     mla_activations activations;
     mla_dtype cache, index_cache;
+    checkpoint_groups groups;
     checkpoint_quant quant; /* form CHECKPOINT_DEFAULT: weights stay as they are */
 } options;
 
 static const char *const attn_names[MLA_ATTN_PATH_COUNT] = {"auto", "naive", "absorbed"};
 static const char *const cache_names[] = {"f32", "f16", "bf16", "q8"};
 static const mla_dtype cache_dtypes[] = {MLA_F32, MLA_F16, MLA_BF16, MLA_Q8};
+static const char *const groups_names[CHECKPOINT_GROUPS_COUNT] = {"model", "file"};
 enum { N_FORMS = CHECKPOINT_FORM_COUNT - CHECKPOINT_KEEP };
 static const char *const form_names[N_FORMS] = {"keep", "q8", "q4", "q4_k", "q5_k", "q6_k", "iq4_nl"};
 static const char *const activation_names[MLA_ACT_COUNT] = {"auto", "f32", "int8", "bf16", "e4m3"};
 
 static void help(void) {
     printf("usage: generate --model DIR [--prompt TEXT | --chat | ...] [options]\n"
-           "Runs a DeepSeek checkpoint, a directory as on Hugging Face, on the CPU.\n"
+           "Runs a DeepSeek checkpoint, a directory as on Hugging Face or FILE.gguf.\n"
            "  --prompt TEXT     continues a text; or --prompt-file F (without its last\n"
            "                    newline; -: standard input, read also if it is no terminal)\n"
            "  --tokens \"1 2 3\"  continues token ids\n"
@@ -302,6 +306,7 @@ static void help(void) {
            "  --quant-class LIST  as head=q8,kv_b=q8: keep or a type for any of attn, kv_b,\n"
            "                    dense, experts, shared, head, embed [kv_b, embed: keep]\n"
            "  --activations TO  auto, f32, int8, bf16 or e4m3: what meets weights [auto]\n"
+           "  --expert-groups BY  of GGUF files without: model or file (none) [model]\n"
            "  --cache TYPE      f32, f16, bf16 or q8 [f32]\n"
            "  --index-cache TYPE  the same for the index keys of sparse attention [f32]\n"
            "  --chunk N         prompt tokens in one forward pass [512]\n"
@@ -430,6 +435,9 @@ static void set_option(options *o, int k, const char *v) {
     case OPTION_ISA:
         for (int i = 0; i < MLA_ISA_COUNT; i++) isa_names[i] = mla_isa_name((mla_isa)i);
         o->isa = (mla_isa)one_of(a, v, isa_names, MLA_ISA_COUNT);
+        break;
+    case OPTION_EXPERT_GROUPS:
+        o->groups = (checkpoint_groups)one_of(a, v, groups_names, CHECKPOINT_GROUPS_COUNT);
         break;
     case OPTION_THREADS: o->threads = (int)integer(a, v, 1, 4096); break;
     case OPTION_QUANT:
@@ -590,25 +598,46 @@ static void converted(void *user, double done, double total) {
     progress("converting", done, total, amount(text, total));
 }
 
+/* Is the tokenizer inside a GGUF file? */
+static int in_gguf(const session *s) {
+    char *file = NULL;
+    if (!s->c && gguf_locate(&file, s->o->given[OPTION_MODEL], NULL)) return 0;
+    const int is = s->c ? s->c->gguf != NULL : file != NULL;
+    free(file);
+    return is;
+}
+
+static void open_tokenizer(session *s) {
+    const options *o = s->o;
+    const char *given = o->given[OPTION_TOKENIZER];
+    mla_error error;
+    char *path = given ? join(given, "") : join(o->given[OPTION_MODEL], "tokenizer.json");
+    if (given) path[strlen(given)] = 0;
+    const int needed = given || o->mode != TOKENS || o->n_stops, there = !access(path, F_OK);
+    if (needed && !given && !there && in_gguf(s))
+        fail(1, "%s: the tokenizer inside a GGUF file is not read: --tokenizer FILE gives one, --tokens does without",
+             o->given[OPTION_MODEL]);
+    if ((needed || there) && tokenizer_open(&s->tokenizer, path, &error)) fail(1, "%s", error.text);
+    free(path);
+}
+
 /* The files, as far as reading no weight takes one. */
 static void open_files(session *s, options *o) {
     mla_error error;
+    checkpoint_options how;
     memset(s, 0, sizeof *s);
+    memset(&how, 0, sizeof how);
     s->o = o;
-    const int mtp = o->given[OPTION_MTP] != NULL;
-    if (o->given[OPTION_MODEL] && o->mode & LOADS &&
-        (mtp ? checkpoint_open_mtp : checkpoint_open)(&s->c, o->given[OPTION_MODEL], &error))
+    how.mtp = o->given[OPTION_MTP] != NULL, how.groups = o->groups;
+    if (o->given[OPTION_MODEL] && o->mode & LOADS && checkpoint_open_with(&s->c, o->given[OPTION_MODEL], &how, &error))
         fail(1, "%s", error.text);
-    if (mtp && !s->c->config.num_nextn_predict_layers)
+    if (how.mtp && !s->c->config.num_nextn_predict_layers)
         fail(1, "--mtp: %s has no layer for multi-token prediction (config.json: num_nextn_predict_layers)",
              o->given[OPTION_MODEL]);
-    if (o->mode == INFO) return;
-    const char *given = o->given[OPTION_TOKENIZER];
-    char *path = given ? join(given, "") : join(o->given[OPTION_MODEL], "tokenizer.json");
-    if (given) path[strlen(given)] = 0;
-    const int needed = given || o->mode != TOKENS || o->n_stops;
-    if ((needed || !access(path, F_OK)) && tokenizer_open(&s->tokenizer, path, &error)) fail(1, "%s", error.text);
-    free(path);
+    if (o->given[OPTION_EXPERT_GROUPS] && !s->c->groups_assumed)
+        fail(1, "--expert-groups: nothing is to be chosen, %s says which groups its experts have, or they have none",
+             o->given[OPTION_MODEL]);
+    if (o->mode != INFO) open_tokenizer(s);
 }
 
 static json_value *read_beside(const session *s, const char *name) { /* in the directory of the tokenizer */
@@ -684,6 +713,7 @@ static void sampling_defaults(const session *s, sampler_desc *d) {
 typedef struct census {
     double count[CHECKPOINT_CLASS_COUNT + 1], bytes[CHECKPOINT_CLASS_COUNT + 1],
         packed[CHECKPOINT_CLASS_COUNT + 1]; /* as --quant makes them */
+    double kept;                            /* bytes of those that it leaves as they are */
     const options *o;
 } census;
 
@@ -698,10 +728,12 @@ static void count_tensor(census *n, int k, const mla_tensor *t) {
     const size_t elements = (size_t)t->rows * (size_t)t->cols,
                  blocks = (size_t)((t->rows + 127) / 128) * (size_t)((t->cols + 127) / 128);
     const checkpoint_form form = form_of(&n->o->quant, k);
+    const double bytes = (double)mla_dtype_bytes(t->dtype, elements) +
+                         (t->scale ? (double)blocks * (t->scale_dtype == MLA_F32 ? 4 : 1) : 0);
     n->count[k] += (double)elements;
-    n->bytes[k] += (double)mla_dtype_bytes(t->dtype, elements) +
-                   (t->scale ? (double)blocks * (t->scale_dtype == MLA_F32 ? 4 : 1) : 0);
-    if (form != CHECKPOINT_KEEP) n->packed[k] += (double)mla_dtype_bytes(checkpoint_form_dtype(form), elements);
+    n->bytes[k] += bytes;
+    if (form == CHECKPOINT_KEEP || mla_dtype_block(t->dtype) > 1) n->kept += bytes;
+    else n->packed[k] += (double)mla_dtype_bytes(checkpoint_form_dtype(form), elements);
 }
 static void count_linear(census *n, int k, const mla_linear *w) {
     count_tensor(n, k, &w->weight);
@@ -733,6 +765,7 @@ static census take_census(const checkpoint *c, const options *o) {
         const mla_linear *attn[] = {&a->q, &a->q_a, &a->q_b, &a->kv_a, &a->o};
         for (int k = 0; k < 5; k++) count_linear(&n, CHECKPOINT_ATTN, attn[k]);
         count_linear(&n, CHECKPOINT_KV_B, &a->kv_b);
+        count_tensor(&n, CHECKPOINT_KV_B, &a->k_b), count_tensor(&n, CHECKPOINT_KV_B, &a->v_b);
         count_linear(&n, CHECKPOINT_ATTN, &a->indexer.wq_b), count_linear(&n, CHECKPOINT_ATTN, &a->indexer.wk);
         count_tensor(&n, rest, &a->indexer.k_norm.weight), count_tensor(&n, rest, &a->indexer.k_norm.bias);
         count_tensor(&n, rest, &a->indexer.weights_proj);
@@ -746,8 +779,9 @@ static census take_census(const checkpoint *c, const options *o) {
     }
     if (!w->head.data &&
         form_of(&o->quant, CHECKPOINT_HEAD) != form_of(&o->quant, CHECKPOINT_EMBED)) { /* a tied head gets a copy */
+        const double kept = n.kept;
         count_tensor(&n, CHECKPOINT_HEAD, &w->embed);
-        n.count[CHECKPOINT_HEAD] = n.bytes[CHECKPOINT_HEAD] = 0;
+        n.count[CHECKPOINT_HEAD] = n.bytes[CHECKPOINT_HEAD] = 0, n.kept = kept;
     }
     return n;
 }
@@ -760,10 +794,8 @@ typedef struct estimate {
 static estimate estimate_memory(const session *s) {
     const census n = take_census(s->c, s->o);
     estimate e = {0, 0, 0, 0, 0, 0};
-    for (int k = 0; k <= CHECKPOINT_CLASS_COUNT; k++) {
-        e.converted += n.packed[k];
-        if (n.packed[k] == 0) e.mapped += n.bytes[k];
-    }
+    for (int k = 0; k <= CHECKPOINT_CLASS_COUNT; k++) e.converted += n.packed[k];
+    e.mapped = n.kept;
     e.context = (double)mla_context_size(s->model, &s->context_desc);
     e.cache = (double)mla_cache_size(s->model, &s->cache_desc);
     e.logits = (double)s->rows * s->c->config.vocab_size * sizeof(float);
@@ -1285,6 +1317,20 @@ static int run_perplexity(options *o) {
 
 /* ---- --info ------------------------------------------------------------------------------------------------------ */
 
+static void print_file(const gguf *g) {
+    char text[32];
+    const size_t files = gguf_parts(g), tensors = gguf_tensor_count(g);
+    printf("file         GGUF in %zu file%s, %zu keys, %zu tensors", files, files > 1 ? "s" : "", gguf_key_count(g),
+           tensors);
+    for (int type = 0, n = 0; type < 64; type++) {
+        double bytes = 0;
+        for (size_t i = 0; i < tensors; i++)
+            if (gguf_tensor_at(g, i)->type == type) bytes += (double)gguf_tensor_at(g, i)->bytes;
+        if (bytes > 0) printf("%s %s of %s", n++ ? "," : ":", amount(text, bytes), gguf_type_name(type));
+    }
+    putchar('\n');
+}
+
 static int run_info(options *o) {
     session it, *s = &it;
     char text[6][32];
@@ -1317,12 +1363,12 @@ static int run_info(options *o) {
             "\"kv_"
             "lora_rank\":%d,"
             "\"qk_nope_head_dim\":%d,\"qk_rope_head_dim\":%d,\"v_head_dim\":%d,\"experts\":%d,\"experts_per_token\":%d,"
-            "\"shared_experts\":%d,"
+            "\"shared_experts\":%d,\"expert_groups\":%d,\"expert_groups_per_token\":%d,"
             "\"vocab_size\":%d,\"max_position_embeddings\":%d,\"parameters\":%.0f,\"active_parameters\":%.0f,\"weights_"
             "bytes\":%.0f,",
             s->c->model_type, L, moe, m->hidden_size, m->num_attention_heads, m->q_lora_rank, m->kv_lora_rank,
-            m->qk_nope_head_dim, m->qk_rope_head_dim, m->v_head_dim, E, K, m->n_shared_experts, m->vocab_size, made_for,
-            total, active, bytes);
+            m->qk_nope_head_dim, m->qk_rope_head_dim, m->v_head_dim, E, K, m->n_shared_experts, m->n_group,
+            m->topk_group, m->vocab_size, made_for, total, active, bytes);
         if (m->index_topk)
             printf("\"indexers\":%d,\"index_n_heads\":%d,\"index_head_dim\":%d,\"index_topk\":%d,\"index_cache_dtype\":"
                    "\"%s\",\"index_cache_bytes_"
@@ -1338,8 +1384,12 @@ static int run_info(options *o) {
                e.total, most < 1e18 ? most : -1);
     } else {
         printf("model        %s, made for %d tokens, vocabulary of %d\n", s->c->model_type, made_for, m->vocab_size);
+        if (s->c->gguf) print_file(s->c->gguf);
         printf("layers       %d: %d dense, %d with experts; hidden size %d\n", L, L - moe, moe, m->hidden_size);
         printf("experts      %d routed, %d of them for a token, %d shared\n", E, K, m->n_shared_experts);
+        if (s->c->groups_assumed)
+            printf("groups       %d, %d of them for a token; the file names none: %s (--expert-groups)\n", m->n_group,
+                   m->topk_group, o->groups == CHECKPOINT_GROUPS_FILE ? "as llama.cpp" : s->c->groups_assumed);
         printf("attention    %d heads of %d + %d, values of %d; latents: q %d, kv %d\n", m->num_attention_heads,
                m->qk_nope_head_dim, m->qk_rope_head_dim, m->v_head_dim, m->q_lora_rank, m->kv_lora_rank);
         printf("parameters   %.0f, of which a token takes %.0f\n", total, active);

@@ -9,8 +9,8 @@ USE
    how.form = CHECKPOINT_Q4;   how.classes[CHECKPOINT_HEAD] = CHECKPOINT_Q8;
    checkpoint_open(&c, "DeepSeek-V2-Lite", &error) || checkpoint_quantize(c, &how, &error) || mla_model_create(...)
 
-WHAT           Matrices of F32, F16, BF16 or E4M3 with its scales, by class. Router, norms, biases and what is Q4 in
-               the files stay as they are, but for repacking, in place.
+WHAT           Matrices of F32, F16, BF16 or E4M3 with its scales, by class. Router, norms, biases and what has blocks
+               already (GGUF's types) stay as they are; Q4 made of int4 is repacked, in place.
 MEMORY         All converted weights lie in one block that belongs to the checkpoint, each tensor at a multiple of 64
                bytes. Rows go from the mapped file straight there, 1024 elements at a time; what was read of the file
                is given back to the system tensor by tensor, and huge pages are asked for (madvise, where declared: on
@@ -34,7 +34,7 @@ extern "C" {
 
 typedef enum checkpoint_class {
     CHECKPOINT_ATTN = 0, /* q_proj, q_a_proj, q_b_proj, kv_a_proj_with_mqa, o_proj, an indexer's wq_b and wk */
-    CHECKPOINT_KV_B,     /* kv_b_proj */
+    CHECKPOINT_KV_B,     /* kv_b_proj, or its two parts in GGUF files */
     CHECKPOINT_DENSE,    /* mlp.gate_proj, up_proj, down_proj of layers without experts; eh_proj of extra layers */
     CHECKPOINT_EXPERTS,  /* mlp.experts.* */
     CHECKPOINT_SHARED,   /* mlp.shared_experts.* */
@@ -274,7 +274,7 @@ static void ckq__tensor(ckq__job *j, checkpoint_class k, const char *prefix, con
     const mla_layout layout = repack ? MLA_LAYOUT_X16 : MLA_LAYOUT_ROWS;
     char full[160];
     if (j->rc || !t->data) return;
-    if (t->dtype == MLA_Q4 && !t->layout && repack) { /* it is in memory of the checkpoint's own */
+    if (t->dtype == MLA_Q4 && !t->layout && repack && j->c->int4) { /* it is in memory of the checkpoint's own */
         if (j->placing) {
             ckq__item *item = &j->items[j->n_items];
             item->from = *t;
@@ -287,7 +287,7 @@ static void ckq__tensor(ckq__job *j, checkpoint_class k, const char *prefix, con
         j->n_items++;
         return;
     }
-    if (form == CHECKPOINT_KEEP || t->dtype == MLA_Q4) return;
+    if (form == CHECKPOINT_KEEP || mla_dtype_block(t->dtype) > 1) return;
     if (t->cols % mla_dtype_block(dtype)) {
         snprintf(full, sizeof full, "%s%s.weight", prefix, name);
         j->rc = ck__fail(j->err, MLA_ERR_WEIGHTS,
@@ -325,6 +325,8 @@ static void ckq__attention(ckq__job *j, const char *prefix, mla_attn_weights *w)
     ckq__tensor(j, CHECKPOINT_ATTN, prefix, "q_b_proj", &w->q_b.weight);
     ckq__tensor(j, CHECKPOINT_ATTN, prefix, "kv_a_proj_with_mqa", &w->kv_a.weight);
     ckq__tensor(j, CHECKPOINT_KV_B, prefix, "kv_b_proj", &w->kv_b.weight);
+    ckq__tensor(j, CHECKPOINT_KV_B, prefix, "k_b", &w->k_b);
+    ckq__tensor(j, CHECKPOINT_KV_B, prefix, "v_b", &w->v_b);
     ckq__tensor(j, CHECKPOINT_ATTN, prefix, "o_proj", &w->o.weight);
     ckq__tensor(j, CHECKPOINT_ATTN, prefix, "indexer.wq_b", &w->indexer.wq_b.weight);
     ckq__tensor(j, CHECKPOINT_ATTN, prefix, "indexer.wk", &w->indexer.wk.weight);

@@ -51,9 +51,10 @@ static int subject_open(subject *s, const char *dir) {
     char path[160];
     mla_error err;
     st_file *f;
+    const checkpoint_options how = {.mtp = 1};
     memset(s, 0, sizeof *s);
     snprintf(s->name, sizeof s->name, "%s", strrchr(dir, '/') + 1);
-    if (!CHECK(checkpoint_open_mtp(&s->files, dir, &err) == MLA_OK, "%s: %s", dir, err.text)) return 0;
+    if (!CHECK(checkpoint_open_with(&s->files, dir, &how, &err) == MLA_OK, "%s: %s", dir, err.text)) return 0;
     if (!CHECK(mla_model_create(&s->model, &s->files->config, &s->files->weights, NULL, &err) == MLA_OK, "%s: %s", dir,
                err.text))
         return 0;
@@ -992,8 +993,9 @@ static void test_files(const subject *s) {
     static const char *const without[] = {"deepseek_v2_lite", "kimi_k2", "longcat_flash"};
     for (int i = 0; i < 3; i++) {
         char dir[96];
+        const checkpoint_options how = {.mtp = 1};
         snprintf(dir, sizeof dir, "tests/fixtures/checkpoints/%s", without[i]);
-        if (CHECK(checkpoint_open_mtp(&c, dir, &err) == MLA_OK, "%s", err.text))
+        if (CHECK(checkpoint_open_with(&c, dir, &how, &err) == MLA_OK, "%s", err.text))
             CHECK(c->config.num_nextn_predict_layers == 0, "%s has an extra layer", dir);
         checkpoint_close(c);
     }

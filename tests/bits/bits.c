@@ -64,6 +64,16 @@ static mla_result new_pool(mla_pool **out, const mla_model *m, int pages, mla_dt
     return mla_pool_create(out, m, pages, t, index, NULL, e);
 #endif
 }
+static mla_result open_checkpoint(checkpoint **out, const char *dir, int mtp, mla_error *e) {
+#ifdef BITS_OPTIONS
+    checkpoint_options how;
+    memset(&how, 0, sizeof how);
+    how.mtp = mtp;
+    return checkpoint_open_with(out, dir, &how, e);
+#else
+    return (mtp ? checkpoint_open_mtp : checkpoint_open)(out, dir, e);
+#endif
+}
 static mla_tensor interleaved(const void *data, mla_dtype plain, int rows, int cols) {
 #ifdef BITS_LAYOUT
     mla_tensor t = mla_view(data, plain, rows, cols);
@@ -436,7 +446,7 @@ static void run_fixture(const char *fixture) {
     checkpoint *files;
     snprintf(dir, sizeof dir, "tests/fixtures/checkpoints/%s", fixture);
     const int mtp = !strcmp(fixture, "deepseek_v3");
-    if ((mtp ? checkpoint_open_mtp : checkpoint_open)(&files, dir, &err) != MLA_OK) printf("%s\n", err.text), exit(2);
+    if (open_checkpoint(&files, dir, mtp, &err) != MLA_OK) printf("%s\n", err.text), exit(2);
     for (int f = KEEP; f < FORMS; f++)
         for (int none = 0; none < (f == KEEP ? 2 : 1); none++) {
             subject s;

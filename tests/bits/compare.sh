@@ -17,6 +17,7 @@ build() {
     grep -q MLA_ACT_F32 "$2/mla.h" && flags+=" -DBITS_ACTIVATIONS"
     grep -q mla_pool_desc "$2/mla.h" && flags+=" -DBITS_POOL_DESC"
     grep -q MLA_LAYOUT_X16 "$2/mla.h" && flags+=" -DBITS_LAYOUT"
+    grep -q checkpoint_options "$2/examples/checkpoint.h" && flags+=" -DBITS_OPTIONS"
     # shellcheck disable=SC2086
     set -- "$1" "$2" $CC -std=c99 $CFLAGS $flags -I"$2" -I"$2/examples" tests/bits/bits.c -o "$out/$1" -lm
     stamp=$(echo "$@" && cat "$2/mla.h" "$2"/examples/*.h tests/bits/bits.c | cksum)

@@ -344,7 +344,7 @@ more=$($generate --model $glm --info --json --ctx 64)
 same "$(grep -c '"index_cache_dtype":"q8","index_cache_bytes_per_token":102,' <<<"$got")" 1 "--info --json: $got"
 same "$(($(sed 's/.*"cache_bytes":\([0-9]*\).*/\1/' <<<"$more") - $(sed 's/.*"cache_bytes":\([0-9]*\).*/\1/' <<<"$got")))" $((64 * (384 - 102))) '--index-cache q8 saves memory'
 got=$($say --info --json --cache bf16 --ctx 1000)
-same "$(keys "$got" | wc -w) $(grep -c '"cache_bytes_per_token":512,"plain_cache_bytes_per_token":2560,"ctx":1000,' <<<"$got")" "29 1" "--info --json: $got"
+same "$(keys "$got" | wc -w) $(grep -c '"cache_bytes_per_token":512,"plain_cache_bytes_per_token":2560,"ctx":1000,' <<<"$got")" "31 1" "--info --json: $got"
 got=$($generate --model $lite --info --json --quant q8)
 field() { sed "s/.*\"$1\":\([0-9]*\).*/\1/" <<<"$2"; }
 used=$($generate --model $lite --tokens 1 --quant q8 --json --quiet)
