@@ -2202,7 +2202,11 @@ static ck__kind ck__packed_kind(const ck__binder *b, const char *prefix, const c
                                 int modelopt) {
     const ck__entry *scale = ck__find(b, prefix, name, ".weight_scale");
     if (modelopt || (scale && ck__dtype_is(scale, "F8_E4M3"))) return CK__NVFP4;
-    if (ck__dtype_is(codes, "U8")) return CK__MXFP4;
+    if (ck__dtype_is(codes, "U8")) {
+        for (int i = 0; i < b->plan->n_schemes; i++) /* the scale is missing, or wrong: one that would be right */
+            if (!(scale && ck__dtype_is(scale, "U8")) && b->plan->schemes[i].kind == CK__NVFP4) return CK__NVFP4;
+        return CK__MXFP4;
+    }
     return ck__find(b, prefix, name, ".weight_zero_point") ? CK__INT4_ZEROS : CK__INT4;
 }
 
