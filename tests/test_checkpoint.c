@@ -1177,6 +1177,14 @@ static void test_families(void) {
     } nested[] = {
         {"{\"text_config\":[]}", MLA_ERR_CONFIG, "text_config: found an array"},
         {"{\"text_config\":{}}", MLA_ERR_CONFIG, "text_config.model_type is missing"},
+        {"{\"language_config\":7}", MLA_ERR_CONFIG, "language_config: found the number 7"},
+        {"{\"language_config\":{}}", MLA_ERR_CONFIG, "language_config.model_type is missing"},
+        {"{\"model_type\":\"mistral3\",\"text_config\":{}}", MLA_ERR_CONFIG, "text_config.model_type is missing"},
+        {"{\"model_type\":\"kimi_vl\",\"text_config\":{}}", MLA_ERR_CONFIG, "text_config.vocab_size is missing"},
+        {"{\"text_config\":{\"architectures\":[\"DeepseekV2ForCausalLM\"],\"use_mla\":false}}", MLA_ERR_CONFIG,
+         "text_config.use_mla: found false"},
+        {"{\"text_config\":{\"architectures\":[\"LlamaForCausalLM\"]}}", MLA_ERR_CONFIG, "text_config.model_type is"},
+        {"{\"text_config\":{\"model_type\":\"deepseek_v4\"}}", MLA_ERR_UNSUPPORTED, "another attention"},
         {"{\"text_config\":{\"model_type\":\"kimi_linear\"}}", MLA_ERR_UNSUPPORTED,
          "text_config.model_type \"kimi_linear\""},
         {"{\"text_config\":{\"model_type\":\"llama\"}}", MLA_ERR_UNSUPPORTED, "text_config.model_type \"llama\""},
@@ -1213,6 +1221,66 @@ static void test_families(void) {
         write_items(in_dir("model.safetensors"), edited, count);
         check_open(MLA_ERR_WEIGHTS, items[i].name, "I16");
     }
+    st_close(f);
+}
+
+/* openPangu: kimi_k2's fixture with a norm more behind attention and FFN of every layer. */
+static void test_sandwich(void) {
+    static item items[600];
+    static const char *const names[] = {"post_attention_layernorm", "pre_mlp_layernorm", "post_mlp_layernorm"};
+    st_file *f, *written;
+    mla_error e;
+    checkpoint *c;
+    char name[96];
+    SECTION("families: norms behind attention and FFN");
+    if (!CHECK(st_open(&f, FIXTURES "kimi_k2/model.safetensors", &e) == MLA_OK, "%s", e.text)) return;
+    const size_t n = load_items(items, COUNT(items) - 6, f);
+    for (size_t l = 0; l < 3; l++)
+        for (size_t k = 1; k < 3; k++) {
+            item *x = &items[n + 2 * l + k - 1];
+            *x = *find_item(items, n, k == 1 ? "model.norm.weight" : "model.layers.1.input_layernorm.weight");
+            snprintf(x->name, sizeof x->name, "model.layers.%zu.%s.weight", l, names[k]);
+        }
+    new_dir();
+    write_items(in_dir("model.safetensors"), items, n + 6);
+    try_config2("kimi_k2", "model_type", "\"pangu_ultra_moe\"", "topk_method", "null", MLA_ERR_WEIGHTS,
+                "_mlp_layernorm");
+    try_config2("kimi_k2", "model_type", "\"pangu_ultra_moe\"", "topk_method", "\"noaux_tc\"", MLA_ERR_UNSUPPORTED,
+                "noaux_tc");
+    char *text = read_text(FIXTURES "kimi_k2/config.json"), *one = with_key(text, "model_type", "\"pangu_ultra_moe\""),
+         *two = with_key(one, "topk_method", "null"), *three = with_key(two, "sandwich_norm", "true");
+    write_file(in_dir("config.json"), three, strlen(three));
+    if (CHECK(checkpoint_open(&c, dir, &e) == MLA_OK, "%s", e.text) &&
+        CHECK(st_open(&written, in_dir("model.safetensors"), &e) == MLA_OK, "%s", e.text)) {
+        const mla_config *m = &c->config;
+        CHECK(m->topk_method == MLA_TOPK_GREEDY && m->scoring_func == MLA_SCORING_SIGMOID && m->norm_topk_prob &&
+                  m->rope.layout == MLA_ROPE_PAIR && !m->num_nextn_predict_layers,
+              "the router");
+        CHECK(m->kv_norm.eps == 1e-2f && m->q_norm.eps == 1e-2f && m->block_norm.eps == 1e-2f, "eps %g",
+              (double)m->kv_norm.eps);
+        for (int l = 0; l < 3; l++) {
+            const mla_layer_weights *w = &c->weights.layers[l];
+            const mla_tensor *norms[] = {&w->attn_out_norm.weight, &w->ffn_norm.weight, &w->ffn_out_norm.weight};
+            for (int k = 0; k < 3; k++) {
+                snprintf(name, sizeof name, "model.layers.%d.%s.weight", l, names[k]);
+                check_view(norms[k], written, name, 1, 64, MLA_BF16);
+            }
+            CHECK((w->moe.router_bias.data != NULL) == (l > 0), "a bias if it is there");
+        }
+        st_close(written);
+    }
+    checkpoint_close(c);
+    for (size_t l = 0; l < 3; l++) /* every layer has them, dense or not */
+        for (size_t k = 0; k < 3; k++) {
+            snprintf(name, sizeof name, "model.layers.%zu.%s.weight", l, names[k]);
+            item *x = find_item(items, n + 6, name), was = *x;
+            *x = items[n + 5];
+            if (x == &items[n + 5]) strcpy(x->name, "model.layers.1.pre_mlp_layernorm.weights");
+            write_items(in_dir("model.safetensors"), items, n + 5 + (x == &items[n + 5]));
+            check_open(MLA_ERR_WEIGHTS, name, "a norm missing");
+            *x = was;
+        }
+    free(text), free(one), free(two), free(three);
     st_close(f);
 }
 
@@ -2100,8 +2168,8 @@ static void test_shards(void) {
 
 static void test_allocation(void) {
     SECTION("the k-th allocation fails, for every k");
-    static const char *const names[] = {"deepseek_v2", "deepseek_v3_fp8"};
-    for (int i = 0; i < 2; i++) {
+    static const char *const names[] = {"deepseek_v2", "deepseek_v3_fp8", "../formats/mixed_int4"};
+    for (int i = 0; i < 3; i++) {
         char path[128];
         snprintf(path, sizeof path, FIXTURES "%s", names[i]);
         mla_result rc = MLA_ERR_MEMORY;
@@ -2130,6 +2198,7 @@ int main(void) {
     test_safetensors();
     test_fixtures();
     test_families();
+    test_sandwich();
     test_config();
     test_tensors();
     test_int4();

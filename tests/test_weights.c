@@ -203,6 +203,74 @@ static void test_convert(void) {
     }
 }
 
+/* Nested, by other names, with less said: the same logits, bit for bit, and what is of other models left alone. */
+static void test_same(void) {
+    static float want[PROMPT * MAX_V], got[PROMPT * MAX_V];
+    char path[160], line[600];
+    int n = 0;
+    SECTION("the same in other words");
+    snprintf(path, sizeof path, "%s/same.txt", root);
+    FILE *f = fopen(path, "r");
+    while (f && fgets(line, sizeof line, f)) {
+        char *other = strchr(line, '\t'), *left = other ? strchr(other + 1, '\t') : NULL;
+        checkpoint *c, *d;
+        mla_error error;
+        if (!CHECK(left != NULL, "same.txt: %s", line)) continue;
+        *other++ = 0, *left++ = 0;
+        const int opened = CHECK(checkpoint_open(&d, other, &error) == MLA_OK, "%s: %s", other, error.text);
+        if (CHECK(checkpoint_open(&c, line, &error) == MLA_OK, "%s: %s", line, error.text) && opened) {
+            const size_t bytes = (size_t)PROMPT * (size_t)d->config.vocab_size * sizeof(float);
+            run_model(d, MLA_ISA_AUTO, MLA_ATTN_AUTO, MLA_ACT_F32, PROMPT, want);
+            run_model(c, MLA_ISA_AUTO, MLA_ATTN_AUTO, MLA_ACT_F32, PROMPT, got);
+            CHECK(!memcmp(got, want, bytes), "%s: the logits of %s are others", line, other);
+            CHECK(c->n_others == atoi(left) && c->other_bytes == 8 * c->n_others, "%s: %d tensors left alone", line,
+                  c->n_others);
+            CHECK(c->bos_token_id == d->bos_token_id && c->n_eos == d->n_eos &&
+                      c->eos_token_id[0] == d->eos_token_id[0],
+                  "%s: special tokens", line);
+        }
+        checkpoint_close(c), checkpoint_close(d);
+        n++;
+    }
+    if (f) fclose(f);
+    CHECK(n >= 12, "%d of them", n);
+}
+
+/* Bytes of headers and configurations changed: opened, or refused in one line. */
+static void test_changes(void) {
+    static const char *const names[] = {"int4_g32", "zeros_g64_f32", "fp8_channel_f16", "nvfp4",    "nvfp4_modelopt",
+                                        "mxfp4",    "deepseek_u8",   "mixed",           "fused_fp8"};
+    static const char *const files[] = {"model.safetensors", "config.json"};
+    const int times = test_all() ? 2000 : 150;
+    test_rng r = {8};
+    int opened = 0, refused = 0, bad = 0;
+    char path[160];
+    SECTION("bytes changed");
+    for (size_t i = 0; i < 2 * sizeof names / sizeof *names; i++) {
+        snprintf(path, sizeof path, "%s/%s/%s", root, names[i / 2], files[i % 2]);
+        FILE *f = fopen(path, "r+b");
+        if (!CHECK(f && setvbuf(f, NULL, _IONBF, 0) == 0 && fseek(f, 0, SEEK_END) == 0, "%s", path)) return;
+        const long size = ftell(f), most = i % 2 || size < 20000 ? size : 20000;
+        snprintf(path, sizeof path, "%s/%s", root, names[i / 2]);
+        for (int k = 0; k < times; k++) {
+            const long at = test_int(&r, (int)most);
+            const int digit = test_int(&r, 3), to = digit ? '0' + test_int(&r, 10) : test_int(&r, 256);
+            checkpoint *c;
+            mla_error error;
+            fseek(f, at, SEEK_SET);
+            const int was = fgetc(f);
+            fseek(f, at, SEEK_SET), fputc(to, f);
+            const mla_result rc = checkpoint_open(&c, path, &error);
+            opened += !rc, refused += rc != MLA_OK;
+            bad += rc && (strchr(error.text, '\n') || !error.text[0]);
+            checkpoint_close(c);
+            fseek(f, at, SEEK_SET), fputc(was, f);
+        }
+        fclose(f);
+    }
+    CHECK(opened && refused && !bad, "%d opened, %d refused, %d without a line", opened, refused, bad);
+}
+
 static void test_bad(void) {
     char path[600], line[400];
     int n = 0;
@@ -241,7 +309,9 @@ int main(int argc, char **argv) {
         SECTION("logits");
         for (int i = 0; i < N_FORMATS; i++) test_format(&formats[i]);
         test_convert();
+        test_same();
         test_bad();
+        test_changes();
     }
     CHECK(nftw(root, remove_one, 8, FTW_DEPTH | FTW_PHYS) == 0, "%s is not empty", root);
     return test_end();
