@@ -1203,7 +1203,8 @@ static int ck__has_indexer(const checkpoint *c, const ck__plan *plan, int layer)
 /* May config.json leave out what is 10000, 1e-6 or 1 where its class has that by default? The parts of DeepSeek-VL2
    do. */
 static int ck__leaves_out(const ck__plan *plan, unsigned has) {
-    return (plan->family->has & (has | (plan->nested ? CK__BIAS_BY_METHOD : 0u))) != 0;
+    if (plan->nested) has |= CK__BIAS_BY_METHOD;
+    return (plan->family->has & has) != 0;
 }
 
 static void ck__read_longrope(checkpoint *c, ck__reader *r) {
@@ -2054,13 +2055,11 @@ typedef struct ck__packed {
 /* The four bits of element i of a row, low ones first. */
 static int ck__nibble(const unsigned char *row, int64_t i) { return row[i / 2] >> (i % 2 * 4) & 15; }
 
-/* int4 as it is multiplied by its scale: -15 to 15. Zero points are packed along the rows: that of row r is in bits
-   4 (r % 8) of word r / 8 of its group's column. */
-static int ck__int4_at(const ck__packed *p, int64_t row, int64_t i) {
-    const int q = ck__nibble((const unsigned char *)p->codes->tensor->data + row * p->row_bytes, i);
-    if (!p->zeros) return q - 8;
-    const int64_t group = p->scheme.cols ? i / p->scheme.cols : 0;
-    return q - ck__nibble((const unsigned char *)p->zeros->tensor->data + (row / 8 * p->groups + group) * 4, row % 8);
+/* The zero point of a group of an int4 row. They are packed along the rows: that of row r is in bits 4 (r % 8) of word
+   r / 8 of its group's column; without, it is 8. */
+static int ck__zero_of(const ck__packed *p, int64_t row, int64_t group) {
+    if (!p->zeros) return 8;
+    return ck__nibble((const unsigned char *)p->zeros->tensor->data + (row / 8 * p->groups + group) * 4, row % 8);
 }
 
 static void ck__not_finite(ck__binder *b, const ck__packed *p, int64_t i, const char *what) {
@@ -2078,17 +2077,21 @@ static mla_tensor ck__int4_blocks(ck__binder *b, const ck__packed *p) {
     unsigned char *to = ck__room(b, (uint64_t)(p->out * blocks) * bytes), *const room = to;
     for (int64_t g = 0; g < p->out * blocks && to && !b->rc; g++, to += bytes) {
         const int64_t row = g / blocks, col = g % blocks * MLA_GROUP;
-        const int64_t at = row * p->groups + (p->scheme.cols ? col / p->scheme.cols : 0);
+        const int64_t group = p->scheme.cols ? col / p->scheme.cols : 0, at = row * p->groups + group;
+        const unsigned char *codes = (const unsigned char *)p->codes->tensor->data + row * p->row_bytes + col / 2;
         const unsigned bits = ck__u16_at(p->scale->tensor, at),
                        half = p->scale_dtype == MLA_F16 ? bits : ck__half(bits);
+        const unsigned shift = p->zeros ? 16u - (unsigned)ck__zero_of(p, row, group) : 0; /* to the code of the block */
+        uint32_t fifth = 0;
         if ((half & 0x7c00u) == 0x7c00u) ck__not_finite(b, p, at, ", or too large for an f16");
-        memset(to, 0, bytes);
         to[0] = (unsigned char)(half & 255), to[1] = (unsigned char)(half >> 8);
-        for (int i = 0; i < MLA_GROUP; i++) {
-            const int q = ck__int4_at(p, row, col + i) + (p->zeros ? 16 : 8);
-            to[head + (size_t)(i % 16)] |= (unsigned char)((q & 15) << (i / 16 * 4));
-            if (p->zeros) to[2 + i / 8] |= (unsigned char)((q >> 4) << (i % 8));
+        for (int i = 0; i < 16; i++) { /* elements i and i + 16 in a byte */
+            const unsigned low = (unsigned)ck__nibble(codes, i) + shift,
+                           high = (unsigned)ck__nibble(codes, i + 16) + shift;
+            to[head + (size_t)i] = (unsigned char)((low & 15) | (high & 15) << 4);
+            fifth |= (low >> 4) << i | (high >> 4) << (i + 16);
         }
+        for (int i = 0; i < 4 && p->zeros; i++) to[2 + i] = (unsigned char)(fifth >> (8 * i) & 255);
     }
     return ck__view(room, dtype, p->out, p->in);
 }
@@ -2100,12 +2103,16 @@ static mla_tensor ck__as_int8(ck__binder *b, const ck__packed *p) {
     const int floats = p->scheme.kind == CK__NVFP4;
     unsigned char *codes = ck__room(b, (uint64_t)p->out * (uint64_t)p->in);
     mla_tensor t = ck__view(codes, MLA_I8, p->out, p->in);
+    const int64_t step = p->zeros && p->scheme.cols ? p->scheme.cols : p->in;
     for (int64_t row = 0; row < p->out && codes; row++)
-        for (int64_t i = 0; i < p->in; i++, codes++)
-            *codes =
-                (unsigned char)(floats ? fp4[ck__nibble(
-                                             (const unsigned char *)p->codes->tensor->data + row * p->row_bytes, i)]
-                                       : ck__int4_at(p, row, i));
+        for (int64_t at = 0; at < p->in; at += step) { /* of one zero point */
+            const unsigned char *from = (const unsigned char *)p->codes->tensor->data + row * p->row_bytes;
+            const int64_t end = p->in - at < step ? p->in : at + step;
+            const int zero = floats ? 0 : ck__zero_of(p, row, at / step);
+            unsigned char means[16];
+            for (int i = 0; i < 16; i++) means[i] = (unsigned char)(floats ? fp4[i] : i - zero);
+            for (int64_t i = at; i < end; i++) *codes++ = means[ck__nibble(from, i)];
+        }
     if (!floats) {
         ck__place_scales(b, &t, p->scale, &p->scheme);
         return t;

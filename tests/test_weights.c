@@ -241,7 +241,7 @@ static void test_changes(void) {
     static const char *const names[] = {"int4_g32", "zeros_g64_f32", "fp8_channel_f16", "nvfp4",    "nvfp4_modelopt",
                                         "mxfp4",    "deepseek_u8",   "mixed",           "fused_fp8"};
     static const char *const files[] = {"model.safetensors", "config.json"};
-    const int times = test_all() ? 2000 : 150;
+    const int times = test_all() ? 600 : 150;
     test_rng r = {8};
     int opened = 0, refused = 0, bad = 0;
     char path[160];
