@@ -1418,13 +1418,13 @@ static void ck__refuse_quantization(ck__reader *r, const char *key) {
                  "compressed-tensors of the unquantized model"},
         {"mxfp8", "MXFP8 is not read here: llm-compressor makes float-quantized fp8 of the unquantized model"}};
     const char *name = json__text(json_get(r->object, key));
-    char small[48];
+    char lower[48];
     size_t n = 0;
-    for (; name && name[n] && n < sizeof small - 1; n++)
-        small[n] = (char)(name[n] >= 'A' && name[n] <= 'Z' ? name[n] + 32 : name[n]);
-    small[n] = 0;
+    for (; name && name[n] && n < sizeof lower - 1; n++)
+        lower[n] = (char)(name[n] >= 'A' && name[n] <= 'Z' ? name[n] + 32 : name[n]);
+    lower[n] = 0;
     for (size_t i = 0; i < sizeof foreign / sizeof *foreign && !r->rc; i++)
-        if (strstr(small, foreign[i].part))
+        if (strstr(lower, foreign[i].part))
             r->rc = ck__fail(r->err, MLA_ERR_UNSUPPORTED, "%s: %s%s \"%.40s\": %s", r->file, r->prefix, key, name,
                              foreign[i].converter);
 }

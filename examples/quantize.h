@@ -60,7 +60,8 @@ typedef struct checkpoint_quant {
         form; /* of every class that has CHECKPOINT_DEFAULT, but kv_b and embed are then kept; itself 0: Q8 */
     checkpoint_form classes[CHECKPOINT_CLASS_COUNT];
     int repack;  /* what is converted gets interleaved rows (mla.h: MLA_LAYOUT_X16), and blocks that the checkpoint made
-                    (of packed int4 and the like), too, whatever their form; but not kv_b, embed, or rows no multiple of 16 */
+                    (of packed int4 and the like), too, whatever their form; but not kv_b, embed, or rows no multiple of
+                    16 */
     int threads; /* tasks the work is cut into; 0: OpenMP's number if compiled in, else 1 */
     mla_run run; /* called once. NULL: OpenMP if compiled in, else one after the other */
     void *run_user;
