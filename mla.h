@@ -359,6 +359,7 @@ typedef struct mla_moe_weights {
 
 typedef struct mla_layer_weights {
     mla_norm_weights attn_norm, ffn_norm; /* input_layernorm, post_attention_layernorm: [D] */
+    mla_norm_weights attn_out_norm;       /* of what attention adds, [D]; may be absent */
     mla_norm_weights ffn_out_norm;        /* of what the FFN adds: post_mlp_layernorm, [D]; may be absent */
     mla_attn_weights attn;
     mla_mlp_weights mlp; /* dense layer */
@@ -4778,6 +4779,7 @@ static const mla__entry mla__tensors[] = {
     MLA__TENSOR(MTP, mla_mtp_weights, head, HEAD, FREE, vocab, D),
     MLA__TENSOR(LAYER, mla_layer_weights, attn_norm, NORM, CALLED, one, D),
     MLA__TENSOR(LAYER, mla_layer_weights, ffn_norm, NORM, CALLED, one, D),
+    MLA__TENSOR(LAYER, mla_layer_weights, attn_out_norm, NORM, FREE, one, D),
     MLA__TENSOR(LAYER, mla_layer_weights, ffn_out_norm, NORM, FREE, one, D),
     MLA__TENSOR(ATTN, mla_attn_weights, q, LINEAR, NEEDED, whole_query, D),
     MLA__TENSOR(ATTN, mla_attn_weights, q_a, LINEAR, NEEDED, Q, D),
@@ -7411,6 +7413,7 @@ static void mla__layer(mla_context *c, const mla__batch *batch, int layer, int p
     routing.counts = counts;
     mla__norm_rows(c, s->xn, s->x, T, &w->attn_norm);
     mla__mixer_of(c->m, layer)->run(c, batch, layer, probs_layer, s->y, s->xn);
+    if (w->attn_out_norm.weight.data) mla__norm_rows(c, s->y, s->y, T, &w->attn_out_norm);
     mla__add(s->x, s->y, f->residual_scale, n);
     mla__norm_rows(c, s->xn, s->x, T, &w->ffn_norm);
     mla__ffn(c, layer, w->moe.experts && !shortcut, s->y, s->xn, T, &routing);

@@ -17,8 +17,17 @@ STRICT         Nothing is guessed. What this file does not know (a model_type, a
                does not account for, an integer written 1.0) is refused; the message names file, key or tensor, and
                what was expected.
 MEMORY         Files are mapped and weights used where they lie: nothing is copied (quantize.h can convert them into
-               memory of the checkpoint's own), but for int4 of compressed-tensors, which becomes Q4. A file must not
-               be cut short while open.
+               memory of the checkpoint's own), but for packed ones, which mla.h has in another order: see QUANTIZED.
+               A file must not be cut short while open.
+QUANTIZED      config.json's quantization_config, or hf_quant_config.json, says how; a matrix that has the tensors of
+               it is quantized, whatever lists of names there say. Activations are not rounded, static scales of theirs
+               are passed over. Where they lie: fp8 (e4m3) and int8, with a scale (F32, BF16; fp8 blocks also
+               ue8m0) for a block, a row or all. Repacked while loading, values unchanged, bytes a weight:
+               int4, f16 or bf16 scales    0.56 (Q4), 0.69 with zero points (Q5_0)
+               int4, f32 scales or groups no multiple of 32    1 (I8) and the scales
+               mxfp4                       0.53 (MXFP4)
+               nvfp4                       1.25 (I8, f32 scales for 16): the file's 0.56 become more, since its two
+                                           scales make one of 28 bits, which fits no block of mla.h's
 PLATFORM       C99 or C++11, libc, and mmap; elsewhere (_WIN32, or define CHECKPOINT_NO_MMAP) files are read into
                memory. No feature macro is needed, -std=c99 will do; where off_t has 32 bits, build with
                -D_FILE_OFFSET_BITS=64. Little-endian.
@@ -26,7 +35,8 @@ THREADS        No globals, no printing. Different objects may be used by differe
                many at once.
 
 CONTENTS       >>json >>safetensors >>checkpoint (the API)   then >>errors >>files >>json-parser >>safetensors-reader
-               >>families (the table to extend for a new model_type) >>config-reader >>shards >>weights >>open
+               >>families (the table to extend for a new model_type) >>config-reader >>quantization >>config-file
+               >>shards >>weights >>packed >>layers >>open
    SPDX-License-Identifier: MIT */
 
 #ifndef CHECKPOINT_H
@@ -122,6 +132,8 @@ typedef struct checkpoint {
     int max_position_embeddings;
     struct gguf *gguf;          /* the file, for its other keys; NULL: it was a directory of Hugging Face */
     const char *groups_assumed; /* a GGUF file does not name its experts' groups: whose were taken, "none"; else NULL */
+    int n_others; /* tensors of other models around this one, such as one that sees: left alone, other_bytes in all */
+    double other_bytes;
     /* private */
     st_file **files;
     size_t n_files;
@@ -129,13 +141,15 @@ typedef struct checkpoint {
     mla_mlp_weights *experts;
     mla_mtp_weights *mtp;
     float *rope_factors;
-    char *indexers;      /* [num_hidden_layers]: config.json says which layers have one; NULL: it does not */
-    void *memory, *int4; /* of weights that are no longer used where they lie in the files: by quantize.h, as Q4 */
+    char *indexers;          /* [num_hidden_layers]: config.json says which layers have one; NULL: it does not */
+    void *memory, *repacked; /* weights no longer used where they lie in the files: by quantize.h; of packed ones */
+    size_t repacked_bytes;
 } checkpoint;
 
-/* Reads DIR/config.json, DIR/generation_config.json if there, and DIR/model.safetensors or else
-   DIR/model.safetensors.index.json with its shards; or a GGUF file (gguf_locate says which): FILE.gguf, a part of a
-   split set, or a directory with one. Every tensor's name, shape and dtype is checked. how NULL: all defaults. */
+/* Reads DIR/config.json, DIR/generation_config.json and hf_quant_config.json if there, and DIR/model.safetensors or
+   else DIR/model.safetensors.index.json with its shards; or a GGUF file (gguf_locate says which): FILE.gguf, a part of
+   a split set, or a directory with one. Every tensor's name, shape and dtype is checked. A language model within another
+   (text_config, language_config) is opened alone. how NULL: all defaults. */
 CHECKPOINT_API mla_result checkpoint_open(checkpoint **out, const char *path, mla_error *err);
 CHECKPOINT_API mla_result checkpoint_open_with(checkpoint **out, const char *path, const checkpoint_options *how,
                                                mla_error *err);
@@ -293,6 +307,19 @@ static mla_result ck__file_open(ck__file *f, const char *path, int *missing, mla
 }
 
 #endif
+
+/* What stands where a file should, with which people come most often; NULL: none of these. */
+static const char *ck__impostor(const unsigned char *text, size_t n) {
+    static const char pointer[] = "version https://git-lfs";
+    if (n >= sizeof pointer - 1 && !memcmp(text, pointer, sizeof pointer - 1))
+        return "this is a Git LFS pointer, not the file itself: git lfs pull, or a download, fetches that";
+    if (n >= 3 && !memcmp(text, "\xef\xbb\xbf", 3))
+        return "it begins with a byte order mark: save it as UTF-8 without one";
+    while (n && (*text == ' ' || *text == '\t' || *text == '\n' || *text == '\r')) text++, n--;
+    if (n >= 2 && text[0] == '<' && (text[1] == '!' || text[1] == '?' || (text[1] | 32) == 'h'))
+        return "this is a web page (HTML), not the file itself";
+    return NULL;
+}
 
 /* ---- >>json-parser ----------------------------------------------------------------------------------------------- */
 /* Recursive descent with a depth limit. Values of open containers lie on one growing stack; when a container closes,
@@ -613,6 +640,8 @@ static mla_result json__parse(const void *text, size_t n, const char *file, mla_
     p.n = n;
     p.code = code;
     p.err = err;
+    const char *impostor = ck__impostor((const unsigned char *)text, n);
+    if (impostor) return ck__fail(err, code, "%.60s: %s", file, impostor);
     p.root = (json__root *)calloc(1, sizeof *p.root);
     if (!p.root) return ck__no_memory(err, file);
     mla_result rc = json__value(&p, 0, &p.root->value);
@@ -768,6 +797,8 @@ static int st__by_name(const void *a, const void *b) {
 
 static mla_result st__read_header(st_file *f, const unsigned char *bytes, size_t size, mla_error *err) {
     uint64_t length = 0;
+    const char *impostor = ck__impostor(bytes, size);
+    if (impostor) return ck__fail(err, MLA_ERR_WEIGHTS, "%s: %s", f->name, impostor);
     if (size < 8)
         return ck__fail(err, MLA_ERR_WEIGHTS, "%s: %zu bytes, too short for a safetensors file", f->name, size);
     for (int i = 0; i < 8; i++) length |= (uint64_t)bytes[i] << (8 * i);
@@ -878,27 +909,26 @@ typedef struct ck__choice {
 } ck__choice;
 
 static const ck__choice ck__softmax[] = {{"softmax", MLA_SCORING_SOFTMAX}, {NULL, 0}};
+static const ck__choice ck__either[] = {{"softmax", MLA_SCORING_SOFTMAX}, {"sigmoid", MLA_SCORING_SIGMOID}, {NULL, 0}};
 static const ck__choice ck__sigmoid[] = {{"sigmoid", MLA_SCORING_SIGMOID}, {NULL, 0}};
-static const ck__choice ck__topk_v2[] = {
-    {"greedy", MLA_TOPK_GREEDY}, {"group_limited_greedy", MLA_TOPK_GROUP_LIMITED_GREEDY}, {NULL, 0}};
+static const ck__choice ck__topk_v2[] = {{"greedy", MLA_TOPK_GREEDY},
+                                         {"group_limited_greedy", MLA_TOPK_GROUP_LIMITED_GREEDY},
+                                         {"noaux_tc", MLA_TOPK_NOAUX_TC}, /* DeepSeek-VL2 */
+                                         {NULL, 0}};
 static const ck__choice ck__topk_v3[] = {{"noaux_tc", MLA_TOPK_NOAUX_TC}, {NULL, 0}};
 static const ck__choice ck__silu[] = {{"silu", 0}, {NULL, 0}};
-static const ck__choice ck__rope_types[] = {{"default", MLA_ROPE_DEFAULT},   {"linear", MLA_ROPE_LINEAR},
-                                            {"dynamic", MLA_ROPE_DYNAMIC},   {"yarn", MLA_ROPE_YARN},
-                                            {"longrope", MLA_ROPE_LONGROPE}, {NULL, 0}};
-enum { CK__FP8 = 1, CK__INT4 }; /* block-scaled e4m3 as DeepSeek has it; groups of 32 as Kimi K2 Thinking has them */
-static const ck__choice ck__quant_methods[] = {{"fp8", CK__FP8}, {"compressed-tensors", CK__INT4}, {NULL, 0}};
-static const ck__choice ck__packed[] = {{"pack-quantized", 1}, {NULL, 0}};
-static const ck__choice ck__ints[] = {{"int", 1}, {NULL, 0}};
-static const ck__choice ck__group[] = {{"group", 1}, {NULL, 0}};
-static const ck__choice ck__e4m3[] = {{"e4m3", 1}, {NULL, 0}};
-static const ck__choice ck__dynamic[] = {{"dynamic", 1}, {NULL, 0}};
-static const ck__choice ck__scale_formats[] = {{"float", 0}, {"ue8m0", 1}, {NULL, 0}};
-
-static const ck__choice ck__topk_longcat[] = {{"greedy", MLA_TOPK_GREEDY}, {NULL, 0}};
+static const ck__choice ck__rope_types[] = {{"default", MLA_ROPE_DEFAULT},
+                                            {"linear", MLA_ROPE_LINEAR},
+                                            {"dynamic", MLA_ROPE_DYNAMIC},
+                                            {"yarn", MLA_ROPE_YARN},
+                                            {"longrope", MLA_ROPE_LONGROPE},
+                                            {"deepseek_yarn", MLA_ROPE_YARN},
+                                            {NULL, 0}};
+static const ck__choice ck__topk_greedy[] = {{"greedy", MLA_TOPK_GREEDY}, {NULL, 0}};
 static const ck__choice ck__zero_experts[] = {{"identity", 1}, {NULL, 0}};
 
-enum { CK__NEVER, CK__IF_SET, CK__UNLESS_UNSET }; /* what a boolean key does: nothing; default false; default true */
+/* What a boolean key does: it may not be set; default false; default true. */
+enum { CK__NEVER, CK__IF_SET, CK__UNLESS_UNSET };
 
 enum {                       /* what some families have and others have not */
        CK__ROUTER_BIAS = 1,  /* e_score_correction_bias must be there */
@@ -913,49 +943,77 @@ enum {                       /* what some families have and others have not */
            128,              /* rope_theta may be missing (10000), and v_head_dim (hidden_size / num_attention_heads) */
        CK__INDEXER = 256,    /* sparse attention: index_topk and self_attn.indexer */
        CK__INDEX_HALF = 512, /* what the indexer's rope is if indexer_rope_interleave does not say: HALF, not PAIR */
-       CK__INDEX_SHARED = 1024 /* some layers have none: indexer_types, or a rule */
+       CK__INDEX_SHARED = 1024,   /* some layers have none: indexer_types, or a rule */
+       CK__BIAS_IF_THERE = 2048,  /* e_score_correction_bias may be there */
+       CK__BIAS_BY_METHOD = 4096, /* it must for noaux_tc, and only then */
+       CK__SANDWICH = 8192,       /* with the key sandwich_norm: norms behind attention and FFN of every layer */
+       CK__LATENT_EPS = 16384     /* the latents' norms take rms_norm_eps, too */
 };
 
-typedef struct ck__keys { /* names of keys that differ */
-    const char *layers, *intermediate_size, *moe_intermediate_size, *experts_per_tok;
-} ck__keys;
+typedef struct ck__rename { /* a key has another name */
+    const char *key, *name;
+    int always; /* 0: it may have either */
+} ck__rename;
 
-static const ck__keys ck__usual_keys = {"num_hidden_layers", "intermediate_size", "moe_intermediate_size",
-                                        "num_experts_per_tok"};
-static const ck__keys ck__longcat_keys = {"num_layers", "ffn_hidden_size", "expert_ffn_hidden_size", "moe_topk"};
+static const ck__rename ck__longcat_keys[] = {{"num_hidden_layers", "num_layers", 1},
+                                              {"intermediate_size", "ffn_hidden_size", 1},
+                                              {"moe_intermediate_size", "expert_ffn_hidden_size", 1},
+                                              {"num_experts_per_tok", "moe_topk", 1},
+                                              {NULL, NULL, 0}};
+static const ck__rename ck__pangu_keys[] = {{"q_lora_rank", "attention_q_lora_dim", 0},
+                                            {"kv_lora_rank", "attention_kv_lora_dim", 0},
+                                            {"qk_nope_head_dim", "attention_qk_dim", 0},
+                                            {"qk_rope_head_dim", "attention_qk_rope_dim", 0},
+                                            {"v_head_dim", "attention_v_dim", 0},
+                                            {"n_routed_experts", "num_routed_experts", 0},
+                                            {"n_shared_experts", "num_shared_experts", 0},
+                                            {"first_k_dense_replace", "num_dense_layers", 0},
+                                            {"num_nextn_predict_layers", "num_mtp_layers", 0},
+                                            {NULL, NULL, 0}};
+static const ck__rename ck__sarvam_keys[] = {{"n_routed_experts", "num_experts", 0},
+                                             {"n_shared_experts", "num_shared_experts", 0},
+                                             {"scoring_func", "score_function", 0},
+                                             {NULL, NULL, 0}};
 
 typedef struct ck__family {
     const char *model_type;
+    const char *architecture;                     /* of a text_config that does not say its model_type */
     const ck__choice *scoring_func, *topk_method; /* NULL: no experts */
     int norm_topk_prob;                           /* CK__: are the chosen weights divided by their sum? */
     int rope_interleave;                          /* CK__: does that key choose between PAIR and HALF? */
     int tied;                                     /* CK__: tie_word_embeddings */
-    const ck__keys *keys;
+    const ck__rename *keys;                       /* NULL: the usual ones */
     unsigned has;
 } ck__family;
 
 static const ck__family ck__families[] = {
-    /* norm_topk_prob is a key of deepseek_v2, but without effect */
-    {"deepseek_v2", ck__softmax, ck__topk_v2, CK__NEVER, CK__NEVER, CK__IF_SET, &ck__usual_keys, 0},
-    {"deepseek_v3", ck__sigmoid, ck__topk_v3, CK__UNLESS_UNSET, CK__UNLESS_UNSET, CK__IF_SET, &ck__usual_keys,
+    /* transformers leaves norm_topk_prob of a deepseek_v2 alone. DeepSeek's own code, llama.cpp and vLLM obey it, and
+       with them whoever trained such a model. */
+    {"deepseek_v2", "DeepseekV2ForCausalLM", ck__either, ck__topk_v2, CK__IF_SET, CK__NEVER, CK__IF_SET, NULL,
+     CK__BIAS_BY_METHOD},
+    {"deepseek_v3", "DeepseekV3ForCausalLM", ck__sigmoid, ck__topk_v3, CK__UNLESS_UNSET, CK__UNLESS_UNSET, CK__IF_SET,
+     NULL, CK__ROUTER_BIAS},
+    {"kimi_k2", "KimiK2ForCausalLM", ck__sigmoid, ck__topk_v3, CK__UNLESS_UNSET, CK__UNLESS_UNSET, CK__IF_SET, NULL,
      CK__ROUTER_BIAS},
-    {"kimi_k2", ck__sigmoid, ck__topk_v3, CK__UNLESS_UNSET, CK__UNLESS_UNSET, CK__IF_SET, &ck__usual_keys,
-     CK__ROUTER_BIAS},
-    {"glm4_moe_lite", ck__sigmoid, ck__topk_v3, CK__UNLESS_UNSET, CK__UNLESS_UNSET, CK__IF_SET, &ck__usual_keys,
-     CK__ROUTER_BIAS},
-    {"longcat_flash", ck__softmax, ck__topk_longcat, CK__NEVER, CK__NEVER, CK__IF_SET, &ck__longcat_keys,
-     CK__ROUTER_BIAS | CK__LORA_SCALES | CK__SHORTCUT},
-    {"minicpm3", NULL, NULL, CK__NEVER, CK__NEVER, CK__UNLESS_UNSET, &ck__usual_keys,
+    {"glm4_moe_lite", "Glm4MoeLiteForCausalLM", ck__sigmoid, ck__topk_v3, CK__UNLESS_UNSET, CK__UNLESS_UNSET,
+     CK__IF_SET, NULL, CK__ROUTER_BIAS},
+    {"longcat_flash", "LongcatFlashForCausalLM", ck__softmax, ck__topk_greedy, CK__NEVER, CK__NEVER, CK__IF_SET,
+     ck__longcat_keys, CK__ROUTER_BIAS | CK__LORA_SCALES | CK__SHORTCUT},
+    {"minicpm3", "MiniCPM3ForCausalLM", NULL, NULL, CK__NEVER, CK__NEVER, CK__UNLESS_UNSET, NULL,
      CK__ROPE_HALF | CK__MUP_SCALES | CK__OLD_DEFAULTS},
-    {"mistral4", ck__softmax, ck__topk_v3, CK__UNLESS_UNSET, CK__UNLESS_UNSET, CK__IF_SET, &ck__usual_keys,
+    {"mistral4", "Mistral4ForCausalLM", ck__softmax, ck__topk_v3, CK__UNLESS_UNSET, CK__UNLESS_UNSET, CK__IF_SET, NULL,
      CK__TEMPERATURE},
-    {"youtu", NULL, NULL, CK__NEVER, CK__UNLESS_UNSET, CK__UNLESS_UNSET, &ck__usual_keys, 0},
-    {"axk1", ck__sigmoid, ck__topk_v3, CK__UNLESS_UNSET, CK__UNLESS_UNSET, CK__IF_SET, &ck__usual_keys,
+    {"youtu", "YoutuForCausalLM", NULL, NULL, CK__NEVER, CK__UNLESS_UNSET, CK__UNLESS_UNSET, NULL, 0},
+    {"axk1", "AXK1ForCausalLM", ck__sigmoid, ck__topk_v3, CK__UNLESS_UNSET, CK__UNLESS_UNSET, CK__IF_SET, NULL,
      CK__ROUTER_BIAS | CK__FFN_OUT_NORM},
-    {"deepseek_v32", ck__sigmoid, ck__topk_v3, CK__UNLESS_UNSET, CK__NEVER, CK__IF_SET, &ck__usual_keys,
+    {"deepseek_v32", "DeepseekV32ForCausalLM", ck__sigmoid, ck__topk_v3, CK__UNLESS_UNSET, CK__NEVER, CK__IF_SET, NULL,
      CK__ROUTER_BIAS | CK__INDEXER | CK__INDEX_HALF},
-    {"glm_moe_dsa", ck__sigmoid, ck__topk_v3, CK__UNLESS_UNSET, CK__NEVER, CK__IF_SET, &ck__usual_keys,
+    {"glm_moe_dsa", "GlmMoeDsaForCausalLM", ck__sigmoid, ck__topk_v3, CK__UNLESS_UNSET, CK__NEVER, CK__IF_SET, NULL,
      CK__ROUTER_BIAS | CK__INDEXER | CK__INDEX_SHARED},
+    {"sarvam_mla", "SarvamMLAForCausalLM", ck__sigmoid, ck__topk_v3, CK__UNLESS_UNSET, CK__UNLESS_UNSET, CK__IF_SET,
+     ck__sarvam_keys, CK__BIAS_IF_THERE},
+    {"pangu_ultra_moe", "PanguUltraMoEForCausalLM", ck__sigmoid, ck__topk_greedy, CK__UNLESS_UNSET, CK__NEVER,
+     CK__IF_SET, ck__pangu_keys, CK__BIAS_IF_THERE | CK__SANDWICH | CK__LATENT_EPS},
 };
 enum { CK__N_FAMILIES = sizeof ck__families / sizeof ck__families[0] };
 
@@ -964,11 +1022,22 @@ static const struct ck__refused {
     const char *model_type, *needs;
 } ck__refused[] = {
     {"deepseek_v4", "another attention, which does not cache the latents of MLA"},
-    {"kimi_linear", "linear attention (Kimi Delta Attention) in most of its layers, beside MLA"},
-    {"hy_v4", "another attention, which does not cache the latents of MLA"},
-    {"glm5_next", "another attention, which does not cache the latents of MLA"},
-    {"axk2", "another attention, which does not cache the latents of MLA"},
+    {"kimi_linear", "recurrent layers (Kimi Delta Attention) between those that cache latents"},
+    {"glm5_next", "recurrent layers (Kimi Delta Attention) between those that cache latents"},
+    {"axk2", "gates, of norms and of what heads give, around its cached latents"},
+    {"hy_v4", "gates and sinks in its attention to cached latents, and hyper-connections"},
 };
+
+/* A language model within another: in a part of config.json with one of these keys, its model_type there or by what is
+   around it. */
+static const char *const ck__parts[] = {"text_config", "language_config"};
+static const struct ck__outer {
+    const char *model_type, *inner;
+} ck__outers[] = {{"kimi_vl", "deepseek_v3"}, {"kimi_k25", "kimi_k2"}, {"deepseek_vl_v2", "deepseek_v2"}};
+
+/* What the names of its tensors begin with instead of "model.", and before "lm_head.". */
+static const char *const ck__bodies[] = {"model.", "language_model.model.", "model.language_model.", "language.model."};
+static const char *const ck__heads[] = {"", "language_model.", "language.", "model."};
 
 /* ---- >>config-reader --------------------------------------------------------------------------------------------- */
 /* Readers keep the first error and do nothing after it, so that the keys can be read one per line and rc asked at the
@@ -976,6 +1045,7 @@ static const struct ck__refused {
 
 typedef struct ck__reader {
     const json_value *object;
+    const ck__rename *renames; /* NULL: none */
     const char *file, *prefix; /* prefix: "rope_scaling." while reading in there */
     mla_result rc;
     mla_error *err;
@@ -998,7 +1068,15 @@ static ck__reader ck__inside(const ck__reader *r, const json_value *object, cons
     ck__reader sub = *r;
     sub.object = object;
     sub.prefix = prefix;
+    sub.renames = NULL;
     return sub;
+}
+
+/* What the key is called here. */
+static const char *ck__name(const ck__reader *r, const char *key) {
+    for (const ck__rename *n = r->renames; n && n->key; n++)
+        if (!strcmp(key, n->key)) return n->always || json_get(r->object, n->name) ? n->name : key;
+    return key;
 }
 
 /* The value, or NULL if absent or null, which mean the same in all these files. */
@@ -1027,6 +1105,7 @@ static void ck__expected(ck__reader *r, const char *key, const json_value *v, co
 }
 
 static int ck__int(ck__reader *r, const char *key, int min, int max, int absent) {
+    key = ck__name(r, key);
     const json_value *v = ck__key(r, key, absent == ck__required);
     char what[96];
     int64_t i = 0;
@@ -1038,6 +1117,7 @@ static int ck__int(ck__reader *r, const char *key, int min, int max, int absent)
 
 /* min is above 0 or 0; the result is as good as a float. */
 static float ck__float(ck__reader *r, const char *key, double min, double absent) {
+    key = ck__name(r, key);
     const json_value *v = ck__key(r, key, absent < 0);
     const double x = json_number(v);
     if (!v) return (float)(absent < 0 ? min : absent);
@@ -1047,12 +1127,14 @@ static float ck__float(ck__reader *r, const char *key, double min, double absent
 }
 
 static int ck__bool(ck__reader *r, const char *key, int absent) {
+    key = ck__name(r, key);
     const json_value *v = ck__key(r, key, 0);
     if (v && json_typeof(v) != JSON_BOOL) ck__expected(r, key, v, "true or false");
     return v ? json_bool(v) : absent;
 }
 
 static int ck__pick(ck__reader *r, const char *key, const ck__choice *choices, int required) {
+    key = ck__name(r, key);
     const json_value *v = ck__key(r, key, required);
     const char *name = json__text(v);
     char known[160];
@@ -1072,20 +1154,51 @@ static int ck__pick(ck__reader *r, const char *key, const ck__choice *choices, i
 
 static int ck__flag(ck__reader *r, const char *key, int effect) {
     const int set = ck__bool(r, key, effect == CK__UNLESS_UNSET);
-    return effect != CK__NEVER && set;
+    if (set && effect == CK__NEVER) ck__expected(r, key, json_get(r->object, key), "false, for this model_type");
+    return set;
 }
+
+/* Keys that would change the result, and are known only by the one value that is obeyed. */
+static void ck__read_fixed(ck__reader *r) {
+    static const struct fixed {
+        const char *key;
+        int value;
+    } keys[] = {{"use_mla", 1}, {"mlp_bias", 0}};
+    for (size_t i = 0; i < sizeof keys / sizeof *keys; i++)
+        if (ck__bool(r, keys[i].key, keys[i].value) != keys[i].value)
+            ck__expected(r, keys[i].key, json_get(r->object, keys[i].key),
+                         keys[i].value ? "true, for nothing else is here" : "false, for nothing else is here");
+}
+
+typedef enum ck__kind { /* of quantized matrices */
+                        CK__FP8 = 1,
+                        CK__INT8,
+                        CK__INT4,
+                        CK__INT4_ZEROS, /* with zero points */
+                        CK__NVFP4,
+                        CK__MXFP4
+} ck__kind;
+static const char *const ck__kind_names[] = {
+    "", "F8_E4M3", "int8", "packed int4", "packed int4 with zero points", "packed nvfp4", "packed mxfp4"};
+
+typedef struct ck__scheme { /* how config.json says that matrices are quantized */
+    ck__kind kind;
+    int rows, cols; /* of the block that has a scale; 0: all of them */
+} ck__scheme;
 
 /* What the tensors must look like, beyond mla_config. */
 typedef struct ck__plan {
     const ck__family *family;
     int first_k_dense_replace, moe_layer_freq;
-    int attention_bias, tied;
-    int quantized, ue8m0;         /* CK__FP8, CK__INT4 */
+    int attention_bias, tied, sandwich;
+    ck__scheme schemes[8]; /* a quantized matrix is so by one of these */
+    int n_schemes, ue8m0;
+    const char *scale_name;       /* of a quantized matrix, if none is there */
     int index_freq, index_offset; /* layer i has an indexer if max(i - offset + 1, 0) is a multiple of freq, unless the
                                      checkpoint has a list */
-    const char *root;             /* what the names of all tensors begin with */
-    int nested; /* config.json has this model as text_config, and the files may have others beside it */
-    int mtp;    /* layers of multi-token prediction are wanted */
+    const char *body, *head;      /* what names begin with instead of "model.", and before "lm_head." */
+    int nested;                   /* config.json has this model as a part, and the files may have others beside it */
+    int mtp;                      /* layers of multi-token prediction are wanted */
 } ck__plan;
 
 /* Layer i of ours in the numbering of the files. */
@@ -1102,6 +1215,13 @@ static int ck__has_indexer(const checkpoint *c, const ck__plan *plan, int layer)
     if (layer >= c->config.num_hidden_layers)
         return 1; /* for multi-token prediction: no layer before it is run in the same call */
     return c->indexers ? c->indexers[layer] : (i > 0 ? i : 0) % plan->index_freq == 0;
+}
+
+/* May config.json leave out what is 10000, 1e-6 or 1 where its class has that by default? The parts of DeepSeek-VL2
+   do. */
+static int ck__leaves_out(const ck__plan *plan, unsigned has) {
+    if (plan->nested) has |= CK__BIAS_BY_METHOD;
+    return (plan->family->has & has) != 0;
 }
 
 static void ck__read_longrope(checkpoint *c, ck__reader *r) {
@@ -1134,16 +1254,20 @@ static void ck__read_rope(checkpoint *c, const ck__plan *plan, ck__reader *r) {
     ck__reader sub = ck__inside(r, dict, old ? "rope_scaling." : "rope_parameters.");
     const char *type = json_get(dict, "rope_type") ? "rope_type" : "type";
     float outer, inner;
-    const int half = plan->family->rope_interleave == CK__NEVER
-                         ? (plan->family->has & CK__ROPE_HALF) != 0
-                         : !ck__flag(r, "rope_interleave", plan->family->rope_interleave);
+    const int fixed = plan->family->rope_interleave == CK__NEVER,
+              always_half = (plan->family->has & CK__ROPE_HALF) != 0;
+    const int half = fixed ? !ck__bool(r, "rope_interleave", !always_half)
+                           : !ck__flag(r, "rope_interleave", plan->family->rope_interleave);
+    if (fixed && half != always_half)
+        ck__expected(r, "rope_interleave", json_get(r->object, "rope_interleave"),
+                     always_half ? "false, for this model_type" : "true, for this model_type");
     rope->layout = half ? MLA_ROPE_HALF : MLA_ROPE_PAIR;
     if (dict && json_typeof(dict) != JSON_OBJECT)
         ck__expected(r, old ? "rope_scaling" : "rope_parameters", dict, "an object");
     outer = ck__float(r, "rope_theta", FLT_MIN, 0);
     sub.rc = r->rc;
     inner = ck__float(&sub, "rope_theta", FLT_MIN, 0);
-    rope->theta = outer > 0 ? outer : inner > 0 || !(plan->family->has & CK__OLD_DEFAULTS) ? inner : 10000;
+    rope->theta = outer > 0 ? outer : inner > 0 ? inner : ck__leaves_out(plan, CK__OLD_DEFAULTS) ? 10000 : 0;
     if (!sub.rc && !(rope->theta > 0)) sub.rc = ck__fail(r->err, MLA_ERR_CONFIG, "%s: rope_theta is missing", r->file);
     if (!sub.rc && outer > 0 && inner > 0 && (outer < inner || outer > inner))
         sub.rc = ck__fail(r->err, MLA_ERR_CONFIG, "%s: rope_theta is %g, but %srope_theta is %g", r->file,
@@ -1262,8 +1386,8 @@ static void ck__read_experts(mla_config *m, ck__plan *plan, ck__reader *r) {
         m->zero_expert_num = ck__int(r, "zero_expert_num", 0, INT_MAX - m->n_routed_experts, 0);
     } else ck__read_layer_types(m, plan, r);
     m->num_experts_per_tok =
-        ck__int(r, family->keys->experts_per_tok, 1, m->n_routed_experts + m->zero_expert_num, ck__required);
-    m->moe_intermediate_size = ck__int(r, family->keys->moe_intermediate_size, 1, INT_MAX, ck__required);
+        ck__int(r, "num_experts_per_tok", 1, m->n_routed_experts + m->zero_expert_num, ck__required);
+    m->moe_intermediate_size = ck__int(r, "moe_intermediate_size", 1, INT_MAX, ck__required);
     m->n_shared_experts = ck__int(r, "n_shared_experts", 0, INT_MAX, 0);
     m->scoring_func = (mla_scoring_func)ck__pick(r, "scoring_func", family->scoring_func, 0);
     m->topk_method = (mla_topk_method)ck__pick(r, "topk_method", family->topk_method, 0);
@@ -1273,54 +1397,170 @@ static void ck__read_experts(mla_config *m, ck__plan *plan, ck__reader *r) {
         m->topk_group = ck__int(r, "topk_group", 1, m->n_group, ck__required);
     }
     m->norm_topk_prob = ck__flag(r, "norm_topk_prob", family->norm_topk_prob);
-    m->routed_scaling_factor = ck__float(r, "routed_scaling_factor", FLT_MIN, -1);
+    m->routed_scaling_factor = ck__float(r, "routed_scaling_factor", FLT_MIN, ck__leaves_out(plan, 0) ? 1 : -1);
 }
 
-/* compressed-tensors: config_groups.*.weights, of the one group there is. */
-static void ck__read_int4(ck__reader *r) {
-    const json_value *groups = ck__key(r, "config_groups", 1);
-    const json_value *group = json_typeof(groups) == JSON_OBJECT && json_count(groups) == 1 ? json_at(groups, 0) : NULL;
-    const json_value *weights = json_get(group, "weights");
-    ck__reader sub = ck__inside(r, weights, "quantization_config.config_groups.weights.");
-    ck__pick(r, "format", ck__packed, 1);
-    if (!r->rc && json_typeof(weights) != JSON_OBJECT)
-        ck__expected(r, "config_groups", groups, "an object with one group that has weights");
-    if (json_typeof(json_get(group, "input_activations")) != JSON_NULL)
-        ck__expected(r, "config_groups", json_get(group, "input_activations"), "input_activations null");
-    sub.rc = r->rc;
-    ck__int(&sub, "num_bits", 4, 4, ck__required);
-    ck__int(&sub, "group_size", MLA_GROUP, MLA_GROUP, ck__required);
-    ck__pick(&sub, "type", ck__ints, 0);
-    ck__pick(&sub, "strategy", ck__group, 1);
-    if (!ck__bool(&sub, "symmetric", 1)) ck__expected(&sub, "symmetric", json_get(weights, "symmetric"), "true");
-    r->rc = sub.rc;
+/* ---- >>quantization ---------------------------------------------------------------------------------------------- */
+/* quantization_config, or hf_quant_config.json, becomes a list of schemes. */
+
+static const ck__choice ck__e4m3[] = {{"e4m3", 1}, {NULL, 0}};
+static const ck__choice ck__activations[] = {{"dynamic", 0}, {"static", 1}, {NULL, 0}};
+static const ck__choice ck__scale_formats[] = {{"float", 0}, {"ue8m0", 1}, {NULL, 0}};
+enum { CK__BY_FP8 = 1, CK__BY_GROUPS, CK__BY_MODELOPT };
+static const ck__choice ck__quant_methods[] = {
+    {"fp8", CK__BY_FP8}, {"compressed-tensors", CK__BY_GROUPS}, {"modelopt", CK__BY_MODELOPT}, {NULL, 0}};
+static const ck__choice ck__quant_algos[] = {{"NVFP4", CK__NVFP4}, {"FP8", CK__FP8}, {NULL, 0}};
+static const ck__choice ck__formats[] = {{"pack-quantized", CK__INT4},        {"float-quantized", CK__FP8},
+                                         {"int-quantized", CK__INT8},         {"nvfp4-pack-quantized", CK__NVFP4},
+                                         {"mxfp4-pack-quantized", CK__MXFP4}, {NULL, 0}};
+static const ck__choice ck__ints[] = {{"int", 1}, {NULL, 0}};
+static const ck__choice ck__floats[] = {{"float", 1}, {NULL, 0}};
+enum { CK__BY_GROUP, CK__BY_CHANNEL, CK__BY_TENSOR, CK__BY_BLOCK };
+static const ck__choice ck__strategies[] = {{"group", CK__BY_GROUP},
+                                            {"channel", CK__BY_CHANNEL},
+                                            {"tensor", CK__BY_TENSOR},
+                                            {"block", CK__BY_BLOCK},
+                                            {NULL, 0}};
+static const ck__choice ck__tensor_groups[] = {{"tensor_group", CK__BY_GROUP}, {NULL, 0}};
+
+/* What is not read here, and what makes something of it that is. */
+static void ck__refuse_quantization(ck__reader *r, const char *key) {
+    static const struct foreign {
+        const char *part, *converter; /* of the name, in small letters */
+    } foreign[] = {
+        {"awq",
+         "AWQ is not read here: llm-compressor makes compressed-tensors of the unquantized model, or of this one "
+         "the AutoAWQ converter of compressed-tensors"},
+        {"gptq", "GPTQ is not read here: llama.cpp's convert_hf_to_gguf.py makes a GGUF of it, llm-compressor "
+                 "compressed-tensors of the unquantized model"},
+        {"mxfp8", "MXFP8 is not read here: llm-compressor makes float-quantized fp8 of the unquantized model"}};
+    const char *name = json__text(json_get(r->object, key));
+    char lower[48];
+    size_t n = 0;
+    for (; name && name[n] && n < sizeof lower - 1; n++)
+        lower[n] = (char)(name[n] >= 'A' && name[n] <= 'Z' ? name[n] + 32 : name[n]);
+    lower[n] = 0;
+    for (size_t i = 0; i < sizeof foreign / sizeof *foreign && !r->rc; i++)
+        if (strstr(lower, foreign[i].part))
+            r->rc = ck__fail(r->err, MLA_ERR_UNSUPPORTED, "%s: %s%s \"%.40s\": %s", r->file, r->prefix, key, name,
+                             foreign[i].converter);
+}
+
+static void ck__add_scheme(ck__plan *plan, ck__reader *r, ck__kind kind, int rows, int cols) {
+    const ck__scheme scheme = {kind, rows, cols};
+    if (plan->n_schemes < (int)(sizeof plan->schemes / sizeof *plan->schemes))
+        plan->schemes[plan->n_schemes++] = scheme;
+    else if (!r->rc)
+        r->rc = ck__fail(r->err, MLA_ERR_UNSUPPORTED, "%s: %sconfig_groups: more than %d ways of quantizing", r->file,
+                         r->prefix, plan->n_schemes);
+}
+
+/* Two sizes from 1 on: 0 if they are none. */
+static int ck__block_sizes(const json_value *v, int *rows, int *cols) {
+    int64_t size[2];
+    if (json_typeof(v) != JSON_ARRAY || json_count(v) != 2) return 0;
+    for (size_t i = 0; i < 2; i++)
+        if (!json_integer(json_at(v, i), &size[i]) || size[i] < 1 || size[i] > INT_MAX) return 0;
+    *rows = (int)size[0], *cols = (int)size[1];
+    return 1;
+}
+
+/* compressed-tensors: the weights of one of config_groups. */
+static void ck__read_weights(ck__plan *plan, ck__reader *r, int format) {
+    const int fp4 = format == CK__NVFP4 || format == CK__MXFP4, ints = format == CK__INT4 || format == CK__INT8;
+    const int bits = ints && format == CK__INT8 ? 8 : format == CK__FP8 ? 8 : 4, size = format == CK__NVFP4 ? 16 : 32;
+    int rows = 1, cols = 0;
+    ck__int(r, "num_bits", bits, bits, ck__required);
+    ck__pick(r, "type", ints ? ck__ints : ck__floats, !ints);
+    const int by = ck__pick(r, "strategy", format == CK__NVFP4 ? ck__tensor_groups : ck__strategies, 1);
+    if (by == CK__BY_GROUP) cols = ck__int(r, "group_size", fp4 ? size : 1, fp4 ? size : INT_MAX, ck__required);
+    else if (fp4 || (by != CK__BY_CHANNEL && format == CK__INT4))
+        ck__expected(r, "strategy", json_get(r->object, "strategy"), fp4 ? "\"group\"" : "\"group\" or \"channel\"");
+    if (by == CK__BY_TENSOR) rows = 0;
+    if (by == CK__BY_BLOCK && !r->rc && !ck__block_sizes(json_get(r->object, "block_structure"), &rows, &cols))
+        ck__expected(r, "block_structure", json_get(r->object, "block_structure"), "two sizes");
+    if (!ck__bool(r, "symmetric", 1)) {
+        if (format == CK__INT4) format = CK__INT4_ZEROS;
+        else ck__expected(r, "symmetric", json_get(r->object, "symmetric"), "true");
+    }
+    if (!r->rc) ck__add_scheme(plan, r, (ck__kind)format, rows, cols);
+}
+
+/* compressed-tensors: groups of layers, each with its format, or all with one. */
+static void ck__read_groups(ck__plan *plan, ck__reader *r) {
+    const json_value *groups = ck__key(r, "config_groups", 1), *all = json_get(r->object, "format");
+    if (!r->rc && (json_typeof(groups) != JSON_OBJECT || !json_count(groups)))
+        ck__expected(r, "config_groups", groups, "an object of groups");
+    for (size_t i = 0; i < json_count(groups) && !r->rc; i++) {
+        const json_value *group = json_at(groups, i), *weights = json_get(group, "weights");
+        const int own = json_typeof(json_get(group, "format")) != JSON_NULL || json_typeof(all) == JSON_NULL;
+        ck__reader of = ck__inside(r, group, "quantization_config.config_groups."), *said = own ? &of : r;
+        ck__reader sub = ck__inside(r, weights, "quantization_config.config_groups.weights.");
+        if (json_typeof(weights) != JSON_OBJECT) {
+            ck__expected(r, "config_groups", groups, "an object of groups that have weights");
+            return;
+        }
+        ck__refuse_quantization(said, "format");
+        const int format = ck__pick(said, "format", ck__formats, 1);
+        if (format == CK__INT4 && json_typeof(json_get(group, "input_activations")) != JSON_NULL)
+            ck__expected(said, "config_groups", json_get(group, "input_activations"), "input_activations null");
+        sub.rc = said->rc;
+        ck__read_weights(plan, &sub, format);
+        r->rc = sub.rc;
+    }
+}
+
+/* DeepSeek's fp8, and Mistral's, which has null for a block of all. */
+static void ck__read_fp8(ck__plan *plan, ck__reader *r) {
+    const json_value *block = json_get(r->object, "weight_block_size");
+    int rows = 0, cols = 0;
+    ck__pick(r, "fmt", ck__e4m3, 0);
+    ck__pick(r, "activation_scheme", ck__activations, 0);
+    plan->ue8m0 = ck__pick(r, "scale_fmt", ck__scale_formats, 0);
+    plan->scale_name = "weight_scale_inv";
+    if (!block) ck__key(r, "weight_block_size", 1);
+    else if (json_typeof(block) != JSON_NULL && !ck__block_sizes(block, &rows, &cols))
+        ck__expected(r, "weight_block_size", block, "two sizes, such as [128, 128], or null");
+    ck__add_scheme(plan, r, CK__FP8, rows, cols);
+}
+
+static void ck__read_modelopt(ck__plan *plan, ck__reader *r) {
+    ck__refuse_quantization(r, "quant_algo");
+    const int kind = ck__pick(r, "quant_algo", ck__quant_algos, 1), fp4 = kind == CK__NVFP4;
+    if (fp4) ck__int(r, "group_size", 16, 16, 16);
+    ck__add_scheme(plan, r, (ck__kind)kind, fp4, fp4 ? 16 : 0);
 }
 
 static void ck__read_quantization(ck__plan *plan, ck__reader *r) {
-    const json_value *dict = ck__key(r, "quantization_config", 0), *block;
+    const json_value *dict = ck__key(r, "quantization_config", 0);
     ck__reader sub = ck__inside(r, dict, "quantization_config.");
-    int64_t rows = 0, cols = 0;
     if (!dict || r->rc) return;
     if (json_typeof(dict) != JSON_OBJECT) {
         ck__expected(r, "quantization_config", dict, "an object");
         return;
     }
-    plan->quantized = ck__pick(&sub, "quant_method", ck__quant_methods, 1);
-    if (plan->quantized == CK__INT4) {
-        ck__read_int4(&sub);
-        r->rc = sub.rc;
-        return;
-    }
-    ck__pick(&sub, "fmt", ck__e4m3, 0);
-    ck__pick(&sub, "activation_scheme", ck__dynamic, 0);
-    plan->ue8m0 = ck__pick(&sub, "scale_fmt", ck__scale_formats, 0);
-    block = ck__key(&sub, "weight_block_size", 1);
-    if (!sub.rc &&
-        (json_typeof(block) != JSON_ARRAY || json_count(block) != 2 || !json_integer(json_at(block, 0), &rows) ||
-         !json_integer(json_at(block, 1), &cols) || rows != 128 || cols != 128))
-        ck__expected(&sub, "weight_block_size", block, "[128, 128]");
+    ck__refuse_quantization(&sub, "quant_method");
+    const int method = ck__pick(&sub, "quant_method", ck__quant_methods, 1);
+    plan->scale_name = "weight_scale";
+    if (method == CK__BY_FP8) ck__read_fp8(plan, &sub);
+    else if (method == CK__BY_GROUPS) ck__read_groups(plan, &sub);
+    else ck__read_modelopt(plan, &sub);
     r->rc = sub.rc;
 }
+
+/* ModelOpt's own file: {"producer": .., "quantization": {"quant_algo": ..}}. */
+static mla_result ck__read_hf_quant(ck__plan *plan, const json_value *object, mla_error *err) {
+    ck__reader outer = ck__read("hf_quant_config.json", object, err);
+    const json_value *dict = ck__key(&outer, "quantization", 1);
+    ck__reader r = ck__inside(&outer, dict, "quantization.");
+    if (!r.rc && json_typeof(dict) != JSON_OBJECT) ck__expected(&r, "quantization", dict, "an object");
+    plan->scale_name = "weight_scale";
+    if (!r.rc && json_typeof(json_get(dict, "quant_algo")) != JSON_NULL)
+        ck__read_modelopt(plan, &r); /* null: the cache */
+    return r.rc;
+}
+
+/* ---- >>config-file ----------------------------------------------------------------------------------------------- */
 
 static void ck__read_eos(checkpoint *c, ck__reader *r) {
     const json_value *v = ck__key(r, "eos_token_id", 0);
@@ -1351,13 +1591,40 @@ static void ck__read_scales(mla_config *m, const ck__plan *plan, ck__reader *r) 
     }
 }
 
-static const ck__family *ck__read_family(ck__reader *r) {
+/* The part of config.json that is the language model, with where it stands as the prefix; without, all of it. */
+static ck__reader ck__language_part(ck__plan *plan, ck__reader *outer) {
+    static const char *const prefixes[] = {"text_config.", "language_config."};
+    for (size_t i = 0; i < 2; i++) {
+        const json_value *part = ck__key(outer, ck__parts[i], 0);
+        if (!part) continue;
+        plan->nested = 1; /* a model that sees, too: its language model stands apart */
+        if (json_typeof(part) != JSON_OBJECT) ck__expected(outer, ck__parts[i], part, "an object");
+        return ck__inside(outer, part, prefixes[i]);
+    }
+    return *outer;
+}
+
+/* Its model_type; if a part says none, by its architecture, or else by the model around it; NULL: not known. */
+static const char *ck__type_of(const ck__plan *plan, const ck__reader *outer, const ck__reader *r) {
+    const char *type = json__text(json_get(r->object, "model_type")), *around, *architecture;
+    if (type || !plan->nested) return type;
+    architecture = json__text(json_at(json_get(r->object, "architectures"), 0));
+    around = json__text(json_get(outer->object, "model_type"));
+    for (int i = 0; i < CK__N_FAMILIES && architecture; i++)
+        if (!strcmp(architecture, ck__families[i].architecture)) return ck__families[i].model_type;
+    for (size_t i = 0; i < sizeof ck__outers / sizeof *ck__outers && around; i++)
+        if (!strcmp(around, ck__outers[i].model_type)) return ck__outers[i].inner;
+    return NULL;
+}
+
+static const ck__family *ck__read_family(const ck__plan *plan, const ck__reader *outer, ck__reader *r) {
+    const char *type = r->rc ? NULL : ck__type_of(plan, outer, r);
     ck__choice types[CK__N_FAMILIES + 1];
-    const char *type = json__text(json_get(r->object, "model_type"));
     memset(types, 0, sizeof types);
     for (int i = 0; i < CK__N_FAMILIES; i++) {
         types[i].name = ck__families[i].model_type;
         types[i].value = i;
+        if (type && !strcmp(type, types[i].name)) return &ck__families[i];
     }
     for (size_t i = 0; i < sizeof ck__refused / sizeof *ck__refused && type && !r->rc; i++)
         if (!strcmp(type, ck__refused[i].model_type))
@@ -1366,28 +1633,21 @@ static const ck__family *ck__read_family(ck__reader *r) {
     return &ck__families[ck__pick(r, "model_type", types, 1)];
 }
 
-static mla_result ck__read_config(checkpoint *c, ck__plan *plan, const json_value *object, mla_error *err) {
-    mla_config *m = &c->config;
-    ck__reader outer = ck__read("config.json", object, err), reader = outer, *r = &reader;
-    const json_value *text = ck__key(&outer, "text_config", 0);
-    if (text) { /* a model that sees, too: its language model stands apart */
-        plan->nested = 1;
-        reader = ck__inside(&outer, text, "text_config.");
-        if (json_typeof(text) != JSON_OBJECT) ck__expected(&outer, "text_config", text, "an object");
-        r->rc = outer.rc;
-    }
-    plan->family = ck__read_family(r);
-    snprintf(c->model_type, sizeof c->model_type, "%s", plan->family->model_type);
-    const ck__keys *keys = plan->family->keys;
-    const int per_layer = plan->family->has & CK__SHORTCUT ? 2 : 1;
-    ck__pick(r, "hidden_act", ck__silu, 0);
+/* The part, unless the key is not in it. Both know of an error in one. */
+static ck__reader *ck__where(ck__reader *part, ck__reader *outer, const char *key) {
+    part->rc = outer->rc = part->rc ? part->rc : outer->rc;
+    return json_typeof(json_get(part->object, key)) == JSON_NULL ? outer : part;
+}
 
+static void ck__read_sizes(checkpoint *c, const ck__plan *plan, ck__reader *r) {
+    mla_config *m = &c->config;
+    const int per_layer = plan->family->has & CK__SHORTCUT ? 2 : 1;
     m->vocab_size = ck__int(r, "vocab_size", 1, INT_MAX, ck__required);
     m->hidden_size = ck__int(r, "hidden_size", 1, INT_MAX, ck__required);
-    m->num_hidden_layers = per_layer * ck__int(r, keys->layers, 1, INT_MAX / per_layer, ck__required);
+    m->num_hidden_layers = per_layer * ck__int(r, "num_hidden_layers", 1, INT_MAX / per_layer, ck__required);
     if (plan->mtp && !(plan->family->has & CK__SHORTCUT)) /* whose layer is another */
         m->num_nextn_predict_layers = ck__int(r, "num_nextn_predict_layers", 0, INT_MAX - m->num_hidden_layers, 0);
-    m->intermediate_size = ck__int(r, keys->intermediate_size, 1, INT_MAX, ck__required);
+    m->intermediate_size = ck__int(r, "intermediate_size", 1, INT_MAX, ck__required);
     m->num_attention_heads = ck__int(r, "num_attention_heads", 1, INT_MAX, ck__required);
     m->q_lora_rank = ck__int(r, "q_lora_rank", 0, INT_MAX, 0);
     m->kv_lora_rank = ck__int(r, "kv_lora_rank", 1, INT_MAX, ck__required);
@@ -1397,20 +1657,33 @@ static mla_result ck__read_config(checkpoint *c, ck__plan *plan, const json_valu
         ck__int(r, "v_head_dim", 1, INT_MAX,
                 plan->family->has & CK__OLD_DEFAULTS ? m->hidden_size / m->num_attention_heads : ck__required);
     c->max_position_embeddings = ck__int(r, "max_position_embeddings", 1, INT_MAX, ck__required);
-    m->block_norm.eps = ck__float(r, "rms_norm_eps", FLT_MIN, -1);
-    m->q_norm.eps = m->kv_norm.eps = 1e-6f; /* whatever rms_norm_eps says */
+    m->block_norm.eps = ck__float(r, "rms_norm_eps", FLT_MIN, ck__leaves_out(plan, 0) ? 1e-6 : -1);
+    /* whatever rms_norm_eps says, in all families but one */
+    m->q_norm.eps = m->kv_norm.eps = plan->family->has & CK__LATENT_EPS ? m->block_norm.eps : 1e-6f;
+}
+
+static mla_result ck__read_config(checkpoint *c, ck__plan *plan, const json_value *object, mla_error *err) {
+    mla_config *m = &c->config;
+    ck__reader outer = ck__read("config.json", object, err), reader = ck__language_part(plan, &outer), *r = &reader;
+    r->rc = outer.rc;
+    plan->family = ck__read_family(plan, &outer, r);
+    r->renames = plan->family->keys;
+    snprintf(c->model_type, sizeof c->model_type, "%s", plan->family->model_type);
+    ck__pick(r, "hidden_act", ck__silu, 0);
+    ck__read_fixed(r);
+    ck__read_sizes(c, plan, r);
     ck__read_rope(c, plan, r);
     ck__read_indexer(c, plan, r);
     ck__read_experts(m, plan, r);
     ck__read_scales(m, plan, r);
-    outer.rc = r->rc;
-    ck__read_quantization(plan, ck__key(r, "quantization_config", 0) ? r : &outer);
-    r->rc = r->rc ? r->rc : outer.rc;
     plan->attention_bias = ck__bool(r, "attention_bias", 0);
-    plan->tied = ck__flag(r, "tie_word_embeddings", plan->family->tied);
-    c->bos_token_id = ck__int(r, "bos_token_id", 0, m->vocab_size - 1, -1);
-    ck__read_eos(c, r);
-    return r->rc;
+    plan->sandwich = plan->family->has & CK__SANDWICH && ck__bool(r, "sandwich_norm", 0);
+    /* the rest may be outside the part, too */
+    ck__read_quantization(plan, ck__where(r, &outer, "quantization_config"));
+    plan->tied = ck__flag(ck__where(r, &outer, "tie_word_embeddings"), "tie_word_embeddings", plan->family->tied);
+    c->bos_token_id = ck__int(ck__where(r, &outer, "bos_token_id"), "bos_token_id", 0, m->vocab_size - 1, -1);
+    ck__read_eos(c, ck__where(r, &outer, "eos_token_id"));
+    return r->rc ? r->rc : outer.rc;
 }
 
 /* ---- >>shards ---------------------------------------------------------------------------------------------------- */
@@ -1565,12 +1838,15 @@ static mla_result ck__open_files(checkpoint *c, const char *dir, ck__table *t, m
 }
 
 /* ---- >>weights --------------------------------------------------------------------------------------------------- */
+/* Tensors are asked for by the names that a language model alone has for them; ck__full makes of these what they are in
+   the files. All are bound twice if any must be repacked: first without memory, to measure. */
 
 typedef struct ck__binder {
     const ck__table *table;
     const ck__plan *plan;
-    size_t n_quantized;  /* E4M3 or int4 weights met so far */
-    unsigned char *int4; /* where the next of these goes */
+    size_t n_quantized;    /* matrices met so far */
+    unsigned char *memory; /* of those that are repacked; NULL: only measure */
+    size_t used;
     mla_result rc;
     mla_error *err;
 } ck__binder;
@@ -1583,13 +1859,28 @@ static const char *ck__shape(char text[64], const int64_t *dims, int n_dims) {
     return text;
 }
 
+static const char *ck__full(char full[160], const ck__plan *plan, const char *prefix, const char *name) {
+    static const char model[] = "model.";
+    const size_t n = sizeof model - 1;
+    if (!strncmp(prefix, model, n)) snprintf(full, 160, "%s%s%s", plan->body, prefix + n, name);
+    else if (!*prefix && !strncmp(name, model, n)) snprintf(full, 160, "%s%s", plan->body, name + n);
+    else snprintf(full, 160, "%s%s%s", plan->head, prefix, name);
+    return full;
+}
+
+/* prefix + name + suffix, NULL if there is none. */
+static ck__entry *ck__find(const ck__binder *b, const char *prefix, const char *name, const char *suffix) {
+    char full[160], part[128];
+    snprintf(part, sizeof part, "%s%s", name, suffix);
+    return ck__lookup(b->table, ck__full(full, b->plan, prefix, part));
+}
+
 /* prefix + name, a tensor of these dimensions: it must be there. */
 static ck__entry *ck__take(ck__binder *b, const char *prefix, const char *name, int n_dims, const int64_t *dims) {
     char full[160], expected[64], found[64];
     ck__entry *e;
     if (b->rc) return NULL;
-    snprintf(full, sizeof full, "%s%s%s", b->plan->root, prefix, name);
-    e = ck__lookup(b->table, full);
+    e = ck__lookup(b->table, ck__full(full, b->plan, prefix, name));
     int fits = e && e->tensor->n_dims == n_dims, fits_int = 1;
     for (int i = 0; i < n_dims; i++) {
         fits = fits && e->tensor->dims[i] == dims[i];
@@ -1610,58 +1901,97 @@ static ck__entry *ck__take(ck__binder *b, const char *prefix, const char *name, 
     return e;
 }
 
-/* The last n_dims of [depth, rows, cols]; three are given as a matrix of depth * rows. */
-static mla_tensor ck__bind(ck__binder *b, const char *prefix, const char *name, int n_dims, int64_t depth, int64_t rows,
-                           int64_t cols, int may_be_fp8) {
-    const int64_t dims[3] = {depth, rows, cols}, scales[2] = {(rows + 127) / 128, (cols + 127) / 128};
-    mla_tensor t;
-    const ck__entry *e = ck__take(b, prefix, name, n_dims, dims + 3 - n_dims), *s;
-    const st__dtype *dtype = e ? st__dtype_named(e->tensor->dtype) : NULL;
-    char scale_name[160];
-    memset(&t, 0, sizeof t);
-    if (!e || !dtype) return t;
-    if (dtype->dtype < 0 || (dtype->dtype == MLA_E4M3 && !may_be_fp8)) {
-        b->rc = ck__fail(b->err, MLA_ERR_WEIGHTS, "%s: tensor \"%.99s\": found dtype %s, expected F32, F16 or BF16%s",
-                         e->file->name, e->tensor->name, dtype->name,
-                         b->plan->quantized == CK__FP8 && may_be_fp8 ? " or F8_E4M3" : "");
-        return t;
-    }
-    if (rows > INT_MAX / depth) {
-        b->rc = ck__fail(b->err, MLA_ERR_CONFIG, "config.json: tensor \"%.99s\" would have %lld rows, too many",
-                         e->tensor->name, (long long)(depth * rows));
-        return t;
-    }
-    t.data = e->tensor->data;
-    t.rows = (int)(depth * rows);
-    t.cols = (int)cols;
-    t.dtype = (mla_dtype)dtype->dtype;
-    if (t.dtype != MLA_E4M3) return t;
+static void ck__wrong_dtype(ck__binder *b, const ck__entry *e, const char *expected) {
+    if (!b->rc)
+        b->rc = ck__fail(b->err, MLA_ERR_WEIGHTS, "%s: tensor \"%.99s\": found dtype %s, expected %s", e->file->name,
+                         e->tensor->name, e->tensor->dtype, expected);
+}
 
-    b->n_quantized++;
-    if (b->plan->quantized != CK__FP8) {
-        b->rc = ck__fail(b->err, MLA_ERR_WEIGHTS,
-                         "%s: tensor \"%.99s\": found F8_E4M3, but config.json has no quantization_config%s",
-                         e->file->name, e->tensor->name, b->plan->quantized ? " of fp8" : "");
-        return t;
-    }
-    snprintf(scale_name, sizeof scale_name, "%s_scale_inv", name);
-    s = ck__take(b, prefix, scale_name, 2, scales);
-    if (!s) return t;
-    t.scale = s->tensor->data;
-    t.scale_dtype = strcmp(s->tensor->dtype, "F32") ? MLA_UE8M0 : MLA_F32;
-    if (t.scale_dtype == MLA_UE8M0 &&
-        (!b->plan->ue8m0 || (strcmp(s->tensor->dtype, "F8_E8M0") && strcmp(s->tensor->dtype, "U8"))))
-        b->rc = ck__fail(b->err, MLA_ERR_WEIGHTS, "%s: tensor \"%.99s\": found dtype %s, expected F32%s", s->file->name,
-                         s->tensor->name, s->tensor->dtype,
-                         b->plan->ue8m0 ? ", F8_E8M0 or U8" : " (quantization_config.scale_fmt is not ue8m0)");
+static int ck__dtype_is(const ck__entry *e, const char *dtype) { return !strcmp(e->tensor->dtype, dtype); }
+
+static mla_tensor ck__view(const void *data, mla_dtype dtype, int64_t rows, int64_t cols) {
+    mla_tensor t;
+    memset(&t, 0, sizeof t);
+    t.data = data;
+    t.dtype = dtype;
+    t.rows = (int)rows;
+    t.cols = (int)cols;
     return t;
 }
 
-static mla_tensor ck__rows(const mla_tensor *t, int64_t first, int64_t rows) { /* of F32, F16 or BF16 */
-    mla_tensor part = *t;
-    part.data = (const char *)t->data + first * t->cols * (t->dtype == MLA_F32 ? 4 : 2);
-    part.rows = (int)rows;
-    return part;
+/* The last n_dims of [depth, rows, cols], not quantized; three are given as a matrix of depth * rows. */
+static mla_tensor ck__bind(ck__binder *b, const char *prefix, const char *name, int n_dims, int64_t depth, int64_t rows,
+                           int64_t cols) {
+    const int64_t dims[3] = {depth, rows, cols};
+    mla_tensor t;
+    const ck__entry *e = ck__take(b, prefix, name, n_dims, dims + 3 - n_dims);
+    const st__dtype *dtype = e ? st__dtype_named(e->tensor->dtype) : NULL;
+    memset(&t, 0, sizeof t);
+    if (!e || !dtype) return t;
+    if (dtype->dtype < 0 || dtype->dtype > MLA_BF16) {
+        ck__wrong_dtype(b, e, "F32, F16 or BF16");
+    } else if (rows > INT_MAX / depth) {
+        b->rc = ck__fail(b->err, MLA_ERR_CONFIG, "config.json: tensor \"%.99s\" would have %lld rows, too many",
+                         e->tensor->name, (long long)(depth * rows));
+    } else t = ck__view(e->tensor->data, (mla_dtype)dtype->dtype, depth * rows, cols);
+    return t;
+}
+
+/* ---- >>packed ---------------------------------------------------------------------------------------------------- */
+/* Quantized matrices [out, in]. What config.json says must agree with what is there. */
+
+static int64_t ck__blocks(int64_t n, int size) { return size ? (n + size - 1) / size : 1; }
+
+/* Are these the scales of a scheme? One for each row may be a vector, one for all have no dimension. */
+static int ck__fits(const ck__scheme *s, const st_tensor *scale, int64_t out, int64_t in) {
+    const int64_t rows = ck__blocks(out, s->rows), cols = ck__blocks(in, s->cols);
+    if (scale->n_dims == 2) return scale->dims[0] == rows && scale->dims[1] == cols;
+    return scale->n_dims == 1 ? !s->cols && scale->dims[0] == rows : !scale->n_dims && !s->cols && !s->rows;
+}
+
+/* The scales of a matrix of that kind, which codes begin, and the scheme they fit. */
+static ck__entry *ck__take_scale(ck__binder *b, const char *prefix, const char *name, const ck__entry *codes,
+                                 ck__kind kind, int64_t out, int64_t in, ck__scheme *scheme) {
+    static const char *const suffixes[] = {".weight_scale_inv", ".weight_scale", ".scale", ".qscale_weight"};
+    ck__entry *e = NULL;
+    char full[160];
+    int64_t dims[2] = {0, 0};
+    b->n_quantized++;
+    for (size_t i = 0; i < sizeof suffixes / sizeof *suffixes && !e; i++) e = ck__find(b, prefix, name, suffixes[i]);
+    memset(scheme, 0, sizeof *scheme);
+    for (int i = 0; i < b->plan->n_schemes; i++) {
+        const ck__scheme *s = &b->plan->schemes[i];
+        if (s->kind != kind) continue;
+        if (!scheme->kind || (e && ck__fits(s, e->tensor, out, in))) *scheme = *s;
+        if (e && ck__fits(s, e->tensor, out, in)) {
+            e->used = 1;
+            return e;
+        }
+    }
+    if (!scheme->kind) {
+        b->rc = ck__fail(b->err, MLA_ERR_WEIGHTS,
+                         "%s: tensor \"%.99s\": found %s, but config.json has no quantization_config of it",
+                         codes->file->name, codes->tensor->name, ck__kind_names[kind]);
+        return NULL;
+    }
+    dims[0] = ck__blocks(out, scheme->rows), dims[1] = ck__blocks(in, scheme->cols);
+    if (!e) {
+        snprintf(full, sizeof full, "%s.%s", name, b->plan->scale_name);
+        return ck__take(b, prefix, full, 2, dims); /* which is missing */
+    }
+    char found[64], expected[64];
+    b->rc =
+        ck__fail(b->err, MLA_ERR_WEIGHTS, "%s: tensor \"%.99s\": found shape [%s], expected [%s]", e->file->name,
+                 e->tensor->name, ck__shape(found, e->tensor->dims, e->tensor->n_dims), ck__shape(expected, dims, 2));
+    return NULL;
+}
+
+/* Room for so many bytes of a repacked matrix; NULL while measuring. */
+static unsigned char *ck__room(ck__binder *b, uint64_t bytes) {
+    unsigned char *room = b->memory ? b->memory + b->used : NULL;
+    if (bytes > SIZE_MAX / 4 || b->used > SIZE_MAX / 2) b->rc = ck__no_memory(b->err, b->table->source);
+    else b->used += ((size_t)bytes + 63) / 64 * 64;
+    return b->rc ? NULL : room;
 }
 
 /* The f16 nearest to a bf16; infinity if there is none. */
@@ -1673,92 +2003,301 @@ static unsigned ck__half(unsigned bf16) {
     return e < 102 ? sign : sign | (((128 + m) + (1u << (109 - e))) >> (110 - e));
 }
 
-static ck__entry *ck__packed_of(const ck__binder *b, const char *prefix, const char *name) {
-    char full[160];
-    snprintf(full, sizeof full, "%s%s%s.weight_packed", b->plan->root, prefix, name);
-    return b->plan->quantized == CK__INT4 ? ck__lookup(b->table, full) : NULL;
+static unsigned ck__u16_at(const st_tensor *t, int64_t i) {
+    const unsigned char *b = (const unsigned char *)t->data + 2 * i;
+    return b[0] | (unsigned)b[1] << 8;
 }
 
-/* weight_packed I32 [out, in/8], element 8c+i in bits 4i of column c, 8 more than it is; weight_scale BF16 [out,
-   in/32]; weight_shape [out, in]. Q4 has the same values in another order, with f16 scales: those below 2^-17 are
-   rounded. */
-static mla_tensor ck__bind_int4(ck__binder *b, const char *prefix, const char *name, int64_t out, int64_t in) {
-    const int64_t packed[2] = {out, in / 8}, scales[2] = {out, in / MLA_GROUP}, two = 2;
+static float ck__f16_at(const st_tensor *t, int64_t i) {
+    const unsigned h = ck__u16_at(t, i), e = h >> 10 & 31, m = h & 1023;
+    const double v = e == 31 ? (m ? NAN : HUGE_VAL) : e ? ldexp(1024.0 + m, (int)e - 25) : ldexp(m, -24);
+    return (float)(h >> 15 ? -v : v);
+}
+
+static float ck__e4m3_at(const st_tensor *t, int64_t i) {
+    const unsigned b = ((const unsigned char *)t->data)[i], e = b >> 3 & 15, m = b & 7;
+    const double v = (b & 127) == 127 ? NAN : e ? ldexp(8.0 + m, (int)e - 10) : ldexp(m, -9);
+    return (float)(b >> 7 ? -v : v);
+}
+
+/* Scales where they lie, or of F16, which a tensor's cannot have, as F32. */
+static void ck__place_scales(ck__binder *b, mla_tensor *t, const ck__entry *scale, const ck__scheme *scheme) {
+    const int64_t n = ck__blocks(t->rows, scheme->rows) * ck__blocks(t->cols, scheme->cols);
+    const int bf16 = ck__dtype_is(scale, "BF16"), f32 = ck__dtype_is(scale, "F32");
+    t->scale = scale->tensor->data;
+    t->scale_dtype = f32 ? MLA_F32 : bf16 ? MLA_BF16 : MLA_UE8M0;
+    t->scale_rows = scheme->rows ? scheme->rows : t->rows;
+    t->scale_cols = scheme->cols ? scheme->cols : t->cols;
+    if (f32 || bf16) return;
+    if (ck__dtype_is(scale, "F16")) {
+        unsigned char *room = ck__room(b, 4 * (uint64_t)n);
+        for (int64_t i = 0; i < n && room; i++) {
+            const float f = ck__f16_at(scale->tensor, i);
+            memcpy(room + 4 * i, &f, sizeof f);
+        }
+        t->scale = room, t->scale_dtype = MLA_F32;
+    } else if (!b->plan->ue8m0 || (!ck__dtype_is(scale, "F8_E8M0") && !ck__dtype_is(scale, "U8")))
+        ck__wrong_dtype(b, scale,
+                        b->plan->ue8m0 ? "F32, BF16, F16, F8_E8M0 or U8"
+                                       : "F32, BF16 or F16 (quantization_config.scale_fmt is not ue8m0)");
+}
+
+/* fp8 and int8: used where they lie. */
+static mla_tensor ck__bind_codes(ck__binder *b, const char *prefix, const char *name, const ck__entry *codes,
+                                 int64_t out, int64_t in) {
+    const ck__kind kind = ck__dtype_is(codes, "I8") ? CK__INT8 : CK__FP8;
+    const int64_t dims[2] = {out, in};
     char full[96];
+    ck__scheme scheme;
     mla_tensor t;
     memset(&t, 0, sizeof t);
-    snprintf(full, sizeof full, "%s.weight_packed", name);
-    const ck__entry *p = ck__take(b, prefix, full, 2, packed);
-    snprintf(full, sizeof full, "%s.weight_scale", name);
-    const ck__entry *s = ck__take(b, prefix, full, 2, scales);
+    snprintf(full, sizeof full, "%s.weight", name);
+    if (!ck__take(b, prefix, full, 2, dims)) return t;
+    const ck__entry *scale = ck__take_scale(b, prefix, name, codes, kind, out, in, &scheme);
+    if (!scale) return t;
+    t = ck__view(codes->tensor->data, kind == CK__INT8 ? MLA_I8 : MLA_E4M3, out, in);
+    ck__place_scales(b, &t, scale, &scheme);
+    return t;
+}
+
+/* A matrix whose elements are packed in some order, while it is repacked. */
+typedef struct ck__packed {
+    const ck__entry *codes, *scale, *zeros; /* zeros: NULL without zero points */
+    mla_dtype scale_dtype;
+    ck__scheme scheme;
+    int64_t out, in, row_bytes, groups; /* bytes of codes and scales of a row */
+    float factor;                       /* of all scales */
+} ck__packed;
+
+/* The four bits of element i of a row, low ones first. */
+static int ck__nibble(const unsigned char *row, int64_t i) { return row[i / 2] >> (i % 2 * 4) & 15; }
+
+/* The zero point of a group of an int4 row. They are packed along the rows: that of row r is in bits 4 (r % 8) of word
+   r / 8 of its group's column; without, it is 8. */
+static int ck__zero_of(const ck__packed *p, int64_t row, int64_t group) {
+    if (!p->zeros) return 8;
+    return ck__nibble((const unsigned char *)p->zeros->tensor->data + (row / 8 * p->groups + group) * 4, row % 8);
+}
+
+static void ck__not_finite(ck__binder *b, const ck__packed *p, int64_t i, const char *what) {
+    if (!b->rc)
+        b->rc = ck__fail(b->err, MLA_ERR_WEIGHTS, "%s: tensor \"%.99s\": scale %lld is not finite%s",
+                         p->scale->file->name, p->scale->tensor->name, (long long)i, what);
+}
+
+/* int4 whose scales are, or become, f16: the same values as Q4, or with zero points, which make it five bits with a
+   sign, as Q5_0. bf16 below 2^-17 is rounded. */
+static mla_tensor ck__int4_blocks(ck__binder *b, const ck__packed *p) {
+    const mla_dtype dtype = p->zeros ? MLA_Q5_0 : MLA_Q4;
+    const int64_t blocks = p->in / MLA_GROUP;
+    const size_t bytes = p->zeros ? 22 : 18, head = bytes - 16;
+    unsigned char *to = ck__room(b, (uint64_t)(p->out * blocks) * bytes), *const room = to;
+    for (int64_t g = 0; g < p->out * blocks && to && !b->rc; g++, to += bytes) {
+        const int64_t row = g / blocks, col = g % blocks * MLA_GROUP;
+        const int64_t group = p->scheme.cols ? col / p->scheme.cols : 0, at = row * p->groups + group;
+        const unsigned char *codes = (const unsigned char *)p->codes->tensor->data + row * p->row_bytes + col / 2;
+        const unsigned bits = ck__u16_at(p->scale->tensor, at),
+                       half = p->scale_dtype == MLA_F16 ? bits : ck__half(bits);
+        const unsigned shift = p->zeros ? 16u - (unsigned)ck__zero_of(p, row, group) : 0; /* to the code of the block */
+        uint32_t fifth = 0;
+        if ((half & 0x7c00u) == 0x7c00u) ck__not_finite(b, p, at, ", or too large for an f16");
+        to[0] = (unsigned char)(half & 255), to[1] = (unsigned char)(half >> 8);
+        for (int i = 0; i < 16; i++) { /* elements i and i + 16 in a byte */
+            const unsigned low = (unsigned)ck__nibble(codes, i) + shift,
+                           high = (unsigned)ck__nibble(codes, i + 16) + shift;
+            to[head + (size_t)i] = (unsigned char)((low & 15) | (high & 15) << 4);
+            fifth |= (low >> 4) << i | (high >> 4) << (i + 16);
+        }
+        for (int i = 0; i < 4 && p->zeros; i++) to[2 + i] = (unsigned char)(fifth >> (8 * i) & 255);
+    }
+    return ck__view(room, dtype, p->out, p->in);
+}
+
+/* Any of four bits as I8. int4 keeps its scales; nvfp4's codes are doubled, to be whole, and its scales, which are two
+   in one, become F32 for 16. */
+static mla_tensor ck__as_int8(ck__binder *b, const ck__packed *p) {
+    static const signed char fp4[16] = {0, 1, 2, 3, 4, 6, 8, 12, 0, -1, -2, -3, -4, -6, -8, -12};
+    const int floats = p->scheme.kind == CK__NVFP4;
+    unsigned char *codes = ck__room(b, (uint64_t)p->out * (uint64_t)p->in);
+    mla_tensor t = ck__view(codes, MLA_I8, p->out, p->in);
+    const int64_t step = p->zeros && p->scheme.cols ? p->scheme.cols : p->in;
+    for (int64_t row = 0; row < p->out && codes; row++)
+        for (int64_t at = 0; at < p->in; at += step) { /* of one zero point */
+            const unsigned char *from = (const unsigned char *)p->codes->tensor->data + row * p->row_bytes;
+            const int64_t end = p->in - at < step ? p->in : at + step;
+            const int zero = floats ? 0 : ck__zero_of(p, row, at / step);
+            unsigned char means[16];
+            for (int i = 0; i < 16; i++) means[i] = (unsigned char)(floats ? fp4[i] : i - zero);
+            for (int64_t i = at; i < end; i++) *codes++ = means[ck__nibble(from, i)];
+        }
+    if (!floats) {
+        ck__place_scales(b, &t, p->scale, &p->scheme);
+        return t;
+    }
+    const int64_t n = p->out * p->groups;
+    unsigned char *scales = ck__room(b, 4 * (uint64_t)n);
+    for (int64_t i = 0; i < n && scales && !b->rc; i++) {
+        const float f = ck__e4m3_at(p->scale->tensor, i) * p->factor;
+        if (!(fabsf(f) <= FLT_MAX)) ck__not_finite(b, p, i, "");
+        memcpy(scales + 4 * i, &f, sizeof f);
+    }
+    t.scale = scales;
+    t.scale_dtype = MLA_F32;
+    t.scale_rows = 1;
+    t.scale_cols = 16;
+    return t;
+}
+
+static mla_tensor ck__mxfp4_blocks(ck__binder *b, const ck__packed *p) {
+    enum { BYTES = 17 };
+    const int64_t n = p->out * p->groups;
+    const unsigned char *codes = (const unsigned char *)p->codes->tensor->data;
+    const unsigned char *scales = (const unsigned char *)p->scale->tensor->data;
+    unsigned char *to = ck__room(b, (uint64_t)n * BYTES), *const room = to;
+    for (int64_t g = 0; g < n && to; g++, to += BYTES, codes += 16) {
+        if (scales[g] == 255) ck__not_finite(b, p, g, "");
+        to[0] = scales[g];
+        for (int i = 0; i < 16; i++) /* elements i and i + 16 in a byte */
+            to[1 + i] = (unsigned char)(ck__nibble(codes, i) | ck__nibble(codes, i + 16) << 4);
+    }
+    return ck__view(room, MLA_MXFP4, p->out, p->in);
+}
+
+/* weight_shape [2], I32 or I64, must be out, in. */
+static void ck__check_shape(ck__binder *b, const char *prefix, const char *name, int64_t out, int64_t in) {
+    const int64_t two = 2;
+    char full[96];
+    int64_t shape[2] = {0, 0};
     snprintf(full, sizeof full, "%s.weight_shape", name);
     const ck__entry *n = ck__take(b, prefix, full, 1, &two);
-    if (b->rc) return t;
-    const int wide = !strcmp(n->tensor->dtype, "I64"), narrow = !strcmp(n->tensor->dtype, "I32");
-    const ck__entry *bad = strcmp(p->tensor->dtype, "I32")    ? p
-                           : strcmp(s->tensor->dtype, "BF16") ? s
-                           : wide || narrow                   ? NULL
-                                                              : n;
-    int64_t shape[2] = {0, 0};
-    for (int i = 0; i < 2 && !bad; i++) {
+    if (!n) return;
+    const int wide = ck__dtype_is(n, "I64");
+    if (!wide && !ck__dtype_is(n, "I32")) {
+        ck__wrong_dtype(b, n, "I32 or I64");
+        return;
+    }
+    for (int i = 0; i < 2; i++) {
         int32_t v;
         memcpy(&v, (const char *)n->tensor->data + 4 * i, 4);
         if (wide) memcpy(&shape[i], (const char *)n->tensor->data + 8 * i, 8);
         else shape[i] = v;
     }
-    if (bad)
-        b->rc = ck__fail(b->err, MLA_ERR_WEIGHTS, "%s: tensor \"%.99s\": found dtype %s, expected %s", bad->file->name,
-                         bad->tensor->name, bad->tensor->dtype,
-                         bad == p   ? "I32"
-                         : bad == s ? "BF16"
-                                    : "I32 or I64");
-    else if (in % MLA_GROUP || shape[0] != out || shape[1] != in)
-        b->rc = ck__fail(b->err, MLA_ERR_WEIGHTS,
-                         "%s: tensor \"%.99s\": found [%lld, %lld], expected [%lld, %lld], the last a "
-                         "multiple of %d",
+    if (shape[0] != out || shape[1] != in)
+        b->rc = ck__fail(b->err, MLA_ERR_WEIGHTS, "%s: tensor \"%.99s\": found [%lld, %lld], expected [%lld, %lld]",
                          n->file->name, n->tensor->name, (long long)shape[0], (long long)shape[1], (long long)out,
-                         (long long)in, MLA_GROUP);
-    const unsigned char *q = (const unsigned char *)p->tensor->data, *d = (const unsigned char *)s->tensor->data;
-    for (int64_t g = 0; g < out * (in / MLA_GROUP) && !b->rc; g++, q += 16, d += 2) {
-        unsigned char *to = b->int4 + g * 18;
-        const unsigned half = ck__half(d[0] | (unsigned)d[1] << 8);
-        if ((half & 0x7c00u) == 0x7c00u)
-            b->rc = ck__fail(b->err, MLA_ERR_WEIGHTS,
-                             "%s: tensor \"%.99s\": scale %lld is not finite, or too large for an f16", s->file->name,
-                             s->tensor->name, (long long)g);
-        to[0] = (unsigned char)(half & 255), to[1] = (unsigned char)(half >> 8);
-        for (int i = 0; i < 16; i++) /* element i of the group is in byte i/2: those of i and of i + 16 */
-            to[2 + i] = (unsigned char)((q[i / 2] >> i % 2 * 4 & 15) | (q[8 + i / 2] >> i % 2 * 4 & 15) << 4);
-    }
-    if (b->rc) return t;
-    t.data = b->int4;
-    t.rows = (int)out;
-    t.cols = (int)in;
-    t.dtype = MLA_Q4;
-    b->int4 += out * (in / MLA_GROUP) * 18;
-    b->n_quantized++;
-    return t;
+                         (long long)in);
 }
 
-/* Room for all of them. */
-static mla_result ck__int4_memory(checkpoint *c, ck__binder *b) {
-    static const char packed[] = ".weight_packed";
-    size_t groups = 0;
-    for (size_t i = 0; i < b->table->count; i++) {
-        const st_tensor *t = b->table->entries[i].tensor;
-        const size_t n = strlen(t->name), m = sizeof packed - 1;
-        if (n > m && !strcmp(t->name + n - m, packed)) groups += t->bytes / 16;
+/* int4 of compressed-tensors: weight_packed I32, eight elements in a word, 8 more than they are, weight_scale,
+   weight_shape, and with zero points weight_zero_point, packed along the rows. */
+static mla_tensor ck__bind_int4(ck__binder *b, const char *prefix, const char *name, ck__packed *p) {
+    const int64_t zeros[2] = {(p->out + 7) / 8, p->groups};
+    char full[96];
+    mla_tensor none;
+    memset(&none, 0, sizeof none);
+    ck__check_shape(b, prefix, name, p->out, p->in);
+    if (p->scheme.kind == CK__INT4_ZEROS) {
+        snprintf(full, sizeof full, "%s.weight_zero_point", name);
+        p->zeros = ck__take(b, prefix, full, 2, zeros);
+        if (p->zeros && !ck__dtype_is(p->zeros, "I32")) ck__wrong_dtype(b, p->zeros, "I32");
     }
-    c->int4 = b->int4 = groups < SIZE_MAX / 18 - 1 ? (unsigned char *)malloc(groups * 18 + 1) : NULL;
-    return c->int4 ? MLA_OK : ck__no_memory(b->err, b->table->source);
+    if (b->rc) return none;
+    if (p->scale_dtype != MLA_F32 && p->in % MLA_GROUP == 0 && p->scheme.cols % MLA_GROUP == 0)
+        return ck__int4_blocks(b, p);
+    return ck__as_int8(b, p);
 }
+
+/* nvfp4's second scale, one for all: weight_global_scale divides, weight_scale_2 multiplies. */
+static void ck__second_scale(ck__binder *b, const char *prefix, const char *name, int modelopt, ck__packed *p) {
+    const int64_t one = 1;
+    char full[96];
+    float f = 1;
+    snprintf(full, sizeof full, "%s.%s", name, modelopt ? "weight_scale_2" : "weight_global_scale");
+    const ck__entry *e = ck__find(b, prefix, full, "");
+    const ck__entry *second = b->rc ? NULL : ck__take(b, prefix, full, e && !e->tensor->n_dims ? 0 : 1, &one);
+    if (!second) return;
+    if (!ck__dtype_is(second, "F32")) ck__wrong_dtype(b, second, "F32");
+    else memcpy(&f, second->tensor->data, sizeof f);
+    p->factor = 0.5f * (modelopt ? f : 1 / f); /* half: the codes are doubled */
+}
+
+/* The kind of the packed matrix that codes begin, by the dtypes of it and its scales. */
+static ck__kind ck__packed_kind(const ck__binder *b, const char *prefix, const char *name, const ck__entry *codes,
+                                int modelopt) {
+    const ck__entry *scale = ck__find(b, prefix, name, ".weight_scale");
+    if (modelopt || (scale && ck__dtype_is(scale, "F8_E4M3"))) return CK__NVFP4;
+    if (ck__dtype_is(codes, "U8")) {
+        for (int i = 0; i < b->plan->n_schemes; i++) /* the scale is missing, or wrong: one that would be right */
+            if (!(scale && ck__dtype_is(scale, "U8")) && b->plan->schemes[i].kind == CK__NVFP4) return CK__NVFP4;
+        return CK__MXFP4;
+    }
+    return ck__find(b, prefix, name, ".weight_zero_point") ? CK__INT4_ZEROS : CK__INT4;
+}
+
+static mla_tensor ck__bind_packed(ck__binder *b, const char *prefix, const char *name, const ck__entry *codes,
+                                  int64_t out, int64_t in, int modelopt) {
+    const ck__kind kind = ck__packed_kind(b, prefix, name, codes, modelopt);
+    const int words = kind == CK__INT4 || kind == CK__INT4_ZEROS, unit = words ? 8 : kind == CK__MXFP4 ? 32 : 16;
+    const int64_t dims[2] = {out, words ? (in + 7) / 8 : in / 2};
+    const ck__entry *order = ck__find(b, prefix, name, ".weight_g_idx");
+    char full[96];
+    ck__packed p;
+    mla_tensor none;
+    memset(&none, 0, sizeof none);
+    memset(&p, 0, sizeof p);
+    snprintf(full, sizeof full, "%s.%s", name, modelopt ? "weight" : "weight_packed");
+    p.codes = ck__take(b, prefix, full, 2, dims);
+    if (p.codes && !ck__dtype_is(codes, words ? "I32" : "U8")) ck__wrong_dtype(b, codes, words ? "I32" : "U8");
+    if (!b->rc) p.scale = ck__take_scale(b, prefix, name, codes, kind, out, in, &p.scheme);
+    if (order && !b->rc)
+        b->rc = ck__fail(b->err, MLA_ERR_UNSUPPORTED,
+                         "%s: tensor \"%.99s\": groups of columns in another order (act-order) are not supported",
+                         order->file->name, order->tensor->name);
+    if (!words && in % unit && !b->rc)
+        b->rc = ck__fail(b->err, MLA_ERR_WEIGHTS, "%s: tensor \"%.99s\": rows of %lld, expected a multiple of %d",
+                         codes->file->name, codes->tensor->name, (long long)in, unit);
+    if (b->rc) return none;
+    p.out = out, p.in = in, p.groups = ck__blocks(in, p.scheme.cols), p.row_bytes = dims[1] * (words ? 4 : 1);
+    const st__dtype *dtype = st__dtype_named(p.scale->tensor->dtype);
+    p.scale_dtype = (mla_dtype)(dtype->dtype < 0 ? MLA_UE8M0 : dtype->dtype);
+    if (words               ? p.scale_dtype > MLA_BF16
+        : kind == CK__NVFP4 ? p.scale_dtype != MLA_E4M3
+                            : !ck__dtype_is(p.scale, "U8") && !ck__dtype_is(p.scale, "F8_E8M0"))
+        ck__wrong_dtype(b, p.scale, words ? "F32, BF16 or F16" : kind == CK__NVFP4 ? "F8_E4M3" : "U8 or F8_E8M0");
+    if (words) return b->rc ? none : ck__bind_int4(b, prefix, name, &p);
+    if (kind == CK__NVFP4) ck__second_scale(b, prefix, name, modelopt, &p);
+    if (b->rc) return none;
+    return kind == CK__NVFP4 ? ck__as_int8(b, &p) : ck__mxfp4_blocks(b, &p);
+}
+
+/* A matrix that may be quantized, in all ways. */
+static mla_tensor ck__bind_matrix(ck__binder *b, const char *prefix, const char *name, int64_t out, int64_t in) {
+    const ck__entry *packed = ck__find(b, prefix, name, ".weight_packed"), *e = ck__find(b, prefix, name, ".weight");
+    mla_tensor none;
+    char full[96];
+    memset(&none, 0, sizeof none);
+    if (b->rc) return none;
+    if (in > INT_MAX && (packed || e)) {
+        b->rc = ck__fail(b->err, MLA_ERR_CONFIG, "config.json: tensor \"%.99s\" would have rows of %lld, too large",
+                         (packed ? packed : e)->tensor->name, (long long)in);
+        return none;
+    }
+    if (packed) return ck__bind_packed(b, prefix, name, packed, out, in, 0);
+    if (e && ck__dtype_is(e, "U8") && ck__find(b, prefix, name, ".weight_scale_2"))
+        return ck__bind_packed(b, prefix, name, e, out, in, 1);
+    if (e && (ck__dtype_is(e, "I8") || ck__dtype_is(e, "F8_E4M3"))) return ck__bind_codes(b, prefix, name, e, out, in);
+    snprintf(full, sizeof full, "%s.weight", name);
+    return ck__bind(b, prefix, full, 2, 1, out, in);
+}
+
+/* ---- >>layers ---------------------------------------------------------------------------------------------------- */
 
 static mla_norm_weights ck__bind_norm(ck__binder *b, const char *prefix, const char *name, int64_t n) {
     mla_norm_weights w;
     char full[64];
     memset(&w, 0, sizeof w);
     snprintf(full, sizeof full, "%s.weight", name);
-    w.weight = ck__bind(b, prefix, full, 1, 1, 1, n, 0);
+    w.weight = ck__bind(b, prefix, full, 1, 1, 1, n);
     return w;
 }
 
@@ -1767,11 +2306,9 @@ static mla_linear ck__bind_linear(ck__binder *b, const char *prefix, const char 
     mla_linear w;
     char full[64];
     memset(&w, 0, sizeof w);
-    snprintf(full, sizeof full, "%s.weight", name);
-    if (ck__packed_of(b, prefix, name)) w.weight = ck__bind_int4(b, prefix, name, out, in);
-    else w.weight = ck__bind(b, prefix, full, 2, 1, out, in, 1);
+    w.weight = ck__bind_matrix(b, prefix, name, out, in);
     snprintf(full, sizeof full, "%s.bias", name);
-    if (bias) w.bias = ck__bind(b, prefix, full, 1, 1, 1, out, 0);
+    if (bias) w.bias = ck__bind(b, prefix, full, 1, 1, 1, out);
     return w;
 }
 
@@ -1803,13 +2340,93 @@ static void ck__bind_indexer(ck__binder *b, const mla_config *m, const char *pre
     w->wq_b = ck__bind_linear(b, prefix, "indexer.wq_b", heads * d, m->q_lora_rank, 0);
     w->wk = ck__bind_linear(b, prefix, "indexer.wk", d, m->hidden_size, 0);
     w->k_norm = ck__bind_norm(b, prefix, "indexer.k_norm", d);
-    w->k_norm.bias = ck__bind(b, prefix, "indexer.k_norm.bias", 1, 1, 1, d, 0);
-    w->weights_proj = ck__bind(b, prefix, "indexer.weights_proj.weight", 2, 1, heads, m->hidden_size, 0);
+    w->k_norm.bias = ck__bind(b, prefix, "indexer.k_norm.bias", 1, 1, 1, d);
+    w->weights_proj = ck__bind(b, prefix, "indexer.weights_proj.weight", 2, 1, heads, m->hidden_size);
 }
 
 /* All experts of a layer in two tensors, as transformers 5 keeps them: gate_up_proj [E, 2I, D], gate rows first, and
-   down_proj [E, D, I]. */
+   down_proj [E, D, I]; of fp8 with NAME_scale_inv [E, blocks of rows, blocks of columns], or [E] if one is for all. */
 static const char ck__fused[] = "mlp.experts.gate_up_proj";
+
+typedef struct ck__stack {
+    mla_tensor all; /* [E * rows, cols] */
+    int64_t rows;
+    int64_t scales, scales_per_row; /* of an expert; 0 without */
+} ck__stack;
+
+static void ck__stack_scale(ck__binder *b, const char *layer, const char *name, const ck__entry *codes, int64_t E,
+                            ck__stack *stack) {
+    char full[96];
+    snprintf(full, sizeof full, "%s_scale_inv", name);
+    const ck__entry *e = ck__find(b, layer, full, "");
+    const ck__scheme *s = NULL;
+    b->n_quantized++;
+    for (int i = 0; i < b->plan->n_schemes && !s; i++)
+        if (b->plan->schemes[i].kind == CK__FP8) s = &b->plan->schemes[i];
+    if (!s) {
+        b->rc = ck__fail(b->err, MLA_ERR_WEIGHTS,
+                         "%s: tensor \"%.99s\": found %s, but config.json has no quantization_config of it",
+                         codes->file->name, codes->tensor->name, ck__kind_names[CK__FP8]);
+        return;
+    }
+    const int64_t dims[3] = {E, ck__blocks(stack->rows, s->rows), ck__blocks(stack->all.cols, s->cols)};
+    const ck__entry *scale =
+        ck__take(b, layer, full, e && e->tensor->n_dims == 1 && dims[1] * dims[2] == 1 ? 1 : 3, dims);
+    if (!scale) return;
+    const int f32 = ck__dtype_is(scale, "F32");
+    if (!f32 && !ck__dtype_is(scale, "BF16")) ck__wrong_dtype(b, scale, "F32 or BF16");
+    if (s->rows && stack->rows / 2 % s->rows)
+        b->rc = ck__fail(b->err, MLA_ERR_WEIGHTS, "%s: tensor \"%.99s\": half its rows are no multiple of %d",
+                         codes->file->name, codes->tensor->name, s->rows);
+    stack->all.scale = scale->tensor->data;
+    stack->all.scale_dtype = f32 ? MLA_F32 : MLA_BF16;
+    stack->all.scale_rows = s->rows;
+    stack->all.scale_cols = s->cols ? s->cols : stack->all.cols;
+    stack->scales = dims[1] * dims[2], stack->scales_per_row = dims[2];
+}
+
+static ck__stack ck__bind_stack(ck__binder *b, const char *layer, const char *name, int64_t E, int64_t rows,
+                                int64_t cols) {
+    const int64_t dims[3] = {E, rows, cols};
+    const ck__entry *e = ck__find(b, layer, name, "");
+    ck__stack stack;
+    memset(&stack, 0, sizeof stack);
+    stack.rows = rows;
+    if (!e || !ck__dtype_is(e, "F8_E4M3")) stack.all = ck__bind(b, layer, name, 3, E, rows, cols);
+    else if (ck__take(b, layer, name, 3, dims)) {
+        stack.all = ck__view(e->tensor->data, MLA_E4M3, E * rows, cols);
+        ck__stack_scale(b, layer, name, e, E, &stack);
+    }
+    return stack;
+}
+
+/* Rows first..first+n of expert e. */
+static mla_tensor ck__of_stack(const ck__stack *stack, int64_t e, int64_t first, int64_t n) {
+    mla_tensor part = stack->all;
+    const int64_t size = part.dtype == MLA_F32    ? 4
+                         : part.dtype == MLA_E4M3 ? 1
+                                                  : 2,
+                  scale_size = part.scale_dtype == MLA_F32 ? 4 : 2;
+    part.data = (const char *)part.data + (e * stack->rows + first) * part.cols * size;
+    part.rows = (int)n;
+    if (!part.scale) return part;
+    const int64_t blocks = part.scale_rows ? first / part.scale_rows * stack->scales_per_row : 0;
+    part.scale = (const char *)part.scale + (e * stack->scales + blocks) * scale_size;
+    if (!part.scale_rows) part.scale_rows = part.rows;
+    return part;
+}
+
+/* What is added to the scores for the choice: must it be there? */
+static mla_tensor ck__bind_router_bias(ck__binder *b, const mla_config *m, const char *layer) {
+    static const char usual[] = "mlp.gate.e_score_correction_bias";
+    const unsigned has = b->plan->family->has;
+    const int64_t n = (int64_t)m->n_routed_experts + m->zero_expert_num;
+    const char *name = has & CK__SHORTCUT ? "mlp.router.e_score_correction_bias" : usual;
+    if (has & CK__ROUTER_BIAS || (has & CK__BIAS_BY_METHOD && m->topk_method == MLA_TOPK_NOAUX_TC) ||
+        (has & CK__BIAS_IF_THERE && ck__find(b, layer, name, "")))
+        return ck__bind(b, layer, name, 1, 1, 1, n);
+    return ck__view(NULL, MLA_F32, 0, 0);
+}
 
 static void ck__bind_moe(ck__binder *b, const mla_config *m, const char *layer, mla_mlp_weights *experts,
                          mla_moe_weights *w) {
@@ -1817,20 +2434,16 @@ static void ck__bind_moe(ck__binder *b, const mla_config *m, const char *layer, 
                   n = E + m->zero_expert_num;
     const int longcat = (b->plan->family->has & CK__SHORTCUT) != 0;
     char name[128];
-    w->router = ck__bind(b, layer, longcat ? "mlp.router.classifier.weight" : "mlp.gate.weight", 2, 1, n, D, 0);
-    if (b->plan->family->has & CK__ROUTER_BIAS)
-        w->router_bias =
-            ck__bind(b, layer, longcat ? "mlp.router.e_score_correction_bias" : "mlp.gate.e_score_correction_bias", 1,
-                     1, 1, n, 0);
+    w->router = ck__bind(b, layer, longcat ? "mlp.router.classifier.weight" : "mlp.gate.weight", 2, 1, n, D);
+    w->router_bias = ck__bind_router_bias(b, m, layer);
     w->experts = experts;
-    snprintf(name, sizeof name, "%s%s%s", b->plan->root, layer, ck__fused);
-    if (ck__lookup(b->table, name)) {
-        const mla_tensor gate_up = ck__bind(b, layer, ck__fused, 3, E, 2 * inter, D, 0);
-        const mla_tensor down = ck__bind(b, layer, "mlp.experts.down_proj", 3, E, D, inter, 0);
+    if (ck__find(b, layer, ck__fused, "")) {
+        const ck__stack gate_up = ck__bind_stack(b, layer, ck__fused, E, 2 * inter, D);
+        const ck__stack down = ck__bind_stack(b, layer, "mlp.experts.down_proj", E, D, inter);
         for (int64_t e = 0; e < E && !b->rc; e++) {
-            experts[e].gate.weight = ck__rows(&gate_up, 2 * e * inter, inter);
-            experts[e].up.weight = ck__rows(&gate_up, (2 * e + 1) * inter, inter);
-            experts[e].down.weight = ck__rows(&down, e * D, D);
+            experts[e].gate.weight = ck__of_stack(&gate_up, e, 0, inter);
+            experts[e].up.weight = ck__of_stack(&gate_up, e, inter, inter);
+            experts[e].down.weight = ck__of_stack(&down, e, 0, D);
         }
     } else
         for (int e = 0; e < m->n_routed_experts && !b->rc; e++) {
@@ -1852,10 +2465,11 @@ static void ck__bind_layer(ck__binder *b, const checkpoint *c, int i, mla_mlp_we
     snprintf(name, sizeof name, "%sself_attn%s.", layer, which);
     ck__bind_attention(b, m, name, &w->attn);
     if (ck__has_indexer(c, b->plan, i)) ck__bind_indexer(b, m, name, &w->attn.indexer);
-    snprintf(name, sizeof name, "post_attention_layernorm%s", which);
+    snprintf(name, sizeof name, "%s_layernorm%s", b->plan->sandwich ? "pre_mlp" : "post_attention", which);
     w->ffn_norm = ck__bind_norm(b, layer, name, m->hidden_size);
+    if (b->plan->sandwich) w->attn_out_norm = ck__bind_norm(b, layer, "post_attention_layernorm", m->hidden_size);
     if (moe) ck__bind_moe(b, m, layer, experts, &w->moe);
-    if (moe && b->plan->family->has & CK__FFN_OUT_NORM)
+    if (b->plan->sandwich || (moe && b->plan->family->has & CK__FFN_OUT_NORM))
         w->ffn_out_norm = ck__bind_norm(b, layer, "post_mlp_layernorm", m->hidden_size);
     snprintf(name, sizeof name, "%smlp%s%s.", layer, twin ? "s" : "", which);
     if (twin || !moe) w->mlp = ck__bind_mlp(b, name, m->intermediate_size, m->hidden_size);
@@ -1865,11 +2479,9 @@ static void ck__bind_layer(ck__binder *b, const checkpoint *c, int i, mla_mlp_we
 static mla_tensor ck__bind_own(ck__binder *b, const mla_config *m, const char *prefix, const char *name,
                                const mla_tensor *models) {
     mla_tensor t;
-    char full[160];
     memset(&t, 0, sizeof t);
-    snprintf(full, sizeof full, "%s%s%s", b->plan->root, prefix, name);
-    const ck__entry *e = b->rc ? NULL : ck__lookup(b->table, full);
-    if (e) t = ck__bind(b, prefix, name, 2, 1, m->vocab_size, m->hidden_size, 0);
+    const ck__entry *e = b->rc ? NULL : ck__find(b, prefix, name, "");
+    if (e) t = ck__bind(b, prefix, name, 2, 1, m->vocab_size, m->hidden_size);
     if (t.data && t.dtype == models->dtype && !memcmp(t.data, models->data, e->tensor->bytes)) memset(&t, 0, sizeof t);
     return t;
 }
@@ -1893,49 +2505,65 @@ static int ck__number_after(const char *name, const char *part) {
     return digits && digits <= 9 && at[strlen(part) + digits] == '.' ? (int)strtol(at + strlen(part), NULL, 10) : -1;
 }
 
-/* Tensors that may be there and are not used: those of other models beside a nested one, rope tables of old
-   transformers, weights of experts that have none, which transformers 5 writes all the same, and layers of multi-token
-   prediction that are not wanted, which stand behind the last one and have an eh_proj (without it, num_hidden_layers is
-   wrong), or under mtp. */
+/* Is it of this model, and not of one around it? *rest is then its name without what the plan puts before "layers" or
+   "lm_head". */
+static int ck__is_ours(const ck__plan *plan, const char *name, const char **rest) {
+    const size_t body = strlen(plan->body), head = strlen(plan->head);
+    *rest = name + body;
+    if (!strncmp(name, plan->body, body)) return 1;
+    *rest = name + head;
+    return !strncmp(name, plan->head, head) && !strncmp(name + head, "lm_head.", 8);
+}
+
+/* Scales of activations and of a cache, which are not rounded here. */
+static int ck__is_activation_scale(const char *name) {
+    static const char *const ends[] = {".input_scale", ".input_global_scale", "activation_scale",
+                                       ".qscale_act",  ".output_scale",       ".k_scale",
+                                       ".v_scale"};
+    const size_t n = strlen(name);
+    for (size_t i = 0; i < sizeof ends / sizeof *ends; i++)
+        if (n >= strlen(ends[i]) && !strcmp(name + n - strlen(ends[i]), ends[i])) return 1;
+    return 0;
+}
+
+/* Tensors that may be there and are not used: rope tables of old transformers, scales of activations, weights of
+   experts that have none, which transformers 5 writes all the same, and layers of multi-token prediction that are not
+   wanted, which stand behind the last one and have an eh_proj (without it, num_hidden_layers is wrong), or under
+   mtp. */
 static int ck__is_extra(const ck__table *t, const ck__plan *plan, const char *name, const mla_config *c) {
-    static const char layers[] = "model.layers.", mtp[] = "model.mtp.", rope[] = "rotary_emb.inv_freq";
-    const size_t n = strlen(name), k = sizeof rope - 1, root = strlen(plan->root);
-    const int ours = !strncmp(name, plan->root, root) &&
-                     (!strncmp(name + root, "model.", 6) || !strncmp(name + root, "lm_head.", 8));
-    const int in_layer = ours && !strncmp(name + root, layers, sizeof layers - 1);
-    const int layer = in_layer ? ck__number_after(name, layers) : -1, expert = ck__number_after(name, ".mlp.experts.");
-    if (plan->nested && !ours) return 1;
+    static const char rope[] = "rotary_emb.inv_freq", layers[] = "layers.";
+    const size_t n = strlen(name), k = sizeof rope - 1;
+    const char *rest;
+    const int ours = ck__is_ours(plan, name, &rest), in_layer = ours && !strncmp(rest, layers, sizeof layers - 1);
+    const int layer = in_layer ? ck__number_after(rest, layers) : -1, expert = ck__number_after(name, ".mlp.experts.");
+    char eh_proj[96];
     if (n >= k && !strcmp(name + n - k, rope)) return 1;
-    if (ours && plan->family->has & CK__SHORTCUT && !strncmp(name + root, mtp, sizeof mtp - 1)) return 1;
+    if (plan->n_schemes && ck__is_activation_scale(name)) return 1;
+    if (ours && plan->family->has & CK__SHORTCUT && !strncmp(rest, "mtp.", 4)) return 1;
     if (layer < 0) return 0;
     if (layer < ck__in_file(plan, c->num_hidden_layers + c->num_nextn_predict_layers))
         return expert >= c->n_routed_experts && expert < c->n_routed_experts + c->zero_expert_num;
-    char eh_proj[96];
-    snprintf(eh_proj, sizeof eh_proj, "%s%s%d.eh_proj.weight", plan->root, layers, layer);
+    snprintf(eh_proj, sizeof eh_proj, "%slayers.%d.eh_proj.weight", plan->body, layer);
+    if (ck__lookup(t, eh_proj)) return 1;
+    snprintf(eh_proj, sizeof eh_proj, "%slayers.%d.eh_proj.weight_packed", plan->body, layer);
     return ck__lookup(t, eh_proj) != NULL;
 }
 
-static mla_result ck__bind_model(checkpoint *c, const ck__plan *plan, const ck__table *table, mla_error *err) {
+/* Room for layers and experts. Counts first: a hostile one must not make us allocate. */
+static mla_result ck__make_layers(checkpoint *c, const ck__plan *plan, const ck__table *table, mla_error *err) {
     const mla_config *m = &c->config;
     const int64_t M = m->num_nextn_predict_layers, L = m->num_hidden_layers + M;
     const size_t n_extra = table->count + 1; /* no count of layers or experts that the files can satisfy reaches this */
     size_t n_experts = 0, n_apart = 0;
-    ck__binder binder, *b = &binder;
-    char name[160];
-    memset(b, 0, sizeof *b);
-    b->table = table;
-    b->plan = plan;
-    b->err = err;
-
-    /* Counts first: a hostile one must not make us allocate. */
+    char name[160], layer[64];
     if ((uint64_t)L >= n_extra)
         return ck__fail(err, MLA_ERR_WEIGHTS, "%s: only %zu tensors, but config.json: num_hidden_layers is %d%s",
                         table->source, table->count, m->num_hidden_layers,
                         M ? ", and num_nextn_predict_layers not 0" : "");
     for (int i = 0; i < L; i++) {
         if (!ck__is_moe(m, plan, i)) continue;
-        snprintf(name, sizeof name, "%smodel.layers.%d.%s", plan->root, ck__in_file(plan, i), ck__fused);
-        const ck__entry *fused = ck__lookup(table, name);
+        snprintf(layer, sizeof layer, "model.layers.%d.", ck__in_file(plan, i));
+        const ck__entry *fused = ck__lookup(table, ck__full(name, plan, layer, ck__fused));
         n_experts += (size_t)m->n_routed_experts;
         n_apart += fused ? 0 : (size_t)m->n_routed_experts;
         if (n_apart >= n_extra || (fused && fused->tensor->bytes < (size_t)m->n_routed_experts))
@@ -1945,45 +2573,89 @@ static mla_result ck__bind_model(checkpoint *c, const ck__plan *plan, const ck__
     c->layers = (mla_layer_weights *)calloc((size_t)L, sizeof *c->layers);
     c->experts = (mla_mlp_weights *)calloc(n_experts + 1, sizeof *c->experts);
     c->mtp = (mla_mtp_weights *)calloc((size_t)M + 1, sizeof *c->mtp);
-    if (!c->layers || !c->experts || !c->mtp) return ck__no_memory(err, table->source);
+    return c->layers && c->experts && c->mtp ? MLA_OK : ck__no_memory(err, table->source);
+}
 
-    if (plan->quantized == CK__INT4 && ck__int4_memory(c, b) != MLA_OK) return MLA_ERR_MEMORY;
-
-    n_experts = 0;
+static void ck__bind_all(checkpoint *c, ck__binder *b) {
+    const mla_config *m = &c->config;
+    size_t n_experts = 0;
     c->weights.layers = c->layers;
     c->weights.mtp = c->mtp;
-    c->weights.embed = ck__bind(b, "", "model.embed_tokens.weight", 2, 1, m->vocab_size, m->hidden_size, 0);
+    c->weights.embed = ck__bind(b, "", "model.embed_tokens.weight", 2, 1, m->vocab_size, m->hidden_size);
     c->weights.norm = ck__bind_norm(b, "", "model.norm", m->hidden_size);
-    if (!plan->tied) c->weights.head = ck__bind(b, "", "lm_head.weight", 2, 1, m->vocab_size, m->hidden_size, 0);
-    for (int i = 0; i < L && !b->rc; i++) {
+    if (!b->plan->tied) c->weights.head = ck__bind_matrix(b, "", "lm_head", m->vocab_size, m->hidden_size);
+    for (int i = 0; i < m->num_hidden_layers + m->num_nextn_predict_layers && !b->rc; i++) {
         ck__bind_layer(b, c, i, c->experts + n_experts, &c->layers[i]);
-        if (ck__is_moe(m, plan, i)) n_experts += (size_t)m->n_routed_experts;
+        if (ck__is_moe(m, b->plan, i)) n_experts += (size_t)m->n_routed_experts;
     }
-    for (int i = 0; i < M && !b->rc; i++) ck__bind_mtp(b, m, &c->weights, i, &c->mtp[i]);
-    if (b->rc) return b->rc;
-    if (plan->quantized && !b->n_quantized)
-        return ck__fail(err, MLA_ERR_WEIGHTS, "%s: nothing is %s, but config.json has a quantization_config",
-                        table->source, plan->quantized == CK__FP8 ? "F8_E4M3" : "packed int4");
+    for (int i = 0; i < m->num_nextn_predict_layers && !b->rc; i++) ck__bind_mtp(b, m, &c->weights, i, &c->mtp[i]);
+}
 
-    /* A tied model may carry its head all the same, if it really is the embedding. */
-    snprintf(name, sizeof name, "%slm_head.weight", plan->root);
-    ck__entry *head = plan->tied ? ck__lookup(table, name) : NULL;
-    if (head) {
-        snprintf(name, sizeof name, "%smodel.embed_tokens.weight", plan->root);
-        const st_tensor *embed = ck__lookup(table, name)->tensor, *h = head->tensor;
-        if (strcmp(h->dtype, embed->dtype) || h->bytes != embed->bytes || memcmp(h->data, embed->data, h->bytes))
-            return ck__fail(err, MLA_ERR_WEIGHTS,
-                            "%s: tensor \"lm_head.weight\" differs from the embedding, but config.json: "
-                            "tie_word_embeddings is true",
-                            head->file->name);
-        head->used = 1;
-    }
-    for (size_t i = 0; i < table->count; i++)
-        if (!table->entries[i].used && !ck__is_extra(table, plan, table->entries[i].tensor->name, m))
-            return ck__fail(err, MLA_ERR_WEIGHTS,
-                            "%s: tensor \"%.99s\" is unexpected: config.json does not account for it",
-                            table->entries[i].file->name, table->entries[i].tensor->name);
+/* A tied model may carry its head all the same, if it really is the embedding. */
+static mla_result ck__check_tied(const ck__plan *plan, const ck__table *table, mla_error *err) {
+    char name[160];
+    ck__entry *head = plan->tied ? ck__lookup(table, ck__full(name, plan, "", "lm_head.weight")) : NULL;
+    if (!head) return MLA_OK;
+    const st_tensor *embed = ck__lookup(table, ck__full(name, plan, "", "model.embed_tokens.weight"))->tensor;
+    const st_tensor *h = head->tensor;
+    if (strcmp(h->dtype, embed->dtype) || h->bytes != embed->bytes || memcmp(h->data, embed->data, h->bytes))
+        return ck__fail(err, MLA_ERR_WEIGHTS,
+                        "%s: tensor \"%.99s\" differs from the embedding, but config.json: tie_word_embeddings is true",
+                        head->file->name, h->name);
+    head->used = 1;
     return MLA_OK;
+}
+
+static mla_result ck__bind_model(checkpoint *c, const ck__plan *plan, const ck__table *table, mla_error *err) {
+    ck__binder binder, *b = &binder;
+    const char *rest;
+    mla_result rc = ck__make_layers(c, plan, table, err);
+    memset(b, 0, sizeof *b);
+    b->table = table;
+    b->plan = plan;
+    b->err = err;
+    if (rc) return rc;
+    ck__bind_all(c, b);
+    if (!b->rc && b->used) { /* again, now that it is known how much memory is needed */
+        c->repacked_bytes = b->used;
+        c->repacked = malloc(b->used + 63);
+        if (!c->repacked) return ck__no_memory(err, table->source);
+        b->memory = (unsigned char *)c->repacked + (64 - (uintptr_t)c->repacked % 64) % 64;
+        b->used = 0;
+        ck__bind_all(c, b);
+    }
+    if (b->rc) return b->rc;
+    if (plan->n_schemes && !b->n_quantized)
+        return ck__fail(err, MLA_ERR_WEIGHTS, "%s: nothing is %s, but config.json has a quantization_config",
+                        table->source, ck__kind_names[plan->schemes[0].kind]);
+    rc = ck__check_tied(plan, table, err);
+    for (size_t i = 0; i < table->count && !rc; i++) {
+        const ck__entry *e = &table->entries[i];
+        if (e->used) continue;
+        if (plan->nested && !ck__is_ours(plan, e->tensor->name, &rest)) {
+            c->n_others++, c->other_bytes += (double)e->tensor->bytes;
+        } else if (!ck__is_extra(table, plan, e->tensor->name, &c->config))
+            rc = ck__fail(err, MLA_ERR_WEIGHTS,
+                          "%s: tensor \"%.99s\" is unexpected: config.json does not account for it", e->file->name,
+                          e->tensor->name);
+    }
+    return rc;
+}
+
+/* Where the tensors of a part are. */
+static void ck__find_roots(ck__plan *plan, const ck__table *table) {
+    static const char *const ends[] = {"lm_head.weight", "lm_head.weight_packed"};
+    char name[160];
+    plan->body = ck__bodies[0], plan->head = ck__heads[0];
+    for (size_t i = 0; i < sizeof ck__bodies / sizeof *ck__bodies && plan->nested; i++) {
+        snprintf(name, sizeof name, "%sembed_tokens.weight", ck__bodies[i]);
+        if (ck__lookup(table, name)) plan->body = ck__bodies[i];
+    }
+    for (size_t i = 0; i < sizeof ck__heads / sizeof *ck__heads && plan->nested; i++)
+        for (size_t k = 0; k < 2; k++) {
+            snprintf(name, sizeof name, "%s%s", ck__heads[i], ends[k]);
+            if (ck__lookup(table, name)) plan->head = ck__heads[i];
+        }
 }
 
 /* ---- >>open ------------------------------------------------------------------------------------------------------ */
@@ -2011,9 +2683,14 @@ static mla_result ck__open(checkpoint *c, const char *dir, int mtp, ck__table *t
         rc = r.rc;
     } else if (missing) rc = MLA_OK;
 
+    if (!rc && !plan.n_schemes) {
+        rc = ck__read_json(&json, dir, "hf_quant_config.json", MLA_ERR_CONFIG, &missing, err);
+        if (!rc) rc = ck__read_hf_quant(&plan, json, err);
+        else if (missing) rc = MLA_OK;
+        json_free(json);
+    }
     if (!rc) rc = ck__open_files(c, dir, table, err);
-    plan.root =
-        !rc && plan.nested && ck__lookup(table, "language_model.model.embed_tokens.weight") ? "language_model." : "";
+    if (!rc) ck__find_roots(&plan, table);
     if (!rc) rc = ck__bind_model(c, &plan, table, err);
     return rc;
 }
@@ -2071,7 +2748,7 @@ void checkpoint_close(checkpoint *c) {
     free(c->rope_factors);
     free(c->indexers);
     free(c->memory);
-    free(c->int4);
+    free(c->repacked);
     free(c);
 }
 

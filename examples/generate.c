@@ -712,8 +712,9 @@ static void sampling_defaults(const session *s, sampler_desc *d) {
 /* The weights by what --quant knows them as; CHECKPOINT_CLASS_COUNT: router, norms, biases. */
 typedef struct census {
     double count[CHECKPOINT_CLASS_COUNT + 1], bytes[CHECKPOINT_CLASS_COUNT + 1],
-        packed[CHECKPOINT_CLASS_COUNT + 1]; /* as --quant makes them */
-    double kept;                            /* bytes of those that it leaves as they are */
+        packed[CHECKPOINT_CLASS_COUNT + 1], /* as --quant makes them */
+        kept[CHECKPOINT_CLASS_COUNT + 1];   /* of those that stay in the files */
+    const checkpoint *c;
     const options *o;
 } census;
 
@@ -725,15 +726,17 @@ static checkpoint_form form_of(const checkpoint_quant *q, int k) {
 
 static void count_tensor(census *n, int k, const mla_tensor *t) {
     if (!t->data) return;
-    const size_t elements = (size_t)t->rows * (size_t)t->cols,
-                 blocks = (size_t)((t->rows + 127) / 128) * (size_t)((t->cols + 127) / 128);
-    const checkpoint_form form = form_of(&n->o->quant, k);
+    const size_t elements = (size_t)t->rows * (size_t)t->cols;
+    const int rows = t->scale_rows > 0 ? t->scale_rows : 128, cols = t->scale_cols > 0 ? t->scale_cols : 128;
+    const double scales = (double)((t->rows - 1) / rows + 1) * ((t->cols - 1) / cols + 1);
     const double bytes = (double)mla_dtype_bytes(t->dtype, elements) +
-                         (t->scale ? (double)blocks * (t->scale_dtype == MLA_F32 ? 4 : 1) : 0);
+                         (t->scale ? scales * (double)mla_dtype_bytes(t->scale_dtype, 1) : 0);
+    const checkpoint_form form = mla_dtype_block(t->dtype) > 1 ? CHECKPOINT_KEEP : form_of(&n->o->quant, k);
+    const uintptr_t at = (uintptr_t)t->data - (uintptr_t)n->c->repacked;
     n->count[k] += (double)elements;
     n->bytes[k] += bytes;
-    if (form == CHECKPOINT_KEEP || mla_dtype_block(t->dtype) > 1) n->kept += bytes;
-    else n->packed[k] += (double)mla_dtype_bytes(checkpoint_form_dtype(form), elements);
+    if (form != CHECKPOINT_KEEP) n->packed[k] += (double)mla_dtype_bytes(checkpoint_form_dtype(form), elements);
+    else if (!n->c->repacked || at > n->c->repacked_bytes) n->kept[k] += bytes;
 }
 static void count_linear(census *n, int k, const mla_linear *w) {
     count_tensor(n, k, &w->weight);
@@ -748,7 +751,7 @@ static census take_census(const checkpoint *c, const options *o) {
     const mla_weights *w = &c->weights;
     census n;
     memset(&n, 0, sizeof n);
-    n.o = o;
+    n.c = c, n.o = o;
     count_tensor(&n, CHECKPOINT_EMBED, &w->embed);
     count_tensor(&n, CHECKPOINT_HEAD, &w->head);
     count_tensor(&n, rest, &w->norm.weight);
@@ -769,9 +772,10 @@ static census take_census(const checkpoint *c, const options *o) {
         count_linear(&n, CHECKPOINT_ATTN, &a->indexer.wq_b), count_linear(&n, CHECKPOINT_ATTN, &a->indexer.wk);
         count_tensor(&n, rest, &a->indexer.k_norm.weight), count_tensor(&n, rest, &a->indexer.k_norm.bias);
         count_tensor(&n, rest, &a->indexer.weights_proj);
-        const mla_tensor *norms[] = {&l->attn_norm.weight, &l->ffn_norm.weight, &a->q_norm.weight,
-                                     &a->kv_norm.weight,   &l->moe.router,      &l->moe.router_bias};
-        for (int k = 0; k < 6; k++) count_tensor(&n, rest, norms[k]);
+        const mla_tensor *norms[] = {&l->attn_norm.weight,     &l->ffn_norm.weight,    &a->q_norm.weight,
+                                     &a->kv_norm.weight,       &l->moe.router,         &l->moe.router_bias,
+                                     &l->attn_out_norm.weight, &l->ffn_out_norm.weight};
+        for (int k = 0; k < 8; k++) count_tensor(&n, rest, norms[k]);
         count_mlp(&n, CHECKPOINT_DENSE, &l->mlp);
         count_mlp(&n, CHECKPOINT_SHARED, &l->moe.shared);
         for (int e = 0; l->moe.experts && e < c->config.n_routed_experts; e++)
@@ -779,23 +783,25 @@ static census take_census(const checkpoint *c, const options *o) {
     }
     if (!w->head.data &&
         form_of(&o->quant, CHECKPOINT_HEAD) != form_of(&o->quant, CHECKPOINT_EMBED)) { /* a tied head gets a copy */
-        const double kept = n.kept;
         count_tensor(&n, CHECKPOINT_HEAD, &w->embed);
-        n.count[CHECKPOINT_HEAD] = n.bytes[CHECKPOINT_HEAD] = 0, n.kept = kept;
+        n.count[CHECKPOINT_HEAD] = n.bytes[CHECKPOINT_HEAD] = n.kept[CHECKPOINT_HEAD] = 0;
     }
     return n;
 }
 
 typedef struct estimate {
-    double mapped, converted, context, cache, logits,
-        total; /* bytes; mapped: weights used where they lie in the files */
+    /* bytes; mapped: weights used where they lie in the files; converted: by --quant, or while reading */
+    double mapped, converted, context, cache, logits, total;
 } estimate;
 
 static estimate estimate_memory(const session *s) {
     const census n = take_census(s->c, s->o);
     estimate e = {0, 0, 0, 0, 0, 0};
-    for (int k = 0; k <= CHECKPOINT_CLASS_COUNT; k++) e.converted += n.packed[k];
-    e.mapped = n.kept;
+    for (int k = 0; k <= CHECKPOINT_CLASS_COUNT; k++) {
+        e.converted += n.packed[k];
+        e.mapped += n.kept[k];
+    }
+    e.converted += (double)s->c->repacked_bytes;
     e.context = (double)mla_context_size(s->model, &s->context_desc);
     e.cache = (double)mla_cache_size(s->model, &s->cache_desc);
     e.logits = (double)s->rows * s->c->config.vocab_size * sizeof(float);
@@ -1190,6 +1196,8 @@ static int run_chat(options *o) {
     const int made_for = s->c->max_position_embeddings;
     if (!o->ctx) o->ctx = made_for > 0 && made_for < 4096 ? made_for : 4096;
     if (!o->given[OPTION_N]) o->n = INT_MAX;
+    if (made_for > 0 && o->ctx > made_for)
+        say("note: room for %d tokens, the model was made for %d\n", o->ctx, made_for);
     plan(s, o->chunk < o->ctx ? o->chunk : o->ctx, o->ctx, 1);
     start(s);
     memset(&out, 0, sizeof out);
@@ -1394,6 +1402,9 @@ static int run_info(options *o) {
                m->qk_nope_head_dim, m->qk_rope_head_dim, m->v_head_dim, m->q_lora_rank, m->kv_lora_rank);
         printf("parameters   %.0f, of which a token takes %.0f\n", total, active);
         printf("weights      %s\n", amount(text[0], bytes));
+        if (s->c->n_others)
+            printf("other        %d tensors of other parts, such as vision, are left alone: %s\n", s->c->n_others,
+                   amount(text[0], s->c->other_bytes));
         if (m->index_topk)
             printf(
                 "sparse       %d of %d layers have an indexer of %d heads of %d, which chooses %d keys for a token\n",

@@ -9,8 +9,9 @@ USE
    how.form = CHECKPOINT_Q4;   how.classes[CHECKPOINT_HEAD] = CHECKPOINT_Q8;
    checkpoint_open(&c, "DeepSeek-V2-Lite", &error) || checkpoint_quantize(c, &how, &error) || mla_model_create(...)
 
-WHAT           Matrices of F32, F16, BF16 or E4M3 with its scales, by class. Router, norms, biases and what has blocks
-               already (GGUF's types) stay as they are; Q4 made of int4 is repacked, in place.
+WHAT           Matrices of F32, F16, BF16, or E4M3 and I8 with their scales, by class. Router, norms, biases and what
+               has blocks already (GGUF's types) stay as they are; what was repacked while loading is interleaved, in
+               place.
 MEMORY         All converted weights lie in one block that belongs to the checkpoint, each tensor at a multiple of 64
                bytes. Rows go from the mapped file straight there, 1024 elements at a time; what was read of the file
                is given back to the system tensor by tensor, and huge pages are asked for (madvise, where declared: on
@@ -59,8 +60,9 @@ typedef struct checkpoint_quant {
     checkpoint_form
         form; /* of every class that has CHECKPOINT_DEFAULT, but kv_b and embed are then kept; itself 0: Q8 */
     checkpoint_form classes[CHECKPOINT_CLASS_COUNT];
-    int repack;  /* what is converted gets interleaved rows (mla.h: MLA_LAYOUT_X16), and what is Q4 already (int4 of
-                    compressed-tensors), too, whatever its form; but not kv_b, embed, or rows no multiple of 16 */
+    int repack;  /* what is converted gets interleaved rows (mla.h: MLA_LAYOUT_X16), and blocks that the checkpoint made
+                    (of packed int4 and the like), too, whatever their form; but not kv_b, embed, or rows no multiple of
+                    16 */
     int threads; /* tasks the work is cut into; 0: OpenMP's number if compiled in, else 1 */
     mla_run run; /* called once. NULL: OpenMP if compiled in, else one after the other */
     void *run_user;
@@ -104,7 +106,7 @@ enum {
 
 typedef struct ckq__item {
     mla_tensor from;
-    unsigned char *to; /* where from lies: Q4 that is repacked in place */
+    unsigned char *to; /* where from lies: blocks that are repacked in place */
     mla_dtype dtype;
     mla_layout layout;
 } ckq__item;
@@ -155,11 +157,12 @@ static void ckq__widen(float *x, const mla_tensor *t, const float *e4m3, int row
         }
         break;
     case MLA_E4M3:
+    case MLA_I8:
         for (int i = 0; i < n;) {
             const float scale = ckq__scale(t, row, col + i);
             const int step = ckq__block(t->scale_cols), rest = step - (col + i) % step,
                       end = n - i < rest ? n : i + rest;
-            for (; i < end; i++) x[i] = e4m3[b[i]] * scale;
+            for (; i < end; i++) x[i] = (t->dtype == MLA_I8 ? (float)((b[i] ^ 128) - 128) : e4m3[b[i]]) * scale;
         }
         break;
     default: memcpy(x, b, (size_t)n * sizeof *x); break;
@@ -201,10 +204,10 @@ static void ckq__strip(const ckq__work *w, const ckq__item *item, int begin, int
                        ckq__bytes(t, end) - ckq__bytes(t, begin));
 }
 
-/* Sixteen rows of Q4 at a time, where they lie. */
+/* Sixteen rows of blocks at a time, where they lie. */
 static void ckq__in_place(const ckq__item *item, unsigned char *rows, int begin, int end) {
     const size_t bytes = ckq__bytes(&item->from, 16);
-    const mla_tensor piece = mla_view(rows, MLA_Q4, 16, item->from.cols);
+    const mla_tensor piece = mla_view(rows, item->dtype, 16, item->from.cols);
     for (int row = begin; row < end; row += 16) {
         unsigned char *to = item->to + (size_t)(row / 16) * bytes;
         memcpy(rows, to, bytes);
@@ -267,19 +270,25 @@ mla_dtype checkpoint_form_dtype(checkpoint_form f) {
     return f >= CHECKPOINT_Q8 && f < CHECKPOINT_FORM_COUNT ? dtypes[f - CHECKPOINT_Q8] : MLA_F32;
 }
 
+/* Does it lie in memory of the checkpoint's own, as it was opened? */
+static int ckq__own(const checkpoint *c, const mla_tensor *t) {
+    return c->repacked && (uintptr_t)t->data - (uintptr_t)c->repacked < (uintptr_t)c->repacked_bytes + 64;
+}
+
 static void ckq__tensor(ckq__job *j, checkpoint_class k, const char *prefix, const char *name, mla_tensor *t) {
     const checkpoint_form form = j->how.classes[k];
+    const int blocks = mla_dtype_block(t->dtype) > 1;
     const int repack = j->how.repack && k != CHECKPOINT_KV_B && k != CHECKPOINT_EMBED && t->rows % 16 == 0;
     const mla_dtype dtype = checkpoint_form_dtype(form);
     const mla_layout layout = repack ? MLA_LAYOUT_X16 : MLA_LAYOUT_ROWS;
     char full[160];
     if (j->rc || !t->data) return;
-    if (t->dtype == MLA_Q4 && !t->layout && repack && j->c->int4) { /* it is in memory of the checkpoint's own */
+    if (blocks && !t->layout && repack && ckq__own(j->c, t)) {
         if (j->placing) {
             ckq__item *item = &j->items[j->n_items];
             item->from = *t;
             item->to = (unsigned char *)(uintptr_t)t->data;
-            item->dtype = MLA_Q4, t->layout = item->layout = MLA_LAYOUT_X16;
+            item->dtype = t->dtype, t->layout = item->layout = MLA_LAYOUT_X16;
         } else {
             j->total += (double)ckq__bytes(t, t->rows);
             if (ckq__bytes(t, 16) > j->rows_bytes) j->rows_bytes = ckq__bytes(t, 16);
@@ -287,7 +296,7 @@ static void ckq__tensor(ckq__job *j, checkpoint_class k, const char *prefix, con
         j->n_items++;
         return;
     }
-    if (form == CHECKPOINT_KEEP || mla_dtype_block(t->dtype) > 1) return;
+    if (form == CHECKPOINT_KEEP || blocks) return;
     if (t->cols % mla_dtype_block(dtype)) {
         snprintf(full, sizeof full, "%s%s.weight", prefix, name);
         j->rc = ck__fail(j->err, MLA_ERR_WEIGHTS,

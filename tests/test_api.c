@@ -519,7 +519,8 @@ static void test_weights(void) {
     (snprintf(name, sizeof name, "layers[%d].%s", i, #field), bad_tensor(&s, &l->field, name, required, __LINE__))
         TENSOR(attn_norm.weight, 0);
         TENSOR(ffn_norm.weight, 0);
-        l->ffn_out_norm = norm(D);
+        l->attn_out_norm = l->ffn_out_norm = norm(D);
+        TENSOR(attn_out_norm.weight, 0);
         TENSOR(ffn_out_norm.weight, 0);
         TENSOR(attn.q_a.weight, 1);
         TENSOR(attn.q_b.weight, 1);

@@ -324,7 +324,12 @@ static void test_json(void) {
                TEXT("1 2"),
                TEXT("{} {}"),
                TEXT("[] ]"),
-               TEXT("\xef\xbb\xbf{}"),
+               {"\xef\xbb\xbf{}", 5, "byte order mark"},
+               {"version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 9\n", 63, "Git LFS pointer"},
+               {"\n <!DOCTYPE html><html>", 23, "web page"},
+               {"<html>", 6, "web page"},
+               {"<?xml version='1.0'?>", 21, "web page"},
+               {"<", 1, "line 1"},
                TEXT("// c\n1"),
                TEXT("/**/1"),
                TEXT("\v1"),
@@ -665,6 +670,12 @@ static void test_safetensors(void) {
     write_file(in_dir("empty.safetensors"), "", 0);
     CHECK(st_open(&f, in_dir("empty.safetensors"), &e) == MLA_ERR_WEIGHTS && strstr(e.text, "empty.safetensors"), "%s",
           e.text);
+    write_file(in_dir("pointer.safetensors"), "version https://git-lfs.github.com/spec/v1\noid sha256:0\n", 56);
+    CHECK(st_open(&f, in_dir("pointer.safetensors"), &e) == MLA_ERR_WEIGHTS &&
+              strstr(e.text, "pointer.safetensors: this is a Git LFS pointer"),
+          "%s", e.text);
+    write_file(in_dir("page.safetensors"), "<!DOCTYPE html>", 15);
+    CHECK(st_open(&f, in_dir("page.safetensors"), &e) == MLA_ERR_WEIGHTS && strstr(e.text, "web page"), "%s", e.text);
 #ifndef CHECKPOINT_NO_MMAP
     if (CHECK(mkfifo(in_dir("fifo"), 0600) == 0, "mkfifo"))
         CHECK(st_open(&f, in_dir("fifo"), &e) == MLA_ERR_ARGUMENT, "a FIFO does not hang");
@@ -969,6 +980,9 @@ static void test_families(void) {
         mla_result want;
         const char *word;
     } refusals[] = {
+        {"longcat_flash", "norm_topk_prob", "true", MLA_ERR_CONFIG, "norm_topk_prob"},
+        {"longcat_flash", "norm_topk_prob", "false", MLA_OK, ""},
+        {"minicpm3", "rope_interleave", "true", MLA_ERR_CONFIG, "rope_interleave"},
         {"longcat_flash", "num_layers", "1073741824", MLA_ERR_CONFIG, "num_layers"},
         {"longcat_flash", "num_layers", "0", MLA_ERR_CONFIG, "num_layers"},
         {"longcat_flash", "num_layers", NULL, MLA_ERR_CONFIG, "num_layers"},
@@ -1163,6 +1177,14 @@ static void test_families(void) {
     } nested[] = {
         {"{\"text_config\":[]}", MLA_ERR_CONFIG, "text_config: found an array"},
         {"{\"text_config\":{}}", MLA_ERR_CONFIG, "text_config.model_type is missing"},
+        {"{\"language_config\":7}", MLA_ERR_CONFIG, "language_config: found the number 7"},
+        {"{\"language_config\":{}}", MLA_ERR_CONFIG, "language_config.model_type is missing"},
+        {"{\"model_type\":\"mistral3\",\"text_config\":{}}", MLA_ERR_CONFIG, "text_config.model_type is missing"},
+        {"{\"model_type\":\"kimi_vl\",\"text_config\":{}}", MLA_ERR_CONFIG, "text_config.vocab_size is missing"},
+        {"{\"text_config\":{\"architectures\":[\"DeepseekV2ForCausalLM\"],\"use_mla\":false}}", MLA_ERR_CONFIG,
+         "text_config.use_mla: found false"},
+        {"{\"text_config\":{\"architectures\":[\"LlamaForCausalLM\"]}}", MLA_ERR_CONFIG, "text_config.model_type is"},
+        {"{\"text_config\":{\"model_type\":\"deepseek_v4\"}}", MLA_ERR_UNSUPPORTED, "another attention"},
         {"{\"text_config\":{\"model_type\":\"kimi_linear\"}}", MLA_ERR_UNSUPPORTED,
          "text_config.model_type \"kimi_linear\""},
         {"{\"text_config\":{\"model_type\":\"llama\"}}", MLA_ERR_UNSUPPORTED, "text_config.model_type \"llama\""},
@@ -1199,6 +1221,66 @@ static void test_families(void) {
         write_items(in_dir("model.safetensors"), edited, count);
         check_open(MLA_ERR_WEIGHTS, items[i].name, "I16");
     }
+    st_close(f);
+}
+
+/* openPangu: kimi_k2's fixture with a norm more behind attention and FFN of every layer. */
+static void test_sandwich(void) {
+    static item items[600];
+    static const char *const names[] = {"post_attention_layernorm", "pre_mlp_layernorm", "post_mlp_layernorm"};
+    st_file *f, *written;
+    mla_error e;
+    checkpoint *c;
+    char name[96];
+    SECTION("families: norms behind attention and FFN");
+    if (!CHECK(st_open(&f, FIXTURES "kimi_k2/model.safetensors", &e) == MLA_OK, "%s", e.text)) return;
+    const size_t n = load_items(items, COUNT(items) - 6, f);
+    for (size_t l = 0; l < 3; l++)
+        for (size_t k = 1; k < 3; k++) {
+            item *x = &items[n + 2 * l + k - 1];
+            *x = *find_item(items, n, k == 1 ? "model.norm.weight" : "model.layers.1.input_layernorm.weight");
+            snprintf(x->name, sizeof x->name, "model.layers.%zu.%s.weight", l, names[k]);
+        }
+    new_dir();
+    write_items(in_dir("model.safetensors"), items, n + 6);
+    try_config2("kimi_k2", "model_type", "\"pangu_ultra_moe\"", "topk_method", "null", MLA_ERR_WEIGHTS,
+                "_mlp_layernorm");
+    try_config2("kimi_k2", "model_type", "\"pangu_ultra_moe\"", "topk_method", "\"noaux_tc\"", MLA_ERR_UNSUPPORTED,
+                "noaux_tc");
+    char *text = read_text(FIXTURES "kimi_k2/config.json"), *one = with_key(text, "model_type", "\"pangu_ultra_moe\""),
+         *two = with_key(one, "topk_method", "null"), *three = with_key(two, "sandwich_norm", "true");
+    write_file(in_dir("config.json"), three, strlen(three));
+    if (CHECK(checkpoint_open(&c, dir, &e) == MLA_OK, "%s", e.text) &&
+        CHECK(st_open(&written, in_dir("model.safetensors"), &e) == MLA_OK, "%s", e.text)) {
+        const mla_config *m = &c->config;
+        CHECK(m->topk_method == MLA_TOPK_GREEDY && m->scoring_func == MLA_SCORING_SIGMOID && m->norm_topk_prob &&
+                  m->rope.layout == MLA_ROPE_PAIR && !m->num_nextn_predict_layers,
+              "the router");
+        CHECK(m->kv_norm.eps == 1e-2f && m->q_norm.eps == 1e-2f && m->block_norm.eps == 1e-2f, "eps %g",
+              (double)m->kv_norm.eps);
+        for (int l = 0; l < 3; l++) {
+            const mla_layer_weights *w = &c->weights.layers[l];
+            const mla_tensor *norms[] = {&w->attn_out_norm.weight, &w->ffn_norm.weight, &w->ffn_out_norm.weight};
+            for (int k = 0; k < 3; k++) {
+                snprintf(name, sizeof name, "model.layers.%d.%s.weight", l, names[k]);
+                check_view(norms[k], written, name, 1, 64, MLA_BF16);
+            }
+            CHECK((w->moe.router_bias.data != NULL) == (l > 0), "a bias if it is there");
+        }
+        st_close(written);
+    }
+    checkpoint_close(c);
+    for (size_t l = 0; l < 3; l++) /* every layer has them, dense or not */
+        for (size_t k = 0; k < 3; k++) {
+            snprintf(name, sizeof name, "model.layers.%zu.%s.weight", l, names[k]);
+            item *x = find_item(items, n + 6, name), was = *x;
+            *x = items[n + 5];
+            if (x == &items[n + 5]) strcpy(x->name, "model.layers.1.pre_mlp_layernorm.weights");
+            write_items(in_dir("model.safetensors"), items, n + 5 + (x == &items[n + 5]));
+            check_open(MLA_ERR_WEIGHTS, name, "a norm missing");
+            *x = was;
+        }
+    free(text), free(one), free(two), free(three);
     st_close(f);
 }
 
@@ -1284,14 +1366,15 @@ static void test_config(void) {
     try_config("deepseek_v3", "model_type", "\"llama\"", MLA_ERR_UNSUPPORTED,
                "config.json: model_type \"llama\" is not supported (deepseek_v2, deepseek_v3, kimi_k2, glm4_moe_lite, "
                "longcat_flash, minicpm3, "
-               "mistral4, youtu, axk1, deepseek_v32, glm_moe_dsa are)");
-    static const char *const refused[][2] = {{"deepseek_v4", "another attention"},
-                                             {"kimi_linear", "linear attention"},
-                                             {"hy_v4", "another attention"},
-                                             {"glm5_next", "another attention"},
-                                             {"axk2", "another attention"}};
+               "mistral4, youtu, axk1, deepseek_v32, glm_moe_dsa, sarvam_mla, pangu_ultra_moe are)");
+    static const char *const refused[][2] = {
+        {"deepseek_v4", "another attention"},
+        {"kimi_linear", "recurrent layers (Kimi Delta Attention)"},
+        {"hy_v4", "gates and sinks in its attention to cached latents, and hyper-connections"},
+        {"glm5_next", "recurrent layers (Kimi Delta Attention)"},
+        {"axk2", "gates, of norms and of what heads give, around its cached latents"}};
     for (size_t i = 0; i < COUNT(refused); i++) {
-        char quoted[40], word[100];
+        char quoted[40], word[200];
         sprintf(quoted, "\"%s\"", refused[i][0]);
         sprintf(word, "%s is not supported: it needs ", quoted);
         try_config("deepseek_v3", "model_type", quoted, MLA_ERR_UNSUPPORTED, word);
@@ -1348,7 +1431,10 @@ static void test_config(void) {
                  {"{\"a\":1,\"a\":1}", "\"a\""},
                  {"{\"rms_norm_eps\": NaN}", "rms_norm_eps"},
                  {"{\"rms_norm_eps\": -Infinity}", "rms_norm_eps"},
-                 {"{} {}", "config.json"}};
+                 {"{} {}", "config.json"},
+                 {"<!doctype html>", "config.json: this is a web page"},
+                 {"\xef\xbb\xbf{}", "config.json: it begins with a byte order mark"},
+                 {"version https://git-lfs.github.com/spec/v1\n", "config.json: this is a Git LFS pointer"}};
     for (size_t i = 0; i < COUNT(files); i++) {
         write_file(in_dir("config.json"), files[i].text, strlen(files[i].text));
         check_open(MLA_ERR_CONFIG, files[i].word, files[i].text);
@@ -1543,16 +1629,29 @@ static void test_config(void) {
     link_file("deepseek_v2_lite", "model.safetensors", "model.safetensors");
     static const char *const none[] = {"null", "0", NULL};
     for (int i = 0; i < 3; i++) try_config("deepseek_v2_lite", "q_lora_rank", none[i], MLA_OK, "");
-    try_config("deepseek_v2_lite", "topk_method", "\"noaux_tc\"", MLA_ERR_UNSUPPORTED, "noaux_tc");
-    try_config("deepseek_v2_lite", "scoring_func", "\"sigmoid\"", MLA_ERR_UNSUPPORTED, "sigmoid");
+    /* DeepSeek-VL2's way, whose bias is not in this one's files */
+    try_config("deepseek_v2_lite", "topk_method", "\"noaux_tc\"", MLA_ERR_WEIGHTS, "gate.e_score_correction_bias");
+    try_config("deepseek_v2_lite", "scoring_func", "\"sigmoid\"", MLA_OK, "");
+    try_config("deepseek_v2_lite", "scoring_func", "\"tanh\"", MLA_ERR_UNSUPPORTED, "softmax, sigmoid are");
+    try_config("deepseek_v2_lite", "topk_method", "\"random\"", MLA_ERR_UNSUPPORTED, "random");
     try_config("deepseek_v2_lite", "topk_method", NULL, MLA_OK, "");
     try_config("deepseek_v2_lite", "n_group", "null", MLA_OK, ""); /* greedy needs none */
     try_config2("deepseek_v2_lite", "n_group", "null", "topk_method", "\"group_limited_greedy\"", MLA_ERR_CONFIG,
                 "n_group");
-    try_config2("deepseek_v2_lite", "norm_topk_prob", "true", "rope_interleave", "false", MLA_OK, "");
+    try_config("deepseek_v2_lite", "norm_topk_prob", "true", MLA_OK, "");
     if (CHECK(checkpoint_open(&c, dir, NULL) == MLA_OK, "V2"))
-        CHECK(!c->config.norm_topk_prob && c->config.rope.layout == MLA_ROPE_PAIR, "V2 never normalises, always PAIR");
+        CHECK(c->config.norm_topk_prob && c->config.rope.layout == MLA_ROPE_PAIR, "V2 normalises, always PAIR");
     checkpoint_close(c);
+    try_config("deepseek_v2_lite", "norm_topk_prob", NULL, MLA_OK, "");
+    if (CHECK(checkpoint_open(&c, dir, NULL) == MLA_OK, "V2"))
+        CHECK(!c->config.norm_topk_prob, "V2 does not normalise without being told");
+    checkpoint_close(c);
+    /* what would change the result and is not obeyed */
+    try_config("deepseek_v2_lite", "rope_interleave", "false", MLA_ERR_CONFIG, "rope_interleave");
+    try_config("deepseek_v2_lite", "rope_interleave", "true", MLA_OK, "");
+    try_config("deepseek_v2_lite", "use_mla", "false", MLA_ERR_CONFIG, "use_mla");
+    try_config("deepseek_v2_lite", "use_mla", "true", MLA_OK, "");
+    try_config("deepseek_v2_lite", "mlp_bias", "true", MLA_ERR_CONFIG, "mlp_bias");
     try_config("deepseek_v2_lite", "model_type", "\"deepseek_v3\"", MLA_ERR_UNSUPPORTED, "softmax");
 }
 
@@ -1751,19 +1850,29 @@ static void test_tensors(void) {
         {"null", MLA_ERR_WEIGHTS, "F8_E4M3"},
         {"[]", MLA_ERR_CONFIG, "quantization_config"},
         {"{}", MLA_ERR_CONFIG, "quant_method"},
-        {"{\"quant_method\":\"gptq\",\"bits\":4}", MLA_ERR_UNSUPPORTED, "gptq"},
+        {"{\"quant_method\":\"gptq\",\"bits\":4}", MLA_ERR_UNSUPPORTED, "\"gptq\": GPTQ is not read here: llama.cpp's"},
+        {"{\"quant_method\":\"awq\",\"bits\":4}", MLA_ERR_UNSUPPORTED, "\"awq\": AWQ is not read here: llm-compressor"},
+        {"{\"quant_method\":\"mxfp8\"}", MLA_ERR_UNSUPPORTED, "\"mxfp8\": MXFP8 is not read here: llm-compressor"},
+        {"{\"quant_method\":\"modelopt\",\"quant_algo\":\"MXFP8\"}", MLA_ERR_UNSUPPORTED, "\"MXFP8\": MXFP8 is not"},
+        {"{\"quant_method\":\"modelopt\",\"quant_algo\":\"W4A8_AWQ\"}", MLA_ERR_UNSUPPORTED, "AWQ is not read here"},
+        {"{\"quant_method\":\"modelopt\",\"quant_algo\":\"W4A8\"}", MLA_ERR_UNSUPPORTED, "quant_algo \"W4A8\""},
+        {"{\"quant_method\":\"modelopt\"}", MLA_ERR_CONFIG, "quantization_config.quant_algo is missing"},
+        {"{\"quant_method\":\"modelopt\",\"quant_algo\":\"NVFP4\",\"group_size\":32}", MLA_ERR_CONFIG, "group_size"},
+        {"{\"quant_method\":\"bitsandbytes\"}", MLA_ERR_UNSUPPORTED, "bitsandbytes"},
         {"{\"quant_method\":\"fp8\"}", MLA_ERR_CONFIG, "weight_block_size"},
         {"{\"quant_method\":\"fp8\",\"weight_block_size\":[128,128]}", MLA_OK, ""},
-        {"{\"quant_method\":\"fp8\",\"weight_block_size\":[64,64]}", MLA_ERR_CONFIG, "weight_block_size"},
+        {"{\"quant_method\":\"fp8\",\"weight_block_size\":[64,64]}", MLA_ERR_WEIGHTS, "weight_scale_inv"},
+        {"{\"quant_method\":\"fp8\",\"weight_block_size\":[0,128]}", MLA_ERR_CONFIG, "weight_block_size"},
         {"{\"quant_method\":\"fp8\",\"weight_block_size\":[128]}", MLA_ERR_CONFIG, "weight_block_size"},
         {"{\"quant_method\":\"fp8\",\"weight_block_size\":[128.0,128]}", MLA_ERR_CONFIG, "weight_block_size"},
-        {"{\"quant_method\":\"fp8\",\"weight_block_size\":null}", MLA_ERR_CONFIG, "weight_block_size"},
+        {"{\"quant_method\":\"fp8\",\"weight_block_size\":null}", MLA_ERR_WEIGHTS, "weight_scale_inv"},
         {"{\"quant_method\":\"fp8\",\"weight_block_size\":128}", MLA_ERR_CONFIG, "weight_block_size"},
         {"{\"quant_method\":\"fp8\",\"fmt\":\"e5m2\",\"weight_block_size\":[128,128]}", MLA_ERR_UNSUPPORTED, "e5m2"},
         {"{\"quant_method\":\"fp8\",\"scale_fmt\":\"e5m3\",\"weight_block_size\":[128,128]}", MLA_ERR_UNSUPPORTED,
          "e5m3"},
-        {"{\"quant_method\":\"fp8\",\"activation_scheme\":\"static\",\"weight_block_size\":[128,128]}",
-         MLA_ERR_UNSUPPORTED, "static"}};
+        {"{\"quant_method\":\"fp8\",\"activation_scheme\":\"static\",\"weight_block_size\":[128,128]}", MLA_OK, ""},
+        {"{\"quant_method\":\"fp8\",\"activation_scheme\":\"none\",\"weight_block_size\":[128,128]}",
+         MLA_ERR_UNSUPPORTED, "none"}};
     for (size_t i = 0; i < COUNT(quant); i++)
         try_config("deepseek_v3_fp8", "quantization_config", quant[i].dict, quant[i].want, quant[i].word);
     new_dir();
@@ -1886,7 +1995,7 @@ static void test_int4(void) {
         write_items(in_dir("model.safetensors"), edited, m);
         check_open(MLA_ERR_WEIGHTS, was.name, "misshapen");
         *x = was;
-        strcpy(x->dtype, i == 0 ? "F32" : i == 1 ? "F16" : "U8");
+        strcpy(x->dtype, i == 0 ? "F32" : i == 1 ? "I16" : "U8");
         if (i == 2) x->bytes = 2;
         write_items(in_dir("model.safetensors"), edited, m);
         check_open(MLA_ERR_WEIGHTS, was.name, "dtype");
@@ -1915,23 +2024,28 @@ static void test_int4(void) {
     static const char *const changes[][3] = {
         /* what, instead, and the word in the message */
         {"\"num_bits\":4", "\"num_bits\":8", "num_bits"},
-        {"\"group_size\":32", "\"group_size\":128", "group_size"},
-        {"\"symmetric\":true", "\"symmetric\":false", "symmetric"},
-        {"\"strategy\":\"group\"", "\"strategy\":\"channel\"", "channel"},
+        {"\"group_size\":32", "\"group_size\":128", "weight_scale"},
+        {"\"group_size\":32", "\"group_size\":0", "group_size"},
+        {"\"symmetric\":true", "\"symmetric\":false", "found packed int4, but"},
+        {"\"strategy\":\"group\"", "\"strategy\":\"channel\"", "weight_scale"},
+        {"\"strategy\":\"group\"", "\"strategy\":\"tensor\"", "strategy"},
+        {"\"strategy\":\"group\"", "\"strategy\":\"columns\"", "columns"},
         {"\"type\":\"int\"", "\"type\":\"float\"", "float"},
-        {"pack-quantized", "int-quantized", "int-quantized"},
+        {"pack-quantized", "int-quantized", "num_bits"},
+        {"pack-quantized", "marlin-24", "marlin-24"},
+        {"pack-quantized", "mxfp8-quantized", "MXFP8 is not read here"},
         {"\"input_activations\":null", "\"input_activations\":{\"num_bits\":8}", "input_activations"},
         {"\"weights\":{", "\"weight\":{", "config_groups"},
         {"\"config_groups\":{\"group_0\":", "\"config_groups\":{\"group_1\":{},\"group_0\":", "config_groups"}};
     for (size_t i = 0; i < COUNT(changes); i++) {
         char text[1000];
-        const char *at = strstr(good, changes[i][0]);
+        const char *at = strstr(good, changes[i][0]), *word = changes[i][2];
         snprintf(text, sizeof text, "%.*s%s%s", (int)(at - good), good, changes[i][1], at + strlen(changes[i][0]));
         try_config("kimi_k2", "quantization_config", text,
-                   strstr(changes[i][1], "channel") || strstr(changes[i][1], "float") || strstr(changes[i][1], "int-q")
-                       ? MLA_ERR_UNSUPPORTED
-                       : MLA_ERR_CONFIG,
-                   changes[i][2]);
+                   !strcmp(word, "weight_scale") || strstr(word, "found")           ? MLA_ERR_WEIGHTS
+                   : strstr("columns float marlin-24 MXFP8 is not read here", word) ? MLA_ERR_UNSUPPORTED
+                                                                                    : MLA_ERR_CONFIG,
+                   word);
     }
     try_config("kimi_k2", "quantization_config", "null", MLA_ERR_WEIGHTS, "gate_proj.weight");
     new_dir();
@@ -2054,8 +2168,8 @@ static void test_shards(void) {
 
 static void test_allocation(void) {
     SECTION("the k-th allocation fails, for every k");
-    static const char *const names[] = {"deepseek_v2", "deepseek_v3_fp8"};
-    for (int i = 0; i < 2; i++) {
+    static const char *const names[] = {"deepseek_v2", "deepseek_v3_fp8", "../formats/mixed_int4"};
+    for (int i = 0; i < 3; i++) {
         char path[128];
         snprintf(path, sizeof path, FIXTURES "%s", names[i]);
         mla_result rc = MLA_ERR_MEMORY;
@@ -2084,6 +2198,7 @@ int main(void) {
     test_safetensors();
     test_fixtures();
     test_families();
+    test_sandwich();
     test_config();
     test_tensors();
     test_int4();

@@ -1486,6 +1486,17 @@ static void make_whole(whole *t, kind k, const mla_config *attn, uint64_t seed) 
     MUST(mla_model_create(&t->m, &t->c, &t->w, NULL, &error));
 }
 
+/* A norm behind attention and FFN of every layer. */
+static void norms_behind(whole *t, const mla_config *attn) {
+    test_rng r = {31};
+    mla_model_destroy(t->m);
+    for (int i = 0; i < 2; i++) {
+        t->layers[i].attn_out_norm = rand_norm(&r, MLA_NORM_RMS, attn->hidden_size);
+        t->layers[i].ffn_out_norm = rand_norm(&r, MLA_NORM_RMS, attn->hidden_size);
+    }
+    MUST(mla_model_create(&t->m, &t->c, &t->w, NULL, &error));
+}
+
 static void add_mat(mat *x, const mat *y) {
     for (ptrdiff_t i = 0; i < (ptrdiff_t)x->rows * x->cols; i++) {
         x->v[i] += y->v[i];
@@ -1515,11 +1526,13 @@ static void ref_pass(ref_model *out, const whole *t, const int *tokens, int T) {
         n = columns(&x, 0, D);
         ref_norm(&n, block_norm, &t->layers[l].attn_norm);
         y = ref_attention(t->m, &t->layers[l].attn, &n, &opt);
+        if (t->layers[l].attn_out_norm.weight.data) ref_norm(&y, block_norm, &t->layers[l].attn_out_norm);
         add_mat(&x, &y);
         n = columns(&x, 0, D);
         ref_norm(&n, block_norm, &t->layers[l].ffn_norm);
         y = l == 0 ? ref_mlp(&n, &t->layers[l].mlp)
                    : ref_moe(mla_model_config(t->m), &t->layers[l].moe, &n, NULL, out->margin, NULL);
+        if (t->layers[l].ffn_out_norm.weight.data) ref_norm(&y, block_norm, &t->layers[l].ffn_out_norm);
         add_mat(&x, &y);
     }
     ref_norm(&x, block_norm, &t->w.norm);
@@ -1553,11 +1566,12 @@ static void ref_forward(ref_model *out, const whole *t, const int *tokens, int T
     for (int i = 0; i < T; i++) out->unsure[i] = !(out->margin[i] > 1e-4); /* scores err by about 1e-6 */
 }
 
-static void model_case(const char *name, kind k, const mla_config *attn) {
+static void model_case(const char *name, kind k, const mla_config *attn, int sandwich) {
     enum { S = 3 };
     const int lengths[S] = {23, 1, 14}, D = attn->hidden_size;
     whole t;
     make_whole(&t, k, attn, (uint64_t)k + 99);
+    if (sandwich) norms_behind(&t, attn);
     test_rng r = {(uint64_t)k + 5};
     int tokens[S][32], all[64], total = 0;
     ref_model ref[S];
@@ -1645,11 +1659,12 @@ static void test_model(void) {
     for (kind k = K_F32; k < K_COUNT; k = (kind)(k + 1)) {
         mla_config c = attn_config(72, 56, 3, 40, 24, 8, 20);
         set_yarn(&c.rope, 4, 16);
-        model_case("small", k, &c);
+        model_case("small", k, &c, 0);
+        if (k == K_F32) model_case("norms behind", k, &c, 1);
     }
     mla_config c = attn_config(139, 0, 2, 130, 35, 6, 131);
     c.rope.layout = MLA_ROPE_HALF;
-    model_case("above 128", K_E4M3_F32, &c);
+    model_case("above 128", K_E4M3_F32, &c, 0);
     tell_worst();
 }
 

@@ -1275,7 +1275,7 @@ static void test_in_place(void) {
         how.classes[CHECKPOINT_EMBED] = CHECKPOINT_Q4, how.classes[CHECKPOINT_HEAD] = CHECKPOINT_KEEP;
         CHECK(checkpoint_quantize(plain, &how, &err) == MLA_OK && checkpoint_quantize(c, &how, &err) == MLA_OK, "%s",
               err.text);
-        c->int4 = c->memory, c->memory = NULL; /* as if it had been read so */
+        c->repacked = c->memory, c->repacked_bytes = SIZE_MAX / 2, c->memory = NULL; /* as if it had been read so */
         run_model(c, MLA_ISA_AUTO, 0, 1, tokens, got[0], embedded, 0, NULL);
         memset(&how, 0, sizeof how);
         how.form = CHECKPOINT_KEEP, how.repack = 1, how.threads = threads;

@@ -334,6 +334,20 @@ for pattern in 'layers *4: 1 dense, 3 with experts' 'experts *12 routed, 4 of th
                'parameters *447716, of which a token takes 283940' 'weights *0.90 MB' 'memory .* for 256 tokens'; do
     same "$(grep -c "$pattern" "$tmp/info")" 1 "--info: $pattern"
 done
+# a language model within one that sees: what is of others is left alone, and said
+mkdir "$tmp/nested" && ln -s "$PWD/$model/model.safetensors" "$tmp/nested/"
+{ echo '{"model_type":"kimi_vl","text_config":' && cat $model/config.json && echo '}'; } >"$tmp/nested/config.json"
+same "$($generate --model "$tmp/nested" --info | grep -c 'other ')" 0 '--info, nested alone'
+python3 - "$model/model.safetensors" "$tmp/nested/with" <<'END' 2>/dev/null && mv "$tmp/nested/with" "$tmp/nested/model.safetensors" &&
+import json, struct, sys
+raw = open(sys.argv[1], "rb").read()
+n = struct.unpack("<Q", raw[:8])[0]
+header, size = json.loads(raw[8 : 8 + n]), len(raw) - 8 - n
+header["vision_tower.x"] = {"dtype": "F32", "shape": [500], "data_offsets": [size, size + 2000]}
+text = json.dumps(header).encode()
+open(sys.argv[2], "wb").write(struct.pack("<Q", len(text)) + text + raw[8 + n :] + bytes(2000))
+END
+same "$($generate --model "$tmp/nested" --info | grep -c 'other *1 tensors of other parts, such as vision, are left alone: 2000 bytes')" 1 '--info, nested'
 glm=tests/fixtures/checkpoints/glm_moe_dsa
 $generate --model $glm --info >"$tmp/info"
 for pattern in '3 of 4 layers have an indexer of 16 heads of 32, which chooses 8 keys' '1408 bytes a token in f32 (384 bytes of it index keys in f32)'; do
@@ -418,6 +432,8 @@ same "$(printf 'hi\n' | $generate --model "$thoughtful" --chat --think -n 9 --qu
 { answer "$thoughtful" '192 245 104 105 246 247' && answer "$thoughtful" "192 245 104 105 246 248 193 245 $(bytes_of 'and?') 246 247"; } >"$tmp/want"
 printf 'hi\nand?\n' | $generate --model "$thoughtful" --chat --think -n 12 >"$tmp/got" 2>"$tmp/stderr"
 same "$? $(cmp "$tmp/got" "$tmp/want" && echo equal) $(grep -c '^prompt *15 tokens' "$tmp/stderr")" '0 equal 1' "--chat --think of two turns ($(grep ^prompt "$tmp/stderr"))"
+same "$(printf 'hi\n' | $generate --model "$thoughtful" --chat -n 1 --ctx 300 2>&1 >/dev/null | grep -c 'note: room for 300 tokens, the model was made for 256')" 1 \
+     '--chat --ctx: a note on more than the model was made for'
 same "$(printf '<\xef\xbd\x9cUser\xef\xbd\x9c>\n' | $generate --model "$modern" --chat -n 1 2>&1 >/dev/null | grep -c '^prompt *15 tokens')" 1 'typed special tokens are text'
 for n in 1 20; do # the first question, or the answer, fills the context
     printf 'hello there\nmore\n' | $generate --model "$modern" --chat --ctx $((n + 14)) >/dev/null 2>"$tmp/stderr"
