@@ -906,6 +906,15 @@ static inline void mla__moe_ref(double *y, int *expert, double *we, const mla_co
     MLA__UNROLL                                                                                                        \
     for (int i = 0; i < (n); i++)
 
+/* Initializes a struct with zeros. */
+#ifdef __cplusplus
+#define MLA__ZERO                                                                                                      \
+    {}
+#else
+#define MLA__ZERO                                                                                                      \
+    { 0 }
+#endif
+
 typedef ptrdiff_t mla__sz; /* strides and counts of elements: signed, as wide as an address */
 
 static int mla__max(int a, int b) { return a > b ? a : b; }
@@ -4765,44 +4774,52 @@ typedef struct mla__check {
     const mla_config *c;
     mla__sizes n;
     char at[48];       /* where the tensors being looked at are */
+    int indexers;      /* of the layers so far */
     unsigned dtypes;   /* of the linears, a bit each */
     mla_result result; /* of the first tensor at fault */
     mla_error *err;
 } mla__check;
+
+/* The first complaint is the result. */
+static void mla__complain(mla__check *k, const char *name, const char *part, const char *format, ...) MLA__PRINTF(4, 5);
+static void mla__complain(mla__check *k, const char *name, const char *part, const char *format, ...) {
+    char text[160];
+    va_list ap;
+    if (k->result != MLA_OK) return;
+    va_start(ap, format);
+    vsnprintf(text, sizeof text, format, ap);
+    va_end(ap);
+    k->result = mla__fail(k->err, MLA_ERR_WEIGHTS, "weights.%s%s%s: %s", k->at, name, part, text);
+}
+static void mla__check_at(mla__check *k, const char *format, int i, int e) {
+    if (k->result == MLA_OK) snprintf(k->at, sizeof k->at, format, i, e);
+}
 
 enum { MLA__REQUIRED = 1, MLA__ONE_ROW = 2 };
 
 static void mla__want(mla__check *k, const char *name, const char *part, const mla_tensor *t, int rows, int cols,
                       int how) {
     char shape[40];
-    const int vector = (how & MLA__ONE_ROW) != 0;
+    const int vector = (how & MLA__ONE_ROW) != 0, block = mla_dtype_block(t->dtype);
+    const char *dtype = mla_dtype_name(t->dtype);
     if (k->result != MLA_OK || (!t->data && !(how & MLA__REQUIRED))) return;
     if (vector) snprintf(shape, sizeof shape, "[%d]", cols);
     else snprintf(shape, sizeof shape, "[%d, %d]", rows, cols);
-    if (!t->data)
-        k->result =
-            mla__fail(k->err, MLA_ERR_WEIGHTS, "weights.%s%s%s: missing, expected %s", k->at, name, part, shape);
+    if (!t->data) mla__complain(k, name, part, "missing, expected %s", shape);
     else if ((unsigned)t->dtype >= (unsigned)(vector ? MLA_E4M3 : MLA_UE8M0))
-        k->result = mla__fail(k->err, MLA_ERR_WEIGHTS, "weights.%s%s%s: dtype %s (%d) cannot stand here", k->at, name,
-                              part, mla_dtype_name(t->dtype), (int)t->dtype);
+        mla__complain(k, name, part, "dtype %s (%d) cannot stand here", dtype, (int)t->dtype);
     else if (t->rows != rows || t->cols != cols)
-        k->result = mla__fail(k->err, MLA_ERR_WEIGHTS, "weights.%s%s%s: [%d, %d], expected %s", k->at, name, part,
-                              t->rows, t->cols, shape);
-    else if (t->cols % mla__formats[t->dtype].block)
-        k->result = mla__fail(k->err, MLA_ERR_WEIGHTS, "weights.%s%s%s: rows of %d, %s needs a multiple of %d", k->at,
-                              name, part, t->cols, mla_dtype_name(t->dtype), mla__formats[t->dtype].block);
+        mla__complain(k, name, part, "[%d, %d], expected %s", t->rows, t->cols, shape);
+    else if (t->cols % block)
+        mla__complain(k, name, part, "rows of %d, %s needs a multiple of %d", t->cols, dtype, block);
     else if ((unsigned)t->layout >= MLA_LAYOUT_COUNT || (t->layout && !mla__interleaves(t->dtype)))
-        k->result = mla__fail(k->err, MLA_ERR_WEIGHTS, "weights.%s%s%s: layout %d, which %s does not have", k->at, name,
-                              part, (int)t->layout, mla_dtype_name(t->dtype));
+        mla__complain(k, name, part, "layout %d, which %s does not have", (int)t->layout, dtype);
     else if (t->layout && t->rows % 16)
-        k->result = mla__fail(k->err, MLA_ERR_WEIGHTS, "weights.%s%s%s: %d rows, %sx16 needs a multiple of 16", k->at,
-                              name, part, t->rows, mla_dtype_name(t->dtype));
+        mla__complain(k, name, part, "%d rows, %sx16 needs a multiple of 16", t->rows, dtype);
     else if (mla__scaled(t) && t->scale_dtype != MLA_F32 && t->scale_dtype != MLA_BF16 && t->scale_dtype != MLA_UE8M0)
-        k->result = mla__fail(k->err, MLA_ERR_WEIGHTS, "weights.%s%s%s: scale of dtype %s, expected f32, bf16 or ue8m0",
-                              k->at, name, part, mla_dtype_name(t->scale_dtype));
+        mla__complain(k, name, part, "scale of dtype %s, expected f32, bf16 or ue8m0", mla_dtype_name(t->scale_dtype));
     else if (mla__scaled(t) && (t->scale_rows < 0 || t->scale_cols < 0))
-        k->result = mla__fail(k->err, MLA_ERR_WEIGHTS, "weights.%s%s%s: scales of blocks of %d x %d", k->at, name, part,
-                              t->scale_rows, t->scale_cols);
+        mla__complain(k, name, part, "scales of blocks of %d x %d", t->scale_rows, t->scale_cols);
 }
 static void mla__want_linear(mla__check *k, const mla__entry *e, const mla_linear *l, int out, int in) {
     mla__want(k, e->name, ".weight", &l->weight, out, in, MLA__REQUIRED);
@@ -4827,15 +4844,10 @@ static void mla__want_all(mla__check *k, int in, const void *weights) {
         memcpy(&rows, (const char *)&k->n + e->rows, sizeof rows);
         memcpy(&cols, (const char *)&k->n + e->cols, sizeof cols);
         if (e->need == MLA__NEEDED ? rows == 0 || cols == 0 : !t->data) continue;
-        if (mla__is_norm(e)) {
-            mla__want_norm(k, e, (const mla_norm_weights *)(const void *)t, cols);
-        } else if (e->is >= MLA__IS_LINEAR) {
-            mla__want_linear(k, e, (const mla_linear *)(const void *)t, rows, cols);
-        } else {
-            const int how = e->is == MLA__IS_VECTOR ? MLA__ONE_ROW : 0;
-            mla__want(k, e->name, "", t, rows, cols, how | MLA__REQUIRED);
-            if (e->is == MLA__IS_HEAD && k->result == MLA_OK) k->dtypes |= 1u << t->dtype;
-        }
+        if (mla__is_norm(e)) mla__want_norm(k, e, (const mla_norm_weights *)(const void *)t, cols);
+        else if (e->is == MLA__IS_LINEAR) mla__want_linear(k, e, (const mla_linear *)(const void *)t, rows, cols);
+        else mla__want(k, e->name, "", t, rows, cols, MLA__REQUIRED | (e->is == MLA__IS_VECTOR ? MLA__ONE_ROW : 0));
+        if (e->is == MLA__IS_HEAD && k->result == MLA_OK) k->dtypes |= 1u << t->dtype;
     }
 }
 static void mla__want_mlp(mla__check *k, const mla_mlp_weights *w, int inner) {
@@ -4847,35 +4859,30 @@ static void mla__want_size(mla__check *k, const char *field, int size, const cha
     if (k->result == MLA_OK && size == 0)
         k->result = mla__fail(k->err, MLA_ERR_CONFIG, "config.%s: 0, but weights.%s%s is there", field, k->at, what);
 }
-static void mla__check_at(mla__check *k, const char *format, int i, int e) {
-    if (k->result == MLA_OK) snprintf(k->at, sizeof k->at, format, i, e);
-}
 
 /* Keys and values come out of one matrix, or out of two. */
 static int mla__splits(const mla_attn_weights *a) { return !a->kv_b.weight.data && (a->k_b.data || a->v_b.data); }
 
-static void mla__check_attn(mla__check *k, const mla_attn_weights *a, int i, int *indexers) {
-    const int attn = mla__has(MLA__IN_ATTN, a), sparse = k->c->index_topk > 0;
+static void mla__check_attn(mla__check *k, const mla_attn_weights *a, int i) {
+    const mla_config *c = k->c;
+    const int attn = mla__has(MLA__IN_ATTN, a), splits = mla__splits(a);
+    const int H = c->num_attention_heads, N = c->qk_nope_head_dim, V = c->v_head_dim;
     if (attn) {
-        mla__want_size(k, "num_attention_heads", k->c->num_attention_heads, "attn");
-        const int H = k->c->num_attention_heads, N = k->c->qk_nope_head_dim, V = k->c->v_head_dim;
-        const int splits = mla__splits(a);
+        mla__want_size(k, "num_attention_heads", H, "attn");
         mla__check_at(k, "layers[%d].attn.", i, 0);
         k->n.kv_b = splits ? 0 : H * (N + V), k->n.k_b = splits ? H * k->n.R : 0, k->n.v_b = splits ? H * V : 0;
         mla__want_all(k, MLA__IN_ATTN, a);
     }
-    if (k->result != MLA_OK || !sparse) return;
+    mla__check_at(k, "layers[%d].attn.", i, 0);
+    if (c->index_topk == 0) return;
     if (mla__has(MLA__IN_INDEXER, &a->indexer)) {
-        if (!attn)
-            k->result = mla__fail(k->err, MLA_ERR_WEIGHTS,
-                                  "weights.layers[%d].attn.indexer: there, but the attention it belongs to is not", i);
+        if (!attn) mla__complain(k, "indexer", "", "there, but the attention it belongs to is not");
         mla__check_at(k, "layers[%d].attn.indexer.", i, 0);
         mla__want_all(k, MLA__IN_INDEXER, &a->indexer);
-        ++*indexers;
-    } else if (attn && (!*indexers || i >= k->c->num_hidden_layers)) {
-        k->result = mla__fail(k->err, MLA_ERR_WEIGHTS,
-                              "weights.layers[%d].attn.indexer: missing, and no layer before it %s (index_topk is %d)",
-                              i, *indexers ? "is run in the same call" : "has one", k->c->index_topk);
+        k->indexers++;
+    } else if (attn && (!k->indexers || i >= c->num_hidden_layers)) {
+        mla__complain(k, "indexer", "", "missing, and no layer before it %s (index_topk is %d)",
+                      k->indexers ? "is run in the same call" : "has one", c->index_topk);
     }
 }
 static void mla__check_moe(mla__check *k, const mla_moe_weights *w, int i) {
@@ -4890,25 +4897,23 @@ static void mla__check_moe(mla__check *k, const mla_moe_weights *w, int i) {
     mla__check_at(k, "layers[%d].moe.shared.", i, 0);
     mla__want_mlp(k, &w->shared, c->n_shared_experts * c->moe_intermediate_size);
 }
-static void mla__check_layer(mla__check *k, const mla_layer_weights *l, int i, int *indexers) {
+static void mla__check_layer(mla__check *k, const mla_layer_weights *l, int i) {
+    const mla_config *c = k->c;
     mla__check_at(k, "layers[%d].", i, 0);
     mla__want_all(k, MLA__IN_LAYER, l);
-    mla__check_attn(k, &l->attn, i, indexers);
+    mla__check_attn(k, &l->attn, i);
+    mla__check_at(k, "layers[%d]", i, 0);
+    if (mla__shortcut(l) && i >= c->num_hidden_layers - 1)
+        mla__complain(k, "", "", "both mlp and moe are there, but no layer follows to add the experts after");
     mla__check_at(k, "layers[%d].", i, 0);
-    if (k->result == MLA_OK && mla__shortcut(l) && i >= k->c->num_hidden_layers - 1)
-        k->result = mla__fail(
-            k->err, MLA_ERR_WEIGHTS,
-            "weights.layers[%d]: both mlp and moe are there, but no layer follows to add the experts after", i);
     if (mla__has(MLA__IN_MLP, &l->mlp)) {
-        mla__want_size(k, "intermediate_size", k->c->intermediate_size, "mlp");
+        mla__want_size(k, "intermediate_size", c->intermediate_size, "mlp");
         mla__check_at(k, "layers[%d].mlp.", i, 0);
-        mla__want_mlp(k, &l->mlp, k->c->intermediate_size);
+        mla__want_mlp(k, &l->mlp, c->intermediate_size);
         mla__check_at(k, "layers[%d].", i, 0);
     }
     if (l->moe.experts) mla__check_moe(k, &l->moe, i);
-    else if (l->moe.router.data && k->result == MLA_OK)
-        k->result =
-            mla__fail(k->err, MLA_ERR_WEIGHTS, "weights.layers[%d].moe.experts: NULL, but moe.router is there", i);
+    else if (l->moe.router.data) mla__complain(k, "moe.experts", "", "NULL, but moe.router is there");
 }
 
 static void mla__check_begin(mla__check *k, const mla_config *c, mla_error *err) {
@@ -4925,24 +4930,21 @@ static void mla__check_begin(mla__check *k, const mla_config *c, mla_error *err)
 
 /* dtypes: of the linears, a bit each. */
 static mla_result mla__check_weights(const mla_config *c, const mla_weights *w, unsigned *dtypes, mla_error *err) {
-    int indexers = 0;
     mla__check k;
     mla__check_begin(&k, c, err);
     if (w->embed.data) mla__want_size(&k, "vocab_size", c->vocab_size, "embed");
     mla__want_all(&k, MLA__IN_MODEL, w);
-    if (k.result != MLA_OK) return k.result;
-    if (!w->layers)
-        return mla__fail(err, MLA_ERR_WEIGHTS, "weights.layers: NULL, expected %d layers", mla__all_layers(c));
+    if (!w->layers) mla__complain(&k, "layers", "", "NULL, expected %d layers", mla__all_layers(c));
     if (!w->mtp && c->num_nextn_predict_layers)
-        return mla__fail(err, MLA_ERR_WEIGHTS, "weights.mtp: NULL, expected %d", c->num_nextn_predict_layers);
+        mla__complain(&k, "mtp", "", "NULL, expected %d", c->num_nextn_predict_layers);
     for (int i = 0; i < c->num_nextn_predict_layers && k.result == MLA_OK; i++) {
         mla__check_at(&k, "mtp[%d].", i, 0);
         if (w->mtp[i].embed.data) mla__want_size(&k, "vocab_size", c->vocab_size, "embed");
         mla__want_all(&k, MLA__IN_MTP, &w->mtp[i]);
     }
-    for (int i = 0; i < mla__all_layers(c) && k.result == MLA_OK; i++)
-        mla__check_layer(&k, &w->layers[i], i, &indexers);
-    *dtypes = k.dtypes | (w->embed.data ? 1u << w->embed.dtype : 0); /* the head, if there is no other */
+    for (int i = 0; i < mla__all_layers(c) && k.result == MLA_OK; i++) mla__check_layer(&k, &w->layers[i], i);
+    if (k.result == MLA_OK)
+        *dtypes = k.dtypes | (w->embed.data ? 1u << w->embed.dtype : 0); /* the head, if there is no other */
     return k.result;
 }
 
@@ -5094,28 +5096,23 @@ double mla_model_bytes(const mla_model *m, int n_tokens) {
 
 struct mla_pool {
     mla__object object;
-    int n_pages, n_layers, width, n_free;
-    int n_indexers, index_width; /* layers with an index key, and values in one */
+    int n_layers, width, n_indexers, index_width; /* width: values in a row; index: layers with an index key */
     mla_dtype dtype, index_dtype;
-    int *refs, *free_pages;
-    mla__sz page_bytes;
-    unsigned char *rows; /* [n_pages] of [n_layers, MLA_PAGE, width] and [n_indexers, MLA_PAGE, index_width] */
+    int *refs, *free_pages, n_free, tokens; /* tokens of a page */
+    mla__sz index_at, page_bytes;
+    unsigned char *rows; /* pages of [n_layers, tokens, width] and, at index_at, [n_indexers, tokens, index_width] */
 };
 
 struct mla_cache {
     mla__object object;
-    int n_layers, width, n_indexers, index_width; /* as those of a pool */
+    mla_pool *pool, own; /* own: that of a contiguous cache, one page for all of its tokens */
     int capacity, length;
-    int in_call; /* marks the sequences of a call, to find doubles */
-    mla_dtype dtype, index_dtype;
-    mla_pool *pool;
-    int *indexer;              /* [n_layers], as the model has it */
-    int *ahead, n_ahead;       /* [num_nextn_predict_layers]: positions for which each of these layers has its rows */
-    int *table, n_pages;       /* pages held: entry p has rows 64p and up; during a call they may reach beyond length */
-    int had_pages, *had;       /* undo record of the last reservation: pages held before, and from the page of position
-                                  `length` on, which */
-    unsigned char *rows;       /* contiguous: [n_layers, capacity, width] */
-    unsigned char *index_rows; /* [n_indexers, capacity, index_width] */
+    int in_call;         /* marks the sequences of a call, to find doubles */
+    int *indexer;        /* [n_layers], as the model has it */
+    int *ahead, n_ahead; /* [num_nextn_predict_layers]: positions for which each of these layers has its rows */
+    int *table, n_pages; /* pages held, by position; during a call they may reach beyond length */
+    int had_pages, *had; /* undo record of the last reservation: pages held before, and from the page of position
+                            `length` on, which */
 };
 
 static int mla__index_width(const mla_model *m) { return m->n_indexers ? m->c.index_head_dim : 0; }
@@ -5137,19 +5134,19 @@ static mla_result mla__cache_dtypes(const mla_model *m, mla_dtype dtype, mla_dty
     return mla__row_dtype(index_dtype, mla__index_width(m), what, "index_dtype", "index_head_dim", err);
 }
 
-/* Row at position: those after it in its page (or the whole cache) follow without gaps. */
+/* Row at position, of the i-th layer's in this part of the page: those after it in its page follow without gaps. */
+static unsigned char *mla__row_at(const mla_cache *k, int position, mla__sz part, int i, mla__sz bytes) {
+    const mla_pool *p = k->pool;
+    const mla__sz at = (mla__sz)i * p->tokens + position % p->tokens;
+    return p->rows + k->table[position / p->tokens] * p->page_bytes + part + at * bytes;
+}
 static unsigned char *mla__row(const mla_cache *k, int layer, int position) {
-    const mla__sz bytes = mla__bytes(k->dtype, k->width);
-    if (!k->pool) return k->rows + ((mla__sz)layer * k->capacity + position) * bytes;
-    return k->pool->rows + k->table[position / MLA_PAGE] * k->pool->page_bytes +
-           ((mla__sz)layer * MLA_PAGE + position % MLA_PAGE) * bytes;
+    return mla__row_at(k, position, 0, layer, mla__bytes(k->pool->dtype, k->pool->width));
 }
 /* The same for the index keys of a layer that has them. */
 static unsigned char *mla__index_row(const mla_cache *k, int layer, int position) {
-    const mla__sz bytes = mla__bytes(k->index_dtype, k->index_width), at = k->indexer[layer];
-    if (!k->pool) return k->index_rows + (at * k->capacity + position) * bytes;
-    return k->pool->rows + k->table[position / MLA_PAGE] * k->pool->page_bytes +
-           k->n_layers * MLA_PAGE * mla__bytes(k->dtype, k->width) + (at * MLA_PAGE + position % MLA_PAGE) * bytes;
+    const mla__sz bytes = mla__bytes(k->pool->index_dtype, k->pool->index_width);
+    return mla__row_at(k, position, k->pool->index_at, k->indexer[layer], bytes);
 }
 
 static mla_result mla__pool_check(const mla_model *m, const void *desc, mla_error *err) {
@@ -5158,24 +5155,30 @@ static mla_result mla__pool_check(const mla_model *m, const void *desc, mla_erro
     if (d->n_pages < 1) return mla__fail(err, MLA_ERR_ARGUMENT, "pool.n_pages: %d, must be at least 1", d->n_pages);
     return mla__cache_dtypes(m, d->dtype, d->index_dtype, "pool", err);
 }
+/* A pool of n pages of so many tokens, in memory where there is some. */
+static mla_pool mla__pool_of(mla__arena *a, const mla_model *m, int n, int tokens, mla_dtype t, mla_dtype index_t) {
+    mla_pool p = MLA__ZERO;
+    p.n_layers = mla__all_layers(&m->c), p.width = m->c.kv_lora_rank + m->c.qk_rope_head_dim;
+    p.n_indexers = m->n_indexers, p.index_width = mla__index_width(m);
+    p.dtype = t, p.index_dtype = index_t, p.tokens = tokens, p.n_free = n;
+    const double rows = (double)p.n_layers * tokens * (double)mla__bytes(t, p.width);
+    const double index_at = ceil(rows / MLA__ALIGN) * MLA__ALIGN;
+    const double page_bytes = index_at + (double)p.n_indexers * tokens * (double)mla__bytes(index_t, p.index_width);
+    p.refs = MLA__TAKE(a, int, n);
+    p.free_pages = MLA__TAKE(a, int, n);
+    p.rows = MLA__TAKE(a, unsigned char, n *page_bytes);
+    if (!a->base) return p;
+    p.index_at = (mla__sz)index_at, p.page_bytes = (mla__sz)page_bytes;
+    for (int i = 0; i < n; i++) p.refs[i] = 0, p.free_pages[i] = n - 1 - i;
+    return p;
+}
 static void *mla__pool_layout(const mla_model *m, const void *desc, void *memory, size_t *bytes) {
     const mla_pool_desc *d = (const mla_pool_desc *)desc;
     mla__arena a;
-    mla_pool *at = (mla_pool *)mla__begin(&a, memory, sizeof *at), p;
-    memset(&p, 0, sizeof p);
-    p.n_pages = p.n_free = d->n_pages, p.n_layers = mla__all_layers(&m->c), p.n_indexers = m->n_indexers;
-    p.width = m->c.kv_lora_rank + m->c.qk_rope_head_dim, p.index_width = mla__index_width(m);
-    p.dtype = d->dtype, p.index_dtype = d->index_dtype;
-    const double page_bytes = MLA_PAGE * (p.n_layers * (double)mla__bytes(p.dtype, p.width) +
-                                          p.n_indexers * (double)mla__bytes(p.index_dtype, p.index_width));
-    p.page_bytes = (mla__sz)page_bytes;
-    p.refs = MLA__TAKE(&a, int, p.n_pages);
-    p.free_pages = MLA__TAKE(&a, int, p.n_pages);
-    p.rows = MLA__TAKE(&a, unsigned char, p.n_pages *page_bytes);
+    mla_pool *at = (mla_pool *)mla__begin(&a, memory, sizeof *at);
+    const mla_pool p = mla__pool_of(&a, m, d->n_pages, MLA_PAGE, d->dtype, d->index_dtype);
     *bytes = mla__total(&a);
-    if (!at) return NULL;
-    for (int i = 0; i < p.n_pages; i++) p.refs[i] = 0, p.free_pages[i] = p.n_pages - 1 - i;
-    *at = p;
+    if (at) *at = p;
     return at;
 }
 
@@ -5196,7 +5199,7 @@ static void mla__page_drop(mla_pool *p, int page) {
     if (--p->refs[page] == 0) p->free_pages[p->n_free++] = page;
 }
 
-static int mla__pages(int64_t tokens) { return (int)((tokens + MLA_PAGE - 1) / MLA_PAGE); }
+static int mla__pages(const mla_pool *p, int64_t tokens) { return (int)((tokens + p->tokens - 1) / p->tokens); }
 
 /* Make rows up to length + n writable: pages taken from the pool, a shared last page copied. FULL leaves all as it
    was. */
@@ -5206,8 +5209,7 @@ static mla_result mla__reserve(mla_cache *k, int n, const char *who, mla_error *
         return mla__fail(err, MLA_ERR_FULL, "%s: cache holds %d of %d tokens, %d more do not fit", who, k->length,
                          k->capacity, n);
     k->had_pages = k->n_pages;
-    if (!p) return MLA_OK;
-    const int first = k->length / MLA_PAGE, pages = mla__pages((int64_t)k->length + n);
+    const int first = k->length / p->tokens, pages = mla__pages(p, (int64_t)k->length + n);
     int copies = 0, fresh = pages > k->n_pages ? pages - k->n_pages : 0;
     for (int i = first; i < k->n_pages; i++)
         copies += p->refs[k->table[i]] > 1; /* one at most, unless rows are written again */
@@ -5232,12 +5234,12 @@ static mla_result mla__reserve(mla_cache *k, int n, const char *who, mla_error *
 }
 /* Hold `pages` pages and no more. */
 static void mla__trim(mla_cache *k, int pages) {
-    while (k->pool && k->n_pages > pages) mla__page_drop(k->pool, k->table[--k->n_pages]);
+    while (k->n_pages > pages) mla__page_drop(k->pool, k->table[--k->n_pages]);
 }
 /* Take the last reservation back. */
 static void mla__unreserve(mla_cache *k) {
     mla__trim(k, k->had_pages);
-    for (int i = k->length / MLA_PAGE; k->pool && i < k->had_pages; i++) {
+    for (int i = k->length / k->pool->tokens; i < k->had_pages; i++) {
         if (k->table[i] == k->had[i]) continue;
         mla__page_drop(k->pool, k->table[i]);
         k->pool->refs[k->table[i] = k->had[i]]++;
@@ -5264,25 +5266,21 @@ static mla_result mla__cache_check(const mla_model *m, const void *desc, mla_err
 }
 static void *mla__cache_layout(const mla_model *m, const void *desc, void *memory, size_t *bytes) {
     const mla_cache_desc *d = (const mla_cache_desc *)desc;
-    const double tokens = d->pool ? 0 : d->capacity, pages = d->pool ? (double)d->capacity / MLA_PAGE + 1 : 0;
+    const int n_layers = mla__all_layers(&m->c), pages = d->pool ? d->capacity / MLA_PAGE + 1 : 1;
     mla__arena a;
-    mla_cache *at = (mla_cache *)mla__begin(&a, memory, sizeof *at), k;
-    memset(&k, 0, sizeof k);
-    k.pool = d->pool, k.capacity = d->capacity, k.n_layers = mla__all_layers(&m->c), k.n_indexers = m->n_indexers;
-    k.n_ahead = m->c.num_nextn_predict_layers;
-    k.width = m->c.kv_lora_rank + m->c.qk_rope_head_dim, k.index_width = mla__index_width(m);
-    k.dtype = d->pool ? d->pool->dtype : d->dtype, k.index_dtype = d->pool ? d->pool->index_dtype : d->index_dtype;
+    mla_cache *at = (mla_cache *)mla__begin(&a, memory, sizeof *at), k = MLA__ZERO;
+    k.capacity = d->capacity, k.n_ahead = m->c.num_nextn_predict_layers;
     k.table = MLA__TAKE(&a, int, pages);
     k.had = MLA__TAKE(&a, int, pages);
-    k.indexer = MLA__TAKE(&a, int, k.n_layers);
+    k.indexer = MLA__TAKE(&a, int, n_layers);
     k.ahead = MLA__TAKE(&a, int, k.n_ahead);
-    k.rows = MLA__TAKE(&a, unsigned char, tokens *k.n_layers *(double)mla__bytes(k.dtype, k.width));
-    k.index_rows = MLA__TAKE(&a, unsigned char, tokens *k.n_indexers *(double)mla__bytes(k.index_dtype, k.index_width));
+    if (!d->pool) k.own = mla__pool_of(&a, m, 1, d->capacity, d->dtype, d->index_dtype);
     *bytes = mla__total(&a);
     if (!at) return NULL;
     for (int i = 0; i < k.n_ahead; i++) k.ahead[i] = 0;
-    memcpy(k.indexer, m->indexer, (size_t)k.n_layers * sizeof *k.indexer);
+    memcpy(k.indexer, m->indexer, (size_t)n_layers * sizeof *k.indexer);
     *at = k;
+    at->pool = d->pool ? d->pool : &at->own;
     return at;
 }
 
@@ -5310,52 +5308,54 @@ mla_result mla_cache_truncate(mla_cache *k, int length, mla_error *err) {
         return mla__fail(err, MLA_ERR_ARGUMENT, "mla_cache_truncate: length %d, the cache holds %d", length, k->length);
     k->length = length;
     for (int i = 0; i < k->n_ahead; i++) k->ahead[i] = k->ahead[i] < length ? k->ahead[i] : length;
-    mla__trim(k, mla__pages(length));
+    mla__trim(k, mla__pages(k->pool, length));
     return MLA_OK;
 }
 void mla_cache_reset(mla_cache *k) { mla_cache_truncate(k, 0, NULL); }
 
 /* The first layer for which k and `indexer` disagree about whether it has index keys; -1: none. */
 static int mla__other_indexer(const mla_cache *k, const int *indexer) {
-    for (int i = 0; i < k->n_layers; i++)
+    for (int i = 0; i < k->pool->n_layers; i++)
         if ((k->indexer[i] >= 0) != (indexer[i] >= 0)) return i;
     return -1;
 }
 
 static mla_result mla__fork_check(const mla_cache *dst, const mla_cache *src, mla_error *err) {
     if (!dst || !src) return mla__fail(err, MLA_ERR_ARGUMENT, "mla_cache_fork: %s is NULL", dst ? "src" : "dst");
-    if (dst->n_layers != src->n_layers || dst->n_ahead != src->n_ahead || dst->width != src->width ||
-        dst->dtype != src->dtype)
+    const mla_pool *to = dst->pool, *from = src->pool;
+    if (to->n_layers != from->n_layers || dst->n_ahead != src->n_ahead || to->width != from->width ||
+        to->dtype != from->dtype)
         return mla__fail(
             err, MLA_ERR_ARGUMENT,
             "mla_cache_fork: %d layers (%d to predict ahead) of width %d in %s cannot become %d (%d) of %d in %s",
-            src->n_layers, src->n_ahead, src->width, mla_dtype_name(src->dtype), dst->n_layers, dst->n_ahead,
-            dst->width, mla_dtype_name(dst->dtype));
+            from->n_layers, src->n_ahead, from->width, mla_dtype_name(from->dtype), to->n_layers, dst->n_ahead,
+            to->width, mla_dtype_name(to->dtype));
     const int other = mla__other_indexer(dst, src->indexer);
     if (other >= 0)
         return mla__fail(err, MLA_ERR_ARGUMENT, "mla_cache_fork: layer %d has index keys in %s only", other,
                          src->indexer[other] >= 0 ? "src" : "dst");
-    if (dst->index_width != src->index_width || (src->n_indexers && dst->index_dtype != src->index_dtype))
+    if (to->index_width != from->index_width || (from->n_indexers && to->index_dtype != from->index_dtype))
         return mla__fail(
             err, MLA_ERR_ARGUMENT,
             "mla_cache_fork: index keys of %d layers, %d values in %s, cannot become those of %d, %d in %s",
-            src->n_indexers, src->index_width, mla_dtype_name(src->index_dtype), dst->n_indexers, dst->index_width,
-            mla_dtype_name(dst->index_dtype));
+            from->n_indexers, from->index_width, mla_dtype_name(from->index_dtype), to->n_indexers, to->index_width,
+            mla_dtype_name(to->index_dtype));
     if (dst->capacity < src->length)
         return mla__fail(err, MLA_ERR_FULL, "mla_cache_fork: %d tokens, the capacity of dst is %d", src->length,
                          dst->capacity);
-    if (!dst->pool || dst->pool == src->pool) return MLA_OK;
-    int pages = dst->pool->n_free; /* what dst can have: the free ones and those it alone holds */
-    for (int i = 0; i < dst->n_pages; i++) pages += dst->pool->refs[dst->table[i]] == 1;
-    if (mla__pages(src->length) > pages)
+    if (to == from) return MLA_OK;
+    int pages = to->n_free; /* what dst can have: the free ones and those it alone holds */
+    for (int i = 0; i < dst->n_pages; i++) pages += to->refs[dst->table[i]] == 1;
+    if (mla__pages(to, src->length) > pages)
         return mla__fail(err, MLA_ERR_FULL, "mla_cache_fork: %d tokens, the pool has %d pages for dst", src->length,
                          pages);
     return MLA_OK;
 }
 static void mla__copy_rows(mla_cache *dst, const mla_cache *src) {
-    const size_t bytes = (size_t)mla__bytes(src->dtype, src->width),
-                 index_bytes = (size_t)mla__bytes(src->index_dtype, src->index_width);
-    for (int l = 0; l < src->n_layers; l++)
+    const mla_pool *p = src->pool;
+    const size_t bytes = (size_t)mla__bytes(p->dtype, p->width),
+                 index_bytes = (size_t)mla__bytes(p->index_dtype, p->index_width);
+    for (int l = 0; l < p->n_layers; l++)
         for (int u = 0; u < src->length; u++) {
             memcpy(mla__row(dst, l, u), mla__row(src, l, u), bytes);
             if (src->indexer[l] >= 0) memcpy(mla__index_row(dst, l, u), mla__index_row(src, l, u), index_bytes);
@@ -5366,8 +5366,8 @@ mla_result mla_cache_fork(mla_cache *dst, const mla_cache *src, mla_error *err) 
     if (dst && dst == src) return MLA_OK;
     MLA__TRY(mla__fork_check(dst, src, err));
     mla_cache_reset(dst);
-    if (dst->pool && dst->pool == src->pool) {
-        dst->n_pages = mla__pages(src->length);
+    if (dst->pool == src->pool) {
+        dst->n_pages = mla__pages(dst->pool, src->length);
         for (int i = 0; i < dst->n_pages; i++) dst->pool->refs[dst->table[i] = src->table[i]]++;
     } else {
         MLA__TRY(mla__reserve(dst, src->length, "mla_cache_fork", err));
@@ -5381,13 +5381,14 @@ mla_result mla_cache_fork(mla_cache *dst, const mla_cache *src, mla_error *err) 
 mla_result mla_cache_append(mla_cache *k, int n, const float *rows, mla_error *err) {
     const char *bad = !k ? "cache is NULL" : !rows ? "rows is NULL" : n < 0 ? "n is negative" : NULL;
     if (bad) return mla__fail(err, MLA_ERR_ARGUMENT, "mla_cache_append: %s", bad);
+    const mla_pool *p = k->pool;
     MLA__TRY(mla__reserve(k, n, "mla_cache_append", err));
-    for (int l = 0; l < k->n_layers; l++)
-        for (int u = 0; u < n; u++, rows += k->width) {
-            mla__narrow(k->dtype, mla__row(k, l, k->length + u), rows, k->width);
+    for (int l = 0; l < p->n_layers; l++)
+        for (int u = k->length; u < k->length + n; u++, rows += p->width) {
+            mla__narrow(p->dtype, mla__row(k, l, u), rows, p->width);
             if (k->indexer[l] < 0) continue;
-            mla__narrow(k->index_dtype, mla__index_row(k, l, k->length + u), rows + k->width, k->index_width);
-            rows += k->index_width;
+            mla__narrow(p->index_dtype, mla__index_row(k, l, u), rows + p->width, p->index_width);
+            rows += p->index_width;
         }
     for (int i = 0; i < k->n_ahead; i++) k->ahead[i] += k->ahead[i] == k->length ? n : 0;
     k->length += n;
@@ -5396,18 +5397,19 @@ mla_result mla_cache_append(mla_cache *k, int n, const float *rows, mla_error *e
 
 mla_result mla_cache_read(const mla_cache *k, int layer, int position, float *row, mla_error *err) {
     if (!k || !row) return mla__fail(err, MLA_ERR_ARGUMENT, "mla_cache_read: %s is NULL", k ? "row" : "cache");
-    if (layer < 0 || layer >= k->n_layers)
-        return mla__fail(err, MLA_ERR_ARGUMENT, "mla_cache_read: layer %d of %d", layer, k->n_layers);
+    const mla_pool *p = k->pool;
+    if (layer < 0 || layer >= p->n_layers)
+        return mla__fail(err, MLA_ERR_ARGUMENT, "mla_cache_read: layer %d of %d", layer, p->n_layers);
     if (position < 0 || position >= k->length)
         return mla__fail(err, MLA_ERR_ARGUMENT, "mla_cache_read: position %d of %d", position, k->length);
-    const int depth = layer - (k->n_layers - k->n_ahead);
+    const int depth = layer - (p->n_layers - k->n_ahead);
     if (depth >= 0 && position >= k->ahead[depth])
         return mla__fail(err, MLA_ERR_ARGUMENT,
                          "mla_cache_read: position %d of layer %d, which mla_mtp_forward has run for %d", position,
                          layer, k->ahead[depth]);
-    for (int i = 0; i < k->width; i++) row[i] = mla__get(k->dtype, mla__row(k, layer, position), i);
-    for (int i = 0; k->indexer[layer] >= 0 && i < k->index_width; i++)
-        row[k->width + i] = mla__get(k->index_dtype, mla__index_row(k, layer, position), i);
+    for (int i = 0; i < p->width; i++) row[i] = mla__get(p->dtype, mla__row(k, layer, position), i);
+    for (int i = 0; k->indexer[layer] >= 0 && i < p->index_width; i++)
+        row[p->width + i] = mla__get(p->index_dtype, mla__index_row(k, layer, position), i);
     return MLA_OK;
 }
 
@@ -5422,30 +5424,18 @@ typedef struct mla__load {
     int64_t weight;
 } mla__load;
 
-typedef struct mla__share {
-    int64_t lo, hi, at;
+typedef struct mla__share { /* of a load: the units [from, to) */
+    int load, from, to, worker;
 } mla__share;
 
-static mla__share mla__share_of(const mla__load *loads, int n, int worker, int workers) {
-    mla__share s;
-    int64_t total = 0;
-    for (int i = 0; i < n; i++) total += loads[i].units * loads[i].weight;
-    s.lo = total * worker / workers, s.hi = total * (worker + 1) / workers, s.at = 0;
-    return s;
-}
-/* Units [b0, b1) of the next load belong to this worker; loads are gone through in order. */
-static int mla__share_next(mla__share *s, const mla__load *l, int *b0, int *b1) {
-    const int64_t w = l->weight, end = l->units * w;
-    int64_t lo = s->lo - s->at, hi = s->hi - s->at;
-    lo = lo < 0 ? 0 : lo > end ? end : lo, hi = hi < 0 ? 0 : hi > end ? end : hi;
-    *b0 = (int)((lo + w - 1) / w), *b1 = (int)((hi + w - 1) / w);
-    s->at += end;
-    return *b0 < *b1;
-}
-/* Of n units of one weight, [*i0, *i1) belong to this worker. */
-static void mla__share_even(int n, int worker, int workers, int *i0, int *i1) {
-    *i0 = (int)((int64_t)n * worker / workers), *i1 = (int)((int64_t)n * (worker + 1) / workers);
-}
+typedef void (*mla__work)(mla_context *c, void *arg, const mla__share *my);
+
+typedef struct mla__call {
+    mla_context *c;
+    mla__work work;
+    void *arg;
+    int n_loads;
+} mla__call;
 
 /* y = x W^T for some tokens; jobs that run side by side form one parallel region. */
 typedef struct mla__job {
@@ -5477,11 +5467,11 @@ struct mla_context {
     mla_attn_path path;
     mla_run run;
     void *run_user;
+    mla__load *loads;     /* of the parallel region under way */
     mla__worker *workers; /* [threads] */
     /* linear layers */
-    int max_jobs;
-    mla__job *jobs;
-    mla__load *loads;
+    mla__job *jobs; /* of the parallel region to come */
+    int n_jobs;
     unsigned char *act; /* rounded activations of the jobs under way */
     /* the others; for each worker [threads] */
     struct mla__call_scratch *call;
@@ -5493,19 +5483,22 @@ struct mla_context {
     struct mla__attn_worker *attn_workers;
     struct mla__moe_scratch *moe;
     struct mla__block_scratch *block;
-    struct mla__mtp_scratch *mtp;
 };
 
-typedef void (*mla__work)(mla_context *c, void *arg, int worker);
-typedef struct mla__call {
-    mla_context *c;
-    mla__work work;
-    void *arg;
-} mla__call;
-
-static void mla__task(void *arg, int i) {
-    mla__call *call = (mla__call *)arg;
-    call->work(call->c, call->arg, i);
+/* A worker's shares of all loads, in their order. */
+static void mla__task(void *arg, int worker) {
+    const mla__call *call = (const mla__call *)arg;
+    mla_context *c = call->c;
+    int64_t total = 0;
+    for (int i = 0; i < call->n_loads; i++) total += c->loads[i].units * c->loads[i].weight;
+    int64_t lo = total * worker / c->threads, hi = total * (worker + 1) / c->threads; /* from this load on */
+    for (int i = 0; i < call->n_loads; i++) {
+        const int64_t w = c->loads[i].weight, end = c->loads[i].units * w;
+        const int64_t from = lo < 0 ? 0 : lo > end ? end : lo, to = hi < 0 ? 0 : hi > end ? end : hi;
+        const mla__share my = {i, (int)((from + w - 1) / w), (int)((to + w - 1) / w), worker};
+        if (my.from < my.to) call->work(c, call->arg, &my);
+        lo -= end, hi -= end;
+    }
 }
 static void mla__run_default(void *user, int n, void (*task)(void *arg, int i), void *arg) {
     (void)user;
@@ -5514,13 +5507,18 @@ static void mla__run_default(void *user, int n, void (*task)(void *arg, int i), 
 #endif
     for (int i = 0; i < n; i++) task(arg, i);
 }
-/* cost: about how many multiply-adds there are in all; for few of them, waking threads takes longer than the work. */
-static void mla__parallel(mla_context *c, mla__work work, void *arg, double cost) {
-    mla__call call;
-    call.c = c, call.work = work, call.arg = arg;
+/* The first n of c->loads. cost: about how many multiply-adds there are in all; for few of them, waking threads takes
+   longer than the work. */
+static void mla__parallel(mla_context *c, mla__work work, void *arg, int n, double cost) {
+    mla__call call = {c, work, arg, n};
     if (c->threads > 1 && cost > MLA__ALONE) c->run(c->run_user, c->threads, mla__task, &call);
     else
-        for (int i = 0; i < c->threads; i++) work(c, arg, i);
+        for (int i = 0; i < c->threads; i++) mla__task(&call, i);
+}
+/* One load of n units. */
+static void mla__parallel_even(mla_context *c, mla__work work, void *arg, int n, double cost) {
+    c->loads[0].units = n, c->loads[0].weight = 1;
+    mla__parallel(c, work, arg, 1, cost);
 }
 
 /* ---- >>linear ---------------------------------------------------------------------------------------------------- */
@@ -5535,27 +5533,15 @@ static void mla__rows(mla_context *c, float *y, mla__sz ldy, const mla__in *in, 
                             : !mla__blocked(d) ? c->k.bgemm
                             : few              ? c->k.idot[d][w->weight.layout]
                                                : c->k.igemm[d];
-    mla__product p;
-    p.y = y, p.ldy = ldy, p.in = *in, p.w = &w->weight, p.row0 = row0, p.n0 = n0, p.n1 = n1, p.panel = panel;
-    p.fetch = c->k.fetch, p.widen = c->k.widen[d];
+    const mla__product p = {y, ldy, *in, &w->weight, row0, n0, n1, panel, c->k.fetch, c->k.widen[d]};
     run(&p);
     for (int t = 0; b->data && t < in->T; t++)
         for (int n = n0; n < n1; n++) y[t * ldy + n - n0] += mla__get(b->dtype, b->data, row0 + n);
 }
 
 static mla__in mla__in_of(const float *x, mla__sz ldx, int T) {
-    mla__in in;
-    memset(&in, 0, sizeof in);
-    in.x = x, in.ldx = ldx, in.T = T;
+    const mla__in in = {x, NULL, ldx, 0, NULL, T};
     return in;
-}
-/* y [T, cols] = x [T, n] . W[row0 .. row0+n, :] */
-static void mla__mix(mla_context *c, float *y, mla__sz ldy, const float *x, mla__sz ldx, int T, const mla_tensor *w,
-                     int row0, int n, float *panel) {
-    mla__product p;
-    p.y = y, p.ldy = ldy, p.in = mla__in_of(x, ldx, T), p.w = w, p.row0 = row0, p.n0 = 0, p.n1 = n, p.panel = panel;
-    p.fetch = 0, p.widen = c->k.widen[w->dtype];
-    c->k.mix[w->dtype](&p);
 }
 /* Tokens t0 .. t0+T of it. */
 static mla__in mla__in_part(const mla__in *in, int t0, int T) {
@@ -5568,39 +5554,56 @@ static mla__in mla__in_part(const mla__in *in, int t0, int T) {
     p.T = T;
     return p;
 }
+/* y [T, cols] = x [T, n] . W[row0 .. row0+n, :] */
+static void mla__mix(mla_context *c, float *y, mla__sz ldy, const mla__in *in, const mla_tensor *w, int row0, int n,
+                     float *panel) {
+    const mla__product p = {y, ldy, *in, w, row0, 0, n, panel, 0, c->k.widen[w->dtype]};
+    c->k.mix[w->dtype](&p);
+}
+static mla_linear mla__linear_of(const mla_tensor *w) {
+    mla_linear l = MLA__ZERO;
+    l.weight = *w;
+    return l;
+}
 
-/* Rows of weights whose results are kept aside at a time: as many as the scratch holds if weights just stream by. */
-static int mla__group_rows(int T) { return T <= MLA__FEW ? MLA__MC * MLA__GROUP / T : MLA__GROUP; }
+/* Puts y [T, rows of w] = x W^T on the list of jobs. */
+static mla__job *mla__job_add(mla_context *c, float *y, mla__sz ldy, const float *x, mla__sz ldx, int T,
+                              const mla_linear *w) {
+    const mla__job j = {mla__in_of(x, ldx, T), y, ldy, 0, w->weight.rows, w, NULL, NULL, NULL, 0, T};
+    c->jobs[c->n_jobs] = j;
+    return &c->jobs[c->n_jobs++];
+}
 
-typedef struct mla__jobs {
-    mla__job *job;
-    int n;
-} mla__jobs;
-
-static void mla__jobs_work(mla_context *c, void *arg, int worker) {
-    const mla__jobs *list = (const mla__jobs *)arg;
-    const mla__worker *w = &c->workers[worker];
-    mla__share s = mla__share_of(c->loads, list->n, worker, c->threads);
-    for (int i = 0, b0, b1; i < list->n; i++) {
-        const mla__job *j = &list->job[i];
-        if (!mla__share_next(&s, &c->loads[i], &b0, &b1)) continue;
-        const int n0 = b0 * MLA__STRIP, n1 = mla__min(b1 * MLA__STRIP, j->rows);
-        if (!j->up) {
-            mla__rows(c, j->y + n0, j->ldy, &j->in, j->w, j->row0, n0, n1, w->panel);
-            continue;
-        }
-        const int group = mla__group_rows(j->in.T);
-        for (int t0 = 0; t0 < j->in.T; t0 += MLA__MC)
-            for (int n = n0; n < n1; n += group) {
-                const mla__in in = mla__in_part(&j->in, t0, mla__min(MLA__MC, j->in.T - t0));
-                const int end = mla__min(n + group, n1);
-                float *y = j->y + t0 * j->ldy + n;
-                mla__rows(c, y, j->ldy, &in, j->w, j->row0, n, end, w->panel);
-                mla__rows(c, w->group, group, &in, j->up, j->row0, n, end, w->panel);
-                for (int t = 0; t < in.T; t++)
-                    c->k.swiglu(y + t * j->ldy, y + t * j->ldy, w->group + t * group, end - n);
-            }
+/* Rows [n0, n1) of W of a job. */
+static void mla__job_rows(mla_context *c, const mla__job *j, int n0, int n1, const mla__worker *my) {
+    if (!j->up && !j->scatter) {
+        mla__rows(c, j->y + n0, j->ldy, &j->in, j->w, j->row0, n0, n1, my->panel);
+        return;
     }
+    /* results are kept aside of so many rows at a time: as many as the scratch holds if weights just stream by */
+    const int group = j->in.T <= MLA__FEW ? MLA__MC * MLA__GROUP / j->in.T : MLA__GROUP;
+    for (int t0 = 0; t0 < j->in.T; t0 += MLA__MC)
+        for (int n = n0; n < n1; n += group) {
+            const mla__in in = mla__in_part(&j->in, t0, mla__min(MLA__MC, j->in.T - t0));
+            const int end = mla__min(n + group, n1);
+            float *y = j->y + t0 * j->ldy + n;
+            if (j->up) mla__rows(c, y, j->ldy, &in, j->w, j->row0, n, end, my->panel);
+            mla__rows(c, my->group, group, &in, j->up ? j->up : j->w, j->row0, n, end, my->panel);
+            for (int t = 0; t < in.T; t++) {
+                const float *aside = my->group + t * group;
+                if (j->up) {
+                    c->k.swiglu(y + t * j->ldy, y + t * j->ldy, aside, end - n);
+                    continue;
+                }
+                float *to = j->y + j->scatter[t0 + t] * j->ldy;
+                for (int i = n; i < end; i++) to[i] += j->weight[t0 + t] * aside[i - n];
+            }
+        }
+}
+static void mla__jobs_work(mla_context *c, void *none, const mla__share *my) {
+    const mla__job *j = &c->jobs[my->load];
+    (void)none;
+    mla__job_rows(c, j, my->from * MLA__STRIP, mla__min(my->to * MLA__STRIP, j->rows), &c->workers[my->worker]);
 }
 
 /* What a tensor wants its activations rounded to. */
@@ -5615,37 +5618,33 @@ static mla_activations mla__rounds_to(const mla_context *c, const mla__job *j) {
     const mla_activations to = j->exact ? MLA_ACT_F32 : mla__wants(c, &j->w->weight, j->in.T);
     return j->up && mla__wants(c, &j->up->weight, j->in.T) != to ? MLA_ACT_F32 : to;
 }
-static void mla__activations_work(mla_context *c, void *arg, int worker) {
-    const mla__jobs *list = (const mla__jobs *)arg;
-    mla__share s = mla__share_of(c->loads, list->n, worker, c->threads);
-    for (int i = 0, b0, b1; i < list->n; i++) {
-        const mla__in *in = &list->job[i].in;
-        if (!mla__share_next(&s, &c->loads[i], &b0, &b1)) continue;
-        const int cols = list->job[i].w->weight.cols;
-        const mla_activations to = mla__rounds_to(c, &list->job[i]);
-        unsigned char *q = c->act + (in->q - c->act);
-        if (to == MLA_ACT_INT8)
-            for (int t = b0; t < b1; t++)
-                c->k.quantize((mla__act *)(void *)(q + t * in->ldq), in->x + t * in->ldx, cols);
-        else if (to == MLA_ACT_E4M3)
-            for (int t = b0; t < b1; t++)
-                mla__round_e4m3((float *)(void *)(q + t * in->ldq), in->x + t * in->ldx, cols);
-        else
-            for (int t = b0 * 16; t < mla__min(b1 * 16, in->T); t += 16)
-                c->k.pack((uint16_t *)(void *)(q + t * in->ldq), in->x + (in->idx ? 0 : t * in->ldx), in->ldx,
-                          in->idx ? in->idx + t : NULL, mla__min(16, in->T - t), cols);
-    }
+static void mla__activations_work(mla_context *c, void *none, const mla__share *my) {
+    const mla__job *j = &c->jobs[my->load];
+    const mla__in *in = &j->in;
+    const int cols = j->w->weight.cols;
+    const mla_activations to = mla__rounds_to(c, j);
+    unsigned char *q = c->act + (in->q - c->act);
+    (void)none;
+    if (to == MLA_ACT_INT8)
+        for (int t = my->from; t < my->to; t++)
+            c->k.quantize((mla__act *)(void *)(q + t * in->ldq), in->x + t * in->ldx, cols);
+    else if (to == MLA_ACT_E4M3)
+        for (int t = my->from; t < my->to; t++)
+            mla__round_e4m3((float *)(void *)(q + t * in->ldq), in->x + t * in->ldx, cols);
+    else
+        for (int t = my->from * 16; t < mla__min(my->to * 16, in->T); t += 16)
+            c->k.pack((uint16_t *)(void *)(q + t * in->ldq), in->x + (in->idx ? 0 : t * in->ldx), in->ldx,
+                      in->idx ? in->idx + t : NULL, mla__min(16, in->T - t), cols);
 }
 /* Jobs whose weights want that get their activations rounded: to int8 or e4m3, where jobs that share x share them, or
- * packed as bf16. */
-static void mla__activations(mla_context *c, mla__job *jobs, int n) {
-    mla__jobs list;
+   packed as bf16. */
+static void mla__activations(mla_context *c) {
     double cost = 0;
     mla__sz used = 0;
-    const mla__in *last[MLA_ACT_COUNT] = {
-        0}; /* that was rounded to each: experts may be of several dtypes, and all have the same x */
-    for (int i = 0; i < n; i++) {
-        mla__job *j = &jobs[i];
+    /* that was rounded to each: experts may be of several dtypes, and all have the same x */
+    const mla__in *last[MLA_ACT_COUNT] = {0};
+    for (int i = 0; i < c->n_jobs; i++) {
+        mla__job *j = &c->jobs[i];
         const mla_activations to = mla__rounds_to(c, j);
         const int packed = to == MLA_ACT_BF16, cols = j->w->weight.cols;
         const mla__in *same = last[to];
@@ -5662,39 +5661,31 @@ static void mla__activations(mla_context *c, mla__job *jobs, int n) {
         used += (packed ? mla__up_to(j->in.T, 16) : j->x_rows) * j->in.ldq;
         cost += 2.0 * c->loads[i].units * (double)c->loads[i].weight;
     }
-    list.job = jobs, list.n = n;
-    if (used) mla__parallel(c, mla__activations_work, &list, cost);
-    for (int i = 0; i < n; i++) {
-        mla__in *in = &jobs[i].in;
+    if (used) mla__parallel(c, mla__activations_work, NULL, c->n_jobs, cost);
+    for (int i = 0; i < c->n_jobs; i++) {
+        mla__in *in = &c->jobs[i].in;
         if (!in->q) continue;
-        const mla_activations to = mla__rounds_to(c, &jobs[i]);
+        const mla_activations to = mla__rounds_to(c, &c->jobs[i]);
         if (to == MLA_ACT_BF16) in->idx = NULL, in->ldx = 0; /* packed in their order */
-        if (to == MLA_ACT_E4M3)
-            in->x = (const float *)(const void *)in->q, in->ldx = jobs[i].w->weight.cols,
-            in->q = NULL; /* f32 in form */
+        if (to == MLA_ACT_E4M3) {                            /* f32 in form */
+            in->x = (const float *)(const void *)in->q, in->ldx = c->jobs[i].w->weight.cols;
+            in->q = NULL;
+        }
     }
 }
 
-static void mla__jobs_run(mla_context *c, mla__job *jobs, int n) {
-    mla__jobs list;
+/* All jobs of the list, which then is empty. */
+static void mla__jobs_run(mla_context *c) {
     double cost = 0;
-    list.job = jobs, list.n = n;
-    mla__activations(c, jobs, n);
-    for (int i = 0; i < n; i++) {
-        cost += (double)jobs[i].in.T * jobs[i].rows * jobs[i].w->weight.cols;
-        c->loads[i].units = (jobs[i].rows + MLA__STRIP - 1) / MLA__STRIP;
-        c->loads[i].weight =
-            (jobs[i].in.T + 4) * (jobs[i].up ? 2 : 1); /* 4: what reading and unpacking weights costs, in tokens */
+    mla__activations(c);
+    for (int i = 0; i < c->n_jobs; i++) {
+        const mla__job *j = &c->jobs[i];
+        cost += (double)j->in.T * j->rows * j->w->weight.cols;
+        c->loads[i].units = (j->rows + MLA__STRIP - 1) / MLA__STRIP;
+        c->loads[i].weight = (j->in.T + 4) * (j->up ? 2 : 1); /* 4: reading and unpacking weights costs, in tokens */
     }
-    mla__parallel(c, mla__jobs_work, &list, cost);
-}
-
-static mla__job mla__job_of(float *y, mla__sz ldy, const float *x, mla__sz ldx, int T, const mla_linear *w) {
-    mla__job j;
-    memset(&j, 0, sizeof j);
-    j.in = mla__in_of(x, ldx, T);
-    j.y = y, j.ldy = ldy, j.w = w, j.rows = w->weight.rows, j.x_rows = T;
-    return j;
+    mla__parallel(c, mla__jobs_work, NULL, c->n_jobs, cost);
+    c->n_jobs = 0;
 }
 
 /* Scratch of linear layers. Packed as bf16, a token stands once for each of its experts, and each expert's tokens are
@@ -5707,20 +5698,20 @@ static void mla__linear_layout(mla_context *c, mla__arena *arena) {
     const int inner = mla__max(f->intermediate_size, K * inter + shared),
               pair = f->num_nextn_predict_layers ? 2 * D : 0;
     const int widest = mla__max(mla__max(mla__max(D, pair), f->q_lora_rank), mla__max(H * f->v_head_dim, inner));
+    const int max_jobs = mla__max(mla__max(H, E + 2), 4);
     const int packs = c->k.pack && m->dtypes & 1u << MLA_BF16;
     const int fp8 = c->activations == MLA_ACT_E4M3 && m->dtypes & 1u << MLA_E4M3;
     const unsigned blocks = (1u << MLA_UE8M0) - (1u << MLA_Q8);
-    c->max_jobs = mla__max(mla__max(H, E + 2), 4);
-    c->jobs = MLA__TAKE(arena, mla__job, c->max_jobs);
-    c->loads = MLA__TAKE(arena, mla__load, (double)c->max_jobs + T);
+    c->jobs = MLA__TAKE(arena, mla__job, max_jobs);
+    c->loads = MLA__TAKE(arena, mla__load, (double)max_jobs + T);
     if (c->activations != MLA_ACT_F32 && (packs || fp8 || m->dtypes & blocks)) {
         const double slot_rows = (double)T * K + 15.0 * fmin(E, (double)T * K), dense = (T + 15.0) * (widest + 31.0);
         const double slots =
             slot_rows * mla__up_to(mla__max(D, inter), 32) + (T + 15.0) * mla__up_to(mla__max(D, shared), 32);
-        c->act =
-            MLA__TAKE(arena, unsigned char,
-                      (T + 1) * (double)mla__act_bytes(MLA_ACT_INT8, widest) + (packs ? 2 * fmax(dense, slots) : 0) +
-                          (fp8 ? T * (double)mla__act_bytes(MLA_ACT_E4M3, widest) : 0));
+        const double bytes = (T + 1) * (double)mla__act_bytes(MLA_ACT_INT8, widest) +
+                             (packs ? 2 * fmax(dense, slots) : 0) +
+                             (fp8 ? T * (double)mla__act_bytes(MLA_ACT_E4M3, widest) : 0);
+        c->act = MLA__TAKE(arena, unsigned char, bytes);
     }
     c->workers = MLA__TAKE(arena, mla__worker, c->threads);
     for (int i = 0; i < c->threads; i++) {
@@ -5807,16 +5798,18 @@ static void mla__call_layout(mla_context *c, mla__arena *arena) {
 
 static mla_result mla__check_cache(mla_context *c, const mla_cache *cache, int i) {
     const mla_config *f = &c->m->c;
-    if (cache->n_layers != mla__all_layers(f) || cache->n_ahead != f->num_nextn_predict_layers ||
-        cache->width != f->kv_lora_rank + f->qk_rope_head_dim)
+    const mla_pool *p = cache->pool;
+    if (p->n_layers != mla__all_layers(f) || cache->n_ahead != f->num_nextn_predict_layers ||
+        p->width != f->kv_lora_rank + f->qk_rope_head_dim)
         return mla__fail(&c->err, MLA_ERR_ARGUMENT,
                          "sequences[%d].cache: made for another model (%d layers of width %d, %d to predict ahead)", i,
-                         cache->n_layers, cache->width, cache->n_ahead);
-    if (cache->index_width != mla__index_width(c->m) || mla__other_indexer(cache, c->m->indexer) >= 0)
+                         p->n_layers, p->width, cache->n_ahead);
+    const int other = mla__other_indexer(cache, c->m->indexer);
+    if (p->index_width != mla__index_width(c->m) || other >= 0)
         return mla__fail(
             &c->err, MLA_ERR_ARGUMENT,
             "sequences[%d].cache: made for another model (%d indexers with keys of %d; that of layer %d differs)", i,
-            cache->n_indexers, cache->index_width, mla__max(mla__other_indexer(cache, c->m->indexer), 0));
+            p->n_indexers, p->index_width, mla__max(other, 0));
     return MLA_OK;
 }
 
@@ -5924,9 +5917,7 @@ typedef struct mla__heads {
     int transposed; /* k_b */
 } mla__heads;
 static mla__heads mla__heads_of(const mla_tensor *w, int first, int step, int n) {
-    mla__heads heads;
-    memset(&heads, 0, sizeof heads);
-    heads.w.weight = *w, heads.first = first, heads.step = step, heads.n = n;
+    const mla__heads heads = {mla__linear_of(w), first, step, n, 0};
     return heads;
 }
 static int mla__head_row(const mla__heads *heads, int h) { return heads->first + h * heads->step; }
@@ -6060,22 +6051,17 @@ static uint32_t mla__top_key(float score) {
 static void mla__index_keys(mla_context *c, const mla__attn *a, const float *x) {
     const mla_config *f = &c->m->c;
     const int D = f->hidden_size, T = a->batch->T;
-    mla_linear weights;
+    const mla_linear weights = mla__linear_of(&a->w->indexer.weights_proj);
     if (c->m->indexer[a->layer] < 0) return;
-    memset(&weights, 0, sizeof weights);
-    weights.weight = a->w->indexer.weights_proj;
-    c->jobs[0] = mla__job_of(c->index->k, f->index_head_dim, x, D, T, &a->w->indexer.wk);
-    c->jobs[1] = mla__job_of(c->index->w, f->index_n_heads, x, D, T, &weights);
-    c->jobs[1].exact = 1;
-    mla__jobs_run(c, c->jobs, 2);
+    mla__job_add(c, c->index->k, f->index_head_dim, x, D, T, &a->w->indexer.wk);
+    mla__job_add(c, c->index->w, f->index_n_heads, x, D, T, &weights)->exact = 1;
+    mla__jobs_run(c);
 }
-/* 1 if there is such a job. */
-static int mla__index_queries(mla_context *c, const mla__attn *a, mla__job *job, const float *latent) {
+static void mla__index_queries(mla_context *c, const mla__attn *a, const float *latent) {
     const mla_config *f = &c->m->c;
-    if (c->m->indexer[a->layer] < 0) return 0;
-    *job = mla__job_of(c->index->q, (mla__sz)f->index_n_heads * f->index_head_dim, latent, f->q_lora_rank, a->batch->T,
-                       &a->w->indexer.wq_b);
-    return 1;
+    if (c->m->indexer[a->layer] < 0) return;
+    mla__job_add(c, c->index->q, (mla__sz)f->index_n_heads * f->index_head_dim, latent, f->q_lora_rank, a->batch->T,
+                 &a->w->indexer.wq_b);
 }
 
 /* What is left to do on the row of token t: norm and rotation of the key, which goes into the cache, ... */
@@ -6086,7 +6072,7 @@ static void mla__index_key(mla_context *c, const mla__attn *a, const mla_cache *
     float *row = c->index->k + t * (mla__sz)d;
     mla__norm(row, row, d, &mla__index_norm, &a->w->indexer.k_norm);
     mla__turn(c, row, t, f->index_rope);
-    c->k.narrow[cache->index_dtype](mla__index_row(cache, a->layer, c->call->position[t]), row, d);
+    c->k.narrow[cache->pool->index_dtype](mla__index_row(cache, a->layer, c->call->position[t]), row, d);
 }
 /* ... and rotation of the queries and the scale of their weights. */
 static void mla__index_query(mla_context *c, const mla__attn *a, int t) {
@@ -6133,7 +6119,7 @@ static void mla__index_piece(mla_context *c, const mla__attn *a, const mla__bloc
     /* MLA_PAGE keys from a multiple of it lie together, paged or not */
     for (int u0 = piece * b->piece; u0 < end; u0 += MLA_PAGE) {
         visit.k = mla__index_row(s->cache, a->layer, u0), visit.nu = mla__min(MLA_PAGE, end - u0);
-        c->k.index[s->cache->index_dtype](score, my->lanes, my->weight, panels, &visit);
+        c->k.index[s->cache->pool->index_dtype](score, my->lanes, my->weight, panels, &visit);
         for (int u = 0; u < visit.nu; u++) {
             if (mask && mask[u0 + u] == -INFINITY) continue;
             mla__top_offer(&best, mla__top_key(mask ? score[u] + mask[u0 + u] : score[u]), u0 + u);
@@ -6149,23 +6135,20 @@ static void mla__index_piece(mla_context *c, const mla__attn *a, const mla__bloc
     memcpy(c->index->piece_key + slot * (mla__sz)best.most, best.key, (size_t)best.n * sizeof *best.key);
     memcpy(c->index->piece_at + slot * (mla__sz)best.most, best.at, (size_t)best.n * sizeof *best.at);
 }
-static void mla__index_work(mla_context *c, void *arg, int worker) {
-    const mla__attn *a = (const mla__attn *)arg;
-    mla__share share = mla__share_of(c->loads, a->n_blocks, worker, c->threads);
-    for (int i = 0, p0, p1; i < a->n_blocks; i++) {
-        if (!mla__share_next(&share, &c->loads[i], &p0, &p1)) continue;
-        for (int p = p0; p < p1; p++) mla__index_piece(c, a, &c->call->blocks[i], p, &c->index_workers[worker]);
-    }
+static void mla__index_work(mla_context *c, void *arg, const mla__share *my) {
+    const mla__block *b = &c->call->blocks[my->load];
+    for (int p = my->from; p < my->to; p++)
+        mla__index_piece(c, (const mla__attn *)arg, b, p, &c->index_workers[my->worker]);
 }
-static void mla__index_merge_work(mla_context *c, void *arg, int worker) {
-    const mla__attn *a = (const mla__attn *)arg;
+static void mla__index_merge_work(mla_context *c, void *none, const mla__share *my) {
     const mla__index_scratch *s = c->index;
-    const mla__index_worker *my = &c->index_workers[worker];
+    const mla__index_worker *w = &c->index_workers[my->worker];
     const int most = c->m->c.index_topk;
-    for (int i = worker; i < a->n_blocks; i += c->threads) {
+    (void)none;
+    for (int i = my->from; i < my->to; i++) {
         const mla__block *b = &c->call->blocks[i];
         if (b->pieces == 1) continue;
-        mla__top best = mla__top_begin(my->best_key, my->best_at, most);
+        mla__top best = mla__top_begin(w->best_key, w->best_at, most);
         for (int slot = b->slot; slot < b->slot + b->pieces; slot++)
             for (int j = 0; j < s->piece_n[slot]; j++)
                 mla__top_offer(&best, s->piece_key[slot * (mla__sz)most + j], s->piece_at[slot * (mla__sz)most + j]);
@@ -6199,8 +6182,8 @@ static void mla__choose(mla_context *c, mla__attn *a) {
         cost += (double)keys * f->index_n_heads * f->index_head_dim;
     }
     if (!a->n_blocks) return;
-    mla__parallel(c, mla__index_work, a, cost);
-    if (slots) mla__parallel(c, mla__index_merge_work, a, (double)slots * f->index_topk * 16);
+    mla__parallel(c, mla__index_work, a, a->n_blocks, cost);
+    if (slots) mla__parallel_even(c, mla__index_merge_work, NULL, a->n_blocks, (double)slots * f->index_topk * 16);
 }
 
 /* A layer without indexer needs the choices of another for these very tokens. */
@@ -6481,7 +6464,8 @@ static int mla__walk_next(mla__walk *walk) {
    they are: MLA_PAGE rows from a multiple of it lie together, paged or not. */
 static const void *mla__walk_rows(const mla__walk *walk, int as_they_are, mla__sz ld) {
     const mla_cache *cache = walk->b->seq->cache;
-    const mla__sz bytes = mla__bytes(cache->dtype, cache->width);
+    const mla_pool *pool = cache->pool;
+    const mla__sz bytes = mla__bytes(pool->dtype, pool->width);
     const int layer = walk->a->layer;
     float *rows = walk->my->rows;
     if (as_they_are && !walk->at) return mla__row(cache, layer, walk->u0);
@@ -6492,7 +6476,7 @@ static const void *mla__walk_rows(const mla__walk *walk, int as_they_are, mla__s
             for (mla__sz j = 0; j < bytes; j += 64) MLA__PREFETCH(next + j);
         }
         if (as_they_are) memcpy((unsigned char *)(void *)rows + i * bytes, row, (size_t)bytes);
-        else walk->c->k.widen[cache->dtype](rows + i * ld, row, cache->width);
+        else walk->c->k.widen[pool->dtype](rows + i * ld, row, pool->width);
     }
     return rows;
 }
@@ -6582,14 +6566,13 @@ static void mla__attn_layout(mla_context *c, mla__arena *arena) {
 }
 
 /* Latent norms, rotation of the key, and the new rows of the caches. */
-static void mla__latent_work(mla_context *c, void *arg, int worker) {
+static void mla__latent_work(mla_context *c, void *arg, const mla__share *my) {
     const mla__attn *a = (const mla__attn *)arg;
     const mla_config *f = &c->m->c;
     const mla_sequence *s = a->batch->seqs;
     const int R = f->kv_lora_rank, P = f->qk_rope_head_dim, Q = f->q_lora_rank;
-    int t0, t1, first = 0;
-    mla__share_even(a->batch->T, worker, c->threads, &t0, &t1);
-    for (int t = t0; t < t1; t++) {
+    int first = 0;
+    for (int t = my->from; t < my->to; t++) {
         float *row = c->attn->kva + t * (mla__sz)(R + P), *cq = c->attn->cq + t * (mla__sz)Q;
         while (t >= first + s->n_tokens) first += s++->n_tokens;
         if (Q > 0) mla__norm(cq, cq, Q, &f->q_norm, &a->w->q_norm);
@@ -6597,19 +6580,17 @@ static void mla__latent_work(mla_context *c, void *arg, int worker) {
         if (f->latent_scale != 1)
             for (int i = 0; i < R; i++) row[i] *= f->latent_scale;
         mla__turn(c, row + R, t, f->rope.layout);
-        c->k.narrow[s->cache->dtype](mla__row(s->cache, a->layer, c->call->position[t]), row, R + P);
+        c->k.narrow[s->cache->pool->dtype](mla__row(s->cache, a->layer, c->call->position[t]), row, R + P);
         mla__index_key(c, a, s->cache, t);
     }
 }
 
 /* Rotation of the queries; softmax_scale and all other factors of theirs go into them. */
-static void mla__query_work(mla_context *c, void *arg, int worker) {
+static void mla__query_work(mla_context *c, void *arg, const mla__share *my) {
     const mla__attn *a = (const mla__attn *)arg;
     const mla_config *f = &c->m->c;
     const int P = f->qk_rope_head_dim, N = f->qk_nope_head_dim, H = f->num_attention_heads;
-    int t0, t1;
-    mla__share_even(a->batch->T, worker, c->threads, &t0, &t1);
-    for (int t = t0; t < t1; t++) {
+    for (int t = my->from; t < my->to; t++) {
         float scale = f->softmax_scale * f->q_scale;
         if (f->temperature_beta != 0)
             scale *= 1 + f->temperature_beta * logf((float)(1 + c->call->position[t] / f->temperature_period));
@@ -6645,7 +6626,7 @@ static void mla__absorbed_row(const mla_context *c, const mla__attn *a, const ml
 static void mla__absorbed_piece(mla_context *c, const mla__attn *a, const mla__block *b, int piece, int worker) {
     const mla_config *f = &c->m->c;
     const mla__attn_worker *my = &c->attn_workers[worker];
-    const mla_dtype dtype = b->seq->cache->dtype;
+    const mla_dtype dtype = b->seq->cache->pool->dtype;
     const int H = f->num_attention_heads, R = f->kv_lora_rank, dk = R + f->qk_rope_head_dim;
     const int in_place = c->k.attend[dtype] != NULL && R % MLA__NR_MAX == 0;
     const mla_dtype t = in_place ? dtype : MLA_F32;
@@ -6678,6 +6659,7 @@ static void mla__merge(mla_context *c, const mla__attn *a, const mla__block *b, 
     const float *m = s->piece_m + slot, *l = s->piece_l + slot;
     const mla_tensor o = mla_view(s->piece_o + slot * R, MLA_F32, n, R);
     float share[MLA__PIECES], max = -INFINITY, sum = 0;
+    const mla__in in = mla__in_of(share, n, 1);
     for (int p = 0; p < n; p++) max = m[p] > max ? m[p] : max;
     for (int p = 0; p < n; p++) {
         share[p] = l[p] != 0 ? expf(m[p] - max) : 0;
@@ -6685,7 +6667,7 @@ static void mla__merge(mla_context *c, const mla__attn *a, const mla__block *b, 
     }
     for (int p = 0; p < n; p++) share[p] = sum != 0 ? share[p] / sum : 0;
     s->sees[to] = sum != 0;
-    mla__mix(c, s->ol + to * R, R, share, n, 1, &o, 0, n, c->workers[worker].panel);
+    mla__mix(c, s->ol + to * R, R, &in, &o, 0, n, c->workers[worker].panel);
 }
 
 /* W_UK and W_UV of all heads, in kv_b or apart. A bias on keys adds the same to all scores of a query: softmax cancels
@@ -6702,7 +6684,7 @@ static void mla__head_keys(mla_context *c, float *y, mla__sz ldy, const mla__in 
                            int back, float *panel) {
     const mla__heads *k = &a->keys;
     if (back == k->transposed) mla__rows(c, y, ldy, in, &k->w, mla__head_row(k, h), 0, k->n, panel);
-    else mla__mix(c, y, ldy, in->x, in->ldx, in->T, &k->w.weight, mla__head_row(k, h), k->n, panel);
+    else mla__mix(c, y, ldy, in, &k->w.weight, mla__head_row(k, h), k->n, panel);
 }
 /* y [T, V] = W_UV c + b_v of head h */
 static void mla__head_values(mla_context *c, float *y, mla__sz ldy, const mla__in *in, const mla__attn *a, int h,
@@ -6772,43 +6754,28 @@ static void mla__naive_head(mla_context *c, const mla__attn *a, const mla__block
     }
 }
 
-static void mla__naive_work(mla_context *c, void *arg, int worker) {
-    const mla__attn *a = (const mla__attn *)arg;
-    mla__share share = mla__share_of(c->loads, a->n_blocks, worker, c->threads);
-    for (int i = 0, h0, h1; i < a->n_blocks; i++) {
-        if (!mla__share_next(&share, &c->loads[i], &h0, &h1)) continue;
-        for (int h = h0; h < h1; h++) mla__naive_head(c, a, &c->call->blocks[i], h, worker);
-    }
+static void mla__naive_work(mla_context *c, void *arg, const mla__share *my) {
+    const mla__block *b = &c->call->blocks[my->load];
+    for (int h = my->from; h < my->to; h++) mla__naive_head(c, (const mla__attn *)arg, b, h, my->worker);
 }
-static void mla__absorbed_work(mla_context *c, void *arg, int worker) {
-    const mla__attn *a = (const mla__attn *)arg;
-    mla__share share = mla__share_of(c->loads, a->n_blocks, worker, c->threads);
-    for (int i = 0, p0, p1; i < a->n_blocks; i++) {
-        if (!mla__share_next(&share, &c->loads[i], &p0, &p1)) continue;
-        for (int p = p0; p < p1; p++) mla__absorbed_piece(c, a, &c->call->blocks[i], p, worker);
-    }
+static void mla__absorbed_work(mla_context *c, void *arg, const mla__share *my) {
+    const mla__block *b = &c->call->blocks[my->load];
+    for (int p = my->from; p < my->to; p++) mla__absorbed_piece(c, (const mla__attn *)arg, b, p, my->worker);
 }
-static void mla__merge_work(mla_context *c, void *arg, int worker) {
-    const mla__attn *a = (const mla__attn *)arg;
-    for (int i = 0, r0, r1; i < a->n_blocks; i++) {
-        const mla__block *b = &c->call->blocks[i];
-        if (b->pieces == 1) continue;
-        mla__share_even(b->n * c->m->c.num_attention_heads, worker, c->threads, &r0, &r1);
-        for (int r = r0; r < r1; r++) mla__merge(c, a, b, r, worker);
-    }
+static void mla__merge_work(mla_context *c, void *arg, const mla__share *my) {
+    const mla__block *b = &c->call->blocks[my->load];
+    for (int r = my->from; r < my->to; r++) mla__merge(c, (const mla__attn *)arg, b, r, my->worker);
 }
 /* qa [n, H, R+P] = [W_UK^T q_nope | q_rope], a head at a time. */
-static void mla__absorb_work(mla_context *c, void *arg, int worker) {
+static void mla__absorb_work(mla_context *c, void *arg, const mla__share *my) {
     const mla__attn *a = (const mla__attn *)arg;
     const mla_config *f = &c->m->c;
     const int H = f->num_attention_heads, N = f->qk_nope_head_dim, P = f->qk_rope_head_dim, R = f->kv_lora_rank;
-    int h0, h1;
-    mla__share_even(H, worker, c->threads, &h0, &h1);
-    for (int h = h0; h < h1; h++) {
+    for (int h = my->from; h < my->to; h++) {
         const float *q = c->attn->q + ((mla__sz)a->token0 * H + h) * (N + P);
         float *qa = c->attn->qa + h * (mla__sz)(R + P);
         const mla__in in = mla__in_of(q, (mla__sz)H * (N + P), a->n_tokens);
-        mla__head_keys(c, qa, (mla__sz)H * (R + P), &in, a, h, 1, c->workers[worker].panel);
+        mla__head_keys(c, qa, (mla__sz)H * (R + P), &in, a, h, 1, c->workers[my->worker].panel);
         for (int t = 0; t < a->n_tokens; t++)
             memcpy(qa + t * (mla__sz)H * (R + P) + R, q + t * (mla__sz)H * (N + P) + N, (size_t)P * sizeof *q);
     }
@@ -6821,11 +6788,11 @@ static void mla__unabsorb(mla_context *c, const mla__attn *a) {
     const int H = f->num_attention_heads, V = f->v_head_dim, R = f->kv_lora_rank;
     float *o = c->attn->o + (mla__sz)a->token0 * H * V;
     for (int h = 0; h < H; h++) {
-        c->jobs[h] = mla__job_of(o + h * (mla__sz)V, (mla__sz)H * V, c->attn->ol + h * (mla__sz)R, (mla__sz)H * R,
-                                 a->n_tokens, &a->values.w);
-        c->jobs[h].row0 = mla__head_row(&a->values, h), c->jobs[h].rows = V, c->jobs[h].exact = 1;
+        mla__job *j = mla__job_add(c, o + h * (mla__sz)V, (mla__sz)H * V, c->attn->ol + h * (mla__sz)R, (mla__sz)H * R,
+                                   a->n_tokens, &a->values.w);
+        j->row0 = mla__head_row(&a->values, h), j->rows = V, j->exact = 1;
     }
-    mla__jobs_run(c, c->jobs, H);
+    mla__jobs_run(c);
     for (mla__sz i = 0; i < (mla__sz)a->n_tokens * H; i++)
         if (!c->attn->sees[i]) memset(o + i * V, 0, (size_t)V * sizeof *o);
 }
@@ -6843,6 +6810,7 @@ static void mla__absorbed(mla_context *c, mla__attn *a, int i, int token, int fi
         n = mla__min(n_tokens - at, s->n_tokens - first);
         a->n_blocks = mla__walk_cut(c, a->n_blocks, s, token + at, first, n, mla__lane_tokens(c), 1);
     }
+    mla__parallel_even(c, mla__absorb_work, a, f->num_attention_heads, n_tokens * H * N * R);
     for (int j = 0; j < a->n_blocks; j++) {
         mla__block *b = &c->call->blocks[j];
         const int most = b->seq->probs ? 1 : mla__max(1, MLA__PIECES / a->n_blocks);
@@ -6850,9 +6818,12 @@ static void mla__absorbed(mla_context *c, mla__attn *a, int i, int token, int fi
         c->loads[j].units = b->pieces, c->loads[j].weight = (int64_t)b->n * mla__min(b->piece, keys);
         cost += b->n * H * keys * (2 * R + P);
     }
-    mla__parallel(c, mla__absorb_work, a, n_tokens * H * N * R);
-    mla__parallel(c, mla__absorbed_work, a, cost);
-    if (slots) mla__parallel(c, mla__merge_work, a, n_tokens * H * R * MLA__PIECES);
+    mla__parallel(c, mla__absorbed_work, a, a->n_blocks, cost);
+    for (int j = 0; j < a->n_blocks; j++) {
+        const mla__block *b = &c->call->blocks[j];
+        c->loads[j].units = b->pieces > 1 ? b->n * f->num_attention_heads : 0, c->loads[j].weight = b->pieces;
+    }
+    if (slots) mla__parallel(c, mla__merge_work, a, a->n_blocks, n_tokens * H * R * MLA__PIECES);
     mla__unabsorb(c, a);
 }
 
@@ -6864,7 +6835,7 @@ static void mla__naive(mla_context *c, mla__attn *a, const mla_sequence *s, int 
         c->loads[i].units = f->num_attention_heads;
         c->loads[i].weight = c->call->blocks[i].n + 1;
     }
-    mla__parallel(c, mla__naive_work, a,
+    mla__parallel(c, mla__naive_work, a, a->n_blocks,
                   (double)mla__keys(s) * f->num_attention_heads * (f->kv_lora_rank + s->n_tokens) * f->v_head_dim);
 }
 
@@ -6913,20 +6884,22 @@ static void mla__attn_run(mla_context *c, const mla__batch *batch, int layer, in
     memset(&a, 0, sizeof a);
     a.batch = batch, a.w = w, a.layer = layer, a.probs_layer = probs_layer;
     mla__attn_heads(&a, f);
-    c->jobs[0] = Q > 0 ? mla__job_of(s->cq, Q, x, D, T, &w->q_a) : mla__job_of(s->q, (mla__sz)H * qk, x, D, T, &w->q);
-    c->jobs[1] = mla__job_of(s->kva, R + P, x, D, T, &w->kv_a);
-    mla__jobs_run(c, c->jobs, 2);
+    if (Q > 0) mla__job_add(c, s->cq, Q, x, D, T, &w->q_a);
+    else mla__job_add(c, s->q, (mla__sz)H * qk, x, D, T, &w->q);
+    mla__job_add(c, s->kva, R + P, x, D, T, &w->kv_a);
+    mla__jobs_run(c);
     mla__index_keys(c, &a, x);
-    mla__parallel(c, mla__latent_work, &a, (double)T * (Q + R + P) * 8);
+    mla__parallel_even(c, mla__latent_work, &a, T, (double)T * (Q + R + P) * 8);
     if (Q > 0) {
-        c->jobs[0] = mla__job_of(s->q, (mla__sz)H * qk, s->cq, Q, T, &w->q_b);
-        mla__jobs_run(c, c->jobs, 1 + mla__index_queries(c, &a, &c->jobs[1], s->cq));
+        mla__job_add(c, s->q, (mla__sz)H * qk, s->cq, Q, T, &w->q_b);
+        mla__index_queries(c, &a, s->cq);
+        mla__jobs_run(c);
     }
-    mla__parallel(c, mla__query_work, &a, (double)T * H * qk * 4);
+    mla__parallel_even(c, mla__query_work, &a, T, (double)T * H * qk * 4);
     mla__choose(c, &a);
     mla__attend_all(c, &a);
-    c->jobs[0] = mla__job_of(y, D, s->o, (mla__sz)H * f->v_head_dim, T, &w->o);
-    mla__jobs_run(c, c->jobs, 1);
+    mla__job_add(c, y, D, s->o, (mla__sz)H * f->v_head_dim, T, &w->o);
+    mla__jobs_run(c);
 }
 
 static mla_result mla__attn_check(mla_context *c, int layer) {
@@ -6961,21 +6934,11 @@ mla_result mla_attn_forward(mla_context *c, int layer, float *y, const float *x,
 typedef struct mla__mixer {
     mla_result (*check)(mla_context *c, int layer);    /* that a partial model has what a call on the layer needs */
     void (*layout)(mla_context *c, mla__arena *arena); /* of its scratch, where nothing is kept from layer to layer */
-    mla__sz (*row_bytes)(const mla_model *m, int layer, mla_dtype dtype, mla_dtype index_dtype); /* of a cached token */
-    mla__sz (*state_bytes)(const mla_model *m, int layer); /* of a sequence, however long it is */
     void (*run)(mla_context *c, const mla__batch *batch, int layer, int probs_layer, float *y, const float *x);
 } mla__mixer;
 
-static mla__sz mla__attn_row_bytes(const mla_model *m, int layer, mla_dtype dtype, mla_dtype index_dtype) {
-    return mla__bytes(dtype, m->c.kv_lora_rank + m->c.qk_rope_head_dim) +
-           (m->indexer[layer] < 0 ? 0 : mla__bytes(index_dtype, m->c.index_head_dim));
-}
-static mla__sz mla__attn_state_bytes(const mla_model *m, int layer) {
-    (void)m, (void)layer;
-    return 0;
-}
 static const mla__mixer mla__mixers[] = {
-    {mla__attn_check, mla__attn_layout, mla__attn_row_bytes, mla__attn_state_bytes, mla__attn_run},
+    {mla__attn_check, mla__attn_layout, mla__attn_run},
 };
 static const mla__mixer *mla__mixer_of(const mla_model *m, int layer) {
     (void)m, (void)layer;
@@ -7071,18 +7034,16 @@ typedef struct mla__moe {
     const mla_mlp_weights *dense; /* the shared one, or the MLP of a dense layer; or NULL */
     const float *x;
     float *y, *h; /* h [T, I] of the dense one */
-    int T, n_jobs;
+    int T, n_experts;
 } mla__moe;
 
-static void mla__route_work(mla_context *c, void *arg, int worker) {
+static void mla__route_work(mla_context *c, void *arg, const mla__share *my) {
     const mla__moe *a = (const mla__moe *)arg;
     const mla__moe_scratch *s = c->moe;
     const mla_config *f = &c->m->c;
     const int E = mla__choices(f), K = f->num_experts_per_tok;
-    float *biased = s->group + worker * (mla__sz)(3 * E);
-    int t0, t1;
-    mla__share_even(a->T, worker, c->threads, &t0, &t1);
-    for (int t = t0; t < t1; t++)
+    float *biased = s->group + my->worker * (mla__sz)(3 * E);
+    for (int t = my->from; t < my->to; t++)
         mla__route(f, &a->w->router_bias, s->score + t * (mla__sz)E, biased, (unsigned char *)(void *)(biased + 2 * E),
                    s->index + t * (mla__sz)K, s->weight + t * (mla__sz)K);
 }
@@ -7090,13 +7051,10 @@ static void mla__route_work(mla_context *c, void *arg, int worker) {
 static void mla__route_all(mla_context *c, mla__moe *a) {
     const mla_config *f = &c->m->c;
     const int n_choices = mla__choices(f);
-    mla_linear router;
-    memset(&router, 0, sizeof router);
-    router.weight = a->w->router;
-    c->jobs[0] = mla__job_of(c->moe->score, n_choices, a->x, f->hidden_size, a->T, &router);
-    c->jobs[0].exact = 1;
-    mla__jobs_run(c, c->jobs, 1);
-    mla__parallel(c, mla__route_work, a, (double)a->T * n_choices * (f->num_experts_per_tok + 8));
+    const mla_linear router = mla__linear_of(&a->w->router);
+    mla__job_add(c, c->moe->score, n_choices, a->x, f->hidden_size, a->T, &router)->exact = 1;
+    mla__jobs_run(c);
+    mla__parallel_even(c, mla__route_work, a, a->T, (double)a->T * n_choices * (f->num_experts_per_tok + 8));
 }
 
 /* Tokens are sorted by expert, by counting. */
@@ -7123,81 +7081,48 @@ static void mla__sort(mla_context *c, int T, const mla_routing *out) {
 /* h = silu(gate x) * up x, of all experts at once. */
 static void mla__gate(mla_context *c, const mla__moe *a) {
     const mla__moe_scratch *s = c->moe;
-    const mla_config *f = &c->m->c;
-    const int D = f->hidden_size, inter = f->moe_intermediate_size, E = a->w ? f->n_routed_experts : 0;
-    int n = 0;
-    if (a->dense) {
-        c->jobs[n] = mla__job_of(a->h, a->dense->gate.weight.rows, a->x, D, a->T, &a->dense->gate);
-        c->jobs[n++].up = &a->dense->up;
+    const int D = c->m->c.hidden_size, inter = c->m->c.moe_intermediate_size;
+    if (a->dense) mla__job_add(c, a->h, a->dense->gate.weight.rows, a->x, D, a->T, &a->dense->gate)->up = &a->dense->up;
+    for (int e = 0; e < a->n_experts; e++) {
+        const int first = s->offset[e], n = s->offset[e + 1] - first;
+        const mla_mlp_weights *w = &a->w->experts[e];
+        if (n == 0) continue;
+        mla__job *j = mla__job_add(c, s->h + first * (mla__sz)inter, inter, a->x, D, n, &w->gate);
+        j->up = &w->up, j->in.idx = s->slot_token + first, j->x_rows = a->T;
     }
-    for (int e = 0; e < E; e++) {
-        const int first = s->offset[e], count = s->offset[e + 1] - first;
-        if (count == 0) continue;
-        c->jobs[n] = mla__job_of(s->h + first * (mla__sz)inter, inter, a->x, D, count, &a->w->experts[e].gate);
-        c->jobs[n].in.idx = s->slot_token + first, c->jobs[n].x_rows = a->T;
-        c->jobs[n++].up = &a->w->experts[e].up;
-    }
-    mla__jobs_run(c, c->jobs, n);
+    mla__jobs_run(c);
 }
 
-/* Rows [n0, n1) of what an expert adds to its tokens' y. */
-static void mla__down_expert(mla_context *c, const mla__moe *a, const mla__job *j, int n0, int n1,
-                             const mla__worker *my) {
-    const int D = c->m->c.hidden_size, group = mla__group_rows(j->in.T);
-    for (int t0 = 0; t0 < j->in.T; t0 += MLA__MC)
-        for (int n = n0; n < n1; n += group) {
-            const mla__in in = mla__in_part(&j->in, t0, mla__min(MLA__MC, j->in.T - t0));
-            const int end = mla__min(n + group, n1);
-            mla__rows(c, my->group, group, &in, j->w, 0, n, end, my->panel);
-            for (int t = 0; t < in.T; t++) {
-                float *y = a->y + j->scatter[t0 + t] * (mla__sz)D;
-                for (int i = n; i < end; i++) y[i] += j->weight[t0 + t] * my->group[t * group + i - n];
-            }
-        }
-}
-/* y = sum of the down projections, by rows of y: each worker goes through all jobs in their order, so that y is summed
-   in one order. */
-static void mla__down_work(mla_context *c, void *arg, int worker) {
+/* Some rows of y: each worker goes through all jobs in their order, so that y is summed in one order. */
+static void mla__down_work(mla_context *c, void *arg, const mla__share *my) {
     const mla__moe *a = (const mla__moe *)arg;
     const mla__moe_scratch *s = c->moe;
-    const mla_config *f = &c->m->c;
-    const int D = f->hidden_size;
-    const mla__worker *my = &c->workers[worker];
-    mla__share share = mla__share_of(c->loads, 1, worker, c->threads);
-    int b0, b1;
-    if (!mla__share_next(&share, &c->loads[0], &b0, &b1)) return;
-    const int n0 = b0 * MLA__STRIP, n1 = mla__min(b1 * MLA__STRIP, D);
+    const int D = c->m->c.hidden_size, n0 = my->from * MLA__STRIP, n1 = mla__min(my->to * MLA__STRIP, D);
     if (!a->dense) /* which comes first and is not added but stored */
         for (int t = 0; t < a->T; t++) memset(a->y + t * (mla__sz)D + n0, 0, (size_t)(n1 - n0) * sizeof *a->y);
-    for (int i = 0; i < a->n_jobs; i++) {
-        const mla__job *j = &c->jobs[i];
-        if (j->scatter) mla__down_expert(c, a, j, n0, n1, my);
-        else mla__rows(c, a->y + n0, D, &j->in, j->w, 0, n0, n1, my->panel);
-    }
+    for (int i = 0; i < c->n_jobs; i++) mla__job_rows(c, &c->jobs[i], n0, n1, &c->workers[my->worker]);
     if (!a->w) return;
-    for (int slot = s->offset[f->n_routed_experts]; slot < s->offset[mla__choices(f)]; slot++) { /* without weights */
+    for (int slot = s->offset[a->n_experts]; slot < s->offset[mla__choices(&c->m->c)]; slot++) { /* without weights */
         const mla__sz row = s->slot_token[slot] * (mla__sz)D;
         for (int n = n0; n < n1; n++) a->y[row + n] += s->slot_weight[slot] * a->x[row + n];
     }
 }
+/* y = sum of the down projections. */
 static void mla__down(mla_context *c, mla__moe *a) {
     const mla__moe_scratch *s = c->moe;
     const mla_config *f = &c->m->c;
-    const int D = f->hidden_size, inter = f->moe_intermediate_size, E = a->w ? f->n_routed_experts : 0;
-    int n = 0;
-    if (a->dense) c->jobs[n++] = mla__job_of(a->y, D, a->h, a->dense->gate.weight.rows, a->T, &a->dense->down);
-    for (int e = 0; e < E; e++) {
-        const int first = s->offset[e], count = s->offset[e + 1] - first;
-        if (count == 0) continue;
-        c->jobs[n] = mla__job_of(a->y, D, s->h + first * (mla__sz)inter, inter, count, &a->w->experts[e].down);
-        c->jobs[n].scatter = s->slot_token + first;
-        c->jobs[n++].weight = s->slot_weight + first;
+    const int D = f->hidden_size, inter = f->moe_intermediate_size;
+    const double inner = a->w ? f->num_experts_per_tok * (double)inter : (double)f->intermediate_size;
+    if (a->dense) mla__job_add(c, a->y, D, a->h, a->dense->gate.weight.rows, a->T, &a->dense->down);
+    for (int e = 0; e < a->n_experts; e++) {
+        const int first = s->offset[e], n = s->offset[e + 1] - first;
+        if (n == 0) continue;
+        mla__job *j = mla__job_add(c, a->y, D, s->h + first * (mla__sz)inter, inter, n, &a->w->experts[e].down);
+        j->scatter = s->slot_token + first, j->weight = s->slot_weight + first;
     }
-    a->n_jobs = n;
-    mla__activations(c, c->jobs, n);
-    c->loads[0].units = (D + MLA__STRIP - 1) / MLA__STRIP, c->loads[0].weight = 1;
-    mla__parallel(c, mla__down_work, a,
-                  (double)a->T * D * (a->w ? f->num_experts_per_tok * (double)inter : (double)f->intermediate_size));
+    mla__activations(c);
+    mla__parallel_even(c, mla__down_work, a, (D + MLA__STRIP - 1) / MLA__STRIP, (double)a->T * D * inner);
+    c->n_jobs = 0;
 }
 
 /* y [T, D] = experts (moe) or mlp of x [T, D]. */
@@ -7208,7 +7133,8 @@ static void mla__ffn(mla_context *c, int layer, int moe, float *y, const float *
     memset(&a, 0, sizeof a);
     a.T = T, a.x = x, a.y = y, a.h = c->moe->h;
     if (moe) {
-        a.w = &w->moe, a.dense = f->n_shared_experts > 0 ? &w->moe.shared : NULL;
+        a.w = &w->moe, a.n_experts = f->n_routed_experts;
+        a.dense = f->n_shared_experts > 0 ? &w->moe.shared : NULL;
         a.h += T * (mla__sz)f->num_experts_per_tok * f->moe_intermediate_size;
         mla__route_all(c, &a);
         mla__sort(c, T, out);
@@ -7244,6 +7170,7 @@ mla_result mla_moe_forward(mla_context *c, int layer, float *y, const float *x, 
 typedef struct mla__block_scratch {
     float *x, *xn, *y; /* [T, D] the residual stream, normed, and what is added to it next */
     float *late;       /* [T, D] what experts gave and the next layer adds, if there are shortcuts */
+    float *pair;       /* [T, 2D] normed embedding and state, for multi-token prediction */
 } mla__block_scratch;
 
 static void mla__block_layout(mla_context *c, mla__arena *arena) {
@@ -7256,27 +7183,25 @@ static void mla__block_layout(mla_context *c, mla__arena *arena) {
     s.xn = MLA__TAKE(arena, float, size);
     s.y = MLA__TAKE(arena, float, size);
     s.late = MLA__TAKE(arena, float, shortcuts ? size : 0);
+    s.pair = MLA__TAKE(arena, float, m->c.num_nextn_predict_layers ? 2 * size : 0);
     if (c->block) *c->block = s;
 }
 
 typedef struct mla__rows_norm {
     float *y;
     const float *x;
-    int T;
     const mla_norm_weights *w;
 } mla__rows_norm;
 
-static void mla__norm_work(mla_context *c, void *arg, int worker) {
+static void mla__norm_work(mla_context *c, void *arg, const mla__share *my) {
     const mla__rows_norm *a = (const mla__rows_norm *)arg;
     const int D = c->m->c.hidden_size;
-    int t0, t1;
-    mla__share_even(a->T, worker, c->threads, &t0, &t1);
-    for (int t = t0; t < t1; t++) mla__norm(a->y + t * (mla__sz)D, a->x + t * (mla__sz)D, D, &c->m->c.block_norm, a->w);
+    for (int t = my->from; t < my->to; t++)
+        mla__norm(a->y + t * (mla__sz)D, a->x + t * (mla__sz)D, D, &c->m->c.block_norm, a->w);
 }
 static void mla__norm_rows(mla_context *c, float *y, const float *x, int T, const mla_norm_weights *w) {
-    mla__rows_norm a;
-    a.y = y, a.x = x, a.T = T, a.w = w;
-    mla__parallel(c, mla__norm_work, &a, (double)T * c->m->c.hidden_size * 8);
+    mla__rows_norm a = {y, x, w};
+    mla__parallel_even(c, mla__norm_work, &a, T, (double)T * c->m->c.hidden_size * 8);
 }
 static void mla__add(float *x, const float *y, float scale, mla__sz n) {
     for (mla__sz i = 0; i < n; i++) x[i] += scale * y[i];
@@ -7357,9 +7282,7 @@ static void mla__logits(mla_context *c, const mla__batch *batch, const mla_tenso
     const mla_config *f = &c->m->c;
     const int D = f->hidden_size, n = out->all_logits ? batch->T : batch->n;
     float *xn = c->block->xn;
-    mla_linear head;
-    memset(&head, 0, sizeof head);
-    head.weight = *head_weights;
+    const mla_linear head = mla__linear_of(head_weights);
     if (!out->all_logits) /* last rows move to the front */
         for (int i = 0, t = 0; i < batch->n; i++) {
             t += batch->seqs[i].n_tokens;
@@ -7367,8 +7290,8 @@ static void mla__logits(mla_context *c, const mla__batch *batch, const mla_tenso
         }
     if (f->logits_scale != 1)
         for (mla__sz i = 0; i < n * (mla__sz)D; i++) xn[i] *= f->logits_scale;
-    c->jobs[0] = mla__job_of(out->logits, f->vocab_size, xn, D, n, &head);
-    mla__jobs_run(c, c->jobs, 1);
+    mla__job_add(c, out->logits, f->vocab_size, xn, D, n, &head);
+    mla__jobs_run(c);
 }
 /* After the last block: state i is the normed one, and the logits come from it. */
 static void mla__finish(mla_context *c, const mla__batch *batch, const mla_norm_weights *norm, const mla_tensor *head,
@@ -7408,17 +7331,6 @@ mla_result mla_model_forward(mla_context *c, const mla_sequence *seqs, int n_seq
 
 /* ---- >>mtp ------------------------------------------------------------------------------------------------------- */
 
-typedef struct mla__mtp_scratch {
-    float *pair; /* [T, 2D] normed embedding and state */
-} mla__mtp_scratch;
-
-static void mla__mtp_layout(mla_context *c, mla__arena *arena) {
-    mla__mtp_scratch s;
-    if (c->m->c.num_nextn_predict_layers == 0) return;
-    s.pair = MLA__TAKE(arena, float, 2.0 * c->max_tokens * c->m->c.hidden_size);
-    if (c->mtp) *c->mtp = s;
-}
-
 static mla_result mla__mtp_complete(mla_context *c, int depth) {
     const mla__entry *lack = mla__lacks(&c->m->c, MLA__IN_MTP, &c->m->mtp[depth]);
     if (!lack) return MLA_OK;
@@ -7445,7 +7357,7 @@ static mla_result mla__mtp_check(mla_context *c, int depth, const mla__batch *ba
 static void mla__mtp_embed(mla_context *c, const mla_mtp_weights *w, const int *tokens, const float *hidden, int T) {
     const mla__block_scratch *s = c->block;
     const int D = c->m->c.hidden_size;
-    float *pair = c->mtp->pair;
+    float *pair = s->pair;
     mla__embed(c, &w->embed, tokens, T);
     mla__norm_rows(c, s->xn, s->x, T, &w->enorm);
     mla__norm_rows(c, s->y, hidden, T, &w->hnorm);
@@ -7453,8 +7365,8 @@ static void mla__mtp_embed(mla_context *c, const mla_mtp_weights *w, const int *
         memcpy(pair + 2 * t * (mla__sz)D, s->xn + t * (mla__sz)D, (size_t)D * sizeof *pair);
         memcpy(pair + (2 * t + 1) * (mla__sz)D, s->y + t * (mla__sz)D, (size_t)D * sizeof *pair);
     }
-    c->jobs[0] = mla__job_of(s->x, D, pair, 2 * D, T, &w->eh_proj);
-    mla__jobs_run(c, c->jobs, 1);
+    mla__job_add(c, s->x, D, pair, 2 * D, T, &w->eh_proj);
+    mla__jobs_run(c);
 }
 
 mla_result mla_mtp_forward(mla_context *c, int depth, const mla_sequence *seqs, int n_seqs, const int *tokens,
@@ -7527,12 +7439,10 @@ static void *mla__context_layout(const mla_model *m, const void *desc, void *mem
     c.attn_workers = MLA__TAKE(&arena, mla__attn_worker, c.threads);
     c.moe = MLA__TAKE(&arena, mla__moe_scratch, 1);
     c.block = MLA__TAKE(&arena, mla__block_scratch, 1);
-    c.mtp = MLA__TAKE(&arena, mla__mtp_scratch, 1);
     mla__linear_layout(&c, &arena);
     mla__call_layout(&c, &arena);
     mla__sparse_layout(&c, &arena);
     mla__block_layout(&c, &arena);
-    mla__mtp_layout(&c, &arena);
     /* mixers and experts take turns in the same memory */
     mla__arena turn = arena;
     mla__moe_layout(&c, &turn);
