@@ -4236,156 +4236,134 @@ static mla_result mla__object_create(const mla__kind *kind, void *out, const mla
     mla__object_give(out, object);
     return MLA_OK;
 }
-static void mla__object_destroy(mla__object *object) {
-    if (!object || !object->memory) return;
-    const mla__object o = *object; /* it lies in the memory that goes */
-    if (o.alloc.alloc) o.alloc.free(o.alloc.user, o.memory);
+static void mla__object_destroy(void *object) {
+    if (!object) return;
+    const mla__object o = *(const mla__object *)object; /* it lies in the memory that goes */
+    if (o.memory && o.alloc.alloc) o.alloc.free(o.alloc.user, o.memory);
     else free(o.memory);
 }
 
-/* ---- >>presets --------------------------------------------------------------------------------------------------- */
-/* Each is what it has in another way than the one it is made from; DeepSeek-V3 is the base of all. */
+/* mla_X_size, _init and _create of what is made from a model and a desc. */
+#define MLA__OBJECT(X)                                                                                                 \
+    static const mla__kind mla__##X##_kind = {#X, mla__##X##_check, mla__##X##_layout};                                \
+    size_t mla_##X##_size(const mla_model *m, const mla_##X##_desc *d) {                                               \
+        return mla__object_size(&mla__##X##_kind, m, d);                                                               \
+    }                                                                                                                  \
+    mla_result mla_##X##_init(mla_##X **out, void *memory, size_t bytes, const mla_model *m, const mla_##X##_desc *d,  \
+                              mla_error *err) {                                                                        \
+        return mla__object_init(&mla__##X##_kind, out, memory, bytes, m, d, err);                                      \
+    }                                                                                                                  \
+    mla_result mla_##X##_create(mla_##X **out, const mla_model *m, const mla_##X##_desc *d, mla_error *err) {          \
+        return mla__object_create(&mla__##X##_kind, out, d ? &d->alloc : NULL, m, d, err);                             \
+    }
 
-static void mla__preset_v3(mla_config *c) {
-    memset(c, 0, sizeof *c);
-    c->vocab_size = 129280, c->hidden_size = 7168, c->num_hidden_layers = 61, c->intermediate_size = 18432;
-    c->num_attention_heads = 128, c->q_lora_rank = 1536, c->kv_lora_rank = 512;
-    c->qk_nope_head_dim = 128, c->qk_rope_head_dim = 64, c->v_head_dim = 128;
+/* ---- >>presets --------------------------------------------------------------------------------------------------- */
+/* The sizes of a model are a row of a table; the rest is what it has in another way than DeepSeek-V3. */
+
+static void mla__as_v3(mla_config *c) {
     c->block_norm.eps = 1e-6f;
     c->rope.scaling = MLA_ROPE_YARN, c->rope.theta = 1e4f, c->rope.factor = 40, c->rope.beta_fast = 32;
     c->rope.mscale = c->rope.mscale_all_dim = 1;
     c->rope.max_position_embeddings = 163840, c->rope.original_max_position_embeddings = 4096;
-    c->n_routed_experts = 256, c->num_experts_per_tok = 8, c->moe_intermediate_size = 2048, c->n_shared_experts = 1;
-    c->n_group = 8, c->topk_group = 4, c->topk_method = MLA_TOPK_NOAUX_TC, c->scoring_func = MLA_SCORING_SIGMOID;
-    c->norm_topk_prob = 1, c->routed_scaling_factor = 2.5f;
+    if (c->n_routed_experts == 0) return;
+    c->n_group = 8, c->topk_group = 4, c->norm_topk_prob = 1;
+    c->topk_method = MLA_TOPK_NOAUX_TC, c->scoring_func = MLA_SCORING_SIGMOID;
 }
 static void mla__preset_unscaled(mla_config *c, float theta, int max_positions) {
     memset(&c->rope, 0, sizeof c->rope);
     c->rope.theta = theta, c->rope.max_position_embeddings = max_positions;
 }
-static void mla__preset_ungrouped(mla_config *c, mla_topk_method method, mla_scoring_func scoring) {
-    c->n_group = c->topk_group = 1, c->topk_method = method, c->scoring_func = scoring;
-}
-static void mla__preset_dense(mla_config *c) {
-    c->n_routed_experts = c->num_experts_per_tok = c->moe_intermediate_size = c->n_shared_experts = 0;
-    c->n_group = c->topk_group = c->norm_topk_prob = 0, c->routed_scaling_factor = 0;
-    c->topk_method = MLA_TOPK_GREEDY, c->scoring_func = MLA_SCORING_SOFTMAX;
-}
 static void mla__preset_sparse(mla_config *c, int heads, mla_rope_layout layout) {
     c->index_topk = 2048, c->index_n_heads = heads, c->index_head_dim = 128, c->index_rope = layout;
 }
-
-static void mla__preset_v2(mla_config *c) {
-    mla__preset_v3(c);
-    c->vocab_size = 102400, c->hidden_size = 5120, c->num_hidden_layers = 60, c->intermediate_size = 12288;
+static void mla__as_v2(mla_config *c) {
     c->rope.mscale = c->rope.mscale_all_dim = 0.707f;
-    c->n_routed_experts = 160, c->num_experts_per_tok = 6, c->moe_intermediate_size = 1536, c->n_shared_experts = 2;
-    c->topk_group = 3, c->topk_method = MLA_TOPK_GROUP_LIMITED_GREEDY, c->scoring_func = MLA_SCORING_SOFTMAX;
-    c->norm_topk_prob = 0, c->routed_scaling_factor = 16;
+    c->topk_group = 3, c->norm_topk_prob = 0;
+    c->topk_method = MLA_TOPK_GROUP_LIMITED_GREEDY, c->scoring_func = MLA_SCORING_SOFTMAX;
 }
-static void mla__preset_v2_lite(mla_config *c) {
-    mla__preset_v2(c);
-    mla__preset_ungrouped(c, MLA_TOPK_GREEDY, MLA_SCORING_SOFTMAX);
-    c->hidden_size = 2048, c->num_hidden_layers = 27, c->intermediate_size = 10944;
-    c->num_attention_heads = 16, c->q_lora_rank = 0;
-    c->n_routed_experts = 64, c->moe_intermediate_size = 1408, c->routed_scaling_factor = 1;
+static void mla__as_v2_lite(mla_config *c) {
+    mla__as_v2(c);
+    c->n_group = c->topk_group = 1, c->topk_method = MLA_TOPK_GREEDY;
 }
-static void mla__preset_kimi_k2(mla_config *c) {
-    mla__preset_v3(c);
-    mla__preset_ungrouped(c, MLA_TOPK_NOAUX_TC, MLA_SCORING_SIGMOID);
-    c->vocab_size = 163840, c->num_attention_heads = 64, c->n_routed_experts = 384, c->routed_scaling_factor = 2.827f;
+static void mla__as_kimi(mla_config *c) {
+    c->n_group = c->topk_group = 1;
     c->rope.theta = 5e4f, c->rope.factor = 32, c->rope.beta_fast = 1, c->rope.max_position_embeddings = 131072;
 }
-static void mla__preset_longcat_flash(mla_config *c) {
-    mla__preset_v3(c);
-    mla__preset_ungrouped(c, MLA_TOPK_GREEDY, MLA_SCORING_SOFTMAX);
+static void mla__as_longcat(mla_config *c) {
     mla__preset_unscaled(c, 1e7f, 131072);
-    c->vocab_size = 131072, c->hidden_size = 6144, c->num_hidden_layers = 56, c->intermediate_size = 12288;
-    c->num_attention_heads = 64, c->block_norm.eps = 1e-5f, c->q_scale = 2, c->latent_scale = 3.46410162f;
-    c->n_routed_experts = 512, c->zero_expert_num = 256, c->num_experts_per_tok = 12, c->n_shared_experts = 0;
-    c->norm_topk_prob = 0, c->routed_scaling_factor = 6;
+    c->block_norm.eps = 1e-5f, c->q_scale = 2, c->latent_scale = 3.46410162f;
+    c->n_group = c->topk_group = 1, c->norm_topk_prob = 0, c->zero_expert_num = 256;
+    c->topk_method = MLA_TOPK_GREEDY, c->scoring_func = MLA_SCORING_SOFTMAX;
 }
-static void mla__preset_minicpm3(mla_config *c) {
-    mla__preset_v3(c);
-    mla__preset_dense(c);
+static void mla__as_minicpm(mla_config *c) {
     mla__preset_unscaled(c, 1e4f, 32768);
-    c->vocab_size = 73448, c->hidden_size = 2560, c->num_hidden_layers = 62, c->intermediate_size = 6400;
-    c->num_attention_heads = 40, c->q_lora_rank = 768, c->kv_lora_rank = 256;
-    c->qk_nope_head_dim = 64, c->qk_rope_head_dim = 32, c->v_head_dim = 64;
     c->rope.layout = MLA_ROPE_HALF, c->rope.scaling = MLA_ROPE_LONGROPE;
     c->rope.original_max_position_embeddings = 32768, c->block_norm.eps = 1e-5f;
     c->embed_scale = 12, c->residual_scale = 0.177800178f, c->logits_scale = 0.1f; /* 1.4 / sqrt(62), 256 / 2560 */
 }
-static void mla__preset_v32(mla_config *c) {
-    mla__preset_v3(c);
-    mla__preset_sparse(c, 64, MLA_ROPE_HALF);
-}
-static void mla__preset_glm4_moe_lite(mla_config *c) {
-    mla__preset_v3(c);
-    mla__preset_ungrouped(c, MLA_TOPK_NOAUX_TC, MLA_SCORING_SIGMOID);
+static void mla__as_v32(mla_config *c) { mla__preset_sparse(c, 64, MLA_ROPE_HALF); }
+static void mla__as_glm(mla_config *c) {
     mla__preset_unscaled(c, 1e4f, 202752);
-    c->vocab_size = 154880, c->hidden_size = 2048, c->num_hidden_layers = 47, c->intermediate_size = 10240;
-    c->num_attention_heads = 20, c->q_lora_rank = 768, c->qk_nope_head_dim = 192, c->v_head_dim = 256;
-    c->n_routed_experts = 64, c->num_experts_per_tok = 4, c->moe_intermediate_size = 1536;
-    c->routed_scaling_factor = 1.8f, c->block_norm.eps = 1e-5f;
+    c->n_group = c->topk_group = 1, c->block_norm.eps = 1e-5f;
 }
-static void mla__preset_glm_moe_dsa(mla_config *c) {
-    mla__preset_glm4_moe_lite(c);
+static void mla__as_dsa(mla_config *c) {
+    mla__as_glm(c);
     mla__preset_sparse(c, 32, MLA_ROPE_PAIR);
-    c->hidden_size = 6144, c->num_hidden_layers = 78, c->intermediate_size = 12288;
-    c->num_attention_heads = 64, c->q_lora_rank = 2048;
-    c->n_routed_experts = 256, c->num_experts_per_tok = 8, c->moe_intermediate_size = 2048;
-    c->routed_scaling_factor = 2.5f;
 }
-static void mla__preset_mistral4(mla_config *c) {
-    mla__preset_v3(c);
-    mla__preset_ungrouped(c, MLA_TOPK_NOAUX_TC, MLA_SCORING_SOFTMAX);
-    c->vocab_size = 131072, c->hidden_size = 4096, c->num_hidden_layers = 36, c->intermediate_size = 12288;
-    c->num_attention_heads = 32, c->q_lora_rank = 1024, c->kv_lora_rank = 256, c->qk_nope_head_dim = 64;
-    c->n_routed_experts = 128, c->num_experts_per_tok = 4, c->routed_scaling_factor = 1;
+static void mla__as_mistral(mla_config *c) {
+    c->n_group = c->topk_group = 1, c->scoring_func = MLA_SCORING_SOFTMAX;
     c->rope.factor = 128, c->rope.max_position_embeddings = 1048576, c->rope.original_max_position_embeddings = 8192;
     c->temperature_beta = 0.1f, c->temperature_period = 8192;
 }
-static void mla__preset_youtu(mla_config *c) {
-    mla__preset_v3(c);
-    mla__preset_dense(c);
-    mla__preset_unscaled(c, 1e4f, 131072);
-    c->vocab_size = 128256, c->hidden_size = 2048, c->num_hidden_layers = 32, c->intermediate_size = 6144;
-    c->num_attention_heads = 16;
-}
-static void mla__preset_axk1(mla_config *c) {
-    mla__preset_v3(c);
-    mla__preset_unscaled(c, 1e4f, 32768);
-    c->vocab_size = 163840, c->num_attention_heads = 64, c->n_routed_experts = 192;
+static void mla__as_youtu(mla_config *c) { mla__preset_unscaled(c, 1e4f, 131072); }
+static void mla__as_axk1(mla_config *c) { mla__preset_unscaled(c, 1e4f, 32768); }
+
+typedef struct mla__preset {
+    const char *name;
+    int vocab, D, layers, dense, H, Q, R, N, P, V, E, K, inter, shared; /* widths: of dense layers, of experts */
+    float scale;                                                        /* of what experts give */
+    void (*as)(mla_config *c);
+} mla__preset;
+
+/* clang-format off */
+static const mla__preset mla__presets[] = {
+    /* name               vocab     D   L  dense    H     Q    R    N   P    V    E   K inter + scale */
+    {"deepseek-v2-lite", 102400, 2048, 27, 10944,  16,    0, 512, 128, 64, 128,  64,  6, 1408, 2, 1, mla__as_v2_lite},
+    {"deepseek-v2",      102400, 5120, 60, 12288, 128, 1536, 512, 128, 64, 128, 160,  6, 1536, 2, 16, mla__as_v2},
+    {"deepseek-v3",      129280, 7168, 61, 18432, 128, 1536, 512, 128, 64, 128, 256,  8, 2048, 1, 2.5f, mla__as_v3},
+    {"kimi-k2",          163840, 7168, 61, 18432,  64, 1536, 512, 128, 64, 128, 384,  8, 2048, 1, 2.827f, mla__as_kimi},
+    {"longcat-flash",    131072, 6144, 56, 12288,  64, 1536, 512, 128, 64, 128, 512, 12, 2048, 0, 6, mla__as_longcat},
+    {"minicpm3",          73448, 2560, 62,  6400,  40,  768, 256,  64, 32,  64,   0,  0,    0, 0, 0, mla__as_minicpm},
+    {"deepseek-v32",     129280, 7168, 61, 18432, 128, 1536, 512, 128, 64, 128, 256,  8, 2048, 1, 2.5f, mla__as_v32},
+    {"glm4-moe-lite",    154880, 2048, 47, 10240,  20,  768, 512, 192, 64, 256,  64,  4, 1536, 1, 1.8f, mla__as_glm},
+    {"glm-moe-dsa",      154880, 6144, 78, 12288,  64, 2048, 512, 192, 64, 256, 256,  8, 2048, 1, 2.5f, mla__as_dsa},
+    {"mistral4",         131072, 4096, 36, 12288,  32, 1024, 256,  64, 64, 128, 128,  4, 2048, 1, 1, mla__as_mistral},
+    {"youtu",            128256, 2048, 32,  6144,  16, 1536, 512, 128, 64, 128,   0,  0,    0, 0, 0, mla__as_youtu},
+    {"axk1",             163840, 7168, 61, 18432,  64, 1536, 512, 128, 64, 128, 192,  8, 2048, 1, 2.5f, mla__as_axk1},
+};
+/* clang-format on */
+
+static void mla__preset_fill(mla_config *c, const mla__preset *p) {
+    c->vocab_size = p->vocab, c->hidden_size = p->D, c->num_hidden_layers = p->layers;
+    c->intermediate_size = p->dense, c->num_attention_heads = p->H, c->q_lora_rank = p->Q, c->kv_lora_rank = p->R;
+    c->qk_nope_head_dim = p->N, c->qk_rope_head_dim = p->P, c->v_head_dim = p->V;
+    c->n_routed_experts = p->E, c->num_experts_per_tok = p->K, c->moe_intermediate_size = p->inter;
+    c->n_shared_experts = p->shared, c->routed_scaling_factor = p->scale;
+    mla__as_v3(c);
+    p->as(c);
 }
 
 mla_result mla_config_preset(mla_config *out, const char *name, mla_error *err) {
-    static const struct {
-        const char *name;
-        void (*fill)(mla_config *c);
-    } presets[] = {
-        {"deepseek-v2-lite", mla__preset_v2_lite},
-        {"deepseek-v2", mla__preset_v2},
-        {"deepseek-v3", mla__preset_v3},
-        {"kimi-k2", mla__preset_kimi_k2},
-        {"longcat-flash", mla__preset_longcat_flash},
-        {"minicpm3", mla__preset_minicpm3},
-        {"deepseek-v32", mla__preset_v32},
-        {"glm4-moe-lite", mla__preset_glm4_moe_lite},
-        {"glm-moe-dsa", mla__preset_glm_moe_dsa},
-        {"mistral4", mla__preset_mistral4},
-        {"youtu", mla__preset_youtu},
-        {"axk1", mla__preset_axk1},
-    };
     char known[160] = "";
     if (!out || !name) return mla__fail(err, MLA_ERR_ARGUMENT, "mla_config_preset: %s is NULL", out ? "name" : "out");
     memset(out, 0, sizeof *out);
-    for (size_t i = 0; i < sizeof presets / sizeof *presets; i++) {
-        if (!strcmp(presets[i].name, name)) {
-            presets[i].fill(out);
+    for (size_t i = 0; i < sizeof mla__presets / sizeof *mla__presets; i++) {
+        const mla__preset *p = &mla__presets[i];
+        if (!strcmp(p->name, name)) {
+            mla__preset_fill(out, p);
             return MLA_OK;
         }
-        snprintf(known + strlen(known), sizeof known - strlen(known), "%s%s", i ? ", " : "", presets[i].name);
+        snprintf(known + strlen(known), sizeof known - strlen(known), "%s%s", i ? ", " : "", p->name);
     }
     return mla__fail(err, MLA_ERR_UNSUPPORTED, "mla_config_preset: no \"%.40s\", only %s", name, known);
 }
@@ -4749,14 +4727,6 @@ static int mla__has(int in, const void *weights) {
 }
 static int mla__shortcut(const mla_layer_weights *l) { return l->moe.experts && mla__has(MLA__IN_MLP, &l->mlp); }
 
-/* The first tensor that calls ask for and that is not there; NULL: all are. */
-static const mla__entry *mla__lacks(const mla_config *c, int in, const void *weights) {
-    for (const mla__entry *e = NULL; (e = mla__next_tensor(in, e)) != NULL;)
-        if (e->need == MLA__CALLED && !mla__tensor_at(e, weights)->data &&
-            !(mla__is_norm(e) && c->block_norm.kind == MLA_NORM_NONE))
-            return e;
-    return NULL;
-}
 static double mla__bytes_of(int in, const void *weights) {
     double sum = 0;
     for (const mla__entry *e = NULL; (e = mla__next_tensor(in, e)) != NULL;) {
@@ -4967,11 +4937,6 @@ typedef struct mla__model_desc {
     const mla_weights *weights;
     int only_size; /* weights are not asked for */
 } mla__model_desc;
-static mla__model_desc mla__model_desc_of(const mla_config *config, const mla_weights *weights, int only_size) {
-    mla__model_desc d;
-    d.config = config, d.weights = weights, d.only_size = only_size;
-    return d;
-}
 
 static mla_result mla__model_check(const mla_model *none, const void *desc, mla_error *err) {
     const mla__model_desc *d = (const mla__model_desc *)desc;
@@ -5012,9 +4977,8 @@ static void mla__model_fill(mla_model *m, const mla_weights *w) {
 static void *mla__model_layout(const mla_model *none, const void *desc, void *memory, size_t *bytes) {
     const mla__model_desc *d = (const mla__model_desc *)desc;
     mla__arena a;
-    mla_model *at = (mla_model *)mla__begin(&a, memory, sizeof *at), m;
+    mla_model *at = (mla_model *)mla__begin(&a, memory, sizeof *at), m = MLA__ZERO;
     (void)none;
-    memset(&m, 0, sizeof m);
     m.c = *d->config;
     mla__check_config(&m.c, NULL);
     m.layers = MLA__TAKE(&a, mla_layer_weights, mla__all_layers(&m.c));
@@ -5038,19 +5002,19 @@ static const mla__kind mla__model_kind = {"model", mla__model_check, mla__model_
 
 mla_result mla_model_create(mla_model **out, const mla_config *config, const mla_weights *weights,
                             const mla_allocator *alloc, mla_error *err) {
-    const mla__model_desc d = mla__model_desc_of(config, weights, 0);
+    const mla__model_desc d = {config, weights, 0};
     return mla__object_create(&mla__model_kind, out, alloc, NULL, &d, err);
 }
 mla_result mla_model_init(mla_model **out, void *memory, size_t bytes, const mla_config *config,
                           const mla_weights *weights, mla_error *err) {
-    const mla__model_desc d = mla__model_desc_of(config, weights, 0);
+    const mla__model_desc d = {config, weights, 0};
     return mla__object_init(&mla__model_kind, out, memory, bytes, NULL, &d, err);
 }
 size_t mla_model_size(const mla_config *config) {
-    const mla__model_desc d = mla__model_desc_of(config, NULL, 1);
+    const mla__model_desc d = {config, NULL, 1};
     return mla__object_size(&mla__model_kind, NULL, &d);
 }
-void mla_model_destroy(mla_model *m) { mla__object_destroy(m ? &m->object : NULL); }
+void mla_model_destroy(mla_model *m) { mla__object_destroy(m); }
 
 const mla_config *mla_model_config(const mla_model *m) { return &m->c; }
 const float *mla_model_inv_freq(const mla_model *m) { return m->inv; }
@@ -5182,17 +5146,8 @@ static void *mla__pool_layout(const mla_model *m, const void *desc, void *memory
     return at;
 }
 
-static const mla__kind mla__pool_kind = {"pool", mla__pool_check, mla__pool_layout};
-
-mla_result mla_pool_create(mla_pool **out, const mla_model *m, const mla_pool_desc *d, mla_error *err) {
-    return mla__object_create(&mla__pool_kind, out, d ? &d->alloc : NULL, m, d, err);
-}
-mla_result mla_pool_init(mla_pool **out, void *memory, size_t bytes, const mla_model *m, const mla_pool_desc *d,
-                         mla_error *err) {
-    return mla__object_init(&mla__pool_kind, out, memory, bytes, m, d, err);
-}
-size_t mla_pool_size(const mla_model *m, const mla_pool_desc *d) { return mla__object_size(&mla__pool_kind, m, d); }
-void mla_pool_destroy(mla_pool *p) { mla__object_destroy(p ? &p->object : NULL); }
+MLA__OBJECT(pool)
+void mla_pool_destroy(mla_pool *p) { mla__object_destroy(p); }
 int mla_pool_free_pages(const mla_pool *p) { return p->n_free; }
 
 static void mla__page_drop(mla_pool *p, int page) {
@@ -5284,20 +5239,10 @@ static void *mla__cache_layout(const mla_model *m, const void *desc, void *memor
     return at;
 }
 
-static const mla__kind mla__cache_kind = {"cache", mla__cache_check, mla__cache_layout};
-
-mla_result mla_cache_create(mla_cache **out, const mla_model *m, const mla_cache_desc *d, mla_error *err) {
-    return mla__object_create(&mla__cache_kind, out, d ? &d->alloc : NULL, m, d, err);
-}
-mla_result mla_cache_init(mla_cache **out, void *memory, size_t bytes, const mla_model *m, const mla_cache_desc *d,
-                          mla_error *err) {
-    return mla__object_init(&mla__cache_kind, out, memory, bytes, m, d, err);
-}
-size_t mla_cache_size(const mla_model *m, const mla_cache_desc *d) { return mla__object_size(&mla__cache_kind, m, d); }
+MLA__OBJECT(cache)
 void mla_cache_destroy(mla_cache *k) {
-    if (!k) return;
-    mla_cache_reset(k);
-    mla__object_destroy(&k->object);
+    if (k) mla_cache_reset(k);
+    mla__object_destroy(k);
 }
 
 int mla_cache_length(const mla_cache *k) { return k->length; }
@@ -5460,6 +5405,7 @@ typedef struct mla__worker {
 struct mla_context {
     mla__object object;
     const mla_model *m;
+    const mla_config *f; /* the model's */
     mla__kernels k;
     mla_error err;
     int threads, max_tokens;
@@ -5787,7 +5733,7 @@ typedef struct mla__call_scratch {
 } mla__call_scratch;
 
 static void mla__call_layout(mla_context *c, mla__arena *arena) {
-    const double T = c->max_tokens, half = c->m->c.qk_rope_head_dim / 2;
+    const double T = c->max_tokens, half = c->f->qk_rope_head_dim / 2;
     mla__call_scratch s;
     s.position = MLA__TAKE(arena, int, T);
     s.cos = MLA__TAKE(arena, float, T *half);
@@ -5797,10 +5743,9 @@ static void mla__call_layout(mla_context *c, mla__arena *arena) {
 }
 
 static mla_result mla__check_cache(mla_context *c, const mla_cache *cache, int i) {
-    const mla_config *f = &c->m->c;
     const mla_pool *p = cache->pool;
-    if (p->n_layers != mla__all_layers(f) || cache->n_ahead != f->num_nextn_predict_layers ||
-        p->width != f->kv_lora_rank + f->qk_rope_head_dim)
+    if (p->n_layers != mla__all_layers(c->f) || cache->n_ahead != c->f->num_nextn_predict_layers ||
+        p->width != c->f->kv_lora_rank + c->f->qk_rope_head_dim)
         return mla__fail(&c->err, MLA_ERR_ARGUMENT,
                          "sequences[%d].cache: made for another model (%d layers of width %d, %d to predict ahead)", i,
                          p->n_layers, p->width, cache->n_ahead);
@@ -5816,7 +5761,6 @@ static mla_result mla__check_cache(mla_context *c, const mla_cache *cache, int i
 /* Check the sequences of a call and count their tokens. */
 static mla_result mla__check_sequences(mla_context *c, mla__batch *batch, const mla_sequence *seqs, int n_seqs) {
     int64_t T = 0;
-    mla_result r;
     if (!seqs || n_seqs < 1)
         return mla__fail(&c->err, MLA_ERR_ARGUMENT, "n_sequences: %d, must be at least 1, with sequences not NULL",
                          n_seqs);
@@ -5825,7 +5769,7 @@ static mla_result mla__check_sequences(mla_context *c, mla__batch *batch, const 
         if (seqs[i].n_tokens < 1)
             return mla__fail(&c->err, MLA_ERR_ARGUMENT, "sequences[%d].n_tokens: %d, must be at least 1", i,
                              seqs[i].n_tokens);
-        if ((r = mla__check_cache(c, seqs[i].cache, i)) != MLA_OK) return r;
+        MLA__TRY(mla__check_cache(c, seqs[i].cache, i));
         T += seqs[i].n_tokens;
     }
     if (T > c->max_tokens)
@@ -5843,8 +5787,8 @@ static mla_result mla__check_sequences(mla_context *c, mla__batch *batch, const 
    code. */
 static void mla__angles(mla_context *c, int T) {
     const mla__call_scratch *s = c->call;
-    const int half = c->m->c.qk_rope_head_dim / 2;
-    if (c->m->c.rope.layout == MLA_ROPE_NONE) return;
+    const int half = c->f->qk_rope_head_dim / 2;
+    if (c->f->rope.layout == MLA_ROPE_NONE) return;
     for (int t = 0; t < T; t++)
         for (int i = 0; i < half; i++) {
             const float angle = (float)s->position[t] * c->m->inv[i];
@@ -5854,7 +5798,7 @@ static void mla__angles(mla_context *c, int T) {
 }
 /* x [P] turned by the angles of the token in row t. */
 static void mla__turn(const mla_context *c, float *x, int t, mla_rope_layout layout) {
-    const int P = c->m->c.qk_rope_head_dim;
+    const int P = c->f->qk_rope_head_dim;
     mla__rotate(x, c->call->cos + t * (mla__sz)(P / 2), c->call->sin + t * (mla__sz)(P / 2), P, layout);
 }
 
@@ -5876,28 +5820,23 @@ static mla_result mla__reserve_all(mla_context *c, const mla__batch *batch) {
     mla__angles(c, batch->T);
     return MLA_OK;
 }
-/* The tokens are in the caches, ... */
+/* The tokens are in the caches. */
 static void mla__advance(const mla__batch *batch) {
     for (int i = 0; i < batch->n; i++) batch->seqs[i].cache->length += batch->seqs[i].n_tokens;
-}
-/* ... or are there already, and the call runs on them again: for its time the caches end before them. */
-static void mla__step_back(const mla__batch *batch) {
-    for (int i = 0; i < batch->n; i++) batch->seqs[i].cache->length -= batch->seqs[i].n_tokens;
 }
 
 static int mla__keys(const mla_sequence *s) { return s->cache->length + s->n_tokens; }
 /* Keys that the token in row t of the call may see, hidden ones of the caller's mask counted. */
 static int mla__seen(const mla_context *c, const mla_sequence *s, int t) {
-    return c->m->c.mask == MLA_MASK_CAUSAL && !s->mask ? c->call->position[t] + 1 : mla__keys(s);
+    return c->f->mask == MLA_MASK_CAUSAL && !s->mask ? c->call->position[t] + 1 : mla__keys(s);
 }
 
 /* Cut n tokens of a sequence, from row `token` of the call and row `first` of the sequence on, into blocks of at most
    `most`, which go behind the n_blocks that are there. */
 static int mla__cut(const mla_context *c, int n_blocks, const mla_sequence *s, int token, int first, int n, int most) {
     for (int i = 0; i < n; i += most) {
-        mla__block *b = &c->call->blocks[n_blocks++];
-        memset(b, 0, sizeof *b);
-        b->seq = s, b->token = token + i, b->first = first + i, b->n = mla__min(most, n - i), b->pieces = 1;
+        const mla__block b = {s, token + i, first + i, mla__min(most, n - i), 1, 0, 0};
+        c->call->blocks[n_blocks++] = b;
     }
     return n_blocks;
 }
@@ -5970,12 +5909,12 @@ static void mla__sparse_layout(mla_context *c, mla__arena *arena) {
     mla__sparse_scratch s;
     if (c->m->n_indexers == 0) return;
     s.choice = MLA__TAKE(arena, mla__choice, c->max_tokens);
-    s.chosen = MLA__TAKE(arena, int, (double)c->max_tokens * c->m->c.index_topk);
+    s.chosen = MLA__TAKE(arena, int, (double)c->max_tokens * c->f->index_topk);
     s.layer = -1, s.tokens = 0;
     if (c->sparse) *c->sparse = s;
 }
 static void mla__index_layout(mla_context *c, mla__arena *arena) {
-    const mla_config *f = &c->m->c;
+    const mla_config *f = c->f;
     const int Hi = f->index_n_heads, d = f->index_head_dim, topk = f->index_topk, panels = (Hi + c->k.nl - 1) / c->k.nl;
     const double T = c->max_tokens, lanes = (double)panels * c->k.nl;
     mla__index_scratch s;
@@ -6009,9 +5948,7 @@ typedef struct mla__top {
 
 /* key, at: room for mla__top_room(most) of them. */
 static mla__top mla__top_begin(uint32_t *key, int *at, int most) {
-    mla__top top;
-    top.key = key, top.at = at, top.least = 0;
-    top.n = top.full = 0, top.most = most, top.room = mla__top_room(most);
+    const mla__top top = {key, 0, at, 0, most, mla__top_room(most), 0};
     return top;
 }
 /* All but the best `most` go. Radix select: the key of the last one that stays is found byte by byte, from the highest
@@ -6049,38 +5986,34 @@ static uint32_t mla__top_key(float score) {
 /* Jobs of a layer's indexer: from x [T, D] its keys and the weights of its heads, from the normed latent its
    queries. */
 static void mla__index_keys(mla_context *c, const mla__attn *a, const float *x) {
-    const mla_config *f = &c->m->c;
-    const int D = f->hidden_size, T = a->batch->T;
+    const int D = c->f->hidden_size, T = a->batch->T;
     const mla_linear weights = mla__linear_of(&a->w->indexer.weights_proj);
     if (c->m->indexer[a->layer] < 0) return;
-    mla__job_add(c, c->index->k, f->index_head_dim, x, D, T, &a->w->indexer.wk);
-    mla__job_add(c, c->index->w, f->index_n_heads, x, D, T, &weights)->exact = 1;
+    mla__job_add(c, c->index->k, c->f->index_head_dim, x, D, T, &a->w->indexer.wk);
+    mla__job_add(c, c->index->w, c->f->index_n_heads, x, D, T, &weights)->exact = 1;
     mla__jobs_run(c);
 }
 static void mla__index_queries(mla_context *c, const mla__attn *a, const float *latent) {
-    const mla_config *f = &c->m->c;
     if (c->m->indexer[a->layer] < 0) return;
-    mla__job_add(c, c->index->q, (mla__sz)f->index_n_heads * f->index_head_dim, latent, f->q_lora_rank, a->batch->T,
-                 &a->w->indexer.wq_b);
+    mla__job_add(c, c->index->q, (mla__sz)c->f->index_n_heads * c->f->index_head_dim, latent, c->f->q_lora_rank,
+                 a->batch->T, &a->w->indexer.wq_b);
 }
 
 /* What is left to do on the row of token t: norm and rotation of the key, which goes into the cache, ... */
 static void mla__index_key(mla_context *c, const mla__attn *a, const mla_cache *cache, int t) {
-    const mla_config *f = &c->m->c;
-    const int d = f->index_head_dim;
+    const int d = c->f->index_head_dim;
     if (c->m->indexer[a->layer] < 0) return;
     float *row = c->index->k + t * (mla__sz)d;
     mla__norm(row, row, d, &mla__index_norm, &a->w->indexer.k_norm);
-    mla__turn(c, row, t, f->index_rope);
+    mla__turn(c, row, t, c->f->index_rope);
     c->k.narrow[cache->pool->index_dtype](mla__index_row(cache, a->layer, c->call->position[t]), row, d);
 }
 /* ... and rotation of the queries and the scale of their weights. */
 static void mla__index_query(mla_context *c, const mla__attn *a, int t) {
-    const mla_config *f = &c->m->c;
-    const int Hi = f->index_n_heads, d = f->index_head_dim;
+    const int Hi = c->f->index_n_heads, d = c->f->index_head_dim;
     if (c->m->indexer[a->layer] < 0) return;
     for (int h = 0; h < Hi; h++) {
-        mla__turn(c, c->index->q + (t * (mla__sz)Hi + h) * d, t, f->index_rope);
+        mla__turn(c, c->index->q + (t * (mla__sz)Hi + h) * d, t, c->f->index_rope);
         c->index->w[t * (mla__sz)Hi + h] *= (float)(1 / sqrt((double)Hi * d));
     }
 }
@@ -6093,7 +6026,7 @@ static void mla__chosen_set(mla_context *c, const mla__block *b, mla__top *best)
 
 /* The heads of token t become the lanes. */
 static void mla__index_lanes(const mla_context *c, int t, mla__index_worker *my, int panels) {
-    const int Hi = c->m->c.index_n_heads, d = c->m->c.index_head_dim, nl = c->k.nl;
+    const int Hi = c->f->index_n_heads, d = c->f->index_head_dim, nl = c->k.nl;
     const float *q = c->index->q + t * (mla__sz)Hi * d;
     for (int p = 0; p < panels; p++) {
         my->lanes[p].q = my->q + (mla__sz)p * nl * d;
@@ -6105,16 +6038,14 @@ static void mla__index_lanes(const mla_context *c, int t, mla__index_worker *my,
 /* One token and one piece of context. */
 static void mla__index_piece(mla_context *c, const mla__attn *a, const mla__block *b, int piece,
                              mla__index_worker *my) {
-    const mla_config *f = &c->m->c;
     const mla_sequence *s = b->seq;
-    const int panels = (f->index_n_heads + c->k.nl - 1) / c->k.nl, seen = mla__seen(c, s, b->token);
+    const int panels = (c->f->index_n_heads + c->k.nl - 1) / c->k.nl, d = c->f->index_head_dim;
+    const int seen = mla__seen(c, s, b->token);
     const int end = b->pieces > 1 ? mla__min(seen, (piece + 1) * b->piece) : seen;
     const float *mask = s->mask ? s->mask + b->first * (mla__sz)mla__keys(s) : NULL;
     float score[MLA_PAGE];
-    mla__top best = mla__top_begin(my->best_key, my->best_at, f->index_topk);
-    mla__visit visit;
-    memset(&visit, 0, sizeof visit);
-    visit.ldk = visit.dk = f->index_head_dim, visit.s = my->s, visit.wide = my->wide;
+    mla__top best = mla__top_begin(my->best_key, my->best_at, c->f->index_topk);
+    mla__visit visit = {NULL, NULL, d, 0, d, 0, 0, 0, my->s, my->wide};
     mla__index_lanes(c, b->token, my, panels);
     /* MLA_PAGE keys from a multiple of it lie together, paged or not */
     for (int u0 = piece * b->piece; u0 < end; u0 += MLA_PAGE) {
@@ -6143,7 +6074,7 @@ static void mla__index_work(mla_context *c, void *arg, const mla__share *my) {
 static void mla__index_merge_work(mla_context *c, void *none, const mla__share *my) {
     const mla__index_scratch *s = c->index;
     const mla__index_worker *w = &c->index_workers[my->worker];
-    const int most = c->m->c.index_topk;
+    const int most = c->f->index_topk;
     (void)none;
     for (int i = my->from; i < my->to; i++) {
         const mla__block *b = &c->call->blocks[i];
@@ -6158,7 +6089,6 @@ static void mla__index_merge_work(mla_context *c, void *none, const mla__share *
 
 /* Every token that sees more than index_topk keys chooses among them, in a layer that has an indexer. */
 static void mla__choose(mla_context *c, mla__attn *a) {
-    const mla_config *f = &c->m->c;
     double cost = 0;
     int slots = 0;
     if (c->m->indexer[a->layer] < 0) return;
@@ -6169,7 +6099,7 @@ static void mla__choose(mla_context *c, mla__attn *a) {
         for (int j = s->n_tokens - 1; j >= 0; j--) {
             mla__choice *choice = &c->sparse->choice[t + j];
             choice->cache = s->cache, choice->position = c->call->position[t + j], choice->n = -1;
-            if (mla__seen(c, s, t + j) > f->index_topk) all = j; /* later tokens see no less */
+            if (mla__seen(c, s, t + j) > c->f->index_topk) all = j; /* later tokens see no less */
         }
         a->n_blocks = mla__cut(c, a->n_blocks, s, t + all, all, s->n_tokens - all, 1);
     }
@@ -6179,11 +6109,11 @@ static void mla__choose(mla_context *c, mla__attn *a) {
         const int keys = mla__seen(c, b->seq, b->token);
         mla__pieces(b, keys, mla__max(1, MLA__PIECES / a->n_blocks), MLA__PIECE_KEYS, &slots);
         c->loads[i].units = b->pieces, c->loads[i].weight = mla__min(b->piece, keys);
-        cost += (double)keys * f->index_n_heads * f->index_head_dim;
+        cost += (double)keys * c->f->index_n_heads * c->f->index_head_dim;
     }
     if (!a->n_blocks) return;
     mla__parallel(c, mla__index_work, a, a->n_blocks, cost);
-    if (slots) mla__parallel_even(c, mla__index_merge_work, NULL, a->n_blocks, (double)slots * f->index_topk * 16);
+    if (slots) mla__parallel_even(c, mla__index_merge_work, NULL, a->n_blocks, (double)slots * c->f->index_topk * 16);
 }
 
 /* A layer without indexer needs the choices of another for these very tokens. */
@@ -6207,7 +6137,7 @@ static mla_result mla__choose_check(mla_context *c, int layer, const mla__batch 
 static const int *mla__chosen(const mla_context *c, int t, int *n) {
     if (c->m->n_indexers == 0 || c->sparse->choice[t].n < 0) return NULL;
     *n = c->sparse->choice[t].n;
-    return c->sparse->chosen + t * (mla__sz)c->m->c.index_topk;
+    return c->sparse->chosen + t * (mla__sz)c->f->index_topk;
 }
 /* Of n tokens from row t of the call on, the first so many attend to all that they see. */
 static int mla__dense(const mla_context *c, int t, int n) {
@@ -6259,14 +6189,13 @@ typedef struct mla__walk {
 
 /* Tokens in a block whose heads walk together. */
 static int mla__lane_tokens(const mla_context *c) {
-    return mla__min(c->max_tokens, mla__max(1, MLA__LANE_ROWS / c->m->c.num_attention_heads));
+    return mla__min(c->max_tokens, mla__max(1, MLA__LANE_ROWS / c->f->num_attention_heads));
 }
 
 /* Walkers go over latents with all heads of a few tokens, or over expanded keys with one head of many. */
 static void mla__walk_layout(mla_context *c, mla__arena *arena) {
-    const mla_config *f = &c->m->c;
-    const int H = f->num_attention_heads, N = f->qk_nope_head_dim, P = f->qk_rope_head_dim, V = f->v_head_dim,
-              R = f->kv_lora_rank, nl = c->k.nl, sparse = c->m->n_indexers > 0;
+    const int H = c->f->num_attention_heads, N = c->f->qk_nope_head_dim, P = c->f->qk_rope_head_dim,
+              V = c->f->v_head_dim, R = c->f->kv_lora_rank, nl = c->k.nl, sparse = c->m->n_indexers > 0;
     const int all_heads = (mla__lane_tokens(c) * H + nl - 1) / nl,
               one_head = (mla__min(c->max_tokens, MLA__QUERIES) + nl - 1) / nl;
     const double floats = fmax(all_heads * (2.0 * R + P + 3), one_head * (N + P + V + 3.0)) * nl;
@@ -6307,9 +6236,9 @@ typedef struct mla__steps {
     double alone, together, keys;
 } mla__steps;
 static mla__steps mla__walk_steps(const mla_context *c, const mla_sequence *s, int t) {
-    const int dense = mla__dense(c, t, s->n_tokens), causal = c->m->c.mask == MLA_MASK_CAUSAL && !s->mask;
+    const int dense = mla__dense(c, t, s->n_tokens), causal = c->f->mask == MLA_MASK_CAUSAL && !s->mask;
     const double n = dense, few = s->n_tokens - dense, all = mla__keys(s), keys = causal ? all - few : all;
-    const double pairs = causal ? n * (keys - (n - 1) / 2) : n * keys, own = fmin(c->m->c.index_topk, all),
+    const double pairs = causal ? n * (keys - (n - 1) / 2) : n * keys, own = fmin(c->f->index_topk, all),
                  any = fmin(all, few * own);
     mla__steps steps;
     steps.alone = pairs + few * own, steps.together = pairs + few * any;
@@ -6331,7 +6260,7 @@ static const float *mla__walk_mask(const mla__walk *walk, int t) {
 static float *mla__walk_probs(const mla__walk *walk, int p, int i) {
     const mla_sequence *s = walk->b->seq;
     const mla__sz token = (mla__sz)walk->a->probs_layer * s->n_tokens + walk->b->first + mla__walk_token(walk, p, i);
-    return s->probs + (token * walk->c->m->c.num_attention_heads + mla__walk_head(walk, p, i)) * (mla__sz)mla__keys(s);
+    return s->probs + (token * walk->c->f->num_attention_heads + mla__walk_head(walk, p, i)) * (mla__sz)mla__keys(s);
 }
 
 /* Masks and probabilities of lane i of panel p. Those of lists are of a visit: one token has one mask for all heads. */
@@ -6381,8 +6310,7 @@ static int mla__lanes_last(const mla__lanes *l) {
 
 static mla__walk mla__walk_of(mla_context *c, const mla__attn *a, const mla__block *b, int piece, int worker,
                               const mla__queries *q) {
-    mla__walk walk;
-    memset(&walk, 0, sizeof walk);
+    mla__walk walk = MLA__ZERO;
     walk.c = c, walk.a = a, walk.b = b, walk.my = &c->walkers[worker], walk.q = *q;
     walk.panels = (b->n * q->heads + c->k.nl - 1) / c->k.nl;
     walk.list = mla__chosen(c, b->token, &walk.end);
@@ -6528,11 +6456,11 @@ typedef struct mla__attn_scratch {
 } mla__attn_scratch;
 
 static int mla__absorb_tokens(const mla_context *c) {
-    return mla__min(c->max_tokens, mla__max(1, MLA__ABSORB_ROWS / c->m->c.num_attention_heads));
+    return mla__min(c->max_tokens, mla__max(1, MLA__ABSORB_ROWS / c->f->num_attention_heads));
 }
 
 static void mla__attn_layout(mla_context *c, mla__arena *arena) {
-    const mla_config *f = &c->m->c;
+    const mla_config *f = c->f;
     const int N = f->qk_nope_head_dim, P = f->qk_rope_head_dim, V = f->v_head_dim, R = f->kv_lora_rank, nl = c->k.nl;
     const double T = c->max_tokens, H = f->num_attention_heads;
     if (f->num_attention_heads == 0) return;
@@ -6568,7 +6496,7 @@ static void mla__attn_layout(mla_context *c, mla__arena *arena) {
 /* Latent norms, rotation of the key, and the new rows of the caches. */
 static void mla__latent_work(mla_context *c, void *arg, const mla__share *my) {
     const mla__attn *a = (const mla__attn *)arg;
-    const mla_config *f = &c->m->c;
+    const mla_config *f = c->f;
     const mla_sequence *s = a->batch->seqs;
     const int R = f->kv_lora_rank, P = f->qk_rope_head_dim, Q = f->q_lora_rank;
     int first = 0;
@@ -6588,7 +6516,7 @@ static void mla__latent_work(mla_context *c, void *arg, const mla__share *my) {
 /* Rotation of the queries; softmax_scale and all other factors of theirs go into them. */
 static void mla__query_work(mla_context *c, void *arg, const mla__share *my) {
     const mla__attn *a = (const mla__attn *)arg;
-    const mla_config *f = &c->m->c;
+    const mla_config *f = c->f;
     const int P = f->qk_rope_head_dim, N = f->qk_nope_head_dim, H = f->num_attention_heads;
     for (int t = my->from; t < my->to; t++) {
         float scale = f->softmax_scale * f->q_scale;
@@ -6607,7 +6535,7 @@ static void mla__query_work(mla_context *c, void *arg, const mla__share *my) {
 static void mla__absorbed_row(const mla_context *c, const mla__attn *a, const mla__block *b, int piece,
                               const mla__lanes *l, int p, int i) {
     const mla__attn_scratch *s = c->attn;
-    const int H = c->m->c.num_attention_heads, R = c->m->c.kv_lora_rank, row = p * c->k.nl + i;
+    const int H = c->f->num_attention_heads, R = c->f->kv_lora_rank, row = p * c->k.nl + i;
     const mla__sz to = (mla__sz)(b->token - a->token0) * H + row;
     const float *o = l->o + i * (mla__sz)R, z = l->l[i] != 0 ? 1.0f / l->l[i] : 0;
     if (b->pieces == 1) {
@@ -6624,19 +6552,15 @@ static void mla__absorbed_row(const mla_context *c, const mla__attn *a, const ml
 /* Absorbed, one block of tokens and one piece of context: all heads walk over the latents together, each read and
    widened once. */
 static void mla__absorbed_piece(mla_context *c, const mla__attn *a, const mla__block *b, int piece, int worker) {
-    const mla_config *f = &c->m->c;
     const mla__attn_worker *my = &c->attn_workers[worker];
     const mla_dtype dtype = b->seq->cache->pool->dtype;
-    const int H = f->num_attention_heads, R = f->kv_lora_rank, dk = R + f->qk_rope_head_dim;
+    const int H = c->f->num_attention_heads, R = c->f->kv_lora_rank, dk = R + c->f->qk_rope_head_dim;
     const int in_place = c->k.attend[dtype] != NULL && R % MLA__NR_MAX == 0;
     const mla_dtype t = in_place ? dtype : MLA_F32;
     const int tiles = c->k.attend_tiles && t == MLA_BF16 && dk % 32 == 0;
     const mla__sz ld = in_place ? dk : mla__up_to(dk, MLA__NR_MAX);
-    mla__queries q;
-    mla__visit visit;
-    q.q = c->attn->qa + (mla__sz)(b->token - a->token0) * H * dk, q.ldq = q.dk = dk, q.dv = R;
-    q.heads = H, q.head0 = 0, q.most = MLA_PAGE;
-    visit.ldk = visit.ldv = ld, visit.dk = dk, visit.dv = R, visit.s = my->s, visit.wide = my->wide;
+    const mla__queries q = {c->attn->qa + (mla__sz)(b->token - a->token0) * H * dk, dk, H, 0, dk, R, MLA_PAGE};
+    mla__visit visit = {NULL, NULL, ld, ld, dk, R, 0, 0, my->s, my->wide};
     mla__walk walk = mla__walk_of(c, a, b, piece, worker, &q);
     mla__lanes *lanes = walk.my->lanes;
     while (mla__walk_next(&walk)) {
@@ -6653,7 +6577,7 @@ static void mla__absorbed_piece(mla_context *c, const mla__attn *a, const mla__b
 /* Pieces of context are merged in their order. */
 static void mla__merge(mla_context *c, const mla__attn *a, const mla__block *b, int row, int worker) {
     const mla__attn_scratch *s = c->attn;
-    const int H = c->m->c.num_attention_heads, R = c->m->c.kv_lora_rank, n = b->pieces;
+    const int H = c->f->num_attention_heads, R = c->f->kv_lora_rank, n = b->pieces;
     const mla__sz slot = (mla__sz)b->slot * mla__lane_tokens(c) * H + row * (mla__sz)n,
                   to = (mla__sz)(b->token - a->token0) * H + row;
     const float *m = s->piece_m + slot, *l = s->piece_l + slot;
@@ -6694,7 +6618,7 @@ static void mla__head_values(mla_context *c, float *y, mla__sz ldy, const mla__i
 
 /* A visit's keys [n, N+P] and values [n, V] of head h, expanded from the latents; in bf16 if tiles are used. */
 static void mla__expand(mla_context *c, const mla__attn *a, const mla__walk *walk, int h, int tiles, int worker) {
-    const mla_config *f = &c->m->c;
+    const mla_config *f = c->f;
     const mla__attn_worker *my = &c->attn_workers[worker];
     const int N = f->qk_nope_head_dim, P = f->qk_rope_head_dim, V = f->v_head_dim, R = f->kv_lora_rank, nu = walk->n;
     const mla__sz ld = mla__up_to(R + P, MLA__NR_MAX), ldk = N + P, ldv = mla__up_to(V, MLA__NR_MAX);
@@ -6719,18 +6643,15 @@ static void mla__expand(mla_context *c, const mla__attn *a, const mla__walk *wal
 
 /* Naive, one head of one block of tokens: keys and values are expanded a visit at a time. */
 static void mla__naive_head(mla_context *c, const mla__attn *a, const mla__block *b, int h, int worker) {
-    const mla_config *f = &c->m->c;
+    const mla_config *f = c->f;
     const mla__attn_worker *my = &c->attn_workers[worker];
     const int H = f->num_attention_heads, N = f->qk_nope_head_dim, P = f->qk_rope_head_dim, V = f->v_head_dim;
     const int tiles = c->k.attend_tiles && !a->keys.transposed && a->keys.w.weight.dtype == MLA_BF16 &&
                       (N + P) % 32 == 0 && V % 32 == 0 && f->kv_lora_rank % 32 == 0;
-    mla__queries q;
-    mla__visit visit;
-    q.q = c->attn->q + ((mla__sz)b->token * H + h) * (N + P), q.ldq = (mla__sz)H * (N + P), q.dk = N + P, q.dv = V;
-    q.heads = 1, q.head0 = h, q.most = MLA__KEYS;
-    visit.k = tiles ? (const void *)my->k16 : my->k, visit.ldk = visit.dk = N + P;
-    visit.v = tiles ? (const void *)my->v16 : my->v, visit.ldv = tiles ? V : mla__up_to(V, MLA__NR_MAX), visit.dv = V;
-    visit.s = my->s, visit.wide = my->wide;
+    const float *first = c->attn->q + ((mla__sz)b->token * H + h) * (N + P);
+    const mla__queries q = {first, (mla__sz)H * (N + P), 1, h, N + P, V, MLA__KEYS};
+    mla__visit visit = {my->k, my->v, N + P, mla__up_to(V, MLA__NR_MAX), N + P, V, 0, 0, my->s, my->wide};
+    if (tiles) visit.k = my->k16, visit.v = my->v16, visit.ldv = V;
     mla__walk walk = mla__walk_of(c, a, b, 0, worker, &q);
     mla__lanes *lanes = walk.my->lanes;
     while (mla__walk_next(&walk)) {
@@ -6769,7 +6690,7 @@ static void mla__merge_work(mla_context *c, void *arg, const mla__share *my) {
 /* qa [n, H, R+P] = [W_UK^T q_nope | q_rope], a head at a time. */
 static void mla__absorb_work(mla_context *c, void *arg, const mla__share *my) {
     const mla__attn *a = (const mla__attn *)arg;
-    const mla_config *f = &c->m->c;
+    const mla_config *f = c->f;
     const int H = f->num_attention_heads, N = f->qk_nope_head_dim, P = f->qk_rope_head_dim, R = f->kv_lora_rank;
     for (int h = my->from; h < my->to; h++) {
         const float *q = c->attn->q + ((mla__sz)a->token0 * H + h) * (N + P);
@@ -6784,8 +6705,7 @@ static void mla__absorb_work(mla_context *c, void *arg, const mla__share *my) {
 /* o_h = W_UV_h ol_h + b_v: probabilities add up to 1, so a bias on values is added once; but those of a query that sees
    no key do not, and it gets 0. */
 static void mla__unabsorb(mla_context *c, const mla__attn *a) {
-    const mla_config *f = &c->m->c;
-    const int H = f->num_attention_heads, V = f->v_head_dim, R = f->kv_lora_rank;
+    const int H = c->f->num_attention_heads, V = c->f->v_head_dim, R = c->f->kv_lora_rank;
     float *o = c->attn->o + (mla__sz)a->token0 * H * V;
     for (int h = 0; h < H; h++) {
         mla__job *j = mla__job_add(c, o + h * (mla__sz)V, (mla__sz)H * V, c->attn->ol + h * (mla__sz)R, (mla__sz)H * R,
@@ -6800,7 +6720,7 @@ static void mla__unabsorb(mla_context *c, const mla__attn *a) {
 /* The absorbed path of n_tokens tokens from row `token` of the call on, which may belong to several sequences: from row
    `first` of sequence i on. */
 static void mla__absorbed(mla_context *c, mla__attn *a, int i, int token, int first, int n_tokens) {
-    const mla_config *f = &c->m->c;
+    const mla_config *f = c->f;
     const double H = f->num_attention_heads, N = f->qk_nope_head_dim, R = f->kv_lora_rank, P = f->qk_rope_head_dim;
     double cost = 0;
     int slots = 0;
@@ -6829,7 +6749,7 @@ static void mla__absorbed(mla_context *c, mla__attn *a, int i, int token, int fi
 
 /* The naive path of a sequence whose first token is in row `token` of the call. */
 static void mla__naive(mla_context *c, mla__attn *a, const mla_sequence *s, int token) {
-    const mla_config *f = &c->m->c;
+    const mla_config *f = c->f;
     a->n_blocks = mla__walk_cut(c, 0, s, token, 0, s->n_tokens, MLA__QUERIES, MLA__QUERIES);
     for (int i = 0; i < a->n_blocks; i++) {
         c->loads[i].units = f->num_attention_heads;
@@ -6843,8 +6763,7 @@ static void mla__naive(mla_context *c, mla__attn *a, const mla_sequence *s, int 
    block walks over; absorbed: 2R+P for each pair, and R(N+V) into and out of the latent for each query. token: row of
    the sequence's first token in the call. */
 static int mla__prefer_naive(const mla_context *c, const mla_sequence *s, int token) {
-    const mla_config *f = &c->m->c;
-    const double R = f->kv_lora_rank, N = f->qk_nope_head_dim, P = f->qk_rope_head_dim, V = f->v_head_dim;
+    const double R = c->f->kv_lora_rank, N = c->f->qk_nope_head_dim, P = c->f->qk_rope_head_dim, V = c->f->v_head_dim;
     const mla__steps steps = mla__walk_steps(c, s, token);
     const double naive = steps.together * (N + P + V) + R * (N + V) * steps.keys;
     const double absorbed = steps.alone * (2 * R + P) + s->n_tokens * R * (N + V);
@@ -6875,13 +6794,12 @@ static void mla__attend_all(mla_context *c, mla__attn *a) {
 /* y [T, D] = attention of x [T, D]. Everything has been checked, pages are reserved. */
 static void mla__attn_run(mla_context *c, const mla__batch *batch, int layer, int probs_layer, float *y,
                           const float *x) {
-    const mla_config *f = &c->m->c;
+    const mla_config *f = c->f;
     const mla_attn_weights *w = &c->m->layers[layer].attn;
     const mla__attn_scratch *s = c->attn;
     const int D = f->hidden_size, H = f->num_attention_heads, Q = f->q_lora_rank, T = batch->T;
     const int R = f->kv_lora_rank, P = f->qk_rope_head_dim, qk = f->qk_nope_head_dim + P;
-    mla__attn a;
-    memset(&a, 0, sizeof a);
+    mla__attn a = MLA__ZERO;
     a.batch = batch, a.w = w, a.layer = layer, a.probs_layer = probs_layer;
     mla__attn_heads(&a, f);
     if (Q > 0) mla__job_add(c, s->cq, Q, x, D, T, &w->q_a);
@@ -6908,22 +6826,22 @@ static mla_result mla__attn_check(mla_context *c, int layer) {
 }
 
 mla_result mla_attn_forward(mla_context *c, int layer, float *y, const float *x, const mla_sequence *seqs, int n_seqs) {
-    mla_result r;
     mla__batch batch;
     if (!c) return MLA_ERR_ARGUMENT;
     if (!x || !y) return mla__fail(&c->err, MLA_ERR_ARGUMENT, "mla_attn_forward: %s is NULL", x ? "y" : "x");
-    if (layer < 0 || layer >= c->m->c.num_hidden_layers)
+    if (layer < 0 || layer >= c->f->num_hidden_layers)
         return mla__fail(&c->err, MLA_ERR_ARGUMENT, "mla_attn_forward: layer %d, num_hidden_layers is %d", layer,
-                         c->m->c.num_hidden_layers);
-    if ((r = mla__attn_check(c, layer)) != MLA_OK || (r = mla__check_sequences(c, &batch, seqs, n_seqs)) != MLA_OK ||
-        (r = mla__reserve_all(c, &batch)) != MLA_OK)
-        return r;
-    if ((r = mla__choose_check(c, layer, &batch)) != MLA_OK) {
+                         c->f->num_hidden_layers);
+    MLA__TRY(mla__attn_check(c, layer));
+    MLA__TRY(mla__check_sequences(c, &batch, seqs, n_seqs));
+    MLA__TRY(mla__reserve_all(c, &batch));
+    const mla_result r = mla__choose_check(c, layer, &batch);
+    if (r != MLA_OK) {
         mla__unreserve_all(&batch, batch.n);
         return r;
     }
     mla__attn_run(c, &batch, layer, 0, y, x);
-    if (layer == c->m->c.num_hidden_layers - 1) mla__advance(&batch);
+    if (layer == c->f->num_hidden_layers - 1) mla__advance(&batch);
     return MLA_OK;
 }
 
@@ -7013,9 +6931,8 @@ typedef struct mla__moe_scratch {
 } mla__moe_scratch;
 
 static void mla__moe_layout(mla_context *c, mla__arena *arena) {
-    const mla_config *f = &c->m->c;
-    const double T = c->max_tokens, K = f->num_experts_per_tok, inter = f->moe_intermediate_size;
-    const int n_choices = mla__choices(f);
+    const double T = c->max_tokens, K = c->f->num_experts_per_tok, inter = c->f->moe_intermediate_size;
+    const int n_choices = mla__choices(c->f);
     mla__moe_scratch s;
     s.score = MLA__TAKE(arena, float, T *n_choices);
     s.index = MLA__TAKE(arena, int, T *K);
@@ -7023,7 +6940,7 @@ static void mla__moe_layout(mla_context *c, mla__arena *arena) {
     s.slot_token = MLA__TAKE(arena, int, T *K);
     s.slot_weight = MLA__TAKE(arena, float, T *K);
     s.offset = MLA__TAKE(arena, int, n_choices + 1);
-    s.h = MLA__TAKE(arena, float, T *fmax(f->intermediate_size, (K + f->n_shared_experts) * inter));
+    s.h = MLA__TAKE(arena, float, T *fmax(c->f->intermediate_size, (K + c->f->n_shared_experts) * inter));
     s.group = MLA__TAKE(arena, float, 3.0 * n_choices * c->threads);
     if (c->moe) *c->moe = s;
 }
@@ -7040,27 +6957,25 @@ typedef struct mla__moe {
 static void mla__route_work(mla_context *c, void *arg, const mla__share *my) {
     const mla__moe *a = (const mla__moe *)arg;
     const mla__moe_scratch *s = c->moe;
-    const mla_config *f = &c->m->c;
-    const int E = mla__choices(f), K = f->num_experts_per_tok;
+    const int E = mla__choices(c->f), K = c->f->num_experts_per_tok;
     float *biased = s->group + my->worker * (mla__sz)(3 * E);
     for (int t = my->from; t < my->to; t++)
-        mla__route(f, &a->w->router_bias, s->score + t * (mla__sz)E, biased, (unsigned char *)(void *)(biased + 2 * E),
-                   s->index + t * (mla__sz)K, s->weight + t * (mla__sz)K);
+        mla__route(c->f, &a->w->router_bias, s->score + t * (mla__sz)E, biased,
+                   (unsigned char *)(void *)(biased + 2 * E), s->index + t * (mla__sz)K, s->weight + t * (mla__sz)K);
 }
 /* Each token's experts and their weights. */
 static void mla__route_all(mla_context *c, mla__moe *a) {
-    const mla_config *f = &c->m->c;
-    const int n_choices = mla__choices(f);
+    const int n_choices = mla__choices(c->f);
     const mla_linear router = mla__linear_of(&a->w->router);
-    mla__job_add(c, c->moe->score, n_choices, a->x, f->hidden_size, a->T, &router)->exact = 1;
+    mla__job_add(c, c->moe->score, n_choices, a->x, c->f->hidden_size, a->T, &router)->exact = 1;
     mla__jobs_run(c);
-    mla__parallel_even(c, mla__route_work, a, a->T, (double)a->T * n_choices * (f->num_experts_per_tok + 8));
+    mla__parallel_even(c, mla__route_work, a, a->T, (double)a->T * n_choices * (c->f->num_experts_per_tok + 8));
 }
 
 /* Tokens are sorted by expert, by counting. */
 static void mla__sort(mla_context *c, int T, const mla_routing *out) {
     const mla__moe_scratch *s = c->moe;
-    const int n_choices = mla__choices(&c->m->c), K = c->m->c.num_experts_per_tok;
+    const int n_choices = mla__choices(&c->m->c), K = c->f->num_experts_per_tok;
     memset(s->offset, 0, (size_t)(n_choices + 1) * sizeof *s->offset);
     for (int i = 0; i < T * K; i++) s->offset[s->index[i] + 1]++;
     for (int e = 0; e < n_choices; e++) {
@@ -7081,7 +6996,7 @@ static void mla__sort(mla_context *c, int T, const mla_routing *out) {
 /* h = silu(gate x) * up x, of all experts at once. */
 static void mla__gate(mla_context *c, const mla__moe *a) {
     const mla__moe_scratch *s = c->moe;
-    const int D = c->m->c.hidden_size, inter = c->m->c.moe_intermediate_size;
+    const int D = c->f->hidden_size, inter = c->f->moe_intermediate_size;
     if (a->dense) mla__job_add(c, a->h, a->dense->gate.weight.rows, a->x, D, a->T, &a->dense->gate)->up = &a->dense->up;
     for (int e = 0; e < a->n_experts; e++) {
         const int first = s->offset[e], n = s->offset[e + 1] - first;
@@ -7097,7 +7012,7 @@ static void mla__gate(mla_context *c, const mla__moe *a) {
 static void mla__down_work(mla_context *c, void *arg, const mla__share *my) {
     const mla__moe *a = (const mla__moe *)arg;
     const mla__moe_scratch *s = c->moe;
-    const int D = c->m->c.hidden_size, n0 = my->from * MLA__STRIP, n1 = mla__min(my->to * MLA__STRIP, D);
+    const int D = c->f->hidden_size, n0 = my->from * MLA__STRIP, n1 = mla__min(my->to * MLA__STRIP, D);
     if (!a->dense) /* which comes first and is not added but stored */
         for (int t = 0; t < a->T; t++) memset(a->y + t * (mla__sz)D + n0, 0, (size_t)(n1 - n0) * sizeof *a->y);
     for (int i = 0; i < c->n_jobs; i++) mla__job_rows(c, &c->jobs[i], n0, n1, &c->workers[my->worker]);
@@ -7110,9 +7025,8 @@ static void mla__down_work(mla_context *c, void *arg, const mla__share *my) {
 /* y = sum of the down projections. */
 static void mla__down(mla_context *c, mla__moe *a) {
     const mla__moe_scratch *s = c->moe;
-    const mla_config *f = &c->m->c;
-    const int D = f->hidden_size, inter = f->moe_intermediate_size;
-    const double inner = a->w ? f->num_experts_per_tok * (double)inter : (double)f->intermediate_size;
+    const int D = c->f->hidden_size, inter = c->f->moe_intermediate_size;
+    const double inner = a->w ? c->f->num_experts_per_tok * (double)inter : (double)c->f->intermediate_size;
     if (a->dense) mla__job_add(c, a->y, D, a->h, a->dense->gate.weight.rows, a->T, &a->dense->down);
     for (int e = 0; e < a->n_experts; e++) {
         const int first = s->offset[e], n = s->offset[e + 1] - first;
@@ -7127,19 +7041,14 @@ static void mla__down(mla_context *c, mla__moe *a) {
 
 /* y [T, D] = experts (moe) or mlp of x [T, D]. */
 static void mla__ffn(mla_context *c, int layer, int moe, float *y, const float *x, int T, const mla_routing *out) {
-    const mla_config *f = &c->m->c;
     const mla_layer_weights *w = &c->m->layers[layer];
-    mla__moe a;
-    memset(&a, 0, sizeof a);
-    a.T = T, a.x = x, a.y = y, a.h = c->moe->h;
+    mla__moe a = {NULL, &w->mlp, x, y, c->moe->h, T, 0};
     if (moe) {
-        a.w = &w->moe, a.n_experts = f->n_routed_experts;
-        a.dense = f->n_shared_experts > 0 ? &w->moe.shared : NULL;
-        a.h += T * (mla__sz)f->num_experts_per_tok * f->moe_intermediate_size;
+        a.w = &w->moe, a.n_experts = c->f->n_routed_experts;
+        a.dense = c->f->n_shared_experts > 0 ? &w->moe.shared : NULL;
+        a.h += T * (mla__sz)c->f->num_experts_per_tok * c->f->moe_intermediate_size;
         mla__route_all(c, &a);
         mla__sort(c, T, out);
-    } else {
-        a.dense = &w->mlp;
     }
     mla__gate(c, &a);
     mla__down(c, &a);
@@ -7151,9 +7060,9 @@ mla_result mla_moe_forward(mla_context *c, int layer, float *y, const float *x, 
                            const mla_routing *routing) {
     if (!c) return MLA_ERR_ARGUMENT;
     if (!x || !y) return mla__fail(&c->err, MLA_ERR_ARGUMENT, "mla_moe_forward: %s is NULL", x ? "y" : "x");
-    if (layer < 0 || layer >= c->m->c.num_hidden_layers)
+    if (layer < 0 || layer >= c->f->num_hidden_layers)
         return mla__fail(&c->err, MLA_ERR_ARGUMENT, "mla_moe_forward: layer %d, num_hidden_layers is %d", layer,
-                         c->m->c.num_hidden_layers);
+                         c->f->num_hidden_layers);
     if (!mla__has_ffn(&c->m->layers[layer]))
         return mla__fail(&c->err, MLA_ERR_WEIGHTS, "weights.layers[%d]: neither mlp nor moe is there", layer);
     if (n_tokens < 1)
@@ -7195,50 +7104,59 @@ typedef struct mla__rows_norm {
 
 static void mla__norm_work(mla_context *c, void *arg, const mla__share *my) {
     const mla__rows_norm *a = (const mla__rows_norm *)arg;
-    const int D = c->m->c.hidden_size;
+    const int D = c->f->hidden_size;
     for (int t = my->from; t < my->to; t++)
-        mla__norm(a->y + t * (mla__sz)D, a->x + t * (mla__sz)D, D, &c->m->c.block_norm, a->w);
+        mla__norm(a->y + t * (mla__sz)D, a->x + t * (mla__sz)D, D, &c->f->block_norm, a->w);
 }
 static void mla__norm_rows(mla_context *c, float *y, const float *x, int T, const mla_norm_weights *w) {
     mla__rows_norm a = {y, x, w};
-    mla__parallel_even(c, mla__norm_work, &a, T, (double)T * c->m->c.hidden_size * 8);
+    mla__parallel_even(c, mla__norm_work, &a, T, (double)T * c->f->hidden_size * 8);
 }
 static void mla__add(float *x, const float *y, float scale, mla__sz n) {
     for (mla__sz i = 0; i < n; i++) x[i] += scale * y[i];
 }
 
+/* The tensors that calls ask for are there. */
+static mla_result mla__require(mla_context *c, int in, const void *weights, const char *place, int i) {
+    for (const mla__entry *e = NULL; (e = mla__next_tensor(in, e)) != NULL;) {
+        const int none = mla__is_norm(e) && c->f->block_norm.kind == MLA_NORM_NONE;
+        char at[32];
+        if (e->need != MLA__CALLED || mla__tensor_at(e, weights)->data || none) continue;
+        snprintf(at, sizeof at, place, i);
+        return mla__fail(&c->err, MLA_ERR_WEIGHTS, "weights.%s%s%s: missing", at, e->name,
+                         mla__is_norm(e) ? ".weight" : "");
+    }
+    return MLA_OK;
+}
 /* What a call on layers [begin, end) needs and a partial model may lack. */
 static mla_result mla__complete(mla_context *c, int begin, int end) {
     for (int i = begin; i < end; i++) {
         const mla_layer_weights *w = &c->m->layers[i];
-        const mla__entry *norm = mla__lacks(&c->m->c, MLA__IN_LAYER, w);
-        const mla_result r = mla__mixer_of(c->m, i)->check(c, i);
-        if (r != MLA_OK) return r;
+        MLA__TRY(mla__mixer_of(c->m, i)->check(c, i));
         if (!mla__has_ffn(w)) return mla__fail(&c->err, MLA_ERR_WEIGHTS, "weights.layers[%d].mlp (or moe): missing", i);
-        if (norm) return mla__fail(&c->err, MLA_ERR_WEIGHTS, "weights.layers[%d].%s.weight: missing", i, norm->name);
+        MLA__TRY(mla__require(c, MLA__IN_LAYER, w, "layers[%d].", i));
     }
     return MLA_OK;
 }
 
 static mla_result mla__check_tokens(mla_context *c, const int *tokens, int T) {
     for (int t = 0; t < T; t++)
-        if (tokens[t] < 0 || tokens[t] >= c->m->c.vocab_size)
+        if (tokens[t] < 0 || tokens[t] >= c->f->vocab_size)
             return mla__fail(&c->err, MLA_ERR_ARGUMENT, "tokens[%d]: %d, vocab_size is %d", t, tokens[t],
-                             c->m->c.vocab_size);
+                             c->f->vocab_size);
     return MLA_OK;
 }
 
 /* x [T, D] */
 static void mla__embed(mla_context *c, const mla_tensor *e, const int *tokens, int T) {
-    const mla_config *f = &c->m->c;
-    const int D = f->hidden_size, block = mla__formats[e->dtype].block;
+    const int D = c->f->hidden_size, block = mla__formats[e->dtype].block;
     unsigned char own[MLA__BLOCK_BYTES];
     for (int t = 0; t < T; t++) {
         float *x = c->block->x + t * (mla__sz)D;
         for (int i = 0; i < D && block > 1; i += block)
             c->k.widen[e->dtype](x + i, mla__block_at(e, tokens[t], i, own), block);
         for (int i = 0; i < D; i++) {
-            const float scale = mla__scaled(e) ? mla__scale(e, tokens[t], i) * f->embed_scale : f->embed_scale;
+            const float scale = mla__scaled(e) ? mla__scale(e, tokens[t], i) * c->f->embed_scale : c->f->embed_scale;
             x[i] = (block > 1 ? x[i] : mla__get(e->dtype, e->data, tokens[t] * (mla__sz)D + i)) * scale;
         }
     }
@@ -7246,22 +7164,19 @@ static void mla__embed(mla_context *c, const mla_tensor *e, const int *tokens, i
 
 /* x [T, D] through the block of a layer. */
 static void mla__layer(mla_context *c, const mla__batch *batch, int layer, int probs_layer, int64_t *counts) {
-    const mla_config *f = &c->m->c;
     const mla__block_scratch *s = c->block;
     const mla_layer_weights *w = &c->m->layers[layer];
     const int shortcut = mla__shortcut(w), T = batch->T;
-    const mla__sz n = T * (mla__sz)f->hidden_size;
-    mla_routing routing;
-    memset(&routing, 0, sizeof routing);
-    routing.counts = counts;
+    const mla__sz n = T * (mla__sz)c->f->hidden_size;
+    const mla_routing routing = {NULL, NULL, counts};
     mla__norm_rows(c, s->xn, s->x, T, &w->attn_norm);
     mla__mixer_of(c->m, layer)->run(c, batch, layer, probs_layer, s->y, s->xn);
-    mla__add(s->x, s->y, f->residual_scale, n);
+    mla__add(s->x, s->y, c->f->residual_scale, n);
     mla__norm_rows(c, s->xn, s->x, T, &w->ffn_norm);
     mla__ffn(c, layer, w->moe.experts && !shortcut, s->y, s->xn, T, &routing);
     if (w->ffn_out_norm.weight.data) mla__norm_rows(c, s->y, s->y, T, &w->ffn_out_norm);
-    mla__add(s->x, s->y, f->residual_scale, n);
-    if (layer > 0 && mla__shortcut(w - 1)) mla__add(s->x, s->late, f->residual_scale, n);
+    mla__add(s->x, s->y, c->f->residual_scale, n);
+    if (layer > 0 && mla__shortcut(w - 1)) mla__add(s->x, s->late, c->f->residual_scale, n);
     if (shortcut) mla__ffn(c, layer, 1, s->late, s->xn, T, &routing);
 }
 
@@ -7273,14 +7188,13 @@ static int64_t *mla__counts(const mla_context *c, const mla_outputs *out, int la
 /* The caller gets state i, x [T, D], if it wants it. */
 static void mla__give_state(const mla_context *c, const mla_outputs *out, int i, const float *x, int T) {
     if (!out->hidden || !out->hidden[i]) return;
-    memcpy(out->hidden[i], x, (size_t)T * (size_t)c->m->c.hidden_size * sizeof *x);
+    memcpy(out->hidden[i], x, (size_t)T * (size_t)c->f->hidden_size * sizeof *x);
 }
 
 /* Logits, as out wants them, of xn [T, D], which is used up. */
 static void mla__logits(mla_context *c, const mla__batch *batch, const mla_tensor *head_weights,
                         const mla_outputs *out) {
-    const mla_config *f = &c->m->c;
-    const int D = f->hidden_size, n = out->all_logits ? batch->T : batch->n;
+    const int D = c->f->hidden_size, n = out->all_logits ? batch->T : batch->n;
     float *xn = c->block->xn;
     const mla_linear head = mla__linear_of(head_weights);
     if (!out->all_logits) /* last rows move to the front */
@@ -7288,9 +7202,9 @@ static void mla__logits(mla_context *c, const mla__batch *batch, const mla_tenso
             t += batch->seqs[i].n_tokens;
             memmove(xn + i * (mla__sz)D, xn + (t - 1) * (mla__sz)D, (size_t)D * sizeof *xn);
         }
-    if (f->logits_scale != 1)
-        for (mla__sz i = 0; i < n * (mla__sz)D; i++) xn[i] *= f->logits_scale;
-    mla__job_add(c, out->logits, f->vocab_size, xn, D, n, &head);
+    if (c->f->logits_scale != 1)
+        for (mla__sz i = 0; i < n * (mla__sz)D; i++) xn[i] *= c->f->logits_scale;
+    mla__job_add(c, out->logits, c->f->vocab_size, xn, D, n, &head);
     mla__jobs_run(c);
 }
 /* After the last block: state i is the normed one, and the logits come from it. */
@@ -7304,22 +7218,18 @@ static void mla__finish(mla_context *c, const mla__batch *batch, const mla_norm_
 
 mla_result mla_model_forward(mla_context *c, const mla_sequence *seqs, int n_seqs, const int *tokens,
                              const mla_outputs *out) {
-    mla_result r;
+    const mla_outputs nothing = MLA__ZERO;
     mla__batch batch;
-    mla_outputs nothing;
     if (!c) return MLA_ERR_ARGUMENT;
     const mla_model *m = c->m;
     const int L = m->c.num_hidden_layers;
-    memset(&nothing, 0, sizeof nothing);
     if (!out) out = &nothing;
     if (!tokens) return mla__fail(&c->err, MLA_ERR_ARGUMENT, "mla_model_forward: tokens is NULL");
-    const mla__entry *lack = mla__lacks(&m->c, MLA__IN_MODEL, &m->w);
-    if (lack)
-        return mla__fail(&c->err, MLA_ERR_WEIGHTS, "weights.%s%s: missing", lack->name,
-                         mla__is_norm(lack) ? ".weight" : "");
-    if ((r = mla__complete(c, 0, L)) != MLA_OK || (r = mla__check_sequences(c, &batch, seqs, n_seqs)) != MLA_OK ||
-        (r = mla__check_tokens(c, tokens, batch.T)) != MLA_OK || (r = mla__reserve_all(c, &batch)) != MLA_OK)
-        return r;
+    MLA__TRY(mla__require(c, MLA__IN_MODEL, &m->w, "", 0));
+    MLA__TRY(mla__complete(c, 0, L));
+    MLA__TRY(mla__check_sequences(c, &batch, seqs, n_seqs));
+    MLA__TRY(mla__check_tokens(c, tokens, batch.T));
+    MLA__TRY(mla__reserve_all(c, &batch));
     mla__embed(c, &m->w.embed, tokens, batch.T);
     for (int i = 0; i < L; i++) {
         mla__give_state(c, out, i, c->block->x, batch.T);
@@ -7331,12 +7241,6 @@ mla_result mla_model_forward(mla_context *c, const mla_sequence *seqs, int n_seq
 
 /* ---- >>mtp ------------------------------------------------------------------------------------------------------- */
 
-static mla_result mla__mtp_complete(mla_context *c, int depth) {
-    const mla__entry *lack = mla__lacks(&c->m->c, MLA__IN_MTP, &c->m->mtp[depth]);
-    if (!lack) return MLA_OK;
-    return mla__fail(&c->err, MLA_ERR_WEIGHTS, "weights.mtp[%d].%s%s: missing", depth, lack->name,
-                     mla__is_norm(lack) ? ".weight" : "");
-}
 /* The caches hold the call's positions, and the rows of this depth before them. */
 static mla_result mla__mtp_check(mla_context *c, int depth, const mla__batch *batch) {
     for (int i = 0; i < batch->n; i++) {
@@ -7353,10 +7257,18 @@ static mla_result mla__mtp_check(mla_context *c, int depth, const mla__batch *ba
     return MLA_OK;
 }
 
+/* Room for the rows once more: for the time of the call the caches end before them. */
+static mla_result mla__mtp_reserve(mla_context *c, const mla__batch *batch) {
+    for (int i = 0; i < batch->n; i++) batch->seqs[i].cache->length -= batch->seqs[i].n_tokens;
+    const mla_result r = mla__reserve_all(c, batch);
+    if (r != MLA_OK) mla__advance(batch);
+    return r;
+}
+
 /* x [T, D] = eh_proj [norm(embedding), norm(hidden)] */
 static void mla__mtp_embed(mla_context *c, const mla_mtp_weights *w, const int *tokens, const float *hidden, int T) {
     const mla__block_scratch *s = c->block;
-    const int D = c->m->c.hidden_size;
+    const int D = c->f->hidden_size;
     float *pair = s->pair;
     mla__embed(c, &w->embed, tokens, T);
     mla__norm_rows(c, s->xn, s->x, T, &w->enorm);
@@ -7371,29 +7283,23 @@ static void mla__mtp_embed(mla_context *c, const mla_mtp_weights *w, const int *
 
 mla_result mla_mtp_forward(mla_context *c, int depth, const mla_sequence *seqs, int n_seqs, const int *tokens,
                            const float *hidden, const mla_outputs *out) {
-    mla_result r;
+    const mla_outputs nothing = MLA__ZERO;
     mla__batch batch;
-    mla_outputs nothing;
     if (!c) return MLA_ERR_ARGUMENT;
-    const mla_config *f = &c->m->c;
-    const int layer = f->num_hidden_layers + depth;
-    memset(&nothing, 0, sizeof nothing);
+    const int layer = c->f->num_hidden_layers + depth;
     if (!out) out = &nothing;
     if (!tokens || !hidden)
         return mla__fail(&c->err, MLA_ERR_ARGUMENT, "mla_mtp_forward: %s is NULL", tokens ? "hidden" : "tokens");
-    if (depth < 0 || depth >= f->num_nextn_predict_layers)
+    if (depth < 0 || depth >= c->f->num_nextn_predict_layers)
         return mla__fail(&c->err, MLA_ERR_ARGUMENT, "mla_mtp_forward: depth %d, num_nextn_predict_layers is %d", depth,
-                         f->num_nextn_predict_layers);
+                         c->f->num_nextn_predict_layers);
     const mla_mtp_weights *w = &c->m->mtp[depth];
-    if ((r = mla__mtp_complete(c, depth)) != MLA_OK || (r = mla__complete(c, layer, layer + 1)) != MLA_OK ||
-        (r = mla__check_sequences(c, &batch, seqs, n_seqs)) != MLA_OK ||
-        (r = mla__mtp_check(c, depth, &batch)) != MLA_OK || (r = mla__check_tokens(c, tokens, batch.T)) != MLA_OK)
-        return r;
-    mla__step_back(&batch);
-    if ((r = mla__reserve_all(c, &batch)) != MLA_OK) {
-        mla__advance(&batch);
-        return r;
-    }
+    MLA__TRY(mla__require(c, MLA__IN_MTP, w, "mtp[%d].", depth));
+    MLA__TRY(mla__complete(c, layer, layer + 1));
+    MLA__TRY(mla__check_sequences(c, &batch, seqs, n_seqs));
+    MLA__TRY(mla__mtp_check(c, depth, &batch));
+    MLA__TRY(mla__check_tokens(c, tokens, batch.T));
+    MLA__TRY(mla__mtp_reserve(c, &batch));
     mla__mtp_embed(c, w, tokens, hidden, batch.T);
     mla__give_state(c, out, 0, c->block->x, batch.T);
     mla__layer(c, &batch, layer, 0, mla__counts(c, out, layer, 0));
@@ -7406,8 +7312,7 @@ mla_result mla_mtp_forward(mla_context *c, int depth, const mla_sequence *seqs, 
 
 /* NULL: all defaults. */
 static mla_context_desc mla__context_desc_of(const void *desc) {
-    mla_context_desc d;
-    memset(&d, 0, sizeof d);
+    const mla_context_desc d = MLA__ZERO;
     return desc ? *(const mla_context_desc *)desc : d;
 }
 
@@ -7420,9 +7325,8 @@ static mla_isa mla__isa_of(const mla_context_desc *d) {
 static void *mla__context_layout(const mla_model *m, const void *desc, void *memory, size_t *bytes) {
     const mla_context_desc d = mla__context_desc_of(desc);
     mla__arena arena;
-    mla_context *out = (mla_context *)mla__begin(&arena, memory, sizeof *out), c;
-    memset(&c, 0, sizeof c);
-    c.m = m, c.max_tokens = d.max_tokens > 0 ? d.max_tokens : 512, c.threads = d.threads;
+    mla_context *out = (mla_context *)mla__begin(&arena, memory, sizeof *out), c = MLA__ZERO;
+    c.m = m, c.f = &m->c, c.max_tokens = d.max_tokens > 0 ? d.max_tokens : 512, c.threads = d.threads;
     c.path = d.attn, c.activations = d.activations, c.run = d.run ? d.run : mla__run_default, c.run_user = d.run_user;
 #ifdef _OPENMP
     if (c.threads <= 0) c.threads = omp_get_max_threads();
@@ -7479,19 +7383,9 @@ static mla_result mla__context_check(const mla_model *m, const void *desc, mla_e
         return mla__fail(err, MLA_ERR_UNSUPPORTED, "context.isa: this machine has no %s", mla_isa_name(isa));
     return MLA_OK;
 }
-static const mla__kind mla__context_kind = {"context", mla__context_check, mla__context_layout};
 
-mla_result mla_context_create(mla_context **out, const mla_model *m, const mla_context_desc *d, mla_error *err) {
-    return mla__object_create(&mla__context_kind, out, d ? &d->alloc : NULL, m, d, err);
-}
-mla_result mla_context_init(mla_context **out, void *memory, size_t bytes, const mla_model *m,
-                            const mla_context_desc *d, mla_error *err) {
-    return mla__object_init(&mla__context_kind, out, memory, bytes, m, d, err);
-}
-size_t mla_context_size(const mla_model *m, const mla_context_desc *d) {
-    return mla__object_size(&mla__context_kind, m, d);
-}
-void mla_context_destroy(mla_context *c) { mla__object_destroy(c ? &c->object : NULL); }
+MLA__OBJECT(context)
+void mla_context_destroy(mla_context *c) { mla__object_destroy(c); }
 const mla_error *mla_context_error(const mla_context *c) { return &c->err; }
 mla_isa mla_context_isa(const mla_context *c) { return c->k.isa; }
 int mla_context_threads(const mla_context *c) { return c->threads; }
