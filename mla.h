@@ -69,8 +69,7 @@ CHANGES
                Blocks of GGUF (Q4_1 .. NVFP4) and I8 for any matrix, scales of blocks of any size, mla_widen,
                mla_weight, mla_dtype_block. mla_tensor.layout in place of the dtypes Q8X16 and Q4X16, served by f32
                activations, too. mla_activations in place of exact, fp8_activations and of instruction sets that
-               round. MLA_REFERENCE.
-               mla_attn_weights has k_b and v_b, which may take the place of kv_b.
+               round. MLA_REFERENCE. mla_attn_weights has k_b and v_b, which may take the place of kv_b.
    0.1.0       the first version */
 
 #ifndef MLA_H
@@ -157,8 +156,7 @@ MLA_API uint8_t mla_f32_to_e4m3(float f);  /* round to nearest even; beyond 448,
 MLA_API int mla_dtype_block(mla_dtype t);
 /* Bytes of n elements without mla_tensor.scale; n is a multiple of mla_dtype_block(t). */
 MLA_API size_t mla_dtype_bytes(mla_dtype t, size_t n);
-/* y [n] = n elements of dtype t from a block's first on; n is a multiple of mla_dtype_block(t). E4M3 and I8: the
-   codes. */
+/* y [n] = n elements of dtype t from a block's first on; n is a multiple of mla_dtype_block(t). E4M3, I8: the codes. */
 MLA_API void mla_widen(float *y, mla_dtype t, const void *x, size_t n);
 /* x [n] -> n elements of dtype t (F32, F16, BF16, Q8, Q4, Q4_K, Q5_K, Q6_K, IQ4_NL), rounded to nearest; the caller's
    memory, mla_dtype_bytes(t, n) of it. All of less than eight bits try scales around the plain one and keep that of
@@ -242,8 +240,7 @@ typedef struct mla_rope {
        0: max_position_embeddings */
     int length;
     const float *short_factor, *long_factor; /* longrope [P/2] */
-    /* the caller's own inverse frequencies [P/2] instead of all of the above but layout; neither they nor
-       softmax_scale are scaled */
+    /* the caller's own inverse frequencies [P/2] in place of all but layout; they and softmax_scale are not scaled */
     const float *inv_freq;
 } mla_rope;
 
@@ -325,8 +322,7 @@ typedef struct mla_norm_weights {
 
 /* Scores sum_h (weights_proj x)_h (Hi d)^-0.5 relu(q_h . k(u)), q = rope(wq_b c_q) with the normed latent c_q of the
    query, k = rope(LayerNorm(wk x)), eps 1e-6. With index_topk above 0, a layer without indexer takes the keys that the
-   nearest layer before it with one has chosen in this call (arXiv 2603.12201); the first layer with attention must have
-   one. */
+   nearest layer before it with one has chosen in this call (arXiv 2603.12201); the first must have one. */
 typedef struct mla_indexer_weights {
     mla_linear wq_b;         /* [Hi*d, Q] */
     mla_linear wk;           /* [d, D] */
@@ -452,8 +448,7 @@ typedef struct mla_context_desc {
     mla_allocator alloc;
 } mla_context_desc;
 
-/* A context runs calls on one model and owns all scratch. desc NULL: all defaults. Errors: ARGUMENT, MEMORY,
- * UNSUPPORTED. */
+/* Runs calls on one model and owns all scratch. desc NULL: all defaults. Errors: ARGUMENT, MEMORY, UNSUPPORTED. */
 MLA_API mla_result mla_context_create(mla_context **out, const mla_model *model, const mla_context_desc *desc,
                                       mla_error *err);
 MLA_API void mla_context_destroy(mla_context *context);
@@ -473,8 +468,7 @@ MLA_API const char *mla_isa_name(mla_isa isa); /* "auto", "scalar", "avx2", "avx
 /* ---- >>cache ----------------------------------------------------------------------------------------------------- */
 /* One cache holds one sequence: for each layer and token a row [latent R | rope key P], in layers with an indexer in
    use [latent R | rope key P | index key d], the index key kept in a dtype of its own. Either contiguous, or in pages
-   of 64 tokens out of a pool that many sequences share. Layers are num_hidden_layers, and behind them those of
-   multi-token prediction. */
+   of 64 tokens out of a pool that many sequences share. Layers are all of the model's, multi-token prediction last. */
 
 #define MLA_PAGE 64
 
@@ -517,12 +511,10 @@ MLA_API int mla_cache_capacity(const mla_cache *cache);
 MLA_API mla_result mla_cache_truncate(mla_cache *cache, int length, mla_error *err);
 MLA_API void mla_cache_reset(mla_cache *cache); /* truncate to 0 */
 /* dst becomes src. Both paged in one pool: pages are shared and copied when one side writes to them; else rows are
-   copied. dst and src are independent afterwards: either may be changed or destroyed first. Errors: ARGUMENT (shapes or
-   dtypes differ), FULL. */
+   copied. Either may then be changed or destroyed first. Errors: ARGUMENT (shapes or dtypes differ), FULL. */
 MLA_API mla_result mla_cache_fork(mla_cache *dst, const mla_cache *src, mla_error *err);
 /* Append n tokens' rows: for each layer n of them [latent R | rope key P], in layers that have an indexer of their own
-   n of [R | P | index key d], so that the parts of different layers may differ in length. Latents normed, keys rotated,
-   as the cache keeps them. Error: FULL. */
+   n of [R | P | index key d]. Latents normed, keys rotated, as the cache keeps them. Error: FULL. */
 MLA_API mla_result mla_cache_append(mla_cache *cache, int n, const float *rows, mla_error *err);
 /* One row [R+P, or R+P+d], as f32. Error: ARGUMENT, also for a row that mla_mtp_forward has not written. */
 MLA_API mla_result mla_cache_read(const mla_cache *cache, int layer, int position, float *row, mla_error *err);
@@ -550,8 +542,7 @@ typedef struct mla_outputs {
     int64_t *expert_counts; /* [num_hidden_layers, E+Z]: tokens routed to each expert are added to it */
 } mla_outputs;
 
-/* The whole model. tokens [T]. Errors: ARGUMENT (naming the token), WEIGHTS (what a partial model lacks), FULL, MEMORY
- * (T > max_tokens). */
+/* The whole model on tokens [T]. Errors: ARGUMENT, WEIGHTS (of a partial model), FULL, MEMORY (T > max_tokens). */
 MLA_API mla_result mla_model_forward(mla_context *context, const mla_sequence *sequences, int n_sequences,
                                      const int *tokens, const mla_outputs *out);
 
@@ -573,8 +564,7 @@ MLA_API mla_result mla_mtp_forward(mla_context *context, int depth, const mla_se
 
 /* One layer's attention, without norm and residual: x [T, D] -> y [T, D]. Rows are appended to the layer's part of each
    cache; the caches grow when the last layer (num_hidden_layers-1) has run, so that one after the other all layers see
-   the same length. A layer that uses another's selection of keys comes after that in this context, on the same
-   sequences: else ARGUMENT. */
+   the same length. A layer that uses another's choice of keys runs after it, on the same sequences: else ARGUMENT. */
 MLA_API mla_result mla_attn_forward(mla_context *context, int layer, float *y, const float *x,
                                     const mla_sequence *sequences, int n_sequences);
 
@@ -864,16 +854,14 @@ static inline void mla__moe_ref(double *y, int *expert, double *we, const mla_co
 
 #if defined(__GNUC__)
 #define MLA__INLINE        static inline __attribute__((always_inline, unused))
+#define MLA__LEVEL4        "avx2,fma,f16c,avx512f,avx512bw,avx512dq,avx512vl"
 #define MLA__TARGET_AVX2   __attribute__((target("avx2,fma,f16c")))
-#define MLA__TARGET_AVX512 __attribute__((target("avx2,fma,f16c,avx512f,avx512bw,avx512dq,avx512vl")))
-#define MLA__TARGET_VNNI   __attribute__((target("avx2,fma,f16c,avx512f,avx512bw,avx512dq,avx512vl,avx512vnni")))
-#define MLA__TARGET_VBMI   __attribute__((target("avx2,fma,f16c,avx512f,avx512bw,avx512dq,avx512vl,avx512vbmi")))
-#define MLA__TARGET_BF16                                                                                               \
-    __attribute__((target("avx2,fma,f16c,avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,avx512bf16")))
-#define MLA__TARGET_AMX                                                                                                \
-    __attribute__((                                                                                                    \
-        target("avx2,fma,f16c,avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,avx512bf16,amx-tile,amx-int8,amx-bf16")))
-#define MLA__PRINTF(f, a) __attribute__((format(printf, f, a)))
+#define MLA__TARGET_AVX512 __attribute__((target(MLA__LEVEL4)))
+#define MLA__TARGET_VNNI   __attribute__((target(MLA__LEVEL4 ",avx512vnni")))
+#define MLA__TARGET_VBMI   __attribute__((target(MLA__LEVEL4 ",avx512vbmi")))
+#define MLA__TARGET_BF16   __attribute__((target(MLA__LEVEL4 ",avx512vnni,avx512bf16")))
+#define MLA__TARGET_AMX    __attribute__((target(MLA__LEVEL4 ",avx512vnni,avx512bf16,amx-tile,amx-int8,amx-bf16")))
+#define MLA__PRINTF(f, a)  __attribute__((format(printf, f, a)))
 #else
 #define MLA__INLINE static inline
 #define MLA__TARGET_AVX2
@@ -962,8 +950,7 @@ MLA__INLINE float mla__float(uint32_t u) {
     return f;
 }
 
-/* Subnormal codes are built from integers (mantissa times a power of two), so that flush-to-zero modes do not touch
- * them. */
+/* Subnormal codes are built from integers (mantissa times a power of two): flush-to-zero modes do not touch them. */
 float mla_f16_to_f32(uint16_t h) {
     const uint32_t sign = (uint32_t)(h >> 15) << 31, e = (h >> 10) & 31u, m = h & 1023u;
     if (e == 0) {
@@ -4114,20 +4101,19 @@ mla_result mla_quantize(mla_dtype t, void *out, const float *x, size_t n, mla_er
     case MLA_BF16:
     case MLA_Q8: mla__narrow(t, out, x, (mla__sz)n); return MLA_OK;
     case MLA_Q4:
-        for (size_t i = 0; i < n; i += block, to += bytes) mla__quantize_group(t, to, x + i, k.q4_scale(x + i));
-        return MLA_OK;
     case MLA_Q4_K:
     case MLA_Q5_K:
-        for (size_t i = 0; i < n; i += block, to += bytes) mla__quantize_k(t, to, x + i);
-        return MLA_OK;
     case MLA_Q6_K:
-        for (size_t i = 0; i < n; i += block, to += bytes) mla__quantize_q6_k(to, x + i);
-        return MLA_OK;
-    case MLA_IQ4_NL:
-        for (size_t i = 0; i < n; i += block, to += bytes) mla__quantize_iq4_nl(to, x + i);
-        return MLA_OK;
+    case MLA_IQ4_NL: break;
     default: return mla__fail(err, MLA_ERR_ARGUMENT, "mla_quantize: to %s is not offered", mla_dtype_name(t));
     }
+    for (size_t i = 0; i < n; i += block, to += bytes) {
+        if (t == MLA_Q4) mla__quantize_group(t, to, x + i, k.q4_scale(x + i));
+        else if (t == MLA_Q6_K) mla__quantize_q6_k(to, x + i);
+        else if (t == MLA_IQ4_NL) mla__quantize_iq4_nl(to, x + i);
+        else mla__quantize_k(t, to, x + i);
+    }
+    return MLA_OK;
 }
 
 mla_result mla_repack(void *out, const mla_tensor *w, mla_error *err) {
@@ -4654,8 +4640,7 @@ typedef struct mla__sizes {
 
 /* The struct that a tensor lies in. */
 enum { MLA__IN_MODEL, MLA__IN_MTP, MLA__IN_LAYER, MLA__IN_ATTN, MLA__IN_INDEXER, MLA__IN_MLP, MLA__IN_MOE };
-/* A matrix (HEAD: one that meets activations), a vector, an mla_linear, or an mla_norm_weights, by the config it goes
- * with. */
+/* A matrix (HEAD: one that meets activations), a vector, an mla_linear, or an mla_norm_weights by its config. */
 enum { MLA__IS_MATRIX, MLA__IS_HEAD, MLA__IS_VECTOR, MLA__IS_LINEAR, MLA__IS_NORM };
 enum { MLA__IS_Q_NORM = MLA__IS_NORM + 1, MLA__IS_KV_NORM, MLA__IS_K_NORM };
 enum { MLA__FREE, MLA__CALLED, MLA__NEEDED }; /* CALLED: may be absent, but calls on a whole model ask for it */
@@ -5075,8 +5060,7 @@ struct mla_cache {
     int *indexer;        /* [n_layers], as the model has it */
     int *ahead, n_ahead; /* [num_nextn_predict_layers]: positions for which each of these layers has its rows */
     int *table, n_pages; /* pages held, by position; during a call they may reach beyond length */
-    int had_pages, *had; /* undo record of the last reservation: pages held before, and from the page of position
-                            `length` on, which */
+    int had_pages, *had; /* undo record of the last reservation: pages held before, and which, from that of length on */
 };
 
 static int mla__index_width(const mla_model *m) { return m->n_indexers ? m->c.index_head_dim : 0; }
@@ -5156,8 +5140,7 @@ static void mla__page_drop(mla_pool *p, int page) {
 
 static int mla__pages(const mla_pool *p, int64_t tokens) { return (int)((tokens + p->tokens - 1) / p->tokens); }
 
-/* Make rows up to length + n writable: pages taken from the pool, a shared last page copied. FULL leaves all as it
-   was. */
+/* Make rows up to length + n writable: pages taken from the pool, a shared one copied. FULL leaves all as it was. */
 static mla_result mla__reserve(mla_cache *k, int n, const char *who, mla_error *err) {
     mla_pool *p = k->pool;
     if (n > k->capacity - k->length)
@@ -5400,8 +5383,7 @@ typedef struct mla__worker {
     float *group; /* [MC, GROUP] */
 } mla__worker;
 
-/* What all parts of a context share, and the scratch of each: a part's own section says what is in it and lays it
-   out. */
+/* What all parts of a context share, and the scratch of each, which a part's own section describes and lays out. */
 struct mla_context {
     mla__object object;
     const mla_model *m;
@@ -5453,8 +5435,7 @@ static void mla__run_default(void *user, int n, void (*task)(void *arg, int i), 
 #endif
     for (int i = 0; i < n; i++) task(arg, i);
 }
-/* The first n of c->loads. cost: about how many multiply-adds there are in all; for few of them, waking threads takes
-   longer than the work. */
+/* The first n of c->loads. cost: about how many multiply-adds they are; for few, waking threads takes longer. */
 static void mla__parallel(mla_context *c, mla__work work, void *arg, int n, double cost) {
     mla__call call = {c, work, arg, n};
     if (c->threads > 1 && cost > MLA__ALONE) c->run(c->run_user, c->threads, mla__task, &call);
@@ -5582,8 +5563,7 @@ static void mla__activations_work(mla_context *c, void *none, const mla__share *
             c->k.pack((uint16_t *)(void *)(q + t * in->ldq), in->x + (in->idx ? 0 : t * in->ldx), in->ldx,
                       in->idx ? in->idx + t : NULL, mla__min(16, in->T - t), cols);
 }
-/* Jobs whose weights want that get their activations rounded: to int8 or e4m3, where jobs that share x share them, or
-   packed as bf16. */
+/* Activations are rounded for weights that want it: to int8 or e4m3, once for jobs that share x, or packed as bf16. */
 static void mla__activations(mla_context *c) {
     double cost = 0;
     mla__sz used = 0;
@@ -5634,8 +5614,7 @@ static void mla__jobs_run(mla_context *c) {
     c->n_jobs = 0;
 }
 
-/* Scratch of linear layers. Packed as bf16, a token stands once for each of its experts, and each expert's tokens are
-   padded to 16. */
+/* Packed as bf16, a token stands once for each of its experts, and each expert's tokens are padded to 16. */
 static void mla__linear_layout(mla_context *c, mla__arena *arena) {
     const mla_model *m = c->m;
     const mla_config *f = &m->c;
@@ -5783,8 +5762,7 @@ static mla_result mla__check_sequences(mla_context *c, mla__batch *batch, const 
     return MLA_OK;
 }
 
-/* Cosines and sines of the call's positions: once for all layers. The angle is an f32 product, as in the models' own
-   code. */
+/* Cosines and sines of the call's positions. The angle is an f32 product, as in the models' own code. */
 static void mla__angles(mla_context *c, int T) {
     const mla__call_scratch *s = c->call;
     const int half = c->f->qk_rope_head_dim / 2;
@@ -5840,8 +5818,7 @@ static int mla__cut(const mla_context *c, int n_blocks, const mla_sequence *s, i
     }
     return n_blocks;
 }
-/* Cut the keys of a block into at most `most` pieces. It follows from the shape of the call alone, so that no result
-   depends on threads. */
+/* Cut the keys of a block into at most `most` pieces: by the shape of the call alone, so not by threads. */
 static void mla__pieces(mla__block *b, int keys, int most, int fewest, int *slots) {
     b->piece = mla__up_to(mla__max((keys + most - 1) / most, mla__min(keys, fewest)), MLA_PAGE);
     b->pieces = (keys + b->piece - 1) / b->piece;
@@ -5864,6 +5841,7 @@ static int mla__head_row(const mla__heads *heads, int h) { return heads->first +
 typedef struct mla__attn {
     const mla__batch *batch;
     const mla_attn_weights *w;
+    const mla_indexer_weights *index; /* NULL: the layer has none of its own */
     mla__heads keys, values;
     int layer, probs_layer; /* probs_layer: which of the caller's probabilities are this layer's */
     int n_blocks;           /* of the step under way */
@@ -5983,35 +5961,30 @@ static uint32_t mla__top_key(float score) {
     return score != score ? 0 : u >> 31 ? ~u : u | 0x80000000u;
 }
 
-/* Jobs of a layer's indexer: from x [T, D] its keys and the weights of its heads, from the normed latent its
-   queries. */
+/* Of a layer's indexer: from x [T, D] its keys and the weights of its heads, from the normed latent its queries. */
 static void mla__index_keys(mla_context *c, const mla__attn *a, const float *x) {
     const int D = c->f->hidden_size, T = a->batch->T;
-    const mla_linear weights = mla__linear_of(&a->w->indexer.weights_proj);
-    if (c->m->indexer[a->layer] < 0) return;
-    mla__job_add(c, c->index->k, c->f->index_head_dim, x, D, T, &a->w->indexer.wk);
+    const mla_linear weights = mla__linear_of(&a->index->weights_proj);
+    mla__job_add(c, c->index->k, c->f->index_head_dim, x, D, T, &a->index->wk);
     mla__job_add(c, c->index->w, c->f->index_n_heads, x, D, T, &weights)->exact = 1;
     mla__jobs_run(c);
 }
 static void mla__index_queries(mla_context *c, const mla__attn *a, const float *latent) {
-    if (c->m->indexer[a->layer] < 0) return;
-    mla__job_add(c, c->index->q, (mla__sz)c->f->index_n_heads * c->f->index_head_dim, latent, c->f->q_lora_rank,
-                 a->batch->T, &a->w->indexer.wq_b);
+    const mla__sz width = (mla__sz)c->f->index_n_heads * c->f->index_head_dim;
+    mla__job_add(c, c->index->q, width, latent, c->f->q_lora_rank, a->batch->T, &a->index->wq_b);
 }
 
 /* What is left to do on the row of token t: norm and rotation of the key, which goes into the cache, ... */
 static void mla__index_key(mla_context *c, const mla__attn *a, const mla_cache *cache, int t) {
     const int d = c->f->index_head_dim;
-    if (c->m->indexer[a->layer] < 0) return;
     float *row = c->index->k + t * (mla__sz)d;
-    mla__norm(row, row, d, &mla__index_norm, &a->w->indexer.k_norm);
+    mla__norm(row, row, d, &mla__index_norm, &a->index->k_norm);
     mla__turn(c, row, t, c->f->index_rope);
     c->k.narrow[cache->pool->index_dtype](mla__index_row(cache, a->layer, c->call->position[t]), row, d);
 }
 /* ... and rotation of the queries and the scale of their weights. */
-static void mla__index_query(mla_context *c, const mla__attn *a, int t) {
+static void mla__index_query(mla_context *c, int t) {
     const int Hi = c->f->index_n_heads, d = c->f->index_head_dim;
-    if (c->m->indexer[a->layer] < 0) return;
     for (int h = 0; h < Hi; h++) {
         mla__turn(c, c->index->q + (t * (mla__sz)Hi + h) * d, t, c->f->index_rope);
         c->index->w[t * (mla__sz)Hi + h] *= (float)(1 / sqrt((double)Hi * d));
@@ -6091,7 +6064,6 @@ static void mla__index_merge_work(mla_context *c, void *none, const mla__share *
 static void mla__choose(mla_context *c, mla__attn *a) {
     double cost = 0;
     int slots = 0;
-    if (c->m->indexer[a->layer] < 0) return;
     a->n_blocks = 0;
     for (int i = 0, t = 0; i < a->batch->n; t += a->batch->seqs[i++].n_tokens) {
         const mla_sequence *s = &a->batch->seqs[i];
@@ -6509,7 +6481,7 @@ static void mla__latent_work(mla_context *c, void *arg, const mla__share *my) {
             for (int i = 0; i < R; i++) row[i] *= f->latent_scale;
         mla__turn(c, row + R, t, f->rope.layout);
         c->k.narrow[s->cache->pool->dtype](mla__row(s->cache, a->layer, c->call->position[t]), row, R + P);
-        mla__index_key(c, a, s->cache, t);
+        if (a->index) mla__index_key(c, a, s->cache, t);
     }
 }
 
@@ -6527,7 +6499,7 @@ static void mla__query_work(mla_context *c, void *arg, const mla__share *my) {
             mla__turn(c, q + N, t, f->rope.layout);
             for (int i = 0; i < N + P; i++) q[i] *= scale;
         }
-        mla__index_query(c, a, t);
+        if (a->index) mla__index_query(c, t);
     }
 }
 
@@ -6549,8 +6521,7 @@ static void mla__absorbed_row(const mla_context *c, const mla__attn *a, const ml
     else memset(s->piece_o + slot * R, 0, (size_t)R * sizeof *o);
 }
 
-/* Absorbed, one block of tokens and one piece of context: all heads walk over the latents together, each read and
-   widened once. */
+/* Absorbed, one block of tokens and one piece of context: all heads walk over the latents, each widened once. */
 static void mla__absorbed_piece(mla_context *c, const mla__attn *a, const mla__block *b, int piece, int worker) {
     const mla__attn_worker *my = &c->attn_workers[worker];
     const mla_dtype dtype = b->seq->cache->pool->dtype;
@@ -6594,8 +6565,7 @@ static void mla__merge(mla_context *c, const mla__attn *a, const mla__block *b, 
     mla__mix(c, s->ol + to * R, R, &in, &o, 0, n, c->workers[worker].panel);
 }
 
-/* W_UK and W_UV of all heads, in kv_b or apart. A bias on keys adds the same to all scores of a query: softmax cancels
-   it. */
+/* W_UK and W_UV, in kv_b or apart. A bias on keys adds the same to all scores of a query: softmax cancels it. */
 static void mla__attn_heads(mla__attn *a, const mla_config *f) {
     const int N = f->qk_nope_head_dim, V = f->v_head_dim, R = f->kv_lora_rank, splits = mla__splits(a->w);
     a->keys = splits ? mla__heads_of(&a->w->k_b, 0, R, R) : mla__heads_of(&a->w->kv_b.weight, 0, N + V, N);
@@ -6702,8 +6672,7 @@ static void mla__absorb_work(mla_context *c, void *arg, const mla__share *my) {
     }
 }
 
-/* o_h = W_UV_h ol_h + b_v: probabilities add up to 1, so a bias on values is added once; but those of a query that sees
-   no key do not, and it gets 0. */
+/* o_h = W_UV_h ol_h + b_v: probabilities add up to 1, so the bias is added once; a query that sees no key gets 0. */
 static void mla__unabsorb(mla_context *c, const mla__attn *a) {
     const int H = c->f->num_attention_heads, V = c->f->v_head_dim, R = c->f->kv_lora_rank;
     float *o = c->attn->o + (mla__sz)a->token0 * H * V;
@@ -6717,8 +6686,7 @@ static void mla__unabsorb(mla_context *c, const mla__attn *a) {
         if (!c->attn->sees[i]) memset(o + i * V, 0, (size_t)V * sizeof *o);
 }
 
-/* The absorbed path of n_tokens tokens from row `token` of the call on, which may belong to several sequences: from row
-   `first` of sequence i on. */
+/* The absorbed path of tokens from row `token` of the call on, which is row `first` of sequence i; of several, too. */
 static void mla__absorbed(mla_context *c, mla__attn *a, int i, int token, int first, int n_tokens) {
     const mla_config *f = c->f;
     const double H = f->num_attention_heads, N = f->qk_nope_head_dim, R = f->kv_lora_rank, P = f->qk_rope_head_dim;
@@ -6760,8 +6728,7 @@ static void mla__naive(mla_context *c, mla__attn *a, const mla_sequence *s, int 
 }
 
 /* Multiplications of both paths. Naive: N+P+V for each pair of query and key, and R(N+V) to expand each key that a
-   block walks over; absorbed: 2R+P for each pair, and R(N+V) into and out of the latent for each query. token: row of
-   the sequence's first token in the call. */
+   block walks over; absorbed: 2R+P for each pair, and R(N+V) into and out of the latent for each query. */
 static int mla__prefer_naive(const mla_context *c, const mla_sequence *s, int token) {
     const double R = c->f->kv_lora_rank, N = c->f->qk_nope_head_dim, P = c->f->qk_rope_head_dim, V = c->f->v_head_dim;
     const mla__steps steps = mla__walk_steps(c, s, token);
@@ -6801,20 +6768,21 @@ static void mla__attn_run(mla_context *c, const mla__batch *batch, int layer, in
     const int R = f->kv_lora_rank, P = f->qk_rope_head_dim, qk = f->qk_nope_head_dim + P;
     mla__attn a = MLA__ZERO;
     a.batch = batch, a.w = w, a.layer = layer, a.probs_layer = probs_layer;
+    a.index = c->m->indexer[layer] >= 0 ? &w->indexer : NULL;
     mla__attn_heads(&a, f);
     if (Q > 0) mla__job_add(c, s->cq, Q, x, D, T, &w->q_a);
     else mla__job_add(c, s->q, (mla__sz)H * qk, x, D, T, &w->q);
     mla__job_add(c, s->kva, R + P, x, D, T, &w->kv_a);
     mla__jobs_run(c);
-    mla__index_keys(c, &a, x);
+    if (a.index) mla__index_keys(c, &a, x);
     mla__parallel_even(c, mla__latent_work, &a, T, (double)T * (Q + R + P) * 8);
     if (Q > 0) {
         mla__job_add(c, s->q, (mla__sz)H * qk, s->cq, Q, T, &w->q_b);
-        mla__index_queries(c, &a, s->cq);
+        if (a.index) mla__index_queries(c, &a, s->cq);
         mla__jobs_run(c);
     }
     mla__parallel_even(c, mla__query_work, &a, T, (double)T * H * qk * 4);
-    mla__choose(c, &a);
+    if (a.index) mla__choose(c, &a);
     mla__attend_all(c, &a);
     mla__job_add(c, y, D, s->o, (mla__sz)H * f->v_head_dim, T, &w->o);
     mla__jobs_run(c);
@@ -6846,9 +6814,8 @@ mla_result mla_attn_forward(mla_context *c, int layer, float *y, const float *x,
 }
 
 /* ---- >>mixer ----------------------------------------------------------------------------------------------------- */
-/* A mixer is what lets a token of a layer see those before it. Its entry here is all that contexts, caches and blocks
-   know of it. MLA is the only one so far; a recurrent one has rows of 0 bytes and a state, which cannot be
-   truncated. */
+/* A mixer is what lets a token of a layer see those before it. Its entry here is all that contexts and blocks know of
+   it. MLA is the only one so far. */
 typedef struct mla__mixer {
     mla_result (*check)(mla_context *c, int layer);    /* that a partial model has what a call on the layer needs */
     void (*layout)(mla_context *c, mla__arena *arena); /* of its scratch, where nothing is kept from layer to layer */
@@ -6865,8 +6832,7 @@ static const mla__mixer *mla__mixer_of(const mla_model *m, int layer) {
 
 /* ---- >>moe ------------------------------------------------------------------------------------------------------- */
 
-/* The best of score [n] that taken does not mark; the lowest index among equals; never out of range, whatever NaN there
- * is. */
+/* The best of score [n] that taken does not mark; the lowest index among equals; in range, whatever NaN there is. */
 static int mla__best(const float *score, const unsigned char *taken, int n) {
     int best = -1;
     for (int i = 0; i < n; i++)
@@ -6874,8 +6840,7 @@ static int mla__best(const float *score, const unsigned char *taken, int n) {
     return best;
 }
 
-/* One token: logits z [n], overwritten by the scores -> index, weight [K]. biased [2n] and taken [n] are scratch; n =
- * E+Z. */
+/* One token: logits z [E+Z], overwritten by the scores -> index, weight [K]. Scratch: biased [2(E+Z)], taken [E+Z]. */
 static void mla__route(const mla_config *f, const mla_tensor *bias, float *z, float *biased, unsigned char *taken,
                        int *index, float *weight) {
     const int E = mla__choices(f), K = f->num_experts_per_tok, G = f->n_group, per = E / G;
