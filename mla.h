@@ -4379,69 +4379,40 @@ typedef char mla__enums_are_ints[sizeof(mla_norm_kind) == sizeof(int) ? 1 : -1];
 #define MLA__REAL(field, standard)                                                                                     \
     { offsetof(mla_config, field), #field, 0, 1, 3.0e38, standard }
 
+/* clang-format off */
 static const mla__field mla__fields[] = {
-    MLA__SIZE(hidden_size, MLA__ALWAYS),
-    MLA__COUNT(num_hidden_layers, MLA__ALWAYS, 0),
-    MLA__COUNT(num_nextn_predict_layers, 0, 0),
-    MLA__SIZE(vocab_size, 0),
-    MLA__SIZE(intermediate_size, 0),
-    MLA__COUNT(num_attention_heads, 0, 0),
-    MLA__SIZE(q_lora_rank, 0),
-    MLA__SIZE(kv_lora_rank, MLA__ATTN),
-    MLA__SIZE(qk_nope_head_dim, MLA__ATTN),
-    MLA__SIZE(qk_rope_head_dim, 0),
-    MLA__SIZE(v_head_dim, MLA__ATTN),
-    MLA__ENUM(mask, MLA_MASK_NONE),
-    MLA__REAL(softmax_scale, 0),
-    MLA__REAL(q_scale, 1),
-    MLA__REAL(latent_scale, 1),
-    MLA__REAL(temperature_beta, 0),
-    MLA__POSITION(temperature_period, MLA__HEAT),
-    MLA__REAL(embed_scale, 1),
-    MLA__REAL(residual_scale, 1),
-    MLA__REAL(logits_scale, 1),
-    MLA__COUNT(n_routed_experts, 0, 0),
-    MLA__COUNT(zero_expert_num, 0, 0),
-    MLA__SIZE(num_experts_per_tok, MLA__MOE),
-    MLA__SIZE(moe_intermediate_size, MLA__MOE),
-    MLA__COUNT(n_shared_experts, 0, 0),
-    MLA__COUNT(n_group, 0, 1),
-    MLA__COUNT(topk_group, 0, 1),
-    MLA__ENUM(topk_method, MLA_TOPK_NOAUX_TC),
-    MLA__ENUM(scoring_func, MLA_SCORING_SIGMOID),
-    MLA__REAL(routed_scaling_factor, 1),
-    MLA__ENUM(q_norm.kind, MLA_NORM_NONE),
-    MLA__REAL(q_norm.eps, 1e-6),
-    MLA__ENUM(kv_norm.kind, MLA_NORM_NONE),
-    MLA__REAL(kv_norm.eps, 1e-6),
-    MLA__ENUM(block_norm.kind, MLA_NORM_NONE),
-    MLA__REAL(block_norm.eps, 1e-6),
-    MLA__ENUM(rope.layout, MLA_ROPE_NONE),
-    MLA__ENUM(rope.scaling, MLA_ROPE_LONGROPE),
-    MLA__POSITION(rope.max_position_embeddings, 0),
-    MLA__POSITION(rope.original_max_position_embeddings, 0),
-    MLA__POSITION(rope.length, 0),
-    MLA__REAL(rope.theta, 10000),
-    MLA__REAL(rope.factor, 0),
-    MLA__REAL(rope.beta_fast, 32),
-    MLA__REAL(rope.beta_slow, 1),
-    MLA__REAL(rope.mscale, 0),
-    MLA__REAL(rope.mscale_all_dim, 0),
-    MLA__REAL(rope.attention_factor, 0),
-    MLA__SIZE(index_topk, 0),
-    MLA__ENUM(index_rope, MLA_ROPE_NONE),
-    MLA__COUNT(index_n_heads, MLA__SPARSE, 0),
+    MLA__SIZE(hidden_size, MLA__ALWAYS), MLA__COUNT(num_hidden_layers, MLA__ALWAYS, 0),
+    MLA__COUNT(num_nextn_predict_layers, 0, 0), MLA__SIZE(vocab_size, 0), MLA__SIZE(intermediate_size, 0),
+    MLA__COUNT(num_attention_heads, 0, 0), MLA__SIZE(q_lora_rank, 0), MLA__SIZE(kv_lora_rank, MLA__ATTN),
+    MLA__SIZE(qk_nope_head_dim, MLA__ATTN), MLA__SIZE(qk_rope_head_dim, 0), MLA__SIZE(v_head_dim, MLA__ATTN),
+    MLA__ENUM(mask, MLA_MASK_NONE), MLA__REAL(softmax_scale, 0), MLA__REAL(q_scale, 1), MLA__REAL(latent_scale, 1),
+    MLA__REAL(temperature_beta, 0), MLA__POSITION(temperature_period, MLA__HEAT),
+    MLA__REAL(embed_scale, 1), MLA__REAL(residual_scale, 1), MLA__REAL(logits_scale, 1),
+    MLA__COUNT(n_routed_experts, 0, 0), MLA__COUNT(zero_expert_num, 0, 0), MLA__SIZE(num_experts_per_tok, MLA__MOE),
+    MLA__SIZE(moe_intermediate_size, MLA__MOE), MLA__COUNT(n_shared_experts, 0, 0),
+    MLA__COUNT(n_group, 0, 1), MLA__COUNT(topk_group, 0, 1), MLA__ENUM(topk_method, MLA_TOPK_NOAUX_TC),
+    MLA__ENUM(scoring_func, MLA_SCORING_SIGMOID), MLA__REAL(routed_scaling_factor, 1),
+    MLA__ENUM(q_norm.kind, MLA_NORM_NONE), MLA__REAL(q_norm.eps, 1e-6),
+    MLA__ENUM(kv_norm.kind, MLA_NORM_NONE), MLA__REAL(kv_norm.eps, 1e-6),
+    MLA__ENUM(block_norm.kind, MLA_NORM_NONE), MLA__REAL(block_norm.eps, 1e-6),
+    MLA__ENUM(rope.layout, MLA_ROPE_NONE), MLA__ENUM(rope.scaling, MLA_ROPE_LONGROPE),
+    MLA__POSITION(rope.max_position_embeddings, 0), MLA__POSITION(rope.original_max_position_embeddings, 0),
+    MLA__POSITION(rope.length, 0), MLA__REAL(rope.theta, 10000), MLA__REAL(rope.factor, 0),
+    MLA__REAL(rope.beta_fast, 32), MLA__REAL(rope.beta_slow, 1), MLA__REAL(rope.mscale, 0),
+    MLA__REAL(rope.mscale_all_dim, 0), MLA__REAL(rope.attention_factor, 0),
+    MLA__SIZE(index_topk, 0), MLA__ENUM(index_rope, MLA_ROPE_NONE), MLA__COUNT(index_n_heads, MLA__SPARSE, 0),
     MLA__SIZE(index_head_dim, MLA__SPARSE),
 };
+/* clang-format on */
 
+#define MLA__BAD_FIELD(err, ...) mla__fail(err, MLA_ERR_CONFIG, "config." __VA_ARGS__)
 static mla_result mla__in_range(mla_error *err, const char *name, int v, int least, int most) {
     if (v >= least && v <= most) return MLA_OK;
-    return mla__fail(err, MLA_ERR_CONFIG, "config.%s: %d, must be %d to %d", name, v, least, most);
+    return MLA__BAD_FIELD(err, "%s: %d, must be %d to %d", name, v, least, most);
 }
 static mla_result mla__at_least(mla_error *err, const char *name, float v, float least) {
     if (v >= least && v <= 3.0e38f) return MLA_OK;
-    return mla__fail(err, MLA_ERR_CONFIG, "config.%s: %g, must be a finite number not below %g", name, (double)v,
-                     (double)least);
+    return MLA__BAD_FIELD(err, "%s: %g, must be a finite number not below %g", name, (double)v, (double)least);
 }
 /* Each field by itself; then defaults take the place of zeros. */
 static mla_result mla__check_fields(mla_config *c, mla_error *err) {
@@ -4517,25 +4488,22 @@ static mla_result mla__check_scaling(const mla_rope *r, int P, mla_error *err) {
     if (r->scaling == MLA_ROPE_LINEAR) return MLA_OK;
     MLA__TRY(mla__in_range(err, "rope.original_max_position_embeddings", M, 1, INT32_MAX));
     if (r->scaling == MLA_ROPE_YARN && !(r->theta > 1))
-        return mla__fail(err, MLA_ERR_CONFIG, "config.rope.theta: %g, yarn needs more than 1", (double)r->theta);
+        return MLA__BAD_FIELD(err, "rope.theta: %g, yarn needs more than 1", (double)r->theta);
     if (r->scaling != MLA_ROPE_LONGROPE) return MLA_OK;
     const int longer = r->length > M;
     const float *f = longer ? r->long_factor : r->short_factor;
     const char *name = longer ? "long_factor" : "short_factor";
-    if (!f)
-        return mla__fail(err, MLA_ERR_CONFIG, "config.rope.%s: missing, longrope needs it at length %d", name,
-                         r->length);
+    if (!f) return MLA__BAD_FIELD(err, "rope.%s: missing, longrope needs it at length %d", name, r->length);
     for (int i = 0; i < P / 2; i++)
         if (!(f[i] > 0 && f[i] < 3.0e38f))
-            return mla__fail(err, MLA_ERR_CONFIG, "config.rope.%s[%d]: %g, must be finite and above 0", name, i,
-                             (double)f[i]);
+            return MLA__BAD_FIELD(err, "rope.%s[%d]: %g, must be finite and above 0", name, i, (double)f[i]);
     return MLA_OK;
 }
 
 static mla_result mla__check_rope(mla_rope *r, int P, mla_error *err) {
     const int most = r->max_position_embeddings;
     if (P % 2 && r->layout != MLA_ROPE_NONE)
-        return mla__fail(err, MLA_ERR_CONFIG, "config.qk_rope_head_dim: %d is odd, rotation needs pairs", P);
+        return MLA__BAD_FIELD(err, "qk_rope_head_dim: %d is odd, rotation needs pairs", P);
     if (r->original_max_position_embeddings == 0) r->original_max_position_embeddings = most;
     if (r->length == 0) r->length = most;
     if (r->factor == 0 && r->scaling == MLA_ROPE_LONGROPE && r->original_max_position_embeddings > 0)
@@ -4548,8 +4516,8 @@ static mla_result mla__check_rope(mla_rope *r, int P, mla_error *err) {
     for (int i = 0; i < P / 2; i++) {
         const float inv = mla__rope_inv(r, P, i);
         if (!(fabsf(inv) < 3.0e38f) || !(amplitude < 3.0e38f))
-            return mla__fail(err, MLA_ERR_CONFIG, "config.rope: inverse frequency %d is %g, amplitude %g", i,
-                             (double)inv, (double)amplitude);
+            return MLA__BAD_FIELD(err, "rope: inverse frequency %d is %g, amplitude %g", i, (double)inv,
+                                  (double)amplitude);
     }
     return MLA_OK;
 }
@@ -4560,9 +4528,8 @@ static mla_result mla__check_indexer(mla_config *c, mla_error *err) {
     if (c->index_topk == 0) return MLA_OK;
     MLA__TRY(mla__in_range(err, "index_head_dim", c->index_head_dim, mla__max(1, P), MLA__DIM_MAX));
     if (c->q_lora_rank > 0) return MLA_OK;
-    return mla__fail(err, MLA_ERR_CONFIG,
-                     "config.q_lora_rank: 0, but with index_topk %d an indexer takes its queries from that latent",
-                     c->index_topk);
+    return MLA__BAD_FIELD(err, "q_lora_rank: 0, but with index_topk %d an indexer takes its queries from that latent",
+                          c->index_topk);
 }
 
 /* What the router chooses from. */
@@ -4573,19 +4540,16 @@ static mla_result mla__check_experts(const mla_config *c, mla_error *err) {
     if (c->n_routed_experts == 0) return mla__in_range(err, "zero_expert_num", c->zero_expert_num, 0, 0);
     MLA__TRY(mla__in_range(err, "num_experts_per_tok", K, 1, n));
     if (n % c->n_group)
-        return mla__fail(err, MLA_ERR_CONFIG, "config.n_group: %d does not divide n_routed_experts%s %d", c->n_group,
-                         c->zero_expert_num ? " + zero_expert_num" : "", n);
+        return MLA__BAD_FIELD(err, "n_group: %d does not divide n_routed_experts%s %d", c->n_group,
+                              c->zero_expert_num ? " + zero_expert_num" : "", n);
     if (c->topk_group > c->n_group)
-        return mla__fail(err, MLA_ERR_CONFIG, "config.topk_group: %d is more than n_group %d", c->topk_group,
-                         c->n_group);
+        return MLA__BAD_FIELD(err, "topk_group: %d is more than n_group %d", c->topk_group, c->n_group);
     if (c->topk_method != MLA_TOPK_GREEDY && K > (double)c->topk_group * per)
-        return mla__fail(err, MLA_ERR_CONFIG,
-                         "config.num_experts_per_tok: %d, but topk_group %d of n_group %d leave %d experts", K,
-                         c->topk_group, c->n_group, c->topk_group * per);
+        return MLA__BAD_FIELD(err, "num_experts_per_tok: %d, but topk_group %d of n_group %d leave %d experts", K,
+                              c->topk_group, c->n_group, c->topk_group * per);
     if (c->topk_method == MLA_TOPK_NOAUX_TC && c->n_group > 1 && per < 2)
-        return mla__fail(err, MLA_ERR_CONFIG,
-                         "config.n_group: %d leaves groups of one expert, noaux_tc adds the best two of each",
-                         c->n_group);
+        return MLA__BAD_FIELD(err, "n_group: %d leaves groups of one expert, noaux_tc adds the best two of each",
+                              c->n_group);
     return MLA_OK;
 }
 
@@ -4613,8 +4577,7 @@ static mla_result mla__check_softmax(mla_config *c, mla_error *err) {
     const double g = c->rope.scaling == MLA_ROPE_YARN && all != 0 ? mla__yarn_g((double)c->rope.factor, all) : 1;
     const double scale = g * g / sqrt(dim);
     if (c->num_attention_heads == 0 || c->softmax_scale != 0) return MLA_OK;
-    if (!(scale < 3.0e38))
-        return mla__fail(err, MLA_ERR_CONFIG, "config.rope.mscale_all_dim: %g makes softmax_scale %g", all, scale);
+    if (!(scale < 3.0e38)) return MLA__BAD_FIELD(err, "rope.mscale_all_dim: %g makes softmax_scale %g", all, scale);
     c->softmax_scale = (float)scale;
     return MLA_OK;
 }
@@ -5408,7 +5371,6 @@ struct mla_context {
     struct mla__index_worker *index_workers;
     struct mla__walker *walkers;
     struct mla__attn_scratch *attn;
-    struct mla__attn_worker *attn_workers;
     struct mla__moe_scratch *moe;
     struct mla__block_scratch *block;
 };
@@ -6135,6 +6097,10 @@ typedef struct mla__walker {
     int *before, *next;  /* [QUERIES] how far each token's list has been walked, before and after this visit */
     int *at;             /* [KEYS] positions of a visit */
     float *mask, *probs; /* of a visit: [NL, KEYS] and [max(H, NL), KEYS] */
+    /* for >>attention */
+    float *k, *v;              /* naive: [KEYS, N+P] and [KEYS, V] of a visit, */
+    uint16_t *c16, *k16, *v16; /* and in bf16 for attend_tiles: the latents packed, keys and values as they are */
+    float *s, *wide;
 } mla__walker;
 
 /* The queries of a block: row i, ldq floats after the one before it, is of token i / heads and head head0 + i % heads.
@@ -6168,7 +6134,7 @@ static int mla__lane_tokens(const mla_context *c) {
 static void mla__walk_layout(mla_context *c, mla__arena *arena) {
     const int H = c->f->num_attention_heads, N = c->f->qk_nope_head_dim, P = c->f->qk_rope_head_dim,
               V = c->f->v_head_dim, R = c->f->kv_lora_rank, nl = c->k.nl, sparse = c->m->n_indexers > 0;
-    const int all_heads = (mla__lane_tokens(c) * H + nl - 1) / nl,
+    const int all_heads = (mla__lane_tokens(c) * H + nl - 1) / nl, tiles = c->k.attend_tiles ? MLA__KEYS : 0,
               one_head = (mla__min(c->max_tokens, MLA__QUERIES) + nl - 1) / nl;
     const double floats = fmax(all_heads * (2.0 * R + P + 3), one_head * (N + P + V + 3.0)) * nl;
     for (int i = 0; i < c->threads; i++) {
@@ -6181,6 +6147,13 @@ static void mla__walk_layout(mla_context *c, mla__arena *arena) {
         my.at = MLA__TAKE(arena, int, sparse ? MLA__KEYS : 0);
         my.mask = MLA__TAKE(arena, float, sparse ? MLA__NL_MAX *MLA__KEYS : 0);
         my.probs = MLA__TAKE(arena, float, sparse ? (double)mla__max(H, MLA__NL_MAX) * MLA__KEYS : 0);
+        my.k = MLA__TAKE(arena, float, (double)MLA__KEYS *(N + P));
+        my.v = MLA__TAKE(arena, float, (double)MLA__KEYS *mla__up_to(V, MLA__NR_MAX));
+        my.c16 = MLA__TAKE(arena, uint16_t, (double)tiles * R);
+        my.k16 = MLA__TAKE(arena, uint16_t, (double)tiles * (N + P));
+        my.v16 = MLA__TAKE(arena, uint16_t, (double)tiles * V);
+        my.s = MLA__TAKE(arena, float, (double)mla__max(MLA__KEYS, MLA_PAGE * all_heads) * nl);
+        my.wide = MLA__TAKE(arena, float, fmax(tiles ? 8.0 * mla__max(R + P, N + P) : 0, MLA__AR_MAX * MLA__AK));
         if (c->walkers) c->walkers[i] = my;
     }
 }
@@ -6414,12 +6387,6 @@ static void mla__walk_end(const mla__walk *walk, int p) {
 
 #define MLA__ABSORB_ROWS 4096 /* rows (heads x tokens) that the absorbed path has scratch for */
 
-typedef struct mla__attn_worker {
-    float *k, *v;              /* naive: [KEYS, N+P] and [KEYS, V] of a visit, */
-    uint16_t *c16, *k16, *v16; /* and in bf16 for attend_tiles: the latents packed, keys and values as they are */
-    float *s, *wide;
-} mla__attn_worker;
-
 typedef struct mla__attn_scratch {
     float *cq, *q, *kva, *o;            /* [T, Q] [T, H, N+P] [T, R+P] [T, H, V] */
     float *qa, *ol;                     /* [absorb_tokens, H, R+P], [absorb_tokens, H, R] */
@@ -6433,11 +6400,10 @@ static int mla__absorb_tokens(const mla_context *c) {
 
 static void mla__attn_layout(mla_context *c, mla__arena *arena) {
     const mla_config *f = c->f;
-    const int N = f->qk_nope_head_dim, P = f->qk_rope_head_dim, V = f->v_head_dim, R = f->kv_lora_rank, nl = c->k.nl;
+    const int N = f->qk_nope_head_dim, P = f->qk_rope_head_dim, V = f->v_head_dim, R = f->kv_lora_rank;
     const double T = c->max_tokens, H = f->num_attention_heads;
     if (f->num_attention_heads == 0) return;
     const double rows = mla__lane_tokens(c) * H, absorb_rows = mla__absorb_tokens(c) * H;
-    const int panels = ((int)rows + nl - 1) / nl, tiles = c->k.attend_tiles ? MLA__KEYS : 0;
     mla__attn_scratch s;
     s.cq = MLA__TAKE(arena, float, T * f->q_lora_rank);
     s.q = MLA__TAKE(arena, float, T *H *(N + P));
@@ -6451,17 +6417,6 @@ static void mla__attn_layout(mla_context *c, mla__arena *arena) {
     s.piece_l = MLA__TAKE(arena, float, MLA__PIECES *rows);
     mla__index_layout(c, arena);
     mla__walk_layout(c, arena);
-    for (int i = 0; i < c->threads; i++) {
-        mla__attn_worker my;
-        my.k = MLA__TAKE(arena, float, (double)MLA__KEYS *(N + P));
-        my.v = MLA__TAKE(arena, float, (double)MLA__KEYS *mla__up_to(V, MLA__NR_MAX));
-        my.c16 = MLA__TAKE(arena, uint16_t, (double)tiles * R);
-        my.k16 = MLA__TAKE(arena, uint16_t, (double)tiles * (N + P));
-        my.v16 = MLA__TAKE(arena, uint16_t, (double)tiles * V);
-        my.s = MLA__TAKE(arena, float, (double)mla__max(MLA__KEYS, MLA_PAGE * panels) * nl);
-        my.wide = MLA__TAKE(arena, float, fmax(tiles ? 8.0 * mla__max(R + P, N + P) : 0, MLA__AR_MAX * MLA__AK));
-        if (c->attn_workers) c->attn_workers[i] = my;
-    }
     if (c->attn) *c->attn = s;
 }
 
@@ -6503,27 +6458,31 @@ static void mla__query_work(mla_context *c, void *arg, const mla__share *my) {
     }
 }
 
+/* y [n] = what lane i has summed, over the sum of its weights. */
+static void mla__lane_result(float *y, const mla__lanes *l, int i, int n) {
+    const float *o = l->o + i * (mla__sz)n, z = l->l[i] != 0 ? 1.0f / l->l[i] : 0;
+    for (int j = 0; j < n; j++) y[j] = z != 0 ? o[j] * z : 0;
+}
 /* Absorbed, what has been summed for row i of panel p, with o [R]: the result, or that of a piece. */
 static void mla__absorbed_row(const mla_context *c, const mla__attn *a, const mla__block *b, int piece,
                               const mla__lanes *l, int p, int i) {
     const mla__attn_scratch *s = c->attn;
     const int H = c->f->num_attention_heads, R = c->f->kv_lora_rank, row = p * c->k.nl + i;
     const mla__sz to = (mla__sz)(b->token - a->token0) * H + row;
-    const float *o = l->o + i * (mla__sz)R, z = l->l[i] != 0 ? 1.0f / l->l[i] : 0;
     if (b->pieces == 1) {
         s->sees[to] = l->l[i] != 0;
-        for (int r = 0; r < R; r++) s->ol[to * R + r] = z != 0 ? o[r] * z : 0;
+        mla__lane_result(s->ol + to * R, l, i, R);
         return;
     }
     const mla__sz slot = (mla__sz)b->slot * mla__lane_tokens(c) * H + row * (mla__sz)b->pieces + piece;
     s->piece_m[slot] = l->m[i], s->piece_l[slot] = l->l[i];
-    if (l->started) memcpy(s->piece_o + slot * R, o, (size_t)R * sizeof *o);
-    else memset(s->piece_o + slot * R, 0, (size_t)R * sizeof *o);
+    if (l->started) memcpy(s->piece_o + slot * R, l->o + i * (mla__sz)R, (size_t)R * sizeof(float));
+    else memset(s->piece_o + slot * R, 0, (size_t)R * sizeof(float));
 }
 
 /* Absorbed, one block of tokens and one piece of context: all heads walk over the latents, each widened once. */
 static void mla__absorbed_piece(mla_context *c, const mla__attn *a, const mla__block *b, int piece, int worker) {
-    const mla__attn_worker *my = &c->attn_workers[worker];
+    const mla__walker *my = &c->walkers[worker];
     const mla_dtype dtype = b->seq->cache->pool->dtype;
     const int H = c->f->num_attention_heads, R = c->f->kv_lora_rank, dk = R + c->f->qk_rope_head_dim;
     const int in_place = c->k.attend[dtype] != NULL && R % MLA__NR_MAX == 0;
@@ -6589,7 +6548,7 @@ static void mla__head_values(mla_context *c, float *y, mla__sz ldy, const mla__i
 /* A visit's keys [n, N+P] and values [n, V] of head h, expanded from the latents; in bf16 if tiles are used. */
 static void mla__expand(mla_context *c, const mla__attn *a, const mla__walk *walk, int h, int tiles, int worker) {
     const mla_config *f = c->f;
-    const mla__attn_worker *my = &c->attn_workers[worker];
+    const mla__walker *my = &c->walkers[worker];
     const int N = f->qk_nope_head_dim, P = f->qk_rope_head_dim, V = f->v_head_dim, R = f->kv_lora_rank, nu = walk->n;
     const mla__sz ld = mla__up_to(R + P, MLA__NR_MAX), ldk = N + P, ldv = mla__up_to(V, MLA__NR_MAX);
     const float *latent = (const float *)mla__walk_rows(walk, 0, ld);
@@ -6614,7 +6573,7 @@ static void mla__expand(mla_context *c, const mla__attn *a, const mla__walk *wal
 /* Naive, one head of one block of tokens: keys and values are expanded a visit at a time. */
 static void mla__naive_head(mla_context *c, const mla__attn *a, const mla__block *b, int h, int worker) {
     const mla_config *f = c->f;
-    const mla__attn_worker *my = &c->attn_workers[worker];
+    const mla__walker *my = &c->walkers[worker];
     const int H = f->num_attention_heads, N = f->qk_nope_head_dim, P = f->qk_rope_head_dim, V = f->v_head_dim;
     const int tiles = c->k.attend_tiles && !a->keys.transposed && a->keys.w.weight.dtype == MLA_BF16 &&
                       (N + P) % 32 == 0 && V % 32 == 0 && f->kv_lora_rank % 32 == 0;
@@ -6637,11 +6596,8 @@ static void mla__naive_head(mla_context *c, const mla__attn *a, const mla__block
     for (int p = 0; p < walk.panels; p++) {
         const mla__lanes *l = &lanes[p];
         mla__walk_end(&walk, p);
-        for (int i = 0; i < l->n; i++) {
-            float *to = c->attn->o + ((mla__sz)(b->token + p * c->k.nl + i) * H + h) * V;
-            const float z = l->l[i] != 0 ? 1.0f / l->l[i] : 0;
-            for (int v = 0; v < V; v++) to[v] = z != 0 ? l->o[i * (mla__sz)V + v] * z : 0;
-        }
+        for (int i = 0; i < l->n; i++)
+            mla__lane_result(c->attn->o + ((mla__sz)(b->token + p * c->k.nl + i) * H + h) * V, l, i, V);
     }
 }
 
@@ -7305,7 +7261,6 @@ static void *mla__context_layout(const mla_model *m, const void *desc, void *mem
     c.index_workers = MLA__TAKE(&arena, mla__index_worker, c.threads);
     c.walkers = MLA__TAKE(&arena, mla__walker, c.threads);
     c.attn = MLA__TAKE(&arena, mla__attn_scratch, 1);
-    c.attn_workers = MLA__TAKE(&arena, mla__attn_worker, c.threads);
     c.moe = MLA__TAKE(&arena, mla__moe_scratch, 1);
     c.block = MLA__TAKE(&arena, mla__block_scratch, 1);
     mla__linear_layout(&c, &arena);
