@@ -5350,7 +5350,8 @@ typedef struct mla__worker {
 struct mla_context {
     mla__object object;
     const mla_model *m;
-    const mla_config *f; /* the model's */
+    const mla_config *f;     /* the model's */
+    int D, H, R, Q, N, P, V; /* and its sizes, by the LETTERS */
     mla__kernels k;
     mla_error err;
     int threads, max_tokens;
@@ -5674,7 +5675,7 @@ typedef struct mla__call_scratch {
 } mla__call_scratch;
 
 static void mla__call_layout(mla_context *c, mla__arena *arena) {
-    const double T = c->max_tokens, half = c->f->qk_rope_head_dim / 2;
+    const double T = c->max_tokens, half = c->P / 2;
     mla__call_scratch s;
     s.position = MLA__TAKE(arena, int, T);
     s.cos = MLA__TAKE(arena, float, T *half);
@@ -5686,7 +5687,7 @@ static void mla__call_layout(mla_context *c, mla__arena *arena) {
 static mla_result mla__check_cache(mla_context *c, const mla_cache *cache, int i) {
     const mla_pool *p = cache->pool;
     if (p->n_layers != mla__all_layers(c->f) || cache->n_ahead != c->f->num_nextn_predict_layers ||
-        p->width != c->f->kv_lora_rank + c->f->qk_rope_head_dim)
+        p->width != c->R + c->P)
         return mla__fail(&c->err, MLA_ERR_ARGUMENT,
                          "sequences[%d].cache: made for another model (%d layers of width %d, %d to predict ahead)", i,
                          p->n_layers, p->width, cache->n_ahead);
@@ -5727,7 +5728,7 @@ static mla_result mla__check_sequences(mla_context *c, mla__batch *batch, const 
 /* Cosines and sines of the call's positions. The angle is an f32 product, as in the models' own code. */
 static void mla__angles(mla_context *c, int T) {
     const mla__call_scratch *s = c->call;
-    const int half = c->f->qk_rope_head_dim / 2;
+    const int half = c->P / 2;
     if (c->f->rope.layout == MLA_ROPE_NONE) return;
     for (int t = 0; t < T; t++)
         for (int i = 0; i < half; i++) {
@@ -5738,7 +5739,7 @@ static void mla__angles(mla_context *c, int T) {
 }
 /* x [P] turned by the angles of the token in row t. */
 static void mla__turn(const mla_context *c, float *x, int t, mla_rope_layout layout) {
-    const int P = c->f->qk_rope_head_dim;
+    const int P = c->P;
     mla__rotate(x, c->call->cos + t * (mla__sz)(P / 2), c->call->sin + t * (mla__sz)(P / 2), P, layout);
 }
 
@@ -5925,7 +5926,7 @@ static uint32_t mla__top_key(float score) {
 
 /* Of a layer's indexer: from x [T, D] its keys and the weights of its heads, from the normed latent its queries. */
 static void mla__index_keys(mla_context *c, const mla__attn *a, const float *x) {
-    const int D = c->f->hidden_size, T = a->batch->T;
+    const int D = c->D, T = a->batch->T;
     const mla_linear weights = mla__linear_of(&a->index->weights_proj);
     mla__job_add(c, c->index->k, c->f->index_head_dim, x, D, T, &a->index->wk);
     mla__job_add(c, c->index->w, c->f->index_n_heads, x, D, T, &weights)->exact = 1;
@@ -5933,7 +5934,7 @@ static void mla__index_keys(mla_context *c, const mla__attn *a, const float *x) 
 }
 static void mla__index_queries(mla_context *c, const mla__attn *a, const float *latent) {
     const mla__sz width = (mla__sz)c->f->index_n_heads * c->f->index_head_dim;
-    mla__job_add(c, c->index->q, width, latent, c->f->q_lora_rank, a->batch->T, &a->index->wq_b);
+    mla__job_add(c, c->index->q, width, latent, c->Q, a->batch->T, &a->index->wq_b);
 }
 
 /* What is left to do on the row of token t: norm and rotation of the key, which goes into the cache, ... */
@@ -6127,13 +6128,12 @@ typedef struct mla__walk {
 
 /* Tokens in a block whose heads walk together. */
 static int mla__lane_tokens(const mla_context *c) {
-    return mla__min(c->max_tokens, mla__max(1, MLA__LANE_ROWS / c->f->num_attention_heads));
+    return mla__min(c->max_tokens, mla__max(1, MLA__LANE_ROWS / c->H));
 }
 
 /* Walkers go over latents with all heads of a few tokens, or over expanded keys with one head of many. */
 static void mla__walk_layout(mla_context *c, mla__arena *arena) {
-    const int H = c->f->num_attention_heads, N = c->f->qk_nope_head_dim, P = c->f->qk_rope_head_dim,
-              V = c->f->v_head_dim, R = c->f->kv_lora_rank, nl = c->k.nl, sparse = c->m->n_indexers > 0;
+    const int H = c->H, N = c->N, P = c->P, V = c->V, R = c->R, nl = c->k.nl, sparse = c->m->n_indexers > 0;
     const int all_heads = (mla__lane_tokens(c) * H + nl - 1) / nl, tiles = c->k.attend_tiles ? MLA__KEYS : 0,
               one_head = (mla__min(c->max_tokens, MLA__QUERIES) + nl - 1) / nl;
     const double floats = fmax(all_heads * (2.0 * R + P + 3), one_head * (N + P + V + 3.0)) * nl;
@@ -6205,7 +6205,7 @@ static const float *mla__walk_mask(const mla__walk *walk, int t) {
 static float *mla__walk_probs(const mla__walk *walk, int p, int i) {
     const mla_sequence *s = walk->b->seq;
     const mla__sz token = (mla__sz)walk->a->probs_layer * s->n_tokens + walk->b->first + mla__walk_token(walk, p, i);
-    return s->probs + (token * walk->c->f->num_attention_heads + mla__walk_head(walk, p, i)) * (mla__sz)mla__keys(s);
+    return s->probs + (token * walk->c->H + mla__walk_head(walk, p, i)) * (mla__sz)mla__keys(s);
 }
 
 /* Masks and probabilities of lane i of panel p. Those of lists are of a visit: one token has one mask for all heads. */
@@ -6395,17 +6395,16 @@ typedef struct mla__attn_scratch {
 } mla__attn_scratch;
 
 static int mla__absorb_tokens(const mla_context *c) {
-    return mla__min(c->max_tokens, mla__max(1, MLA__ABSORB_ROWS / c->f->num_attention_heads));
+    return mla__min(c->max_tokens, mla__max(1, MLA__ABSORB_ROWS / c->H));
 }
 
 static void mla__attn_layout(mla_context *c, mla__arena *arena) {
-    const mla_config *f = c->f;
-    const int N = f->qk_nope_head_dim, P = f->qk_rope_head_dim, V = f->v_head_dim, R = f->kv_lora_rank;
-    const double T = c->max_tokens, H = f->num_attention_heads;
-    if (f->num_attention_heads == 0) return;
+    const int N = c->N, P = c->P, V = c->V, R = c->R;
+    const double T = c->max_tokens, H = c->H;
+    if (c->H == 0) return;
     const double rows = mla__lane_tokens(c) * H, absorb_rows = mla__absorb_tokens(c) * H;
     mla__attn_scratch s;
-    s.cq = MLA__TAKE(arena, float, T * f->q_lora_rank);
+    s.cq = MLA__TAKE(arena, float, T * c->Q);
     s.q = MLA__TAKE(arena, float, T *H *(N + P));
     s.kva = MLA__TAKE(arena, float, T *(R + P));
     s.o = MLA__TAKE(arena, float, T *H *V);
@@ -6425,7 +6424,7 @@ static void mla__latent_work(mla_context *c, void *arg, const mla__share *my) {
     const mla__attn *a = (const mla__attn *)arg;
     const mla_config *f = c->f;
     const mla_sequence *s = a->batch->seqs;
-    const int R = f->kv_lora_rank, P = f->qk_rope_head_dim, Q = f->q_lora_rank;
+    const int R = c->R, P = c->P, Q = c->Q;
     int first = 0;
     for (int t = my->from; t < my->to; t++) {
         float *row = c->attn->kva + t * (mla__sz)(R + P), *cq = c->attn->cq + t * (mla__sz)Q;
@@ -6444,7 +6443,7 @@ static void mla__latent_work(mla_context *c, void *arg, const mla__share *my) {
 static void mla__query_work(mla_context *c, void *arg, const mla__share *my) {
     const mla__attn *a = (const mla__attn *)arg;
     const mla_config *f = c->f;
-    const int P = f->qk_rope_head_dim, N = f->qk_nope_head_dim, H = f->num_attention_heads;
+    const int P = c->P, N = c->N, H = c->H;
     for (int t = my->from; t < my->to; t++) {
         float scale = f->softmax_scale * f->q_scale;
         if (f->temperature_beta != 0)
@@ -6467,7 +6466,7 @@ static void mla__lane_result(float *y, const mla__lanes *l, int i, int n) {
 static void mla__absorbed_row(const mla_context *c, const mla__attn *a, const mla__block *b, int piece,
                               const mla__lanes *l, int p, int i) {
     const mla__attn_scratch *s = c->attn;
-    const int H = c->f->num_attention_heads, R = c->f->kv_lora_rank, row = p * c->k.nl + i;
+    const int H = c->H, R = c->R, row = p * c->k.nl + i;
     const mla__sz to = (mla__sz)(b->token - a->token0) * H + row;
     if (b->pieces == 1) {
         s->sees[to] = l->l[i] != 0;
@@ -6484,7 +6483,7 @@ static void mla__absorbed_row(const mla_context *c, const mla__attn *a, const ml
 static void mla__absorbed_piece(mla_context *c, const mla__attn *a, const mla__block *b, int piece, int worker) {
     const mla__walker *my = &c->walkers[worker];
     const mla_dtype dtype = b->seq->cache->pool->dtype;
-    const int H = c->f->num_attention_heads, R = c->f->kv_lora_rank, dk = R + c->f->qk_rope_head_dim;
+    const int H = c->H, R = c->R, dk = R + c->P;
     const int in_place = c->k.attend[dtype] != NULL && R % MLA__NR_MAX == 0;
     const mla_dtype t = in_place ? dtype : MLA_F32;
     const int tiles = c->k.attend_tiles && t == MLA_BF16 && dk % 32 == 0;
@@ -6507,7 +6506,7 @@ static void mla__absorbed_piece(mla_context *c, const mla__attn *a, const mla__b
 /* Pieces of context are merged in their order. */
 static void mla__merge(mla_context *c, const mla__attn *a, const mla__block *b, int row, int worker) {
     const mla__attn_scratch *s = c->attn;
-    const int H = c->f->num_attention_heads, R = c->f->kv_lora_rank, n = b->pieces;
+    const int H = c->H, R = c->R, n = b->pieces;
     const mla__sz slot = (mla__sz)b->slot * mla__lane_tokens(c) * H + row * (mla__sz)n,
                   to = (mla__sz)(b->token - a->token0) * H + row;
     const float *m = s->piece_m + slot, *l = s->piece_l + slot;
@@ -6547,9 +6546,8 @@ static void mla__head_values(mla_context *c, float *y, mla__sz ldy, const mla__i
 
 /* A visit's keys [n, N+P] and values [n, V] of head h, expanded from the latents; in bf16 if tiles are used. */
 static void mla__expand(mla_context *c, const mla__attn *a, const mla__walk *walk, int h, int tiles, int worker) {
-    const mla_config *f = c->f;
     const mla__walker *my = &c->walkers[worker];
-    const int N = f->qk_nope_head_dim, P = f->qk_rope_head_dim, V = f->v_head_dim, R = f->kv_lora_rank, nu = walk->n;
+    const int N = c->N, P = c->P, V = c->V, R = c->R, nu = walk->n;
     const mla__sz ld = mla__up_to(R + P, MLA__NR_MAX), ldk = N + P, ldv = mla__up_to(V, MLA__NR_MAX);
     const float *latent = (const float *)mla__walk_rows(walk, 0, ld);
     float *panel = c->workers[worker].panel;
@@ -6572,11 +6570,10 @@ static void mla__expand(mla_context *c, const mla__attn *a, const mla__walk *wal
 
 /* Naive, one head of one block of tokens: keys and values are expanded a visit at a time. */
 static void mla__naive_head(mla_context *c, const mla__attn *a, const mla__block *b, int h, int worker) {
-    const mla_config *f = c->f;
     const mla__walker *my = &c->walkers[worker];
-    const int H = f->num_attention_heads, N = f->qk_nope_head_dim, P = f->qk_rope_head_dim, V = f->v_head_dim;
+    const int H = c->H, N = c->N, P = c->P, V = c->V;
     const int tiles = c->k.attend_tiles && !a->keys.transposed && a->keys.w.weight.dtype == MLA_BF16 &&
-                      (N + P) % 32 == 0 && V % 32 == 0 && f->kv_lora_rank % 32 == 0;
+                      (N + P) % 32 == 0 && V % 32 == 0 && c->R % 32 == 0;
     const float *first = c->attn->q + ((mla__sz)b->token * H + h) * (N + P);
     const mla__queries q = {first, (mla__sz)H * (N + P), 1, h, N + P, V, MLA__KEYS};
     mla__visit visit = {my->k, my->v, N + P, mla__up_to(V, MLA__NR_MAX), N + P, V, 0, 0, my->s, my->wide};
@@ -6616,8 +6613,7 @@ static void mla__merge_work(mla_context *c, void *arg, const mla__share *my) {
 /* qa [n, H, R+P] = [W_UK^T q_nope | q_rope], a head at a time. */
 static void mla__absorb_work(mla_context *c, void *arg, const mla__share *my) {
     const mla__attn *a = (const mla__attn *)arg;
-    const mla_config *f = c->f;
-    const int H = f->num_attention_heads, N = f->qk_nope_head_dim, P = f->qk_rope_head_dim, R = f->kv_lora_rank;
+    const int H = c->H, N = c->N, P = c->P, R = c->R;
     for (int h = my->from; h < my->to; h++) {
         const float *q = c->attn->q + ((mla__sz)a->token0 * H + h) * (N + P);
         float *qa = c->attn->qa + h * (mla__sz)(R + P);
@@ -6630,7 +6626,7 @@ static void mla__absorb_work(mla_context *c, void *arg, const mla__share *my) {
 
 /* o_h = W_UV_h ol_h + b_v: probabilities add up to 1, so the bias is added once; a query that sees no key gets 0. */
 static void mla__unabsorb(mla_context *c, const mla__attn *a) {
-    const int H = c->f->num_attention_heads, V = c->f->v_head_dim, R = c->f->kv_lora_rank;
+    const int H = c->H, V = c->V, R = c->R;
     float *o = c->attn->o + (mla__sz)a->token0 * H * V;
     for (int h = 0; h < H; h++) {
         mla__job *j = mla__job_add(c, o + h * (mla__sz)V, (mla__sz)H * V, c->attn->ol + h * (mla__sz)R, (mla__sz)H * R,
@@ -6644,8 +6640,7 @@ static void mla__unabsorb(mla_context *c, const mla__attn *a) {
 
 /* The absorbed path of tokens from row `token` of the call on, which is row `first` of sequence i; of several, too. */
 static void mla__absorbed(mla_context *c, mla__attn *a, int i, int token, int first, int n_tokens) {
-    const mla_config *f = c->f;
-    const double H = f->num_attention_heads, N = f->qk_nope_head_dim, R = f->kv_lora_rank, P = f->qk_rope_head_dim;
+    const double H = c->H, N = c->N, R = c->R, P = c->P;
     double cost = 0;
     int slots = 0;
     a->token0 = token, a->n_tokens = n_tokens, a->n_blocks = 0;
@@ -6654,7 +6649,7 @@ static void mla__absorbed(mla_context *c, mla__attn *a, int i, int token, int fi
         n = mla__min(n_tokens - at, s->n_tokens - first);
         a->n_blocks = mla__walk_cut(c, a->n_blocks, s, token + at, first, n, mla__lane_tokens(c), 1);
     }
-    mla__parallel_even(c, mla__absorb_work, a, f->num_attention_heads, n_tokens * H * N * R);
+    mla__parallel_even(c, mla__absorb_work, a, c->H, n_tokens * H * N * R);
     for (int j = 0; j < a->n_blocks; j++) {
         mla__block *b = &c->call->blocks[j];
         const int most = b->seq->probs ? 1 : mla__max(1, MLA__PIECES / a->n_blocks);
@@ -6665,7 +6660,7 @@ static void mla__absorbed(mla_context *c, mla__attn *a, int i, int token, int fi
     mla__parallel(c, mla__absorbed_work, a, a->n_blocks, cost);
     for (int j = 0; j < a->n_blocks; j++) {
         const mla__block *b = &c->call->blocks[j];
-        c->loads[j].units = b->pieces > 1 ? b->n * f->num_attention_heads : 0, c->loads[j].weight = b->pieces;
+        c->loads[j].units = b->pieces > 1 ? b->n * c->H : 0, c->loads[j].weight = b->pieces;
     }
     if (slots) mla__parallel(c, mla__merge_work, a, a->n_blocks, n_tokens * H * R * MLA__PIECES);
     mla__unabsorb(c, a);
@@ -6673,20 +6668,18 @@ static void mla__absorbed(mla_context *c, mla__attn *a, int i, int token, int fi
 
 /* The naive path of a sequence whose first token is in row `token` of the call. */
 static void mla__naive(mla_context *c, mla__attn *a, const mla_sequence *s, int token) {
-    const mla_config *f = c->f;
     a->n_blocks = mla__walk_cut(c, 0, s, token, 0, s->n_tokens, MLA__QUERIES, MLA__QUERIES);
     for (int i = 0; i < a->n_blocks; i++) {
-        c->loads[i].units = f->num_attention_heads;
+        c->loads[i].units = c->H;
         c->loads[i].weight = c->call->blocks[i].n + 1;
     }
-    mla__parallel(c, mla__naive_work, a, a->n_blocks,
-                  (double)mla__keys(s) * f->num_attention_heads * (f->kv_lora_rank + s->n_tokens) * f->v_head_dim);
+    mla__parallel(c, mla__naive_work, a, a->n_blocks, (double)mla__keys(s) * c->H * (c->R + s->n_tokens) * c->V);
 }
 
 /* Multiplications of both paths. Naive: N+P+V for each pair of query and key, and R(N+V) to expand each key that a
    block walks over; absorbed: 2R+P for each pair, and R(N+V) into and out of the latent for each query. */
 static int mla__prefer_naive(const mla_context *c, const mla_sequence *s, int token) {
-    const double R = c->f->kv_lora_rank, N = c->f->qk_nope_head_dim, P = c->f->qk_rope_head_dim, V = c->f->v_head_dim;
+    const double R = c->R, N = c->N, P = c->P, V = c->V;
     const mla__steps steps = mla__walk_steps(c, s, token);
     const double naive = steps.together * (N + P + V) + R * (N + V) * steps.keys;
     const double absorbed = steps.alone * (2 * R + P) + s->n_tokens * R * (N + V);
@@ -6720,8 +6713,8 @@ static void mla__attn_run(mla_context *c, const mla__batch *batch, int layer, in
     const mla_config *f = c->f;
     const mla_attn_weights *w = &c->m->layers[layer].attn;
     const mla__attn_scratch *s = c->attn;
-    const int D = f->hidden_size, H = f->num_attention_heads, Q = f->q_lora_rank, T = batch->T;
-    const int R = f->kv_lora_rank, P = f->qk_rope_head_dim, qk = f->qk_nope_head_dim + P;
+    const int D = c->D, H = c->H, Q = c->Q, T = batch->T;
+    const int R = c->R, P = c->P, qk = c->N + P;
     mla__attn a = MLA__ZERO;
     a.batch = batch, a.w = w, a.layer = layer, a.probs_layer = probs_layer;
     a.index = c->m->indexer[layer] >= 0 ? &w->indexer : NULL;
@@ -6740,7 +6733,7 @@ static void mla__attn_run(mla_context *c, const mla__batch *batch, int layer, in
     mla__parallel_even(c, mla__query_work, &a, T, (double)T * H * qk * 4);
     if (a.index) mla__choose(c, &a);
     mla__attend_all(c, &a);
-    mla__job_add(c, y, D, s->o, (mla__sz)H * f->v_head_dim, T, &w->o);
+    mla__job_add(c, y, D, s->o, (mla__sz)H * c->V, T, &w->o);
     mla__jobs_run(c);
 }
 
@@ -6888,7 +6881,7 @@ static void mla__route_work(mla_context *c, void *arg, const mla__share *my) {
 static void mla__route_all(mla_context *c, mla__moe *a) {
     const int n_choices = mla__choices(c->f);
     const mla_linear router = mla__linear_of(&a->w->router);
-    mla__job_add(c, c->moe->score, n_choices, a->x, c->f->hidden_size, a->T, &router)->exact = 1;
+    mla__job_add(c, c->moe->score, n_choices, a->x, c->D, a->T, &router)->exact = 1;
     mla__jobs_run(c);
     mla__parallel_even(c, mla__route_work, a, a->T, (double)a->T * n_choices * (c->f->num_experts_per_tok + 8));
 }
@@ -6917,7 +6910,7 @@ static void mla__sort(mla_context *c, int T, const mla_routing *out) {
 /* h = silu(gate x) * up x, of all experts at once. */
 static void mla__gate(mla_context *c, const mla__moe *a) {
     const mla__moe_scratch *s = c->moe;
-    const int D = c->f->hidden_size, inter = c->f->moe_intermediate_size;
+    const int D = c->D, inter = c->f->moe_intermediate_size;
     if (a->dense) mla__job_add(c, a->h, a->dense->gate.weight.rows, a->x, D, a->T, &a->dense->gate)->up = &a->dense->up;
     for (int e = 0; e < a->n_experts; e++) {
         const int first = s->offset[e], n = s->offset[e + 1] - first;
@@ -6933,7 +6926,7 @@ static void mla__gate(mla_context *c, const mla__moe *a) {
 static void mla__down_work(mla_context *c, void *arg, const mla__share *my) {
     const mla__moe *a = (const mla__moe *)arg;
     const mla__moe_scratch *s = c->moe;
-    const int D = c->f->hidden_size, n0 = my->from * MLA__STRIP, n1 = mla__min(my->to * MLA__STRIP, D);
+    const int D = c->D, n0 = my->from * MLA__STRIP, n1 = mla__min(my->to * MLA__STRIP, D);
     if (!a->dense) /* which comes first and is not added but stored */
         for (int t = 0; t < a->T; t++) memset(a->y + t * (mla__sz)D + n0, 0, (size_t)(n1 - n0) * sizeof *a->y);
     for (int i = 0; i < c->n_jobs; i++) mla__job_rows(c, &c->jobs[i], n0, n1, &c->workers[my->worker]);
@@ -6946,7 +6939,7 @@ static void mla__down_work(mla_context *c, void *arg, const mla__share *my) {
 /* y = sum of the down projections. */
 static void mla__down(mla_context *c, mla__moe *a) {
     const mla__moe_scratch *s = c->moe;
-    const int D = c->f->hidden_size, inter = c->f->moe_intermediate_size;
+    const int D = c->D, inter = c->f->moe_intermediate_size;
     const double inner = a->w ? c->f->num_experts_per_tok * (double)inter : (double)c->f->intermediate_size;
     if (a->dense) mla__job_add(c, a->y, D, a->h, a->dense->gate.weight.rows, a->T, &a->dense->down);
     for (int e = 0; e < a->n_experts; e++) {
@@ -7025,13 +7018,12 @@ typedef struct mla__rows_norm {
 
 static void mla__norm_work(mla_context *c, void *arg, const mla__share *my) {
     const mla__rows_norm *a = (const mla__rows_norm *)arg;
-    const int D = c->f->hidden_size;
     for (int t = my->from; t < my->to; t++)
-        mla__norm(a->y + t * (mla__sz)D, a->x + t * (mla__sz)D, D, &c->f->block_norm, a->w);
+        mla__norm(a->y + t * (mla__sz)c->D, a->x + t * (mla__sz)c->D, c->D, &c->f->block_norm, a->w);
 }
 static void mla__norm_rows(mla_context *c, float *y, const float *x, int T, const mla_norm_weights *w) {
     mla__rows_norm a = {y, x, w};
-    mla__parallel_even(c, mla__norm_work, &a, T, (double)T * c->f->hidden_size * 8);
+    mla__parallel_even(c, mla__norm_work, &a, T, (double)T * c->D * 8);
 }
 static void mla__add(float *x, const float *y, float scale, mla__sz n) {
     for (mla__sz i = 0; i < n; i++) x[i] += scale * y[i];
@@ -7070,7 +7062,7 @@ static mla_result mla__check_tokens(mla_context *c, const int *tokens, int T) {
 
 /* x [T, D] */
 static void mla__embed(mla_context *c, const mla_tensor *e, const int *tokens, int T) {
-    const int D = c->f->hidden_size, block = mla__formats[e->dtype].block;
+    const int D = c->D, block = mla__formats[e->dtype].block;
     unsigned char own[MLA__BLOCK_BYTES];
     for (int t = 0; t < T; t++) {
         float *x = c->block->x + t * (mla__sz)D;
@@ -7088,7 +7080,7 @@ static void mla__layer(mla_context *c, const mla__batch *batch, int layer, int p
     const mla__block_scratch *s = c->block;
     const mla_layer_weights *w = &c->m->layers[layer];
     const int shortcut = mla__shortcut(w), T = batch->T;
-    const mla__sz n = T * (mla__sz)c->f->hidden_size;
+    const mla__sz n = T * (mla__sz)c->D;
     const mla_routing routing = {NULL, NULL, counts};
     mla__norm_rows(c, s->xn, s->x, T, &w->attn_norm);
     mla__mixer_of(c->m, layer)->run(c, batch, layer, probs_layer, s->y, s->xn);
@@ -7109,13 +7101,13 @@ static int64_t *mla__counts(const mla_context *c, const mla_outputs *out, int la
 /* The caller gets state i, x [T, D], if it wants it. */
 static void mla__give_state(const mla_context *c, const mla_outputs *out, int i, const float *x, int T) {
     if (!out->hidden || !out->hidden[i]) return;
-    memcpy(out->hidden[i], x, (size_t)T * (size_t)c->f->hidden_size * sizeof *x);
+    memcpy(out->hidden[i], x, (size_t)T * (size_t)c->D * sizeof *x);
 }
 
 /* Logits, as out wants them, of xn [T, D], which is used up. */
 static void mla__logits(mla_context *c, const mla__batch *batch, const mla_tensor *head_weights,
                         const mla_outputs *out) {
-    const int D = c->f->hidden_size, n = out->all_logits ? batch->T : batch->n;
+    const int D = c->D, n = out->all_logits ? batch->T : batch->n;
     float *xn = c->block->xn;
     const mla_linear head = mla__linear_of(head_weights);
     if (!out->all_logits) /* last rows move to the front */
@@ -7189,7 +7181,7 @@ static mla_result mla__mtp_reserve(mla_context *c, const mla__batch *batch) {
 /* x [T, D] = eh_proj [norm(embedding), norm(hidden)] */
 static void mla__mtp_embed(mla_context *c, const mla_mtp_weights *w, const int *tokens, const float *hidden, int T) {
     const mla__block_scratch *s = c->block;
-    const int D = c->f->hidden_size;
+    const int D = c->D;
     float *pair = s->pair;
     mla__embed(c, &w->embed, tokens, T);
     mla__norm_rows(c, s->xn, s->x, T, &w->enorm);
@@ -7247,6 +7239,8 @@ static void *mla__context_layout(const mla_model *m, const void *desc, void *mem
     const mla_context_desc d = mla__context_desc_of(desc);
     mla__arena arena;
     mla_context *out = (mla_context *)mla__begin(&arena, memory, sizeof *out), c = MLA__ZERO;
+    c.D = m->c.hidden_size, c.H = m->c.num_attention_heads, c.R = m->c.kv_lora_rank, c.Q = m->c.q_lora_rank;
+    c.N = m->c.qk_nope_head_dim, c.P = m->c.qk_rope_head_dim, c.V = m->c.v_head_dim;
     c.m = m, c.f = &m->c, c.max_tokens = d.max_tokens > 0 ? d.max_tokens : 512, c.threads = d.threads;
     c.path = d.attn, c.activations = d.activations, c.run = d.run ? d.run : mla__run_default, c.run_user = d.run_user;
 #ifdef _OPENMP
