@@ -536,9 +536,9 @@ typedef struct mla_sequence {
 typedef struct mla_outputs {
     float *logits; /* [n_sequences, vocab_size], of each sequence's last token; or all_logits: [T, vocab_size] */
     int all_logits;
-    float *const
-        *hidden; /* [num_hidden_layers+1] pointers, each NULL or [T, D]: hidden[0] the embeddings, hidden[i] the
-                    residual stream after i blocks, the last one after the final norm (as transformers numbers them) */
+    /* [num_hidden_layers+1] pointers, each NULL or [T, D]: hidden[0] the embeddings, hidden[i] the residual stream
+       after i blocks, the last one after the final norm (as transformers numbers them) */
+    float *const *hidden;
     int64_t *expert_counts; /* [num_hidden_layers, E+Z]: tokens routed to each expert are added to it */
 } mla_outputs;
 
@@ -920,6 +920,7 @@ static mla_result mla__fail(mla_error *err, mla_result code, const char *format,
     }
     return code;
 }
+#define MLA__REFUSE(err, ...) mla__fail(err, MLA_ERR_ARGUMENT, __VA_ARGS__)
 
 #define MLA__TRY(call)                                                                                                 \
     do {                                                                                                               \
@@ -4088,10 +4089,10 @@ static void mla__quantize_iq4_nl(unsigned char *b, const float *x) {
 
 mla_result mla_quantize(mla_dtype t, void *out, const float *x, size_t n, mla_error *err) {
     unsigned char *to = (unsigned char *)out;
-    if (!out || !x) return mla__fail(err, MLA_ERR_ARGUMENT, "mla_quantize: %s is NULL", out ? "x" : "out");
+    if (!out || !x) return MLA__REFUSE(err, "mla_quantize: %s is NULL", out ? "x" : "out");
     if (n % (size_t)mla_dtype_block(t))
-        return mla__fail(err, MLA_ERR_ARGUMENT, "mla_quantize: %.0f elements, %s needs a multiple of %d", (double)n,
-                         mla_dtype_name(t), mla_dtype_block(t));
+        return MLA__REFUSE(err, "mla_quantize: %.0f elements, %s needs a multiple of %d", (double)n, mla_dtype_name(t),
+                           mla_dtype_block(t));
     const size_t block = (size_t)mla_dtype_block(t), bytes = mla_dtype_bytes(t, block);
     mla__kernels k;
     mla__select(&k, MLA_ISA_AUTO);
@@ -4105,7 +4106,7 @@ mla_result mla_quantize(mla_dtype t, void *out, const float *x, size_t n, mla_er
     case MLA_Q5_K:
     case MLA_Q6_K:
     case MLA_IQ4_NL: break;
-    default: return mla__fail(err, MLA_ERR_ARGUMENT, "mla_quantize: to %s is not offered", mla_dtype_name(t));
+    default: return MLA__REFUSE(err, "mla_quantize: to %s is not offered", mla_dtype_name(t));
     }
     for (size_t i = 0; i < n; i += block, to += bytes) {
         if (t == MLA_Q4) mla__quantize_group(t, to, x + i, k.q4_scale(x + i));
@@ -4117,15 +4118,14 @@ mla_result mla_quantize(mla_dtype t, void *out, const float *x, size_t n, mla_er
 }
 
 mla_result mla_repack(void *out, const mla_tensor *w, mla_error *err) {
-    if (!out || !w || !w->data)
-        return mla__fail(err, MLA_ERR_ARGUMENT, "mla_repack: %s is NULL", out ? "the tensor" : "out");
+    if (!out || !w || !w->data) return MLA__REFUSE(err, "mla_repack: %s is NULL", out ? "the tensor" : "out");
     const mla__format *f = &mla__formats[(unsigned)w->dtype < MLA_DTYPE_COUNT ? w->dtype : MLA_F32];
     if (!mla__interleaves(w->dtype) || w->layout != MLA_LAYOUT_ROWS || w->rows < 1 || w->rows % 16 || w->cols < 1 ||
         w->cols % f->block)
-        return mla__fail(err, MLA_ERR_ARGUMENT,
-                         "mla_repack: %s [%d, %d], expected blocks of 4 bits or more a weight, rows a multiple of 16 "
-                         "and columns of %d",
-                         mla_dtype_name(w->dtype), w->rows, w->cols, f->block);
+        return MLA__REFUSE(err,
+                           "mla_repack: %s [%d, %d], expected blocks of 4 bits or more a weight, rows a multiple of 16 "
+                           "and columns of %d",
+                           mla_dtype_name(w->dtype), w->rows, w->cols, f->block);
     const mla__sz blocks = w->cols / f->block;
     unsigned char *to = (unsigned char *)out;
     for (int row = 0; row < w->rows; row += 16)
@@ -4192,7 +4192,7 @@ static void mla__object_give(void *out, void *object) { memcpy(out, &object, siz
 
 static mla_result mla__object_check(const mla__kind *kind, void *out, size_t *need, const mla_model *m,
                                     const void *desc, mla_error *err) {
-    if (!out) return mla__fail(err, MLA_ERR_ARGUMENT, "%s: out is NULL", kind->name);
+    if (!out) return MLA__REFUSE(err, "%s: out is NULL", kind->name);
     mla__object_give(out, NULL);
     MLA__TRY(kind->check(m, desc, err));
     kind->layout(m, desc, NULL, need);
@@ -4202,7 +4202,7 @@ static mla_result mla__object_init(const mla__kind *kind, void *out, void *memor
                                    const void *desc, mla_error *err) {
     size_t need;
     MLA__TRY(mla__object_check(kind, out, &need, m, desc, err));
-    if (!memory) return mla__fail(err, MLA_ERR_ARGUMENT, "mla_%s_init: memory is NULL", kind->name);
+    if (!memory) return MLA__REFUSE(err, "mla_%s_init: memory is NULL", kind->name);
     if (bytes < need)
         return mla__fail(err, MLA_ERR_MEMORY, "mla_%s_init: %.0f bytes given, %.0f needed", kind->name, (double)bytes,
                          (double)need);
@@ -4341,7 +4341,7 @@ static void mla__preset_fill(mla_config *c, const mla__preset *p) {
 
 mla_result mla_config_preset(mla_config *out, const char *name, mla_error *err) {
     char known[160] = "";
-    if (!out || !name) return mla__fail(err, MLA_ERR_ARGUMENT, "mla_config_preset: %s is NULL", out ? "name" : "out");
+    if (!out || !name) return MLA__REFUSE(err, "mla_config_preset: %s is NULL", out ? "name" : "out");
     memset(out, 0, sizeof *out);
     for (size_t i = 0; i < sizeof mla__presets / sizeof *mla__presets; i++) {
         const mla__preset *p = &mla__presets[i];
@@ -4892,7 +4892,7 @@ static mla_result mla__model_check(const mla_model *none, const void *desc, mla_
     unsigned dtypes;
     (void)none;
     if (!d->config || (!d->weights && !d->only_size))
-        return mla__fail(err, MLA_ERR_ARGUMENT, "model: %s is NULL", d->config ? "weights" : "config");
+        return MLA__REFUSE(err, "model: %s is NULL", d->config ? "weights" : "config");
     c = *d->config;
     MLA__TRY(mla__check_config(&c, err));
     return d->only_size ? MLA_OK : mla__check_weights(&c, d->weights, &dtypes, err);
@@ -4968,18 +4968,14 @@ const mla_config *mla_model_config(const mla_model *m) { return &m->c; }
 const float *mla_model_inv_freq(const mla_model *m) { return m->inv; }
 float mla_model_rope_amplitude(const mla_model *m) { return m->amp; }
 
-/* The expected part of the experts that n_tokens tokens hit. */
-static double mla__experts_hit(const mla_config *c, int n_tokens) {
-    if (n_tokens <= 0 || c->n_routed_experts == 0) return 1;
-    return 1 - pow(1 - (double)c->num_experts_per_tok / mla__choices(c), n_tokens);
-}
 static double mla__layer_bytes(const mla_model *m, int layer, int n_tokens) {
     const mla_layer_weights *l = &m->layers[layer];
-    const double hit = mla__experts_hit(&m->c, n_tokens);
     double sum =
         mla__bytes_of(MLA__IN_LAYER, l) + mla__bytes_of(MLA__IN_ATTN, &l->attn) + mla__bytes_of(MLA__IN_MLP, &l->mlp);
     if (m->indexer[layer] >= 0) sum += mla__bytes_of(MLA__IN_INDEXER, &l->attn.indexer);
     if (!l->moe.experts) return sum;
+    const double chance = (double)m->c.num_experts_per_tok / mla__choices(&m->c); /* a token's, to hit an expert */
+    const double hit = n_tokens > 0 ? 1 - pow(1 - chance, n_tokens) : 1;
     sum += mla__bytes_of(MLA__IN_MOE, &l->moe) + mla__bytes_of(MLA__IN_MLP, &l->moe.shared);
     for (int e = 0; e < m->c.n_routed_experts; e++) sum += hit * mla__bytes_of(MLA__IN_MLP, &l->moe.experts[e]);
     return sum;
@@ -5031,11 +5027,9 @@ static int mla__index_width(const mla_model *m) { return m->n_indexers ? m->c.in
 static mla_result mla__row_dtype(mla_dtype t, int width, const char *what, const char *field, const char *of,
                                  mla_error *err) {
     if (t != MLA_F32 && t != MLA_F16 && t != MLA_BF16 && t != MLA_Q8)
-        return mla__fail(err, MLA_ERR_ARGUMENT, "%s.%s: %s, must be f32, f16, bf16 or q8", what, field,
-                         mla_dtype_name(t));
+        return MLA__REFUSE(err, "%s.%s: %s, must be f32, f16, bf16 or q8", what, field, mla_dtype_name(t));
     if (t == MLA_Q8 && width % MLA_GROUP)
-        return mla__fail(err, MLA_ERR_ARGUMENT, "%s.%s: rows of %s = %d, q8 needs a multiple of %d", what, field, of,
-                         width, MLA_GROUP);
+        return MLA__REFUSE(err, "%s.%s: rows of %s = %d, q8 needs a multiple of %d", what, field, of, width, MLA_GROUP);
     return MLA_OK;
 }
 static mla_result mla__cache_dtypes(const mla_model *m, mla_dtype dtype, mla_dtype index_dtype, const char *what,
@@ -5062,8 +5056,8 @@ static unsigned char *mla__index_row(const mla_cache *k, int layer, int position
 
 static mla_result mla__pool_check(const mla_model *m, const void *desc, mla_error *err) {
     const mla_pool_desc *d = (const mla_pool_desc *)desc;
-    if (!m || !d) return mla__fail(err, MLA_ERR_ARGUMENT, "pool: %s is NULL", m ? "desc" : "model");
-    if (d->n_pages < 1) return mla__fail(err, MLA_ERR_ARGUMENT, "pool.n_pages: %d, must be at least 1", d->n_pages);
+    if (!m || !d) return MLA__REFUSE(err, "pool: %s is NULL", m ? "desc" : "model");
+    if (d->n_pages < 1) return MLA__REFUSE(err, "pool.n_pages: %d, must be at least 1", d->n_pages);
     return mla__cache_dtypes(m, d->dtype, d->index_dtype, "pool", err);
 }
 /* A pool of n pages of so many tokens, in memory where there is some. */
@@ -5149,20 +5143,19 @@ static void mla__unreserve(mla_cache *k) {
 
 static mla_result mla__cache_check(const mla_model *m, const void *desc, mla_error *err) {
     const mla_cache_desc *d = (const mla_cache_desc *)desc;
-    if (!m || !d) return mla__fail(err, MLA_ERR_ARGUMENT, "cache: %s is NULL", m ? "desc" : "model");
+    if (!m || !d) return MLA__REFUSE(err, "cache: %s is NULL", m ? "desc" : "model");
     const int layers = mla__all_layers(&m->c), width = m->c.kv_lora_rank + m->c.qk_rope_head_dim;
     const mla_pool *p = d->pool;
     if (m->c.num_attention_heads == 0)
-        return mla__fail(err, MLA_ERR_ARGUMENT, "cache: the model has no attention (num_attention_heads is 0)");
-    if (d->capacity < 1) return mla__fail(err, MLA_ERR_ARGUMENT, "cache.capacity: %d, must be at least 1", d->capacity);
+        return MLA__REFUSE(err, "cache: the model has no attention (num_attention_heads is 0)");
+    if (d->capacity < 1) return MLA__REFUSE(err, "cache.capacity: %d, must be at least 1", d->capacity);
     if (!p) return mla__cache_dtypes(m, d->dtype, d->index_dtype, "cache", err);
     if (p->n_layers != layers || p->width != width)
-        return mla__fail(err, MLA_ERR_ARGUMENT, "cache.pool: made for %d layers of width %d, the model has %d of %d",
-                         p->n_layers, p->width, layers, width);
+        return MLA__REFUSE(err, "cache.pool: made for %d layers of width %d, the model has %d of %d", p->n_layers,
+                           p->width, layers, width);
     if (p->n_indexers != m->n_indexers || p->index_width != mla__index_width(m))
-        return mla__fail(err, MLA_ERR_ARGUMENT,
-                         "cache.pool: made for %d indexers with keys of %d, the model has %d of %d", p->n_indexers,
-                         p->index_width, m->n_indexers, mla__index_width(m));
+        return MLA__REFUSE(err, "cache.pool: made for %d indexers with keys of %d, the model has %d of %d",
+                           p->n_indexers, p->index_width, m->n_indexers, mla__index_width(m));
     return MLA_OK;
 }
 static void *mla__cache_layout(const mla_model *m, const void *desc, void *memory, size_t *bytes) {
@@ -5194,9 +5187,9 @@ void mla_cache_destroy(mla_cache *k) {
 int mla_cache_length(const mla_cache *k) { return k->length; }
 int mla_cache_capacity(const mla_cache *k) { return k->capacity; }
 mla_result mla_cache_truncate(mla_cache *k, int length, mla_error *err) {
-    if (!k) return mla__fail(err, MLA_ERR_ARGUMENT, "mla_cache_truncate: cache is NULL");
+    if (!k) return MLA__REFUSE(err, "mla_cache_truncate: cache is NULL");
     if (length < 0 || length > k->length)
-        return mla__fail(err, MLA_ERR_ARGUMENT, "mla_cache_truncate: length %d, the cache holds %d", length, k->length);
+        return MLA__REFUSE(err, "mla_cache_truncate: length %d, the cache holds %d", length, k->length);
     k->length = length;
     for (int i = 0; i < k->n_ahead; i++) k->ahead[i] = k->ahead[i] < length ? k->ahead[i] : length;
     mla__trim(k, mla__pages(k->pool, length));
@@ -5212,23 +5205,21 @@ static int mla__other_indexer(const mla_cache *k, const int *indexer) {
 }
 
 static mla_result mla__fork_check(const mla_cache *dst, const mla_cache *src, mla_error *err) {
-    if (!dst || !src) return mla__fail(err, MLA_ERR_ARGUMENT, "mla_cache_fork: %s is NULL", dst ? "src" : "dst");
+    if (!dst || !src) return MLA__REFUSE(err, "mla_cache_fork: %s is NULL", dst ? "src" : "dst");
     const mla_pool *to = dst->pool, *from = src->pool;
     if (to->n_layers != from->n_layers || dst->n_ahead != src->n_ahead || to->width != from->width ||
         to->dtype != from->dtype)
-        return mla__fail(
-            err, MLA_ERR_ARGUMENT,
-            "mla_cache_fork: %d layers (%d to predict ahead) of width %d in %s cannot become %d (%d) of %d in %s",
+        return MLA__REFUSE(
+            err, "mla_cache_fork: %d layers (%d to predict ahead) of width %d in %s cannot become %d (%d) of %d in %s",
             from->n_layers, src->n_ahead, from->width, mla_dtype_name(from->dtype), to->n_layers, dst->n_ahead,
             to->width, mla_dtype_name(to->dtype));
     const int other = mla__other_indexer(dst, src->indexer);
     if (other >= 0)
-        return mla__fail(err, MLA_ERR_ARGUMENT, "mla_cache_fork: layer %d has index keys in %s only", other,
-                         src->indexer[other] >= 0 ? "src" : "dst");
+        return MLA__REFUSE(err, "mla_cache_fork: layer %d has index keys in %s only", other,
+                           src->indexer[other] >= 0 ? "src" : "dst");
     if (to->index_width != from->index_width || (from->n_indexers && to->index_dtype != from->index_dtype))
-        return mla__fail(
-            err, MLA_ERR_ARGUMENT,
-            "mla_cache_fork: index keys of %d layers, %d values in %s, cannot become those of %d, %d in %s",
+        return MLA__REFUSE(
+            err, "mla_cache_fork: index keys of %d layers, %d values in %s, cannot become those of %d, %d in %s",
             from->n_indexers, from->index_width, mla_dtype_name(from->index_dtype), to->n_indexers, to->index_width,
             mla_dtype_name(to->index_dtype));
     if (dst->capacity < src->length)
@@ -5271,7 +5262,7 @@ mla_result mla_cache_fork(mla_cache *dst, const mla_cache *src, mla_error *err) 
 
 mla_result mla_cache_append(mla_cache *k, int n, const float *rows, mla_error *err) {
     const char *bad = !k ? "cache is NULL" : !rows ? "rows is NULL" : n < 0 ? "n is negative" : NULL;
-    if (bad) return mla__fail(err, MLA_ERR_ARGUMENT, "mla_cache_append: %s", bad);
+    if (bad) return MLA__REFUSE(err, "mla_cache_append: %s", bad);
     const mla_pool *p = k->pool;
     MLA__TRY(mla__reserve(k, n, "mla_cache_append", err));
     for (int l = 0; l < p->n_layers; l++)
@@ -5287,17 +5278,16 @@ mla_result mla_cache_append(mla_cache *k, int n, const float *rows, mla_error *e
 }
 
 mla_result mla_cache_read(const mla_cache *k, int layer, int position, float *row, mla_error *err) {
-    if (!k || !row) return mla__fail(err, MLA_ERR_ARGUMENT, "mla_cache_read: %s is NULL", k ? "row" : "cache");
+    if (!k || !row) return MLA__REFUSE(err, "mla_cache_read: %s is NULL", k ? "row" : "cache");
     const mla_pool *p = k->pool;
     if (layer < 0 || layer >= p->n_layers)
-        return mla__fail(err, MLA_ERR_ARGUMENT, "mla_cache_read: layer %d of %d", layer, p->n_layers);
+        return MLA__REFUSE(err, "mla_cache_read: layer %d of %d", layer, p->n_layers);
     if (position < 0 || position >= k->length)
-        return mla__fail(err, MLA_ERR_ARGUMENT, "mla_cache_read: position %d of %d", position, k->length);
+        return MLA__REFUSE(err, "mla_cache_read: position %d of %d", position, k->length);
     const int depth = layer - (p->n_layers - k->n_ahead);
     if (depth >= 0 && position >= k->ahead[depth])
-        return mla__fail(err, MLA_ERR_ARGUMENT,
-                         "mla_cache_read: position %d of layer %d, which mla_mtp_forward has run for %d", position,
-                         layer, k->ahead[depth]);
+        return MLA__REFUSE(err, "mla_cache_read: position %d of layer %d, which mla_mtp_forward has run for %d",
+                           position, layer, k->ahead[depth]);
     for (int i = 0; i < p->width; i++) row[i] = mla__get(p->dtype, mla__row(k, layer, position), i);
     for (int i = 0; k->indexer[layer] >= 0 && i < p->index_width; i++)
         row[p->width + i] = mla__get(p->index_dtype, mla__index_row(k, layer, position), i);
@@ -5688,13 +5678,13 @@ static mla_result mla__check_cache(mla_context *c, const mla_cache *cache, int i
     const mla_pool *p = cache->pool;
     if (p->n_layers != mla__all_layers(c->f) || cache->n_ahead != c->f->num_nextn_predict_layers ||
         p->width != c->R + c->P)
-        return mla__fail(&c->err, MLA_ERR_ARGUMENT,
-                         "sequences[%d].cache: made for another model (%d layers of width %d, %d to predict ahead)", i,
-                         p->n_layers, p->width, cache->n_ahead);
+        return MLA__REFUSE(&c->err,
+                           "sequences[%d].cache: made for another model (%d layers of width %d, %d to predict ahead)",
+                           i, p->n_layers, p->width, cache->n_ahead);
     const int other = mla__other_indexer(cache, c->m->indexer);
     if (p->index_width != mla__index_width(c->m) || other >= 0)
-        return mla__fail(
-            &c->err, MLA_ERR_ARGUMENT,
+        return MLA__REFUSE(
+            &c->err,
             "sequences[%d].cache: made for another model (%d indexers with keys of %d; that of layer %d differs)", i,
             p->n_indexers, p->index_width, mla__max(other, 0));
     return MLA_OK;
@@ -5704,13 +5694,11 @@ static mla_result mla__check_cache(mla_context *c, const mla_cache *cache, int i
 static mla_result mla__check_sequences(mla_context *c, mla__batch *batch, const mla_sequence *seqs, int n_seqs) {
     int64_t T = 0;
     if (!seqs || n_seqs < 1)
-        return mla__fail(&c->err, MLA_ERR_ARGUMENT, "n_sequences: %d, must be at least 1, with sequences not NULL",
-                         n_seqs);
+        return MLA__REFUSE(&c->err, "n_sequences: %d, must be at least 1, with sequences not NULL", n_seqs);
     for (int i = 0; i < n_seqs; i++) {
-        if (!seqs[i].cache) return mla__fail(&c->err, MLA_ERR_ARGUMENT, "sequences[%d].cache is NULL", i);
+        if (!seqs[i].cache) return MLA__REFUSE(&c->err, "sequences[%d].cache is NULL", i);
         if (seqs[i].n_tokens < 1)
-            return mla__fail(&c->err, MLA_ERR_ARGUMENT, "sequences[%d].n_tokens: %d, must be at least 1", i,
-                             seqs[i].n_tokens);
+            return MLA__REFUSE(&c->err, "sequences[%d].n_tokens: %d, must be at least 1", i, seqs[i].n_tokens);
         MLA__TRY(mla__check_cache(c, seqs[i].cache, i));
         T += seqs[i].n_tokens;
     }
@@ -5719,8 +5707,7 @@ static mla_result mla__check_sequences(mla_context *c, mla__batch *batch, const 
                          c->max_tokens);
     for (int i = 0; i < n_seqs; i++) seqs[i].cache->in_call = 0;
     for (int i = 0; i < n_seqs; i++)
-        if (seqs[i].cache->in_call++)
-            return mla__fail(&c->err, MLA_ERR_ARGUMENT, "sequences[%d].cache stands twice in the call", i);
+        if (seqs[i].cache->in_call++) return MLA__REFUSE(&c->err, "sequences[%d].cache stands twice in the call", i);
     batch->seqs = seqs, batch->n = n_seqs, batch->T = (int)T;
     return MLA_OK;
 }
@@ -6062,10 +6049,10 @@ static mla_result mla__choose_check(mla_context *c, int layer, const mla__batch 
             same = same && c->sparse->choice[t].cache == batch->seqs[i].cache &&
                    c->sparse->choice[t].position == c->call->position[t];
     if (same) return MLA_OK;
-    return mla__fail(&c->err, MLA_ERR_ARGUMENT,
-                     "mla_attn_forward: layer %d uses the keys that layer %d chooses, which has not run before it on "
-                     "these sequences",
-                     layer, from);
+    return MLA__REFUSE(&c->err,
+                       "mla_attn_forward: layer %d uses the keys that layer %d chooses, which has not run before it on "
+                       "these sequences",
+                       layer, from);
 }
 
 /* The keys that the token in row t of the call has chosen, *n of them; NULL: it attends to all that it sees. */
@@ -6123,7 +6110,6 @@ typedef struct mla__walk {
     int shared;      /* 1: the choices of all tokens of the block */
     int u0, n;       /* the visit: keys u0 .. u0+n of the context or of the list */
     const int *at;   /* their positions; NULL: they are u0 and up */
-    int from;        /* what kernels count positions from */
 } mla__walk;
 
 /* Tokens in a block whose heads walk together. */
@@ -6183,19 +6169,15 @@ typedef struct mla__steps {
 static mla__steps mla__walk_steps(const mla_context *c, const mla_sequence *s, int t) {
     const int dense = mla__dense(c, t, s->n_tokens), causal = c->f->mask == MLA_MASK_CAUSAL && !s->mask;
     const double n = dense, few = s->n_tokens - dense, all = mla__keys(s), keys = causal ? all - few : all;
-    const double pairs = causal ? n * (keys - (n - 1) / 2) : n * keys, own = fmin(c->f->index_topk, all),
-                 any = fmin(all, few * own);
-    mla__steps steps;
-    steps.alone = pairs + few * own, steps.together = pairs + few * any;
-    steps.keys = keys * ceil(n / MLA__QUERIES) + any * ceil(few / MLA__QUERIES);
+    const double pairs = causal ? n * (keys - (n - 1) / 2) : n * keys;
+    const double own = fmin(c->f->index_topk, all), any = fmin(all, few * own);
+    const mla__steps steps = {pairs + few * own, pairs + few * any,
+                              keys * ceil(n / MLA__QUERIES) + any * ceil(few / MLA__QUERIES)};
     return steps;
 }
 
-/* Row i of a panel: its token in the block and its head. */
+/* Row i of a panel: its token in the block. */
 static int mla__walk_token(const mla__walk *walk, int p, int i) { return (p * walk->c->k.nl + i) / walk->q.heads; }
-static int mla__walk_head(const mla__walk *walk, int p, int i) {
-    return walk->q.head0 + (p * walk->c->k.nl + i) % walk->q.heads;
-}
 /* The caller's mask of token t of the block, or NULL. */
 static const float *mla__walk_mask(const mla__walk *walk, int t) {
     const mla_sequence *s = walk->b->seq;
@@ -6205,7 +6187,8 @@ static const float *mla__walk_mask(const mla__walk *walk, int t) {
 static float *mla__walk_probs(const mla__walk *walk, int p, int i) {
     const mla_sequence *s = walk->b->seq;
     const mla__sz token = (mla__sz)walk->a->probs_layer * s->n_tokens + walk->b->first + mla__walk_token(walk, p, i);
-    return s->probs + (token * walk->c->H + mla__walk_head(walk, p, i)) * (mla__sz)mla__keys(s);
+    const int head = walk->q.head0 + (p * walk->c->k.nl + i) % walk->q.heads;
+    return s->probs + (token * walk->c->H + head) * (mla__sz)mla__keys(s);
 }
 
 /* Masks and probabilities of lane i of panel p. Those of lists are of a visit: one token has one mask for all heads. */
@@ -6322,14 +6305,14 @@ static void mla__chosen_mask(const mla__walk *walk, int i, int t) {
     }
 }
 
-/* Go on to the next visit; 0: there is none. */
-static int mla__walk_next(mla__walk *walk) {
+/* Go on to the next visit, whose positions kernels count from u0 or, if they are listed, from 0; 0: there is none. */
+static int mla__walk_next(mla__walk *walk, mla__visit *visit) {
     walk->u0 += walk->n;
     walk->n = walk->shared ? mla__chosen_next(walk) : mla__min(walk->q.most, walk->end - walk->u0);
     walk->at = walk->shared ? walk->my->at : walk->list ? walk->list + walk->u0 : NULL;
-    walk->from = walk->at ? 0 : walk->u0;
     if (walk->n <= 0) return 0;
     if (walk->list && walk->b->seq->mask) mla__chosen_mask(walk, 0, 0);
+    visit->u0 = walk->at ? 0 : walk->u0, visit->nu = walk->n;
     return 1;
 }
 
@@ -6492,8 +6475,8 @@ static void mla__absorbed_piece(mla_context *c, const mla__attn *a, const mla__b
     mla__visit visit = {NULL, NULL, ld, ld, dk, R, 0, 0, my->s, my->wide};
     mla__walk walk = mla__walk_of(c, a, b, piece, worker, &q);
     mla__lanes *lanes = walk.my->lanes;
-    while (mla__walk_next(&walk)) {
-        visit.k = visit.v = mla__walk_rows(&walk, in_place, ld), visit.u0 = walk.from, visit.nu = walk.n;
+    while (mla__walk_next(&walk, &visit)) {
+        visit.k = visit.v = mla__walk_rows(&walk, in_place, ld);
         (tiles ? c->k.attend_tiles : c->k.attend[t])(lanes, walk.panels, &visit);
         for (int p = 0; p < walk.panels; p++) mla__walk_scores(&walk, p);
     }
@@ -6503,29 +6486,9 @@ static void mla__absorbed_piece(mla_context *c, const mla__attn *a, const mla__b
     }
 }
 
-/* Pieces of context are merged in their order. */
-static void mla__merge(mla_context *c, const mla__attn *a, const mla__block *b, int row, int worker) {
-    const mla__attn_scratch *s = c->attn;
-    const int H = c->H, R = c->R, n = b->pieces;
-    const mla__sz slot = (mla__sz)b->slot * mla__lane_tokens(c) * H + row * (mla__sz)n,
-                  to = (mla__sz)(b->token - a->token0) * H + row;
-    const float *m = s->piece_m + slot, *l = s->piece_l + slot;
-    const mla_tensor o = mla_view(s->piece_o + slot * R, MLA_F32, n, R);
-    float share[MLA__PIECES], max = -INFINITY, sum = 0;
-    const mla__in in = mla__in_of(share, n, 1);
-    for (int p = 0; p < n; p++) max = m[p] > max ? m[p] : max;
-    for (int p = 0; p < n; p++) {
-        share[p] = l[p] != 0 ? expf(m[p] - max) : 0;
-        sum += share[p] * l[p];
-    }
-    for (int p = 0; p < n; p++) share[p] = sum != 0 ? share[p] / sum : 0;
-    s->sees[to] = sum != 0;
-    mla__mix(c, s->ol + to * R, R, &in, &o, 0, n, c->workers[worker].panel);
-}
-
 /* W_UK and W_UV, in kv_b or apart. A bias on keys adds the same to all scores of a query: softmax cancels it. */
-static void mla__attn_heads(mla__attn *a, const mla_config *f) {
-    const int N = f->qk_nope_head_dim, V = f->v_head_dim, R = f->kv_lora_rank, splits = mla__splits(a->w);
+static void mla__attn_heads(const mla_context *c, mla__attn *a) {
+    const int N = c->N, V = c->V, R = c->R, splits = mla__splits(a->w);
     a->keys = splits ? mla__heads_of(&a->w->k_b, 0, R, R) : mla__heads_of(&a->w->kv_b.weight, 0, N + V, N);
     a->values = splits ? mla__heads_of(&a->w->v_b, 0, V, V) : mla__heads_of(&a->w->kv_b.weight, N, N + V, V);
     a->keys.transposed = splits;
@@ -6580,9 +6543,8 @@ static void mla__naive_head(mla_context *c, const mla__attn *a, const mla__block
     if (tiles) visit.k = my->k16, visit.v = my->v16, visit.ldv = V;
     mla__walk walk = mla__walk_of(c, a, b, 0, worker, &q);
     mla__lanes *lanes = walk.my->lanes;
-    while (mla__walk_next(&walk)) {
+    while (mla__walk_next(&walk, &visit)) {
         mla__expand(c, a, &walk, h, tiles, worker);
-        visit.u0 = walk.from;
         for (int p = 0; p < walk.panels; p++) {
             visit.nu = mla__walk_seen(&walk, p);
             if (visit.nu <= 0) continue;
@@ -6606,9 +6568,27 @@ static void mla__absorbed_work(mla_context *c, void *arg, const mla__share *my) 
     const mla__block *b = &c->call->blocks[my->load];
     for (int p = my->from; p < my->to; p++) mla__absorbed_piece(c, (const mla__attn *)arg, b, p, my->worker);
 }
+/* Pieces of context are merged in their order. */
 static void mla__merge_work(mla_context *c, void *arg, const mla__share *my) {
+    const mla__attn_scratch *s = c->attn;
     const mla__block *b = &c->call->blocks[my->load];
-    for (int r = my->from; r < my->to; r++) mla__merge(c, (const mla__attn *)arg, b, r, my->worker);
+    const int H = c->H, R = c->R, n = b->pieces;
+    for (int row = my->from; row < my->to; row++) {
+        const mla__sz slot = (mla__sz)b->slot * mla__lane_tokens(c) * H + row * (mla__sz)n;
+        const mla__sz to = (mla__sz)(b->token - ((const mla__attn *)arg)->token0) * H + row;
+        const float *m = s->piece_m + slot, *l = s->piece_l + slot;
+        const mla_tensor o = mla_view(s->piece_o + slot * R, MLA_F32, n, R);
+        float share[MLA__PIECES], max = -INFINITY, sum = 0;
+        const mla__in in = mla__in_of(share, n, 1);
+        for (int p = 0; p < n; p++) max = m[p] > max ? m[p] : max;
+        for (int p = 0; p < n; p++) {
+            share[p] = l[p] != 0 ? expf(m[p] - max) : 0;
+            sum += share[p] * l[p];
+        }
+        for (int p = 0; p < n; p++) share[p] = sum != 0 ? share[p] / sum : 0;
+        s->sees[to] = sum != 0;
+        mla__mix(c, s->ol + to * R, R, &in, &o, 0, n, c->workers[my->worker].panel);
+    }
 }
 /* qa [n, H, R+P] = [W_UK^T q_nope | q_rope], a head at a time. */
 static void mla__absorb_work(mla_context *c, void *arg, const mla__share *my) {
@@ -6669,10 +6649,7 @@ static void mla__absorbed(mla_context *c, mla__attn *a, int i, int token, int fi
 /* The naive path of a sequence whose first token is in row `token` of the call. */
 static void mla__naive(mla_context *c, mla__attn *a, const mla_sequence *s, int token) {
     a->n_blocks = mla__walk_cut(c, 0, s, token, 0, s->n_tokens, MLA__QUERIES, MLA__QUERIES);
-    for (int i = 0; i < a->n_blocks; i++) {
-        c->loads[i].units = c->H;
-        c->loads[i].weight = c->call->blocks[i].n + 1;
-    }
+    for (int i = 0; i < a->n_blocks; i++) c->loads[i].units = c->H, c->loads[i].weight = c->call->blocks[i].n + 1;
     mla__parallel(c, mla__naive_work, a, a->n_blocks, (double)mla__keys(s) * c->H * (c->R + s->n_tokens) * c->V);
 }
 
@@ -6710,15 +6687,13 @@ static void mla__attend_all(mla_context *c, mla__attn *a) {
 /* y [T, D] = attention of x [T, D]. Everything has been checked, pages are reserved. */
 static void mla__attn_run(mla_context *c, const mla__batch *batch, int layer, int probs_layer, float *y,
                           const float *x) {
-    const mla_config *f = c->f;
     const mla_attn_weights *w = &c->m->layers[layer].attn;
     const mla__attn_scratch *s = c->attn;
-    const int D = c->D, H = c->H, Q = c->Q, T = batch->T;
-    const int R = c->R, P = c->P, qk = c->N + P;
+    const int D = c->D, H = c->H, Q = c->Q, R = c->R, P = c->P, qk = c->N + P, T = batch->T;
     mla__attn a = MLA__ZERO;
     a.batch = batch, a.w = w, a.layer = layer, a.probs_layer = probs_layer;
     a.index = c->m->indexer[layer] >= 0 ? &w->indexer : NULL;
-    mla__attn_heads(&a, f);
+    mla__attn_heads(c, &a);
     if (Q > 0) mla__job_add(c, s->cq, Q, x, D, T, &w->q_a);
     else mla__job_add(c, s->q, (mla__sz)H * qk, x, D, T, &w->q);
     mla__job_add(c, s->kva, R + P, x, D, T, &w->kv_a);
@@ -6745,10 +6720,10 @@ static mla_result mla__attn_check(mla_context *c, int layer) {
 mla_result mla_attn_forward(mla_context *c, int layer, float *y, const float *x, const mla_sequence *seqs, int n_seqs) {
     mla__batch batch;
     if (!c) return MLA_ERR_ARGUMENT;
-    if (!x || !y) return mla__fail(&c->err, MLA_ERR_ARGUMENT, "mla_attn_forward: %s is NULL", x ? "y" : "x");
+    if (!x || !y) return MLA__REFUSE(&c->err, "mla_attn_forward: %s is NULL", x ? "y" : "x");
     if (layer < 0 || layer >= c->f->num_hidden_layers)
-        return mla__fail(&c->err, MLA_ERR_ARGUMENT, "mla_attn_forward: layer %d, num_hidden_layers is %d", layer,
-                         c->f->num_hidden_layers);
+        return MLA__REFUSE(&c->err, "mla_attn_forward: layer %d, num_hidden_layers is %d", layer,
+                           c->f->num_hidden_layers);
     MLA__TRY(mla__attn_check(c, layer));
     MLA__TRY(mla__check_sequences(c, &batch, seqs, n_seqs));
     MLA__TRY(mla__reserve_all(c, &batch));
@@ -6973,14 +6948,13 @@ static int mla__has_ffn(const mla_layer_weights *l) { return l->moe.experts || m
 mla_result mla_moe_forward(mla_context *c, int layer, float *y, const float *x, int n_tokens,
                            const mla_routing *routing) {
     if (!c) return MLA_ERR_ARGUMENT;
-    if (!x || !y) return mla__fail(&c->err, MLA_ERR_ARGUMENT, "mla_moe_forward: %s is NULL", x ? "y" : "x");
+    if (!x || !y) return MLA__REFUSE(&c->err, "mla_moe_forward: %s is NULL", x ? "y" : "x");
     if (layer < 0 || layer >= c->f->num_hidden_layers)
-        return mla__fail(&c->err, MLA_ERR_ARGUMENT, "mla_moe_forward: layer %d, num_hidden_layers is %d", layer,
-                         c->f->num_hidden_layers);
+        return MLA__REFUSE(&c->err, "mla_moe_forward: layer %d, num_hidden_layers is %d", layer,
+                           c->f->num_hidden_layers);
     if (!mla__has_ffn(&c->m->layers[layer]))
         return mla__fail(&c->err, MLA_ERR_WEIGHTS, "weights.layers[%d]: neither mlp nor moe is there", layer);
-    if (n_tokens < 1)
-        return mla__fail(&c->err, MLA_ERR_ARGUMENT, "mla_moe_forward: n_tokens %d, must be at least 1", n_tokens);
+    if (n_tokens < 1) return MLA__REFUSE(&c->err, "mla_moe_forward: n_tokens %d, must be at least 1", n_tokens);
     if (n_tokens > c->max_tokens)
         return mla__fail(&c->err, MLA_ERR_MEMORY, "mla_moe_forward: %d tokens, context.max_tokens is %d", n_tokens,
                          c->max_tokens);
@@ -7055,8 +7029,7 @@ static mla_result mla__complete(mla_context *c, int begin, int end) {
 static mla_result mla__check_tokens(mla_context *c, const int *tokens, int T) {
     for (int t = 0; t < T; t++)
         if (tokens[t] < 0 || tokens[t] >= c->f->vocab_size)
-            return mla__fail(&c->err, MLA_ERR_ARGUMENT, "tokens[%d]: %d, vocab_size is %d", t, tokens[t],
-                             c->f->vocab_size);
+            return MLA__REFUSE(&c->err, "tokens[%d]: %d, vocab_size is %d", t, tokens[t], c->f->vocab_size);
     return MLA_OK;
 }
 
@@ -7137,7 +7110,7 @@ mla_result mla_model_forward(mla_context *c, const mla_sequence *seqs, int n_seq
     const mla_model *m = c->m;
     const int L = m->c.num_hidden_layers;
     if (!out) out = &nothing;
-    if (!tokens) return mla__fail(&c->err, MLA_ERR_ARGUMENT, "mla_model_forward: tokens is NULL");
+    if (!tokens) return MLA__REFUSE(&c->err, "mla_model_forward: tokens is NULL");
     MLA__TRY(mla__require(c, MLA__IN_MODEL, &m->w, "", 0));
     MLA__TRY(mla__complete(c, 0, L));
     MLA__TRY(mla__check_sequences(c, &batch, seqs, n_seqs));
@@ -7160,12 +7133,11 @@ static mla_result mla__mtp_check(mla_context *c, int depth, const mla__batch *ba
         const mla_cache *cache = batch->seqs[i].cache;
         const int n = batch->seqs[i].n_tokens;
         if (n > cache->length)
-            return mla__fail(&c->err, MLA_ERR_ARGUMENT, "sequences[%d].n_tokens: %d, the cache holds %d", i, n,
-                             cache->length);
+            return MLA__REFUSE(&c->err, "sequences[%d].n_tokens: %d, the cache holds %d", i, n, cache->length);
         if (cache->ahead[depth] < cache->length - n)
-            return mla__fail(&c->err, MLA_ERR_ARGUMENT,
-                             "sequences[%d].n_tokens: %d, but depth %d has run for %d of the %d positions before these",
-                             i, n, depth, cache->ahead[depth], cache->length - n);
+            return MLA__REFUSE(
+                &c->err, "sequences[%d].n_tokens: %d, but depth %d has run for %d of the %d positions before these", i,
+                n, depth, cache->ahead[depth], cache->length - n);
     }
     return MLA_OK;
 }
@@ -7201,11 +7173,10 @@ mla_result mla_mtp_forward(mla_context *c, int depth, const mla_sequence *seqs, 
     if (!c) return MLA_ERR_ARGUMENT;
     const int layer = c->f->num_hidden_layers + depth;
     if (!out) out = &nothing;
-    if (!tokens || !hidden)
-        return mla__fail(&c->err, MLA_ERR_ARGUMENT, "mla_mtp_forward: %s is NULL", tokens ? "hidden" : "tokens");
+    if (!tokens || !hidden) return MLA__REFUSE(&c->err, "mla_mtp_forward: %s is NULL", tokens ? "hidden" : "tokens");
     if (depth < 0 || depth >= c->f->num_nextn_predict_layers)
-        return mla__fail(&c->err, MLA_ERR_ARGUMENT, "mla_mtp_forward: depth %d, num_nextn_predict_layers is %d", depth,
-                         c->f->num_nextn_predict_layers);
+        return MLA__REFUSE(&c->err, "mla_mtp_forward: depth %d, num_nextn_predict_layers is %d", depth,
+                           c->f->num_nextn_predict_layers);
     const mla_mtp_weights *w = &c->m->mtp[depth];
     MLA__TRY(mla__require(c, MLA__IN_MTP, w, "mtp[%d].", depth));
     MLA__TRY(mla__complete(c, layer, layer + 1));
@@ -7278,17 +7249,14 @@ static void *mla__context_layout(const mla_model *m, const void *desc, void *mem
 
 static mla_result mla__context_check(const mla_model *m, const void *desc, mla_error *err) {
     const mla_context_desc d = mla__context_desc_of(desc);
-    if (!m) return mla__fail(err, MLA_ERR_ARGUMENT, "context: model is NULL");
+    if (!m) return MLA__REFUSE(err, "context: model is NULL");
     if (d.max_tokens < 0 || d.max_tokens > MLA__DIM_MAX)
-        return mla__fail(err, MLA_ERR_ARGUMENT, "context.max_tokens: %d", d.max_tokens);
-    if (d.threads < 0 || d.threads > 4096)
-        return mla__fail(err, MLA_ERR_ARGUMENT, "context.threads: %d, must be 0 to 4096", d.threads);
-    if ((unsigned)d.attn >= MLA_ATTN_PATH_COUNT)
-        return mla__fail(err, MLA_ERR_ARGUMENT, "context.attn: %d is no path", (int)d.attn);
-    if ((unsigned)d.isa >= MLA_ISA_COUNT)
-        return mla__fail(err, MLA_ERR_ARGUMENT, "context.isa: %d is no instruction set", (int)d.isa);
+        return MLA__REFUSE(err, "context.max_tokens: %d", d.max_tokens);
+    if (d.threads < 0 || d.threads > 4096) return MLA__REFUSE(err, "context.threads: %d, must be 0 to 4096", d.threads);
+    if ((unsigned)d.attn >= MLA_ATTN_PATH_COUNT) return MLA__REFUSE(err, "context.attn: %d is no path", (int)d.attn);
+    if ((unsigned)d.isa >= MLA_ISA_COUNT) return MLA__REFUSE(err, "context.isa: %d is no instruction set", (int)d.isa);
     if ((unsigned)d.activations >= MLA_ACT_COUNT)
-        return mla__fail(err, MLA_ERR_ARGUMENT, "context.activations: %d is no kind of them", (int)d.activations);
+        return MLA__REFUSE(err, "context.activations: %d is no kind of them", (int)d.activations);
     const mla_isa isa = mla__isa_of(&d);
     if (d.activations == MLA_ACT_BF16 && isa != MLA_ISA_AMX && isa != MLA_ISA_BF16)
         return mla__fail(err, MLA_ERR_UNSUPPORTED,
