@@ -4145,10 +4145,8 @@ typedef struct mla__arena {
     char *base;
     size_t used;
 } mla__arena;
-
 #define MLA__ALIGN     64u
 #define MLA__TOO_LARGE (SIZE_MAX / 4)
-
 static void *mla__take(mla__arena *a, double count, size_t size) {
     const size_t at = a->used;
     if (count * (double)size > (double)(MLA__TOO_LARGE - MLA__ALIGN) - (double)a->used) {
@@ -4189,7 +4187,6 @@ static size_t mla__object_size(const mla__kind *kind, const mla_model *m, const 
 }
 /* *out = object; out points to a pointer of the object's own type. */
 static void mla__object_give(void *out, void *object) { memcpy(out, &object, sizeof object); }
-
 static mla_result mla__object_check(const mla__kind *kind, void *out, size_t *need, const mla_model *m,
                                     const void *desc, mla_error *err) {
     if (!out) return MLA__REFUSE(err, "%s: out is NULL", kind->name);
@@ -4358,7 +4355,6 @@ mla_result mla_config_preset(mla_config *out, const char *name, mla_error *err) 
 /* Everything is checked here and in >>weights-check, so that nothing after it can fail. */
 
 #define MLA__DIM_MAX (1 << 24)
-
 /* What a config has; a size must be above 0 if it belongs to one of these. */
 enum { MLA__WITHOUT = 0, MLA__ALWAYS = 1, MLA__ATTN = 2, MLA__MOE = 4, MLA__SPARSE = 8, MLA__HEAT = 16 };
 
@@ -4435,9 +4431,7 @@ static mla_result mla__check_fields(mla_config *c, mla_error *err) {
 
 /* Yarn's g (arXiv 2309.00071, section 3.4, as DeepSeek uses it). */
 static double mla__yarn_g(double factor, double m) { return factor <= 1 ? 1 : 0.1 * m * log(factor) + 1; }
-
 static int mla__rotates(const mla_rope *r, int P) { return P > 0 && r->layout != MLA_ROPE_NONE; }
-
 static float mla__rope_amplitude(const mla_rope *r, int P) {
     const double f = (double)r->factor, M = r->original_max_position_embeddings;
     const double m = (double)r->mscale, all = (double)r->mscale_all_dim;
@@ -4521,7 +4515,6 @@ static mla_result mla__check_rope(mla_rope *r, int P, mla_error *err) {
     }
     return MLA_OK;
 }
-
 static mla_result mla__check_indexer(mla_config *c, mla_error *err) {
     const int P = c->qk_rope_head_dim;
     if (c->rope.layout == MLA_ROPE_NONE) c->index_rope = MLA_ROPE_NONE;
@@ -4534,7 +4527,6 @@ static mla_result mla__check_indexer(mla_config *c, mla_error *err) {
 
 /* What the router chooses from. */
 static int mla__choices(const mla_config *c) { return c->n_routed_experts + c->zero_expert_num; }
-
 static mla_result mla__check_experts(const mla_config *c, mla_error *err) {
     const int n = mla__choices(c), per = n / c->n_group, K = c->num_experts_per_tok;
     if (c->n_routed_experts == 0) return mla__in_range(err, "zero_expert_num", c->zero_expert_num, 0, 0);
@@ -4571,7 +4563,6 @@ static mla_result mla__check_products(const mla_config *c, mla_error *err) {
                              products[i].value);
     return MLA_OK;
 }
-
 static mla_result mla__check_softmax(mla_config *c, mla_error *err) {
     const double all = (double)c->rope.mscale_all_dim, dim = (double)c->qk_nope_head_dim + c->qk_rope_head_dim;
     const double g = c->rope.scaling == MLA_ROPE_YARN && all != 0 ? mla__yarn_g((double)c->rope.factor, all) : 1;
@@ -4600,7 +4591,6 @@ typedef struct mla__sizes {
     int kv_a, kv_b, k_b, v_b, o, inner, choices;           /* kv_b or the next two, and inner: of what is looked at */
     int index_query, index_heads, index_key;
 } mla__sizes;
-
 /* The struct that a tensor lies in. */
 enum { MLA__IN_MODEL, MLA__IN_MTP, MLA__IN_LAYER, MLA__IN_ATTN, MLA__IN_INDEXER, MLA__IN_MLP, MLA__IN_MOE };
 /* A matrix (HEAD: one that meets activations), a vector, an mla_linear, or an mla_norm_weights by its config. */
@@ -4666,7 +4656,6 @@ static const mla_tensor *mla__tensor_at(const mla__entry *e, const void *weights
     return (const mla_tensor *)(const void *)((const char *)weights + e->at);
 }
 static int mla__is_norm(const mla__entry *e) { return e->is >= MLA__IS_NORM; }
-
 /* Whether a struct is there: it has a matrix. */
 static int mla__has(int in, const void *weights) {
     for (const mla__entry *e = NULL; (e = mla__next_tensor(in, e)) != NULL;)
@@ -4780,7 +4769,6 @@ static void mla__want_size(mla__check *k, const char *field, int size, const cha
 
 /* Keys and values come out of one matrix, or out of two. */
 static int mla__splits(const mla_attn_weights *a) { return !a->kv_b.weight.data && (a->k_b.data || a->v_b.data); }
-
 static void mla__check_attn(mla__check *k, const mla_attn_weights *a, int i) {
     const mla_config *c = k->c;
     const int attn = mla__has(MLA__IN_ATTN, a), splits = mla__splits(a);
@@ -4845,7 +4833,6 @@ static void mla__check_begin(mla__check *k, const mla_config *c, mla_error *err)
     k->n.index_query = c->index_n_heads * c->index_head_dim;
     k->n.index_heads = c->index_n_heads, k->n.index_key = c->index_head_dim;
 }
-
 /* dtypes: of the linears, a bit each. */
 static mla_result mla__check_weights(const mla_config *c, const mla_weights *w, unsigned *dtypes, mla_error *err) {
     mla__check k;
@@ -4947,7 +4934,6 @@ static void *mla__model_layout(const mla_model *none, const void *desc, void *me
 }
 
 static const mla__kind mla__model_kind = {"model", mla__model_check, mla__model_layout};
-
 mla_result mla_model_create(mla_model **out, const mla_config *config, const mla_weights *weights,
                             const mla_allocator *alloc, mla_error *err) {
     const mla__model_desc d = {config, weights, 0};
@@ -4980,13 +4966,11 @@ static double mla__layer_bytes(const mla_model *m, int layer, int n_tokens) {
     for (int e = 0; e < m->c.n_routed_experts; e++) sum += hit * mla__bytes_of(MLA__IN_MLP, &l->moe.experts[e]);
     return sum;
 }
-
 double mla_mtp_bytes(const mla_model *m, int depth, int n_tokens) {
     if (depth < 0 || depth >= m->c.num_nextn_predict_layers) return 0;
     return mla__bytes_of(MLA__IN_MTP, &m->mtp[depth]) - mla__tensor_bytes(&m->mtp[depth].embed) +
            mla__layer_bytes(m, m->c.num_hidden_layers + depth, n_tokens);
 }
-
 double mla_model_bytes(const mla_model *m, int n_tokens) {
     const int tied = m->w.head.data == m->w.embed.data;
     double sum = mla__bytes_of(MLA__IN_MODEL, &m->w);
@@ -5023,7 +5007,6 @@ struct mla_cache {
 };
 
 static int mla__index_width(const mla_model *m) { return m->n_indexers ? m->c.index_head_dim : 0; }
-
 static mla_result mla__row_dtype(mla_dtype t, int width, const char *what, const char *field, const char *of,
                                  mla_error *err) {
     if (t != MLA_F32 && t != MLA_F16 && t != MLA_BF16 && t != MLA_Q8)
@@ -5086,15 +5069,12 @@ static void *mla__pool_layout(const mla_model *m, const void *desc, void *memory
     if (at) *at = p;
     return at;
 }
-
 MLA__OBJECT(pool)
 void mla_pool_destroy(mla_pool *p) { mla__object_destroy(p); }
 int mla_pool_free_pages(const mla_pool *p) { return p->n_free; }
-
 static void mla__page_drop(mla_pool *p, int page) {
     if (--p->refs[page] == 0) p->free_pages[p->n_free++] = page;
 }
-
 static int mla__pages(const mla_pool *p, int64_t tokens) { return (int)((tokens + p->tokens - 1) / p->tokens); }
 
 /* Make rows up to length + n writable: pages taken from the pool, a shared one copied. FULL leaves all as it was. */
@@ -5177,7 +5157,6 @@ static void *mla__cache_layout(const mla_model *m, const void *desc, void *memor
     at->pool = d->pool ? d->pool : &at->own;
     return at;
 }
-
 MLA__OBJECT(cache)
 void mla_cache_destroy(mla_cache *k) {
     if (k) mla_cache_reset(k);
@@ -5196,7 +5175,6 @@ mla_result mla_cache_truncate(mla_cache *k, int length, mla_error *err) {
     return MLA_OK;
 }
 void mla_cache_reset(mla_cache *k) { mla_cache_truncate(k, 0, NULL); }
-
 /* The first layer for which k and `indexer` disagree about whether it has index keys; -1: none. */
 static int mla__other_indexer(const mla_cache *k, const int *indexer) {
     for (int i = 0; i < k->pool->n_layers; i++)
@@ -5304,13 +5282,10 @@ typedef struct mla__load {
     int units;
     int64_t weight;
 } mla__load;
-
 typedef struct mla__share { /* of a load: the units [from, to) */
     int load, from, to, worker;
 } mla__share;
-
 typedef void (*mla__work)(mla_context *c, void *arg, const mla__share *my);
-
 typedef struct mla__call {
     mla_context *c;
     mla__work work;
@@ -5663,7 +5638,6 @@ typedef struct mla__call_scratch {
     float *cos, *sin;   /* [T, P/2] */
     mla__block *blocks; /* [T] */
 } mla__call_scratch;
-
 static void mla__call_layout(mla_context *c, mla__arena *arena) {
     const double T = c->max_tokens, half = c->P / 2;
     mla__call_scratch s;
@@ -5803,20 +5777,17 @@ typedef struct mla__attn {
    candidates, and a list that is full is cut to its best index_topk. */
 
 #define MLA__BEST_SPARE 1024 /* least room for candidates beside the best ones so far */
-
 typedef struct mla__choice {
     const mla_cache *cache;
     int position; /* of the token in it */
     int n;        /* keys that it has chosen; -1: it attends to all that it sees */
 } mla__choice;
-
 /* Kept from layer to layer. */
 typedef struct mla__sparse_scratch {
     mla__choice *choice; /* [T] */
     int *chosen;         /* [T, index_topk] positions, ascending */
     int layer, tokens;   /* whose indexer made these choices (-1: there are none), for so many tokens */
 } mla__sparse_scratch;
-
 typedef struct mla__index_worker {
     mla__lanes *lanes; /* [panels] of one token's heads */
     float *q, *weight; /* [panels, d, NL] and [panels, NL] */
@@ -5824,7 +5795,6 @@ typedef struct mla__index_worker {
     uint32_t *best_key; /* candidates: what their scores are sorted by, and positions */
     int *best_at;
 } mla__index_worker;
-
 typedef struct mla__index_scratch {
     float *q, *k, *w;    /* [T, Hi, d] [T, d] [T, Hi] */
     uint32_t *piece_key; /* the best of each piece: [PIECES, index_topk], and how many */
@@ -5832,7 +5802,6 @@ typedef struct mla__index_scratch {
 } mla__index_scratch;
 
 static int mla__top_room(int most) { return most + mla__max(most, MLA__BEST_SPARE); }
-
 static void mla__sparse_layout(mla_context *c, mla__arena *arena) {
     mla__sparse_scratch s;
     if (c->m->n_indexers == 0) return;
@@ -5940,7 +5909,6 @@ static void mla__index_query(mla_context *c, int t) {
         c->index->w[t * (mla__sz)Hi + h] *= (float)(1 / sqrt((double)Hi * d));
     }
 }
-
 static void mla__chosen_set(mla_context *c, const mla__block *b, mla__top *best) {
     mla__top_cut(best);
     c->sparse->choice[b->token].n = best->n;
@@ -6037,7 +6005,6 @@ static void mla__choose(mla_context *c, mla__attn *a) {
     mla__parallel(c, mla__index_work, a, a->n_blocks, cost);
     if (slots) mla__parallel_even(c, mla__index_merge_work, NULL, a->n_blocks, (double)slots * c->f->index_topk * 16);
 }
-
 /* A layer without indexer needs the choices of another for these very tokens. */
 static mla_result mla__choose_check(mla_context *c, int layer, const mla__batch *batch) {
     int from = layer, t = 0;
@@ -6054,7 +6021,6 @@ static mla_result mla__choose_check(mla_context *c, int layer, const mla__batch 
                        "these sequences",
                        layer, from);
 }
-
 /* The keys that the token in row t of the call has chosen, *n of them; NULL: it attends to all that it sees. */
 static const int *mla__chosen(const mla_context *c, int t, int *n) {
     if (c->m->n_indexers == 0 || c->sparse->choice[t].n < 0) return NULL;
@@ -6098,7 +6064,6 @@ typedef struct mla__queries {
     mla__sz ldq;
     int heads, head0, dk, dv, most;
 } mla__queries;
-
 typedef struct mla__walk {
     mla_context *c;
     const mla__attn *a;
@@ -6304,7 +6269,6 @@ static void mla__chosen_mask(const mla__walk *walk, int i, int t) {
         next += mine;
     }
 }
-
 /* Go on to the next visit, whose positions kernels count from u0 or, if they are listed, from 0; 0: there is none. */
 static int mla__walk_next(mla__walk *walk, mla__visit *visit) {
     walk->u0 += walk->n;
@@ -6336,7 +6300,6 @@ static const void *mla__walk_rows(const mla__walk *walk, int as_they_are, mla__s
     }
     return rows;
 }
-
 /* How many keys of the visit panel p sees; if tokens share it, the panel's masks are made for it. */
 static int mla__walk_seen(const mla__walk *walk, int p) {
     const mla__lanes *l = &walk->my->lanes[p];
@@ -6369,18 +6332,15 @@ static void mla__walk_end(const mla__walk *walk, int p) {
 /* ---- >>attention ------------------------------------------------------------------------------------------------- */
 
 #define MLA__ABSORB_ROWS 4096 /* rows (heads x tokens) that the absorbed path has scratch for */
-
 typedef struct mla__attn_scratch {
     float *cq, *q, *kva, *o;            /* [T, Q] [T, H, N+P] [T, R+P] [T, H, V] */
     float *qa, *ol;                     /* [absorb_tokens, H, R+P], [absorb_tokens, H, R] */
     unsigned char *sees;                /* [absorb_tokens, H]: 0 if there is no key that the query sees */
     float *piece_o, *piece_m, *piece_l; /* [PIECES, rows of a block, R] and [PIECES, rows] */
 } mla__attn_scratch;
-
 static int mla__absorb_tokens(const mla_context *c) {
     return mla__min(c->max_tokens, mla__max(1, MLA__ABSORB_ROWS / c->H));
 }
-
 static void mla__attn_layout(mla_context *c, mla__arena *arena) {
     const int N = c->N, P = c->P, V = c->V, R = c->R;
     const double T = c->max_tokens, H = c->H;
@@ -6645,7 +6605,6 @@ static void mla__absorbed(mla_context *c, mla__attn *a, int i, int token, int fi
     if (slots) mla__parallel(c, mla__merge_work, a, a->n_blocks, n_tokens * H * R * MLA__PIECES);
     mla__unabsorb(c, a);
 }
-
 /* The naive path of a sequence whose first token is in row `token` of the call. */
 static void mla__naive(mla_context *c, mla__attn *a, const mla_sequence *s, int token) {
     a->n_blocks = mla__walk_cut(c, 0, s, token, 0, s->n_tokens, MLA__QUERIES, MLA__QUERIES);
@@ -6711,7 +6670,6 @@ static void mla__attn_run(mla_context *c, const mla__batch *batch, int layer, in
     mla__job_add(c, y, D, s->o, (mla__sz)H * c->V, T, &w->o);
     mla__jobs_run(c);
 }
-
 static mla_result mla__attn_check(mla_context *c, int layer) {
     if (mla__has(MLA__IN_ATTN, &c->m->layers[layer].attn)) return MLA_OK;
     return mla__fail(&c->err, MLA_ERR_WEIGHTS, "weights.layers[%d].attn: missing", layer);
@@ -6818,7 +6776,6 @@ typedef struct mla__moe_scratch {
     float *h;                 /* [T, I] of a dense layer, or [T*K, I] and the shared expert's */
     float *group;             /* [threads, 3 * (E+Z)] for the router */
 } mla__moe_scratch;
-
 static void mla__moe_layout(mla_context *c, mla__arena *arena) {
     const double T = c->max_tokens, K = c->f->num_experts_per_tok, inter = c->f->moe_intermediate_size;
     const int n_choices = mla__choices(c->f);
@@ -6942,7 +6899,6 @@ static void mla__ffn(mla_context *c, int layer, int moe, float *y, const float *
     mla__gate(c, &a);
     mla__down(c, &a);
 }
-
 static int mla__has_ffn(const mla_layer_weights *l) { return l->moe.experts || mla__has(MLA__IN_MLP, &l->mlp); }
 
 mla_result mla_moe_forward(mla_context *c, int layer, float *y, const float *x, int n_tokens,
@@ -6969,7 +6925,6 @@ typedef struct mla__block_scratch {
     float *late;       /* [T, D] what experts gave and the next layer adds, if there are shortcuts */
     float *pair;       /* [T, 2D] normed embedding and state, for multi-token prediction */
 } mla__block_scratch;
-
 static void mla__block_layout(mla_context *c, mla__arena *arena) {
     const mla_model *m = c->m;
     const double size = (double)c->max_tokens * m->c.hidden_size;
@@ -6989,7 +6944,6 @@ typedef struct mla__rows_norm {
     const float *x;
     const mla_norm_weights *w;
 } mla__rows_norm;
-
 static void mla__norm_work(mla_context *c, void *arg, const mla__share *my) {
     const mla__rows_norm *a = (const mla__rows_norm *)arg;
     for (int t = my->from; t < my->to; t++)
@@ -7025,7 +6979,6 @@ static mla_result mla__complete(mla_context *c, int begin, int end) {
     }
     return MLA_OK;
 }
-
 static mla_result mla__check_tokens(mla_context *c, const int *tokens, int T) {
     for (int t = 0; t < T; t++)
         if (tokens[t] < 0 || tokens[t] >= c->f->vocab_size)
@@ -7141,7 +7094,6 @@ static mla_result mla__mtp_check(mla_context *c, int depth, const mla__batch *ba
     }
     return MLA_OK;
 }
-
 /* Room for the rows once more: for the time of the call the caches end before them. */
 static mla_result mla__mtp_reserve(mla_context *c, const mla__batch *batch) {
     for (int i = 0; i < batch->n; i++) batch->seqs[i].cache->length -= batch->seqs[i].n_tokens;
@@ -7199,7 +7151,6 @@ static mla_context_desc mla__context_desc_of(const void *desc) {
     const mla_context_desc d = MLA__ZERO;
     return desc ? *(const mla_context_desc *)desc : d;
 }
-
 /* AUTO with bf16 activations is the best that has instructions for them. */
 static mla_isa mla__isa_of(const mla_context_desc *d) {
     if (d->isa != MLA_ISA_AUTO || d->activations != MLA_ACT_BF16) return d->isa;
@@ -7265,7 +7216,6 @@ static mla_result mla__context_check(const mla_model *m, const void *desc, mla_e
         return mla__fail(err, MLA_ERR_UNSUPPORTED, "context.isa: this machine has no %s", mla_isa_name(isa));
     return MLA_OK;
 }
-
 MLA__OBJECT(context)
 void mla_context_destroy(mla_context *c) { mla__object_destroy(c); }
 const mla_error *mla_context_error(const mla_context *c) { return &c->err; }
