@@ -27,7 +27,7 @@ LOCALS         one letter, one meaning, from >>parallel on
    t token, i anything else   h head   u key   e expert   p panel or piece   r result; row of a result
    n how many   t0, t1 and the like: from, to (not included)   d desc; channels of an index key   k a key
    x, y rows in and rows out, xn normed   q, kva, o as in MATHS; qa, ol absorbed   ldx floats from row to row of x
-   my scratch of one worker   batch sequences of a call   walk, visit see >>walk   worker its number
+   my scratch or share of one worker   batch sequences of a call   walk, visit see >>walk   worker its number
 
    All matrices are row-major [out, in], as PyTorch keeps them: W [n,k] @ x [k] -> y [n].
 
@@ -425,10 +425,8 @@ typedef enum mla_activations {
     MLA_ACT_AUTO = 0, /* INT8 */
     MLA_ACT_F32,      /* f32 whatever the weights are */
     MLA_ACT_INT8,     /* with blocks (Q8 .. NVFP4) int8 in groups of 32, which is much faster; f32 with all others */
-    MLA_ACT_BF16,     /* the same, and bf16 with BF16 weights and in attention over a BF16 cache; needs AVX512_BF16 or
-                         AMX */
-    MLA_ACT_E4M3, /* as INT8, and with E4M3 weights e4m3, a scale of largest/448 for each 128 of a token, as DeepSeek's
-                     kernels do it (arXiv 2412.19437, 3.3) */
+    MLA_ACT_BF16,     /* as INT8; bf16 with BF16 weights and in attention over a BF16 cache; needs AVX512_BF16 or AMX */
+    MLA_ACT_E4M3, /* as INT8; e4m3 with E4M3 weights, by largest/448 of each 128 of a token (arXiv 2412.19437, 3.3) */
     MLA_ACT_COUNT
 } mla_activations;
 
@@ -5025,8 +5023,9 @@ static mla_result mla__cache_dtypes(const mla_model *m, mla_dtype dtype, mla_dty
 /* Row at position, of the i-th layer's in this part of the page: those after it in its page follow without gaps. */
 static unsigned char *mla__row_at(const mla_cache *k, int position, mla__sz part, int i, mla__sz bytes) {
     const mla_pool *p = k->pool;
-    const mla__sz at = (mla__sz)i * p->tokens + position % p->tokens;
-    return p->rows + k->table[position / p->tokens] * p->page_bytes + part + at * bytes;
+    const int page = p == &k->own ? 0 : position / MLA_PAGE;
+    const mla__sz at = (mla__sz)i * p->tokens + position - page * p->tokens;
+    return p->rows + k->table[page] * p->page_bytes + part + at * bytes;
 }
 static unsigned char *mla__row(const mla_cache *k, int layer, int position) {
     return mla__row_at(k, position, 0, layer, mla__bytes(k->pool->dtype, k->pool->width));
@@ -5749,7 +5748,6 @@ static void mla__pieces(mla__block *b, int keys, int most, int fewest, int *slot
     b->slot = *slots, *slots += b->pieces > 1 ? b->pieces : 0;
 }
 
-/* One layer's attention in a call. */
 /* What makes the keys, or the values, of heads: of head h, n rows of w from first + h * step on. */
 typedef struct mla__heads {
     mla_linear w;
@@ -5762,6 +5760,7 @@ static mla__heads mla__heads_of(const mla_tensor *w, int first, int step, int n)
 }
 static int mla__head_row(const mla__heads *heads, int h) { return heads->first + h * heads->step; }
 
+/* One layer's attention in a call. */
 typedef struct mla__attn {
     const mla__batch *batch;
     const mla_attn_weights *w;
@@ -5964,13 +5963,13 @@ static void mla__index_work(mla_context *c, void *arg, const mla__share *my) {
 }
 static void mla__index_merge_work(mla_context *c, void *none, const mla__share *my) {
     const mla__index_scratch *s = c->index;
-    const mla__index_worker *w = &c->index_workers[my->worker];
+    const mla__index_worker *room = &c->index_workers[my->worker];
     const int most = c->f->index_topk;
     (void)none;
     for (int i = my->from; i < my->to; i++) {
         const mla__block *b = &c->call->blocks[i];
         if (b->pieces == 1) continue;
-        mla__top best = mla__top_begin(w->best_key, w->best_at, most);
+        mla__top best = mla__top_begin(room->best_key, room->best_at, most);
         for (int slot = b->slot; slot < b->slot + b->pieces; slot++)
             for (int j = 0; j < s->piece_n[slot]; j++)
                 mla__top_offer(&best, s->piece_key[slot * (mla__sz)most + j], s->piece_at[slot * (mla__sz)most + j]);
@@ -6125,9 +6124,8 @@ static int mla__walk_pieces(const mla_context *c, mla__block *b, int most, int *
     return keys;
 }
 
-/* Pairs of query and key of a sequence whose first token is in row t of the call, if each query walks alone, and if
-   blocks of QUERIES walk together; and the keys that all these blocks walk over. Blocks of tokens that choose walk over
-   all that any of their tokens has chosen, at worst other keys for each. */
+/* Pairs of query and key of a sequence that begins in row t: if each query walks alone; if blocks of QUERIES do, over
+   all that any of their tokens has chosen, at worst other keys for each; and the keys that these blocks walk over. */
 typedef struct mla__steps {
     double alone, together, keys;
 } mla__steps;
@@ -6696,8 +6694,7 @@ mla_result mla_attn_forward(mla_context *c, int layer, float *y, const float *x,
 }
 
 /* ---- >>mixer ----------------------------------------------------------------------------------------------------- */
-/* A mixer is what lets a token of a layer see those before it. Its entry here is all that contexts and blocks know of
-   it. MLA is the only one so far. */
+/* What lets a token of a layer see those before it, and all that contexts and blocks know of it: MLA, so far. */
 typedef struct mla__mixer {
     mla_result (*check)(mla_context *c, int layer);    /* that a partial model has what a call on the layer needs */
     void (*layout)(mla_context *c, mla__arena *arena); /* of its scratch, where nothing is kept from layer to layer */
