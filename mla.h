@@ -851,15 +851,17 @@ static inline void mla__moe_ref(double *y, int *expert, double *we, const mla_co
 #endif
 
 #if defined(__GNUC__)
-#define MLA__INLINE        static inline __attribute__((always_inline, unused))
-#define MLA__LEVEL4        "avx2,fma,f16c,avx512f,avx512bw,avx512dq,avx512vl"
-#define MLA__TARGET_AVX2   __attribute__((target("avx2,fma,f16c")))
-#define MLA__TARGET_AVX512 __attribute__((target(MLA__LEVEL4)))
-#define MLA__TARGET_VNNI   __attribute__((target(MLA__LEVEL4 ",avx512vnni")))
-#define MLA__TARGET_VBMI   __attribute__((target(MLA__LEVEL4 ",avx512vbmi")))
-#define MLA__TARGET_BF16   __attribute__((target(MLA__LEVEL4 ",avx512vnni,avx512bf16")))
-#define MLA__TARGET_AMX    __attribute__((target(MLA__LEVEL4 ",avx512vnni,avx512bf16,amx-tile,amx-int8,amx-bf16")))
-#define MLA__PRINTF(f, a)  __attribute__((format(printf, f, a)))
+#define MLA__INLINE         static inline __attribute__((always_inline, unused))
+#define MLA__LEVEL4         "avx2,fma,f16c,avx512f,avx512bw,avx512dq,avx512vl"
+#define MLA__TARGET_AVX2    __attribute__((target("avx2,fma,f16c")))
+#define MLA__TARGET_AVX512  __attribute__((target(MLA__LEVEL4)))
+#define MLA__TARGET_VNNI    __attribute__((target(MLA__LEVEL4 ",avx512vnni")))
+#define MLA__TARGET_VBMI    __attribute__((target(MLA__LEVEL4 ",avx512vbmi")))
+#define MLA__TARGET_BF16    __attribute__((target(MLA__LEVEL4 ",avx512vnni,avx512bf16")))
+#define MLA__TARGET_AMX     __attribute__((target(MLA__LEVEL4 ",avx512vnni,avx512bf16,amx-tile,amx-int8,amx-bf16")))
+#define MLA__PRINTF(f, a)   __attribute__((format(printf, f, a)))
+#define MLA__PREFETCH(p)    __builtin_prefetch(p)
+#define MLA__PREFETCH_L2(p) __builtin_prefetch(p, 0, 2)
 #else
 #define MLA__INLINE static inline
 #define MLA__TARGET_AVX2
@@ -867,12 +869,6 @@ static inline void mla__moe_ref(double *y, int *expert, double *we, const mla_co
 #define MLA__TARGET_VNNI
 #define MLA__TARGET_VBMI
 #define MLA__PRINTF(f, a)
-#endif
-
-#if defined(__GNUC__)
-#define MLA__PREFETCH(p)    __builtin_prefetch(p)
-#define MLA__PREFETCH_L2(p) __builtin_prefetch(p, 0, 2)
-#else
 #define MLA__PREFETCH(p)    ((void)(p))
 #define MLA__PREFETCH_L2(p) ((void)(p))
 #endif
