@@ -4737,8 +4737,9 @@ static void mla__want_norm(mla__check *k, const mla__entry *e, const mla_norm_we
     mla__want(k, e->name, ".bias", &w->bias, 1, n, MLA__ONE_ROW);
     if (norm->kind == MLA_NORM_DYT) mla__want(k, e->name, ".alpha", &w->alpha, 1, 1, MLA__ONE_ROW | MLA__REQUIRED);
 }
-/* All tensors of a struct. */
-static void mla__want_all(mla__check *k, int in, const void *weights) {
+/* All tensors of the struct at this place. */
+static void mla__want_all(mla__check *k, int in, const void *weights, const char *at, int i, int expert) {
+    mla__check_at(k, at, i, expert);
     for (const mla__entry *e = NULL; (e = mla__next_tensor(in, e)) != NULL;) {
         const mla_tensor *t = mla__tensor_at(e, weights);
         int rows, cols;
@@ -4751,14 +4752,15 @@ static void mla__want_all(mla__check *k, int in, const void *weights) {
         if (e->is == MLA__IS_HEAD && k->result == MLA_OK) k->dtypes |= 1u << t->dtype;
     }
 }
-static void mla__want_mlp(mla__check *k, const mla_mlp_weights *w, int inner) {
+static void mla__want_mlp(mla__check *k, const mla_mlp_weights *w, int inner, const char *at, int i, int expert) {
     k->n.inner = inner;
-    mla__want_all(k, MLA__IN_MLP, w);
+    mla__want_all(k, MLA__IN_MLP, w, at, i, expert);
 }
 /* A size that tensors which are there have no use without. */
-static void mla__want_size(mla__check *k, const char *field, int size, const char *what) {
+static void mla__want_size(mla__check *k, const char *field, int size, const char *what, int i) {
+    mla__check_at(k, what, i, 0);
     if (k->result == MLA_OK && size == 0)
-        k->result = mla__fail(k->err, MLA_ERR_CONFIG, "config.%s: 0, but weights.%s%s is there", field, k->at, what);
+        k->result = mla__fail(k->err, MLA_ERR_CONFIG, "config.%s: 0, but weights.%s is there", field, k->at);
 }
 
 /* Keys and values come out of one matrix, or out of two. */
@@ -4768,52 +4770,43 @@ static void mla__check_attn(mla__check *k, const mla_attn_weights *a, int i) {
     const int attn = mla__has(MLA__IN_ATTN, a), splits = mla__splits(a);
     const int H = c->num_attention_heads, N = c->qk_nope_head_dim, V = c->v_head_dim;
     if (attn) {
-        mla__want_size(k, "num_attention_heads", H, "attn");
-        mla__check_at(k, "layers[%d].attn.", i, 0);
+        mla__want_size(k, "num_attention_heads", H, "layers[%d].attn", i);
         k->n.kv_b = splits ? 0 : H * (N + V), k->n.k_b = splits ? H * k->n.R : 0, k->n.v_b = splits ? H * V : 0;
-        mla__want_all(k, MLA__IN_ATTN, a);
+        mla__want_all(k, MLA__IN_ATTN, a, "layers[%d].attn.", i, 0);
     }
-    mla__check_at(k, "layers[%d].attn.", i, 0);
     if (c->index_topk == 0) return;
+    mla__check_at(k, "layers[%d].attn.indexer", i, 0);
     if (mla__has(MLA__IN_INDEXER, &a->indexer)) {
-        if (!attn) mla__complain(k, "indexer", "", "there, but the attention it belongs to is not");
-        mla__check_at(k, "layers[%d].attn.indexer.", i, 0);
-        mla__want_all(k, MLA__IN_INDEXER, &a->indexer);
+        if (!attn) mla__complain(k, "", "", "there, but the attention it belongs to is not");
+        mla__want_all(k, MLA__IN_INDEXER, &a->indexer, "layers[%d].attn.indexer.", i, 0);
         k->indexers++;
     } else if (attn && (!k->indexers || i >= c->num_hidden_layers)) {
-        mla__complain(k, "indexer", "", "missing, and no layer before it %s (index_topk is %d)",
+        mla__complain(k, "", "", "missing, and no layer before it %s (index_topk is %d)",
                       k->indexers ? "is run in the same call" : "has one", c->index_topk);
     }
 }
 static void mla__check_moe(mla__check *k, const mla_moe_weights *w, int i) {
-    const mla_config *c = k->c;
-    mla__want_size(k, "n_routed_experts", c->n_routed_experts, "moe");
-    mla__check_at(k, "layers[%d].moe.", i, 0);
-    mla__want_all(k, MLA__IN_MOE, w);
-    for (int e = 0; e < c->n_routed_experts && k->result == MLA_OK; e++) {
-        mla__check_at(k, "layers[%d].moe.experts[%d].", i, e);
-        mla__want_mlp(k, &w->experts[e], c->moe_intermediate_size);
-    }
-    mla__check_at(k, "layers[%d].moe.shared.", i, 0);
-    mla__want_mlp(k, &w->shared, c->n_shared_experts * c->moe_intermediate_size);
+    const int n = k->c->n_routed_experts, inner = k->c->moe_intermediate_size;
+    mla__want_size(k, "n_routed_experts", n, "layers[%d].moe", i);
+    mla__want_all(k, MLA__IN_MOE, w, "layers[%d].moe.", i, 0);
+    for (int e = 0; e < n && k->result == MLA_OK; e++)
+        mla__want_mlp(k, &w->experts[e], inner, "layers[%d].moe.experts[%d].", i, e);
+    mla__want_mlp(k, &w->shared, k->c->n_shared_experts * inner, "layers[%d].moe.shared.", i, 0);
 }
 static void mla__check_layer(mla__check *k, const mla_layer_weights *l, int i) {
     const mla_config *c = k->c;
-    mla__check_at(k, "layers[%d].", i, 0);
-    mla__want_all(k, MLA__IN_LAYER, l);
+    mla__want_all(k, MLA__IN_LAYER, l, "layers[%d].", i, 0);
     mla__check_attn(k, &l->attn, i);
     mla__check_at(k, "layers[%d]", i, 0);
     if (mla__shortcut(l) && i >= c->num_hidden_layers - 1)
         mla__complain(k, "", "", "both mlp and moe are there, but no layer follows to add the experts after");
-    mla__check_at(k, "layers[%d].", i, 0);
     if (mla__has(MLA__IN_MLP, &l->mlp)) {
-        mla__want_size(k, "intermediate_size", c->intermediate_size, "mlp");
-        mla__check_at(k, "layers[%d].mlp.", i, 0);
-        mla__want_mlp(k, &l->mlp, c->intermediate_size);
-        mla__check_at(k, "layers[%d].", i, 0);
+        mla__want_size(k, "intermediate_size", c->intermediate_size, "layers[%d].mlp", i);
+        mla__want_mlp(k, &l->mlp, c->intermediate_size, "layers[%d].mlp.", i, 0);
     }
+    mla__check_at(k, "layers[%d].moe.", i, 0);
     if (l->moe.experts) mla__check_moe(k, &l->moe, i);
-    else if (l->moe.router.data) mla__complain(k, "moe.experts", "", "NULL, but moe.router is there");
+    else if (l->moe.router.data) mla__complain(k, "experts", "", "NULL, but moe.router is there");
 }
 
 static void mla__check_begin(mla__check *k, const mla_config *c, mla_error *err) {
@@ -4831,15 +4824,14 @@ static void mla__check_begin(mla__check *k, const mla_config *c, mla_error *err)
 static mla_result mla__check_weights(const mla_config *c, const mla_weights *w, unsigned *dtypes, mla_error *err) {
     mla__check k;
     mla__check_begin(&k, c, err);
-    if (w->embed.data) mla__want_size(&k, "vocab_size", c->vocab_size, "embed");
-    mla__want_all(&k, MLA__IN_MODEL, w);
+    if (w->embed.data) mla__want_size(&k, "vocab_size", c->vocab_size, "embed", 0);
+    mla__want_all(&k, MLA__IN_MODEL, w, "", 0, 0);
     if (!w->layers) mla__complain(&k, "layers", "", "NULL, expected %d layers", mla__all_layers(c));
     if (!w->mtp && c->num_nextn_predict_layers)
         mla__complain(&k, "mtp", "", "NULL, expected %d", c->num_nextn_predict_layers);
     for (int i = 0; i < c->num_nextn_predict_layers && k.result == MLA_OK; i++) {
-        mla__check_at(&k, "mtp[%d].", i, 0);
-        if (w->mtp[i].embed.data) mla__want_size(&k, "vocab_size", c->vocab_size, "embed");
-        mla__want_all(&k, MLA__IN_MTP, &w->mtp[i]);
+        if (w->mtp[i].embed.data) mla__want_size(&k, "vocab_size", c->vocab_size, "mtp[%d].embed", i);
+        mla__want_all(&k, MLA__IN_MTP, &w->mtp[i], "mtp[%d].", i, 0);
     }
     for (int i = 0; i < mla__all_layers(c) && k.result == MLA_OK; i++) mla__check_layer(&k, &w->layers[i], i);
     if (k.result == MLA_OK)
