@@ -27,7 +27,7 @@ LOCALS         one letter, one meaning, from >>parallel on
    t token, i anything else   h head   u key   e expert   p panel or piece   r result; row of a result
    n how many   t0, t1 and the like: from, to (not included)   d desc; channels of an index key   k a key
    x, y rows in and rows out, xn normed   q, kva, o as in MATHS; qa, ol absorbed   ldx floats from row to row of x
-   my scratch of one worker   batch sequences of a call   walk, visit see >>walk   worker its number
+   my scratch or share of one worker   batch sequences of a call   walk, visit see >>walk   worker its number
 
    All matrices are row-major [out, in], as PyTorch keeps them: W [n,k] @ x [k] -> y [n].
 
@@ -69,8 +69,7 @@ CHANGES
                Blocks of GGUF (Q4_1 .. NVFP4) and I8 for any matrix, scales of blocks of any size, mla_widen,
                mla_weight, mla_dtype_block. mla_tensor.layout in place of the dtypes Q8X16 and Q4X16, served by f32
                activations, too. mla_activations in place of exact, fp8_activations and of instruction sets that
-               round. MLA_REFERENCE.
-               mla_attn_weights has k_b and v_b, which may take the place of kv_b.
+               round. MLA_REFERENCE. mla_attn_weights has k_b and v_b, which may take the place of kv_b.
    0.1.0       the first version */
 
 #ifndef MLA_H
@@ -157,8 +156,7 @@ MLA_API uint8_t mla_f32_to_e4m3(float f);  /* round to nearest even; beyond 448,
 MLA_API int mla_dtype_block(mla_dtype t);
 /* Bytes of n elements without mla_tensor.scale; n is a multiple of mla_dtype_block(t). */
 MLA_API size_t mla_dtype_bytes(mla_dtype t, size_t n);
-/* y [n] = n elements of dtype t from a block's first on; n is a multiple of mla_dtype_block(t). E4M3 and I8: the
-   codes. */
+/* y [n] = n elements of dtype t from a block's first on; n is a multiple of mla_dtype_block(t). E4M3, I8: the codes. */
 MLA_API void mla_widen(float *y, mla_dtype t, const void *x, size_t n);
 /* x [n] -> n elements of dtype t (F32, F16, BF16, Q8, Q4, Q4_K, Q5_K, Q6_K, IQ4_NL), rounded to nearest; the caller's
    memory, mla_dtype_bytes(t, n) of it. All of less than eight bits try scales around the plain one and keep that of
@@ -242,8 +240,7 @@ typedef struct mla_rope {
        0: max_position_embeddings */
     int length;
     const float *short_factor, *long_factor; /* longrope [P/2] */
-    /* the caller's own inverse frequencies [P/2] instead of all of the above but layout; neither they nor
-       softmax_scale are scaled */
+    /* the caller's own inverse frequencies [P/2] in place of all but layout; they and softmax_scale are not scaled */
     const float *inv_freq;
 } mla_rope;
 
@@ -325,8 +322,7 @@ typedef struct mla_norm_weights {
 
 /* Scores sum_h (weights_proj x)_h (Hi d)^-0.5 relu(q_h . k(u)), q = rope(wq_b c_q) with the normed latent c_q of the
    query, k = rope(LayerNorm(wk x)), eps 1e-6. With index_topk above 0, a layer without indexer takes the keys that the
-   nearest layer before it with one has chosen in this call (arXiv 2603.12201); the first layer with attention must have
-   one. */
+   nearest layer before it with one has chosen in this call (arXiv 2603.12201); the first must have one. */
 typedef struct mla_indexer_weights {
     mla_linear wq_b;         /* [Hi*d, Q] */
     mla_linear wk;           /* [d, D] */
@@ -430,10 +426,8 @@ typedef enum mla_activations {
     MLA_ACT_AUTO = 0, /* INT8 */
     MLA_ACT_F32,      /* f32 whatever the weights are */
     MLA_ACT_INT8,     /* with blocks (Q8 .. NVFP4) int8 in groups of 32, which is much faster; f32 with all others */
-    MLA_ACT_BF16,     /* the same, and bf16 with BF16 weights and in attention over a BF16 cache; needs AVX512_BF16 or
-                         AMX */
-    MLA_ACT_E4M3, /* as INT8, and with E4M3 weights e4m3, a scale of largest/448 for each 128 of a token, as DeepSeek's
-                     kernels do it (arXiv 2412.19437, 3.3) */
+    MLA_ACT_BF16,     /* as INT8; bf16 with BF16 weights and in attention over a BF16 cache; needs AVX512_BF16 or AMX */
+    MLA_ACT_E4M3, /* as INT8; e4m3 with E4M3 weights, by largest/448 of each 128 of a token (arXiv 2412.19437, 3.3) */
     MLA_ACT_COUNT
 } mla_activations;
 
@@ -453,8 +447,7 @@ typedef struct mla_context_desc {
     mla_allocator alloc;
 } mla_context_desc;
 
-/* A context runs calls on one model and owns all scratch. desc NULL: all defaults. Errors: ARGUMENT, MEMORY,
- * UNSUPPORTED. */
+/* Runs calls on one model and owns all scratch. desc NULL: all defaults. Errors: ARGUMENT, MEMORY, UNSUPPORTED. */
 MLA_API mla_result mla_context_create(mla_context **out, const mla_model *model, const mla_context_desc *desc,
                                       mla_error *err);
 MLA_API void mla_context_destroy(mla_context *context);
@@ -474,8 +467,7 @@ MLA_API const char *mla_isa_name(mla_isa isa); /* "auto", "scalar", "avx2", "avx
 /* ---- >>cache ----------------------------------------------------------------------------------------------------- */
 /* One cache holds one sequence: for each layer and token a row [latent R | rope key P], in layers with an indexer in
    use [latent R | rope key P | index key d], the index key kept in a dtype of its own. Either contiguous, or in pages
-   of 64 tokens out of a pool that many sequences share. Layers are num_hidden_layers, and behind them those of
-   multi-token prediction. */
+   of 64 tokens out of a pool that many sequences share. Layers are all of the model's, multi-token prediction last. */
 
 #define MLA_PAGE 64
 
@@ -518,12 +510,10 @@ MLA_API int mla_cache_capacity(const mla_cache *cache);
 MLA_API mla_result mla_cache_truncate(mla_cache *cache, int length, mla_error *err);
 MLA_API void mla_cache_reset(mla_cache *cache); /* truncate to 0 */
 /* dst becomes src. Both paged in one pool: pages are shared and copied when one side writes to them; else rows are
-   copied. dst and src are independent afterwards: either may be changed or destroyed first. Errors: ARGUMENT (shapes or
-   dtypes differ), FULL. */
+   copied. Either may then be changed or destroyed first. Errors: ARGUMENT (shapes or dtypes differ), FULL. */
 MLA_API mla_result mla_cache_fork(mla_cache *dst, const mla_cache *src, mla_error *err);
 /* Append n tokens' rows: for each layer n of them [latent R | rope key P], in layers that have an indexer of their own
-   n of [R | P | index key d], so that the parts of different layers may differ in length. Latents normed, keys rotated,
-   as the cache keeps them. Error: FULL. */
+   n of [R | P | index key d]. Latents normed, keys rotated, as the cache keeps them. Error: FULL. */
 MLA_API mla_result mla_cache_append(mla_cache *cache, int n, const float *rows, mla_error *err);
 /* One row [R+P, or R+P+d], as f32. Error: ARGUMENT, also for a row that mla_mtp_forward has not written. */
 MLA_API mla_result mla_cache_read(const mla_cache *cache, int layer, int position, float *row, mla_error *err);
@@ -545,14 +535,13 @@ typedef struct mla_sequence {
 typedef struct mla_outputs {
     float *logits; /* [n_sequences, vocab_size], of each sequence's last token; or all_logits: [T, vocab_size] */
     int all_logits;
-    float *const
-        *hidden; /* [num_hidden_layers+1] pointers, each NULL or [T, D]: hidden[0] the embeddings, hidden[i] the
-                    residual stream after i blocks, the last one after the final norm (as transformers numbers them) */
+    /* [num_hidden_layers+1] pointers, each NULL or [T, D]: hidden[0] the embeddings, hidden[i] the residual stream
+       after i blocks, the last one after the final norm (as transformers numbers them) */
+    float *const *hidden;
     int64_t *expert_counts; /* [num_hidden_layers, E+Z]: tokens routed to each expert are added to it */
 } mla_outputs;
 
-/* The whole model. tokens [T]. Errors: ARGUMENT (naming the token), WEIGHTS (what a partial model lacks), FULL, MEMORY
- * (T > max_tokens). */
+/* The whole model on tokens [T]. Errors: ARGUMENT, WEIGHTS (of a partial model), FULL, MEMORY (T > max_tokens). */
 MLA_API mla_result mla_model_forward(mla_context *context, const mla_sequence *sequences, int n_sequences,
                                      const int *tokens, const mla_outputs *out);
 
@@ -574,8 +563,7 @@ MLA_API mla_result mla_mtp_forward(mla_context *context, int depth, const mla_se
 
 /* One layer's attention, without norm and residual: x [T, D] -> y [T, D]. Rows are appended to the layer's part of each
    cache; the caches grow when the last layer (num_hidden_layers-1) has run, so that one after the other all layers see
-   the same length. A layer that uses another's selection of keys comes after that in this context, on the same
-   sequences: else ARGUMENT. */
+   the same length. A layer that uses another's choice of keys runs after it, on the same sequences: else ARGUMENT. */
 MLA_API mla_result mla_attn_forward(mla_context *context, int layer, float *y, const float *x,
                                     const mla_sequence *sequences, int n_sequences);
 
@@ -864,17 +852,17 @@ static inline void mla__moe_ref(double *y, int *expert, double *we, const mla_co
 #endif
 
 #if defined(__GNUC__)
-#define MLA__INLINE        static inline __attribute__((always_inline, unused))
-#define MLA__TARGET_AVX2   __attribute__((target("avx2,fma,f16c")))
-#define MLA__TARGET_AVX512 __attribute__((target("avx2,fma,f16c,avx512f,avx512bw,avx512dq,avx512vl")))
-#define MLA__TARGET_VNNI   __attribute__((target("avx2,fma,f16c,avx512f,avx512bw,avx512dq,avx512vl,avx512vnni")))
-#define MLA__TARGET_VBMI   __attribute__((target("avx2,fma,f16c,avx512f,avx512bw,avx512dq,avx512vl,avx512vbmi")))
-#define MLA__TARGET_BF16                                                                                               \
-    __attribute__((target("avx2,fma,f16c,avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,avx512bf16")))
-#define MLA__TARGET_AMX                                                                                                \
-    __attribute__((                                                                                                    \
-        target("avx2,fma,f16c,avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,avx512bf16,amx-tile,amx-int8,amx-bf16")))
-#define MLA__PRINTF(f, a) __attribute__((format(printf, f, a)))
+#define MLA__INLINE         static inline __attribute__((always_inline, unused))
+#define MLA__LEVEL4         "avx2,fma,f16c,avx512f,avx512bw,avx512dq,avx512vl"
+#define MLA__TARGET_AVX2    __attribute__((target("avx2,fma,f16c")))
+#define MLA__TARGET_AVX512  __attribute__((target(MLA__LEVEL4)))
+#define MLA__TARGET_VNNI    __attribute__((target(MLA__LEVEL4 ",avx512vnni")))
+#define MLA__TARGET_VBMI    __attribute__((target(MLA__LEVEL4 ",avx512vbmi")))
+#define MLA__TARGET_BF16    __attribute__((target(MLA__LEVEL4 ",avx512vnni,avx512bf16")))
+#define MLA__TARGET_AMX     __attribute__((target(MLA__LEVEL4 ",avx512vnni,avx512bf16,amx-tile,amx-int8,amx-bf16")))
+#define MLA__PRINTF(f, a)   __attribute__((format(printf, f, a)))
+#define MLA__PREFETCH(p)    __builtin_prefetch(p)
+#define MLA__PREFETCH_L2(p) __builtin_prefetch(p, 0, 2)
 #else
 #define MLA__INLINE static inline
 #define MLA__TARGET_AVX2
@@ -882,12 +870,6 @@ static inline void mla__moe_ref(double *y, int *expert, double *we, const mla_co
 #define MLA__TARGET_VNNI
 #define MLA__TARGET_VBMI
 #define MLA__PRINTF(f, a)
-#endif
-
-#if defined(__GNUC__)
-#define MLA__PREFETCH(p)    __builtin_prefetch(p)
-#define MLA__PREFETCH_L2(p) __builtin_prefetch(p, 0, 2)
-#else
 #define MLA__PREFETCH(p)    ((void)(p))
 #define MLA__PREFETCH_L2(p) ((void)(p))
 #endif
@@ -907,6 +889,15 @@ static inline void mla__moe_ref(double *y, int *expert, double *we, const mla_co
     MLA__UNROLL                                                                                                        \
     for (int i = 0; i < (n); i++)
 
+/* Initializes a struct with zeros. */
+#ifdef __cplusplus
+#define MLA__ZERO                                                                                                      \
+    {}
+#else
+#define MLA__ZERO                                                                                                      \
+    { 0 }
+#endif
+
 typedef ptrdiff_t mla__sz; /* strides and counts of elements: signed, as wide as an address */
 
 static int mla__max(int a, int b) { return a > b ? a : b; }
@@ -924,6 +915,7 @@ static mla_result mla__fail(mla_error *err, mla_result code, const char *format,
     }
     return code;
 }
+#define MLA__REFUSE(err, ...) mla__fail(err, MLA_ERR_ARGUMENT, __VA_ARGS__)
 
 #define MLA__TRY(call)                                                                                                 \
     do {                                                                                                               \
@@ -954,8 +946,7 @@ MLA__INLINE float mla__float(uint32_t u) {
     return f;
 }
 
-/* Subnormal codes are built from integers (mantissa times a power of two), so that flush-to-zero modes do not touch
- * them. */
+/* Subnormal codes are built from integers (mantissa times a power of two): flush-to-zero modes do not touch them. */
 float mla_f16_to_f32(uint16_t h) {
     const uint32_t sign = (uint32_t)(h >> 15) << 31, e = (h >> 10) & 31u, m = h & 1023u;
     if (e == 0) {
@@ -4173,10 +4164,10 @@ static void mla__quantize_iq4_nl(unsigned char *b, const float *x) {
 
 mla_result mla_quantize(mla_dtype t, void *out, const float *x, size_t n, mla_error *err) {
     unsigned char *to = (unsigned char *)out;
-    if (!out || !x) return mla__fail(err, MLA_ERR_ARGUMENT, "mla_quantize: %s is NULL", out ? "x" : "out");
+    if (!out || !x) return MLA__REFUSE(err, "mla_quantize: %s is NULL", out ? "x" : "out");
     if (n % (size_t)mla_dtype_block(t))
-        return mla__fail(err, MLA_ERR_ARGUMENT, "mla_quantize: %.0f elements, %s needs a multiple of %d", (double)n,
-                         mla_dtype_name(t), mla_dtype_block(t));
+        return MLA__REFUSE(err, "mla_quantize: %.0f elements, %s needs a multiple of %d", (double)n, mla_dtype_name(t),
+                           mla_dtype_block(t));
     const size_t block = (size_t)mla_dtype_block(t), bytes = mla_dtype_bytes(t, block);
     mla__kernels k;
     mla__select(&k, MLA_ISA_AUTO);
@@ -4186,32 +4177,30 @@ mla_result mla_quantize(mla_dtype t, void *out, const float *x, size_t n, mla_er
     case MLA_BF16:
     case MLA_Q8: mla__narrow(t, out, x, (mla__sz)n); return MLA_OK;
     case MLA_Q4:
-        for (size_t i = 0; i < n; i += block, to += bytes) mla__quantize_group(t, to, x + i, k.q4_scale(x + i));
-        return MLA_OK;
     case MLA_Q4_K:
     case MLA_Q5_K:
-        for (size_t i = 0; i < n; i += block, to += bytes) mla__quantize_k(t, to, x + i);
-        return MLA_OK;
     case MLA_Q6_K:
-        for (size_t i = 0; i < n; i += block, to += bytes) mla__quantize_q6_k(to, x + i);
-        return MLA_OK;
-    case MLA_IQ4_NL:
-        for (size_t i = 0; i < n; i += block, to += bytes) mla__quantize_iq4_nl(to, x + i);
-        return MLA_OK;
-    default: return mla__fail(err, MLA_ERR_ARGUMENT, "mla_quantize: to %s is not offered", mla_dtype_name(t));
+    case MLA_IQ4_NL: break;
+    default: return MLA__REFUSE(err, "mla_quantize: to %s is not offered", mla_dtype_name(t));
     }
+    for (size_t i = 0; i < n; i += block, to += bytes) {
+        if (t == MLA_Q4) mla__quantize_group(t, to, x + i, k.q4_scale(x + i));
+        else if (t == MLA_Q6_K) mla__quantize_q6_k(to, x + i);
+        else if (t == MLA_IQ4_NL) mla__quantize_iq4_nl(to, x + i);
+        else mla__quantize_k(t, to, x + i);
+    }
+    return MLA_OK;
 }
 
 mla_result mla_repack(void *out, const mla_tensor *w, mla_error *err) {
-    if (!out || !w || !w->data)
-        return mla__fail(err, MLA_ERR_ARGUMENT, "mla_repack: %s is NULL", out ? "the tensor" : "out");
+    if (!out || !w || !w->data) return MLA__REFUSE(err, "mla_repack: %s is NULL", out ? "the tensor" : "out");
     const mla__format *f = &mla__formats[(unsigned)w->dtype < MLA_DTYPE_COUNT ? w->dtype : MLA_F32];
     if (!mla__interleaves(w->dtype) || w->layout != MLA_LAYOUT_ROWS || w->rows < 1 || w->rows % 16 || w->cols < 1 ||
         w->cols % f->block)
-        return mla__fail(err, MLA_ERR_ARGUMENT,
-                         "mla_repack: %s [%d, %d], expected blocks of 4 bits or more a weight, rows a multiple of 16 "
-                         "and columns of %d",
-                         mla_dtype_name(w->dtype), w->rows, w->cols, f->block);
+        return MLA__REFUSE(err,
+                           "mla_repack: %s [%d, %d], expected blocks of 4 bits or more a weight, rows a multiple of 16 "
+                           "and columns of %d",
+                           mla_dtype_name(w->dtype), w->rows, w->cols, f->block);
     const mla__sz blocks = w->cols / f->block;
     unsigned char *to = (unsigned char *)out;
     for (int row = 0; row < w->rows; row += 16)
@@ -4231,10 +4220,8 @@ typedef struct mla__arena {
     char *base;
     size_t used;
 } mla__arena;
-
 #define MLA__ALIGN     64u
 #define MLA__TOO_LARGE (SIZE_MAX / 4)
-
 static void *mla__take(mla__arena *a, double count, size_t size) {
     const size_t at = a->used;
     if (count * (double)size > (double)(MLA__TOO_LARGE - MLA__ALIGN) - (double)a->used) {
@@ -4275,10 +4262,9 @@ static size_t mla__object_size(const mla__kind *kind, const mla_model *m, const 
 }
 /* *out = object; out points to a pointer of the object's own type. */
 static void mla__object_give(void *out, void *object) { memcpy(out, &object, sizeof object); }
-
 static mla_result mla__object_check(const mla__kind *kind, void *out, size_t *need, const mla_model *m,
                                     const void *desc, mla_error *err) {
-    if (!out) return mla__fail(err, MLA_ERR_ARGUMENT, "%s: out is NULL", kind->name);
+    if (!out) return MLA__REFUSE(err, "%s: out is NULL", kind->name);
     mla__object_give(out, NULL);
     MLA__TRY(kind->check(m, desc, err));
     kind->layout(m, desc, NULL, need);
@@ -4288,7 +4274,7 @@ static mla_result mla__object_init(const mla__kind *kind, void *out, void *memor
                                    const void *desc, mla_error *err) {
     size_t need;
     MLA__TRY(mla__object_check(kind, out, &need, m, desc, err));
-    if (!memory) return mla__fail(err, MLA_ERR_ARGUMENT, "mla_%s_init: memory is NULL", kind->name);
+    if (!memory) return MLA__REFUSE(err, "mla_%s_init: memory is NULL", kind->name);
     if (bytes < need)
         return mla__fail(err, MLA_ERR_MEMORY, "mla_%s_init: %.0f bytes given, %.0f needed", kind->name, (double)bytes,
                          (double)need);
@@ -4308,156 +4294,134 @@ static mla_result mla__object_create(const mla__kind *kind, void *out, const mla
     mla__object_give(out, object);
     return MLA_OK;
 }
-static void mla__object_destroy(mla__object *object) {
-    if (!object || !object->memory) return;
-    const mla__object o = *object; /* it lies in the memory that goes */
-    if (o.alloc.alloc) o.alloc.free(o.alloc.user, o.memory);
+static void mla__object_destroy(void *object) {
+    if (!object) return;
+    const mla__object o = *(const mla__object *)object; /* it lies in the memory that goes */
+    if (o.memory && o.alloc.alloc) o.alloc.free(o.alloc.user, o.memory);
     else free(o.memory);
 }
 
-/* ---- >>presets --------------------------------------------------------------------------------------------------- */
-/* Each is what it has in another way than the one it is made from; DeepSeek-V3 is the base of all. */
+/* mla_X_size, _init and _create of what is made from a model and a desc. */
+#define MLA__OBJECT(X)                                                                                                 \
+    static const mla__kind mla__##X##_kind = {#X, mla__##X##_check, mla__##X##_layout};                                \
+    size_t mla_##X##_size(const mla_model *m, const mla_##X##_desc *d) {                                               \
+        return mla__object_size(&mla__##X##_kind, m, d);                                                               \
+    }                                                                                                                  \
+    mla_result mla_##X##_init(mla_##X **out, void *memory, size_t bytes, const mla_model *m, const mla_##X##_desc *d,  \
+                              mla_error *err) {                                                                        \
+        return mla__object_init(&mla__##X##_kind, out, memory, bytes, m, d, err);                                      \
+    }                                                                                                                  \
+    mla_result mla_##X##_create(mla_##X **out, const mla_model *m, const mla_##X##_desc *d, mla_error *err) {          \
+        return mla__object_create(&mla__##X##_kind, out, d ? &d->alloc : NULL, m, d, err);                             \
+    }
 
-static void mla__preset_v3(mla_config *c) {
-    memset(c, 0, sizeof *c);
-    c->vocab_size = 129280, c->hidden_size = 7168, c->num_hidden_layers = 61, c->intermediate_size = 18432;
-    c->num_attention_heads = 128, c->q_lora_rank = 1536, c->kv_lora_rank = 512;
-    c->qk_nope_head_dim = 128, c->qk_rope_head_dim = 64, c->v_head_dim = 128;
+/* ---- >>presets --------------------------------------------------------------------------------------------------- */
+/* The sizes of a model are a row of a table; the rest is what it has in another way than DeepSeek-V3. */
+
+static void mla__as_v3(mla_config *c) {
     c->block_norm.eps = 1e-6f;
     c->rope.scaling = MLA_ROPE_YARN, c->rope.theta = 1e4f, c->rope.factor = 40, c->rope.beta_fast = 32;
     c->rope.mscale = c->rope.mscale_all_dim = 1;
     c->rope.max_position_embeddings = 163840, c->rope.original_max_position_embeddings = 4096;
-    c->n_routed_experts = 256, c->num_experts_per_tok = 8, c->moe_intermediate_size = 2048, c->n_shared_experts = 1;
-    c->n_group = 8, c->topk_group = 4, c->topk_method = MLA_TOPK_NOAUX_TC, c->scoring_func = MLA_SCORING_SIGMOID;
-    c->norm_topk_prob = 1, c->routed_scaling_factor = 2.5f;
+    if (c->n_routed_experts == 0) return;
+    c->n_group = 8, c->topk_group = 4, c->norm_topk_prob = 1;
+    c->topk_method = MLA_TOPK_NOAUX_TC, c->scoring_func = MLA_SCORING_SIGMOID;
 }
 static void mla__preset_unscaled(mla_config *c, float theta, int max_positions) {
     memset(&c->rope, 0, sizeof c->rope);
     c->rope.theta = theta, c->rope.max_position_embeddings = max_positions;
 }
-static void mla__preset_ungrouped(mla_config *c, mla_topk_method method, mla_scoring_func scoring) {
-    c->n_group = c->topk_group = 1, c->topk_method = method, c->scoring_func = scoring;
-}
-static void mla__preset_dense(mla_config *c) {
-    c->n_routed_experts = c->num_experts_per_tok = c->moe_intermediate_size = c->n_shared_experts = 0;
-    c->n_group = c->topk_group = c->norm_topk_prob = 0, c->routed_scaling_factor = 0;
-    c->topk_method = MLA_TOPK_GREEDY, c->scoring_func = MLA_SCORING_SOFTMAX;
-}
 static void mla__preset_sparse(mla_config *c, int heads, mla_rope_layout layout) {
     c->index_topk = 2048, c->index_n_heads = heads, c->index_head_dim = 128, c->index_rope = layout;
 }
-
-static void mla__preset_v2(mla_config *c) {
-    mla__preset_v3(c);
-    c->vocab_size = 102400, c->hidden_size = 5120, c->num_hidden_layers = 60, c->intermediate_size = 12288;
+static void mla__as_v2(mla_config *c) {
     c->rope.mscale = c->rope.mscale_all_dim = 0.707f;
-    c->n_routed_experts = 160, c->num_experts_per_tok = 6, c->moe_intermediate_size = 1536, c->n_shared_experts = 2;
-    c->topk_group = 3, c->topk_method = MLA_TOPK_GROUP_LIMITED_GREEDY, c->scoring_func = MLA_SCORING_SOFTMAX;
-    c->norm_topk_prob = 0, c->routed_scaling_factor = 16;
+    c->topk_group = 3, c->norm_topk_prob = 0;
+    c->topk_method = MLA_TOPK_GROUP_LIMITED_GREEDY, c->scoring_func = MLA_SCORING_SOFTMAX;
 }
-static void mla__preset_v2_lite(mla_config *c) {
-    mla__preset_v2(c);
-    mla__preset_ungrouped(c, MLA_TOPK_GREEDY, MLA_SCORING_SOFTMAX);
-    c->hidden_size = 2048, c->num_hidden_layers = 27, c->intermediate_size = 10944;
-    c->num_attention_heads = 16, c->q_lora_rank = 0;
-    c->n_routed_experts = 64, c->moe_intermediate_size = 1408, c->routed_scaling_factor = 1;
+static void mla__as_v2_lite(mla_config *c) {
+    mla__as_v2(c);
+    c->n_group = c->topk_group = 1, c->topk_method = MLA_TOPK_GREEDY;
 }
-static void mla__preset_kimi_k2(mla_config *c) {
-    mla__preset_v3(c);
-    mla__preset_ungrouped(c, MLA_TOPK_NOAUX_TC, MLA_SCORING_SIGMOID);
-    c->vocab_size = 163840, c->num_attention_heads = 64, c->n_routed_experts = 384, c->routed_scaling_factor = 2.827f;
+static void mla__as_kimi(mla_config *c) {
+    c->n_group = c->topk_group = 1;
     c->rope.theta = 5e4f, c->rope.factor = 32, c->rope.beta_fast = 1, c->rope.max_position_embeddings = 131072;
 }
-static void mla__preset_longcat_flash(mla_config *c) {
-    mla__preset_v3(c);
-    mla__preset_ungrouped(c, MLA_TOPK_GREEDY, MLA_SCORING_SOFTMAX);
+static void mla__as_longcat(mla_config *c) {
     mla__preset_unscaled(c, 1e7f, 131072);
-    c->vocab_size = 131072, c->hidden_size = 6144, c->num_hidden_layers = 56, c->intermediate_size = 12288;
-    c->num_attention_heads = 64, c->block_norm.eps = 1e-5f, c->q_scale = 2, c->latent_scale = 3.46410162f;
-    c->n_routed_experts = 512, c->zero_expert_num = 256, c->num_experts_per_tok = 12, c->n_shared_experts = 0;
-    c->norm_topk_prob = 0, c->routed_scaling_factor = 6;
+    c->block_norm.eps = 1e-5f, c->q_scale = 2, c->latent_scale = 3.46410162f;
+    c->n_group = c->topk_group = 1, c->norm_topk_prob = 0, c->zero_expert_num = 256;
+    c->topk_method = MLA_TOPK_GREEDY, c->scoring_func = MLA_SCORING_SOFTMAX;
 }
-static void mla__preset_minicpm3(mla_config *c) {
-    mla__preset_v3(c);
-    mla__preset_dense(c);
+static void mla__as_minicpm(mla_config *c) {
     mla__preset_unscaled(c, 1e4f, 32768);
-    c->vocab_size = 73448, c->hidden_size = 2560, c->num_hidden_layers = 62, c->intermediate_size = 6400;
-    c->num_attention_heads = 40, c->q_lora_rank = 768, c->kv_lora_rank = 256;
-    c->qk_nope_head_dim = 64, c->qk_rope_head_dim = 32, c->v_head_dim = 64;
     c->rope.layout = MLA_ROPE_HALF, c->rope.scaling = MLA_ROPE_LONGROPE;
     c->rope.original_max_position_embeddings = 32768, c->block_norm.eps = 1e-5f;
     c->embed_scale = 12, c->residual_scale = 0.177800178f, c->logits_scale = 0.1f; /* 1.4 / sqrt(62), 256 / 2560 */
 }
-static void mla__preset_v32(mla_config *c) {
-    mla__preset_v3(c);
-    mla__preset_sparse(c, 64, MLA_ROPE_HALF);
-}
-static void mla__preset_glm4_moe_lite(mla_config *c) {
-    mla__preset_v3(c);
-    mla__preset_ungrouped(c, MLA_TOPK_NOAUX_TC, MLA_SCORING_SIGMOID);
+static void mla__as_v32(mla_config *c) { mla__preset_sparse(c, 64, MLA_ROPE_HALF); }
+static void mla__as_glm(mla_config *c) {
     mla__preset_unscaled(c, 1e4f, 202752);
-    c->vocab_size = 154880, c->hidden_size = 2048, c->num_hidden_layers = 47, c->intermediate_size = 10240;
-    c->num_attention_heads = 20, c->q_lora_rank = 768, c->qk_nope_head_dim = 192, c->v_head_dim = 256;
-    c->n_routed_experts = 64, c->num_experts_per_tok = 4, c->moe_intermediate_size = 1536;
-    c->routed_scaling_factor = 1.8f, c->block_norm.eps = 1e-5f;
+    c->n_group = c->topk_group = 1, c->block_norm.eps = 1e-5f;
 }
-static void mla__preset_glm_moe_dsa(mla_config *c) {
-    mla__preset_glm4_moe_lite(c);
+static void mla__as_dsa(mla_config *c) {
+    mla__as_glm(c);
     mla__preset_sparse(c, 32, MLA_ROPE_PAIR);
-    c->hidden_size = 6144, c->num_hidden_layers = 78, c->intermediate_size = 12288;
-    c->num_attention_heads = 64, c->q_lora_rank = 2048;
-    c->n_routed_experts = 256, c->num_experts_per_tok = 8, c->moe_intermediate_size = 2048;
-    c->routed_scaling_factor = 2.5f;
 }
-static void mla__preset_mistral4(mla_config *c) {
-    mla__preset_v3(c);
-    mla__preset_ungrouped(c, MLA_TOPK_NOAUX_TC, MLA_SCORING_SOFTMAX);
-    c->vocab_size = 131072, c->hidden_size = 4096, c->num_hidden_layers = 36, c->intermediate_size = 12288;
-    c->num_attention_heads = 32, c->q_lora_rank = 1024, c->kv_lora_rank = 256, c->qk_nope_head_dim = 64;
-    c->n_routed_experts = 128, c->num_experts_per_tok = 4, c->routed_scaling_factor = 1;
+static void mla__as_mistral(mla_config *c) {
+    c->n_group = c->topk_group = 1, c->scoring_func = MLA_SCORING_SOFTMAX;
     c->rope.factor = 128, c->rope.max_position_embeddings = 1048576, c->rope.original_max_position_embeddings = 8192;
     c->temperature_beta = 0.1f, c->temperature_period = 8192;
 }
-static void mla__preset_youtu(mla_config *c) {
-    mla__preset_v3(c);
-    mla__preset_dense(c);
-    mla__preset_unscaled(c, 1e4f, 131072);
-    c->vocab_size = 128256, c->hidden_size = 2048, c->num_hidden_layers = 32, c->intermediate_size = 6144;
-    c->num_attention_heads = 16;
-}
-static void mla__preset_axk1(mla_config *c) {
-    mla__preset_v3(c);
-    mla__preset_unscaled(c, 1e4f, 32768);
-    c->vocab_size = 163840, c->num_attention_heads = 64, c->n_routed_experts = 192;
+static void mla__as_youtu(mla_config *c) { mla__preset_unscaled(c, 1e4f, 131072); }
+static void mla__as_axk1(mla_config *c) { mla__preset_unscaled(c, 1e4f, 32768); }
+
+typedef struct mla__preset {
+    const char *name;
+    int vocab, D, layers, dense, H, Q, R, N, P, V, E, K, inter, shared; /* widths: of dense layers, of experts */
+    float scale;                                                        /* of what experts give */
+    void (*as)(mla_config *c);
+} mla__preset;
+
+/* clang-format off */
+static const mla__preset mla__presets[] = {
+    /* name               vocab     D   L  dense    H     Q    R    N   P    V    E   K inter + scale */
+    {"deepseek-v2-lite", 102400, 2048, 27, 10944,  16,    0, 512, 128, 64, 128,  64,  6, 1408, 2, 1, mla__as_v2_lite},
+    {"deepseek-v2",      102400, 5120, 60, 12288, 128, 1536, 512, 128, 64, 128, 160,  6, 1536, 2, 16, mla__as_v2},
+    {"deepseek-v3",      129280, 7168, 61, 18432, 128, 1536, 512, 128, 64, 128, 256,  8, 2048, 1, 2.5f, mla__as_v3},
+    {"kimi-k2",          163840, 7168, 61, 18432,  64, 1536, 512, 128, 64, 128, 384,  8, 2048, 1, 2.827f, mla__as_kimi},
+    {"longcat-flash",    131072, 6144, 56, 12288,  64, 1536, 512, 128, 64, 128, 512, 12, 2048, 0, 6, mla__as_longcat},
+    {"minicpm3",          73448, 2560, 62,  6400,  40,  768, 256,  64, 32,  64,   0,  0,    0, 0, 0, mla__as_minicpm},
+    {"deepseek-v32",     129280, 7168, 61, 18432, 128, 1536, 512, 128, 64, 128, 256,  8, 2048, 1, 2.5f, mla__as_v32},
+    {"glm4-moe-lite",    154880, 2048, 47, 10240,  20,  768, 512, 192, 64, 256,  64,  4, 1536, 1, 1.8f, mla__as_glm},
+    {"glm-moe-dsa",      154880, 6144, 78, 12288,  64, 2048, 512, 192, 64, 256, 256,  8, 2048, 1, 2.5f, mla__as_dsa},
+    {"mistral4",         131072, 4096, 36, 12288,  32, 1024, 256,  64, 64, 128, 128,  4, 2048, 1, 1, mla__as_mistral},
+    {"youtu",            128256, 2048, 32,  6144,  16, 1536, 512, 128, 64, 128,   0,  0,    0, 0, 0, mla__as_youtu},
+    {"axk1",             163840, 7168, 61, 18432,  64, 1536, 512, 128, 64, 128, 192,  8, 2048, 1, 2.5f, mla__as_axk1},
+};
+/* clang-format on */
+
+static void mla__preset_fill(mla_config *c, const mla__preset *p) {
+    c->vocab_size = p->vocab, c->hidden_size = p->D, c->num_hidden_layers = p->layers;
+    c->intermediate_size = p->dense, c->num_attention_heads = p->H, c->q_lora_rank = p->Q, c->kv_lora_rank = p->R;
+    c->qk_nope_head_dim = p->N, c->qk_rope_head_dim = p->P, c->v_head_dim = p->V;
+    c->n_routed_experts = p->E, c->num_experts_per_tok = p->K, c->moe_intermediate_size = p->inter;
+    c->n_shared_experts = p->shared, c->routed_scaling_factor = p->scale;
+    mla__as_v3(c);
+    p->as(c);
 }
 
 mla_result mla_config_preset(mla_config *out, const char *name, mla_error *err) {
-    static const struct {
-        const char *name;
-        void (*fill)(mla_config *c);
-    } presets[] = {
-        {"deepseek-v2-lite", mla__preset_v2_lite},
-        {"deepseek-v2", mla__preset_v2},
-        {"deepseek-v3", mla__preset_v3},
-        {"kimi-k2", mla__preset_kimi_k2},
-        {"longcat-flash", mla__preset_longcat_flash},
-        {"minicpm3", mla__preset_minicpm3},
-        {"deepseek-v32", mla__preset_v32},
-        {"glm4-moe-lite", mla__preset_glm4_moe_lite},
-        {"glm-moe-dsa", mla__preset_glm_moe_dsa},
-        {"mistral4", mla__preset_mistral4},
-        {"youtu", mla__preset_youtu},
-        {"axk1", mla__preset_axk1},
-    };
     char known[160] = "";
-    if (!out || !name) return mla__fail(err, MLA_ERR_ARGUMENT, "mla_config_preset: %s is NULL", out ? "name" : "out");
+    if (!out || !name) return MLA__REFUSE(err, "mla_config_preset: %s is NULL", out ? "name" : "out");
     memset(out, 0, sizeof *out);
-    for (size_t i = 0; i < sizeof presets / sizeof *presets; i++) {
-        if (!strcmp(presets[i].name, name)) {
-            presets[i].fill(out);
+    for (size_t i = 0; i < sizeof mla__presets / sizeof *mla__presets; i++) {
+        const mla__preset *p = &mla__presets[i];
+        if (!strcmp(p->name, name)) {
+            mla__preset_fill(out, p);
             return MLA_OK;
         }
-        snprintf(known + strlen(known), sizeof known - strlen(known), "%s%s", i ? ", " : "", presets[i].name);
+        snprintf(known + strlen(known), sizeof known - strlen(known), "%s%s", i ? ", " : "", p->name);
     }
     return mla__fail(err, MLA_ERR_UNSUPPORTED, "mla_config_preset: no \"%.40s\", only %s", name, known);
 }
@@ -4466,7 +4430,6 @@ mla_result mla_config_preset(mla_config *out, const char *name, mla_error *err) 
 /* Everything is checked here and in >>weights-check, so that nothing after it can fail. */
 
 #define MLA__DIM_MAX (1 << 24)
-
 /* What a config has; a size must be above 0 if it belongs to one of these. */
 enum { MLA__WITHOUT = 0, MLA__ALWAYS = 1, MLA__ATTN = 2, MLA__MOE = 4, MLA__SPARSE = 8, MLA__HEAT = 16 };
 
@@ -4487,69 +4450,40 @@ typedef char mla__enums_are_ints[sizeof(mla_norm_kind) == sizeof(int) ? 1 : -1];
 #define MLA__REAL(field, standard)                                                                                     \
     { offsetof(mla_config, field), #field, 0, 1, 3.0e38, standard }
 
+/* clang-format off */
 static const mla__field mla__fields[] = {
-    MLA__SIZE(hidden_size, MLA__ALWAYS),
-    MLA__COUNT(num_hidden_layers, MLA__ALWAYS, 0),
-    MLA__COUNT(num_nextn_predict_layers, 0, 0),
-    MLA__SIZE(vocab_size, 0),
-    MLA__SIZE(intermediate_size, 0),
-    MLA__COUNT(num_attention_heads, 0, 0),
-    MLA__SIZE(q_lora_rank, 0),
-    MLA__SIZE(kv_lora_rank, MLA__ATTN),
-    MLA__SIZE(qk_nope_head_dim, MLA__ATTN),
-    MLA__SIZE(qk_rope_head_dim, 0),
-    MLA__SIZE(v_head_dim, MLA__ATTN),
-    MLA__ENUM(mask, MLA_MASK_NONE),
-    MLA__REAL(softmax_scale, 0),
-    MLA__REAL(q_scale, 1),
-    MLA__REAL(latent_scale, 1),
-    MLA__REAL(temperature_beta, 0),
-    MLA__POSITION(temperature_period, MLA__HEAT),
-    MLA__REAL(embed_scale, 1),
-    MLA__REAL(residual_scale, 1),
-    MLA__REAL(logits_scale, 1),
-    MLA__COUNT(n_routed_experts, 0, 0),
-    MLA__COUNT(zero_expert_num, 0, 0),
-    MLA__SIZE(num_experts_per_tok, MLA__MOE),
-    MLA__SIZE(moe_intermediate_size, MLA__MOE),
-    MLA__COUNT(n_shared_experts, 0, 0),
-    MLA__COUNT(n_group, 0, 1),
-    MLA__COUNT(topk_group, 0, 1),
-    MLA__ENUM(topk_method, MLA_TOPK_NOAUX_TC),
-    MLA__ENUM(scoring_func, MLA_SCORING_SIGMOID),
-    MLA__REAL(routed_scaling_factor, 1),
-    MLA__ENUM(q_norm.kind, MLA_NORM_NONE),
-    MLA__REAL(q_norm.eps, 1e-6),
-    MLA__ENUM(kv_norm.kind, MLA_NORM_NONE),
-    MLA__REAL(kv_norm.eps, 1e-6),
-    MLA__ENUM(block_norm.kind, MLA_NORM_NONE),
-    MLA__REAL(block_norm.eps, 1e-6),
-    MLA__ENUM(rope.layout, MLA_ROPE_NONE),
-    MLA__ENUM(rope.scaling, MLA_ROPE_LONGROPE),
-    MLA__POSITION(rope.max_position_embeddings, 0),
-    MLA__POSITION(rope.original_max_position_embeddings, 0),
-    MLA__POSITION(rope.length, 0),
-    MLA__REAL(rope.theta, 10000),
-    MLA__REAL(rope.factor, 0),
-    MLA__REAL(rope.beta_fast, 32),
-    MLA__REAL(rope.beta_slow, 1),
-    MLA__REAL(rope.mscale, 0),
-    MLA__REAL(rope.mscale_all_dim, 0),
-    MLA__REAL(rope.attention_factor, 0),
-    MLA__SIZE(index_topk, 0),
-    MLA__ENUM(index_rope, MLA_ROPE_NONE),
-    MLA__COUNT(index_n_heads, MLA__SPARSE, 0),
+    MLA__SIZE(hidden_size, MLA__ALWAYS), MLA__COUNT(num_hidden_layers, MLA__ALWAYS, 0),
+    MLA__COUNT(num_nextn_predict_layers, 0, 0), MLA__SIZE(vocab_size, 0), MLA__SIZE(intermediate_size, 0),
+    MLA__COUNT(num_attention_heads, 0, 0), MLA__SIZE(q_lora_rank, 0), MLA__SIZE(kv_lora_rank, MLA__ATTN),
+    MLA__SIZE(qk_nope_head_dim, MLA__ATTN), MLA__SIZE(qk_rope_head_dim, 0), MLA__SIZE(v_head_dim, MLA__ATTN),
+    MLA__ENUM(mask, MLA_MASK_NONE), MLA__REAL(softmax_scale, 0), MLA__REAL(q_scale, 1), MLA__REAL(latent_scale, 1),
+    MLA__REAL(temperature_beta, 0), MLA__POSITION(temperature_period, MLA__HEAT),
+    MLA__REAL(embed_scale, 1), MLA__REAL(residual_scale, 1), MLA__REAL(logits_scale, 1),
+    MLA__COUNT(n_routed_experts, 0, 0), MLA__COUNT(zero_expert_num, 0, 0), MLA__SIZE(num_experts_per_tok, MLA__MOE),
+    MLA__SIZE(moe_intermediate_size, MLA__MOE), MLA__COUNT(n_shared_experts, 0, 0),
+    MLA__COUNT(n_group, 0, 1), MLA__COUNT(topk_group, 0, 1), MLA__ENUM(topk_method, MLA_TOPK_NOAUX_TC),
+    MLA__ENUM(scoring_func, MLA_SCORING_SIGMOID), MLA__REAL(routed_scaling_factor, 1),
+    MLA__ENUM(q_norm.kind, MLA_NORM_NONE), MLA__REAL(q_norm.eps, 1e-6),
+    MLA__ENUM(kv_norm.kind, MLA_NORM_NONE), MLA__REAL(kv_norm.eps, 1e-6),
+    MLA__ENUM(block_norm.kind, MLA_NORM_NONE), MLA__REAL(block_norm.eps, 1e-6),
+    MLA__ENUM(rope.layout, MLA_ROPE_NONE), MLA__ENUM(rope.scaling, MLA_ROPE_LONGROPE),
+    MLA__POSITION(rope.max_position_embeddings, 0), MLA__POSITION(rope.original_max_position_embeddings, 0),
+    MLA__POSITION(rope.length, 0), MLA__REAL(rope.theta, 10000), MLA__REAL(rope.factor, 0),
+    MLA__REAL(rope.beta_fast, 32), MLA__REAL(rope.beta_slow, 1), MLA__REAL(rope.mscale, 0),
+    MLA__REAL(rope.mscale_all_dim, 0), MLA__REAL(rope.attention_factor, 0),
+    MLA__SIZE(index_topk, 0), MLA__ENUM(index_rope, MLA_ROPE_NONE), MLA__COUNT(index_n_heads, MLA__SPARSE, 0),
     MLA__SIZE(index_head_dim, MLA__SPARSE),
 };
+/* clang-format on */
 
+#define MLA__BAD_FIELD(err, ...) mla__fail(err, MLA_ERR_CONFIG, "config." __VA_ARGS__)
 static mla_result mla__in_range(mla_error *err, const char *name, int v, int least, int most) {
     if (v >= least && v <= most) return MLA_OK;
-    return mla__fail(err, MLA_ERR_CONFIG, "config.%s: %d, must be %d to %d", name, v, least, most);
+    return MLA__BAD_FIELD(err, "%s: %d, must be %d to %d", name, v, least, most);
 }
 static mla_result mla__at_least(mla_error *err, const char *name, float v, float least) {
     if (v >= least && v <= 3.0e38f) return MLA_OK;
-    return mla__fail(err, MLA_ERR_CONFIG, "config.%s: %g, must be a finite number not below %g", name, (double)v,
-                     (double)least);
+    return MLA__BAD_FIELD(err, "%s: %g, must be a finite number not below %g", name, (double)v, (double)least);
 }
 /* Each field by itself; then defaults take the place of zeros. */
 static mla_result mla__check_fields(mla_config *c, mla_error *err) {
@@ -4572,9 +4506,7 @@ static mla_result mla__check_fields(mla_config *c, mla_error *err) {
 
 /* Yarn's g (arXiv 2309.00071, section 3.4, as DeepSeek uses it). */
 static double mla__yarn_g(double factor, double m) { return factor <= 1 ? 1 : 0.1 * m * log(factor) + 1; }
-
 static int mla__rotates(const mla_rope *r, int P) { return P > 0 && r->layout != MLA_ROPE_NONE; }
-
 static float mla__rope_amplitude(const mla_rope *r, int P) {
     const double f = (double)r->factor, M = r->original_max_position_embeddings;
     const double m = (double)r->mscale, all = (double)r->mscale_all_dim;
@@ -4625,25 +4557,22 @@ static mla_result mla__check_scaling(const mla_rope *r, int P, mla_error *err) {
     if (r->scaling == MLA_ROPE_LINEAR) return MLA_OK;
     MLA__TRY(mla__in_range(err, "rope.original_max_position_embeddings", M, 1, INT32_MAX));
     if (r->scaling == MLA_ROPE_YARN && !(r->theta > 1))
-        return mla__fail(err, MLA_ERR_CONFIG, "config.rope.theta: %g, yarn needs more than 1", (double)r->theta);
+        return MLA__BAD_FIELD(err, "rope.theta: %g, yarn needs more than 1", (double)r->theta);
     if (r->scaling != MLA_ROPE_LONGROPE) return MLA_OK;
     const int longer = r->length > M;
     const float *f = longer ? r->long_factor : r->short_factor;
     const char *name = longer ? "long_factor" : "short_factor";
-    if (!f)
-        return mla__fail(err, MLA_ERR_CONFIG, "config.rope.%s: missing, longrope needs it at length %d", name,
-                         r->length);
+    if (!f) return MLA__BAD_FIELD(err, "rope.%s: missing, longrope needs it at length %d", name, r->length);
     for (int i = 0; i < P / 2; i++)
         if (!(f[i] > 0 && f[i] < 3.0e38f))
-            return mla__fail(err, MLA_ERR_CONFIG, "config.rope.%s[%d]: %g, must be finite and above 0", name, i,
-                             (double)f[i]);
+            return MLA__BAD_FIELD(err, "rope.%s[%d]: %g, must be finite and above 0", name, i, (double)f[i]);
     return MLA_OK;
 }
 
 static mla_result mla__check_rope(mla_rope *r, int P, mla_error *err) {
     const int most = r->max_position_embeddings;
     if (P % 2 && r->layout != MLA_ROPE_NONE)
-        return mla__fail(err, MLA_ERR_CONFIG, "config.qk_rope_head_dim: %d is odd, rotation needs pairs", P);
+        return MLA__BAD_FIELD(err, "qk_rope_head_dim: %d is odd, rotation needs pairs", P);
     if (r->original_max_position_embeddings == 0) r->original_max_position_embeddings = most;
     if (r->length == 0) r->length = most;
     if (r->factor == 0 && r->scaling == MLA_ROPE_LONGROPE && r->original_max_position_embeddings > 0)
@@ -4656,44 +4585,38 @@ static mla_result mla__check_rope(mla_rope *r, int P, mla_error *err) {
     for (int i = 0; i < P / 2; i++) {
         const float inv = mla__rope_inv(r, P, i);
         if (!(fabsf(inv) < 3.0e38f) || !(amplitude < 3.0e38f))
-            return mla__fail(err, MLA_ERR_CONFIG, "config.rope: inverse frequency %d is %g, amplitude %g", i,
-                             (double)inv, (double)amplitude);
+            return MLA__BAD_FIELD(err, "rope: inverse frequency %d is %g, amplitude %g", i, (double)inv,
+                                  (double)amplitude);
     }
     return MLA_OK;
 }
-
 static mla_result mla__check_indexer(mla_config *c, mla_error *err) {
     const int P = c->qk_rope_head_dim;
     if (c->rope.layout == MLA_ROPE_NONE) c->index_rope = MLA_ROPE_NONE;
     if (c->index_topk == 0) return MLA_OK;
     MLA__TRY(mla__in_range(err, "index_head_dim", c->index_head_dim, mla__max(1, P), MLA__DIM_MAX));
     if (c->q_lora_rank > 0) return MLA_OK;
-    return mla__fail(err, MLA_ERR_CONFIG,
-                     "config.q_lora_rank: 0, but with index_topk %d an indexer takes its queries from that latent",
-                     c->index_topk);
+    return MLA__BAD_FIELD(err, "q_lora_rank: 0, but with index_topk %d an indexer takes its queries from that latent",
+                          c->index_topk);
 }
 
 /* What the router chooses from. */
 static int mla__choices(const mla_config *c) { return c->n_routed_experts + c->zero_expert_num; }
-
 static mla_result mla__check_experts(const mla_config *c, mla_error *err) {
     const int n = mla__choices(c), per = n / c->n_group, K = c->num_experts_per_tok;
     if (c->n_routed_experts == 0) return mla__in_range(err, "zero_expert_num", c->zero_expert_num, 0, 0);
     MLA__TRY(mla__in_range(err, "num_experts_per_tok", K, 1, n));
     if (n % c->n_group)
-        return mla__fail(err, MLA_ERR_CONFIG, "config.n_group: %d does not divide n_routed_experts%s %d", c->n_group,
-                         c->zero_expert_num ? " + zero_expert_num" : "", n);
+        return MLA__BAD_FIELD(err, "n_group: %d does not divide n_routed_experts%s %d", c->n_group,
+                              c->zero_expert_num ? " + zero_expert_num" : "", n);
     if (c->topk_group > c->n_group)
-        return mla__fail(err, MLA_ERR_CONFIG, "config.topk_group: %d is more than n_group %d", c->topk_group,
-                         c->n_group);
+        return MLA__BAD_FIELD(err, "topk_group: %d is more than n_group %d", c->topk_group, c->n_group);
     if (c->topk_method != MLA_TOPK_GREEDY && K > (double)c->topk_group * per)
-        return mla__fail(err, MLA_ERR_CONFIG,
-                         "config.num_experts_per_tok: %d, but topk_group %d of n_group %d leave %d experts", K,
-                         c->topk_group, c->n_group, c->topk_group * per);
+        return MLA__BAD_FIELD(err, "num_experts_per_tok: %d, but topk_group %d of n_group %d leave %d experts", K,
+                              c->topk_group, c->n_group, c->topk_group * per);
     if (c->topk_method == MLA_TOPK_NOAUX_TC && c->n_group > 1 && per < 2)
-        return mla__fail(err, MLA_ERR_CONFIG,
-                         "config.n_group: %d leaves groups of one expert, noaux_tc adds the best two of each",
-                         c->n_group);
+        return MLA__BAD_FIELD(err, "n_group: %d leaves groups of one expert, noaux_tc adds the best two of each",
+                              c->n_group);
     return MLA_OK;
 }
 
@@ -4715,14 +4638,12 @@ static mla_result mla__check_products(const mla_config *c, mla_error *err) {
                              products[i].value);
     return MLA_OK;
 }
-
 static mla_result mla__check_softmax(mla_config *c, mla_error *err) {
     const double all = (double)c->rope.mscale_all_dim, dim = (double)c->qk_nope_head_dim + c->qk_rope_head_dim;
     const double g = c->rope.scaling == MLA_ROPE_YARN && all != 0 ? mla__yarn_g((double)c->rope.factor, all) : 1;
     const double scale = g * g / sqrt(dim);
     if (c->num_attention_heads == 0 || c->softmax_scale != 0) return MLA_OK;
-    if (!(scale < 3.0e38))
-        return mla__fail(err, MLA_ERR_CONFIG, "config.rope.mscale_all_dim: %g makes softmax_scale %g", all, scale);
+    if (!(scale < 3.0e38)) return MLA__BAD_FIELD(err, "rope.mscale_all_dim: %g makes softmax_scale %g", all, scale);
     c->softmax_scale = (float)scale;
     return MLA_OK;
 }
@@ -4745,11 +4666,9 @@ typedef struct mla__sizes {
     int kv_a, kv_b, k_b, v_b, o, inner, choices;           /* kv_b or the next two, and inner: of what is looked at */
     int index_query, index_heads, index_key;
 } mla__sizes;
-
 /* The struct that a tensor lies in. */
 enum { MLA__IN_MODEL, MLA__IN_MTP, MLA__IN_LAYER, MLA__IN_ATTN, MLA__IN_INDEXER, MLA__IN_MLP, MLA__IN_MOE };
-/* A matrix (HEAD: one that meets activations), a vector, an mla_linear, or an mla_norm_weights, by the config it goes
- * with. */
+/* A matrix (HEAD: one that meets activations), a vector, an mla_linear, or an mla_norm_weights by its config. */
 enum { MLA__IS_MATRIX, MLA__IS_HEAD, MLA__IS_VECTOR, MLA__IS_LINEAR, MLA__IS_NORM };
 enum { MLA__IS_Q_NORM = MLA__IS_NORM + 1, MLA__IS_KV_NORM, MLA__IS_K_NORM };
 enum { MLA__FREE, MLA__CALLED, MLA__NEEDED }; /* CALLED: may be absent, but calls on a whole model ask for it */
@@ -4813,7 +4732,6 @@ static const mla_tensor *mla__tensor_at(const mla__entry *e, const void *weights
     return (const mla_tensor *)(const void *)((const char *)weights + e->at);
 }
 static int mla__is_norm(const mla__entry *e) { return e->is >= MLA__IS_NORM; }
-
 /* Whether a struct is there: it has a matrix. */
 static int mla__has(int in, const void *weights) {
     for (const mla__entry *e = NULL; (e = mla__next_tensor(in, e)) != NULL;)
@@ -4822,14 +4740,6 @@ static int mla__has(int in, const void *weights) {
 }
 static int mla__shortcut(const mla_layer_weights *l) { return l->moe.experts && mla__has(MLA__IN_MLP, &l->mlp); }
 
-/* The first tensor that calls ask for and that is not there; NULL: all are. */
-static const mla__entry *mla__lacks(const mla_config *c, int in, const void *weights) {
-    for (const mla__entry *e = NULL; (e = mla__next_tensor(in, e)) != NULL;)
-        if (e->need == MLA__CALLED && !mla__tensor_at(e, weights)->data &&
-            !(mla__is_norm(e) && c->block_norm.kind == MLA_NORM_NONE))
-            return e;
-    return NULL;
-}
 static double mla__bytes_of(int in, const void *weights) {
     double sum = 0;
     for (const mla__entry *e = NULL; (e = mla__next_tensor(in, e)) != NULL;) {
@@ -4847,44 +4757,52 @@ typedef struct mla__check {
     const mla_config *c;
     mla__sizes n;
     char at[48];       /* where the tensors being looked at are */
+    int indexers;      /* of the layers so far */
     unsigned dtypes;   /* of the linears, a bit each */
     mla_result result; /* of the first tensor at fault */
     mla_error *err;
 } mla__check;
+
+/* The first complaint is the result. */
+static void mla__complain(mla__check *k, const char *name, const char *part, const char *format, ...) MLA__PRINTF(4, 5);
+static void mla__complain(mla__check *k, const char *name, const char *part, const char *format, ...) {
+    char text[160];
+    va_list ap;
+    if (k->result != MLA_OK) return;
+    va_start(ap, format);
+    vsnprintf(text, sizeof text, format, ap);
+    va_end(ap);
+    k->result = mla__fail(k->err, MLA_ERR_WEIGHTS, "weights.%s%s%s: %s", k->at, name, part, text);
+}
+static void mla__check_at(mla__check *k, const char *format, int i, int e) {
+    if (k->result == MLA_OK) snprintf(k->at, sizeof k->at, format, i, e);
+}
 
 enum { MLA__REQUIRED = 1, MLA__ONE_ROW = 2 };
 
 static void mla__want(mla__check *k, const char *name, const char *part, const mla_tensor *t, int rows, int cols,
                       int how) {
     char shape[40];
-    const int vector = (how & MLA__ONE_ROW) != 0;
+    const int vector = (how & MLA__ONE_ROW) != 0, block = mla_dtype_block(t->dtype);
+    const char *dtype = mla_dtype_name(t->dtype);
     if (k->result != MLA_OK || (!t->data && !(how & MLA__REQUIRED))) return;
     if (vector) snprintf(shape, sizeof shape, "[%d]", cols);
     else snprintf(shape, sizeof shape, "[%d, %d]", rows, cols);
-    if (!t->data)
-        k->result =
-            mla__fail(k->err, MLA_ERR_WEIGHTS, "weights.%s%s%s: missing, expected %s", k->at, name, part, shape);
+    if (!t->data) mla__complain(k, name, part, "missing, expected %s", shape);
     else if ((unsigned)t->dtype >= (unsigned)(vector ? MLA_E4M3 : MLA_UE8M0))
-        k->result = mla__fail(k->err, MLA_ERR_WEIGHTS, "weights.%s%s%s: dtype %s (%d) cannot stand here", k->at, name,
-                              part, mla_dtype_name(t->dtype), (int)t->dtype);
+        mla__complain(k, name, part, "dtype %s (%d) cannot stand here", dtype, (int)t->dtype);
     else if (t->rows != rows || t->cols != cols)
-        k->result = mla__fail(k->err, MLA_ERR_WEIGHTS, "weights.%s%s%s: [%d, %d], expected %s", k->at, name, part,
-                              t->rows, t->cols, shape);
-    else if (t->cols % mla__formats[t->dtype].block)
-        k->result = mla__fail(k->err, MLA_ERR_WEIGHTS, "weights.%s%s%s: rows of %d, %s needs a multiple of %d", k->at,
-                              name, part, t->cols, mla_dtype_name(t->dtype), mla__formats[t->dtype].block);
+        mla__complain(k, name, part, "[%d, %d], expected %s", t->rows, t->cols, shape);
+    else if (t->cols % block)
+        mla__complain(k, name, part, "rows of %d, %s needs a multiple of %d", t->cols, dtype, block);
     else if ((unsigned)t->layout >= MLA_LAYOUT_COUNT || (t->layout && !mla__interleaves(t->dtype)))
-        k->result = mla__fail(k->err, MLA_ERR_WEIGHTS, "weights.%s%s%s: layout %d, which %s does not have", k->at, name,
-                              part, (int)t->layout, mla_dtype_name(t->dtype));
+        mla__complain(k, name, part, "layout %d, which %s does not have", (int)t->layout, dtype);
     else if (t->layout && t->rows % 16)
-        k->result = mla__fail(k->err, MLA_ERR_WEIGHTS, "weights.%s%s%s: %d rows, %sx16 needs a multiple of 16", k->at,
-                              name, part, t->rows, mla_dtype_name(t->dtype));
+        mla__complain(k, name, part, "%d rows, %sx16 needs a multiple of 16", t->rows, dtype);
     else if (mla__scaled(t) && t->scale_dtype != MLA_F32 && t->scale_dtype != MLA_BF16 && t->scale_dtype != MLA_UE8M0)
-        k->result = mla__fail(k->err, MLA_ERR_WEIGHTS, "weights.%s%s%s: scale of dtype %s, expected f32, bf16 or ue8m0",
-                              k->at, name, part, mla_dtype_name(t->scale_dtype));
+        mla__complain(k, name, part, "scale of dtype %s, expected f32, bf16 or ue8m0", mla_dtype_name(t->scale_dtype));
     else if (mla__scaled(t) && (t->scale_rows < 0 || t->scale_cols < 0))
-        k->result = mla__fail(k->err, MLA_ERR_WEIGHTS, "weights.%s%s%s: scales of blocks of %d x %d", k->at, name, part,
-                              t->scale_rows, t->scale_cols);
+        mla__complain(k, name, part, "scales of blocks of %d x %d", t->scale_rows, t->scale_cols);
 }
 static void mla__want_linear(mla__check *k, const mla__entry *e, const mla_linear *l, int out, int in) {
     mla__want(k, e->name, ".weight", &l->weight, out, in, MLA__REQUIRED);
@@ -4901,96 +4819,76 @@ static void mla__want_norm(mla__check *k, const mla__entry *e, const mla_norm_we
     mla__want(k, e->name, ".bias", &w->bias, 1, n, MLA__ONE_ROW);
     if (norm->kind == MLA_NORM_DYT) mla__want(k, e->name, ".alpha", &w->alpha, 1, 1, MLA__ONE_ROW | MLA__REQUIRED);
 }
-/* All tensors of a struct. */
-static void mla__want_all(mla__check *k, int in, const void *weights) {
+/* All tensors of the struct at this place. */
+static void mla__want_all(mla__check *k, int in, const void *weights, const char *at, int i, int expert) {
+    mla__check_at(k, at, i, expert);
     for (const mla__entry *e = NULL; (e = mla__next_tensor(in, e)) != NULL;) {
         const mla_tensor *t = mla__tensor_at(e, weights);
         int rows, cols;
         memcpy(&rows, (const char *)&k->n + e->rows, sizeof rows);
         memcpy(&cols, (const char *)&k->n + e->cols, sizeof cols);
         if (e->need == MLA__NEEDED ? rows == 0 || cols == 0 : !t->data) continue;
-        if (mla__is_norm(e)) {
-            mla__want_norm(k, e, (const mla_norm_weights *)(const void *)t, cols);
-        } else if (e->is >= MLA__IS_LINEAR) {
-            mla__want_linear(k, e, (const mla_linear *)(const void *)t, rows, cols);
-        } else {
-            const int how = e->is == MLA__IS_VECTOR ? MLA__ONE_ROW : 0;
-            mla__want(k, e->name, "", t, rows, cols, how | MLA__REQUIRED);
-            if (e->is == MLA__IS_HEAD && k->result == MLA_OK) k->dtypes |= 1u << t->dtype;
-        }
+        if (mla__is_norm(e)) mla__want_norm(k, e, (const mla_norm_weights *)(const void *)t, cols);
+        else if (e->is == MLA__IS_LINEAR) mla__want_linear(k, e, (const mla_linear *)(const void *)t, rows, cols);
+        else mla__want(k, e->name, "", t, rows, cols, MLA__REQUIRED | (e->is == MLA__IS_VECTOR ? MLA__ONE_ROW : 0));
+        if (e->is == MLA__IS_HEAD && k->result == MLA_OK) k->dtypes |= 1u << t->dtype;
     }
 }
-static void mla__want_mlp(mla__check *k, const mla_mlp_weights *w, int inner) {
+static void mla__want_mlp(mla__check *k, const mla_mlp_weights *w, int inner, const char *at, int i, int expert) {
     k->n.inner = inner;
-    mla__want_all(k, MLA__IN_MLP, w);
+    mla__want_all(k, MLA__IN_MLP, w, at, i, expert);
 }
 /* A size that tensors which are there have no use without. */
-static void mla__want_size(mla__check *k, const char *field, int size, const char *what) {
+static void mla__want_size(mla__check *k, const char *field, int size, const char *what, int i) {
+    mla__check_at(k, what, i, 0);
     if (k->result == MLA_OK && size == 0)
-        k->result = mla__fail(k->err, MLA_ERR_CONFIG, "config.%s: 0, but weights.%s%s is there", field, k->at, what);
-}
-static void mla__check_at(mla__check *k, const char *format, int i, int e) {
-    if (k->result == MLA_OK) snprintf(k->at, sizeof k->at, format, i, e);
+        k->result = mla__fail(k->err, MLA_ERR_CONFIG, "config.%s: 0, but weights.%s is there", field, k->at);
 }
 
 /* Keys and values come out of one matrix, or out of two. */
 static int mla__splits(const mla_attn_weights *a) { return !a->kv_b.weight.data && (a->k_b.data || a->v_b.data); }
-
-static void mla__check_attn(mla__check *k, const mla_attn_weights *a, int i, int *indexers) {
-    const int attn = mla__has(MLA__IN_ATTN, a), sparse = k->c->index_topk > 0;
+static void mla__check_attn(mla__check *k, const mla_attn_weights *a, int i) {
+    const mla_config *c = k->c;
+    const int attn = mla__has(MLA__IN_ATTN, a), splits = mla__splits(a);
+    const int H = c->num_attention_heads, N = c->qk_nope_head_dim, V = c->v_head_dim;
     if (attn) {
-        mla__want_size(k, "num_attention_heads", k->c->num_attention_heads, "attn");
-        const int H = k->c->num_attention_heads, N = k->c->qk_nope_head_dim, V = k->c->v_head_dim;
-        const int splits = mla__splits(a);
-        mla__check_at(k, "layers[%d].attn.", i, 0);
+        mla__want_size(k, "num_attention_heads", H, "layers[%d].attn", i);
         k->n.kv_b = splits ? 0 : H * (N + V), k->n.k_b = splits ? H * k->n.R : 0, k->n.v_b = splits ? H * V : 0;
-        mla__want_all(k, MLA__IN_ATTN, a);
+        mla__want_all(k, MLA__IN_ATTN, a, "layers[%d].attn.", i, 0);
     }
-    if (k->result != MLA_OK || !sparse) return;
+    if (c->index_topk == 0) return;
+    mla__check_at(k, "layers[%d].attn.indexer", i, 0);
     if (mla__has(MLA__IN_INDEXER, &a->indexer)) {
-        if (!attn)
-            k->result = mla__fail(k->err, MLA_ERR_WEIGHTS,
-                                  "weights.layers[%d].attn.indexer: there, but the attention it belongs to is not", i);
-        mla__check_at(k, "layers[%d].attn.indexer.", i, 0);
-        mla__want_all(k, MLA__IN_INDEXER, &a->indexer);
-        ++*indexers;
-    } else if (attn && (!*indexers || i >= k->c->num_hidden_layers)) {
-        k->result = mla__fail(k->err, MLA_ERR_WEIGHTS,
-                              "weights.layers[%d].attn.indexer: missing, and no layer before it %s (index_topk is %d)",
-                              i, *indexers ? "is run in the same call" : "has one", k->c->index_topk);
+        if (!attn) mla__complain(k, "", "", "there, but the attention it belongs to is not");
+        mla__want_all(k, MLA__IN_INDEXER, &a->indexer, "layers[%d].attn.indexer.", i, 0);
+        k->indexers++;
+    } else if (attn && (!k->indexers || i >= c->num_hidden_layers)) {
+        mla__complain(k, "", "", "missing, and no layer before it %s (index_topk is %d)",
+                      k->indexers ? "is run in the same call" : "has one", c->index_topk);
     }
 }
 static void mla__check_moe(mla__check *k, const mla_moe_weights *w, int i) {
-    const mla_config *c = k->c;
-    mla__want_size(k, "n_routed_experts", c->n_routed_experts, "moe");
-    mla__check_at(k, "layers[%d].moe.", i, 0);
-    mla__want_all(k, MLA__IN_MOE, w);
-    for (int e = 0; e < c->n_routed_experts && k->result == MLA_OK; e++) {
-        mla__check_at(k, "layers[%d].moe.experts[%d].", i, e);
-        mla__want_mlp(k, &w->experts[e], c->moe_intermediate_size);
-    }
-    mla__check_at(k, "layers[%d].moe.shared.", i, 0);
-    mla__want_mlp(k, &w->shared, c->n_shared_experts * c->moe_intermediate_size);
+    const int n = k->c->n_routed_experts, inner = k->c->moe_intermediate_size;
+    mla__want_size(k, "n_routed_experts", n, "layers[%d].moe", i);
+    mla__want_all(k, MLA__IN_MOE, w, "layers[%d].moe.", i, 0);
+    for (int e = 0; e < n && k->result == MLA_OK; e++)
+        mla__want_mlp(k, &w->experts[e], inner, "layers[%d].moe.experts[%d].", i, e);
+    mla__want_mlp(k, &w->shared, k->c->n_shared_experts * inner, "layers[%d].moe.shared.", i, 0);
 }
-static void mla__check_layer(mla__check *k, const mla_layer_weights *l, int i, int *indexers) {
-    mla__check_at(k, "layers[%d].", i, 0);
-    mla__want_all(k, MLA__IN_LAYER, l);
-    mla__check_attn(k, &l->attn, i, indexers);
-    mla__check_at(k, "layers[%d].", i, 0);
-    if (k->result == MLA_OK && mla__shortcut(l) && i >= k->c->num_hidden_layers - 1)
-        k->result = mla__fail(
-            k->err, MLA_ERR_WEIGHTS,
-            "weights.layers[%d]: both mlp and moe are there, but no layer follows to add the experts after", i);
+static void mla__check_layer(mla__check *k, const mla_layer_weights *l, int i) {
+    const mla_config *c = k->c;
+    mla__want_all(k, MLA__IN_LAYER, l, "layers[%d].", i, 0);
+    mla__check_attn(k, &l->attn, i);
+    mla__check_at(k, "layers[%d]", i, 0);
+    if (mla__shortcut(l) && i >= c->num_hidden_layers - 1)
+        mla__complain(k, "", "", "both mlp and moe are there, but no layer follows to add the experts after");
     if (mla__has(MLA__IN_MLP, &l->mlp)) {
-        mla__want_size(k, "intermediate_size", k->c->intermediate_size, "mlp");
-        mla__check_at(k, "layers[%d].mlp.", i, 0);
-        mla__want_mlp(k, &l->mlp, k->c->intermediate_size);
-        mla__check_at(k, "layers[%d].", i, 0);
+        mla__want_size(k, "intermediate_size", c->intermediate_size, "layers[%d].mlp", i);
+        mla__want_mlp(k, &l->mlp, c->intermediate_size, "layers[%d].mlp.", i, 0);
     }
+    mla__check_at(k, "layers[%d].moe.", i, 0);
     if (l->moe.experts) mla__check_moe(k, &l->moe, i);
-    else if (l->moe.router.data && k->result == MLA_OK)
-        k->result =
-            mla__fail(k->err, MLA_ERR_WEIGHTS, "weights.layers[%d].moe.experts: NULL, but moe.router is there", i);
+    else if (l->moe.router.data) mla__complain(k, "experts", "", "NULL, but moe.router is there");
 }
 
 static void mla__check_begin(mla__check *k, const mla_config *c, mla_error *err) {
@@ -5004,27 +4902,22 @@ static void mla__check_begin(mla__check *k, const mla_config *c, mla_error *err)
     k->n.index_query = c->index_n_heads * c->index_head_dim;
     k->n.index_heads = c->index_n_heads, k->n.index_key = c->index_head_dim;
 }
-
 /* dtypes: of the linears, a bit each. */
 static mla_result mla__check_weights(const mla_config *c, const mla_weights *w, unsigned *dtypes, mla_error *err) {
-    int indexers = 0;
     mla__check k;
     mla__check_begin(&k, c, err);
-    if (w->embed.data) mla__want_size(&k, "vocab_size", c->vocab_size, "embed");
-    mla__want_all(&k, MLA__IN_MODEL, w);
-    if (k.result != MLA_OK) return k.result;
-    if (!w->layers)
-        return mla__fail(err, MLA_ERR_WEIGHTS, "weights.layers: NULL, expected %d layers", mla__all_layers(c));
+    if (w->embed.data) mla__want_size(&k, "vocab_size", c->vocab_size, "embed", 0);
+    mla__want_all(&k, MLA__IN_MODEL, w, "", 0, 0);
+    if (!w->layers) mla__complain(&k, "layers", "", "NULL, expected %d layers", mla__all_layers(c));
     if (!w->mtp && c->num_nextn_predict_layers)
-        return mla__fail(err, MLA_ERR_WEIGHTS, "weights.mtp: NULL, expected %d", c->num_nextn_predict_layers);
+        mla__complain(&k, "mtp", "", "NULL, expected %d", c->num_nextn_predict_layers);
     for (int i = 0; i < c->num_nextn_predict_layers && k.result == MLA_OK; i++) {
-        mla__check_at(&k, "mtp[%d].", i, 0);
-        if (w->mtp[i].embed.data) mla__want_size(&k, "vocab_size", c->vocab_size, "embed");
-        mla__want_all(&k, MLA__IN_MTP, &w->mtp[i]);
+        if (w->mtp[i].embed.data) mla__want_size(&k, "vocab_size", c->vocab_size, "mtp[%d].embed", i);
+        mla__want_all(&k, MLA__IN_MTP, &w->mtp[i], "mtp[%d].", i, 0);
     }
-    for (int i = 0; i < mla__all_layers(c) && k.result == MLA_OK; i++)
-        mla__check_layer(&k, &w->layers[i], i, &indexers);
-    *dtypes = k.dtypes | (w->embed.data ? 1u << w->embed.dtype : 0); /* the head, if there is no other */
+    for (int i = 0; i < mla__all_layers(c) && k.result == MLA_OK; i++) mla__check_layer(&k, &w->layers[i], i);
+    if (k.result == MLA_OK)
+        *dtypes = k.dtypes | (w->embed.data ? 1u << w->embed.dtype : 0); /* the head, if there is no other */
     return k.result;
 }
 
@@ -5047,11 +4940,6 @@ typedef struct mla__model_desc {
     const mla_weights *weights;
     int only_size; /* weights are not asked for */
 } mla__model_desc;
-static mla__model_desc mla__model_desc_of(const mla_config *config, const mla_weights *weights, int only_size) {
-    mla__model_desc d;
-    d.config = config, d.weights = weights, d.only_size = only_size;
-    return d;
-}
 
 static mla_result mla__model_check(const mla_model *none, const void *desc, mla_error *err) {
     const mla__model_desc *d = (const mla__model_desc *)desc;
@@ -5059,7 +4947,7 @@ static mla_result mla__model_check(const mla_model *none, const void *desc, mla_
     unsigned dtypes;
     (void)none;
     if (!d->config || (!d->weights && !d->only_size))
-        return mla__fail(err, MLA_ERR_ARGUMENT, "model: %s is NULL", d->config ? "weights" : "config");
+        return MLA__REFUSE(err, "model: %s is NULL", d->config ? "weights" : "config");
     c = *d->config;
     MLA__TRY(mla__check_config(&c, err));
     return d->only_size ? MLA_OK : mla__check_weights(&c, d->weights, &dtypes, err);
@@ -5092,9 +4980,8 @@ static void mla__model_fill(mla_model *m, const mla_weights *w) {
 static void *mla__model_layout(const mla_model *none, const void *desc, void *memory, size_t *bytes) {
     const mla__model_desc *d = (const mla__model_desc *)desc;
     mla__arena a;
-    mla_model *at = (mla_model *)mla__begin(&a, memory, sizeof *at), m;
+    mla_model *at = (mla_model *)mla__begin(&a, memory, sizeof *at), m = MLA__ZERO;
     (void)none;
-    memset(&m, 0, sizeof m);
     m.c = *d->config;
     mla__check_config(&m.c, NULL);
     m.layers = MLA__TAKE(&a, mla_layer_weights, mla__all_layers(&m.c));
@@ -5115,50 +5002,43 @@ static void *mla__model_layout(const mla_model *none, const void *desc, void *me
 }
 
 static const mla__kind mla__model_kind = {"model", mla__model_check, mla__model_layout};
-
 mla_result mla_model_create(mla_model **out, const mla_config *config, const mla_weights *weights,
                             const mla_allocator *alloc, mla_error *err) {
-    const mla__model_desc d = mla__model_desc_of(config, weights, 0);
+    const mla__model_desc d = {config, weights, 0};
     return mla__object_create(&mla__model_kind, out, alloc, NULL, &d, err);
 }
 mla_result mla_model_init(mla_model **out, void *memory, size_t bytes, const mla_config *config,
                           const mla_weights *weights, mla_error *err) {
-    const mla__model_desc d = mla__model_desc_of(config, weights, 0);
+    const mla__model_desc d = {config, weights, 0};
     return mla__object_init(&mla__model_kind, out, memory, bytes, NULL, &d, err);
 }
 size_t mla_model_size(const mla_config *config) {
-    const mla__model_desc d = mla__model_desc_of(config, NULL, 1);
+    const mla__model_desc d = {config, NULL, 1};
     return mla__object_size(&mla__model_kind, NULL, &d);
 }
-void mla_model_destroy(mla_model *m) { mla__object_destroy(m ? &m->object : NULL); }
+void mla_model_destroy(mla_model *m) { mla__object_destroy(m); }
 
 const mla_config *mla_model_config(const mla_model *m) { return &m->c; }
 const float *mla_model_inv_freq(const mla_model *m) { return m->inv; }
 float mla_model_rope_amplitude(const mla_model *m) { return m->amp; }
 
-/* The expected part of the experts that n_tokens tokens hit. */
-static double mla__experts_hit(const mla_config *c, int n_tokens) {
-    if (n_tokens <= 0 || c->n_routed_experts == 0) return 1;
-    return 1 - pow(1 - (double)c->num_experts_per_tok / mla__choices(c), n_tokens);
-}
 static double mla__layer_bytes(const mla_model *m, int layer, int n_tokens) {
     const mla_layer_weights *l = &m->layers[layer];
-    const double hit = mla__experts_hit(&m->c, n_tokens);
     double sum =
         mla__bytes_of(MLA__IN_LAYER, l) + mla__bytes_of(MLA__IN_ATTN, &l->attn) + mla__bytes_of(MLA__IN_MLP, &l->mlp);
     if (m->indexer[layer] >= 0) sum += mla__bytes_of(MLA__IN_INDEXER, &l->attn.indexer);
     if (!l->moe.experts) return sum;
+    const double chance = (double)m->c.num_experts_per_tok / mla__choices(&m->c); /* a token's, to hit an expert */
+    const double hit = n_tokens > 0 ? 1 - pow(1 - chance, n_tokens) : 1;
     sum += mla__bytes_of(MLA__IN_MOE, &l->moe) + mla__bytes_of(MLA__IN_MLP, &l->moe.shared);
     for (int e = 0; e < m->c.n_routed_experts; e++) sum += hit * mla__bytes_of(MLA__IN_MLP, &l->moe.experts[e]);
     return sum;
 }
-
 double mla_mtp_bytes(const mla_model *m, int depth, int n_tokens) {
     if (depth < 0 || depth >= m->c.num_nextn_predict_layers) return 0;
     return mla__bytes_of(MLA__IN_MTP, &m->mtp[depth]) - mla__tensor_bytes(&m->mtp[depth].embed) +
            mla__layer_bytes(m, m->c.num_hidden_layers + depth, n_tokens);
 }
-
 double mla_model_bytes(const mla_model *m, int n_tokens) {
     const int tied = m->w.head.data == m->w.embed.data;
     double sum = mla__bytes_of(MLA__IN_MODEL, &m->w);
@@ -5176,40 +5056,31 @@ double mla_model_bytes(const mla_model *m, int n_tokens) {
 
 struct mla_pool {
     mla__object object;
-    int n_pages, n_layers, width, n_free;
-    int n_indexers, index_width; /* layers with an index key, and values in one */
+    int n_layers, width, n_indexers, index_width; /* width: values in a row; index: layers with an index key */
     mla_dtype dtype, index_dtype;
-    int *refs, *free_pages;
-    mla__sz page_bytes;
-    unsigned char *rows; /* [n_pages] of [n_layers, MLA_PAGE, width] and [n_indexers, MLA_PAGE, index_width] */
+    int *refs, *free_pages, n_free, tokens; /* tokens of a page */
+    mla__sz index_at, page_bytes;
+    unsigned char *rows; /* pages of [n_layers, tokens, width] and, at index_at, [n_indexers, tokens, index_width] */
 };
 
 struct mla_cache {
     mla__object object;
-    int n_layers, width, n_indexers, index_width; /* as those of a pool */
+    mla_pool *pool, own; /* own: that of a contiguous cache, one page for all of its tokens */
     int capacity, length;
-    int in_call; /* marks the sequences of a call, to find doubles */
-    mla_dtype dtype, index_dtype;
-    mla_pool *pool;
-    int *indexer;              /* [n_layers], as the model has it */
-    int *ahead, n_ahead;       /* [num_nextn_predict_layers]: positions for which each of these layers has its rows */
-    int *table, n_pages;       /* pages held: entry p has rows 64p and up; during a call they may reach beyond length */
-    int had_pages, *had;       /* undo record of the last reservation: pages held before, and from the page of position
-                                  `length` on, which */
-    unsigned char *rows;       /* contiguous: [n_layers, capacity, width] */
-    unsigned char *index_rows; /* [n_indexers, capacity, index_width] */
+    int in_call;         /* marks the sequences of a call, to find doubles */
+    int *indexer;        /* [n_layers], as the model has it */
+    int *ahead, n_ahead; /* [num_nextn_predict_layers]: positions for which each of these layers has its rows */
+    int *table, n_pages; /* pages held, by position; during a call they may reach beyond length */
+    int had_pages, *had; /* undo record of the last reservation: pages held before, and which, from that of length on */
 };
 
 static int mla__index_width(const mla_model *m) { return m->n_indexers ? m->c.index_head_dim : 0; }
-
 static mla_result mla__row_dtype(mla_dtype t, int width, const char *what, const char *field, const char *of,
                                  mla_error *err) {
     if (t != MLA_F32 && t != MLA_F16 && t != MLA_BF16 && t != MLA_Q8)
-        return mla__fail(err, MLA_ERR_ARGUMENT, "%s.%s: %s, must be f32, f16, bf16 or q8", what, field,
-                         mla_dtype_name(t));
+        return MLA__REFUSE(err, "%s.%s: %s, must be f32, f16, bf16 or q8", what, field, mla_dtype_name(t));
     if (t == MLA_Q8 && width % MLA_GROUP)
-        return mla__fail(err, MLA_ERR_ARGUMENT, "%s.%s: rows of %s = %d, q8 needs a multiple of %d", what, field, of,
-                         width, MLA_GROUP);
+        return MLA__REFUSE(err, "%s.%s: rows of %s = %d, q8 needs a multiple of %d", what, field, of, width, MLA_GROUP);
     return MLA_OK;
 }
 static mla_result mla__cache_dtypes(const mla_model *m, mla_dtype dtype, mla_dtype index_dtype, const char *what,
@@ -5219,77 +5090,70 @@ static mla_result mla__cache_dtypes(const mla_model *m, mla_dtype dtype, mla_dty
     return mla__row_dtype(index_dtype, mla__index_width(m), what, "index_dtype", "index_head_dim", err);
 }
 
-/* Row at position: those after it in its page (or the whole cache) follow without gaps. */
+/* Row at position, of the i-th layer's in this part of the page: those after it in its page follow without gaps. */
+static unsigned char *mla__row_at(const mla_cache *k, int position, mla__sz part, int i, mla__sz bytes) {
+    const mla_pool *p = k->pool;
+    const int page = p == &k->own ? 0 : position / MLA_PAGE;
+    const mla__sz at = (mla__sz)i * p->tokens + position - page * p->tokens;
+    return p->rows + k->table[page] * p->page_bytes + part + at * bytes;
+}
 static unsigned char *mla__row(const mla_cache *k, int layer, int position) {
-    const mla__sz bytes = mla__bytes(k->dtype, k->width);
-    if (!k->pool) return k->rows + ((mla__sz)layer * k->capacity + position) * bytes;
-    return k->pool->rows + k->table[position / MLA_PAGE] * k->pool->page_bytes +
-           ((mla__sz)layer * MLA_PAGE + position % MLA_PAGE) * bytes;
+    return mla__row_at(k, position, 0, layer, mla__bytes(k->pool->dtype, k->pool->width));
 }
 /* The same for the index keys of a layer that has them. */
 static unsigned char *mla__index_row(const mla_cache *k, int layer, int position) {
-    const mla__sz bytes = mla__bytes(k->index_dtype, k->index_width), at = k->indexer[layer];
-    if (!k->pool) return k->index_rows + (at * k->capacity + position) * bytes;
-    return k->pool->rows + k->table[position / MLA_PAGE] * k->pool->page_bytes +
-           k->n_layers * MLA_PAGE * mla__bytes(k->dtype, k->width) + (at * MLA_PAGE + position % MLA_PAGE) * bytes;
+    const mla__sz bytes = mla__bytes(k->pool->index_dtype, k->pool->index_width);
+    return mla__row_at(k, position, k->pool->index_at, k->indexer[layer], bytes);
 }
 
 static mla_result mla__pool_check(const mla_model *m, const void *desc, mla_error *err) {
     const mla_pool_desc *d = (const mla_pool_desc *)desc;
-    if (!m || !d) return mla__fail(err, MLA_ERR_ARGUMENT, "pool: %s is NULL", m ? "desc" : "model");
-    if (d->n_pages < 1) return mla__fail(err, MLA_ERR_ARGUMENT, "pool.n_pages: %d, must be at least 1", d->n_pages);
+    if (!m || !d) return MLA__REFUSE(err, "pool: %s is NULL", m ? "desc" : "model");
+    if (d->n_pages < 1) return MLA__REFUSE(err, "pool.n_pages: %d, must be at least 1", d->n_pages);
     return mla__cache_dtypes(m, d->dtype, d->index_dtype, "pool", err);
+}
+/* A pool of n pages of so many tokens, in memory where there is some. */
+static mla_pool mla__pool_of(mla__arena *a, const mla_model *m, int n, int tokens, mla_dtype t, mla_dtype index_t) {
+    mla_pool p = MLA__ZERO;
+    p.n_layers = mla__all_layers(&m->c), p.width = m->c.kv_lora_rank + m->c.qk_rope_head_dim;
+    p.n_indexers = m->n_indexers, p.index_width = mla__index_width(m);
+    p.dtype = t, p.index_dtype = index_t, p.tokens = tokens, p.n_free = n;
+    const double rows = (double)p.n_layers * tokens * (double)mla__bytes(t, p.width);
+    const double index_at = ceil(rows / MLA__ALIGN) * MLA__ALIGN;
+    const double page_bytes = index_at + (double)p.n_indexers * tokens * (double)mla__bytes(index_t, p.index_width);
+    p.refs = MLA__TAKE(a, int, n);
+    p.free_pages = MLA__TAKE(a, int, n);
+    p.rows = MLA__TAKE(a, unsigned char, n *page_bytes);
+    if (!a->base) return p;
+    p.index_at = (mla__sz)index_at, p.page_bytes = (mla__sz)page_bytes;
+    for (int i = 0; i < n; i++) p.refs[i] = 0, p.free_pages[i] = n - 1 - i;
+    return p;
 }
 static void *mla__pool_layout(const mla_model *m, const void *desc, void *memory, size_t *bytes) {
     const mla_pool_desc *d = (const mla_pool_desc *)desc;
     mla__arena a;
-    mla_pool *at = (mla_pool *)mla__begin(&a, memory, sizeof *at), p;
-    memset(&p, 0, sizeof p);
-    p.n_pages = p.n_free = d->n_pages, p.n_layers = mla__all_layers(&m->c), p.n_indexers = m->n_indexers;
-    p.width = m->c.kv_lora_rank + m->c.qk_rope_head_dim, p.index_width = mla__index_width(m);
-    p.dtype = d->dtype, p.index_dtype = d->index_dtype;
-    const double page_bytes = MLA_PAGE * (p.n_layers * (double)mla__bytes(p.dtype, p.width) +
-                                          p.n_indexers * (double)mla__bytes(p.index_dtype, p.index_width));
-    p.page_bytes = (mla__sz)page_bytes;
-    p.refs = MLA__TAKE(&a, int, p.n_pages);
-    p.free_pages = MLA__TAKE(&a, int, p.n_pages);
-    p.rows = MLA__TAKE(&a, unsigned char, p.n_pages *page_bytes);
+    mla_pool *at = (mla_pool *)mla__begin(&a, memory, sizeof *at);
+    const mla_pool p = mla__pool_of(&a, m, d->n_pages, MLA_PAGE, d->dtype, d->index_dtype);
     *bytes = mla__total(&a);
-    if (!at) return NULL;
-    for (int i = 0; i < p.n_pages; i++) p.refs[i] = 0, p.free_pages[i] = p.n_pages - 1 - i;
-    *at = p;
+    if (at) *at = p;
     return at;
 }
-
-static const mla__kind mla__pool_kind = {"pool", mla__pool_check, mla__pool_layout};
-
-mla_result mla_pool_create(mla_pool **out, const mla_model *m, const mla_pool_desc *d, mla_error *err) {
-    return mla__object_create(&mla__pool_kind, out, d ? &d->alloc : NULL, m, d, err);
-}
-mla_result mla_pool_init(mla_pool **out, void *memory, size_t bytes, const mla_model *m, const mla_pool_desc *d,
-                         mla_error *err) {
-    return mla__object_init(&mla__pool_kind, out, memory, bytes, m, d, err);
-}
-size_t mla_pool_size(const mla_model *m, const mla_pool_desc *d) { return mla__object_size(&mla__pool_kind, m, d); }
-void mla_pool_destroy(mla_pool *p) { mla__object_destroy(p ? &p->object : NULL); }
+MLA__OBJECT(pool)
+void mla_pool_destroy(mla_pool *p) { mla__object_destroy(p); }
 int mla_pool_free_pages(const mla_pool *p) { return p->n_free; }
-
 static void mla__page_drop(mla_pool *p, int page) {
     if (--p->refs[page] == 0) p->free_pages[p->n_free++] = page;
 }
+static int mla__pages(const mla_pool *p, int64_t tokens) { return (int)((tokens + p->tokens - 1) / p->tokens); }
 
-static int mla__pages(int64_t tokens) { return (int)((tokens + MLA_PAGE - 1) / MLA_PAGE); }
-
-/* Make rows up to length + n writable: pages taken from the pool, a shared last page copied. FULL leaves all as it
-   was. */
+/* Make rows up to length + n writable: pages taken from the pool, a shared one copied. FULL leaves all as it was. */
 static mla_result mla__reserve(mla_cache *k, int n, const char *who, mla_error *err) {
     mla_pool *p = k->pool;
     if (n > k->capacity - k->length)
         return mla__fail(err, MLA_ERR_FULL, "%s: cache holds %d of %d tokens, %d more do not fit", who, k->length,
                          k->capacity, n);
     k->had_pages = k->n_pages;
-    if (!p) return MLA_OK;
-    const int first = k->length / MLA_PAGE, pages = mla__pages((int64_t)k->length + n);
+    const int first = k->length / p->tokens, pages = mla__pages(p, (int64_t)k->length + n);
     int copies = 0, fresh = pages > k->n_pages ? pages - k->n_pages : 0;
     for (int i = first; i < k->n_pages; i++)
         copies += p->refs[k->table[i]] > 1; /* one at most, unless rows are written again */
@@ -5314,12 +5178,12 @@ static mla_result mla__reserve(mla_cache *k, int n, const char *who, mla_error *
 }
 /* Hold `pages` pages and no more. */
 static void mla__trim(mla_cache *k, int pages) {
-    while (k->pool && k->n_pages > pages) mla__page_drop(k->pool, k->table[--k->n_pages]);
+    while (k->n_pages > pages) mla__page_drop(k->pool, k->table[--k->n_pages]);
 }
 /* Take the last reservation back. */
 static void mla__unreserve(mla_cache *k) {
     mla__trim(k, k->had_pages);
-    for (int i = k->length / MLA_PAGE; k->pool && i < k->had_pages; i++) {
+    for (int i = k->length / k->pool->tokens; i < k->had_pages; i++) {
         if (k->table[i] == k->had[i]) continue;
         mla__page_drop(k->pool, k->table[i]);
         k->pool->refs[k->table[i] = k->had[i]]++;
@@ -5328,116 +5192,99 @@ static void mla__unreserve(mla_cache *k) {
 
 static mla_result mla__cache_check(const mla_model *m, const void *desc, mla_error *err) {
     const mla_cache_desc *d = (const mla_cache_desc *)desc;
-    if (!m || !d) return mla__fail(err, MLA_ERR_ARGUMENT, "cache: %s is NULL", m ? "desc" : "model");
+    if (!m || !d) return MLA__REFUSE(err, "cache: %s is NULL", m ? "desc" : "model");
     const int layers = mla__all_layers(&m->c), width = m->c.kv_lora_rank + m->c.qk_rope_head_dim;
     const mla_pool *p = d->pool;
     if (m->c.num_attention_heads == 0)
-        return mla__fail(err, MLA_ERR_ARGUMENT, "cache: the model has no attention (num_attention_heads is 0)");
-    if (d->capacity < 1) return mla__fail(err, MLA_ERR_ARGUMENT, "cache.capacity: %d, must be at least 1", d->capacity);
+        return MLA__REFUSE(err, "cache: the model has no attention (num_attention_heads is 0)");
+    if (d->capacity < 1) return MLA__REFUSE(err, "cache.capacity: %d, must be at least 1", d->capacity);
     if (!p) return mla__cache_dtypes(m, d->dtype, d->index_dtype, "cache", err);
     if (p->n_layers != layers || p->width != width)
-        return mla__fail(err, MLA_ERR_ARGUMENT, "cache.pool: made for %d layers of width %d, the model has %d of %d",
-                         p->n_layers, p->width, layers, width);
+        return MLA__REFUSE(err, "cache.pool: made for %d layers of width %d, the model has %d of %d", p->n_layers,
+                           p->width, layers, width);
     if (p->n_indexers != m->n_indexers || p->index_width != mla__index_width(m))
-        return mla__fail(err, MLA_ERR_ARGUMENT,
-                         "cache.pool: made for %d indexers with keys of %d, the model has %d of %d", p->n_indexers,
-                         p->index_width, m->n_indexers, mla__index_width(m));
+        return MLA__REFUSE(err, "cache.pool: made for %d indexers with keys of %d, the model has %d of %d",
+                           p->n_indexers, p->index_width, m->n_indexers, mla__index_width(m));
     return MLA_OK;
 }
 static void *mla__cache_layout(const mla_model *m, const void *desc, void *memory, size_t *bytes) {
     const mla_cache_desc *d = (const mla_cache_desc *)desc;
-    const double tokens = d->pool ? 0 : d->capacity, pages = d->pool ? (double)d->capacity / MLA_PAGE + 1 : 0;
+    const int n_layers = mla__all_layers(&m->c), pages = d->pool ? d->capacity / MLA_PAGE + 1 : 1;
     mla__arena a;
-    mla_cache *at = (mla_cache *)mla__begin(&a, memory, sizeof *at), k;
-    memset(&k, 0, sizeof k);
-    k.pool = d->pool, k.capacity = d->capacity, k.n_layers = mla__all_layers(&m->c), k.n_indexers = m->n_indexers;
-    k.n_ahead = m->c.num_nextn_predict_layers;
-    k.width = m->c.kv_lora_rank + m->c.qk_rope_head_dim, k.index_width = mla__index_width(m);
-    k.dtype = d->pool ? d->pool->dtype : d->dtype, k.index_dtype = d->pool ? d->pool->index_dtype : d->index_dtype;
+    mla_cache *at = (mla_cache *)mla__begin(&a, memory, sizeof *at), k = MLA__ZERO;
+    k.capacity = d->capacity, k.n_ahead = m->c.num_nextn_predict_layers;
     k.table = MLA__TAKE(&a, int, pages);
     k.had = MLA__TAKE(&a, int, pages);
-    k.indexer = MLA__TAKE(&a, int, k.n_layers);
+    k.indexer = MLA__TAKE(&a, int, n_layers);
     k.ahead = MLA__TAKE(&a, int, k.n_ahead);
-    k.rows = MLA__TAKE(&a, unsigned char, tokens *k.n_layers *(double)mla__bytes(k.dtype, k.width));
-    k.index_rows = MLA__TAKE(&a, unsigned char, tokens *k.n_indexers *(double)mla__bytes(k.index_dtype, k.index_width));
+    if (!d->pool) k.own = mla__pool_of(&a, m, 1, d->capacity, d->dtype, d->index_dtype);
     *bytes = mla__total(&a);
     if (!at) return NULL;
     for (int i = 0; i < k.n_ahead; i++) k.ahead[i] = 0;
-    memcpy(k.indexer, m->indexer, (size_t)k.n_layers * sizeof *k.indexer);
+    memcpy(k.indexer, m->indexer, (size_t)n_layers * sizeof *k.indexer);
     *at = k;
+    at->pool = d->pool ? d->pool : &at->own;
     return at;
 }
-
-static const mla__kind mla__cache_kind = {"cache", mla__cache_check, mla__cache_layout};
-
-mla_result mla_cache_create(mla_cache **out, const mla_model *m, const mla_cache_desc *d, mla_error *err) {
-    return mla__object_create(&mla__cache_kind, out, d ? &d->alloc : NULL, m, d, err);
-}
-mla_result mla_cache_init(mla_cache **out, void *memory, size_t bytes, const mla_model *m, const mla_cache_desc *d,
-                          mla_error *err) {
-    return mla__object_init(&mla__cache_kind, out, memory, bytes, m, d, err);
-}
-size_t mla_cache_size(const mla_model *m, const mla_cache_desc *d) { return mla__object_size(&mla__cache_kind, m, d); }
+MLA__OBJECT(cache)
 void mla_cache_destroy(mla_cache *k) {
-    if (!k) return;
-    mla_cache_reset(k);
-    mla__object_destroy(&k->object);
+    if (k) mla_cache_reset(k);
+    mla__object_destroy(k);
 }
 
 int mla_cache_length(const mla_cache *k) { return k->length; }
 int mla_cache_capacity(const mla_cache *k) { return k->capacity; }
 mla_result mla_cache_truncate(mla_cache *k, int length, mla_error *err) {
-    if (!k) return mla__fail(err, MLA_ERR_ARGUMENT, "mla_cache_truncate: cache is NULL");
+    if (!k) return MLA__REFUSE(err, "mla_cache_truncate: cache is NULL");
     if (length < 0 || length > k->length)
-        return mla__fail(err, MLA_ERR_ARGUMENT, "mla_cache_truncate: length %d, the cache holds %d", length, k->length);
+        return MLA__REFUSE(err, "mla_cache_truncate: length %d, the cache holds %d", length, k->length);
     k->length = length;
     for (int i = 0; i < k->n_ahead; i++) k->ahead[i] = k->ahead[i] < length ? k->ahead[i] : length;
-    mla__trim(k, mla__pages(length));
+    mla__trim(k, mla__pages(k->pool, length));
     return MLA_OK;
 }
 void mla_cache_reset(mla_cache *k) { mla_cache_truncate(k, 0, NULL); }
-
 /* The first layer for which k and `indexer` disagree about whether it has index keys; -1: none. */
 static int mla__other_indexer(const mla_cache *k, const int *indexer) {
-    for (int i = 0; i < k->n_layers; i++)
+    for (int i = 0; i < k->pool->n_layers; i++)
         if ((k->indexer[i] >= 0) != (indexer[i] >= 0)) return i;
     return -1;
 }
 
 static mla_result mla__fork_check(const mla_cache *dst, const mla_cache *src, mla_error *err) {
-    if (!dst || !src) return mla__fail(err, MLA_ERR_ARGUMENT, "mla_cache_fork: %s is NULL", dst ? "src" : "dst");
-    if (dst->n_layers != src->n_layers || dst->n_ahead != src->n_ahead || dst->width != src->width ||
-        dst->dtype != src->dtype)
-        return mla__fail(
-            err, MLA_ERR_ARGUMENT,
-            "mla_cache_fork: %d layers (%d to predict ahead) of width %d in %s cannot become %d (%d) of %d in %s",
-            src->n_layers, src->n_ahead, src->width, mla_dtype_name(src->dtype), dst->n_layers, dst->n_ahead,
-            dst->width, mla_dtype_name(dst->dtype));
+    if (!dst || !src) return MLA__REFUSE(err, "mla_cache_fork: %s is NULL", dst ? "src" : "dst");
+    const mla_pool *to = dst->pool, *from = src->pool;
+    if (to->n_layers != from->n_layers || dst->n_ahead != src->n_ahead || to->width != from->width ||
+        to->dtype != from->dtype)
+        return MLA__REFUSE(
+            err, "mla_cache_fork: %d layers (%d to predict ahead) of width %d in %s cannot become %d (%d) of %d in %s",
+            from->n_layers, src->n_ahead, from->width, mla_dtype_name(from->dtype), to->n_layers, dst->n_ahead,
+            to->width, mla_dtype_name(to->dtype));
     const int other = mla__other_indexer(dst, src->indexer);
     if (other >= 0)
-        return mla__fail(err, MLA_ERR_ARGUMENT, "mla_cache_fork: layer %d has index keys in %s only", other,
-                         src->indexer[other] >= 0 ? "src" : "dst");
-    if (dst->index_width != src->index_width || (src->n_indexers && dst->index_dtype != src->index_dtype))
-        return mla__fail(
-            err, MLA_ERR_ARGUMENT,
-            "mla_cache_fork: index keys of %d layers, %d values in %s, cannot become those of %d, %d in %s",
-            src->n_indexers, src->index_width, mla_dtype_name(src->index_dtype), dst->n_indexers, dst->index_width,
-            mla_dtype_name(dst->index_dtype));
+        return MLA__REFUSE(err, "mla_cache_fork: layer %d has index keys in %s only", other,
+                           src->indexer[other] >= 0 ? "src" : "dst");
+    if (to->index_width != from->index_width || (from->n_indexers && to->index_dtype != from->index_dtype))
+        return MLA__REFUSE(
+            err, "mla_cache_fork: index keys of %d layers, %d values in %s, cannot become those of %d, %d in %s",
+            from->n_indexers, from->index_width, mla_dtype_name(from->index_dtype), to->n_indexers, to->index_width,
+            mla_dtype_name(to->index_dtype));
     if (dst->capacity < src->length)
         return mla__fail(err, MLA_ERR_FULL, "mla_cache_fork: %d tokens, the capacity of dst is %d", src->length,
                          dst->capacity);
-    if (!dst->pool || dst->pool == src->pool) return MLA_OK;
-    int pages = dst->pool->n_free; /* what dst can have: the free ones and those it alone holds */
-    for (int i = 0; i < dst->n_pages; i++) pages += dst->pool->refs[dst->table[i]] == 1;
-    if (mla__pages(src->length) > pages)
+    if (to == from) return MLA_OK;
+    int pages = to->n_free; /* what dst can have: the free ones and those it alone holds */
+    for (int i = 0; i < dst->n_pages; i++) pages += to->refs[dst->table[i]] == 1;
+    if (mla__pages(to, src->length) > pages)
         return mla__fail(err, MLA_ERR_FULL, "mla_cache_fork: %d tokens, the pool has %d pages for dst", src->length,
                          pages);
     return MLA_OK;
 }
 static void mla__copy_rows(mla_cache *dst, const mla_cache *src) {
-    const size_t bytes = (size_t)mla__bytes(src->dtype, src->width),
-                 index_bytes = (size_t)mla__bytes(src->index_dtype, src->index_width);
-    for (int l = 0; l < src->n_layers; l++)
+    const mla_pool *p = src->pool;
+    const size_t bytes = (size_t)mla__bytes(p->dtype, p->width),
+                 index_bytes = (size_t)mla__bytes(p->index_dtype, p->index_width);
+    for (int l = 0; l < p->n_layers; l++)
         for (int u = 0; u < src->length; u++) {
             memcpy(mla__row(dst, l, u), mla__row(src, l, u), bytes);
             if (src->indexer[l] >= 0) memcpy(mla__index_row(dst, l, u), mla__index_row(src, l, u), index_bytes);
@@ -5448,8 +5295,8 @@ mla_result mla_cache_fork(mla_cache *dst, const mla_cache *src, mla_error *err) 
     if (dst && dst == src) return MLA_OK;
     MLA__TRY(mla__fork_check(dst, src, err));
     mla_cache_reset(dst);
-    if (dst->pool && dst->pool == src->pool) {
-        dst->n_pages = mla__pages(src->length);
+    if (dst->pool == src->pool) {
+        dst->n_pages = mla__pages(dst->pool, src->length);
         for (int i = 0; i < dst->n_pages; i++) dst->pool->refs[dst->table[i] = src->table[i]]++;
     } else {
         MLA__TRY(mla__reserve(dst, src->length, "mla_cache_fork", err));
@@ -5462,14 +5309,15 @@ mla_result mla_cache_fork(mla_cache *dst, const mla_cache *src, mla_error *err) 
 
 mla_result mla_cache_append(mla_cache *k, int n, const float *rows, mla_error *err) {
     const char *bad = !k ? "cache is NULL" : !rows ? "rows is NULL" : n < 0 ? "n is negative" : NULL;
-    if (bad) return mla__fail(err, MLA_ERR_ARGUMENT, "mla_cache_append: %s", bad);
+    if (bad) return MLA__REFUSE(err, "mla_cache_append: %s", bad);
+    const mla_pool *p = k->pool;
     MLA__TRY(mla__reserve(k, n, "mla_cache_append", err));
-    for (int l = 0; l < k->n_layers; l++)
-        for (int u = 0; u < n; u++, rows += k->width) {
-            mla__narrow(k->dtype, mla__row(k, l, k->length + u), rows, k->width);
+    for (int l = 0; l < p->n_layers; l++)
+        for (int u = k->length; u < k->length + n; u++, rows += p->width) {
+            mla__narrow(p->dtype, mla__row(k, l, u), rows, p->width);
             if (k->indexer[l] < 0) continue;
-            mla__narrow(k->index_dtype, mla__index_row(k, l, k->length + u), rows + k->width, k->index_width);
-            rows += k->index_width;
+            mla__narrow(p->index_dtype, mla__index_row(k, l, u), rows + p->width, p->index_width);
+            rows += p->index_width;
         }
     for (int i = 0; i < k->n_ahead; i++) k->ahead[i] += k->ahead[i] == k->length ? n : 0;
     k->length += n;
@@ -5477,19 +5325,19 @@ mla_result mla_cache_append(mla_cache *k, int n, const float *rows, mla_error *e
 }
 
 mla_result mla_cache_read(const mla_cache *k, int layer, int position, float *row, mla_error *err) {
-    if (!k || !row) return mla__fail(err, MLA_ERR_ARGUMENT, "mla_cache_read: %s is NULL", k ? "row" : "cache");
-    if (layer < 0 || layer >= k->n_layers)
-        return mla__fail(err, MLA_ERR_ARGUMENT, "mla_cache_read: layer %d of %d", layer, k->n_layers);
+    if (!k || !row) return MLA__REFUSE(err, "mla_cache_read: %s is NULL", k ? "row" : "cache");
+    const mla_pool *p = k->pool;
+    if (layer < 0 || layer >= p->n_layers)
+        return MLA__REFUSE(err, "mla_cache_read: layer %d of %d", layer, p->n_layers);
     if (position < 0 || position >= k->length)
-        return mla__fail(err, MLA_ERR_ARGUMENT, "mla_cache_read: position %d of %d", position, k->length);
-    const int depth = layer - (k->n_layers - k->n_ahead);
+        return MLA__REFUSE(err, "mla_cache_read: position %d of %d", position, k->length);
+    const int depth = layer - (p->n_layers - k->n_ahead);
     if (depth >= 0 && position >= k->ahead[depth])
-        return mla__fail(err, MLA_ERR_ARGUMENT,
-                         "mla_cache_read: position %d of layer %d, which mla_mtp_forward has run for %d", position,
-                         layer, k->ahead[depth]);
-    for (int i = 0; i < k->width; i++) row[i] = mla__get(k->dtype, mla__row(k, layer, position), i);
-    for (int i = 0; k->indexer[layer] >= 0 && i < k->index_width; i++)
-        row[k->width + i] = mla__get(k->index_dtype, mla__index_row(k, layer, position), i);
+        return MLA__REFUSE(err, "mla_cache_read: position %d of layer %d, which mla_mtp_forward has run for %d",
+                           position, layer, k->ahead[depth]);
+    for (int i = 0; i < p->width; i++) row[i] = mla__get(p->dtype, mla__row(k, layer, position), i);
+    for (int i = 0; k->indexer[layer] >= 0 && i < p->index_width; i++)
+        row[p->width + i] = mla__get(p->index_dtype, mla__index_row(k, layer, position), i);
     return MLA_OK;
 }
 
@@ -5503,31 +5351,16 @@ typedef struct mla__load {
     int units;
     int64_t weight;
 } mla__load;
-
-typedef struct mla__share {
-    int64_t lo, hi, at;
+typedef struct mla__share { /* of a load: the units [from, to) */
+    int load, from, to, worker;
 } mla__share;
-
-static mla__share mla__share_of(const mla__load *loads, int n, int worker, int workers) {
-    mla__share s;
-    int64_t total = 0;
-    for (int i = 0; i < n; i++) total += loads[i].units * loads[i].weight;
-    s.lo = total * worker / workers, s.hi = total * (worker + 1) / workers, s.at = 0;
-    return s;
-}
-/* Units [b0, b1) of the next load belong to this worker; loads are gone through in order. */
-static int mla__share_next(mla__share *s, const mla__load *l, int *b0, int *b1) {
-    const int64_t w = l->weight, end = l->units * w;
-    int64_t lo = s->lo - s->at, hi = s->hi - s->at;
-    lo = lo < 0 ? 0 : lo > end ? end : lo, hi = hi < 0 ? 0 : hi > end ? end : hi;
-    *b0 = (int)((lo + w - 1) / w), *b1 = (int)((hi + w - 1) / w);
-    s->at += end;
-    return *b0 < *b1;
-}
-/* Of n units of one weight, [*i0, *i1) belong to this worker. */
-static void mla__share_even(int n, int worker, int workers, int *i0, int *i1) {
-    *i0 = (int)((int64_t)n * worker / workers), *i1 = (int)((int64_t)n * (worker + 1) / workers);
-}
+typedef void (*mla__work)(mla_context *c, void *arg, const mla__share *my);
+typedef struct mla__call {
+    mla_context *c;
+    mla__work work;
+    void *arg;
+    int n_loads;
+} mla__call;
 
 /* y = x W^T for some tokens; jobs that run side by side form one parallel region. */
 typedef struct mla__job {
@@ -5547,11 +5380,12 @@ typedef struct mla__worker {
     float *group; /* [MC, GROUP] */
 } mla__worker;
 
-/* What all parts of a context share, and the scratch of each: a part's own section says what is in it and lays it
-   out. */
+/* What all parts of a context share, and the scratch of each, which a part's own section describes and lays out. */
 struct mla_context {
     mla__object object;
     const mla_model *m;
+    const mla_config *f;     /* the model's */
+    int D, H, R, Q, N, P, V; /* and its sizes, by the LETTERS */
     mla__kernels k;
     mla_error err;
     int threads, max_tokens;
@@ -5559,11 +5393,11 @@ struct mla_context {
     mla_attn_path path;
     mla_run run;
     void *run_user;
+    mla__load *loads;     /* of the parallel region under way */
     mla__worker *workers; /* [threads] */
     /* linear layers */
-    int max_jobs;
-    mla__job *jobs;
-    mla__load *loads;
+    mla__job *jobs; /* of the parallel region to come */
+    int n_jobs;
     unsigned char *act; /* rounded activations of the jobs under way */
     /* the others; for each worker [threads] */
     struct mla__call_scratch *call;
@@ -5572,22 +5406,24 @@ struct mla_context {
     struct mla__index_worker *index_workers;
     struct mla__walker *walkers;
     struct mla__attn_scratch *attn;
-    struct mla__attn_worker *attn_workers;
     struct mla__moe_scratch *moe;
     struct mla__block_scratch *block;
-    struct mla__mtp_scratch *mtp;
 };
 
-typedef void (*mla__work)(mla_context *c, void *arg, int worker);
-typedef struct mla__call {
-    mla_context *c;
-    mla__work work;
-    void *arg;
-} mla__call;
-
-static void mla__task(void *arg, int i) {
-    mla__call *call = (mla__call *)arg;
-    call->work(call->c, call->arg, i);
+/* A worker's shares of all loads, in their order. */
+static void mla__task(void *arg, int worker) {
+    const mla__call *call = (const mla__call *)arg;
+    mla_context *c = call->c;
+    int64_t total = 0;
+    for (int i = 0; i < call->n_loads; i++) total += c->loads[i].units * c->loads[i].weight;
+    int64_t lo = total * worker / c->threads, hi = total * (worker + 1) / c->threads; /* from this load on */
+    for (int i = 0; i < call->n_loads; i++) {
+        const int64_t w = c->loads[i].weight, end = c->loads[i].units * w;
+        const int64_t from = lo < 0 ? 0 : lo > end ? end : lo, to = hi < 0 ? 0 : hi > end ? end : hi;
+        const mla__share my = {i, (int)((from + w - 1) / w), (int)((to + w - 1) / w), worker};
+        if (my.from < my.to) call->work(c, call->arg, &my);
+        lo -= end, hi -= end;
+    }
 }
 static void mla__run_default(void *user, int n, void (*task)(void *arg, int i), void *arg) {
     (void)user;
@@ -5596,13 +5432,17 @@ static void mla__run_default(void *user, int n, void (*task)(void *arg, int i), 
 #endif
     for (int i = 0; i < n; i++) task(arg, i);
 }
-/* cost: about how many multiply-adds there are in all; for few of them, waking threads takes longer than the work. */
-static void mla__parallel(mla_context *c, mla__work work, void *arg, double cost) {
-    mla__call call;
-    call.c = c, call.work = work, call.arg = arg;
+/* The first n of c->loads. cost: about how many multiply-adds they are; for few, waking threads takes longer. */
+static void mla__parallel(mla_context *c, mla__work work, void *arg, int n, double cost) {
+    mla__call call = {c, work, arg, n};
     if (c->threads > 1 && cost > MLA__ALONE) c->run(c->run_user, c->threads, mla__task, &call);
     else
-        for (int i = 0; i < c->threads; i++) work(c, arg, i);
+        for (int i = 0; i < c->threads; i++) mla__task(&call, i);
+}
+/* One load of n units. */
+static void mla__parallel_even(mla_context *c, mla__work work, void *arg, int n, double cost) {
+    c->loads[0].units = n, c->loads[0].weight = 1;
+    mla__parallel(c, work, arg, 1, cost);
 }
 
 /* ---- >>linear ---------------------------------------------------------------------------------------------------- */
@@ -5617,27 +5457,15 @@ static void mla__rows(mla_context *c, float *y, mla__sz ldy, const mla__in *in, 
                             : !mla__blocked(d) ? c->k.bgemm
                             : few              ? c->k.idot[d][w->weight.layout]
                                                : c->k.igemm[d];
-    mla__product p;
-    p.y = y, p.ldy = ldy, p.in = *in, p.w = &w->weight, p.row0 = row0, p.n0 = n0, p.n1 = n1, p.panel = panel;
-    p.fetch = c->k.fetch, p.widen = c->k.widen[d];
+    const mla__product p = {y, ldy, *in, &w->weight, row0, n0, n1, panel, c->k.fetch, c->k.widen[d]};
     run(&p);
     for (int t = 0; b->data && t < in->T; t++)
         for (int n = n0; n < n1; n++) y[t * ldy + n - n0] += mla__get(b->dtype, b->data, row0 + n);
 }
 
 static mla__in mla__in_of(const float *x, mla__sz ldx, int T) {
-    mla__in in;
-    memset(&in, 0, sizeof in);
-    in.x = x, in.ldx = ldx, in.T = T;
+    const mla__in in = {x, NULL, ldx, 0, NULL, T};
     return in;
-}
-/* y [T, cols] = x [T, n] . W[row0 .. row0+n, :] */
-static void mla__mix(mla_context *c, float *y, mla__sz ldy, const float *x, mla__sz ldx, int T, const mla_tensor *w,
-                     int row0, int n, float *panel) {
-    mla__product p;
-    p.y = y, p.ldy = ldy, p.in = mla__in_of(x, ldx, T), p.w = w, p.row0 = row0, p.n0 = 0, p.n1 = n, p.panel = panel;
-    p.fetch = 0, p.widen = c->k.widen[w->dtype];
-    c->k.mix[w->dtype](&p);
 }
 /* Tokens t0 .. t0+T of it. */
 static mla__in mla__in_part(const mla__in *in, int t0, int T) {
@@ -5650,39 +5478,56 @@ static mla__in mla__in_part(const mla__in *in, int t0, int T) {
     p.T = T;
     return p;
 }
+/* y [T, cols] = x [T, n] . W[row0 .. row0+n, :] */
+static void mla__mix(mla_context *c, float *y, mla__sz ldy, const mla__in *in, const mla_tensor *w, int row0, int n,
+                     float *panel) {
+    const mla__product p = {y, ldy, *in, w, row0, 0, n, panel, 0, c->k.widen[w->dtype]};
+    c->k.mix[w->dtype](&p);
+}
+static mla_linear mla__linear_of(const mla_tensor *w) {
+    mla_linear l = MLA__ZERO;
+    l.weight = *w;
+    return l;
+}
 
-/* Rows of weights whose results are kept aside at a time: as many as the scratch holds if weights just stream by. */
-static int mla__group_rows(int T) { return T <= MLA__FEW ? MLA__MC * MLA__GROUP / T : MLA__GROUP; }
+/* Puts y [T, rows of w] = x W^T on the list of jobs. */
+static mla__job *mla__job_add(mla_context *c, float *y, mla__sz ldy, const float *x, mla__sz ldx, int T,
+                              const mla_linear *w) {
+    const mla__job j = {mla__in_of(x, ldx, T), y, ldy, 0, w->weight.rows, w, NULL, NULL, NULL, 0, T};
+    c->jobs[c->n_jobs] = j;
+    return &c->jobs[c->n_jobs++];
+}
 
-typedef struct mla__jobs {
-    mla__job *job;
-    int n;
-} mla__jobs;
-
-static void mla__jobs_work(mla_context *c, void *arg, int worker) {
-    const mla__jobs *list = (const mla__jobs *)arg;
-    const mla__worker *w = &c->workers[worker];
-    mla__share s = mla__share_of(c->loads, list->n, worker, c->threads);
-    for (int i = 0, b0, b1; i < list->n; i++) {
-        const mla__job *j = &list->job[i];
-        if (!mla__share_next(&s, &c->loads[i], &b0, &b1)) continue;
-        const int n0 = b0 * MLA__STRIP, n1 = mla__min(b1 * MLA__STRIP, j->rows);
-        if (!j->up) {
-            mla__rows(c, j->y + n0, j->ldy, &j->in, j->w, j->row0, n0, n1, w->panel);
-            continue;
-        }
-        const int group = mla__group_rows(j->in.T);
-        for (int t0 = 0; t0 < j->in.T; t0 += MLA__MC)
-            for (int n = n0; n < n1; n += group) {
-                const mla__in in = mla__in_part(&j->in, t0, mla__min(MLA__MC, j->in.T - t0));
-                const int end = mla__min(n + group, n1);
-                float *y = j->y + t0 * j->ldy + n;
-                mla__rows(c, y, j->ldy, &in, j->w, j->row0, n, end, w->panel);
-                mla__rows(c, w->group, group, &in, j->up, j->row0, n, end, w->panel);
-                for (int t = 0; t < in.T; t++)
-                    c->k.swiglu(y + t * j->ldy, y + t * j->ldy, w->group + t * group, end - n);
-            }
+/* Rows [n0, n1) of W of a job. */
+static void mla__job_rows(mla_context *c, const mla__job *j, int n0, int n1, const mla__worker *my) {
+    if (!j->up && !j->scatter) {
+        mla__rows(c, j->y + n0, j->ldy, &j->in, j->w, j->row0, n0, n1, my->panel);
+        return;
     }
+    /* results are kept aside of so many rows at a time: as many as the scratch holds if weights just stream by */
+    const int group = j->in.T <= MLA__FEW ? MLA__MC * MLA__GROUP / j->in.T : MLA__GROUP;
+    for (int t0 = 0; t0 < j->in.T; t0 += MLA__MC)
+        for (int n = n0; n < n1; n += group) {
+            const mla__in in = mla__in_part(&j->in, t0, mla__min(MLA__MC, j->in.T - t0));
+            const int end = mla__min(n + group, n1);
+            float *y = j->y + t0 * j->ldy + n;
+            if (j->up) mla__rows(c, y, j->ldy, &in, j->w, j->row0, n, end, my->panel);
+            mla__rows(c, my->group, group, &in, j->up ? j->up : j->w, j->row0, n, end, my->panel);
+            for (int t = 0; t < in.T; t++) {
+                const float *aside = my->group + t * group;
+                if (j->up) {
+                    c->k.swiglu(y + t * j->ldy, y + t * j->ldy, aside, end - n);
+                    continue;
+                }
+                float *to = j->y + j->scatter[t0 + t] * j->ldy;
+                for (int i = n; i < end; i++) to[i] += j->weight[t0 + t] * aside[i - n];
+            }
+        }
+}
+static void mla__jobs_work(mla_context *c, void *none, const mla__share *my) {
+    const mla__job *j = &c->jobs[my->load];
+    (void)none;
+    mla__job_rows(c, j, my->from * MLA__STRIP, mla__min(my->to * MLA__STRIP, j->rows), &c->workers[my->worker]);
 }
 
 /* What a tensor wants its activations rounded to. */
@@ -5697,37 +5542,32 @@ static mla_activations mla__rounds_to(const mla_context *c, const mla__job *j) {
     const mla_activations to = j->exact ? MLA_ACT_F32 : mla__wants(c, &j->w->weight, j->in.T);
     return j->up && mla__wants(c, &j->up->weight, j->in.T) != to ? MLA_ACT_F32 : to;
 }
-static void mla__activations_work(mla_context *c, void *arg, int worker) {
-    const mla__jobs *list = (const mla__jobs *)arg;
-    mla__share s = mla__share_of(c->loads, list->n, worker, c->threads);
-    for (int i = 0, b0, b1; i < list->n; i++) {
-        const mla__in *in = &list->job[i].in;
-        if (!mla__share_next(&s, &c->loads[i], &b0, &b1)) continue;
-        const int cols = list->job[i].w->weight.cols;
-        const mla_activations to = mla__rounds_to(c, &list->job[i]);
-        unsigned char *q = c->act + (in->q - c->act);
-        if (to == MLA_ACT_INT8)
-            for (int t = b0; t < b1; t++)
-                c->k.quantize((mla__act *)(void *)(q + t * in->ldq), in->x + t * in->ldx, cols);
-        else if (to == MLA_ACT_E4M3)
-            for (int t = b0; t < b1; t++)
-                mla__round_e4m3((float *)(void *)(q + t * in->ldq), in->x + t * in->ldx, cols);
-        else
-            for (int t = b0 * 16; t < mla__min(b1 * 16, in->T); t += 16)
-                c->k.pack((uint16_t *)(void *)(q + t * in->ldq), in->x + (in->idx ? 0 : t * in->ldx), in->ldx,
-                          in->idx ? in->idx + t : NULL, mla__min(16, in->T - t), cols);
-    }
+static void mla__activations_work(mla_context *c, void *none, const mla__share *my) {
+    const mla__job *j = &c->jobs[my->load];
+    const mla__in *in = &j->in;
+    const int cols = j->w->weight.cols;
+    const mla_activations to = mla__rounds_to(c, j);
+    unsigned char *q = c->act + (in->q - c->act);
+    (void)none;
+    if (to == MLA_ACT_INT8)
+        for (int t = my->from; t < my->to; t++)
+            c->k.quantize((mla__act *)(void *)(q + t * in->ldq), in->x + t * in->ldx, cols);
+    else if (to == MLA_ACT_E4M3)
+        for (int t = my->from; t < my->to; t++)
+            mla__round_e4m3((float *)(void *)(q + t * in->ldq), in->x + t * in->ldx, cols);
+    else
+        for (int t = my->from * 16; t < mla__min(my->to * 16, in->T); t += 16)
+            c->k.pack((uint16_t *)(void *)(q + t * in->ldq), in->x + (in->idx ? 0 : t * in->ldx), in->ldx,
+                      in->idx ? in->idx + t : NULL, mla__min(16, in->T - t), cols);
 }
-/* Jobs whose weights want that get their activations rounded: to int8 or e4m3, where jobs that share x share them, or
- * packed as bf16. */
-static void mla__activations(mla_context *c, mla__job *jobs, int n) {
-    mla__jobs list;
+/* Activations are rounded for weights that want it: to int8 or e4m3, once for jobs that share x, or packed as bf16. */
+static void mla__activations(mla_context *c) {
     double cost = 0;
     mla__sz used = 0;
-    const mla__in *last[MLA_ACT_COUNT] = {
-        0}; /* that was rounded to each: experts may be of several dtypes, and all have the same x */
-    for (int i = 0; i < n; i++) {
-        mla__job *j = &jobs[i];
+    /* that was rounded to each: experts may be of several dtypes, and all have the same x */
+    const mla__in *last[MLA_ACT_COUNT] = {0};
+    for (int i = 0; i < c->n_jobs; i++) {
+        mla__job *j = &c->jobs[i];
         const mla_activations to = mla__rounds_to(c, j);
         const int packed = to == MLA_ACT_BF16, cols = j->w->weight.cols;
         const mla__in *same = last[to];
@@ -5744,43 +5584,34 @@ static void mla__activations(mla_context *c, mla__job *jobs, int n) {
         used += (packed ? mla__up_to(j->in.T, 16) : j->x_rows) * j->in.ldq;
         cost += 2.0 * c->loads[i].units * (double)c->loads[i].weight;
     }
-    list.job = jobs, list.n = n;
-    if (used) mla__parallel(c, mla__activations_work, &list, cost);
-    for (int i = 0; i < n; i++) {
-        mla__in *in = &jobs[i].in;
+    if (used) mla__parallel(c, mla__activations_work, NULL, c->n_jobs, cost);
+    for (int i = 0; i < c->n_jobs; i++) {
+        mla__in *in = &c->jobs[i].in;
         if (!in->q) continue;
-        const mla_activations to = mla__rounds_to(c, &jobs[i]);
+        const mla_activations to = mla__rounds_to(c, &c->jobs[i]);
         if (to == MLA_ACT_BF16) in->idx = NULL, in->ldx = 0; /* packed in their order */
-        if (to == MLA_ACT_E4M3)
-            in->x = (const float *)(const void *)in->q, in->ldx = jobs[i].w->weight.cols,
-            in->q = NULL; /* f32 in form */
+        if (to == MLA_ACT_E4M3) {                            /* f32 in form */
+            in->x = (const float *)(const void *)in->q, in->ldx = c->jobs[i].w->weight.cols;
+            in->q = NULL;
+        }
     }
 }
 
-static void mla__jobs_run(mla_context *c, mla__job *jobs, int n) {
-    mla__jobs list;
+/* All jobs of the list, which then is empty. */
+static void mla__jobs_run(mla_context *c) {
     double cost = 0;
-    list.job = jobs, list.n = n;
-    mla__activations(c, jobs, n);
-    for (int i = 0; i < n; i++) {
-        cost += (double)jobs[i].in.T * jobs[i].rows * jobs[i].w->weight.cols;
-        c->loads[i].units = (jobs[i].rows + MLA__STRIP - 1) / MLA__STRIP;
-        c->loads[i].weight =
-            (jobs[i].in.T + 4) * (jobs[i].up ? 2 : 1); /* 4: what reading and unpacking weights costs, in tokens */
+    mla__activations(c);
+    for (int i = 0; i < c->n_jobs; i++) {
+        const mla__job *j = &c->jobs[i];
+        cost += (double)j->in.T * j->rows * j->w->weight.cols;
+        c->loads[i].units = (j->rows + MLA__STRIP - 1) / MLA__STRIP;
+        c->loads[i].weight = (j->in.T + 4) * (j->up ? 2 : 1); /* 4: reading and unpacking weights costs, in tokens */
     }
-    mla__parallel(c, mla__jobs_work, &list, cost);
+    mla__parallel(c, mla__jobs_work, NULL, c->n_jobs, cost);
+    c->n_jobs = 0;
 }
 
-static mla__job mla__job_of(float *y, mla__sz ldy, const float *x, mla__sz ldx, int T, const mla_linear *w) {
-    mla__job j;
-    memset(&j, 0, sizeof j);
-    j.in = mla__in_of(x, ldx, T);
-    j.y = y, j.ldy = ldy, j.w = w, j.rows = w->weight.rows, j.x_rows = T;
-    return j;
-}
-
-/* Scratch of linear layers. Packed as bf16, a token stands once for each of its experts, and each expert's tokens are
-   padded to 16. */
+/* Packed as bf16, a token stands once for each of its experts, and each expert's tokens are padded to 16. */
 static void mla__linear_layout(mla_context *c, mla__arena *arena) {
     const mla_model *m = c->m;
     const mla_config *f = &m->c;
@@ -5789,20 +5620,20 @@ static void mla__linear_layout(mla_context *c, mla__arena *arena) {
     const int inner = mla__max(f->intermediate_size, K * inter + shared),
               pair = f->num_nextn_predict_layers ? 2 * D : 0;
     const int widest = mla__max(mla__max(mla__max(D, pair), f->q_lora_rank), mla__max(H * f->v_head_dim, inner));
+    const int max_jobs = mla__max(mla__max(H, E + 2), 4);
     const int packs = c->k.pack && m->dtypes & 1u << MLA_BF16;
     const int fp8 = c->activations == MLA_ACT_E4M3 && m->dtypes & 1u << MLA_E4M3;
     const unsigned blocks = (1u << MLA_UE8M0) - (1u << MLA_Q8);
-    c->max_jobs = mla__max(mla__max(H, E + 2), 4);
-    c->jobs = MLA__TAKE(arena, mla__job, c->max_jobs);
-    c->loads = MLA__TAKE(arena, mla__load, (double)c->max_jobs + T);
+    c->jobs = MLA__TAKE(arena, mla__job, max_jobs);
+    c->loads = MLA__TAKE(arena, mla__load, (double)max_jobs + T);
     if (c->activations != MLA_ACT_F32 && (packs || fp8 || m->dtypes & blocks)) {
         const double slot_rows = (double)T * K + 15.0 * fmin(E, (double)T * K), dense = (T + 15.0) * (widest + 31.0);
         const double slots =
             slot_rows * mla__up_to(mla__max(D, inter), 32) + (T + 15.0) * mla__up_to(mla__max(D, shared), 32);
-        c->act =
-            MLA__TAKE(arena, unsigned char,
-                      (T + 1) * (double)mla__act_bytes(MLA_ACT_INT8, widest) + (packs ? 2 * fmax(dense, slots) : 0) +
-                          (fp8 ? T * (double)mla__act_bytes(MLA_ACT_E4M3, widest) : 0));
+        const double bytes = (T + 1) * (double)mla__act_bytes(MLA_ACT_INT8, widest) +
+                             (packs ? 2 * fmax(dense, slots) : 0) +
+                             (fp8 ? T * (double)mla__act_bytes(MLA_ACT_E4M3, widest) : 0);
+        c->act = MLA__TAKE(arena, unsigned char, bytes);
     }
     c->workers = MLA__TAKE(arena, mla__worker, c->threads);
     for (int i = 0; i < c->threads; i++) {
@@ -5876,9 +5707,8 @@ typedef struct mla__call_scratch {
     float *cos, *sin;   /* [T, P/2] */
     mla__block *blocks; /* [T] */
 } mla__call_scratch;
-
 static void mla__call_layout(mla_context *c, mla__arena *arena) {
-    const double T = c->max_tokens, half = c->m->c.qk_rope_head_dim / 2;
+    const double T = c->max_tokens, half = c->P / 2;
     mla__call_scratch s;
     s.position = MLA__TAKE(arena, int, T);
     s.cos = MLA__TAKE(arena, float, T *half);
@@ -5888,33 +5718,31 @@ static void mla__call_layout(mla_context *c, mla__arena *arena) {
 }
 
 static mla_result mla__check_cache(mla_context *c, const mla_cache *cache, int i) {
-    const mla_config *f = &c->m->c;
-    if (cache->n_layers != mla__all_layers(f) || cache->n_ahead != f->num_nextn_predict_layers ||
-        cache->width != f->kv_lora_rank + f->qk_rope_head_dim)
-        return mla__fail(&c->err, MLA_ERR_ARGUMENT,
-                         "sequences[%d].cache: made for another model (%d layers of width %d, %d to predict ahead)", i,
-                         cache->n_layers, cache->width, cache->n_ahead);
-    if (cache->index_width != mla__index_width(c->m) || mla__other_indexer(cache, c->m->indexer) >= 0)
-        return mla__fail(
-            &c->err, MLA_ERR_ARGUMENT,
+    const mla_pool *p = cache->pool;
+    if (p->n_layers != mla__all_layers(c->f) || cache->n_ahead != c->f->num_nextn_predict_layers ||
+        p->width != c->R + c->P)
+        return MLA__REFUSE(&c->err,
+                           "sequences[%d].cache: made for another model (%d layers of width %d, %d to predict ahead)",
+                           i, p->n_layers, p->width, cache->n_ahead);
+    const int other = mla__other_indexer(cache, c->m->indexer);
+    if (p->index_width != mla__index_width(c->m) || other >= 0)
+        return MLA__REFUSE(
+            &c->err,
             "sequences[%d].cache: made for another model (%d indexers with keys of %d; that of layer %d differs)", i,
-            cache->n_indexers, cache->index_width, mla__max(mla__other_indexer(cache, c->m->indexer), 0));
+            p->n_indexers, p->index_width, mla__max(other, 0));
     return MLA_OK;
 }
 
 /* Check the sequences of a call and count their tokens. */
 static mla_result mla__check_sequences(mla_context *c, mla__batch *batch, const mla_sequence *seqs, int n_seqs) {
     int64_t T = 0;
-    mla_result r;
     if (!seqs || n_seqs < 1)
-        return mla__fail(&c->err, MLA_ERR_ARGUMENT, "n_sequences: %d, must be at least 1, with sequences not NULL",
-                         n_seqs);
+        return MLA__REFUSE(&c->err, "n_sequences: %d, must be at least 1, with sequences not NULL", n_seqs);
     for (int i = 0; i < n_seqs; i++) {
-        if (!seqs[i].cache) return mla__fail(&c->err, MLA_ERR_ARGUMENT, "sequences[%d].cache is NULL", i);
+        if (!seqs[i].cache) return MLA__REFUSE(&c->err, "sequences[%d].cache is NULL", i);
         if (seqs[i].n_tokens < 1)
-            return mla__fail(&c->err, MLA_ERR_ARGUMENT, "sequences[%d].n_tokens: %d, must be at least 1", i,
-                             seqs[i].n_tokens);
-        if ((r = mla__check_cache(c, seqs[i].cache, i)) != MLA_OK) return r;
+            return MLA__REFUSE(&c->err, "sequences[%d].n_tokens: %d, must be at least 1", i, seqs[i].n_tokens);
+        MLA__TRY(mla__check_cache(c, seqs[i].cache, i));
         T += seqs[i].n_tokens;
     }
     if (T > c->max_tokens)
@@ -5922,18 +5750,16 @@ static mla_result mla__check_sequences(mla_context *c, mla__batch *batch, const 
                          c->max_tokens);
     for (int i = 0; i < n_seqs; i++) seqs[i].cache->in_call = 0;
     for (int i = 0; i < n_seqs; i++)
-        if (seqs[i].cache->in_call++)
-            return mla__fail(&c->err, MLA_ERR_ARGUMENT, "sequences[%d].cache stands twice in the call", i);
+        if (seqs[i].cache->in_call++) return MLA__REFUSE(&c->err, "sequences[%d].cache stands twice in the call", i);
     batch->seqs = seqs, batch->n = n_seqs, batch->T = (int)T;
     return MLA_OK;
 }
 
-/* Cosines and sines of the call's positions: once for all layers. The angle is an f32 product, as in the models' own
-   code. */
+/* Cosines and sines of the call's positions. The angle is an f32 product, as in the models' own code. */
 static void mla__angles(mla_context *c, int T) {
     const mla__call_scratch *s = c->call;
-    const int half = c->m->c.qk_rope_head_dim / 2;
-    if (c->m->c.rope.layout == MLA_ROPE_NONE) return;
+    const int half = c->P / 2;
+    if (c->f->rope.layout == MLA_ROPE_NONE) return;
     for (int t = 0; t < T; t++)
         for (int i = 0; i < half; i++) {
             const float angle = (float)s->position[t] * c->m->inv[i];
@@ -5943,7 +5769,7 @@ static void mla__angles(mla_context *c, int T) {
 }
 /* x [P] turned by the angles of the token in row t. */
 static void mla__turn(const mla_context *c, float *x, int t, mla_rope_layout layout) {
-    const int P = c->m->c.qk_rope_head_dim;
+    const int P = c->P;
     mla__rotate(x, c->call->cos + t * (mla__sz)(P / 2), c->call->sin + t * (mla__sz)(P / 2), P, layout);
 }
 
@@ -5965,40 +5791,33 @@ static mla_result mla__reserve_all(mla_context *c, const mla__batch *batch) {
     mla__angles(c, batch->T);
     return MLA_OK;
 }
-/* The tokens are in the caches, ... */
+/* The tokens are in the caches. */
 static void mla__advance(const mla__batch *batch) {
     for (int i = 0; i < batch->n; i++) batch->seqs[i].cache->length += batch->seqs[i].n_tokens;
-}
-/* ... or are there already, and the call runs on them again: for its time the caches end before them. */
-static void mla__step_back(const mla__batch *batch) {
-    for (int i = 0; i < batch->n; i++) batch->seqs[i].cache->length -= batch->seqs[i].n_tokens;
 }
 
 static int mla__keys(const mla_sequence *s) { return s->cache->length + s->n_tokens; }
 /* Keys that the token in row t of the call may see, hidden ones of the caller's mask counted. */
 static int mla__seen(const mla_context *c, const mla_sequence *s, int t) {
-    return c->m->c.mask == MLA_MASK_CAUSAL && !s->mask ? c->call->position[t] + 1 : mla__keys(s);
+    return c->f->mask == MLA_MASK_CAUSAL && !s->mask ? c->call->position[t] + 1 : mla__keys(s);
 }
 
 /* Cut n tokens of a sequence, from row `token` of the call and row `first` of the sequence on, into blocks of at most
    `most`, which go behind the n_blocks that are there. */
 static int mla__cut(const mla_context *c, int n_blocks, const mla_sequence *s, int token, int first, int n, int most) {
     for (int i = 0; i < n; i += most) {
-        mla__block *b = &c->call->blocks[n_blocks++];
-        memset(b, 0, sizeof *b);
-        b->seq = s, b->token = token + i, b->first = first + i, b->n = mla__min(most, n - i), b->pieces = 1;
+        const mla__block b = {s, token + i, first + i, mla__min(most, n - i), 1, 0, 0};
+        c->call->blocks[n_blocks++] = b;
     }
     return n_blocks;
 }
-/* Cut the keys of a block into at most `most` pieces. It follows from the shape of the call alone, so that no result
-   depends on threads. */
+/* Cut the keys of a block into at most `most` pieces: by the shape of the call alone, so not by threads. */
 static void mla__pieces(mla__block *b, int keys, int most, int fewest, int *slots) {
     b->piece = mla__up_to(mla__max((keys + most - 1) / most, mla__min(keys, fewest)), MLA_PAGE);
     b->pieces = (keys + b->piece - 1) / b->piece;
     b->slot = *slots, *slots += b->pieces > 1 ? b->pieces : 0;
 }
 
-/* One layer's attention in a call. */
 /* What makes the keys, or the values, of heads: of head h, n rows of w from first + h * step on. */
 typedef struct mla__heads {
     mla_linear w;
@@ -6006,16 +5825,16 @@ typedef struct mla__heads {
     int transposed; /* k_b */
 } mla__heads;
 static mla__heads mla__heads_of(const mla_tensor *w, int first, int step, int n) {
-    mla__heads heads;
-    memset(&heads, 0, sizeof heads);
-    heads.w.weight = *w, heads.first = first, heads.step = step, heads.n = n;
+    const mla__heads heads = {mla__linear_of(w), first, step, n, 0};
     return heads;
 }
 static int mla__head_row(const mla__heads *heads, int h) { return heads->first + h * heads->step; }
 
+/* One layer's attention in a call. */
 typedef struct mla__attn {
     const mla__batch *batch;
     const mla_attn_weights *w;
+    const mla_indexer_weights *index; /* NULL: the layer has none of its own */
     mla__heads keys, values;
     int layer, probs_layer; /* probs_layer: which of the caller's probabilities are this layer's */
     int n_blocks;           /* of the step under way */
@@ -6027,20 +5846,17 @@ typedef struct mla__attn {
    candidates, and a list that is full is cut to its best index_topk. */
 
 #define MLA__BEST_SPARE 1024 /* least room for candidates beside the best ones so far */
-
 typedef struct mla__choice {
     const mla_cache *cache;
     int position; /* of the token in it */
     int n;        /* keys that it has chosen; -1: it attends to all that it sees */
 } mla__choice;
-
 /* Kept from layer to layer. */
 typedef struct mla__sparse_scratch {
     mla__choice *choice; /* [T] */
     int *chosen;         /* [T, index_topk] positions, ascending */
     int layer, tokens;   /* whose indexer made these choices (-1: there are none), for so many tokens */
 } mla__sparse_scratch;
-
 typedef struct mla__index_worker {
     mla__lanes *lanes; /* [panels] of one token's heads */
     float *q, *weight; /* [panels, d, NL] and [panels, NL] */
@@ -6048,7 +5864,6 @@ typedef struct mla__index_worker {
     uint32_t *best_key; /* candidates: what their scores are sorted by, and positions */
     int *best_at;
 } mla__index_worker;
-
 typedef struct mla__index_scratch {
     float *q, *k, *w;    /* [T, Hi, d] [T, d] [T, Hi] */
     uint32_t *piece_key; /* the best of each piece: [PIECES, index_topk], and how many */
@@ -6056,17 +5871,16 @@ typedef struct mla__index_scratch {
 } mla__index_scratch;
 
 static int mla__top_room(int most) { return most + mla__max(most, MLA__BEST_SPARE); }
-
 static void mla__sparse_layout(mla_context *c, mla__arena *arena) {
     mla__sparse_scratch s;
     if (c->m->n_indexers == 0) return;
     s.choice = MLA__TAKE(arena, mla__choice, c->max_tokens);
-    s.chosen = MLA__TAKE(arena, int, (double)c->max_tokens * c->m->c.index_topk);
+    s.chosen = MLA__TAKE(arena, int, (double)c->max_tokens * c->f->index_topk);
     s.layer = -1, s.tokens = 0;
     if (c->sparse) *c->sparse = s;
 }
 static void mla__index_layout(mla_context *c, mla__arena *arena) {
-    const mla_config *f = &c->m->c;
+    const mla_config *f = c->f;
     const int Hi = f->index_n_heads, d = f->index_head_dim, topk = f->index_topk, panels = (Hi + c->k.nl - 1) / c->k.nl;
     const double T = c->max_tokens, lanes = (double)panels * c->k.nl;
     mla__index_scratch s;
@@ -6100,9 +5914,7 @@ typedef struct mla__top {
 
 /* key, at: room for mla__top_room(most) of them. */
 static mla__top mla__top_begin(uint32_t *key, int *at, int most) {
-    mla__top top;
-    top.key = key, top.at = at, top.least = 0;
-    top.n = top.full = 0, top.most = most, top.room = mla__top_room(most);
+    const mla__top top = {key, 0, at, 0, most, mla__top_room(most), 0};
     return top;
 }
 /* All but the best `most` go. Radix select: the key of the last one that stays is found byte by byte, from the highest
@@ -6137,50 +5949,35 @@ static uint32_t mla__top_key(float score) {
     return score != score ? 0 : u >> 31 ? ~u : u | 0x80000000u;
 }
 
-/* Jobs of a layer's indexer: from x [T, D] its keys and the weights of its heads, from the normed latent its
-   queries. */
+/* Of a layer's indexer: from x [T, D] its keys and the weights of its heads, from the normed latent its queries. */
 static void mla__index_keys(mla_context *c, const mla__attn *a, const float *x) {
-    const mla_config *f = &c->m->c;
-    const int D = f->hidden_size, T = a->batch->T;
-    mla_linear weights;
-    if (c->m->indexer[a->layer] < 0) return;
-    memset(&weights, 0, sizeof weights);
-    weights.weight = a->w->indexer.weights_proj;
-    c->jobs[0] = mla__job_of(c->index->k, f->index_head_dim, x, D, T, &a->w->indexer.wk);
-    c->jobs[1] = mla__job_of(c->index->w, f->index_n_heads, x, D, T, &weights);
-    c->jobs[1].exact = 1;
-    mla__jobs_run(c, c->jobs, 2);
+    const int D = c->D, T = a->batch->T;
+    const mla_linear weights = mla__linear_of(&a->index->weights_proj);
+    mla__job_add(c, c->index->k, c->f->index_head_dim, x, D, T, &a->index->wk);
+    mla__job_add(c, c->index->w, c->f->index_n_heads, x, D, T, &weights)->exact = 1;
+    mla__jobs_run(c);
 }
-/* 1 if there is such a job. */
-static int mla__index_queries(mla_context *c, const mla__attn *a, mla__job *job, const float *latent) {
-    const mla_config *f = &c->m->c;
-    if (c->m->indexer[a->layer] < 0) return 0;
-    *job = mla__job_of(c->index->q, (mla__sz)f->index_n_heads * f->index_head_dim, latent, f->q_lora_rank, a->batch->T,
-                       &a->w->indexer.wq_b);
-    return 1;
+static void mla__index_queries(mla_context *c, const mla__attn *a, const float *latent) {
+    const mla__sz width = (mla__sz)c->f->index_n_heads * c->f->index_head_dim;
+    mla__job_add(c, c->index->q, width, latent, c->Q, a->batch->T, &a->index->wq_b);
 }
 
 /* What is left to do on the row of token t: norm and rotation of the key, which goes into the cache, ... */
 static void mla__index_key(mla_context *c, const mla__attn *a, const mla_cache *cache, int t) {
-    const mla_config *f = &c->m->c;
-    const int d = f->index_head_dim;
-    if (c->m->indexer[a->layer] < 0) return;
+    const int d = c->f->index_head_dim;
     float *row = c->index->k + t * (mla__sz)d;
-    mla__norm(row, row, d, &mla__index_norm, &a->w->indexer.k_norm);
-    mla__turn(c, row, t, f->index_rope);
-    c->k.narrow[cache->index_dtype](mla__index_row(cache, a->layer, c->call->position[t]), row, d);
+    mla__norm(row, row, d, &mla__index_norm, &a->index->k_norm);
+    mla__turn(c, row, t, c->f->index_rope);
+    c->k.narrow[cache->pool->index_dtype](mla__index_row(cache, a->layer, c->call->position[t]), row, d);
 }
 /* ... and rotation of the queries and the scale of their weights. */
-static void mla__index_query(mla_context *c, const mla__attn *a, int t) {
-    const mla_config *f = &c->m->c;
-    const int Hi = f->index_n_heads, d = f->index_head_dim;
-    if (c->m->indexer[a->layer] < 0) return;
+static void mla__index_query(mla_context *c, int t) {
+    const int Hi = c->f->index_n_heads, d = c->f->index_head_dim;
     for (int h = 0; h < Hi; h++) {
-        mla__turn(c, c->index->q + (t * (mla__sz)Hi + h) * d, t, f->index_rope);
+        mla__turn(c, c->index->q + (t * (mla__sz)Hi + h) * d, t, c->f->index_rope);
         c->index->w[t * (mla__sz)Hi + h] *= (float)(1 / sqrt((double)Hi * d));
     }
 }
-
 static void mla__chosen_set(mla_context *c, const mla__block *b, mla__top *best) {
     mla__top_cut(best);
     c->sparse->choice[b->token].n = best->n;
@@ -6189,7 +5986,7 @@ static void mla__chosen_set(mla_context *c, const mla__block *b, mla__top *best)
 
 /* The heads of token t become the lanes. */
 static void mla__index_lanes(const mla_context *c, int t, mla__index_worker *my, int panels) {
-    const int Hi = c->m->c.index_n_heads, d = c->m->c.index_head_dim, nl = c->k.nl;
+    const int Hi = c->f->index_n_heads, d = c->f->index_head_dim, nl = c->k.nl;
     const float *q = c->index->q + t * (mla__sz)Hi * d;
     for (int p = 0; p < panels; p++) {
         my->lanes[p].q = my->q + (mla__sz)p * nl * d;
@@ -6201,21 +5998,19 @@ static void mla__index_lanes(const mla_context *c, int t, mla__index_worker *my,
 /* One token and one piece of context. */
 static void mla__index_piece(mla_context *c, const mla__attn *a, const mla__block *b, int piece,
                              mla__index_worker *my) {
-    const mla_config *f = &c->m->c;
     const mla_sequence *s = b->seq;
-    const int panels = (f->index_n_heads + c->k.nl - 1) / c->k.nl, seen = mla__seen(c, s, b->token);
+    const int panels = (c->f->index_n_heads + c->k.nl - 1) / c->k.nl, d = c->f->index_head_dim;
+    const int seen = mla__seen(c, s, b->token);
     const int end = b->pieces > 1 ? mla__min(seen, (piece + 1) * b->piece) : seen;
     const float *mask = s->mask ? s->mask + b->first * (mla__sz)mla__keys(s) : NULL;
     float score[MLA_PAGE];
-    mla__top best = mla__top_begin(my->best_key, my->best_at, f->index_topk);
-    mla__visit visit;
-    memset(&visit, 0, sizeof visit);
-    visit.ldk = visit.dk = f->index_head_dim, visit.s = my->s, visit.wide = my->wide;
+    mla__top best = mla__top_begin(my->best_key, my->best_at, c->f->index_topk);
+    mla__visit visit = {NULL, NULL, d, 0, d, 0, 0, 0, my->s, my->wide};
     mla__index_lanes(c, b->token, my, panels);
     /* MLA_PAGE keys from a multiple of it lie together, paged or not */
     for (int u0 = piece * b->piece; u0 < end; u0 += MLA_PAGE) {
         visit.k = mla__index_row(s->cache, a->layer, u0), visit.nu = mla__min(MLA_PAGE, end - u0);
-        c->k.index[s->cache->index_dtype](score, my->lanes, my->weight, panels, &visit);
+        c->k.index[s->cache->pool->index_dtype](score, my->lanes, my->weight, panels, &visit);
         for (int u = 0; u < visit.nu; u++) {
             if (mask && mask[u0 + u] == -INFINITY) continue;
             mla__top_offer(&best, mla__top_key(mask ? score[u] + mask[u0 + u] : score[u]), u0 + u);
@@ -6231,23 +6026,20 @@ static void mla__index_piece(mla_context *c, const mla__attn *a, const mla__bloc
     memcpy(c->index->piece_key + slot * (mla__sz)best.most, best.key, (size_t)best.n * sizeof *best.key);
     memcpy(c->index->piece_at + slot * (mla__sz)best.most, best.at, (size_t)best.n * sizeof *best.at);
 }
-static void mla__index_work(mla_context *c, void *arg, int worker) {
-    const mla__attn *a = (const mla__attn *)arg;
-    mla__share share = mla__share_of(c->loads, a->n_blocks, worker, c->threads);
-    for (int i = 0, p0, p1; i < a->n_blocks; i++) {
-        if (!mla__share_next(&share, &c->loads[i], &p0, &p1)) continue;
-        for (int p = p0; p < p1; p++) mla__index_piece(c, a, &c->call->blocks[i], p, &c->index_workers[worker]);
-    }
+static void mla__index_work(mla_context *c, void *arg, const mla__share *my) {
+    const mla__block *b = &c->call->blocks[my->load];
+    for (int p = my->from; p < my->to; p++)
+        mla__index_piece(c, (const mla__attn *)arg, b, p, &c->index_workers[my->worker]);
 }
-static void mla__index_merge_work(mla_context *c, void *arg, int worker) {
-    const mla__attn *a = (const mla__attn *)arg;
+static void mla__index_merge_work(mla_context *c, void *none, const mla__share *my) {
     const mla__index_scratch *s = c->index;
-    const mla__index_worker *my = &c->index_workers[worker];
-    const int most = c->m->c.index_topk;
-    for (int i = worker; i < a->n_blocks; i += c->threads) {
+    const mla__index_worker *room = &c->index_workers[my->worker];
+    const int most = c->f->index_topk;
+    (void)none;
+    for (int i = my->from; i < my->to; i++) {
         const mla__block *b = &c->call->blocks[i];
         if (b->pieces == 1) continue;
-        mla__top best = mla__top_begin(my->best_key, my->best_at, most);
+        mla__top best = mla__top_begin(room->best_key, room->best_at, most);
         for (int slot = b->slot; slot < b->slot + b->pieces; slot++)
             for (int j = 0; j < s->piece_n[slot]; j++)
                 mla__top_offer(&best, s->piece_key[slot * (mla__sz)most + j], s->piece_at[slot * (mla__sz)most + j]);
@@ -6257,10 +6049,8 @@ static void mla__index_merge_work(mla_context *c, void *arg, int worker) {
 
 /* Every token that sees more than index_topk keys chooses among them, in a layer that has an indexer. */
 static void mla__choose(mla_context *c, mla__attn *a) {
-    const mla_config *f = &c->m->c;
     double cost = 0;
     int slots = 0;
-    if (c->m->indexer[a->layer] < 0) return;
     a->n_blocks = 0;
     for (int i = 0, t = 0; i < a->batch->n; t += a->batch->seqs[i++].n_tokens) {
         const mla_sequence *s = &a->batch->seqs[i];
@@ -6268,7 +6058,7 @@ static void mla__choose(mla_context *c, mla__attn *a) {
         for (int j = s->n_tokens - 1; j >= 0; j--) {
             mla__choice *choice = &c->sparse->choice[t + j];
             choice->cache = s->cache, choice->position = c->call->position[t + j], choice->n = -1;
-            if (mla__seen(c, s, t + j) > f->index_topk) all = j; /* later tokens see no less */
+            if (mla__seen(c, s, t + j) > c->f->index_topk) all = j; /* later tokens see no less */
         }
         a->n_blocks = mla__cut(c, a->n_blocks, s, t + all, all, s->n_tokens - all, 1);
     }
@@ -6278,13 +6068,12 @@ static void mla__choose(mla_context *c, mla__attn *a) {
         const int keys = mla__seen(c, b->seq, b->token);
         mla__pieces(b, keys, mla__max(1, MLA__PIECES / a->n_blocks), MLA__PIECE_KEYS, &slots);
         c->loads[i].units = b->pieces, c->loads[i].weight = mla__min(b->piece, keys);
-        cost += (double)keys * f->index_n_heads * f->index_head_dim;
+        cost += (double)keys * c->f->index_n_heads * c->f->index_head_dim;
     }
     if (!a->n_blocks) return;
-    mla__parallel(c, mla__index_work, a, cost);
-    if (slots) mla__parallel(c, mla__index_merge_work, a, (double)slots * f->index_topk * 16);
+    mla__parallel(c, mla__index_work, a, a->n_blocks, cost);
+    if (slots) mla__parallel_even(c, mla__index_merge_work, NULL, a->n_blocks, (double)slots * c->f->index_topk * 16);
 }
-
 /* A layer without indexer needs the choices of another for these very tokens. */
 static mla_result mla__choose_check(mla_context *c, int layer, const mla__batch *batch) {
     int from = layer, t = 0;
@@ -6296,17 +6085,16 @@ static mla_result mla__choose_check(mla_context *c, int layer, const mla__batch 
             same = same && c->sparse->choice[t].cache == batch->seqs[i].cache &&
                    c->sparse->choice[t].position == c->call->position[t];
     if (same) return MLA_OK;
-    return mla__fail(&c->err, MLA_ERR_ARGUMENT,
-                     "mla_attn_forward: layer %d uses the keys that layer %d chooses, which has not run before it on "
-                     "these sequences",
-                     layer, from);
+    return MLA__REFUSE(&c->err,
+                       "mla_attn_forward: layer %d uses the keys that layer %d chooses, which has not run before it on "
+                       "these sequences",
+                       layer, from);
 }
-
 /* The keys that the token in row t of the call has chosen, *n of them; NULL: it attends to all that it sees. */
 static const int *mla__chosen(const mla_context *c, int t, int *n) {
     if (c->m->n_indexers == 0 || c->sparse->choice[t].n < 0) return NULL;
     *n = c->sparse->choice[t].n;
-    return c->sparse->chosen + t * (mla__sz)c->m->c.index_topk;
+    return c->sparse->chosen + t * (mla__sz)c->f->index_topk;
 }
 /* Of n tokens from row t of the call on, the first so many attend to all that they see. */
 static int mla__dense(const mla_context *c, int t, int n) {
@@ -6332,6 +6120,10 @@ typedef struct mla__walker {
     int *before, *next;  /* [QUERIES] how far each token's list has been walked, before and after this visit */
     int *at;             /* [KEYS] positions of a visit */
     float *mask, *probs; /* of a visit: [NL, KEYS] and [max(H, NL), KEYS] */
+    /* for >>attention */
+    float *k, *v;              /* naive: [KEYS, N+P] and [KEYS, V] of a visit, */
+    uint16_t *c16, *k16, *v16; /* and in bf16 for attend_tiles: the latents packed, keys and values as they are */
+    float *s, *wide;
 } mla__walker;
 
 /* The queries of a block: row i, ldq floats after the one before it, is of token i / heads and head head0 + i % heads.
@@ -6341,7 +6133,6 @@ typedef struct mla__queries {
     mla__sz ldq;
     int heads, head0, dk, dv, most;
 } mla__queries;
-
 typedef struct mla__walk {
     mla_context *c;
     const mla__attn *a;
@@ -6353,20 +6144,17 @@ typedef struct mla__walk {
     int shared;      /* 1: the choices of all tokens of the block */
     int u0, n;       /* the visit: keys u0 .. u0+n of the context or of the list */
     const int *at;   /* their positions; NULL: they are u0 and up */
-    int from;        /* what kernels count positions from */
 } mla__walk;
 
 /* Tokens in a block whose heads walk together. */
 static int mla__lane_tokens(const mla_context *c) {
-    return mla__min(c->max_tokens, mla__max(1, MLA__LANE_ROWS / c->m->c.num_attention_heads));
+    return mla__min(c->max_tokens, mla__max(1, MLA__LANE_ROWS / c->H));
 }
 
 /* Walkers go over latents with all heads of a few tokens, or over expanded keys with one head of many. */
 static void mla__walk_layout(mla_context *c, mla__arena *arena) {
-    const mla_config *f = &c->m->c;
-    const int H = f->num_attention_heads, N = f->qk_nope_head_dim, P = f->qk_rope_head_dim, V = f->v_head_dim,
-              R = f->kv_lora_rank, nl = c->k.nl, sparse = c->m->n_indexers > 0;
-    const int all_heads = (mla__lane_tokens(c) * H + nl - 1) / nl,
+    const int H = c->H, N = c->N, P = c->P, V = c->V, R = c->R, nl = c->k.nl, sparse = c->m->n_indexers > 0;
+    const int all_heads = (mla__lane_tokens(c) * H + nl - 1) / nl, tiles = c->k.attend_tiles ? MLA__KEYS : 0,
               one_head = (mla__min(c->max_tokens, MLA__QUERIES) + nl - 1) / nl;
     const double floats = fmax(all_heads * (2.0 * R + P + 3), one_head * (N + P + V + 3.0)) * nl;
     for (int i = 0; i < c->threads; i++) {
@@ -6379,6 +6167,13 @@ static void mla__walk_layout(mla_context *c, mla__arena *arena) {
         my.at = MLA__TAKE(arena, int, sparse ? MLA__KEYS : 0);
         my.mask = MLA__TAKE(arena, float, sparse ? MLA__NL_MAX *MLA__KEYS : 0);
         my.probs = MLA__TAKE(arena, float, sparse ? (double)mla__max(H, MLA__NL_MAX) * MLA__KEYS : 0);
+        my.k = MLA__TAKE(arena, float, (double)MLA__KEYS *(N + P));
+        my.v = MLA__TAKE(arena, float, (double)MLA__KEYS *mla__up_to(V, MLA__NR_MAX));
+        my.c16 = MLA__TAKE(arena, uint16_t, (double)tiles * R);
+        my.k16 = MLA__TAKE(arena, uint16_t, (double)tiles * (N + P));
+        my.v16 = MLA__TAKE(arena, uint16_t, (double)tiles * V);
+        my.s = MLA__TAKE(arena, float, (double)mla__max(MLA__KEYS, MLA_PAGE * all_heads) * nl);
+        my.wide = MLA__TAKE(arena, float, fmax(tiles ? 8.0 * mla__max(R + P, N + P) : 0, MLA__AR_MAX * MLA__AK));
         if (c->walkers) c->walkers[i] = my;
     }
 }
@@ -6399,28 +6194,23 @@ static int mla__walk_pieces(const mla_context *c, mla__block *b, int most, int *
     return keys;
 }
 
-/* Pairs of query and key of a sequence whose first token is in row t of the call, if each query walks alone, and if
-   blocks of QUERIES walk together; and the keys that all these blocks walk over. Blocks of tokens that choose walk over
-   all that any of their tokens has chosen, at worst other keys for each. */
+/* Pairs of query and key of a sequence that begins in row t: if each query walks alone; if blocks of QUERIES do, over
+   all that any of their tokens has chosen, at worst other keys for each; and the keys that these blocks walk over. */
 typedef struct mla__steps {
     double alone, together, keys;
 } mla__steps;
 static mla__steps mla__walk_steps(const mla_context *c, const mla_sequence *s, int t) {
-    const int dense = mla__dense(c, t, s->n_tokens), causal = c->m->c.mask == MLA_MASK_CAUSAL && !s->mask;
+    const int dense = mla__dense(c, t, s->n_tokens), causal = c->f->mask == MLA_MASK_CAUSAL && !s->mask;
     const double n = dense, few = s->n_tokens - dense, all = mla__keys(s), keys = causal ? all - few : all;
-    const double pairs = causal ? n * (keys - (n - 1) / 2) : n * keys, own = fmin(c->m->c.index_topk, all),
-                 any = fmin(all, few * own);
-    mla__steps steps;
-    steps.alone = pairs + few * own, steps.together = pairs + few * any;
-    steps.keys = keys * ceil(n / MLA__QUERIES) + any * ceil(few / MLA__QUERIES);
+    const double pairs = causal ? n * (keys - (n - 1) / 2) : n * keys;
+    const double own = fmin(c->f->index_topk, all), any = fmin(all, few * own);
+    const mla__steps steps = {pairs + few * own, pairs + few * any,
+                              keys * ceil(n / MLA__QUERIES) + any * ceil(few / MLA__QUERIES)};
     return steps;
 }
 
-/* Row i of a panel: its token in the block and its head. */
+/* Row i of a panel: its token in the block. */
 static int mla__walk_token(const mla__walk *walk, int p, int i) { return (p * walk->c->k.nl + i) / walk->q.heads; }
-static int mla__walk_head(const mla__walk *walk, int p, int i) {
-    return walk->q.head0 + (p * walk->c->k.nl + i) % walk->q.heads;
-}
 /* The caller's mask of token t of the block, or NULL. */
 static const float *mla__walk_mask(const mla__walk *walk, int t) {
     const mla_sequence *s = walk->b->seq;
@@ -6430,7 +6220,8 @@ static const float *mla__walk_mask(const mla__walk *walk, int t) {
 static float *mla__walk_probs(const mla__walk *walk, int p, int i) {
     const mla_sequence *s = walk->b->seq;
     const mla__sz token = (mla__sz)walk->a->probs_layer * s->n_tokens + walk->b->first + mla__walk_token(walk, p, i);
-    return s->probs + (token * walk->c->m->c.num_attention_heads + mla__walk_head(walk, p, i)) * (mla__sz)mla__keys(s);
+    const int head = walk->q.head0 + (p * walk->c->k.nl + i) % walk->q.heads;
+    return s->probs + (token * walk->c->H + head) * (mla__sz)mla__keys(s);
 }
 
 /* Masks and probabilities of lane i of panel p. Those of lists are of a visit: one token has one mask for all heads. */
@@ -6480,8 +6271,7 @@ static int mla__lanes_last(const mla__lanes *l) {
 
 static mla__walk mla__walk_of(mla_context *c, const mla__attn *a, const mla__block *b, int piece, int worker,
                               const mla__queries *q) {
-    mla__walk walk;
-    memset(&walk, 0, sizeof walk);
+    mla__walk walk = MLA__ZERO;
     walk.c = c, walk.a = a, walk.b = b, walk.my = &c->walkers[worker], walk.q = *q;
     walk.panels = (b->n * q->heads + c->k.nl - 1) / c->k.nl;
     walk.list = mla__chosen(c, b->token, &walk.end);
@@ -6547,15 +6337,14 @@ static void mla__chosen_mask(const mla__walk *walk, int i, int t) {
         next += mine;
     }
 }
-
-/* Go on to the next visit; 0: there is none. */
-static int mla__walk_next(mla__walk *walk) {
+/* Go on to the next visit, whose positions kernels count from u0 or, if they are listed, from 0; 0: there is none. */
+static int mla__walk_next(mla__walk *walk, mla__visit *visit) {
     walk->u0 += walk->n;
     walk->n = walk->shared ? mla__chosen_next(walk) : mla__min(walk->q.most, walk->end - walk->u0);
     walk->at = walk->shared ? walk->my->at : walk->list ? walk->list + walk->u0 : NULL;
-    walk->from = walk->at ? 0 : walk->u0;
     if (walk->n <= 0) return 0;
     if (walk->list && walk->b->seq->mask) mla__chosen_mask(walk, 0, 0);
+    visit->u0 = walk->at ? 0 : walk->u0, visit->nu = walk->n;
     return 1;
 }
 
@@ -6563,7 +6352,8 @@ static int mla__walk_next(mla__walk *walk) {
    they are: MLA_PAGE rows from a multiple of it lie together, paged or not. */
 static const void *mla__walk_rows(const mla__walk *walk, int as_they_are, mla__sz ld) {
     const mla_cache *cache = walk->b->seq->cache;
-    const mla__sz bytes = mla__bytes(cache->dtype, cache->width);
+    const mla_pool *pool = cache->pool;
+    const mla__sz bytes = mla__bytes(pool->dtype, pool->width);
     const int layer = walk->a->layer;
     float *rows = walk->my->rows;
     if (as_they_are && !walk->at) return mla__row(cache, layer, walk->u0);
@@ -6574,11 +6364,10 @@ static const void *mla__walk_rows(const mla__walk *walk, int as_they_are, mla__s
             for (mla__sz j = 0; j < bytes; j += 64) MLA__PREFETCH(next + j);
         }
         if (as_they_are) memcpy((unsigned char *)(void *)rows + i * bytes, row, (size_t)bytes);
-        else walk->c->k.widen[cache->dtype](rows + i * ld, row, cache->width);
+        else walk->c->k.widen[pool->dtype](rows + i * ld, row, pool->width);
     }
     return rows;
 }
-
 /* How many keys of the visit panel p sees; if tokens share it, the panel's masks are made for it. */
 static int mla__walk_seen(const mla__walk *walk, int p) {
     const mla__lanes *l = &walk->my->lanes[p];
@@ -6611,33 +6400,22 @@ static void mla__walk_end(const mla__walk *walk, int p) {
 /* ---- >>attention ------------------------------------------------------------------------------------------------- */
 
 #define MLA__ABSORB_ROWS 4096 /* rows (heads x tokens) that the absorbed path has scratch for */
-
-typedef struct mla__attn_worker {
-    float *k, *v;              /* naive: [KEYS, N+P] and [KEYS, V] of a visit, */
-    uint16_t *c16, *k16, *v16; /* and in bf16 for attend_tiles: the latents packed, keys and values as they are */
-    float *s, *wide;
-} mla__attn_worker;
-
 typedef struct mla__attn_scratch {
     float *cq, *q, *kva, *o;            /* [T, Q] [T, H, N+P] [T, R+P] [T, H, V] */
     float *qa, *ol;                     /* [absorb_tokens, H, R+P], [absorb_tokens, H, R] */
     unsigned char *sees;                /* [absorb_tokens, H]: 0 if there is no key that the query sees */
     float *piece_o, *piece_m, *piece_l; /* [PIECES, rows of a block, R] and [PIECES, rows] */
 } mla__attn_scratch;
-
 static int mla__absorb_tokens(const mla_context *c) {
-    return mla__min(c->max_tokens, mla__max(1, MLA__ABSORB_ROWS / c->m->c.num_attention_heads));
+    return mla__min(c->max_tokens, mla__max(1, MLA__ABSORB_ROWS / c->H));
 }
-
 static void mla__attn_layout(mla_context *c, mla__arena *arena) {
-    const mla_config *f = &c->m->c;
-    const int N = f->qk_nope_head_dim, P = f->qk_rope_head_dim, V = f->v_head_dim, R = f->kv_lora_rank, nl = c->k.nl;
-    const double T = c->max_tokens, H = f->num_attention_heads;
-    if (f->num_attention_heads == 0) return;
+    const int N = c->N, P = c->P, V = c->V, R = c->R;
+    const double T = c->max_tokens, H = c->H;
+    if (c->H == 0) return;
     const double rows = mla__lane_tokens(c) * H, absorb_rows = mla__absorb_tokens(c) * H;
-    const int panels = ((int)rows + nl - 1) / nl, tiles = c->k.attend_tiles ? MLA__KEYS : 0;
     mla__attn_scratch s;
-    s.cq = MLA__TAKE(arena, float, T * f->q_lora_rank);
+    s.cq = MLA__TAKE(arena, float, T * c->Q);
     s.q = MLA__TAKE(arena, float, T *H *(N + P));
     s.kva = MLA__TAKE(arena, float, T *(R + P));
     s.o = MLA__TAKE(arena, float, T *H *V);
@@ -6649,29 +6427,17 @@ static void mla__attn_layout(mla_context *c, mla__arena *arena) {
     s.piece_l = MLA__TAKE(arena, float, MLA__PIECES *rows);
     mla__index_layout(c, arena);
     mla__walk_layout(c, arena);
-    for (int i = 0; i < c->threads; i++) {
-        mla__attn_worker my;
-        my.k = MLA__TAKE(arena, float, (double)MLA__KEYS *(N + P));
-        my.v = MLA__TAKE(arena, float, (double)MLA__KEYS *mla__up_to(V, MLA__NR_MAX));
-        my.c16 = MLA__TAKE(arena, uint16_t, (double)tiles * R);
-        my.k16 = MLA__TAKE(arena, uint16_t, (double)tiles * (N + P));
-        my.v16 = MLA__TAKE(arena, uint16_t, (double)tiles * V);
-        my.s = MLA__TAKE(arena, float, (double)mla__max(MLA__KEYS, MLA_PAGE * panels) * nl);
-        my.wide = MLA__TAKE(arena, float, fmax(tiles ? 8.0 * mla__max(R + P, N + P) : 0, MLA__AR_MAX * MLA__AK));
-        if (c->attn_workers) c->attn_workers[i] = my;
-    }
     if (c->attn) *c->attn = s;
 }
 
 /* Latent norms, rotation of the key, and the new rows of the caches. */
-static void mla__latent_work(mla_context *c, void *arg, int worker) {
+static void mla__latent_work(mla_context *c, void *arg, const mla__share *my) {
     const mla__attn *a = (const mla__attn *)arg;
-    const mla_config *f = &c->m->c;
+    const mla_config *f = c->f;
     const mla_sequence *s = a->batch->seqs;
-    const int R = f->kv_lora_rank, P = f->qk_rope_head_dim, Q = f->q_lora_rank;
-    int t0, t1, first = 0;
-    mla__share_even(a->batch->T, worker, c->threads, &t0, &t1);
-    for (int t = t0; t < t1; t++) {
+    const int R = c->R, P = c->P, Q = c->Q;
+    int first = 0;
+    for (int t = my->from; t < my->to; t++) {
         float *row = c->attn->kva + t * (mla__sz)(R + P), *cq = c->attn->cq + t * (mla__sz)Q;
         while (t >= first + s->n_tokens) first += s++->n_tokens;
         if (Q > 0) mla__norm(cq, cq, Q, &f->q_norm, &a->w->q_norm);
@@ -6679,19 +6445,17 @@ static void mla__latent_work(mla_context *c, void *arg, int worker) {
         if (f->latent_scale != 1)
             for (int i = 0; i < R; i++) row[i] *= f->latent_scale;
         mla__turn(c, row + R, t, f->rope.layout);
-        c->k.narrow[s->cache->dtype](mla__row(s->cache, a->layer, c->call->position[t]), row, R + P);
-        mla__index_key(c, a, s->cache, t);
+        c->k.narrow[s->cache->pool->dtype](mla__row(s->cache, a->layer, c->call->position[t]), row, R + P);
+        if (a->index) mla__index_key(c, a, s->cache, t);
     }
 }
 
 /* Rotation of the queries; softmax_scale and all other factors of theirs go into them. */
-static void mla__query_work(mla_context *c, void *arg, int worker) {
+static void mla__query_work(mla_context *c, void *arg, const mla__share *my) {
     const mla__attn *a = (const mla__attn *)arg;
-    const mla_config *f = &c->m->c;
-    const int P = f->qk_rope_head_dim, N = f->qk_nope_head_dim, H = f->num_attention_heads;
-    int t0, t1;
-    mla__share_even(a->batch->T, worker, c->threads, &t0, &t1);
-    for (int t = t0; t < t1; t++) {
+    const mla_config *f = c->f;
+    const int P = c->P, N = c->N, H = c->H;
+    for (int t = my->from; t < my->to; t++) {
         float scale = f->softmax_scale * f->q_scale;
         if (f->temperature_beta != 0)
             scale *= 1 + f->temperature_beta * logf((float)(1 + c->call->position[t] / f->temperature_period));
@@ -6700,48 +6464,47 @@ static void mla__query_work(mla_context *c, void *arg, int worker) {
             mla__turn(c, q + N, t, f->rope.layout);
             for (int i = 0; i < N + P; i++) q[i] *= scale;
         }
-        mla__index_query(c, a, t);
+        if (a->index) mla__index_query(c, t);
     }
 }
 
+/* y [n] = what lane i has summed, over the sum of its weights. */
+static void mla__lane_result(float *y, const mla__lanes *l, int i, int n) {
+    const float *o = l->o + i * (mla__sz)n, z = l->l[i] != 0 ? 1.0f / l->l[i] : 0;
+    for (int j = 0; j < n; j++) y[j] = z != 0 ? o[j] * z : 0;
+}
 /* Absorbed, what has been summed for row i of panel p, with o [R]: the result, or that of a piece. */
 static void mla__absorbed_row(const mla_context *c, const mla__attn *a, const mla__block *b, int piece,
                               const mla__lanes *l, int p, int i) {
     const mla__attn_scratch *s = c->attn;
-    const int H = c->m->c.num_attention_heads, R = c->m->c.kv_lora_rank, row = p * c->k.nl + i;
+    const int H = c->H, R = c->R, row = p * c->k.nl + i;
     const mla__sz to = (mla__sz)(b->token - a->token0) * H + row;
-    const float *o = l->o + i * (mla__sz)R, z = l->l[i] != 0 ? 1.0f / l->l[i] : 0;
     if (b->pieces == 1) {
         s->sees[to] = l->l[i] != 0;
-        for (int r = 0; r < R; r++) s->ol[to * R + r] = z != 0 ? o[r] * z : 0;
+        mla__lane_result(s->ol + to * R, l, i, R);
         return;
     }
     const mla__sz slot = (mla__sz)b->slot * mla__lane_tokens(c) * H + row * (mla__sz)b->pieces + piece;
     s->piece_m[slot] = l->m[i], s->piece_l[slot] = l->l[i];
-    if (l->started) memcpy(s->piece_o + slot * R, o, (size_t)R * sizeof *o);
-    else memset(s->piece_o + slot * R, 0, (size_t)R * sizeof *o);
+    if (l->started) memcpy(s->piece_o + slot * R, l->o + i * (mla__sz)R, (size_t)R * sizeof(float));
+    else memset(s->piece_o + slot * R, 0, (size_t)R * sizeof(float));
 }
 
-/* Absorbed, one block of tokens and one piece of context: all heads walk over the latents together, each read and
-   widened once. */
+/* Absorbed, one block of tokens and one piece of context: all heads walk over the latents, each widened once. */
 static void mla__absorbed_piece(mla_context *c, const mla__attn *a, const mla__block *b, int piece, int worker) {
-    const mla_config *f = &c->m->c;
-    const mla__attn_worker *my = &c->attn_workers[worker];
-    const mla_dtype dtype = b->seq->cache->dtype;
-    const int H = f->num_attention_heads, R = f->kv_lora_rank, dk = R + f->qk_rope_head_dim;
+    const mla__walker *my = &c->walkers[worker];
+    const mla_dtype dtype = b->seq->cache->pool->dtype;
+    const int H = c->H, R = c->R, dk = R + c->P;
     const int in_place = c->k.attend[dtype] != NULL && R % MLA__NR_MAX == 0;
     const mla_dtype t = in_place ? dtype : MLA_F32;
     const int tiles = c->k.attend_tiles && t == MLA_BF16 && dk % 32 == 0;
     const mla__sz ld = in_place ? dk : mla__up_to(dk, MLA__NR_MAX);
-    mla__queries q;
-    mla__visit visit;
-    q.q = c->attn->qa + (mla__sz)(b->token - a->token0) * H * dk, q.ldq = q.dk = dk, q.dv = R;
-    q.heads = H, q.head0 = 0, q.most = MLA_PAGE;
-    visit.ldk = visit.ldv = ld, visit.dk = dk, visit.dv = R, visit.s = my->s, visit.wide = my->wide;
+    const mla__queries q = {c->attn->qa + (mla__sz)(b->token - a->token0) * H * dk, dk, H, 0, dk, R, MLA_PAGE};
+    mla__visit visit = {NULL, NULL, ld, ld, dk, R, 0, 0, my->s, my->wide};
     mla__walk walk = mla__walk_of(c, a, b, piece, worker, &q);
     mla__lanes *lanes = walk.my->lanes;
-    while (mla__walk_next(&walk)) {
-        visit.k = visit.v = mla__walk_rows(&walk, in_place, ld), visit.u0 = walk.from, visit.nu = walk.n;
+    while (mla__walk_next(&walk, &visit)) {
+        visit.k = visit.v = mla__walk_rows(&walk, in_place, ld);
         (tiles ? c->k.attend_tiles : c->k.attend[t])(lanes, walk.panels, &visit);
         for (int p = 0; p < walk.panels; p++) mla__walk_scores(&walk, p);
     }
@@ -6751,29 +6514,9 @@ static void mla__absorbed_piece(mla_context *c, const mla__attn *a, const mla__b
     }
 }
 
-/* Pieces of context are merged in their order. */
-static void mla__merge(mla_context *c, const mla__attn *a, const mla__block *b, int row, int worker) {
-    const mla__attn_scratch *s = c->attn;
-    const int H = c->m->c.num_attention_heads, R = c->m->c.kv_lora_rank, n = b->pieces;
-    const mla__sz slot = (mla__sz)b->slot * mla__lane_tokens(c) * H + row * (mla__sz)n,
-                  to = (mla__sz)(b->token - a->token0) * H + row;
-    const float *m = s->piece_m + slot, *l = s->piece_l + slot;
-    const mla_tensor o = mla_view(s->piece_o + slot * R, MLA_F32, n, R);
-    float share[MLA__PIECES], max = -INFINITY, sum = 0;
-    for (int p = 0; p < n; p++) max = m[p] > max ? m[p] : max;
-    for (int p = 0; p < n; p++) {
-        share[p] = l[p] != 0 ? expf(m[p] - max) : 0;
-        sum += share[p] * l[p];
-    }
-    for (int p = 0; p < n; p++) share[p] = sum != 0 ? share[p] / sum : 0;
-    s->sees[to] = sum != 0;
-    mla__mix(c, s->ol + to * R, R, share, n, 1, &o, 0, n, c->workers[worker].panel);
-}
-
-/* W_UK and W_UV of all heads, in kv_b or apart. A bias on keys adds the same to all scores of a query: softmax cancels
-   it. */
-static void mla__attn_heads(mla__attn *a, const mla_config *f) {
-    const int N = f->qk_nope_head_dim, V = f->v_head_dim, R = f->kv_lora_rank, splits = mla__splits(a->w);
+/* W_UK and W_UV, in kv_b or apart. A bias on keys adds the same to all scores of a query: softmax cancels it. */
+static void mla__attn_heads(const mla_context *c, mla__attn *a) {
+    const int N = c->N, V = c->V, R = c->R, splits = mla__splits(a->w);
     a->keys = splits ? mla__heads_of(&a->w->k_b, 0, R, R) : mla__heads_of(&a->w->kv_b.weight, 0, N + V, N);
     a->values = splits ? mla__heads_of(&a->w->v_b, 0, V, V) : mla__heads_of(&a->w->kv_b.weight, N, N + V, V);
     a->keys.transposed = splits;
@@ -6784,7 +6527,7 @@ static void mla__head_keys(mla_context *c, float *y, mla__sz ldy, const mla__in 
                            int back, float *panel) {
     const mla__heads *k = &a->keys;
     if (back == k->transposed) mla__rows(c, y, ldy, in, &k->w, mla__head_row(k, h), 0, k->n, panel);
-    else mla__mix(c, y, ldy, in->x, in->ldx, in->T, &k->w.weight, mla__head_row(k, h), k->n, panel);
+    else mla__mix(c, y, ldy, in, &k->w.weight, mla__head_row(k, h), k->n, panel);
 }
 /* y [T, V] = W_UV c + b_v of head h */
 static void mla__head_values(mla_context *c, float *y, mla__sz ldy, const mla__in *in, const mla__attn *a, int h,
@@ -6794,9 +6537,8 @@ static void mla__head_values(mla_context *c, float *y, mla__sz ldy, const mla__i
 
 /* A visit's keys [n, N+P] and values [n, V] of head h, expanded from the latents; in bf16 if tiles are used. */
 static void mla__expand(mla_context *c, const mla__attn *a, const mla__walk *walk, int h, int tiles, int worker) {
-    const mla_config *f = &c->m->c;
-    const mla__attn_worker *my = &c->attn_workers[worker];
-    const int N = f->qk_nope_head_dim, P = f->qk_rope_head_dim, V = f->v_head_dim, R = f->kv_lora_rank, nu = walk->n;
+    const mla__walker *my = &c->walkers[worker];
+    const int N = c->N, P = c->P, V = c->V, R = c->R, nu = walk->n;
     const mla__sz ld = mla__up_to(R + P, MLA__NR_MAX), ldk = N + P, ldv = mla__up_to(V, MLA__NR_MAX);
     const float *latent = (const float *)mla__walk_rows(walk, 0, ld);
     float *panel = c->workers[worker].panel;
@@ -6819,23 +6561,18 @@ static void mla__expand(mla_context *c, const mla__attn *a, const mla__walk *wal
 
 /* Naive, one head of one block of tokens: keys and values are expanded a visit at a time. */
 static void mla__naive_head(mla_context *c, const mla__attn *a, const mla__block *b, int h, int worker) {
-    const mla_config *f = &c->m->c;
-    const mla__attn_worker *my = &c->attn_workers[worker];
-    const int H = f->num_attention_heads, N = f->qk_nope_head_dim, P = f->qk_rope_head_dim, V = f->v_head_dim;
+    const mla__walker *my = &c->walkers[worker];
+    const int H = c->H, N = c->N, P = c->P, V = c->V;
     const int tiles = c->k.attend_tiles && !a->keys.transposed && a->keys.w.weight.dtype == MLA_BF16 &&
-                      (N + P) % 32 == 0 && V % 32 == 0 && f->kv_lora_rank % 32 == 0;
-    mla__queries q;
-    mla__visit visit;
-    q.q = c->attn->q + ((mla__sz)b->token * H + h) * (N + P), q.ldq = (mla__sz)H * (N + P), q.dk = N + P, q.dv = V;
-    q.heads = 1, q.head0 = h, q.most = MLA__KEYS;
-    visit.k = tiles ? (const void *)my->k16 : my->k, visit.ldk = visit.dk = N + P;
-    visit.v = tiles ? (const void *)my->v16 : my->v, visit.ldv = tiles ? V : mla__up_to(V, MLA__NR_MAX), visit.dv = V;
-    visit.s = my->s, visit.wide = my->wide;
+                      (N + P) % 32 == 0 && V % 32 == 0 && c->R % 32 == 0;
+    const float *first = c->attn->q + ((mla__sz)b->token * H + h) * (N + P);
+    const mla__queries q = {first, (mla__sz)H * (N + P), 1, h, N + P, V, MLA__KEYS};
+    mla__visit visit = {my->k, my->v, N + P, mla__up_to(V, MLA__NR_MAX), N + P, V, 0, 0, my->s, my->wide};
+    if (tiles) visit.k = my->k16, visit.v = my->v16, visit.ldv = V;
     mla__walk walk = mla__walk_of(c, a, b, 0, worker, &q);
     mla__lanes *lanes = walk.my->lanes;
-    while (mla__walk_next(&walk)) {
+    while (mla__walk_next(&walk, &visit)) {
         mla__expand(c, a, &walk, h, tiles, worker);
-        visit.u0 = walk.from;
         for (int p = 0; p < walk.panels; p++) {
             visit.nu = mla__walk_seen(&walk, p);
             if (visit.nu <= 0) continue;
@@ -6846,77 +6583,72 @@ static void mla__naive_head(mla_context *c, const mla__attn *a, const mla__block
     for (int p = 0; p < walk.panels; p++) {
         const mla__lanes *l = &lanes[p];
         mla__walk_end(&walk, p);
-        for (int i = 0; i < l->n; i++) {
-            float *to = c->attn->o + ((mla__sz)(b->token + p * c->k.nl + i) * H + h) * V;
-            const float z = l->l[i] != 0 ? 1.0f / l->l[i] : 0;
-            for (int v = 0; v < V; v++) to[v] = z != 0 ? l->o[i * (mla__sz)V + v] * z : 0;
-        }
+        for (int i = 0; i < l->n; i++)
+            mla__lane_result(c->attn->o + ((mla__sz)(b->token + p * c->k.nl + i) * H + h) * V, l, i, V);
     }
 }
 
-static void mla__naive_work(mla_context *c, void *arg, int worker) {
-    const mla__attn *a = (const mla__attn *)arg;
-    mla__share share = mla__share_of(c->loads, a->n_blocks, worker, c->threads);
-    for (int i = 0, h0, h1; i < a->n_blocks; i++) {
-        if (!mla__share_next(&share, &c->loads[i], &h0, &h1)) continue;
-        for (int h = h0; h < h1; h++) mla__naive_head(c, a, &c->call->blocks[i], h, worker);
-    }
+static void mla__naive_work(mla_context *c, void *arg, const mla__share *my) {
+    const mla__block *b = &c->call->blocks[my->load];
+    for (int h = my->from; h < my->to; h++) mla__naive_head(c, (const mla__attn *)arg, b, h, my->worker);
 }
-static void mla__absorbed_work(mla_context *c, void *arg, int worker) {
-    const mla__attn *a = (const mla__attn *)arg;
-    mla__share share = mla__share_of(c->loads, a->n_blocks, worker, c->threads);
-    for (int i = 0, p0, p1; i < a->n_blocks; i++) {
-        if (!mla__share_next(&share, &c->loads[i], &p0, &p1)) continue;
-        for (int p = p0; p < p1; p++) mla__absorbed_piece(c, a, &c->call->blocks[i], p, worker);
-    }
+static void mla__absorbed_work(mla_context *c, void *arg, const mla__share *my) {
+    const mla__block *b = &c->call->blocks[my->load];
+    for (int p = my->from; p < my->to; p++) mla__absorbed_piece(c, (const mla__attn *)arg, b, p, my->worker);
 }
-static void mla__merge_work(mla_context *c, void *arg, int worker) {
-    const mla__attn *a = (const mla__attn *)arg;
-    for (int i = 0, r0, r1; i < a->n_blocks; i++) {
-        const mla__block *b = &c->call->blocks[i];
-        if (b->pieces == 1) continue;
-        mla__share_even(b->n * c->m->c.num_attention_heads, worker, c->threads, &r0, &r1);
-        for (int r = r0; r < r1; r++) mla__merge(c, a, b, r, worker);
+/* Pieces of context are merged in their order. */
+static void mla__merge_work(mla_context *c, void *arg, const mla__share *my) {
+    const mla__attn_scratch *s = c->attn;
+    const mla__block *b = &c->call->blocks[my->load];
+    const int H = c->H, R = c->R, n = b->pieces;
+    for (int row = my->from; row < my->to; row++) {
+        const mla__sz slot = (mla__sz)b->slot * mla__lane_tokens(c) * H + row * (mla__sz)n;
+        const mla__sz to = (mla__sz)(b->token - ((const mla__attn *)arg)->token0) * H + row;
+        const float *m = s->piece_m + slot, *l = s->piece_l + slot;
+        const mla_tensor o = mla_view(s->piece_o + slot * R, MLA_F32, n, R);
+        float share[MLA__PIECES], max = -INFINITY, sum = 0;
+        const mla__in in = mla__in_of(share, n, 1);
+        for (int p = 0; p < n; p++) max = m[p] > max ? m[p] : max;
+        for (int p = 0; p < n; p++) {
+            share[p] = l[p] != 0 ? expf(m[p] - max) : 0;
+            sum += share[p] * l[p];
+        }
+        for (int p = 0; p < n; p++) share[p] = sum != 0 ? share[p] / sum : 0;
+        s->sees[to] = sum != 0;
+        mla__mix(c, s->ol + to * R, R, &in, &o, 0, n, c->workers[my->worker].panel);
     }
 }
 /* qa [n, H, R+P] = [W_UK^T q_nope | q_rope], a head at a time. */
-static void mla__absorb_work(mla_context *c, void *arg, int worker) {
+static void mla__absorb_work(mla_context *c, void *arg, const mla__share *my) {
     const mla__attn *a = (const mla__attn *)arg;
-    const mla_config *f = &c->m->c;
-    const int H = f->num_attention_heads, N = f->qk_nope_head_dim, P = f->qk_rope_head_dim, R = f->kv_lora_rank;
-    int h0, h1;
-    mla__share_even(H, worker, c->threads, &h0, &h1);
-    for (int h = h0; h < h1; h++) {
+    const int H = c->H, N = c->N, P = c->P, R = c->R;
+    for (int h = my->from; h < my->to; h++) {
         const float *q = c->attn->q + ((mla__sz)a->token0 * H + h) * (N + P);
         float *qa = c->attn->qa + h * (mla__sz)(R + P);
         const mla__in in = mla__in_of(q, (mla__sz)H * (N + P), a->n_tokens);
-        mla__head_keys(c, qa, (mla__sz)H * (R + P), &in, a, h, 1, c->workers[worker].panel);
+        mla__head_keys(c, qa, (mla__sz)H * (R + P), &in, a, h, 1, c->workers[my->worker].panel);
         for (int t = 0; t < a->n_tokens; t++)
             memcpy(qa + t * (mla__sz)H * (R + P) + R, q + t * (mla__sz)H * (N + P) + N, (size_t)P * sizeof *q);
     }
 }
 
-/* o_h = W_UV_h ol_h + b_v: probabilities add up to 1, so a bias on values is added once; but those of a query that sees
-   no key do not, and it gets 0. */
+/* o_h = W_UV_h ol_h + b_v: probabilities add up to 1, so the bias is added once; a query that sees no key gets 0. */
 static void mla__unabsorb(mla_context *c, const mla__attn *a) {
-    const mla_config *f = &c->m->c;
-    const int H = f->num_attention_heads, V = f->v_head_dim, R = f->kv_lora_rank;
+    const int H = c->H, V = c->V, R = c->R;
     float *o = c->attn->o + (mla__sz)a->token0 * H * V;
     for (int h = 0; h < H; h++) {
-        c->jobs[h] = mla__job_of(o + h * (mla__sz)V, (mla__sz)H * V, c->attn->ol + h * (mla__sz)R, (mla__sz)H * R,
-                                 a->n_tokens, &a->values.w);
-        c->jobs[h].row0 = mla__head_row(&a->values, h), c->jobs[h].rows = V, c->jobs[h].exact = 1;
+        mla__job *j = mla__job_add(c, o + h * (mla__sz)V, (mla__sz)H * V, c->attn->ol + h * (mla__sz)R, (mla__sz)H * R,
+                                   a->n_tokens, &a->values.w);
+        j->row0 = mla__head_row(&a->values, h), j->rows = V, j->exact = 1;
     }
-    mla__jobs_run(c, c->jobs, H);
+    mla__jobs_run(c);
     for (mla__sz i = 0; i < (mla__sz)a->n_tokens * H; i++)
         if (!c->attn->sees[i]) memset(o + i * V, 0, (size_t)V * sizeof *o);
 }
 
-/* The absorbed path of n_tokens tokens from row `token` of the call on, which may belong to several sequences: from row
-   `first` of sequence i on. */
+/* The absorbed path of tokens from row `token` of the call on, which is row `first` of sequence i; of several, too. */
 static void mla__absorbed(mla_context *c, mla__attn *a, int i, int token, int first, int n_tokens) {
-    const mla_config *f = &c->m->c;
-    const double H = f->num_attention_heads, N = f->qk_nope_head_dim, R = f->kv_lora_rank, P = f->qk_rope_head_dim;
+    const double H = c->H, N = c->N, R = c->R, P = c->P;
     double cost = 0;
     int slots = 0;
     a->token0 = token, a->n_tokens = n_tokens, a->n_blocks = 0;
@@ -6925,6 +6657,7 @@ static void mla__absorbed(mla_context *c, mla__attn *a, int i, int token, int fi
         n = mla__min(n_tokens - at, s->n_tokens - first);
         a->n_blocks = mla__walk_cut(c, a->n_blocks, s, token + at, first, n, mla__lane_tokens(c), 1);
     }
+    mla__parallel_even(c, mla__absorb_work, a, c->H, n_tokens * H * N * R);
     for (int j = 0; j < a->n_blocks; j++) {
         mla__block *b = &c->call->blocks[j];
         const int most = b->seq->probs ? 1 : mla__max(1, MLA__PIECES / a->n_blocks);
@@ -6932,30 +6665,25 @@ static void mla__absorbed(mla_context *c, mla__attn *a, int i, int token, int fi
         c->loads[j].units = b->pieces, c->loads[j].weight = (int64_t)b->n * mla__min(b->piece, keys);
         cost += b->n * H * keys * (2 * R + P);
     }
-    mla__parallel(c, mla__absorb_work, a, n_tokens * H * N * R);
-    mla__parallel(c, mla__absorbed_work, a, cost);
-    if (slots) mla__parallel(c, mla__merge_work, a, n_tokens * H * R * MLA__PIECES);
+    mla__parallel(c, mla__absorbed_work, a, a->n_blocks, cost);
+    for (int j = 0; j < a->n_blocks; j++) {
+        const mla__block *b = &c->call->blocks[j];
+        c->loads[j].units = b->pieces > 1 ? b->n * c->H : 0, c->loads[j].weight = b->pieces;
+    }
+    if (slots) mla__parallel(c, mla__merge_work, a, a->n_blocks, n_tokens * H * R * MLA__PIECES);
     mla__unabsorb(c, a);
 }
-
 /* The naive path of a sequence whose first token is in row `token` of the call. */
 static void mla__naive(mla_context *c, mla__attn *a, const mla_sequence *s, int token) {
-    const mla_config *f = &c->m->c;
     a->n_blocks = mla__walk_cut(c, 0, s, token, 0, s->n_tokens, MLA__QUERIES, MLA__QUERIES);
-    for (int i = 0; i < a->n_blocks; i++) {
-        c->loads[i].units = f->num_attention_heads;
-        c->loads[i].weight = c->call->blocks[i].n + 1;
-    }
-    mla__parallel(c, mla__naive_work, a,
-                  (double)mla__keys(s) * f->num_attention_heads * (f->kv_lora_rank + s->n_tokens) * f->v_head_dim);
+    for (int i = 0; i < a->n_blocks; i++) c->loads[i].units = c->H, c->loads[i].weight = c->call->blocks[i].n + 1;
+    mla__parallel(c, mla__naive_work, a, a->n_blocks, (double)mla__keys(s) * c->H * (c->R + s->n_tokens) * c->V);
 }
 
 /* Multiplications of both paths. Naive: N+P+V for each pair of query and key, and R(N+V) to expand each key that a
-   block walks over; absorbed: 2R+P for each pair, and R(N+V) into and out of the latent for each query. token: row of
-   the sequence's first token in the call. */
+   block walks over; absorbed: 2R+P for each pair, and R(N+V) into and out of the latent for each query. */
 static int mla__prefer_naive(const mla_context *c, const mla_sequence *s, int token) {
-    const mla_config *f = &c->m->c;
-    const double R = f->kv_lora_rank, N = f->qk_nope_head_dim, P = f->qk_rope_head_dim, V = f->v_head_dim;
+    const double R = c->R, N = c->N, P = c->P, V = c->V;
     const mla__steps steps = mla__walk_steps(c, s, token);
     const double naive = steps.together * (N + P + V) + R * (N + V) * steps.keys;
     const double absorbed = steps.alone * (2 * R + P) + s->n_tokens * R * (N + V);
@@ -6986,78 +6714,65 @@ static void mla__attend_all(mla_context *c, mla__attn *a) {
 /* y [T, D] = attention of x [T, D]. Everything has been checked, pages are reserved. */
 static void mla__attn_run(mla_context *c, const mla__batch *batch, int layer, int probs_layer, float *y,
                           const float *x) {
-    const mla_config *f = &c->m->c;
     const mla_attn_weights *w = &c->m->layers[layer].attn;
     const mla__attn_scratch *s = c->attn;
-    const int D = f->hidden_size, H = f->num_attention_heads, Q = f->q_lora_rank, T = batch->T;
-    const int R = f->kv_lora_rank, P = f->qk_rope_head_dim, qk = f->qk_nope_head_dim + P;
-    mla__attn a;
-    memset(&a, 0, sizeof a);
+    const int D = c->D, H = c->H, Q = c->Q, R = c->R, P = c->P, qk = c->N + P, T = batch->T;
+    mla__attn a = MLA__ZERO;
     a.batch = batch, a.w = w, a.layer = layer, a.probs_layer = probs_layer;
-    mla__attn_heads(&a, f);
-    c->jobs[0] = Q > 0 ? mla__job_of(s->cq, Q, x, D, T, &w->q_a) : mla__job_of(s->q, (mla__sz)H * qk, x, D, T, &w->q);
-    c->jobs[1] = mla__job_of(s->kva, R + P, x, D, T, &w->kv_a);
-    mla__jobs_run(c, c->jobs, 2);
-    mla__index_keys(c, &a, x);
-    mla__parallel(c, mla__latent_work, &a, (double)T * (Q + R + P) * 8);
+    a.index = c->m->indexer[layer] >= 0 ? &w->indexer : NULL;
+    mla__attn_heads(c, &a);
+    if (Q > 0) mla__job_add(c, s->cq, Q, x, D, T, &w->q_a);
+    else mla__job_add(c, s->q, (mla__sz)H * qk, x, D, T, &w->q);
+    mla__job_add(c, s->kva, R + P, x, D, T, &w->kv_a);
+    mla__jobs_run(c);
+    if (a.index) mla__index_keys(c, &a, x);
+    mla__parallel_even(c, mla__latent_work, &a, T, (double)T * (Q + R + P) * 8);
     if (Q > 0) {
-        c->jobs[0] = mla__job_of(s->q, (mla__sz)H * qk, s->cq, Q, T, &w->q_b);
-        mla__jobs_run(c, c->jobs, 1 + mla__index_queries(c, &a, &c->jobs[1], s->cq));
+        mla__job_add(c, s->q, (mla__sz)H * qk, s->cq, Q, T, &w->q_b);
+        if (a.index) mla__index_queries(c, &a, s->cq);
+        mla__jobs_run(c);
     }
-    mla__parallel(c, mla__query_work, &a, (double)T * H * qk * 4);
-    mla__choose(c, &a);
+    mla__parallel_even(c, mla__query_work, &a, T, (double)T * H * qk * 4);
+    if (a.index) mla__choose(c, &a);
     mla__attend_all(c, &a);
-    c->jobs[0] = mla__job_of(y, D, s->o, (mla__sz)H * f->v_head_dim, T, &w->o);
-    mla__jobs_run(c, c->jobs, 1);
+    mla__job_add(c, y, D, s->o, (mla__sz)H * c->V, T, &w->o);
+    mla__jobs_run(c);
 }
-
 static mla_result mla__attn_check(mla_context *c, int layer) {
     if (mla__has(MLA__IN_ATTN, &c->m->layers[layer].attn)) return MLA_OK;
     return mla__fail(&c->err, MLA_ERR_WEIGHTS, "weights.layers[%d].attn: missing", layer);
 }
 
 mla_result mla_attn_forward(mla_context *c, int layer, float *y, const float *x, const mla_sequence *seqs, int n_seqs) {
-    mla_result r;
     mla__batch batch;
     if (!c) return MLA_ERR_ARGUMENT;
-    if (!x || !y) return mla__fail(&c->err, MLA_ERR_ARGUMENT, "mla_attn_forward: %s is NULL", x ? "y" : "x");
-    if (layer < 0 || layer >= c->m->c.num_hidden_layers)
-        return mla__fail(&c->err, MLA_ERR_ARGUMENT, "mla_attn_forward: layer %d, num_hidden_layers is %d", layer,
-                         c->m->c.num_hidden_layers);
-    if ((r = mla__attn_check(c, layer)) != MLA_OK || (r = mla__check_sequences(c, &batch, seqs, n_seqs)) != MLA_OK ||
-        (r = mla__reserve_all(c, &batch)) != MLA_OK)
-        return r;
-    if ((r = mla__choose_check(c, layer, &batch)) != MLA_OK) {
+    if (!x || !y) return MLA__REFUSE(&c->err, "mla_attn_forward: %s is NULL", x ? "y" : "x");
+    if (layer < 0 || layer >= c->f->num_hidden_layers)
+        return MLA__REFUSE(&c->err, "mla_attn_forward: layer %d, num_hidden_layers is %d", layer,
+                           c->f->num_hidden_layers);
+    MLA__TRY(mla__attn_check(c, layer));
+    MLA__TRY(mla__check_sequences(c, &batch, seqs, n_seqs));
+    MLA__TRY(mla__reserve_all(c, &batch));
+    const mla_result r = mla__choose_check(c, layer, &batch);
+    if (r != MLA_OK) {
         mla__unreserve_all(&batch, batch.n);
         return r;
     }
     mla__attn_run(c, &batch, layer, 0, y, x);
-    if (layer == c->m->c.num_hidden_layers - 1) mla__advance(&batch);
+    if (layer == c->f->num_hidden_layers - 1) mla__advance(&batch);
     return MLA_OK;
 }
 
 /* ---- >>mixer ----------------------------------------------------------------------------------------------------- */
-/* A mixer is what lets a token of a layer see those before it. Its entry here is all that contexts, caches and blocks
-   know of it. MLA is the only one so far; a recurrent one has rows of 0 bytes and a state, which cannot be
-   truncated. */
+/* What lets a token of a layer see those before it, and all that contexts and blocks know of it: MLA, so far. */
 typedef struct mla__mixer {
     mla_result (*check)(mla_context *c, int layer);    /* that a partial model has what a call on the layer needs */
     void (*layout)(mla_context *c, mla__arena *arena); /* of its scratch, where nothing is kept from layer to layer */
-    mla__sz (*row_bytes)(const mla_model *m, int layer, mla_dtype dtype, mla_dtype index_dtype); /* of a cached token */
-    mla__sz (*state_bytes)(const mla_model *m, int layer); /* of a sequence, however long it is */
     void (*run)(mla_context *c, const mla__batch *batch, int layer, int probs_layer, float *y, const float *x);
 } mla__mixer;
 
-static mla__sz mla__attn_row_bytes(const mla_model *m, int layer, mla_dtype dtype, mla_dtype index_dtype) {
-    return mla__bytes(dtype, m->c.kv_lora_rank + m->c.qk_rope_head_dim) +
-           (m->indexer[layer] < 0 ? 0 : mla__bytes(index_dtype, m->c.index_head_dim));
-}
-static mla__sz mla__attn_state_bytes(const mla_model *m, int layer) {
-    (void)m, (void)layer;
-    return 0;
-}
 static const mla__mixer mla__mixers[] = {
-    {mla__attn_check, mla__attn_layout, mla__attn_row_bytes, mla__attn_state_bytes, mla__attn_run},
+    {mla__attn_check, mla__attn_layout, mla__attn_run},
 };
 static const mla__mixer *mla__mixer_of(const mla_model *m, int layer) {
     (void)m, (void)layer;
@@ -7066,8 +6781,7 @@ static const mla__mixer *mla__mixer_of(const mla_model *m, int layer) {
 
 /* ---- >>moe ------------------------------------------------------------------------------------------------------- */
 
-/* The best of score [n] that taken does not mark; the lowest index among equals; never out of range, whatever NaN there
- * is. */
+/* The best of score [n] that taken does not mark; the lowest index among equals; in range, whatever NaN there is. */
 static int mla__best(const float *score, const unsigned char *taken, int n) {
     int best = -1;
     for (int i = 0; i < n; i++)
@@ -7075,8 +6789,7 @@ static int mla__best(const float *score, const unsigned char *taken, int n) {
     return best;
 }
 
-/* One token: logits z [n], overwritten by the scores -> index, weight [K]. biased [2n] and taken [n] are scratch; n =
- * E+Z. */
+/* One token: logits z [E+Z], overwritten by the scores -> index, weight [K]. Scratch: biased [2(E+Z)], taken [E+Z]. */
 static void mla__route(const mla_config *f, const mla_tensor *bias, float *z, float *biased, unsigned char *taken,
                        int *index, float *weight) {
     const int E = mla__choices(f), K = f->num_experts_per_tok, G = f->n_group, per = E / G;
@@ -7130,11 +6843,9 @@ typedef struct mla__moe_scratch {
     float *h;                 /* [T, I] of a dense layer, or [T*K, I] and the shared expert's */
     float *group;             /* [threads, 3 * (E+Z)] for the router */
 } mla__moe_scratch;
-
 static void mla__moe_layout(mla_context *c, mla__arena *arena) {
-    const mla_config *f = &c->m->c;
-    const double T = c->max_tokens, K = f->num_experts_per_tok, inter = f->moe_intermediate_size;
-    const int n_choices = mla__choices(f);
+    const double T = c->max_tokens, K = c->f->num_experts_per_tok, inter = c->f->moe_intermediate_size;
+    const int n_choices = mla__choices(c->f);
     mla__moe_scratch s;
     s.score = MLA__TAKE(arena, float, T *n_choices);
     s.index = MLA__TAKE(arena, int, T *K);
@@ -7142,7 +6853,7 @@ static void mla__moe_layout(mla_context *c, mla__arena *arena) {
     s.slot_token = MLA__TAKE(arena, int, T *K);
     s.slot_weight = MLA__TAKE(arena, float, T *K);
     s.offset = MLA__TAKE(arena, int, n_choices + 1);
-    s.h = MLA__TAKE(arena, float, T *fmax(f->intermediate_size, (K + f->n_shared_experts) * inter));
+    s.h = MLA__TAKE(arena, float, T *fmax(c->f->intermediate_size, (K + c->f->n_shared_experts) * inter));
     s.group = MLA__TAKE(arena, float, 3.0 * n_choices * c->threads);
     if (c->moe) *c->moe = s;
 }
@@ -7153,38 +6864,31 @@ typedef struct mla__moe {
     const mla_mlp_weights *dense; /* the shared one, or the MLP of a dense layer; or NULL */
     const float *x;
     float *y, *h; /* h [T, I] of the dense one */
-    int T, n_jobs;
+    int T, n_experts;
 } mla__moe;
 
-static void mla__route_work(mla_context *c, void *arg, int worker) {
+static void mla__route_work(mla_context *c, void *arg, const mla__share *my) {
     const mla__moe *a = (const mla__moe *)arg;
     const mla__moe_scratch *s = c->moe;
-    const mla_config *f = &c->m->c;
-    const int E = mla__choices(f), K = f->num_experts_per_tok;
-    float *biased = s->group + worker * (mla__sz)(3 * E);
-    int t0, t1;
-    mla__share_even(a->T, worker, c->threads, &t0, &t1);
-    for (int t = t0; t < t1; t++)
-        mla__route(f, &a->w->router_bias, s->score + t * (mla__sz)E, biased, (unsigned char *)(void *)(biased + 2 * E),
-                   s->index + t * (mla__sz)K, s->weight + t * (mla__sz)K);
+    const int E = mla__choices(c->f), K = c->f->num_experts_per_tok;
+    float *biased = s->group + my->worker * (mla__sz)(3 * E);
+    for (int t = my->from; t < my->to; t++)
+        mla__route(c->f, &a->w->router_bias, s->score + t * (mla__sz)E, biased,
+                   (unsigned char *)(void *)(biased + 2 * E), s->index + t * (mla__sz)K, s->weight + t * (mla__sz)K);
 }
 /* Each token's experts and their weights. */
 static void mla__route_all(mla_context *c, mla__moe *a) {
-    const mla_config *f = &c->m->c;
-    const int n_choices = mla__choices(f);
-    mla_linear router;
-    memset(&router, 0, sizeof router);
-    router.weight = a->w->router;
-    c->jobs[0] = mla__job_of(c->moe->score, n_choices, a->x, f->hidden_size, a->T, &router);
-    c->jobs[0].exact = 1;
-    mla__jobs_run(c, c->jobs, 1);
-    mla__parallel(c, mla__route_work, a, (double)a->T * n_choices * (f->num_experts_per_tok + 8));
+    const int n_choices = mla__choices(c->f);
+    const mla_linear router = mla__linear_of(&a->w->router);
+    mla__job_add(c, c->moe->score, n_choices, a->x, c->D, a->T, &router)->exact = 1;
+    mla__jobs_run(c);
+    mla__parallel_even(c, mla__route_work, a, a->T, (double)a->T * n_choices * (c->f->num_experts_per_tok + 8));
 }
 
 /* Tokens are sorted by expert, by counting. */
 static void mla__sort(mla_context *c, int T, const mla_routing *out) {
     const mla__moe_scratch *s = c->moe;
-    const int n_choices = mla__choices(&c->m->c), K = c->m->c.num_experts_per_tok;
+    const int n_choices = mla__choices(&c->m->c), K = c->f->num_experts_per_tok;
     memset(s->offset, 0, (size_t)(n_choices + 1) * sizeof *s->offset);
     for (int i = 0; i < T * K; i++) s->offset[s->index[i] + 1]++;
     for (int e = 0; e < n_choices; e++) {
@@ -7205,115 +6909,75 @@ static void mla__sort(mla_context *c, int T, const mla_routing *out) {
 /* h = silu(gate x) * up x, of all experts at once. */
 static void mla__gate(mla_context *c, const mla__moe *a) {
     const mla__moe_scratch *s = c->moe;
-    const mla_config *f = &c->m->c;
-    const int D = f->hidden_size, inter = f->moe_intermediate_size, E = a->w ? f->n_routed_experts : 0;
-    int n = 0;
-    if (a->dense) {
-        c->jobs[n] = mla__job_of(a->h, a->dense->gate.weight.rows, a->x, D, a->T, &a->dense->gate);
-        c->jobs[n++].up = &a->dense->up;
+    const int D = c->D, inter = c->f->moe_intermediate_size;
+    if (a->dense) mla__job_add(c, a->h, a->dense->gate.weight.rows, a->x, D, a->T, &a->dense->gate)->up = &a->dense->up;
+    for (int e = 0; e < a->n_experts; e++) {
+        const int first = s->offset[e], n = s->offset[e + 1] - first;
+        const mla_mlp_weights *w = &a->w->experts[e];
+        if (n == 0) continue;
+        mla__job *j = mla__job_add(c, s->h + first * (mla__sz)inter, inter, a->x, D, n, &w->gate);
+        j->up = &w->up, j->in.idx = s->slot_token + first, j->x_rows = a->T;
     }
-    for (int e = 0; e < E; e++) {
-        const int first = s->offset[e], count = s->offset[e + 1] - first;
-        if (count == 0) continue;
-        c->jobs[n] = mla__job_of(s->h + first * (mla__sz)inter, inter, a->x, D, count, &a->w->experts[e].gate);
-        c->jobs[n].in.idx = s->slot_token + first, c->jobs[n].x_rows = a->T;
-        c->jobs[n++].up = &a->w->experts[e].up;
-    }
-    mla__jobs_run(c, c->jobs, n);
+    mla__jobs_run(c);
 }
 
-/* Rows [n0, n1) of what an expert adds to its tokens' y. */
-static void mla__down_expert(mla_context *c, const mla__moe *a, const mla__job *j, int n0, int n1,
-                             const mla__worker *my) {
-    const int D = c->m->c.hidden_size, group = mla__group_rows(j->in.T);
-    for (int t0 = 0; t0 < j->in.T; t0 += MLA__MC)
-        for (int n = n0; n < n1; n += group) {
-            const mla__in in = mla__in_part(&j->in, t0, mla__min(MLA__MC, j->in.T - t0));
-            const int end = mla__min(n + group, n1);
-            mla__rows(c, my->group, group, &in, j->w, 0, n, end, my->panel);
-            for (int t = 0; t < in.T; t++) {
-                float *y = a->y + j->scatter[t0 + t] * (mla__sz)D;
-                for (int i = n; i < end; i++) y[i] += j->weight[t0 + t] * my->group[t * group + i - n];
-            }
-        }
-}
-/* y = sum of the down projections, by rows of y: each worker goes through all jobs in their order, so that y is summed
-   in one order. */
-static void mla__down_work(mla_context *c, void *arg, int worker) {
+/* Some rows of y: each worker goes through all jobs in their order, so that y is summed in one order. */
+static void mla__down_work(mla_context *c, void *arg, const mla__share *my) {
     const mla__moe *a = (const mla__moe *)arg;
     const mla__moe_scratch *s = c->moe;
-    const mla_config *f = &c->m->c;
-    const int D = f->hidden_size;
-    const mla__worker *my = &c->workers[worker];
-    mla__share share = mla__share_of(c->loads, 1, worker, c->threads);
-    int b0, b1;
-    if (!mla__share_next(&share, &c->loads[0], &b0, &b1)) return;
-    const int n0 = b0 * MLA__STRIP, n1 = mla__min(b1 * MLA__STRIP, D);
+    const int D = c->D, n0 = my->from * MLA__STRIP, n1 = mla__min(my->to * MLA__STRIP, D);
     if (!a->dense) /* which comes first and is not added but stored */
         for (int t = 0; t < a->T; t++) memset(a->y + t * (mla__sz)D + n0, 0, (size_t)(n1 - n0) * sizeof *a->y);
-    for (int i = 0; i < a->n_jobs; i++) {
-        const mla__job *j = &c->jobs[i];
-        if (j->scatter) mla__down_expert(c, a, j, n0, n1, my);
-        else mla__rows(c, a->y + n0, D, &j->in, j->w, 0, n0, n1, my->panel);
-    }
+    for (int i = 0; i < c->n_jobs; i++) mla__job_rows(c, &c->jobs[i], n0, n1, &c->workers[my->worker]);
     if (!a->w) return;
-    for (int slot = s->offset[f->n_routed_experts]; slot < s->offset[mla__choices(f)]; slot++) { /* without weights */
+    for (int slot = s->offset[a->n_experts]; slot < s->offset[mla__choices(&c->m->c)]; slot++) { /* without weights */
         const mla__sz row = s->slot_token[slot] * (mla__sz)D;
         for (int n = n0; n < n1; n++) a->y[row + n] += s->slot_weight[slot] * a->x[row + n];
     }
 }
+/* y = sum of the down projections. */
 static void mla__down(mla_context *c, mla__moe *a) {
     const mla__moe_scratch *s = c->moe;
-    const mla_config *f = &c->m->c;
-    const int D = f->hidden_size, inter = f->moe_intermediate_size, E = a->w ? f->n_routed_experts : 0;
-    int n = 0;
-    if (a->dense) c->jobs[n++] = mla__job_of(a->y, D, a->h, a->dense->gate.weight.rows, a->T, &a->dense->down);
-    for (int e = 0; e < E; e++) {
-        const int first = s->offset[e], count = s->offset[e + 1] - first;
-        if (count == 0) continue;
-        c->jobs[n] = mla__job_of(a->y, D, s->h + first * (mla__sz)inter, inter, count, &a->w->experts[e].down);
-        c->jobs[n].scatter = s->slot_token + first;
-        c->jobs[n++].weight = s->slot_weight + first;
+    const int D = c->D, inter = c->f->moe_intermediate_size;
+    const double inner = a->w ? c->f->num_experts_per_tok * (double)inter : (double)c->f->intermediate_size;
+    if (a->dense) mla__job_add(c, a->y, D, a->h, a->dense->gate.weight.rows, a->T, &a->dense->down);
+    for (int e = 0; e < a->n_experts; e++) {
+        const int first = s->offset[e], n = s->offset[e + 1] - first;
+        if (n == 0) continue;
+        mla__job *j = mla__job_add(c, a->y, D, s->h + first * (mla__sz)inter, inter, n, &a->w->experts[e].down);
+        j->scatter = s->slot_token + first, j->weight = s->slot_weight + first;
     }
-    a->n_jobs = n;
-    mla__activations(c, c->jobs, n);
-    c->loads[0].units = (D + MLA__STRIP - 1) / MLA__STRIP, c->loads[0].weight = 1;
-    mla__parallel(c, mla__down_work, a,
-                  (double)a->T * D * (a->w ? f->num_experts_per_tok * (double)inter : (double)f->intermediate_size));
+    mla__activations(c);
+    mla__parallel_even(c, mla__down_work, a, (D + MLA__STRIP - 1) / MLA__STRIP, (double)a->T * D * inner);
+    c->n_jobs = 0;
 }
 
 /* y [T, D] = experts (moe) or mlp of x [T, D]. */
 static void mla__ffn(mla_context *c, int layer, int moe, float *y, const float *x, int T, const mla_routing *out) {
-    const mla_config *f = &c->m->c;
     const mla_layer_weights *w = &c->m->layers[layer];
-    mla__moe a;
-    memset(&a, 0, sizeof a);
-    a.T = T, a.x = x, a.y = y, a.h = c->moe->h;
+    mla__moe a = {NULL, &w->mlp, x, y, c->moe->h, T, 0};
     if (moe) {
-        a.w = &w->moe, a.dense = f->n_shared_experts > 0 ? &w->moe.shared : NULL;
-        a.h += T * (mla__sz)f->num_experts_per_tok * f->moe_intermediate_size;
+        a.w = &w->moe, a.n_experts = c->f->n_routed_experts;
+        a.dense = c->f->n_shared_experts > 0 ? &w->moe.shared : NULL;
+        a.h += T * (mla__sz)c->f->num_experts_per_tok * c->f->moe_intermediate_size;
         mla__route_all(c, &a);
         mla__sort(c, T, out);
-    } else {
-        a.dense = &w->mlp;
     }
     mla__gate(c, &a);
     mla__down(c, &a);
 }
-
 static int mla__has_ffn(const mla_layer_weights *l) { return l->moe.experts || mla__has(MLA__IN_MLP, &l->mlp); }
 
 mla_result mla_moe_forward(mla_context *c, int layer, float *y, const float *x, int n_tokens,
                            const mla_routing *routing) {
     if (!c) return MLA_ERR_ARGUMENT;
-    if (!x || !y) return mla__fail(&c->err, MLA_ERR_ARGUMENT, "mla_moe_forward: %s is NULL", x ? "y" : "x");
-    if (layer < 0 || layer >= c->m->c.num_hidden_layers)
-        return mla__fail(&c->err, MLA_ERR_ARGUMENT, "mla_moe_forward: layer %d, num_hidden_layers is %d", layer,
-                         c->m->c.num_hidden_layers);
+    if (!x || !y) return MLA__REFUSE(&c->err, "mla_moe_forward: %s is NULL", x ? "y" : "x");
+    if (layer < 0 || layer >= c->f->num_hidden_layers)
+        return MLA__REFUSE(&c->err, "mla_moe_forward: layer %d, num_hidden_layers is %d", layer,
+                           c->f->num_hidden_layers);
     if (!mla__has_ffn(&c->m->layers[layer]))
         return mla__fail(&c->err, MLA_ERR_WEIGHTS, "weights.layers[%d]: neither mlp nor moe is there", layer);
-    if (n_tokens < 1)
-        return mla__fail(&c->err, MLA_ERR_ARGUMENT, "mla_moe_forward: n_tokens %d, must be at least 1", n_tokens);
+    if (n_tokens < 1) return MLA__REFUSE(&c->err, "mla_moe_forward: n_tokens %d, must be at least 1", n_tokens);
     if (n_tokens > c->max_tokens)
         return mla__fail(&c->err, MLA_ERR_MEMORY, "mla_moe_forward: %d tokens, context.max_tokens is %d", n_tokens,
                          c->max_tokens);
@@ -7326,8 +6990,8 @@ mla_result mla_moe_forward(mla_context *c, int layer, float *y, const float *x, 
 typedef struct mla__block_scratch {
     float *x, *xn, *y; /* [T, D] the residual stream, normed, and what is added to it next */
     float *late;       /* [T, D] what experts gave and the next layer adds, if there are shortcuts */
+    float *pair;       /* [T, 2D] normed embedding and state, for multi-token prediction */
 } mla__block_scratch;
-
 static void mla__block_layout(mla_context *c, mla__arena *arena) {
     const mla_model *m = c->m;
     const double size = (double)c->max_tokens * m->c.hidden_size;
@@ -7338,64 +7002,67 @@ static void mla__block_layout(mla_context *c, mla__arena *arena) {
     s.xn = MLA__TAKE(arena, float, size);
     s.y = MLA__TAKE(arena, float, size);
     s.late = MLA__TAKE(arena, float, shortcuts ? size : 0);
+    s.pair = MLA__TAKE(arena, float, m->c.num_nextn_predict_layers ? 2 * size : 0);
     if (c->block) *c->block = s;
 }
 
 typedef struct mla__rows_norm {
     float *y;
     const float *x;
-    int T;
     const mla_norm_weights *w;
 } mla__rows_norm;
-
-static void mla__norm_work(mla_context *c, void *arg, int worker) {
+static void mla__norm_work(mla_context *c, void *arg, const mla__share *my) {
     const mla__rows_norm *a = (const mla__rows_norm *)arg;
-    const int D = c->m->c.hidden_size;
-    int t0, t1;
-    mla__share_even(a->T, worker, c->threads, &t0, &t1);
-    for (int t = t0; t < t1; t++) mla__norm(a->y + t * (mla__sz)D, a->x + t * (mla__sz)D, D, &c->m->c.block_norm, a->w);
+    for (int t = my->from; t < my->to; t++)
+        mla__norm(a->y + t * (mla__sz)c->D, a->x + t * (mla__sz)c->D, c->D, &c->f->block_norm, a->w);
 }
 static void mla__norm_rows(mla_context *c, float *y, const float *x, int T, const mla_norm_weights *w) {
-    mla__rows_norm a;
-    a.y = y, a.x = x, a.T = T, a.w = w;
-    mla__parallel(c, mla__norm_work, &a, (double)T * c->m->c.hidden_size * 8);
+    mla__rows_norm a = {y, x, w};
+    mla__parallel_even(c, mla__norm_work, &a, T, (double)T * c->D * 8);
 }
 static void mla__add(float *x, const float *y, float scale, mla__sz n) {
     for (mla__sz i = 0; i < n; i++) x[i] += scale * y[i];
 }
 
+/* The tensors that calls ask for are there. */
+static mla_result mla__require(mla_context *c, int in, const void *weights, const char *place, int i) {
+    for (const mla__entry *e = NULL; (e = mla__next_tensor(in, e)) != NULL;) {
+        const int none = mla__is_norm(e) && c->f->block_norm.kind == MLA_NORM_NONE;
+        char at[32];
+        if (e->need != MLA__CALLED || mla__tensor_at(e, weights)->data || none) continue;
+        snprintf(at, sizeof at, place, i);
+        return mla__fail(&c->err, MLA_ERR_WEIGHTS, "weights.%s%s%s: missing", at, e->name,
+                         mla__is_norm(e) ? ".weight" : "");
+    }
+    return MLA_OK;
+}
 /* What a call on layers [begin, end) needs and a partial model may lack. */
 static mla_result mla__complete(mla_context *c, int begin, int end) {
     for (int i = begin; i < end; i++) {
         const mla_layer_weights *w = &c->m->layers[i];
-        const mla__entry *norm = mla__lacks(&c->m->c, MLA__IN_LAYER, w);
-        const mla_result r = mla__mixer_of(c->m, i)->check(c, i);
-        if (r != MLA_OK) return r;
+        MLA__TRY(mla__mixer_of(c->m, i)->check(c, i));
         if (!mla__has_ffn(w)) return mla__fail(&c->err, MLA_ERR_WEIGHTS, "weights.layers[%d].mlp (or moe): missing", i);
-        if (norm) return mla__fail(&c->err, MLA_ERR_WEIGHTS, "weights.layers[%d].%s.weight: missing", i, norm->name);
+        MLA__TRY(mla__require(c, MLA__IN_LAYER, w, "layers[%d].", i));
     }
     return MLA_OK;
 }
-
 static mla_result mla__check_tokens(mla_context *c, const int *tokens, int T) {
     for (int t = 0; t < T; t++)
-        if (tokens[t] < 0 || tokens[t] >= c->m->c.vocab_size)
-            return mla__fail(&c->err, MLA_ERR_ARGUMENT, "tokens[%d]: %d, vocab_size is %d", t, tokens[t],
-                             c->m->c.vocab_size);
+        if (tokens[t] < 0 || tokens[t] >= c->f->vocab_size)
+            return MLA__REFUSE(&c->err, "tokens[%d]: %d, vocab_size is %d", t, tokens[t], c->f->vocab_size);
     return MLA_OK;
 }
 
 /* x [T, D] */
 static void mla__embed(mla_context *c, const mla_tensor *e, const int *tokens, int T) {
-    const mla_config *f = &c->m->c;
-    const int D = f->hidden_size, block = mla__formats[e->dtype].block;
+    const int D = c->D, block = mla__formats[e->dtype].block;
     unsigned char own[MLA__BLOCK_BYTES];
     for (int t = 0; t < T; t++) {
         float *x = c->block->x + t * (mla__sz)D;
         for (int i = 0; i < D && block > 1; i += block)
             c->k.widen[e->dtype](x + i, mla__block_at(e, tokens[t], i, own), block);
         for (int i = 0; i < D; i++) {
-            const float scale = mla__scaled(e) ? mla__scale(e, tokens[t], i) * f->embed_scale : f->embed_scale;
+            const float scale = mla__scaled(e) ? mla__scale(e, tokens[t], i) * c->f->embed_scale : c->f->embed_scale;
             x[i] = (block > 1 ? x[i] : mla__get(e->dtype, e->data, tokens[t] * (mla__sz)D + i)) * scale;
         }
     }
@@ -7403,23 +7070,20 @@ static void mla__embed(mla_context *c, const mla_tensor *e, const int *tokens, i
 
 /* x [T, D] through the block of a layer. */
 static void mla__layer(mla_context *c, const mla__batch *batch, int layer, int probs_layer, int64_t *counts) {
-    const mla_config *f = &c->m->c;
     const mla__block_scratch *s = c->block;
     const mla_layer_weights *w = &c->m->layers[layer];
     const int shortcut = mla__shortcut(w), T = batch->T;
-    const mla__sz n = T * (mla__sz)f->hidden_size;
-    mla_routing routing;
-    memset(&routing, 0, sizeof routing);
-    routing.counts = counts;
+    const mla__sz n = T * (mla__sz)c->D;
+    const mla_routing routing = {NULL, NULL, counts};
     mla__norm_rows(c, s->xn, s->x, T, &w->attn_norm);
     mla__mixer_of(c->m, layer)->run(c, batch, layer, probs_layer, s->y, s->xn);
     if (w->attn_out_norm.weight.data) mla__norm_rows(c, s->y, s->y, T, &w->attn_out_norm);
-    mla__add(s->x, s->y, f->residual_scale, n);
+    mla__add(s->x, s->y, c->f->residual_scale, n);
     mla__norm_rows(c, s->xn, s->x, T, &w->ffn_norm);
     mla__ffn(c, layer, w->moe.experts && !shortcut, s->y, s->xn, T, &routing);
     if (w->ffn_out_norm.weight.data) mla__norm_rows(c, s->y, s->y, T, &w->ffn_out_norm);
-    mla__add(s->x, s->y, f->residual_scale, n);
-    if (layer > 0 && mla__shortcut(w - 1)) mla__add(s->x, s->late, f->residual_scale, n);
+    mla__add(s->x, s->y, c->f->residual_scale, n);
+    if (layer > 0 && mla__shortcut(w - 1)) mla__add(s->x, s->late, c->f->residual_scale, n);
     if (shortcut) mla__ffn(c, layer, 1, s->late, s->xn, T, &routing);
 }
 
@@ -7431,27 +7095,24 @@ static int64_t *mla__counts(const mla_context *c, const mla_outputs *out, int la
 /* The caller gets state i, x [T, D], if it wants it. */
 static void mla__give_state(const mla_context *c, const mla_outputs *out, int i, const float *x, int T) {
     if (!out->hidden || !out->hidden[i]) return;
-    memcpy(out->hidden[i], x, (size_t)T * (size_t)c->m->c.hidden_size * sizeof *x);
+    memcpy(out->hidden[i], x, (size_t)T * (size_t)c->D * sizeof *x);
 }
 
 /* Logits, as out wants them, of xn [T, D], which is used up. */
 static void mla__logits(mla_context *c, const mla__batch *batch, const mla_tensor *head_weights,
                         const mla_outputs *out) {
-    const mla_config *f = &c->m->c;
-    const int D = f->hidden_size, n = out->all_logits ? batch->T : batch->n;
+    const int D = c->D, n = out->all_logits ? batch->T : batch->n;
     float *xn = c->block->xn;
-    mla_linear head;
-    memset(&head, 0, sizeof head);
-    head.weight = *head_weights;
+    const mla_linear head = mla__linear_of(head_weights);
     if (!out->all_logits) /* last rows move to the front */
         for (int i = 0, t = 0; i < batch->n; i++) {
             t += batch->seqs[i].n_tokens;
             memmove(xn + i * (mla__sz)D, xn + (t - 1) * (mla__sz)D, (size_t)D * sizeof *xn);
         }
-    if (f->logits_scale != 1)
-        for (mla__sz i = 0; i < n * (mla__sz)D; i++) xn[i] *= f->logits_scale;
-    c->jobs[0] = mla__job_of(out->logits, f->vocab_size, xn, D, n, &head);
-    mla__jobs_run(c, c->jobs, 1);
+    if (c->f->logits_scale != 1)
+        for (mla__sz i = 0; i < n * (mla__sz)D; i++) xn[i] *= c->f->logits_scale;
+    mla__job_add(c, out->logits, c->f->vocab_size, xn, D, n, &head);
+    mla__jobs_run(c);
 }
 /* After the last block: state i is the normed one, and the logits come from it. */
 static void mla__finish(mla_context *c, const mla__batch *batch, const mla_norm_weights *norm, const mla_tensor *head,
@@ -7464,22 +7125,18 @@ static void mla__finish(mla_context *c, const mla__batch *batch, const mla_norm_
 
 mla_result mla_model_forward(mla_context *c, const mla_sequence *seqs, int n_seqs, const int *tokens,
                              const mla_outputs *out) {
-    mla_result r;
+    const mla_outputs nothing = MLA__ZERO;
     mla__batch batch;
-    mla_outputs nothing;
     if (!c) return MLA_ERR_ARGUMENT;
     const mla_model *m = c->m;
     const int L = m->c.num_hidden_layers;
-    memset(&nothing, 0, sizeof nothing);
     if (!out) out = &nothing;
-    if (!tokens) return mla__fail(&c->err, MLA_ERR_ARGUMENT, "mla_model_forward: tokens is NULL");
-    const mla__entry *lack = mla__lacks(&m->c, MLA__IN_MODEL, &m->w);
-    if (lack)
-        return mla__fail(&c->err, MLA_ERR_WEIGHTS, "weights.%s%s: missing", lack->name,
-                         mla__is_norm(lack) ? ".weight" : "");
-    if ((r = mla__complete(c, 0, L)) != MLA_OK || (r = mla__check_sequences(c, &batch, seqs, n_seqs)) != MLA_OK ||
-        (r = mla__check_tokens(c, tokens, batch.T)) != MLA_OK || (r = mla__reserve_all(c, &batch)) != MLA_OK)
-        return r;
+    if (!tokens) return MLA__REFUSE(&c->err, "mla_model_forward: tokens is NULL");
+    MLA__TRY(mla__require(c, MLA__IN_MODEL, &m->w, "", 0));
+    MLA__TRY(mla__complete(c, 0, L));
+    MLA__TRY(mla__check_sequences(c, &batch, seqs, n_seqs));
+    MLA__TRY(mla__check_tokens(c, tokens, batch.T));
+    MLA__TRY(mla__reserve_all(c, &batch));
     mla__embed(c, &m->w.embed, tokens, batch.T);
     for (int i = 0; i < L; i++) {
         mla__give_state(c, out, i, c->block->x, batch.T);
@@ -7491,44 +7148,33 @@ mla_result mla_model_forward(mla_context *c, const mla_sequence *seqs, int n_seq
 
 /* ---- >>mtp ------------------------------------------------------------------------------------------------------- */
 
-typedef struct mla__mtp_scratch {
-    float *pair; /* [T, 2D] normed embedding and state */
-} mla__mtp_scratch;
-
-static void mla__mtp_layout(mla_context *c, mla__arena *arena) {
-    mla__mtp_scratch s;
-    if (c->m->c.num_nextn_predict_layers == 0) return;
-    s.pair = MLA__TAKE(arena, float, 2.0 * c->max_tokens * c->m->c.hidden_size);
-    if (c->mtp) *c->mtp = s;
-}
-
-static mla_result mla__mtp_complete(mla_context *c, int depth) {
-    const mla__entry *lack = mla__lacks(&c->m->c, MLA__IN_MTP, &c->m->mtp[depth]);
-    if (!lack) return MLA_OK;
-    return mla__fail(&c->err, MLA_ERR_WEIGHTS, "weights.mtp[%d].%s%s: missing", depth, lack->name,
-                     mla__is_norm(lack) ? ".weight" : "");
-}
 /* The caches hold the call's positions, and the rows of this depth before them. */
 static mla_result mla__mtp_check(mla_context *c, int depth, const mla__batch *batch) {
     for (int i = 0; i < batch->n; i++) {
         const mla_cache *cache = batch->seqs[i].cache;
         const int n = batch->seqs[i].n_tokens;
         if (n > cache->length)
-            return mla__fail(&c->err, MLA_ERR_ARGUMENT, "sequences[%d].n_tokens: %d, the cache holds %d", i, n,
-                             cache->length);
+            return MLA__REFUSE(&c->err, "sequences[%d].n_tokens: %d, the cache holds %d", i, n, cache->length);
         if (cache->ahead[depth] < cache->length - n)
-            return mla__fail(&c->err, MLA_ERR_ARGUMENT,
-                             "sequences[%d].n_tokens: %d, but depth %d has run for %d of the %d positions before these",
-                             i, n, depth, cache->ahead[depth], cache->length - n);
+            return MLA__REFUSE(
+                &c->err, "sequences[%d].n_tokens: %d, but depth %d has run for %d of the %d positions before these", i,
+                n, depth, cache->ahead[depth], cache->length - n);
     }
     return MLA_OK;
+}
+/* Room for the rows once more: for the time of the call the caches end before them. */
+static mla_result mla__mtp_reserve(mla_context *c, const mla__batch *batch) {
+    for (int i = 0; i < batch->n; i++) batch->seqs[i].cache->length -= batch->seqs[i].n_tokens;
+    const mla_result r = mla__reserve_all(c, batch);
+    if (r != MLA_OK) mla__advance(batch);
+    return r;
 }
 
 /* x [T, D] = eh_proj [norm(embedding), norm(hidden)] */
 static void mla__mtp_embed(mla_context *c, const mla_mtp_weights *w, const int *tokens, const float *hidden, int T) {
     const mla__block_scratch *s = c->block;
-    const int D = c->m->c.hidden_size;
-    float *pair = c->mtp->pair;
+    const int D = c->D;
+    float *pair = s->pair;
     mla__embed(c, &w->embed, tokens, T);
     mla__norm_rows(c, s->xn, s->x, T, &w->enorm);
     mla__norm_rows(c, s->y, hidden, T, &w->hnorm);
@@ -7536,35 +7182,28 @@ static void mla__mtp_embed(mla_context *c, const mla_mtp_weights *w, const int *
         memcpy(pair + 2 * t * (mla__sz)D, s->xn + t * (mla__sz)D, (size_t)D * sizeof *pair);
         memcpy(pair + (2 * t + 1) * (mla__sz)D, s->y + t * (mla__sz)D, (size_t)D * sizeof *pair);
     }
-    c->jobs[0] = mla__job_of(s->x, D, pair, 2 * D, T, &w->eh_proj);
-    mla__jobs_run(c, c->jobs, 1);
+    mla__job_add(c, s->x, D, pair, 2 * D, T, &w->eh_proj);
+    mla__jobs_run(c);
 }
 
 mla_result mla_mtp_forward(mla_context *c, int depth, const mla_sequence *seqs, int n_seqs, const int *tokens,
                            const float *hidden, const mla_outputs *out) {
-    mla_result r;
+    const mla_outputs nothing = MLA__ZERO;
     mla__batch batch;
-    mla_outputs nothing;
     if (!c) return MLA_ERR_ARGUMENT;
-    const mla_config *f = &c->m->c;
-    const int layer = f->num_hidden_layers + depth;
-    memset(&nothing, 0, sizeof nothing);
+    const int layer = c->f->num_hidden_layers + depth;
     if (!out) out = &nothing;
-    if (!tokens || !hidden)
-        return mla__fail(&c->err, MLA_ERR_ARGUMENT, "mla_mtp_forward: %s is NULL", tokens ? "hidden" : "tokens");
-    if (depth < 0 || depth >= f->num_nextn_predict_layers)
-        return mla__fail(&c->err, MLA_ERR_ARGUMENT, "mla_mtp_forward: depth %d, num_nextn_predict_layers is %d", depth,
-                         f->num_nextn_predict_layers);
+    if (!tokens || !hidden) return MLA__REFUSE(&c->err, "mla_mtp_forward: %s is NULL", tokens ? "hidden" : "tokens");
+    if (depth < 0 || depth >= c->f->num_nextn_predict_layers)
+        return MLA__REFUSE(&c->err, "mla_mtp_forward: depth %d, num_nextn_predict_layers is %d", depth,
+                           c->f->num_nextn_predict_layers);
     const mla_mtp_weights *w = &c->m->mtp[depth];
-    if ((r = mla__mtp_complete(c, depth)) != MLA_OK || (r = mla__complete(c, layer, layer + 1)) != MLA_OK ||
-        (r = mla__check_sequences(c, &batch, seqs, n_seqs)) != MLA_OK ||
-        (r = mla__mtp_check(c, depth, &batch)) != MLA_OK || (r = mla__check_tokens(c, tokens, batch.T)) != MLA_OK)
-        return r;
-    mla__step_back(&batch);
-    if ((r = mla__reserve_all(c, &batch)) != MLA_OK) {
-        mla__advance(&batch);
-        return r;
-    }
+    MLA__TRY(mla__require(c, MLA__IN_MTP, w, "mtp[%d].", depth));
+    MLA__TRY(mla__complete(c, layer, layer + 1));
+    MLA__TRY(mla__check_sequences(c, &batch, seqs, n_seqs));
+    MLA__TRY(mla__mtp_check(c, depth, &batch));
+    MLA__TRY(mla__check_tokens(c, tokens, batch.T));
+    MLA__TRY(mla__mtp_reserve(c, &batch));
     mla__mtp_embed(c, w, tokens, hidden, batch.T);
     mla__give_state(c, out, 0, c->block->x, batch.T);
     mla__layer(c, &batch, layer, 0, mla__counts(c, out, layer, 0));
@@ -7577,11 +7216,9 @@ mla_result mla_mtp_forward(mla_context *c, int depth, const mla_sequence *seqs, 
 
 /* NULL: all defaults. */
 static mla_context_desc mla__context_desc_of(const void *desc) {
-    mla_context_desc d;
-    memset(&d, 0, sizeof d);
+    const mla_context_desc d = MLA__ZERO;
     return desc ? *(const mla_context_desc *)desc : d;
 }
-
 /* AUTO with bf16 activations is the best that has instructions for them. */
 static mla_isa mla__isa_of(const mla_context_desc *d) {
     if (d->isa != MLA_ISA_AUTO || d->activations != MLA_ACT_BF16) return d->isa;
@@ -7591,9 +7228,10 @@ static mla_isa mla__isa_of(const mla_context_desc *d) {
 static void *mla__context_layout(const mla_model *m, const void *desc, void *memory, size_t *bytes) {
     const mla_context_desc d = mla__context_desc_of(desc);
     mla__arena arena;
-    mla_context *out = (mla_context *)mla__begin(&arena, memory, sizeof *out), c;
-    memset(&c, 0, sizeof c);
-    c.m = m, c.max_tokens = d.max_tokens > 0 ? d.max_tokens : 512, c.threads = d.threads;
+    mla_context *out = (mla_context *)mla__begin(&arena, memory, sizeof *out), c = MLA__ZERO;
+    c.D = m->c.hidden_size, c.H = m->c.num_attention_heads, c.R = m->c.kv_lora_rank, c.Q = m->c.q_lora_rank;
+    c.N = m->c.qk_nope_head_dim, c.P = m->c.qk_rope_head_dim, c.V = m->c.v_head_dim;
+    c.m = m, c.f = &m->c, c.max_tokens = d.max_tokens > 0 ? d.max_tokens : 512, c.threads = d.threads;
     c.path = d.attn, c.activations = d.activations, c.run = d.run ? d.run : mla__run_default, c.run_user = d.run_user;
 #ifdef _OPENMP
     if (c.threads <= 0) c.threads = omp_get_max_threads();
@@ -7607,15 +7245,12 @@ static void *mla__context_layout(const mla_model *m, const void *desc, void *mem
     c.index_workers = MLA__TAKE(&arena, mla__index_worker, c.threads);
     c.walkers = MLA__TAKE(&arena, mla__walker, c.threads);
     c.attn = MLA__TAKE(&arena, mla__attn_scratch, 1);
-    c.attn_workers = MLA__TAKE(&arena, mla__attn_worker, c.threads);
     c.moe = MLA__TAKE(&arena, mla__moe_scratch, 1);
     c.block = MLA__TAKE(&arena, mla__block_scratch, 1);
-    c.mtp = MLA__TAKE(&arena, mla__mtp_scratch, 1);
     mla__linear_layout(&c, &arena);
     mla__call_layout(&c, &arena);
     mla__sparse_layout(&c, &arena);
     mla__block_layout(&c, &arena);
-    mla__mtp_layout(&c, &arena);
     /* mixers and experts take turns in the same memory */
     mla__arena turn = arena;
     mla__moe_layout(&c, &turn);
@@ -7633,17 +7268,14 @@ static void *mla__context_layout(const mla_model *m, const void *desc, void *mem
 
 static mla_result mla__context_check(const mla_model *m, const void *desc, mla_error *err) {
     const mla_context_desc d = mla__context_desc_of(desc);
-    if (!m) return mla__fail(err, MLA_ERR_ARGUMENT, "context: model is NULL");
+    if (!m) return MLA__REFUSE(err, "context: model is NULL");
     if (d.max_tokens < 0 || d.max_tokens > MLA__DIM_MAX)
-        return mla__fail(err, MLA_ERR_ARGUMENT, "context.max_tokens: %d", d.max_tokens);
-    if (d.threads < 0 || d.threads > 4096)
-        return mla__fail(err, MLA_ERR_ARGUMENT, "context.threads: %d, must be 0 to 4096", d.threads);
-    if ((unsigned)d.attn >= MLA_ATTN_PATH_COUNT)
-        return mla__fail(err, MLA_ERR_ARGUMENT, "context.attn: %d is no path", (int)d.attn);
-    if ((unsigned)d.isa >= MLA_ISA_COUNT)
-        return mla__fail(err, MLA_ERR_ARGUMENT, "context.isa: %d is no instruction set", (int)d.isa);
+        return MLA__REFUSE(err, "context.max_tokens: %d", d.max_tokens);
+    if (d.threads < 0 || d.threads > 4096) return MLA__REFUSE(err, "context.threads: %d, must be 0 to 4096", d.threads);
+    if ((unsigned)d.attn >= MLA_ATTN_PATH_COUNT) return MLA__REFUSE(err, "context.attn: %d is no path", (int)d.attn);
+    if ((unsigned)d.isa >= MLA_ISA_COUNT) return MLA__REFUSE(err, "context.isa: %d is no instruction set", (int)d.isa);
     if ((unsigned)d.activations >= MLA_ACT_COUNT)
-        return mla__fail(err, MLA_ERR_ARGUMENT, "context.activations: %d is no kind of them", (int)d.activations);
+        return MLA__REFUSE(err, "context.activations: %d is no kind of them", (int)d.activations);
     const mla_isa isa = mla__isa_of(&d);
     if (d.activations == MLA_ACT_BF16 && isa != MLA_ISA_AMX && isa != MLA_ISA_BF16)
         return mla__fail(err, MLA_ERR_UNSUPPORTED,
@@ -7652,19 +7284,8 @@ static mla_result mla__context_check(const mla_model *m, const void *desc, mla_e
         return mla__fail(err, MLA_ERR_UNSUPPORTED, "context.isa: this machine has no %s", mla_isa_name(isa));
     return MLA_OK;
 }
-static const mla__kind mla__context_kind = {"context", mla__context_check, mla__context_layout};
-
-mla_result mla_context_create(mla_context **out, const mla_model *m, const mla_context_desc *d, mla_error *err) {
-    return mla__object_create(&mla__context_kind, out, d ? &d->alloc : NULL, m, d, err);
-}
-mla_result mla_context_init(mla_context **out, void *memory, size_t bytes, const mla_model *m,
-                            const mla_context_desc *d, mla_error *err) {
-    return mla__object_init(&mla__context_kind, out, memory, bytes, m, d, err);
-}
-size_t mla_context_size(const mla_model *m, const mla_context_desc *d) {
-    return mla__object_size(&mla__context_kind, m, d);
-}
-void mla_context_destroy(mla_context *c) { mla__object_destroy(c ? &c->object : NULL); }
+MLA__OBJECT(context)
+void mla_context_destroy(mla_context *c) { mla__object_destroy(c); }
 const mla_error *mla_context_error(const mla_context *c) { return &c->err; }
 mla_isa mla_context_isa(const mla_context *c) { return c->k.isa; }
 int mla_context_threads(const mla_context *c) { return c->threads; }

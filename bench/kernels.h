@@ -54,8 +54,8 @@ typedef struct kernel_bench {
 
 /* Reaches into the library: one product as a parallel region of its own. */
 static void product_of_library(mla_context *c, float *y, const float *x, int T, const mla_linear *w) {
-    c->jobs[0] = mla__job_of(y, w->weight.rows, x, w->weight.cols, T, w);
-    mla__jobs_run(c, c->jobs, 1);
+    mla__job_add(c, y, w->weight.rows, x, w->weight.cols, T, w);
+    mla__jobs_run(c);
 }
 
 static void product_of_rival(const kernel_bench *b, int rival, int T, const matrix_shape *s, const char *w) {

@@ -618,7 +618,7 @@ static void check_fp8(mla_isa isa, test_rng *r, int T, int rows, int cols, int s
     mla_context *k;
     mla_context_desc d;
     mla_error err;
-    mla__job jobs[3];
+    mla__job *jobs[3];
     memset(&c, 0, sizeof c), memset(&layer, 0, sizeof layer), memset(&w, 0, sizeof w), memset(&d, 0, sizeof d);
     c.hidden_size = cols, c.num_hidden_layers = 1, c.intermediate_size = rows, w.layers = &layer;
     layer.mlp.gate.weight = gate.t, layer.mlp.up.weight = up.t;
@@ -635,11 +635,11 @@ static void check_fp8(mla_isa isa, test_rng *r, int T, int rows, int cols, int s
         idx[t] = test_int(r, T), plain_act_quant(q + t * cols, (const float *)x.p + t * cols, cols);
     for (int i = 0; i < 3; i++) {
         y[i] = guard((size_t)(T * rows) * 4);
-        jobs[i] =
-            mla__job_of((float *)y[i].p, rows, (const float *)x.p, cols, T, i == 1 ? &layer.mlp.up : &layer.mlp.gate);
+        jobs[i] = mla__job_add(k, (float *)y[i].p, rows, (const float *)x.p, cols, T,
+                               i == 1 ? &layer.mlp.up : &layer.mlp.gate);
     }
-    jobs[1].in.idx = idx, jobs[2].up = &layer.mlp.up;
-    mla__jobs_run(k, jobs, 3);
+    jobs[1]->in.idx = idx, jobs[2]->up = &layer.mlp.up;
+    mla__jobs_run(k);
     for (int t = 0; t < T; t++)
         for (int n = 0; n < rows; n++) {
             double sum[3] = {0, 0, 0}, size[3] = {0, 0, 0};
@@ -659,8 +659,8 @@ static void check_fp8(mla_isa isa, test_rng *r, int T, int rows, int cols, int s
     CHECK(worst <= 1, "%s: e4m3 activations, T %d, [%d, %d]: %.2f of the bound", mla_isa_name(isa), T, rows, cols,
           worst);
     ((float *)x.p)[cols - 1] = NAN; /* of the first token */
-    jobs[0] = mla__job_of((float *)y[0].p, rows, (const float *)x.p, cols, T, &layer.mlp.gate);
-    mla__jobs_run(k, jobs, 1);
+    mla__job_add(k, (float *)y[0].p, rows, (const float *)x.p, cols, T, &layer.mlp.gate);
+    mla__jobs_run(k);
     int right = 1;
     for (int i = 0; i < T * rows; i++) right &= i < rows ? at(y[0].p, i) != at(y[0].p, i) : isfinite(at(y[0].p, i));
     CHECK(right, "%s: NaN among e4m3 activations, T %d, [%d, %d]", mla_isa_name(isa), T, rows, cols);
