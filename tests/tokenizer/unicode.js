@@ -1,34 +1,111 @@
-// Prints the table of Unicode classes in examples/tokenizer.h, asked of the npm package `tokenizers` for every code point: its regular
-// expressions (Oniguruma, Unicode 16.0) say what is \p{L} and so on, its Digits what is a digit (Rust's char, Unicode 17.0).
+// Prints the tables of Unicode in examples/tokenizer.h, asked of the npm package `tokenizers` for every code point: its regular expressions
+// (Oniguruma, Unicode 16.0) say what is \p{Lu} and so on, its Digits what is a digit (Rust's char, Unicode 17.0), its Punctuation what is
+// punctuation (an older Unicode), its NFC and NFD how characters decompose, compose and are ordered.
 // NODE_PATH=DIR/node_modules node unicode.js
 'use strict';
 const {Tokenizer} = require('tokenizers');
 
-const file = pre => JSON.stringify({version: '1.0', truncation: null, padding: null, added_tokens: [], normalizer: null, pre_tokenizer: pre,
-    post_processor: null, decoder: null, model: {type: 'BPE', vocab: {}, merges: []}});
+const open = (pre, normalizer = null) => Tokenizer.fromString(JSON.stringify({version: '1.0', truncation: null, padding: null, added_tokens: [], normalizer,
+    pre_tokenizer: pre, post_processor: null, decoder: null, model: {type: 'BPE', vocab: {}, merges: []}}));
 const split = regex => ({type: 'Split', pattern: {Regex: regex}, behavior: 'Isolated', invert: false});
-const classes = new Array(0x110000).fill('o');
-for (const [letter, pre] of [['d', {type: 'Digits', individual_digits: true}], ['l', split('\\p{L}')], ['m', split('\\p{M}')], ['n', split('\\p{N}')],
-    ['p', split('\\p{P}')], ['s', split('\\p{S}')], ['w', split('\\s')]]) {
-    const tokenizer = Tokenizer.fromString(file(pre)).getPreTokenizer();
-    const hole = letter === 'l' ? '  ' : 'AA'; // is in no class that is asked for, and is two: whatever stands alone was found
+const surrogate = c => c >= 0xD800 && c < 0xE000;
+// calls found(c) for each code point that stands alone behind this pre-tokenizer; hole: two characters that do not
+const each = (pre, hole, found) => {
+    const tokenizer = open(pre).getPreTokenizer();
     for (let from = 0; from < 0x110000; from += 0x800) {
-        if (from === 0xD800) continue; // surrogates
+        if (surrogate(from)) continue;
         const chars = Array.from({length: 0x800}, (_, i) => String.fromCodePoint(from + i));
         for (const [piece] of tokenizer.preTokenizeString(hole + chars.join(hole) + hole)) {
             const c = piece.codePointAt(0);
-            if (piece === String.fromCodePoint(c)) classes[c] = letter;
+            if (piece === String.fromCodePoint(c)) found(c);
         }
     }
-}
-let line = '', out = '';
-for (let c = 0, n; c < 0x110000; c += n) {
-    for (n = 1; c + n < 0x110000 && classes[c + n] === classes[c];) n++;
-    const run = classes[c] + n;
-    if (line.length + run.length > 120) {
-        out += `    "${line}",\n`;
-        line = '';
+};
+const print = (name, words, separator) => {
+    let line = '';
+    console.log(`static const char *const ${name}[] = {`);
+    for (const word of words) {
+        if (line.length + word.length > 112) {
+            console.log(`    "${line}",`);
+            line = '';
+        }
+        line += word + separator;
     }
-    line += run;
+    console.log(`    "${line}",\n    NULL};`);
+};
+const runs_of = (list, from = 0) => { // [first, length, value] of equal neighbours
+    const runs = [];
+    for (let c = from, n; c < list.length; c += n) {
+        for (n = 1; c + n < list.length && list[c + n] === list[c];) n++;
+        runs.push([c, n, list[c]]);
+    }
+    return runs;
+};
+const hex = c => c.toString(16).toUpperCase();
+
+// ---- general categories, each a letter; D: unassigned in Oniguruma, but a digit in Rust; ~: Lu and Ll by turns
+const names = ['Lu', 'Ll', 'Lt', 'Lm', 'Lo', 'Mn', 'Mc', 'Me', 'Nd', 'Nl', 'No', 'Pc', 'Pd', 'Ps', 'Pe', 'Pi', 'Pf', 'Po', 'Sm', 'Sc', 'Sk', 'So', 'Zs', 'Zl', 'Zp',
+    'Cc', 'Cf', 'Cs', 'Co'];
+const letter = i => String.fromCharCode(i < 26 ? 97 + i : 65 + i - 26);
+const category = new Array(0x110000).fill('Z');
+for (let c = 0xD800; c < 0xE000; c++) category[c] = letter(names.indexOf('Cs'));
+each({type: 'Digits', individual_digits: true}, 'AA', c => category[c] = 'Y');
+names.forEach((name, i) => each(split(`\\p{${name}}`), name[0] === 'L' ? '  ' : 'AA', c => category[c] = letter(i)));
+const words = [];
+for (let c = 0, n; c < 0x110000; c += n) {
+    for (n = 1; c + n < 0x110000 && category[c + n] === (n % 2 ? 'b' : 'a') && category[c] === 'a';) n++;
+    n -= n % 2;
+    if (n > 2) words.push('~' + n);
+    else {
+        for (n = 1; c + n < 0x110000 && category[c + n] === category[c] && !(category[c] === 'a' && category[c + n + 1] === 'b');) n++;
+        words.push(category[c] + (n > 1 ? n : ''));
+    }
 }
-process.stdout.write(out + `    "${line}",\n`);
+print('tok__categories', words, '');
+
+// ---- scripts, and where Punctuation and \p{P} differ: first code points and lengths
+const ranges = list => runs_of(list).filter(r => r[2]).map(([c, n]) => hex(c) + (n > 1 ? '+' + n : ''));
+for (const name of ['Han', 'Hiragana', 'Katakana', 'Hangul']) {
+    const list = new Array(0x110000).fill(false);
+    each(split(`\\p{${name}}`), '  ', c => list[c] = true);
+    print('tok__' + name.toLowerCase(), ranges(list), ' ');
+}
+const differs = category.map(k => k >= letter(11) && k <= letter(17));
+each({type: 'Punctuation', behavior: 'Isolated'}, 'AA', c => differs[c] = !differs[c] && c >= 128); // all of ASCII's count there
+for (let c = 0; c < 128; c++) differs[c] = false;
+print('tok__punctuation_differs', ranges(differs), ' ');
+
+// ---- canonical decompositions; @ sets the code point, which then counts up; - is not composed again
+const nfd = open(null, {type: 'NFD'}).getNormalizer(), nfc = open(null, {type: 'NFC'}).getNormalizer();
+const decompose = s => [...nfd.normalizeString(s)], compose = s => [...nfc.normalizeString(s)];
+let at = -1;
+const list = [], marks = [];
+for (let c = 0x80; c < 0x110000; c++) {
+    if (surrogate(c) || (c >= 0xAC00 && c < 0xD7A4)) continue;
+    const s = String.fromCodePoint(c), parts = decompose(s);
+    if (parts.length > 1 || parts[0] !== s) {
+        const first = compose(parts.slice(0, -1).join('')), back = compose(s);
+        const short = parts.length > 2 && first.length === 1 ? [first[0], parts[parts.length - 1]] : parts;
+        if (c !== at) list.push('@' + hex(c));
+        list.push((back.length === 1 && back[0] === s ? '' : '-') + short.map(p => hex(p.codePointAt(0))).join('+'));
+        at = c + 1;
+    } else if (decompose(s + '\u0334')[0] !== s || decompose('\u0345' + s)[0] === s) marks.push(s);
+}
+for (const s of ['\u0334', '\u0345']) if (!marks.includes(s)) marks.push(s);
+print('tok__decompositions', list, ' ');
+
+// ---- combining classes in their order (the numbers themselves do not matter), as first code point, length, class
+const order = []; // one character of each class so far
+const place = new Array(0x110000).fill(0);
+const swapped = (a, b) => decompose(a + b)[0] === b && a !== b;
+for (const s of marks) {
+    let low = 0, high = order.length;
+    while (low < high) {
+        const middle = (low + high) >> 1;
+        if (swapped(order[middle], s)) high = middle;
+        else low = middle + 1;
+    }
+    if (!low || swapped(s, order[low - 1])) order.splice(low, 0, s);
+}
+for (const s of marks) place[s.codePointAt(0)] = 1 + order.findIndex(o => !swapped(o, s) && !swapped(s, o));
+print('tok__combining', runs_of(place).filter(r => r[2]).map(([c, n, k]) => `${hex(c)}+${n}:${k}`), ' ');
