@@ -613,8 +613,7 @@ static void open_tokenizer(session *s) {
     mla_error error;
     char *path = given ? join(given, "") : join(o->given[OPTION_MODEL], "tokenizer.json");
     if (given) path[strlen(given)] = 0;
-    else if (access(path, F_OK)) { /* Kimi's */
-        char *other = join(o->given[OPTION_MODEL], "tiktoken.model");
+    else if (access(path, F_OK)) { /* Kimi's */ char *other = join(o->given[OPTION_MODEL], "tiktoken.model");
         if (!access(other, F_OK)) {
             free(path);
             path = other;

@@ -922,9 +922,9 @@ static int tok__add_letters(tok__pattern *p, tok__ranges *r, uint32_t first, uin
         if (!ok || n) return tok__bad(p, ok ? "(?i: with letters beyond ASCII" : NULL);
     }
     for (uint32_t c = 'A'; c <= 'Z'; c++) {
-        const uint32_t small = c + 32, other = c == 'S' ? 0x17F : c == 'K' ? 0x212A : c;
-        if (!(c >= first && c <= last) && !(small >= first && small <= last)) continue;
-        if (!tok__ranges_add(r, c, c) || !tok__ranges_add(r, small, small) || !tok__ranges_add(r, other, other))
+        const uint32_t lower = c + 32, other = c == 'S' ? 0x17F : c == 'K' ? 0x212A : c;
+        if (!(c >= first && c <= last) && !(lower >= first && lower <= last)) continue;
+        if (!tok__ranges_add(r, c, c) || !tok__ranges_add(r, lower, lower) || !tok__ranges_add(r, other, other))
             return tok__bad(p, NULL);
     }
     return 0;
@@ -944,13 +944,13 @@ static int tok__add_word(tok__ranges *r, int outside) {
 /* A class written \X or \p{..}, whose letter is at p->at: 1 if it is one (then in *r), 0 if not, or -1. outside: of
    brackets. */
 static int tok__read_shorthand(tok__pattern *p, tok__ranges *r, int outside) {
-    const unsigned char c = p->at < p->n ? p->s[p->at] : 0, small = (unsigned char)(c | 32);
-    int negated = c != small, ok = 1;
+    const unsigned char c = p->at < p->n ? p->s[p->at] : 0, lower = (unsigned char)(c | 32);
+    int negated = c != lower, ok = 1;
     if (!c || !strchr("sSdDwWpP", c)) return 0;
     p->at++;
-    if (small == 's') ok = tok__add_space(r);
-    else if (small == 'd') ok = tok__add_category(r, "Nd");
-    else if (small == 'w') ok = tok__add_word(r, outside);
+    if (lower == 's') ok = tok__add_space(r);
+    else if (lower == 'd') ok = tok__add_category(r, "Nd");
+    else if (lower == 'w') ok = tok__add_word(r, outside);
     else {
         size_t from = p->at + 1, end;
         if (!tok__take(p, "{")) return tok__bad(p, "\\p without {");
@@ -971,8 +971,8 @@ static int64_t tok__read_hex(tok__pattern *p, int digits, int braces) {
     int64_t c = 0;
     int n = 0;
     for (; p->at < p->n && n < digits; n++, p->at++) {
-        const unsigned char x = p->s[p->at], small = (unsigned char)(x | 32);
-        const int digit = x >= '0' && x <= '9' ? x - '0' : small >= 'a' && small <= 'f' ? small - 'a' + 10 : -1;
+        const unsigned char x = p->s[p->at], lower = (unsigned char)(x | 32);
+        const int digit = x >= '0' && x <= '9' ? x - '0' : lower >= 'a' && lower <= 'f' ? lower - 'a' + 10 : -1;
         if (digit < 0) break;
         c = 16 * c + digit;
     }
@@ -1149,13 +1149,13 @@ static int tok__read_atom(tok__pattern *p) {
         }
         if (!rc) {
             const int64_t c = tok__read_character(p);
-            const uint32_t small = c >= 'A' && c <= 'Z' ? (uint32_t)c + 32 : (uint32_t)c;
+            const uint32_t lower = c >= 'A' && c <= 'Z' ? (uint32_t)c + 32 : (uint32_t)c;
             if (p->any_case && c >= 0 && before &&
-                ((small == 's' && before == 's') || (small == 't' && before == 's') ||
-                 (strchr("fil", (int)(small & 127)) && small && before == 'f')))
+                ((lower == 's' && before == 's') || (lower == 't' && before == 's') ||
+                 (strchr("fil", (int)(lower & 127)) && lower && before == 'f')))
                 rc = tok__bad(p, "(?i: with letters that a ligature folds to");
             else rc = c < 0 ? -1 : tok__add_letters(p, &r, (uint32_t)c, (uint32_t)c);
-            p->last = small;
+            p->last = lower;
         }
     }
     if (rc < 0) {
