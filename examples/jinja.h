@@ -2823,8 +2823,8 @@ static jinja_value jinja__f_capitalize(jinja__run *r, jinja__call *c) {
     const jinja_value v = jinja__own_text(r, c);
     const size_t first = jinja__offset(&v, 1);
     const jinja_value head = jinja__make_text(v.u.text, first), tail = jinja__make_text(v.u.text + first, v.n - first),
-                      big = jinja__recase(r, &head, 1), small = jinja__recase(r, &tail, 0);
-    return r->code ? v : jinja__concat(r, c->node, big, small);
+                      first_letter = jinja__recase(r, &head, 1), others = jinja__recase(r, &tail, 0);
+    return r->code ? v : jinja__concat(r, c->node, first_letter, others);
 }
 static jinja_value jinja__f_trim(jinja__run *r, jinja__call *c) {
     jinja_value v = jinja__own_text(r, c);
@@ -3324,8 +3324,8 @@ static jinja_value jinja__all_cased(jinja__run *r, jinja__call *c, int upper) {
     jinja__spend(r, c->node, v.n);
     for (size_t at = 0; at < v.n && all;) {
         at += jinja__char(v.u.text + at, v.n - at, &one);
-        const int big = jinja__is_upper(one), small = jinja__is_lower(one);
-        some |= big || small, all = upper ? !small : !big;
+        const int is_upper = jinja__is_upper(one), is_lower = jinja__is_lower(one);
+        some |= is_upper || is_lower, all = upper ? !is_lower : !is_upper;
     }
     return jinja__make_bool(some && all);
 }

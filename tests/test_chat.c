@@ -3,6 +3,7 @@
 #include "../mla.h"
 #define CHECKPOINT_IMPLEMENTATION
 #define TOKENIZER_IMPLEMENTATION
+#define JINJA_IMPLEMENTATION
 #define CHAT_IMPLEMENTATION
 #include "chat.h"
 #include "test.h"
