@@ -446,7 +446,7 @@ node_free_json() { sed 's/\\/\\\\/g; s/"/\\"/g' "$1"; } # of one line
 printf '{"bos_token": {"content": "%s"}, "eos_token": "%s", "chat_template": "%s"}' \
     "$($generate --model "$thoughtful" --detokenize <<<192 | tr -d '\0')" "$($generate --model "$thoughtful" --detokenize <<<193 | tr -d '\0')" \
     "$(node_free_json "$tmp/own.jinja")" >"$own/tokenizer_config.json"
-talk() { printf 'Tell me of the Rat\nAnd the Toad?\r\n' | $generate --model examples/tales --chat --system 'Be nice.' -n 24 "$@"; }
+talk() { printf 'Tell me of the Rat\nAnd the Toad?\r\n' | $generate --model examples/tales --chat --system 'Be nice.' -n 24 --temp 0 "$@"; }
 talk --quiet >"$tmp/want"
 talk --template "$tmp/own.jinja" >"$tmp/got" 2>"$tmp/stderr"
 same "$? $(cmp "$tmp/got" "$tmp/want" && echo equal) $(grep -c "^the model's own chat template" "$tmp/stderr")" '0 equal 1' "--chat by V3's template in Jinja"
@@ -493,7 +493,7 @@ same "$(printf 'a\\\nb\n' | chat; cat "$tmp/stderr" | grep -c '^prompt *6 tokens
 1" 'a backslash at the end of a line'
 same "$(printf 'hi\n/save %s\n' "$tmp/saved" | chat) $(grep -c '^(saved)$' "$tmp/stderr")" "$first 1" '/save'
 same "$(head -n 1 "$tmp/saved")" '[{"role":"user","content":"hi"},' 'what was saved'
-tale() { $generate --model examples/tales --chat -n 20 --quiet; } # whose answers are text: nothing is lost when they are saved
+tale() { $generate --model examples/tales --chat -n 20 --temp 0 --quiet; } # whose answers are text: nothing is lost when they are saved
 printf 'Tell me\n/save %s\nAnd?\n' "$tmp/told" | tale | tail -n 1 >"$tmp/want"
 same "$(printf 'x\n/load %s\nAnd?\n' "$tmp/told" | tale | tail -n 1 | cmp - "$tmp/want" && echo equal)" equal '/load'
 printf '/help\n/nope\n/stats\n/load %s\n/save\n/save %s\n/load %s\n/regen\n/etc/x\n' "$tmp/none" "$tmp/none/x" "$tmp/tools.json" | chat >"$tmp/got"
