@@ -2302,9 +2302,7 @@ static jinja_value jinja__slice(jinja__run *r, const jinja__node *node, const ji
     uint32_t c;
     if (r->code) return *v;
     if (!text && !jinja__is_sequence(v))
-        return v->type == JINJA__UNDEFINED
-                   ? jinja__is_undefined(r, node, v)
-                   : jinja__wrong(r, MLA_ERR_CONFIG, node, "%s has no slices", jinja__type_name(v));
+        return v->type == JINJA__UNDEFINED ? jinja__is_undefined(r, node, v) : jinja__make(JINJA__UNDEFINED);
     for (int i = 0; i < 3; i++)
         if (!jinja__is_whole(&bounds[i]) && bounds[i].type != JINJA__NONE)
             return jinja__wrong(r, MLA_ERR_CONFIG, node, "a bound of a slice is no integer");
