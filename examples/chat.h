@@ -1,19 +1,24 @@
-/* chat.h - DeepSeek's chat templates: turns of a conversation as token ids.
+/* chat.h - turns of a conversation as token ids, by the model's own chat template or by DeepSeek's.
 
 USE
    In exactly one file:      #define CHAT_IMPLEMENTATION
                              #include "chat.h"
-   In all others:            #include "chat.h"                (after tokenizer.h, or with it on the include path)
+   In all others:            #include "chat.h"                (after tokenizer.h and jinja.h, or with them on the
+                             include path; both must be implemented somewhere in the program)
 
-   chat_template chat;   chat_tokens text = {NULL, 0, 0};
+   chat_own *own;                                              by the model's own template: all messages each time
+   if (chat_open(&own, source, strlen(source), "chat_template.jinja", tokenizer, &error)) puts(error.text);
+   if (chat_render(&text, own, messages, 1, &options, &error)) puts(error.text);   ...   chat_close(own);
+
+   chat_template chat;   chat_tokens text = {NULL, 0, 0};       by one of DeepSeek's: turn by turn
    if (chat_detect(&chat, tokenizer, bos_token_id, &error)) puts(error.text);
    chat_turn(&text, &chat, tokenizer, "Be brief.", "Hello", 5, &error);    run text.ids [text.n], generate answer [n]
    chat_answer(&text, &chat, answer, n, &error);
    chat_turn(&text, &chat, tokenizer, NULL, "And now?", 8, &error);   ...   free(text.ids);
 
-WHICH          The template follows from the tokens that the tokenizer has. The chat_template of
-               tokenizer_config.json, a program in Jinja, is not interpreted. With B and E for begin and end of
-               sentence, and DeepSeek's wide bars written |:
+WHICH          A model's own template, chat_template.jinja or the chat_template of tokenizer_config.json, is a program
+               in Jinja: chat_open, chat_render. For models without, chat_detect tells one of DeepSeek's from the tokens
+               that the tokenizer has. With B and E for begin and end of sentence, and DeepSeek's wide bars written |:
                V2     none of the tokens below      B system \n\n User: question \n\n Assistant:answer E User: ...
                V3     <|User|>, <|Assistant|>       B system <|User|>question <|Assistant|>answer E <|User|> ...
                                                     (V2.5, too)
@@ -22,7 +27,8 @@ WHICH          The template follows from the tokens that the tokenizer has. The 
                                                     think, <think> behind the last one
                Of an answer with thoughts only what follows </think> stays in the conversation.
 TYPED          What users write is encoded with TOKENIZER_PLAIN: special tokens written in it are text. So is the
-               system prompt.
+               system prompt. A template of the model's own mixes it with its special tokens; there a mark (U+FDD0, which
+               is no character) inside what only looks like one keeps them apart until all is encoded.
    SPDX-License-Identifier: MIT */
 
 #ifndef CHAT_H
@@ -30,6 +36,9 @@ TYPED          What users write is encoded with TOKENIZER_PLAIN: special tokens 
 
 #ifndef TOKENIZER_H
 #include "tokenizer.h"
+#endif
+#ifndef JINJA_H
+#include "jinja.h"
 #endif
 
 #ifndef CHAT_API
@@ -76,6 +85,41 @@ CHAT_API mla_result chat_turn(chat_tokens *text, const chat_template *chat, cons
    <|Assistant|>, and a cache must be cut back to where both agree. Error: MEMORY. */
 CHAT_API mla_result chat_answer(chat_tokens *text, const chat_template *chat, const int *answer, size_t n,
                                 mla_error *err);
+
+/* ---- the model's own template ------------------------------------------------------------------------------------ */
+
+typedef struct chat_own chat_own;
+
+typedef struct chat_message {
+    const char *role;    /* "system", "user", "assistant" */
+    const char *content; /* [n] */
+    size_t n;
+    const char *thoughts; /* [n_thoughts] of an assistant, as reasoning_content; NULL: none */
+    size_t n_thoughts;
+} chat_message;
+
+typedef struct chat_options {
+    const char *bos, *eos; /* what bos_token and eos_token are to the template; NULL: nothing */
+    const char *tools;     /* [n_tools] a list of tools as JSON; NULL: none */
+    size_t n_tools;
+    int think;   /* 1, -1: enable_thinking and thinking are true, or false; 0: as the template has it */
+    int goes_on; /* 1: nothing is asked of the assistant (add_generation_prompt is false) */
+} chat_options;
+
+/* A template of n bytes for that tokenizer, which must outlive it. label: its name in messages. Errors: those of
+   jinja_parse. */
+CHAT_API mla_result chat_open(chat_own **out, const char *source, size_t n, const char *label, const tokenizer *t,
+                              mla_error *err);
+CHAT_API void chat_close(chat_own *own); /* NULL is fine */
+/* Does it mention that variable, as "tools" or "enable_thinking"? */
+CHAT_API int chat_mentions(const chat_own *own, const char *name);
+/* The whole conversation: text is emptied first. Errors: those of jinja_render, of tools that are no list of JSON, and
+   MEMORY. */
+CHAT_API mla_result chat_render(chat_tokens *text, const chat_own *own, const chat_message *messages, size_t n,
+                                const chat_options *options, mla_error *err);
+
+/* Does a prompt end inside of thoughts, with <think> and at most white space behind it? Then the answer begins there. */
+CHAT_API int chat_is_thinking(const chat_tokens *text, const tokenizer *t);
 
 #ifdef __cplusplus
 }
@@ -216,6 +260,179 @@ mla_result chat_answer(chat_tokens *text, const chat_template *chat, const int *
     if (chat->style == CHAT_V31 && text->n < before) chat_append(text, &chat->end_think, 1, err);
     chat_append(text, answer + begin, n - begin, err);
     return chat_append(text, &chat->eos, 1, err);
+}
+
+/* ---- the model's own template ------------------------------------------------------------------------------------ */
+
+#define CHAT__MARK "\xef\xb7\x90"
+
+struct chat_own {
+    jinja_template *program;
+    const tokenizer *t;
+    int *special; /* [n] ids of the tokens that TOKENIZER_PLAIN does not find */
+    size_t n;
+    char begins[256]; /* is there one that begins with this byte? */
+};
+
+/* The special token with which s [n] begins, the longest; -1: none. */
+static int chat__special(const chat_own *own, const char *s, size_t n) {
+    int found = -1;
+    size_t best = 0, length;
+    for (size_t i = 0; own->begins[(unsigned char)s[0]] && i < own->n; i++) {
+        const char *bytes = tokenizer_bytes(own->t, own->special[i], &length);
+        if (length > best && length <= n && bytes[0] == s[0] && !memcmp(bytes, s, length))
+            found = own->special[i], best = length;
+    }
+    return found;
+}
+
+/* Which tokens are found in a text, but not in one that is typed? */
+static mla_result chat__find_special(chat_own *own, mla_error *err) {
+    const tokenizer *t = own->t;
+    for (int id = 0; id < tokenizer_size(t); id++) {
+        size_t n;
+        int got = -1;
+        const char *bytes = tokenizer_bytes(t, id, &n);
+        if (!bytes || n < 2 || !(tokenizer_is_special(t, id) || (bytes[0] == '<' && bytes[n - 1] == '>'))) continue;
+        if (tokenizer_encode(t, bytes, n, 0, &got, 1) != 1 || got != id) continue;
+        if (tokenizer_encode(t, bytes, n, TOKENIZER_PLAIN, &got, 1) == 1 && got == id) continue;
+        if ((own->n & (own->n - 1)) == 0) {
+            int *more = (int *)realloc(own->special, (own->n ? 2 * own->n : 1) * sizeof *more);
+            if (!more) return chat__fail(err, MLA_ERR_MEMORY, "no memory for the chat template");
+            own->special = more;
+        }
+        own->special[own->n++] = id, own->begins[(unsigned char)bytes[0]] = 1;
+    }
+    return MLA_OK;
+}
+
+mla_result chat_open(chat_own **out, const char *source, size_t n, const char *label, const tokenizer *t,
+                     mla_error *err) {
+    if (out) *out = NULL;
+    if (!out || !t) return chat__fail(err, MLA_ERR_ARGUMENT, "chat_open: a null pointer");
+    chat_own *own = (chat_own *)calloc(1, sizeof *own);
+    if (!own) return chat__fail(err, MLA_ERR_MEMORY, "no memory for the chat template");
+    own->t = t;
+    mla_result rc = jinja_parse(&own->program, source, n, label, err);
+    if (!rc) rc = chat__find_special(own, err);
+    if (rc) chat_close(own);
+    else *out = own;
+    return rc;
+}
+
+void chat_close(chat_own *own) {
+    if (own) jinja_free(own->program), free(own->special);
+    free(own);
+}
+
+int chat_mentions(const chat_own *own, const char *name) { return jinja_mentions(own->program, name); }
+
+/* A string in which what looks like special tokens has a mark behind its first character. NULL: no memory. */
+static jinja_value *chat__typed(jinja_data *d, const chat_own *own, const char *s, size_t n) {
+    size_t marks = 0, used = 0;
+    for (size_t i = 0; i < n; i++) marks += chat__special(own, s + i, n - i) >= 0;
+    char *out = marks < (SIZE_MAX - n) / 4 ? (char *)malloc(n + 3 * marks + 1) : NULL;
+    if (!out) return NULL;
+    for (size_t i = 0; i < n; i++) {
+        size_t first = 1;                                  /* character */
+        if (n - i >= 3 && !memcmp(s + i, CHAT__MARK, 3)) { /* typed marks go */
+            i += 2;
+            continue;
+        }
+        const int special = chat__special(own, s + i, n - i) >= 0;
+        while (special && i + first < n && ((unsigned char)s[i + first] & 0xC0) == 0x80) first++;
+        memcpy(out + used, s + i, first);
+        used += first, i += first - 1;
+        if (special) memcpy(out + used, CHAT__MARK, 3), used += 3;
+    }
+    jinja_value *v = jinja_string(d, out, used);
+    free(out);
+    return v;
+}
+
+/* A text without marks in place; gives what is left. */
+static size_t chat__unmark(char *s, size_t n) {
+    size_t used = 0;
+    for (size_t i = 0; i < n; i++) {
+        if (n - i >= 3 && !memcmp(s + i, CHAT__MARK, 3)) i += 2;
+        else s[used++] = s[i];
+    }
+    return used;
+}
+
+/* If there are marks, what is between the special tokens of the template is encoded as typed. */
+static mla_result chat__encode(chat_tokens *text, const chat_own *own, char *s, size_t n, mla_error *err) {
+    size_t marked = 0, begin = 0;
+    mla_result rc = MLA_OK;
+    while (marked + 3 <= n && memcmp(s + marked, CHAT__MARK, 3) != 0) marked++;
+    if (marked + 3 > n) return chat_append_text(text, own->t, s, n, 0, err);
+    for (size_t i = 0; i <= n && !rc;) {
+        const int special = i < n ? chat__special(own, s + i, n - i) : -1;
+        if (i < n && special < 0) {
+            i++;
+            continue;
+        }
+        rc = chat_append_text(text, own->t, s + begin, chat__unmark(s + begin, i - begin), TOKENIZER_PLAIN, err);
+        if (i == n) break;
+        size_t length;
+        tokenizer_bytes(own->t, special, &length);
+        if (!rc) rc = chat_append(text, &special, 1, err);
+        begin = i += length;
+    }
+    return rc;
+}
+
+static jinja_value *chat__messages(jinja_data *d, const chat_own *own, const chat_message *messages, size_t n) {
+    jinja_value *list = jinja_list(d);
+    for (size_t i = 0; i < n; i++) {
+        const chat_message *m = &messages[i];
+        jinja_value *one = jinja_dict(d);
+        jinja_put(d, one, "role", jinja_string(d, m->role, strlen(m->role)));
+        jinja_put(d, one, "content", chat__typed(d, own, m->content, m->n));
+        if (m->thoughts) jinja_put(d, one, "reasoning_content", chat__typed(d, own, m->thoughts, m->n_thoughts));
+        jinja_append(d, list, one);
+    }
+    return list;
+}
+
+mla_result chat_render(chat_tokens *text, const chat_own *own, const chat_message *messages, size_t n,
+                       const chat_options *options, mla_error *err) {
+    jinja_data *d;
+    jinja_value *tools = NULL;
+    char *rendered = NULL;
+    size_t length = 0;
+    text->n = 0;
+    mla_result rc = jinja_data_create(&d, err);
+    if (rc) return rc;
+    jinja_value *all = jinja_dict(d);
+    jinja_put(d, all, "messages", chat__messages(d, own, messages, n));
+    jinja_put(d, all, "add_generation_prompt", jinja_bool(d, !options->goes_on));
+    if (options->bos) jinja_put(d, all, "bos_token", jinja_string(d, options->bos, strlen(options->bos)));
+    if (options->eos) jinja_put(d, all, "eos_token", jinja_string(d, options->eos, strlen(options->eos)));
+    if (options->think) jinja_put(d, all, "enable_thinking", jinja_bool(d, options->think > 0));
+    if (options->think) jinja_put(d, all, "thinking", jinja_bool(d, options->think > 0));
+    if (options->tools) rc = jinja_json(d, options->tools, options->n_tools, &tools, err);
+    if (tools && !jinja_is_list(tools)) rc = chat__fail(err, MLA_ERR_CONFIG, "the tools are no list");
+    if (tools) jinja_put(d, all, "tools", tools);
+    if (!rc) rc = jinja_render(own->program, d, all, NULL, &rendered, &length, err);
+    if (!rc) rc = chat__encode(text, own, rendered, length, err);
+    free(rendered), jinja_data_destroy(d);
+    return rc;
+}
+
+int chat_is_thinking(const chat_tokens *text, const tokenizer *t) {
+    static const char want[] = "<think>";
+    size_t left = sizeof want - 1, n;
+    for (size_t i = text->n; i-- > 0;) {
+        const char *bytes = tokenizer_bytes(t, text->ids[i], &n);
+        while (bytes && n-- > 0) {
+            const char c = bytes[n];
+            if (left == sizeof want - 1 && strchr(" \t\r\n", c) && c) continue;
+            if (c != want[left - 1]) return 0;
+            if (--left == 0) return 1;
+        }
+    }
+    return 0;
 }
 
 #endif /* CHAT_IMPLEMENTATION */

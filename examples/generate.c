@@ -16,8 +16,12 @@
 #include "sampler.h"
 #define SPECULATIVE_IMPLEMENTATION
 #include "speculative.h"
+#define JINJA_IMPLEMENTATION
+#include "jinja.h"
 #define CHAT_IMPLEMENTATION
 #include "chat.h"
+#define LINE_IMPLEMENTATION
+#include "line.h"
 
 #include <ctype.h>
 #include <errno.h>
@@ -205,6 +209,8 @@ enum {
     X(TOKENIZER, "--tokenizer", 1, ANY & ~INFO, 0)                                                                     \
     X(SYSTEM, "--system", 1, CHAT, 0)                                                                                  \
     X(THINK, "--think", 0, CHAT, 0)                                                                                    \
+    X(TEMPLATE, "--template", 1, CHAT, 0)                                                                              \
+    X(TOOLS, "--tools", 1, CHAT, 0)                                                                                    \
     X(N, "-n", 1, GENERATES, 0)                                                                                        \
     X(CTX, "--ctx", 1, LOADS, 0)                                                                                       \
     X(TEMP, "--temp", 1, GENERATES, 0)                                                                                 \
@@ -277,10 +283,11 @@ static const char *const activation_names[MLA_ACT_COUNT] = {"auto", "f32", "int8
 static void help(void) {
     printf("usage: generate --model DIR [--prompt TEXT | --chat | ...] [options]\n"
            "Runs a DeepSeek checkpoint, a directory as on Hugging Face or FILE.gguf.\n"
-           "  --prompt TEXT     continues a text; or --prompt-file F (without its last\n"
-           "                    newline; -: standard input, read also if it is no terminal)\n"
+           "-m -p -c -t: --model, --prompt, --ctx, --threads; --prompt=TEXT, too.\n"
+           "  --prompt TEXT     continues a text; or --prompt-file F (-: standard input)\n"
            "  --tokens \"1 2 3\"  continues token ids\n"
-           "  --chat            a conversation, line by line; --system TEXT, --think\n"
+           "  --chat            a conversation (/help in it); --system TEXT, --think,\n"
+           "                    --tools FILE (a JSON list), --template FILE [the model's]\n"
            "  --perplexity F    of a text: windows of --ctx tokens [512], each half a window\n"
            "                    after the one before, of which the new tokens are scored\n"
            "  --info            sizes and memory; nothing is run\n"
@@ -289,12 +296,12 @@ static void help(void) {
            "  -n N              tokens to generate [256; --tokens: 16, --chat: no limit]\n"
            "  --ctx N           room for prompt and answer [what they need; --chat: 4096]\n"
            "  --temp T, --top-k K, --top-p P, --min-p P, --repeat-penalty R,\n"
-           "  --repeat-last N, --seed S   sampling [likeliest token; for texts what\n"
-           "                    generation_config.json says if its do_sample is true]\n"
+           "  --repeat-last N, --seed S [a new one]   sampling [likeliest token; for texts\n"
+           "                    what generation_config.json says if do_sample is true]\n"
            "  --stop TEXT       ends before this text; may be given again\n"
-           "  --mtp             a layer of the model's guesses ahead; the text is as without\n"
-           "  --ignore-eos      goes on after an end-of-sequence token\n"
-           "  --no-echo         the continuation without the prompt before it\n"
+           "  --mtp             a layer of the model's guesses ahead: the same text, or, if\n"
+           "                    sampled, another one of the same distribution\n"
+           "  --ignore-eos      goes on after an end of sequence;  --no-echo: no prompt\n"
            "  --print-tokens    the generated ids on one line at the end, no text\n"
            "  --logits FILE     the prompt's logits: little-endian f32 [tokens, vocab_size]\n"
            "  --json            one line about the run, nothing else on standard output\n"
@@ -402,6 +409,8 @@ static void class_list(checkpoint_quant *quant, const char *option, const char *
     }
 }
 
+static int all_or(long long top_k) { return top_k > 0 ? (int)top_k : 0; } /* 0 and -1 are spellings of all */
+
 static void set_option(options *o, int k, const char *v) {
     const char *a = option_table[k].name, *isa_names[MLA_ISA_COUNT];
     sampler_desc *s = &o->sampling;
@@ -420,7 +429,7 @@ static void set_option(options *o, int k, const char *v) {
     case OPTION_N: o->n = (int)integer(a, v, 0, INT_MAX); break;
     case OPTION_CTX: o->ctx = (int)integer(a, v, 2, INT_MAX); break;
     case OPTION_TEMP: s->temperature = number(a, v, 0, 1e6); break;
-    case OPTION_TOP_K: s->top_k = (int)integer(a, v, 0, INT_MAX); break;
+    case OPTION_TOP_K: s->top_k = all_or(integer(a, v, -1, INT_MAX)); break;
     case OPTION_TOP_P: s->top_p = number(a, v, 1e-9, 1); break;
     case OPTION_MIN_P: s->min_p = number(a, v, 0, 1); break;
     case OPTION_REPEAT_PENALTY: s->repeat_penalty = number(a, v, 0.01, 100); break;
@@ -453,6 +462,22 @@ static void set_option(options *o, int k, const char *v) {
     }
 }
 
+/* The option that an argument names; *value: what stands behind the = of a long one. */
+static int find_option(const char *argument, const char **value) {
+    static const char *const letters[][2] = {
+        {"-h", "--help"}, {"-m", "--model"}, {"-p", "--prompt"}, {"-c", "--ctx"}, {"-t", "--threads"}};
+    const char *equals = strncmp(argument, "--", 2) ? NULL : strchr(argument, '=');
+    for (size_t i = 0; i < sizeof letters / sizeof *letters; i++)
+        if (!strcmp(argument, letters[i][0])) argument = letters[i][1];
+    const size_t n = equals ? (size_t)(equals - argument) : strlen(argument);
+    for (int k = 0; k < N_OPTIONS; k++) {
+        if (strlen(option_table[k].name) != n || memcmp(option_table[k].name, argument, n) != 0) continue;
+        if (equals) *value = equals + 1;
+        return k;
+    }
+    fail(2, "unknown option '%s'", argument);
+}
+
 static void parse(options *o, int argc, char **argv) {
     int asked = -1; /* the option that said what to do */
     memset(o, 0, sizeof *o);
@@ -460,11 +485,12 @@ static void parse(options *o, int argc, char **argv) {
     o->stops = malloc((size_t)argc * sizeof *o->stops);
     if (!o->stops) fail(1, "out of memory");
     for (int i = 1; i < argc; i++) {
-        const char *a = strcmp(argv[i], "-h") ? argv[i] : "--help", *v = a;
-        int k = 0;
-        while (k < N_OPTIONS && strcmp(a, option_table[k].name)) k++;
-        if (k == N_OPTIONS) fail(2, "unknown option '%s'", a);
-        if (option_table[k].valued && !(v = argv[++i])) fail(2, "%s: a value is missing", a);
+        const char *v = NULL;
+        const int k = find_option(argv[i], &v);
+        const char *a = option_table[k].name;
+        if (v && !option_table[k].valued) fail(2, "%s: takes no value", a);
+        if (option_table[k].valued && !v && !(v = argv[++i])) fail(2, "%s: a value is missing", a);
+        if (!v) v = a;
         if (option_table[k].mode) {
             if (asked >= 0 && asked != k) fail(2, "%s and %s exclude each other", option_table[asked].name, a);
             asked = k, o->mode = option_table[k].mode;
@@ -496,6 +522,7 @@ typedef struct sink {
     stop_scan *stop;            /* NULL: no stop strings */
     tokenizer_stream utf8;
     int print; /* as it comes; else it is kept */
+    int keep;  /* also what is printed */
     int n_tokens;
     buffer kept, work[2];
 } sink;
@@ -504,8 +531,8 @@ static void sink_utf8(sink *s, const char *bytes, size_t n, int end) {
     buffer *b = &s->work[1];
     char *out = buffer_room(b, 3 * (n + 4) + 12);
     const size_t length = end ? tokenizer_stream_end(&s->utf8, out) : tokenizer_stream_push(&s->utf8, bytes, n, out);
-    if (!s->print) buffer_add(&s->kept, out, length);
-    else if (length) {
+    if (!s->print || s->keep) buffer_add(&s->kept, out, length);
+    if (s->print && length) {
         fwrite(out, 1, length, stdout);
         flush_stdout();
     }
@@ -520,7 +547,9 @@ static int sink_token(sink *s, int token) { /* 1: here begins a stop string */
         return 0;
     }
     const char *bytes = tokenizer_bytes(s->tokenizer, token, &n);
-    if (!bytes || tokenizer_is_special(s->tokenizer, token)) return 0;
+    const int thoughts =
+        s->keep && bytes && ((n == 7 && !memcmp(bytes, "<think>", 7)) || (n == 8 && !memcmp(bytes, "</think>", 8)));
+    if (!bytes || (tokenizer_is_special(s->tokenizer, token) && !thoughts)) return 0;
     s->n_tokens++;
     if (s->stop) {
         char *out = buffer_room(&s->work[0], stop_room(s->stop, n));
@@ -553,15 +582,15 @@ static void write_f32(FILE *file, const char *name, const float *values, size_t 
     }
 }
 
-static void json_text(const char *text, size_t n) { /* UTF-8, in quotes */
-    putchar('"');
+static void json_text(FILE *file, const char *text, size_t n) { /* UTF-8, in quotes */
+    putc('"', file);
     for (size_t i = 0; i < n; i++) {
         const unsigned char c = (unsigned char)text[i];
-        if (c == '"' || c == '\\') printf("\\%c", c);
-        else if (c < 0x20 || c == 0x7f) printf("\\u%04x", c);
-        else putchar(c);
+        if (c == '"' || c == '\\') fprintf(file, "\\%c", c);
+        else if (c < 0x20 || c == 0x7f) fprintf(file, "\\u%04x", c);
+        else putc(c, file);
     }
-    putchar('"');
+    putc('"', file);
 }
 
 /* ---- the session ------------------------------------------------------------------------------------------------- */
@@ -598,33 +627,74 @@ static void converted(void *user, double done, double total) {
     progress("converting", done, total, amount(text, total));
 }
 
-/* Is the tokenizer inside a GGUF file? */
-static int in_gguf(const session *s) {
-    char *file = NULL;
-    if (!s->c && gguf_locate(&file, s->o->given[OPTION_MODEL], NULL)) return 0;
-    const int is = s->c ? s->c->gguf != NULL : file != NULL;
-    free(file);
-    return is;
+/* The tokenizer inside a GGUF file: its keys as they lie there. */
+static tokenizer_strings gguf_list(const gguf *g, const char *name) {
+    const gguf_key *k = gguf_find_key(g, name);
+    tokenizer_strings list = {NULL, 0, 0};
+    if (k && k->is_array && k->type == GGUF_STRING) list.data = k->data, list.bytes = k->bytes, list.count = k->count;
+    return list;
+}
+static const void *gguf_numbers(const gguf *g, const char *name, gguf_type type, size_t count) {
+    const gguf_key *k = gguf_find_key(g, name);
+    return k && k->is_array && k->type == type && k->count == count ? k->data : NULL;
+}
+static int gguf_id(const gguf *g, const char *name) { /* or a flag; -1: no such key */
+    int64_t i;
+    return gguf_integer(gguf_find_key(g, name), 0, &i) && i >= 0 && i < INT_MAX ? (int)i : -1;
+}
+static void gguf_text(buffer *out, const gguf *g, const char *name) {
+    size_t n = 0;
+    const char *text = gguf_string(gguf_find_key(g, name), &n);
+    if (text) buffer_add(out, text, n);
+}
+static mla_result gguf_tokenizer(tokenizer **out, const gguf *g, const char *file, mla_error *error) {
+    buffer model = {NULL, 0, 0}, pre = model;
+    tokenizer_gguf k;
+    memset(&k, 0, sizeof k);
+    gguf_text(&model, g, "tokenizer.ggml.model"), gguf_text(&pre, g, "tokenizer.ggml.pre");
+    k.model = model.data, k.pre = pre.data;
+    k.tokens = gguf_list(g, "tokenizer.ggml.tokens"), k.merges = gguf_list(g, "tokenizer.ggml.merges");
+    k.scores = gguf_numbers(g, "tokenizer.ggml.scores", GGUF_F32, k.tokens.count);
+    k.types = gguf_numbers(g, "tokenizer.ggml.token_type", GGUF_I32, k.tokens.count);
+    k.bos = gguf_id(g, "tokenizer.ggml.bos_token_id"), k.eos = gguf_id(g, "tokenizer.ggml.eos_token_id");
+    k.unk = gguf_id(g, "tokenizer.ggml.unknown_token_id");
+    k.add_bos = gguf_id(g, "tokenizer.ggml.add_bos_token"), k.add_eos = gguf_id(g, "tokenizer.ggml.add_eos_token");
+    k.add_space_prefix = gguf_id(g, "tokenizer.ggml.add_space_prefix");
+    if (!k.model) fail(1, "%s has no tokenizer inside: --tokenizer FILE gives one, --tokens does without", file);
+    const mla_result r = tokenizer_from_gguf(out, &k, file, error);
+    free(model.data), free(pre.data);
+    return r;
 }
 
+/* The file that --tokenizer names, or beside the model; NULL: there is none. */
+static char *tokenizer_file(const options *o) {
+    static const char *const names[] = {"tokenizer.json", "tiktoken.model"};
+    const char *given = o->given[OPTION_TOKENIZER];
+    buffer copy = {NULL, 0, 0};
+    if (given) buffer_add(&copy, given, strlen(given));
+    for (int i = 0; !given && i < 2; i++) {
+        char *path = join(o->given[OPTION_MODEL], names[i]);
+        if (!access(path, F_OK)) return path;
+        free(path);
+    }
+    return copy.data;
+}
 static void open_tokenizer(session *s) {
     const options *o = s->o;
-    const char *given = o->given[OPTION_TOKENIZER];
+    const char *model = o->given[OPTION_MODEL];
+    const int needed = o->given[OPTION_TOKENIZER] || o->mode != TOKENS || o->n_stops;
+    char *path = tokenizer_file(o), *file = NULL;
+    gguf *g = NULL;
     mla_error error;
-    char *path = given ? join(given, "") : join(o->given[OPTION_MODEL], "tokenizer.json");
-    if (given) path[strlen(given)] = 0;
-    else if (access(path, F_OK)) { /* Kimi's */ char *other = join(o->given[OPTION_MODEL], "tiktoken.model");
-        if (!access(other, F_OK)) {
-            free(path);
-            path = other;
-        } else free(other);
-    }
-    const int needed = given || o->mode != TOKENS || o->n_stops, there = !access(path, F_OK);
-    if (needed && !given && !there && in_gguf(s))
-        fail(1, "%s: the tokenizer inside a GGUF file is not read: --tokenizer FILE gives one, --tokens does without",
-             o->given[OPTION_MODEL]);
-    if ((needed || there) && tokenizer_open(&s->tokenizer, path, &error)) fail(1, "%s", error.text);
-    free(path);
+    mla_result r = MLA_OK;
+    if (path) r = tokenizer_open(&s->tokenizer, path, &error);
+    else if (s->c && s->c->gguf) r = needed ? gguf_tokenizer(&s->tokenizer, s->c->gguf, model, &error) : MLA_OK;
+    else if (needed && !s->c && !gguf_locate(&file, model, &error) && file) {
+        r = gguf_open(&g, file, &error);
+        if (!r) r = gguf_tokenizer(&s->tokenizer, g, model, &error);
+    } else if (needed) r = tokenizer_open(&s->tokenizer, model, &error);
+    if (r) fail(1, "%s", error.text);
+    gguf_close(g), free(path), free(file);
 }
 
 /* The files, as far as reading no weight takes one. */
@@ -646,13 +716,18 @@ static void open_files(session *s, options *o) {
     if (o->mode != INFO) open_tokenizer(s);
 }
 
-static json_value *read_beside(const session *s, const char *name) { /* in the directory of the tokenizer */
+static char *tokenizer_directory(const session *s) {
     const char *file = s->o->given[OPTION_TOKENIZER], *slash = file ? strrchr(file, '/') : NULL;
     buffer dir = {NULL, 0, 0};
-    if (!file) return read_json(s->o->given[OPTION_MODEL], name);
-    buffer_add(&dir, slash ? file : ".", slash ? (size_t)(slash - file) + 1 : 1);
-    json_value *json = read_json(dir.data, name);
-    free(dir.data);
+    if (!file) buffer_add(&dir, s->o->given[OPTION_MODEL], strlen(s->o->given[OPTION_MODEL]));
+    else buffer_add(&dir, slash ? file : ".", slash ? (size_t)(slash - file) + 1 : 1);
+    return dir.data;
+}
+
+static json_value *read_beside(const session *s, const char *name) { /* in the directory of the tokenizer */
+    char *dir = tokenizer_directory(s);
+    json_value *json = read_json(dir, name);
+    free(dir);
     return json;
 }
 
@@ -707,10 +782,18 @@ static void sampling_defaults(const session *s, sampler_desc *d) {
             fail(1, "generation_config.json: %s is not in %g..%g", keys[i].key, keys[i].low, keys[i].high);
         if (!o->given[keys[i].option]) *keys[i].value = value;
     }
-    if (json_typeof(k) != JSON_NULL && (!json_integer(k, &top_k) || top_k < 0 || top_k > INT_MAX))
-        fail(1, "generation_config.json: top_k is not in 0..%d", INT_MAX);
-    if (!o->given[OPTION_TOP_K]) d->top_k = (int)top_k;
+    if (json_typeof(k) != JSON_NULL && (!json_integer(k, &top_k) || top_k < -1 || top_k > INT_MAX))
+        fail(1, "generation_config.json: top_k is not in -1..%d", INT_MAX);
+    if (!o->given[OPTION_TOP_K]) d->top_k = all_or(top_k);
     json_free(json);
+}
+
+static uint64_t new_seed(void) { /* short enough to be typed again */
+    uint32_t seed = (uint32_t)time(NULL) ^ (uint32_t)getpid() << 16;
+    FILE *file = fopen("/dev/urandom", "rb");
+    if (file && fread(&seed, sizeof seed, 1, file) != 1) seed ^= 1;
+    if (file) fclose(file);
+    return seed;
 }
 
 /* ---- memory ------------------------------------------------------------------------------------------------------ */
@@ -895,6 +978,7 @@ static void start(session *s) {
     if (!s->logits) fail(1, "out of memory for the logits of %zu tokens (see --chunk)", s->rows);
     if (o->mode & GENERATES) {
         sampling_defaults(s, &o->sampling);
+        if (!o->given[OPTION_SEED] && o->sampling.temperature > 0) o->sampling.seed = new_seed();
         if (sampler_create(&s->sampler, (int)vocab, &o->sampling, &error)) fail(1, "%s", error.text);
         if (o->given[OPTION_MTP] && speculation_create(&s->ahead, s->model, s->context, s->context_desc.max_tokens,
                                                        s->cache, &o->sampling, &error))
@@ -1034,6 +1118,8 @@ static void report(const session *s) {
                     rate((double)s->plain.tokens, s->plain.seconds));
         say("\n");
     }
+    if (s->o->mode & GENERATES && s->o->sampling.temperature > 0)
+        say("seed       %llu\n", (unsigned long long)s->o->sampling.seed);
     say("memory     weights %s%s, context %s, cache %s, peak resident %s\n",
         amount(text[0], mla_model_bytes(s->model, 0)), s->o->quant.form ? "" : " mapped",
         amount(text[1], (double)mla_context_size(s->model, &s->context_desc)),
@@ -1105,7 +1191,7 @@ static void print_summary(const session *s, const chat_tokens *prompt, const cha
            "%.3f,\"stop\":\"%s\",",
            prompt->n, s->prompt.seconds, made->n, s->generation.seconds,
            rate((double)s->generation.tokens, s->generation.seconds), ending_names[end]);
-    if (out->tokenizer) printf("\"text\":"), json_text(out->kept.data ? out->kept.data : "", out->kept.n);
+    if (out->tokenizer) printf("\"text\":"), json_text(stdout, out->kept.data ? out->kept.data : "", out->kept.n);
     else {
         printf("\"tokens\":[");
         for (size_t i = 0; i < made->n; i++) printf(i ? ",%d" : "%d", made->ids[i]);
@@ -1186,69 +1272,346 @@ static void note_cached(const session *s, chat_tokens *cached, const chat_tokens
         fail(1, "%s", error.text);
 }
 
+typedef struct turn {
+    buffer question, answer; /* the answer as it was shown, with the thoughts */
+    chat_tokens ids;         /* of the answer, as they were generated */
+    int answered;
+} turn;
+
+typedef struct dialog {
+    session *s;
+    chat_own *own;       /* the model's own template; NULL: one of DeepSeek's */
+    chat_template style; /* that one */
+    chat_options options;
+    buffer bos, eos, tools, system;
+    int eos_id; /* -1: none but the model's */
+    turn *turns;
+    size_t n, capacity;
+    chat_tokens text, cached, made;
+    sink out;
+    line_editor *line;
+} dialog;
+
+/* What tokenizer_config.json calls bos_token or eos_token: a string, or an object with one. */
+static void read_token(buffer *out, const json_value *config, const char *key, const tokenizer *t, int id) {
+    const json_value *v = json_get(config, key), *text = json_typeof(v) == JSON_OBJECT ? json_get(v, "content") : v;
+    size_t n = 0;
+    const char *bytes = json_typeof(text) == JSON_STRING ? json_string(text, &n)
+                        : id >= 0                        ? tokenizer_bytes(t, id, &n)
+                                                         : NULL;
+    if (bytes) buffer_add(out, bytes, n);
+}
+
+/* The chat_template of tokenizer_config.json: a string, or a list of named ones, of which tools have their own. */
+static const char *configured_template(const json_value *config, int tools, size_t *n) {
+    const json_value *v = json_get(config, "chat_template"), *found = json_typeof(v) == JSON_STRING ? v : NULL;
+    for (size_t i = 0; json_typeof(v) == JSON_ARRAY && i < json_count(v); i++) {
+        const char *name = json_string(json_get(json_at(v, i), "name"), NULL);
+        if (name && (!strcmp(name, "default") ? !found : tools && !strcmp(name, "tool_use")))
+            found = json_get(json_at(v, i), "template");
+    }
+    return json_string(found, n);
+}
+
+static void open_template(dialog *d) {
+    session *s = d->s;
+    const char *file = s->o->given[OPTION_TEMPLATE], *name = "tokenizer_config.json: chat_template", *source = NULL;
+    char *dir = tokenizer_directory(s), *beside = join(dir, "chat_template.jinja");
+    json_value *config = read_beside(s, "tokenizer_config.json");
+    buffer text = {NULL, 0, 0};
+    mla_error error;
+    size_t n = 0;
+    if (!file && !access(beside, F_OK)) file = beside;
+    if (!file && s->c->gguf) {
+        source = gguf_string(gguf_find_key(s->c->gguf, "tokenizer.chat_template"), &n);
+        name = "tokenizer.chat_template";
+    } else if (file) {
+        read_file(&text, file);
+        source = text.data, n = text.n, name = strrchr(file, '/') ? strrchr(file, '/') + 1 : file;
+    } else source = configured_template(config, d->tools.n > 0, &n);
+    if (source && chat_open(&d->own, source, n, name, s->tokenizer, &error)) fail(1, "%s", error.text);
+    if (!d->own && chat_detect(&d->style, s->tokenizer, s->c->bos_token_id, &error)) fail(1, "--chat: %s", error.text);
+    read_token(&d->bos, config, "bos_token", s->tokenizer, s->c->bos_token_id);
+    read_token(&d->eos, config, "eos_token", s->tokenizer, s->c->n_eos ? s->c->eos_token_id[0] : -1);
+    d->options.bos = d->bos.data, d->options.eos = d->eos.data;
+    d->eos_id = !d->own ? d->style.eos : d->eos.n ? tokenizer_find(s->tokenizer, d->eos.data) : -1;
+    json_free(config), free(text.data), free(dir), free(beside);
+}
+
+/* --think and --tools, as far as the template knows of them. */
+static void set_template(dialog *d) {
+    const options *o = d->s->o;
+    const int thinks = d->style.style == CHAT_R1 || d->style.style == CHAT_V31;
+    if (o->given[OPTION_THINK] &&
+        (d->own ? !chat_mentions(d->own, "enable_thinking") && !chat_mentions(d->own, "thinking") : !thinks))
+        fail(1, d->own ? "--think: the chat template has neither thinking nor enable_thinking"
+                       : "--think: the model's tokenizer has no <think>");
+    if (o->given[OPTION_TOOLS] && (!d->own || !chat_mentions(d->own, "tools")))
+        fail(1, "--tools: the chat template knows no tools");
+    if (o->given[OPTION_THINK]) d->style.thinks = 1, d->options.think = 1;
+    if (o->given[OPTION_TOOLS]) d->options.tools = d->tools.data, d->options.n_tools = d->tools.n;
+}
+
+static void drop_turn(dialog *d, size_t i) {
+    free(d->turns[i].question.data), free(d->turns[i].answer.data), free(d->turns[i].ids.ids);
+    memmove(d->turns + i, d->turns + i + 1, (--d->n - i) * sizeof *d->turns);
+}
+
+static void add_utf8(buffer *b, const char *bytes, size_t n) { /* bytes that are no UTF-8 become U+FFFD */
+    tokenizer_stream utf8;
+    memset(&utf8, 0, sizeof utf8);
+    char *out = buffer_room(b, 3 * (n + 4) + 12);
+    size_t used = tokenizer_stream_push(&utf8, bytes, n, out);
+    used += tokenizer_stream_end(&utf8, out + used);
+    b->data[b->n += used] = 0;
+}
+
+static turn *add_turn(dialog *d, const char *question, size_t n) {
+    if (d->n == d->capacity) {
+        d->capacity = 2 * d->capacity + 16;
+        if (!(d->turns = realloc(d->turns, d->capacity * sizeof *d->turns))) fail(1, "out of memory");
+    }
+    turn *t = &d->turns[d->n++];
+    memset(t, 0, sizeof *t);
+    add_utf8(&t->question, question, n);
+    return t;
+}
+
+/* An answer as a message: what is in <think> ... </think> at its begin are the thoughts, also without an end. */
+static chat_message answer_message(const turn *t) {
+    const char *all = t->answer.data ? t->answer.data : "", *begin = all + strspn(all, " \t\r\n");
+    chat_message m = {"assistant", all, t->answer.n, NULL, 0};
+    if (strncmp(begin, "<think>", 7)) return m;
+    const char *end = strstr(begin, "</think>");
+    m.thoughts = begin + 7, m.content = end ? end + 8 : all + t->answer.n;
+    m.n_thoughts = (size_t)((end ? end : m.content) - m.thoughts), m.n = t->answer.n - (size_t)(m.content - all);
+    return m;
+}
+
+/* The tokens of the conversation, all anew: dropping thoughts, or a turn, changes what is before. */
+static void compose(dialog *d) {
+    mla_error error;
+    const tokenizer *t = d->s->tokenizer;
+    const char *system = d->system.data ? d->system.data : "";
+    mla_result rc = MLA_OK;
+    d->text.n = 0;
+    if (d->own) {
+        chat_message *m = malloc((2 * d->n + 1) * sizeof *m);
+        size_t n = 0;
+        if (!m) fail(1, "out of memory");
+        if (d->system.n) m[n++] = (chat_message){"system", system, d->system.n, NULL, 0};
+        for (size_t i = 0; i < d->n; i++) {
+            m[n++] = (chat_message){"user", d->turns[i].question.data, d->turns[i].question.n, NULL, 0};
+            if (d->turns[i].answered) m[n++] = answer_message(&d->turns[i]);
+        }
+        rc = chat_render(&d->text, d->own, m, n, &d->options, &error);
+        free(m);
+    }
+    for (size_t i = 0; !d->own && !rc && i < d->n; i++) {
+        const turn *u = &d->turns[i];
+        rc = chat_turn(&d->text, &d->style, t, i ? NULL : system, u->question.data, u->question.n, &error);
+        if (!rc && u->answered) rc = chat_answer(&d->text, &d->style, u->ids.ids, u->ids.n, &error);
+    }
+    if (rc) fail(1, "%s", error.text);
+    check_ids(d->s, &d->text);
+}
+
+/* Drops the oldest turns until the last question, and an answer of some length, fit. 0: not even that question does. */
+static int fit(dialog *d) {
+    const options *o = d->s->o;
+    const size_t room = (size_t)o->ctx, quarter = room / 4, answer = (size_t)o->n < quarter ? (size_t)o->n : quarter;
+    size_t dropped = 0;
+    for (compose(d); d->text.n + (answer ? answer : 1) > room && d->n > 1; dropped++) drop_turn(d, 0), compose(d);
+    if (dropped)
+        say("(the context of %d tokens is full: the oldest %zu turn%s dropped)\n", o->ctx, dropped,
+            dropped > 1 ? "s are" : " is");
+    return d->text.n + 1 <= room;
+}
+
+/* Answers the last question. */
+static void answer_turn(dialog *d) {
+    session *s = d->s;
+    const phase before = s->generation;
+    mla_error error;
+    ending end = END_INTERRUPT;
+    interrupted = 0, d->made.n = 0, d->out.kept.n = 0;
+    if (!fit(d)) {
+        fprintf(stderr,
+                "generate: the question takes the conversation to %zu tokens, and the context has room for %d: --ctx "
+                "makes it larger\n",
+                d->text.n, s->o->ctx);
+        drop_turn(d, d->n - 1);
+        if (!line_is_terminal(d->line)) exit(1);
+        return;
+    }
+    catch_up(s, &d->text, &d->cached);
+    if (chat_is_thinking(&d->text, s->tokenizer)) {
+        size_t n;
+        const char *last = tokenizer_bytes(s->tokenizer, d->text.ids[d->text.n - 1], &n);
+        const char *begin = n && last[n - 1] == '\n' ? "<think>\n" : "<think>";
+        sink_utf8(&d->out, begin, strlen(begin), 0);
+    }
+    const int left = s->o->ctx - (int)d->text.n;
+    if (!interrupted) end = generate(s, s->o->n < left ? s->o->n : left, d->eos_id, &d->made, &d->out);
+    note_cached(s, &d->cached, &d->text, &d->made);
+    sink_end(&d->out);
+    turn *t = &d->turns[d->n - 1];
+    if (end == END_INTERRUPT && d->made.n == 0) { /* as if it had not been asked */
+        drop_turn(d, d->n - 1);
+        return;
+    }
+    d->made.n -= end == END_EOS;
+    if (chat_append(&t->ids, d->made.ids, d->made.n, &error)) fail(1, "%s", error.text);
+    buffer_add(&t->answer, d->out.kept.data ? d->out.kept.data : "", d->out.kept.n);
+    t->answered = 1;
+    if (end == END_LENGTH && left <= s->o->n)
+        say("(the context of %d tokens is full: the answer ends here)\n", s->o->ctx);
+    say("(%zu tokens, %.2f tokens/s)\n", d->made.n,
+        rate((double)(s->generation.tokens - before.tokens), s->generation.seconds - before.seconds));
+}
+
+static void save_dialog(const dialog *d, const char *path) {
+    FILE *file = fopen(path, "wb");
+    const char *between = "[";
+    if (file && d->system.n) {
+        fputs("[{\"role\":\"system\",\"content\":", file), json_text(file, d->system.data, d->system.n),
+            fputs("}", file);
+        between = ",\n";
+    }
+    for (size_t i = 0; file && i < d->n; i++, between = ",\n") {
+        const turn *t = &d->turns[i];
+        fprintf(file, "%s{\"role\":\"user\",\"content\":", between), json_text(file, t->question.data, t->question.n);
+        fputs("},\n{\"role\":\"assistant\",\"content\":", file);
+        json_text(file, t->answer.data ? t->answer.data : "", t->answer.n), fputs("}", file);
+    }
+    if (file) fputs(d->n || d->system.n ? "]\n" : "[]\n", file);
+    const int failed = !file || ferror(file);
+    if ((file && fclose(file)) || failed) fprintf(stderr, "cannot write %s: %s\n", path, strerror(errno));
+    else say("(saved)\n");
+}
+
+static int load_message(dialog *d, const json_value *message, size_t i) { /* 0: it does not fit */
+    const char *role = json_string(json_get(message, "role"), NULL);
+    size_t n;
+    const char *content = json_string(json_get(message, "content"), &n);
+    mla_error error;
+    turn *last = d->n ? &d->turns[d->n - 1] : NULL;
+    if (!role || !content) return 0;
+    if (!strcmp(role, "system") && i == 0) buffer_add(&d->system, content, n);
+    else if (!strcmp(role, "user") && (!last || last->answered)) add_turn(d, content, n);
+    else if (!strcmp(role, "assistant") && last && !last->answered) {
+        last->answered = 1, add_utf8(&last->answer, content, n);
+        if (d->own) return 1;
+        const chat_message m = answer_message(last);
+        if (d->style.end_think >= 0 && chat_append(&last->ids, &d->style.end_think, 1, &error))
+            fail(1, "%s", error.text);
+        if (chat_append_text(&last->ids, d->s->tokenizer, m.content, m.n, TOKENIZER_PLAIN, &error))
+            fail(1, "%s", error.text);
+    } else return 0;
+    return 1;
+}
+
+static void clear_dialog(dialog *d) {
+    while (d->n) drop_turn(d, d->n - 1);
+}
+
+/* A list of messages as /save writes it: a system prompt or none, questions and answers in turns. */
+static void load_dialog(dialog *d, const char *path) {
+    FILE *file = fopen(path, "rb");
+    buffer text = {NULL, 0, 0};
+    json_value *json = NULL;
+    mla_error error;
+    size_t i = 0;
+    if (!file) {
+        fprintf(stderr, "cannot read %s: %s\n", path, strerror(errno));
+        return;
+    }
+    for (size_t got = 1; got; text.n += got) got = fread(buffer_room(&text, 65536), 1, 65536, file);
+    if (json_parse(text.data, text.n, &json, &error)) fprintf(stderr, "%s: %s\n", path, error.text);
+    else {
+        clear_dialog(d), d->system.n = 0;
+        while (i < json_count(json) && json_typeof(json) == JSON_ARRAY && load_message(d, json_at(json, i), i)) i++;
+        if (d->n && !d->turns[d->n - 1].answered) drop_turn(d, d->n - 1);
+        if (json_typeof(json) != JSON_ARRAY) fprintf(stderr, "%s: no list of messages\n", path);
+        else if (i < json_count(json))
+            fprintf(stderr, "%s: message %zu is not what comes next in a conversation\n", path, i + 1);
+        else say("(loaded: %zu turn%s)\n", d->n, d->n == 1 ? "" : "s");
+    }
+    fclose(file), json_free(json), free(text.data);
+}
+
+/* A line that is a command: / and a word. 1: it was one. */
+static int obey(dialog *d, const char *line) {
+    static const char *const names[] = {"/help", "/clear", "/system", "/regen", "/save", "/load", "/stats"};
+    const size_t n = 1 + strspn(line + (line[0] == '/'), "abcdefghijklmnopqrstuvwxyz");
+    const char *rest = line + n + (line[0] == '/' ? strspn(line + n, " \t") : 0);
+    int k = 0;
+    if (line[0] != '/' || n < 2 || (line[n] && !strchr(" \t", line[n]))) return 0;
+    while (k < 7 && (strlen(names[k]) != n || strncmp(names[k], line, n))) k++;
+    if (k >= 7) fprintf(stderr, "%.*s is no command: /help lists them\n", (int)n, line);
+    else if (k == 0)
+        fputs("/clear         forgets the conversation\n/system TEXT   another system prompt; the conversation stays\n"
+              "/regen         another answer to the last question\n/save FILE     writes the conversation as JSON; "
+              "/load FILE reads it\n"
+              "/stats         times so far\nA backslash at the end of a line: the next one belongs to it.\n",
+              stderr);
+    else if (k == 1) clear_dialog(d), say("(cleared)\n");
+    else if (k == 2) d->system.n = 0, add_utf8(&d->system, rest, strlen(rest));
+    else if (k == 3 && d->n == 0) fputs("there is no question yet\n", stderr);
+    else if (k == 3) {
+        turn *t = &d->turns[d->n - 1];
+        t->answered = 0, t->answer.n = t->ids.n = 0;
+        answer_turn(d);
+    } else if (k == 6) report(d->s);
+    else if (!*rest) fprintf(stderr, "%s: which file?\n", names[k]);
+    else if (k == 4) save_dialog(d, rest);
+    else load_dialog(d, rest);
+    return 1;
+}
+
+static void close_dialog(dialog *d) {
+    clear_dialog(d);
+    free(d->turns), free(d->text.ids), free(d->cached.ids), free(d->made.ids), free(d->out.kept.data);
+    free(d->out.work[0].data), free(d->out.work[1].data);
+    free(d->bos.data), free(d->eos.data), free(d->tools.data), free(d->system.data);
+    line_destroy(d->line), chat_close(d->own);
+}
+
 static int run_chat(options *o) {
     session it, *s = &it;
-    chat_tokens text = {NULL, 0, 0}, cached = {NULL, 0, 0}, made = {NULL, 0, 0};
-    chat_template chat;
-    mla_error error;
-    sink out;
-    const int terminal = isatty(0), begin_turns = o->given[OPTION_SYSTEM] != NULL;
-    const char *system = begin_turns ? o->given[OPTION_SYSTEM] : "";
+    dialog all, *d = &all;
+    const char *text, *system = o->given[OPTION_SYSTEM];
+    size_t n;
     open_files(s, o);
-    if (chat_detect(&chat, s->tokenizer, s->c->bos_token_id, &error)) fail(1, "--chat: %s", error.text);
-    if (o->given[OPTION_THINK] && chat.style != CHAT_R1 && chat.style != CHAT_V31)
-        fail(1, "--think: the model's tokenizer has no <think>");
-    if (o->given[OPTION_THINK]) chat.thinks = 1;
+    memset(d, 0, sizeof *d);
+    d->s = s;
+    if (o->given[OPTION_TOOLS]) read_file(&d->tools, o->given[OPTION_TOOLS]);
+    open_template(d), set_template(d);
+    if (system) add_utf8(&d->system, system, strlen(system));
     const int made_for = s->c->max_position_embeddings;
     if (!o->ctx) o->ctx = made_for > 0 && made_for < 4096 ? made_for : 4096;
     if (!o->given[OPTION_N]) o->n = INT_MAX;
+    if (!(d->line = line_create(0, 1))) fail(1, "out of memory");
     if (made_for > 0 && o->ctx > made_for)
         say("note: room for %d tokens, the model was made for %d\n", o->ctx, made_for);
     plan(s, o->chunk < o->ctx ? o->chunk : o->ctx, o->ctx, 1);
     start(s);
-    memset(&out, 0, sizeof out);
-    out.tokenizer = s->tokenizer, out.stop = s->stop, out.print = 1;
-    say("%s's chat template, room for %d tokens%s\n", chat_style_name(chat.style), o->ctx,
-        terminal ? "; Ctrl-C stops an answer, Ctrl-D ends" : "");
-
-    char *line = NULL;
-    size_t room = 0;
-    int full = 0;
-    while (!full) {
+    d->out.tokenizer = s->tokenizer, d->out.stop = s->stop, d->out.print = d->out.keep = 1;
+    say("%s%s chat template, room for %d tokens%s\n", d->own ? "the model's own" : chat_style_name(d->style.style),
+        d->own ? "" : "'s", o->ctx, line_is_terminal(d->line) ? "; /help; Ctrl-C stops an answer, Ctrl-D ends" : "");
+    for (;;) {
         interrupted = 0;
-        if (terminal) printf("> "), flush_stdout();
-        ssize_t n = getline(&line, &room, stdin);
-        if (n < 0) break; /* the end, or Ctrl-C */
-        while (n > 0 && (line[n - 1] == '\n' || line[n - 1] == '\r')) n--;
-        if (n == 0) continue;
-        const size_t before = text.n;
-        if (chat_turn(&text, &chat, s->tokenizer, before ? NULL : system, line, (size_t)n, &error))
-            fail(1, "%s", error.text);
-        check_ids(s, &text);
-        if (text.n + 1 > (size_t)o->ctx) {
-            full = 1;
-            break;
-        }
-        made.n = 0;
-        catch_up(s, &text, &cached);
-        ending end = END_INTERRUPT;
-        const int left = o->ctx - (int)text.n;
-        if (!interrupted) end = generate(s, o->n < left ? o->n : left, chat.eos, &made, &out);
-        note_cached(s, &cached, &text, &made);
-        if (end == END_INTERRUPT && made.n == 0) text.n = before; /* as if it had not been asked */
-        else {
-            full = end == END_LENGTH && left <= o->n;
-            made.n -= end == END_EOS;
-            if (chat_answer(&text, &chat, made.ids, made.n, &error)) fail(1, "%s", error.text);
-        }
-        sink_end(&out);
+        flush_stdout();
+        const line_result got = line_read(d->line, "> ", &text, &n);
+        if (got == LINE_ERROR) fail(1, "cannot read standard input: %s", strerror(errno));
+        if (got == LINE_END || (got == LINE_INTERRUPT && (n == 0 || !line_is_terminal(d->line)))) break;
+        if (got == LINE_INTERRUPT || n == 0 || obey(d, text)) continue;
+        add_turn(d, text, n);
+        answer_turn(d);
     }
-    if (terminal && !full) putchar('\n');
     flush_stdout();
     report(s);
-    free(line), free(text.ids), free(cached.ids), free(made.ids), free(out.work[0].data), free(out.work[1].data);
-    close_session(s);
-    if (full) fail(1, "the conversation has filled the context of %d tokens: --ctx makes it larger", o->ctx);
+    close_dialog(d), close_session(s);
     return 0;
 }
 

@@ -3,6 +3,7 @@
 #include "../mla.h"
 #define CHECKPOINT_IMPLEMENTATION
 #define TOKENIZER_IMPLEMENTATION
+#define JINJA_IMPLEMENTATION
 #define CHAT_IMPLEMENTATION
 #include "chat.h"
 #include "test.h"
@@ -184,6 +185,74 @@ static void typed(void) {
     free(text.ids);
 }
 
+/* By a template of the model's own. */
+static void render(chat_tokens *text, const chat_own *own, const chat_message *messages, size_t n,
+                   const chat_options *options) {
+    mla_error error;
+    CHECK(!chat_render(text, own, messages, n, options, &error), "%s", error.text);
+}
+
+static void own_template(void) {
+    static const char source[] = "{{ bos_token }}{% for m in messages %}{% if m.role == 'user' %}{{ '" CHAT__TOKEN(
+        "User") "' + m.content|trim + '" CHAT__TOKEN("Assistant") "' }}{% else %}"
+                                                                  "{{ m.content }}{% if m.reasoning_content %}({{ "
+                                                                  "m.reasoning_content }}){% endif %}{{ eos_token }}{% "
+                                                                  "endif %}"
+                                                                  "{% endfor %}{% if add_generation_prompt %}{{ "
+                                                                  "'<think>' if enable_thinking is not defined else "
+                                                                  "enable_thinking"
+                                                                  " }}{% endif %}{% if tools %} {{ tools|tojson }}{% "
+                                                                  "endif %}";
+    chat_template chat;
+    chat_tokens text = {NULL, 0, 0};
+    chat_own *own;
+    chat_options options;
+    mla_error error;
+    chat_message m[3];
+    SECTION("the model's own template");
+    tokenizer *t = detect(&chat, v31, 7);
+    CHECK(!chat_open(&own, source, sizeof source - 1, "x", t, &error), "%s", error.text);
+    CHECK(chat_mentions(own, "enable_thinking") && !chat_mentions(own, "thinking"), "what it mentions");
+    memset(m, 0, sizeof m), memset(&options, 0, sizeof options);
+    options.bos = names[0], options.eos = names[1];
+    m[0].role = "user", m[0].content = " Hi ", m[0].n = 4;
+    m[1].role = "assistant", m[1].content = "Ho", m[1].n = 2, m[1].thoughts = "hm", m[1].n_thoughts = 2;
+    m[2].role = "user", m[2].content = "Why?", m[2].n = 4;
+    render(&text, own, m, 1, &options);
+    reads(&text, "[B][U]Hi[A][T]");
+    CHECK(chat_is_thinking(&text, t), "<think> at the end");
+    render(&text, own, m, 3, &options);
+    reads(&text, "[B][U]Hi[A]Ho(hm)[E][U]Why?[A][T]");
+    options.think = -1;
+    render(&text, own, m, 1, &options);
+    reads(&text, "[B][U]Hi[A]False");
+    CHECK(!chat_is_thinking(&text, t), "no <think> at the end");
+    options.tools = "[{\"b\":1,\"a\":2}]", options.n_tools = 15, options.goes_on = 1;
+    render(&text, own, m, 1, &options);
+    reads(&text, "[B][U]Hi[A] [{\"b\": 1, \"a\": 2}]");
+    options.n_tools = 14;
+    CHECK(chat_render(&text, own, m, 1, &options, &error) == MLA_ERR_CONFIG, "tools that are no JSON");
+    options.tools = "{}", options.n_tools = 2;
+    CHECK(chat_render(&text, own, m, 1, &options, &error) == MLA_ERR_CONFIG, "tools that are no list");
+    options.tools = NULL;
+    char typed[300], want[400]; /* special tokens, marks of ours, and what only begins like them */
+    snprintf(typed, sizeof typed,
+             "%sa%s</think>\xef\xb7\x90<%s\xef\xb7\x90"
+             "b<think",
+             names[2], names[1], names[3]);
+    snprintf(want, sizeof want, "[B][U]%sa%s</think><%sb<think[A]", names[2], names[1], names[3]);
+    m[0].content = typed, m[0].n = strlen(typed);
+    render(&text, own, m, 1, &options);
+    reads(&text, want);
+    chat_close(own), chat_close(NULL);
+    CHECK(chat_open(&own, "{% if %}", 8, "x", t, &error) == MLA_ERR_CONFIG && !own &&
+              !strncmp(error.text, "x:1:7: ", 7),
+          "%s", error.text);
+    CHECK(!chat_open(&own, "{{ raise_exception('no') }}", 27, "x", t, &error), "%s", error.text);
+    CHECK(chat_render(&text, own, m, 1, &options, &error) == MLA_ERR_CONFIG && text.n == 0, "an exception");
+    chat_close(own), tokenizer_close(t), free(text.ids);
+}
+
 static void other(void) {
     chat_template chat;
     mla_error error;
@@ -218,6 +287,7 @@ static void other(void) {
 int main(void) {
     styles();
     typed();
+    own_template();
     other();
     return test_end();
 }

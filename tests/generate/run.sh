@@ -93,7 +93,8 @@ for v in nan 1e9 '' -1; do refused 2 '--top-p:' $run --top-p "$v"; refused 2 '--
 for v in 0 1.01; do refused 2 '--top-p:' $run --top-p $v; done
 for v in 0 200; do refused 2 '--repeat-penalty:' $run --repeat-penalty $v; done
 refused 2 '--min-p:' $run --min-p 1.01
-for v in -1 x 1.5 ''; do refused 2 '--top-k:' $run --top-k "$v"; refused 2 '--repeat-last:' $run --repeat-last "$v"; refused 2 '--ctx:' $run --ctx "$v"; done
+for v in -2 x 1.5 ''; do refused 2 '--top-k:' $run --top-k "$v"; done
+for v in -1 x 1.5 ''; do refused 2 '--repeat-last:' $run --repeat-last "$v"; refused 2 '--ctx:' $run --ctx "$v"; done
 refused 2 '--repeat-last:' $run --repeat-last 0
 refused 2 '--ctx:' $run --ctx 1
 for v in '' x -1 8X 8GG inf 1e30 ' 1'; do refused 2 '--memory:' $run --memory "$v"; done
@@ -197,7 +198,7 @@ if script -qec true /dev/null >/dev/null 2>&1; then # a terminal
     script -qec "$generate --model $model" /dev/null </dev/null >"$tmp/terminal"
     same "$? $(grep -c 'what to do?' "$tmp/terminal")" "2 1" 'no prompt on a terminal'
     script -qec "$generate --model $text --chat -n 3" /dev/null < <(printf 'hi\n'; sleep 0.5; printf '\004'; sleep 0.5) >"$tmp/terminal"
-    same "$? $(grep -c '^> ' "$tmp/terminal")" "0 2" 'chat on a terminal'
+    same "$? $(tr '\r' '\n' <"$tmp/terminal" | grep -c '^> ')" "0 4" 'chat on a terminal: two prompts, a line, and it again'
 fi
 
 # ---- errors of texts, of the context, of memory: status 1
@@ -296,9 +297,12 @@ done
 distinct() { tr ' ' '\n' <<<"$1" | sort -u | wc -l; }
 same "$(distinct "$($draw --repeat-penalty 100)")" 40 '--repeat-penalty: no token twice'
 same "$(($(distinct "$($draw --repeat-penalty 100 --repeat-last 1)") < 40))" 1 '--repeat-last 1: not twice in a row'
-hot=$($say --prompt x -n 30 --ignore-eos --print-tokens --quiet --temp 0.8 --top-p 0.9 --top-k 20 --min-p 0.01 --repeat-penalty 1.3)
+hot_of() { $say --prompt x -n 30 --ignore-eos --print-tokens --quiet --temp 0.8 --top-p 0.9 --top-k "$1" --min-p 0.01 --repeat-penalty 1.3 --seed 0; }
+hot=$(hot_of 20) all=$(hot_of 0)
 echo '{"do_sample": true, "temperature": 0.8, "top_p": 0.9, "top_k": 20, "min_p": 0.01, "repetition_penalty": 1.3, "eos_token_id": 193}' >$text/generation_config.json
-same "$($say --prompt x -n 30 --ignore-eos --print-tokens --quiet)" "$hot" 'generation_config.json'
+same "$($say --prompt x -n 30 --ignore-eos --print-tokens --quiet --seed 0)" "$hot" 'generation_config.json'
+sed -i 's/"top_k": 20/"top_k": -1/' $text/generation_config.json
+same "$($say --prompt x -n 30 --ignore-eos --print-tokens --quiet --seed 0)" "$all" 'generation_config.json: top_k -1 is all'
 cold=$($say --prompt x -n 30 --ignore-eos --print-tokens --quiet --temp 0 --repeat-penalty 1)
 same "$($say --tokens '192 120' -n 30 --ignore-eos --print-tokens --quiet)" "$cold" 'generation_config.json is for texts'
 sed -i 's/true/false/' $text/generation_config.json
@@ -410,9 +414,9 @@ modern=$tmp/modern thoughtful=$tmp/thoughtful
 speaking "$modern" '245 <|User|>' '246 <|Assistant|>'
 speaking "$thoughtful" '245 <|User|>' '246 <|Assistant|>' '247 <think>' '248 </think>' '249 <|search_begin|>'
 bytes_of() { printf %s "$1" | od -An -v -tu1 | tr -s ' \n' ' '; }
-answer() { # MODEL IDS: text, and in $made the ids
-    made=$($generate --model "$1" --tokens "$2" -n 12 --print-tokens --quiet)
-    $generate --model "$1" --tokens "$2" -n 12 --quiet
+answer() { # MODEL IDS [N]: text, and in $made the ids
+    made=$($generate --model "$1" --tokens "$2" -n "${3:-12}" --print-tokens --quiet)
+    $generate --model "$1" --tokens "$2" -n "${3:-12}" --quiet
 }
 for who in "$text" "$modern"; do
     if [ "$who" = "$text" ]; then a="192 $(bytes_of $'Be nice.\n\nUser: hi there\n\nAssistant:')" b=" 193 $(bytes_of $'User: and?\n\nAssistant:')"
@@ -427,19 +431,125 @@ done
 same "$(printf 'hi\n' | $generate --model "$thoughtful" --chat -n 9 --quiet; echo .)" \
      "$($generate --model "$thoughtful" --tokens "192 245 104 105 246 248" -n 9 --quiet; echo .)" '--chat of V3.1'
 same "$(printf 'hi\n' | $generate --model "$thoughtful" --chat --think -n 9 --quiet; echo .)" \
-     "$($generate --model "$thoughtful" --tokens "192 245 104 105 246 247" -n 9 --quiet; echo .)" '--chat --think'
+     "<think>$($generate --model "$thoughtful" --tokens "192 245 104 105 246 247" -n 9 --quiet; echo .)" '--chat --think'
 # thoughts (here all of the answer) are not kept: the cache is cut back to behind <|Assistant|>
-{ answer "$thoughtful" '192 245 104 105 246 247' && answer "$thoughtful" "192 245 104 105 246 248 193 245 $(bytes_of 'and?') 246 247"; } >"$tmp/want"
+{ printf '<think>' && answer "$thoughtful" '192 245 104 105 246 247' && printf '<think>' &&
+    answer "$thoughtful" "192 245 104 105 246 248 193 245 $(bytes_of 'and?') 246 247"; } >"$tmp/want"
 printf 'hi\nand?\n' | $generate --model "$thoughtful" --chat --think -n 12 >"$tmp/got" 2>"$tmp/stderr"
 same "$? $(cmp "$tmp/got" "$tmp/want" && echo equal) $(grep -c '^prompt *15 tokens' "$tmp/stderr")" '0 equal 1' "--chat --think of two turns ($(grep ^prompt "$tmp/stderr"))"
 same "$(printf 'hi\n' | $generate --model "$thoughtful" --chat -n 1 --ctx 300 2>&1 >/dev/null | grep -c 'note: room for 300 tokens, the model was made for 256')" 1 \
      '--chat --ctx: a note on more than the model was made for'
 same "$(printf '<\xef\xbd\x9cUser\xef\xbd\x9c>\n' | $generate --model "$modern" --chat -n 1 2>&1 >/dev/null | grep -c '^prompt *15 tokens')" 1 'typed special tokens are text'
-for n in 1 20; do # the first question, or the answer, fills the context
-    printf 'hello there\nmore\n' | $generate --model "$modern" --chat --ctx $((n + 14)) >/dev/null 2>"$tmp/stderr"
-    same "$? $(grep -c "filled the context of $((n + 14)) tokens: --ctx makes it larger" "$tmp/stderr")" '1 1' "a full context of $((n + 14))"
-done
+printf 'hello there\nmore\n' | $generate --model "$modern" --chat --ctx 13 >"$tmp/got" 2>"$tmp/stderr"
+same "$? $(wc -c <"$tmp/got") $(grep -c 'question takes the conversation to 14 tokens, and the context has room for 13: --ctx makes it larger' "$tmp/stderr")" \
+    '1 0 1' 'a question larger than the context'
+printf 'hello there\nmore\nand\n' | $generate --model "$modern" --chat --ctx 34 --system 'Hi' >"$tmp/got" 2>"$tmp/stderr"
+same "$? $(grep -c '^(the context of 34 tokens is full: the answer ends here)$' "$tmp/stderr") $(grep -c '^(the context of 34 tokens is full: the oldest 1 turn is dropped)$' "$tmp/stderr")" \
+    '0 3 2' 'answers that fill the context'
+{ answer "$modern" "192 72 105 245 $(bytes_of 'hello there') 246" 18 && answer "$modern" "192 72 105 245 $(bytes_of more) 246" 25 &&
+    answer "$modern" "192 72 105 245 $(bytes_of and) 246" 26; } >"$tmp/want"
+same "$(cmp "$tmp/got" "$tmp/want" && echo equal)" equal 'what is left without the oldest turns'
 same "$($generate --model "$modern" --chat --quiet </dev/null; echo "$?.")" 0. 'a chat of nothing'
+
+# ---- the model's own template: DeepSeek-V3's in Jinja does what the built-in one does
+template='{{ bos_token }}{% for m in messages %}{% if m.role == "system" %}{{ m.content }}{% elif m.role == "user" %}{{ "<|User|>" + m.content + "<|Assistant|>" }}{% else %}{{ m.content + eos_token }}{% endif %}{% endfor %}{% if tools %}<|User|>{{ tools[0].name }}{% endif %}{% if enable_thinking %}<think>{{ "\n" }}{% endif %}'
+template=${template//|/$(printf '\xef\xbd\x9c')}
+own=$tmp/own
+mkdir "$own" && ln -s "$thoughtful"/* "$own/"
+printf '%s' "$template" >"$tmp/own.jinja"
+# shellcheck disable=SC2016
+node_free_json() { sed 's/\\/\\\\/g; s/"/\\"/g' "$1"; } # of one line
+printf '{"bos_token": {"content": "%s"}, "eos_token": "%s", "chat_template": "%s"}' \
+    "$($generate --model "$thoughtful" --detokenize <<<192 | tr -d '\0')" "$($generate --model "$thoughtful" --detokenize <<<193 | tr -d '\0')" \
+    "$(node_free_json "$tmp/own.jinja")" >"$own/tokenizer_config.json"
+talk() { printf 'Tell me of the Rat\nAnd the Toad?\r\n' | $generate --model examples/tales --chat --system 'Be nice.' -n 24 --temp 0 "$@"; }
+talk --quiet >"$tmp/want"
+talk --template "$tmp/own.jinja" >"$tmp/got" 2>"$tmp/stderr"
+same "$? $(cmp "$tmp/got" "$tmp/want" && echo equal) $(grep -c "^the model's own chat template" "$tmp/stderr")" '0 equal 1' "--chat by V3's template in Jinja"
+ran=$(sed -n 's/^prompt *\([0-9]*\) tokens.*/\1/p' "$tmp/stderr")
+talk >/dev/null 2>"$tmp/stderr"
+same "$ran" "$(sed -n 's/^prompt *\([0-9]*\) tokens.*/\1/p' "$tmp/stderr")" 'as many tokens run as without: what is the same stays in the cache'
+same "$(printf 'hi there\n' | $generate --model "$own" --chat -n 12 --quiet)" "$(printf 'hi there\n' | $generate --model "$modern" --chat -n 12 --quiet)" 'the template of tokenizer_config.json'
+same "$(printf '<\xef\xbd\x9cUser\xef\xbd\x9c>\n' | $generate --model "$own" --chat -n 1 2>&1 >/dev/null | grep -c '^prompt *15 tokens')" 1 'typed special tokens are text to a template, too'
+same "$(printf 'hi\n' | $generate --model "$own" --chat --think -n 9 --quiet; echo .)" \
+     "<think>
+$($generate --model "$thoughtful" --tokens "192 245 104 105 246 247 10" -n 9 --quiet; echo .)" '--think of a template'
+echo '[{"name": "ab"}]' >"$tmp/tools.json"
+same "$(printf 'hi\n' | $generate --model "$own" --chat --tools "$tmp/tools.json" -n 9 --quiet; echo .)" \
+     "$($generate --model "$thoughtful" --tokens "192 245 104 105 246 245 97 98" -n 9 --quiet; echo .)" '--tools'
+printf '{"chat_template": [{"name": "tool_use", "template": "{{ tools | tojson }}"}, {"name": "default", "template": "ab{{ messages[0].content }}"}]}' >"$tmp/named.json"
+rm "$own/tokenizer_config.json" && cp "$tmp/named.json" "$own/tokenizer_config.json"
+same "$(printf 'hi\n' | $generate --model "$own" --chat -n 9 --quiet; echo .)" "$($generate --model "$thoughtful" --tokens '97 98 104 105' -n 9 --quiet; echo .)" 'a list of templates'
+same "$(printf 'hi\n' | $generate --model "$own" --chat --tools "$tmp/tools.json" -n 9 --quiet; echo .)" \
+     "$($generate --model "$thoughtful" --tokens "$(bytes_of '[{"name": "ab"}]')" -n 9 --quiet; echo .)" 'the one for tools'
+echo 'cd' >"$own/chat_template.jinja"
+same "$(printf 'hi\n' | $generate --model "$own" --chat -n 9 --quiet; echo .)" "$($generate --model "$thoughtful" --tokens '99 100' -n 9 --quiet; echo .)" 'chat_template.jinja'
+refused 1 '--think: the chat template has neither' $generate --model "$own" --chat --think
+refused 1 '--tools: the chat template knows no tools' $generate --model "$own" --chat --tools "$tmp/tools.json"
+refused 1 '--tools: the chat template knows no tools' $generate --model "$modern" --chat --tools "$tmp/tools.json"
+refused 1 'cannot read' $generate --model "$own" --chat --template "$tmp/none"
+printf 'a\n{{ a|x }}' >"$tmp/bad.jinja"
+refused 1 "bad.jinja:2:6: no filter 'x' is known" $generate --model "$own" --chat --template "$tmp/bad.jinja"
+echo '{{ raise_exception("Roles!") }}' >"$tmp/raise.jinja"
+refused 1 'raise.jinja:1:4: Roles!' bash -c "echo hi | $generate --model $own --chat --template $tmp/raise.jinja --quiet"
+echo '{"a": 1}' >"$tmp/no-list"
+refused 1 'the tools are no list' bash -c "echo hi | $generate --model $own --chat --template $tmp/own.jinja --tools $tmp/no-list --quiet"
+echo '[{]' >"$tmp/no-json"
+refused 1 'JSON, byte 2' bash -c "echo hi | $generate --model $own --chat --template $tmp/own.jinja --tools $tmp/no-json --quiet"
+
+# ---- commands of a chat
+chat() { $generate --model "$modern" --chat -n 8 "$@" 2>"$tmp/stderr"; }
+first=$(printf 'hi\n' | chat)
+same "$(printf 'hi\n/regen\n' | chat)" "$first
+$first" '/regen'
+same "$(printf 'hi\n/clear\nhi\n' | chat)" "$first
+$first" '/clear'
+same "$(printf '/system Be nice.\nhi\n' | chat)" "$(printf 'hi\n' | chat --system 'Be nice.')" '/system'
+same "$(printf 'a\\\nb\n' | chat; cat "$tmp/stderr" | grep -c '^prompt *6 tokens')" "$($generate --model "$modern" --tokens '192 245 97 10 98 246' -n 8 --quiet)
+1" 'a backslash at the end of a line'
+same "$(printf 'hi\n/save %s\n' "$tmp/saved" | chat) $(grep -c '^(saved)$' "$tmp/stderr")" "$first 1" '/save'
+same "$(head -n 1 "$tmp/saved")" '[{"role":"user","content":"hi"},' 'what was saved'
+tale() { $generate --model examples/tales --chat -n 20 --temp 0 --quiet; } # whose answers are text: nothing is lost when they are saved
+printf 'Tell me\n/save %s\nAnd?\n' "$tmp/told" | tale | tail -n 1 >"$tmp/want"
+same "$(printf 'x\n/load %s\nAnd?\n' "$tmp/told" | tale | tail -n 1 | cmp - "$tmp/want" && echo equal)" equal '/load'
+printf '/help\n/nope\n/stats\n/load %s\n/save\n/save %s\n/load %s\n/regen\n/etc/x\n' "$tmp/none" "$tmp/none/x" "$tmp/tools.json" | chat >"$tmp/got"
+same "$? $(wc -l <"$tmp/got") $(grep -cE '^/(clear|system TEXT|regen|save FILE|stats) ' "$tmp/stderr")" '0 1 5' '/help, and what is no command'
+for message in '/nope is no command: /help lists them' "cannot read $tmp/none: No such file" '/save: which file?' "cannot write $tmp/none/x" \
+               'message 1 is not what comes next' 'there is no question yet' 'tokens/s)'; do
+    same "$(grep -cF "$message" "$tmp/stderr")" 1 "$message"
+done
+same "$(printf 'hi\n' | $generate -m "$modern" --chat -c 64 -t 1 -n 8 2>/dev/null)" "$first" '-m -c -t'
+same "$($generate -m "$modern" -p ab -n 4 --quiet)" "$($generate --model="$modern" --prompt=ab -n 4 --quiet)" '-p, --prompt=TEXT'
+same "$($generate --model "$modern" --prompt=a=b -n 0 --quiet)" 'a=b' '--prompt=a=b'
+refused 2 'unknown option' $generate --nope=1
+refused 2 '--chat: takes no value' $generate --model "$modern" --chat=1
+refused 2 '--prompt: the text is empty' $generate --model "$modern" --prompt=
+draw() { $generate --model "$modern" --prompt ab -n 20 --temp 1 --print-tokens "$@" 2>"$tmp/stderr"; }
+one=$(draw) seed=$(sed -n 's/^seed *//p' "$tmp/stderr") two=$(draw)
+same "$(draw --seed "$seed")" "$one" "the seed that was chosen: $seed"
+if [ "$one" = "$two" ]; then same equal different 'another run has another seed'; fi
+same "$($generate --model "$modern" --prompt ab -n 20 --print-tokens 2>&1 >/dev/null | grep -c ^seed)" 0 'no seed without sampling'
+same "$(draw --seed 1 --top-k -1)" "$(draw --seed 1 --top-k 0)" '--top-k -1'
+if script -qec true /dev/null >/dev/null 2>&1; then # a terminal: editing and history
+    typed() { script -qec "$generate --model $modern --chat -n 4 --quiet" /dev/null < <(sleep 0.3; for keys; do printf "$keys"; sleep 0.3; done) | tr '\r' '\n'; }
+    terminal() { # WHAT WANTED KEYS...: the line as it was shown last, before it was answered
+        local what=$1 want=$2
+        shift 2
+        typed "$@" '\n' '\004' >"$tmp/terminal"
+        same "$? $(sed 's/\x1b\[[?0-9]*[a-zA-Z]//g' "$tmp/terminal" | grep -c "^> $want\$" | awk '{ print ($1 > 0) }')" '0 1' "$what"
+    }
+    terminal 'backspace, left, insertion' 'hi you' 'hx\177i oy' '\033[D\033[D' 'y' '\033[C\033[3~u'
+    terminal 'home, end, words' '1b 3c2' 'b c' '\001' '1' '\005' '2' '\033[1;5D' '3'
+    terminal 'UTF-8' 'é漢!' 'é漢字' '\177!'
+    terminal 'Ctrl-U, Ctrl-W, Ctrl-K' 'x z' 'abc\025x y' '\027z q\002\002\013'
+    terminal 'history' 'one' 'one\n' 'two' '\033[A'
+    terminal 'pasting' 'a↵b' '\033[200~a\rb\033[201~'
+    terminal 'a backslash' 'a↵b' 'a\\\n' 'b'
+    typed 'abc' '\003' 'hi\n' '\003' >"$tmp/terminal"
+    same "$? $(grep -c '^> .*hi' "$tmp/terminal" | awk '{ print ($1 > 0) }')" '0 1' 'Ctrl-C gives a line up, and on an empty one ends'
+else
+    echo 'script is not here: line editing is left out'
+fi
 
 # ---- Ctrl-C, pressed when there is output
 grown() { # FILE SIZE: waits until it is larger, for a minute at most
