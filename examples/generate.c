@@ -522,7 +522,7 @@ typedef struct sink {
     stop_scan *stop;            /* NULL: no stop strings */
     tokenizer_stream utf8;
     int print; /* as it comes; else it is kept */
-    int keep;  /* also what is printed */
+    int keep;  /* also what is printed: a chat's answer, which begins a text */
     int n_tokens;
     buffer kept, work[2];
 } sink;
@@ -551,6 +551,7 @@ static int sink_token(sink *s, int token) { /* 1: here begins a stop string */
         s->keep && bytes && ((n == 7 && !memcmp(bytes, "<think>", 7)) || (n == 8 && !memcmp(bytes, "</think>", 8)));
     if (!bytes || (tokenizer_is_special(s->tokenizer, token) && !thoughts)) return 0;
     s->n_tokens++;
+    if (s->keep && s->n_tokens == 1 && n && *bytes == ' ' && tokenizer_strips_space(s->tokenizer)) bytes++, n--;
     if (s->stop) {
         char *out = buffer_room(&s->work[0], stop_room(s->stop, n));
         n = stop_push(s->stop, bytes, n, out, &stopped), bytes = out;
