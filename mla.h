@@ -1214,12 +1214,14 @@ float mla_weight(const mla_tensor *w, int row, int col) {
     const float v = mla__get(w->dtype, w->data, row * (mla__sz)w->cols + col);
     return mla__scaled(w) ? v * mla__scale(w, row, col) : v;
 }
+/* 0 of a tensor that is absent, or of no known dtype: it has no place in the model. */
 MLA__INLINE double mla__tensor_bytes(const mla_tensor *w) {
     const int r = mla__scale_rows(w), c = mla__scale_cols(w);
+    if (!w->data || (unsigned)w->dtype >= MLA_DTYPE_COUNT || (unsigned)w->scale_dtype >= MLA_DTYPE_COUNT) return 0;
     double n = (double)w->rows * (double)mla__bytes(w->dtype, w->cols);
     if (mla__scaled(w))
-        n += (double)((w->rows + r - 1) / r) * ((w->cols + c - 1) / c) * (double)mla__bytes(w->scale_dtype, 1);
-    return w->data ? n : 0;
+        n += (double)((w->rows - 1) / r + 1) * ((w->cols - 1) / c + 1) * (double)mla__bytes(w->scale_dtype, 1);
+    return n;
 }
 
 /* y [n] = x, each 128 of them rounded to e4m3 times d = largest/448, as by mla_f32_to_e4m3: DeepSeek's act_quant. 0
@@ -5054,13 +5056,21 @@ double mla_model_bytes(const mla_model *m, int n_tokens) {
 
 /* ---- >>cache-object --------------------------------------------------------------------------------------------- */
 
+/* What a layer keeps of a token, and of a sequence however long, is for its mixer to say, which uses caches itself. */
+static mla__sz mla__row_bytes(const mla_model *m, int layer, mla_dtype t);
+static mla__sz mla__state_bytes(const mla_model *m, int layer);
+
+typedef struct mla__layer_rows {
+    mla__sz at, bytes; /* where a page has them, and what one takes */
+} mla__layer_rows;
 struct mla_pool {
     mla__object object;
     int n_layers, width, n_indexers, index_width; /* width: values in a row; index: layers with an index key */
     mla_dtype dtype, index_dtype;
     int *refs, *free_pages, n_free, tokens; /* tokens of a page */
     mla__sz index_at, page_bytes;
-    unsigned char *rows; /* pages of [n_layers, tokens, width] and, at index_at, [n_indexers, tokens, index_width] */
+    mla__layer_rows *layers; /* [n_layers] */
+    unsigned char *rows; /* pages of [tokens] rows of each layer and, at index_at, [n_indexers, tokens, index_width] */
 };
 
 struct mla_cache {
@@ -5072,6 +5082,8 @@ struct mla_cache {
     int *ahead, n_ahead; /* [num_nextn_predict_layers]: positions for which each of these layers has its rows */
     int *table, n_pages; /* pages held, by position; during a call they may reach beyond length */
     int had_pages, *had; /* undo record of the last reservation: pages held before, and which, from that of length on */
+    unsigned char *state; /* of all layers that keep one; zeros at first */
+    size_t state_bytes;
 };
 
 static int mla__index_width(const mla_model *m) { return m->n_indexers ? m->c.index_head_dim : 0; }
@@ -5090,20 +5102,19 @@ static mla_result mla__cache_dtypes(const mla_model *m, mla_dtype dtype, mla_dty
     return mla__row_dtype(index_dtype, mla__index_width(m), what, "index_dtype", "index_head_dim", err);
 }
 
-/* Row at position, of the i-th layer's in this part of the page: those after it in its page follow without gaps. */
-static unsigned char *mla__row_at(const mla_cache *k, int position, mla__sz part, int i, mla__sz bytes) {
+/* Row at position, of those that begin at `first` in each page: those after it in its page follow without gaps. */
+static unsigned char *mla__row_at(const mla_cache *k, int position, mla__sz first, mla__sz bytes) {
     const mla_pool *p = k->pool;
     const int page = p == &k->own ? 0 : position / MLA_PAGE;
-    const mla__sz at = (mla__sz)i * p->tokens + position - page * p->tokens;
-    return p->rows + k->table[page] * p->page_bytes + part + at * bytes;
+    return p->rows + k->table[page] * p->page_bytes + first + (position - (mla__sz)page * p->tokens) * bytes;
 }
 static unsigned char *mla__row(const mla_cache *k, int layer, int position) {
-    return mla__row_at(k, position, 0, layer, mla__bytes(k->pool->dtype, k->pool->width));
+    return mla__row_at(k, position, k->pool->layers[layer].at, k->pool->layers[layer].bytes);
 }
 /* The same for the index keys of a layer that has them. */
 static unsigned char *mla__index_row(const mla_cache *k, int layer, int position) {
     const mla__sz bytes = mla__bytes(k->pool->index_dtype, k->pool->index_width);
-    return mla__row_at(k, position, k->pool->index_at, k->indexer[layer], bytes);
+    return mla__row_at(k, position, k->pool->index_at + k->indexer[layer] * k->pool->tokens * bytes, bytes);
 }
 
 static mla_result mla__pool_check(const mla_model *m, const void *desc, mla_error *err) {
@@ -5118,7 +5129,13 @@ static mla_pool mla__pool_of(mla__arena *a, const mla_model *m, int n, int token
     p.n_layers = mla__all_layers(&m->c), p.width = m->c.kv_lora_rank + m->c.qk_rope_head_dim;
     p.n_indexers = m->n_indexers, p.index_width = mla__index_width(m);
     p.dtype = t, p.index_dtype = index_t, p.tokens = tokens, p.n_free = n;
-    const double rows = (double)p.n_layers * tokens * (double)mla__bytes(t, p.width);
+    double rows = 0;
+    p.layers = MLA__TAKE(a, mla__layer_rows, p.n_layers);
+    for (int i = 0; i < p.n_layers; i++) {
+        const mla__layer_rows l = {(mla__sz)rows, mla__row_bytes(m, i, t)};
+        if (a->base) p.layers[i] = l;
+        rows += (double)tokens * (double)l.bytes;
+    }
     const double index_at = ceil(rows / MLA__ALIGN) * MLA__ALIGN;
     const double page_bytes = index_at + (double)p.n_indexers * tokens * (double)mla__bytes(index_t, p.index_width);
     p.refs = MLA__TAKE(a, int, n);
@@ -5218,10 +5235,13 @@ static void *mla__cache_layout(const mla_model *m, const void *desc, void *memor
     k.indexer = MLA__TAKE(&a, int, n_layers);
     k.ahead = MLA__TAKE(&a, int, k.n_ahead);
     if (!d->pool) k.own = mla__pool_of(&a, m, 1, d->capacity, d->dtype, d->index_dtype);
+    for (int i = 0; i < n_layers; i++) k.state_bytes += (size_t)mla__state_bytes(m, i);
+    k.state = MLA__TAKE(&a, unsigned char, k.state_bytes);
     *bytes = mla__total(&a);
     if (!at) return NULL;
     for (int i = 0; i < k.n_ahead; i++) k.ahead[i] = 0;
     memcpy(k.indexer, m->indexer, (size_t)n_layers * sizeof *k.indexer);
+    memset(k.state, 0, k.state_bytes);
     *at = k;
     at->pool = d->pool ? d->pool : &at->own;
     return at;
@@ -5243,7 +5263,9 @@ mla_result mla_cache_truncate(mla_cache *k, int length, mla_error *err) {
     mla__trim(k, mla__pages(k->pool, length));
     return MLA_OK;
 }
-void mla_cache_reset(mla_cache *k) { mla_cache_truncate(k, 0, NULL); }
+void mla_cache_reset(mla_cache *k) {
+    if (!mla_cache_truncate(k, 0, NULL)) memset(k->state, 0, k->state_bytes);
+}
 /* The first layer for which k and `indexer` disagree about whether it has index keys; -1: none. */
 static int mla__other_indexer(const mla_cache *k, const int *indexer) {
     for (int i = 0; i < k->pool->n_layers; i++)
@@ -5303,6 +5325,7 @@ mla_result mla_cache_fork(mla_cache *dst, const mla_cache *src, mla_error *err) 
         mla__copy_rows(dst, src);
     }
     dst->length = src->length;
+    memcpy(dst->state, src->state, src->state_bytes);
     for (int i = 0; i < dst->n_ahead; i++) dst->ahead[i] = src->ahead[i];
     return MLA_OK;
 }
@@ -6764,20 +6787,34 @@ mla_result mla_attn_forward(mla_context *c, int layer, float *y, const float *x,
 }
 
 /* ---- >>mixer ----------------------------------------------------------------------------------------------------- */
-/* What lets a token of a layer see those before it, and all that contexts and blocks know of it: MLA, so far. */
+/* A mixer lets a token of a layer see those before it. Its entry here is all that contexts, caches and blocks know of
+   it. MLA is the only one so far; a recurrent one has a state, and rows of 0 bytes. */
 typedef struct mla__mixer {
     mla_result (*check)(mla_context *c, int layer);    /* that a partial model has what a call on the layer needs */
     void (*layout)(mla_context *c, mla__arena *arena); /* of its scratch, where nothing is kept from layer to layer */
+    mla__sz (*row_bytes)(const mla_model *m, mla_dtype t); /* of a cached token */
+    mla__sz (*state_bytes)(const mla_model *m);            /* of a sequence */
     void (*run)(mla_context *c, const mla__batch *batch, int layer, int probs_layer, float *y, const float *x);
 } mla__mixer;
 
+static mla__sz mla__attn_row_bytes(const mla_model *m, mla_dtype t) {
+    return mla__bytes(t, m->c.kv_lora_rank + m->c.qk_rope_head_dim);
+}
+static mla__sz mla__attn_state_bytes(const mla_model *m) {
+    (void)m;
+    return 0;
+}
 static const mla__mixer mla__mixers[] = {
-    {mla__attn_check, mla__attn_layout, mla__attn_run},
+    {mla__attn_check, mla__attn_layout, mla__attn_row_bytes, mla__attn_state_bytes, mla__attn_run},
 };
 static const mla__mixer *mla__mixer_of(const mla_model *m, int layer) {
     (void)m, (void)layer;
     return &mla__mixers[0];
 }
+static mla__sz mla__row_bytes(const mla_model *m, int layer, mla_dtype t) {
+    return mla__mixer_of(m, layer)->row_bytes(m, t);
+}
+static mla__sz mla__state_bytes(const mla_model *m, int layer) { return mla__mixer_of(m, layer)->state_bytes(m); }
 
 /* ---- >>moe ------------------------------------------------------------------------------------------------------- */
 

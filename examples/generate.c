@@ -281,8 +281,7 @@ static const char *const form_names[N_FORMS] = {"keep", "q8", "q4", "q4_k", "q5_
 static const char *const activation_names[MLA_ACT_COUNT] = {"auto", "f32", "int8", "bf16", "e4m3"};
 
 static void help(void) {
-    printf("usage: generate --model DIR [--prompt TEXT | --chat | ...] [options]\n"
-           "Runs a DeepSeek checkpoint, a directory as on Hugging Face or FILE.gguf.\n"
+    printf("usage: generate --model DIR|FILE.gguf [--prompt TEXT | --chat | ...] [options]\n"
            "-m -p -c -t: --model, --prompt, --ctx, --threads; --prompt=TEXT, too.\n"
            "  --prompt TEXT     continues a text; or --prompt-file F (-: standard input)\n"
            "  --tokens \"1 2 3\"  continues token ids\n"
@@ -648,8 +647,9 @@ static void gguf_text(buffer *out, const gguf *g, const char *name) {
     const char *text = gguf_string(gguf_find_key(g, name), &n);
     if (text) buffer_add(out, text, n);
 }
-static mla_result gguf_tokenizer(tokenizer **out, const gguf *g, const char *file, mla_error *error) {
+static void gguf_tokenizer(tokenizer **out, const gguf *g, const char *file) {
     buffer model = {NULL, 0, 0}, pre = model;
+    mla_error error;
     tokenizer_gguf k;
     memset(&k, 0, sizeof k);
     gguf_text(&model, g, "tokenizer.ggml.model"), gguf_text(&pre, g, "tokenizer.ggml.pre");
@@ -661,10 +661,11 @@ static mla_result gguf_tokenizer(tokenizer **out, const gguf *g, const char *fil
     k.unk = gguf_id(g, "tokenizer.ggml.unknown_token_id");
     k.add_bos = gguf_id(g, "tokenizer.ggml.add_bos_token"), k.add_eos = gguf_id(g, "tokenizer.ggml.add_eos_token");
     k.add_space_prefix = gguf_id(g, "tokenizer.ggml.add_space_prefix");
-    if (!k.model) fail(1, "%s has no tokenizer inside: --tokenizer FILE gives one, --tokens does without", file);
-    const mla_result r = tokenizer_from_gguf(out, &k, file, error);
+    if (!k.model || !k.tokens.count)
+        fail(1, "%s has no tokenizer inside: --tokenizer FILE gives one, --tokens does without", file);
+    if (tokenizer_from_gguf(out, &k, file, &error))
+        fail(1, "%s (--tokenizer FILE gives another, --tokens does without)", error.text);
     free(model.data), free(pre.data);
-    return r;
 }
 
 /* The file that --tokenizer names, or beside the model; NULL: there is none. */
@@ -689,12 +690,11 @@ static void open_tokenizer(session *s) {
     mla_error error;
     mla_result r = MLA_OK;
     if (path) r = tokenizer_open(&s->tokenizer, path, &error);
-    else if (s->c && s->c->gguf) r = needed ? gguf_tokenizer(&s->tokenizer, s->c->gguf, model, &error) : MLA_OK;
-    else if (needed && !s->c && !gguf_locate(&file, model, &error) && file) {
-        r = gguf_open(&g, file, &error);
-        if (!r) r = gguf_tokenizer(&s->tokenizer, g, model, &error);
-    } else if (needed) r = tokenizer_open(&s->tokenizer, model, &error);
+    else if (needed && s->c && s->c->gguf) gguf_tokenizer(&s->tokenizer, s->c->gguf, model);
+    else if (needed && !s->c && !gguf_locate(&file, model, &error) && file) r = gguf_open(&g, file, &error);
+    else if (needed) r = tokenizer_open(&s->tokenizer, model, &error);
     if (r) fail(1, "%s", error.text);
+    if (g) gguf_tokenizer(&s->tokenizer, g, model);
     gguf_close(g), free(path), free(file);
 }
 

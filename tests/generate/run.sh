@@ -209,8 +209,8 @@ refused 1 "cannot read $tmp/none: No such file" $say --prompt-file "$tmp/none"
 refused 1 "cannot read $tmp: Is a directory" $say --prompt-file "$tmp"
 echo >"$tmp/empty"
 refused 1 "nothing in $tmp/empty" $say --prompt-file "$tmp/empty"
-refused 1 'tokenizer.json: cannot be read: no such file' $generate --model $model --prompt x
-refused 1 'tokenizer.json: cannot be read: no such file' $generate --model $model --tokens 1 --stop x
+refused 1 'a directory without tokenizer.json or tiktoken.model' $generate --model $model --prompt x
+refused 1 'a directory without tokenizer.json or tiktoken.model' $generate --model $model --tokens 1 --stop x
 refused 1 'cannot be read: no such file' $generate --model $model --prompt x --tokenizer "$tmp/none"
 refused 1 'cannot be read: no such file' $generate --tokenize --tokenizer "$tmp/none"
 refused 1 'no token <.*end.*of.*sentence.*>: no chat template' $generate --model $model --chat --tokenizer <(sed 's/"id":193,"content":"[^"]*"/"id":193,"content":"<eos>"/' $text/tokenizer.json)
