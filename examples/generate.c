@@ -664,7 +664,7 @@ static void gguf_tokenizer(tokenizer **out, const gguf *g, const char *file) {
     if (!k.model || !k.tokens.count)
         fail(1, "%s has no tokenizer inside: --tokenizer FILE gives one, --tokens does without", file);
     if (tokenizer_from_gguf(out, &k, file, &error))
-        fail(1, "%s (--tokenizer FILE gives another, --tokens does without)", error.text);
+        fail(1, "%s: --tokenizer FILE gives another, --tokens does without", error.text);
     free(model.data), free(pre.data);
 }
 

@@ -65,9 +65,9 @@ same "$($generate --model "$tmp/q8.gguf" --quant q8 --info | grep -c 'weights ma
 # Refusals
 cp "$v3" "$tmp/cut.gguf" && truncate -s 100000 "$tmp/cut.gguf"
 refused 'cut.gguf: tensor' $generate --model "$tmp/cut.gguf" --tokens 1
-refused 'tokenizer.ggml.pre.*--tokenizer FILE gives another' $generate --model "$v3" --prompt hello
-refused 'tokenizer.ggml.pre.*--tokenizer FILE gives another' $generate --model "$v3" --chat
-refused 'tokenizer.ggml.pre.*--tokenizer FILE gives another' $generate --model "$v3" --tokenize
+refused '--tokenizer FILE gives another, --tokens does without' $generate --model "$v3" --prompt hello
+refused '--tokenizer FILE gives another, --tokens does without' $generate --model "$v3" --chat
+refused '--tokenizer FILE gives another, --tokens does without' $generate --model "$v3" --tokenize
 refused 'nothing is to be chosen' $generate --model "$v3" --expert-groups file --tokens 1
 refused 'more than one GGUF file' $generate --model "$tmp" --tokens 1
 refused 'not a GGUF file' $generate --model README.md --tokens 1
