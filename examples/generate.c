@@ -1,6 +1,6 @@
 /* generate.c - runs a DeepSeek checkpoint, a Hugging Face directory or a GGUF file: continues texts, chats, measures
    perplexity.
-   cc -O2 -fopenmp generate.c -lm
+   cc -O2 generate.c -lm -pthread
 
    CONTENTS   basics, the command line, output, the session (what is open while a model runs), memory, and what the
               program can do: prompts, chat, perplexity, info, tokenize. */
@@ -22,6 +22,8 @@
 #include "chat.h"
 #define LINE_IMPLEMENTATION
 #include "line.h"
+#define THREADS_IMPLEMENTATION
+#include "threads.h"
 
 #include <ctype.h>
 #include <errno.h>
@@ -606,6 +608,7 @@ typedef struct session {
     checkpoint *c;
     tokenizer *tokenizer; /* NULL: there is none */
     mla_model *model;
+    thread_pool *pool;
     mla_context *context;
     mla_cache *cache;
     mla_context_desc context_desc;
@@ -946,7 +949,8 @@ static void plan(session *s, int max_tokens, int capacity, size_t rows) {
     mla_error error;
     mla_rope *rope = &s->c->config.rope;
     if (rope->scaling == MLA_ROPE_DYNAMIC || rope->scaling == MLA_ROPE_LONGROPE) rope->length = capacity;
-    s->context_desc.threads = o->threads, s->context_desc.isa = o->isa, s->context_desc.attn = o->attn;
+    s->context_desc.threads = o->threads ? o->threads : threads_available(), s->context_desc.isa = o->isa,
+    s->context_desc.attn = o->attn;
     s->context_desc.activations = o->activations;
     s->cache_desc.capacity = capacity, s->cache_desc.dtype = o->cache, s->cache_desc.index_dtype = o->index_cache;
     s->rows = rows;
@@ -962,13 +966,15 @@ static void start(session *s) {
     mla_error error;
     const size_t vocab = (size_t)s->c->config.vocab_size;
     check_memory(s);
+    if (!threads_create(&s->pool, s->context_desc.threads)) fail(1, "%d threads are not to be had", o->threads);
+    s->context_desc.run = threads_run, s->context_desc.run_user = s->pool;
     if (o->quant.form || o->activations != MLA_ACT_F32) { /* without --quant: what is Q4 in the files is repacked */
         checkpoint_quant how = o->quant;
         mla_model_destroy(s->model);
         s->conversion_start = now();
         if (!how.form) how.form = CHECKPOINT_KEEP;
-        how.threads = o->threads, how.repack = o->activations != MLA_ACT_F32, how.progress = converted,
-        how.progress_user = s;
+        how.threads = threads_count(s->pool), how.run = threads_run, how.run_user = s->pool;
+        how.repack = o->activations != MLA_ACT_F32, how.progress = converted, how.progress_user = s;
         if (checkpoint_quantize(s->c, &how, &error)) fail(1, "%s", error.text);
         if (mla_model_create(&s->model, &s->c->config, &s->c->weights, NULL, &error))
             fail(1, "%s: %s", o->given[OPTION_MODEL], error.text);
@@ -1133,7 +1139,7 @@ static void close_session(session *s) {
     free(s->logits);
     sampler_destroy(s->sampler), stop_destroy(s->stop), speculation_destroy(s->ahead);
     mla_cache_destroy(s->cache), mla_context_destroy(s->context), mla_model_destroy(s->model);
-    tokenizer_close(s->tokenizer), checkpoint_close(s->c);
+    tokenizer_close(s->tokenizer), checkpoint_close(s->c), threads_destroy(s->pool);
 }
 
 /* ---- prompts: --prompt, --prompt-file, --tokens, standard input -------------------------------------------------- */

@@ -1,79 +1,15 @@
-/* threads.c - your own threads behind mla.h: a pool of pthreads as the `run` hook of a context.
+/* threads.c - your own threads behind mla.h: a pool (threads.h) as the `run` hook of a context.
    cc -O2 threads.c -lm -pthread
    Runs a small model of random weights with 1, 2 and 5 threads, and checks that every bit of the logits is the same. */
 #define _DEFAULT_SOURCE
 #define MLA_IMPLEMENTATION
 #include "../mla.h"
-#include <pthread.h>
+#define THREADS_IMPLEMENTATION
+#include "threads.h"
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <time.h>
-
-/* ---- the pool: threads that wait for tasks, take them one by one, and say when the last one is done -------------- */
-
-typedef struct pool {
-    pthread_mutex_t lock;
-    pthread_cond_t work, done;
-    void (*task)(void *arg, int i);
-    void *arg;
-    int n, next, left; /* tasks in this run, the next one to be taken, those not yet finished */
-    int quit, n_threads;
-    pthread_t *threads;
-} pool;
-
-static void pool_take(pool *p) { /* called with the lock held, and some task to be taken */
-    int i = p->next++;
-    pthread_mutex_unlock(&p->lock);
-    p->task(p->arg, i);
-    pthread_mutex_lock(&p->lock);
-    if (--p->left == 0) pthread_cond_signal(&p->done);
-}
-
-static void *pool_thread(void *user) {
-    pool *p = user;
-    pthread_mutex_lock(&p->lock);
-    for (;;) {
-        while (!p->quit && p->next >= p->n) pthread_cond_wait(&p->work, &p->lock);
-        if (p->quit) break;
-        pool_take(p);
-    }
-    pthread_mutex_unlock(&p->lock);
-    return NULL;
-}
-
-static void pool_run(void *user, int n, void (*task)(void *arg, int i), void *arg) { /* the hook: an mla_run */
-    pool *p = user;
-    pthread_mutex_lock(&p->lock);
-    p->task = task, p->arg = arg, p->n = p->left = n, p->next = 0;
-    if (n > 1) pthread_cond_broadcast(&p->work);
-    while (p->next < p->n) pool_take(p); /* the caller works too */
-    while (p->left > 0) pthread_cond_wait(&p->done, &p->lock);
-    pthread_mutex_unlock(&p->lock);
-}
-
-static void pool_close(pool *p) {
-    pthread_mutex_lock(&p->lock);
-    p->quit = 1;
-    pthread_cond_broadcast(&p->work);
-    pthread_mutex_unlock(&p->lock);
-    for (int i = 0; i < p->n_threads; i++) pthread_join(p->threads[i], NULL);
-    pthread_cond_destroy(&p->done), pthread_cond_destroy(&p->work), pthread_mutex_destroy(&p->lock);
-    free(p->threads);
-}
-
-static int pool_open(pool *p, int threads) { /* the caller is one of them */
-    memset(p, 0, sizeof *p);
-    pthread_mutex_init(&p->lock, NULL), pthread_cond_init(&p->work, NULL), pthread_cond_init(&p->done, NULL);
-    p->threads = calloc((size_t)threads, sizeof *p->threads);
-    while (p->threads && p->n_threads < threads - 1) {
-        if (pthread_create(&p->threads[p->n_threads], NULL, pool_thread, p)) break;
-        p->n_threads++;
-    }
-    if (p->n_threads == threads - 1 && p->threads) return 1;
-    pool_close(p);
-    return 0;
-}
 
 /* ---- a model of random weights ----------------------------------------------------------------------------------- */
 
@@ -178,12 +114,12 @@ static double now(void) {
 }
 
 static void generate(const mla_model *model, int threads, float *logits /* [1 + STEPS, VOCAB] */) {
-    pool p;
-    if (!pool_open(&p, threads)) die("cannot start threads");
+    thread_pool *pool;
+    if (!threads_create(&pool, threads)) die("cannot start threads");
     mla_error error;
     mla_context *context;
     mla_cache *cache;
-    mla_context_desc desc = {.threads = threads, .run = pool_run, .run_user = &p};
+    mla_context_desc desc = {.threads = threads, .run = threads_run, .run_user = pool};
     if (mla_context_create(&context, model, &desc, &error)) die(error.text);
     if (mla_cache_create(&cache, model, &(mla_cache_desc){.capacity = PROMPT + STEPS}, &error)) die(error.text);
 
@@ -204,7 +140,7 @@ static void generate(const mla_model *model, int threads, float *logits /* [1 + 
     printf("%d thread%s  prompt of %d tokens %7.2f ms   one more token %6.3f ms\n", threads,
            threads == 1 ? ": " : "s:", PROMPT, 1e3 * seconds[0], 1e3 * seconds[1] / STEPS);
     mla_cache_destroy(cache), mla_context_destroy(context);
-    pool_close(&p);
+    threads_destroy(pool);
 }
 
 int main(void) {
