@@ -19,7 +19,7 @@ OPENMP = $(eval OPENMP := $(shell $(call can,-fopenmp,omp.h)))$(OPENMP)
 
 COMPILE = $(CC) -std=c99 $(WARNINGS) $(CFLAGS) $(CPPFLAGS) -I. -Iexamples
 LINK = $(LDFLAGS) -lm -pthread
-PROGRAMS = build/generate build/minimal build/threads build/bench
+PROGRAMS = build/generate build/convert build/minimal build/threads build/bench
 HEADERS = mla.h $(wildcard examples/*.h tests/*.h)
 
 all: $(PROGRAMS)

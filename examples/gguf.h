@@ -137,6 +137,7 @@ CHECKPOINT_API void gguf_put_key(gguf_writer *w, const gguf_key *k); /* as it is
 /* type: gguf_type_of; dims [n_dims], 1 to 4, the contiguous one first, a multiple of the type's block. */
 CHECKPOINT_API void gguf_put_tensor(gguf_writer *w, const char *name, int type, int n_dims, const int64_t *dims);
 CHECKPOINT_API void gguf_put_data(gguf_writer *w, const void *data, size_t bytes);
+CHECKPOINT_API int gguf_failed(const gguf_writer *w); /* 1: gguf_finish will fail, whatever else is put */
 /* Frees w in any case. ARGUMENT: it could not be written; the data was too short or too long; a bad name or type. Then,
    and with gguf_abandon, no file is left. */
 CHECKPOINT_API mla_result gguf_finish(gguf_writer *w, mla_error *err);
@@ -1612,6 +1613,8 @@ void gguf_put_data(gguf_writer *w, const void *data, size_t bytes) {
         w->left = gguf__size_at(w);
     }
 }
+
+int gguf_failed(const gguf_writer *w) { return !w || w->err.code != MLA_OK; }
 
 /* What has been written is on the disk, and then has its name there, too. */
 static int gguf__sync(const char *path) {
