@@ -66,6 +66,7 @@ chosen = $(if $(T),$(filter $(T) $(T:%=test_%),$(1)),$(1))
 # $(call programs_of,TESTS): what they need
 programs_of = $(foreach t,$(1),$(if $(findstring test_,$t),build/$t) $(if $(filter generate tokenizer gguf,$t),build/generate) \
               $(if $(filter gguf,$t),build/test_gguf) $(if $(filter jinja,$t),build/test_jinja) \
+              $(if $(filter convert,$t),$(addprefix build/,convert generate test_convert)) \
               $(if $(findstring examples,$t),$(addprefix $(t:%examples=build/%),generate minimal threads)))
 
 # The tools understand no OpenMP; the threads example brings its own threads.
