@@ -69,7 +69,7 @@ same "$("$generate" --model "$out" --info | grep -c Q8_0)" 1 'a file over itself
 
 # What it says
 say=$("$convert" --model "$tmp/large.gguf" --to q4_k --out "$out" --force 2>&1)
-same "$(grep -c '13 tensors: 4 f32, 1 q8 (1 for their rows), 8 q4_k; ' <<<"$say") $(wc -l <<<"$say")" '1 1' "the last line ($say)"
+same "$(grep -c '13 tensors: 4 f32, 2 q8, 7 q4_k; ' <<<"$say") $(wc -l <<<"$say")" '1 1' "the last line ($say)"
 rm -f "$out"
 
 # A tokenizer and a template from elsewhere
@@ -112,14 +112,14 @@ refused 2 "'heads' is none of" "$convert" --model $v3 --to q8 --out "$out" --qua
 refused 2 'is not an integer in 1..4096' "$convert" --model $v3 --to q8 --out "$out" --threads 0
 refused 2 "unknown option '--fast'" "$convert" --model $v3 --to q8 --out "$out" --fast
 refused 2 'excludes' "$convert" --model $v3 --to q8 --out "$out" --no-tokenizer --pre x
-same "$("$convert" --help | head -c 14) $("$convert" --help | awk 'length > 80' | wc -l) $("$convert" -h | wc -l)" 'usage: convert 0 29' '--help'
+same "$("$convert" --help | head -c 14) $("$convert" --help | awk 'length > 80' | wc -l) $("$convert" -h | wc -l)" 'usage: convert 0 21' '--help'
 same "$("$convert" --version)" "convert $(sed -n 's/^#define MLA_VERSION *"\(.*\)"/\1/p' mla.h)" '--version'
 "$convert" --help >/dev/full 2>"$tmp/stderr"
 same "$? $(wc -l <"$tmp/stderr")" '1 1' 'help to a full disk'
 
 # A full disk: a limit on the size of files, a device that is full, and where it can be mounted a small file system.
-(ulimit -f 100 && refused 1 'cannot be written' "$convert" --model $v3 --to q8 --out "$out" --no-tokenizer && exit $((failed != 0)))
-same $? 0 'ulimit -f'
+limited() { (ulimit -f 100 && exec "$@"); }
+refused 1 'cannot be written' limited "$convert" --model $v3 --to q8 --out "$out" --no-tokenizer
 ln -s /dev/full "$out.partial"
 refused 1 'the disk is full' "$convert" --model $v3 --to q8 --out "$out" --no-tokenizer
 if mkdir "$tmp/small" && mount -t tmpfs -o size=256k tmpfs "$tmp/small" 2>/dev/null; then
