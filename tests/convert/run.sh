@@ -47,6 +47,7 @@ tokenizer="--tokenizer examples/tales/tokenizer.json"
     want=$("$generate" --model examples/tales $tales)
     "$convert" --model examples/tales --to keep --out "$out" --quiet
     same "$("$generate" --model "$out" $tokenizer $tales)" "$want" 'tales, kept'
+    same "$("$generate" --model "$out" $tales)" "$want" 'tales, kept, with the tokenizer inside'
     want=$("$generate" --model examples/tales --quant q8 $tales)
     "$convert" --model examples/tales --to q8 --quant-class kv_b=keep,embed=keep --out "$out" --quiet --force
     same "$("$generate" --model "$out" $tokenizer $tales)" "$want" 'tales in q8'
