@@ -19,7 +19,7 @@ OPENMP = $(eval OPENMP := $(shell $(call can,-fopenmp,omp.h)))$(OPENMP)
 
 COMPILE = $(CC) -std=c99 $(WARNINGS) $(CFLAGS) $(CPPFLAGS) -I. -Iexamples
 LINK = $(LDFLAGS) -lm -pthread
-PROGRAMS = build/generate build/minimal build/threads build/bench
+PROGRAMS = build/generate build/convert build/minimal build/threads build/bench
 HEADERS = mla.h $(wildcard examples/*.h tests/*.h)
 
 all: $(PROGRAMS)
@@ -66,6 +66,7 @@ chosen = $(if $(T),$(filter $(T) $(T:%=test_%),$(1)),$(1))
 # $(call programs_of,TESTS): what they need
 programs_of = $(foreach t,$(1),$(if $(findstring test_,$t),build/$t) $(if $(filter generate tokenizer gguf,$t),build/generate) \
               $(if $(filter gguf,$t),build/test_gguf) $(if $(filter jinja,$t),build/test_jinja) \
+              $(if $(filter convert,$t),$(addprefix build/,convert generate test_convert)) \
               $(if $(findstring examples,$t),$(addprefix $(t:%examples=build/%),generate minimal threads)))
 
 # The tools understand no OpenMP; the threads example brings its own threads.

@@ -1246,16 +1246,19 @@ static void mla__round_e4m3(float *y, const float *x, mla__sz n) {
 static void mla__quantize_group(mla_dtype t, unsigned char *b, const float *x, float d) {
     const uint16_t h = mla_f32_to_f16(d);
     const float inverse = mla_f16_to_f32(h) != 0 ? 1 / mla_f16_to_f32(h) : 0;
+    const float most = t == MLA_Q4 ? 7 : 127, least = t == MLA_Q4 ? -8 : -127;
+    int codes[MLA_GROUP];
     memcpy(b, &h, 2);
     for (int i = 0; i < MLA_GROUP; i++) {
-        const float most = t == MLA_Q4 ? 7 : 127, least = t == MLA_Q4 ? -8 : -127;
         float q = x[i] * inverse;
-        q = q > most ? most : q >= least ? q : least; /* NaN gives least */
-        q = (q + 12582912.0f) - 12582912.0f;          /* rounds to the nearest integer, without a call */
-        if (t == MLA_Q8) b[2 + i] = (unsigned char)((int)q & 255);
-        else if (i < 16) b[2 + i] = (unsigned char)((int)q + 8);
-        else b[2 + i - 16] = (unsigned char)(b[2 + i - 16] | ((int)q + 8) << 4);
+        q = q > most ? most : q;
+        q = q >= least ? q : least;                        /* NaN gives least */
+        codes[i] = (int)((q + 12582912.0f) - 12582912.0f); /* rounds to the nearest integer, without a call */
     }
+    if (t == MLA_Q8)
+        for (int i = 0; i < MLA_GROUP; i++) b[2 + i] = (unsigned char)(codes[i] & 255);
+    else
+        for (int i = 0; i < 16; i++) b[2 + i] = (unsigned char)((codes[i] + 8) | (codes[i + 16] + 8) << 4);
 }
 /* n elements rounded to a dtype; of Q8 a multiple of the group. */
 static void mla__narrow(mla_dtype t, void *out, const float *x, mla__sz n) {
@@ -3678,28 +3681,55 @@ MLA__IN void MLA__F(narrow)(const mla_dtype t, void *y, const float *x, mla__sz 
 }
 
 /* The scale of a group of Q4, q = x / d within -8..7. The plain one maps the largest x to -8; one around it, of either
-   sign, can do better. For given q the best d is xq / qq, and the squared error then xx - xq^2 / qq. */
+   sign, can do better. For given q the best d is xq / qq, and the squared error then xx - xq^2 / qq. A lane is a scale
+   that is tried, so that nothing is summed across lanes. */
 MLA__FN float MLA__F(q4_scale)(const float *x) {
-    const MLA__V magic = MLA__F(set1)(12582912.0f), back = MLA__F(set1)(-12582912.0f), least = MLA__F(set1)(-8.0f),
-                 minus = MLA__F(set1)(-1.0f);
-    float top = 0, best = 0, best_d = 0;
-    for (int i = 0; i < MLA_GROUP; i++) top = fabsf(x[i]) > fabsf(top) ? x[i] : top;
-    if (!(fabsf(top) > 0)) return 0;
-    for (int sign = -1; sign <= 1; sign += 2)
-        for (int step = -12; step <= 12; step++) {
-            const MLA__V inverse = MLA__F(set1)((float)sign * (8.0f + 0.125f * (float)step) / top);
-            MLA__V xq = MLA__F(zero)(), qq = MLA__F(zero)();
-            for (int i = 0; i < MLA_GROUP; i += MLA__VL) {
-                const MLA__V v = MLA__F(ld)(x + i);
-                MLA__V q =
-                    MLA__F(max)(least, MLA__F(add)(MLA__F(add)(MLA__F(mul)(v, inverse), magic), back)); /* rounded */
-                q = MLA__F(mul)(minus, MLA__F(max)(MLA__F(set1)(-7.0f), MLA__F(mul)(minus, q)));
-                xq = MLA__F(fma)(v, q, xq), qq = MLA__F(fma)(q, q, qq);
+    static const float tried[32] = {6.5f, 6.625f, 6.75f, 6.875f, 7.0f, 7.125f, 7.25f, 7.375f,
+                                    7.5f, 7.625f, 7.75f, 7.875f, 8.0f, 8.125f, 8.25f, 8.375f,
+                                    8.5f, 8.625f, 8.75f, 8.875f, 9.0f, 9.125f, 9.25f, 9.375f,
+                                    9.5f, 9.5f,   9.5f,  9.5f,   9.5f, 9.5f,   9.5f,  9.5f};
+    const MLA__V magic = MLA__F(set1)(12582912.0f), least = MLA__F(set1)(12582912.0f - 8), minus = MLA__F(set1)(-1.0f),
+                 most = MLA__F(set1)(-7.0f);
+    float high[MLA__VL], top = 0, best = 0, a[64], b[64], gain[64];
+    MLA__V all = MLA__F(zero)(), most_gain = MLA__F(zero)();
+    int first = 0;
+    for (int i = 0; i < MLA_GROUP; i += MLA__VL) {
+        const MLA__V v = MLA__F(ld)(x + i);
+        all = MLA__F(max)(MLA__F(max)(v, MLA__F(mul)(v, minus)), all);
+    }
+    MLA__F(st)(high, all);
+    for (int i = 0; i < MLA__VL; i++) top = high[i] > top ? high[i] : top;
+    while (first < MLA_GROUP && fabsf(x[first]) < top) first++;
+    if (!(top > 0) || first == MLA_GROUP) return 0;
+    for (int sign = -1; sign <= 1; sign += 2) {
+        float *to_a = a + 16 * (sign + 1), *to_b = b + 16 * (sign + 1), *to_gain = gain + 16 * (sign + 1);
+        for (int at = 0; at < 32; at += 2 * MLA__VL) {
+            MLA__V inverse[2], xq[2], qq[2];
+            MLA__EACH(j, 2) {
+                inverse[j] = MLA__F(div)(MLA__F(ld)(tried + at + j * MLA__VL), MLA__F(set1)((float)sign * x[first]));
+                xq[j] = qq[j] = MLA__F(zero)();
             }
-            const float a = MLA__F(sum)(xq), b = MLA__F(sum)(qq);
-            if (b > 0 && a * a > best * b) best = a * a / b, best_d = a / b;
+            for (int i = 0; i < MLA_GROUP; i++) {
+                const MLA__V v = MLA__F(set1)(x[i]);
+                MLA__EACH(j, 2) { /* -q: rounded by magic, and kept within -8..7 */
+                    const MLA__V r = MLA__F(max)(least, MLA__F(add)(MLA__F(mul)(v, inverse[j]), magic));
+                    const MLA__V q = MLA__F(max)(most, MLA__F(fma)(r, minus, magic));
+                    xq[j] = MLA__F(fma)(v, q, xq[j]), qq[j] = MLA__F(fma)(q, q, qq[j]);
+                }
+            }
+            MLA__EACH(j, 2) {
+                const int lane = at + j * MLA__VL;
+                const MLA__V g = MLA__F(div)(MLA__F(mul)(xq[j], xq[j]), qq[j]);
+                MLA__F(st)(to_a + lane, xq[j]), MLA__F(st)(to_b + lane, qq[j]), MLA__F(st)(to_gain + lane, g);
+                most_gain = MLA__F(max)(g, most_gain);
+            }
         }
-    return best_d;
+    }
+    MLA__F(st)(high, most_gain);
+    for (int i = 0; i < MLA__VL; i++) best = high[i] > best ? high[i] : best;
+    for (int i = 0; i < 64; i++)
+        if (gain[i] >= best) return -a[i] / b[i];
+    return 0;
 }
 
 MLA__FN void MLA__F(swiglu)(float *h, const float *gate, const float *up, int n) {
@@ -4049,80 +4079,130 @@ void mla_widen(float *y, mla_dtype t, const void *x, size_t n) {
 /* Scales are searched: for given codes q the best is xq / qq, with the squared error xx - xq^2 / qq, so that it is
    enough to try some inverses around the plain one. */
 
+enum { MLA__TRIES = 24 }; /* inverses that are tried at once, each in a lane of its own; the last ones may be alike */
+
+/* The loops over lanes are left to the compiler. Without fma, so that a CPU that has it rounds as others do. */
+#if MLA__X86 && defined(__GNUC__)
+#define MLA__WIDE __attribute__((target("avx2")))
+#else
+#define MLA__WIDE
+#endif
+
+MLA__INLINE float mla__whole(float v) { return (v + 12582912.0f) - 12582912.0f; } /* rintf, for |v| below 2^22 */
 /* The place in a list of 16, ascending, that is nearest to v; NaN gives the first. */
-static int mla__nearest(const int8_t *list, float v) {
+MLA__INLINE int mla__nearest(const int8_t *list, float v) {
     int i = 0;
-    while (i < 15 && v > 0.5f * (float)(list[i] + list[i + 1])) i++;
+    for (int j = 0; j < 15; j++) i += v > 0.5f * (float)(list[j] + list[j + 1]);
     return i;
 }
 /* x [n] = d * q with -most <= q < most, or q of the list NL: the best d; 0 if all are. */
-static float mla__search_scale(const float *x, int n, int most, int list) {
+MLA__INLINE float mla__try_scales(const float *x, int n, int most, int list) {
     const int8_t *nl = mla__lists[0];
-    float top = 0, best = 0, scale = 0;
+    float top = 0, best = 0, scale = 0, inverse[MLA__TRIES], q[MLA__TRIES], xq[MLA__TRIES], qq[MLA__TRIES];
     for (int i = 0; i < n; i++) top = fabsf(x[i]) > fabsf(top) ? x[i] : top;
     if (!(fabsf(top) > 0)) return 0;
-    for (int step = -9; step <= 9; step++) {
-        const float inverse = -((list ? 120.0f : (float)most) + (list ? 2.0f : 0.1f) * (float)step) / top;
-        float xq = 0, qq = 0;
-        for (int i = 0; i < n; i++) {
-            float q = rintf(x[i] * inverse);
-            if (list) q = (float)nl[mla__nearest(nl, x[i] * inverse)];
-            else q = q < (float)-most ? (float)-most : q > (float)(most - 1) ? (float)(most - 1) : q;
-            xq += x[i] * q, qq += q * q;
-        }
-        if (qq > 0 && xq * xq > best * qq) best = xq * xq / qq, scale = xq / qq;
+    for (int k = 0; k < MLA__TRIES; k++) {
+        const int step = k < 18 ? k - 9 : 9;
+        inverse[k] = -((list ? 120.0f : (float)most) + (list ? 2.0f : 0.1f) * (float)step) / top;
+        xq[k] = qq[k] = 0;
     }
+    for (int i = 0; i < n; i++) {
+        if (list) {
+            for (int k = 0; k < MLA__TRIES; k++) q[k] = (float)nl[0];
+            for (int j = 0; j < 15; j++) {
+                const float middle = 0.5f * (float)(nl[j] + nl[j + 1]), more = (float)(nl[j + 1] - nl[j]);
+                for (int k = 0; k < MLA__TRIES; k++) q[k] += x[i] * inverse[k] > middle ? more : 0;
+            }
+        } else {
+            const float low = (float)-most, high = (float)(most - 1);
+            for (int k = 0; k < MLA__TRIES; k++) {
+                const float v = mla__whole(x[i] * inverse[k]), above = v < low ? low : v;
+                q[k] = above > high ? high : above;
+            }
+        }
+        for (int k = 0; k < MLA__TRIES; k++) xq[k] += x[i] * q[k], qq[k] += q[k] * q[k];
+    }
+    for (int k = 0; k < MLA__TRIES; k++)
+        if (qq[k] > 0 && xq[k] * xq[k] > best * qq[k]) best = xq[k] * xq[k] / qq[k], scale = xq[k] / qq[k];
     return scale;
 }
 /* x [32] = d * q - min with 0 <= q <= most, d and min at least 0: the best of some d, and its min by least squares. */
-static float mla__search_range(const float *x, int most, float *min) {
-    float low = 0, high = x[0], least = INFINITY, scale = 0;
-    for (int i = 0; i < MLA_GROUP; i++) low = x[i] < low ? x[i] : low, high = x[i] > high ? x[i] : high;
+MLA__INLINE float mla__try_ranges(const float *x, int most, float *min) {
+    float low = 0, high = x[0], least = INFINITY, scale = 0, sx = 0, q[MLA_GROUP][MLA__TRIES];
+    float inverse[MLA__TRIES], sq[MLA__TRIES], qq[MLA__TRIES], xq[MLA__TRIES];
+    float det[MLA__TRIES], d[MLA__TRIES], m[MLA__TRIES], error[MLA__TRIES];
+    for (int i = 0; i < MLA_GROUP; i++) low = x[i] < low ? x[i] : low, high = x[i] > high ? x[i] : high, sx += x[i];
     *min = -low;
     if (!(high > low)) return 0;
-    for (int step = -5; step <= 15; step++) {
-        const float inverse = ((float)most + 0.1f * (float)step) / (high - low);
-        float q[MLA_GROUP], sq = 0, qq = 0, sx = 0, xq = 0, error = 0;
-        for (int i = 0; i < MLA_GROUP; i++) {
-            q[i] = rintf((x[i] - low) * inverse);
-            q[i] = q[i] < 0 ? 0 : q[i] > (float)most ? (float)most : q[i];
-            sq += q[i], qq += q[i] * q[i], sx += x[i], xq += x[i] * q[i];
-        }
-        const float det = MLA_GROUP * qq - sq * sq;
-        if (!(det > 0)) continue;
-        float d = (MLA_GROUP * xq - sx * sq) / det, m = (sq * xq - qq * sx) / det;
-        if (m < 0) m = 0, d = xq / qq;
-        for (int i = 0; i < MLA_GROUP; i++) error += (d * q[i] - m - x[i]) * (d * q[i] - m - x[i]);
-        if (error < least) least = error, scale = d, *min = m;
+    for (int k = 0; k < MLA__TRIES; k++) {
+        const int step = k < 20 ? k - 5 : 15;
+        inverse[k] = ((float)most + 0.1f * (float)step) / (high - low);
+        sq[k] = qq[k] = xq[k] = error[k] = 0;
     }
+    for (int i = 0; i < MLA_GROUP; i++)
+        for (int k = 0; k < MLA__TRIES; k++) {
+            const float v = mla__whole((x[i] - low) * inverse[k]), above = v < 0 ? 0 : v;
+            const float code = above > (float)most ? (float)most : above;
+            q[i][k] = code;
+            sq[k] += code, qq[k] += code * code, xq[k] += x[i] * code;
+        }
+    for (int k = 0; k < MLA__TRIES; k++) {
+        det[k] = MLA_GROUP * qq[k] - sq[k] * sq[k];
+        const float shift = (sq[k] * xq[k] - qq[k] * sx) / det[k], best = (MLA_GROUP * xq[k] - sx * sq[k]) / det[k];
+        const float straight = xq[k] / qq[k];
+        m[k] = shift < 0 ? 0 : shift, d[k] = shift < 0 ? straight : best;
+    }
+    for (int i = 0; i < MLA_GROUP; i++)
+        for (int k = 0; k < MLA__TRIES; k++) {
+            const float e = d[k] * q[i][k] - m[k] - x[i];
+            error[k] += e * e;
+        }
+    for (int k = 0; k < MLA__TRIES; k++)
+        if (det[k] > 0 && error[k] < least) least = error[k], scale = d[k], *min = m[k];
     return scale;
 }
+
+static float mla__search_scale_any(const float *x, int n) { return mla__try_scales(x, n, 32, 0); }
+static float mla__search_list_any(const float *x, int n) { return mla__try_scales(x, n, 0, 1); }
+static float mla__search_range_any(const float *x, int most, float *min) { return mla__try_ranges(x, most, min); }
+static MLA__WIDE float mla__search_scale_wide(const float *x, int n) { return mla__try_scales(x, n, 32, 0); }
+static MLA__WIDE float mla__search_list_wide(const float *x, int n) { return mla__try_scales(x, n, 0, 1); }
+static MLA__WIDE float mla__search_range_wide(const float *x, int most, float *min) {
+    return mla__try_ranges(x, most, min);
+}
+static int mla__is_wide(void) { return MLA__X86 && mla__cpu_isa() != MLA_ISA_SCALAR; }
+
 static int mla__nearest_int(float v, int least, int most) { /* NaN gives least */
-    return v > (float)most ? most : v >= (float)least ? (int)rintf(v) : least;
+    return v > (float)most ? most : v >= (float)least ? (int)mla__whole(v) : least;
 }
 static float mla__put_half(unsigned char *b, float f) { /* and what it has become */
     const uint16_t h = mla_f32_to_f16(f);
     memcpy(b, &h, 2);
     return mla_f16_to_f32(h);
 }
-/* The bits of code u of weight i, into a block of zeros. */
-static void mla__put_code(const mla__format *f, unsigned char *b, int i, int u) {
+/* The bits of all codes of a block, into a block of zeros. */
+static void mla__put_codes(const mla__format *f, unsigned char *b, const unsigned char *codes) {
     for (int plane = 0; plane < 2; plane++) {
         const mla__plane *p = plane ? &f->high : &f->low;
-        if (!p->bits) continue;
-        const int per = 8 / p->bits, at = p->at + i / (p->run * per) * p->run + i % p->run;
-        const int part = (plane ? u >> f->low.bits : u) & ((1 << p->bits) - 1);
-        b[at] = (unsigned char)(b[at] | part << (i / p->run % per * p->bits));
+        const int per = p->bits ? 8 / p->bits : 0, down = plane ? f->low.bits : 0, mask = (1 << p->bits) - 1;
+        for (int from = 0; per && from < f->block; from += per * p->run)
+            for (int part = 0; part < per; part++) {
+                const unsigned char *u = codes + from + part * p->run;
+                unsigned char *to = b + p->at + from / per;
+                for (int i = 0; i < p->run; i++)
+                    to[i] = (unsigned char)(to[i] | (u[i] >> down & mask) << (part * p->bits));
+            }
     }
 }
 /* Q4_K and Q5_K */
 static void mla__quantize_k(mla_dtype t, unsigned char *b, const float *x) {
     const mla__format *f = &mla__formats[t];
-    const int most = t == MLA_Q4_K ? 15 : 31;
+    const int most = t == MLA_Q4_K ? 15 : 31, wide = mla__is_wide();
+    unsigned char codes[256];
     float d[8], min[8], top = 0, top_min = 0;
     memset(b, 0, (size_t)f->bytes);
     for (int j = 0; j < 8; j++) {
-        d[j] = mla__search_range(x + 32 * j, most, &min[j]);
+        d[j] = (wide ? mla__search_range_wide : mla__search_range_any)(x + 32 * j, most, &min[j]);
         top = d[j] > top ? d[j] : top, top_min = min[j] > top_min ? min[j] : top_min;
     }
     const float unit = mla__put_half(b, top / 63), unit_min = mla__put_half(b + 2, top_min / 63);
@@ -4137,15 +4217,18 @@ static void mla__quantize_k(mla_dtype t, unsigned char *b, const float *x) {
             at[-4] = (unsigned char)(at[-4] | s >> 4 << 6), at[0] = (unsigned char)(at[0] | m >> 4 << 6);
         }
         for (int i = 32 * j; i < 32 * (j + 1); i++)
-            mla__put_code(f, b, i, scale > 0 ? mla__nearest_int((x[i] + low) / scale, 0, most) : 0);
+            codes[i] = (unsigned char)(scale > 0 ? mla__nearest_int((x[i] + low) / scale, 0, most) : 0);
     }
+    mla__put_codes(f, b, codes);
 }
 static void mla__quantize_q6_k(unsigned char *b, const float *x) {
     const mla__format *f = &mla__formats[MLA_Q6_K];
+    const int wide = mla__is_wide();
+    unsigned char codes[256];
     float d[16], top = 0;
     memset(b, 0, (size_t)f->bytes);
     for (int j = 0; j < 16; j++) {
-        d[j] = mla__search_scale(x + 16 * j, 16, 32, 0);
+        d[j] = (wide ? mla__search_scale_wide : mla__search_scale_any)(x + 16 * j, 16);
         top = fabsf(d[j]) > fabsf(top) ? d[j] : top;
     }
     const float unit = mla__put_half(b + 208, top / -128);
@@ -4154,14 +4237,16 @@ static void mla__quantize_q6_k(unsigned char *b, const float *x) {
         const float scale = unit * (float)s;
         b[192 + j] = (unsigned char)(s & 255);
         for (int i = 16 * j; i < 16 * (j + 1); i++)
-            mla__put_code(f, b, i, scale != 0 ? mla__nearest_int(x[i] / scale, -32, 31) + 32 : 32);
+            codes[i] = (unsigned char)(scale != 0 ? mla__nearest_int(x[i] / scale, -32, 31) + 32 : 32);
     }
+    mla__put_codes(f, b, codes);
 }
 static void mla__quantize_iq4_nl(unsigned char *b, const float *x) {
+    unsigned char codes[MLA_GROUP];
     memset(b, 0, 18);
-    const float d = mla__put_half(b, mla__search_scale(x, MLA_GROUP, 0, 1));
-    for (int i = 0; i < MLA_GROUP; i++)
-        mla__put_code(&mla__formats[MLA_IQ4_NL], b, i, mla__nearest(mla__lists[0], d != 0 ? x[i] / d : 0));
+    const float d = mla__put_half(b, (mla__is_wide() ? mla__search_list_wide : mla__search_list_any)(x, MLA_GROUP));
+    for (int i = 0; i < MLA_GROUP; i++) codes[i] = (unsigned char)mla__nearest(mla__lists[0], d != 0 ? x[i] / d : 0);
+    mla__put_codes(&mla__formats[MLA_IQ4_NL], b, codes);
 }
 
 mla_result mla_quantize(mla_dtype t, void *out, const float *x, size_t n, mla_error *err) {

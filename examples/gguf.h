@@ -137,6 +137,7 @@ CHECKPOINT_API void gguf_put_key(gguf_writer *w, const gguf_key *k); /* as it is
 /* type: gguf_type_of; dims [n_dims], 1 to 4, the contiguous one first, a multiple of the type's block. */
 CHECKPOINT_API void gguf_put_tensor(gguf_writer *w, const char *name, int type, int n_dims, const int64_t *dims);
 CHECKPOINT_API void gguf_put_data(gguf_writer *w, const void *data, size_t bytes);
+CHECKPOINT_API int gguf_failed(const gguf_writer *w); /* 1: gguf_finish will fail, whatever else is put */
 /* Frees w in any case. ARGUMENT: it could not be written; the data was too short or too long; a bad name or type. Then,
    and with gguf_abandon, no file is left. */
 CHECKPOINT_API mla_result gguf_finish(gguf_writer *w, mla_error *err);
@@ -1412,6 +1413,7 @@ struct gguf_writer {
     uint64_t n_keys, n_tensors, offset; /* offset: of the next tensor's data */
     uint64_t at, left;                  /* the tensor whose data comes next, and what of it is to come */
     uint64_t strings;                   /* of the last key that are to come */
+    uint64_t written, synced;           /* bytes; of these the system has been told to write them to the disk */
     int started;                        /* there has been data */
     mla_error err;                      /* the first one; code MLA_OK: none */
 };
@@ -1560,10 +1562,24 @@ void gguf_put_tensor(gguf_writer *w, const char *name, int type, int n_dims, con
     w->n_tensors++;
 }
 
+/* Lets the system write to the disk what there is, so that not all of it is left to the end. */
+static void gguf__hurry(gguf_writer *w) {
+    if (w->written - w->synced < (uint64_t)32 << 20) return;
+#if !defined CHECKPOINT_NO_MMAP && defined POSIX_FADV_DONTNEED
+    fflush(w->file);
+    posix_fadvise(fileno(w->file), (off_t)w->synced, (off_t)(w->written - w->synced), POSIX_FADV_DONTNEED);
+#endif
+    w->synced = w->written;
+}
+
 static void gguf__write(gguf_writer *w, const void *data, size_t bytes) {
-    if (!bytes || w->err.code || fwrite(data, 1, bytes, w->file) == bytes) return;
-    ck__fail(&w->err, MLA_ERR_ARGUMENT, "%.60s: cannot be written: %s (errno %d)", ck__base_name(w->path),
-             errno == ENOSPC ? "the disk is full" : "output error", errno);
+    if (!bytes || w->err.code) return;
+    if (fwrite(data, 1, bytes, w->file) == bytes) {
+        w->written += bytes;
+        gguf__hurry(w);
+    } else
+        ck__fail(&w->err, MLA_ERR_ARGUMENT, "%.60s: cannot be written: %s (errno %d)", ck__base_name(w->path),
+                 errno == ENOSPC ? "the disk is full" : "output error", errno);
 }
 
 static void gguf__pad(gguf_writer *w, uint64_t bytes) {
@@ -1612,6 +1628,8 @@ void gguf_put_data(gguf_writer *w, const void *data, size_t bytes) {
         w->left = gguf__size_at(w);
     }
 }
+
+int gguf_failed(const gguf_writer *w) { return !w || w->err.code != MLA_OK; }
 
 /* What has been written is on the disk, and then has its name there, too. */
 static int gguf__sync(const char *path) {

@@ -41,7 +41,7 @@ static void *test_realloc(void *p, size_t n) { return alloc_fails(n) ? NULL : re
 #undef malloc
 #undef calloc
 #undef realloc
-#include "gguf.h"
+#include "convert.h"
 
 #define FIXTURES "tests/fixtures/checkpoints/"
 #define COUNT(a) (sizeof(a) / sizeof *(a))
@@ -286,16 +286,6 @@ static void add_f32(file *f, int layer, const char *name, mla_tensor *t) {
     if (!t->data) return;
     convert(t, MLA_F32, add_item(f, layer, name, MLA_F32, t->rows > 1 ? 2 : 1, t->cols, t->rows, 1)->data);
 }
-static void add_mlp(file *f, int layer, const char *suffix, mla_mlp_weights *w) {
-    static const char *const parts[] = {"gate", "up", "down"};
-    mla_linear *linear[] = {&w->gate, &w->up, &w->down};
-    char name[40];
-    for (int i = 0; i < 3; i++) {
-        snprintf(name, sizeof name, "ffn_%s%s.weight", parts[i], suffix);
-        add_matrix(f, layer, name, &linear[i]->weight);
-    }
-}
-
 /* One of gate, up and down of all experts as one tensor; gate and up may be one, with gate's rows first. */
 static void add_experts(file *f, int layer, const char *name, mla_mlp_weights *w, int E, int which) {
     const int both = which == 3;
@@ -342,89 +332,51 @@ static void add_kv_b(file *f, const mla_config *c, int layer, mla_attn_weights *
     w->k_b = k_b, w->v_b = v_b;
 }
 
-static void add_layer(file *f, checkpoint *c, int i, mla_layer_weights *w) {
-    mla_attn_weights *a = &w->attn;
-    const int E = c->config.n_routed_experts;
-    add_f32(f, i, "attn_norm.weight", &w->attn_norm.weight);
-    add_f32(f, i, "ffn_norm.weight", &w->ffn_norm.weight);
-    add_matrix(f, i, "attn_q.weight", &a->q.weight);
-    add_matrix(f, i, "attn_q_a.weight", &a->q_a.weight);
-    add_f32(f, i, "attn_q_a_norm.weight", &a->q_norm.weight);
-    add_matrix(f, i, "attn_q_b.weight", &a->q_b.weight);
-    add_matrix(f, i, "attn_kv_a_mqa.weight", &a->kv_a.weight);
-    add_f32(f, i, "attn_kv_a_norm.weight", &a->kv_norm.weight);
-    add_kv_b(f, &c->config, i, a);
-    add_matrix(f, i, "attn_output.weight", &a->o.weight);
-    add_matrix(f, i, "indexer.attn_q_b.weight", &a->indexer.wq_b.weight);
-    add_matrix(f, i, "indexer.attn_k.weight", &a->indexer.wk.weight);
-    add_f32(f, i, "indexer.k_norm.weight", &a->indexer.k_norm.weight);
-    add_f32(f, i, "indexer.k_norm.bias", &a->indexer.k_norm.bias);
-    add_f32(f, i, "indexer.proj.weight", &a->indexer.weights_proj);
-    add_mlp(f, i, "", &w->mlp);
-    if (!w->moe.experts) return;
-    mla_mlp_weights *experts = c->experts + (w->moe.experts - c->experts);
-    add_f32(f, i, "ffn_gate_inp.weight", &w->moe.router);
-    add_f32(f, i, "exp_probs_b.bias", &w->moe.router_bias);
-    if (f->fused) add_experts(f, i, "ffn_gate_up_exps.weight", experts, E, 3);
-    else {
-        add_experts(f, i, "ffn_gate_exps.weight", experts, E, 0);
-        add_experts(f, i, "ffn_up_exps.weight", experts, E, 1);
+/* The tensors of a plan, each with what it is made from as what the file has. */
+static void add_tensors(file *f, checkpoint *c, const convert_plan *p) {
+    for (size_t i = 0; i < p->n; i++) {
+        const convert_tensor *t = &p->tensors[i];
+        mla_tensor *from = (mla_tensor *)(uintptr_t)t->from;
+        const char *name = strncmp(t->name, "blk.", 4) ? t->name : strchr(t->name + 4, '.') + 1;
+        const int layer = name == t->name ? -1 : atoi(t->name + 4), E = c->config.n_routed_experts;
+        mla_mlp_weights *experts = NULL;
+        if (t->kind == CONVERT_EXPERTS) experts = c->experts + (c->layers[layer].moe.experts - c->experts);
+        if (t->kind == CONVERT_K_B) add_kv_b(f, &c->config, layer, &c->layers[layer].attn);
+        else if (t->kind == CONVERT_V_B) continue;
+        else if (experts && f->fused && strstr(name, "_gate_"))
+            add_experts(f, layer, "ffn_gate_up_exps.weight", experts, E, 3);
+        else if (experts && f->fused && strstr(name, "_up_")) continue;
+        else if (experts)
+            add_experts(f, layer, name, experts, E, strstr(name, "_gate_") ? 0 : strstr(name, "_up_") ? 1 : 2);
+        else if (t->k == CHECKPOINT_CLASS_COUNT) add_f32(f, layer, name, from);
+        else add_matrix(f, layer, name, from);
     }
-    add_experts(f, i, "ffn_down_exps.weight", experts, E, 2);
-    add_mlp(f, i, "_shexp", &w->moe.shared);
 }
 
-static void put_config(file *f, const checkpoint *c) {
-    const mla_config *m = &c->config;
-    const mla_rope *r = &m->rope;
-    const int R = m->kv_lora_rank, P = m->qk_rope_head_dim, M = m->num_nextn_predict_layers, L = m->num_hidden_layers;
-    const int old = !strcmp(f->arch, "minicpm3"); /* whose converter never changed */
-    int dense = 0;
-    while (dense < L && !c->layers[dense].moe.experts) dense++;
-    put_int(f, ".block_count", L + M);
-    if (M) put_int(f, ".nextn_predict_layers", M);
-    put_int(f, ".context_length", c->max_position_embeddings), put_int(f, ".vocab_size", m->vocab_size);
-    put_int(f, ".embedding_length", m->hidden_size), put_int(f, ".feed_forward_length", m->intermediate_size);
-    put_int(f, ".leading_dense_block_count", dense);
-    put_int(f, ".attention.head_count", m->num_attention_heads),
-        put_int(f, ".attention.head_count_kv", old ? m->num_attention_heads : 1);
-    if (m->q_lora_rank) put_int(f, ".attention.q_lora_rank", m->q_lora_rank);
-    put_int(f, ".attention.kv_lora_rank", R);
-    put_int(f, ".attention.key_length", old ? m->qk_nope_head_dim + P : R + P);
-    put_int(f, ".attention.value_length", old ? m->v_head_dim : R);
-    if (!old) put_int(f, ".attention.key_length_mla", m->qk_nope_head_dim + P);
-    if (!old) put_int(f, ".attention.value_length_mla", m->v_head_dim);
-    put_int(f, ".rope.dimension_count", P), put_float(f, ".rope.freq_base", (double)r->theta);
-    put_float(f, ".attention.layer_norm_rms_epsilon", (double)m->block_norm.eps);
-    if (r->scaling == MLA_ROPE_YARN) {
-        put_text(f, ".rope.scaling.type", "yarn"), put_float(f, ".rope.scaling.factor", (double)r->factor);
-        put_float(f, ".rope.scaling.yarn_log_multiplier", 0.1 * (double)r->mscale_all_dim);
-    }
-    put_int(f, ".rope.scaling.original_context_length", r->original_max_position_embeddings);
-    if (m->n_routed_experts) {
-        put_int(f, ".expert_count", m->n_routed_experts), put_int(f, ".expert_used_count", m->num_experts_per_tok);
-        put_int(f, ".expert_shared_count", m->n_shared_experts);
-        put_int(f, ".expert_feed_forward_length", m->moe_intermediate_size);
-        put_float(f, ".expert_weights_scale", (double)m->routed_scaling_factor);
-        put_bool(f, ".expert_weights_norm", m->norm_topk_prob);
-        put_int(f, ".expert_gating_func", m->scoring_func == MLA_SCORING_SIGMOID ? 2 : 1);
-        if (m->n_group > 1)
-            put_int(f, ".expert_group_count", m->n_group), put_int(f, ".expert_group_used_count", m->topk_group);
-    }
-    if (m->index_topk) {
-        put_int(f, ".attention.indexer.head_count", m->index_n_heads);
-        put_int(f, ".attention.indexer.key_length", m->index_head_dim);
-        put_int(f, ".attention.indexer.top_k", m->index_topk);
-    }
-    if (m->temperature_beta > 0) {
-        put_float(f, ".attention.temperature_scale", (double)m->temperature_beta);
-        put_int(f, ".attention.temperature_length", m->temperature_period);
-    }
+static void put_key(file *f, const gguf_key *k) {
+    kv *to = key(f, k->name);
+    size_t n = 0;
+    const char *text = gguf_string(k, &n);
+    to->type = k->is_array ? GGUF_ARRAY : k->type;
+    if (text) snprintf(to->text, sizeof to->text, "%.*s", (int)n, text);
+    else if (k->is_array) memcpy(to->bools, k->data, k->bytes), to->count = (int)k->count;
+    else if (!gguf_integer(k, 0, &to->integer)) gguf_number(k, 0, &to->number);
+}
+
+/* The keys as convert.h writes them, by way of a file. */
+static void put_config(file *f, const convert_plan *p) {
+    gguf_writer *w;
+    gguf *g;
+    mla_error e;
+    if (gguf_create(&w, in_dir("keys.gguf"), &e)) printf("%s\n", e.text), exit(2);
+    convert_put_config(p, w);
+    if (gguf_finish(w, &e) || gguf_open(&g, in_dir("keys.gguf"), &e)) printf("%s\n", e.text), exit(2);
+    for (size_t i = 0; i < gguf_key_count(g); i++) put_key(f, gguf_key_at(g, i));
+    gguf_close(g);
+    unlink(in_dir("keys.gguf"));
     put_text(f, "tokenizer.ggml.model", "gpt2");
     kv *tokens = key(f, "tokenizer.ggml.tokens");
-    tokens->type = GGUF_STRING, tokens->count = m->vocab_size;
-    put_int(f, "tokenizer.ggml.bos_token_id", c->bos_token_id);
-    put_int(f, "tokenizer.ggml.eos_token_id", c->eos_token_id[0]);
+    tokens->type = GGUF_STRING, tokens->count = p->c->config.vocab_size;
 }
 
 static const struct fixture {
@@ -440,6 +392,8 @@ static file *from_fixture(checkpoint **ref, const char *name, const char *arch, 
     char path[128];
     mla_error e;
     const checkpoint_options how = {.mtp = 1};
+    int types[CHECKPOINT_CLASS_COUNT];
+    convert_plan *p;
     file *f = file_new(arch);
     snprintf(path, sizeof path, FIXTURES "%s", name);
     if (checkpoint_open_with(ref, path, &how, &e)) printf("%s\n", e.text), exit(2);
@@ -448,32 +402,14 @@ static file *from_fixture(checkpoint **ref, const char *name, const char *arch, 
     f->dtype = dtype, f->form = form, f->fused = !strcmp(name, "mistral4");
     if (!strcmp(name, "youtu")) m->rope.layout = MLA_ROPE_PAIR; /* as the published one has it, and its GGUF */
     if (!strcmp(arch, "minicpm3")) m->logits_scale = 256.0f / (float)m->hidden_size;
-    put_config(f, c);
-    if (c->indexers) {
-        kv *k = key(f, ".attention.indexer.types");
-        k->type = GGUF_ARRAY, k->count = m->num_hidden_layers;
-        memcpy(k->bools, c->indexers, (size_t)k->count);
-    }
-    if (m->rope.scaling == MLA_ROPE_LONGROPE)
-        for (int i = 0; i < 2; i++) {
-            mla_tensor t =
-                mla_view(i ? m->rope.long_factor : m->rope.short_factor, MLA_F32, 1, m->qk_rope_head_dim / 2);
-            add_f32(f, -1, i ? "rope_factors_long.weight" : "rope_factors_short.weight", &t);
-        }
-    add_matrix(f, -1, "token_embd.weight", &c->weights.embed);
-    add_f32(f, -1, "output_norm.weight", &c->weights.norm.weight);
-    add_matrix(f, -1, "output.weight", &c->weights.head);
-    for (int i = 0; i < m->num_hidden_layers + m->num_nextn_predict_layers; i++) add_layer(f, c, i, &c->layers[i]);
-    for (int i = 0; i < m->num_nextn_predict_layers; i++) {
-        const int layer = m->num_hidden_layers + i;
-        add_f32(f, layer, "nextn.enorm.weight", &c->mtp[i].enorm.weight);
-        add_f32(f, layer, "nextn.hnorm.weight", &c->mtp[i].hnorm.weight);
-        add_matrix(f, layer, "nextn.eh_proj.weight", &c->mtp[i].eh_proj.weight);
-        add_f32(f, layer, "nextn.shared_head_norm.weight", &c->mtp[i].norm.weight);
-        if (form == SPLIT) { /* again: to be left out */
-            add_again(f, layer, "nextn.embed_tokens.weight", &c->weights.embed);
-            add_again(f, layer, "nextn.shared_head_head.weight", &c->weights.head);
-        }
+    for (int i = 0; i < CHECKPOINT_CLASS_COUNT; i++) types[i] = CONVERT_KEEP;
+    if (convert_begin(&p, c, types, &e)) printf("%s\n", e.text), exit(2);
+    put_config(f, p);
+    add_tensors(f, c, p);
+    convert_end(p);
+    for (int i = 0; i < m->num_nextn_predict_layers && form == SPLIT; i++) { /* again: to be left out */
+        add_again(f, m->num_hidden_layers + i, "nextn.embed_tokens.weight", &c->weights.embed);
+        add_again(f, m->num_hidden_layers + i, "nextn.shared_head_head.weight", &c->weights.head);
     }
     return f;
 }
@@ -1426,9 +1362,13 @@ static int write_fixture(char **argv) { /* NAME TYPE FORM FILE */
 }
 
 int main(int argc, char **argv) {
-    if (argc == 6 && !strcmp(argv[1], "--write")) return write_fixture(argv + 2);
     snprintf(dir, sizeof dir, "/tmp/test_gguf.XXXXXX");
     if (!mkdtemp(dir)) printf("cannot make %s\n", dir), exit(2);
+    if (argc == 6 && !strcmp(argv[1], "--write")) {
+        const int rc = write_fixture(argv + 2);
+        rmdir(dir);
+        return rc;
+    }
     test_fixtures(), clear_dir();
     test_variants(), clear_dir();
     test_silence();
