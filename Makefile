@@ -3,6 +3,7 @@
 # make test       the tests, in some two minutes on two cores; the last line is "N passed, N failed"; T=tokenizer runs one, T="tokenizer test_a%" several
 # make check      all the tests can do, also under sanitizers and valgrind as far as they are installed; T="asan/%" runs some
 # make tokenizer  compares token ids of 24 tokenizers with the reference implementations on 20,000 texts (make check does on fewer)
+# make llamacpp   compares logits and tokens with llama.cpp's on the same GGUF files (make check does on fewer)
 # make bench      how fast, as a fraction of what the machine can do
 # make models     prints the README's table of models, from what the tests run
 # make plots      draws the same with gnuplot, as bench/*.svg
@@ -60,12 +61,12 @@ build/flags: FORCE
 # ---- make test, make check ---------------------------------------------------------------------------------------------
 
 # Tests by name, as tests/run.sh takes them; the scripts come first, since they take longest. T=... are those asked for.
-TESTS = $(patsubst tests/%/run.sh,%,$(wildcard tests/*/run.sh)) $(PROGRAM_TESTS)
+TESTS = $(filter-out llamacpp,$(patsubst tests/%/run.sh,%,$(wildcard tests/*/run.sh))) $(PROGRAM_TESTS)
 PROGRAM_TESTS = $(patsubst tests/%.c,%,$(wildcard tests/test_*.c))
 chosen = $(if $(T),$(filter $(T) $(T:%=test_%),$(1)),$(1))
 # $(call programs_of,TESTS): what they need
-programs_of = $(foreach t,$(1),$(if $(findstring test_,$t),build/$t) $(if $(filter generate tokenizer gguf,$t),build/generate) \
-              $(if $(filter gguf,$t),build/test_gguf) $(if $(filter jinja,$t),build/test_jinja) \
+programs_of = $(foreach t,$(1),$(if $(findstring test_,$t),build/$t) $(if $(filter generate tokenizer gguf llamacpp,$t),build/generate) \
+              $(if $(filter gguf llamacpp,$t),build/test_gguf) $(if $(filter jinja,$t),build/test_jinja) \
               $(if $(filter convert,$t),$(addprefix build/,convert generate test_convert)) \
               $(if $(findstring examples,$t),$(addprefix $(t:%examples=build/%),generate minimal threads)))
 
@@ -79,7 +80,7 @@ $(eval $(call programs,msan/,$$(CLANG) $$(INSPECT) -fsanitize=memory))
 $(eval $(call programs,valgrind/,$$(CC) $$(INSPECT)))
 # $(call inspected,TOOL,IS IT HERE?,TESTS)
 inspected = $(if $(2),$(addprefix $(1)/,$(3)),$(info $(1) is not here: left out))
-CHECKS = $(eval CHECKS := $(TESTS) \
+CHECKS = $(eval CHECKS := $(TESTS) llamacpp \
     $(call inspected,asan,$(shell $(call can,-fsanitize=address$(comma)undefined,stdio.h)),$(PROGRAM_TESTS) examples) \
     $(call inspected,msan,$(shell $(call can,-fsanitize=memory,stdio.h,$(CLANG))),$(PROGRAM_TESTS) examples) \
     $(call inspected,tsan,$(shell $(call can,-fsanitize=thread,stdio.h)),test_api test_threads examples) \
@@ -138,4 +139,8 @@ clean:
 tokenizer: build/generate
 	TEXTS=20000 tests/tokenizer/run.sh
 
-.PHONY: all test run models tokenizer check bench plots install clean FORCE
+# Logits and tokens against llama.cpp's, of every model and type (the npm package comes from its registry).
+llamacpp: build/generate build/test_gguf
+	REPORT=1 tests/llamacpp/run.sh all
+
+.PHONY: all test run models tokenizer llamacpp check bench plots install clean FORCE

@@ -1,7 +1,9 @@
 /* test_gguf.c - examples/gguf.h: the fixtures written as GGUF give the same logits, bit for bit, as the same weights from
    their Hugging Face directories; then every malformed file we could think of. Run from the repository root.
-   test_gguf --write NAME TYPE FORM FILE writes the fixture NAME with matrices of TYPE (f32, f16, bf16, q8_0, ..) as FILE,
-   FORM being whole, split, both or ik: how kv_b is kept. */
+   test_gguf --write NAME TYPE FORM FILE [SEED] writes the fixture NAME, or the checkpoint of the directory NAME, with
+   matrices of TYPE (f32, f16, bf16, q8_0, q4_k, ..) as FILE, FORM being whole, split, both or ik: how kv_b is kept. Where
+   FILE ends in -00001-of-00002.gguf it is written in two. With a SEED each weight of a matrix is first multiplied by a
+   random number from 1 - 2^-11 to 1 + 2^-11. */
 
 #ifndef _POSIX_C_SOURCE
 #define _POSIX_C_SOURCE 200809L /* mkdtemp, symlink */
@@ -114,7 +116,7 @@ typedef struct kv {
     int64_t integer;
     double number;
     char text[80];
-    int count; /* of an array's elements, or of generated strings */
+    int count, strings; /* of an array's elements; they are generated strings */
     unsigned char bools[80];
 } kv;
 
@@ -135,8 +137,9 @@ typedef struct file {
     kv keys[MAX_KEYS];
     int n_keys, n_items, fused;
     kvb_form form;
-    mla_dtype dtype; /* of matrices */
-    item *items;     /* [MAX_ITEMS] */
+    mla_dtype dtype;  /* of matrices */
+    test_rng *jitter; /* of their weights, or NULL */
+    item *items;      /* [MAX_ITEMS] */
 } file;
 
 static kv *key(file *f, const char *name) { /* that key, new if there is none; with a point in front ARCH's */
@@ -167,26 +170,50 @@ static void put_bool(file *f, const char *name, int v) {
     kv *k = key(f, name);
     k->type = GGUF_BOOL, k->integer = v;
 }
+static void put_strings(file *f, const char *name, int count) { /* what write_key makes of them */
+    kv *k = key(f, name);
+    k->type = GGUF_STRING, k->strings = 1, k->count = count;
+}
 static void drop(file *f, const char *name) {
     kv *k = key(f, name);
     *k = f->keys[--f->n_keys];
 }
 
+/* A vocabulary of count tokens for texts: the id of a byte is the byte, written as GPT-2's letter for it, and each later
+   token is a pair of these. between is "" for the token, " " for its merge. Returns its bytes. */
+static size_t put_letter(char *to, unsigned byte) {
+    const unsigned letter = byte <= 32                   ? 256 + byte
+                            : byte >= 127 && byte <= 160 ? 162 + byte
+                            : byte == 173                ? 323
+                                                         : byte;
+    const size_t n = letter < 128 ? 1 : 2;
+    to[0] = (char)(n == 1 ? letter : 0xC0 | letter >> 6);
+    if (n == 2) to[1] = (char)(0x80 | (letter & 63));
+    return n;
+}
+static size_t put_token(char *to, unsigned id, const char *between) {
+    if (id < 256) return put_letter(to, id);
+    size_t n = put_letter(to, 'a' + (id - 256) / 256 % 26);
+    memcpy(to + n, between, strlen(between));
+    n += strlen(between);
+    return n + put_letter(to + n, id % 256);
+}
+
 static void write_key(gguf_writer *w, const kv *k) {
-    char text[32];
-    if (k->count && k->type == GGUF_STRING) {
+    char text[16];
+    if (k->type == GGUF_STRING && k->strings) {
+        const int merges = !strcmp(k->name, "tokenizer.ggml.merges");
         gguf_put_strings(w, k->name, (size_t)k->count);
-        for (int i = 0; i < k->count; i++) {
-            snprintf(text, sizeof text, "t%d", i);
-            gguf_put_string(w, text, strlen(text));
-        }
+        for (int i = 0; i < k->count; i++)
+            gguf_put_string(w, text, put_token(text, (unsigned)(merges ? 256 + i : i), merges ? " " : ""));
     } else if (k->type == GGUF_ARRAY) gguf_put_array(w, k->name, GGUF_BOOL, k->bools, (size_t)k->count);
     else if (k->type == GGUF_STRING) gguf_put_text(w, k->name, k->text);
     else if (k->type == GGUF_F32) gguf_put_number(w, k->name, k->number);
     else if (k->count) {
-        int32_t all[80];
+        int32_t *all = (int32_t *)need(malloc((size_t)k->count * sizeof *all));
         for (int i = 0; i < k->count; i++) all[i] = (int32_t)k->integer;
         gguf_put_array(w, k->name, GGUF_I32, all, (size_t)k->count);
+        free(all);
     } else gguf_put_integer(w, k->name, k->type, k->integer);
 }
 
@@ -258,14 +285,21 @@ static item *add_item(file *f, int layer, const char *name, mla_dtype dtype, int
 
 /* ---- a checkpoint as such a file ----------------------------------------------------------------------------------- */
 
-static mla_dtype fitting(mla_dtype want, int cols) { return cols % mla_dtype_block(want) ? MLA_F16 : want; }
+/* What rows of cols weights become that are no multiple of a block of 256, or of 32. */
+static mla_dtype fitting(mla_dtype want, int cols) {
+    if (cols % mla_dtype_block(want) == 0) return want;
+    return mla_dtype_block(want) == 256 && cols % 32 == 0 ? MLA_IQ4_NL : MLA_F16;
+}
 
 /* t as dtype at to; t then is a view of that. */
-static void convert(mla_tensor *t, mla_dtype dtype, unsigned char *to) {
+static void convert(test_rng *jitter, mla_tensor *t, mla_dtype dtype, unsigned char *to) {
     float *row = (float *)need(malloc((size_t)t->cols * sizeof *row));
     const size_t bytes = mla_dtype_bytes(dtype, (size_t)t->cols);
     for (int r = 0; r < t->rows; r++) {
-        for (int c = 0; c < t->cols; c++) row[c] = mla_weight(t, r, c);
+        for (int c = 0; c < t->cols; c++) {
+            row[c] = mla_weight(t, r, c);
+            if (jitter) row[c] *= 1 + (2 * test_uniform(jitter) - 1) / 2048;
+        }
         if (mla_quantize(dtype, to + (size_t)r * bytes, row, (size_t)t->cols, NULL)) printf("no such type\n"), exit(2);
     }
     free(row);
@@ -276,15 +310,16 @@ static void convert(mla_tensor *t, mla_dtype dtype, unsigned char *to) {
 static void add_matrix(file *f, int layer, const char *name, mla_tensor *t) {
     const mla_dtype dtype = fitting(f->dtype, t->cols);
     if (!t->data) return;
-    convert(t, dtype, add_item(f, layer, name, dtype, 2, t->cols, t->rows, 1)->data);
+    convert(f->jitter, t, dtype, add_item(f, layer, name, dtype, 2, t->cols, t->rows, 1)->data);
 }
 static void add_again(file *f, int layer, const char *name, const mla_tensor *t) {
+    if (!t->data) return;
     item *it = add_item(f, layer, name, t->dtype, 2, t->cols, t->rows, 1);
     memcpy(it->data, t->data, it->bytes);
 }
 static void add_f32(file *f, int layer, const char *name, mla_tensor *t) {
     if (!t->data) return;
-    convert(t, MLA_F32, add_item(f, layer, name, MLA_F32, t->rows > 1 ? 2 : 1, t->cols, t->rows, 1)->data);
+    convert(NULL, t, MLA_F32, add_item(f, layer, name, MLA_F32, t->rows > 1 ? 2 : 1, t->cols, t->rows, 1)->data);
 }
 /* One of gate, up and down of all experts as one tensor; gate and up may be one, with gate's rows first. */
 static void add_experts(file *f, int layer, const char *name, mla_mlp_weights *w, int E, int which) {
@@ -298,7 +333,7 @@ static void add_experts(file *f, int layer, const char *name, mla_mlp_weights *w
         unsigned char *to = f->items[f->n_items - 1].data + (both ? (size_t)part * bytes : 0);
         for (int e = 0; e < E; e++, to += (size_t)step * bytes) {
             mla_tensor *t = part == 0 ? &w[e].gate.weight : part == 1 ? &w[e].up.weight : &w[e].down.weight;
-            convert(t, dtype, to);
+            convert(f->jitter, t, dtype, to);
         }
     }
 }
@@ -318,11 +353,11 @@ static void add_kv_b(file *f, const mla_config *c, int layer, mla_attn_weights *
         }
     mla_tensor k_b = mla_view(k, MLA_F32, H * R, N), v_b = mla_view(v, MLA_F32, H * V, R);
     const mla_dtype kt = fitting(f->dtype, N), vt = fitting(f->dtype, R);
-    convert(&k_b, kt,
+    convert(f->jitter, &k_b, kt,
             (f->form == IK ? add_item(f, layer, "attn_k_b.weight", kt, 2, N, R * H, 1)
                            : add_item(f, layer, "attn_k_b.weight", kt, 3, N, R, H))
                 ->data);
-    convert(&v_b, vt,
+    convert(f->jitter, &v_b, vt,
             (f->form == IK ? add_item(f, layer, "attn_v_b.weight", vt, 2, R, V * H, 1)
                            : add_item(f, layer, "attn_v_b.weight", vt, 3, R, V, H))
                 ->data);
@@ -374,9 +409,17 @@ static void put_config(file *f, const convert_plan *p) {
     for (size_t i = 0; i < gguf_key_count(g); i++) put_key(f, gguf_key_at(g, i));
     gguf_close(g);
     unlink(in_dir("keys.gguf"));
+    if (!p->c->config.n_routed_experts && strcmp(f->arch, "minicpm3")) /* what Youtu's converter writes for llama.cpp */
+        put_int(f, ".expert_feed_forward_length", p->c->config.intermediate_size),
+            put_int(f, ".expert_shared_count", 0);
     put_text(f, "tokenizer.ggml.model", "gpt2");
-    kv *tokens = key(f, "tokenizer.ggml.tokens");
-    tokens->type = GGUF_STRING, tokens->count = p->c->config.vocab_size;
+    put_text(f, "tokenizer.ggml.pre", "deepseek-v3");
+    put_strings(f, "tokenizer.ggml.tokens", p->c->config.vocab_size);
+    put_strings(f, "tokenizer.ggml.merges", p->c->config.vocab_size - 256);
+    kv *types = key(f, "tokenizer.ggml.token_type");
+    types->type = GGUF_I32, types->count = p->c->config.vocab_size, types->integer = 1;
+    put_int(f, "tokenizer.ggml.bos_token_id", p->c->bos_token_id);
+    put_int(f, "tokenizer.ggml.eos_token_id", p->c->eos_token_id[0]);
 }
 
 static const struct fixture {
@@ -388,18 +431,19 @@ static const struct fixture {
 
 /* The fixture as a file, and *ref the same weights where its own config leaves them: what differs between the two ways
    to a model is only how it was opened. */
-static file *from_fixture(checkpoint **ref, const char *name, const char *arch, mla_dtype dtype, kvb_form form) {
+static file *from_fixture(checkpoint **ref, const char *name, const char *arch, mla_dtype dtype, kvb_form form,
+                          test_rng *jitter) {
     char path[128];
     mla_error e;
     const checkpoint_options how = {.mtp = 1};
     int types[CHECKPOINT_CLASS_COUNT];
     convert_plan *p;
     file *f = file_new(arch);
-    snprintf(path, sizeof path, FIXTURES "%s", name);
+    snprintf(path, sizeof path, "%s%s", strchr(name, '/') ? "" : FIXTURES, name);
     if (checkpoint_open_with(ref, path, &how, &e)) printf("%s\n", e.text), exit(2);
     checkpoint *c = *ref;
     mla_config *m = &c->config;
-    f->dtype = dtype, f->form = form, f->fused = !strcmp(name, "mistral4");
+    f->dtype = dtype, f->form = form, f->jitter = jitter, f->fused = !strcmp(name, "mistral4");
     if (!strcmp(name, "youtu")) m->rope.layout = MLA_ROPE_PAIR; /* as the published one has it, and its GGUF */
     if (!strcmp(arch, "minicpm3")) m->logits_scale = 256.0f / (float)m->hidden_size;
     for (int i = 0; i < CHECKPOINT_CLASS_COUNT; i++) types[i] = CONVERT_KEEP;
@@ -463,7 +507,7 @@ static void test_way(const struct fixture *x, mla_dtype dtype, kvb_form form) {
     mla_error e;
     checkpoint *ref, *c;
     const checkpoint_options how = {.mtp = 1};
-    file *f = from_fixture(&ref, x->name, x->arch, dtype, form);
+    file *f = from_fixture(&ref, x->name, x->arch, dtype, form, NULL);
     const char *path = in_dir("model.gguf");
     snprintf(what, sizeof what, "%s as %s, kv_b %s", x->name, mla_dtype_name(dtype), kvb_names[form]);
     write_all(f, path);
@@ -518,7 +562,7 @@ static void test_variants(void) {
     mla_error e;
     checkpoint *ref, *c;
     char what[64];
-    file *f = from_fixture(&ref, "deepseek_v3", "deepseek2", MLA_F32, WHOLE);
+    file *f = from_fixture(&ref, "deepseek_v3", "deepseek2", MLA_F32, WHOLE, NULL);
     st_file *expected = expected_of("deepseek_v3", tokens, &published);
     const size_t n = (size_t)PROMPT * (size_t)ref->config.vocab_size;
     ref->config.num_nextn_predict_layers = 0;
@@ -1228,12 +1272,11 @@ static void test_writer(void) {
 static void test_damage(void) {
     SECTION("every truncation");
     file *f = tiny("glm-dsa", 3, 1, 8, 1);
-    kv *tokens = key(f, "tokenizer.ggml.tokens");
     const char *path = in_dir("model.gguf");
     mla_error e;
     gguf *g;
     size_t n;
-    tokens->type = GGUF_STRING, tokens->count = 32;
+    put_strings(f, "tokenizer.ggml.tokens", 32);
     add_item(f, 2, "nextn.enorm.weight", MLA_F32, 1, 32, 1, 1),
         add_item(f, 2, "nextn.hnorm.weight", MLA_F32, 1, 32, 1, 1);
     add_item(f, 2, "nextn.eh_proj.weight", MLA_F16, 2, 64, 32, 1);
@@ -1345,26 +1388,33 @@ static void test_allocation(void) {
     }
 }
 
-static int write_fixture(char **argv) { /* NAME TYPE FORM FILE */
+static int write_fixture(char **argv) { /* NAME TYPE FORM FILE, SEED or NULL */
+    const char *arch = strchr(argv[0], '/') ? "deepseek2" : NULL, *two = strstr(argv[3], "-00001-of-00002.gguf");
+    mla_dtype dtype = MLA_DTYPE_COUNT;
+    int form = 0;
     for (size_t i = 0; i < COUNT(fixtures); i++)
-        for (int t = 0; t <= 30 && !strcmp(argv[0], fixtures[i].name); t++)
-            for (int form = 0; form < KVB_FORMS; form++) {
-                if (strcasecmp(argv[1], gguf_type_name(t)) || strcmp(argv[2], kvb_names[form])) continue;
-                checkpoint *ref;
-                file *f = from_fixture(&ref, argv[0], fixtures[i].arch, (mla_dtype)gguf__format_of((uint32_t)t)->dtype,
-                                       (kvb_form)form);
-                write_all(f, argv[3]);
-                file_free(f), checkpoint_close(ref);
-                return 0;
-            }
-    printf("no such fixture, type or form\n");
-    return 2;
+        if (!strcmp(argv[0], fixtures[i].name)) arch = fixtures[i].arch;
+    for (int t = 0; t <= 30; t++)
+        if (!strcasecmp(argv[1], gguf_type_name(t))) dtype = (mla_dtype)gguf__format_of((uint32_t)t)->dtype;
+    while (form < KVB_FORMS && strcmp(argv[2], kvb_names[form])) form++;
+    if (!arch || dtype == MLA_DTYPE_COUNT || form == KVB_FORMS) return printf("no such fixture, type or form\n"), 2;
+    test_rng rng = {argv[4] ? strtoull(argv[4], NULL, 10) : 0};
+    checkpoint *ref;
+    file *f = from_fixture(&ref, argv[0], arch, dtype, (kvb_form)form, argv[4] ? &rng : NULL);
+    if (two) {
+        char second[400];
+        snprintf(second, sizeof second, "%.*s-00002-of-00002.gguf", (int)(two - argv[3]), argv[3]);
+        write_part(f, argv[3], 0, f->n_items / 2, 0, 2);
+        write_part(f, second, f->n_items / 2, f->n_items, 1, 2);
+    } else write_all(f, argv[3]);
+    file_free(f), checkpoint_close(ref);
+    return 0;
 }
 
 int main(int argc, char **argv) {
     snprintf(dir, sizeof dir, "/tmp/test_gguf.XXXXXX");
     if (!mkdtemp(dir)) printf("cannot make %s\n", dir), exit(2);
-    if (argc == 6 && !strcmp(argv[1], "--write")) {
+    if ((argc == 6 || argc == 7) && !strcmp(argv[1], "--write")) {
         const int rc = write_fixture(argv + 2);
         rmdir(dir);
         return rc;

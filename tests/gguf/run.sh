@@ -65,9 +65,11 @@ same "$($generate --model "$tmp/q8.gguf" --quant q8 --info | grep -c 'weights ma
 # Refusals
 cp "$v3" "$tmp/cut.gguf" && truncate -s 100000 "$tmp/cut.gguf"
 refused 'cut.gguf: tensor' $generate --model "$tmp/cut.gguf" --tokens 1
-refused '--tokenizer FILE gives another, --tokens does without' $generate --model "$v3" --prompt hello
-refused '--tokenizer FILE gives another, --tokens does without' $generate --model "$v3" --chat
-refused '--tokenizer FILE gives another, --tokens does without' $generate --model "$v3" --tokenize
+same "$(printf hello | $generate --model "$v3" --tokenize)" '104 101 108 108 111' 'the tokenizer of the file'
+sed 's/gpt2/gpt9/' "$v3" >"$tmp/unknown.gguf"
+refused '--tokenizer FILE gives another, --tokens does without' $generate --model "$tmp/unknown.gguf" --prompt hello
+refused '--tokenizer FILE gives another, --tokens does without' $generate --model "$tmp/unknown.gguf" --chat
+refused '--tokenizer FILE gives another, --tokens does without' $generate --model "$tmp/unknown.gguf" --tokenize
 refused 'nothing is to be chosen' $generate --model "$v3" --expert-groups file --tokens 1
 refused 'more than one GGUF file' $generate --model "$tmp" --tokens 1
 refused 'not a GGUF file' $generate --model README.md --tokens 1
