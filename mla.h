@@ -4088,9 +4088,10 @@ static float mla__search_range(const float *x, int most, float *min) {
             q[i] = q[i] < 0 ? 0 : q[i] > (float)most ? (float)most : q[i];
             sq += q[i], qq += q[i] * q[i], sx += x[i], xq += x[i] * q[i];
         }
-        const float det = MLA_GROUP * qq - sq * sq;
-        if (!(det > 0)) continue;
-        float d = (MLA_GROUP * xq - sx * sq) / det, m = (sq * xq - qq * sx) / det;
+        const float det = MLA_GROUP * qq - sq * sq; /* 0: all q are the same, and min is not needed */
+        if (!(qq > 0)) continue;
+        float d = xq / qq, m = 0;
+        if (det > 0) d = (MLA_GROUP * xq - sx * sq) / det, m = (sq * xq - qq * sx) / det;
         if (m < 0) m = 0, d = xq / qq;
         for (int i = 0; i < MLA_GROUP; i++) error += (d * q[i] - m - x[i]) * (d * q[i] - m - x[i]);
         if (error < least) least = error, scale = d, *min = m;
