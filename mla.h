@@ -1083,7 +1083,7 @@ int mla_dtype_block(mla_dtype t) { return (unsigned)t < MLA_DTYPE_COUNT ? mla__f
 /* Bytes up to element n; of blocks n is a multiple. */
 MLA__INLINE mla__sz mla__bytes(mla_dtype t, mla__sz n) { return n / mla__formats[t].block * mla__formats[t].bytes; }
 size_t mla_dtype_bytes(mla_dtype t, size_t n) {
-    return (unsigned)t < MLA_DTYPE_COUNT ? (size_t)mla__bytes(t, (mla__sz)n) : 0;
+    return (unsigned)t < MLA_DTYPE_COUNT ? n / (size_t)mla__formats[t].block * (size_t)mla__formats[t].bytes : 0;
 }
 MLA__INLINE int mla__blocked(mla_dtype t) { return mla__formats[t].block > 1; }
 /* May a format's rows be interleaved? Words hold four weights each: not if these have less than four bits. */
@@ -4197,8 +4197,9 @@ mla_result mla_quantize(mla_dtype t, void *out, const float *x, size_t n, mla_er
 
 mla_result mla_repack(void *out, const mla_tensor *w, mla_error *err) {
     if (!out || !w || !w->data) return MLA__REFUSE(err, "mla_repack: %s is NULL", out ? "the tensor" : "out");
-    const mla__format *f = &mla__formats[(unsigned)w->dtype < MLA_DTYPE_COUNT ? w->dtype : MLA_F32];
-    if (!mla__interleaves(w->dtype) || w->layout != MLA_LAYOUT_ROWS || w->rows < 1 || w->rows % 16 || w->cols < 1 ||
+    const mla_dtype t = (unsigned)w->dtype < MLA_DTYPE_COUNT ? w->dtype : MLA_F32;
+    const mla__format *f = &mla__formats[t];
+    if (!mla__interleaves(t) || w->layout != MLA_LAYOUT_ROWS || w->rows < 1 || w->rows % 16 || w->cols < 1 ||
         w->cols % f->block)
         return MLA__REFUSE(err,
                            "mla_repack: %s [%d, %d], expected blocks of 4 bits or more a weight, rows a multiple of 16 "

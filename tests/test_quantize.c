@@ -1144,6 +1144,8 @@ static void test_repack(void) {
     t = mla_view(q4, MLA_BF16, 16, 32);
     CHECK(mla_repack(out, &t, &err) == MLA_ERR_ARGUMENT && mla_repack(NULL, &t, &err) == MLA_ERR_ARGUMENT,
           "bf16, NULL");
+    t = mla_view(q4, (mla_dtype)99, 16, 32);
+    CHECK(mla_repack(out, &t, &err) == MLA_ERR_ARGUMENT, "no dtype");
     mla_config c;
     mla_layer_weights layer;
     mla_weights w;
