@@ -4859,6 +4859,7 @@ static void mla__check_attn(mla__check *k, const mla_attn_weights *a, int i) {
         mla__want_size(k, "num_attention_heads", H, "layers[%d].attn", i);
         k->n.kv_b = splits ? 0 : H * (N + V), k->n.k_b = splits ? H * k->n.R : 0, k->n.v_b = splits ? H * V : 0;
         mla__want_all(k, MLA__IN_ATTN, a, "layers[%d].attn.", i, 0);
+        if (splits && a->kv_b.bias.data) mla__complain(k, "kv_b", ".bias", "there, but kv_b.weight is not");
     }
     if (c->index_topk == 0) return;
     mla__check_at(k, "layers[%d].attn.indexer", i, 0);
@@ -4957,7 +4958,7 @@ static mla_result mla__model_check(const mla_model *none, const void *desc, mla_
     return d->only_size ? MLA_OK : mla__check_weights(&c, d->weights, &dtypes, err);
 }
 
-/* m's copy of w, with what is absent replaced by what stands in for it. */
+/* m's copy of w, with what is absent replaced by what stands in for it, and without what has no place. */
 static void mla__model_fill(mla_model *m, const mla_weights *w) {
     const mla_config *c = &m->c;
     m->w = *w;
@@ -4971,6 +4972,11 @@ static void mla__model_fill(mla_model *m, const mla_weights *w) {
         mla_attn_weights *a = &m->layers[i].attn;
         m->layers[i] = w->layers[i];
         if (!mla__splits(a)) a->k_b.data = a->v_b.data = NULL;
+        if (c->q_lora_rank > 0) memset(&a->q, 0, sizeof a->q);
+        else
+            memset(&a->q_a, 0, sizeof a->q_a), memset(&a->q_b, 0, sizeof a->q_b),
+                memset(&a->q_norm, 0, sizeof a->q_norm);
+        if (c->n_shared_experts == 0) memset(&m->layers[i].moe.shared, 0, sizeof m->layers[i].moe.shared);
         m->indexer[i] =
             c->index_topk > 0 && mla__has(MLA__IN_INDEXER, &m->layers[i].attn.indexer) ? m->n_indexers++ : -1;
         if (!m->layers[i].moe.experts) continue;
