@@ -80,7 +80,7 @@ CHANGES
 
 #define MLA_VERSION "0.2.0"
 
-#define MLA_VERSION_NUMBER 200 /* 10000 * major + 100 * minor + patch */
+#define MLA_VERSION_NUMBER 200 /* 10000 * major + 100 * minor + patch; MLA__TEMPLATE_VERSION is the same */
 
 #ifndef MLA_API
 #define MLA_API extern /* define as `static` for a private copy */
@@ -3314,6 +3314,10 @@ static MLA__TARGET_AMX void mla__igemm_amx(const mla__product *p) {
                                                           (NL is a multiple of AR, or AR is MR)
      MLA__INTEGER   whose integer products and unpackers are used (>>integer) */
 
+/* MLA_VERSION_NUMBER of this file, which another may have included. */
+#undef MLA__TEMPLATE_VERSION
+#define MLA__TEMPLATE_VERSION 200
+
 #define MLA__F(name) MLA__CAT(mla__##name, MLA__ISA)
 #define MLA__V       MLA__F(v)
 #define MLA__NR      (MLA__VL * MLA__NV)
@@ -3949,6 +3953,9 @@ static void MLA__F(table)(mla__kernels *k) {
 #define MLA__AR      4
 #define MLA__AV      4
 #include MLA_FILE
+#if !defined(MLA__TEMPLATE_VERSION) || MLA__TEMPLATE_VERSION != MLA_VERSION_NUMBER
+#error "mla.h includes itself and finds another version: define MLA_FILE, as in -DMLA_FILE='\"copy.h\"'"
+#endif
 
 #if MLA__NEON
 #define MLA__ISA      _neon
