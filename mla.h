@@ -70,6 +70,7 @@ CHANGES
                mla_weight, mla_dtype_block. mla_tensor.layout in place of the dtypes Q8X16 and Q4X16, served by f32
                activations, too. mla_activations in place of exact, fp8_activations and of instruction sets that
                round. MLA_REFERENCE. mla_attn_weights has k_b and v_b, which may take the place of kv_b.
+               mla_layer_weights has attn_out_norm.
    0.1.0       the first version */
 
 #ifndef MLA_H
@@ -1000,7 +1001,9 @@ uint8_t mla_f32_to_e4m3(float f) {
    somewhere beside: w = scale * code - min, where scale and min are those of a group of the block. */
 
 /* Of weight i, `bits` bits lie in byte at + i / (run * 8/bits) * run + i % run: a run of bytes holds the first bits of
-   `run` weights, then the next bits those of the `run` weights behind. The planes of one bit with run 1 are words. */
+   `run` weights, then the next bits those of the `run` weights behind. The planes of one bit with run 1 are words.
+   Vector kernels know runs of 1 (one bit), of 8 and 16 (four bits) and from 32 on; others need a case in theirs. Codes
+   of MLA__CODE_UINT have at most five bits, so that sums of their products fit in 16. */
 typedef struct mla__plane {
     short at, run, bits;
 } mla__plane;
@@ -1225,7 +1228,7 @@ MLA__INLINE double mla__tensor_bytes(const mla_tensor *w) {
 }
 
 /* y [n] = x, each 128 of them rounded to e4m3 times d = largest/448, as by mla_f32_to_e4m3: DeepSeek's act_quant. 0
- * where d is no normal number. */
+   where d is no normal number. */
 static void mla__round_e4m3(float *y, const float *x, mla__sz n) {
     for (mla__sz b = 0; b < n; b += MLA__SCALE_BLOCK) {
         const mla__sz end = n - b < MLA__SCALE_BLOCK ? n : b + MLA__SCALE_BLOCK;
@@ -3233,8 +3236,8 @@ static MLA__TARGET_AMX void mla__attend_amx(mla__lanes *panels, int n, const mla
     for (int p = 0; p < n; p++) panels[p].started = 1;
 }
 
-/* Q8 and Q4 by tiles: a group of 32 is one product of 16 tokens by 16 rows, whose sums are scaled while the tiles make
- * the next. */
+/* Blocks by tiles: a group of 32 is one product of 16 tokens by 16 rows, whose sums are scaled while the tiles make
+   the next. */
 static MLA__TARGET_AMX void mla__itile_amx(int m, float *y, mla__sz ldy, const mla__act *const *x,
                                            const mla__ipanel *panel, int gn, int add, int low) {
     int8_t a[2][16][MLA_GROUP];
@@ -7358,7 +7361,7 @@ persons to whom the Software is furnished to do so, subject to the following con
 The above copyright notice and this permission notice shall be included in all copies or substantial portions of the
 Software.
 
-THE SOFTWARE IS PROVIDED "AS IS", WITHOUT WARRANTY OF ANY KIND, EXPRESS OR IMPLIED, INCLUDING BUT NOT LIMITED TO THE WARRANTIES OF
-MERCHANTABILITY, FITNESS FOR A PARTICULAR PURPOSE AND NONINFRINGEMENT. IN NO EVENT SHALL THE AUTHORS OR COPYRIGHT
-HOLDERS BE LIABLE FOR ANY CLAIM, DAMAGES OR OTHER LIABILITY, WHETHER IN AN ACTION OF CONTRACT, TORT OR OTHERWISE,
-ARISING FROM, OUT OF OR IN CONNECTION WITH THE SOFTWARE OR THE USE OR OTHER DEALINGS IN THE SOFTWARE. */
+THE SOFTWARE IS PROVIDED "AS IS", WITHOUT WARRANTY OF ANY KIND, EXPRESS OR IMPLIED, INCLUDING BUT NOT LIMITED TO THE
+WARRANTIES OF MERCHANTABILITY, FITNESS FOR A PARTICULAR PURPOSE AND NONINFRINGEMENT. IN NO EVENT SHALL THE AUTHORS
+OR COPYRIGHT HOLDERS BE LIABLE FOR ANY CLAIM, DAMAGES OR OTHER LIABILITY, WHETHER IN AN ACTION OF CONTRACT, TORT OR
+OTHERWISE, ARISING FROM, OUT OF OR IN CONNECTION WITH THE SOFTWARE OR THE USE OR OTHER DEALINGS IN THE SOFTWARE. */
