@@ -70,6 +70,7 @@ CHANGES
                mla_weight, mla_dtype_block. mla_tensor.layout in place of the dtypes Q8X16 and Q4X16, served by f32
                activations, too. mla_activations in place of exact, fp8_activations and of instruction sets that
                round. MLA_REFERENCE. mla_attn_weights has k_b and v_b, which may take the place of kv_b.
+               mla_layer_weights has attn_out_norm.
    0.1.0       the first version */
 
 #ifndef MLA_H
@@ -80,7 +81,7 @@ CHANGES
 
 #define MLA_VERSION "0.2.0"
 
-#define MLA_VERSION_NUMBER 200 /* 10000 * major + 100 * minor + patch */
+#define MLA_VERSION_NUMBER 200 /* 10000 * major + 100 * minor + patch; MLA__TEMPLATE_VERSION is the same */
 
 #ifndef MLA_API
 #define MLA_API extern /* define as `static` for a private copy */
@@ -1000,7 +1001,9 @@ uint8_t mla_f32_to_e4m3(float f) {
    somewhere beside: w = scale * code - min, where scale and min are those of a group of the block. */
 
 /* Of weight i, `bits` bits lie in byte at + i / (run * 8/bits) * run + i % run: a run of bytes holds the first bits of
-   `run` weights, then the next bits those of the `run` weights behind. The planes of one bit with run 1 are words. */
+   `run` weights, then the next bits those of the `run` weights behind. The planes of one bit with run 1 are words.
+   Vector kernels know runs of 1 (one bit), of 8 and 16 (four bits) and from 32 on; others need a case in theirs. Codes
+   of MLA__CODE_UINT have at most five bits, so that sums of their products fit in 16. */
 typedef struct mla__plane {
     short at, run, bits;
 } mla__plane;
@@ -1083,7 +1086,7 @@ int mla_dtype_block(mla_dtype t) { return (unsigned)t < MLA_DTYPE_COUNT ? mla__f
 /* Bytes up to element n; of blocks n is a multiple. */
 MLA__INLINE mla__sz mla__bytes(mla_dtype t, mla__sz n) { return n / mla__formats[t].block * mla__formats[t].bytes; }
 size_t mla_dtype_bytes(mla_dtype t, size_t n) {
-    return (unsigned)t < MLA_DTYPE_COUNT ? (size_t)mla__bytes(t, (mla__sz)n) : 0;
+    return (unsigned)t < MLA_DTYPE_COUNT ? n / (size_t)mla__formats[t].block * (size_t)mla__formats[t].bytes : 0;
 }
 MLA__INLINE int mla__blocked(mla_dtype t) { return mla__formats[t].block > 1; }
 /* May a format's rows be interleaved? Words hold four weights each: not if these have less than four bits. */
@@ -1225,7 +1228,7 @@ MLA__INLINE double mla__tensor_bytes(const mla_tensor *w) {
 }
 
 /* y [n] = x, each 128 of them rounded to e4m3 times d = largest/448, as by mla_f32_to_e4m3: DeepSeek's act_quant. 0
- * where d is no normal number. */
+   where d is no normal number. */
 static void mla__round_e4m3(float *y, const float *x, mla__sz n) {
     for (mla__sz b = 0; b < n; b += MLA__SCALE_BLOCK) {
         const mla__sz end = n - b < MLA__SCALE_BLOCK ? n : b + MLA__SCALE_BLOCK;
@@ -3236,8 +3239,8 @@ static MLA__TARGET_AMX void mla__attend_amx(mla__lanes *panels, int n, const mla
     for (int p = 0; p < n; p++) panels[p].started = 1;
 }
 
-/* Q8 and Q4 by tiles: a group of 32 is one product of 16 tokens by 16 rows, whose sums are scaled while the tiles make
- * the next. */
+/* Blocks by tiles: a group of 32 is one product of 16 tokens by 16 rows, whose sums are scaled while the tiles make
+   the next. */
 static MLA__TARGET_AMX void mla__itile_amx(int m, float *y, mla__sz ldy, const mla__act *const *x,
                                            const mla__ipanel *panel, int gn, int add, int low) {
     int8_t a[2][16][MLA_GROUP];
@@ -3316,6 +3319,10 @@ static MLA__TARGET_AMX void mla__igemm_amx(const mla__product *p) {
      MLA__AR        and of one of attention  MLA__AV      vectors of values in that one
                                                           (NL is a multiple of AR, or AR is MR)
      MLA__INTEGER   whose integer products and unpackers are used (>>integer) */
+
+/* MLA_VERSION_NUMBER of this file, which another may have included. */
+#undef MLA__TEMPLATE_VERSION
+#define MLA__TEMPLATE_VERSION 200
 
 #define MLA__F(name) MLA__CAT(mla__##name, MLA__ISA)
 #define MLA__V       MLA__F(v)
@@ -3979,6 +3986,9 @@ static void MLA__F(table)(mla__kernels *k) {
 #define MLA__AR      4
 #define MLA__AV      4
 #include MLA_FILE
+#if !defined(MLA__TEMPLATE_VERSION) || MLA__TEMPLATE_VERSION != MLA_VERSION_NUMBER
+#error "mla.h includes itself and finds another version: define MLA_FILE, as in -DMLA_FILE='\"copy.h\"'"
+#endif
 
 #if MLA__NEON
 #define MLA__ISA      _neon
@@ -4150,7 +4160,8 @@ MLA__INLINE float mla__try_ranges(const float *x, int most, float *min) {
         det[k] = MLA_GROUP * qq[k] - sq[k] * sq[k];
         const float shift = (sq[k] * xq[k] - qq[k] * sx) / det[k], best = (MLA_GROUP * xq[k] - sx * sq[k]) / det[k];
         const float straight = xq[k] / qq[k];
-        m[k] = shift < 0 ? 0 : shift, d[k] = shift < 0 ? straight : best;
+        const int lower = det[k] > 0 && shift >= 0; /* else all codes are the same, or 0 is the best minimum */
+        m[k] = lower ? shift : 0, d[k] = lower ? best : straight;
     }
     for (int i = 0; i < MLA_GROUP; i++)
         for (int k = 0; k < MLA__TRIES; k++) {
@@ -4158,7 +4169,7 @@ MLA__INLINE float mla__try_ranges(const float *x, int most, float *min) {
             error[k] += e * e;
         }
     for (int k = 0; k < MLA__TRIES; k++)
-        if (det[k] > 0 && error[k] < least) least = error[k], scale = d[k], *min = m[k];
+        if (qq[k] > 0 && error[k] < least) least = error[k], scale = d[k], *min = m[k];
     return scale;
 }
 
@@ -4281,8 +4292,9 @@ mla_result mla_quantize(mla_dtype t, void *out, const float *x, size_t n, mla_er
 
 mla_result mla_repack(void *out, const mla_tensor *w, mla_error *err) {
     if (!out || !w || !w->data) return MLA__REFUSE(err, "mla_repack: %s is NULL", out ? "the tensor" : "out");
-    const mla__format *f = &mla__formats[(unsigned)w->dtype < MLA_DTYPE_COUNT ? w->dtype : MLA_F32];
-    if (!mla__interleaves(w->dtype) || w->layout != MLA_LAYOUT_ROWS || w->rows < 1 || w->rows % 16 || w->cols < 1 ||
+    const mla_dtype t = (unsigned)w->dtype < MLA_DTYPE_COUNT ? w->dtype : MLA_F32;
+    const mla__format *f = &mla__formats[t];
+    if (!mla__interleaves(t) || w->layout != MLA_LAYOUT_ROWS || w->rows < 1 || w->rows % 16 || w->cols < 1 ||
         w->cols % f->block)
         return MLA__REFUSE(err,
                            "mla_repack: %s [%d, %d], expected blocks of 4 bits or more a weight, rows a multiple of 16 "
@@ -4942,6 +4954,7 @@ static void mla__check_attn(mla__check *k, const mla_attn_weights *a, int i) {
         mla__want_size(k, "num_attention_heads", H, "layers[%d].attn", i);
         k->n.kv_b = splits ? 0 : H * (N + V), k->n.k_b = splits ? H * k->n.R : 0, k->n.v_b = splits ? H * V : 0;
         mla__want_all(k, MLA__IN_ATTN, a, "layers[%d].attn.", i, 0);
+        if (splits && a->kv_b.bias.data) mla__complain(k, "kv_b", ".bias", "there, but kv_b.weight is not");
     }
     if (c->index_topk == 0) return;
     mla__check_at(k, "layers[%d].attn.indexer", i, 0);
@@ -5040,7 +5053,7 @@ static mla_result mla__model_check(const mla_model *none, const void *desc, mla_
     return d->only_size ? MLA_OK : mla__check_weights(&c, d->weights, &dtypes, err);
 }
 
-/* m's copy of w, with what is absent replaced by what stands in for it. */
+/* m's copy of w, with what is absent replaced by what stands in for it, and without what has no place. */
 static void mla__model_fill(mla_model *m, const mla_weights *w) {
     const mla_config *c = &m->c;
     m->w = *w;
@@ -5054,6 +5067,11 @@ static void mla__model_fill(mla_model *m, const mla_weights *w) {
         mla_attn_weights *a = &m->layers[i].attn;
         m->layers[i] = w->layers[i];
         if (!mla__splits(a)) a->k_b.data = a->v_b.data = NULL;
+        if (c->q_lora_rank > 0) memset(&a->q, 0, sizeof a->q);
+        else
+            memset(&a->q_a, 0, sizeof a->q_a), memset(&a->q_b, 0, sizeof a->q_b),
+                memset(&a->q_norm, 0, sizeof a->q_norm);
+        if (c->n_shared_experts == 0) memset(&m->layers[i].moe.shared, 0, sizeof m->layers[i].moe.shared);
         m->indexer[i] =
             c->index_topk > 0 && mla__has(MLA__IN_INDEXER, &m->layers[i].attn.indexer) ? m->n_indexers++ : -1;
         if (!m->layers[i].moe.experts) continue;

@@ -867,12 +867,18 @@ static void test_split(void) {
     a->k_b = mla_view(k.t.data, MLA_F32, 64, 40), split_refused(s, "attn.k_b: [64, 40], expected [80, 32]");
     a->k_b = k.t, a->k_b.dtype = MLA_Q4_K, split_refused(s, "attn.k_b: rows of 32, q4_k needs a multiple of 256");
     a->k_b = k.t;
+    a->kv_b.bias = mla_view(k.t.data, MLA_F32, 1, 128);
+    split_refused(s, "attn.kv_b.bias: there, but kv_b.weight is not"), a->kv_b.bias.data = NULL;
     const double apart = bytes_of(s);
     a->kv_b.weight = together(s, &k, &v);
     const double all_three = bytes_of(s);
     a->k_b.data = a->v_b.data = NULL;
     const double one = bytes_of(s);
     CHECK(fabs(apart - one) < 1 && fabs(all_three - one) < 1, "bytes: %.0f, %.0f, %.0f", apart, all_three, one);
+    mla_linear *no_place = s->c.q_lora_rank > 0 ? &a->q : &a->q_a;
+    no_place->weight = mla_view(k.t.data, MLA_F32, -1000, 7);
+    CHECK(fabs(bytes_of(s) - one) < 1, "bytes with a matrix that has no place: %.0f, %.0f", bytes_of(s), one);
+    memset(no_place, 0, sizeof *no_place);
     drop_to(0);
 }
 

@@ -290,6 +290,26 @@ static void test_searches(void) {
     checkpoint_close(c), free(x);
 }
 
+/* Groups whose weights are all, or nearly, the same. */
+static void test_even_groups(void) {
+    static const mla_dtype types[] = {MLA_Q8, MLA_Q4, MLA_Q4_K, MLA_Q5_K, MLA_Q6_K, MLA_IQ4_NL};
+    float x[256], y[256];
+    unsigned char b[1024];
+    SECTION("groups of one value");
+    for (size_t t = 0; t < sizeof types / sizeof *types; t++)
+        for (int k = 0; k < 4; k++) {
+            double error = 0, sum = 0;
+            for (int i = 0; i < 256; i++)
+                x[i] = k == 0 ? 1 : k == 1 ? -1 : k == 2 ? (i & 32 ? 0.5f : 0.25f) : 1 + 1e-3f * (float)(i % 7);
+            quantize(types[t], b, x, 256);
+            mla_widen(y, types[t], b, 256);
+            for (int i = 0; i < 256; i++)
+                error += (double)(y[i] - x[i]) * (double)(y[i] - x[i]), sum += (double)x[i] * (double)x[i];
+            CHECK(error < 4e-4 * sum, "%s, case %d: squared error %g of the squares", mla_dtype_name(types[t]), k,
+                  error / sum);
+        }
+}
+
 static void test_odd_groups(void) {
     static const float odd[] = {NAN, INFINITY, -INFINITY, 3.4e38f, -3.4e38f, 1e-45f, -1e-38f, 65504.0f * 127, 1e4f};
     float x[96], y[96];
@@ -1124,6 +1144,8 @@ static void test_repack(void) {
     t = mla_view(q4, MLA_BF16, 16, 32);
     CHECK(mla_repack(out, &t, &err) == MLA_ERR_ARGUMENT && mla_repack(NULL, &t, &err) == MLA_ERR_ARGUMENT,
           "bf16, NULL");
+    t = mla_view(q4, (mla_dtype)99, 16, 32);
+    CHECK(mla_repack(out, &t, &err) == MLA_ERR_ARGUMENT, "no dtype");
     mla_config c;
     mla_layer_weights layer;
     mla_weights w;
@@ -1369,6 +1391,7 @@ int main(int argc, char **argv) {
     test_q8_formula();
     test_q4_search();
     test_searches();
+    test_even_groups();
     test_odd_groups();
     snprintf(dir, sizeof dir, "/tmp/test_quantize_XXXXXX");
     if (!mkdtemp(dir)) return puts("cannot make a temporary directory"), 2;

@@ -51,6 +51,10 @@ check "a copy of another name" $CC -std=c99 -fsyntax-only -I"$tmp/copy" "$tmp/co
 check "the same by MLA_FILE" $CC -std=c99 -fsyntax-only -DMLA_FILE='"copy.h"' "$tmp/copy/a.c"
 $CC -std=c99 -fsyntax-only -ffile-prefix-map="$tmp"=/elsewhere -I"$tmp/copy" "$tmp/copy/a.c" >"$tmp/mapped" 2>&1
 check "a copy that cannot find itself says so" grep -q '#error.*define MLA_FILE' "$tmp/mapped"
+mkdir "$tmp/other"
+sed 's/^#define MLA__TEMPLATE_VERSION .*/#define MLA__TEMPLATE_VERSION 1/' "$root/mla.h" >"$tmp/other/mla.h"
+$CC -std=c99 -fsyntax-only -I"$tmp/copy" -I"$tmp/other" "$tmp/copy/a.c" >"$tmp/another" 2>&1
+check "a copy that finds another version says so" grep -q '#error.*another version.*define MLA_FILE' "$tmp/another"
 
 # the manual's contents are the anchors of the file, in order
 sed -n '/^CONTENTS/,/^MEMORY/p' "$root/mla.h" | grep -o '>>[a-z0-9-]*' >"$tmp/contents"
