@@ -306,7 +306,7 @@ static mla_dtype cv__type(const mla_tensor *t, int type, int transposed, int64_t
 static convert_tensor *cv__add(cv__list *l, int k, int layer, const char *name, const mla_tensor *t, int n_dims,
                                int64_t a, int64_t b, int64_t c) {
     convert_plan *p = l->p;
-    const int small = k == CHECKPOINT_CLASS_COUNT, transposed = t->cols != a;
+    const int plain = k == CHECKPOINT_CLASS_COUNT, transposed = t->cols != a;
     convert_tensor *to = l->listing ? &p->tensors[p->n] : NULL;
     if (l->rc || !t->data) return NULL;
     p->n++;
@@ -314,8 +314,8 @@ static convert_tensor *cv__add(cv__list *l, int k, int layer, const char *name, 
     if (layer >= 0) snprintf(to->name, sizeof to->name, "blk.%d.%s", layer, name);
     else snprintf(to->name, sizeof to->name, "%s", name);
     to->k = k;
-    to->dtype = small ? MLA_F32 : cv__type(t, l->types[k], transposed, a);
-    to->fallback = !small && l->types[k] != CONVERT_KEEP && (int)to->dtype != l->types[k];
+    to->dtype = plain ? MLA_F32 : cv__type(t, l->types[k], transposed, a);
+    to->fallback = !plain && l->types[k] != CONVERT_KEEP && (int)to->dtype != l->types[k];
     to->n_dims = n_dims;
     to->dims[0] = a, to->dims[1] = b, to->dims[2] = c, to->dims[3] = 1;
     to->rows = b * c;
