@@ -66,7 +66,7 @@ PROGRAM_TESTS = $(patsubst tests/%.c,%,$(wildcard tests/test_*.c))
 chosen = $(if $(T),$(filter $(T) $(T:%=test_%),$(1)),$(1))
 # $(call programs_of,TESTS): what they need
 programs_of = $(foreach t,$(1),$(if $(findstring test_,$t),build/$t) $(if $(filter generate tokenizer gguf llamacpp,$t),build/generate) \
-              $(if $(filter gguf llamacpp,$t),build/test_gguf) $(if $(filter jinja,$t),build/test_jinja) \
+              $(if $(filter gguf llamacpp,$t),build/test_gguf) $(if $(filter llamacpp,$t),build/convert) $(if $(filter jinja,$t),build/test_jinja) \
               $(if $(filter convert,$t),$(addprefix build/,convert generate test_convert)) \
               $(if $(findstring examples,$t),$(addprefix $(t:%examples=build/%),generate minimal threads)))
 

@@ -145,9 +145,27 @@ async function judge_split(llama, c) {
         check(x.logits.every((l, i) => !furthest(l, y.logits[i])) && `${x.tokens}` === `${y.tokens}`, `${c.name} in two parts: ${who} gives other logits`);
 }
 
+// The demo model as build/convert writes it, with its tokenizer: read, as close as above, and texts are the same tokens.
+async function judge_converted(llama) {
+    const prompt = prompt_of(CASES.at(-1)), file = path.join(tmp, 'converted.gguf');
+    const texts = fs.readFileSync('README.md', 'utf8').split('\n').filter((line) => line.trim());
+    for (const type of ['q8', 'q4_k']) {
+        execFileSync('build/convert', ['--model', 'examples/tales', '--to', type, '--out', file, '--force', '--quiet']);
+        const a = ours(file, prompt), b = await theirs(llama, file, prompt), rounded = ours(file, prompt, 'auto');
+        const off = mean(a.p.map((p, i) => furthest(p, b.p[i]))), own = mean(a.p.map((p, i) => furthest(p, rounded.p[i])));
+        check(off <= 2 * own, `converted to ${type}: probabilities differ by ${off.toExponential(1)}, int8 activations here change ${own.toExponential(1)}`);
+        const run = await open(llama, file, { threads: 1, context: 64, batch: 64, cache: 'f32' });
+        const lines = execFileSync('build/generate', ['--model', file, '--tokenize'], { input: texts.join('\0') + '\0', encoding: 'utf8' }).split('\n');
+        texts.forEach((text, i) => check(lines[i].trim() === run.tokenize(text).join(' '), `converted to ${type}: other tokens of ${text.slice(0, 60)}`));
+        await run.close();
+        if (report) console.log(`examples/tales converted to ${type}: probabilities differ by ${off.toExponential(1)}, int8 changes ${own.toExponential(1)}`);
+    }
+}
+
 const llama = await load(dir);
 for (const c of CASES)
     for (const type of c.types ?? (all ? ['f32', 'f16', 'q8_0', 'q4_k'] : ['f32', 'f16'])) await judge(llama, c, type);
 await judge_split(llama, CASES.at(-1));
+await judge_converted(llama);
 console.log(`${passed} ${failed}`);
 process.exit(0); // the threads of llama.cpp do not end by themselves
