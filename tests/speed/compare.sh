@@ -3,12 +3,12 @@
 # of `make bench` in turn, old and new, several times; prints the medians of each measurement and the ratio old time / new
 # time (above 1: faster), and at the end what is below the limit.
 #     tests/speed/compare.sh [OLD [NEW]]     OLD: 8b43dc4; NEW: the working tree
-# ROUNDS=5 of each; LIMIT=0.97; ROWS=q4x16 only the commands with this text; LOCK=/tmp/quiet.lock is held while one runs,
+# ROUNDS=5 of each; LIMIT=0.97; ROWS=q4x16 only the commands with this text; LOCK (build/speed/lock) is held while one runs,
 # so that two comparisons do not measure each other. The last line is "N passed, N failed".
 set -u
 cd "$(dirname "$0")/../.." || exit 1
 old=${1:-8b43dc4} new=${2:-}
-ROUNDS=${ROUNDS:-5} LIMIT=${LIMIT:-0.97} LOCK=${LOCK:-/tmp/quiet.lock}
+ROUNDS=${ROUNDS:-5} LIMIT=${LIMIT:-0.97} LOCK=${LOCK:-build/speed/lock}
 out=build/speed
 mkdir -p $out
 
@@ -29,7 +29,7 @@ make -s -n bench -C $out/old.src |
 : >$out/new.json
 
 measure() { # NAME ARGUMENTS...
-    flock "$LOCK" ${QUIET:-} "$out/$1" "${@:2}" --json >$out/line.json 2>$out/error ||
+    flock "$LOCK" "$out/$1" "${@:2}" --json >$out/line.json 2>$out/error ||
         { echo "$1: bench ${*:2}: $(head -n 1 $out/error)"; return; }
     sed "s/^{/{\"asked\":\"$weights\",/" $out/line.json >>"$out/$1.json"
 }
