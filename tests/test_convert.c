@@ -18,35 +18,13 @@
 #include "checkpoint.h"
 #include "convert.h"
 
+#include "logits.h"
+
 #define FIXTURES "tests/fixtures/checkpoints/"
 #define COUNT(a) (sizeof(a) / sizeof *(a))
 enum { PROMPT = 48 };
 
 static char dir[64], path[128]; /* a temporary directory, and the file in it */
-
-static void *need(void *p) {
-    if (!p) printf("out of memory in the test\n"), exit(2);
-    return p;
-}
-
-/* Logits of these tokens; the caller frees them. */
-static float *run(const checkpoint *c, const int *tokens, int n, const char *what) {
-    mla_error e;
-    mla_model *m;
-    mla_context *x;
-    mla_cache *k;
-    const mla_context_desc d = {.max_tokens = PROMPT, .threads = 1};
-    const mla_cache_desc cd = {.capacity = PROMPT};
-    float *logits = (float *)need(calloc((size_t)n * (size_t)c->config.vocab_size, sizeof *logits));
-    const mla_outputs out = {.logits = logits, .all_logits = 1};
-    if (!CHECK(mla_model_create(&m, &c->config, &c->weights, NULL, &e) == MLA_OK, "%s: %s", what, e.text))
-        return logits;
-    if (mla_context_create(&x, m, &d, &e) || mla_cache_create(&k, m, &cd, &e)) printf("%s\n", e.text), exit(2);
-    const mla_sequence s = {.cache = k, .n_tokens = n};
-    CHECK(mla_model_forward(x, &s, 1, tokens, &out) == MLA_OK, "%s: %s", what, mla_context_error(x)->text);
-    mla_cache_destroy(k), mla_context_destroy(x), mla_model_destroy(m);
-    return logits;
-}
 
 static checkpoint *open_model(const char *from) {
     checkpoint *c;

@@ -45,6 +45,8 @@ static void *test_realloc(void *p, size_t n) { return alloc_fails(n) ? NULL : re
 #undef realloc
 #include "convert.h"
 
+#include "logits.h"
+
 #define FIXTURES "tests/fixtures/checkpoints/"
 #define COUNT(a) (sizeof(a) / sizeof *(a))
 enum { PROMPT = 48 };
@@ -52,11 +54,6 @@ enum { PROMPT = 48 };
 /* ---- helpers ----------------------------------------------------------------------------------------------------- */
 
 static char dir[64]; /* a temporary directory */
-
-static void *need(void *p) {
-    if (!p) printf("out of memory in the test\n"), exit(2);
-    return p;
-}
 
 static const char *in_dir(const char *name) { /* valid until the call after the next three */
     static char path[4][400];
@@ -458,25 +455,6 @@ static file *from_fixture(checkpoint **ref, const char *name, const char *arch, 
     return f;
 }
 
-/* Logits of the fixture's 48 tokens; the caller frees them. */
-static float *run(const checkpoint *c, const int *tokens, const char *what) {
-    mla_error e;
-    mla_model *m;
-    mla_context *x;
-    mla_cache *k;
-    const mla_context_desc d = {.max_tokens = PROMPT, .threads = 1};
-    const mla_cache_desc cd = {.capacity = PROMPT};
-    float *logits = (float *)need(calloc((size_t)PROMPT * (size_t)c->config.vocab_size, sizeof *logits));
-    const mla_outputs out = {.logits = logits, .all_logits = 1};
-    if (!CHECK(mla_model_create(&m, &c->config, &c->weights, NULL, &e) == MLA_OK, "%s: %s", what, e.text))
-        return logits;
-    if (mla_context_create(&x, m, &d, &e) || mla_cache_create(&k, m, &cd, &e)) printf("%s\n", e.text), exit(2);
-    const mla_sequence s = {.cache = k, .n_tokens = PROMPT};
-    CHECK(mla_model_forward(x, &s, 1, tokens, &out) == MLA_OK, "%s: %s", what, mla_context_error(x)->text);
-    mla_cache_destroy(k), mla_context_destroy(x), mla_model_destroy(m);
-    return logits;
-}
-
 static st_file *expected_of(const char *name, int *tokens, const float **logits) {
     char path[128];
     st_file *f;
@@ -514,7 +492,7 @@ static void test_way(const struct fixture *x, mla_dtype dtype, kvb_form form) {
     st_file *expected = expected_of(x->name, tokens, &published);
     if (CHECK(checkpoint_open_with(&c, path, &how, &e) == MLA_OK, "%s: %s", what, e.text)) {
         const size_t n = (size_t)PROMPT * (size_t)ref->config.vocab_size;
-        float *got = run(c, tokens, what), *want = run(ref, tokens, what);
+        float *got = run(c, tokens, PROMPT, what), *want = run(ref, tokens, PROMPT, what);
         CHECK(!memcmp(got, want, n * sizeof *got), "%s: logits differ by %g", what, (double)test_rel_err(got, want, n));
         const int as_published = strcmp(x->name, "youtu") && strncmp(x->name, "minicpm3", 8);
         if (as_published && dtype <= MLA_BF16)
@@ -566,7 +544,7 @@ static void test_variants(void) {
     st_file *expected = expected_of("deepseek_v3", tokens, &published);
     const size_t n = (size_t)PROMPT * (size_t)ref->config.vocab_size;
     ref->config.num_nextn_predict_layers = 0;
-    float *want = run(ref, tokens, "reference");
+    float *want = run(ref, tokens, PROMPT, "reference");
 
     drop(f, ".attention.key_length_mla"), drop(f, ".attention.value_length_mla");
     put_int(f, ".attention.key_length", 48), put_int(f, ".attention.value_length", 32);
@@ -584,7 +562,7 @@ static void test_variants(void) {
     for (int i = 0; i < 4; i++) {
         snprintf(what, sizeof what, i ? "m-%05d-of-00003.gguf" : ".", i);
         if (!CHECK(checkpoint_open(&c, in_dir(what), &e) == MLA_OK, "%s: %s", what, e.text)) continue;
-        float *got = run(c, tokens, what);
+        float *got = run(c, tokens, PROMPT, what);
         CHECK(!memcmp(got, want, n * sizeof *got), "%s: logits", what);
         CHECK(gguf_parts(c->gguf) == 3 && gguf_tensor_count(c->gguf) == (size_t)f->n_items, "%s: parts", what);
         CHECK(!c->config.num_nextn_predict_layers && !c->mtp[0].eh_proj.weight.data, "%s: layers ahead", what);
