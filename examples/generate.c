@@ -966,7 +966,8 @@ static void start(session *s) {
     mla_error error;
     const size_t vocab = (size_t)s->c->config.vocab_size;
     check_memory(s);
-    if (!threads_create(&s->pool, s->context_desc.threads)) fail(1, "%d threads are not to be had", o->threads);
+    if (!threads_create(&s->pool, s->context_desc.threads))
+        fail(1, "%d threads are not to be had", s->context_desc.threads);
     s->context_desc.run = threads_run, s->context_desc.run_user = s->pool;
     if (o->quant.form || o->activations != MLA_ACT_F32) { /* without --quant: what is Q4 in the files is repacked */
         checkpoint_quant how = o->quant;
