@@ -1745,9 +1745,12 @@ typedef struct mla__visit {
     float *s, *wide;    /* scratch: scores [n, nu, NL] of n panels; keys as f32, [AR, AK] */
 } mla__visit;
 
-/* A group of activations in int8: x = d * q. */
+/* A group of activations in int8: x = d * q. A cache line, so that no load of it crosses one. */
 typedef struct mla__act {
     float d, sum, half[2]; /* sum = d * (q[0] + .. + q[31]), and of the first and the last 16 of them */
+    int16_t halves[2];     /* the sums of q themselves */
+    int32_t start[2]; /* -8 and -128 times that of all q: where sums of products begin whose codes have an offset */
+    int32_t unused;
     int8_t q[MLA_GROUP];
 } mla__act;
 
@@ -1765,11 +1768,12 @@ MLA__INLINE const mla__act *mla__act_of(const mla__in *in, int t) {
 }
 MLA__INLINE const float *mla__x_of(const mla__in *in, int t) { return in->x + (in->idx ? in->idx[t] : t) * in->ldx; }
 
-/* Bytes of a token's rounded activations. */
+/* Bytes of a token's rounded activations. Of int8 an odd number of lines, or tokens would share few places of a
+   cache. */
 static mla__sz mla__act_bytes(mla_activations to, int cols) {
     return to == MLA_ACT_BF16   ? 2 * (mla__sz)mla__up_to(cols, 32)
            : to == MLA_ACT_E4M3 ? cols * (mla__sz)sizeof(float)
-                                : cols / MLA_GROUP * (mla__sz)sizeof(mla__act);
+                                : (cols / MLA_GROUP | 1) * (mla__sz)sizeof(mla__act);
 }
 
 /* y [T, n0..n1) = x [T, K] . W[row0 + n, :], y indexed from n0; or mix, the transposed use of W: y [T, K] = x [T,
@@ -1818,6 +1822,12 @@ typedef struct mla__kernels {
 /* Blocks of weights times activations in int8, 32 at a time: y = sum over groups of d_w d_x (q_w . q_x) - min_w sum(x),
    the sum in brackets exact. So codes are used as they lie, and their offset is a minimum, too. */
 
+MLA__INLINE void mla__act_sums(mla__act *y, float d, int first, int second) {
+    const int sum = first + second;
+    y->d = d, y->sum = d * (float)sum, y->half[0] = d * (float)first, y->half[1] = d * (float)second;
+    y->halves[0] = (int16_t)first, y->halves[1] = (int16_t)second;
+    y->start[0] = -8 * sum, y->start[1] = -128 * sum, y->unused = 0;
+}
 #define MLA__BYTES 0x0101010101010101u
 static void mla__quantize_scalar(mla__act *y, const float *x, mla__sz n) {
     for (mla__sz g = 0; g < n / MLA_GROUP; g++, x += MLA_GROUP) {
@@ -1832,8 +1842,7 @@ static void mla__quantize_scalar(mla__act *y, const float *x, mla__sz n) {
             y[g].q[i] = (int8_t)(q > 127 ? 127 : q < -127 ? -127 : q);
             sum[i / 16] += y[g].q[i];
         }
-        y[g].d = d, y[g].sum = d * (float)(sum[0] + sum[1]);
-        y[g].half[0] = d * (float)sum[0], y[g].half[1] = d * (float)sum[1];
+        mla__act_sums(&y[g], d, sum[0], sum[1]);
     }
 }
 
@@ -2065,8 +2074,7 @@ static MLA__TARGET_AVX2 void mla__quantize_avx2(mla__act *y, const float *x, mla
         t = _mm256_add_epi32(t, _mm256_shuffle_epi32(t, 0xb1));
         const int first = _mm_cvtsi128_si32(_mm256_castsi256_si128(t));
         const int second = _mm_cvtsi128_si32(_mm256_extracti128_si256(t, 1));
-        y[g].d = d, y[g].sum = d * (float)(first + second);
-        y[g].half[0] = d * (float)first, y[g].half[1] = d * (float)second;
+        mla__act_sums(&y[g], d, first, second);
     }
 }
 
@@ -2377,13 +2385,14 @@ typedef struct mla__ipanel {
     int8_t w[8][64];
     float d[2][16], min[2][16];
 } mla__ipanel;
-#define MLA__IGROUPS  16 /* groups packed at a time, a multiple of those of a block */
-#define MLA__IMR      4  /* tokens of a register tile */
-#define MLA__IMR_VNNI 8
-#define MLA__IMR_MAX  16
+#define MLA__IGROUPS  8 /* groups packed at a time, a multiple of those of a block */
+#define MLA__IMR      4 /* tokens of a register tile */
+#define MLA__IMR_VNNI 6
+#define MLA__IMR_MAX  6
 
+/* nb <= 16 rows as they lie; bias is added to the codes. */
 MLA__AVX2 void mla__ipack_avx2(const mla_dtype t, mla__ipanel *panel, const mla_tensor *w, int row, int nb, int g0,
-                               int gn) {
+                               int gn, int bias) {
     const mla__format *f = &mla__formats[t];
     const int each = f->block / MLA_GROUP, halves = MLA_GROUP / f->group;
     const mla__sz bytes = mla__bytes(t, w->cols);
@@ -2403,7 +2412,9 @@ MLA__AVX2 void mla__ipack_avx2(const mla_dtype t, mla__ipanel *panel, const mla_
             }
             for (int u = 0; u < each; u++) {
                 __m256 r[8];
-                MLA__EACH(i, 8) r[i] = _mm256_castsi256_ps(mla__codes_avx2(t, b[i], u));
+                MLA__EACH(i, 8)
+                    r[i] =
+                        _mm256_castsi256_ps(_mm256_add_epi8(mla__codes_avx2(t, b[i], u), _mm256_set1_epi8((char)bias)));
                 mla__transpose_avx2(r);
                 MLA__EACH(i, 8) _mm256_storeu_ps((float *)(void *)(panel[g + u].w[i] + 32 * half), r[i]);
             }
@@ -2438,10 +2449,22 @@ MLA__INLINE mla__shape mla__shape_of(mla_dtype t) {
 }
 MLA__INLINE int mla__is_signed(mla__shape s) { return s <= MLA__SIGNED_16; }
 MLA__INLINE int mla__halves(mla__shape s) { return s == MLA__SIGNED_16 || s == MLA__UNSIGNED_16 ? 2 : 1; }
+/* Tokens that meet a panel of gn groups; y [m, 16] or [m, 32] (+)= theirs. */
+typedef struct mla__imeet {
+    float *y;
+    mla__sz ldy;
+    const mla__act *x[MLA__IMR_MAX];
+    const mla__ipanel *panel;
+    int gn, add, offset; /* what codes are too high by, where products begin with that taken off */
+} mla__imeet;
 
 /* y [M, 16] (+)= gn groups of M tokens and a panel. */
-MLA__AVX2 void mla__itile_avx2(const mla__shape shape, const int M, float *y, mla__sz ldy, const mla__act *const *x,
-                               const mla__ipanel *panel, int gn, int add) {
+MLA__AVX2 void mla__itile_avx2(const mla__shape shape, const int M, const mla__imeet *a) {
+    const mla__act *const *x = a->x;
+    const mla__ipanel *panel = a->panel;
+    float *y = a->y;
+    const mla__sz ldy = a->ldy;
+    const int gn = a->gn, add = a->add;
     /* sums of products fit 16 bits: 8 * 2 * 15 * 127 = 30480, and of five bits half as many */
     const int halves = mla__halves(shape), in32 = mla__is_signed(shape), parts = shape == MLA__UNSIGNED_5 ? 2 : halves;
     const __m256i ones = _mm256_set1_epi16(1);
@@ -2483,43 +2506,83 @@ MLA__AVX2 void mla__itile_avx2(const mla__shape shape, const int M, float *y, ml
     }
 }
 
-/* VNNI multiplies unsigned by signed bytes and adds four products to an int32. Where codes are signed, activations
-   become unsigned by adding 128, which is taken off again as 128 times the sum of the weights. Few tokens
-   meet interleaved rows by it, and rows as they lie by the AVX2 kernels. */
+/* VNNI multiplies unsigned by signed bytes and adds four products to an int32: codes are the unsigned ones, with an
+   offset if need be, and sums begin with what that is too much. Few tokens meet interleaved rows, and rows as they lie
+   in blocks of 256, by it, other rows by the AVX2 kernels. */
 #define MLA__VNNI MLA__INLINE MLA__TARGET_VNNI
 
-MLA__VNNI void mla__itile_vnni(const mla__shape shape, const int M, float *y, mla__sz ldy, const mla__act *const *x,
-                               const mla__ipanel *panel, int gn, int add) {
-    const int halves = mla__halves(shape), is_signed = mla__is_signed(shape);
-    const __m512i offset = _mm512_set1_epi8(-128);
-    __m512 acc[MLA__IMR_VNNI];
-    MLA__EACH(i, M) acc[i] = add ? _mm512_loadu_ps(y + i * ldy) : _mm512_setzero_ps();
-    for (int g = 0; g < gn; g++) {
+/* So much higher than what they mean are the codes that VNNI is given. */
+MLA__INLINE int mla__offset(const mla__format *f) {
+    return f->code == MLA__CODE_INT8 || f->code >= MLA__CODE_NL ? 128 : f->offset;
+}
+/* Where that is taken off: by a minimum, as all others are; from where sums begin, which is known of two offsets; or
+   with groups of 16 from a product of the offset and their sums. */
+typedef enum mla__off { MLA__OFF_MIN, MLA__OFF_START, MLA__OFF_HALF } mla__off;
+MLA__INLINE mla__off mla__off_of(const mla__format *f) {
+    const int offset = mla__offset(f);
+    if (f->group < MLA_GROUP) return offset ? MLA__OFF_HALF : MLA__OFF_MIN;
+    return offset == 8 || offset == 128 ? MLA__OFF_START : MLA__OFF_MIN;
+}
+MLA__VNNI __m512i mla__begin_vnni(const mla__off off, const mla__act *x, int offset, const int half) {
+    if (off == MLA__OFF_START) return _mm512_set1_epi32(x->start[offset == 128]);
+    if (off == MLA__OFF_MIN) return _mm512_setzero_si512();
+    int pair;
+    memcpy(&pair, x->halves, 4);
+    return _mm512_dpwssd_epi32(_mm512_setzero_si512(), _mm512_set1_epi32(half ? -offset * 65536 : -offset & 0xffff),
+                               _mm512_set1_epi32(pair));
+}
+/* acc += d_w d_x (sum of products) - min_w sum(x): all kernels of VNNI with rows as lanes add in this order. */
+MLA__VNNI __m512 mla__scaled_vnni(__m512 acc, __m512i s, __m512 d, const mla__act *x) {
+    return _mm512_fmadd_ps(_mm512_cvtepi32_ps(s), _mm512_mul_ps(d, _mm512_set1_ps(x->d)), acc);
+}
+
+/* gcc would load a vector again for each of its uses. */
+#if defined(__GNUC__)
+#define MLA__HOLD(vector) __asm__("" : "+v"(vector))
+#else
+#define MLA__HOLD(vector) (void)(vector)
+#endif
+
+/* M tokens by 32 rows, of two panels one behind the other. */
+MLA__VNNI void mla__itile_vnni(const mla__off off, const int halves, const int M, const mla__imeet *a) {
+    const mla__ipanel *p = a->panel, *const end = p + a->gn;
+    const mla__act *x[MLA__IMR_VNNI];
+    __m512 acc[MLA__IMR_VNNI][2];
+    MLA__EACH(i, M) {
+        x[i] = a->x[i];
+        MLA__EACH(j, 2) acc[i][j] = a->add ? _mm512_loadu_ps(a->y + i * a->ldy + 16 * j) : _mm512_setzero_ps();
+    }
+    for (mla__sz g = 0; p < end; g++, p++) {
         MLA__EACH(part, halves) {
-            __m512i s[MLA__IMR_VNNI], sum = _mm512_setzero_si512();
-            MLA__EACH(i, M) s[i] = _mm512_setzero_si512();
+            __m512i s[MLA__IMR_VNNI][2];
+            MLA__EACH(i, M) s[i][0] = s[i][1] = mla__begin_vnni(off, x[i] + g, a->offset, part);
             MLA__UNROLL
             for (int k = 8 / halves * part; k < 8 / halves * (part + 1); k++) {
-                const __m512i w = _mm512_loadu_si512(panel[g].w[k]);
-                if (is_signed) sum = _mm512_dpbusd_epi32(sum, offset, w);
+                __m512i w0 = _mm512_loadu_si512(p->w[k]), w1 = _mm512_loadu_si512(p[MLA__IGROUPS].w[k]);
+                MLA__HOLD(w0);
+                MLA__HOLD(w1);
                 MLA__EACH(i, M) {
                     int four;
                     memcpy(&four, x[i][g].q + 4 * k, 4);
-                    if (is_signed) s[i] = _mm512_dpbusd_epi32(s[i], _mm512_set1_epi32(four ^ (int)0x80808080), w);
-                    else s[i] = _mm512_dpbusd_epi32(s[i], w, _mm512_set1_epi32(four));
+                    s[i][0] = _mm512_dpbusd_epi32(s[i][0], w0, _mm512_set1_epi32(four));
+                    s[i][1] = _mm512_dpbusd_epi32(s[i][1], w1, _mm512_set1_epi32(four));
                 }
             }
-            const __m512 d = _mm512_loadu_ps(panel[g].d[part]);
-            MLA__EACH(i, M) {
-                const __m512i p = is_signed ? _mm512_sub_epi32(s[i], sum) : s[i];
-                const float total = halves == 1 ? x[i][g].sum : x[i][g].half[part];
-                acc[i] = _mm512_fmadd_ps(_mm512_cvtepi32_ps(p), _mm512_mul_ps(d, _mm512_set1_ps(x[i][g].d)), acc[i]);
-                if (!is_signed)
-                    acc[i] = _mm512_fnmadd_ps(_mm512_loadu_ps(panel[g].min[part]), _mm512_set1_ps(total), acc[i]);
+            MLA__EACH(j, 2) {
+                const mla__ipanel *of = p + j * MLA__IGROUPS;
+                const __m512 d = _mm512_loadu_ps(of->d[part]);
+                MLA__EACH(i, M) {
+                    acc[i][j] = mla__scaled_vnni(acc[i][j], s[i][j], d, x[i] + g);
+                    const float sum = halves == 1 ? x[i][g].sum : x[i][g].half[part];
+                    if (off == MLA__OFF_MIN)
+                        acc[i][j] = _mm512_fnmadd_ps(_mm512_loadu_ps(of->min[part]), _mm512_set1_ps(sum), acc[i][j]);
+                }
             }
         }
     }
-    MLA__EACH(i, M) _mm512_storeu_ps(y + i * ldy, acc[i]);
+    MLA__EACH(i, M) {
+        MLA__EACH(j, 2) _mm512_storeu_ps(a->y + i * a->ldy + 16 * j, acc[i][j]);
+    }
 }
 
 /* The strip of AVX2 with all sixteen rows in a register. */
@@ -2539,10 +2602,10 @@ MLA__VNNI __m512i mla__codes16_vnni(const mla_dtype t, const unsigned char *b, i
     __m512i u = mla__plane16_vnni(&f->low, b, i);
     if (f->high.bits)
         u = _mm512_or_si512(u, _mm512_slli_epi16(mla__plane16_vnni(&f->high, b, i), (unsigned)f->low.bits));
-    if (f->code == MLA__CODE_SHIFTED) return _mm512_sub_epi8(u, _mm512_set1_epi8((char)f->offset));
+    if (f->code == MLA__CODE_INT8) return _mm512_xor_si512(u, _mm512_set1_epi8(-128));
     if (f->code < MLA__CODE_NL) return u;
     const void *list = mla__lists[f->code - MLA__CODE_NL];
-    return _mm512_shuffle_epi8(_mm512_broadcast_i32x4(_mm_loadu_si128((const __m128i *)list)), u);
+    return _mm512_shuffle_epi8(_mm512_xor_si512(_mm512_broadcast_i32x4(mla__m128i(list)), _mm512_set1_epi8(-128)), u);
 }
 /* As mla__scales16_avx2, of all rows. */
 MLA__VNNI __m512 mla__scales16_vnni(const mla_dtype t, const unsigned char *b, int j, __m512 *min) {
@@ -2578,40 +2641,47 @@ MLA__VNNI __m512 mla__scales16_vnni(const mla_dtype t, const unsigned char *b, i
 MLA__VNNI void mla__idot_strip_vnni(const mla_dtype t, float *y, const mla__act *x, const unsigned char *b,
                                     int groups) {
     const mla__format *f = &mla__formats[t];
-    const int each = f->block / MLA_GROUP, halves = MLA_GROUP / f->group, is_signed = f->code != MLA__CODE_UINT;
-    const __m512i offset = _mm512_set1_epi8(-128);
+    const int each = f->block / MLA_GROUP, halves = MLA_GROUP / f->group;
+    const mla__off off = mla__off_of(f);
     __m512 acc = _mm512_setzero_ps();
     for (int g = 0; g < groups; g++) {
         const int u = g % each;
         /* within blocks of many groups the reads jump, which no hardware foresees */
         const unsigned char *next = b + 16 * f->bytes + u * (16 * f->bytes / each);
         for (int i = 0; i < (each > 1 ? 16 * f->bytes / each : 0); i += 64) MLA__PREFETCH(next + i);
-        const __m512 xd = _mm512_set1_ps(x[g].d), sum = _mm512_set1_ps(x[g].sum);
         MLA__EACH(part, halves) {
             __m512 min = _mm512_setzero_ps();
             const __m512 d = mla__scales16_vnni(t, b, u * halves + part, &min);
-            __m512i s = _mm512_setzero_si512(), low = s;
+            __m512i s = mla__begin_vnni(off, x + g, mla__offset(f), part);
             MLA__EACH(j, 8 / halves) {
                 const int k = 8 / halves * part + j;
-                const __m512i w = mla__codes16_vnni(t, b, 32 * u + 4 * k);
                 int four;
                 memcpy(&four, x[g].q + 4 * k, 4);
-                if (is_signed) low = _mm512_dpbusd_epi32(low, offset, w);
-                if (is_signed) s = _mm512_dpbusd_epi32(s, _mm512_set1_epi32(four ^ (int)0x80808080), w);
-                else s = _mm512_dpbusd_epi32(s, w, _mm512_set1_epi32(four));
+                s = _mm512_dpbusd_epi32(s, mla__codes16_vnni(t, b, 32 * u + 4 * k), _mm512_set1_epi32(four));
             }
-            const __m512 p = _mm512_cvtepi32_ps(is_signed ? _mm512_sub_epi32(s, low) : s);
-            if (f->offset && !is_signed) {
-                const __m512 less = _mm512_mul_ps(_mm512_set1_ps((float)f->offset), sum);
-                acc = _mm512_fmadd_ps(_mm512_fmsub_ps(p, xd, less), d, acc);
-                continue;
-            }
-            acc = _mm512_fmadd_ps(_mm512_mul_ps(p, xd), d, acc);
-            if (mla__has_min(f)) acc = _mm512_fnmadd_ps(min, sum, acc);
+            acc = mla__scaled_vnni(acc, s, d, x + g);
+            if (off == MLA__OFF_MIN)
+                acc = _mm512_fnmadd_ps(min, _mm512_set1_ps(halves == 1 ? x[g].sum : x[g].half[part]), acc);
         }
         if (u == each - 1) b += 16 * f->bytes;
     }
     _mm512_storeu_ps(y, acc);
+}
+MLA__VNNI void mla__ipack16_vnni(const mla_dtype t, mla__ipanel *panel, const mla_tensor *w, int row, int g0, int gn) {
+    const mla__format *f = &mla__formats[t];
+    const int each = f->block / MLA_GROUP, halves = MLA_GROUP / f->group;
+    const unsigned char *b =
+        (const unsigned char *)w->data + row * mla__bytes(t, w->cols) + (mla__sz)(g0 / each) * 16 * f->bytes;
+    for (int g = 0; g < gn; g++, panel++) {
+        const int u = g % each;
+        MLA__EACH(part, halves) {
+            __m512 min = _mm512_setzero_ps();
+            _mm512_storeu_ps(panel->d[part], mla__scales16_vnni(t, b, u * halves + part, &min));
+            if (mla__off_of(f) == MLA__OFF_MIN) _mm512_storeu_ps(panel->min[part], min);
+        }
+        MLA__EACH(k, 8) _mm512_storeu_si512(panel->w[k], mla__codes16_vnni(t, b, 32 * u + 4 * k));
+        if (u == each - 1) b += 16 * f->bytes;
+    }
 }
 
 /* Rows of blocks of 256 as they lie, 64 weights at a time. Weights i .. i+63 of a plane, a byte each: */
@@ -2691,46 +2761,54 @@ MLA__VNNI void mla__idot_rows_vnni(const mla_dtype t, const mla__product *p) {
         }
 }
 
-typedef void (*mla__itile)(int m, float *y, mla__sz ldy, const mla__act *const *x, const mla__ipanel *panel, int gn,
-                           int add);
-#define MLA__TILE(shape, name, isa, most, target)                                                                      \
-    static target void mla__itile_##name##isa(int m, float *y, mla__sz ldy, const mla__act *const *x,                  \
-                                              const mla__ipanel *panel, int gn, int add) {                             \
-        const int now = m >= most ? most : m >= 4 ? 4 : m >= 2 ? 2 : 1;                                                \
-        switch (now) {                                                                                                 \
-        case 1: mla__itile##isa(shape, 1, y, ldy, x, panel, gn, add); break;                                           \
-        case 2: mla__itile##isa(shape, 2, y, ldy, x, panel, gn, add); break;                                           \
-        case 4: mla__itile##isa(shape, 4, y, ldy, x, panel, gn, add); break;                                           \
-        default: mla__itile##isa(shape, most, y, ldy, x, panel, gn, add);                                              \
+typedef void (*mla__itile)(int m, const mla__imeet *a);
+#define MLA__TILE(name, ...)                                                                                           \
+    static MLA__TARGET_AVX2 void mla__itile_##name##_avx2(int m, const mla__imeet *a) {                                \
+        switch (m) {                                                                                                   \
+        case 1: mla__itile_avx2(__VA_ARGS__, 1, a); break;                                                             \
+        case 2: mla__itile_avx2(__VA_ARGS__, 2, a); break;                                                             \
+        case 3: mla__itile_avx2(__VA_ARGS__, 3, a); break;                                                             \
+        default: mla__itile_avx2(__VA_ARGS__, 4, a);                                                                   \
         }                                                                                                              \
-        if (m > now) mla__itile_##name##isa(m - now, y + now * ldy, ldy, x + now, panel, gn, add);                     \
     }
-#define MLA__TILES(isa, most, target)                                                                                  \
-    MLA__TILE(MLA__SIGNED, signed, isa, most, target)                                                                  \
-    MLA__TILE(MLA__SIGNED_16, signed_16, isa, most, target)                                                            \
-    MLA__TILE(MLA__UNSIGNED, unsigned, isa, most, target)                                                              \
-    MLA__TILE(MLA__UNSIGNED_16, unsigned_16, isa, most, target)
-MLA__TILES(_avx2, MLA__IMR, MLA__TARGET_AVX2)
-MLA__TILES(_vnni, MLA__IMR_VNNI, MLA__TARGET_VNNI)
-MLA__TILE(MLA__UNSIGNED_5, unsigned_5, _avx2, MLA__IMR, MLA__TARGET_AVX2)
+MLA__TILE(signed, MLA__SIGNED)
+MLA__TILE(signed_16, MLA__SIGNED_16)
+MLA__TILE(unsigned, MLA__UNSIGNED)
+MLA__TILE(unsigned_16, MLA__UNSIGNED_16)
+MLA__TILE(unsigned_5, MLA__UNSIGNED_5)
+#undef MLA__TILE
+#define MLA__TILE(name, ...)                                                                                           \
+    static MLA__TARGET_VNNI void mla__itile_##name##_vnni(int m, const mla__imeet *a) {                                \
+        switch (m) {                                                                                                   \
+        case 1: mla__itile_vnni(__VA_ARGS__, 1, a); break;                                                             \
+        case 2: mla__itile_vnni(__VA_ARGS__, 2, a); break;                                                             \
+        case 3: mla__itile_vnni(__VA_ARGS__, 3, a); break;                                                             \
+        case 4: mla__itile_vnni(__VA_ARGS__, 4, a); break;                                                             \
+        case 5: mla__itile_vnni(__VA_ARGS__, 5, a); break;                                                             \
+        default: mla__itile_vnni(__VA_ARGS__, 6, a);                                                                   \
+        }                                                                                                              \
+    }
+MLA__TILE(min, MLA__OFF_MIN, 1)
+MLA__TILE(min_16, MLA__OFF_MIN, 2)
+MLA__TILE(start, MLA__OFF_START, 1)
+MLA__TILE(half, MLA__OFF_HALF, 2)
+#undef MLA__TILE
 static const mla__itile mla__itiles_avx2[] = {mla__itile_signed_avx2, mla__itile_signed_16_avx2,
                                               mla__itile_unsigned_avx2, mla__itile_unsigned_16_avx2,
                                               mla__itile_unsigned_5_avx2};
-static const mla__itile mla__itiles_vnni[] = {mla__itile_signed_vnni, mla__itile_signed_16_vnni,
-                                              mla__itile_unsigned_vnni, mla__itile_unsigned_16_vnni,
-                                              mla__itile_unsigned_vnni};
-#undef MLA__TILE
-#undef MLA__TILES
+static const mla__itile mla__itiles_vnni[][2] = {
+    {mla__itile_min_vnni, mla__itile_min_16_vnni}, {mla__itile_start_vnni, NULL}, {NULL, mla__itile_half_vnni}};
 
 /* Each format's packer, product of few tokens and unpacker, with rows as they lie and interleaved. */
+typedef void (*mla__ipack)(mla__ipanel *panel, const mla_tensor *w, int row, int nb, int g0, int gn, int bias);
 typedef struct mla__iformat {
-    void (*pack)(mla__ipanel *panel, const mla_tensor *w, int row, int nb, int g0, int gn);
+    mla__ipack pack;
     mla__kernel few;
 } mla__iformat;
 #define MLA__ROWS(D, d)                                                                                                \
     static MLA__TARGET_AVX2 void mla__ipack_##d##_avx2(mla__ipanel *to, const mla_tensor *w, int row, int nb, int g0,  \
-                                                       int gn) {                                                       \
-        mla__ipack_avx2(D, to, w, row, nb, g0, gn);                                                                    \
+                                                       int gn, int bias) {                                             \
+        mla__ipack_avx2(D, to, w, row, nb, g0, gn, bias);                                                              \
     }                                                                                                                  \
     static MLA__TARGET_AVX2 void mla__idot_##d##_avx2(const mla__product *p) { mla__idot_avx2(D, p); }                 \
     static MLA__TARGET_AVX2 void mla__unpack_##d##_avx2(float *y, const void *x, mla__sz n) {                          \
@@ -2738,9 +2816,14 @@ typedef struct mla__iformat {
     }
 #define MLA__STRIPS(D, d)                                                                                              \
     static MLA__TARGET_AVX2 void mla__ipack_##d##x16_avx2(mla__ipanel *to, const mla_tensor *w, int row, int nb,       \
-                                                          int g0, int gn) {                                            \
-        (void)nb;                                                                                                      \
+                                                          int g0, int gn, int bias) {                                  \
+        (void)nb, (void)bias;                                                                                          \
         mla__ipack16_avx2(D, to, w, row, g0, gn);                                                                      \
+    }                                                                                                                  \
+    static MLA__TARGET_VNNI void mla__ipack_##d##x16_vnni(mla__ipanel *to, const mla_tensor *w, int row, int nb,       \
+                                                          int g0, int gn, int bias) {                                  \
+        (void)nb, (void)bias;                                                                                          \
+        mla__ipack16_vnni(D, to, w, row, g0, gn);                                                                      \
     }                                                                                                                  \
     static MLA__TARGET_AVX2 void mla__strip_##d##_avx2(float *y, const mla__act *x, const unsigned char *b, int n) {   \
         mla__idot_strip_avx2(D, y, x, b, n);                                                                           \
@@ -2761,41 +2844,84 @@ MLA__FORMATS(MLA__BOTH, MLA__ROWS)
 static const mla__iformat mla__iformats_avx2[][MLA_LAYOUT_COUNT] = {MLA__FORMATS(MLA__BOTH, MLA__ROWS)};
 #undef MLA__ROWS
 #undef MLA__BOTH
+#define MLA__ROWS(D, d) NULL,
+#define MLA__BOTH(D, d) mla__ipack_##d##x16_vnni,
+static const mla__ipack mla__ipacks_vnni[] = {MLA__FORMATS(MLA__BOTH, MLA__ROWS)};
+#undef MLA__ROWS
+#undef MLA__BOTH
 
-/* Weights are packed 16 rows and IGROUPS groups at a time, and meet MC tokens, `most` in each register tile. */
-static MLA__TARGET_AVX2 void mla__igemm_x86(mla__itile tile, int most, const mla__product *p) {
+/* Memory that is to be fetched: `runs` runs of so many bytes, ld apart. */
+typedef struct mla__iahead {
+    const unsigned char *from;
+    mla__sz ld, bytes, at;
+    int runs;
+} mla__iahead;
+static void mla__ifetch(mla__iahead *a, int lines) {
+    for (; lines > 0 && a->runs > 0; lines--) {
+        MLA__PREFETCH(a->from + a->at);
+        a->at += 64;
+        if (a->at >= a->bytes) a->at = 0, a->from += a->ld, a->runs--;
+    }
+}
+/* Of nb rows from row on the groups g0 .. g0+gn, gn 0 or less: nothing. */
+static mla__iahead mla__iahead_of(const mla_tensor *w, int row, int nb, int g0, int gn) {
+    const int each = w->layout ? 16 : 1;
+    const mla__sz ld = each * mla__bytes(w->dtype, w->cols),
+                  before = each * mla__bytes(w->dtype, (mla__sz)g0 * MLA_GROUP);
+    const mla__iahead a = {(const unsigned char *)w->data + row / each * ld + before, ld,
+                           each * mla__bytes(w->dtype, (mla__sz)gn * MLA_GROUP), 0,
+                           gn > 0 ? (nb + each - 1) / each : 0};
+    return a;
+}
+/* Weights are packed `wide` rows, 16 or 32, and IGROUPS groups at a time, and meet MC tokens, `most` in each register
+   tile. Meanwhile the next ones are fetched, some with each tile. */
+static MLA__TARGET_AVX2 void mla__igemm_x86(mla__itile tile, mla__ipack pack, int most, int wide, int offset,
+                                            const mla__product *p) {
     const int groups = p->w->cols / MLA_GROUP, T = p->in.T;
-    const mla__iformat *f = &mla__iformats_avx2[p->w->dtype - MLA_Q8][p->w->layout];
     mla__ipanel *panel = (mla__ipanel *)(void *)p->panel;
     for (int t0 = 0; t0 < T; t0 += MLA__MC)
         for (int g0 = 0; g0 < groups; g0 += MLA__IGROUPS) {
             const int t1 = T - t0 < MLA__MC ? T : t0 + MLA__MC;
             const int gn = groups - g0 < MLA__IGROUPS ? groups - g0 : MLA__IGROUPS;
-            for (int n = p->n0; n < p->n1; n += 16) {
-                const int nb = p->n1 - n < 16 ? p->n1 - n : 16;
-                f->pack(panel, p->w, p->row0 + n, nb, g0, gn);
+            for (int n = p->n0; n < p->n1; n += wide) {
+                const int nb = p->n1 - n < wide ? p->n1 - n : wide;
+                for (int i = 0; i < nb; i += 16)
+                    pack(panel + i / 16 * MLA__IGROUPS, p->w, p->row0 + n + i, nb - i < 16 ? nb - i : 16, g0, gn,
+                         offset);
+                const int last = n + wide >= p->n1, next = last ? p->n0 : n + wide, g1 = last ? g0 + gn : g0;
+                mla__iahead ahead =
+                    mla__iahead_of(p->w, p->row0 + next, mla__min(wide, p->n1 - next), g1, mla__min(gn, groups - g1));
+                const int lines = (int)((ahead.bytes + 63) / 64) * ahead.runs * most / (t1 - t0) + 1;
                 for (int u = t0; u < t1; u += most) {
                     const int m = t1 - u < most ? t1 - u : most;
-                    const mla__act *a[MLA__IMR_MAX];
-                    float edge[MLA__IMR_MAX * 16], *to = p->y + u * p->ldy + (n - p->n0);
-                    for (int i = 0; i < m; i++) a[i] = mla__act_of(&p->in, u + i) + g0;
-                    if (nb == 16) {
-                        tile(m, to, p->ldy, a, panel, gn, g0 > 0);
+                    mla__ifetch(&ahead, lines);
+                    float edge[MLA__IMR_MAX * 32], *to = p->y + u * p->ldy + (n - p->n0);
+                    mla__imeet a = {to, p->ldy, {NULL}, panel, gn, g0 > 0, offset};
+                    for (int i = 0; i < m; i++) a.x[i] = mla__act_of(&p->in, u + i) + g0;
+                    if (nb == wide) {
+                        tile(m, &a);
                         continue;
                     }
+                    a.y = edge, a.ldy = wide;
                     memset(edge, 0, sizeof edge);
-                    for (int i = 0; i < m && g0; i++) memcpy(edge + 16 * i, to + i * p->ldy, (size_t)nb * sizeof *to);
-                    tile(m, edge, 16, a, panel, gn, g0 > 0);
-                    for (int i = 0; i < m; i++) memcpy(to + i * p->ldy, edge + 16 * i, (size_t)nb * sizeof *to);
+                    for (int i = 0; i < m && g0; i++) memcpy(edge + wide * i, to + i * p->ldy, (size_t)nb * sizeof *to);
+                    tile(m, &a);
+                    for (int i = 0; i < m; i++) memcpy(to + i * p->ldy, edge + wide * i, (size_t)nb * sizeof *to);
                 }
             }
         }
 }
 static void mla__igemm_avx2(const mla__product *p) {
-    mla__igemm_x86(mla__itiles_avx2[mla__shape_of(p->w->dtype)], MLA__IMR, p);
+    const mla_dtype t = p->w->dtype;
+    mla__igemm_x86(mla__itiles_avx2[mla__shape_of(t)], mla__iformats_avx2[t - MLA_Q8][p->w->layout].pack, MLA__IMR, 16,
+                   0, p);
 }
 static void mla__igemm_vnni(const mla__product *p) {
-    mla__igemm_x86(mla__itiles_vnni[mla__shape_of(p->w->dtype)], MLA__IMR_VNNI, p);
+    const mla__format *f = &mla__formats[p->w->dtype];
+    const int of = (int)p->w->dtype - MLA_Q8;
+    const mla__ipack pack = p->w->layout ? mla__ipacks_vnni[of] : mla__iformats_avx2[of][0].pack;
+    mla__igemm_x86(mla__itiles_vnni[mla__off_of(f)][f->group < MLA_GROUP], pack, MLA__IMR_VNNI, 32,
+                   f->code == MLA__CODE_UINT ? 0 : mla__offset(f), p);
 }
 /* Formats with blocks of 256. */
 #define MLA__LONG(ROWS)                                                                                                \
@@ -3237,74 +3363,6 @@ static MLA__TARGET_AMX void mla__attend_amx(mla__lanes *panels, int n, const mla
     mla__values_amx(panels, n, visit);
     mla__tiles_end();
     for (int p = 0; p < n; p++) panels[p].started = 1;
-}
-
-/* Blocks by tiles: a group of 32 is one product of 16 tokens by 16 rows, whose sums are scaled while the tiles make
-   the next. */
-static MLA__TARGET_AMX void mla__itile_amx(int m, float *y, mla__sz ldy, const mla__act *const *x,
-                                           const mla__ipanel *panel, int gn, int add, int low) {
-    int8_t a[2][16][MLA_GROUP];
-    int32_t s[2][16][16];
-    __m512 acc[16];
-    const mla__act *row[16];
-    const mla__sz ld = m == 16 ? (const char *)x[1] - (const char *)x[0] : 0;
-    int gathered = m < 16;
-    for (int i = 2; i < m; i++) gathered |= (const char *)x[i] - (const char *)x[i - 1] != ld;
-    MLA__EACH(i, 16) {
-        row[i] = x[i < m ? i : 0];
-        acc[i] = add && i < m ? _mm512_loadu_ps(y + i * ldy) : _mm512_setzero_ps();
-    }
-    for (int g = 0; g <= gn; g++) {
-        if (g < gn) {
-            const int8_t *from = gathered ? a[g % 2][0] : row[0][g].q;
-            const mla__sz step = gathered ? MLA_GROUP : ld;
-            for (int i = 0; gathered && i < 16; i++) memcpy(a[g % 2][i], row[i][g].q, MLA_GROUP);
-            MLA__FENCE();
-            if (g % 2) {
-                _tile_zero(1);
-                _tile_loadd(5, from, step);
-                _tile_loadd(7, panel[g].w, 64);
-                _tile_dpbssd(1, 5, 7);
-                _tile_stored(1, s[1], 64);
-            } else {
-                _tile_zero(0);
-                _tile_loadd(4, from, step);
-                _tile_loadd(6, panel[g].w, 64);
-                _tile_dpbssd(0, 4, 6);
-                _tile_stored(0, s[0], 64);
-            }
-            MLA__FENCE();
-        }
-        if (g == 0) continue;
-        const __m512 d = _mm512_loadu_ps(panel[g - 1].d);
-        MLA__EACH(i, 16) {
-            const mla__act *q = row[i] + g - 1;
-            acc[i] = _mm512_fmadd_ps(_mm512_cvtepi32_ps(_mm512_loadu_si512(s[(g - 1) % 2][i])),
-                                     _mm512_mul_ps(d, _mm512_set1_ps(q->d)), acc[i]);
-            if (low) acc[i] = _mm512_fnmadd_ps(_mm512_loadu_ps(panel[g - 1].min[0]), _mm512_set1_ps(q->sum), acc[i]);
-        }
-    }
-    MLA__EACH(i, 16)
-        if (i < m) _mm512_storeu_ps(y + i * ldy, acc[i]);
-}
-static MLA__TARGET_AMX void mla__itile_signed_amx(int m, float *y, mla__sz ldy, const mla__act *const *x,
-                                                  const mla__ipanel *panel, int gn, int add) {
-    mla__itile_amx(m, y, ldy, x, panel, gn, add, 0);
-}
-static MLA__TARGET_AMX void mla__itile_unsigned_amx(int m, float *y, mla__sz ldy, const mla__act *const *x,
-                                                    const mla__ipanel *panel, int gn, int add) {
-    mla__itile_amx(m, y, ldy, x, panel, gn, add, 1);
-}
-/* Tiles make products of 32, so that groups of 16 are left to VNNI. */
-static MLA__TARGET_AMX void mla__igemm_amx(const mla__product *p) {
-    const mla__shape shape = mla__shape_of(p->w->dtype);
-    if (mla__halves(shape) > 1) {
-        mla__igemm_vnni(p);
-        return;
-    }
-    mla__tiles_begin(MLA_GROUP);
-    mla__igemm_x86(mla__is_signed(shape) ? mla__itile_signed_amx : mla__itile_unsigned_amx, 16, p);
-    mla__tiles_end();
 }
 #endif
 
@@ -4047,7 +4105,6 @@ static void mla__select(mla__kernels *k, mla_isa isa) {
     case MLA_ISA_AMX:
         mla__select(k, MLA_ISA_BF16);
         k->attend_tiles = mla__attend_amx, k->bgemm = mla__bgemm_amx;
-        for (int t = MLA_Q8; t < MLA_UE8M0; t++) k->igemm[t] = mla__igemm_amx;
         break;
     case MLA_ISA_BF16:
         mla__select(k, MLA_ISA_VNNI);
@@ -5756,7 +5813,9 @@ static void mla__linear_layout(mla_context *c, mla__arena *arena) {
         const double slot_rows = (double)T * K + 15.0 * fmin(E, (double)T * K), dense = (T + 15.0) * (widest + 31.0);
         const double slots =
             slot_rows * mla__up_to(mla__max(D, inter), 32) + (T + 15.0) * mla__up_to(mla__max(D, shared), 32);
-        const double bytes = (T + 1) * (double)mla__act_bytes(MLA_ACT_INT8, widest) +
+        const double each =
+            K * (double)mla__act_bytes(MLA_ACT_INT8, inter) + (double)mla__act_bytes(MLA_ACT_INT8, shared);
+        const double bytes = (T + 1) * fmax((double)mla__act_bytes(MLA_ACT_INT8, widest), each) +
                              (packs ? 2 * fmax(dense, slots) : 0) +
                              (fp8 ? T * (double)mla__act_bytes(MLA_ACT_E4M3, widest) : 0);
         c->act = MLA__TAKE(arena, unsigned char, bytes);
