@@ -3,8 +3,8 @@
 
    WHAT IS COUNTED
    bytes   Each weight that the call uses once, in its stored size with scales (of the experts those that the tokens
-           were routed to, as the router counted them; of the embeddings nothing), and the cached rows that each sequence
-           attends to once, the new ones included. Activations are left out.
+           were routed to, as the router counted them; of the embeddings nothing), and the cached rows that each
+           sequence attends to once, the new ones included. Activations are left out.
    flops   2 per multiply-add of the matrix products; norms, rope, softmax and silu are left out. Logits are of the
            last token of each sequence.
              linear      T * weights of q, kv_a, o, the router, the dense or shared and the K chosen experts; the head

@@ -43,7 +43,8 @@ static void pool_open(pool *p, mla_dtype dtype, mla_layout layout, float deviati
     uint64_t seed = 1 + (uint64_t)dtype;
     const int block = mla_dtype_block(dtype), grouped = block > 1, rows = layout ? 16 : 1;
     p->values = (size_t)(rows * block);
-    p->n = grouped ? block == 256 ? 8191 : 65521 : 1048573, p->size = mla_dtype_bytes(dtype, p->values);
+    p->n = !grouped ? 1048573 : block == 256 ? (layout ? 509 : 8191) : layout ? 4093 : 65521;
+    p->size = mla_dtype_bytes(dtype, p->values);
     p->atoms = need(p->n * p->size);
     for (size_t i = 0; i < p->n; i++) {
         unsigned char *atom = p->atoms + i * p->size, own[16 * 256];
@@ -385,7 +386,8 @@ static double row_bytes(const synthetic *s, mla_dtype cache) {
     return (double)mla_dtype_bytes(cache, (size_t)(s->shape.config.kv_lora_rank + s->shape.config.qk_rope_head_dim));
 }
 
-/* A forward pass of B sequences, T tokens each, whose last ones get logits; hit: experts that got any, over all layers. */
+/* A forward pass of B sequences, T tokens each, whose last ones get logits; hit: experts that got any, over all
+ * layers. */
 static work forward_work(const synthetic *s, const options *o, double B, double T, double depth, double hit) {
     const mla_config *c = &s->shape.config;
     double L = c->num_hidden_layers, chosen = (double)s->n_moe * c->num_experts_per_tok, rows;
