@@ -79,8 +79,7 @@ cut() {
     [ "${available:-99}" -ge $need ] || echo "--layers 3"
 }
 counts=1
-for ((n = 2; n < all; n *= 2)); do counts+=,$n; done
-[ "$all" -eq 1 ] || counts+=,$all
+for n in $((all / 4)) $((all / 2)) "$all"; do [ "$n" -le "${counts##*,}" ] || counts+=,$n; done
 : >"$out/plan"
 formats='q4x16 q8x16 bf16 f16 q4_kx16 q6_kx16 fp8 q4 q8' full='q4x16 q8x16 bf16 f32' batches=1,4,8,16,32,64 depths=4096,16384
 if [ -n "$quick" ]; then
@@ -90,7 +89,7 @@ fi
 measure limits --threads "$([ "$all" -eq 1 ] || echo 1,)$all" --reps 3
 for w in $formats; do
     # shellcheck disable=SC2046
-    measure model --weights "$w" --depth 0 --pp 0 --only decode,moe --threads "$counts" --reps 3 $(cut "$w")
+    measure model --weights "$w" --depth 0 --pp 0 --only decode,moe --threads "$counts" --reps 2 $(cut "$w")
 done
 measure model --weights q4x16 --depth $depths --pp 0 --only decode --threads "$all" --reps 3
 measure model --shape v3attn --weights q4x16 --depth 0,$depths --pp 0 --only decode --threads "$all" --reps 3
@@ -104,7 +103,7 @@ for w in $full; do
         measure model --weights "$w" --activations "$to" --pp 512 --depth 0 --only prefill --threads "$all" --reps 1 $(cut "$w")
     done
     # shellcheck disable=SC2046
-    measure model --weights "$w" --isa amx --pp 512 --depth 0 --only prefill --threads "$all" --reps 1 $(cut "$w")
+    [ "$w" = f32 ] || measure model --weights "$w" --activations bf16 --isa amx --pp 512 --depth 0 --only prefill --threads "$all" --reps 1 $(cut "$w")
 done
 measure model --weights q4x16 --pp 512 --depth $depths --only prefill --threads "$all" --reps 1
 # shellcheck disable=SC2046
@@ -151,9 +150,10 @@ done
 cpu=$(sed -n 's/^model name[^:]*: //p' /proc/cpuinfo 2>/dev/null | head -n 1)
 revision=$(git -C "$root" describe --always --dirty 2>/dev/null)
 version=$(sed -n 's/^#define MLA_VERSION *"\(.*\)"/\1/p' "$root/mla.h")
-# shellcheck disable=SC2016
-printf '%s, %s, %s processors, mla.h %s%s, `%s`, medians of %s.\n%s\n\n' "$(date -u +%F)" "${cpu:-$(uname -m)}" "$all" "$version" \
-    "${revision:+ ($revision)}" "$command" "$([ $round -eq 1 ] && echo 'one round' || echo "$round rounds")" "$tested" | cat -s
+medians=$([ $round -eq 1 ] && echo 'one round' || echo "$round rounds")
+echo "$(date -u +%F), ${cpu:-$(uname -m)}, $all processors, mla.h $version${revision:+ ($revision)}, \`$command\`, medians of $medians."
+echo "DeepSeek-V2-Lite cut to 6 layers, random weights, bf16 cache, unless a row says otherwise."
+printf '%s\n' ${tested:+"$tested"} ''
 awk -F'\t' -v against="$against" '
     function of(key,   v) { # the value of a key in the line of JSON, or nothing
         if (!match($5, "\"" key "\":(\"[^\"]*\"|[^,}]*)")) return ""
@@ -196,17 +196,17 @@ awk -F'\t' -v against="$against" '
         row = $2 SUBSEP label()
         if (!((row, $3) in all) && !(row in place)) {
             place[row] = ++n; name[n] = row; first[n] = $2 * 1000 + n; text[row] = label()
-            tokens[row] = of("tokens_per_s") != "" ? of("n") : 0
+            tokens[row] = of("tokens_per_s") != "" && of("what") ~ /decode|batch|prefill/ ? of("n") : 0
             if (of("what") == "limit") rate[row] = of("gbytes_per_s") != "" ? "GB/s" : "G/s"
             work[row] = of(of("gbytes_per_s") != "" ? "gbytes_per_s" : "gflop_per_s") * of("ms")
         }
         all[row, $3] = all[row, $3] " " of("ms"); each[row, $3, $1] = of("ms"); rounds = $1
         if ($3 == "mla.h" && of("of_limit") != "") {
             fraction[row] = fraction[row] " " of("of_limit")
-            reads = of("read_limit_ms") >= of("arithmetic_limit_ms") + 0
+            reads = of("read_limit_ms") + 0 >= of("arithmetic_limit_ms") + 0
             limit[row] = limit[row] " " (reads ? of("read_limit_ms") : of("arithmetic_limit_ms"))
             kind[row] = reads ? "read" : of("of_int8") > 0.9 * of("of_limit") ? "int8" : of("of_bf16") > 0.9 * of("of_limit") ? "bf16" \
-                      : of("of_fma") > 0.9 * of("of_limit") ? "FMA" : "arithmetic"
+                      : of("of_fma") > 0.9 * of("of_limit") ? "FMA" : "int8 and FMA"
         }
     }
     END {
