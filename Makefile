@@ -4,7 +4,7 @@
 # make check      all the tests can do, also under sanitizers and valgrind as far as they are installed; T="asan/%" runs some
 # make tokenizer  compares token ids of 24 tokenizers with the reference implementations on 20,000 texts (make check does on fewer)
 # make llamacpp   compares logits and tokens with llama.cpp's on the same GGUF files (make check does on fewer)
-# make bench      how fast, as a fraction of what the machine can do
+# make bench      how fast, as a fraction of what the machine can do; bench/machine.sh makes a table of it, also against another build
 # make models     prints the README's table of models, from what the tests run
 # make plots      draws the same with gnuplot, as bench/*.svg
 # make install    the header and mla.pc, under PREFIX=/usr/local (and DESTDIR=)
@@ -67,6 +67,7 @@ chosen = $(if $(T),$(filter $(T) $(T:%=test_%),$(1)),$(1))
 # $(call programs_of,TESTS): what they need
 programs_of = $(foreach t,$(1),$(if $(findstring test_,$t),build/$t) $(if $(filter generate tokenizer gguf llamacpp,$t),build/generate) \
               $(if $(filter gguf llamacpp,$t),build/test_gguf) $(if $(filter llamacpp,$t),build/convert) $(if $(filter jinja,$t),build/test_jinja) \
+              $(if $(filter bench,$t),build/bench) \
               $(if $(filter convert,$t),$(addprefix build/,convert generate test_convert)) \
               $(if $(findstring examples,$t),$(addprefix $(t:%examples=build/%),generate minimal threads)))
 

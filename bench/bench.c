@@ -3,12 +3,12 @@
 
    WHAT IS COUNTED
    bytes   Each weight that the call uses once, in its stored size with scales (of the experts those that the tokens
-           were routed to, as the router counted them; of the embeddings nothing), and the cached rows attended to once,
-           the new ones included. Activations are left out.
-   flops   2 per multiply-add of the matrix products; norms, rope, softmax and silu are left out. Logits are of one
-           token.
+           were routed to, as the router counted them; of the embeddings nothing), and the cached rows that each
+           sequence attends to once, the new ones included. Activations are left out.
+   flops   2 per multiply-add of the matrix products; norms, rope, softmax and silu are left out. Logits are of the
+           last token of each sequence.
              linear      T * weights of q, kv_a, o, the router, the dense or shared and the K chosen experts; the head
-                         once
+                         once for each sequence
              attention   the cheaper of, with n keys and s = sum over queries of the keys they see:
                            naive      H * (n * R * (N + V) + s * (N + P + V))      each key expanded once
                            absorbed   H * (T * R * (N + V) + s * (2 * R + P))      into and out of the latent, for each
@@ -21,7 +21,13 @@
            flops in f32. gflop_per_s is the sum of both.
    of_read, of_fma, of_int8    bytes, f32 flops and integer operations over what the limits would have done in the same
            time.
-   of_bf16  f32 flops over bf16 dot products or tiles, where activations become bf16 for bf16 weights.
+   of_bf16 f32 flops over bf16 dot products or tiles, where activations become bf16 for bf16 weights.
+   batch   one call that decodes a token for each of so many sequences, tokens being all of theirs; each has a cache of
+           its own, of the depth, and a token of its own, so that each is routed its own way. "experts" are those of a
+           layer that got tokens, in the mean.
+   read ms, arith. ms, of limit   how long the bytes take at the read limit, and the arithmetic each kind at its own
+           limit (f32 at that of bf16 dot products where activations become bf16), one after the other; and the longer
+           of the two over the time measured.
    limits  A plain streaming read of a buffer far larger than the last-level cache, in one and in four streams per
            thread; multiply-adds in registers, f32 and int8 (peaks.h says how). Of each kind the fastest counts that the
            ISA of the kernels has, with the same number of threads, started the same way, right before what is set
@@ -80,7 +86,7 @@ static void help(void) {
            ".. all threads]\n"
            "  model             decode, prefill, attention and experts of a model with random weights\n"
            "  kernels           single matrix products of DeepSeek-V2-Lite and V3\n"
-           "  --threads N       [all]\n"
+           "  --threads N,N,..  numbers of threads, each in turn; kernels: one [all]\n"
            "  --reps N          rounds, of which medians are taken [5]\n"
            "  --json            a line of JSON for each measurement\n"
            "for model and kernels:\n"
@@ -99,8 +105,12 @@ static void help(void) {
            "  --index-cache TYPE  the same for the index keys of sparse attention [bf16]\n"
            "  --depth N,N,..    tokens in the cache [0,4096,16384]\n"
            "  --pp N            tokens of a prefill, 0: none [512]\n"
+           "  --batch N,N,..    so many sequences at once, each of which decodes a token at each depth\n"
+           "  --layers N        the first N of the shape [all of them]\n"
            "  --attn PATH       auto, naive, absorbed, or all: each of them in turn [auto]\n"
-           "  --only LIST       of decode (with its attention), prefill, layer, moe [all of them]\n"
+           "  --only LIST       of decode (with its attention), prefill, layer, moe, batch [batch if there is --batch, "
+           "else "
+           "all others]\n"
            "  --no-limits       do not measure the limits; the fractions are left out\n"
            "What is counted as bytes and flops is said at the top of bench.c.\n");
 }
@@ -117,6 +127,8 @@ int main(int argc, char **argv) {
     for (size_t i = 0; i < sizeof parts / sizeof *parts; i++)
         if (!strcmp(argv[1], parts[i].name)) {
             parse(&o, argc - 2, argv + 2);
+            if (i != 1 && o.batches.n) fail(2, "--batch: %s decodes nothing; model does", argv[1]);
+            if (i != 1 && o.layers) fail(2, "--layers: %s has none; model does", argv[1]);
             int status = parts[i].run(&o);
             if (fflush(stdout) || ferror(stdout)) fail(1, "cannot write to stdout: %s", strerror(errno));
             return status;

@@ -103,7 +103,11 @@ static float random_float(uint64_t *state) { /* uniform, mean 0, deviation 1 */
 
 /* ---- command line ------------------------------------------------------------------------------------------------ */
 
-enum { MAX_REPS = 300, MAX_DEPTHS = 16 };
+enum { MAX_REPS = 300, MAX_LIST = 16, MAX_DEPTH = 1 << 20 };
+
+typedef struct int_list { /* of integers, as options have them */
+    int n, of[MAX_LIST];
+} int_list;
 
 typedef struct options {
     const char *shape; /* NULL: the default of the part */
@@ -113,11 +117,12 @@ typedef struct options {
     mla_isa isa;
     int attn;        /* a mla_attn_path, or MLA_ATTN_PATH_COUNT: each in turn */
     int any_weights; /* --weights was not given */
-    int threads;     /* 0: all; limits: 1, 2, 4, .. all */
     int reps, pp, json;
+    int layers;       /* model: the first so many of the shape; 0: all of them */
     int no_limits;    /* model: the fractions are left out */
-    const char *only; /* model: what is measured, "layer,moe"; NULL: everything */
-    int depths[MAX_DEPTHS], n_depths;
+    const char *only; /* model: what is measured, "layer,moe"; NULL: everything but batches */
+    int_list threads; /* none: all; limits: 1, 2, 4, .. all */
+    int_list depths, batches;
 } options;
 
 static const char *const attn_names[MLA_ATTN_PATH_COUNT + 1] = {"auto", "naive", "absorbed", "all"};
@@ -149,17 +154,23 @@ static int one_of(const char *option, const char *text, const char *const *names
     fail(2, "%s: '%s' is none of %s", option, text, list);
 }
 
-static void depth_list(options *o, const char *option, const char *text) { /* "0,4096,16384" */
+static int_list integers(const char *option, const char *text, int low, int high) { /* "0,4096,16384" */
+    int_list l = {0, {0}};
     char number[16];
-    o->n_depths = 0;
     for (;;) {
         size_t n = strcspn(text, ",");
-        if (o->n_depths == MAX_DEPTHS) fail(2, "%s: more than %d depths", option, (int)MAX_DEPTHS);
+        if (l.n == MAX_LIST) fail(2, "%s: more than %d numbers", option, (int)MAX_LIST);
         snprintf(number, sizeof number, "%.*s", (int)(n < 15 ? n : 15), text);
-        o->depths[o->n_depths++] = integer(option, number, 0, 1 << 20);
-        if (!text[n]) return;
+        l.of[l.n++] = integer(option, number, low, high);
+        if (!text[n]) return l;
         text += n + 1;
     }
+}
+
+static int greatest(const int_list *l) { /* 0: there is none */
+    int most = 0;
+    for (int i = 0; i < l->n; i++) most = l->of[i] > most ? l->of[i] : most;
+    return most;
 }
 
 static int listed(const char *list, const char *name) { /* is it one of "a,b,.."? */
@@ -170,7 +181,7 @@ static int listed(const char *list, const char *name) { /* is it one of "a,b,.."
 }
 
 static void only_list(const char *option, const char *text) {
-    static const char *const names[] = {"decode", "prefill", "layer", "moe"};
+    static const char *const names[] = {"decode", "prefill", "layer", "moe", "batch"};
     char name[16];
     for (const char *s = text; s; s = strchr(s, ',') ? strchr(s, ',') + 1 : NULL) {
         size_t n = strcspn(s, ",");
@@ -199,16 +210,16 @@ static void weights_dtype(options *o, const char *option, const char *text) {
 }
 
 static void parse(options *o, int argc, char **argv) {
-    static const char *const known[] = {"--json", "--no-limits", "--activations", "--weights", "--cache",
-                                        "--isa",  "--attn",      "--threads",     "--reps",    "--depth",
-                                        "--pp",   "--only",      "--index-cache", "--shape"};
+    static const char *const known[] = {
+        "--json", "--no-limits", "--activations", "--weights", "--cache",       "--isa",   "--attn",   "--threads",
+        "--reps", "--depth",     "--pp",          "--only",    "--index-cache", "--batch", "--layers", "--shape"};
     static const char *const activations[MLA_ACT_COUNT] = {"auto", "f32", "int8", "bf16", "e4m3"};
     enum { N_KNOWN = sizeof known / sizeof *known, N_FLAGS = 2 };
     const char *isa_names[MLA_ISA_COUNT];
     for (int i = 0; i < MLA_ISA_COUNT; i++) isa_names[i] = mla_isa_name((mla_isa)i);
     memset(o, 0, sizeof *o);
     o->weights = o->cache = o->index_cache = MLA_BF16, o->any_weights = 1, o->reps = 5, o->pp = 512;
-    depth_list(o, "--depth", "0,4096,16384");
+    o->depths = integers("--depth", "0,4096,16384", 0, MAX_DEPTH);
     for (int i = 0; i < argc; i++) {
         const char *a = argv[i], *v = i + 1 < argc ? argv[i + 1] : NULL;
         int k = 0;
@@ -223,19 +234,23 @@ static void parse(options *o, int argc, char **argv) {
         case 4: o->cache = cache_dtype(a, v); break;
         case 5: o->isa = (mla_isa)one_of(a, v, isa_names, MLA_ISA_COUNT); break;
         case 6: o->attn = one_of(a, v, attn_names, MLA_ATTN_PATH_COUNT + 1); break;
-        case 7: o->threads = integer(a, v, 1, 1024); break;
+        case 7: o->threads = integers(a, v, 1, 1024); break;
         case 8: o->reps = integer(a, v, 1, MAX_REPS); break;
-        case 9: depth_list(o, a, v); break;
+        case 9: o->depths = integers(a, v, 0, MAX_DEPTH); break;
         case 10: o->pp = integer(a, v, 0, 1 << 16); break;
         case 11: only_list(a, o->only = v); break;
         case 12: o->index_cache = cache_dtype(a, v); break;
+        case 13: o->batches = integers(a, v, 1, 1024); break;
+        case 14: o->layers = integer(a, v, 1, 1024); break;
         default: o->shape = v; break;
         }
         i++;
     }
+    if (o->batches.n && !o->only) o->only = "batch";
+    if (o->only && !o->batches.n && listed(o->only, "batch")) fail(2, "--only: for batch say with --batch how many");
     if (!mla_isa_available(o->isa)) fail(1, "--isa: this machine has no %s", mla_isa_name(o->isa));
 #ifndef _OPENMP
-    if (o->threads > 1) fail(2, "--threads: this bench was built without OpenMP and has one thread");
+    if (greatest(&o->threads) > 1) fail(2, "--threads: this bench was built without OpenMP and has one thread");
 #endif
 }
 
@@ -262,13 +277,28 @@ static double median(samples *s) { /* and sorts them */
 }
 
 typedef struct line {
-    const char *what;                                 /* limit, decode, prefill, attention, indexer, moe, kernel */
-    const char *part;                                 /* limit: which; kernel: which matrix; else NULL */
+    const char *what; /* limit, decode, batch, prefill, attention, indexer, layer, moe, kernel */
+    const char *part; /* limit: which; kernel: which matrix; else NULL */
     const char *shape, *weights, *cache, *attn, *isa; /* NULL: does not apply */
     int threads, depth, n, rows, cols, exact;         /* n: tokens of the call; rows, cols: of a kernel's matrix */
     double tokens, bytes, flops, ops; /* of one call: flops in f32 and operations in int8; 0: does not apply */
     double read, fma, int8, bf16;     /* what the limits would have done in the same time; 0: not set against */
+    double experts;                   /* of a layer that got tokens, in the mean; 0: does not apply */
 } line;
+
+/* Fractions of each limit; of the time that bytes take, that arithmetic takes at its own limits, and of the longer. */
+typedef struct fractions {
+    double read, fma, int8, bf16, arithmetic, nearer;
+} fractions;
+
+static fractions fractions_of(const line *l) {
+    fractions f;
+    f.read = l->read > 0 ? l->bytes / l->read : 0, f.fma = l->fma > 0 ? l->flops / l->fma : 0;
+    f.int8 = l->int8 > 0 ? l->ops / l->int8 : 0, f.bf16 = l->bf16 > 0 ? l->flops / l->bf16 : 0;
+    f.arithmetic = f.int8 + (f.bf16 > 0 ? f.bf16 : f.fma);
+    f.nearer = f.read > f.arithmetic ? f.read : f.arithmetic;
+    return f;
+}
 
 static void put_text(const char *key, const char *value) {
     if (value) printf(",\"%s\":\"%s\"", key, value); /* nothing here needs escapes: shapes from files are cleaned */
@@ -286,23 +316,26 @@ static void column(int width, int digits, double value) {
 }
 
 static void print_head(void) {
-    printf("%-9s %-12s %6s %6s %4s %-9s %10s %21s %9s %7s %8s %8s %7s %8s %8s\n", "what", "", "tokens", "depth", "thr.",
-           "isa", "ms", "min..max", "tokens/s", "GB/s", "GFLOP/s", "of read", "of FMA", "of int8", "of bf16");
+    printf("%-9s %-12s %6s %6s %4s %-9s %10s %21s %9s %7s %8s %8s %7s %8s %8s %8s %9s %9s %9s\n", "what", "", "tokens",
+           "depth", "thr.", "isa", "ms", "min..max", "tokens/s", "GB/s", "GFLOP/s", "of read", "of FMA", "of int8",
+           "of bf16", "experts", "read ms", "arith. ms", "of limit");
 }
 
 static void print_line(const options *o, const line *l, samples *s) {
     double ms = median(s), tokens = l->tokens / ms * 1e3, gbytes = l->bytes / ms * 1e-6,
            gflops = (l->flops + l->ops) / ms * 1e-6;
-    double of_read = l->read > 0 ? l->bytes / l->read : 0, of_fma = l->fma > 0 ? l->flops / l->fma : 0;
-    double of_int8 = l->int8 > 0 ? l->ops / l->int8 : 0, of_bf16 = l->bf16 > 0 ? l->flops / l->bf16 : 0;
+    const fractions f = fractions_of(l);
     if (o->json) {
         printf("{\"what\":\"%s\"", l->what);
         put_text("shape", l->shape), put_text("weights", l->weights), put_text("cache", l->cache);
         printf(",\"threads\":%d,\"depth\":%d", l->threads, l->depth);
         put_number("ms", ms), put_number("tokens_per_s", tokens), put_number("gbytes_per_s", gbytes);
-        put_number("gflop_per_s", gflops), put_number("of_read", of_read), put_number("of_fma", of_fma);
-        put_number("of_int8", of_int8);
-        if (of_bf16 > 0) put_number("of_bf16", of_bf16);
+        put_number("gflop_per_s", gflops), put_number("of_read", f.read), put_number("of_fma", f.fma);
+        put_number("of_int8", f.int8);
+        if (f.bf16 > 0) put_number("of_bf16", f.bf16);
+        put_number("read_limit_ms", f.read * ms), put_number("arithmetic_limit_ms", f.arithmetic * ms);
+        put_number("of_limit", f.nearer);
+        if (l->experts > 0) put_number("experts", l->experts);
         printf(",\"n\":%d", l->n);
         if (l->part) put_text(l->rows ? "matrix" : "limit", l->part);
         if (l->rows) printf(",\"rows\":%d,\"cols\":%d", l->rows, l->cols);
@@ -319,8 +352,9 @@ static void print_line(const options *o, const line *l, samples *s) {
     if (l->n) printf(" %6d %6d", l->n, l->depth);
     else printf(" %6s %6s", "-", "-");
     printf(" %4d %-9s %10.3f %10.3f..%-9.3f", l->threads, l->isa, ms, s->n ? s->v[0] : 0, s->n ? s->v[s->n - 1] : 0);
-    column(9, 1, tokens), column(7, 1, gbytes), column(8, 1, gflops), column(8, 2, of_read), column(7, 2, of_fma);
-    column(8, 2, of_int8), column(8, 2, of_bf16);
+    column(9, 1, tokens), column(7, 1, gbytes), column(8, 1, gflops), column(8, 2, f.read), column(7, 2, f.fma);
+    column(8, 2, f.int8), column(8, 2, f.bf16), column(8, 1, l->experts), column(9, 3, f.read * ms);
+    column(9, 3, f.arithmetic * ms), column(9, 2, f.nearer);
     putchar('\n');
     fflush(stdout);
 }

@@ -198,7 +198,8 @@ static int run_kernels(const options *o) {
     int tier = has_openblas || has_onednn ? N_TIERS : 1, only = o->shape != NULL;
     if (only && strcmp(o->shape, "lite6") && strcmp(o->shape, "v3attn"))
         fail(2, "--shape: kernels has lite6 and v3attn, not '%s'", o->shape);
-    b.o = o, b.threads = o->threads ? o->threads : all_threads();
+    if (o->threads.n > 1) fail(2, "--threads: kernels measures with one number of threads, not with %d", o->threads.n);
+    b.o = o, b.threads = o->threads.n ? o->threads.of[0] : all_threads();
     for (int i = 1; i < MLA_ISA_COUNT; i++)
         if (has_runner(o, i, MLA_F32) && isa_tier((mla_isa)i) > tier) tier = isa_tier((mla_isa)i);
     size_t x = (size_t)MOST_TOKENS * MOST_COLS, y = (size_t)MOST_TOKENS * MOST_ROWS;

@@ -43,7 +43,8 @@ static void pool_open(pool *p, mla_dtype dtype, mla_layout layout, float deviati
     uint64_t seed = 1 + (uint64_t)dtype;
     const int block = mla_dtype_block(dtype), grouped = block > 1, rows = layout ? 16 : 1;
     p->values = (size_t)(rows * block);
-    p->n = grouped ? block == 256 ? 8191 : 65521 : 1048573, p->size = mla_dtype_bytes(dtype, p->values);
+    p->n = !grouped ? 1048573 : block == 256 ? (layout ? 509 : 8191) : layout ? 4093 : 65521;
+    p->size = mla_dtype_bytes(dtype, p->values);
     p->atoms = need(p->n * p->size);
     for (size_t i = 0; i < p->n; i++) {
         unsigned char *atom = p->atoms + i * p->size, own[16 * 256];
@@ -210,7 +211,7 @@ static void shape_from_file(shape *s, const char *name) { /* config.json, or the
         if (*c == '"' || *c == '\\' || (unsigned char)*c < 32) *c = '_'; /* it goes into JSON */
 }
 
-static void shape_open(shape *s, const char *name) {
+static void shape_open(shape *s, const char *name, int layers) { /* cut to so many layers, if not 0 */
     memset(s, 0, sizeof *s);
     s->moe_step = 1;
     snprintf(s->name, sizeof s->name, "%.60s", name);
@@ -224,6 +225,9 @@ static void shape_open(shape *s, const char *name) {
             s->config.index_n_heads = 64, s->config.index_head_dim = 128, s->config.index_topk = 2048;
         s->config.index_rope = MLA_ROPE_HALF;
     } else shape_from_file(s, name);
+    if (layers > s->config.num_hidden_layers)
+        fail(2, "--layers: %d is more than the %d of %s", layers, s->config.num_hidden_layers, s->name);
+    if (layers) s->config.num_hidden_layers = layers;
 }
 
 /* ---- a model ----------------------------------------------------------------------------------------------------- */
@@ -312,10 +316,12 @@ static void make_all(synthetic *s) {
     for (size_t i = 0; i < sizeof sums / sizeof *sums; i++) s->params += sums[i]->params;
 }
 
+static double memory_bytes(void) { return (double)sysconf(_SC_PHYS_PAGES) * (double)sysconf(_SC_PAGESIZE); }
+
 static void synthetic_open(synthetic *s, const options *o, const char *name) {
     mla_error error;
     memset(s, 0, sizeof *s);
-    shape_open(&s->shape, name);
+    shape_open(&s->shape, name, o->layers);
     s->dtype = o->weights, s->maker.activations = o->activations, s->maker.layout = o->layout;
     mla_dtype plain = o->weights <= MLA_BF16 ? o->weights : MLA_BF16;
     pool_open(&s->maker.pools[o->weights], o->weights, o->layout, weight_deviation);
@@ -326,10 +332,9 @@ static void synthetic_open(synthetic *s, const options *o, const char *name) {
               1.0f); /* tokens must differ more than what attention adds to all of them */
     s->layers = need((size_t)s->shape.config.num_hidden_layers * sizeof *s->layers);
     make_all(s);
-    double memory = (double)sysconf(_SC_PHYS_PAGES) * (double)sysconf(_SC_PAGESIZE);
-    if ((double)s->maker.used > 0.95 * memory)
+    if ((double)s->maker.used > 0.95 * memory_bytes())
         fail(1, "%s with %s weights takes %.1f GB, and this machine has %.1f GB", s->shape.name,
-             weights_name(s->dtype, s->maker.layout), (double)s->maker.used * 1e-9, memory * 1e-9);
+             weights_name(s->dtype, s->maker.layout), (double)s->maker.used * 1e-9, memory_bytes() * 1e-9);
     s->maker.base = need(s->maker.used);
     make_all(s);
     if (mla_model_create(&s->model, &s->shape.config, &s->weights, NULL, &error)) fail(1, "%s", error.text);
@@ -381,19 +386,21 @@ static double row_bytes(const synthetic *s, mla_dtype cache) {
     return (double)mla_dtype_bytes(cache, (size_t)(s->shape.config.kv_lora_rank + s->shape.config.qk_rope_head_dim));
 }
 
-/* A forward pass of T tokens whose last one gets logits; hit: experts that got any, over all layers. */
-static work forward_work(const synthetic *s, const options *o, double T, double depth, double hit) {
+/* A forward pass of B sequences, T tokens each, whose last ones get logits; hit: experts that got any, over all
+ * layers. */
+static work forward_work(const synthetic *s, const options *o, double B, double T, double depth, double hit) {
     const mla_config *c = &s->shape.config;
     double L = c->num_hidden_layers, chosen = (double)s->n_moe * c->num_experts_per_tok, rows;
     work w, index = indexer_work(s, o->index_cache, T, depth);
     attended(c, T, depth, &rows);
     w.bytes = s->attn.bytes + s->kv_b.bytes + s->ffn.bytes + s->router.bytes + s->shared.bytes + s->head.bytes +
               s->norms.bytes;
-    w.bytes += hit * s->expert.bytes + L * rows * row_bytes(s, o->cache) + index.bytes;
+    w.bytes += hit * s->expert.bytes + B * (L * rows * row_bytes(s, o->cache) + index.bytes);
     w.flops =
         2 * T * (s->attn.f32 + s->ffn.f32 + s->router.f32 + s->shared.f32 + chosen * s->expert.f32) + 2 * s->head.f32;
-    w.flops += L * attention_flops(c, T, depth) + index.flops;
+    w.flops = B * (w.flops + L * attention_flops(c, T, depth) + index.flops);
     w.ops = 2 * T * (s->attn.int8 + s->ffn.int8 + s->shared.int8 + chosen * s->expert.int8) + 2 * s->head.int8;
+    w.ops *= B;
     return w;
 }
 
@@ -451,16 +458,18 @@ static void run_and_time(void *user, int n, void (*task)(void *arg, int i), void
 
 /* ---- measuring --------------------------------------------------------------------------------------------------- */
 
-enum { MAX_MEASURED = MLA_ATTN_PATH_COUNT * 6 * MAX_DEPTHS + 2, N_INPUTS = 61, LAYER_STEPS = 8, MAX_STEPS = 16 };
+enum { N_INPUTS = 61, LAYER_STEPS = 8, MAX_STEPS = 16 };
 static const double long_seconds = 10; /* what has taken so long in all is repeated 3 times only */
 
 typedef struct measured {
     const char *what;
-    int n, depth;
-    int cache; /* which */
-    int attn;  /* by which path */
-    int steps; /* calls in a sample */
-    work work; /* of the last sample */
+    int sequences, n; /* tokens of each */
+    int depth;        /* which; the next two, too */
+    int attn, threads;
+    int steps;      /* calls in a sample */
+    work work;      /* in the mean of all samples, as is the next */
+    double experts; /* of a layer that got tokens */
+    double hits, calls;
     samples ms, read, fma, int8, bf16;
     double seconds; /* of all samples */
 } measured;
@@ -468,14 +477,18 @@ typedef struct measured {
 typedef struct bench {
     const options *o;
     synthetic s;
-    mla_context *context, *contexts[MLA_ATTN_PATH_COUNT]; /* the one in use; one of each path that is wanted */
+    int_list threads;
+    int batch, max_tokens;                                /* most sequences of a call, most tokens */
+    mla_context *context;                                 /* the one in use */
+    mla_context *contexts[MAX_LIST][MLA_ATTN_PATH_COUNT]; /* for each number of threads one of each path wanted */
     stopwatch watch;
-    int threads, n_measured, moe_layer, attn_layer;
-    measured measured[MAX_MEASURED];
-    mla_cache *caches[MAX_DEPTHS];
-    float *x, *y, *logits; /* [max(N_INPUTS, pp), D] twice, [vocabulary] */
-    int64_t *counts;       /* [layers, E] */
-    int *tokens;           /* [pp] */
+    int n_measured, moe_layer, attn_layer;
+    measured *measured;
+    mla_cache **caches[MAX_LIST]; /* of each depth [batch] */
+    mla_sequence *sequences;      /* [batch] */
+    float *x, *y, *logits;        /* [max(N_INPUTS, pp), D] twice, [batch, vocabulary] */
+    int64_t *counts;              /* [layers, E] */
+    int *tokens;                  /* [max_tokens] */
     uint64_t seed;
 } bench;
 
@@ -488,30 +501,37 @@ static void check_numbers(const float *y, size_t n) {
         if (!isfinite(y[i])) fail(1, "the output is not finite");
 }
 
-/* One forward pass of n tokens after depth others; returns seconds, and how many experts got tokens. */
-static double forward(bench *b, int cache, int n, int depth, double *hit) {
+static void back_to_depth(bench *b, int depth, int sequences) {
+    mla_error error;
+    for (int i = 0; i < sequences; i++)
+        if (mla_cache_truncate(b->caches[depth][i], b->o->depths.of[depth], &error)) fail(1, "%s", error.text);
+}
+
+/* One forward pass; returns seconds, and how many experts got tokens. The tokens, and so what experts they go to, are
+   others in each sequence and each time. */
+static double forward(bench *b, const measured *m, double *hit) {
     const mla_config *c = &b->s.shape.config;
     size_t counts = (size_t)c->num_hidden_layers * (size_t)c->n_routed_experts;
-    mla_sequence sequence = {.cache = b->caches[cache], .n_tokens = n};
     mla_outputs out = {.logits = b->logits, .expert_counts = b->counts};
-    mla_error error;
     memset(b->counts, 0, counts * sizeof *b->counts);
-    for (int i = 0; i < n; i++) b->tokens[i] = (int)(random_u32(&b->seed) % (uint32_t)c->vocab_size);
+    for (int i = 0; i < m->sequences; i++)
+        b->sequences[i] = (mla_sequence){.cache = b->caches[m->depth][i], .n_tokens = m->n};
+    for (int i = 0; i < m->sequences * m->n; i++) b->tokens[i] = (int)(random_u32(&b->seed) % (uint32_t)c->vocab_size);
     b->watch.attention = b->watch.indexer = 0;
     double start = now();
-    check(mla_model_forward(b->context, &sequence, 1, b->tokens, &out), b->context);
+    check(mla_model_forward(b->context, b->sequences, m->sequences, b->tokens, &out), b->context);
     double seconds = now() - start;
-    check_numbers(b->logits, (size_t)c->vocab_size);
-    if (mla_cache_truncate(b->caches[cache], depth, &error)) fail(1, "%s", error.text);
+    check_numbers(b->logits, (size_t)m->sequences * (size_t)c->vocab_size);
+    back_to_depth(b, m->depth, m->sequences);
     *hit = 0;
     for (size_t i = 0; i < counts; i++) *hit += b->counts[i] > 0;
     return seconds;
 }
 
-static double layer(bench *b, int cache, int n, int depth) { /* attention, another layer each time */
+static double layer(bench *b, const measured *m) { /* attention, another layer each time */
     size_t D = (size_t)b->s.shape.config.hidden_size;
-    mla_sequence sequence = {.cache = b->caches[cache], .n_tokens = n};
-    mla_error error;
+    const int n = m->n;
+    mla_sequence sequence = {.cache = b->caches[m->depth][0], .n_tokens = n};
     do b->attn_layer = (b->attn_layer + 1) % b->s.shape.config.num_hidden_layers;
     while (b->s.n_indexers > 0 && !has_indexer(&b->s.shape, b->attn_layer)); /* which need what another layer chose */
     const float *x = b->x + (n == 1 ? random_u32(&b->seed) % N_INPUTS * D : 0);
@@ -519,7 +539,7 @@ static double layer(bench *b, int cache, int n, int depth) { /* attention, anoth
     check(mla_attn_forward(b->context, b->attn_layer, b->y, x, &sequence, 1), b->context);
     double seconds = now() - start;
     check_numbers(b->y, (size_t)n * D);
-    if (mla_cache_truncate(b->caches[cache], depth, &error)) fail(1, "%s", error.text);
+    back_to_depth(b, m->depth, 1);
     return seconds;
 }
 
@@ -541,20 +561,21 @@ static double moe(bench *b, int n, double *hit) { /* one layer, another each tim
 
 /* A sample: seconds of a call, the mean of m->steps; of decode's attention and indexers too. */
 static double sample(bench *b, measured *m, stopwatch *parts) {
+    const int is_moe = !strcmp(m->what, "moe"), is_layer = !strcmp(m->what, "layer"), depth = b->o->depths.of[m->depth];
     double seconds = 0, hits = 0;
-    b->context = b->contexts[m->attn];
+    b->context = b->contexts[m->threads][m->attn];
     parts->attention = parts->indexer = 0;
     for (int i = 0; i < m->steps; i++) {
         double hit = 0;
-        seconds += !strcmp(m->what, "moe")     ? moe(b, m->n, &hit)
-                   : !strcmp(m->what, "layer") ? layer(b, m->cache, m->n, m->depth)
-                                               : forward(b, m->cache, m->n, m->depth, &hit);
+        seconds += is_moe ? moe(b, m->n, &hit) : is_layer ? layer(b, m) : forward(b, m, &hit);
         hits += hit, parts->attention += b->watch.attention, parts->indexer += b->watch.indexer;
     }
-    hits /= m->steps, parts->attention /= m->steps, parts->indexer /= m->steps;
-    m->work = !strcmp(m->what, "moe")     ? moe_work(&b->s, m->n, hits)
-              : !strcmp(m->what, "layer") ? layer_work(&b->s, b->o, m->n, m->depth)
-                                          : forward_work(&b->s, b->o, m->n, m->depth, hits);
+    m->hits += hits, m->calls += m->steps, hits = m->hits / m->calls;
+    parts->attention /= m->steps, parts->indexer /= m->steps;
+    m->work = is_moe     ? moe_work(&b->s, m->n, hits)
+              : is_layer ? layer_work(&b->s, b->o, m->n, depth)
+                         : forward_work(&b->s, b->o, m->sequences, m->n, depth, hits);
+    m->experts = is_moe ? hits : b->s.n_moe ? hits / b->s.n_moe : 0;
     return seconds / m->steps;
 }
 
@@ -567,52 +588,78 @@ static void keep(measured *m, double seconds, const double *most) {
 static void plan_one(bench *b, measured m) {
     const char *with =
         strcmp(m.what, "attention") && strcmp(m.what, "indexer") ? m.what : "decode"; /* they are measured in there */
-    if (!b->o->only || listed(b->o->only, with)) b->measured[b->n_measured++] = m;
+    if (b->o->only ? !listed(b->o->only, with) : !strcmp(with, "batch")) return;
+    b->measured = realloc(b->measured, ((size_t)b->n_measured + 1) * sizeof *b->measured);
+    if (!b->measured) fail(1, "out of memory");
+    b->measured[b->n_measured++] = m;
+}
+
+static void plan_depth(bench *b, measured m) { /* by one path, with one number of threads */
+    const options *o = b->o;
+    m.what = "decode", m.sequences = m.n = m.steps = 1, plan_one(b, m);
+    /* attention comes out of the decode before it; over nothing but the token itself there is none to speak of */
+    m.what = "attention", m.steps = 0, plan_one(b, m);
+    m.what = "indexer", plan_one(b, m);
+    m.what = "layer", m.steps = LAYER_STEPS, plan_one(b, m);
+    m.what = "batch", m.steps = 1;
+    for (int i = 0; i < o->batches.n; i++) m.sequences = o->batches.of[i], plan_one(b, m);
+    m.sequences = 1, m.n = o->pp;
+    if (o->pp >= 1) m.what = "prefill", plan_one(b, m);
+    if (o->pp > 1) m.what = "layer", plan_one(b, m);
 }
 
 static void plan(bench *b) {
     const options *o = b->o;
-    for (int i = 0; i < o->n_depths; i++)
-        for (int path = 0; path < MLA_ATTN_PATH_COUNT; path++) {
-            measured m = {.attn = path, .n = 1, .depth = o->depths[i], .cache = i};
-            if (!b->contexts[path]) continue;
-            m.what = "decode", m.steps = 1, plan_one(b, m);
-            /* attention comes out of the decode before it; over nothing but the token itself there is none to speak
-               of */
-            m.what = "attention", m.steps = 0, plan_one(b, m);
-            m.what = "indexer", plan_one(b, m);
-            m.what = "layer", m.steps = LAYER_STEPS, plan_one(b, m);
-            m.n = o->pp, m.steps = 1;
-            if (o->pp >= 1) m.what = "prefill", plan_one(b, m);
-            if (o->pp > 1) m.what = "layer", plan_one(b, m);
-        }
-    if (!b->s.n_moe) return;
     const int first = o->attn % MLA_ATTN_PATH_COUNT;
-    plan_one(b, (measured){.what = "moe", .attn = first, .n = 1, .steps = LAYER_STEPS});
-    if (o->pp > 1) plan_one(b, (measured){.what = "moe", .attn = first, .n = o->pp, .steps = 1});
+    for (int t = 0; t < b->threads.n; t++) {
+        for (int i = 0; i < o->depths.n; i++)
+            for (int path = 0; path < MLA_ATTN_PATH_COUNT; path++)
+                if (b->contexts[t][path]) plan_depth(b, (measured){.attn = path, .threads = t, .depth = i});
+        measured m = {.what = "moe", .attn = first, .threads = t, .sequences = 1, .n = 1, .steps = LAYER_STEPS};
+        if (b->s.n_moe) plan_one(b, m);
+        m.n = o->pp, m.steps = 1;
+        if (b->s.n_moe && o->pp > 1) plan_one(b, m);
+    }
 }
 
-static void fill_cache(bench *b,
-                       int which) { /* with rows such as attention writes: normed latents and keys, deviation 1 */
+/* Rows such as attention writes: normed latents and keys, deviation 1. */
+static void fill_cache(bench *b, mla_cache *cache, int depth) {
     enum { STEP = 256 };
     const mla_config *c = &b->s.shape.config;
-    int depth = b->o->depths[which];
     size_t latents = (size_t)c->num_hidden_layers * (size_t)(c->kv_lora_rank + c->qk_rope_head_dim);
-    size_t values = STEP * (latents + (size_t)b->s.n_indexers * (size_t)c->index_head_dim);
+    size_t values = latents + (size_t)b->s.n_indexers * (size_t)c->index_head_dim;
     mla_error error;
-    mla_cache_desc desc = {.capacity = depth + (b->o->pp > 1 ? b->o->pp : 1),
-                           .dtype = b->o->cache,
-                           .index_dtype = b->o->index_cache,
-                           .alloc = huge};
-    if (mla_cache_create(&b->caches[which], b->s.model, &desc, &error)) fail(1, "%s", error.text);
-    float *rows = need(values * sizeof *rows);
+    float *rows = need(STEP * values * sizeof *rows);
     for (int done = 0; done < depth; done += STEP) {
         int n = depth - done < STEP ? depth - done : STEP;
         progress("filling a cache: %d of %d tokens", done, depth);
-        for (size_t i = 0; i < values / STEP * (size_t)n; i++) rows[i] = random_float(&b->seed);
-        if (mla_cache_append(b->caches[which], n, rows, &error)) fail(1, "%s", error.text);
+        for (size_t i = 0; i < values * (size_t)n; i++) rows[i] = random_float(&b->seed);
+        if (mla_cache_append(cache, n, rows, &error)) fail(1, "%s", error.text);
     }
     free(rows);
+}
+
+static void caches_open(bench *b) { /* the first of each depth has room for a prefill */
+    const options *o = b->o;
+    double bytes = (double)b->s.maker.used;
+    for (int pass = 0; pass < 2; pass++)
+        for (int d = 0; d < o->depths.n; d++) {
+            if (pass) b->caches[d] = need((size_t)b->batch * sizeof(mla_cache *));
+            for (int i = 0; i < b->batch; i++) {
+                const int room = i || o->pp < 1 ? 1 : o->pp;
+                const mla_cache_desc desc = {.capacity = o->depths.of[d] + room,
+                                             .dtype = o->cache,
+                                             .index_dtype = o->index_cache,
+                                             .alloc = huge};
+                mla_error error;
+                if (!pass) bytes += (double)mla_cache_size(b->s.model, &desc);
+                else if (mla_cache_create(&b->caches[d][i], b->s.model, &desc, &error)) fail(1, "%s", error.text);
+                else fill_cache(b, b->caches[d][i], o->depths.of[d]);
+            }
+            if (bytes > 0.95 * memory_bytes())
+                fail(1, "--batch %d, --depth %d: with the weights, caches take more than the %.1f GB of this machine",
+                     b->batch, o->depths.of[d], memory_bytes() * 1e-9);
+        }
 }
 
 /* Short calls warm up, and are put together until a sample takes 50 ms. */
@@ -620,8 +667,9 @@ static void warm_up(bench *b) {
     stopwatch parts;
     for (int i = 0; i < b->n_measured; i++) {
         measured *m = &b->measured[i];
-        if (!m->steps || (m->n > 1 && m->depth > 0)) continue;
-        progress("warming up: %s, %d tokens at depth %d", m->what, m->n, m->depth);
+        const int depth = b->o->depths.of[m->depth];
+        if (!m->steps || (m->n > 1 && depth > 0)) continue;
+        progress("warming up: %s, %d tokens at depth %d", m->what, m->n * m->sequences, depth);
         double seconds = sample(b, m, &parts);
         if (m->n == 1) {
             m->steps = (int)(0.05 / seconds) + 1;
@@ -635,20 +683,22 @@ static void measure(bench *b, const limits *l) {
         for (int i = 0; i < b->n_measured; i++) {
             measured *m = &b->measured[i];
             stopwatch parts;
+            const int depth = b->o->depths.of[m->depth];
             if (!m->steps || (r >= 3 && m->seconds > long_seconds)) continue;
-            progress("round %d of %d: %s, %d tokens at depth %d", r + 1, b->o->reps, m->what, m->n, m->depth);
+            progress("round %d of %d: %s, %d tokens at depth %d", r + 1, b->o->reps, m->what, m->n * m->sequences,
+                     depth);
             fastest f = {{{0}}};
-            if (!b->o->no_limits) f = measure_limits(l, NULL, N_LIMIT_KINDS, b->threads);
+            if (!b->o->no_limits) f = measure_limits(l, NULL, N_LIMIT_KINDS, b->threads.of[m->threads]);
             const double *most = f.of[l->tier];
             double seconds = sample(b, m, &parts);
             m->seconds += seconds * m->steps;
             keep(m, seconds, most);
-            if (!strcmp(m->what, "decode") && m->depth > 0 && parts.attention > 0) {
-                m[1].work = attention_work(&b->s, b->o->cache, m->depth);
+            if (!strcmp(m->what, "decode") && depth > 0 && parts.attention > 0) {
+                m[1].work = attention_work(&b->s, b->o->cache, depth);
                 keep(&m[1], parts.attention, most);
             }
             if (!strcmp(m->what, "decode") && parts.indexer > 0) {
-                m[2].work = indexer_work(&b->s, b->o->index_cache, 1, m->depth);
+                m[2].work = indexer_work(&b->s, b->o->index_cache, 1, depth);
                 keep(&m[2], parts.indexer, most);
             }
         }
@@ -665,68 +715,101 @@ static void print_measured(bench *b) {
                   .weights = weights_name(o->weights, o->layout),
                   .cache = mla_dtype_name(o->cache)};
         l.attn = attn_names[m->attn], l.isa = mla_isa_name(mla_context_isa(b->context));
-        l.threads = b->threads, l.depth = m->depth, l.n = m->n, l.exact = o->activations == MLA_ACT_F32;
+        l.threads = b->threads.of[m->threads], l.depth = o->depths.of[m->depth], l.n = m->n * m->sequences;
+        l.experts = m->experts, l.exact = o->activations == MLA_ACT_F32;
         if (!strcmp(m->what, "indexer")) l.cache = mla_dtype_name(o->index_cache);
-        l.tokens = strcmp(m->what, "attention") && strcmp(m->what, "indexer") ? m->n : 0, l.bytes = m->work.bytes,
-        l.flops = m->work.flops, l.ops = m->work.ops;
+        l.tokens = strcmp(m->what, "attention") && strcmp(m->what, "indexer") ? l.n : 0;
+        l.bytes = m->work.bytes, l.flops = m->work.flops, l.ops = m->work.ops;
         l.read = median(&m->read), l.fma = m->work.flops > 0 ? median(&m->fma) : 0,
         l.int8 = m->work.ops > 0 ? median(&m->int8) : 0;
-        if (rounds_to_bf16(o->weights, o->activations, m->n)) l.bf16 = median(&m->bf16);
+        if (rounds_to_bf16(o->weights, o->activations, l.n)) l.bf16 = median(&m->bf16);
         print_line(o, &l, &m->ms);
     }
+}
+
+static mla_context_desc context_desc(bench *b, int threads, int path) {
+    mla_context_desc desc = {.threads = threads, .run = run_and_time, .run_user = &b->watch, .alloc = huge};
+    desc.max_tokens = b->max_tokens, desc.isa = b->o->isa, desc.activations = b->o->activations;
+    desc.attn = (mla_attn_path)path;
+    return desc;
+}
+
+static void contexts_of_model(bench *b) {
+    mla_error error;
+    for (int t = 0; t < b->threads.n; t++)
+        for (int path = 0; path < MLA_ATTN_PATH_COUNT; path++) {
+            const mla_context_desc desc = context_desc(b, b->threads.of[t], path);
+            if (b->o->attn != path && b->o->attn != MLA_ATTN_PATH_COUNT) continue;
+            if (mla_context_create(&b->contexts[t][path], b->s.model, &desc, &error)) fail(1, "%s", error.text);
+            b->context = b->contexts[t][path];
+        }
+}
+
+static void bench_open(bench *b, const options *o) {
+    memset(b, 0, sizeof *b);
+    b->o = o, b->threads = o->threads, b->seed = 2;
+    if (!b->threads.n) b->threads.of[b->threads.n++] = all_threads();
+    b->batch = o->batches.n ? greatest(&o->batches) : 1;
+    b->max_tokens = o->pp > b->batch ? o->pp : b->batch;
+    synthetic_open(&b->s, o, o->shape ? o->shape : "lite6");
+    const mla_config *c = &b->s.shape.config;
+    contexts_of_model(b);
+    caches_open(b);
+    size_t values = (size_t)(o->pp > N_INPUTS ? o->pp : N_INPUTS) * (size_t)c->hidden_size;
+    b->x = need(values * sizeof *b->x), b->y = need(values * sizeof *b->y),
+    b->logits = need((size_t)b->batch * (size_t)c->vocab_size * sizeof *b->logits);
+    b->counts = need(((size_t)c->num_hidden_layers * (size_t)c->n_routed_experts + 1) * sizeof *b->counts);
+    b->tokens = need((size_t)b->max_tokens * sizeof *b->tokens);
+    b->sequences = need((size_t)b->batch * sizeof *b->sequences);
+    for (size_t i = 0; i < values; i++) b->x[i] = random_float(&b->seed);
+}
+
+static void bench_close(bench *b) {
+    for (int d = 0; d < b->o->depths.n; d++) {
+        for (int i = 0; i < b->batch; i++) mla_cache_destroy(b->caches[d][i]);
+        free(b->caches[d]);
+    }
+    for (int t = 0; t < b->threads.n; t++)
+        for (int path = 0; path < MLA_ATTN_PATH_COUNT; path++) mla_context_destroy(b->contexts[t][path]);
+    synthetic_close(&b->s);
+    free(b->x), free(b->y), free(b->logits), free(b->counts), free(b->tokens), free(b->sequences), free(b->measured);
+}
+
+static void print_title(bench *b) {
+    const options *o = b->o;
+    const synthetic *s = &b->s;
+    const mla_config *c = &s->shape.config;
+    const mla_context_desc desc = context_desc(b, b->threads.of[0], o->attn % MLA_ATTN_PATH_COUNT);
+    work token = forward_work(s, o, 1, 1, 0, (double)s->n_moe * c->num_experts_per_tok);
+    double active = s->attn.params + s->kv_b.params + s->ffn.params + s->router.params + s->shared.params +
+                    s->head.params + s->norms.params + (double)s->n_moe * c->num_experts_per_tok * s->expert.params;
+    printf("%s, %s weights%s, %s cache, %s attention: %.2f billion parameters (%.2f GB), %.0f million for a token "
+           "(%.0f MB).\n",
+           s->shape.name, weights_name(o->weights, o->layout),
+           o->activations == MLA_ACT_F32 ? " (f32 activations)" : "", mla_dtype_name(o->cache), attn_names[o->attn],
+           s->params * 1e-9, (double)s->maker.used * 1e-9, active * 1e-6, token.bytes * 1e-6);
+    printf("Scratch of the context %.1f MB (%d tokens in a call), cache %.0f bytes for a token. Medians of %d "
+           "rounds.\n",
+           (double)mla_context_size(s->model, &desc) * 1e-6, desc.max_tokens,
+           c->num_hidden_layers * row_bytes(s, o->cache) +
+               s->n_indexers * (double)mla_dtype_bytes(o->index_cache, (size_t)c->index_head_dim),
+           o->reps);
+    print_head();
 }
 
 static int run_model(const options *o) {
     static bench b;
     limits l;
-    mla_error error;
-    b.o = o, b.threads = o->threads ? o->threads : all_threads(), b.seed = 2;
-    synthetic_open(&b.s, o, o->shape ? o->shape : "lite6");
-    const mla_config *c = &b.s.shape.config;
-    mla_context_desc desc = {
-        .max_tokens = o->pp > 0 ? o->pp : 1, .threads = b.threads, .run = run_and_time, .run_user = &b.watch};
-    desc.isa = o->isa, desc.activations = o->activations, desc.alloc = huge;
-    for (int path = 0; path < MLA_ATTN_PATH_COUNT; path++) {
-        if (o->attn != path && o->attn != MLA_ATTN_PATH_COUNT) continue;
-        desc.attn = (mla_attn_path)path;
-        if (mla_context_create(&b.contexts[path], b.s.model, &desc, &error)) fail(1, "%s", error.text);
-        b.context = b.contexts[path];
-    }
+    bench_open(&b, o);
     memset(&l, 0, sizeof l);
     if (!o->no_limits) limits_open(&l, isa_tier(mla_context_isa(b.context)));
-    for (int i = 0; i < o->n_depths; i++) fill_cache(&b, i);
-    size_t values = (size_t)(o->pp > N_INPUTS ? o->pp : N_INPUTS) * (size_t)c->hidden_size;
-    b.x = need(values * sizeof *b.x), b.y = need(values * sizeof *b.y),
-    b.logits = need((size_t)c->vocab_size * sizeof *b.logits);
-    b.counts = need(((size_t)c->num_hidden_layers * (size_t)c->n_routed_experts + 1) * sizeof *b.counts);
-    b.tokens = need((size_t)desc.max_tokens * sizeof *b.tokens);
-    for (size_t i = 0; i < values; i++) b.x[i] = random_float(&b.seed);
     plan(&b);
     warm_up(&b);
     measure(&b, &l);
     progress(NULL);
-    if (!o->json) {
-        work token = forward_work(&b.s, o, 1, 0, (double)b.s.n_moe * c->num_experts_per_tok);
-        tally *e = &b.s.expert;
-        double active = b.s.attn.params + b.s.kv_b.params + b.s.ffn.params + b.s.router.params + b.s.shared.params +
-                        b.s.head.params + b.s.norms.params + (double)b.s.n_moe * c->num_experts_per_tok * e->params;
-        printf("%s, %s weights%s, %s cache, %s attention: %.2f billion parameters (%.2f GB), %.0f million for a token "
-               "(%.0f MB).\n",
-               b.s.shape.name, weights_name(o->weights, o->layout),
-               o->activations == MLA_ACT_F32 ? " (f32 activations)" : "", mla_dtype_name(o->cache), attn_names[o->attn],
-               b.s.params * 1e-9, (double)b.s.maker.used * 1e-9, active * 1e-6, token.bytes * 1e-6);
-        printf("Scratch of the context %.1f MB (%d tokens in a call), cache %.0f bytes for a token. Medians of %d "
-               "rounds.\n",
-               (double)mla_context_size(b.s.model, &desc) * 1e-6, desc.max_tokens,
-               c->num_hidden_layers * row_bytes(&b.s, o->cache) +
-                   b.s.n_indexers * (double)mla_dtype_bytes(o->index_cache, (size_t)c->index_head_dim),
-               o->reps);
-        print_head();
-    }
+    if (!o->json) print_title(&b);
     print_measured(&b);
-    for (int i = 0; i < o->n_depths; i++) mla_cache_destroy(b.caches[i]);
-    for (int path = 0; path < MLA_ATTN_PATH_COUNT; path++) mla_context_destroy(b.contexts[path]);
-    synthetic_close(&b.s);
-    free(b.x), free(b.y), free(b.logits), free(b.counts), free(b.tokens), free(l.buffer);
+    bench_close(&b);
+    free(l.buffer);
     return 0;
 }

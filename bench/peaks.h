@@ -441,24 +441,24 @@ static void print_limits(const options *o, const limits *m, limit_samples *s, in
     }
 }
 
-/* The numbers of threads to measure with: 1, 2, 4, ... all, or the one asked for. Returns how many. */
-static int thread_counts(int counts[16], const options *o) {
-    int n = 0, all = all_threads();
-    if (o->threads) return counts[0] = o->threads, 1;
-    for (int t = 1; t < all && n < 15; t *= 2) counts[n++] = t;
-    counts[n++] = all;
-    return n;
+/* The numbers of threads to measure with: those asked for, or 1, 2, 4, ... all. */
+static int_list thread_counts(const options *o) {
+    int_list l = o->threads;
+    if (l.n) return l;
+    for (int t = 1; t < all_threads() && l.n < MAX_LIST - 1; t *= 2) l.of[l.n++] = t;
+    l.of[l.n++] = all_threads();
+    return l;
 }
 
 static int run_limits(const options *o) {
-    static limit_samples s[16];
+    static limit_samples s[MAX_LIST];
     limits m;
-    int counts[16], n = thread_counts(counts, o);
+    const int_list counts = thread_counts(o);
     limits_open(&m, N_TIERS);
     for (int r = -1; r < o->reps; r++) /* the first round warms up */
-        for (int i = 0; i < n; i++) {
-            progress("limits: round %d of %d, %d threads", r + 1, o->reps, counts[i]);
-            measure_limits(&m, &s[i], N_LIMIT_KINDS, counts[i]);
+        for (int i = 0; i < counts.n; i++) {
+            progress("limits: round %d of %d, %d threads", r + 1, o->reps, counts.of[i]);
+            measure_limits(&m, &s[i], N_LIMIT_KINDS, counts.of[i]);
             if (r < 0) memset(&s[i], 0, sizeof s[i]);
         }
     progress(NULL);
@@ -467,7 +467,7 @@ static int run_limits(const options *o) {
                (double)m.bytes * 1e-6, o->reps);
         print_head();
     }
-    for (int i = 0; i < n; i++) print_limits(o, &m, &s[i], counts[i]);
+    for (int i = 0; i < counts.n; i++) print_limits(o, &m, &s[i], counts.of[i]);
     free(m.buffer);
     return 0;
 }
