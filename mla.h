@@ -2316,11 +2316,25 @@ MLA__AVX2 void mla__idot_row_avx2(const mla_dtype t, const int TB, int fetch, fl
     const float times = offset ? (float)f->offset : plain ? -1.0f : 1.0f; /* DM keeps -min */
     MLA__EACH(i, TB) y[i * ldy] = mla__sum_avx2(_mm256_add_ps(acc[i][0], acc[i][1])) - times * _mm256_cvtss_f32(low[i]);
 }
+/* Strips of sixteen rows interleaved, far apart, that are walked side by side, and some tokens: a core's prefetchers
+   follow several streams at once, and one alone does not fill the way to memory. They know streams by their
+   instruction, too, so that each strip has its own. */
+typedef struct mla__strips {
+    float *y[4]; /* of the first token */
+    mla__sz ldy;
+    const unsigned char *b[4];
+    const mla__act *x[4];
+    int groups, T; /* tokens to be stored */
+} mla__strips;
+
 /* One token and 16 rows interleaved: the rows are the lanes, so that nothing is shuffled. Sums of products stay
    in 16 bits as long as they fit: 8 * 2 * 15 * 127 = 30480, and of five bits 4 * 2 * 31 * 127 = 31496. */
-MLA__AVX2 void mla__idot_strip_avx2(const mla_dtype t, float *y, const mla__act *x, const unsigned char *b,
-                                    int groups) {
+MLA__AVX2 void mla__idot_strip_avx2(const mla_dtype t, const mla__strips *a) {
     const mla__format *f = &mla__formats[t];
+    const mla__act *x = a->x[0];
+    const unsigned char *b = a->b[0];
+    const int groups = a->groups;
+    float *y = a->y[0];
     const int each = f->block / MLA_GROUP, halves = MLA_GROUP / f->group, is_signed = f->code != MLA__CODE_UINT;
     const int fold = is_signed ? 1 : f->high.bits ? 4 : 8;
     const __m256i ones = _mm256_set1_epi16(1);
@@ -2369,14 +2383,23 @@ MLA__AVX2 void mla__idot_avx2(const mla_dtype t, const mla__product *p) {
         for (int n = p->n0; n < p->n1; n++, b += row) mla__idot_row_avx2(t, 2, p->fetch, y++, p->ldy, x, b, groups);
 }
 
-typedef void (*mla__strip)(float *y, const mla__act *x, const unsigned char *b, int groups);
-/* A strip stays in the caches for the second of two tokens. */
-static void mla__strips(mla__strip strip, const mla__product *p) {
+typedef void (*mla__strip)(const mla__strips *a);
+/* All strips of a product, S and M tokens at a time; what is less is made full by doing some twice. */
+static void mla__strips_run(mla__strip strip, const int S, const int M, const mla__product *p) {
     const mla__sz bytes = 16 * mla__bytes(p->w->dtype, p->w->cols);
     const unsigned char *b = (const unsigned char *)p->w->data + (p->row0 + p->n0) / 16 * bytes;
-    for (int n = p->n0; n < p->n1; n += 16, b += bytes)
-        for (int i = 0; i < p->in.T; i++)
-            strip(p->y + i * p->ldy + (n - p->n0), mla__act_of(&p->in, i), b, p->w->cols / MLA_GROUP);
+    const int strips = (p->n1 - p->n0) / 16, far = (strips + S - 1) / S;
+    for (int n = 0; n < far; n++)
+        for (int t = 0; t < p->in.T; t += M) {
+            mla__strips a;
+            a.ldy = p->ldy, a.groups = p->w->cols / MLA_GROUP, a.T = mla__min(M, p->in.T - t);
+            for (int i = 0; i < M; i++) a.x[i] = mla__act_of(&p->in, i < a.T ? t + i : t);
+            for (int i = 0; i < S; i++) {
+                const int at = mla__min(n + i * far, strips - 1);
+                a.y[i] = p->y + t * p->ldy + at * 16, a.b[i] = b + at * bytes;
+            }
+            strip(&a);
+        }
 }
 
 /* A packed group of 16 rows: four columns of each row side by side. Of groups with one scale d[0] and min[0] are
@@ -2388,6 +2411,7 @@ typedef struct mla__ipanel {
 #define MLA__IGROUPS  8 /* groups packed at a time, a multiple of those of a block */
 #define MLA__IMR      4 /* tokens of a register tile */
 #define MLA__IMR_VNNI 6
+#define MLA__IFEW     16
 #define MLA__IMR_MAX  6
 
 /* nb <= 16 rows as they lie; bias is added to the codes. */
@@ -2638,34 +2662,56 @@ MLA__VNNI __m512 mla__scales16_vnni(const mla_dtype t, const unsigned char *b, i
     }
     }
 }
-MLA__VNNI void mla__idot_strip_vnni(const mla_dtype t, float *y, const mla__act *x, const unsigned char *b,
-                                    int groups) {
+MLA__VNNI void mla__idot_strips_vnni(const mla_dtype t, const int S, const int M, const mla__strips *a) {
     const mla__format *f = &mla__formats[t];
     const int each = f->block / MLA_GROUP, halves = MLA_GROUP / f->group;
     const mla__off off = mla__off_of(f);
-    __m512 acc = _mm512_setzero_ps();
-    for (int g = 0; g < groups; g++) {
-        const int u = g % each;
-        /* within blocks of many groups the reads jump, which no hardware foresees */
-        const unsigned char *next = b + 16 * f->bytes + u * (16 * f->bytes / each);
-        for (int i = 0; i < (each > 1 ? 16 * f->bytes / each : 0); i += 64) MLA__PREFETCH(next + i);
-        MLA__EACH(part, halves) {
-            __m512 min = _mm512_setzero_ps();
-            const __m512 d = mla__scales16_vnni(t, b, u * halves + part, &min);
-            __m512i s = mla__begin_vnni(off, x + g, mla__offset(f), part);
-            MLA__EACH(j, 8 / halves) {
-                const int k = 8 / halves * part + j;
-                int four;
-                memcpy(&four, x[g].q + 4 * k, 4);
-                s = _mm512_dpbusd_epi32(s, mla__codes16_vnni(t, b, 32 * u + 4 * k), _mm512_set1_epi32(four));
-            }
-            acc = mla__scaled_vnni(acc, s, d, x + g);
-            if (off == MLA__OFF_MIN)
-                acc = _mm512_fnmadd_ps(min, _mm512_set1_ps(halves == 1 ? x[g].sum : x[g].half[part]), acc);
-        }
-        if (u == each - 1) b += 16 * f->bytes;
+    const unsigned char *b[4];
+    const mla__act *x[4];
+    __m512 acc[4][4];
+    MLA__EACH(j, S) b[j] = a->b[j];
+    MLA__EACH(i, M) x[i] = a->x[i];
+    MLA__EACH(j, S) {
+        MLA__EACH(i, M) acc[j][i] = _mm512_setzero_ps();
     }
-    _mm512_storeu_ps(y, acc);
+    for (int g = 0; g < a->groups; g++) {
+        const int u = g % each;
+        MLA__EACH(j, S) { /* within blocks of many groups the reads jump, which no hardware foresees */
+            const unsigned char *next = b[j] + 16 * f->bytes + u * (16 * f->bytes / each);
+            for (int i = 0; i < (each > 1 ? 16 * f->bytes / each : 0); i += 64) MLA__PREFETCH(next + i);
+        }
+        MLA__EACH(part, halves) {
+            __m512i s[4][4];
+            MLA__EACH(i, M) s[0][i] = mla__begin_vnni(off, x[i] + g, mla__offset(f), part);
+            for (int j = 1; j < S; j++)
+                MLA__EACH(i, M) s[j][i] = s[0][i];
+            MLA__EACH(k8, 8 / halves) {
+                const int k = 8 / halves * part + k8;
+                __m512i v[4];
+                MLA__EACH(i, M) {
+                    int four;
+                    memcpy(&four, x[i][g].q + 4 * k, 4);
+                    v[i] = _mm512_set1_epi32(four);
+                }
+                MLA__EACH(j, S) {
+                    const __m512i w = mla__codes16_vnni(t, b[j], 32 * u + 4 * k);
+                    MLA__EACH(i, M) s[j][i] = _mm512_dpbusd_epi32(s[j][i], w, v[i]);
+                }
+            }
+            MLA__EACH(j, S) {
+                __m512 min = _mm512_setzero_ps();
+                const __m512 d = mla__scales16_vnni(t, b[j], u * halves + part, &min);
+                MLA__EACH(i, M) {
+                    acc[j][i] = mla__scaled_vnni(acc[j][i], s[j][i], d, x[i] + g);
+                    const float sum = halves == 1 ? x[i][g].sum : x[i][g].half[part];
+                    if (off == MLA__OFF_MIN) acc[j][i] = _mm512_fnmadd_ps(min, _mm512_set1_ps(sum), acc[j][i]);
+                }
+            }
+        }
+        MLA__EACH(j, S) b[j] += u == each - 1 ? 16 * f->bytes : 0;
+    }
+    MLA__EACH(i, M)
+        MLA__EACH(j, S) if (i < a->T) _mm512_storeu_ps(a->y[j] + i * a->ldy, acc[j][i]);
 }
 MLA__VNNI void mla__ipack16_vnni(const mla_dtype t, mla__ipanel *panel, const mla_tensor *w, int row, int g0, int gn) {
     const mla__format *f = &mla__formats[t];
@@ -2825,14 +2871,14 @@ typedef struct mla__iformat {
         (void)nb, (void)bias;                                                                                          \
         mla__ipack16_vnni(D, to, w, row, g0, gn);                                                                      \
     }                                                                                                                  \
-    static MLA__TARGET_AVX2 void mla__strip_##d##_avx2(float *y, const mla__act *x, const unsigned char *b, int n) {   \
-        mla__idot_strip_avx2(D, y, x, b, n);                                                                           \
-    }                                                                                                                  \
-    static void mla__idot_##d##x16_avx2(const mla__product *p) { mla__strips(mla__strip_##d##_avx2, p); }              \
-    static MLA__TARGET_VNNI void mla__strip_##d##_vnni(float *y, const mla__act *x, const unsigned char *b, int n) {   \
-        mla__idot_strip_vnni(D, y, x, b, n);                                                                           \
-    }                                                                                                                  \
-    static void mla__idot_##d##x16_vnni(const mla__product *p) { mla__strips(mla__strip_##d##_vnni, p); }
+    static MLA__TARGET_AVX2 void mla__strip_##d##_avx2(const mla__strips *a) { mla__idot_strip_avx2(D, a); }           \
+    static void mla__idot_##d##x16_avx2(const mla__product *p) { mla__strips_run(mla__strip_##d##_avx2, 1, 1, p); }    \
+    static MLA__TARGET_VNNI void mla__strips4_##d##_vnni(const mla__strips *a) { mla__idot_strips_vnni(D, 4, 1, a); }  \
+    static MLA__TARGET_VNNI void mla__strips2_##d##_vnni(const mla__strips *a) { mla__idot_strips_vnni(D, 2, 4, a); }  \
+    static void mla__idot_##d##x16_vnni(const mla__product *p) {                                                       \
+        if (p->in.T == 1) mla__strips_run(mla__strips4_##d##_vnni, 4, 1, p);                                           \
+        else mla__strips_run(mla__strips2_##d##_vnni, 2, 4, p);                                                        \
+    }
 #define MLA__BOTH(D, d) MLA__ROWS(D, d) MLA__STRIPS(D, d)
 MLA__FORMATS(MLA__BOTH, MLA__ROWS)
 #undef MLA__ROWS
@@ -2873,43 +2919,49 @@ static mla__iahead mla__iahead_of(const mla_tensor *w, int row, int nb, int g0, 
                            gn > 0 ? (nb + each - 1) / each : 0};
     return a;
 }
+/* A panel of nb rows meets m tokens; of fewer rows than it could have, sums are kept aside. */
+static void mla__imeet_rows(mla__itile tile, int m, mla__imeet *a, int nb, int wide) {
+    float edge[MLA__IMR_MAX * 32], *to = a->y;
+    const mla__sz ld = a->ldy;
+    if (nb == wide) {
+        tile(m, a);
+        return;
+    }
+    memset(edge, 0, sizeof edge);
+    a->y = edge, a->ldy = wide;
+    for (int i = 0; i < m && a->add; i++) memcpy(edge + wide * i, to + i * ld, (size_t)nb * sizeof *to);
+    tile(m, a);
+    for (int i = 0; i < m; i++) memcpy(to + i * ld, edge + wide * i, (size_t)nb * sizeof *to);
+}
 /* Weights are packed `wide` rows, 16 or 32, and IGROUPS groups at a time, and meet MC tokens, `most` in each register
-   tile. Meanwhile the next ones are fetched, some with each tile. */
+   tile. Meanwhile the next ones are fetched, some with each tile. With few tokens these stay in the cache, and rows are
+   walked to their end, since memory likes that. */
 static MLA__TARGET_AVX2 void mla__igemm_x86(mla__itile tile, mla__ipack pack, int most, int wide, int offset,
                                             const mla__product *p) {
     const int groups = p->w->cols / MLA_GROUP, T = p->in.T;
+    const int along = (groups + MLA__IGROUPS - 1) / MLA__IGROUPS, down = (p->n1 - p->n0 + wide - 1) / wide;
     mla__ipanel *panel = (mla__ipanel *)(void *)p->panel;
-    for (int t0 = 0; t0 < T; t0 += MLA__MC)
-        for (int g0 = 0; g0 < groups; g0 += MLA__IGROUPS) {
-            const int t1 = T - t0 < MLA__MC ? T : t0 + MLA__MC;
-            const int gn = groups - g0 < MLA__IGROUPS ? groups - g0 : MLA__IGROUPS;
-            for (int n = p->n0; n < p->n1; n += wide) {
-                const int nb = p->n1 - n < wide ? p->n1 - n : wide;
-                for (int i = 0; i < nb; i += 16)
-                    pack(panel + i / 16 * MLA__IGROUPS, p->w, p->row0 + n + i, nb - i < 16 ? nb - i : 16, g0, gn,
-                         offset);
-                const int last = n + wide >= p->n1, next = last ? p->n0 : n + wide, g1 = last ? g0 + gn : g0;
-                mla__iahead ahead =
-                    mla__iahead_of(p->w, p->row0 + next, mla__min(wide, p->n1 - next), g1, mla__min(gn, groups - g1));
-                const int lines = (int)((ahead.bytes + 63) / 64) * ahead.runs * most / (t1 - t0) + 1;
-                for (int u = t0; u < t1; u += most) {
-                    const int m = t1 - u < most ? t1 - u : most;
-                    mla__ifetch(&ahead, lines);
-                    float edge[MLA__IMR_MAX * 32], *to = p->y + u * p->ldy + (n - p->n0);
-                    mla__imeet a = {to, p->ldy, {NULL}, panel, gn, g0 > 0, offset};
-                    for (int i = 0; i < m; i++) a.x[i] = mla__act_of(&p->in, u + i) + g0;
-                    if (nb == wide) {
-                        tile(m, &a);
-                        continue;
-                    }
-                    a.y = edge, a.ldy = wide;
-                    memset(edge, 0, sizeof edge);
-                    for (int i = 0; i < m && g0; i++) memcpy(edge + wide * i, to + i * p->ldy, (size_t)nb * sizeof *to);
-                    tile(m, &a);
-                    for (int i = 0; i < m; i++) memcpy(to + i * p->ldy, edge + wide * i, (size_t)nb * sizeof *to);
-                }
+    for (int t0 = 0; t0 < T; t0 += MLA__MC) {
+        const int t1 = T - t0 < MLA__MC ? T : t0 + MLA__MC, few = t1 - t0 <= MLA__IFEW;
+        for (int i = 0; i < along * down; i++) {
+            const int n = p->n0 + (few ? i / along : i % down) * wide, nb = mla__min(wide, p->n1 - n);
+            const int g0 = (few ? i % along : i / down) * MLA__IGROUPS, gn = mla__min(MLA__IGROUPS, groups - g0);
+            const int n1 = p->n0 + (few ? (i + 1) / along : (i + 1) % down) * wide;
+            const int g1 = (few ? (i + 1) % along : (i + 1) / down) * MLA__IGROUPS;
+            for (int r = 0; r < nb; r += 16)
+                pack(panel + r / 16 * MLA__IGROUPS, p->w, p->row0 + n + r, mla__min(16, nb - r), g0, gn, offset);
+            mla__iahead ahead =
+                mla__iahead_of(p->w, p->row0 + n1, mla__min(wide, p->n1 - n1), g1, mla__min(gn, groups - g1));
+            const int lines = (int)((ahead.bytes + 63) / 64) * ahead.runs * most / (t1 - t0) + 1;
+            for (int u = t0; u < t1; u += most) {
+                const int m = mla__min(most, t1 - u);
+                mla__imeet a = {p->y + u * p->ldy + (n - p->n0), p->ldy, {NULL}, panel, gn, g0 > 0, offset};
+                for (int r = 0; r < m; r++) a.x[r] = mla__act_of(&p->in, u + r) + g0;
+                mla__ifetch(&ahead, lines);
+                mla__imeet_rows(tile, m, &a, nb, wide);
             }
         }
+    }
 }
 static void mla__igemm_avx2(const mla__product *p) {
     const mla_dtype t = p->w->dtype;
