@@ -1793,6 +1793,7 @@ typedef void (*mla__kernel)(const mla__product *p);
 typedef struct mla__kernels {
     mla_isa isa;
     int nl;    /* lanes of queries in a panel */
+    int few;   /* up to so many tokens meet interleaved rows in int8 without packing them, at least FEW */
     int fetch; /* of products */
     mla__kernel dot[MLA_DTYPE_COUNT], gemm[MLA_DTYPE_COUNT],
         mix[MLA_DTYPE_COUNT];                                                    /* few tokens, many; f32 activations */
@@ -2676,10 +2677,11 @@ MLA__VNNI void mla__idot_strips_vnni(const mla_dtype t, const int S, const int M
     }
     for (int g = 0; g < a->groups; g++) {
         const int u = g % each;
-        MLA__EACH(j, S) { /* within blocks of many groups the reads jump, which no hardware foresees */
-            const unsigned char *next = b[j] + 16 * f->bytes + u * (16 * f->bytes / each);
-            for (int i = 0; i < (each > 1 ? 16 * f->bytes / each : 0); i += 64) MLA__PREFETCH(next + i);
-        }
+        /* within blocks of many groups the reads jump, which no hardware foresees; nor does it hide memory behind the
+           arithmetic of several tokens */
+        const int one = 16 * f->bytes / each, ahead = each > 1 ? 16 * f->bytes + u * one : M > 1 ? 8 * one : 0;
+        MLA__EACH(j, S)
+            for (int i = 0; ahead && i < one; i += 64) MLA__PREFETCH(b[j] + ahead + i);
         MLA__EACH(part, halves) {
             __m512i s[4][4];
             MLA__EACH(i, M) s[0][i] = mla__begin_vnni(off, x[i] + g, mla__offset(f), part);
@@ -2711,7 +2713,8 @@ MLA__VNNI void mla__idot_strips_vnni(const mla_dtype t, const int S, const int M
         MLA__EACH(j, S) b[j] += u == each - 1 ? 16 * f->bytes : 0;
     }
     MLA__EACH(i, M)
-        MLA__EACH(j, S) if (i < a->T) _mm512_storeu_ps(a->y[j] + i * a->ldy, acc[j][i]);
+        MLA__EACH(j, S)
+            if (i < a->T) _mm512_storeu_ps(a->y[j] + i * a->ldy, acc[j][i]);
 }
 MLA__VNNI void mla__ipack16_vnni(const mla_dtype t, mla__ipanel *panel, const mla_tensor *w, int row, int g0, int gn) {
     const mla__format *f = &mla__formats[t];
@@ -2987,6 +2990,7 @@ static void mla__igemm_vnni(const mla__product *p) {
 MLA__LONG(MLA__ROWS)
 #undef MLA__ROWS
 static void mla__integer_vnni(mla__kernels *k) {
+    k->few = 16;
 #define MLA__ROWS(D, d) k->igemm[D] = mla__igemm_vnni;
 #define MLA__BOTH(D, d) k->igemm[D] = mla__igemm_vnni, k->idot[D][MLA_LAYOUT_X16] = mla__idot_##d##x16_vnni;
     MLA__FORMATS(MLA__BOTH, MLA__ROWS)
@@ -4031,7 +4035,7 @@ MLA__FN void MLA__F(narrow_bf16)(void *y, const float *x, mla__sz n) { MLA__F(na
 
 static void MLA__F(table)(mla__kernels *k) {
     memset(k, 0, sizeof *k);
-    k->isa = MLA__ISA_ENUM, k->nl = MLA__NL;
+    k->isa = MLA__ISA_ENUM, k->nl = MLA__NL, k->few = MLA__FEW;
     k->dot[MLA_F32] = MLA__CAT(mla__dot_f32, MLA__DOT), k->dot[MLA_F16] = MLA__CAT(mla__dot_f16, MLA__DOT);
     k->dot[MLA_BF16] = MLA__CAT(mla__dot_bf16, MLA__DOT), k->dot[MLA_E4M3] = MLA__F(dot_e4m3);
 #define MLA__DTYPE(D, d) k->gemm[D] = MLA__F(gemm_##d), k->mix[D] = MLA__F(mix_##d), k->widen[D] = MLA__F(widen_##d);
@@ -5687,7 +5691,7 @@ static void mla__rows(mla_context *c, float *y, mla__sz ldy, const mla__in *in, 
                       int n1, float *panel) {
     const mla_tensor *b = &w->bias;
     const mla_dtype d = w->weight.dtype;
-    const int few = in->T <= MLA__FEW;
+    const int few = in->T <= (in->q && w->weight.layout ? c->k.few : MLA__FEW);
     const mla__kernel run = !in->q             ? (few ? c->k.dot : c->k.gemm)[d]
                             : !mla__blocked(d) ? c->k.bgemm
                             : few              ? c->k.idot[d][w->weight.layout]
@@ -5740,7 +5744,7 @@ static void mla__job_rows(mla_context *c, const mla__job *j, int n0, int n1, con
         return;
     }
     /* results are kept aside of so many rows at a time: as many as the scratch holds if weights just stream by */
-    const int group = j->in.T <= MLA__FEW ? MLA__MC * MLA__GROUP / j->in.T : MLA__GROUP;
+    const int group = j->in.T <= mla__max(MLA__FEW, c->k.few) ? MLA__MC * MLA__GROUP / j->in.T : MLA__GROUP;
     for (int t0 = 0; t0 < j->in.T; t0 += MLA__MC)
         for (int n = n0; n < n1; n += group) {
             const mla__in in = mla__in_part(&j->in, t0, mla__min(MLA__MC, j->in.T - t0));

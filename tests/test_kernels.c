@@ -248,7 +248,7 @@ static double check_integer(const mla__kernels *k, test_rng *r, mla_dtype t, int
     mla__product p = product_of(k, &y, ldy, &w.t, row0, n0, n, &panel);
     p.in.q = (const unsigned char *)q.p, p.in.ldq = ldx * (mla__sz)sizeof *a, p.in.idx = gather ? idx : NULL;
     p.in.T = T;
-    (T <= MLA__FEW ? k->idot[t][w.t.layout] : k->igemm[t])(&p);
+    (T <= (x16 ? k->few : MLA__FEW) ? k->idot[t][w.t.layout] : k->igemm[t])(&p);
     for (int i = 0; i < T; i++)
         for (int j = n0; j < n; j++) {
             double sum = 0, size = 0;
