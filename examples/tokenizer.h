@@ -3906,7 +3906,10 @@ static mla_result tok__parse_file(tokenizer **out, const char *path, const char 
     mla_result rc = MLA_OK;
     while (first < n && strchr(" \t\r\n{[", text[first]) && text[first] && text[first] != '{' && text[first] != '[')
         first++;
-    if (first == n || tok__base64((unsigned char)text[first]) < 0) return tokenizer_parse(out, text, n, label, err);
+    const int pointer =
+        n > 23 && !memcmp(text, "version https://git-lfs", 23); /* of which the parser says what it is */
+    if (first == n || pointer || tok__base64((unsigned char)text[first]) < 0)
+        return tokenizer_parse(out, text, n, label, err);
     FILE *f = tok__open_in(path, (size_t)(label - path), "tokenizer_config.json", &beside);
     if (f) {
         rc = tok__read_all(f, tok__label(beside), &config, &n_config, err);

@@ -147,7 +147,7 @@ refused 2 "'heads' is none of" "$convert" --model $v3 --to q8 --out "$out" --qua
 refused 2 'is not an integer in 1..4096' "$convert" --model $v3 --to q8 --out "$out" --threads 0
 refused 2 "unknown option '--fast'" "$convert" --model $v3 --to q8 --out "$out" --fast
 refused 2 'excludes' "$convert" --model $v3 --to q8 --out "$out" --no-tokenizer --pre x
-same "$("$convert" --help | head -c 14) $("$convert" --help | awk 'length > 80' | wc -l) $("$convert" -h | wc -l)" 'usage: convert 0 21' '--help'
+same "$("$convert" --help | head -c 14) $("$convert" --help | awk 'length > 80' | wc -l) $("$convert" -h | wc -l)" 'usage: convert 0 22' '--help'
 same "$("$convert" --version)" "convert $(sed -n 's/^#define MLA_VERSION *"\(.*\)"/\1/p' mla.h)" '--version'
 "$convert" --help >/dev/full 2>"$tmp/stderr"
 same "$? $(wc -l <"$tmp/stderr")" '1 1' 'help to a full disk'
