@@ -141,7 +141,7 @@ tokenizer: build/generate
 	TEXTS=20000 tests/tokenizer/run.sh
 
 # Logits and tokens against llama.cpp's, of every model and type (the npm package comes from its registry).
-llamacpp: build/generate build/test_gguf
+llamacpp: build/generate build/convert build/test_gguf
 	REPORT=1 tests/llamacpp/run.sh all
 
 .PHONY: all test run models tokenizer llamacpp check bench plots install clean FORCE

@@ -3805,13 +3805,14 @@ MLA__IN void MLA__F(narrow)(const mla_dtype t, void *y, const float *x, mla__sz 
    sign, can do better. For given q the best d is xq / qq, and the squared error then xx - xq^2 / qq. A lane is a scale
    that is tried, so that nothing is summed across lanes. */
 MLA__FN float MLA__F(q4_scale)(const float *x) {
-    static const float tried[32] = {6.5f, 6.625f, 6.75f, 6.875f, 7.0f, 7.125f, 7.25f, 7.375f,
-                                    7.5f, 7.625f, 7.75f, 7.875f, 8.0f, 8.125f, 8.25f, 8.375f,
-                                    8.5f, 8.625f, 8.75f, 8.875f, 9.0f, 9.125f, 9.25f, 9.375f,
-                                    9.5f, 9.5f,   9.5f,  9.5f,   9.5f, 9.5f,   9.5f,  9.5f};
+    static const float tried[48] = {-6.5f,  -6.625f, -6.75f, -6.875f, -7.0f,  -7.125f, -7.25f, -7.375f, -7.5f,  -7.625f,
+                                    -7.75f, -7.875f, -8.0f,  -8.125f, -8.25f, -8.375f, -8.5f,  -8.625f, -8.75f, -8.875f,
+                                    -9.0f,  -9.125f, -9.25f, -9.375f, 6.5f,   6.625f,  6.75f,  6.875f,  7.0f,   7.125f,
+                                    7.25f,  7.375f,  7.5f,   7.625f,  7.75f,  7.875f,  8.0f,   8.125f,  8.25f,  8.375f,
+                                    8.5f,   8.625f,  8.75f,  8.875f,  9.0f,   9.125f,  9.25f,  9.375f};
     const MLA__V magic = MLA__F(set1)(12582912.0f), least = MLA__F(set1)(12582912.0f - 8), minus = MLA__F(set1)(-1.0f),
                  most = MLA__F(set1)(-7.0f);
-    float high[MLA__VL], top = 0, best = 0, a[64], b[64], gain[64];
+    float high[MLA__VL], top = 0, best = 0, a[48], b[48], gain[48];
     MLA__V all = MLA__F(zero)(), most_gain = MLA__F(zero)();
     int first = 0;
     for (int i = 0; i < MLA_GROUP; i += MLA__VL) {
@@ -3822,33 +3823,31 @@ MLA__FN float MLA__F(q4_scale)(const float *x) {
     for (int i = 0; i < MLA__VL; i++) top = high[i] > top ? high[i] : top;
     while (first < MLA_GROUP && fabsf(x[first]) < top) first++;
     if (!(top > 0) || first == MLA_GROUP) return 0;
-    for (int sign = -1; sign <= 1; sign += 2) {
-        float *to_a = a + 16 * (sign + 1), *to_b = b + 16 * (sign + 1), *to_gain = gain + 16 * (sign + 1);
-        for (int at = 0; at < 32; at += 2 * MLA__VL) {
-            MLA__V inverse[2], xq[2], qq[2];
-            MLA__EACH(j, 2) {
-                inverse[j] = MLA__F(div)(MLA__F(ld)(tried + at + j * MLA__VL), MLA__F(set1)((float)sign * x[first]));
-                xq[j] = qq[j] = MLA__F(zero)();
+    const MLA__V largest = MLA__F(set1)(x[first]);
+    for (int at = 0; at < 48; at += 3 * MLA__VL) {
+        MLA__V inverse[3], xq[3], qq[3];
+        MLA__EACH(j, 3) {
+            inverse[j] = MLA__F(div)(MLA__F(ld)(tried + at + j * MLA__VL), largest);
+            xq[j] = qq[j] = MLA__F(zero)();
+        }
+        for (int i = 0; i < MLA_GROUP; i++) {
+            const MLA__V v = MLA__F(set1)(x[i]);
+            MLA__EACH(j, 3) { /* -q: rounded by magic, and kept within -8..7 */
+                const MLA__V r = MLA__F(max)(least, MLA__F(fma)(v, inverse[j], magic));
+                const MLA__V q = MLA__F(max)(most, MLA__F(fma)(r, minus, magic));
+                xq[j] = MLA__F(fma)(v, q, xq[j]), qq[j] = MLA__F(fma)(q, q, qq[j]);
             }
-            for (int i = 0; i < MLA_GROUP; i++) {
-                const MLA__V v = MLA__F(set1)(x[i]);
-                MLA__EACH(j, 2) { /* -q: rounded by magic, and kept within -8..7 */
-                    const MLA__V r = MLA__F(max)(least, MLA__F(add)(MLA__F(mul)(v, inverse[j]), magic));
-                    const MLA__V q = MLA__F(max)(most, MLA__F(fma)(r, minus, magic));
-                    xq[j] = MLA__F(fma)(v, q, xq[j]), qq[j] = MLA__F(fma)(q, q, qq[j]);
-                }
-            }
-            MLA__EACH(j, 2) {
-                const int lane = at + j * MLA__VL;
-                const MLA__V g = MLA__F(div)(MLA__F(mul)(xq[j], xq[j]), qq[j]);
-                MLA__F(st)(to_a + lane, xq[j]), MLA__F(st)(to_b + lane, qq[j]), MLA__F(st)(to_gain + lane, g);
-                most_gain = MLA__F(max)(g, most_gain);
-            }
+        }
+        MLA__EACH(j, 3) {
+            const int lane = at + j * MLA__VL;
+            const MLA__V g = MLA__F(div)(MLA__F(mul)(xq[j], xq[j]), qq[j]);
+            MLA__F(st)(a + lane, xq[j]), MLA__F(st)(b + lane, qq[j]), MLA__F(st)(gain + lane, g);
+            most_gain = MLA__F(max)(g, most_gain);
         }
     }
     MLA__F(st)(high, most_gain);
     for (int i = 0; i < MLA__VL; i++) best = high[i] > best ? high[i] : best;
-    for (int i = 0; i < 64; i++)
+    for (int i = 0; i < 48; i++)
         if (gain[i] >= best) return -a[i] / b[i];
     return 0;
 }

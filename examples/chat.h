@@ -196,15 +196,19 @@ mla_result chat_append(chat_tokens *text, const int *ids, size_t n, mla_error *e
 
 mla_result chat_append_text(chat_tokens *text, const tokenizer *t, const char *bytes, size_t n, unsigned flags,
                             mla_error *err) {
-    int64_t count = tokenizer_encode(t, bytes, n, flags, NULL, 0);
-    if (count < 0 || (uint64_t)count > SIZE_MAX / 8)
-        return chat__fail(err, MLA_ERR_MEMORY, "no memory to encode the text");
-    const mla_result rc = chat__reserve(text, (size_t)count, err);
-    if (rc || count == 0) return rc;
-    count = tokenizer_encode(t, bytes, n, flags, text->ids + text->n, (size_t)count);
-    if (count < 0) return chat__fail(err, MLA_ERR_MEMORY, "no memory to encode the text");
-    text->n += (size_t)count;
-    return MLA_OK;
+    size_t room = n / 2 + 32; /* for most texts; else they are encoded once more */
+    for (;;) {
+        const mla_result rc = chat__reserve(text, room, err);
+        if (rc) return rc;
+        const int64_t count = tokenizer_encode(t, bytes, n, flags, text->ids + text->n, room);
+        if (count < 0 || (uint64_t)count > SIZE_MAX / 8)
+            return chat__fail(err, MLA_ERR_MEMORY, "no memory to encode the text");
+        if ((size_t)count <= room) {
+            text->n += (size_t)count;
+            return MLA_OK;
+        }
+        room = (size_t)count;
+    }
 }
 
 /* V2: everything between two special tokens is one text, encoded in one piece, because words join across the seams. */

@@ -450,7 +450,10 @@ static mla_result json__string(json__parser *p, const char **text, size_t *lengt
     for (p->at++; p->at < end;) {
         const unsigned char c = (unsigned char)p->text[p->at];
         if (c < 0x20) return json__bad(p, "a control character in a string");
-        if (c != '\\') {
+        if (c < 0x80 && c != '\\') {
+            *o++ = (char)c;
+            p->at++;
+        } else if (c != '\\') {
             const size_t k = json__utf8((const unsigned char *)p->text + p->at, end - p->at);
             if (!k) return json__bad(p, "bytes that are not UTF-8");
             memcpy(o, p->text + p->at, k);
@@ -544,6 +547,61 @@ static int json__by_key(const void *a, const void *b) {
     return strcmp(((const json_value *)a)->key, ((const json_value *)b)->key);
 }
 
+typedef struct json__order {
+    uint64_t head; /* the first eight bytes of the key, the first of all being the highest */
+    const json_value *member;
+} json__order;
+
+static int json__by_member(const void *a, const void *b) {
+    return json__by_key(((const json__order *)a)->member, ((const json__order *)b)->member);
+}
+
+/* Byte by byte from the lowest, by way of spare [n]; the vocabularies of tokenizers have 10^5 members. */
+static void json__by_head(json__order *order, json__order *spare, size_t n) {
+    for (int shift = 0; shift < 64; shift += 8) {
+        size_t at[256] = {0}, before = 0;
+        for (size_t i = 0; i < n; i++) at[order[i].head >> shift & 255]++;
+        for (int k = 0; k < 256; k++) {
+            const size_t count = at[k];
+            at[k] = before;
+            before += count;
+        }
+        for (size_t i = 0; i < n; i++) spare[at[order[i].head >> shift & 255]++] = order[i];
+        json__order *const swap = order;
+        order = spare;
+        spare = swap;
+    }
+}
+
+/* to [n] = the members from [n] by key. */
+static mla_result json__sort(json__parser *p, json_value *to, const json_value *from, size_t n) {
+    enum { FEW = 256 };
+    json__order *order = (json__order *)malloc((2 * n + 1) * sizeof *order);
+    if (!order) return ck__no_memory(p->err, p->file);
+    for (size_t i = 0; i < n; i++) {
+        const unsigned char *key = (const unsigned char *)from[i].key;
+        order[i].member = from + i;
+        order[i].head = 0;
+        for (int k = 0; k < 8; k++) {
+            order[i].head = order[i].head << 8 | *key;
+            key += *key != 0;
+        }
+    }
+    if (n > FEW) json__by_head(order, order + n, n);
+    for (size_t i = 0, end; i < n; i = end) { /* those with the same head */
+        for (end = i + 1; end < n && (n <= FEW || order[end].head == order[i].head);) end++;
+        if (end - i > 1) qsort(order + i, end - i, sizeof *order, json__by_member);
+    }
+    for (size_t i = 0; i < n; i++) to[i] = *order[i].member;
+    free(order);
+    for (size_t i = 1; i < n; i++)
+        if (!json__by_key(to + i - 1, to + i)) {
+            p->key = to[i].key;
+            return json__bad(p, "this key stands twice in one object");
+        }
+    return MLA_OK;
+}
+
 static mla_result json__container(json__parser *p, int depth, json_value *out) {
     const int object = json__is(p, '{');
     const char end = object ? '}' : ']';
@@ -592,18 +650,12 @@ static mla_result json__container(json__parser *p, int depth, json_value *out) {
     size_t count = p->top - base;
     json_value *items = (json_value *)json__alloc(p->root, count * sizeof *items);
     if (!items) return ck__no_memory(p->err, p->file);
-    if (count) memcpy(items, p->stack + base, count * sizeof *items);
     p->top = base;
     out->type = object ? JSON_OBJECT : JSON_ARRAY;
     out->u.list.items = items;
     out->u.list.count = count;
-    if (!object) return MLA_OK;
-    qsort(items, count, sizeof *items, json__by_key);
-    for (size_t i = 1; i < count; i++)
-        if (!strcmp(items[i - 1].key, items[i].key)) {
-            p->key = items[i].key;
-            return json__bad(p, "this key stands twice in one object");
-        }
+    if (object) return json__sort(p, items, p->stack + base, count);
+    if (count) memcpy(items, p->stack + base, count * sizeof *items);
     return MLA_OK;
 }
 

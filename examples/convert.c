@@ -7,6 +7,7 @@
 #include "../mla.h"
 #define CHECKPOINT_IMPLEMENTATION
 #include "checkpoint.h"
+#define TOKENIZER_IMPLEMENTATION
 #include "convert.h"
 
 #include <ctype.h>
@@ -174,7 +175,8 @@ static void help(void) {
            "  --quant-class LIST  as head=q6_k,kv_b=q4: a type for any of attn, kv_b, dense,\n"
            "                    experts, shared, head, embed\n"
            "  --mtp             with the layers for guesses ahead, if DIR has some\n"
-           "  --tokenizer FILE  a tokenizer.json, not DIR's;  --no-tokenizer: none\n"
+           "  --tokenizer FILE  a tokenizer.json or tiktoken.model, not DIR's;\n"
+           "                    --no-tokenizer: none\n"
            "  --pre NAME        tokenizer.ggml.pre, where its patterns are not known\n"
            "  --threads N       [all cores]\n"
            "  --force           in place of FILE.gguf if there is one, and also where the\n"
@@ -267,14 +269,14 @@ static void parse(options *o, int argc, char **argv) {
 static int begins(const char *text, const char *with) { return !strncmp(text, with, strlen(with)); }
 
 /* Keys of the GGUF file that is converted; those of the model are made anew. */
-static void copy_keys(const gguf *g, int tokenizer) {
+static void copy_keys(const gguf *g, int with_tokenizer) {
     static const char *const made[] = {"general.architecture",        "general.file_type",
                                        "general.alignment",           "general.quantization_version",
                                        "tokenizer.ggml.bos_token_id", "tokenizer.ggml.eos_token_id",
                                        "tokenizer.ggml.eot_token_id", "tokenizer.ggml.eom_token_id"};
     for (size_t i = 0; i < gguf_key_count(g); i++) {
         const gguf_key *k = gguf_key_at(g, i);
-        int wanted = begins(k->name, "general.") || (tokenizer && begins(k->name, "tokenizer."));
+        int wanted = begins(k->name, "general.") || (with_tokenizer && begins(k->name, "tokenizer."));
         for (size_t j = 0; j < sizeof made / sizeof *made; j++) wanted = wanted && strcmp(k->name, made[j]);
         if (wanted) gguf_put_key(writing, k);
     }
@@ -289,21 +291,48 @@ static char *beside(const char *file, const char *name) { /* in the directory of
     return path;
 }
 
-static void put_tokenizer(const options *o, const checkpoint *c, const char *file) {
-    mla_error error;
-    char *config_path = beside(file, "tokenizer_config.json"), *template_path = beside(file, "chat_template.jinja");
+static void put_template(const char *file, const json_value *config) {
+    char *path = beside(file, "chat_template.jinja");
     size_t n;
-    json_value *tokenizer = read_json(file), *config = read_json(config_path);
-    char *template = read_text(template_path, &n);
-    if (!tokenizer) fail(1, "cannot read %s: %s", file, strerror(ENOENT));
-    if (convert_put_tokenizer(writing, tokenizer, config, o->pre, c, &error))
-        fail(1, "%s%s", error.text,
-             error.code == MLA_ERR_UNSUPPORTED ? "; --pre NAME says which they are, --no-tokenizer does without" : "");
-    if (template && strlen(template) != n) fail(1, "%s: there is a NUL in it", template_path);
+    char *template = read_text(path, &n);
+    if (template && strlen(template) != n) fail(1, "%s: there is a NUL in it", path);
     if (template) gguf_put_text(writing, "tokenizer.chat_template", template);
     else convert_put_template(writing, config);
-    json_free(tokenizer), json_free(config);
-    free(template), free(config_path), free(template_path);
+    free(template), free(path);
+}
+
+/* A tokenizer.json begins with a brace, a tiktoken.model does not. */
+static void put_tokenizer(const options *o, const checkpoint *c, const char *file) {
+    mla_error error;
+    mla_result rc;
+    char *config_path = beside(file, "tokenizer_config.json");
+    size_t n;
+    char *text = read_text(file, &n);
+    json_value *config = read_json(config_path);
+    const char *note = NULL;
+    if (!text) fail(1, "cannot read %s: %s", file, strerror(ENOENT));
+    const char first = text[strspn(text, " \t\r\n")];
+    if (isalnum((unsigned char)first) || first == '+' || first == '/') {
+        tokenizer *t = NULL;
+        rc = tokenizer_open(&t, file, &error);
+        if (!rc) rc = convert_put_tiktoken(writing, t, config, c, &error);
+        tokenizer_close(t);
+        if (rc) fail(1, "%s; --no-tokenizer does without", error.text);
+    } else {
+        json_value *json;
+        if (json_parse(text, n, &json, &error)) fail(1, "%s: %s", file, error.text);
+        rc = convert_put_tokenizer(writing, json, config, o->pre, c, &note, &error);
+        json_free(json);
+        if (rc)
+            fail(1, "%s%s", error.text,
+                 strstr(error.text, "pre_tokenizer have no name")
+                     ? "; --pre NAME says which they are, --no-tokenizer does without"
+                     : "; --no-tokenizer does without");
+    }
+    if (note) say("convert: some texts become other tokens, GGUF has no key for this: %s\n", note);
+    put_template(file, config);
+    json_free(config);
+    free(text), free(config_path);
 }
 
 /* Without one, llama.cpp takes ids only. */
@@ -312,10 +341,21 @@ static void no_tokenizer(const char *why) {
     if (why) say("convert: without a tokenizer: %s\n", why);
 }
 
+/* The one that is asked for, or the model's; NULL: it has none. */
+static char *tokenizer_file(const options *o) {
+    static const char *const names[] = {"tokenizer.json", "tiktoken.model"};
+    if (o->tokenizer) return strcpy(need(malloc(strlen(o->tokenizer) + 1)), o->tokenizer);
+    for (int i = 0; i < 2; i++) {
+        char *path = join(o->model, names[i]);
+        if (!access(path, F_OK)) return path;
+        free(path);
+    }
+    return NULL;
+}
+
 static void put_keys(const options *o, const convert_plan *p) {
     const checkpoint *c = p->c;
-    char *own = o->tokenizer ? join(o->tokenizer, "") : join(o->model, "tokenizer.json");
-    if (o->tokenizer) own[strlen(o->tokenizer)] = 0;
+    char *own = tokenizer_file(o);
     convert_put_config(p, writing);
     if (types[o->to].file_type >= 0) gguf_put_integer(writing, "general.file_type", GGUF_U32, types[o->to].file_type);
     gguf_put_integer(writing, "general.quantization_version", GGUF_U32, 2);
@@ -332,8 +372,8 @@ static void put_keys(const options *o, const convert_plan *p) {
     if (o->no_tokenizer) no_tokenizer(NULL);
     else if (inside) {
         if (!gguf_find_key(c->gguf, "tokenizer.ggml.model")) no_tokenizer("there is none in that file");
-    } else if (o->tokenizer || !access(own, F_OK)) put_tokenizer(o, c, own);
-    else no_tokenizer("there is no tokenizer.json");
+    } else if (own) put_tokenizer(o, c, own);
+    else no_tokenizer("there is no tokenizer.json and no tiktoken.model");
     free(own);
 }
 

@@ -2,12 +2,12 @@
 
 USE
    Wherever checkpoint.h is included, include this after it or instead of it. In the file with
-   CHECKPOINT_IMPLEMENTATION its code comes along, and calls mla_quantize of mla.h, whose implementation must be
-   somewhere in the program.
+   CHECKPOINT_IMPLEMENTATION its code comes along, and calls mla_quantize of mla.h and tokenizer_* of tokenizer.h, whose
+   implementations must be somewhere in the program.
 
    for (int k = 0; k < CHECKPOINT_CLASS_COUNT; k++) types[k] = k == CHECKPOINT_KV_B ? MLA_Q8 : MLA_Q4_K;
    convert_begin(&p, c, types, &error) || gguf_create(&w, "new.gguf", &error);
-   convert_put_config(p, w);   convert_put_tokenizer(w, tokenizer, config, NULL, c, &error);
+   convert_put_config(p, w);   convert_put_tokenizer(w, json, config, NULL, c, &note, &error);
    for (i = 0; i < p->n; i++) gguf_put_tensor(w, p->tensors[i].name, gguf_type_of(p->tensors[i].dtype), ...);
    for (i = 0; i < p->n; i++) { convert_rows(p, &p->tensors[i], 0, p->tensors[i].rows, data); gguf_put_data(w, ...); }
    gguf_finish(w, &error);   convert_end(p);
@@ -23,6 +23,7 @@ DETERMINISM    Rows are independent: any number of threads may convert them, in 
 MEMORY         The list of tensors, some 150 bytes each. Pages of the files are given back when they have been read.
 
 CONTENTS       >>convert (the API)   then >>convert-config >>convert-list >>convert-rows >>convert-tokenizer
+               >>convert-sentencepiece >>convert-tiktoken >>convert-tokenizers
    SPDX-License-Identifier: MIT */
 
 #ifndef CHECKPOINT_CONVERT_H
@@ -31,6 +32,7 @@ CONTENTS       >>convert (the API)   then >>convert-config >>convert-list >>conv
 #include "checkpoint.h" /* first, for its implementation includes gguf.h */
 #include "gguf.h"
 #include "quantize.h"
+#include "tokenizer.h"
 
 #ifdef __cplusplus
 extern "C" {
@@ -80,12 +82,18 @@ CHECKPOINT_API void convert_put_config(const convert_plan *p, gguf_writer *w);
 CHECKPOINT_API void convert_rows(const convert_plan *p, const convert_tensor *t, int64_t first, int64_t count,
                                  void *out);
 
-/* The keys tokenizer.ggml.* from tokenizer.json, which is byte-level BPE, and tokenizer_config.json (NULL: there is
-   none). pre: tokenizer.ggml.pre; NULL: known by the patterns of the file. Ids that stand for nothing are called
-   [PADn], as llama.cpp's converter does. Errors: CONFIG (damaged, more tokens than the model has), UNSUPPORTED (another
-   kind of tokenizer, patterns that are not known), MEMORY. */
-CHECKPOINT_API mla_result convert_put_tokenizer(gguf_writer *w, const json_value *tokenizer, const json_value *config,
-                                                const char *pre, const checkpoint *c, mla_error *err);
+/* The keys tokenizer.ggml.* from tokenizer.json, which is byte-level BPE (kind "gpt2"), or SentencePiece's BPE with
+   byte_fallback (kind "llama", whose scores say of its merges which goes first), and tokenizer_config.json (NULL: there
+   is none). pre: tokenizer.ggml.pre; NULL: known by the patterns of the file. Ids that stand for nothing are called
+   [PADn], as llama.cpp's converter does. *note: what the file says and GGUF has no key for, so that some texts become
+   other tokens; NULL: nothing. Errors: CONFIG (damaged, more tokens than the model has), UNSUPPORTED (another kind of
+   tokenizer, patterns that are not known, merges that no scores can put in order), MEMORY. */
+CHECKPOINT_API mla_result convert_put_tokenizer(gguf_writer *w, const json_value *file, const json_value *config,
+                                                const char *pre, const checkpoint *c, const char **note,
+                                                mla_error *err);
+/* The same of a tiktoken.model, open: kind "gpt2", pre "kimi-k2", with every way in which two tokens make a third. */
+CHECKPOINT_API mla_result convert_put_tiktoken(gguf_writer *w, const tokenizer *t, const json_value *config,
+                                               const checkpoint *c, mla_error *err);
 /* tokenizer.chat_template, of tokenizer_config.json's chat_template: a text, or a list of names and texts. 1: there is
    one. */
 CHECKPOINT_API int convert_put_template(gguf_writer *w, const json_value *config);
@@ -550,8 +558,10 @@ void convert_rows(const convert_plan *p, const convert_tensor *t, int64_t first,
 typedef struct cv__token {
     const char *text;
     size_t length;
-    int32_t type; /* 1 normal, 3 control, 4 user defined, 5 unused */
+    int32_t type;
 } cv__token;
+
+enum { CV__NORMAL = 1, CV__UNKNOWN, CV__CONTROL, CV__USER_DEFINED, CV__UNUSED, CV__BYTE }; /* token_type */
 
 /* What the patterns of a pre-tokenizer must have for a name; the first that fits. They are told apart by what only one
    has: kana, letters of Chinese, Korean or Bopomofo, classes. */
@@ -610,19 +620,19 @@ static mla_result cv__read_tokens(cv__token *tokens, int n, const json_value *fi
     mla_result rc = MLA_OK;
     for (size_t i = 0; i < json_count(vocab) && !rc; i++) {
         const json_value *v = json_at(vocab, i);
-        rc = cv__token_at(tokens, n, v, json_key(v), json_key(v) ? strlen(json_key(v)) : 0, 1, err);
+        rc = cv__token_at(tokens, n, v, json_key(v), json_key(v) ? strlen(json_key(v)) : 0, CV__NORMAL, err);
     }
     for (size_t i = 0; i < json_count(added) && !rc; i++) {
         const json_value *v = json_at(added, i);
         size_t length = 0;
         const char *text = json_string(json_get(v, "content"), &length);
         const int special = json_bool(json_get(v, "special")) || (text && cv__looks_special(text, length));
-        rc = cv__token_at(tokens, n, json_get(v, "id"), text, length, special ? 3 : 4, err);
+        rc = cv__token_at(tokens, n, json_get(v, "id"), text, length, special ? CV__CONTROL : CV__USER_DEFINED, err);
     }
     return rc;
 }
 
-static mla_result cv__put_tokens(gguf_writer *w, cv__token *tokens, int n, mla_error *err) {
+static mla_result cv__put_tokens(gguf_writer *w, const cv__token *tokens, int n, mla_error *err) {
     int32_t *types = (int32_t *)calloc((size_t)n, sizeof *types);
     char name[32];
     if (!types) return ck__no_memory(err, "tokenizer.json");
@@ -631,7 +641,7 @@ static mla_result cv__put_tokens(gguf_writer *w, cv__token *tokens, int n, mla_e
         snprintf(name, sizeof name, "[PAD%d]", i);
         if (tokens[i].text) gguf_put_string(w, tokens[i].text, tokens[i].length);
         else gguf_put_string(w, name, strlen(name));
-        types[i] = tokens[i].text ? tokens[i].type : 5;
+        types[i] = tokens[i].text ? tokens[i].type : CV__UNUSED;
     }
     gguf_put_array(w, "tokenizer.ggml.token_type", GGUF_I32, types, (size_t)n);
     free(types);
@@ -672,34 +682,248 @@ static int cv__begins_texts(const json_value *post) {
     return 0;
 }
 
-mla_result convert_put_tokenizer(gguf_writer *w, const json_value *tokenizer, const json_value *config, const char *pre,
-                                 const checkpoint *c, mla_error *err) {
-    const json_value *model = json_get(tokenizer, "model");
-    const char *type = json_string(json_get(model, "type"), NULL);
-    const int n = c->config.vocab_size;
-    if (!type || strcmp(type, "BPE") || json_bool(json_get(model, "byte_fallback")))
-        return ck__fail(err, MLA_ERR_UNSUPPORTED,
-                        "tokenizer.json: model.type \"%.40s\"%s is not supported (byte-level BPE is)", type ? type : "",
-                        json_bool(json_get(model, "byte_fallback")) ? " with byte_fallback" : "");
-    if (!pre) pre = cv__pre_of(json_get(tokenizer, "pre_tokenizer"));
+static mla_result cv__put_gpt2(gguf_writer *w, const json_value *file, const char *pre, cv__token *tokens, int n,
+                               mla_error *err) {
+    if (!pre) pre = cv__pre_of(json_get(file, "pre_tokenizer"));
     if (!pre)
         return ck__fail(
             err, MLA_ERR_UNSUPPORTED,
             "tokenizer.json: the patterns of pre_tokenizer have no name (tokenizer.ggml.pre) that is known");
-    cv__token *tokens = (cv__token *)calloc((size_t)n + 1, sizeof *tokens);
-    mla_result rc = tokens ? cv__read_tokens(tokens, n, tokenizer, err) : ck__no_memory(err, "tokenizer.json");
-    if (!rc) {
-        gguf_put_text(w, "tokenizer.ggml.model", "gpt2");
-        gguf_put_text(w, "tokenizer.ggml.pre", pre);
-        rc = cv__put_tokens(w, tokens, n, err);
-    }
-    free(tokens);
-    if (!rc) rc = cv__put_merges(w, json_get(model, "merges"), err);
+    mla_result rc = cv__read_tokens(tokens, n, file, err);
     if (rc) return rc;
+    gguf_put_text(w, "tokenizer.ggml.model", "gpt2");
+    gguf_put_text(w, "tokenizer.ggml.pre", pre);
+    rc = cv__put_tokens(w, tokens, n, err);
+    return rc ? rc : cv__put_merges(w, json_get(json_get(file, "model"), "merges"), err);
+}
+
+/* ---- >>convert-sentencepiece ------------------------------------------------------------------------------------- */
+/* SentencePiece scores its pieces: of two neighbours that make a piece, those of the highest score are merged first. A
+   tokenizer.json made of such a model lists every way to make a piece as a merge, those of a piece side by side. */
+
+#define CV__GAP "\xe2\x96\x81" /* U+2581, which stands for a space */
+
+typedef struct cv__spaces { /* what normalizer and pre_tokenizer do with them */
+    int prepended, replaced;
+    const char *note;
+} cv__spaces;
+
+static int cv__text_is(const json_value *v, const char *text) {
+    const char *s = json_string(v, NULL);
+    return s && !strcmp(s, text);
+}
+
+/* One of them, or those of a Sequence. */
+static mla_result cv__read_spaces(cv__spaces *s, const json_value *v, mla_error *err) {
+    const json_value *list = json_get(v, "normalizers"), *pattern = json_get(json_get(v, "pattern"), "String");
+    const char *type = json_string(json_get(v, "type"), NULL);
+    mla_result rc = MLA_OK;
+    if (!list) list = json_get(v, "pretokenizers");
+    if (list || json_typeof(v) == JSON_NULL) {
+        for (size_t i = 0; i < json_count(list) && !rc; i++) rc = cv__read_spaces(s, json_at(list, i), err);
+        return rc;
+    }
+    if (!type) type = "";
+    const int metaspace = !strcmp(type, "Metaspace");
+    if (!strcmp(type, "Prepend") && cv__text_is(json_get(v, "prepend"), CV__GAP)) s->prepended = 1;
+    else if (!strcmp(type, "Replace") && cv__text_is(pattern, " ") && cv__text_is(json_get(v, "content"), CV__GAP))
+        s->replaced = 1;
+    else if (metaspace && cv__text_is(json_get(v, "replacement"), CV__GAP)) {
+        const int never = cv__text_is(json_get(v, "prepend_scheme"), "never"), split = json_bool(json_get(v, "split"));
+        s->replaced = 1;
+        if (!never) s->prepended = 1;
+        if (split || !json_get(v, "split")) s->note = "no token may reach over a space there";
+        if (!never)
+            s->note = "no space is put before a text that begins with one, or that goes on behind a special token";
+    } else if (strcmp(type, "Split") || !cv__text_is(pattern, " ") || !s->replaced) /* there are no spaces any more */
+        return ck__fail(err, MLA_ERR_UNSUPPORTED, "tokenizer.json: a \"%.40s\" like this is not in GGUF's llama", type);
+    return MLA_OK;
+}
+
+/* The rank of a merge, or -1. */
+static int cv__rank(const tokenizer *t, int left, int right) {
+    size_t low = 0, high;
+    const tokenizer_merge *m = tokenizer_merges(t, &high);
+    const size_t n = high;
+    while (low < high) {
+        const size_t middle = low + (high - low) / 2;
+        if (m[middle].left < left || (m[middle].left == left && m[middle].right < right)) low = middle + 1;
+        else high = middle;
+    }
+    return low < n && m[low].left == left && m[low].right == right ? m[low].rank : -1;
+}
+
+/* Any two tokens that make this one are a merge, since scores say nothing of pairs. */
+static mla_result cv__check_piece(const tokenizer *t, const char *text, size_t n, mla_error *err) {
+    char left[1024];
+    if (n >= sizeof left)
+        return ck__fail(err, MLA_ERR_UNSUPPORTED, "tokenizer.json: the token \"%.40s...\" has %zu bytes", text, n);
+    for (size_t i = 1; i < n; i++) {
+        memcpy(left, text, i);
+        left[i] = 0;
+        const int a = ((unsigned char)text[i] & 0xC0) == 0x80 ? -1 : tokenizer_find(t, left);
+        const int b = a < 0 ? -1 : tokenizer_find(t, text + i);
+        if (b >= 0 && cv__rank(t, a, b) < 0)
+            return ck__fail(err, MLA_ERR_UNSUPPORTED,
+                            "tokenizer.json: no merge makes \"%.40s\" of \"%.40s\" and \"%.40s\": GGUF's llama has one",
+                            text, left, text + i);
+    }
+    return MLA_OK;
+}
+
+static mla_result cv__put_scores(gguf_writer *w, const tokenizer *t, const cv__token *tokens, int n, mla_error *err) {
+    size_t n_merges;
+    const tokenizer_merge *m = tokenizer_merges(t, &n_merges);
+    float *scores = (float *)malloc(sizeof *scores * (size_t)n);
+    mla_result rc = scores ? MLA_OK : ck__no_memory(err, "tokenizer.json");
+    for (int id = 0; id < n && !rc; id++) {
+        scores[id] = -(float)n_merges;
+        if (tokens[id].text) rc = cv__check_piece(t, tokens[id].text, tokens[id].length, err);
+    }
+    for (size_t i = 0; i < n_merges && !rc; i++) /* of its merges the first */
+        if (-(float)m[i].rank > scores[m[i].id]) scores[m[i].id] = -(float)m[i].rank;
+    if (!rc) gguf_put_array(w, "tokenizer.ggml.scores", GGUF_F32, scores, (size_t)n);
+    free(scores);
+    return rc;
+}
+
+static mla_result cv__put_pieces(gguf_writer *w, const json_value *file, const tokenizer *t, cv__token *tokens, int n,
+                                 mla_error *err) {
+    const char *name = json_string(json_get(json_get(file, "model"), "unk_token"), NULL);
+    const int unk = name ? tokenizer_find(t, name) : -1;
+    char byte[8];
+    mla_result rc = cv__read_tokens(tokens, n, file, err);
+    for (int i = 0; i < 256 && !rc; i++) {
+        snprintf(byte, sizeof byte, "<0x%02X>", (unsigned)i);
+        const int id = tokenizer_find(t, byte);
+        if (id < 0) rc = ck__fail(err, MLA_ERR_UNSUPPORTED, "tokenizer.json: the token %s is missing", byte);
+        else tokens[id].type = CV__BYTE;
+    }
+    if (rc) return rc;
+    if (unk >= 0) tokens[unk].type = CV__UNKNOWN, gguf_put_integer(w, "tokenizer.ggml.unknown_token_id", GGUF_U32, unk);
+    rc = cv__put_tokens(w, tokens, n, err);
+    return rc ? rc : cv__put_scores(w, t, tokens, n, err);
+}
+
+static mla_result cv__put_llama(gguf_writer *w, const json_value *file, cv__token *tokens, int n, const char **note,
+                                mla_error *err) {
+    tokenizer *t = NULL;
+    cv__spaces s = {0, 0, NULL};
+    mla_result rc = cv__read_spaces(&s, json_get(file, "normalizer"), err);
+    if (!rc) rc = cv__read_spaces(&s, json_get(file, "pre_tokenizer"), err);
+    if (!rc && !s.replaced)
+        rc = ck__fail(err, MLA_ERR_UNSUPPORTED, "tokenizer.json: with byte_fallback, but spaces stay spaces");
+    if (!rc && json_bool(json_get(json_get(file, "model"), "ignore_merges")))
+        rc = ck__fail(err, MLA_ERR_UNSUPPORTED, "tokenizer.json: ignore_merges with byte_fallback");
+    if (rc) return rc;
+    gguf_put_text(w, "tokenizer.ggml.model", "llama");
+    gguf_put_text(w, "tokenizer.ggml.pre", "default");
+    gguf_put_integer(w, "tokenizer.ggml.add_space_prefix", GGUF_BOOL, s.prepended);
+    if (s.note) *note = s.note;
+    rc = tokenizer_from_json(&t, file, "tokenizer.json", err);
+    if (!rc) rc = cv__put_pieces(w, file, t, tokens, n, err);
+    tokenizer_close(t);
+    return rc;
+}
+
+/* ---- >>convert-tiktoken ------------------------------------------------------------------------------------------ */
+
+static int cv__by_rank(const void *a, const void *b) {
+    const tokenizer_merge *x = (const tokenizer_merge *)a, *y = (const tokenizer_merge *)b;
+    if (x->rank != y->rank) return x->rank < y->rank ? -1 : 1;
+    return x->left < y->left ? -1 : x->left > y->left;
+}
+
+static mla_result cv__put_all_merges(gguf_writer *w, const tokenizer *t, mla_error *err) {
+    char both[4 * 512 + 2];
+    size_t n, a, b;
+    const tokenizer_merge *from = tokenizer_merges(t, &n);
+    tokenizer_merge *m = (tokenizer_merge *)malloc((n + 1) * sizeof *m);
+    if (!m) return ck__no_memory(err, "tiktoken.model");
+    if (n) memcpy(m, from, n * sizeof *m);
+    qsort(m, n, sizeof *m, cv__by_rank);
+    gguf_put_strings(w, "tokenizer.ggml.merges", n);
+    for (size_t i = 0; i < n;
+         i++) { /* spelled in letters, of which a byte takes two bytes: no token has more than 512 */
+        const char *left = tokenizer_spelling(t, m[i].left, &a), *right = tokenizer_spelling(t, m[i].right, &b);
+        memcpy(both, left, a);
+        both[a] = ' ';
+        memcpy(both + a + 1, right, b);
+        gguf_put_string(w, both, a + 1 + b);
+    }
+    free(m);
+    return MLA_OK;
+}
+
+/* ---- >>convert-tokenizers ---------------------------------------------------------------------------------------- */
+
+static void cv__put_bounds(gguf_writer *w, const json_value *config, int begins) {
     gguf_put_integer(w, "tokenizer.ggml.add_bos_token", GGUF_BOOL,
-                     json_bool(json_get(config, "add_bos_token")) ||
-                         cv__begins_texts(json_get(tokenizer, "post_processor")));
+                     json_bool(json_get(config, "add_bos_token")) || begins);
     gguf_put_integer(w, "tokenizer.ggml.add_eos_token", GGUF_BOOL, json_bool(json_get(config, "add_eos_token")));
+}
+
+mla_result convert_put_tiktoken(gguf_writer *w, const tokenizer *t, const json_value *config, const checkpoint *c,
+                                mla_error *err) {
+    const int size = tokenizer_size(t), n = c->config.vocab_size;
+    if (size > n)
+        return ck__fail(err, MLA_ERR_CONFIG, "tiktoken.model: it has ids up to %d, but vocab_size is %d", size - 1, n);
+    cv__token *tokens = (cv__token *)calloc((size_t)n + 1, sizeof *tokens);
+    if (!tokens) return ck__no_memory(err, "tiktoken.model");
+    for (int id = 0; id < size; id++) {
+        cv__token *to = &tokens[id];
+        to->text = tokenizer_spelling(t, id, &to->length);
+        to->type = CV__NORMAL;
+        if (tokenizer_is_added(t, id))
+            to->type =
+                tokenizer_is_special(t, id) || cv__looks_special(to->text, to->length) ? CV__CONTROL : CV__USER_DEFINED;
+    }
+    gguf_put_text(w, "tokenizer.ggml.model", "gpt2");
+    gguf_put_text(w, "tokenizer.ggml.pre", "kimi-k2");
+    mla_result rc = cv__put_tokens(w, tokens, n, err);
+    free(tokens);
+    if (!rc) rc = cv__put_all_merges(w, t, err);
+    if (!rc) cv__put_bounds(w, config, 0);
+    return rc;
+}
+
+/* 1: there is a step in a normalizer. */
+static int cv__normalizes(const json_value *v) {
+    const json_value *list = json_get(v, "normalizers");
+    for (size_t i = 0; i < json_count(list); i++)
+        if (cv__normalizes(json_at(list, i))) return 1;
+    return !list && json_typeof(v) == JSON_OBJECT;
+}
+
+static const char *cv__lost(const json_value *file, int llama) {
+    const json_value *added = json_get(file, "added_tokens");
+    const int normalizes = cv__normalizes(json_get(file, "normalizer"));
+    for (size_t i = 0; i < json_count(added); i++) {
+        const json_value *v = json_at(added, i);
+        if (json_bool(json_get(v, "lstrip")) || json_bool(json_get(v, "rstrip")))
+            return "an added token takes the spaces beside it along (lstrip, rstrip)";
+        if (normalizes && json_bool(json_get(v, "normalized"))) return "added tokens are found in normalized text";
+    }
+    return normalizes && !llama ? "a normalizer changes texts" : NULL;
+}
+
+mla_result convert_put_tokenizer(gguf_writer *w, const json_value *file, const json_value *config, const char *pre,
+                                 const checkpoint *c, const char **note, mla_error *err) {
+    const json_value *model = json_get(file, "model");
+    const char *type = json_string(json_get(model, "type"), NULL), *lost = NULL;
+    const int n = c->config.vocab_size, llama = json_bool(json_get(model, "byte_fallback"));
+    if (note) *note = NULL;
+    if (!type || strcmp(type, "BPE"))
+        return ck__fail(err, MLA_ERR_UNSUPPORTED, "tokenizer.json: model.type \"%.40s\" is not supported (BPE is)",
+                        type ? type : "");
+    cv__token *tokens = (cv__token *)calloc((size_t)n + 1, sizeof *tokens);
+    if (!tokens) return ck__no_memory(err, "tokenizer.json");
+    mla_result rc = llama ? cv__put_llama(w, file, tokens, n, &lost, err) : cv__put_gpt2(w, file, pre, tokens, n, err);
+    free(tokens);
+    if (rc) return rc;
+    cv__put_bounds(w, config, cv__begins_texts(json_get(file, "post_processor")));
+    if (!lost) lost = cv__lost(file, llama);
+    if (note) *note = lost;
     return MLA_OK;
 }
 

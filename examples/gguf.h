@@ -432,7 +432,9 @@ static const gguf_key *gguf__find(const gguf_key *keys, size_t n, const char *na
 static void gguf__read_head(gguf__reader *r, uint64_t *n_tensors, uint64_t *n_keys) {
     const char *file = r->part->file;
     if (r->size < 4 || memcmp(r->data, "GGUF", 4)) {
-        r->rc = ck__fail(r->err, MLA_ERR_WEIGHTS, "%s: not a GGUF file: it does not begin with \"GGUF\"", file);
+        const char *impostor = ck__impostor(r->data, r->size);
+        r->rc = ck__fail(r->err, MLA_ERR_WEIGHTS, "%s: not a GGUF file: %s", file,
+                         impostor ? impostor : "it does not begin with \"GGUF\"");
         return;
     }
     r->at = 4;

@@ -75,6 +75,9 @@ TOKENIZER_API mla_result tokenizer_open(tokenizer **out, const char *path, mla_e
 /* The text of a tokenizer.json (label stands for the file's name in messages). Errors as above. */
 TOKENIZER_API mla_result tokenizer_parse(tokenizer **out, const char *json, size_t n, const char *label,
                                          mla_error *err);
+/* The same of a file that has been parsed already; nothing is kept of it. */
+TOKENIZER_API mla_result tokenizer_from_json(tokenizer **out, const json_value *file, const char *label,
+                                             mla_error *err);
 /* The text of a tiktoken.model, and of a tokenizer_config.json (NULL: none). Errors as above. */
 TOKENIZER_API mla_result tokenizer_parse_tiktoken(tokenizer **out, const char *ranks, size_t n, const char *config,
                                                   size_t n_config, const char *label, mla_error *err);
@@ -124,9 +127,18 @@ TOKENIZER_API const char *tokenizer_bytes(const tokenizer *t, int id, size_t *le
    that is not special is shown without the space it begins with. (Not where a text goes on.) */
 TOKENIZER_API int tokenizer_strips_space(const tokenizer *t);
 TOKENIZER_API int tokenizer_is_special(const tokenizer *t, int id); /* as the file marks it */
+TOKENIZER_API int tokenizer_is_added(const tokenizer *t, int id);   /* an added token, special or not */
 /* The added token with that content, else the vocabulary entry as the file spells it (a space is written U+0120); -1:
  * none. */
 TOKENIZER_API int tokenizer_find(const tokenizer *t, const char *content);
+
+/* For writing it down in another form: an entry as the file spells it (with a NUL behind it; NULL: no such id), and all
+   merges, by left and right: the one with the lowest rank goes first, of equal ones the leftmost. */
+typedef struct tokenizer_merge {
+    int left, right, rank, id;
+} tokenizer_merge;
+TOKENIZER_API const char *tokenizer_spelling(const tokenizer *t, int id, size_t *length);
+TOKENIZER_API const tokenizer_merge *tokenizer_merges(const tokenizer *t, size_t *n);
 
 /* Streaming output: takes bytes as they come, gives out whole UTF-8 characters only; bytes that can be no character
    come out as U+FFFD, so that the output is the same however the input is cut. Zero-initialise. */
@@ -564,15 +576,16 @@ typedef struct tok__entry { /* an id */
     int model, added, special; /* model: of the vocabulary */
 } tok__entry;
 
+typedef struct tok__slot {
+    uint32_t tag; /* other bits of the hash, which spare most looks at entries that are others */
+    int id;       /* + 1; 0: none */
+} tok__slot;
+
 typedef struct tok__added {
     const unsigned char *text; /* normalized, if it is looked for in normalized text */
     size_t length;
     int id, lstrip, rstrip, control;
 } tok__added;
-
-typedef struct tok__merge {
-    int left, right, rank, id;
-} tok__merge;
 
 typedef struct tok__chunk { /* of memory that lives as long as the tokenizer */
     struct tok__chunk *next;
@@ -600,16 +613,16 @@ struct tokenizer {
     const tok__set *space; /* \s */
     int size;
     tok__entry *entries; /* [size] */
-    int *slots;          /* id + 1 by the hash of the spelling; 0: none */
+    tok__slot *slots;    /* by the hash of the spelling */
     uint64_t seed;
     size_t n_slots;                                              /* a power of two */
     int byte_level, ignore_merges, byte_fallback, fuse_unk, unk; /* unk: -1: none */
-    int bytes[256];        /* byte-level: the id of each byte; else of <0xXX>; -1: none */
-    int ascii[128];        /* not byte-level: the id of each character; -1: none */
-    unsigned char *inside; /* not byte-level: bits by tok__pair_bit: may these two stand side by side in an entry? */
-    size_t longest;        /* bytes of the longest spelling in the vocabulary */
-    tok__merge *merges;    /* by left and right */
-    int *first;            /* [size + 1]; merges[first[left]..first[left + 1]) have that left side */
+    int bytes[256];          /* byte-level: the id of each byte; else of <0xXX>; -1: none */
+    int ascii[128];          /* not byte-level: the id of each character; -1: none */
+    unsigned char *inside;   /* not byte-level: bits by tok__pair_bit: may these two stand side by side in an entry? */
+    size_t longest;          /* bytes of the longest spelling in the vocabulary */
+    tokenizer_merge *merges; /* by left and right */
+    int *first;              /* [size + 1]; merges[first[left]..first[left + 1]) have that left side */
     tok__steps normalizers, cuts, decoders;
     int nfc_used, decodes_bytes, decodes_fallback, strips_space;
     tok__nfc nfc;
@@ -2116,34 +2129,45 @@ static int tok__normalize(const tokenizer *t, const unsigned char *s, size_t n, 
 /* ---- >>vocabulary ------------------------------------------------------------------------------------------------ */
 /* Spellings are found by a hash that is seeded with an address, so that a file cannot be made to collide. */
 
+static uint64_t tok__few_bytes(const unsigned char *s, size_t n) { /* all of 0 to 7 */
+    uint32_t first = 0, last = 0;
+    if (n >= 4) {
+        memcpy(&first, s, 4);
+        memcpy(&last, s + n - 4, 4);
+    } else if (n) first = (uint32_t)s[0] | (uint32_t)s[n / 2] << 8 | (uint32_t)s[n - 1] << 16;
+    return (uint64_t)first << 32 | last;
+}
+
 static uint64_t tok__hash(const tokenizer *t, const void *bytes, size_t n) {
     const unsigned char *s = (const unsigned char *)bytes;
-    uint64_t h = t->seed ^ (uint64_t)n * 0x9E3779B97F4A7C15u;
-    while (n) {
-        uint64_t word = 0;
-        const size_t k = n < 8 ? n : 8;
-        memcpy(&word, s, k);
+    uint64_t h = t->seed ^ (uint64_t)n * 0x9E3779B97F4A7C15u, word;
+    for (; n >= 8; s += 8, n -= 8) {
+        memcpy(&word, s, 8);
         h = (h ^ word) * 0xD6E8FEB86659FD93u;
         h ^= h >> 32 ^ t->seed >> 7;
-        s += k;
-        n -= k;
     }
+    h = (h ^ tok__few_bytes(s, n)) * 0xD6E8FEB86659FD93u;
+    h ^= h >> 32 ^ t->seed >> 7;
     h *= 0xD6E8FEB86659FD93u;
     return h ^ h >> 29;
 }
 
 /* Where the spelling is, or where it would be. */
-static size_t tok__slot(const tokenizer *t, const void *bytes, size_t n) {
-    size_t i = (size_t)tok__hash(t, bytes, n) & (t->n_slots - 1);
-    for (; t->slots[i]; i = (i + 1) & (t->n_slots - 1)) {
-        const tok__entry *e = t->entries + t->slots[i] - 1;
+static tok__slot *tok__place(const tokenizer *t, const void *bytes, size_t n, uint32_t *tag) {
+    const uint64_t h = tok__hash(t, bytes, n);
+    size_t i = (size_t)h & (t->n_slots - 1);
+    *tag = (uint32_t)(h >> 32);
+    for (; t->slots[i].id; i = (i + 1) & (t->n_slots - 1)) {
+        if (t->slots[i].tag != *tag) continue;
+        const tok__entry *e = t->entries + t->slots[i].id - 1;
         if (e->n_spelled == n && !memcmp(e->spelled, bytes, n)) break;
     }
-    return i;
+    return t->slots + i;
 }
 
 static int tok__lookup(const tokenizer *t, const void *bytes, size_t n) { /* the id, or -1 */
-    return t->slots[tok__slot(t, bytes, n)] - 1;
+    uint32_t tag;
+    return tok__place(t, bytes, n, &tag)->id - 1;
 }
 
 /* The id in the vocabulary (an added token that is not in it has none), or -1. */
@@ -2595,6 +2619,19 @@ int tokenizer_strips_space(const tokenizer *t) { return t && t->strips_space; }
 
 int tokenizer_is_special(const tokenizer *t, int id) { return t && id >= 0 && id < t->size && t->entries[id].special; }
 
+int tokenizer_is_added(const tokenizer *t, int id) { return t && id >= 0 && id < t->size && t->entries[id].added; }
+
+const char *tokenizer_spelling(const tokenizer *t, int id, size_t *length) {
+    const tok__entry *e = t && id >= 0 && id < t->size ? t->entries + id : NULL;
+    if (length) *length = e ? e->n_spelled : 0;
+    return e ? e->spelled : NULL;
+}
+
+const tokenizer_merge *tokenizer_merges(const tokenizer *t, size_t *n) {
+    if (n) *n = t ? (size_t)t->first[t->size] : 0;
+    return t ? t->merges : NULL;
+}
+
 int tokenizer_find(const tokenizer *t, const char *content) {
     return t && content && *content ? tok__lookup(t, content, strlen(content)) : -1;
 }
@@ -2655,7 +2692,7 @@ static mla_result tok__begin(tok__reader *r, int size, size_t entries) {
     t->seed = (uint64_t)(uintptr_t)t * 0x9E3779B97F4A7C15u | 1;
     for (t->n_slots = 64; t->n_slots < 2 * entries + 2;) t->n_slots *= 2;
     t->entries = (tok__entry *)calloc((size_t)size + 1, sizeof *t->entries);
-    t->slots = (int *)calloc(t->n_slots, sizeof *t->slots);
+    t->slots = (tok__slot *)calloc(t->n_slots, sizeof *t->slots);
     int ok = t->entries && t->slots && tok__add_space(&space);
     tok__ranges_sort(&space);
     if (ok) t->space = tok__make_set(t, &space);
@@ -2668,12 +2705,13 @@ static mla_result tok__add_entry(tok__reader *r, int id, const char *spelled, si
     tokenizer *t = r->t;
     tok__entry *e = t->entries + id;
     const int shown = (int)(n < 60 ? n : 60);
-    size_t slot;
+    tok__slot *slot;
+    uint32_t tag;
     if (e->spelled)
         return tok__fail(r->err, MLA_ERR_CONFIG, "%.60s: %s \"%.*s\": the id %d stands twice", r->label, r->vocabulary,
                          shown, spelled, id);
-    slot = tok__slot(t, spelled, n);
-    if (t->slots[slot])
+    slot = tok__place(t, spelled, n, &tag);
+    if (slot->id)
         return tok__fail(r->err, MLA_ERR_CONFIG, "%.60s: %s: \"%.*s\" stands twice", r->label, r->vocabulary, shown,
                          spelled);
     e->spelled = (const char *)tok__keep(t, spelled, n);
@@ -2681,7 +2719,8 @@ static mla_result tok__add_entry(tok__reader *r, int id, const char *spelled, si
     e->n_spelled = n;
     e->model = model;
     if (model && n > t->longest) t->longest = n;
-    t->slots[slot] = id + 1;
+    slot->tag = tag;
+    slot->id = id + 1;
     return MLA_OK;
 }
 
@@ -2719,11 +2758,11 @@ static mla_result tok__index_vocabulary(tok__reader *r) {
 
 static mla_result tok__add_merge(tok__reader *r, int left, int right, int rank, int id) {
     tokenizer *t = r->t;
-    tok__merge *m;
+    tokenizer_merge *m;
     if (r->n_merges == r->merge_capacity) {
         const size_t capacity = 2 * r->merge_capacity + 1024;
-        tok__merge *bigger =
-            capacity < INT32_MAX / 2 ? (tok__merge *)realloc(t->merges, capacity * sizeof *bigger) : NULL;
+        tokenizer_merge *bigger =
+            capacity < INT32_MAX / 2 ? (tokenizer_merge *)realloc(t->merges, capacity * sizeof *bigger) : NULL;
         if (!bigger) return tok__no_memory(r);
         t->merges = bigger;
         r->merge_capacity = capacity;
@@ -2736,27 +2775,36 @@ static mla_result tok__add_merge(tok__reader *r, int left, int right, int rank, 
     return MLA_OK;
 }
 
-static int tok__by_pair(const void *a, const void *b) {
-    const tok__merge *x = (const tok__merge *)a, *y = (const tok__merge *)b;
-    if (x->left != y->left) return x->left < y->left ? -1 : 1;
+static int tok__by_right(const void *a, const void *b) { /* then by rank */
+    const tokenizer_merge *x = (const tokenizer_merge *)a, *y = (const tokenizer_merge *)b;
     if (x->right != y->right) return x->right < y->right ? -1 : 1;
     return x->rank < y->rank ? -1 : x->rank > y->rank;
 }
 
-/* Brings the merges into the order in which they are looked up. */
+/* Brings the merges into the order in which they are looked up: counted by what is left, then sorted by what is right. */
 static mla_result tok__index_merges(tok__reader *r) {
     tokenizer *t = r->t;
-    tok__merge *m = t->merges;
-    size_t kept = 0;
-    t->first = (int *)calloc((size_t)t->size + 1, sizeof *t->first);
-    if (!t->first) return tok__no_memory(r);
-    if (r->n_merges) qsort(m, r->n_merges, sizeof *m, tok__by_pair);
-    for (size_t i = 0; i < r->n_merges; i++) { /* of one that stands twice the last counts, as in the crate */
-        if (i + 1 < r->n_merges && m[i].left == m[i + 1].left && m[i].right == m[i + 1].right) continue;
-        t->first[m[i].left + 1]++;
-        m[kept++] = m[i];
+    const tokenizer_merge *from = t->merges;
+    tokenizer_merge *m = (tokenizer_merge *)malloc((r->n_merges + 1) * sizeof *m);
+    int kept = 0;
+    t->first = (int *)calloc((size_t)t->size + 2, sizeof *t->first);
+    if (!m || !t->first) {
+        free(m);
+        return tok__no_memory(r);
     }
+    for (size_t i = 0; i < r->n_merges; i++) t->first[from[i].left + 2]++;
     for (int id = 0; id < t->size; id++) t->first[id + 1] += t->first[id];
+    for (size_t i = 0; i < r->n_merges; i++) m[t->first[from[i].left + 1]++] = from[i];
+    free(t->merges);
+    t->merges = m;
+    for (int id = 0, begin = 0; id < t->size; id++) { /* first[id + 1] is the end of those with id at the left now */
+        const int end = t->first[id + 1];
+        if (end - begin > 1) qsort(m + begin, (size_t)(end - begin), sizeof *m, tok__by_right);
+        for (int i = begin; i < end; i++) /* of one that stands twice the last counts, as in the crate */
+            if (i + 1 == end || m[i].right != m[i + 1].right) m[kept++] = m[i];
+        t->first[id + 1] = kept;
+        begin = end;
+    }
     return MLA_OK;
 }
 
@@ -2875,41 +2923,45 @@ static size_t tok__letters_to_bytes(unsigned char *s, size_t n) {
     return bytes;
 }
 
-/* What an entry stands for. */
-static mla_result tok__decode_entry(tok__reader *r, tok__entry *e, tok__stack *stack) {
+/* What an entry stands for; now and next are memory to work in. */
+static mla_result tok__decode_entry(tok__reader *r, tok__entry *e, tok__stack *stack, tok__text *now, tok__text *next) {
     tokenizer *t = r->t;
-    tok__text now = {NULL, 0, 0};
-    int ok = tok__text_add(&now, e->spelled, e->n_spelled);
+    now->n = 0;
+    int ok = tok__text_add(now, e->spelled, e->n_spelled);
     for (int i = 0; i < t->decoders.n && ok; i++) {
-        tok__text next = {NULL, 0, 0};
-        const int rc = tok__replace(t->decoders.list + i, now.s, now.n, stack, &next);
+        next->n = 0;
+        const int rc = tok__replace(t->decoders.list + i, now->s, now->n, stack, next);
         ok = rc >= 0;
         if (rc > 0) {
-            free(now.s);
-            now = next;
-        } else free(next.s);
+            const tok__text swap = *now;
+            *now = *next;
+            *next = swap;
+        }
     }
-    if (ok && t->decodes_fallback && !e->added && now.n == 6 && !memcmp(now.s, "<0x", 3) && now.s[5] == '>') {
+    if (ok && t->decodes_fallback && !e->added && now->n == 6 && !memcmp(now->s, "<0x", 3) && now->s[5] == '>') {
         char digits[3], *end;
-        digits[0] = (char)now.s[3];
-        digits[1] = (char)now.s[4];
+        digits[0] = (char)now->s[3];
+        digits[1] = (char)now->s[4];
         digits[2] = 0;
         const unsigned long byte = strtoul(digits, &end, 16);
-        if (end == digits + 2) now.s[0] = (unsigned char)byte, now.n = 1;
+        if (end == digits + 2) now->s[0] = (unsigned char)byte, now->n = 1;
     }
-    if (ok && t->decodes_bytes && !e->added) now.n = tok__letters_to_bytes(now.s, now.n);
-    e->text = ok ? (const char *)tok__keep(t, now.s, now.n) : NULL;
-    e->length = now.n;
-    free(now.s);
+    if (ok && t->decodes_bytes && !e->added) now->n = tok__letters_to_bytes(now->s, now->n);
+    e->length = now->n;
+    if (ok && now->n == e->n_spelled && !memcmp(now->s, e->spelled, now->n)) e->text = e->spelled;
+    else e->text = ok ? (const char *)tok__keep(t, now->s, now->n) : NULL;
     return e->text ? MLA_OK : tok__no_memory(r);
 }
 
 static mla_result tok__decode_entries(tok__reader *r) {
     tok__stack stack = {NULL, 0, 0};
+    tok__text now = {NULL, 0, 0}, next = {NULL, 0, 0};
     mla_result rc = MLA_OK;
     for (int id = 0; id < r->t->size && !rc; id++)
-        if (r->t->entries[id].spelled) rc = tok__decode_entry(r, r->t->entries + id, &stack);
+        if (r->t->entries[id].spelled) rc = tok__decode_entry(r, r->t->entries + id, &stack, &now, &next);
     free(stack.frames);
+    free(now.s);
+    free(next.s);
     return rc;
 }
 
@@ -3398,19 +3450,26 @@ static mla_result tok__start(tok__reader *r, const char *label, const char *abse
     return r->t ? MLA_OK : tok__no_memory(r);
 }
 
-mla_result tokenizer_parse(tokenizer **out, const char *json, size_t n, const char *label, mla_error *err) {
+mla_result tokenizer_from_json(tokenizer **out, const json_value *file, const char *label, mla_error *err) {
     tok__reader r;
+    if (out) *out = NULL;
+    if (!out || !file) return tok__fail(err, MLA_ERR_ARGUMENT, "tokenizer_from_json: file or out is NULL");
+    mla_result rc = tok__start(&r, label, "tokenizer.json", err);
+    return rc ? rc : tok__finish(&r, tok__read(&r, file), out);
+}
+
+mla_result tokenizer_parse(tokenizer **out, const char *json, size_t n, const char *label, mla_error *err) {
     mla_error wrong;
     json_value *file = NULL;
     if (out) *out = NULL;
     if (!out || (!json && n)) return tok__fail(err, MLA_ERR_ARGUMENT, "tokenizer_parse: json or out is NULL");
-    mla_result rc = tok__start(&r, label, "tokenizer.json", err);
-    if (rc) return rc;
-    rc = json_parse(json, n, &file, &wrong);
-    if (rc) rc = tok__fail(err, rc == MLA_ERR_MEMORY ? rc : MLA_ERR_CONFIG, "%.60s: %s", r.label, wrong.text);
-    else rc = tok__read(&r, file);
+    mla_result rc = json_parse(json, n, &file, &wrong);
+    if (rc)
+        return tok__fail(err, rc == MLA_ERR_MEMORY ? rc : MLA_ERR_CONFIG, "%.60s: %s", label ? label : "tokenizer.json",
+                         wrong.text);
+    rc = tokenizer_from_json(out, file, label, err);
     json_free(file);
-    return tok__finish(&r, rc, out);
+    return rc;
 }
 
 /* ---- >>tiktoken -------------------------------------------------------------------------------------------------- */
@@ -3652,12 +3711,14 @@ static mla_result tok__read_gguf_tokens(tok__reader *r, const tokenizer_gguf *ke
         if (type < TOK__NORMAL || type > TOK__BYTE)
             return tok__fail(r->err, MLA_ERR_CONFIG, "%.60s: tokenizer.ggml.token_type: %d of token %d is none",
                              r->label, type, id);
-        if (type == TOK__UNUSED && (n == 0 || t->slots[tok__slot(t, s, n)])) /* a filler is none that is looked for */
+        if (type == TOK__UNUSED && (n == 0 || tok__lookup(t, s, n) >= 0)) /* a filler is none that is looked for */
             s = unused, n = (size_t)snprintf(unused, sizeof unused, "[unused %d]", id);
         if (added && n > TOK__MAX_CONTENT)
             return tok__fail(r->err, MLA_ERR_CONFIG, "%.60s: tokenizer.ggml.tokens: token %d has more than 256 bytes",
                              r->label, id);
-        rc = tok__add_entry(r, id, s, n, !added && type != TOK__UNUSED);
+        /* SentencePiece may merge what is defined by the user, too */
+        rc = tok__add_entry(r, id, s, n,
+                            (!added || (type == TOK__USER_DEFINED && !t->byte_level)) && type != TOK__UNUSED);
         if (!rc && added) tok__add_added(r, id, 0, 0, 0, type != TOK__USER_DEFINED);
         if (!rc && type == TOK__UNKNOWN_TYPE && t->unk < 0) t->unk = id;
     }
@@ -3706,7 +3767,7 @@ static mla_result tok__read_scores(tok__reader *r, const tokenizer_gguf *keys) {
     for (int i = 0, rank = 0; i < t->size && !rc; i++) {
         const int id = list[i].id, type = tok__type_of(keys, id);
         if (i && list[i].score < list[i - 1].score) rank = i;
-        if (type == TOK__NORMAL) rc = tok__all_merges_of(r, id, rank);
+        if (type == TOK__NORMAL || type == TOK__USER_DEFINED) rc = tok__all_merges_of(r, id, rank);
     }
     free(list);
     return rc;
@@ -3796,11 +3857,13 @@ static const char *tok__label(const char *path) { /* the name without its direct
 /* All of an open file; *text is to be freed, also after an error. */
 static mla_result tok__read_all(FILE *f, const char *label, char **text, size_t *n, mla_error *err) {
     const size_t most = (size_t)1 << 28;
-    size_t capacity = 0, got = 1;
-    while (got) {
+    const long size = fseek(f, 0, SEEK_END) ? 0 : ftell(f); /* where it can be known */
+    size_t capacity = 0, got = 1, next = size > 0 && (size_t)size < most ? (size_t)size + 1 : 65536;
+    rewind(f);
+    for (; got; next = 2 * capacity) {
         if (*n == capacity) {
             if (*n >= most) return tok__fail(err, MLA_ERR_MEMORY, "%.60s: more than 256 MiB", label);
-            char *bigger = (char *)realloc(*text, capacity = capacity ? 2 * capacity : 65536);
+            char *bigger = (char *)realloc(*text, capacity = next);
             if (!bigger) return tok__fail(err, MLA_ERR_MEMORY, "%.60s: out of memory", label);
             *text = bigger;
         }
@@ -3843,7 +3906,10 @@ static mla_result tok__parse_file(tokenizer **out, const char *path, const char 
     mla_result rc = MLA_OK;
     while (first < n && strchr(" \t\r\n{[", text[first]) && text[first] && text[first] != '{' && text[first] != '[')
         first++;
-    if (first == n || tok__base64((unsigned char)text[first]) < 0) return tokenizer_parse(out, text, n, label, err);
+    const int pointer =
+        n > 23 && !memcmp(text, "version https://git-lfs", 23); /* of which the parser says what it is */
+    if (first == n || pointer || tok__base64((unsigned char)text[first]) < 0)
+        return tokenizer_parse(out, text, n, label, err);
     FILE *f = tok__open_in(path, (size_t)(label - path), "tokenizer_config.json", &beside);
     if (f) {
         rc = tok__read_all(f, tok__label(beside), &config, &n_config, err);

@@ -276,6 +276,11 @@ static void other(void) {
     turn(&text, &chat, t, "", "");
     reads(&text, "AUser: \n\nAssistant:");
     text.n = 0;
+    char many[1000]; /* more tokens than texts have by rights */
+    memset(many, 'x', sizeof many);
+    CHECK(!chat_append_text(&text, t, many, sizeof many, 0, &error) && text.n == 1000 && text.ids[999] == 'x',
+          "a token a byte");
+    text.n = 0;
     CHECK(!chat_detect(&chat, t, -1, &error) && chat.bos == -1, "no begin of sentence");
     turn(&text, &chat, t, "", "x");
     reads(&text, "User: x\n\nAssistant:");

@@ -16,6 +16,7 @@
 #include "test.h"
 #define CHECKPOINT_IMPLEMENTATION
 #include "checkpoint.h"
+#define TOKENIZER_IMPLEMENTATION
 #include "convert.h"
 
 #include "logits.h"
@@ -416,7 +417,7 @@ static mla_result try_tokenizer(const checkpoint *c, const char *text, const cha
     json_value *json;
     if (json_parse(text, strlen(text), &json, e)) printf("%s\n", e->text), exit(2);
     if (gguf_create(&w, path, e)) printf("%s\n", e->text), exit(2);
-    const mla_result rc = convert_put_tokenizer(w, json, NULL, pre, c, e);
+    const mla_result rc = convert_put_tokenizer(w, json, NULL, pre, c, NULL, e);
     json_free(json);
     if (rc) gguf_abandon(w);
     else CHECK(gguf_finish(w, e) == MLA_OK, "%s", e->text);
@@ -494,6 +495,242 @@ static void test_tokenizers(void) {
     checkpoint_close(c);
 }
 
+/* Text that grows. */
+typedef struct text {
+    char s[65536];
+    size_t n;
+} text;
+
+#if defined(__GNUC__)
+__attribute__((format(printf, 2, 3)))
+#endif
+static void
+put(text *t, const char *format, ...) {
+    va_list args;
+    va_start(args, format);
+    t->n += (size_t)vsnprintf(t->s + t->n, sizeof t->s - t->n, format, args);
+    va_end(args);
+    if (t->n >= sizeof t->s) printf("a text is too long\n"), exit(2);
+}
+
+/* The tokenizer in the file at path. pre: instead of the file's. */
+static tokenizer *read_tokenizer(gguf *g, const char *pre) {
+    static const char *const lists[] = {"tokenizer.ggml.tokens", "tokenizer.ggml.merges"};
+    static const char *const ids[] = {"bos_token_id",  "eos_token_id",  "unknown_token_id",
+                                      "add_bos_token", "add_eos_token", "add_space_prefix"};
+    tokenizer_gguf k;
+    tokenizer *t = NULL;
+    mla_error e;
+    memset(&k, 0, sizeof k);
+    tokenizer_strings *const to[] = {&k.tokens, &k.merges};
+    int *const numbers[] = {&k.bos, &k.eos, &k.unk, &k.add_bos, &k.add_eos, &k.add_space_prefix};
+    for (int i = 0; i < 2; i++) {
+        const gguf_key *key = gguf_find_key(g, lists[i]);
+        if (key) to[i]->data = key->data, to[i]->bytes = key->bytes, to[i]->count = key->count;
+    }
+    for (int i = 0; i < 6; i++) {
+        char name[64];
+        int64_t v = -1;
+        snprintf(name, sizeof name, "tokenizer.ggml.%s", ids[i]);
+        gguf_integer(gguf_find_key(g, name), 0, &v);
+        *numbers[i] = (int)v;
+    }
+    const gguf_key *scores = gguf_find_key(g, "tokenizer.ggml.scores");
+    k.scores = scores ? scores->data : NULL;
+    k.types = gguf_find_key(g, "tokenizer.ggml.token_type")->data;
+    k.model = scores ? "llama" : "gpt2";
+    k.pre = pre;
+    CHECK(tokenizer_from_gguf(&t, &k, "made", &e) == MLA_OK, "%s", e.text);
+    return t;
+}
+
+/* Both give the same ids for texts of these parts. */
+static void same_ids(const tokenizer *a, const tokenizer *b, const char *const *parts, int n_parts, const char *what) {
+    test_rng rng = {77};
+    int x[512], y[512], differ = 0;
+    for (int round = 0; round < 2000 && a && b; round++) {
+        char s[512];
+        size_t n = 0;
+        for (int i = test_int(&rng, 24); i > 0; i--) {
+            const char *part = parts[test_int(&rng, n_parts)];
+            memcpy(s + n, part, strlen(part)), n += strlen(part);
+        }
+        const unsigned flags = round % 2 ? TOKENIZER_SPECIAL : round % 3 ? TOKENIZER_PLAIN : 0;
+        const int64_t p = tokenizer_encode(a, s, n, flags, x, 512), q = tokenizer_encode(b, s, n, flags, y, 512);
+        differ += p != q || p < 0 || memcmp(x, y, (size_t)p * sizeof *x);
+    }
+    CHECK(a && b && !differ, "%s: %d of 2000 texts have other ids", what, differ);
+}
+
+#define GAP "\xe2\x96\x81"
+
+/* A file as it is made of SentencePiece's models: pieces in the order of their scores, each with all its merges. What
+   stands in place of a part of it: from, to. */
+static void put_pieces(text *f, const char *from, const char *to) {
+    static const char *const pieces[] = {"ab",
+                                         GAP "a",
+                                         "aa",
+                                         "aba",
+                                         "ba",
+                                         GAP "ab",
+                                         "bab",
+                                         "\xc3\xa9"
+                                         "a"};
+    static const char *const letters[] = {GAP, "a", "b", "\xc3\xa9", "c"};
+    static text merges;
+    const char *known[16];
+    int n = 0, id = 3;
+    f->n = merges.n = 0;
+    put(f,
+        "{\"normalizer\":{\"type\":\"Sequence\",\"normalizers\":[{\"type\":\"Prepend\",\"prepend\":\"\xe2\x96\x81\"},"
+        "{\"type\":\"Replace\",\"pattern\":{\"String\":\" \"},\"content\":\"\xe2\x96\x81\"}]},\"pre_tokenizer\":null,"
+        "\"added_tokens\":[");
+    for (int i = 0; i < 4; i++)
+        put(f,
+            "%s{\"id\":%d,\"content\":\"%s\",\"single_word\":false,\"lstrip\":false,\"rstrip\":false,"
+            "\"normalized\":false,\"special\":%s}",
+            i ? "," : "", i < 3 ? i : 280,
+            i == 0   ? "<unk>"
+            : i == 1 ? "<s>"
+            : i == 2 ? "</s>"
+                     : "<u>",
+            i < 3 ? "true" : "false");
+    put(f,
+        "],\"decoder\":{\"type\":\"Sequence\",\"decoders\":[{\"type\":\"Replace\",\"pattern\":{\"String\":"
+        "\"\xe2\x96\x81\"},"
+        "\"content\":\" \"},{\"type\":\"ByteFallback\"},{\"type\":\"Fuse\"},{\"type\":\"Strip\",\"content\":\" "
+        "\",\"start\":1,\"stop\":0}]},\"post_processor\":{\"type\":\"TemplateProcessing\",\"single\":[{"
+        "\"SpecialToken\":{\"id\":\"<s>\"}},"
+        "{\"Sequence\":{\"id\":\"A\"}}],\"special_tokens\":{\"<s>\":{\"ids\":[1]}}},\"model\":{\"type\":\"BPE\","
+        "\"unk_token\":\"<unk>\",\"fuse_unk\":true,\"byte_fallback\":true,\"vocab\":{\"<unk>\":0,\"<s>\":1,\"</s>\":2");
+    for (int b = 0; b < 256; b++) put(f, ",\"<0x%02X>\":%d", (unsigned)b, id++);
+    for (size_t i = 0; i < COUNT(letters); i++) put(f, ",\"%s\":%d", known[n++] = letters[i], id++);
+    for (size_t i = 0; i < COUNT(pieces); i++) put(f, ",\"%s\":%d", known[n++] = pieces[i], id++);
+    for (size_t i = 0; i < COUNT(pieces); i++)
+        for (int a = 0; a < n; a++)
+            for (int b = 0; b < n; b++) {
+                char both[32];
+                snprintf(both, sizeof both, "%s%s", known[a], known[b]);
+                if (!strcmp(both, pieces[i])) put(&merges, "%s\"%s %s\"", merges.n ? "," : "", known[a], known[b]);
+            }
+    put(f, "},\"merges\":[%s]}}", merges.s);
+    char *at = from ? strstr(f->s, from) : NULL;
+    if (!from) return;
+    if (!at) printf("no %s\n", from), exit(2);
+    memmove(at + strlen(to), at + strlen(from), f->n - (size_t)(at - f->s) - strlen(from) + 1);
+    memcpy(at, to, strlen(to));
+}
+
+/* Kind "llama": scores for merges. */
+static void test_pieces(void) {
+    static const char *const parts[] = {
+        "a",  "a",   "b",    "b",   "ab",    " ",      "  ",           "c", "\xc3\xa9", "\xf0\x9f\x98\x80",
+        "\n", "<s>", "</s>", "<u>", "<unk>", "<0x41>", "\xe2\x96\x81", "x", "\xff"};
+    static const struct {
+        const char *from, *to, *word;
+    } wrong[] = {
+        {"\"<0x7F>\":130,", "", "<0x7F> is missing"},
+        {"\"type\":\"Replace\"", "\"type\":\"NFKC\"", "\"NFKC\""},
+        {",{\"type\":\"Replace\",\"pattern\":{\"String\":\" \"},\"content\":\"\xe2\x96\x81\"}", "", "stay spaces"},
+        {"\"fuse_unk\"", "\"ignore_merges\":true,\"fuse_unk\"", "ignore_merges"},
+        {"\"ab a\",", "", "no merge makes \"aba\" of \"ab\" and \"a\""},
+        {"\"pre_tokenizer\":null", "\"pre_tokenizer\":{\"type\":\"Digits\",\"individual_digits\":true}", "\"Digits\""}};
+    static const struct {
+        const char *from, *to, *word;
+    } notes[] = {
+        {NULL, NULL, NULL},
+        {"\"lstrip\":false,\"rstrip\":false,\"normalized\":false,\"special\":false",
+         "\"lstrip\":true,\"rstrip\":false,\"normalized\":false,\"special\":false", "lstrip"},
+        {"\"normalized\":false", "\"normalized\":true", "normalized text"},
+        {"\"normalizer\":{\"type\":\"Sequence\",\"normalizers\":[{\"type\":\"Prepend\",\"prepend\":\"\xe2\x96\x81\"},"
+         "{\"type\":\"Replace\",\"pattern\":{\"String\":\" \"},\"content\":\"\xe2\x96\x81\"}]},\"pre_tokenizer\":null",
+         "\"pre_tokenizer\":{\"type\":\"Metaspace\",\"replacement\":\"\xe2\x96\x81\",\"prepend_scheme\":\"first\","
+         "\"split\":false}",
+         "behind a special token"}};
+    static text f;
+    mla_error e;
+    SECTION("pieces with scores");
+    checkpoint *c = open_model(FIXTURES "deepseek_v3");
+    if (!c) return;
+    c->config.vocab_size = 300;
+    c->bos_token_id = 1;
+    for (size_t i = 0; i < COUNT(notes); i++) {
+        const char *note = "";
+        gguf_writer *w;
+        gguf *g = NULL;
+        json_value *json;
+        tokenizer *t = NULL, *made = NULL;
+        put_pieces(&f, notes[i].from, notes[i].to);
+        if (json_parse(f.s, strlen(f.s), &json, &e) || gguf_create(&w, path, &e)) printf("%s\n", e.text), exit(2);
+        convert_put_config(&(convert_plan){.c = c, .arch = "deepseek2"}, w);
+        if (!CHECK(!convert_put_tokenizer(w, json, NULL, NULL, c, &note, &e), "%s", e.text)) continue;
+        CHECK(!note == !notes[i].word && (!note || strstr(note, notes[i].word)), "note %zu: %s", i, note ? note : "");
+        CHECK(!tokenizer_from_json(&t, json, "t", &e) && !gguf_finish(w, &e) && !gguf_open(&g, path, &e), "%s", e.text);
+        json_free(json);
+        made = g ? read_tokenizer(g, NULL) : NULL;
+        if (i == 0) same_ids(t, made, parts, COUNT(parts), "pieces");
+        CHECK(tokenizer_strips_space(made), "a space before a text");
+        tokenizer_close(t), tokenizer_close(made), gguf_close(g);
+    }
+    for (size_t i = 0; i < COUNT(wrong); i++) {
+        put_pieces(&f, wrong[i].from, wrong[i].to);
+        CHECK(try_tokenizer(c, f.s, NULL, &e) == MLA_ERR_UNSUPPORTED && strstr(e.text, wrong[i].word), "%s: %s",
+              wrong[i].word, e.text);
+    }
+    checkpoint_close(c);
+}
+
+/* tiktoken.model: kind "gpt2", with all merges. */
+static void test_tiktoken(void) {
+    static const char letters[] = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
+    static const char *const more[] = {"ab", "bc", "abc", "bcd", "aa", "aaa", "aab", "cab", " a", "\xc3\xa9", "abcd"};
+    static const char *const parts[] = {"a", "b", "c", "d", "ab", "aa"};
+    static const char *const others[] = {
+        "a", "b", "c", " ", "\xc3\xa9", "\n", "12", "<|im_end|>", "<think>", "\xe4\xbd\xa0", "A"};
+    const char config[] = "{\"added_tokens_decoder\":{\"267\":{\"content\":\"<|im_end|>\",\"special\":true},"
+                          "\"268\":{\"content\":\"<think>\",\"special\":false}},\"add_bos_token\":false}";
+    static text f;
+    mla_error e;
+    gguf_writer *w;
+    gguf *g = NULL;
+    json_value *json;
+    tokenizer *t = NULL;
+    SECTION("tiktoken");
+    f.n = 0;
+    for (int i = 0; i < 256 + (int)COUNT(more); i++) {
+        const char single[2] = {(char)i, 0};
+        const char *s = i < 256 ? single : more[i - 256];
+        const size_t n = i < 256 ? 1 : strlen(s);
+        for (size_t k = 0; k < n; k += 3) {
+            const unsigned a = (unsigned char)s[k], b = k + 1 < n ? (unsigned char)s[k + 1] : 0,
+                           d = k + 2 < n ? (unsigned char)s[k + 2] : 0, all = a << 16 | b << 8 | d;
+            put(&f, "%c%c%c%c", letters[all >> 18], letters[all >> 12 & 63], k + 1 < n ? letters[all >> 6 & 63] : '=',
+                k + 2 < n ? letters[all & 63] : '=');
+        }
+        put(&f, " %d\n", i);
+    }
+    checkpoint *c = open_model(FIXTURES "deepseek_v3");
+    if (!c) return;
+    if (tokenizer_parse_tiktoken(&t, f.s, f.n, config, sizeof config - 1, "t", &e) ||
+        json_parse(config, sizeof config - 1, &json, &e) || gguf_create(&w, path, &e))
+        printf("%s\n", e.text), exit(2);
+    CHECK(convert_put_tiktoken(w, t, json, c, &e) == MLA_ERR_CONFIG && strstr(e.text, "vocab_size is 256"),
+          "too many ids");
+    c->config.vocab_size = 530;
+    CHECK(!convert_put_tiktoken(w, t, json, c, &e) && !gguf_finish(w, &e) && !gguf_open(&g, path, &e), "%s", e.text);
+    json_free(json);
+    checkpoint_close(c);
+    if (!g) return;
+    CHECK(key_is(g, "tokenizer.ggml.pre", "kimi-k2") && key_is(g, "tokenizer.ggml.model", "gpt2"), "kind");
+    tokenizer *made = read_tokenizer(g, "kimi-k2"), *merged = read_tokenizer(g, "glm4");
+    same_ids(t, made, others, COUNT(others), "by ranks");
+    same_ids(t, merged, parts, COUNT(parts), "by merges");
+    CHECK(!tokenizer_is_special(made, 268) && tokenizer_is_added(made, 268) && tokenizer_is_special(made, 267),
+          "kinds of tokens");
+    tokenizer_close(t), tokenizer_close(made), tokenizer_close(merged);
+    gguf_close(g);
+}
+
 static void test_templates(void) {
     static const struct {
         const char *config, *key, *text; /* text NULL: there is none */
@@ -532,6 +769,8 @@ int main(int argc, char **argv) {
     test_large();
     test_refusals();
     test_tokenizers();
+    test_pieces();
+    test_tiktoken();
     test_templates();
     unlink(path);
     snprintf(path, sizeof path, "%s/large.gguf", dir), unlink(path);

@@ -43,6 +43,7 @@ static void *test_realloc(void *p, size_t n) { return alloc_fails(n) ? NULL : re
 #undef malloc
 #undef calloc
 #undef realloc
+#define TOKENIZER_IMPLEMENTATION
 #include "convert.h"
 
 #include "logits.h"

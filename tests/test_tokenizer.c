@@ -1314,8 +1314,34 @@ static void test_damaged_files(test_rng *r) {
                   "opened without memory");
             alloc_countdown = -1;
         }
+        f = fopen("build/test_tokenizer.json", "wb"); /* a word that could be base64 */
+        if (f) {
+            fputs("version https://git-lfs.github.com/spec/v1\noid sha256:0\n", f);
+            fclose(f);
+        }
+        CHECK(tokenizer_open(&t, "build/test_tokenizer.json", &err) == MLA_ERR_CONFIG &&
+                  strstr(err.text, "Git LFS pointer"),
+              "%s", err.text);
         remove("build/test_tokenizer.json");
     }
+    json_value *json = NULL;
+    CHECK(!json_parse(file.s, file.n, &json, &err) && !tokenizer_from_json(&t, json, NULL, &err), "%s", err.text);
+    json_free(json);
+    size_t length, n_merges;
+    const int id = tokenizer_find(t, "<s>");
+    const char *spelling = tokenizer_spelling(t, id, &length);
+    const tokenizer_merge *merges = tokenizer_merges(t, &n_merges);
+    CHECK(spelling && length == 3 && !strcmp(spelling, "<s>") && tokenizer_is_added(t, id) &&
+              !tokenizer_is_added(t, 65),
+          "an entry as it is spelled");
+    for (size_t i = 1; i < n_merges; i++)
+        CHECK(merges[i - 1].left < merges[i].left ||
+                  (merges[i - 1].left == merges[i].left && merges[i - 1].right < merges[i].right),
+              "merge %zu is in order", i);
+    CHECK(n_merges && !tokenizer_spelling(t, -1, &length) && !length && !tokenizer_merges(NULL, &n_merges) && !n_merges,
+          "nothing of nothing");
+    tokenizer_close(t);
+    CHECK(tokenizer_from_json(&t, NULL, NULL, &err) == MLA_ERR_ARGUMENT && !t, "no file");
     clear(&file);
 }
 

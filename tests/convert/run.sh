@@ -92,6 +92,40 @@ refused 1 'tokenizer.json' "$convert" --model "$tmp/dir" --to q8 --out "$out"
 same $? 0 '--no-tokenizer'
 rm "$out"
 
+# A tiktoken.model: every byte and one merge; the ids do not fit a small vocabulary, which is said.
+rm -f "$tmp/dir/tokenizer.json" "$tmp/dir/tokenizer_config.json"
+for ((i = 0; i < 256; i++)); do printf "\\x$(printf %02x $i)" | base64 | tr -d '\n' && echo " $i"; done >"$tmp/dir/tiktoken.model"
+echo 'YWI= 256' >>"$tmp/dir/tiktoken.model"
+refused 1 'tiktoken.model: it has ids up to 512, but vocab_size is 256' "$convert" --model "$tmp/dir" --to q8 --out "$out"
+if command -v python3 >/dev/null; then
+    python3 - "$tmp/dir" <<'EOF'
+import json, struct, sys
+config = json.load(open(sys.argv[1] + "/config.json"))
+config["vocab_size"] = 520
+json.dump(config, open(sys.argv[1] + "/config.json", "w"))
+with open(sys.argv[1] + "/model.safetensors", "rb") as f:
+    head, data = json.loads(f.read(struct.unpack("<Q", f.read(8))[0])), f.read()
+out, chunks, at = {}, [], 0
+for name, t in head.items():
+    if name == "__metadata__":
+        continue
+    chunk = data[t["data_offsets"][0]:t["data_offsets"][1]]
+    if t["shape"][0] == 256 and name.split(".")[-2] in ("embed_tokens", "lm_head"):
+        chunk, t["shape"][0] = (chunk * 3)[:len(chunk) // 256 * 520], 520
+    t["data_offsets"] = [at, at + len(chunk)]
+    out[name], at = t, at + len(chunk)
+    chunks.append(chunk)
+with open(sys.argv[1] + "/model.safetensors", "wb") as f:
+    text = json.dumps(out).encode()
+    f.write(struct.pack("<Q", len(text)) + text + b"".join(chunks))
+EOF
+    "$convert" --model "$tmp/dir" --to q8 --out "$out" --quiet
+    same "$? $(printf 'ab ba\0' | "$generate" --model "$out" --tokenize)" '0 256 32 98 97' 'tiktoken.model inside'
+    "$convert" --model "$tmp/dir" --tokenizer "$tmp/dir/tiktoken.model" --to q8 --out "$tmp/other.gguf" --quiet --force
+    same "$(cmp "$out" "$tmp/other.gguf" 2>&1)" '' '--tokenizer tiktoken.model'
+    rm -f "$out"
+fi
+
 # Refusals
 v3=$fixtures/deepseek_v3
 refused 1 longcat_flash "$convert" --model $fixtures/longcat_flash --to q8 --out "$out"
@@ -113,7 +147,7 @@ refused 2 "'heads' is none of" "$convert" --model $v3 --to q8 --out "$out" --qua
 refused 2 'is not an integer in 1..4096' "$convert" --model $v3 --to q8 --out "$out" --threads 0
 refused 2 "unknown option '--fast'" "$convert" --model $v3 --to q8 --out "$out" --fast
 refused 2 'excludes' "$convert" --model $v3 --to q8 --out "$out" --no-tokenizer --pre x
-same "$("$convert" --help | head -c 14) $("$convert" --help | awk 'length > 80' | wc -l) $("$convert" -h | wc -l)" 'usage: convert 0 21' '--help'
+same "$("$convert" --help | head -c 14) $("$convert" --help | awk 'length > 80' | wc -l) $("$convert" -h | wc -l)" 'usage: convert 0 22' '--help'
 same "$("$convert" --version)" "convert $(sed -n 's/^#define MLA_VERSION *"\(.*\)"/\1/p' mla.h)" '--version'
 "$convert" --help >/dev/full 2>"$tmp/stderr"
 same "$? $(wc -l <"$tmp/stderr")" '1 1' 'help to a full disk'

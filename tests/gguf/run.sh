@@ -73,6 +73,8 @@ refused '--tokenizer FILE gives another, --tokens does without' $generate --mode
 refused 'nothing is to be chosen' $generate --model "$v3" --expert-groups file --tokens 1
 refused 'more than one GGUF file' $generate --model "$tmp" --tokens 1
 refused 'not a GGUF file' $generate --model README.md --tokens 1
+printf 'version https://git-lfs.github.com/spec/v1\noid sha256:0\n' >"$tmp/pointer.gguf"
+refused 'pointer.gguf: not a GGUF file: this is a Git LFS pointer' $generate --model "$tmp/pointer.gguf" --tokens 1
 
 echo "$passed passed, $failed failed"
 [ $failed -eq 0 ]

@@ -1,8 +1,10 @@
 // judge.mjs - holds mla.h's logits and greedy tokens against llama.cpp's; run.sh says what is compared and why the bounds are these.
 //     node tests/llamacpp/judge.mjs DIR TMP [all] [--report]    DIR: where llama.cpp is installed; TMP: an empty directory
+//     NODE_PATH=DIR: where the packages of tokenizers are; empty: no published tokenizers are compared
 // Run from the repository root. The last line is "PASSED FAILED".
 import { execFileSync } from 'node:child_process';
 import fs from 'node:fs';
+import { createRequire } from 'node:module';
 import path from 'node:path';
 import { load, open } from './llama.mjs';
 import { SHAPES, synthetic } from './synthetic.mjs';
@@ -162,10 +164,53 @@ async function judge_converted(llama) {
     }
 }
 
+// Published tokenizers of SentencePiece's kind, and a tiktoken.model, as build/convert writes them into a small model: lines and odd texts are the
+// tokens of the original, here and in llama.cpp. (Special tokens in a text are tokens for all.)
+const ODD = ['', ' ', '  ', '   a', ' a', 'a ', 'a  b', '\n', '\n\n\n', '\t\t', `${' '.repeat(40)}x`, '\n'.repeat(70), '▁', '▁▁a', ' ▁ ', '<s>', '</s>hello', 'hi <s> there', '<s>[INST] hi [/INST]',
+    'hi<s>there', '<unk>', '<0x0A>', '👩‍👩‍👧‍👦 ok', '\u{10FFFF}', '\u0001\u0002', 'naïve Straße', '你好，世界。', 'あア한국', '日本語 𠀀𠀁', '\u200d', '\ufeff', 'x\u0300\u0301', '[EOS]', ' \r\n \t ',
+    '<start_of_turn>user\nhi<end_of_turn>\n', '<table><tr>', '[multimodal]', '<|im_user|>user', "I'll don't", '1234567 12,345.678', 'a'.repeat(300), 'ab'.repeat(200), '\u{1F3F4}\u{E0067}\u{E0062}'];
+
+function tiktoken_model(require) { // cl100k's ranks with some of Kimi's special tokens
+    const ranks = [], folder = path.join(tmp, 'tiktoken'), file = path.join(folder, 'tiktoken.model'), decoder = {};
+    for (const line of require('tiktoken/encoders/cl100k_base.json').bpe_ranks.split('\n').filter((l) => l)) { // "! START TOKEN TOKEN ..."
+        const [, start, ...tokens] = line.split(' ');
+        tokens.forEach((token, i) => { ranks[+start + i] = `${token} ${+start + i}`; });
+    }
+    ['[BOS]', '[EOS]', '<|im_end|>', '<|im_user|>'].forEach((content, i) => { decoder[ranks.length + i] = { content, special: true }; });
+    fs.mkdirSync(folder);
+    fs.writeFileSync(file, `${ranks.join('\n')}\n`), fs.writeFileSync(path.join(folder, 'tokenizer_config.json'), JSON.stringify({ added_tokens_decoder: decoder }));
+    return [file, ranks.length + 256];
+}
+
+async function judge_tokenizers(llama, modules) {
+    const require = createRequire(path.resolve(modules, 'x.js')), small = path.join(tmp, 'small.gguf'), made = path.join(tmp, 'made.gguf');
+    const texts = [...ODD, ...fs.readFileSync('README.md', 'utf8').split('\n'), ...fs.readFileSync('examples/jinja.h', 'utf8').split('\n\n').slice(0, 300)];
+    const tokens = (...a) => execFileSync('build/generate', [...a, '--tokenize'], { input: `${texts.join('\0')}\0`, encoding: 'utf8', maxBuffer: 1 << 28 }).split('\n');
+    for (const name of ['llama2', 'gemma3', 'tiktoken']) {
+        let file = path.join(modules, `@lenml/tokenizer-${name}/models/tokenizer.json`), size;
+        if (name === 'tiktoken') [file, size] = tiktoken_model(require);
+        else {
+            const json = JSON.parse(fs.readFileSync(file));
+            size = [...Object.values(json.model.vocab), ...json.added_tokens.map((a) => a.id)].reduce((a, b) => Math.max(a, b)) + 1;
+        }
+        synthetic(small, { ...SHAPES.tiny, vocab: size }, 'f16');
+        execFileSync('build/convert', ['--model', small, '--to', 'keep', '--tokenizer', file, '--out', made, '--force', '--quiet']);
+        const want = tokens('--tokenizer', file), ours = tokens('--model', made), run = await open(llama, made, { threads: 1, context: 64, batch: 64, cache: 'f32' });
+        texts.forEach((text, i) => {
+            const shown = JSON.stringify(text).slice(0, 60);
+            check(ours[i] === want[i], `${name} as GGUF: other tokens of ${shown}`);
+            // llama.cpp cuts Kimi's words in its own way where capitals follow small letters, as in xE4
+            if (name !== 'tiktoken' || !/\p{Ll}\p{Lu}/u.test(text)) check(run.tokenize(text).join(' ') === want[i].trim(), `${name}: llama.cpp has other tokens of ${shown}`);
+        });
+        await run.close();
+    }
+}
+
 const llama = await load(dir);
 for (const c of CASES)
     for (const type of c.types ?? (all ? ['f32', 'f16', 'q8_0', 'q4_k'] : ['f32', 'f16'])) await judge(llama, c, type);
 await judge_split(llama, CASES.at(-1));
 await judge_converted(llama);
+if (process.env.NODE_PATH) await judge_tokenizers(llama, process.env.NODE_PATH);
 console.log(`${passed} ${failed}`);
 process.exit(0); // the threads of llama.cpp do not end by themselves

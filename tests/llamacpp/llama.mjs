@@ -6,7 +6,7 @@
 //     await run.feed(ids)                            the next tokens; gives the logits' places of the last, or of all with { all: true }
 //     await run.logits(place)                        -> Float32Array of the vocabulary
 //     await run.greedy(place)                        -> a token
-//     run.tokenize(text)                             -> tokens of the file's own tokenizer
+//     run.tokenize(text)                             -> tokens of the file's own tokenizer, special ones included
 //     run.clear()                                    forgets all tokens
 import { execFileSync } from 'node:child_process';
 import fs from 'node:fs';
@@ -62,7 +62,7 @@ export async function open(llama, file, { threads, context, batch, cache = 'f16'
             return out;
         },
         greedy: (place) => x.sampleToken(place, sampler),
-        tokenize: (text) => [...model.tokenize(text, false)],
+        tokenize: (text) => [...model.tokenize(text, true)],
         clear() {
             x.disposeSequence(0);
             at = 0;

