@@ -424,11 +424,13 @@ typedef enum mla_attn_path { MLA_ATTN_AUTO = 0, MLA_ATTN_NAIVE, MLA_ATTN_ABSORBE
 /* What activations become before they meet weights; sums stay f32. Norms, softmax, router, indexer weights and kv_b
    (k_b, v_b), which is folded into the queries, have f32; so have gate and up that want different things. */
 typedef enum mla_activations {
-    MLA_ACT_AUTO = 0, /* INT8 */
-    MLA_ACT_F32,      /* f32 whatever the weights are */
-    MLA_ACT_INT8,     /* with blocks (Q8 .. NVFP4) int8 in groups of 32, which is much faster; f32 with all others */
-    MLA_ACT_BF16,     /* as INT8; bf16 with BF16 weights and in attention over a BF16 cache; needs AVX512_BF16 or AMX */
-    MLA_ACT_E4M3, /* as INT8; e4m3 with E4M3 weights, by largest/448 of each 128 of a token (arXiv 2412.19437, 3.3) */
+    MLA_ACT_AUTO =
+        0,        /* INT8; with AMX and many tokens bf16 with blocks, which is nearer to f32 than int8, and faster */
+    MLA_ACT_F32,  /* f32 whatever the weights are */
+    MLA_ACT_INT8, /* with blocks (Q8 .. NVFP4) int8 in groups of 32, which is much faster; f32 with all others, which AMX
+                     adds up of products of two parts in bf16: to 2^-16 f32 */
+    MLA_ACT_BF16, /* as AUTO; bf16 with BF16 weights and in attention over a BF16 cache; needs AVX512_BF16 or AMX */
+    MLA_ACT_E4M3, /* as AUTO; e4m3 with E4M3 weights, by largest/448 of each 128 of a token (arXiv 2412.19437, 3.3) */
     MLA_ACT_COUNT
 } mla_activations;
 
@@ -442,7 +444,7 @@ typedef struct mla_context_desc {
     int threads;    /* tasks the work is cut into; 0: OpenMP's number if compiled in, else 1 */
     mla_run run;    /* NULL: OpenMP if compiled in, else one after the other */
     void *run_user;
-    mla_isa isa;                 /* MLA_ISA_AUTO: the best of this CPU, at most VNNI */
+    mla_isa isa;                 /* MLA_ISA_AUTO: the best of this CPU; of AVX512_BF16 where activations want it */
     mla_attn_path attn;          /* MLA_ATTN_AUTO: by cost, for each sequence of each call */
     mla_activations activations; /* MLA_ACT_AUTO: int8 for blocks, else f32 */
     mla_allocator alloc;
@@ -1755,25 +1757,26 @@ typedef struct mla__act {
 } mla__act;
 
 /* Activations that meet weights: T rows, all of x or those that idx picks. q: the same rounded, if the weights want
-   that, ldq bytes a row: mla__act for blocks, what pack makes for BF16. */
+   that, ldq bytes a row: mla__act, or with parts above 0 bf16 in so many parts, what meets weights in w_parts. */
 typedef struct mla__in {
     const float *x;
     const unsigned char *q;
     mla__sz ldx, ldq;
     const int *idx;
-    int T;
+    int T, parts, w_parts;
 } mla__in;
 MLA__INLINE const mla__act *mla__act_of(const mla__in *in, int t) {
     return (const mla__act *)(const void *)(in->q + (in->idx ? in->idx[t] : t) * in->ldq);
 }
 MLA__INLINE const float *mla__x_of(const mla__in *in, int t) { return in->x + (in->idx ? in->idx[t] : t) * in->ldx; }
 
-/* Bytes of a token's rounded activations. Of int8 an odd number of lines, or tokens would share few places of a
-   cache. */
-static mla__sz mla__act_bytes(mla_activations to, int cols) {
-    return to == MLA_ACT_BF16   ? 2 * (mla__sz)mla__up_to(cols, 32)
-           : to == MLA_ACT_E4M3 ? cols * (mla__sz)sizeof(float)
-                                : (cols / MLA_GROUP | 1) * (mla__sz)sizeof(mla__act);
+/* What activations become, beside mla_activations: two parts in bf16, whose sum is f32 to 2^-16. */
+enum { MLA__ACT_SPLIT = MLA_ACT_COUNT, MLA__ACT_COUNT };
+/* Bytes of a token's rounded activations: an odd number of lines, or tokens would share few places of a cache. */
+static mla__sz mla__act_bytes(int to, int cols) {
+    if (to == MLA_ACT_E4M3) return cols * (mla__sz)sizeof(float);
+    const mla__sz lines = mla__up_to(cols, MLA_GROUP) / MLA_GROUP; /* of int8, and of a part in bf16 */
+    return ((to == MLA__ACT_SPLIT ? 2 : 1) * lines | 1) * (mla__sz)sizeof(mla__act);
 }
 
 /* y [T, n0..n1) = x [T, K] . W[row0 + n, :], y indexed from n0; or mix, the transposed use of W: y [T, K] = x [T,
@@ -1784,7 +1787,7 @@ typedef struct mla__product {
     mla__in in;
     const mla_tensor *w;
     int row0, n0, n1;
-    float *panel;                                      /* scratch: [KC, NR_MAX], or BPANEL */
+    float *panel;                                      /* scratch: [KC, NR_MAX] */
     int fetch;                                         /* so many bytes ahead streaming weights are fetched; 0: not */
     void (*widen)(float *y, const void *x, mla__sz n); /* of the weights' dtype */
 } mla__product;
@@ -1798,11 +1801,10 @@ typedef struct mla__kernels {
     mla__kernel dot[MLA_DTYPE_COUNT], gemm[MLA_DTYPE_COUNT],
         mix[MLA_DTYPE_COUNT];                                                    /* few tokens, many; f32 activations */
     mla__kernel idot[MLA_DTYPE_COUNT][MLA_LAYOUT_COUNT], igemm[MLA_DTYPE_COUNT]; /* blocks, int8 activations */
-    mla__kernel bgemm; /* BF16, bf16 activations, more than FEW tokens */
+    mla__kernel bgemm; /* bf16 activations, any weights, more than FEW tokens; NULL: the ISA has none */
+    int tiles;         /* it is by far the fastest, so that all weights take it whose results it does not change */
     void (*quantize)(mla__act *y, const float *x, mla__sz n);
-    /* y [up_to(n, 32) / 2, 16, 2] in bf16 = pairs of columns of T <= 16 rows of x; other lanes zero; NULL: none of the
-     * ISA's kernels wants it */
-    void (*pack)(uint16_t *y, const float *x, mla__sz ldx, const int *idx, int T, int n);
+    void (*split)(uint16_t *y, const float *x, int n, int parts); /* for bgemm: y [parts, up_to(n, 32)] */
     /* panel [n, NR] = the transpose of nb <= NR rows of n floats, ld apart; other lanes zero */
     float (*q4_scale)(const float *x); /* of a group */
     void (*transpose)(float *panel, const float *rows, int ld, int nb, int n);
@@ -2900,26 +2902,24 @@ static const mla__ipack mla__ipacks_vnni[] = {MLA__FORMATS(MLA__BOTH, MLA__ROWS)
 #undef MLA__BOTH
 
 /* Memory that is to be fetched: `runs` runs of so many bytes, ld apart. */
-typedef struct mla__iahead {
+typedef struct mla__ahead {
     const unsigned char *from;
     mla__sz ld, bytes, at;
     int runs;
-} mla__iahead;
-static void mla__ifetch(mla__iahead *a, int lines) {
+} mla__ahead;
+static void mla__fetch(mla__ahead *a, int lines) {
     for (; lines > 0 && a->runs > 0; lines--) {
         MLA__PREFETCH(a->from + a->at);
         a->at += 64;
         if (a->at >= a->bytes) a->at = 0, a->from += a->ld, a->runs--;
     }
 }
-/* Of nb rows from row on the groups g0 .. g0+gn, gn 0 or less: nothing. */
-static mla__iahead mla__iahead_of(const mla_tensor *w, int row, int nb, int g0, int gn) {
+/* Of nb rows from row on the columns k0 .. k0+kn, kn 0 or less: nothing. */
+static mla__ahead mla__ahead_of(const mla_tensor *w, int row, int nb, int k0, int kn) {
     const int each = w->layout ? 16 : 1;
-    const mla__sz ld = each * mla__bytes(w->dtype, w->cols),
-                  before = each * mla__bytes(w->dtype, (mla__sz)g0 * MLA_GROUP);
-    const mla__iahead a = {(const unsigned char *)w->data + row / each * ld + before, ld,
-                           each * mla__bytes(w->dtype, (mla__sz)gn * MLA_GROUP), 0,
-                           gn > 0 ? (nb + each - 1) / each : 0};
+    const mla__sz ld = each * mla__bytes(w->dtype, w->cols), before = each * mla__bytes(w->dtype, k0);
+    const mla__ahead a = {(const unsigned char *)w->data + row / each * ld + before, ld,
+                          each * mla__bytes(w->dtype, kn), 0, kn > 0 ? (nb + each - 1) / each : 0};
     return a;
 }
 /* A panel of nb rows meets m tokens; of fewer rows than it could have, sums are kept aside. */
@@ -2953,14 +2953,14 @@ static MLA__TARGET_AVX2 void mla__igemm_x86(mla__itile tile, mla__ipack pack, in
             const int g1 = (few ? (i + 1) % along : (i + 1) / down) * MLA__IGROUPS;
             for (int r = 0; r < nb; r += 16)
                 pack(panel + r / 16 * MLA__IGROUPS, p->w, p->row0 + n + r, mla__min(16, nb - r), g0, gn, offset);
-            mla__iahead ahead =
-                mla__iahead_of(p->w, p->row0 + n1, mla__min(wide, p->n1 - n1), g1, mla__min(gn, groups - g1));
+            mla__ahead ahead = mla__ahead_of(p->w, p->row0 + n1, mla__min(wide, p->n1 - n1), g1 * MLA_GROUP,
+                                             mla__min(gn, groups - g1) * MLA_GROUP);
             const int lines = (int)((ahead.bytes + 63) / 64) * ahead.runs * most / (t1 - t0) + 1;
             for (int u = t0; u < t1; u += most) {
                 const int m = mla__min(most, t1 - u);
                 mla__imeet a = {p->y + u * p->ldy + (n - p->n0), p->ldy, {NULL}, panel, gn, g0 > 0, offset};
                 for (int r = 0; r < m; r++) a.x[r] = mla__act_of(&p->in, u + r) + g0;
-                mla__ifetch(&ahead, lines);
+                mla__fetch(&ahead, lines);
                 mla__imeet_rows(tile, m, &a, nb, wide);
             }
         }
@@ -2971,12 +2971,16 @@ static void mla__igemm_avx2(const mla__product *p) {
     mla__igemm_x86(mla__itiles_avx2[mla__shape_of(t)], mla__iformats_avx2[t - MLA_Q8][p->w->layout].pack, MLA__IMR, 16,
                    0, p);
 }
+/* VNNI's packer of a tensor, and what it is to add to codes that come signed. */
+static mla__ipack mla__ipack_of(const mla_tensor *w) {
+    const int of = (int)w->dtype - MLA_Q8;
+    return w->layout ? mla__ipacks_vnni[of] : mla__iformats_avx2[of][0].pack;
+}
+static int mla__bias(const mla__format *f) { return f->code == MLA__CODE_UINT ? 0 : mla__offset(f); }
 static void mla__igemm_vnni(const mla__product *p) {
     const mla__format *f = &mla__formats[p->w->dtype];
-    const int of = (int)p->w->dtype - MLA_Q8;
-    const mla__ipack pack = p->w->layout ? mla__ipacks_vnni[of] : mla__iformats_avx2[of][0].pack;
-    mla__igemm_x86(mla__itiles_vnni[mla__off_of(f)][f->group < MLA_GROUP], pack, MLA__IMR_VNNI, 32,
-                   f->code == MLA__CODE_UINT ? 0 : mla__offset(f), p);
+    mla__igemm_x86(mla__itiles_vnni[mla__off_of(f)][f->group < MLA_GROUP], mla__ipack_of(p->w), MLA__IMR_VNNI, 32,
+                   mla__bias(f), p);
 }
 /* Formats with blocks of 256. */
 #define MLA__LONG(ROWS)                                                                                                \
@@ -3090,335 +3094,6 @@ static MLA__TARGET_VBMI void mla__dot_e4m3_vbmi(const mla__product *p) {
     for (int n = p->n0; n < p->n1; n++)
         if (p->in.T == 1) mla__fp8_row(1, p->y + (n - p->n0), p->ldy, x, p->w, p->row0 + n, table);
         else mla__fp8_row(2, p->y + (n - p->n0), p->ldy, x, p->w, p->row0 + n, table);
-}
-#endif
-
-/* ---- >>bf16 ------------------------------------------------------------------------------------------------------ */
-/* BF16 weights times activations rounded to bf16, summed in f32: two multiply-adds a lane (AVX512_BF16), or 16 x 16 x
-   32 of them at a time (AMX). Activations are packed once for all (mla__pack_bf16) so that 16 tokens are the lanes;
-   then rows of weights are wanted as they lie, and are only copied next to each other. */
-
-#define MLA__BK 512 /* columns at a time: BN rows of them stay in the first-level cache */
-#define MLA__BN 32  /* rows of weights at a time */
-#define MLA__BPANEL                                                                                                    \
-    (MLA__BK * MLA__BN / 2 +                                                                                           \
-     MLA__MC * MLA__BN) /* floats of scratch: weights, and sums [MC/32][2 x 2 tiles][16 rows][16 tokens] */
-
-#if MLA__AMX
-
-static MLA__TARGET_BF16 void mla__pack_bf16(uint16_t *y, const float *x, mla__sz ldx, const int *idx, int T, int n) {
-    for (int k = 0; k < n; k += 32, y += 32 * 16) {
-        const __mmask32 have = n - k < 32 ? (__mmask32)((1ull << (n - k)) - 1) : 0xffffffffu;
-        __m512 r[16];
-        MLA__EACH(i, 16) {
-            const float *row = x + (i < T ? idx ? idx[i] : i : 0) * ldx + k;
-            const __m512 a = _mm512_maskz_loadu_ps(i < T ? (__mmask16)have : 0, row);
-            const __m512 b =
-                have >> 16 ? _mm512_maskz_loadu_ps(i < T ? (__mmask16)(have >> 16) : 0, row + 16) : _mm512_setzero_ps();
-            r[i] = _mm512_castsi512_ps((__m512i)_mm512_cvtne2ps_pbh(b, a));
-        }
-        mla__transpose_avx512(r);
-        MLA__EACH(i, 16) _mm512_storeu_si512(y + 32 * i, _mm512_castps_si512(r[i]));
-    }
-}
-
-/* c [2, 2, 16 rows, 16 tokens] (+)= w [steps, 32 rows, 32] . x, where x [steps, 16, 16 tokens, 2], and the second 16
-   tokens are ldx further. Meanwhile `rows` rows of the weights that come next are fetched, from `ahead` on, ld
-   apart. */
-typedef struct mla__ahead {
-    const uint16_t *at;
-    mla__sz ld;
-    int rows;
-} mla__ahead;
-MLA__INLINE void mla__fetch(const mla__ahead *a, int step) {
-    for (int i = 0; i < a->rows; i++) MLA__PREFETCH(a->at + i * a->ld + 32 * step);
-}
-typedef void (*mla__btile)(float *c, const uint16_t *w, const uint16_t *x, mla__sz ldx, int steps, int halves, int add,
-                           const mla__ahead *ahead);
-
-#define MLA__BROWS 8
-static MLA__TARGET_BF16 void mla__btile_bf16(float *c, const uint16_t *w, const uint16_t *x, mla__sz ldx, int steps,
-                                             int halves, int add, const mla__ahead *ahead) {
-    for (int r = 0; r < MLA__BN; r += MLA__BROWS) {
-        float *to = c + r / 16 * 512 + r % 16 * 16;
-        __m512 acc[MLA__BROWS][2];
-        MLA__EACH(i, MLA__BROWS) {
-            acc[i][0] = add ? _mm512_loadu_ps(to + 16 * i) : _mm512_setzero_ps();
-            acc[i][1] = add && halves > 1 ? _mm512_loadu_ps(to + 256 + 16 * i) : _mm512_setzero_ps();
-        }
-        for (int s = 0; s < steps; s++) {
-            if (s % (MLA__BN / MLA__BROWS) == r / MLA__BROWS) mla__fetch(ahead, s);
-            const uint16_t *a = w + (s * MLA__BN + r) * 32, *b = x + s * 512, *b1 = halves > 1 ? b + ldx : b;
-            for (int k = 0; k < 32; k += 2, b += 32, b1 += 32) {
-                const __m512bh x0 = (__m512bh)_mm512_loadu_si512(b), x1 = (__m512bh)_mm512_loadu_si512(b1);
-                MLA__EACH(i, MLA__BROWS) {
-                    int pair;
-                    memcpy(&pair, a + 32 * i + k, 4);
-                    const __m512bh v = (__m512bh)_mm512_set1_epi32(pair);
-                    acc[i][0] = _mm512_dpbf16_ps(acc[i][0], v, x0);
-                    acc[i][1] = _mm512_dpbf16_ps(acc[i][1], v, x1);
-                }
-            }
-        }
-        MLA__EACH(i, MLA__BROWS) {
-            _mm512_storeu_ps(to + 16 * i, acc[i][0]);
-            if (halves > 1) _mm512_storeu_ps(to + 256 + 16 * i, acc[i][1]);
-        }
-    }
-}
-
-/* The compiler does not know what the tile instructions read and write. */
-#define MLA__FENCE() __asm__ volatile("" ::: "memory")
-
-/* Tiles 0 to 3 are sums, 4 and 5 have 16 rows of `bytes`, and 6 and 7 what meets them, bytes / 4 rows. */
-static MLA__TARGET_AMX void mla__tiles_begin(int bytes) {
-    unsigned char config[64];
-    memset(config, 0, sizeof config);
-    config[0] = 1;
-    for (int i = 0; i < 8; i++) {
-        config[16 + 2 * i] = (unsigned char)(i == 4 || i == 5 ? bytes : 64);
-        config[48 + i] = (unsigned char)(i >= 6 ? bytes / 4 : 16);
-    }
-    MLA__FENCE();
-    _tile_loadconfig(config);
-}
-static MLA__TARGET_AMX void mla__tiles_end(void) { _tile_release(); }
-
-static MLA__TARGET_AMX void mla__btile_amx(float *c, const uint16_t *w, const uint16_t *x, mla__sz ldx, int steps,
-                                           int halves, int add, const mla__ahead *ahead) {
-    MLA__FENCE();
-    if (add) {
-        _tile_loadd(0, c, 64);
-        _tile_loadd(1, c + 256, 64);
-        _tile_loadd(2, c + 512, 64);
-        _tile_loadd(3, c + 768, 64);
-    } else {
-        _tile_zero(0);
-        _tile_zero(1);
-        _tile_zero(2);
-        _tile_zero(3);
-    }
-    for (int s = 0; s < steps; s++, w += MLA__BN * 32, x += 512) {
-        mla__fetch(ahead, s);
-        _tile_loadd(4, w, 64);
-        _tile_loadd(6, x, 64);
-        _tile_dpbf16ps(0, 4, 6);
-        _tile_loadd(5, w + 512, 64);
-        _tile_dpbf16ps(2, 5, 6);
-        if (halves < 2) continue;
-        _tile_loadd(7, x + ldx, 64);
-        _tile_dpbf16ps(1, 4, 7);
-        _tile_dpbf16ps(3, 5, 7);
-    }
-    _tile_stored(0, c, 64);
-    _tile_stored(2, c + 512, 64);
-    if (halves > 1) {
-        _tile_stored(1, c + 256, 64);
-        _tile_stored(3, c + 768, 64);
-    }
-    MLA__FENCE();
-}
-
-static MLA__TARGET_BF16 void mla__bgemm(mla__btile tile, const mla__product *p) {
-    const mla_tensor *w = p->w;
-    const uint16_t *x = (const uint16_t *)(const void *)p->in.q;
-    const mla__sz ldx = p->in.ldq / 2, ldy = p->ldy;
-    const int T = p->in.T, row0 = p->row0, n0 = p->n0, n1 = p->n1;
-    float *y = p->y, *memory = p->panel;
-    const int K = w->cols;
-    uint16_t *panel = (uint16_t *)(void *)memory;
-    float *sums = memory + MLA__BK * MLA__BN / 2;
-    for (int t0 = 0; t0 < T; t0 += MLA__MC) {
-        const int t1 = T - t0 < MLA__MC ? T : t0 + MLA__MC;
-        for (int n = n0; n < n1; n += MLA__BN) {
-            const int nb = n1 - n < MLA__BN ? n1 - n : MLA__BN;
-            for (int k0 = 0; k0 < K; k0 += MLA__BK) {
-                const int kc = K - k0 < MLA__BK ? K - k0 : MLA__BK, steps = (kc + 31) / 32;
-                for (int i = 0; i < MLA__BN; i++) {
-                    const uint16_t *from = (const uint16_t *)w->data + (row0 + n + (i < nb ? i : 0)) * (mla__sz)K + k0;
-                    for (int s = 0; s < steps; s++) {
-                        const __mmask32 have = i >= nb            ? 0
-                                               : kc - 32 * s < 32 ? (__mmask32)((1ull << (kc - 32 * s)) - 1)
-                                                                  : 0xffffffffu;
-                        _mm512_storeu_si512(panel + (s * MLA__BN + i) * 32,
-                                            _mm512_maskz_loadu_epi16(have, from + 32 * s));
-                    }
-                }
-                const int last = k0 + kc == K, next = !last ? nb : n1 - n - nb < MLA__BN ? n1 - n - nb : MLA__BN;
-                const int tiles = (t1 - t0 + 31) / 32, each = (next + tiles - 1) / tiles;
-                for (int u = t0, r = 0; u < t1; u += 32, r += each) {
-                    mla__ahead ahead;
-                    ahead.at = (const uint16_t *)w->data + (row0 + n + (last ? nb : 0) + r) * (mla__sz)K +
-                               (last ? 0 : k0 + kc);
-                    ahead.ld = K, ahead.rows = next - r < each ? next - r : each;
-                    tile(sums + (u - t0) * MLA__BN, panel, x + u * ldx + k0 * 16, 16 * ldx, steps, t1 - u > 16 ? 2 : 1,
-                         k0 > 0, &ahead);
-                }
-            }
-            for (int u = t0; u < t1; u += 16)
-                for (int h = 0; h < nb; h += 16) {
-                    const float *c = sums + (u - t0) / 32 * 1024 + h * 32 + (u - t0) / 16 % 2 * 256;
-                    const __mmask16 rows = nb - h < 16 ? (__mmask16)((1u << (nb - h)) - 1) : (__mmask16)0xffff;
-                    __m512 r[16];
-                    MLA__EACH(i, 16) r[i] = _mm512_loadu_ps(c + 16 * i);
-                    mla__transpose_avx512(r);
-                    MLA__EACH(i, 16)
-                        if (u + i < t1) _mm512_mask_storeu_ps(y + (u + i) * ldy + n - n0 + h, rows, r[i]);
-                }
-        }
-    }
-}
-
-static void mla__bgemm_bf16(const mla__product *p) { mla__bgemm(mla__btile_bf16, p); }
-static MLA__TARGET_AMX void mla__bgemm_amx(const mla__product *p) {
-    mla__tiles_begin(64);
-    mla__bgemm(mla__btile_amx, p);
-    mla__tiles_end();
-}
-
-static MLA__TARGET_AVX512 void mla__softmax_avx512(mla__lanes *l, const mla__visit *visit, float *s);
-
-/* Attention by tiles: as attend of the template, with queries, probabilities, keys and values in bf16. A panel's
-   scores, and the probabilities that are packed over them, take so many floats. */
-static mla__sz mla__scores_size_amx(const mla__visit *visit) { return visit->nu < 16 ? 256 : visit->nu * 16; }
-
-/* When a panel meets its first keys, its queries are packed in their place. */
-static MLA__TARGET_AMX void mla__queries_amx(mla__lanes *panels, int n, int dk) {
-    int16_t order[32];
-    for (int i = 0; i < 16; i++) order[2 * i] = (int16_t)i, order[2 * i + 1] = (int16_t)(16 + i);
-    const __m512i mixed = _mm512_loadu_si512(order);
-    for (int p = 0; p < n; p++) {
-        if (panels[p].started) continue;
-        for (int d = 0; d < dk; d += 2) {
-            const float *q = panels[p].q + 16 * (mla__sz)d;
-            const __m512i two = (__m512i)_mm512_cvtne2ps_pbh(_mm512_loadu_ps(q + 16), _mm512_loadu_ps(q));
-            _mm512_storeu_si512((uint16_t *)(void *)panels[p].q + 16 * (mla__sz)d,
-                                _mm512_permutexvar_epi16(mixed, two));
-        }
-    }
-}
-
-/* s [n, keys, lanes]: sixteen keys meet two panels at a time. */
-static MLA__TARGET_AMX void mla__scores_amx(const mla__lanes *panels, int n, const mla__visit *visit) {
-    const int steps = visit->dk / 32, nu = visit->nu;
-    const mla__sz lds = mla__scores_size_amx(visit);
-    for (int u = 0; u < nu; u += 16) {
-        const int rows = nu - u < 16 ? nu - u : 16;
-        const uint16_t *a = (const uint16_t *)visit->k + u * visit->ldk;
-        mla__sz lda = visit->ldk * 2;
-        if (rows < 16) { /* the last ones are copied, with zeros behind them */
-            lda = visit->dk * 2;
-            memset(visit->wide, 0, 16 * (size_t)lda);
-            for (int i = 0; i < rows; i++) memcpy((char *)visit->wide + i * lda, a + i * visit->ldk, (size_t)lda);
-            a = (const uint16_t *)(const void *)visit->wide;
-        }
-        for (int p = 0; p < n; p += 2) {
-            const uint16_t *b = (const uint16_t *)(const void *)panels[p].q,
-                           *b1 = (const uint16_t *)(const void *)panels[p + 1 < n ? p + 1 : p].q;
-            float *to[2], edge[2][256];
-            for (int i = 0; i < 2; i++) to[i] = rows < 16 ? edge[i] : visit->s + (p + i) * lds + u * 16;
-            MLA__FENCE();
-            _tile_zero(0);
-            _tile_zero(1);
-            for (int i = 0; i < steps; i++) {
-                _tile_loadd(4, a + 32 * i, lda);
-                _tile_loadd(6, b + 512 * i, 64);
-                _tile_dpbf16ps(0, 4, 6);
-                if (p + 1 >= n) continue;
-                _tile_loadd(7, b1 + 512 * i, 64);
-                _tile_dpbf16ps(1, 4, 7);
-            }
-            _tile_stored(0, to[0], 64);
-            if (p + 1 < n) _tile_stored(1, to[1], 64);
-            MLA__FENCE();
-            if (rows == 16) continue;
-            for (int i = 0; i < 2 && p + i < n; i++)
-                memcpy(visit->s + (p + i) * lds + u * 16, edge[i], (size_t)rows * 16 * sizeof(float));
-        }
-    }
-}
-
-/* Scores of a panel become probabilities, packed over them: [keys / 32, lanes, 32 keys]. */
-static MLA__TARGET_AMX void mla__softmax_amx(mla__lanes *l, const mla__visit *visit, float *s) {
-    uint16_t *packed = (uint16_t *)(void *)s;
-    mla__softmax_avx512(l, visit, s);
-    for (int u = 0; u < visit->nu; u += 32, packed += 512) {
-        __m512 r[2][16];
-        MLA__EACH(h, 2) {
-            MLA__EACH(i, 16)
-                r[h][i] = u + 16 * h + i < visit->nu ? _mm512_loadu_ps(s + (u + 16 * h + i) * 16) : _mm512_setzero_ps();
-            mla__transpose_avx512(r[h]);
-        }
-        MLA__EACH(i, 16) _mm512_storeu_si512(packed + 32 * i, (__m512i)_mm512_cvtne2ps_pbh(r[1][i], r[0][i]));
-    }
-}
-
-/* o [lanes, dv] += probabilities [lanes, keys] . v [keys, dv], 64 keys and 32 channels at a time. The keys of the next
-   visit are fetched while these are worked on. */
-static MLA__TARGET_AMX void mla__values_amx(mla__lanes *panels, int n, const mla__visit *visit) {
-    const int nu = visit->nu, dv = visit->dv;
-    const mla__sz ldv = visit->ldv, lds = mla__scores_size_amx(visit);
-    const char *ahead = (const char *)((const uint16_t *)visit->k + nu * visit->ldk);
-    const int bytes = (int)(64 * nu * visit->ldk / dv) + 64;
-    int16_t pairs[2][32];
-    for (int i = 0; i < 16; i++)
-        for (int h = 0; h < 2; h++)
-            pairs[h][2 * i] = (int16_t)(16 * h + i), pairs[h][2 * i + 1] = (int16_t)(32 + 16 * h + i);
-    const __m512i low = _mm512_loadu_si512(pairs[0]), high = _mm512_loadu_si512(pairs[1]);
-    for (int u = 0; u < nu; u += 64) {
-        const int halves = nu - u > 32 ? 2 : 1;
-        for (int c = 0; c < dv; c += 32, ahead += bytes) {
-            uint16_t b[2][2][512]; /* [keys / 32][channels / 16][16 pairs of keys][16 channels][2] */
-            if (u == 0)
-                for (int i = 0; i < bytes; i += 64) MLA__PREFETCH(ahead + i);
-            for (int i = 0; i < 32 * halves; i += 2) {
-                const uint16_t *row = (const uint16_t *)visit->v + (u + i) * ldv + c;
-                const __m512i x = u + i < nu ? _mm512_loadu_si512(row) : _mm512_setzero_si512();
-                const __m512i y = u + i + 1 < nu ? _mm512_loadu_si512(row + ldv) : _mm512_setzero_si512();
-                _mm512_storeu_si512(b[i / 32][0] + i % 32 * 16, _mm512_permutex2var_epi16(x, low, y));
-                _mm512_storeu_si512(b[i / 32][1] + i % 32 * 16, _mm512_permutex2var_epi16(x, high, y));
-            }
-            MLA__FENCE();
-            _tile_loadd(4, b[0][0], 64);
-            _tile_loadd(5, b[0][1], 64);
-            if (halves > 1) {
-                _tile_loadd(6, b[1][0], 64);
-                _tile_loadd(7, b[1][1], 64);
-            }
-            for (int p = 0; p < n; p++) {
-                const uint16_t *a = (const uint16_t *)(const void *)(visit->s + p * lds) + u / 32 * 512;
-                float *o = panels[p].o + c;
-                if (panels[p].started || u) {
-                    _tile_loadd(0, o, dv * 4);
-                    _tile_loadd(1, o + 16, dv * 4);
-                } else {
-                    _tile_zero(0);
-                    _tile_zero(1);
-                }
-                _tile_loadd(2, a, 64);
-                _tile_dpbf16ps(0, 2, 4);
-                _tile_dpbf16ps(1, 2, 5);
-                if (halves > 1) {
-                    _tile_loadd(3, a + 512, 64);
-                    _tile_dpbf16ps(0, 3, 6);
-                    _tile_dpbf16ps(1, 3, 7);
-                }
-                _tile_stored(0, o, dv * 4);
-                _tile_stored(1, o + 16, dv * 4);
-            }
-            MLA__FENCE();
-        }
-    }
-}
-
-static MLA__TARGET_AMX void mla__attend_amx(mla__lanes *panels, int n, const mla__visit *visit) {
-    mla__queries_amx(panels, n, visit->dk);
-    mla__tiles_begin(64);
-    mla__scores_amx(panels, n, visit);
-    for (int p = 0; p < n; p++) mla__softmax_amx(&panels[p], visit, visit->s + p * mla__scores_size_amx(visit));
-    mla__values_amx(panels, n, visit);
-    mla__tiles_end();
-    for (int p = 0; p < n; p++) panels[p].started = 1;
 }
 #endif
 
@@ -4150,6 +3825,432 @@ static void MLA__F(table)(mla__kernels *k) {
 
 #undef MLA__TEMPLATE
 
+/* ---- >>bf16 ------------------------------------------------------------------------------------------------------ */
+/* Products in bf16, summed in f32: two multiply-adds a lane (AVX512_BF16), or 16 x 16 x 32 of them at a time (AMX).
+   Activations are rounded to bf16, or split into two parts whose sum they are to 2^-16; weights of every format become
+   panels of bf16, exact if they are bf16, else rounded or split as well. Of the products of parts those are made that
+   are not below what is left out anyway. */
+
+#if MLA__AMX
+
+#define MLA__BK  512 /* columns of a panel at a time */
+#define MLA__BN  32  /* and rows, in two strips of sixteen */
+#define MLA__BMR 12  /* tokens of a register tile */
+
+/* Two times sixteen f32 as bf16, in the order of their lanes; `rest` is what is lost. */
+MLA__INLINE MLA__TARGET_BF16 __m512i mla__bf16_of(__m512 a, __m512 b) { return (__m512i)_mm512_cvtne2ps_pbh(b, a); }
+MLA__INLINE MLA__TARGET_BF16 __m512 mla__rest_bf16(__m512 a, __m256i high) { /* of infinity and NaN nothing */
+    const __m512 h = _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_cvtepu16_epi32(high), 16));
+    return _mm512_maskz_sub_ps((__mmask16)~_mm512_fpclass_ps_mask(h, 0x99), a, h);
+}
+MLA__INLINE MLA__TARGET_BF16 __m512i mla__rests_bf16(__m512 a, __m512 b, __m512i high) {
+    return mla__bf16_of(mla__rest_bf16(a, _mm512_castsi512_si256(high)),
+                        mla__rest_bf16(b, _mm512_extracti64x4_epi64(high, 1)));
+}
+/* y [parts, up_to(n, 32)] = x [n] in bf16, with zeros behind it. */
+static MLA__TARGET_BF16 void mla__split_bf16(uint16_t *y, const float *x, int n, int parts) {
+    for (int k = 0; k < n; k += 32) {
+        const int left = n - k;
+        const __m512 a = _mm512_maskz_loadu_ps(left < 16 ? (__mmask16)((1u << left) - 1) : (__mmask16)0xffff, x + k);
+        const __mmask16 more = left >= 32 ? (__mmask16)0xffff : left > 16 ? (__mmask16)((1u << (left - 16)) - 1) : 0;
+        const __m512 b = more ? _mm512_maskz_loadu_ps(more, x + k + 16) : _mm512_setzero_ps();
+        const __m512i high = mla__bf16_of(a, b);
+        _mm512_storeu_si512(y + k, high);
+        if (parts > 1) _mm512_storeu_si512(y + mla__up_to(n, 32) + k, mla__rests_bf16(a, b, high));
+    }
+}
+
+/* Panels: [part][strip][columns / 2, 16 rows, 2]. */
+#define MLA__BSTRIP (MLA__BK * 16)
+#define MLA__BPART  (2 * MLA__BSTRIP)
+
+/* Columns k0 .. k0+kn of nb <= 16 rows as they lie, transposed by pairs; of other formats than bf16 by way of f32. */
+MLA__INLINE MLA__TARGET_BF16 void mla__bpack_rows(const int exact, uint16_t *to, const mla__product *p, int row, int nb,
+                                                  int k0, int kn) {
+    float own[16][MLA__SPAN];
+    const mla__sz K = p->w->cols;
+    for (int k = 0; k < kn; k += MLA__SPAN) {
+        const int n = kn - k < MLA__SPAN ? kn - k : MLA__SPAN;
+        for (int i = 0; i < nb && !exact; i++) {
+            const float *f = (const float *)mla__part_avx512(1, p, row + i, k0 + k, n, own[i]);
+            if (f != own[i]) memcpy(own[i], f, (size_t)n * sizeof *f);
+            for (int j = n; j < mla__up_to(n, 32); j++) own[i][j] = 0;
+        }
+        for (int c = 0; c < n; c += 32, to += 512) {
+            const __mmask32 have = n - c < 32 ? (__mmask32)((1ull << (n - c)) - 1) : 0xffffffffu;
+            __m512 r[16], rest[16];
+            MLA__EACH(i, 16) {
+                r[i] = rest[i] = _mm512_setzero_ps();
+                if (i < nb && exact) {
+                    const uint16_t *from = (const uint16_t *)p->w->data + (row + i) * K + k0 + k + c;
+                    r[i] = _mm512_castsi512_ps(_mm512_maskz_loadu_epi16(have, from));
+                } else if (i < nb) {
+                    const __m512 a = _mm512_loadu_ps(own[i] + c), b = _mm512_loadu_ps(own[i] + c + 16);
+                    const __m512i high = mla__bf16_of(a, b);
+                    r[i] = _mm512_castsi512_ps(high);
+                    if (p->in.w_parts > 1) rest[i] = _mm512_castsi512_ps(mla__rests_bf16(a, b, high));
+                }
+            }
+            mla__transpose_avx512(r);
+            MLA__EACH(i, 16) _mm512_storeu_ps((float *)(void *)(to + 32 * i), r[i]);
+            if (exact || p->in.w_parts < 2) continue;
+            mla__transpose_avx512(rest);
+            MLA__EACH(i, 16) _mm512_storeu_ps((float *)(void *)(to + MLA__BPART + 32 * i), rest[i]);
+        }
+    }
+}
+static MLA__TARGET_BF16 void mla__bpack_bf16(uint16_t *to, const mla__product *p, int row, int nb, int k0, int kn) {
+    mla__bpack_rows(1, to, p, row, nb, k0, kn);
+}
+static MLA__TARGET_BF16 void mla__bpack_widened(uint16_t *to, const mla__product *p, int row, int nb, int k0, int kn) {
+    mla__bpack_rows(0, to, p, row, nb, k0, kn);
+}
+/* Blocks by way of the panels of integer products. */
+static MLA__TARGET_BF16 void mla__bpack_blocks(uint16_t *to, const mla__product *p, int row, int nb, int k0, int kn) {
+    const mla__format *f = &mla__formats[p->w->dtype];
+    const int halves = MLA_GROUP / f->group, groups = kn / MLA_GROUP, has_min = mla__off_of(f) == MLA__OFF_MIN;
+    const __m512 offset = _mm512_set1_ps(has_min ? 0 : (float)mla__offset(f));
+    int16_t order[32];
+    mla__ipanel panel[MLA__IGROUPS];
+    for (int i = 0; i < 16; i++) order[2 * i] = (int16_t)i, order[2 * i + 1] = (int16_t)(16 + i);
+    const __m512i mixed = _mm512_loadu_si512(order), byte = _mm512_set1_epi32(255);
+    for (int g = 0; g < groups; g++) {
+        if (g % MLA__IGROUPS == 0)
+            mla__ipack_of(p->w)(panel, p->w, row, nb, k0 / MLA_GROUP + g, mla__min(MLA__IGROUPS, groups - g),
+                                mla__bias(f));
+        const mla__ipanel *of = &panel[g % MLA__IGROUPS];
+        for (int k = 0; k < 8; k++, to += 64) {
+            const __m512i u = _mm512_loadu_si512(of->w[k]);
+            const __m512 d = _mm512_loadu_ps(of->d[k * halves / 8]);
+            const __m512 min = has_min ? _mm512_loadu_ps(of->min[k * halves / 8]) : _mm512_setzero_ps();
+            __m512 v[4];
+            MLA__EACH(i, 4) {
+                const __m512 q = _mm512_cvtepi32_ps(_mm512_and_si512(_mm512_srli_epi32(u, (unsigned)(8 * i)), byte));
+                v[i] = _mm512_fmsub_ps(_mm512_sub_ps(q, offset), d, min);
+            }
+            MLA__EACH(i, 2) {
+                const __m512i high = mla__bf16_of(v[2 * i], v[2 * i + 1]);
+                _mm512_storeu_si512(to + 32 * i, _mm512_permutexvar_epi16(mixed, high));
+                if (p->in.w_parts > 1)
+                    _mm512_storeu_si512(to + MLA__BPART + 32 * i,
+                                        _mm512_permutexvar_epi16(mixed, mla__rests_bf16(v[2 * i], v[2 * i + 1], high)));
+            }
+        }
+    }
+}
+
+typedef void (*mla__bpack)(uint16_t *to, const mla__product *p, int row, int nb, int k0, int kn);
+
+/* y [m, 32] (+)= m tokens, x [parts, columns] each, ldx apart, times a panel of steps * 32 columns. */
+typedef struct mla__bmeet {
+    float *y;
+    mla__sz ldy;
+    const uint16_t *x, *panel;
+    mla__sz ldx, x_part;
+    int x_parts, w_parts, steps, add;
+} mla__bmeet;
+typedef void (*mla__btile)(int m, const mla__bmeet *a);
+
+MLA__INLINE MLA__TARGET_BF16 void mla__btile_m(const int M, int m, const mla__bmeet *a) {
+    const int parts = a->x_parts > a->w_parts ? a->x_parts : a->w_parts;
+    __m512 acc[MLA__BMR][2];
+    MLA__EACH(i, M) {
+        MLA__EACH(j, 2) acc[i][j] = a->add && i < m ? _mm512_loadu_ps(a->y + i * a->ldy + 16 * j) : _mm512_setzero_ps();
+    }
+    for (int product = 0; product < 4; product++) {
+        const int xp = product % 2, wp = product / 2;
+        if (xp >= a->x_parts || wp >= a->w_parts || xp + wp >= parts) continue;
+        const uint16_t *w = a->panel + wp * MLA__BPART, *x[MLA__BMR / 4];
+        MLA__EACH(i, M / 4) x[i] = a->x + xp * a->x_part + 4 * i * a->ldx;
+        for (int k = 0; k < 16 * a->steps; k++, w += 32) {
+            __m512i w0 = _mm512_loadu_si512(w), w1 = _mm512_loadu_si512(w + MLA__BSTRIP);
+            MLA__HOLD(w0);
+            MLA__HOLD(w1);
+            MLA__EACH(i, M) {
+                int pair;
+                memcpy(&pair, x[i / 4] + i % 4 * a->ldx, 4);
+                const __m512bh v = (__m512bh)_mm512_set1_epi32(pair);
+                acc[i][0] = _mm512_dpbf16_ps(acc[i][0], v, (__m512bh)w0);
+                acc[i][1] = _mm512_dpbf16_ps(acc[i][1], v, (__m512bh)w1);
+            }
+            MLA__EACH(i, M / 4) x[i] += 2;
+        }
+    }
+    MLA__EACH(i, M) {
+        MLA__EACH(j, 2)
+            if (i < m) _mm512_storeu_ps(a->y + i * a->ldy + 16 * j, acc[i][j]);
+    }
+}
+static MLA__TARGET_BF16 void mla__btile_bf16(int m, const mla__bmeet *a) {
+    if (m <= 4) mla__btile_m(4, m, a);
+    else if (m <= 8) mla__btile_m(8, m, a);
+    else mla__btile_m(12, m, a);
+}
+
+/* The compiler does not know what the tile instructions read and write. */
+#define MLA__FENCE() __asm__ volatile("" ::: "memory")
+
+/* Eight tiles of 16 rows of 64 bytes. */
+static MLA__TARGET_AMX void mla__tiles_begin(void) {
+    unsigned char config[64];
+    memset(config, 0, sizeof config);
+    config[0] = 1;
+    for (int i = 0; i < 8; i++) {
+        config[16 + 2 * i] = 64;
+        config[48 + i] = 16;
+    }
+    MLA__FENCE();
+    _tile_loadconfig(config);
+}
+static MLA__TARGET_AMX void mla__tiles_end(void) { _tile_release(); }
+
+/* 16 or 32 tokens; sums are tiles 0 to 3. */
+static MLA__TARGET_AMX void mla__btile_amx(int m, const mla__bmeet *a) {
+    const int parts = a->x_parts > a->w_parts ? a->x_parts : a->w_parts, two = m > 16;
+    const mla__sz ldy = a->ldy * 4, ldx = a->ldx * 2;
+    float *y = a->y, *y1 = y + 16 * a->ldy;
+    MLA__FENCE();
+    _tile_zero(0);
+    _tile_zero(1);
+    _tile_zero(2);
+    _tile_zero(3);
+    if (a->add) {
+        _tile_loadd(0, y, ldy);
+        _tile_loadd(1, y + 16, ldy);
+    }
+    if (a->add && two) {
+        _tile_loadd(2, y1, ldy);
+        _tile_loadd(3, y1 + 16, ldy);
+    }
+    for (int product = 0; product < 4; product++) {
+        const int xp = product % 2, wp = product / 2;
+        if (xp >= a->x_parts || wp >= a->w_parts || xp + wp >= parts) continue;
+        const uint16_t *x = a->x + xp * a->x_part, *w = a->panel + wp * MLA__BPART;
+        for (int s = 0; s < a->steps; s++, x += 32, w += 512) {
+            _tile_loadd(4, x, ldx);
+            _tile_loadd(6, w, 64);
+            _tile_dpbf16ps(0, 4, 6);
+            _tile_loadd(7, w + MLA__BSTRIP, 64);
+            _tile_dpbf16ps(1, 4, 7);
+            if (!two) continue;
+            _tile_loadd(5, x + 16 * a->ldx, ldx);
+            _tile_dpbf16ps(2, 5, 6);
+            _tile_dpbf16ps(3, 5, 7);
+        }
+    }
+    _tile_stored(0, y, ldy);
+    _tile_stored(1, y + 16, ldy);
+    if (two) {
+        _tile_stored(2, y1, ldy);
+        _tile_stored(3, y1 + 16, ldy);
+    }
+    MLA__FENCE();
+}
+
+/* A panel of nb rows meets m tokens, of which tiles want `whole` at a time; else sums are kept aside. */
+static void mla__bmeet_rows(mla__btile tile, int m, mla__bmeet *a, int nb, int whole) {
+    float edge[32 * MLA__BN], *to = a->y;
+    const mla__sz ld = a->ldy;
+    if (nb == MLA__BN && m % whole == 0) {
+        tile(m, a);
+        return;
+    }
+    memset(edge, 0, sizeof edge);
+    a->y = edge, a->ldy = MLA__BN;
+    for (int i = 0; i < m && a->add; i++) memcpy(edge + MLA__BN * i, to + i * ld, (size_t)nb * sizeof *to);
+    tile(m, a);
+    for (int i = 0; i < m; i++) memcpy(to + i * ld, edge + MLA__BN * i, (size_t)nb * sizeof *to);
+}
+/* As mla__igemm_x86. */
+static MLA__TARGET_BF16 void mla__bgemm(mla__btile tile, int most, int whole, const mla__product *p) {
+    const mla_tensor *w = p->w;
+    const int K = w->cols, along = (K + MLA__BK - 1) / MLA__BK, down = (p->n1 - p->n0 + MLA__BN - 1) / MLA__BN;
+    const mla__bpack pack = mla__blocked(w->dtype) ? mla__bpack_blocks
+                            : w->dtype == MLA_BF16 ? mla__bpack_bf16
+                                                   : mla__bpack_widened;
+    const int w_parts = w->dtype == MLA_BF16 ? 1 : p->in.w_parts;
+    uint16_t *panel = (uint16_t *)(void *)p->panel;
+    for (int t0 = 0; t0 < p->in.T; t0 += MLA__MC) {
+        const int t1 = mla__min(p->in.T, t0 + MLA__MC), few = t1 - t0 <= 64;
+        for (int i = 0; i < along * down; i++) {
+            const int n = p->n0 + (few ? i / along : i % down) * MLA__BN, nb = mla__min(MLA__BN, p->n1 - n);
+            const int k0 = (few ? i % along : i / down) * MLA__BK, kn = mla__min(MLA__BK, K - k0);
+            const int n1 = p->n0 + (few ? (i + 1) / along : (i + 1) % down) * MLA__BN;
+            const int k1 = (few ? (i + 1) % along : (i + 1) / down) * MLA__BK;
+            for (int r = 0; r < nb; r += 16)
+                pack(panel + r / 16 * MLA__BSTRIP, p, p->row0 + n + r, mla__min(16, nb - r), k0, kn);
+            mla__ahead ahead =
+                mla__ahead_of(w, p->row0 + n1, mla__min(MLA__BN, p->n1 - n1), k1, mla__min(MLA__BK, K - k1));
+            const int lines = (int)((ahead.bytes + 63) / 64) * ahead.runs * most / (t1 - t0) + 1;
+            for (int u = t0; u < t1; u += most) {
+                const uint16_t *x = (const uint16_t *)(const void *)(p->in.q + u * p->in.ldq) + k0;
+                mla__bmeet a = {p->y + u * p->ldy + (n - p->n0),
+                                p->ldy,
+                                x,
+                                panel,
+                                p->in.ldq / 2,
+                                mla__up_to(K, 32),
+                                p->in.parts,
+                                w_parts,
+                                (kn + 31) / 32,
+                                k0 > 0};
+                mla__fetch(&ahead, lines);
+                mla__bmeet_rows(tile, mla__min(most, t1 - u), &a, nb, whole);
+            }
+        }
+    }
+}
+static void mla__bgemm_bf16(const mla__product *p) { mla__bgemm(mla__btile_bf16, MLA__BMR, 1, p); }
+static MLA__TARGET_AMX void mla__bgemm_amx(const mla__product *p) {
+    mla__tiles_begin();
+    mla__bgemm(mla__btile_amx, 32, 16, p);
+    mla__tiles_end();
+}
+
+/* Attention by tiles: as attend of the template, with queries, probabilities, keys and values in bf16. A panel's
+   scores, and the probabilities that are packed over them, take so many floats. */
+static mla__sz mla__scores_size_amx(const mla__visit *visit) { return visit->nu < 16 ? 256 : visit->nu * 16; }
+
+/* When a panel meets its first keys, its queries are packed in their place. */
+static MLA__TARGET_AMX void mla__queries_amx(mla__lanes *panels, int n, int dk) {
+    int16_t order[32];
+    for (int i = 0; i < 16; i++) order[2 * i] = (int16_t)i, order[2 * i + 1] = (int16_t)(16 + i);
+    const __m512i mixed = _mm512_loadu_si512(order);
+    for (int p = 0; p < n; p++) {
+        if (panels[p].started) continue;
+        for (int d = 0; d < dk; d += 2) {
+            const float *q = panels[p].q + 16 * (mla__sz)d;
+            const __m512i two = (__m512i)_mm512_cvtne2ps_pbh(_mm512_loadu_ps(q + 16), _mm512_loadu_ps(q));
+            _mm512_storeu_si512((uint16_t *)(void *)panels[p].q + 16 * (mla__sz)d,
+                                _mm512_permutexvar_epi16(mixed, two));
+        }
+    }
+}
+
+/* s [n, keys, lanes]: sixteen keys meet two panels at a time. */
+static MLA__TARGET_AMX void mla__scores_amx(const mla__lanes *panels, int n, const mla__visit *visit) {
+    const int steps = visit->dk / 32, nu = visit->nu;
+    const mla__sz lds = mla__scores_size_amx(visit);
+    for (int u = 0; u < nu; u += 16) {
+        const int rows = nu - u < 16 ? nu - u : 16;
+        const uint16_t *a = (const uint16_t *)visit->k + u * visit->ldk;
+        mla__sz lda = visit->ldk * 2;
+        if (rows < 16) { /* the last ones are copied, with zeros behind them */
+            lda = visit->dk * 2;
+            memset(visit->wide, 0, 16 * (size_t)lda);
+            for (int i = 0; i < rows; i++) memcpy((char *)visit->wide + i * lda, a + i * visit->ldk, (size_t)lda);
+            a = (const uint16_t *)(const void *)visit->wide;
+        }
+        for (int p = 0; p < n; p += 2) {
+            const uint16_t *b = (const uint16_t *)(const void *)panels[p].q,
+                           *b1 = (const uint16_t *)(const void *)panels[p + 1 < n ? p + 1 : p].q;
+            float *to[2], edge[2][256];
+            for (int i = 0; i < 2; i++) to[i] = rows < 16 ? edge[i] : visit->s + (p + i) * lds + u * 16;
+            MLA__FENCE();
+            _tile_zero(0);
+            _tile_zero(1);
+            for (int i = 0; i < steps; i++) {
+                _tile_loadd(4, a + 32 * i, lda);
+                _tile_loadd(6, b + 512 * i, 64);
+                _tile_dpbf16ps(0, 4, 6);
+                if (p + 1 >= n) continue;
+                _tile_loadd(7, b1 + 512 * i, 64);
+                _tile_dpbf16ps(1, 4, 7);
+            }
+            _tile_stored(0, to[0], 64);
+            if (p + 1 < n) _tile_stored(1, to[1], 64);
+            MLA__FENCE();
+            if (rows == 16) continue;
+            for (int i = 0; i < 2 && p + i < n; i++)
+                memcpy(visit->s + (p + i) * lds + u * 16, edge[i], (size_t)rows * 16 * sizeof(float));
+        }
+    }
+}
+
+/* Scores of a panel become probabilities, packed over them: [keys / 32, lanes, 32 keys]. */
+static MLA__TARGET_AMX void mla__softmax_amx(mla__lanes *l, const mla__visit *visit, float *s) {
+    uint16_t *packed = (uint16_t *)(void *)s;
+    mla__softmax_avx512(l, visit, s);
+    for (int u = 0; u < visit->nu; u += 32, packed += 512) {
+        __m512 r[2][16];
+        MLA__EACH(h, 2) {
+            MLA__EACH(i, 16)
+                r[h][i] = u + 16 * h + i < visit->nu ? _mm512_loadu_ps(s + (u + 16 * h + i) * 16) : _mm512_setzero_ps();
+            mla__transpose_avx512(r[h]);
+        }
+        MLA__EACH(i, 16) _mm512_storeu_si512(packed + 32 * i, (__m512i)_mm512_cvtne2ps_pbh(r[1][i], r[0][i]));
+    }
+}
+
+/* o [lanes, dv] += probabilities [lanes, keys] . v [keys, dv], 64 keys and 32 channels at a time. The keys of the next
+   visit are fetched while these are worked on. */
+static MLA__TARGET_AMX void mla__values_amx(mla__lanes *panels, int n, const mla__visit *visit) {
+    const int nu = visit->nu, dv = visit->dv;
+    const mla__sz ldv = visit->ldv, lds = mla__scores_size_amx(visit);
+    const char *ahead = (const char *)((const uint16_t *)visit->k + nu * visit->ldk);
+    const int bytes = (int)(64 * nu * visit->ldk / dv) + 64;
+    int16_t pairs[2][32];
+    for (int i = 0; i < 16; i++)
+        for (int h = 0; h < 2; h++)
+            pairs[h][2 * i] = (int16_t)(16 * h + i), pairs[h][2 * i + 1] = (int16_t)(32 + 16 * h + i);
+    const __m512i low = _mm512_loadu_si512(pairs[0]), high = _mm512_loadu_si512(pairs[1]);
+    for (int u = 0; u < nu; u += 64) {
+        const int halves = nu - u > 32 ? 2 : 1;
+        for (int c = 0; c < dv; c += 32, ahead += bytes) {
+            uint16_t b[2][2][512]; /* [keys / 32][channels / 16][16 pairs of keys][16 channels][2] */
+            if (u == 0)
+                for (int i = 0; i < bytes; i += 64) MLA__PREFETCH(ahead + i);
+            for (int i = 0; i < 32 * halves; i += 2) {
+                const uint16_t *row = (const uint16_t *)visit->v + (u + i) * ldv + c;
+                const __m512i x = u + i < nu ? _mm512_loadu_si512(row) : _mm512_setzero_si512();
+                const __m512i y = u + i + 1 < nu ? _mm512_loadu_si512(row + ldv) : _mm512_setzero_si512();
+                _mm512_storeu_si512(b[i / 32][0] + i % 32 * 16, _mm512_permutex2var_epi16(x, low, y));
+                _mm512_storeu_si512(b[i / 32][1] + i % 32 * 16, _mm512_permutex2var_epi16(x, high, y));
+            }
+            MLA__FENCE();
+            _tile_loadd(4, b[0][0], 64);
+            _tile_loadd(5, b[0][1], 64);
+            if (halves > 1) {
+                _tile_loadd(6, b[1][0], 64);
+                _tile_loadd(7, b[1][1], 64);
+            }
+            for (int p = 0; p < n; p++) {
+                const uint16_t *a = (const uint16_t *)(const void *)(visit->s + p * lds) + u / 32 * 512;
+                float *o = panels[p].o + c;
+                if (panels[p].started || u) {
+                    _tile_loadd(0, o, dv * 4);
+                    _tile_loadd(1, o + 16, dv * 4);
+                } else {
+                    _tile_zero(0);
+                    _tile_zero(1);
+                }
+                _tile_loadd(2, a, 64);
+                _tile_dpbf16ps(0, 2, 4);
+                _tile_dpbf16ps(1, 2, 5);
+                if (halves > 1) {
+                    _tile_loadd(3, a + 512, 64);
+                    _tile_dpbf16ps(0, 3, 6);
+                    _tile_dpbf16ps(1, 3, 7);
+                }
+                _tile_stored(0, o, dv * 4);
+                _tile_stored(1, o + 16, dv * 4);
+            }
+            MLA__FENCE();
+        }
+    }
+}
+
+static MLA__TARGET_AMX void mla__attend_amx(mla__lanes *panels, int n, const mla__visit *visit) {
+    mla__queries_amx(panels, n, visit->dk);
+    mla__tiles_begin();
+    mla__scores_amx(panels, n, visit);
+    for (int p = 0; p < n; p++) mla__softmax_amx(&panels[p], visit, visit->s + p * mla__scores_size_amx(visit));
+    mla__values_amx(panels, n, visit);
+    mla__tiles_end();
+    for (int p = 0; p < n; p++) panels[p].started = 1;
+}
+#endif
+
 /* The one place that decides which kernels an ISA has: newest first. AUTO has no more than VNNI: tiles are asked of the
    system, and BF16 is for activations that are rounded to it. */
 static void mla__select(mla__kernels *k, mla_isa isa) {
@@ -4159,11 +4260,11 @@ static void mla__select(mla__kernels *k, mla_isa isa) {
 #if MLA__AMX
     case MLA_ISA_AMX:
         mla__select(k, MLA_ISA_BF16);
-        k->attend_tiles = mla__attend_amx, k->bgemm = mla__bgemm_amx;
+        k->attend_tiles = mla__attend_amx, k->bgemm = mla__bgemm_amx, k->tiles = 1;
         break;
     case MLA_ISA_BF16:
         mla__select(k, MLA_ISA_VNNI);
-        k->pack = mla__pack_bf16, k->bgemm = mla__bgemm_bf16;
+        k->split = mla__split_bf16, k->bgemm = mla__bgemm_bf16;
         break;
 #endif
 #if MLA__X86
@@ -5685,16 +5786,20 @@ static void mla__parallel_even(mla_context *c, mla__work work, void *arg, int n,
 
 /* ---- >>linear ---------------------------------------------------------------------------------------------------- */
 
+/* Up to so many tokens meet a tensor's weights as these stream by. */
+static int mla__few(const mla_context *c, const mla_tensor *w) {
+    return w && w->layout && mla__blocked(w->dtype) ? c->k.few : MLA__FEW;
+}
 /* y [T, n0..n1) = x W^T + bias, y indexed from n0. */
 static void mla__rows(mla_context *c, float *y, mla__sz ldy, const mla__in *in, const mla_linear *w, int row0, int n0,
                       int n1, float *panel) {
     const mla_tensor *b = &w->bias;
     const mla_dtype d = w->weight.dtype;
-    const int few = in->T <= (in->q && w->weight.layout ? c->k.few : MLA__FEW);
-    const mla__kernel run = !in->q             ? (few ? c->k.dot : c->k.gemm)[d]
-                            : !mla__blocked(d) ? c->k.bgemm
-                            : few              ? c->k.idot[d][w->weight.layout]
-                                               : c->k.igemm[d];
+    const int few = in->T <= mla__few(c, in->q ? &w->weight : NULL);
+    const mla__kernel run = in->parts ? c->k.bgemm
+                            : !in->q  ? (few ? c->k.dot : c->k.gemm)[d]
+                            : few     ? c->k.idot[d][w->weight.layout]
+                                      : c->k.igemm[d];
     const mla__product p = {y, ldy, *in, &w->weight, row0, n0, n1, panel, c->k.fetch, c->k.widen[d]};
     run(&p);
     for (int t = 0; b->data && t < in->T; t++)
@@ -5702,7 +5807,7 @@ static void mla__rows(mla_context *c, float *y, mla__sz ldy, const mla__in *in, 
 }
 
 static mla__in mla__in_of(const float *x, mla__sz ldx, int T) {
-    const mla__in in = {x, NULL, ldx, 0, NULL, T};
+    const mla__in in = {x, NULL, ldx, 0, NULL, T, 0, 0};
     return in;
 }
 /* Tokens t0 .. t0+T of it. */
@@ -5768,46 +5873,46 @@ static void mla__jobs_work(mla_context *c, void *none, const mla__share *my) {
     mla__job_rows(c, j, my->from * MLA__STRIP, mla__min(my->to * MLA__STRIP, j->rows), &c->workers[my->worker]);
 }
 
-/* What a tensor wants its activations rounded to. */
-static mla_activations mla__wants(const mla_context *c, const mla_tensor *w, int T) {
-    if (c->activations == MLA_ACT_F32) return MLA_ACT_F32;
-    if (mla__blocked(w->dtype)) return MLA_ACT_INT8;
-    if (w->dtype == MLA_BF16 && c->activations == MLA_ACT_BF16 && T > MLA__FEW) return MLA_ACT_BF16;
-    return w->dtype == MLA_E4M3 && c->activations == MLA_ACT_E4M3 ? MLA_ACT_E4M3 : MLA_ACT_F32;
+/* What a tensor wants its activations rounded to. Tiles round blocks' activations to bf16, which is nearer than int8. */
+static int mla__wants(const mla_context *c, const mla_tensor *w, int T) {
+    const int few = T <= mla__few(c, w), to = c->activations;
+    if (to == MLA_ACT_F32) return MLA_ACT_F32;
+    if (mla__blocked(w->dtype)) return c->k.tiles && !few && to != MLA_ACT_INT8 ? MLA_ACT_BF16 : MLA_ACT_INT8;
+    if (w->dtype == MLA_E4M3 && to == MLA_ACT_E4M3) return MLA_ACT_E4M3;
+    if (w->dtype == MLA_BF16 && to == MLA_ACT_BF16 && !few) return MLA_ACT_BF16;
+    return c->k.tiles && !few ? MLA__ACT_SPLIT : MLA_ACT_F32;
 }
 /* Of gate and up that want different things, both meet f32. */
-static mla_activations mla__rounds_to(const mla_context *c, const mla__job *j) {
-    const mla_activations to = j->exact ? MLA_ACT_F32 : mla__wants(c, &j->w->weight, j->in.T);
+static int mla__rounds_to(const mla_context *c, const mla__job *j) {
+    const int to = j->exact ? MLA_ACT_F32 : mla__wants(c, &j->w->weight, j->in.T);
     return j->up && mla__wants(c, &j->up->weight, j->in.T) != to ? MLA_ACT_F32 : to;
 }
+static int mla__packed(int to) { return to == MLA_ACT_BF16 || to == MLA__ACT_SPLIT; }
 static void mla__activations_work(mla_context *c, void *none, const mla__share *my) {
     const mla__job *j = &c->jobs[my->load];
     const mla__in *in = &j->in;
-    const int cols = j->w->weight.cols;
-    const mla_activations to = mla__rounds_to(c, j);
+    const int cols = j->w->weight.cols, to = mla__rounds_to(c, j);
     unsigned char *q = c->act + (in->q - c->act);
     (void)none;
-    if (to == MLA_ACT_INT8)
-        for (int t = my->from; t < my->to; t++)
-            c->k.quantize((mla__act *)(void *)(q + t * in->ldq), in->x + t * in->ldx, cols);
-    else if (to == MLA_ACT_E4M3)
-        for (int t = my->from; t < my->to; t++)
-            mla__round_e4m3((float *)(void *)(q + t * in->ldq), in->x + t * in->ldx, cols);
-    else
-        for (int t = my->from * 16; t < mla__min(my->to * 16, in->T); t += 16)
-            c->k.pack((uint16_t *)(void *)(q + t * in->ldq), in->x + (in->idx ? 0 : t * in->ldx), in->ldx,
-                      in->idx ? in->idx + t : NULL, mla__min(16, in->T - t), cols);
+    for (int t = my->from; t < my->to; t++) {
+        unsigned char *y = q + t * in->ldq;
+        const float *x = mla__packed(to) && t < in->T ? mla__x_of(in, t) : in->x + t * in->ldx;
+        if (to == MLA_ACT_INT8) c->k.quantize((mla__act *)(void *)y, x, cols);
+        else if (to == MLA_ACT_E4M3) mla__round_e4m3((float *)(void *)y, x, cols);
+        else if (t >= in->T) memset(y, 0, (size_t)in->ldq);
+        else c->k.split((uint16_t *)(void *)y, x, cols, to == MLA_ACT_BF16 ? 1 : 2);
+    }
 }
-/* Activations are rounded for weights that want it: to int8 or e4m3, once for jobs that share x, or packed as bf16. */
+/* Activations are rounded for weights that want it: to int8 or e4m3, once for jobs that share x, or to bf16, where
+   tokens that are picked are put in a row, and there are sixteen of them or a multiple. */
 static void mla__activations(mla_context *c) {
     double cost = 0;
     mla__sz used = 0;
     /* that was rounded to each: experts may be of several dtypes, and all have the same x */
-    const mla__in *last[MLA_ACT_COUNT] = {0};
+    const mla__in *last[MLA__ACT_COUNT] = {0};
     for (int i = 0; i < c->n_jobs; i++) {
         mla__job *j = &c->jobs[i];
-        const mla_activations to = mla__rounds_to(c, j);
-        const int packed = to == MLA_ACT_BF16, cols = j->w->weight.cols;
+        const int to = mla__rounds_to(c, j), packed = mla__packed(to), cols = j->w->weight.cols;
         const mla__in *same = last[to];
         c->loads[i].units = 0, c->loads[i].weight = 1;
         if (to == MLA_ACT_F32) continue;
@@ -5818,17 +5923,17 @@ static void mla__activations(mla_context *c) {
         }
         last[to] = &j->in;
         j->in.q = c->act + used;
-        c->loads[i].units = packed ? (j->in.T + 15) / 16 : j->x_rows, c->loads[i].weight = (packed ? 16 : 1) * cols;
-        used += (packed ? mla__up_to(j->in.T, 16) : j->x_rows) * j->in.ldq;
+        c->loads[i].units = packed ? mla__up_to(j->in.T, 16) : j->x_rows, c->loads[i].weight = cols;
+        used += c->loads[i].units * j->in.ldq;
         cost += 2.0 * c->loads[i].units * (double)c->loads[i].weight;
     }
     if (used) mla__parallel(c, mla__activations_work, NULL, c->n_jobs, cost);
     for (int i = 0; i < c->n_jobs; i++) {
         mla__in *in = &c->jobs[i].in;
         if (!in->q) continue;
-        const mla_activations to = mla__rounds_to(c, &c->jobs[i]);
-        if (to == MLA_ACT_BF16) in->idx = NULL, in->ldx = 0; /* packed in their order */
-        if (to == MLA_ACT_E4M3) {                            /* f32 in form */
+        const int to = mla__rounds_to(c, &c->jobs[i]);
+        if (mla__packed(to)) in->idx = NULL, in->ldx = 0, in->parts = in->w_parts = to == MLA_ACT_BF16 ? 1 : 2;
+        if (to == MLA_ACT_E4M3) { /* f32 in form */
             in->x = (const float *)(const void *)in->q, in->ldx = c->jobs[i].w->weight.cols;
             in->q = NULL;
         }
@@ -5849,36 +5954,42 @@ static void mla__jobs_run(mla_context *c) {
     c->n_jobs = 0;
 }
 
-/* Packed as bf16, a token stands once for each of its experts, and each expert's tokens are padded to 16. */
+/* The most bytes that activations take which are rounded at a time. In bf16 a token stands once for each of its experts,
+   and each expert's tokens are padded to 16. */
+static double mla__linear_bytes(const mla_context *c, int widest) {
+    const mla_config *f = c->f;
+    const int T = c->max_tokens, D = c->D, E = f->n_routed_experts, K = f->num_experts_per_tok,
+              inter = f->moe_intermediate_size, shared = f->n_shared_experts * inter;
+    const unsigned has = c->m->dtypes, blocks = (1u << MLA_UE8M0) - (1u << MLA_Q8);
+    const double slots = (double)T * K + 15.0 * fmin(E, (double)T * K);
+    const int fp8 = c->activations == MLA_ACT_E4M3 && has & 1u << MLA_E4M3, most = MLA__ACT_SPLIT;
+    double bytes = fp8 ? T * (double)mla__act_bytes(MLA_ACT_E4M3, widest) : 0;
+    if (c->activations == MLA_ACT_F32) return 0;
+    if (has & blocks)
+        bytes += (T + 1) *
+                 fmax((double)mla__act_bytes(MLA_ACT_INT8, widest),
+                      K * (double)mla__act_bytes(MLA_ACT_INT8, inter) + (double)mla__act_bytes(MLA_ACT_INT8, shared));
+    if (c->k.bgemm && (c->k.tiles || (c->activations == MLA_ACT_BF16 && has & 1u << MLA_BF16)))
+        bytes += fmax((T + 15.0) * (double)mla__act_bytes(most, widest),
+                      slots * (double)mla__act_bytes(most, mla__max(D, inter)) +
+                          (T + 15.0) * (double)mla__act_bytes(most, mla__max(D, shared)));
+    return bytes;
+}
 static void mla__linear_layout(mla_context *c, mla__arena *arena) {
-    const mla_model *m = c->m;
-    const mla_config *f = &m->c;
+    const mla_config *f = c->f;
     const int T = c->max_tokens, H = f->num_attention_heads, D = f->hidden_size, E = f->n_routed_experts,
               K = f->num_experts_per_tok, inter = f->moe_intermediate_size, shared = f->n_shared_experts * inter;
     const int inner = mla__max(f->intermediate_size, K * inter + shared),
               pair = f->num_nextn_predict_layers ? 2 * D : 0;
     const int widest = mla__max(mla__max(mla__max(D, pair), f->q_lora_rank), mla__max(H * f->v_head_dim, inner));
     const int max_jobs = mla__max(mla__max(H, E + 2), 4);
-    const int packs = c->k.pack && m->dtypes & 1u << MLA_BF16;
-    const int fp8 = c->activations == MLA_ACT_E4M3 && m->dtypes & 1u << MLA_E4M3;
-    const unsigned blocks = (1u << MLA_UE8M0) - (1u << MLA_Q8);
     c->jobs = MLA__TAKE(arena, mla__job, max_jobs);
     c->loads = MLA__TAKE(arena, mla__load, (double)max_jobs + T);
-    if (c->activations != MLA_ACT_F32 && (packs || fp8 || m->dtypes & blocks)) {
-        const double slot_rows = (double)T * K + 15.0 * fmin(E, (double)T * K), dense = (T + 15.0) * (widest + 31.0);
-        const double slots =
-            slot_rows * mla__up_to(mla__max(D, inter), 32) + (T + 15.0) * mla__up_to(mla__max(D, shared), 32);
-        const double each =
-            K * (double)mla__act_bytes(MLA_ACT_INT8, inter) + (double)mla__act_bytes(MLA_ACT_INT8, shared);
-        const double bytes = (T + 1) * fmax((double)mla__act_bytes(MLA_ACT_INT8, widest), each) +
-                             (packs ? 2 * fmax(dense, slots) : 0) +
-                             (fp8 ? T * (double)mla__act_bytes(MLA_ACT_E4M3, widest) : 0);
-        c->act = MLA__TAKE(arena, unsigned char, bytes);
-    }
+    c->act = MLA__TAKE(arena, unsigned char, mla__linear_bytes(c, widest));
     c->workers = MLA__TAKE(arena, mla__worker, c->threads);
     for (int i = 0; i < c->threads; i++) {
         mla__worker my;
-        my.panel = MLA__TAKE(arena, float, packs ? MLA__BPANEL : MLA__KC *MLA__NR_MAX);
+        my.panel = MLA__TAKE(arena, float, MLA__KC *MLA__NR_MAX);
         my.group = MLA__TAKE(arena, float, MLA__MC *MLA__GROUP);
         if (c->workers) c->workers[i] = my;
     }
@@ -6362,7 +6473,7 @@ typedef struct mla__walker {
     float *mask, *probs; /* of a visit: [NL, KEYS] and [max(H, NL), KEYS] */
     /* for >>attention */
     float *k, *v;              /* naive: [KEYS, N+P] and [KEYS, V] of a visit, */
-    uint16_t *c16, *k16, *v16; /* and in bf16 for attend_tiles: the latents packed, keys and values as they are */
+    uint16_t *c16, *k16, *v16; /* and in bf16: the latents for bgemm; keys and values for attend_tiles */
     float *s, *wide;
 } mla__walker;
 
@@ -6409,7 +6520,7 @@ static void mla__walk_layout(mla_context *c, mla__arena *arena) {
         my.probs = MLA__TAKE(arena, float, sparse ? (double)mla__max(H, MLA__NL_MAX) * MLA__KEYS : 0);
         my.k = MLA__TAKE(arena, float, (double)MLA__KEYS *(N + P));
         my.v = MLA__TAKE(arena, float, (double)MLA__KEYS *mla__up_to(V, MLA__NR_MAX));
-        my.c16 = MLA__TAKE(arena, uint16_t, (double)tiles * R);
+        my.c16 = MLA__TAKE(arena, uint16_t, c->k.bgemm ? MLA__KEYS * (double)mla__act_bytes(MLA__ACT_SPLIT, R) / 2 : 0);
         my.k16 = MLA__TAKE(arena, uint16_t, (double)tiles * (N + P));
         my.v16 = MLA__TAKE(arena, uint16_t, (double)tiles * V);
         my.s = MLA__TAKE(arena, float, (double)mla__max(MLA__KEYS, MLA_PAGE * all_heads) * nl);
@@ -6775,7 +6886,8 @@ static void mla__head_values(mla_context *c, float *y, mla__sz ldy, const mla__i
     mla__rows(c, y, ldy, in, &a->values.w, mla__head_row(&a->values, h), 0, a->values.n, panel);
 }
 
-/* A visit's keys [n, N+P] and values [n, V] of head h, expanded from the latents; in bf16 if tiles are used. */
+/* A visit's keys [n, N+P] and values [n, V] of head h, expanded from the latents, by bgemm where that is the fastest; in
+   bf16 for attend_tiles. */
 static void mla__expand(mla_context *c, const mla__attn *a, const mla__walk *walk, int h, int tiles, int worker) {
     const mla__walker *my = &c->walkers[worker];
     const int N = c->N, P = c->P, V = c->V, R = c->R, nu = walk->n;
@@ -6783,11 +6895,12 @@ static void mla__expand(mla_context *c, const mla__attn *a, const mla__walk *wal
     const float *latent = (const float *)mla__walk_rows(walk, 0, ld);
     float *panel = c->workers[worker].panel;
     mla__in in = mla__in_of(latent, ld, nu);
-    if (tiles) {
-        for (int u = 0; u < nu; u += 16)
-            c->k.pack(my->c16 + u * (mla__sz)R, latent + u * ld, ld, NULL, mla__min(16, nu - u), R);
-        in.q = (const unsigned char *)my->c16, in.ldq = 2 * R;
-        in.T = mla__up_to(nu, 16); /* tokens that are not there are zero */
+    if (tiles || (c->k.tiles && c->activations != MLA_ACT_F32 && nu > MLA__FEW)) {
+        const int exact = walk->b->seq->cache->pool->dtype == MLA_BF16; /* one part is all */
+        in.q = (const unsigned char *)my->c16, in.ldq = mla__act_bytes(exact ? MLA_ACT_BF16 : MLA__ACT_SPLIT, R);
+        in.parts = exact ? 1 : 2, in.w_parts = 2;
+        for (int u = 0; u < nu; u++) c->k.split(my->c16 + u * in.ldq / 2, latent + u * ld, R, in.parts);
+        for (int u = nu; u < mla__up_to(nu, 16); u++) memset(my->c16 + u * in.ldq / 2, 0, (size_t)in.ldq);
     }
     mla__head_keys(c, my->k, ldk, &in, a, h, 0, panel);
     for (int u = 0; u < nu; u++) memcpy(my->k + u * ldk + N, latent + u * ld + R, (size_t)P * sizeof *latent);
@@ -7473,10 +7586,11 @@ static mla_context_desc mla__context_desc_of(const void *desc) {
     const mla_context_desc d = MLA__ZERO;
     return desc ? *(const mla_context_desc *)desc : d;
 }
-/* AUTO with bf16 activations is the best that has instructions for them. */
+/* AUTO is tiles if there are any; with bf16 activations the best that has instructions for them. */
 static mla_isa mla__isa_of(const mla_context_desc *d) {
-    if (d->isa != MLA_ISA_AUTO || d->activations != MLA_ACT_BF16) return d->isa;
-    return mla_isa_available(MLA_ISA_AMX) ? MLA_ISA_AMX : MLA_ISA_BF16;
+    if (d->isa != MLA_ISA_AUTO) return d->isa;
+    if (mla_isa_available(MLA_ISA_AMX)) return MLA_ISA_AMX;
+    return d->activations == MLA_ACT_BF16 ? MLA_ISA_BF16 : MLA_ISA_AUTO;
 }
 
 static void *mla__context_layout(const mla_model *m, const void *desc, void *memory, size_t *bytes) {
@@ -7492,7 +7606,7 @@ static void *mla__context_layout(const mla_model *m, const void *desc, void *mem
 #endif
     if (c.threads <= 0) c.threads = 1;
     mla__select(&c.k, mla__isa_of(&d));
-    if (d.activations != MLA_ACT_BF16) c.k.attend_tiles = NULL, c.k.pack = NULL;
+    if (d.activations != MLA_ACT_BF16) c.k.attend_tiles = NULL;
     c.call = MLA__TAKE(&arena, mla__call_scratch, 1);
     c.sparse = MLA__TAKE(&arena, mla__sparse_scratch, 1);
     c.index = MLA__TAKE(&arena, mla__index_scratch, 1);
