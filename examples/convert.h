@@ -527,9 +527,7 @@ static void cv__give_back(const convert_plan *p, const convert_tensor *t, int64_
     int from = 0, to = 0;
     if (t->kind == CONVERT_K_B || t->k == CHECKPOINT_CLASS_COUNT || t->head || last < first || p->c->memory) return;
     const mla_tensor *a = cv__source(p, t, first, &from), *b = cv__source(p, t, last, &to);
-    if (a == b && !ckq__own(p->c, a))
-        ckq__give_back((const unsigned char *)a->data + ckq__bytes(a, from),
-                       ckq__bytes(a, to + 1) - ckq__bytes(a, from));
+    if (a == b) ckq__give_back(p->c, a, from, to + 1);
 }
 
 void convert_rows(const convert_plan *p, const convert_tensor *t, int64_t first, int64_t count, void *out) {

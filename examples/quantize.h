@@ -119,6 +119,7 @@ typedef struct ckq__work {
     const checkpoint_quant *how;
     unsigned char *rows; /* [tasks, rows_bytes], if anything is repacked in place */
     size_t rows_bytes;
+    const checkpoint *c;
     float e4m3[256];
 } ckq__work;
 
@@ -169,14 +170,21 @@ static void ckq__widen(float *x, const mla_tensor *t, const float *e4m3, int row
     }
 }
 
-/* Pages of a mapped file that have been read. Should anybody look at them again, they are read again. */
-static void ckq__give_back(const unsigned char *data, size_t bytes) {
+/* Does it lie in memory of the checkpoint's own, as it was opened? */
+static int ckq__own(const checkpoint *c, const mla_tensor *t) {
+    return c->repacked && (uintptr_t)t->data - (uintptr_t)c->repacked < (uintptr_t)c->repacked_bytes + 64;
+}
+
+/* Pages of a mapped file that have been read. Should anybody look at them again, they are read again; what the
+   checkpoint unpacked lies in no file, and would be lost. */
+static void ckq__give_back(const checkpoint *c, const mla_tensor *t, int begin, int end) {
 #if !defined CHECKPOINT_NO_MMAP && defined MADV_DONTNEED
+    if (ckq__own(c, t)) return;
+    const unsigned char *data = (const unsigned char *)t->data + ckq__bytes(t, begin);
     const size_t before = (size_t)((uintptr_t)data % (uintptr_t)sysconf(_SC_PAGESIZE));
-    madvise((void *)(uintptr_t)(data - before), bytes + before, MADV_DONTNEED);
+    madvise((void *)(uintptr_t)(data - before), ckq__bytes(t, end) - ckq__bytes(t, begin) + before, MADV_DONTNEED);
 #else
-    (void)data;
-    (void)bytes;
+    (void)c, (void)t, (void)begin, (void)end;
 #endif
 }
 
@@ -199,9 +207,7 @@ static void ckq__strip(const ckq__work *w, const ckq__item *item, int begin, int
             }
             if (item->layout) mla_repack(to, &piece, NULL);
         }
-    if (begin < end)
-        ckq__give_back((const unsigned char *)t->data + ckq__bytes(t, begin),
-                       ckq__bytes(t, end) - ckq__bytes(t, begin));
+    if (begin < end) ckq__give_back(w->c, t, begin, end);
 }
 
 /* Sixteen rows of blocks at a time, where they lie. */
@@ -268,11 +274,6 @@ static const char *ckq__file_of(const checkpoint *c, const char *tensor) {
 mla_dtype checkpoint_form_dtype(checkpoint_form f) {
     static const mla_dtype dtypes[] = {MLA_Q8, MLA_Q4, MLA_Q4_K, MLA_Q5_K, MLA_Q6_K, MLA_IQ4_NL};
     return f >= CHECKPOINT_Q8 && f < CHECKPOINT_FORM_COUNT ? dtypes[f - CHECKPOINT_Q8] : MLA_F32;
-}
-
-/* Does it lie in memory of the checkpoint's own, as it was opened? */
-static int ckq__own(const checkpoint *c, const mla_tensor *t) {
-    return c->repacked && (uintptr_t)t->data - (uintptr_t)c->repacked < (uintptr_t)c->repacked_bytes + 64;
 }
 
 static void ckq__tensor(ckq__job *j, checkpoint_class k, const char *prefix, const char *name, mla_tensor *t) {
@@ -443,6 +444,7 @@ mla_result checkpoint_quantize(checkpoint *c, const checkpoint_quant *how, mla_e
     w.n_items = j.n_items;
     w.total = j.total;
     w.how = &j.how;
+    w.c = c;
     ckq__convert(&w);
     free(j.items);
     free(w.rows);
