@@ -1,6 +1,6 @@
 # make            the examples and the bench, into build/
 # make run        tells a small tale, by the DeepSeek-V3 in miniature of examples/tales
-# make test       the tests, in some three minutes on two cores; the last line is "N passed, N failed"; T=tokenizer runs one, T="tokenizer test_a%" several
+# make test       the tests, in less than two minutes on two cores; the last line is "N passed, N failed"; T=tokenizer runs one, T="tokenizer test_a%" several
 # make check      all the tests can do, also under sanitizers and valgrind as far as they are installed; T="asan/%" runs some
 # make tokenizer  compares token ids of 24 tokenizers with the reference implementations on 20,000 texts (make check does on fewer)
 # make llamacpp   compares logits and tokens with llama.cpp's on the same GGUF files (make check does on fewer)
@@ -31,19 +31,36 @@ can = d=$$(mktemp -d) && printf '\#include <$(2)>\nint main(void) { return 0; }\
 
 # ---- programs ----------------------------------------------------------------------------------------------------------
 
-# The implementation takes long to compile. It is compiled once, as DIRECTORY/mla.o, and programs that say MLA_IMPLEMENTATION are told
-# that they have it already; but those that look into it have their own.
-LINKED = -DMLA__IMPLEMENTED -DMLA__INSTANTIATED
-%/test_kernels %/bench: LINKED =
+# Implementations take long to compile. Each is compiled once, in DIRECTORY/mla.o and DIRECTORY/examples.a, and programs that say
+# X_IMPLEMENTATION are told that they have it already; but those that look into one have their own.
+PARTS = checkpoint tokenizer sampler speculative jinja chat line threads
+LINKED = MLA_ CHECKPOINT CHECKPOINT_GGUF CHECKPOINT_QUANTIZE CHECKPOINT_CONVERT TOKENIZER SAMPLER SPECULATIVE JINJA CHAT LINE THREADS
+%/test_kernels: OWN = MLA_
+%/test_checkpoint %/test_gguf %/test_model %/test_quantize: OWN = CHECKPOINT%
+%/test_tokenizer: OWN = TOKENIZER CHECKPOINT%
+%/test_sampler: OWN = SAMPLER
+%/test_chat: OWN = CHAT
+%/test_mtp: OWN = SPECULATIVE
+told = $(patsubst %,-D%_IMPLEMENTED,$(filter-out $(OWN),$(LINKED))) $(if $(filter MLA_,$(OWN)),,-DMLA__INSTANTIATED)
+with = $(if $(filter MLA_,$(OWN)),,$(1)examples.a $(1)mla.o)
+# Most tests put questions to what is linked, which is as ever: their own code may be slower than its compilation.
+%/test_kernels %/test_properties %/test_sparse %/test_mtp: LEVEL = -O2
+tests = $(subst -O2,$(or $(LEVEL),-O1),$(1))
 # $(call programs,DIRECTORY,COMPILER AND FLAGS): the rules for what is built into a directory
 define programs
 build/$(1)mla.o: mla.h build/flags
 	@mkdir -p $$(@D)
 	$(2) -DMLA_IMPLEMENTATION -x c -c mla.h -o $$@
-build/$(1)%: tests/%.c build/$(1)mla.o $(HEADERS)
-	$(2) $$(LINKED) $$< $$(if $$(LINKED),build/$(1)mla.o) -o $$@ $$(LINK)
-build/$(1)%: examples/%.c build/$(1)mla.o $(HEADERS)
-	$(2) $$(LINKED) $$< $$(if $$(LINKED),build/$(1)mla.o) -o $$@ $$(LINK)
+build/$(1)part_%.o: examples/%.h $(HEADERS) build/flags
+	@mkdir -p $$(@D)
+	$(2) -D_DEFAULT_SOURCE -D$$(shell echo $$* | tr a-z A-Z)_IMPLEMENTATION -include $$< $$(if $$(filter checkpoint,$$*),-include convert.h) -x c -c /dev/null -o $$@
+build/$(1)examples.a: $(PARTS:%=build/$(1)part_%.o)
+	@rm -f $$@ && ar rc $$@ $$^
+build/$(1)%: tests/%.c build/$(1)mla.o build/$(1)examples.a $(HEADERS)
+	$$(call tests,$(2)) $$(told) $$< $$(call with,build/$(1)) -o $$@ $$(LINK)
+build/$(1)%: examples/%.c build/$(1)mla.o build/$(1)examples.a $(HEADERS)
+	$(2) $$(told) $$< $$(call with,build/$(1)) -o $$@ $$(LINK)
+.PRECIOUS: build/$(1)part_%.o
 endef
 $(eval $(call programs,,$$(COMPILE) $$(OPENMP)))
 build/bench: bench/bench.c $(wildcard bench/*.h) $(HEADERS) build/flags
@@ -65,7 +82,7 @@ TESTS = $(filter-out llamacpp,$(patsubst tests/%/run.sh,%,$(wildcard tests/*/run
 PROGRAM_TESTS = $(patsubst tests/%.c,%,$(wildcard tests/test_*.c))
 chosen = $(if $(T),$(filter $(T) $(T:%=test_%),$(1)),$(1))
 # $(call programs_of,TESTS): what they need
-programs_of = $(foreach t,$(1),$(if $(findstring test_,$t),build/$t) $(if $(filter generate tokenizer gguf llamacpp,$t),build/generate) \
+programs_of = $(foreach t,$(1),$(if $(findstring test_,$t),build/$t) $(if $(filter generate tokenizer gguf llamacpp,$t),build/generate) $(if $(filter header,$t),build/examples.a build/mla.o) \
               $(if $(filter gguf llamacpp,$t),build/test_gguf) $(if $(filter llamacpp,$t),build/convert) $(if $(filter jinja,$t),build/test_jinja) \
               $(if $(filter bench,$t),build/bench) \
               $(if $(filter convert,$t),$(addprefix build/,convert generate test_convert)) \

@@ -9,6 +9,7 @@
 #include "../mla.h"
 #define CHECKPOINT_IMPLEMENTATION
 #include "checkpoint.h"
+#include "gguf.h"
 #include "quantize.h"
 #define TOKENIZER_IMPLEMENTATION
 #include "tokenizer.h"

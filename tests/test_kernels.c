@@ -23,10 +23,20 @@ typedef struct guarded {
     void *p;
 } guarded;
 
+/* Those that are free again, by pages: the system takes long to map and unmap hundreds of thousands. */
+enum { SPARE_PAGES = 32, SPARE = 16 };
+static unsigned char *spare[SPARE_PAGES][SPARE];
+static int n_spare[SPARE_PAGES];
+
 static guarded guard(size_t bytes) {
-    const size_t page = (size_t)sysconf(_SC_PAGESIZE), body = (bytes + page - 1) / page * page;
+    const size_t page = (size_t)sysconf(_SC_PAGESIZE), body = (bytes + page - 1) / page * page, pages = body / page;
     guarded g;
     g.mapped = body + page;
+    if (pages < SPARE_PAGES && n_spare[pages] > 0) {
+        g.map = spare[pages][--n_spare[pages]];
+        g.p = (unsigned char *)memset(g.map, 0, body) + body - bytes;
+        return g;
+    }
     g.map = (unsigned char *)mmap(NULL, g.mapped, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
     if (g.map == MAP_FAILED || mprotect(g.map + body, page, PROT_NONE) != 0) {
         perror("mmap");
@@ -35,7 +45,11 @@ static guarded guard(size_t bytes) {
     g.p = g.map + body - bytes;
     return g;
 }
-static void unguard(guarded *g) { munmap(g->map, g->mapped); }
+static void unguard(guarded *g) {
+    const size_t pages = g->mapped / (size_t)sysconf(_SC_PAGESIZE) - 1;
+    if (pages < SPARE_PAGES && n_spare[pages] < SPARE) spare[pages][n_spare[pages]++] = g->map;
+    else munmap(g->map, g->mapped);
+}
 
 static guarded guarded_floats(test_rng *r, size_t n, float deviation) {
     guarded g = guard(n * sizeof(float));

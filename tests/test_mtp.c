@@ -19,6 +19,7 @@ static verify_rule rule = sampler_verify;
 #include "speculative.h"
 #undef sampler_verify
 
+#include <limits.h>
 #include <stdlib.h>
 
 #include "test.h"

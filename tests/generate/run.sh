@@ -30,6 +30,9 @@ refused() {
     esac
 }
 
+# few VALUE...: sets few to all of them with TEST_ALL=1, else to the first and the last
+few() { if [ "${TEST_ALL:-}" ] || [ $# -lt 3 ]; then few=("$@"); else few=("$1" "${@: -1}"); fi; }
+
 # A model that reads and writes bytes: the fixture with a tokenizer whose token i is the byte i, and special tokens in place of bytes that are
 # in no UTF-8. speaking DIR TOKEN...: with these more tokens, "ID CONTENT", written with | and _ for DeepSeek's wide bar and gap.
 added() { # ID CONTENT SPECIAL
@@ -67,46 +70,64 @@ refused 2 '--model is missing' $generate --tokens 1
 refused 2 '--model is missing' $generate
 refused 2 'a value is missing' $generate --model
 run="$generate --model $model --tokens 1"
-for v in 12x '' ' 3' 0x10 99999999999999999999 -1 1.5 +; do refused 2 '-n:' $run -n "$v"; done
-for v in nan inf -1 1e9 abc '' ' 1'; do refused 2 '--temp:' $run --temp "$v"; done
-for v in -1 x 18446744073709551616 ''; do refused 2 '--seed:' $run --seed "$v"; done
-for v in 0 -2 2147483648 q; do refused 2 '--threads:' $run --threads "$v"; refused 2 '--chunk:' $run --chunk "$v"; done
-for v in '' ' ' '1 x' '1,2' '1 -2' 256 '1 99999999999' 00000000000000000000000000000000000000000000000005; do
+few 12x '' ' 3' 0x10 99999999999999999999 -1 1.5 +
+for v in "${few[@]}"; do refused 2 '-n:' $run -n "$v"; done
+few nan inf -1 1e9 abc '' ' 1'
+for v in "${few[@]}"; do refused 2 '--temp:' $run --temp "$v"; done
+few -1 x 18446744073709551616 ''
+for v in "${few[@]}"; do refused 2 '--seed:' $run --seed "$v"; done
+few 0 -2 2147483648 q
+for v in "${few[@]}"; do refused 2 '--threads:' $run --threads "$v"; refused 2 '--chunk:' $run --chunk "$v"; done
+few '' ' ' '1 x' '1,2' '1 -2' 256 '1 99999999999' 00000000000000000000000000000000000000000000000005
+for v in "${few[@]}"; do
     refused 2 '--tokens:' $generate --model $model --tokens "$v"
 done
 refused 2 "'foo' is none of auto, naive, absorbed" $run --attn foo
 refused 2 "'foo' is none of auto, scalar, avx2" $run --isa foo
-for v in '' q5 keep Q8 ' q8'; do refused 2 "--quant: '$v' is none of q8, q4" $run --quant "$v"; done
-for v in '' f64 q4; do refused 2 "--cache: '$v' is none of f32, f16, bf16, q8" $run --cache "$v"; done
+few '' q5 keep Q8 ' q8'
+for v in "${few[@]}"; do refused 2 "--quant: '$v' is none of q8, q4" $run --quant "$v"; done
+few '' f64 q4
+for v in "${few[@]}"; do refused 2 "--cache: '$v' is none of f32, f16, bf16, q8" $run --cache "$v"; done
 refused 2 "--index-cache: 'q4' is none of f32, f16, bf16, q8" $run --index-cache q4
 refused 2 '--quant: a value is missing' $run --quant
 refused 2 '--quant-class: --quant is missing' $run --quant-class head=q4
 refused 2 "--activations: 'f16' is none of" $run --activations f16
-for v in '' head head,attn=q8 attn=q8, ,attn=q8 attn:q8; do refused 2 'is not CLASS=FORM' $run --quant q8 --quant-class "$v"; done
-for v in =q8 norm=q8 Head=q8 ' head=q8' attn=q8,x=q4 a_name_that_is_much_longer_than_any=q8; do
+few '' head head,attn=q8 attn=q8, ,attn=q8 attn:q8
+for v in "${few[@]}"; do refused 2 'is not CLASS=FORM' $run --quant q8 --quant-class "$v"; done
+few =q8 norm=q8 Head=q8 ' head=q8' attn=q8,x=q4 a_name_that_is_much_longer_than_any=q8
+for v in "${few[@]}"; do
     refused 2 '--quant-class: ' $run --quant q8 --quant-class "$v"
 done
 refused 2 "'norm' is none of attn, kv_b, dense, experts, shared, head, embed" $run --quant q8 --quant-class norm=q8
-for v in head= head=q5 head=default head=q8=q8 'head=q8 '; do refused 2 'is none of keep, q8, q4' $run --quant q8 --quant-class "$v"; done
+few head= head=q5 head=default head=q8=q8 'head=q8 '
+for v in "${few[@]}"; do refused 2 'is none of keep, q8, q4' $run --quant q8 --quant-class "$v"; done
 
-for v in nan 1e9 '' -1; do refused 2 '--top-p:' $run --top-p "$v"; refused 2 '--min-p:' $run --min-p "$v"; refused 2 '--repeat-penalty:' $run --repeat-penalty "$v"; done
-for v in 0 1.01; do refused 2 '--top-p:' $run --top-p $v; done
-for v in 0 200; do refused 2 '--repeat-penalty:' $run --repeat-penalty $v; done
+few nan 1e9 '' -1
+for v in "${few[@]}"; do refused 2 '--top-p:' $run --top-p "$v"; refused 2 '--min-p:' $run --min-p "$v"; refused 2 '--repeat-penalty:' $run --repeat-penalty "$v"; done
+few 0 1.01
+for v in "${few[@]}"; do refused 2 '--top-p:' $run --top-p $v; done
+few 0 200
+for v in "${few[@]}"; do refused 2 '--repeat-penalty:' $run --repeat-penalty $v; done
 refused 2 '--min-p:' $run --min-p 1.01
-for v in -2 x 1.5 ''; do refused 2 '--top-k:' $run --top-k "$v"; done
-for v in -1 x 1.5 ''; do refused 2 '--repeat-last:' $run --repeat-last "$v"; refused 2 '--ctx:' $run --ctx "$v"; done
+few -2 x 1.5 ''
+for v in "${few[@]}"; do refused 2 '--top-k:' $run --top-k "$v"; done
+few -1 x 1.5 ''
+for v in "${few[@]}"; do refused 2 '--repeat-last:' $run --repeat-last "$v"; refused 2 '--ctx:' $run --ctx "$v"; done
 refused 2 '--repeat-last:' $run --repeat-last 0
 refused 2 '--ctx:' $run --ctx 1
-for v in '' x -1 8X 8GG inf 1e30 ' 1'; do refused 2 '--memory:' $run --memory "$v"; done
+few '' x -1 8X 8GG inf 1e30 ' 1'
+for v in "${few[@]}"; do refused 2 '--memory:' $run --memory "$v"; done
 refused 2 '--stop: the text is empty' $run --stop ''
 refused 2 '--prompt: the text is empty' $generate --model $text --prompt ''
-for pair in '--prompt x --tokens 1' '--tokens 1 --prompt x' '--prompt x --prompt-file y' '--chat --tokens 1' '--chat --prompt x' \
-            '--perplexity x --chat' '--info --tokens 1' '--tokenize --prompt x' '--tokenize --detokenize'; do
+few '--prompt x --tokens 1' '--tokens 1 --prompt x' '--prompt x --prompt-file y' '--chat --tokens 1' '--chat --prompt x' \
+            '--perplexity x --chat' '--info --tokens 1' '--tokenize --prompt x' '--tokenize --detokenize'
+for pair in "${few[@]}"; do
     refused 2 'exclude each other' $generate --model $text $pair
 done
-for pair in '--tokens 1 --system x' '--tokens 1 --think' '--prompt x --system x' '--chat --json' '--chat --print-tokens' '--chat --logits x' \
+few '--tokens 1 --system x' '--tokens 1 --think' '--prompt x --system x' '--chat --json' '--chat --print-tokens' '--chat --logits x' \
             '--tokens 1 --no-echo' '--info -n 5' '--info --temp 1' '--perplexity x --seed 1' '--perplexity x -n 1' '--tokenize --json' \
-            '--tokenize --quant q8' '--detokenize --ctx 5' '--info --tokenizer x' '--chat --ignore-eos'; do
+            '--tokenize --quant q8' '--detokenize --ctx 5' '--info --tokenizer x' '--chat --ignore-eos'
+for pair in "${few[@]}"; do
     refused 2 'has no meaning with' $generate --model $text $pair
 done
 refused 2 'has no meaning without --chat or --tokens' $generate --model $text --system x
@@ -149,7 +170,8 @@ for report in prompt generation memory tokens/s GB/s; do
 done
 for attn in auto naive absorbed; do
     for isa in auto scalar; do
-        for chunk in 1 7 512; do
+        few 7 1 512
+        for chunk in "${few[@]}"; do
             got=$($generate --model $model --tokens "$prompt" --ignore-eos --attn $attn --isa $isa --chunk $chunk --logits "$tmp/$attn.$isa.$chunk" \
                 --print-tokens 2>/dev/null)
             same "$got" "$expected" "$attn $isa $chunk"
@@ -263,7 +285,8 @@ same "$(count "$($say --prompt Hello --ignore-eos --print-tokens 2>/dev/null)")"
 
 # ---- whole characters: each write holds some
 if iconv -f UTF-8 -t UTF-8 <"$0" >/dev/null 2>&1; then
-    for seed in {1..10}; do
+    few {1..10}
+    for seed in "${few[@]}"; do
         $say --prompt $'\xc3' -n 60 --temp 2 --seed $seed 2>/dev/null >"$tmp/utf8"
         same "$(iconv -f UTF-8 -t UTF-8 <"$tmp/utf8" >/dev/null && echo valid)" valid "characters of seed $seed"
     done
@@ -532,11 +555,11 @@ same "$($generate --model "$modern" --prompt ab -n 20 --print-tokens 2>&1 >/dev/
 same "$(draw --seed 1 --top-k -1)" "$(draw --seed 1 --top-k 0)" '--top-k -1'
 if script -qec true /dev/null >/dev/null 2>&1; then # a terminal: editing and history
     typed() { script -qec "$generate --model $modern --chat -n 4 --quiet" /dev/null < <(sleep 0.3; for keys; do printf "$keys"; sleep 0.3; done) | tr '\r' '\n'; }
+    typists=() # all at once: they wait most of the time
     terminal() { # WHAT WANTED KEYS...: the line as it was shown last, before it was answered
-        local what=$1 want=$2
-        shift 2
-        typed "$@" '\n' '\004' >"$tmp/terminal"
-        same "$? $(sed 's/\x1b\[[?0-9]*[a-zA-Z]//g' "$tmp/terminal" | grep -c "^> $want\$" | awk '{ print ($1 > 0) }')" '0 1' "$what"
+        local out=$tmp/terminal${#typists[@]}
+        typists+=("$1" "$2")
+        { typed "${@:3}" '\n' '\004' >"$out"; echo $? >"$out.status"; } &
     }
     terminal 'backspace, left, insertion' 'hi you' 'hx\177i oy' '\033[D\033[D' 'y' '\033[C\033[3~u'
     terminal 'home, end, words' '1b 3c2' 'b c' '\001' '1' '\005' '2' '\033[1;5D' '3'
@@ -546,7 +569,13 @@ if script -qec true /dev/null >/dev/null 2>&1; then # a terminal: editing and hi
     terminal 'pasting' 'a↵b' '\033[200~a\rb\033[201~'
     terminal 'a backslash' 'a↵b' 'a\\\n' 'b'
     typed 'abc' '\003' 'hi\n' '\003' >"$tmp/terminal"
-    same "$? $(grep -c '^> .*hi' "$tmp/terminal" | awk '{ print ($1 > 0) }')" '0 1' 'Ctrl-C gives a line up, and on an empty one ends'
+    status=$?
+    wait
+    for ((i = 0; i < ${#typists[@]}; i += 2)); do
+        got=$(sed 's/\x1b\[[?0-9]*[a-zA-Z]//g' "$tmp/terminal$i" | grep -c "^> ${typists[i + 1]}\$")
+        same "$(cat "$tmp/terminal$i.status") $((got > 0))" '0 1' "${typists[i]}"
+    done
+    same "$status $(grep -c '^> .*hi' "$tmp/terminal" | awk '{ print ($1 > 0) }')" '0 1' 'Ctrl-C gives a line up, and on an empty one ends'
 else
     echo 'script is not here: line editing is left out'
 fi
@@ -610,8 +639,9 @@ for bad in '2|tensor "model.layers.5.input_layernorm.weight" is missing' '1.0|nu
     refused 1 "${bad#*|}" $generate --model "$tmp/nextn" --tokens 1 --mtp
     case $bad in 1.0*|-1*) ;; *) same "$($generate --model "$tmp/nextn" --tokens 1 -n 1 --quiet | wc -w)" 1 "num_nextn_predict_layers ${bad%%|*} without --mtp" ;; esac
 done
+few 1 7 512
 for attn in auto naive absorbed; do
-    for chunk in 1 7 512; do
+    for chunk in "${few[@]}"; do
         same "$($generate --model $model --tokens "$prompt" --ignore-eos --attn $attn --chunk $chunk --mtp --logits "$tmp/mtp" --print-tokens 2>/dev/null)" "$expected" \
             "--mtp $attn $chunk"
         same "$(stat -c %s "$tmp/mtp")" $((48 * 256 * 4)) "logits of --mtp $attn $chunk"

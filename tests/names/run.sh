@@ -19,11 +19,13 @@ check() {
     fi
 }
 
-# after HEADER...: a program that includes these and then all of the project's headers
+# after FILE HEADER...: a program that includes these headers and then all of the project's, mla.h as FILE
 after() {
+    local mla=$1
+    shift
     printf '#include %s\n' "$@"
     echo '#define MLA_IMPLEMENTATION'
-    echo '#include "mla.h"'
+    echo "#include \"$mla\""
     for header in "$root"/examples/*.h; do
         name=$(basename "$header" .h)
         echo "#define $(echo "$name" | tr a-z A-Z)_IMPLEMENTATION"
@@ -32,28 +34,27 @@ after() {
     echo 'int main(void) { return 0; }'
 }
 
-after '<complex.h>' >"$tmp/complex.c"
-after "\"$here/hostile.h\"" >"$tmp/hostile.c"
-check "after complex.h" $CC -std=c99 -fsyntax-only -I"$root" -I"$root/examples" "$tmp/complex.c"
+# a copy under another name finds itself, or is told where it is; where it cannot, one sentence says what to define
+mkdir "$tmp/copy"
+cp "$root/mla.h" "$tmp/copy/copy.h"
+after copy.h '<complex.h>' >"$tmp/complex.c"
+after mla.h "\"$here/hostile.h\"" >"$tmp/hostile.c"
+check "after complex.h, as a copy of another name, by MLA_FILE" $CC -std=c99 -fsyntax-only -DMLA_FILE='"copy.h"' -I"$tmp/copy" -I"$root/examples" "$tmp/complex.c"
 check "after macros of other headers" $CC -std=c99 -fsyntax-only -I"$root" -I"$root/examples" "$tmp/hostile.c"
 if command -v x86_64-w64-mingw32-gcc >/dev/null; then
-    after '<windows.h>' >"$tmp/windows.c"
+    after mla.h '<windows.h>' >"$tmp/windows.c"
     check "after windows.h" x86_64-w64-mingw32-gcc -std=c99 -fsyntax-only -I"$root" -I"$root/examples" "$tmp/windows.c"
 else
     echo "no compiler for Windows here: left out"
 fi
 
-# a copy under another name finds itself; where it cannot, one sentence says what to define
-mkdir "$tmp/copy"
-cp "$root/mla.h" "$tmp/copy/copy.h"
 printf '#define MLA_IMPLEMENTATION\n#include "copy.h"\n' >"$tmp/copy/a.c"
 check "a copy of another name" $CC -std=c99 -fsyntax-only -I"$tmp/copy" "$tmp/copy/a.c"
-check "the same by MLA_FILE" $CC -std=c99 -fsyntax-only -DMLA_FILE='"copy.h"' "$tmp/copy/a.c"
-$CC -std=c99 -fsyntax-only -ffile-prefix-map="$tmp"=/elsewhere -I"$tmp/copy" "$tmp/copy/a.c" >"$tmp/mapped" 2>&1
+$CC -std=c99 -fsyntax-only -Wfatal-errors -ffile-prefix-map="$tmp"=/elsewhere -I"$tmp/copy" "$tmp/copy/a.c" >"$tmp/mapped" 2>&1
 check "a copy that cannot find itself says so" grep -q '#error.*define MLA_FILE' "$tmp/mapped"
 mkdir "$tmp/other"
 sed 's/^#define MLA__TEMPLATE_VERSION .*/#define MLA__TEMPLATE_VERSION 1/' "$root/mla.h" >"$tmp/other/mla.h"
-$CC -std=c99 -fsyntax-only -I"$tmp/copy" -I"$tmp/other" "$tmp/copy/a.c" >"$tmp/another" 2>&1
+$CC -std=c99 -fsyntax-only -Wfatal-errors -I"$tmp/copy" -I"$tmp/other" "$tmp/copy/a.c" >"$tmp/another" 2>&1
 check "a copy that finds another version says so" grep -q '#error.*another version.*define MLA_FILE' "$tmp/another"
 
 # the manual's contents are the anchors of the file, in order
