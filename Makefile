@@ -77,8 +77,9 @@ build/flags: FORCE
 
 # ---- make test, make check ---------------------------------------------------------------------------------------------
 
-# Tests by name, as tests/run.sh takes them; the scripts come first, since they take longest. T=... are those asked for.
-TESTS = $(filter-out llamacpp,$(patsubst tests/%/run.sh,%,$(wildcard tests/*/run.sh))) $(PROGRAM_TESTS)
+# Tests by name, as tests/run.sh takes them; those that take longest come first. T=... are those asked for.
+LONGEST = generate test_properties arm test_mtp test_model test_formats test_kernels convert
+TESTS = $(LONGEST) $(filter-out llamacpp $(LONGEST),$(patsubst tests/%/run.sh,%,$(wildcard tests/*/run.sh)) $(PROGRAM_TESTS))
 PROGRAM_TESTS = $(patsubst tests/%.c,%,$(wildcard tests/test_*.c))
 chosen = $(if $(T),$(filter $(T) $(T:%=test_%),$(1)),$(1))
 # $(call programs_of,TESTS): what they need

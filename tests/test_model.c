@@ -333,7 +333,7 @@ static void test_forward(const fixture *f, int all) {
     for (int isa = MLA_ISA_SCALAR; isa < MLA_ISA_COUNT; isa++)
         for (int path = 0; path < MLA_ATTN_PATH_COUNT && TEST_ISA((mla_isa)isa); path++) {
             float worst = 0, worst_hidden = 0;
-            for (int c = 0; c < (all ? 4 : 2); c++)
+            for (int c = 0; c < (all && !TEST_SPARED(isa) ? 4 : 2); c++)
                 for (int paged = 0; paged < (chunks[c] == 7 ? 1 + all : 1); paged++) {
                     way w = {.isa = (mla_isa)isa,
                              .path = (mla_attn_path)path,
@@ -351,10 +351,21 @@ static void test_forward(const fixture *f, int all) {
     result_free(&r);
 }
 
+static mla_isa best_isa(void) {
+    int best = MLA_ISA_SCALAR;
+    for (int i = MLA_ISA_SCALAR; i < MLA_ISA_COUNT; i++)
+        if (mla_isa_available((mla_isa)i)) best = i;
+    return (mla_isa)best;
+}
+
 /* The bound is one that wrong answers miss: another token, a theta that is 1 % off, and each factor of the config, if
  * it is used. */
 static void test_controls(const fixture *f) {
-    const way w = {.isa = MLA_ISA_SCALAR, .path = MLA_ATTN_NAIVE, .chunk = PROMPT, .threads = 1, .fed = PROMPT};
+    const way w = {.isa = test_all() ? MLA_ISA_SCALAR : best_isa(),
+                   .path = MLA_ATTN_NAIVE,
+                   .chunk = PROMPT,
+                   .threads = 1,
+                   .fed = PROMPT};
     mla_error err;
     result r;
     result_new(&r, f);
@@ -386,13 +397,6 @@ static void test_controls(const fixture *f) {
     result_free(&r);
 }
 
-static mla_isa best_isa(void) {
-    int best = MLA_ISA_SCALAR;
-    for (int i = MLA_ISA_SCALAR; i < MLA_ISA_COUNT; i++)
-        if (mla_isa_available((mla_isa)i)) best = i;
-    return (mla_isa)best;
-}
-
 static void test_threads(const fixture *f) {
     static const struct variant {
         int threads, backwards;
@@ -412,6 +416,7 @@ static void test_threads(const fixture *f) {
                 w.threads = variants[i].threads, w.run = variants[i].backwards ? run_backwards : NULL;
                 /* OpenMP's threads spin while they wait, which takes seconds where others use the cores: once is
                    enough */
+                if (TEST_SPARED(isa) && i > 2) break;
                 if (!w.run && (w.isa != best_isa() || absorbed != (w.threads == 3))) continue;
                 tasks_run = 0;
                 if (!run(f, &w, &many)) continue;
@@ -585,6 +590,7 @@ static void test_fp8_activations(const fixture *f) {
     result_new(&plain, f), result_new(&r, f), result_new(&again, f);
     for (int isa = MLA_ISA_SCALAR; isa < MLA_ISA_COUNT; isa++)
         for (int path = MLA_ATTN_NAIVE; path < MLA_ATTN_PATH_COUNT && TEST_ISA((mla_isa)isa); path++) {
+            if (TEST_SPARED(isa)) continue;
             way w = {.isa = (mla_isa)isa,
                      .path = (mla_attn_path)path,
                      .chunk = path == MLA_ATTN_NAIVE ? PROMPT : 7,
@@ -667,7 +673,7 @@ static void test_batch(const fixture *f) {
                 const int swapped = (path + paged) & 1;
                 way w = {.isa = (mla_isa)isa, .path = (mla_attn_path)path, .paged = paged, .threads = 1};
                 session s;
-                if (path == MLA_ATTN_AUTO && paged) continue;
+                if (path == MLA_ATTN_AUTO && (paged || TEST_SPARED(isa))) continue;
                 int ok = session_open(&s, f, &w, N0);
                 for (size_t k = 0; ok && k < sizeof steps / sizeof *steps; k++)
                     ok = call_both(f, &w, &s, steps[k], tokens, both, swapped);
