@@ -2391,14 +2391,14 @@ typedef void (*mla__strip)(const mla__strips *a);
 static void mla__strips_run(mla__strip strip, const int S, const int M, const mla__product *p) {
     const mla__sz bytes = 16 * mla__bytes(p->w->dtype, p->w->cols);
     const unsigned char *b = (const unsigned char *)p->w->data + (p->row0 + p->n0) / 16 * bytes;
-    const int strips = (p->n1 - p->n0) / 16, far = (strips + S - 1) / S;
-    for (int n = 0; n < far; n++)
+    const int strips = (p->n1 - p->n0) / 16, apart = (strips + S - 1) / S;
+    for (int n = 0; n < apart; n++)
         for (int t = 0; t < p->in.T; t += M) {
             mla__strips a;
             a.ldy = p->ldy, a.groups = p->w->cols / MLA_GROUP, a.T = mla__min(M, p->in.T - t);
             for (int i = 0; i < M; i++) a.x[i] = mla__act_of(&p->in, i < a.T ? t + i : t);
             for (int i = 0; i < S; i++) {
-                const int at = mla__min(n + i * far, strips - 1);
+                const int at = mla__min(n + i * apart, strips - 1);
                 a.y[i] = p->y + t * p->ldy + at * 16, a.b[i] = b + at * bytes;
             }
             strip(&a);
