@@ -444,7 +444,7 @@ typedef void (*mla_wake)(void *user, const uint32_t *word);
    Without a team each is a run of its own, and what waking threads costs in the pool is paid for each.
    With a team the whole call is one run, of tasks that stay to its end and meet at the library's own barrier. One of
    them leads, task 0 if it comes in time, and does what cannot be shared; the others wait for the next step: they look
-   for it for some microseconds, then yield to other threads, then sleep, if wait and wake are given.
+   for it for some microseconds, then sleep if wait and wake are given, else yield to other threads.
    The promise of a team is that run begins its n tasks at once, each on a thread of its own. Nothing hangs where it
    does not hold, and results are the same: the shares of threads that come late, or never, or lose their core, are
    taken by the others. So tasks run one after the other mean that the first does everything alone.
@@ -5646,11 +5646,10 @@ mla_result mla_cache_read(const mla_cache *k, int layer, int position, float *ro
 
 /* ---- >>parallel -------------------------------------------------------------------------------------------------- */
 
-#define MLA__ALONE  65536 /* multiply-adds that are not worth a second thread */
-#define MLA__SPINS  2000  /* looks of a thread that waits, some 30 to 100 microseconds, before it yields */
-#define MLA__YIELDS 8     /* before it sleeps */
-#define MLA__LATE   64    /* looks after which a thread asks whether others have left shares */
-#define MLA__LINE   128   /* bytes: what threads write must not lie in, or next to, a cache line that others write */
+#define MLA__ALONE 65536 /* multiply-adds that are not worth a second thread */
+#define MLA__SPINS 1000  /* looks of a thread that waits, some 15 to 50 microseconds, before it sleeps or yields */
+#define MLA__LATE  64    /* looks after which a thread asks whether others have left shares */
+#define MLA__LINE  128   /* bytes: what threads write must not lie in, or next to, a cache line that others write */
 
 /* Work is a list of loads, each of so many units of equal weight, cut into contiguous shares of the whole. No unit's
    result depends on where the cuts fall, nor on the worker, who gives a share nothing but scratch. */
@@ -5812,9 +5811,9 @@ static void mla__work_off_others(mla_context *c, uint64_t turn, int me) {
 }
 /* After so many looks: is it time to sleep? */
 static int mla__look(const mla_context *c, unsigned looks) {
+    if (looks >= MLA__SPINS && c->wait) return 1;
     if (looks < MLA__SPINS) mla__pause();
-    else if (looks < MLA__SPINS + MLA__YIELDS || !c->wait) mla__yield();
-    else return 1;
+    else mla__yield();
     return 0;
 }
 
