@@ -58,8 +58,8 @@ MEMORY         Every object is made either by X_create (allocator hook, default 
                then X_init. Weights are used where they lie and are read-only. A forward call never allocates.
 ERRORS         Every entry point returns an mla_result and leaves a message that names the field or tensor at fault.
                A failed call leaves its caches as they were. Nothing here prints, exits, aborts or does I/O.
-DETERMINISM    Output is bit-identical for any number of threads and any thread pool. Different ISAs, paths and ways
-               of cutting a prompt into calls agree to rounding.
+DETERMINISM    Output is bit-identical for any number of threads, any thread pool and any team. Different ISAs, paths and
+               ways of cutting a prompt into calls agree to rounding.
 SHARING        One model may be used by any number of contexts at once; a context, and a cache (with all caches of its
                pool), by one call at a time. There is no global state, but for what the CPU said when first asked.
 
@@ -69,8 +69,9 @@ CHANGES
                Blocks of GGUF (Q4_1 .. NVFP4) and I8 for any matrix, scales of blocks of any size, mla_widen,
                mla_weight, mla_dtype_block. mla_tensor.layout in place of the dtypes Q8X16 and Q4X16, served by f32
                activations, too. mla_activations in place of exact, fp8_activations and of instruction sets that
-               round. MLA_REFERENCE. mla_attn_weights has k_b and v_b, which may take the place of kv_b.
-               mla_layer_weights has attn_out_norm.
+               round. MLA_REFERENCE. mla_context_desc has team, wait, wake: a forward call is one run, which OpenMP has
+               by itself; and stats: where the time of calls goes. mla_attn_weights has k_b and v_b, which may take the
+               place of kv_b. mla_layer_weights has attn_out_norm.
    0.1.0       the first version */
 
 #ifndef MLA_H
@@ -440,39 +441,37 @@ typedef void (*mla_run)(void *user, int n, void (*task)(void *arg, int i), void 
 typedef void (*mla_wait)(void *user, const uint32_t *word, uint32_t value);
 typedef void (*mla_wake)(void *user, const uint32_t *word);
 
-/* A forward call is some hundred steps, which begin together and end together; most are shared among the threads.
-   Without a team each is a run of its own, and what waking threads costs in the pool is paid for each.
-   With a team the whole call is one run, of tasks that stay to its end and meet at the library's own barrier. One of
-   them leads, task 0 if it comes in time, and does what cannot be shared; the others wait for the next step: they look
-   for it for some microseconds, then sleep if wait and wake are given, else yield to other threads.
-   The promise of a team is that run begins its n tasks at once, each on a thread of its own. Nothing hangs where it
-   does not hold, and results are the same: the shares of threads that come late, or never, or lose their core, are
-   taken by the others. So tasks run one after the other mean that the first does everything alone.
-   With gcc and clang; other compilers have no team. OpenMP, as built in (run NULL), is one. */
 typedef struct mla_context mla_context;
 
-/* How the time of calls was spent: a context adds to it, if it is asked to. Seconds of the calls are the sum of the
-   four after them; those of a step are its longest thread's, on average, and what it took longer than that. */
+/* A forward call is some hundred steps one after the other, most of which are shared among threads. Without a team each
+   of these is a run of its own. With one the whole call is a single run, of tasks that stay to its end and meet at the
+   library's own barrier after each step: one of them leads (task 0 if it comes in time) and does what is not shared;
+   the others look for the next step for some microseconds, then yield, then sleep if wait and wake are given.
+   What a team promises is that run begins its n tasks at once, each on a thread of its own. Where that does not hold
+   nothing hangs and nothing else comes out, it takes longer: the shares of threads that come late, or never, are taken
+   by the others, so that of tasks that run one after the other the first does everything. OpenMP as built in (run
+   NULL) is a team. Compilers other than gcc and clang have none, and team is ignored. */
+
+/* How the time of calls was spent; calls add to it. The seconds are those of the four below them together. */
 typedef struct mla_stats {
     double (*clock)(void *user); /* seconds since anything, for any thread; NULL: steps are counted, but not timed */
     void *clock_user;
-    int64_t calls, steps;      /* forward calls; steps that threads shared */
-    int64_t alone;             /* steps too small for that, which one thread did */
-    int64_t taken;             /* shares that another thread took over */
-    double seconds;            /* of the calls */
-    double kernels;            /* of shared steps: what a thread worked, the mean of all threads */
-    double imbalance;          /* what the one with most work worked longer */
-    double barriers;           /* what the step took longer than that one; starting the team and ending it */
+    int64_t calls, steps;      /* forward calls; steps that were shared, or would be with more threads than one */
+    int64_t alone, taken;      /* steps too small to be shared; shares that another thread of a team took */
+    double seconds;            /* of calls */
+    double kernels;            /* of shared steps: what the threads worked, on average */
+    double imbalance;          /* what the one that worked longest worked longer */
+    double barriers;           /* what the step took besides; beginning and ending a team */
     double serial;             /* between shared steps */
-    double attention, indexer; /* of shared steps that bring queries and keys together; that choose keys */
+    double attention, indexer; /* of shared steps, those that bring queries and keys together; that choose keys */
 } mla_stats;
 
 typedef struct mla_context_desc {
     int max_tokens; /* most tokens in one call, all sequences together; 0: 512. Scratch grows with it */
     int threads;    /* tasks the work is cut into; 0: OpenMP's number if compiled in, else 1 */
     mla_run run;    /* NULL: OpenMP if compiled in, else one after the other */
-    int team;       /* 1: run begins all tasks at once, each on its own thread; a call is one run (see above) */
-    mla_wait wait;  /* of a team: both, or NULL: threads that wait yield */
+    int team;       /* 1: run begins all tasks at once, and a call is one run; see above */
+    mla_wait wait;  /* of a team; NULL, both: threads that wait yield and do not sleep */
     mla_wake wake;
     void *run_user;              /* of run, wait and wake */
     mla_stats *stats;            /* NULL, or what calls add to; by one context at a time */
@@ -5646,10 +5645,11 @@ mla_result mla_cache_read(const mla_cache *k, int layer, int position, float *ro
 
 /* ---- >>parallel -------------------------------------------------------------------------------------------------- */
 
-#define MLA__ALONE 65536 /* multiply-adds that are not worth a second thread */
-#define MLA__SPINS 1000  /* looks of a thread that waits, some 15 to 50 microseconds, before it sleeps or yields */
-#define MLA__LATE  64    /* looks after which a thread asks whether others have left shares */
-#define MLA__LINE  128   /* bytes: what threads write must not lie in, or next to, a cache line that others write */
+#define MLA__ALONE  65536 /* multiply-adds that are not worth a second thread */
+#define MLA__SPINS  2000  /* looks of a thread that waits, some 30 to 100 microseconds, before it yields */
+#define MLA__YIELDS 8     /* before it sleeps */
+#define MLA__LATE   64    /* looks after which a thread asks whether others have left shares */
+#define MLA__LINE   128   /* bytes: what threads write must not lie in, or next to, a cache line that others write */
 
 /* Work is a list of loads, each of so many units of equal weight, cut into contiguous shares of the whole. No unit's
    result depends on where the cuts fall, nor on the worker, who gives a share nothing but scratch. */
@@ -5796,7 +5796,7 @@ static void mla__ring(const mla_context *c, uint32_t *bell) {
     __atomic_fetch_add(bell, 1, __ATOMIC_SEQ_CST);
     c->wake(c->run_user, bell);
 }
-/* A member works off what is left in a deck. The call is that of its turn: while a share is not done, no other comes. */
+/* A member works off what is left in a deck. The call is its turn's: while a share is not done, no other comes. */
 static void mla__work_off(mla_context *c, uint64_t turn, int deck, int me) {
     mla__team *team = c->team;
     for (int s; (s = mla__take_share(&c->decks[deck], turn)) >= 0;) {
@@ -5811,7 +5811,7 @@ static void mla__work_off_others(mla_context *c, uint64_t turn, int me) {
 }
 /* After so many looks: is it time to sleep? */
 static int mla__look(const mla_context *c, unsigned looks) {
-    if (looks >= MLA__SPINS && c->wait) return 1;
+    if (looks >= MLA__SPINS + MLA__YIELDS && c->wait) return 1;
     if (looks < MLA__SPINS) mla__pause();
     else mla__yield();
     return 0;

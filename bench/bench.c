@@ -28,6 +28,8 @@
    read ms, arith. ms, of limit   how long the bytes take at the read limit, and the arithmetic each kind at its own
            limit (f32 at that of bf16 dot products where activations become bf16), one after the other; and the longer
            of the two over the time measured.
+   overhead  What mla_stats counts in decode: of the time of calls, the fractions of shared steps' work (mean of the
+           threads), of its imbalance, of barriers and of what one thread does between them.
    limits  A plain streaming read of a buffer far larger than the last-level cache, in one and in four streams per
            thread; multiply-adds in registers, f32 and int8 (peaks.h says how). Of each kind the fastest counts that the
            ISA of the kernels has, with the same number of threads, started the same way, right before what is set

@@ -47,8 +47,8 @@ THREADS_API int threads_available(void);
 /* A pool of n threads, the caller of threads_run among them; 0: threads_available(). 1: done; 0: *out is NULL, no
    memory or no threads are to be had. */
 THREADS_API int threads_create(thread_pool **out, int n);
-/* The same, and each thread stays on a core of its own while there are enough, on Linux and Windows. The caller's thread
-   is left alone: one core remains for it. */
+/* The same, and each thread stays on a core of its own while there are enough, on Linux and Windows. The caller's
+   thread is left alone: one core remains for it. */
 THREADS_API int threads_create_pinned(thread_pool **out, int n);
 THREADS_API void threads_destroy(thread_pool *pool); /* NULL is fine; no run may be under way */
 THREADS_API int threads_count(const thread_pool *pool);
