@@ -58,8 +58,8 @@ MEMORY         Every object is made either by X_create (allocator hook, default 
                then X_init. Weights are used where they lie and are read-only. A forward call never allocates.
 ERRORS         Every entry point returns an mla_result and leaves a message that names the field or tensor at fault.
                A failed call leaves its caches as they were. Nothing here prints, exits, aborts or does I/O.
-DETERMINISM    Output is bit-identical for any number of threads, any thread pool and any team. Different ISAs, paths and
-               ways of cutting a prompt into calls agree to rounding.
+DETERMINISM    Output is bit-identical for any number of threads, any thread pool and any team. Different ISAs, paths
+               and ways of cutting a prompt into calls agree to rounding.
 SHARING        One model may be used by any number of contexts at once; a context, and a cache (with all caches of its
                pool), by one call at a time. There is no global state, but for what the CPU said when first asked.
 

@@ -1,7 +1,7 @@
 /* barriers.h - what a step costs that is shared among threads, besides the work: telling or waking them, and waiting
-   for the last; by OpenMP and by the pool of threads.h, a run of its own or within a team. Each thread has the same work
-   of some microseconds, because members of a team take what others are late to begin; what is not worked on at the same
-   time counts as cost. */
+   for the last; by OpenMP and by the pool of threads.h, a run of its own or within a team. Each thread has the same
+   work of some microseconds, because members of a team take what others are late to begin; what is not worked on at
+   the same time counts as cost. */
 
 enum { BARRIER_STEPS = 2000, BARRIER_WORK = 1500 };
 

@@ -310,7 +310,7 @@ static void help(void) {
            "  --isa ISA         ");
     for (int i = 0; i < MLA_ISA_COUNT; i++) printf("%s%s", i ? ", " : "", mla_isa_name((mla_isa)i));
     printf(" [auto]\n"
-           "  --attn PATH       auto, naive, absorbed [auto];  --threads N [all], --pin: fixed\n"
+           "  --attn PATH       auto, naive, absorbed [auto]; --threads N [all], --pin them\n"
            "  --quant TYPE      q8, q4, q4_k, q5_k, q6_k, iq4_nl: weights become it on load\n"
            "  --quant-class LIST  as head=q8,kv_b=q8: keep or a type for any of attn, kv_b,\n"
            "                    dense, experts, shared, head, embed [kv_b, embed: keep]\n"
