@@ -41,6 +41,7 @@ LINKED = MLA_ CHECKPOINT CHECKPOINT_GGUF CHECKPOINT_QUANTIZE CHECKPOINT_CONVERT 
 %/test_sampler: OWN = SAMPLER
 %/test_chat: OWN = CHAT
 %/test_mtp: OWN = SPECULATIVE
+%/test_threads: OWN = THREADS
 told = $(patsubst %,-D%_IMPLEMENTED,$(filter-out $(OWN),$(LINKED))) $(if $(filter MLA_,$(OWN)),,-DMLA__INSTANTIATED)
 with = $(if $(filter MLA_,$(OWN)),,$(1)examples.a $(1)mla.o)
 # Most tests put questions to what is linked, which is as ever: their own code may be slower than its compilation.

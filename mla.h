@@ -50,7 +50,7 @@ MATHS          (DeepSeek-V2, arXiv 2405.04434; DeepSeek-V3, arXiv 2412.19437; De
 CONTENTS       search for the anchor
    the API     >>results >>dtypes >>config >>weights >>model >>threads >>isa >>cache >>forward
    the rest    >>stop-here >>reference >>platform >>numbers >>formats >>cpu >>vocabulary >>table >>integer >>fp8
-               >>bf16 >>template >>quantize >>memory >>presets >>config-check >>weights-check >>model-object
+               >>template >>bf16 >>quantize >>memory >>presets >>config-check >>weights-check >>model-object
                >>cache-object >>parallel >>linear >>norm >>rope >>call >>sparse >>walk >>attention >>mixer >>moe
                >>block >>mtp >>context >>licence
 
@@ -58,8 +58,8 @@ MEMORY         Every object is made either by X_create (allocator hook, default 
                then X_init. Weights are used where they lie and are read-only. A forward call never allocates.
 ERRORS         Every entry point returns an mla_result and leaves a message that names the field or tensor at fault.
                A failed call leaves its caches as they were. Nothing here prints, exits, aborts or does I/O.
-DETERMINISM    Output is bit-identical for any number of threads and any thread pool. Different ISAs, paths and ways
-               of cutting a prompt into calls agree to rounding.
+DETERMINISM    Output is bit-identical for any number of threads, any thread pool and any team. Different ISAs, paths
+               and ways of cutting a prompt into calls agree to rounding.
 SHARING        One model may be used by any number of contexts at once; a context, and a cache (with all caches of its
                pool), by one call at a time. There is no global state, but for what the CPU said when first asked.
 
@@ -69,8 +69,9 @@ CHANGES
                Blocks of GGUF (Q4_1 .. NVFP4) and I8 for any matrix, scales of blocks of any size, mla_widen,
                mla_weight, mla_dtype_block. mla_tensor.layout in place of the dtypes Q8X16 and Q4X16, served by f32
                activations, too. mla_activations in place of exact, fp8_activations and of instruction sets that
-               round. MLA_REFERENCE. mla_attn_weights has k_b and v_b, which may take the place of kv_b.
-               mla_layer_weights has attn_out_norm.
+               round. MLA_REFERENCE. mla_context_desc has team, wait, wake: a forward call is one run, which OpenMP has
+               by itself; and stats: where the time of calls goes. mla_attn_weights has k_b and v_b, which may take the
+               place of kv_b. mla_layer_weights has attn_out_norm.
    0.1.0       the first version */
 
 #ifndef MLA_H
@@ -427,8 +428,8 @@ typedef enum mla_activations {
     MLA_ACT_AUTO =
         0,        /* INT8; with AMX and many tokens bf16 with blocks, which is nearer to f32 than int8, and faster */
     MLA_ACT_F32,  /* f32 whatever the weights are */
-    MLA_ACT_INT8, /* with blocks (Q8 .. NVFP4) int8 in groups of 32, which is much faster; f32 with all others, which AMX
-                     adds up of products of two parts in bf16: to 2^-16 f32 */
+    MLA_ACT_INT8, /* with blocks (Q8 .. NVFP4) int8 in groups of 32, which is much faster; f32 with all others, where
+                     AMX adds up products of two parts in bf16: to 2^-16 f32 */
     MLA_ACT_BF16, /* as AUTO; bf16 with BF16 weights and in attention over a BF16 cache; needs AVX512_BF16 or AMX */
     MLA_ACT_E4M3, /* as AUTO; e4m3 with E4M3 weights, by largest/448 of each 128 of a token (arXiv 2412.19437, 3.3) */
     MLA_ACT_COUNT
@@ -437,13 +438,45 @@ typedef enum mla_activations {
 /* Call task(arg, i) for i = 0..n-1, in any order and on any threads, and return when all have returned. */
 typedef void (*mla_run)(void *user, int n, void (*task)(void *arg, int i), void *arg);
 
+/* How threads of a team sleep. mla_wait returns when *word (read it with an atomic load) is not value, or sooner, for
+   any reason or none; mla_wake makes all return that wait for the word. Any thread calls them, at any time. */
+typedef void (*mla_wait)(void *user, const uint32_t *word, uint32_t value);
+typedef void (*mla_wake)(void *user, const uint32_t *word);
+
 typedef struct mla_context mla_context;
+
+/* A forward call is some hundred steps one after the other, most of which are shared among threads. Without a team each
+   of these is a run of its own. With one the whole call is a single run, of tasks that stay to its end and meet at the
+   library's own barrier after each step: one of them leads (task 0 if it comes in time) and does what is not shared;
+   the others look for the next step for some microseconds, then yield, then sleep if wait and wake are given.
+   What a team promises is that run begins its n tasks at once, each on a thread of its own. Where that does not hold
+   nothing hangs and nothing else comes out, it takes longer: the shares of threads that come late, or never, are taken
+   by the others, so that of tasks that run one after the other the first does everything. OpenMP as built in (run
+   NULL) is a team. Compilers other than gcc and clang have none, and team is ignored. */
+
+/* How the time of calls was spent; calls add to it. The seconds are those of the four below them together. */
+typedef struct mla_stats {
+    double (*clock)(void *user); /* seconds since anything, for any thread; NULL: steps are counted, but not timed */
+    void *clock_user;
+    int64_t calls, steps;      /* forward calls; steps that were shared, or would be with more threads than one */
+    int64_t alone, taken;      /* steps too small to be shared; shares that another thread of a team took */
+    double seconds;            /* of calls */
+    double kernels;            /* of shared steps: what the threads worked, on average */
+    double imbalance;          /* what the one that worked longest worked longer */
+    double barriers;           /* what the step took besides; beginning and ending a team */
+    double serial;             /* between shared steps */
+    double attention, indexer; /* of shared steps, those that bring queries and keys together; that choose keys */
+} mla_stats;
 
 typedef struct mla_context_desc {
     int max_tokens; /* most tokens in one call, all sequences together; 0: 512. Scratch grows with it */
     int threads;    /* tasks the work is cut into; 0: OpenMP's number if compiled in, else 1 */
     mla_run run;    /* NULL: OpenMP if compiled in, else one after the other */
-    void *run_user;
+    int team;       /* 1: run begins all tasks at once, and a call is one run; see above */
+    mla_wait wait;  /* of a team; NULL, both: threads that wait yield and do not sleep */
+    mla_wake wake;
+    void *run_user;              /* of run, wait and wake */
+    mla_stats *stats;            /* NULL, or what calls add to; by one context at a time */
     mla_isa isa;                 /* MLA_ISA_AUTO: the best of this CPU; of AVX512_BF16 where activations want it */
     mla_attn_path attn;          /* MLA_ATTN_AUTO: by cost, for each sequence of each call */
     mla_activations activations; /* MLA_ACT_AUTO: int8 for blocks, else f32 */
@@ -899,6 +932,37 @@ static inline void mla__moe_ref(double *y, int *expert, double *we, const mla_co
 #else
 #define MLA__ZERO                                                                                                      \
     { 0 }
+#endif
+
+/* Teams of threads need atomic operations, and something to do while waiting. */
+#if defined(__GNUC__) && defined(__GCC_ATOMIC_LLONG_LOCK_FREE) && __GCC_ATOMIC_LLONG_LOCK_FREE == 2
+#define MLA__TEAMS 1
+#if defined(_WIN32)
+#ifdef __cplusplus
+extern "C"
+#else
+extern
+#endif
+    __declspec(dllimport) int __stdcall SwitchToThread(void); /* as in windows.h, whose names nobody wants here */
+#elif defined(__unix__) || defined(__APPLE__)
+#include <sched.h>
+#endif
+static void mla__yield(void) {
+#if defined(_WIN32)
+    SwitchToThread();
+#elif defined(__unix__) || defined(__APPLE__)
+    sched_yield();
+#endif
+}
+static void mla__pause(void) {
+#if defined(__x86_64__) || defined(__i386__)
+    __builtin_ia32_pause();
+#elif defined(__aarch64__)
+    __asm__ volatile("isb");
+#endif
+}
+#else
+#define MLA__TEAMS 0
 #endif
 
 typedef ptrdiff_t mla__sz; /* strides and counts of elements: signed, as wide as an address */
@@ -5682,10 +5746,14 @@ mla_result mla_cache_read(const mla_cache *k, int layer, int position, float *ro
 
 /* ---- >>parallel -------------------------------------------------------------------------------------------------- */
 
-#define MLA__ALONE 65536 /* multiply-adds that are not worth a second thread */
+#define MLA__ALONE  65536 /* multiply-adds that are not worth a second thread */
+#define MLA__SPINS  2000  /* looks of a thread that waits, some 30 to 100 microseconds, before it yields */
+#define MLA__YIELDS 8     /* before it sleeps */
+#define MLA__LATE   64    /* looks after which a thread asks whether others have left shares */
+#define MLA__LINE   128   /* bytes: what threads write must not lie in, or next to, a cache line that others write */
 
-/* Work is a list of loads, each of so many units of equal weight. Every worker gets a contiguous share of the whole,
-   and no unit's result depends on where the cuts fall. */
+/* Work is a list of loads, each of so many units of equal weight, cut into contiguous shares of the whole. No unit's
+   result depends on where the cuts fall, nor on the worker, who gives a share nothing but scratch. */
 typedef struct mla__load {
     int units;
     int64_t weight;
@@ -5698,8 +5766,31 @@ typedef struct mla__call {
     mla_context *c;
     mla__work work;
     void *arg;
-    int n_loads;
+    int n_loads, n_shares;
+    int64_t total; /* weight of all units */
 } mla__call;
+typedef void (*mla__body)(mla_context *c, void *arg); /* of a forward call, when everything has been checked */
+
+/* A team at work. Its leader publishes a step by its call and a new turn; each member has a deck of shares, which it
+   takes one by one; who has done his own takes what is left in others' decks, if they are late; the step is over when
+   all shares are done. */
+typedef struct mla__team {
+    uint64_t turn;  /* the number of the step under way in the upper half; << 16: shares in a deck; MLA__OVER */
+    mla__call call; /* of the step */
+    char line0[MLA__LINE - sizeof(uint64_t) - sizeof(mla__call)];
+    uint32_t bell, sleepers;       /* rung for a new turn if members sleep, so many */
+    uint32_t end_bell, end_sleeps; /* rung for the leader when a share is done, if it sleeps */
+    uint32_t led;                  /* there is a leader */
+    uint32_t dealt;                /* shares that each deck has had in all steps */
+    char line1[MLA__LINE - 6 * sizeof(uint32_t)];
+} mla__team;
+typedef struct mla__deck {
+    uint64_t ticket; /* a step's number in the upper half, and how many of its shares have been taken */
+    char line0[MLA__LINE - sizeof(uint64_t)];
+    uint32_t done, taken; /* shares done in all steps; shares that the member took from others in this one */
+    double busy;          /* seconds that it has worked in this step */
+    char line1[MLA__LINE - 2 * sizeof(uint32_t) - sizeof(double)];
+} mla__deck;
 
 /* y = x W^T for some tokens; jobs that run side by side form one parallel region. */
 typedef struct mla__job {
@@ -5731,7 +5822,17 @@ struct mla_context {
     mla_activations activations;
     mla_attn_path path;
     mla_run run;
+    mla_wait wait;
+    mla_wake wake;
     void *run_user;
+    mla_stats *stats;
+    double shared;    /* seconds of the call under way that were shared steps */
+    int teams, leads; /* calls are run by teams; one is under way */
+    int leader;       /* whose scratch has what one does alone */
+    mla__team *team;
+    mla__deck *decks; /* [threads] */
+    mla__body body;   /* of the call under way */
+    void *body_arg;
     mla__load *loads;     /* of the parallel region under way */
     mla__worker *workers; /* [threads] */
     /* linear layers */
@@ -5749,21 +5850,27 @@ struct mla_context {
     struct mla__block_scratch *block;
 };
 
-/* A worker's shares of all loads, in their order. */
-static void mla__task(void *arg, int worker) {
-    const mla__call *call = (const mla__call *)arg;
+/* Share s of a call: its part of each load, in their order. */
+static void mla__share_work(const mla__call *call, int s, int worker) {
     mla_context *c = call->c;
-    int64_t total = 0;
-    for (int i = 0; i < call->n_loads; i++) total += c->loads[i].units * c->loads[i].weight;
-    int64_t lo = total * worker / c->threads, hi = total * (worker + 1) / c->threads; /* from this load on */
-    for (int i = 0; i < call->n_loads; i++) {
+    int64_t lo = call->total * s / call->n_shares, hi = call->total * (s + 1) / call->n_shares; /* from this load on */
+    for (int i = 0; i < call->n_loads && hi > 0; i++) {
         const int64_t w = c->loads[i].weight, end = c->loads[i].units * w;
-        const int64_t from = lo < 0 ? 0 : lo > end ? end : lo, to = hi < 0 ? 0 : hi > end ? end : hi;
+        const int64_t from = lo < 0 ? 0 : lo > end ? end : lo, to = hi > end ? end : hi;
         const mla__share my = {i, (int)((from + w - 1) / w), (int)((to + w - 1) / w), worker};
         if (my.from < my.to) call->work(c, call->arg, &my);
         lo -= end, hi -= end;
     }
 }
+static double mla__now(const mla_context *c) {
+    return c->stats && c->stats->clock ? c->stats->clock(c->stats->clock_user) : 0;
+}
+static void mla__share_timed(const mla__call *call, int s, int worker) {
+    const double start = mla__now(call->c);
+    mla__share_work(call, s, worker);
+    call->c->decks[worker].busy += mla__now(call->c) - start;
+}
+static void mla__task(void *arg, int i) { mla__share_timed((const mla__call *)arg, i, i); }
 static void mla__run_default(void *user, int n, void (*task)(void *arg, int i), void *arg) {
     (void)user;
 #ifdef _OPENMP
@@ -5771,17 +5878,183 @@ static void mla__run_default(void *user, int n, void (*task)(void *arg, int i), 
 #endif
     for (int i = 0; i < n; i++) task(arg, i);
 }
-/* The first n of c->loads. cost: about how many multiply-adds they are; for few, waking threads takes longer. */
+
+#if MLA__TEAMS
+#define MLA__OVER 1u /* in a turn: the call is done, and members go */
+
+/* Takes a share of the step out of a deck; -1: there is none, or the step is over. */
+static int mla__take_share(mla__deck *deck, uint64_t turn) {
+    const uint64_t number = turn >> 32, n = turn >> 16 & 0xffff;
+    uint64_t now = __atomic_load_n(&deck->ticket, __ATOMIC_ACQUIRE), next;
+    do {
+        if ((int32_t)((uint32_t)number - (uint32_t)(now >> 32)) < 0) return -1;
+        next = now >> 32 == number ? now : number << 32; /* every step takes from all decks, so that this one is new */
+        if ((next++ & 0xffff) >= n) return -1;
+    } while (!__atomic_compare_exchange_n(&deck->ticket, &now, next, 0, __ATOMIC_ACQ_REL, __ATOMIC_ACQUIRE));
+    return (int)(next & 0xffff) - 1;
+}
+static void mla__ring(const mla_context *c, uint32_t *bell) {
+    __atomic_fetch_add(bell, 1, __ATOMIC_SEQ_CST);
+    c->wake(c->run_user, bell);
+}
+/* A member works off what is left in a deck. The call is its turn's: while a share is not done, no other comes. */
+static void mla__work_off(mla_context *c, uint64_t turn, int deck, int me) {
+    mla__team *team = c->team;
+    for (int s; (s = mla__take_share(&c->decks[deck], turn)) >= 0;) {
+        mla__share_timed(&team->call, deck * (int)(turn >> 16 & 0xffff) + s, me);
+        c->decks[me].taken += deck != me;
+        __atomic_fetch_add(&c->decks[deck].done, 1, __ATOMIC_SEQ_CST);
+        if (__atomic_load_n(&team->end_sleeps, __ATOMIC_SEQ_CST)) mla__ring(c, &team->end_bell);
+    }
+}
+static void mla__work_off_others(mla_context *c, uint64_t turn, int me) {
+    for (int i = 1; i < c->threads; i++) mla__work_off(c, turn, (me + i) % c->threads, me);
+}
+/* After so many looks: is it time to sleep? */
+static int mla__look(const mla_context *c, unsigned looks) {
+    if (looks >= MLA__SPINS + MLA__YIELDS && c->wait) return 1;
+    if (looks < MLA__SPINS) mla__pause();
+    else mla__yield();
+    return 0;
+}
+
+static void mla__turn_to(const mla_context *c, uint64_t turn) {
+    mla__team *team = c->team;
+    __atomic_store_n(&team->turn, turn, __ATOMIC_SEQ_CST);
+    if (__atomic_load_n(&team->sleepers, __ATOMIC_SEQ_CST)) mla__ring(c, &team->bell);
+}
+static int mla__done(const mla_context *c, int deck) {
+    return __atomic_load_n(&c->decks[deck].done, __ATOMIC_SEQ_CST) == c->team->dealt;
+}
+/* The leader waits until all shares in a deck are done. */
+static void mla__meet(mla_context *c, int deck, uint64_t turn) {
+    mla__team *team = c->team;
+    for (unsigned looks = 0; !mla__done(c, deck); looks++) {
+        if (looks == MLA__LATE) mla__work_off_others(c, turn, c->leader);
+        if (!mla__look(c, looks)) continue;
+        const uint32_t bell = __atomic_load_n(&team->end_bell, __ATOMIC_SEQ_CST);
+        __atomic_store_n(&team->end_sleeps, 1, __ATOMIC_SEQ_CST);
+        if (!mla__done(c, deck)) c->wait(c->run_user, &team->end_bell, bell);
+        __atomic_store_n(&team->end_sleeps, 0, __ATOMIC_SEQ_CST);
+    }
+}
+static void mla__team_step(mla_context *c, const mla__call *call) {
+    mla__team *team = c->team;
+    const uint32_t number = (uint32_t)(team->turn >> 32) + 1, n = (uint32_t)(call->n_shares / c->threads);
+    const uint64_t turn = (uint64_t)number << 32 | n << 16;
+    team->call = *call, team->dealt += n;
+    mla__turn_to(c, turn);
+    mla__work_off(c, turn, c->leader, c->leader);
+    for (int i = 0; i < c->threads; i++) mla__meet(c, i, turn);
+}
+
+/* The other members, until the call is over. */
+static void mla__follow(mla_context *c, int me) {
+    mla__team *team = c->team;
+    uint64_t seen = 0;
+    for (unsigned looks = 0;; looks++) {
+        const uint64_t turn = __atomic_load_n(&team->turn, __ATOMIC_ACQUIRE);
+        if (turn & MLA__OVER) return;
+        if (turn != seen) {
+            seen = turn, looks = 0;
+            mla__work_off(c, turn, me, me);
+        }
+        if (looks == MLA__LATE) mla__work_off_others(c, turn, me);
+        if (mla__look(c, looks)) {
+            const uint32_t bell = __atomic_load_n(&team->bell, __ATOMIC_SEQ_CST);
+            __atomic_fetch_add(&team->sleepers, 1, __ATOMIC_SEQ_CST);
+            if (__atomic_load_n(&team->turn, __ATOMIC_SEQ_CST) == turn) c->wait(c->run_user, &team->bell, bell);
+            __atomic_fetch_sub(&team->sleepers, 1, __ATOMIC_SEQ_CST);
+        }
+    }
+}
+/* Whoever comes first leads; the others give task 0 a little time, which most pools run on the caller's thread. */
+static void mla__member(void *arg, int me) {
+    mla_context *c = (mla_context *)arg;
+    mla__team *team = c->team;
+    uint32_t none = 0;
+    for (int i = 0; me > 0 && i < MLA__SPINS && !__atomic_load_n(&team->led, __ATOMIC_RELAXED); i++) mla__pause();
+    if (!__atomic_compare_exchange_n(&team->led, &none, 1, 0, __ATOMIC_ACQ_REL, __ATOMIC_ACQUIRE)) {
+        mla__follow(c, me);
+        return;
+    }
+    const double start = mla__now(c);
+    c->leads = 1, c->leader = me;
+    c->body(c, c->body_arg);
+    c->leads = 0, c->leader = 0;
+    if (c->stats) c->stats->serial += mla__now(c) - start - c->shared;
+    mla__turn_to(c, (team->turn >> 32) << 32 | MLA__OVER);
+}
+#endif
+
+/* Of a shared step that took so long. */
+static void mla__step_stats(mla_context *c, double seconds) {
+    double sum = 0, most = 0;
+    for (int i = 0; i < c->threads; i++) {
+        mla__deck *d = &c->decks[i];
+        sum += d->busy, most = d->busy > most ? d->busy : most;
+        c->stats->taken += d->taken;
+        d->busy = 0, d->taken = 0;
+    }
+    sum /= c->threads;
+    c->shared += seconds;
+    c->stats->steps++, c->stats->kernels += sum, c->stats->imbalance += most - sum,
+        c->stats->barriers += seconds - most;
+}
+/* The first n of c->loads. cost: about how many multiply-adds they are; for few, waking threads takes longer. part:
+   NULL, or where the step's seconds are added, too. */
+static void mla__parallel_timed(mla_context *c, double *part, mla__work work, void *arg, int n, double cost) {
+    mla__call call = {c, work, arg, n, 1, 0};
+    for (int i = 0; i < n; i++) call.total += c->loads[i].units * c->loads[i].weight;
+    if (cost <= MLA__ALONE) {
+        mla__share_work(&call, 0, c->leader);
+        if (c->stats) c->stats->alone++;
+        return;
+    }
+    const double start = mla__now(c);
+    call.n_shares = c->threads;
+    if (c->threads == 1) mla__task(&call, 0);
+#if MLA__TEAMS
+    else if (c->leads) mla__team_step(c, &call);
+#endif
+    else c->run(c->run_user, c->threads, mla__task, &call);
+    if (!c->stats) return;
+    const double seconds = mla__now(c) - start;
+    if (part) *part += seconds;
+    mla__step_stats(c, seconds);
+}
 static void mla__parallel(mla_context *c, mla__work work, void *arg, int n, double cost) {
-    mla__call call = {c, work, arg, n};
-    if (c->threads > 1 && cost > MLA__ALONE) c->run(c->run_user, c->threads, mla__task, &call);
-    else
-        for (int i = 0; i < c->threads; i++) mla__task(&call, i);
+    mla__parallel_timed(c, NULL, work, arg, n, cost);
 }
 /* One load of n units. */
 static void mla__parallel_even(mla_context *c, mla__work work, void *arg, int n, double cost) {
     c->loads[0].units = n, c->loads[0].weight = 1;
     mla__parallel(c, work, arg, 1, cost);
+}
+
+/* A forward call. */
+static void mla__forward(mla_context *c, mla__body body, void *arg) {
+    const double start = mla__now(c), serial = c->stats ? c->stats->serial : 0;
+    c->shared = 0;
+#if MLA__TEAMS
+    if (c->teams) {
+        c->body = body, c->body_arg = arg, c->team->led = 0, c->team->turn &= ~(uint64_t)MLA__OVER;
+        c->run(c->run_user, c->threads, mla__member, c);
+    } else
+#endif
+        body(c, arg);
+    if (!c->stats) return;
+    const double seconds = mla__now(c) - start;
+    c->stats->calls++, c->stats->seconds += seconds;
+    if (c->teams) c->stats->barriers += seconds - c->shared - (c->stats->serial - serial);
+    else c->stats->serial += seconds - c->shared;
+}
+static void mla__parallel_layout(mla_context *c, mla__arena *arena) {
+    char *lines = MLA__TAKE(arena, char, sizeof *c->team + c->threads * (double)sizeof *c->decks + MLA__LINE);
+    if (!lines) return;
+    lines += (MLA__LINE - (size_t)((uintptr_t)lines % MLA__LINE)) % MLA__LINE;
+    c->team = (mla__team *)(void *)lines, c->decks = (mla__deck *)(void *)(lines + sizeof *c->team);
+    memset(lines, 0, sizeof *c->team + (size_t)c->threads * sizeof *c->decks);
 }
 
 /* ---- >>linear ---------------------------------------------------------------------------------------------------- */
@@ -5873,7 +6146,7 @@ static void mla__jobs_work(mla_context *c, void *none, const mla__share *my) {
     mla__job_rows(c, j, my->from * MLA__STRIP, mla__min(my->to * MLA__STRIP, j->rows), &c->workers[my->worker]);
 }
 
-/* What a tensor wants its activations rounded to. Tiles round blocks' activations to bf16, which is nearer than int8. */
+/* What a tensor wants its activations rounded to. With tiles those of blocks become bf16, which is nearer than int8. */
 static int mla__wants(const mla_context *c, const mla_tensor *w, int T) {
     const int few = T <= mla__few(c, w), to = c->activations;
     if (to == MLA_ACT_F32) return MLA_ACT_F32;
@@ -5904,7 +6177,7 @@ static void mla__activations_work(mla_context *c, void *none, const mla__share *
     }
 }
 /* Activations are rounded for weights that want it: to int8 or e4m3, once for jobs that share x, or to bf16, where
-   tokens that are picked are put in a row, and there are sixteen of them or a multiple. */
+   tokens that are picked are put in a row, in multiples of sixteen. */
 static void mla__activations(mla_context *c) {
     double cost = 0;
     mla__sz used = 0;
@@ -5954,8 +6227,8 @@ static void mla__jobs_run(mla_context *c) {
     c->n_jobs = 0;
 }
 
-/* The most bytes that activations take which are rounded at a time. In bf16 a token stands once for each of its experts,
-   and each expert's tokens are padded to 16. */
+/* The most bytes that activations take which are rounded at a time. In bf16 a token stands once for each of its
+   experts, and each expert's tokens are padded to 16. */
 static double mla__linear_bytes(const mla_context *c, int widest) {
     const mla_config *f = c->f;
     const int T = c->max_tokens, D = c->D, E = f->n_routed_experts, K = f->num_experts_per_tok,
@@ -6422,8 +6695,10 @@ static void mla__choose(mla_context *c, mla__attn *a) {
         cost += (double)keys * c->f->index_n_heads * c->f->index_head_dim;
     }
     if (!a->n_blocks) return;
-    mla__parallel(c, mla__index_work, a, a->n_blocks, cost);
-    if (slots) mla__parallel_even(c, mla__index_merge_work, NULL, a->n_blocks, (double)slots * c->f->index_topk * 16);
+    double *part = c->stats ? &c->stats->indexer : NULL;
+    mla__parallel_timed(c, part, mla__index_work, a, a->n_blocks, cost);
+    c->loads[0].units = a->n_blocks, c->loads[0].weight = 1;
+    if (slots) mla__parallel_timed(c, part, mla__index_merge_work, NULL, 1, (double)slots * c->f->index_topk * 16);
 }
 /* A layer without indexer needs the choices of another for these very tokens. */
 static mla_result mla__choose_check(mla_context *c, int layer, const mla__batch *batch) {
@@ -6886,8 +7161,8 @@ static void mla__head_values(mla_context *c, float *y, mla__sz ldy, const mla__i
     mla__rows(c, y, ldy, in, &a->values.w, mla__head_row(&a->values, h), 0, a->values.n, panel);
 }
 
-/* A visit's keys [n, N+P] and values [n, V] of head h, expanded from the latents, by bgemm where that is the fastest; in
-   bf16 for attend_tiles. */
+/* A visit's keys [n, N+P] and values [n, V] of head h, expanded from the latents, by bgemm where that is the fastest;
+   in bf16 for attend_tiles. */
 static void mla__expand(mla_context *c, const mla__attn *a, const mla__walk *walk, int h, int tiles, int worker) {
     const mla__walker *my = &c->walkers[worker];
     const int N = c->N, P = c->P, V = c->V, R = c->R, nu = walk->n;
@@ -6999,6 +7274,7 @@ static void mla__unabsorb(mla_context *c, const mla__attn *a) {
         if (!c->attn->sees[i]) memset(o + i * V, 0, (size_t)V * sizeof *o);
 }
 
+static double *mla__attention_time(const mla_context *c) { return c->stats ? &c->stats->attention : NULL; }
 /* The absorbed path of tokens from row `token` of the call on, which is row `first` of sequence i; of several, too. */
 static void mla__absorbed(mla_context *c, mla__attn *a, int i, int token, int first, int n_tokens) {
     const double H = c->H, N = c->N, R = c->R, P = c->P;
@@ -7018,19 +7294,21 @@ static void mla__absorbed(mla_context *c, mla__attn *a, int i, int token, int fi
         c->loads[j].units = b->pieces, c->loads[j].weight = (int64_t)b->n * mla__min(b->piece, keys);
         cost += b->n * H * keys * (2 * R + P);
     }
-    mla__parallel(c, mla__absorbed_work, a, a->n_blocks, cost);
+    mla__parallel_timed(c, mla__attention_time(c), mla__absorbed_work, a, a->n_blocks, cost);
     for (int j = 0; j < a->n_blocks; j++) {
         const mla__block *b = &c->call->blocks[j];
         c->loads[j].units = b->pieces > 1 ? b->n * c->H : 0, c->loads[j].weight = b->pieces;
     }
-    if (slots) mla__parallel(c, mla__merge_work, a, a->n_blocks, n_tokens * H * R * MLA__PIECES);
+    if (slots)
+        mla__parallel_timed(c, mla__attention_time(c), mla__merge_work, a, a->n_blocks, n_tokens * H * R * MLA__PIECES);
     mla__unabsorb(c, a);
 }
 /* The naive path of a sequence whose first token is in row `token` of the call. */
 static void mla__naive(mla_context *c, mla__attn *a, const mla_sequence *s, int token) {
     a->n_blocks = mla__walk_cut(c, 0, s, token, 0, s->n_tokens, MLA__QUERIES, MLA__QUERIES);
     for (int i = 0; i < a->n_blocks; i++) c->loads[i].units = c->H, c->loads[i].weight = c->call->blocks[i].n + 1;
-    mla__parallel(c, mla__naive_work, a, a->n_blocks, (double)mla__keys(s) * c->H * (c->R + s->n_tokens) * c->V);
+    mla__parallel_timed(c, mla__attention_time(c), mla__naive_work, a, a->n_blocks,
+                        (double)mla__keys(s) * c->H * (c->R + s->n_tokens) * c->V);
 }
 
 /* Multiplications of both paths. Naive: N+P+V for each pair of query and key, and R(N+V) to expand each key that a
@@ -7096,8 +7374,19 @@ static mla_result mla__attn_check(mla_context *c, int layer) {
     return mla__fail(&c->err, MLA_ERR_WEIGHTS, "weights.layers[%d].attn: missing", layer);
 }
 
+typedef struct mla__attn_call {
+    const mla__batch *batch;
+    int layer;
+    float *y;
+    const float *x;
+} mla__attn_call;
+static void mla__attn_body(mla_context *c, void *arg) {
+    const mla__attn_call *a = (const mla__attn_call *)arg;
+    mla__attn_run(c, a->batch, a->layer, 0, a->y, a->x);
+}
 mla_result mla_attn_forward(mla_context *c, int layer, float *y, const float *x, const mla_sequence *seqs, int n_seqs) {
     mla__batch batch;
+    mla__attn_call call = {&batch, layer, y, x};
     if (!c) return MLA_ERR_ARGUMENT;
     if (!x || !y) return MLA__REFUSE(&c->err, "mla_attn_forward: %s is NULL", x ? "y" : "x");
     if (layer < 0 || layer >= c->f->num_hidden_layers)
@@ -7111,7 +7400,7 @@ mla_result mla_attn_forward(mla_context *c, int layer, float *y, const float *x,
         mla__unreserve_all(&batch, batch.n);
         return r;
     }
-    mla__attn_run(c, &batch, layer, 0, y, x);
+    mla__forward(c, mla__attn_body, &call);
     if (layer == c->f->num_hidden_layers - 1) mla__advance(&batch);
     return MLA_OK;
 }
@@ -7335,8 +7624,19 @@ static void mla__ffn(mla_context *c, int layer, int moe, float *y, const float *
 }
 static int mla__has_ffn(const mla_layer_weights *l) { return l->moe.experts || mla__has(MLA__IN_MLP, &l->mlp); }
 
+typedef struct mla__moe_call {
+    int layer, T;
+    float *y;
+    const float *x;
+    const mla_routing *routing;
+} mla__moe_call;
+static void mla__moe_body(mla_context *c, void *arg) {
+    const mla__moe_call *a = (const mla__moe_call *)arg;
+    mla__ffn(c, a->layer, c->m->layers[a->layer].moe.experts != NULL, a->y, a->x, a->T, a->routing);
+}
 mla_result mla_moe_forward(mla_context *c, int layer, float *y, const float *x, int n_tokens,
                            const mla_routing *routing) {
+    mla__moe_call call = {layer, n_tokens, y, x, routing};
     if (!c) return MLA_ERR_ARGUMENT;
     if (!x || !y) return MLA__REFUSE(&c->err, "mla_moe_forward: %s is NULL", x ? "y" : "x");
     if (layer < 0 || layer >= c->f->num_hidden_layers)
@@ -7348,7 +7648,7 @@ mla_result mla_moe_forward(mla_context *c, int layer, float *y, const float *x, 
     if (n_tokens > c->max_tokens)
         return mla__fail(&c->err, MLA_ERR_MEMORY, "mla_moe_forward: %d tokens, context.max_tokens is %d", n_tokens,
                          c->max_tokens);
-    mla__ffn(c, layer, c->m->layers[layer].moe.experts != NULL, y, x, n_tokens, routing);
+    mla__forward(c, mla__moe_body, &call);
     return MLA_OK;
 }
 
@@ -7490,26 +7790,35 @@ static void mla__finish(mla_context *c, const mla__batch *batch, const mla_norm_
     if (out->logits) mla__logits(c, batch, head, out);
 }
 
+typedef struct mla__model_call {
+    const mla__batch *batch;
+    const int *tokens;
+    const mla_outputs *out;
+} mla__model_call;
+static void mla__model_body(mla_context *c, void *arg) {
+    const mla__model_call *a = (const mla__model_call *)arg;
+    const mla_model *m = c->m;
+    const int L = m->c.num_hidden_layers;
+    mla__embed(c, &m->w.embed, a->tokens, a->batch->T);
+    for (int i = 0; i < L; i++) {
+        mla__give_state(c, a->out, i, c->block->x, a->batch->T);
+        mla__layer(c, a->batch, i, i, mla__counts(c, a->out, i, i));
+    }
+    mla__finish(c, a->batch, &m->w.norm, &m->w.head, L, a->out);
+}
 mla_result mla_model_forward(mla_context *c, const mla_sequence *seqs, int n_seqs, const int *tokens,
                              const mla_outputs *out) {
     const mla_outputs nothing = MLA__ZERO;
     mla__batch batch;
+    mla__model_call call = {&batch, tokens, out ? out : &nothing};
     if (!c) return MLA_ERR_ARGUMENT;
-    const mla_model *m = c->m;
-    const int L = m->c.num_hidden_layers;
-    if (!out) out = &nothing;
     if (!tokens) return MLA__REFUSE(&c->err, "mla_model_forward: tokens is NULL");
-    MLA__TRY(mla__require(c, MLA__IN_MODEL, &m->w, "", 0));
-    MLA__TRY(mla__complete(c, 0, L));
+    MLA__TRY(mla__require(c, MLA__IN_MODEL, &c->m->w, "", 0));
+    MLA__TRY(mla__complete(c, 0, c->f->num_hidden_layers));
     MLA__TRY(mla__check_sequences(c, &batch, seqs, n_seqs));
     MLA__TRY(mla__check_tokens(c, tokens, batch.T));
     MLA__TRY(mla__reserve_all(c, &batch));
-    mla__embed(c, &m->w.embed, tokens, batch.T);
-    for (int i = 0; i < L; i++) {
-        mla__give_state(c, out, i, c->block->x, batch.T);
-        mla__layer(c, &batch, i, i, mla__counts(c, out, i, i));
-    }
-    mla__finish(c, &batch, &m->w.norm, &m->w.head, L, out);
+    mla__forward(c, mla__model_body, &call);
     return MLA_OK;
 }
 
@@ -7553,28 +7862,40 @@ static void mla__mtp_embed(mla_context *c, const mla_mtp_weights *w, const int *
     mla__jobs_run(c);
 }
 
+typedef struct mla__mtp_call {
+    const mla__batch *batch;
+    int depth;
+    const int *tokens;
+    const float *hidden;
+    const mla_outputs *out;
+} mla__mtp_call;
+static void mla__mtp_body(mla_context *c, void *arg) {
+    const mla__mtp_call *a = (const mla__mtp_call *)arg;
+    const mla_mtp_weights *w = &c->m->mtp[a->depth];
+    const int layer = c->f->num_hidden_layers + a->depth;
+    mla__mtp_embed(c, w, a->tokens, a->hidden, a->batch->T);
+    mla__give_state(c, a->out, 0, c->block->x, a->batch->T);
+    mla__layer(c, a->batch, layer, 0, mla__counts(c, a->out, layer, 0));
+    mla__finish(c, a->batch, &w->norm, &w->head, 1, a->out);
+}
 mla_result mla_mtp_forward(mla_context *c, int depth, const mla_sequence *seqs, int n_seqs, const int *tokens,
                            const float *hidden, const mla_outputs *out) {
     const mla_outputs nothing = MLA__ZERO;
     mla__batch batch;
+    mla__mtp_call call = {&batch, depth, tokens, hidden, out ? out : &nothing};
     if (!c) return MLA_ERR_ARGUMENT;
     const int layer = c->f->num_hidden_layers + depth;
-    if (!out) out = &nothing;
     if (!tokens || !hidden) return MLA__REFUSE(&c->err, "mla_mtp_forward: %s is NULL", tokens ? "hidden" : "tokens");
     if (depth < 0 || depth >= c->f->num_nextn_predict_layers)
         return MLA__REFUSE(&c->err, "mla_mtp_forward: depth %d, num_nextn_predict_layers is %d", depth,
                            c->f->num_nextn_predict_layers);
-    const mla_mtp_weights *w = &c->m->mtp[depth];
-    MLA__TRY(mla__require(c, MLA__IN_MTP, w, "mtp[%d].", depth));
+    MLA__TRY(mla__require(c, MLA__IN_MTP, &c->m->mtp[depth], "mtp[%d].", depth));
     MLA__TRY(mla__complete(c, layer, layer + 1));
     MLA__TRY(mla__check_sequences(c, &batch, seqs, n_seqs));
     MLA__TRY(mla__mtp_check(c, depth, &batch));
     MLA__TRY(mla__check_tokens(c, tokens, batch.T));
     MLA__TRY(mla__mtp_reserve(c, &batch));
-    mla__mtp_embed(c, w, tokens, hidden, batch.T);
-    mla__give_state(c, out, 0, c->block->x, batch.T);
-    mla__layer(c, &batch, layer, 0, mla__counts(c, out, layer, 0));
-    mla__finish(c, &batch, &w->norm, &w->head, 1, out);
+    mla__forward(c, mla__mtp_body, &call);
     for (int i = 0; i < n_seqs; i++) seqs[i].cache->ahead[depth] = seqs[i].cache->length;
     return MLA_OK;
 }
@@ -7601,10 +7922,13 @@ static void *mla__context_layout(const mla_model *m, const void *desc, void *mem
     c.N = m->c.qk_nope_head_dim, c.P = m->c.qk_rope_head_dim, c.V = m->c.v_head_dim;
     c.m = m, c.f = &m->c, c.max_tokens = d.max_tokens > 0 ? d.max_tokens : 512, c.threads = d.threads;
     c.path = d.attn, c.activations = d.activations, c.run = d.run ? d.run : mla__run_default, c.run_user = d.run_user;
+    c.wait = d.wait, c.wake = d.wake, c.stats = d.stats, c.teams = d.run && d.team;
 #ifdef _OPENMP
     if (c.threads <= 0) c.threads = omp_get_max_threads();
+    c.teams = c.teams || !d.run;
 #endif
     if (c.threads <= 0) c.threads = 1;
+    c.teams = MLA__TEAMS && c.teams && c.threads > 1;
     mla__select(&c.k, mla__isa_of(&d));
     if (d.activations != MLA_ACT_BF16) c.k.attend_tiles = NULL;
     c.call = MLA__TAKE(&arena, mla__call_scratch, 1);
@@ -7615,6 +7939,7 @@ static void *mla__context_layout(const mla_model *m, const void *desc, void *mem
     c.attn = MLA__TAKE(&arena, mla__attn_scratch, 1);
     c.moe = MLA__TAKE(&arena, mla__moe_scratch, 1);
     c.block = MLA__TAKE(&arena, mla__block_scratch, 1);
+    mla__parallel_layout(&c, &arena);
     mla__linear_layout(&c, &arena);
     mla__call_layout(&c, &arena);
     mla__sparse_layout(&c, &arena);
@@ -7640,6 +7965,10 @@ static mla_result mla__context_check(const mla_model *m, const void *desc, mla_e
     if (d.max_tokens < 0 || d.max_tokens > MLA__DIM_MAX)
         return MLA__REFUSE(err, "context.max_tokens: %d", d.max_tokens);
     if (d.threads < 0 || d.threads > 4096) return MLA__REFUSE(err, "context.threads: %d, must be 0 to 4096", d.threads);
+    if ((unsigned)d.team > 1) return MLA__REFUSE(err, "context.team: %d, must be 0 or 1", d.team);
+    if (d.team && !d.run) return MLA__REFUSE(err, "context.team: 1, but context.run is NULL");
+    if (!d.wait != !d.wake || (d.wait && !d.team))
+        return MLA__REFUSE(err, "context.wait, context.wake: both, and context.team 1, or neither");
     if ((unsigned)d.attn >= MLA_ATTN_PATH_COUNT) return MLA__REFUSE(err, "context.attn: %d is no path", (int)d.attn);
     if ((unsigned)d.isa >= MLA_ISA_COUNT) return MLA__REFUSE(err, "context.isa: %d is no instruction set", (int)d.isa);
     if ((unsigned)d.activations >= MLA_ACT_COUNT)

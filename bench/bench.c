@@ -28,6 +28,8 @@
    read ms, arith. ms, of limit   how long the bytes take at the read limit, and the arithmetic each kind at its own
            limit (f32 at that of bf16 dot products where activations become bf16), one after the other; and the longer
            of the two over the time measured.
+   overhead  What mla_stats counts in decode: of the time of calls, the fractions of shared steps' work (mean of the
+           threads), of its imbalance, of barriers and of what one thread does between them.
    limits  A plain streaming read of a buffer far larger than the last-level cache, in one and in four streams per
            thread; multiply-adds in registers, f32 and int8 (peaks.h says how). Of each kind the fastest counts that the
            ISA of the kernels has, with the same number of threads, started the same way, right before what is set
@@ -73,19 +75,25 @@
 #define BENCH_NEON 1
 #endif
 
+#define THREADS_IMPLEMENTATION
+#include "threads.h"
+
 #include "common.h"
 #include "peaks.h"
 #include "model.h"
 #include "kernels.h"
+#include "barriers.h"
 
 /* ---- main -------------------------------------------------------------------------------------------------------- */
 
 static void help(void) {
-    printf("usage: bench limits|model|kernels [options]\n"
+    printf("usage: bench limits|model|kernels|barriers [options]\n"
            "  limits            what the machine can do: streaming read, multiply-adds in f32, int8, bf16; [1, 2, 4, "
            ".. all threads]\n"
            "  model             decode, prefill, attention and experts of a model with random weights\n"
            "  kernels           single matrix products of DeepSeek-V2-Lite and V3\n"
+           "  barriers          what a step costs that is shared among threads, besides its work; [2, 3, 4, 6, 8, .. "
+           "all threads]\n"
            "  --threads N,N,..  numbers of threads, each in turn; kernels: one [all]\n"
            "  --reps N          rounds, of which medians are taken [5]\n"
            "  --json            a line of JSON for each measurement\n"
@@ -111,6 +119,7 @@ static void help(void) {
            "  --only LIST       of decode (with its attention), prefill, layer, moe, batch [batch if there is --batch, "
            "else "
            "all others]\n"
+           "  --overhead        with decode: the part of its time that is not kernels, and why\n"
            "  --no-limits       do not measure the limits; the fractions are left out\n"
            "What is counted as bytes and flops is said at the top of bench.c.\n");
 }
@@ -119,11 +128,11 @@ int main(int argc, char **argv) {
     static const struct {
         const char *name;
         int (*run)(const options *o);
-    } parts[] = {{"limits", run_limits}, {"model", run_model}, {"kernels", run_kernels}};
+    } parts[] = {{"limits", run_limits}, {"model", run_model}, {"kernels", run_kernels}, {"barriers", run_barriers}};
     options o;
     for (int i = 1; i < argc; i++)
         if (!strcmp(argv[i], "--help") || !strcmp(argv[i], "-h")) return help(), fflush(stdout) != 0;
-    if (argc < 2) fail(2, "say what to measure: limits, model or kernels");
+    if (argc < 2) fail(2, "say what to measure: limits, model, kernels or barriers");
     for (size_t i = 0; i < sizeof parts / sizeof *parts; i++)
         if (!strcmp(argv[1], parts[i].name)) {
             parse(&o, argc - 2, argv + 2);
@@ -133,5 +142,5 @@ int main(int argc, char **argv) {
             if (fflush(stdout) || ferror(stdout)) fail(1, "cannot write to stdout: %s", strerror(errno));
             return status;
         }
-    fail(2, "'%s' is none of limits, model, kernels", argv[1]);
+    fail(2, "'%s' is none of limits, model, kernels, barriers", argv[1]);
 }

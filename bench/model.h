@@ -434,26 +434,14 @@ static work moe_work(const synthetic *s, double T, double hit) { /* one layer */
 }
 
 /* ---- attention alone --------------------------------------------------------------------------------------------- */
-/* The bench gives the context its threads, and so sees each parallel region of a forward pass: the time of the regions
-   that bring queries and keys together (scores, softmax, weighted sums, the merging of pieces of context; in the naive
-   path also the expansion of keys) is the attention's, measured inside a real decode, and the time of those that score
-   all keys and choose some the indexer's. The products with the weights (q, kv_a, into and out of the latent, o, of the
-   indexer) are other regions. */
+/* The context times the shared steps of a forward pass: those that bring queries and keys together (scores, softmax,
+   weighted sums, the merging of pieces of context; in the naive path also the expansion of keys) are the attention,
+   measured inside a real decode, and those that score all keys and choose some the indexer. The products with the
+   weights (q, kv_a, into and out of the latent, o, of the indexer) are other steps. */
 
-typedef struct stopwatch {
-    double attention, indexer; /* seconds */
-} stopwatch;
-
-static int is_attention(mla__work w) { return w == mla__absorbed_work || w == mla__merge_work || w == mla__naive_work; }
-
-static int is_indexer(mla__work w) { return w == mla__index_work || w == mla__index_merge_work; }
-
-static void run_and_time(void *user, int n, void (*task)(void *arg, int i), void *arg) { /* an mla_run */
-    stopwatch *w = user;
-    double start = now();
-    run(n, task, arg);
-    if (task == mla__task && is_attention(((const mla__call *)arg)->work)) w->attention += now() - start;
-    if (task == mla__task && is_indexer(((const mla__call *)arg)->work)) w->indexer += now() - start;
+static double clock_of_steps(void *user) { /* of mla_stats */
+    (void)user;
+    return now();
 }
 
 /* ---- measuring --------------------------------------------------------------------------------------------------- */
@@ -471,7 +459,8 @@ typedef struct measured {
     double experts; /* of a layer that got tokens */
     double hits, calls;
     samples ms, read, fma, int8, bf16;
-    double seconds; /* of all samples */
+    double seconds;  /* of all samples */
+    mla_stats stats; /* of decode */
 } measured;
 
 typedef struct bench {
@@ -481,7 +470,7 @@ typedef struct bench {
     int batch, max_tokens;                                /* most sequences of a call, most tokens */
     mla_context *context;                                 /* the one in use */
     mla_context *contexts[MAX_LIST][MLA_ATTN_PATH_COUNT]; /* for each number of threads one of each path wanted */
-    stopwatch watch;
+    mla_stats stats;                                      /* of the last call of the model */
     int n_measured, moe_layer, attn_layer;
     measured *measured;
     mla_cache **caches[MAX_LIST]; /* of each depth [batch] */
@@ -517,7 +506,7 @@ static double forward(bench *b, const measured *m, double *hit) {
     for (int i = 0; i < m->sequences; i++)
         b->sequences[i] = (mla_sequence){.cache = b->caches[m->depth][i], .n_tokens = m->n};
     for (int i = 0; i < m->sequences * m->n; i++) b->tokens[i] = (int)(random_u32(&b->seed) % (uint32_t)c->vocab_size);
-    b->watch.attention = b->watch.indexer = 0;
+    b->stats = (mla_stats){.clock = clock_of_steps};
     double start = now();
     check(mla_model_forward(b->context, b->sequences, m->sequences, b->tokens, &out), b->context);
     double seconds = now() - start;
@@ -559,8 +548,14 @@ static double moe(bench *b, int n, double *hit) { /* one layer, another each tim
     return seconds;
 }
 
+static void add_stats(mla_stats *to, const mla_stats *s) {
+    to->calls += s->calls, to->steps += s->steps, to->alone += s->alone, to->taken += s->taken;
+    to->seconds += s->seconds, to->kernels += s->kernels, to->imbalance += s->imbalance;
+    to->barriers += s->barriers, to->serial += s->serial;
+}
+
 /* A sample: seconds of a call, the mean of m->steps; of decode's attention and indexers too. */
-static double sample(bench *b, measured *m, stopwatch *parts) {
+static double sample(bench *b, measured *m, mla_stats *parts) {
     const int is_moe = !strcmp(m->what, "moe"), is_layer = !strcmp(m->what, "layer"), depth = b->o->depths.of[m->depth];
     double seconds = 0, hits = 0;
     b->context = b->contexts[m->threads][m->attn];
@@ -568,7 +563,8 @@ static double sample(bench *b, measured *m, stopwatch *parts) {
     for (int i = 0; i < m->steps; i++) {
         double hit = 0;
         seconds += is_moe ? moe(b, m->n, &hit) : is_layer ? layer(b, m) : forward(b, m, &hit);
-        hits += hit, parts->attention += b->watch.attention, parts->indexer += b->watch.indexer;
+        hits += hit, parts->attention += b->stats.attention, parts->indexer += b->stats.indexer;
+        if (!strcmp(m->what, "decode")) add_stats(&m->stats, &b->stats);
     }
     m->hits += hits, m->calls += m->steps, hits = m->hits / m->calls;
     parts->attention /= m->steps, parts->indexer /= m->steps;
@@ -664,13 +660,14 @@ static void caches_open(bench *b) { /* the first of each depth has room for a pr
 
 /* Short calls warm up, and are put together until a sample takes 50 ms. */
 static void warm_up(bench *b) {
-    stopwatch parts;
+    mla_stats parts;
     for (int i = 0; i < b->n_measured; i++) {
         measured *m = &b->measured[i];
         const int depth = b->o->depths.of[m->depth];
         if (!m->steps || (m->n > 1 && depth > 0)) continue;
         progress("warming up: %s, %d tokens at depth %d", m->what, m->n * m->sequences, depth);
         double seconds = sample(b, m, &parts);
+        memset(&m->stats, 0, sizeof m->stats);
         if (m->n == 1) {
             m->steps = (int)(0.05 / seconds) + 1;
             if (m->steps > MAX_STEPS) m->steps = MAX_STEPS;
@@ -682,7 +679,7 @@ static void measure(bench *b, const limits *l) {
     for (int r = 0; r < b->o->reps; r++)
         for (int i = 0; i < b->n_measured; i++) {
             measured *m = &b->measured[i];
-            stopwatch parts;
+            mla_stats parts;
             const int depth = b->o->depths.of[m->depth];
             if (!m->steps || (r >= 3 && m->seconds > long_seconds)) continue;
             progress("round %d of %d: %s, %d tokens at depth %d", r + 1, b->o->reps, m->what, m->n * m->sequences,
@@ -702,6 +699,19 @@ static void measure(bench *b, const limits *l) {
                 keep(&m[2], parts.indexer, most);
             }
         }
+}
+
+/* Where the time of a decode step went that was not kernels. */
+static void print_overhead(const options *o, const measured *m) {
+    const mla_stats *s = &m->stats;
+    double calls = (double)s->calls, all = s->seconds;
+    printf(o->json
+               ? "{\"what\":\"overhead\",\"depth\":%d,\"steps\":%.1f,\"alone\":%.1f,\"taken\":%.2f,\"kernels\":%.4f,"
+                 "\"imbalance\":%.4f,\"barriers\":%.4f,\"serial\":%.4f}\n"
+               : "  at depth %d: %.0f shared steps, %.0f alone, %.1f shares taken over; kernels %.3f, imbalance %.3f, "
+                 "barriers %.3f, serial %.3f of the time\n",
+           o->depths.of[m->depth], (double)s->steps / calls, (double)s->alone / calls, (double)s->taken / calls,
+           s->kernels / all, s->imbalance / all, s->barriers / all, s->serial / all);
 }
 
 static void print_measured(bench *b) {
@@ -724,11 +734,12 @@ static void print_measured(bench *b) {
         l.int8 = m->work.ops > 0 ? median(&m->int8) : 0;
         if (rounds_to_bf16(o->weights, o->activations, l.n)) l.bf16 = median(&m->bf16);
         print_line(o, &l, &m->ms);
+        if (o->overhead && m->stats.calls) print_overhead(o, m);
     }
 }
 
 static mla_context_desc context_desc(bench *b, int threads, int path) {
-    mla_context_desc desc = {.threads = threads, .run = run_and_time, .run_user = &b->watch, .alloc = huge};
+    mla_context_desc desc = {.threads = threads, .stats = &b->stats, .alloc = huge};
     desc.max_tokens = b->max_tokens, desc.isa = b->o->isa, desc.activations = b->o->activations;
     desc.attn = (mla_attn_path)path;
     return desc;

@@ -234,6 +234,7 @@ enum {
     X(ATTN, "--attn", 1, LOADS, 0)                                                                                     \
     X(ISA, "--isa", 1, LOADS, 0)                                                                                       \
     X(THREADS, "--threads", 1, LOADS, 0)                                                                               \
+    X(PIN, "--pin", 0, LOADS, 0)                                                                                       \
     X(QUANT, "--quant", 1, LOADS, 0)                                                                                   \
     X(QUANT_CLASS, "--quant-class", 1, LOADS, 0)                                                                       \
     X(ACTIVATIONS, "--activations", 1, LOADS, 0)                                                                       \
@@ -310,7 +311,7 @@ static void help(void) {
            "  --isa ISA         ");
     for (int i = 0; i < MLA_ISA_COUNT; i++) printf("%s%s", i ? ", " : "", mla_isa_name((mla_isa)i));
     printf(" [auto]\n"
-           "  --attn PATH       auto, naive or absorbed [auto];  --threads N [all cores]\n"
+           "  --attn PATH       auto, naive, absorbed [auto]; --threads N [all], --pin them\n"
            "  --quant TYPE      q8, q4, q4_k, q5_k, q6_k, iq4_nl: weights become it on load\n"
            "  --quant-class LIST  as head=q8,kv_b=q8: keep or a type for any of attn, kv_b,\n"
            "                    dense, experts, shared, head, embed [kv_b, embed: keep]\n"
@@ -967,9 +968,10 @@ static void start(session *s) {
     mla_error error;
     const size_t vocab = (size_t)s->c->config.vocab_size;
     check_memory(s);
-    if (!threads_create(&s->pool, s->context_desc.threads))
+    if (!(o->given[OPTION_PIN] ? threads_create_pinned : threads_create)(&s->pool, s->context_desc.threads))
         fail(1, "%d threads are not to be had", s->context_desc.threads);
     s->context_desc.run = threads_run, s->context_desc.run_user = s->pool;
+    s->context_desc.team = 1, s->context_desc.wait = threads_wait, s->context_desc.wake = threads_wake;
     if (o->quant.form || o->activations != MLA_ACT_F32) { /* without --quant: what is Q4 in the files is repacked */
         checkpoint_quant how = o->quant;
         mla_model_destroy(s->model);

@@ -1,4 +1,4 @@
-/* threads.c - your own threads behind mla.h: a pool (threads.h) as the `run` hook of a context.
+/* threads.c - your own threads behind mla.h: a pool (threads.h) as the `run` hook of a context, and its team.
    cc -O2 threads.c -lm -pthread
    Runs a small model of random weights with 1, 2 and 5 threads, and checks that every bit of the logits is the same. */
 #define _DEFAULT_SOURCE
@@ -120,6 +120,7 @@ static void generate(const mla_model *model, int threads, float *logits /* [1 + 
     mla_context *context;
     mla_cache *cache;
     mla_context_desc desc = {.threads = threads, .run = threads_run, .run_user = pool};
+    desc.team = 1, desc.wait = threads_wait, desc.wake = threads_wake;
     if (mla_context_create(&context, model, &desc, &error)) die(error.text);
     if (mla_cache_create(&cache, model, &(mla_cache_desc){.capacity = PROMPT + STEPS}, &error)) die(error.text);
 
