@@ -79,8 +79,9 @@ build/flags: FORCE
 # ---- make test, make check ---------------------------------------------------------------------------------------------
 
 # Tests by name, as tests/run.sh takes them; those that take longest come first. T=... are those asked for.
-LONGEST = generate test_properties arm test_mtp test_model test_formats test_kernels convert
-TESTS = $(LONGEST) $(filter-out llamacpp bench $(LONGEST),$(patsubst tests/%/run.sh,%,$(wildcard tests/*/run.sh)) $(PROGRAM_TESTS))
+SLOW = arm bench llamacpp# these are for make check
+LONGEST = generate test_properties test_mtp test_model test_formats test_kernels convert
+TESTS = $(LONGEST) $(filter-out $(SLOW) $(LONGEST),$(patsubst tests/%/run.sh,%,$(wildcard tests/*/run.sh)) $(PROGRAM_TESTS))
 PROGRAM_TESTS = $(patsubst tests/%.c,%,$(wildcard tests/test_*.c))
 chosen = $(if $(T),$(filter $(T) $(T:%=test_%),$(1)),$(1))
 # $(call programs_of,TESTS): what they need
@@ -100,7 +101,7 @@ $(eval $(call programs,msan/,$$(CLANG) $$(INSPECT) -fsanitize=memory))
 $(eval $(call programs,valgrind/,$$(CC) $$(INSPECT)))
 # $(call inspected,TOOL,IS IT HERE?,TESTS)
 inspected = $(if $(2),$(addprefix $(1)/,$(3)),$(info $(1) is not here: left out))
-CHECKS = $(eval CHECKS := $(TESTS) bench llamacpp \
+CHECKS = $(eval CHECKS := $(TESTS) $(SLOW) \
     $(call inspected,asan,$(shell $(call can,-fsanitize=address$(comma)undefined,stdio.h)),$(PROGRAM_TESTS) examples) \
     $(call inspected,msan,$(shell $(call can,-fsanitize=memory,stdio.h,$(CLANG))),$(PROGRAM_TESTS) examples) \
     $(call inspected,tsan,$(shell $(call can,-fsanitize=thread,stdio.h)),test_api test_threads examples) \

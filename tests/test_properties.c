@@ -1435,13 +1435,14 @@ static void test_moe(void) {
         mla_config c = moe_config(72, 44, 6, 2, 1);
         moe_case("small", &c, k, 0, -1);
         c = moe_config(203, 150, 5, 3, 2);
-        moe_case("above 128", &c, k, (int)k % 4, -1);
+        if (test_all() || k % 3 == 0) moe_case("above 128", &c, k, (int)k % 4, -1);
         c = moe_config(72, 44, 6, 1, 0);
         c.norm_topk_prob = 0;
-        moe_case("one expert takes all", &c, k, 1, 2);
+        if (test_all() || k % 3 == 1) moe_case("one expert takes all", &c, k, 1, 2);
         c = moe_config(72, 44, 6, 4, (int)k % 2);
         c.zero_expert_num = 5, c.topk_method = MLA_TOPK_GREEDY, c.scoring_func = MLA_SCORING_SOFTMAX,
         c.norm_topk_prob = 0;
+        if (!test_all() && k % 3 < 2) continue;
         moe_case("experts that give x", &c, k, 0, -1);
         moe_case("an expert that gives x takes all", &c, k, 0, 7);
     }
