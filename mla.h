@@ -1835,7 +1835,8 @@ MLA__INLINE const mla__act *mla__act_of(const mla__in *in, int t) {
 MLA__INLINE const float *mla__x_of(const mla__in *in, int t) { return in->x + (in->idx ? in->idx[t] : t) * in->ldx; }
 
 /* What activations become, beside mla_activations: two parts in bf16, whose sum is f32 to 2^-16. */
-enum { MLA__ACT_SPLIT = MLA_ACT_COUNT, MLA__ACT_COUNT };
+#define MLA__ACT_SPLIT (MLA_ACT_COUNT + 0)
+#define MLA__ACT_COUNT (MLA_ACT_COUNT + 1)
 /* Bytes of a token's rounded activations: an odd number of lines, or tokens would share few places of a cache. */
 static mla__sz mla__act_bytes(int to, int cols) {
     if (to == MLA_ACT_E4M3) return cols * (mla__sz)sizeof(float);
@@ -3892,12 +3893,11 @@ static void MLA__F(table)(mla__kernels *k) {
 /* ---- >>bf16 ------------------------------------------------------------------------------------------------------ */
 /* Products in bf16, summed in f32: two multiply-adds a lane (AVX512_BF16), or 16 x 16 x 32 of them at a time (AMX).
    Activations are rounded to bf16, or split into two parts whose sum they are to 2^-16; weights of every format become
-   panels of bf16, exact if they are bf16, else rounded or split as well. Of the products of parts those are made that
-   are not below what is left out anyway. */
+   panels of bf16, exact if they are bf16, else rounded or split as well. */
 
 #if MLA__AMX
 
-#define MLA__BK  512 /* columns of a panel at a time */
+#define MLA__BK  256 /* columns of a panel at a time: panels of a part stay in the first-level cache */
 #define MLA__BN  32  /* and rows, in two strips of sixteen */
 #define MLA__BMR 12  /* tokens of a register tile */
 
@@ -4012,21 +4012,23 @@ typedef struct mla__bmeet {
     const uint16_t *x, *panel;
     mla__sz ldx, x_part;
     int x_parts, w_parts, steps, add;
+    mla__ahead *ahead; /* meanwhile so many lines a step are fetched of what comes then */
+    int lines;
 } mla__bmeet;
 typedef void (*mla__btile)(int m, const mla__bmeet *a);
 
 MLA__INLINE MLA__TARGET_BF16 void mla__btile_m(const int M, int m, const mla__bmeet *a) {
-    const int parts = a->x_parts > a->w_parts ? a->x_parts : a->w_parts;
     __m512 acc[MLA__BMR][2];
     MLA__EACH(i, M) {
         MLA__EACH(j, 2) acc[i][j] = a->add && i < m ? _mm512_loadu_ps(a->y + i * a->ldy + 16 * j) : _mm512_setzero_ps();
     }
     for (int product = 0; product < 4; product++) {
         const int xp = product % 2, wp = product / 2;
-        if (xp >= a->x_parts || wp >= a->w_parts || xp + wp >= parts) continue;
+        if (xp >= a->x_parts || wp >= a->w_parts) continue;
         const uint16_t *w = a->panel + wp * MLA__BPART, *x[MLA__BMR / 4];
         MLA__EACH(i, M / 4) x[i] = a->x + xp * a->x_part + 4 * i * a->ldx;
         for (int k = 0; k < 16 * a->steps; k++, w += 32) {
+            if (k % 16 == 0 && product == 0) mla__fetch(a->ahead, a->lines);
             __m512i w0 = _mm512_loadu_si512(w), w1 = _mm512_loadu_si512(w + MLA__BSTRIP);
             MLA__HOLD(w0);
             MLA__HOLD(w1);
@@ -4070,7 +4072,7 @@ static MLA__TARGET_AMX void mla__tiles_end(void) { _tile_release(); }
 
 /* 16 or 32 tokens; sums are tiles 0 to 3. */
 static MLA__TARGET_AMX void mla__btile_amx(int m, const mla__bmeet *a) {
-    const int parts = a->x_parts > a->w_parts ? a->x_parts : a->w_parts, two = m > 16;
+    const int two = m > 16;
     const mla__sz ldy = a->ldy * 4, ldx = a->ldx * 2;
     float *y = a->y, *y1 = y + 16 * a->ldy;
     MLA__FENCE();
@@ -4088,9 +4090,10 @@ static MLA__TARGET_AMX void mla__btile_amx(int m, const mla__bmeet *a) {
     }
     for (int product = 0; product < 4; product++) {
         const int xp = product % 2, wp = product / 2;
-        if (xp >= a->x_parts || wp >= a->w_parts || xp + wp >= parts) continue;
+        if (xp >= a->x_parts || wp >= a->w_parts) continue;
         const uint16_t *x = a->x + xp * a->x_part, *w = a->panel + wp * MLA__BPART;
         for (int s = 0; s < a->steps; s++, x += 32, w += 512) {
+            if (product == 0) mla__fetch(a->ahead, a->lines);
             _tile_loadd(4, x, ldx);
             _tile_loadd(6, w, 64);
             _tile_dpbf16ps(0, 4, 6);
@@ -4145,20 +4148,13 @@ static MLA__TARGET_BF16 void mla__bgemm(mla__btile tile, int most, int whole, co
                 pack(panel + r / 16 * MLA__BSTRIP, p, p->row0 + n + r, mla__min(16, nb - r), k0, kn);
             mla__ahead ahead =
                 mla__ahead_of(w, p->row0 + n1, mla__min(MLA__BN, p->n1 - n1), k1, mla__min(MLA__BK, K - k1));
-            const int lines = (int)((ahead.bytes + 63) / 64) * ahead.runs * most / (t1 - t0) + 1;
+            const int steps = (kn + 31) / 32, calls = (t1 - t0 + most - 1) / most * steps;
+            const int lines = ((int)((ahead.bytes + 63) / 64) * ahead.runs + calls - 1) / calls;
             for (int u = t0; u < t1; u += most) {
                 const uint16_t *x = (const uint16_t *)(const void *)(p->in.q + u * p->in.ldq) + k0;
-                mla__bmeet a = {p->y + u * p->ldy + (n - p->n0),
-                                p->ldy,
-                                x,
-                                panel,
-                                p->in.ldq / 2,
-                                mla__up_to(K, 32),
-                                p->in.parts,
-                                w_parts,
-                                (kn + 31) / 32,
-                                k0 > 0};
-                mla__fetch(&ahead, lines);
+                mla__bmeet a = {NULL,        p->ldy,  x,     panel, p->in.ldq / 2, mla__up_to(K, 32),
+                                p->in.parts, w_parts, steps, 0,     &ahead,        lines};
+                a.y = p->y + u * p->ldy + (n - p->n0), a.add = k0 > 0;
                 mla__bmeet_rows(tile, mla__min(most, t1 - u), &a, nb, whole);
             }
         }
