@@ -6217,7 +6217,8 @@ static void mla__jobs_run(mla_context *c) {
         const mla__job *j = &c->jobs[i];
         cost += (double)j->in.T * j->rows * j->w->weight.cols;
         c->loads[i].units = (j->rows + MLA__STRIP - 1) / MLA__STRIP;
-        c->loads[i].weight = (j->in.T + 4) * (j->up ? 2 : 1); /* 4: reading and unpacking weights costs, in tokens */
+        /* reading and unpacking weights costs, too, in tokens; making panels for tiles much more */
+        c->loads[i].weight = (j->in.parts ? mla__up_to(j->in.T, 16) + 48 : j->in.T + 4) * (j->up ? 2 : 1);
     }
     mla__parallel(c, mla__jobs_work, NULL, c->n_jobs, cost);
     c->n_jobs = 0;
