@@ -428,8 +428,8 @@ typedef enum mla_activations {
     MLA_ACT_AUTO =
         0,        /* INT8; with AMX and many tokens bf16 with blocks, which is nearer to f32 than int8, and faster */
     MLA_ACT_F32,  /* f32 whatever the weights are */
-    MLA_ACT_INT8, /* with blocks (Q8 .. NVFP4) int8 in groups of 32, which is much faster; f32 with all others, where
-                     AMX adds up products of two parts in bf16: to 2^-16 f32 */
+    MLA_ACT_INT8, /* with blocks (Q8 .. NVFP4) int8 in groups of 32, which is much faster; f32 with all others, which
+                     AMX, but for F32, makes of two parts in bf16: to 2^-16 f32 */
     MLA_ACT_BF16, /* as AUTO; bf16 with BF16 weights and in attention over a BF16 cache; needs AVX512_BF16 or AMX */
     MLA_ACT_E4M3, /* as AUTO; e4m3 with E4M3 weights, by largest/448 of each 128 of a token (arXiv 2412.19437, 3.3) */
     MLA_ACT_COUNT
@@ -6149,7 +6149,7 @@ static int mla__wants(const mla_context *c, const mla_tensor *w, int T) {
     if (mla__blocked(w->dtype)) return c->k.tiles && !few && to != MLA_ACT_INT8 ? MLA_ACT_BF16 : MLA_ACT_INT8;
     if (w->dtype == MLA_E4M3 && to == MLA_ACT_E4M3) return MLA_ACT_E4M3;
     if (w->dtype == MLA_BF16 && to == MLA_ACT_BF16 && !few) return MLA_ACT_BF16;
-    return c->k.tiles && !few ? MLA__ACT_SPLIT : MLA_ACT_F32;
+    return c->k.tiles && !few && w->dtype != MLA_F32 ? MLA__ACT_SPLIT : MLA_ACT_F32;
 }
 /* Of gate and up that want different things, both meet f32. */
 static int mla__rounds_to(const mla_context *c, const mla__job *j) {
@@ -7167,7 +7167,7 @@ static void mla__expand(mla_context *c, const mla__attn *a, const mla__walk *wal
     const float *latent = (const float *)mla__walk_rows(walk, 0, ld);
     float *panel = c->workers[worker].panel;
     mla__in in = mla__in_of(latent, ld, nu);
-    if (tiles || (c->k.tiles && c->activations != MLA_ACT_F32 && nu > MLA__FEW)) {
+    if (tiles || mla__packed(mla__wants(c, &a->keys.w.weight, nu))) {
         const int exact = walk->b->seq->cache->pool->dtype == MLA_BF16; /* one part is all */
         in.q = (const unsigned char *)my->c16, in.ldq = mla__act_bytes(exact ? MLA_ACT_BF16 : MLA__ACT_SPLIT, R);
         in.parts = exact ? 1 : 2, in.w_parts = 2;
