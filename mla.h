@@ -3438,11 +3438,48 @@ MLA__IN void MLA__F(dot_row)(const mla_dtype t, const int TB, const mla__product
     }
 }
 
+/* One token and four rows far apart, of weights that need no scale: so many streams are followed at once (as by
+   mla__strips). */
+MLA__IN void MLA__F(dot_rows)(const mla_dtype t, float *const *y, const float *x, const char *const *w, int K) {
+    MLA__V acc[4][2];
+    int k = 0;
+    MLA__EACH(j, 4) acc[j][0] = acc[j][1] = MLA__F(zero)();
+    for (; k + 4 * MLA__VL <= K; k += 4 * MLA__VL) {
+        MLA__V v[4];
+        MLA__EACH(i, 4) v[i] = MLA__F(ld)(x + k + i * MLA__VL);
+        MLA__EACH(j, 4) {
+            MLA__EACH(i, 4) acc[j][i % 2] = MLA__F(fma)(MLA__F(get)(t, w[j], k + i * MLA__VL), v[i], acc[j][i % 2]);
+        }
+    }
+    for (; k + MLA__VL <= K; k += MLA__VL)
+        MLA__EACH(j, 4) acc[j][0] = MLA__F(fma)(MLA__F(get)(t, w[j], k), MLA__F(ld)(x + k), acc[j][0]);
+    for (int j = 0; j < 4; j++) {
+        float tail = 0;
+        for (int i = k; i < K; i++) tail += mla__get(t, w[j], i) * x[i];
+        *y[j] = MLA__F(sum)(MLA__F(add)(acc[j][0], acc[j][1])) + tail;
+    }
+}
+/* All rows of one token; what is less than four rows is made full by doing some twice. */
+MLA__IN void MLA__F(dot_one)(const mla_dtype t, const mla__product *p) {
+    const int rows = p->n1 - p->n0, apart = (rows + 3) / 4, K = p->w->cols;
+    const char *from = (const char *)p->w->data + mla__bytes(t, (p->row0 + p->n0) * (mla__sz)K);
+    for (int n = 0; n < apart; n++) {
+        float *y[4];
+        const char *w[4];
+        for (int j = 0; j < 4; j++) {
+            const int at = n + j * apart < rows ? n + j * apart : rows - 1;
+            y[j] = p->y + at, w[j] = from + mla__bytes(t, at * (mla__sz)K);
+        }
+        MLA__F(dot_rows)(t, y, mla__x_of(&p->in, 0), w, K);
+    }
+}
+
 /* Up to FEW tokens. */
 MLA__IN void MLA__F(dot)(const mla_dtype t, const mla__product *p) {
     const float *x[MLA__FEW];
     for (int i = 0; i < p->in.T; i++) x[i] = mla__x_of(&p->in, i);
-    if (p->in.T == 1)
+    if (p->in.T == 1 && MLA__VL > 1 && (t == MLA_F32 || t == MLA_F16 || t == MLA_BF16)) MLA__F(dot_one)(t, p);
+    else if (p->in.T == 1)
         for (int n = p->n0; n < p->n1; n++) MLA__F(dot_row)(t, 1, p, p->y + (n - p->n0), x, p->row0 + n);
     else
         for (int n = p->n0; n < p->n1; n++) MLA__F(dot_row)(t, 2, p, p->y + (n - p->n0), x, p->row0 + n);
