@@ -18,7 +18,7 @@
 
 #define FOR_ISA(isa)                                                                                                   \
     for (mla_isa isa = MLA_ISA_SCALAR; isa < MLA_ISA_COUNT; isa = (mla_isa)(isa + 1))                                  \
-        if (mla_isa_available(isa))
+        if (TEST_ISA(isa))
 #define FOR_DTYPE(t) for (mla_dtype t = MLA_F32; t <= MLA_NVFP4; t = (mla_dtype)(t + 1))
 
 static mla_error error;
