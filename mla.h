@@ -72,6 +72,7 @@ CHANGES
                round. MLA_REFERENCE. mla_context_desc has team, wait, wake: a forward call is one run, which OpenMP has
                by itself; and stats: where the time of calls goes. mla_attn_weights has k_b and v_b, which may take the
                place of kv_b. mla_layer_weights has attn_out_norm.
+               MLA_ISA_AUTO takes AMX, with which MLA_ACT_AUTO means bf16 for blocks and many tokens.
    0.1.0       the first version */
 
 #ifndef MLA_H
