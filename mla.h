@@ -6182,7 +6182,7 @@ static void mla__jobs_work(mla_context *c, void *none, const mla__share *my) {
 
 /* What a tensor wants its activations rounded to. With tiles those of blocks become bf16, which is nearer than int8. */
 static int mla__wants(const mla_context *c, const mla_tensor *w, int T) {
-    const int few = T <= mla__few(c, w), to = c->activations;
+    const int few = T <= mla__few(c, w), to = (int)c->activations;
     if (to == MLA_ACT_F32) return MLA_ACT_F32;
     if (mla__blocked(w->dtype)) return c->k.tiles && !few && to != MLA_ACT_INT8 ? MLA_ACT_BF16 : MLA_ACT_INT8;
     if (w->dtype == MLA_E4M3 && to == MLA_ACT_E4M3) return MLA_ACT_E4M3;
