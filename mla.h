@@ -3974,8 +3974,7 @@ MLA__INLINE MLA__TARGET_BF16 void mla__bpack_rows(const int exact, uint16_t *to,
     for (int k = 0; k < kn; k += MLA__SPAN) {
         const int n = kn - k < MLA__SPAN ? kn - k : MLA__SPAN;
         for (int i = 0; i < nb && !exact; i++) {
-            const float *f = (const float *)mla__part_avx512(1, p, row + i, k0 + k, n, own[i]);
-            if (f != own[i]) memcpy(own[i], f, (size_t)n * sizeof *f);
+            mla__part_avx512(1, p, row + i, k0 + k, n, own[i]);
             for (int j = n; j < mla__up_to(n, 32); j++) own[i][j] = 0;
         }
         for (int c = 0; c < n; c += 32, to += 512) {
