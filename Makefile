@@ -36,7 +36,7 @@ can = d=$$(mktemp -d) && printf '\#include <$(2)>\nint main(void) { return 0; }\
 PARTS = checkpoint tokenizer sampler speculative jinja chat line threads
 LINKED = MLA_ CHECKPOINT CHECKPOINT_GGUF CHECKPOINT_QUANTIZE CHECKPOINT_CONVERT TOKENIZER SAMPLER SPECULATIVE JINJA CHAT LINE THREADS
 %/test_kernels: OWN = MLA_
-%/test_checkpoint %/test_gguf %/test_model %/test_quantize: OWN = CHECKPOINT%
+%/test_checkpoint %/test_gguf %/test_invariant %/test_model %/test_quantize: OWN = CHECKPOINT%
 %/test_tokenizer: OWN = TOKENIZER CHECKPOINT%
 %/test_sampler: OWN = SAMPLER
 %/test_chat: OWN = CHAT

@@ -58,8 +58,9 @@ MEMORY         Every object is made either by X_create (allocator hook, default 
                then X_init. Weights are used where they lie and are read-only. A forward call never allocates.
 ERRORS         Every entry point returns an mla_result and leaves a message that names the field or tensor at fault.
                A failed call leaves its caches as they were. Nothing here prints, exits, aborts or does I/O.
-DETERMINISM    Output is bit-identical for any number of threads, any thread pool and any team. Different ISAs, paths
-               and ways of cutting a prompt into calls agree to rounding.
+DETERMINISM    Output is bit-identical for any number of threads, any thread pool and any team; with
+               mla_context_desc.invariant also whatever else is in a call. Different ISAs, paths and ways of cutting a
+               prompt into calls agree to rounding.
 SHARING        One model may be used by any number of contexts at once; a context, and a cache (with all caches of its
                pool), by one call at a time. There is no global state, but for what the CPU said when first asked.
 
@@ -69,7 +70,7 @@ CHANGES
                Blocks of GGUF (Q4_1 .. NVFP4) and I8 for any matrix, scales of blocks of any size, mla_widen,
                mla_weight, mla_dtype_block. mla_tensor.layout in place of the dtypes Q8X16 and Q4X16, served by f32
                activations, too. mla_activations in place of exact, fp8_activations and of instruction sets that
-               round. MLA_REFERENCE. mla_context_desc has team, wait, wake: a forward call is one run, which OpenMP has
+               round. MLA_REFERENCE. mla_context_desc has invariant, and team, wait, wake: a forward call is one run, which OpenMP has
                by itself; and stats: where the time of calls goes. mla_attn_weights has k_b and v_b, which may take the
                place of kv_b. mla_layer_weights has attn_out_norm.
                MLA_ISA_AUTO takes AMX, with which MLA_ACT_AUTO means bf16 for blocks and many tokens.
@@ -481,6 +482,11 @@ typedef struct mla_context_desc {
     mla_isa isa;                 /* MLA_ISA_AUTO: the best of this CPU; of AVX512_BF16 where activations want it */
     mla_attn_path attn;          /* MLA_ATTN_AUTO: by cost, for each sequence of each call */
     mla_activations activations; /* MLA_ACT_AUTO: int8 for blocks, else f32 */
+    /* 1: what else is in a call changes no bit of a sequence's results: they depend on its own tokens, on how these
+       were cut into calls, on the model, the isa and this desc but for its threads. Sequences of up to 16 tokens in
+       a call then go one way, longer ones another, neighbours of one kind together: list them so. mla_moe_forward
+       takes its tokens for one sequence */
+    int invariant;
     mla_allocator alloc;
 } mla_context_desc;
 
@@ -1853,6 +1859,7 @@ typedef struct mla__product {
     mla__in in;
     const mla_tensor *w;
     int row0, n0, n1;
+    int few;                                           /* mix: rows of weights are used as they stream by */
     float *panel;                                      /* scratch: [KC, NR_MAX] */
     int fetch;                                         /* so many bytes ahead streaming weights are fetched; 0: not */
     void (*widen)(float *y, const void *x, mla__sz n); /* of the weights' dtype */
@@ -1862,7 +1869,8 @@ typedef void (*mla__kernel)(const mla__product *p);
 typedef struct mla__kernels {
     mla_isa isa;
     int nl;    /* lanes of queries in a panel */
-    int few;   /* up to so many tokens meet interleaved rows in int8 without packing them, at least FEW */
+    int few;   /* up to so many tokens meet interleaved rows in int8 without packing them, at least FEW; above that
+                  value, sums are the same as of packed ones, bit for bit */
     int fetch; /* of products */
     mla__kernel dot[MLA_DTYPE_COUNT], gemm[MLA_DTYPE_COUNT],
         mix[MLA_DTYPE_COUNT];                                                    /* few tokens, many; f32 activations */
@@ -3382,21 +3390,24 @@ MLA__IN void MLA__F(gemm)(const mla_dtype t, const mla__product *p) {
     }
 }
 
-/* One row of weights times TB tokens. Rows follow each other in memory, so that all weights are one linear stream: on
-   DRAM this beats sharing the loads of x between several rows by far. U chains hide the latency of the additions. */
+/* One row of weights times TB <= FEW tokens. Rows follow each other in memory, so that all weights are one linear stream:
+   on DRAM this beats sharing the loads of x between several rows by far. U chains hide the latency of the additions; a
+   token has as many alone as with another. */
 MLA__IN void MLA__F(dot_row)(const mla_dtype t, const int TB, const mla__product *p, float *y, const float *const *x,
                              int row) {
-    enum { CHAINS = 8 };
+    enum { U = 4 };
     const mla_tensor *w = p->w;
     const mla_dtype as = mla__blocked(t) ? MLA_F32 : t;
-    const int coded = t == MLA_E4M3, scaled = coded && mla__scaled(w), U = CHAINS / TB, K = w->cols;
+    const int coded = t == MLA_E4M3, scaled = coded && mla__scaled(w), K = w->cols;
     const int step = mla__blocked(t) ? MLA__SPAN : scaled ? mla__scale_cols(w) : K;
     const int fetch = MLA__VL > 1 && as == t ? p->fetch : 0;
     mla__sz scales = scaled ? mla__scale_index(w, row, 0) : 0;
     float own[MLA__SPAN], tail[MLA__FEW];
-    MLA__V acc[CHAINS], top = MLA__F(zero)();
-    MLA__EACH(i, CHAINS) acc[i] = MLA__F(zero)();
-    MLA__EACH(i, TB) tail[i] = 0;
+    MLA__V acc[MLA__FEW][U], top = MLA__F(zero)();
+    MLA__EACH(i, TB) {
+        tail[i] = 0;
+        MLA__EACH(j, U) acc[i][j] = MLA__F(zero)();
+    }
     for (int kb = 0; kb < K; kb += step) {
         const int n = K - kb < step ? K - kb : step;
         const char *from = (const char *)MLA__F(part)(mla__blocked(t), p, row, kb, n, own);
@@ -3407,23 +3418,18 @@ MLA__IN void MLA__F(dot_row)(const mla_dtype t, const int TB, const mla__product
         for (; wide && k + U * MLA__VL <= n; k += U * MLA__VL) {
             for (mla__sz i = 0; fetch && i < mla__bytes(as, U * MLA__VL); i += 64)
                 MLA__PREFETCH_L2(from + mla__bytes(as, k) + fetch + i);
-            MLA__UNROLL
-            for (int u = 0; u < U; u += 4) {
-                MLA__V v[4];
-                if (t == MLA_E4M3) MLA__F(fp8)(from, k + u * MLA__VL, v, &top);
-                MLA__EACH(j, 4) {
-                    if (t != MLA_E4M3) v[j] = MLA__F(get)(as, from, k + (u + j) * MLA__VL);
-                    if (coded) v[j] = MLA__F(mul)(v[j], sv);
-                    MLA__EACH(i, TB)
-                        acc[i * U + u + j] =
-                            MLA__F(fma)(v[j], MLA__F(ld)(x[i] + kb + k + (u + j) * MLA__VL), acc[i * U + u + j]);
-                }
+            MLA__V v[U];
+            if (t == MLA_E4M3) MLA__F(fp8)(from, k, v, &top);
+            MLA__EACH(j, U) {
+                if (t != MLA_E4M3) v[j] = MLA__F(get)(as, from, k + j * MLA__VL);
+                if (coded) v[j] = MLA__F(mul)(v[j], sv);
+                MLA__EACH(i, TB) acc[i][j] = MLA__F(fma)(v[j], MLA__F(ld)(x[i] + kb + k + j * MLA__VL), acc[i][j]);
             }
         }
         for (; k + MLA__VL <= n; k += MLA__VL) {
             MLA__V v = MLA__F(get)(as, from, k);
             if (coded) v = MLA__F(mul)(v, sv1);
-            MLA__EACH(i, TB) acc[i * U] = MLA__F(fma)(v, MLA__F(ld)(x[i] + kb + k), acc[i * U]);
+            MLA__EACH(i, TB) acc[i][0] = MLA__F(fma)(v, MLA__F(ld)(x[i] + kb + k), acc[i][0]);
         }
         for (; k < n; k++) {
             const float v = mla__get(as, from, k) * scale;
@@ -3431,62 +3437,69 @@ MLA__IN void MLA__F(dot_row)(const mla_dtype t, const int TB, const mla__product
         }
     }
     MLA__EACH(i, TB) {
-        MLA__V a = acc[i * U];
-        MLA__UNROLL
-        for (int u = 1; u < U; u++) a = MLA__F(add)(a, acc[i * U + u]);
+        const MLA__V a = MLA__F(add)(MLA__F(add)(acc[i][0], acc[i][1]), MLA__F(add)(acc[i][2], acc[i][3]));
         y[i * p->ldy] = MLA__F(sum)(a) + tail[i];
         if (t == MLA_E4M3 && MLA__F(fp8_nan)(top)) y[i * p->ldy] = NAN;
     }
 }
 
-/* One token and four rows far apart, of weights that need no scale: so many streams are followed at once (as by
-   mla__strips). */
-MLA__IN void MLA__F(dot_rows)(const mla_dtype t, float *const *y, const float *x, const char *const *w, int K) {
+/* TB <= FEW tokens and four rows, or two, far apart, of weights that need no scale: so many streams are followed at once
+   (as by mla__strips). */
+MLA__IN void MLA__F(dot_rows)(const mla_dtype t, const int TB, float *const *y, mla__sz ldy, const float *const *x,
+                              const char *const *w, int K) {
+    const int rows = 4 / TB;
     MLA__V acc[4][2];
     int k = 0;
     MLA__EACH(j, 4) acc[j][0] = acc[j][1] = MLA__F(zero)();
     for (; k + 4 * MLA__VL <= K; k += 4 * MLA__VL) {
-        MLA__V v[4];
-        MLA__EACH(i, 4) v[i] = MLA__F(ld)(x + k + i * MLA__VL);
-        MLA__EACH(j, 4) {
-            MLA__EACH(i, 4) acc[j][i % 2] = MLA__F(fma)(MLA__F(get)(t, w[j], k + i * MLA__VL), v[i], acc[j][i % 2]);
+        MLA__V v[MLA__FEW][4];
+        MLA__EACH(b, TB) {
+            MLA__EACH(i, 4) v[b][i] = MLA__F(ld)(x[b] + k + i * MLA__VL);
+        }
+        MLA__EACH(j, rows) {
+            MLA__EACH(i, 4) {
+                const MLA__V wv = MLA__F(get)(t, w[j], k + i * MLA__VL);
+                MLA__EACH(b, TB) acc[j * TB + b][i % 2] = MLA__F(fma)(wv, v[b][i], acc[j * TB + b][i % 2]);
+            }
         }
     }
     for (; k + MLA__VL <= K; k += MLA__VL)
-        MLA__EACH(j, 4) acc[j][0] = MLA__F(fma)(MLA__F(get)(t, w[j], k), MLA__F(ld)(x + k), acc[j][0]);
+        MLA__EACH(j, 4) acc[j][0] = MLA__F(fma)(MLA__F(get)(t, w[j / TB], k), MLA__F(ld)(x[j % TB] + k), acc[j][0]);
     for (int j = 0; j < 4; j++) {
         float tail = 0;
-        for (int i = k; i < K; i++) tail += mla__get(t, w[j], i) * x[i];
-        *y[j] = MLA__F(sum)(MLA__F(add)(acc[j][0], acc[j][1])) + tail;
+        for (int i = k; i < K; i++) tail += mla__get(t, w[j / TB], i) * x[j % TB][i];
+        y[j / TB][j % TB * ldy] = MLA__F(sum)(MLA__F(add)(acc[j][0], acc[j][1])) + tail;
     }
 }
-/* All rows of one token; what is less than four rows is made full by doing some twice. */
-MLA__IN void MLA__F(dot_one)(const mla_dtype t, const mla__product *p) {
-    const int rows = p->n1 - p->n0, apart = (rows + 3) / 4, K = p->w->cols;
+/* All rows; what is less than so many rows is made full by doing some twice. */
+MLA__IN void MLA__F(dot_apart)(const mla_dtype t, const int TB, const mla__product *p, const float *const *x) {
+    const int each = 4 / TB, rows = p->n1 - p->n0, apart = (rows + each - 1) / each, K = p->w->cols;
     const char *from = (const char *)p->w->data + mla__bytes(t, (p->row0 + p->n0) * (mla__sz)K);
     for (int n = 0; n < apart; n++) {
         float *y[4];
         const char *w[4];
-        for (int j = 0; j < 4; j++) {
+        for (int j = 0; j < each; j++) {
             const int at = n + j * apart < rows ? n + j * apart : rows - 1;
             y[j] = p->y + at, w[j] = from + mla__bytes(t, at * (mla__sz)K);
         }
-        MLA__F(dot_rows)(t, y, mla__x_of(&p->in, 0), w, K);
+        MLA__F(dot_rows)(t, TB, y, p->ldy, x, w, K);
     }
 }
 
 /* Up to FEW tokens. */
 MLA__IN void MLA__F(dot)(const mla_dtype t, const mla__product *p) {
+    const int apart = MLA__VL > 1 && (t == MLA_F32 || t == MLA_F16 || t == MLA_BF16);
     const float *x[MLA__FEW];
     for (int i = 0; i < p->in.T; i++) x[i] = mla__x_of(&p->in, i);
-    if (p->in.T == 1 && MLA__VL > 1 && (t == MLA_F32 || t == MLA_F16 || t == MLA_BF16)) MLA__F(dot_one)(t, p);
+    if (apart && p->in.T == 1) MLA__F(dot_apart)(t, 1, p, x);
+    else if (apart) MLA__F(dot_apart)(t, 2, p, x);
     else if (p->in.T == 1)
         for (int n = p->n0; n < p->n1; n++) MLA__F(dot_row)(t, 1, p, p->y + (n - p->n0), x, p->row0 + n);
     else
         for (int n = p->n0; n < p->n1; n++) MLA__F(dot_row)(t, 2, p, p->y + (n - p->n0), x, p->row0 + n);
 }
 
-/* Up to FEW tokens, the transposed use: whole rows stream by, four at a time; y stays in the first-level cache. */
+/* Few tokens, the transposed use: whole rows stream by, four at a time; y stays in the first-level cache. */
 MLA__IN void MLA__F(mix_few)(const mla_dtype t, const mla__product *p) {
     const mla_tensor *w = p->w;
     const mla_dtype as = mla__blocked(t) ? MLA_F32 : t;
@@ -3542,7 +3555,7 @@ MLA__IN void MLA__F(mix)(const mla_dtype t, const mla__product *p) {
     enum { ROWS = MLA__KC * MLA__NR_MAX / MLA__SPAN };
     const int C = p->w->cols, T = p->in.T, n = p->n1 - p->n0;
     const int span = mla__blocked(t) ? MLA__SPAN : MLA__NR, rows = mla__blocked(t) ? ROWS : MLA__KC;
-    if (T <= MLA__FEW) {
+    if (p->few) {
         MLA__F(mix_few)(t, p);
         return;
     }
@@ -5843,6 +5856,10 @@ typedef struct mla__worker {
     float *group; /* [MC, GROUP] */
 } mla__worker;
 
+/* Of the sequences whose tokens meet weights together. With invariant, how they meet them must depend on nothing else,
+   so that short and long ones are apart. */
+typedef enum mla__manner { MLA__ANY = 0, MLA__SHORT, MLA__LONG } mla__manner;
+
 /* What all parts of a context share, and the scratch of each, which a part's own section describes and lays out. */
 struct mla_context {
     mla__object object;
@@ -5854,6 +5871,9 @@ struct mla_context {
     int threads, max_tokens;
     mla_activations activations;
     mla_attn_path path;
+    int invariant;
+    mla__manner manner; /* of the part of a call under way */
+    int row0;           /* its first row in the call */
     mla_run run;
     mla_wait wait;
     mla_wake wake;
@@ -6092,26 +6112,6 @@ static void mla__parallel_layout(mla_context *c, mla__arena *arena) {
 
 /* ---- >>linear ---------------------------------------------------------------------------------------------------- */
 
-/* Up to so many tokens meet a tensor's weights as these stream by. */
-static int mla__few(const mla_context *c, const mla_tensor *w) {
-    return w && w->layout && mla__blocked(w->dtype) ? c->k.few : MLA__FEW;
-}
-/* y [T, n0..n1) = x W^T + bias, y indexed from n0. */
-static void mla__rows(mla_context *c, float *y, mla__sz ldy, const mla__in *in, const mla_linear *w, int row0, int n0,
-                      int n1, float *panel) {
-    const mla_tensor *b = &w->bias;
-    const mla_dtype d = w->weight.dtype;
-    const int few = in->T <= mla__few(c, in->q ? &w->weight : NULL);
-    const mla__kernel run = in->parts ? c->k.bgemm
-                            : !in->q  ? (few ? c->k.dot : c->k.gemm)[d]
-                            : few     ? c->k.idot[d][w->weight.layout]
-                                      : c->k.igemm[d];
-    const mla__product p = {y, ldy, *in, &w->weight, row0, n0, n1, panel, c->k.fetch, c->k.widen[d]};
-    run(&p);
-    for (int t = 0; b->data && t < in->T; t++)
-        for (int n = n0; n < n1; n++) y[t * ldy + n - n0] += mla__get(b->dtype, b->data, row0 + n);
-}
-
 static mla__in mla__in_of(const float *x, mla__sz ldx, int T) {
     const mla__in in = {x, NULL, ldx, 0, NULL, T, 0, 0};
     return in;
@@ -6127,10 +6127,41 @@ static mla__in mla__in_part(const mla__in *in, int t0, int T) {
     p.T = T;
     return p;
 }
+/* Tokens meet the weights of w (NULL: not in int8) as these stream by, and not in panels: by their number, or as all
+   of their kind do. */
+static int mla__few(const mla_context *c, const mla_tensor *w, int T) {
+    if (c->manner != MLA__ANY) return c->manner == MLA__SHORT;
+    return T <= (w && w->layout && mla__blocked(w->dtype) ? c->k.few : MLA__FEW);
+}
+/* y [T, n0..n1) = x W^T + bias, y indexed from n0. */
+static void mla__rows(mla_context *c, float *y, mla__sz ldy, const mla__in *in, const mla_linear *w, int row0, int n0,
+                      int n1, float *panel) {
+    const mla_tensor *b = &w->bias;
+    const mla_dtype d = w->weight.dtype;
+    const int strips = in->q && w->weight.layout && !in->parts;
+    const int few = strips && c->k.few > MLA__FEW ? in->T <= c->k.few : mla__few(c, NULL, in->T);
+    const mla__kernel run = in->parts ? c->k.bgemm
+                            : !in->q  ? (few ? c->k.dot : c->k.gemm)[d]
+                            : few     ? c->k.idot[d][w->weight.layout]
+                                      : c->k.igemm[d];
+    mla__product p = {y, ldy, *in, &w->weight, row0, n0, n1, 0, panel, c->k.fetch, c->k.widen[d]};
+    /* more than FEW, which stream by once more for each FEW: from near caches, if they are a strip */
+    const int once = in->parts || !few || strips || in->T <= MLA__FEW;
+    for (int n = n0; n < n1; n = p.n1)
+        for (int t = 0; t < in->T; t += p.in.T) {
+            p.n0 = n, p.n1 = once ? n1 : mla__min(n + MLA__STRIP, n1);
+            p.in = mla__in_part(in, t, once ? in->T : mla__min(MLA__FEW, in->T - t));
+            p.y = y + t * ldy + n - n0;
+            run(&p);
+        }
+    for (int t = 0; b->data && t < in->T; t++)
+        for (int n = n0; n < n1; n++) y[t * ldy + n - n0] += mla__get(b->dtype, b->data, row0 + n);
+}
+
 /* y [T, cols] = x [T, n] . W[row0 .. row0+n, :] */
 static void mla__mix(mla_context *c, float *y, mla__sz ldy, const mla__in *in, const mla_tensor *w, int row0, int n,
                      float *panel) {
-    const mla__product p = {y, ldy, *in, w, row0, 0, n, panel, 0, c->k.widen[w->dtype]};
+    const mla__product p = {y, ldy, *in, w, row0, 0, n, mla__few(c, NULL, in->T), panel, 0, c->k.widen[w->dtype]};
     c->k.mix[w->dtype](&p);
 }
 static mla_linear mla__linear_of(const mla_tensor *w) {
@@ -6181,7 +6212,7 @@ static void mla__jobs_work(mla_context *c, void *none, const mla__share *my) {
 
 /* What a tensor wants its activations rounded to. With tiles those of blocks become bf16, which is nearer than int8. */
 static int mla__wants(const mla_context *c, const mla_tensor *w, int T) {
-    const int few = T <= mla__few(c, w), to = (int)c->activations;
+    const int few = mla__few(c, w, T), to = (int)c->activations;
     if (to == MLA_ACT_F32) return MLA_ACT_F32;
     if (mla__blocked(w->dtype)) return c->k.tiles && !few && to != MLA_ACT_INT8 ? MLA_ACT_BF16 : MLA_ACT_INT8;
     if (w->dtype == MLA_E4M3 && to == MLA_ACT_E4M3) return MLA_ACT_E4M3;
@@ -6346,18 +6377,21 @@ static void mla__rotate(float *x, const float *cosine, const float *sine, int P,
 
 #define MLA__PIECES     32  /* most pieces of context that are worked on apart and merged */
 #define MLA__PIECE_KEYS 512 /* fewest keys in such a piece */
+#define MLA__SHORT_MOST 16  /* tokens of a short sequence */
 
-/* The sequences of a call; their tokens are rows 0 .. T of it, one sequence after the other. */
+/* The sequences of a call, or of a part of it that is run apart; their tokens are rows 0 .. T of it, one sequence after
+   the other. */
 typedef struct mla__batch {
     const mla_sequence *seqs;
     int n, T;
+    int first, row0; /* of a part: sequences and rows of the call before it */
 } mla__batch;
 
 /* Queries of one sequence that meet its keys together. */
 typedef struct mla__block {
     const mla_sequence *seq;
     int token, first, n;     /* row of the first token in the call and within the sequence; tokens */
-    int pieces, piece, slot; /* its keys are cut into so many pieces of so many keys; where the first one's result is */
+    int pieces, piece, slot; /* its keys are cut into so many pieces of so many keys; tokens' pieces before these */
 } mla__block;
 
 typedef struct mla__call_scratch {
@@ -6409,7 +6443,7 @@ static mla_result mla__check_sequences(mla_context *c, mla__batch *batch, const 
     for (int i = 0; i < n_seqs; i++) seqs[i].cache->in_call = 0;
     for (int i = 0; i < n_seqs; i++)
         if (seqs[i].cache->in_call++) return MLA__REFUSE(&c->err, "sequences[%d].cache stands twice in the call", i);
-    batch->seqs = seqs, batch->n = n_seqs, batch->T = (int)T;
+    batch->seqs = seqs, batch->n = n_seqs, batch->T = (int)T, batch->first = batch->row0 = 0;
     return MLA_OK;
 }
 
@@ -6434,7 +6468,7 @@ static void mla__turn(const mla_context *c, float *x, int t, mla_rope_layout lay
 static void mla__unreserve_all(const mla__batch *batch, int n) {
     while (n > 0) mla__unreserve(batch->seqs[--n].cache);
 }
-/* Room in the caches for the call's tokens; their positions and angles. */
+/* Room in the caches for the call's tokens. */
 static mla_result mla__reserve_all(mla_context *c, const mla__batch *batch) {
     for (int i = 0; i < batch->n; i++) {
         char who[32];
@@ -6444,10 +6478,24 @@ static mla_result mla__reserve_all(mla_context *c, const mla__batch *batch) {
         mla__unreserve_all(batch, i);
         return r;
     }
-    for (int i = 0, t = 0; i < batch->n; i++)
-        for (int j = 0; j < batch->seqs[i].n_tokens; j++) c->call->position[t++] = batch->seqs[i].cache->length + j;
-    mla__angles(c, batch->T);
     return MLA_OK;
+}
+static mla__manner mla__manner_of(const mla_context *c, int n_tokens) {
+    return !c->invariant ? MLA__ANY : n_tokens <= MLA__SHORT_MOST ? MLA__SHORT : MLA__LONG;
+}
+/* The next part of a call, from nothing on: neighbours of one kind; their positions and angles. 0: there is none. */
+static int mla__next_part(mla_context *c, const mla__batch *call, mla__batch *part) {
+    part->first += part->n, part->row0 += part->T, part->n = part->T = 0;
+    part->seqs = call->seqs + part->first;
+    if (part->first == call->n) return 0;
+    c->manner = mla__manner_of(c, part->seqs->n_tokens), c->row0 = part->row0;
+    for (const mla_sequence *s = part->seqs; s < call->seqs + call->n; s++) {
+        if (mla__manner_of(c, s->n_tokens) != c->manner) break;
+        for (int j = 0; j < s->n_tokens; j++) c->call->position[part->T++] = s->cache->length + j;
+        part->n++;
+    }
+    mla__angles(c, part->T);
+    return 1;
 }
 /* The tokens are in the caches. */
 static void mla__advance(const mla__batch *batch) {
@@ -6473,7 +6521,7 @@ static int mla__cut(const mla_context *c, int n_blocks, const mla_sequence *s, i
 static void mla__pieces(mla__block *b, int keys, int most, int fewest, int *slots) {
     b->piece = mla__up_to(mla__max((keys + most - 1) / most, mla__min(keys, fewest)), MLA_PAGE);
     b->pieces = (keys + b->piece - 1) / b->piece;
-    b->slot = *slots, *slots += b->pieces > 1 ? b->pieces : 0;
+    b->slot = *slots, *slots += b->pieces > 1 ? b->pieces * b->n : 0;
 }
 
 /* What makes the keys, or the values, of heads: of head h, n rows of w from first + h * step on. */
@@ -6638,8 +6686,9 @@ static void mla__index_query(mla_context *c, int t) {
 }
 static void mla__chosen_set(mla_context *c, const mla__block *b, mla__top *best) {
     mla__top_cut(best);
-    c->sparse->choice[b->token].n = best->n;
-    memcpy(c->sparse->chosen + b->token * (mla__sz)best->most, best->at, (size_t)best->n * sizeof *best->at);
+    const int row = c->row0 + b->token;
+    c->sparse->choice[row].n = best->n;
+    memcpy(c->sparse->chosen + row * (mla__sz)best->most, best->at, (size_t)best->n * sizeof *best->at);
 }
 
 /* The heads of token t become the lanes. */
@@ -6714,13 +6763,13 @@ static void mla__choose(mla_context *c, mla__attn *a) {
         const mla_sequence *s = &a->batch->seqs[i];
         int all = s->n_tokens;
         for (int j = s->n_tokens - 1; j >= 0; j--) {
-            mla__choice *choice = &c->sparse->choice[t + j];
+            mla__choice *choice = &c->sparse->choice[c->row0 + t + j];
             choice->cache = s->cache, choice->position = c->call->position[t + j], choice->n = -1;
             if (mla__seen(c, s, t + j) > c->f->index_topk) all = j; /* later tokens see no less */
         }
         a->n_blocks = mla__cut(c, a->n_blocks, s, t + all, all, s->n_tokens - all, 1);
     }
-    c->sparse->layer = a->layer, c->sparse->tokens = a->batch->T;
+    c->sparse->layer = a->layer, c->sparse->tokens = c->row0 + a->batch->T;
     for (int i = 0; i < a->n_blocks; i++) {
         mla__block *b = &c->call->blocks[i];
         const int keys = mla__seen(c, b->seq, b->token);
@@ -6743,7 +6792,7 @@ static mla_result mla__choose_check(mla_context *c, int layer, const mla__batch 
     for (int i = 0; i < batch->n; i++)
         for (int j = 0; j < batch->seqs[i].n_tokens; j++, t++)
             same = same && c->sparse->choice[t].cache == batch->seqs[i].cache &&
-                   c->sparse->choice[t].position == c->call->position[t];
+                   c->sparse->choice[t].position == batch->seqs[i].cache->length + j;
     if (same) return MLA_OK;
     return MLA__REFUSE(&c->err,
                        "mla_attn_forward: layer %d uses the keys that layer %d chooses, which has not run before it on "
@@ -6752,9 +6801,10 @@ static mla_result mla__choose_check(mla_context *c, int layer, const mla__batch 
 }
 /* The keys that the token in row t of the call has chosen, *n of them; NULL: it attends to all that it sees. */
 static const int *mla__chosen(const mla_context *c, int t, int *n) {
-    if (c->m->n_indexers == 0 || c->sparse->choice[t].n < 0) return NULL;
-    *n = c->sparse->choice[t].n;
-    return c->sparse->chosen + t * (mla__sz)c->f->index_topk;
+    const int row = c->row0 + t;
+    if (c->m->n_indexers == 0 || c->sparse->choice[row].n < 0) return NULL;
+    *n = c->sparse->choice[row].n;
+    return c->sparse->chosen + row * (mla__sz)c->f->index_topk;
 }
 /* Of n tokens from row t of the call on, the first so many attend to all that they see. */
 static int mla__dense(const mla_context *c, int t, int n) {
@@ -7064,7 +7114,7 @@ typedef struct mla__attn_scratch {
     float *cq, *q, *kva, *o;            /* [T, Q] [T, H, N+P] [T, R+P] [T, H, V] */
     float *qa, *ol;                     /* [absorb_tokens, H, R+P], [absorb_tokens, H, R] */
     unsigned char *sees;                /* [absorb_tokens, H]: 0 if there is no key that the query sees */
-    float *piece_o, *piece_m, *piece_l; /* [PIECES, rows of a block, R] and [PIECES, rows] */
+    float *piece_o, *piece_m, *piece_l; /* [PIECES * lane_tokens, H, R] and [PIECES * lane_tokens, H] */
 } mla__attn_scratch;
 static int mla__absorb_tokens(const mla_context *c) {
     return mla__min(c->max_tokens, mla__max(1, MLA__ABSORB_ROWS / c->H));
@@ -7144,7 +7194,7 @@ static void mla__absorbed_row(const mla_context *c, const mla__attn *a, const ml
         mla__lane_result(s->ol + to * R, l, i, R);
         return;
     }
-    const mla__sz slot = (mla__sz)b->slot * mla__lane_tokens(c) * H + row * (mla__sz)b->pieces + piece;
+    const mla__sz slot = (mla__sz)b->slot * H + row * (mla__sz)b->pieces + piece;
     s->piece_m[slot] = l->m[i], s->piece_l[slot] = l->l[i];
     if (l->started) memcpy(s->piece_o + slot * R, l->o + i * (mla__sz)R, (size_t)R * sizeof(float));
     else memset(s->piece_o + slot * R, 0, (size_t)R * sizeof(float));
@@ -7264,7 +7314,7 @@ static void mla__merge_work(mla_context *c, void *arg, const mla__share *my) {
     const mla__block *b = &c->call->blocks[my->load];
     const int H = c->H, R = c->R, n = b->pieces;
     for (int row = my->from; row < my->to; row++) {
-        const mla__sz slot = (mla__sz)b->slot * mla__lane_tokens(c) * H + row * (mla__sz)n;
+        const mla__sz slot = (mla__sz)b->slot * H + row * (mla__sz)n;
         const mla__sz to = (mla__sz)(b->token - ((const mla__attn *)arg)->token0) * H + row;
         const float *m = s->piece_m + slot, *l = s->piece_l + slot;
         const mla_tensor o = mla_view(s->piece_o + slot * R, MLA_F32, n, R);
@@ -7309,24 +7359,37 @@ static void mla__unabsorb(mla_context *c, const mla__attn *a) {
 }
 
 static double *mla__attention_time(const mla_context *c) { return c->stats ? &c->stats->attention : NULL; }
-/* The absorbed path of tokens from row `token` of the call on, which is row `first` of sequence i; of several, too. */
-static void mla__absorbed(mla_context *c, mla__attn *a, int i, int token, int first, int n_tokens) {
+/* Most pieces of a block's context, if n_blocks are worked on at a time; with invariant as if its sequence were alone. */
+static int mla__most_pieces(const mla_context *c, const mla__block *b, int n_blocks) {
+    const int n = b->seq->n_tokens, most = mla__lane_tokens(c);
+    int keys;
+    if (c->invariant) n_blocks = mla__chosen(c, b->token, &keys) ? n : (n + most - 1) / most;
+    return b->seq->probs ? 1 : mla__max(1, MLA__PIECES / n_blocks);
+}
+/* The absorbed path of up to n_tokens tokens from row `token` on, which is row `first` of sequence i; of several, too.
+   How many it were: as many as there is room for the results of pieces. */
+static int mla__absorbed(mla_context *c, mla__attn *a, int i, int token, int first, int n_tokens) {
     const double H = c->H, N = c->N, R = c->R, P = c->P;
     double cost = 0;
-    int slots = 0;
-    a->token0 = token, a->n_tokens = n_tokens, a->n_blocks = 0;
+    int slots = 0, n_blocks = 0;
     for (int at = 0, n; at < n_tokens; at += n, first = 0, i++) {
         const mla_sequence *s = &a->batch->seqs[i];
         n = mla__min(n_tokens - at, s->n_tokens - first);
-        a->n_blocks = mla__walk_cut(c, a->n_blocks, s, token + at, first, n, mla__lane_tokens(c), 1);
+        n_blocks = mla__walk_cut(c, n_blocks, s, token + at, first, n, mla__lane_tokens(c), 1);
     }
-    mla__parallel_even(c, mla__absorb_work, a, c->H, n_tokens * H * N * R);
-    for (int j = 0; j < a->n_blocks; j++) {
-        mla__block *b = &c->call->blocks[j];
-        const int most = b->seq->probs ? 1 : mla__max(1, MLA__PIECES / a->n_blocks);
-        const int keys = mla__walk_pieces(c, b, most, &slots);
-        c->loads[j].units = b->pieces, c->loads[j].weight = (int64_t)b->n * mla__min(b->piece, keys);
+    a->token0 = token, a->n_tokens = 0;
+    for (a->n_blocks = 0; a->n_blocks < n_blocks; a->n_blocks++) {
+        mla__block *b = &c->call->blocks[a->n_blocks];
+        int used = slots;
+        const int keys = mla__walk_pieces(c, b, mla__most_pieces(c, b, n_blocks), &used);
+        if (used > MLA__PIECES * mla__lane_tokens(c)) break;
+        slots = used, a->n_tokens += b->n;
         cost += b->n * H * keys * (2 * R + P);
+    }
+    mla__parallel_even(c, mla__absorb_work, a, c->H, a->n_tokens * H * N * R);
+    for (int j = 0; j < a->n_blocks; j++) {
+        const mla__block *b = &c->call->blocks[j];
+        c->loads[j].units = b->pieces, c->loads[j].weight = (int64_t)b->n * b->piece;
     }
     mla__parallel_timed(c, mla__attention_time(c), mla__absorbed_work, a, a->n_blocks, cost);
     for (int j = 0; j < a->n_blocks; j++) {
@@ -7334,8 +7397,10 @@ static void mla__absorbed(mla_context *c, mla__attn *a, int i, int token, int fi
         c->loads[j].units = b->pieces > 1 ? b->n * c->H : 0, c->loads[j].weight = b->pieces;
     }
     if (slots)
-        mla__parallel_timed(c, mla__attention_time(c), mla__merge_work, a, a->n_blocks, n_tokens * H * R * MLA__PIECES);
+        mla__parallel_timed(c, mla__attention_time(c), mla__merge_work, a, a->n_blocks,
+                            a->n_tokens * H * R * MLA__PIECES);
     mla__unabsorb(c, a);
+    return a->n_tokens;
 }
 /* The naive path of a sequence whose first token is in row `token` of the call. */
 static void mla__naive(mla_context *c, mla__attn *a, const mla_sequence *s, int token) {
@@ -7367,8 +7432,7 @@ static void mla__attend_all(mla_context *c, mla__attn *a) {
         int end = i, n = 0;
         while (end < batch->n && !mla__prefer_naive(c, &batch->seqs[end], token + n)) n += batch->seqs[end++].n_tokens;
         for (int first = 0, step; n > 0; n -= step) {
-            step = mla__min(n, mla__absorb_tokens(c));
-            mla__absorbed(c, a, i, token, first, step);
+            step = mla__absorbed(c, a, i, token, first, mla__min(n, mla__absorb_tokens(c)));
             token += step, first += step;
             while (i < end && first >= batch->seqs[i].n_tokens) first -= batch->seqs[i++].n_tokens;
         }
@@ -7416,7 +7480,11 @@ typedef struct mla__attn_call {
 } mla__attn_call;
 static void mla__attn_body(mla_context *c, void *arg) {
     const mla__attn_call *a = (const mla__attn_call *)arg;
-    mla__attn_run(c, a->batch, a->layer, 0, a->y, a->x);
+    mla__batch part = MLA__ZERO;
+    while (mla__next_part(c, a->batch, &part)) {
+        const mla__sz at = part.row0 * (mla__sz)c->D;
+        mla__attn_run(c, &part, a->layer, 0, a->y + at, a->x + at);
+    }
 }
 mla_result mla_attn_forward(mla_context *c, int layer, float *y, const float *x, const mla_sequence *seqs, int n_seqs) {
     mla__batch batch;
@@ -7666,6 +7734,7 @@ typedef struct mla__moe_call {
 } mla__moe_call;
 static void mla__moe_body(mla_context *c, void *arg) {
     const mla__moe_call *a = (const mla__moe_call *)arg;
+    c->manner = mla__manner_of(c, a->T);
     mla__ffn(c, a->layer, c->m->layers[a->layer].moe.experts != NULL, a->y, a->x, a->T, a->routing);
 }
 mla_result mla_moe_forward(mla_context *c, int layer, float *y, const float *x, int n_tokens,
@@ -7796,7 +7865,7 @@ static int64_t *mla__counts(const mla_context *c, const mla_outputs *out, int la
 /* The caller gets state i, x [T, D], if it wants it. */
 static void mla__give_state(const mla_context *c, const mla_outputs *out, int i, const float *x, int T) {
     if (!out->hidden || !out->hidden[i]) return;
-    memcpy(out->hidden[i], x, (size_t)T * (size_t)c->D * sizeof *x);
+    memcpy(out->hidden[i] + c->row0 * (mla__sz)c->D, x, (size_t)T * (size_t)c->D * sizeof *x);
 }
 
 /* Logits, as out wants them, of xn [T, D], which is used up. */
@@ -7812,7 +7881,8 @@ static void mla__logits(mla_context *c, const mla__batch *batch, const mla_tenso
         }
     if (c->f->logits_scale != 1)
         for (mla__sz i = 0; i < n * (mla__sz)D; i++) xn[i] *= c->f->logits_scale;
-    mla__job_add(c, out->logits, c->f->vocab_size, xn, D, n, &head);
+    const mla__sz before = out->all_logits ? batch->row0 : batch->first;
+    mla__job_add(c, out->logits + before * c->f->vocab_size, c->f->vocab_size, xn, D, n, &head);
     mla__jobs_run(c);
 }
 /* After the last block: state i is the normed one, and the logits come from it. */
@@ -7833,12 +7903,15 @@ static void mla__model_body(mla_context *c, void *arg) {
     const mla__model_call *a = (const mla__model_call *)arg;
     const mla_model *m = c->m;
     const int L = m->c.num_hidden_layers;
-    mla__embed(c, &m->w.embed, a->tokens, a->batch->T);
-    for (int i = 0; i < L; i++) {
-        mla__give_state(c, a->out, i, c->block->x, a->batch->T);
-        mla__layer(c, a->batch, i, i, mla__counts(c, a->out, i, i));
+    mla__batch part = MLA__ZERO;
+    while (mla__next_part(c, a->batch, &part)) {
+        mla__embed(c, &m->w.embed, a->tokens + part.row0, part.T);
+        for (int i = 0; i < L; i++) {
+            mla__give_state(c, a->out, i, c->block->x, part.T);
+            mla__layer(c, &part, i, i, mla__counts(c, a->out, i, i));
+        }
+        mla__finish(c, &part, &m->w.norm, &m->w.head, L, a->out);
     }
-    mla__finish(c, a->batch, &m->w.norm, &m->w.head, L, a->out);
 }
 mla_result mla_model_forward(mla_context *c, const mla_sequence *seqs, int n_seqs, const int *tokens,
                              const mla_outputs *out) {
@@ -7907,10 +7980,13 @@ static void mla__mtp_body(mla_context *c, void *arg) {
     const mla__mtp_call *a = (const mla__mtp_call *)arg;
     const mla_mtp_weights *w = &c->m->mtp[a->depth];
     const int layer = c->f->num_hidden_layers + a->depth;
-    mla__mtp_embed(c, w, a->tokens, a->hidden, a->batch->T);
-    mla__give_state(c, a->out, 0, c->block->x, a->batch->T);
-    mla__layer(c, a->batch, layer, 0, mla__counts(c, a->out, layer, 0));
-    mla__finish(c, a->batch, &w->norm, &w->head, 1, a->out);
+    mla__batch part = MLA__ZERO;
+    while (mla__next_part(c, a->batch, &part)) {
+        mla__mtp_embed(c, w, a->tokens + part.row0, a->hidden + part.row0 * (mla__sz)c->D, part.T);
+        mla__give_state(c, a->out, 0, c->block->x, part.T);
+        mla__layer(c, &part, layer, 0, mla__counts(c, a->out, layer, 0));
+        mla__finish(c, &part, &w->norm, &w->head, 1, a->out);
+    }
 }
 mla_result mla_mtp_forward(mla_context *c, int depth, const mla_sequence *seqs, int n_seqs, const int *tokens,
                            const float *hidden, const mla_outputs *out) {
@@ -7955,7 +8031,8 @@ static void *mla__context_layout(const mla_model *m, const void *desc, void *mem
     c.D = m->c.hidden_size, c.H = m->c.num_attention_heads, c.R = m->c.kv_lora_rank, c.Q = m->c.q_lora_rank;
     c.N = m->c.qk_nope_head_dim, c.P = m->c.qk_rope_head_dim, c.V = m->c.v_head_dim;
     c.m = m, c.f = &m->c, c.max_tokens = d.max_tokens > 0 ? d.max_tokens : 512, c.threads = d.threads;
-    c.path = d.attn, c.activations = d.activations, c.run = d.run ? d.run : mla__run_default, c.run_user = d.run_user;
+    c.path = d.attn, c.invariant = d.invariant, c.activations = d.activations, c.run = d.run ? d.run : mla__run_default,
+    c.run_user = d.run_user;
     c.wait = d.wait, c.wake = d.wake, c.stats = d.stats, c.teams = d.run && d.team;
 #ifdef _OPENMP
     if (c.threads <= 0) c.threads = omp_get_max_threads();
@@ -8000,6 +8077,7 @@ static mla_result mla__context_check(const mla_model *m, const void *desc, mla_e
         return MLA__REFUSE(err, "context.max_tokens: %d", d.max_tokens);
     if (d.threads < 0 || d.threads > 4096) return MLA__REFUSE(err, "context.threads: %d, must be 0 to 4096", d.threads);
     if ((unsigned)d.team > 1) return MLA__REFUSE(err, "context.team: %d, must be 0 or 1", d.team);
+    if ((unsigned)d.invariant > 1) return MLA__REFUSE(err, "context.invariant: %d, must be 0 or 1", d.invariant);
     if (d.team && !d.run) return MLA__REFUSE(err, "context.team: 1, but context.run is NULL");
     if (!d.wait != !d.wake || (d.wait && !d.team))
         return MLA__REFUSE(err, "context.wait, context.wake: both, and context.team 1, or neither");

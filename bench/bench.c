@@ -119,6 +119,7 @@ static void help(void) {
            "  --only LIST       of decode (with its attention), prefill, layer, moe, batch [batch if there is --batch, "
            "else "
            "all others]\n"
+           "  --invariant       results that do not depend on what else is in a call\n"
            "  --overhead        with decode: the part of its time that is not kernels, and why\n"
            "  --no-limits       do not measure the limits; the fractions are left out\n"
            "What is counted as bytes and flops is said at the top of bench.c.\n");

@@ -120,6 +120,7 @@ typedef struct options {
     int reps, pp, json;
     int layers;       /* model: the first so many of the shape; 0: all of them */
     int no_limits;    /* model: the fractions are left out */
+    int invariant;    /* of contexts */
     int overhead;     /* model: what of decode is not kernels is printed, too */
     const char *only; /* model: what is measured, "layer,moe"; NULL: everything but batches */
     int_list threads; /* none: all; limits: 1, 2, 4, .. all */
@@ -211,12 +212,12 @@ static void weights_dtype(options *o, const char *option, const char *text) {
 }
 
 static void parse(options *o, int argc, char **argv) {
-    static const char *const known[] = {"--json",   "--no-limits", "--overhead", "--activations", "--weights",
-                                        "--cache",  "--isa",       "--attn",     "--threads",     "--reps",
-                                        "--depth",  "--pp",        "--only",     "--index-cache", "--batch",
-                                        "--layers", "--shape"};
+    static const char *const known[] = {"--json",    "--no-limits", "--overhead", "--invariant", "--activations",
+                                        "--weights", "--cache",     "--isa",      "--attn",      "--threads",
+                                        "--reps",    "--depth",     "--pp",       "--only",      "--index-cache",
+                                        "--batch",   "--layers",    "--shape"};
     static const char *const activations[MLA_ACT_COUNT] = {"auto", "f32", "int8", "bf16", "e4m3"};
-    enum { N_KNOWN = sizeof known / sizeof *known, N_FLAGS = 3 };
+    enum { N_KNOWN = sizeof known / sizeof *known, N_FLAGS = 4 };
     const char *isa_names[MLA_ISA_COUNT];
     for (int i = 0; i < MLA_ISA_COUNT; i++) isa_names[i] = mla_isa_name((mla_isa)i);
     memset(o, 0, sizeof *o);
@@ -232,19 +233,20 @@ static void parse(options *o, int argc, char **argv) {
         case 0: o->json = 1; continue;
         case 1: o->no_limits = 1; continue;
         case 2: o->overhead = 1; continue;
-        case 3: o->activations = (mla_activations)one_of(a, v, activations, MLA_ACT_COUNT); break;
-        case 4: weights_dtype(o, a, v); break;
-        case 5: o->cache = cache_dtype(a, v); break;
-        case 6: o->isa = (mla_isa)one_of(a, v, isa_names, MLA_ISA_COUNT); break;
-        case 7: o->attn = one_of(a, v, attn_names, MLA_ATTN_PATH_COUNT + 1); break;
-        case 8: o->threads = integers(a, v, 1, 1024); break;
-        case 9: o->reps = integer(a, v, 1, MAX_REPS); break;
-        case 10: o->depths = integers(a, v, 0, MAX_DEPTH); break;
-        case 11: o->pp = integer(a, v, 0, 1 << 16); break;
-        case 12: only_list(a, o->only = v); break;
-        case 13: o->index_cache = cache_dtype(a, v); break;
-        case 14: o->batches = integers(a, v, 1, 1024); break;
-        case 15: o->layers = integer(a, v, 1, 1024); break;
+        case 3: o->invariant = 1; continue;
+        case 4: o->activations = (mla_activations)one_of(a, v, activations, MLA_ACT_COUNT); break;
+        case 5: weights_dtype(o, a, v); break;
+        case 6: o->cache = cache_dtype(a, v); break;
+        case 7: o->isa = (mla_isa)one_of(a, v, isa_names, MLA_ISA_COUNT); break;
+        case 8: o->attn = one_of(a, v, attn_names, MLA_ATTN_PATH_COUNT + 1); break;
+        case 9: o->threads = integers(a, v, 1, 1024); break;
+        case 10: o->reps = integer(a, v, 1, MAX_REPS); break;
+        case 11: o->depths = integers(a, v, 0, MAX_DEPTH); break;
+        case 12: o->pp = integer(a, v, 0, 1 << 16); break;
+        case 13: only_list(a, o->only = v); break;
+        case 14: o->index_cache = cache_dtype(a, v); break;
+        case 15: o->batches = integers(a, v, 1, 1024); break;
+        case 16: o->layers = integer(a, v, 1, 1024); break;
         default: o->shape = v; break;
         }
         i++;

@@ -741,6 +741,7 @@ static void print_measured(bench *b) {
 static mla_context_desc context_desc(bench *b, int threads, int path) {
     mla_context_desc desc = {.threads = threads, .stats = &b->stats, .alloc = huge};
     desc.max_tokens = b->max_tokens, desc.isa = b->o->isa, desc.activations = b->o->activations;
+    desc.invariant = b->o->invariant;
     desc.attn = (mla_attn_path)path;
     return desc;
 }

@@ -227,7 +227,7 @@ static double check_mix(const mla__kernels *k, test_rng *r, mla_dtype t, int T, 
     guarded panel = guard(panel_size(k));
     double worst = 0;
     mla__product p = product_of(k, &y, ldy, &w.t, row0, 0, n, &panel);
-    p.in.x = (const float *)x.p, p.in.ldx = ldx, p.in.T = T;
+    p.in.x = (const float *)x.p, p.in.ldx = ldx, p.in.T = T, p.few = T <= MLA__FEW;
     k->mix[t](&p);
     for (int i = 0; i < T; i++)
         for (int c = 0; c < cols; c++) {
