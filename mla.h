@@ -69,11 +69,11 @@ CHANGES
                windows.h and complex.h, and under another name. A model without rotation needs no factors of longrope.
                Blocks of GGUF (Q4_1 .. NVFP4) and I8 for any matrix, scales of blocks of any size, mla_widen,
                mla_weight, mla_dtype_block. mla_tensor.layout in place of the dtypes Q8X16 and Q4X16, served by f32
-               activations, too. mla_activations in place of exact, fp8_activations and of instruction sets that
-               round. MLA_REFERENCE. mla_context_desc has invariant, and team, wait, wake: a forward call is one run, which OpenMP has
-               by itself; and stats: where the time of calls goes. mla_attn_weights has k_b and v_b, which may take the
-               place of kv_b. mla_layer_weights has attn_out_norm.
-               MLA_ISA_AUTO takes AMX, with which MLA_ACT_AUTO means bf16 for blocks and many tokens.
+               activations, too. mla_activations in place of exact, fp8_activations and of instruction sets that round.
+               MLA_REFERENCE. mla_context_desc has invariant, and team, wait, wake: a forward call is one run, which
+               OpenMP has by itself; and stats: where the time of calls goes. mla_attn_weights has k_b and v_b, which
+               may take the place of kv_b. mla_layer_weights has attn_out_norm. MLA_ISA_AUTO takes AMX, with which
+               MLA_ACT_AUTO means bf16 for blocks and many tokens.
    0.1.0       the first version */
 
 #ifndef MLA_H
@@ -5795,8 +5795,10 @@ mla_result mla_cache_read(const mla_cache *k, int layer, int position, float *ro
 #define MLA__ALONE  65536 /* multiply-adds that are not worth a second thread */
 #define MLA__SPINS  2000  /* looks of a thread that waits, some 30 to 100 microseconds, before it yields */
 #define MLA__YIELDS 8     /* before it sleeps */
-#define MLA__LATE   64    /* looks after which a thread asks whether others have left shares */
-#define MLA__LINE   128   /* bytes: what threads write must not lie in, or next to, a cache line that others write */
+#define MLA__SHARES                                                                                                    \
+    4                /* most shares of a step that a member of a team has, so that others can take some if it is slow */
+#define MLA__LATE 64 /* looks after which a thread asks whether others have left shares */
+#define MLA__LINE 128 /* bytes: what threads write must not lie in, or next to, a cache line that others write */
 
 /* Work is a list of loads, each of so many units of equal weight, cut into contiguous shares of the whole. No unit's
    result depends on where the cuts fall, nor on the worker, who gives a share nothing but scratch. */
@@ -6058,7 +6060,8 @@ static void mla__step_stats(mla_context *c, double seconds) {
    NULL, or where the step's seconds are added, too. */
 static void mla__parallel_timed(mla_context *c, double *part, mla__work work, void *arg, int n, double cost) {
     mla__call call = {c, work, arg, n, 1, 0};
-    for (int i = 0; i < n; i++) call.total += c->loads[i].units * c->loads[i].weight;
+    int64_t units = 0;
+    for (int i = 0; i < n; i++) units += c->loads[i].units, call.total += c->loads[i].units * c->loads[i].weight;
     if (cost <= MLA__ALONE) {
         mla__share_work(&call, 0, c->leader);
         if (c->stats) c->stats->alone++;
@@ -6066,6 +6069,9 @@ static void mla__parallel_timed(mla_context *c, double *part, mla__work work, vo
     }
     const double start = mla__now(c);
     call.n_shares = c->threads;
+    /* not of less than two units: panels are made of two strips */
+    for (int i = 2; i <= MLA__SHARES && i * 2 * (int64_t)c->threads <= units && c->leads; i++)
+        call.n_shares += c->threads;
     if (c->threads == 1) mla__task(&call, 0);
 #if MLA__TEAMS
     else if (c->leads) mla__team_step(c, &call);
@@ -7790,8 +7796,23 @@ static void mla__norm_rows(mla_context *c, float *y, const float *x, int T, cons
     mla__rows_norm a = {y, x, w};
     mla__parallel_even(c, mla__norm_work, &a, T, (double)T * c->D * 8);
 }
-static void mla__add(float *x, const float *y, float scale, mla__sz n) {
-    for (mla__sz i = 0; i < n; i++) x[i] += scale * y[i];
+/* What a part of a layer gives is added to the residual stream, which is normed for the next one (w NULL: it is not). */
+typedef struct mla__sum {
+    const float *y;
+    const mla_norm_weights *w;
+} mla__sum;
+static void mla__sum_work(mla_context *c, void *arg, const mla__share *my) {
+    const mla__sum *a = (const mla__sum *)arg;
+    const mla__sz D = c->D;
+    for (int t = my->from; t < my->to; t++) {
+        float *x = c->block->x + t * D;
+        for (int i = 0; i < D; i++) x[i] += c->f->residual_scale * a->y[t * D + i];
+        if (a->w) mla__norm(c->block->xn + t * D, x, c->D, &c->f->block_norm, a->w);
+    }
+}
+static void mla__add(mla_context *c, const float *y, int T, const mla_norm_weights *w) {
+    mla__sum a = {y, w};
+    mla__parallel_even(c, mla__sum_work, &a, T, (double)T * c->D * (w ? 9 : 1));
 }
 
 /* The tensors that calls ask for are there. */
@@ -7843,17 +7864,15 @@ static void mla__layer(mla_context *c, const mla__batch *batch, int layer, int p
     const mla__block_scratch *s = c->block;
     const mla_layer_weights *w = &c->m->layers[layer];
     const int shortcut = mla__shortcut(w), T = batch->T;
-    const mla__sz n = T * (mla__sz)c->D;
     const mla_routing routing = {NULL, NULL, counts};
     mla__norm_rows(c, s->xn, s->x, T, &w->attn_norm);
     mla__mixer_of(c->m, layer)->run(c, batch, layer, probs_layer, s->y, s->xn);
     if (w->attn_out_norm.weight.data) mla__norm_rows(c, s->y, s->y, T, &w->attn_out_norm);
-    mla__add(s->x, s->y, c->f->residual_scale, n);
-    mla__norm_rows(c, s->xn, s->x, T, &w->ffn_norm);
+    mla__add(c, s->y, T, &w->ffn_norm);
     mla__ffn(c, layer, w->moe.experts && !shortcut, s->y, s->xn, T, &routing);
     if (w->ffn_out_norm.weight.data) mla__norm_rows(c, s->y, s->y, T, &w->ffn_out_norm);
-    mla__add(s->x, s->y, c->f->residual_scale, n);
-    if (layer > 0 && mla__shortcut(w - 1)) mla__add(s->x, s->late, c->f->residual_scale, n);
+    mla__add(c, s->y, T, NULL);
+    if (layer > 0 && mla__shortcut(w - 1)) mla__add(c, s->late, T, NULL);
     if (shortcut) mla__ffn(c, layer, 1, s->late, s->xn, T, &routing);
 }
 
