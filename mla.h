@@ -2356,42 +2356,53 @@ MLA__AVX2 __m256 mla__broadcast_avx2(const float *d, const int halves) { /* of e
                        : _mm256_insertf128_ps(_mm256_castps128_ps256(_mm_broadcast_ss(d)), _mm_broadcast_ss(d + 1), 1);
 }
 
-/* Up to FEW tokens and one row. Two chains of sums hide their latency; blocks of 32 are taken by twos. */
-MLA__AVX2 void mla__idot_row_avx2(const mla_dtype t, const int TB, int fetch, float *y, mla__sz ldy,
-                                  const mla__act *const *x, const unsigned char *b, int groups) {
+/* One token and two rows far apart (as mla__strips), or two tokens and one row: pair i is of token i % TB and row i / TB.
+   Two chains of sums hide their latency; blocks of 32 are taken by twos. */
+MLA__AVX2 void mla__idot_row_avx2(const mla_dtype t, const int TB, int fetch, float *const *y, const mla__act *const *x,
+                                  const unsigned char *const *rows, int groups) {
     const mla__format *f = &mla__formats[t];
     const int each = f->block / MLA_GROUP, step = each > 2 ? each : 2, halves = MLA_GROUP / f->group;
     const int plain = each == 1 && f->scaling != MLA__SCALING_MX, is_signed = f->code != MLA__CODE_UINT;
     const int offset = plain && f->scaling == MLA__SCALING_D; /* the minimum is so many scales */
     const __m256i ones = _mm256_set1_epi16(1);
-    __m256 acc[MLA__FEW][2], low[MLA__FEW];
-    float d[16], min[16];
-    MLA__EACH(i, TB) acc[i][0] = acc[i][1] = low[i] = _mm256_setzero_ps();
+    const unsigned char *b[2];
+    __m256 acc[2][2], low[2];
+    float d[2][16], min[2][16];
+    MLA__EACH(i, 2) acc[i][0] = acc[i][1] = low[i] = _mm256_setzero_ps();
+    MLA__EACH(r, 2 / TB) b[r] = rows[r];
     for (int g = 0; g < groups; g += step) {
-        if (fetch) MLA__PREFETCH_L2(b + fetch);
-        if (!plain && each > 1) mla__scales_avx2(t, b, d, min);
+        MLA__EACH(r, 2 / TB) {
+            if (fetch) MLA__PREFETCH_L2(b[r] + fetch);
+            if (!plain && each > 1) mla__scales_avx2(t, b[r], d[r], min[r]);
+        }
         MLA__EACH(u, step) {
             if (each == 1 && g + u >= groups) break;
-            const __m256i w = mla__codes_avx2(t, b, u % each);
-            if (!plain && each == 1) d[u] = mla__power(b[0]);
-            const __m256 dv = plain ? mla__half_avx2(b) : mla__broadcast_avx2(d + u * halves, halves);
-            MLA__EACH(i, TB) {
-                const mla__act *a = x[i] + g + u;
-                const __m256i q = mla__m256i(a->q);
-                const __m256i p = _mm256_madd_epi16(mla__pairs_avx2(is_signed, w, q), ones);
-                acc[i][u & 1] =
-                    _mm256_fmadd_ps(_mm256_cvtepi32_ps(p), _mm256_mul_ps(dv, _mm256_set1_ps(a->d)), acc[i][u & 1]);
-                if (!mla__has_min(f)) continue;
-                const __m256 m = offset ? dv : plain ? mla__half_avx2(b + 2) : _mm256_broadcast_ss(min + u * halves);
-                low[i] = _mm256_fmadd_ps(m, _mm256_set1_ps(halves == 1 ? a->sum : a->half[0]), low[i]);
-                if (halves > 1)
-                    low[i] = _mm256_fmadd_ps(_mm256_broadcast_ss(min + 2 * u + 1), _mm256_set1_ps(a->half[1]), low[i]);
+            MLA__EACH(r, 2 / TB) {
+                const __m256i w = mla__codes_avx2(t, b[r], u % each);
+                if (!plain && each == 1) d[r][u] = mla__power(b[r][0]);
+                const __m256 dv = plain ? mla__half_avx2(b[r]) : mla__broadcast_avx2(d[r] + u * halves, halves);
+                MLA__EACH(j, TB) {
+                    const int i = r * TB + j;
+                    const mla__act *a = x[j] + g + u;
+                    const __m256i q = mla__m256i(a->q);
+                    const __m256i p = _mm256_madd_epi16(mla__pairs_avx2(is_signed, w, q), ones);
+                    acc[i][u & 1] =
+                        _mm256_fmadd_ps(_mm256_cvtepi32_ps(p), _mm256_mul_ps(dv, _mm256_set1_ps(a->d)), acc[i][u & 1]);
+                    if (!mla__has_min(f)) continue;
+                    const __m256 m = offset  ? dv
+                                     : plain ? mla__half_avx2(b[r] + 2)
+                                             : _mm256_broadcast_ss(min[r] + u * halves);
+                    low[i] = _mm256_fmadd_ps(m, _mm256_set1_ps(halves == 1 ? a->sum : a->half[0]), low[i]);
+                    if (halves > 1)
+                        low[i] = _mm256_fmadd_ps(_mm256_broadcast_ss(min[r] + 2 * u + 1), _mm256_set1_ps(a->half[1]),
+                                                 low[i]);
+                }
+                if ((u + 1) % each == 0) b[r] += f->bytes;
             }
-            if ((u + 1) % each == 0) b += f->bytes;
         }
     }
     const float times = offset ? (float)f->offset : plain ? -1.0f : 1.0f; /* DM keeps -min */
-    MLA__EACH(i, TB) y[i * ldy] = mla__sum_avx2(_mm256_add_ps(acc[i][0], acc[i][1])) - times * _mm256_cvtss_f32(low[i]);
+    MLA__EACH(i, 2) *y[i] = mla__sum_avx2(_mm256_add_ps(acc[i][0], acc[i][1])) - times * _mm256_cvtss_f32(low[i]);
 }
 /* Strips of sixteen rows interleaved, far apart, that are walked side by side, and some tokens: a core's prefetchers
    follow several streams at once, and one alone does not fill the way to memory. They know streams by their
@@ -2448,16 +2459,18 @@ MLA__AVX2 void mla__idot_strip_avx2(const mla_dtype t, const mla__strips *a) {
     _mm256_storeu_ps(y, acc[0]), _mm256_storeu_ps(y + 8, acc[1]);
 }
 MLA__AVX2 void mla__idot_avx2(const mla_dtype t, const mla__product *p) {
-    const int groups = p->w->cols / MLA_GROUP;
+    const int groups = p->w->cols / MLA_GROUP, rows = p->n1 - p->n0, T = p->in.T, apart = (rows + 2 - T) / (3 - T);
     const mla__sz row = mla__bytes(t, p->w->cols);
     const unsigned char *b = (const unsigned char *)p->w->data + (p->row0 + p->n0) * row;
     const mla__act *x[MLA__FEW];
-    float *y = p->y;
-    for (int i = 0; i < p->in.T; i++) x[i] = mla__act_of(&p->in, i);
-    if (p->in.T == 1)
-        for (int n = p->n0; n < p->n1; n++, b += row) mla__idot_row_avx2(t, 1, p->fetch, y++, p->ldy, x, b, groups);
-    else
-        for (int n = p->n0; n < p->n1; n++, b += row) mla__idot_row_avx2(t, 2, p->fetch, y++, p->ldy, x, b, groups);
+    for (int i = 0; i < T; i++) x[i] = mla__act_of(&p->in, i);
+    for (int n = 0; n < apart; n++) {
+        const int other = T == 1 ? mla__min(n + apart, rows - 1) : n; /* of an odd number one row twice */
+        const unsigned char *const two[2] = {b + n * row, b + other * row};
+        float *const y[2] = {p->y + n, T == 1 ? p->y + other : p->y + p->ldy + n};
+        if (T == 1) mla__idot_row_avx2(t, 1, p->fetch, y, x, two, groups);
+        else mla__idot_row_avx2(t, 2, p->fetch, y, x, two, groups);
+    }
 }
 
 typedef void (*mla__strip)(const mla__strips *a);
@@ -2828,10 +2841,11 @@ MLA__VNNI __m512 mla__scales_vnni(const float *d, const int halves) {
     const __m256 low = _mm256_loadu_ps(d), high = halves > 1 ? _mm256_loadu_ps(d + 8) : _mm256_setzero_ps();
     return _mm512_insertf32x8(_mm512_castps256_ps512(low), high, 1);
 }
-/* One row and one token: d_x of a block's groups lies in xd, d_x times their sums in xs [16 floats a block each]. Codes
-   that are signed become unsigned by adding an offset, which is taken off again as that times the sum of x. */
-MLA__VNNI float mla__idot_row_vnni(const mla_dtype t, int fetch, const mla__act *x, const float *xd, const float *xs,
-                                   const unsigned char *b, int blocks) {
+/* One token and two rows, far apart (as mla__strips): d_x of a block's groups lies in xd, d_x times their sums in xs [16
+   floats a block each]. Codes that are signed become unsigned by adding an offset, which is taken off again as that times
+   the sum of x. */
+MLA__VNNI void mla__idot_two_vnni(const mla_dtype t, int fetch, float *const *y, const mla__act *x, const float *xd,
+                                  const float *xs, const unsigned char *const *rows, int blocks) {
     const mla__format *f = &mla__formats[t];
     const int halves = MLA_GROUP / f->group, is_list = f->code >= MLA__CODE_NL;
     const __m512i offset = _mm512_set1_epi8((char)(is_list ? 128 : f->offset)), zero = _mm512_setzero_si512();
@@ -2839,28 +2853,37 @@ MLA__VNNI float mla__idot_row_vnni(const mla_dtype t, int fetch, const mla__act 
     const __m512i group = _mm512_srli_epi32(lane, halves > 1 ? 2 : 3);
     const __m512i list = _mm512_xor_si512(
         _mm512_broadcast_i32x4(mla__m128i(mla__lists[is_list ? f->code - MLA__CODE_NL : 0])), _mm512_set1_epi8(-128));
-    __m512 acc[2] = {_mm512_setzero_ps(), _mm512_setzero_ps()}, low = _mm512_setzero_ps();
-    for (int n = 0; n < blocks; n++, b += f->bytes, x += 8, xd += 16, xs += 16) {
-        float d[16], min[16];
-        for (int i = 0; fetch && i < f->bytes; i += 64) MLA__PREFETCH_L2(b + fetch + i);
-        mla__scales_avx2(t, b, d, min);
-        const __m512 scale = _mm512_mul_ps(mla__scales_vnni(d, halves), _mm512_loadu_ps(xd));
-        if (mla__has_min(f)) low = _mm512_fmadd_ps(mla__scales_vnni(min, halves), _mm512_loadu_ps(xs), low);
+    __m512 acc[2][2], low[2];
+    MLA__EACH(r, 2) acc[r][0] = acc[r][1] = low[r] = _mm512_setzero_ps();
+    for (int n = 0; n < blocks; n++, x += 8, xd += 16, xs += 16) {
+        __m512 scale[2];
+        MLA__EACH(r, 2) {
+            const unsigned char *b = rows[r] + n * f->bytes;
+            float d[16], min[16];
+            for (int i = 0; fetch && i < f->bytes; i += 64) MLA__PREFETCH_L2(b + fetch + i);
+            mla__scales_avx2(t, b, d, min);
+            scale[r] = _mm512_mul_ps(mla__scales_vnni(d, halves), _mm512_loadu_ps(xd));
+            if (mla__has_min(f)) low[r] = _mm512_fmadd_ps(mla__scales_vnni(min, halves), _mm512_loadu_ps(xs), low[r]);
+        }
         MLA__EACH(u, 4) {
-            __m512i w = mla__plane64_vnni(&f->low, b, 64 * u);
-            if (f->high.bits)
-                w = _mm512_or_si512(w,
-                                    _mm512_slli_epi16(mla__plane64_vnni(&f->high, b, 64 * u), (unsigned)f->low.bits));
-            if (is_list) w = _mm512_shuffle_epi8(list, w);
             const __m512i q =
                 _mm512_inserti64x4(_mm512_castsi256_si512(mla__m256i(x[2 * u].q)), mla__m256i(x[2 * u + 1].q), 1);
-            __m512i s = _mm512_dpbusd_epi32(zero, w, q);
-            if (is_list || f->offset) s = _mm512_sub_epi32(s, _mm512_dpbusd_epi32(zero, offset, q));
             const __m512i of = _mm512_add_epi32(group, _mm512_set1_epi32(2 * halves * u));
-            acc[u & 1] = _mm512_fmadd_ps(_mm512_cvtepi32_ps(s), _mm512_permutexvar_ps(of, scale), acc[u & 1]);
+            const __m512i sum = is_list || f->offset ? _mm512_dpbusd_epi32(zero, offset, q) : zero;
+            MLA__EACH(r, 2) {
+                const unsigned char *b = rows[r] + n * f->bytes;
+                __m512i w = mla__plane64_vnni(&f->low, b, 64 * u);
+                if (f->high.bits)
+                    w = _mm512_or_si512(
+                        w, _mm512_slli_epi16(mla__plane64_vnni(&f->high, b, 64 * u), (unsigned)f->low.bits));
+                if (is_list) w = _mm512_shuffle_epi8(list, w);
+                const __m512i s = _mm512_sub_epi32(_mm512_dpbusd_epi32(zero, w, q), sum);
+                acc[r][u & 1] =
+                    _mm512_fmadd_ps(_mm512_cvtepi32_ps(s), _mm512_permutexvar_ps(of, scale[r]), acc[r][u & 1]);
+            }
         }
     }
-    return mla__sum_avx512(_mm512_sub_ps(_mm512_add_ps(acc[0], acc[1]), low));
+    MLA__EACH(r, 2) *y[r] = mla__sum_avx512(_mm512_sub_ps(_mm512_add_ps(acc[r][0], acc[r][1]), low[r]));
 }
 #define MLA__LONG_MOST (MLA__KC * MLA__NR_MAX / MLA__FEW * 8) /* columns whose scales fit the panel */
 MLA__VNNI void mla__idot_rows_vnni(const mla_dtype t, const mla__product *p) {
@@ -2878,11 +2901,14 @@ MLA__VNNI void mla__idot_rows_vnni(const mla_dtype t, const mla__product *p) {
                 xd[at] = x[g].d, xs[at] = halves > 1 ? x[g].half[h] : x[g].sum;
             }
     }
-    for (int n = 0; n < p->n1 - p->n0; n++, b += row)
+    const int rows = p->n1 - p->n0, apart = (rows + 1) / 2;
+    for (int n = 0; n < apart; n++)
         for (int i = 0; i < p->in.T; i++) {
+            const int other = mla__min(n + apart, rows - 1); /* of an odd number one row twice */
+            const unsigned char *const two[2] = {b + n * row, b + other * row};
+            float *const y[2] = {p->y + i * p->ldy + n, p->y + i * p->ldy + other};
             const float *xd = scales + i * 32 * blocks;
-            p->y[i * p->ldy + n] =
-                mla__idot_row_vnni(t, p->fetch, mla__act_of(&p->in, i), xd, xd + 16 * blocks, b, blocks);
+            mla__idot_two_vnni(t, p->fetch, y, mla__act_of(&p->in, i), xd, xd + 16 * blocks, two, blocks);
         }
 }
 
@@ -3141,33 +3167,52 @@ MLA__INLINE MLA__TARGET_VBMI void mla__fp8_part(const int T, const int n, __m512
         }
     }
 }
-MLA__INLINE MLA__TARGET_VBMI void mla__fp8_row(const int T, float *y, mla__sz ldy, const float *const *x,
-                                               const mla_tensor *w, int row, const __m512i *table) {
-    const int K = w->cols, step = mla__scaled(w) ? mla__scale_cols(w) : K;
-    const unsigned char *from = (const unsigned char *)w->data + row * (mla__sz)K;
-    mla__sz at = mla__scaled(w) ? mla__scale_index(w, row, 0) : 0;
-    __m512 acc[MLA__FEW];
-    MLA__EACH(i, T) acc[i] = _mm512_setzero_ps();
+/* T tokens and 4 / T rows far apart: so many streams are followed at once (as by mla__strips). */
+MLA__INLINE MLA__TARGET_VBMI void mla__fp8_rows(const int T, float *const *y, mla__sz ldy, const float *const *x,
+                                                const mla_tensor *w, const int *rows, const __m512i *table) {
+    const int R = 4 / T, K = w->cols, step = mla__scaled(w) ? mla__scale_cols(w) : K;
+    const unsigned char *from[4];
+    mla__sz at[4];
+    __m512 acc[4];
+    MLA__EACH(r, R) {
+        from[r] = (const unsigned char *)w->data + rows[r] * (mla__sz)K;
+        at[r] = mla__scaled(w) ? mla__scale_index(w, rows[r], 0) : 0;
+    }
+    MLA__EACH(i, 4) acc[i] = _mm512_setzero_ps();
     for (int kb = 0; kb < K; kb += step) {
-        const float scale = mla__scaled(w) ? mla__scale_at(w, at++) : 1.0f;
         const int end = K - kb < step ? K : kb + step;
         int k = kb;
-        __m512 sum[MLA__FEW][2];
-        MLA__EACH(i, T) sum[i][0] = sum[i][1] = _mm512_setzero_ps();
-        for (; k + 64 <= end; k += 64) mla__fp8_part(T, 64, sum, x, k, from, table);
-        if (k < end) mla__fp8_part(T, end - k, sum, x, k, from, table);
-        MLA__EACH(i, T) acc[i] = _mm512_fmadd_ps(_mm512_add_ps(sum[i][0], sum[i][1]), _mm512_set1_ps(scale), acc[i]);
+        __m512 sum[4][2];
+        MLA__EACH(i, 4) sum[i][0] = sum[i][1] = _mm512_setzero_ps();
+        for (; k + 64 <= end; k += 64)
+            MLA__EACH(r, R) mla__fp8_part(T, 64, sum + r * T, x, k, from[r], table);
+        if (k < end)
+            MLA__EACH(r, R) mla__fp8_part(T, end - k, sum + r * T, x, k, from[r], table);
+        MLA__EACH(i, 4) {
+            const __m512 scale = _mm512_set1_ps(mla__scaled(w) ? mla__scale_at(w, at[i / T]) : 1.0f);
+            acc[i] = _mm512_fmadd_ps(_mm512_add_ps(sum[i][0], sum[i][1]), scale, acc[i]);
+        }
+        MLA__EACH(r, R) at[r]++;
     }
-    MLA__EACH(i, T) y[i * ldy] = _mm512_reduce_add_ps(acc[i]);
+    MLA__EACH(i, 4) y[i / T][i % T * ldy] = _mm512_reduce_add_ps(acc[i]);
 }
+/* What is less than so many rows is made full by doing some twice. */
 static MLA__TARGET_VBMI void mla__dot_e4m3_vbmi(const mla__product *p) {
+    const int T = p->in.T, R = 4 / T, n = p->n1 - p->n0, apart = (n + R - 1) / R;
     const float *x[MLA__FEW];
     __m512i table[5];
     for (int i = 0; i < 5; i++) table[i] = _mm512_loadu_si512(mla__fp8_tables[i]);
-    for (int i = 0; i < p->in.T; i++) x[i] = mla__x_of(&p->in, i);
-    for (int n = p->n0; n < p->n1; n++)
-        if (p->in.T == 1) mla__fp8_row(1, p->y + (n - p->n0), p->ldy, x, p->w, p->row0 + n, table);
-        else mla__fp8_row(2, p->y + (n - p->n0), p->ldy, x, p->w, p->row0 + n, table);
+    for (int i = 0; i < T; i++) x[i] = mla__x_of(&p->in, i);
+    for (int i = 0; i < apart; i++) {
+        float *y[4];
+        int rows[4];
+        for (int r = 0; r < R; r++) {
+            const int row = mla__min(i + r * apart, n - 1);
+            y[r] = p->y + row, rows[r] = p->row0 + p->n0 + row;
+        }
+        if (T == 1) mla__fp8_rows(1, y, p->ldy, x, p->w, rows, table);
+        else mla__fp8_rows(2, y, p->ldy, x, p->w, rows, table);
+    }
 }
 #endif
 
