@@ -32,7 +32,7 @@ can = d=$$(mktemp -d) && printf '\#include <$(2)>\nint main(void) { return 0; }\
 # ---- programs ----------------------------------------------------------------------------------------------------------
 
 # Implementations take long to compile. Each is compiled once, in DIRECTORY/mla.o and DIRECTORY/examples.a, and programs that say
-# X_IMPLEMENTATION are told that they have it already; but those that look into one have their own.
+# X_IMPLEMENTATION are told that they have it already; but those that look into one have their own, of mla.h without kernels.
 PARTS = checkpoint tokenizer sampler speculative jinja chat line threads
 LINKED = MLA_ CHECKPOINT CHECKPOINT_GGUF CHECKPOINT_QUANTIZE CHECKPOINT_CONVERT TOKENIZER SAMPLER SPECULATIVE JINJA CHAT LINE THREADS
 %/test_kernels: OWN = MLA_
@@ -42,25 +42,25 @@ LINKED = MLA_ CHECKPOINT CHECKPOINT_GGUF CHECKPOINT_QUANTIZE CHECKPOINT_CONVERT 
 %/test_chat: OWN = CHAT
 %/test_mtp: OWN = SPECULATIVE
 %/test_threads: OWN = THREADS
-told = $(patsubst %,-D%_IMPLEMENTED,$(filter-out $(OWN),$(LINKED))) $(if $(filter MLA_,$(OWN)),,-DMLA__INSTANTIATED)
-with = $(if $(filter MLA_,$(OWN)),,$(1)examples.a $(1)mla.o)
+told = $(patsubst %,-D%_IMPLEMENTED,$(filter-out $(OWN),$(LINKED))) \
+       $(if $(filter MLA_,$(OWN)),-DMLA_API=static -DMLA__SELECT=extern -DMLA__SELECTED,-DMLA__INSTANTIATED)
 # Most tests put questions to what is linked, which is as ever: their own code may be slower than its compilation.
-%/test_kernels %/test_properties %/test_sparse %/test_mtp: LEVEL = -O2
+%/test_kernels: LEVEL = -O2
 tests = $(subst -O2,$(or $(LEVEL),-O1),$(1))
 # $(call programs,DIRECTORY,COMPILER AND FLAGS): the rules for what is built into a directory
 define programs
 build/$(1)mla.o: mla.h build/flags
 	@mkdir -p $$(@D)
-	$(2) -DMLA_IMPLEMENTATION -x c -c mla.h -o $$@
+	$(2) -DMLA_IMPLEMENTATION -DMLA__SELECT=extern -x c -c mla.h -o $$@
 build/$(1)part_%.o: examples/%.h $(HEADERS) build/flags
 	@mkdir -p $$(@D)
 	$(2) -D_DEFAULT_SOURCE -D$$(shell echo $$* | tr a-z A-Z)_IMPLEMENTATION -include $$< $$(if $$(filter checkpoint,$$*),-include convert.h) -x c -c /dev/null -o $$@
 build/$(1)examples.a: $(PARTS:%=build/$(1)part_%.o)
 	@rm -f $$@ && ar rc $$@ $$^
 build/$(1)%: tests/%.c build/$(1)mla.o build/$(1)examples.a $(HEADERS)
-	$$(call tests,$(2)) $$(told) $$< $$(call with,build/$(1)) -o $$@ $$(LINK)
+	$$(call tests,$(2)) $$(told) $$< build/$(1)examples.a build/$(1)mla.o -o $$@ $$(LINK)
 build/$(1)%: examples/%.c build/$(1)mla.o build/$(1)examples.a $(HEADERS)
-	$(2) $$(told) $$< $$(call with,build/$(1)) -o $$@ $$(LINK)
+	$(2) $$(told) $$< build/$(1)examples.a build/$(1)mla.o -o $$@ $$(LINK)
 .PRECIOUS: build/$(1)part_%.o
 endef
 $(eval $(call programs,,$$(COMPILE) $$(OPENMP)))

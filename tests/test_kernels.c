@@ -4,6 +4,9 @@
    page that may not be touched. */
 
 #define _GNU_SOURCE /* MAP_ANONYMOUS */
+#if defined(__GNUC__)
+#pragma GCC diagnostic ignored "-Wunused-function" /* of mla.h, where MLA_API is static */
+#endif
 #define MLA_IMPLEMENTATION
 #include "mla.h"
 #include "test.h"
