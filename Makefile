@@ -32,36 +32,40 @@ can = d=$$(mktemp -d) && printf '\#include <$(2)>\nint main(void) { return 0; }\
 # ---- programs ----------------------------------------------------------------------------------------------------------
 
 # Implementations take long to compile. Each is compiled once, in DIRECTORY/mla.o and DIRECTORY/examples.a, and programs that say
-# X_IMPLEMENTATION are told that they have it already; but those that look into one have their own.
+# X_IMPLEMENTATION are told that they have it already; but those that look into one have their own, of mla.h without kernels.
 PARTS = checkpoint tokenizer sampler speculative jinja chat line threads
 LINKED = MLA_ CHECKPOINT CHECKPOINT_GGUF CHECKPOINT_QUANTIZE CHECKPOINT_CONVERT TOKENIZER SAMPLER SPECULATIVE JINJA CHAT LINE THREADS
-%/test_kernels: OWN = MLA_
-%/test_checkpoint %/test_gguf %/test_invariant %/test_model %/test_quantize: OWN = CHECKPOINT%
-%/test_tokenizer: OWN = TOKENIZER CHECKPOINT%
-%/test_sampler: OWN = SAMPLER
-%/test_chat: OWN = CHAT
-%/test_mtp: OWN = SPECULATIVE
-%/test_threads: OWN = THREADS
-told = $(patsubst %,-D%_IMPLEMENTED,$(filter-out $(OWN),$(LINKED))) $(if $(filter MLA_,$(OWN)),,-DMLA__INSTANTIATED)
-with = $(if $(filter MLA_,$(OWN)),,$(1)examples.a $(1)mla.o)
+%/test_kernels.o: OWN = MLA_
+%/test_checkpoint.o %/test_gguf.o %/test_invariant.o %/test_model.o %/test_quantize.o: OWN = CHECKPOINT%
+%/test_tokenizer.o: OWN = TOKENIZER CHECKPOINT%
+%/test_sampler.o: OWN = SAMPLER
+%/test_chat.o: OWN = CHAT
+%/test_mtp.o: OWN = SPECULATIVE
+%/test_threads.o: OWN = THREADS
+told = $(patsubst %,-D%_IMPLEMENTED,$(filter-out $(OWN),$(LINKED))) \
+       $(if $(filter MLA_,$(OWN)),-DMLA_API=static -DMLA__SELECT=extern -DMLA__SELECTED,-DMLA__INSTANTIATED)
 # Most tests put questions to what is linked, which is as ever: their own code may be slower than its compilation.
-%/test_kernels %/test_properties %/test_sparse %/test_mtp: LEVEL = -O2
+%/test_kernels.o: LEVEL = -O2
 tests = $(subst -O2,$(or $(LEVEL),-O1),$(1))
 # $(call programs,DIRECTORY,COMPILER AND FLAGS): the rules for what is built into a directory
 define programs
 build/$(1)mla.o: mla.h build/flags
 	@mkdir -p $$(@D)
-	$(2) -DMLA_IMPLEMENTATION -x c -c mla.h -o $$@
+	$(2) -DMLA_IMPLEMENTATION -DMLA__SELECT=extern -x c -c mla.h -o $$@
 build/$(1)part_%.o: examples/%.h $(HEADERS) build/flags
 	@mkdir -p $$(@D)
 	$(2) -D_DEFAULT_SOURCE -D$$(shell echo $$* | tr a-z A-Z)_IMPLEMENTATION -include $$< $$(if $$(filter checkpoint,$$*),-include convert.h) -x c -c /dev/null -o $$@
 build/$(1)examples.a: $(PARTS:%=build/$(1)part_%.o)
 	@rm -f $$@ && ar rc $$@ $$^
-build/$(1)%: tests/%.c build/$(1)mla.o build/$(1)examples.a $(HEADERS)
-	$$(call tests,$(2)) $$(told) $$< $$(call with,build/$(1)) -o $$@ $$(LINK)
-build/$(1)%: examples/%.c build/$(1)mla.o build/$(1)examples.a $(HEADERS)
-	$(2) $$(told) $$< $$(call with,build/$(1)) -o $$@ $$(LINK)
-.PRECIOUS: build/$(1)part_%.o
+build/$(1)%.o: tests/%.c $(HEADERS) build/flags
+	@mkdir -p $$(@D)
+	$$(call tests,$(2)) $$(told) -c $$< -o $$@
+build/$(1)%.o: examples/%.c $(HEADERS) build/flags
+	@mkdir -p $$(@D)
+	$(2) $$(told) -c $$< -o $$@
+build/$(1)%: build/$(1)mla.o build/$(1)%.o build/$(1)examples.a
+	$(2) build/$(1)$$*.o build/$(1)examples.a build/$(1)mla.o -o $$@ $$(LINK)
+.PRECIOUS: build/$(1)%.o
 endef
 $(eval $(call programs,,$$(COMPILE) $$(OPENMP)))
 build/bench: bench/bench.c $(wildcard bench/*.h) $(HEADERS) build/flags
@@ -80,7 +84,7 @@ build/flags: FORCE
 
 # Tests by name, as tests/run.sh takes them; those that take longest come first. T=... are those asked for.
 SLOW = arm bench llamacpp# these are for make check
-LONGEST = generate test_properties test_mtp test_model test_formats test_kernels convert
+LONGEST = generate test_properties test_model test_mtp test_weights test_sparse test_kernels style names
 TESTS = $(LONGEST) $(filter-out $(SLOW) $(LONGEST),$(patsubst tests/%/run.sh,%,$(wildcard tests/*/run.sh)) $(PROGRAM_TESTS))
 PROGRAM_TESTS = $(patsubst tests/%.c,%,$(wildcard tests/test_*.c))
 chosen = $(if $(T),$(filter $(T) $(T:%=test_%),$(1)),$(1))

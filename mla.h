@@ -3920,6 +3920,14 @@ static void MLA__F(table)(mla__kernels *k) {
 #if defined(MLA__IMPLEMENTED) && !defined(MLA__INSTANTIATED)
 #define MLA__INSTANTIATED
 
+/* Of the kernels the rest knows this function alone. Where it is extern, another object that is built with
+   MLA__SELECTED has no kernels of its own: they take long to compile. */
+#ifndef MLA__SELECT
+#define MLA__SELECT static
+#endif
+MLA__SELECT void mla__select(mla__kernels *k, mla_isa isa);
+
+#ifndef MLA__SELECTED
 #define MLA__CAT2(a, b) a##b
 #define MLA__CAT(a, b)  MLA__CAT2(a, b)
 #define MLA__TEMPLATE
@@ -4408,7 +4416,7 @@ static MLA__TARGET_AMX void mla__attend_amx(mla__lanes *panels, int n, const mla
 
 /* The one place that decides which kernels an ISA has: newest first. AUTO has no more than VNNI: tiles are asked of the
    system, and BF16 is for activations that are rounded to it. */
-static void mla__select(mla__kernels *k, mla_isa isa) {
+MLA__SELECT void mla__select(mla__kernels *k, mla_isa isa) {
     if (isa == MLA_ISA_AUTO)
         isa = mla__cpu_isa() == MLA_ISA_BF16 || mla__cpu_isa() == MLA_ISA_AMX ? MLA_ISA_VNNI : mla__cpu_isa();
     switch (isa) {
@@ -4442,6 +4450,7 @@ static void mla__select(mla__kernels *k, mla_isa isa) {
     }
     k->isa = isa;
 }
+#endif /* MLA__SELECTED */
 
 void mla_widen(float *y, mla_dtype t, const void *x, size_t n) {
     mla__kernels k;

@@ -1026,7 +1026,7 @@ int main(int argc, char **argv) {
         if (i == 0 || i == 3) test_full(&s);
         test_own_way(&s);
         test_greedy(&s, MLA_ISA_AUTO, 64);
-        test_greedy(&s, MLA_ISA_SCALAR, 5);
+        if (i == 0 || test_all()) test_greedy(&s, MLA_ISA_SCALAR, 5);
         if (i == 0 || (i == 3 && test_all())) test_texts(&s, &broad);
         if (i == 3 || (i == 0 && test_all())) test_texts(&s, &narrow);
         if (i == 0) test_errors(&s), test_files(&s);

@@ -550,13 +550,13 @@ static void test_regexes(test_rng *r) {
         int matches = 0;
         const char *why = tok__regex_new(t, &x, regexes[k], strlen(regexes[k]), 0);
         if (!CHECK(!why, "%s: %s", regexes[k], why)) continue;
-        for (int round = 0; round < 600; round++) {
+        for (int round = 0; round < (test_all() ? 600 : 200); round++) {
             text s = {NULL, 0, 0};
             random_text(r, &s, 1 + test_int(r, round % 3 ? 12 : 40), round % 2);
             CHECK(same_matches(&x, regexes[k], &s, round / 2 % 2, &matches), "%s on \"%s\"", regexes[k], s.s);
             clear(&s);
         }
-        CHECK(matches > 50, "%s: %d matches", regexes[k], matches);
+        CHECK(matches > 15, "%s: %d matches", regexes[k], matches);
         tok__regex_free(&x);
     }
     static const char *const refused[][2] = {{"", "an empty pattern"},
