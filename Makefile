@@ -33,12 +33,13 @@ can = d=$$(mktemp -d) && printf '\#include <$(2)>\nint main(void) { return 0; }\
 
 # Implementations take long to compile. Each is compiled once, in DIRECTORY/mla.o and DIRECTORY/examples.a, and programs that say
 # X_IMPLEMENTATION are told that they have it already; but those that look into one have their own.
-PARTS = checkpoint tokenizer sampler speculative jinja chat line threads
-LINKED = MLA_ CHECKPOINT CHECKPOINT_GGUF CHECKPOINT_QUANTIZE CHECKPOINT_CONVERT TOKENIZER SAMPLER SPECULATIVE JINJA CHAT LINE THREADS
+PARTS = checkpoint tokenizer sampler grammar speculative jinja chat line threads
+LINKED = MLA_ CHECKPOINT CHECKPOINT_GGUF CHECKPOINT_QUANTIZE CHECKPOINT_CONVERT TOKENIZER SAMPLER GRAMMAR SPECULATIVE JINJA CHAT LINE THREADS
 %/test_kernels: OWN = MLA_
 %/test_checkpoint %/test_gguf %/test_model %/test_quantize: OWN = CHECKPOINT%
 %/test_tokenizer: OWN = TOKENIZER CHECKPOINT%
 %/test_sampler: OWN = SAMPLER
+%/test_grammar: OWN = GRAMMAR CHECKPOINT%
 %/test_chat: OWN = CHAT
 %/test_mtp: OWN = SPECULATIVE
 %/test_threads: OWN = THREADS
