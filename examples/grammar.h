@@ -1268,7 +1268,7 @@ static void grammar__load(grammar__run *r, const grammar_state *s) {
 static void grammar__save(grammar_state *s, const grammar__run *r, const uint16_t *tops, unsigned n) {
     uint16_t place[GRAMMAR__ROOM], chain[GRAMMAR__ROOM];
     memset(place, 0xff, sizeof place);
-    place[0] = 0, s->n_frames = 1, s->n_tops = 0;
+    place[0] = 0, s->frames[0] = r->frames[0], s->n_frames = 1, s->n_tops = 0;
     for (unsigned i = 0; i < n; i++) {
         unsigned length = 0;
         for (unsigned at = tops[i]; place[at] == 0xffff; at = r->frames[at].up) chain[length++] = (uint16_t)at;

@@ -257,7 +257,8 @@ static int written_plainly(const tree *t) {
         if (!quoted && (*s == ' ' || *s == '\n' || *s == '\t')) return 0;
         if (*s == '"') quoted = !quoted;
         if (*s == '\\' && *++s == '/') return 0;
-        if (quoted && *s == 'u' && s[-1] == '\\' && (s[1] != '0' || s[2] != '0' || (s[3] != '0' && s[3] != '1'))) return 0;
+        if (quoted && *s == 'u' && s[-1] == '\\' && (s[1] != '0' || s[2] != '0' || (s[3] != '0' && s[3] != '1')))
+            return 0;
     }
     return 1;
 }
@@ -330,12 +331,17 @@ static int type_fits(const json_value *schema, const tree *t, int *integer) {
         *integer = t->type == JSON_NUMBER && list_has(type, "integer");
         return *integer;
     }
-    const int object = member(schema, "properties") || member(schema, "required") || member(schema, "additionalProperties");
+    const int object =
+        member(schema, "properties") || member(schema, "required") || member(schema, "additionalProperties");
     const int array = member(schema, "items") || member(schema, "minItems") || member(schema, "maxItems");
     const int string = member(schema, "minLength") || member(schema, "maxLength");
-    const int number = member(schema, "minimum") || member(schema, "maximum") || member(schema, "exclusiveMinimum") || member(schema, "exclusiveMaximum");
+    const int number = member(schema, "minimum") || member(schema, "maximum") || member(schema, "exclusiveMinimum") ||
+                       member(schema, "exclusiveMaximum");
     if (!object && !array && !string && !number) return 1;
-    return t->type == JSON_OBJECT ? object : t->type == JSON_ARRAY ? array : t->type == JSON_STRING ? string : t->type == JSON_NUMBER && number;
+    return t->type == JSON_OBJECT   ? object
+           : t->type == JSON_ARRAY  ? array
+           : t->type == JSON_STRING ? string
+                                    : t->type == JSON_NUMBER && number;
 }
 
 static int limit_fits(const json_value *schema, const char *least, const char *most, size_t n) {
@@ -421,8 +427,9 @@ static int some(writer *w, int n) { return test_int(&w->r, n); }
 static void put_schema(writer *w, int depth, int loose);
 
 static void put_scalar_schema(writer *w) {
-    static const char *const constants[] = {"\"a\"", "\"ab\"", "\"\\u00e9\\n\\/\"", "1", "12", "-0.5", "1e30", "null", "true",
-                                            "\"\"", "[1,{\"b\":2,\"a\":\"x y\"}]", "{}", "0.1"};
+    static const char *const constants[] = {
+        "\"a\"", "\"ab\"", "\"\\u00e9\\n\\/\"",           "1",  "12", "-0.5", "1e30", "null",
+        "true",  "\"\"",   "[1,{\"b\":2,\"a\":\"x y\"}]", "{}", "0.1"};
     const int a = some(w, 40) - 20, b = a + some(w, 4) * some(w, 300);
     switch (some(w, 6)) {
     case 0: put(w, "%s", some(w, 2) ? "true" : "{\"title\":\"anything\"}"); break;
@@ -444,7 +451,9 @@ static void put_scalar_schema(writer *w) {
         if (some(w, 2)) put(w, some(w, 2) ? ",\"maximum\":%d.5" : ",\"exclusiveMaximum\":%d", b + 30);
         put(w, "}");
         break;
-    case 4: put(w, some(w, 2) ? "{\"type\":[\"boolean\",\"null\"]}" : "{\"type\":[\"string\",\"integer\",\"object\"]}"); break;
+    case 4:
+        put(w, some(w, 2) ? "{\"type\":[\"boolean\",\"null\"]}" : "{\"type\":[\"string\",\"integer\",\"object\"]}");
+        break;
     default:
         if (some(w, 3) == 0) put(w, "{\"const\":%s}", constants[some(w, 13)]);
         else {
@@ -534,7 +543,9 @@ static void put_white(writer *w, int depth) {
 }
 
 static void put_text(writer *w, const json_value *schema) {
-    static const char *const pieces[] = {"a", "b c", "\xc3\xa9", "\xe2\x82\xac", "\xf0\x9f\x98\x80", "\\n", "\\\"", "\\/", "\\u00E9", "\\ud83d\\uDE00", "\x7f", "\xed\x9f\xbf", "\\ud7ff"};
+    static const char *const pieces[] = {"a",    "b c",          "\xc3\xa9", "\xe2\x82\xac", "\xf0\x9f\x98\x80",
+                                         "\\n",  "\\\"",         "\\/",      "\\u00E9",      "\\ud83d\\uDE00",
+                                         "\x7f", "\xed\x9f\xbf", "\\ud7ff"};
     static const int length[] = {1, 3, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1};
     const json_value *most = member(schema, "maxLength");
     const int least = (int)json_number(member(schema, "minLength"));
@@ -550,13 +561,20 @@ static void put_text(writer *w, const json_value *schema) {
 }
 
 static void put_number(writer *w, const json_value *schema, int integer) {
-    const json_value *a = member(schema, "minimum"), *b = member(schema, "maximum"), *c = member(schema, "exclusiveMinimum"), *d = member(schema, "exclusiveMaximum");
-    static const char *const free_numbers[] = {"0", "-0", "-0.0", "1.5", "1e5", "1E-07", "-12.25e+30", "123456789012345678", "0.000000000000000001"};
+    const json_value *a = member(schema, "minimum"), *b = member(schema, "maximum"),
+                     *c = member(schema, "exclusiveMinimum"), *d = member(schema, "exclusiveMaximum");
+    static const char *const free_numbers[] = {
+        "0", "-0", "-0.0", "1.5", "1e5", "1E-07", "-12.25e+30", "123456789012345678", "0.000000000000000001"};
     if (!integer && !a && !b && !c && !d) {
         put(w, "%s", free_numbers[some(w, 9)]);
         return;
     }
-    const double low = a ? json_number(a) : c ? json_number(c) : -1000, high = b ? json_number(b) : d ? json_number(d) : 1000;
+    const double low = a   ? json_number(a)
+                       : c ? json_number(c)
+                           : -1000,
+                 high = b   ? json_number(b)
+                        : d ? json_number(d)
+                            : 1000;
     for (;;) {
         char text[60];
         double x = low + (high - low) * (double)test_uniform(&w->r);
@@ -572,9 +590,13 @@ static void put_number(writer *w, const json_value *schema, int integer) {
 }
 
 static void put_constant(writer *w, const json_value *v) {
-    static const struct { const char *text; double x; } numbers[] = {{"1", 1}, {"12", 12}, {"-0.5", -0.5}, {"1e+30", 1e30}, {"0.1", 0.1}, {"2", 2}};
+    static const struct {
+        const char *text;
+        double x;
+    } numbers[] = {{"1", 1}, {"12", 12}, {"-0.5", -0.5}, {"1e+30", 1e30}, {"0.1", 0.1}, {"2", 2}};
     const json_type type = json_typeof(v);
-    if (type == JSON_NULL || type == JSON_BOOL) put(w, "%s", type == JSON_NULL ? "null" : json_bool(v) ? "true" : "false");
+    if (type == JSON_NULL || type == JSON_BOOL)
+        put(w, "%s", type == JSON_NULL ? "null" : json_bool(v) ? "true" : "false");
     for (int i = 0; i < 6; i++)
         if (type == JSON_NUMBER && numbers[i].x == json_number(v)) put(w, "%s", numbers[i].text);
     if (type == JSON_STRING) {
@@ -589,13 +611,16 @@ static void put_constant(writer *w, const json_value *v) {
 static void put_value(writer *w, const json_value *schema, int depth);
 
 static void put_any(writer *w, int depth) {
-    static const char *const values[] = {"null", "true", "false", "-12", "3.25e2", "\"x\\u0041\"", "{}", "[]", "[ ]", "{ }", "[1, [2],\n{\"\": 3}]"};
+    static const char *const values[] = {
+        "null", "true", "false", "-12", "3.25e2", "\"x\\u0041\"", "{}", "[]", "[ ]", "{ }", "[1, [2],\n{\"\": 3}]"};
     put(w, "%s", values[some(w, depth < 60 ? 11 : 6)]);
 }
 
 static void put_object(writer *w, const json_value *schema, int depth) {
-    static const char *const others[] = {"\"zz\"", "\"pp\"", "\"\"", "\"\\\"\"", "\"\xc3\xaa\"", "\"z\\\\\"", "\"z\\u0001\\u001f\""};
-    const json_value *properties = member(schema, "properties"), *required = member(schema, "required"), *other = member(schema, "additionalProperties");
+    static const char *const others[] = {
+        "\"zz\"", "\"pp\"", "\"\"", "\"\\\"\"", "\"\xc3\xaa\"", "\"z\\\\\"", "\"z\\u0001\\u001f\""};
+    const json_value *properties = member(schema, "properties"), *required = member(schema, "required"),
+                     *other = member(schema, "additionalProperties");
     int n = 0;
     put(w, "{"), put_white(w, depth);
     for (size_t i = 0; i < json_count(properties); i++)
@@ -641,9 +666,11 @@ static void put_array(writer *w, const json_value *schema, int depth) {
 
 static void put_value(writer *w, const json_value *schema, int depth) {
     static const char *const names[] = {"null", "boolean", "number", "integer", "string", "array", "object"};
-    const json_value *any = member(schema, "anyOf"), *all = member(schema, "allOf"), *ref = member(schema, "$ref"), *type = member(schema, "type"), *values = member(schema, "enum");
+    const json_value *any = member(schema, "anyOf"), *all = member(schema, "allOf"), *ref = member(schema, "$ref"),
+                     *type = member(schema, "type"), *values = member(schema, "enum");
     int kind;
-    if (any) put_value(w, json_at(any, depth > 12 ? json_count(any) - 1 : (size_t)some(w, (int)json_count(any))), depth);
+    if (any)
+        put_value(w, json_at(any, depth > 12 ? json_count(any) - 1 : (size_t)some(w, (int)json_count(any))), depth);
     else if (all) put_value(w, json_at(all, 0), depth);
     else if (ref) {
         const char *name = strrchr(json_string(ref, NULL), '/');
@@ -710,8 +737,571 @@ static void test_random(void) {
     CHECK(n_valid > n_mutants / 50 && n_valid < n_mutants / 2, "%d of %d with errors are valid", n_valid, n_mutants);
 }
 
+/* ---- by hand ----------------------------------------------------------------------------------------------------- */
+
+/* Texts, parted by ~, that are accepted, and others that are not. */
+static const struct {
+    const char *schema, *good, *bad;
+} features[] = {
+    {"{\"type\":\"string\"}", "\"\"~\"a\\u00e9\"~\"\\ud83d\\ude00\"",
+     "~1~null~ \"a\"~\"a\" "
+     "~\"a~\"\n\"~\"\\ud83d\"~\"\\ude00\"~\"\\ud83dx\"~\"\\x\"~\"\xc0\x80\"~\"\xed\xa0\x80\"~\"\xf4\x90\x80\x80\"~"
+     "\"\xff\"~'a'"},
+    {"{\"type\":\"string\",\"minLength\":2,\"maxLength\":3}",
+     "\"ab\"~\"abc\"~\"\xf0\x9f\x98\x80\xc3\xa9\"~\"\\ud83d\\ude00\\n\\u0041\"",
+     "\"\"~\"a\"~\"abcd\"~\"\\n\"~\"\\ud83d\\ude00\""},
+    {"{\"type\":\"integer\"}", "0~-1~12~999999999999999999", "-0~01~1.0~1e2~-~1000000000000000000~+1"},
+    {"{\"type\":\"integer\",\"minimum\":-12,\"exclusiveMaximum\":105}", "-12~-1~0~9~99~100~104",
+     "-13~-20~105~1000~11a"},
+    {"{\"type\":\"integer\",\"minimum\":1234,\"maximum\":1240}", "1234~1239~1240", "1~12~123~1233~1241~12340~2~-1234"},
+    {"{\"type\":\"integer\",\"exclusiveMinimum\":-5.5,\"maximum\":-2.5}", "-5~-3", "-6~-2~0~5"},
+    {"{\"type\":\"number\"}", "0~-0~1.5~-0.25~1e5~1E+05~12.5e-30", "1.~.5~1e~1e+~0x1~NaN~Infinity~1e100~--1~01.5"},
+    {"{\"type\":\"number\",\"minimum\":-0.5,\"exclusiveMaximum\":2}", "-0.5~-0.499999~0~0.0~1.999999~1",
+     "-0.500001~2~2.0~-0.6~-1~1e0~-0.0~1.9999999"},
+    {"{\"type\":\"number\",\"minimum\":0.1,\"maximum\":1e300}", "0.1~0.100000~999999999999~7.5",
+     "0~0.0~0.05~0.099999~-1~1000000000000"},
+    {"{\"type\":\"number\",\"maximum\":100000000000000}", "100000000000000~99999999999999.999",
+     "100000000000001~1.00001"},
+    {"{\"type\":\"boolean\"}", "true~false", "null~True~tru~truefalse"},
+    {"{\"type\":\"null\"}", "null", "nul~true"},
+    {"{\"type\":[\"null\",\"integer\"]}", "null~3", "1.5~true"},
+    {"{\"enum\":[\"a\",\"ab\",1,12,1.5,null,[1,\"x y\"],{\"b\":1,\"a\":[]},true]}",
+     "\"a\"~\"ab\"~1~12~1.5~null~[1,\"x y\"]~{\"b\":1,\"a\":[]}~true",
+     "\"abc\"~\"\"~2~1.0~121~[1]~[1, \"x y\"]~{\"a\":[],\"b\":1}~false~\"\\u0061\""},
+    {"{\"type\":[\"string\",\"integer\"],\"enum\":[\"a\",1,1.5,null,2.0]}", "\"a\"~1~2", "1.5~null"},
+    {"{\"const\":{\"k\\n\":\"\\u0001\\/\"}}", "{\"k\\n\":\"\\u0001/\"}", "{}~{\"k\\n\":\"\\u0001\\/\"}"},
+    {"{\"const\":-0.0}", "0", "-0~0.0"},
+    {"{\"type\":\"array\",\"items\":{\"type\":\"integer\"},\"minItems\":1,\"maxItems\":3}",
+     "[1]~[ 1, 2,\n    3 ]~[1,2,3\n]", "[]~[1,2,3,4]~[1,]~[,1]~[1 ,2]~[1  ]~[\n     1]~[1,\n\n2]~[1,\"a\"]~[1"},
+    {"{\"type\":\"array\",\"maxItems\":0}", "[]~[ ]", "[1]"},
+    {"{\"type\":\"array\",\"items\":false}", "[]", "[1]"},
+    {"{\"type\":\"array\",\"uniqueItems\":false}", "[1,1]", "1"},
+    {"{\"properties\":{\"b\":{\"type\":\"integer\"},\"a\":{\"const\":1},\"ab\":true},\"required\":[\"a\"]}",
+     "{\"a\":1}~{\"b\":2,\"a\":1}~{\"b\":2,\"a\":1,\"ab\":[{}]}~{ \"a\": 1 }~{\n    \"a\": 1\n}",
+     "{}~{\"b\":2}~{\"a\":1,\"b\":2}~{\"a\":1,\"a\":1}~{\"a\":1,\"c\":1}~{\"a\" "
+     ":1}~{\"a\":1,}~{\"\\u0061\":1}~{\"a\":2}~{\"a\":1 ,\"ab\":1}~{\"b\":2 }"},
+    {"{\"properties\":{\"a\":{\"const\":1}},\"additionalProperties\":{\"type\":\"null\"}}",
+     "{}~{\"a\":1}~{\"b\":null}~{\"a\":1,\"b\":null,\"b\":null}~{\"\xc3\xa9\\\"\":null}~{\"\":null}~{\"aa\":null}",
+     "{\"a\":null}~{\"b\":null,\"a\":1}~{\"b\":1}~{\"\\u0061\":null}~{\"b\":null,\"a\":null}~{\"\\/\":null}"},
+    {"{\"properties\":{\"\xc3\xa9\":true},\"additionalProperties\":true}",
+     "{\"\xc3\xa9\":1}~{\"\xc3\xa8\":1}~{\"\xc3\xa9\xc3\xa9\":1}~{\"\xe2\x82\xac\":1}",
+     "{\"\xc3\":1}~{\"\xc3\x28\":1}~{\"\xc3\xa8\":1,\"\xc3\xa9\":1}"},
+    {"{\"type\":\"object\"}", "{}~{\"a\":{\"b\":[1,\"x\"]}}", "[]~{\"a\"}~{a:1}"},
+    {"{\"required\":[\"x\",\"y\"],\"additionalProperties\":{\"type\":\"integer\"}}",
+     "{\"x\":1,\"y\":2}~{\"x\":1,\"y\":2,\"z\":3}", "{\"y\":2,\"x\":1}~{\"x\":1}~{\"z\":3,\"x\":1,\"y\":2}"},
+    {"{\"properties\":{\"a\":{\"type\":\"object\",\"properties\":{\"n\":{\"$ref\":\"#/properties/a\"}}}}}",
+     "{}~{\"a\":{\"n\":{\"n\":{}}}}", "{\"n\":{}}~{\"a\":{\"a\":{}}}"},
+    {"{\"properties\":{\"a\":false,\"b\":true}}", "{}~{\"b\":1}", "{\"a\":1}"},
+    {"{\"anyOf\":[{\"type\":\"integer\",\"maximum\":5},{\"type\":\"string\",\"maxLength\":1},{\"type\":\"string\","
+     "\"minLength\":3},{\"enum\":[\"xx\",77]}]}",
+     "5~-3~\"a\"~\"xx\"~\"abc\"~77", "6~\"ab\"~777~7"},
+    {"{\"anyOf\":[{\"properties\":{\"t\":{\"const\":\"a\"},\"x\":{\"type\":\"integer\"}},\"required\":[\"t\",\"x\"]},{"
+     "\"properties\":{\"t\":{\"const\":\"ab\"},\"x\":{\"type\":\"string\"}},\"required\":[\"t\"]}]}",
+     "{\"t\":\"a\",\"x\":1}~{\"t\":\"ab\",\"x\":\"\"}~{\"t\":\"ab\"}",
+     "{\"t\":\"a\"}~{\"t\":\"a\",\"x\":\"\"}~{\"t\":\"ab\",\"x\":1}"},
+    {"{\"oneOf\":[{\"type\":\"string\"},{\"type\":[\"null\",\"number\"]},{\"type\":\"array\",\"items\":{\"oneOf\":[{"
+     "\"const\":1},{\"const\":2}]}}]}",
+     "\"a\"~null~1.5~[1,2]", "true~[3]"},
+    {"{\"oneOf\":[{\"properties\":{\"z\":true,\"t\":{\"const\":\"a\"}},\"required\":[\"t\"]},{\"$ref\":\"#/$defs/"
+     "b\"}],\"$defs\":{\"b\":{\"properties\":{\"t\":{\"enum\":[\"b\",\"c\"]}},\"required\":[\"t\"]}}}",
+     "{\"t\":\"a\"}~{\"t\":\"c\"}~{\"z\":0,\"t\":\"a\"}", "{\"t\":\"d\"}~{\"z\":0,\"t\":\"b\"}~{}"},
+    {"{\"allOf\":[{\"$ref\":\"#/definitions/a~1b~0\"}],\"title\":\"t\",\"definitions\":{\"a/"
+     "b~\":{\"type\":\"integer\"}}}",
+     "1", "\"a\""},
+    {"{\"$defs\":{\"list\":{\"anyOf\":[{\"type\":\"null\"},{\"type\":\"object\",\"properties\":{\"v\":{\"type\":"
+     "\"integer\"},\"next\":{\"$ref\":\"#/$defs/list\"}},\"required\":[\"v\",\"next\"]}]}},\"$ref\":\"#/$defs/list\"}",
+     "null~{\"v\":1,\"next\":null}~{\"v\":1,\"next\":{\"v\":2,\"next\":null}}", "{}~{\"v\":1}~{\"v\":1,\"next\":{}}"},
+    {"{\"anyOf\":[{\"$ref\":\"#\"},{\"const\":7}]}", "7", "8"},
+    {"{\"type\":\"array\",\"items\":{\"$ref\":\"#\"}}", "[]~[[],[[]]]", "[1]"},
+    {"true", "1~{\"a\":[null]}~\"x\"", "~1 ~x"},
+    {"{\"$schema\":\"s\",\"$id\":\"i\",\"$comment\":\"c\",\"title\":\"t\",\"description\":\"d\",\"default\":1,"
+     "\"examples\":[],\"deprecated\":true,\"readOnly\":true,\"writeOnly\":false,\"type\":\"null\"}",
+     "null", "1"},
+    {"{\"minLength\":2,\"minimum\":3,\"exclusiveMaximum\":9}", "\"ab\"~3~8.5", "\"a\"~2~null~[]~9"}};
+
+static void test_features(void) {
+    SECTION("what each keyword lets be written");
+    for (size_t i = 0; i < sizeof features / sizeof *features; i++) {
+        grammar *g = made(features[i].schema);
+        json_value *v = parsed(features[i].schema);
+        for (int good = 1; good >= 0 && g; good--)
+            for (const char *at = good ? features[i].good : features[i].bad, *end;; at = end + 1) {
+                end = at + strcspn(at, "~");
+                const int was = accepted(g, at, (size_t)(end - at));
+                CHECK(was == good, "%.100s: %.*s: %d", features[i].schema, (int)(end - at), at, was);
+                if (!*end) break;
+            }
+        grammar_destroy(g), json_free(v);
+    }
+}
+
+static const struct {
+    const char *schema;
+    mla_result code;
+    const char *says;
+} refusals[] = {
+    {"{\"properties\":{\"a\":{\"type\":\"string\",\"pattern\":\"x\"}}}", MLA_ERR_UNSUPPORTED,
+     "#/properties/a/pattern: not supported"},
+    {"{\"anyOf\":[true,{\"format\":\"date\"}]}", MLA_ERR_UNSUPPORTED, "#/anyOf/1/format: not"},
+    {"{\"items\":{\"not\":{}}}", MLA_ERR_UNSUPPORTED, "#/items/not: not"},
+    {"{\"additionalProperties\":{\"if\":{}}}", MLA_ERR_UNSUPPORTED, "#/additionalProperties/if: not"},
+    {"{\"$ref\":\"#/$defs/x\",\"$defs\":{\"x\":{\"multipleOf\":2}}}", MLA_ERR_UNSUPPORTED, "#/$defs/x/multipleOf: not"},
+    {"{\"patternProperties\":{}}", MLA_ERR_UNSUPPORTED, "#/patternProperties: not"},
+    {"{\"minProperties\":1}", MLA_ERR_UNSUPPORTED, "#/minProperties"},
+    {"{\"prefixItems\":[]}", MLA_ERR_UNSUPPORTED, "#/prefixItems"},
+    {"{\"contains\":{}}", MLA_ERR_UNSUPPORTED, "#/contains"},
+    {"{\"uniqueItems\":true}", MLA_ERR_UNSUPPORTED, "#/uniqueItems"},
+    {"{\"anyOf\":[true],\"properties\":{}}", MLA_ERR_UNSUPPORTED, "#/properties: not supported beside anyOf"},
+    {"{\"$ref\":\"#\",\"type\":\"null\"}", MLA_ERR_UNSUPPORTED, "#/type: not supported beside $ref"},
+    {"{\"enum\":[1],\"minimum\":0}", MLA_ERR_UNSUPPORTED, "#/minimum: not supported beside enum"},
+    {"{\"enum\":[1],\"const\":1}", MLA_ERR_UNSUPPORTED, "beside"},
+    {"{\"allOf\":[true,true]}", MLA_ERR_UNSUPPORTED, "#/allOf"},
+    {"{\"allOf\":[]}", MLA_ERR_CONFIG, "#/allOf"},
+    {"{\"anyOf\":[]}", MLA_ERR_CONFIG, "#/anyOf"},
+    {"{\"anyOf\":{}}", MLA_ERR_CONFIG, "#/anyOf"},
+    {"{\"oneOf\":[{\"type\":\"number\"},{\"type\":\"integer\"}]}", MLA_ERR_UNSUPPORTED, "#/oneOf"},
+    {"{\"oneOf\":[{\"const\":1},{\"enum\":[2,1]}]}", MLA_ERR_UNSUPPORTED, "#/oneOf"},
+    {"{\"oneOf\":[{\"properties\":{\"a\":{\"const\":1}}},{\"properties\":{\"a\":{\"const\":2}},\"required\":[\"a\"]}]}",
+     MLA_ERR_UNSUPPORTED, "#/oneOf"},
+    {"{\"$ref\":\"http://x\"}", MLA_ERR_UNSUPPORTED, "#/$ref"},
+    {"{\"$ref\":\"#/nothing\"}", MLA_ERR_UNSUPPORTED, "#/$ref: not a place in this schema: #/nothing"},
+    {"{\"$ref\":1}", MLA_ERR_UNSUPPORTED, "#/$ref"},
+    {"{\"type\":\"text\"}", MLA_ERR_CONFIG, "#/type: not one of JSON schema's: text"},
+    {"{\"type\":[]}", MLA_ERR_CONFIG, "#/type"},
+    {"{\"type\":[1]}", MLA_ERR_CONFIG, "#/type"},
+    {"{\"enum\":[]}", MLA_ERR_CONFIG, "#/enum"},
+    {"{\"enum\":1}", MLA_ERR_CONFIG, "#/enum"},
+    {"{\"type\":\"string\",\"enum\":[1]}", MLA_ERR_CONFIG, "#/enum: no value of that type"},
+    {"{\"type\":\"integer\",\"const\":1.5}", MLA_ERR_CONFIG, "#/const"},
+    {"{\"properties\":[]}", MLA_ERR_CONFIG, "#/properties"},
+    {"{\"properties\":{\"a\":3}}", MLA_ERR_CONFIG, "#/properties/a: not a schema"},
+    {"{\"items\":[true]}", MLA_ERR_CONFIG, "#/items: not a schema"},
+    {"{\"required\":\"a\"}", MLA_ERR_CONFIG, "#/required"},
+    {"{\"required\":[1]}", MLA_ERR_CONFIG, "#/required"},
+    {"{\"required\":[\"a\"],\"additionalProperties\":false}", MLA_ERR_CONFIG,
+     "#/required: additionalProperties forbids a"},
+    {"{\"minItems\":3,\"maxItems\":2}", MLA_ERR_CONFIG, "#/minItems"},
+    {"{\"minLength\":3,\"maxLength\":2}", MLA_ERR_CONFIG, "#/minLength"},
+    {"{\"minItems\":-1}", MLA_ERR_CONFIG, "#/minItems"},
+    {"{\"maxLength\":1.5}", MLA_ERR_CONFIG, "#/maxLength"},
+    {"{\"maxItems\":2147483648}", MLA_ERR_CONFIG, "#/maxItems"},
+    {"{\"minimum\":\"1\"}", MLA_ERR_CONFIG, "#/minimum"},
+    {"{\"exclusiveMinimum\":true}", MLA_ERR_CONFIG, "#/exclusiveMinimum"},
+    {"{\"type\":\"integer\",\"minimum\":1.2,\"maximum\":1.8}", MLA_ERR_CONFIG, "no number"},
+    {"{\"type\":\"integer\",\"exclusiveMinimum\":1,\"exclusiveMaximum\":2}", MLA_ERR_CONFIG, "no number"},
+    {"{\"minimum\":1e19}", MLA_ERR_CONFIG, "no number"},
+    {"false", MLA_ERR_CONFIG, "nothing fits"},
+    {"1", MLA_ERR_CONFIG, "#: not a schema"},
+    {"{\"$ref\":\"#\"}", MLA_ERR_CONFIG, "nothing fits"},
+    {"{\"type\":\"array\",\"minItems\":1,\"items\":{\"$ref\":\"#\"}}", MLA_ERR_CONFIG, "nothing fits"},
+    {"{\"properties\":{\"a\":{\"$ref\":\"#\"}},\"required\":[\"a\"]}", MLA_ERR_CONFIG, "nothing fits"},
+    {"{\"properties\":{\"a\":false},\"required\":[\"a\"]}", MLA_ERR_CONFIG, "nothing fits"},
+    {"{\"properties\":{\"a\\n\":{\"x\\ny\":1}}}", MLA_ERR_UNSUPPORTED, "a?/x?y"}};
+
+static void refused(const char *schema, mla_result code, const char *says) {
+    grammar *g = NULL;
+    mla_error e;
+    json_value *v = parsed(schema);
+    const mla_result rc = grammar_create(&g, v, &e);
+    CHECK(rc == code && !g && strstr(e.text, says), "%.200s: %d %s", schema, (int)rc, rc ? e.text : "");
+    CHECK(grammar_create(&g, v, NULL) == code, "without an error struct");
+    grammar_destroy(g), json_free(v);
+}
+
+static void test_refusals(void) {
+    SECTION("what is refused, by name");
+    for (size_t i = 0; i < sizeof refusals / sizeof *refusals; i++)
+        refused(refusals[i].schema, refusals[i].code, refusals[i].says);
+    CHECK(grammar_create(NULL, NULL, NULL) == MLA_ERR_ARGUMENT, "out NULL");
+    grammar_destroy(NULL), grammar_vocab_destroy(NULL);
+}
+
+static void test_formats(void) {
+    static const struct {
+        const char *format;
+        mla_result code;
+        const char *good, *says;
+    } formats[] = {
+        {"{\"type\":\"text\"}", MLA_OK, NULL, ""},
+        {"{\"type\":\"json_object\"}", MLA_OK, "{\"a\": [1]}", ""},
+        {"{\"type\":\"json_schema\",\"json_schema\":{\"name\":\"n\",\"strict\":true,\"schema\":{\"type\":\"null\"}}}",
+         MLA_OK, "null", ""},
+        {"{\"type\":\"json_schema\"}", MLA_ERR_CONFIG, NULL, "response_format.json_schema.schema"},
+        {"{\"type\":\"xml\"}", MLA_ERR_CONFIG, NULL, "response_format.type"},
+        {"{}", MLA_ERR_CONFIG, NULL, "response_format.type"},
+        {"3", MLA_ERR_CONFIG, NULL, "response_format.type"}};
+    SECTION("response_format");
+    grammar *g = NULL;
+    for (size_t i = 0; i < sizeof formats / sizeof *formats; i++) {
+        mla_error e = {MLA_OK, ""};
+        json_value *v = parsed(formats[i].format);
+        CHECK(grammar_of_format(&g, v, &e) == formats[i].code && strstr(e.text, formats[i].says), "%s: %s",
+              formats[i].format, e.text);
+        CHECK(!g == !formats[i].good, "%s: a grammar", formats[i].format);
+        if (g)
+            CHECK(accepted(g, formats[i].good, strlen(formats[i].good)) == 1 && accepted(g, "1", 1) == 0, "%s",
+                  formats[i].good);
+        grammar_destroy(g), json_free(v);
+    }
+    CHECK(grammar_of_format(&g, NULL, NULL) == MLA_OK && !g, "none");
+}
+
+/* ---- vocabularies ------------------------------------------------------------------------------------------------ */
+
+enum { SIZE = 3000, EOS = 5 };
+
+typedef struct words {
+    char bytes[SIZE][24];
+    size_t n[SIZE];
+} words;
+
+static const char *word(const void *user, int id, size_t *n) {
+    const words *w = (const words *)user;
+    *n = w->n[id];
+    return w->n[id] ? w->bytes[id] : NULL;
+}
+
+/* All bytes, and pieces of JSON and of other text put together; some are twice there, some nothing. */
+static void make_words(words *w) {
+    static const char *const pieces[] = {
+        "\"",   "{",    "}",  "[",  "]",  ":",  ",",  " ",   "\n",   "    ", "a",    "p",        "pq",   "extra",
+        "true", "null", "1",  "00", ".5", "e3", "\\", "\\u", "00e9", "\xc3", "\xa9", "\xe2\x82", "\xac", "\xf0\x9f\x98",
+        "\x80", "word", "\t", "-"};
+    test_rng r = {3};
+    memset(w, 0, sizeof *w);
+    for (int id = 0; id < SIZE; id++) {
+        if (id % 7 == 3 && id < 1000) continue;
+        const int single = id < 1000 ? id / 3 : 256;
+        if (single < 256 && id % 3 == 1) w->bytes[id][0] = (char)single, w->n[id] = 1;
+        for (int k = 0, n = id < 1000 ? 0 : 1 + test_int(&r, 4); k < n; k++) {
+            const char *piece = pieces[test_int(&r, 32)];
+            if (w->n[id] + strlen(piece) > 23) break;
+            memcpy(w->bytes[id] + w->n[id], piece, strlen(piece)), w->n[id] += strlen(piece);
+        }
+    }
+    for (int byte = 0, id = 3; byte < 256; id += 7) { /* so that none is missing */
+        w->bytes[id][0] = (char)byte++, w->n[id] = 1;
+    }
+    w->n[EOS] = 0;
+}
+
+static const char *token_bytes(const void *user, int id, size_t *n) {
+    const tokenizer *t = (const tokenizer *)user;
+    return tokenizer_is_added(t, id) ? NULL : tokenizer_bytes(t, id, n);
+}
+
+/* Every token, by the mask and by itself. */
+static int mask_is_right(const grammar_state *s, const grammar_vocab *v, int size, int eos, grammar_bytes *bytes,
+                         const void *user) {
+    static uint32_t mask[1 << 13];
+    int wrong = 0, any = 0;
+    const int some_may = grammar_allow(s, v, mask);
+    for (int id = 0; id < size; id++) {
+        size_t n = 0;
+        const char *b = bytes(user, id, &n);
+        const int want = id == eos ? grammar_complete(s) > 0 : b && n && n <= GRAMMAR_TOKEN && grammar_test(s, b, n);
+        wrong += want != (int)(mask[id / 32] >> id % 32 & 1), any |= want;
+    }
+    return CHECK(!wrong && any == some_may && any, "%d of %d tokens are wrong, %d %d", wrong, size, any, some_may);
+}
+
+static void test_masks(const grammar_vocab *v, int size, int eos, grammar_bytes *bytes, const void *user, int schemas) {
+    static writer schema, text;
+    SECTION("masks against every token by itself");
+    schema.r.state = 5, text.r.state = 6;
+    for (int i = 0; i < schemas; i++) {
+        put_root_schema(&schema);
+        grammar *g = made(schema.text);
+        json_value *j = parsed(schema.text);
+        grammar_state s;
+        if (!g) continue;
+        grammar_begin(&s, g);
+        text.n = 0, root_schema = j, put_value(&text, j, 0);
+        for (size_t at = 0; at < text.n; at++) {
+            if (some(&text, (int)text.n + 1) < 4 && !mask_is_right(&s, v, size, eos, bytes, user))
+                printf("%s\n%.*s\n", schema.text, (int)at, text.text);
+            if (!CHECK(grammar_accept(&s, text.text + at, 1), "what was accepted whole")) break;
+        }
+        mask_is_right(&s, v, size, eos, bytes, user);
+        grammar_destroy(g), json_free(j);
+    }
+}
+
+/* Where a text shall end: of what is allowed, what closes, or else what leads there. */
+static int closing(const uint32_t *mask, const int *single, int eos) {
+    static const char order[] = "\"}],:10nt5a[{\\ f-";
+    if (mask[eos / 32] >> eos % 32 & 1) return eos;
+    for (const char *c = order; *c; c++)
+        if (mask[single[(unsigned char)*c] / 32] >> single[(unsigned char)*c] % 32 & 1)
+            return single[(unsigned char)*c];
+    for (int b = 0; b < 256; b++)
+        if (mask[single[b] / 32] >> single[b] % 32 & 1) return single[b];
+    return -1;
+}
+
+static void test_sampling(const grammar_vocab *v, const words *w, int texts) {
+    static writer schema;
+    static uint32_t mask[(SIZE + 31) / 32];
+    static float logits[SIZE];
+    static char text[1 << 16];
+    static int single[256];
+    sampler *sampling = NULL;
+    mla_error e;
+    sampler_desc how;
+    SECTION("random choices among the allowed tokens come to what is valid");
+    for (int id = 0; id < SIZE; id++)
+        if (w->n[id] == 1) single[(unsigned char)w->bytes[id][0]] = id;
+    memset(&how, 0, sizeof how), how.temperature = 1, how.seed = 9;
+    if (!CHECK(sampler_create(&sampling, SIZE, &how, &e) == MLA_OK, "%s", e.text)) return;
+    schema.r.state = 7;
+    for (int i = 0; i < texts; i++) {
+        put_root_schema(&schema);
+        grammar *g = made(schema.text);
+        json_value *j = parsed(schema.text);
+        grammar_state s;
+        size_t n = 0;
+        int tokens = 0, token = 0;
+        if (!g) continue;
+        grammar_begin(&s, g);
+        for (; tokens < 4000 && n < sizeof text - 300; tokens++) {
+            if (!CHECK(grammar_allow(&s, v, mask), "a dead end: %s\n%.*s", schema.text, (int)n, text)) break;
+            for (int id = 0; id < SIZE; id++) logits[id] = 0;
+            grammar_mask(logits, mask, SIZE);
+            token = tokens > 30 ? closing(mask, single, EOS) : sampler_next(sampling, logits, &e);
+            if (token < 0 || token == EOS) break;
+            if (!CHECK(grammar_accept(&s, w->bytes[token], w->n[token]), "token %d was allowed", token)) break;
+            memcpy(text + n, w->bytes[token], w->n[token]), n += w->n[token];
+        }
+        CHECK(token == EOS && valid(j, text, n), "%s\n%.*s: %d tokens", schema.text, (int)n, text, tokens);
+        grammar_destroy(g), json_free(j);
+    }
+    sampler_destroy(sampling);
+}
+
+/* ---- what is hostile --------------------------------------------------------------------------------------------- */
+
+static void test_hostile(void) {
+    enum { LARGE = 1 << 20 };
+    char *text = (char *)need(malloc(2 * LARGE)), *at = text;
+    grammar *g;
+    grammar_state s;
+    SECTION("what is large or deep");
+    at += sprintf(at, "{\"enum\":[");
+    for (int i = 0; at < text + LARGE; i++) at += sprintf(at, "%s\"v%d\"", i ? "," : "", i);
+    strcpy(at, "]}");
+    if ((g = made(text))) CHECK(accepted(g, "\"v77777\"", 8) == 1 && accepted(g, "\"w\"", 3) == 0, "a large enum");
+    grammar_destroy(g);
+    at = text + sprintf(text, "{\"properties\":{");
+    for (int i = 0; i < 4097; i++) at += sprintf(at, "%s\"v%d\":{\"type\":\"null\"}", i ? "," : "", i);
+    strcpy(at, "}}");
+    refused(text, MLA_ERR_UNSUPPORTED, "more than 4096 members");
+    at = text + sprintf(text, "{\"$defs\":{");
+    for (int i = 0; i < 30000; i++) at += sprintf(at, "%s\"%d\":{\"$ref\":\"#/$defs/%d\"}", i ? "," : "", i, i + 1);
+    sprintf(at, ",\"30000\":true},\"$ref\":\"#/$defs/0\"}");
+    g = made(text), grammar_destroy(g); /* a long way, and from its other end */
+    at = text + sprintf(text, "{\"$defs\":{\"0\":true");
+    for (int i = 1; i < 3000; i++) at += sprintf(at, ",\"%d\":{\"$ref\":\"#/$defs/%d\"}", i, i - 1);
+    at += sprintf(at, "},\"properties\":{");
+    for (int i = 0; i < 3000; i++) at += sprintf(at, "%s\"%d\":{\"$ref\":\"#/$defs/%d\"}", i ? "," : "", i, i);
+    sprintf(at, "}}");
+    refused(text, MLA_ERR_UNSUPPORTED, "too many references");
+    at = text + sprintf(text, "{\"anyOf\":[true");
+    for (int i = 0; i < 64; i++) at += sprintf(at, ",{\"type\":\"string\"}");
+    strcpy(at, "]}");
+    refused(text, MLA_ERR_UNSUPPORTED, "#/anyOf: more entries");
+    at = text;
+    for (int i = 0; i < 66000; i++) at += sprintf(at, "%s", i ? ",{\"title\":0}" : "{\"anyOf\":[{\"anyOf\":[true");
+    strcpy(at, "]}]}");
+    refused(text, MLA_ERR_UNSUPPORTED, "anyOf");
+    for (int i = 0; i < 62; i++) memcpy(text + 9 * i, "{\"items\":", 9);
+    strcpy(text + 9 * 62, "true");
+    for (int i = 0; i < 62; i++) text[9 * 62 + 4 + i] = '}', text[9 * 62 + 5 + i] = 0;
+    g = made(text), grammar_destroy(g);
+    if ((g = made("{\"type\":\"array\",\"minItems\":1000000000,\"items\":{\"const\":1}}"))) {
+        grammar_begin(&s, g);
+        CHECK(grammar_accept(&s, "[", 1), "[");
+        for (int i = 0; i < 3000; i++) CHECK(grammar_accept(&s, "1,", 2) && !grammar_test(&s, "]", 1), "an item more");
+        CHECK(s.n_frames < 10, "%d frames", s.n_frames);
+    }
+    grammar_destroy(g);
+    if ((g = made("true"))) { /* 64 deep, not 65; and what is then begun can be closed */
+        grammar_begin(&s, g);
+        for (int i = 0; i < GRAMMAR_DEPTH; i++)
+            CHECK(grammar_accept(&s, i % 2 ? "[" : "{\"a\":", i % 2 ? 1 : 5), "%d deep", i);
+        CHECK(!grammar_test(&s, "[", 1) && !grammar_test(&s, "{", 1) && grammar_test(&s, "1", 1), "too deep");
+        CHECK(grammar_accept(&s, "1", 1), "a value");
+        for (int i = GRAMMAR_DEPTH; i-- > 0;) CHECK(grammar_accept(&s, i % 2 ? "]" : "}", 1), "closed");
+        CHECK(grammar_complete(&s) == 2, "complete");
+    }
+    grammar_destroy(g);
+    free(text);
+}
+
+/* Readings multiply: those beyond what is kept are given up, but the text can always be completed. */
+static void test_readings(const grammar_vocab *v) {
+    static const char many[] = "{\"type\":\"array\",\"items\":{\"anyOf\":[{\"type\":\"array\",\"maxItems\":2,\"items\":"
+                               "{\"$ref\":\"#\"}},{\"type\":\"array\",\"maxItems\":3,\"items\":{\"$ref\":\"#\"}},{"
+                               "\"type\":\"array\",\"maxItems\":4,\"items\":{\"$ref\":\"#\"}}]}}";
+    static uint32_t mask[(SIZE + 31) / 32];
+    grammar *g = made(many);
+    grammar_state s;
+    int i;
+    SECTION("more readings than are kept");
+    if (!g) return;
+    grammar_begin(&s, g);
+    for (i = 0; i < 60; i++) CHECK(grammar_accept(&s, "[", 1) && grammar_allow(&s, v, mask), "%d deep", i);
+    CHECK(s.n_tops <= GRAMMAR_READINGS && s.n_frames <= GRAMMAR_FRAMES, "%d, %d", s.n_tops, s.n_frames);
+    for (; i > 0; i--) CHECK(grammar_accept(&s, "]", 1), "closing %d", i);
+    CHECK(grammar_complete(&s) == 2, "complete: %d, %d readings", grammar_complete(&s), s.n_tops);
+    grammar_destroy(g);
+}
+
+static void test_states(void) {
+    grammar *g = made("{\"type\":\"object\",\"properties\":{\"a\":{\"type\":\"number\"}}}");
+    grammar_state s, copy;
+    char text[2000];
+    SECTION("states");
+    if (!g) return;
+    grammar_begin(&s, g), copy = s;
+    CHECK(!grammar_complete(&s) && grammar_accept(&s, "{\"a\":1", 6) && !grammar_complete(&s), "open");
+    CHECK(!grammar_accept(&s, "2}x", 3) && !grammar_test(&s, "2}x", 3) && grammar_test(&s, "2}", 2), "all or nothing");
+    CHECK(grammar_accept(&s, "", 0) && grammar_accept(&s, "}", 1) && grammar_complete(&s) == 2, "complete");
+    CHECK(!grammar_accept(&s, " ", 1) && !grammar_accept(&s, "}", 1), "nothing behind it");
+    CHECK(grammar_accept(&copy, "{ }", 3) && grammar_complete(&copy) == 2, "the copy goes its own way");
+    grammar_destroy(g);
+    if (!(g = made("{\"type\":\"number\"}"))) return;
+    grammar_begin(&s, g);
+    CHECK(grammar_accept(&s, "1", 1) && grammar_complete(&s) == 1 && grammar_accept(&s, ".", 1) &&
+              !grammar_complete(&s),
+          "a number may go on");
+    grammar_destroy(g);
+    if (!(g = made("{\"type\":\"string\",\"maxLength\":1999}"))) return;
+    grammar_begin(&s, g);
+    memset(text, 'a', sizeof text), text[0] = '"';
+    CHECK(grammar_accept(&s, text, sizeof text) && !grammar_test(&s, "a", 1) && grammar_test(&s, "\"", 1),
+          "a long text");
+    grammar_destroy(g);
+}
+
+static void test_allocation(const words *w) {
+    static const char schema[] =
+        "{\"$defs\":{\"a\":{\"enum\":[\"x\",{\"y\":[1.5]}]}},\"properties\":{\"k\":{\"$ref\":\"#/$defs/"
+        "a\"},\"l\":{\"oneOf\":[{\"type\":\"null\"},{\"items\":true}]}},\"required\":[\"k\",\"m\"]}";
+    json_value *j = parsed(schema);
+    mla_error e;
+    int failed = 0;
+    SECTION("the k-th allocation fails, for every k");
+    for (int kind = 0; kind < 3; kind++)
+        for (long k = 0; k < 1000; k++) {
+            grammar *g = NULL;
+            grammar_vocab *v = NULL;
+            const int eos = EOS;
+            alloc_countdown = k;
+            const mla_result rc = kind == 2 ? grammar_vocab_create(&v, SIZE, word, w, &eos, 1, &e)
+                                            : grammar_create(&g, kind ? j : NULL, &e);
+            alloc_countdown = -1;
+            grammar_destroy(g), grammar_vocab_destroy(v);
+            if (rc == MLA_OK) break;
+            failed++;
+            CHECK(rc == MLA_ERR_MEMORY && !g && !v && strstr(e.text, "memory"), "allocation %ld: %d %s", k, (int)rc,
+                  e.text);
+        }
+    CHECK(failed > 20, "%d", failed);
+    json_free(j);
+}
+
+static void test_vocabularies(const words *w) {
+    grammar_vocab *v = NULL;
+    mla_error e;
+    const int bad = SIZE;
+    SECTION("vocabularies that cannot be");
+    CHECK(grammar_vocab_create(&v, 0, word, w, NULL, 0, &e) == MLA_ERR_ARGUMENT && !v, "size 0");
+    CHECK(grammar_vocab_create(&v, SIZE, NULL, w, NULL, 0, &e) == MLA_ERR_ARGUMENT, "no bytes");
+    CHECK(grammar_vocab_create(&v, SIZE, word, w, NULL, 1, &e) == MLA_ERR_ARGUMENT, "no eos");
+    CHECK(grammar_vocab_create(&v, SIZE, word, w, &bad, 1, &e) == MLA_ERR_ARGUMENT && strstr(e.text, "eos 3000"),
+          "eos");
+    CHECK(grammar_vocab_create(NULL, SIZE, word, w, NULL, 0, NULL) == MLA_ERR_ARGUMENT, "out");
+    CHECK(grammar_vocab_create(&v, 4, word, w, NULL, 0, &e) == MLA_OK, "four tokens"); /* of which one has bytes: NUL */
+    uint32_t mask = 7;
+    grammar *g = made("true");
+    grammar_state s;
+    if (g && v) grammar_begin(&s, g), CHECK(!grammar_allow(&s, v, &mask) && mask == 0, "none may come");
+    grammar_destroy(g), grammar_vocab_destroy(v);
+}
+
+/* ---- --times ----------------------------------------------------------------------------------------------------- */
+
+static double seconds(void) {
+    struct timespec t;
+    clock_gettime(CLOCK_MONOTONIC, &t);
+    return (double)t.tv_sec + 1e-9 * (double)t.tv_nsec;
+}
+
+/* The slowest and the mean mask along the good texts of each feature, and of some others; the best of five. */
+static int times(const char *path) {
+    tokenizer *t = NULL;
+    grammar_vocab *v = NULL;
+    mla_error e;
+    if (tokenizer_open(&t, path, &e)) return printf("%s\n", e.text), 1;
+    const double begin = seconds();
+    const int size = tokenizer_size(t), eos = 1;
+    if (grammar_vocab_create(&v, size, token_bytes, t, &eos, 1, &e)) return printf("%s\n", e.text), 1;
+    printf("%d tokens: the tree in %.0f ms\n", size, 1e3 * (seconds() - begin));
+    uint32_t *mask = (uint32_t *)need(malloc((size_t)size / 8 + 8));
+    for (size_t i = 0; i < sizeof features / sizeof *features; i++) {
+        grammar *g = made(features[i].schema);
+        double worst = 0, sum = 0;
+        int n = 0;
+        grammar_state s;
+        grammar_begin(&s, g);
+        for (const char *at = features[i].good; *at; at++) {
+            double best = 1;
+            if (*at == '~') {
+                grammar_begin(&s, g);
+                continue;
+            }
+            for (int k = 0; k < 5; k++) {
+                const double start = seconds();
+                grammar_allow(&s, v, mask);
+                const double took = seconds() - start;
+                if (took < best) best = took;
+            }
+            if (best > worst) worst = best;
+            sum += best, n++;
+            grammar_accept(&s, at, 1);
+        }
+        printf("%6.0f us the slowest, %6.1f us the mean of %3d: %.90s\n", 1e6 * worst, 1e6 * sum / n, n,
+               features[i].schema);
+        grammar_destroy(g);
+    }
+    free(mask), grammar_vocab_destroy(v), tokenizer_close(t);
+    return 0;
+}
+
 int main(int argc, char **argv) {
-    (void)argc, (void)argv;
+    static words w;
+    grammar_vocab *v = NULL, *tales = NULL;
+    tokenizer *t = NULL;
+    mla_error e;
+    const int eos = EOS, one = 1;
+    if (argc == 3 && !strcmp(argv[1], "--times")) return times(argv[2]);
+    make_words(&w);
+    test_features();
+    test_refusals();
+    test_formats();
+    test_states();
     test_random();
+    test_hostile();
+    test_allocation(&w);
+    test_vocabularies(&w);
+    if (CHECK(grammar_vocab_create(&v, SIZE, word, &w, &eos, 1, &e) == MLA_OK, "%s", e.text)) {
+        test_masks(v, SIZE, EOS, word, &w, test_all() ? 500 : 40);
+        test_sampling(v, &w, test_all() ? 20000 : 2000);
+        test_readings(v);
+    }
+    if (CHECK(tokenizer_open(&t, "examples/tales/tokenizer.json", &e) == MLA_OK, "%s", e.text) &&
+        CHECK(grammar_vocab_create(&tales, tokenizer_size(t), token_bytes, t, &one, 1, &e) == MLA_OK, "%s", e.text))
+        test_masks(tales, tokenizer_size(t), one, token_bytes, t, test_all() ? 300 : 20);
+    grammar_vocab_destroy(v), grammar_vocab_destroy(tales), tokenizer_close(t);
     return test_end();
 }
