@@ -128,109 +128,50 @@ GRAMMAR_API void grammar_mask(float *logits, const uint32_t *mask, int size); /*
 /* ---- >>strings --------------------------------------------------------------------------------------------------- */
 /* Text within quotes is read by a table of states. GRAMMAR__TEXT is between two characters. */
 
+/* States are letters, as they stand in the table, less '@': T text, X closed, B behind a backslash; Q the same in keys,
+   which have for each character one way to write it, and q to u the digits there; I to L the digits of \u and E to H, M
+   to O those of a pair of surrogates; a b c: so many bytes of a character are missing; d to g: behind a first byte that
+   does not take all second ones. */
 enum {
-    GRAMMAR__NO,
-    GRAMMAR__TEXT,
-    GRAMMAR__CLOSED,
-    GRAMMAR__ESCAPE,
-    GRAMMAR__KEY_ESCAPE, /* of keys: for each character at most one way to write it */
-    GRAMMAR__U1,         /* the digits of \u */
-    GRAMMAR__U2,
-    GRAMMAR__U3,
-    GRAMMAR__U4,
-    GRAMMAR__D2, /* behind \ud: maybe half of a pair, whose other half follows */
-    GRAMMAR__D3,
-    GRAMMAR__D4,
-    GRAMMAR__D5,
-    GRAMMAR__D6,
-    GRAMMAR__D7,
-    GRAMMAR__D8,
-    GRAMMAR__K1,
-    GRAMMAR__K2,
-    GRAMMAR__K3,
-    GRAMMAR__K4,
-    GRAMMAR__K5,
-    GRAMMAR__C1, /* so many bytes of a character are missing */
-    GRAMMAR__C2,
-    GRAMMAR__C3,
-    GRAMMAR__E0, /* behind this byte, which does not take all others */
-    GRAMMAR__ED,
-    GRAMMAR__F0,
-    GRAMMAR__F4,
-    GRAMMAR__STATES
+    GRAMMAR__TEXT = 'T' - '@',
+    GRAMMAR__CLOSED = 'X' - '@',
+    GRAMMAR__ESCAPE = 'B' - '@',
+    GRAMMAR__KEY_ESCAPE = 'Q' - '@'
 };
+enum { GRAMMAR__CUT = 'a' - '@', GRAMMAR__CUT_END = 'g' - '@', GRAMMAR__STATES = 64 };
 
 static void grammar__string_table(uint8_t next[GRAMMAR__STATES][256]) {
-    static const struct {
-        uint8_t from, to;
-        const char *ranges; /* first and last byte of each; later rows go over earlier ones */
-    } rows[] = {{GRAMMAR__TEXT, GRAMMAR__TEXT, " \x7f"},
-                {GRAMMAR__TEXT, GRAMMAR__CLOSED, "\"\""},
-                {GRAMMAR__TEXT, GRAMMAR__ESCAPE, "\\\\"},
-                {GRAMMAR__TEXT, GRAMMAR__C1, "\xC2\xDF"},
-                {GRAMMAR__TEXT, GRAMMAR__C2, "\xE1\xEF"},
-                {GRAMMAR__TEXT, GRAMMAR__C3, "\xF1\xF3"},
-                {GRAMMAR__TEXT, GRAMMAR__E0, "\xE0\xE0"},
-                {GRAMMAR__TEXT, GRAMMAR__ED, "\xED\xED"},
-                {GRAMMAR__TEXT, GRAMMAR__F0, "\xF0\xF0"},
-                {GRAMMAR__TEXT, GRAMMAR__F4, "\xF4\xF4"},
-                {GRAMMAR__C1, GRAMMAR__TEXT, "\x80\xBF"},
-                {GRAMMAR__C2, GRAMMAR__C1, "\x80\xBF"},
-                {GRAMMAR__C3, GRAMMAR__C2, "\x80\xBF"},
-                {GRAMMAR__E0, GRAMMAR__C1, "\xA0\xBF"},
-                {GRAMMAR__ED, GRAMMAR__C1, "\x80\x9F"},
-                {GRAMMAR__F0, GRAMMAR__C2, "\x90\xBF"},
-                {GRAMMAR__F4, GRAMMAR__C2, "\x80\x8F"},
-                {GRAMMAR__ESCAPE, GRAMMAR__TEXT, "\"\"\\\\//bbffnnrrtt"},
-                {GRAMMAR__ESCAPE, GRAMMAR__U1, "uu"},
-                {GRAMMAR__U1, GRAMMAR__U2, "09afAF"},
-                {GRAMMAR__U1, GRAMMAR__D2, "ddDD"},
-                {GRAMMAR__U2, GRAMMAR__U3, "09afAF"},
-                {GRAMMAR__U3, GRAMMAR__U4, "09afAF"},
-                {GRAMMAR__U4, GRAMMAR__TEXT, "09afAF"},
-                {GRAMMAR__D2, GRAMMAR__U3, "07"},
-                {GRAMMAR__D2, GRAMMAR__D3, "89abAB"},
-                {GRAMMAR__D3, GRAMMAR__D4, "09afAF"},
-                {GRAMMAR__D4, GRAMMAR__D5, "09afAF"},
-                {GRAMMAR__D5, GRAMMAR__D6, "\\\\"},
-                {GRAMMAR__D6, GRAMMAR__D7, "uu"},
-                {GRAMMAR__D7, GRAMMAR__D8, "ddDD"},
-                {GRAMMAR__D8, GRAMMAR__U3, "cfCF"},
-                {GRAMMAR__KEY_ESCAPE, GRAMMAR__TEXT, "\"\"\\\\bbffnnrrtt"},
-                {GRAMMAR__KEY_ESCAPE, GRAMMAR__K1, "uu"},
-                {GRAMMAR__K1, GRAMMAR__K2, "00"},
-                {GRAMMAR__K2, GRAMMAR__K3, "00"},
-                {GRAMMAR__K3, GRAMMAR__K4, "00"},
-                {GRAMMAR__K3, GRAMMAR__K5, "11"},
-                {GRAMMAR__K4, GRAMMAR__TEXT, "07bbef"},
-                {GRAMMAR__K5, GRAMMAR__TEXT, "09af"}};
-    memset(next, GRAMMAR__NO, GRAMMAR__STATES * sizeof *next);
+    static const char *const rows[] = {/* from, to, and the first and last byte of ranges; later rows go over earlier */
+                                       "TT \x7f",    "TX\"\"",     "TB\\\\",
+                                       "Ta\xC2\xDF", "Tb\xE1\xEF", "Tc\xF1\xF3",
+                                       "Td\xE0\xE0", "Te\xED\xED", "Tf\xF0\xF0",
+                                       "Tg\xF4\xF4", "aT\x80\xBF", "ba\x80\xBF",
+                                       "cb\x80\xBF", "da\xA0\xBF", "ea\x80\x9F",
+                                       "fb\x90\xBF", "gb\x80\x8F", "BT\"\"\\\\//bbffnnrrtt",
+                                       "BIuu",       "IJ09afAF",   "JK09afAF",
+                                       "KL09afAF",   "LT09afAF",   "IEddDD",
+                                       "EK07",       "EF89abAB",   "FG09afAF",
+                                       "GH09afAF",   "HM\\\\",     "MNuu",
+                                       "NOddDD",     "OKcfCF",     "QT\"\"\\\\bbffnnrrtt",
+                                       "Qquu",       "qr00",       "rs00",
+                                       "st00",       "su11",       "tT07bbef",
+                                       "uT09af"};
+    memset(next, 0, GRAMMAR__STATES * sizeof *next);
     for (size_t i = 0; i < sizeof rows / sizeof *rows; i++)
-        for (const char *range = rows[i].ranges; *range; range += 2)
-            for (int b = (uint8_t)range[0]; b <= (uint8_t)range[1]; b++) next[rows[i].from][b] = rows[i].to;
+        for (const char *range = rows[i] + 2; *range; range += 2)
+            for (int b = (uint8_t)range[0]; b <= (uint8_t)range[1]; b++)
+                next[rows[i][0] - '@'][b] = (uint8_t)(rows[i][1] - '@');
 }
 
 /* ---- >>types ----------------------------------------------------------------------------------------------------- */
 
 #define GRAMMAR__NONE  0xffffffffu
 #define GRAMMAR__LIMIT INT64_C(999999999999999999) /* of integers: 18 digits */
-enum {
-    GRAMMAR__NODES = 1 << 16,
-    GRAMMAR__MEMBERS = 4096,
-    GRAMMAR__HOPS = 1024,
-    GRAMMAR__WORK = 10000000,
-    GRAMMAR__NEVER = 255
-};
+enum { GRAMMAR__NODES = 1 << 16, GRAMMAR__MEMBERS = 4096, GRAMMAR__HOPS = 1024, GRAMMAR__WORK = 10000000 };
+enum { GRAMMAR__NEVER = 255 };                 /* no depth */
 enum { GRAMMAR__ANY = 0, GRAMMAR__WORDS = 1 }; /* the node that everything fits, and that of true, false and null */
-enum {
-    GRAMMAR__STRING = 1,
-    GRAMMAR__NUMBER = 2,
-    GRAMMAR__INTEGER = 4,
-    GRAMMAR__BOOLEAN = 8,
-    GRAMMAR__NULL = 16,
-    GRAMMAR__OBJECT = 32,
-    GRAMMAR__ARRAY = 64
-};
+enum { GRAMMAR__STRING = 1, GRAMMAR__NUMBER = 2, GRAMMAR__INTEGER = 4, GRAMMAR__BOOLEAN = 8, GRAMMAR__NULL = 16 };
+enum { GRAMMAR__OBJECT = 32, GRAMMAR__ARRAY = 64 };
 
 /* A schema. Its leaves are what a value of it may be, none of them a reference or a choice; most are their only one. */
 typedef struct grammar__node {
@@ -429,63 +370,25 @@ static int grammar__type_of(const json_value *v) { /* a constant's */
 
 /* ---- >>keywords -------------------------------------------------------------------------------------------------- */
 
+/* Their places in grammar__keys: those that stand alone, those beside type only, ... */
+enum { GRAMMAR__REF, GRAMMAR__ANY_OF, GRAMMAR__ONE_OF, GRAMMAR__ALL_OF, GRAMMAR__CONST, GRAMMAR__ENUM, GRAMMAR__TYPE };
+enum { GRAMMAR__PROPERTIES = GRAMMAR__TYPE + 1, GRAMMAR__REQUIRED, GRAMMAR__ADDITIONAL }; /* ... of objects, */
 enum {
-    GRAMMAR__REF, /* these stand alone, to ENUM */
-    GRAMMAR__ANY_OF,
-    GRAMMAR__ONE_OF,
-    GRAMMAR__ALL_OF,
-    GRAMMAR__CONST, /* these beside type */
-    GRAMMAR__ENUM,
-    GRAMMAR__TYPE,
-    GRAMMAR__PROPERTIES, /* from here on: of objects */
-    GRAMMAR__REQUIRED,
-    GRAMMAR__ADDITIONAL,
-    GRAMMAR__ITEMS, /* of arrays */
+    GRAMMAR__ITEMS = GRAMMAR__ADDITIONAL + 1,
     GRAMMAR__MIN_ITEMS,
     GRAMMAR__MAX_ITEMS,
-    GRAMMAR__UNIQUE,
-    GRAMMAR__MIN_LENGTH, /* of strings */
-    GRAMMAR__MAX_LENGTH,
-    GRAMMAR__MINIMUM, /* of numbers */
-    GRAMMAR__MAXIMUM,
-    GRAMMAR__ABOVE,
-    GRAMMAR__BELOW,
-    GRAMMAR__KEYS
-};
+    GRAMMAR__UNIQUE
+};                                                                       /* arrays, */
+enum { GRAMMAR__MIN_LENGTH = GRAMMAR__UNIQUE + 1, GRAMMAR__MAX_LENGTH }; /* strings and numbers */
+enum { GRAMMAR__MINIMUM = GRAMMAR__MAX_LENGTH + 1, GRAMMAR__MAXIMUM, GRAMMAR__ABOVE, GRAMMAR__BELOW, GRAMMAR__KEYS };
 
-static const char *const grammar__keys[] = {"$ref",
-                                            "anyOf",
-                                            "oneOf",
-                                            "allOf",
-                                            "const",
-                                            "enum",
-                                            "type",
-                                            "properties",
-                                            "required",
-                                            "additionalProperties",
-                                            "items",
-                                            "minItems",
-                                            "maxItems",
-                                            "uniqueItems",
-                                            "minLength",
-                                            "maxLength",
-                                            "minimum",
-                                            "maximum",
-                                            "exclusiveMinimum",
-                                            "exclusiveMaximum",
-                                            "title",
-                                            "description",
-                                            "default",
-                                            "examples",
-                                            "deprecated",
-                                            "readOnly",
-                                            "writeOnly",
-                                            "discriminator",
-                                            "$schema",
-                                            "$id",
-                                            "$comment",
-                                            "$defs",
-                                            "definitions"}; /* from KEYS on: ignored */
+/* clang-format off */
+static const char *const grammar__keys[] = { /* from KEYS on: ignored */
+    "$ref", "anyOf", "oneOf", "allOf", "const", "enum", "type", "properties", "required", "additionalProperties",
+    "items", "minItems", "maxItems", "uniqueItems", "minLength", "maxLength", "minimum", "maximum", "exclusiveMinimum",
+    "exclusiveMaximum", "title", "description", "default", "examples", "deprecated", "readOnly", "writeOnly",
+    "discriminator", "$schema", "$id", "$comment", "$defs", "definitions"};
+/* clang-format on */
 
 static void grammar__read_keys(grammar__build *b, uint32_t node, const json_value **key) {
     const json_value *schema = b->origins.items[node].schema;
@@ -972,29 +875,15 @@ mla_result grammar_of_format(grammar **out, const json_value *format, mla_error 
    it is another one, and frames below are shared. A number's frame has its digits in a (and, upper half, b), how many
    of them there are in this part in c, and in d whether it is negative. */
 
-enum {
-    GRAMMAR__END,   /* the value is complete */
-    GRAMMAR__VALUE, /* a value of the node is next; here and where else white space may be, c is how much there was */
-    GRAMMAR__CONSTANT, /* texts a..b of the node begin with the c bytes that are written */
-    GRAMMAR__QUOTED,   /* a: characters so far, d: where in the table */
-    GRAMMAR__KEY,      /* in the same way: d, and that it is among texts a..b, of which c bytes are written */
-    GRAMMAR__OPEN,     /* an object: a is the first member that may come, b the next value's node */
-    GRAMMAR__COLON,
-    GRAMMAR__AFTER,
-    GRAMMAR__COMMA,
-    GRAMMAR__BEFORE_END,
-    GRAMMAR__LIST_OPEN, /* an array: a items */
-    GRAMMAR__LIST_AFTER,
-    GRAMMAR__LIST_END,
-    GRAMMAR__MINUS, /* a number */
-    GRAMMAR__ZERO,
-    GRAMMAR__WHOLE,
-    GRAMMAR__POINT,
-    GRAMMAR__FRACTION,
-    GRAMMAR__E,
-    GRAMMAR__E_SIGN,
-    GRAMMAR__EXPONENT
-};
+/* The value is complete; one of the node is next (here and where else white space may be, c is how much there was);
+   constant: texts a..b of the node begin with the c bytes that are written; quoted: a characters so far, d: where in the
+   table; key: d likewise, with FREE if it may be no member's, and among texts a..b, of which c bytes are written. */
+enum { GRAMMAR__END, GRAMMAR__VALUE, GRAMMAR__CONSTANT, GRAMMAR__QUOTED, GRAMMAR__KEY };
+/* An object: a is the first member that may come, b the next value's node. An array: a items. */
+enum { GRAMMAR__OPEN = GRAMMAR__KEY + 1, GRAMMAR__COLON, GRAMMAR__AFTER, GRAMMAR__COMMA, GRAMMAR__BEFORE_END };
+enum { GRAMMAR__LIST_OPEN = GRAMMAR__BEFORE_END + 1, GRAMMAR__LIST_AFTER, GRAMMAR__LIST_END };
+enum { GRAMMAR__MINUS = GRAMMAR__LIST_END + 1, GRAMMAR__ZERO, GRAMMAR__WHOLE, GRAMMAR__POINT, GRAMMAR__FRACTION };
+enum { GRAMMAR__E = GRAMMAR__FRACTION + 1, GRAMMAR__E_SIGN, GRAMMAR__EXPONENT };
 
 /* Can the digits become a number within the bounds (or, done: are they one)? */
 static int grammar__in_bounds(const grammar__node *v, const grammar_frame *f, int done) {
@@ -1356,7 +1245,7 @@ static void grammar__look_at(grammar__token *t, uint8_t next[GRAMMAR__STATES][25
         const uint8_t byte = (uint8_t)t->bytes[i];
         t->characters = (uint16_t)(t->characters + grammar__starts(byte));
         state = next[state][byte];
-        if (state && (state == GRAMMAR__TEXT || state >= GRAMMAR__C1)) continue;
+        if (state == GRAMMAR__TEXT || (state >= GRAMMAR__CUT && state <= GRAMMAR__CUT_END)) continue;
         state = GRAMMAR__TEXT, t->tail = (uint16_t)(i + 1);
     }
     if (state != GRAMMAR__TEXT) t->tail = (uint16_t)(t->n + 1);
