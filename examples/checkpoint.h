@@ -79,7 +79,8 @@ CHECKPOINT_API int json_integer(const json_value *v,
 CHECKPOINT_API const char *json_string(const json_value *v, size_t *length); /* ends with NUL, may contain others */
 CHECKPOINT_API size_t json_count(const json_value *v); /* elements of an array, members of an object */
 CHECKPOINT_API const json_value *json_at(const json_value *v,
-                                         size_t i); /* arrays in file order, objects in key order */
+                                         size_t i);    /* arrays in file order, objects in key order */
+CHECKPOINT_API size_t json_place(const json_value *v); /* which of the members or elements it was in the file, from 0 */
 CHECKPOINT_API const char *json_key(const json_value *member);
 CHECKPOINT_API const json_value *json_get(const json_value *object, const char *key);
 
@@ -331,7 +332,8 @@ enum { JSON__DEPTH = 64, JSON__NUMBER = 256 };
 struct json_value {
     const char *key; /* of a member */
     json_type type;
-    int exact; /* number: integer holds it; bool: its value */
+    unsigned exact : 1;  /* number: integer holds it; bool: its value */
+    unsigned place : 31; /* among the members or elements, in the file */
     union {
         struct {
             double real;
@@ -522,7 +524,7 @@ static mla_result json__number(json__parser *p, json_value *out) {
     }
     length = (size_t)(p->text + p->at - s);
     out->type = JSON_NUMBER;
-    out->exact = exact;
+    out->exact = (unsigned)exact & 1;
     if (exact) {
         out->u.number.integer = negative ? -(int64_t)(magnitude - 1) - 1 : (int64_t)magnitude;
         out->u.number.real = (double)out->u.number.integer;
@@ -630,6 +632,7 @@ static mla_result json__container(json__parser *p, int depth, json_value *out) {
             rc = json__value(p, depth + 1, &v);
             if (rc) return rc;
             v.key = key;
+            v.place = (unsigned)(p->top - base) & 0x7fffffff;
             if (p->top == p->capacity) {
                 const size_t capacity = p->capacity ? 2 * p->capacity : 256;
                 json_value *bigger =
@@ -727,6 +730,7 @@ void json_free(json_value *root) {
 json_type json_typeof(const json_value *v) { return v ? v->type : JSON_NULL; }
 int json_bool(const json_value *v) { return v && v->type == JSON_BOOL && v->exact; }
 double json_number(const json_value *v) { return v && v->type == JSON_NUMBER ? v->u.number.real : 0; }
+size_t json_place(const json_value *v) { return v ? v->place : 0; }
 const char *json_key(const json_value *member) { return member ? member->key : NULL; }
 
 int json_integer(const json_value *v, int64_t *out) {

@@ -247,6 +247,9 @@ static void test_json(void) {
         CHECK(!json_at(a, 10) && !json_at(s, 0) && !json_string(a, NULL) && !json_integer(s, &i) && json_number(s) == 0,
               "other types");
         CHECK(!strcmp(json_key(json_at(v, 0)), "ab") && !strcmp(json_key(json_at(v, 6)), "t"), "key order");
+        static const char *const in_file[] = {"ab", "s", "t", "f", "n", "e", "l"};
+        for (size_t k = 0; k < 7; k++) CHECK(json_place(json_get(v, in_file[k])) == k, "the place of %s", in_file[k]);
+        CHECK(json_place(json_at(a, 9)) == 9 && json_place(v) == 0 && json_place(NULL) == 0, "places");
         json_free(v);
     }
     for (size_t n = 0; n < sizeof doc - 2; n++) {
