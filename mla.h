@@ -13,7 +13,7 @@ QUICK START    a model from weights that lie in memory, one prompt, the logits o
    mla_model_create(&model, &config, &weights, NULL, &error);
    mla_context_create(&context, model, NULL, &error);
    mla_cache_create(&cache, model, &(mla_cache_desc){.capacity = 4096}, &error);
-   mla_sequence prompt = {.cache = cache, .n_tokens = 3};
+   mla_sequence prompt = {.cache = cache, .n_tokens = 3, .n_logits = 1};
    mla_outputs out = {.logits = logits};
    mla_model_forward(context, &prompt, 1, (int[]){11, 22, 33}, &out);
    examples/checkpoint.h fills config and weights from a Hugging Face directory; examples/minimal.c runs one layer.
@@ -74,6 +74,7 @@ CHANGES
                OpenMP has by itself; and stats: where the time of calls goes. mla_attn_weights has k_b and v_b, which
                may take the place of kv_b. mla_layer_weights has attn_out_norm. MLA_ISA_AUTO takes AMX, with which
                MLA_ACT_AUTO means bf16 for blocks and many tokens.
+               mla_sequence.n_logits in place of mla_outputs.all_logits: without it no logits are written.
    0.1.0       the first version */
 
 #ifndef MLA_H
@@ -568,6 +569,7 @@ MLA_API mla_result mla_cache_read(const mla_cache *cache, int layer, int positio
 typedef struct mla_sequence {
     mla_cache *cache; /* n_tokens rows are appended; no cache may stand twice in one call */
     int n_tokens;
+    int n_logits;      /* the last so many of its tokens have logits in mla_outputs.logits, if that is there; 0: none */
     const float *mask; /* [n_tokens, keys], added to the scores, and to an indexer's, instead of config.mask
                           (-INFINITY hides a key; a token that sees no key gets 0); NULL: config.mask */
     float *probs;      /* out: attention probabilities [n_tokens, H, keys], for mla_model_forward [num_hidden_layers]
@@ -576,8 +578,7 @@ typedef struct mla_sequence {
 
 /* What mla_model_forward shall write; every pointer may be NULL. T = tokens in the call. */
 typedef struct mla_outputs {
-    float *logits; /* [n_sequences, vocab_size], of each sequence's last token; or all_logits: [T, vocab_size] */
-    int all_logits;
+    float *logits; /* [sum of n_logits, vocab_size]: of those tokens that the sequences say, in list order */
     /* [num_hidden_layers+1] pointers, each NULL or [T, D]: hidden[0] the embeddings, hidden[i] the residual stream
        after i blocks, the last one after the final norm (as transformers numbers them) */
     float *const *hidden;
@@ -6440,6 +6441,9 @@ static mla_result mla__check_sequences(mla_context *c, mla__batch *batch, const 
         if (!seqs[i].cache) return MLA__REFUSE(&c->err, "sequences[%d].cache is NULL", i);
         if (seqs[i].n_tokens < 1)
             return MLA__REFUSE(&c->err, "sequences[%d].n_tokens: %d, must be at least 1", i, seqs[i].n_tokens);
+        if (seqs[i].n_logits < 0 || seqs[i].n_logits > seqs[i].n_tokens)
+            return MLA__REFUSE(&c->err, "sequences[%d].n_logits: %d, must be 0 to n_tokens, %d", i, seqs[i].n_logits,
+                               seqs[i].n_tokens);
         MLA__TRY(mla__check_cache(c, seqs[i].cache, i));
         T += seqs[i].n_tokens;
     }
@@ -7887,21 +7891,24 @@ static void mla__give_state(const mla_context *c, const mla_outputs *out, int i,
     memcpy(out->hidden[i] + c->row0 * (mla__sz)c->D, x, (size_t)T * (size_t)c->D * sizeof *x);
 }
 
-/* Logits, as out wants them, of xn [T, D], which is used up. */
-static void mla__logits(mla_context *c, const mla__batch *batch, const mla_tensor *head_weights,
-                        const mla_outputs *out) {
-    const int D = c->D, n = out->all_logits ? batch->T : batch->n;
+/* Logits of those rows of xn [T, D] that the sequences want; it is used up. */
+static void mla__logits(mla_context *c, const mla__batch *batch, const mla_tensor *head_weights, float *logits) {
+    const int D = c->D;
     float *xn = c->block->xn;
     const mla_linear head = mla__linear_of(head_weights);
-    if (!out->all_logits) /* last rows move to the front */
-        for (int i = 0, t = 0; i < batch->n; i++) {
-            t += batch->seqs[i].n_tokens;
-            memmove(xn + i * (mla__sz)D, xn + (t - 1) * (mla__sz)D, (size_t)D * sizeof *xn);
-        }
+    int n = 0;
+    for (int i = 0, end = 0; i < batch->n; i++) { /* they move to the front */
+        const int wanted = batch->seqs[i].n_logits;
+        end += batch->seqs[i].n_tokens;
+        memmove(xn + n * (mla__sz)D, xn + (end - wanted) * (mla__sz)D, (size_t)wanted * (size_t)D * sizeof *xn);
+        n += wanted;
+    }
+    if (n == 0) return;
     if (c->f->logits_scale != 1)
         for (mla__sz i = 0; i < n * (mla__sz)D; i++) xn[i] *= c->f->logits_scale;
-    const mla__sz before = out->all_logits ? batch->row0 : batch->first;
-    mla__job_add(c, out->logits + before * c->f->vocab_size, c->f->vocab_size, xn, D, n, &head);
+    mla__sz before = 0; /* rows of the call's earlier parts */
+    for (int i = -batch->first; i < 0; i++) before += batch->seqs[i].n_logits;
+    mla__job_add(c, logits + before * c->f->vocab_size, c->f->vocab_size, xn, D, n, &head);
     mla__jobs_run(c);
 }
 /* After the last block: state i is the normed one, and the logits come from it. */
@@ -7910,7 +7917,7 @@ static void mla__finish(mla_context *c, const mla__batch *batch, const mla_norm_
     mla__advance(batch);
     mla__norm_rows(c, c->block->xn, c->block->x, batch->T, norm);
     mla__give_state(c, out, i, c->block->xn, batch->T);
-    if (out->logits) mla__logits(c, batch, head, out);
+    if (out->logits) mla__logits(c, batch, head, out->logits);
 }
 
 typedef struct mla__model_call {

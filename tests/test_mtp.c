@@ -127,7 +127,7 @@ static mla_cache *cache_of(const mla_model *m, int capacity, mla_dtype dtype, ml
 static mla_sequence sequence_of(mla_cache *k, int n) {
     mla_sequence s;
     memset(&s, 0, sizeof s);
-    s.cache = k, s.n_tokens = n;
+    s.cache = k, s.n_tokens = s.n_logits = n;
     return s;
 }
 
@@ -138,7 +138,7 @@ static int forward(mla_context *c, const subject *s, mla_cache *k, const int *to
     float *to[17] = {NULL};
     mla_outputs out;
     memset(&out, 0, sizeof out);
-    to[s->L] = hidden, out.hidden = to, out.logits = logits, out.all_logits = 1;
+    to[s->L] = hidden, out.hidden = to, out.logits = logits;
     return CHECK(mla_model_forward(c, &q, 1, tokens, &out) == MLA_OK, "%s: %s", s->name, mla_context_error(c)->text);
 }
 
@@ -149,7 +149,7 @@ static int ahead(mla_context *c, const subject *s, mla_cache *k, int depth, cons
     float *to[2];
     mla_outputs out;
     memset(&out, 0, sizeof out);
-    to[0] = x, to[1] = hidden, out.hidden = to, out.logits = logits, out.all_logits = 1;
+    to[0] = x, to[1] = hidden, out.hidden = to, out.logits = logits;
     return CHECK(mla_mtp_forward(c, depth, &q, 1, tokens, state, &out) == MLA_OK, "%s: %s", s->name,
                  mla_context_error(c)->text);
 }
@@ -341,7 +341,7 @@ static void test_exactness(const subject *s) {
     to[s->L] = state, out.hidden = to;
     CHECK(mla_model_forward(c, q, 2, s->tokens, &out) == MLA_OK, "%s", mla_context_error(c)->text);
     memset(&out, 0, sizeof out);
-    next[1] = hidden_of[0], out.hidden = next, out.logits = a;
+    next[1] = hidden_of[0], out.hidden = next, out.logits = a, q[0].n_logits = q[1].n_logits = 1;
     CHECK(mla_mtp_forward(c, 0, q, 2, s->tokens + 1, state, &out) == MLA_OK, "%s", mla_context_error(c)->text);
     mla_cache_truncate(j, 0, NULL);
     forward(c, s, j, s->tokens + 5, 9, state, NULL);
@@ -465,7 +465,7 @@ static void test_greedy(const subject *s, mla_isa isa, int chunk) {
     out.logits = last;
     for (int t = 0, n; t < s->n; t += n) {
         n = s->n - t < chunk ? s->n - t : chunk;
-        CHECK(speculation_feed(g, s->tokens + t, n, &out, &err) == MLA_OK, "%s: %s", s->name, err.text);
+        CHECK(speculation_feed(g, s->tokens + t, n, 1, &out, &err) == MLA_OK, "%s: %s", s->name, err.text);
     }
     float off = 0, largest = test_max_abs(plain, (size_t)LONG * V), least = INFINITY;
     got[0] = sampler_next(pick, last, &err);
@@ -510,7 +510,7 @@ static void test_greedy(const subject *s, mla_isa isa, int chunk) {
     /* another text that begins like this one */
     const int kept = speculation_truncate(g, s->n);
     CHECK(kept == s->n - s->M && mla_cache_length(k) == kept, "%s: %d tokens are left of %d", s->name, kept, s->n);
-    CHECK(speculation_feed(g, s->tokens + kept, s->n - kept, &out, &err) == MLA_OK, "%s: %s", s->name, err.text);
+    CHECK(speculation_feed(g, s->tokens + kept, s->n - kept, 1, &out, &err) == MLA_OK, "%s: %s", s->name, err.text);
     CHECK(test_rel_err(last, plain, V) < bound, "%s: after a truncation", s->name);
     speculation_destroy(g), sampler_destroy(pick), mla_cache_destroy(k), mla_cache_destroy(j), mla_context_destroy(c);
     free(plain), free(last);
@@ -532,7 +532,7 @@ static void test_own_way(const subject *s) {
     sampler *pick = sampler_of(s->V, &how);
     speculation *g = speculation_of(s, c, k, &how);
     CHECK(speculation_next(g, pick, &err) == -1 && strstr(err.text, "no token has been run"), "%s", err.text);
-    CHECK(speculation_feed(g, s->tokens, 20, &out, &err) == MLA_OK, "%s", err.text);
+    CHECK(speculation_feed(g, s->tokens, 20, 1, &out, &err) == MLA_OK, "%s", err.text);
     for (int i = 20; i < n; i++) {
         CHECK(speculation_run(g, s->tokens[i], pick, i % 3, &err) == MLA_OK, "%s", err.text);
         if (i % 4 == 0) speculation_settle(g);
@@ -550,7 +550,7 @@ static void test_own_way(const subject *s) {
                                      ? INFINITY
                                      : test_rel_err(x, y, (size_t)width));
     CHECK(worst < 1e-3f, "%s: a row is off by %g", s->name, (double)worst);
-    CHECK(speculation_feed(g, s->tokens, speculation_chunk(g) + 1, NULL, &err) == MLA_ERR_ARGUMENT,
+    CHECK(speculation_feed(g, s->tokens, speculation_chunk(g) + 1, 0, NULL, &err) == MLA_ERR_ARGUMENT,
           "more than a chunk is fed");
     speculation_destroy(g), sampler_destroy(pick), mla_cache_destroy(k), mla_cache_destroy(j), mla_context_destroy(c);
     free(last), free(state);
@@ -598,7 +598,7 @@ static void test_transformers(const subject *s, const char *dir) {
     mla_outputs out;
     memset(&out, 0, sizeof out);
     out.logits = logits_of[0];
-    CHECK(speculation_feed(g, s->tokens, s->n, &out, &err) == MLA_OK, "%s", err.text);
+    CHECK(speculation_feed(g, s->tokens, s->n, 1, &out, &err) == MLA_OK, "%s", err.text);
     int token = sampler_next(pick, logits_of[0], &err), same = 0;
     for (; same < SPECULATED && token == number(f, "greedy", same); same++) {
         if (same == SPECULATED - 1) break;
@@ -755,7 +755,7 @@ static void test_full(const subject *s) {
     float *logits = (float *)room((size_t)s->V, 4);
     sampler *pick = sampler_of(s->V, &zero);
     speculation *g = speculation_of(s, c, k, &zero);
-    CHECK(speculation_feed(g, ids, MLA_PAGE, NULL, &err) == MLA_OK, "%s", err.text);
+    CHECK(speculation_feed(g, ids, MLA_PAGE, 0, NULL, &err) == MLA_OK, "%s", err.text);
     forward(c, s, other, ids, 1, NULL, NULL);
     for (int again = 0; again < 2; again++)
         refuses("full", speculation_run(g, ids[MLA_PAGE], pick, 3, &err), MLA_ERR_FULL, err.text,
@@ -788,7 +788,7 @@ static double text_surprise(const subject *s, const sampler_desc *how, const dou
     sampler *pick = sampler_of(s->V, &one);
     for (int i = 0; i < TRIALS; i++) { /* the generators of random numbers go on from text to text */
         const int first = 8, from = speculation_truncate(g, first - 1);
-        if (speculation_feed(g, s->tokens + from, first - from, NULL, &err)) CHECK(0, "%s", err.text);
+        if (speculation_feed(g, s->tokens + from, first - from, 0, NULL, &err)) CHECK(0, "%s", err.text);
         for (int t = 0; t < 8 && how->repeat_penalty != 0; t++)
             sampler_accept(pick, s->tokens[first - 7 + t]); /* repeat_last is 8 */
         int token = s->tokens[first], at = 0;
@@ -896,7 +896,8 @@ static void test_errors(const subject *s) {
         if (CHECK(speculation_create(&g, model, c, 6, k, NULL, &err) == MLA_OK, "%s", err.text))
             for (int again = 0; again < 3;
                  again++) { /* more in all than there is room for: nothing may be left of them */
-                refuses("fed", speculation_feed(g, tokens, 4, NULL, &err), MLA_ERR_WEIGHTS, err.text, missing[i].name);
+                refuses("fed", speculation_feed(g, tokens, 4, 0, NULL, &err), MLA_ERR_WEIGHTS, err.text,
+                        missing[i].name);
                 CHECK(mla_cache_length(k) == 0, "length %d after a feed that failed", mla_cache_length(k));
             }
         speculation_destroy(g);
@@ -931,7 +932,7 @@ static void test_errors(const subject *s) {
             "sequences[0].n_tokens: 9, the cache holds 8");
     q.n_tokens = 8;
     ahead(c, s, k, 0, tokens, 8, state, NULL, NULL, NULL);
-    q.n_tokens = 1;
+    q.n_tokens = q.n_logits = 1;
     refuses("token", mla_mtp_forward(c, 0, &q, 1, bad, state, NULL), MLA_ERR_ARGUMENT, text,
             "tokens[0]: 256, vocab_size is 256");
     CHECK(mla_cache_length(k) == 8 && mla_cache_read(k, s->L, 7, row, &err) == MLA_OK, "after calls that failed");
