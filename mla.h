@@ -75,6 +75,7 @@ CHANGES
                may take the place of kv_b. mla_layer_weights has attn_out_norm. MLA_ISA_AUTO takes AMX, with which
                MLA_ACT_AUTO means bf16 for blocks and many tokens.
                mla_sequence.n_logits in place of mla_outputs.all_logits: without it no logits are written.
+               mla_layers_forward, mla_cache_extend, mla_sequence.embeddings.
    0.1.0       the first version */
 
 #ifndef MLA_H
@@ -553,6 +554,9 @@ MLA_API int mla_cache_capacity(const mla_cache *cache);
 /* Forget the tokens from position length on. ARGUMENT if length is negative or more than the current one. */
 MLA_API mla_result mla_cache_truncate(mla_cache *cache, int length, mla_error *err);
 MLA_API void mla_cache_reset(mla_cache *cache); /* truncate to 0 */
+/* The cache of some of the layers, whose last is not the model's, grows by n tokens that mla_layers_forward has run
+   there. ARGUMENT: more than it has written. */
+MLA_API mla_result mla_cache_extend(mla_cache *cache, int n, mla_error *err);
 /* dst becomes src. Both paged in one pool: pages are shared and copied when one side writes to them; else rows are
    copied. Either may then be changed or destroyed first. Errors: ARGUMENT (shapes or dtypes differ), FULL. */
 MLA_API mla_result mla_cache_fork(mla_cache *dst, const mla_cache *src, mla_error *err);
@@ -569,7 +573,10 @@ MLA_API mla_result mla_cache_read(const mla_cache *cache, int layer, int positio
 typedef struct mla_sequence {
     mla_cache *cache; /* n_tokens rows are appended; no cache may stand twice in one call */
     int n_tokens;
-    int n_logits;      /* the last so many of its tokens have logits in mla_outputs.logits, if that is there; 0: none */
+    int n_logits; /* the last so many of its tokens have logits in mla_outputs.logits, if that is there; 0: none */
+    /* [n_tokens, D] in place of its tokens: as mla_outputs.hidden[0] has them, with embed_scale; for mla_layers_forward
+       the state before the first layer; NULL: tokens */
+    const float *embeddings;
     const float *mask; /* [n_tokens, keys], added to the scores, and to an indexer's, instead of config.mask
                           (-INFINITY hides a key; a token that sees no key gets 0); NULL: config.mask */
     float *probs;      /* out: attention probabilities [n_tokens, H, keys], for mla_model_forward [num_hidden_layers]
@@ -585,9 +592,22 @@ typedef struct mla_outputs {
     int64_t *expert_counts; /* [num_hidden_layers, E+Z]: tokens routed to each expert are added to it */
 } mla_outputs;
 
-/* The whole model on tokens [T]. Errors: ARGUMENT, WEIGHTS (of a partial model), FULL, MEMORY (T > max_tokens). */
+/* The whole model on tokens [T]; those of sequences with embeddings are not read, and tokens may be NULL if all have
+   them. Errors: ARGUMENT, WEIGHTS (of a partial model), FULL, MEMORY (T > max_tokens). */
 MLA_API mla_result mla_model_forward(mla_context *context, const mla_sequence *sequences, int n_sequences,
                                      const int *tokens, const mla_outputs *out);
+
+/* Layers [begin, end) of it: from the state before them, which sequences.embeddings give unless begin is 0, to the one
+   after them, hidden[end] (which may be the same memory). Rows are appended to these layers' parts of the caches, which
+   grow when the last layer (num_hidden_layers-1) has run; so ranges one after the other are the whole, bit for bit.
+   A cache that meets no last layer, in a model run in parts that do not share memory, grows by mla_cache_extend.
+   Only to the end num_hidden_layers belong the final norm and the logits. Where begin is end no layer runs and caches
+   stay: at 0 tokens become embeddings, at num_hidden_layers the state is normed and logits come from it. Only the
+   weights of what runs need to be there. Errors: as above; ARGUMENT, too, for a cut behind a layer with a shortcut, and
+   one before a layer that uses another's choice of keys, unless this context's last call chose them for the same
+   sequences. */
+MLA_API mla_result mla_layers_forward(mla_context *context, int begin, int end, const mla_sequence *sequences,
+                                      int n_sequences, const int *tokens, const mla_outputs *out);
 
 /* Multi-token prediction (DeepSeek-V3, section 2.2): layer num_hidden_layers + depth looks one token further ahead than
    depth - 1 did, and the model itself for depth 0. It runs on the last n_tokens positions that each cache holds, and
@@ -5094,7 +5114,7 @@ enum { MLA__IN_MODEL, MLA__IN_MTP, MLA__IN_LAYER, MLA__IN_ATTN, MLA__IN_INDEXER,
 /* A matrix (HEAD: one that meets activations), a vector, an mla_linear, or an mla_norm_weights by its config. */
 enum { MLA__IS_MATRIX, MLA__IS_HEAD, MLA__IS_VECTOR, MLA__IS_LINEAR, MLA__IS_NORM };
 enum { MLA__IS_Q_NORM = MLA__IS_NORM + 1, MLA__IS_KV_NORM, MLA__IS_K_NORM };
-enum { MLA__FREE, MLA__CALLED, MLA__NEEDED }; /* CALLED: may be absent, but calls on a whole model ask for it */
+enum { MLA__FREE, MLA__CALLED, MLA__NEEDED }; /* CALLED: may be absent, but calls on the layer ask for it */
 
 typedef struct mla__entry {
     size_t at; /* in its struct */
@@ -5110,9 +5130,9 @@ typedef struct mla__entry {
     }
 
 static const mla__entry mla__tensors[] = {
-    MLA__TENSOR(MODEL, mla_weights, embed, MATRIX, CALLED, vocab, D),
+    MLA__TENSOR(MODEL, mla_weights, embed, MATRIX, FREE, vocab, D),
     MLA__TENSOR(MODEL, mla_weights, head, HEAD, FREE, vocab, D),
-    MLA__TENSOR(MODEL, mla_weights, norm, NORM, CALLED, one, D),
+    MLA__TENSOR(MODEL, mla_weights, norm, NORM, FREE, one, D),
     MLA__TENSOR(MTP, mla_mtp_weights, eh_proj, LINEAR, CALLED, D, two_D),
     MLA__TENSOR(MTP, mla_mtp_weights, embed, MATRIX, CALLED, vocab, D),
     MLA__TENSOR(MTP, mla_mtp_weights, enorm, NORM, CALLED, one, D),
@@ -5504,10 +5524,11 @@ struct mla_cache {
     mla__object object;
     mla_pool *pool, own; /* own: that of a contiguous cache, one page for all of its tokens */
     int capacity, length;
-    int in_call;         /* marks the sequences of a call, to find doubles */
-    int *indexer;        /* [n_layers], as the model has it */
-    int *ahead, n_ahead; /* [num_nextn_predict_layers]: positions for which each of these layers has its rows */
-    int *table, n_pages; /* pages held, by position; during a call they may reach beyond length */
+    int reach, had_reach; /* rows of some layers are written up to here; undo record */
+    int in_call;          /* marks the sequences of a call, to find doubles */
+    int *indexer;         /* [n_layers], as the model has it */
+    int *ahead, n_ahead;  /* [num_nextn_predict_layers]: positions for which each of these layers has its rows */
+    int *table, n_pages;  /* pages held, by position; during a call they may reach beyond length */
     int had_pages, *had; /* undo record of the last reservation: pages held before, and which, from that of length on */
     unsigned char *state; /* of all layers that keep one; zeros at first */
     size_t state_bytes;
@@ -5596,7 +5617,7 @@ static mla_result mla__reserve(mla_cache *k, int n, const char *who, mla_error *
     if (n > k->capacity - k->length)
         return mla__fail(err, MLA_ERR_FULL, "%s: cache holds %d of %d tokens, %d more do not fit", who, k->length,
                          k->capacity, n);
-    k->had_pages = k->n_pages;
+    k->had_pages = k->n_pages, k->had_reach = k->reach;
     const int first = k->length / p->tokens, pages = mla__pages(p, (int64_t)k->length + n);
     int copies = 0, fresh = pages > k->n_pages ? pages - k->n_pages : 0;
     for (int i = first; i < k->n_pages; i++)
@@ -5618,6 +5639,7 @@ static mla_result mla__reserve(mla_cache *k, int n, const char *who, mla_error *
         p->refs[page] = 1;
         k->table[k->n_pages++] = page;
     }
+    k->reach = k->length + n;
     return MLA_OK;
 }
 /* Hold `pages` pages and no more. */
@@ -5627,6 +5649,7 @@ static void mla__trim(mla_cache *k, int pages) {
 /* Take the last reservation back. */
 static void mla__unreserve(mla_cache *k) {
     mla__trim(k, k->had_pages);
+    k->reach = k->had_reach;
     for (int i = k->length / k->pool->tokens; i < k->had_pages; i++) {
         if (k->table[i] == k->had[i]) continue;
         mla__page_drop(k->pool, k->table[i]);
@@ -5685,9 +5708,17 @@ mla_result mla_cache_truncate(mla_cache *k, int length, mla_error *err) {
     if (!k) return MLA__REFUSE(err, "mla_cache_truncate: cache is NULL");
     if (length < 0 || length > k->length)
         return MLA__REFUSE(err, "mla_cache_truncate: length %d, the cache holds %d", length, k->length);
-    k->length = length;
+    k->length = k->reach = length;
     for (int i = 0; i < k->n_ahead; i++) k->ahead[i] = k->ahead[i] < length ? k->ahead[i] : length;
     mla__trim(k, mla__pages(k->pool, length));
+    return MLA_OK;
+}
+mla_result mla_cache_extend(mla_cache *k, int n, mla_error *err) {
+    if (!k) return MLA__REFUSE(err, "mla_cache_extend: cache is NULL");
+    if (n < 0 || n > k->reach - k->length)
+        return MLA__REFUSE(err, "mla_cache_extend: %d tokens, calls have run layers on %d", n,
+                           mla__max(k->reach - k->length, 0));
+    k->length += n;
     return MLA_OK;
 }
 void mla_cache_reset(mla_cache *k) {
@@ -5751,7 +5782,7 @@ mla_result mla_cache_fork(mla_cache *dst, const mla_cache *src, mla_error *err) 
         MLA__TRY(mla__reserve(dst, src->length, "mla_cache_fork", err));
         mla__copy_rows(dst, src);
     }
-    dst->length = src->length;
+    dst->length = dst->reach = src->length;
     memcpy(dst->state, src->state, src->state_bytes);
     for (int i = 0; i < dst->n_ahead; i++) dst->ahead[i] = src->ahead[i];
     return MLA_OK;
@@ -6805,9 +6836,15 @@ static mla_result mla__choose_check(mla_context *c, int layer, const mla__batch 
                    c->sparse->choice[t].position == batch->seqs[i].cache->length + j;
     if (same) return MLA_OK;
     return MLA__REFUSE(&c->err,
-                       "mla_attn_forward: layer %d uses the keys that layer %d chooses, which has not run before it on "
-                       "these sequences",
+                       "layer %d uses the keys that layer %d chooses, which has not run before it on these sequences",
                        layer, from);
+}
+/* Room for the tokens of a call that begins with this layer. */
+static mla_result mla__reserve_for(mla_context *c, const mla__batch *batch, int layer) {
+    MLA__TRY(mla__reserve_all(c, batch));
+    const mla_result r = mla__choose_check(c, layer, batch);
+    if (r != MLA_OK) mla__unreserve_all(batch, batch->n);
+    return r;
 }
 /* The keys that the token in row t of the call has chosen, *n of them; NULL: it attends to all that it sees. */
 static const int *mla__chosen(const mla_context *c, int t, int *n) {
@@ -7506,12 +7543,7 @@ mla_result mla_attn_forward(mla_context *c, int layer, float *y, const float *x,
                            c->f->num_hidden_layers);
     MLA__TRY(mla__attn_check(c, layer));
     MLA__TRY(mla__check_sequences(c, &batch, seqs, n_seqs));
-    MLA__TRY(mla__reserve_all(c, &batch));
-    const mla_result r = mla__choose_check(c, layer, &batch);
-    if (r != MLA_OK) {
-        mla__unreserve_all(&batch, batch.n);
-        return r;
-    }
+    MLA__TRY(mla__reserve_for(c, &batch, layer));
     mla__forward(c, mla__attn_body, &call);
     if (layer == c->f->num_hidden_layers - 1) mla__advance(&batch);
     return MLA_OK;
@@ -7841,25 +7873,41 @@ static mla_result mla__complete(mla_context *c, int begin, int end) {
     }
     return MLA_OK;
 }
-static mla_result mla__check_tokens(mla_context *c, const int *tokens, int T) {
-    for (int t = 0; t < T; t++)
-        if (tokens[t] < 0 || tokens[t] >= c->f->vocab_size)
-            return MLA__REFUSE(&c->err, "tokens[%d]: %d, vocab_size is %d", t, tokens[t], c->f->vocab_size);
+/* Each sequence has what a call that begins with this layer begins with; *embeds: for some that is tokens. */
+static mla_result mla__check_tokens(mla_context *c, const mla__batch *batch, int begin, const int *tokens,
+                                    int *embeds) {
+    *embeds = 0;
+    for (int i = 0, t = 0; i < batch->n; t += batch->seqs[i++].n_tokens) {
+        if (batch->seqs[i].embeddings) continue;
+        if (begin > 0 || !tokens)
+            return MLA__REFUSE(&c->err, "sequences[%d].embeddings is NULL, %s", i,
+                               tokens ? "but only layer 0 begins with tokens" : "and tokens is NULL, too");
+        for (int u = t; u < t + batch->seqs[i].n_tokens; u++)
+            if (tokens[u] < 0 || tokens[u] >= c->f->vocab_size)
+                return MLA__REFUSE(&c->err, "tokens[%d]: %d, vocab_size is %d", u, tokens[u], c->f->vocab_size);
+        *embeds = 1;
+    }
     return MLA_OK;
 }
 
-/* x [T, D] */
-static void mla__embed(mla_context *c, const mla_tensor *e, const int *tokens, int T) {
+/* x [D] */
+static void mla__embed_one(const mla_context *c, const mla_tensor *e, float *x, int token) {
     const int D = c->D, block = mla__formats[e->dtype].block;
     unsigned char own[MLA__BLOCK_BYTES];
-    for (int t = 0; t < T; t++) {
-        float *x = c->block->x + t * (mla__sz)D;
-        for (int i = 0; i < D && block > 1; i += block)
-            c->k.widen[e->dtype](x + i, mla__block_at(e, tokens[t], i, own), block);
-        for (int i = 0; i < D; i++) {
-            const float scale = mla__scaled(e) ? mla__scale(e, tokens[t], i) * c->f->embed_scale : c->f->embed_scale;
-            x[i] = (block > 1 ? x[i] : mla__get(e->dtype, e->data, tokens[t] * (mla__sz)D + i)) * scale;
-        }
+    for (int i = 0; i < D && block > 1; i += block) c->k.widen[e->dtype](x + i, mla__block_at(e, token, i, own), block);
+    for (int i = 0; i < D; i++) {
+        const float scale = mla__scaled(e) ? mla__scale(e, token, i) * c->f->embed_scale : c->f->embed_scale;
+        x[i] = (block > 1 ? x[i] : mla__get(e->dtype, e->data, token * (mla__sz)D + i)) * scale;
+    }
+}
+/* x [T, D]: of tokens, or as given. */
+static void mla__embed(mla_context *c, const mla_tensor *e, const mla__batch *batch, const int *tokens) {
+    float *x = c->block->x;
+    for (int i = 0, t = 0; i < batch->n; t += batch->seqs[i++].n_tokens) {
+        const mla_sequence *s = &batch->seqs[i];
+        if (s->embeddings) memcpy(x + t * (mla__sz)c->D, s->embeddings, (size_t)s->n_tokens * (size_t)c->D * sizeof *x);
+        else
+            for (int u = t; u < t + s->n_tokens; u++) mla__embed_one(c, e, x + u * (mla__sz)c->D, tokens[c->row0 + u]);
     }
 }
 
@@ -7914,7 +7962,6 @@ static void mla__logits(mla_context *c, const mla__batch *batch, const mla_tenso
 /* After the last block: state i is the normed one, and the logits come from it. */
 static void mla__finish(mla_context *c, const mla__batch *batch, const mla_norm_weights *norm, const mla_tensor *head,
                         int i, const mla_outputs *out) {
-    mla__advance(batch);
     mla__norm_rows(c, c->block->xn, c->block->x, batch->T, norm);
     mla__give_state(c, out, i, c->block->xn, batch->T);
     if (out->logits) mla__logits(c, batch, head, out->logits);
@@ -7922,37 +7969,62 @@ static void mla__finish(mla_context *c, const mla__batch *batch, const mla_norm_
 
 typedef struct mla__model_call {
     const mla__batch *batch;
+    int begin, end; /* layers */
     const int *tokens;
     const mla_outputs *out;
 } mla__model_call;
 static void mla__model_body(mla_context *c, void *arg) {
     const mla__model_call *a = (const mla__model_call *)arg;
     const mla_model *m = c->m;
-    const int L = m->c.num_hidden_layers;
     mla__batch part = MLA__ZERO;
     while (mla__next_part(c, a->batch, &part)) {
-        mla__embed(c, &m->w.embed, a->tokens + part.row0, part.T);
-        for (int i = 0; i < L; i++) {
+        mla__embed(c, &m->w.embed, &part, a->tokens);
+        for (int i = a->begin; i < a->end; i++) {
             mla__give_state(c, a->out, i, c->block->x, part.T);
             mla__layer(c, &part, i, i, mla__counts(c, a->out, i, i));
         }
-        mla__finish(c, &part, &m->w.norm, &m->w.head, L, a->out);
+        if (a->end == m->c.num_hidden_layers) mla__finish(c, &part, &m->w.norm, &m->w.head, a->end, a->out);
+        else mla__give_state(c, a->out, a->end, c->block->x, part.T);
     }
+}
+/* That layers [begin, end) can be run apart from the others, and that the weights for them are there. */
+static mla_result mla__check_range(mla_context *c, int begin, int end, int embeds, int logits) {
+    const mla_weights *w = &c->m->w;
+    const int L = c->f->num_hidden_layers, norms = c->f->block_norm.kind != MLA_NORM_NONE;
+    const char *missing = embeds && !w->embed.data                    ? "embed"
+                          : end == L && norms && !w->norm.weight.data ? "norm.weight"
+                          : end == L && logits && !w->head.data       ? "head (or embed)"
+                                                                      : NULL;
+    if (missing) return mla__fail(&c->err, MLA_ERR_WEIGHTS, "weights.%s: missing", missing);
+    for (int i = 0; i < 2; i++) {
+        const int cut = i ? end : begin;
+        if (cut > 0 && cut < L && mla__shortcut(&w->layers[cut - 1]))
+            return MLA__REFUSE(&c->err, "layers [%d, %d): what the experts of layer %d give is added after layer %d",
+                               begin, end, cut - 1, cut);
+    }
+    return mla__complete(c, begin, end);
+}
+mla_result mla_layers_forward(mla_context *c, int begin, int end, const mla_sequence *seqs, int n_seqs,
+                              const int *tokens, const mla_outputs *out) {
+    const mla_outputs nothing = MLA__ZERO;
+    mla__batch batch;
+    mla__model_call call = {&batch, begin, end, tokens, out ? out : &nothing};
+    int embeds;
+    if (!c) return MLA_ERR_ARGUMENT;
+    if (begin < 0 || begin > end || end > c->f->num_hidden_layers)
+        return MLA__REFUSE(&c->err, "mla_layers_forward: layers [%d, %d), num_hidden_layers is %d", begin, end,
+                           c->f->num_hidden_layers);
+    MLA__TRY(mla__check_sequences(c, &batch, seqs, n_seqs));
+    MLA__TRY(mla__check_tokens(c, &batch, begin, tokens, &embeds));
+    MLA__TRY(mla__check_range(c, begin, end, embeds, call.out->logits != NULL));
+    if (begin < end) MLA__TRY(mla__reserve_for(c, &batch, begin));
+    mla__forward(c, mla__model_body, &call);
+    if (begin < end && end == c->f->num_hidden_layers) mla__advance(&batch);
+    return MLA_OK;
 }
 mla_result mla_model_forward(mla_context *c, const mla_sequence *seqs, int n_seqs, const int *tokens,
                              const mla_outputs *out) {
-    const mla_outputs nothing = MLA__ZERO;
-    mla__batch batch;
-    mla__model_call call = {&batch, tokens, out ? out : &nothing};
-    if (!c) return MLA_ERR_ARGUMENT;
-    if (!tokens) return MLA__REFUSE(&c->err, "mla_model_forward: tokens is NULL");
-    MLA__TRY(mla__require(c, MLA__IN_MODEL, &c->m->w, "", 0));
-    MLA__TRY(mla__complete(c, 0, c->f->num_hidden_layers));
-    MLA__TRY(mla__check_sequences(c, &batch, seqs, n_seqs));
-    MLA__TRY(mla__check_tokens(c, tokens, batch.T));
-    MLA__TRY(mla__reserve_all(c, &batch));
-    mla__forward(c, mla__model_body, &call);
-    return MLA_OK;
+    return c ? mla_layers_forward(c, 0, c->f->num_hidden_layers, seqs, n_seqs, tokens, out) : MLA_ERR_ARGUMENT;
 }
 
 /* ---- >>mtp ------------------------------------------------------------------------------------------------------- */
@@ -7980,11 +8052,12 @@ static mla_result mla__mtp_reserve(mla_context *c, const mla__batch *batch) {
 }
 
 /* x [T, D] = eh_proj [norm(embedding), norm(hidden)] */
-static void mla__mtp_embed(mla_context *c, const mla_mtp_weights *w, const int *tokens, const float *hidden, int T) {
+static void mla__mtp_embed(mla_context *c, const mla_mtp_weights *w, const mla__batch *batch, const int *tokens,
+                           const float *hidden) {
     const mla__block_scratch *s = c->block;
-    const int D = c->D;
+    const int D = c->D, T = batch->T;
     float *pair = s->pair;
-    mla__embed(c, &w->embed, tokens, T);
+    mla__embed(c, &w->embed, batch, tokens);
     mla__norm_rows(c, s->xn, s->x, T, &w->enorm);
     mla__norm_rows(c, s->y, hidden, T, &w->hnorm);
     for (int t = 0; t < T; t++) {
@@ -8008,7 +8081,7 @@ static void mla__mtp_body(mla_context *c, void *arg) {
     const int layer = c->f->num_hidden_layers + a->depth;
     mla__batch part = MLA__ZERO;
     while (mla__next_part(c, a->batch, &part)) {
-        mla__mtp_embed(c, w, a->tokens + part.row0, a->hidden + part.row0 * (mla__sz)c->D, part.T);
+        mla__mtp_embed(c, w, &part, a->tokens, a->hidden + part.row0 * (mla__sz)c->D);
         mla__give_state(c, a->out, 0, c->block->x, part.T);
         mla__layer(c, &part, layer, 0, mla__counts(c, a->out, layer, 0));
         mla__finish(c, &part, &w->norm, &w->head, 1, a->out);
@@ -8019,9 +8092,10 @@ mla_result mla_mtp_forward(mla_context *c, int depth, const mla_sequence *seqs, 
     const mla_outputs nothing = MLA__ZERO;
     mla__batch batch;
     mla__mtp_call call = {&batch, depth, tokens, hidden, out ? out : &nothing};
+    int embeds;
     if (!c) return MLA_ERR_ARGUMENT;
     const int layer = c->f->num_hidden_layers + depth;
-    if (!tokens || !hidden) return MLA__REFUSE(&c->err, "mla_mtp_forward: %s is NULL", tokens ? "hidden" : "tokens");
+    if (!hidden) return MLA__REFUSE(&c->err, "mla_mtp_forward: hidden is NULL");
     if (depth < 0 || depth >= c->f->num_nextn_predict_layers)
         return MLA__REFUSE(&c->err, "mla_mtp_forward: depth %d, num_nextn_predict_layers is %d", depth,
                            c->f->num_nextn_predict_layers);
@@ -8029,9 +8103,10 @@ mla_result mla_mtp_forward(mla_context *c, int depth, const mla_sequence *seqs, 
     MLA__TRY(mla__complete(c, layer, layer + 1));
     MLA__TRY(mla__check_sequences(c, &batch, seqs, n_seqs));
     MLA__TRY(mla__mtp_check(c, depth, &batch));
-    MLA__TRY(mla__check_tokens(c, tokens, batch.T));
+    MLA__TRY(mla__check_tokens(c, &batch, 0, tokens, &embeds));
     MLA__TRY(mla__mtp_reserve(c, &batch));
     mla__forward(c, mla__mtp_body, &call);
+    mla__advance(&batch);
     for (int i = 0; i < n_seqs; i++) seqs[i].cache->ahead[depth] = seqs[i].cache->length;
     return MLA_OK;
 }

@@ -60,6 +60,12 @@ static void subject_close(subject *s) {
     mla_model_destroy(s->model);
     checkpoint_close(s->files);
 }
+/* A layer whose experts come in after the next one. */
+static int shortcut(const subject *s, int layer) {
+    const mla_layer_weights *l = &s->files->weights.layers[layer];
+    return l->moe.experts && l->mlp.gate.weight.data;
+}
+
 static mla_context *context_of(const subject *s, mla_context_desc d) {
     mla_context *c = NULL;
     mla_error err;
@@ -125,11 +131,214 @@ static void test_logits(const subject *s) {
     free(all), free(some);
 }
 
+/* ---- embeddings and ranges of layers ----------------------------------------------------------------------------- */
+
+/* All that a call gives, in one block: logits and hidden states of T tokens, of a sequence or two. */
+typedef struct result {
+    float *logits, *hidden[MAX_LAYERS + 1];
+    size_t n;
+} result;
+static result result_of(const subject *s) {
+    result r;
+    r.n = T * (size_t)(s->V + (s->L + 1) * s->D);
+    r.logits = floats(r.n);
+    for (int i = 0; i <= s->L; i++) r.hidden[i] = r.logits + T * (s->V + i * s->D);
+    return r;
+}
+static void result_wipe(result *r) {
+    for (size_t i = 0; i < r->n; i++) r->logits[i] = -77;
+}
+/* Layers [begin, end) on n tokens from row t of r on, from and into its states. */
+static mla_result run_range(const subject *s, mla_context *c, int begin, int end, mla_cache *k, int t, int n,
+                            const result *r) {
+    float *hidden[MAX_LAYERS + 1] = {NULL};
+    mla_sequence q = {.cache = k, .n_tokens = n, .n_logits = n};
+    for (int i = begin; i <= end; i++) hidden[i] = r->hidden[i] + t * s->D;
+    if (begin > 0) q.embeddings = hidden[begin];
+    return mla_layers_forward(c, begin, end, &q, 1, begin ? NULL : s->tokens + t,
+                              &(mla_outputs){.logits = end == s->L ? r->logits + t * s->V : NULL, .hidden = hidden});
+}
+static int same_caches(const subject *s, const mla_cache *a, const mla_cache *b) {
+    float *x = floats((size_t)(2 * (s->c->kv_lora_rank + s->c->qk_rope_head_dim + s->c->index_head_dim)));
+    float *y = x + s->c->kv_lora_rank + s->c->qk_rope_head_dim + s->c->index_head_dim;
+    int ok = mla_cache_length(a) == mla_cache_length(b);
+    for (int l = 0; l < s->L; l++)
+        for (int u = 0; ok && u < mla_cache_length(a); u++)
+            ok = mla_cache_read(a, l, u, x, NULL) == MLA_OK && mla_cache_read(b, l, u, y, NULL) == MLA_OK &&
+                 same(x, y, (size_t)(y - x));
+    free(x);
+    return ok;
+}
+
+static const int calls[] = {0, T - 2, T - 1, T}; /* a prompt, then two tokens one after the other */
+
+static void test_embeddings(const subject *s) {
+    mla_context *c = context_of(s, (mla_context_desc){.threads = 2});
+    mla_cache *k[2] = {cache_of(s->model, MLA_F32, NULL), cache_of(s->model, MLA_F16, NULL)};
+    result want = result_of(s), got = result_of(s);
+    float *hidden[MAX_LAYERS + 1] = {NULL};
+    for (int mixed = 0; mixed < 3; mixed++) { /* tokens; embeddings; those of one sequence, and tokens of the other */
+        result *r = mixed ? &got : &want;
+        mla_sequence q[2] = {{.cache = k[0], .n_tokens = T - 9, .n_logits = T - 9},
+                             {.cache = k[1], .n_tokens = 9, .n_logits = 9}};
+        int tokens[T];
+        memcpy(tokens, s->tokens, sizeof tokens);
+        result_wipe(r);
+        for (int i = 0; i < 2; i++) {
+            mla_cache_reset(k[i]);
+            if (mixed == 1 || mixed == 2 + i) q[i].embeddings = want.hidden[0] + i * (T - 9) * s->D;
+        }
+        if (mixed == 2) tokens[0] = -1; /* is not looked at */
+        for (int i = 0; i <= s->L; i++) hidden[i] = r->hidden[i];
+        CHECK(mla_model_forward(c, q, 2, mixed == 1 ? NULL : tokens,
+                                &(mla_outputs){.logits = r->logits, .hidden = hidden}) == MLA_OK,
+              "%s: %s", s->name, mla_context_error(c)->text);
+        CHECK(!mixed || same(got.logits, want.logits, want.n), "%s: embeddings, %d", s->name, mixed);
+    }
+    mla_sequence q[2] = {{.cache = k[0], .n_tokens = 1, .embeddings = want.hidden[0]}, {.cache = k[1], .n_tokens = 1}};
+    CHECK(mla_model_forward(c, q, 2, NULL, NULL) == MLA_ERR_ARGUMENT &&
+              strstr(mla_context_error(c)->text, "sequences[1].embeddings is NULL"),
+          "%s: neither: %s", s->name, mla_context_error(c)->text);
+    mla_cache_destroy(k[0]), mla_cache_destroy(k[1]), mla_context_destroy(c);
+    free(want.logits), free(got.logits);
+}
+
+/* The model cut in two in front of layer `cut`; apart: each part in a context of its own. */
+static void test_cut(const subject *s, int cut, int apart, const result *want, const mla_cache *whole) {
+    mla_context *c[2] = {context_of(s, (mla_context_desc){.threads = 2}),
+                         context_of(s, (mla_context_desc){.threads = 1})};
+    mla_cache *k = cache_of(s->model, MLA_F32, NULL);
+    result r = result_of(s);
+    const int borrows = cut < s->L && s->c->index_topk && !s->files->weights.layers[cut].attn.indexer.wk.weight.data;
+    const char *refusal = cut < s->L && shortcut(s, cut - 1) ? "is added after layer"
+                          : apart && borrows                 ? "uses the keys that layer"
+                                                             : NULL;
+    result_wipe(&r);
+    for (int i = 0; i < 3; i++) {
+        const int t = calls[i], n = calls[i + 1] - t;
+        mla_result rc = run_range(s, c[0], 0, cut, k, t, n, &r);
+        CHECK(mla_cache_length(k) == (cut == s->L ? t + n : t), "%s: cut %d, length %d", s->name, cut,
+              mla_cache_length(k));
+        if (!rc && cut < s->L) rc = run_range(s, c[apart], cut, s->L, k, t, n, &r);
+        if (refusal) {
+            const char *text = mla_context_error(c[cut < s->L && shortcut(s, cut - 1) ? 0 : apart])->text;
+            CHECK(rc == MLA_ERR_ARGUMENT && strstr(text, refusal), "%s: cut %d, %s: %s", s->name, cut,
+                  mla_result_name(rc), text);
+            CHECK(mla_cache_length(k) == 0, "%s: cut %d, length after a refusal", s->name, cut);
+            break;
+        }
+        CHECK(rc == MLA_OK, "%s: cut %d: %s %s", s->name, cut, mla_context_error(c[0])->text,
+              mla_context_error(c[1])->text);
+    }
+    if (!refusal)
+        CHECK(same(r.logits, want->logits, r.n) && same_caches(s, k, whole), "%s: cut %d, %d contexts", s->name, cut,
+              1 + apart);
+    mla_cache_destroy(k), mla_context_destroy(c[0]), mla_context_destroy(c[1]);
+    free(r.logits);
+}
+
+static void test_ranges(const subject *s) {
+    mla_context *c = context_of(s, (mla_context_desc){.threads = 2});
+    mla_cache *whole = cache_of(s->model, MLA_F32, NULL), *k = cache_of(s->model, MLA_F32, NULL);
+    result want = result_of(s), r = result_of(s);
+    for (int i = 0; i < 3; i++)
+        CHECK(run_range(s, c, 0, s->L, whole, calls[i], calls[i + 1] - calls[i], &want) == MLA_OK, "%s: %s", s->name,
+              mla_context_error(c)->text);
+    for (int cut = 1; cut <= s->L; cut++)
+        for (int apart = 0; apart < 2; apart++) test_cut(s, cut, apart, &want, whole);
+    result_wipe(&r); /* as many cuts as there may be */
+    for (int i = 0; i < 3; i++)
+        for (int begin = 0, end; begin < s->L; begin = end) {
+            end = begin + 1 + shortcut(s, begin);
+            CHECK(run_range(s, c, begin, end, k, calls[i], calls[i + 1] - calls[i], &r) == MLA_OK, "%s: %s", s->name,
+                  mla_context_error(c)->text);
+            for (int l = begin + 1; l < end; l++) memcpy(r.hidden[l], want.hidden[l], T * (size_t)s->D * sizeof(float));
+        }
+    CHECK(same(r.logits, want.logits, r.n) && same_caches(s, k, whole), "%s: layer by layer", s->name);
+    /* no layer at all: embeddings come out, and caches stay */
+    result_wipe(&r);
+    CHECK(run_range(s, c, 0, 0, k, 0, T, &r) == MLA_OK && same(r.hidden[0], want.hidden[0], T * (size_t)s->D),
+          "%s: embeddings", s->name);
+    CHECK(same_caches(s, k, whole), "%s: no layer changed the cache", s->name);
+    mla_sequence q = {.cache = k, .n_tokens = 1};
+    static const int bad[][2] = {{-1, 1}, {1, 0}, {0, 99}};
+    for (int i = 0; i < 3; i++)
+        CHECK(mla_layers_forward(c, bad[i][0], bad[i][1], &q, 1, s->tokens, NULL) == MLA_ERR_ARGUMENT &&
+                  strstr(mla_context_error(c)->text, "num_hidden_layers"),
+              "%s: layers %d to %d: %s", s->name, bad[i][0], bad[i][1], mla_context_error(c)->text);
+    CHECK(mla_layers_forward(c, 1, 1, &q, 1, s->tokens, NULL) == MLA_ERR_ARGUMENT &&
+              strstr(mla_context_error(c)->text, "sequences[0].embeddings"),
+          "%s: tokens for layer 1: %s", s->name, mla_context_error(c)->text);
+    mla_cache_destroy(k), mla_cache_destroy(whole), mla_context_destroy(c);
+    free(want.logits), free(r.logits);
+}
+
+/* A pipeline: each stage has a model with only the weights of its layers, a context and caches, in pages, of its own. */
+static void test_stages(const subject *s) {
+    enum { STAGES = 2 };
+    const int cut[STAGES + 1] = {0, s->L / 2, s->L};
+    const mla_weights *w = &s->files->weights;
+    if (shortcut(s, cut[1] - 1) || (s->c->index_topk && !w->layers[cut[1]].attn.indexer.wk.weight.data)) return;
+    mla_layer_weights layers[STAGES][2 * MAX_LAYERS];
+    mla_model *m[STAGES];
+    mla_context *c[STAGES], *c0 = context_of(s, (mla_context_desc){.threads = 1});
+    mla_pool *pool[STAGES];
+    mla_cache *k[STAGES], *whole = cache_of(s->model, MLA_F32, NULL);
+    result want = result_of(s), r = result_of(s);
+    mla_error err;
+    memset(layers, 0, sizeof layers);
+    result_wipe(&r);
+    for (int i = 0; i < STAGES; i++) {
+        mla_weights part = *w;
+        memcpy(layers[i] + cut[i], w->layers + cut[i], (size_t)(cut[i + 1] - cut[i]) * sizeof **layers);
+        part.layers = layers[i];
+        if (i) part.head = w->head.data ? w->head : w->embed, memset(&part.embed, 0, sizeof part.embed);
+        else memset(&part.head, 0, sizeof part.head), memset(&part.norm, 0, sizeof part.norm);
+        if (!CHECK(mla_model_create(&m[i], &s->files->config, &part, NULL, &err) == MLA_OK, "%s: %s", s->name,
+                   err.text))
+            exit(test_end());
+        subject one = *s;
+        one.model = m[i];
+        c[i] = context_of(&one, (mla_context_desc){.threads = 1});
+        CHECK(mla_pool_create(&pool[i], m[i], &(mla_pool_desc){.n_pages = 2}, &err) == MLA_OK, "%s", err.text);
+        k[i] = cache_of(m[i], MLA_F32, pool[i]);
+    }
+    for (int i = 0; i < 3; i++) {
+        const int t = calls[i], n = calls[i + 1] - t;
+        CHECK(run_range(s, c0, 0, s->L, whole, t, n, &want) == MLA_OK, "%s", mla_context_error(c0)->text);
+        CHECK(mla_cache_extend(k[0], 1, &err) == MLA_ERR_ARGUMENT &&
+                  strstr(err.text, "1 tokens, calls have run layers on 0"),
+              "%s", err.text);
+        CHECK(run_range(s, c[0], 0, cut[1], k[0], t, n, &r) == MLA_OK, "%s: %s", s->name,
+              mla_context_error(c[0])->text);
+        CHECK(mla_cache_extend(k[0], n + 1, &err) == MLA_ERR_ARGUMENT && mla_cache_extend(k[0], n, &err) == MLA_OK,
+              "%s", err.text);
+        CHECK(run_range(s, c[1], cut[1], s->L, k[1], t, n, &r) == MLA_OK, "%s: %s", s->name,
+              mla_context_error(c[1])->text);
+        CHECK(mla_cache_length(k[0]) == t + n && mla_cache_length(k[1]) == t + n, "%s: lengths", s->name);
+    }
+    CHECK(same(r.logits, want.logits, r.n), "%s: a pipeline", s->name);
+    truncate_to(k[0], 3);
+    CHECK(mla_cache_extend(k[0], 1, &err) == MLA_ERR_ARGUMENT, "%s: what has been cut off does not come back", s->name);
+    CHECK(run_range(s, c[0], 0, s->L, k[0], 0, 1, &r) == MLA_ERR_WEIGHTS &&
+              strstr(mla_context_error(c[0])->text, "norm.weight"),
+          "%s: %s", s->name, mla_context_error(c[0])->text);
+    CHECK(run_range(s, c[1], 0, 0, k[1], 0, 1, &r) == MLA_ERR_WEIGHTS &&
+              strstr(mla_context_error(c[1])->text, "weights.embed"),
+          "%s: %s", s->name, mla_context_error(c[1])->text);
+    for (int i = 0; i < STAGES; i++)
+        mla_cache_destroy(k[i]), mla_pool_destroy(pool[i]), mla_context_destroy(c[i]), mla_model_destroy(m[i]);
+    mla_cache_destroy(whole), mla_context_destroy(c0), free(want.logits), free(r.logits);
+}
+
 static void test_models(void) {
     static const struct {
         const char *what;
         void (*test)(const subject *s);
-    } tests[] = {{"logits", test_logits}};
+    } tests[] = {{"logits", test_logits},
+                 {"embeddings", test_embeddings},
+                 {"ranges of layers", test_ranges},
+                 {"stages", test_stages}};
     for (size_t t = 0; t < sizeof tests / sizeof *tests; t++) {
         SECTION(tests[t].what);
         for (int i = 0; i < N_MODELS; i++) {

@@ -912,7 +912,7 @@ static void test_errors(const subject *s) {
             "sequences[0].n_tokens: 2, the cache holds 0");
     forward(c, s, k, tokens, 8, state, NULL);
     refuses("tokens", mla_mtp_forward(c, 0, &q, 1, NULL, state, NULL), MLA_ERR_ARGUMENT, text,
-            "mla_mtp_forward: tokens is NULL");
+            "sequences[0].embeddings is NULL, and tokens is NULL, too");
     refuses("hidden", mla_mtp_forward(c, 0, &q, 1, tokens, NULL, NULL), MLA_ERR_ARGUMENT, text,
             "mla_mtp_forward: hidden is NULL");
     refuses("depth", mla_mtp_forward(c, 1, &q, 1, tokens, state, NULL), MLA_ERR_ARGUMENT, text,
