@@ -75,7 +75,8 @@ CHANGES
                may take the place of kv_b. mla_layer_weights has attn_out_norm. MLA_ISA_AUTO takes AMX, with which
                MLA_ACT_AUTO means bf16 for blocks and many tokens.
                mla_sequence.n_logits in place of mla_outputs.all_logits: without it no logits are written.
-               mla_layers_forward, mla_cache_extend, mla_sequence.embeddings.
+               mla_layers_forward, mla_cache_extend, mla_sequence.embeddings. mla_outputs has expert_index and
+               expert_weight.
    0.1.0       the first version */
 
 #ifndef MLA_H
@@ -590,6 +591,8 @@ typedef struct mla_outputs {
        after i blocks, the last one after the final norm (as transformers numbers them) */
     float *const *hidden;
     int64_t *expert_counts; /* [num_hidden_layers, E+Z]: tokens routed to each expert are added to it */
+    int *expert_index;      /* [num_hidden_layers, T, K]: each token's experts, best first; of layers that have some */
+    float *expert_weight;   /* the same: their weights */
 } mla_outputs;
 
 /* The whole model on tokens [T]; those of sequences with embeddings are not read, and tokens may be NULL if all have
@@ -616,7 +619,7 @@ MLA_API mla_result mla_layers_forward(mla_context *context, int begin, int end, 
    depth - 1. So the logits of position i are those of the token at i + 2 + depth. Rows may be written again, with other
    tokens; positions before these must have theirs, written with the tokens that came. out as of a model of one layer:
    hidden [2], what eh_proj gives, and the state after shared_head.norm, which may take the place of the argument;
-   expert_counts [E+Z]; and so sequences.probs. embed_scale and logits_scale hold as for the model. Errors: ARGUMENT,
+   expert_counts [E+Z], expert_index [T, K]; and so sequences.probs. embed_scale and logits_scale hold as for the model. Errors: ARGUMENT,
    WEIGHTS, MEMORY, FULL (a pool has no page for a copy of one that is shared). DeepSeek's description has the state's
    columns of eh_proj first and does not say whether the state is normed; in the published weights the embedding's are
    first, and the state comes after the last norm, to depth 1 after shared_head.norm: so transformers 5.17 (MtpLayer),
@@ -7912,26 +7915,31 @@ static void mla__embed(mla_context *c, const mla_tensor *e, const mla__batch *ba
 }
 
 /* x [T, D] through the block of a layer. */
-static void mla__layer(mla_context *c, const mla__batch *batch, int layer, int probs_layer, int64_t *counts) {
+static void mla__layer(mla_context *c, const mla__batch *batch, int layer, int probs_layer,
+                       const mla_routing *routing) {
     const mla__block_scratch *s = c->block;
     const mla_layer_weights *w = &c->m->layers[layer];
     const int shortcut = mla__shortcut(w), T = batch->T;
-    const mla_routing routing = {NULL, NULL, counts};
     mla__norm_rows(c, s->xn, s->x, T, &w->attn_norm);
     mla__mixer_of(c->m, layer)->run(c, batch, layer, probs_layer, s->y, s->xn);
     if (w->attn_out_norm.weight.data) mla__norm_rows(c, s->y, s->y, T, &w->attn_out_norm);
     mla__add(c, s->y, T, &w->ffn_norm);
-    mla__ffn(c, layer, w->moe.experts && !shortcut, s->y, s->xn, T, &routing);
+    mla__ffn(c, layer, w->moe.experts && !shortcut, s->y, s->xn, T, routing);
     if (w->ffn_out_norm.weight.data) mla__norm_rows(c, s->y, s->y, T, &w->ffn_out_norm);
     mla__add(c, s->y, T, NULL);
     if (layer > 0 && mla__shortcut(w - 1)) mla__add(c, s->late, T, NULL);
-    if (shortcut) mla__ffn(c, layer, 1, s->late, s->xn, T, &routing);
+    if (shortcut) mla__ffn(c, layer, 1, s->late, s->xn, T, routing);
 }
 
-/* Where tokens routed to the experts of a layer are counted: row i of what the caller wants. */
-static int64_t *mla__counts(const mla_context *c, const mla_outputs *out, int layer, int i) {
-    if (!out->expert_counts || !c->m->layers[layer].moe.experts) return NULL;
-    return out->expert_counts + i * (mla__sz)mla__choices(&c->m->c);
+/* What the caller wants of the router of a layer: row i of it, in a call on T tokens. */
+static mla_routing mla__routing_of(const mla_context *c, const mla_outputs *out, int layer, int i, int T) {
+    mla_routing r = MLA__ZERO;
+    const mla__sz chosen = (i * (mla__sz)T + c->row0) * c->f->num_experts_per_tok;
+    if (!c->m->layers[layer].moe.experts) return r;
+    if (out->expert_counts) r.counts = out->expert_counts + i * (mla__sz)mla__choices(&c->m->c);
+    if (out->expert_index) r.index = out->expert_index + chosen;
+    if (out->expert_weight) r.weight = out->expert_weight + chosen;
+    return r;
 }
 /* The caller gets state i, x [T, D], if it wants it. */
 static void mla__give_state(const mla_context *c, const mla_outputs *out, int i, const float *x, int T) {
@@ -7981,7 +7989,8 @@ static void mla__model_body(mla_context *c, void *arg) {
         mla__embed(c, &m->w.embed, &part, a->tokens);
         for (int i = a->begin; i < a->end; i++) {
             mla__give_state(c, a->out, i, c->block->x, part.T);
-            mla__layer(c, &part, i, i, mla__counts(c, a->out, i, i));
+            const mla_routing routing = mla__routing_of(c, a->out, i, i, a->batch->T);
+            mla__layer(c, &part, i, i, &routing);
         }
         if (a->end == m->c.num_hidden_layers) mla__finish(c, &part, &m->w.norm, &m->w.head, a->end, a->out);
         else mla__give_state(c, a->out, a->end, c->block->x, part.T);
@@ -8083,7 +8092,8 @@ static void mla__mtp_body(mla_context *c, void *arg) {
     while (mla__next_part(c, a->batch, &part)) {
         mla__mtp_embed(c, w, &part, a->tokens, a->hidden + part.row0 * (mla__sz)c->D);
         mla__give_state(c, a->out, 0, c->block->x, part.T);
-        mla__layer(c, &part, layer, 0, mla__counts(c, a->out, layer, 0));
+        const mla_routing routing = mla__routing_of(c, a->out, layer, 0, a->batch->T);
+        mla__layer(c, &part, layer, 0, &routing);
         mla__finish(c, &part, &w->norm, &w->head, 1, a->out);
     }
 }

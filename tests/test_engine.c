@@ -66,6 +66,8 @@ static int shortcut(const subject *s, int layer) {
     return l->moe.experts && l->mlp.gate.weight.data;
 }
 
+static int has_experts(const subject *s, int layer) { return s->files->weights.layers[layer].moe.experts != NULL; }
+
 static mla_context *context_of(const subject *s, mla_context_desc d) {
     mla_context *c = NULL;
     mla_error err;
@@ -331,6 +333,66 @@ static void test_stages(const subject *s) {
     mla_cache_destroy(whole), mla_context_destroy(c0), free(want.logits), free(r.logits);
 }
 
+/* ---- routing ----------------------------------------------------------------------------------------------------- */
+
+/* Of each MoE layer, however the model is cut into calls: the experts that are counted, the best ones, with weights. */
+static void test_routing(const subject *s) {
+    mla_context *c = context_of(s, (mla_context_desc){.threads = 2});
+    mla_cache *k = cache_of(s->model, MLA_F32, NULL);
+    const size_t chosen = (size_t)(s->L * T * s->K), choices = (size_t)(s->L * s->E);
+    int *index[2] = {(int *)need(calloc(2 * chosen + 1, sizeof(int))), NULL};
+    float *weight[2] = {floats(2 * chosen + 1), NULL};
+    int64_t *counts = (int64_t *)need(calloc(choices + 1, sizeof *counts));
+    result r = result_of(s);
+    index[1] = index[0] + chosen, weight[1] = weight[0] + chosen;
+    for (size_t i = 0; i < 2 * chosen; i++) index[0][i] = -77, weight[0][i] = -77;
+    if (s->E) {
+        mla_sequence q = {.cache = k, .n_tokens = T};
+        mla_outputs out = {.expert_counts = counts, .expert_index = index[0], .expert_weight = weight[0]};
+        CHECK(mla_model_forward(c, &q, 1, s->tokens, &out) == MLA_OK, "%s: %s", s->name, mla_context_error(c)->text);
+        mla_cache_reset(k);
+        for (int begin = 0, end; begin < s->L; begin = end) { /* only the experts, only the weights */
+            float *hidden[MAX_LAYERS + 1] = {NULL};
+            end = begin + 1 + shortcut(s, begin);
+            hidden[end] = r.hidden[end], q.embeddings = begin ? r.hidden[begin] : NULL;
+            out = (mla_outputs){
+                .hidden = hidden, .expert_index = begin % 2 ? NULL : index[1], .expert_weight = weight[1]};
+            CHECK(mla_layers_forward(c, begin, end, &q, 1, s->tokens, &out) == MLA_OK, "%s: %s", s->name,
+                  mla_context_error(c)->text);
+            if (begin % 2)
+                memcpy(index[1] + begin * T * s->K, index[0] + begin * T * s->K, (size_t)(T * s->K) * sizeof(int));
+        }
+        CHECK(!memcmp(index[0], index[1], chosen * sizeof(int)) && same(weight[0], weight[1], chosen),
+              "%s: routing of a range", s->name);
+    }
+    for (int l = 0; l < s->L && s->E; l++) {
+        int bad = 0, unordered = 0;
+        double off = 0;
+        for (int t = 0; t < T; t++) {
+            const int *e = index[0] + (l * T + t) * s->K;
+            const float *w = weight[0] + (l * T + t) * s->K;
+            double sum = 0;
+            for (int i = 0; i < s->K; sum += (double)w[i++]) {
+                for (int j = 0; j < i; j++) bad += has_experts(s, l) && e[j] == e[i];
+                bad += has_experts(s, l) ? e[i] < 0 || e[i] >= s->E : e[i] != -77 || w[i] != -77;
+                unordered += i > 0 && w[i] > w[i - 1];
+                if (has_experts(s, l) && !bad) counts[l * s->E + e[i]]--;
+            }
+            if (s->c->norm_topk_prob && has_experts(s, l))
+                off = fmax(off, fabs(sum - (double)s->c->routed_scaling_factor));
+        }
+        CHECK(bad == 0, "%s: layer %d: %d experts out of range or twice", s->name, l, bad);
+        CHECK(unordered == 0 || s->files->weights.layers[l].moe.router_bias.data, "%s: layer %d: not the best first",
+              s->name, l);
+        CHECK(off < 1e-5, "%s: layer %d: weights off by %g", s->name, l, off);
+    }
+    int64_t left = 0;
+    for (size_t i = 0; i < choices; i++) left += counts[i] != 0;
+    CHECK(left == 0, "%s: %d experts have another number of tokens than is counted", s->name, (int)left);
+    mla_cache_destroy(k), mla_context_destroy(c);
+    free(index[0]), free(weight[0]), free(counts), free(r.logits);
+}
+
 static void test_models(void) {
     static const struct {
         const char *what;
@@ -338,7 +400,8 @@ static void test_models(void) {
     } tests[] = {{"logits", test_logits},
                  {"embeddings", test_embeddings},
                  {"ranges of layers", test_ranges},
-                 {"stages", test_stages}};
+                 {"stages", test_stages},
+                 {"routing", test_routing}};
     for (size_t t = 0; t < sizeof tests / sizeof *tests; t++) {
         SECTION(tests[t].what);
         for (int i = 0; i < N_MODELS; i++) {

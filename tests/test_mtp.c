@@ -343,6 +343,13 @@ static void test_exactness(const subject *s) {
     memset(&out, 0, sizeof out);
     next[1] = hidden_of[0], out.hidden = next, out.logits = a, q[0].n_logits = q[1].n_logits = 1;
     CHECK(mla_mtp_forward(c, 0, q, 2, s->tokens + 1, state, &out) == MLA_OK, "%s", mla_context_error(c)->text);
+    float *given = (float *)room(9 * (size_t)D, 4); /* the tokens of one of them, as embeddings */
+    CHECK(mla_layers_forward(c, 0, 0, q + 1, 1, s->tokens + 6, &(mla_outputs){.hidden = &given}) == MLA_OK, "%s",
+          mla_context_error(c)->text);
+    q[1].embeddings = given, out.logits = b;
+    CHECK(mla_mtp_forward(c, 0, q, 2, s->tokens + 1, state, &out) == MLA_OK, "%s", mla_context_error(c)->text);
+    CHECK(!memcmp(a, b, 2 * (size_t)s->V * 4), "%s: embeddings of tokens are not the tokens", s->name);
+    free(given);
     mla_cache_truncate(j, 0, NULL);
     forward(c, s, j, s->tokens + 5, 9, state, NULL);
     ahead(c, s, j, 0, s->tokens + 6, 9, state, NULL, hidden_of[1], b);
@@ -911,10 +918,12 @@ static void test_errors(const subject *s) {
     refuses("empty", mla_mtp_forward(c, 0, &q, 1, tokens, state, NULL), MLA_ERR_ARGUMENT, text,
             "sequences[0].n_tokens: 2, the cache holds 0");
     forward(c, s, k, tokens, 8, state, NULL);
+    q.n_tokens = 8;
     refuses("tokens", mla_mtp_forward(c, 0, &q, 1, NULL, state, NULL), MLA_ERR_ARGUMENT, text,
             "sequences[0].embeddings is NULL, and tokens is NULL, too");
     refuses("hidden", mla_mtp_forward(c, 0, &q, 1, tokens, NULL, NULL), MLA_ERR_ARGUMENT, text,
             "mla_mtp_forward: hidden is NULL");
+    q.n_tokens = 2;
     refuses("depth", mla_mtp_forward(c, 1, &q, 1, tokens, state, NULL), MLA_ERR_ARGUMENT, text,
             "mla_mtp_forward: depth 1, num_nextn_predict_layers is 1");
     refuses("depth", mla_mtp_forward(c, -1, &q, 1, tokens, state, NULL), MLA_ERR_ARGUMENT, text,
