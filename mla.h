@@ -76,7 +76,7 @@ CHANGES
                MLA_ACT_AUTO means bf16 for blocks and many tokens.
                mla_sequence.n_logits in place of mla_outputs.all_logits: without it no logits are written.
                mla_layers_forward, mla_cache_extend, mla_sequence.embeddings. mla_outputs has expert_index and
-               expert_weight.
+               expert_weight. mla_context_desc.watch ends calls, with MLA_ERR_ABORTED. mla_stats has phases.
    0.1.0       the first version */
 
 #ifndef MLA_H
@@ -106,7 +106,8 @@ extern "C" {
     X(MLA_ERR_WEIGHTS, "bad weights")       /* a tensor missing, misshapen or of a dtype that cannot stand there */    \
     X(MLA_ERR_MEMORY, "out of memory")      /* the allocator gave nothing, or the memory given is too small */         \
     X(MLA_ERR_FULL, "cache full")           /* capacity or pool exhausted; nothing was appended */                     \
-    X(MLA_ERR_UNSUPPORTED, "not supported") /* this CPU or this build cannot do what was asked */
+    X(MLA_ERR_UNSUPPORTED, "not supported") /* this CPU or this build cannot do what was asked */                      \
+    X(MLA_ERR_ABORTED, "aborted")           /* mla_context_desc.watch ended the call */
 
 typedef enum mla_result {
 #define MLA_X(name, text) name,
@@ -459,7 +460,22 @@ typedef struct mla_context mla_context;
    by the others, so that of tasks that run one after the other the first does everything. OpenMP as built in (run
    NULL) is a team. Compilers other than gcc and clang have none, and team is ignored. */
 
-/* How the time of calls was spent; calls add to it. The seconds are those of the four below them together. */
+/* What a call does with each layer, and then once. */
+typedef enum mla_phase {
+    MLA_PHASE_ATTENTION = 0, /* norm and attention; of mla_mtp_forward what comes before, too */
+    MLA_PHASE_EXPERTS,       /* norm and experts, or a dense FFN */
+    MLA_PHASE_HEAD,          /* norm and logits */
+    MLA_PHASE_COUNT
+} mla_phase;
+
+/* mla_model_forward and mla_layers_forward call it before each phase: of layer 0 .. layers-1, and of layer == layers for
+   the head (layers: where the call ends); mla_mtp_forward once, before its layer. Non-zero ends the call, which then
+   fails with ABORTED and leaves its caches as they were, but in its outputs what has been written by then. It runs on
+   one of the call's threads while the others wait, and must not use the call's context and caches. */
+typedef int (*mla_watch)(void *user, int layer, int layers, mla_phase phase);
+
+/* How the time of calls was spent; calls add to it. The seconds are those of the four below them together; waiting is
+   imbalance and barriers. */
 typedef struct mla_stats {
     double (*clock)(void *user); /* seconds since anything, for any thread; NULL: steps are counted, but not timed */
     void *clock_user;
@@ -471,6 +487,8 @@ typedef struct mla_stats {
     double barriers;           /* what the step took besides; beginning and ending a team */
     double serial;             /* between shared steps */
     double attention, indexer; /* of shared steps, those that bring queries and keys together; that choose keys */
+    double phase_seconds[MLA_PHASE_COUNT]; /* seconds once more, by phase; embedding tokens is in none */
+    double phase_bytes[MLA_PHASE_COUNT]; /* of weights that were read at least once, of experts those that got tokens */
 } mla_stats;
 
 typedef struct mla_context_desc {
@@ -491,6 +509,8 @@ typedef struct mla_context_desc {
        takes its tokens for one sequence */
     int invariant;
     mla_allocator alloc;
+    mla_watch watch; /* NULL, or what may end calls */
+    void *watch_user;
 } mla_context_desc;
 
 /* Runs calls on one model and owns all scratch. desc NULL: all defaults. Errors: ARGUMENT, MEMORY, UNSUPPORTED. */
@@ -5474,11 +5494,15 @@ const mla_config *mla_model_config(const mla_model *m) { return &m->c; }
 const float *mla_model_inv_freq(const mla_model *m) { return m->inv; }
 float mla_model_rope_amplitude(const mla_model *m) { return m->amp; }
 
+/* A layer's norms and attention. */
+static double mla__mixer_bytes(const mla_model *m, int layer) {
+    const mla_layer_weights *l = &m->layers[layer];
+    return mla__bytes_of(MLA__IN_LAYER, l) + mla__bytes_of(MLA__IN_ATTN, &l->attn) +
+           (m->indexer[layer] >= 0 ? mla__bytes_of(MLA__IN_INDEXER, &l->attn.indexer) : 0);
+}
 static double mla__layer_bytes(const mla_model *m, int layer, int n_tokens) {
     const mla_layer_weights *l = &m->layers[layer];
-    double sum =
-        mla__bytes_of(MLA__IN_LAYER, l) + mla__bytes_of(MLA__IN_ATTN, &l->attn) + mla__bytes_of(MLA__IN_MLP, &l->mlp);
-    if (m->indexer[layer] >= 0) sum += mla__bytes_of(MLA__IN_INDEXER, &l->attn.indexer);
+    double sum = mla__mixer_bytes(m, layer) + mla__bytes_of(MLA__IN_MLP, &l->mlp);
     if (!l->moe.experts) return sum;
     const double chance = (double)m->c.num_experts_per_tok / mla__choices(&m->c); /* a token's, to hit an expert */
     const double hit = n_tokens > 0 ? 1 - pow(1 - chance, n_tokens) : 1;
@@ -5916,7 +5940,12 @@ struct mla_context {
     mla_wake wake;
     void *run_user;
     mla_stats *stats;
-    double shared;    /* seconds of the call under way that were shared steps */
+    double shared; /* seconds of the call under way that were shared steps */
+    double *phase; /* where those of the phase under way go; NULL: it is in none */
+    double phase_begin;
+    mla_watch watch;
+    void *watch_user;
+    int aborted;      /* the call under way, by watch */
     int teams, leads; /* calls are run by teams; one is under way */
     int leader;       /* whose scratch has what one does alone */
     mla__team *team;
@@ -6126,10 +6155,33 @@ static void mla__parallel_even(mla_context *c, mla__work work, void *arg, int n,
     mla__parallel(c, work, arg, 1, cost);
 }
 
+/* The phase under way is over, and perhaps another one begins, whose seconds go there. */
+static void mla__phase(mla_context *c, double *seconds) {
+    const double now = mla__now(c);
+    if (c->phase) *c->phase += now - c->phase_begin;
+    c->phase = seconds, c->phase_begin = now;
+}
+/* One that reads so many bytes of weights. */
+static void mla__phase_of(mla_context *c, mla_phase phase, double bytes) {
+    if (!c->stats) return;
+    mla__phase(c, &c->stats->phase_seconds[phase]);
+    c->stats->phase_bytes[phase] += bytes;
+}
+/* Whether the call goes on to a phase. */
+static int mla__go_on(mla_context *c, int layer, int layers, mla_phase phase) {
+    if (!c->watch || !c->watch(c->watch_user, layer, layers, phase)) return 1;
+    if (phase == MLA_PHASE_HEAD) mla__fail(&c->err, MLA_ERR_ABORTED, "context.watch ended the call before the head");
+    else
+        mla__fail(&c->err, MLA_ERR_ABORTED, "context.watch ended the call before the %s of layer %d",
+                  phase == MLA_PHASE_ATTENTION ? "attention" : "experts", layer);
+    c->aborted = 1;
+    return 0;
+}
+
 /* A forward call. */
 static void mla__forward(mla_context *c, mla__body body, void *arg) {
     const double start = mla__now(c), serial = c->stats ? c->stats->serial : 0;
-    c->shared = 0;
+    c->shared = 0, c->aborted = 0, c->phase = NULL;
 #if MLA__TEAMS
     if (c->teams) {
         c->body = body, c->body_arg = arg, c->team->led = 0, c->team->turn &= ~(uint64_t)MLA__OVER;
@@ -6138,6 +6190,7 @@ static void mla__forward(mla_context *c, mla__body body, void *arg) {
 #endif
         body(c, arg);
     if (!c->stats) return;
+    mla__phase(c, NULL);
     const double seconds = mla__now(c) - start;
     c->stats->calls++, c->stats->seconds += seconds;
     if (c->teams) c->stats->barriers += seconds - c->shared - (c->stats->serial - serial);
@@ -6849,6 +6902,12 @@ static mla_result mla__reserve_for(mla_context *c, const mla__batch *batch, int 
     if (r != MLA_OK) mla__unreserve_all(batch, batch->n);
     return r;
 }
+/* A call that began with room was ended: caches become what they were, and its choices are nobody's. */
+static mla_result mla__abort(mla_context *c, const mla__batch *batch) {
+    mla__unreserve_all(batch, batch->n);
+    if (c->m->n_indexers) c->sparse->layer = -1;
+    return MLA_ERR_ABORTED;
+}
 /* The keys that the token in row t of the call has chosen, *n of them; NULL: it attends to all that it sees. */
 static const int *mla__chosen(const mla_context *c, int t, int *n) {
     const int row = c->row0 + t;
@@ -7530,6 +7589,7 @@ typedef struct mla__attn_call {
 } mla__attn_call;
 static void mla__attn_body(mla_context *c, void *arg) {
     const mla__attn_call *a = (const mla__attn_call *)arg;
+    if (c->stats) mla__phase_of(c, MLA_PHASE_ATTENTION, mla__mixer_bytes(c->m, a->layer));
     mla__batch part = MLA__ZERO;
     while (mla__next_part(c, a->batch, &part)) {
         const mla__sz at = part.row0 * (mla__sz)c->D;
@@ -7755,6 +7815,14 @@ static void mla__down(mla_context *c, mla__moe *a) {
     c->n_jobs = 0;
 }
 
+/* Bytes of weights that are read for it. */
+static double mla__ffn_bytes(const mla_context *c, const mla__moe *a) {
+    double sum = a->dense ? mla__bytes_of(MLA__IN_MLP, a->dense) : 0;
+    if (a->w) sum += mla__bytes_of(MLA__IN_MOE, a->w);
+    for (int e = 0; e < a->n_experts; e++)
+        if (c->moe->offset[e + 1] > c->moe->offset[e]) sum += mla__bytes_of(MLA__IN_MLP, &a->w->experts[e]);
+    return sum;
+}
 /* y [T, D] = experts (moe) or mlp of x [T, D]. */
 static void mla__ffn(mla_context *c, int layer, int moe, float *y, const float *x, int T, const mla_routing *out) {
     const mla_layer_weights *w = &c->m->layers[layer];
@@ -7766,6 +7834,7 @@ static void mla__ffn(mla_context *c, int layer, int moe, float *y, const float *
         mla__route_all(c, &a);
         mla__sort(c, T, out);
     }
+    if (c->stats) c->stats->phase_bytes[MLA_PHASE_EXPERTS] += mla__ffn_bytes(c, &a);
     mla__gate(c, &a);
     mla__down(c, &a);
 }
@@ -7780,6 +7849,7 @@ typedef struct mla__moe_call {
 static void mla__moe_body(mla_context *c, void *arg) {
     const mla__moe_call *a = (const mla__moe_call *)arg;
     c->manner = mla__manner_of(c, a->T);
+    mla__phase_of(c, MLA_PHASE_EXPERTS, 0);
     mla__ffn(c, a->layer, c->m->layers[a->layer].moe.experts != NULL, a->y, a->x, a->T, a->routing);
 }
 mla_result mla_moe_forward(mla_context *c, int layer, float *y, const float *x, int n_tokens,
@@ -7914,16 +7984,22 @@ static void mla__embed(mla_context *c, const mla_tensor *e, const mla__batch *ba
     }
 }
 
-/* x [T, D] through the block of a layer. */
-static void mla__layer(mla_context *c, const mla__batch *batch, int layer, int probs_layer,
-                       const mla_routing *routing) {
+/* x [T, D] through the block of a layer: its first half, and the other one. */
+static void mla__layer_mixer(mla_context *c, const mla__batch *batch, int layer, int probs_layer) {
     const mla__block_scratch *s = c->block;
     const mla_layer_weights *w = &c->m->layers[layer];
-    const int shortcut = mla__shortcut(w), T = batch->T;
+    const int T = batch->T;
+    if (c->stats) mla__phase_of(c, MLA_PHASE_ATTENTION, mla__mixer_bytes(c->m, layer));
     mla__norm_rows(c, s->xn, s->x, T, &w->attn_norm);
     mla__mixer_of(c->m, layer)->run(c, batch, layer, probs_layer, s->y, s->xn);
     if (w->attn_out_norm.weight.data) mla__norm_rows(c, s->y, s->y, T, &w->attn_out_norm);
     mla__add(c, s->y, T, &w->ffn_norm);
+}
+static void mla__layer_ffn(mla_context *c, int T, int layer, const mla_routing *routing) {
+    const mla__block_scratch *s = c->block;
+    const mla_layer_weights *w = &c->m->layers[layer];
+    const int shortcut = mla__shortcut(w);
+    mla__phase_of(c, MLA_PHASE_EXPERTS, 0);
     mla__ffn(c, layer, w->moe.experts && !shortcut, s->y, s->xn, T, routing);
     if (w->ffn_out_norm.weight.data) mla__norm_rows(c, s->y, s->y, T, &w->ffn_out_norm);
     mla__add(c, s->y, T, NULL);
@@ -7960,6 +8036,7 @@ static void mla__logits(mla_context *c, const mla__batch *batch, const mla_tenso
         n += wanted;
     }
     if (n == 0) return;
+    if (c->stats) c->stats->phase_bytes[MLA_PHASE_HEAD] += mla__tensor_bytes(head_weights);
     if (c->f->logits_scale != 1)
         for (mla__sz i = 0; i < n * (mla__sz)D; i++) xn[i] *= c->f->logits_scale;
     mla__sz before = 0; /* rows of the call's earlier parts */
@@ -7970,6 +8047,7 @@ static void mla__logits(mla_context *c, const mla__batch *batch, const mla_tenso
 /* After the last block: state i is the normed one, and the logits come from it. */
 static void mla__finish(mla_context *c, const mla__batch *batch, const mla_norm_weights *norm, const mla_tensor *head,
                         int i, const mla_outputs *out) {
+    mla__phase_of(c, MLA_PHASE_HEAD, mla__tensor_bytes(&norm->weight) + mla__tensor_bytes(&norm->bias));
     mla__norm_rows(c, c->block->xn, c->block->x, batch->T, norm);
     mla__give_state(c, out, i, c->block->xn, batch->T);
     if (out->logits) mla__logits(c, batch, head, out->logits);
@@ -7990,10 +8068,15 @@ static void mla__model_body(mla_context *c, void *arg) {
         for (int i = a->begin; i < a->end; i++) {
             mla__give_state(c, a->out, i, c->block->x, part.T);
             const mla_routing routing = mla__routing_of(c, a->out, i, i, a->batch->T);
-            mla__layer(c, &part, i, i, &routing);
+            if (!mla__go_on(c, i, a->end, MLA_PHASE_ATTENTION)) return;
+            mla__layer_mixer(c, &part, i, i);
+            if (!mla__go_on(c, i, a->end, MLA_PHASE_EXPERTS)) return;
+            mla__layer_ffn(c, part.T, i, &routing);
         }
-        if (a->end == m->c.num_hidden_layers) mla__finish(c, &part, &m->w.norm, &m->w.head, a->end, a->out);
-        else mla__give_state(c, a->out, a->end, c->block->x, part.T);
+        if (a->end < m->c.num_hidden_layers) mla__give_state(c, a->out, a->end, c->block->x, part.T);
+        else if (mla__go_on(c, a->end, a->end, MLA_PHASE_HEAD))
+            mla__finish(c, &part, &m->w.norm, &m->w.head, a->end, a->out);
+        else return;
     }
 }
 /* That layers [begin, end) can be run apart from the others, and that the weights for them are there. */
@@ -8028,6 +8111,7 @@ mla_result mla_layers_forward(mla_context *c, int begin, int end, const mla_sequ
     MLA__TRY(mla__check_range(c, begin, end, embeds, call.out->logits != NULL));
     if (begin < end) MLA__TRY(mla__reserve_for(c, &batch, begin));
     mla__forward(c, mla__model_body, &call);
+    if (c->aborted) return begin < end ? mla__abort(c, &batch) : MLA_ERR_ABORTED;
     if (begin < end && end == c->f->num_hidden_layers) mla__advance(&batch);
     return MLA_OK;
 }
@@ -8088,12 +8172,17 @@ static void mla__mtp_body(mla_context *c, void *arg) {
     const mla__mtp_call *a = (const mla__mtp_call *)arg;
     const mla_mtp_weights *w = &c->m->mtp[a->depth];
     const int layer = c->f->num_hidden_layers + a->depth;
+    if (!mla__go_on(c, layer, layer + 1, MLA_PHASE_ATTENTION)) return; /* rows may be written again: so not later */
     mla__batch part = MLA__ZERO;
     while (mla__next_part(c, a->batch, &part)) {
+        mla__phase_of(c, MLA_PHASE_ATTENTION,
+                      mla__bytes_of(MLA__IN_MTP, w) - mla__tensor_bytes(&w->embed) - mla__tensor_bytes(&w->head) -
+                          mla__tensor_bytes(&w->norm.weight) - mla__tensor_bytes(&w->norm.bias));
         mla__mtp_embed(c, w, &part, a->tokens, a->hidden + part.row0 * (mla__sz)c->D);
         mla__give_state(c, a->out, 0, c->block->x, part.T);
         const mla_routing routing = mla__routing_of(c, a->out, layer, 0, a->batch->T);
-        mla__layer(c, &part, layer, 0, &routing);
+        mla__layer_mixer(c, &part, layer, 0);
+        mla__layer_ffn(c, part.T, layer, &routing);
         mla__finish(c, &part, &w->norm, &w->head, 1, a->out);
     }
 }
@@ -8116,7 +8205,9 @@ mla_result mla_mtp_forward(mla_context *c, int depth, const mla_sequence *seqs, 
     MLA__TRY(mla__check_tokens(c, &batch, 0, tokens, &embeds));
     MLA__TRY(mla__mtp_reserve(c, &batch));
     mla__forward(c, mla__mtp_body, &call);
-    mla__advance(&batch);
+    const mla_result r = c->aborted ? mla__abort(c, &batch) : MLA_OK;
+    mla__advance(&batch); /* to where they were */
+    if (r != MLA_OK) return r;
     for (int i = 0; i < n_seqs; i++) seqs[i].cache->ahead[depth] = seqs[i].cache->length;
     return MLA_OK;
 }
@@ -8145,6 +8236,7 @@ static void *mla__context_layout(const mla_model *m, const void *desc, void *mem
     c.path = d.attn, c.invariant = d.invariant, c.activations = d.activations, c.run = d.run ? d.run : mla__run_default,
     c.run_user = d.run_user;
     c.wait = d.wait, c.wake = d.wake, c.stats = d.stats, c.teams = d.run && d.team;
+    c.watch = d.watch, c.watch_user = d.watch_user;
 #ifdef _OPENMP
     if (c.threads <= 0) c.threads = omp_get_max_threads();
     c.teams = c.teams || !d.run;

@@ -393,15 +393,145 @@ static void test_routing(const subject *s) {
     free(index[0]), free(weight[0]), free(counts), free(r.logits);
 }
 
+/* ---- an end halfway ---------------------------------------------------------------------------------------------- */
+
+typedef struct watched {
+    int calls, stop; /* the call that says stop; -1: none */
+    int layer, layers;
+    mla_phase phase;
+    int wrong; /* calls that did not follow on each other */
+} watched;
+static int watch(void *user, int layer, int layers, mla_phase phase) {
+    watched *w = (watched *)user;
+    const int follows =
+        w->calls == 0 || (phase == MLA_PHASE_EXPERTS ? layer == w->layer && w->phase == MLA_PHASE_ATTENTION
+                                                     : layer == w->layer + 1 && w->phase == MLA_PHASE_EXPERTS);
+    w->wrong += !follows || (phase == MLA_PHASE_HEAD) != (layer == layers);
+    w->layer = layer, w->layers = layers, w->phase = phase;
+    return w->calls++ == w->stop;
+}
+
+/* A call on two sequences, one whose page is shared, ended at every place where it may be: the caches and the pool are
+   as before, and the same call afterwards gives what it would have given. */
+static void test_abort(const subject *s) {
+    watched w = {0};
+    w.stop = -1;
+    mla_error err;
+    mla_pool *pool;
+    mla_context *c = context_of(s, (mla_context_desc){.threads = 3, .watch = watch, .watch_user = &w});
+    if (!CHECK(mla_pool_create(&pool, s->model, &(mla_pool_desc){.n_pages = 8}, &err) == MLA_OK, "%s", err.text))
+        return;
+    mla_cache *base = cache_of(s->model, MLA_F32, pool),
+              *k[2] = {cache_of(s->model, MLA_F32, pool), cache_of(s->model, MLA_F32, pool)};
+    float *logits = floats(4 * (size_t)s->V), *want = logits + 2 * s->V;
+    mla_sequence q[2] = {{.cache = base, .n_tokens = T}, {.cache = k[1], .n_tokens = 9, .n_logits = 1}};
+    CHECK(mla_model_forward(c, q, 1, s->tokens, NULL) == MLA_OK, "%s: %s", s->name, mla_context_error(c)->text);
+    CHECK(w.calls == 2 * s->L + 1 && w.wrong == 0 && w.layers == s->L && w.phase == MLA_PHASE_HEAD,
+          "%s: watched %d times, %d of them out of order", s->name, w.calls, w.wrong);
+    CHECK(mla_cache_fork(k[0], base, &err) == MLA_OK, "%s", err.text);
+    q[0] = (mla_sequence){.cache = k[0], .n_tokens = T, .n_logits = 1};
+    const int free_pages = mla_pool_free_pages(pool), all = 2 * s->L + 1;
+    for (int stop = -1; stop <= all; stop++) {
+        float *to = stop < 0 ? want : logits;
+        memset(&w, 0, sizeof w), w.stop = stop < 0 ? all : stop;
+        for (int i = 0; i < 2 * s->V; i++) to[i] = -77;
+        const mla_result rc = mla_model_forward(c, q, 2, s->tokens + 3, &(mla_outputs){.logits = to});
+        if (stop >= 0 && stop < all) {
+            const char *what = stop == all - 1 ? "the head"
+                               : stop % 2      ? "the experts of layer"
+                                               : "the attention of layer";
+            CHECK(rc == MLA_ERR_ABORTED && mla_context_error(c)->code == rc && strstr(mla_context_error(c)->text, what),
+                  "%s: stop %d: %s", s->name, stop, mla_context_error(c)->text);
+            CHECK(w.calls == stop + 1, "%s: watched %d times after stop %d", s->name, w.calls, stop);
+            CHECK(mla_cache_length(k[0]) == T && mla_cache_length(k[1]) == 0 &&
+                      mla_pool_free_pages(pool) == free_pages && same_caches(s, k[0], base),
+                  "%s: stop %d: the caches changed", s->name, stop);
+            w.stop = -1, w.calls = 0;
+            CHECK(mla_model_forward(c, q, 2, s->tokens + 3, &(mla_outputs){.logits = logits}) == MLA_OK, "%s: %s",
+                  s->name, mla_context_error(c)->text);
+        } else CHECK(rc == MLA_OK, "%s: %s", s->name, mla_context_error(c)->text);
+        CHECK(same(logits, want, 2 * (size_t)s->V) || stop < 0, "%s: other logits after stop %d", s->name, stop);
+        CHECK(mla_cache_fork(k[0], base, &err) == MLA_OK, "%s", err.text);
+        mla_cache_reset(k[1]);
+    }
+    /* ranges: the second one may be ended and called again */
+    const int cut = s->L - 1;
+    if (!shortcut(s, cut - 1)) {
+        float *hidden[MAX_LAYERS + 1] = {NULL};
+        float *x = hidden[cut] = floats(T * (size_t)s->D);
+        memset(&w, 0, sizeof w), w.stop = 2 * cut;
+        q[0].embeddings = NULL;
+        CHECK(mla_layers_forward(c, 0, cut, q, 1, s->tokens + 3, &(mla_outputs){.hidden = hidden}) == MLA_OK &&
+                  w.calls == 2 * cut && w.layers == cut,
+              "%s: %s", s->name, mla_context_error(c)->text);
+        q[0].embeddings = x;
+        for (int stop = 0; stop < 4; stop++) {
+            memset(&w, 0, sizeof w), w.stop = stop;
+            const mla_result rc = mla_layers_forward(c, cut, s->L, q, 1, NULL, &(mla_outputs){.logits = logits});
+            CHECK(rc == (stop < 3 ? MLA_ERR_ABORTED : MLA_OK) || (s->c->index_topk && rc == MLA_ERR_ARGUMENT),
+                  "%s: the second part, stop %d: %s", s->name, stop, mla_context_error(c)->text);
+            if (stop == 3 && rc == MLA_OK)
+                CHECK(test_rel_err(logits, want, (size_t)s->V) < 1e-5f, "%s: the second part once more", s->name);
+        }
+        free(x);
+    }
+    mla_cache_destroy(base), mla_cache_destroy(k[0]), mla_cache_destroy(k[1]), mla_pool_destroy(pool),
+        mla_context_destroy(c);
+    free(logits);
+}
+
+/* ---- phases ------------------------------------------------------------------------------------------------------ */
+
+static double tick(void *user) { return (double)++*(int *)user; }
+static double bytes_of(const mla_tensor *t) {
+    const double rows = t->scale_rows ? t->scale_rows : 128, cols = t->scale_cols ? t->scale_cols : 128;
+    return (double)mla_dtype_bytes(t->dtype, (size_t)t->rows * (size_t)t->cols) +
+           (t->scale ? ceil(t->rows / rows) * ceil(t->cols / cols) * (double)mla_dtype_bytes(t->scale_dtype, 1) : 0);
+}
+
+/* All weights but those of experts that no token went to are read, each in its phase; phases are all of the time. */
+static void test_phases(const subject *s) {
+    int ticks = 0;
+    mla_stats stats = {.clock = tick, .clock_user = &ticks};
+    mla_context *c = context_of(s, (mla_context_desc){.threads = 1, .stats = &stats});
+    mla_cache *k = cache_of(s->model, MLA_F32, NULL);
+    int64_t *counts = (int64_t *)need(calloc((size_t)(s->L * s->E) + 1, sizeof *counts));
+    float *logits = floats((size_t)s->V);
+    mla_sequence q = {.cache = k, .n_tokens = 3, .n_logits = 1};
+    CHECK(mla_model_forward(c, &q, 1, s->tokens, &(mla_outputs){.logits = logits, .expert_counts = counts}) == MLA_OK,
+          "%s: %s", s->name, mla_context_error(c)->text);
+    double want = mla_model_bytes(s->model, 1000000), experts = 0;
+    for (int l = 0; l < s->L; l++)
+        for (int e = 0; has_experts(s, l) && e < s->c->n_routed_experts; e++) {
+            const mla_mlp_weights *w = &s->files->weights.layers[l].moe.experts[e];
+            const double one = bytes_of(&w->gate.weight) + bytes_of(&w->up.weight) + bytes_of(&w->down.weight);
+            if (counts[l * s->E + e]) experts += one;
+            else want -= one;
+        }
+    const double *b = stats.phase_bytes, *t = stats.phase_seconds,
+                 head = bytes_of(s->files->weights.head.data ? &s->files->weights.head : &s->files->weights.embed);
+    CHECK(fabs(b[0] + b[1] + b[2] - want) < 0.5, "%s: %.0f + %.0f + %.0f bytes are not %.0f", s->name, b[0], b[1], b[2],
+          want);
+    CHECK(b[0] > 0 && b[1] > experts && b[2] >= head && b[2] < head + 16.0 * s->D,
+          "%s: bytes of experts %.0f (%.0f), of the head %.0f (%.0f)", s->name, b[1], experts, b[2], head);
+    CHECK(t[0] > 0 && t[1] > 0 && t[2] > 0 && stats.seconds >= t[0] + t[1] + t[2] &&
+              stats.seconds <= t[0] + t[1] + t[2] + 3,
+          "%s: %.0f + %.0f + %.0f of %.0f ticks", s->name, t[0], t[1], t[2], stats.seconds);
+    const double was = b[2];
+    q.n_logits = 0;
+    CHECK(mla_model_forward(c, &q, 1, s->tokens, &(mla_outputs){.logits = logits}) == MLA_OK && b[2] - was < head,
+          "%s: no logits, no head", s->name);
+    mla_cache_destroy(k), mla_context_destroy(c);
+    free(counts), free(logits);
+}
+
 static void test_models(void) {
     static const struct {
         const char *what;
         void (*test)(const subject *s);
-    } tests[] = {{"logits", test_logits},
-                 {"embeddings", test_embeddings},
-                 {"ranges of layers", test_ranges},
-                 {"stages", test_stages},
-                 {"routing", test_routing}};
+    } tests[] = {{"logits", test_logits}, {"embeddings", test_embeddings}, {"ranges of layers", test_ranges},
+                 {"stages", test_stages}, {"routing", test_routing},       {"an end halfway", test_abort},
+                 {"phases", test_phases}};
     for (size_t t = 0; t < sizeof tests / sizeof *tests; t++) {
         SECTION(tests[t].what);
         for (int i = 0; i < N_MODELS; i++) {

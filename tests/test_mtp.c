@@ -361,6 +361,51 @@ static void test_exactness(const subject *s) {
     mla_cache_destroy(k), mla_cache_destroy(j), mla_context_destroy(c), mla_context_destroy(other);
 }
 
+static int end_it(void *user, int layer, int layers, mla_phase phase) {
+    int *asked = (int *)user;
+    asked[0]++, asked[1] = layer, asked[2] = layers, asked[3] = (int)phase;
+    return asked[4];
+}
+/* A call that is ended, while rows are written again, leaves them; its weights are those of mla_mtp_bytes. */
+static void test_abort(const subject *s) {
+    enum { N = 12 };
+    mla_error err;
+    mla_stats stats;
+    int asked[5] = {0, 0, 0, 0, 0}, wrong[N];
+    memset(&stats, 0, sizeof stats);
+    const mla_context_desc d = {.max_tokens = MOST, .watch = end_it, .watch_user = asked, .stats = &stats};
+    mla_context *c;
+    if (!CHECK(mla_context_create(&c, s->model, &d, &err) == MLA_OK, "%s", err.text)) return;
+    mla_cache *k = cache_of(s->model, s->n, MLA_F32, NULL), *j = cache_of(s->model, s->n, MLA_F32, NULL);
+    float *state = (float *)room(N * (size_t)s->D, 4);
+    for (int i = 0; i < N; i++) wrong[i] = s->tokens[i] ^ 1;
+    for (int i = 0; i < 2; i++) {
+        forward(c, s, i ? j : k, s->tokens, N, state, NULL);
+        for (int depth = 0; depth < s->M; depth++)
+            ahead(c, s, i ? j : k, depth, s->tokens + 1 + depth, N, state, NULL, state, NULL);
+    }
+    for (int depth = 0; depth < s->M; depth++) {
+        const mla_sequence q = sequence_of(k, 5);
+        memset(asked, 0, sizeof asked), asked[4] = 1;
+        CHECK(mla_mtp_forward(c, depth, &q, 1, wrong, state, NULL) == MLA_ERR_ABORTED &&
+                  strstr(mla_context_error(c)->text, "before the attention of layer"),
+              "%s: %s", s->name, mla_context_error(c)->text);
+        CHECK(asked[0] == 1 && asked[1] == s->L + depth && asked[2] == s->L + depth + 1 &&
+                  asked[3] == MLA_PHASE_ATTENTION,
+              "%s: asked %d times, before layer %d of %d", s->name, asked[0], asked[1], asked[2]);
+        CHECK(same_rows(s, k, j, N), "%s: depth %d: ended, and rows differ", s->name, depth);
+        asked[4] = 0, memset(&stats, 0, sizeof stats);
+        ahead(c, s, k, depth, wrong, 5, state, NULL, NULL, want_logits[0]);
+        CHECK(!same_rows(s, k, j, N), "%s: depth %d: not ended, and rows do not differ", s->name, depth);
+        ahead(c, s, j, depth, wrong, 5, state, NULL, NULL, want_logits[0]);
+        const double read = stats.phase_bytes[0] + stats.phase_bytes[1] + stats.phase_bytes[2];
+        CHECK(read > 0 && read <= 2 * mla_mtp_bytes(s->model, depth, 1000000) + 0.5, "%s: %.0f bytes", s->name, read);
+        CHECK(same_rows(s, k, j, N), "%s: depth %d: and rows differ", s->name, depth);
+    }
+    mla_cache_destroy(k), mla_cache_destroy(j), mla_context_destroy(c);
+    free(state);
+}
+
 /* Pages that a fork shares are copied before the extra layer writes to them, all of them. */
 static void test_pages(const subject *s) {
     enum { N = 3 * MLA_PAGE - 10 };
@@ -1032,6 +1077,7 @@ int main(int argc, char **argv) {
         if (i == 0 || i == 2) test_transformers(&s, dirs[i]);
         test_layer(&s, i == 0);
         test_exactness(&s);
+        test_abort(&s);
         if (i == 0) test_pages(&s);
         if (i == 0 || i == 3) test_full(&s);
         test_own_way(&s);
