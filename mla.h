@@ -77,6 +77,7 @@ CHANGES
                mla_sequence.n_logits in place of mla_outputs.all_logits: without it no logits are written.
                mla_layers_forward, mla_cache_extend, mla_sequence.embeddings. mla_outputs has expert_index and
                expert_weight. mla_context_desc.watch ends calls, with MLA_ERR_ABORTED. mla_stats has phases.
+               mla_error.sequence, mla_pool_pages_needed.
    0.1.0       the first version */
 
 #ifndef MLA_H
@@ -119,6 +120,7 @@ typedef enum mla_result {
 typedef struct mla_error {
     mla_result code;
     char text[240];
+    int sequence; /* of a call on a list of them, which one is at fault; -1: none by itself */
 } mla_error;
 
 MLA_API const char *mla_result_name(mla_result r); /* "MLA_OK", ... */
@@ -604,6 +606,10 @@ typedef struct mla_sequence {
                           of these; 0 for keys not chosen; or NULL */
 } mla_sequence;
 
+/* Pages that the pool must have free for a call on these sequences, copies of shared ones among them; again: for
+   mla_mtp_forward, which writes to positions that are there. Caches of another pool, or of none, count for nothing. */
+MLA_API int mla_pool_pages_needed(const mla_pool *pool, const mla_sequence *sequences, int n_sequences, int again);
+
 /* What mla_model_forward shall write; every pointer may be NULL. T = tokens in the call. */
 typedef struct mla_outputs {
     float *logits; /* [sum of n_logits, vocab_size]: of those tokens that the sequences say, in list order */
@@ -1027,13 +1033,19 @@ static mla_result mla__fail(mla_error *err, mla_result code, const char *format,
     if (err) {
         va_list ap;
         va_start(ap, format);
-        err->code = code;
+        err->code = code, err->sequence = -1;
         vsnprintf(err->text, sizeof err->text, format, ap);
         va_end(ap);
     }
     return code;
 }
-#define MLA__REFUSE(err, ...) mla__fail(err, MLA_ERR_ARGUMENT, __VA_ARGS__)
+/* The failure is sequence i's. */
+static mla_result mla__blame(mla_error *err, int i, mla_result r) {
+    if (r != MLA_OK) err->sequence = i;
+    return r;
+}
+#define MLA__REFUSE(err, ...)       mla__fail(err, MLA_ERR_ARGUMENT, __VA_ARGS__)
+#define MLA__REFUSE_OF(err, i, ...) mla__blame(err, i, MLA__REFUSE(err, __VA_ARGS__))
 
 #define MLA__TRY(call)                                                                                                 \
     do {                                                                                                               \
@@ -5638,6 +5650,32 @@ static void mla__page_drop(mla_pool *p, int page) {
 }
 static int mla__pages(const mla_pool *p, int64_t tokens) { return (int)((tokens + p->tokens - 1) / p->tokens); }
 
+/* Pages it takes to write n rows from position `from` on: new ones, and copies of those that are shared (one at most,
+   unless rows are written again), but not with calls on `before`, which have their own by then. */
+static int mla__pages_to_write(const mla_cache *k, int from, int n, const mla_sequence *before, int n_before,
+                               int again) {
+    const mla_pool *p = k->pool;
+    int taken = mla__max(mla__pages(p, (int64_t)from + n) - k->n_pages, 0);
+    for (int i = from / p->tokens; i < k->n_pages; i++) {
+        int refs = p->refs[k->table[i]];
+        for (int j = 0; j < n_before && refs > 1; j++) {
+            const mla_cache *o = before[j].cache;
+            const int first = (o->length - (again ? before[j].n_tokens : 0)) / p->tokens;
+            refs -= o->pool == p && i >= first && i < o->n_pages && o->table[i] == k->table[i];
+        }
+        taken += refs > 1;
+    }
+    return taken;
+}
+int mla_pool_pages_needed(const mla_pool *p, const mla_sequence *seqs, int n_seqs, int again) {
+    int n = 0;
+    for (int i = 0; i < n_seqs; i++) {
+        const mla_cache *k = seqs[i].cache;
+        const int from = k->length - (again ? seqs[i].n_tokens : 0);
+        if (k->pool == p) n += mla__pages_to_write(k, mla__max(from, 0), seqs[i].n_tokens, seqs, i, again);
+    }
+    return n;
+}
 /* Make rows up to length + n writable: pages taken from the pool, a shared one copied. FULL leaves all as it was. */
 static mla_result mla__reserve(mla_cache *k, int n, const char *who, mla_error *err) {
     mla_pool *p = k->pool;
@@ -5646,12 +5684,9 @@ static mla_result mla__reserve(mla_cache *k, int n, const char *who, mla_error *
                          k->capacity, n);
     k->had_pages = k->n_pages, k->had_reach = k->reach;
     const int first = k->length / p->tokens, pages = mla__pages(p, (int64_t)k->length + n);
-    int copies = 0, fresh = pages > k->n_pages ? pages - k->n_pages : 0;
-    for (int i = first; i < k->n_pages; i++)
-        copies += p->refs[k->table[i]] > 1; /* one at most, unless rows are written again */
-    if (fresh + copies > p->n_free)
-        return mla__fail(err, MLA_ERR_FULL, "%s: %d pages needed, the pool has %d free", who, fresh + copies,
-                         p->n_free);
+    const int taken = mla__pages_to_write(k, k->length, n, NULL, 0, 0);
+    if (taken > p->n_free)
+        return mla__fail(err, MLA_ERR_FULL, "%s: %d pages needed, the pool has %d free", who, taken, p->n_free);
     for (int i = first; i < k->had_pages; i++) {
         const int from = k->had[i] = k->table[i];
         if (p->refs[from] == 1) continue;
@@ -6507,13 +6542,13 @@ static mla_result mla__check_cache(mla_context *c, const mla_cache *cache, int i
     const mla_pool *p = cache->pool;
     if (p->n_layers != mla__all_layers(c->f) || cache->n_ahead != c->f->num_nextn_predict_layers ||
         p->width != c->R + c->P)
-        return MLA__REFUSE(&c->err,
-                           "sequences[%d].cache: made for another model (%d layers of width %d, %d to predict ahead)",
-                           i, p->n_layers, p->width, cache->n_ahead);
+        return MLA__REFUSE_OF(
+            &c->err, i, "sequences[%d].cache: made for another model (%d layers of width %d, %d to predict ahead)", i,
+            p->n_layers, p->width, cache->n_ahead);
     const int other = mla__other_indexer(cache, c->m->indexer);
     if (p->index_width != mla__index_width(c->m) || other >= 0)
-        return MLA__REFUSE(
-            &c->err,
+        return MLA__REFUSE_OF(
+            &c->err, i,
             "sequences[%d].cache: made for another model (%d indexers with keys of %d; that of layer %d differs)", i,
             p->n_indexers, p->index_width, mla__max(other, 0));
     return MLA_OK;
@@ -6525,12 +6560,12 @@ static mla_result mla__check_sequences(mla_context *c, mla__batch *batch, const 
     if (!seqs || n_seqs < 1)
         return MLA__REFUSE(&c->err, "n_sequences: %d, must be at least 1, with sequences not NULL", n_seqs);
     for (int i = 0; i < n_seqs; i++) {
-        if (!seqs[i].cache) return MLA__REFUSE(&c->err, "sequences[%d].cache is NULL", i);
+        if (!seqs[i].cache) return MLA__REFUSE_OF(&c->err, i, "sequences[%d].cache is NULL", i);
         if (seqs[i].n_tokens < 1)
-            return MLA__REFUSE(&c->err, "sequences[%d].n_tokens: %d, must be at least 1", i, seqs[i].n_tokens);
+            return MLA__REFUSE_OF(&c->err, i, "sequences[%d].n_tokens: %d, must be at least 1", i, seqs[i].n_tokens);
         if (seqs[i].n_logits < 0 || seqs[i].n_logits > seqs[i].n_tokens)
-            return MLA__REFUSE(&c->err, "sequences[%d].n_logits: %d, must be 0 to n_tokens, %d", i, seqs[i].n_logits,
-                               seqs[i].n_tokens);
+            return MLA__REFUSE_OF(&c->err, i, "sequences[%d].n_logits: %d, must be 0 to n_tokens, %d", i,
+                                  seqs[i].n_logits, seqs[i].n_tokens);
         MLA__TRY(mla__check_cache(c, seqs[i].cache, i));
         T += seqs[i].n_tokens;
     }
@@ -6539,7 +6574,8 @@ static mla_result mla__check_sequences(mla_context *c, mla__batch *batch, const 
                          c->max_tokens);
     for (int i = 0; i < n_seqs; i++) seqs[i].cache->in_call = 0;
     for (int i = 0; i < n_seqs; i++)
-        if (seqs[i].cache->in_call++) return MLA__REFUSE(&c->err, "sequences[%d].cache stands twice in the call", i);
+        if (seqs[i].cache->in_call++)
+            return MLA__REFUSE_OF(&c->err, i, "sequences[%d].cache stands twice in the call", i);
     batch->seqs = seqs, batch->n = n_seqs, batch->T = (int)T, batch->first = batch->row0 = 0;
     return MLA_OK;
 }
@@ -6573,7 +6609,7 @@ static mla_result mla__reserve_all(mla_context *c, const mla__batch *batch) {
         const mla_result r = mla__reserve(batch->seqs[i].cache, batch->seqs[i].n_tokens, who, &c->err);
         if (r == MLA_OK) continue;
         mla__unreserve_all(batch, i);
-        return r;
+        return mla__blame(&c->err, i, r);
     }
     return MLA_OK;
 }
@@ -7953,11 +7989,11 @@ static mla_result mla__check_tokens(mla_context *c, const mla__batch *batch, int
     for (int i = 0, t = 0; i < batch->n; t += batch->seqs[i++].n_tokens) {
         if (batch->seqs[i].embeddings) continue;
         if (begin > 0 || !tokens)
-            return MLA__REFUSE(&c->err, "sequences[%d].embeddings is NULL, %s", i,
-                               tokens ? "but only layer 0 begins with tokens" : "and tokens is NULL, too");
+            return MLA__REFUSE_OF(&c->err, i, "sequences[%d].embeddings is NULL, %s", i,
+                                  tokens ? "but only layer 0 begins with tokens" : "and tokens is NULL, too");
         for (int u = t; u < t + batch->seqs[i].n_tokens; u++)
             if (tokens[u] < 0 || tokens[u] >= c->f->vocab_size)
-                return MLA__REFUSE(&c->err, "tokens[%d]: %d, vocab_size is %d", u, tokens[u], c->f->vocab_size);
+                return MLA__REFUSE_OF(&c->err, i, "tokens[%d]: %d, vocab_size is %d", u, tokens[u], c->f->vocab_size);
         *embeds = 1;
     }
     return MLA_OK;
@@ -8128,11 +8164,11 @@ static mla_result mla__mtp_check(mla_context *c, int depth, const mla__batch *ba
         const mla_cache *cache = batch->seqs[i].cache;
         const int n = batch->seqs[i].n_tokens;
         if (n > cache->length)
-            return MLA__REFUSE(&c->err, "sequences[%d].n_tokens: %d, the cache holds %d", i, n, cache->length);
+            return MLA__REFUSE_OF(&c->err, i, "sequences[%d].n_tokens: %d, the cache holds %d", i, n, cache->length);
         if (cache->ahead[depth] < cache->length - n)
-            return MLA__REFUSE(
-                &c->err, "sequences[%d].n_tokens: %d, but depth %d has run for %d of the %d positions before these", i,
-                n, depth, cache->ahead[depth], cache->length - n);
+            return MLA__REFUSE_OF(
+                &c->err, i, "sequences[%d].n_tokens: %d, but depth %d has run for %d of the %d positions before these",
+                i, n, depth, cache->ahead[depth], cache->length - n);
     }
     return MLA_OK;
 }

@@ -118,7 +118,7 @@ struct speculation {
 };
 
 static mla_result speculation__fail(mla_error *err, mla_result code, const char *what) {
-    if (err) err->code = code, snprintf(err->text, sizeof err->text, "%s", what);
+    if (err) err->code = code, err->sequence = -1, snprintf(err->text, sizeof err->text, "%s", what);
     return code;
 }
 

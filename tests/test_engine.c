@@ -525,6 +525,81 @@ static void test_phases(const subject *s) {
     free(counts), free(logits);
 }
 
+/* ---- pages ------------------------------------------------------------------------------------------------------- */
+
+/* Sequences that fork, grow and are cut at random: the pages that are needed are those that a call takes, and if there
+   are less the call is refused and says which sequence is the first without. */
+static void test_pages(void) {
+    enum { PAGES = 9, CACHES = 6, ROUNDS = 120, MOST = 3 * MLA_PAGE };
+    subject s;
+    mla_pool *pool;
+    mla_error err;
+    mla_cache *k[CACHES], *stranger;
+    test_rng r = {7};
+    int full = 0, copies = 0, tokens[MOST];
+    SECTION("pages needed");
+    if (!subject_open(&s, "minicpm3")) return;
+    mla_context *c = context_of(&s, (mla_context_desc){.threads = 1, .max_tokens = MOST});
+    if (!CHECK(mla_pool_create(&pool, s.model, &(mla_pool_desc){.n_pages = PAGES}, &err) == MLA_OK, "%s", err.text))
+        return;
+    const mla_cache_desc d = {.capacity = 4 * MLA_PAGE, .pool = pool};
+    for (int i = 0; i < CACHES; i++) CHECK(mla_cache_create(&k[i], s.model, &d, &err) == MLA_OK, "%s", err.text);
+    stranger = cache_of(s.model, MLA_F32, NULL);
+    float *x = floats(MOST * (size_t)s.D);
+    for (int i = 0; i < MOST; i++) tokens[i] = s.tokens[i % T];
+    for (int round = 0; round < ROUNDS; round++) {
+        mla_sequence q[CACHES + 1] = {{.cache = NULL}};
+        int n = 0, needed[CACHES + 1], total = 0;
+        const int from = test_int(&r, CACHES), to = test_int(&r, CACHES);
+        CHECK(mla_cache_fork(k[to], k[from], &err) == MLA_OK || err.code == MLA_ERR_FULL, "%s", err.text);
+        if (test_int(&r, 3) == 0) truncate_to(k[to], test_int(&r, mla_cache_length(k[to]) + 1));
+        for (int i = 0; i < CACHES; i++) {
+            const int room = 4 * MLA_PAGE - mla_cache_length(k[i]), m = 1 + test_int(&r, test_int(&r, 4) ? 3 : 60);
+            if (test_int(&r, 2) || m > room || total + m > MOST - 1) continue;
+            q[n++] = (mla_sequence){.cache = k[i], .n_tokens = m}, total += m;
+            needed[n] = mla_pool_pages_needed(pool, q, n, 0);
+        }
+        if (n == 0) continue;
+        const int before = mla_pool_free_pages(pool);
+        q[n] = (mla_sequence){.cache = stranger, .n_tokens = 1};
+        CHECK(mla_pool_pages_needed(pool, q, n + 1, 0) == needed[n], "a cache that has no pool needs pages");
+        /* attention of the first layer reserves as the whole model does, and is not kept */
+        const mla_result rc = mla_attn_forward(c, 0, x, x, q, n);
+        const int taken = before - mla_pool_free_pages(pool);
+        if (needed[n] > before) {
+            int first = 0;
+            while (needed[first + 1] <= before) first++;
+            CHECK(rc == MLA_ERR_FULL && mla_context_error(c)->sequence == first && taken == 0,
+                  "%s: sequence %d, not %d, %d pages taken", mla_context_error(c)->text, mla_context_error(c)->sequence,
+                  first, taken);
+            full++;
+            for (int i = 0; i < CACHES; i += 2) mla_cache_reset(k[i]);
+        } else {
+            CHECK(rc == MLA_OK && taken == needed[n], "%d pages needed, %d taken (%s)", needed[n], taken,
+                  mla_result_name(rc));
+            CHECK(mla_pool_pages_needed(pool, q, n, 0) == 0, "the same once more needs %d pages",
+                  mla_pool_pages_needed(pool, q, n, 0));
+            copies += taken;
+            for (int i = 0; i < n; i++) {
+                const int length = mla_cache_length(q[i].cache);
+                copies -= (length + q[i].n_tokens + MLA_PAGE - 1) / MLA_PAGE - (length + MLA_PAGE - 1) / MLA_PAGE;
+            }
+            for (int i = 0; i < n; i++)
+                CHECK(mla_cache_extend(q[i].cache, q[i].n_tokens, &err) == MLA_OK, "%s", err.text);
+        }
+    }
+    CHECK(full > 5 && copies > 40, "%d calls were refused, %d pages copied", full, copies);
+    mla_sequence one = {.cache = k[0], .n_tokens = 1};
+    CHECK(mla_model_forward(c, &one, 1, (int[]){-1}, NULL) == MLA_ERR_ARGUMENT && mla_context_error(c)->sequence == 0,
+          "a token of sequence 0");
+    CHECK(mla_model_forward(c, &one, 0, tokens, NULL) == MLA_ERR_ARGUMENT && mla_context_error(c)->sequence == -1,
+          "no sequence at fault is -1");
+    for (int i = 0; i < CACHES; i++) mla_cache_destroy(k[i]);
+    CHECK(mla_pool_free_pages(pool) == PAGES, "%d pages came back", mla_pool_free_pages(pool));
+    mla_cache_destroy(stranger), mla_pool_destroy(pool), mla_context_destroy(c), subject_close(&s);
+    free(x);
+}
+
 static void test_models(void) {
     static const struct {
         const char *what;
@@ -543,5 +618,6 @@ static void test_models(void) {
 
 int main(void) {
     test_models();
+    test_pages();
     return test_end();
 }

@@ -426,6 +426,10 @@ static void test_pages(const subject *s) {
     CHECK(mla_cache_fork(j, k, &err) == MLA_OK && mla_pool_free_pages(pool) == 3, "%s", err.text);
     CHECK(mla_cache_read(k, s->L, 70, x, &err) == MLA_OK, "%s", err.text);
     ids[71] ^= 1; /* what comes after position 70 */
+    const mla_sequence again = sequence_of(j, 120), more = sequence_of(j, 11);
+    CHECK(mla_pool_pages_needed(pool, &again, 1, 1) == 3 && mla_pool_pages_needed(pool, &more, 1, 0) == 2,
+          "pages needed: %d and %d", mla_pool_pages_needed(pool, &again, 1, 1),
+          mla_pool_pages_needed(pool, &more, 1, 0));
     ahead(c, s, j, 0, ids + N - 120 + 1, 120, state + (size_t)(N - 120) * (size_t)s->D, NULL, NULL,
           NULL); /* from position 62 on: all three pages */
     CHECK(mla_pool_free_pages(pool) == 0, "%d pages are free", mla_pool_free_pages(pool));
@@ -435,7 +439,8 @@ static void test_pages(const subject *s) {
     CHECK(mla_cache_fork(last, k, &err) == MLA_OK, "%s", err.text);
     const mla_sequence q = sequence_of(last, 1);
     CHECK(mla_mtp_forward(c, 0, &q, 1, ids, state, NULL) == MLA_ERR_FULL &&
-              strstr(mla_context_error(c)->text, "sequences[0]: 1 pages needed, the pool has 0 free"),
+              strstr(mla_context_error(c)->text, "sequences[0]: 1 pages needed, the pool has 0 free") &&
+              mla_context_error(c)->sequence == 0 && mla_pool_pages_needed(pool, &q, 1, 1) == 1,
           "%s", mla_context_error(c)->text);
     CHECK(mla_cache_length(last) == N, "length %d after a call that failed", mla_cache_length(last));
     mla_cache_destroy(j);
@@ -456,8 +461,10 @@ static void test_pages(const subject *s) {
         memcpy(twice + (size_t)(60 * i) * (size_t)s->D, state + (size_t)(N - 60) * (size_t)s->D,
                (size_t)60 * (size_t)s->D * sizeof *twice);
     CHECK(mla_mtp_forward(c, 0, both, 2, follow, twice, NULL) == MLA_ERR_FULL &&
-              strstr(mla_context_error(c)->text, "sequences[1]"),
+              strstr(mla_context_error(c)->text, "sequences[1]") && mla_context_error(c)->sequence == 1,
           "%s", mla_context_error(c)->text);
+    CHECK(mla_pool_pages_needed(pool, both, 2, 1) == 4 && mla_pool_pages_needed(pool, both, 1, 1) == 2,
+          "pages needed: %d and %d", mla_pool_pages_needed(pool, both, 2, 1), mla_pool_pages_needed(pool, both, 1, 1));
     CHECK(mla_pool_free_pages(pool) == 3 && mla_cache_length(last) == N && mla_cache_length(j) == N,
           "%d pages are free", mla_pool_free_pages(pool));
     CHECK(mla_mtp_forward(c, 0, both, 1, follow, twice, NULL) == MLA_OK && mla_pool_free_pages(pool) == 1, "%s",
