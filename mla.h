@@ -77,7 +77,7 @@ CHANGES
                mla_sequence.n_logits in place of mla_outputs.all_logits: without it no logits are written.
                mla_layers_forward, mla_cache_extend, mla_sequence.embeddings. mla_outputs has expert_index and
                expert_weight. mla_context_desc.watch ends calls, with MLA_ERR_ABORTED. mla_stats has phases.
-               mla_error.sequence, mla_pool_pages_needed.
+               mla_error.sequence, mla_pool_pages_needed. mla_cache_save, mla_cache_load.
    0.1.0       the first version */
 
 #ifndef MLA_H
@@ -108,7 +108,8 @@ extern "C" {
     X(MLA_ERR_MEMORY, "out of memory")      /* the allocator gave nothing, or the memory given is too small */         \
     X(MLA_ERR_FULL, "cache full")           /* capacity or pool exhausted; nothing was appended */                     \
     X(MLA_ERR_UNSUPPORTED, "not supported") /* this CPU or this build cannot do what was asked */                      \
-    X(MLA_ERR_ABORTED, "aborted")           /* mla_context_desc.watch ended the call */
+    X(MLA_ERR_ABORTED, "aborted")           /* mla_context_desc.watch ended the call */                                \
+    X(MLA_ERR_DATA, "bad data")             /* a saved cache that is damaged, cut off or of another model */
 
 typedef enum mla_result {
 #define MLA_X(name, text) name,
@@ -588,6 +589,36 @@ MLA_API mla_result mla_cache_fork(mla_cache *dst, const mla_cache *src, mla_erro
 MLA_API mla_result mla_cache_append(mla_cache *cache, int n, const float *rows, mla_error *err);
 /* One row [R+P, or R+P+d], as f32. Error: ARGUMENT, also for a row that mla_mtp_forward has not written. */
 MLA_API mla_result mla_cache_read(const mla_cache *cache, int layer, int position, float *row, mla_error *err);
+
+/* A cache as bytes, to and from the caller's memory in pieces of any size. In a file, all numbers little-endian:
+     words of 32 bits: "MLAC"; 1, the version; words up to here and the next two lines; num_hidden_layers,
+       num_nextn_predict_layers (M), kv_lora_rank, qk_rope_head_dim, index_head_dim (0: no indexers); model, low word
+       first; dtype, index_dtype (as mla_dtype has them); length
+     [M] words: positions for which each layer of multi-token prediction has its rows
+     [layers] words: 1 for one that has index keys, else 0
+     the sum of all bytes before it, 64 bits: FNV-1a
+     of each layer its rows [latent R | rope key P], then its index keys [d], position by position, as dtypes have them
+     the sum of all bytes before it
+   What a stream begins with is zeros, but for model; the rest of it is the library's. */
+typedef struct mla_cache_stream {
+    uint64_t model; /* the caller's, to tell models of one shape apart, such as a hash; load refuses another one */
+    uint64_t at;    /* bytes so far */
+    uint64_t sum, unit_sum;
+    uint32_t words, length, dtype, index_dtype, bad, bad_word;
+    int state, layer, index, row, n_part;
+    size_t byte;
+    unsigned char part[4 * MLA_GROUP];
+} mla_cache_stream;
+
+MLA_API uint64_t mla_cache_saved_bytes(const mla_cache *cache); /* of all pieces together */
+/* The next bytes, at most so many, of a cache that does not change in the meantime: gives their number, 0 behind the
+   last one. */
+MLA_API size_t mla_cache_save(mla_cache_stream *stream, const mla_cache *cache, void *out, size_t bytes);
+/* The next bytes into a cache that was empty at first, of whatever dtypes and pool: it stays empty until the last one,
+   and if anything fails. A final call with 0 bytes says that there are no more. To give up: mla_cache_reset. Errors:
+   DATA; ARGUMENT (not empty); FULL. */
+MLA_API mla_result mla_cache_load(mla_cache_stream *stream, mla_cache *cache, const void *in, size_t bytes,
+                                  mla_error *err);
 
 /* ---- >>forward --------------------------------------------------------------------------------------------------- */
 
@@ -5552,6 +5583,7 @@ typedef struct mla__layer_rows {
 struct mla_pool {
     mla__object object;
     int n_layers, width, n_indexers, index_width; /* width: values in a row; index: layers with an index key */
+    int latent;                                   /* of a row, the values that are not rotated */
     mla_dtype dtype, index_dtype;
     int *refs, *free_pages, n_free, tokens; /* tokens of a page */
     mla__sz index_at, page_bytes;
@@ -5613,7 +5645,7 @@ static mla_result mla__pool_check(const mla_model *m, const void *desc, mla_erro
 /* A pool of n pages of so many tokens, in memory where there is some. */
 static mla_pool mla__pool_of(mla__arena *a, const mla_model *m, int n, int tokens, mla_dtype t, mla_dtype index_t) {
     mla_pool p = MLA__ZERO;
-    p.n_layers = mla__all_layers(&m->c), p.width = m->c.kv_lora_rank + m->c.qk_rope_head_dim;
+    p.n_layers = mla__all_layers(&m->c), p.latent = m->c.kv_lora_rank, p.width = p.latent + m->c.qk_rope_head_dim;
     p.n_indexers = m->n_indexers, p.index_width = mla__index_width(m);
     p.dtype = t, p.index_dtype = index_t, p.tokens = tokens, p.n_free = n;
     double rows = 0;
@@ -5882,6 +5914,215 @@ mla_result mla_cache_read(const mla_cache *k, int layer, int position, float *ro
     for (int i = 0; k->indexer[layer] >= 0 && i < p->index_width; i++)
         row[p->width + i] = mla__get(p->index_dtype, mla__index_row(k, layer, position), i);
     return MLA_OK;
+}
+
+/* Words of a saved cache's header; of those that must be the cache's own, what they say. */
+enum { MLA__SAVED_WORDS = 2, MLA__SAVED_LAYERS, MLA__SAVED_DTYPE = 10, MLA__SAVED_INDEX_DTYPE, MLA__SAVED_LENGTH };
+enum { MLA__SAVED_FIXED = MLA__SAVED_LENGTH + 1 };
+static const char *const mla__saved_names[] = {"num_hidden_layers", "num_nextn_predict_layers", "kv_lora_rank",
+                                               "qk_rope_head_dim",  "index_head_dim",           "model (low word)",
+                                               "model (high word)"};
+/* States of a stream. */
+enum { MLA__AT_HEADER, MLA__AT_HEADER_SUM, MLA__AT_ROWS, MLA__AT_SUM, MLA__AT_END, MLA__AT_FAILURE };
+
+static uint32_t mla__saved_words(const mla_cache *k) {
+    return (uint32_t)(MLA__SAVED_FIXED + k->n_ahead + k->pool->n_layers);
+}
+static uint32_t mla__saved_word(const mla_cache *k, uint64_t model, uint32_t i) {
+    const mla_pool *p = k->pool;
+    const uint32_t fixed[MLA__SAVED_FIXED] = {0x43414c4d,
+                                              1,
+                                              mla__saved_words(k),
+                                              (uint32_t)(p->n_layers - k->n_ahead),
+                                              (uint32_t)k->n_ahead,
+                                              (uint32_t)p->latent,
+                                              (uint32_t)(p->width - p->latent),
+                                              (uint32_t)p->index_width,
+                                              (uint32_t)model,
+                                              (uint32_t)(model >> 32),
+                                              (uint32_t)p->dtype,
+                                              (uint32_t)p->index_dtype,
+                                              (uint32_t)k->length};
+    const uint32_t ahead = i - MLA__SAVED_FIXED, layer = ahead - (uint32_t)k->n_ahead;
+    if (i < MLA__SAVED_FIXED) return fixed[i];
+    if (ahead < (uint32_t)k->n_ahead) return (uint32_t)k->ahead[ahead];
+    return layer < (uint32_t)p->n_layers && k->indexer[layer] >= 0;
+}
+
+/* Bytes are part of the sum. */
+static void mla__stream_sum(mla_cache_stream *s, const unsigned char *b, size_t n) {
+    uint64_t sum = s->at ? s->sum : 0xcbf29ce484222325u;
+    for (size_t i = 0; i < n; i++) sum = (sum ^ b[i]) * 0x100000001b3u;
+    s->sum = sum, s->at += n;
+}
+/* Whether there is another row, of a cache of that length; it may be an index key. */
+static int mla__stream_row(mla_cache_stream *s, const mla_cache *k, int length) {
+    const int n_layers = k->pool->n_layers;
+    for (; s->layer < n_layers; s->row = 0, s->layer += s->index, s->index = !s->index) {
+        const int depth = s->layer - (n_layers - k->n_ahead), rows = depth < 0 ? length : k->ahead[depth];
+        if (s->row < rows && (!s->index || k->indexer[s->layer] >= 0)) return 1;
+    }
+    return 0;
+}
+static unsigned char *mla__stream_at(const mla_cache_stream *s, const mla_cache *k) {
+    return s->index ? mla__index_row(k, s->layer, s->row) : mla__row(k, s->layer, s->row);
+}
+/* After n more bytes of a row of so many. */
+static void mla__stream_on(mla_cache_stream *s, size_t n, size_t row_bytes) {
+    s->byte += n;
+    if (s->byte == row_bytes) s->byte = 0, s->row++;
+}
+
+uint64_t mla_cache_saved_bytes(const mla_cache *k) {
+    const mla_pool *p = k->pool;
+    uint64_t sum = 4 * (uint64_t)mla__saved_words(k) + 16;
+    for (int i = 0; i < p->n_layers; i++) {
+        const int depth = i - (p->n_layers - k->n_ahead);
+        const mla__sz bytes =
+            mla__bytes(p->dtype, p->width) + (k->indexer[i] >= 0 ? mla__bytes(p->index_dtype, p->index_width) : 0);
+        sum += (uint64_t)bytes * (uint64_t)(depth < 0 ? k->length : k->ahead[depth]);
+    }
+    return sum;
+}
+/* Some of the next bytes, of what the stream is at; 0: it is over. */
+static size_t mla__save_some(mla_cache_stream *s, const mla_cache *k, unsigned char *out, size_t bytes) {
+    const mla_pool *p = k->pool;
+    if (s->state == MLA__AT_HEADER) {
+        *out = (unsigned char)(mla__saved_word(k, s->model, (uint32_t)(s->at / 4)) >> 8 * (s->at % 4));
+        s->state += s->at + 1 == 4 * (uint64_t)mla__saved_words(k);
+        return 1;
+    }
+    if (s->state == MLA__AT_ROWS) {
+        if (!mla__stream_row(s, k, k->length)) return s->state++, 0;
+        const size_t row =
+            (size_t)(s->index ? mla__bytes(p->index_dtype, p->index_width) : mla__bytes(p->dtype, p->width));
+        const size_t n = row - s->byte < bytes ? row - s->byte : bytes;
+        memcpy(out, mla__stream_at(s, k) + s->byte, n);
+        mla__stream_on(s, n, row);
+        return n;
+    }
+    if (s->n_part == 0) s->unit_sum = s->sum;
+    *out = (unsigned char)(s->unit_sum >> 8 * s->n_part);
+    s->n_part = (s->n_part + 1) % 8, s->state += s->n_part == 0;
+    return 1;
+}
+size_t mla_cache_save(mla_cache_stream *s, const mla_cache *k, void *out, size_t bytes) {
+    unsigned char *to = (unsigned char *)out;
+    size_t done = 0;
+    while (done < bytes && s->state < MLA__AT_END) {
+        const size_t n = mla__save_some(s, k, to + done, bytes - done);
+        mla__stream_sum(s, to + done, n);
+        done += n;
+    }
+    return done;
+}
+
+/* Bytes that belong together gather in s->part; 1: all n are there. */
+static int mla__gather(mla_cache_stream *s, const unsigned char **in, size_t *bytes, int n) {
+    const size_t some = (size_t)(n - s->n_part) < *bytes ? (size_t)(n - s->n_part) : *bytes;
+    if (s->n_part == 0) s->unit_sum = s->sum;
+    memcpy(s->part + s->n_part, *in, some);
+    mla__stream_sum(s, *in, some);
+    *in += some, *bytes -= some, s->n_part += (int)some;
+    if (s->n_part < n) return 0;
+    s->n_part = 0;
+    return 1;
+}
+/* What a word says is kept, or held against what the cache has; the first that differs is complained of when the sum
+   has shown that it was meant. */
+static mla_result mla__load_word(mla_cache_stream *s, mla_cache *k, uint32_t i, uint32_t word, mla_error *err) {
+    const uint32_t ahead = i - MLA__SAVED_FIXED;
+    if (i < MLA__SAVED_WORDS && word != mla__saved_word(k, s->model, i))
+        return i ? mla__fail(err, MLA_ERR_DATA, "mla_cache_load: version %lu, this is 1", (unsigned long)word)
+                 : mla__fail(err, MLA_ERR_DATA, "mla_cache_load: this is no saved cache");
+    if (i == MLA__SAVED_WORDS) s->words = word > MLA__SAVED_FIXED ? word : MLA__SAVED_FIXED;
+    else if (i == MLA__SAVED_DTYPE) s->dtype = word;
+    else if (i == MLA__SAVED_INDEX_DTYPE) s->index_dtype = word;
+    else if (i == MLA__SAVED_LENGTH) s->length = word;
+    else if (i > MLA__SAVED_LENGTH && ahead < (uint32_t)k->n_ahead)
+        k->ahead[ahead] = word < INT32_MAX ? (int)word : INT32_MAX;
+    else if (word != mla__saved_word(k, s->model, i) && !s->bad) s->bad = i, s->bad_word = word;
+    if (i + 1 == s->words) s->state++;
+    return MLA_OK;
+}
+/* The header is as it was written: does the cache take what follows? */
+static mla_result mla__load_begin(mla_cache_stream *s, mla_cache *k, mla_error *err) {
+    const mla_pool *p = k->pool;
+    if (s->bad >= MLA__SAVED_FIXED)
+        return mla__fail(err, MLA_ERR_DATA,
+                         "mla_cache_load: only one of the saved cache and this one has index keys in layer %lu",
+                         (unsigned long)(s->bad - MLA__SAVED_FIXED) - (unsigned long)k->n_ahead);
+    if (s->bad)
+        return mla__fail(err, MLA_ERR_DATA, "mla_cache_load: %s of the saved cache is %lu, of this one %lu",
+                         mla__saved_names[s->bad - MLA__SAVED_LAYERS], (unsigned long)s->bad_word,
+                         (unsigned long)mla__saved_word(k, s->model, s->bad));
+    int wrong = s->words != mla__saved_words(k) || s->length > INT32_MAX ||
+                mla__row_dtype((mla_dtype)s->dtype, p->width, "", "", "", NULL) ||
+                (p->n_indexers && mla__row_dtype((mla_dtype)s->index_dtype, p->index_width, "", "", "", NULL));
+    for (int i = 0; i < k->n_ahead; i++) wrong = wrong || (uint32_t)k->ahead[i] > s->length;
+    if (wrong) return mla__fail(err, MLA_ERR_DATA, "mla_cache_load: no cache has such a dtype or length");
+    MLA__TRY(mla__reserve(k, (int)s->length, "mla_cache_load", err));
+    k->reach = 0;
+    return MLA_OK;
+}
+/* Some of the rows, as they are or converted. */
+static void mla__load_rows(mla_cache_stream *s, mla_cache *k, const unsigned char **in, size_t *bytes) {
+    const mla_pool *p = k->pool;
+    const mla_dtype from = (mla_dtype)(s->index ? s->index_dtype : s->dtype), to = s->index ? p->index_dtype : p->dtype;
+    const int width = s->index ? p->index_width : p->width;
+    const size_t row = (size_t)mla__bytes(from, width);
+    float x[MLA_GROUP];
+    if (from == to) {
+        const size_t n = row - s->byte < *bytes ? row - s->byte : *bytes;
+        memcpy(mla__stream_at(s, k) + s->byte, *in, n);
+        mla__stream_sum(s, *in, n);
+        *in += n, *bytes -= n;
+        mla__stream_on(s, n, row);
+        return;
+    }
+    const int i = (int)(s->byte / (size_t)mla__bytes(from, MLA_GROUP)) * MLA_GROUP, n = mla__min(MLA_GROUP, width - i);
+    if (!mla__gather(s, in, bytes, (int)mla__bytes(from, n))) return;
+    mla_widen(x, from, s->part, (size_t)n);
+    mla__narrow(to, mla__stream_at(s, k) + mla__bytes(to, i), x, n);
+    mla__stream_on(s, (size_t)mla__bytes(from, n), row);
+}
+static mla_result mla__load_some(mla_cache_stream *s, mla_cache *k, const unsigned char **in, size_t *bytes,
+                                 mla_error *err) {
+    if (s->state == MLA__AT_ROWS) {
+        if (mla__stream_row(s, k, (int)s->length)) mla__load_rows(s, k, in, bytes);
+        else s->state++;
+        return MLA_OK;
+    }
+    if (s->state == MLA__AT_END)
+        return mla__fail(err, MLA_ERR_DATA, "mla_cache_load: more than the %.0f bytes of the saved cache",
+                         (double)s->at);
+    const int size = s->state == MLA__AT_HEADER ? 4 : 8;
+    uint64_t word = 0;
+    if (!mla__gather(s, in, bytes, size)) return MLA_OK;
+    for (int i = size - 1; i >= 0; i--) word = word << 8 | s->part[i];
+    if (s->state == MLA__AT_HEADER) return mla__load_word(s, k, (uint32_t)(s->at / 4 - 1), (uint32_t)word, err);
+    if (word != s->unit_sum)
+        return mla__fail(err, MLA_ERR_DATA, "mla_cache_load: the saved cache is damaged: the sum of its %s is wrong",
+                         s->state == MLA__AT_HEADER_SUM ? "header" : "bytes");
+    if (s->state++ == MLA__AT_HEADER_SUM) return mla__load_begin(s, k, err);
+    k->length = k->reach = (int)s->length;
+    return MLA_OK;
+}
+mla_result mla_cache_load(mla_cache_stream *s, mla_cache *k, const void *in, size_t bytes, mla_error *err) {
+    const unsigned char *from = (const unsigned char *)in;
+    mla_result r = MLA_OK;
+    if (!s || !k || (!in && bytes > 0))
+        return MLA__REFUSE(err, "mla_cache_load: %s is NULL", !s ? "stream" : !k ? "cache" : "in");
+    if (s->state == MLA__AT_FAILURE) return mla__fail(err, MLA_ERR_DATA, "mla_cache_load: the stream has failed");
+    if (s->state < MLA__AT_END && k->length > 0)
+        return MLA__REFUSE(err, "mla_cache_load: the cache holds %d tokens, must be empty", k->length);
+    if (bytes == 0 && s->state < MLA__AT_END)
+        r = mla__fail(err, MLA_ERR_DATA, "mla_cache_load: the saved cache is cut off after %.0f bytes", (double)s->at);
+    while (bytes > 0 && r == MLA_OK) r = mla__load_some(s, k, &from, &bytes, err);
+    if (r == MLA_OK) return MLA_OK;
+    s->state = MLA__AT_FAILURE;
+    mla_cache_reset(k);
+    return r;
 }
 
 /* ---- >>parallel -------------------------------------------------------------------------------------------------- */

@@ -40,13 +40,15 @@ typedef struct subject {
     int tokens[2 * T];
 } subject;
 
-static int subject_open(subject *s, const char *name) {
+static int subject_open(subject *s, const char *name, int mtp) {
     char path[256];
     mla_error err;
     memset(s, 0, sizeof *s);
     s->name = name;
     snprintf(path, sizeof path, "tests/fixtures/checkpoints/%s", name);
-    if (!CHECK(checkpoint_open(&s->files, path, &err) == MLA_OK, "%s: %s", name, err.text)) return 0;
+    if (!CHECK(checkpoint_open_with(&s->files, path, &(checkpoint_options){.mtp = mtp}, &err) == MLA_OK, "%s: %s", name,
+               err.text))
+        return 0;
     if (!CHECK(mla_model_create(&s->model, &s->files->config, &s->files->weights, NULL, &err) == MLA_OK, "%s: %s", name,
                err.text))
         return 0;
@@ -538,7 +540,7 @@ static void test_pages(void) {
     test_rng r = {7};
     int full = 0, copies = 0, tokens[MOST];
     SECTION("pages needed");
-    if (!subject_open(&s, "minicpm3")) return;
+    if (!subject_open(&s, "minicpm3", 0)) return;
     mla_context *c = context_of(&s, (mla_context_desc){.threads = 1, .max_tokens = MOST});
     if (!CHECK(mla_pool_create(&pool, s.model, &(mla_pool_desc){.n_pages = PAGES}, &err) == MLA_OK, "%s", err.text))
         return;
@@ -600,6 +602,322 @@ static void test_pages(void) {
     free(x);
 }
 
+/* ---- saved caches ------------------------------------------------------------------------------------------------ */
+
+enum { SAVED = MLA_PAGE + 9, PART = 8 }; /* of PART tokens a layer of multi-token prediction has no rows */
+
+static const mla_dtype dtypes[] = {MLA_F32, MLA_F16, MLA_BF16, MLA_Q8};
+
+static mla_cache *cache_with(const subject *s, mla_dtype dtype, mla_dtype index_dtype, mla_pool *pool) {
+    mla_cache *k = NULL;
+    mla_error err;
+    const mla_cache_desc d = {.capacity = CAPACITY, .dtype = dtype, .index_dtype = index_dtype, .pool = pool};
+    if (!CHECK(mla_cache_create(&k, s->model, &d, &err) == MLA_OK, "%s", err.text)) exit(test_end());
+    return k;
+}
+/* Rows by chance, and then some that the model itself has made. */
+static void fill(const subject *s, mla_context *c, mla_cache *k, int n, int made) {
+    test_rng r = {3};
+    const int layers = s->L + s->c->num_nextn_predict_layers;
+    const size_t most = (size_t)(layers * n * (s->c->kv_lora_rank + s->c->qk_rope_head_dim + s->c->index_head_dim));
+    float *rows = floats(most);
+    mla_error err;
+    test_fill(&r, rows, most, 1);
+    CHECK(mla_cache_append(k, n, rows, &err) == MLA_OK, "%s", err.text);
+    mla_sequence q = {.cache = k, .n_tokens = made};
+    if (made) CHECK(mla_model_forward(c, &q, 1, s->tokens, NULL) == MLA_OK, "%s", mla_context_error(c)->text);
+    free(rows);
+}
+/* Every row that one has and the other has not, or has otherwise. */
+static int other_rows(const subject *s, const mla_cache *a, const mla_cache *b) {
+    float x[256], y[256];
+    int other = mla_cache_length(a) != mla_cache_length(b);
+    for (int l = 0; l < s->L + s->c->num_nextn_predict_layers; l++)
+        for (int u = 0; u < mla_cache_length(a); u++) {
+            memset(x, 0, sizeof x), memset(y, 0, sizeof y);
+            other += mla_cache_read(a, l, u, x, NULL) != mla_cache_read(b, l, u, y, NULL) || !same(x, y, 256);
+        }
+    return other;
+}
+/* The same rows, rounded as a cache of the other dtype rounds what is appended. */
+static void round_to(const subject *s, mla_cache *to, const mla_cache *from, int ahead) {
+    const int layers = s->L + s->c->num_nextn_predict_layers, n = mla_cache_length(from);
+    float *rows = floats((size_t)(layers * n * 256)), *at = rows, one[256];
+    mla_error err;
+    for (int l = 0; l < layers; l++)
+        for (int u = 0; u < n; u++) {
+            const int width = s->c->kv_lora_rank + s->c->qk_rope_head_dim;
+            const int index = l < s->L && s->c->index_topk && s->files->weights.layers[l].attn.indexer.wk.weight.data
+                                  ? s->c->index_head_dim
+                                  : 0;
+            memset(one, 0, sizeof one);
+            CHECK(mla_cache_read(from, l, u, one, &err) == MLA_OK || (l >= s->L && u >= ahead), "%s", err.text);
+            memcpy(at, one, (size_t)(width + index) * sizeof *at), at += width + index;
+        }
+    CHECK(mla_cache_append(to, n, rows, &err) == MLA_OK, "%s", err.text);
+    free(rows);
+}
+
+static unsigned char *save(const mla_cache *k, size_t piece, uint64_t model, size_t *n) {
+    mla_cache_stream st = {.model = model};
+    const size_t bytes = (size_t)mla_cache_saved_bytes(k);
+    unsigned char *to = (unsigned char *)need(malloc(bytes + piece));
+    size_t some;
+    for (*n = 0; (some = mla_cache_save(&st, k, to + *n, *n + piece > bytes ? bytes + piece - *n : piece)) > 0;
+         *n += some)
+        if (*n > bytes) break;
+    CHECK(*n == bytes && st.at == bytes, "%d bytes in pieces of %d, and not %d", (int)*n, (int)piece, (int)bytes);
+    return to;
+}
+/* In pieces, and no more then. */
+static mla_result load(mla_cache *k, const unsigned char *from, size_t n, size_t piece, uint64_t model,
+                       mla_error *err) {
+    mla_cache_stream st = {.model = model};
+    for (size_t i = 0; i < n; i += piece) {
+        const mla_result rc = mla_cache_load(&st, k, from + i, n - i < piece ? n - i : piece, err);
+        if (rc) return rc;
+    }
+    return mla_cache_load(&st, k, NULL, 0, err);
+}
+
+/* From every dtype to every other, in pages and not, in pieces of any size. */
+static void test_saved(const subject *s) {
+    static const size_t pieces[] = {1, 7, 4096, 1 << 20};
+    mla_error err;
+    mla_pool *pool;
+    mla_context *c = context_of(s, (mla_context_desc){.threads = 1});
+    for (int f = 0; f < 4; f++)
+        for (int t = 0; t < 4; t++)
+            for (int paged = 0; paged < 4; paged++) {
+                const mla_dtype from = dtypes[f], to = dtypes[t], from_index = dtypes[(f + paged) % 4],
+                                to_index = dtypes[(t + paged / 2) % 4];
+                const size_t piece = pieces[(f + t + paged) % 4], other_piece = pieces[(f + paged) % 4];
+                const mla_pool_desc pd = {
+                    .n_pages = 2, .dtype = paged & 1 ? from : to, .index_dtype = paged & 1 ? from_index : to_index};
+                size_t n, m;
+                if (paged == 3 && from != to) continue; /* both in one pool */
+                mla_pool_desc both = pd;
+                if (paged == 3) both.n_pages = 4;
+                CHECK(mla_pool_create(&pool, s->model, &both, &err) == MLA_OK, "%s", err.text);
+                mla_cache *k = cache_with(s, from, from_index, paged & 1 ? pool : NULL),
+                          *j = cache_with(s, to, to_index, paged & 2 ? pool : NULL), *want = NULL;
+                const mla_dtype j_index = paged == 3 ? from_index : to_index;
+                fill(s, c, k, SAVED - PART, PART);
+                unsigned char *bytes = save(k, piece, 5, &n), *again;
+                CHECK(load(j, bytes, n, other_piece, 5, &err) == MLA_OK, "%s: %s", s->name, err.text);
+                if (from == to && (from_index == j_index || !s->c->index_topk)) want = k;
+                else want = cache_with(s, to, j_index, NULL), round_to(s, want, k, SAVED - PART);
+                const int other = other_rows(s, want, j), ahead = want == k ? 0 : s->c->num_nextn_predict_layers * PART;
+                CHECK(other == ahead, "%s: %s/%s to %s/%s, %d: %d rows differ", s->name, mla_dtype_name(from),
+                      mla_dtype_name(from_index), mla_dtype_name(to), mla_dtype_name(j_index), paged, other);
+                again = save(j, 100, 5, &m);
+                CHECK(want != k ||
+                          (m == n && (!memcmp(again, bytes, n) || (!s->c->index_topk && from_index != j_index))),
+                      "%s: saved again it is other bytes", s->name);
+                mla_sequence q = {.cache = j, .n_tokens = 1};
+                CHECK(mla_model_forward(c, &q, 1, s->tokens, NULL) == MLA_OK, "%s: %s", s->name,
+                      mla_context_error(c)->text);
+                free(bytes), free(again);
+                if (want != k) mla_cache_destroy(want);
+                mla_cache_destroy(k), mla_cache_destroy(j), mla_pool_destroy(pool);
+            }
+    mla_context_destroy(c);
+}
+
+static uint64_t fnv(const unsigned char *b, size_t n) {
+    uint64_t h = 14695981039346656037u;
+    for (size_t i = 0; i < n; i++) h ^= b[i], h *= 1099511628211u;
+    return h;
+}
+static uint32_t word_at(const unsigned char *b, int i) {
+    return b[4 * i] | (uint32_t)b[4 * i + 1] << 8 | (uint32_t)b[4 * i + 2] << 16 | (uint32_t)b[4 * i + 3] << 24;
+}
+static void put(unsigned char *b, uint64_t x, int n) {
+    for (int i = 0; i < n; i++) b[i] = (unsigned char)(x >> 8 * i);
+}
+static uint64_t sum_at(const unsigned char *b) { return word_at(b, 0) | (uint64_t)word_at(b, 1) << 32; }
+
+static void refuses(const char *what, mla_result rc, mla_result want, const mla_error *err, const char *text,
+                    const mla_cache *k, const mla_pool *pool, int pages) {
+    CHECK(rc == want && err->code == rc && strstr(err->text, text), "%s: %s: %s", what, mla_result_name(rc), err->text);
+    CHECK(mla_cache_length(k) == 0 && (!pool || mla_pool_free_pages(pool) == pages), "%s: not empty", what);
+}
+
+/* The format is what the header of mla.h says, and whatever is not what has been saved is refused. */
+static void test_damage(const subject *s) {
+    enum { N = 3 };
+    mla_error err = {MLA_OK, "", 0};
+    mla_pool *pool;
+    size_t n;
+    int M = s->c->num_nextn_predict_layers, layers = s->L + M, words = 13 + M + layers, accepted = 0, unnamed = 0;
+    mla_context *c = context_of(s, (mla_context_desc){.threads = 1});
+    CHECK(mla_pool_create(&pool, s->model, &(mla_pool_desc){.n_pages = 1, .dtype = MLA_F16}, &err) == MLA_OK, "%s",
+          err.text);
+    mla_cache *k = cache_with(s, MLA_Q8, MLA_Q8, NULL), *j = cache_with(s, MLA_F16, MLA_F32, pool);
+    fill(s, c, k, N - 1, 1);
+    unsigned char *b = save(k, 64, 0x1234567890u, &n);
+    const uint32_t head[13] = {0x43414c4d,
+                               1,
+                               (uint32_t)words,
+                               (uint32_t)s->L,
+                               (uint32_t)M,
+                               (uint32_t)s->c->kv_lora_rank,
+                               (uint32_t)s->c->qk_rope_head_dim,
+                               s->c->index_topk ? (uint32_t)s->c->index_head_dim : 0,
+                               0x34567890,
+                               0x12,
+                               MLA_Q8,
+                               MLA_Q8,
+                               N};
+    int wrong = 0;
+    size_t rows = 0;
+    for (int i = 0; i < 13; i++) wrong += word_at(b, i) != head[i];
+    for (int i = 0; i < layers; i++) {
+        const int index = i < s->L && s->c->index_topk && s->files->weights.layers[i].attn.indexer.wk.weight.data;
+        wrong += word_at(b, 13 + M + i) != (uint32_t)index;
+        rows += (size_t)(i < s->L ? N : N - 1) *
+                (mla_dtype_bytes(MLA_Q8, head[5] + head[6]) + (index ? mla_dtype_bytes(MLA_Q8, head[7]) : 0));
+    }
+    for (int i = 0; i < M; i++) wrong += word_at(b, 13 + i) != N - 1;
+    const size_t end = 4 * (size_t)words;
+    CHECK(wrong == 0 && !memcmp(b, "MLAC", 4) && n == end + 16 + rows,
+          "%s: %d words of the header are others, %d bytes", s->name, wrong, (int)n);
+    CHECK(sum_at(b + end) == fnv(b, end) && sum_at(b + n - 8) == fnv(b, n - 8), "%s: sums", s->name);
+    CHECK(load(j, b, n, 10, 0x1234567890u, &err) == MLA_OK && mla_cache_length(j) == N, "%s: %s", s->name, err.text);
+    refuses("not empty",
+            load(j, b, n, 10, 0x1234567890u, &err) == MLA_ERR_ARGUMENT ? (mla_cache_reset(j), MLA_ERR_ARGUMENT)
+                                                                       : MLA_OK,
+            MLA_ERR_ARGUMENT, &err, "holds 3 tokens", j, pool, 1);
+    for (size_t bit = 0; bit < 8 * n; bit++) {
+        b[bit / 8] ^= (unsigned char)(1 << bit % 8);
+        const mla_result rc = load(j, b, n, 1 << 20, 0x1234567890u, &err);
+        accepted += rc != MLA_ERR_DATA || mla_cache_length(j) || mla_pool_free_pages(pool) != 1;
+        unnamed += !strstr(err.text, "damaged") && !strstr(err.text, "cut off") &&
+                   !strstr(err.text, "no saved cache") && !strstr(err.text, "version");
+        b[bit / 8] ^= (unsigned char)(1 << bit % 8);
+    }
+    CHECK(accepted == 0 && unnamed == 0, "%s: %d flipped bits go unnoticed, %d are called something else", s->name,
+          accepted, unnamed);
+    accepted = 0;
+    for (size_t m = 0; m < n; m++)
+        accepted += load(j, b, m, m % 3 ? 4096 : 5, 0x1234567890u, &err) != MLA_ERR_DATA ||
+                    !strstr(err.text, "cut off") || mla_cache_length(j) || mla_pool_free_pages(pool) != 1;
+    CHECK(accepted == 0, "%s: %d truncations go unnoticed", s->name, accepted);
+    unsigned char *more = (unsigned char *)need(malloc(n + 1));
+    memcpy(more, b, n), more[n] = 0;
+    refuses("a byte more", load(j, more, n + 1, 1 << 20, 0x1234567890u, &err), MLA_ERR_DATA, &err, "more than the", j,
+            pool, 1);
+    refuses("another model's number", load(j, b, n, 3, 0x1234567891u, &err), MLA_ERR_DATA, &err, "model (low word)", j,
+            pool, 1);
+    refuses("another model's number", load(j, b, n, 3, 0x1334567890u, &err), MLA_ERR_DATA, &err, "model (high word)", j,
+            pool, 1);
+    mla_cache_stream st = {.model = 0x1234567890u};
+    b[end + 20] ^= 1;
+    refuses("stream", mla_cache_load(&st, j, b, n, &err), MLA_ERR_DATA, &err, "damaged", j, pool, 1);
+    refuses("stream, after", mla_cache_load(&st, j, b, n, &err), MLA_ERR_DATA, &err, "has failed", j, pool, 1);
+    b[end + 20] ^= 1;
+    /* what nobody saves, with sums that are right */
+    static const struct {
+        int word;
+        uint32_t to;
+        const char *text;
+    } crafted[] = {{2, 14, "damaged"},
+                   {2, 0, "damaged"},
+                   {2, 0xffffffff, "cut off"},
+                   {10, 99, "dtype or length"},
+                   {10, MLA_Q4, "dtype or length"},
+                   {12, 0x80000000u, "dtype or length"},
+                   {12, 0xffffffffu, "dtype or length"},
+                   {3, 7, "num_hidden_layers of the saved cache is 7"},
+                   {5, 1, "kv_lora_rank"},
+                   {6, 1, "qk_rope_head_dim"},
+                   {7, 77, "index_head_dim"},
+                   {4, 77, "num_nextn_predict_layers"}};
+    for (size_t i = 0; i < sizeof crafted / sizeof *crafted; i++) {
+        memcpy(more, b, n);
+        put(more + 4 * crafted[i].word, crafted[i].to, 4), put(more + end, fnv(more, end), 8),
+            put(more + n - 8, fnv(more, n - 8), 8);
+        refuses(crafted[i].text, load(j, more, n, 50, 0x1234567890u, &err), MLA_ERR_DATA, &err, crafted[i].text, j,
+                pool, 1);
+    }
+    for (int i = 0; i < M; i++) {
+        memcpy(more, b, n);
+        put(more + 4 * (13 + i), 4, 4), put(more + end, fnv(more, end), 8);
+        refuses("rows ahead", load(j, more, n, 50, 0x1234567890u, &err), MLA_ERR_DATA, &err, "dtype or length", j, pool,
+                1);
+    }
+    memcpy(more, b, n); /* more tokens than there is room for */
+    put(more + 4 * 12, CAPACITY + 1, 4), put(more + end, fnv(more, end), 8);
+    refuses("capacity", load(j, more, n, 50, 0x1234567890u, &err), MLA_ERR_FULL, &err, "97 more do not fit", j, pool,
+            1);
+    put(more + 4 * 12, MLA_PAGE + 1, 4), put(more + end, fnv(more, end), 8);
+    refuses("pool", load(j, more, n, 50, 0x1234567890u, &err), MLA_ERR_FULL, &err, "2 pages needed, the pool has 1", j,
+            pool, 1);
+    refuses("stream", mla_cache_load(NULL, j, b, n, &err), MLA_ERR_ARGUMENT, &err, "stream is NULL", j, pool, 1);
+    refuses("in", mla_cache_load(&st, j, NULL, n, &err), MLA_ERR_ARGUMENT, &err, "in is NULL", j, pool, 1);
+    /* given up halfway */
+    memset(&st, 0, sizeof st), st.model = 0x1234567890u;
+    CHECK(mla_cache_load(&st, j, b, end + 100, &err) == MLA_OK && mla_cache_length(j) == 0 &&
+              mla_cache_extend(j, 1, &err) == MLA_ERR_ARGUMENT,
+          "%s: half loaded", s->name);
+    mla_cache_reset(j);
+    CHECK(mla_pool_free_pages(pool) == 1 && load(j, b, n, 99, 0x1234567890u, &err) == MLA_OK, "%s: after giving up: %s",
+          s->name, err.text);
+    mla_cache_reset(k); /* an empty one is one, too */
+    mla_cache_reset(j);
+    free(b), b = save(k, 9, 0, &n);
+    CHECK(load(j, b, n, 11, 0, &err) == MLA_OK && mla_cache_length(j) == 0, "%s: an empty cache: %s", s->name,
+          err.text);
+    free(b), free(more);
+    mla_cache_destroy(k), mla_cache_destroy(j), mla_pool_destroy(pool), mla_context_destroy(c);
+}
+
+/* Files of one model in caches of another. */
+static void test_strangers(void) {
+    static const struct {
+        const char *from, *to;
+        int from_mtp, to_mtp;
+        const char *text;
+    } pairs[] = {
+        {"deepseek_v3", "deepseek_v32", 0, 0, "num_hidden_layers of the saved cache is 4, of this one 3"},
+        {"deepseek_v3", "deepseek_v3", 1, 0, "num_nextn_predict_layers of the saved cache is 1, of this one 0"},
+        {"deepseek_v3", "deepseek_v3", 0, 1, "num_nextn_predict_layers of the saved cache is 0, of this one 1"},
+        {"deepseek_v2", "deepseek_v3_fp8", 0, 0, "kv_lora_rank of the saved cache is 48, of this one 136"},
+        {"deepseek_v2", "deepseek_v32", 0, 0, "index_head_dim of the saved cache is 0, of this one 32"},
+        {"deepseek_v3", "glm_moe_dsa", 0, 0, "index_head_dim of the saved cache is 0, of this one 32"}};
+    SECTION("caches of other models");
+    for (size_t i = 0; i < sizeof pairs / sizeof *pairs; i++) {
+        subject a, b;
+        mla_error err = {MLA_OK, "", 0};
+        size_t n;
+        if (!subject_open(&a, pairs[i].from, pairs[i].from_mtp) || !subject_open(&b, pairs[i].to, pairs[i].to_mtp))
+            continue;
+        mla_cache *k = cache_of(a.model, MLA_F32, NULL), *j = cache_of(b.model, MLA_F32, NULL);
+        fill(&a, NULL, k, 5, 0);
+        unsigned char *bytes = save(k, 4096, 0, &n);
+        refuses(pairs[i].text, load(j, bytes, n, 4096, 0, &err), MLA_ERR_DATA, &err, pairs[i].text, j, NULL, 0);
+        free(bytes);
+        mla_cache_destroy(k), mla_cache_destroy(j), subject_close(&a), subject_close(&b);
+    }
+    subject s;
+    if (!subject_open(&s, "deepseek_v32", 0)) return;
+    mla_layer_weights layers[3];
+    mla_weights w = s.files->weights;
+    mla_model *m;
+    mla_error err = {MLA_OK, "", 0};
+    size_t n;
+    memcpy(layers, w.layers, sizeof layers), memset(&layers[2].attn.indexer, 0, sizeof layers[2].attn.indexer);
+    w.layers = layers;
+    CHECK(mla_model_create(&m, &s.files->config, &w, NULL, &err) == MLA_OK, "%s", err.text);
+    mla_cache *k = cache_of(s.model, MLA_F32, NULL), *j = cache_of(m, MLA_F32, NULL);
+    fill(&s, NULL, k, 5, 0);
+    unsigned char *bytes = save(k, 4096, 0, &n);
+    refuses("another layer's indexer", load(j, bytes, n, 4096, 0, &err), MLA_ERR_DATA, &err, "index keys in layer 2", j,
+            NULL, 0);
+    free(bytes);
+    mla_cache_destroy(k), mla_cache_destroy(j), mla_model_destroy(m), subject_close(&s);
+}
+
 static void test_models(void) {
     static const struct {
         const char *what;
@@ -611,7 +929,7 @@ static void test_models(void) {
         SECTION(tests[t].what);
         for (int i = 0; i < N_MODELS; i++) {
             subject s;
-            if (subject_open(&s, names[i])) tests[t].test(&s), subject_close(&s);
+            if (subject_open(&s, names[i], 0)) tests[t].test(&s), subject_close(&s);
         }
     }
 }
@@ -619,5 +937,12 @@ static void test_models(void) {
 int main(void) {
     test_models();
     test_pages();
+    static const char *const saved[] = {"deepseek_v3", "glm_moe_dsa"};
+    for (int i = 0; i < 2; i++) {
+        subject s;
+        SECTION("saved caches");
+        if (subject_open(&s, saved[i], i == 0)) test_saved(&s), test_damage(&s), subject_close(&s);
+    }
+    test_strangers();
     return test_end();
 }
