@@ -78,6 +78,7 @@ CHANGES
                mla_layers_forward, mla_cache_extend, mla_sequence.embeddings. mla_outputs has expert_index and
                expert_weight. mla_context_desc.watch ends calls, with MLA_ERR_ABORTED. mla_stats has phases.
                mla_error.sequence, mla_pool_pages_needed. mla_cache_save, mla_cache_load.
+               mla_norm_forward.
    0.1.0       the first version */
 
 #ifndef MLA_H
@@ -701,6 +702,15 @@ typedef struct mla_routing { /* each NULL, or what the router did */
    what it is, one expert that takes every token; routing is then left alone. routing may be NULL. */
 MLA_API mla_result mla_moe_forward(mla_context *context, int layer, float *y, const float *x, int n_tokens,
                                    const mla_routing *routing);
+
+/* One of the norms of D that blocks have, attn_norm and the like, by config.block_norm: x [n_tokens, D] -> y
+   [n_tokens, D], which may be x. So that a program can go through a block step by step:
+     norm attn_norm, mla_attn_forward, norm attn_out_norm if there; x[i] += residual_scale * y[i];
+     norm ffn_norm, mla_moe_forward, norm ffn_out_norm if there; x[i] += residual_scale * y[i];
+   which with mla_layers_forward from layer 0 to 0 before and from num_hidden_layers to there behind is the model, bit
+   for bit but for layers with a shortcut. Errors: ARGUMENT, WEIGHTS. */
+MLA_API mla_result mla_norm_forward(mla_context *context, const mla_norm_weights *norm, float *y, const float *x,
+                                    int n_tokens);
 
 #ifdef __cplusplus
 }
@@ -8182,6 +8192,29 @@ static void mla__norm_rows(mla_context *c, float *y, const float *x, int T, cons
     mla__rows_norm a = {y, x, w};
     mla__parallel_even(c, mla__norm_work, &a, T, (double)T * c->D * 8);
 }
+typedef struct mla__norm_call {
+    const mla_norm_weights *w;
+    float *y;
+    const float *x;
+    int T;
+} mla__norm_call;
+static void mla__norm_body(mla_context *c, void *arg) {
+    const mla__norm_call *a = (const mla__norm_call *)arg;
+    mla__norm_rows(c, a->y, a->x, a->T, a->w);
+}
+mla_result mla_norm_forward(mla_context *c, const mla_norm_weights *norm, float *y, const float *x, int n_tokens) {
+    const mla__entry entry = {0, "norm", MLA__IN_LAYER, MLA__IS_NORM, MLA__CALLED, 0, 0};
+    mla__norm_call call = {norm, y, x, n_tokens};
+    mla__check check;
+    if (!c) return MLA_ERR_ARGUMENT;
+    if (!norm || !x || !y) return MLA__REFUSE(&c->err, "mla_norm_forward: %s is NULL", !norm ? "norm" : x ? "y" : "x");
+    if (n_tokens < 1) return MLA__REFUSE(&c->err, "mla_norm_forward: n_tokens %d, must be at least 1", n_tokens);
+    mla__check_begin(&check, c->f, &c->err);
+    mla__want_norm(&check, &entry, norm, c->D);
+    if (check.result == MLA_OK) mla__forward(c, mla__norm_body, &call);
+    return check.result;
+}
+
 /* What a part of a layer gives is added to the residual stream, which is normed for the next one (w NULL: it is not). */
 typedef struct mla__sum {
     const float *y;

@@ -395,6 +395,82 @@ static void test_routing(const subject *s) {
     free(index[0]), free(weight[0]), free(counts), free(r.logits);
 }
 
+/* ---- step by step ------------------------------------------------------------------------------------------------ */
+
+static void add(const subject *s, float *x, const float *y) {
+    for (int i = 0; i < T * s->D; i++) x[i] += s->c->residual_scale * y[i];
+}
+/* A model by its attention, its experts and its norms one after the other is the whole model, and so is its routing. */
+static void test_steps(const subject *s) {
+    const mla_weights *w = &s->files->weights;
+    const size_t n = T * (size_t)s->D;
+    mla_context *c = context_of(s, (mla_context_desc){.threads = 2});
+    mla_cache *k[2] = {cache_of(s->model, MLA_BF16, NULL), cache_of(s->model, MLA_BF16, NULL)};
+    result want = result_of(s), got = result_of(s);
+    float *x = floats(2 * n), *y = x + n, *weight = floats((size_t)((s->L + 1) * T * s->K + 1)),
+          *hidden[MAX_LAYERS + 1] = {NULL};
+    int *index = (int *)need(calloc((size_t)((s->L + 1) * T * s->K) + 1, sizeof *index));
+    const int chosen = T * s->K;
+    mla_sequence q = {.cache = k[0], .n_tokens = T, .n_logits = T};
+    memcpy(hidden, want.hidden, sizeof hidden);
+    CHECK(mla_model_forward(c, &q, 1, s->tokens,
+                            &(mla_outputs){.logits = want.logits,
+                                           .hidden = hidden,
+                                           .expert_index = s->K ? index : NULL,
+                                           .expert_weight = weight}) == MLA_OK,
+          "%s", mla_context_error(c)->text);
+    q.cache = k[1];
+    CHECK(mla_layers_forward(c, 0, 0, &q, 1, s->tokens, &(mla_outputs){.hidden = (float *const[]){x}}) == MLA_OK, "%s",
+          mla_context_error(c)->text);
+    for (int l = 0; l < s->L; l++) {
+        const mla_layer_weights *of = &w->layers[l];
+        const mla_routing routing = {index + s->L * chosen, weight + s->L * chosen, NULL};
+        CHECK(same(x, want.hidden[l], n), "%s: state before layer %d", s->name, l);
+        if (shortcut(s, l)) break;
+        int ok =
+            mla_norm_forward(c, &of->attn_norm, y, x, T) == MLA_OK && mla_attn_forward(c, l, y, y, &q, 1) == MLA_OK;
+        if (of->attn_out_norm.weight.data) ok = ok && mla_norm_forward(c, &of->attn_out_norm, y, y, T) == MLA_OK;
+        add(s, x, y);
+        ok = ok && mla_norm_forward(c, &of->ffn_norm, y, x, T) == MLA_OK;
+        float *z = floats(n);
+        ok = ok && mla_moe_forward(c, l, z, y, T, &routing) == MLA_OK;
+        if (of->ffn_out_norm.weight.data) ok = ok && mla_norm_forward(c, &of->ffn_out_norm, z, z, T) == MLA_OK;
+        CHECK(ok, "%s: layer %d: %s", s->name, l, mla_context_error(c)->text);
+        add(s, x, z), free(z);
+        if (has_experts(s, l))
+            CHECK(!memcmp(index + l * chosen, routing.index, (size_t)chosen * sizeof *index) &&
+                      same(weight + l * chosen, routing.weight, (size_t)chosen),
+                  "%s: layer %d: other routing", s->name, l);
+        if (l < s->L - 1) continue;
+        CHECK(same_caches(s, k[0], k[1]), "%s: caches", s->name);
+        q.embeddings = x, got.hidden[0] = want.hidden[0];
+        memset(hidden, 0, sizeof hidden), hidden[s->L] = got.hidden[s->L];
+        CHECK(mla_layers_forward(c, s->L, s->L, &q, 1, NULL, &(mla_outputs){.logits = got.logits, .hidden = hidden}) ==
+                  MLA_OK,
+              "%s", mla_context_error(c)->text);
+        CHECK(same(got.logits, want.logits, T * (size_t)s->V) && same(got.hidden[s->L], want.hidden[s->L], n),
+              "%s: logits", s->name);
+        CHECK(mla_cache_length(k[1]) == T, "%s: the head changed a cache", s->name);
+        CHECK(mla_norm_forward(c, &w->norm, y, x, T) == MLA_OK && same(y, want.hidden[s->L], n), "%s: the last norm",
+              s->name);
+    }
+    mla_norm_weights norm = w->norm;
+    norm.weight.cols--;
+    CHECK(mla_norm_forward(c, &norm, y, x, T) == MLA_ERR_WEIGHTS && strstr(mla_context_error(c)->text, "norm.weight"),
+          "%s: %s", s->name, mla_context_error(c)->text);
+    norm.weight.data = NULL;
+    CHECK(mla_norm_forward(c, &norm, y, x, T) == MLA_ERR_WEIGHTS && strstr(mla_context_error(c)->text, "missing"),
+          "%s: %s", s->name, mla_context_error(c)->text);
+    CHECK(mla_norm_forward(c, NULL, y, x, T) == MLA_ERR_ARGUMENT &&
+              mla_norm_forward(c, &w->norm, NULL, x, T) == MLA_ERR_ARGUMENT &&
+              mla_norm_forward(c, &w->norm, y, NULL, T) == MLA_ERR_ARGUMENT &&
+              mla_norm_forward(c, &w->norm, y, x, 0) == MLA_ERR_ARGUMENT &&
+              mla_norm_forward(NULL, &w->norm, y, x, T) == MLA_ERR_ARGUMENT,
+          "%s: bad arguments", s->name);
+    mla_cache_destroy(k[0]), mla_cache_destroy(k[1]), mla_context_destroy(c);
+    free(x), free(weight), free(index), free(want.logits), free(got.logits);
+}
+
 /* ---- an end halfway ---------------------------------------------------------------------------------------------- */
 
 typedef struct watched {
@@ -922,9 +998,9 @@ static void test_models(void) {
     static const struct {
         const char *what;
         void (*test)(const subject *s);
-    } tests[] = {{"logits", test_logits}, {"embeddings", test_embeddings}, {"ranges of layers", test_ranges},
-                 {"stages", test_stages}, {"routing", test_routing},       {"an end halfway", test_abort},
-                 {"phases", test_phases}};
+    } tests[] = {{"logits", test_logits},        {"embeddings", test_embeddings}, {"ranges of layers", test_ranges},
+                 {"stages", test_stages},        {"routing", test_routing},       {"step by step", test_steps},
+                 {"an end halfway", test_abort}, {"phases", test_phases}};
     for (size_t t = 0; t < sizeof tests / sizeof *tests; t++) {
         SECTION(tests[t].what);
         for (int i = 0; i < N_MODELS; i++) {
