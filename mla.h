@@ -64,6 +64,18 @@ DETERMINISM    Output is bit-identical for any number of threads, any thread poo
 SHARING        One model may be used by any number of contexts at once; a context, and a cache (with all caches of its
                pool), by one call at a time. There is no global state, but for what the CPU said when first asked.
 
+PROMISES       Sources that use 0.N may need changes for 0.N+1, which are listed here, but none for another 0.N.P; there is
+               no binary compatibility, and numbers may come out rounded otherwise. Saved caches are read by every later
+               version, or refused by name.
+FAILURE        Whatever failed, all objects may be used as before and be destroyed: a call may be tried again, or another
+               be made. Caches and pools are as before, outputs perhaps written in part; what could not be made need not
+               be destroyed. What no call can see it does not refuse: arrays that are too small, memory that has gone,
+               objects that two threads use at once.
+FORK           A child of fork() may use its copies of all objects, if none was in use at that moment. The parent's
+               threads are not there: contexts whose run needs these, as with OpenMP, are of no use to it, but others
+               are, such as one with threads 1.
+STACK          A task takes at most MLA_STACK bytes; calls take no more of the caller's stack.
+
 CHANGES
    0.2.0       mla_pool_create, _size and _init take an mla_pool_desc. MLA_VERSION_NUMBER. The header may stand behind
                windows.h and complex.h, and under another name. A model without rotation needs no factors of longrope.
@@ -78,7 +90,7 @@ CHANGES
                mla_layers_forward, mla_cache_extend, mla_sequence.embeddings. mla_outputs has expert_index and
                expert_weight. mla_context_desc.watch ends calls, with MLA_ERR_ABORTED. mla_stats has phases.
                mla_error.sequence, mla_pool_pages_needed. mla_cache_save, mla_cache_load.
-               mla_norm_forward.
+               mla_norm_forward. MLA_STACK.
    0.1.0       the first version */
 
 #ifndef MLA_H
@@ -444,6 +456,8 @@ typedef enum mla_activations {
     MLA_ACT_E4M3, /* as AUTO; e4m3 with E4M3 weights, by largest/448 of each 128 of a token (arXiv 2412.19437, 3.3) */
     MLA_ACT_COUNT
 } mla_activations;
+
+#define MLA_STACK 65536 /* bytes that a task may take of its thread's stack, if compiled with optimization */
 
 /* Call task(arg, i) for i = 0..n-1, in any order and on any threads, and return when all have returned. */
 typedef void (*mla_run)(void *user, int n, void (*task)(void *arg, int i), void *arg);

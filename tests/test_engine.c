@@ -4,6 +4,19 @@
 
 #if defined(__unix__) || defined(__APPLE__)
 #define _POSIX_C_SOURCE 200112L
+#define HAS_POSIX       1
+#else
+#define HAS_POSIX 0
+#endif
+#ifndef __has_feature
+#define __has_feature(x) 0
+#endif
+/* Sanitizers put much on the stack, and do not like to see it read by others. */
+#if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__) || __has_feature(address_sanitizer) ||               \
+    __has_feature(memory_sanitizer) || __has_feature(thread_sanitizer)
+#define SANITIZED 1
+#else
+#define SANITIZED 0
 #endif
 
 #define MLA_IMPLEMENTATION
@@ -13,6 +26,12 @@
 #include "test.h"
 
 #include <stdlib.h>
+#if HAS_POSIX
+#include <pthread.h>
+#include <sys/types.h>
+#include <sys/wait.h>
+#include <unistd.h>
+#endif
 
 enum { T = 24, MAX_LAYERS = 8, CAPACITY = 96 };
 
@@ -427,12 +446,12 @@ static void test_steps(const subject *s) {
         const mla_routing routing = {index + s->L * chosen, weight + s->L * chosen, NULL};
         CHECK(same(x, want.hidden[l], n), "%s: state before layer %d", s->name, l);
         if (shortcut(s, l)) break;
+        float *z = floats(n);
         int ok =
-            mla_norm_forward(c, &of->attn_norm, y, x, T) == MLA_OK && mla_attn_forward(c, l, y, y, &q, 1) == MLA_OK;
+            mla_norm_forward(c, &of->attn_norm, z, x, T) == MLA_OK && mla_attn_forward(c, l, y, z, &q, 1) == MLA_OK;
         if (of->attn_out_norm.weight.data) ok = ok && mla_norm_forward(c, &of->attn_out_norm, y, y, T) == MLA_OK;
         add(s, x, y);
         ok = ok && mla_norm_forward(c, &of->ffn_norm, y, x, T) == MLA_OK;
-        float *z = floats(n);
         ok = ok && mla_moe_forward(c, l, z, y, T, &routing) == MLA_OK;
         if (of->ffn_out_norm.weight.data) ok = ok && mla_norm_forward(c, &of->ffn_out_norm, z, z, T) == MLA_OK;
         CHECK(ok, "%s: layer %d: %s", s->name, l, mla_context_error(c)->text);
@@ -994,6 +1013,174 @@ static void test_strangers(void) {
     mla_cache_destroy(k), mla_cache_destroy(j), mla_model_destroy(m), subject_close(&s);
 }
 
+/* ---- stack ------------------------------------------------------------------------------------------------------- */
+
+#if HAS_POSIX
+enum { STACK = 1 << 18, TASKS = 2, WIDE = 256, WIDE_T = 40, PAINT = 0xa7 };
+
+static unsigned char *stacks[TASKS];
+static size_t most_stack; /* that any task has used */
+
+typedef struct task {
+    void (*run)(void *arg, int i);
+    void *arg;
+    unsigned char *top; /* where it began */
+    int i;
+} task;
+static void *run_task(void *arg) {
+    task *t = (task *)arg;
+    unsigned char here = 0;
+    t->top = &here;
+    t->run(t->arg, t->i);
+    return NULL;
+}
+/* A thread for each task, on a stack that shows how far it was used. */
+static void run_painted(void *user, int n, void (*run)(void *arg, int i), void *arg) {
+    pthread_t thread[TASKS];
+    task t[TASKS];
+    (void)user;
+    for (int i = 0; i < n; i++) {
+        pthread_attr_t how;
+        const task one = {run, arg, NULL, i};
+        t[i] = one;
+        memset(stacks[i], PAINT, STACK);
+        if (pthread_attr_init(&how) || pthread_attr_setstack(&how, stacks[i], STACK) ||
+            pthread_create(&thread[i], &how, run_task, &t[i]))
+            puts("no thread in the test"), exit(2);
+        pthread_attr_destroy(&how);
+    }
+    for (int i = 0; i < n; i++) {
+        size_t unused = 0;
+        pthread_join(thread[i], NULL);
+        while (stacks[i][unused] == PAINT) unused++;
+        const size_t used = (size_t)(t[i].top - stacks[i]) - unused;
+        most_stack = used > most_stack ? used : most_stack;
+    }
+}
+
+static mla_tensor wide(const void *bytes, mla_dtype dtype, int layout, int rows, int cols) {
+    mla_tensor t = mla_view(bytes, dtype, rows, cols);
+    t.layout = (mla_layout)layout;
+    return t;
+}
+/* A model whose matrices are all of one format, and as wide as the widest blocks are long. What they say is chance. */
+static void stack_of(mla_isa isa, mla_dtype dtype, int layout, mla_activations act, const unsigned char *bytes,
+                     const float *ones) {
+    mla_config c;
+    mla_weights w;
+    mla_layer_weights l[2];
+    mla_mlp_weights experts[4];
+    mla_error err;
+    mla_model *m;
+    mla_context *x;
+    mla_cache *k;
+    int tokens[WIDE_T];
+    memset(&c, 0, sizeof c), memset(&w, 0, sizeof w), memset(l, 0, sizeof l), memset(experts, 0, sizeof experts);
+    c.vocab_size = c.hidden_size = c.intermediate_size = c.moe_intermediate_size = c.q_lora_rank = c.kv_lora_rank =
+        WIDE;
+    c.num_hidden_layers = 2, c.num_attention_heads = 2, c.qk_nope_head_dim = c.qk_rope_head_dim = 32,
+    c.v_head_dim = 128;
+    c.n_routed_experts = 4, c.num_experts_per_tok = 2;
+    w.embed = mla_view(ones, MLA_F32, WIDE, WIDE), w.head = wide(bytes, dtype, layout, WIDE, WIDE);
+    w.norm.weight = mla_view(ones, MLA_F32, 1, WIDE), w.layers = l;
+    for (int i = 0; i < 6; i++) {
+        mla_mlp_weights *of = i < 4 ? &experts[i] : i < 5 ? &l[0].mlp : NULL;
+        if (of) of->gate.weight = of->up.weight = of->down.weight = wide(bytes, dtype, layout, WIDE, WIDE);
+    }
+    for (int i = 0; i < 2; i++) {
+        mla_attn_weights *a = &l[i].attn;
+        l[i].attn_norm.weight = l[i].ffn_norm.weight = a->q_norm.weight = a->kv_norm.weight = w.norm.weight;
+        a->q_a.weight = a->o.weight = wide(bytes, dtype, layout, WIDE, WIDE),
+        a->q_b.weight = wide(bytes, dtype, layout, 128, WIDE);
+        a->kv_a.weight = wide(bytes, dtype, layout, WIDE + 32, WIDE),
+        a->kv_b.weight = wide(bytes, dtype, layout, 2 * (32 + 128), WIDE);
+    }
+    l[1].moe.router = mla_view(ones, MLA_F32, 4, WIDE), l[1].moe.experts = experts;
+    for (int i = 0; i < WIDE_T; i++) tokens[i] = i;
+    if (!CHECK(mla_model_create(&m, &c, &w, NULL, &err) == MLA_OK, "%s: %s", mla_dtype_name(dtype), err.text)) return;
+    for (int path = 0; path < 2; path++) {
+        const mla_context_desc d = {.max_tokens = WIDE_T,
+                                    .threads = TASKS,
+                                    .run = run_painted,
+                                    .team = 1,
+                                    .isa = isa,
+                                    .activations = act,
+                                    .attn = path ? MLA_ATTN_NAIVE : MLA_ATTN_ABSORBED};
+        const mla_cache_desc kd = {.capacity = 2 * WIDE_T, .dtype = dtypes[(unsigned)dtype % 4]};
+        if (mla_context_create(&x, m, &d, &err) || mla_cache_create(&k, m, &kd, &err))
+            printf("%s\n", err.text), exit(2);
+        for (int n = WIDE_T; n > 0; n = n > 1 ? 1 : 0) {
+            mla_sequence q = {.cache = k, .n_tokens = n};
+            CHECK(mla_model_forward(x, &q, 1, tokens, NULL) == MLA_OK, "%s", mla_context_error(x)->text);
+        }
+        mla_cache_destroy(k), mla_context_destroy(x);
+    }
+    mla_model_destroy(m);
+}
+
+/* No task uses more than mla.h says, whatever the instruction set, the format of the weights and the activations. */
+static void test_stack(void) {
+    const size_t bytes_of_weights = 4 * (WIDE + 64) * WIDE, limit = MLA_STACK;
+    unsigned char *bytes = (unsigned char *)need(malloc(bytes_of_weights));
+    float *ones = floats(WIDE * WIDE);
+    test_rng r = {11};
+    SECTION("stack");
+    for (size_t i = 0; i < bytes_of_weights; i++) bytes[i] = (unsigned char)test_int(&r, 64);
+    for (int i = 0; i < WIDE * WIDE; i++) ones[i] = 1 + (float)(i % 7) / 16;
+    for (int i = 0; i < TASKS; i++) stacks[i] = (unsigned char *)need(malloc(STACK));
+    for (int isa = MLA_ISA_SCALAR; isa < MLA_ISA_COUNT; isa++) {
+        if (!mla_isa_available((mla_isa)isa)) continue;
+        most_stack = 0;
+        for (int t = 0; t < MLA_UE8M0; t++)
+            for (int layout = 0; layout < 2; layout++)
+                for (int act = MLA_ACT_F32; act < MLA_ACT_COUNT; act++) {
+                    if (layout && (t < MLA_Q8 || t == MLA_Q2_K || t == MLA_Q3_K)) continue;
+                    if (act == MLA_ACT_BF16 && isa != MLA_ISA_BF16 && isa != MLA_ISA_AMX) continue;
+                    if (!test_all() && (t * 7 + layout * 3 + act + isa) % 16) continue;
+                    stack_of((mla_isa)isa, (mla_dtype)t, layout, (mla_activations)act, bytes, ones);
+                }
+        printf("    %s: %d bytes\n", mla_isa_name((mla_isa)isa), (int)most_stack);
+#ifdef __OPTIMIZE__
+        CHECK(most_stack > 500 && most_stack <= limit, "%s: %d bytes of stack, and not %d at most",
+              mla_isa_name((mla_isa)isa), (int)most_stack, (int)limit);
+#endif
+    }
+    for (int i = 0; i < TASKS; i++) free(stacks[i]);
+    free(bytes), free(ones);
+}
+
+/* A child has copies of a model and a cache, and may use them by a context that asks for none of the parent's threads. */
+static void test_fork(void) {
+    subject s;
+    SECTION("fork");
+    if (!subject_open(&s, "deepseek_v3", 0)) return;
+    mla_context *c = context_of(&s, (mla_context_desc){.threads = 2}),
+                *alone = context_of(&s, (mla_context_desc){.threads = 1});
+    mla_cache *k = cache_of(s.model, MLA_F32, NULL);
+    float *want = floats(2 * (size_t)s.V), *got = want + s.V;
+    mla_sequence q = {.cache = k, .n_tokens = T};
+    CHECK(mla_model_forward(c, &q, 1, s.tokens, NULL) == MLA_OK, "%s", mla_context_error(c)->text);
+    q.n_tokens = q.n_logits = 1;
+    fflush(stdout);
+    const pid_t child = fork();
+    if (child == 0) {
+        alarm(60);
+        if (mla_model_forward(alone, &q, 1, s.tokens, &(mla_outputs){.logits = got})) _exit(2);
+        mla_cache_truncate(k, T, NULL);
+        mla_context *fresh = context_of(&s, (mla_context_desc){.threads = 1});
+        if (mla_model_forward(fresh, &q, 1, s.tokens, &(mla_outputs){.logits = want})) _exit(3);
+        _exit(same(got, want, (size_t)s.V) && mla_cache_length(k) == T + 1 ? 0 : 4);
+    }
+    int status = -1;
+    CHECK(child > 0 && waitpid(child, &status, 0) == child && WIFEXITED(status) && WEXITSTATUS(status) == 0,
+          "the child ended with %x", (unsigned)status);
+    CHECK(mla_cache_length(k) == T && mla_model_forward(c, &q, 1, s.tokens, &(mla_outputs){.logits = want}) == MLA_OK,
+          "the parent goes on");
+    mla_cache_destroy(k), mla_context_destroy(c), mla_context_destroy(alone), subject_close(&s);
+    free(want);
+}
+#endif
+
 static void test_models(void) {
     static const struct {
         const char *what;
@@ -1020,5 +1207,9 @@ int main(void) {
         if (subject_open(&s, saved[i], i == 0)) test_saved(&s), test_damage(&s), subject_close(&s);
     }
     test_strangers();
+#if HAS_POSIX
+    test_fork();
+    if (!SANITIZED) test_stack();
+#endif
     return test_end();
 }
