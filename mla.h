@@ -457,7 +457,7 @@ typedef enum mla_activations {
     MLA_ACT_COUNT
 } mla_activations;
 
-#define MLA_STACK 65536 /* bytes that a task may take of its thread's stack, if compiled with optimization */
+#define MLA_STACK 65536 /* bytes that a task may take of its thread's stack; without optimization three times as many */
 
 /* Call task(arg, i) for i = 0..n-1, in any order and on any threads, and return when all have returned. */
 typedef void (*mla_run)(void *user, int n, void (*task)(void *arg, int i), void *arg);
