@@ -13,7 +13,7 @@ QUICK START    a model from weights that lie in memory, one prompt, the logits o
    mla_model_create(&model, &config, &weights, NULL, &error);
    mla_context_create(&context, model, NULL, &error);
    mla_cache_create(&cache, model, &(mla_cache_desc){.capacity = 4096}, &error);
-   mla_sequence prompt = {.cache = cache, .n_tokens = 3};
+   mla_sequence prompt = {.cache = cache, .n_tokens = 3, .n_logits = 1};
    mla_outputs out = {.logits = logits};
    mla_model_forward(context, &prompt, 1, (int[]){11, 22, 33}, &out);
    examples/checkpoint.h fills config and weights from a Hugging Face directory; examples/minimal.c runs one layer.
@@ -64,6 +64,18 @@ DETERMINISM    Output is bit-identical for any number of threads, any thread poo
 SHARING        One model may be used by any number of contexts at once; a context, and a cache (with all caches of its
                pool), by one call at a time. There is no global state, but for what the CPU said when first asked.
 
+PROMISES       Sources that use 0.N may need changes for 0.N+1, which are listed here, but none for another 0.N.P; there is
+               no binary compatibility, and numbers may come out rounded otherwise. Saved caches are read by every later
+               version, or refused by name.
+FAILURE        Whatever failed, all objects may be used as before and be destroyed: a call may be tried again, or another
+               be made. Caches and pools are as before, outputs perhaps written in part; what could not be made need not
+               be destroyed. What no call can see it does not refuse: arrays that are too small, memory that has gone,
+               objects that two threads use at once.
+FORK           A child of fork() may use its copies of all objects, if none was in use at that moment. The parent's
+               threads are not there: contexts whose run needs these, as with OpenMP, are of no use to it, but others
+               are, such as one with threads 1.
+STACK          A task takes at most MLA_STACK bytes; calls take no more of the caller's stack.
+
 CHANGES
    0.2.0       mla_pool_create, _size and _init take an mla_pool_desc. MLA_VERSION_NUMBER. The header may stand behind
                windows.h and complex.h, and under another name. A model without rotation needs no factors of longrope.
@@ -74,6 +86,11 @@ CHANGES
                OpenMP has by itself; and stats: where the time of calls goes. mla_attn_weights has k_b and v_b, which
                may take the place of kv_b. mla_layer_weights has attn_out_norm. MLA_ISA_AUTO takes AMX, with which
                MLA_ACT_AUTO means bf16 for blocks and many tokens.
+               mla_sequence.n_logits in place of mla_outputs.all_logits: without it no logits are written.
+               mla_layers_forward, mla_cache_extend, mla_sequence.embeddings. mla_outputs has expert_index and
+               expert_weight. mla_context_desc.watch ends calls, with MLA_ERR_ABORTED. mla_stats has phases.
+               mla_error.sequence, mla_pool_pages_needed. mla_cache_save, mla_cache_load.
+               mla_norm_forward. MLA_STACK.
    0.1.0       the first version */
 
 #ifndef MLA_H
@@ -103,7 +120,9 @@ extern "C" {
     X(MLA_ERR_WEIGHTS, "bad weights")       /* a tensor missing, misshapen or of a dtype that cannot stand there */    \
     X(MLA_ERR_MEMORY, "out of memory")      /* the allocator gave nothing, or the memory given is too small */         \
     X(MLA_ERR_FULL, "cache full")           /* capacity or pool exhausted; nothing was appended */                     \
-    X(MLA_ERR_UNSUPPORTED, "not supported") /* this CPU or this build cannot do what was asked */
+    X(MLA_ERR_UNSUPPORTED, "not supported") /* this CPU or this build cannot do what was asked */                      \
+    X(MLA_ERR_ABORTED, "aborted")           /* mla_context_desc.watch ended the call */                                \
+    X(MLA_ERR_DATA, "bad data")             /* a saved cache that is damaged, cut off or of another model */
 
 typedef enum mla_result {
 #define MLA_X(name, text) name,
@@ -115,6 +134,7 @@ typedef enum mla_result {
 typedef struct mla_error {
     mla_result code;
     char text[240];
+    int sequence; /* of a call on a list of them, which one is at fault; -1: none by itself */
 } mla_error;
 
 MLA_API const char *mla_result_name(mla_result r); /* "MLA_OK", ... */
@@ -437,6 +457,8 @@ typedef enum mla_activations {
     MLA_ACT_COUNT
 } mla_activations;
 
+#define MLA_STACK 65536 /* bytes that a task may take of its thread's stack; without optimization three times as many */
+
 /* Call task(arg, i) for i = 0..n-1, in any order and on any threads, and return when all have returned. */
 typedef void (*mla_run)(void *user, int n, void (*task)(void *arg, int i), void *arg);
 
@@ -456,7 +478,22 @@ typedef struct mla_context mla_context;
    by the others, so that of tasks that run one after the other the first does everything. OpenMP as built in (run
    NULL) is a team. Compilers other than gcc and clang have none, and team is ignored. */
 
-/* How the time of calls was spent; calls add to it. The seconds are those of the four below them together. */
+/* What a call does with each layer, and then once. */
+typedef enum mla_phase {
+    MLA_PHASE_ATTENTION = 0, /* norm and attention; of mla_mtp_forward what comes before, too */
+    MLA_PHASE_EXPERTS,       /* norm and experts, or a dense FFN */
+    MLA_PHASE_HEAD,          /* norm and logits */
+    MLA_PHASE_COUNT
+} mla_phase;
+
+/* mla_model_forward and mla_layers_forward call it before each phase: of layer 0 .. layers-1, and of layer == layers for
+   the head (layers: where the call ends); mla_mtp_forward once, before its layer. Non-zero ends the call, which then
+   fails with ABORTED and leaves its caches as they were, but in its outputs what has been written by then. It runs on
+   one of the call's threads while the others wait, and must not use the call's context and caches. */
+typedef int (*mla_watch)(void *user, int layer, int layers, mla_phase phase);
+
+/* How the time of calls was spent; calls add to it. The seconds are those of the four below them together; waiting is
+   imbalance and barriers. */
 typedef struct mla_stats {
     double (*clock)(void *user); /* seconds since anything, for any thread; NULL: steps are counted, but not timed */
     void *clock_user;
@@ -468,6 +505,8 @@ typedef struct mla_stats {
     double barriers;           /* what the step took besides; beginning and ending a team */
     double serial;             /* between shared steps */
     double attention, indexer; /* of shared steps, those that bring queries and keys together; that choose keys */
+    double phase_seconds[MLA_PHASE_COUNT]; /* seconds once more, by phase; embedding tokens is in none */
+    double phase_bytes[MLA_PHASE_COUNT]; /* of weights that were read at least once, of experts those that got tokens */
 } mla_stats;
 
 typedef struct mla_context_desc {
@@ -488,6 +527,8 @@ typedef struct mla_context_desc {
        takes its tokens for one sequence */
     int invariant;
     mla_allocator alloc;
+    mla_watch watch; /* NULL, or what may end calls */
+    void *watch_user;
 } mla_context_desc;
 
 /* Runs calls on one model and owns all scratch. desc NULL: all defaults. Errors: ARGUMENT, MEMORY, UNSUPPORTED. */
@@ -552,6 +593,9 @@ MLA_API int mla_cache_capacity(const mla_cache *cache);
 /* Forget the tokens from position length on. ARGUMENT if length is negative or more than the current one. */
 MLA_API mla_result mla_cache_truncate(mla_cache *cache, int length, mla_error *err);
 MLA_API void mla_cache_reset(mla_cache *cache); /* truncate to 0 */
+/* The cache of some of the layers, whose last is not the model's, grows by n tokens that mla_layers_forward has run
+   there. ARGUMENT: more than it has written. */
+MLA_API mla_result mla_cache_extend(mla_cache *cache, int n, mla_error *err);
 /* dst becomes src. Both paged in one pool: pages are shared and copied when one side writes to them; else rows are
    copied. Either may then be changed or destroyed first. Errors: ARGUMENT (shapes or dtypes differ), FULL. */
 MLA_API mla_result mla_cache_fork(mla_cache *dst, const mla_cache *src, mla_error *err);
@@ -561,6 +605,36 @@ MLA_API mla_result mla_cache_append(mla_cache *cache, int n, const float *rows, 
 /* One row [R+P, or R+P+d], as f32. Error: ARGUMENT, also for a row that mla_mtp_forward has not written. */
 MLA_API mla_result mla_cache_read(const mla_cache *cache, int layer, int position, float *row, mla_error *err);
 
+/* A cache as bytes, to and from the caller's memory in pieces of any size. In a file, all numbers little-endian:
+     words of 32 bits: "MLAC"; 1, the version; words up to here and the next two lines; num_hidden_layers,
+       num_nextn_predict_layers (M), kv_lora_rank, qk_rope_head_dim, index_head_dim (0: no indexers); model, low word
+       first; dtype, index_dtype (as mla_dtype has them); length
+     [M] words: positions for which each layer of multi-token prediction has its rows
+     [layers] words: 1 for one that has index keys, else 0
+     the sum of all bytes before it, 64 bits: FNV-1a
+     of each layer its rows [latent R | rope key P], then its index keys [d], position by position, as dtypes have them
+     the sum of all bytes before it
+   What a stream begins with is zeros, but for model; the rest of it is the library's. */
+typedef struct mla_cache_stream {
+    uint64_t model; /* the caller's, to tell models of one shape apart, such as a hash; load refuses another one */
+    uint64_t at;    /* bytes so far */
+    uint64_t sum, unit_sum;
+    uint32_t words, length, dtype, index_dtype, bad, bad_word;
+    int state, layer, index, row, n_part;
+    size_t byte;
+    unsigned char part[4 * MLA_GROUP];
+} mla_cache_stream;
+
+MLA_API uint64_t mla_cache_saved_bytes(const mla_cache *cache); /* of all pieces together */
+/* The next bytes, at most so many, of a cache that does not change in the meantime: gives their number, 0 behind the
+   last one. */
+MLA_API size_t mla_cache_save(mla_cache_stream *stream, const mla_cache *cache, void *out, size_t bytes);
+/* The next bytes into a cache that was empty at first, of whatever dtypes and pool: it stays empty until the last one,
+   and if anything fails. A final call with 0 bytes says that there are no more. To give up: mla_cache_reset. Errors:
+   DATA; ARGUMENT (not empty); FULL. */
+MLA_API mla_result mla_cache_load(mla_cache_stream *stream, mla_cache *cache, const void *in, size_t bytes,
+                                  mla_error *err);
+
 /* ---- >>forward --------------------------------------------------------------------------------------------------- */
 
 /* One sequence's part in a call. A call takes a list of them: prompts, chunks of prompts and single decoded tokens in
@@ -568,25 +642,47 @@ MLA_API mla_result mla_cache_read(const mla_cache *cache, int layer, int positio
 typedef struct mla_sequence {
     mla_cache *cache; /* n_tokens rows are appended; no cache may stand twice in one call */
     int n_tokens;
+    int n_logits; /* the last so many of its tokens have logits in mla_outputs.logits, if that is there; 0: none */
+    /* [n_tokens, D] in place of its tokens: as mla_outputs.hidden[0] has them, with embed_scale; for mla_layers_forward
+       the state before the first layer; NULL: tokens */
+    const float *embeddings;
     const float *mask; /* [n_tokens, keys], added to the scores, and to an indexer's, instead of config.mask
                           (-INFINITY hides a key; a token that sees no key gets 0); NULL: config.mask */
     float *probs;      /* out: attention probabilities [n_tokens, H, keys], for mla_model_forward [num_hidden_layers]
                           of these; 0 for keys not chosen; or NULL */
 } mla_sequence;
 
+/* Pages that the pool must have free for a call on these sequences, copies of shared ones among them; again: for
+   mla_mtp_forward, which writes to positions that are there. Caches of another pool, or of none, count for nothing. */
+MLA_API int mla_pool_pages_needed(const mla_pool *pool, const mla_sequence *sequences, int n_sequences, int again);
+
 /* What mla_model_forward shall write; every pointer may be NULL. T = tokens in the call. */
 typedef struct mla_outputs {
-    float *logits; /* [n_sequences, vocab_size], of each sequence's last token; or all_logits: [T, vocab_size] */
-    int all_logits;
+    float *logits; /* [sum of n_logits, vocab_size]: of those tokens that the sequences say, in list order */
     /* [num_hidden_layers+1] pointers, each NULL or [T, D]: hidden[0] the embeddings, hidden[i] the residual stream
        after i blocks, the last one after the final norm (as transformers numbers them) */
     float *const *hidden;
     int64_t *expert_counts; /* [num_hidden_layers, E+Z]: tokens routed to each expert are added to it */
+    int *expert_index;      /* [num_hidden_layers, T, K]: each token's experts, best first; of layers that have some */
+    float *expert_weight;   /* the same: their weights */
 } mla_outputs;
 
-/* The whole model on tokens [T]. Errors: ARGUMENT, WEIGHTS (of a partial model), FULL, MEMORY (T > max_tokens). */
+/* The whole model on tokens [T]; those of sequences with embeddings are not read, and tokens may be NULL if all have
+   them. Errors: ARGUMENT, WEIGHTS (of a partial model), FULL, MEMORY (T > max_tokens). */
 MLA_API mla_result mla_model_forward(mla_context *context, const mla_sequence *sequences, int n_sequences,
                                      const int *tokens, const mla_outputs *out);
+
+/* Layers [begin, end) of it: from the state before them, which sequences.embeddings give unless begin is 0, to the one
+   after them, hidden[end] (which may be the same memory). Rows are appended to these layers' parts of the caches, which
+   grow when the last layer (num_hidden_layers-1) has run; so ranges one after the other are the whole, bit for bit.
+   A cache that meets no last layer, in a model run in parts that do not share memory, grows by mla_cache_extend.
+   Only to the end num_hidden_layers belong the final norm and the logits. Where begin is end no layer runs and caches
+   stay: at 0 tokens become embeddings, at num_hidden_layers the state is normed and logits come from it. Only the
+   weights of what runs need to be there. Errors: as above; ARGUMENT, too, for a cut behind a layer with a shortcut, and
+   one before a layer that uses another's choice of keys, unless this context's last call chose them for the same
+   sequences. */
+MLA_API mla_result mla_layers_forward(mla_context *context, int begin, int end, const mla_sequence *sequences,
+                                      int n_sequences, const int *tokens, const mla_outputs *out);
 
 /* Multi-token prediction (DeepSeek-V3, section 2.2): layer num_hidden_layers + depth looks one token further ahead than
    depth - 1 did, and the model itself for depth 0. It runs on the last n_tokens positions that each cache holds, and
@@ -595,7 +691,7 @@ MLA_API mla_result mla_model_forward(mla_context *context, const mla_sequence *s
    depth - 1. So the logits of position i are those of the token at i + 2 + depth. Rows may be written again, with other
    tokens; positions before these must have theirs, written with the tokens that came. out as of a model of one layer:
    hidden [2], what eh_proj gives, and the state after shared_head.norm, which may take the place of the argument;
-   expert_counts [E+Z]; and so sequences.probs. embed_scale and logits_scale hold as for the model. Errors: ARGUMENT,
+   expert_counts [E+Z], expert_index [T, K]; and so sequences.probs. embed_scale and logits_scale hold as for the model. Errors: ARGUMENT,
    WEIGHTS, MEMORY, FULL (a pool has no page for a copy of one that is shared). DeepSeek's description has the state's
    columns of eh_proj first and does not say whether the state is normed; in the published weights the embedding's are
    first, and the state comes after the last norm, to depth 1 after shared_head.norm: so transformers 5.17 (MtpLayer),
@@ -620,6 +716,15 @@ typedef struct mla_routing { /* each NULL, or what the router did */
    what it is, one expert that takes every token; routing is then left alone. routing may be NULL. */
 MLA_API mla_result mla_moe_forward(mla_context *context, int layer, float *y, const float *x, int n_tokens,
                                    const mla_routing *routing);
+
+/* One of the norms of D that blocks have, attn_norm and the like, by config.block_norm: x [n_tokens, D] -> y
+   [n_tokens, D], which may be x. So that a program can go through a block step by step:
+     norm attn_norm, mla_attn_forward, norm attn_out_norm if there; x[i] += residual_scale * y[i];
+     norm ffn_norm, mla_moe_forward, norm ffn_out_norm if there; x[i] += residual_scale * y[i];
+   which with mla_layers_forward from layer 0 to 0 before and from num_hidden_layers to there behind is the model, bit
+   for bit but for layers with a shortcut. Errors: ARGUMENT, WEIGHTS. */
+MLA_API mla_result mla_norm_forward(mla_context *context, const mla_norm_weights *norm, float *y, const float *x,
+                                    int n_tokens);
 
 #ifdef __cplusplus
 }
@@ -983,13 +1088,19 @@ static mla_result mla__fail(mla_error *err, mla_result code, const char *format,
     if (err) {
         va_list ap;
         va_start(ap, format);
-        err->code = code;
+        err->code = code, err->sequence = -1;
         vsnprintf(err->text, sizeof err->text, format, ap);
         va_end(ap);
     }
     return code;
 }
-#define MLA__REFUSE(err, ...) mla__fail(err, MLA_ERR_ARGUMENT, __VA_ARGS__)
+/* The failure is sequence i's. */
+static mla_result mla__blame(mla_error *err, int i, mla_result r) {
+    if (r != MLA_OK) err->sequence = i;
+    return r;
+}
+#define MLA__REFUSE(err, ...)       mla__fail(err, MLA_ERR_ARGUMENT, __VA_ARGS__)
+#define MLA__REFUSE_OF(err, i, ...) mla__blame(err, i, MLA__REFUSE(err, __VA_ARGS__))
 
 #define MLA__TRY(call)                                                                                                 \
     do {                                                                                                               \
@@ -5147,7 +5258,7 @@ enum { MLA__IN_MODEL, MLA__IN_MTP, MLA__IN_LAYER, MLA__IN_ATTN, MLA__IN_INDEXER,
 /* A matrix (HEAD: one that meets activations), a vector, an mla_linear, or an mla_norm_weights by its config. */
 enum { MLA__IS_MATRIX, MLA__IS_HEAD, MLA__IS_VECTOR, MLA__IS_LINEAR, MLA__IS_NORM };
 enum { MLA__IS_Q_NORM = MLA__IS_NORM + 1, MLA__IS_KV_NORM, MLA__IS_K_NORM };
-enum { MLA__FREE, MLA__CALLED, MLA__NEEDED }; /* CALLED: may be absent, but calls on a whole model ask for it */
+enum { MLA__FREE, MLA__CALLED, MLA__NEEDED }; /* CALLED: may be absent, but calls on the layer ask for it */
 
 typedef struct mla__entry {
     size_t at; /* in its struct */
@@ -5163,9 +5274,9 @@ typedef struct mla__entry {
     }
 
 static const mla__entry mla__tensors[] = {
-    MLA__TENSOR(MODEL, mla_weights, embed, MATRIX, CALLED, vocab, D),
+    MLA__TENSOR(MODEL, mla_weights, embed, MATRIX, FREE, vocab, D),
     MLA__TENSOR(MODEL, mla_weights, head, HEAD, FREE, vocab, D),
-    MLA__TENSOR(MODEL, mla_weights, norm, NORM, CALLED, one, D),
+    MLA__TENSOR(MODEL, mla_weights, norm, NORM, FREE, one, D),
     MLA__TENSOR(MTP, mla_mtp_weights, eh_proj, LINEAR, CALLED, D, two_D),
     MLA__TENSOR(MTP, mla_mtp_weights, embed, MATRIX, CALLED, vocab, D),
     MLA__TENSOR(MTP, mla_mtp_weights, enorm, NORM, CALLED, one, D),
@@ -5504,11 +5615,15 @@ const mla_config *mla_model_config(const mla_model *m) { return &m->c; }
 const float *mla_model_inv_freq(const mla_model *m) { return m->inv; }
 float mla_model_rope_amplitude(const mla_model *m) { return m->amp; }
 
+/* A layer's norms and attention. */
+static double mla__mixer_bytes(const mla_model *m, int layer) {
+    const mla_layer_weights *l = &m->layers[layer];
+    return mla__bytes_of(MLA__IN_LAYER, l) + mla__bytes_of(MLA__IN_ATTN, &l->attn) +
+           (m->indexer[layer] >= 0 ? mla__bytes_of(MLA__IN_INDEXER, &l->attn.indexer) : 0);
+}
 static double mla__layer_bytes(const mla_model *m, int layer, int n_tokens) {
     const mla_layer_weights *l = &m->layers[layer];
-    double sum =
-        mla__bytes_of(MLA__IN_LAYER, l) + mla__bytes_of(MLA__IN_ATTN, &l->attn) + mla__bytes_of(MLA__IN_MLP, &l->mlp);
-    if (m->indexer[layer] >= 0) sum += mla__bytes_of(MLA__IN_INDEXER, &l->attn.indexer);
+    double sum = mla__mixer_bytes(m, layer) + mla__bytes_of(MLA__IN_MLP, &l->mlp);
     if (!l->moe.experts) return sum;
     const double chance = (double)m->c.num_experts_per_tok / mla__choices(&m->c); /* a token's, to hit an expert */
     const double hit = n_tokens > 0 ? 1 - pow(1 - chance, n_tokens) : 1;
@@ -5546,6 +5661,7 @@ typedef struct mla__layer_rows {
 struct mla_pool {
     mla__object object;
     int n_layers, width, n_indexers, index_width; /* width: values in a row; index: layers with an index key */
+    int latent;                                   /* of a row, the values that are not rotated */
     mla_dtype dtype, index_dtype;
     int *refs, *free_pages, n_free, tokens; /* tokens of a page */
     mla__sz index_at, page_bytes;
@@ -5557,10 +5673,11 @@ struct mla_cache {
     mla__object object;
     mla_pool *pool, own; /* own: that of a contiguous cache, one page for all of its tokens */
     int capacity, length;
-    int in_call;         /* marks the sequences of a call, to find doubles */
-    int *indexer;        /* [n_layers], as the model has it */
-    int *ahead, n_ahead; /* [num_nextn_predict_layers]: positions for which each of these layers has its rows */
-    int *table, n_pages; /* pages held, by position; during a call they may reach beyond length */
+    int reach, had_reach; /* rows of some layers are written up to here; undo record */
+    int in_call;          /* marks the sequences of a call, to find doubles */
+    int *indexer;         /* [n_layers], as the model has it */
+    int *ahead, n_ahead;  /* [num_nextn_predict_layers]: positions for which each of these layers has its rows */
+    int *table, n_pages;  /* pages held, by position; during a call they may reach beyond length */
     int had_pages, *had; /* undo record of the last reservation: pages held before, and which, from that of length on */
     unsigned char *state; /* of all layers that keep one; zeros at first */
     size_t state_bytes;
@@ -5606,7 +5723,7 @@ static mla_result mla__pool_check(const mla_model *m, const void *desc, mla_erro
 /* A pool of n pages of so many tokens, in memory where there is some. */
 static mla_pool mla__pool_of(mla__arena *a, const mla_model *m, int n, int tokens, mla_dtype t, mla_dtype index_t) {
     mla_pool p = MLA__ZERO;
-    p.n_layers = mla__all_layers(&m->c), p.width = m->c.kv_lora_rank + m->c.qk_rope_head_dim;
+    p.n_layers = mla__all_layers(&m->c), p.latent = m->c.kv_lora_rank, p.width = p.latent + m->c.qk_rope_head_dim;
     p.n_indexers = m->n_indexers, p.index_width = mla__index_width(m);
     p.dtype = t, p.index_dtype = index_t, p.tokens = tokens, p.n_free = n;
     double rows = 0;
@@ -5643,20 +5760,43 @@ static void mla__page_drop(mla_pool *p, int page) {
 }
 static int mla__pages(const mla_pool *p, int64_t tokens) { return (int)((tokens + p->tokens - 1) / p->tokens); }
 
+/* Pages it takes to write n rows from position `from` on: new ones, and copies of those that are shared (one at most,
+   unless rows are written again), but not with calls on `before`, which have their own by then. */
+static int mla__pages_to_write(const mla_cache *k, int from, int n, const mla_sequence *before, int n_before,
+                               int again) {
+    const mla_pool *p = k->pool;
+    int taken = mla__max(mla__pages(p, (int64_t)from + n) - k->n_pages, 0);
+    for (int i = from / p->tokens; i < k->n_pages; i++) {
+        int refs = p->refs[k->table[i]];
+        for (int j = 0; j < n_before && refs > 1; j++) {
+            const mla_cache *o = before[j].cache;
+            const int first = (o->length - (again ? before[j].n_tokens : 0)) / p->tokens;
+            refs -= o->pool == p && i >= first && i < o->n_pages && o->table[i] == k->table[i];
+        }
+        taken += refs > 1;
+    }
+    return taken;
+}
+int mla_pool_pages_needed(const mla_pool *p, const mla_sequence *seqs, int n_seqs, int again) {
+    int n = 0;
+    for (int i = 0; i < n_seqs; i++) {
+        const mla_cache *k = seqs[i].cache;
+        const int from = k->length - (again ? seqs[i].n_tokens : 0);
+        if (k->pool == p) n += mla__pages_to_write(k, mla__max(from, 0), seqs[i].n_tokens, seqs, i, again);
+    }
+    return n;
+}
 /* Make rows up to length + n writable: pages taken from the pool, a shared one copied. FULL leaves all as it was. */
 static mla_result mla__reserve(mla_cache *k, int n, const char *who, mla_error *err) {
     mla_pool *p = k->pool;
     if (n > k->capacity - k->length)
         return mla__fail(err, MLA_ERR_FULL, "%s: cache holds %d of %d tokens, %d more do not fit", who, k->length,
                          k->capacity, n);
-    k->had_pages = k->n_pages;
+    k->had_pages = k->n_pages, k->had_reach = k->reach;
     const int first = k->length / p->tokens, pages = mla__pages(p, (int64_t)k->length + n);
-    int copies = 0, fresh = pages > k->n_pages ? pages - k->n_pages : 0;
-    for (int i = first; i < k->n_pages; i++)
-        copies += p->refs[k->table[i]] > 1; /* one at most, unless rows are written again */
-    if (fresh + copies > p->n_free)
-        return mla__fail(err, MLA_ERR_FULL, "%s: %d pages needed, the pool has %d free", who, fresh + copies,
-                         p->n_free);
+    const int taken = mla__pages_to_write(k, k->length, n, NULL, 0, 0);
+    if (taken > p->n_free)
+        return mla__fail(err, MLA_ERR_FULL, "%s: %d pages needed, the pool has %d free", who, taken, p->n_free);
     for (int i = first; i < k->had_pages; i++) {
         const int from = k->had[i] = k->table[i];
         if (p->refs[from] == 1) continue;
@@ -5671,6 +5811,7 @@ static mla_result mla__reserve(mla_cache *k, int n, const char *who, mla_error *
         p->refs[page] = 1;
         k->table[k->n_pages++] = page;
     }
+    k->reach = k->length + n;
     return MLA_OK;
 }
 /* Hold `pages` pages and no more. */
@@ -5680,6 +5821,7 @@ static void mla__trim(mla_cache *k, int pages) {
 /* Take the last reservation back. */
 static void mla__unreserve(mla_cache *k) {
     mla__trim(k, k->had_pages);
+    k->reach = k->had_reach;
     for (int i = k->length / k->pool->tokens; i < k->had_pages; i++) {
         if (k->table[i] == k->had[i]) continue;
         mla__page_drop(k->pool, k->table[i]);
@@ -5738,9 +5880,17 @@ mla_result mla_cache_truncate(mla_cache *k, int length, mla_error *err) {
     if (!k) return MLA__REFUSE(err, "mla_cache_truncate: cache is NULL");
     if (length < 0 || length > k->length)
         return MLA__REFUSE(err, "mla_cache_truncate: length %d, the cache holds %d", length, k->length);
-    k->length = length;
+    k->length = k->reach = length;
     for (int i = 0; i < k->n_ahead; i++) k->ahead[i] = k->ahead[i] < length ? k->ahead[i] : length;
     mla__trim(k, mla__pages(k->pool, length));
+    return MLA_OK;
+}
+mla_result mla_cache_extend(mla_cache *k, int n, mla_error *err) {
+    if (!k) return MLA__REFUSE(err, "mla_cache_extend: cache is NULL");
+    if (n < 0 || n > k->reach - k->length)
+        return MLA__REFUSE(err, "mla_cache_extend: %d tokens, calls have run layers on %d", n,
+                           mla__max(k->reach - k->length, 0));
+    k->length += n;
     return MLA_OK;
 }
 void mla_cache_reset(mla_cache *k) {
@@ -5804,7 +5954,7 @@ mla_result mla_cache_fork(mla_cache *dst, const mla_cache *src, mla_error *err) 
         MLA__TRY(mla__reserve(dst, src->length, "mla_cache_fork", err));
         mla__copy_rows(dst, src);
     }
-    dst->length = src->length;
+    dst->length = dst->reach = src->length;
     memcpy(dst->state, src->state, src->state_bytes);
     for (int i = 0; i < dst->n_ahead; i++) dst->ahead[i] = src->ahead[i];
     return MLA_OK;
@@ -5842,6 +5992,215 @@ mla_result mla_cache_read(const mla_cache *k, int layer, int position, float *ro
     for (int i = 0; k->indexer[layer] >= 0 && i < p->index_width; i++)
         row[p->width + i] = mla__get(p->index_dtype, mla__index_row(k, layer, position), i);
     return MLA_OK;
+}
+
+/* Words of a saved cache's header; of those that must be the cache's own, what they say. */
+enum { MLA__SAVED_WORDS = 2, MLA__SAVED_LAYERS, MLA__SAVED_DTYPE = 10, MLA__SAVED_INDEX_DTYPE, MLA__SAVED_LENGTH };
+enum { MLA__SAVED_FIXED = MLA__SAVED_LENGTH + 1 };
+static const char *const mla__saved_names[] = {"num_hidden_layers", "num_nextn_predict_layers", "kv_lora_rank",
+                                               "qk_rope_head_dim",  "index_head_dim",           "model (low word)",
+                                               "model (high word)"};
+/* States of a stream. */
+enum { MLA__AT_HEADER, MLA__AT_HEADER_SUM, MLA__AT_ROWS, MLA__AT_SUM, MLA__AT_END, MLA__AT_FAILURE };
+
+static uint32_t mla__saved_words(const mla_cache *k) {
+    return (uint32_t)(MLA__SAVED_FIXED + k->n_ahead + k->pool->n_layers);
+}
+static uint32_t mla__saved_word(const mla_cache *k, uint64_t model, uint32_t i) {
+    const mla_pool *p = k->pool;
+    const uint32_t fixed[MLA__SAVED_FIXED] = {0x43414c4d,
+                                              1,
+                                              mla__saved_words(k),
+                                              (uint32_t)(p->n_layers - k->n_ahead),
+                                              (uint32_t)k->n_ahead,
+                                              (uint32_t)p->latent,
+                                              (uint32_t)(p->width - p->latent),
+                                              (uint32_t)p->index_width,
+                                              (uint32_t)model,
+                                              (uint32_t)(model >> 32),
+                                              (uint32_t)p->dtype,
+                                              (uint32_t)p->index_dtype,
+                                              (uint32_t)k->length};
+    const uint32_t ahead = i - MLA__SAVED_FIXED, layer = ahead - (uint32_t)k->n_ahead;
+    if (i < MLA__SAVED_FIXED) return fixed[i];
+    if (ahead < (uint32_t)k->n_ahead) return (uint32_t)k->ahead[ahead];
+    return layer < (uint32_t)p->n_layers && k->indexer[layer] >= 0;
+}
+
+/* Bytes are part of the sum. */
+static void mla__stream_sum(mla_cache_stream *s, const unsigned char *b, size_t n) {
+    uint64_t sum = s->at ? s->sum : 0xcbf29ce484222325u;
+    for (size_t i = 0; i < n; i++) sum = (sum ^ b[i]) * 0x100000001b3u;
+    s->sum = sum, s->at += n;
+}
+/* Whether there is another row, of a cache of that length; it may be an index key. */
+static int mla__stream_row(mla_cache_stream *s, const mla_cache *k, int length) {
+    const int n_layers = k->pool->n_layers;
+    for (; s->layer < n_layers; s->row = 0, s->layer += s->index, s->index = !s->index) {
+        const int depth = s->layer - (n_layers - k->n_ahead), rows = depth < 0 ? length : k->ahead[depth];
+        if (s->row < rows && (!s->index || k->indexer[s->layer] >= 0)) return 1;
+    }
+    return 0;
+}
+static unsigned char *mla__stream_at(const mla_cache_stream *s, const mla_cache *k) {
+    return s->index ? mla__index_row(k, s->layer, s->row) : mla__row(k, s->layer, s->row);
+}
+/* After n more bytes of a row of so many. */
+static void mla__stream_on(mla_cache_stream *s, size_t n, size_t row_bytes) {
+    s->byte += n;
+    if (s->byte == row_bytes) s->byte = 0, s->row++;
+}
+
+uint64_t mla_cache_saved_bytes(const mla_cache *k) {
+    const mla_pool *p = k->pool;
+    uint64_t sum = 4 * (uint64_t)mla__saved_words(k) + 16;
+    for (int i = 0; i < p->n_layers; i++) {
+        const int depth = i - (p->n_layers - k->n_ahead);
+        const mla__sz bytes =
+            mla__bytes(p->dtype, p->width) + (k->indexer[i] >= 0 ? mla__bytes(p->index_dtype, p->index_width) : 0);
+        sum += (uint64_t)bytes * (uint64_t)(depth < 0 ? k->length : k->ahead[depth]);
+    }
+    return sum;
+}
+/* Some of the next bytes, of what the stream is at; 0: it is over. */
+static size_t mla__save_some(mla_cache_stream *s, const mla_cache *k, unsigned char *out, size_t bytes) {
+    const mla_pool *p = k->pool;
+    if (s->state == MLA__AT_HEADER) {
+        *out = (unsigned char)(mla__saved_word(k, s->model, (uint32_t)(s->at / 4)) >> 8 * (s->at % 4));
+        s->state += s->at + 1 == 4 * (uint64_t)mla__saved_words(k);
+        return 1;
+    }
+    if (s->state == MLA__AT_ROWS) {
+        if (!mla__stream_row(s, k, k->length)) return s->state++, 0;
+        const size_t row =
+            (size_t)(s->index ? mla__bytes(p->index_dtype, p->index_width) : mla__bytes(p->dtype, p->width));
+        const size_t n = row - s->byte < bytes ? row - s->byte : bytes;
+        memcpy(out, mla__stream_at(s, k) + s->byte, n);
+        mla__stream_on(s, n, row);
+        return n;
+    }
+    if (s->n_part == 0) s->unit_sum = s->sum;
+    *out = (unsigned char)(s->unit_sum >> 8 * s->n_part);
+    s->n_part = (s->n_part + 1) % 8, s->state += s->n_part == 0;
+    return 1;
+}
+size_t mla_cache_save(mla_cache_stream *s, const mla_cache *k, void *out, size_t bytes) {
+    unsigned char *to = (unsigned char *)out;
+    size_t done = 0;
+    while (done < bytes && s->state < MLA__AT_END) {
+        const size_t n = mla__save_some(s, k, to + done, bytes - done);
+        mla__stream_sum(s, to + done, n);
+        done += n;
+    }
+    return done;
+}
+
+/* Bytes that belong together gather in s->part; 1: all n are there. */
+static int mla__gather(mla_cache_stream *s, const unsigned char **in, size_t *bytes, int n) {
+    const size_t some = (size_t)(n - s->n_part) < *bytes ? (size_t)(n - s->n_part) : *bytes;
+    if (s->n_part == 0) s->unit_sum = s->sum;
+    memcpy(s->part + s->n_part, *in, some);
+    mla__stream_sum(s, *in, some);
+    *in += some, *bytes -= some, s->n_part += (int)some;
+    if (s->n_part < n) return 0;
+    s->n_part = 0;
+    return 1;
+}
+/* What a word says is kept, or held against what the cache has; the first that differs is complained of when the sum
+   has shown that it was meant. */
+static mla_result mla__load_word(mla_cache_stream *s, mla_cache *k, uint32_t i, uint32_t word, mla_error *err) {
+    const uint32_t ahead = i - MLA__SAVED_FIXED;
+    if (i < MLA__SAVED_WORDS && word != mla__saved_word(k, s->model, i))
+        return i ? mla__fail(err, MLA_ERR_DATA, "mla_cache_load: version %lu, this is 1", (unsigned long)word)
+                 : mla__fail(err, MLA_ERR_DATA, "mla_cache_load: this is no saved cache");
+    if (i == MLA__SAVED_WORDS) s->words = word > MLA__SAVED_FIXED ? word : MLA__SAVED_FIXED;
+    else if (i == MLA__SAVED_DTYPE) s->dtype = word;
+    else if (i == MLA__SAVED_INDEX_DTYPE) s->index_dtype = word;
+    else if (i == MLA__SAVED_LENGTH) s->length = word;
+    else if (i > MLA__SAVED_LENGTH && ahead < (uint32_t)k->n_ahead)
+        k->ahead[ahead] = word < INT32_MAX ? (int)word : INT32_MAX;
+    else if (word != mla__saved_word(k, s->model, i) && !s->bad) s->bad = i, s->bad_word = word;
+    if (i + 1 == s->words) s->state++;
+    return MLA_OK;
+}
+/* The header is as it was written: does the cache take what follows? */
+static mla_result mla__load_begin(mla_cache_stream *s, mla_cache *k, mla_error *err) {
+    const mla_pool *p = k->pool;
+    if (s->bad >= MLA__SAVED_FIXED)
+        return mla__fail(err, MLA_ERR_DATA,
+                         "mla_cache_load: only one of the saved cache and this one has index keys in layer %lu",
+                         (unsigned long)(s->bad - MLA__SAVED_FIXED) - (unsigned long)k->n_ahead);
+    if (s->bad)
+        return mla__fail(err, MLA_ERR_DATA, "mla_cache_load: %s of the saved cache is %lu, of this one %lu",
+                         mla__saved_names[s->bad - MLA__SAVED_LAYERS], (unsigned long)s->bad_word,
+                         (unsigned long)mla__saved_word(k, s->model, s->bad));
+    int wrong = s->words != mla__saved_words(k) || s->length > INT32_MAX ||
+                mla__row_dtype((mla_dtype)s->dtype, p->width, "", "", "", NULL) ||
+                (p->n_indexers && mla__row_dtype((mla_dtype)s->index_dtype, p->index_width, "", "", "", NULL));
+    for (int i = 0; i < k->n_ahead; i++) wrong = wrong || (uint32_t)k->ahead[i] > s->length;
+    if (wrong) return mla__fail(err, MLA_ERR_DATA, "mla_cache_load: no cache has such a dtype or length");
+    MLA__TRY(mla__reserve(k, (int)s->length, "mla_cache_load", err));
+    k->reach = 0;
+    return MLA_OK;
+}
+/* Some of the rows, as they are or converted. */
+static void mla__load_rows(mla_cache_stream *s, mla_cache *k, const unsigned char **in, size_t *bytes) {
+    const mla_pool *p = k->pool;
+    const mla_dtype from = (mla_dtype)(s->index ? s->index_dtype : s->dtype), to = s->index ? p->index_dtype : p->dtype;
+    const int width = s->index ? p->index_width : p->width;
+    const size_t row = (size_t)mla__bytes(from, width);
+    float x[MLA_GROUP];
+    if (from == to) {
+        const size_t n = row - s->byte < *bytes ? row - s->byte : *bytes;
+        memcpy(mla__stream_at(s, k) + s->byte, *in, n);
+        mla__stream_sum(s, *in, n);
+        *in += n, *bytes -= n;
+        mla__stream_on(s, n, row);
+        return;
+    }
+    const int i = (int)(s->byte / (size_t)mla__bytes(from, MLA_GROUP)) * MLA_GROUP, n = mla__min(MLA_GROUP, width - i);
+    if (!mla__gather(s, in, bytes, (int)mla__bytes(from, n))) return;
+    mla_widen(x, from, s->part, (size_t)n);
+    mla__narrow(to, mla__stream_at(s, k) + mla__bytes(to, i), x, n);
+    mla__stream_on(s, (size_t)mla__bytes(from, n), row);
+}
+static mla_result mla__load_some(mla_cache_stream *s, mla_cache *k, const unsigned char **in, size_t *bytes,
+                                 mla_error *err) {
+    if (s->state == MLA__AT_ROWS) {
+        if (mla__stream_row(s, k, (int)s->length)) mla__load_rows(s, k, in, bytes);
+        else s->state++;
+        return MLA_OK;
+    }
+    if (s->state == MLA__AT_END)
+        return mla__fail(err, MLA_ERR_DATA, "mla_cache_load: more than the %.0f bytes of the saved cache",
+                         (double)s->at);
+    const int size = s->state == MLA__AT_HEADER ? 4 : 8;
+    uint64_t word = 0;
+    if (!mla__gather(s, in, bytes, size)) return MLA_OK;
+    for (int i = size - 1; i >= 0; i--) word = word << 8 | s->part[i];
+    if (s->state == MLA__AT_HEADER) return mla__load_word(s, k, (uint32_t)(s->at / 4 - 1), (uint32_t)word, err);
+    if (word != s->unit_sum)
+        return mla__fail(err, MLA_ERR_DATA, "mla_cache_load: the saved cache is damaged: the sum of its %s is wrong",
+                         s->state == MLA__AT_HEADER_SUM ? "header" : "bytes");
+    if (s->state++ == MLA__AT_HEADER_SUM) return mla__load_begin(s, k, err);
+    k->length = k->reach = (int)s->length;
+    return MLA_OK;
+}
+mla_result mla_cache_load(mla_cache_stream *s, mla_cache *k, const void *in, size_t bytes, mla_error *err) {
+    const unsigned char *from = (const unsigned char *)in;
+    mla_result r = MLA_OK;
+    if (!s || !k || (!in && bytes > 0))
+        return MLA__REFUSE(err, "mla_cache_load: %s is NULL", !s ? "stream" : !k ? "cache" : "in");
+    if (s->state == MLA__AT_FAILURE) return mla__fail(err, MLA_ERR_DATA, "mla_cache_load: the stream has failed");
+    if (s->state < MLA__AT_END && k->length > 0)
+        return MLA__REFUSE(err, "mla_cache_load: the cache holds %d tokens, must be empty", k->length);
+    if (bytes == 0 && s->state < MLA__AT_END)
+        r = mla__fail(err, MLA_ERR_DATA, "mla_cache_load: the saved cache is cut off after %.0f bytes", (double)s->at);
+    while (bytes > 0 && r == MLA_OK) r = mla__load_some(s, k, &from, &bytes, err);
+    if (r == MLA_OK) return MLA_OK;
+    s->state = MLA__AT_FAILURE;
+    mla_cache_reset(k);
+    return r;
 }
 
 /* ---- >>parallel -------------------------------------------------------------------------------------------------- */
@@ -5935,7 +6294,12 @@ struct mla_context {
     mla_wake wake;
     void *run_user;
     mla_stats *stats;
-    double shared;    /* seconds of the call under way that were shared steps */
+    double shared; /* seconds of the call under way that were shared steps */
+    double *phase; /* where those of the phase under way go; NULL: it is in none */
+    double phase_begin;
+    mla_watch watch;
+    void *watch_user;
+    int aborted;      /* the call under way, by watch */
     int teams, leads; /* calls are run by teams; one is under way */
     int leader;       /* whose scratch has what one does alone */
     mla__team *team;
@@ -6145,10 +6509,33 @@ static void mla__parallel_even(mla_context *c, mla__work work, void *arg, int n,
     mla__parallel(c, work, arg, 1, cost);
 }
 
+/* The phase under way is over, and perhaps another one begins, whose seconds go there. */
+static void mla__phase(mla_context *c, double *seconds) {
+    const double now = mla__now(c);
+    if (c->phase) *c->phase += now - c->phase_begin;
+    c->phase = seconds, c->phase_begin = now;
+}
+/* One that reads so many bytes of weights. */
+static void mla__phase_of(mla_context *c, mla_phase phase, double bytes) {
+    if (!c->stats) return;
+    mla__phase(c, &c->stats->phase_seconds[phase]);
+    c->stats->phase_bytes[phase] += bytes;
+}
+/* Whether the call goes on to a phase. */
+static int mla__go_on(mla_context *c, int layer, int layers, mla_phase phase) {
+    if (!c->watch || !c->watch(c->watch_user, layer, layers, phase)) return 1;
+    if (phase == MLA_PHASE_HEAD) mla__fail(&c->err, MLA_ERR_ABORTED, "context.watch ended the call before the head");
+    else
+        mla__fail(&c->err, MLA_ERR_ABORTED, "context.watch ended the call before the %s of layer %d",
+                  phase == MLA_PHASE_ATTENTION ? "attention" : "experts", layer);
+    c->aborted = 1;
+    return 0;
+}
+
 /* A forward call. */
 static void mla__forward(mla_context *c, mla__body body, void *arg) {
     const double start = mla__now(c), serial = c->stats ? c->stats->serial : 0;
-    c->shared = 0;
+    c->shared = 0, c->aborted = 0, c->phase = NULL;
 #if MLA__TEAMS
     if (c->teams) {
         c->body = body, c->body_arg = arg, c->team->led = 0, c->team->turn &= ~(uint64_t)MLA__OVER;
@@ -6157,6 +6544,7 @@ static void mla__forward(mla_context *c, mla__body body, void *arg) {
 #endif
         body(c, arg);
     if (!c->stats) return;
+    mla__phase(c, NULL);
     const double seconds = mla__now(c) - start;
     c->stats->calls++, c->stats->seconds += seconds;
     if (c->teams) c->stats->barriers += seconds - c->shared - (c->stats->serial - serial);
@@ -6473,13 +6861,13 @@ static mla_result mla__check_cache(mla_context *c, const mla_cache *cache, int i
     const mla_pool *p = cache->pool;
     if (p->n_layers != mla__all_layers(c->f) || cache->n_ahead != c->f->num_nextn_predict_layers ||
         p->width != c->R + c->P)
-        return MLA__REFUSE(&c->err,
-                           "sequences[%d].cache: made for another model (%d layers of width %d, %d to predict ahead)",
-                           i, p->n_layers, p->width, cache->n_ahead);
+        return MLA__REFUSE_OF(
+            &c->err, i, "sequences[%d].cache: made for another model (%d layers of width %d, %d to predict ahead)", i,
+            p->n_layers, p->width, cache->n_ahead);
     const int other = mla__other_indexer(cache, c->m->indexer);
     if (p->index_width != mla__index_width(c->m) || other >= 0)
-        return MLA__REFUSE(
-            &c->err,
+        return MLA__REFUSE_OF(
+            &c->err, i,
             "sequences[%d].cache: made for another model (%d indexers with keys of %d; that of layer %d differs)", i,
             p->n_indexers, p->index_width, mla__max(other, 0));
     return MLA_OK;
@@ -6491,9 +6879,12 @@ static mla_result mla__check_sequences(mla_context *c, mla__batch *batch, const 
     if (!seqs || n_seqs < 1)
         return MLA__REFUSE(&c->err, "n_sequences: %d, must be at least 1, with sequences not NULL", n_seqs);
     for (int i = 0; i < n_seqs; i++) {
-        if (!seqs[i].cache) return MLA__REFUSE(&c->err, "sequences[%d].cache is NULL", i);
+        if (!seqs[i].cache) return MLA__REFUSE_OF(&c->err, i, "sequences[%d].cache is NULL", i);
         if (seqs[i].n_tokens < 1)
-            return MLA__REFUSE(&c->err, "sequences[%d].n_tokens: %d, must be at least 1", i, seqs[i].n_tokens);
+            return MLA__REFUSE_OF(&c->err, i, "sequences[%d].n_tokens: %d, must be at least 1", i, seqs[i].n_tokens);
+        if (seqs[i].n_logits < 0 || seqs[i].n_logits > seqs[i].n_tokens)
+            return MLA__REFUSE_OF(&c->err, i, "sequences[%d].n_logits: %d, must be 0 to n_tokens, %d", i,
+                                  seqs[i].n_logits, seqs[i].n_tokens);
         MLA__TRY(mla__check_cache(c, seqs[i].cache, i));
         T += seqs[i].n_tokens;
     }
@@ -6502,7 +6893,8 @@ static mla_result mla__check_sequences(mla_context *c, mla__batch *batch, const 
                          c->max_tokens);
     for (int i = 0; i < n_seqs; i++) seqs[i].cache->in_call = 0;
     for (int i = 0; i < n_seqs; i++)
-        if (seqs[i].cache->in_call++) return MLA__REFUSE(&c->err, "sequences[%d].cache stands twice in the call", i);
+        if (seqs[i].cache->in_call++)
+            return MLA__REFUSE_OF(&c->err, i, "sequences[%d].cache stands twice in the call", i);
     batch->seqs = seqs, batch->n = n_seqs, batch->T = (int)T, batch->first = batch->row0 = 0;
     return MLA_OK;
 }
@@ -6536,7 +6928,7 @@ static mla_result mla__reserve_all(mla_context *c, const mla__batch *batch) {
         const mla_result r = mla__reserve(batch->seqs[i].cache, batch->seqs[i].n_tokens, who, &c->err);
         if (r == MLA_OK) continue;
         mla__unreserve_all(batch, i);
-        return r;
+        return mla__blame(&c->err, i, r);
     }
     return MLA_OK;
 }
@@ -6855,9 +7247,21 @@ static mla_result mla__choose_check(mla_context *c, int layer, const mla__batch 
                    c->sparse->choice[t].position == batch->seqs[i].cache->length + j;
     if (same) return MLA_OK;
     return MLA__REFUSE(&c->err,
-                       "mla_attn_forward: layer %d uses the keys that layer %d chooses, which has not run before it on "
-                       "these sequences",
+                       "layer %d uses the keys that layer %d chooses, which has not run before it on these sequences",
                        layer, from);
+}
+/* Room for the tokens of a call that begins with this layer. */
+static mla_result mla__reserve_for(mla_context *c, const mla__batch *batch, int layer) {
+    MLA__TRY(mla__reserve_all(c, batch));
+    const mla_result r = mla__choose_check(c, layer, batch);
+    if (r != MLA_OK) mla__unreserve_all(batch, batch->n);
+    return r;
+}
+/* A call that began with room was ended: caches become what they were, and its choices are nobody's. */
+static mla_result mla__abort(mla_context *c, const mla__batch *batch) {
+    mla__unreserve_all(batch, batch->n);
+    if (c->m->n_indexers) c->sparse->layer = -1;
+    return MLA_ERR_ABORTED;
 }
 /* The keys that the token in row t of the call has chosen, *n of them; NULL: it attends to all that it sees. */
 static const int *mla__chosen(const mla_context *c, int t, int *n) {
@@ -7540,6 +7944,7 @@ typedef struct mla__attn_call {
 } mla__attn_call;
 static void mla__attn_body(mla_context *c, void *arg) {
     const mla__attn_call *a = (const mla__attn_call *)arg;
+    if (c->stats) mla__phase_of(c, MLA_PHASE_ATTENTION, mla__mixer_bytes(c->m, a->layer));
     mla__batch part = MLA__ZERO;
     while (mla__next_part(c, a->batch, &part)) {
         const mla__sz at = part.row0 * (mla__sz)c->D;
@@ -7556,12 +7961,7 @@ mla_result mla_attn_forward(mla_context *c, int layer, float *y, const float *x,
                            c->f->num_hidden_layers);
     MLA__TRY(mla__attn_check(c, layer));
     MLA__TRY(mla__check_sequences(c, &batch, seqs, n_seqs));
-    MLA__TRY(mla__reserve_all(c, &batch));
-    const mla_result r = mla__choose_check(c, layer, &batch);
-    if (r != MLA_OK) {
-        mla__unreserve_all(&batch, batch.n);
-        return r;
-    }
+    MLA__TRY(mla__reserve_for(c, &batch, layer));
     mla__forward(c, mla__attn_body, &call);
     if (layer == c->f->num_hidden_layers - 1) mla__advance(&batch);
     return MLA_OK;
@@ -7770,6 +8170,14 @@ static void mla__down(mla_context *c, mla__moe *a) {
     c->n_jobs = 0;
 }
 
+/* Bytes of weights that are read for it. */
+static double mla__ffn_bytes(const mla_context *c, const mla__moe *a) {
+    double sum = a->dense ? mla__bytes_of(MLA__IN_MLP, a->dense) : 0;
+    if (a->w) sum += mla__bytes_of(MLA__IN_MOE, a->w);
+    for (int e = 0; e < a->n_experts; e++)
+        if (c->moe->offset[e + 1] > c->moe->offset[e]) sum += mla__bytes_of(MLA__IN_MLP, &a->w->experts[e]);
+    return sum;
+}
 /* y [T, D] = experts (moe) or mlp of x [T, D]. */
 static void mla__ffn(mla_context *c, int layer, int moe, float *y, const float *x, int T, const mla_routing *out) {
     const mla_layer_weights *w = &c->m->layers[layer];
@@ -7781,6 +8189,7 @@ static void mla__ffn(mla_context *c, int layer, int moe, float *y, const float *
         mla__route_all(c, &a);
         mla__sort(c, T, out);
     }
+    if (c->stats) c->stats->phase_bytes[MLA_PHASE_EXPERTS] += mla__ffn_bytes(c, &a);
     mla__gate(c, &a);
     mla__down(c, &a);
 }
@@ -7795,6 +8204,7 @@ typedef struct mla__moe_call {
 static void mla__moe_body(mla_context *c, void *arg) {
     const mla__moe_call *a = (const mla__moe_call *)arg;
     c->manner = mla__manner_of(c, a->T);
+    mla__phase_of(c, MLA_PHASE_EXPERTS, 0);
     mla__ffn(c, a->layer, c->m->layers[a->layer].moe.experts != NULL, a->y, a->x, a->T, a->routing);
 }
 mla_result mla_moe_forward(mla_context *c, int layer, float *y, const float *x, int n_tokens,
@@ -7850,6 +8260,29 @@ static void mla__norm_rows(mla_context *c, float *y, const float *x, int T, cons
     mla__rows_norm a = {y, x, w};
     mla__parallel_even(c, mla__norm_work, &a, T, (double)T * c->D * 8);
 }
+typedef struct mla__norm_call {
+    const mla_norm_weights *w;
+    float *y;
+    const float *x;
+    int T;
+} mla__norm_call;
+static void mla__norm_body(mla_context *c, void *arg) {
+    const mla__norm_call *a = (const mla__norm_call *)arg;
+    mla__norm_rows(c, a->y, a->x, a->T, a->w);
+}
+mla_result mla_norm_forward(mla_context *c, const mla_norm_weights *norm, float *y, const float *x, int n_tokens) {
+    const mla__entry entry = {0, "norm", MLA__IN_LAYER, MLA__IS_NORM, MLA__CALLED, 0, 0};
+    mla__norm_call call = {norm, y, x, n_tokens};
+    mla__check check;
+    if (!c) return MLA_ERR_ARGUMENT;
+    if (!norm || !x || !y) return MLA__REFUSE(&c->err, "mla_norm_forward: %s is NULL", !norm ? "norm" : x ? "y" : "x");
+    if (n_tokens < 1) return MLA__REFUSE(&c->err, "mla_norm_forward: n_tokens %d, must be at least 1", n_tokens);
+    mla__check_begin(&check, c->f, &c->err);
+    mla__want_norm(&check, &entry, norm, c->D);
+    if (check.result == MLA_OK) mla__forward(c, mla__norm_body, &call);
+    return check.result;
+}
+
 /* What a part of a layer gives is added to the residual stream, which is normed for the next one (w NULL: it is not). */
 typedef struct mla__sum {
     const float *y;
@@ -7891,49 +8324,76 @@ static mla_result mla__complete(mla_context *c, int begin, int end) {
     }
     return MLA_OK;
 }
-static mla_result mla__check_tokens(mla_context *c, const int *tokens, int T) {
-    for (int t = 0; t < T; t++)
-        if (tokens[t] < 0 || tokens[t] >= c->f->vocab_size)
-            return MLA__REFUSE(&c->err, "tokens[%d]: %d, vocab_size is %d", t, tokens[t], c->f->vocab_size);
+/* Each sequence has what a call that begins with this layer begins with; *embeds: for some that is tokens. */
+static mla_result mla__check_tokens(mla_context *c, const mla__batch *batch, int begin, const int *tokens,
+                                    int *embeds) {
+    *embeds = 0;
+    for (int i = 0, t = 0; i < batch->n; t += batch->seqs[i++].n_tokens) {
+        if (batch->seqs[i].embeddings) continue;
+        if (begin > 0 || !tokens)
+            return MLA__REFUSE_OF(&c->err, i, "sequences[%d].embeddings is NULL, %s", i,
+                                  tokens ? "but only layer 0 begins with tokens" : "and tokens is NULL, too");
+        for (int u = t; u < t + batch->seqs[i].n_tokens; u++)
+            if (tokens[u] < 0 || tokens[u] >= c->f->vocab_size)
+                return MLA__REFUSE_OF(&c->err, i, "tokens[%d]: %d, vocab_size is %d", u, tokens[u], c->f->vocab_size);
+        *embeds = 1;
+    }
     return MLA_OK;
 }
 
-/* x [T, D] */
-static void mla__embed(mla_context *c, const mla_tensor *e, const int *tokens, int T) {
+/* x [D] */
+static void mla__embed_one(const mla_context *c, const mla_tensor *e, float *x, int token) {
     const int D = c->D, block = mla__formats[e->dtype].block;
     unsigned char own[MLA__BLOCK_BYTES];
-    for (int t = 0; t < T; t++) {
-        float *x = c->block->x + t * (mla__sz)D;
-        for (int i = 0; i < D && block > 1; i += block)
-            c->k.widen[e->dtype](x + i, mla__block_at(e, tokens[t], i, own), block);
-        for (int i = 0; i < D; i++) {
-            const float scale = mla__scaled(e) ? mla__scale(e, tokens[t], i) * c->f->embed_scale : c->f->embed_scale;
-            x[i] = (block > 1 ? x[i] : mla__get(e->dtype, e->data, tokens[t] * (mla__sz)D + i)) * scale;
-        }
+    for (int i = 0; i < D && block > 1; i += block) c->k.widen[e->dtype](x + i, mla__block_at(e, token, i, own), block);
+    for (int i = 0; i < D; i++) {
+        const float scale = mla__scaled(e) ? mla__scale(e, token, i) * c->f->embed_scale : c->f->embed_scale;
+        x[i] = (block > 1 ? x[i] : mla__get(e->dtype, e->data, token * (mla__sz)D + i)) * scale;
+    }
+}
+/* x [T, D]: of tokens, or as given. */
+static void mla__embed(mla_context *c, const mla_tensor *e, const mla__batch *batch, const int *tokens) {
+    float *x = c->block->x;
+    for (int i = 0, t = 0; i < batch->n; t += batch->seqs[i++].n_tokens) {
+        const mla_sequence *s = &batch->seqs[i];
+        if (s->embeddings) memcpy(x + t * (mla__sz)c->D, s->embeddings, (size_t)s->n_tokens * (size_t)c->D * sizeof *x);
+        else
+            for (int u = t; u < t + s->n_tokens; u++) mla__embed_one(c, e, x + u * (mla__sz)c->D, tokens[c->row0 + u]);
     }
 }
 
-/* x [T, D] through the block of a layer. */
-static void mla__layer(mla_context *c, const mla__batch *batch, int layer, int probs_layer, int64_t *counts) {
+/* x [T, D] through the block of a layer: its first half, and the other one. */
+static void mla__layer_mixer(mla_context *c, const mla__batch *batch, int layer, int probs_layer) {
     const mla__block_scratch *s = c->block;
     const mla_layer_weights *w = &c->m->layers[layer];
-    const int shortcut = mla__shortcut(w), T = batch->T;
-    const mla_routing routing = {NULL, NULL, counts};
+    const int T = batch->T;
+    if (c->stats) mla__phase_of(c, MLA_PHASE_ATTENTION, mla__mixer_bytes(c->m, layer));
     mla__norm_rows(c, s->xn, s->x, T, &w->attn_norm);
     mla__mixer_of(c->m, layer)->run(c, batch, layer, probs_layer, s->y, s->xn);
     if (w->attn_out_norm.weight.data) mla__norm_rows(c, s->y, s->y, T, &w->attn_out_norm);
     mla__add(c, s->y, T, &w->ffn_norm);
-    mla__ffn(c, layer, w->moe.experts && !shortcut, s->y, s->xn, T, &routing);
+}
+static void mla__layer_ffn(mla_context *c, int T, int layer, const mla_routing *routing) {
+    const mla__block_scratch *s = c->block;
+    const mla_layer_weights *w = &c->m->layers[layer];
+    const int shortcut = mla__shortcut(w);
+    mla__phase_of(c, MLA_PHASE_EXPERTS, 0);
+    mla__ffn(c, layer, w->moe.experts && !shortcut, s->y, s->xn, T, routing);
     if (w->ffn_out_norm.weight.data) mla__norm_rows(c, s->y, s->y, T, &w->ffn_out_norm);
     mla__add(c, s->y, T, NULL);
     if (layer > 0 && mla__shortcut(w - 1)) mla__add(c, s->late, T, NULL);
-    if (shortcut) mla__ffn(c, layer, 1, s->late, s->xn, T, &routing);
+    if (shortcut) mla__ffn(c, layer, 1, s->late, s->xn, T, routing);
 }
 
-/* Where tokens routed to the experts of a layer are counted: row i of what the caller wants. */
-static int64_t *mla__counts(const mla_context *c, const mla_outputs *out, int layer, int i) {
-    if (!out->expert_counts || !c->m->layers[layer].moe.experts) return NULL;
-    return out->expert_counts + i * (mla__sz)mla__choices(&c->m->c);
+/* What the caller wants of the router of a layer: row i of it, in a call on T tokens. */
+static mla_routing mla__routing_of(const mla_context *c, const mla_outputs *out, int layer, int i, int T) {
+    mla_routing r = MLA__ZERO;
+    const mla__sz chosen = (i * (mla__sz)T + c->row0) * c->f->num_experts_per_tok;
+    if (!c->m->layers[layer].moe.experts) return r;
+    if (out->expert_counts) r.counts = out->expert_counts + i * (mla__sz)mla__choices(&c->m->c);
+    if (out->expert_index) r.index = out->expert_index + chosen;
+    if (out->expert_weight) r.weight = out->expert_weight + chosen;
+    return r;
 }
 /* The caller gets state i, x [T, D], if it wants it. */
 static void mla__give_state(const mla_context *c, const mla_outputs *out, int i, const float *x, int T) {
@@ -7941,65 +8401,101 @@ static void mla__give_state(const mla_context *c, const mla_outputs *out, int i,
     memcpy(out->hidden[i] + c->row0 * (mla__sz)c->D, x, (size_t)T * (size_t)c->D * sizeof *x);
 }
 
-/* Logits, as out wants them, of xn [T, D], which is used up. */
-static void mla__logits(mla_context *c, const mla__batch *batch, const mla_tensor *head_weights,
-                        const mla_outputs *out) {
-    const int D = c->D, n = out->all_logits ? batch->T : batch->n;
+/* Logits of those rows of xn [T, D] that the sequences want; it is used up. */
+static void mla__logits(mla_context *c, const mla__batch *batch, const mla_tensor *head_weights, float *logits) {
+    const int D = c->D;
     float *xn = c->block->xn;
     const mla_linear head = mla__linear_of(head_weights);
-    if (!out->all_logits) /* last rows move to the front */
-        for (int i = 0, t = 0; i < batch->n; i++) {
-            t += batch->seqs[i].n_tokens;
-            memmove(xn + i * (mla__sz)D, xn + (t - 1) * (mla__sz)D, (size_t)D * sizeof *xn);
-        }
+    int n = 0;
+    for (int i = 0, end = 0; i < batch->n; i++) { /* they move to the front */
+        const int wanted = batch->seqs[i].n_logits;
+        end += batch->seqs[i].n_tokens;
+        memmove(xn + n * (mla__sz)D, xn + (end - wanted) * (mla__sz)D, (size_t)wanted * (size_t)D * sizeof *xn);
+        n += wanted;
+    }
+    if (n == 0) return;
+    if (c->stats) c->stats->phase_bytes[MLA_PHASE_HEAD] += mla__tensor_bytes(head_weights);
     if (c->f->logits_scale != 1)
         for (mla__sz i = 0; i < n * (mla__sz)D; i++) xn[i] *= c->f->logits_scale;
-    const mla__sz before = out->all_logits ? batch->row0 : batch->first;
-    mla__job_add(c, out->logits + before * c->f->vocab_size, c->f->vocab_size, xn, D, n, &head);
+    mla__sz before = 0; /* rows of the call's earlier parts */
+    for (int i = -batch->first; i < 0; i++) before += batch->seqs[i].n_logits;
+    mla__job_add(c, logits + before * c->f->vocab_size, c->f->vocab_size, xn, D, n, &head);
     mla__jobs_run(c);
 }
 /* After the last block: state i is the normed one, and the logits come from it. */
 static void mla__finish(mla_context *c, const mla__batch *batch, const mla_norm_weights *norm, const mla_tensor *head,
                         int i, const mla_outputs *out) {
-    mla__advance(batch);
+    mla__phase_of(c, MLA_PHASE_HEAD, mla__tensor_bytes(&norm->weight) + mla__tensor_bytes(&norm->bias));
     mla__norm_rows(c, c->block->xn, c->block->x, batch->T, norm);
     mla__give_state(c, out, i, c->block->xn, batch->T);
-    if (out->logits) mla__logits(c, batch, head, out);
+    if (out->logits) mla__logits(c, batch, head, out->logits);
 }
 
 typedef struct mla__model_call {
     const mla__batch *batch;
+    int begin, end; /* layers */
     const int *tokens;
     const mla_outputs *out;
 } mla__model_call;
 static void mla__model_body(mla_context *c, void *arg) {
     const mla__model_call *a = (const mla__model_call *)arg;
     const mla_model *m = c->m;
-    const int L = m->c.num_hidden_layers;
     mla__batch part = MLA__ZERO;
     while (mla__next_part(c, a->batch, &part)) {
-        mla__embed(c, &m->w.embed, a->tokens + part.row0, part.T);
-        for (int i = 0; i < L; i++) {
+        mla__embed(c, &m->w.embed, &part, a->tokens);
+        for (int i = a->begin; i < a->end; i++) {
             mla__give_state(c, a->out, i, c->block->x, part.T);
-            mla__layer(c, &part, i, i, mla__counts(c, a->out, i, i));
+            const mla_routing routing = mla__routing_of(c, a->out, i, i, a->batch->T);
+            if (!mla__go_on(c, i, a->end, MLA_PHASE_ATTENTION)) return;
+            mla__layer_mixer(c, &part, i, i);
+            if (!mla__go_on(c, i, a->end, MLA_PHASE_EXPERTS)) return;
+            mla__layer_ffn(c, part.T, i, &routing);
         }
-        mla__finish(c, &part, &m->w.norm, &m->w.head, L, a->out);
+        if (a->end < m->c.num_hidden_layers) mla__give_state(c, a->out, a->end, c->block->x, part.T);
+        else if (mla__go_on(c, a->end, a->end, MLA_PHASE_HEAD))
+            mla__finish(c, &part, &m->w.norm, &m->w.head, a->end, a->out);
+        else return;
     }
+}
+/* That layers [begin, end) can be run apart from the others, and that the weights for them are there. */
+static mla_result mla__check_range(mla_context *c, int begin, int end, int embeds, int logits) {
+    const mla_weights *w = &c->m->w;
+    const int L = c->f->num_hidden_layers, norms = c->f->block_norm.kind != MLA_NORM_NONE;
+    const char *missing = embeds && !w->embed.data                    ? "embed"
+                          : end == L && norms && !w->norm.weight.data ? "norm.weight"
+                          : end == L && logits && !w->head.data       ? "head (or embed)"
+                                                                      : NULL;
+    if (missing) return mla__fail(&c->err, MLA_ERR_WEIGHTS, "weights.%s: missing", missing);
+    for (int i = 0; i < 2; i++) {
+        const int cut = i ? end : begin;
+        if (cut > 0 && cut < L && mla__shortcut(&w->layers[cut - 1]))
+            return MLA__REFUSE(&c->err, "layers [%d, %d): what the experts of layer %d give is added after layer %d",
+                               begin, end, cut - 1, cut);
+    }
+    return mla__complete(c, begin, end);
+}
+mla_result mla_layers_forward(mla_context *c, int begin, int end, const mla_sequence *seqs, int n_seqs,
+                              const int *tokens, const mla_outputs *out) {
+    const mla_outputs nothing = MLA__ZERO;
+    mla__batch batch;
+    mla__model_call call = {&batch, begin, end, tokens, out ? out : &nothing};
+    int embeds;
+    if (!c) return MLA_ERR_ARGUMENT;
+    if (begin < 0 || begin > end || end > c->f->num_hidden_layers)
+        return MLA__REFUSE(&c->err, "mla_layers_forward: layers [%d, %d), num_hidden_layers is %d", begin, end,
+                           c->f->num_hidden_layers);
+    MLA__TRY(mla__check_sequences(c, &batch, seqs, n_seqs));
+    MLA__TRY(mla__check_tokens(c, &batch, begin, tokens, &embeds));
+    MLA__TRY(mla__check_range(c, begin, end, embeds, call.out->logits != NULL));
+    if (begin < end) MLA__TRY(mla__reserve_for(c, &batch, begin));
+    mla__forward(c, mla__model_body, &call);
+    if (c->aborted) return begin < end ? mla__abort(c, &batch) : MLA_ERR_ABORTED;
+    if (begin < end && end == c->f->num_hidden_layers) mla__advance(&batch);
+    return MLA_OK;
 }
 mla_result mla_model_forward(mla_context *c, const mla_sequence *seqs, int n_seqs, const int *tokens,
                              const mla_outputs *out) {
-    const mla_outputs nothing = MLA__ZERO;
-    mla__batch batch;
-    mla__model_call call = {&batch, tokens, out ? out : &nothing};
-    if (!c) return MLA_ERR_ARGUMENT;
-    if (!tokens) return MLA__REFUSE(&c->err, "mla_model_forward: tokens is NULL");
-    MLA__TRY(mla__require(c, MLA__IN_MODEL, &c->m->w, "", 0));
-    MLA__TRY(mla__complete(c, 0, c->f->num_hidden_layers));
-    MLA__TRY(mla__check_sequences(c, &batch, seqs, n_seqs));
-    MLA__TRY(mla__check_tokens(c, tokens, batch.T));
-    MLA__TRY(mla__reserve_all(c, &batch));
-    mla__forward(c, mla__model_body, &call);
-    return MLA_OK;
+    return c ? mla_layers_forward(c, 0, c->f->num_hidden_layers, seqs, n_seqs, tokens, out) : MLA_ERR_ARGUMENT;
 }
 
 /* ---- >>mtp ------------------------------------------------------------------------------------------------------- */
@@ -8010,11 +8506,11 @@ static mla_result mla__mtp_check(mla_context *c, int depth, const mla__batch *ba
         const mla_cache *cache = batch->seqs[i].cache;
         const int n = batch->seqs[i].n_tokens;
         if (n > cache->length)
-            return MLA__REFUSE(&c->err, "sequences[%d].n_tokens: %d, the cache holds %d", i, n, cache->length);
+            return MLA__REFUSE_OF(&c->err, i, "sequences[%d].n_tokens: %d, the cache holds %d", i, n, cache->length);
         if (cache->ahead[depth] < cache->length - n)
-            return MLA__REFUSE(
-                &c->err, "sequences[%d].n_tokens: %d, but depth %d has run for %d of the %d positions before these", i,
-                n, depth, cache->ahead[depth], cache->length - n);
+            return MLA__REFUSE_OF(
+                &c->err, i, "sequences[%d].n_tokens: %d, but depth %d has run for %d of the %d positions before these",
+                i, n, depth, cache->ahead[depth], cache->length - n);
     }
     return MLA_OK;
 }
@@ -8027,11 +8523,12 @@ static mla_result mla__mtp_reserve(mla_context *c, const mla__batch *batch) {
 }
 
 /* x [T, D] = eh_proj [norm(embedding), norm(hidden)] */
-static void mla__mtp_embed(mla_context *c, const mla_mtp_weights *w, const int *tokens, const float *hidden, int T) {
+static void mla__mtp_embed(mla_context *c, const mla_mtp_weights *w, const mla__batch *batch, const int *tokens,
+                           const float *hidden) {
     const mla__block_scratch *s = c->block;
-    const int D = c->D;
+    const int D = c->D, T = batch->T;
     float *pair = s->pair;
-    mla__embed(c, &w->embed, tokens, T);
+    mla__embed(c, &w->embed, batch, tokens);
     mla__norm_rows(c, s->xn, s->x, T, &w->enorm);
     mla__norm_rows(c, s->y, hidden, T, &w->hnorm);
     for (int t = 0; t < T; t++) {
@@ -8053,11 +8550,17 @@ static void mla__mtp_body(mla_context *c, void *arg) {
     const mla__mtp_call *a = (const mla__mtp_call *)arg;
     const mla_mtp_weights *w = &c->m->mtp[a->depth];
     const int layer = c->f->num_hidden_layers + a->depth;
+    if (!mla__go_on(c, layer, layer + 1, MLA_PHASE_ATTENTION)) return; /* rows may be written again: so not later */
     mla__batch part = MLA__ZERO;
     while (mla__next_part(c, a->batch, &part)) {
-        mla__mtp_embed(c, w, a->tokens + part.row0, a->hidden + part.row0 * (mla__sz)c->D, part.T);
+        mla__phase_of(c, MLA_PHASE_ATTENTION,
+                      mla__bytes_of(MLA__IN_MTP, w) - mla__tensor_bytes(&w->embed) - mla__tensor_bytes(&w->head) -
+                          mla__tensor_bytes(&w->norm.weight) - mla__tensor_bytes(&w->norm.bias));
+        mla__mtp_embed(c, w, &part, a->tokens, a->hidden + part.row0 * (mla__sz)c->D);
         mla__give_state(c, a->out, 0, c->block->x, part.T);
-        mla__layer(c, &part, layer, 0, mla__counts(c, a->out, layer, 0));
+        const mla_routing routing = mla__routing_of(c, a->out, layer, 0, a->batch->T);
+        mla__layer_mixer(c, &part, layer, 0);
+        mla__layer_ffn(c, part.T, layer, &routing);
         mla__finish(c, &part, &w->norm, &w->head, 1, a->out);
     }
 }
@@ -8066,9 +8569,10 @@ mla_result mla_mtp_forward(mla_context *c, int depth, const mla_sequence *seqs, 
     const mla_outputs nothing = MLA__ZERO;
     mla__batch batch;
     mla__mtp_call call = {&batch, depth, tokens, hidden, out ? out : &nothing};
+    int embeds;
     if (!c) return MLA_ERR_ARGUMENT;
     const int layer = c->f->num_hidden_layers + depth;
-    if (!tokens || !hidden) return MLA__REFUSE(&c->err, "mla_mtp_forward: %s is NULL", tokens ? "hidden" : "tokens");
+    if (!hidden) return MLA__REFUSE(&c->err, "mla_mtp_forward: hidden is NULL");
     if (depth < 0 || depth >= c->f->num_nextn_predict_layers)
         return MLA__REFUSE(&c->err, "mla_mtp_forward: depth %d, num_nextn_predict_layers is %d", depth,
                            c->f->num_nextn_predict_layers);
@@ -8076,9 +8580,12 @@ mla_result mla_mtp_forward(mla_context *c, int depth, const mla_sequence *seqs, 
     MLA__TRY(mla__complete(c, layer, layer + 1));
     MLA__TRY(mla__check_sequences(c, &batch, seqs, n_seqs));
     MLA__TRY(mla__mtp_check(c, depth, &batch));
-    MLA__TRY(mla__check_tokens(c, tokens, batch.T));
+    MLA__TRY(mla__check_tokens(c, &batch, 0, tokens, &embeds));
     MLA__TRY(mla__mtp_reserve(c, &batch));
     mla__forward(c, mla__mtp_body, &call);
+    const mla_result r = c->aborted ? mla__abort(c, &batch) : MLA_OK;
+    mla__advance(&batch); /* to where they were */
+    if (r != MLA_OK) return r;
     for (int i = 0; i < n_seqs; i++) seqs[i].cache->ahead[depth] = seqs[i].cache->length;
     return MLA_OK;
 }
@@ -8107,6 +8614,7 @@ static void *mla__context_layout(const mla_model *m, const void *desc, void *mem
     c.path = d.attn, c.invariant = d.invariant, c.activations = d.activations, c.run = d.run ? d.run : mla__run_default,
     c.run_user = d.run_user;
     c.wait = d.wait, c.wake = d.wake, c.stats = d.stats, c.teams = d.run && d.team;
+    c.watch = d.watch, c.watch_user = d.watch_user;
 #ifdef _OPENMP
     if (c.threads <= 0) c.threads = omp_get_max_threads();
     c.teams = c.teams || !d.run;

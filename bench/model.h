@@ -504,7 +504,7 @@ static double forward(bench *b, const measured *m, double *hit) {
     mla_outputs out = {.logits = b->logits, .expert_counts = b->counts};
     memset(b->counts, 0, counts * sizeof *b->counts);
     for (int i = 0; i < m->sequences; i++)
-        b->sequences[i] = (mla_sequence){.cache = b->caches[m->depth][i], .n_tokens = m->n};
+        b->sequences[i] = (mla_sequence){.cache = b->caches[m->depth][i], .n_tokens = m->n, .n_logits = 1};
     for (int i = 0; i < m->sequences * m->n; i++) b->tokens[i] = (int)(random_u32(&b->seed) % (uint32_t)c->vocab_size);
     b->stats = (mla_stats){.clock = clock_of_steps};
     double start = now();

@@ -142,7 +142,7 @@ CHAT_API int chat_is_thinking(const chat_tokens *text, const tokenizer *t);
 static mla_result chat__fail(mla_error *err, mla_result code, const char *text) {
     if (err) {
         snprintf(err->text, sizeof err->text, "%s", text);
-        err->code = code;
+        err->code = code, err->sequence = -1;
     }
     return code;
 }

@@ -198,7 +198,7 @@ ck__fail(mla_error *err, mla_result code, const char *format, ...) {
         va_start(args, format);
         vsnprintf(err->text, sizeof err->text, format, args);
         va_end(args);
-        err->code = code;
+        err->code = code, err->sequence = -1;
         for (char *c = err->text; *c; c++) /* a hostile name must not break the line or drive a terminal */
             if ((unsigned char)*c < 0x20 || *c == 0x7f) *c = '?';
     }

@@ -999,20 +999,24 @@ static void start(session *s) {
     }
 }
 
-static void forward(session *s, const int *tokens, int n, const mla_outputs *out, phase *p) {
-    const mla_sequence sequence = {.cache = s->cache, .n_tokens = n};
+/* Tokens through the model; the logits of the last n_logits of them go to s->logits. */
+static void forward(session *s, const int *tokens, int n, int n_logits, phase *p) {
+    const mla_sequence sequence = {.cache = s->cache, .n_tokens = n, .n_logits = n_logits};
+    const mla_outputs out = {.logits = s->logits};
     const double begin = now();
-    if (mla_model_forward(s->context, &sequence, 1, tokens, out)) fail(1, "%s", mla_context_error(s->context)->text);
+    if (mla_model_forward(s->context, &sequence, 1, tokens, &out)) fail(1, "%s", mla_context_error(s->context)->text);
     p->seconds += now() - begin, p->tokens += n, p->bytes += mla_model_bytes(s->model, n);
 }
 
-/* The same of a prompt, or of one token that has been generated and may be followed by n - 1 more, by way of
- * speculation. */
-static void speculate(session *s, const int *tokens, int n, const mla_outputs *prompt, phase *p) {
+/* The same of a prompt (that is the phase), or of one token that has been generated and may be followed by n - 1 more,
+   by way of speculation. */
+static void speculate(session *s, const int *tokens, int n, int n_logits, phase *p) {
+    const int prompt = p == &s->prompt;
+    const mla_outputs out = {.logits = s->logits};
     const speculation_counts was = speculation_count(s->ahead);
     const double begin = now();
     mla_error error;
-    if (prompt ? speculation_feed(s->ahead, tokens, n, prompt, &error)
+    if (prompt ? speculation_feed(s->ahead, tokens, n, n_logits, &out, &error)
                : speculation_run(s->ahead, *tokens, s->sampler, n - 1, &error))
         fail(1, "%s", error.text);
     const speculation_counts is = speculation_count(s->ahead);
@@ -1030,8 +1034,7 @@ static void prefill(session *s, const int *tokens, size_t n_tokens, FILE *all) {
     snprintf(text, sizeof text, "%zu tokens", n_tokens);
     for (size_t done = 0, n; done < n_tokens && !interrupted; done += n) {
         n = n_tokens - done < chunk ? n_tokens - done : chunk;
-        const mla_outputs out = {.logits = all || done + n == n_tokens ? s->logits : NULL, .all_logits = all != NULL};
-        (s->ahead ? speculate : forward)(s, tokens + done, (int)n, &out, &s->prompt);
+        (s->ahead ? speculate : forward)(s, tokens + done, (int)n, all ? (int)n : done + n == n_tokens, &s->prompt);
         if (all) write_f32(all, s->o->given[OPTION_LOGITS], s->logits, n * vocab);
         s->last = s->logits + (all ? n - 1 : 0) * vocab;
         for (size_t i = 0; i < n; i++) sampler_accept(s->sampler, tokens[done + i]);
@@ -1045,13 +1048,12 @@ static const char *const ending_names[] = {"length", "eos", "string", "interrupt
 /* Up to `most` tokens after the prefill, appended to made and sent to out. eos: another token that ends the text; -1:
  * none. */
 static ending decode(session *s, int most, int eos, chat_tokens *made, sink *out) {
-    const mla_outputs logits = {.logits = s->logits};
     mla_error error;
     for (int n = 0; n < most; n++) {
         const int *last = n > 0 ? &made->ids[made->n - 1] : NULL;
-        if (n > 0 && s->ahead) speculate(s, last, most - n, NULL, &s->generation);
+        if (n > 0 && s->ahead) speculate(s, last, most - n, 0, &s->generation);
         else if (n > 0) {
-            forward(s, last, 1, &logits, &s->generation);
+            forward(s, last, 1, 1, &s->generation);
             s->last = s->logits;
         }
         if (interrupted) return END_INTERRUPT;
@@ -1080,12 +1082,11 @@ static ending generate(session *s, int most, int eos, chat_tokens *made, sink *o
 
 /* How fast it is without --mtp: some of the same tokens, in the middle, one at a time. */
 static void compare(session *s, const chat_tokens *made) {
-    const mla_outputs logits = {.logits = s->logits};
     const size_t n = made->n < 2 ? 0 : made->n - 1 < 64 ? made->n - 1 : 64, skip = n ? (made->n - 1 - n) / 2 : 0;
     mla_error error;
     if (n && mla_cache_truncate(s->cache, mla_cache_length(s->cache) - (int)(made->n - 1 - skip), &error))
         fail(1, "%s", error.text);
-    for (size_t i = 0; i < n && !interrupted; i++) forward(s, &made->ids[skip + i], 1, &logits, &s->plain);
+    for (size_t i = 0; i < n && !interrupted; i++) forward(s, &made->ids[skip + i], 1, 1, &s->plain);
 }
 
 /* ---- the closing lines ------------------------------------------------------------------------------------------- */
@@ -1675,10 +1676,10 @@ static int run_perplexity(options *o) {
         for (size_t at = 0, m; at + 1 < window.n; at += m) { /* of the last token nothing is asked */
             m = window.n - 1 - at < (size_t)chunk ? window.n - 1 - at : (size_t)chunk;
             const size_t first = next - begin + bos - 1; /* the row that tells of the next token */
-            const mla_outputs out = {.logits = at + m > first ? s->logits : NULL, .all_logits = 1};
-            forward(s, window.ids + at, (int)m, &out, &s->prompt);
-            for (size_t row = first > at ? first : at; row < at + m; row++, next++, scored++) {
-                const double one = surprise(s->logits + (row - at) * (size_t)vocab, vocab, tokens[next]);
+            const size_t from = first > at + m ? at + m : first > at ? first : at;
+            forward(s, window.ids + at, (int)m, (int)(at + m - from), &s->prompt);
+            for (size_t row = from; row < at + m; row++, next++, scored++) {
+                const double one = surprise(s->logits + (row - from) * (size_t)vocab, vocab, tokens[next]);
                 size_t length = 0;
                 tokenizer_bytes(s->tokenizer, tokens[next], &length);
                 if (!(fabs(one) < HUGE_VAL)) fail(1, "token %zu: the model's logits are not numbers", next);

@@ -129,7 +129,7 @@ enum { JINJA__TEMPLATE = 1 << 20, JINJA__NESTING = 64, JINJA__MEMBERS = 1024, JI
 static mla_result jinja__report(mla_error *err, mla_result code, const char *format, va_list args) {
     if (err) {
         vsnprintf(err->text, sizeof err->text, format, args);
-        err->code = code;
+        err->code = code, err->sequence = -1;
         for (char *c = err->text; *c; c++) /* what a template says must not break the line or drive a terminal */
             if ((unsigned char)*c < 0x20 || *c == 0x7f) *c = *c == '\n' ? ' ' : '?';
     }

@@ -121,7 +121,7 @@ sampler__fail(mla_error *err, mla_result code, const char *format, ...) {
         va_start(args, format);
         vsnprintf(err->text, sizeof err->text, format, args);
         va_end(args);
-        err->code = code;
+        err->code = code, err->sequence = -1;
     }
     return code;
 }

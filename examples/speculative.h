@@ -8,7 +8,7 @@ USE
                              (after mla.h and sampler.h, or with them on the include path)
 
    speculation_create(&g, context, cache, &how, &error)            the cache empty, how as the sampler was made with
-   speculation_feed(g, prompt, n, &out, &error);                   as mla_model_forward, for prompts, in any pieces
+   speculation_feed(g, prompt, n, 1, &out, &error);                as mla_model_forward, for prompts, in any pieces
    token = sampler_next(s, logits, &error);                        of the prompt's last token
    while (sampler_accept(s, token), more) {
        speculation_run(g, token, s, INT_MAX, &error);              the model on token, and on what may come after it
@@ -63,10 +63,10 @@ SPECULATIVE_API int speculation_least(const mla_model *model);                  
 SPECULATIVE_API double speculation_bytes(const mla_model *model, int max_tokens); /* memory, about */
 
 /* The model on n tokens, at most speculation_chunk(g) of them, and the extra layers after it; what is asked for in out
-   (NULL: nothing) is written as by mla_model_forward, but hidden, which must be NULL. Errors: those of
-   mla_model_forward. */
-SPECULATIVE_API mla_result speculation_feed(speculation *g, const int *tokens, int n, const mla_outputs *out,
-                                            mla_error *err);
+   (NULL: nothing) is written as by mla_model_forward, logits of the last n_logits tokens, but for hidden, which must be
+   NULL. Errors: those of mla_model_forward. */
+SPECULATIVE_API mla_result speculation_feed(speculation *g, const int *tokens, int n, int n_logits,
+                                            const mla_outputs *out, mla_error *err);
 SPECULATIVE_API int speculation_chunk(const speculation *g);
 /* The model on one token, which s has accepted, and on at most `most` guesses as far as the cache has room; if token is
    a guess that has been run, nothing is left to do. Something must have been fed before. */
@@ -118,7 +118,7 @@ struct speculation {
 };
 
 static mla_result speculation__fail(mla_error *err, mla_result code, const char *what) {
-    if (err) err->code = code, snprintf(err->text, sizeof err->text, "%s", what);
+    if (err) err->code = code, err->sequence = -1, snprintf(err->text, sizeof err->text, "%s", what);
     return code;
 }
 
@@ -200,11 +200,11 @@ static void speculation__keep(speculation *g, int keep) {
 }
 
 /* The model on the n tokens that stand behind the window, which then has them. */
-static mla_result speculation__model(speculation *g, int n, const mla_outputs *asked, mla_error *err) {
+static mla_result speculation__model(speculation *g, int n, int n_logits, const mla_outputs *asked, mla_error *err) {
     mla_sequence sequence;
     mla_outputs out;
     memset(&sequence, 0, sizeof sequence), memset(&out, 0, sizeof out);
-    sequence.cache = g->cache, sequence.n_tokens = n;
+    sequence.cache = g->cache, sequence.n_tokens = n, sequence.n_logits = n_logits;
     if (asked) out = *asked;
     g->hidden_out[g->L] = g->hidden + (size_t)g->n * (size_t)g->D;
     out.hidden = g->hidden_out;
@@ -220,7 +220,8 @@ static mla_result speculation__ahead(speculation *g, int depth, float *logits, m
     mla_sequence sequence;
     mla_outputs out;
     memset(&sequence, 0, sizeof sequence), memset(&out, 0, sizeof out);
-    sequence.cache = g->cache, sequence.n_tokens = g->n, out.hidden = hidden, out.logits = logits;
+    sequence.cache = g->cache, sequence.n_tokens = g->n, sequence.n_logits = 1;
+    out.hidden = hidden, out.logits = logits;
     g->counts.bytes += mla_mtp_bytes(g->model, depth, g->n);
     return speculation__of(
         g, mla_mtp_forward(g->context, depth, &sequence, 1, g->tokens + 1 + depth, depth ? g->state : g->hidden, &out),
@@ -244,7 +245,8 @@ int speculation_truncate(speculation *g, int length) {
     return length;
 }
 
-mla_result speculation_feed(speculation *g, const int *tokens, int n, const mla_outputs *out, mla_error *err) {
+mla_result speculation_feed(speculation *g, const int *tokens, int n, int n_logits, const mla_outputs *out,
+                            mla_error *err) {
     if (!tokens || n < 1 || n > speculation_chunk(g) || (out && out->hidden))
         return speculation__fail(
             err, MLA_ERR_ARGUMENT,
@@ -252,7 +254,7 @@ mla_result speculation_feed(speculation *g, const int *tokens, int n, const mla_
     speculation_settle(g);
     g->n_guesses = g->at = g->ran = 0;
     memcpy(g->tokens + g->n, tokens, (size_t)n * sizeof *tokens);
-    mla_result rc = speculation__model(g, n, out, err);
+    mla_result rc = speculation__model(g, n, n_logits, out, err);
     if (rc) return rc;
     for (int k = 0; k < g->M && !rc; k++) { /* what comes after is not known: the last rows will be written again */
         g->tokens[g->n + k] = tokens[n - 1];
@@ -294,8 +296,8 @@ mla_result speculation_run(speculation *g, int token, const sampler *s, int most
     g->tokens[g->n] = token;
     memcpy(g->tokens + g->n + 1, g->guesses, (size_t)g->n_guesses * sizeof *g->guesses);
     memset(&out, 0, sizeof out);
-    out.logits = g->logits, out.all_logits = 1;
-    rc = speculation__model(g, 1 + g->n_guesses, &out, err);
+    out.logits = g->logits;
+    rc = speculation__model(g, 1 + g->n_guesses, 1 + g->n_guesses, &out, err);
     if (rc) return rc;
     speculation__keep(g, g->M + g->n_guesses);
     g->ran = 1;

@@ -129,7 +129,7 @@ static void generate(const mla_model *model, int threads, float *logits /* [1 + 
     double seconds[2], start = now();
     for (int step = 0; step <= STEPS; step++) {
         float *row = logits + (size_t)step * VOCAB;
-        mla_sequence sequence = {.cache = cache, .n_tokens = step ? 1 : PROMPT};
+        mla_sequence sequence = {.cache = cache, .n_tokens = step ? 1 : PROMPT, .n_logits = 1};
         mla_outputs out = {.logits = row};
         if (mla_model_forward(context, &sequence, 1, tokens, &out)) die(mla_context_error(context)->text);
         tokens[0] = 0;

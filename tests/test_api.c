@@ -606,7 +606,7 @@ static mla_cache *cache_of(const mla_model *m, int capacity, mla_pool *pool) {
 static mla_sequence sequence(mla_cache *k, int n) {
     mla_sequence s;
     memset(&s, 0, sizeof s);
-    s.cache = k, s.n_tokens = n;
+    s.cache = k, s.n_tokens = n, s.n_logits = 1;
     return s;
 }
 static void fill_cache(mla_cache *k, int n, float start) { /* rows that can be told from one another */

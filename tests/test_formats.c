@@ -530,12 +530,12 @@ static int run_subject(const subject *s, mla_isa isa, mla_attn_path path, mla_ac
                        mla_cache_create(&cache, model, &kd, &error) == MLA_OK,
                    "%s: %s", way, error.text);
     for (int t = 0; ok && t < LENGTH; t += LENGTH - 1) {
-        q.cache = cache, q.n_tokens = t ? 1 : LENGTH - 1;
+        q.cache = cache, q.n_tokens = q.n_logits = t ? 1 : LENGTH - 1;
         hidden[0] = out->embedded + t * D, hidden[LAYERS] = out->hidden + t * D;
-        o.logits = out->logits + t * VOCAB, o.all_logits = 1, o.hidden = hidden;
+        o.logits = out->logits + t * VOCAB, o.hidden = hidden;
         ok = CHECK(mla_model_forward(k, &q, 1, tokens + t, &o) == MLA_OK, "%s: %s", way, mla_context_error(k)->text);
     }
-    o.hidden = next, o.logits = out->ahead, q.n_tokens = LENGTH;
+    o.hidden = next, o.logits = out->ahead, q.n_tokens = q.n_logits = LENGTH;
     if (ok)
         ok = CHECK(mla_mtp_forward(k, 0, &q, 1, tokens + 1, out->hidden, &o) == MLA_OK, "%s: %s", way,
                    mla_context_error(k)->text);
@@ -706,7 +706,7 @@ static void test_mixed_checkpoint(void) {
             kd.capacity = 5;
             if (!CHECK(mla_context_create(&k, model, &d, &error) == MLA_OK, "%s", error.text)) continue;
             if (!CHECK(mla_cache_create(&cache, model, &kd, &error) == MLA_OK, "%s", error.text)) continue;
-            q.cache = cache, q.n_tokens = 5, o.logits = got;
+            q.cache = cache, q.n_tokens = 5, q.n_logits = 1, o.logits = got;
             CHECK(mla_model_forward(k, &q, 1, tokens, &o) == MLA_OK, "%s", mla_context_error(k)->text);
             if (!repack && isa == MLA_ISA_SCALAR && !int8) memcpy(want, got, sizeof want);
             const float e = test_rel_err(got, want, 24);

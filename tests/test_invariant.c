@@ -61,7 +61,9 @@ static void run_alone(const setting *s, script *runs, int V) {
         mla_cache *cache = cache_of(s, &runs[i], runs[i].before + ROOM);
         const int *tokens = runs[i].tokens;
         for (int j = 0; j < runs[i].n_steps; tokens += runs[i].n[j++]) {
-            mla_sequence q = {cache, runs[i].n[j], NULL, NULL};
+            mla_sequence q;
+            memset(&q, 0, sizeof q);
+            q.cache = cache, q.n_tokens = runs[i].n[j], q.n_logits = 1;
             mla_outputs out;
             memset(&out, 0, sizeof out);
             out.logits = runs[i].logits + j * V;
@@ -88,7 +90,7 @@ static int run_together(const setting *s, const script *runs, int V, test_rng *r
             const int i = (first + k * stride) % SEQUENCES;
             if (step[i] == runs[i].n_steps || T + runs[i].n[step[i]] > MAX_TOKENS) continue;
             memset(&q[n], 0, sizeof *q);
-            q[n].cache = caches[i], q[n].n_tokens = runs[i].n[step[i]];
+            q[n].cache = caches[i], q[n].n_tokens = runs[i].n[step[i]], q[n].n_logits = 1;
             memcpy(tokens + T, runs[i].tokens + at[i], sizeof *tokens * (size_t)q[n].n_tokens);
             T += q[n].n_tokens, who[n++] = i;
         }
@@ -156,13 +158,13 @@ static void run_layers(const setting *s, int from, int n, const int *tokens, con
     script run;
     memset(q, 0, sizeof q);
     run.before = 150;
-    for (int i = 0; i < n; i++) q[i].cache = cache_of(s, &run, 300), q[i].n_tokens = four[from + i];
+    for (int i = 0; i < n; i++) q[i].cache = cache_of(s, &run, 300), q[i].n_tokens = q[i].n_logits = four[from + i];
     for (int layer = 0; layer < f->num_hidden_layers; layer++, y += T * D)
         must(mla_attn_forward(context, layer, y, x, q, n), mla_context_error(context)->text);
     for (int depth = 0; depth < f->num_nextn_predict_layers; depth++, y += T * f->vocab_size) {
         mla_outputs out;
         memset(&out, 0, sizeof out);
-        out.logits = y, out.all_logits = 1;
+        out.logits = y;
         must(mla_mtp_forward(context, depth, q, n, tokens, x, &out), mla_context_error(context)->text);
     }
     for (int i = 0; i < n; i++) mla_cache_destroy(q[i].cache);

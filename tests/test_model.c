@@ -250,12 +250,12 @@ static int run(const fixture *f, const way *w, result *r) {
     int ok = session_open(&s, f, w, FED);
     result_clear(r, f);
     for (int t = 0, n; ok && t < (w->fed ? w->fed : FED); t += n) {
-        mla_outputs out = {.logits = r->logits + t * f->V, .all_logits = 1};
+        mla_outputs out = {.logits = r->logits + t * f->V};
         float *hidden[MAX_LAYERS + 1];
         for (int i = 0; i <= f->L; i++) hidden[i] = r->hidden[i] + t * f->D;
         out.hidden = hidden, out.expert_counts = r->counts + t * per_token(f);
         n = t >= PROMPT ? 1 : PROMPT - t < w->chunk ? PROMPT - t : w->chunk;
-        mla_sequence seq = {.cache = s.cache[0], .n_tokens = n};
+        mla_sequence seq = {.cache = s.cache[0], .n_tokens = n, .n_logits = n};
         ok = CHECK(mla_model_forward(s.context, &seq, 1, f->tokens + t, &out) == MLA_OK, "%s: %s", way_text(f, w),
                    mla_context_error(s.context)->text);
         for (int i = t + 1; i < t + n; i++)
@@ -522,10 +522,9 @@ static void test_rounding(const fixture *f) {
             for (int t = 0, n; ok && t < FED; t += n) {
                 n = t < PROMPT ? 16 : 1;
                 for (int k = 0; k < n * (t + n); k++) mask[k] = k % (t + n) < t ? 0 : -INFINITY;
-                mla_sequence a = {.cache = s16.cache[0], .n_tokens = n, .mask = mask},
-                             b = {.cache = s32.cache[0], .n_tokens = n, .mask = mask};
-                mla_outputs out_a = {.logits = got + t * f->V, .all_logits = 1},
-                            out_b = {.logits = want + t * f->V, .all_logits = 1};
+                mla_sequence a = {.cache = s16.cache[0], .n_tokens = n, .n_logits = n, .mask = mask},
+                             b = {.cache = s32.cache[0], .n_tokens = n, .n_logits = n, .mask = mask};
+                mla_outputs out_a = {.logits = got + t * f->V}, out_b = {.logits = want + t * f->V};
                 ok = CHECK(mla_model_forward(s16.context, &a, 1, f->tokens + t, &out_a) == MLA_OK &&
                                mla_model_forward(s32.context, &b, 1, f->tokens + t, &out_b) == MLA_OK,
                            "%s: %s%s", way_text(f, &w16), mla_context_error(s16.context)->text,
@@ -636,7 +635,7 @@ static int call_both(const fixture *f, const way *w, session *s, const int n[2],
         const int i = swapped ? 1 - k : k;
         at[i] = mla_cache_length(s->cache[i]);
         if (!n[i]) continue;
-        seq[n_seqs].cache = s->cache[i], seq[n_seqs].n_tokens = n[i], which[n_seqs++] = i;
+        seq[n_seqs].cache = s->cache[i], seq[n_seqs].n_tokens = n[i], seq[n_seqs].n_logits = 1, which[n_seqs++] = i;
         memcpy(fed + total, tokens[i] + at[i], (size_t)n[i] * sizeof *fed);
         total += n[i];
     }
@@ -645,14 +644,15 @@ static int call_both(const fixture *f, const way *w, session *s, const int n[2],
                mla_context_error(s->context)->text);
     for (int k = 0; k < n_seqs; k++)
         CHECK(mla_cache_truncate(s->cache[which[k]], at[which[k]], NULL) == MLA_OK, "%s: truncate", way_text(f, w));
-    out.logits = all, out.all_logits = 1;
+    for (int k = 0; k < n_seqs; k++) seq[k].n_logits = seq[k].n_tokens;
+    out.logits = all;
     ok = ok && CHECK(mla_model_forward(s->context, seq, n_seqs, fed, &out) == MLA_OK, "%s: %s", way_text(f, w),
                      mla_context_error(s->context)->text);
     for (int k = 0, row = 0; ok && k < n_seqs; k++) {
         const int i = which[k];
         row += n[i];
         float e = test_rel_err(last + k * f->V, all + (row - 1) * f->V, (size_t)f->V);
-        CHECK(e <= bound, "%s: logits of the last token of sequence %d: %.1e from all_logits", way_text(f, w), i,
+        CHECK(e <= bound, "%s: logits of the last token of sequence %d: %.1e from all tokens'", way_text(f, w), i,
               (double)e);
         memcpy(logits[i] + at[i] * f->V, all + (row - n[i]) * f->V, (size_t)n[i] * (size_t)f->V * sizeof *all);
     }
@@ -751,8 +751,8 @@ static void test_long(const fixture *f) {
         int ok = session_open(&s, f, &w, N);
         for (int t = 0, m; ok && t < N; t += m) {
             m = t >= N - SINGLE ? 1 : N - SINGLE - t < w.chunk ? N - SINGLE - t : w.chunk;
-            mla_sequence seq = {.cache = s.cache[0], .n_tokens = m};
-            mla_outputs out = {.logits = logits[k] + t * f->V, .all_logits = 1};
+            mla_sequence seq = {.cache = s.cache[0], .n_tokens = m, .n_logits = m};
+            mla_outputs out = {.logits = logits[k] + t * f->V};
             ok = CHECK(mla_model_forward(s.context, &seq, 1, text + t, &out) == MLA_OK, "%s: %s", way_text(f, &w),
                        mla_context_error(s.context)->text);
         }

@@ -127,7 +127,7 @@ static mla_cache *cache_of(const mla_model *m, int capacity, mla_dtype dtype, ml
 static mla_sequence sequence_of(mla_cache *k, int n) {
     mla_sequence s;
     memset(&s, 0, sizeof s);
-    s.cache = k, s.n_tokens = n;
+    s.cache = k, s.n_tokens = s.n_logits = n;
     return s;
 }
 
@@ -138,7 +138,7 @@ static int forward(mla_context *c, const subject *s, mla_cache *k, const int *to
     float *to[17] = {NULL};
     mla_outputs out;
     memset(&out, 0, sizeof out);
-    to[s->L] = hidden, out.hidden = to, out.logits = logits, out.all_logits = 1;
+    to[s->L] = hidden, out.hidden = to, out.logits = logits;
     return CHECK(mla_model_forward(c, &q, 1, tokens, &out) == MLA_OK, "%s: %s", s->name, mla_context_error(c)->text);
 }
 
@@ -149,7 +149,7 @@ static int ahead(mla_context *c, const subject *s, mla_cache *k, int depth, cons
     float *to[2];
     mla_outputs out;
     memset(&out, 0, sizeof out);
-    to[0] = x, to[1] = hidden, out.hidden = to, out.logits = logits, out.all_logits = 1;
+    to[0] = x, to[1] = hidden, out.hidden = to, out.logits = logits;
     return CHECK(mla_mtp_forward(c, depth, &q, 1, tokens, state, &out) == MLA_OK, "%s: %s", s->name,
                  mla_context_error(c)->text);
 }
@@ -341,8 +341,15 @@ static void test_exactness(const subject *s) {
     to[s->L] = state, out.hidden = to;
     CHECK(mla_model_forward(c, q, 2, s->tokens, &out) == MLA_OK, "%s", mla_context_error(c)->text);
     memset(&out, 0, sizeof out);
-    next[1] = hidden_of[0], out.hidden = next, out.logits = a;
+    next[1] = hidden_of[0], out.hidden = next, out.logits = a, q[0].n_logits = q[1].n_logits = 1;
     CHECK(mla_mtp_forward(c, 0, q, 2, s->tokens + 1, state, &out) == MLA_OK, "%s", mla_context_error(c)->text);
+    float *given = (float *)room(9 * (size_t)D, 4); /* the tokens of one of them, as embeddings */
+    CHECK(mla_layers_forward(c, 0, 0, q + 1, 1, s->tokens + 6, &(mla_outputs){.hidden = &given}) == MLA_OK, "%s",
+          mla_context_error(c)->text);
+    q[1].embeddings = given, out.logits = b;
+    CHECK(mla_mtp_forward(c, 0, q, 2, s->tokens + 1, state, &out) == MLA_OK, "%s", mla_context_error(c)->text);
+    CHECK(!memcmp(a, b, 2 * (size_t)s->V * 4), "%s: embeddings of tokens are not the tokens", s->name);
+    free(given);
     mla_cache_truncate(j, 0, NULL);
     forward(c, s, j, s->tokens + 5, 9, state, NULL);
     ahead(c, s, j, 0, s->tokens + 6, 9, state, NULL, hidden_of[1], b);
@@ -352,6 +359,51 @@ static void test_exactness(const subject *s) {
     mla_cache_destroy(both[0]), mla_cache_destroy(both[1]);
     free(state), free(a), free(b);
     mla_cache_destroy(k), mla_cache_destroy(j), mla_context_destroy(c), mla_context_destroy(other);
+}
+
+static int end_it(void *user, int layer, int layers, mla_phase phase) {
+    int *asked = (int *)user;
+    asked[0]++, asked[1] = layer, asked[2] = layers, asked[3] = (int)phase;
+    return asked[4];
+}
+/* A call that is ended, while rows are written again, leaves them; its weights are those of mla_mtp_bytes. */
+static void test_abort(const subject *s) {
+    enum { N = 12 };
+    mla_error err;
+    mla_stats stats;
+    int asked[5] = {0, 0, 0, 0, 0}, wrong[N];
+    memset(&stats, 0, sizeof stats);
+    const mla_context_desc d = {.max_tokens = MOST, .watch = end_it, .watch_user = asked, .stats = &stats};
+    mla_context *c;
+    if (!CHECK(mla_context_create(&c, s->model, &d, &err) == MLA_OK, "%s", err.text)) return;
+    mla_cache *k = cache_of(s->model, s->n, MLA_F32, NULL), *j = cache_of(s->model, s->n, MLA_F32, NULL);
+    float *state = (float *)room(N * (size_t)s->D, 4);
+    for (int i = 0; i < N; i++) wrong[i] = s->tokens[i] ^ 1;
+    for (int i = 0; i < 2; i++) {
+        forward(c, s, i ? j : k, s->tokens, N, state, NULL);
+        for (int depth = 0; depth < s->M; depth++)
+            ahead(c, s, i ? j : k, depth, s->tokens + 1 + depth, N, state, NULL, state, NULL);
+    }
+    for (int depth = 0; depth < s->M; depth++) {
+        const mla_sequence q = sequence_of(k, 5);
+        memset(asked, 0, sizeof asked), asked[4] = 1;
+        CHECK(mla_mtp_forward(c, depth, &q, 1, wrong, state, NULL) == MLA_ERR_ABORTED &&
+                  strstr(mla_context_error(c)->text, "before the attention of layer"),
+              "%s: %s", s->name, mla_context_error(c)->text);
+        CHECK(asked[0] == 1 && asked[1] == s->L + depth && asked[2] == s->L + depth + 1 &&
+                  asked[3] == MLA_PHASE_ATTENTION,
+              "%s: asked %d times, before layer %d of %d", s->name, asked[0], asked[1], asked[2]);
+        CHECK(same_rows(s, k, j, N), "%s: depth %d: ended, and rows differ", s->name, depth);
+        asked[4] = 0, memset(&stats, 0, sizeof stats);
+        ahead(c, s, k, depth, wrong, 5, state, NULL, NULL, want_logits[0]);
+        CHECK(!same_rows(s, k, j, N), "%s: depth %d: not ended, and rows do not differ", s->name, depth);
+        ahead(c, s, j, depth, wrong, 5, state, NULL, NULL, want_logits[0]);
+        const double read = stats.phase_bytes[0] + stats.phase_bytes[1] + stats.phase_bytes[2];
+        CHECK(read > 0 && read <= 2 * mla_mtp_bytes(s->model, depth, 1000000) + 0.5, "%s: %.0f bytes", s->name, read);
+        CHECK(same_rows(s, k, j, N), "%s: depth %d: and rows differ", s->name, depth);
+    }
+    mla_cache_destroy(k), mla_cache_destroy(j), mla_context_destroy(c);
+    free(state);
 }
 
 /* Pages that a fork shares are copied before the extra layer writes to them, all of them. */
@@ -374,6 +426,10 @@ static void test_pages(const subject *s) {
     CHECK(mla_cache_fork(j, k, &err) == MLA_OK && mla_pool_free_pages(pool) == 3, "%s", err.text);
     CHECK(mla_cache_read(k, s->L, 70, x, &err) == MLA_OK, "%s", err.text);
     ids[71] ^= 1; /* what comes after position 70 */
+    const mla_sequence again = sequence_of(j, 120), more = sequence_of(j, 11);
+    CHECK(mla_pool_pages_needed(pool, &again, 1, 1) == 3 && mla_pool_pages_needed(pool, &more, 1, 0) == 2,
+          "pages needed: %d and %d", mla_pool_pages_needed(pool, &again, 1, 1),
+          mla_pool_pages_needed(pool, &more, 1, 0));
     ahead(c, s, j, 0, ids + N - 120 + 1, 120, state + (size_t)(N - 120) * (size_t)s->D, NULL, NULL,
           NULL); /* from position 62 on: all three pages */
     CHECK(mla_pool_free_pages(pool) == 0, "%d pages are free", mla_pool_free_pages(pool));
@@ -383,7 +439,8 @@ static void test_pages(const subject *s) {
     CHECK(mla_cache_fork(last, k, &err) == MLA_OK, "%s", err.text);
     const mla_sequence q = sequence_of(last, 1);
     CHECK(mla_mtp_forward(c, 0, &q, 1, ids, state, NULL) == MLA_ERR_FULL &&
-              strstr(mla_context_error(c)->text, "sequences[0]: 1 pages needed, the pool has 0 free"),
+              strstr(mla_context_error(c)->text, "sequences[0]: 1 pages needed, the pool has 0 free") &&
+              mla_context_error(c)->sequence == 0 && mla_pool_pages_needed(pool, &q, 1, 1) == 1,
           "%s", mla_context_error(c)->text);
     CHECK(mla_cache_length(last) == N, "length %d after a call that failed", mla_cache_length(last));
     mla_cache_destroy(j);
@@ -404,8 +461,10 @@ static void test_pages(const subject *s) {
         memcpy(twice + (size_t)(60 * i) * (size_t)s->D, state + (size_t)(N - 60) * (size_t)s->D,
                (size_t)60 * (size_t)s->D * sizeof *twice);
     CHECK(mla_mtp_forward(c, 0, both, 2, follow, twice, NULL) == MLA_ERR_FULL &&
-              strstr(mla_context_error(c)->text, "sequences[1]"),
+              strstr(mla_context_error(c)->text, "sequences[1]") && mla_context_error(c)->sequence == 1,
           "%s", mla_context_error(c)->text);
+    CHECK(mla_pool_pages_needed(pool, both, 2, 1) == 4 && mla_pool_pages_needed(pool, both, 1, 1) == 2,
+          "pages needed: %d and %d", mla_pool_pages_needed(pool, both, 2, 1), mla_pool_pages_needed(pool, both, 1, 1));
     CHECK(mla_pool_free_pages(pool) == 3 && mla_cache_length(last) == N && mla_cache_length(j) == N,
           "%d pages are free", mla_pool_free_pages(pool));
     CHECK(mla_mtp_forward(c, 0, both, 1, follow, twice, NULL) == MLA_OK && mla_pool_free_pages(pool) == 1, "%s",
@@ -465,7 +524,7 @@ static void test_greedy(const subject *s, mla_isa isa, int chunk) {
     out.logits = last;
     for (int t = 0, n; t < s->n; t += n) {
         n = s->n - t < chunk ? s->n - t : chunk;
-        CHECK(speculation_feed(g, s->tokens + t, n, &out, &err) == MLA_OK, "%s: %s", s->name, err.text);
+        CHECK(speculation_feed(g, s->tokens + t, n, 1, &out, &err) == MLA_OK, "%s: %s", s->name, err.text);
     }
     float off = 0, largest = test_max_abs(plain, (size_t)LONG * V), least = INFINITY;
     got[0] = sampler_next(pick, last, &err);
@@ -510,7 +569,7 @@ static void test_greedy(const subject *s, mla_isa isa, int chunk) {
     /* another text that begins like this one */
     const int kept = speculation_truncate(g, s->n);
     CHECK(kept == s->n - s->M && mla_cache_length(k) == kept, "%s: %d tokens are left of %d", s->name, kept, s->n);
-    CHECK(speculation_feed(g, s->tokens + kept, s->n - kept, &out, &err) == MLA_OK, "%s: %s", s->name, err.text);
+    CHECK(speculation_feed(g, s->tokens + kept, s->n - kept, 1, &out, &err) == MLA_OK, "%s: %s", s->name, err.text);
     CHECK(test_rel_err(last, plain, V) < bound, "%s: after a truncation", s->name);
     speculation_destroy(g), sampler_destroy(pick), mla_cache_destroy(k), mla_cache_destroy(j), mla_context_destroy(c);
     free(plain), free(last);
@@ -532,7 +591,7 @@ static void test_own_way(const subject *s) {
     sampler *pick = sampler_of(s->V, &how);
     speculation *g = speculation_of(s, c, k, &how);
     CHECK(speculation_next(g, pick, &err) == -1 && strstr(err.text, "no token has been run"), "%s", err.text);
-    CHECK(speculation_feed(g, s->tokens, 20, &out, &err) == MLA_OK, "%s", err.text);
+    CHECK(speculation_feed(g, s->tokens, 20, 1, &out, &err) == MLA_OK, "%s", err.text);
     for (int i = 20; i < n; i++) {
         CHECK(speculation_run(g, s->tokens[i], pick, i % 3, &err) == MLA_OK, "%s", err.text);
         if (i % 4 == 0) speculation_settle(g);
@@ -550,7 +609,7 @@ static void test_own_way(const subject *s) {
                                      ? INFINITY
                                      : test_rel_err(x, y, (size_t)width));
     CHECK(worst < 1e-3f, "%s: a row is off by %g", s->name, (double)worst);
-    CHECK(speculation_feed(g, s->tokens, speculation_chunk(g) + 1, NULL, &err) == MLA_ERR_ARGUMENT,
+    CHECK(speculation_feed(g, s->tokens, speculation_chunk(g) + 1, 0, NULL, &err) == MLA_ERR_ARGUMENT,
           "more than a chunk is fed");
     speculation_destroy(g), sampler_destroy(pick), mla_cache_destroy(k), mla_cache_destroy(j), mla_context_destroy(c);
     free(last), free(state);
@@ -598,7 +657,7 @@ static void test_transformers(const subject *s, const char *dir) {
     mla_outputs out;
     memset(&out, 0, sizeof out);
     out.logits = logits_of[0];
-    CHECK(speculation_feed(g, s->tokens, s->n, &out, &err) == MLA_OK, "%s", err.text);
+    CHECK(speculation_feed(g, s->tokens, s->n, 1, &out, &err) == MLA_OK, "%s", err.text);
     int token = sampler_next(pick, logits_of[0], &err), same = 0;
     for (; same < SPECULATED && token == number(f, "greedy", same); same++) {
         if (same == SPECULATED - 1) break;
@@ -755,7 +814,7 @@ static void test_full(const subject *s) {
     float *logits = (float *)room((size_t)s->V, 4);
     sampler *pick = sampler_of(s->V, &zero);
     speculation *g = speculation_of(s, c, k, &zero);
-    CHECK(speculation_feed(g, ids, MLA_PAGE, NULL, &err) == MLA_OK, "%s", err.text);
+    CHECK(speculation_feed(g, ids, MLA_PAGE, 0, NULL, &err) == MLA_OK, "%s", err.text);
     forward(c, s, other, ids, 1, NULL, NULL);
     for (int again = 0; again < 2; again++)
         refuses("full", speculation_run(g, ids[MLA_PAGE], pick, 3, &err), MLA_ERR_FULL, err.text,
@@ -788,7 +847,7 @@ static double text_surprise(const subject *s, const sampler_desc *how, const dou
     sampler *pick = sampler_of(s->V, &one);
     for (int i = 0; i < TRIALS; i++) { /* the generators of random numbers go on from text to text */
         const int first = 8, from = speculation_truncate(g, first - 1);
-        if (speculation_feed(g, s->tokens + from, first - from, NULL, &err)) CHECK(0, "%s", err.text);
+        if (speculation_feed(g, s->tokens + from, first - from, 0, NULL, &err)) CHECK(0, "%s", err.text);
         for (int t = 0; t < 8 && how->repeat_penalty != 0; t++)
             sampler_accept(pick, s->tokens[first - 7 + t]); /* repeat_last is 8 */
         int token = s->tokens[first], at = 0;
@@ -896,7 +955,8 @@ static void test_errors(const subject *s) {
         if (CHECK(speculation_create(&g, model, c, 6, k, NULL, &err) == MLA_OK, "%s", err.text))
             for (int again = 0; again < 3;
                  again++) { /* more in all than there is room for: nothing may be left of them */
-                refuses("fed", speculation_feed(g, tokens, 4, NULL, &err), MLA_ERR_WEIGHTS, err.text, missing[i].name);
+                refuses("fed", speculation_feed(g, tokens, 4, 0, NULL, &err), MLA_ERR_WEIGHTS, err.text,
+                        missing[i].name);
                 CHECK(mla_cache_length(k) == 0, "length %d after a feed that failed", mla_cache_length(k));
             }
         speculation_destroy(g);
@@ -910,10 +970,12 @@ static void test_errors(const subject *s) {
     refuses("empty", mla_mtp_forward(c, 0, &q, 1, tokens, state, NULL), MLA_ERR_ARGUMENT, text,
             "sequences[0].n_tokens: 2, the cache holds 0");
     forward(c, s, k, tokens, 8, state, NULL);
+    q.n_tokens = 8;
     refuses("tokens", mla_mtp_forward(c, 0, &q, 1, NULL, state, NULL), MLA_ERR_ARGUMENT, text,
-            "mla_mtp_forward: tokens is NULL");
+            "sequences[0].embeddings is NULL, and tokens is NULL, too");
     refuses("hidden", mla_mtp_forward(c, 0, &q, 1, tokens, NULL, NULL), MLA_ERR_ARGUMENT, text,
             "mla_mtp_forward: hidden is NULL");
+    q.n_tokens = 2;
     refuses("depth", mla_mtp_forward(c, 1, &q, 1, tokens, state, NULL), MLA_ERR_ARGUMENT, text,
             "mla_mtp_forward: depth 1, num_nextn_predict_layers is 1");
     refuses("depth", mla_mtp_forward(c, -1, &q, 1, tokens, state, NULL), MLA_ERR_ARGUMENT, text,
@@ -931,7 +993,7 @@ static void test_errors(const subject *s) {
             "sequences[0].n_tokens: 9, the cache holds 8");
     q.n_tokens = 8;
     ahead(c, s, k, 0, tokens, 8, state, NULL, NULL, NULL);
-    q.n_tokens = 1;
+    q.n_tokens = q.n_logits = 1;
     refuses("token", mla_mtp_forward(c, 0, &q, 1, bad, state, NULL), MLA_ERR_ARGUMENT, text,
             "tokens[0]: 256, vocab_size is 256");
     CHECK(mla_cache_length(k) == 8 && mla_cache_read(k, s->L, 7, row, &err) == MLA_OK, "after calls that failed");
@@ -1022,6 +1084,7 @@ int main(int argc, char **argv) {
         if (i == 0 || i == 2) test_transformers(&s, dirs[i]);
         test_layer(&s, i == 0);
         test_exactness(&s);
+        test_abort(&s);
         if (i == 0) test_pages(&s);
         if (i == 0 || i == 3) test_full(&s);
         test_own_way(&s);

@@ -293,7 +293,7 @@ static mla_cache *make_cache(const mla_model *m, int capacity, mla_dtype dtype, 
 static mla_sequence sequence(mla_cache *k, int n) {
     mla_sequence s;
     memset(&s, 0, sizeof s);
-    s.cache = k, s.n_tokens = n;
+    s.cache = k, s.n_tokens = s.n_logits = n;
     return s;
 }
 
@@ -1596,7 +1596,7 @@ static void model_case(const char *name, kind k, const mla_config *attn, int san
         memset(counts, 0, sizeof counts);
         for (int s = 0; s < S; s++) cache[s] = make_cache(t.m, 32, MLA_F32, NULL);
         for (int s = 0; s < S; s++) seqs[s] = sequence(cache[s], lengths[s]);
-        out.logits = logits, out.all_logits = 1, out.hidden = hidden, out.expert_counts = counts;
+        out.logits = logits, out.hidden = hidden, out.expert_counts = counts;
         MUST_IN(context, mla_model_forward(context, seqs, S, all, &out)); /* all sequences in one call */
         for (int s = 0, row = 0; s < S; row += lengths[s++]) {
             within(logits + row * VOCAB, &ref[s].logits, 0, lengths[s], ref[s].unsure,
@@ -1611,7 +1611,7 @@ static void model_case(const char *name, kind k, const mla_config *attn, int san
         memset(&out, 0, sizeof out);
         out.logits =
             again; /* last tokens only, after other things were in the caches: truncated, and the same tokens again */
-        for (int s = 0; s < S; s++) MUST(mla_cache_truncate(cache[s], 0, &error));
+        for (int s = 0; s < S; s++) MUST(mla_cache_truncate(cache[s], 0, &error)), seqs[s].n_logits = 1;
         MUST_IN(context, mla_model_forward(context, seqs, S, all, &out));
         for (int s = 0; s < S; s++) {
             within(again + s * VOCAB, &ref[s].logits, lengths[s] - 1, 1, ref[s].unsure,
@@ -1622,6 +1622,7 @@ static void model_case(const char *name, kind k, const mla_config *attn, int san
                 mla_cache_reset(cache[s]);
                 for (int i = 0; i < lengths[s]; i += chunk) {
                     mla_sequence q = sequence(cache[s], lengths[s] - i < chunk ? lengths[s] - i : chunk);
+                    q.n_logits = 1;
                     MUST_IN(context, mla_model_forward(context, &q, 1, tokens[s] + i, &out));
                     within(again, &ref[s].logits, i + q.n_tokens - 1, 1, ref[s].unsure,
                            label("%s, %s, %s: chunks of %d", name, kind_names[k], way_name(isa, path), chunk));
@@ -1636,6 +1637,7 @@ static void model_case(const char *name, kind k, const mla_config *attn, int san
                 MUST(mla_cache_truncate(cache[0], 16, &error));
                 MUST(mla_cache_truncate(cache[2], 13, &error));
                 two[0] = sequence(cache[0], 7), two[1] = sequence(cache[2], 1);
+                two[0].n_logits = 1;
                 memcpy(mixed, tokens[0] + 16, 7 * sizeof *mixed), mixed[7] = tokens[2][13];
                 out.logits = which ? logits : again;
                 MUST_IN(which ? other : context, mla_model_forward(which ? other : context, two, 2, mixed, &out));
@@ -1692,7 +1694,7 @@ static void test_openmp(void) {
             memset(&d, 0, sizeof d);
             memset(&out, 0, sizeof out);
             d.max_tokens = 48, d.threads = threads[i], d.isa = isa, d.attn = path;
-            out.logits = i ? logits : first, out.all_logits = 1;
+            out.logits = i ? logits : first;
             MUST(mla_context_create(&context, t.m, &d, &error));
             CHECK(mla_context_threads(context) == threads[i] || (threads[i] == 0 && mla_context_threads(context) > 0),
                   "mla_context_threads");
@@ -1740,7 +1742,6 @@ static void test_caches(void) {
             mla_sequence s;
             mla_outputs out;
             memset(&out, 0, sizeof out);
-            out.all_logits = 1;
             for (int i = 0; i < BEFORE + T; i++) tokens[i] = test_int(&r, VOCAB), others[i] = test_int(&r, VOCAB);
             MUST(mla_pool_create(&pool, t.m, &(mla_pool_desc){.n_pages = PAGES, .dtype = dtype}, &error));
             MUST(mla_pool_create(&pool2, t.m, &(mla_pool_desc){.n_pages = PAGES, .dtype = dtype}, &error));
@@ -1754,7 +1755,7 @@ static void test_caches(void) {
             memcpy(others, tokens, 70 * sizeof *others);
             MUST_IN(context, mla_model_forward(context, &s, 1, others, &out));
             MUST(mla_cache_truncate(k[7], 0, &error));
-            s.n_tokens = BEFORE;
+            s.n_tokens = s.n_logits = BEFORE;
             MUST_IN(context, mla_model_forward(context, &s, 1, tokens, &out));
             MUST(mla_cache_fork(k[2], k[0], &error));
             MUST(mla_cache_fork(k[3], k[1], &error));
@@ -1843,7 +1844,7 @@ static void codes_case(const char *name, const mla_tensor *head, const double *w
         mla_cache *k = make_cache(m, 5, MLA_F32, NULL);
         mla_outputs out;
         memset(&out, 0, sizeof out);
-        out.logits = logits, out.all_logits = 1;
+        out.logits = logits;
         for (int n = 1; n <= 5; n += 4) { /* a few tokens and many go different ways */
             int bad = 0, at = 0;
             for (int t = 0; t < D; t++) {
@@ -1932,7 +1933,7 @@ static void survive(const whole *t, const char *what, float f, float in) {
         int bad = 0, total = 0;
         memset(&out, 0, sizeof out);
         memset(counts, 0, sizeof counts);
-        out.logits = logits;
+        out.logits = logits, s.n_logits = 1;
         CHECK(mla_model_forward(context, &s, 1, tokens, &out) == MLA_OK, "%s %g: %s", what, (double)f,
               mla_context_error(context)->text);
         s.n_tokens = 1;

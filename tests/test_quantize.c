@@ -819,15 +819,15 @@ static void run_model(checkpoint *c, mla_isa isa, int exact, int threads, const 
     if (mla_model_create(&model, &c->config, &c->weights, NULL, &err) ||
         mla_context_create(&context, model, &desc, &err) || mla_cache_create(&cache, model, &cache_desc, &err))
         printf("%s\n", err.text), exit(2);
-    mla_sequence sequence = {.cache = cache, .n_tokens = PROMPT};
-    mla_outputs out = {.logits = logits, .all_logits = 1, .hidden = hidden};
+    mla_sequence sequence = {.cache = cache, .n_tokens = PROMPT, .n_logits = PROMPT};
+    mla_outputs out = {.logits = logits, .hidden = hidden};
     CHECK(mla_model_forward(context, &sequence, 1, tokens, &out) == MLA_OK, "%s", mla_context_error(context)->text);
     const int V = c->config.vocab_size;
     memcpy(row, logits + (PROMPT - 1) * V, (size_t)V * sizeof *row);
     for (int i = 0; i < n; i++) {
         made[i] = 0;
         for (int k = 1; k < V; k++) made[i] = row[k] > row[made[i]] ? k : made[i];
-        sequence.n_tokens = 1;
+        sequence.n_tokens = sequence.n_logits = 1;
         mla_outputs next = {.logits = row};
         CHECK(mla_model_forward(context, &sequence, 1, made + i, &next) == MLA_OK, "%s",
               mla_context_error(context)->text);
@@ -1248,8 +1248,8 @@ static void blocks_run(float *logits, mla_dtype t, int as, const mla_context_des
         mla_cache_create(&cache, m, &cache_desc, &err))
         printf("%s\n", err.text), exit(2);
     for (int at = 0; at < BLOCKS_T + 2; at += at ? 1 : BLOCKS_T) {
-        mla_sequence sequence = {.cache = cache, .n_tokens = at ? 1 : BLOCKS_T};
-        mla_outputs out = {.logits = logits + at * BLOCKS_V, .all_logits = 1};
+        mla_sequence sequence = {.cache = cache, .n_tokens = at ? 1 : BLOCKS_T, .n_logits = at ? 1 : BLOCKS_T};
+        mla_outputs out = {.logits = logits + at * BLOCKS_V};
         CHECK(mla_model_forward(k, &sequence, 1, tokens + at, &out) == MLA_OK, "%s", mla_context_error(k)->text);
     }
     mla_cache_destroy(cache), mla_context_destroy(k), mla_model_destroy(m), blocks_free(&b);

@@ -57,8 +57,8 @@ static void feed(mla_context *c, mla_dtype cached, int n, int chunk, const int *
         memset(&s, 0, sizeof s), memset(&out, 0, sizeof out);
         m = t >= PROMPT || n - t == 1 ? 1 : chunk < PROMPT - t ? chunk : PROMPT - t;
         if (m > n - t) m = n - t;
-        s.cache = k, s.n_tokens = m;
-        out.logits = logits + (size_t)t * (size_t)V, out.all_logits = 1, out.expert_counts = counts;
+        s.cache = k, s.n_tokens = s.n_logits = m;
+        out.logits = logits + (size_t)t * (size_t)V, out.expert_counts = counts;
         CHECK(mla_model_forward(c, &s, 1, ids + t, &out) == MLA_OK, "%s", mla_context_error(c)->text);
     }
     mla_cache_destroy(k);

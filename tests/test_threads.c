@@ -240,7 +240,7 @@ static int go_on(const mla_config *f, mla_context *context, mla_cache *cache, ou
     int tokens[PROMPT];
     for (int t = 0; t < PROMPT; t++) tokens[t] = t * 77 % f->vocab_size;
     for (int i = 0; i <= STEPS; i++) {
-        const mla_sequence sequence = {.cache = cache, .n_tokens = i ? 1 : PROMPT};
+        const mla_sequence sequence = {.cache = cache, .n_tokens = i ? 1 : PROMPT, .n_logits = 1};
         const mla_outputs out = {.logits = o->logits[i]};
         if (mla_model_forward(context, &sequence, 1, tokens + i, &out)) return 0;
     }

@@ -55,7 +55,7 @@ static void run_model(const checkpoint *c, mla_isa isa, mla_attn_path path, mla_
     for (int i = 0; i < PROMPT; i++) tokens[i] = (i * 37 + 11) % 251;
     s.cache = cache;
     for (int i = 0; i < PROMPT; i += chunk) {
-        s.n_tokens = chunk, out.logits = logits + i * c->config.vocab_size, out.all_logits = 1;
+        s.n_tokens = s.n_logits = chunk, out.logits = logits + i * c->config.vocab_size;
         CHECK(mla_model_forward(context, &s, 1, tokens + i, &out) == MLA_OK, "%s", mla_context_error(context)->text);
     }
     mla_cache_destroy(cache), mla_context_destroy(context), mla_model_destroy(model);

@@ -64,7 +64,7 @@ int main(void) {
         if (mla_context_create(&x[i], m, &xd, &e) != MLA_OK) return fail("mla_context_create", e.text);
         memset(&s, 0, sizeof s);
         memset(&out, 0, sizeof out);
-        s.cache = k, s.n_tokens = T;
+        s.cache = k, s.n_tokens = T, s.n_logits = 1;
         out.logits = logits[i];
         mla_cache_reset(k);
         if (mla_model_forward(x[i], &s, 1, tokens, &out) != MLA_OK)
