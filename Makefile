@@ -33,14 +33,15 @@ can = d=$$(mktemp -d) && printf '\#include <$(2)>\nint main(void) { return 0; }\
 
 # Implementations take long to compile. Each is compiled once, in DIRECTORY/mla.o and DIRECTORY/examples.a, and programs that say
 # X_IMPLEMENTATION are told that they have it already; but those that look into one have their own.
-PARTS = checkpoint tokenizer sampler speculative jinja chat line threads
-LINKED = MLA_ CHECKPOINT CHECKPOINT_GGUF CHECKPOINT_QUANTIZE CHECKPOINT_CONVERT TOKENIZER SAMPLER SPECULATIVE JINJA CHAT LINE THREADS
+PARTS = checkpoint tokenizer sampler speculative scheduler jinja chat line threads
+LINKED = MLA_ CHECKPOINT CHECKPOINT_GGUF CHECKPOINT_QUANTIZE CHECKPOINT_CONVERT TOKENIZER SAMPLER SPECULATIVE SCHEDULER JINJA CHAT LINE THREADS
 %/test_kernels: OWN = MLA_
 %/test_checkpoint %/test_gguf %/test_invariant %/test_model %/test_quantize: OWN = CHECKPOINT%
 %/test_tokenizer: OWN = TOKENIZER CHECKPOINT%
 %/test_sampler: OWN = SAMPLER
 %/test_chat: OWN = CHAT
 %/test_mtp: OWN = SPECULATIVE
+%/test_scheduler: OWN = SCHEDULER
 %/test_threads: OWN = THREADS
 told = $(patsubst %,-D%_IMPLEMENTED,$(filter-out $(OWN),$(LINKED))) $(if $(filter MLA_,$(OWN)),,-DMLA__INSTANTIATED)
 with = $(if $(filter MLA_,$(OWN)),,$(1)examples.a $(1)mla.o)
