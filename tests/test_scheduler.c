@@ -258,10 +258,7 @@ static void begin(int pages, int parallel, int chunk, mla_run run) {
     memset(&d, 0, sizeof d);
     d.model = model, d.context = context, d.parallel = parallel, d.chunk = chunk, d.context_length = LONG + ANSWER;
     d.run = run;
-    if (pages) {
-        const mla_pool_desc p = {.n_pages = pages};
-        d.pool_bytes = mla_pool_size(model, &p);
-    }
+    d.n_pages = pages;
     now = 0, wrong = 0;
     if (!CHECK(scheduler_create(&among, &d, &err) == MLA_OK, "%s", err.text)) exit(test_end());
     if (pages) CHECK(scheduler_statistics(among).pages == pages, "%d pages", scheduler_statistics(among).pages);
@@ -341,11 +338,11 @@ static void refusals(void) {
     REFUSED(MLA_ERR_ARGUMENT, "top_p", r.sampling.top_p = 2);
     REFUSED(MLA_ERR_FULL, "context_length", r.n_tokens = LONG + ANSWER);
     REFUSED(MLA_ERR_FULL, "context_length", r.max_tokens = INT_MAX);
-    REFUSED(MLA_ERR_FULL, "pool has 4 pages", r.n_tokens = 4 * MLA_PAGE - 2);
+    REFUSED(MLA_ERR_FULL, "all of the pool", r.n_tokens = 4 * MLA_PAGE - 2);
     prompt[3] = VOCAB;
-    REFUSED(MLA_ERR_ARGUMENT, "tokens[3]: 256", r.max_tokens = 3);
+    REFUSED(MLA_ERR_ARGUMENT, "tokens: 256", r.max_tokens = 3);
     prompt[3] = -1;
-    REFUSED(MLA_ERR_ARGUMENT, "tokens[3]: -1", r.max_tokens = 3);
+    REFUSED(MLA_ERR_ARGUMENT, "tokens: -1", r.max_tokens = 3);
     prompt[3] = 0;
 #undef REFUSED
     CHECK(!scheduler_cancel(among, 0) && !scheduler_cancel(among, 1), "cancelled what is not there");
@@ -380,10 +377,11 @@ static void refusals_of_desc(void) {
     REFUSED(MLA_ERR_ARGUMENT, "parallel", d.parallel = SCHEDULER_MAX_PARALLEL + 1);
     REFUSED(MLA_ERR_ARGUMENT, "context_length", d.context_length = -1);
     REFUSED(MLA_ERR_ARGUMENT, "budget", d.budget = 94);
-    REFUSED(MLA_ERR_ARGUMENT, "chunk: 65 ", d.chunk = 65);
-    REFUSED(MLA_ERR_ARGUMENT, "chunk: 192 ", d.chunk = 192);
+    REFUSED(MLA_ERR_ARGUMENT, "chunk: not", d.chunk = 65);
+    REFUSED(MLA_ERR_ARGUMENT, "chunk: not", d.chunk = 192);
     REFUSED(MLA_ERR_ARGUMENT, "chunk: 512 ", d.chunk = 512);
-    REFUSED(MLA_ERR_MEMORY, "pool_bytes", d.pool_bytes = 64);
+    REFUSED(MLA_ERR_ARGUMENT, "pages of the pool: 0", d.pool_bytes = 64);
+    REFUSED(MLA_ERR_ARGUMENT, "pages of the pool: -1", d.n_pages = -1);
     REFUSED(MLA_ERR_ARGUMENT, "dtype", d.dtype = MLA_Q4);
     if (!CHECK(mla_pool_create(&pool, model, &p, &err) == MLA_OK, "%s", err.text)) return;
     REFUSED(MLA_ERR_ARGUMENT, "n_pages", (d.pool = pool, d.n_pages = 4));
@@ -392,13 +390,19 @@ static void refusals_of_desc(void) {
         allocations_left = n;
         if (scheduler_create(&s, &good, &err)) CHECK(!s && err.code == MLA_ERR_MEMORY && allocated == 0, "%d", n);
         else scheduler_destroy(s);
-        allocations_left = -1, caches_left = n;
-        if (scheduler_create(&s, &good, NULL)) CHECK(!s && n < 32, "a cache fails");
-        else scheduler_destroy(s);
-        caches_left = -1;
+        allocations_left = -1;
     }
 #undef REFUSED
     mla_pool_destroy(pool);
+    scheduler *s;
+    good.pool_bytes = 10000000;
+    if (CHECK(scheduler_create(&s, &good, &err) == MLA_OK, "%s", err.text)) {
+        mla_pool_desc q = {.n_pages = scheduler_statistics(s).pages};
+        CHECK(mla_pool_size(model, &q) <= good.pool_bytes, "%d pages are too many", q.n_pages);
+        q.n_pages += 2;
+        CHECK(mla_pool_size(model, &q) > good.pool_bytes, "%d pages are too few", q.n_pages - 2);
+        scheduler_destroy(s);
+    }
     CHECK(allocated == 0, "%ld allocations are lost", allocated);
 }
 
