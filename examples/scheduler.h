@@ -15,19 +15,17 @@ USE
    while (scheduler_step(s)) continue;   ...   scheduler_destroy(s);       print is called with each token
 
 A STEP         is one forward call: a token of each request that has read its prompt, then pieces of prompts as the
-               budget allows, those first that have waited longest. A request that arrives is in the next call but one
-               at the latest, if one of the `parallel` places is free, whatever the others read.
-PREFIXES       A tree has the pages of all prompts read so far, by running requests and by those that are gone; a
+               budget allows, those first that have waited longest: one that arrives is in the next call but one at the
+               latest if one of the `parallel` places is free, which are taken in the order of arrival.
+PREFIXES       A tree has the pages of the prompts read so far, by requests that run and by those that are gone; a
                request begins behind the longest prefix in it that is its own. When the pool is full, what was used
-               longest ago goes first; then the youngest request is put back, and run again later: its tokens are not
-               given twice.
+               longest ago goes; then the youngest request, to be run again later: its tokens are not given twice.
 SAME LOGITS    A prompt is cut at positions that depend on it alone: into pieces of `chunk` tokens, then of the largest
                halves of it that are left, whole pages, then the rest. Prefixes are shared at these cuts, in pieces that
-               were read as such; an answer's tokens are run one by one, also when they are run again, and are read as
-               a prompt when they come back in one. So every call gives a request's tokens the same neighbours of its
-               own, and with a context whose logits do not depend on other sequences of a call, logits and tokens are
+               were read as such. Tokens of an answer are run one by one, also when they are run again, and read as any
+               prompt when they come back in one. So a request's tokens meet the same neighbours of their own in every
+               call, and with a context whose logits do not depend on a call's other sequences, logits and tokens are
                bit for bit those of the request alone, cached or not, whatever runs beside it.
-FAIRNESS       Requests are taken in the order of their arrival.
 THREADS        No globals, no printing. One thread at a time calls these functions.
 
 CONTENTS       >>scheduler (the API)   then >>prefixes >>requests >>plan >>tokens >>steps
@@ -62,24 +60,20 @@ typedef struct scheduler scheduler;
 typedef struct scheduler_desc {
     const mla_model *model;
     mla_context *context;
-    mla_pool *pool;    /* the caller's, for this scheduler alone; NULL: one is made, of pool_bytes */
-    int n_pages;       /* pages to use; 0: those of pool that are free now; without pool as pool_bytes says */
-    size_t pool_bytes; /* without pool and n_pages, about; 0: what `parallel` requests of full length take */
-    mla_dtype dtype;   /* without pool: rows of the cache, and index_dtype of index keys; F32, F16, BF16, Q8 */
-    mla_dtype index_dtype;
-    int parallel;       /* requests run at the same time; 0: 32 */
-    int context_length; /* most tokens of a request, prompt and answer together; 0: 4096 */
-    int budget;         /* most tokens in a call: at most the context's max_tokens, at least parallel - 1 + chunk;
-                             0: 512 */
-    int chunk;          /* most tokens of one prompt in a call, MLA_PAGE times a power of two; 0: 256 */
-    mla_run run;        /* samples tokens of different requests at the same time, as the context's; NULL: one by one */
+    int n_pages;                  /* of the pool; 0: as many as pool_bytes hold */
+    size_t pool_bytes;            /* about; 0: what `parallel` requests of full length take */
+    mla_dtype dtype, index_dtype; /* of the pool: rows and index keys, F32, F16, BF16 or Q8 */
+    int parallel;                 /* requests run at the same time; 0: 32 */
+    int context_length;           /* most tokens of a request, prompt and answer together; 0: 4096 */
+    int budget;  /* most tokens in a call: at most the context's max_tokens, at least parallel - 1 + chunk; 0: 512 */
+    int chunk;   /* most tokens of one prompt in a call, MLA_PAGE times a power of two; 0: 256, or what budget allows */
+    mla_run run; /* draws tokens of different requests at the same time, as the context's; NULL: one by one */
     void *run_user;
 } scheduler_desc;
 
-/* Errors: ARGUMENT, MEMORY (also: pool_bytes is less than a page). err may be NULL, also below. */
+/* Errors: ARGUMENT, MEMORY. err may be NULL, also below. */
 SCHEDULER_API mla_result scheduler_create(scheduler **out, const scheduler_desc *desc, mla_error *err);
-SCHEDULER_API void
-scheduler_destroy(scheduler *s); /* no callback is called any more; not from a callback; NULL is fine */
+SCHEDULER_API void scheduler_destroy(scheduler *s); /* calls no callback; not from a callback; NULL is fine */
 
 typedef enum scheduler_kind {
     SCHEDULER_GENERATE = 0,
@@ -100,22 +94,20 @@ typedef struct scheduler_logprob {
     float logprob; /* natural logarithm of the probability by the model's own logits: before adjust, temperature 1 */
 } scheduler_logprob;
 
-/* All pointers are good until the callback returns. */
-typedef struct scheduler_event {
+typedef struct scheduler_event { /* all pointers are good until the callback returns */
     int64_t id;
     int token;                    /* -1: none (SCHEDULER_DONE, SCHEDULER_FAILED) */
     scheduler_finish finish;      /* but for GOES_ON this is the request's last event, and the id is void */
     float logprob;                /* of token, if the request wants logprobs */
     const scheduler_logprob *top; /* [n_top] the likeliest, best first, of equals the lower token first */
     int n_top;
-    const float *logits;    /* [vocab_size] what was sampled from, after adjust */
-    const float *embedding; /* [hidden_size] of SCHEDULER_DONE, not normalised */
-    int n_prompt, n_cached; /* tokens of the prompt; how many of these were not read, but found in the cache */
-    int n_generated;        /* with this token */
-    const mla_error *error; /* of SCHEDULER_FAILED */
+    const float *logits;                 /* [vocab_size] what was drawn from, after adjust */
+    const float *embedding;              /* [hidden_size] of SCHEDULER_DONE, not normalised */
+    int n_prompt, n_cached, n_generated; /* tokens: of the prompt; of these found in the cache; with this one */
+    const mla_error *error;              /* of SCHEDULER_FAILED */
 } scheduler_event;
 
-/* Called from scheduler_step alone. It may submit, cancel any request (this one, too), cancel all, forget. */
+/* Called from scheduler_step. It may submit, cancel any request (this one, too), cancel all, forget. */
 typedef void (*scheduler_on_event)(void *user, const scheduler_event *event);
 /* Changes the logits [vocab_size] from which the next token is drawn, in place (a grammar's mask: -INFINITY; a bias).
    Called once for each token of the answer, in order, right before it is drawn; with desc.run on any thread, at the same
@@ -124,37 +116,33 @@ typedef void (*scheduler_adjust)(void *user, float *logits);
 
 typedef struct scheduler_request {
     scheduler_kind kind;
-    const int *tokens; /* [n_tokens] the prompt, copied */
-    int n_tokens;
-    int max_tokens;        /* of the answer, at least 1; embeddings: not looked at */
-    sampler_desc sampling; /* zeros: greedy; the repeat penalty sees the prompt, too */
-    const int *stops;      /* [n_stops] tokens that end the answer, copied; at most SCHEDULER_MAX_STOPS */
+    const int *tokens;        /* [n_tokens] the prompt, copied */
+    int n_tokens, max_tokens; /* max_tokens of the answer, at least 1; embeddings: not looked at */
+    sampler_desc sampling;    /* zeros: greedy; the repeat penalty sees the prompt, too */
+    const int *stops;         /* [n_stops] tokens that end the answer, copied; at most SCHEDULER_MAX_STOPS */
     int n_stops;
-    int logprobs; /* 1: event.logprob */
-    int n_top;    /* likeliest tokens wanted in event.top; 0..SCHEDULER_MAX_TOP; above 0 implies logprobs */
-    int no_cache; /* 1: neither looks for its prefix in the cache nor leaves it there */
+    int logprobs, n_top; /* 1: event.logprob; likeliest tokens wanted, 0..SCHEDULER_MAX_TOP, above 0 implies logprobs */
+    int no_cache;        /* 1: neither looks for its prefix in the cache nor leaves it there */
     scheduler_on_event on_event;
     scheduler_adjust adjust; /* NULL: none */
     void *user;              /* of both */
 } scheduler_request;
 
-/* Puts a request behind all others; calls no callback. *id (may be NULL) is above 0 and never given again. Errors, each
-   naming the field: ARGUMENT (empty prompt, token out of range, max_tokens < 1, n_top, n_stops, a field of sampling,
-   on_event NULL), FULL (n_tokens + max_tokens is more than context_length, or than the whole pool holds), MEMORY. */
+/* Puts a request behind all others, with all memory it needs. *id (may be NULL) is above 0 and never given again. Errors
+   name the field: ARGUMENT, FULL (n_tokens + max_tokens is more than context_length or the pool hold), MEMORY. */
 SCHEDULER_API mla_result scheduler_submit(scheduler *s, const scheduler_request *request, int64_t *id, mla_error *err);
 /* The request is gone at once, its pages are free, its callback is not called again. 0: there is no such request (any
    more). At any time, also from a callback. */
 SCHEDULER_API int scheduler_cancel(scheduler *s, int64_t id);
 SCHEDULER_API void scheduler_cancel_all(scheduler *s);
 SCHEDULER_API void scheduler_forget(scheduler *s); /* drops all cached prefixes that no running request uses */
-
 /* Does one forward call and calls the callbacks. 1: there is more to do; 0: nothing runs and nothing waits. A call that
    fails ends the requests in it with SCHEDULER_FAILED. Not from a callback. */
 SCHEDULER_API int scheduler_step(scheduler *s);
 
 typedef struct scheduler_stats {
     int running, waiting;                 /* requests */
-    int pages, free_pages, cached_pages;  /* of the pool; cached: idle prefixes, as good as free */
+    int pages, free_pages, cached_pages;  /* of the pool; cached: prefixes that nobody uses, as good as free */
     int last_tokens, last_sequences;      /* of the last call */
     int64_t steps, requests;              /* forward calls; submitted so far */
     int64_t prompt_tokens, cached_tokens; /* of prompts: read by the model; found in the cache */
@@ -180,12 +168,11 @@ SCHEDULER_API scheduler_stats scheduler_statistics(const scheduler *s);
 
 /* A piece of some prompt that has been read behind `parent`, with a cache that holds all up to its end. */
 typedef struct sd__prefix {
-    struct sd__prefix *parent, *same_hash;
-    struct sd__prefix *older, *newer; /* in the list of the idle */
+    struct sd__prefix *parent, *same_hash, *older, *newer; /* older, newer: in the list of those that nobody uses */
     mla_cache *cache;
     uint64_t hash;
     int *tokens, n, end; /* [n] the piece's; its end in the prompt */
-    int users;           /* running requests that hold it or what comes after it; 0: idle */
+    int users;           /* running requests that hold it or what comes after it */
 } sd__prefix;
 
 typedef struct sd__job {
@@ -193,20 +180,19 @@ typedef struct sd__job {
     int64_t id, served, tried; /* the steps when a piece of its prompt was read last, and considered */
     scheduler_request how;
     int stops[SCHEDULER_MAX_STOPS];
-    int *tokens, known; /* [n_tokens + max_tokens] prompt and answer, of which so many are there */
-    int at, seen;       /* tokens in its cache; that have ever been there */
-    int n_cached, runs;
-    int apart;          /* what it reads is not kept in the tree */
-    sd__prefix *prefix; /* the last piece that it has in common with the tree */
+    int *tokens, known;        /* [n_tokens + max_tokens] prompt and answer, of which so many are there */
+    int at, seen;              /* tokens in its cache; that have ever been there */
+    int n_cached, runs, apart; /* apart: what it reads is not kept in the tree */
+    sd__prefix *prefix;        /* the last piece that it has in common with the tree */
     mla_cache *cache;
     sampler *draws; /* of one that generates */
-    double *sum;    /* [hidden_size] for a mean */
+    double *sum;    /* [hidden_size] for an embedding */
     float *raw;     /* [vocab_size] logits before adjust, if logprobs are wanted */
 } sd__job;
 
 typedef struct sd__entry { /* of a call */
     sd__job *job;          /* NULL: cancelled since */
-    int n, token, n_top;
+    int n, token;
     float *logits, logprob;
     scheduler_logprob top[SCHEDULER_MAX_TOP];
     mla_error err;
@@ -215,17 +201,17 @@ typedef struct sd__entry { /* of a call */
 struct scheduler {
     scheduler_desc how; /* defaults resolved */
     const mla_config *config;
-    mla_pool *own;
-    sd__prefix root, *oldest, *newest; /* the idle, in the order in which they go */
+    mla_pool *pool;
+    sd__prefix root, *oldest, *newest; /* those that nobody uses, in the order in which they go */
     sd__prefix **table;                /* [mask + 1] by hash */
     size_t mask;
-    /* All requests in the order of their arrival: those that run, then, from `waiting` on, those that wait. */
-    sd__job *first, *last, *waiting;
+    sd__job *first, *last,
+        *waiting;            /* in the order of arrival: those that run, then, from waiting on, those that wait */
     sd__entry *plan;         /* [parallel] */
     mla_sequence *sequences; /* [parallel] */
     int *tokens;             /* [budget] */
     float *logits;           /* [parallel, vocab_size] */
-    float *hidden;           /* [budget, hidden_size], if an embedding was ever wanted */
+    float *hidden;           /* [budget, hidden_size], of calls with embeddings */
     float **hidden_out;      /* [num_hidden_layers + 1] */
     int n_plan, plan_tokens, plan_pages, stepping;
     int64_t ids;
@@ -245,7 +231,6 @@ static mla_result sd__range(mla_error *err, mla_result code, const char *field, 
 }
 
 static int sd__pages(int64_t tokens) { return (int)((tokens + MLA_PAGE - 1) / MLA_PAGE); }
-static int sd__smaller(int a, int b) { return a < b ? a : b; }
 
 /* ---- >>prefixes -------------------------------------------------------------------------------------------------- */
 
@@ -304,26 +289,23 @@ static void sd__drop(scheduler *s) {
 static void sd__keep(scheduler *s, sd__job *j, int n) {
     const int *tokens = j->tokens + j->at - n;
     sd__prefix *p = sd__find(s, j->prefix, tokens, n);
-    if (!p) {
-        mla_cache_desc d;
-        memset(&d, 0, sizeof d);
-        d.capacity = j->at, d.pool = s->how.pool;
-        p = (sd__prefix *)calloc(1, sizeof *p + (size_t)n * sizeof *tokens);
-        if (!p || mla_cache_create(&p->cache, s->how.model, &d, NULL) || mla_cache_fork(p->cache, j->cache, NULL)) {
-            if (p) mla_cache_destroy(p->cache);
-            free(p);
-            j->apart = 1; /* no memory for it: nobody will find the rest either */
-            return;
-        }
-        p->tokens = (int *)(p + 1), p->n = n, p->end = j->at, p->parent = j->prefix;
-        memcpy(p->tokens, tokens, (size_t)n * sizeof *tokens);
-        p->hash = sd__hash(p->parent, tokens, n);
-        p->same_hash = s->table[p->hash & s->mask];
-        s->table[p->hash & s->mask] = p;
-        p->users = 1;
-    } else {
+    mla_cache_desc d;
+    memset(&d, 0, sizeof d);
+    d.capacity = j->at, d.pool = s->pool;
+    if (p) {
         mla_cache_fork(j->cache, p->cache, NULL);
         sd__hold(s, p), sd__leave(s, j->prefix);
+    } else if (!(p = (sd__prefix *)calloc(1, sizeof *p + (size_t)n * sizeof *tokens)) ||
+               mla_cache_create(&p->cache, s->how.model, &d, NULL)) {
+        free(p);
+        j->apart = 1; /* no memory for it: nobody will find the rest either */
+        return;
+    } else {
+        mla_cache_fork(p->cache, j->cache, NULL);
+        p->tokens = (int *)memcpy(p + 1, tokens, (size_t)n * sizeof *tokens);
+        p->n = n, p->end = j->at, p->users = 1, p->parent = j->prefix, p->hash = sd__hash(p->parent, tokens, n);
+        p->same_hash = s->table[p->hash & s->mask];
+        s->table[p->hash & s->mask] = p;
     }
     j->prefix = p;
 }
@@ -335,7 +317,7 @@ static int sd__piece(const scheduler *s, const sd__job *j) {
     const int left = j->how.n_tokens - j->at;
     int n = s->how.chunk;
     while (n > left && n > MLA_PAGE) n /= 2;
-    return left > 0 ? sd__smaller(n, left) : 1;
+    return left > n ? n : left > 0 ? left : 1;
 }
 
 /* j goes on behind the longest prefix that the tree has of it; the last token is always run, for its logits. */
@@ -367,7 +349,7 @@ static void sd__unseat(scheduler *s, sd__job *j) {
     sd__leave(s, j->prefix);
     s->stats.running--, s->stats.waiting++;
     j->runs = j->at = 0, j->served = 0, j->apart = j->how.no_cache, j->prefix = &s->root;
-    for (int i = 0; j->sum && i < s->config->hidden_size; i++) j->sum[i] = 0;
+    for (int i = 0; j->how.kind && i < s->config->hidden_size; i++) j->sum[i] = 0;
 }
 
 static void sd__free(sd__job *j) {
@@ -394,7 +376,8 @@ static mla_result sd__check(const scheduler *s, const scheduler_request *r, mla_
     if (!rc && (!r->tokens || r->n_tokens < 1))
         rc = sd__fail(err, wrong, "scheduler_request.tokens: the prompt is empty");
     if (!rc && !r->kind) rc = sd__range(err, wrong, "request.max_tokens", answer, 1, INT_MAX);
-    if (!rc) rc = sd__range(err, wrong, "request.n_top", r->n_top, 0, SCHEDULER_MAX_TOP);
+    if (!rc)
+        rc = sd__range(err, wrong, "request.n_top", r->n_top, 0, vocab < SCHEDULER_MAX_TOP ? vocab : SCHEDULER_MAX_TOP);
     if (!rc) rc = sd__range(err, wrong, "request.n_stops", r->n_stops, 0, r->stops ? SCHEDULER_MAX_STOPS : 0);
     if (!rc) rc = sd__range(err, full, "request.n_tokens + max_tokens (context_length)", all, 1, s->how.context_length);
     if (!rc) rc = sd__range(err, full, "request.n_tokens + max_tokens (all of the pool)", all, 1, held);
@@ -406,21 +389,17 @@ static mla_result sd__check(const scheduler *s, const scheduler_request *r, mla_
 /* Memory for all that j will ever need. */
 static mla_result sd__allocate(scheduler *s, sd__job *j, mla_error *err) {
     const size_t D = (size_t)s->config->hidden_size, V = (size_t)s->config->vocab_size;
-    const int generate = j->how.kind == SCHEDULER_GENERATE, mean = j->how.kind == SCHEDULER_EMBED_MEAN,
-              raw = generate && j->how.adjust && j->how.logprobs;
     mla_cache_desc d;
     memset(&d, 0, sizeof d);
-    d.capacity = j->how.n_tokens + (generate ? j->how.max_tokens : 0), d.pool = s->how.pool;
-    if (!generate && !s->hidden) s->hidden = (float *)calloc((size_t)s->how.budget * D, sizeof *s->hidden);
+    d.capacity = j->how.n_tokens + (j->how.kind ? 0 : j->how.max_tokens), d.pool = s->pool;
     j->tokens = (int *)malloc((size_t)d.capacity * sizeof *j->tokens);
-    j->sum = mean ? (double *)calloc(D, sizeof *j->sum) : NULL;
-    j->raw = raw ? (float *)malloc(V * sizeof *j->raw) : NULL;
-    if ((!generate && !s->hidden) || !j->tokens || (mean && !j->sum) || (raw && !j->raw))
-        return sd__fail(err, MLA_ERR_MEMORY, "scheduler_submit: out of memory");
+    j->sum = (double *)calloc(j->how.kind ? D : 1, sizeof *j->sum);
+    j->raw = (float *)malloc((j->how.logprobs ? V : 1) * sizeof *j->raw);
+    if (!j->tokens || !j->sum || !j->raw) return sd__fail(err, MLA_ERR_MEMORY, "scheduler_submit: out of memory");
     memcpy(j->tokens, j->how.tokens, (size_t)j->how.n_tokens * sizeof *j->tokens);
     for (int i = 0; i < j->how.n_stops; i++) j->stops[i] = j->how.stops[i];
     const mla_result rc = mla_cache_create(&j->cache, s->how.model, &d, err);
-    return rc || !generate ? rc : sampler_create(&j->draws, (int)V, &j->how.sampling, err);
+    return rc || j->how.kind ? rc : sampler_create(&j->draws, (int)V, &j->how.sampling, err);
 }
 
 mla_result scheduler_submit(scheduler *s, const scheduler_request *request, int64_t *id, mla_error *err) {
@@ -432,8 +411,10 @@ mla_result scheduler_submit(scheduler *s, const scheduler_request *request, int6
     if (!j) return sd__fail(err, MLA_ERR_MEMORY, "scheduler_submit: out of memory");
     j->how = *request, j->how.logprobs |= request->n_top > 0;
     rc = sd__allocate(s, j, err);
-    if (rc) sd__free(j);
-    if (rc) return rc;
+    if (rc) {
+        sd__free(j);
+        return rc;
+    }
     for (int i = 0; i < request->n_tokens && j->draws; i++) sampler_accept(j->draws, j->tokens[i]);
     j->known = request->n_tokens, j->prefix = &s->root, j->apart = request->no_cache;
     j->id = ++s->ids, j->older = s->last;
@@ -471,7 +452,7 @@ static void sd__admit(scheduler *s) {
         sd__match(s, j);
         for (const sd__job *i = s->first; i != s->waiting; i = i->newer)
             wanted += sd__pages(i->known + (i->draws != NULL)) - sd__pages(i->at);
-        if (wanted > mla_pool_free_pages(s->how.pool) + s->stats.cached_pages) {
+        if (wanted > mla_pool_free_pages(s->pool) + s->stats.cached_pages) {
             sd__unseat(s, j);
             s->waiting = j;
             return;
@@ -483,7 +464,7 @@ static void sd__admit(scheduler *s) {
    youngest request goes back to those that wait, out of the call, too; 0: that was j. */
 static int sd__add(scheduler *s, sd__job *j, int n) {
     const int pages = sd__pages(j->at + n) - sd__pages(j->at);
-    while (mla_pool_free_pages(s->how.pool) < s->plan_pages + pages) {
+    while (mla_pool_free_pages(s->pool) < s->plan_pages + pages) {
         sd__job *youngest = s->waiting ? s->waiting->older : s->last;
         if (s->oldest) sd__drop(s);
         else {
@@ -494,7 +475,7 @@ static int sd__add(scheduler *s, sd__job *j, int n) {
         }
     }
     sd__entry *e = &s->plan[s->n_plan++];
-    e->job = j, e->n = n, e->n_top = 0, e->err.code = MLA_OK;
+    e->job = j, e->n = n, e->logprob = 0, e->err.code = MLA_OK;
     s->plan_tokens += n, s->plan_pages += pages;
     return 1;
 }
@@ -511,19 +492,15 @@ static int sd__being_read(const scheduler *s, const sd__job *j, int n) {
     return 0;
 }
 
-/* Of those that read their prompts and have not been looked at in this step, the one that has waited longest. */
-static sd__job *sd__reader(const scheduler *s) {
-    sd__job *best = NULL;
-    for (sd__job *j = s->first; j != s->waiting; j = j->newer)
-        if (j->at < j->how.n_tokens && j->tried != s->stats.steps && (!best || j->served < best->served)) best = j;
-    return best;
-}
-
 static void sd__make_plan(scheduler *s) {
     s->n_plan = s->plan_tokens = s->plan_pages = 0;
     for (sd__job *j = s->first; j != s->waiting; j = j->newer)
         if (j->at >= j->how.n_tokens && !sd__add(s, j, 1)) break;
-    for (sd__job *j; (j = sd__reader(s)) != NULL;) {
+    for (;;) { /* of those that read their prompts and were not looked at, the one that has waited longest */
+        sd__job *j = NULL;
+        for (sd__job *i = s->first; i != s->waiting; i = i->newer)
+            if (i->at < i->how.n_tokens && i->tried != s->stats.steps && (!j || i->served < j->served)) j = i;
+        if (!j) return;
         j->tried = s->stats.steps;
         sd__match(s, j);
         const int n = sd__piece(s, j), found = j->at > j->seen ? j->at - j->seen : 0;
@@ -562,8 +539,7 @@ static void sd__draw(void *arg, int i) {
     if (j->at < j->known || !j->draws) return;
     if (j->how.logprobs) {
         sd__logprobs(raw, vocab, j->how.n_top, e->top, &log_sum);
-        e->n_top = sd__smaller(j->how.n_top, vocab);
-        if (j->raw) raw = (const float *)memcpy(j->raw, raw, (size_t)vocab * sizeof *raw);
+        raw = (const float *)memcpy(j->raw, raw, (size_t)vocab * sizeof *raw);
     }
     if (j->how.adjust) j->how.adjust(j->how.user, e->logits);
     e->token = sampler_next(j->draws, e->logits, &e->err);
@@ -577,17 +553,17 @@ static void sd__deliver(scheduler *s, sd__entry *d, float *hidden) {
     const size_t D = (size_t)s->config->hidden_size, rows = (size_t)d->n;
     sd__job *j = d->job;
     scheduler_event e;
-    for (size_t i = 0; j->sum && !d->err.code && i < rows * D; i++) j->sum[i % D] += (double)hidden[i];
+    for (size_t i = 0; j->how.kind && !d->err.code && i < rows * D; i++) j->sum[i % D] += (double)hidden[i];
     if (j->at < j->known && !d->err.code) return;
     memset(&e, 0, sizeof e);
     if (d->err.code) e.token = -1, e.finish = SCHEDULER_FAILED, e.error = &d->err;
     else if (!j->draws) {
         hidden += (rows - 1) * D;
-        for (size_t i = 0; j->sum && i < D; i++) hidden[i] = (float)(j->sum[i] / j->at);
+        for (size_t i = 0; j->how.kind == SCHEDULER_EMBED_MEAN && i < D; i++) hidden[i] = (float)(j->sum[i] / j->at);
         e.token = -1, e.finish = SCHEDULER_DONE, e.embedding = hidden;
     } else {
         e.token = j->tokens[j->known++] = d->token;
-        e.logprob = d->logprob, e.top = d->top, e.n_top = d->n_top, e.logits = d->logits;
+        e.logprob = d->logprob, e.top = d->top, e.n_top = j->how.n_top, e.logits = d->logits;
         if (j->known == j->how.n_tokens + j->how.max_tokens) e.finish = SCHEDULER_LENGTH;
         for (int i = 0; i < j->how.n_stops; i++)
             if (j->stops[i] == d->token) e.finish = SCHEDULER_STOP;
@@ -619,10 +595,6 @@ static mla_result sd__forward(scheduler *s) {
     }
     s->hidden_out[s->config->num_hidden_layers] = s->hidden;
     s->stats.last_tokens = s->plan_tokens, s->stats.last_sequences = s->n_plan = n;
-    if (n == 0) { /* not even one request has its pages */
-        s->plan[0].job = s->first, s->plan[0].n = 0, s->n_plan = 1;
-        return sd__fail(&s->plan[0].err, MLA_ERR_FULL, "scheduler_step: somebody else has the pool's pages");
-    }
     const mla_result rc = mla_model_forward(s->how.context, s->sequences, n, s->tokens, &out);
     for (int i = 0; rc && i < n; i++) s->plan[i].err = *mla_context_error(s->how.context);
     return rc;
@@ -632,12 +604,10 @@ static mla_result sd__forward(scheduler *s) {
 static void sd__account(scheduler *s) {
     for (int i = 0; i < s->n_plan; i++) {
         sd__job *j = s->plan[i].job;
-        const int n = s->plan[i].n, known = sd__smaller(n, j->seen > j->at ? j->seen - j->at : 0),
-                  prompt = j->at < j->how.n_tokens;
-        j->at += n;
-        if (j->at > j->seen) j->seen = j->at;
-        s->stats.recomputed_tokens += known;
-        if (prompt) s->stats.prompt_tokens += n - known;
+        const int n = s->plan[i].n, seen = j->seen, prompt = j->at < j->how.n_tokens;
+        j->at += n, j->seen = j->at > seen ? j->at : seen;
+        s->stats.recomputed_tokens += n - (j->seen - seen);
+        s->stats.prompt_tokens += prompt ? j->seen - seen : 0;
         if (prompt && n % MLA_PAGE == 0 && !j->apart) sd__keep(s, j, n);
     }
 }
@@ -656,7 +626,7 @@ int scheduler_step(scheduler *s) {
     for (int i = 0; i < s->n_plan; i++) {
         const size_t rows = (size_t)s->plan[i].n;
         if (s->plan[i].job) sd__deliver(s, &s->plan[i], hidden);
-        if (hidden) hidden += rows * (size_t)s->config->hidden_size;
+        hidden += rows * (size_t)s->config->hidden_size;
     }
     s->n_plan = 0, s->stepping = 0;
     return s->first != NULL;
@@ -664,71 +634,65 @@ int scheduler_step(scheduler *s) {
 
 scheduler_stats scheduler_statistics(const scheduler *s) {
     scheduler_stats stats = s->stats;
-    stats.pages = s->how.n_pages, stats.free_pages = mla_pool_free_pages(s->how.pool);
+    stats.pages = s->how.n_pages, stats.free_pages = mla_pool_free_pages(s->pool);
     return stats;
 }
 
 /* Defaults, and what can be wrong with desc. */
-static mla_result sd__resolve(scheduler_desc *d, mla_error *err) {
-    if (!d->model || !d->context) return sd__fail(err, MLA_ERR_ARGUMENT, "scheduler_desc: model or context is NULL");
+static mla_result sd__resolve(scheduler *s, mla_error *err) {
+    scheduler_desc *d = &s->how;
+    const mla_result wrong = MLA_ERR_ARGUMENT;
+    if (!d->model || !d->context) return sd__fail(err, wrong, "scheduler_desc: model or context is NULL");
+    s->config = mla_model_config(d->model);
     d->parallel = d->parallel ? d->parallel : 32;
     d->context_length = d->context_length ? d->context_length : 4096;
     d->budget = d->budget ? d->budget : 512;
-    const mla_result wrong = MLA_ERR_ARGUMENT;
     mla_result rc = sd__range(err, wrong, "desc.parallel", d->parallel, 1, SCHEDULER_MAX_PARALLEL);
     if (!rc) rc = sd__range(err, wrong, "desc.context_length", d->context_length, 1, INT_MAX - MLA_PAGE);
     if (!rc) rc = sd__range(err, wrong, "desc.budget", d->budget, d->parallel - 1 + MLA_PAGE, INT_MAX);
     const int most = d->budget - d->parallel + 1; /* what is left when all others want a token */
-    for (int n = MLA_PAGE; !rc && !d->chunk && n <= 256; n *= 2)
-        if (n == 256 || 2 * n > most) d->chunk = n;
+    if (!d->chunk)
+        for (d->chunk = 256; d->chunk > MLA_PAGE && d->chunk > most;) d->chunk /= 2;
     if (!rc) rc = sd__range(err, wrong, "desc.chunk", d->chunk, MLA_PAGE, most);
     if (!rc && (d->chunk % MLA_PAGE || (d->chunk & (d->chunk - 1))))
         rc = sd__fail(err, wrong, "scheduler_desc.chunk: not MLA_PAGE times a power of two");
     return rc;
 }
 
-/* The caller's pool, or one of so many bytes. */
 static mla_result sd__make_pool(scheduler *s, mla_error *err) {
-    scheduler_desc *d = &s->how;
+    const int64_t all = (int64_t)s->how.parallel * sd__pages(s->how.context_length), most = INT_MAX / MLA_PAGE;
     mla_pool_desc p;
-    const int64_t most = INT_MAX / MLA_PAGE;
-    int64_t n = d->n_pages ? d->n_pages : d->pool ? mla_pool_free_pages(d->pool) : 0;
     memset(&p, 0, sizeof p);
-    p.n_pages = 1024, p.dtype = d->dtype, p.index_dtype = d->index_dtype;
-    const size_t page = mla_pool_size(d->model, &p) / 1024;
-    if (n == 0 && d->pool_bytes && page)
-        n = d->pool_bytes / page < (size_t)most ? (int64_t)(d->pool_bytes / page) : most;
-    else if (n == 0) n = (int64_t)d->parallel * sd__pages(d->context_length);
-    mla_result rc = sd__range(err, MLA_ERR_ARGUMENT, "desc: pages of the pool", n, 1, most);
-    d->n_pages = p.n_pages = (int)n;
-    if (!rc && !d->pool) rc = mla_pool_create(&s->own, d->model, &p, err), d->pool = s->own;
-    return rc ? rc : sd__range(err, MLA_ERR_ARGUMENT, "desc.n_pages", n, 1, mla_pool_free_pages(d->pool));
-}
-
-static mla_result sd__make(scheduler *s, mla_error *err) {
-    const size_t n = (size_t)s->how.parallel;
-    for (s->mask = 63; s->mask < (size_t)s->how.n_pages && s->mask < 1 << 20;) s->mask = 2 * s->mask + 1;
-    s->table = (sd__prefix **)calloc(s->mask + 1, sizeof *s->table);
-    s->plan = (sd__entry *)calloc(n, sizeof *s->plan);
-    s->sequences = (mla_sequence *)calloc(n, sizeof *s->sequences);
-    s->tokens = (int *)calloc((size_t)s->how.budget, sizeof *s->tokens);
-    s->logits = (float *)calloc(n * (size_t)s->config->vocab_size, sizeof *s->logits);
-    s->hidden_out = (float **)calloc((size_t)s->config->num_hidden_layers + 1, sizeof *s->hidden_out);
-    if (s->table && s->plan && s->sequences && s->tokens && s->logits && s->hidden_out) return MLA_OK;
-    return sd__fail(err, MLA_ERR_MEMORY, "scheduler_create: out of memory");
+    p.n_pages = 1024, p.dtype = s->how.dtype, p.index_dtype = s->how.index_dtype;
+    const double page = (double)mla_pool_size(s->how.model, &p) / 1024, n = floor((double)s->how.pool_bytes / page);
+    if (!s->how.n_pages && !s->how.pool_bytes) s->how.n_pages = (int)(all < most ? all : most);
+    if (!s->how.n_pages) s->how.n_pages = n < (double)most ? (int)n : (int)most;
+    p.n_pages = s->how.n_pages;
+    const mla_result rc = sd__range(err, MLA_ERR_ARGUMENT, "desc.n_pages", p.n_pages, 1, most);
+    return rc ? rc : mla_pool_create(&s->pool, s->how.model, &p, err);
 }
 
 mla_result scheduler_create(scheduler **out, const scheduler_desc *desc, mla_error *err) {
+    scheduler *s = out && desc ? (scheduler *)calloc(1, sizeof *s) : NULL;
     if (out) *out = NULL;
     if (!out || !desc) return sd__fail(err, MLA_ERR_ARGUMENT, "scheduler_create: out or desc is NULL");
-    scheduler_desc how = *desc;
-    mla_result rc = sd__resolve(&how, err);
-    if (rc) return rc;
-    scheduler *s = (scheduler *)calloc(1, sizeof *s);
     if (!s) return sd__fail(err, MLA_ERR_MEMORY, "scheduler_create: out of memory");
-    s->how = how, s->config = mla_model_config(how.model);
-    rc = sd__make_pool(s, err);
-    if (!rc) rc = sd__make(s, err);
+    s->how = *desc;
+    mla_result rc = sd__resolve(s, err);
+    if (!rc) rc = sd__make_pool(s, err);
+    const size_t n = (size_t)s->how.parallel, budget = (size_t)s->how.budget;
+    for (s->mask = 63; !rc && s->mask < (size_t)s->how.n_pages && s->mask < 1 << 20;) s->mask = 2 * s->mask + 1;
+    if (!rc) {
+        s->table = (sd__prefix **)calloc(s->mask + 1, sizeof *s->table);
+        s->plan = (sd__entry *)calloc(n, sizeof *s->plan);
+        s->sequences = (mla_sequence *)calloc(n, sizeof *s->sequences);
+        s->tokens = (int *)calloc(budget, sizeof *s->tokens);
+        s->logits = (float *)calloc(n * (size_t)s->config->vocab_size, sizeof *s->logits);
+        s->hidden = (float *)calloc(budget * (size_t)s->config->hidden_size, sizeof *s->hidden);
+        s->hidden_out = (float **)calloc((size_t)s->config->num_hidden_layers + 1, sizeof *s->hidden_out);
+        if (!s->table || !s->plan || !s->sequences || !s->tokens || !s->logits || !s->hidden || !s->hidden_out)
+            rc = sd__fail(err, MLA_ERR_MEMORY, "scheduler_create: out of memory");
+    }
     if (rc) scheduler_destroy(s);
     else *out = s;
     return rc;
@@ -738,7 +702,7 @@ void scheduler_destroy(scheduler *s) {
     if (!s) return;
     scheduler_cancel_all(s);
     scheduler_forget(s);
-    mla_pool_destroy(s->own);
+    mla_pool_destroy(s->pool);
     free((void *)s->table), free(s->plan), free(s->sequences), free(s->tokens), free(s->logits);
     free(s->hidden), free((void *)s->hidden_out);
     free(s);
