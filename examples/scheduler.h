@@ -20,12 +20,14 @@ A STEP         is one forward call: a token of each request that has read its pr
 PREFIXES       A tree has the pages of the prompts read so far, by requests that run and by those that are gone; a
                request begins behind the longest prefix in it that is its own. When the pool is full, what was used
                longest ago goes; then the youngest request, to be run again later: its tokens are not given twice.
-SAME LOGITS    A prompt is cut at positions that depend on it alone: into pieces of `chunk` tokens, then of the largest
-               halves of it that are left, whole pages, then the rest. Prefixes are shared at these cuts, in pieces that
-               were read as such. Tokens of an answer are run one by one, also when they are run again, and read as any
-               prompt when they come back in one. So a request's tokens meet the same neighbours of their own in every
-               call, and with a context whose logits do not depend on a call's other sequences, logits and tokens are
-               bit for bit those of the request alone, cached or not, whatever runs beside it.
+SAME LOGITS    A prompt is cut at positions that depend on it alone: into pieces of a page, from position 2048 on of
+               two, from 4096 on of four and so on up to `chunk` tokens; of halves of these at its end, then the rest.
+               Prefixes are shared at these cuts, in pieces that were read as such. Tokens of an answer are run one by
+               one, also when they are run again, and read as any prompt when they come back in one. So a request's
+               tokens meet the same neighbours of their own in every call, and with a context whose logits do not depend
+               on a call's other sequences, logits and tokens are bit for bit those of the request alone, cached or not,
+               whatever runs beside it. With any_cut pieces have `chunk` tokens, all pages are shared, those of answers,
+               too, and what is run again is read: faster, and the same to rounding.
 THREADS        No globals, no printing. One thread at a time calls these functions.
 
 CONTENTS       >>scheduler (the API)   then >>prefixes >>requests >>plan >>tokens >>steps
@@ -67,6 +69,7 @@ typedef struct scheduler_desc {
     int context_length;           /* most tokens of a request, prompt and answer together; 0: 4096 */
     int budget;  /* most tokens in a call: at most the context's max_tokens, at least parallel - 1 + chunk; 0: 512 */
     int chunk;   /* most tokens of one prompt in a call, MLA_PAGE times a power of two; 0: 256, or what budget allows */
+    int any_cut; /* 1: see SAME LOGITS */
     mla_run run; /* draws tokens of different requests at the same time, as the context's; NULL: one by one */
     void *run_user;
 } scheduler_desc;
@@ -285,15 +288,15 @@ static void sd__drop(scheduler *s) {
     free(p);
 }
 
-/* The n tokens that j has read last become a piece of the tree, or its own copy of what the tree has meanwhile goes. */
+/* The n tokens after j's last piece, which it has read, become one; or j's own copy of what the tree has meanwhile goes. */
 static void sd__keep(scheduler *s, sd__job *j, int n) {
-    const int *tokens = j->tokens + j->at - n;
+    const int *tokens = j->tokens + j->prefix->end;
     sd__prefix *p = sd__find(s, j->prefix, tokens, n);
     mla_cache_desc d;
     memset(&d, 0, sizeof d);
     d.capacity = j->at, d.pool = s->pool;
     if (p) {
-        mla_cache_fork(j->cache, p->cache, NULL);
+        if (p->end == j->at) mla_cache_fork(j->cache, p->cache, NULL);
         sd__hold(s, p), sd__leave(s, j->prefix);
     } else if (!(p = (sd__prefix *)calloc(1, sizeof *p + (size_t)n * sizeof *tokens)) ||
                mla_cache_create(&p->cache, s->how.model, &d, NULL)) {
@@ -301,9 +304,10 @@ static void sd__keep(scheduler *s, sd__job *j, int n) {
         j->apart = 1; /* no memory for it: nobody will find the rest either */
         return;
     } else {
-        mla_cache_fork(p->cache, j->cache, NULL);
+        mla_cache_fork(p->cache, j->cache, NULL), mla_cache_truncate(p->cache, j->prefix->end + n, NULL);
         p->tokens = (int *)memcpy(p + 1, tokens, (size_t)n * sizeof *tokens);
-        p->n = n, p->end = j->at, p->users = 1, p->parent = j->prefix, p->hash = sd__hash(p->parent, tokens, n);
+        p->n = n, p->end = j->prefix->end + n, p->users = 1, p->parent = j->prefix,
+        p->hash = sd__hash(p->parent, tokens, n);
         p->same_hash = s->table[p->hash & s->mask];
         s->table[p->hash & s->mask] = p;
     }
@@ -312,13 +316,20 @@ static void sd__keep(scheduler *s, sd__job *j, int n) {
 
 /* ---- >>requests -------------------------------------------------------------------------------------------------- */
 
-/* Tokens of j in its next call: a piece of its prompt, or one of its answer. */
+/* Is there more to read, a prompt or what was run before? Else j waits for the token after its last. */
+static int sd__reads(const scheduler *s, const sd__job *j) {
+    return j->at < j->how.n_tokens || (s->how.any_cut && j->at + 1 < j->known);
+}
+/* Tokens of j in its next call. */
 static int sd__piece(const scheduler *s, const sd__job *j) {
-    const int left = j->how.n_tokens - j->at;
-    int n = s->how.chunk;
-    while (n > left && n > MLA_PAGE) n /= 2;
+    const int left = (s->how.any_cut ? j->known : j->how.n_tokens) - j->at;
+    int n = s->how.any_cut ? s->how.chunk : MLA_PAGE;
+    while (n < s->how.chunk && 32 * n <= j->at) n *= 2;
+    while (n > left && n > MLA_PAGE && !s->how.any_cut) n /= 2;
     return left > n ? n : left > 0 ? left : 1;
 }
+/* Of these, as many as are a piece of the tree. */
+static int sd__grain(const scheduler *s, const sd__job *j) { return s->how.any_cut ? MLA_PAGE : sd__piece(s, j); }
 
 /* j goes on behind the longest prefix that the tree has of it; the last token is always run, for its logits. */
 static void sd__match(scheduler *s, sd__job *j) {
@@ -326,8 +337,8 @@ static void sd__match(scheduler *s, sd__job *j) {
     const int at = j->at;
     if (j->apart || j->how.kind == SCHEDULER_EMBED_MEAN || j->at != p->end) return;
     while (next) {
-        const int n = sd__piece(s, j);
-        next = j->at + n < j->how.n_tokens ? sd__find(s, p, j->tokens + j->at, n) : NULL;
+        const int n = sd__grain(s, j);
+        next = j->at + n < (s->how.any_cut ? j->known : j->how.n_tokens) ? sd__find(s, p, j->tokens + j->at, n) : NULL;
         if (next) p = next, j->at += n;
     }
     if (j->at == at) return;
@@ -452,7 +463,7 @@ static void sd__admit(scheduler *s) {
         sd__match(s, j);
         for (const sd__job *i = s->first; i != s->waiting; i = i->newer)
             wanted += sd__pages(i->known + (i->draws != NULL)) - sd__pages(i->at);
-        if (wanted > mla_pool_free_pages(s->pool) + s->stats.cached_pages) {
+        if (j != s->first && wanted > mla_pool_free_pages(s->pool) + s->stats.cached_pages) {
             sd__unseat(s, j);
             s->waiting = j;
             return;
@@ -481,11 +492,12 @@ static int sd__add(scheduler *s, sd__job *j, int n) {
 }
 
 /* Does the call read what j would read next, so that j can have it from the tree afterwards? */
-static int sd__being_read(const scheduler *s, const sd__job *j, int n) {
+static int sd__being_read(const scheduler *s, const sd__job *j) {
+    const int n = sd__grain(s, j);
     if (j->apart || j->how.kind == SCHEDULER_EMBED_MEAN || j->at + n >= j->how.n_tokens) return 0;
     for (int i = 0; i < s->n_plan; i++) {
         const sd__job *k = s->plan[i].job;
-        if (k && k->prefix == j->prefix && k->at == j->at && !k->apart && s->plan[i].n == n &&
+        if (k && k->prefix == j->prefix && k->at == j->at && !k->apart && sd__grain(s, k) == n && s->plan[i].n >= n &&
             !memcmp(k->tokens + k->at, j->tokens + j->at, (size_t)n * sizeof *j->tokens))
             return 1;
     }
@@ -495,17 +507,17 @@ static int sd__being_read(const scheduler *s, const sd__job *j, int n) {
 static void sd__make_plan(scheduler *s) {
     s->n_plan = s->plan_tokens = s->plan_pages = 0;
     for (sd__job *j = s->first; j != s->waiting; j = j->newer)
-        if (j->at >= j->how.n_tokens && !sd__add(s, j, 1)) break;
+        if (!sd__reads(s, j) && !sd__add(s, j, 1)) break;
     for (;;) { /* of those that read their prompts and were not looked at, the one that has waited longest */
         sd__job *j = NULL;
         for (sd__job *i = s->first; i != s->waiting; i = i->newer)
-            if (i->at < i->how.n_tokens && i->tried != s->stats.steps && (!j || i->served < j->served)) j = i;
+            if (sd__reads(s, i) && i->tried != s->stats.steps && (!j || i->served < j->served)) j = i;
         if (!j) return;
         j->tried = s->stats.steps;
         sd__match(s, j);
         const int n = sd__piece(s, j), found = j->at > j->seen ? j->at - j->seen : 0;
         j->seen += found, j->n_cached += found, s->stats.cached_tokens += found;
-        if (n > s->how.budget - s->plan_tokens || sd__being_read(s, j, n)) continue;
+        if (n > s->how.budget - s->plan_tokens || sd__being_read(s, j)) continue;
         if (sd__add(s, j, n)) j->served = s->stats.steps;
     }
 }
@@ -605,10 +617,11 @@ static void sd__account(scheduler *s) {
     for (int i = 0; i < s->n_plan; i++) {
         sd__job *j = s->plan[i].job;
         const int n = s->plan[i].n, seen = j->seen, prompt = j->at < j->how.n_tokens;
+        const int grain = s->how.any_cut ? MLA_PAGE : prompt && n % MLA_PAGE == 0 ? n : INT_MAX;
         j->at += n, j->seen = j->at > seen ? j->at : seen;
         s->stats.recomputed_tokens += n - (j->seen - seen);
         s->stats.prompt_tokens += prompt ? j->seen - seen : 0;
-        if (prompt && n % MLA_PAGE == 0 && !j->apart) sd__keep(s, j, n);
+        while (!j->apart && j->at - j->prefix->end >= grain) sd__keep(s, j, grain);
     }
 }
 

@@ -74,7 +74,7 @@ static mla_result test_sampler(sampler **out, int vocab, const sampler_desc *d, 
 
 #include "test.h"
 
-enum { VOCAB = 256, D = 64, LONG = 700, ANSWER = 40, BUDGET = 512 };
+enum { VOCAB = 256, D = 64, LONG = 4500, ANSWER = 40, BUDGET = 512 };
 
 static checkpoint *files;
 static mla_model *model;
@@ -89,6 +89,7 @@ typedef struct spec {
     int n, tokens[ANSWER];
     scheduler_finish finish;
     uint64_t logits[ANSWER];
+    float *all; /* [ANSWER, VOCAB]: the same, if they are wanted */
     float logprob[ANSWER], embedding[D];
     scheduler_logprob top[ANSWER][SCHEDULER_MAX_TOP];
 } spec;
@@ -137,7 +138,7 @@ static void top_alone(spec *x, int at, const float *z) {
         if (i == x->tokens[at]) x->logprob[at] = (float)((double)z[i] - max - log(sum));
 }
 
-/* The prompt in pieces of chunk, of its halves, of pages, and the rest; the answer token by token. */
+/* The prompt in pieces of a page, later of more up to chunk, halves of these, and the rest; the answer token by token. */
 static void alone(spec *x, int chunk) {
     static float logits[VOCAB], raw[VOCAB], hidden[LONG * D];
     const scheduler_request *r = &x->r;
@@ -148,7 +149,8 @@ static void alone(spec *x, int chunk) {
     if (mla_cache_create(&k, model, &d, &err) || sampler_create(&draws, VOCAB, &r->sampling, &err))
         printf("%s\n", err.text), exit(2);
     for (int at = 0; at < r->n_tokens;) {
-        int n = chunk;
+        int n = MLA_PAGE;
+        while (n < chunk && n <= at / 32) n *= 2;
         while (n > r->n_tokens - at && n > MLA_PAGE) n /= 2;
         n = n < r->n_tokens - at ? n : r->n_tokens - at;
         feed(k, x->prompt + at, n, logits, hidden + at * D);
@@ -166,6 +168,7 @@ static void alone(spec *x, int chunk) {
         memcpy(raw, logits, sizeof raw);
         if (r->adjust) forbid(logits, x->n);
         x->logits[x->n] = hash_of(logits, VOCAB);
+        if (x->all) memcpy(x->all + x->n * VOCAB, logits, sizeof logits);
         const int token = x->tokens[x->n] = sampler_next(draws, logits, &err);
         sampler_accept(draws, token);
         top_alone(x, x->n++, raw);
@@ -184,11 +187,14 @@ typedef struct client {
     int n, adjusted, over, last_step, gaps; /* events; calls of adjust; 1: the last event came, 2: cancelled */
     int n_cached;
     struct client *victim; /* is cancelled with the first token of this one */
+    int rough;             /* logits are the same to rounding, for as long as tokens are */
+    float worst;
     mla_result error;
 } client;
 
 static scheduler *among;
 static int64_t now; /* the step */
+static int any;
 static int wrong;
 
 static void cancel(client *c) {
@@ -208,7 +214,10 @@ static void on_event(void *user, const scheduler_event *e) {
     } else if (e->finish == SCHEDULER_DONE) {
         ok &= x->finish == SCHEDULER_DONE && !memcmp(e->embedding, x->embedding, sizeof x->embedding);
     } else if (c->n >= x->n) ok = 0;
-    else {
+    else if (x->all) {
+        if (!c->rough) c->worst = fmaxf(c->worst, test_rel_err(e->logits, x->all + c->n * VOCAB, VOCAB));
+        c->rough |= e->token != x->tokens[c->n];
+    } else {
         ok &= e->token == x->tokens[c->n] && hash_of(e->logits, VOCAB) == x->logits[c->n];
         ok &= e->finish == (c->n + 1 == x->n ? x->finish : SCHEDULER_GOES_ON) && e->n_top == x->r.n_top;
         for (int i = 0; i < e->n_top; i++)
@@ -257,7 +266,7 @@ static void begin(int pages, int parallel, int chunk, mla_run run) {
     mla_error err;
     memset(&d, 0, sizeof d);
     d.model = model, d.context = context, d.parallel = parallel, d.chunk = chunk, d.context_length = LONG + ANSWER;
-    d.run = run;
+    d.run = run, d.any_cut = any;
     d.n_pages = pages;
     now = 0, wrong = 0;
     if (!CHECK(scheduler_create(&among, &d, &err) == MLA_OK, "%s", err.text)) exit(test_end());
@@ -418,7 +427,6 @@ static void cuts(void) {
         CHECK(them[0].n_cached == 0 && them[0].n == few[i].n + (few[i].r.kind != 0), "%d: %d cached", n,
               them[0].n_cached);
         CHECK(them[1].over == 1 && them[2].over == 1, "%d: not over", n);
-        if (n % 256 > 64 || n % 256 == 0) continue; /* the last piece of those is larger than a page */
         CHECK(them[1].n_cached == cached && them[2].n_cached == cached, "%d: %d and %d cached, not %d", n,
               them[1].n_cached, them[2].n_cached, cached);
     }
@@ -428,19 +436,19 @@ static void cuts(void) {
 static void prefixes(void) {
     SECTION("prefixes");
     test_rng r = {2};
-    begin(0, 16, 128, NULL);
-    for (int i = 0; i < 8; i++) make(&few[i], &r, 7, 384, 400 + i, 4, 0), alone(&few[i], 128);
+    begin(0, 16, 256, NULL);
+    for (int i = 0; i < 8; i++) make(&few[i], &r, 7, 384, 400 + i, 4, 0), alone(&few[i], 256);
     for (int i = 0; i < 8; i++) submit(&them[i], &few[i]); /* all at once: one reads for all */
     drain();
     scheduler_stats s = scheduler_statistics(among);
     CHECK(s.prompt_tokens == 384 + 8 * 16 + 28, "%d tokens were read", (int)s.prompt_tokens);
     CHECK(s.cached_tokens == 7 * 384, "%d tokens were found", (int)s.cached_tokens);
-    for (int i = 0; i < 8; i++) make(&few[i], &r, 7, 100 + 40 * i, 400, 4, 0), alone(&few[i], 128);
+    for (int i = 0; i < 8; i++) make(&few[i], &r, 7, 100 + 40 * i, 400, 4, 0), alone(&few[i], 256);
     submit(&them[0], &few[7]), step(), step(); /* that of one that runs still */
     for (int i = 0; i < 8; i++) submit(&them[i + 1], &few[i]);
     drain();
     for (int i = 0; i < 8; i++)
-        CHECK(them[i + 1].n_cached == (100 + 40 * i) / 128 * 128 || i == 7, "prefix of %d: %d cached", 100 + 40 * i,
+        CHECK(them[i + 1].n_cached == (100 + 40 * i) / MLA_PAGE * MLA_PAGE || i == 7, "prefix of %d: %d cached", 100 + 40 * i,
               them[i + 1].n_cached);
     few[0].r.no_cache = 1;
     submit(&them[0], &few[0]), drain();
@@ -450,6 +458,54 @@ static void prefixes(void) {
     submit(&them[0], &few[0]), drain();
     CHECK(them[0].n_cached == 0, "forgotten: %d cached", them[0].n_cached);
     end("prefixes");
+}
+
+/* Pieces of two and four pages. */
+static void long_prompts(void) {
+    SECTION("long prompts");
+    test_rng r = {10};
+    const int lengths[] = {2048, 2048 + 128 + 64 + 7, 2300, 4480}, n = test_all() ? 4 : 3;
+    begin(0, 4, 256, NULL);
+    for (int i = 0; i < n; i++) {
+        make(&few[i], &r, 30, i < 2 ? 2100 : 2290, lengths[i], 2, i == 1), alone(&few[i], 256);
+        submit(&them[i], &few[i]), step();
+    }
+    drain();
+    for (int i = 0; i < n; i++) submit(&them[i], &few[i]);
+    drain();
+    CHECK(them[0].n_cached == 2048 - 64 && them[1].n_cached == 0 && them[2].n_cached == 2048 + 128 + 64,
+          "%d, %d, %d cached", them[0].n_cached, them[1].n_cached, them[2].n_cached);
+    CHECK(n < 4 || them[3].n_cached == 4096 + 256 + 64, "%d cached", them[3].n_cached);
+    end("long prompts");
+}
+
+/* Prefixes of any page, also in answers; what was put back is read again in pieces. */
+static void any_cut(void) {
+    SECTION("cuts that depend on others");
+    static float all[3][ANSWER * VOCAB];
+    test_rng r = {11};
+    any = 1;
+    begin(10, 4, 256, NULL);
+    for (int i = 0; i < 3; i++) {
+        make(&few[i], &r, 40 + i, 180, 180 - 10 * i, ANSWER, 0);
+        few[i].all = all[i];
+        alone(&few[i], 256);
+        submit(&them[i], &few[i]);
+    }
+    drain();
+    scheduler_stats s = scheduler_statistics(among);
+    CHECK(s.preemptions > 0 && s.recomputed_tokens > 0, "none was put back");
+    make(&few[3], &r, 40, 180, 290, 5, 0);
+    memcpy(few[3].prompt + 180, few[0].tokens, ANSWER * sizeof(int)); /* the next turn of a chat */
+    few[3].all = all[0], memset(all[0], 0, sizeof all[0]);
+    alone(&few[3], 256);
+    submit(&them[3], &few[3]), drain();
+    CHECK(them[3].n_cached == (180 + ANSWER - 1) / MLA_PAGE * MLA_PAGE, "of prompt and answer %d cached",
+          them[3].n_cached);
+    for (int i = 0; i < 4; i++)
+        CHECK(them[i].worst > 0 && them[i].worst <= 1e-4f, "request %d: %g", i, (double)them[i].worst);
+    any = 0;
+    end("any cut");
 }
 
 /* What was used last stays longest. */
@@ -492,7 +548,7 @@ static void order(void) {
     test_rng r = {5};
     begin(0, 33, 256, NULL);
     for (int i = 0; i < 33; i++)
-        make(&few[i], &r, i, 0, i == 31 ? 690 : 2 + i, i == 31 ? 3 : 30, 0), alone(&few[i], 256);
+        make(&few[i], &r, i, 0, i == 31 ? 2500 : 2 + i, i == 31 ? 3 : 30, 0), alone(&few[i], 256);
     for (int i = 0; i < 31; i++) submit(&them[i], &few[i]);
     step(), step();
     submit(&them[31], &few[31]), step();
@@ -656,7 +712,8 @@ int main(void) {
         return test_end();
     split_model = model;
     refusals(), refusals_of_desc();
-    cuts(), prefixes(), least_recently_used(), too_small(), order(), callbacks(), failures(), nothing_left();
+    cuts(), prefixes(), long_prompts(), any_cut(), least_recently_used(), too_small(), order(), callbacks(), failures(),
+        nothing_left();
     SECTION("random operations");
     random_operations(700, 1, 40, 16, 64);
     random_operations(700, 2, 200, 32, 128);
