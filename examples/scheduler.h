@@ -125,7 +125,7 @@ typedef struct scheduler_request {
     const int *stops;         /* [n_stops] tokens that end the answer, copied; at most SCHEDULER_MAX_STOPS */
     int n_stops;
     int logprobs, n_top; /* 1: event.logprob; likeliest tokens wanted, 0..SCHEDULER_MAX_TOP, above 0 implies logprobs */
-    int no_cache;        /* 1: neither looks for its prefix in the cache nor leaves it there */
+    int no_cache;        /* 1: neither looks for its prefix in the cache nor leaves it there; EMBED_MEAN never does */
     scheduler_on_event on_event;
     scheduler_adjust adjust; /* NULL: none */
     void *user;              /* of both */
@@ -335,7 +335,7 @@ static int sd__grain(const scheduler *s, const sd__job *j) { return s->how.any_c
 static void sd__match(scheduler *s, sd__job *j) {
     sd__prefix *p = j->prefix, *next = p;
     const int at = j->at;
-    if (j->apart || j->how.kind == SCHEDULER_EMBED_MEAN || j->at != p->end) return;
+    if (j->apart || j->at != p->end) return;
     while (next) {
         const int n = sd__grain(s, j);
         next = j->at + n < (s->how.any_cut ? j->known : j->how.n_tokens) ? sd__find(s, p, j->tokens + j->at, n) : NULL;
@@ -397,37 +397,34 @@ static mla_result sd__check(const scheduler *s, const scheduler_request *r, mla_
     return rc;
 }
 
-/* Memory for all that j will ever need. */
-static mla_result sd__allocate(scheduler *s, sd__job *j, mla_error *err) {
-    const size_t D = (size_t)s->config->hidden_size, V = (size_t)s->config->vocab_size;
-    mla_cache_desc d;
-    memset(&d, 0, sizeof d);
-    d.capacity = j->how.n_tokens + (j->how.kind ? 0 : j->how.max_tokens), d.pool = s->pool;
-    j->tokens = (int *)malloc((size_t)d.capacity * sizeof *j->tokens);
-    j->sum = (double *)calloc(j->how.kind ? D : 1, sizeof *j->sum);
-    j->raw = (float *)malloc((j->how.logprobs ? V : 1) * sizeof *j->raw);
-    if (!j->tokens || !j->sum || !j->raw) return sd__fail(err, MLA_ERR_MEMORY, "scheduler_submit: out of memory");
-    memcpy(j->tokens, j->how.tokens, (size_t)j->how.n_tokens * sizeof *j->tokens);
-    for (int i = 0; i < j->how.n_stops; i++) j->stops[i] = j->how.stops[i];
-    const mla_result rc = mla_cache_create(&j->cache, s->how.model, &d, err);
-    return rc || j->how.kind ? rc : sampler_create(&j->draws, (int)V, &j->how.sampling, err);
-}
-
 mla_result scheduler_submit(scheduler *s, const scheduler_request *request, int64_t *id, mla_error *err) {
     if (id) *id = 0;
     if (!s || !request) return sd__fail(err, MLA_ERR_ARGUMENT, "scheduler_submit: scheduler or request is NULL");
     mla_result rc = sd__check(s, request, err);
     if (rc) return rc;
+    const size_t D = (size_t)s->config->hidden_size, V = (size_t)s->config->vocab_size, n = (size_t)request->n_tokens;
+    const int generate = request->kind == SCHEDULER_GENERATE;
+    mla_cache_desc d;
+    memset(&d, 0, sizeof d);
+    d.capacity = request->n_tokens + (generate ? request->max_tokens : 0), d.pool = s->pool;
     sd__job *j = (sd__job *)calloc(1, sizeof *j);
     if (!j) return sd__fail(err, MLA_ERR_MEMORY, "scheduler_submit: out of memory");
     j->how = *request, j->how.logprobs |= request->n_top > 0;
-    rc = sd__allocate(s, j, err);
+    j->tokens = (int *)malloc((size_t)d.capacity * sizeof *j->tokens);
+    j->sum = (double *)calloc(generate ? 1 : D, sizeof *j->sum);
+    j->raw = (float *)malloc((j->how.logprobs ? V : 1) * sizeof *j->raw);
+    if (!j->tokens || !j->sum || !j->raw) rc = sd__fail(err, MLA_ERR_MEMORY, "scheduler_submit: out of memory");
+    if (!rc) rc = mla_cache_create(&j->cache, s->how.model, &d, err);
+    if (!rc && generate) rc = sampler_create(&j->draws, (int)V, &request->sampling, err);
     if (rc) {
         sd__free(j);
         return rc;
     }
-    for (int i = 0; i < request->n_tokens && j->draws; i++) sampler_accept(j->draws, j->tokens[i]);
-    j->known = request->n_tokens, j->prefix = &s->root, j->apart = request->no_cache;
+    memcpy(j->tokens, request->tokens, n * sizeof *j->tokens);
+    for (int i = 0; i < request->n_stops; i++) j->stops[i] = request->stops[i];
+    for (size_t i = 0; i < n && generate; i++) sampler_accept(j->draws, j->tokens[i]);
+    j->known = request->n_tokens, j->prefix = &s->root;
+    j->apart = j->how.no_cache |= request->kind == SCHEDULER_EMBED_MEAN; /* which needs all states */
     j->id = ++s->ids, j->older = s->last;
     *(s->last ? &s->last->newer : &s->first) = j;
     s->last = j;
@@ -494,7 +491,7 @@ static int sd__add(scheduler *s, sd__job *j, int n) {
 /* Does the call read what j would read next, so that j can have it from the tree afterwards? */
 static int sd__being_read(const scheduler *s, const sd__job *j) {
     const int n = sd__grain(s, j);
-    if (j->apart || j->how.kind == SCHEDULER_EMBED_MEAN || j->at + n >= j->how.n_tokens) return 0;
+    if (j->apart || j->at + n >= j->how.n_tokens) return 0;
     for (int i = 0; i < s->n_plan; i++) {
         const sd__job *k = s->plan[i].job;
         if (k && k->prefix == j->prefix && k->at == j->at && !k->apart && sd__grain(s, k) == n && s->plan[i].n >= n &&
