@@ -169,6 +169,8 @@ SCHEDULER_API scheduler_stats scheduler_statistics(const scheduler *s);
 #include <stdlib.h>
 #include <string.h>
 
+enum { SD__SHORT = 16 }; /* tokens: sequences of no more stand before the others in a call, as invariant likes it */
+
 /* A piece of some prompt that has been read behind `parent`, with a cache that holds all up to its end. */
 typedef struct sd__prefix {
     struct sd__prefix *parent, *same_hash, *older, *newer; /* older, newer: in the list of those that nobody uses */
@@ -216,7 +218,7 @@ struct scheduler {
     float *logits;           /* [parallel, vocab_size] */
     float *hidden;           /* [budget, hidden_size], of calls with embeddings */
     float **hidden_out;      /* [num_hidden_layers + 1] */
-    int n_plan, plan_tokens, plan_pages, stepping;
+    int n_plan, n_short, plan_tokens, plan_pages, stepping;
     int64_t ids;
     scheduler_stats stats;
 };
@@ -482,7 +484,9 @@ static int sd__add(scheduler *s, sd__job *j, int n) {
             if (youngest == j) return 0;
         }
     }
-    sd__entry *e = &s->plan[s->n_plan++];
+    sd__entry *e = &s->plan[n > SD__SHORT ? s->n_plan : s->n_short];
+    s->plan[s->n_plan++] = *e;
+    s->n_short += n <= SD__SHORT;
     e->job = j, e->n = n, e->logprob = 0, e->err.code = MLA_OK;
     s->plan_tokens += n, s->plan_pages += pages;
     return 1;
@@ -502,7 +506,7 @@ static int sd__being_read(const scheduler *s, const sd__job *j) {
 }
 
 static void sd__make_plan(scheduler *s) {
-    s->n_plan = s->plan_tokens = s->plan_pages = 0;
+    s->n_plan = s->n_short = s->plan_tokens = s->plan_pages = 0;
     for (sd__job *j = s->first; j != s->waiting; j = j->newer)
         if (!sd__reads(s, j) && !sd__add(s, j, 1)) break;
     for (;;) { /* of those that read their prompts and were not looked at, the one that has waited longest */
