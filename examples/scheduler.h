@@ -6,8 +6,7 @@ USE
    In all others:            #include "scheduler.h"          (after mla.h and sampler.h, or with them on the include
                              path; both must be implemented somewhere in the program)
 
-   scheduler_desc how; memset(&how, 0, sizeof how);   how.model = model;   how.context = context;
-   how.pool_bytes = (size_t)2 << 30;   how.context_length = 16384;
+   scheduler_desc how; memset(&how, 0, sizeof how);   how.model = model;   how.context = context;   how.parallel = 16;
    if (scheduler_create(&s, &how, &error)) puts(error.text);
    scheduler_request r; memset(&r, 0, sizeof r);
    r.tokens = prompt;   r.n_tokens = n;   r.max_tokens = 100;   r.on_event = print;   r.user = file;
@@ -23,11 +22,12 @@ PREFIXES       A tree has the pages of the prompts read so far, by requests that
 SAME LOGITS    A prompt is cut at positions that depend on it alone: into pieces of a page, from position 2048 on of
                two, from 4096 on of four and so on up to `chunk` tokens; of halves of these at its end, then the rest.
                Prefixes are shared at these cuts, in pieces that were read as such. Tokens of an answer are run one by
-               one, also when they are run again, and read as any prompt when they come back in one. So a request's
-               tokens meet the same neighbours of their own in every call, and with a context whose logits do not depend
-               on a call's other sequences, logits and tokens are bit for bit those of the request alone, cached or not,
+               one, also when they are run again, and read as any prompt when they come back in one. So with a context
+               whose desc says invariant, logits and tokens are bit for bit those of the request alone, cached or not,
                whatever runs beside it. With any_cut pieces have `chunk` tokens, all pages are shared, those of answers,
                too, and what is run again is read: faster, and the same to rounding.
+NOT HERE       Speculation: a pass over two tokens of each of 32 sequences takes 1.6 times as long as one over one
+               (the bench's lite6, two cores), of one alone 1.5 times, and the guess takes time, too: nothing is won.
 THREADS        No globals, no printing. One thread at a time calls these functions.
 
 CONTENTS       >>scheduler (the API)   then >>prefixes >>requests >>plan >>tokens >>steps
@@ -36,12 +36,7 @@ CONTENTS       >>scheduler (the API)   then >>prefixes >>requests >>plan >>token
 #ifndef SCHEDULER_H
 #define SCHEDULER_H
 
-#include <stddef.h>
-#include <stdint.h>
-#ifndef MLA_H
-#include "mla.h"
-#endif
-#include "sampler.h"
+#include "sampler.h" /* and with it mla.h */
 
 #ifndef SCHEDULER_API
 #define SCHEDULER_API extern
@@ -113,8 +108,8 @@ typedef struct scheduler_event { /* all pointers are good until the callback ret
 /* Called from scheduler_step. It may submit, cancel any request (this one, too), cancel all, forget. */
 typedef void (*scheduler_on_event)(void *user, const scheduler_event *event);
 /* Changes the logits [vocab_size] from which the next token is drawn, in place (a grammar's mask: -INFINITY; a bias).
-   Called once for each token of the answer, in order, right before it is drawn; with desc.run on any thread, at the same
-   time as those of other requests. Must not call the scheduler. */
+   Called once for each token of the answer, in order, before it is drawn; with desc.run on any thread, at the same time
+   as those of other requests. Must not call the scheduler. */
 typedef void (*scheduler_adjust)(void *user, float *logits);
 
 typedef struct scheduler_request {
@@ -131,8 +126,8 @@ typedef struct scheduler_request {
     void *user;              /* of both */
 } scheduler_request;
 
-/* Puts a request behind all others, with all memory it needs. *id (may be NULL) is above 0 and never given again. Errors
-   name the field: ARGUMENT, FULL (n_tokens + max_tokens is more than context_length or the pool hold), MEMORY. */
+/* Puts a request behind all others, with all memory it needs. *id (may be NULL) is above 0 and never given again.
+   Errors name the field: ARGUMENT, FULL (n_tokens + max_tokens are more than context_length or the pool), MEMORY. */
 SCHEDULER_API mla_result scheduler_submit(scheduler *s, const scheduler_request *request, int64_t *id, mla_error *err);
 /* The request is gone at once, its pages are free, its callback is not called again. 0: there is no such request (any
    more). At any time, also from a callback. */
@@ -198,7 +193,7 @@ typedef struct sd__job {
 typedef struct sd__entry { /* of a call */
     sd__job *job;          /* NULL: cancelled since */
     int n, token;
-    float *logits, logprob;
+    float *logits, *hidden, logprob; /* its row, and its rows of the last state */
     scheduler_logprob top[SCHEDULER_MAX_TOP];
     mla_error err;
 } sd__entry;
@@ -215,8 +210,7 @@ struct scheduler {
     sd__entry *plan;         /* [parallel] */
     mla_sequence *sequences; /* [parallel] */
     int *tokens;             /* [budget] */
-    float *logits;           /* [parallel, vocab_size] */
-    float *hidden;           /* [budget, hidden_size], of calls with embeddings */
+    float *logits, *hidden;  /* [parallel, vocab_size]; [budget, hidden_size], of calls with embeddings */
     float **hidden_out;      /* [num_hidden_layers + 1] */
     int n_plan, n_short, plan_tokens, plan_pages, stepping;
     int64_t ids;
@@ -224,7 +218,7 @@ struct scheduler {
 };
 
 static mla_result sd__fail(mla_error *err, mla_result code, const char *what) {
-    if (err) err->code = code, snprintf(err->text, sizeof err->text, "%s", what);
+    if (err) snprintf(err->text, sizeof err->text, "%s", what), err->code = code;
     return code;
 }
 /* low <= x <= high, or the field is named. */
@@ -290,7 +284,7 @@ static void sd__drop(scheduler *s) {
     free(p);
 }
 
-/* The n tokens after j's last piece, which it has read, become one; or j's own copy of what the tree has meanwhile goes. */
+/* The n tokens after j's last piece become one; or j's own copy of what the tree has meanwhile goes. */
 static void sd__keep(scheduler *s, sd__job *j, int n) {
     const int *tokens = j->tokens + j->prefix->end;
     sd__prefix *p = sd__find(s, j->prefix, tokens, n);
@@ -351,11 +345,9 @@ static void sd__match(scheduler *s, sd__job *j) {
 
 /* It has nothing more of the pool, and waits. */
 static void sd__unseat(scheduler *s, sd__job *j) {
-    for (int i = 0; i < s->n_plan; i++) {
-        sd__entry *e = &s->plan[i];
+    for (sd__entry *e = s->plan; e < s->plan + s->n_plan; e++) {
         if (e->job != j) continue;
-        s->plan_tokens -= e->n, s->plan_pages -= sd__pages(j->at + e->n) - sd__pages(j->at);
-        e->job = NULL;
+        s->plan_tokens -= e->n, s->plan_pages -= sd__pages(j->at + e->n) - sd__pages(j->at), e->job = NULL;
     }
     if (!j->runs) return;
     mla_cache_reset(j->cache);
@@ -383,14 +375,13 @@ static void sd__remove(scheduler *s, sd__job *j) {
 static mla_result sd__check(const scheduler *s, const scheduler_request *r, mla_error *err) {
     const int vocab = s->config->vocab_size, answer = r->kind == SCHEDULER_GENERATE ? r->max_tokens : 0;
     const int64_t all = (int64_t)r->n_tokens + answer, held = (int64_t)s->how.n_pages * MLA_PAGE;
+    const int top = vocab < SCHEDULER_MAX_TOP ? vocab : SCHEDULER_MAX_TOP;
     const mla_result wrong = MLA_ERR_ARGUMENT, full = MLA_ERR_FULL;
     mla_result rc = sd__range(err, wrong, "request.kind", (int)r->kind, 0, SCHEDULER_EMBED_LAST);
     if (!rc && !r->on_event) rc = sd__fail(err, wrong, "scheduler_request.on_event is NULL");
-    if (!rc && (!r->tokens || r->n_tokens < 1))
-        rc = sd__fail(err, wrong, "scheduler_request.tokens: the prompt is empty");
+    if (!rc && (!r->tokens || r->n_tokens < 1)) rc = sd__fail(err, wrong, "scheduler_request: the prompt is empty");
     if (!rc && !r->kind) rc = sd__range(err, wrong, "request.max_tokens", answer, 1, INT_MAX);
-    if (!rc)
-        rc = sd__range(err, wrong, "request.n_top", r->n_top, 0, vocab < SCHEDULER_MAX_TOP ? vocab : SCHEDULER_MAX_TOP);
+    if (!rc) rc = sd__range(err, wrong, "request.n_top", r->n_top, 0, top);
     if (!rc) rc = sd__range(err, wrong, "request.n_stops", r->n_stops, 0, r->stops ? SCHEDULER_MAX_STOPS : 0);
     if (!rc) rc = sd__range(err, full, "request.n_tokens + max_tokens (context_length)", all, 1, s->how.context_length);
     if (!rc) rc = sd__range(err, full, "request.n_tokens + max_tokens (all of the pool)", all, 1, held);
@@ -463,8 +454,7 @@ static void sd__admit(scheduler *s) {
         for (const sd__job *i = s->first; i != s->waiting; i = i->newer)
             wanted += sd__pages(i->known + (i->draws != NULL)) - sd__pages(i->at);
         if (j != s->first && wanted > mla_pool_free_pages(s->pool) + s->stats.cached_pages) {
-            sd__unseat(s, j);
-            s->waiting = j;
+            sd__unseat(s, s->waiting = j);
             return;
         }
     }
@@ -477,12 +467,8 @@ static int sd__add(scheduler *s, sd__job *j, int n) {
     while (mla_pool_free_pages(s->pool) < s->plan_pages + pages) {
         sd__job *youngest = s->waiting ? s->waiting->older : s->last;
         if (s->oldest) sd__drop(s);
-        else {
-            sd__unseat(s, youngest);
-            s->waiting = youngest;
-            s->stats.preemptions++;
-            if (youngest == j) return 0;
-        }
+        else sd__unseat(s, s->waiting = youngest), s->stats.preemptions++;
+        if (!j->runs) return 0;
     }
     sd__entry *e = &s->plan[n > SD__SHORT ? s->n_plan : s->n_short];
     s->plan[s->n_plan++] = *e;
@@ -549,7 +535,7 @@ static void sd__draw(void *arg, int i) {
     const int vocab = s->config->vocab_size;
     const float *raw = e->logits;
     double log_sum = 0;
-    if (j->at < j->known || !j->draws) return;
+    if (e->err.code || j->at < j->known || !j->draws) return;
     if (j->how.logprobs) {
         sd__logprobs(raw, vocab, j->how.n_top, e->top, &log_sum);
         raw = (const float *)memcpy(j->raw, raw, (size_t)vocab * sizeof *raw);
@@ -561,10 +547,11 @@ static void sd__draw(void *arg, int i) {
     sampler_accept(j->draws, e->token);
 }
 
-/* What came of the call for one request, whose rows of the last state begin at hidden: the callback. */
-static void sd__deliver(scheduler *s, sd__entry *d, float *hidden) {
+/* What came of the call for one request: the callback. */
+static void sd__deliver(scheduler *s, sd__entry *d) {
     const size_t D = (size_t)s->config->hidden_size, rows = (size_t)d->n;
     sd__job *j = d->job;
+    float *hidden = d->hidden;
     scheduler_event e;
     for (size_t i = 0; j->how.kind && !d->err.code && i < rows * D; i++) j->sum[i % D] += (double)hidden[i];
     if (j->at < j->known && !d->err.code) return;
@@ -590,40 +577,39 @@ static void sd__deliver(scheduler *s, sd__entry *d, float *hidden) {
 
 /* ---- >>steps ----------------------------------------------------------------------------------------------------- */
 
+/* The call. What it has read is then in the caches, and in the tree. */
 static mla_result sd__forward(scheduler *s) {
     mla_outputs out;
-    int *tokens = s->tokens, n = 0;
+    size_t at = 0;
+    int n = 0;
     memset(&out, 0, sizeof out);
-    out.logits = s->logits;
+    out.logits = s->logits, s->hidden_out[s->config->num_hidden_layers] = s->hidden;
     for (int i = 0; i < s->n_plan; i++) {
         sd__entry *e = &s->plan[n];
         if (!s->plan[i].job) continue; /* put back since it was planned */
         *e = s->plan[i];
         memset(&s->sequences[n], 0, sizeof s->sequences[n]);
         s->sequences[n].cache = e->job->cache, s->sequences[n].n_tokens = e->n;
-        memcpy(tokens, e->job->tokens + e->job->at, (size_t)e->n * sizeof *tokens);
-        tokens += e->n;
+        memcpy(s->tokens + at, e->job->tokens + e->job->at, (size_t)e->n * sizeof *s->tokens);
+        e->hidden = s->hidden + at * (size_t)s->config->hidden_size, at += (size_t)e->n;
         e->logits = s->logits + (size_t)n++ * (size_t)s->config->vocab_size;
         if (!e->job->draws) out.hidden = s->hidden_out;
     }
-    s->hidden_out[s->config->num_hidden_layers] = s->hidden;
     s->stats.last_tokens = s->plan_tokens, s->stats.last_sequences = s->n_plan = n;
     const mla_result rc = mla_model_forward(s->how.context, s->sequences, n, s->tokens, &out);
-    for (int i = 0; rc && i < n; i++) s->plan[i].err = *mla_context_error(s->how.context);
-    return rc;
-}
-
-/* What the call has read is in the caches, and in the tree. */
-static void sd__account(scheduler *s) {
-    for (int i = 0; i < s->n_plan; i++) {
-        sd__job *j = s->plan[i].job;
-        const int n = s->plan[i].n, seen = j->seen, prompt = j->at < j->how.n_tokens;
-        const int grain = s->how.any_cut ? MLA_PAGE : prompt && n % MLA_PAGE == 0 ? n : INT_MAX;
-        j->at += n, j->seen = j->at > seen ? j->at : seen;
-        s->stats.recomputed_tokens += n - (j->seen - seen);
-        s->stats.prompt_tokens += prompt ? j->seen - seen : 0;
+    for (sd__entry *e = s->plan; e < s->plan + n; e++) {
+        sd__job *j = e->job;
+        const int seen = j->seen, prompt = j->at < j->how.n_tokens,
+                  grain = s->how.any_cut                   ? MLA_PAGE
+                          : prompt && e->n % MLA_PAGE == 0 ? e->n
+                                                           : INT_MAX;
+        if (rc) e->err = *mla_context_error(s->how.context);
+        if (rc) continue;
+        j->at += e->n, j->seen = j->at > seen ? j->at : seen;
+        s->stats.recomputed_tokens += e->n - (j->seen - seen), s->stats.prompt_tokens += prompt ? j->seen - seen : 0;
         while (!j->apart && j->at - j->prefix->end >= grain) sd__keep(s, j, grain);
     }
+    return rc;
 }
 
 int scheduler_step(scheduler *s) {
@@ -631,17 +617,10 @@ int scheduler_step(scheduler *s) {
     s->stepping = 1, s->stats.steps++;
     sd__admit(s);
     sd__make_plan(s);
-    if (!sd__forward(s)) {
-        sd__account(s);
-        if (s->how.run) s->how.run(s->how.run_user, s->n_plan, sd__draw, s);
-        for (int i = 0; i < s->n_plan && !s->how.run; i++) sd__draw(s, i);
-    }
-    float *hidden = s->hidden;
-    for (int i = 0; i < s->n_plan; i++) {
-        const size_t rows = (size_t)s->plan[i].n;
-        if (s->plan[i].job) sd__deliver(s, &s->plan[i], hidden);
-        hidden += rows * (size_t)s->config->hidden_size;
-    }
+    if (!sd__forward(s) && s->how.run) s->how.run(s->how.run_user, s->n_plan, sd__draw, s);
+    for (int i = 0; i < s->n_plan && !s->how.run; i++) sd__draw(s, i);
+    for (int i = 0; i < s->n_plan; i++)
+        if (s->plan[i].job) sd__deliver(s, &s->plan[i]);
     s->n_plan = 0, s->stepping = 0;
     return s->first != NULL;
 }
@@ -652,7 +631,7 @@ scheduler_stats scheduler_statistics(const scheduler *s) {
     return stats;
 }
 
-/* Defaults, and what can be wrong with desc. */
+/* Defaults, what can be wrong with desc, and the pool. */
 static mla_result sd__resolve(scheduler *s, mla_error *err) {
     scheduler_desc *d = &s->how;
     const mla_result wrong = MLA_ERR_ARGUMENT;
@@ -670,20 +649,15 @@ static mla_result sd__resolve(scheduler *s, mla_error *err) {
     if (!rc) rc = sd__range(err, wrong, "desc.chunk", d->chunk, MLA_PAGE, most);
     if (!rc && (d->chunk % MLA_PAGE || (d->chunk & (d->chunk - 1))))
         rc = sd__fail(err, wrong, "scheduler_desc.chunk: not MLA_PAGE times a power of two");
-    return rc;
-}
-
-static mla_result sd__make_pool(scheduler *s, mla_error *err) {
-    const int64_t all = (int64_t)s->how.parallel * sd__pages(s->how.context_length), most = INT_MAX / MLA_PAGE;
+    const int64_t all = (int64_t)d->parallel * sd__pages(d->context_length), pages = INT_MAX / MLA_PAGE;
     mla_pool_desc p;
     memset(&p, 0, sizeof p);
-    p.n_pages = 1024, p.dtype = s->how.dtype, p.index_dtype = s->how.index_dtype;
-    const double page = (double)mla_pool_size(s->how.model, &p) / 1024, n = floor((double)s->how.pool_bytes / page);
-    if (!s->how.n_pages && !s->how.pool_bytes) s->how.n_pages = (int)(all < most ? all : most);
-    if (!s->how.n_pages) s->how.n_pages = n < (double)most ? (int)n : (int)most;
-    p.n_pages = s->how.n_pages;
-    const mla_result rc = sd__range(err, MLA_ERR_ARGUMENT, "desc.n_pages", p.n_pages, 1, most);
-    return rc ? rc : mla_pool_create(&s->pool, s->how.model, &p, err);
+    p.n_pages = 1024, p.dtype = d->dtype, p.index_dtype = d->index_dtype;
+    const double n = floor(1024 * (double)d->pool_bytes / (double)mla_pool_size(d->model, &p));
+    if (!d->n_pages && !d->pool_bytes) d->n_pages = (int)(all < pages ? all : pages);
+    if (!d->n_pages) d->n_pages = n < (double)pages ? (int)n : (int)pages;
+    if (!rc) rc = sd__range(err, wrong, "desc.n_pages", p.n_pages = d->n_pages, 1, pages);
+    return rc ? rc : mla_pool_create(&s->pool, d->model, &p, err);
 }
 
 mla_result scheduler_create(scheduler **out, const scheduler_desc *desc, mla_error *err) {
@@ -693,7 +667,6 @@ mla_result scheduler_create(scheduler **out, const scheduler_desc *desc, mla_err
     if (!s) return sd__fail(err, MLA_ERR_MEMORY, "scheduler_create: out of memory");
     s->how = *desc;
     mla_result rc = sd__resolve(s, err);
-    if (!rc) rc = sd__make_pool(s, err);
     const size_t n = (size_t)s->how.parallel, budget = (size_t)s->how.budget;
     for (s->mask = 63; !rc && s->mask < (size_t)s->how.n_pages && s->mask < 1 << 20;) s->mask = 2 * s->mask + 1;
     if (!rc) {
