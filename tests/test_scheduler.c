@@ -1,6 +1,6 @@
 /* test_scheduler.c - many requests at one model against each of them alone: a plain loop over one cache that knows
-   nothing of prefixes and of others. Tokens and logits are the same bit for bit, under random arrivals, cancels, budgets
-   and pools that are too small. Run from the repository root. */
+   nothing of prefixes and of others. Tokens and logits are the same bit for bit, under random arrivals, cancels
+   and budgets, and pools that are too small. Run from the repository root. */
 
 #include <stdlib.h>
 #include <string.h>
@@ -130,7 +130,7 @@ static void top_alone(spec *x, int at, const float *z) {
         if (i == x->tokens[at]) x->logprob[at] = (float)((double)z[i] - max - log(sum));
 }
 
-/* The prompt in pieces of a page, later of more up to chunk, halves of these, and the rest; the answer token by token. */
+/* The prompt in pieces of a page, later of more up to chunk, halves of these, the rest; the answer token by token. */
 static void alone(spec *x, int chunk) {
     static float logits[VOCAB], raw[VOCAB], hidden[LONG * D];
     const scheduler_request *r = &x->r;
@@ -449,6 +449,12 @@ static void prefixes(void) {
     scheduler_forget(among);
     submit(&them[0], &few[0]), drain();
     CHECK(them[0].n_cached == 0, "forgotten: %d cached", them[0].n_cached);
+    make(&few[0], &r, 8, 128, 128, 3, 0), alone(&few[0], 256);
+    submit(&them[0], &few[0]), drain(), scheduler_forget(among);
+    submit(&them[1], &few[0]), step(), submit(&them[2], &few[0]), submit(&them[3], &few[0]), step();
+    s = scheduler_statistics(among); /* the last pieces were read by each, and kept once */
+    CHECK(s.running == 3 && s.pages - s.free_pages == 2, "%d pages for three times two", s.pages - s.free_pages);
+    drain();
     end("prefixes");
 }
 
@@ -529,6 +535,10 @@ static void too_small(void) {
     CHECK(s.preemptions > 0 && s.recomputed_tokens > 0, "none was put back");
     for (int i = 0; i < 8; i++) CHECK(them[i].over == 1 && !them[i].error, "%d is not over", i);
     CHECK(them[0].gaps == 0, "the oldest was put back");
+    for (int i = 0; i < 4; i++) make(&few[i], &r, i, 0, i < 3 ? 62 : 300, 30, i == 3), alone(&few[i], 64);
+    for (int i = 0; i < 4; i++) submit(&them[i], &few[i]); /* a mean, half of which is read, is put back */
+    drain();
+    CHECK(scheduler_statistics(among).preemptions > s.preemptions && them[3].over == 1, "the mean was not put back");
     make(&few[0], &r, 9, 0, 8 * 64 - 30, 30, 0), alone(&few[0], 64); /* all of the pool */
     submit(&them[0], &few[0]), drain();
     CHECK(them[0].over == 1 && !them[0].error, "one that needs the whole pool");
@@ -657,7 +667,7 @@ static void backwards(void *user, int n, void (*task)(void *arg, int i), void *a
     while (n-- > 0) task(arg, n);
 }
 
-enum { SPECS = 120, CLIENTS = 64 };
+enum { SPECS = 72, CLIENTS = 64 };
 static void random_operations(int n, uint64_t seed, int pages, int parallel, int chunk) {
     static spec specs[SPECS];
     static client clients[CLIENTS];
@@ -706,7 +716,7 @@ int main(void) {
     cuts(), prefixes(), long_prompts(), any_cut(), least_recently_used(), too_small(), order(), callbacks(), failures(),
         nothing_left();
     SECTION("random operations");
-    random_operations(700, 1, 40, 16, 64);
+    random_operations(700, 1, 22, 16, 64);
     random_operations(700, 2, 200, 32, 128);
     random_operations(600, 3, 9, 8, 64);
     for (uint64_t i = 4; i < 30 && test_all(); i++)
