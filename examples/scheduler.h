@@ -1,0 +1,698 @@
+/* scheduler.h - many requests at one model: prompts in, tokens out by callback, one forward call a step.
+
+USE
+   In exactly one file:      #define SCHEDULER_IMPLEMENTATION
+                             #include "scheduler.h"
+   In all others:            #include "scheduler.h"          (after mla.h and sampler.h, or with them on the include
+                             path; both must be implemented somewhere in the program)
+
+   scheduler_desc how; memset(&how, 0, sizeof how);   how.model = model;   how.context = context;   how.parallel = 16;
+   if (scheduler_create(&s, &how, &error)) puts(error.text);
+   scheduler_request r; memset(&r, 0, sizeof r);
+   r.tokens = prompt;   r.n_tokens = n;   r.max_tokens = 100;   r.on_event = print;   r.user = file;
+   if (scheduler_submit(s, &r, &id, &error)) puts(error.text);
+   while (scheduler_step(s)) continue;   ...   scheduler_destroy(s);       print is called with each token
+
+A STEP         is one forward call: a token of each request that has read its prompt, then pieces of prompts as the
+               budget allows, those first that have waited longest: one that arrives is in the next call but one at the
+               latest if one of the `parallel` places is free, which are taken in the order of arrival.
+PREFIXES       A tree has the pages of the prompts read so far, by requests that run and by those that are gone; a
+               request begins behind the longest prefix in it that is its own. When the pool is full, what was used
+               longest ago goes; then the youngest request, to be run again later: its tokens are not given twice.
+SAME LOGITS    A prompt is cut at positions that depend on it alone: into pieces of a page, from position 2048 on of
+               two, from 4096 on of four and so on up to `chunk` tokens; of halves of these at its end, then the rest.
+               Prefixes are shared at these cuts, in pieces that were read as such. Tokens of an answer are run one by
+               one, also when they are run again, and read as any prompt when they come back in one. So with a context
+               whose desc says invariant, logits and tokens are bit for bit those of the request alone, cached or not,
+               whatever runs beside it. With any_cut pieces have `chunk` tokens, all pages are shared, those of answers,
+               too, and what is run again is read: faster, and the same to rounding.
+NOT HERE       Speculation: a pass over two tokens of each of 32 sequences takes 1.6 times as long as one over one
+               (the bench's lite6, two cores), of one alone 1.5 times, and the guess takes time, too: nothing is won.
+THREADS        No globals, no printing. One thread at a time calls these functions.
+
+CONTENTS       >>scheduler (the API)   then >>prefixes >>requests >>plan >>tokens >>steps
+   SPDX-License-Identifier: MIT */
+
+#ifndef SCHEDULER_H
+#define SCHEDULER_H
+
+#include "sampler.h" /* and with it mla.h */
+
+#ifndef SCHEDULER_API
+#define SCHEDULER_API extern
+#endif
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+/* ---- >>scheduler ------------------------------------------------------------------------------------------------- */
+
+enum { SCHEDULER_MAX_TOP = 20, SCHEDULER_MAX_STOPS = 16, SCHEDULER_MAX_PARALLEL = 1024 };
+
+typedef struct scheduler scheduler;
+
+/* Zero means default. model and context are the caller's and outlive the scheduler; nobody else may use the context
+   while a step runs. */
+typedef struct scheduler_desc {
+    const mla_model *model;
+    mla_context *context;
+    int n_pages;                  /* of the pool; 0: as many as pool_bytes hold */
+    size_t pool_bytes;            /* about; 0: what `parallel` requests of full length take */
+    mla_dtype dtype, index_dtype; /* of the pool: rows and index keys, F32, F16, BF16 or Q8 */
+    int parallel;                 /* requests run at the same time; 0: 32 */
+    int context_length;           /* most tokens of a request, prompt and answer together; 0: 4096 */
+    int budget;  /* most tokens in a call: at most the context's max_tokens, at least parallel - 1 + chunk; 0: 512 */
+    int chunk;   /* most tokens of one prompt in a call, MLA_PAGE times a power of two; 0: 256, or what budget allows */
+    int any_cut; /* 1: see SAME LOGITS */
+    mla_run run; /* draws tokens of different requests at the same time, as the context's; NULL: one by one */
+    void *run_user;
+} scheduler_desc;
+
+/* Errors: ARGUMENT, MEMORY. err may be NULL, also below. */
+SCHEDULER_API mla_result scheduler_create(scheduler **out, const scheduler_desc *desc, mla_error *err);
+SCHEDULER_API void scheduler_destroy(scheduler *s); /* calls no callback; not from a callback; NULL is fine */
+
+typedef enum scheduler_kind {
+    SCHEDULER_GENERATE = 0,
+    SCHEDULER_EMBED_MEAN, /* hidden states after the model's last norm: their mean over the prompt (f64 sum) */
+    SCHEDULER_EMBED_LAST  /* that of the last token */
+} scheduler_kind;
+
+typedef enum scheduler_finish {
+    SCHEDULER_GOES_ON = 0,
+    SCHEDULER_STOP,   /* the token is one of the request's stops */
+    SCHEDULER_LENGTH, /* max_tokens tokens */
+    SCHEDULER_DONE,   /* an embedding: all of it */
+    SCHEDULER_FAILED  /* no token, event.error says why */
+} scheduler_finish;
+
+typedef struct scheduler_logprob {
+    int token;
+    float logprob; /* natural logarithm of the probability by the model's own logits: before adjust, temperature 1 */
+} scheduler_logprob;
+
+typedef struct scheduler_event { /* all pointers are good until the callback returns */
+    int64_t id;
+    int token;                    /* -1: none (SCHEDULER_DONE, SCHEDULER_FAILED) */
+    scheduler_finish finish;      /* but for GOES_ON this is the request's last event, and the id is void */
+    float logprob;                /* of token, if the request wants logprobs */
+    const scheduler_logprob *top; /* [n_top] the likeliest, best first, of equals the lower token first */
+    int n_top;
+    const float *logits;                 /* [vocab_size] what was drawn from, after adjust */
+    const float *embedding;              /* [hidden_size] of SCHEDULER_DONE, not normalised */
+    int n_prompt, n_cached, n_generated; /* tokens: of the prompt; of these found in the cache; with this one */
+    const mla_error *error;              /* of SCHEDULER_FAILED */
+} scheduler_event;
+
+/* Called from scheduler_step. It may submit, cancel any request (this one, too), cancel all, forget. */
+typedef void (*scheduler_on_event)(void *user, const scheduler_event *event);
+/* Changes the logits [vocab_size] from which the next token is drawn, in place (a grammar's mask: -INFINITY; a bias).
+   Called once for each token of the answer, in order, before it is drawn; with desc.run on any thread, at the same time
+   as those of other requests. Must not call the scheduler. */
+typedef void (*scheduler_adjust)(void *user, float *logits);
+
+typedef struct scheduler_request {
+    scheduler_kind kind;
+    const int *tokens;        /* [n_tokens] the prompt, copied */
+    int n_tokens, max_tokens; /* max_tokens of the answer, at least 1; embeddings: not looked at */
+    sampler_desc sampling;    /* zeros: greedy; the repeat penalty sees the prompt, too */
+    const int *stops;         /* [n_stops] tokens that end the answer, copied; at most SCHEDULER_MAX_STOPS */
+    int n_stops;
+    int logprobs, n_top; /* 1: event.logprob; likeliest tokens wanted, 0..SCHEDULER_MAX_TOP, above 0 implies logprobs */
+    int no_cache;        /* 1: neither looks for its prefix in the cache nor leaves it there; EMBED_MEAN never does */
+    scheduler_on_event on_event;
+    scheduler_adjust adjust; /* NULL: none */
+    void *user;              /* of both */
+} scheduler_request;
+
+/* Puts a request behind all others, with all memory it needs. *id (may be NULL) is above 0 and never given again.
+   Errors name the field: ARGUMENT, FULL (n_tokens + max_tokens are more than context_length or the pool), MEMORY. */
+SCHEDULER_API mla_result scheduler_submit(scheduler *s, const scheduler_request *request, int64_t *id, mla_error *err);
+/* The request is gone at once, its pages are free, its callback is not called again. 0: there is no such request (any
+   more). At any time, also from a callback. */
+SCHEDULER_API int scheduler_cancel(scheduler *s, int64_t id);
+SCHEDULER_API void scheduler_cancel_all(scheduler *s);
+SCHEDULER_API void scheduler_forget(scheduler *s); /* drops all cached prefixes that no running request uses */
+/* Does one forward call and calls the callbacks. 1: there is more to do; 0: nothing runs and nothing waits. A call that
+   fails ends the requests in it with SCHEDULER_FAILED. Not from a callback. */
+SCHEDULER_API int scheduler_step(scheduler *s);
+
+typedef struct scheduler_stats {
+    int running, waiting;                 /* requests */
+    int pages, free_pages, cached_pages;  /* of the pool; cached: prefixes that nobody uses, as good as free */
+    int last_tokens, last_sequences;      /* of the last call */
+    int64_t steps, requests;              /* forward calls; submitted so far */
+    int64_t prompt_tokens, cached_tokens; /* of prompts: read by the model; found in the cache */
+    int64_t generated_tokens;
+    int64_t preemptions, recomputed_tokens; /* requests put back; tokens that were run again */
+} scheduler_stats;
+SCHEDULER_API scheduler_stats scheduler_statistics(const scheduler *s);
+
+#ifdef __cplusplus
+}
+#endif
+#endif /* SCHEDULER_H */
+
+/* ================================================================================================================== */
+#if defined SCHEDULER_IMPLEMENTATION && !defined SCHEDULER_IMPLEMENTED
+#define SCHEDULER_IMPLEMENTED
+
+#include <limits.h>
+#include <math.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+enum { SD__SHORT = 16 }; /* tokens: sequences of no more stand before the others in a call, as invariant likes it */
+
+/* A piece of some prompt that has been read behind `parent`, with a cache that holds all up to its end. */
+typedef struct sd__prefix {
+    struct sd__prefix *parent, *same_hash, *older, *newer; /* older, newer: in the list of those that nobody uses */
+    mla_cache *cache;
+    uint64_t hash;
+    int *tokens, n, end; /* [n] the piece's; its end in the prompt */
+    int users;           /* running requests that hold it or what comes after it */
+} sd__prefix;
+
+typedef struct sd__job {
+    struct sd__job *older, *newer;
+    int64_t id, served, tried; /* the steps when a piece of its prompt was read last, and considered */
+    scheduler_request how;
+    int stops[SCHEDULER_MAX_STOPS];
+    int *tokens, known;        /* [n_tokens + max_tokens] prompt and answer, of which so many are there */
+    int at, seen;              /* tokens in its cache; that have ever been there */
+    int n_cached, runs, apart; /* apart: what it reads is not kept in the tree */
+    sd__prefix *prefix;        /* the last piece that it has in common with the tree */
+    mla_cache *cache;
+    sampler *draws; /* of one that generates */
+    double *sum;    /* [hidden_size] for an embedding */
+    float *raw;     /* [vocab_size] logits before adjust, if logprobs are wanted */
+} sd__job;
+
+typedef struct sd__entry { /* of a call */
+    sd__job *job;          /* NULL: cancelled since */
+    int n, token;
+    float *logits, *hidden, logprob; /* its row, and its rows of the last state */
+    scheduler_logprob top[SCHEDULER_MAX_TOP];
+    mla_error err;
+} sd__entry;
+
+struct scheduler {
+    scheduler_desc how; /* defaults resolved */
+    const mla_config *config;
+    mla_pool *pool;
+    sd__prefix root, *oldest, *newest; /* those that nobody uses, in the order in which they go */
+    sd__prefix **table;                /* [mask + 1] by hash */
+    size_t mask;
+    sd__job *first, *last,
+        *waiting;            /* in the order of arrival: those that run, then, from waiting on, those that wait */
+    sd__entry *plan;         /* [parallel] */
+    mla_sequence *sequences; /* [parallel] */
+    int *tokens;             /* [budget] */
+    float *logits, *hidden;  /* [parallel, vocab_size]; [budget, hidden_size], of calls with embeddings */
+    float **hidden_out;      /* [num_hidden_layers + 1] */
+    int n_plan, n_short, plan_tokens, plan_pages, stepping;
+    int64_t ids;
+    scheduler_stats stats;
+};
+
+static mla_result sd__fail(mla_error *err, mla_result code, const char *what) {
+    if (err) snprintf(err->text, sizeof err->text, "%s", what), err->code = code;
+    return code;
+}
+/* low <= x <= high, or the field is named. */
+static mla_result sd__range(mla_error *err, mla_result code, const char *field, int64_t x, int64_t low, int64_t high) {
+    char what[160];
+    if (x >= low && x <= high) return MLA_OK;
+    snprintf(what, sizeof what, "scheduler_%s: %.0f is not in %.0f..%.0f", field, (double)x, (double)low, (double)high);
+    return sd__fail(err, code, what);
+}
+
+static int sd__pages(int64_t tokens) { return (int)((tokens + MLA_PAGE - 1) / MLA_PAGE); }
+
+/* ---- >>prefixes -------------------------------------------------------------------------------------------------- */
+
+static uint64_t sd__hash(const sd__prefix *parent, const int *tokens, int n) {
+    uint64_t h = parent->hash + (uint64_t)n;
+    for (int i = 0; i < n; i++) {
+        h = (h ^ (uint32_t)tokens[i]) * 0x9E3779B97F4A7C15u;
+        h ^= h >> 29;
+    }
+    return h;
+}
+
+/* The piece of n tokens behind parent, or NULL. */
+static sd__prefix *sd__find(const scheduler *s, const sd__prefix *parent, const int *tokens, int n) {
+    const uint64_t hash = sd__hash(parent, tokens, n);
+    sd__prefix *p = s->table[hash & s->mask];
+    while (p && (p->hash != hash || p->parent != parent || p->n != n ||
+                 memcmp(p->tokens, tokens, (size_t)n * sizeof *tokens) != 0))
+        p = p->same_hash;
+    return p;
+}
+
+/* Pieces that nobody uses stand in the order in which they were left, those behind others before these: so the oldest
+   has none behind it. */
+static void sd__unlink(scheduler *s, sd__prefix *p) {
+    *(p->older ? &p->older->newer : &s->oldest) = p->newer;
+    *(p->newer ? &p->newer->older : &s->newest) = p->older;
+    s->stats.cached_pages -= p->n / MLA_PAGE;
+}
+/* Somebody more uses p and all before it; or one less. */
+static void sd__hold(scheduler *s, sd__prefix *p) {
+    for (; p->parent; p = p->parent)
+        if (p->users++ == 0) sd__unlink(s, p);
+}
+static void sd__leave(scheduler *s, sd__prefix *p) {
+    for (; p->parent; p = p->parent) {
+        if (--p->users > 0) continue;
+        p->older = s->newest, p->newer = NULL;
+        *(s->newest ? &s->newest->newer : &s->oldest) = p;
+        s->newest = p;
+        s->stats.cached_pages += p->n / MLA_PAGE;
+    }
+}
+
+/* The oldest of them goes. */
+static void sd__drop(scheduler *s) {
+    sd__prefix *p = s->oldest, **at = &s->table[p->hash & s->mask];
+    sd__unlink(s, p);
+    while (*at != p) at = &(*at)->same_hash;
+    *at = p->same_hash;
+    mla_cache_destroy(p->cache);
+    free(p);
+}
+
+/* The n tokens after j's last piece become one; or j's own copy of what the tree has meanwhile goes. */
+static void sd__keep(scheduler *s, sd__job *j, int n) {
+    const int *tokens = j->tokens + j->prefix->end;
+    sd__prefix *p = sd__find(s, j->prefix, tokens, n);
+    mla_cache_desc d;
+    memset(&d, 0, sizeof d);
+    d.capacity = j->at, d.pool = s->pool;
+    if (p) {
+        if (p->end == j->at) mla_cache_fork(j->cache, p->cache, NULL);
+        sd__hold(s, p), sd__leave(s, j->prefix);
+    } else if (!(p = (sd__prefix *)calloc(1, sizeof *p + (size_t)n * sizeof *tokens)) ||
+               mla_cache_create(&p->cache, s->how.model, &d, NULL)) {
+        free(p);
+        j->apart = 1; /* no memory for it: nobody will find the rest either */
+        return;
+    } else {
+        mla_cache_fork(p->cache, j->cache, NULL), mla_cache_truncate(p->cache, j->prefix->end + n, NULL);
+        p->tokens = (int *)memcpy(p + 1, tokens, (size_t)n * sizeof *tokens);
+        p->n = n, p->end = j->prefix->end + n, p->users = 1, p->parent = j->prefix,
+        p->hash = sd__hash(p->parent, tokens, n);
+        p->same_hash = s->table[p->hash & s->mask];
+        s->table[p->hash & s->mask] = p;
+    }
+    j->prefix = p;
+}
+
+/* ---- >>requests -------------------------------------------------------------------------------------------------- */
+
+/* Is there more to read, a prompt or what was run before? Else j waits for the token after its last. */
+static int sd__reads(const scheduler *s, const sd__job *j) {
+    return j->at < j->how.n_tokens || (s->how.any_cut && j->at + 1 < j->known);
+}
+/* Tokens of j in its next call. */
+static int sd__piece(const scheduler *s, const sd__job *j) {
+    const int left = (s->how.any_cut ? j->known : j->how.n_tokens) - j->at;
+    int n = s->how.any_cut ? s->how.chunk : MLA_PAGE;
+    while (n < s->how.chunk && 32 * n <= j->at) n *= 2;
+    while (n > left && n > MLA_PAGE && !s->how.any_cut) n /= 2;
+    return left > n ? n : left > 0 ? left : 1;
+}
+/* Of these, as many as are a piece of the tree. */
+static int sd__grain(const scheduler *s, const sd__job *j) { return s->how.any_cut ? MLA_PAGE : sd__piece(s, j); }
+
+/* j goes on behind the longest prefix that the tree has of it; the last token is always run, for its logits. */
+static void sd__match(scheduler *s, sd__job *j) {
+    sd__prefix *p = j->prefix, *next = p;
+    const int at = j->at;
+    if (j->apart || j->at != p->end) return;
+    while (next) {
+        const int n = sd__grain(s, j);
+        next = j->at + n < (s->how.any_cut ? j->known : j->how.n_tokens) ? sd__find(s, p, j->tokens + j->at, n) : NULL;
+        if (next) p = next, j->at += n;
+    }
+    if (j->at == at) return;
+    mla_cache_fork(j->cache, p->cache, NULL); /* of one pool, and the capacity is that of all */
+    sd__hold(s, p), sd__leave(s, j->prefix);
+    j->prefix = p;
+}
+
+/* It has nothing more of the pool, and waits. */
+static void sd__unseat(scheduler *s, sd__job *j) {
+    for (sd__entry *e = s->plan; e < s->plan + s->n_plan; e++) {
+        if (e->job != j) continue;
+        s->plan_tokens -= e->n, s->plan_pages -= sd__pages(j->at + e->n) - sd__pages(j->at), e->job = NULL;
+    }
+    if (!j->runs) return;
+    mla_cache_reset(j->cache);
+    sd__leave(s, j->prefix);
+    s->stats.running--, s->stats.waiting++;
+    j->runs = j->at = 0, j->served = 0, j->apart = j->how.no_cache, j->prefix = &s->root;
+    for (int i = 0; j->how.kind && i < s->config->hidden_size; i++) j->sum[i] = 0;
+}
+
+static void sd__free(sd__job *j) {
+    sampler_destroy(j->draws), mla_cache_destroy(j->cache);
+    free(j->tokens), free(j->sum), free(j->raw);
+    free(j);
+}
+
+/* Takes j out of everything; what is left of it is the caller's. */
+static void sd__remove(scheduler *s, sd__job *j) {
+    sd__unseat(s, j);
+    s->stats.waiting--;
+    if (s->waiting == j) s->waiting = j->newer;
+    *(j->older ? &j->older->newer : &s->first) = j->newer;
+    *(j->newer ? &j->newer->older : &s->last) = j->older;
+}
+
+static mla_result sd__check(const scheduler *s, const scheduler_request *r, mla_error *err) {
+    const int vocab = s->config->vocab_size, answer = r->kind == SCHEDULER_GENERATE ? r->max_tokens : 0;
+    const int64_t all = (int64_t)r->n_tokens + answer, held = (int64_t)s->how.n_pages * MLA_PAGE;
+    const int top = vocab < SCHEDULER_MAX_TOP ? vocab : SCHEDULER_MAX_TOP;
+    const mla_result wrong = MLA_ERR_ARGUMENT, full = MLA_ERR_FULL;
+    mla_result rc = sd__range(err, wrong, "request.kind", (int)r->kind, 0, SCHEDULER_EMBED_LAST);
+    if (!rc && !r->on_event) rc = sd__fail(err, wrong, "scheduler_request.on_event is NULL");
+    if (!rc && (!r->tokens || r->n_tokens < 1)) rc = sd__fail(err, wrong, "scheduler_request: the prompt is empty");
+    if (!rc && !r->kind) rc = sd__range(err, wrong, "request.max_tokens", answer, 1, INT_MAX);
+    if (!rc) rc = sd__range(err, wrong, "request.n_top", r->n_top, 0, top);
+    if (!rc) rc = sd__range(err, wrong, "request.n_stops", r->n_stops, 0, r->stops ? SCHEDULER_MAX_STOPS : 0);
+    if (!rc) rc = sd__range(err, full, "request.n_tokens + max_tokens (context_length)", all, 1, s->how.context_length);
+    if (!rc) rc = sd__range(err, full, "request.n_tokens + max_tokens (all of the pool)", all, 1, held);
+    for (int i = 0; !rc && i < r->n_tokens; i++)
+        rc = sd__range(err, wrong, "request.tokens", r->tokens[i], 0, vocab - 1);
+    return rc;
+}
+
+mla_result scheduler_submit(scheduler *s, const scheduler_request *request, int64_t *id, mla_error *err) {
+    if (id) *id = 0;
+    if (!s || !request) return sd__fail(err, MLA_ERR_ARGUMENT, "scheduler_submit: scheduler or request is NULL");
+    mla_result rc = sd__check(s, request, err);
+    if (rc) return rc;
+    const size_t D = (size_t)s->config->hidden_size, V = (size_t)s->config->vocab_size, n = (size_t)request->n_tokens;
+    const int generate = request->kind == SCHEDULER_GENERATE;
+    mla_cache_desc d;
+    memset(&d, 0, sizeof d);
+    d.capacity = request->n_tokens + (generate ? request->max_tokens : 0), d.pool = s->pool;
+    sd__job *j = (sd__job *)calloc(1, sizeof *j);
+    if (!j) return sd__fail(err, MLA_ERR_MEMORY, "scheduler_submit: out of memory");
+    j->how = *request, j->how.logprobs |= request->n_top > 0;
+    j->tokens = (int *)malloc((size_t)d.capacity * sizeof *j->tokens);
+    j->sum = (double *)calloc(generate ? 1 : D, sizeof *j->sum);
+    j->raw = (float *)malloc((j->how.logprobs ? V : 1) * sizeof *j->raw);
+    if (!j->tokens || !j->sum || !j->raw) rc = sd__fail(err, MLA_ERR_MEMORY, "scheduler_submit: out of memory");
+    if (!rc) rc = mla_cache_create(&j->cache, s->how.model, &d, err);
+    if (!rc && generate) rc = sampler_create(&j->draws, (int)V, &request->sampling, err);
+    if (rc) {
+        sd__free(j);
+        return rc;
+    }
+    memcpy(j->tokens, request->tokens, n * sizeof *j->tokens);
+    for (int i = 0; i < request->n_stops; i++) j->stops[i] = request->stops[i];
+    for (size_t i = 0; i < n && generate; i++) sampler_accept(j->draws, j->tokens[i]);
+    j->known = request->n_tokens, j->prefix = &s->root;
+    j->apart = j->how.no_cache |= request->kind == SCHEDULER_EMBED_MEAN; /* which needs all states */
+    j->id = ++s->ids, j->older = s->last;
+    *(s->last ? &s->last->newer : &s->first) = j;
+    s->last = j;
+    if (!s->waiting) s->waiting = j;
+    s->stats.waiting++, s->stats.requests++;
+    if (id) *id = j->id;
+    return MLA_OK;
+}
+
+int scheduler_cancel(scheduler *s, int64_t id) {
+    sd__job *j = s->first;
+    while (j && j->id != id) j = j->newer;
+    if (!j) return 0;
+    sd__remove(s, j), sd__free(j);
+    return 1;
+}
+void scheduler_cancel_all(scheduler *s) {
+    while (s->last) scheduler_cancel(s, s->last->id);
+}
+void scheduler_forget(scheduler *s) {
+    while (s->oldest) sd__drop(s);
+}
+
+/* ---- >>plan ------------------------------------------------------------------------------------------------------ */
+
+/* Those that wait run, in their order, as long as there are places, and pages for all that is known of them. */
+static void sd__admit(scheduler *s) {
+    while (s->waiting && s->stats.running < s->how.parallel) {
+        sd__job *j = s->waiting;
+        int wanted = 0;
+        s->stats.running++, s->stats.waiting--;
+        j->runs = 1, s->waiting = j->newer;
+        sd__match(s, j);
+        for (const sd__job *i = s->first; i != s->waiting; i = i->newer)
+            wanted += sd__pages(i->known + (i->draws != NULL)) - sd__pages(i->at);
+        if (j != s->first && wanted > mla_pool_free_pages(s->pool) + s->stats.cached_pages) {
+            sd__unseat(s, s->waiting = j);
+            return;
+        }
+    }
+}
+
+/* j's next n tokens are in the call. Where the pool has no pages for them, prefixes that nobody uses go, then the
+   youngest request goes back to those that wait, out of the call, too; 0: that was j. */
+static int sd__add(scheduler *s, sd__job *j, int n) {
+    const int pages = sd__pages(j->at + n) - sd__pages(j->at);
+    while (mla_pool_free_pages(s->pool) < s->plan_pages + pages) {
+        sd__job *youngest = s->waiting ? s->waiting->older : s->last;
+        if (s->oldest) sd__drop(s);
+        else sd__unseat(s, s->waiting = youngest), s->stats.preemptions++;
+        if (!j->runs) return 0;
+    }
+    sd__entry *e = &s->plan[n > SD__SHORT ? s->n_plan : s->n_short];
+    s->plan[s->n_plan++] = *e;
+    s->n_short += n <= SD__SHORT;
+    e->job = j, e->n = n, e->logprob = 0, e->err.code = MLA_OK;
+    s->plan_tokens += n, s->plan_pages += pages;
+    return 1;
+}
+
+/* Does the call read what j would read next, so that j can have it from the tree afterwards? */
+static int sd__being_read(const scheduler *s, const sd__job *j) {
+    const int n = sd__grain(s, j);
+    if (j->apart || j->at + n >= j->how.n_tokens) return 0;
+    for (int i = 0; i < s->n_plan; i++) {
+        const sd__job *k = s->plan[i].job;
+        if (k && k->prefix == j->prefix && k->at == j->at && !k->apart && sd__grain(s, k) == n && s->plan[i].n >= n &&
+            !memcmp(k->tokens + k->at, j->tokens + j->at, (size_t)n * sizeof *j->tokens))
+            return 1;
+    }
+    return 0;
+}
+
+static void sd__make_plan(scheduler *s) {
+    s->n_plan = s->n_short = s->plan_tokens = s->plan_pages = 0;
+    for (sd__job *j = s->first; j != s->waiting; j = j->newer)
+        if (!sd__reads(s, j) && !sd__add(s, j, 1)) break;
+    for (;;) { /* of those that read their prompts and were not looked at, the one that has waited longest */
+        sd__job *j = NULL;
+        for (sd__job *i = s->first; i != s->waiting; i = i->newer)
+            if (sd__reads(s, i) && i->tried != s->stats.steps && (!j || i->served < j->served)) j = i;
+        if (!j) return;
+        j->tried = s->stats.steps;
+        sd__match(s, j);
+        const int n = sd__piece(s, j), found = j->at > j->seen ? j->at - j->seen : 0;
+        j->seen += found, j->n_cached += found, s->stats.cached_tokens += found;
+        if (n > s->how.budget - s->plan_tokens || sd__being_read(s, j)) continue;
+        if (sd__add(s, j, n)) j->served = s->stats.steps;
+    }
+}
+
+/* ---- >>tokens ---------------------------------------------------------------------------------------------------- */
+
+static void sd__logprobs(const float *z, int vocab, int n_top, scheduler_logprob *top, double *log_sum) {
+    double sum = 0;
+    float max = z[0];
+    int n = 0;
+    for (int i = 0; i < vocab; i++) max = z[i] > max ? z[i] : max;
+    for (int i = 0; i < vocab; i++) sum += exp((double)z[i] - (double)max);
+    *log_sum = (double)max + log(sum);
+    for (int i = 0; i < vocab; i++) {
+        if (n == n_top && !(n > 0 && z[i] > top[n - 1].logprob)) continue;
+        int at = n < n_top ? n++ : n - 1;
+        for (; at > 0 && z[i] > top[at - 1].logprob; at--) top[at] = top[at - 1];
+        top[at].token = i, top[at].logprob = z[i];
+    }
+    for (int i = 0; i < n; i++) top[i].logprob = (float)((double)top[i].logprob - *log_sum);
+}
+
+/* The next token of the i-th of the call; nothing is touched but what is its own. */
+static void sd__draw(void *arg, int i) {
+    scheduler *s = (scheduler *)arg;
+    sd__entry *e = &s->plan[i];
+    sd__job *j = e->job;
+    const int vocab = s->config->vocab_size;
+    const float *raw = e->logits;
+    double log_sum = 0;
+    if (e->err.code || j->at < j->known || !j->draws) return;
+    if (j->how.logprobs) {
+        sd__logprobs(raw, vocab, j->how.n_top, e->top, &log_sum);
+        raw = (const float *)memcpy(j->raw, raw, (size_t)vocab * sizeof *raw);
+    }
+    if (j->how.adjust) j->how.adjust(j->how.user, e->logits);
+    e->token = sampler_next(j->draws, e->logits, &e->err);
+    if (e->token < 0) return; /* e->err says why */
+    if (j->how.logprobs) e->logprob = (float)((double)raw[e->token] - log_sum);
+    sampler_accept(j->draws, e->token);
+}
+
+/* What came of the call for one request: the callback. */
+static void sd__deliver(scheduler *s, sd__entry *d) {
+    const size_t D = (size_t)s->config->hidden_size, rows = (size_t)d->n;
+    sd__job *j = d->job;
+    float *hidden = d->hidden;
+    scheduler_event e;
+    for (size_t i = 0; j->how.kind && !d->err.code && i < rows * D; i++) j->sum[i % D] += (double)hidden[i];
+    if (j->at < j->known && !d->err.code) return;
+    memset(&e, 0, sizeof e);
+    if (d->err.code) e.token = -1, e.finish = SCHEDULER_FAILED, e.error = &d->err;
+    else if (!j->draws) {
+        hidden += (rows - 1) * D;
+        for (size_t i = 0; j->how.kind == SCHEDULER_EMBED_MEAN && i < D; i++) hidden[i] = (float)(j->sum[i] / j->at);
+        e.token = -1, e.finish = SCHEDULER_DONE, e.embedding = hidden;
+    } else {
+        e.token = j->tokens[j->known++] = d->token;
+        e.logprob = d->logprob, e.top = d->top, e.n_top = j->how.n_top, e.logits = d->logits;
+        if (j->known == j->how.n_tokens + j->how.max_tokens) e.finish = SCHEDULER_LENGTH;
+        for (int i = 0; i < j->how.n_stops; i++)
+            if (j->stops[i] == d->token) e.finish = SCHEDULER_STOP;
+        s->stats.generated_tokens++;
+    }
+    e.id = j->id, e.n_prompt = j->how.n_tokens, e.n_cached = j->n_cached, e.n_generated = j->known - j->how.n_tokens;
+    if (e.finish) sd__remove(s, j);
+    j->how.on_event(j->how.user, &e); /* which may cancel j if it goes on */
+    if (e.finish) sd__free(j);
+}
+
+/* ---- >>steps ----------------------------------------------------------------------------------------------------- */
+
+/* The call. What it has read is then in the caches, and in the tree. */
+static mla_result sd__forward(scheduler *s) {
+    mla_outputs out;
+    size_t at = 0;
+    int n = 0;
+    memset(&out, 0, sizeof out);
+    out.logits = s->logits, s->hidden_out[s->config->num_hidden_layers] = s->hidden;
+    for (int i = 0; i < s->n_plan; i++) {
+        sd__entry *e = &s->plan[n];
+        if (!s->plan[i].job) continue; /* put back since it was planned */
+        *e = s->plan[i];
+        memset(&s->sequences[n], 0, sizeof s->sequences[n]);
+        s->sequences[n].cache = e->job->cache, s->sequences[n].n_tokens = e->n;
+        memcpy(s->tokens + at, e->job->tokens + e->job->at, (size_t)e->n * sizeof *s->tokens);
+        e->hidden = s->hidden + at * (size_t)s->config->hidden_size, at += (size_t)e->n;
+        e->logits = s->logits + (size_t)n++ * (size_t)s->config->vocab_size;
+        if (!e->job->draws) out.hidden = s->hidden_out;
+    }
+    s->stats.last_tokens = s->plan_tokens, s->stats.last_sequences = s->n_plan = n;
+    const mla_result rc = mla_model_forward(s->how.context, s->sequences, n, s->tokens, &out);
+    for (sd__entry *e = s->plan; e < s->plan + n; e++) {
+        sd__job *j = e->job;
+        const int seen = j->seen, prompt = j->at < j->how.n_tokens,
+                  grain = s->how.any_cut                   ? MLA_PAGE
+                          : prompt && e->n % MLA_PAGE == 0 ? e->n
+                                                           : INT_MAX;
+        if (rc) e->err = *mla_context_error(s->how.context);
+        if (rc) continue;
+        j->at += e->n, j->seen = j->at > seen ? j->at : seen;
+        s->stats.recomputed_tokens += e->n - (j->seen - seen), s->stats.prompt_tokens += prompt ? j->seen - seen : 0;
+        while (!j->apart && j->at - j->prefix->end >= grain) sd__keep(s, j, grain);
+    }
+    return rc;
+}
+
+int scheduler_step(scheduler *s) {
+    if (s->stepping || !s->first) return s->stepping;
+    s->stepping = 1, s->stats.steps++;
+    sd__admit(s);
+    sd__make_plan(s);
+    if (!sd__forward(s) && s->how.run) s->how.run(s->how.run_user, s->n_plan, sd__draw, s);
+    for (int i = 0; i < s->n_plan && !s->how.run; i++) sd__draw(s, i);
+    for (int i = 0; i < s->n_plan; i++)
+        if (s->plan[i].job) sd__deliver(s, &s->plan[i]);
+    s->n_plan = 0, s->stepping = 0;
+    return s->first != NULL;
+}
+
+scheduler_stats scheduler_statistics(const scheduler *s) {
+    scheduler_stats stats = s->stats;
+    stats.pages = s->how.n_pages, stats.free_pages = mla_pool_free_pages(s->pool);
+    return stats;
+}
+
+/* Defaults, what can be wrong with desc, and the pool. */
+static mla_result sd__resolve(scheduler *s, mla_error *err) {
+    scheduler_desc *d = &s->how;
+    const mla_result wrong = MLA_ERR_ARGUMENT;
+    if (!d->model || !d->context) return sd__fail(err, wrong, "scheduler_desc: model or context is NULL");
+    s->config = mla_model_config(d->model);
+    d->parallel = d->parallel ? d->parallel : 32;
+    d->context_length = d->context_length ? d->context_length : 4096;
+    d->budget = d->budget ? d->budget : 512;
+    mla_result rc = sd__range(err, wrong, "desc.parallel", d->parallel, 1, SCHEDULER_MAX_PARALLEL);
+    if (!rc) rc = sd__range(err, wrong, "desc.context_length", d->context_length, 1, INT_MAX - MLA_PAGE);
+    if (!rc) rc = sd__range(err, wrong, "desc.budget", d->budget, d->parallel - 1 + MLA_PAGE, INT_MAX);
+    const int most = d->budget - d->parallel + 1; /* what is left when all others want a token */
+    if (!d->chunk)
+        for (d->chunk = 256; d->chunk > MLA_PAGE && d->chunk > most;) d->chunk /= 2;
+    if (!rc) rc = sd__range(err, wrong, "desc.chunk", d->chunk, MLA_PAGE, most);
+    if (!rc && (d->chunk % MLA_PAGE || (d->chunk & (d->chunk - 1))))
+        rc = sd__fail(err, wrong, "scheduler_desc.chunk: not MLA_PAGE times a power of two");
+    const int64_t all = (int64_t)d->parallel * sd__pages(d->context_length), pages = INT_MAX / MLA_PAGE;
+    mla_pool_desc p;
+    memset(&p, 0, sizeof p);
+    p.n_pages = 1024, p.dtype = d->dtype, p.index_dtype = d->index_dtype;
+    const double n = floor(1024 * (double)d->pool_bytes / (double)mla_pool_size(d->model, &p));
+    if (!d->n_pages && !d->pool_bytes) d->n_pages = (int)(all < pages ? all : pages);
+    if (!d->n_pages) d->n_pages = n < (double)pages ? (int)n : (int)pages;
+    if (!rc) rc = sd__range(err, wrong, "desc.n_pages", p.n_pages = d->n_pages, 1, pages);
+    return rc ? rc : mla_pool_create(&s->pool, d->model, &p, err);
+}
+
+mla_result scheduler_create(scheduler **out, const scheduler_desc *desc, mla_error *err) {
+    scheduler *s = out && desc ? (scheduler *)calloc(1, sizeof *s) : NULL;
+    if (out) *out = NULL;
+    if (!out || !desc) return sd__fail(err, MLA_ERR_ARGUMENT, "scheduler_create: out or desc is NULL");
+    if (!s) return sd__fail(err, MLA_ERR_MEMORY, "scheduler_create: out of memory");
+    s->how = *desc;
+    mla_result rc = sd__resolve(s, err);
+    const size_t n = (size_t)s->how.parallel, budget = (size_t)s->how.budget;
+    for (s->mask = 63; !rc && s->mask < (size_t)s->how.n_pages && s->mask < 1 << 20;) s->mask = 2 * s->mask + 1;
+    if (!rc) {
+        s->table = (sd__prefix **)calloc(s->mask + 1, sizeof *s->table);
+        s->plan = (sd__entry *)calloc(n, sizeof *s->plan);
+        s->sequences = (mla_sequence *)calloc(n, sizeof *s->sequences);
+        s->tokens = (int *)calloc(budget, sizeof *s->tokens);
+        s->logits = (float *)calloc(n * (size_t)s->config->vocab_size, sizeof *s->logits);
+        s->hidden = (float *)calloc(budget * (size_t)s->config->hidden_size, sizeof *s->hidden);
+        s->hidden_out = (float **)calloc((size_t)s->config->num_hidden_layers + 1, sizeof *s->hidden_out);
+        if (!s->table || !s->plan || !s->sequences || !s->tokens || !s->logits || !s->hidden || !s->hidden_out)
+            rc = sd__fail(err, MLA_ERR_MEMORY, "scheduler_create: out of memory");
+    }
+    if (rc) scheduler_destroy(s);
+    else *out = s;
+    return rc;
+}
+
+void scheduler_destroy(scheduler *s) {
+    if (!s) return;
+    scheduler_cancel_all(s);
+    scheduler_forget(s);
+    mla_pool_destroy(s->pool);
+    free((void *)s->table), free(s->plan), free(s->sequences), free(s->tokens), free(s->logits);
+    free(s->hidden), free((void *)s->hidden_out);
+    free(s);
+}
+
+#endif /* SCHEDULER_IMPLEMENTATION */
