@@ -581,7 +581,7 @@ static void sd__deliver(scheduler *s, sd__entry *d) {
 static mla_result sd__forward(scheduler *s) {
     mla_outputs out;
     size_t at = 0;
-    int n = 0;
+    int n = 0, rows = 0;
     memset(&out, 0, sizeof out);
     out.logits = s->logits, s->hidden_out[s->config->num_hidden_layers] = s->hidden;
     for (int i = 0; i < s->n_plan; i++) {
@@ -590,9 +590,10 @@ static mla_result sd__forward(scheduler *s) {
         *e = s->plan[i];
         memset(&s->sequences[n], 0, sizeof s->sequences[n]);
         s->sequences[n].cache = e->job->cache, s->sequences[n].n_tokens = e->n;
+        s->sequences[n].n_logits = e->job->draws && e->job->at + e->n >= e->job->known;
         memcpy(s->tokens + at, e->job->tokens + e->job->at, (size_t)e->n * sizeof *s->tokens);
         e->hidden = s->hidden + at * (size_t)s->config->hidden_size, at += (size_t)e->n;
-        e->logits = s->logits + (size_t)n++ * (size_t)s->config->vocab_size;
+        e->logits = s->logits + (size_t)rows * (size_t)s->config->vocab_size, rows += s->sequences[n++].n_logits;
         if (!e->job->draws) out.hidden = s->hidden_out;
     }
     s->stats.last_tokens = s->plan_tokens, s->stats.last_sequences = s->n_plan = n;

@@ -108,7 +108,7 @@ static void feed(mla_cache *k, const int *tokens, int n, float *logits, float *h
     mla_outputs out;
     float *states[16] = {NULL};
     memset(&s, 0, sizeof s), memset(&out, 0, sizeof out);
-    s.cache = k, s.n_tokens = n;
+    s.cache = k, s.n_tokens = n, s.n_logits = 1;
     states[files->config.num_hidden_layers] = hidden;
     out.logits = logits, out.hidden = states;
     if (mla_model_forward(context, &s, 1, tokens, &out)) printf("%s\n", mla_context_error(context)->text), exit(2);
@@ -309,7 +309,7 @@ static void vary(spec *x, test_rng *r) {
 /* ---- sections ---------------------------------------------------------------------------------------------------- */
 
 static void refused(const scheduler_request *r, mla_result code, const char *name) {
-    mla_error err = {MLA_OK, ""};
+    mla_error err = {MLA_OK, "", -1};
     int64_t id = 7;
     const mla_result rc = scheduler_submit(among, r, &id, &err);
     CHECK(rc == code && err.code == code && strstr(err.text, name) && id == 0, "%s: %s \"%s\"", name,
@@ -353,7 +353,7 @@ static void refusals(void) {
 }
 
 static void refused_desc(const scheduler_desc *d, mla_result code, const char *name) {
-    mla_error err = {MLA_OK, ""};
+    mla_error err = {MLA_OK, "", -1};
     scheduler *s;
     const mla_result rc = scheduler_create(&s, d, &err);
     CHECK(rc == code && !s && strstr(err.text, name), "%s: %s \"%s\"", name, mla_result_name(rc), err.text);
