@@ -556,7 +556,7 @@ static void test_regexes(test_rng *r) {
             CHECK(same_matches(&x, regexes[k], &s, round / 2 % 2, &matches), "%s on \"%s\"", regexes[k], s.s);
             clear(&s);
         }
-        CHECK(matches > 15, "%s: %d matches", regexes[k], matches);
+        CHECK(matches > (test_all() ? 50 : 15), "%s: %d matches", regexes[k], matches);
         tok__regex_free(&x);
     }
     static const char *const refused[][2] = {{"", "an empty pattern"},
