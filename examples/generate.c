@@ -238,6 +238,7 @@ enum {
     X(QUANT, "--quant", 1, LOADS, 0)                                                                                   \
     X(QUANT_CLASS, "--quant-class", 1, LOADS, 0)                                                                       \
     X(ACTIVATIONS, "--activations", 1, LOADS, 0)                                                                       \
+    X(FAST, "--fast", 0, LOADS, 0)                                                                                     \
     X(CACHE, "--cache", 1, LOADS, 0)                                                                                   \
     X(INDEX_CACHE, "--index-cache", 1, LOADS, 0)                                                                       \
     X(CHUNK, "--chunk", 1, LOADS, 0)                                                                                   \
@@ -316,10 +317,10 @@ static void help(void) {
            "  --quant-class LIST  as head=q8,kv_b=q8: keep or a type for any of attn, kv_b,\n"
            "                    dense, experts, shared, head, embed [kv_b, embed: keep]\n"
            "  --activations TO  auto, f32, int8, bf16 or e4m3: what meets weights [auto]\n"
+           "  --fast            bf16 if the processor has it: no less exact than int8\n"
            "  --expert-groups BY  of GGUF files without: model or file (none) [model]\n"
-           "  --cache TYPE      f32, f16, bf16 or q8 [f32]\n"
-           "  --index-cache TYPE  the same for the index keys of sparse attention [f32]\n"
-           "  --chunk N         prompt tokens in one forward pass [512]\n"
+           "  --cache TYPE      f32, f16, bf16 or q8 [f32]; --index-cache TYPE: of sparse\n"
+           "                    attention's index keys;  --chunk N: tokens of a pass [512]\n"
            "  --memory BYTES    what may be taken, as 8G [what is free]; --force: no limit\n"
            "  --quiet           nothing but errors on stderr;  --version\n"
            "Exit status: 0 done, 1 failed, 2 wrong command line, 130 interrupted.\n"
@@ -481,6 +482,12 @@ static int find_option(const char *argument, const char **value) {
     fail(2, "unknown option '%s'", argument);
 }
 
+/* Of --fast: bf16 is nearer to f32 than int8 is, and what it does not round is as with AUTO; e4m3 is less exact. */
+static mla_activations fastest(mla_isa isa) {
+    const int any = mla_isa_available(MLA_ISA_BF16) || mla_isa_available(MLA_ISA_AMX);
+    return (isa ? isa == MLA_ISA_BF16 || isa == MLA_ISA_AMX : any) ? MLA_ACT_BF16 : MLA_ACT_AUTO;
+}
+
 static void parse(options *o, int argc, char **argv) {
     int asked = -1; /* the option that said what to do */
     memset(o, 0, sizeof *o);
@@ -513,6 +520,8 @@ static void parse(options *o, int argc, char **argv) {
     if (!o->given[OPTION_MODEL] && !((o->mode & (TOKENIZE | DETOKENIZE)) && o->given[OPTION_TOKENIZER]))
         fail(2, o->mode & LOADS ? "--model is missing" : "--tokenizer or --model is missing");
     if (o->given[OPTION_QUANT_CLASS] && !o->quant.form) fail(2, "--quant-class: --quant is missing");
+    if (o->given[OPTION_FAST] && o->given[OPTION_ACTIVATIONS]) fail(2, "--fast and --activations exclude each other");
+    if (o->given[OPTION_FAST]) o->activations = fastest(o->isa);
     if (o->n_tokens && o->n > INT_MAX - o->n_tokens)
         fail(2, "-n: %d and %d tokens of prompt are more than %d", o->n, o->n_tokens, INT_MAX);
 }

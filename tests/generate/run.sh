@@ -92,6 +92,8 @@ refused 2 "--index-cache: 'q4' is none of f32, f16, bf16, q8" $run --index-cache
 refused 2 '--quant: a value is missing' $run --quant
 refused 2 '--quant-class: --quant is missing' $run --quant-class head=q4
 refused 2 "--activations: 'f16' is none of" $run --activations f16
+refused 2 '--fast and --activations exclude each other' $run --activations auto --fast
+refused 2 '--fast: takes no value' $run --fast=bf16
 few '' head head,attn=q8 attn=q8, ,attn=q8 attn:q8
 for v in "${few[@]}"; do refused 2 'is not CLASS=FORM' $run --quant q8 --quant-class "$v"; done
 few =q8 norm=q8 Head=q8 ' head=q8' attn=q8,x=q4 a_name_that_is_much_longer_than_any=q8
@@ -205,6 +207,12 @@ for q in auto e4m3; do
     same "$($generate --model ${model}_fp8 --activations $q --tokens "$prompt" -n 0 --logits "$tmp/fp8.$q" 2>&1 | grep -c generate:)" 0 "fp8 $q"
 done
 same "$(cmp -s "$tmp/fp8.auto" "$tmp/fp8.e4m3" || echo differ)" differ '--activations e4m3 makes a difference'
+# --fast is bf16 where there are instructions for it, and else what goes without; whether bf16 is no less exact than int8, test_quantize asks.
+for isa in auto scalar vnni bf16 amx; do
+    run="$generate --model $lite --isa $isa -n 0 --threads 2 --logits"
+    $run "$tmp/fast.as" --activations bf16 --tokens "$prompt" 2>"$tmp/stderr" >&2 || $run "$tmp/fast.as" --tokens "$prompt" 2>"$tmp/stderr" >&2 || continue
+    same "$($run "$tmp/fast" --fast --tokens "$prompt" 2>&1 | grep -c generate:) $(cmp "$tmp/fast" "$tmp/fast.as" && echo equal)" "0 equal" "--fast --isa $isa"
+done
 for cache in f32 f16 bf16 q8; do
     got=$($generate --model $model --tokens "$prompt" --ignore-eos --cache $cache --print-tokens 2>"$tmp/stderr")
     same "$? $(count "$got")" "0 16" "--cache $cache"
