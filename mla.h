@@ -1929,6 +1929,21 @@ typedef struct mla__visit {
     float *s, *wide;    /* scratch: scores [n, nu, NL] of n panels; keys as f32, [AR, AK] */
 } mla__visit;
 
+/* What an indexer's first glance takes: queries and keys in 16 bits, each of length GLANCE, or less, so that no sum of
+   their products, of however many channels, leaves 32 bits. Times its scale each channel is what it was, to half a
+   scale. */
+#define MLA__GLANCE       32000.0f
+#define MLA__GLANCE_LEAST 1e-15f /* shorter vectors are taken for as long */
+#define MLA__GLANCE_KEYS  6      /* at a time */
+typedef struct mla__glance {
+    int16_t *q;            /* [panels, d/2, NL, 2], of panels an even number */
+    float *scale, *weight; /* [panels, NL]; weight: of heads, times scale */
+    int16_t *k;            /* scratch [GLANCE_KEYS, d] */
+    float *wide;           /* the same as f32 */
+    void (*widen)(float *y, const void *x, mla__sz n);
+    mla__sz bytes; /* of a key */
+} mla__glance;
+
 /* A group of activations in int8: x = d * q. A cache line, so that no load of it crosses one. */
 typedef struct mla__act {
     float d, sum, half[2]; /* sum = d * (q[0] + .. + q[31]), and of the first and the last 16 of them */
@@ -2001,6 +2016,9 @@ typedef struct mla__kernels {
     /* score [nu] = sum over the lanes of n panels of weight [n, NL] * relu(q . k); the visit has no values */
     void (*index[MLA_DTYPE_COUNT])(float *score, const mla__lanes *panels, const float *weight, int n,
                                    const mla__visit *visit);
+    /* nearly the same much faster (>>sparse), and the scale [nu] of keys; NULL: the ISA has none */
+    void (*glance)(float *score, float *scale, const mla__glance *glance, int n, const mla__visit *visit);
+    void (*glance_lanes)(mla__glance *glance, int p, const float *q, int d); /* panel p of it from q [d, NL] */
     /* attend for BF16 with dk and dv multiples of 32, which also rounds queries and probabilities to bf16; scratch s
        [n, max(nu, 16), NL], wide [8, dk]; NULL: the ISA has none */
     void (*attend_tiles)(mla__lanes *panels, int n, const mla__visit *visit);
@@ -3204,8 +3222,86 @@ static void mla__igemm_vnni(const mla__product *p) {
     }
 MLA__LONG(MLA__ROWS)
 #undef MLA__ROWS
+
+/* Of keys as f32 [GLANCE_KEYS, d] what is multiplied, and their scales [16]: no finite numbers of keys with such. */
+MLA__VNNI void mla__glance_keys_vnni(const mla__glance *glance, float *scale, int d) {
+    const __m512 least = _mm512_set1_ps(MLA__GLANCE_LEAST), whole = _mm512_set1_ps(MLA__GLANCE);
+    const float *x = glance->wide;
+    float by[16] = {0};
+    __m512 sum[MLA__GLANCE_KEYS];
+    MLA__EACH(i, MLA__GLANCE_KEYS) sum[i] = _mm512_setzero_ps();
+    for (int j = 0; j < d; j += 16)
+        MLA__EACH(i, MLA__GLANCE_KEYS) {
+            const __m512 v = _mm512_loadu_ps(x + i * d + j);
+            sum[i] = _mm512_fmadd_ps(v, v, sum[i]);
+        }
+    MLA__EACH(i, MLA__GLANCE_KEYS) by[i] = _mm512_reduce_add_ps(sum[i]);
+    const __m512 length = _mm512_max_ps(least, _mm512_sqrt_ps(_mm512_loadu_ps(by))); /* NaN stays */
+    _mm512_storeu_ps(scale, _mm512_div_ps(length, whole));
+    _mm512_storeu_ps(by, _mm512_div_ps(whole, length));
+    for (int j = 0; j < d; j += 16)
+        MLA__EACH(i, MLA__GLANCE_KEYS) {
+            const __m512 v = _mm512_mul_ps(_mm512_loadu_ps(x + i * d + j), _mm512_set1_ps(by[i]));
+            _mm256_storeu_si256((__m256i *)(void *)(glance->k + i * d + j),
+                                _mm512_cvtepi32_epi16(_mm512_cvtps_epi32(v)));
+        }
+}
+static MLA__TARGET_VNNI void mla__glance_lanes_vnni(mla__glance *glance, int p, const float *q, int d) {
+    const __m512 least = _mm512_set1_ps(MLA__GLANCE_LEAST), whole = _mm512_set1_ps(MLA__GLANCE);
+    int16_t *y = glance->q + (mla__sz)p * 16 * d;
+    __m512 sum = _mm512_setzero_ps();
+    for (int i = 0; i < d; i++) sum = _mm512_fmadd_ps(_mm512_loadu_ps(q + i * 16), _mm512_loadu_ps(q + i * 16), sum);
+    const __m512 length = _mm512_max_ps(least, _mm512_sqrt_ps(sum)), by = _mm512_div_ps(whole, length); /* NaN stays */
+    _mm512_storeu_ps(glance->scale + p * 16, _mm512_div_ps(length, whole));
+    for (int i = 0; i < d; i += 2) {
+        const __m512i even = _mm512_cvtps_epi32(_mm512_mul_ps(_mm512_loadu_ps(q + i * 16), by)),
+                      odd = _mm512_cvtps_epi32(_mm512_mul_ps(_mm512_loadu_ps(q + i * 16 + 16), by));
+        _mm512_storeu_si512(y + i * 16, _mm512_mask_mov_epi16(_mm512_slli_epi32(odd, 16), 0x55555555, even));
+    }
+}
+/* Two panels of heads and six keys at a time: keys are broadcast, heads are the lanes. */
+static MLA__TARGET_VNNI void mla__glance_vnni(float *score, float *scale, const mla__glance *glance, int n,
+                                              const mla__visit *visit) {
+    const int d = visit->dk, nu = visit->nu, step = (int)(2 * MLA__GLANCE_KEYS * glance->bytes / d);
+    for (int u = 0; u < nu; u += MLA__GLANCE_KEYS) {
+        const int keys = mla__min(MLA__GLANCE_KEYS, nu - u);
+        const char *k = (const char *)visit->k + u * glance->bytes, *ahead = k + 2 * MLA__GLANCE_KEYS * glance->bytes;
+        float scales[16];
+        __m512 sum[MLA__GLANCE_KEYS];
+        MLA__EACH(i, MLA__GLANCE_KEYS) sum[i] = _mm512_setzero_ps();
+        glance->widen(glance->wide, k, keys * (mla__sz)d);
+        mla__glance_keys_vnni(glance, scales, d);
+        for (int i = 0; i < keys; i++) scale[u + i] = scales[i];
+        for (int p = 0; p < n; p += 2) {
+            const int16_t *q = glance->q + (mla__sz)p * 16 * d;
+            __m512i s[MLA__GLANCE_KEYS][2];
+            MLA__EACH(i, MLA__GLANCE_KEYS) s[i][0] = s[i][1] = _mm512_setzero_si512();
+            for (int j = 0; j < d; j += 2) {
+                if (p == 0) _mm_prefetch(ahead + j / 2 * step, _MM_HINT_T0);
+                __m512i a = _mm512_loadu_si512(q + j * 16), b = _mm512_loadu_si512(q + (j + d) * 16);
+                MLA__HOLD(a);
+                MLA__HOLD(b);
+                MLA__EACH(i, MLA__GLANCE_KEYS) {
+                    int pair;
+                    memcpy(&pair, glance->k + i * d + j, 4);
+                    const __m512i both = _mm512_set1_epi32(pair);
+                    s[i][0] = _mm512_dpwssd_epi32(s[i][0], a, both), s[i][1] = _mm512_dpwssd_epi32(s[i][1], b, both);
+                    MLA__HOLD(s[i][0]);
+                    MLA__HOLD(s[i][1]);
+                }
+            }
+            MLA__EACH(i, MLA__GLANCE_KEYS)
+                MLA__EACH(h, 2) {
+                    const __m512 dot = _mm512_cvtepi32_ps(_mm512_max_epi32(s[i][h], _mm512_setzero_si512()));
+                    sum[i] = _mm512_fmadd_ps(dot, _mm512_loadu_ps(glance->weight + (p + h) * 16), sum[i]);
+                }
+        }
+        for (int i = 0; i < keys; i++) score[u + i] = _mm512_reduce_add_ps(sum[i]) * scale[u + i];
+    }
+}
+
 static void mla__integer_vnni(mla__kernels *k) {
-    k->few = 16;
+    k->few = 16, k->glance = mla__glance_vnni, k->glance_lanes = mla__glance_lanes_vnni;
 #define MLA__ROWS(D, d) k->igemm[D] = mla__igemm_vnni;
 #define MLA__BOTH(D, d) k->igemm[D] = mla__igemm_vnni, k->idot[D][MLA_LAYOUT_X16] = mla__idot_##d##x16_vnni;
     MLA__FORMATS(MLA__BOTH, MLA__ROWS)
@@ -6996,14 +7092,20 @@ typedef struct mla__attn {
     mla__heads keys, values;
     int layer, probs_layer; /* probs_layer: which of the caller's probabilities are this layer's */
     int n_blocks;           /* of the step under way */
+    int glance;             /* an indexer's first glance is what is under way */
     int token0, n_tokens;   /* absorbed: the tokens of the step under way */
 } mla__attn;
 
 /* ---- >>sparse ---------------------------------------------------------------------------------------------------- */
 /* An indexer chooses the keys that a token attends to. Its scores are not stored: every piece of context has a list of
-   candidates, and a list that is full is cut to its best index_topk. */
+   candidates, and a list that is full is cut to its best index_topk.
+   Where the ISA has glance, most keys only get a first glance, in integers. How far off its scores are at most is known, and
+   candidates are all that could be among the best: those which these scores cannot tell apart are scored in f32. So the
+   choice is the same, key by key. Tokens for which that comes to too many, or to something that is no number, are served
+   once more without a first glance. */
 
 #define MLA__BEST_SPARE 1024 /* least room for candidates beside the best ones so far */
+#define MLA__UNDECIDED  (-2) /* in place of a number of keys: a first glance was not enough */
 typedef struct mla__choice {
     const mla_cache *cache;
     int position; /* of the token in it */
@@ -7021,14 +7123,24 @@ typedef struct mla__index_worker {
     float *s, *wide;
     uint32_t *best_key; /* candidates: what their scores are sorted by, and positions */
     int *best_at;
+    mla__glance glance;
+    unsigned char *rows; /* for a second glance: PAGE keys */
+    float off;           /* of the glance's scores, for a key with scale 1 */
 } mla__index_worker;
 typedef struct mla__index_scratch {
     float *q, *k, *w;    /* [T, Hi, d] [T, d] [T, Hi] */
-    uint32_t *piece_key; /* the best of each piece: [PIECES, index_topk], and how many */
+    uint32_t *piece_key; /* the candidates of each piece: [PIECES, top_kept(index_topk)], and how many, or UNDECIDED */
     int *piece_at, *piece_n;
+    float *piece_slack;
 } mla__index_scratch;
 
 static int mla__top_room(int most) { return most + mla__max(most, MLA__BEST_SPARE); }
+static int mla__top_kept(int most) { return most + mla__max(most, MLA__BEST_SPARE) / 2; } /* by a cut, at most */
+/* Rows of a multiple of 32 values, and heads for which it pays to round keys; in panels of the glance, two by two. */
+static int mla__glance_panels(const mla_context *c) {
+    const int panels = (c->f->index_n_heads + c->k.nl - 1) / c->k.nl;
+    return c->k.glance && c->f->index_head_dim % 32 == 0 && panels > 1 ? mla__up_to(panels, 2) : 0;
+}
 static void mla__sparse_layout(mla_context *c, mla__arena *arena) {
     mla__sparse_scratch s;
     if (c->m->n_indexers == 0) return;
@@ -7040,15 +7152,16 @@ static void mla__sparse_layout(mla_context *c, mla__arena *arena) {
 static void mla__index_layout(mla_context *c, mla__arena *arena) {
     const mla_config *f = c->f;
     const int Hi = f->index_n_heads, d = f->index_head_dim, topk = f->index_topk, panels = (Hi + c->k.nl - 1) / c->k.nl;
-    const double T = c->max_tokens, lanes = (double)panels * c->k.nl;
+    const double T = c->max_tokens, lanes = (double)panels * c->k.nl, looked = (double)mla__glance_panels(c) * c->k.nl;
     mla__index_scratch s;
     if (c->m->n_indexers == 0) return;
     s.q = MLA__TAKE(arena, float, T *Hi *d);
     s.k = MLA__TAKE(arena, float, T *d);
     s.w = MLA__TAKE(arena, float, T *Hi);
-    s.piece_key = MLA__TAKE(arena, uint32_t, (double)MLA__PIECES * topk);
-    s.piece_at = MLA__TAKE(arena, int, (double)MLA__PIECES *topk);
+    s.piece_key = MLA__TAKE(arena, uint32_t, (double)MLA__PIECES * mla__top_kept(topk));
+    s.piece_at = MLA__TAKE(arena, int, (double)MLA__PIECES *mla__top_kept(topk));
     s.piece_n = MLA__TAKE(arena, int, MLA__PIECES);
+    s.piece_slack = MLA__TAKE(arena, float, MLA__PIECES);
     for (int i = 0; i < c->threads; i++) {
         mla__index_worker my;
         my.lanes = MLA__TAKE(arena, mla__lanes, panels);
@@ -7058,53 +7171,73 @@ static void mla__index_layout(mla_context *c, mla__arena *arena) {
         my.wide = MLA__TAKE(arena, float, MLA__AR_MAX *MLA__AK);
         my.best_key = MLA__TAKE(arena, uint32_t, mla__top_room(topk));
         my.best_at = MLA__TAKE(arena, int, mla__top_room(topk));
+        memset(&my.glance, 0, sizeof my.glance), my.off = 0;
+        my.glance.q = MLA__TAKE(arena, int16_t, looked * d);
+        my.glance.scale = MLA__TAKE(arena, float, looked);
+        my.glance.weight = MLA__TAKE(arena, float, looked);
+        my.glance.k = MLA__TAKE(arena, int16_t, MLA__GLANCE_KEYS * d);
+        my.glance.wide = MLA__TAKE(arena, float, MLA__GLANCE_KEYS *d);
+        my.rows = MLA__TAKE(arena, unsigned char, looked > 0 ? 4.0 * MLA_PAGE * d : 0);
         if (c->index_workers) c->index_workers[i] = my;
     }
     if (c->index) *c->index = s;
 }
 
-/* The keys with the highest scores, of those offered in the order of their positions; of equal ones the first. */
+/* The keys with the highest scores, of those offered in the order of their positions; of equal ones the first. Where
+   scores are off, by up to half of slack, all stay that may be among them. */
 typedef struct mla__top {
     uint32_t *key, least; /* least: what a new one must be above, if full */
     int *at;
     int n, most, room, full;
+    float last, slack; /* last: score of the most-th, if full */
+    int over;          /* more stay than there is room for, or slack is no number: the list is worth nothing */
 } mla__top;
 
+/* Keys are in the order of their scores; -0 is 0, and what is not a number comes last. */
+static uint32_t mla__top_key(float score) {
+    const uint32_t u = mla__bits(score + 0.0f);
+    return score != score ? 0 : u >> 31 ? ~u : u | 0x80000000u;
+}
+static float mla__top_score(uint32_t key) { return mla__float(key >> 31 ? key & 0x7fffffffu : ~key); }
 /* key, at: room for mla__top_room(most) of them. */
 static mla__top mla__top_begin(uint32_t *key, int *at, int most) {
-    const mla__top top = {key, 0, at, 0, most, mla__top_room(most), 0};
+    const mla__top top = {key, 0, at, 0, most, mla__top_room(most), 0, 0, 0, 0};
     return top;
+}
+/* From here on scores are off by half of slack, or less. */
+static void mla__top_slack(mla__top *top, float slack) {
+    if (!(slack > 1e-30f && slack < 1e30f)) top->over = 1;
+    if (top->over || slack <= top->slack) return;
+    top->slack = slack;
+    if (top->full) top->least = mla__top_key(top->last - slack) - 1;
 }
 /* All but the best `most` go. Radix select: the key of the last one that stays is found byte by byte, from the highest
    on, by counting; then the smaller ones are dropped. */
 static void mla__top_cut(mla__top *top) {
     uint32_t key = 0, known = 0;
     int left = top->most, n = 0;
-    if (top->n <= top->most) return;
+    if (top->n <= top->most || top->over) return;
     for (int shift = 24; shift >= 0; shift -= 8) {
         int count[256] = {0}, digit = 255;
         for (int i = 0; i < top->n; i++) count[top->key[i] >> shift & 255] += (top->key[i] & known) == key;
         for (; count[digit] < left; digit--) left -= count[digit];
         key |= (uint32_t)digit << shift, known |= (uint32_t)255 << shift;
     }
+    top->last = mla__top_score(key), top->least = key, top->full = 1;
+    if (top->slack > 0) top->least = mla__top_key(top->last - top->slack) - 1, left = 0, key = top->least;
     for (int i = 0; i < top->n; i++) {
         if (top->key[i] < key || (top->key[i] == key && left-- <= 0)) continue;
         top->key[n] = top->key[i], top->at[n++] = top->at[i];
     }
-    top->n = n, top->least = key, top->full = 1;
+    top->n = n, top->over = n > mla__top_kept(top->most);
 }
 static void mla__top_offer(mla__top *top, uint32_t key, int at) {
-    if (top->full && key <= top->least) return;
+    if (top->over || (top->full && key <= top->least)) return;
     if (top->n == top->room) {
         mla__top_cut(top);
-        if (key <= top->least) return;
+        if (top->over || key <= top->least) return;
     }
     top->key[top->n] = key, top->at[top->n++] = at;
-}
-/* Keys are in the order of their scores; -0 is 0, and what is not a number comes last. */
-static uint32_t mla__top_key(float score) {
-    const uint32_t u = mla__bits(score + 0.0f);
-    return score != score ? 0 : u >> 31 ? ~u : u | 0x80000000u;
 }
 
 /* Of a layer's indexer: from x [T, D] its keys and the weights of its heads, from the normed latent its queries. */
@@ -7136,80 +7269,160 @@ static void mla__index_query(mla_context *c, int t) {
         c->index->w[t * (mla__sz)Hi + h] *= (float)(1 / sqrt((double)Hi * d));
     }
 }
-static void mla__chosen_set(mla_context *c, const mla__block *b, mla__top *best) {
-    mla__top_cut(best);
-    const int row = c->row0 + b->token;
-    c->sparse->choice[row].n = best->n;
-    memcpy(c->sparse->chosen + row * (mla__sz)best->most, best->at, (size_t)best->n * sizeof *best->at);
-}
-
-/* The heads of token t become the lanes. */
-static void mla__index_lanes(const mla_context *c, int t, mla__index_worker *my, int panels) {
-    const int Hi = c->f->index_n_heads, d = c->f->index_head_dim, nl = c->k.nl;
+/* The heads of token t become the lanes, ... */
+static int mla__index_lanes(const mla_context *c, int t, mla__index_worker *my) {
+    const int Hi = c->f->index_n_heads, d = c->f->index_head_dim, nl = c->k.nl, panels = (Hi + nl - 1) / nl;
     const float *q = c->index->q + t * (mla__sz)Hi * d;
     for (int p = 0; p < panels; p++) {
         my->lanes[p].q = my->q + (mla__sz)p * nl * d;
         c->k.transpose(my->lanes[p].q, q + (mla__sz)p * nl * d, d, mla__min(nl, Hi - p * nl), d);
     }
     for (int h = 0; h < panels * nl; h++) my->weight[h] = h < Hi ? c->index->w[t * (mla__sz)Hi + h] : 0;
+    return panels;
+}
+/* ... and those of a first glance. Its products are off by what rounding does to two vectors of length GLANCE, to each
+   channel half a unit; sums in f32, of these or of what they stand for, by 2^-24 for each addition, of what absolute
+   values add up to. */
+static void mla__glance_begin(const mla_context *c, const mla__block *b, mla__index_worker *my) {
+    const int d = c->f->index_head_dim, nl = c->k.nl, panels = mla__index_lanes(c, b->token, my),
+              n = mla__glance_panels(c);
+    const double by = 0.53 * sqrt((double)d), length = 1.001 * (double)MLA__GLANCE + by;
+    const double sums = (d + 2.0 * c->f->index_n_heads + 32) / (1 << 23);
+    const mla_dtype t = b->seq->cache->pool->index_dtype;
+    double weights = 0;
+    for (int p = 0; p < panels; p++) c->k.glance_lanes(&my->glance, p, my->lanes[p].q, d);
+    memset(my->glance.q + (mla__sz)panels * nl * d, 0, (size_t)((n - panels) * nl * d) * sizeof *my->glance.q);
+    for (int h = 0; h < n * nl; h++) {
+        my->glance.weight[h] = h < panels * nl ? my->weight[h] * my->glance.scale[h] : 0;
+        weights += fabs((double)my->glance.weight[h]);
+    }
+    my->glance.widen = c->k.widen[t], my->glance.bytes = mla__bytes(t, d);
+    my->off = (float)(weights * (by * (2 * length + by) + length * length * sums));
+}
+
+/* At most a page of a token's keys, from u0 on, become candidates. */
+static void mla__index_offer(mla_context *c, const mla__attn *a, const mla__block *b, int u0, int n,
+                             mla__index_worker *my, mla__top *best) {
+    const mla_sequence *s = b->seq;
+    const mla_dtype t = s->cache->pool->index_dtype;
+    const int nl = c->k.nl, panels = (c->f->index_n_heads + nl - 1) / nl, d = c->f->index_head_dim;
+    const float *mask = s->mask ? s->mask + b->first * (mla__sz)mla__keys(s) + u0 : NULL;
+    const mla__visit visit = {mla__index_row(s->cache, a->layer, u0), NULL, d, 0, d, 0, 0, n, my->s, my->wide};
+    float score[MLA_PAGE], scale[MLA_PAGE], most = 0;
+    if (a->glance) {
+        c->k.glance(score, scale, &my->glance, mla__glance_panels(c), &visit);
+        for (int u = 0; u < n; u++) most = scale[u] > most || scale[u] != scale[u] ? scale[u] : most; /* NaN stays */
+        mla__top_slack(best, 2.002f * my->off * most);
+    } else c->k.index[t](score, my->lanes, my->weight, panels, &visit);
+    for (int u = 0; u < n; u++)
+        if (!mask || mask[u] != -INFINITY)
+            mla__top_offer(best, mla__top_key(mask ? score[u] + mask[u] : score[u]), u0 + u);
+}
+/* Of candidates after a first glance those that are surely among the best come before all others, which are scored. */
+static void mla__glance_again(mla_context *c, const mla__attn *a, const mla__block *b, mla__top *best,
+                              mla__index_worker *my) {
+    const mla_cache *cache = b->seq->cache;
+    const mla_dtype t = cache->pool->index_dtype;
+    const int d = c->f->index_head_dim, panels = mla__index_lanes(c, b->token, my);
+    const size_t bytes = (size_t)mla__bytes(t, d);
+    const uint32_t sure = mla__top_key(best->last + best->slack);
+    mla__visit visit = {my->rows, NULL, d, 0, d, 0, 0, 0, my->s, my->wide};
+    float score[MLA_PAGE];
+    int which[MLA_PAGE];
+    for (int i = 0; i < best->n; i++) {
+        if (best->key[i] > sure) best->key[i] = UINT32_MAX;
+        else {
+            memcpy(my->rows + (size_t)visit.nu * bytes, mla__index_row(cache, a->layer, best->at[i]), bytes);
+            which[visit.nu++] = i;
+        }
+        if (visit.nu == 0 || (visit.nu < MLA_PAGE && i + 1 < best->n)) continue;
+        c->k.index[t](score, my->lanes, my->weight, panels, &visit);
+        for (int u = 0; u < visit.nu; u++) best->key[which[u]] = mla__top_key(score[u]);
+        visit.nu = 0;
+    }
+    best->slack = 0;
+}
+/* The choice of the token of a block, from all its candidates. */
+static void mla__chosen_set(mla_context *c, const mla__attn *a, const mla__block *b, mla__top *best,
+                            mla__index_worker *my) {
+    mla__top_cut(best);
+    if (best->slack > 0 && best->n > best->most && !best->over) {
+        mla__glance_again(c, a, b, best, my);
+        mla__top_cut(best);
+    }
+    const int row = c->row0 + b->token;
+    c->sparse->choice[row].n = best->over ? MLA__UNDECIDED : best->n;
+    if (best->over) return;
+    memcpy(c->sparse->chosen + row * (mla__sz)best->most, best->at, (size_t)best->n * sizeof *best->at);
 }
 
 /* One token and one piece of context. */
 static void mla__index_piece(mla_context *c, const mla__attn *a, const mla__block *b, int piece,
                              mla__index_worker *my) {
-    const mla_sequence *s = b->seq;
-    const int panels = (c->f->index_n_heads + c->k.nl - 1) / c->k.nl, d = c->f->index_head_dim;
-    const int seen = mla__seen(c, s, b->token);
+    const int seen = mla__seen(c, b->seq, b->token);
     const int end = b->pieces > 1 ? mla__min(seen, (piece + 1) * b->piece) : seen;
-    const float *mask = s->mask ? s->mask + b->first * (mla__sz)mla__keys(s) : NULL;
-    float score[MLA_PAGE];
+    const mla__index_scratch *s = c->index;
     mla__top best = mla__top_begin(my->best_key, my->best_at, c->f->index_topk);
-    mla__visit visit = {NULL, NULL, d, 0, d, 0, 0, 0, my->s, my->wide};
-    mla__index_lanes(c, b->token, my, panels);
+    best.over = a->glance && b->seq->mask; /* which may be of any size */
     /* MLA_PAGE keys from a multiple of it lie together, paged or not */
-    for (int u0 = piece * b->piece; u0 < end; u0 += MLA_PAGE) {
-        visit.k = mla__index_row(s->cache, a->layer, u0), visit.nu = mla__min(MLA_PAGE, end - u0);
-        c->k.index[s->cache->pool->index_dtype](score, my->lanes, my->weight, panels, &visit);
-        for (int u = 0; u < visit.nu; u++) {
-            if (mask && mask[u0 + u] == -INFINITY) continue;
-            mla__top_offer(&best, mla__top_key(mask ? score[u] + mask[u0 + u] : score[u]), u0 + u);
-        }
-    }
+    for (int u0 = piece * b->piece; u0 < end && !best.over; u0 += MLA_PAGE)
+        mla__index_offer(c, a, b, u0, mla__min(MLA_PAGE, end - u0), my, &best);
     if (b->pieces == 1) {
-        mla__chosen_set(c, b, &best);
+        mla__chosen_set(c, a, b, &best, my);
         return;
     }
     const int slot = b->slot + piece;
+    const mla__sz at = slot * (mla__sz)mla__top_kept(best.most);
     mla__top_cut(&best);
-    c->index->piece_n[slot] = best.n;
-    memcpy(c->index->piece_key + slot * (mla__sz)best.most, best.key, (size_t)best.n * sizeof *best.key);
-    memcpy(c->index->piece_at + slot * (mla__sz)best.most, best.at, (size_t)best.n * sizeof *best.at);
+    s->piece_n[slot] = best.over ? MLA__UNDECIDED : best.n, s->piece_slack[slot] = best.slack;
+    if (best.over) return;
+    memcpy(s->piece_key + at, best.key, (size_t)best.n * sizeof *best.key);
+    memcpy(s->piece_at + at, best.at, (size_t)best.n * sizeof *best.at);
 }
 static void mla__index_work(mla_context *c, void *arg, const mla__share *my) {
+    const mla__attn *a = (const mla__attn *)arg;
     const mla__block *b = &c->call->blocks[my->load];
-    for (int p = my->from; p < my->to; p++)
-        mla__index_piece(c, (const mla__attn *)arg, b, p, &c->index_workers[my->worker]);
+    mla__index_worker *worker = &c->index_workers[my->worker];
+    if (a->glance) mla__glance_begin(c, b, worker);
+    else mla__index_lanes(c, b->token, worker);
+    for (int p = my->from; p < my->to; p++) mla__index_piece(c, a, b, p, worker);
 }
-static void mla__index_merge_work(mla_context *c, void *none, const mla__share *my) {
+static void mla__index_merge_work(mla_context *c, void *arg, const mla__share *my) {
+    const mla__attn *a = (const mla__attn *)arg;
     const mla__index_scratch *s = c->index;
-    const mla__index_worker *room = &c->index_workers[my->worker];
+    mla__index_worker *room = &c->index_workers[my->worker];
     const int most = c->f->index_topk;
-    (void)none;
     for (int i = my->from; i < my->to; i++) {
         const mla__block *b = &c->call->blocks[i];
         if (b->pieces == 1) continue;
         mla__top best = mla__top_begin(room->best_key, room->best_at, most);
-        for (int slot = b->slot; slot < b->slot + b->pieces; slot++)
-            for (int j = 0; j < s->piece_n[slot]; j++)
-                mla__top_offer(&best, s->piece_key[slot * (mla__sz)most + j], s->piece_at[slot * (mla__sz)most + j]);
-        mla__chosen_set(c, b, &best);
+        for (int slot = b->slot; slot < b->slot + b->pieces; slot++) {
+            const mla__sz at = slot * (mla__sz)mla__top_kept(most);
+            if (s->piece_n[slot] < 0) best.over = 1;
+            else if (a->glance) mla__top_slack(&best, s->piece_slack[slot]);
+            for (int j = 0; j < s->piece_n[slot]; j++) mla__top_offer(&best, s->piece_key[at + j], s->piece_at[at + j]);
+        }
+        mla__chosen_set(c, a, b, &best, room);
     }
 }
 
+/* The tokens of a's blocks choose, or are left undecided. */
+static void mla__choose_blocks(mla_context *c, mla__attn *a) {
+    double cost = 0, *part = c->stats ? &c->stats->indexer : NULL;
+    int slots = 0;
+    for (int i = 0; i < a->n_blocks; i++) {
+        mla__block *b = &c->call->blocks[i];
+        const int keys = mla__seen(c, b->seq, b->token);
+        mla__pieces(b, keys, mla__max(1, MLA__PIECES / a->n_blocks), MLA__PIECE_KEYS, &slots);
+        c->loads[i].units = b->pieces, c->loads[i].weight = mla__min(b->piece, keys);
+        cost += (double)keys * c->f->index_n_heads * c->f->index_head_dim;
+    }
+    mla__parallel_timed(c, part, mla__index_work, a, a->n_blocks, cost);
+    c->loads[0].units = a->n_blocks, c->loads[0].weight = 1;
+    if (slots) mla__parallel_timed(c, part, mla__index_merge_work, a, 1, (double)slots * c->f->index_topk * 16);
+}
 /* Every token that sees more than index_topk keys chooses among them, in a layer that has an indexer. */
 static void mla__choose(mla_context *c, mla__attn *a) {
-    double cost = 0;
-    int slots = 0;
     a->n_blocks = 0;
     for (int i = 0, t = 0; i < a->batch->n; t += a->batch->seqs[i++].n_tokens) {
         const mla_sequence *s = &a->batch->seqs[i];
@@ -7222,18 +7435,14 @@ static void mla__choose(mla_context *c, mla__attn *a) {
         a->n_blocks = mla__cut(c, a->n_blocks, s, t + all, all, s->n_tokens - all, 1);
     }
     c->sparse->layer = a->layer, c->sparse->tokens = c->row0 + a->batch->T;
-    for (int i = 0; i < a->n_blocks; i++) {
-        mla__block *b = &c->call->blocks[i];
-        const int keys = mla__seen(c, b->seq, b->token);
-        mla__pieces(b, keys, mla__max(1, MLA__PIECES / a->n_blocks), MLA__PIECE_KEYS, &slots);
-        c->loads[i].units = b->pieces, c->loads[i].weight = mla__min(b->piece, keys);
-        cost += (double)keys * c->f->index_n_heads * c->f->index_head_dim;
+    for (a->glance = mla__glance_panels(c) > 0; a->n_blocks > 0; a->glance = 0) {
+        mla__choose_blocks(c, a);
+        int left = 0;
+        for (int i = 0; i < a->n_blocks; i++)
+            if (c->sparse->choice[c->row0 + c->call->blocks[i].token].n == MLA__UNDECIDED)
+                c->call->blocks[left++] = c->call->blocks[i];
+        a->n_blocks = left;
     }
-    if (!a->n_blocks) return;
-    double *part = c->stats ? &c->stats->indexer : NULL;
-    mla__parallel_timed(c, part, mla__index_work, a, a->n_blocks, cost);
-    c->loads[0].units = a->n_blocks, c->loads[0].weight = 1;
-    if (slots) mla__parallel_timed(c, part, mla__index_merge_work, NULL, 1, (double)slots * c->f->index_topk * 16);
 }
 /* A layer without indexer needs the choices of another for these very tokens. */
 static mla_result mla__choose_check(mla_context *c, int layer, const mla__batch *batch) {

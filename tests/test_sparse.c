@@ -581,6 +581,90 @@ static void test_reads(void) {
     subject_close(&s);
 }
 
+/* ---- a first glance ---------------------------------------------------------------------------------------------- */
+
+/* What the index keys of a cache are: as indexers make them; of few directions, so that many scores are equal; some
+   very short, long, or both; one that holds no number, in the middle. */
+enum { PLAIN, EQUAL, SHORT, LONG, SHORT_AND_LONG, HOSTILE, KEYS };
+static const char *const key_names[KEYS] = {"plain", "equal", "short", "long", "short and long", "hostile"};
+static void glance_keys(float *row, int T, int width, int d, int kind) {
+    test_rng r = {11};
+    float *few = HOLD(float, 5 * d);
+    test_fill(&r, row, (size_t)T * (size_t)width, 1);
+    test_fill(&r, few, (size_t)(5 * d), 1);
+    for (int u = 0; u < T; u++) {
+        float *key = row + u * width + width - d;
+        const float by = (kind == SHORT || kind == SHORT_AND_LONG) && u % 3 == 0  ? 1e-18f
+                         : (kind == LONG || kind == SHORT_AND_LONG) && u % 7 == 0 ? 300.0f
+                                                                                  : 1.0f;
+        if (kind == EQUAL) memcpy(key, few + u % 5 * d, (size_t)d * sizeof *key);
+        for (int i = 0; i < d; i++) key[i] *= by;
+    }
+    if (kind == HOSTILE) row[T / 2 * width + width - 1] = (float)NAN, row[(T - 1) * width - 2] = INFINITY;
+}
+
+/* n tokens after those of the cache: by f32 products alone, as AVX512 has them, y and the choice; and by an ISA with a
+   first glance the same, bit for bit. */
+static void glance_case(const subject *s, mla_cache *cache, int n, int T, const char *what) {
+    const int D = s->c.hidden_size, H = s->c.num_attention_heads;
+    const size_t n_probs = (size_t)n * (size_t)H * (size_t)(T + n);
+    float *x = HOLD(float, n *D), *y = HOLD(float, n *D), *z = HOLD(float, n *D), *probs = HOLD(float, n_probs),
+          *others = HOLD(float, n_probs);
+    test_rng r = {9};
+    test_fill(&r, x, (size_t)(n * D), 1);
+    for (mla_isa isa = MLA_ISA_AVX512; isa <= MLA_ISA_AMX; isa = (mla_isa)(isa + 1)) {
+        if (!mla_isa_available(isa)) continue;
+        const int first = isa == MLA_ISA_AVX512;
+        mla_context *c = make_context(s->model, n, 2, isa, MLA_ATTN_AUTO);
+        mla_sequence q = sequence(cache, n);
+        for (int pass = 0; pass < 2; pass++) {
+            q.probs = pass ? first ? probs : others : NULL;
+            MUST_IN(c, mla_attn_forward(c, 0, first ? y : z, x, &q, 1));
+            MUST(mla_cache_truncate(cache, T, &error));
+        }
+        mla_context_destroy(c);
+        int chosen = 0, differ = 0;
+        for (size_t i = 0; i < n_probs; i++) chosen += probs[i] > 0, differ += (probs[i] > 0) != (others[i] > 0);
+        CHECK(chosen > n * s->c.index_topk / 2, "%s: %d probabilities", what, chosen);
+        if (first) continue;
+        CHECK(differ == 0, "%s, %s: of %d chosen keys %d differ", what, mla_isa_name(isa), chosen, differ);
+        CHECK(!memcmp(y, z, (size_t)(n * D) * sizeof *y) && !memcmp(probs, others, n_probs * sizeof *probs),
+              "%s, %s: other bits", what, mla_isa_name(isa));
+    }
+}
+
+/* V3.2's indexer (64 heads of 128) over some thousand keys, in pieces and not: where most keys get a first glance only,
+   the choice is that of f32 products, key by key. */
+static void test_glance(void) {
+    static const mla_dtype dtypes[] = {MLA_BF16, MLA_Q8, MLA_F32, MLA_F16};
+    const int T = test_all() ? 20000 : 4000, n_dtypes = test_all() ? 4 : 2;
+    const mla_config c = config(1, 2, 64, 128, 8, 500);
+    const int W = c.kv_lora_rank + c.qk_rope_head_dim + c.index_head_dim;
+    subject s;
+    SECTION("a first glance at keys changes no choice");
+    if (!mla_isa_available(MLA_ISA_VNNI)) {
+        puts("no VNNI here: left out");
+        return;
+    }
+    subject_open(&s, &c, 1, 17);
+    float *row = HOLD(float, (double)T *W);
+    for (int kind = 0; kind < KEYS; kind++) {
+        glance_keys(row, T, W, c.index_head_dim, kind);
+        for (int t = 0; t < n_dtypes; t++)
+            for (int n = 1; n <= 33; n += 32) { /* in pieces, and each token's keys at once */
+                char what[100];
+                const int mark = bag_n;
+                mla_cache *cache = make_cache(s.model, T + n, MLA_F32, dtypes[t], NULL);
+                MUST(mla_cache_append(cache, T, row, &error));
+                snprintf(what, sizeof what, "%s keys, %s, %d tokens", key_names[kind], mla_dtype_name(dtypes[t]), n);
+                glance_case(&s, cache, n, T, what);
+                mla_cache_destroy(cache);
+                drop_to(mark);
+            }
+    }
+    subject_close(&s);
+}
+
 /* ---- hostile values ---------------------------------------------------------------------------------------------- */
 
 /* An indexer that gives no numbers: the first keys are chosen, and the answer is a number. */
@@ -781,6 +865,7 @@ int main(void) {
     test_dense();
     test_ways();
     test_reads();
+    test_glance();
     test_hostile_values();
     test_refusals();
     return test_end();
