@@ -7099,10 +7099,10 @@ typedef struct mla__attn {
 /* ---- >>sparse ---------------------------------------------------------------------------------------------------- */
 /* An indexer chooses the keys that a token attends to. Its scores are not stored: every piece of context has a list of
    candidates, and a list that is full is cut to its best index_topk.
-   Where the ISA has glance, most keys only get a first glance, in integers. How far off its scores are at most is known, and
-   candidates are all that could be among the best: those which these scores cannot tell apart are scored in f32. So the
-   choice is the same, key by key. Tokens for which that comes to too many, or to something that is no number, are served
-   once more without a first glance. */
+   Where the ISA has glance, most keys only get a first one, in integers. How far off its scores are at most is known,
+   and candidates are all that could be among the best: those which these scores cannot tell apart are scored in f32. So
+   the choice is the same, key by key. Tokens for which that comes to too many, or to something that is no number, are
+   served once more without. */
 
 #define MLA__BEST_SPARE 1024 /* least room for candidates beside the best ones so far */
 #define MLA__UNDECIDED  (-2) /* in place of a number of keys: a first glance was not enough */

@@ -83,8 +83,11 @@ static int run_barriers(const options *o) {
     if (!o->json)
         printf("A step besides its work, microseconds. Medians of %d rounds of %d steps.\n", o->reps, BARRIER_STEPS);
     for (int i = 0; i < o->threads.n; i++) barriers_with(o, model, o->threads.of[i]);
-    for (int n = 2; !o->threads.n && n <= all; n += n < 4 ? 1 : n / 2 == n - n / 2 && n % 4 == 0 ? n / 2 : n / 3)
+    for (int n = 2, next; !o->threads.n && all > 1 && n > 0; n = next) { /* 2, 3, 4, 6, 8, 12, 16, .. all */
+        next = n + (n & (n - 1) ? n / 3 : n / 2);
+        next = n >= all ? 0 : next > all ? all : next;
         barriers_with(o, model, n);
+    }
     mla_model_destroy(model);
     return 0;
 }

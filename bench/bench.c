@@ -17,17 +17,18 @@
            what indexers do comes to it: all index keys, and Hi * d for each that a query scores, counted and measured
            apart as "indexer". The same work is counted whichever path runs. What "attention" measures alone:
            H * n * (2 * R + P), without the weights; "layer" is one attention layer with its weights, "moe" one layer's
-           experts. Multiply-adds with q8 or q4 weights and activations in int8 are integer operations; all others are
-           flops in f32. gflop_per_s is the sum of both.
-   of_read, of_fma, of_int8    bytes, f32 flops and integer operations over what the limits would have done in the same
-           time.
-   of_bf16 f32 flops over bf16 dot products or tiles, where activations become bf16 for bf16 weights.
+           experts. gflop_per_s counts each flop once, whatever it is made of.
+   of_read, of_fma, of_int8, of_bf16   bytes, f32 flops, integer operations and bf16 flops over what the limits would have
+           done in the same time. What a product is made of is what the library's own rule says for its weights and the
+           number of its tokens: f32; int8 operations; bf16 flops (AVX512_BF16, tiles); where activations are two parts
+           in bf16, twice as many of these, half of the peak being the most there is. Keys that are expanded for many
+           tokens and queries that meet keys are bf16 where tiles do it, else f32. An indexer's first glance at keys, 16
+           bits by 16, is twice as many int8 operations.
    batch   one call that decodes a token for each of so many sequences, tokens being all of theirs; each has a cache of
            its own, of the depth, and a token of its own, so that each is routed its own way. "experts" are those of a
            layer that got tokens, in the mean.
    read ms, arith. ms, of limit   how long the bytes take at the read limit, and the arithmetic each kind at its own
-           limit (f32 at that of bf16 dot products where activations become bf16), one after the other; and the longer
-           of the two over the time measured.
+           limit, one after the other; and the longer of the two over the time measured.
    overhead  What mla_stats counts in decode: of the time of calls, the fractions of shared steps' work (mean of the
            threads), of its imbalance, of barriers and of what one thread does between them.
    limits  A plain streaming read of a buffer far larger than the last-level cache, in one and in four streams per
@@ -100,8 +101,9 @@ static void help(void) {
            "for model and kernels:\n"
            "  --shape SHAPE     lite6: DeepSeek-V2-Lite cut to 6 layers; v3attn: 3 dense layers with DeepSeek-V3's "
            "attention; for model\n"
-           "                    only v32attn, the same with V3.2's indexer, or a config.json [lite6; kernels: lite6 "
-           "and v3attn]\n"
+           "                    only v32attn, the same with V3.2's indexer, v3: DeepSeek-V3's first 3 layers and its "
+           "vocabulary, or\n"
+           "                    a config.json [lite6; kernels: lite6 and v3attn]\n"
            "  --weights TYPE    f32, f16, bf16, fp8, q8, q4, q4_1 .. nvfp4, and with x16 behind it interleaved [bf16; "
            "kernels: all]\n"
            "  --activations TO  auto, f32, int8 (with blocks), bf16 (with bf16, too), e4m3 (with fp8, too) [auto]\n"
@@ -110,6 +112,7 @@ static void help(void) {
     printf(" [auto; kernels: all that are here]\n"
            "for model:\n"
            "  --cache TYPE      f32, f16, bf16 or q8 [bf16]\n"
+           "  --kv-b TYPE       keep (as --weights, bf16 beside blocks) or a type [q8 beside blocks, else keep]\n"
            "  --index-cache TYPE  the same for the index keys of sparse attention [bf16]\n"
            "  --depth N,N,..    tokens in the cache [0,4096,16384]\n"
            "  --pp N            tokens of a prefill, 0: none [512]\n"
@@ -139,6 +142,7 @@ int main(int argc, char **argv) {
             parse(&o, argc - 2, argv + 2);
             if (i != 1 && o.batches.n) fail(2, "--batch: %s decodes nothing; model does", argv[1]);
             if (i != 1 && o.layers) fail(2, "--layers: %s has none; model does", argv[1]);
+            if (i != 1 && o.kv_b != KV_B_DEFAULT) fail(2, "--kv-b: %s has none; model does", argv[1]);
             int status = parts[i].run(&o);
             if (fflush(stdout) || ferror(stdout)) fail(1, "cannot write to stdout: %s", strerror(errno));
             return status;

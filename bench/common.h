@@ -104,6 +104,7 @@ static float random_float(uint64_t *state) { /* uniform, mean 0, deviation 1 */
 /* ---- command line ------------------------------------------------------------------------------------------------ */
 
 enum { MAX_REPS = 300, MAX_LIST = 16, MAX_DEPTH = 1 << 20 };
+enum { KV_B_KEPT = -1, KV_B_DEFAULT = -2 };
 
 typedef struct int_list { /* of integers, as options have them */
     int n, of[MAX_LIST];
@@ -113,6 +114,7 @@ typedef struct options {
     const char *shape; /* NULL: the default of the part */
     mla_dtype weights, cache, index_cache;
     mla_layout layout; /* of weights */
+    int kv_b;          /* model: an mla_dtype, or KV_B_KEPT, or KV_B_DEFAULT: q8 beside blocks, else kept */
     mla_activations activations;
     mla_isa isa;
     int attn;        /* a mla_attn_path, or MLA_ATTN_PATH_COUNT: each in turn */
@@ -211,17 +213,27 @@ static void weights_dtype(options *o, const char *option, const char *text) {
     o->any_weights = 0;
 }
 
+static void kv_b_dtype(options *o, const char *option, const char *text) {
+    const char *names[MLA_DTYPE_COUNT];
+    int kinds[MLA_DTYPE_COUNT], n = 1;
+    names[0] = "keep", kinds[0] = KV_B_KEPT;
+    for (int t = 0; t < MLA_UE8M0; t++)
+        if (t != MLA_E4M3 && t != MLA_I8) names[n] = weights_name((mla_dtype)t, MLA_LAYOUT_ROWS), kinds[n++] = t;
+    o->kv_b = kinds[one_of(option, text, names, n)];
+}
+
 static void parse(options *o, int argc, char **argv) {
     static const char *const known[] = {"--json",    "--no-limits", "--overhead", "--invariant", "--activations",
                                         "--weights", "--cache",     "--isa",      "--attn",      "--threads",
                                         "--reps",    "--depth",     "--pp",       "--only",      "--index-cache",
-                                        "--batch",   "--layers",    "--shape"};
+                                        "--batch",   "--layers",    "--kv-b",     "--shape"};
     static const char *const activations[MLA_ACT_COUNT] = {"auto", "f32", "int8", "bf16", "e4m3"};
     enum { N_KNOWN = sizeof known / sizeof *known, N_FLAGS = 4 };
     const char *isa_names[MLA_ISA_COUNT];
     for (int i = 0; i < MLA_ISA_COUNT; i++) isa_names[i] = mla_isa_name((mla_isa)i);
     memset(o, 0, sizeof *o);
     o->weights = o->cache = o->index_cache = MLA_BF16, o->any_weights = 1, o->reps = 5, o->pp = 512;
+    o->kv_b = KV_B_DEFAULT;
     o->depths = integers("--depth", "0,4096,16384", 0, MAX_DEPTH);
     for (int i = 0; i < argc; i++) {
         const char *a = argv[i], *v = i + 1 < argc ? argv[i + 1] : NULL;
@@ -247,6 +259,7 @@ static void parse(options *o, int argc, char **argv) {
         case 14: o->index_cache = cache_dtype(a, v); break;
         case 15: o->batches = integers(a, v, 1, 1024); break;
         case 16: o->layers = integer(a, v, 1, 1024); break;
+        case 17: kv_b_dtype(o, a, v); break;
         default: o->shape = v; break;
         }
         i++;
@@ -286,9 +299,10 @@ typedef struct line {
     const char *part; /* limit: which; kernel: which matrix; else NULL */
     const char *shape, *weights, *cache, *attn, *isa; /* NULL: does not apply */
     int threads, depth, n, rows, cols, exact;         /* n: tokens of the call; rows, cols: of a kernel's matrix */
-    double tokens, bytes, flops, ops; /* of one call: flops in f32 and operations in int8; 0: does not apply */
-    double read, fma, int8, bf16;     /* what the limits would have done in the same time; 0: not set against */
-    double experts;                   /* of a layer that got tokens, in the mean; 0: does not apply */
+    double tokens, bytes, useful; /* of one call; useful: flops, whatever they are made of; 0: does not apply */
+    double flops, ops, halves;    /* what runs for them: flops in f32, operations in int8, flops in bf16 */
+    double read, fma, int8, bf16; /* what the limits would have done in the same time; 0: not set against */
+    double experts;               /* of a layer that got tokens, in the mean; 0: does not apply */
 } line;
 
 /* Fractions of each limit; of the time that bytes take, that arithmetic takes at its own limits, and of the longer. */
@@ -299,8 +313,8 @@ typedef struct fractions {
 static fractions fractions_of(const line *l) {
     fractions f;
     f.read = l->read > 0 ? l->bytes / l->read : 0, f.fma = l->fma > 0 ? l->flops / l->fma : 0;
-    f.int8 = l->int8 > 0 ? l->ops / l->int8 : 0, f.bf16 = l->bf16 > 0 ? l->flops / l->bf16 : 0;
-    f.arithmetic = f.int8 + (f.bf16 > 0 ? f.bf16 : f.fma);
+    f.int8 = l->int8 > 0 ? l->ops / l->int8 : 0, f.bf16 = l->bf16 > 0 ? l->halves / l->bf16 : 0;
+    f.arithmetic = f.fma + f.int8 + f.bf16;
     f.nearer = f.read > f.arithmetic ? f.read : f.arithmetic;
     return f;
 }
@@ -327,8 +341,7 @@ static void print_head(void) {
 }
 
 static void print_line(const options *o, const line *l, samples *s) {
-    double ms = median(s), tokens = l->tokens / ms * 1e3, gbytes = l->bytes / ms * 1e-6,
-           gflops = (l->flops + l->ops) / ms * 1e-6;
+    double ms = median(s), tokens = l->tokens / ms * 1e3, gbytes = l->bytes / ms * 1e-6, gflops = l->useful / ms * 1e-6;
     const fractions f = fractions_of(l);
     if (o->json) {
         printf("{\"what\":\"%s\"", l->what);
@@ -347,7 +360,7 @@ static void print_line(const options *o, const line *l, samples *s) {
         if (l->attn) put_text("attn", l->attn);
         put_text("isa", l->isa);
         if (l->exact) printf(",\"exact\":true");
-        put_number("bytes", l->bytes), put_number("flop", l->flops + l->ops);
+        put_number("bytes", l->bytes), put_number("flop", l->useful);
         put_number("ms_min", s->n ? s->v[0] : 0), put_number("ms_max", s->n ? s->v[s->n - 1] : 0);
         printf(",\"reps\":%d}\n", s->n);
         fflush(stdout);

@@ -118,8 +118,7 @@ static double product_seconds(kernel_bench *b, const product *p, const matrix_sh
 static void print_product(const kernel_bench *b, product *p, const matrix_shape *s, mla_dtype dtype) {
     const options *o = b->o;
     double madds = (double)p->T * p->rows * s->cols;
-    int rival_int8 = p->runner == MLA_ISA_COUNT + RIVAL_ONEDNN_INT8,
-        in_int8 = rival_int8 || (o->activations != MLA_ACT_F32 && is_grouped(dtype));
+    int rival_int8 = p->runner == MLA_ISA_COUNT + RIVAL_ONEDNN_INT8;
     line l = {.what = "kernel",
               .part = s->name,
               .shape = s->shape,
@@ -128,10 +127,11 @@ static void print_product(const kernel_bench *b, product *p, const matrix_shape 
     l.exact = o->activations == MLA_ACT_F32;
     l.bytes = (double)matrix_bytes(p, s, dtype);
     if (dtype == MLA_E4M3) l.bytes += 4.0 * ((p->rows + 127) / 128) * ((s->cols + 127) / 128);
-    if (in_int8) l.ops = 2 * madds;
-    else l.flops = 2 * madds;
-    l.read = median(&p->read), l.fma = l.flops > 0 ? median(&p->fma) : 0, l.int8 = l.ops > 0 ? median(&p->int8) : 0;
-    if (p->runner < MLA_ISA_COUNT && rounds_to_bf16(dtype, o->activations, p->T)) l.bf16 = median(&p->bf16);
+    work w = {.bytes = l.bytes};
+    if (p->runner < MLA_ISA_COUNT) add_product(&w, b->context[p->runner], dtype, o->layout, 2 * madds, p->T);
+    else if (rival_int8) w.useful = w.ops = 2 * madds;
+    else w.useful = w.flops = 2 * madds;
+    set_against(&l, &w, &p->read, &p->fma, &p->int8, &p->bf16);
     print_line(o, &l, &p->ms);
 }
 

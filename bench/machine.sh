@@ -93,6 +93,7 @@ for w in $formats; do
 done
 measure model --weights q4x16 --depth $depths --pp 0 --only decode --threads "$all" --reps 3
 measure model --shape v3attn --weights q4x16 --depth 0,$depths --pp 0 --only decode --threads "$all" --reps 3
+[ -n "$quick" ] || [ "${available:-99}" -lt 6 ] || measure model --shape v3 --weights q4x16 --depth 0,$depths --pp 0 --only decode --threads "$all" --reps 2
 measure model --shape v32attn --weights q4x16 --depth 32768 --pp 0 --only decode --threads "$all" --reps 3
 measure model --weights q4x16 --batch "$batches" --depth 1024 --threads "$all" --reps 2
 for w in $full; do
@@ -152,7 +153,7 @@ revision=$(git -C "$root" describe --always --dirty 2>/dev/null)
 version=$(sed -n 's/^#define MLA_VERSION *"\(.*\)"/\1/p' "$root/mla.h")
 medians=$([ $round -eq 1 ] && echo 'one round' || echo "$round rounds")
 echo "$(date -u +%F), ${cpu:-$(uname -m)}, $all processors, mla.h $version${revision:+ ($revision)}, \`$command\`, medians of $medians."
-echo "DeepSeek-V2-Lite cut to 6 layers, random weights, bf16 cache, unless a row says otherwise."
+echo "DeepSeek-V2-Lite cut to 6 layers, random weights (kv_b in q8 beside blocks), bf16 cache, unless a row says otherwise."
 printf '%s\n' ${tested:+"$tested"} ''
 awk -F'\t' -v against="$against" '
     function of(key,   v) { # the value of a key in the line of JSON, or nothing
@@ -205,8 +206,10 @@ awk -F'\t' -v against="$against" '
             fraction[row] = fraction[row] " " of("of_limit")
             reads = of("read_limit_ms") + 0 >= of("arithmetic_limit_ms") + 0
             limit[row] = limit[row] " " (reads ? of("read_limit_ms") : of("arithmetic_limit_ms"))
-            kind[row] = reads ? "read" : of("of_int8") > 0.9 * of("of_limit") ? "int8" : of("of_bf16") > 0.9 * of("of_limit") ? "bf16" \
-                      : of("of_fma") > 0.9 * of("of_limit") ? "FMA" : "int8 and FMA"
+            kind[row] = ""
+            if (reads) kind[row] = "read"
+            else for (i = split("of_int8 int8 of_bf16 bf16 of_fma FMA", part, " "); i > 0; i -= 2) # those of a tenth or more
+                if (of(part[i - 1]) + 0 > 0.1 * of("of_limit")) kind[row] = part[i] (kind[row] == "" ? "" : " and " kind[row])
         }
     }
     END {

@@ -68,16 +68,15 @@ static void pool_open(pool *p, mla_dtype dtype, mla_layout layout, float deviati
 
 typedef struct tally { /* of the linear layers of one part of a model, each used once */
     double bytes, params;
-    double f32, int8; /* multiply-adds for one token: with f32 activations, with activations in int8 */
+    double exact, of[MLA_DTYPE_COUNT]; /* multiply-adds for a token: always in f32, and with weights of each dtype */
 } tally;
 
 typedef struct maker { /* carves tensors out of one piece of memory; with base NULL it only counts */
     char *base;
     size_t used;
-    size_t at; /* in the pools, in atoms */
-    mla_activations activations;
+    size_t at;         /* in the pools, in atoms */
     mla_layout layout; /* of blocks */
-    pool pools[MLA_DTYPE_COUNT], embed;
+    pool pools[MLA_DTYPE_COUNT], embed, kv_b;
 } maker;
 
 static void *carve(maker *m, size_t bytes) {
@@ -119,16 +118,14 @@ static mla_dtype fallback(mla_dtype t) {
     return t == MLA_Q4_K ? MLA_Q5_0 : t == MLA_Q5_K ? MLA_Q5_1 : t == MLA_Q6_K ? MLA_Q8 : MLA_IQ4_NL;
 }
 
-/* [rows, cols] of a dtype, with a scale for each block of fp8. */
-static mla_linear linear(maker *m, tally *t, mla_dtype dtype, int rows, int cols) {
+/* [rows, cols] of a dtype, out of a pool, with a scale for each block of fp8. */
+static mla_linear linear_of(maker *m, tally *t, const pool *p, mla_dtype dtype, int rows, int cols) {
     mla_linear w;
     double n = (double)rows * cols;
     memset(&w, 0, sizeof w);
-    if (cols % mla_dtype_block(dtype)) dtype = fallback(dtype);
-    w.weight = tensor(m, &m->pools[dtype], dtype, rows, cols);
+    w.weight = tensor(m, p, dtype, rows, cols);
     t->params += n, t->bytes += (double)mla_dtype_bytes(dtype, (size_t)rows * (size_t)cols);
-    if (m->activations != MLA_ACT_F32 && is_grouped(dtype)) t->int8 += n;
-    else t->f32 += n;
+    t->of[dtype] += n;
     if (dtype == MLA_E4M3) {
         size_t blocks = (size_t)((rows + 127) / 128) * (size_t)((cols + 127) / 128);
         float *scale = carve(m, blocks * sizeof *scale);
@@ -137,6 +134,17 @@ static mla_linear linear(maker *m, tally *t, mla_dtype dtype, int rows, int cols
         t->bytes += (double)blocks * sizeof *scale;
     }
     return w;
+}
+
+static mla_linear linear(maker *m, tally *t, mla_dtype dtype, int rows, int cols) {
+    if (cols % mla_dtype_block(dtype)) dtype = fallback(dtype);
+    return linear_of(m, t, &m->pools[dtype], dtype, rows, cols);
+}
+
+static mla_tensor exact(maker *m, tally *t, mla_dtype dtype, int rows, int cols) { /* router and the like */
+    const mla_linear w = linear(m, t, dtype, rows, cols);
+    t->of[dtype] -= (double)rows * cols, t->exact += (double)rows * cols;
+    return w.weight;
 }
 
 static mla_norm_weights norm_of_ones(maker *m, tally *t, int n) {
@@ -192,7 +200,8 @@ static void shape_from_file(shape *s, const char *name) { /* config.json, or the
     FILE *file;
     snprintf(path, sizeof path, "%s/config.json", name);
     if (!(file = fopen(path, "rb"))) file = fopen(name, "rb");
-    if (!file) fail(2, "--shape: '%s' is none of lite6, v3attn, v32attn, and no config.json can be read there", name);
+    if (!file)
+        fail(2, "--shape: '%s' is none of lite6, v3, v3attn, v32attn, and no config.json can be read there", name);
     char *text = need((size_t)1 << 20);
     size_t n = fread(text, 1, (size_t)1 << 20, file);
     fclose(file);
@@ -224,6 +233,9 @@ static void shape_open(shape *s, const char *name, int layers) { /* cut to so ma
         if (!strcmp(name, "v32attn"))
             s->config.index_n_heads = 64, s->config.index_head_dim = 128, s->config.index_topk = 2048;
         s->config.index_rope = MLA_ROPE_HALF;
+    } else if (!strcmp(name, "v3")) { /* DeepSeek-V3's dense layers, and its vocabulary */
+        s->config = attention_of_v2_and_v3(7168, 128, 1536, 18432, 3);
+        s->config.vocab_size = 129280;
     } else shape_from_file(s, name);
     if (layers > s->config.num_hidden_layers)
         fail(2, "--layers: %d is more than the %d of %s", layers, s->config.num_hidden_layers, s->name);
@@ -234,7 +246,7 @@ static void shape_open(shape *s, const char *name, int layers) { /* cut to so ma
 
 typedef struct synthetic {
     shape shape;
-    mla_dtype dtype;
+    mla_dtype dtype, kv_b_dtype;
     maker maker;
     mla_layer_weights *layers;
     mla_weights weights;
@@ -261,26 +273,24 @@ static void make_layer(synthetic *s, int i) {
         l->attn.q_norm = norm_of_ones(m, &s->norms, Q);
     } else l->attn.q = linear(m, &s->attn, s->dtype, H * (N + P), D);
     l->attn.kv_a = linear(m, &s->attn, s->dtype, R + P, D), l->attn.kv_norm = norm_of_ones(m, &s->norms, R);
-    l->attn.kv_b = linear(m, &s->kv_b, grouped ? MLA_BF16 : s->dtype, H * (N + V), R);
+    const mla_layout layout = m->layout;
+    m->layout = MLA_LAYOUT_ROWS; /* kv_b is not interleaved */
+    l->attn.kv_b = linear_of(m, &s->kv_b, &m->kv_b, s->kv_b_dtype, H * (N + V), R);
+    m->layout = layout;
     l->attn.o = linear(m, &s->attn, s->dtype, D, H * V);
-    mla_activations activations = m->activations;
     if (has_indexer(&s->shape, i)) {
         mla_indexer_weights *w = &l->attn.indexer;
         w->wq_b = linear(m, &s->attn, s->dtype, c->index_n_heads * c->index_head_dim, Q);
         w->wk = linear(m, &s->attn, s->dtype, c->index_head_dim, D),
         w->k_norm = norm_of_ones(m, &s->norms, c->index_head_dim);
-        m->activations = MLA_ACT_F32; /* like the router, below */
-        w->weights_proj = linear(m, &s->attn, plain, c->index_n_heads, D).weight;
-        m->activations = activations;
+        w->weights_proj = exact(m, &s->attn, plain, c->index_n_heads, D);
         s->n_indexers++;
     }
     if (!has_experts(&s->shape, i)) {
         l->mlp = mlp(m, &s->ffn, s->dtype, c->intermediate_size, D);
         return;
     }
-    m->activations = MLA_ACT_F32; /* the router is never int8 */
-    l->moe.router = linear(m, &s->router, plain, E, D).weight;
-    m->activations = activations;
+    l->moe.router = exact(m, &s->router, plain, E, D);
     if (c->n_shared_experts) l->moe.shared = mlp(m, &s->shared, s->dtype, c->n_shared_experts * I, D);
     mla_mlp_weights *experts = carve(m, (size_t)E * sizeof *experts), one;
     l->moe.experts = experts;
@@ -310,7 +320,7 @@ static void make_all(synthetic *s) {
     s->weights.norm = norm_of_ones(m, &s->norms, c->hidden_size);
     if (!s->shape.tied) s->weights.head = linear(m, &s->head, s->dtype, c->vocab_size, c->hidden_size).weight;
     else { /* the embeddings are the head */ double n = (double)c->vocab_size * c->hidden_size;
-        s->head.bytes = n * (double)mla_dtype_bytes(plain, 1), s->head.f32 = n;
+        s->head.bytes = n * (double)mla_dtype_bytes(plain, 1), s->head.of[plain] = n;
     }
     s->weights.layers = s->layers;
     for (size_t i = 0; i < sizeof sums / sizeof *sums; i++) s->params += sums[i]->params;
@@ -318,16 +328,28 @@ static void make_all(synthetic *s) {
 
 static double memory_bytes(void) { return (double)sysconf(_SC_PHYS_PAGES) * (double)sysconf(_SC_PAGESIZE); }
 
+/* What kv_b [.., R] is: of block types, which hold most matrices, q8, as llama.cpp and examples/convert make it. */
+static mla_dtype kv_b_of(const options *o, int R) {
+    const int grouped = is_grouped(o->weights);
+    const mla_dtype kept = grouped ? MLA_BF16 : o->weights;
+    const mla_dtype t = o->kv_b >= 0 ? (mla_dtype)o->kv_b : o->kv_b == KV_B_DEFAULT && grouped ? MLA_Q8 : kept;
+    if (R % mla_dtype_block(t) && o->kv_b >= 0)
+        fail(2, "--kv-b: kv_lora_rank is %d, no multiple of the %d of %s", R, mla_dtype_block(t), mla_dtype_name(t));
+    return R % mla_dtype_block(t) ? kept : t;
+}
+
 static void synthetic_open(synthetic *s, const options *o, const char *name) {
     mla_error error;
     memset(s, 0, sizeof *s);
     shape_open(&s->shape, name, o->layers);
-    s->dtype = o->weights, s->maker.activations = o->activations, s->maker.layout = o->layout;
+    s->dtype = o->weights, s->maker.layout = o->layout;
     mla_dtype plain = o->weights <= MLA_BF16 ? o->weights : MLA_BF16;
     pool_open(&s->maker.pools[o->weights], o->weights, o->layout, weight_deviation);
     if (mla_dtype_block(o->weights) == 256)
         pool_open(&s->maker.pools[fallback(o->weights)], fallback(o->weights), o->layout, weight_deviation);
     if (plain != o->weights) pool_open(&s->maker.pools[plain], plain, MLA_LAYOUT_ROWS, weight_deviation);
+    s->kv_b_dtype = kv_b_of(o, s->shape.config.kv_lora_rank);
+    pool_open(&s->maker.kv_b, s->kv_b_dtype, MLA_LAYOUT_ROWS, weight_deviation);
     pool_open(&s->maker.embed, plain, MLA_LAYOUT_ROWS,
               1.0f); /* tokens must differ more than what attention adds to all of them */
     s->layers = need((size_t)s->shape.config.num_hidden_layers * sizeof *s->layers);
@@ -342,16 +364,47 @@ static void synthetic_open(synthetic *s, const options *o, const char *name) {
 
 static void synthetic_close(synthetic *s) {
     mla_model_destroy(s->model);
-    free(s->layers), free(s->maker.base), free(s->maker.embed.atoms), free(s->shape.file.rope_factors),
-        free(s->shape.file.indexers);
+    free(s->layers), free(s->maker.base), free(s->maker.embed.atoms), free(s->maker.kv_b.atoms),
+        free(s->shape.file.rope_factors), free(s->shape.file.indexers);
     for (int i = 0; i < MLA_DTYPE_COUNT; i++) free(s->maker.pools[i].atoms);
 }
 
 /* ---- counting: the rules are at the top of bench.c --------------------------------------------------------------- */
 
-typedef struct work {
-    double bytes, flops, ops; /* flops in f32, operations in int8 */
+typedef struct work { /* useful: flops, once each; then what runs for them, in f32, in int8 and in bf16 */
+    double bytes, useful, flops, ops, halves;
 } work;
+
+static void add_work(work *to, const work *w, double times) {
+    to->bytes += times * w->bytes, to->useful += times * w->useful, to->flops += times * w->flops;
+    to->ops += times * w->ops, to->halves += times * w->halves;
+}
+
+/* So many flops of products with weights of a dtype that T tokens meet, by what the library makes of activations then
+   (it is asked): f32, int8, bf16, or two parts of bf16, each of which is a product. */
+static void add_product(work *w, const mla_context *c, mla_dtype dtype, mla_layout layout, double flops, double T) {
+    mla_tensor of = mla_view(NULL, dtype, 16, 256);
+    of.layout = is_grouped(dtype) ? layout : MLA_LAYOUT_ROWS;
+    const int to = mla__wants(c, &of, T < 1 ? 1 : (int)T);
+    w->useful += flops;
+    if (to == MLA_ACT_INT8) w->ops += flops;
+    else if (mla__packed(to)) w->halves += (to == MLA__ACT_SPLIT ? 2 : 1) * flops;
+    else w->flops += flops;
+}
+
+/* Products of `times` tokens with all of a part's matrices, T at once. */
+static void add_tally(work *w, const mla_context *c, const tally *t, mla_layout layout, double times, double T) {
+    w->useful += 2 * times * t->exact, w->flops += 2 * times * t->exact;
+    for (int d = 0; d < MLA_DTYPE_COUNT; d++)
+        if (t->of[d] > 0) add_product(w, c, (mla_dtype)d, layout, 2 * times * t->of[d], T);
+}
+
+/* What a line shows of w, and what it is set against: the limits' samples. */
+static void set_against(line *l, const work *w, samples *read, samples *fma, samples *int8, samples *bf16) {
+    l->bytes = w->bytes, l->useful = w->useful, l->flops = w->flops, l->ops = w->ops, l->halves = w->halves;
+    l->read = median(read), l->fma = w->flops > 0 ? median(fma) : 0;
+    l->int8 = w->ops > 0 ? median(int8) : 0, l->bf16 = w->halves > 0 ? median(bf16) : 0;
+}
 
 /* Keys that T tokens after depth others attend to, in all, and those that any of them does: with sparse attention at
  * most. */
@@ -362,23 +415,48 @@ static double attended(const mla_config *c, double T, double depth, double *any)
     return pairs;
 }
 
-/* Attention of one layer, T tokens after depth others: the cheaper path's flops. */
-static double attention_flops(const mla_config *c, double T, double depth) {
+/* Flops of queries that meet keys: in bf16 if tiles do it. */
+static void add_pairs(work *w, const options *o, const mla_context *c, double flops) {
+    w->useful += flops;
+    if (c->k.attend_tiles && o->cache == MLA_BF16) w->halves += flops;
+    else w->flops += flops;
+}
+
+/* Attention of one layer, T tokens after depth others: the path with fewer flops. Keys are expanded a block at a time,
+   in bf16 where that is what many tokens get: latents of a bf16 cache are one part, others two. */
+static void add_attention(work *w, const synthetic *s, const options *o, const mla_context *context, double T,
+                          double depth, double times) {
+    const mla_config *c = &s->shape.config;
     double H = c->num_attention_heads, R = c->kv_lora_rank, N = c->qk_nope_head_dim, P = c->qk_rope_head_dim,
            V = c->v_head_dim;
     double keys, pairs = attended(c, T, depth, &keys);
-    double naive = pairs * H * (N + P + V) + keys * H * R * (N + V),
-           absorbed = pairs * H * (2 * R + P) + T * H * R * (N + V);
-    return 2 * fmin(naive, absorbed);
+    double naive = pairs * H * (N + P + V), expand = keys * H * R * (N + V);
+    double absorbed = pairs * H * (2 * R + P), fold = T * H * R * (N + V);
+    const mla_tensor kv_b = mla_view(NULL, s->kv_b_dtype, 16, 256);
+    work one = {0, 0, 0, 0, 0};
+    if (naive + expand < absorbed + fold) {
+        add_pairs(&one, o, context, 2 * naive), one.useful += 2 * expand;
+        if (context->k.attend_tiles || mla__packed(mla__wants(context, &kv_b, MLA__KEYS)))
+            one.halves += 2 * expand * (o->cache == MLA_BF16 ? 1 : 2);
+        else one.flops += 2 * expand;
+    } else {
+        add_pairs(&one, o, context, 2 * absorbed);
+        one.useful += 2 * fold, one.flops += 2 * fold;
+    }
+    add_work(w, &one, times);
 }
 
-/* What the indexers of all layers do: tokens that see no more keys than are chosen have no use for it. */
-static work indexer_work(const synthetic *s, mla_dtype cache, double T, double depth) {
+/* What the indexers of all layers do: tokens that see no more keys than are chosen have no use for it. A first glance
+   in 16-bit integers counts twice in int8. */
+static work indexer_work(const synthetic *s, const options *o, const mla_context *context, double T, double depth) {
     const mla_config *c = &s->shape.config;
     double pairs = 0, n = s->n_indexers;
     for (double t = 1; t <= T && n > 0; t++) pairs += depth + t > c->index_topk ? depth + t : 0;
-    work w = {pairs > 0 ? n * (depth + T) * (double)mla_dtype_bytes(cache, (size_t)c->index_head_dim) : 0, 0, 0};
-    w.flops = 2 * n * pairs * c->index_n_heads * c->index_head_dim;
+    work w = {0, 0, 0, 0, 0};
+    if (pairs > 0) w.bytes = n * (depth + T) * (double)mla_dtype_bytes(o->index_cache, (size_t)c->index_head_dim);
+    w.useful = 2 * n * pairs * c->index_n_heads * c->index_head_dim;
+    if (n > 0 && mla__glance_panels(context)) w.ops = 2 * w.useful;
+    else w.flops = w.useful;
     return w;
 }
 
@@ -388,48 +466,52 @@ static double row_bytes(const synthetic *s, mla_dtype cache) {
 
 /* A forward pass of B sequences, T tokens each, whose last ones get logits; hit: experts that got any, over all
  * layers. */
-static work forward_work(const synthetic *s, const options *o, double B, double T, double depth, double hit) {
+static work forward_work(const synthetic *s, const options *o, const mla_context *context, double B, double T,
+                         double depth, double hit) {
     const mla_config *c = &s->shape.config;
-    double L = c->num_hidden_layers, chosen = (double)s->n_moe * c->num_experts_per_tok, rows;
-    work w, index = indexer_work(s, o->index_cache, T, depth);
+    double L = c->num_hidden_layers, n = B * T, chosen = (double)s->n_moe * c->num_experts_per_tok, rows;
+    const work index = indexer_work(s, o, context, T, depth);
+    work w = {0, 0, 0, 0, 0};
     attended(c, T, depth, &rows);
     w.bytes = s->attn.bytes + s->kv_b.bytes + s->ffn.bytes + s->router.bytes + s->shared.bytes + s->head.bytes +
               s->norms.bytes;
-    w.bytes += hit * s->expert.bytes + B * (L * rows * row_bytes(s, o->cache) + index.bytes);
-    w.flops =
-        2 * T * (s->attn.f32 + s->ffn.f32 + s->router.f32 + s->shared.f32 + chosen * s->expert.f32) + 2 * s->head.f32;
-    w.flops = B * (w.flops + L * attention_flops(c, T, depth) + index.flops);
-    w.ops = 2 * T * (s->attn.int8 + s->ffn.int8 + s->shared.int8 + chosen * s->expert.int8) + 2 * s->head.int8;
-    w.ops *= B;
+    w.bytes += hit * s->expert.bytes + B * L * rows * row_bytes(s, o->cache);
+    add_work(&w, &index, B);
+    add_tally(&w, context, &s->attn, o->layout, n, n), add_tally(&w, context, &s->ffn, o->layout, n, n);
+    add_tally(&w, context, &s->router, o->layout, n, n), add_tally(&w, context, &s->shared, o->layout, n, n);
+    add_tally(&w, context, &s->expert, o->layout, n * chosen, hit > 0 ? n * chosen / hit : 1);
+    add_tally(&w, context, &s->head, o->layout, B, B);
+    add_attention(&w, s, o, context, T, depth, B * L);
     return w;
 }
 
 /* Attention alone, one token: all heads meet depth + 1 keys, or those chosen. */
-static work attention_work(const synthetic *s, mla_dtype cache, double depth) {
+static work attention_work(const synthetic *s, const options *o, const mla_context *context, double depth) {
     const mla_config *c = &s->shape.config;
     double rows, keys = attended(c, 1, depth, &rows) * c->num_hidden_layers;
-    work w = {keys * row_bytes(s, cache), 0, 0};
-    w.flops = 2 * keys * c->num_attention_heads * (2.0 * c->kv_lora_rank + c->qk_rope_head_dim);
+    work w = {keys * row_bytes(s, o->cache), 0, 0, 0, 0};
+    add_pairs(&w, o, context, 2 * keys * c->num_attention_heads * (2.0 * c->kv_lora_rank + c->qk_rope_head_dim));
     return w;
 }
 
-static work layer_work(const synthetic *s, const options *o, double T,
+static work layer_work(const synthetic *s, const options *o, const mla_context *context, double T,
                        double depth) { /* one attention layer, with its weights */
     double L = s->shape.config.num_hidden_layers, n = s->n_indexers > 0 ? s->n_indexers : 1, rows;
-    work w, index = indexer_work(s, o->index_cache, T, depth);
+    const work index = indexer_work(s, o, context, T, depth);
     attended(&s->shape.config, T, depth, &rows);
-    w.bytes = (s->attn.bytes + s->kv_b.bytes) / L + rows * row_bytes(s, o->cache) + index.bytes / n;
-    w.flops = 2 * T * s->attn.f32 / L + attention_flops(&s->shape.config, T, depth) + index.flops / n;
-    w.ops = 2 * T * s->attn.int8 / L;
+    work w = {(s->attn.bytes + s->kv_b.bytes) / L + rows * row_bytes(s, o->cache), 0, 0, 0, 0};
+    add_work(&w, &index, 1 / n);
+    add_tally(&w, context, &s->attn, o->layout, T / L, T);
+    add_attention(&w, s, o, context, T, depth, 1);
     return w;
 }
 
-static work moe_work(const synthetic *s, double T, double hit) { /* one layer */
+static work moe_work(const synthetic *s, const options *o, const mla_context *context, double T,
+                     double hit) { /* one layer */
     double L = s->n_moe, K = s->shape.config.num_experts_per_tok;
-    work w;
-    w.bytes = (s->router.bytes + s->shared.bytes) / L + hit * s->expert.bytes;
-    w.flops = 2 * T * ((s->router.f32 + s->shared.f32) / L + K * s->expert.f32);
-    w.ops = 2 * T * (s->shared.int8 / L + K * s->expert.int8);
+    work w = {(s->router.bytes + s->shared.bytes) / L + hit * s->expert.bytes, 0, 0, 0, 0};
+    add_tally(&w, context, &s->router, o->layout, T / L, T), add_tally(&w, context, &s->shared, o->layout, T / L, T);
+    add_tally(&w, context, &s->expert, o->layout, T * K, hit > 0 ? T * K / hit : 1);
     return w;
 }
 
@@ -568,9 +650,9 @@ static double sample(bench *b, measured *m, mla_stats *parts) {
     }
     m->hits += hits, m->calls += m->steps, hits = m->hits / m->calls;
     parts->attention /= m->steps, parts->indexer /= m->steps;
-    m->work = is_moe     ? moe_work(&b->s, m->n, hits)
-              : is_layer ? layer_work(&b->s, b->o, m->n, depth)
-                         : forward_work(&b->s, b->o, m->sequences, m->n, depth, hits);
+    m->work = is_moe     ? moe_work(&b->s, b->o, b->context, m->n, hits)
+              : is_layer ? layer_work(&b->s, b->o, b->context, m->n, depth)
+                         : forward_work(&b->s, b->o, b->context, m->sequences, m->n, depth, hits);
     m->experts = is_moe ? hits : b->s.n_moe ? hits / b->s.n_moe : 0;
     return seconds / m->steps;
 }
@@ -691,11 +773,11 @@ static void measure(bench *b, const limits *l) {
             m->seconds += seconds * m->steps;
             keep(m, seconds, most);
             if (!strcmp(m->what, "decode") && depth > 0 && parts.attention > 0) {
-                m[1].work = attention_work(&b->s, b->o->cache, depth);
+                m[1].work = attention_work(&b->s, b->o, b->context, depth);
                 keep(&m[1], parts.attention, most);
             }
             if (!strcmp(m->what, "decode") && parts.indexer > 0) {
-                m[2].work = indexer_work(&b->s, b->o->index_cache, 1, depth);
+                m[2].work = indexer_work(&b->s, b->o, b->context, 1, depth);
                 keep(&m[2], parts.indexer, most);
             }
         }
@@ -729,10 +811,7 @@ static void print_measured(bench *b) {
         l.experts = m->experts, l.exact = o->activations == MLA_ACT_F32;
         if (!strcmp(m->what, "indexer")) l.cache = mla_dtype_name(o->index_cache);
         l.tokens = strcmp(m->what, "attention") && strcmp(m->what, "indexer") ? l.n : 0;
-        l.bytes = m->work.bytes, l.flops = m->work.flops, l.ops = m->work.ops;
-        l.read = median(&m->read), l.fma = m->work.flops > 0 ? median(&m->fma) : 0,
-        l.int8 = m->work.ops > 0 ? median(&m->int8) : 0;
-        if (rounds_to_bf16(o->weights, o->activations, l.n)) l.bf16 = median(&m->bf16);
+        set_against(&l, &m->work, &m->read, &m->fma, &m->int8, &m->bf16);
         print_line(o, &l, &m->ms);
         if (o->overhead && m->stats.calls) print_overhead(o, m);
     }
@@ -792,7 +871,7 @@ static void print_title(bench *b) {
     const synthetic *s = &b->s;
     const mla_config *c = &s->shape.config;
     const mla_context_desc desc = context_desc(b, b->threads.of[0], o->attn % MLA_ATTN_PATH_COUNT);
-    work token = forward_work(s, o, 1, 1, 0, (double)s->n_moe * c->num_experts_per_tok);
+    work token = forward_work(s, o, b->context, 1, 1, 0, (double)s->n_moe * c->num_experts_per_tok);
     double active = s->attn.params + s->kv_b.params + s->ffn.params + s->router.params + s->shared.params +
                     s->head.params + s->norms.params + (double)s->n_moe * c->num_experts_per_tok * s->expert.params;
     printf("%s, %s weights%s, %s cache, %s attention: %.2f billion parameters (%.2f GB), %.0f million for a token "

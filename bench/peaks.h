@@ -339,11 +339,6 @@ static int isa_tier(mla_isa isa) {
     return strstr(name, "amx") ? 4 : strstr(name, "vnni") || strstr(name, "bf16") ? 3 : strstr(name, "avx512") ? 2 : 1;
 }
 
-/* Whether products of n tokens are made of activations rounded to bf16. */
-static int rounds_to_bf16(mla_dtype weights, mla_activations activations, int n) {
-    return activations == MLA_ACT_BF16 && weights == MLA_BF16 && n > 2;
-}
-
 typedef struct limit_job {
     const limit *l;
     const char *buffer;
@@ -435,6 +430,7 @@ static void print_limits(const options *o, const limits *m, limit_samples *s, in
         if (l->kind == LIMIT_READ) to.bytes = limit_work(m, k, threads);
         else if (l->kind == LIMIT_INT8) to.ops = limit_work(m, k, threads);
         else to.flops = limit_work(m, k, threads);
+        to.useful = to.flops + to.ops;
         if (m->here[k] && s->ms[k].n) print_line(o, &to, &s->ms[k]);
         else if (!o->json && !m->here[k] && l->tier <= m->tier)
             printf("%-9s %-12s %6s %6s %4s %-9s %10s\n", "limit", l->name, "-", "-", "-", l->isa, "not here");

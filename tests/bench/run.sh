@@ -42,9 +42,12 @@ refused "--threads: 0 is not in 1..1024" "$bench" model --threads 0,1
 refused "--threads: kernels measures with one number of threads, not with 2" "$bench" kernels --threads 1,1
 refused "--layers: 7 is more than the 6 of lite6" "$bench" model --layers 7
 refused "--layers: kernels has none" "$bench" kernels --layers 1
+refused "--kv-b: limits has none" "$bench" limits --kv-b q8
+refused "--kv-b: 'q9' is none of keep, f32" "$bench" model --kv-b q9
+refused "--kv-b: kv_lora_rank is 48, no multiple of the 32 of q8" "$bench" model --shape tests/fixtures/checkpoints/deepseek_v3 --kv-b q8
 "$bench" --help >"$tmp/help"
 same $? 0 "bench --help"
-for option in --batch --threads --layers --only --depth; do same "$(grep -c -e "^  $option " "$tmp/help")" 1 "bench --help names $option"; done
+for option in --kv-b --batch --threads --layers --only --depth; do same "$(grep -c -e "^  $option " "$tmp/help")" 1 "bench --help names $option"; done
 
 # ---- batches and threads -------------------------------------------------------------------------------------------------
 
@@ -76,6 +79,18 @@ same "$(cat "$tmp/wrong")" "" "what batches count"
 same "$(fields ms of_limit read_limit_ms arithmetic_limit_ms of_read of_fma <"$tmp/json" |
     awk 'function same(a, b) { return a > 0 && a - b < 1e-4 * b && b - a < 1e-4 * b }
         { print NF, same($2, ($3 > $4 ? $3 : $4) / $1), same($3 / $1, $5), same($4 / $1, $6) }')" "6 1 1 1" "the nearer limit ($(head -n 1 "$tmp/json"))"
+
+# Beside blocks kv_b is in q8: a layer's [16 heads * 256, 512] takes 34 bytes for 32 weights and not 64.
+for kv_b in q8 keep; do
+    "$bench" model --weights q4 --layers 1 --kv-b $kv_b --depth 0 --pp 0 --only decode --threads 1 --reps 1 --no-limits --json 2>&1 | fields bytes
+done >"$tmp/bytes"
+"$bench" model --weights q4 --layers 1 --depth 0 --pp 0 --only decode --threads 1 --reps 1 --no-limits --json 2>&1 | fields bytes >>"$tmp/bytes"
+same "$(tr '\n' ' ' <"$tmp/bytes" | awk '{ print ($2 - $1 > 1965000 && $2 - $1 < 1967000), $3 == $1 }')" "1 1" "bytes of kv_b in q8 and kept ($(tr '\n' ' ' <"$tmp/bytes"))"
+
+# ---- barriers ------------------------------------------------------------------------------------------------------------
+
+"$bench" barriers --threads 16 --reps 1 --json 2>&1 | fields threads by | sort -u >"$tmp/barriers"
+same "$(grep -c '^16 pool' "$tmp/barriers")" 2 "barriers of 16 threads"
 
 # ---- bench/machine.sh ----------------------------------------------------------------------------------------------------
 
