@@ -6209,7 +6209,7 @@ static mla_result mla__load_word(mla_cache_stream *s, mla_cache *k, uint32_t i, 
     if (i < MLA__SAVED_WORDS && word != mla__saved_word(k, s->model, i))
         return i ? mla__fail(err, MLA_ERR_DATA, "mla_cache_load: version %lu, this is 1", (unsigned long)word)
                  : mla__fail(err, MLA_ERR_DATA, "mla_cache_load: this is no saved cache");
-    if (i == MLA__SAVED_WORDS) s->words = word > MLA__SAVED_FIXED ? word : MLA__SAVED_FIXED;
+    if (i == MLA__SAVED_WORDS) s->words = word > MLA__SAVED_FIXED ? word : (uint32_t)MLA__SAVED_FIXED;
     else if (i == MLA__SAVED_DTYPE) s->dtype = word;
     else if (i == MLA__SAVED_INDEX_DTYPE) s->index_dtype = word;
     else if (i == MLA__SAVED_LENGTH) s->length = word;
