@@ -135,7 +135,8 @@ SCHEDULER_API int scheduler_cancel(scheduler *s, int64_t id);
 SCHEDULER_API void scheduler_cancel_all(scheduler *s);
 SCHEDULER_API void scheduler_forget(scheduler *s); /* drops all cached prefixes that no running request uses */
 /* Does one forward call and calls the callbacks. 1: there is more to do; 0: nothing runs and nothing waits. A call that
-   fails ends the requests in it with SCHEDULER_FAILED. Not from a callback. */
+   fails ends the requests in it with SCHEDULER_FAILED; one that the context's watch aborts changes nothing. Not from a
+   callback. */
 SCHEDULER_API int scheduler_step(scheduler *s);
 
 typedef struct scheduler_stats {
@@ -598,12 +599,11 @@ static mla_result sd__forward(scheduler *s) {
     }
     s->stats.last_tokens = s->plan_tokens, s->stats.last_sequences = s->n_plan = n;
     const mla_result rc = mla_model_forward(s->how.context, s->sequences, n, s->tokens, &out);
+    if (rc == MLA_ERR_ABORTED) s->n_plan = n = 0; /* by the context's watch: nothing has happened */
     for (sd__entry *e = s->plan; e < s->plan + n; e++) {
         sd__job *j = e->job;
-        const int seen = j->seen, prompt = j->at < j->how.n_tokens,
-                  grain = s->how.any_cut                   ? MLA_PAGE
-                          : prompt && e->n % MLA_PAGE == 0 ? e->n
-                                                           : INT_MAX;
+        const int seen = j->seen, prompt = j->at < j->how.n_tokens, all = s->how.any_cut;
+        const int grain = all ? MLA_PAGE : prompt && e->n % MLA_PAGE == 0 ? e->n : INT_MAX;
         if (rc) e->err = *mla_context_error(s->how.context);
         if (rc) continue;
         j->at += e->n, j->seen = j->at > seen ? j->at : seen;

@@ -646,6 +646,27 @@ static void failures(void) {
     end("failures");
 }
 
+/* Ends some calls in their middle. */
+static int aborts, ended;
+static int watch(void *user, int layer, int layers, mla_phase phase) {
+    (void)user;
+    if (!aborts || layer != layers / 2 || phase != MLA_PHASE_ATTENTION || ++aborts % 5) return 0;
+    return ++ended;
+}
+static void aborted(void) {
+    SECTION("calls that are aborted");
+    test_rng r = {12};
+    begin(9, 4, 64, NULL);
+    for (int i = 0; i < 6; i++) make(&few[i], &r, 1, 70, 100 + 9 * i, 20, i % 3), alone(&few[i], 64);
+    aborts = 1;
+    for (int i = 0; i < 6; i++) submit(&them[i], &few[i]);
+    drain();
+    aborts = 0;
+    for (int i = 0; i < 6; i++) CHECK(them[i].over == 1 && !them[i].error, "%d is not over", i);
+    CHECK(ended > 5, "%d calls were aborted", ended);
+    end("aborted");
+}
+
 static void forbid_all(void *user, float *z) {
     (void)user;
     for (int i = 0; i < VOCAB; i++) z[i] = -HUGE_VALF;
@@ -707,14 +728,14 @@ static void random_operations(int n, uint64_t seed, int pages, int parallel, int
 
 int main(void) {
     mla_error err;
-    const mla_context_desc d = {.max_tokens = LONG, .threads = 1, .invariant = 1};
+    const mla_context_desc d = {.max_tokens = LONG, .threads = 1, .invariant = 1, .watch = watch};
     if (!CHECK(checkpoint_open(&files, "tests/fixtures/checkpoints/deepseek_v3", &err) == MLA_OK, "%s", err.text) ||
         !CHECK(mla_model_create(&model, &files->config, &files->weights, NULL, &err) == MLA_OK, "%s", err.text) ||
         !CHECK(mla_context_create(&context, model, &d, &err) == MLA_OK, "%s", err.text))
         return test_end();
     refusals(), refusals_of_desc();
     cuts(), prefixes(), long_prompts(), any_cut(), least_recently_used(), too_small(), order(), callbacks(), failures(),
-        nothing_left();
+        aborted(), nothing_left();
     SECTION("random operations");
     random_operations(700, 1, 22, 16, 64);
     random_operations(700, 2, 200, 32, 128);
