@@ -64,13 +64,13 @@ DETERMINISM    Output is bit-identical for any number of threads, any thread poo
 SHARING        One model may be used by any number of contexts at once; a context, and a cache (with all caches of its
                pool), by one call at a time. There is no global state, but for what the CPU said when first asked.
 
-PROMISES       Sources that use 0.N may need changes for 0.N+1, which are listed here, but none for another 0.N.P; there is
-               no binary compatibility, and numbers may come out rounded otherwise. Saved caches are read by every later
-               version, or refused by name.
-FAILURE        Whatever failed, all objects may be used as before and be destroyed: a call may be tried again, or another
-               be made. Caches and pools are as before, outputs perhaps written in part; what could not be made need not
-               be destroyed. What no call can see it does not refuse: arrays that are too small, memory that has gone,
-               objects that two threads use at once.
+PROMISES       Sources that use 0.N may need changes for 0.N+1, which are listed here, but none for another 0.N.P; there
+               is no binary compatibility, and numbers may come out rounded otherwise. Saved caches are read by every
+               later version, or refused by name.
+FAILURE        Whatever failed, all objects may be used as before and be destroyed: a call may be tried again, or
+               another be made. Caches and pools are as before, outputs perhaps written in part; what could not be made
+               need not be destroyed. What no call can see it does not refuse: arrays that are too small, memory that
+               has gone, objects that two threads use at once.
 FORK           A child of fork() may use its copies of all objects, if none was in use at that moment. The parent's
                threads are not there: contexts whose run needs these, as with OpenMP, are of no use to it, but others
                are, such as one with threads 1.
@@ -486,10 +486,11 @@ typedef enum mla_phase {
     MLA_PHASE_COUNT
 } mla_phase;
 
-/* mla_model_forward and mla_layers_forward call it before each phase: of layer 0 .. layers-1, and of layer == layers for
-   the head (layers: where the call ends); mla_mtp_forward once, before its layer. Non-zero ends the call, which then
-   fails with ABORTED and leaves its caches as they were, but in its outputs what has been written by then. It runs on
-   one of the call's threads while the others wait, and must not use the call's context and caches. */
+/* mla_model_forward and mla_layers_forward call it before each phase: of layer 0 .. layers-1, and of layer == layers
+   for the head (layers: where the call ends), with invariant for short and long sequences apart; mla_mtp_forward once,
+   before its layer. Non-zero ends the call, which then fails with ABORTED and leaves its caches as they were, but in
+   its outputs what has been written by then. It runs on one of the call's threads while the others wait, and must not
+   use the call's context and caches. */
 typedef int (*mla_watch)(void *user, int layer, int layers, mla_phase phase);
 
 /* How the time of calls was spent; calls add to it. The seconds are those of the four below them together; waiting is
@@ -668,7 +669,7 @@ typedef struct mla_outputs {
 } mla_outputs;
 
 /* The whole model on tokens [T]; those of sequences with embeddings are not read, and tokens may be NULL if all have
-   them. Errors: ARGUMENT, WEIGHTS (of a partial model), FULL, MEMORY (T > max_tokens). */
+   them. Errors: ARGUMENT, WEIGHTS (of a partial model), FULL, MEMORY (T > max_tokens), ABORTED. */
 MLA_API mla_result mla_model_forward(mla_context *context, const mla_sequence *sequences, int n_sequences,
                                      const int *tokens, const mla_outputs *out);
 
@@ -691,9 +692,10 @@ MLA_API mla_result mla_layers_forward(mla_context *context, int begin, int end, 
    depth - 1. So the logits of position i are those of the token at i + 2 + depth. Rows may be written again, with other
    tokens; positions before these must have theirs, written with the tokens that came. out as of a model of one layer:
    hidden [2], what eh_proj gives, and the state after shared_head.norm, which may take the place of the argument;
-   expert_counts [E+Z], expert_index [T, K]; and so sequences.probs. embed_scale and logits_scale hold as for the model. Errors: ARGUMENT,
-   WEIGHTS, MEMORY, FULL (a pool has no page for a copy of one that is shared). DeepSeek's description has the state's
-   columns of eh_proj first and does not say whether the state is normed; in the published weights the embedding's are
+   expert_counts [E+Z], expert_index and expert_weight [T, K]; and so sequences.probs. embed_scale and logits_scale hold
+   as for the model. Errors: ARGUMENT, WEIGHTS, MEMORY, FULL (a pool has no page for a copy of one that is shared),
+   ABORTED. DeepSeek's description has the state's columns of eh_proj first and does not say whether the state is
+   normed; in the published weights the embedding's are
    first, and the state comes after the last norm, to depth 1 after shared_head.norm: so transformers 5.17 (MtpLayer),
    vLLM and SGLang. transformers rotates by i + 1 + depth and not by i: the same function, for only differences of
    positions count (they alone would not with a temperature_beta, which no published model with such a layer has). */
