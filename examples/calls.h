@@ -308,6 +308,7 @@ void calls_destroy(calls_reader *r) {
 }
 
 static void calls__drop(calls_reader *r, size_t n) { /* the first n bytes held */
+    if (!n) return;
     memmove(r->held.data, r->held.data + n, r->held.n - n);
     r->held.n -= n;
 }

@@ -338,6 +338,7 @@ static void http__drop(http__bytes *b) {
     memset(b, 0, sizeof *b);
 }
 static void http__shift(http__bytes *b, size_t n) { /* the first n go */
+    if (!n) return;
     memmove(b->data, b->data + n, b->n - n);
     if (!(b->n -= n)) http__drop(b);
 }
