@@ -661,7 +661,7 @@ static mla_result json__container(json__parser *p, int depth, json_value *out) {
     out->type = object ? JSON_OBJECT : JSON_ARRAY;
     out->u.list.items = items;
     out->u.list.count = count;
-    if (object) return json__sort(p, items, p->stack + base, count);
+    if (object && count) return json__sort(p, items, p->stack + base, count);
     if (count) memcpy(items, p->stack + base, count * sizeof *items);
     return MLA_OK;
 }
