@@ -73,8 +73,8 @@ build/$(1)%: build/$(1)mla.o build/$(1)%.o build/$(1)examples.a
 endef
 $(eval $(call programs,,$$(COMPILE) $$(OPENMP)))
 # The server's page, as lines of C.
-$(foreach d,build/ build/asan/ build/tsan/ build/msan/ build/valgrind/,$dserver.o): build/page.h
-build/page.h: examples/server.html
+$(foreach d,build/ build/asan/ build/tsan/ build/msan/ build/valgrind/,$dserver.o): build/page.inc
+build/page.inc: examples/server.html
 	@mkdir -p build
 	{ echo 'static const char *const page[] = {'; sed 's/[\\"]/\\&/g; s/?/\\?/g; s/.*/"&\\n",/' $<; echo 'NULL};'; } >$@
 build/bench: bench/bench.c $(wildcard bench/*.h) $(HEADERS) build/flags

@@ -454,11 +454,13 @@ static jinja_value *chat__typed_value(jinja_data *d, const chat_own *own, jinja_
     if (!jinja_is_list(v) && !jinja_is_dict(v)) return v;
     jinja_value *copy = jinja_is_list(v) ? jinja_list(d) : jinja_dict(d);
     for (size_t i = 0; i < jinja_count(v); i++) {
-        jinja_value *item = chat__typed_value(d, own, jinja_at(v, i));
         const char *key = jinja_key(v, i);
-        const char *name = key ? jinja_text(chat__typed(d, own, key, strlen(key)), NULL) : NULL;
+        jinja_value *of = key ? jinja_get(v, key) : jinja_at(v, i), *name;
+        if (!of) continue; /* a name with a NUL in it */
+        jinja_value *item = chat__typed_value(d, own, of);
         if (!key) jinja_append(d, copy, item);
-        else if (name) jinja_put(d, copy, name, item);
+        else if ((name = chat__typed(d, own, key, strlen(key))) != NULL)
+            jinja_put(d, copy, jinja_text(name, NULL), item);
     }
     return copy;
 }
@@ -513,7 +515,7 @@ static mla_result chat__request(chat_tokens *text, const chat_own *own, const ch
     if (jinja_is_list(tools) && jinja_count(tools) && !options->calls_nothing)
         jinja_put(d, all, "tools", chat__typed_value(d, own, tools));
     for (size_t i = 0; jinja_is_dict(more) && i < jinja_count(more); i++)
-        jinja_put(d, all, jinja_key(more, i), chat__typed_value(d, own, jinja_at(more, i)));
+        jinja_put(d, all, jinja_key(more, i), chat__typed_value(d, own, jinja_get(more, jinja_key(more, i))));
     if (!rc) rc = chat__run(text, own, d, all, err);
     jinja_data_destroy(d);
     return rc;

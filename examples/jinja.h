@@ -87,7 +87,7 @@ JINJA_API int jinja_is_list(const jinja_value *v);
 JINJA_API int jinja_is_dict(const jinja_value *v);
 JINJA_API const char *jinja_text(const jinja_value *v, size_t *n);          /* a string's; NULL: none */
 JINJA_API size_t jinja_count(const jinja_value *v);                         /* of a list or dict; else 0 */
-JINJA_API jinja_value *jinja_at(const jinja_value *v, size_t i);            /* of a list or dict; NULL: no such item */
+JINJA_API jinja_value *jinja_at(const jinja_value *list, size_t i);         /* NULL: no such item */
 JINJA_API const char *jinja_key(const jinja_value *dict, size_t i);         /* NULL: no such member */
 JINJA_API jinja_value *jinja_get(const jinja_value *dict, const char *key); /* NULL: no such member */
 
@@ -521,9 +521,8 @@ size_t jinja_count(const jinja_value *v) {
     return jinja_is_list(v) ? v->u.list->n : jinja_is_dict(v) ? v->u.dict->n : 0;
 }
 
-jinja_value *jinja_at(const jinja_value *v, size_t i) {
-    if (jinja_is_dict(v)) return i < v->u.dict->n ? &v->u.dict->items[i].value : NULL;
-    return jinja_is_list(v) && i < v->u.list->n ? &v->u.list->items[i] : NULL;
+jinja_value *jinja_at(const jinja_value *list, size_t i) {
+    return jinja_is_list(list) && i < list->u.list->n ? &list->u.list->items[i] : NULL;
 }
 
 const char *jinja_key(const jinja_value *dict, size_t i) {

@@ -52,7 +52,7 @@
 #include <time.h>
 #include <unistd.h>
 
-#include "../build/page.h" /* server.html as lines: static const char *const page[], the last one NULL */
+#include "../build/page.inc" /* server.html as lines: static const char *const page[], the last one NULL */
 
 /* ---- basics ------------------------------------------------------------------------------------------------------ */
 
