@@ -685,7 +685,7 @@ static void http__advance(http_server *s, http__connection *c) {
         while (skip + 2 <= c->in.n && !c->seen && !memcmp(c->in.data + skip, "\r\n", 2)) skip += 2; /* RFC 9112, 2.2 */
         if (skip) http__shift(&c->in, skip);
         if (!c->in.n) return;
-        if (!c->due) c->due = s->desc.clock() + s->desc.head_s;
+        if (c->due <= 0) c->due = s->desc.clock() + s->desc.head_s;
         n = http__head_end(c);
         if (n > s->desc.max_head || (!n && c->in.n > s->desc.max_head)) {
             http__reject(s, c, 431, "the head of the request is larger than this server takes");
