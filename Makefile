@@ -20,7 +20,7 @@ OPENMP = $(eval OPENMP := $(shell $(call can,-fopenmp,omp.h)))$(OPENMP)
 
 COMPILE = $(CC) -std=c99 $(WARNINGS) $(CFLAGS) $(CPPFLAGS) -I. -Iexamples
 LINK = $(LDFLAGS) -lm -pthread
-PROGRAMS = build/generate build/convert build/minimal build/threads build/bench
+PROGRAMS = build/generate build/server build/convert build/minimal build/threads build/bench
 HEADERS = mla.h $(wildcard examples/*.h tests/*.h)
 
 all: $(PROGRAMS)
@@ -33,14 +33,16 @@ can = d=$$(mktemp -d) && printf '\#include <$(2)>\nint main(void) { return 0; }\
 
 # Implementations take long to compile. Each is compiled once, in DIRECTORY/mla.o and DIRECTORY/examples.a, and programs that say
 # X_IMPLEMENTATION are told that they have it already; but those that look into one have their own, of mla.h without kernels.
-PARTS = checkpoint tokenizer sampler grammar speculative scheduler jinja chat line threads
-LINKED = MLA_ CHECKPOINT CHECKPOINT_GGUF CHECKPOINT_QUANTIZE CHECKPOINT_CONVERT TOKENIZER SAMPLER GRAMMAR SPECULATIVE SCHEDULER JINJA CHAT LINE THREADS
+PARTS = checkpoint tokenizer sampler grammar speculative scheduler jinja chat language text calls openai synthetic line threads http
+LINKED = MLA_ CHECKPOINT CHECKPOINT_GGUF CHECKPOINT_QUANTIZE CHECKPOINT_CONVERT TOKENIZER SAMPLER GRAMMAR SPECULATIVE SCHEDULER JINJA CHAT LANGUAGE TEXT CALLS OPENAI SYNTHETIC LINE THREADS HTTP
 %/test_kernels.o: OWN = MLA_
 %/test_checkpoint.o %/test_gguf.o %/test_invariant.o %/test_model.o %/test_quantize.o: OWN = CHECKPOINT%
 %/test_tokenizer.o: OWN = TOKENIZER CHECKPOINT%
 %/test_sampler.o: OWN = SAMPLER
 %/test_grammar.o: OWN = GRAMMAR
 %/test_chat.o: OWN = CHAT
+%/test_calls.o: OWN = CALLS
+%/test_http.o: OWN = HTTP
 %/test_mtp.o: OWN = SPECULATIVE
 %/test_scheduler.o: OWN = SCHEDULER
 %/test_threads.o: OWN = THREADS
@@ -70,6 +72,11 @@ build/$(1)%: build/$(1)mla.o build/$(1)%.o build/$(1)examples.a
 .PRECIOUS: build/$(1)%.o
 endef
 $(eval $(call programs,,$$(COMPILE) $$(OPENMP)))
+# The server's page, as lines of C.
+$(foreach d,build/ build/asan/ build/tsan/ build/msan/ build/valgrind/,$dserver.o): build/page.inc
+build/page.inc: examples/server.html
+	@mkdir -p build
+	{ echo 'static const char *const page[] = {'; sed 's/[\\"]/\\&/g; s/?/\\?/g; s/.*/"&\\n",/' $<; echo 'NULL};'; } >$@
 build/bench: bench/bench.c $(wildcard bench/*.h) $(HEADERS) build/flags
 	$(COMPILE) $(OPENMP) $(BENCH_RIVALS) $< -o $@ $(LINK) $(BENCH_RIVALS)
 
@@ -93,7 +100,7 @@ chosen = $(if $(T),$(filter $(T) $(T:%=test_%),$(1)),$(1))
 # $(call programs_of,TESTS): what they need
 programs_of = $(foreach t,$(1),$(if $(findstring test_,$t),build/$t) $(if $(filter generate tokenizer gguf llamacpp,$t),build/generate) $(if $(filter header,$t),build/examples.a build/mla.o) \
               $(if $(filter gguf llamacpp,$t),build/test_gguf) $(if $(filter llamacpp,$t),build/convert) $(if $(filter jinja,$t),build/test_jinja) \
-              $(if $(filter bench,$t),build/bench) \
+              $(if $(filter bench,$t),build/bench) $(if $(filter server,$t),build/server) \
               $(if $(filter convert,$t),$(addprefix build/,convert generate test_convert)) \
               $(if $(findstring examples,$t),$(addprefix $(t:%examples=build/%),generate minimal threads)))
 

@@ -102,8 +102,9 @@ typedef struct chat_options {
     const char *bos, *eos; /* what bos_token and eos_token are to the template; NULL: nothing */
     const char *tools;     /* [n_tools] a list of tools as JSON; NULL: none */
     size_t n_tools;
-    int think;   /* 1, -1: enable_thinking and thinking are true, or false; 0: as the template has it */
-    int goes_on; /* 1: nothing is asked of the assistant (add_generation_prompt is false) */
+    int think;         /* 1, -1: enable_thinking and thinking are true, or false; 0: as the template has it */
+    int goes_on;       /* 1: nothing is asked of the assistant (add_generation_prompt is false) */
+    int calls_nothing; /* 1: of a request's tools the template is told nothing */
 } chat_options;
 
 /* A template of n bytes for that tokenizer, which must outlive it. label: its name in messages. Errors: those of
@@ -117,6 +118,14 @@ CHAT_API int chat_mentions(const chat_own *own, const char *name);
    MEMORY. */
 CHAT_API mla_result chat_render(chat_tokens *text, const chat_own *own, const chat_message *messages, size_t n,
                                 const chat_options *options, mla_error *err);
+
+/* The same of a request [n] to OpenAI's chat API, in JSON: an object with messages, perhaps tools, and perhaps
+   chat_template_kwargs, whose members are variables of the template. All that stands in messages and tools is typed. A
+   content in parts becomes their text, a developer is a system; arguments of tool_calls, which are JSON in a string,
+   are an object to the template, or, if that cannot use them, the string. Errors: as chat_render, for what is no such
+   request CONFIG. */
+CHAT_API mla_result chat_render_request(chat_tokens *text, const chat_own *own, const char *request, size_t n,
+                                        const chat_options *options, mla_error *err);
 
 /* Does a prompt end inside of thoughts, with <think> and at most white space behind it? Then the answer begins there. */
 CHAT_API int chat_is_thinking(const chat_tokens *text, const tokenizer *t);
@@ -399,29 +408,124 @@ static jinja_value *chat__messages(jinja_data *d, const chat_own *own, const cha
     return list;
 }
 
-mla_result chat_render(chat_tokens *text, const chat_own *own, const chat_message *messages, size_t n,
-                       const chat_options *options, mla_error *err) {
-    jinja_data *d;
-    jinja_value *tools = NULL;
-    char *rendered = NULL;
-    size_t length = 0;
-    text->n = 0;
-    mla_result rc = jinja_data_create(&d, err);
-    if (rc) return rc;
-    jinja_value *all = jinja_dict(d);
-    jinja_put(d, all, "messages", chat__messages(d, own, messages, n));
+/* Variables that are the same whatever the messages come from. */
+static void chat__variables(jinja_data *d, jinja_value *all, const chat_options *options) {
     jinja_put(d, all, "add_generation_prompt", jinja_bool(d, !options->goes_on));
     if (options->bos) jinja_put(d, all, "bos_token", jinja_string(d, options->bos, strlen(options->bos)));
     if (options->eos) jinja_put(d, all, "eos_token", jinja_string(d, options->eos, strlen(options->eos)));
     if (options->think) jinja_put(d, all, "enable_thinking", jinja_bool(d, options->think > 0));
     if (options->think) jinja_put(d, all, "thinking", jinja_bool(d, options->think > 0));
+}
+
+static mla_result chat__run(chat_tokens *text, const chat_own *own, const jinja_data *d, const jinja_value *all,
+                            mla_error *err) {
+    char *rendered = NULL;
+    size_t length = 0;
+    mla_result rc = jinja_render(own->program, d, all, NULL, &rendered, &length, err);
+    text->n = 0;
+    if (!rc) rc = chat__encode(text, own, rendered, length, err);
+    free(rendered);
+    return rc;
+}
+
+mla_result chat_render(chat_tokens *text, const chat_own *own, const chat_message *messages, size_t n,
+                       const chat_options *options, mla_error *err) {
+    jinja_data *d;
+    jinja_value *tools = NULL;
+    text->n = 0;
+    mla_result rc = jinja_data_create(&d, err);
+    if (rc) return rc;
+    jinja_value *all = jinja_dict(d);
+    jinja_put(d, all, "messages", chat__messages(d, own, messages, n));
+    chat__variables(d, all, options);
     if (options->tools) rc = jinja_json(d, options->tools, options->n_tools, &tools, err);
     if (tools && !jinja_is_list(tools)) rc = chat__fail(err, MLA_ERR_CONFIG, "the tools are no list");
     if (tools) jinja_put(d, all, "tools", tools);
-    if (!rc) rc = jinja_render(own->program, d, all, NULL, &rendered, &length, err);
-    if (!rc) rc = chat__encode(text, own, rendered, length, err);
-    free(rendered), jinja_data_destroy(d);
+    if (!rc) rc = chat__run(text, own, d, all, err);
+    jinja_data_destroy(d);
     return rc;
+}
+
+/* A value all of whose strings are typed, the names of members too. */
+static jinja_value *chat__typed_value(jinja_data *d, const chat_own *own, jinja_value *v) {
+    size_t n;
+    const char *text = jinja_text(v, &n);
+    if (text) return chat__typed(d, own, text, n);
+    if (!jinja_is_list(v) && !jinja_is_dict(v)) return v;
+    jinja_value *copy = jinja_is_list(v) ? jinja_list(d) : jinja_dict(d);
+    for (size_t i = 0; i < jinja_count(v); i++) {
+        const char *key = jinja_key(v, i);
+        jinja_value *of = key ? jinja_get(v, key) : jinja_at(v, i), *name;
+        if (!of) continue; /* a name with a NUL in it */
+        jinja_value *item = chat__typed_value(d, own, of);
+        if (!key) jinja_append(d, copy, item);
+        else if ((name = chat__typed(d, own, key, strlen(key))) != NULL)
+            jinja_put(d, copy, jinja_text(name, NULL), item);
+    }
+    return copy;
+}
+
+/* The text of a content in parts, which are joined; anything else stays. */
+static jinja_value *chat__content(jinja_data *d, jinja_value *v) {
+    size_t room = 0, used = 0, n;
+    if (!jinja_is_list(v)) return v ? v : jinja_none(d);
+    for (size_t i = 0; i < jinja_count(v); i++)
+        if (jinja_text(jinja_get(jinja_at(v, i), "text"), &n)) room += n;
+    char *all = (char *)malloc(room + 1);
+    for (size_t i = 0; all && i < jinja_count(v); i++) {
+        const char *text = jinja_text(jinja_get(jinja_at(v, i), "text"), &n);
+        if (text) memcpy(all + used, text, n), used += n;
+    }
+    jinja_value *joined = all ? jinja_string(d, all, used) : NULL;
+    free(all);
+    return joined;
+}
+
+/* The arguments of a message's tool_calls become what their JSON says. */
+static void chat__arguments(jinja_data *d, jinja_value *calls) {
+    for (size_t i = 0; i < jinja_count(calls); i++) {
+        jinja_value *function = jinja_get(jinja_at(calls, i), "function"), *parsed;
+        size_t n;
+        const char *text = jinja_text(jinja_get(function, "arguments"), &n);
+        if (text && jinja_json(d, text, n, &parsed, NULL) == MLA_OK) jinja_put(d, function, "arguments", parsed);
+    }
+}
+
+static mla_result chat__request(chat_tokens *text, const chat_own *own, const char *request, size_t n,
+                                const chat_options *options, int objects, mla_error *err) {
+    jinja_data *d;
+    jinja_value *root = NULL;
+    mla_result rc = jinja_data_create(&d, err);
+    if (rc) return rc;
+    rc = jinja_json(d, request, n, &root, err);
+    jinja_value *all = jinja_dict(d), *list = jinja_list(d), *messages = jinja_get(root, "messages"),
+                *tools = jinja_get(root, "tools"), *more = jinja_get(root, "chat_template_kwargs");
+    if (!rc && !jinja_is_list(messages)) rc = chat__fail(err, MLA_ERR_CONFIG, "messages: not a list");
+    for (size_t i = 0; !rc && i < jinja_count(messages); i++) {
+        jinja_value *m = jinja_at(messages, i);
+        const char *role = jinja_text(jinja_get(m, "role"), NULL);
+        if (!jinja_is_dict(m) || !role) rc = chat__fail(err, MLA_ERR_CONFIG, "messages: one has no role");
+        else if (!strcmp(role, "developer")) jinja_put(d, m, "role", jinja_string(d, "system", 6));
+        if (!rc) jinja_put(d, m, "content", chat__content(d, jinja_get(m, "content")));
+        if (!rc && objects) chat__arguments(d, jinja_get(m, "tool_calls"));
+        if (!rc) jinja_append(d, list, chat__typed_value(d, own, m));
+    }
+    jinja_put(d, all, "messages", list);
+    chat__variables(d, all, options);
+    if (jinja_is_list(tools) && jinja_count(tools) && !options->calls_nothing)
+        jinja_put(d, all, "tools", chat__typed_value(d, own, tools));
+    for (size_t i = 0; jinja_is_dict(more) && i < jinja_count(more); i++)
+        jinja_put(d, all, jinja_key(more, i), chat__typed_value(d, own, jinja_get(more, jinja_key(more, i))));
+    if (!rc) rc = chat__run(text, own, d, all, err);
+    jinja_data_destroy(d);
+    return rc;
+}
+
+mla_result chat_render_request(chat_tokens *text, const chat_own *own, const char *request, size_t n,
+                               const chat_options *options, mla_error *err) {
+    const mla_result rc = chat__request(text, own, request, n, options, 1, err);
+    if (rc != MLA_ERR_CONFIG || chat__request(text, own, request, n, options, 0, NULL)) return rc;
+    return MLA_OK;
 }
 
 int chat_is_thinking(const chat_tokens *text, const tokenizer *t) {

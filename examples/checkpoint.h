@@ -84,6 +84,10 @@ CHECKPOINT_API size_t json_place(const json_value *v); /* which of the members o
 CHECKPOINT_API const char *json_key(const json_value *member);
 CHECKPOINT_API const json_value *json_get(const json_value *object, const char *key);
 
+/* Writes text [n], UTF-8, as a string of JSON, quotes and all, without a NUL: at most 6 * n + 2 bytes. Gives their
+   number. */
+CHECKPOINT_API size_t json_quote(char *out, const char *text, size_t n);
+
 /* ---- >>safetensors ----------------------------------------------------------------------------------------------- */
 
 typedef struct st_tensor {
@@ -657,7 +661,7 @@ static mla_result json__container(json__parser *p, int depth, json_value *out) {
     out->type = object ? JSON_OBJECT : JSON_ARRAY;
     out->u.list.items = items;
     out->u.list.count = count;
-    if (object) return json__sort(p, items, p->stack + base, count);
+    if (object && count) return json__sort(p, items, p->stack + base, count);
     if (count) memcpy(items, p->stack + base, count * sizeof *items);
     return MLA_OK;
 }
@@ -757,6 +761,23 @@ const json_value *json_get(const json_value *object, const char *key) {
     wanted.key = key;
     return (const json_value *)bsearch(&wanted, object->u.list.items, object->u.list.count, sizeof wanted,
                                        json__by_key);
+}
+
+size_t json_quote(char *out, const char *text, size_t n) {
+    static const char from[] = "\"\\\b\f\n\r\t", to[] = "\"\\bfnrt", hex[] = "0123456789abcdef";
+    char *at = out;
+    *at++ = '"';
+    for (size_t i = 0; i < n; i++) {
+        const unsigned char c = (unsigned char)text[i];
+        const char *escape = c ? strchr(from, c) : NULL;
+        if (escape) *at++ = '\\', *at++ = to[escape - from];
+        else if (c < 0x20 || c == 0x7f) {
+            memcpy(at, "\\u00", 4);
+            at[4] = hex[c >> 4], at[5] = hex[c & 15], at += 6;
+        } else *at++ = (char)c;
+    }
+    *at++ = '"';
+    return (size_t)(at - out);
 }
 
 /* A string that can be used as a C string, or NULL. */

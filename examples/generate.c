@@ -21,6 +21,8 @@
 #include "jinja.h"
 #define CHAT_IMPLEMENTATION
 #include "chat.h"
+#define LANGUAGE_IMPLEMENTATION
+#include "language.h"
 #define LINE_IMPLEMENTATION
 #include "line.h"
 #define THREADS_IMPLEMENTATION
@@ -141,29 +143,6 @@ static void read_file(buffer *b, const char *path) { /* "-": standard input */
     if (!file) fail(1, "cannot read %s: %s", path, strerror(errno));
     read_stream(b, file, file == stdin ? "standard input" : path);
     if (file != stdin) fclose(file);
-}
-
-static char *join(const char *dir, const char *name) {
-    buffer path = {NULL, 0, 0};
-    buffer_add(&path, dir, strlen(dir));
-    if (path.n && path.data[path.n - 1] != '/') buffer_add(&path, "/", 1);
-    buffer_add(&path, name, strlen(name));
-    return path.data;
-}
-
-static json_value *read_json(const char *dir, const char *name) { /* NULL: there is no such file */
-    buffer text = {NULL, 0, 0};
-    json_value *json;
-    mla_error error;
-    char *path = join(dir, name);
-    if (access(path, F_OK)) {
-        free(path);
-        return NULL;
-    }
-    read_file(&text, path);
-    if (json_parse(text.data, text.n, &json, &error)) fail(1, "%s: %s", path, error.text);
-    free(text.data), free(path);
-    return json;
 }
 
 /* A bar on stderr, if that is a terminal; gone at the end. */
@@ -596,14 +575,10 @@ static void write_f32(FILE *file, const char *name, const float *values, size_t 
 }
 
 static void json_text(FILE *file, const char *text, size_t n) { /* UTF-8, in quotes */
-    putc('"', file);
-    for (size_t i = 0; i < n; i++) {
-        const unsigned char c = (unsigned char)text[i];
-        if (c == '"' || c == '\\') fprintf(file, "\\%c", c);
-        else if (c < 0x20 || c == 0x7f) fprintf(file, "\\u%04x", c);
-        else putc(c, file);
-    }
-    putc('"', file);
+    buffer quoted = {NULL, 0, 0};
+    char *out = buffer_room(&quoted, 6 * n + 2);
+    fwrite(out, 1, json_quote(out, text, n), file);
+    free(out);
 }
 
 /* ---- the session ------------------------------------------------------------------------------------------------- */
@@ -617,7 +592,8 @@ typedef struct phase {
 typedef struct session {
     options *o;
     checkpoint *c;
-    tokenizer *tokenizer; /* NULL: there is none */
+    language *language;   /* NULL: there is none */
+    tokenizer *tokenizer; /* its own */
     mla_model *model;
     thread_pool *pool;
     mla_context *context;
@@ -641,75 +617,12 @@ static void converted(void *user, double done, double total) {
     progress("converting", done, total, amount(text, total));
 }
 
-/* The tokenizer inside a GGUF file: its keys as they lie there. */
-static tokenizer_strings gguf_list(const gguf *g, const char *name) {
-    const gguf_key *k = gguf_find_key(g, name);
-    tokenizer_strings list = {NULL, 0, 0};
-    if (k && k->is_array && k->type == GGUF_STRING) list.data = k->data, list.bytes = k->bytes, list.count = k->count;
-    return list;
-}
-static const void *gguf_numbers(const gguf *g, const char *name, gguf_type type, size_t count) {
-    const gguf_key *k = gguf_find_key(g, name);
-    return k && k->is_array && k->type == type && k->count == count ? k->data : NULL;
-}
-static int gguf_id(const gguf *g, const char *name) { /* or a flag; -1: no such key */
-    int64_t i;
-    return gguf_integer(gguf_find_key(g, name), 0, &i) && i >= 0 && i < INT_MAX ? (int)i : -1;
-}
-static void gguf_text(buffer *out, const gguf *g, const char *name) {
-    size_t n = 0;
-    const char *text = gguf_string(gguf_find_key(g, name), &n);
-    if (text) buffer_add(out, text, n);
-}
-static void gguf_tokenizer(tokenizer **out, const gguf *g, const char *file) {
-    buffer model = {NULL, 0, 0}, pre = model;
-    mla_error error;
-    tokenizer_gguf k;
-    memset(&k, 0, sizeof k);
-    gguf_text(&model, g, "tokenizer.ggml.model"), gguf_text(&pre, g, "tokenizer.ggml.pre");
-    k.model = model.data, k.pre = pre.data;
-    k.tokens = gguf_list(g, "tokenizer.ggml.tokens"), k.merges = gguf_list(g, "tokenizer.ggml.merges");
-    k.scores = gguf_numbers(g, "tokenizer.ggml.scores", GGUF_F32, k.tokens.count);
-    k.types = gguf_numbers(g, "tokenizer.ggml.token_type", GGUF_I32, k.tokens.count);
-    k.bos = gguf_id(g, "tokenizer.ggml.bos_token_id"), k.eos = gguf_id(g, "tokenizer.ggml.eos_token_id");
-    k.unk = gguf_id(g, "tokenizer.ggml.unknown_token_id");
-    k.add_bos = gguf_id(g, "tokenizer.ggml.add_bos_token"), k.add_eos = gguf_id(g, "tokenizer.ggml.add_eos_token");
-    k.add_space_prefix = gguf_id(g, "tokenizer.ggml.add_space_prefix");
-    if (!k.model || !k.tokens.count)
-        fail(1, "%s has no tokenizer inside: --tokenizer FILE gives one, --tokens does without", file);
-    if (tokenizer_from_gguf(out, &k, file, &error))
-        fail(1, "%s: --tokenizer FILE gives another, --tokens does without", error.text);
-    free(model.data), free(pre.data);
-}
-
-/* The file that --tokenizer names, or beside the model; NULL: there is none. */
-static char *tokenizer_file(const options *o) {
-    static const char *const names[] = {"tokenizer.json", "tiktoken.model"};
-    const char *given = o->given[OPTION_TOKENIZER];
-    buffer copy = {NULL, 0, 0};
-    if (given) buffer_add(&copy, given, strlen(given));
-    for (int i = 0; !given && i < 2; i++) {
-        char *path = join(o->given[OPTION_MODEL], names[i]);
-        if (!access(path, F_OK)) return path;
-        free(path);
-    }
-    return copy.data;
-}
 static void open_tokenizer(session *s) {
     const options *o = s->o;
-    const char *model = o->given[OPTION_MODEL];
-    const int needed = o->given[OPTION_TOKENIZER] || o->mode != TOKENS || o->n_stops;
-    char *path = tokenizer_file(o), *file = NULL;
-    gguf *g = NULL;
+    const language_files files = {o->given[OPTION_MODEL], o->given[OPTION_TOKENIZER], o->mode == TOKENS && !o->n_stops};
     mla_error error;
-    mla_result r = MLA_OK;
-    if (path) r = tokenizer_open(&s->tokenizer, path, &error);
-    else if (needed && s->c && s->c->gguf) gguf_tokenizer(&s->tokenizer, s->c->gguf, model);
-    else if (needed && !s->c && !gguf_locate(&file, model, &error) && file) r = gguf_open(&g, file, &error);
-    else if (needed) r = tokenizer_open(&s->tokenizer, model, &error);
-    if (r) fail(1, "%s", error.text);
-    if (g) gguf_tokenizer(&s->tokenizer, g, model);
-    gguf_close(g), free(path), free(file);
+    if (language_open(&s->language, &files, s->c, &error)) fail(1, "%s", error.text);
+    s->tokenizer = s->language ? s->language->tokenizer : NULL;
 }
 
 /* The files, as far as reading no weight takes one. */
@@ -731,76 +644,23 @@ static void open_files(session *s, options *o) {
     if (o->mode != INFO) open_tokenizer(s);
 }
 
-static char *tokenizer_directory(const session *s) {
-    const char *file = s->o->given[OPTION_TOKENIZER], *slash = file ? strrchr(file, '/') : NULL;
-    buffer dir = {NULL, 0, 0};
-    if (!file) buffer_add(&dir, s->o->given[OPTION_MODEL], strlen(s->o->given[OPTION_MODEL]));
-    else buffer_add(&dir, slash ? file : ".", slash ? (size_t)(slash - file) + 1 : 1);
-    return dir.data;
-}
-
-static json_value *read_beside(const session *s, const char *name) { /* in the directory of the tokenizer */
-    char *dir = tokenizer_directory(s);
-    json_value *json = read_json(dir, name);
-    free(dir);
-    return json;
-}
-
-/* A text as the model expects it: with a begin of sentence if the tokenizer's post-processor or tokenizer_config.json
-   adds one. */
 static void encode_text(session *s, chat_tokens *ids, const char *text, size_t n) {
     mla_error error;
-    const int bos = s->c->bos_token_id;
-    json_value *config = read_beside(s, "tokenizer_config.json");
-    const json_value *add = json_get(config, "add_bos_token");
-    if (chat_append_text(ids, s->tokenizer, text, n, TOKENIZER_SPECIAL, &error)) fail(1, "%s", error.text);
-    if (json_typeof(add) == JSON_BOOL && json_bool(add) && bos >= 0 && (ids->n == 0 || ids->ids[0] != bos)) {
-        if (chat_append(ids, &bos, 1, &error)) fail(1, "%s", error.text); /* makes room; its place is in front */
-        memmove(ids->ids + 1, ids->ids, (ids->n - 1) * sizeof bos);
-        ids->ids[0] = bos;
-    }
-    json_free(config);
-}
-
-static void check_ids(const session *s, const chat_tokens *ids) {
-    const int vocab = s->c->config.vocab_size;
-    for (size_t i = 0; i < ids->n; i++)
-        if (ids->ids[i] < 0 || ids->ids[i] >= vocab)
-            fail(1, "the tokenizer's token %d is not in 0..%d, the model's vocabulary: they do not belong together",
-                 ids->ids[i], vocab - 1);
+    if (language_encode(ids, s->language, text, n, &error)) fail(1, "%s", error.text);
 }
 
 /* What generation_config.json says of sampling, where no option says otherwise. */
 static void sampling_defaults(const session *s, sampler_desc *d) {
-    const options *o = s->o;
-    json_value *json = o->mode == TOKENS ? NULL : read_json(o->given[OPTION_MODEL], "generation_config.json");
-    const struct {
-        const char *key;
-        int option;
-        double *value;
-        double missing, low, high;
-    } keys[] = {{"temperature", OPTION_TEMP, &d->temperature, 1, 0, 1e6},
-                {"top_p", OPTION_TOP_P, &d->top_p, 1, 1e-9, 1},
-                {"min_p", OPTION_MIN_P, &d->min_p, 0, 0, 1},
-                {"repetition_penalty", OPTION_REPEAT_PENALTY, &d->repeat_penalty, 1, 0.01, 100}};
-    const json_value *k = json_get(json, "top_k");
-    int64_t top_k = 0;
-    if (!json_bool(json_get(json, "do_sample"))) {
-        json_free(json);
-        return;
-    }
-    for (size_t i = 0; i < sizeof keys / sizeof *keys; i++) {
-        const json_value *v = json_get(json, keys[i].key);
-        const double value = json_typeof(v) == JSON_NULL ? keys[i].missing : json_number(v);
-        if ((v && json_typeof(v) != JSON_NULL && json_typeof(v) != JSON_NUMBER) ||
-            !(value >= keys[i].low && value <= keys[i].high))
-            fail(1, "generation_config.json: %s is not in %g..%g", keys[i].key, keys[i].low, keys[i].high);
-        if (!o->given[keys[i].option]) *keys[i].value = value;
-    }
-    if (json_typeof(k) != JSON_NULL && (!json_integer(k, &top_k) || top_k < -1 || top_k > INT_MAX))
-        fail(1, "generation_config.json: top_k is not in -1..%d", INT_MAX);
-    if (!o->given[OPTION_TOP_K]) d->top_k = all_or(top_k);
-    json_free(json);
+    const char *const *given = s->o->given;
+    sampler_desc theirs = *d;
+    mla_error error;
+    if (s->o->mode == TOKENS) return;
+    if (language_sampling(s->language, &theirs, &error)) fail(1, "%s", error.text);
+    if (!given[OPTION_TEMP]) d->temperature = theirs.temperature;
+    if (!given[OPTION_TOP_K]) d->top_k = theirs.top_k;
+    if (!given[OPTION_TOP_P]) d->top_p = theirs.top_p;
+    if (!given[OPTION_MIN_P]) d->min_p = theirs.min_p;
+    if (!given[OPTION_REPEAT_PENALTY]) d->repeat_penalty = theirs.repeat_penalty;
 }
 
 static uint64_t new_seed(void) { /* short enough to be typed again */
@@ -1153,7 +1013,7 @@ static void close_session(session *s) {
     free(s->logits);
     sampler_destroy(s->sampler), stop_destroy(s->stop), speculation_destroy(s->ahead);
     mla_cache_destroy(s->cache), mla_context_destroy(s->context), mla_model_destroy(s->model);
-    tokenizer_close(s->tokenizer), checkpoint_close(s->c), threads_destroy(s->pool);
+    language_close(s->language), checkpoint_close(s->c), threads_destroy(s->pool);
 }
 
 /* ---- prompts: --prompt, --prompt-file, --tokens, standard input -------------------------------------------------- */
@@ -1180,7 +1040,6 @@ static void read_prompt(session *s, chat_tokens *ids, buffer *text) {
                  file && strcmp(file, "-") ? file : "standard input (--prompt TEXT gives one)");
     }
     encode_text(s, ids, text->data, text->n);
-    check_ids(s, ids);
 }
 
 /* Decides how many tokens there will be: the context's room, and -n. */
@@ -1301,10 +1160,10 @@ typedef struct turn {
 
 typedef struct dialog {
     session *s;
-    chat_own *own;       /* the model's own template; NULL: one of DeepSeek's */
+    const chat_own *own; /* the model's own template; NULL: one of DeepSeek's */
     chat_template style; /* that one */
     chat_options options;
-    buffer bos, eos, tools, system;
+    buffer tools, system;
     int eos_id; /* -1: none but the model's */
     turn *turns;
     size_t n, capacity;
@@ -1313,50 +1172,12 @@ typedef struct dialog {
     line_editor *line;
 } dialog;
 
-/* What tokenizer_config.json calls bos_token or eos_token: a string, or an object with one. */
-static void read_token(buffer *out, const json_value *config, const char *key, const tokenizer *t, int id) {
-    const json_value *v = json_get(config, key), *text = json_typeof(v) == JSON_OBJECT ? json_get(v, "content") : v;
-    size_t n = 0;
-    const char *bytes = json_typeof(text) == JSON_STRING ? json_string(text, &n)
-                        : id >= 0                        ? tokenizer_bytes(t, id, &n)
-                                                         : NULL;
-    if (bytes) buffer_add(out, bytes, n);
-}
-
-/* The chat_template of tokenizer_config.json: a string, or a list of named ones, of which tools have their own. */
-static const char *configured_template(const json_value *config, int tools, size_t *n) {
-    const json_value *v = json_get(config, "chat_template"), *found = json_typeof(v) == JSON_STRING ? v : NULL;
-    for (size_t i = 0; json_typeof(v) == JSON_ARRAY && i < json_count(v); i++) {
-        const char *name = json_string(json_get(json_at(v, i), "name"), NULL);
-        if (name && (!strcmp(name, "default") ? !found : tools && !strcmp(name, "tool_use")))
-            found = json_get(json_at(v, i), "template");
-    }
-    return json_string(found, n);
-}
-
 static void open_template(dialog *d) {
-    session *s = d->s;
-    const char *file = s->o->given[OPTION_TEMPLATE], *name = "tokenizer_config.json: chat_template", *source = NULL;
-    char *dir = tokenizer_directory(s), *beside = join(dir, "chat_template.jinja");
-    json_value *config = read_beside(s, "tokenizer_config.json");
-    buffer text = {NULL, 0, 0};
+    language *l = d->s->language;
     mla_error error;
-    size_t n = 0;
-    if (!file && !access(beside, F_OK)) file = beside;
-    if (!file && s->c->gguf) {
-        source = gguf_string(gguf_find_key(s->c->gguf, "tokenizer.chat_template"), &n);
-        name = "tokenizer.chat_template";
-    } else if (file) {
-        read_file(&text, file);
-        source = text.data, n = text.n, name = strrchr(file, '/') ? strrchr(file, '/') + 1 : file;
-    } else source = configured_template(config, d->tools.n > 0, &n);
-    if (source && chat_open(&d->own, source, n, name, s->tokenizer, &error)) fail(1, "%s", error.text);
-    if (!d->own && chat_detect(&d->style, s->tokenizer, s->c->bos_token_id, &error)) fail(1, "--chat: %s", error.text);
-    read_token(&d->bos, config, "bos_token", s->tokenizer, s->c->bos_token_id);
-    read_token(&d->eos, config, "eos_token", s->tokenizer, s->c->n_eos ? s->c->eos_token_id[0] : -1);
-    d->options.bos = d->bos.data, d->options.eos = d->eos.data;
-    d->eos_id = !d->own ? d->style.eos : d->eos.n ? tokenizer_find(s->tokenizer, d->eos.data) : -1;
-    json_free(config), free(text.data), free(dir), free(beside);
+    if (language_chat(l, d->s->o->given[OPTION_TEMPLATE], d->tools.n > 0, &error)) fail(1, "--chat: %s", error.text);
+    d->own = l->own, d->style = l->style, d->eos_id = l->eos_id;
+    d->options.bos = l->bos, d->options.eos = l->eos;
 }
 
 /* --think and --tools, as far as the template knows of them. */
@@ -1433,8 +1254,7 @@ static void compose(dialog *d) {
         rc = chat_turn(&d->text, &d->style, t, i ? NULL : system, u->question.data, u->question.n, &error);
         if (!rc && u->answered) rc = chat_answer(&d->text, &d->style, u->ids.ids, u->ids.n, &error);
     }
-    if (rc) fail(1, "%s", error.text);
-    check_ids(d->s, &d->text);
+    if (rc || language_check(d->s->language, &d->text, &error)) fail(1, "%s", error.text);
 }
 
 /* Drops the oldest turns until the last question, and an answer of some length, fit. 0: not even that question does. */
@@ -1594,8 +1414,8 @@ static void close_dialog(dialog *d) {
     clear_dialog(d);
     free(d->turns), free(d->text.ids), free(d->cached.ids), free(d->made.ids), free(d->out.kept.data);
     free(d->out.work[0].data), free(d->out.work[1].data);
-    free(d->bos.data), free(d->eos.data), free(d->tools.data), free(d->system.data);
-    line_destroy(d->line), chat_close(d->own);
+    free(d->tools.data), free(d->system.data);
+    line_destroy(d->line);
 }
 
 static int run_chat(options *o) {
@@ -1658,7 +1478,6 @@ static int run_perplexity(options *o) {
     open_files(s, o);
     read_file(&text, name);
     encode_text(s, &ids, text.data, text.n);
-    check_ids(s, &ids);
     const int vocab = s->c->config.vocab_size, made_for = s->c->max_position_embeddings;
     const size_t bos = ids.n > 0 && ids.ids[0] == s->c->bos_token_id, n = ids.n - bos;
     const int *tokens = ids.ids + bos;

@@ -88,6 +88,7 @@ JINJA_API int jinja_is_dict(const jinja_value *v);
 JINJA_API const char *jinja_text(const jinja_value *v, size_t *n);          /* a string's; NULL: none */
 JINJA_API size_t jinja_count(const jinja_value *v);                         /* of a list or dict; else 0 */
 JINJA_API jinja_value *jinja_at(const jinja_value *list, size_t i);         /* NULL: no such item */
+JINJA_API const char *jinja_key(const jinja_value *dict, size_t i);         /* NULL: no such member */
 JINJA_API jinja_value *jinja_get(const jinja_value *dict, const char *key); /* NULL: no such member */
 
 /* Zero: the default. */
@@ -522,6 +523,10 @@ size_t jinja_count(const jinja_value *v) {
 
 jinja_value *jinja_at(const jinja_value *list, size_t i) {
     return jinja_is_list(list) && i < list->u.list->n ? &list->u.list->items[i] : NULL;
+}
+
+const char *jinja_key(const jinja_value *dict, size_t i) {
+    return jinja_is_dict(dict) && i < dict->u.dict->n ? dict->u.dict->items[i].key : NULL;
 }
 
 jinja_value *jinja_get(const jinja_value *dict, const char *key) {

@@ -1,0 +1,244 @@
+// The server's API by node's http alone: node tests/server/api.mjs. Ends with "N passed, N failed".
+import fs from 'node:fs';
+import http from 'node:http';
+import net from 'node:net';
+import os from 'node:os';
+import { ask, chat, check, complete, end, events, metric, raw, same, sleep, start } from './common.mjs';
+
+const tales = ['--model', 'examples/tales', '--quiet'];
+const dir = fs.mkdtempSync(`${os.tmpdir()}/server-`);
+process.on('exit', () => fs.rmSync(dir, { recursive: true, force: true }));
+tales.pop(); // the line with the port is needed
+const server = await start(...tales);
+const { port } = server;
+const user = (content, more = {}) => ({ messages: [{ role: 'user', content }], max_tokens: 12, temperature: 0, ...more });
+const once = 'Once upon a time';
+
+// ---- what needs no model
+same((await ask(port, '/health')).json, { status: 'ok' }, '/health');
+same((await ask(port, '/v1/models')).json.data.map((m) => m.id), ['tales'], '/v1/models');
+same((await ask(port, '/v1/models/tales')).json.id, 'tales', 'one model');
+same((await ask(port, '/v1/models/other')).json.error.code, 'model_not_found', 'another model');
+same((await ask(port, '/')).headers['content-type'], 'text/html; charset=utf-8', 'the page');
+same((await ask(port, '/', undefined, { method: 'HEAD' })).text, '', 'HEAD has no body');
+for (const path of ['/x', '/v1', '/../../etc/passwd', '/v1/chat/completions/', '/examples/server.c', '/%2e%2e/', '//']) {
+  const r = await ask(port, path);
+  same([r.status, r.json.error.type], [404, 'invalid_request_error'], path);
+}
+same((await ask(port, '/v1/chat/completions')).status, 405, 'GET where POST is wanted');
+same((await ask(port, '/health', '{}')).status, 405, 'POST where GET is wanted');
+const tokens = (await ask(port, '/tokenize', { content: 'Once upon a tïme 🦊' })).json;
+same(tokens.count, tokens.tokens.length, '/tokenize');
+same((await ask(port, '/detokenize', { tokens: tokens.tokens })).json.content, 'Once upon a tïme 🦊', '/detokenize');
+same((await ask(port, '/tokenize', { content: 'a', add_special: true })).json.tokens[0], 0, 'with a begin of sentence');
+
+// ---- completions and chats, whole and streaming
+const plain = (await complete(port, { prompt: once, max_tokens: 20, temperature: 0 })).json;
+same([plain.object, plain.model, plain.choices.length, plain.choices[0].finish_reason], ['text_completion', 'tales', 1, 'length'], 'a completion');
+same(plain.usage.completion_tokens, 20, 'tokens of a completion');
+const ids = (await ask(port, '/tokenize', { content: once, add_special: true })).json.tokens;
+same((await complete(port, { prompt: ids, max_tokens: 20, temperature: 0 })).json.choices[0].text, plain.choices[0].text, 'a prompt of tokens');
+const several = (await complete(port, { prompt: [once, 'The king'], n: 2, max_tokens: 5, seed: 1, temperature: 1 })).json;
+same(several.choices.map((c) => c.index), [0, 1, 2, 3], 'two prompts, two answers each');
+check(several.choices[0].text !== several.choices[1].text, 'which differ');
+async function streamed(path, body) {
+  const r = await ask(port, path, { ...body, stream: true, stream_options: { include_usage: true } });
+  const all = events(r.text);
+  same([r.status, r.headers['content-type'], all.at(-1)], [200, 'text/event-stream; charset=utf-8', '[DONE]'], 'a stream');
+  return all.slice(0, -1);
+}
+let all = await streamed('/v1/completions', { prompt: once, max_tokens: 20, temperature: 0 });
+same(all.map((e) => e.choices[0]?.text ?? '').join(''), plain.choices[0].text, 'the stream says the same');
+same(all.at(-1).usage.completion_tokens, 20, 'usage at the end');
+const said = (await chat(port, user('Tell me a tale'))).json;
+same([said.object, said.choices[0].message.role, said.choices[0].finish_reason], ['chat.completion', 'assistant', 'length'], 'a chat');
+all = await streamed('/v1/chat/completions', user('Tell me a tale'));
+same(all[0].choices[0].delta, { role: 'assistant', content: '' }, 'the role comes first');
+same(all.map((e) => e.choices[0]?.delta.content ?? '').join(''), said.choices[0].message.content, 'a chat as a stream');
+same((await chat(port, user([{ type: 'text', text: 'Tell me ' }, { type: 'text', text: 'a tale' }]))).json.choices, said.choices, 'content in parts');
+same((await chat(port, { ...user('Tell me a tale'), max_tokens: undefined, max_completion_tokens: 12, unknown: { x: 1 }, user: 'me', metadata: null })).json.choices, said.choices, 'unknown fields');
+const ended = (await complete(port, { prompt: 'The end', max_tokens: 900, seed: 3, temperature: 0.8 })).json;
+check(['stop', 'length'].includes(ended.choices[0].finish_reason), 'a long one ends');
+
+// ---- sampling
+const draw = async (more) => (await complete(port, { prompt: once, max_tokens: 12, ...more })).json.choices[0].text;
+same(await draw({ seed: 7, temperature: 1 }), await draw({ seed: 7, temperature: 1 }), 'the same seed');
+check(await draw({ seed: 7, temperature: 1 }) !== await draw({ seed: 8, temperature: 1 }), 'another seed');
+check(await draw({ temperature: 1 }) !== await draw({ temperature: 1 }), 'no seed');
+const greedy = await draw({ temperature: 0 });
+for (const more of [{ top_k: 1 }, { top_p: 0 }, { min_p: 1 }]) same(await draw({ ...more, temperature: 1 }), greedy, JSON.stringify(more));
+const first = (await ask(port, '/tokenize', { content: greedy })).json.tokens[0];
+check(!(await draw({ temperature: 0, logit_bias: { [first]: -100 } })).startsWith((await ask(port, '/detokenize', { tokens: [first] })).json.content), 'a bias of -100');
+const word = (await ask(port, '/tokenize', { content: ' fox' })).json.tokens[0];
+same(await draw({ temperature: 0, max_tokens: 3, logit_bias: { [word]: 100 } }), (await ask(port, '/detokenize', { tokens: [word, word, word] })).json.content, 'a bias of 100');
+check(await draw({ temperature: 0, max_tokens: 30, frequency_penalty: 2 }) !== await draw({ temperature: 0, max_tokens: 30 }), 'a penalty');
+
+// ---- stop strings, also across tokens and within characters
+const whole = (await complete(port, { prompt: once, max_tokens: 40, temperature: 0 })).json.choices[0].text;
+for (const at of [5, 11, 23]) {
+  const stop = whole.slice(at, at + 4), where = whole.indexOf(stop);
+  const r = (await complete(port, { prompt: once, max_tokens: 40, temperature: 0, stop: ['\u0001never', stop] })).json.choices[0];
+  same([r.text, r.finish_reason], [whole.slice(0, where), 'stop'], `stop '${stop}'`);
+  all = await streamed('/v1/completions', { prompt: once, max_tokens: 40, temperature: 0, stop });
+  same(all.map((e) => e.choices[0]?.text ?? '').join(''), whole.slice(0, where), `stop '${stop}', streaming`);
+}
+
+// ---- logprobs
+let r = (await chat(port, user('Tell me a tale', { logprobs: true, top_logprobs: 3 }))).json.choices[0];
+same(r.logprobs.content.map((t) => t.token).join('').trim(), r.message.content.trim(), 'tokens of logprobs');
+check(r.logprobs.content.every((t) => t.logprob <= 0 && t.top_logprobs.length === 3 && t.top_logprobs[0].token === t.token), 'the likeliest is taken');
+same(Buffer.from(r.logprobs.content[0].bytes).toString(), r.logprobs.content[0].token, 'their bytes');
+all = await streamed('/v1/chat/completions', user('Tell me a tale', { logprobs: true, top_logprobs: 3 }));
+same(all.flatMap((e) => e.choices[0]?.logprobs?.content ?? []), r.logprobs.content, 'logprobs in a stream');
+r = (await complete(port, { prompt: once, max_tokens: 4, temperature: 0, logprobs: 2 })).json.choices[0].logprobs;
+same([r.tokens.length, r.token_logprobs.length, Object.keys(r.top_logprobs[0]).length, r.text_offset[0]], [4, 4, 2, 0], 'logprobs of a completion');
+
+// ---- embeddings
+const embed = async (body) => (await ask(port, '/v1/embeddings', body)).json;
+const vectors = await embed({ input: ['a fox', 'a wolf', 'a fox'] });
+same([vectors.data.length, vectors.data[0].embedding.length, vectors.pooling], [3, 192, 'mean'], 'embeddings');
+check(Math.abs(vectors.data[0].embedding.reduce((s, x) => s + x * x, 0) - 1) < 1e-5, 'of length 1');
+same(vectors.data[0].embedding, vectors.data[2].embedding, 'equal of equal texts');
+const packed = Buffer.from((await embed({ input: 'a fox', encoding_format: 'base64' })).data[0].embedding, 'base64');
+same([...new Float32Array(packed.buffer, packed.byteOffset, 192)].map((x) => Math.fround(x)), vectors.data[0].embedding.map((x) => Math.fround(x)), 'base64');
+check(JSON.stringify((await embed({ input: 'a fox', pooling: 'last' })).data[0].embedding) !== JSON.stringify(vectors.data[0].embedding), 'last is another one');
+
+// ---- JSON by a schema
+const schema = { type: 'object', properties: { name: { type: 'string', maxLength: 12 }, age: { type: 'integer', minimum: 1, maximum: 90 }, kind: { enum: ['fox', 'wolf'] } },
+  required: ['name', 'age', 'kind'], additionalProperties: false };
+for (let seed = 0; seed < 4; seed++) {
+  const answer = (await chat(port, user('A beast as JSON', { seed, temperature: seed / 2, max_tokens: 200, response_format: { type: 'json_schema', json_schema: { name: 'beast', schema } } }))).json.choices[0];
+  let o = {};
+  try { o = JSON.parse(answer.message.content); } catch { /* checked below */ }
+  check(o.name !== undefined && o.age >= 1 && o.age <= 90 && ['fox', 'wolf'].includes(o.kind) && answer.finish_reason === 'stop', `by a schema: ${answer.message.content}`);
+}
+
+// ---- what is wrong gets a 400 that names the field
+const schemaOf = (s) => ({ response_format: { type: 'json_schema', json_schema: { name: 'x', schema: s } } });
+for (const [body, param, message] of [
+  [{ temperature: -1 }, 'temperature', 'temperature: -1 is below 0'], [{ temperature: 'hot' }, 'temperature', 'temperature: not a number'],
+  [{ temperature: 2.5 }, 'temperature', 'temperature: 2.5 is above 2'], [{ top_p: 2 }, 'top_p'], [{ n: 0 }, 'n', 'n: 0 is below 1'], [{ n: 1.5 }, 'n'],
+  [{ max_tokens: 0 }, 'max_tokens'], [{ max_tokens: 5000 }, 'max_tokens'], [{ stop: '' }, 'stop'], [{ stop: [1] }, 'stop'], [{ seed: 'x' }, 'seed'],
+  [{ stream: 1 }, 'stream'], [{ stream_options: 3 }, 'stream_options'], [{ logprobs: 3 }, 'logprobs'], [{ top_logprobs: 2 }, 'top_logprobs'],
+  [{ logprobs: true, top_logprobs: 21 }, 'top_logprobs'], [{ logit_bias: { x: 1 } }, 'logit_bias'], [{ logit_bias: { 5: 101 } }, 'logit_bias'],
+  [{ messages: undefined }, 'messages'], [{ messages: [] }, 'messages'], [{ messages: [{ role: 'king', content: '' }] }, 'messages[0].role'],
+  [{ messages: [{ role: 'user' }] }, 'messages[0].content'], [{ messages: [{ role: 'user', content: [{ type: 'image_url', image_url: {} }] }] }, 'messages[0].content'],
+  [{ messages: [{ role: 'user', content: 'a' }, { role: 'assistant', content: 'b' }] }, 'messages'], [{ model: 3 }, 'model'],
+  [{ tools: 3 }, 'tools'], [{ tools: [{ type: 'function', function: { name: 'f' } }] }, 'tools'], [{ tool_choice: 'x' }, 'tool_choice'],
+  [{ functions: [] }, 'functions'], [{ response_format: { type: 'xml' } }, 'response_format'], [schemaOf({ type: 'string', pattern: 'a' }), 'response_format'],
+  [{ presence_penalty: 3 }, 'presence_penalty'], [{ min_p: -0.1 }, 'min_p'], [{ top_k: -2 }, 'top_k'], [{ repetition_penalty: 0 }, 'repetition_penalty'],
+]) {
+  const got = await chat(port, user('a', body));
+  same([got.status, got.json.error.type, got.json.error.param], [400, 'invalid_request_error', param], JSON.stringify(body));
+  check(got.json.error.message.startsWith(param.split('[')[0]) && (!message || got.json.error.message === message), got.json.error.message);
+}
+same((await chat(port, user('a', { model: 'gpt' }))).json.error.code, 'model_not_found', 'another model');
+same((await chat(port, user('x '.repeat(3000), { max_tokens: undefined }))).json.error.code, 'context_length_exceeded', 'a prompt that is too long');
+for (const body of ['', '[]', '{', '{"a":1}}', '"x"', '{"a":1,"a":2}', '\u0000', '[[[[[[', '{"messages": [{"role":"user","content":"\\ud800"}]}'])
+  same((await chat(port, body)).status, 400, `body ${body.slice(0, 20)}`);
+for (const [path, body, param] of [['/v1/completions', {}, 'prompt'], ['/v1/completions', { prompt: [[99999]] }, 'prompt'], ['/v1/completions', { prompt: 'a', echo: true }, 'echo'],
+  ['/v1/completions', { prompt: 'a', suffix: 'b' }, 'suffix'], ['/v1/completions', { prompt: 'a', best_of: 3 }, 'best_of'], ['/v1/completions', { prompt: [] }, 'prompt'],
+  ['/v1/completions', { prompt: [{}] }, 'prompt'], ['/v1/embeddings', {}, 'input'], ['/v1/embeddings', { input: 'a', dimensions: 3 }, 'dimensions'],
+  ['/v1/embeddings', { input: 'a', encoding_format: 'x' }, 'encoding_format'], ['/tokenize', {}, 'content'], ['/detokenize', { tokens: [-1] }, 'tokens'], ['/detokenize', {}, 'tokens']]) {
+  const got = await ask(port, path, body);
+  same([got.status, got.json.error.param], [400, param], `${path} ${JSON.stringify(body)}`);
+}
+
+// ---- HTTP: pieces, pipelines, chunks, limits
+const health = 'GET /health HTTP/1.1\r\nHost: localhost\r\n\r\n', count = (text, what) => text.split(what).length - 1;
+same(count(await raw(port, health.repeat(50) + health.replace('\r\n\r\n', '\r\nConnection: close\r\n\r\n')), '{"status":"ok"}'), 51, 'a pipeline');
+same(count(await raw(port, health.replace('\r\n\r\n', '\r\nConnection: close\r\n\r\n'), { pieces: 1, every: 1 }), '200 OK'), 1, 'byte by byte');
+same(count(await raw(port, health, { half: true }), '200 OK'), 1, 'a client that sends nothing more');
+same(count(await raw(port, 'GET /health HTTP/1.0\r\n\r\n'), 'Connection: close'), 1, 'HTTP/1.0');
+const chunked = (chunks, more = '') => `POST /tokenize HTTP/1.1\r\nHost: localhost\r\nTransfer-Encoding: chunked\r\nConnection: close\r\n${more}\r\n${chunks}`;
+for (const pieces of [0, 1, 7])
+  check(/"count":/.test(await raw(port, chunked('5\r\n{"con\r\n8;x=y\r\ntent":"a\r\n02\r\n"}\r\n0\r\nTrailer: x\r\n\r\n'), { pieces, every: 1 })), `a body in chunks, ${pieces} bytes at a time`);
+check(/^HTTP\/1.1 100 Continue\r\n\r\nHTTP\/1.1 200/.test(await raw(port, `POST /tokenize HTTP/1.1\r\nHost: localhost\r\nExpect: 100-continue\r\nContent-Length: 15\r\nConnection: close\r\n\r\n`, { silent: 300 }) + await raw(port, `POST /tokenize HTTP/1.1\r\nHost: localhost\r\nContent-Length: 15\r\nConnection: close\r\n\r\n{"content":"a"}`)), 'Expect');
+for (const [bytes, status] of [
+  ['GET /health\r\n\r\n', 400], ['GET  /health HTTP/1.1\r\nHost: localhost\r\n\r\n', 400], ['GET /health HTTP/2.0\r\nHost: localhost\r\n\r\n', 505], ['GET /health HTTP/1.1\r\n\r\n', 400],
+  ['GET /health HTTP/1.1\r\nHost: a\r\nHost: b\r\n\r\n', 400], ['GET /health HTTP/1.1\r\nHost : localhost\r\n\r\n', 400], ['GET /health HTTP/1.1\r\nHost: localhost\r\n folded\r\n\r\n', 400],
+  ['GET http://x/ HTTP/1.1\r\nHost: localhost\r\n\r\n', 400], ['\u0000\r\n\r\n', 400], ['GET /health HTTP/1.1\nHost: localhost\n\n\r\n\r\n', 400],
+  [`GET /health HTTP/1.1\r\nHost: localhost\r\n${'X: y\r\n'.repeat(101)}\r\n`, 431], [`GET /${'x'.repeat(20000)} HTTP/1.1\r\nHost: localhost\r\n\r\n`, 431],
+  ['POST /tokenize HTTP/1.1\r\nHost: localhost\r\nContent-Length: 5\r\nContent-Length: 5\r\n\r\n{}   ', 400], ['POST /tokenize HTTP/1.1\r\nHost: localhost\r\nContent-Length: +5\r\n\r\n{}   ', 400],
+  ['POST /tokenize HTTP/1.1\r\nHost: localhost\r\nContent-Length: 99999999999\r\n\r\n', 413], [chunked('5\r\nabc', 'Content-Length: 3\r\n'), 400], [chunked('x\r\n'), 400], [chunked('5\r\nabcdefgh'), 400],
+  ['POST /tokenize HTTP/1.1\r\nHost: localhost\r\nTransfer-Encoding: gzip\r\n\r\n', 501], ['POST /tokenize HTTP/1.1\r\nHost: localhost\r\nExpect: tea\r\nContent-Length: 2\r\n\r\n{}', 417],
+  ['GET /health HTTP/1.1\r\nHost: evil.example\r\nConnection: close\r\n\r\n', 403], ['GET /health HTTP/1.1\r\nHost: localhost\r\nOrigin: http://evil.example\r\nConnection: close\r\n\r\n', 403]]) {
+  const got = await raw(port, bytes);
+  check(got.startsWith(`HTTP/1.1 ${status} `) && got.includes('"error"') && /Connection: close/.test(got), `${bytes.slice(0, 60)}: ${got.slice(0, 40)}, expected ${status}`);
+}
+const agent = new http.Agent({ keepAlive: true, maxSockets: 1 });
+for (let i = 0; i < 3; i++) same((await ask(port, '/health', undefined, { agent })).status, 200, 'keep-alive');
+agent.destroy();
+
+// ---- clients that go away, and those that do not read: their work stops, others go on
+async function open() { return metric(port, 'requests_open'); }
+async function until(done, what) {
+  for (let i = 0; i < 250; i++) {
+    if (await done()) return check(true, what);
+    await sleep(20);
+  }
+  return check(false, what);
+}
+for (const stream of [true, false]) {
+  const body = JSON.stringify({ prompt: once, max_tokens: 900, temperature: 1, stream, n: 4 });
+  const socket = net.connect(port, '127.0.0.1', () => socket.write(`POST /v1/completions HTTP/1.1\r\nHost: localhost\r\nContent-Length: ${body.length}\r\n\r\n${body}`));
+  await until(async () => await open() === 1, 'it runs');
+  socket.destroy();
+  await until(async () => await open() === 0, `the work of a client that went away ends, stream ${stream}`);
+}
+check(await metric(port, 'responses_abandoned_total') >= 2, 'they are counted');
+const lazy = net.connect(port, '127.0.0.1');
+lazy.pause();
+{
+  const body = JSON.stringify({ prompt: once, max_tokens: 900, temperature: 1, stream: true, logprobs: 20, n: 16 });
+  lazy.write(`POST /v1/completions HTTP/1.1\r\nHost: localhost\r\nContent-Length: ${body.length}\r\n\r\n${body}`);
+}
+const idle = await Promise.all(Array.from({ length: 300 }, () => new Promise((done) => { const s = net.connect(port, '127.0.0.1', () => done(s)); })));
+same((await complete(port, { prompt: once, max_tokens: 20, temperature: 0 })).json.choices[0].text, plain.choices[0].text, 'beside a client that does not read, and idle ones');
+check(await metric(port, 'connections') >= 300, 'idle connections are held');
+lazy.destroy(), idle.forEach((s) => s.destroy());
+await until(async () => await open() === 0, 'nothing is left');
+same(await metric(port, 'requests_running'), 0, 'in the scheduler, too');
+
+// ---- many at once get what each gets alone
+const bodies = Array.from({ length: 24 }, (_, i) => ({ prompt: `${once} ${'there was a fox '.repeat(i % 7)}${i}`, max_tokens: 5 + i, seed: i, temperature: i % 3 }));
+const alone = [];
+for (const b of bodies) alone.push((await complete(port, b)).json.choices);
+const together = await Promise.all(bodies.map(async (b) => (await complete(port, b)).json.choices));
+same(together, alone, 'together and alone');
+
+// ---- another server on the port, the end, keys, CORS
+const { spawnSync } = await import('node:child_process');
+const { program } = await import('./common.mjs');
+const run = (...options) => spawnSync(program, options, { encoding: 'utf8', timeout: 20000 });
+let other = run(...tales, '--port', String(port));
+same([other.status, /^server: port \d+ of 127.0.0.1 is in use/.test(other.stderr)], [1, true], `a port in use: ${other.stderr}`);
+for (const [options, status, text] of [[['--nope'], 2, "unknown option '--nope'"], [[], 2, '--model is missing'], [['--model'], 2, 'a value is missing'],
+  [[...tales, '--port', '70000'], 2, '--port: 70000'], [[...tales, '--cache', 'f8'], 2, '--cache: '], [[...tales, '--host', 'example.org'], 1, "'example.org' is no address"],
+  [['--model', '/nowhere'], 1, '/nowhere'], [[...tales, '--api-key', '/nowhere'], 1, '--api-key: cannot read'], [['--synthetic', 'x'], 1, 'lite6'], [[...tales, '--pool', '10'], 1, 'pool']]) {
+  other = run(...options);
+  check(other.status === status && other.stderr.includes(text) && count(other.stderr, '\n') === 1, `${options}: ${other.status} ${other.stderr}`);
+}
+same([run('--help').status, run('--version').status], [0, 0], '--help, --version');
+const last = complete(port, { prompt: once, max_tokens: 300, temperature: 1, seed: 1 });
+await until(async () => await open() === 1, 'one more runs');
+const stopped = server.stop();
+same((await last).json.choices[0].text.length > 100, true, 'what runs at SIGTERM is finished');
+same(await stopped, 0, 'exit status after SIGTERM');
+
+fs.writeFileSync(`${dir}/keys`, 'secret-1\nsecret-2\r\n');
+const guarded = await start(...tales, '--api-key', `${dir}/keys`, '--cors', 'https://app.example', '--queue', '0', '--parallel', '1', '--alias', 'fox', '--ctx', '600');
+const bearer = (key) => ({ headers: { authorization: `Bearer ${key}` } });
+same((await ask(guarded.port, '/health')).status, 200, '/health needs no key');
+for (const path of ['/', '/v1/models', '/metrics', '/x']) same((await ask(guarded.port, path)).status, 401, `${path} needs one`);
+for (const key of ['', 'secret', 'secret-', 'secret-12', 'secret-1  x', 'Secret-1']) same((await ask(guarded.port, '/v1/models', undefined, bearer(key))).status, 401, `key '${key}'`);
+for (const key of ['secret-1', 'secret-2']) same((await ask(guarded.port, '/v1/models', undefined, bearer(key))).json.data[0].id, 'fox', key);
+same((await ask(guarded.port, '/', undefined, { headers: { authorization: `Basic ${Buffer.from('me:secret-2').toString('base64')}` } })).status, 200, 'as a browser sends it');
+r = await ask(guarded.port, '/v1/models', undefined, { headers: { ...bearer('secret-1').headers, origin: 'https://app.example' } });
+same([r.status, r.headers['access-control-allow-origin']], [200, 'https://app.example'], '--cors');
+same((await ask(guarded.port, '/v1/models', undefined, { method: 'OPTIONS', headers: { origin: 'https://app.example' } })).status, 204, 'a preflight');
+same((await ask(guarded.port, '/v1/models', undefined, { headers: { ...bearer('secret-1').headers, origin: 'https://evil.example' } })).status, 403, 'from elsewhere');
+const burst = await Promise.all(Array.from({ length: 8 }, () => complete(guarded.port, { prompt: once, max_tokens: 300, temperature: 1 }, bearer('secret-1'))));
+check(burst.some((b) => b.status === 200) && burst.every((b) => [200, 503].includes(b.status)), `a full queue: ${burst.map((b) => b.status)}`);
+same(await guarded.stop(), 0, 'exit status');
+end();
