@@ -2487,8 +2487,8 @@ MLA__AVX2 __m256 mla__broadcast_avx2(const float *d, const int halves) { /* of e
                        : _mm256_insertf128_ps(_mm256_castps128_ps256(_mm_broadcast_ss(d)), _mm_broadcast_ss(d + 1), 1);
 }
 
-/* One token and two rows far apart (as mla__strips), or two tokens and one row: pair i is of token i % TB and row i / TB.
-   Two chains of sums hide their latency; blocks of 32 are taken by twos. */
+/* One token and two rows far apart (as mla__strips), or two tokens and one row: pair i is of token i % TB and row
+   i / TB. Two chains of sums hide their latency; blocks of 32 are taken by twos. */
 MLA__AVX2 void mla__idot_row_avx2(const mla_dtype t, const int TB, int fetch, float *const *y, const mla__act *const *x,
                                   const unsigned char *const *rows, int groups) {
     const mla__format *f = &mla__formats[t];
@@ -2972,9 +2972,9 @@ MLA__VNNI __m512 mla__scales_vnni(const float *d, const int halves) {
     const __m256 low = _mm256_loadu_ps(d), high = halves > 1 ? _mm256_loadu_ps(d + 8) : _mm256_setzero_ps();
     return _mm512_insertf32x8(_mm512_castps256_ps512(low), high, 1);
 }
-/* One token and two rows, far apart (as mla__strips): d_x of a block's groups lies in xd, d_x times their sums in xs [16
-   floats a block each]. Codes that are signed become unsigned by adding an offset, which is taken off again as that times
-   the sum of x. */
+/* One token and two rows, far apart (as mla__strips): d_x of a block's groups lies in xd, d_x times their sums in xs
+   [16 floats a block each]. Codes that are signed become unsigned by adding an offset, which is taken off again as that
+   times the sum of x. */
 MLA__VNNI void mla__idot_two_vnni(const mla_dtype t, int fetch, float *const *y, const mla__act *x, const float *xd,
                                   const float *xs, const unsigned char *const *rows, int blocks) {
     const mla__format *f = &mla__formats[t];
@@ -3644,9 +3644,9 @@ MLA__IN void MLA__F(gemm)(const mla_dtype t, const mla__product *p) {
     }
 }
 
-/* One row of weights times TB <= FEW tokens. Rows follow each other in memory, so that all weights are one linear stream:
-   on DRAM this beats sharing the loads of x between several rows by far. U chains hide the latency of the additions; a
-   token has as many alone as with another. */
+/* One row of weights times TB <= FEW tokens. Rows follow each other in memory, so that all weights are one linear
+   stream: on DRAM this beats sharing the loads of x between several rows by far. U chains hide the latency of the
+   additions; a token has as many alone as with another. */
 MLA__IN void MLA__F(dot_row)(const mla_dtype t, const int TB, const mla__product *p, float *y, const float *const *x,
                              int row) {
     enum { U = 4 };
@@ -3697,8 +3697,8 @@ MLA__IN void MLA__F(dot_row)(const mla_dtype t, const int TB, const mla__product
     }
 }
 
-/* TB <= FEW tokens and four rows, or two, far apart, of weights that need no scale: so many streams are followed at once
-   (as by mla__strips). */
+/* TB <= FEW tokens and four rows, or two, far apart, of weights that need no scale: so many streams are followed at
+   once (as by mla__strips). */
 MLA__IN void MLA__F(dot_rows)(const mla_dtype t, const int TB, float *const *y, mla__sz ldy, const float *const *x,
                               const char *const *w, int K) {
     const int rows = 4 / TB;
@@ -8034,7 +8034,7 @@ static void mla__unabsorb(mla_context *c, const mla__attn *a) {
 }
 
 static double *mla__attention_time(const mla_context *c) { return c->stats ? &c->stats->attention : NULL; }
-/* Most pieces of a block's context, if n_blocks are worked on at a time; with invariant as if its sequence were alone. */
+/* Most pieces of a block's context, if n_blocks are worked on at a time; with invariant as if its sequence was alone. */
 static int mla__most_pieces(const mla_context *c, const mla__block *b, int n_blocks) {
     const int n = b->seq->n_tokens, most = mla__lane_tokens(c);
     int keys;
@@ -8494,7 +8494,7 @@ mla_result mla_norm_forward(mla_context *c, const mla_norm_weights *norm, float 
     return check.result;
 }
 
-/* What a part of a layer gives is added to the residual stream, which is normed for the next one (w NULL: it is not). */
+/* What a part of a layer gives is added to the residual stream, which is normed for the next one (w NULL: not). */
 typedef struct mla__sum {
     const float *y;
     const mla_norm_weights *w;

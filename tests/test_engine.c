@@ -137,9 +137,9 @@ static void test_logits(const subject *s) {
                 const float e = same(x, y, V) ? 0 : test_rel_err(x, y, V);
                 worst = e > worst ? e : worst;
             }
-        CHECK(worst <= (row > 8 ? 0 : 2e-5f),
-              /* tiles split f32 into two parts */ "%s: logits of %d, %d and %d tokens: off by %.1e", s->name,
-              wanted[w][0], wanted[w][1], wanted[w][2], (double)worst);
+        /* few rows meet the head another way, and tiles make two parts of an f32 */
+        CHECK(worst <= (row > 8 ? 0 : 2e-5f), "%s: logits of %d, %d and %d tokens: off by %.1e", s->name, wanted[w][0],
+              wanted[w][1], wanted[w][2], (double)worst);
         int more = 0;
         for (size_t i = (size_t)row * V; i < (T + 1) * V; i++) more += some[i] != -77;
         CHECK(more == 0, "%s: %d numbers behind the %d rows asked for", s->name, more, row);
