@@ -8034,7 +8034,7 @@ static void mla__unabsorb(mla_context *c, const mla__attn *a) {
 }
 
 static double *mla__attention_time(const mla_context *c) { return c->stats ? &c->stats->attention : NULL; }
-/* Most pieces of a block's context, if n_blocks are worked on at a time; with invariant as if its sequence was alone. */
+/* Most pieces of a block's context, if n_blocks are worked on at a time; with invariant as if it was alone. */
 static int mla__most_pieces(const mla_context *c, const mla__block *b, int n_blocks) {
     const int n = b->seq->n_tokens, most = mla__lane_tokens(c);
     int keys;
