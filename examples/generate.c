@@ -621,7 +621,8 @@ static void open_tokenizer(session *s) {
     const options *o = s->o;
     const language_files files = {o->given[OPTION_MODEL], o->given[OPTION_TOKENIZER], o->mode == TOKENS && !o->n_stops};
     mla_error error;
-    if (language_open(&s->language, &files, s->c, &error)) fail(1, "%s", error.text);
+    if (language_open(&s->language, &files, s->c, &error))
+        fail(1, "%s%s", error.text, strstr(error.text, "--tokenizer FILE") ? ", --tokens does without" : "");
     s->tokenizer = s->language ? s->language->tokenizer : NULL;
 }
 
