@@ -152,6 +152,8 @@ await page.keyboard.press('Enter');
 check(await page.evaluate(() => document.querySelector('#settings').open), 'Enter opens the settings');
 await shot(page, 'settings');
 await page.keyboard.press('Escape');
+// the dialog's close event comes a little later
+await page.waitForFunction(() => document.activeElement.id === 'question', null, { timeout: 5000 }).catch(() => {});
 same(await page.evaluate(() => document.activeElement.id), 'question', 'back at the field');
 
 // dark where the system is
