@@ -704,7 +704,22 @@ static void grammar__find_leaves(grammar__build *b, uint32_t node) {
     g->nodes.items[node].leaf = first, g->nodes.items[node].n_leaves = (uint32_t)g->lists.n - first;
 }
 
-/* Least depths, which grow from pass to pass. */
+/* How deep the deepest of a node's constants nests. */
+static int grammar__constant_height(const grammar *g, const grammar__node *v) {
+    int most = 0;
+    for (uint32_t i = v->text; i < v->text + v->n_texts; i++) {
+        const grammar__text *t = &g->texts.items[i];
+        int depth = 0, quoted = 0;
+        for (uint32_t k = 0; k < t->n; k++) {
+            if (t->bytes[k] == '"') quoted = !quoted;
+            else if (quoted) k += t->bytes[k] == '\\';
+            else if (t->bytes[k] == '{' || t->bytes[k] == '[') most = ++depth > most ? depth : most;
+            else if (t->bytes[k] == '}' || t->bytes[k] == ']') depth--;
+        }
+    }
+    return most;
+}
+/* Least depths, which grow from pass to pass; constants need what the deepest does. */
 static void grammar__measure(grammar *g) {
     for (size_t i = 0; i < g->nodes.n; i++) g->nodes.items[i].height = GRAMMAR__NEVER;
     for (int pass = 0; pass < GRAMMAR_DEPTH + 2; pass++)
@@ -726,7 +741,8 @@ static void grammar__measure(grammar *g) {
             if (!v->join) {
                 if (v->types & GRAMMAR__OBJECT) height = v->object_height;
                 if (v->types & GRAMMAR__ARRAY && v->array_height < height) height = v->array_height;
-                if (v->literal || v->types & ~(GRAMMAR__OBJECT | GRAMMAR__ARRAY)) height = 0;
+                if (v->types & ~(GRAMMAR__OBJECT | GRAMMAR__ARRAY)) height = 0;
+                if (v->literal) height = grammar__constant_height(g, v);
             }
             v->height = (uint8_t)height;
         }
@@ -1002,6 +1018,7 @@ static void grammar__begin(grammar__run *r, unsigned up, uint32_t leaf, int dept
     f.up = (uint16_t)up, f.depth = (uint8_t)depth, f.node = leaf;
     if (v->literal || byte == 't' || byte == 'f' || byte == 'n') { /* the words are constants, too */
         f.state = GRAMMAR__CONSTANT, f.c = 1, f.a = v->text, f.b = v->text + v->n_texts;
+        if (v->literal && depth + v->height > GRAMMAR_DEPTH) return;
         if (!v->literal) {
             if (!(v->types & (byte == 'n' ? GRAMMAR__NULL : GRAMMAR__BOOLEAN))) return;
             f.node = GRAMMAR__WORDS, f.a = r->g->nodes.items[f.node].text, f.b = f.a + 3;

@@ -933,7 +933,7 @@ static void test_formats(void) {
     SECTION("response_format");
     grammar *g = NULL;
     for (size_t i = 0; i < sizeof formats / sizeof *formats; i++) {
-        mla_error e = {MLA_OK, ""};
+        mla_error e = {MLA_OK, "", -1};
         json_value *v = parsed(formats[i].format);
         CHECK(grammar_of_format(&g, v, &e) == formats[i].code && strstr(e.text, formats[i].says), "%s: %s",
               formats[i].format, e.text);
