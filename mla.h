@@ -626,7 +626,7 @@ typedef struct mla_cache_stream {
     unsigned char part[4 * MLA_GROUP];
 } mla_cache_stream;
 
-MLA_API uint64_t mla_cache_saved_bytes(const mla_cache *cache); /* of all pieces together */
+MLA_API uint64_t mla_cache_saved_bytes(const mla_cache *cache); /* of all pieces together; of NULL 0 */
 /* The next bytes, at most so many, of a cache that does not change in the meantime: gives their number, 0 behind the
    last one. */
 MLA_API size_t mla_cache_save(mla_cache_stream *stream, const mla_cache *cache, void *out, size_t bytes);
@@ -654,7 +654,7 @@ typedef struct mla_sequence {
 } mla_sequence;
 
 /* Pages that the pool must have free for a call on these sequences, copies of shared ones among them; again: for
-   mla_mtp_forward, which writes to positions that are there. Caches of another pool, or of none, count for nothing. */
+   mla_mtp_forward, which writes to positions that are there. Caches of another pool, or NULL, count for nothing. */
 MLA_API int mla_pool_pages_needed(const mla_pool *pool, const mla_sequence *sequences, int n_sequences, int again);
 
 /* What mla_model_forward shall write; every pointer may be NULL. T = tokens in the call. */
@@ -5879,8 +5879,9 @@ int mla_pool_pages_needed(const mla_pool *p, const mla_sequence *seqs, int n_seq
     int n = 0;
     for (int i = 0; i < n_seqs; i++) {
         const mla_cache *k = seqs[i].cache;
+        if (!k || k->pool != p || seqs[i].n_tokens < 0) continue;
         const int from = k->length - (again ? seqs[i].n_tokens : 0);
-        if (k->pool == p) n += mla__pages_to_write(k, mla__max(from, 0), seqs[i].n_tokens, seqs, i, again);
+        n += mla__pages_to_write(k, mla__max(from, 0), seqs[i].n_tokens, seqs, i, again);
     }
     return n;
 }
@@ -6150,7 +6151,8 @@ static void mla__stream_on(mla_cache_stream *s, size_t n, size_t row_bytes) {
 }
 
 uint64_t mla_cache_saved_bytes(const mla_cache *k) {
-    const mla_pool *p = k->pool;
+    const mla_pool *p = k ? k->pool : NULL;
+    if (!p) return 0;
     uint64_t sum = 4 * (uint64_t)mla__saved_words(k) + 16;
     for (int i = 0; i < p->n_layers; i++) {
         const int depth = i - (p->n_layers - k->n_ahead);
@@ -6185,7 +6187,7 @@ static size_t mla__save_some(mla_cache_stream *s, const mla_cache *k, unsigned c
 size_t mla_cache_save(mla_cache_stream *s, const mla_cache *k, void *out, size_t bytes) {
     unsigned char *to = (unsigned char *)out;
     size_t done = 0;
-    while (done < bytes && s->state < MLA__AT_END) {
+    while (s && k && done < bytes && s->state < MLA__AT_END) {
         const size_t n = mla__save_some(s, k, to + done, bytes - done);
         mla__stream_sum(s, to + done, n);
         done += n;

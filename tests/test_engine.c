@@ -661,6 +661,8 @@ static void test_pages(void) {
         const int before = mla_pool_free_pages(pool);
         q[n] = (mla_sequence){.cache = stranger, .n_tokens = 1};
         CHECK(mla_pool_pages_needed(pool, q, n + 1, 0) == needed[n], "a cache that has no pool needs pages");
+        q[n].cache = NULL;
+        CHECK(mla_pool_pages_needed(pool, q, n + 1, 0) == needed[n], "no cache needs pages");
         /* attention of the first layer reserves as the whole model does, and is not kept */
         const mla_result rc = mla_attn_forward(c, 0, x, x, q, n);
         const int taken = before - mla_pool_free_pages(pool);
@@ -759,6 +761,7 @@ static unsigned char *save(const mla_cache *k, size_t piece, uint64_t model, siz
     const size_t bytes = (size_t)mla_cache_saved_bytes(k);
     unsigned char *to = (unsigned char *)need(malloc(bytes + piece));
     size_t some;
+    CHECK(mla_cache_saved_bytes(NULL) == 0 && mla_cache_save(&st, NULL, to, 1) == 0, "no cache has bytes");
     for (*n = 0; (some = mla_cache_save(&st, k, to + *n, *n + piece > bytes ? bytes + piece - *n : piece)) > 0;
          *n += some)
         if (*n > bytes) break;
