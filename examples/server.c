@@ -105,7 +105,7 @@ static const struct {
     X("--synthetic", synthetic, "lite6         random weights instead; --quant bf16, q8 or q4 [q4]"),
     X("--host", host, "ADDRESS            to listen on [127.0.0.1]; 0.0.0.0 or ::: anyone may come"),
     X("--port", port, "N                  [8080]; 0: one that is free"),
-    X("--parallel", parallel, "N              requests that run at the same time [32]"),
+    X("--parallel", parallel, "N              requests that run at the same time [32]; one may ask for 128 texts"),
     X("--queue", queue, "N                 and that wait; more get status 503 [1024]"),
     X("--ctx", ctx, "N                   most tokens of prompt and answer [the model's, at most 16384]"),
     X("--pool", pool,
@@ -325,6 +325,9 @@ static int make_prompts(job *j, size_t n) {
     if (n < 1 || n > 2048)
         return openai_wrong(&j->r, 400, embeds(j) ? "input" : "prompt", "%s: %zu texts, not 1..2048",
                             embeds(j) ? "input" : "prompt", n);
+    if (!embeds(j) && n * (size_t)j->r.n > OPENAI_MAX_N) /* each has a cache and a sampler from the start */
+        return openai_wrong(&j->r, 400, j->r.n > 1 ? "n" : "prompt", "%s: %zu texts, and a request may ask for %d",
+                            j->r.n > 1 ? "n" : "prompt", n * (size_t)j->r.n, OPENAI_MAX_N);
     j->n_prompts = (int)n;
     return (j->prompts = calloc(n, sizeof *j->prompts)) != NULL || no_memory(j);
 }

@@ -138,7 +138,8 @@ for (const body of ['', '[]', '{', '{"a":1}}', '"x"', '{"a":1,"a":2}', '\u0000',
   same((await chat(port, body)).status, 400, `body ${body.slice(0, 20)}`);
 for (const [path, body, param] of [['/v1/completions', {}, 'prompt'], ['/v1/completions', { prompt: [[99999]] }, 'prompt'], ['/v1/completions', { prompt: 'a', echo: true }, 'echo'],
   ['/v1/completions', { prompt: 'a', suffix: 'b' }, 'suffix'], ['/v1/completions', { prompt: 'a', best_of: 3 }, 'best_of'], ['/v1/completions', { prompt: [] }, 'prompt'],
-  ['/v1/completions', { prompt: [{}] }, 'prompt'], ['/v1/embeddings', {}, 'input'], ['/v1/embeddings', { input: 'a', dimensions: 3 }, 'dimensions'],
+  ['/v1/completions', { prompt: [{}] }, 'prompt'], ['/v1/completions', { prompt: Array(2048).fill('Once'), n: 128, max_tokens: 1000 }, 'n'],
+  ['/v1/completions', { prompt: Array(2).fill('Once'), n: 65 }, 'n'], ['/v1/completions', { prompt: Array(129).fill('Once') }, 'prompt'], ['/v1/embeddings', {}, 'input'], ['/v1/embeddings', { input: 'a', dimensions: 3 }, 'dimensions'],
   ['/v1/embeddings', { input: 'a', encoding_format: 'x' }, 'encoding_format'], ['/tokenize', {}, 'content'], ['/detokenize', { tokens: [-1] }, 'tokens'], ['/detokenize', {}, 'tokens']]) {
   const got = await ask(port, path, body);
   same([got.status, got.json.error.param], [400, param], `${path} ${JSON.stringify(body)}`);
