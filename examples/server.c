@@ -869,6 +869,8 @@ static int same_key(const char *a, size_t n, const char *b) {
     return !differ;
 }
 
+enum { MAX_KEY = 500 }; /* bytes */
+
 /* Authorization: Bearer KEY, or Basic with the key as password, which browsers ask for. */
 static int has_key(const server *s, const char *given) {
     static const char digits[] = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
@@ -974,13 +976,19 @@ static void on_signal(int number) {
 }
 
 static void read_keys(server *s) {
-    char line[512];
+    char line[MAX_KEY + 1];
+    size_t n = 0;
+    int number = 1;
     FILE *file = s->o.api_key ? fopen(s->o.api_key, "rb") : NULL;
     if (s->o.api_key && !file) fail(1, "--api-key: cannot read %s: %s", s->o.api_key, strerror(errno));
-    while (file && fgets(line, sizeof line, file)) {
-        const size_t n = strcspn(line, "\r\n");
-        line[n] = 0;
-        if (n) text_add(&s->keys, line, n + 1);
+    for (int c = 0; file && c != EOF;) {
+        if ((c = getc(file)) == '\n' || c == '\r' || c == EOF) {
+            line[n] = 0;
+            if (n) text_add(&s->keys, line, n + 1);
+            n = 0, number += c == '\n';
+        } else if (!c || n == MAX_KEY) /* half of a key must not become one */
+            fail(2, "--api-key: line %d of %s %s", number, s->o.api_key, c ? "is longer than a key" : "has a NUL");
+        else line[n++] = (char)c;
     }
     if (file) fclose(file);
     if (file && !s->keys.n) fail(1, "--api-key: there is no key in %s", s->o.api_key);

@@ -228,6 +228,11 @@ same((await last).json.choices[0].text.length > 100, true, 'what runs at SIGTERM
 same(await stopped, 0, 'exit status after SIGTERM');
 
 fs.writeFileSync(`${dir}/keys`, 'secret-1\nsecret-2\r\n');
+for (const [text, line] of [[`${'a'.repeat(511)}secret\n`, 1], [`b\n${'a'.repeat(501)}`, 2], ['b\r\n\nc\0d\n', 3]]) {
+  fs.writeFileSync(`${dir}/long`, text);
+  other = run(...tales, '--api-key', `${dir}/long`);
+  check(other.status === 2 && other.stderr.includes(`--api-key: line ${line} of `), `a key of ${text.length} bytes: ${other.status} ${other.stderr}`);
+}
 const guarded = await start(...tales, '--api-key', `${dir}/keys`, '--cors', 'https://app.example', '--queue', '0', '--parallel', '1', '--alias', 'fox', '--ctx', '600');
 const bearer = (key) => ({ headers: { authorization: `Bearer ${key}` } });
 same((await ask(guarded.port, '/health')).status, 200, '/health needs no key');
