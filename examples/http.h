@@ -102,12 +102,13 @@ HTTP_API void http_set(http_exchange *x, void *data);              /* something 
 HTTP_API void *http_get(const http_exchange *x);
 
 /* An answer in one piece, or in several. type NULL: no Content-Type; headers: more of them, each with its \r\n, or
-   NULL. Without memory an answer is cut off. http_reply and http_end: the exchange is no longer the program's. */
+   NULL. Without memory an answer is cut off. http_reply, http_end and http_drop: the exchange is no longer the program's. */
 HTTP_API void http_reply(http_exchange *x, int status, const char *type, const char *headers, const char *bytes,
                          size_t n);
 HTTP_API void http_begin(http_exchange *x, int status, const char *type, const char *headers);
 HTTP_API void http_write(http_exchange *x, const char *bytes, size_t n);
 HTTP_API void http_end(http_exchange *x);
+HTTP_API void http_drop(http_exchange *x);      /* instead: closes the connection, the answer stays cut or unbegun */
 HTTP_API int http_gone(http_exchange *x);       /* 1: the client has closed its side */
 HTTP_API size_t http_waiting(http_exchange *x); /* bytes that the client has not taken yet */
 
@@ -519,6 +520,11 @@ void http_end(http_exchange *x) {
     pthread_mutex_lock(&x->server->lock);
     if (x->chunked && http__has_body(x) && x->c && !x->cut && !http__add(&x->out, "0\r\n\r\n", 5)) x->cut = 1;
     x->over = 1;
+    http__changed(x);
+}
+void http_drop(http_exchange *x) {
+    pthread_mutex_lock(&x->server->lock);
+    x->cut = x->over = 1;
     http__changed(x);
 }
 void http_reply(http_exchange *x, int status, const char *type, const char *headers, const char *bytes, size_t n) {

@@ -646,13 +646,16 @@ static int settle(job *j, int begun) {
     pthread_mutex_lock(&s->lock);
     s->open--;
     pthread_mutex_unlock(&s->lock);
-    if (gone || (begun && j->r.streams)) {
+    if (gone) { /* half an answer must not look like a whole one to a client that still reads */
+        http_drop(j->x);
+        note(s, 0), free_job(j);
+    } else if (begun && j->r.streams) {
         if (j->r.problem.status) text_put(&t, "data: "), openai_put_problem(&t, &j->r.problem), text_put(&t, "\n\n");
-        else if (!gone && j->r.usage) send_chunk(j, NULL, 0);
+        else if (j->r.usage) send_chunk(j, NULL, 0);
         if (!j->r.problem.status) text_put(&t, "data: [DONE]\n\n");
         if (t.n) http_write(j->x, t.data, t.n);
         http_end(j->x);
-        note(s, j->r.problem.status ? j->r.problem.status : gone ? 0 : 200);
+        note(s, j->r.problem.status ? j->r.problem.status : 200);
         text_clear(&t), free_job(j);
     } else if (j->r.problem.status) refuse(j);
     else openai_put_whole(&t, &j->reply), reply(j, 200, "application/json", NULL, &t);

@@ -188,6 +188,11 @@ for (const stream of [true, false]) {
   await until(async () => await open() === 0, `the work of a client that went away ends, stream ${stream}`);
 }
 check(await metric(port, 'responses_abandoned_total') >= 2, 'they are counted');
+for (const stream of [true, false]) { // one that closes its side cannot be told from one that went away
+  const body = JSON.stringify({ prompt: once, max_tokens: 900, temperature: 1, stream, n: 16 });
+  const got = await raw(port, `POST /v1/completions HTTP/1.1\r\nHost: localhost\r\nContent-Length: ${body.length}\r\n\r\n${body}`, { half: true });
+  check((got === '' || (stream && got.startsWith('HTTP/1.1 200 '))) && !got.includes('[DONE]'), `half closed, stream ${stream}: ${got.slice(-60)}`);
+}
 const lazy = net.connect(port, '127.0.0.1');
 lazy.pause();
 {
