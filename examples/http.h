@@ -139,6 +139,15 @@ HTTP_API size_t http_waiting(http_exchange *x); /* bytes that the client has not
 #define MSG_NOSIGNAL 0 /* then the program ignores SIGPIPE */
 #endif
 
+/* The client has closed its side, though not all it has sent was read; 0: not known here. poll.h tells only GNU. */
+#if defined POLLRDHUP
+#define HTTP__RDHUP POLLRDHUP
+#elif defined __linux__ && !defined __sparc__
+#define HTTP__RDHUP 0x2000
+#else
+#define HTTP__RDHUP 0
+#endif
+
 /* ---- >>parser ---------------------------------------------------------------------------------------------------- */
 
 static int http__is_token(unsigned char c) { /* RFC 9110, 5.6.2 */
@@ -717,16 +726,19 @@ static void http__settle(http_server *s, http__connection *c) {
     else c->state = HTTP__LINGER, c->due = s->desc.clock() + s->desc.stall_s;
 }
 
+static void http__hear_end(http_server *s, http__connection *c) {
+    c->ended = 1;
+    if (c->state == HTTP__BUSY) http__is_gone(s, c);
+    http__settle(s, c);
+}
+
 static void http__readable(http_server *s, http__connection *c) {
     char bytes[65536];
     const ssize_t n = recv(c->fd, bytes, sizeof bytes, 0);
     if (n < 0 && (errno == EAGAIN || errno == EWOULDBLOCK || errno == EINTR)) return;
     if (n < 0) http__close(s, c);
-    else if (n == 0) {
-        c->ended = 1;
-        if (c->state == HTTP__BUSY) http__is_gone(s, c);
-        http__settle(s, c);
-    } else if (c->state != HTTP__LINGER) {
+    else if (n == 0) http__hear_end(s, c);
+    else if (c->state != HTTP__LINGER) {
         c->heard = s->desc.clock();
         http__heat(s, c, 1);
         if (!http__add(&c->in, bytes, (size_t)n)) http__close(s, c);
@@ -794,6 +806,7 @@ static void http__serve(http_server *s, http__connection *c, int got) {
     }
     if (got & (POLLERR | POLLNVAL) || (got & POLLHUP && c->ended)) http__close(s, c);
     else if (got & (POLLIN | POLLHUP)) http__readable(s, c);
+    else if (got & HTTP__RDHUP) http__hear_end(s, c);
 }
 
 /* Waits for the first n connections, or for all of them. */
@@ -802,7 +815,8 @@ static void http__poll(http_server *s, int n, int timeout) {
     for (int i = 0; i < n; i++) {
         const http__connection *c = s->c[i];
         const int reads = !c->ended && (c->state != HTTP__BUSY || c->in.n < s->desc.max_head);
-        s->polls[2 + i].events = (short)((reads ? POLLIN : 0) | (c->out.n ? POLLOUT : 0));
+        /* What is behind a request waits in the socket, once it is much; the end behind it does not. */
+        s->polls[2 + i].events = (short)((reads ? POLLIN : c->ended ? 0 : HTTP__RDHUP) | (c->out.n ? POLLOUT : 0));
     }
     s->polls[0].fd = s->wake[0], s->polls[1].fd = s->listener;
     s->polls[0].events = POLLIN, s->polls[1].events = open ? POLLIN : 0;

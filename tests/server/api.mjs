@@ -180,12 +180,15 @@ async function until(done, what) {
   }
   return check(false, what);
 }
-for (const stream of [true, false]) {
-  const body = JSON.stringify({ prompt: once, max_tokens: 900, temperature: 1, stream, n: 4 });
-  const socket = net.connect(port, '127.0.0.1', () => socket.write(`POST /v1/completions HTTP/1.1\r\nHost: localhost\r\nContent-Length: ${body.length}\r\n\r\n${body}`));
+for (const [stream, behind] of [[true, 0], [false, 0], [false, 80000]]) {
+  const body = JSON.stringify({ prompt: once, max_tokens: 900, temperature: 1, stream, n: behind ? 128 : 4, logit_bias: { 1: -100, 0: -100 } });
+  const socket = net.connect(port, '127.0.0.1', () => socket.write(`POST /v1/completions HTTP/1.1\r\nHost: localhost\r\nContent-Length: ${body.length}\r\n\r\n${body}${'GET /health HTTP/1.1\r\nHost: localhost\r\n\r\n'.repeat(behind / 40)}`));
   await until(async () => await open() === 1, 'it runs');
+  await sleep(behind / 800);
+  const written = await metric(port, 'generated_tokens_total');
   socket.destroy();
   await until(async () => await open() === 0, `the work of a client that went away ends, stream ${stream}`);
+  check(await metric(port, 'generated_tokens_total') - written < (behind ? 20000 : 3000), `at once, ${behind} bytes behind it`);
 }
 check(await metric(port, 'responses_abandoned_total') >= 2, 'they are counted');
 for (const stream of [true, false]) { // one that closes its side cannot be told from one that went away
