@@ -121,7 +121,7 @@ static const struct {
     X("--embeddings", pooling, "KIND         mean or last: of the hidden states of an input's tokens [mean]"),
     X("--cors", cors, "ORIGIN             pages from there may use this server; *: from anywhere"),
     X("--max-body", max_body, "BYTES          of a request [16M]"),
-    X("--drain", drain, "SECONDS           that answers under way have after SIGTERM [30]"),
+    X("--drain", drain, "SECONDS           that answers under way have after SIGTERM, the rest get status 503 [30]"),
 #undef X
 };
 enum { N_OPTIONS = sizeof option_table / sizeof *option_table };
@@ -214,7 +214,7 @@ typedef struct server {
     int ctx, parallel, loopback;
     int stops[SCHEDULER_MAX_STOPS], n_stops;
     uint64_t secret; /* of ids and seeds */
-    double begun;
+    double begun, drain_s;
     time_t opened;
     /* under the lock */
     pthread_mutex_t lock;
@@ -662,9 +662,12 @@ static int settle(job *j, int begun) {
     return 1;
 }
 
+static volatile sig_atomic_t stopping; /* by a signal */
+
 static void *run_model(void *user) {
     server *s = user;
     job *running = NULL;
+    double until = 0; /* when what runs is given up; 0: never */
     for (;;) {
         pthread_mutex_lock(&s->lock);
         s->stats = scheduler_statistics(s->scheduler);
@@ -677,6 +680,9 @@ static void *run_model(void *user) {
         for (job *j; (j = pop(&fresh)) != NULL;)
             if (submit(j)) j->next = running, running = j;
             else settle(j, 0);
+        if (stopping && until <= 0) until = now() + s->drain_s;
+        for (job *j = running; j && until > 0 && now() > until; j = j->next)
+            openai_wrong(&j->r, 503, NULL, "the server stops, and the time that answers had is up (--drain)");
         for (job **at = &running, *next; *at;) {
             next = (*at)->next;
             if (settle(*at, 1)) *at = next;
@@ -972,9 +978,8 @@ static void on_request(void *user, http_exchange *x) { /* the thread of http_run
 
 static http_server *listening; /* for the signal's handler */
 static void on_signal(int number) {
-    static volatile sig_atomic_t before;
-    if (before) _exit(128 + number);
-    before = 1;
+    if (stopping) _exit(128 + number);
+    stopping = 1;
     http_stop(listening);
 }
 
@@ -1082,7 +1087,8 @@ static void open_http(server *s) {
     memset(&d, 0, sizeof d);
     d.host = o->host ? o->host : "127.0.0.1", d.port = (int)integer("--port", o->port, 8080, 0, 65535);
     d.max_body = (size_t)byte_count("--max-body", o->max_body, 16e6),
-    d.drain_s = (double)integer("--drain", o->drain, 30, 1, 86400);
+    s->drain_s = (double)integer("--drain", o->drain, 30, 1, 86400);
+    d.drain_s = s->drain_s + 10; /* then answers that were given up have been sent, too */
     d.clock = now, d.request = on_request, d.user = s;
     if (o->cors && strpbrk(o->cors, "\r\n")) fail(2, "--cors: not an origin, as https://example.org");
     if (o->cors)

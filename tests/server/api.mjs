@@ -241,6 +241,16 @@ for (const [text, line] of [[`${'a'.repeat(511)}secret\n`, 1], [`b\n${'a'.repeat
   other = run(...tales, '--api-key', `${dir}/long`);
   check(other.status === 2 && other.stderr.includes(`--api-key: line ${line} of `), `a key of ${text.length} bytes: ${other.status} ${other.stderr}`);
 }
+{ // what is not finished in the time that there is after SIGTERM
+  const late = await start(...tales, '--drain', '1'), body = { prompt: once, max_tokens: 900, n: 64, logit_bias: { 0: -100, 1: -100 } };
+  const whole = complete(late.port, body), stream = complete(late.port, { ...body, stream: true });
+  await until(async () => await metric(late.port, 'generated_tokens_total') > 0 && await metric(late.port, 'requests_open') === 2, 'two run');
+  const stopped = late.stop();
+  same([(await whole).status, (await whole).json.error.type], [503, 'server_error'], 'a whole answer that is given up');
+  const all = events((await stream).text);
+  same([(await stream).status, all.at(-1).error.type, /--drain/.test(all.at(-1).error.message)], [200, 'server_error', true], 'a stream that is given up');
+  same(await stopped, 0, 'exit status after --drain');
+}
 const guarded = await start(...tales, '--api-key', `${dir}/keys`, '--cors', 'https://app.example', '--queue', '0', '--parallel', '1', '--alias', 'fox', '--ctx', '600');
 const bearer = (key) => ({ headers: { authorization: `Bearer ${key}` } });
 same((await ask(guarded.port, '/health')).status, 200, '/health needs no key');
