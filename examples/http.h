@@ -47,6 +47,7 @@ enum { HTTP_MAX_HEADERS = 100 };
 /* A request's head. Pointers go into the bytes given to http_parse, which puts NULs behind each part. */
 typedef struct http_head {
     char *method, *path, *query; /* of the target, as sent; query: behind the ?, "" if there is none */
+    char *authority;             /* of a target as proxies are sent them, http://AUTHORITY/PATH; else NULL */
     char *name[HTTP_MAX_HEADERS], *value[HTTP_MAX_HEADERS];
     int n_headers;
     int minor;      /* HTTP/1.minor */
@@ -162,6 +163,22 @@ static int http__same(const char *a, const char *b) { /* but for case */
     return *a == *b;
 }
 
+static int http__begins(const char *text, const char *with) { /* but for case; with: in lower case */
+    for (; *with; text++, with++)
+        if ((*text >= 'A' && *text <= 'Z' ? *text + 32 : *text) != *with) return 0;
+    return 1;
+}
+
+/* Is a word, in lower case, one of a list with commas? */
+static int http__lists(const char *list, const char *word) {
+    const size_t n = strlen(word);
+    for (const char *at = list; at; at = strchr(at, ',') ? strchr(at, ',') + 1 : NULL) {
+        at += strspn(at, " \t");
+        if (http__begins(at, word) && (!at[n] || strchr(", \t", at[n]))) return 1;
+    }
+    return 0;
+}
+
 const char *http_find(const http_head *head, const char *name) {
     for (int i = 0; i < head->n_headers; i++)
         if (http__same(head->name[i], name)) return head->value[i];
@@ -173,6 +190,23 @@ static int http__refuse(const char **why, int status, const char *what) {
     return status;
 }
 
+/* Sets the authority of a target [n] that has one. Gives the path, before which its seven or eight bytes make room for
+   a slash that is missing; NULL: it is no such target. */
+static char *http__absolute(http_head *head, char *target, size_t n) {
+    const size_t scheme = n > 7 && http__begins(target, "http://")    ? 7
+                          : n > 8 && http__begins(target, "https://") ? 8
+                                                                      : 0;
+    size_t length = 0;
+    if (!scheme) return NULL;
+    while (scheme + length < n && target[scheme + length] != '/' && target[scheme + length] != '?') length++;
+    if (!length) return NULL;
+    memmove(target, target + scheme, length);
+    char *path = target + scheme + length;
+    if (scheme + length == n || *path == '?') *--path = '/';
+    target[length] = 0, head->authority = target;
+    return path;
+}
+
 static int http__request_line(http_head *head, char *line, char *end, const char **why) {
     char *target = line, *version;
     while (target < end && http__is_token((unsigned char)*target)) target++;
@@ -180,7 +214,8 @@ static int http__request_line(http_head *head, char *line, char *end, const char
         return http__refuse(why, 400, "the request line is no method, target and version");
     head->method = line, *target++ = 0;
     for (version = target; version<end && * version> ' ' && *version < 127;) version++;
-    if (version == end || *version != ' ' || *target != '/')
+    char *path = *target == '/' ? target : http__absolute(head, target, (size_t)(version - target));
+    if (version == end || *version != ' ' || !path)
         return http__refuse(why, 400, "the target of the request line is no path");
     *version++ = 0;
     if (end - version != 8 || memcmp(version, "HTTP/", 5) != 0)
@@ -188,9 +223,9 @@ static int http__request_line(http_head *head, char *line, char *end, const char
     if (memcmp(version, "HTTP/1.", 7) != 0 || version[7] < '0' || version[7] > '1')
         return http__refuse(why, 505, "only HTTP/1.0 and HTTP/1.1 are spoken here");
     head->minor = version[7] - '0';
-    head->path = target, head->query = strchr(target, '?');
+    head->path = path, head->query = strchr(path, '?');
     if (head->query) *head->query++ = 0;
-    else head->query = target + strlen(target);
+    else head->query = path + strlen(path);
     return 0;
 }
 
@@ -213,13 +248,16 @@ static int http__header_line(http_head *head, char *line, char *end, const char 
 
 /* What the headers say of the body and the connection. */
 static int http__framing(http_head *head, const char **why) {
-    int lengths = 0, hosts = 0, coded = 0;
+    int lengths = 0, hosts = 0, coded = 0, closes = 0;
     head->keep_alive = head->minor > 0;
     for (int i = 0; i < head->n_headers; i++) {
         const char *name = head->name[i], *v = head->value[i];
-        if (http__same(name, "host")) hosts++;
-        else if (http__same(name, "connection"))
-            head->keep_alive = http__same(v, "close") ? 0 : http__same(v, "keep-alive") ? 1 : head->keep_alive;
+        if (http__same(name, "host")) {
+            if (head->authority && !http__same(head->authority, v))
+                return http__refuse(why, 400, "Host is another one than the target's");
+            hosts++;
+        } else if (http__same(name, "connection"))
+            closes |= http__lists(v, "close"), head->keep_alive |= http__lists(v, "keep-alive");
         else if (http__same(name, "expect")) {
             if (!http__same(v, "100-continue")) return http__refuse(why, 417, "Expect: only 100-continue is known");
             head->expects = 1;
@@ -235,6 +273,7 @@ static int http__framing(http_head *head, const char **why) {
             head->length = n;
         }
     }
+    if (closes) head->keep_alive = 0;
     if (lengths && head->chunked)
         return http__refuse(why, 400, "the request has both Content-Length and Transfer-Encoding");
     if (head->chunked && !head->minor) return http__refuse(why, 400, "HTTP/1.0 has no Transfer-Encoding");

@@ -49,6 +49,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <strings.h>
 #include <time.h>
 #include <unistd.h>
 
@@ -756,12 +757,27 @@ static void answer_metrics(job *j) {
     reply(j, 200, "text/plain; version=0.0.4; charset=utf-8", NULL, &t);
 }
 
+/* A part of a path with its %41 as A. */
+static void put_decoded(text_buffer *t, const char *part) {
+    for (unsigned byte; *part; part++) {
+        const int coded = *part == '%' && isxdigit((unsigned char)part[1]) && isxdigit((unsigned char)part[2]);
+        if (!coded || sscanf(part + 1, "%2x", &byte) != 1) text_add(t, part, 1);
+        else {
+            const char c = (char)byte;
+            text_add(t, &c, 1), part += 2;
+        }
+    }
+}
+
 static void answer_models(job *j) {
     static const char prefix[] = "/v1/models/";
     const char *path = http_request(j->x)->path,
                *one = strncmp(path, prefix, sizeof prefix - 1) ? NULL : path + sizeof prefix - 1;
-    text_buffer t = {NULL, 0, 0, 0};
-    if (one && strcmp(one, j->s->alias.data)) {
+    text_buffer t = {NULL, 0, 0, 0}, name = t;
+    if (one) put_decoded(&name, one);
+    const int other = one && (name.n != j->s->alias.n || memcmp(name.data, j->s->alias.data, name.n) != 0);
+    text_clear(&name);
+    if (other) {
         j->r.problem.code = "model_not_found", openai_wrong(&j->r, 404, "model", "model: '%.100s' is not here", one);
         refuse(j);
         return;
@@ -886,8 +902,8 @@ static int has_key(const server *s, const char *given) {
     char plain[512] = "";
     size_t n = 0;
     int found = 0;
-    if (given && !strncmp(given, "Bearer ", 7)) snprintf(plain, sizeof plain, "%s", given + 7);
-    else if (given && !strncmp(given, "Basic ", 6)) {
+    if (given && !strncasecmp(given, "Bearer ", 7)) snprintf(plain, sizeof plain, "%s", given + 7);
+    else if (given && !strncasecmp(given, "Basic ", 6)) {
         unsigned bits = 0, held = 0;
         for (const char *c = given + 6, *d; *c && (d = strchr(digits, *c)) && n < sizeof plain - 1; c++) {
             bits = bits << 6 | (unsigned)(d - digits), held += 6;
@@ -911,12 +927,12 @@ static int is_foreign(const server *s, const http_head *h) {
     int local = !s->loopback || !host;
     for (int i = 0; i < 3 && !local; i++) {
         const size_t n = strlen(names[i]);
-        local = !strncmp(host, names[i], n) && (!host[n] || host[n] == ':');
+        local = !strncasecmp(host, names[i], n) && (!host[n] || host[n] == ':');
     }
     if (cors && (!strcmp(cors, "*") || (origin && !strcmp(cors, origin)))) return 0;
     if (!local) return 1;
     const char *at = origin ? strstr(origin, "://") : NULL;
-    return origin && (!at || !host || strcmp(at + 3, host) != 0);
+    return origin && (!at || !host || strcasecmp(at + 3, host) != 0);
 }
 
 /* Answers a request, or sends it on to the model; the job is gone then. */

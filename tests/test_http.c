@@ -31,6 +31,13 @@ static void test_heads(void) {
                {" GET / HTTP/1.1\r\n" HOST "\r\n", 400},
                {"G(T / HTTP/1.1\r\n" HOST "\r\n", 400},
                {"GET * HTTP/1.1\r\n" HOST "\r\n", 400},
+               {"GET http://x/a HTTP/1.1\r\n" HOST "\r\n", 0},
+               {"GET HTTPS://X?a HTTP/1.1\r\n" HOST "\r\n", 0},
+               {"GET http://x HTTP/1.1\r\n" HOST "\r\n", 0},
+               {"GET http://y/ HTTP/1.1\r\n" HOST "\r\n", 400},
+               {"GET http:///a HTTP/1.1\r\n" HOST "\r\n", 400},
+               {"GET http:// HTTP/1.1\r\n" HOST "\r\n", 400},
+               {"GET ftp://x/ HTTP/1.1\r\n" HOST "\r\n", 400},
                {"GET / HTTP/1.1\r\n" HOST HOST "\r\n", 400},
                {"GET / HTTP/1.1\r\n" HOST "A : b\r\n\r\n", 400},
                {"GET / HTTP/1.1\r\n" HOST ": b\r\n\r\n", 400},
@@ -83,6 +90,36 @@ static void test_head(void) {
           "headers");
     CHECK(head.length == 7 && !head.keep_alive && head.expects && !head.chunked && head.minor == 1, "framing");
     CHECK(!parsed("GET / HTTP/1.0\r\nConnection: keep-alive\r\n\r\n") && head.keep_alive, "1.0, kept alive");
+    static const char *const targets[][4] = {{"/a?b", NULL, "/a", "b"},
+                                             {"http://x/a?b", "x", "/a", "b"},
+                                             {"https://x:80", "x:80", "/", ""},
+                                             {"hTTp://x:80?b/c", "x:80", "/", "b/c"}};
+    for (size_t i = 0; i < sizeof targets / sizeof *targets; i++) {
+        char line[100];
+        snprintf(line, sizeof line, "GET %s HTTP/1.1\r\nHost: %s\r\n\r\n", targets[i][0],
+                 targets[i][1] ? targets[i][1] : "x");
+        const int status = parsed(line);
+        CHECK(!status && !strcmp(head.path, targets[i][2]) && !strcmp(head.query, targets[i][3]) &&
+                  !head.authority == !targets[i][1] && (!head.authority || !strcmp(head.authority, targets[i][1])),
+              "%s", targets[i][0]);
+    }
+    static const struct {
+        const char *value;
+        int stays;
+    } lists[] = {{"TE", 1},
+                 {"Close", 0},
+                 {"close, TE", 0},
+                 {"TE ,close", 0},
+                 {"keep-alive, close", 0},
+                 {"close,keep-alive", 0},
+                 {"closed, TE", 1},
+                 {"x-close", 1},
+                 {"", 1}};
+    for (size_t i = 0; i < sizeof lists / sizeof *lists; i++) {
+        char line[100];
+        snprintf(line, sizeof line, "GET / HTTP/1.1\r\n" HOST "Connection: %s\r\n\r\n", lists[i].value);
+        CHECK(!parsed(line) && head.keep_alive == lists[i].stays, "Connection: %s", lists[i].value);
+    }
     char many[4000] = "GET / HTTP/1.1\r\n" HOST;
     for (int i = 1; i < 100; i++) strcat(many, "A: b\r\n");
     strcat(many, "\r\n");

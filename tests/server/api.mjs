@@ -18,6 +18,8 @@ const once = 'Once upon a time';
 same((await ask(port, '/health')).json, { status: 'ok' }, '/health');
 same((await ask(port, '/v1/models')).json.data.map((m) => m.id), ['tales'], '/v1/models');
 same((await ask(port, '/v1/models/tales')).json.id, 'tales', 'one model');
+same((await ask(port, '/v1/models/t%61%6Ces')).json.id, 'tales', 'its name encoded');
+same([(await ask(port, '/v1/models/tales%00')).status, (await ask(port, '/v1/models/tales%')).status], [404, 404], 'a name that goes on');
 same((await ask(port, '/v1/models/other')).json.error.code, 'model_not_found', 'another model');
 same((await ask(port, '/')).headers['content-type'], 'text/html; charset=utf-8', 'the page');
 same((await ask(port, '/', undefined, { method: 'HEAD' })).text, '', 'HEAD has no body');
@@ -151,6 +153,8 @@ same(count(await raw(port, health.repeat(50) + health.replace('\r\n\r\n', '\r\nC
 same(count(await raw(port, health.replace('\r\n\r\n', '\r\nConnection: close\r\n\r\n'), { pieces: 1, every: 1 }), '200 OK'), 1, 'byte by byte');
 same(count(await raw(port, health, { half: true }), '200 OK'), 1, 'a client that sends nothing more');
 same(count(await raw(port, 'GET /health HTTP/1.0\r\n\r\n'), 'Connection: close'), 1, 'HTTP/1.0');
+for (const head of ['GET http://localhost/health HTTP/1.1\r\nHost: localhost', 'GET /health HTTP/1.1\r\nHost: LocalHost'])
+  same(count(await raw(port, `${head}\r\nConnection: close, TE\r\n\r\n`), '200 OK'), 1, head);
 const chunked = (chunks, more = '') => `POST /tokenize HTTP/1.1\r\nHost: localhost\r\nTransfer-Encoding: chunked\r\nConnection: close\r\n${more}\r\n${chunks}`;
 for (const pieces of [0, 1, 7])
   check(/"count":/.test(await raw(port, chunked('5\r\n{"con\r\n8;x=y\r\ntent":"a\r\n02\r\n"}\r\n0\r\nTrailer: x\r\n\r\n'), { pieces, every: 1 })), `a body in chunks, ${pieces} bytes at a time`);
@@ -257,6 +261,7 @@ same((await ask(guarded.port, '/health')).status, 200, '/health needs no key');
 for (const path of ['/', '/v1/models', '/metrics', '/x']) same((await ask(guarded.port, path)).status, 401, `${path} needs one`);
 for (const key of ['', 'secret', 'secret-', 'secret-12', 'secret-1  x', 'Secret-1']) same((await ask(guarded.port, '/v1/models', undefined, bearer(key))).status, 401, `key '${key}'`);
 for (const key of ['secret-1', 'secret-2']) same((await ask(guarded.port, '/v1/models', undefined, bearer(key))).json.data[0].id, 'fox', key);
+same((await ask(guarded.port, '/v1/models', undefined, { headers: { authorization: 'bearer secret-1' } })).status, 200, 'bearer');
 same((await ask(guarded.port, '/', undefined, { headers: { authorization: `Basic ${Buffer.from('me:secret-2').toString('base64')}` } })).status, 200, 'as a browser sends it');
 r = await ask(guarded.port, '/v1/models', undefined, { headers: { ...bearer('secret-1').headers, origin: 'https://app.example' } });
 same([r.status, r.headers['access-control-allow-origin']], [200, 'https://app.example'], '--cors');
