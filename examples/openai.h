@@ -401,9 +401,23 @@ static int oa__read_choice(openai_request *r) {
     return (r->prefix = calls_prefix(r->how->form, name)) != NULL || oa__no_memory(r);
 }
 
+/* Variables for the template, but none of those that the rest of the request and the model set. */
+static int oa__check_variables(openai_request *r) {
+    static const char *const taken[] = {"messages", "tools", "bos_token", "eos_token", "add_generation_prompt"};
+    const json_value *v = oa__field(r, "chat_template_kwargs");
+    char name[64];
+    if (v && json_typeof(v) != JSON_OBJECT)
+        return openai_wrong(r, 400, "chat_template_kwargs", "chat_template_kwargs: not an object");
+    for (size_t i = 0; i < sizeof taken / sizeof *taken; i++) {
+        snprintf(name, sizeof name, "chat_template_kwargs.%s", taken[i]);
+        if (json_get(v, taken[i])) return openai_wrong(r, 400, name, "%s: it cannot be set here", name);
+    }
+    return 1;
+}
+
 static int oa__read_chat(openai_request *r) {
     const json_value *messages = oa__field(r, "messages");
-    if (!oa__check_tools(r) || !oa__read_choice(r)) return 0;
+    if (!oa__check_variables(r) || !oa__check_tools(r) || !oa__read_choice(r)) return 0;
     if (!messages) return openai_wrong(r, 400, "messages", "messages: it is missing");
     if (json_typeof(messages) != JSON_ARRAY || !json_count(messages))
         return openai_wrong(r, 400, "messages", "messages: not a list with something in it");

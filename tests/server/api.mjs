@@ -127,6 +127,8 @@ for (const [body, param, message] of [
   [{ messages: [{ role: 'user' }] }, 'messages[0].content'], [{ messages: [{ role: 'user', content: [{ type: 'image_url', image_url: {} }] }] }, 'messages[0].content'],
   [{ messages: [{ role: 'user', content: 'a' }, { role: 'assistant', content: 'b' }] }, 'messages'], [{ model: 3 }, 'model'],
   [{ tools: 3 }, 'tools'], [{ tools: [{ type: 'function', function: { name: 'f' } }] }, 'tools'], [{ tool_choice: 'x' }, 'tool_choice'],
+  [{ chat_template_kwargs: 3 }, 'chat_template_kwargs'], [{ chat_template_kwargs: [] }, 'chat_template_kwargs'],
+  ...['messages', 'tools', 'bos_token', 'eos_token', 'add_generation_prompt'].map((k) => [{ chat_template_kwargs: { a: 1, [k]: null } }, `chat_template_kwargs.${k}`]),
   [{ functions: [] }, 'functions'], [{ response_format: { type: 'xml' } }, 'response_format'], [schemaOf({ type: 'string', pattern: 'a' }), 'response_format'],
   [{ presence_penalty: 3 }, 'presence_penalty'], [{ min_p: -0.1 }, 'min_p'], [{ top_k: -2 }, 'top_k'], [{ repetition_penalty: 0 }, 'repetition_penalty'],
 ]) {
@@ -134,6 +136,7 @@ for (const [body, param, message] of [
   same([got.status, got.json.error.type, got.json.error.param], [400, 'invalid_request_error', param], JSON.stringify(body));
   check(got.json.error.message.startsWith(param.split('[')[0]) && (!message || got.json.error.message === message), got.json.error.message);
 }
+same((await chat(port, user('a', { chat_template_kwargs: { enable_thinking: false } }))).status, 200, 'chat_template_kwargs');
 same((await chat(port, user('a', { model: 'gpt' }))).json.error.code, 'model_not_found', 'another model');
 same((await chat(port, user('x '.repeat(3000), { max_tokens: undefined }))).json.error.code, 'context_length_exceeded', 'a prompt that is too long');
 for (const body of ['', '[]', '{', '{"a":1}}', '"x"', '{"a":1,"a":2}', '\u0000', '[[[[[[', '{"messages": [{"role":"user","content":"\\ud800"}]}'])
