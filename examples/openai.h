@@ -358,16 +358,30 @@ static int oa__check_message(openai_request *r, size_t i, const json_value *m) {
     return 1;
 }
 
+static int oa__check_tool(openai_request *r, size_t i, const json_value *tool) {
+    const json_value *f = json_get(tool, "function"), *about = json_get(f, "description"),
+                     *parameters = json_get(f, "parameters");
+    const char *type = json_string(json_get(tool, "type"), NULL), *name = json_string(json_get(f, "name"), NULL);
+    const size_t n = name ? strspn(name, "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789_-.") : 0;
+    char path[64];
+#define OA__WRONG(where, what)                                                                                         \
+    (snprintf(path, sizeof path, "tools[%zu]." where, i), openai_wrong(r, 400, path, "%s: %s", path, what))
+    if (!type || strcmp(type, "function") != 0) return OA__WRONG("type", "not function");
+    if (!name || !n || name[n] || n > 64) return OA__WRONG("function.name", "not 1 to 64 letters, digits, _, - or .");
+    if (json_typeof(about) != JSON_NULL && !json_string(about, NULL))
+        return OA__WRONG("function.description", "not a string");
+    if (json_typeof(parameters) != JSON_NULL && json_typeof(parameters) != JSON_OBJECT)
+        return OA__WRONG("function.parameters", "not an object");
+#undef OA__WRONG
+    return 1;
+}
+
 static int oa__check_tools(openai_request *r) {
     const json_value *tools = oa__field(r, "tools");
     if (!tools) return 1;
     if (json_typeof(tools) != JSON_ARRAY) return openai_wrong(r, 400, "tools", "tools: not a list");
-    for (size_t i = 0; i < json_count(tools); i++) {
-        const char *name = json_string(json_get(json_get(json_at(tools, i), "function"), "name"), NULL);
-        size_t n = name ? strspn(name, "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789_-.") : 0;
-        if (!name || !n || name[n] || n > 64)
-            return openai_wrong(r, 400, "tools", "tools[%zu].function.name: not 1 to 64 letters, digits, _, - or .", i);
-    }
+    for (size_t i = 0; i < json_count(tools); i++)
+        if (!oa__check_tool(r, i, json_at(tools, i))) return 0;
     if (json_count(tools) && !r->how->knows_tools)
         return openai_wrong(r, 400, "tools", "tools: the model's chat template knows no tools");
     return 1;

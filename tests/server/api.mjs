@@ -127,6 +127,9 @@ for (const [body, param, message] of [
   [{ messages: [{ role: 'user' }] }, 'messages[0].content'], [{ messages: [{ role: 'user', content: [{ type: 'image_url', image_url: {} }] }] }, 'messages[0].content'],
   [{ messages: [{ role: 'user', content: 'a' }, { role: 'assistant', content: 'b' }] }, 'messages'], [{ model: 3 }, 'model'],
   [{ tools: 3 }, 'tools'], [{ tools: [{ type: 'function', function: { name: 'f' } }] }, 'tools'], [{ tool_choice: 'x' }, 'tool_choice'],
+  [{ tools: [1] }, 'tools[0].type'], [{ tools: [{ function: { name: 'f' } }] }, 'tools[0].type'], [{ tools: [{ type: 'custom', function: { name: 'f' } }] }, 'tools[0].type'],
+  ...[[{}, 'name'], [{ name: '' }, 'name'], [{ name: 'a b' }, 'name'], [{ name: 'g', parameters: [] }, 'parameters'], [{ name: 'g', parameters: 'x' }, 'parameters'], [{ name: 'g', description: 3 }, 'description']].map(
+    ([g, what]) => [{ tools: [{ type: 'function', function: { name: 'f', description: '', parameters: {} } }, { type: 'function', function: g }] }, `tools[1].function.${what}`]),
   [{ chat_template_kwargs: 3 }, 'chat_template_kwargs'], [{ chat_template_kwargs: [] }, 'chat_template_kwargs'],
   ...['messages', 'tools', 'bos_token', 'eos_token', 'add_generation_prompt'].map((k) => [{ chat_template_kwargs: { a: 1, [k]: null } }, `chat_template_kwargs.${k}`]),
   [{ functions: [] }, 'functions'], [{ response_format: { type: 'xml' } }, 'response_format'], [schemaOf({ type: 'string', pattern: 'a' }), 'response_format'],
