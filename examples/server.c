@@ -320,6 +320,13 @@ static const char *token_text(const void *t, int id, size_t *n) { /* of tokens t
     return tokenizer_is_added((const tokenizer *)t, id) ? NULL : tokenizer_bytes((const tokenizer *)t, id, n);
 }
 
+/* There are more tokens, or bytes, than the context may hold. */
+static int too_long(job *j, const char *name, size_t n, const char *what) {
+    j->r.problem.code = "context_length_exceeded";
+    return openai_wrong(&j->r, 400, name, "%s: %zu %s are more than the %d tokens of the context", name, n, what,
+                        j->s->ctx);
+}
+
 /* ---- prompts ----------------------------------------------------------------------------------------------------- */
 
 static int make_prompts(job *j, size_t n) {
@@ -619,6 +626,7 @@ static int submit(job *j) {
                                 "max_tokens: %d and %d tokens of prompt are more than the %d of the context",
                                 r.max_tokens ? r.max_tokens : 1, n, s->ctx);
         }
+        if (embeds(j) && n > s->ctx) return too_long(j, "input", (size_t)n, "tokens");
         r.kind = !embeds(j) ? SCHEDULER_GENERATE : j->r.last_state ? SCHEDULER_EMBED_LAST : SCHEDULER_EMBED_MEAN;
         r.tokens = a->prompt->ids, r.n_tokens = n;
         r.max_tokens = r.max_tokens ? r.max_tokens : embeds(j) ? 1 : room;

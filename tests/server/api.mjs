@@ -153,6 +153,12 @@ for (const [path, body, param] of [['/v1/completions', {}, 'prompt'], ['/v1/comp
   same([got.status, got.json.error.param], [400, param], `${path} ${JSON.stringify(body)}`);
 }
 
+for (const input of ['a '.repeat(3000), ['a', Array(1025).fill(5)]]) {
+  const got = (await ask(port, '/v1/embeddings', { input })).json.error;
+  same([got.param, got.code, got.message.startsWith('input: ')], ['input', 'context_length_exceeded', true], `an input that is too long: ${got.message}`);
+}
+same((await ask(port, '/v1/embeddings', { input: [Array(1024).fill(5)] })).status, 200, 'as long as the context');
+
 // ---- HTTP: pieces, pipelines, chunks, limits
 const health = 'GET /health HTTP/1.1\r\nHost: localhost\r\n\r\n', count = (text, what) => text.split(what).length - 1;
 same(count(await raw(port, health.repeat(50) + health.replace('\r\n\r\n', '\r\nConnection: close\r\n\r\n')), '{"status":"ok"}'), 51, 'a pipeline');
