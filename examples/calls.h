@@ -71,7 +71,7 @@ CALLS_API mla_result calls_create(calls_reader **out, calls_form form, const jso
 CALLS_API void calls_destroy(calls_reader *r); /* NULL is fine */
 /* Both: 0 if there is no memory; then what was not given out is lost. */
 CALLS_API int calls_push(calls_reader *r, const char *bytes, size_t n);
-CALLS_API int calls_end(calls_reader *r); /* the answer is over: what was held back; half a call is text */
+CALLS_API int calls_end(calls_reader *r); /* the answer is over: what was held back; half a call is nothing */
 
 #ifdef __cplusplus
 }
@@ -396,11 +396,7 @@ int calls_push(calls_reader *r, const char *bytes, size_t n) {
 
 int calls_end(calls_reader *r) {
     if (!r->held.n) return 1;
-    if (r->state == CALLS__CALL) { /* half a call */
-        const calls_part mark = {CALLS_TEXT, calls__forms[r->form].open, strlen(calls__forms[r->form].open), NULL, 0};
-        r->state = CALLS__TEXT, r->skips = 0;
-        r->emit(r->user, &mark);
-    }
+    if (r->state == CALLS__CALL) return 1; /* it can be neither made nor read */
     size_t n = r->held.n;
     while (r->state == CALLS__THOUGHTS && n && calls__is_space(r->held.data[n - 1])) n--;
     calls__give(r, n);

@@ -83,7 +83,7 @@ static void test_forms(void) {
              "call", "begin") "function" SEP "f\n```json\n{\"a\": \"```\"}\n```" DS("call", "end")
              DS("calls", "end") " ",
          "|Rhm|C0 f {\"a\": \"```\"}");
-    same(CALLS_DEEPSEEK, 0, "a " DS("call", "begin") "f" SEP "{\"a\"", "|Ta" DS("call", "begin") "f" SEP "{\"a\"");
+    same(CALLS_DEEPSEEK, 0, "a " DS("call", "begin") "f" SEP "{\"a\"", "|Ta");
     SECTION("DeepSeek V3.2");
     same(
         CALLS_DSML, 0,
@@ -131,6 +131,9 @@ static void test_others(void) {
         char *begin = calls_prefix((calls_form)form, "f"), all[400];
         snprintf(all, sizeof all, "%s%s", begin, args[form]);
         same((calls_form)form, 0, all, want[form]);
+        all[strlen(begin) + strlen(args[form]) - 1] = 0; /* half a call */
+        same((calls_form)form, 0, all, "");
+        same((calls_form)form, 0, begin, "");
         free(begin);
     }
     json_free(tools), tools = NULL;

@@ -267,6 +267,15 @@ for (const [text, line] of [[`${'a'.repeat(511)}secret\n`, 1], [`b\n${'a'.repeat
   same([(await stream).status, all.at(-1).error.type, /--drain/.test(all.at(-1).error.message)], [200, 'server_error', true], 'a stream that is given up');
   same(await stopped, 0, 'exit status after --drain');
 }
+for (const form of ['kimi-k2', 'glm-4.5']) { // a call that is required and cut off is no text
+  const calling = await start(...tales, '--template', `tests/jinja/${form}.jinja`);
+  const body = user('x', { max_tokens: 8, tools: [{ type: 'function', function: { name: 'clock', parameters: {} } }], tool_choice: { type: 'function', function: { name: 'clock' } } });
+  const cut = (await chat(calling.port, body)).json.choices[0];
+  same([cut.message.content, cut.message.tool_calls, cut.finish_reason], ['', undefined, 'length'], `${form}: half a call`);
+  const all = events((await chat(calling.port, { ...body, stream: true })).text).slice(0, -1);
+  same([all.map((e) => e.choices[0].delta.content ?? '').join(''), all.at(-1).choices[0].finish_reason], ['', 'length'], `${form}: half a call in a stream`);
+  await calling.stop();
+}
 const guarded = await start(...tales, '--api-key', `${dir}/keys`, '--cors', 'https://app.example', '--queue', '0', '--parallel', '1', '--alias', 'fox', '--ctx', '600');
 const bearer = (key) => ({ headers: { authorization: `Bearer ${key}` } });
 same((await ask(guarded.port, '/health')).status, 200, '/health needs no key');
