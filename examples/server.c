@@ -213,6 +213,7 @@ typedef struct server {
     text_buffer keys, alias, headers; /* keys: NUL-ended, one after the other */
     openai_how how;                   /* what requests are held against */
     int ctx, parallel, loopback;
+    size_t most_bytes; /* that the tokens of the context can stand for: what is longer need not be read */
     int stops[SCHEDULER_MAX_STOPS], n_stops;
     uint64_t secret; /* of ids and seeds */
     double begun, drain_s;
@@ -352,6 +353,7 @@ static int read_texts(job *j, const char *name) {
         const json_value *one = list ? json_at(v, (size_t)i) : v;
         size_t n = 0;
         const char *s = json_string(one, &n);
+        if (s && n > j->s->most_bytes) return too_long(j, name, n, "bytes");
         if (s && language_encode(&j->prompts[i], j->s->l, s, n, &error))
             return openai_wrong(&j->r, 500, name, "%s: %s", name, error.text);
         if (!s && json_typeof(one) != JSON_ARRAY)
@@ -422,7 +424,12 @@ static int read_messages(job *j) {
     const language *l = j->s->l;
     const chat_options how = {.bos = l->bos, .eos = l->eos, .calls_nothing = j->r.calls_nothing};
     mla_error error;
-    size_t n;
+    size_t n, all = 0;
+    for (size_t i = 0; i < json_count(messages); i++) {
+        n = openai_content(NULL, json_get(json_at(messages, i), "content"));
+        all += n == SIZE_MAX ? 0 : n;
+    }
+    if (all > j->s->most_bytes) return too_long(j, "messages", all, "bytes");
     if (!make_prompts(j, 1)) return 0;
     chat_tokens *to = &j->prompts[0];
     if (!l->own && !render_turns(j, messages)) return 0;
@@ -1100,6 +1107,11 @@ static void open_model(server *s) {
     d.pool_bytes = (size_t)byte_count("--pool", o->pool, all < quarter ? all : quarter);
     if ((double)d.pool_bytes < bytes) fail(1, "--pool: a page of %d tokens takes %.0f bytes", MLA_PAGE, bytes);
     if (scheduler_create(&s->scheduler, &d, &error)) fail(1, "%s", error.text);
+    for (int i = 0; i < tokenizer_size(s->t); i++) {
+        size_t n;
+        if (tokenizer_bytes(s->t, i, &n) && n > s->most_bytes) s->most_bytes = n;
+    }
+    s->most_bytes *= (size_t)s->ctx;
     s->how.vocab_size = f->vocab_size, s->how.hidden_size = f->hidden_size;
 }
 

@@ -153,6 +153,13 @@ for (const [path, body, param] of [['/v1/completions', {}, 'prompt'], ['/v1/comp
   same([got.status, got.json.error.param], [400, param], `${path} ${JSON.stringify(body)}`);
 }
 
+{ // so many bytes that they are not made tokens
+  const long = 'a'.repeat(9e6);
+  for (const [path, body, param] of [['/v1/completions', { prompt: ['a', long] }, 'prompt'], ['/v1/embeddings', { input: long }, 'input'], ['/v1/chat/completions', user(long), 'messages']]) {
+    const got = (await ask(port, path, body)).json.error;
+    same([got.param, got.code, /: 9000000 bytes are more than the 1024 tokens/.test(got.message)], [param, 'context_length_exceeded', true], `${path}: ${got.message}`);
+  }
+}
 for (const input of ['a '.repeat(3000), ['a', Array(1025).fill(5)]]) {
   const got = (await ask(port, '/v1/embeddings', { input })).json.error;
   same([got.param, got.code, got.message.startsWith('input: ')], ['input', 'context_length_exceeded', true], `an input that is too long: ${got.message}`);
