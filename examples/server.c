@@ -153,7 +153,7 @@ static double byte_count(const char *option, const char *given, double missing) 
     const char *u = *end ? strchr(units, *end) : NULL;
     if (u) end++;
     for (const char *at = units; u && at <= u; at++) unit *= 1000;
-    if (!isdigit((unsigned char)given[0]) || *end || !(value * unit < 1e18))
+    if (!isdigit((unsigned char)given[0]) || *end || !(value * unit >= 1 && value * unit < 1e18))
         fail(2, "%s: '%s' is not a number of bytes, as 500M or 8G", option, given);
     return value * unit;
 }
@@ -184,7 +184,7 @@ static void parse(options *o, int argc, char **argv) {
         while (k < N_OPTIONS && (strlen(option_table[k].name) != n || memcmp(option_table[k].name, a, n) != 0)) k++;
         if (k == N_OPTIONS) fail(2, "unknown option '%s'", a);
         const char *value = equals ? equals + 1 : argv[++i];
-        if (!value) fail(2, "%s: a value is missing", a);
+        if (!value || !*value) fail(2, "%s: a value is missing", option_table[k].name);
         memcpy((char *)o + option_table[k].at, &value, sizeof value);
     }
     if (!o->model == !o->synthetic)
@@ -1073,6 +1073,9 @@ static void open_model(server *s) {
     const int made_for = s->c->max_position_embeddings, usual = made_for > 0 && made_for < 16384 ? made_for : 16384;
     s->parallel = (int)integer("--parallel", o->parallel, 32, 1, 1024),
     s->ctx = (int)integer("--ctx", o->ctx, usual, 2, INT_MAX / 2);
+    if (made_for > 0 && s->ctx > made_for && f->rope.scaling != MLA_ROPE_DYNAMIC && !quiet)
+        fprintf(stderr, "--ctx: %d, and the model was made for %d tokens: what is beyond may be nonsense\n", s->ctx,
+                made_for);
     if (f->rope.scaling == MLA_ROPE_DYNAMIC || f->rope.scaling == MLA_ROPE_LONGROPE) f->rope.length = s->ctx;
     if (!threads_create(&s->pool, (int)integer("--threads", o->threads, 0, 1, 4096)))
         fail(1, "no threads are to be had");

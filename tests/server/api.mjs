@@ -245,7 +245,8 @@ const { program } = await import('./common.mjs');
 const run = (...options) => spawnSync(program, options, { encoding: 'utf8', timeout: 20000 });
 let other = run(...tales, '--port', String(port));
 same([other.status, /^server: port \d+ of 127.0.0.1 is in use/.test(other.stderr)], [1, true], `a port in use: ${other.stderr}`);
-for (const [options, status, text] of [[['--nope'], 2, "unknown option '--nope'"], [[], 2, '--model is missing'], [['--model'], 2, 'a value is missing'],
+for (const [options, status, text] of [[['--nope'], 2, "unknown option '--nope'"], [[], 2, '--model is missing'], [['--model'], 2, 'a value is missing'], [['--model='], 2, '--model: a value is missing'], [['--model', ''], 2, '--model: a value is missing'],
+  [[...tales, '--max-body', '0'], 2, "--max-body: '0'"],
   [[...tales, '--port', '70000'], 2, '--port: 70000'], [[...tales, '--cache', 'f8'], 2, '--cache: '], [[...tales, '--host', 'example.org'], 1, "'example.org' is no address"],
   [['--model', '/nowhere'], 1, '/nowhere'], [[...tales, '--api-key', '/nowhere'], 1, '--api-key: cannot read'], [['--synthetic', 'x'], 1, 'lite6'], [[...tales, '--pool', '10'], 1, 'pool']]) {
   other = run(...options);
@@ -265,10 +266,11 @@ for (const [text, line] of [[`${'a'.repeat(511)}secret\n`, 1], [`b\n${'a'.repeat
   check(other.status === 2 && other.stderr.includes(`--api-key: line ${line} of `), `a key of ${text.length} bytes: ${other.status} ${other.stderr}`);
 }
 { // what is not finished in the time that there is after SIGTERM
-  const late = await start(...tales, '--drain', '1'), body = { prompt: once, max_tokens: 900, n: 64, logit_bias: { 0: -100, 1: -100 } };
+  const late = await start(...tales, '--drain', '1', '--ctx', '1025'), body = { prompt: once, max_tokens: 900, n: 64, logit_bias: { 0: -100, 1: -100 } };
   const whole = complete(late.port, body), stream = complete(late.port, { ...body, stream: true });
   await until(async () => await metric(late.port, 'generated_tokens_total') > 0 && await metric(late.port, 'requests_open') === 2, 'two run');
   const stopped = late.stop();
+  check(late.said.includes('--ctx: 1025, and the model was made for 1024 tokens') && !server.said.includes('--ctx'), `beyond the model's context: ${late.said}`);
   same([(await whole).status, (await whole).json.error.type], [503, 'server_error'], 'a whole answer that is given up');
   const all = events((await stream).text);
   same([(await stream).status, all.at(-1).error.type, /--drain/.test(all.at(-1).error.message)], [200, 'server_error', true], 'a stream that is given up');
