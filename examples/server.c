@@ -254,7 +254,7 @@ struct job {
     chat_tokens *prompts; /* [n_prompts] */
     answer *answers;      /* [reply.n], r.n for each prompt */
     openai_reply reply;
-    int n_prompts, left, started, thinking; /* left: answers that are not over */
+    int n_prompts, submitted, left, started, thinking; /* answers that the scheduler got; that are not over */
     char id[32];
     double begun;
 };
@@ -618,32 +618,44 @@ static void on_event(void *user, const scheduler_event *e) {
 
 /* ---- the model's thread ------------------------------------------------------------------------------------------ */
 
+static int fits(job *j) { /* each text, in the context */
+    const int ctx = j->s->ctx;
+    for (int i = 0; i < j->n_prompts; i++) {
+        const int n = (int)j->prompts[i].n, room = ctx - n;
+        if (embeds(j) && room < 0) return too_long(j, "input", (size_t)n, "tokens");
+        if (embeds(j) || (room > 0 && j->r.max_tokens <= room)) continue;
+        j->r.problem.code = "context_length_exceeded";
+        return openai_wrong(&j->r, 400, room < 1 ? (chats(j) ? "messages" : "prompt") : "max_tokens",
+                            "max_tokens: %d and %d tokens of prompt are more than the %d of the context",
+                            j->r.max_tokens ? j->r.max_tokens : 1, n, ctx);
+    }
+    return 1;
+}
+
+/* What the scheduler gets now: no more of one request than run at a time, so that others come between. */
 static int submit(job *j) {
     server *s = j->s;
     mla_error error;
-    for (int i = 0; i < j->reply.n; i++) {
-        answer *a = &j->answers[i];
+    for (; j->submitted < j->reply.n && j->submitted - (j->reply.n - j->left) < s->parallel; j->submitted++) {
+        answer *a = &j->answers[j->submitted];
         scheduler_request r;
-        const int n = (int)a->prompt->n, room = s->ctx - n;
         memset(&r, 0, sizeof r);
-        r.max_tokens = j->r.max_tokens, r.sampling = j->r.sampling, r.logprobs = j->r.logprobs, r.n_top = j->r.n_top;
-        if (!embeds(j) && (room < 1 || r.max_tokens > room)) {
-            j->r.problem.code = "context_length_exceeded";
-            return openai_wrong(&j->r, 400, room < 1 ? (chats(j) ? "messages" : "prompt") : "max_tokens",
-                                "max_tokens: %d and %d tokens of prompt are more than the %d of the context",
-                                r.max_tokens ? r.max_tokens : 1, n, s->ctx);
-        }
-        if (embeds(j) && n > s->ctx) return too_long(j, "input", (size_t)n, "tokens");
+        r.sampling = j->r.sampling, r.logprobs = j->r.logprobs, r.n_top = j->r.n_top;
         r.kind = !embeds(j) ? SCHEDULER_GENERATE : j->r.last_state ? SCHEDULER_EMBED_LAST : SCHEDULER_EMBED_MEAN;
-        r.tokens = a->prompt->ids, r.n_tokens = n;
-        r.max_tokens = r.max_tokens ? r.max_tokens : embeds(j) ? 1 : room;
-        r.sampling.seed += (uint64_t)(i % j->r.n), r.stops = s->stops, r.n_stops = s->n_stops;
+        r.tokens = a->prompt->ids, r.n_tokens = (int)a->prompt->n;
+        r.max_tokens = j->r.max_tokens ? j->r.max_tokens : embeds(j) ? 1 : s->ctx - r.n_tokens;
+        r.sampling.seed += (uint64_t)(j->submitted % j->r.n), r.stops = s->stops, r.n_stops = s->n_stops;
         r.on_event = on_event, r.user = a;
         r.adjust = j->r.n_bias || a->seen || a->grammar ? adjust : NULL;
         const mla_result rc = scheduler_submit(s->scheduler, &r, &a->id, &error);
         if (rc == MLA_ERR_MEMORY) return no_memory(j);
         if (rc) return openai_wrong(&j->r, 400, NULL, "%s", error.text);
     }
+    return 1;
+}
+
+static int begin(job *j) {
+    if (!fits(j) || !submit(j)) return 0;
     if (!j->r.streams) return 1;
     http_begin(j->x, 200, "text/event-stream; charset=utf-8", "Cache-Control: no-cache\r\nX-Accel-Buffering: no\r\n");
     j->started = 0;
@@ -694,20 +706,21 @@ static void *run_model(void *user) {
         pthread_mutex_unlock(&s->lock);
         if (!running && !fresh.first) return NULL;
         for (job *j; (j = pop(&fresh)) != NULL;)
-            if (submit(j)) j->next = running, running = j;
+            if (begin(j)) j->next = running, running = j;
             else settle(j, 0);
         if (stopping && until <= 0) until = now() + s->drain_s;
         for (job *j = running; j && until > 0 && now() > until; j = j->next)
             openai_wrong(&j->r, 503, NULL, "the server stops, and the time that answers had is up (--drain)");
         for (job **at = &running, *next; *at;) {
             next = (*at)->next;
+            if (!(*at)->r.problem.status) submit(*at);
             if (settle(*at, 1)) *at = next;
             else at = &(*at)->next;
         }
-        const double begin = now();
+        const double stepped = now();
         if (running) scheduler_step(s->scheduler);
         pthread_mutex_lock(&s->lock);
-        s->step_s += now() - begin;
+        s->step_s += now() - stepped;
         pthread_mutex_unlock(&s->lock);
     }
 }

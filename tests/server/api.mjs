@@ -285,6 +285,22 @@ for (const form of ['kimi-k2', 'glm-4.5']) { // a call that is required and cut 
   same([all.map((e) => e.choices[0].delta.content ?? '').join(''), all.at(-1).choices[0].finish_reason], ['', 'length'], `${form}: half a call in a stream`);
   await calling.stop();
 }
+{ // a request with many texts lets others in before it is done
+  const fair = await start(...tales, '--parallel', '4'), body = JSON.stringify({ prompt: once, max_tokens: 100, n: 128, logit_bias: { 0: -100, 1: -100 } });
+  const socket = net.connect(fair.port, '127.0.0.1', () => socket.write(`POST /v1/completions HTTP/1.1\r\nHost: localhost\r\nContent-Length: ${body.length}\r\n\r\n${body}`));
+  await until(async () => await metric(fair.port, 'generated_tokens_total') > 0, 'a request with many texts runs');
+  same((await complete(fair.port, { prompt: once, max_tokens: 2, temperature: 0 })).status, 200, 'one beside it');
+  const written = await metric(fair.port, 'generated_tokens_total');
+  check(written < 3000 && await metric(fair.port, 'requests_open') === 1, `it does not wait for all of them: ${written} tokens`);
+  socket.destroy();
+  await fair.stop();
+  const few = await start(...tales, '--parallel', '2'), asked = { prompt: [once, 'The king'], n: 4, max_tokens: 5, seed: 1, temperature: 1 };
+  const got = (await complete(few.port, asked)).json, want = several;
+  same(got.choices.map((c) => c.index), [0, 1, 2, 3, 4, 5, 6, 7], 'more texts than run at a time');
+  same([0, 1, 4, 5].map((i) => got.choices[i].text), want.choices.map((c) => c.text), 'are the same');
+  same(got.usage.completion_tokens, 40, 'and all of them');
+  await few.stop();
+}
 const guarded = await start(...tales, '--api-key', `${dir}/keys`, '--cors', 'https://app.example', '--queue', '0', '--parallel', '1', '--alias', 'fox', '--ctx', '600');
 const bearer = (key) => ({ headers: { authorization: `Bearer ${key}` } });
 same((await ask(guarded.port, '/health')).status, 200, '/health needs no key');
