@@ -695,8 +695,8 @@ MLA_API mla_result mla_layers_forward(mla_context *context, int begin, int end, 
    expert_counts [E+Z], expert_index and expert_weight [T, K]; and so sequences.probs. embed_scale and logits_scale hold
    as for the model. Errors: ARGUMENT, WEIGHTS, MEMORY, FULL (a pool has no page for a copy of one that is shared),
    ABORTED. DeepSeek's description has the state's columns of eh_proj first and does not say whether the state is
-   normed; in the published weights the embedding's are first, and the state comes after the last norm, to depth 1 after
-   shared_head.norm: so transformers 5.17 (MtpLayer), vLLM and SGLang. transformers rotates by i + 1 + depth and not by i: the same function, for only differences of
+   normed; in the published weights the embedding's are first, and the state comes after the last norm, to depth 1
+   after shared_head.norm: so transformers 5.17 (MtpLayer), vLLM and SGLang. transformers rotates by i + 1 + depth and not by i: the same function, for only differences of
    positions count (they alone would not with a temperature_beta, which no published model with such a layer has). */
 MLA_API mla_result mla_mtp_forward(mla_context *context, int depth, const mla_sequence *sequences, int n_sequences,
                                    const int *tokens, const float *hidden, const mla_outputs *out);
@@ -1997,7 +1997,7 @@ typedef struct mla__kernels {
     mla_isa isa;
     int nl;    /* lanes of queries in a panel */
     int few;   /* up to so many tokens meet interleaved rows in int8 without packing them, at least FEW; where it is
-                  more than FEW, their sums are those of packed rows, bit for bit */
+                  more than that, their sums are those of packed rows, bit for bit */
     int fetch; /* of products */
     mla__kernel dot[MLA_DTYPE_COUNT], gemm[MLA_DTYPE_COUNT],
         mix[MLA_DTYPE_COUNT];                                                    /* few tokens, many; f32 activations */
