@@ -696,8 +696,9 @@ MLA_API mla_result mla_layers_forward(mla_context *context, int begin, int end, 
    as for the model. Errors: ARGUMENT, WEIGHTS, MEMORY, FULL (a pool has no page for a copy of one that is shared),
    ABORTED. DeepSeek's description has the state's columns of eh_proj first and does not say whether the state is
    normed; in the published weights the embedding's are first, and the state comes after the last norm, to depth 1
-   after shared_head.norm: so transformers 5.17 (MtpLayer), vLLM and SGLang. transformers rotates by i + 1 + depth and not by i: the same function, for only differences of
-   positions count (they alone would not with a temperature_beta, which no published model with such a layer has). */
+   after shared_head.norm: so transformers 5.17 (MtpLayer), vLLM and SGLang. transformers rotates by i + 1 + depth and
+   not by i: the same function, for only differences of positions count (they alone would not with a temperature_beta,
+   which no published model with such a layer has). */
 MLA_API mla_result mla_mtp_forward(mla_context *context, int depth, const mla_sequence *sequences, int n_sequences,
                                    const int *tokens, const float *hidden, const mla_outputs *out);
 
