@@ -66,7 +66,7 @@ static mla_result test_sampler(sampler **out, int vocab, const sampler_desc *d, 
 
 #include "test.h"
 
-enum { VOCAB = 256, D = 64, LONG = 4500, ANSWER = 40, BUDGET = 512 };
+enum { VOCAB = 256, D = 64, LONG = 4600, ANSWER = 40, BUDGET = 512 };
 
 static checkpoint *files;
 static mla_model *model;
@@ -283,6 +283,7 @@ static void end(const char *what) {
 static void make(spec *x, test_rng *r, int family, int common, int n, int max_tokens, int kind) {
     test_rng shared = {(uint64_t)family};
     memset(x, 0, sizeof *x);
+    if (!CHECK(n <= LONG && max_tokens <= ANSWER, "a spec has no room for %d and %d tokens", n, max_tokens)) exit(2);
     for (int i = 0; i < n; i++) {
         const int theirs = test_int(&shared, VOCAB);
         x->prompt[i] = i < common ? theirs : test_int(r, VOCAB);
