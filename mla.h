@@ -603,14 +603,14 @@ MLA_API mla_result mla_cache_fork(mla_cache *dst, const mla_cache *src, mla_erro
 /* Append n tokens' rows: for each layer n of them [latent R | rope key P], in layers that have an indexer of their own
    n of [R | P | index key d]. Latents normed, keys rotated, as the cache keeps them. Error: FULL. */
 MLA_API mla_result mla_cache_append(mla_cache *cache, int n, const float *rows, mla_error *err);
-/* One row [R+P, or R+P+d], as f32. Error: ARGUMENT, also for a row that mla_mtp_forward has not written. */
+/* One row [R+P, or R+P+d], as f32. Error: ARGUMENT, also for a row that no call has written. */
 MLA_API mla_result mla_cache_read(const mla_cache *cache, int layer, int position, float *row, mla_error *err);
 
 /* A cache as bytes, to and from the caller's memory in pieces of any size. In a file, all numbers little-endian:
      words of 32 bits: "MLAC"; 1, the version; words up to here and the next two lines; num_hidden_layers,
        num_nextn_predict_layers (M), kv_lora_rank, qk_rope_head_dim, index_head_dim (0: no indexers); model, low word
        first; dtype, index_dtype (as mla_dtype has them); length
-     [M] words: positions for which each layer of multi-token prediction has its rows
+     [layers] words: positions for which each has its rows
      [layers] words: 1 for one that has index keys, else 0
      the sum of all bytes before it, 64 bits: FNV-1a
      of each layer its rows [latent R | rope key P], then its index keys [d], position by position, as dtypes have them
@@ -676,7 +676,8 @@ MLA_API mla_result mla_model_forward(mla_context *context, const mla_sequence *s
 /* Layers [begin, end) of it: from the state before them, which sequences.embeddings give unless begin is 0, to the one
    after them, hidden[end] (which may be the same memory). Rows are appended to these layers' parts of the caches, which
    grow when the last layer (num_hidden_layers-1) has run; so ranges one after the other are the whole, bit for bit.
-   A cache that meets no last layer, in a model run in parts that do not share memory, grows by mla_cache_extend.
+   A cache that meets no last layer, in a model run in parts that do not share memory, grows by mla_cache_extend. A layer
+   that has not run for all tokens of a cache is refused until the cache is cut back to those it has.
    Only to the end num_hidden_layers belong the final norm and the logits. Where begin is end no layer runs and caches
    stay: at 0 tokens become embeddings, at num_hidden_layers the state is normed and logits come from it. Only the
    weights of what runs need to be there. Errors: as above; ARGUMENT, too, for a cut behind a layer with a shortcut, and
@@ -5771,11 +5772,11 @@ struct mla_cache {
     mla__object object;
     mla_pool *pool, own; /* own: that of a contiguous cache, one page for all of its tokens */
     int capacity, length;
-    int reach, had_reach; /* rows of some layers are written up to here; undo record */
-    int in_call;          /* marks the sequences of a call, to find doubles */
-    int *indexer;         /* [n_layers], as the model has it */
-    int *ahead, n_ahead;  /* [num_nextn_predict_layers]: positions for which each of these layers has its rows */
-    int *table, n_pages;  /* pages held, by position; during a call they may reach beyond length */
+    int in_call;  /* marks the sequences of a call, to find doubles */
+    int *indexer; /* [n_layers], as the model has it */
+    int *written; /* [n_layers]: positions for which each layer has its rows, perhaps beyond length; ~: once loaded */
+    int n_ahead;  /* num_nextn_predict_layers, the last of them */
+    int *table, n_pages; /* pages held, by position; during a call they may reach beyond length */
     int had_pages, *had; /* undo record of the last reservation: pages held before, and which, from that of length on */
     unsigned char *state; /* of all layers that keep one; zeros at first */
     size_t state_bytes;
@@ -5797,6 +5798,8 @@ static mla_result mla__cache_dtypes(const mla_model *m, mla_dtype dtype, mla_dty
     return mla__row_dtype(index_dtype, mla__index_width(m), what, "index_dtype", "index_head_dim", err);
 }
 
+/* Positions up to the cache's end for which a layer has its rows. */
+static int mla__written(const mla_cache *k, int layer) { return mla__min(k->written[layer], k->length); }
 /* Row at position, of those that begin at `first` in each page: those after it in its page follow without gaps. */
 static unsigned char *mla__row_at(const mla_cache *k, int position, mla__sz first, mla__sz bytes) {
     const mla_pool *p = k->pool;
@@ -5891,7 +5894,7 @@ static mla_result mla__reserve(mla_cache *k, int n, const char *who, mla_error *
     if (n > k->capacity - k->length)
         return mla__fail(err, MLA_ERR_FULL, "%s: cache holds %d of %d tokens, %d more do not fit", who, k->length,
                          k->capacity, n);
-    k->had_pages = k->n_pages, k->had_reach = k->reach;
+    k->had_pages = k->n_pages;
     const int first = k->length / p->tokens, pages = mla__pages(p, (int64_t)k->length + n);
     const int taken = mla__pages_to_write(k, k->length, n, NULL, 0, 0);
     if (taken > p->n_free)
@@ -5910,7 +5913,6 @@ static mla_result mla__reserve(mla_cache *k, int n, const char *who, mla_error *
         p->refs[page] = 1;
         k->table[k->n_pages++] = page;
     }
-    k->reach = k->length + n;
     return MLA_OK;
 }
 /* Hold `pages` pages and no more. */
@@ -5920,7 +5922,6 @@ static void mla__trim(mla_cache *k, int pages) {
 /* Take the last reservation back. */
 static void mla__unreserve(mla_cache *k) {
     mla__trim(k, k->had_pages);
-    k->reach = k->had_reach;
     for (int i = k->length / k->pool->tokens; i < k->had_pages; i++) {
         if (k->table[i] == k->had[i]) continue;
         mla__page_drop(k->pool, k->table[i]);
@@ -5954,13 +5955,13 @@ static void *mla__cache_layout(const mla_model *m, const void *desc, void *memor
     k.table = MLA__TAKE(&a, int, pages);
     k.had = MLA__TAKE(&a, int, pages);
     k.indexer = MLA__TAKE(&a, int, n_layers);
-    k.ahead = MLA__TAKE(&a, int, k.n_ahead);
+    k.written = MLA__TAKE(&a, int, n_layers);
     if (!d->pool) k.own = mla__pool_of(&a, m, 1, d->capacity, d->dtype, d->index_dtype);
     for (int i = 0; i < n_layers; i++) k.state_bytes += (size_t)mla__state_bytes(m, i);
     k.state = MLA__TAKE(&a, unsigned char, k.state_bytes);
     *bytes = mla__total(&a);
     if (!at) return NULL;
-    for (int i = 0; i < k.n_ahead; i++) k.ahead[i] = 0;
+    memset(k.written, 0, (size_t)n_layers * sizeof *k.written);
     memcpy(k.indexer, m->indexer, (size_t)n_layers * sizeof *k.indexer);
     memset(k.state, 0, k.state_bytes);
     *at = k;
@@ -5979,16 +5980,17 @@ mla_result mla_cache_truncate(mla_cache *k, int length, mla_error *err) {
     if (!k) return MLA__REFUSE(err, "mla_cache_truncate: cache is NULL");
     if (length < 0 || length > k->length)
         return MLA__REFUSE(err, "mla_cache_truncate: length %d, the cache holds %d", length, k->length);
-    k->length = k->reach = length;
-    for (int i = 0; i < k->n_ahead; i++) k->ahead[i] = k->ahead[i] < length ? k->ahead[i] : length;
+    k->length = length;
+    for (int i = 0; i < k->pool->n_layers; i++) k->written[i] = mla__max(0, mla__min(k->written[i], length));
     mla__trim(k, mla__pages(k->pool, length));
     return MLA_OK;
 }
 mla_result mla_cache_extend(mla_cache *k, int n, mla_error *err) {
     if (!k) return MLA__REFUSE(err, "mla_cache_extend: cache is NULL");
-    if (n < 0 || n > k->reach - k->length)
-        return MLA__REFUSE(err, "mla_cache_extend: %d tokens, calls have run layers on %d", n,
-                           mla__max(k->reach - k->length, 0));
+    int reach = k->length;
+    for (int i = 0; i < k->pool->n_layers - k->n_ahead; i++) reach = mla__max(reach, k->written[i]);
+    if (n < 0 || n > reach - k->length)
+        return MLA__REFUSE(err, "mla_cache_extend: %d tokens, calls have run layers on %d", n, reach - k->length);
     k->length += n;
     return MLA_OK;
 }
@@ -6053,9 +6055,9 @@ mla_result mla_cache_fork(mla_cache *dst, const mla_cache *src, mla_error *err) 
         MLA__TRY(mla__reserve(dst, src->length, "mla_cache_fork", err));
         mla__copy_rows(dst, src);
     }
-    dst->length = dst->reach = src->length;
+    dst->length = src->length;
     memcpy(dst->state, src->state, src->state_bytes);
-    for (int i = 0; i < dst->n_ahead; i++) dst->ahead[i] = src->ahead[i];
+    for (int i = 0; i < dst->pool->n_layers; i++) dst->written[i] = mla__written(src, i);
     return MLA_OK;
 }
 
@@ -6071,7 +6073,7 @@ mla_result mla_cache_append(mla_cache *k, int n, const float *rows, mla_error *e
             mla__narrow(p->index_dtype, mla__index_row(k, l, u), rows + p->width, p->index_width);
             rows += p->index_width;
         }
-    for (int i = 0; i < k->n_ahead; i++) k->ahead[i] += k->ahead[i] == k->length ? n : 0;
+    for (int i = 0; i < p->n_layers; i++) k->written[i] = k->written[i] < k->length ? k->written[i] : k->length + n;
     k->length += n;
     return MLA_OK;
 }
@@ -6083,10 +6085,9 @@ mla_result mla_cache_read(const mla_cache *k, int layer, int position, float *ro
         return MLA__REFUSE(err, "mla_cache_read: layer %d of %d", layer, p->n_layers);
     if (position < 0 || position >= k->length)
         return MLA__REFUSE(err, "mla_cache_read: position %d of %d", position, k->length);
-    const int depth = layer - (p->n_layers - k->n_ahead);
-    if (depth >= 0 && position >= k->ahead[depth])
-        return MLA__REFUSE(err, "mla_cache_read: position %d of layer %d, which mla_mtp_forward has run for %d",
-                           position, layer, k->ahead[depth]);
+    if (position >= k->written[layer])
+        return MLA__REFUSE(err, "mla_cache_read: position %d of layer %d, which has rows for %d", position, layer,
+                           k->written[layer]);
     for (int i = 0; i < p->width; i++) row[i] = mla__get(p->dtype, mla__row(k, layer, position), i);
     for (int i = 0; k->indexer[layer] >= 0 && i < p->index_width; i++)
         row[p->width + i] = mla__get(p->index_dtype, mla__index_row(k, layer, position), i);
@@ -6102,9 +6103,7 @@ static const char *const mla__saved_names[] = {"num_hidden_layers", "num_nextn_p
 /* States of a stream. */
 enum { MLA__AT_HEADER, MLA__AT_HEADER_SUM, MLA__AT_ROWS, MLA__AT_SUM, MLA__AT_END, MLA__AT_FAILURE };
 
-static uint32_t mla__saved_words(const mla_cache *k) {
-    return (uint32_t)(MLA__SAVED_FIXED + k->n_ahead + k->pool->n_layers);
-}
+static uint32_t mla__saved_words(const mla_cache *k) { return (uint32_t)(MLA__SAVED_FIXED + 2 * k->pool->n_layers); }
 static uint32_t mla__saved_word(const mla_cache *k, uint64_t model, uint32_t i) {
     const mla_pool *p = k->pool;
     const uint32_t fixed[MLA__SAVED_FIXED] = {0x43414c4d,
@@ -6120,10 +6119,10 @@ static uint32_t mla__saved_word(const mla_cache *k, uint64_t model, uint32_t i) 
                                               (uint32_t)p->dtype,
                                               (uint32_t)p->index_dtype,
                                               (uint32_t)k->length};
-    const uint32_t ahead = i - MLA__SAVED_FIXED, layer = ahead - (uint32_t)k->n_ahead;
+    const uint32_t n_layers = (uint32_t)p->n_layers, layer = i - MLA__SAVED_FIXED;
     if (i < MLA__SAVED_FIXED) return fixed[i];
-    if (ahead < (uint32_t)k->n_ahead) return (uint32_t)k->ahead[ahead];
-    return layer < (uint32_t)p->n_layers && k->indexer[layer] >= 0;
+    if (layer < n_layers) return (uint32_t)mla__written(k, (int)layer);
+    return layer - n_layers < n_layers && k->indexer[layer - n_layers] >= 0;
 }
 
 /* Bytes are part of the sum. */
@@ -6134,11 +6133,10 @@ static void mla__stream_sum(mla_cache_stream *s, const unsigned char *b, size_t 
 }
 /* Whether there is another row, of a cache of that length; it may be an index key. */
 static int mla__stream_row(mla_cache_stream *s, const mla_cache *k, int length) {
-    const int n_layers = k->pool->n_layers;
-    for (; s->layer < n_layers; s->row = 0, s->layer += s->index, s->index = !s->index) {
-        const int depth = s->layer - (n_layers - k->n_ahead), rows = depth < 0 ? length : k->ahead[depth];
-        if (s->row < rows && (!s->index || k->indexer[s->layer] >= 0)) return 1;
-    }
+    for (; s->layer < k->pool->n_layers; s->row = 0, s->layer += s->index, s->index = !s->index)
+        if (s->row < mla__min(k->written[s->layer] < 0 ? ~k->written[s->layer] : k->written[s->layer], length) &&
+            (!s->index || k->indexer[s->layer] >= 0))
+            return 1;
     return 0;
 }
 static unsigned char *mla__stream_at(const mla_cache_stream *s, const mla_cache *k) {
@@ -6155,10 +6153,9 @@ uint64_t mla_cache_saved_bytes(const mla_cache *k) {
     if (!p) return 0;
     uint64_t sum = 4 * (uint64_t)mla__saved_words(k) + 16;
     for (int i = 0; i < p->n_layers; i++) {
-        const int depth = i - (p->n_layers - k->n_ahead);
         const mla__sz bytes =
             mla__bytes(p->dtype, p->width) + (k->indexer[i] >= 0 ? mla__bytes(p->index_dtype, p->index_width) : 0);
-        sum += (uint64_t)bytes * (uint64_t)(depth < 0 ? k->length : k->ahead[depth]);
+        sum += (uint64_t)bytes * (uint64_t)mla__written(k, i);
     }
     return sum;
 }
@@ -6209,7 +6206,7 @@ static int mla__gather(mla_cache_stream *s, const unsigned char **in, size_t *by
 /* What a word says is kept, or held against what the cache has; the first that differs is complained of when the sum
    has shown that it was meant. */
 static mla_result mla__load_word(mla_cache_stream *s, mla_cache *k, uint32_t i, uint32_t word, mla_error *err) {
-    const uint32_t ahead = i - MLA__SAVED_FIXED;
+    const uint32_t layer = i - MLA__SAVED_FIXED;
     if (i < MLA__SAVED_WORDS && word != mla__saved_word(k, s->model, i))
         return i ? mla__fail(err, MLA_ERR_DATA, "mla_cache_load: version %lu, this is 1", (unsigned long)word)
                  : mla__fail(err, MLA_ERR_DATA, "mla_cache_load: this is no saved cache");
@@ -6217,8 +6214,8 @@ static mla_result mla__load_word(mla_cache_stream *s, mla_cache *k, uint32_t i, 
     else if (i == MLA__SAVED_DTYPE) s->dtype = word;
     else if (i == MLA__SAVED_INDEX_DTYPE) s->index_dtype = word;
     else if (i == MLA__SAVED_LENGTH) s->length = word;
-    else if (i > MLA__SAVED_LENGTH && ahead < (uint32_t)k->n_ahead)
-        k->ahead[ahead] = word < INT32_MAX ? (int)word : INT32_MAX;
+    else if (i > MLA__SAVED_LENGTH && layer < (uint32_t)k->pool->n_layers)
+        k->written[layer] = ~(word < INT32_MAX ? (int)word : INT32_MAX);
     else if (word != mla__saved_word(k, s->model, i) && !s->bad) s->bad = i, s->bad_word = word;
     if (i + 1 == s->words) s->state++;
     return MLA_OK;
@@ -6229,7 +6226,7 @@ static mla_result mla__load_begin(mla_cache_stream *s, mla_cache *k, mla_error *
     if (s->bad >= MLA__SAVED_FIXED)
         return mla__fail(err, MLA_ERR_DATA,
                          "mla_cache_load: only one of the saved cache and this one has index keys in layer %lu",
-                         (unsigned long)(s->bad - MLA__SAVED_FIXED) - (unsigned long)k->n_ahead);
+                         (unsigned long)(s->bad - MLA__SAVED_FIXED) - (unsigned long)p->n_layers);
     if (s->bad)
         return mla__fail(err, MLA_ERR_DATA, "mla_cache_load: %s of the saved cache is %lu, of this one %lu",
                          mla__saved_names[s->bad - MLA__SAVED_LAYERS], (unsigned long)s->bad_word,
@@ -6237,11 +6234,9 @@ static mla_result mla__load_begin(mla_cache_stream *s, mla_cache *k, mla_error *
     int wrong = s->words != mla__saved_words(k) || s->length > INT32_MAX ||
                 mla__row_dtype((mla_dtype)s->dtype, p->width, "", "", "", NULL) ||
                 (p->n_indexers && mla__row_dtype((mla_dtype)s->index_dtype, p->index_width, "", "", "", NULL));
-    for (int i = 0; i < k->n_ahead; i++) wrong = wrong || (uint32_t)k->ahead[i] > s->length;
+    for (int i = 0; i < p->n_layers; i++) wrong = wrong || (uint32_t)~k->written[i] > s->length;
     if (wrong) return mla__fail(err, MLA_ERR_DATA, "mla_cache_load: no cache has such a dtype or length");
-    MLA__TRY(mla__reserve(k, (int)s->length, "mla_cache_load", err));
-    k->reach = 0;
-    return MLA_OK;
+    return mla__reserve(k, (int)s->length, "mla_cache_load", err);
 }
 /* Some of the rows, as they are or converted. */
 static void mla__load_rows(mla_cache_stream *s, mla_cache *k, const unsigned char **in, size_t *bytes) {
@@ -6283,7 +6278,8 @@ static mla_result mla__load_some(mla_cache_stream *s, mla_cache *k, const unsign
         return mla__fail(err, MLA_ERR_DATA, "mla_cache_load: the saved cache is damaged: the sum of its %s is wrong",
                          s->state == MLA__AT_HEADER_SUM ? "header" : "bytes");
     if (s->state++ == MLA__AT_HEADER_SUM) return mla__load_begin(s, k, err);
-    k->length = k->reach = (int)s->length;
+    k->length = (int)s->length;
+    for (int i = 0; i < k->pool->n_layers; i++) k->written[i] = ~k->written[i];
     return MLA_OK;
 }
 mla_result mla_cache_load(mla_cache_stream *s, mla_cache *k, const void *in, size_t bytes, mla_error *err) {
@@ -7053,6 +7049,21 @@ static int mla__next_part(mla_context *c, const mla__batch *call, mla__batch *pa
 static void mla__advance(const mla__batch *batch) {
     for (int i = 0; i < batch->n; i++) batch->seqs[i].cache->length += batch->seqs[i].n_tokens;
 }
+/* Layers [begin, end) have the rows of the call. */
+static void mla__wrote(const mla__batch *batch, int begin, int end) {
+    for (int i = 0; i < batch->n; i++)
+        for (int l = begin; l < end; l++)
+            batch->seqs[i].cache->written[l] = batch->seqs[i].cache->length + batch->seqs[i].n_tokens;
+}
+/* They have the rows before it. */
+static mla_result mla__check_rows(mla_context *c, const mla__batch *batch, int begin, int end) {
+    for (int i = 0; i < batch->n; i++)
+        for (int l = begin; l < end; l++)
+            if (batch->seqs[i].cache->written[l] < batch->seqs[i].cache->length)
+                return MLA__REFUSE_OF(&c->err, i, "sequences[%d].cache: layer %d has rows for %d of its %d tokens", i,
+                                      l, batch->seqs[i].cache->written[l], batch->seqs[i].cache->length);
+    return MLA_OK;
+}
 
 static int mla__keys(const mla_sequence *s) { return s->cache->length + s->n_tokens; }
 /* Keys that the token in row t of the call may see, hidden ones of the caller's mask counted. */
@@ -7470,9 +7481,13 @@ static mla_result mla__reserve_for(mla_context *c, const mla__batch *batch, int 
     if (r != MLA_OK) mla__unreserve_all(batch, batch->n);
     return r;
 }
-/* A call that began with room was ended: caches become what they were, and its choices are nobody's. */
-static mla_result mla__abort(mla_context *c, const mla__batch *batch) {
+/* A call on layers [begin, end) that began with room was ended: caches become what they were, but for rows behind their
+   ends that calls on these layers had written, and its choices are nobody's. */
+static mla_result mla__abort(mla_context *c, const mla__batch *batch, int begin, int end) {
     mla__unreserve_all(batch, batch->n);
+    for (int i = 0; i < batch->n; i++)
+        for (int l = begin; l < end; l++)
+            batch->seqs[i].cache->written[l] = mla__min(batch->seqs[i].cache->written[l], batch->seqs[i].cache->length);
     if (c->m->n_indexers) c->sparse->layer = -1;
     return MLA_ERR_ABORTED;
 }
@@ -8174,8 +8189,10 @@ mla_result mla_attn_forward(mla_context *c, int layer, float *y, const float *x,
                            c->f->num_hidden_layers);
     MLA__TRY(mla__attn_check(c, layer));
     MLA__TRY(mla__check_sequences(c, &batch, seqs, n_seqs));
+    MLA__TRY(mla__check_rows(c, &batch, layer, layer + 1));
     MLA__TRY(mla__reserve_for(c, &batch, layer));
     mla__forward(c, mla__attn_body, &call);
+    mla__wrote(&batch, layer, layer + 1);
     if (layer == c->f->num_hidden_layers - 1) mla__advance(&batch);
     return MLA_OK;
 }
@@ -8700,9 +8717,11 @@ mla_result mla_layers_forward(mla_context *c, int begin, int end, const mla_sequ
     MLA__TRY(mla__check_sequences(c, &batch, seqs, n_seqs));
     MLA__TRY(mla__check_tokens(c, &batch, begin, tokens, &embeds));
     MLA__TRY(mla__check_range(c, begin, end, embeds, call.out->logits != NULL));
+    MLA__TRY(mla__check_rows(c, &batch, begin, end));
     if (begin < end) MLA__TRY(mla__reserve_for(c, &batch, begin));
     mla__forward(c, mla__model_body, &call);
-    if (c->aborted) return begin < end ? mla__abort(c, &batch) : MLA_ERR_ABORTED;
+    if (c->aborted) return begin < end ? mla__abort(c, &batch, begin, end) : MLA_ERR_ABORTED;
+    mla__wrote(&batch, begin, end);
     if (begin < end && end == c->f->num_hidden_layers) mla__advance(&batch);
     return MLA_OK;
 }
@@ -8720,10 +8739,11 @@ static mla_result mla__mtp_check(mla_context *c, int depth, const mla__batch *ba
         const int n = batch->seqs[i].n_tokens;
         if (n > cache->length)
             return MLA__REFUSE_OF(&c->err, i, "sequences[%d].n_tokens: %d, the cache holds %d", i, n, cache->length);
-        if (cache->ahead[depth] < cache->length - n)
+        const int written = cache->written[c->f->num_hidden_layers + depth];
+        if (written < cache->length - n)
             return MLA__REFUSE_OF(
                 &c->err, i, "sequences[%d].n_tokens: %d, but depth %d has run for %d of the %d positions before these",
-                i, n, depth, cache->ahead[depth], cache->length - n);
+                i, n, depth, written, cache->length - n);
     }
     return MLA_OK;
 }
@@ -8796,11 +8816,10 @@ mla_result mla_mtp_forward(mla_context *c, int depth, const mla_sequence *seqs, 
     MLA__TRY(mla__check_tokens(c, &batch, 0, tokens, &embeds));
     MLA__TRY(mla__mtp_reserve(c, &batch));
     mla__forward(c, mla__mtp_body, &call);
-    const mla_result r = c->aborted ? mla__abort(c, &batch) : MLA_OK;
+    const mla_result r = c->aborted ? mla__abort(c, &batch, layer, layer) : MLA_OK; /* before it wrote anything */
+    if (r == MLA_OK) mla__wrote(&batch, layer, layer + 1);
     mla__advance(&batch); /* to where they were */
-    if (r != MLA_OK) return r;
-    for (int i = 0; i < n_seqs; i++) seqs[i].cache->ahead[depth] = seqs[i].cache->length;
-    return MLA_OK;
+    return r;
 }
 
 /* ---- >>context --------------------------------------------------------------------------------------------------- */

@@ -342,6 +342,27 @@ static void test_stages(const subject *s) {
         CHECK(mla_cache_length(k[0]) == t + n && mla_cache_length(k[1]) == t + n, "%s: lengths", s->name);
     }
     CHECK(same(r.logits, want.logits, r.n), "%s: a pipeline", s->name);
+    /* layers that have not run have no rows: to read, to go on from, to save */
+    float *row = floats((size_t)(s->c->kv_lora_rank + s->c->qk_rope_head_dim + s->c->index_head_dim));
+    mla_cache_reset(whole);
+    CHECK(run_range(s, c0, 0, cut[1], whole, 0, calls[1], &r) == MLA_OK && mla_cache_extend(whole, 3, &err) == MLA_OK,
+          "%s: %s", s->name, mla_context_error(c0)->text);
+    CHECK(run_range(s, c0, 0, s->L, whole, 3, 1, &r) == MLA_ERR_ARGUMENT &&
+              strstr(mla_context_error(c0)->text, "has rows for 0 of its 3 tokens"),
+          "%s: %s", s->name, mla_context_error(c0)->text);
+    CHECK(mla_cache_read(whole, 0, 2, row, &err) == MLA_OK && mla_cache_read(whole, cut[1], 0, row, &err) != MLA_OK &&
+              strstr(err.text, "which has rows for 0"),
+          "%s: %s", s->name, err.text);
+    mla_cache *fork = cache_of(s->model, MLA_F32, NULL);
+    CHECK(mla_cache_fork(fork, whole, &err) == MLA_OK && mla_cache_saved_bytes(fork) == mla_cache_saved_bytes(whole) &&
+              run_range(s, c0, cut[1], s->L, fork, 3, 1, &r) == MLA_ERR_ARGUMENT,
+          "%s: a fork: %s %s", s->name, err.text, mla_context_error(c0)->text);
+    mla_cache_destroy(fork);
+    mla_cache_reset(whole);
+    for (int i = 0; i < 3; i++)
+        CHECK(run_range(s, c0, 0, s->L, whole, calls[i], calls[i + 1] - calls[i], &r) == MLA_OK, "%s: again", s->name);
+    CHECK(same(r.logits, want.logits, r.n), "%s: cut back to nothing, it runs again", s->name);
+    free(row);
     truncate_to(k[0], 3);
     CHECK(mla_cache_extend(k[0], 1, &err) == MLA_ERR_ARGUMENT, "%s: what has been cut off does not come back", s->name);
     CHECK(run_range(s, c[0], 0, s->L, k[0], 0, 1, &r) == MLA_ERR_WEIGHTS &&
@@ -848,7 +869,7 @@ static void test_damage(const subject *s) {
     mla_error err = {MLA_OK, "", 0};
     mla_pool *pool;
     size_t n;
-    int M = s->c->num_nextn_predict_layers, layers = s->L + M, words = 13 + M + layers, accepted = 0, unnamed = 0;
+    int M = s->c->num_nextn_predict_layers, layers = s->L + M, words = 13 + 2 * layers, accepted = 0, unnamed = 0;
     mla_context *c = context_of(s, (mla_context_desc){.threads = 1});
     CHECK(mla_pool_create(&pool, s->model, &(mla_pool_desc){.n_pages = 1, .dtype = MLA_F16}, &err) == MLA_OK, "%s",
           err.text);
@@ -873,11 +894,11 @@ static void test_damage(const subject *s) {
     for (int i = 0; i < 13; i++) wrong += word_at(b, i) != head[i];
     for (int i = 0; i < layers; i++) {
         const int index = i < s->L && s->c->index_topk && s->files->weights.layers[i].attn.indexer.wk.weight.data;
-        wrong += word_at(b, 13 + M + i) != (uint32_t)index;
+        wrong += word_at(b, 13 + layers + i) != (uint32_t)index;
+        wrong += word_at(b, 13 + i) != (uint32_t)(i < s->L ? N : N - 1);
         rows += (size_t)(i < s->L ? N : N - 1) *
                 (mla_dtype_bytes(MLA_Q8, head[5] + head[6]) + (index ? mla_dtype_bytes(MLA_Q8, head[7]) : 0));
     }
-    for (int i = 0; i < M; i++) wrong += word_at(b, 13 + i) != N - 1;
     const size_t end = 4 * (size_t)words;
     CHECK(wrong == 0 && !memcmp(b, "MLAC", 4) && n == end + 16 + rows,
           "%s: %d words of the header are others, %d bytes", s->name, wrong, (int)n);
@@ -939,9 +960,9 @@ static void test_damage(const subject *s) {
         refuses(crafted[i].text, load(j, more, n, 50, 0x1234567890u, &err), MLA_ERR_DATA, &err, crafted[i].text, j,
                 pool, 1);
     }
-    for (int i = 0; i < M; i++) {
+    for (int i = 0; i < layers; i++) {
         memcpy(more, b, n);
-        put(more + 4 * (13 + i), 4, 4), put(more + end, fnv(more, end), 8);
+        put(more + 4 * (13 + i), i % 2 ? N + 1 : 0x7fffffff, 4), put(more + end, fnv(more, end), 8);
         refuses("rows ahead", load(j, more, n, 50, 0x1234567890u, &err), MLA_ERR_DATA, &err, "dtype or length", j, pool,
                 1);
     }

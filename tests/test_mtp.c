@@ -987,7 +987,7 @@ static void test_errors(const subject *s) {
     refuses("twice", mla_mtp_forward(c, 0, twice, 2, tokens, state, NULL), MLA_ERR_ARGUMENT, text,
             "sequences[1].cache stands twice in the call");
     refuses("unwritten", mla_cache_read(k, s->L, 0, row, &err), MLA_ERR_ARGUMENT, err.text,
-            "position 0 of layer 4, which mla_mtp_forward has run for 0");
+            "position 0 of layer 4, which has rows for 0");
     q.n_tokens = 9;
     refuses("more", mla_mtp_forward(c, 0, &q, 1, tokens, state, NULL), MLA_ERR_ARGUMENT, text,
             "sequences[0].n_tokens: 9, the cache holds 8");
