@@ -286,6 +286,8 @@ int http_parse(http_head *head, char *bytes, size_t n, const char **why) {
     int status = 0, first = 1;
     memset(head, 0, sizeof *head);
     *why = "";
+    if (n > 1 && end[-1] == '\n' && end[-2] != '\r')
+        return http__refuse(why, 400, "a line of the head does not end with CR LF");
     if (n < 4 || memcmp(end - 4, "\r\n\r\n", 4) != 0)
         return http__refuse(why, 400, "the head of the request does not end");
     while (!status && line < end - 2) {
@@ -717,11 +719,13 @@ static int http__read_body(http_server *s, http__connection *c) {
     return 0;
 }
 
-/* The bytes of in behind a head, up to and with its empty line; 0: it does not end yet. */
+/* The bytes of in behind a head, up to and with its empty line, or to a bare line feed, with which it is none; 0: it
+   does not end yet. */
 static size_t http__head_end(http__connection *c) {
     const char *data = c->in.data;
-    for (size_t i = c->seen > 3 ? c->seen - 3 : 0; i + 4 <= c->in.n; i++)
-        if (data[i] == '\r' && !memcmp(data + i, "\r\n\r\n", 4)) return i + 4;
+    for (size_t i = c->seen; i < c->in.n; i++)
+        if (data[i] == '\n' && (i < 1 || data[i - 1] != '\r' || (i >= 3 && !memcmp(data + i - 3, "\r\n\r", 3))))
+            return i + 1;
     c->seen = c->in.n;
     return 0;
 }
@@ -805,12 +809,14 @@ static void http__accept(http_server *s) {
     }
 }
 
-/* Too late: head, body, a client that takes nothing, one that is silent, all when the time after http_stop is up. */
+/* Too late: head, body, a client that takes nothing, one that is silent, half a request whose other half will not come,
+   all when the time after http_stop is up. */
 static void http__check(http_server *s, http__connection *c, double now) {
     const double silent = now - c->heard;
     const int idle = c->state == HTTP__HEAD && !c->in.n && !c->out.n;
+    const int half = c->ended && !c->out.n && (c->state == HTTP__HEAD || c->state == HTTP__BODY);
     if ((c->out.n && silent > s->desc.stall_s) || (idle && (s->stop || silent > s->desc.idle_s)) ||
-        (s->stop && now > s->drained) || (c->state == HTTP__LINGER && now > c->due))
+        (s->stop && now > s->drained) || (c->state == HTTP__LINGER && now > c->due) || half)
         http__close(s, c);
     else if (c->due > 0 && now > c->due) http__reject(s, c, 408, "the request did not come in time");
     else if (idle && c->hot && silent > 1) http__heat(s, c, 0);

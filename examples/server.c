@@ -3,8 +3,8 @@
 
    CONTENTS   basics, the command line, the server (what is open), JSON, problems, parameters, prompts, answers (what a
               model writes, taken apart), events of the scheduler, the three threads, endpoints, start and end.
-   THREADS    One polls all connections (http.h), one reads requests and makes prompts of them, one runs the model
-              (scheduler.h). A job goes from the first to the second to the third, and answers by http.h, from any. */
+   THREADS    One polls all connections (http.h) and answers what has no body, one reads the other requests and makes
+              prompts of them, one runs the model (scheduler.h). A job goes from one to the next; each may answer it. */
 #define _DEFAULT_SOURCE /* POSIX, also under -std=c99 */
 #define MLA_IMPLEMENTATION
 #include "../mla.h"
@@ -178,9 +178,8 @@ static void parse(options *o, int argc, char **argv) {
         int k = 0;
         if (!strcmp(a, "--help") || !strcmp(a, "-h")) help(), exit(0);
         if (!strcmp(a, "--version")) printf("server %s\n", MLA_VERSION), exit(0);
-        if (!strcmp(a, "--quiet")) quiet = 1;
-        if (!strcmp(a, "--fast")) fast = 1;
-        if (!strcmp(a, "--quiet") || !strcmp(a, "--fast")) continue;
+        int *flag = !strcmp(a, "--quiet") ? &quiet : !strcmp(a, "--fast") ? &fast : NULL;
+        if (flag && (*flag = 1)) continue;
         while (k < N_OPTIONS && (strlen(option_table[k].name) != n || memcmp(option_table[k].name, a, n) != 0)) k++;
         if (k == N_OPTIONS) fail(2, "unknown option '%s'", a);
         const char *value = equals ? equals + 1 : argv[++i];
@@ -256,6 +255,7 @@ struct job {
     openai_reply reply;
     int n_prompts, submitted, left, started, thinking; /* answers that the scheduler got; that are not over */
     char id[32];
+    const char *allow; /* a header, for status 405 */
     double begun;
 };
 
@@ -311,7 +311,7 @@ static void refuse(job *j) {
     text_put(&t, "\n");
     reply(j, j->r.problem.status, "application/json",
           j->r.problem.status == 401   ? "WWW-Authenticate: Basic realm=\"API key as the password\"\r\n"
-          : j->r.problem.status == 405 ? "Allow: GET, POST\r\n"
+          : j->r.problem.status == 405 ? j->allow
           : j->r.problem.status == 503 ? "Retry-After: 1\r\n"
                                        : NULL,
           &t);
@@ -330,13 +330,11 @@ static int too_long(job *j, const char *name, size_t n, const char *what) {
 
 /* ---- prompts ----------------------------------------------------------------------------------------------------- */
 
-static int make_prompts(job *j, size_t n) {
-    if (n < 1 || n > 2048)
-        return openai_wrong(&j->r, 400, embeds(j) ? "input" : "prompt", "%s: %zu texts, not 1..2048",
-                            embeds(j) ? "input" : "prompt", n);
+static int make_prompts(job *j, size_t n, const char *name) {
+    if (n < 1 || n > 2048) return openai_wrong(&j->r, 400, name, "%s: %zu texts, not 1..2048", name, n);
     if (!embeds(j) && n * (size_t)j->r.n > OPENAI_MAX_N) /* each has a cache and a sampler from the start */
-        return openai_wrong(&j->r, 400, j->r.n > 1 ? "n" : "prompt", "%s: %zu texts, and a request may ask for %d",
-                            j->r.n > 1 ? "n" : "prompt", n * (size_t)j->r.n, OPENAI_MAX_N);
+        return openai_wrong(&j->r, 400, j->r.n > 1 ? "n" : name, "%s: %zu texts, and a request may ask for %d",
+                            j->r.n > 1 ? "n" : name, n * (size_t)j->r.n, OPENAI_MAX_N);
     j->n_prompts = (int)n;
     return (j->prompts = calloc(n, sizeof *j->prompts)) != NULL || no_memory(j);
 }
@@ -348,7 +346,7 @@ static int read_texts(job *j, const char *name) {
     const int vocab = j->s->c->config.vocab_size;
     mla_error error;
     if (json_typeof(v) == JSON_NULL) return openai_wrong(&j->r, 400, name, "%s: it is missing", name);
-    if (!make_prompts(j, list ? json_count(v) : 1)) return 0;
+    if (!make_prompts(j, list ? json_count(v) : 1, name)) return 0;
     for (int i = 0; i < j->n_prompts; i++) {
         const json_value *one = list ? json_at(v, (size_t)i) : v;
         size_t n = 0;
@@ -401,11 +399,8 @@ static int render_turns(job *j, const json_value *messages) {
                                : "messages: the last one asks nothing",
                          i);
         } else {
-            rc = chat_turn(to, style, t,
-                           turns++       ? NULL
-                           : system.data ? system.data
-                                         : "",
-                           asked.data ? asked.data : "", asked.n, &error);
+            const char *first = turns++ ? NULL : system.data ? system.data : "";
+            rc = chat_turn(to, style, t, first, asked.data ? asked.data : "", asked.n, &error);
             open = 0, asked.n = said.n = ids.n = 0;
             if (!*role || rc) continue;
             put_content(&said, json_get(m, "content"));
@@ -430,7 +425,7 @@ static int read_messages(job *j) {
         all += n == SIZE_MAX ? 0 : n;
     }
     if (all > j->s->most_bytes) return too_long(j, "messages", all, "bytes");
-    if (!make_prompts(j, 1)) return 0;
+    if (!make_prompts(j, 1, "messages")) return 0;
     chat_tokens *to = &j->prompts[0];
     if (!l->own && !render_turns(j, messages)) return 0;
     if (l->own) {
@@ -732,10 +727,8 @@ static void answer_page(job *j) {
     for (int i = 0; page[i]; i++) text_put(&t, page[i]);
     reply(j, 200, "text/html; charset=utf-8",
           "Content-Security-Policy: default-src 'none'; style-src 'unsafe-inline'; script-src 'unsafe-inline'; "
-          "connect-src 'self'; "
-          "img-src data:; base-uri 'none'; form-action 'none'; frame-ancestors 'none'\r\nX-Content-Type-Options: "
-          "nosniff\r\n"
-          "Referrer-Policy: no-referrer\r\n",
+          "connect-src 'self'; img-src data:; base-uri 'none'; form-action 'none'; frame-ancestors 'none'\r\n"
+          "X-Content-Type-Options: nosniff\r\nReferrer-Policy: no-referrer\r\n",
           &t);
 }
 
@@ -818,59 +811,55 @@ static void answer_models(job *j) {
     reply_json(j, &t);
 }
 
-/* A body of JSON, for an endpoint that asks for no more. 0: refused. */
-static int read_body(job *j) {
+/* A field of a body in JSON, for an endpoint that needs no more; NULL: refused. */
+static const json_value *read_field(job *j, const char *name, json_type type, const char *not_it) {
     size_t n;
     const char *body = http_body(j->x, &n);
     mla_error error;
-    if (json_parse(body, n, &j->r.body, &error))
-        return openai_wrong(&j->r, 400, NULL, "the body is no JSON: %s", error.text);
-    return json_typeof(j->r.body) == JSON_OBJECT || openai_wrong(&j->r, 400, NULL, "the body is no object of JSON");
+    const int bad = json_parse(body, n, &j->r.body, &error) != MLA_OK;
+    const json_value *v = json_get(j->r.body, name);
+    if (bad) openai_wrong(&j->r, 400, NULL, "the body is no JSON: %s", error.text);
+    else if (json_typeof(j->r.body) != JSON_OBJECT) openai_wrong(&j->r, 400, NULL, "the body is no object of JSON");
+    else if (json_typeof(v) != type) openai_wrong(&j->r, 400, name, "%s: %s", name, v ? not_it : "it is missing");
+    return j->r.problem.status ? NULL : v;
+}
+
+static void reply_or_refuse(job *j, text_buffer *t) {
+    if (!j->r.problem.status) reply_json(j, t);
+    else text_clear(t), refuse(j);
 }
 
 static void answer_tokenize(job *j) { /* content, and add_special: as a prompt begins */
-    const char *name = "content", *body;
     size_t n = 0;
     chat_tokens ids = {NULL, 0, 0};
     text_buffer t = {NULL, 0, 0, 0};
     mla_error error;
     mla_result rc = MLA_OK;
-    const int ok = read_body(j);
-    const char *content = json_string(json_get(j->r.body, name), &n);
-    if (ok && !content)
-        openai_wrong(&j->r, 400, name, "content: %s", json_get(j->r.body, name) ? "not a string" : "it is missing");
+    const char *content = json_string(read_field(j, "content", JSON_STRING, "not a string"), &n);
     if (content && json_bool(json_get(j->r.body, "add_special")))
         rc = language_encode(&ids, j->s->l, content, n, &error);
     else if (content) rc = chat_append_text(&ids, j->s->t, content, n, 0, &error);
     if (rc) openai_wrong(&j->r, 500, NULL, "%s", error.text);
     text_print(&t, "{\"count\":%zu,\"tokens\":[", ids.n);
     for (size_t i = 0; i < ids.n; i++) text_print(&t, i ? ",%d" : "%d", ids.ids[i]);
-    text_put(&t, "]}");
-    free(ids.ids);
-    body = t.data;
-    if (!j->r.problem.status && body) reply_json(j, &t);
-    else text_clear(&t), refuse(j);
+    text_put(&t, "]}"), free(ids.ids);
+    reply_or_refuse(j, &t);
 }
 
 static void answer_detokenize(job *j) {
     text_buffer t = {NULL, 0, 0, 0}, all = t;
-    const int ok = read_body(j);
-    const json_value *list = json_get(j->r.body, "tokens");
-    if (ok && json_typeof(list) != JSON_ARRAY)
-        openai_wrong(&j->r, 400, "tokens", "tokens: %s", list ? "not a list" : "it is missing");
-    for (size_t i = 0; ok && i < json_count(list); i++) {
-        int64_t id = -1;
+    const json_value *list = read_field(j, "tokens", JSON_ARRAY, "not a list");
+    for (size_t i = 0; list && i < json_count(list); i++) {
+        int64_t id;
         size_t n;
-        const char *bytes = json_integer(json_at(list, i), &id) && id >= 0 && id < INT_MAX
-                                ? tokenizer_bytes(j->s->t, (int)id, &n)
-                                : NULL;
+        const int known = json_integer(json_at(list, i), &id) && id >= 0 && id < INT_MAX;
+        const char *bytes = known ? tokenizer_bytes(j->s->t, (int)id, &n) : NULL;
         if (bytes) text_add(&all, bytes, n);
         else openai_wrong(&j->r, 400, "tokens", "tokens[%zu]: there is no such token", i);
     }
     text_put(&t, "{\"content\":"), text_quote(&t, all.data ? all.data : "", all.n), text_put(&t, "}");
     text_clear(&all);
-    if (!j->r.problem.status) reply_json(j, &t);
-    else text_clear(&t), refuse(j);
+    reply_or_refuse(j, &t);
 }
 
 /* What the model is needed for. */
@@ -968,14 +957,14 @@ static void serve(job *j) {
     const http_head *h = http_request(j->x);
     server *s = j->s;
     text_buffer none = {NULL, 0, 0, 0};
-    int found = -1, known = 0;
+    int found = -1;
     const int lists = !strncmp(h->path, "/v1/models/", 11), head = !strcmp(h->method, "HEAD");
     for (int i = 0; i < (int)(sizeof routes / sizeof *routes); i++) {
         if (strcmp(h->path, routes[i].path) != 0 && !(lists && routes[i].answer == answer_models)) continue;
-        known = 1;
+        j->allow = *routes[i].method == 'G' ? "Allow: GET, HEAD\r\n" : "Allow: POST\r\n";
         if (!strcmp(h->method, routes[i].method) || (head && *routes[i].method == 'G')) found = i;
     }
-    if (known && s->o.cors && !strcmp(h->method, "OPTIONS")) {
+    if (j->allow && s->o.cors && !strcmp(h->method, "OPTIONS")) {
         reply(j, 204, NULL,
               "Access-Control-Allow-Methods: GET, POST\r\nAccess-Control-Allow-Headers: *, "
               "Authorization\r\nAccess-Control-Max-Age: 3600\r\n",
@@ -986,7 +975,7 @@ static void serve(job *j) {
     else if (s->keys.n && (found < 0 || routes[found].answer != answer_health) &&
              !has_key(s, http_find(h, "authorization")))
         j->r.problem.code = "invalid_api_key", openai_wrong(&j->r, 401, NULL, "the API key is missing or wrong");
-    else if (!known) openai_wrong(&j->r, 404, NULL, "there is no %.200s here", h->path);
+    else if (!j->allow) openai_wrong(&j->r, 404, NULL, "there is no %.200s here", h->path);
     else if (found < 0) openai_wrong(&j->r, 405, NULL, "%.100s does not take %.20s", h->path, h->method);
     if (j->r.problem.status) refuse(j);
     else routes[found].answer(j);
@@ -1012,6 +1001,10 @@ static void on_request(void *user, http_exchange *x) { /* the thread of http_run
         return;
     }
     j->s = s, j->x = x, j->r.n = 1, j->begun = now();
+    if (strcmp(http_request(x)->method, "POST") != 0) {
+        serve(j); /* at once, whatever long prompts the desk is at */
+        return;
+    }
     pthread_mutex_lock(&s->lock);
     push(&s->asked, j);
     pthread_cond_signal(&s->desk_wakes);
@@ -1093,25 +1086,21 @@ static void open_model(server *s) {
     if (!threads_create(&s->pool, (int)integer("--threads", o->threads, 0, 1, 4096)))
         fail(1, "no threads are to be had");
     if (o->model) {
-        checkpoint_quant how;
-        memset(&how, 0, sizeof how);
-        how.form =
+        checkpoint_quant q;
+        memset(&q, 0, sizeof q);
+        q.form =
             o->quant ? (checkpoint_form)(CHECKPOINT_Q8 + one_of("--quant", o->quant, 0, forms, 6)) : CHECKPOINT_KEEP;
-        how.threads = threads_count(s->pool), how.run = threads_run, how.run_user = s->pool, how.repack = 1;
-        if (checkpoint_quantize(s->c, &how, &error)) fail(1, "%s", error.text);
+        q.threads = threads_count(s->pool), q.run = threads_run, q.run_user = s->pool, q.repack = 1;
+        if (checkpoint_quantize(s->c, &q, &error)) fail(1, "%s", error.text);
     }
     if (mla_model_create(&s->model, f, &s->c->weights, NULL, &error)) fail(1, "%s", error.text);
     scheduler_desc d;
     memset(&d, 0, sizeof d);
     d.budget = s->parallel - 1 + 256 > 512 ? s->parallel - 1 + 256 : 512;
-    const mla_context_desc how = {.max_tokens = d.budget,
-                                  .threads = threads_count(s->pool),
-                                  .run = threads_run,
-                                  .run_user = s->pool,
-                                  .team = 1,
-                                  .invariant = !fast,
-                                  .wait = threads_wait,
-                                  .wake = threads_wake};
+    mla_context_desc how;
+    memset(&how, 0, sizeof how);
+    how.max_tokens = d.budget, how.threads = threads_count(s->pool), how.run = threads_run, how.run_user = s->pool;
+    how.team = 1, how.invariant = !fast, how.wait = threads_wait, how.wake = threads_wake;
     if (mla_context_create(&s->context, s->model, &how, &error)) fail(1, "%s", error.text);
     d.model = s->model, d.context = s->context, d.parallel = s->parallel, d.context_length = s->ctx, d.any_cut = fast;
     d.dtype = d.index_dtype = types[one_of("--cache", o->cache, 2, caches, 4)];
@@ -1192,11 +1181,10 @@ int main(int argc, char **argv) {
         fail(1, "no threads are to be had");
     const char *host = s->o.host ? s->o.host : "127.0.0.1";
     if (!quiet)
-        fprintf(
-            stderr,
-            "%s, %s kernels, %d threads, %d requests at a time of at most %d tokens\nlistening on http://%s%s%s:%d\n",
-            s->alias.data, mla_isa_name(mla_context_isa(s->context)), mla_context_threads(s->context), s->parallel,
-            s->ctx, strchr(host, ':') ? "[" : "", host, strchr(host, ':') ? "]" : "", http_port(s->http));
+        fprintf(stderr, "%s, %s kernels, %d threads, %d requests at a time of at most %d tokens\n", s->alias.data,
+                mla_isa_name(mla_context_isa(s->context)), mla_context_threads(s->context), s->parallel, s->ctx),
+            fprintf(stderr, strchr(host, ':') ? "listening on http://[%s]:%d\n" : "listening on http://%s:%d\n", host,
+                    http_port(s->http));
     http_run(s->http);
     pthread_mutex_lock(&s->lock);
     s->quitting = 1;

@@ -27,8 +27,10 @@ for (const path of ['/x', '/v1', '/../../etc/passwd', '/v1/chat/completions/', '
   const r = await ask(port, path);
   same([r.status, r.json.error.type], [404, 'invalid_request_error'], path);
 }
-same((await ask(port, '/v1/chat/completions')).status, 405, 'GET where POST is wanted');
-same((await ask(port, '/health', '{}')).status, 405, 'POST where GET is wanted');
+for (const [path, body, allow] of [['/v1/chat/completions', undefined, 'POST'], ['/health', '{}', 'GET, HEAD']]) {
+  const got = await ask(port, path, body);
+  same([got.status, got.headers.allow], [405, allow], `${path} by the wrong method`);
+}
 const tokens = (await ask(port, '/tokenize', { content: 'Once upon a tïme 🦊' })).json;
 same(tokens.count, tokens.tokens.length, '/tokenize');
 same((await ask(port, '/detokenize', { tokens: tokens.tokens })).json.content, 'Once upon a tïme 🦊', '/detokenize');
@@ -181,7 +183,7 @@ check(/^HTTP\/1.1 100 Continue\r\n\r\nHTTP\/1.1 200/.test(await raw(port, `POST 
 for (const [bytes, status] of [
   ['GET /health\r\n\r\n', 400], ['GET  /health HTTP/1.1\r\nHost: localhost\r\n\r\n', 400], ['GET /health HTTP/2.0\r\nHost: localhost\r\n\r\n', 505], ['GET /health HTTP/1.1\r\n\r\n', 400],
   ['GET /health HTTP/1.1\r\nHost: a\r\nHost: b\r\n\r\n', 400], ['GET /health HTTP/1.1\r\nHost : localhost\r\n\r\n', 400], ['GET /health HTTP/1.1\r\nHost: localhost\r\n folded\r\n\r\n', 400],
-  ['GET http://x/ HTTP/1.1\r\nHost: localhost\r\n\r\n', 400], ['\u0000\r\n\r\n', 400], ['GET /health HTTP/1.1\nHost: localhost\n\n\r\n\r\n', 400],
+  ['GET http://x/ HTTP/1.1\r\nHost: localhost\r\n\r\n', 400], ['\u0000\r\n\r\n', 400], ['GET /health HTTP/1.1\nHost: localhost\n\n', 400], ['GET /health HTTP/1.1\r\nHost: localhost\n', 400], ['\n', 400],
   [`GET /health HTTP/1.1\r\nHost: localhost\r\n${'X: y\r\n'.repeat(101)}\r\n`, 431], [`GET /${'x'.repeat(20000)} HTTP/1.1\r\nHost: localhost\r\n\r\n`, 431],
   ['POST /tokenize HTTP/1.1\r\nHost: localhost\r\nContent-Length: 5\r\nContent-Length: 5\r\n\r\n{}   ', 400], ['POST /tokenize HTTP/1.1\r\nHost: localhost\r\nContent-Length: +5\r\n\r\n{}   ', 400],
   ['POST /tokenize HTTP/1.1\r\nHost: localhost\r\nContent-Length: 99999999999\r\n\r\n', 413], [chunked('5\r\nabc', 'Content-Length: 3\r\n'), 400], [chunked('x\r\n'), 400], [chunked('5\r\nabcdefgh'), 400],
@@ -189,6 +191,18 @@ for (const [bytes, status] of [
   ['GET /health HTTP/1.1\r\nHost: evil.example\r\nConnection: close\r\n\r\n', 403], ['GET /health HTTP/1.1\r\nHost: localhost\r\nOrigin: http://evil.example\r\nConnection: close\r\n\r\n', 403]]) {
   const got = await raw(port, bytes);
   check(got.startsWith(`HTTP/1.1 ${status} `) && got.includes('"error"') && /Connection: close/.test(got), `${bytes.slice(0, 60)}: ${got.slice(0, 40)}, expected ${status}`);
+}
+for (const half of ['GET /hea', 'POST /tokenize HTTP/1.1\r\nHost: localhost\r\nContent-Length: 15\r\n\r\n{"co']) {
+  const begun = Date.now();
+  same(count(await raw(port, health + half, { half: true, silent: 10000 }), 'HTTP/1.1 '), 1, `the half of a second request: ${half}`);
+  check(Date.now() - begun < 5000, `it is not waited for: ${Date.now() - begun} ms`);
+}
+{ // what has no body does not wait for those that have long ones
+  const long = JSON.stringify({ content: 'a tale of wolves '.repeat(400000) }), order = [];
+  const slow = Array.from({ length: 4 }, (_, i) => ask(port, '/tokenize', long).then(() => order.push(i)));
+  for (let i = 0; i < 5; i++) await ask(port, '/health').then(() => order.push('health')), await sleep(5);
+  await Promise.all(slow);
+  check(order.lastIndexOf('health') === 4, `health beside four long texts: ${order}`);
 }
 const agent = new http.Agent({ keepAlive: true, maxSockets: 1 });
 for (let i = 0; i < 3; i++) same((await ask(port, '/health', undefined, { agent })).status, 200, 'keep-alive');
