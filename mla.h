@@ -524,8 +524,8 @@ typedef struct mla_context_desc {
     mla_activations activations; /* MLA_ACT_AUTO: int8 for blocks, else f32 */
     /* 1: what else is in a call changes no bit of a sequence's results: they depend on its own tokens, on how these
        were cut into calls, on the model, the isa and this desc but for its threads. Sequences of up to 16 tokens in
-       a call then go one way, longer ones another, neighbours of one kind together: list them so. mla_moe_forward
-       takes its tokens for one sequence */
+       a call then go one way, with a causal mask as if their tokens came one by one; longer ones go another,
+       neighbours of one kind together: list them so. mla_moe_forward takes its tokens for one sequence */
     int invariant;
     mla_allocator alloc;
     mla_watch watch; /* NULL, or what may end calls */
@@ -7066,6 +7066,11 @@ static mla_result mla__check_rows(mla_context *c, const mla__batch *batch, int b
 }
 
 static int mla__keys(const mla_sequence *s) { return s->cache->length + s->n_tokens; }
+/* How many tokens of a sequence attend together: all; but those of a short one alone, each as if it had come alone, if
+   results are not to depend on company: there the next tokens are company, too. */
+static int mla__together(const mla_context *c, const mla_sequence *s) {
+    return c->manner == MLA__SHORT && c->f->mask == MLA_MASK_CAUSAL && !s->mask ? 1 : s->n_tokens;
+}
 /* Keys that the token in row t of the call may see, hidden ones of the caller's mask counted. */
 static int mla__seen(const mla_context *c, const mla_sequence *s, int t) {
     return c->f->mask == MLA_MASK_CAUSAL && !s->mask ? c->call->position[t] + 1 : mla__keys(s);
@@ -7583,27 +7588,28 @@ static void mla__walk_layout(mla_context *c, mla__arena *arena) {
 /* Cut n tokens into blocks that walk together, of at most `most` tokens, where they choose of at most most_choosing. */
 static int mla__walk_cut(const mla_context *c, int n_blocks, const mla_sequence *s, int token, int first, int n,
                          int most, int most_choosing) {
-    const int dense = mla__dense(c, token, n);
-    n_blocks = mla__cut(c, n_blocks, s, token, first, dense, most);
-    return mla__cut(c, n_blocks, s, token + dense, first + dense, n - dense, most_choosing);
+    const int dense = mla__dense(c, token, n), all = mla__together(c, s);
+    n_blocks = mla__cut(c, n_blocks, s, token, first, dense, mla__min(most, all));
+    return mla__cut(c, n_blocks, s, token + dense, first + dense, n - dense, mla__min(most_choosing, all));
 }
 /* Cut the keys of a block into pieces that are walked over apart; how many keys there are. */
 static int mla__walk_pieces(const mla_context *c, mla__block *b, int most, int *slots) {
-    int keys = mla__keys(b->seq), fewest = MLA__PIECE_KEYS;
+    int keys = mla__seen(c, b->seq, b->token + b->n - 1), fewest = MLA__PIECE_KEYS;
     if (mla__chosen(c, b->token, &keys)) fewest = MLA__PIECE_CHOSEN;
     keys = mla__max(keys, 1); /* a mask may leave none to be chosen */
     mla__pieces(b, keys, most, fewest, slots);
     return keys;
 }
 
-/* Pairs of query and key of a sequence that begins in row t: if each query walks alone; if blocks of QUERIES do, over
-   all that any of their tokens has chosen, at worst other keys for each; and the keys that these blocks walk over. */
+/* Pairs of query and key of n tokens from row t on: if each query walks alone; if blocks of QUERIES do, over all that
+   any of their tokens has chosen, at worst other keys for each; and the keys that these blocks walk over. */
 typedef struct mla__steps {
     double alone, together, keys;
 } mla__steps;
-static mla__steps mla__walk_steps(const mla_context *c, const mla_sequence *s, int t) {
-    const int dense = mla__dense(c, t, s->n_tokens), causal = c->f->mask == MLA_MASK_CAUSAL && !s->mask;
-    const double n = dense, few = s->n_tokens - dense, all = mla__keys(s), keys = causal ? all - few : all;
+static mla__steps mla__walk_steps(const mla_context *c, const mla_sequence *s, int t, int n_tokens) {
+    const int dense = mla__dense(c, t, n_tokens), causal = c->f->mask == MLA_MASK_CAUSAL && !s->mask;
+    const double n = dense, few = n_tokens - dense, all = mla__seen(c, s, t + n_tokens - 1),
+                 keys = causal ? all - few : all;
     const double pairs = causal ? n * (keys - (n - 1) / 2) : n * keys;
     const double own = fmin(c->f->index_topk, all), any = fmin(all, few * own);
     const mla__steps steps = {pairs + few * own, pairs + few * any,
@@ -8053,7 +8059,7 @@ static void mla__unabsorb(mla_context *c, const mla__attn *a) {
 static double *mla__attention_time(const mla_context *c) { return c->stats ? &c->stats->attention : NULL; }
 /* Most pieces of a block's context, if n_blocks are worked on at a time; with invariant as if it was alone. */
 static int mla__most_pieces(const mla_context *c, const mla__block *b, int n_blocks) {
-    const int n = b->seq->n_tokens, most = mla__lane_tokens(c);
+    const int n = mla__together(c, b->seq), most = mla__lane_tokens(c);
     int keys;
     if (c->invariant) n_blocks = mla__chosen(c, b->token, &keys) ? n : (n + most - 1) / most;
     return b->seq->probs ? 1 : mla__max(1, MLA__PIECES / n_blocks);
@@ -8094,41 +8100,45 @@ static int mla__absorbed(mla_context *c, mla__attn *a, int i, int token, int fir
     mla__unabsorb(c, a);
     return a->n_tokens;
 }
-/* The naive path of a sequence whose first token is in row `token` of the call. */
-static void mla__naive(mla_context *c, mla__attn *a, const mla_sequence *s, int token) {
-    a->n_blocks = mla__walk_cut(c, 0, s, token, 0, s->n_tokens, MLA__QUERIES, MLA__QUERIES);
+/* The naive path of n tokens of a sequence from row `token` of the call on, which is its row `first`. */
+static void mla__naive(mla_context *c, mla__attn *a, const mla_sequence *s, int token, int first, int n) {
+    a->n_blocks = mla__walk_cut(c, 0, s, token, first, n, MLA__QUERIES, MLA__QUERIES);
     for (int i = 0; i < a->n_blocks; i++) c->loads[i].units = c->H, c->loads[i].weight = c->call->blocks[i].n + 1;
     mla__parallel_timed(c, mla__attention_time(c), mla__naive_work, a, a->n_blocks,
-                        (double)mla__keys(s) * c->H * (c->R + s->n_tokens) * c->V);
+                        (double)mla__keys(s) * c->H * (c->R + n) * c->V);
 }
 
 /* Multiplications of both paths. Naive: N+P+V for each pair of query and key, and R(N+V) to expand each key that a
    block walks over; absorbed: 2R+P for each pair, and R(N+V) into and out of the latent for each query. */
 static int mla__prefer_naive(const mla_context *c, const mla_sequence *s, int token) {
-    const double R = c->R, N = c->N, P = c->P, V = c->V;
-    const mla__steps steps = mla__walk_steps(c, s, token);
+    const double R = c->R, N = c->N, P = c->P, V = c->V, n = mla__together(c, s);
+    const mla__steps steps = mla__walk_steps(c, s, token, (int)n);
     const double naive = steps.together * (N + P + V) + R * (N + V) * steps.keys;
-    const double absorbed = steps.alone * (2 * R + P) + s->n_tokens * R * (N + V);
+    const double absorbed = steps.alone * (2 * R + P) + n * R * (N + V);
     return c->path == MLA_ATTN_NAIVE || (c->path == MLA_ATTN_AUTO && naive < absorbed);
 }
 
+/* Row *first of sequence *i, n tokens further. */
+static void mla__pass(const mla__batch *batch, int *i, int *first, int n) {
+    for (*first += n; *i < batch->n && *first >= batch->seqs[*i].n_tokens;) *first -= batch->seqs[(*i)++].n_tokens;
+}
 /* o [T, H, V] of all sequences. Neighbours that take the absorbed path share the products with W_UK and W_UV. */
 static void mla__attend_all(mla_context *c, mla__attn *a) {
     const mla__batch *batch = a->batch;
-    for (int i = 0, token = 0; i < batch->n;) {
-        if (mla__prefer_naive(c, &batch->seqs[i], token)) {
-            mla__naive(c, a, &batch->seqs[i], token);
-            token += batch->seqs[i++].n_tokens;
+    for (int i = 0, first = 0, token = 0, step; i < batch->n;) {
+        const mla_sequence *s = &batch->seqs[i];
+        if (mla__prefer_naive(c, s, token)) {
+            mla__naive(c, a, s, token, first, step = mla__together(c, s));
+            token += step, mla__pass(batch, &i, &first, step);
             continue;
         }
-        int end = i, n = 0;
-        while (end < batch->n && !mla__prefer_naive(c, &batch->seqs[end], token + n)) n += batch->seqs[end++].n_tokens;
-        for (int first = 0, step; n > 0; n -= step) {
+        int n = 0;
+        for (int end = i, at = first; end < batch->n && !mla__prefer_naive(c, &batch->seqs[end], token + n); n += step)
+            mla__pass(batch, &end, &at, step = mla__together(c, &batch->seqs[end]));
+        for (; n > 0; n -= step) {
             step = mla__absorbed(c, a, i, token, first, mla__min(n, mla__absorb_tokens(c)));
-            token += step, first += step;
-            while (i < end && first >= batch->seqs[i].n_tokens) first -= batch->seqs[i++].n_tokens;
+            token += step, mla__pass(batch, &i, &first, step);
         }
-        i = end;
     }
 }
 

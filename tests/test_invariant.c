@@ -1,13 +1,14 @@
 /* test_invariant.c - mla_context_desc.invariant: what else is in a call changes no bit of a sequence's logits. Every
    fixture, in several formats, on every ISA: sequences of any lengths, prompts in pieces and tokens one by one, run
-   alone and then in company that changes from call to call. Run from the repository root. */
+   alone and then in company that changes from call to call; of few tokens, alone one by one. Run from the repository
+   root. */
 
 #include "mla.h"
 #include "test.h"
 #define CHECKPOINT_IMPLEMENTATION
 #include "quantize.h"
 
-enum { SEQUENCES = 18, STEPS = 6, ROOM = 160, MAX_TOKENS = 320 };
+enum { SEQUENCES = 18, STEPS = 6, ROOM = 160, MAX_TOKENS = 320, SHORT = 16 };
 
 static const char *const fixtures[] = {
     "deepseek_v2_lite", "deepseek_v2",   "deepseek_v3", "deepseek_v3_fp8",   "kimi_k2",  "axk1",
@@ -54,21 +55,22 @@ static mla_cache *cache_of(const setting *s, const script *run, int capacity) {
     return cache;
 }
 
-/* Sequence by sequence, one step after the other. */
+/* Sequence by sequence, one step after the other, short ones token by token. */
 static void run_alone(const setting *s, script *runs, int V) {
     mla_context *context = context_of(s, 1);
     for (int i = 0; i < SEQUENCES; i++) {
         mla_cache *cache = cache_of(s, &runs[i], runs[i].before + ROOM);
         const int *tokens = runs[i].tokens;
-        for (int j = 0; j < runs[i].n_steps; tokens += runs[i].n[j++]) {
-            mla_sequence q;
-            memset(&q, 0, sizeof q);
-            q.cache = cache, q.n_tokens = runs[i].n[j], q.n_logits = 1;
-            mla_outputs out;
-            memset(&out, 0, sizeof out);
-            out.logits = runs[i].logits + j * V;
-            must(mla_model_forward(context, &q, 1, tokens, &out), mla_context_error(context)->text);
-        }
+        for (int j = 0; j < runs[i].n_steps; j++)
+            for (int at = 0, n; at < runs[i].n[j]; at += n, tokens += n) {
+                mla_sequence q;
+                memset(&q, 0, sizeof q);
+                q.cache = cache, q.n_tokens = n = runs[i].n[j] > SHORT ? runs[i].n[j] : 1, q.n_logits = 1;
+                mla_outputs out;
+                memset(&out, 0, sizeof out);
+                out.logits = runs[i].logits + j * V;
+                must(mla_model_forward(context, &q, 1, tokens, &out), mla_context_error(context)->text);
+            }
         mla_cache_destroy(cache);
     }
     mla_context_destroy(context);
