@@ -20,7 +20,7 @@ QUICK START    a model from weights that lie in memory, one prompt, the logits o
 
 LETTERS        T tokens, D hidden_size, H num_attention_heads, R kv_lora_rank, Q q_lora_rank, N qk_nope_head_dim,
                P qk_rope_head_dim, V v_head_dim, E n_routed_experts, Z zero_expert_num, K num_experts_per_tok,
-               I moe_intermediate_size, Hi index_n_heads, d index_head_dim
+               I moe_intermediate_size, Hi index_n_heads, d index_head_dim, Hl linear_num_heads, C linear_head_dim
 LOCALS         one letter, one meaning, from >>parallel on
    c context   f config   m model   w weights of a layer or a part of it   s a part's scratch, or a sequence
    a what the work of a parallel region is given   b block of queries   l lanes of a panel   j job
@@ -40,6 +40,10 @@ MATHS          (DeepSeek-V2, arXiv 2405.04434; DeepSeek-V3, arXiv 2412.19437; De
                the same function
    sparse      a token attends to the index_topk keys u of highest I(t,u) = sum_h w_h(x_t) relu(q_h(c_q).k(u)),
                all heads to the same
+   delta       q, k, v = silu(conv(Wq x)), silu(conv(Wk x)), silu(conv(Wv x)); q = q/|q| C^-1/2; k = k/|k|, a head
+               g = -exp(A) softplus(Wf x + bf); beta = sig(Wb x)
+               S = diag(exp(g)) S; S += k beta (v - S^T k)^T; o = S^T q;  y = Wo (norm(o) * sig(Wz x))
+               (Kimi Delta Attention, arXiv 2510.26692: a state S [C, C] a head in place of keys and values)
    experts     y = sum_{e in top-K} w_e down_e(silu(gate_e x) * up_e x) + shared(x)
    block       x += attn(norm1 x);  x += ffn(norm2 x);   logits = head(norm(x))
    shortcut    x += attn(norm1 x);  h = norm2 x;  m = experts(h);  x += mlp(h);  the next block;  x += m
@@ -51,8 +55,8 @@ CONTENTS       search for the anchor
    the API     >>results >>dtypes >>config >>weights >>model >>threads >>isa >>cache >>forward
    the rest    >>stop-here >>reference >>platform >>numbers >>formats >>cpu >>vocabulary >>table >>integer >>fp8
                >>template >>bf16 >>quantize >>memory >>presets >>config-check >>weights-check >>model-object
-               >>cache-object >>parallel >>linear >>norm >>rope >>call >>sparse >>walk >>attention >>mixer >>moe
-               >>block >>mtp >>context >>licence
+               >>cache-object >>parallel >>linear >>norm >>rope >>call >>sparse >>walk >>attention >>kda >>mixer
+               >>moe >>block >>mtp >>context >>licence
 
 MEMORY         Every object is made either by X_create (allocator hook, default malloc) or in memory of yours: X_size,
                then X_init. Weights are used where they lie and are read-only. A forward call never allocates.
@@ -91,6 +95,8 @@ CHANGES
                expert_weight. mla_context_desc.watch ends calls, with MLA_ERR_ABORTED. mla_stats has phases.
                mla_error.sequence, mla_pool_pages_needed. mla_cache_save, mla_cache_load.
                mla_norm_forward. MLA_STACK.
+               mla_kda_weights: layers with a state. mla_cache_desc and mla_pool_desc have state_dtype and snapshots;
+               mla_cache_cut, mla_cache_snapshot, mla_cache_snapshots, mla_cache_forget, mla_cache_read_state.
    0.1.0       the first version */
 
 #ifndef MLA_H
@@ -305,6 +311,11 @@ typedef struct mla_config {
     int index_topk; /* 0: dense, indexers are left alone; a context takes 4 * max_tokens * index_topk bytes for it */
     int index_n_heads, index_head_dim; /* heads of d values, and one key of d values for all of them; d >= P */
     mla_rope_layout index_rope;        /* of the FIRST P of these; NONE if rope.layout is */
+    /* layers that have mla_kda_weights in place of mla_attn_weights */
+    int linear_num_heads, linear_head_dim; /* heads of C channels, for keys and values */
+    int linear_conv_kernel_dim;            /* 0: 4; inputs that a channel's convolution sees, its own the last */
+    /* below 0: g = kda_lower_bound * sig(exp(A) (Wf x + bf)); 0: g = -exp(A) softplus(Wf x + bf) */
+    float kda_lower_bound;
     /* the residual stream, as MiniCPM scales it (arXiv 2404.06395) */
     float embed_scale;    /* 0: 1; embeddings are multiplied by it: scale_emb */
     float residual_scale; /* 0: 1; what attention and FFN add is: scale_depth/sqrt(num_hidden_layers) */
@@ -365,6 +376,20 @@ typedef struct mla_attn_weights {
     mla_indexer_weights indexer;      /* sparse attention; may be absent */
 } mla_attn_weights;
 
+/* Kimi Delta Attention (arXiv 2510.26692), a layer's mixer in place of attention: it keeps a state of a sequence,
+   however long, and no rows. It sees the tokens of a sequence in their order, so that mla_sequence.mask and
+   MLA_MASK_NONE are refused with such a layer; its probabilities are 0. */
+typedef struct mla_kda_weights {
+    mla_linear q, k, v;                /* [Hl*C, D] */
+    mla_tensor q_conv, k_conv, v_conv; /* [Hl*C, linear_conv_kernel_dim], the oldest input first; F32, F16 or BF16 */
+    mla_linear f_a, f_b;               /* decay: [C, D] and [Hl*C, C]; or, f_a absent, f_b alone: [Hl*C, D] */
+    mla_tensor a_log, dt_bias;         /* A [Hl] and bf [Hl*C] of it */
+    mla_linear b;                      /* [Hl, D] */
+    mla_linear g_a, g_b;               /* what its output is gated by: as f_a and f_b */
+    mla_tensor norm;                   /* [C], RMS with block_norm.eps, of a head's output */
+    mla_linear o;                      /* [D, Hl*C] */
+} mla_kda_weights;
+
 typedef struct mla_mlp_weights { /* SwiGLU: down(silu(gate x) * up x) */
     mla_linear gate, up;         /* [I, D] */
     mla_linear down;             /* [D, I] */
@@ -384,6 +409,7 @@ typedef struct mla_layer_weights {
     mla_attn_weights attn;
     mla_mlp_weights mlp; /* dense layer */
     mla_moe_weights moe; /* or MoE layer; or both, see above */
+    mla_kda_weights kda; /* in place of attn */
 } mla_layer_weights;
 
 typedef struct mla_mtp_weights {   /* what a layer of multi-token prediction has around its block */
@@ -552,7 +578,9 @@ MLA_API const char *mla_isa_name(mla_isa isa); /* "auto", "scalar", "avx2", "avx
 /* ---- >>cache ----------------------------------------------------------------------------------------------------- */
 /* One cache holds one sequence: for each layer and token a row [latent R | rope key P], in layers with an indexer in
    use [latent R | rope key P | index key d], the index key kept in a dtype of its own. Either contiguous, or in pages
-   of 64 tokens out of a pool that many sequences share. Layers are all of the model's, multi-token prediction last. */
+   of 64 tokens out of a pool that many sequences share. Layers are all of the model's, multi-token prediction last.
+   Layers with mla_kda_weights have no rows: they keep a state of the sequence, of the same size however long it is,
+   which cannot be cut back; see mla_cache_snapshot. A cache has its states twice, before and after the last call. */
 
 #define MLA_PAGE 64
 
@@ -565,12 +593,16 @@ typedef struct mla_cache_desc {
     mla_pool *pool;  /* NULL: contiguous */
     mla_allocator alloc;
     mla_dtype index_dtype; /* of index keys: F32, F16, BF16, or Q8 if d is a multiple of 32; with a pool, the pool's */
+    mla_dtype state_dtype; /* of states between calls: F32 or BF16, half as large; with a pool, the pool's */
+    int snapshots;         /* slots for mla_cache_snapshot; with a pool, the pool's */
 } mla_cache_desc;
 
 typedef struct mla_pool_desc {
     int n_pages;
     mla_dtype dtype, index_dtype; /* as in mla_cache_desc */
     mla_allocator alloc;
+    mla_dtype state_dtype; /* as in mla_cache_desc */
+    int snapshots;         /* slots that all its caches share */
 } mla_pool_desc;
 
 /* Errors: ARGUMENT, MEMORY. */
@@ -580,6 +612,7 @@ MLA_API size_t mla_pool_size(const mla_model *model, const mla_pool_desc *desc);
 MLA_API mla_result mla_pool_init(mla_pool **out, void *memory, size_t bytes, const mla_model *model,
                                  const mla_pool_desc *desc, mla_error *err);
 MLA_API int mla_pool_free_pages(const mla_pool *pool);
+MLA_API int mla_pool_free_slots(const mla_pool *pool);
 
 MLA_API mla_result mla_cache_create(mla_cache **out, const mla_model *model, const mla_cache_desc *desc,
                                     mla_error *err);
@@ -591,36 +624,54 @@ MLA_API mla_result mla_cache_init(mla_cache **out, void *memory, size_t bytes, c
 
 MLA_API int mla_cache_length(const mla_cache *cache);
 MLA_API int mla_cache_capacity(const mla_cache *cache);
-/* Forget the tokens from position length on. ARGUMENT if length is negative or more than the current one. */
+/* Forget the tokens from position length on. ARGUMENT if length is negative or more than the current one, or if layers
+   have states and none are kept at this position: mla_cache_cut gives the nearest one. */
 MLA_API mla_result mla_cache_truncate(mla_cache *cache, int length, mla_error *err);
 MLA_API void mla_cache_reset(mla_cache *cache); /* truncate to 0 */
+/* The nearest position, not above length, that mla_cache_truncate can go to: length itself where layers have no states;
+   else 0, the current one, the one before the last call, or that of a snapshot. -1: a negative length, or NULL. */
+MLA_API int mla_cache_cut(const mla_cache *cache, int length);
+/* Keeps the states as they are, so that mla_cache_truncate can come back to this position: in a slot, of the pool or of
+   the cache's own, until the position is cut off or forgotten; caches that are forked share them with a pool, and copy
+   them without, the latest ones first. Where no layer has a state there is nothing to keep. Errors: FULL, no slot. */
+MLA_API mla_result mla_cache_snapshot(mla_cache *cache, mla_error *err);
+/* The positions of the first `most` snapshots, ascending, which may be NULL; gives the number of all. */
+MLA_API int mla_cache_snapshots(const mla_cache *cache, int *positions, int most);
+MLA_API void mla_cache_forget(mla_cache *cache, int position); /* the snapshot there, if there is one */
 /* The cache of some of the layers, whose last is not the model's, grows by n tokens that mla_layers_forward has run
-   there. ARGUMENT: more than it has written. */
+   there. ARGUMENT: more than it has written, or with states fewer. */
 MLA_API mla_result mla_cache_extend(mla_cache *cache, int n, mla_error *err);
 /* dst becomes src. Both paged in one pool: pages are shared and copied when one side writes to them; else rows are
-   copied. Either may then be changed or destroyed first. Errors: ARGUMENT (shapes or dtypes differ), FULL. */
+   copied; states always are. Either may then be changed or destroyed first. Errors: ARGUMENT (shapes or dtypes differ),
+   FULL. */
 MLA_API mla_result mla_cache_fork(mla_cache *dst, const mla_cache *src, mla_error *err);
 /* Append n tokens' rows: for each layer n of them [latent R | rope key P], in layers that have an indexer of their own
-   n of [R | P | index key d]. Latents normed, keys rotated, as the cache keeps them. Error: FULL. */
+   n of [R | P | index key d]. Latents normed, keys rotated, as the cache keeps them. Errors: FULL; ARGUMENT, a layer
+   has a state, which is not made of rows. */
 MLA_API mla_result mla_cache_append(mla_cache *cache, int n, const float *rows, mla_error *err);
 /* One row [R+P, or R+P+d], as f32. Error: ARGUMENT, also for a row that no call has written. */
 MLA_API mla_result mla_cache_read(const mla_cache *cache, int layer, int position, float *row, mla_error *err);
+/* The state of a layer that has one: [Hl, C keys, C values], and of q, k and v the last linear_conv_kernel_dim - 1
+   inputs of their convolutions, [3, kernel - 1, Hl*C]. Errors: ARGUMENT, also where the layer has not been run. */
+MLA_API mla_result mla_cache_read_state(const mla_cache *cache, int layer, float *state, float *inputs, mla_error *err);
 
 /* A cache as bytes, to and from the caller's memory in pieces of any size. In a file, all numbers little-endian:
-     words of 32 bits: "MLAC"; 1, the version; words up to here and the next two lines; num_hidden_layers,
+     words of 32 bits: "MLAC"; 1, the version, or 2 with states; words before the sum; num_hidden_layers,
        num_nextn_predict_layers (M), kv_lora_rank, qk_rope_head_dim, index_head_dim (0: no indexers); model, low word
        first; dtype, index_dtype (as mla_dtype has them); length
      [layers] words: positions for which each has its rows
-     [layers] words: 1 for one that has index keys, else 0
+     [layers] words: 1 for one that has index keys, 2 for one that has a state, else 0
+     with states, three words: state_dtype, values of a state, inputs of its convolutions (see mla_cache_read_state)
      the sum of all bytes before it, 64 bits: FNV-1a
-     of each layer its rows [latent R | rope key P], then its index keys [d], position by position, as dtypes have them
+     of each layer its rows [latent R | rope key P], then its index keys [d], position by position, as dtypes have them;
+       or its state as state_dtype has it, and the inputs in f32
      the sum of all bytes before it
    What a stream begins with is zeros, but for model; the rest of it is the library's. */
 typedef struct mla_cache_stream {
     uint64_t model; /* the caller's, to tell models of one shape apart, such as a hash; load refuses another one */
     uint64_t at;    /* bytes so far */
     uint64_t sum, unit_sum;
-    uint32_t words, length, dtype, index_dtype, bad, bad_word;
+    uint32_t words, length, dtype, index_dtype, state_dtype, bad, bad_word;
     int state, layer, index, row, n_part;
     size_t byte;
     unsigned char part[4 * MLA_GROUP];
@@ -703,9 +754,10 @@ MLA_API mla_result mla_layers_forward(mla_context *context, int begin, int end, 
 MLA_API mla_result mla_mtp_forward(mla_context *context, int depth, const mla_sequence *sequences, int n_sequences,
                                    const int *tokens, const float *hidden, const mla_outputs *out);
 
-/* One layer's attention, without norm and residual: x [T, D] -> y [T, D]. Rows are appended to the layer's part of each
-   cache; the caches grow when the last layer (num_hidden_layers-1) has run, so that one after the other all layers see
-   the same length. A layer that uses another's choice of keys runs after it, on the same sequences: else ARGUMENT. */
+/* One layer's attention, or KDA, without norm and residual: x [T, D] -> y [T, D]. Rows are appended to the layer's part
+   of each cache; the caches grow when the last layer (num_hidden_layers-1) has run, so that one after the other all
+   layers see the same length. A layer that uses another's choice of keys runs after it, on the same sequences: else
+   ARGUMENT. */
 MLA_API mla_result mla_attn_forward(mla_context *context, int layer, float *y, const float *x,
                                     const mla_sequence *sequences, int n_sequences);
 
@@ -879,6 +931,66 @@ static inline void mla__attention_ref(double *y, double *p, double *score, const
     }
     mla__linear_ref(y, &w->o, o);
     free(cq), free(q), free(o);
+}
+
+/* delta, head h, of q, k, v, f, z [C] each: state S [C, C] goes on by a token, and z becomes norm(o) * sig(z). */
+static inline void mla__delta_ref(double *S, double *const qkv[3], const double *f, double beta, double *z,
+                                  const mla_model *m, const mla_kda_weights *w, int h) {
+    const mla_config *c = mla_model_config(m);
+    const int C = c->linear_head_dim;
+    const double A = exp(mla__weight_ref(&w->a_log, 0, h)), bound = (double)c->kda_lower_bound;
+    double *q = qkv[0], *k = qkv[1], *v = qkv[2], mean = 0;
+    const double q_length = sqrt(mla__dot_ref(q, q, C) + 1e-6) * sqrt((double)C),
+                 k_length = sqrt(mla__dot_ref(k, k, C) + 1e-6);
+    for (int i = 0; i < C; i++) {
+        const double x = f[i] + mla__weight_ref(&w->dt_bias, 0, h * C + i);
+        const double g = bound < 0 ? bound / (1 + exp(-A * x)) : -A * (fmax(x, 0) + log1p(exp(-fabs(x))));
+        q[i] /= q_length, k[i] /= k_length;
+        for (int j = 0; j < C; j++) S[i * C + j] *= exp(g);
+    }
+    for (int j = 0; j < C; j++) {
+        double u = v[j], o = 0;
+        for (int i = 0; i < C; i++) u -= S[i * C + j] * k[i];
+        for (int i = 0; i < C; i++) S[i * C + j] += k[i] * beta * u, o += S[i * C + j] * q[i];
+        v[j] = o, mean += o * o / C;
+    }
+    for (int j = 0; j < C; j++)
+        z[j] = v[j] / sqrt(mean + (double)c->block_norm.eps) * mla__weight_ref(&w->norm, 0, j) / (1 + exp(-z[j]));
+}
+/* y = B A x, or without A: B x */
+static inline void mla__pair_ref(double *y, const mla_linear *a, const mla_linear *b, const double *x) {
+    double *between = mla__room_ref(a->weight.rows);
+    if (a->weight.data) mla__linear_ref(between, a, x);
+    mla__linear_ref(y, b, a->weight.data ? between : x);
+    free(between);
+}
+/* The token after those that made state [Hl, C, C] and inputs [3, taps - 1, Hl*C] of q, k and v's convolutions, which
+   go on by it; zeros before the first one. */
+static inline void mla__kda_ref(double *y, double *state, double *inputs, const mla_model *m, const mla_kda_weights *w,
+                                const double *x) {
+    const mla_config *c = mla_model_config(m);
+    const int H = c->linear_num_heads, C = c->linear_head_dim, n = H * C, taps = c->linear_conv_kernel_dim;
+    const mla_linear *linear[3] = {&w->q, &w->k, &w->v};
+    const mla_tensor *conv[3] = {&w->q_conv, &w->k_conv, &w->v_conv};
+    double *in = mla__room_ref(n), *f = mla__room_ref(n), *z = mla__room_ref(n), *beta = mla__room_ref(H),
+           *qkv = mla__room_ref(3.0 * n);
+    mla__pair_ref(f, &w->f_a, &w->f_b, x), mla__pair_ref(z, &w->g_a, &w->g_b, x), mla__linear_ref(beta, &w->b, x);
+    for (int i = 0; i < 3; i++) {
+        double *before = inputs + i * (taps - 1) * n, *to = qkv + i * n;
+        mla__linear_ref(in, linear[i], x);
+        for (int j = 0; j < n; j++) {
+            for (int t = 0; t < taps; t++)
+                to[j] += mla__weight_ref(conv[i], j, t) * (t < taps - 1 ? before[t * n + j] : in[j]);
+            to[j] /= 1 + exp(-to[j]);
+            for (int t = 0; t < taps - 1; t++) before[t * n + j] = t < taps - 2 ? before[(t + 1) * n + j] : in[j];
+        }
+    }
+    for (int h = 0; h < H; h++) {
+        double *const one[3] = {qkv + h * C, qkv + n + h * C, qkv + 2 * n + h * C};
+        mla__delta_ref(state + h * C * C, one, f + h * C, 1 / (1 + exp(-beta[h])), z + h * C, m, w, h);
+    }
+    mla__linear_ref(y, &w->o, z);
+    free(in), free(f), free(z), free(beta), free(qkv);
 }
 
 /* y = down(silu(gate x) * up x) */
@@ -1932,6 +2044,16 @@ typedef struct mla__visit {
     float *s, *wide;    /* scratch: scores [n, nu, NL] of n panels; keys as f32, [AR, AK] */
 } mla__visit;
 
+/* One token and one head of KDA: S = diag(exp(g)) S; S += k u^T with u = beta (v - S^T k); o = S^T q. All have C
+   channels, S [C keys, C values]; to may be from, else they are apart. */
+typedef struct mla__recur {
+    const float *q, *k, *v, *g, *from;
+    float *to, *o;
+    float *e; /* scratch [3, C] */
+    float beta;
+    int C;
+} mla__recur;
+
 /* What an indexer's first glance takes: queries and keys in 16 bits, each of length GLANCE, or less, so that no sum of
    their products, of however many channels, leaves 32 bits. Times its scale each channel is what it was, to half a
    scale. */
@@ -2014,6 +2136,14 @@ typedef struct mla__kernels {
     void (*widen[MLA_DTYPE_COUNT])(float *y, const void *x, mla__sz n);
     void (*narrow[MLA_DTYPE_COUNT])(void *y, const float *x, mla__sz n);
     void (*swiglu)(float *h, const float *gate, const float *up, int n); /* h = silu(gate) * up; h may be gate */
+    /* of >>kda: y [n] = silu(sum over j of w[j, n] x[j][n]), of n channels and so many taps */
+    void (*conv)(float *y, const float *const *x, const float *w, int taps, int n);
+    void (*unit)(float *y, const float *x, float length, int n); /* y = x * length / |x|; y may be x */
+    /* g = bound * sig(a (f + bias)), with bound 0 -a * softplus(f + bias) */
+    void (*decay)(float *g, const float *f, const float *bias, float a, float bound, int n);
+    void (*recur)(const mla__recur *r);
+    /* z = x / sqrt(mean(x^2) + eps) * w * sig(z) */
+    void (*gated_norm)(float *z, const float *x, const float *w, float eps, int n);
     /* n panels of queries meet the keys and values of a visit, all of one dtype: F32, F16 or BF16 */
     void (*attend[MLA_DTYPE_COUNT])(mla__lanes *panels, int n, const mla__visit *visit);
     /* score [nu] = sum over the lanes of n panels of weight [n, NL] * relu(q . k); the visit has no values */
@@ -3909,6 +4039,111 @@ MLA__FN void MLA__F(swiglu)(float *h, const float *gate, const float *up, int n)
     for (; i < n; i++) h[i] = gate[i] / (1.0f + expf(-gate[i])) * up[i];
 }
 
+MLA__IN MLA__V MLA__F(sigmoid)(MLA__V x) {
+    const MLA__V one = MLA__F(set1)(1.0f);
+    return MLA__F(div)(one, MLA__F(add)(one, MLA__F(exp)(MLA__F(mul)(x, MLA__F(set1)(-1.0f)))));
+}
+MLA__FN void MLA__F(conv)(float *y, const float *const *x, const float *w, int taps, int n) {
+    int i = 0;
+    for (; i + MLA__VL <= n; i += MLA__VL) {
+        MLA__V sum = MLA__F(zero)();
+        for (int j = 0; j < taps; j++) sum = MLA__F(fma)(MLA__F(ld)(w + j * n + i), MLA__F(ld)(x[j] + i), sum);
+        MLA__F(st)(y + i, MLA__F(mul)(sum, MLA__F(sigmoid)(sum)));
+    }
+    for (; i < n; i++) {
+        float sum = 0;
+        for (int j = 0; j < taps; j++) sum += w[j * n + i] * x[j][i];
+        y[i] = sum / (1.0f + expf(-sum));
+    }
+}
+MLA__IN float MLA__F(squares)(const float *x, int n) {
+    MLA__V sum = MLA__F(zero)();
+    float rest = 0;
+    int i = 0;
+    for (; i + MLA__VL <= n; i += MLA__VL) sum = MLA__F(fma)(MLA__F(ld)(x + i), MLA__F(ld)(x + i), sum);
+    for (; i < n; i++) rest += x[i] * x[i];
+    return MLA__F(sum)(sum) + rest;
+}
+MLA__FN void MLA__F(unit)(float *y, const float *x, float length, int n) {
+    const float by = length / sqrtf(MLA__F(squares)(x, n) + 1e-6f);
+    int i = 0;
+    for (; i + MLA__VL <= n; i += MLA__VL) MLA__F(st)(y + i, MLA__F(mul)(MLA__F(ld)(x + i), MLA__F(set1)(by)));
+    for (; i < n; i++) y[i] = x[i] * by;
+}
+/* ln(1 + e^x) = max(x, 0) + ln(1 + z), z = e^-|x|, where ln(1 + z) = 2 artanh(z / (2 + z)), as a series. */
+MLA__IN MLA__V MLA__F(softplus)(MLA__V x) {
+    const MLA__V minus = MLA__F(mul)(x, MLA__F(set1)(-1.0f));
+    const MLA__V z = MLA__F(exp)(MLA__F(mul)(MLA__F(max)(x, minus), MLA__F(set1)(-1.0f)));
+    const MLA__V s = MLA__F(div)(z, MLA__F(add)(z, MLA__F(set1)(2.0f))), s2 = MLA__F(mul)(s, s);
+    MLA__V sum = MLA__F(set1)(2.0f / 15);
+    for (int i = 13; i > 0; i -= 2) sum = MLA__F(fma)(sum, s2, MLA__F(set1)(2.0f / (float)i));
+    return MLA__F(fma)(sum, s, MLA__F(max)(x, MLA__F(zero)()));
+}
+MLA__FN void MLA__F(decay)(float *g, const float *f, const float *bias, float a, float bound, int n) {
+    int i = 0;
+    for (; i + MLA__VL <= n; i += MLA__VL) {
+        const MLA__V x = MLA__F(add)(MLA__F(ld)(f + i), MLA__F(ld)(bias + i));
+        const MLA__V y = bound < 0 ? MLA__F(sigmoid)(MLA__F(mul)(x, MLA__F(set1)(a))) : MLA__F(softplus)(x);
+        MLA__F(st)(g + i, MLA__F(mul)(y, MLA__F(set1)(bound < 0 ? bound : -a)));
+    }
+    for (; i < n; i++) {
+        const float x = f[i] + bias[i];
+        g[i] = bound < 0 ? bound / (1.0f + expf(-a * x)) : -a * (x > 0 ? x + log1pf(expf(-x)) : log1pf(expf(x)));
+    }
+}
+/* The columns of S from j on that are NV vectors; qk is q . k. */
+MLA__IN void MLA__F(recur_columns)(const int NV, const mla__recur *r, float qk, int j) {
+    const float *eg = r->e, *ek = eg + r->C, *eq = ek + r->C;
+    MLA__V u[4], o[4];
+    MLA__EACH(i, NV) u[i] = o[i] = MLA__F(zero)();
+    for (int c = 0; c < r->C; c++) {
+        const float *from = r->from + c * r->C + j;
+        const MLA__V k = MLA__F(set1)(ek[c]), q = MLA__F(set1)(eq[c]);
+        MLA__EACH(i, NV) {
+            const MLA__V s = MLA__F(ld)(from + i * MLA__VL);
+            u[i] = MLA__F(fma)(k, s, u[i]), o[i] = MLA__F(fma)(q, s, o[i]);
+        }
+    }
+    MLA__EACH(i, NV) {
+        const MLA__V v = MLA__F(ld)(r->v + j + i * MLA__VL), less = MLA__F(mul)(u[i], MLA__F(set1)(-1.0f));
+        u[i] = MLA__F(mul)(MLA__F(add)(v, less), MLA__F(set1)(r->beta));
+        MLA__F(st)(r->o + j + i * MLA__VL, MLA__F(fma)(MLA__F(set1)(qk), u[i], o[i]));
+    }
+    for (int c = 0; c < r->C; c++) {
+        const MLA__V g = MLA__F(set1)(eg[c]), k = MLA__F(set1)(r->k[c]);
+        MLA__EACH(i, NV) {
+            const mla__sz at = c * r->C + j + i * MLA__VL;
+            MLA__F(st)(r->to + at, MLA__F(fma)(k, u[i], MLA__F(mul)(g, MLA__F(ld)(r->from + at))));
+        }
+    }
+}
+MLA__FN void MLA__F(recur)(const mla__recur *r) {
+    const int C = r->C;
+    float *eg = r->e, *ek = eg + C, *eq = ek + C, qk = 0;
+    int j = 0;
+    for (; j + MLA__VL <= C; j += MLA__VL) MLA__F(st)(eg + j, MLA__F(exp)(MLA__F(ld)(r->g + j)));
+    for (; j < C; j++) eg[j] = expf(r->g[j]);
+    for (j = 0; j < C; j++) ek[j] = eg[j] * r->k[j], eq[j] = eg[j] * r->q[j], qk += r->q[j] * r->k[j];
+    for (j = 0; j + 4 * MLA__VL <= C; j += 4 * MLA__VL) MLA__F(recur_columns)(4, r, qk, j);
+    for (; j + MLA__VL <= C; j += MLA__VL) MLA__F(recur_columns)(1, r, qk, j);
+    for (; j < C; j++) {
+        float u = 0, o = 0;
+        for (int c = 0; c < C; c++) u += ek[c] * r->from[c * C + j], o += eq[c] * r->from[c * C + j];
+        u = (r->v[j] - u) * r->beta;
+        r->o[j] = o + qk * u;
+        for (int c = 0; c < C; c++) r->to[c * C + j] = eg[c] * r->from[c * C + j] + r->k[c] * u;
+    }
+}
+MLA__FN void MLA__F(gated_norm)(float *z, const float *x, const float *w, float eps, int n) {
+    const float by = 1.0f / sqrtf(MLA__F(squares)(x, n) / (float)n + eps);
+    int i = 0;
+    for (; i + MLA__VL <= n; i += MLA__VL) {
+        const MLA__V y = MLA__F(mul)(MLA__F(mul)(MLA__F(ld)(x + i), MLA__F(set1)(by)), MLA__F(ld)(w + i));
+        MLA__F(st)(z + i, MLA__F(mul)(y, MLA__F(sigmoid)(MLA__F(ld)(z + i))));
+    }
+    for (; i < n; i++) z[i] = x[i] * by * w[i] / (1.0f + expf(-z[i]));
+}
+
 /* Softmax of one panel's scores s [nu, NL], online, and what it does to the sums so far. */
 MLA__FN void MLA__F(softmax)(mla__lanes *l, const mla__visit *visit, float *s) {
     const int u0 = visit->u0, nu = visit->nu, dv = visit->dv;
@@ -4105,6 +4340,8 @@ static void MLA__F(table)(mla__kernels *k) {
     k->index[MLA_F32] = MLA__F(index_f32), k->index[MLA_F16] = MLA__F(index_f16),
     k->index[MLA_BF16] = MLA__F(index_bf16);
     k->index[MLA_Q8] = MLA__F(index_q8);
+    k->conv = MLA__F(conv), k->unit = MLA__F(unit), k->decay = MLA__F(decay), k->recur = MLA__F(recur);
+    k->gated_norm = MLA__F(gated_norm);
     k->q4_scale = MLA__F(q4_scale), k->transpose = MLA__F(transpose_rows), k->swiglu = MLA__F(swiglu);
 }
 
@@ -5117,7 +5354,15 @@ mla_result mla_config_preset(mla_config *out, const char *name, mla_error *err) 
 
 #define MLA__DIM_MAX (1 << 24)
 /* What a config has; a size must be above 0 if it belongs to one of these. */
-enum { MLA__WITHOUT = 0, MLA__ALWAYS = 1, MLA__ATTN = 2, MLA__MOE = 4, MLA__SPARSE = 8, MLA__HEAT = 16 };
+enum {
+    MLA__WITHOUT = 0,
+    MLA__ALWAYS = 1,
+    MLA__ATTN = 2,
+    MLA__MOE = 4,
+    MLA__SPARSE = 8,
+    MLA__HEAT = 16,
+    MLA__LINEAR = 32
+};
 
 typedef struct mla__field {
     size_t at; /* in mla_config */
@@ -5159,6 +5404,8 @@ static const mla__field mla__fields[] = {
     MLA__REAL(rope.mscale_all_dim, 0), MLA__REAL(rope.attention_factor, 0),
     MLA__SIZE(index_topk, 0), MLA__ENUM(index_rope, MLA_ROPE_NONE), MLA__COUNT(index_n_heads, MLA__SPARSE, 0),
     MLA__SIZE(index_head_dim, MLA__SPARSE),
+    MLA__COUNT(linear_num_heads, 0, 0), MLA__COUNT(linear_head_dim, MLA__LINEAR, 0),
+    MLA__INT(linear_conv_kernel_dim, 0, 64, 4),
 };
 /* clang-format on */
 
@@ -5174,7 +5421,8 @@ static mla_result mla__at_least(mla_error *err, const char *name, float v, float
 /* Each field by itself; then defaults take the place of zeros. */
 static mla_result mla__check_fields(mla_config *c, mla_error *err) {
     const int has = MLA__ALWAYS | (c->num_attention_heads ? MLA__ATTN : 0) | (c->n_routed_experts ? MLA__MOE : 0) |
-                    (c->index_topk > 0 ? MLA__SPARSE : 0) | (c->temperature_beta > 0 ? MLA__HEAT : 0);
+                    (c->index_topk > 0 ? MLA__SPARSE : 0) | (c->temperature_beta > 0 ? MLA__HEAT : 0) |
+                    (c->linear_num_heads ? MLA__LINEAR : 0);
     for (size_t i = 0; i < sizeof mla__fields / sizeof *mla__fields; i++) {
         const mla__field *f = &mla__fields[i];
         char *at = (char *)c + f->at;
@@ -5286,6 +5534,13 @@ static mla_result mla__check_indexer(mla_config *c, mla_error *err) {
                           c->index_topk);
 }
 
+static mla_result mla__check_linear(const mla_config *c, mla_error *err) {
+    if (!(c->kda_lower_bound <= 0 && c->kda_lower_bound >= -3.0e38f))
+        return MLA__BAD_FIELD(err, "kda_lower_bound: %g, must be a finite number not above 0",
+                              (double)c->kda_lower_bound);
+    return MLA_OK;
+}
+
 /* What the router chooses from. */
 static int mla__choices(const mla_config *c) { return c->n_routed_experts + c->zero_expert_num; }
 static mla_result mla__check_experts(const mla_config *c, mla_error *err) {
@@ -5317,8 +5572,11 @@ static mla_result mla__check_products(const mla_config *c, mla_error *err) {
                     {"n_shared_experts * moe_intermediate_size", c->n_shared_experts * inter},
                     {"(num_experts_per_tok + n_shared_experts) * moe_intermediate_size",
                      ((double)c->num_experts_per_tok + c->n_shared_experts) * inter},
-                    {"index_n_heads * index_head_dim", (double)c->index_n_heads * c->index_head_dim}};
-    for (int i = 0; i < 6; i++)
+                    {"index_n_heads * index_head_dim", (double)c->index_n_heads * c->index_head_dim},
+                    {"linear_num_heads * linear_head_dim * (linear_head_dim + 3 * linear_conv_kernel_dim)",
+                     (double)c->linear_num_heads * c->linear_head_dim *
+                         ((double)c->linear_head_dim + 3.0 * c->linear_conv_kernel_dim)}};
+    for (int i = 0; i < 7; i++)
         if (products[i].value > INT32_MAX)
             return mla__fail(err, MLA_ERR_CONFIG, "config: %s = %.0f does not fit in 31 bits", products[i].name,
                              products[i].value);
@@ -5340,6 +5598,7 @@ static mla_result mla__check_config(mla_config *c, mla_error *err) {
     MLA__TRY(mla__check_products(c, err));
     MLA__TRY(mla__check_rope(&c->rope, c->qk_rope_head_dim, err));
     MLA__TRY(mla__check_indexer(c, err));
+    MLA__TRY(mla__check_linear(c, err));
     MLA__TRY(mla__check_experts(c, err));
     return mla__check_softmax(c, err);
 }
@@ -5351,11 +5610,22 @@ typedef struct mla__sizes {
     int one, vocab, D, two_D, N, R, Q, query, whole_query; /* whole_query: of a query made by one matrix */
     int kv_a, kv_b, k_b, v_b, o, inner, choices;           /* kv_b or the next two, and inner: of what is looked at */
     int index_query, index_heads, index_key;
+    int lin, lin_heads, lin_key, conv, f_rank, f_in, g_rank, g_in; /* f_rank on: of what is looked at */
 } mla__sizes;
 /* The struct that a tensor lies in. */
-enum { MLA__IN_MODEL, MLA__IN_MTP, MLA__IN_LAYER, MLA__IN_ATTN, MLA__IN_INDEXER, MLA__IN_MLP, MLA__IN_MOE };
-/* A matrix (HEAD: one that meets activations), a vector, an mla_linear, or an mla_norm_weights by its config. */
-enum { MLA__IS_MATRIX, MLA__IS_HEAD, MLA__IS_VECTOR, MLA__IS_LINEAR, MLA__IS_NORM };
+enum {
+    MLA__IN_MODEL,
+    MLA__IN_MTP,
+    MLA__IN_LAYER,
+    MLA__IN_ATTN,
+    MLA__IN_INDEXER,
+    MLA__IN_KDA,
+    MLA__IN_MLP,
+    MLA__IN_MOE
+};
+/* A matrix (HEAD: one that meets activations; PLAIN: without blocks and scales), a vector, an mla_linear, or an
+   mla_norm_weights by its config. */
+enum { MLA__IS_MATRIX, MLA__IS_HEAD, MLA__IS_PLAIN, MLA__IS_VECTOR, MLA__IS_LINEAR, MLA__IS_NORM };
 enum { MLA__IS_Q_NORM = MLA__IS_NORM + 1, MLA__IS_KV_NORM, MLA__IS_K_NORM };
 enum { MLA__FREE, MLA__CALLED, MLA__NEEDED }; /* CALLED: may be absent, but calls on the layer ask for it */
 
@@ -5400,6 +5670,21 @@ static const mla__entry mla__tensors[] = {
     MLA__TENSOR(INDEXER, mla_indexer_weights, wk, LINEAR, NEEDED, index_key, D),
     MLA__TENSOR(INDEXER, mla_indexer_weights, k_norm, K_NORM, NEEDED, one, index_key),
     MLA__TENSOR(INDEXER, mla_indexer_weights, weights_proj, MATRIX, NEEDED, index_heads, D),
+    MLA__TENSOR(KDA, mla_kda_weights, q, LINEAR, NEEDED, lin, D),
+    MLA__TENSOR(KDA, mla_kda_weights, k, LINEAR, NEEDED, lin, D),
+    MLA__TENSOR(KDA, mla_kda_weights, v, LINEAR, NEEDED, lin, D),
+    MLA__TENSOR(KDA, mla_kda_weights, q_conv, PLAIN, NEEDED, lin, conv),
+    MLA__TENSOR(KDA, mla_kda_weights, k_conv, PLAIN, NEEDED, lin, conv),
+    MLA__TENSOR(KDA, mla_kda_weights, v_conv, PLAIN, NEEDED, lin, conv),
+    MLA__TENSOR(KDA, mla_kda_weights, f_a, LINEAR, NEEDED, f_rank, D),
+    MLA__TENSOR(KDA, mla_kda_weights, f_b, LINEAR, NEEDED, lin, f_in),
+    MLA__TENSOR(KDA, mla_kda_weights, a_log, VECTOR, NEEDED, one, lin_heads),
+    MLA__TENSOR(KDA, mla_kda_weights, dt_bias, VECTOR, NEEDED, one, lin),
+    MLA__TENSOR(KDA, mla_kda_weights, b, LINEAR, NEEDED, lin_heads, D),
+    MLA__TENSOR(KDA, mla_kda_weights, g_a, LINEAR, NEEDED, g_rank, D),
+    MLA__TENSOR(KDA, mla_kda_weights, g_b, LINEAR, NEEDED, lin, g_in),
+    MLA__TENSOR(KDA, mla_kda_weights, norm, VECTOR, NEEDED, one, lin_key),
+    MLA__TENSOR(KDA, mla_kda_weights, o, LINEAR, NEEDED, D, lin),
     MLA__TENSOR(MLP, mla_mlp_weights, gate, LINEAR, NEEDED, inner, D),
     MLA__TENSOR(MLP, mla_mlp_weights, up, LINEAR, NEEDED, inner, D),
     MLA__TENSOR(MLP, mla_mlp_weights, down, LINEAR, NEEDED, D, inner),
@@ -5464,18 +5749,19 @@ static void mla__check_at(mla__check *k, const char *format, int i, int e) {
     if (k->result == MLA_OK) snprintf(k->at, sizeof k->at, format, i, e);
 }
 
-enum { MLA__REQUIRED = 1, MLA__ONE_ROW = 2 };
+enum { MLA__REQUIRED = 1, MLA__ONE_ROW = 2, MLA__AS_IT_LIES = 4 };
 
 static void mla__want(mla__check *k, const char *name, const char *part, const mla_tensor *t, int rows, int cols,
                       int how) {
     char shape[40];
-    const int vector = (how & MLA__ONE_ROW) != 0, block = mla_dtype_block(t->dtype);
+    const int vector = (how & MLA__ONE_ROW) != 0, plain = (how & MLA__AS_IT_LIES) != 0,
+              block = mla_dtype_block(t->dtype);
     const char *dtype = mla_dtype_name(t->dtype);
     if (k->result != MLA_OK || (!t->data && !(how & MLA__REQUIRED))) return;
     if (vector) snprintf(shape, sizeof shape, "[%d]", cols);
     else snprintf(shape, sizeof shape, "[%d, %d]", rows, cols);
     if (!t->data) mla__complain(k, name, part, "missing, expected %s", shape);
-    else if ((unsigned)t->dtype >= (unsigned)(vector ? MLA_E4M3 : MLA_UE8M0))
+    else if ((unsigned)t->dtype >= (unsigned)(vector || plain ? MLA_E4M3 : MLA_UE8M0))
         mla__complain(k, name, part, "dtype %s (%d) cannot stand here", dtype, (int)t->dtype);
     else if (t->rows != rows || t->cols != cols)
         mla__complain(k, name, part, "[%d, %d], expected %s", t->rows, t->cols, shape);
@@ -5516,7 +5802,11 @@ static void mla__want_all(mla__check *k, int in, const void *weights, const char
         if (e->need == MLA__NEEDED ? rows == 0 || cols == 0 : !t->data) continue;
         if (mla__is_norm(e)) mla__want_norm(k, e, (const mla_norm_weights *)(const void *)t, cols);
         else if (e->is == MLA__IS_LINEAR) mla__want_linear(k, e, (const mla_linear *)(const void *)t, rows, cols);
-        else mla__want(k, e->name, "", t, rows, cols, MLA__REQUIRED | (e->is == MLA__IS_VECTOR ? MLA__ONE_ROW : 0));
+        else
+            mla__want(k, e->name, "", t, rows, cols,
+                      MLA__REQUIRED | (e->is == MLA__IS_VECTOR  ? MLA__ONE_ROW
+                                       : e->is == MLA__IS_PLAIN ? MLA__AS_IT_LIES
+                                                                : 0));
         if (e->is == MLA__IS_HEAD && k->result == MLA_OK) k->dtypes |= 1u << t->dtype;
     }
 }
@@ -5554,6 +5844,20 @@ static void mla__check_attn(mla__check *k, const mla_attn_weights *a, int i) {
                       k->indexers ? "is run in the same call" : "has one", c->index_topk);
     }
 }
+/* A layer's mixer is a state. */
+static int mla__is_kda(const mla_layer_weights *l) { return l->kda.q.weight.data != NULL; }
+static void mla__check_kda(mla__check *k, const mla_layer_weights *l, int i) {
+    const mla_config *c = k->c;
+    const mla_kda_weights *w = &l->kda;
+    if (!mla__has(MLA__IN_KDA, w)) return;
+    mla__want_size(k, "linear_num_heads", c->linear_num_heads, "layers[%d].kda", i);
+    k->n.f_rank = w->f_a.weight.data ? c->linear_head_dim : 0, k->n.f_in = k->n.f_rank ? k->n.f_rank : k->n.D;
+    k->n.g_rank = w->g_a.weight.data ? c->linear_head_dim : 0, k->n.g_in = k->n.g_rank ? k->n.g_rank : k->n.D;
+    if (mla__has(MLA__IN_ATTN, &l->attn)) mla__complain(k, "", "", "there, and so is attn");
+    if (i >= c->num_hidden_layers) mla__complain(k, "", "", "there, but rows of multi-token prediction may come again");
+    if (c->mask != MLA_MASK_CAUSAL) mla__complain(k, "", "", "there, which sees no token behind one: mask is none");
+    mla__want_all(k, MLA__IN_KDA, w, "layers[%d].kda.", i, 0);
+}
 static void mla__check_moe(mla__check *k, const mla_moe_weights *w, int i) {
     const int n = k->c->n_routed_experts, inner = k->c->moe_intermediate_size;
     mla__want_size(k, "n_routed_experts", n, "layers[%d].moe", i);
@@ -5566,6 +5870,7 @@ static void mla__check_layer(mla__check *k, const mla_layer_weights *l, int i) {
     const mla_config *c = k->c;
     mla__want_all(k, MLA__IN_LAYER, l, "layers[%d].", i, 0);
     mla__check_attn(k, &l->attn, i);
+    mla__check_kda(k, l, i);
     mla__check_at(k, "layers[%d]", i, 0);
     if (mla__shortcut(l) && i >= c->num_hidden_layers - 1)
         mla__complain(k, "", "", "both mlp and moe are there, but no layer follows to add the experts after");
@@ -5588,6 +5893,8 @@ static void mla__check_begin(mla__check *k, const mla_config *c, mla_error *err)
     k->n.o = H * c->v_head_dim, k->n.choices = mla__choices(c);
     k->n.index_query = c->index_n_heads * c->index_head_dim;
     k->n.index_heads = c->index_n_heads, k->n.index_key = c->index_head_dim;
+    k->n.lin = c->linear_num_heads * c->linear_head_dim, k->n.lin_heads = c->linear_num_heads;
+    k->n.lin_key = c->linear_head_dim, k->n.conv = c->linear_conv_kernel_dim;
 }
 /* dtypes: of the linears, a bit each. */
 static mla_result mla__check_weights(const mla_config *c, const mla_weights *w, unsigned *dtypes, mla_error *err) {
@@ -5718,6 +6025,7 @@ float mla_model_rope_amplitude(const mla_model *m) { return m->amp; }
 static double mla__mixer_bytes(const mla_model *m, int layer) {
     const mla_layer_weights *l = &m->layers[layer];
     return mla__bytes_of(MLA__IN_LAYER, l) + mla__bytes_of(MLA__IN_ATTN, &l->attn) +
+           mla__bytes_of(MLA__IN_KDA, &l->kda) +
            (m->indexer[layer] >= 0 ? mla__bytes_of(MLA__IN_INDEXER, &l->attn.indexer) : 0);
 }
 static double mla__layer_bytes(const mla_model *m, int layer, int n_tokens) {
@@ -5752,7 +6060,23 @@ double mla_model_bytes(const mla_model *m, int n_tokens) {
 
 /* What a layer keeps of a token, and of a sequence however long, is for its mixer to say, which uses caches itself. */
 static mla__sz mla__row_bytes(const mla_model *m, int layer, mla_dtype t);
-static mla__sz mla__state_bytes(const mla_model *m, int layer);
+/* Values that are kept in a dtype, and inputs, in f32; none: 0. */
+typedef struct mla__state {
+    mla__sz values, inputs;
+} mla__state;
+static mla__state mla__state_of(const mla_model *m, int layer);
+
+/* The states of a sequence, of all layers that keep one; all have the same size. Twice in a cache, for a call reads
+   those of one position and writes those of another: what it was called with stays until a later call. A slot has
+   `n` positions, and one of each state. */
+typedef struct mla__states {
+    int n;
+    mla__state size;
+    mla_dtype dtype;
+    mla__sz inputs_at, bytes; /* of a state: where its inputs lie, and all of it */
+    mla__sz first, slot;      /* of a slot: where states begin, and all of it */
+    int *of;                  /* [n_layers]: which of the states is a layer's, -1: none */
+} mla__states;
 
 typedef struct mla__layer_rows {
     mla__sz at, bytes; /* where a page has them, and what one takes */
@@ -5765,8 +6089,16 @@ struct mla_pool {
     int *refs, *free_pages, n_free, tokens; /* tokens of a page */
     mla__sz index_at, page_bytes;
     mla__layer_rows *layers; /* [n_layers] */
+    mla__states states;
+    int *slot_refs, *free_slots, n_slots, n_free_slots;
+    unsigned char *slots;
     unsigned char *rows; /* pages of [tokens] rows of each layer and, at index_at, [n_indexers, tokens, index_width] */
 };
+
+/* Where a cache can be cut back to. */
+typedef struct mla__snapshot {
+    int position, slot;
+} mla__snapshot;
 
 struct mla_cache {
     mla__object object;
@@ -5778,8 +6110,9 @@ struct mla_cache {
     int n_ahead;  /* num_nextn_predict_layers, the last of them */
     int *table, n_pages; /* pages held, by position; during a call they may reach beyond length */
     int had_pages, *had; /* undo record of the last reservation: pages held before, and which, from that of length on */
-    unsigned char *state; /* of all layers that keep one; zeros at first */
-    size_t state_bytes;
+    unsigned char *states[2]; /* slots; a position is that of the next token, -1: nothing is there */
+    mla__snapshot *snapshots; /* [slots of the pool], ascending */
+    int n_snapshots;
 };
 
 static int mla__index_width(const mla_model *m) { return m->n_indexers ? m->c.index_head_dim : 0; }
@@ -5791,8 +6124,11 @@ static mla_result mla__row_dtype(mla_dtype t, int width, const char *what, const
         return MLA__REFUSE(err, "%s.%s: rows of %s = %d, q8 needs a multiple of %d", what, field, of, width, MLA_GROUP);
     return MLA_OK;
 }
-static mla_result mla__cache_dtypes(const mla_model *m, mla_dtype dtype, mla_dtype index_dtype, const char *what,
-                                    mla_error *err) {
+static mla_result mla__cache_dtypes(const mla_model *m, mla_dtype dtype, mla_dtype index_dtype, mla_dtype state_dtype,
+                                    int snapshots, const char *what, mla_error *err) {
+    if (state_dtype != MLA_F32 && state_dtype != MLA_BF16)
+        return MLA__REFUSE(err, "%s.state_dtype: %s, must be f32 or bf16", what, mla_dtype_name(state_dtype));
+    if (snapshots < 0) return MLA__REFUSE(err, "%s.snapshots: %d is negative", what, snapshots);
     MLA__TRY(mla__row_dtype(dtype, m->c.kv_lora_rank + m->c.qk_rope_head_dim, what, "dtype",
                             "kv_lora_rank + qk_rope_head_dim", err));
     return mla__row_dtype(index_dtype, mla__index_width(m), what, "index_dtype", "index_head_dim", err);
@@ -5819,10 +6155,27 @@ static mla_result mla__pool_check(const mla_model *m, const void *desc, mla_erro
     const mla_pool_desc *d = (const mla_pool_desc *)desc;
     if (!m || !d) return MLA__REFUSE(err, "pool: %s is NULL", m ? "desc" : "model");
     if (d->n_pages < 1) return MLA__REFUSE(err, "pool.n_pages: %d, must be at least 1", d->n_pages);
-    return mla__cache_dtypes(m, d->dtype, d->index_dtype, "pool", err);
+    return mla__cache_dtypes(m, d->dtype, d->index_dtype, d->state_dtype, d->snapshots, "pool", err);
 }
-/* A pool of n pages of so many tokens, in memory where there is some. */
-static mla_pool mla__pool_of(mla__arena *a, const mla_model *m, int n, int tokens, mla_dtype t, mla_dtype index_t) {
+static mla__states mla__states_of(mla__arena *a, const mla_model *m, mla_dtype t) {
+    const int n_layers = mla__all_layers(&m->c);
+    mla__states s = MLA__ZERO;
+    s.of = MLA__TAKE(a, int, n_layers);
+    s.dtype = t;
+    for (int i = 0; i < n_layers; i++) {
+        const mla__state size = mla__state_of(m, i);
+        if (a->base) s.of[i] = size.values ? s.n : -1;
+        if (size.values) s.n++, s.size = size;
+    }
+    s.inputs_at = mla__bytes(t, s.size.values);
+    s.bytes = (s.inputs_at + 4 * s.size.inputs + MLA__ALIGN - 1) / MLA__ALIGN * MLA__ALIGN;
+    s.first = mla__up_to(s.n * (int)sizeof(int), MLA__ALIGN), s.slot = s.first + s.n * s.bytes;
+    return s;
+}
+/* A pool of n pages of so many tokens and of slots, in memory where there is some. */
+static mla_pool mla__pool_of(mla__arena *a, const mla_model *m, const mla_pool_desc *d, int tokens) {
+    const int n = d->n_pages;
+    const mla_dtype t = d->dtype, index_t = d->index_dtype;
     mla_pool p = MLA__ZERO;
     p.n_layers = mla__all_layers(&m->c), p.latent = m->c.kv_lora_rank, p.width = p.latent + m->c.qk_rope_head_dim;
     p.n_indexers = m->n_indexers, p.index_width = mla__index_width(m);
@@ -5839,7 +6192,13 @@ static mla_pool mla__pool_of(mla__arena *a, const mla_model *m, int n, int token
     p.refs = MLA__TAKE(a, int, n);
     p.free_pages = MLA__TAKE(a, int, n);
     p.rows = MLA__TAKE(a, unsigned char, n *page_bytes);
+    p.states = mla__states_of(a, m, d->state_dtype);
+    p.n_slots = p.n_free_slots = p.states.n ? d->snapshots : 0;
+    p.slot_refs = MLA__TAKE(a, int, p.n_slots);
+    p.free_slots = MLA__TAKE(a, int, p.n_slots);
+    p.slots = MLA__TAKE(a, unsigned char, p.n_slots *(double)p.states.slot);
     if (!a->base) return p;
+    for (int i = 0; i < p.n_slots; i++) p.slot_refs[i] = 0, p.free_slots[i] = p.n_slots - 1 - i;
     p.index_at = (mla__sz)index_at, p.page_bytes = (mla__sz)page_bytes;
     for (int i = 0; i < n; i++) p.refs[i] = 0, p.free_pages[i] = n - 1 - i;
     return p;
@@ -5848,7 +6207,7 @@ static void *mla__pool_layout(const mla_model *m, const void *desc, void *memory
     const mla_pool_desc *d = (const mla_pool_desc *)desc;
     mla__arena a;
     mla_pool *at = (mla_pool *)mla__begin(&a, memory, sizeof *at);
-    const mla_pool p = mla__pool_of(&a, m, d->n_pages, MLA_PAGE, d->dtype, d->index_dtype);
+    const mla_pool p = mla__pool_of(&a, m, d, MLA_PAGE);
     *bytes = mla__total(&a);
     if (at) *at = p;
     return at;
@@ -5856,6 +6215,7 @@ static void *mla__pool_layout(const mla_model *m, const void *desc, void *memory
 MLA__OBJECT(pool)
 void mla_pool_destroy(mla_pool *p) { mla__object_destroy(p); }
 int mla_pool_free_pages(const mla_pool *p) { return p->n_free; }
+int mla_pool_free_slots(const mla_pool *p) { return p->n_free_slots; }
 static void mla__page_drop(mla_pool *p, int page) {
     if (--p->refs[page] == 0) p->free_pages[p->n_free++] = page;
 }
@@ -5919,6 +6279,31 @@ static mla_result mla__reserve(mla_cache *k, int n, const char *who, mla_error *
 static void mla__trim(mla_cache *k, int pages) {
     while (k->n_pages > pages) mla__page_drop(k->pool, k->table[--k->n_pages]);
 }
+
+/* Position of state i in a slot, and the state. */
+static int *mla__state_at(unsigned char *slot, int i) { return (int *)(void *)slot + i; }
+static unsigned char *mla__state_in(const mla_cache *k, unsigned char *slot, int i) {
+    return slot + k->pool->states.first + i * k->pool->states.bytes;
+}
+/* Which of the two is state i at a position; -1: none. */
+static int mla__state_find(const mla_cache *k, int i, int position) {
+    for (int b = 0; b < 2; b++)
+        if (*mla__state_at(k->states[b], i) == position) return b;
+    return -1;
+}
+static void mla__states_cut_all(mla_cache *k) {
+    for (int b = 0; b < 2; b++)
+        for (int i = 0; i < k->pool->states.n; i++) *mla__state_at(k->states[b], i) = -1;
+}
+/* What a layer has behind the cache's end is gone. */
+static void mla__unwrite(mla_cache *k, int layer) {
+    const int state = k->pool->states.of[layer];
+    k->written[layer] = mla__max(0, mla__min(k->written[layer], k->length));
+    for (int b = 0; b < 2 && state >= 0; b++) {
+        int *at = mla__state_at(k->states[b], state);
+        if (*at > k->length) *at = -1;
+    }
+}
 /* Take the last reservation back. */
 static void mla__unreserve(mla_cache *k) {
     mla__trim(k, k->had_pages);
@@ -5929,21 +6314,33 @@ static void mla__unreserve(mla_cache *k) {
     }
 }
 
+/* The first layer that has another state in the model, or only one of both; -1: none. */
+static int mla__other_state(const mla_pool *p, const mla_model *m) {
+    for (int i = 0; i < p->n_layers; i++) {
+        const mla__state s = mla__state_of(m, i);
+        const int has = p->states.of[i] >= 0;
+        if (has != (s.values > 0) || (has && (s.values != p->states.size.values || s.inputs != p->states.size.inputs)))
+            return i;
+    }
+    return -1;
+}
 static mla_result mla__cache_check(const mla_model *m, const void *desc, mla_error *err) {
     const mla_cache_desc *d = (const mla_cache_desc *)desc;
     if (!m || !d) return MLA__REFUSE(err, "cache: %s is NULL", m ? "desc" : "model");
     const int layers = mla__all_layers(&m->c), width = m->c.kv_lora_rank + m->c.qk_rope_head_dim;
     const mla_pool *p = d->pool;
-    if (m->c.num_attention_heads == 0)
+    if (m->c.num_attention_heads == 0 && m->c.linear_num_heads == 0)
         return MLA__REFUSE(err, "cache: the model has no attention (num_attention_heads is 0)");
     if (d->capacity < 1) return MLA__REFUSE(err, "cache.capacity: %d, must be at least 1", d->capacity);
-    if (!p) return mla__cache_dtypes(m, d->dtype, d->index_dtype, "cache", err);
+    if (!p) return mla__cache_dtypes(m, d->dtype, d->index_dtype, d->state_dtype, d->snapshots, "cache", err);
     if (p->n_layers != layers || p->width != width)
         return MLA__REFUSE(err, "cache.pool: made for %d layers of width %d, the model has %d of %d", p->n_layers,
                            p->width, layers, width);
     if (p->n_indexers != m->n_indexers || p->index_width != mla__index_width(m))
         return MLA__REFUSE(err, "cache.pool: made for %d indexers with keys of %d, the model has %d of %d",
                            p->n_indexers, p->index_width, m->n_indexers, mla__index_width(m));
+    const int other = mla__other_state(p, m);
+    if (other >= 0) return MLA__REFUSE(err, "cache.pool: made for another model: layer %d keeps something else", other);
     return MLA_OK;
 }
 static void *mla__cache_layout(const mla_model *m, const void *desc, void *memory, size_t *bytes) {
@@ -5956,16 +6353,20 @@ static void *mla__cache_layout(const mla_model *m, const void *desc, void *memor
     k.had = MLA__TAKE(&a, int, pages);
     k.indexer = MLA__TAKE(&a, int, n_layers);
     k.written = MLA__TAKE(&a, int, n_layers);
-    if (!d->pool) k.own = mla__pool_of(&a, m, 1, d->capacity, d->dtype, d->index_dtype);
-    for (int i = 0; i < n_layers; i++) k.state_bytes += (size_t)mla__state_bytes(m, i);
-    k.state = MLA__TAKE(&a, unsigned char, k.state_bytes);
+    mla_pool_desc own = MLA__ZERO;
+    own.n_pages = 1, own.dtype = d->dtype, own.index_dtype = d->index_dtype;
+    own.state_dtype = d->state_dtype, own.snapshots = d->snapshots;
+    if (!d->pool) k.own = mla__pool_of(&a, m, &own, d->capacity);
+    const mla_pool *p = d->pool ? d->pool : &k.own;
+    k.snapshots = MLA__TAKE(&a, mla__snapshot, p->n_slots);
+    for (int b = 0; b < 2; b++) k.states[b] = MLA__TAKE(&a, unsigned char, p->states.slot);
     *bytes = mla__total(&a);
     if (!at) return NULL;
     memset(k.written, 0, (size_t)n_layers * sizeof *k.written);
     memcpy(k.indexer, m->indexer, (size_t)n_layers * sizeof *k.indexer);
-    memset(k.state, 0, k.state_bytes);
     *at = k;
     at->pool = d->pool ? d->pool : &at->own;
+    mla__states_cut_all(at);
     return at;
 }
 MLA__OBJECT(cache)
@@ -5976,27 +6377,123 @@ void mla_cache_destroy(mla_cache *k) {
 
 int mla_cache_length(const mla_cache *k) { return k->length; }
 int mla_cache_capacity(const mla_cache *k) { return k->capacity; }
+
+/* The layer of state i. */
+static int mla__state_layer(const mla_cache *k, int i) {
+    int l = 0;
+    while (k->pool->states.of[l] != i) l++;
+    return l;
+}
+/* Whether all states are there at a position, but those of layers that have not come so far. */
+static int mla__states_at(const mla_cache *k, int position) {
+    for (int i = 0; i < k->pool->states.n; i++)
+        if (position > 0 && k->written[mla__state_layer(k, i)] >= position && mla__state_find(k, i, position) < 0)
+            return 0;
+    return 1;
+}
+/* One state and its position from one slot to another. */
+static void mla__state_copy(const mla_cache *k, unsigned char *to, unsigned char *from, int i) {
+    *mla__state_at(to, i) = *mla__state_at(from, i);
+    if (*mla__state_at(from, i) < 0) return;
+    memcpy(mla__state_in(k, to, i), mla__state_in(k, from, i), (size_t)k->pool->states.bytes);
+}
+/* Those that k has now, into a slot, */
+static void mla__states_take(const mla_cache *k, unsigned char *slot) {
+    for (int i = 0; i < k->pool->states.n; i++) {
+        const int b = mla__state_find(k, i, mla__written(k, mla__state_layer(k, i)));
+        if (b < 0) *mla__state_at(slot, i) = -1;
+        else mla__state_copy(k, slot, k->states[b], i);
+    }
+}
+/* and back. */
+static void mla__states_put(mla_cache *k, unsigned char *slot) {
+    mla__states_cut_all(k);
+    for (int i = 0; i < k->pool->states.n; i++) {
+        mla__state_copy(k, k->states[0], slot, i);
+        k->written[mla__state_layer(k, i)] = mla__max(0, *mla__state_at(slot, i));
+    }
+}
+static unsigned char *mla__slot(const mla_pool *p, int slot) { return p->slots + slot * p->states.slot; }
+static void mla__slot_drop(mla_pool *p, int slot) {
+    if (--p->slot_refs[slot] == 0) p->free_slots[p->n_free_slots++] = slot;
+}
+/* How many snapshots are at or before a position. */
+static int mla__snapshots_to(const mla_cache *k, int position) {
+    int n = 0;
+    while (n < k->n_snapshots && k->snapshots[n].position <= position) n++;
+    return n;
+}
+int mla_cache_cut(const mla_cache *k, int length) {
+    if (!k || length < 0) return -1;
+    length = mla__min(length, k->length);
+    if (k->pool->states.n == 0 || mla__states_at(k, length)) return length;
+    const int n = mla__snapshots_to(k, length);
+    int best = n > 0 ? k->snapshots[n - 1].position : 0;
+    for (int b = 0; b < 2; b++)
+        for (int i = 0; i < k->pool->states.n; i++) {
+            const int at = *mla__state_at(k->states[b], i);
+            if (at > best && at <= length && mla__states_at(k, at)) best = at;
+        }
+    return best;
+}
+/* Rows and states behind a position go. */
+static void mla__cut_back(mla_cache *k, int length) {
+    k->length = length;
+    for (int i = 0; i < k->pool->n_layers; i++) mla__unwrite(k, i);
+    mla__trim(k, mla__pages(k->pool, length));
+    while (k->n_snapshots > 0 && k->snapshots[k->n_snapshots - 1].position > length)
+        mla__slot_drop(k->pool, k->snapshots[--k->n_snapshots].slot);
+}
 mla_result mla_cache_truncate(mla_cache *k, int length, mla_error *err) {
     if (!k) return MLA__REFUSE(err, "mla_cache_truncate: cache is NULL");
     if (length < 0 || length > k->length)
         return MLA__REFUSE(err, "mla_cache_truncate: length %d, the cache holds %d", length, k->length);
-    k->length = length;
-    for (int i = 0; i < k->pool->n_layers; i++) k->written[i] = mla__max(0, mla__min(k->written[i], length));
-    mla__trim(k, mla__pages(k->pool, length));
+    const int cut = mla_cache_cut(k, length);
+    if (cut != length)
+        return MLA__REFUSE(err, "mla_cache_truncate: length %d, but layers have states, and the nearest are kept at %d",
+                           length, cut);
+    if (!mla__states_at(k, length))
+        mla__states_put(k, mla__slot(k->pool, k->snapshots[mla__snapshots_to(k, length) - 1].slot));
+    mla__cut_back(k, length);
     return MLA_OK;
 }
+void mla_cache_reset(mla_cache *k) { mla_cache_truncate(k, 0, NULL); }
 mla_result mla_cache_extend(mla_cache *k, int n, mla_error *err) {
     if (!k) return MLA__REFUSE(err, "mla_cache_extend: cache is NULL");
     int reach = k->length;
     for (int i = 0; i < k->pool->n_layers - k->n_ahead; i++) reach = mla__max(reach, k->written[i]);
     if (n < 0 || n > reach - k->length)
         return MLA__REFUSE(err, "mla_cache_extend: %d tokens, calls have run layers on %d", n, reach - k->length);
+    if (!mla__states_at(k, k->length + n))
+        return MLA__REFUSE(err, "mla_cache_extend: %d tokens, but layers have states, of all %d", n, reach - k->length);
     k->length += n;
     return MLA_OK;
 }
-void mla_cache_reset(mla_cache *k) {
-    if (!mla_cache_truncate(k, 0, NULL)) memset(k->state, 0, k->state_bytes);
+
+mla_result mla_cache_snapshot(mla_cache *k, mla_error *err) {
+    if (!k) return MLA__REFUSE(err, "mla_cache_snapshot: cache is NULL");
+    mla_pool *p = k->pool;
+    const int n = k->n_snapshots;
+    if (p->states.n == 0 || k->length == 0 || (n > 0 && k->snapshots[n - 1].position == k->length)) return MLA_OK;
+    if (p->n_free_slots == 0)
+        return mla__fail(err, MLA_ERR_FULL, "mla_cache_snapshot: all %d slots are taken", p->n_slots);
+    const mla__snapshot s = {k->length, p->free_slots[--p->n_free_slots]};
+    p->slot_refs[s.slot] = 1;
+    mla__states_take(k, mla__slot(p, s.slot));
+    k->snapshots[k->n_snapshots++] = s;
+    return MLA_OK;
 }
+int mla_cache_snapshots(const mla_cache *k, int *positions, int most) {
+    for (int i = 0; k && positions && i < most && i < k->n_snapshots; i++) positions[i] = k->snapshots[i].position;
+    return k ? k->n_snapshots : 0;
+}
+void mla_cache_forget(mla_cache *k, int position) {
+    const int i = k ? mla__snapshots_to(k, position) - 1 : -1;
+    if (i < 0 || k->snapshots[i].position != position) return;
+    mla__slot_drop(k->pool, k->snapshots[i].slot);
+    memmove(k->snapshots + i, k->snapshots + i + 1, (size_t)(--k->n_snapshots - i) * sizeof *k->snapshots);
+}
+
 /* The first layer for which k and `indexer` disagree about whether it has index keys; -1: none. */
 static int mla__other_indexer(const mla_cache *k, const int *indexer) {
     for (int i = 0; i < k->pool->n_layers; i++)
@@ -6004,6 +6501,21 @@ static int mla__other_indexer(const mla_cache *k, const int *indexer) {
     return -1;
 }
 
+static mla_result mla__fork_states(const mla_cache *dst, const mla_cache *src, mla_error *err) {
+    const mla__states *to = &dst->pool->states, *from = &src->pool->states;
+    for (int i = 0; i < src->pool->n_layers; i++)
+        if ((to->of[i] >= 0) != (from->of[i] >= 0))
+            return MLA__REFUSE(err, "mla_cache_fork: layer %d has a state in %s only", i,
+                               to->of[i] < 0 ? "src" : "dst");
+    if (from->n &&
+        (to->dtype != from->dtype || to->size.values != from->size.values || to->size.inputs != from->size.inputs))
+        return MLA__REFUSE(err,
+                           "mla_cache_fork: states of %.0f values in %s and %.0f inputs cannot become %.0f in %s "
+                           "and %.0f",
+                           (double)from->size.values, mla_dtype_name(from->dtype), (double)from->size.inputs,
+                           (double)to->size.values, mla_dtype_name(to->dtype), (double)to->size.inputs);
+    return MLA_OK;
+}
 static mla_result mla__fork_check(const mla_cache *dst, const mla_cache *src, mla_error *err) {
     if (!dst || !src) return MLA__REFUSE(err, "mla_cache_fork: %s is NULL", dst ? "src" : "dst");
     const mla_pool *to = dst->pool, *from = src->pool;
@@ -6022,6 +6534,7 @@ static mla_result mla__fork_check(const mla_cache *dst, const mla_cache *src, ml
             err, "mla_cache_fork: index keys of %d layers, %d values in %s, cannot become those of %d, %d in %s",
             from->n_indexers, from->index_width, mla_dtype_name(from->index_dtype), to->n_indexers, to->index_width,
             mla_dtype_name(to->index_dtype));
+    MLA__TRY(mla__fork_states(dst, src, err));
     if (dst->capacity < src->length)
         return mla__fail(err, MLA_ERR_FULL, "mla_cache_fork: %d tokens, the capacity of dst is %d", src->length,
                          dst->capacity);
@@ -6033,12 +6546,26 @@ static mla_result mla__fork_check(const mla_cache *dst, const mla_cache *src, ml
                          pages);
     return MLA_OK;
 }
+/* Shared, or the latest of them copied. */
+static void mla__fork_snapshots(mla_cache *dst, const mla_cache *src) {
+    mla_pool *p = dst->pool;
+    const int shared = p == src->pool, n = src->n_snapshots, first = shared ? 0 : mla__max(n - p->n_slots, 0);
+    for (int i = first; i < n; i++) {
+        mla__snapshot s = src->snapshots[i];
+        if (!shared) {
+            s.slot = p->free_slots[--p->n_free_slots];
+            memcpy(mla__slot(p, s.slot), mla__slot(src->pool, src->snapshots[i].slot), (size_t)p->states.slot);
+        }
+        p->slot_refs[s.slot] += 1;
+        dst->snapshots[dst->n_snapshots++] = s;
+    }
+}
 static void mla__copy_rows(mla_cache *dst, const mla_cache *src) {
     const mla_pool *p = src->pool;
     const size_t bytes = (size_t)mla__bytes(p->dtype, p->width),
                  index_bytes = (size_t)mla__bytes(p->index_dtype, p->index_width);
     for (int l = 0; l < p->n_layers; l++)
-        for (int u = 0; u < src->length; u++) {
+        for (int u = 0; u < src->length && p->states.of[l] < 0; u++) {
             memcpy(mla__row(dst, l, u), mla__row(src, l, u), bytes);
             if (src->indexer[l] >= 0) memcpy(mla__index_row(dst, l, u), mla__index_row(src, l, u), index_bytes);
         }
@@ -6056,7 +6583,8 @@ mla_result mla_cache_fork(mla_cache *dst, const mla_cache *src, mla_error *err) 
         mla__copy_rows(dst, src);
     }
     dst->length = src->length;
-    memcpy(dst->state, src->state, src->state_bytes);
+    mla__states_take(src, dst->states[0]);
+    mla__fork_snapshots(dst, src);
     for (int i = 0; i < dst->pool->n_layers; i++) dst->written[i] = mla__written(src, i);
     return MLA_OK;
 }
@@ -6065,6 +6593,9 @@ mla_result mla_cache_append(mla_cache *k, int n, const float *rows, mla_error *e
     const char *bad = !k ? "cache is NULL" : !rows ? "rows is NULL" : n < 0 ? "n is negative" : NULL;
     if (bad) return MLA__REFUSE(err, "mla_cache_append: %s", bad);
     const mla_pool *p = k->pool;
+    for (int l = 0; l < p->n_layers; l++)
+        if (p->states.of[l] >= 0)
+            return MLA__REFUSE(err, "mla_cache_append: layer %d has a state, which no rows can make", l);
     MLA__TRY(mla__reserve(k, n, "mla_cache_append", err));
     for (int l = 0; l < p->n_layers; l++)
         for (int u = k->length; u < k->length + n; u++, rows += p->width) {
@@ -6085,12 +6616,28 @@ mla_result mla_cache_read(const mla_cache *k, int layer, int position, float *ro
         return MLA__REFUSE(err, "mla_cache_read: layer %d of %d", layer, p->n_layers);
     if (position < 0 || position >= k->length)
         return MLA__REFUSE(err, "mla_cache_read: position %d of %d", position, k->length);
+    if (p->states.of[layer] >= 0)
+        return MLA__REFUSE(err, "mla_cache_read: layer %d has a state and no rows: mla_cache_read_state", layer);
     if (position >= k->written[layer])
         return MLA__REFUSE(err, "mla_cache_read: position %d of layer %d, which has rows for %d", position, layer,
                            k->written[layer]);
     for (int i = 0; i < p->width; i++) row[i] = mla__get(p->dtype, mla__row(k, layer, position), i);
     for (int i = 0; k->indexer[layer] >= 0 && i < p->index_width; i++)
         row[p->width + i] = mla__get(p->index_dtype, mla__index_row(k, layer, position), i);
+    return MLA_OK;
+}
+
+mla_result mla_cache_read_state(const mla_cache *k, int layer, float *state, float *inputs, mla_error *err) {
+    const char *null = !k ? "cache" : !state ? "state" : !inputs ? "inputs" : NULL;
+    if (null) return MLA__REFUSE(err, "mla_cache_read_state: %s is NULL", null);
+    const mla__states *s = &k->pool->states;
+    if (layer < 0 || layer >= k->pool->n_layers || s->of[layer] < 0)
+        return MLA__REFUSE(err, "mla_cache_read_state: layer %d has no state", layer);
+    const int b = mla__state_find(k, s->of[layer], k->length);
+    if (b < 0) return MLA__REFUSE(err, "mla_cache_read_state: layer %d has not been run to %d", layer, k->length);
+    const unsigned char *from = mla__state_in(k, k->states[b], s->of[layer]);
+    mla_widen(state, s->dtype, from, (size_t)s->size.values);
+    memcpy(inputs, from + s->inputs_at, (size_t)s->size.inputs * sizeof *inputs);
     return MLA_OK;
 }
 
@@ -6103,11 +6650,15 @@ static const char *const mla__saved_names[] = {"num_hidden_layers", "num_nextn_p
 /* States of a stream. */
 enum { MLA__AT_HEADER, MLA__AT_HEADER_SUM, MLA__AT_ROWS, MLA__AT_SUM, MLA__AT_END, MLA__AT_FAILURE };
 
-static uint32_t mla__saved_words(const mla_cache *k) { return (uint32_t)(MLA__SAVED_FIXED + 2 * k->pool->n_layers); }
+/* Words about states stand behind those of layers. */
+enum { MLA__SAVED_STATE_DTYPE, MLA__SAVED_VALUES, MLA__SAVED_INPUTS, MLA__SAVED_STATES };
+static uint32_t mla__saved_words(const mla_cache *k) {
+    return (uint32_t)(MLA__SAVED_FIXED + 2 * k->pool->n_layers + (k->pool->states.n ? MLA__SAVED_STATES : 0));
+}
 static uint32_t mla__saved_word(const mla_cache *k, uint64_t model, uint32_t i) {
     const mla_pool *p = k->pool;
     const uint32_t fixed[MLA__SAVED_FIXED] = {0x43414c4d,
-                                              1,
+                                              p->states.n ? 2 : 1,
                                               mla__saved_words(k),
                                               (uint32_t)(p->n_layers - k->n_ahead),
                                               (uint32_t)k->n_ahead,
@@ -6121,8 +6672,38 @@ static uint32_t mla__saved_word(const mla_cache *k, uint64_t model, uint32_t i) 
                                               (uint32_t)k->length};
     const uint32_t n_layers = (uint32_t)p->n_layers, layer = i - MLA__SAVED_FIXED;
     if (i < MLA__SAVED_FIXED) return fixed[i];
+    const uint32_t kind = layer - n_layers, state = kind - n_layers;
+    const uint32_t states[MLA__SAVED_STATES] = {(uint32_t)p->states.dtype, (uint32_t)p->states.size.values,
+                                                (uint32_t)p->states.size.inputs};
     if (layer < n_layers) return (uint32_t)mla__written(k, (int)layer);
-    return layer - n_layers < n_layers && k->indexer[layer - n_layers] >= 0;
+    if (kind < n_layers) return p->states.of[kind] >= 0 ? 2 : k->indexer[kind] >= 0;
+    return state < MLA__SAVED_STATES ? states[state] : 0;
+}
+
+/* What a stream goes through of each layer: s->index says which. */
+enum { MLA__OF_ROWS, MLA__OF_INDEX, MLA__OF_STATE, MLA__OF_INPUTS, MLA__OF_ALL };
+/* How many of them, in a cache of that length; values in each. */
+static int mla__stream_rows(const mla_cache *k, int layer, int of, int length) {
+    const int n = mla__min(k->written[layer] < 0 ? ~k->written[layer] : k->written[layer], length);
+    if (k->pool->states.of[layer] >= 0) return of >= MLA__OF_STATE && n > 0;
+    return of == MLA__OF_ROWS || (of == MLA__OF_INDEX && k->indexer[layer] >= 0) ? n : 0;
+}
+static int mla__stream_width(const mla_cache *k, int of) {
+    const mla_pool *p = k->pool;
+    return of == MLA__OF_ROWS    ? p->width
+           : of == MLA__OF_INDEX ? p->index_width
+           : of == MLA__OF_STATE ? (int)p->states.size.values
+                                 : (int)p->states.size.inputs;
+}
+static mla_dtype mla__stream_dtype(const mla_cache *k, int of) {
+    const mla_pool *p = k->pool;
+    return of == MLA__OF_ROWS    ? p->dtype
+           : of == MLA__OF_INDEX ? p->index_dtype
+           : of == MLA__OF_STATE ? p->states.dtype
+                                 : MLA_F32;
+}
+static mla__sz mla__stream_bytes(const mla_cache *k, int of) {
+    return mla__bytes(mla__stream_dtype(k, of), mla__stream_width(k, of));
 }
 
 /* Bytes are part of the sum. */
@@ -6131,16 +6712,21 @@ static void mla__stream_sum(mla_cache_stream *s, const unsigned char *b, size_t 
     for (size_t i = 0; i < n; i++) sum = (sum ^ b[i]) * 0x100000001b3u;
     s->sum = sum, s->at += n;
 }
-/* Whether there is another row, of a cache of that length; it may be an index key. */
+/* Whether there is another row, of a cache of that length. */
 static int mla__stream_row(mla_cache_stream *s, const mla_cache *k, int length) {
-    for (; s->layer < k->pool->n_layers; s->row = 0, s->layer += s->index, s->index = !s->index)
-        if (s->row < mla__min(k->written[s->layer] < 0 ? ~k->written[s->layer] : k->written[s->layer], length) &&
-            (!s->index || k->indexer[s->layer] >= 0))
-            return 1;
-    return 0;
+    while (s->layer < k->pool->n_layers && s->row >= mla__stream_rows(k, s->layer, s->index, length)) {
+        s->row = 0, s->index = (s->index + 1) % MLA__OF_ALL;
+        if (s->index == 0) s->layer++;
+    }
+    return s->layer < k->pool->n_layers;
 }
-static unsigned char *mla__stream_at(const mla_cache_stream *s, const mla_cache *k) {
-    return s->index ? mla__index_row(k, s->layer, s->row) : mla__row(k, s->layer, s->row);
+static unsigned char *mla__stream_at(const mla_cache_stream *s, const mla_cache *k, int length) {
+    const mla__states *states = &k->pool->states;
+    if (s->index < MLA__OF_STATE) return s->index ? mla__index_row(k, s->layer, s->row) : mla__row(k, s->layer, s->row);
+    const int i = states->of[s->layer];
+    const int loads = k->written[s->layer] < 0; /* into the first of two */
+    const int b = loads ? 0 : mla__state_find(k, i, mla__min(k->written[s->layer], length));
+    return mla__state_in(k, k->states[b], i) + (s->index == MLA__OF_INPUTS ? states->inputs_at : 0);
 }
 /* After n more bytes of a row of so many. */
 static void mla__stream_on(mla_cache_stream *s, size_t n, size_t row_bytes) {
@@ -6152,16 +6738,13 @@ uint64_t mla_cache_saved_bytes(const mla_cache *k) {
     const mla_pool *p = k ? k->pool : NULL;
     if (!p) return 0;
     uint64_t sum = 4 * (uint64_t)mla__saved_words(k) + 16;
-    for (int i = 0; i < p->n_layers; i++) {
-        const mla__sz bytes =
-            mla__bytes(p->dtype, p->width) + (k->indexer[i] >= 0 ? mla__bytes(p->index_dtype, p->index_width) : 0);
-        sum += (uint64_t)bytes * (uint64_t)mla__written(k, i);
-    }
+    for (int i = 0; i < p->n_layers * MLA__OF_ALL; i++)
+        sum += (uint64_t)mla__stream_bytes(k, i % MLA__OF_ALL) *
+               (uint64_t)mla__stream_rows(k, i / MLA__OF_ALL, i % MLA__OF_ALL, k->length);
     return sum;
 }
 /* Some of the next bytes, of what the stream is at; 0: it is over. */
 static size_t mla__save_some(mla_cache_stream *s, const mla_cache *k, unsigned char *out, size_t bytes) {
-    const mla_pool *p = k->pool;
     if (s->state == MLA__AT_HEADER) {
         *out = (unsigned char)(mla__saved_word(k, s->model, (uint32_t)(s->at / 4)) >> 8 * (s->at % 4));
         s->state += s->at + 1 == 4 * (uint64_t)mla__saved_words(k);
@@ -6169,10 +6752,9 @@ static size_t mla__save_some(mla_cache_stream *s, const mla_cache *k, unsigned c
     }
     if (s->state == MLA__AT_ROWS) {
         if (!mla__stream_row(s, k, k->length)) return s->state++, 0;
-        const size_t row =
-            (size_t)(s->index ? mla__bytes(p->index_dtype, p->index_width) : mla__bytes(p->dtype, p->width));
+        const size_t row = (size_t)mla__stream_bytes(k, s->index);
         const size_t n = row - s->byte < bytes ? row - s->byte : bytes;
-        memcpy(out, mla__stream_at(s, k) + s->byte, n);
+        memcpy(out, mla__stream_at(s, k, k->length) + s->byte, n);
         mla__stream_on(s, n, row);
         return n;
     }
@@ -6206,16 +6788,19 @@ static int mla__gather(mla_cache_stream *s, const unsigned char **in, size_t *by
 /* What a word says is kept, or held against what the cache has; the first that differs is complained of when the sum
    has shown that it was meant. */
 static mla_result mla__load_word(mla_cache_stream *s, mla_cache *k, uint32_t i, uint32_t word, mla_error *err) {
-    const uint32_t layer = i - MLA__SAVED_FIXED;
+    const uint32_t n_layers = (uint32_t)k->pool->n_layers, layer = i - MLA__SAVED_FIXED;
     if (i < MLA__SAVED_WORDS && word != mla__saved_word(k, s->model, i))
-        return i ? mla__fail(err, MLA_ERR_DATA, "mla_cache_load: version %lu, this is 1", (unsigned long)word)
-                 : mla__fail(err, MLA_ERR_DATA, "mla_cache_load: this is no saved cache");
+        return i == 0 ? mla__fail(err, MLA_ERR_DATA, "mla_cache_load: this is no saved cache")
+               : word == 1 || word == 2
+                   ? mla__fail(err, MLA_ERR_DATA, "mla_cache_load: only one of the saved cache and this has states")
+                   : mla__fail(err, MLA_ERR_DATA, "mla_cache_load: version %lu, this is 2 or less",
+                               (unsigned long)word);
     if (i == MLA__SAVED_WORDS) s->words = word > MLA__SAVED_FIXED ? word : (uint32_t)MLA__SAVED_FIXED;
     else if (i == MLA__SAVED_DTYPE) s->dtype = word;
     else if (i == MLA__SAVED_INDEX_DTYPE) s->index_dtype = word;
     else if (i == MLA__SAVED_LENGTH) s->length = word;
-    else if (i > MLA__SAVED_LENGTH && layer < (uint32_t)k->pool->n_layers)
-        k->written[layer] = ~(word < INT32_MAX ? (int)word : INT32_MAX);
+    else if (i > MLA__SAVED_LENGTH && layer < n_layers) k->written[layer] = ~(word < INT32_MAX ? (int)word : INT32_MAX);
+    else if (i > MLA__SAVED_LENGTH && layer == 2 * n_layers + MLA__SAVED_STATE_DTYPE) s->state_dtype = word;
     else if (word != mla__saved_word(k, s->model, i) && !s->bad) s->bad = i, s->bad_word = word;
     if (i + 1 == s->words) s->state++;
     return MLA_OK;
@@ -6223,31 +6808,35 @@ static mla_result mla__load_word(mla_cache_stream *s, mla_cache *k, uint32_t i, 
 /* The header is as it was written: does the cache take what follows? */
 static mla_result mla__load_begin(mla_cache_stream *s, mla_cache *k, mla_error *err) {
     const mla_pool *p = k->pool;
+    const unsigned long layer = (unsigned long)(s->bad - MLA__SAVED_FIXED) - (unsigned long)p->n_layers;
+    if (s->bad >= MLA__SAVED_FIXED && layer >= (unsigned long)p->n_layers)
+        return mla__fail(err, MLA_ERR_DATA, "mla_cache_load: the states are of another size");
     if (s->bad >= MLA__SAVED_FIXED)
         return mla__fail(err, MLA_ERR_DATA,
-                         "mla_cache_load: only one of the saved cache and this one has index keys in layer %lu",
-                         (unsigned long)(s->bad - MLA__SAVED_FIXED) - (unsigned long)p->n_layers);
+                         "mla_cache_load: only one of the saved cache and this one has %s in layer %lu",
+                         s->bad_word > 1 || p->states.of[layer] >= 0 ? "a state" : "index keys", layer);
     if (s->bad)
         return mla__fail(err, MLA_ERR_DATA, "mla_cache_load: %s of the saved cache is %lu, of this one %lu",
                          mla__saved_names[s->bad - MLA__SAVED_LAYERS], (unsigned long)s->bad_word,
                          (unsigned long)mla__saved_word(k, s->model, s->bad));
     int wrong = s->words != mla__saved_words(k) || s->length > INT32_MAX ||
                 mla__row_dtype((mla_dtype)s->dtype, p->width, "", "", "", NULL) ||
-                (p->n_indexers && mla__row_dtype((mla_dtype)s->index_dtype, p->index_width, "", "", "", NULL));
+                (p->n_indexers && mla__row_dtype((mla_dtype)s->index_dtype, p->index_width, "", "", "", NULL)) ||
+                (p->states.n && s->state_dtype != MLA_F32 && s->state_dtype != MLA_BF16);
     for (int i = 0; i < p->n_layers; i++) wrong = wrong || (uint32_t)~k->written[i] > s->length;
     if (wrong) return mla__fail(err, MLA_ERR_DATA, "mla_cache_load: no cache has such a dtype or length");
     return mla__reserve(k, (int)s->length, "mla_cache_load", err);
 }
 /* Some of the rows, as they are or converted. */
 static void mla__load_rows(mla_cache_stream *s, mla_cache *k, const unsigned char **in, size_t *bytes) {
-    const mla_pool *p = k->pool;
-    const mla_dtype from = (mla_dtype)(s->index ? s->index_dtype : s->dtype), to = s->index ? p->index_dtype : p->dtype;
-    const int width = s->index ? p->index_width : p->width;
+    const uint32_t dtypes[MLA__OF_ALL] = {s->dtype, s->index_dtype, s->state_dtype, MLA_F32};
+    const mla_dtype from = (mla_dtype)dtypes[s->index], to = mla__stream_dtype(k, s->index);
+    const int width = mla__stream_width(k, s->index);
     const size_t row = (size_t)mla__bytes(from, width);
     float x[MLA_GROUP];
     if (from == to) {
         const size_t n = row - s->byte < *bytes ? row - s->byte : *bytes;
-        memcpy(mla__stream_at(s, k) + s->byte, *in, n);
+        memcpy(mla__stream_at(s, k, (int)s->length) + s->byte, *in, n);
         mla__stream_sum(s, *in, n);
         *in += n, *bytes -= n;
         mla__stream_on(s, n, row);
@@ -6256,7 +6845,7 @@ static void mla__load_rows(mla_cache_stream *s, mla_cache *k, const unsigned cha
     const int i = (int)(s->byte / (size_t)mla__bytes(from, MLA_GROUP)) * MLA_GROUP, n = mla__min(MLA_GROUP, width - i);
     if (!mla__gather(s, in, bytes, (int)mla__bytes(from, n))) return;
     mla_widen(x, from, s->part, (size_t)n);
-    mla__narrow(to, mla__stream_at(s, k) + mla__bytes(to, i), x, n);
+    mla__narrow(to, mla__stream_at(s, k, (int)s->length) + mla__bytes(to, i), x, n);
     mla__stream_on(s, (size_t)mla__bytes(from, n), row);
 }
 static mla_result mla__load_some(mla_cache_stream *s, mla_cache *k, const unsigned char **in, size_t *bytes,
@@ -6279,7 +6868,10 @@ static mla_result mla__load_some(mla_cache_stream *s, mla_cache *k, const unsign
                          s->state == MLA__AT_HEADER_SUM ? "header" : "bytes");
     if (s->state++ == MLA__AT_HEADER_SUM) return mla__load_begin(s, k, err);
     k->length = (int)s->length;
-    for (int i = 0; i < k->pool->n_layers; i++) k->written[i] = ~k->written[i];
+    for (int i = 0; i < k->pool->n_layers; i++) {
+        const int state = k->pool->states.of[i], written = k->written[i] = ~k->written[i];
+        if (state >= 0) *mla__state_at(k->states[0], state) = written > 0 ? written : -1;
+    }
     return MLA_OK;
 }
 mla_result mla_cache_load(mla_cache_stream *s, mla_cache *k, const void *in, size_t bytes, mla_error *err) {
@@ -6375,8 +6967,8 @@ typedef enum mla__manner { MLA__ANY = 0, MLA__SHORT, MLA__LONG } mla__manner;
 struct mla_context {
     mla__object object;
     const mla_model *m;
-    const mla_config *f;     /* the model's */
-    int D, H, R, Q, N, P, V; /* and its sizes, by the LETTERS */
+    const mla_config *f;            /* the model's */
+    int D, H, R, Q, N, P, V, Hl, C; /* and its sizes, by the LETTERS */
     mla__kernels k;
     mla_error err;
     int threads, max_tokens;
@@ -6415,6 +7007,8 @@ struct mla_context {
     struct mla__index_worker *index_workers;
     struct mla__walker *walkers;
     struct mla__attn_scratch *attn;
+    struct mla__kda_scratch *kda;
+    struct mla__kda_worker *kda_workers;
     struct mla__moe_scratch *moe;
     struct mla__block_scratch *block;
 };
@@ -6863,8 +7457,11 @@ static void mla__linear_layout(mla_context *c, mla__arena *arena) {
               K = f->num_experts_per_tok, inter = f->moe_intermediate_size, shared = f->n_shared_experts * inter;
     const int inner = mla__max(f->intermediate_size, K * inter + shared),
               pair = f->num_nextn_predict_layers ? 2 * D : 0;
-    const int widest = mla__max(mla__max(mla__max(D, pair), f->q_lora_rank), mla__max(H * f->v_head_dim, inner));
-    const int max_jobs = mla__max(mla__max(H, E + 2), 4);
+    /* of KDA: its output, or what is between two pairs of matrices, side by side */
+    const int linear = c->Hl > 0 ? mla__max(c->Hl * c->C, 2 * c->C + 2 * MLA_GROUP) : 0;
+    const int widest =
+        mla__max(mla__max(mla__max(D, pair), mla__max(f->q_lora_rank, linear)), mla__max(H * f->v_head_dim, inner));
+    const int max_jobs = mla__max(mla__max(H, E + 2), 6);
     c->jobs = MLA__TAKE(arena, mla__job, max_jobs);
     c->loads = MLA__TAKE(arena, mla__load, (double)max_jobs + T);
     c->act = MLA__TAKE(arena, unsigned char, mla__linear_bytes(c, widest));
@@ -6966,6 +7563,10 @@ static mla_result mla__check_cache(mla_context *c, const mla_cache *cache, int i
             &c->err, i,
             "sequences[%d].cache: made for another model (%d indexers with keys of %d; that of layer %d differs)", i,
             p->n_indexers, p->index_width, mla__max(other, 0));
+    const int state = mla__other_state(p, c->m);
+    if (state >= 0)
+        return MLA__REFUSE_OF(&c->err, i, "sequences[%d].cache: made for another model (layer %d keeps something else)",
+                              i, state);
     return MLA_OK;
 }
 
@@ -7055,6 +7656,23 @@ static void mla__wrote(const mla__batch *batch, int begin, int end) {
         for (int l = begin; l < end; l++)
             batch->seqs[i].cache->written[l] = batch->seqs[i].cache->length + batch->seqs[i].n_tokens;
 }
+/* The states of layers [begin, end) are where the caches end, and see what the call asks them to. */
+static mla_result mla__check_states(mla_context *c, const mla__batch *batch, int begin, int end) {
+    for (int i = 0; i < batch->n; i++)
+        for (int l = begin; l < end; l++) {
+            const mla_cache *k = batch->seqs[i].cache;
+            const int state = k->pool->states.of[l];
+            if (state < 0) continue;
+            if (k->length > 0 && mla__state_find(k, state, k->length) < 0)
+                return MLA__REFUSE_OF(&c->err, i,
+                                      "sequences[%d].cache: holds %d tokens, but layer %d has its state behind %d", i,
+                                      k->length, l, k->written[l]);
+            if (batch->seqs[i].mask)
+                return MLA__REFUSE_OF(
+                    &c->err, i, "sequences[%d].mask: layer %d has a state, which sees all tokens in their order", i, l);
+        }
+    return MLA_OK;
+}
 /* They have the rows before it. */
 static mla_result mla__check_rows(mla_context *c, const mla__batch *batch, int begin, int end) {
     for (int i = 0; i < batch->n; i++)
@@ -7062,7 +7680,7 @@ static mla_result mla__check_rows(mla_context *c, const mla__batch *batch, int b
             if (batch->seqs[i].cache->written[l] < batch->seqs[i].cache->length)
                 return MLA__REFUSE_OF(&c->err, i, "sequences[%d].cache: layer %d has rows for %d of its %d tokens", i,
                                       l, batch->seqs[i].cache->written[l], batch->seqs[i].cache->length);
-    return MLA_OK;
+    return mla__check_states(c, batch, begin, end);
 }
 
 static int mla__keys(const mla_sequence *s) { return s->cache->length + s->n_tokens; }
@@ -7491,8 +8109,7 @@ static mla_result mla__reserve_for(mla_context *c, const mla__batch *batch, int 
 static mla_result mla__abort(mla_context *c, const mla__batch *batch, int begin, int end) {
     mla__unreserve_all(batch, batch->n);
     for (int i = 0; i < batch->n; i++)
-        for (int l = begin; l < end; l++)
-            batch->seqs[i].cache->written[l] = mla__min(batch->seqs[i].cache->written[l], batch->seqs[i].cache->length);
+        for (int l = begin; l < end; l++) mla__unwrite(batch->seqs[i].cache, l);
     if (c->m->n_indexers) c->sparse->layer = -1;
     return MLA_ERR_ABORTED;
 }
@@ -8174,6 +8791,233 @@ static mla_result mla__attn_check(mla_context *c, int layer) {
     return mla__fail(&c->err, MLA_ERR_WEIGHTS, "weights.layers[%d].attn: missing", layer);
 }
 
+/* ---- >>kda ------------------------------------------------------------------------------------------------------- */
+/* Each head of each sequence is worked on alone: convolutions, decay and the recurrence, from the state where the cache
+   ends to that behind the call's tokens, which lies beside it. */
+
+typedef struct mla__kda_scratch {
+    float *qkv;     /* [3, T, Hl*C], before the convolutions */
+    float *f, *z;   /* [T, Hl*C] decay, and the gate, which becomes what is gated */
+    float *fa, *za; /* [T, C] on the way to them */
+    float *beta;    /* [T, Hl] */
+} mla__kda_scratch;
+typedef struct mla__kda_worker {
+    float *w;           /* [3, taps, C] of convolutions */
+    float *bias, *norm; /* [C] */
+    float *s;           /* [C, C] the state as f32, if the cache has another dtype */
+    float *qkv, *g, *o; /* [3, C] [C] [C] */
+    float *e;           /* [3, C] */
+    float *none;        /* [C] zeros: what was before the first token */
+    const float **x;    /* [3, taps - 1 + T] inputs of convolutions */
+} mla__kda_worker;
+
+static void mla__kda_layout(mla_context *c, mla__arena *arena) {
+    const double T = c->max_tokens, C = c->C, width = c->Hl * C, taps = c->f->linear_conv_kernel_dim;
+    mla__kda_scratch s;
+    if (c->Hl == 0) return;
+    s.qkv = MLA__TAKE(arena, float, 3 * T * width);
+    s.f = MLA__TAKE(arena, float, T *width);
+    s.z = MLA__TAKE(arena, float, T *width);
+    s.fa = MLA__TAKE(arena, float, T *C);
+    s.za = MLA__TAKE(arena, float, T *C);
+    s.beta = MLA__TAKE(arena, float, T * c->Hl);
+    for (int i = 0; i < c->threads; i++) {
+        mla__kda_worker my;
+        my.w = MLA__TAKE(arena, float, 3 * taps * C);
+        my.bias = MLA__TAKE(arena, float, C);
+        my.norm = MLA__TAKE(arena, float, C);
+        my.s = MLA__TAKE(arena, float, C *C);
+        my.qkv = MLA__TAKE(arena, float, 3 * C);
+        my.g = MLA__TAKE(arena, float, C);
+        my.o = MLA__TAKE(arena, float, C);
+        my.e = MLA__TAKE(arena, float, 3 * C);
+        my.none = MLA__TAKE(arena, float, C);
+        my.x = MLA__TAKE(arena, const float *, 3 * (taps - 1 + T));
+        if (c->kda_workers) c->kda_workers[i] = my;
+    }
+    if (c->kda) *c->kda = s;
+}
+
+/* One layer's KDA in a call. */
+typedef struct mla__kda {
+    const mla__batch *batch;
+    const mla_kda_weights *w;
+    int layer;
+} mla__kda;
+/* A head of a sequence: its tokens are rows t0 .. t0+n of the call. */
+typedef struct mla__kda_head {
+    const mla__kda *a;
+    mla__kda_worker *my;
+    int h, t0, n;
+    const unsigned char *from; /* the states before and after; NULL: the sequence begins */
+    unsigned char *to;
+    const mla__states *states;
+} mla__kda_head;
+
+/* y [n] = elements of a vector, or a column of a matrix, from `first` on, `step` apart. */
+static void mla__kda_get(float *y, const mla_tensor *w, mla__sz first, mla__sz step, int n) {
+    for (int i = 0; i < n; i++) y[i] = mla__get(w->dtype, w->data, first + i * step);
+}
+/* The inputs of convolution i, of q, k or v, of a head in a state. */
+static mla__sz mla__kda_inputs(const mla_context *c, const mla__kda_head *j, int i, int tap) {
+    const mla__sz width = (mla__sz)c->Hl * c->C;
+    return j->states->inputs_at + 4 * ((i * (mla__sz)(c->f->linear_conv_kernel_dim - 1) + tap) * width + j->h * c->C);
+}
+/* Weights of the head, and where the inputs of its convolutions are: those behind the last token are kept. */
+static void mla__kda_begin(mla_context *c, const mla__kda_head *j) {
+    const int C = c->C, taps = c->f->linear_conv_kernel_dim;
+    const mla__sz width = (mla__sz)c->Hl * C, first = j->h * (mla__sz)C;
+    const mla_tensor *conv[3] = {&j->a->w->q_conv, &j->a->w->k_conv, &j->a->w->v_conv};
+    mla__kda_worker *my = j->my;
+    memset(my->none, 0, (size_t)C * sizeof *my->none);
+    mla__kda_get(my->bias, &j->a->w->dt_bias, first, 1, C);
+    mla__kda_get(my->norm, &j->a->w->norm, 0, 1, C);
+    for (int i = 0; i < 3; i++) {
+        const float **x = my->x + i * (taps - 1 + c->max_tokens);
+        for (int tap = 0; tap < taps; tap++)
+            mla__kda_get(my->w + (i * taps + tap) * C, conv[i], first * taps + tap, taps, C);
+        for (int tap = 0; tap < taps - 1; tap++)
+            x[tap] = j->from ? (const float *)(const void *)(j->from + mla__kda_inputs(c, j, i, tap)) : my->none;
+        for (int t = 0; t < j->n; t++)
+            x[taps - 1 + t] = c->kda->qkv + (i * (mla__sz)c->max_tokens + j->t0 + t) * width + first;
+        for (int tap = 0; tap < taps - 1; tap++)
+            memcpy(j->to + mla__kda_inputs(c, j, i, tap), x[j->n + tap], (size_t)C * sizeof **x);
+    }
+}
+/* q, k, v and g of the head's token t. */
+static void mla__kda_token(mla_context *c, const mla__kda_head *j, int t, float *const qkv[3], float *g) {
+    const int C = c->C, taps = c->f->linear_conv_kernel_dim;
+    const mla__kda_worker *my = j->my;
+    const float a = expf(mla__get(j->a->w->a_log.dtype, j->a->w->a_log.data, j->h));
+    for (int i = 0; i < 3; i++)
+        c->k.conv(qkv[i], my->x + i * (taps - 1 + c->max_tokens) + t, my->w + i * taps * C, taps, C);
+    c->k.unit(qkv[0], qkv[0], 1.0f / sqrtf((float)C), C);
+    c->k.unit(qkv[1], qkv[1], 1, C);
+    c->k.decay(g, c->kda->f + ((j->t0 + t) * (mla__sz)c->Hl + j->h) * C, my->bias, a, c->f->kda_lower_bound, C);
+}
+/* One token after the other. */
+static void mla__kda_recur(mla_context *c, const mla__kda_head *j, float *s, const float *from) {
+    const mla__kda_worker *my = j->my;
+    const int C = c->C;
+    float *const qkv[3] = {my->qkv, my->qkv + C, my->qkv + 2 * C};
+    mla__recur r = {qkv[0], qkv[1], qkv[2], my->g, from, s, my->o, my->e, 0, C};
+    for (int t = 0; t < j->n; t++) {
+        const mla__sz row = (j->t0 + t) * (mla__sz)c->Hl + j->h;
+        mla__kda_token(c, j, t, qkv, my->g);
+        r.beta = 1.0f / (1.0f + expf(-c->kda->beta[row]));
+        c->k.recur(&r);
+        c->k.gated_norm(c->kda->z + row * C, my->o, my->norm, c->f->block_norm.eps, C);
+        r.from = s;
+    }
+}
+static void mla__kda_work(mla_context *c, void *arg, const mla__share *my) {
+    const mla__kda *a = (const mla__kda *)arg;
+    const mla_cache *k = a->batch->seqs[my->load].cache;
+    const int state = k->pool->states.of[a->layer], now = mla__state_find(k, state, k->length);
+    const mla__sz values = (mla__sz)c->C * c->C;
+    mla__kda_head j = {a, &c->kda_workers[my->worker], 0, 0, a->batch->seqs[my->load].n_tokens, NULL, NULL, NULL};
+    for (int i = 0; i < my->load; i++) j.t0 += a->batch->seqs[i].n_tokens;
+    j.states = &k->pool->states;
+    j.to = mla__state_in(k, k->states[now == 0], state);
+    j.from = k->length > 0 ? mla__state_in(k, k->states[now], state) : NULL;
+    for (j.h = my->from; j.h < my->to; j.h++) {
+        const mla_dtype t = j.states->dtype;
+        const mla__sz at = mla__bytes(t, j.h * values);
+        float *s = t == MLA_F32 ? (float *)(void *)(j.to + at) : j.my->s;
+        const float *from = t == MLA_F32 && j.from ? (const float *)(const void *)(j.from + at) : s;
+        if (!j.from) memset(s, 0, (size_t)values * sizeof *s);
+        else if (t != MLA_F32) c->k.widen[t](s, j.from + at, values);
+        mla__kda_begin(c, &j);
+        mla__kda_recur(c, &j, s, from);
+        if (t != MLA_F32) c->k.narrow[t](j.to + at, s, values);
+    }
+}
+
+/* No head looks at keys: the caller's probabilities are 0. */
+static void mla__kda_probs(const mla_context *c, const mla__batch *batch, int layer) {
+    for (int i = 0; i < batch->n; i++) {
+        const mla_sequence *s = &batch->seqs[i];
+        const mla__sz n = (mla__sz)s->n_tokens * c->H * mla__keys(s);
+        if (s->probs) memset(s->probs + layer * n, 0, (size_t)n * sizeof *s->probs);
+    }
+}
+/* y [T, D] = KDA of x [T, D]. */
+static void mla__kda_run(mla_context *c, const mla__batch *batch, int layer, int probs_layer, float *y,
+                         const float *x) {
+    const mla_kda_weights *w = &c->m->layers[layer].kda;
+    const mla__kda_scratch *s = c->kda;
+    const int D = c->D, C = c->C, T = batch->T;
+    const mla__sz width = (mla__sz)c->Hl * C, plane = c->max_tokens * width;
+    const mla__kda a = {batch, w, layer};
+    mla__job_add(c, s->qkv, width, x, D, T, &w->q);
+    mla__job_add(c, s->qkv + plane, width, x, D, T, &w->k);
+    mla__job_add(c, s->qkv + 2 * plane, width, x, D, T, &w->v);
+    mla__job_add(c, s->beta, c->Hl, x, D, T, &w->b);
+    if (w->f_a.weight.data) mla__job_add(c, s->fa, C, x, D, T, &w->f_a);
+    else mla__job_add(c, s->f, width, x, D, T, &w->f_b);
+    if (w->g_a.weight.data) mla__job_add(c, s->za, C, x, D, T, &w->g_a);
+    else mla__job_add(c, s->z, width, x, D, T, &w->g_b);
+    mla__jobs_run(c);
+    if (w->f_a.weight.data) mla__job_add(c, s->f, width, s->fa, C, T, &w->f_b);
+    if (w->g_a.weight.data) mla__job_add(c, s->z, width, s->za, C, T, &w->g_b);
+    if (c->n_jobs) mla__jobs_run(c);
+    for (int i = 0; i < batch->n; i++) c->loads[i].units = c->Hl, c->loads[i].weight = batch->seqs[i].n_tokens;
+    mla__parallel_timed(c, mla__attention_time(c), mla__kda_work, (void *)(uintptr_t)&a, batch->n,
+                        T * (double)width * (4 * C + 64));
+    for (int i = 0; i < batch->n; i++) {
+        mla_cache *k = batch->seqs[i].cache;
+        const int state = k->pool->states.of[layer], now = mla__state_find(k, state, k->length);
+        *mla__state_at(k->states[now == 0], state) = mla__keys(&batch->seqs[i]);
+    }
+    mla__kda_probs(c, batch, probs_layer);
+    mla__job_add(c, y, D, s->z, width, T, &w->o);
+    mla__jobs_run(c);
+}
+static mla_result mla__kda_check(mla_context *c, int layer) {
+    (void)c, (void)layer; /* all of it is there, or nothing */
+    return MLA_OK;
+}
+
+/* ---- >>mixer ----------------------------------------------------------------------------------------------------- */
+/* A mixer lets a token of a layer see those before it. Its entry here is all that contexts, caches and blocks know of
+   it. */
+typedef struct mla__mixer {
+    mla_result (*check)(mla_context *c, int layer);    /* that a partial model has what a call on the layer needs */
+    void (*layout)(mla_context *c, mla__arena *arena); /* of its scratch, where nothing is kept from layer to layer */
+    mla__sz (*row_bytes)(const mla_model *m, mla_dtype t); /* of a cached token */
+    mla__state (*state)(const mla_model *m);               /* of a sequence */
+    void (*run)(mla_context *c, const mla__batch *batch, int layer, int probs_layer, float *y, const float *x);
+} mla__mixer;
+
+static mla__sz mla__attn_row_bytes(const mla_model *m, mla_dtype t) {
+    return mla__bytes(t, m->c.kv_lora_rank + m->c.qk_rope_head_dim);
+}
+static mla__state mla__attn_state(const mla_model *m) {
+    const mla__state none = MLA__ZERO;
+    (void)m;
+    return none;
+}
+static mla__sz mla__kda_row_bytes(const mla_model *m, mla_dtype t) {
+    (void)m, (void)t;
+    return 0;
+}
+static mla__state mla__kda_state(const mla_model *m) {
+    const mla__sz C = m->c.linear_head_dim, width = m->c.linear_num_heads * C;
+    const mla__state s = {width * C, 3 * (m->c.linear_conv_kernel_dim - 1) * width};
+    return s;
+}
+static const mla__mixer mla__mixers[] = {
+    {mla__attn_check, mla__attn_layout, mla__attn_row_bytes, mla__attn_state, mla__attn_run},
+    {mla__kda_check, mla__kda_layout, mla__kda_row_bytes, mla__kda_state, mla__kda_run},
+};
+static const mla__mixer *mla__mixer_of(const mla_model *m, int layer) {
+    return &mla__mixers[mla__is_kda(&m->layers[layer])];
+}
+static mla__sz mla__row_bytes(const mla_model *m, int layer, mla_dtype t) {
+    return mla__mixer_of(m, layer)->row_bytes(m, t);
+}
+static mla__state mla__state_of(const mla_model *m, int layer) { return mla__mixer_of(m, layer)->state(m); }
+
 typedef struct mla__attn_call {
     const mla__batch *batch;
     int layer;
@@ -8186,7 +9030,7 @@ static void mla__attn_body(mla_context *c, void *arg) {
     mla__batch part = MLA__ZERO;
     while (mla__next_part(c, a->batch, &part)) {
         const mla__sz at = part.row0 * (mla__sz)c->D;
-        mla__attn_run(c, &part, a->layer, 0, a->y + at, a->x + at);
+        mla__mixer_of(c->m, a->layer)->run(c, &part, a->layer, 0, a->y + at, a->x + at);
     }
 }
 mla_result mla_attn_forward(mla_context *c, int layer, float *y, const float *x, const mla_sequence *seqs, int n_seqs) {
@@ -8197,7 +9041,7 @@ mla_result mla_attn_forward(mla_context *c, int layer, float *y, const float *x,
     if (layer < 0 || layer >= c->f->num_hidden_layers)
         return MLA__REFUSE(&c->err, "mla_attn_forward: layer %d, num_hidden_layers is %d", layer,
                            c->f->num_hidden_layers);
-    MLA__TRY(mla__attn_check(c, layer));
+    MLA__TRY(mla__mixer_of(c->m, layer)->check(c, layer));
     MLA__TRY(mla__check_sequences(c, &batch, seqs, n_seqs));
     MLA__TRY(mla__check_rows(c, &batch, layer, layer + 1));
     MLA__TRY(mla__reserve_for(c, &batch, layer));
@@ -8206,36 +9050,6 @@ mla_result mla_attn_forward(mla_context *c, int layer, float *y, const float *x,
     if (layer == c->f->num_hidden_layers - 1) mla__advance(&batch);
     return MLA_OK;
 }
-
-/* ---- >>mixer ----------------------------------------------------------------------------------------------------- */
-/* A mixer lets a token of a layer see those before it. Its entry here is all that contexts, caches and blocks know of
-   it. MLA is the only one so far; a recurrent one has a state, and rows of 0 bytes. */
-typedef struct mla__mixer {
-    mla_result (*check)(mla_context *c, int layer);    /* that a partial model has what a call on the layer needs */
-    void (*layout)(mla_context *c, mla__arena *arena); /* of its scratch, where nothing is kept from layer to layer */
-    mla__sz (*row_bytes)(const mla_model *m, mla_dtype t); /* of a cached token */
-    mla__sz (*state_bytes)(const mla_model *m);            /* of a sequence */
-    void (*run)(mla_context *c, const mla__batch *batch, int layer, int probs_layer, float *y, const float *x);
-} mla__mixer;
-
-static mla__sz mla__attn_row_bytes(const mla_model *m, mla_dtype t) {
-    return mla__bytes(t, m->c.kv_lora_rank + m->c.qk_rope_head_dim);
-}
-static mla__sz mla__attn_state_bytes(const mla_model *m) {
-    (void)m;
-    return 0;
-}
-static const mla__mixer mla__mixers[] = {
-    {mla__attn_check, mla__attn_layout, mla__attn_row_bytes, mla__attn_state_bytes, mla__attn_run},
-};
-static const mla__mixer *mla__mixer_of(const mla_model *m, int layer) {
-    (void)m, (void)layer;
-    return &mla__mixers[0];
-}
-static mla__sz mla__row_bytes(const mla_model *m, int layer, mla_dtype t) {
-    return mla__mixer_of(m, layer)->row_bytes(m, t);
-}
-static mla__sz mla__state_bytes(const mla_model *m, int layer) { return mla__mixer_of(m, layer)->state_bytes(m); }
 
 /* ---- >>moe ------------------------------------------------------------------------------------------------------- */
 
@@ -8852,6 +9666,7 @@ static void *mla__context_layout(const mla_model *m, const void *desc, void *mem
     mla_context *out = (mla_context *)mla__begin(&arena, memory, sizeof *out), c = MLA__ZERO;
     c.D = m->c.hidden_size, c.H = m->c.num_attention_heads, c.R = m->c.kv_lora_rank, c.Q = m->c.q_lora_rank;
     c.N = m->c.qk_nope_head_dim, c.P = m->c.qk_rope_head_dim, c.V = m->c.v_head_dim;
+    c.Hl = m->c.linear_num_heads, c.C = m->c.linear_head_dim;
     c.m = m, c.f = &m->c, c.max_tokens = d.max_tokens > 0 ? d.max_tokens : 512, c.threads = d.threads;
     c.path = d.attn, c.invariant = d.invariant, c.activations = d.activations, c.run = d.run ? d.run : mla__run_default,
     c.run_user = d.run_user;
@@ -8871,6 +9686,8 @@ static void *mla__context_layout(const mla_model *m, const void *desc, void *mem
     c.index_workers = MLA__TAKE(&arena, mla__index_worker, c.threads);
     c.walkers = MLA__TAKE(&arena, mla__walker, c.threads);
     c.attn = MLA__TAKE(&arena, mla__attn_scratch, 1);
+    c.kda = MLA__TAKE(&arena, mla__kda_scratch, 1);
+    c.kda_workers = MLA__TAKE(&arena, mla__kda_worker, c.threads);
     c.moe = MLA__TAKE(&arena, mla__moe_scratch, 1);
     c.block = MLA__TAKE(&arena, mla__block_scratch, 1);
     mla__parallel_layout(&c, &arena);

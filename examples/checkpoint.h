@@ -147,6 +147,7 @@ typedef struct checkpoint {
     mla_mtp_weights *mtp;
     float *rope_factors;
     char *indexers;          /* [num_hidden_layers]: config.json says which layers have one; NULL: it does not */
+    char *recurrent;         /* [num_hidden_layers]: which layers are KDA; NULL: none */
     void *memory, *repacked; /* weights no longer used where they lie in the files: by quantize.h; of packed ones */
     size_t repacked_bytes;
 } checkpoint;
@@ -1024,7 +1025,8 @@ enum {                       /* what some families have and others have not */
        CK__BIAS_IF_THERE = 2048,  /* e_score_correction_bias may be there */
        CK__BIAS_BY_METHOD = 4096, /* it must for noaux_tc, and only then */
        CK__SANDWICH = 8192,       /* with the key sandwich_norm: norms behind attention and FFN of every layer */
-       CK__LATENT_EPS = 16384     /* the latents' norms take rms_norm_eps, too */
+       CK__LATENT_EPS = 16384,    /* the latents' norms take rms_norm_eps, too */
+       CK__LINEAR_ATTN = 1048576  /* linear_attn_config says which layers are KDA; nothing rotates */
 };
 
 typedef struct ck__rename { /* a key has another name */
@@ -1052,6 +1054,24 @@ static const ck__rename ck__sarvam_keys[] = {{"n_routed_experts", "num_experts",
                                              {"scoring_func", "score_function", 0},
                                              {NULL, NULL, 0}};
 
+static const ck__rename ck__kimi_linear_keys[] = {{"n_routed_experts", "num_experts", 1},
+                                                  {"num_experts_per_tok", "num_experts_per_token", 1},
+                                                  {"n_shared_experts", "num_shared_experts", 1},
+                                                  {"n_group", "num_expert_group", 1},
+                                                  {"norm_topk_prob", "moe_renormalize", 1},
+                                                  {"scoring_func", "moe_router_activation_func", 1},
+                                                  {"max_position_embeddings", "model_max_length", 0},
+                                                  {NULL, NULL, 0}};
+
+/* What some families call parts of their layers. */
+typedef struct ck__names {
+    const char *ffn, *dense;      /* what names of experts and of a dense FFN begin with */
+    const char *gate, *up, *down; /* of an expert */
+} ck__names;
+static const ck__names ck__usual_names = {"mlp", "mlp", "gate_proj", "up_proj", "down_proj"};
+/* transformers has dense layers under block_sparse_moe, too */
+static const ck__names ck__kimi_linear_names = {"block_sparse_moe", "mlp", "w1", "w3", "w2"};
+
 typedef struct ck__family {
     const char *model_type;
     const char *architecture;                     /* of a text_config that does not say its model_type */
@@ -1061,36 +1081,39 @@ typedef struct ck__family {
     int tied;                                     /* CK__: tie_word_embeddings */
     const ck__rename *keys;                       /* NULL: the usual ones */
     unsigned has;
+    const ck__names *names; /* NULL: the usual ones */
 } ck__family;
 
 static const ck__family ck__families[] = {
     /* transformers leaves norm_topk_prob of a deepseek_v2 alone. DeepSeek's own code, llama.cpp and vLLM obey it, and
        with them whoever trained such a model. */
     {"deepseek_v2", "DeepseekV2ForCausalLM", ck__either, ck__topk_v2, CK__IF_SET, CK__NEVER, CK__IF_SET, NULL,
-     CK__BIAS_BY_METHOD},
+     CK__BIAS_BY_METHOD, NULL},
     {"deepseek_v3", "DeepseekV3ForCausalLM", ck__sigmoid, ck__topk_v3, CK__UNLESS_UNSET, CK__UNLESS_UNSET, CK__IF_SET,
-     NULL, CK__ROUTER_BIAS},
+     NULL, CK__ROUTER_BIAS, NULL},
     {"kimi_k2", "KimiK2ForCausalLM", ck__sigmoid, ck__topk_v3, CK__UNLESS_UNSET, CK__UNLESS_UNSET, CK__IF_SET, NULL,
-     CK__ROUTER_BIAS},
+     CK__ROUTER_BIAS, NULL},
     {"glm4_moe_lite", "Glm4MoeLiteForCausalLM", ck__sigmoid, ck__topk_v3, CK__UNLESS_UNSET, CK__UNLESS_UNSET,
-     CK__IF_SET, NULL, CK__ROUTER_BIAS},
+     CK__IF_SET, NULL, CK__ROUTER_BIAS, NULL},
     {"longcat_flash", "LongcatFlashForCausalLM", ck__softmax, ck__topk_greedy, CK__NEVER, CK__NEVER, CK__IF_SET,
-     ck__longcat_keys, CK__ROUTER_BIAS | CK__LORA_SCALES | CK__SHORTCUT},
+     ck__longcat_keys, CK__ROUTER_BIAS | CK__LORA_SCALES | CK__SHORTCUT, NULL},
     {"minicpm3", "MiniCPM3ForCausalLM", NULL, NULL, CK__NEVER, CK__NEVER, CK__UNLESS_UNSET, NULL,
-     CK__ROPE_HALF | CK__MUP_SCALES | CK__OLD_DEFAULTS},
+     CK__ROPE_HALF | CK__MUP_SCALES | CK__OLD_DEFAULTS, NULL},
     {"mistral4", "Mistral4ForCausalLM", ck__softmax, ck__topk_v3, CK__UNLESS_UNSET, CK__UNLESS_UNSET, CK__IF_SET, NULL,
-     CK__TEMPERATURE},
-    {"youtu", "YoutuForCausalLM", NULL, NULL, CK__NEVER, CK__UNLESS_UNSET, CK__UNLESS_UNSET, NULL, 0},
+     CK__TEMPERATURE, NULL},
+    {"youtu", "YoutuForCausalLM", NULL, NULL, CK__NEVER, CK__UNLESS_UNSET, CK__UNLESS_UNSET, NULL, 0, NULL},
     {"axk1", "AXK1ForCausalLM", ck__sigmoid, ck__topk_v3, CK__UNLESS_UNSET, CK__UNLESS_UNSET, CK__IF_SET, NULL,
-     CK__ROUTER_BIAS | CK__FFN_OUT_NORM},
+     CK__ROUTER_BIAS | CK__FFN_OUT_NORM, NULL},
     {"deepseek_v32", "DeepseekV32ForCausalLM", ck__sigmoid, ck__topk_v3, CK__UNLESS_UNSET, CK__NEVER, CK__IF_SET, NULL,
-     CK__ROUTER_BIAS | CK__INDEXER | CK__INDEX_HALF},
+     CK__ROUTER_BIAS | CK__INDEXER | CK__INDEX_HALF, NULL},
     {"glm_moe_dsa", "GlmMoeDsaForCausalLM", ck__sigmoid, ck__topk_v3, CK__UNLESS_UNSET, CK__NEVER, CK__IF_SET, NULL,
-     CK__ROUTER_BIAS | CK__INDEXER | CK__INDEX_SHARED},
+     CK__ROUTER_BIAS | CK__INDEXER | CK__INDEX_SHARED, NULL},
     {"sarvam_mla", "SarvamMLAForCausalLM", ck__sigmoid, ck__topk_v3, CK__UNLESS_UNSET, CK__UNLESS_UNSET, CK__IF_SET,
-     ck__sarvam_keys, CK__BIAS_IF_THERE},
+     ck__sarvam_keys, CK__BIAS_IF_THERE, NULL},
     {"pangu_ultra_moe", "PanguUltraMoEForCausalLM", ck__sigmoid, ck__topk_greedy, CK__UNLESS_UNSET, CK__NEVER,
-     CK__IF_SET, ck__pangu_keys, CK__BIAS_IF_THERE | CK__SANDWICH | CK__LATENT_EPS},
+     CK__IF_SET, ck__pangu_keys, CK__BIAS_IF_THERE | CK__SANDWICH | CK__LATENT_EPS, NULL},
+    {"kimi_linear", "KimiLinearForCausalLM", ck__sigmoid, ck__topk_v3, CK__UNLESS_UNSET, CK__NEVER, CK__IF_SET,
+     ck__kimi_linear_keys, CK__ROUTER_BIAS | CK__LINEAR_ATTN, &ck__kimi_linear_names},
 };
 enum { CK__N_FAMILIES = sizeof ck__families / sizeof ck__families[0] };
 
@@ -1099,7 +1122,6 @@ static const struct ck__refused {
     const char *model_type, *needs;
 } ck__refused[] = {
     {"deepseek_v4", "another attention, which does not cache the latents of MLA"},
-    {"kimi_linear", "recurrent layers (Kimi Delta Attention) between those that cache latents"},
     {"glm5_next", "recurrent layers (Kimi Delta Attention) between those that cache latents"},
     {"axk2", "gates, of norms and of what heads give, around its cached latents"},
     {"hy_v4", "gates and sinks in its attention to cached latents, and hyper-connections"},
@@ -1214,18 +1236,19 @@ static int ck__pick(ck__reader *r, const char *key, const ck__choice *choices, i
     key = ck__name(r, key);
     const json_value *v = ck__key(r, key, required);
     const char *name = json__text(v);
-    char known[160];
+    char known[144];
     size_t n = 0;
+    int all = 1;
     if (v && !name) ck__expected(r, key, v, "a name in quotes");
     if (!name || r->rc) return choices[0].value;
     known[0] = 0;
     for (int i = 0; choices[i].name; i++) {
         if (!strcmp(name, choices[i].name)) return choices[i].value;
-        if (n < sizeof known)
-            n += (size_t)snprintf(known + n, sizeof known - n, "%s%s", i ? ", " : "", choices[i].name);
+        all = all && n + strlen(choices[i].name) + 2 < sizeof known; /* the first that fit */
+        if (all) n += (size_t)snprintf(known + n, sizeof known - n, "%s%s", i ? ", " : "", choices[i].name);
     }
-    r->rc = ck__fail(r->err, MLA_ERR_UNSUPPORTED, "%s: %s%s \"%.40s\" is not supported (%s %s)", r->file, r->prefix,
-                     key, name, known, choices[1].name ? "are" : "is");
+    r->rc = ck__fail(r->err, MLA_ERR_UNSUPPORTED, "%s: %s%s \"%.40s\" is not supported (%s%s %s)", r->file, r->prefix,
+                     key, name, known, all ? "" : " and others", choices[1].name ? "are" : "is");
     return choices[0].value;
 }
 
@@ -1284,6 +1307,10 @@ static int ck__in_file(const ck__plan *plan, int i) { return plan->family->has &
 static int ck__is_moe(const mla_config *m, const ck__plan *plan, int layer) {
     if (plan->family->has & CK__SHORTCUT) return m->n_routed_experts > 0 && layer % 2 == 0;
     return m->n_routed_experts > 0 && layer >= plan->first_k_dense_replace && layer % plan->moe_layer_freq == 0;
+}
+
+static const ck__names *ck__names_of(const ck__plan *plan) {
+    return plan->family->names ? plan->family->names : &ck__usual_names;
 }
 
 static int ck__has_indexer(const checkpoint *c, const ck__plan *plan, int layer) {
@@ -1412,6 +1439,46 @@ static void ck__read_indexer_types(checkpoint *c, ck__plan *plan, ck__reader *r)
         r->rc = ck__fail(r->err, MLA_ERR_CONFIG,
                          "%s: %s%s: the first layer is \"shared\", but none before it has an indexer", r->file,
                          r->prefix, c->indexers ? key : "index_skip_topk_offset");
+}
+
+/* The layers that a list of linear_attn_config names, counted from 1, are of a kind. */
+static void ck__read_kind(checkpoint *c, ck__reader *r, const char *key, char kind) {
+    const json_value *list = ck__key(r, key, 1);
+    if (!r->rc && json_typeof(list) != JSON_ARRAY) ck__expected(r, key, list, "a list of layers");
+    for (size_t i = 0; i < json_count(list) && !r->rc; i++) {
+        int64_t layer = 0;
+        if (!json_integer(json_at(list, i), &layer) || layer < 1 || layer > c->config.num_hidden_layers ||
+            c->recurrent[layer - 1])
+            ck__expected(r, key, json_at(list, i), "each layer from 1 to num_hidden_layers in one list, once");
+        else c->recurrent[layer - 1] = kind;
+    }
+}
+
+/* Which layers are KDA, and of what sizes. */
+static void ck__read_linear(checkpoint *c, const ck__plan *plan, ck__reader *r) {
+    mla_config *m = &c->config;
+    if (!(plan->family->has & CK__LINEAR_ATTN) || r->rc) return;
+    const json_value *dict = ck__key(r, "linear_attn_config", 1);
+    ck__reader sub = ck__inside(r, dict, "linear_attn_config.");
+    if (!r->rc && json_typeof(dict) != JSON_OBJECT) ck__expected(r, "linear_attn_config", dict, "an object");
+    if (r->rc) return;
+    const size_t listed = json_count(json_get(dict, "full_attn_layers")) + json_count(json_get(dict, "kda_layers"));
+    if (listed != (size_t)m->num_hidden_layers) { /* which bounds these by what the file holds */
+        ck__expected(r, "linear_attn_config", dict, "num_hidden_layers layers in full_attn_layers and kda_layers");
+        return;
+    }
+    c->recurrent = (char *)calloc(listed + 1, 1);
+    if (!c->recurrent) r->rc = sub.rc = ck__no_memory(r->err, r->file);
+    ck__read_kind(c, &sub, "full_attn_layers", 1);
+    ck__read_kind(c, &sub, "kda_layers", 2);
+    for (size_t i = 0; i < listed && !sub.rc; i++) c->recurrent[i] = c->recurrent[i] == 2;
+    m->linear_num_heads = ck__int(&sub, "num_heads", 1, INT_MAX, ck__required);
+    m->linear_head_dim = ck__int(&sub, "head_dim", 1, INT_MAX, ck__required);
+    m->linear_conv_kernel_dim = ck__int(&sub, "short_conv_kernel_size", 1, INT_MAX, ck__required);
+    r->rc = sub.rc;
+    m->rope.layout = MLA_ROPE_NONE;
+    if (!ck__bool(r, "mla_use_nope", 1))
+        ck__expected(r, "mla_use_nope", json_get(r->object, "mla_use_nope"), "true: nothing rotates");
 }
 
 static void ck__read_indexer(checkpoint *c, ck__plan *plan, ck__reader *r) {
@@ -1729,7 +1796,8 @@ static void ck__read_sizes(checkpoint *c, const ck__plan *plan, ck__reader *r) {
     m->q_lora_rank = ck__int(r, "q_lora_rank", 0, INT_MAX, 0);
     m->kv_lora_rank = ck__int(r, "kv_lora_rank", 1, INT_MAX, ck__required);
     m->qk_nope_head_dim = ck__int(r, "qk_nope_head_dim", 1, INT_MAX, ck__required);
-    m->qk_rope_head_dim = ck__int(r, "qk_rope_head_dim", 1, INT_MAX, ck__required);
+    m->qk_rope_head_dim =
+        ck__int(r, "qk_rope_head_dim", (plan->family->has & CK__LINEAR_ATTN) == 0, INT_MAX, ck__required);
     m->v_head_dim =
         ck__int(r, "v_head_dim", 1, INT_MAX,
                 plan->family->has & CK__OLD_DEFAULTS ? m->hidden_size / m->num_attention_heads : ck__required);
@@ -1749,7 +1817,8 @@ static mla_result ck__read_config(checkpoint *c, ck__plan *plan, const json_valu
     ck__pick(r, "hidden_act", ck__silu, 0);
     ck__read_fixed(r);
     ck__read_sizes(c, plan, r);
-    ck__read_rope(c, plan, r);
+    if (!(plan->family->has & CK__LINEAR_ATTN)) ck__read_rope(c, plan, r);
+    ck__read_linear(c, plan, r);
     ck__read_indexer(c, plan, r);
     ck__read_experts(m, plan, r);
     ck__read_scales(m, plan, r);
@@ -2389,11 +2458,12 @@ static mla_linear ck__bind_linear(ck__binder *b, const char *prefix, const char 
     return w;
 }
 
-static mla_mlp_weights ck__bind_mlp(ck__binder *b, const char *prefix, int64_t width, int64_t D) {
+static mla_mlp_weights ck__bind_mlp(ck__binder *b, const char *prefix, const ck__names *names, int64_t width,
+                                    int64_t D) {
     mla_mlp_weights w;
-    w.gate = ck__bind_linear(b, prefix, "gate_proj", width, D, 0);
-    w.up = ck__bind_linear(b, prefix, "up_proj", width, D, 0);
-    w.down = ck__bind_linear(b, prefix, "down_proj", D, width, 0);
+    w.gate = ck__bind_linear(b, prefix, names->gate, width, D, 0);
+    w.up = ck__bind_linear(b, prefix, names->up, width, D, 0);
+    w.down = ck__bind_linear(b, prefix, names->down, D, width, 0);
     return w;
 }
 
@@ -2410,6 +2480,47 @@ static void ck__bind_attention(ck__binder *b, const mla_config *m, const char *p
     w->kv_norm = ck__bind_norm(b, prefix, "kv_a_layernorm", R);
     w->kv_b = ck__bind_linear(b, prefix, "kv_b_proj", H * (N + V), R, 0);
     w->o = ck__bind_linear(b, prefix, "o_proj", D, H * V, bias);
+}
+
+/* [out, 1, taps] */
+static mla_tensor ck__bind_conv(ck__binder *b, const char *prefix, const char *name, int64_t out, int64_t taps) {
+    char full[64];
+    snprintf(full, sizeof full, "%s_conv1d.weight", name);
+    return ck__bind(b, prefix, full, 3, out, 1, taps);
+}
+
+/* A number for each head, in a tensor of one dimension or of four. */
+static mla_tensor ck__bind_heads(ck__binder *b, const char *prefix, const char *name, int64_t heads) {
+    const int64_t dims[4] = {1, 1, heads, 1};
+    ck__entry *e = ck__find(b, prefix, name, "");
+    mla_tensor t;
+    memset(&t, 0, sizeof t);
+    if (!e || e->tensor->n_dims != 4) return ck__bind(b, prefix, name, 1, 1, 1, heads);
+    const st__dtype *dtype = ck__take(b, prefix, name, 4, dims) ? st__dtype_named(e->tensor->dtype) : NULL;
+    if (!dtype) return t;
+    if (dtype->dtype < 0 || dtype->dtype > MLA_BF16) ck__wrong_dtype(b, e, "F32, F16 or BF16");
+    else t = ck__view(e->tensor->data, (mla_dtype)dtype->dtype, 1, heads);
+    return t;
+}
+
+static void ck__bind_kda(ck__binder *b, const mla_config *m, const char *prefix, mla_kda_weights *w) {
+    const int64_t D = m->hidden_size, heads = m->linear_num_heads, C = m->linear_head_dim, width = heads * C;
+    const int64_t taps = m->linear_conv_kernel_dim;
+    w->q = ck__bind_linear(b, prefix, "q_proj", width, D, 0);
+    w->k = ck__bind_linear(b, prefix, "k_proj", width, D, 0);
+    w->v = ck__bind_linear(b, prefix, "v_proj", width, D, 0);
+    w->q_conv = ck__bind_conv(b, prefix, "q", width, taps);
+    w->k_conv = ck__bind_conv(b, prefix, "k", width, taps);
+    w->v_conv = ck__bind_conv(b, prefix, "v", width, taps);
+    w->f_a = ck__bind_linear(b, prefix, "f_a_proj", C, D, 0);
+    w->f_b = ck__bind_linear(b, prefix, "f_b_proj", width, C, 0);
+    w->a_log = ck__bind_heads(b, prefix, "A_log", heads);
+    w->dt_bias = ck__bind(b, prefix, "dt_bias", 1, 1, 1, width);
+    w->b = ck__bind_linear(b, prefix, "b_proj", heads, D, 0);
+    w->g_a = ck__bind_linear(b, prefix, "g_a_proj", C, D, 0);
+    w->g_b = ck__bind_linear(b, prefix, "g_b_proj", width, C, 0);
+    w->norm = ck__bind(b, prefix, "o_norm.weight", 1, 1, 1, C);
+    w->o = ck__bind_linear(b, prefix, "o_proj", D, width, 0);
 }
 
 static void ck__bind_indexer(ck__binder *b, const mla_config *m, const char *prefix, mla_indexer_weights *w) {
@@ -2495,7 +2606,8 @@ static mla_tensor ck__of_stack(const ck__stack *stack, int64_t e, int64_t first,
 
 /* What is added to the scores for the choice: must it be there? */
 static mla_tensor ck__bind_router_bias(ck__binder *b, const mla_config *m, const char *layer) {
-    static const char usual[] = "mlp.gate.e_score_correction_bias";
+    char usual[64];
+    snprintf(usual, sizeof usual, "%s.gate.e_score_correction_bias", ck__names_of(b->plan)->ffn);
     const unsigned has = b->plan->family->has;
     const int64_t n = (int64_t)m->n_routed_experts + m->zero_expert_num;
     const char *name = has & CK__SHORTCUT ? "mlp.router.e_score_correction_bias" : usual;
@@ -2509,9 +2621,11 @@ static void ck__bind_moe(ck__binder *b, const mla_config *m, const char *layer, 
                          mla_moe_weights *w) {
     const int64_t D = m->hidden_size, E = m->n_routed_experts, inter = m->moe_intermediate_size,
                   n = E + m->zero_expert_num;
+    const ck__names *names = ck__names_of(b->plan);
     const int longcat = (b->plan->family->has & CK__SHORTCUT) != 0;
     char name[128];
-    w->router = ck__bind(b, layer, longcat ? "mlp.router.classifier.weight" : "mlp.gate.weight", 2, 1, n, D);
+    snprintf(name, sizeof name, "%s.%s.weight", names->ffn, longcat ? "router.classifier" : "gate");
+    w->router = ck__bind(b, layer, name, 2, 1, n, D);
     w->router_bias = ck__bind_router_bias(b, m, layer);
     w->experts = experts;
     if (ck__find(b, layer, ck__fused, "")) {
@@ -2524,11 +2638,19 @@ static void ck__bind_moe(ck__binder *b, const mla_config *m, const char *layer, 
         }
     } else
         for (int e = 0; e < m->n_routed_experts && !b->rc; e++) {
-            snprintf(name, sizeof name, "%smlp.experts.%d.", layer, e);
-            experts[e] = ck__bind_mlp(b, name, inter, D);
+            snprintf(name, sizeof name, "%s%s.experts.%d.", layer, names->ffn, e);
+            experts[e] = ck__bind_mlp(b, name, names, inter, D);
         }
-    snprintf(name, sizeof name, "%smlp.shared_experts.", layer);
-    if (m->n_shared_experts) w->shared = ck__bind_mlp(b, name, m->n_shared_experts * inter, D);
+    snprintf(name, sizeof name, "%s%s.shared_experts.", layer, names->ffn);
+    if (m->n_shared_experts) w->shared = ck__bind_mlp(b, name, &ck__usual_names, m->n_shared_experts * inter, D);
+}
+
+/* What names of a layer's dense FFN begin with: some files have it where experts would be. */
+static const char *ck__dense_name(const ck__binder *b, const char *layer) {
+    const ck__names *names = ck__names_of(b->plan);
+    char name[96];
+    snprintf(name, sizeof name, "%s.gate_proj", names->ffn);
+    return ck__find(b, layer, name, ".weight") ? names->ffn : names->dense;
 }
 
 static void ck__bind_layer(ck__binder *b, const checkpoint *c, int i, mla_mlp_weights *experts, mla_layer_weights *w) {
@@ -2540,7 +2662,8 @@ static void ck__bind_layer(ck__binder *b, const checkpoint *c, int i, mla_mlp_we
     snprintf(name, sizeof name, "input_layernorm%s", which);
     w->attn_norm = ck__bind_norm(b, layer, name, m->hidden_size);
     snprintf(name, sizeof name, "%sself_attn%s.", layer, which);
-    ck__bind_attention(b, m, name, &w->attn);
+    if (c->recurrent && i < m->num_hidden_layers && c->recurrent[i]) ck__bind_kda(b, m, name, &w->kda);
+    else ck__bind_attention(b, m, name, &w->attn);
     if (ck__has_indexer(c, b->plan, i)) ck__bind_indexer(b, m, name, &w->attn.indexer);
     snprintf(name, sizeof name, "%s_layernorm%s", b->plan->sandwich ? "pre_mlp" : "post_attention", which);
     w->ffn_norm = ck__bind_norm(b, layer, name, m->hidden_size);
@@ -2548,8 +2671,8 @@ static void ck__bind_layer(ck__binder *b, const checkpoint *c, int i, mla_mlp_we
     if (moe) ck__bind_moe(b, m, layer, experts, &w->moe);
     if (b->plan->sandwich || (moe && b->plan->family->has & CK__FFN_OUT_NORM))
         w->ffn_out_norm = ck__bind_norm(b, layer, "post_mlp_layernorm", m->hidden_size);
-    snprintf(name, sizeof name, "%smlp%s%s.", layer, twin ? "s" : "", which);
-    if (twin || !moe) w->mlp = ck__bind_mlp(b, name, m->intermediate_size, m->hidden_size);
+    snprintf(name, sizeof name, "%s%s%s%s.", layer, ck__dense_name(b, layer), twin ? "s" : "", which);
+    if (twin || !moe) w->mlp = ck__bind_mlp(b, name, &ck__usual_names, m->intermediate_size, m->hidden_size);
 }
 
 /* An embedding or head of the layer's own: absent without, or if it repeats the model's. */
@@ -2824,6 +2947,7 @@ void checkpoint_close(checkpoint *c) {
     free(c->mtp);
     free(c->rope_factors);
     free(c->indexers);
+    free(c->recurrent);
     free(c->memory);
     free(c->repacked);
     free(c);

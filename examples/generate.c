@@ -825,6 +825,7 @@ static void plan(session *s, int max_tokens, int capacity, size_t rows) {
     s->context_desc.attn = o->attn;
     s->context_desc.activations = o->activations;
     s->cache_desc.capacity = capacity, s->cache_desc.dtype = o->cache, s->cache_desc.index_dtype = o->index_cache;
+    s->cache_desc.snapshots = o->mode & CHAT ? 4 : 0;
     s->rows = rows;
     if (mla_model_create(&s->model, &s->c->config, &s->c->weights, NULL, &error))
         fail(1, "%s: %s", o->given[OPTION_MODEL], error.text);
@@ -1134,6 +1135,14 @@ static int run_prompt(options *o) {
 
 /* ---- --chat ------------------------------------------------------------------------------------------------------ */
 
+/* Where layers have states, to come back to: of the last turns. */
+static void keep_states(mla_cache *cache) {
+    int oldest;
+    if (mla_cache_snapshot(cache, NULL) != MLA_ERR_FULL || mla_cache_snapshots(cache, &oldest, 1) < 1) return;
+    mla_cache_forget(cache, oldest);
+    mla_cache_snapshot(cache, NULL);
+}
+
 /* Runs what of the conversation is not in the cache, and cuts off what is in the cache and not in the conversation. */
 static void catch_up(session *s, const chat_tokens *text, chat_tokens *cached) {
     mla_error error;
@@ -1141,8 +1150,12 @@ static void catch_up(session *s, const chat_tokens *text, chat_tokens *cached) {
     while (same < cached->n && same + 1 < text->n && cached->ids[same] == text->ids[same])
         same++; /* the last token is always run */
     if (s->ahead) same = (size_t)speculation_truncate(s->ahead, (int)same);
-    else if (mla_cache_truncate(s->cache, (int)same, &error)) fail(1, "%s", error.text);
+    else {
+        same = (size_t)mla_cache_cut(s->cache, (int)same); /* states cannot be cut back to everywhere */
+        if (mla_cache_truncate(s->cache, (int)same, &error)) fail(1, "%s", error.text);
+    }
     prefill(s, text->ids + same, text->n - same, NULL);
+    keep_states(s->cache);
 }
 
 static void note_cached(const session *s, chat_tokens *cached, const chat_tokens *text, const chat_tokens *made) {

@@ -342,6 +342,17 @@ static void ckq__attention(ckq__job *j, const char *prefix, mla_attn_weights *w)
     ckq__tensor(j, CHECKPOINT_ATTN, prefix, "indexer.wk", &w->indexer.wk.weight);
 }
 
+/* What is small stays as it is: b_proj, and the second ones of pairs. */
+static void ckq__kda(ckq__job *j, const char *prefix, mla_kda_weights *w) {
+    const int f = w->f_a.weight.data != NULL, g = w->g_a.weight.data != NULL;
+    ckq__tensor(j, CHECKPOINT_ATTN, prefix, "q_proj", &w->q.weight);
+    ckq__tensor(j, CHECKPOINT_ATTN, prefix, "k_proj", &w->k.weight);
+    ckq__tensor(j, CHECKPOINT_ATTN, prefix, "v_proj", &w->v.weight);
+    ckq__tensor(j, CHECKPOINT_ATTN, prefix, f ? "f_a_proj" : "f_proj", f ? &w->f_a.weight : &w->f_b.weight);
+    ckq__tensor(j, CHECKPOINT_ATTN, prefix, g ? "g_a_proj" : "g_proj", g ? &w->g_a.weight : &w->g_b.weight);
+    ckq__tensor(j, CHECKPOINT_ATTN, prefix, "o_proj", &w->o.weight);
+}
+
 static void ckq__visit(ckq__job *j) {
     checkpoint *c = j->c;
     const mla_tensor embed = c->weights.embed;
@@ -361,6 +372,7 @@ static void ckq__visit(ckq__job *j) {
         mla_layer_weights *w = &c->layers[i];
         snprintf(prefix, sizeof prefix, "model.layers.%d.self_attn.", i);
         ckq__attention(j, prefix, &w->attn);
+        ckq__kda(j, prefix, &w->kda);
         snprintf(prefix, sizeof prefix, "model.layers.%d.mlp.", i);
         ckq__mlp(j, CHECKPOINT_DENSE, prefix, &w->mlp);
         if (!w->moe.experts) continue;

@@ -25,7 +25,8 @@ SAME LOGITS    A prompt is cut at positions that depend on it alone: into pieces
                one, also when they are run again, and read as any prompt when they come back in one. So with a context
                whose desc says invariant, logits and tokens are bit for bit those of the request alone, cached or not,
                whatever runs beside it. With any_cut pieces have `chunk` tokens, all pages are shared, those of answers,
-               too, and what is run again is read: faster, and the same to rounding.
+               too, and what is run again is read: faster, and the same to rounding. Layers with states (KDA) have
+               them at the cuts alone: with such a model any_cut means nothing.
 NOT HERE       Speculation: a pass over two tokens of each of 32 sequences takes 1.6 times as long as one over one
                (the bench's lite6, two cores), of one alone 1.5 times, and the guess takes time, too: nothing is won.
 THREADS        No globals, no printing. One thread at a time calls these functions.
@@ -638,6 +639,7 @@ static mla_result sd__resolve(scheduler *s, mla_error *err) {
     const mla_result wrong = MLA_ERR_ARGUMENT;
     if (!d->model || !d->context) return sd__fail(err, wrong, "scheduler_desc: model or context is NULL");
     s->config = mla_model_config(d->model);
+    d->any_cut = d->any_cut && !s->config->linear_num_heads;
     d->parallel = d->parallel ? d->parallel : 32;
     d->context_length = d->context_length ? d->context_length : 4096;
     d->budget = d->budget ? d->budget : 512;

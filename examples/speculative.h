@@ -53,8 +53,8 @@ typedef struct speculation_counts {
 } speculation_counts;
 
 /* For one sequence. context and cache are of model, max_tokens is the context's (desc.max_tokens): at least
-   speculation_least(model). how: as the sampler's; the seed becomes another. Errors: ARGUMENT, MEMORY. err may be NULL,
-   also below. */
+   speculation_least(model). how: as the sampler's; the seed becomes another. Errors: ARGUMENT, MEMORY, UNSUPPORTED
+   (layers with states). err may be NULL, also below. */
 SPECULATIVE_API mla_result speculation_create(speculation **out, const mla_model *model, mla_context *context,
                                               int max_tokens, mla_cache *cache, const sampler_desc *how,
                                               mla_error *err);
@@ -153,6 +153,9 @@ mla_result speculation_create(speculation **out, const mla_model *model, mla_con
     if (c->num_nextn_predict_layers < 1)
         return speculation__fail(err, MLA_ERR_ARGUMENT,
                                  "speculation_create: the model has no layer of multi-token prediction");
+    if (c->linear_num_heads > 0)
+        return speculation__fail(err, MLA_ERR_UNSUPPORTED,
+                                 "speculation_create: layers have states, from which no guess can be cut off");
     if (max_tokens < speculation_least(model))
         return speculation__fail(err, MLA_ERR_ARGUMENT,
                                  "speculation_create: max_tokens is less than speculation_least");

@@ -1188,8 +1188,8 @@ static void test_families(void) {
          "text_config.use_mla: found false"},
         {"{\"text_config\":{\"architectures\":[\"LlamaForCausalLM\"]}}", MLA_ERR_CONFIG, "text_config.model_type is"},
         {"{\"text_config\":{\"model_type\":\"deepseek_v4\"}}", MLA_ERR_UNSUPPORTED, "another attention"},
-        {"{\"text_config\":{\"model_type\":\"kimi_linear\"}}", MLA_ERR_UNSUPPORTED,
-         "text_config.model_type \"kimi_linear\""},
+        {"{\"text_config\":{\"model_type\":\"glm5_next\"}}", MLA_ERR_UNSUPPORTED,
+         "text_config.model_type \"glm5_next\""},
         {"{\"text_config\":{\"model_type\":\"llama\"}}", MLA_ERR_UNSUPPORTED, "text_config.model_type \"llama\""},
         {"{\"model_type\":\"kimi_k25\"}", MLA_ERR_UNSUPPORTED, "kimi_k25"}};
     for (size_t i = 0; i < COUNT(nested); i++) {
@@ -1368,11 +1368,9 @@ static void test_config(void) {
     try_config("deepseek_v3", "model_type", NULL, MLA_ERR_CONFIG, "model_type");
     try_config("deepseek_v3", "model_type", "\"llama\"", MLA_ERR_UNSUPPORTED,
                "config.json: model_type \"llama\" is not supported (deepseek_v2, deepseek_v3, kimi_k2, glm4_moe_lite, "
-               "longcat_flash, minicpm3, "
-               "mistral4, youtu, axk1, deepseek_v32, glm_moe_dsa, sarvam_mla, pangu_ultra_moe are)");
+               "longcat_flash, minicpm3, mistral4, youtu, axk1, deepseek_v32, glm_moe_dsa, sarvam_mla and others are)");
     static const char *const refused[][2] = {
         {"deepseek_v4", "another attention"},
-        {"kimi_linear", "recurrent layers (Kimi Delta Attention)"},
         {"hy_v4", "gates and sinks in its attention to cached latents, and hyper-connections"},
         {"glm5_next", "recurrent layers (Kimi Delta Attention)"},
         {"axk2", "gates, of norms and of what heads give, around its cached latents"}};

@@ -13,7 +13,7 @@ enum { SEQUENCES = 18, STEPS = 6, ROOM = 160, MAX_TOKENS = 320, SHORT = 16 };
 static const char *const fixtures[] = {
     "deepseek_v2_lite", "deepseek_v2",   "deepseek_v3", "deepseek_v3_fp8",   "kimi_k2",  "axk1",
     "glm4_moe_lite",    "longcat_flash", "minicpm3",    "minicpm3_longrope", "mistral4", "youtu",
-    "deepseek_v32",     "glm_moe_dsa"};
+    "deepseek_v32",     "glm_moe_dsa",   "kimi_linear"};
 enum { FIXTURES = sizeof fixtures / sizeof *fixtures };
 
 /* What sequence i does: it begins behind so many tokens, and is fed the rest in steps of so many. */
@@ -43,6 +43,20 @@ static mla_context *context_of(const setting *s, int threads) {
     must(mla_context_create(&context, s->model, &d, &error), error.text);
     return context;
 }
+/* States are not made of rows, but by tokens. */
+static void run_before(const setting *s, mla_cache *cache, int n) {
+    mla_context *context = context_of(s, 1);
+    int tokens[MAX_TOKENS];
+    mla_sequence q;
+    memset(&q, 0, sizeof q);
+    q.cache = cache;
+    for (int i = 0; i < MAX_TOKENS; i++) tokens[i] = i * 7 % mla_model_config(s->model)->vocab_size;
+    for (; n > 0; n -= q.n_tokens) {
+        q.n_tokens = n < MAX_TOKENS ? n : MAX_TOKENS;
+        must(mla_model_forward(context, &q, 1, tokens, NULL), mla_context_error(context)->text);
+    }
+    mla_context_destroy(context);
+}
 /* Nothing of it depends on its company, so that it can begin in any cache. */
 static mla_cache *cache_of(const setting *s, const script *run, int capacity) {
     mla_cache *cache;
@@ -51,7 +65,8 @@ static mla_cache *cache_of(const setting *s, const script *run, int capacity) {
     memset(&d, 0, sizeof d);
     d.capacity = capacity, d.dtype = s->cached;
     must(mla_cache_create(&cache, s->model, &d, &error), error.text);
-    if (run->before) must(mla_cache_append(cache, run->before, s->rows, &error), error.text);
+    if (run->before && mla_model_config(s->model)->linear_num_heads) run_before(s, cache, run->before);
+    else if (run->before) must(mla_cache_append(cache, run->before, s->rows, &error), error.text);
     return cache;
 }
 

@@ -40,7 +40,7 @@ static const struct name {
              {"deepseek_v3_fp8", 1, 1},   {"kimi_k2", 1, 1},       {"axk1", 0, 1},
              {"glm4_moe_lite", 0, 1},     {"longcat_flash", 0, 2}, {"minicpm3", 0, 1},
              {"minicpm3_longrope", 0, 1}, {"mistral4", 0, 1},      {"youtu", 0, 1},
-             {"deepseek_v32", 0, 1},      {"glm_moe_dsa", 0, 1}};
+             {"deepseek_v32", 0, 1},      {"glm_moe_dsa", 0, 1},   {"kimi_linear", 0, 1}};
 enum { N_FIXTURES = sizeof names / sizeof *names };
 
 static float *new_floats(size_t n) {
@@ -1000,10 +1000,11 @@ static void table_row(const fixture *f, const json_value *json) {
     const mla_config *c = &f->files->config;
     const mla_layer_weights *layers = f->files->weights.layers, *last = &layers[f->L - 1];
     int64_t topk = 0, mtp = 0;
-    int n = 0, bias = 0, shortcut = 0, dense = 0;
+    int n = 0, bias = 0, shortcut = 0, dense = 0, kda = 0;
     for (int i = 0; i < f->L; i++) {
         bias |= layers[i].moe.router_bias.data != NULL,
             shortcut |= layers[i].moe.experts && layers[i].mlp.gate.weight.data;
+        kda += layers[i].kda.q.weight.data != NULL;
         if (layers[i].moe.experts) last = &layers[i];
         else dense++;
     }
@@ -1011,6 +1012,7 @@ static void table_row(const fixture *f, const json_value *json) {
          scalings[c->rope.scaling]);
     if (c->temperature_beta > 0) cell(", temperature");
     if (c->q_scale > 0 || c->latent_scale > 0) cell(", scaled q and latent");
+    if (kda) cell("; KDA in %d of %d layers", kda, f->L);
     cell(" | ");
     if (c->n_routed_experts) {
         cell("%s, %s", c->scoring_func == MLA_SCORING_SIGMOID ? "sigmoid" : "softmax", methods[c->topk_method]);
@@ -1095,12 +1097,13 @@ int main(int argc, char **argv) {
         fixture f;
         SECTION(names[i].name);
         if (fixture_open(&f, names[i].name, names[i].block)) {
-            const int sparse = f.files->config.index_topk > 0;
-            test_forward(&f, names[i].all || sparse);
+            /* what others have not: indexers, states */
+            const int own = f.files->config.index_topk > 0 || f.files->config.linear_num_heads > 0;
+            test_forward(&f, names[i].all || own);
             test_controls(&f);
             test_batch(&f);
-            if (names[i].all || names[i].block > 1 || sparse) test_threads(&f);
-            if (sparse) test_pages(&f);
+            if (names[i].all || names[i].block > 1 || own) test_threads(&f);
+            if (own) test_pages(&f);
             if (names[i].all) {
                 test_small_caches(&f);
                 test_rounding(&f);

@@ -299,7 +299,8 @@ static mla_model *open_fixture(const char *name, checkpoint **c) {
 }
 
 static void test_teams(void) {
-    static const char *const names[] = {"deepseek_v3", "deepseek_v32", "longcat_flash", "deepseek_v2_lite"};
+    static const char *const names[] = {"deepseek_v3", "deepseek_v32", "longcat_flash", "deepseek_v2_lite",
+                                        "kimi_linear"};
     SECTION("teams: the same, bit for bit");
     for (size_t i = 0; i < sizeof names / sizeof *names; i++) {
         const mla_context_desc alone = {.threads = 1};
