@@ -20,7 +20,7 @@ OPENMP = $(eval OPENMP := $(shell $(call can,-fopenmp,omp.h)))$(OPENMP)
 
 COMPILE = $(CC) -std=c99 $(WARNINGS) $(CFLAGS) $(CPPFLAGS) -I. -Iexamples
 LINK = $(LDFLAGS) -lm -pthread
-PROGRAMS = build/generate build/server build/convert build/minimal build/threads build/bench
+PROGRAMS = build/generate build/server build/convert build/inspect build/minimal build/threads build/bench
 HEADERS = mla.h $(wildcard examples/*.h tests/*.h)
 
 all: $(PROGRAMS)
@@ -72,9 +72,9 @@ build/$(1)%: build/$(1)mla.o build/$(1)%.o build/$(1)examples.a
 .PRECIOUS: build/$(1)%.o
 endef
 $(eval $(call programs,,$$(COMPILE) $$(OPENMP)))
-# The server's page, as lines of C.
-$(foreach d,build/ build/asan/ build/tsan/ build/msan/ build/valgrind/,$dserver.o): build/page.inc
-build/page.inc: examples/server.html
+# The pages of server and inspect, as lines of C.
+$(foreach d,build/ build/asan/ build/tsan/ build/msan/ build/valgrind/,$dserver.o $dinspect.o): build/server.inc build/inspect.inc
+build/%.inc: examples/%.html
 	@mkdir -p build
 	{ echo 'static const char *const page[] = {'; sed 's/[\\"]/\\&/g; s/?/\\?/g; s/.*/"&\\n",/' $<; echo 'NULL};'; } >$@
 build/bench: bench/bench.c $(wildcard bench/*.h) $(HEADERS) build/flags
@@ -100,7 +100,7 @@ chosen = $(if $(T),$(filter $(T) $(T:%=test_%),$(1)),$(1))
 # $(call programs_of,TESTS): what they need
 programs_of = $(foreach t,$(1),$(if $(findstring test_,$t),build/$t) $(if $(filter generate tokenizer gguf llamacpp,$t),build/generate) $(if $(filter header,$t),build/examples.a build/mla.o) \
               $(if $(filter gguf llamacpp,$t),build/test_gguf) $(if $(filter llamacpp,$t),build/convert) $(if $(filter jinja,$t),build/test_jinja) \
-              $(if $(filter bench,$t),build/bench) $(if $(filter server,$t),build/server) \
+              $(if $(filter bench,$t),build/bench) $(if $(filter server inspect,$t),build/$t) \
               $(if $(filter convert,$t),$(addprefix build/,convert generate test_convert)) \
               $(if $(findstring examples,$t),$(addprefix $(t:%examples=build/%),generate minimal threads)))
 

@@ -53,7 +53,7 @@
 #include <time.h>
 #include <unistd.h>
 
-#include "../build/page.inc" /* server.html as lines: static const char *const page[], the last one NULL */
+#include "../build/server.inc" /* server.html as lines: static const char *const page[], the last one NULL */
 
 /* ---- basics ------------------------------------------------------------------------------------------------------ */
 

@@ -1,0 +1,32 @@
+#!/usr/bin/env bash
+# The program build/inspect: its numbers, in files and on the page, against those of the API (tests/inspect/api.c). With TEST_ALL=1 on every
+# checkpoint, and the page in Chromium if playwright-core and Chromium are here (NODE_MODULES=DIR has the package already; else npm gets it).
+# Ends with "N passed, N failed".        SHOTS=DIR      screenshots of the page go there
+cd "$(dirname "$0")/../.." || exit 1
+tmp=$(mktemp -d)
+trap 'rm -rf "$tmp"' EXIT
+passed=0 failed=0
+run() { # a script that ends with "N passed, N failed"
+    local last
+    node "$@" >"$tmp/out" 2>&1 || failed=$((failed + 1))
+    last=$(tail -n 1 "$tmp/out" | sed -n 's/^\([0-9]*\) passed, \([0-9]*\) failed$/\1 \2/p')
+    if [ "$last" ]; then passed=$((passed + ${last% *})) failed=$((failed + ${last#* })); else failed=$((failed + 1)); fi
+    echo "$*: $last" && grep -v ' passed, ' "$tmp/out"
+}
+if build/inspect --help >/dev/null; then passed=1; else failed=1; fi
+if ! command -v node >/dev/null; then
+    echo 'node is not here: left out'
+# shellcheck disable=SC2046
+elif ${CC:-cc} -std=c99 -Wall -Wextra -Werror -O1 -I. -Iexamples tests/inspect/api.c build/examples.a build/mla.o -o "$tmp/api" -lm -pthread \
+    $(nm build/mla.o | grep -q GOMP && echo -lgomp); then
+    run tests/inspect/numbers.mjs "$tmp/api" "$tmp"
+    if [ "${TEST_ALL:-}" ]; then
+        modules=${NODE_MODULES:-$tmp/node_modules}
+        [ -d "$modules/playwright-core" ] || (cd "$tmp" && npm init -y && npm install playwright-core) >"$tmp/npm" 2>&1
+        chromium=$(command -v chromium || command -v chromium-browser || command -v google-chrome)
+        if [ -d "$modules/playwright-core" ] && [ "$chromium" ]; then run tests/inspect/page.mjs "$modules" "$chromium" "$tmp" ${SHOTS:+"$SHOTS"}
+        else echo 'playwright-core or Chromium is not here: left out'; fi
+    fi
+else failed=$((failed + 1)); fi
+echo "$passed passed, $failed failed"
+[ $failed -eq 0 ]
