@@ -20,7 +20,7 @@ OPENMP = $(eval OPENMP := $(shell $(call can,-fopenmp,omp.h)))$(OPENMP)
 
 COMPILE = $(CC) -std=c99 $(WARNINGS) $(CFLAGS) $(CPPFLAGS) -I. -Iexamples
 LINK = $(LDFLAGS) -lm -pthread
-PROGRAMS = build/generate build/server build/convert build/inspect build/minimal build/threads build/bench
+PROGRAMS = build/generate build/server build/convert build/inspect build/layer build/minimal build/threads build/bench
 HEADERS = mla.h $(wildcard examples/*.h tests/*.h)
 
 all: $(PROGRAMS)
@@ -100,9 +100,9 @@ chosen = $(if $(T),$(filter $(T) $(T:%=test_%),$(1)),$(1))
 # $(call programs_of,TESTS): what they need
 programs_of = $(foreach t,$(1),$(if $(findstring test_,$t),build/$t) $(if $(filter generate tokenizer gguf llamacpp,$t),build/generate) $(if $(filter header,$t),build/examples.a build/mla.o) \
               $(if $(filter gguf llamacpp,$t),build/test_gguf) $(if $(filter llamacpp,$t),build/convert) $(if $(filter jinja,$t),build/test_jinja) \
-              $(if $(filter bench,$t),build/bench) $(if $(filter server inspect,$t),build/$t) \
+              $(if $(filter bench,$t),build/bench) $(if $(filter server inspect,$t),build/$t) $(if $(filter inspect,$t),build/layer) \
               $(if $(filter convert,$t),$(addprefix build/,convert generate test_convert)) \
-              $(if $(findstring examples,$t),$(addprefix $(t:%examples=build/%),generate minimal threads)))
+              $(if $(findstring examples,$t),$(addprefix $(t:%examples=build/%),generate layer minimal threads)))
 
 # The tools understand no OpenMP; the threads example brings its own threads.
 INSPECT = -O1 -g -fno-omit-frame-pointer -I. -Iexamples -std=c99

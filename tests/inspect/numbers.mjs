@@ -170,6 +170,20 @@ same(csv(`${tmp}/two/2/tokens.csv`).map((t) => t.id), csv(`${tmp}/tales/tokens.c
 const svg = readFileSync(`${tmp}/two.svg`, 'utf8');
 check(svg.startsWith('<svg ') && svg.endsWith('</svg>\n') && !/<script|<b>/.test(svg), 'the picture');
 
+// one layer of PyTorch's: tests/fixtures/layer.safetensors is from the script at the top of examples/layer.c, with the map
+const fixture = 'tests/fixtures/layer.safetensors', packed = readFileSync(fixture), head = Number(packed.readBigUInt64LE(0));
+const tensors = JSON.parse(packed.subarray(8, 8 + head).toString()), part = (name) => {
+  const [from, to] = tensors[name].data_offsets.map((o) => o + 8 + head);
+  return new Float32Array(Uint8Array.from(packed.subarray(from, to)).buffer);
+};
+const layerKeys = ['heads=3', 'eps=1e-6', 'q=wq.weight', 'kv_a=wkv_a.weight', 'kv_b=wkv_b.weight', 'kv_norm=kv_norm.weight', 'kv_norm.bias=kv_norm.bias', 'o=wo.weight', 'x=x', 'y=y'];
+const layer = (...keys) => spawnSync('build/layer', [fixture, ...keys]);
+const one = layer(...layerKeys), got = new Float32Array(Uint8Array.from(one.stdout).buffer), expected = [...part('y'), ...part('map')];
+check(one.status === 0 && got.length === expected.length && got.every((v, i) => near(v, expected[i], 1e-6)), 'layer: y and map are those of PyTorch');
+check(Number(/off by at most (\S+)/.exec(one.stderr)?.[1]) < 1e-6, `layer: ${one.stderr}`);
+check(/off by at most 0\.[1-9]/.test(layer(...layerKeys.filter((k) => k !== 'kv_norm.bias=kv_norm.bias')).stderr), 'layer: RMS norm in place of LayerNorm shows');
+for (const wrong of [['heads=3'], ['nope=1'], [...layerKeys, 'q=nope'], [...layerKeys, 'x'], layerKeys.filter((k) => !k.startsWith('o='))]) same(layer(...wrong).status, 1, `layer ${wrong.join(' ')}`);
+
 // what is wrong
 const refuses = (status, text, ...args) => { const r = spawnSync(inspect, args, { encoding: 'utf8' }); check(r.status === status && text.test(r.stderr), `${args.join(' ')}: ${r.status} ${r.stderr}`); };
 refuses(2, /--model is missing/), refuses(2, /--prompt/, '--model', 'examples/tales', '--out', 'x.html');
