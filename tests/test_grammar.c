@@ -1191,7 +1191,8 @@ static void test_allocation(const words *w) {
     mla_error e;
     int failed = 0;
     SECTION("the k-th allocation fails, for every k");
-    for (int kind = 0; kind < 3; kind++)
+    for (int kind = 0; kind < 3; kind++) {
+        failed = 0;
         for (long k = 0; k < 1000; k++) {
             grammar *g = NULL;
             grammar_vocab *v = NULL;
@@ -1206,7 +1207,8 @@ static void test_allocation(const words *w) {
             CHECK(rc == MLA_ERR_MEMORY && !g && !v && strstr(e.text, "memory"), "allocation %ld: %d %s", k, (int)rc,
                   e.text);
         }
-    CHECK(failed > 20, "%d", failed);
+        CHECK(failed > 3, "%d, of kind %d", failed, kind);
+    }
     json_free(j);
 }
 
