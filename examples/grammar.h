@@ -317,9 +317,10 @@ static const char *const gr__words[] = {
     "items", "uniqueItems", "minItems", "maxItems", "minLength", "maxLength", "minimum", "maximum", "exclusiveMinimum",
     "exclusiveMaximum", "title", "description", "default", "examples", "deprecated", "readOnly", "writeOnly",
     "discriminator", "$schema", "$id", "$comment", "$defs", "definitions"};
-/* clang-format on */
 static const char gr__must[] = "?lll?l?ol??bnnnnnnnn?????????????";
-static const uint8_t gr__of[] = {32, 32, 32, 64, 64, 64, 64, 1, 1, 2, 2, 2, 2};
+static const uint8_t gr__of[] = {GR__OBJECT, GR__OBJECT, GR__OBJECT, GR__ARRAY, GR__ARRAY, GR__ARRAY, GR__ARRAY,
+    GR__STRING, GR__STRING, GR__NUMBER, GR__NUMBER, GR__NUMBER, GR__NUMBER};
+/* clang-format on */
 
 static int gr__keywords(gr__build *b, const json_value *schema, const json_value **key) { /* gives the first's place */
     static const char *const is[] = {"", "true or false", "a number", "a string", "a list", "an object"};
