@@ -55,8 +55,8 @@ CONTENTS       search for the anchor
    the API     >>results >>dtypes >>config >>weights >>model >>threads >>isa >>cache >>forward
    the rest    >>stop-here >>reference >>platform >>numbers >>formats >>cpu >>vocabulary >>table >>integer >>fp8
                >>template >>bf16 >>quantize >>memory >>presets >>config-check >>weights-check >>model-object
-               >>cache-object >>parallel >>linear >>norm >>rope >>call >>sparse >>walk >>attention >>kda >>mixer
-               >>moe >>block >>mtp >>context >>licence
+               >>cache-object >>parallel >>shard >>linear >>norm >>rope >>call >>sparse >>walk >>attention >>kda
+               >>mixer >>moe >>block >>mtp >>context >>licence
 
 MEMORY         Every object is made either by X_create (allocator hook, default malloc) or in memory of yours: X_size,
                then X_init. Weights are used where they lie and are read-only. A forward call never allocates.
@@ -94,7 +94,7 @@ CHANGES
                mla_layers_forward, mla_cache_extend, mla_sequence.embeddings. mla_outputs has expert_index and
                expert_weight. mla_context_desc.watch ends calls, with MLA_ERR_ABORTED. mla_stats has phases.
                mla_error.sequence, mla_pool_pages_needed. mla_cache_save, mla_cache_load.
-               mla_norm_forward. MLA_STACK.
+               mla_norm_forward. MLA_STACK. mla_context_desc.shard: several contexts share a model's work.
                mla_kda_weights: layers with a state. mla_cache_desc and mla_pool_desc have state_dtype and snapshots;
                mla_cache_cut, mla_cache_snapshot, mla_cache_snapshots, mla_cache_forget, mla_cache_read_state.
    0.1.0       the first version */
@@ -127,7 +127,7 @@ extern "C" {
     X(MLA_ERR_MEMORY, "out of memory")      /* the allocator gave nothing, or the memory given is too small */         \
     X(MLA_ERR_FULL, "cache full")           /* capacity or pool exhausted; nothing was appended */                     \
     X(MLA_ERR_UNSUPPORTED, "not supported") /* this CPU or this build cannot do what was asked */                      \
-    X(MLA_ERR_ABORTED, "aborted")           /* mla_context_desc.watch ended the call */                                \
+    X(MLA_ERR_ABORTED, "aborted")           /* watch or a hook of mla_context_desc.shard ended the call */             \
     X(MLA_ERR_DATA, "bad data")             /* a saved cache that is damaged, cut off or of another model */
 
 typedef enum mla_result {
@@ -536,6 +536,33 @@ typedef struct mla_stats {
     double phase_bytes[MLA_PHASE_COUNT]; /* of weights that were read at least once, of experts those that got tokens */
 } mla_stats;
 
+/* One model shared by several contexts, the ranks: processes on one machine or many, or threads. All make the same
+   calls, each on its own caches, and get the same results, bit for bit; a number of ranks always gives the same bits,
+   another number the same to rounding. For that they run the same program on the same instruction set.
+   A rank computes its range of heads, of the columns of dense FFNs and shared experts, of experts (neighbours, with
+   about as many bytes as any rank's), of the rows of head and eh_proj, from these weights where they lie, and touches
+   no others. Norms, latents, routers, indexers and KDA are every rank's, so that each has the whole cache. Ranges end
+   where blocks of formats do: where there are fewer blocks than ranks, some ranks have none.
+   A layer takes two sums of T * D floats each, and one more for a shortcut's experts; a call takes one gathering. A
+   hook that fails (non-zero) ends the call with ABORTED, caches as they were. It should then fail on all ranks, as
+   watch should answer all alike. Hooks are called by one of the call's threads while the others wait; stats has their
+   time in serial. */
+typedef struct mla_shard {
+    int rank, ranks; /* 0 .. ranks-1; ranks 0: one, and hooks are not called */
+    /* 1: experts are cut by columns, too, so that all ranks work alike whatever experts are chosen. Each page of down
+       has columns of all ranks: this is for ranks that share memory */
+    int split_experts;
+    /* x [n] becomes the sum of all ranks' x, the same bits for all. Ranks call it in the same order */
+    int (*all_reduce)(void *user, float *x, size_t n);
+    /* x [n, ldx]: of each row a rank has made columns begin[rank] .. begin[rank+1], and gets the others. Not while a
+       sum is under way */
+    int (*all_gather)(void *user, float *x, size_t ldx, int n, const int *begin);
+    /* NULL; or all_reduce only begins, and this returns when the first sum that is under way is made. A call on several
+       sequences of many tokens is then run as two halves, of which one computes while the other is summed up */
+    int (*wait)(void *user);
+    void *user;
+} mla_shard;
+
 typedef struct mla_context_desc {
     int max_tokens; /* most tokens in one call, all sequences together; 0: 512. Scratch grows with it */
     int threads;    /* tasks the work is cut into; 0: OpenMP's number if compiled in, else 1 */
@@ -556,6 +583,7 @@ typedef struct mla_context_desc {
     mla_allocator alloc;
     mla_watch watch; /* NULL, or what may end calls */
     void *watch_user;
+    mla_shard shard; /* this context is one of several that share the work */
 } mla_context_desc;
 
 /* Runs calls on one model and owns all scratch. desc NULL: all defaults. Errors: ARGUMENT, MEMORY, UNSUPPORTED. */
@@ -2079,13 +2107,14 @@ typedef struct mla__act {
 } mla__act;
 
 /* Activations that meet weights: T rows, all of x or those that idx picks. q: the same rounded, if the weights want
-   that, ldq bytes a row: mla__act, or with parts above 0 bf16 in so many parts, what meets weights in w_parts. */
+   that, ldq bytes a row: mla__act, or with parts above 0 bf16 in so many parts, what meets weights in w_parts. Rows of
+   x have K values, which meet columns k0 .. k0+K of the weights; K 0: all of them. */
 typedef struct mla__in {
     const float *x;
     const unsigned char *q;
     mla__sz ldx, ldq;
     const int *idx;
-    int T, parts, w_parts;
+    int T, parts, w_parts, k0, K;
 } mla__in;
 MLA__INLINE const mla__act *mla__act_of(const mla__in *in, int t) {
     return (const mla__act *)(const void *)(in->q + (in->idx ? in->idx[t] : t) * in->ldq);
@@ -2102,14 +2131,14 @@ static mla__sz mla__act_bytes(int to, int cols) {
     return ((to == MLA__ACT_SPLIT ? 2 : 1) * lines | 1) * (mla__sz)sizeof(mla__act);
 }
 
-/* y [T, n0..n1) = x [T, K] . W[row0 + n, :], y indexed from n0; or mix, the transposed use of W: y [T, K] = x [T,
+/* y [T, n0..n1) = x [T, K] . W[row0 + n, 0..K), y indexed from n0; or mix, the transposed use of W: y [T, cols] = x [T,
    n1-n0] . W[row0 + n, :]. */
 typedef struct mla__product {
     float *y;
     mla__sz ldy;
     mla__in in;
     const mla_tensor *w;
-    int row0, n0, n1;
+    int row0, n0, n1, K;                               /* K: at most the columns of w */
     int few;                                           /* mix: rows of weights are used as they stream by */
     float *panel;                                      /* scratch: [KC, NR_MAX] */
     int fetch;                                         /* so many bytes ahead streaming weights are fetched; 0: not */
@@ -2233,7 +2262,7 @@ static void mla__idot_scalar(const mla__product *p) {
     const int groups = f->block / f->group;
     unsigned char own[MLA__BLOCK_BYTES];
     for (int n = p->n0; n < p->n1; n++)
-        for (int k = 0; k < p->w->cols; k += f->block) {
+        for (int k = 0; k < p->K; k += f->block) {
             const unsigned char *b = mla__block_at(p->w, p->row0 + n, k, own);
             int8_t q[256];
             float d[16], min[16];
@@ -2346,7 +2375,7 @@ MLA__INLINE void mla__idot_neon(const mla_dtype t, const mla__product *p) {
             const unsigned char *b = (const unsigned char *)p->w->data + (p->row0 + n) * row;
             const mla__act *a = mla__act_of(&p->in, i);
             float *y = p->y + i * p->ldy + (n - p->n0);
-            const int rest = p->n1 - n, groups = p->w->cols / MLA_GROUP;
+            const int rest = p->n1 - n, groups = p->K / MLA_GROUP;
             if (rest >= 4) mla__idot_rows_neon(t, 4, y, a, b, row, groups);
             for (int r = 0; rest < 4 && r < rest; r++) mla__idot_rows_neon(t, 1, y + r, a, b + r * row, row, groups);
         }
@@ -2721,7 +2750,7 @@ MLA__AVX2 void mla__idot_strip_avx2(const mla_dtype t, const mla__strips *a) {
     _mm256_storeu_ps(y, acc[0]), _mm256_storeu_ps(y + 8, acc[1]);
 }
 MLA__AVX2 void mla__idot_avx2(const mla_dtype t, const mla__product *p) {
-    const int groups = p->w->cols / MLA_GROUP, rows = p->n1 - p->n0, T = p->in.T, apart = (rows + 2 - T) / (3 - T);
+    const int groups = p->K / MLA_GROUP, rows = p->n1 - p->n0, T = p->in.T, apart = (rows + 2 - T) / (3 - T);
     const mla__sz row = mla__bytes(t, p->w->cols);
     const unsigned char *b = (const unsigned char *)p->w->data + (p->row0 + p->n0) * row;
     const mla__act *x[MLA__FEW];
@@ -2744,7 +2773,7 @@ static void mla__strips_run(mla__strip strip, const int S, const int M, const ml
     for (int n = 0; n < apart; n++)
         for (int t = 0; t < p->in.T; t += M) {
             mla__strips a;
-            a.ldy = p->ldy, a.groups = p->w->cols / MLA_GROUP, a.T = mla__min(M, p->in.T - t);
+            a.ldy = p->ldy, a.groups = p->K / MLA_GROUP, a.T = mla__min(M, p->in.T - t);
             for (int i = 0; i < M; i++) a.x[i] = mla__act_of(&p->in, i < a.T ? t + i : t);
             for (int i = 0; i < S; i++) {
                 const int at = mla__min(n + i * apart, strips - 1);
@@ -3149,7 +3178,7 @@ MLA__VNNI void mla__idot_two_vnni(const mla_dtype t, int fetch, float *const *y,
 }
 #define MLA__LONG_MOST (MLA__KC * MLA__NR_MAX / MLA__FEW * 8) /* columns whose scales fit the panel */
 MLA__VNNI void mla__idot_rows_vnni(const mla_dtype t, const mla__product *p) {
-    const int blocks = p->w->cols / 256, halves = MLA_GROUP / mla__formats[t].group;
+    const int blocks = p->K / 256, halves = MLA_GROUP / mla__formats[t].group;
     const mla__sz row = mla__bytes(t, p->w->cols);
     const unsigned char *b = (const unsigned char *)p->w->data + (p->row0 + p->n0) * row;
     float *scales = p->panel; /* [T][xd, xs] */
@@ -3303,7 +3332,7 @@ static void mla__imeet_rows(mla__itile tile, int m, mla__imeet *a, int nb, int w
    walked to their end, since memory likes that. */
 static MLA__TARGET_AVX2 void mla__igemm_x86(mla__itile tile, mla__ipack pack, int most, int wide, int offset,
                                             const mla__product *p) {
-    const int groups = p->w->cols / MLA_GROUP, T = p->in.T;
+    const int groups = p->K / MLA_GROUP, T = p->in.T;
     const int along = (groups + MLA__IGROUPS - 1) / MLA__IGROUPS, down = (p->n1 - p->n0 + wide - 1) / wide;
     mla__ipanel *panel = (mla__ipanel *)(void *)p->panel;
     for (int t0 = 0; t0 < T; t0 += MLA__MC) {
@@ -3350,7 +3379,7 @@ static void mla__igemm_vnni(const mla__product *p) {
     ROWS(MLA_Q3_K, q3_k) ROWS(MLA_Q4_K, q4_k) ROWS(MLA_Q5_K, q5_k) ROWS(MLA_Q6_K, q6_k) ROWS(MLA_IQ4_XS, iq4_xs)
 #define MLA__ROWS(D, d)                                                                                                \
     static MLA__TARGET_VNNI void mla__idot_##d##_vnni(const mla__product *p) {                                         \
-        if (p->w->cols <= MLA__LONG_MOST) mla__idot_rows_vnni(D, p);                                                   \
+        if (p->K <= MLA__LONG_MOST) mla__idot_rows_vnni(D, p);                                                         \
         else mla__idot_##d##_avx2(p);                                                                                  \
     }
 MLA__LONG(MLA__ROWS)
@@ -3509,13 +3538,14 @@ MLA__INLINE MLA__TARGET_VBMI void mla__fp8_part(const int T, const int n, __m512
 }
 /* T tokens and 4 / T rows far apart: so many streams are followed at once (as by mla__strips). */
 MLA__INLINE MLA__TARGET_VBMI void mla__fp8_rows(const int T, float *const *y, mla__sz ldy, const float *const *x,
-                                                const mla_tensor *w, const int *rows, const __m512i *table) {
-    const int R = 4 / T, K = w->cols, step = mla__scaled(w) ? mla__scale_cols(w) : K;
+                                                const mla__product *p, const int *rows, const __m512i *table) {
+    const mla_tensor *w = p->w;
+    const int R = 4 / T, K = p->K, step = mla__scaled(w) ? mla__scale_cols(w) : K;
     const unsigned char *from[4];
     mla__sz at[4];
     __m512 acc[4];
     MLA__EACH(r, R) {
-        from[r] = (const unsigned char *)w->data + rows[r] * (mla__sz)K;
+        from[r] = (const unsigned char *)w->data + rows[r] * (mla__sz)w->cols;
         at[r] = mla__scaled(w) ? mla__scale_index(w, rows[r], 0) : 0;
     }
     MLA__EACH(i, 4) acc[i] = _mm512_setzero_ps();
@@ -3550,8 +3580,8 @@ static MLA__TARGET_VBMI void mla__dot_e4m3_vbmi(const mla__product *p) {
             const int row = mla__min(i + r * apart, n - 1);
             y[r] = p->y + row, rows[r] = p->row0 + p->n0 + row;
         }
-        if (T == 1) mla__fp8_rows(1, y, p->ldy, x, p->w, rows, table);
-        else mla__fp8_rows(2, y, p->ldy, x, p->w, rows, table);
+        if (T == 1) mla__fp8_rows(1, y, p->ldy, x, p, rows, table);
+        else mla__fp8_rows(2, y, p->ldy, x, p, rows, table);
     }
 }
 #endif
@@ -3750,8 +3780,8 @@ MLA__IN void MLA__F(gemm)(const mla_dtype t, const mla__product *p) {
         const int t1 = T - t0 < MLA__MC ? T : t0 + MLA__MC;
         /* of many tokens the sums leave the caches, too: fewer passes */
         const int depth = t1 - t0 > MLA__MC / 2 ? MLA__KC : MLA__KC / 2;
-        for (int k0 = 0; k0 < w->cols; k0 += depth) {
-            const int kc = w->cols - k0 < depth ? w->cols - k0 : depth;
+        for (int k0 = 0; k0 < p->K; k0 += depth) {
+            const int kc = p->K - k0 < depth ? p->K - k0 : depth;
             for (int n = p->n0; n < p->n1; n += MLA__NR) {
                 const int nb = p->n1 - n < MLA__NR ? p->n1 - n : MLA__NR;
                 MLA__F(pack)(t, p->panel, p, p->row0 + n, nb, k0, kc);
@@ -3783,7 +3813,7 @@ MLA__IN void MLA__F(dot_row)(const mla_dtype t, const int TB, const mla__product
     enum { U = 4 };
     const mla_tensor *w = p->w;
     const mla_dtype as = mla__blocked(t) ? MLA_F32 : t;
-    const int coded = t == MLA_E4M3, scaled = coded && mla__scaled(w), K = w->cols;
+    const int coded = t == MLA_E4M3, scaled = coded && mla__scaled(w), K = p->K;
     const int step = mla__blocked(t) ? MLA__SPAN : scaled ? mla__scale_cols(w) : K;
     const int fetch = MLA__VL > 1 && as == t ? p->fetch : 0;
     mla__sz scales = scaled ? mla__scale_index(w, row, 0) : 0;
@@ -3858,16 +3888,17 @@ MLA__IN void MLA__F(dot_rows)(const mla_dtype t, const int TB, float *const *y, 
 }
 /* All rows; what is less than so many rows is made full by doing some twice. */
 MLA__IN void MLA__F(dot_apart)(const mla_dtype t, const int TB, const mla__product *p, const float *const *x) {
-    const int each = 4 / TB, rows = p->n1 - p->n0, apart = (rows + each - 1) / each, K = p->w->cols;
-    const char *from = (const char *)p->w->data + mla__bytes(t, (p->row0 + p->n0) * (mla__sz)K);
+    const int each = 4 / TB, rows = p->n1 - p->n0, apart = (rows + each - 1) / each;
+    const mla__sz ld = p->w->cols;
+    const char *from = (const char *)p->w->data + mla__bytes(t, (p->row0 + p->n0) * ld);
     for (int n = 0; n < apart; n++) {
         float *y[4];
         const char *w[4];
         for (int j = 0; j < each; j++) {
             const int at = n + j * apart < rows ? n + j * apart : rows - 1;
-            y[j] = p->y + at, w[j] = from + mla__bytes(t, at * (mla__sz)K);
+            y[j] = p->y + at, w[j] = from + mla__bytes(t, at * ld);
         }
-        MLA__F(dot_rows)(t, TB, y, p->ldy, x, w, K);
+        MLA__F(dot_rows)(t, TB, y, p->ldy, x, w, p->K);
     }
 }
 
@@ -4681,7 +4712,7 @@ static void mla__bmeet_rows(mla__btile tile, int m, mla__bmeet *a, int nb, int w
 /* As mla__igemm_x86. */
 static MLA__TARGET_BF16 void mla__bgemm(mla__btile tile, int most, int whole, const mla__product *p) {
     const mla_tensor *w = p->w;
-    const int K = w->cols, along = (K + MLA__BK - 1) / MLA__BK, down = (p->n1 - p->n0 + MLA__BN - 1) / MLA__BN;
+    const int K = p->K, along = (K + MLA__BK - 1) / MLA__BK, down = (p->n1 - p->n0 + MLA__BN - 1) / MLA__BN;
     const mla__bpack pack = mla__blocked(w->dtype) ? mla__bpack_blocks
                             : w->dtype == MLA_BF16 ? mla__bpack_bf16
                                                    : mla__bpack_widened;
@@ -6963,6 +6994,11 @@ typedef struct mla__worker {
    so that short and long ones are apart. */
 typedef enum mla__manner { MLA__ANY = 0, MLA__SHORT, MLA__LONG } mla__manner;
 
+/* Some of what is cut among ranks: from, to (not included). */
+typedef struct mla__slice {
+    int from, to;
+} mla__slice;
+
 /* What all parts of a context share, and the scratch of each, which a part's own section describes and lays out. */
 struct mla_context {
     mla__object object;
@@ -6987,9 +7023,15 @@ struct mla_context {
     double phase_begin;
     mla_watch watch;
     void *watch_user;
-    int aborted;      /* the call under way, by watch */
-    int teams, leads; /* calls are run by teams; one is under way */
-    int leader;       /* whose scratch has what one does alone */
+    int aborted;         /* the call under way, by watch or a hook of shard */
+    mla_shard shard;     /* ranks at least 1 */
+    int head0;           /* H heads from this one on are this rank's */
+    int begun, ended;    /* sums over the ranks in the call under way */
+    int *begin;          /* [ranks+1] what is gathered */
+    mla__slice *experts; /* [layers] this rank's */
+    unsigned char *kept; /* rows that a call of multi-token prediction writes again */
+    int teams, leads;    /* calls are run by teams; one is under way */
+    int leader;          /* whose scratch has what one does alone */
     mla__team *team;
     mla__deck *decks; /* [threads] */
     mla__body body;   /* of the call under way */
@@ -7225,7 +7267,7 @@ static int mla__go_on(mla_context *c, int layer, int layers, mla_phase phase) {
 /* A forward call. */
 static void mla__forward(mla_context *c, mla__body body, void *arg) {
     const double start = mla__now(c), serial = c->stats ? c->stats->serial : 0;
-    c->shared = 0, c->aborted = 0, c->phase = NULL;
+    c->shared = 0, c->aborted = 0, c->begun = c->ended = 0, c->phase = NULL;
 #if MLA__TEAMS
     if (c->teams) {
         c->body = body, c->body_arg = arg, c->team->led = 0, c->team->turn &= ~(uint64_t)MLA__OVER;
@@ -7248,10 +7290,112 @@ static void mla__parallel_layout(mla_context *c, mla__arena *arena) {
     memset(lines, 0, sizeof *c->team + (size_t)c->threads * sizeof *c->decks);
 }
 
+/* ---- >>shard ----------------------------------------------------------------------------------------------------- */
+/* What of a model is this rank's, and what the ranks do together. Blocks of weights along a row are not cut, nor rows
+   interleaved: where there are fewer such units than ranks, some have none. */
+
+/* The least that is a multiple of both, or more than any size. */
+static int mla__multiple(int a, int b) {
+    int x = a, y = b;
+    while (y > 0) {
+        const int rest = x % y;
+        x = y, y = rest;
+    }
+    return (int)fmin((double)(a / x) * b, MLA__DIM_MAX + 1.0);
+}
+/* Columns of w, or none, must be cut at multiples of it. */
+static int mla__columns_unit(const mla_tensor *w) {
+    if (!w->data) return 1;
+    const int step = mla__scaled(w) && mla__scale_cols(w) < w->cols ? mla__scale_cols(w) : 1;
+    return mla__multiple(mla__formats[w->dtype].block, step);
+}
+/* A rank's of n, cut at multiples of unit. */
+static mla__slice mla__slice_at(int n, int unit, int rank, int ranks) {
+    const int64_t units = ((int64_t)n + unit - 1) / unit;
+    const int64_t from = units * rank / ranks * unit, to = units * (rank + 1) / ranks * unit;
+    const mla__slice s = {from < n ? (int)from : n, to < n ? (int)to : n};
+    return s;
+}
+static mla__slice mla__slice_of(const mla_context *c, int n, int unit) {
+    return mla__slice_at(n, unit, c->shard.rank, c->shard.ranks);
+}
+/* Of rows whose results are gathered. */
+static mla__slice mla__gathered(const mla_context *c, int n) { return mla__slice_of(c, n, MLA__STRIP); }
+/* Of what lies between gate, up and down. */
+static mla__slice mla__inner_of(const mla_context *c, const mla_mlp_weights *w) {
+    return mla__slice_of(c, w->gate.weight.rows, mla__multiple(MLA__STRIP, mla__columns_unit(&w->down.weight)));
+}
+static double mla__share_of(mla__slice s, int n) { return n > 0 ? (s.to - s.from) / (double)n : 0; }
+
+/* Heads are the same in all layers. */
+static mla__slice mla__heads_slice(const mla_context *c) {
+    const mla_model *m = c->m;
+    int unit = 1;
+    for (int i = 0; i < mla__all_layers(&m->c); i++) {
+        const mla_attn_weights *w = &m->layers[i].attn;
+        const int columns = mla__columns_unit(&w->o.weight);
+        unit = mla__multiple(unit, mla__multiple(columns, c->V) / mla__max(c->V, 1));
+        if (w->q.weight.layout || w->q_b.weight.layout)
+            unit = mla__multiple(unit, mla__multiple(16, c->N + c->P) / mla__max(c->N + c->P, 1));
+    }
+    return mla__slice_of(c, m->c.num_attention_heads, mla__max(unit, 1));
+}
+/* Of a layer's experts, neighbours with about as many bytes as every rank's. */
+static mla__slice mla__experts_slice(const mla_context *c, const mla_moe_weights *w) {
+    const int E = c->f->n_routed_experts, rank = c->shard.rank, ranks = c->shard.ranks;
+    mla__slice s = {0, E};
+    double sum = 0, at = 0;
+    if (ranks == 1 || !w->experts) return s;
+    for (int e = 0; e < E; e++) sum += mla__bytes_of(MLA__IN_MLP, &w->experts[e]);
+    for (int e = 0; e < E; e++) {
+        const double bytes = mla__bytes_of(MLA__IN_MLP, &w->experts[e]), middle = (at + bytes / 2) * ranks;
+        s.from += middle < sum * rank, s.to -= rank + 1 < ranks && middle >= sum * (rank + 1);
+        at += bytes;
+    }
+    return s;
+}
+static void mla__shard_layout(mla_context *c, mla__arena *arena) {
+    const int n = mla__all_layers(c->f);
+    const mla__slice heads = mla__heads_slice(c);
+    c->head0 = heads.from, c->H = heads.to - heads.from;
+    c->begin = MLA__TAKE(arena, int, c->shard.ranks + 1.0);
+    c->experts = MLA__TAKE(arena, mla__slice, n);
+    const double row = c->R + c->P + mla__index_width(c->m), again = n > c->f->num_hidden_layers ? c->max_tokens : 0;
+    c->kept = MLA__TAKE(arena, unsigned char, c->shard.ranks > 1 ? again * row * (double)sizeof(float) : 0);
+    for (int i = 0; i < n && c->experts; i++) c->experts[i] = mla__experts_slice(c, &c->m->layers[i].moe);
+}
+
+static void mla__hook_failed(mla_context *c, const char *name) {
+    if (!c->aborted) mla__fail(&c->err, MLA_ERR_ABORTED, "context.shard.%s of rank %d failed", name, c->shard.rank);
+    c->aborted = 1;
+}
+/* x [n] becomes the sum of all ranks' x, when mla__settle has been called with what this gives. */
+static int mla__reduce(mla_context *c, float *x, mla__sz n) {
+    const mla_shard *s = &c->shard;
+    if (s->ranks == 1 || c->aborted) return c->begun;
+    if (s->all_reduce(s->user, x, (size_t)n)) mla__hook_failed(c, "all_reduce");
+    else c->begun++;
+    return c->begun;
+}
+/* Gives 0 if the call has come to an end. */
+static int mla__settle(mla_context *c, int begun) {
+    for (const mla_shard *s = &c->shard; c->ended < begun; c->ended++)
+        if (s->wait && s->wait(s->user)) mla__hook_failed(c, "wait");
+    return !c->aborted;
+}
+/* Of n rows of x, `cols` values each, every rank has made those of mla__gathered. */
+static void mla__collect(mla_context *c, float *x, mla__sz ldx, int n, int cols) {
+    const mla_shard *s = &c->shard;
+    if (s->ranks == 1 || c->aborted) return;
+    for (int r = 0; r < s->ranks; r++) c->begin[r] = mla__slice_at(cols, MLA__STRIP, r, s->ranks).from;
+    c->begin[s->ranks] = cols;
+    if (s->all_gather(s->user, x, (size_t)ldx, n, c->begin)) mla__hook_failed(c, "all_gather");
+}
+
 /* ---- >>linear ---------------------------------------------------------------------------------------------------- */
 
 static mla__in mla__in_of(const float *x, mla__sz ldx, int T) {
-    const mla__in in = {x, NULL, ldx, 0, NULL, T, 0, 0};
+    const mla__in in = {x, NULL, ldx, 0, NULL, T, 0, 0, 0, 0};
     return in;
 }
 /* Tokens t0 .. t0+T of it. */
@@ -7271,7 +7415,16 @@ static int mla__few(const mla_context *c, const mla_tensor *w, int T) {
     if (c->manner != MLA__ANY) return c->manner == MLA__SHORT;
     return T <= (w && w->layout && mla__blocked(w->dtype) ? c->k.few : MLA__FEW);
 }
-/* y [T, n0..n1) = x W^T + bias, y indexed from n0. */
+/* How many columns of w x meets. */
+static int mla__in_cols(const mla__in *in, const mla_tensor *w) { return in->K > 0 ? in->K : w->cols; }
+/* w from column k on, where blocks begin and scales do: rows are as far apart as ever. */
+static mla_tensor mla__columns(const mla_tensor *w, int k) {
+    mla_tensor t = *w;
+    t.data = (const char *)w->data + (w->layout ? 16 : 1) * mla__bytes(w->dtype, k);
+    if (mla__scaled(w)) t.scale = (const char *)w->scale + k / mla__scale_cols(w) * mla__bytes(w->scale_dtype, 1);
+    return t;
+}
+/* y [T, n0..n1) = x W^T + bias, y indexed from n0. Of columns, the first ones bring the bias. */
 static void mla__rows(mla_context *c, float *y, mla__sz ldy, const mla__in *in, const mla_linear *w, int row0, int n0,
                       int n1, float *panel) {
     const mla_tensor *b = &w->bias;
@@ -7282,7 +7435,9 @@ static void mla__rows(mla_context *c, float *y, mla__sz ldy, const mla__in *in, 
                             : !in->q  ? (few ? c->k.dot : c->k.gemm)[d]
                             : few     ? c->k.idot[d][w->weight.layout]
                                       : c->k.igemm[d];
-    mla__product p = {y, ldy, *in, &w->weight, row0, n0, n1, 0, panel, c->k.fetch, c->k.widen[d]};
+    const mla_tensor part = mla__columns(&w->weight, in->k0);
+    mla__product p = {y, ldy, *in, &part, row0, n0, n1, 0, 0, panel, c->k.fetch, c->k.widen[d]};
+    p.K = mla__in_cols(in, &part);
     /* more than FEW, which stream by once more for each FEW: from near caches, if they are a strip */
     const int once = in->parts || !few || strips || in->T <= MLA__FEW;
     for (int n = n0; n < n1; n = p.n1)
@@ -7292,14 +7447,15 @@ static void mla__rows(mla_context *c, float *y, mla__sz ldy, const mla__in *in, 
             p.y = y + t * ldy + n - n0;
             run(&p);
         }
-    for (int t = 0; b->data && t < in->T; t++)
+    for (int t = 0; b->data && in->k0 == 0 && t < in->T; t++)
         for (int n = n0; n < n1; n++) y[t * ldy + n - n0] += mla__get(b->dtype, b->data, row0 + n);
 }
 
 /* y [T, cols] = x [T, n] . W[row0 .. row0+n, :] */
 static void mla__mix(mla_context *c, float *y, mla__sz ldy, const mla__in *in, const mla_tensor *w, int row0, int n,
                      float *panel) {
-    const mla__product p = {y, ldy, *in, w, row0, 0, n, mla__few(c, NULL, in->T), panel, 0, c->k.widen[w->dtype]};
+    const mla__product p = {
+        y, ldy, *in, w, row0, 0, n, w->cols, mla__few(c, NULL, in->T), panel, 0, c->k.widen[w->dtype]};
     c->k.mix[w->dtype](&p);
 }
 static mla_linear mla__linear_of(const mla_tensor *w) {
@@ -7315,6 +7471,10 @@ static mla__job *mla__job_add(mla_context *c, float *y, mla__sz ldy, const float
     c->jobs[c->n_jobs] = j;
     return &c->jobs[c->n_jobs++];
 }
+
+/* A job takes these rows of the weights, or their columns. */
+static void mla__job_of_rows(mla__job *j, mla__slice of) { j->row0 = of.from, j->rows = of.to - of.from; }
+static void mla__job_of_columns(mla__job *j, mla__slice of) { j->in.k0 = of.from, j->in.K = of.to - of.from; }
 
 /* Rows [n0, n1) of W of a job. */
 static void mla__job_rows(mla_context *c, const mla__job *j, int n0, int n1, const mla__worker *my) {
@@ -7366,7 +7526,7 @@ static int mla__packed(int to) { return to == MLA_ACT_BF16 || to == MLA__ACT_SPL
 static void mla__activations_work(mla_context *c, void *none, const mla__share *my) {
     const mla__job *j = &c->jobs[my->load];
     const mla__in *in = &j->in;
-    const int cols = j->w->weight.cols, to = mla__rounds_to(c, j);
+    const int cols = mla__in_cols(in, &j->w->weight), to = mla__rounds_to(c, j);
     unsigned char *q = c->act + (in->q - c->act);
     (void)none;
     for (int t = my->from; t < my->to; t++) {
@@ -7387,7 +7547,7 @@ static void mla__activations(mla_context *c) {
     const mla__in *last[MLA__ACT_COUNT] = {0};
     for (int i = 0; i < c->n_jobs; i++) {
         mla__job *j = &c->jobs[i];
-        const int to = mla__rounds_to(c, j), packed = mla__packed(to), cols = j->w->weight.cols;
+        const int to = mla__rounds_to(c, j), packed = mla__packed(to), cols = mla__in_cols(&j->in, &j->w->weight);
         const mla__in *same = last[to];
         c->loads[i].units = 0, c->loads[i].weight = 1;
         if (to == MLA_ACT_F32) continue;
@@ -7409,7 +7569,7 @@ static void mla__activations(mla_context *c) {
         const int to = mla__rounds_to(c, &c->jobs[i]);
         if (mla__packed(to)) in->idx = NULL, in->ldx = 0, in->parts = in->w_parts = to == MLA_ACT_BF16 ? 1 : 2;
         if (to == MLA_ACT_E4M3) { /* f32 in form */
-            in->x = (const float *)(const void *)in->q, in->ldx = c->jobs[i].w->weight.cols;
+            in->x = (const float *)(const void *)in->q, in->ldx = mla__in_cols(in, &c->jobs[i].w->weight);
             in->q = NULL;
         }
     }
@@ -7421,7 +7581,7 @@ static void mla__jobs_run(mla_context *c) {
     mla__activations(c);
     for (int i = 0; i < c->n_jobs; i++) {
         const mla__job *j = &c->jobs[i];
-        cost += (double)j->in.T * j->rows * j->w->weight.cols;
+        cost += (double)j->in.T * j->rows * mla__in_cols(&j->in, &j->w->weight);
         c->loads[i].units = (j->rows + MLA__STRIP - 1) / MLA__STRIP;
         /* reading and unpacking weights costs, too, in tokens; making panels for tiles much more */
         c->loads[i].weight = (j->in.parts ? mla__up_to(j->in.T, 16) + 48 : j->in.T + 4) * (j->up ? 2 : 1);
@@ -8172,7 +8332,7 @@ typedef struct mla__walk {
 
 /* Tokens in a block whose heads walk together. */
 static int mla__lane_tokens(const mla_context *c) {
-    return mla__min(c->max_tokens, mla__max(1, MLA__LANE_ROWS / c->H));
+    return mla__min(c->max_tokens, mla__max(1, MLA__LANE_ROWS / mla__max(c->H, 1)));
 }
 
 /* Walkers go over latents with all heads of a few tokens, or over expanded keys with one head of many. */
@@ -8246,7 +8406,7 @@ static float *mla__walk_probs(const mla__walk *walk, int p, int i) {
     const mla_sequence *s = walk->b->seq;
     const mla__sz token = (mla__sz)walk->a->probs_layer * s->n_tokens + walk->b->first + mla__walk_token(walk, p, i);
     const int head = walk->q.head0 + (p * walk->c->k.nl + i) % walk->q.heads;
-    return s->probs + (token * walk->c->H + head) * (mla__sz)mla__keys(s);
+    return s->probs + (token * walk->c->f->num_attention_heads + walk->c->head0 + head) * (mla__sz)mla__keys(s);
 }
 
 /* Masks and probabilities of lane i of panel p. Those of lists are of a visit: one token has one mask for all heads. */
@@ -8432,12 +8592,12 @@ typedef struct mla__attn_scratch {
     float *piece_o, *piece_m, *piece_l; /* [PIECES * lane_tokens, H, R] and [PIECES * lane_tokens, H] */
 } mla__attn_scratch;
 static int mla__absorb_tokens(const mla_context *c) {
-    return mla__min(c->max_tokens, mla__max(1, MLA__ABSORB_ROWS / c->H));
+    return mla__min(c->max_tokens, mla__max(1, MLA__ABSORB_ROWS / mla__max(c->H, 1)));
 }
 static void mla__attn_layout(mla_context *c, mla__arena *arena) {
     const int N = c->N, P = c->P, V = c->V, R = c->R;
     const double T = c->max_tokens, H = c->H;
-    if (c->H == 0) return;
+    if (c->f->num_attention_heads == 0) return;
     const double rows = mla__lane_tokens(c) * H, absorb_rows = mla__absorb_tokens(c) * H;
     mla__attn_scratch s;
     s.cq = MLA__TAKE(arena, float, T * c->Q);
@@ -8541,9 +8701,10 @@ static void mla__absorbed_piece(mla_context *c, const mla__attn *a, const mla__b
 
 /* W_UK and W_UV, in kv_b or apart. A bias on keys adds the same to all scores of a query: softmax cancels it. */
 static void mla__attn_heads(const mla_context *c, mla__attn *a) {
-    const int N = c->N, V = c->V, R = c->R, splits = mla__splits(a->w);
-    a->keys = splits ? mla__heads_of(&a->w->k_b, 0, R, R) : mla__heads_of(&a->w->kv_b.weight, 0, N + V, N);
-    a->values = splits ? mla__heads_of(&a->w->v_b, 0, V, V) : mla__heads_of(&a->w->kv_b.weight, N, N + V, V);
+    const int N = c->N, V = c->V, R = c->R, at = c->head0, splits = mla__splits(a->w);
+    const mla_tensor *both = &a->w->kv_b.weight;
+    a->keys = splits ? mla__heads_of(&a->w->k_b, at * R, R, R) : mla__heads_of(both, at * (N + V), N + V, N);
+    a->values = splits ? mla__heads_of(&a->w->v_b, at * V, V, V) : mla__heads_of(both, at * (N + V) + N, N + V, V);
     a->keys.transposed = splits;
     if (!splits) a->values.w.bias = a->w->kv_b.bias;
 }
@@ -8759,32 +8920,58 @@ static void mla__attend_all(mla_context *c, mla__attn *a) {
     }
 }
 
-/* y [T, D] = attention of x [T, D]. Everything has been checked, pages are reserved. */
+/* The bytes of weights that are read for it. */
+static double mla__attn_bytes(const mla_context *c, int layer) {
+    const mla_attn_weights *w = &c->m->layers[layer].attn;
+    const mla_tensor *const by_heads[] = {&w->q.weight, &w->q_b.weight, &w->kv_b.weight,
+                                          &w->k_b,      &w->v_b,        &w->o.weight};
+    double others = 0;
+    for (size_t i = 0; i < sizeof by_heads / sizeof *by_heads; i++) others += mla__tensor_bytes(by_heads[i]);
+    others *= 1 - c->H / (double)mla__max(c->f->num_attention_heads, 1);
+    return mla__mixer_bytes(c->m, layer) - others;
+}
+/* Every rank gets the probabilities of all heads. */
+static void mla__probs_of_all(mla_context *c, const mla__batch *batch, int probs_layer) {
+    const mla__slice own = {c->head0, c->head0 + c->H};
+    for (const mla_sequence *s = batch->seqs; s < batch->seqs + batch->n && c->shard.ranks > 1; s++) {
+        const mla__sz heads = c->f->num_attention_heads, keys = mla__keys(s), n = s->n_tokens * heads;
+        float *probs = s->probs + probs_layer * n * keys;
+        if (!s->probs) continue;
+        for (mla__sz i = 0; i < n; i++)
+            if (i % heads < own.from || i % heads >= own.to) memset(probs + i * keys, 0, (size_t)keys * sizeof *probs);
+        mla__reduce(c, probs, n * keys);
+    }
+}
+/* y [T, D] = attention of x [T, D], by this rank's heads. Everything has been checked, pages are reserved. */
 static void mla__attn_run(mla_context *c, const mla__batch *batch, int layer, int probs_layer, float *y,
                           const float *x) {
     const mla_attn_weights *w = &c->m->layers[layer].attn;
     const mla__attn_scratch *s = c->attn;
-    const int D = c->D, H = c->H, Q = c->Q, R = c->R, P = c->P, qk = c->N + P, T = batch->T;
+    const int D = c->D, H = c->H, Q = c->Q, R = c->R, P = c->P, V = c->V, qk = c->N + P, T = batch->T, at = c->head0;
+    const mla__slice queries = {at * qk, (at + H) * qk}, values = {at * V, (at + H) * V};
     mla__attn a = MLA__ZERO;
     a.batch = batch, a.w = w, a.layer = layer, a.probs_layer = probs_layer;
     a.index = c->m->indexer[layer] >= 0 ? &w->indexer : NULL;
     mla__attn_heads(c, &a);
     if (Q > 0) mla__job_add(c, s->cq, Q, x, D, T, &w->q_a);
-    else mla__job_add(c, s->q, (mla__sz)H * qk, x, D, T, &w->q);
+    else if (H > 0) mla__job_of_rows(mla__job_add(c, s->q, (mla__sz)H * qk, x, D, T, &w->q), queries);
     mla__job_add(c, s->kva, R + P, x, D, T, &w->kv_a);
     mla__jobs_run(c);
     if (a.index) mla__index_keys(c, &a, x);
     mla__parallel_even(c, mla__latent_work, &a, T, (double)T * (Q + R + P) * 8);
     if (Q > 0) {
-        mla__job_add(c, s->q, (mla__sz)H * qk, s->cq, Q, T, &w->q_b);
+        if (H > 0) mla__job_of_rows(mla__job_add(c, s->q, (mla__sz)H * qk, s->cq, Q, T, &w->q_b), queries);
         if (a.index) mla__index_queries(c, &a, s->cq);
         mla__jobs_run(c);
     }
     mla__parallel_even(c, mla__query_work, &a, T, (double)T * H * qk * 4);
     if (a.index) mla__choose(c, &a);
-    mla__attend_all(c, &a);
-    mla__job_add(c, y, D, s->o, (mla__sz)H * c->V, T, &w->o);
-    mla__jobs_run(c);
+    if (H > 0) {
+        mla__attend_all(c, &a);
+        mla__job_of_columns(mla__job_add(c, y, D, s->o, (mla__sz)H * V, T, &w->o), values);
+        mla__jobs_run(c);
+    } else memset(y, 0, (size_t)T * (size_t)D * sizeof *y);
+    mla__probs_of_all(c, batch, probs_layer);
 }
 static mla_result mla__attn_check(mla_context *c, int layer) {
     if (mla__has(MLA__IN_ATTN, &c->m->layers[layer].attn)) return MLA_OK;
@@ -8937,7 +9124,7 @@ static void mla__kda_work(mla_context *c, void *arg, const mla__share *my) {
 static void mla__kda_probs(const mla_context *c, const mla__batch *batch, int layer) {
     for (int i = 0; i < batch->n; i++) {
         const mla_sequence *s = &batch->seqs[i];
-        const mla__sz n = (mla__sz)s->n_tokens * c->H * mla__keys(s);
+        const mla__sz n = (mla__sz)s->n_tokens * c->f->num_attention_heads * mla__keys(s);
         if (s->probs) memset(s->probs + layer * n, 0, (size_t)n * sizeof *s->probs);
     }
 }
@@ -8987,6 +9174,7 @@ typedef struct mla__mixer {
     mla__sz (*row_bytes)(const mla_model *m, mla_dtype t); /* of a cached token */
     mla__state (*state)(const mla_model *m);               /* of a sequence */
     void (*run)(mla_context *c, const mla__batch *batch, int layer, int probs_layer, float *y, const float *x);
+    int partial; /* what that gives is this rank's, to be summed up; else every rank's */
 } mla__mixer;
 
 static mla__sz mla__attn_row_bytes(const mla_model *m, mla_dtype t) {
@@ -9007,8 +9195,8 @@ static mla__state mla__kda_state(const mla_model *m) {
     return s;
 }
 static const mla__mixer mla__mixers[] = {
-    {mla__attn_check, mla__attn_layout, mla__attn_row_bytes, mla__attn_state, mla__attn_run},
-    {mla__kda_check, mla__kda_layout, mla__kda_row_bytes, mla__kda_state, mla__kda_run},
+    {mla__attn_check, mla__attn_layout, mla__attn_row_bytes, mla__attn_state, mla__attn_run, 1},
+    {mla__kda_check, mla__kda_layout, mla__kda_row_bytes, mla__kda_state, mla__kda_run, 0},
 };
 static const mla__mixer *mla__mixer_of(const mla_model *m, int layer) {
     return &mla__mixers[mla__is_kda(&m->layers[layer])];
@@ -9018,6 +9206,14 @@ static mla__sz mla__row_bytes(const mla_model *m, int layer, mla_dtype t) {
 }
 static mla__state mla__state_of(const mla_model *m, int layer) { return mla__mixer_of(m, layer)->state(m); }
 
+/* y [T, D], when mla__settle has been called with what this gives. */
+static int mla__mixer_run(mla_context *c, const mla__batch *batch, int layer, int probs_layer, float *y,
+                          const float *x) {
+    const mla__mixer *m = mla__mixer_of(c->m, layer);
+    m->run(c, batch, layer, probs_layer, y, x);
+    return m->partial ? mla__reduce(c, y, batch->T * (mla__sz)c->D) : c->begun;
+}
+
 typedef struct mla__attn_call {
     const mla__batch *batch;
     int layer;
@@ -9026,11 +9222,12 @@ typedef struct mla__attn_call {
 } mla__attn_call;
 static void mla__attn_body(mla_context *c, void *arg) {
     const mla__attn_call *a = (const mla__attn_call *)arg;
-    if (c->stats) mla__phase_of(c, MLA_PHASE_ATTENTION, mla__mixer_bytes(c->m, a->layer));
+    if (c->stats) mla__phase_of(c, MLA_PHASE_ATTENTION, mla__attn_bytes(c, a->layer));
     mla__batch part = MLA__ZERO;
-    while (mla__next_part(c, a->batch, &part)) {
+    while (!c->aborted && mla__next_part(c, a->batch, &part)) {
         const mla__sz at = part.row0 * (mla__sz)c->D;
-        mla__mixer_of(c->m, a->layer)->run(c, &part, a->layer, 0, a->y + at, a->x + at);
+        mla__mixer_run(c, &part, a->layer, 0, a->y + at, a->x + at);
+        mla__settle(c, c->begun);
     }
 }
 mla_result mla_attn_forward(mla_context *c, int layer, float *y, const float *x, const mla_sequence *seqs, int n_seqs) {
@@ -9046,6 +9243,7 @@ mla_result mla_attn_forward(mla_context *c, int layer, float *y, const float *x,
     MLA__TRY(mla__check_rows(c, &batch, layer, layer + 1));
     MLA__TRY(mla__reserve_for(c, &batch, layer));
     mla__forward(c, mla__attn_body, &call);
+    if (c->aborted) return mla__abort(c, &batch, layer, layer + 1);
     mla__wrote(&batch, layer, layer + 1);
     if (layer == c->f->num_hidden_layers - 1) mla__advance(&batch);
     return MLA_OK;
@@ -9135,9 +9333,15 @@ typedef struct mla__moe {
     const mla_moe_weights *w;     /* NULL: no experts but */
     const mla_mlp_weights *dense; /* the shared one, or the MLP of a dense layer; or NULL */
     const float *x;
-    float *y, *h; /* h [T, I] of the dense one */
-    int T, n_experts;
+    float *y, *h; /* h [T, inner] of the dense one */
+    int T;
+    mla__slice inner, experts; /* what this rank has of the dense one, and which experts */
 } mla__moe;
+/* What this rank has of an expert of its own. */
+static mla__slice mla__expert_inner(const mla_context *c, const mla_mlp_weights *w) {
+    const mla__slice all = {0, c->f->moe_intermediate_size};
+    return c->shard.split_experts ? mla__inner_of(c, w) : all;
+}
 
 static void mla__route_work(mla_context *c, void *arg, const mla__share *my) {
     const mla__moe *a = (const mla__moe *)arg;
@@ -9182,13 +9386,17 @@ static void mla__sort(mla_context *c, int T, const mla_routing *out) {
 static void mla__gate(mla_context *c, const mla__moe *a) {
     const mla__moe_scratch *s = c->moe;
     const int D = c->D, inter = c->f->moe_intermediate_size;
-    if (a->dense) mla__job_add(c, a->h, a->dense->gate.weight.rows, a->x, D, a->T, &a->dense->gate)->up = &a->dense->up;
-    for (int e = 0; e < a->n_experts; e++) {
+    if (a->dense) {
+        mla__job *j = mla__job_add(c, a->h, a->inner.to - a->inner.from, a->x, D, a->T, &a->dense->gate);
+        mla__job_of_rows(j, a->inner), j->up = &a->dense->up;
+    }
+    for (int e = a->experts.from; e < a->experts.to; e++) {
         const int first = s->offset[e], n = s->offset[e + 1] - first;
         const mla_mlp_weights *w = &a->w->experts[e];
-        if (n == 0) continue;
+        const mla__slice inner = mla__expert_inner(c, w);
+        if (n == 0 || inner.from == inner.to) continue;
         mla__job *j = mla__job_add(c, s->h + first * (mla__sz)inter, inter, a->x, D, n, &w->gate);
-        j->up = &w->up, j->in.idx = s->slot_token + first, j->x_rows = a->T;
+        mla__job_of_rows(j, inner), j->up = &w->up, j->in.idx = s->slot_token + first, j->x_rows = a->T;
     }
     mla__jobs_run(c);
 }
@@ -9201,8 +9409,9 @@ static void mla__down_work(mla_context *c, void *arg, const mla__share *my) {
     if (!a->dense) /* which comes first and is not added but stored */
         for (int t = 0; t < a->T; t++) memset(a->y + t * (mla__sz)D + n0, 0, (size_t)(n1 - n0) * sizeof *a->y);
     for (int i = 0; i < c->n_jobs; i++) mla__job_rows(c, &c->jobs[i], n0, n1, &c->workers[my->worker]);
-    if (!a->w) return;
-    for (int slot = s->offset[a->n_experts]; slot < s->offset[mla__choices(&c->m->c)]; slot++) { /* without weights */
+    if (!a->w || c->shard.rank > 0) return;
+    for (int slot = s->offset[c->f->n_routed_experts]; slot < s->offset[mla__choices(&c->m->c)];
+         slot++) { /* without weights */
         const mla__sz row = s->slot_token[slot] * (mla__sz)D;
         for (int n = n0; n < n1; n++) a->y[row + n] += s->slot_weight[slot] * a->x[row + n];
     }
@@ -9212,12 +9421,16 @@ static void mla__down(mla_context *c, mla__moe *a) {
     const mla__moe_scratch *s = c->moe;
     const int D = c->D, inter = c->f->moe_intermediate_size;
     const double inner = a->w ? c->f->num_experts_per_tok * (double)inter : (double)c->f->intermediate_size;
-    if (a->dense) mla__job_add(c, a->y, D, a->h, a->dense->gate.weight.rows, a->T, &a->dense->down);
-    for (int e = 0; e < a->n_experts; e++) {
+    if (a->dense)
+        mla__job_of_columns(mla__job_add(c, a->y, D, a->h, a->inner.to - a->inner.from, a->T, &a->dense->down),
+                            a->inner);
+    for (int e = a->experts.from; e < a->experts.to; e++) {
         const int first = s->offset[e], n = s->offset[e + 1] - first;
-        if (n == 0) continue;
-        mla__job *j = mla__job_add(c, a->y, D, s->h + first * (mla__sz)inter, inter, n, &a->w->experts[e].down);
-        j->scatter = s->slot_token + first, j->weight = s->slot_weight + first;
+        const mla_mlp_weights *w = &a->w->experts[e];
+        const mla__slice own = mla__expert_inner(c, w);
+        if (n == 0 || own.from == own.to) continue;
+        mla__job *j = mla__job_add(c, a->y, D, s->h + first * (mla__sz)inter, inter, n, &w->down);
+        mla__job_of_columns(j, own), j->scatter = s->slot_token + first, j->weight = s->slot_weight + first;
     }
     mla__activations(c);
     mla__parallel_even(c, mla__down_work, a, (D + MLA__STRIP - 1) / MLA__STRIP, (double)a->T * D * inner);
@@ -9226,23 +9439,31 @@ static void mla__down(mla_context *c, mla__moe *a) {
 
 /* Bytes of weights that are read for it. */
 static double mla__ffn_bytes(const mla_context *c, const mla__moe *a) {
-    double sum = a->dense ? mla__bytes_of(MLA__IN_MLP, a->dense) : 0;
+    double sum =
+        a->dense ? mla__share_of(a->inner, a->dense->gate.weight.rows) * mla__bytes_of(MLA__IN_MLP, a->dense) : 0;
     if (a->w) sum += mla__bytes_of(MLA__IN_MOE, a->w);
-    for (int e = 0; e < a->n_experts; e++)
-        if (c->moe->offset[e + 1] > c->moe->offset[e]) sum += mla__bytes_of(MLA__IN_MLP, &a->w->experts[e]);
+    for (int e = a->experts.from; e < a->experts.to; e++) {
+        const mla_mlp_weights *w = &a->w->experts[e];
+        if (c->moe->offset[e + 1] == c->moe->offset[e]) continue;
+        sum += mla__share_of(mla__expert_inner(c, w), w->gate.weight.rows) * mla__bytes_of(MLA__IN_MLP, w);
+    }
     return sum;
 }
-/* y [T, D] = experts (moe) or mlp of x [T, D]. */
+/* y [T, D] = experts (moe) or mlp of x [T, D]: what this rank has of them. */
 static void mla__ffn(mla_context *c, int layer, int moe, float *y, const float *x, int T, const mla_routing *out) {
     const mla_layer_weights *w = &c->m->layers[layer];
-    mla__moe a = {NULL, &w->mlp, x, y, c->moe->h, T, 0};
+    mla__moe a = {NULL, &w->mlp, x, y, c->moe->h, T, {0, 0}, {0, 0}};
     if (moe) {
-        a.w = &w->moe, a.n_experts = c->f->n_routed_experts;
+        a.w = &w->moe;
+        if (c->shard.split_experts) a.experts.to = c->f->n_routed_experts;
+        else a.experts = c->experts[layer];
         a.dense = c->f->n_shared_experts > 0 ? &w->moe.shared : NULL;
         a.h += T * (mla__sz)c->f->num_experts_per_tok * c->f->moe_intermediate_size;
         mla__route_all(c, &a);
         mla__sort(c, T, out);
     }
+    if (a.dense) a.inner = mla__inner_of(c, a.dense);
+    if (a.inner.from == a.inner.to) a.dense = NULL;
     if (c->stats) c->stats->phase_bytes[MLA_PHASE_EXPERTS] += mla__ffn_bytes(c, &a);
     mla__gate(c, &a);
     mla__down(c, &a);
@@ -9260,6 +9481,7 @@ static void mla__moe_body(mla_context *c, void *arg) {
     c->manner = mla__manner_of(c, a->T);
     mla__phase_of(c, MLA_PHASE_EXPERTS, 0);
     mla__ffn(c, a->layer, c->m->layers[a->layer].moe.experts != NULL, a->y, a->x, a->T, a->routing);
+    mla__settle(c, mla__reduce(c, a->y, a->T * (mla__sz)c->D));
 }
 mla_result mla_moe_forward(mla_context *c, int layer, float *y, const float *x, int n_tokens,
                            const mla_routing *routing) {
@@ -9276,7 +9498,7 @@ mla_result mla_moe_forward(mla_context *c, int layer, float *y, const float *x, 
         return mla__fail(&c->err, MLA_ERR_MEMORY, "mla_moe_forward: %d tokens, context.max_tokens is %d", n_tokens,
                          c->max_tokens);
     mla__forward(c, mla__moe_body, &call);
-    return MLA_OK;
+    return c->aborted ? MLA_ERR_ABORTED : MLA_OK;
 }
 
 /* ---- >>block ----------------------------------------------------------------------------------------------------- */
@@ -9416,29 +9638,6 @@ static void mla__embed(mla_context *c, const mla_tensor *e, const mla__batch *ba
     }
 }
 
-/* x [T, D] through the block of a layer: its first half, and the other one. */
-static void mla__layer_mixer(mla_context *c, const mla__batch *batch, int layer, int probs_layer) {
-    const mla__block_scratch *s = c->block;
-    const mla_layer_weights *w = &c->m->layers[layer];
-    const int T = batch->T;
-    if (c->stats) mla__phase_of(c, MLA_PHASE_ATTENTION, mla__mixer_bytes(c->m, layer));
-    mla__norm_rows(c, s->xn, s->x, T, &w->attn_norm);
-    mla__mixer_of(c->m, layer)->run(c, batch, layer, probs_layer, s->y, s->xn);
-    if (w->attn_out_norm.weight.data) mla__norm_rows(c, s->y, s->y, T, &w->attn_out_norm);
-    mla__add(c, s->y, T, &w->ffn_norm);
-}
-static void mla__layer_ffn(mla_context *c, int T, int layer, const mla_routing *routing) {
-    const mla__block_scratch *s = c->block;
-    const mla_layer_weights *w = &c->m->layers[layer];
-    const int shortcut = mla__shortcut(w);
-    mla__phase_of(c, MLA_PHASE_EXPERTS, 0);
-    mla__ffn(c, layer, w->moe.experts && !shortcut, s->y, s->xn, T, routing);
-    if (w->ffn_out_norm.weight.data) mla__norm_rows(c, s->y, s->y, T, &w->ffn_out_norm);
-    mla__add(c, s->y, T, NULL);
-    if (layer > 0 && mla__shortcut(w - 1)) mla__add(c, s->late, T, NULL);
-    if (shortcut) mla__ffn(c, layer, 1, s->late, s->xn, T, routing);
-}
-
 /* What the caller wants of the router of a layer: row i of it, in a call on T tokens. */
 static mla_routing mla__routing_of(const mla_context *c, const mla_outputs *out, int layer, int i, int T) {
     mla_routing r = MLA__ZERO;
@@ -9455,6 +9654,71 @@ static void mla__give_state(const mla_context *c, const mla_outputs *out, int i,
     memcpy(out->hidden[i] + c->row0 * (mla__sz)c->D, x, (size_t)T * (size_t)c->D * sizeof *x);
 }
 
+/* A part of a call, or one of its halves: while the ranks sum up what one of them has made, the other computes. */
+typedef struct mla__half {
+    mla__batch batch;
+    mla__call_scratch call;
+    mla__block_scratch block;
+    int sum; /* that it waits for, as of mla__reduce */
+} mla__half;
+#define MLA__HALF 64 /* fewest tokens: both halves read all weights */
+
+/* half[0], and half[1] if it is worth it, of a part that is begun; gives their number. */
+static int mla__halve(const mla_context *c, const mla__batch *part, mla__half *half) {
+    const mla__half all = {*part, *c->call, *c->block, 0};
+    int n = 0, t = 0;
+    half[0] = half[1] = all;
+    if (c->shard.ranks == 1 || !c->shard.wait) return 1;
+    while (2 * t + part->seqs[n].n_tokens < part->T) t += part->seqs[n++].n_tokens;
+    if (t < MLA__HALF || part->T - t < MLA__HALF) return 1;
+    mla__half *b = &half[1];
+    const mla__sz x = t * (mla__sz)c->D, angles = t * (mla__sz)(c->P / 2);
+    half[0].batch.n = n, half[0].batch.T = t;
+    b->batch.seqs += n, b->batch.first += n, b->batch.n -= n, b->batch.row0 += t, b->batch.T -= t;
+    b->call.position += t, b->call.cos += angles, b->call.sin += angles;
+    b->block.x += x, b->block.xn += x, b->block.y += x, b->block.late += x;
+    return 2;
+}
+/* It is what follows works on. */
+static void mla__enter(mla_context *c, const mla__half *half) {
+    *c->call = half->call, *c->block = half->block, c->row0 = half->batch.row0;
+}
+
+/* x [T, D] through the block of a layer: up to attention, on to the FFN, and to the end. Of the last two each begins
+   with the ranks' sum of what the one before it has made; 0: the call has come to an end. */
+static void mla__layer_begin(mla_context *c, mla__half *half, int layer, int probs_layer) {
+    const mla__block_scratch *s = c->block;
+    const mla__batch *batch = &half->batch;
+    if (c->stats) mla__phase_of(c, MLA_PHASE_ATTENTION, mla__attn_bytes(c, layer));
+    mla__norm_rows(c, s->xn, s->x, batch->T, &c->m->layers[layer].attn_norm);
+    half->sum = mla__mixer_run(c, batch, layer, probs_layer, s->y, s->xn);
+}
+static int mla__layer_ffn(mla_context *c, mla__half *half, int layer, const mla_routing *routing) {
+    const mla__block_scratch *s = c->block;
+    const mla_layer_weights *w = &c->m->layers[layer];
+    const int T = half->batch.T;
+    if (!mla__settle(c, half->sum)) return 0;
+    if (w->attn_out_norm.weight.data) mla__norm_rows(c, s->y, s->y, T, &w->attn_out_norm);
+    mla__add(c, s->y, T, &w->ffn_norm);
+    mla__phase_of(c, MLA_PHASE_EXPERTS, 0);
+    mla__ffn(c, layer, w->moe.experts && !mla__shortcut(w), s->y, s->xn, T, routing);
+    half->sum = mla__reduce(c, s->y, T * (mla__sz)c->D);
+    return 1;
+}
+static int mla__layer_end(mla_context *c, mla__half *half, int layer, const mla_routing *routing) {
+    const mla__block_scratch *s = c->block;
+    const mla_layer_weights *w = &c->m->layers[layer];
+    const int T = half->batch.T;
+    if (!mla__settle(c, half->sum)) return 0;
+    if (w->ffn_out_norm.weight.data) mla__norm_rows(c, s->y, s->y, T, &w->ffn_out_norm);
+    mla__add(c, s->y, T, NULL);
+    if (layer > 0 && mla__shortcut(w - 1)) mla__add(c, s->late, T, NULL); /* summed before what has been waited for */
+    if (!mla__shortcut(w)) return 1;
+    mla__ffn(c, layer, 1, s->late, s->xn, T, routing);
+    mla__reduce(c, s->late, T * (mla__sz)c->D);
+    return 1;
+}
+
 /* Logits of those rows of xn [T, D] that the sequences want; it is used up. */
 static void mla__logits(mla_context *c, const mla__batch *batch, const mla_tensor *head_weights, float *logits) {
     const int D = c->D;
@@ -9468,13 +9732,17 @@ static void mla__logits(mla_context *c, const mla__batch *batch, const mla_tenso
         n += wanted;
     }
     if (n == 0) return;
-    if (c->stats) c->stats->phase_bytes[MLA_PHASE_HEAD] += mla__tensor_bytes(head_weights);
+    const int vocab = c->f->vocab_size;
+    const mla__slice own = mla__gathered(c, vocab);
+    if (c->stats) c->stats->phase_bytes[MLA_PHASE_HEAD] += mla__share_of(own, vocab) * mla__tensor_bytes(head_weights);
     if (c->f->logits_scale != 1)
         for (mla__sz i = 0; i < n * (mla__sz)D; i++) xn[i] *= c->f->logits_scale;
     mla__sz before = 0; /* rows of the call's earlier parts */
     for (int i = -batch->first; i < 0; i++) before += batch->seqs[i].n_logits;
-    mla__job_add(c, logits + before * c->f->vocab_size, c->f->vocab_size, xn, D, n, &head);
+    logits += before * vocab;
+    if (own.from < own.to) mla__job_of_rows(mla__job_add(c, logits + own.from, vocab, xn, D, n, &head), own);
     mla__jobs_run(c);
+    mla__collect(c, logits, vocab, n, vocab);
 }
 /* After the last block: state i is the normed one, and the logits come from it. */
 static void mla__finish(mla_context *c, const mla__batch *batch, const mla_norm_weights *norm, const mla_tensor *head,
@@ -9490,25 +9758,57 @@ typedef struct mla__model_call {
     int begin, end; /* layers */
     const int *tokens;
     const mla_outputs *out;
+    int row0; /* of the part under way */
 } mla__model_call;
-static void mla__model_body(mla_context *c, void *arg) {
-    const mla__model_call *a = (const mla__model_call *)arg;
+/* A half through the end of layer i - 1 and the begin of layer i, as far as these are in the call; and through the rest
+   of it. 0: the call has come to an end. */
+static int mla__half_begin(mla_context *c, const mla__model_call *a, mla__half *half, int i) {
+    mla__enter(c, half);
+    if (i > a->begin) {
+        const mla_routing routing = mla__routing_of(c, a->out, i - 1, i - 1, a->batch->T);
+        if (!mla__layer_end(c, half, i - 1, &routing)) return 0;
+    }
+    if (i == a->end) return 1;
+    mla__give_state(c, a->out, i, c->block->x, half->batch.T);
+    if (half->batch.row0 == a->row0 && !mla__go_on(c, i, a->end, MLA_PHASE_ATTENTION)) return 0;
+    mla__layer_begin(c, half, i, i);
+    return 1;
+}
+static int mla__half_ffn(mla_context *c, const mla__model_call *a, mla__half *half, int i) {
+    mla__enter(c, half);
+    const mla_routing routing = mla__routing_of(c, a->out, i, i, a->batch->T);
+    if (half->batch.row0 == a->row0 && !mla__go_on(c, i, a->end, MLA_PHASE_EXPERTS)) return 0;
+    return mla__layer_ffn(c, half, i, &routing);
+}
+static int mla__half_finish(mla_context *c, const mla__model_call *a, mla__half *half) {
     const mla_model *m = c->m;
+    mla__enter(c, half);
+    if (a->end < m->c.num_hidden_layers) mla__give_state(c, a->out, a->end, c->block->x, half->batch.T);
+    else if (half->batch.row0 != a->row0 || mla__go_on(c, a->end, a->end, MLA_PHASE_HEAD))
+        mla__finish(c, &half->batch, &m->w.norm, &m->w.head, a->end, a->out);
+    return !c->aborted;
+}
+static int mla__model_part(mla_context *c, const mla__model_call *a, mla__half *half, int halves) {
+    for (int i = a->begin; i <= a->end; i++) {
+        for (int h = 0; h < halves; h++)
+            if (!mla__half_begin(c, a, &half[h], i)) return 0;
+        for (int h = 0; h < halves && i < a->end; h++)
+            if (!mla__half_ffn(c, a, &half[h], i)) return 0;
+    }
+    for (int h = 0; h < halves; h++)
+        if (!mla__half_finish(c, a, &half[h])) return 0;
+    return 1;
+}
+static void mla__model_body(mla_context *c, void *arg) {
+    mla__model_call *a = (mla__model_call *)arg;
     mla__batch part = MLA__ZERO;
-    while (mla__next_part(c, a->batch, &part)) {
-        mla__embed(c, &m->w.embed, &part, a->tokens);
-        for (int i = a->begin; i < a->end; i++) {
-            mla__give_state(c, a->out, i, c->block->x, part.T);
-            const mla_routing routing = mla__routing_of(c, a->out, i, i, a->batch->T);
-            if (!mla__go_on(c, i, a->end, MLA_PHASE_ATTENTION)) return;
-            mla__layer_mixer(c, &part, i, i);
-            if (!mla__go_on(c, i, a->end, MLA_PHASE_EXPERTS)) return;
-            mla__layer_ffn(c, part.T, i, &routing);
-        }
-        if (a->end < m->c.num_hidden_layers) mla__give_state(c, a->out, a->end, c->block->x, part.T);
-        else if (mla__go_on(c, a->end, a->end, MLA_PHASE_HEAD))
-            mla__finish(c, &part, &m->w.norm, &m->w.head, a->end, a->out);
-        else return;
+    mla__half half[2];
+    while (!c->aborted && mla__next_part(c, a->batch, &part)) {
+        mla__embed(c, &c->m->w.embed, &part, a->tokens);
+        a->row0 = part.row0;
+        mla__model_part(c, a, half, mla__halve(c, &part, half));
+        mla__settle(c, c->begun); /* also of a call that has come to an end: nothing is under way after it */
+        mla__enter(c, &half[0]);
     }
 }
 /* That layers [begin, end) can be run apart from the others, and that the weights for them are there. */
@@ -9532,7 +9832,7 @@ mla_result mla_layers_forward(mla_context *c, int begin, int end, const mla_sequ
                               const int *tokens, const mla_outputs *out) {
     const mla_outputs nothing = MLA__ZERO;
     mla__batch batch;
-    mla__model_call call = {&batch, begin, end, tokens, out ? out : &nothing};
+    mla__model_call call = {&batch, begin, end, tokens, out ? out : &nothing, 0};
     int embeds;
     if (!c) return MLA_ERR_ARGUMENT;
     if (begin < 0 || begin > end || end > c->f->num_hidden_layers)
@@ -9579,6 +9879,22 @@ static mla_result mla__mtp_reserve(mla_context *c, const mla__batch *batch) {
     return r;
 }
 
+/* The rows that a call writes again are kept, and put back if a hook fails halfway. */
+static void mla__mtp_keep(mla_context *c, const mla__batch *batch, int layer, int back) {
+    unsigned char *kept = c->kept;
+    for (int i = 0; i < batch->n && c->shard.ranks > 1; i++) {
+        const mla_cache *k = batch->seqs[i].cache;
+        const size_t bytes = (size_t)k->pool->layers[layer].bytes;
+        const size_t index_bytes =
+            k->indexer[layer] >= 0 ? (size_t)mla__bytes(k->pool->index_dtype, k->pool->index_width) : 0;
+        for (int u = k->length; u < mla__keys(&batch->seqs[i]); u++, kept += bytes + index_bytes) {
+            unsigned char *row = mla__row(k, layer, u), *index = index_bytes ? mla__index_row(k, layer, u) : row;
+            memcpy(back ? row : kept, back ? kept : row, bytes);
+            memcpy(back ? index : kept + bytes, back ? kept + bytes : index, index_bytes);
+        }
+    }
+}
+
 /* x [T, D] = eh_proj [norm(embedding), norm(hidden)] */
 static void mla__mtp_embed(mla_context *c, const mla_mtp_weights *w, const mla__batch *batch, const int *tokens,
                            const float *hidden) {
@@ -9592,8 +9908,10 @@ static void mla__mtp_embed(mla_context *c, const mla_mtp_weights *w, const mla__
         memcpy(pair + 2 * t * (mla__sz)D, s->xn + t * (mla__sz)D, (size_t)D * sizeof *pair);
         memcpy(pair + (2 * t + 1) * (mla__sz)D, s->y + t * (mla__sz)D, (size_t)D * sizeof *pair);
     }
-    mla__job_add(c, s->x, D, pair, 2 * D, T, &w->eh_proj);
+    const mla__slice own = mla__gathered(c, D);
+    if (own.from < own.to) mla__job_of_rows(mla__job_add(c, s->x + own.from, D, pair, 2 * D, T, &w->eh_proj), own);
     mla__jobs_run(c);
+    mla__collect(c, s->x, D, T, D);
 }
 
 typedef struct mla__mtp_call {
@@ -9609,15 +9927,16 @@ static void mla__mtp_body(mla_context *c, void *arg) {
     const int layer = c->f->num_hidden_layers + a->depth;
     if (!mla__go_on(c, layer, layer + 1, MLA_PHASE_ATTENTION)) return; /* rows may be written again: so not later */
     mla__batch part = MLA__ZERO;
-    while (mla__next_part(c, a->batch, &part)) {
+    while (!c->aborted && mla__next_part(c, a->batch, &part)) {
         mla__phase_of(c, MLA_PHASE_ATTENTION,
                       mla__bytes_of(MLA__IN_MTP, w) - mla__tensor_bytes(&w->embed) - mla__tensor_bytes(&w->head) -
                           mla__tensor_bytes(&w->norm.weight) - mla__tensor_bytes(&w->norm.bias));
         mla__mtp_embed(c, w, &part, a->tokens, a->hidden + part.row0 * (mla__sz)c->D);
         mla__give_state(c, a->out, 0, c->block->x, part.T);
         const mla_routing routing = mla__routing_of(c, a->out, layer, 0, a->batch->T);
-        mla__layer_mixer(c, &part, layer, 0);
-        mla__layer_ffn(c, part.T, layer, &routing);
+        mla__half all = {part, *c->call, *c->block, 0};
+        mla__layer_begin(c, &all, layer, 0);
+        if (!mla__layer_ffn(c, &all, layer, &routing) || !mla__layer_end(c, &all, layer, &routing)) return;
         mla__finish(c, &part, &w->norm, &w->head, 1, a->out);
     }
 }
@@ -9639,8 +9958,10 @@ mla_result mla_mtp_forward(mla_context *c, int depth, const mla_sequence *seqs, 
     MLA__TRY(mla__mtp_check(c, depth, &batch));
     MLA__TRY(mla__check_tokens(c, &batch, 0, tokens, &embeds));
     MLA__TRY(mla__mtp_reserve(c, &batch));
+    mla__mtp_keep(c, &batch, layer, 0);
     mla__forward(c, mla__mtp_body, &call);
-    const mla_result r = c->aborted ? mla__abort(c, &batch, layer, layer) : MLA_OK; /* before it wrote anything */
+    if (c->aborted) mla__mtp_keep(c, &batch, layer, 1);
+    const mla_result r = c->aborted ? mla__abort(c, &batch, layer, layer) : MLA_OK; /* it wrote nothing that stays */
     if (r == MLA_OK) mla__wrote(&batch, layer, layer + 1);
     mla__advance(&batch); /* to where they were */
     return r;
@@ -9672,6 +9993,7 @@ static void *mla__context_layout(const mla_model *m, const void *desc, void *mem
     c.run_user = d.run_user;
     c.wait = d.wait, c.wake = d.wake, c.stats = d.stats, c.teams = d.run && d.team;
     c.watch = d.watch, c.watch_user = d.watch_user;
+    c.shard = d.shard, c.shard.ranks = mla__max(d.shard.ranks, 1);
 #ifdef _OPENMP
     if (c.threads <= 0) c.threads = omp_get_max_threads();
     c.teams = c.teams || !d.run;
@@ -9680,6 +10002,7 @@ static void *mla__context_layout(const mla_model *m, const void *desc, void *mem
     c.teams = MLA__TEAMS && c.teams && c.threads > 1;
     mla__select(&c.k, mla__isa_of(&d));
     if (d.activations != MLA_ACT_BF16) c.k.attend_tiles = NULL;
+    mla__shard_layout(&c, &arena);
     c.call = MLA__TAKE(&arena, mla__call_scratch, 1);
     c.sparse = MLA__TAKE(&arena, mla__sparse_scratch, 1);
     c.index = MLA__TAKE(&arena, mla__index_scratch, 1);
@@ -9710,6 +10033,16 @@ static void *mla__context_layout(const mla_model *m, const void *desc, void *mem
     return out;
 }
 
+static mla_result mla__shard_check(const mla_shard *s, mla_error *err) {
+    if (s->ranks < 0 || s->ranks > MLA__DIM_MAX || s->rank < 0 || s->rank >= mla__max(s->ranks, 1))
+        return MLA__REFUSE(err, "context.shard.rank: %d of %d ranks", s->rank, s->ranks);
+    if ((unsigned)s->split_experts > 1)
+        return MLA__REFUSE(err, "context.shard.split_experts: %d, must be 0 or 1", s->split_experts);
+    if (s->ranks > 1 && (!s->all_reduce || !s->all_gather))
+        return MLA__REFUSE(err, "context.shard.%s: NULL, with %d ranks", s->all_reduce ? "all_gather" : "all_reduce",
+                           s->ranks);
+    return MLA_OK;
+}
 static mla_result mla__context_check(const mla_model *m, const void *desc, mla_error *err) {
     const mla_context_desc d = mla__context_desc_of(desc);
     if (!m) return MLA__REFUSE(err, "context: model is NULL");
@@ -9725,6 +10058,7 @@ static mla_result mla__context_check(const mla_model *m, const void *desc, mla_e
     if ((unsigned)d.isa >= MLA_ISA_COUNT) return MLA__REFUSE(err, "context.isa: %d is no instruction set", (int)d.isa);
     if ((unsigned)d.activations >= MLA_ACT_COUNT)
         return MLA__REFUSE(err, "context.activations: %d is no kind of them", (int)d.activations);
+    MLA__TRY(mla__shard_check(&d.shard, err));
     const mla_isa isa = mla__isa_of(&d);
     if (d.activations == MLA_ACT_BF16 && isa != MLA_ISA_AMX && isa != MLA_ISA_BF16)
         return mla__fail(err, MLA_ERR_UNSUPPORTED,

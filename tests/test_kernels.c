@@ -182,33 +182,47 @@ static mla__product product_of(const mla__kernels *k, const guarded *y, int ldy,
     mla__product p;
     memset(&p, 0, sizeof p);
     p.y = (float *)y->p, p.ldy = ldy, p.w = w, p.row0 = row0, p.n0 = n0, p.n1 = n1, p.panel = (float *)panel->p;
-    p.fetch = k->fetch, p.widen = k->widen[w->dtype];
+    p.fetch = k->fetch, p.widen = k->widen[w->dtype], p.K = w->cols;
     return p;
 }
 
 /* ---- products ---------------------------------------------------------------------------------------------------- */
+
+/* Of a matrix some columns are used, cols of them from k0 on; it has as many as there are then. Its cuts fall between
+   blocks and scales. */
+static int more_columns(test_rng *r, mla_dtype t, int scales, int cols, int *k0) {
+    const int scaled = t == MLA_E4M3 || t == MLA_I8, block = mla_dtype_block(t);
+    const int unit = !scaled || scales == SCALES_ROW || scales == SCALES_TENSOR ? block
+                     : scales == SCALES_SMALL                                   ? 41
+                                                                                : 128;
+    *k0 = test_int(r, 2) * unit;
+    return *k0 + cols + test_int(r, 2) * block;
+}
 
 /* y [T, n0..n1) = x W^T, with rows of x picked by idx or not. */
 static double check_product(const mla__kernels *k, test_rng *r, mla_dtype t, int T, int rows, int cols, int row0,
                             int scales, int x16) {
     const int n = rows - row0, n0 = n > 20 ? 16 : 0, gather = test_int(r, 2), ldx = cols + test_int(r, 3),
               ldy = n - n0 + test_int(r, 5);
-    matrix w = random_matrix(r, t, rows, cols, scales);
+    int k0;
+    matrix w = random_matrix(r, t, rows, more_columns(r, t, scales, cols, &k0), scales);
     if (x16) interleave(&w);
+    const mla_tensor part = mla__columns(&w.t, k0);
     guarded x = guarded_floats(r, (size_t)(T - 1) * (size_t)ldx + (size_t)cols, 1),
             y = guard(((size_t)(T - 1) * (size_t)ldy + (size_t)(n - n0)) * 4);
     guarded panel = guard(panel_size(k));
     int *idx = (int *)malloc((size_t)T * sizeof *idx);
     double worst = 0;
     for (int i = 0; i < T; i++) idx[i] = test_int(r, T);
-    mla__product p = product_of(k, &y, ldy, &w.t, row0, n0, n, &panel);
-    p.in.x = (const float *)x.p, p.in.ldx = ldx, p.in.idx = gather ? idx : NULL, p.in.T = T;
+    mla__product p = product_of(k, &y, ldy, &part, row0, n0, n, &panel);
+    p.in.x = (const float *)x.p, p.in.ldx = ldx, p.in.idx = gather ? idx : NULL, p.in.T = T, p.K = cols;
     (T <= MLA__FEW ? k->dot : k->gemm)[t](&p);
     for (int i = 0; i < T; i++)
         for (int j = n0; j < n; j++) {
             double sum = 0, size = 0;
             for (int c = 0; c < cols; c++) {
-                const double f = (double)at(x.p, (gather ? idx[i] : i) * (mla__sz)ldx + c) * element(&w, row0 + j, c);
+                const double f =
+                    (double)at(x.p, (gather ? idx[i] : i) * (mla__sz)ldx + c) * element(&w, row0 + j, k0 + c);
                 sum += f, size += fabs(f);
             }
             const double err = fabs((double)at(y.p, i * (mla__sz)ldy + j - n0) - sum) / (size * (cols + 4) * U + 1e-37);
@@ -253,8 +267,10 @@ static double check_integer(const mla__kernels *k, test_rng *r, mla_dtype t, int
     const int n = rows - row0, n0 = n > 20 ? 16 : 0, gather = test_int(r, 2), groups = cols / MLA_GROUP,
               ldx = groups + test_int(r, 3);
     const int ldy = n - n0 + test_int(r, 5), sums = cols / mla__min(MLA_GROUP, mla__formats[t].group);
-    matrix w = random_matrix(r, t, rows, cols, 0);
+    int k0;
+    matrix w = random_matrix(r, t, rows, more_columns(r, t, 0, cols, &k0), 0);
     if (x16) interleave(&w);
+    const mla_tensor part = mla__columns(&w.t, k0);
     const size_t acts = (size_t)(T - 1) * (size_t)ldx + (size_t)groups;
     guarded q = guard(acts * sizeof(mla__act)), y = guard(((size_t)(T - 1) * (size_t)ldy + (size_t)(n - n0)) * 4);
     guarded x = guarded_floats(r, acts * MLA_GROUP, 2), panel = guard(panel_size(k));
@@ -263,9 +279,9 @@ static double check_integer(const mla__kernels *k, test_rng *r, mla_dtype t, int
     double worst = 0;
     for (int i = 0; i < T; i++) idx[i] = test_int(r, T);
     k->quantize((mla__act *)q.p, (const float *)x.p, (mla__sz)acts * MLA_GROUP);
-    mla__product p = product_of(k, &y, ldy, &w.t, row0, n0, n, &panel);
+    mla__product p = product_of(k, &y, ldy, &part, row0, n0, n, &panel);
     p.in.q = (const unsigned char *)q.p, p.in.ldq = ldx * (mla__sz)sizeof *a, p.in.idx = gather ? idx : NULL;
-    p.in.T = T;
+    p.in.T = T, p.K = cols;
     (T <= (x16 ? k->few : MLA__FEW) ? k->idot[t][w.t.layout] : k->igemm[t])(&p);
     for (int i = 0; i < T; i++)
         for (int j = n0; j < n; j++) {
@@ -273,7 +289,8 @@ static double check_integer(const mla__kernels *k, test_rng *r, mla_dtype t, int
             for (int c = 0; c < cols; c++) {
                 const mla__act *g = a + (gather ? idx[i] : i) * ldx + c / MLA_GROUP;
                 const double f = (double)g->d * g->q[c % MLA_GROUP];
-                sum += f * element(&w, row0 + j, c), size += fabs(f) * w.size[(mla__sz)(row0 + j) * cols + c];
+                sum += f * element(&w, row0 + j, k0 + c),
+                    size += fabs(f) * w.size[(mla__sz)(row0 + j) * w.t.cols + k0 + c];
             }
             const double err =
                 fabs((double)at(y.p, i * (mla__sz)ldy + j - n0) - sum) / (size * (sums + 12) * 4 * U + 1e-30);
@@ -297,26 +314,29 @@ static double check_packed(const mla__kernels *k, test_rng *r, mla_dtype t, int 
                            int x16, int parts) {
     const int n = rows - row0, n0 = n > 20 ? 16 : 0, ldy = n - n0 + test_int(r, 5), w_parts = t == MLA_BF16 ? 1 : parts;
     const mla__sz ldq = mla__act_bytes(parts > 1 ? MLA__ACT_SPLIT : MLA_ACT_BF16, cols);
-    matrix w = random_matrix(r, t, rows, cols, 0);
+    int k0;
+    matrix w = random_matrix(r, t, rows, more_columns(r, t, 0, cols, &k0), 0);
     if (x16) interleave(&w);
+    const mla_tensor part = mla__columns(&w.t, k0);
     guarded x = guarded_floats(r, (size_t)T * (size_t)cols, 2), q = guard((size_t)mla__up_to(T, 16) * (size_t)ldq);
     guarded y = guard(((size_t)(T - 1) * (size_t)ldy + (size_t)(n - n0)) * 4), panel = guard(panel_size(k));
     double worst = 0;
     memset(q.p, 0, (size_t)mla__up_to(T, 16) * (size_t)ldq);
     for (int i = 0; i < T; i++)
         k->split((uint16_t *)(void *)((char *)q.p + i * ldq), (const float *)x.p + i * cols, cols, parts);
-    mla__product p = product_of(k, &y, ldy, &w.t, row0, n0, n, &panel);
-    p.in.q = (const unsigned char *)q.p, p.in.ldq = ldq, p.in.T = T, p.in.parts = p.in.w_parts = parts;
+    mla__product p = product_of(k, &y, ldy, &part, row0, n0, n, &panel);
+    p.in.q = (const unsigned char *)q.p, p.in.ldq = ldq, p.in.T = T, p.in.parts = p.in.w_parts = parts, p.K = cols;
     k->bgemm(&p);
     for (int i = 0; i < T; i++)
         for (int j = n0; j < n; j++) {
             double sum = 0, size = 0, lost = 0;
             for (int c = 0; c < cols; c++) {
-                const double f = in_parts((double)at(x.p, i * (mla__sz)cols + c), parts), e = element(&w, row0 + j, c);
+                const double f = in_parts((double)at(x.p, i * (mla__sz)cols + c), parts),
+                             e = element(&w, row0 + j, k0 + c);
                 const double v = in_parts(e, w_parts);
                 sum += f * v, size += fabs(f * v);
                 /* what the weight's f32 is may be an ulp off, which moves its bf16 to a neighbour */
-                const double own = fabs(f * w.size[(mla__sz)(row0 + j) * cols + c]);
+                const double own = fabs(f * w.size[(mla__sz)(row0 + j) * w.t.cols + k0 + c]);
                 lost += (t == MLA_BF16 ? 0 : own / (parts > 1 ? 65536 : 256)) + (parts > 1 ? fabs(f * v) / 65536 : 0);
             }
             const double err =
@@ -421,7 +441,7 @@ static void test_nan(const mla__kernels *k, mla_dtype t) {
         mla__product p;
         memset(&p, 0, sizeof p);
         p.y = y, p.ldy = 20, p.in.x = x, p.in.ldx = 40, p.in.T = T, p.w = &m, p.n1 = 20, p.panel = panel;
-        p.fetch = k->fetch, p.widen = k->widen[t];
+        p.fetch = k->fetch, p.widen = k->widen[t], p.K = 40;
         (T <= MLA__FEW ? k->dot : k->gemm)[t](&p);
         for (int i = 0; i < T; i++)
             for (int n = 0; n < 20; n++) right &= n == 7 ? y[i * 20 + n] != y[i * 20 + n] : y[i * 20 + n] == 0;
