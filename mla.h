@@ -755,8 +755,8 @@ MLA_API mla_result mla_model_forward(mla_context *context, const mla_sequence *s
 /* Layers [begin, end) of it: from the state before them, which sequences.embeddings give unless begin is 0, to the one
    after them, hidden[end] (which may be the same memory). Rows are appended to these layers' parts of the caches, which
    grow when the last layer (num_hidden_layers-1) has run; so ranges one after the other are the whole, bit for bit.
-   A cache that meets no last layer, in a model run in parts that do not share memory, grows by mla_cache_extend. A layer
-   that has not run for all tokens of a cache is refused until the cache is cut back to those it has.
+   A cache that meets no last layer, in a model run in parts that do not share memory, grows by mla_cache_extend. A
+   layer that has not run for all tokens of a cache is refused until the cache is cut back to those it has.
    Only to the end num_hidden_layers belong the final norm and the logits. Where begin is end no layer runs and caches
    stay: at 0 tokens become embeddings, at num_hidden_layers the state is normed and logits come from it. Only the
    weights of what runs need to be there. Errors: as above; ARGUMENT, too, for a cut behind a layer with a shortcut, and
@@ -2082,6 +2082,25 @@ typedef struct mla__recur {
     int C;
 } mla__recur;
 
+#define MLA__CHUNK       64 /* tokens of one head that meet in matrix products, at most */
+#define MLA__CHUNK_BLOCK 16 /* of these, those whose decay is taken from one of them on */
+#define MLA__CHUNK_RANGE 80 /* of its logarithm: e to this, and its inverse, are floats */
+/* The same for n tokens at once. Rows are ld floats apart, a multiple of NR_MAX, and 0 from channel C on. With G the
+   sum of g up to a token, and those of one chunk, i and j:
+     A(i,j) = sum_c k(i) k(j) e^(G(i) - G(j)), B the same with q(i)
+     u(i) = beta(i) (v(i) - S^T k(i) e^G(i) - sum_(j<i) A(i,j) u(j));  o(i) = S^T q(i) e^G(i) + sum_(j<=i) B(i,j) u(j)
+     S = diag(e^G(n)) S + sum_j k(j) e^(G(n) - G(j)) u(j)^T
+   No e^-G is ever made, which overflows: k(j) of earlier blocks is kept times e^(G(first of this block) - G(j)). */
+typedef struct mla__chunk {
+    int n, C;
+    mla__sz ld;
+    float *q, *k, *v, *g;  /* [n, ld], used up */
+    const float *beta;     /* [n] */
+    float *s;              /* [C, ld] the state */
+    float *w;              /* [2 n, ld]: out: u, and o from row n on */
+    float *x, *kt, *a, *e; /* scratch: [2 n, ld] [ld, CHUNK] [2 CHUNK, CHUNK] [2 + CHUNK_BLOCK, ld] */
+} mla__chunk;
+
 /* What an indexer's first glance takes: queries and keys in 16 bits, each of length GLANCE, or less, so that no sum of
    their products, of however many channels, leaves 32 bits. Times its scale each channel is what it was, to half a
    scale. */
@@ -2171,6 +2190,7 @@ typedef struct mla__kernels {
     /* g = bound * sig(a (f + bias)), with bound 0 -a * softplus(f + bias) */
     void (*decay)(float *g, const float *f, const float *bias, float a, float bound, int n);
     void (*recur)(const mla__recur *r);
+    void (*chunk)(const mla__chunk *p);
     /* z = x / sqrt(mean(x^2) + eps) * w * sig(z) */
     void (*gated_norm)(float *z, const float *x, const float *w, float eps, int n);
     /* n panels of queries meet the keys and values of a visit, all of one dtype: F32, F16 or BF16 */
@@ -4165,6 +4185,127 @@ MLA__FN void MLA__F(recur)(const mla__recur *r) {
         for (int c = 0; c < C; c++) r->to[c * C + j] = eg[c] * r->from[c * C + j] + r->k[c] * u;
     }
 }
+/* e = e^(to - from) */
+MLA__IN void MLA__F(decay_between)(float *e, const float *to, const float *from, mla__sz n) {
+    for (mla__sz c = 0; c < n; c += MLA__VL) {
+        const MLA__V minus = MLA__F(mul)(MLA__F(ld)(from + c), MLA__F(set1)(-1.0f));
+        MLA__F(st)(e + c, MLA__F(exp)(MLA__F(add)(MLA__F(ld)(to + c), minus)));
+    }
+}
+/* A and B [BLOCK, BLOCK] within a block whose decay has no room in floats, pair by pair. */
+MLA__FN void MLA__F(chunk_pairs)(const mla__chunk *p, float *a, float *b, int i0, int nb) {
+    for (int i = i0; i < i0 + nb; i++)
+        for (int j = i0; j <= i; j++) {
+            MLA__V ka = MLA__F(zero)(), qa = MLA__F(zero)();
+            MLA__F(decay_between)(p->e, p->g + i * p->ld, p->g + j * p->ld, p->ld);
+            for (mla__sz c = 0; c < p->ld; c += MLA__VL) {
+                const MLA__V k = MLA__F(mul)(MLA__F(ld)(p->e + c), MLA__F(ld)(p->k + j * p->ld + c));
+                ka = MLA__F(fma)(k, MLA__F(ld)(p->k + i * p->ld + c), ka);
+                qa = MLA__F(fma)(k, MLA__F(ld)(p->q + i * p->ld + c), qa);
+            }
+            a[(i - i0) * MLA__CHUNK_BLOCK + j - i0] = MLA__F(sum)(ka);
+            b[(i - i0) * MLA__CHUNK_BLOCK + j - i0] = MLA__F(sum)(qa);
+        }
+}
+/* The rows of a block, as they meet its own columns, and the state; columns of k e^(G(first) - G), or with to, which
+   has no bounds, of k e^(to - G). */
+MLA__FN void MLA__F(chunk_rows)(const mla__chunk *p, int i0, int nb, const float *to) {
+    const mla__sz ld = p->ld;
+    const float *first = p->g + i0 * ld;
+    float *before = p->e, *columns = p->e + 2 * ld;
+    for (mla__sz c = 0; c < ld; c += MLA__VL) MLA__F(st)(before + c, MLA__F(exp)(MLA__F(ld)(first + c)));
+    for (int i = 0; i < nb; i++) {
+        const mla__sz at = (i0 + i) * ld;
+        float *k = p->k + at, *q = p->q + at, *xk = p->x + at, *xq = xk + p->n * ld, *column = columns + i * ld;
+        if (to) MLA__F(decay_between)(column, to, p->g + at, ld);
+        for (mla__sz c = 0; c < ld; c += MLA__VL) {
+            const MLA__V less = MLA__F(mul)(MLA__F(ld)(first + c), MLA__F(set1)(-1.0f));
+            const MLA__V e = MLA__F(exp)(MLA__F(add)(MLA__F(ld)(p->g + at + c), less)), kc = MLA__F(ld)(k + c);
+            const MLA__V ek = MLA__F(mul)(e, kc), eq = MLA__F(mul)(e, MLA__F(ld)(q + c)), b = MLA__F(ld)(before + c);
+            MLA__F(st)(column + c, to ? MLA__F(mul)(MLA__F(ld)(column + c), kc) : MLA__F(div)(kc, e));
+            MLA__F(st)(k + c, ek), MLA__F(st)(q + c, eq);
+            MLA__F(st)(xk + c, MLA__F(mul)(ek, b)), MLA__F(st)(xq + c, MLA__F(mul)(eq, b));
+        }
+    }
+    const mla_tensor t = mla_view(columns, MLA_F32, nb, (int)ld);
+    for (int i = 0; i < nb; i += MLA__VL) MLA__F(pack_lanes)
+    (MLA_F32, MLA__CHUNK, p->kt + i0 + i, &t, i, nb - i, 0, p->C);
+}
+/* c [m, n of NR] (+)= rows of a, ld apart, times b. */
+MLA__IN void MLA__F(chunk_product)(float *c, mla__sz ldc, const float *a, mla__sz lda, int m, const float *b,
+                                   mla__sz ldb, int n, int K, int add) {
+    for (int j = 0; j < n; j += MLA__NR)
+        for (int i = 0; i < m; i += MLA__MR) {
+            const float *rows[MLA__MR];
+            const int some = m - i < MLA__MR ? m - i : MLA__MR;
+            for (int r = 0; r < some; r++) rows[r] = a + (i + r) * lda;
+            MLA__F(tile_f32)(some, MLA__NR, c + i * ldc + j, ldc, rows, 1, b + j, ldb, K, add, b, 0);
+        }
+}
+MLA__FN void MLA__F(chunk_block)(const mla__chunk *p, int i0) {
+    const int nb = p->n - i0 < MLA__CHUNK_BLOCK ? p->n - i0 : MLA__CHUNK_BLOCK, last = i0 + nb - 1;
+    const mla__sz ld = p->ld;
+    const float *first = p->g + i0 * ld, *next = p->g + (last + 1 < p->n ? last + 1 : last) * ld;
+    float *e = p->e + ld, pairs[2][MLA__CHUNK_BLOCK * MLA__CHUNK_BLOCK];
+    int narrow = 1;
+    for (mla__sz c = 0; c < ld; c++) narrow &= first[c] - p->g[last * ld + c] < MLA__CHUNK_RANGE;
+    if (!narrow) MLA__F(chunk_pairs)(p, pairs[0], pairs[1], i0, nb);
+    MLA__F(chunk_rows)(p, i0, nb, narrow ? NULL : next);
+    const int columns = narrow ? i0 + nb : i0;
+    for (int i = 0; i < 2; i++) {
+        float *to = p->a + (i * MLA__CHUNK + i0) * MLA__CHUNK;
+        MLA__F(chunk_product)(to, MLA__CHUNK, (i ? p->q : p->k) + i0 * ld, ld, nb, p->kt, MLA__CHUNK, columns, p->C, 0);
+        for (int r = 0; r < nb && !narrow; r++)
+            memcpy(to + r * MLA__CHUNK + i0, pairs[i] + r * MLA__CHUNK_BLOCK, (size_t)nb * sizeof *to);
+    }
+    MLA__F(decay_between)(e, next, first, ld);
+    for (int c = 0; c < p->C; c++)
+        for (int j = 0; j < columns; j += MLA__VL) {
+            float *at = p->kt + c * MLA__CHUNK + j;
+            MLA__F(st)(at, MLA__F(mul)(MLA__F(ld)(at), MLA__F(set1)(e[c])));
+        }
+}
+/* u and o, from what the state gives, of NV vectors of columns from c on. */
+MLA__IN void MLA__F(chunk_solve)(const int NV, const mla__chunk *p, mla__sz c) {
+    const mla__sz ld = p->ld;
+    for (int i = 0; i < p->n; i++) {
+        const float *a = p->a + i * MLA__CHUNK, *b = a + MLA__CHUNK * MLA__CHUNK;
+        float *ui = p->w + i * ld + c, *oi = ui + p->n * ld;
+        MLA__V u[4], o[4];
+        MLA__EACH(v, NV) u[v] = MLA__F(ld)(ui + v * MLA__VL), o[v] = MLA__F(ld)(oi + v * MLA__VL);
+        for (int j = 0; j < i; j++) {
+            const MLA__V aj = MLA__F(set1)(a[j]), bj = MLA__F(set1)(b[j]);
+            MLA__EACH(v, NV) {
+                const MLA__V uj = MLA__F(ld)(p->w + j * ld + c + v * MLA__VL);
+                u[v] = MLA__F(fma)(aj, uj, u[v]), o[v] = MLA__F(fma)(bj, uj, o[v]);
+            }
+        }
+        const MLA__V beta = MLA__F(set1)(p->beta[i]), bi = MLA__F(set1)(b[i]), minus = MLA__F(set1)(-1.0f);
+        MLA__EACH(v, NV) {
+            const MLA__V vi = MLA__F(ld)(p->v + i * ld + c + v * MLA__VL);
+            u[v] = MLA__F(mul)(beta, MLA__F(fma)(u[v], minus, vi));
+            MLA__F(st)(ui + v * MLA__VL, u[v]), MLA__F(st)(oi + v * MLA__VL, MLA__F(fma)(bi, u[v], o[v]));
+        }
+    }
+}
+MLA__FN void MLA__F(chunk)(const mla__chunk *p) {
+    const mla__sz ld = p->ld;
+    const int cols = (int)ld;
+    mla__sz c = 0;
+    for (mla__sz i = ld; i < p->n * ld; i += MLA__VL)
+        MLA__F(st)(p->g + i, MLA__F(add)(MLA__F(ld)(p->g + i), MLA__F(ld)(p->g + i - ld)));
+    for (int i = 0; i < p->n; i += MLA__CHUNK_BLOCK) MLA__F(chunk_block)(p, i);
+    MLA__F(chunk_product)(p->w, ld, p->x, ld, 2 * p->n, p->s, ld, cols, p->C, 0);
+    for (; c + 4 * MLA__VL <= ld; c += 4 * MLA__VL) MLA__F(chunk_solve)(4, p, c);
+    for (; c < ld; c += MLA__VL) MLA__F(chunk_solve)(1, p, c);
+    for (c = 0; c < ld; c += MLA__VL) MLA__F(st)(p->e + c, MLA__F(exp)(MLA__F(ld)(p->g + (p->n - 1) * ld + c)));
+    for (int i = 0; i < p->C; i++)
+        for (c = 0; c < ld; c += MLA__VL) {
+            float *at = p->s + i * ld + c;
+            MLA__F(st)(at, MLA__F(mul)(MLA__F(set1)(p->e[i]), MLA__F(ld)(at)));
+        }
+    MLA__F(chunk_product)(p->s, ld, p->kt, MLA__CHUNK, p->C, p->w, ld, cols, p->n, 1);
+}
 MLA__FN void MLA__F(gated_norm)(float *z, const float *x, const float *w, float eps, int n) {
     const float by = 1.0f / sqrtf(MLA__F(squares)(x, n) / (float)n + eps);
     int i = 0;
@@ -4372,7 +4513,7 @@ static void MLA__F(table)(mla__kernels *k) {
     k->index[MLA_BF16] = MLA__F(index_bf16);
     k->index[MLA_Q8] = MLA__F(index_q8);
     k->conv = MLA__F(conv), k->unit = MLA__F(unit), k->decay = MLA__F(decay), k->recur = MLA__F(recur);
-    k->gated_norm = MLA__F(gated_norm);
+    k->chunk = MLA__F(chunk), k->gated_norm = MLA__F(gated_norm);
     k->q4_scale = MLA__F(q4_scale), k->transpose = MLA__F(transpose_rows), k->swiglu = MLA__F(swiglu);
 }
 
@@ -8979,8 +9120,10 @@ static mla_result mla__attn_check(mla_context *c, int layer) {
 }
 
 /* ---- >>kda ------------------------------------------------------------------------------------------------------- */
-/* Each head of each sequence is worked on alone: convolutions, decay and the recurrence, from the state where the cache
-   ends to that behind the call's tokens, which lies beside it. */
+/* Each head of each sequence is worked on alone: convolutions, decay and the recurrence, or for many tokens the same in
+   chunks, from the state where the cache ends to that behind the call's tokens, which lies beside it. */
+
+#define MLA__CHUNK_LEAST 8 /* tokens of a sequence that are worth chunks */
 
 typedef struct mla__kda_scratch {
     float *qkv;     /* [3, T, Hl*C], before the convolutions */
@@ -8991,13 +9134,29 @@ typedef struct mla__kda_scratch {
 typedef struct mla__kda_worker {
     float *w;           /* [3, taps, C] of convolutions */
     float *bias, *norm; /* [C] */
-    float *s;           /* [C, C] the state as f32, if the cache has another dtype */
-    float *qkv, *g, *o; /* [3, C] [C] [C] */
-    float *e;           /* [3, C] */
     float *none;        /* [C] zeros: what was before the first token */
-    const float **x;    /* [3, taps - 1 + T] inputs of convolutions */
+    float *o;           /* [C] */
+    float *beta;        /* [CHUNK] */
+    mla__chunk chunk;
+    const float **x; /* [3, taps - 1 + T] inputs of convolutions */
 } mla__kda_worker;
 
+static mla__chunk mla__chunk_layout(mla__arena *arena, int C) {
+    mla__chunk p = MLA__ZERO;
+    p.C = C, p.ld = mla__up_to(C, MLA__NR_MAX);
+    const double row = (double)p.ld;
+    p.q = MLA__TAKE(arena, float, MLA__CHUNK *row);
+    p.k = MLA__TAKE(arena, float, MLA__CHUNK *row);
+    p.v = MLA__TAKE(arena, float, MLA__CHUNK *row);
+    p.g = MLA__TAKE(arena, float, MLA__CHUNK *row);
+    p.s = MLA__TAKE(arena, float, row *row);
+    p.w = MLA__TAKE(arena, float, 2 * MLA__CHUNK * row);
+    p.x = MLA__TAKE(arena, float, 2 * MLA__CHUNK * row);
+    p.kt = MLA__TAKE(arena, float, row *MLA__CHUNK);
+    p.a = MLA__TAKE(arena, float, 2.0 * MLA__CHUNK * MLA__CHUNK);
+    p.e = MLA__TAKE(arena, float, (2 + MLA__CHUNK_BLOCK) * row);
+    return p;
+}
 static void mla__kda_layout(mla_context *c, mla__arena *arena) {
     const double T = c->max_tokens, C = c->C, width = c->Hl * C, taps = c->f->linear_conv_kernel_dim;
     mla__kda_scratch s;
@@ -9013,12 +9172,10 @@ static void mla__kda_layout(mla_context *c, mla__arena *arena) {
         my.w = MLA__TAKE(arena, float, 3 * taps * C);
         my.bias = MLA__TAKE(arena, float, C);
         my.norm = MLA__TAKE(arena, float, C);
-        my.s = MLA__TAKE(arena, float, C *C);
-        my.qkv = MLA__TAKE(arena, float, 3 * C);
-        my.g = MLA__TAKE(arena, float, C);
-        my.o = MLA__TAKE(arena, float, C);
-        my.e = MLA__TAKE(arena, float, 3 * C);
         my.none = MLA__TAKE(arena, float, C);
+        my.o = MLA__TAKE(arena, float, C);
+        my.beta = MLA__TAKE(arena, float, MLA__CHUNK);
+        my.chunk = mla__chunk_layout(arena, c->C);
         my.x = MLA__TAKE(arena, const float *, 3 * (taps - 1 + T));
         if (c->kda_workers) c->kda_workers[i] = my;
     }
@@ -9071,31 +9228,59 @@ static void mla__kda_begin(mla_context *c, const mla__kda_head *j) {
             memcpy(j->to + mla__kda_inputs(c, j, i, tap), x[j->n + tap], (size_t)C * sizeof **x);
     }
 }
-/* q, k, v and g of the head's token t. */
-static void mla__kda_token(mla_context *c, const mla__kda_head *j, int t, float *const qkv[3], float *g) {
+/* q, k, v and g [C] of the head's token t; its beta. */
+static float mla__kda_token(mla_context *c, const mla__kda_head *j, int t, float *q, float *k, float *v, float *g) {
     const int C = c->C, taps = c->f->linear_conv_kernel_dim;
     const mla__kda_worker *my = j->my;
+    const mla__sz row = (j->t0 + t) * (mla__sz)c->Hl + j->h;
     const float a = expf(mla__get(j->a->w->a_log.dtype, j->a->w->a_log.data, j->h));
+    float *const to[3] = {q, k, v};
     for (int i = 0; i < 3; i++)
-        c->k.conv(qkv[i], my->x + i * (taps - 1 + c->max_tokens) + t, my->w + i * taps * C, taps, C);
-    c->k.unit(qkv[0], qkv[0], 1.0f / sqrtf((float)C), C);
-    c->k.unit(qkv[1], qkv[1], 1, C);
-    c->k.decay(g, c->kda->f + ((j->t0 + t) * (mla__sz)c->Hl + j->h) * C, my->bias, a, c->f->kda_lower_bound, C);
+        c->k.conv(to[i], my->x + i * (taps - 1 + c->max_tokens) + t, my->w + i * taps * C, taps, C);
+    c->k.unit(q, q, 1.0f / sqrtf((float)C), C);
+    c->k.unit(k, k, 1, C);
+    c->k.decay(g, c->kda->f + row * C, my->bias, a, c->f->kda_lower_bound, C);
+    return 1.0f / (1.0f + expf(-c->kda->beta[row]));
 }
-/* One token after the other. */
-static void mla__kda_recur(mla_context *c, const mla__kda_head *j, float *s, const float *from) {
-    const mla__kda_worker *my = j->my;
-    const int C = c->C;
-    float *const qkv[3] = {my->qkv, my->qkv + C, my->qkv + 2 * C};
-    mla__recur r = {qkv[0], qkv[1], qkv[2], my->g, from, s, my->o, my->e, 0, C};
-    for (int t = 0; t < j->n; t++) {
-        const mla__sz row = (j->t0 + t) * (mla__sz)c->Hl + j->h;
-        mla__kda_token(c, j, t, qkv, my->g);
-        r.beta = 1.0f / (1.0f + expf(-c->kda->beta[row]));
+/* The gate of token t becomes what is gated, o. */
+static void mla__kda_gate(mla_context *c, const mla__kda_head *j, int t, const float *o) {
+    float *z = c->kda->z + ((j->t0 + t) * (mla__sz)c->Hl + j->h) * c->C;
+    c->k.gated_norm(z, o, j->my->norm, c->f->block_norm.eps, c->C);
+}
+/* One token after the other; values of the state are in t. */
+static void mla__kda_recur(mla_context *c, const mla__kda_head *j, mla__sz at, mla_dtype t) {
+    const mla__chunk *my = &j->my->chunk;
+    const mla__sz values = (mla__sz)c->C * c->C;
+    float *s = t == MLA_F32 ? (float *)(void *)(j->to + at) : my->s;
+    mla__recur r = {my->q, my->k, my->v, my->g, s, s, j->my->o, my->e, 0, c->C};
+    if (!j->from) memset(s, 0, (size_t)values * sizeof *s);
+    else if (t != MLA_F32) c->k.widen[t](s, j->from + at, values);
+    else r.from = (const float *)(const void *)(j->from + at);
+    for (int i = 0; i < j->n; i++) {
+        r.beta = mla__kda_token(c, j, i, my->q, my->k, my->v, my->g);
         c->k.recur(&r);
-        c->k.gated_norm(c->kda->z + row * C, my->o, my->norm, c->f->block_norm.eps, C);
+        mla__kda_gate(c, j, i, j->my->o);
         r.from = s;
     }
+    if (t != MLA_F32) c->k.narrow[t](j->to + at, s, values);
+}
+/* The same in chunks. */
+static void mla__kda_chunks(mla_context *c, const mla__kda_head *j, mla__sz at, mla_dtype t) {
+    mla__chunk p = j->my->chunk;
+    const int C = c->C;
+    const mla__sz ld = p.ld, row = mla__bytes(t, C), all = MLA__CHUNK * ld * (mla__sz)sizeof(float);
+    p.beta = j->my->beta;
+    memset(p.q, 0, (size_t)all), memset(p.k, 0, (size_t)all), memset(p.v, 0, (size_t)all);
+    memset(p.g, 0, (size_t)all), memset(p.kt, 0, (size_t)all), memset(p.s, 0, (size_t)(ld * ld) * sizeof *p.s);
+    for (int i = 0; i < C && j->from; i++) c->k.widen[t](p.s + i * ld, j->from + at + i * row, C);
+    for (int t0 = 0; t0 < j->n; t0 += p.n) {
+        p.n = mla__min(MLA__CHUNK, j->n - t0);
+        for (mla__sz i = 0; i < p.n; i++)
+            j->my->beta[i] = mla__kda_token(c, j, t0 + (int)i, p.q + i * ld, p.k + i * ld, p.v + i * ld, p.g + i * ld);
+        c->k.chunk(&p);
+        for (int i = 0; i < p.n; i++) mla__kda_gate(c, j, t0 + i, p.w + (p.n + i) * ld);
+    }
+    for (int i = 0; i < C; i++) c->k.narrow[t](j->to + at + i * row, p.s + i * ld, C);
 }
 static void mla__kda_work(mla_context *c, void *arg, const mla__share *my) {
     const mla__kda *a = (const mla__kda *)arg;
@@ -9108,15 +9293,9 @@ static void mla__kda_work(mla_context *c, void *arg, const mla__share *my) {
     j.to = mla__state_in(k, k->states[now == 0], state);
     j.from = k->length > 0 ? mla__state_in(k, k->states[now], state) : NULL;
     for (j.h = my->from; j.h < my->to; j.h++) {
-        const mla_dtype t = j.states->dtype;
-        const mla__sz at = mla__bytes(t, j.h * values);
-        float *s = t == MLA_F32 ? (float *)(void *)(j.to + at) : j.my->s;
-        const float *from = t == MLA_F32 && j.from ? (const float *)(const void *)(j.from + at) : s;
-        if (!j.from) memset(s, 0, (size_t)values * sizeof *s);
-        else if (t != MLA_F32) c->k.widen[t](s, j.from + at, values);
         mla__kda_begin(c, &j);
-        mla__kda_recur(c, &j, s, from);
-        if (t != MLA_F32) c->k.narrow[t](j.to + at, s, values);
+        (j.n < MLA__CHUNK_LEAST ? mla__kda_recur : mla__kda_chunks)(c, &j, mla__bytes(j.states->dtype, j.h * values),
+                                                                    j.states->dtype);
     }
 }
 
