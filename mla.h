@@ -65,6 +65,9 @@ ERRORS         Every entry point returns an mla_result and leaves a message that
 DETERMINISM    Output is bit-identical for any number of threads, any thread pool and any team; with
                mla_context_desc.invariant also whatever else is in a call. Different ISAs, paths and ways of cutting a
                prompt into calls agree to rounding.
+ARITHMETIC     Little-endian, and floats rounded as floats: -ffast-math, its parts, and x87 are errors of compilation (x86
+               of 32 bits: -msse2 -mfpmath=sse). clang does not say that it was given -funsafe-math-optimizations,
+               -fassociative-math or -freciprocal-math: do not. No context is made where rounding has come to harm.
 SHARING        One model may be used by any number of contexts at once; a context, and a cache (with all caches of its
                pool), by one call at a time. There is no global state, but for what the CPU said when first asked.
 
@@ -1077,8 +1080,16 @@ static inline void mla__moe_ref(double *y, int *expert, double *we, const mla_co
 
 /* ---- >>platform -------------------------------------------------------------------------------------------------- */
 
-#if defined(__FAST_MATH__)
-#error "mla.h needs infinities, NaN and the order of additions as written: compile it without -ffast-math"
+#if defined(__FAST_MATH__) || defined(__ASSOCIATIVE_MATH__) || defined(__RECIPROCAL_MATH__) ||                         \
+    (defined(__FINITE_MATH_ONLY__) && __FINITE_MATH_ONLY__ > 0)
+#error "mla.h needs infinities, NaN and arithmetic as written: compile it without -ffast-math and parts of that"
+#endif
+#if defined(__BYTE_ORDER__) && defined(__ORDER_LITTLE_ENDIAN__) && __BYTE_ORDER__ != __ORDER_LITTLE_ENDIAN__
+#error "mla.h is for little-endian machines: weights are used as the files have them"
+#endif
+#include <float.h>
+#if defined(FLT_EVAL_METHOD) && FLT_EVAL_METHOD != 0 && FLT_EVAL_METHOD != 16 /* 16: only f16 has more */
+#error "mla.h needs floats rounded as floats: compile it for x86 of 32 bits with -msse2 -mfpmath=sse"
 #endif
 
 #include <math.h>
@@ -10126,11 +10137,11 @@ mla_result mla_mtp_forward(mla_context *c, int depth, const mla_sequence *seqs, 
     mla__mtp_call call = {&batch, depth, tokens, hidden, out ? out : &nothing};
     int embeds;
     if (!c) return MLA_ERR_ARGUMENT;
-    const int layer = c->f->num_hidden_layers + depth;
     if (!hidden) return MLA__REFUSE(&c->err, "mla_mtp_forward: hidden is NULL");
     if (depth < 0 || depth >= c->f->num_nextn_predict_layers)
         return MLA__REFUSE(&c->err, "mla_mtp_forward: depth %d, num_nextn_predict_layers is %d", depth,
                            c->f->num_nextn_predict_layers);
+    const int layer = c->f->num_hidden_layers + depth;
     MLA__TRY(mla__require(c, MLA__IN_MTP, &c->m->mtp[depth], "mtp[%d].", depth));
     MLA__TRY(mla__complete(c, layer, layer + 1));
     MLA__TRY(mla__check_sequences(c, &batch, seqs, n_seqs));
@@ -10224,6 +10235,9 @@ static mla_result mla__shard_check(const mla_shard *s, mla_error *err) {
 }
 static mla_result mla__context_check(const mla_model *m, const void *desc, mla_error *err) {
     const mla_context_desc d = mla__context_desc_of(desc);
+    const volatile float v = 1.375f;
+    if (mla__whole(v) != 1)
+        return mla__fail(err, MLA_ERR_UNSUPPORTED, "context: compiled so that rounding is broken: see ARITHMETIC");
     if (!m) return MLA__REFUSE(err, "context: model is NULL");
     if (d.max_tokens < 0 || d.max_tokens > MLA__DIM_MAX)
         return MLA__REFUSE(err, "context.max_tokens: %d", d.max_tokens);

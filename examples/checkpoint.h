@@ -16,6 +16,8 @@ PARTS          Three readers, each usable alone: json_* (RFC 8259), st_* (safete
 STRICT         Nothing is guessed. What this file does not know (a model_type, a rope type, a tensor that config.json
                does not account for, an integer written 1.0) is refused; the message names file, key or tensor, and
                what was expected.
+FILES          All are regular files: no pipe and no device is waited for or read without end. Of JSON no more is read
+               than any such file can have, values (4194304) and bytes, so that a hostile one takes no more memory.
 MEMORY         Files are mapped and weights used where they lie: nothing is copied (quantize.h can convert them into
                memory of the checkpoint's own), but for packed ones, which mla.h has in another order: see QUANTIZED.
                A file must not be cut short while open.
@@ -65,8 +67,8 @@ extern "C" {
 typedef enum json_type { JSON_NULL = 0, JSON_BOOL, JSON_NUMBER, JSON_STRING, JSON_ARRAY, JSON_OBJECT } json_type;
 typedef struct json_value json_value;
 
-/* Strict RFC 8259: valid UTF-8, no lone surrogates, no duplicate keys, no NUL in keys, no NaN, at most 64 deep. The
-   text may go afterwards. Only the root is freed, and frees all. */
+/* Strict RFC 8259: valid UTF-8, no lone surrogates, no duplicate keys, no NUL in keys, no NaN, at most 64 deep and
+   4194304 values. The text may go afterwards. Only the root is freed, and frees all. */
 CHECKPOINT_API mla_result json_parse(const char *text, size_t n, json_value **out, mla_error *err);
 CHECKPOINT_API void json_free(json_value *root);
 
@@ -161,6 +163,11 @@ CHECKPOINT_API mla_result checkpoint_open_with(checkpoint **out, const char *pat
                                                mla_error *err);
 CHECKPOINT_API void checkpoint_close(checkpoint *c);
 
+/* The bytes [n] of a regular file that has at most so many, with a NUL behind them, for free(); out NULL: only looks
+   whether it is there. missing may be NULL, or becomes 1 if there is no such file, else 0. Errors: ARGUMENT, MEMORY. */
+CHECKPOINT_API mla_result checkpoint_read(char **out, size_t *n, const char *path, size_t most, int *missing,
+                                          mla_error *err);
+
 #ifdef __cplusplus
 }
 #endif
@@ -185,8 +192,10 @@ CHECKPOINT_API void checkpoint_close(checkpoint *c);
 #ifndef CHECKPOINT_NO_MMAP
 #include <fcntl.h>
 #include <sys/mman.h>
-#include <sys/stat.h>
 #include <unistd.h>
+#endif
+#if defined _WIN32 || defined __unix__ || defined __APPLE__
+#include <sys/stat.h>
 #endif
 
 /* ---- >>errors ---------------------------------------------------------------------------------------------------- */
@@ -235,13 +244,34 @@ static mla_result ck__cannot_read(const char *path, int reason, mla_error *err) 
                       : reason == EISDIR  ? "a directory"
                       : reason == EACCES  ? "permission denied"
                       : reason == EINVAL  ? "not a regular file"
+                      : reason == EFBIG   ? "larger than a file of its kind can be"
                                           : "input error";
     return ck__fail(err, MLA_ERR_ARGUMENT, "%s: cannot be read: %s (errno %d)", n > 160 ? path + n - 160 : path, why,
                     reason);
 }
 
+#ifndef EFBIG /* which C99 does not have, as some others */
+#define EFBIG EINVAL
+#endif
+
 /* missing may be NULL; it is set to 1 if there is no such file, and to 0 otherwise. */
 #ifndef CHECKPOINT_NO_MMAP
+
+/* A regular file of at most so many bytes, open; -1: it is none, and err says why. */
+static int ck__descriptor(const char *path, size_t most, size_t *size, int *missing, mla_error *err) {
+    struct stat info;
+    int reason = 0;
+    const int fd = open(path, O_RDONLY | O_NONBLOCK); /* a FIFO must not hang us */
+    if (fd < 0 || fstat(fd, &info)) reason = errno;
+    else if (!S_ISREG(info.st_mode)) reason = S_ISDIR(info.st_mode) ? EISDIR : EINVAL;
+    else if ((uint64_t)info.st_size > most) reason = EFBIG;
+    else *size = (size_t)info.st_size;
+    if (missing) *missing = fd < 0 && (reason == ENOENT || reason == ENOTDIR);
+    if (!reason) return fd;
+    ck__cannot_read(path, reason, err);
+    if (fd >= 0) close(fd);
+    return -1;
+}
 
 static void ck__file_close(ck__file *f) {
     if (f->data) munmap(f->data, f->size);
@@ -249,27 +279,41 @@ static void ck__file_close(ck__file *f) {
 }
 
 static mla_result ck__file_open(ck__file *f, const char *path, int *missing, mla_error *err) {
-    struct stat info;
-    void *map;
-    int reason = 0;
-    const int fd = open(path, O_RDONLY | O_NONBLOCK); /* a FIFO must not hang us */
+    size_t size = 0;
+    const int fd = ck__descriptor(path, SIZE_MAX / 2, &size, missing, err);
     f->data = NULL;
     f->size = 0;
-    if (missing) *missing = fd < 0 && errno == ENOENT;
-    if (fd < 0) return ck__cannot_read(path, errno, err);
-    if (fstat(fd, &info)) reason = errno;
-    else if (!S_ISREG(info.st_mode)) reason = S_ISDIR(info.st_mode) ? EISDIR : EINVAL;
-    else if ((uint64_t)info.st_size > (uint64_t)(SIZE_MAX / 2)) reason = EFBIG;
-    else if (info.st_size > 0) {
-        map = mmap(NULL, (size_t)info.st_size, PROT_READ, MAP_PRIVATE, fd, 0);
-        if (map == MAP_FAILED) reason = errno;
-        else {
-            f->data = (unsigned char *)map;
-            f->size = (size_t)info.st_size;
-        }
-    }
+    if (fd < 0) return MLA_ERR_ARGUMENT;
+    void *map = size ? mmap(NULL, size, PROT_READ, MAP_PRIVATE, fd, 0) : NULL;
+    const int reason = map == MAP_FAILED ? errno : 0;
     close(fd); /* the mapping stays */
-    return reason ? ck__cannot_read(path, reason, err) : MLA_OK;
+    if (reason) return ck__cannot_read(path, reason, err);
+    f->data = (unsigned char *)map;
+    f->size = size;
+    return MLA_OK;
+}
+
+mla_result checkpoint_read(char **out, size_t *n, const char *path, size_t most, int *missing, mla_error *err) {
+    size_t size = 0, got = 0;
+    ssize_t more = 1;
+    if (out) *out = NULL;
+    if (!path) return ck__fail(err, MLA_ERR_ARGUMENT, "checkpoint_read: path is NULL");
+    const int fd = ck__descriptor(path, most < SIZE_MAX / 2 ? most : SIZE_MAX / 2, &size, missing, err);
+    char *text = fd >= 0 && out ? (char *)malloc(size + 1) : NULL;
+    if (fd < 0) return MLA_ERR_ARGUMENT;
+    while (text && got < size && more > 0) /* of one that becomes shorter, what is left */
+        if ((more = read(fd, text + got, size - got)) > 0) got += (size_t)more;
+    const int reason = more < 0 ? errno : 0;
+    close(fd);
+    if (!out) return MLA_OK;
+    if (!text) return ck__no_memory(err, ck__base_name(path));
+    if (reason) {
+        free(text);
+        return ck__cannot_read(path, reason, err);
+    }
+    text[got] = 0;
+    *out = text, *n = got;
+    return MLA_OK;
 }
 
 #else
@@ -279,37 +323,58 @@ static void ck__file_close(ck__file *f) {
     f->data = NULL;
 }
 
+/* A regular file, as far as the system tells. */
+static FILE *ck__stream(const char *path, int *missing, mla_error *err) {
+    int reason = 0;
+    FILE *file = NULL;
+#if defined _WIN32 || defined __unix__ || defined __APPLE__
+    struct stat info; /* before it is opened: a FIFO must not hang us */
+    if (stat(path, &info)) reason = errno == ENOENT || errno == ENOTDIR || errno == EACCES ? errno : 0;
+    else if ((info.st_mode & S_IFMT) != S_IFREG) reason = (info.st_mode & S_IFMT) == S_IFDIR ? EISDIR : EINVAL;
+#endif
+    if (!reason) {
+        errno = 0;
+        file = fopen(path, "rb");
+        reason = file ? 0 : errno;
+    }
+    if (missing) *missing = !file && (reason == ENOENT || reason == ENOTDIR);
+    if (!file) ck__cannot_read(path, reason, err);
+    return file;
+}
+
+mla_result checkpoint_read(char **out, size_t *n, const char *path, size_t most, int *missing, mla_error *err) {
+    size_t capacity = 0, size = 0, got = 1;
+    char *text = NULL;
+    int reason = 0;
+    if (out) *out = NULL;
+    if (!path) return ck__fail(err, MLA_ERR_ARGUMENT, "checkpoint_read: path is NULL");
+    FILE *file = ck__stream(path, missing, err);
+    if (!file) return MLA_ERR_ARGUMENT;
+    for (; out && got && !reason; size += got) {
+        if (size + 1 >= capacity) {
+            capacity = capacity ? capacity * 2 : 65536;
+            char *more = capacity > size ? (char *)realloc(text, capacity) : NULL;
+            if (!more) break;
+            text = more;
+        }
+        got = fread(text + size, 1, capacity - size - 1, file);
+        if (ferror(file)) reason = errno ? errno : EIO;
+        if (size + got > most) reason = EFBIG;
+    }
+    fclose(file);
+    if (out && !got && !reason) text[size] = 0, *out = text, *n = size;
+    else free(text);
+    if (reason) return ck__cannot_read(path, reason, err);
+    return out && got ? ck__no_memory(err, ck__base_name(path)) : MLA_OK;
+}
+
 static mla_result ck__file_open(ck__file *f, const char *path, int *missing, mla_error *err) {
-    size_t capacity = 0, got;
-    int failed;
-    FILE *file;
-    errno = 0;
-    file = fopen(path, "rb");
+    char *bytes;
     f->data = NULL;
     f->size = 0;
-    if (missing) *missing = !file && errno == ENOENT;
-    if (!file) return ck__cannot_read(path, errno, err);
-    do {
-        if (f->size == capacity) {
-            unsigned char *bigger;
-            capacity = capacity ? capacity * 2 : 65536;
-            bigger = capacity > f->size ? (unsigned char *)realloc(f->data, capacity) : NULL;
-            if (!bigger) {
-                fclose(file);
-                ck__file_close(f);
-                return ck__no_memory(err, ck__base_name(path));
-            }
-            f->data = bigger;
-        }
-        got = fread(f->data + f->size, 1, capacity - f->size, file);
-        f->size += got;
-    } while (got);
-    failed = ferror(file) ? errno : 0;
-    if (ferror(file) && !failed) failed = EIO;
-    fclose(file);
-    if (!failed) return MLA_OK;
-    ck__file_close(f);
-    return ck__cannot_read(path, failed, err);
+    const mla_result rc = checkpoint_read(&bytes, &f->size, path, SIZE_MAX / 2, missing, err);
+    f->data = (unsigned char *)bytes;
+    return rc;
 }
 
 #endif
@@ -332,7 +397,14 @@ static const char *ck__impostor(const unsigned char *text, size_t n) {
    its own are moved into the arena in one piece. Members are then sorted by key, which finds duplicates and makes
    json_get a binary search, and unlike a hash table cannot be made slow by chosen keys. */
 
-enum { JSON__DEPTH = 64, JSON__NUMBER = 256 };
+enum {
+    JSON__DEPTH = 64,
+    JSON__NUMBER = 256,      /* characters of a number */
+    JSON__VALUES = 1 << 22,  /* in all, which bounds the memory of what has two bytes a value in the text */
+    JSON__SETTINGS = 1 << 18 /* of a file that has no list of words or tensors */
+};
+
+static const size_t json__bytes = (size_t)1 << 24, json__bytes_of_list = (size_t)1 << 28;
 
 struct json_value {
     const char *key; /* of a member */
@@ -368,7 +440,7 @@ typedef struct json__root {
 
 typedef struct json__parser {
     const char *text, *file, *key; /* key: the last one met, for messages */
-    size_t n, at;
+    size_t n, at, values, most;    /* values so far, and at most */
     json__root *root;
     json_value *stack;
     size_t top, capacity;
@@ -398,8 +470,9 @@ static void *json__alloc(json__root *root, size_t bytes) {
         if (!c) return NULL;
         c->used = 0;
         c->size = size;
-        c->next = root->chunks;
-        root->chunks = c;
+        json__chunk **before = bytes > 32768 && root->chunks ? &root->chunks->next : &root->chunks;
+        c->next = *before; /* the one that has room stays first */
+        *before = c;
     }
     char *memory = (char *)(c + 1) + c->used;
     c->used += bytes;
@@ -672,6 +745,7 @@ static mla_result json__value(json__parser *p, int depth, json_value *out) {
     memset(out, 0, sizeof *out);
     json__space(p);
     if (p->at == p->n) return json__bad(p, "the text ends where a value is expected");
+    if (++p->values > p->most) return json__bad(p, "more values than there can be in such a file");
     if (json__is(p, '{') || json__is(p, '[')) return json__container(p, depth, out);
     if (json__is(p, '"')) {
         out->type = JSON_STRING;
@@ -690,14 +764,15 @@ static mla_result json__value(json__parser *p, int depth, json_value *out) {
 }
 
 /* json_parse for a file: messages start with its name, and syntax errors are of its kind. */
-static mla_result json__parse(const void *text, size_t n, const char *file, mla_result code, json_value **out,
-                              mla_error *err) {
+static mla_result json__parse(const void *text, size_t n, size_t most, const char *file, mla_result code,
+                              json_value **out, mla_error *err) {
     json__parser p;
     memset(&p, 0, sizeof p);
     *out = NULL;
     p.text = (const char *)text;
     p.file = file;
     p.n = n;
+    p.most = most;
     p.code = code;
     p.err = err;
     const char *impostor = ck__impostor((const unsigned char *)text, n);
@@ -718,7 +793,7 @@ static mla_result json__parse(const void *text, size_t n, const char *file, mla_
 mla_result json_parse(const char *text, size_t n, json_value **out, mla_error *err) {
     if (out) *out = NULL;
     if (!out || (!text && n)) return ck__fail(err, MLA_ERR_ARGUMENT, "json_parse: text or out is NULL");
-    return json__parse(text ? text : "", n, "JSON", MLA_ERR_ARGUMENT, out, err);
+    return json__parse(text ? text : "", n, JSON__VALUES, "JSON", MLA_ERR_ARGUMENT, out, err);
 }
 
 void json_free(json_value *root) {
@@ -888,7 +963,7 @@ static mla_result st__read_header(st_file *f, const unsigned char *bytes, size_t
                         f->name, (unsigned long long)length, size - 8);
     if (length == 0 || bytes[8] != '{')
         return ck__fail(err, MLA_ERR_WEIGHTS, "%s: the header does not start with '{'", f->name);
-    mla_result rc = json__parse(bytes + 8, (size_t)length, f->name, MLA_ERR_WEIGHTS, &f->header, err);
+    mla_result rc = json__parse(bytes + 8, (size_t)length, JSON__VALUES, f->name, MLA_ERR_WEIGHTS, &f->header, err);
     if (rc) return rc;
 
     const json_value *metadata = json_get(f->header, "__metadata__");
@@ -1872,18 +1947,18 @@ static char *ck__join(const char *dir, const char *name) {
     return path;
 }
 
-/* *out stays NULL if there is no such file and missing is not NULL. */
-static mla_result ck__read_json(json_value **out, const char *dir, const char *name, mla_result code, int *missing,
-                                mla_error *err) {
-    ck__file file;
-    char *path = ck__join(dir, name);
+/* list: it names all tensors. *out stays NULL if there is no such file and missing is not NULL. */
+static mla_result ck__read_json(json_value **out, const char *dir, const char *name, int list, mla_result code,
+                                int *missing, mla_error *err) {
+    char *path = ck__join(dir, name), *text = NULL;
+    size_t n = 0;
     if (missing) *missing = 0;
-    mla_result rc = path ? ck__file_open(&file, path, missing, err) : ck__no_memory(err, name);
+    mla_result rc = path ? checkpoint_read(&text, &n, path, list ? json__bytes_of_list : json__bytes, missing, err)
+                         : ck__no_memory(err, name);
     *out = NULL;
     free(path);
-    if (rc) return rc;
-    rc = json__parse(file.data ? (const void *)file.data : "", file.size, name, code, out, err);
-    ck__file_close(&file);
+    if (!rc) rc = json__parse(text, n, list ? JSON__VALUES : JSON__SETTINGS, name, code, out, err);
+    free(text);
     return rc;
 }
 
@@ -1968,7 +2043,7 @@ static mla_result ck__open_files(checkpoint *c, const char *dir, ck__table *t, m
         return ck__make_table(t, c->files, 1, "model.safetensors", err);
     }
     if (!missing) return rc;
-    rc = ck__read_json(&index_json, dir, ck__index_name, MLA_ERR_WEIGHTS, &missing, err);
+    rc = ck__read_json(&index_json, dir, ck__index_name, 1, MLA_ERR_WEIGHTS, &missing, err);
     if (rc && missing)
         return ck__fail(err, MLA_ERR_ARGUMENT, "neither model.safetensors nor %s is in %.140s", ck__index_name, dir);
     if (rc) return rc;
@@ -2868,14 +2943,14 @@ static mla_result ck__open(checkpoint *c, const char *dir, int mtp, ck__table *t
     ck__plan plan;
     json_value *json = NULL;
     int missing = 0;
-    mla_result rc = ck__read_json(&json, dir, "config.json", MLA_ERR_CONFIG, NULL, err);
+    mla_result rc = ck__read_json(&json, dir, "config.json", 0, MLA_ERR_CONFIG, NULL, err);
     memset(&plan, 0, sizeof plan);
     plan.mtp = mtp;
     if (!rc) rc = ck__read_config(c, &plan, json, err);
     json_free(json);
     if (rc) return rc;
 
-    rc = ck__read_json(&json, dir, "generation_config.json", MLA_ERR_CONFIG, &missing, err);
+    rc = ck__read_json(&json, dir, "generation_config.json", 0, MLA_ERR_CONFIG, &missing, err);
     if (!rc) {
         ck__reader r = ck__read("generation_config.json", json, err);
         ck__read_eos(c, &r);
@@ -2884,7 +2959,7 @@ static mla_result ck__open(checkpoint *c, const char *dir, int mtp, ck__table *t
     } else if (missing) rc = MLA_OK;
 
     if (!rc && !plan.n_schemes) {
-        rc = ck__read_json(&json, dir, "hf_quant_config.json", MLA_ERR_CONFIG, &missing, err);
+        rc = ck__read_json(&json, dir, "hf_quant_config.json", 0, MLA_ERR_CONFIG, &missing, err);
         if (!rc) rc = ck__read_hf_quant(&plan, json, err);
         else if (missing) rc = MLA_OK;
         json_free(json);
@@ -2920,6 +2995,7 @@ mla_result checkpoint_open_with(checkpoint **out, const char *path, const checkp
     how = how ? how : &defaults;
     if (out) *out = NULL;
     if (!out || !path) return ck__fail(err, MLA_ERR_ARGUMENT, "checkpoint_open: out or path is NULL");
+    if (!*path) return ck__fail(err, MLA_ERR_ARGUMENT, "checkpoint_open: the path is empty");
     if ((unsigned)how->groups >= CHECKPOINT_GROUPS_COUNT)
         return ck__fail(err, MLA_ERR_ARGUMENT, "checkpoint_options.groups: %d is none of them", (int)how->groups);
     checkpoint *c = (checkpoint *)calloc(1, sizeof *c);

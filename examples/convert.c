@@ -108,18 +108,10 @@ static char *join(const char *dir, const char *name) {
 }
 
 static char *read_text(const char *path, size_t *n) { /* ends with NUL; NULL: there is no such file */
-    size_t room = 65536, got = 1;
-    if (access(path, F_OK)) return NULL;
-    FILE *file = fopen(path, "rb");
-    char *text = need(malloc(room));
-    if (!file) fail(1, "cannot read %s: %s", path, strerror(errno));
-    for (*n = 0; got; *n += got) {
-        if (room - *n < 2) text = need(realloc(text, room *= 2));
-        got = fread(text + *n, 1, room - *n - 1, file);
-    }
-    if (ferror(file)) fail(1, "cannot read %s: %s", path, strerror(errno));
-    fclose(file);
-    text[*n] = 0;
+    mla_error error;
+    char *text;
+    int missing;
+    if (checkpoint_read(&text, n, path, (size_t)1 << 28, &missing, &error) && !missing) fail(1, "%s", error.text);
     return text;
 }
 

@@ -83,10 +83,6 @@ static void check_streams(void) {
     if (stdout_closed) fail(1, "stdout is closed");
 }
 
-static void flush_stdout(void) {
-    if (fflush(stdout) || ferror(stdout)) fail(1, "cannot write to stdout: %s", strerror(errno));
-}
-
 /* Ctrl-C: what runs ends after the current forward pass; a second one, before that, ends the program. */
 static volatile sig_atomic_t interrupted;
 static void on_interrupt(int number) {
@@ -98,6 +94,12 @@ static void catch_interrupts(void) {
     memset(&action, 0, sizeof action);
     action.sa_handler = on_interrupt; /* without SA_RESTART: reading a line ends, too */
     sigaction(SIGINT, &action, NULL);
+}
+
+static void flush_stdout(void) {
+    if (!fflush(stdout) && !ferror(stdout)) return;
+    if (interrupted) _exit(130); /* while a reader kept us waiting, who may still not read */
+    fail(1, "cannot write to stdout: %s", strerror(errno));
 }
 
 static double now(void) {
@@ -132,8 +134,11 @@ static void buffer_add(buffer *b, const char *bytes, size_t n) {
     b->data[b->n += n] = 0;
 }
 
+static const size_t most_text = (size_t)1 << 28; /* bytes: what has no end, such as a device, is not read for ever */
+
 static void read_stream(buffer *b, FILE *file, const char *name) {
-    for (size_t got = 1; got; b->n += got) got = fread(buffer_room(b, 65536), 1, 65536, file);
+    for (size_t got = 1; got && b->n <= most_text; b->n += got) got = fread(buffer_room(b, 65536), 1, 65536, file);
+    if (b->n > most_text) fail(1, "%s: more than %zu MB of text", name, most_text >> 20);
     if (ferror(file)) fail(1, "cannot read %s: %s", name, strerror(errno));
     *buffer_room(b, 0) = 0;
 }
@@ -1372,17 +1377,15 @@ static void clear_dialog(dialog *d) {
 
 /* A list of messages as /save writes it: a system prompt or none, questions and answers in turns. */
 static void load_dialog(dialog *d, const char *path) {
-    FILE *file = fopen(path, "rb");
-    buffer text = {NULL, 0, 0};
+    char *text = NULL;
     json_value *json = NULL;
     mla_error error;
-    size_t i = 0;
-    if (!file) {
-        fprintf(stderr, "cannot read %s: %s\n", path, strerror(errno));
+    size_t i = 0, n = 0;
+    if (checkpoint_read(&text, &n, path, most_text, NULL, &error)) {
+        fprintf(stderr, "%s\n", error.text);
         return;
     }
-    for (size_t got = 1; got; text.n += got) got = fread(buffer_room(&text, 65536), 1, 65536, file);
-    if (json_parse(text.data, text.n, &json, &error)) fprintf(stderr, "%s: %s\n", path, error.text);
+    if (json_parse(text, n, &json, &error)) fprintf(stderr, "%s: %s\n", path, error.text);
     else {
         clear_dialog(d), d->system.n = 0;
         while (i < json_count(json) && json_typeof(json) == JSON_ARRAY && load_message(d, json_at(json, i), i)) i++;
@@ -1392,7 +1395,7 @@ static void load_dialog(dialog *d, const char *path) {
             fprintf(stderr, "%s: message %zu is not what comes next in a conversation\n", path, i + 1);
         else say("(loaded: %zu turn%s)\n", d->n, d->n == 1 ? "" : "s");
     }
-    fclose(file), json_free(json), free(text.data);
+    json_free(json), free(text);
 }
 
 /* A line that is a command: / and a word. 1: it was one. */
@@ -1437,6 +1440,7 @@ static int run_chat(options *o) {
     dialog all, *d = &all;
     const char *text, *system = o->given[OPTION_SYSTEM];
     size_t n;
+    int stopped;
     open_files(s, o);
     memset(d, 0, sizeof *d);
     d->s = s;
@@ -1459,7 +1463,8 @@ static int run_chat(options *o) {
         flush_stdout();
         const line_result got = line_read(d->line, "> ", &text, &n);
         if (got == LINE_ERROR) fail(1, "cannot read standard input: %s", strerror(errno));
-        if (got == LINE_END || (got == LINE_INTERRUPT && (n == 0 || !line_is_terminal(d->line)))) break;
+        stopped = got == LINE_INTERRUPT && (n == 0 || !line_is_terminal(d->line));
+        if (got == LINE_END || stopped) break;
         if (got == LINE_INTERRUPT || n == 0 || obey(d, text)) continue;
         add_turn(d, text, n);
         answer_turn(d);
@@ -1467,7 +1472,7 @@ static int run_chat(options *o) {
     flush_stdout();
     report(s);
     close_dialog(d), close_session(s);
-    return 0;
+    return stopped ? 130 : 0;
 }
 
 /* ---- --perplexity ------------------------------------------------------------------------------------------------ */

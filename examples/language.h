@@ -118,30 +118,11 @@ static char *lang__beside(const char *path, int is_file, const char *name) {
 
 /* A file's bytes, with a NUL behind them. *text stays NULL if there is no such file and it need not be there. */
 static mla_result lang__read(char **text, size_t *n, const char *path, int needed, mla_error *err) {
-    size_t room = 0, got = 1;
-    FILE *file = path ? fopen(path, "rb") : NULL;
+    int missing = 0;
     *text = NULL, *n = 0;
     if (!path) return lang__fail(err, MLA_ERR_MEMORY, "out of memory");
-    if (!file && !needed && (errno == ENOENT || errno == ENOTDIR)) return MLA_OK;
-    if (!file) return lang__fail(err, MLA_ERR_ARGUMENT, "cannot read %.180s: %s", path, strerror(errno));
-    for (; got; *n += got) {
-        if (*n + 65536 >= room) {
-            char *more = (char *)realloc(*text, room = 2 * room + 131072);
-            if (!more) break;
-            *text = more;
-        }
-        got = fread(*text + *n, 1, 65536, file);
-    }
-    const int failed = ferror(file) ? errno : 0;
-    fclose(file);
-    if (!got && !failed) {
-        (*text)[*n] = 0;
-        return MLA_OK;
-    }
-    free(*text);
-    *text = NULL;
-    return failed ? lang__fail(err, MLA_ERR_ARGUMENT, "cannot read %.180s: %s", path, strerror(failed))
-                  : lang__fail(err, MLA_ERR_MEMORY, "%.180s: out of memory", path);
+    const mla_result rc = checkpoint_read(text, n, path, (size_t)1 << 24, &missing, err);
+    return missing && !needed ? MLA_OK : rc;
 }
 
 /* *out stays NULL if there is no such file. path is freed. */
@@ -210,11 +191,13 @@ static mla_result lang__tokenizer(language *l, mla_error *err) {
     mla_result rc;
     if (l->files.tokenizer) return tokenizer_open(&l->tokenizer, l->files.tokenizer, err);
     for (int i = 0; i < 2; i++) {
-        FILE *there = (path = lang__beside(l->files.model, 0, names[i])) != NULL ? fopen(path, "rb") : NULL;
-        if (there) fclose(there);
-        rc = there ? tokenizer_open(&l->tokenizer, path, err) : MLA_OK;
+        int missing = 0;
+        if (!(path = lang__beside(l->files.model, 0, names[i])))
+            return lang__fail(err, MLA_ERR_MEMORY, "out of memory");
+        checkpoint_read(NULL, NULL, path, SIZE_MAX, &missing, &ignored);
+        rc = missing ? MLA_OK : tokenizer_open(&l->tokenizer, path, err);
         free(path);
-        if (there) return rc;
+        if (!missing) return rc;
     }
     if (l->files.optional) return MLA_OK;
     if (l->c && l->c->gguf) return lang__gguf(&l->tokenizer, l->c->gguf, l->files.model, err);
@@ -235,6 +218,10 @@ mla_result language_open(language **out, const language_files *files, const chec
     language *l = (language *)calloc(1, sizeof *l);
     *out = NULL;
     if (!l) return lang__fail(err, MLA_ERR_MEMORY, "out of memory for the tokenizer");
+    if (!*files->model) {
+        free(l);
+        return lang__fail(err, MLA_ERR_ARGUMENT, "the path of the model is empty");
+    }
     l->files = *files, l->c = c, l->eos_id = -1;
     mla_result rc = lang__tokenizer(l, err);
     if (!rc) rc = lang__json(&l->config, lang__of_tokenizer(l, "tokenizer_config.json"), err);

@@ -3854,48 +3854,16 @@ static const char *tok__label(const char *path) { /* the name without its direct
     return label;
 }
 
-/* All of an open file; *text is to be freed, also after an error. */
-static mla_result tok__read_all(FILE *f, const char *label, char **text, size_t *n, mla_error *err) {
-    const size_t most = (size_t)1 << 28;
-    const long size = fseek(f, 0, SEEK_END) ? 0 : ftell(f); /* where it can be known */
-    size_t capacity = 0, got = 1, next = size > 0 && (size_t)size < most ? (size_t)size + 1 : 65536;
-    rewind(f);
-    for (; got; next = 2 * capacity) {
-        if (*n == capacity) {
-            if (*n >= most) return tok__fail(err, MLA_ERR_MEMORY, "%.60s: more than 256 MiB", label);
-            char *bigger = (char *)realloc(*text, capacity = next);
-            if (!bigger) return tok__fail(err, MLA_ERR_MEMORY, "%.60s: out of memory", label);
-            *text = bigger;
-        }
-        got = fread(*text + *n, 1, capacity - *n, f);
-        *n += got;
-    }
-    return MLA_OK;
-}
+static const size_t tok__most_bytes = (size_t)1 << 28; /* of a file */
 
-static mla_result tok__cannot_read(const char *path, int reason, mla_error *err) {
-    const char *why = reason == ENOENT   ? "no such file"
-                      : reason == EISDIR ? "a directory without tokenizer.json or tiktoken.model"
-                      : reason == EACCES ? "permission denied"
-                                         : "input error";
-    const size_t n = strlen(path);
-    return tok__fail(err, MLA_ERR_ARGUMENT, "%s: cannot be read: %s (errno %d)", n > 160 ? path + n - 160 : path, why,
-                     reason);
-}
-
-/* The file NAME in the directory of n bytes at path; *opened is what was opened. */
-static FILE *tok__open_in(const char *path, size_t n, const char *name, char **opened) {
+/* DIR/name; n are the bytes of path that are DIR. NULL: no memory. */
+static char *tok__path(const char *path, size_t n, const char *name) {
     const size_t room = n + strlen(name) + 2;
-    FILE *f;
-    *opened = (char *)malloc(room);
-    if (!*opened) return NULL;
-    memcpy(*opened, path, n);
-    snprintf(*opened + n, room - n, "%s%s", n && path[n - 1] != '/' ? "/" : "", name);
-    f = fopen(*opened, "rb");
-    if (f) return f;
-    free(*opened);
-    *opened = NULL;
-    return NULL;
+    char *joined = (char *)malloc(room);
+    if (!joined) return NULL;
+    memcpy(joined, path, n);
+    snprintf(joined + n, room - n, "%s%s", n && path[n - 1] != '/' ? "/" : "", name);
+    return joined;
 }
 
 /* What the text is shows in its first character. */
@@ -3903,18 +3871,18 @@ static mla_result tok__parse_file(tokenizer **out, const char *path, const char 
     const char *label = tok__label(path);
     char *config = NULL, *beside = NULL;
     size_t n_config = 0, first = 0;
-    mla_result rc = MLA_OK;
+    int missing;
+    mla_result rc;
     while (first < n && strchr(" \t\r\n{[", text[first]) && text[first] && text[first] != '{' && text[first] != '[')
         first++;
     const int pointer =
         n > 23 && !memcmp(text, "version https://git-lfs", 23); /* of which the parser says what it is */
     if (first == n || pointer || tok__base64((unsigned char)text[first]) < 0)
         return tokenizer_parse(out, text, n, label, err);
-    FILE *f = tok__open_in(path, (size_t)(label - path), "tokenizer_config.json", &beside);
-    if (f) {
-        rc = tok__read_all(f, tok__label(beside), &config, &n_config, err);
-        fclose(f);
-    }
+    beside = tok__path(path, (size_t)(label - path), "tokenizer_config.json");
+    if (!beside) return tok__fail(err, MLA_ERR_MEMORY, "%.60s: out of memory", label);
+    rc = checkpoint_read(&config, &n_config, beside, tok__most_bytes, &missing, err);
+    if (missing) rc = MLA_OK;
     if (!rc) rc = tokenizer_parse_tiktoken(out, text, n, config, n_config, label, err);
     free(config);
     free(beside);
@@ -3925,18 +3893,22 @@ mla_result tokenizer_open(tokenizer **out, const char *path, mla_error *err) {
     static const char *const names[] = {"tokenizer.json", "tiktoken.model"};
     char *text = NULL, *inside = NULL;
     size_t n = 0;
+    int missing = 1;
+    mla_error why; /* one of them may be missing, with a message that nobody shall see */
     mla_result rc = MLA_OK;
-    FILE *f = NULL;
     if (out) *out = NULL;
     if (!out || !path) return tok__fail(err, MLA_ERR_ARGUMENT, "tokenizer_open: path or out is NULL");
-    for (int i = 0; i < 2 && !f; i++) f = tok__open_in(path, strlen(path), names[i], &inside);
-    errno = 0;
-    if (!f) f = fopen(path, "rb");
-    if (inside) path = inside;
-    if (f) rc = tok__read_all(f, tok__label(path), &text, &n, err);
-    if (!f || (!rc && ferror(f))) rc = tok__cannot_read(path, errno, err);
-    if (f) fclose(f);
-    if (!rc) rc = tok__parse_file(out, path, text, n, err);
+    if (!*path) return tok__fail(err, MLA_ERR_ARGUMENT, "tokenizer_open: the path is empty");
+    for (int i = 0; i < 2 && missing; i++) {
+        free(inside);
+        if (!(inside = tok__path(path, strlen(path), names[i]))) return tok__fail(err, MLA_ERR_MEMORY, "out of memory");
+        rc = checkpoint_read(&text, &n, inside, tok__most_bytes, &missing, &why);
+    }
+    if (missing) rc = checkpoint_read(&text, &n, path, tok__most_bytes, NULL, &why);
+    if (rc && strstr(why.text, ": a directory"))
+        tok__fail(&why, rc, "%.150s: cannot be read: a directory without tokenizer.json or tiktoken.model", path);
+    if (rc && err) *err = why;
+    if (!rc) rc = tok__parse_file(out, missing ? path : inside, text, n, err);
     free(text);
     free(inside);
     return rc;

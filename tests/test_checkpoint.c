@@ -475,6 +475,26 @@ static double open_many(size_t count, int reversed) { /* seconds */
     return seconds;
 }
 
+/* What checkpoint_read reads, in the directory of the files before. */
+static void plain_reads(void) {
+    mla_error e;
+    char *text = NULL;
+    size_t n = 0;
+    CHECK(checkpoint_read(&text, &n, in_dir("page.safetensors"), 15, NULL, &e) == MLA_OK && n == 15 &&
+              !strcmp(text, "<!DOCTYPE html>"),
+          "read: %s", e.text);
+    free(text);
+    CHECK(checkpoint_read(&text, &n, in_dir("page.safetensors"), 14, NULL, &e) == MLA_ERR_ARGUMENT && !text &&
+              strstr(e.text, "page.safetensors: cannot be read: larger than"),
+          "larger than may be: %s", e.text);
+    CHECK(checkpoint_read(&text, &n, "/dev/zero", 1000, NULL, &e) == MLA_ERR_ARGUMENT && !text &&
+              strstr(e.text, "not a regular file"),
+          "a device: %s", e.text);
+    CHECK(checkpoint_read(&text, &n, in_dir("empty.safetensors"), 9, NULL, &e) == MLA_OK && !n && text && !*text, "%s",
+          e.text);
+    free(text);
+}
+
 static void test_safetensors(void) {
     SECTION("safetensors: a good file");
     size_t size, length = sizeof small_header - 1;
@@ -679,10 +699,9 @@ static void test_safetensors(void) {
           "%s", e.text);
     write_file(in_dir("page.safetensors"), "<!DOCTYPE html>", 15);
     CHECK(st_open(&f, in_dir("page.safetensors"), &e) == MLA_ERR_WEIGHTS && strstr(e.text, "web page"), "%s", e.text);
-#ifndef CHECKPOINT_NO_MMAP
     if (CHECK(mkfifo(in_dir("fifo"), 0600) == 0, "mkfifo"))
         CHECK(st_open(&f, in_dir("fifo"), &e) == MLA_ERR_ARGUMENT, "a FIFO does not hang");
-#endif
+    plain_reads();
     good = blob(small_header, length, 29, &size);
     write_file(in_dir("good.safetensors"), good, size);
     if (CHECK(st_open(&f, in_dir("good.safetensors"), &e) == MLA_OK, "%s", e.text))
@@ -690,6 +709,41 @@ static void test_safetensors(void) {
     st_close(f);
     free(good);
     st_close(NULL);
+}
+
+static void open_nothing(void) {
+    checkpoint *c;
+    mla_error e;
+    CHECK(checkpoint_open(&c, "", &e) == MLA_ERR_ARGUMENT && !c && strstr(e.text, "empty"), "an empty path: %s",
+          e.text);
+}
+
+/* Text that would become many times as much memory is refused for how many values it has, or bytes. */
+static void many_values(void) {
+    const size_t some = 1 << 18, most = 1 << 22;
+    char *text = (char *)need(malloc(2 * most + 64)), *at = text + 8;
+    json_value *json = NULL;
+    mla_error e;
+    st_file *f;
+    memcpy(at, "{\"a\":[", 6);
+    for (size_t i = 0; i < most; i++) at[6 + 2 * i] = '0', at[7 + 2 * i] = ',';
+    write_file(in_dir("config.json"), at, 2 * some + 6);
+    check_open(MLA_ERR_CONFIG, "config.json: line 1, column 524291, after key \"a\": more values than", "many values");
+    CHECK(json_parse(at, 2 * most + 6, &json, &e) == MLA_ERR_ARGUMENT && strstr(e.text, "more values"), "%s", e.text);
+    for (int i = 0; i < 8; i++) text[i] = (char)((2 * most + 6) >> (8 * i) & 255);
+    CHECK(st_parse(&f, text, 2 * most + 14, "f", &e) == MLA_ERR_WEIGHTS && strstr(e.text, "more values"), "%s", e.text);
+    at[0] = '[', at[1] = ' ', at[2] = ' ', at[3] = ' ', at[4] = ' ', at[5] = ' '; /* as many as there may be */
+    at[2 * most + 2] = '0', at[2 * most + 3] = ']';
+    CHECK(json_parse(at, 2 * most + 4, &json, &e) == MLA_OK && json_count(json) == most - 1, "%s", e.text);
+    json_free(json);
+    memset(text, ' ', 2 * most);
+    text[0] = '{';
+    FILE *large = fopen(in_dir("config.json"), "wb");
+    for (int i = 0; i < 3 && large; i++) fwrite(text, 1, 2 * most, large);
+    if (large) fclose(large);
+    check_open(MLA_ERR_ARGUMENT, "config.json: cannot be read: larger than", "many bytes");
+    unlink(in_dir("config.json"));
+    free(text);
 }
 
 /* ---- the fixtures ------------------------------------------------------------------------------------------------ */
@@ -1442,6 +1496,14 @@ static void test_config(void) {
     }
     unlink(in_dir("config.json"));
     check_open(MLA_ERR_ARGUMENT, "config.json", "no config.json");
+    open_nothing();
+    if (CHECK(!mkfifo(in_dir("config.json"), 0600), "mkfifo"))
+        check_open(MLA_ERR_ARGUMENT, "config.json: cannot be read: not a regular file", "a FIFO");
+    unlink(in_dir("config.json"));
+    if (CHECK(!symlink("/dev/zero", in_dir("config.json")), "symlink"))
+        check_open(MLA_ERR_ARGUMENT, "config.json: cannot be read: not a regular file", "a device");
+    unlink(in_dir("config.json"));
+    many_values();
     mkdir(in_dir("config.json"), 0700);
     check_open(MLA_ERR_ARGUMENT, "config.json", "config.json is a directory");
     rmdir(in_dir("config.json"));

@@ -978,6 +978,8 @@ static void test_errors(const subject *s) {
     q.n_tokens = 2;
     refuses("depth", mla_mtp_forward(c, 1, &q, 1, tokens, state, NULL), MLA_ERR_ARGUMENT, text,
             "mla_mtp_forward: depth 1, num_nextn_predict_layers is 1");
+    refuses("depth", mla_mtp_forward(c, INT_MAX, &q, 1, tokens, state, NULL), MLA_ERR_ARGUMENT, text,
+            "mla_mtp_forward: depth 2147483647, num_nextn_predict_layers is 1");
     refuses("depth", mla_mtp_forward(c, -1, &q, 1, tokens, state, NULL), MLA_ERR_ARGUMENT, text,
             "mla_mtp_forward: depth -1");
     refuses("gap", mla_mtp_forward(c, 0, &q, 1, tokens, state, NULL), MLA_ERR_ARGUMENT, text,

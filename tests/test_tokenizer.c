@@ -2,8 +2,10 @@
    vocabularies and texts; streaming; files that are wrong in every way. tests/tokenizer/run.sh compares with the
    reference implementation. */
 
+#define _DEFAULT_SOURCE
 #include <limits.h>
 #include <stdlib.h>
+#include <sys/stat.h>
 #include <time.h>
 
 #define MLA_IMPLEMENTATION
@@ -1302,6 +1304,14 @@ static void test_damaged_files(test_rng *r) {
           "%s", err.text);
     CHECK(tokenizer_open(&t, ".", &err) == MLA_ERR_ARGUMENT && !t && strstr(err.text, "cannot be read"), "%s",
           err.text);
+    CHECK(tokenizer_open(&t, "", &err) == MLA_ERR_ARGUMENT && !t && strstr(err.text, "empty"), "%s", err.text);
+    remove("build/test_tokenizer.json");
+    if (CHECK(!mkfifo("build/test_tokenizer.json", 0600), "mkfifo"))
+        CHECK(tokenizer_open(&t, "build/test_tokenizer.json", &err) == MLA_ERR_ARGUMENT && !t &&
+                  strstr(err.text, "test_tokenizer.json: cannot be read: not a regular file"),
+              "a FIFO does not hang: %s", err.text);
+    remove("build/test_tokenizer.json");
+    CHECK(tokenizer_open(&t, "/dev/zero", &err) == MLA_ERR_ARGUMENT && !t, "a device: %s", err.text);
     FILE *f = fopen("build/test_tokenizer.json", "wb");
     if (f) {
         CHECK(fwrite(file.s, 1, file.n, f) == file.n, "written");

@@ -585,7 +585,7 @@ if script -qec true /dev/null >/dev/null 2>&1; then # a terminal: editing and hi
         got=$(sed 's/\x1b\[[?0-9]*[a-zA-Z]//g' "$tmp/terminal$i" | grep -c "^> ${typists[i + 1]}\$")
         same "$(cat "$tmp/terminal$i.status") $((got > 0))" '0 1' "${typists[i]}"
     done
-    same "$status $(grep -c '^> .*hi' "$tmp/terminal" | awk '{ print ($1 > 0) }')" '0 1' 'Ctrl-C gives a line up, and on an empty one ends'
+    same "$status $(grep -c '^> .*hi' "$tmp/terminal" | awk '{ print ($1 > 0) }')" '130 1' 'Ctrl-C gives a line up, and on an empty one ends'
 else
     echo 'script is not here: line editing is left out'
 fi
@@ -612,6 +612,18 @@ same "$(cat "$tmp/status") $(wc -l <"$tmp/got") $(grep -c ^generation "$tmp/stde
     echo $? >"$tmp/status"
 )
 same "$(cat "$tmp/status") $(grep -c '"stop":"interrupt"' "$tmp/got")" '130 1' 'Ctrl-C with --json'
+mkfifo "$tmp/full" # so full that nothing goes in, and nobody reads
+(
+    set -m
+    exec 6<>"$tmp/full"
+    dd if=/dev/zero of="$tmp/full" bs=4096 oflag=nonblock 2>/dev/null
+    $generate --model $model --tokens 1 -n 4 --ignore-eos --temp 1 >"$tmp/full" 2>"$tmp/stderr" &
+    for _ in {1..20}; do grep -q pipe "/proc/$!/wchan" 2>/dev/null && break; sleep 0.1; done
+    kill -INT $!
+    wait $!
+    echo $? >"$tmp/status"
+)
+same "$(cat "$tmp/status") $(cat "$tmp/stderr")" '130 ' 'Ctrl-C while nobody reads the text'
 endless=$tmp/endless # the end of sentence has no weights in the head, so that others are likelier
 mkdir "$endless" && ln -s "$modern"/*.json "$endless/" && cp $model/model.safetensors "$endless/"
 header=$(($(od -An -tu8 -N8 $model/model.safetensors)))
@@ -634,7 +646,7 @@ dd if=/dev/zero of="$endless/model.safetensors" conv=notrunc bs=1 seek=$((8 + he
     wait $!
     echo $? >"$tmp/status"
 )
-same "$(cat "$tmp/status") $(grep -c ^generation "$tmp/stderr")" '0 1' "Ctrl-C in a chat stops answers, and then the program ($(cat "$tmp/stderr"))"
+same "$(cat "$tmp/status") $(grep -c ^generation "$tmp/stderr")" '130 1' "Ctrl-C in a chat stops answers, and then the program ($(cat "$tmp/stderr"))"
 
 # ---- --mtp: the same text, in fewer passes
 tales=examples/tales

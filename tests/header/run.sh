@@ -40,6 +40,15 @@ matrix() {
     check "$name: link" $cc $flags "$tmp"/*.o -o "$tmp/program" -lm && check "$name: run" "$tmp/program"
 }
 
+# refuses WHAT PATTERN COMMAND...: it does not translate the implementation, and says why
+refuses() {
+    local what=$1 pattern=$2
+    shift 2
+    "$@" -I"$root" -I"$root/examples" -fsyntax-only "$here/impl.c" >"$tmp/refused" 2>&1
+    check "$what is an error" test $? -ne 0
+    check "$what: $pattern" grep -q "$pattern" "$tmp/refused"
+}
+
 # The C++ compiler that belongs to a C compiler, or nothing.
 cxx_of() {
     case $1 in
@@ -92,6 +101,14 @@ for cc in $CC; do
         status=$?
         check "$compiler $language: -ffast-math is an error" test $status -ne 0
         check "$compiler $language: the error names -ffast-math" grep -q "error.*mla\.h.*-ffast-math" "$tmp/fast"
+        # parts of it that the compiler tells of, 32 bits without SSE, big-endian machines: by name; what clang does not tell of, a context does
+        parts='-ffinite-math-only'
+        case $compiler in *g++* | *gcc*) parts="$parts -funsafe-math-optimizations -freciprocal-math" ;; esac
+        for part in $parts; do
+            refuses "$compiler $language: $part" 'error.*mla\.h.*-ffast-math and parts' "$compiler" -x $language "$part"
+        done
+        refuses "$compiler $language: x87" 'error.*mla\.h.*-mfpmath=sse' "$compiler" -x $language -U__FLT_EVAL_METHOD__ -D__FLT_EVAL_METHOD__=2
+        refuses "$compiler $language: big-endian" 'error.*mla\.h.*little-endian' "$compiler" -x $language -U__BYTE_ORDER__ -D__BYTE_ORDER__=4321
         check "$compiler $language: declarations with -ffast-math" "$compiler" -x $language -ffast-math -I"$root" -I"$root/examples" -c "$here/decl.c" -o "$tmp/fast.o"
         # with the path of the file mapped away (the header includes itself); optimised, which finds other warnings but takes long, in C alone
         level=-O0
