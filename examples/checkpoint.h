@@ -141,6 +141,9 @@ typedef struct checkpoint {
     const char *groups_assumed; /* a GGUF file does not name its experts' groups: whose were taken, "none"; else NULL */
     int n_others; /* tensors of other models around this one, such as one that sees: left alone, other_bytes in all */
     double other_bytes;
+    /* Keys of config.json, and of its rope, that are not known: those that look like one that is ("zope_scaling, is it
+       rope_scaling?"), and the others, by name. NULL: none. */
+    char *misspelt, *unread;
     /* private */
     st_file **files;
     size_t n_files;
@@ -1217,8 +1220,14 @@ static const char *const ck__heads[] = {"", "language_model.", "language.", "mod
 /* Readers keep the first error and do nothing after it, so that the keys can be read one per line and rc asked at the
  * end. */
 
+typedef struct ck__names { /* keys that have been asked for */
+    const char *names[128];
+    int n;
+} ck__names;
+
 typedef struct ck__reader {
     const json_value *object;
+    ck__names *asked;          /* NULL: nobody wants to know */
     const ck__rename *renames; /* NULL: none */
     const char *file, *prefix; /* prefix: "rope_scaling." while reading in there */
     mla_result rc;
@@ -1256,6 +1265,8 @@ static const char *ck__name(const ck__reader *r, const char *key) {
 /* The value, or NULL if absent or null, which mean the same in all these files. */
 static const json_value *ck__key(ck__reader *r, const char *key, int required) {
     const json_value *v = json_get(r->object, key);
+    if (r->asked && r->asked->n < (int)(sizeof r->asked->names / sizeof *r->asked->names))
+        r->asked->names[r->asked->n++] = key;
     if (r->rc) return NULL;
     if (json_typeof(v) != JSON_NULL) return v;
     if (required)
@@ -1331,6 +1342,67 @@ static int ck__flag(ck__reader *r, const char *key, int effect) {
     const int set = ck__bool(r, key, effect == CK__UNLESS_UNSET);
     if (set && effect == CK__NEVER) ck__expected(r, key, json_get(r->object, key), "false, for this model_type");
     return set;
+}
+
+/* What config.json may have and nobody here asks for, or only for some models. */
+static const char *const ck__passed_over[] = {
+    "architectures", "attention_bias", "attention_dropout", "auto_map", "aux_loss_alpha", "cls_token_id", "dtype",
+    "embedding_initializer_range", "ep_size", "head_dim", "index_head_dim", "index_n_heads", "index_topk",
+    "initializer_range", "layer_types", "mlp_layer_types", "model_type", "n_group", "num_hidden_layers",
+    "num_key_value_heads", "num_nextn_predict_layers", "pad_token_id", "partial_rotary_factor", "pretraining_tp",
+    "qk_head_dim", "rope_parameters", "rope_type", "sep_token_id", "seq_aux", "topk_group", "torch_dtype",
+    "transformers_version", "type", "unk_token_id", "use_cache", "_name_or_path",
+    /* of experts and of rope, where there are some */
+    "first_k_dense_replace", "moe_layer_freq", "num_experts_per_tok", "moe_intermediate_size", "n_shared_experts",
+    "scoring_func", "topk_method", "norm_topk_prob", "routed_scaling_factor", "factor", "attention_factor", "beta_fast",
+    "beta_slow", "mscale", "mscale_all_dim", "truncate", "original_max_position_embeddings", "rope_theta",
+    "llama_4_scaling_beta"};
+enum { CK__N_PASSED_OVER = sizeof ck__passed_over / sizeof *ck__passed_over };
+
+/* Letters to change, insert or leave out between two names; 3 if more than 2. */
+static int ck__distance(const char *a, const char *b) {
+    enum { MOST = 48 };
+    const size_t n = strlen(a), m = strlen(b);
+    int row[MOST + 1];
+    if (n > MOST || m > MOST) return 3;
+    for (size_t j = 0; j <= m; j++) row[j] = (int)j;
+    for (size_t i = 1; i <= n; i++) {
+        int before = row[0]++; /* what row[j - 1] was */
+        for (size_t j = 1; j <= m; j++) {
+            const int same = before + (a[i - 1] != b[j - 1]);
+            const int gap = (row[j] < row[j - 1] ? row[j] : row[j - 1]) + 1;
+            before = row[j];
+            row[j] = same < gap ? same : gap;
+        }
+    }
+    return row[m] < 3 ? row[m] : 3;
+}
+
+/* *list, text after text, grows by one; without memory it stays. */
+static void ck__list(char **list, const char *a, const char *between, const char *b, const char *after) {
+    const size_t n = *list ? strlen(*list) : 0, room = n + strlen(b) + strlen(after) + 80;
+    char *more = n < 4096 ? (char *)realloc(*list, room) : NULL;
+    if (!more) return;
+    snprintf(more + n, room - n, "%s%.60s%s%s%s", n ? ", " : "", a, between, b, after);
+    for (char *c = more + n; *c; c++) /* a name out of a file */
+        if ((unsigned char)*c < 0x20 || *c == 0x7f) *c = '?';
+    *list = more;
+}
+
+/* The keys of an object that are not known, and what they might be meant for. */
+static void ck__note_keys(checkpoint *c, const json_value *object, const ck__names *asked) {
+    for (size_t i = 0; json_typeof(object) == JSON_OBJECT && i < json_count(object); i++) {
+        const char *key = json_key(json_at(object, i)), *near = NULL;
+        int best = 3;
+        for (int k = 0; k < CK__N_PASSED_OVER + asked->n && best; k++) {
+            const char *known = k < CK__N_PASSED_OVER ? ck__passed_over[k] : asked->names[k - CK__N_PASSED_OVER];
+            const int d = ck__distance(key, known);
+            if (d < best) best = d, near = known;
+        }
+        if (!best) continue;
+        if (near && strlen(key) > 4) ck__list(&c->misspelt, key, ", is it ", near, "?");
+        else ck__list(&c->unread, key, "", "", "");
+    }
 }
 
 /* Keys that would change the result, and are known only by the one value that is obeyed. */
@@ -1884,7 +1956,10 @@ static void ck__read_sizes(checkpoint *c, const ck__plan *plan, ck__reader *r) {
 
 static mla_result ck__read_config(checkpoint *c, ck__plan *plan, const json_value *object, mla_error *err) {
     mla_config *m = &c->config;
-    ck__reader outer = ck__read("config.json", object, err), reader = ck__language_part(plan, &outer), *r = &reader;
+    ck__names asked = {{NULL}, 0};
+    ck__reader outer = ck__read("config.json", object, err), reader, *r = &reader;
+    outer.asked = &asked;
+    reader = ck__language_part(plan, &outer);
     r->rc = outer.rc;
     plan->family = ck__read_family(plan, &outer, r);
     r->renames = plan->family->keys;
@@ -1904,6 +1979,9 @@ static mla_result ck__read_config(checkpoint *c, ck__plan *plan, const json_valu
     plan->tied = ck__flag(ck__where(r, &outer, "tie_word_embeddings"), "tie_word_embeddings", plan->family->tied);
     c->bos_token_id = ck__int(ck__where(r, &outer, "bos_token_id"), "bos_token_id", 0, m->vocab_size - 1, -1);
     ck__read_eos(c, ck__where(r, &outer, "eos_token_id"));
+    ck__note_keys(c, r->object, &asked);
+    ck__note_keys(c, json_get(r->object, "rope_scaling"), &asked);
+    ck__note_keys(c, json_get(r->object, "rope_parameters"), &asked);
     return r->rc ? r->rc : outer.rc;
 }
 
@@ -3021,6 +3099,8 @@ void checkpoint_close(checkpoint *c) {
     free(c->layers);
     free(c->experts);
     free(c->mtp);
+    free(c->misspelt);
+    free(c->unread);
     free(c->rope_factors);
     free(c->indexers);
     free(c->recurrent);

@@ -541,6 +541,7 @@ int main(int argc, char **argv) {
     memset(&how, 0, sizeof how);
     how.mtp = o.mtp;
     if (checkpoint_open_with(&c, o.model, &how, &error)) fail(1, "%s", error.text);
+    if (c->misspelt) say("convert: config.json has keys that mean nothing: %s\n", c->misspelt);
     if (o.mtp && !c->config.num_nextn_predict_layers) fail(1, "--mtp: %s has no layer for guesses ahead", o.model);
     convert_plan *p = make_plan(&o, c);
     const double total = check_place(&o, p), start = now();

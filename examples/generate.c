@@ -641,6 +641,7 @@ static void open_files(session *s, options *o) {
     how.mtp = o->given[OPTION_MTP] != NULL, how.groups = o->groups;
     if (o->given[OPTION_MODEL] && o->mode & LOADS && checkpoint_open_with(&s->c, o->given[OPTION_MODEL], &how, &error))
         fail(1, "%s", error.text);
+    if (s->c && s->c->misspelt) say("note: config.json has keys that mean nothing: %s\n", s->c->misspelt);
     if (how.mtp && !s->c->config.num_nextn_predict_layers)
         fail(1, "--mtp: %s has no layer for multi-token prediction (config.json: num_nextn_predict_layers)",
              o->given[OPTION_MODEL]);
@@ -1621,6 +1622,7 @@ static int run_info(options *o) {
     } else {
         printf("model        %s, made for %d tokens, vocabulary of %d\n", s->c->model_type, made_for, m->vocab_size);
         if (s->c->gguf) print_file(s->c->gguf);
+        if (s->c->unread) printf("config       keys that are not known: %s\n", s->c->unread);
         printf("layers       %d: %d dense, %d with experts; hidden size %d\n", L, L - moe, moe, m->hidden_size);
         printf("experts      %d routed, %d of them for a token, %d shared\n", E, K, m->n_shared_experts);
         if (s->c->groups_assumed)

@@ -218,7 +218,7 @@ mla_result language_open(language **out, const language_files *files, const chec
     language *l = (language *)calloc(1, sizeof *l);
     *out = NULL;
     if (!l) return lang__fail(err, MLA_ERR_MEMORY, "out of memory for the tokenizer");
-    if (!*files->model) {
+    if (files->model && !*files->model) {
         free(l);
         return lang__fail(err, MLA_ERR_ARGUMENT, "the path of the model is empty");
     }

@@ -1057,6 +1057,7 @@ static void open_files(server *s) {
     const language_files files = {o->model, o->tokenizer, 0};
     mla_error error;
     if (checkpoint_open(&s->c, o->model, &error)) fail(1, "%s", error.text);
+    if (s->c->misspelt) fprintf(stderr, "server: config.json has keys that mean nothing: %s\n", s->c->misspelt);
     if (language_open(&s->l, &files, s->c, &error) || language_chat(s->l, o->template_file, 1, &error))
         fail(1, "%s", error.text);
     s->t = s->l->tokenizer, s->how.form = calls_form_of(s->l->source);

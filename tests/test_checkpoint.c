@@ -900,6 +900,51 @@ static void test_fixtures(void) {
 static int close_to(float a, double b) { return fabs((double)a - b) <= 1e-6 * fabs(b); }
 
 /* What each family makes of its config.json and its names of tensors, and what it refuses. */
+/* The fixture with "from" in its config.json as "to" opens, with these keys in the two lists. */
+static void note_keys(const char *fixture, const char *from, const char *to, const char *misspelt, const char *unread) {
+    char path[128];
+    mla_error e;
+    checkpoint *c = NULL;
+    snprintf(path, sizeof path, FIXTURES "%s/config.json", fixture);
+    char *text = read_text(path), *at = from ? strstr(text, from) : text;
+    char *changed = (char *)need(malloc(strlen(text) + strlen(to) + 1));
+    if (!CHECK(at != NULL, "%s: %s", fixture, from)) exit(2);
+    const size_t before = (size_t)(at - text);
+    memcpy(changed, text, before);
+    strcpy(changed + before, to);
+    strcat(changed, at + (from ? strlen(from) : 0));
+    write_file(in_dir("config.json"), changed, strlen(changed));
+    CHECK(checkpoint_open(&c, dir, &e) == MLA_OK, "%s: %s", fixture, e.text);
+    const char *got = c && c->misspelt ? c->misspelt : "", *others = c && c->unread ? c->unread : "";
+    CHECK(!strcmp(got, misspelt) && !strcmp(others, unread), "%s: misspelt \"%s\", unread \"%s\"", fixture, got,
+          others);
+    checkpoint_close(c), free(text), free(changed);
+}
+
+static void test_keys(void) {
+    SECTION("config.json: keys that are not known");
+    DIR *all = opendir(FIXTURES);
+    for (struct dirent *e; all && (e = readdir(all)) != NULL;) {
+        char path[400];
+        checkpoint *c;
+        snprintf(path, sizeof path, FIXTURES "%s", e->d_name);
+        if (e->d_name[0] == '.' || checkpoint_open(&c, path, NULL)) continue;
+        CHECK(!c->misspelt && !c->unread, "%s: misspelt \"%s\", unread \"%s\"", path, c->misspelt ? c->misspelt : "",
+              c->unread ? c->unread : "");
+        checkpoint_close(c);
+    }
+    if (all) closedir(all);
+    new_dir();
+    link_file("deepseek_v3", "model.safetensors", "model.safetensors");
+    note_keys("deepseek_v3", NULL, "", "", "");
+    note_keys("deepseek_v3", "\"rope_scaling\"", "\"zope_scaling\"", "zope_scaling, is it rope_scaling?", "");
+    note_keys("deepseek_v3", "\"mscale_all_dim\"", "\"mscale_al_dmi\"", "", "mscale_al_dmi");
+    note_keys("deepseek_v3", "\"mscale_all_dim\"", "\"mscale_alldim\"", "mscale_alldim, is it mscale_all_dim?", "");
+    note_keys("deepseek_v3", "\"attention_bias\"",
+              "\"a\": 1, \"eos_tokens_ids\": [], \"b\\u001b\": 2, \"attention_bias\"",
+              "eos_tokens_ids, is it eos_token_id?", "a, b?");
+}
+
 static void test_families(void) {
     static const struct family {
         const char *name, *model_type;
@@ -2261,6 +2306,7 @@ int main(void) {
     test_safetensors();
     test_fixtures();
     test_families();
+    test_keys();
     test_sandwich();
     test_config();
     test_tensors();

@@ -247,15 +247,18 @@ refused 1 'a directory without tokenizer.json or tiktoken.model' $generate --mod
 refused 1 'a directory without tokenizer.json or tiktoken.model' $generate --model $model --tokens 1 --stop x
 refused 1 'cannot be read: no such file' $generate --model $model --prompt x --tokenizer "$tmp/none"
 refused 1 'cannot be read: no such file' $generate --tokenize --tokenizer "$tmp/none"
-refused 1 'no token <.*end.*of.*sentence.*>: no chat template' $generate --model $model --chat --tokenizer <(sed 's/"id":193,"content":"[^"]*"/"id":193,"content":"<eos>"/' $text/tokenizer.json)
+sed 's/"id":193,"content":"[^"]*"/"id":193,"content":"<eos>"/' $text/tokenizer.json >"$tmp/eos.json"
+refused 1 'no token <.*end.*of.*sentence.*>: no chat template' $generate --model $model --chat --tokenizer "$tmp/eos.json"
 refused 1 "the model's tokenizer has no <think>" $say --chat --think
 refused 1 'the prompt has 9 tokens, and the context has room for 8' $say --prompt 12345678 --ctx 8
 refused 1 'the prompt has 9 tokens, and the context has room for 9' $say --prompt 12345678 --ctx 9
 refused 1 'the prompt has 301 tokens, and the model was made for 256; --ctx 302' $say --prompt "$(printf '%300d' 1)"
 refused 1 'the prompt has 300 tokens' $generate --model $model --tokens "$(printf ' 1%.0s' {1..300})"
 refused 2 '--tokens: 300 is not in 0..255' $say --tokens 300
+sed 's/"id":193,"content":"[^"]*"/"id":300,"content":"<big>"/' $text/tokenizer.json >"$tmp/big.json"
+mkfifo "$tmp/pipe.json" && refused 1 'pipe.json: cannot be read: not a regular file' $generate --model $model --chat --tokenizer "$tmp/pipe.json"
 refused 1 "token 300 is not in 0..255, the model's vocabulary: they do not belong together" $generate --model $model --prompt 'a<big>' \
-    --tokenizer <(sed 's/"id":193,"content":"[^"]*"/"id":300,"content":"<big>"/' $text/tokenizer.json)
+    --tokenizer "$tmp/big.json"
 refused 1 'of memory (weights 0.90 MB, mapped, context .*, cache .*, logits .*), and 1000 bytes are free: try --quant' $say --prompt x --memory 1k
 refused 1 'and 3.00 MB are free' $say --prompt x --memory 3M --ctx 100000
 refused 1 'weights .* MB, converted, mapped' $generate --model $lite --tokens 1 --memory 0 --quant q8
@@ -365,6 +368,13 @@ same "$($generate --model "$tmp/ends" --tokens 1 --json --quiet | grep -c '"gene
 same "$($generate --model "$tmp/ends" --tokens 1 --print-tokens --quiet)" "$first" 'but a token'
 same "$($say --prompt x -n 3 --quiet 2>&1 >/dev/null)" '' --quiet
 refused 1 'cannot be read' $say --prompt x --quiet --tokenizer "$tmp/none"
+
+# ---- a key that is spelt wrongly
+mkdir "$tmp/misspelt" && ln -s "$PWD/$model/model.safetensors" "$tmp/misspelt/"
+sed 's/"rope_scaling"/"zope_scaling"/; s/"attention_bias"/"other": 1, "attention_bias"/' $model/config.json >"$tmp/misspelt/config.json"
+same "$($generate --model "$tmp/misspelt" --tokens 1 -n 1 2>&1 >/dev/null | grep -c 'note: config.json has keys that mean nothing: zope_scaling, is it rope_scaling?$')" \
+    1 'a misspelt key has a note'
+same "$($generate --model "$tmp/misspelt" --info 2>/dev/null | grep -c '^config  *keys that are not known: other$')" 1 '--info: unknown keys'
 
 # ---- --info: nothing is run; the numbers are those of the model
 $say --info >"$tmp/info" 2>"$tmp/stderr"
@@ -520,7 +530,7 @@ same "$(printf 'hi\n' | $generate --model "$own" --chat -n 9 --quiet; echo .)" "
 refused 1 '--think: the chat template has neither' $generate --model "$own" --chat --think
 refused 1 '--tools: the chat template knows no tools' $generate --model "$own" --chat --tools "$tmp/tools.json"
 refused 1 '--tools: the chat template knows no tools' $generate --model "$modern" --chat --tools "$tmp/tools.json"
-refused 1 'cannot read' $generate --model "$own" --chat --template "$tmp/none"
+refused 1 'cannot be read' $generate --model "$own" --chat --template "$tmp/none"
 printf 'a\n{{ a|x }}' >"$tmp/bad.jinja"
 refused 1 "bad.jinja:2:6: no filter 'x' is known" $generate --model "$own" --chat --template "$tmp/bad.jinja"
 echo '{{ raise_exception("Roles!") }}' >"$tmp/raise.jinja"
@@ -547,7 +557,7 @@ printf 'Tell me\n/save %s\nAnd?\n' "$tmp/told" | tale | tail -n 1 >"$tmp/want"
 same "$(printf 'x\n/load %s\nAnd?\n' "$tmp/told" | tale | tail -n 1 | cmp - "$tmp/want" && echo equal)" equal '/load'
 printf '/help\n/nope\n/stats\n/load %s\n/save\n/save %s\n/load %s\n/regen\n/etc/x\n' "$tmp/none" "$tmp/none/x" "$tmp/tools.json" | chat >"$tmp/got"
 same "$? $(wc -l <"$tmp/got") $(grep -cE '^/(clear|system TEXT|regen|save FILE|stats) ' "$tmp/stderr")" '0 1 5' '/help, and what is no command'
-for message in '/nope is no command: /help lists them' "cannot read $tmp/none: No such file" '/save: which file?' "cannot write $tmp/none/x" \
+for message in '/nope is no command: /help lists them' "$tmp/none: cannot be read: no such file" '/save: which file?' "cannot write $tmp/none/x" \
                'message 1 is not what comes next' 'there is no question yet' 'tokens/s)'; do
     same "$(grep -cF "$message" "$tmp/stderr")" 1 "$message"
 done
@@ -564,12 +574,12 @@ if [ "$one" = "$two" ]; then same equal different 'another run has another seed'
 same "$($generate --model "$modern" --prompt ab -n 20 --print-tokens 2>&1 >/dev/null | grep -c ^seed)" 0 'no seed without sampling'
 same "$(draw --seed 1 --top-k -1)" "$(draw --seed 1 --top-k 0)" '--top-k -1'
 if script -qec true /dev/null >/dev/null 2>&1; then # a terminal: editing and history
-    typed() { script -qec "$generate --model $modern --chat -n 4 --quiet" /dev/null < <(sleep 0.3; for keys; do printf "$keys"; sleep 0.3; done) | tr '\r' '\n'; }
+    typed() { script -qec "$generate --model $modern --chat -n 4 --quiet; echo status \$?" /dev/null < <(sleep 0.3; for keys; do printf "$keys"; sleep 0.3; done) | tr '\r' '\n'; }
     typists=() # all at once: they wait most of the time
     terminal() { # WHAT WANTED KEYS...: the line as it was shown last, before it was answered
         local out=$tmp/terminal${#typists[@]}
         typists+=("$1" "$2")
-        { typed "${@:3}" '\n' '\004' >"$out"; echo $? >"$out.status"; } &
+        typed "${@:3}" '\n' '\004' >"$out" &
     }
     terminal 'backspace, left, insertion' 'hi you' 'hx\177i oy' '\033[D\033[D' 'y' '\033[C\033[3~u'
     terminal 'home, end, words' '1b 3c2' 'b c' '\001' '1' '\005' '2' '\033[1;5D' '3'
@@ -578,14 +588,13 @@ if script -qec true /dev/null >/dev/null 2>&1; then # a terminal: editing and hi
     terminal 'history' 'one' 'one\n' 'two' '\033[A'
     terminal 'pasting' 'a↵b' '\033[200~a\rb\033[201~'
     terminal 'a backslash' 'a↵b' 'a\\\n' 'b'
-    typed 'abc' '\003' 'hi\n' '\003' >"$tmp/terminal"
-    status=$?
+    typed 'abc' '\003' 'hi\n' '\003' '\003' '\003' >"$tmp/terminal"
     wait
     for ((i = 0; i < ${#typists[@]}; i += 2)); do
         got=$(sed 's/\x1b\[[?0-9]*[a-zA-Z]//g' "$tmp/terminal$i" | grep -c "^> ${typists[i + 1]}\$")
-        same "$(cat "$tmp/terminal$i.status") $((got > 0))" '0 1' "${typists[i]}"
+        same "$(grep -c '^status 0' "$tmp/terminal$i") $((got > 0))" '1 1' "${typists[i]}"
     done
-    same "$status $(grep -c '^> .*hi' "$tmp/terminal" | awk '{ print ($1 > 0) }')" '130 1' 'Ctrl-C gives a line up, and on an empty one ends'
+    same "$(grep -c '^status 130' "$tmp/terminal") $(grep -c '^> .*hi' "$tmp/terminal" | awk '{ print ($1 > 0) }')" '1 1' 'Ctrl-C gives a line up, and on an empty one ends'
 else
     echo 'script is not here: line editing is left out'
 fi
