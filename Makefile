@@ -92,13 +92,13 @@ build/flags: FORCE
 # ---- make test, make check ---------------------------------------------------------------------------------------------
 
 # Tests by name, as tests/run.sh takes them; those that take longest come first. T=... are those asked for.
-SLOW = arm bench llamacpp# these are for make check
+SLOW = arm bench llamacpp windows# these are for make check
 LONGEST = generate test_properties test_model test_mtp test_weights test_sparse test_kernels style names
 TESTS = $(LONGEST) $(filter-out $(SLOW) $(LONGEST),$(patsubst tests/%/run.sh,%,$(wildcard tests/*/run.sh)) $(PROGRAM_TESTS))
 PROGRAM_TESTS = $(patsubst tests/%.c,%,$(wildcard tests/test_*.c))
 chosen = $(if $(T),$(filter $(T) $(T:%=test_%),$(1)),$(1))
 # $(call programs_of,TESTS): what they need
-programs_of = $(foreach t,$(1),$(if $(findstring test_,$t),build/$t) $(if $(filter generate tokenizer gguf llamacpp,$t),build/generate) $(if $(filter header,$t),build/examples.a build/mla.o) \
+programs_of = $(foreach t,$(1),$(if $(findstring test_,$t),build/$t) $(if $(filter generate tokenizer gguf llamacpp windows,$t),build/generate) $(if $(filter header,$t),build/examples.a build/mla.o) \
               $(if $(filter gguf llamacpp,$t),build/test_gguf) $(if $(filter llamacpp,$t),build/convert) $(if $(filter jinja,$t),build/test_jinja) \
               $(if $(filter bench,$t),build/bench) $(if $(filter server inspect,$t),build/$t) $(if $(filter inspect,$t),build/layer) \
               $(if $(filter convert,$t),$(addprefix build/,convert generate test_convert)) \

@@ -30,8 +30,8 @@ QUANTIZED      config.json's quantization_config, or hf_quant_config.json, says 
                mxfp4                       0.53 (MXFP4)
                nvfp4                       1.25 (I8, f32 scales for 16): the file's 0.56 become more, since its two
                                            scales make one of 28 bits, which fits no block of mla.h's
-PLATFORM       C99 or C++11, libc, and mmap; elsewhere (_WIN32, or define CHECKPOINT_NO_MMAP) files are read into
-               memory. No feature macro is needed, -std=c99 will do; where off_t has 32 bits, build with
+PLATFORM       C99 or C++11, libc, and mmap, or on Windows what it has for that, where paths are UTF-8; elsewhere (define
+               CHECKPOINT_NO_MMAP) files are read into memory. No feature macro is needed, -std=c99 will do; where off_t has 32 bits, build with
                -D_FILE_OFFSET_BITS=64. Little-endian.
 THREADS        No globals, no printing. Different objects may be used by different threads, and one object read by
                many at once.
@@ -180,10 +180,6 @@ CHECKPOINT_API mla_result checkpoint_read(char **out, size_t *n, const char *pat
 #if defined CHECKPOINT_IMPLEMENTATION && !defined CHECKPOINT_IMPLEMENTED
 #define CHECKPOINT_IMPLEMENTED
 
-#if defined _WIN32 && !defined CHECKPOINT_NO_MMAP
-#define CHECKPOINT_NO_MMAP
-#endif
-
 #include <errno.h>
 #include <float.h>
 #include <limits.h>
@@ -192,7 +188,15 @@ CHECKPOINT_API mla_result checkpoint_read(char **out, size_t *n, const char *pat
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#ifndef CHECKPOINT_NO_MMAP
+#ifdef _WIN32
+#ifndef WIN32_LEAN_AND_MEAN
+#define WIN32_LEAN_AND_MEAN
+#endif
+#ifndef NOMINMAX
+#define NOMINMAX
+#endif
+#include <windows.h>
+#elif !defined CHECKPOINT_NO_MMAP
 #include <fcntl.h>
 #include <sys/mman.h>
 #include <unistd.h>
@@ -205,8 +209,8 @@ CHECKPOINT_API mla_result checkpoint_read(char **out, size_t *n, const char *pat
 /* Names out of files are quoted with %.99s and files with %.60s, so that what was found and expected still fits behind
  * them. */
 
-#if defined __GNUC__
-__attribute__((format(printf, 3, 4)))
+#if defined __GNUC__ && !defined __clang__
+__attribute__((format(gnu_printf, 3, 4)))
 #endif
 static mla_result
 ck__fail(mla_error *err, mla_result code, const char *format, ...) {
@@ -258,7 +262,95 @@ static mla_result ck__cannot_read(const char *path, int reason, mla_error *err) 
 #endif
 
 /* missing may be NULL; it is set to 1 if there is no such file, and to 0 otherwise. */
-#ifndef CHECKPOINT_NO_MMAP
+#if defined _WIN32 && !defined CHECKPOINT_NO_MMAP
+
+static void ck__file_close(ck__file *f) {
+    if (f->data) UnmapViewOfFile(f->data);
+    f->data = NULL;
+}
+
+static int ck__reason(void) {
+    const DWORD e = GetLastError();
+    return e == ERROR_FILE_NOT_FOUND || e == ERROR_PATH_NOT_FOUND || e == ERROR_INVALID_NAME ? ENOENT
+           : e == ERROR_ACCESS_DENIED                                                        ? EACCES
+           : e == ERROR_NOT_ENOUGH_MEMORY                                                    ? ENOMEM
+                                                                                             : EIO;
+}
+
+/* A regular file of at most so many bytes, open; NULL: it is none, and err says why. */
+static HANDLE ck__handle(const char *path, size_t most, size_t *size, int *missing, mla_error *err) {
+    const int n = MultiByteToWideChar(CP_UTF8, 0, path, -1, NULL, 0);
+    wchar_t *wide = (wchar_t *)malloc(sizeof *wide * ((size_t)n + 1));
+    LARGE_INTEGER bytes;
+    int reason = 0;
+    if (missing) *missing = 0;
+    if (!wide) {
+        ck__no_memory(err, ck__base_name(path));
+        return NULL;
+    }
+    wide[MultiByteToWideChar(CP_UTF8, 0, path, -1, wide, n)] = 0;
+    const DWORD kind = GetFileAttributesW(wide);
+    HANDLE file = INVALID_HANDLE_VALUE;
+    if (kind != INVALID_FILE_ATTRIBUTES && kind & FILE_ATTRIBUTE_DIRECTORY) reason = EISDIR;
+    else
+        file = CreateFileW(wide, GENERIC_READ, FILE_SHARE_READ | FILE_SHARE_WRITE | FILE_SHARE_DELETE, NULL,
+                           OPEN_EXISTING, FILE_ATTRIBUTE_NORMAL, NULL);
+    const int open = file != INVALID_HANDLE_VALUE;
+    free(wide);
+    if (!open) reason = reason ? reason : ck__reason();
+    else if (GetFileType(file) != FILE_TYPE_DISK) reason = EINVAL;
+    else if (!GetFileSizeEx(file, &bytes)) reason = ck__reason();
+    else if ((uint64_t)bytes.QuadPart > most) reason = EFBIG;
+    else *size = (size_t)bytes.QuadPart;
+    if (missing) *missing = reason == ENOENT;
+    if (!reason) return file;
+    ck__cannot_read(path, reason, err);
+    if (open) CloseHandle(file);
+    return NULL;
+}
+
+static mla_result ck__file_open(ck__file *f, const char *path, int *missing, mla_error *err) {
+    size_t size = 0;
+    HANDLE file = ck__handle(path, SIZE_MAX / 2, &size, missing, err);
+    f->data = NULL;
+    f->size = 0;
+    if (!file) return MLA_ERR_ARGUMENT;
+    HANDLE map = size ? CreateFileMappingW(file, NULL, PAGE_READONLY, 0, 0, NULL) : NULL;
+    void *view = map ? MapViewOfFile(map, FILE_MAP_READ, 0, 0, 0) : NULL;
+    const int reason = size && !view ? ck__reason() : 0;
+    if (map) CloseHandle(map); /* the view stays */
+    CloseHandle(file);
+    if (reason) return ck__cannot_read(path, reason, err);
+    f->data = (unsigned char *)view;
+    f->size = size;
+    return MLA_OK;
+}
+
+mla_result checkpoint_read(char **out, size_t *n, const char *path, size_t most, int *missing, mla_error *err) {
+    size_t size = 0, got = 0;
+    DWORD more = 1;
+    int reason = 0;
+    if (out) *out = NULL;
+    if (!path) return ck__fail(err, MLA_ERR_ARGUMENT, "checkpoint_read: path is NULL");
+    HANDLE file = ck__handle(path, most < SIZE_MAX / 2 ? most : SIZE_MAX / 2, &size, missing, err);
+    char *text = file && out ? (char *)malloc(size + 1) : NULL;
+    if (!file) return MLA_ERR_ARGUMENT;
+    for (; text && got < size && more && !reason; got += more)
+        if (!ReadFile(file, text + got, size - got < 65536 ? (DWORD)(size - got) : 65536, &more, NULL))
+            reason = ck__reason(), more = 0;
+    CloseHandle(file);
+    if (!out) return MLA_OK;
+    if (!text) return ck__no_memory(err, ck__base_name(path));
+    if (reason) {
+        free(text);
+        return ck__cannot_read(path, reason, err);
+    }
+    text[got] = 0;
+    *out = text, *n = got;
+    return MLA_OK;
+}
+
+#elif !defined CHECKPOINT_NO_MMAP
 
 /* A regular file of at most so many bytes, open; -1: it is none, and err says why. */
 static int ck__descriptor(const char *path, size_t most, size_t *size, int *missing, mla_error *err) {
@@ -1392,15 +1484,15 @@ static void ck__list(char **list, const char *a, const char *between, const char
 /* The keys of an object that are not known, and what they might be meant for. */
 static void ck__note_keys(checkpoint *c, const json_value *object, const ck__names *asked) {
     for (size_t i = 0; json_typeof(object) == JSON_OBJECT && i < json_count(object); i++) {
-        const char *key = json_key(json_at(object, i)), *near = NULL;
+        const char *key = json_key(json_at(object, i)), *like = NULL;
         int best = 3;
         for (int k = 0; k < CK__N_PASSED_OVER + asked->n && best; k++) {
             const char *known = k < CK__N_PASSED_OVER ? ck__passed_over[k] : asked->names[k - CK__N_PASSED_OVER];
             const int d = ck__distance(key, known);
-            if (d < best) best = d, near = known;
+            if (d < best) best = d, like = known;
         }
         if (!best) continue;
-        if (near && strlen(key) > 4) ck__list(&c->misspelt, key, ", is it ", near, "?");
+        if (like && strlen(key) > 4) ck__list(&c->misspelt, key, ", is it ", like, "?");
         else ck__list(&c->unread, key, "", "", "");
     }
 }

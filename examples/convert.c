@@ -30,8 +30,8 @@ static int quiet;            /* --quiet: only errors go to stderr */
 static int bar;              /* a progress bar is on the screen */
 static gguf_writer *writing; /* what must not be left behind */
 
-#if defined(__GNUC__)
-__attribute__((noreturn, format(printf, 2, 3)))
+#if defined(__GNUC__) && !defined(__clang__)
+__attribute__((noreturn, format(gnu_printf, 2, 3)))
 #endif
 static void
 fail(int status, const char *format, ...) { /* 2: the command line is wrong; 1: anything else */
@@ -46,8 +46,8 @@ fail(int status, const char *format, ...) { /* 2: the command line is wrong; 1: 
     exit(status);
 }
 
-#if defined(__GNUC__)
-__attribute__((format(printf, 1, 2)))
+#if defined(__GNUC__) && !defined(__clang__)
+__attribute__((format(gnu_printf, 1, 2)))
 #endif
 static void
 say(const char *format, ...) { /* to stderr, unless --quiet */

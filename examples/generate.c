@@ -38,17 +38,24 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/resource.h>
 #include <time.h>
 #include <unistd.h>
+#ifdef _WIN32
+#include <io.h>
+#include <windows.h>
+/* behind windows.h */
+#include <shellapi.h>
+#else
+#include <sys/resource.h>
+#endif
 
 /* ---- basics ------------------------------------------------------------------------------------------------------ */
 
 static int quiet; /* --quiet: only errors go to stderr */
 static int bar;   /* a progress bar is on the screen */
 
-#if defined(__GNUC__)
-__attribute__((noreturn, format(printf, 2, 3)))
+#if defined(__GNUC__) && !defined(__clang__)
+__attribute__((noreturn, format(gnu_printf, 2, 3)))
 #endif
 static void
 fail(int status, const char *format, ...) { /* 2: the command line is wrong; 1: anything else */
@@ -63,8 +70,8 @@ fail(int status, const char *format, ...) { /* 2: the command line is wrong; 1: 
     exit(status);
 }
 
-#if defined(__GNUC__)
-__attribute__((format(printf, 1, 2)))
+#if defined(__GNUC__) && !defined(__clang__)
+__attribute__((format(gnu_printf, 1, 2)))
 #endif
 static void
 say(const char *format, ...) { /* to stderr, unless --quiet */
@@ -73,6 +80,49 @@ say(const char *format, ...) { /* to stderr, unless --quiet */
     if (!quiet) vfprintf(stderr, format, args);
     va_end(args);
 }
+
+/* ---- the system -------------------------------------------------------------------------------------------------- */
+
+/* Ctrl-C: what runs ends after the current forward pass; a second one, before that, ends the program. */
+static volatile sig_atomic_t interrupted;
+
+#ifdef _WIN32
+
+/* Bytes are bytes, and text on the console is UTF-8. */
+static void check_streams(void) {
+    for (int fd = 0; fd < 3; fd++) _setmode(fd, _O_BINARY);
+    SetConsoleCP(CP_UTF8), SetConsoleOutputCP(CP_UTF8);
+}
+
+static BOOL WINAPI on_interrupt(DWORD event) { /* on a thread of its own */
+    if (event != CTRL_C_EVENT) return FALSE;
+    if (interrupted) _exit(130);
+    interrupted = 1;
+    return TRUE;
+}
+static void catch_interrupts(void) { SetConsoleCtrlHandler(on_interrupt, TRUE); }
+
+static double now(void) {
+    LARGE_INTEGER ticks, second;
+    QueryPerformanceCounter(&ticks), QueryPerformanceFrequency(&second);
+    return (double)ticks.QuadPart / (double)second.QuadPart;
+}
+
+static double peak_resident(void) { return 0; } /* which is not looked up */
+
+/* The arguments in UTF-8. */
+static char **arguments(int *argc, char **argv) {
+    LPWSTR *wide = CommandLineToArgvW(GetCommandLineW(), argc);
+    char **list = wide ? calloc((size_t)*argc + 1, sizeof *list) : NULL;
+    for (int i = 0; list && i < *argc; i++) {
+        const int n = WideCharToMultiByte(CP_UTF8, 0, wide[i], -1, NULL, 0, NULL, NULL);
+        if (!(list[i] = calloc((size_t)n + 1, 1))) fail(1, "out of memory");
+        WideCharToMultiByte(CP_UTF8, 0, wide[i], -1, list[i], n, NULL, NULL);
+    }
+    return list ? list : argv;
+}
+
+#else
 
 /* If a standard stream is closed, the next file opened would take its place and get its text: fill the holes first. */
 static void check_streams(void) {
@@ -83,8 +133,6 @@ static void check_streams(void) {
     if (stdout_closed) fail(1, "stdout is closed");
 }
 
-/* Ctrl-C: what runs ends after the current forward pass; a second one, before that, ends the program. */
-static volatile sig_atomic_t interrupted;
 static void on_interrupt(int number) {
     if (interrupted) _exit(128 + number);
     interrupted = 1;
@@ -96,16 +144,30 @@ static void catch_interrupts(void) {
     sigaction(SIGINT, &action, NULL);
 }
 
-static void flush_stdout(void) {
-    if (!fflush(stdout) && !ferror(stdout)) return;
-    if (interrupted) _exit(130); /* while a reader kept us waiting, who may still not read */
-    fail(1, "cannot write to stdout: %s", strerror(errno));
-}
-
 static double now(void) {
     struct timespec t;
     clock_gettime(CLOCK_MONOTONIC, &t);
     return (double)t.tv_sec + 1e-9 * (double)t.tv_nsec;
+}
+
+static double peak_resident(void) { /* bytes */
+    struct rusage usage;
+    getrusage(RUSAGE_SELF, &usage);
+#ifdef __APPLE__
+    return (double)usage.ru_maxrss;
+#else
+    return 1024.0 * (double)usage.ru_maxrss;
+#endif
+}
+
+static char **arguments(int *argc, char **argv) { return (void)argc, argv; }
+
+#endif
+
+static void flush_stdout(void) {
+    if (!fflush(stdout) && !ferror(stdout)) return;
+    if (interrupted) _exit(130); /* while a reader kept us waiting, who may still not read */
+    fail(1, "cannot write to stdout: %s", strerror(errno));
 }
 
 static const char *amount(char text[32], double bytes) {
@@ -968,16 +1030,6 @@ static void compare(session *s, const chat_tokens *made) {
 
 /* ---- the closing lines ------------------------------------------------------------------------------------------- */
 
-static double peak_resident(void) { /* bytes */
-    struct rusage usage;
-    getrusage(RUSAGE_SELF, &usage);
-#ifdef __APPLE__
-    return (double)usage.ru_maxrss;
-#else
-    return 1024.0 * (double)usage.ru_maxrss;
-#endif
-}
-
 static double rate(double what, double seconds) { return what / (seconds > 0 ? seconds : 1e-9); }
 
 static void report_phase(const char *what, const phase *p) {
@@ -1656,40 +1708,52 @@ static int run_info(options *o) {
 
 /* ---- --tokenize, --detokenize ------------------------------------------------------------------------------------ */
 
+/* What comes on standard input before the next such byte, which the last one may do without. 0: nothing more. */
+static int read_to(buffer *b, int end) {
+    int c = getc(stdin);
+    b->n = 0;
+    if (c == EOF) return 0;
+    for (; c != EOF && c != end; c = getc(stdin)) {
+        const char one = (char)c;
+        buffer_add(b, &one, 1);
+    }
+    *buffer_room(b, 0) = 0;
+    return 1;
+}
+
 static int run_tokenize(options *o) { /* no special tokens are added; those in the text are found */
     session it, *s = &it;
     chat_tokens ids = {NULL, 0, 0};
     mla_error error;
-    char *text = NULL;
-    size_t room = 0;
+    buffer text = {NULL, 0, 0};
     open_files(s, o);
-    for (ssize_t n; (n = getdelim(&text, &room, 0, stdin)) >= 0;) {
-        if (n > 0 && text[n - 1] == 0) n--; /* the last text may do without */
+    while (read_to(&text, 0)) {
         ids.n = 0;
-        if (chat_append_text(&ids, s->tokenizer, text, (size_t)n, 0, &error)) fail(1, "%s", error.text);
+        if (chat_append_text(&ids, s->tokenizer, text.data, text.n, 0, &error)) fail(1, "%s", error.text);
         for (size_t i = 0; i < ids.n; i++) printf(i ? " %d" : "%d", ids.ids[i]);
         putchar('\n');
     }
     if (ferror(stdin)) fail(1, "cannot read standard input: %s", strerror(errno));
     flush_stdout();
-    free(text), free(ids.ids);
+    free(text.data), free(ids.ids);
     close_session(s);
     return 0;
 }
 
 static int run_detokenize(options *o) {
     session it, *s = &it;
-    char *line = NULL;
-    size_t room = 0, number_of_line = 0;
+    buffer line = {NULL, 0, 0};
+    size_t number_of_line = 0;
     open_files(s, o);
-    for (ssize_t n; (n = getline(&line, &room, stdin)) >= 0;) {
+    while (read_to(&line, '\n')) {
+        char *at = line.data + strspn(line.data, " \t\r\n"), *end;
         int first = 1;
         number_of_line++;
-        for (char *at = line + strspn(line, " \t\r\n"), *end; at < line + n; at = end + strspn(end, " \t\r\n")) {
+        for (; at < line.data + line.n; at = end + strspn(end, " \t\r\n")) {
             size_t length;
             errno = 0;
             const long id = strtol(at, &end, 10);
-            if (end == at || !strchr(" \t\r\n", *end) || (!*end && end < line + n))
+            if (end == at || !strchr(" \t\r\n", *end) || (!*end && end < line.data + line.n))
                 fail(1, "line %zu: '%.*s' is not an integer", number_of_line, (int)strcspn(at, " \t\r\n"), at);
             const char *bytes =
                 errno || id < 0 || id > INT_MAX ? NULL : tokenizer_bytes(s->tokenizer, (int)id, &length);
@@ -1702,7 +1766,7 @@ static int run_detokenize(options *o) {
     }
     if (ferror(stdin)) fail(1, "cannot read standard input: %s", strerror(errno));
     flush_stdout();
-    free(line);
+    free(line.data);
     close_session(s);
     return 0;
 }
@@ -1710,6 +1774,7 @@ static int run_detokenize(options *o) {
 int main(int argc, char **argv) {
     options o;
     check_streams();
+    argv = arguments(&argc, argv);
     parse(&o, argc, argv);
     const int status = o.mode & (TEXT | TOKENS) ? run_prompt(&o)
                        : o.mode == CHAT         ? run_chat(&o)

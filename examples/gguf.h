@@ -152,7 +152,7 @@ CHECKPOINT_API void gguf_abandon(gguf_writer *w); /* NULL: nothing happens */
 #if defined CHECKPOINT_IMPLEMENTATION && !defined CHECKPOINT_GGUF_IMPLEMENTED
 #define CHECKPOINT_GGUF_IMPLEMENTED
 
-#ifndef CHECKPOINT_NO_MMAP
+#if !defined CHECKPOINT_NO_MMAP && !defined _WIN32
 #include <dirent.h>
 #endif
 
@@ -1335,7 +1335,7 @@ static mla_result gguf__open_model(checkpoint *c, const char *path, const checkp
     return m.rc;
 }
 
-#ifndef CHECKPOINT_NO_MMAP
+#if !defined CHECKPOINT_NO_MMAP && !defined _WIN32
 
 static int gguf__is_kind(const char *path, int directory) { /* or a regular file */
     struct stat info;
@@ -1635,7 +1635,7 @@ int gguf_failed(const gguf_writer *w) { return !w || w->err.code != MLA_OK; }
 
 /* What has been written is on the disk, and then has its name there, too. */
 static int gguf__sync(const char *path) {
-#ifndef CHECKPOINT_NO_MMAP
+#if !defined CHECKPOINT_NO_MMAP && !defined _WIN32
     const int fd = open(path, O_RDONLY);
     const int failed = fd < 0 || fsync(fd);
     if (fd >= 0) close(fd);

@@ -199,8 +199,8 @@ static void gr__table(uint8_t next[128][256]) {
 
 /* ---- >>errors ---------------------------------------------------------------------------------------------------- */
 
-#if defined __GNUC__
-__attribute__((format(printf, 3, 4)))
+#if defined __GNUC__ && !defined __clang__
+__attribute__((format(gnu_printf, 3, 4)))
 #endif
 static mla_result
 gr__fail(mla_error *err, mla_result code, const char *format, ...) {

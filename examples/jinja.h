@@ -137,8 +137,8 @@ static mla_result jinja__report(mla_error *err, mla_result code, const char *for
     return code;
 }
 
-#if defined __GNUC__
-__attribute__((format(printf, 3, 4)))
+#if defined __GNUC__ && !defined __clang__
+__attribute__((format(gnu_printf, 3, 4)))
 #endif
 static mla_result
 jinja__error(mla_error *err, mla_result code, const char *format, ...) {
@@ -769,8 +769,8 @@ static void jinja__place(const jinja_template *t, size_t at, int *line, int *col
     *column = 1 + (int)jinja__length(t->source + begin, at - begin);
 }
 
-#if defined __GNUC__
-__attribute__((format(printf, 4, 5)))
+#if defined __GNUC__ && !defined __clang__
+__attribute__((format(gnu_printf, 4, 5)))
 #endif
 static int
 jinja__refuse(jinja__parser *p, mla_result code, size_t at, const char *format, ...) { /* gives 0 */
@@ -1738,8 +1738,8 @@ struct jinja__loop {
     int asked; /* changed has been called */
 };
 
-#if defined __GNUC__
-__attribute__((format(printf, 4, 5)))
+#if defined __GNUC__ && !defined __clang__
+__attribute__((format(gnu_printf, 4, 5)))
 #endif
 static jinja_value
 jinja__wrong(jinja__run *r, mla_result code, const jinja__node *node, const char *format, ...) { /* undefined */

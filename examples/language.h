@@ -81,8 +81,8 @@ LANGUAGE_API mla_result language_sampling(const language *l, sampler_desc *d, ml
 #include <stdlib.h>
 #include <string.h>
 
-#if defined __GNUC__
-__attribute__((format(printf, 3, 4)))
+#if defined __GNUC__ && !defined __clang__
+__attribute__((format(gnu_printf, 3, 4)))
 #endif
 static mla_result
 lang__fail(mla_error *err, mla_result code, const char *format, ...) {

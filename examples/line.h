@@ -113,7 +113,8 @@ static void line__insert(line_editor *e, line__text *t, size_t at, const char *b
 
 static void line__write(const line_editor *e, const char *bytes, size_t n) {
     while (n > 0) {
-        const int wrote = (int)write(e->out, bytes, n < 4096 ? n : 4096);
+        const unsigned some = n < 4096 ? (unsigned)n : 4096;
+        const int wrote = (int)write(e->out, bytes, some);
         if (wrote <= 0 && errno != EINTR) return;
         if (wrote > 0) bytes += wrote, n -= (size_t)wrote;
     }

@@ -77,8 +77,8 @@ typedef struct openai_request {
 OPENAI_API int openai_read(openai_request *r, openai_kind kind, const char *body, size_t n, const openai_how *how);
 OPENAI_API void openai_free(openai_request *r);
 /* Notes a problem, if there is none yet. Gives 0. param NULL: no field is at fault. */
-#if defined __GNUC__
-__attribute__((format(printf, 4, 5)))
+#if defined __GNUC__ && !defined __clang__
+__attribute__((format(gnu_printf, 4, 5)))
 #endif
 OPENAI_API int
 openai_wrong(openai_request *r, int status, const char *param, const char *format, ...);

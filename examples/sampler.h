@@ -111,8 +111,8 @@ SAMPLER_API size_t stop_end(stop_scan *s, char *out); /* the text is over: what 
 #include <stdlib.h>
 #include <string.h>
 
-#if defined __GNUC__
-__attribute__((format(printf, 3, 4)))
+#if defined __GNUC__ && !defined __clang__
+__attribute__((format(gnu_printf, 3, 4)))
 #endif
 static mla_result
 sampler__fail(mla_error *err, mla_result code, const char *format, ...) {

@@ -60,8 +60,8 @@
 static int quiet; /* --quiet: only errors go to stderr */
 static int fast;  /* --fast: answers may depend, in their last bits, on what else is asked */
 
-#if defined(__GNUC__)
-__attribute__((noreturn, format(printf, 2, 3)))
+#if defined(__GNUC__) && !defined(__clang__)
+__attribute__((noreturn, format(gnu_printf, 2, 3)))
 #endif
 static void
 fail(int status, const char *format, ...) { /* 2: the command line is wrong; 1: anything else */

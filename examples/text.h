@@ -33,8 +33,8 @@ TEXT_API void text_clear(text_buffer *t);           /* as new */
 TEXT_API char *text_room(text_buffer *t, size_t n); /* the end, with room for n more bytes; NULL: it has failed */
 TEXT_API void text_add(text_buffer *t, const char *bytes, size_t n);
 TEXT_API void text_put(text_buffer *t, const char *string);
-#if defined __GNUC__
-__attribute__((format(printf, 2, 3)))
+#if defined __GNUC__ && !defined __clang__
+__attribute__((format(gnu_printf, 2, 3)))
 #endif
 TEXT_API void
 text_print(text_buffer *t, const char *format, ...); /* at most 500 bytes */

@@ -168,8 +168,8 @@ TOKENIZER_API size_t tokenizer_stream_end(tokenizer_stream *s,
 
 /* ---- >>errors ---------------------------------------------------------------------------------------------------- */
 
-#if defined __GNUC__
-__attribute__((format(printf, 3, 4)))
+#if defined __GNUC__ && !defined __clang__
+__attribute__((format(gnu_printf, 3, 4)))
 #endif
 static mla_result
 tok__fail(mla_error *err, mla_result code, const char *format, ...) {

@@ -15,8 +15,8 @@
 static int test_passed, test_failed;
 static const char *test_section = "";
 
-#if defined(__GNUC__)
-__attribute__((format(printf, 4, 5)))
+#if defined(__GNUC__) && !defined(__clang__)
+__attribute__((format(gnu_printf, 4, 5)))
 #endif
 static inline int
 test_check(int ok, const char *file, int line, const char *fmt, ...) {
