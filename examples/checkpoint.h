@@ -1312,14 +1312,14 @@ static const char *const ck__heads[] = {"", "language_model.", "language.", "mod
 /* Readers keep the first error and do nothing after it, so that the keys can be read one per line and rc asked at the
  * end. */
 
-typedef struct ck__names { /* keys that have been asked for */
+typedef struct ck__asked { /* keys that have been asked for */
     const char *names[128];
     int n;
-} ck__names;
+} ck__asked;
 
 typedef struct ck__reader {
     const json_value *object;
-    ck__names *asked;          /* NULL: nobody wants to know */
+    ck__asked *asked;          /* NULL: nobody wants to know */
     const ck__rename *renames; /* NULL: none */
     const char *file, *prefix; /* prefix: "rope_scaling." while reading in there */
     mla_result rc;
@@ -1440,10 +1440,11 @@ static int ck__flag(ck__reader *r, const char *key, int effect) {
 static const char *const ck__passed_over[] = {
     "architectures", "attention_bias", "attention_dropout", "auto_map", "aux_loss_alpha", "cls_token_id", "dtype",
     "embedding_initializer_range", "ep_size", "head_dim", "index_head_dim", "index_n_heads", "index_topk",
-    "initializer_range", "layer_types", "mlp_layer_types", "model_type", "n_group", "num_hidden_layers",
-    "num_key_value_heads", "num_nextn_predict_layers", "pad_token_id", "partial_rotary_factor", "pretraining_tp",
-    "qk_head_dim", "rope_parameters", "rope_type", "sep_token_id", "seq_aux", "topk_group", "torch_dtype",
-    "transformers_version", "type", "unk_token_id", "use_cache", "_name_or_path",
+    "initializer_range", "layer_types", "linear_conv_kernel_dim", "linear_head_dim", "linear_num_heads",
+    "mlp_layer_types", "model_type", "n_group", "num_hidden_layers", "num_key_value_heads", "num_nextn_predict_layers",
+    "pad_token_id", "partial_rotary_factor", "pretraining_tp", "qk_head_dim", "rope_parameters", "rope_type",
+    "sep_token_id", "seq_aux", "topk_group", "torch_dtype", "transformers_version", "type", "unk_token_id", "use_cache",
+    "_name_or_path",
     /* of experts and of rope, where there are some */
     "first_k_dense_replace", "moe_layer_freq", "num_experts_per_tok", "moe_intermediate_size", "n_shared_experts",
     "scoring_func", "topk_method", "norm_topk_prob", "routed_scaling_factor", "factor", "attention_factor", "beta_fast",
@@ -1482,7 +1483,7 @@ static void ck__list(char **list, const char *a, const char *between, const char
 }
 
 /* The keys of an object that are not known, and what they might be meant for. */
-static void ck__note_keys(checkpoint *c, const json_value *object, const ck__names *asked) {
+static void ck__note_keys(checkpoint *c, const json_value *object, const ck__asked *asked) {
     for (size_t i = 0; json_typeof(object) == JSON_OBJECT && i < json_count(object); i++) {
         const char *key = json_key(json_at(object, i)), *like = NULL;
         int best = 3;
@@ -2048,7 +2049,7 @@ static void ck__read_sizes(checkpoint *c, const ck__plan *plan, ck__reader *r) {
 
 static mla_result ck__read_config(checkpoint *c, ck__plan *plan, const json_value *object, mla_error *err) {
     mla_config *m = &c->config;
-    ck__names asked = {{NULL}, 0};
+    ck__asked asked = {{NULL}, 0};
     ck__reader outer = ck__read("config.json", object, err), reader, *r = &reader;
     outer.asked = &asked;
     reader = ck__language_part(plan, &outer);
