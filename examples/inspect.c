@@ -1242,28 +1242,47 @@ static void write_page(const lab *b, const text *texts, int n_texts, const char 
 
 /* ---- the picture ------------------------------------------------------------------------------------------------- */
 
-/* A square of the grid at x, y goes into one of LEVELS paths by its depth in 0..1, so that files stay small. */
-enum { LEVELS = 6 };
-static void paint(text_buffer *paths, double depth, double x, double y, double size) {
-    const int level = (int)(sqrt(fmin(depth, 1)) * LEVELS + 0.3);
-    if (level > 0) text_print(paths + level - 1, "M%.4g %.4gh%.3gv%.3gh-%.3gz", x, y, size, size, size);
-}
-static void paint_map(text_buffer *paths, const lab *b, const text *t, int layer, int h, double x, double y,
-                      double size) {
-    const double cell = size / t->S;
-    for (int r = 0; r < t->S; r++)
-        for (int s = 0; s <= r; s++)
-            paint(paths,
-                  (double)t->maps[((size_t)(t->slot[layer] * b->H + h) * (size_t)t->S + (size_t)r) * (size_t)t->S +
-                                  (size_t)s],
-                  x + s * cell, y + r * cell, cell);
-}
-static void put_paths_of(text_buffer *o, text_buffer *paths) {
-    for (int i = 0; i < LEVELS; i++) {
-        text_print(o, "<path opacity=\"%.2f\" d=\"", (i + 1.0) / LEVELS);
-        text_put(o, paths[i].data ? paths[i].data : ""), text_put(o, "\"/>\n");
-        text_clear(paths + i);
+/* A map is lines of the width of a cell, one path for each of LEVELS depths, so that files stay small. */
+enum { LEVELS = 5 };
+static int level_of(double share) { return (int)(sqrt(fmin(share, 1)) * LEVELS + 0.2); }
+
+static void put_levels(text_buffer *o, double x, double y, double cell, int rows, int columns, int gaps,
+                       double (*share)(const void *of, int row, int column), const void *of) {
+    text_print(o, "<g transform=\"translate(%.4g %.4g) scale(%.4g)\">", x, y + cell / 2, cell);
+    for (int level = 1; level <= LEVELS; level++) {
+        text_buffer d = {NULL, 0, 0, 0};
+        for (int r = 0; r < rows; r++)
+            for (int c = 0, n; c < columns; c += n) {
+                for (n = 0; c + n < columns && level_of(share(of, r, c + n)) == level && (!n || !gaps);) n++;
+                if (n) text_print(&d, gaps ? "M%d.05 %dh.9" : "M%d %dh%d", c, r, n);
+                else n = 1;
+            }
+        if (d.n) text_print(o, "<path class=\"m l%d\" d=\"", level), text_add(o, d.data, d.n), text_put(o, "\"/>");
+        text_clear(&d);
     }
+    text_put(o, "</g>\n");
+}
+
+typedef struct drawn {
+    const lab *b;
+    const text *t;
+    int layer, head; /* of a map */
+} drawn;
+static double map_share(const void *of, int row, int column) {
+    const drawn *d = of;
+    const size_t S = (size_t)d->t->S, at = (size_t)(d->t->slot[d->layer] * d->b->H + d->head);
+    return column <= row ? (double)d->t->maps[(at * S + (size_t)row) * S + (size_t)column] : 0;
+}
+static int moe_layer(const lab *b, int row) { /* the row-th layer with experts; -1: there are no more */
+    for (int l = 0; l < b->L; l++)
+        if (is_moe(b, l) && row-- == 0) return l;
+    return -1;
+}
+static double load_share(const void *of, int row, int column) { /* the even share is half of the scale */
+    const drawn *d = of;
+    const double even = (double)d->t->T * d->b->K / d->b->choices;
+    const double share = (double)d->t->load[moe_layer(d->b, row) * d->b->choices + column] / even / 2;
+    return share * share;
 }
 
 static void put_label(text_buffer *o, double x, double y, const char *more, const char *bytes, size_t n) {
@@ -1271,95 +1290,111 @@ static void put_label(text_buffer *o, double x, double y, const char *more, cons
     for (size_t i = 0; i < n; i++) {
         if (bytes[i] == '<') text_put(o, "&lt;");
         else if (bytes[i] == '&') text_put(o, "&amp;");
-        else if ((unsigned char)bytes[i] < 32) text_put(o, "\xe2\x90\xa4");
+        else if ((unsigned char)bytes[i] < 32) text_put(o, " ");
         else text_add(o, bytes + i, 1);
     }
     text_put(o, "</text>\n");
+}
+#if defined(__GNUC__)
+__attribute__((format(printf, 5, 6)))
+#endif
+static void
+put_line(text_buffer *o, double x, double y, const char *more, const char *format, ...) {
+    char line[256];
+    va_list args;
+    va_start(args, format);
+    vsnprintf(line, sizeof line, format, args);
+    va_end(args);
+    put_label(o, x, y, more, line, strlen(line));
 }
 
 /* A head that looks at little and far, and not at a sink. */
 static int telling_head(const lab *b, const text *t) {
     int best = -1;
+    double least_yet = 0;
     for (int i = 0; i < b->L * b->H; i++) {
-        if (t->slot[i / b->H] < 0 || (double)t->sink_mass[i] > SINK || t->distance[i] < 2) continue;
-        if (best < 0 || t->entropy[i] / sqrt(t->distance[i]) < t->entropy[best] / sqrt(t->distance[best])) best = i;
+        const double spread = t->entropy[i] / log2(1 + t->distance[i]);
+        if (t->slot[i / b->H] < 0 || (double)t->sink_mass[i] > SINK / 2 || t->distance[i] < 2) continue;
+        if (best < 0 || spread < least_yet) best = i, least_yet = spread;
     }
     return best >= 0 ? best : t->kept[0] * b->H;
 }
 
-/* The load of experts, even share in the middle of the scale, and the path of the last token through its best ones. */
-static void draw_routing(const lab *b, const text *t, text_buffer *o, double x, double y, double width, double height) {
-    text_buffer paths[LEVELS];
-    int rows = 0, row = 0;
-    memset(paths, 0, sizeof paths);
-    for (int l = 0; l < b->L; l++) rows += is_moe(b, l);
-    if (!rows) return;
-    const double cell = fmin(width / b->choices, height / rows), even = (double)t->T * b->K / b->choices;
-    text_buffer line = {NULL, 0, 0, 0};
-    for (int l = 0; l < b->L; l++) {
-        if (!is_moe(b, l)) continue;
-        for (int e = 0; e < b->choices; e++)
-            paint(paths, (double)t->load[l * b->choices + e] / even / 4, x + e * cell, y + row * cell, cell - 1);
-        text_print(&line, "%s%.4g %.4g", row ? "L" : "M",
-                   x + (t->expert[((l + 1) * t->T - 1) * b->K] + 0.5) * cell - 0.5, y + (row + 0.5) * cell - 0.5);
-        row++;
+static void draw_heads(const drawn *d, text_buffer *o, double x, double y, double size, int rows, int columns) {
+    const double step = size + 6;
+    put_line(o, x, y - 14, " class=\"t\"", "Attention: %d layers, %d heads each", d->b->L, d->b->H);
+    for (int i = 0; i < rows * columns; i++) {
+        drawn one = *d;
+        const double at_x = x + i % columns * step, at_y = y + i / columns * step;
+        one.layer = d->t->kept[i / columns * (d->t->n_kept - 1) / most(1, rows - 1)], one.head = i % columns;
+        text_print(o, "<rect class=\"f\" x=\"%.4g\" y=\"%.4g\" width=\"%.4g\" height=\"%.4g\"/>\n", at_x, at_y, size,
+                   size);
+        if (one.head == 0) put_line(o, x - 18, at_y + size / 2 + 3, " class=\"q\"", "%d", one.layer);
+        put_levels(o, at_x, at_y, size / d->t->S, d->t->S, d->t->S, 0, map_share, &one);
     }
-    put_paths_of(o, paths);
-    text_put(o, "<path class=\"path\" d=\""), text_put(o, line.data), text_put(o, "\"/>\n"), text_clear(&line);
+}
+
+static void draw_head(const drawn *d, text_buffer *o, double x, double y, double size) {
+    const text *t = d->t;
+    put_line(o, x, y - 14, " class=\"t\"", "Layer %d, head %d: where each token looks", d->layer, d->head);
+    text_print(o, "<rect class=\"f\" x=\"%.4g\" y=\"%.4g\" width=\"%.4g\" height=\"%.4g\"/>\n", x, y, size, size);
+    put_levels(o, x, y, size / t->S, t->S, t->S, 0, map_share, d);
+    for (int s = 0; s < t->S && size / t->S > 8; s++) {
+        size_t n;
+        const char *bytes = token(d->b, t->ids[t->at[s]], &n);
+        put_label(o, x - 6, y + (s + 0.5) * size / t->S + 3.5, " text-anchor=\"end\"", bytes, n < 13 ? n : 0);
+    }
+}
+
+/* The load of experts, and the path of the last token but one through its best ones. */
+static void draw_routing(const drawn *d, text_buffer *o, double x, double y, double width, double height) {
+    const lab *b = d->b;
+    const int at = d->t->T - 2;
+    int rows = 0;
+    size_t n;
+    while (moe_layer(b, rows) >= 0) rows++;
+    if (!rows) return;
+    const double cell = fmin(width / b->choices, height / rows);
+    const char *bytes = token(b, d->t->ids[at], &n);
+    if (n > 1 && *bytes == ' ') bytes++, n--;
+    put_line(o, x, y - 12, " class=\"t\"", "Routing: %d of %d experts for each token", b->K, b->choices);
+    put_levels(o, x, y, cell, rows, b->choices, 1, load_share, d);
+    text_put(o, "<path class=\"p\" d=\"");
+    for (int row = 0; row < rows; row++) {
+        const int e = d->t->expert[(moe_layer(b, row) * d->t->T + at) * b->K];
+        text_print(o, "%s%.4g %.4g", row ? "L" : "M", x + (e + 0.5) * cell, y + (row + 0.5) * cell);
+    }
+    text_put(o, "\"/>\n");
+    put_line(o, x, y + rows * cell + 16, " class=\"q\"", "Stronger: more tokens. The line: first choices for “%.*s”.",
+             (int)(n < 40 ? n : 0), bytes);
+    for (int row = 0; row < rows; row++)
+        put_line(o, x - 6, y + (row + 0.5) * cell + 3.5, " class=\"q\" text-anchor=\"end\"", "%d", moe_layer(b, row));
 }
 
 static void write_picture(const lab *b, const text *t, const char *name) {
-    const int rows = least(t->n_kept, 8), columns = least(b->H, 8), head_at = telling_head(b, t);
-    const double thumb = 56, step = 62, x0 = 24, y0 = 44, big = rows * step > 380 ? 380 : 330,
-                 x1 = x0 + columns * step + 110;
-    text_buffer o = {NULL, 0, 0, 0}, paths[LEVELS];
-    char path[4096], line[256];
+    const int rows = least(t->n_kept, 8), columns = least(b->H, 8), head = telling_head(b, t);
+    const double thumb = 60, x0 = 26, y0 = 40, x1 = x0 + columns * (thumb + 6) + 90, big = 300;
+    const double width = x1 + big + 14, height = fmax(y0 + rows * (thumb + 6), y0 + big + (b->choices ? 186 : 0));
+    const drawn d = {b, t, head / b->H, head % b->H};
+    text_buffer o = {NULL, 0, 0, 0};
+    char path[4096];
     FILE *file = open_file(path, sizeof path, name, "");
-    memset(paths, 0, sizeof paths);
-    const double width = x1 + big + 16, bottom = fmax(y0 + rows * step, y0 + big + 190);
-    text_print(
-        &o,
-        "<svg xmlns=\"http://www.w3.org/2000/svg\" viewBox=\"0 0 %.0f %.0f\" font-family=\"system-ui, sans-serif\">\n",
-        width, bottom);
-    text_put(
-        &o, "<style>text { fill: #24221f; font-size: 9.5px } .t { font-size: 13px; font-weight: 600 } .q { fill: "
-            "#6d6861 }\n"
-            "path { fill: #1f5f8b } .b { fill: #fbfaf8 } .frame { fill: none; stroke: #e2ded7 }\n"
-            ".path { fill: none; stroke: #c2571a; stroke-width: 2 }\n"
-            "@media (prefers-color-scheme: dark) { text { fill: #e6e2db } .q { fill: #a09a91 } path { fill: #86bfe6 }\n"
-            ".b { fill: #191817 } .frame { stroke: #383531 } .path { fill: none; stroke: #f0a060 } }</style>\n");
-    text_print(&o, "<rect class=\"b\" width=\"%.0f\" height=\"%.0f\"/>\n", width, bottom);
-    snprintf(line, sizeof line, "Attention: %d layers, %d heads each", rows, columns);
-    put_label(&o, x0, 22, " class=\"t\"", line, strlen(line));
-    for (int i = 0; i < rows * columns; i++) {
-        const int l = t->kept[i / columns * (t->n_kept - 1) / most(1, rows - 1)], h = i % columns;
-        const double x = x0 + h * step, y = y0 + i / columns * step;
-        text_print(&o, "<rect class=\"frame\" x=\"%.4g\" y=\"%.4g\" width=\"%.4g\" height=\"%.4g\"/>\n", x, y, thumb,
-                   thumb);
-        if (!h) snprintf(line, sizeof line, "%d", l), put_label(&o, 4, y + 32, " class=\"q\"", line, strlen(line));
-        paint_map(paths, b, t, l, h, x, y, thumb);
-    }
-    snprintf(line, sizeof line, "Layer %d, head %d", head_at / b->H, head_at % b->H);
-    put_label(&o, x1, 22, " class=\"t\"", line, strlen(line));
-    paint_map(paths, b, t, head_at / b->H, head_at % b->H, x1, y0, big);
-    text_print(&o, "<rect class=\"frame\" x=\"%.4g\" y=\"%.4g\" width=\"%.4g\" height=\"%.4g\"/>\n", x1, y0, big, big);
-    for (int s = 0; s < t->S && big / t->S > 6; s++) {
-        size_t n;
-        const char *bytes = token(b, t->ids[t->at[s]], &n);
-        const double at = (s + 0.5) * big / t->S;
-        put_label(&o, x1 - 5, y0 + at + 3, " text-anchor=\"end\"", bytes, n);
-        snprintf(line, sizeof line, " transform=\"rotate(-60 %.4g %.4g)\"", x1 + at, y0 + big + 10);
-        (void)line;
-    }
-    put_paths_of(&o, paths);
-    if (b->choices) {
-        snprintf(line, sizeof line, "Routing: %d experts a layer, %d for a token", b->choices, b->K);
-        put_label(&o, x1, y0 + big + 34, " class=\"t\"", line, strlen(line));
-        draw_routing(b, t, &o, x1, y0 + big + 48, big, 120);
-    }
+    text_print(&o, "<svg xmlns=\"http://www.w3.org/2000/svg\" viewBox=\"0 0 %.0f %.0f\" font-family=\"sans-serif\">\n",
+               width, height);
+    text_put(&o,
+             "<style>text { fill: #24221f; font-size: 9.5px } .t { font-size: 13px; font-weight: bold }\n"
+             ".q { fill: #6d6861 } .b { fill: #fbfaf8 } .f { fill: none; stroke: #e2ded7 } .m { stroke: #1f5f8b }\n"
+             ".l1 { opacity: .15 } .l2 { opacity: .35 } .l3 { opacity: .55 } .l4 { opacity: .78 }\n"
+             ".p { fill: none; stroke: #c2571a; stroke-width: 2.5; stroke-linejoin: round }\n"
+             "@media (prefers-color-scheme: dark) { text { fill: #e6e2db } .q { fill: #a09a91 } .b { fill: #191817 }\n"
+             ".f { stroke: #383531 } .m { stroke: #86bfe6 } .p { stroke: #f0a060 } }</style>\n");
+    text_print(&o, "<rect class=\"b\" width=\"%.0f\" height=\"%.0f\"/>\n", width, height);
+    draw_heads(&d, &o, x0, y0, thumb, rows, columns);
+    draw_head(&d, &o, x1, y0, big);
+    if (b->choices) draw_routing(&d, &o, x1, y0 + big + 40, big, 120);
     text_put(&o, "</svg>\n");
     if (o.failed) fail(1, "out of memory for the picture");
-    fwrite(o.data, 1, o.n, file), say("%s: %.2f MB\n", path, (double)ftell(file) * 1e-6), close_file(file, path);
+    fwrite(o.data, 1, o.n, file), say("%s: %.0f kB\n", path, (double)o.n * 1e-3), close_file(file, path);
     text_clear(&o);
 }
 
