@@ -7,14 +7,17 @@
 # make bench      how fast, as a fraction of what the machine can do; bench/machine.sh makes a table of it, also against another build
 # make models     prints the README's table of models, from what the tests run
 # make plots      draws the same with gnuplot, as bench/*.svg
-# make install    the header and mla.pc, under PREFIX=/usr/local (and DESTDIR=)
+# make install    mla.h, checkpoint.h, gguf.h and mla.pc, under PREFIX=/usr/local (and DESTDIR=; LIBDIR=$(PREFIX)/lib for mla.pc)
+# make uninstall  takes them away again
 # make clean
+# make help       this
 # Variables: CC=gcc or clang, CFLAGS=-O2, OPENMP= (empty builds without)
 
 CC ?= cc
 CFLAGS = -O2
 WARNINGS = -Wall -Wextra -Wpedantic -Wconversion -Wshadow
 PREFIX = /usr/local
+LIBDIR = $(PREFIX)/lib
 # Found out once, and only when something is compiled.
 OPENMP = $(eval OPENMP := $(shell $(call can,-fopenmp,omp.h)))$(OPENMP)
 
@@ -150,8 +153,10 @@ bench: build/bench
 	./build/bench kernels --shape lite6 --weights f32 --reps 3
 	./build/bench kernels --shape lite6 --weights q4x16 --reps 3
 
-# The README's plots, bench/*.svg, of what is measured for them (KEEP=1: of what was measured last time).
-plots: build/bench
+# The README's picture, and its plots of what is measured for them (KEEP=1: of what was measured last time).
+plots: build/bench build/inspect
+	./build/inspect --quiet --model examples/tales --out bench/inspect.svg \
+	    --prompt "Once upon a time there was a fox who lived in a wood. One day the fox said to the hen"
 	@KEEP=$(KEEP) sh bench/plots.sh build/bench build/plots
 
 # The README's table of models, from the checkpoints that the tests run; a test compares the two.
@@ -160,11 +165,19 @@ models: build/test_model
 
 VERSION = $(shell sed -n 's/^\#define MLA_VERSION *"\(.*\)"/\1/p' mla.h)
 install:
-	install -d "$(DESTDIR)$(PREFIX)/include" "$(DESTDIR)$(PREFIX)/lib/pkgconfig"
+	install -d "$(DESTDIR)$(PREFIX)/include/mla" "$(DESTDIR)$(LIBDIR)/pkgconfig"
 	install -m 644 mla.h "$(DESTDIR)$(PREFIX)/include/mla.h"
+	install -m 644 examples/checkpoint.h examples/gguf.h "$(DESTDIR)$(PREFIX)/include/mla"
 	printf '%s\n' 'prefix=$(PREFIX)' 'includedir=$${prefix}/include' '' 'Name: mla' \
 	    'Description: Multi-head Latent Attention and DeepSeekMoE for CPUs in one C header' 'Version: $(VERSION)' \
-	    'Cflags: -I$${includedir}' 'Libs: -lm' >"$(DESTDIR)$(PREFIX)/lib/pkgconfig/mla.pc"
+	    'Cflags: -I$${includedir} -I$${includedir}/mla' 'Libs: -lm' >"$(DESTDIR)$(LIBDIR)/pkgconfig/mla.pc"
+
+uninstall:
+	rm -f "$(DESTDIR)$(PREFIX)/include/mla.h" "$(DESTDIR)$(LIBDIR)/pkgconfig/mla.pc"
+	cd "$(DESTDIR)$(PREFIX)/include" 2>/dev/null && rm -f mla/checkpoint.h mla/gguf.h && rmdir mla 2>/dev/null || :
+
+help:
+	@sed -n '/^#/!q; s/^# \{0,1\}//p' Makefile
 
 clean:
 	rm -rf build
@@ -177,4 +190,4 @@ tokenizer: build/generate
 llamacpp: build/generate build/convert build/test_gguf
 	REPORT=1 tests/llamacpp/run.sh all
 
-.PHONY: all test run models tokenizer llamacpp check bench plots install clean FORCE
+.PHONY: all test run models tokenizer llamacpp check bench plots install uninstall help clean FORCE

@@ -1,4 +1,4 @@
-# plots.gp - drawn by plots.sh, which sets out (where the numbers are), here (where the plots go), read, fma, int8, threads, isa.
+# plots.gp - drawn by plots.sh, which sets out (where the numbers are), here (where the plots go), read, fma, int8, threads, isa, cpu.
 set terminal svg size 860,520 font "DejaVu Sans,13" background "#ffffff"
 set border lc rgb "#444444"
 set grid lc rgb "#dddddd"
@@ -32,7 +32,7 @@ unset label
 
 # ---- decode time against depth
 set output here.'/decode.svg'
-set title sprintf("One decoded token, DeepSeek-V2-Lite cut to 6 layers, bf16 weights and cache, %d threads", threads)
+set title sprintf("One decoded token, DeepSeek-V2-Lite cut to 6 layers, bf16 weights and cache\n%s, %d threads; paths in turns", cpu, threads)
 unset logscale x
 set logscale y
 set xlabel "tokens in the cache"
@@ -40,25 +40,25 @@ set ylabel "ms for a token (median; bars from least to most)"
 set xrange [-300:17000]
 set yrange [*:*]
 set xtics 0, 2048, 16384
-set key top left
-plot out.'/naive.dat' using 1:2:3:4 with yerrorlines pt 5 lw 2 lc rgb orange title "naive: keys and values of all cached tokens are expanded again", \
+set key top left reverse Left
+plot out.'/naive.dat' using 1:2:3:4 with yerrorlines pt 5 lw 2 lc rgb orange title "naive: latents are cached, keys and values of all tokens made of them again", \
      out.'/absorbed.dat' using 1:2:3:4 with yerrorlines pt 7 lw 2 lc rgb blue title "absorbed: queries meet the cached latents"
 
 # ---- cache bytes per token: layers, heads, heads * (192 + 128) values of plain attention against 512 + 64
 set output here.'/cache.svg'
 set title "The cache of one token: latents, against plain multi-head attention"
-set logscale y
-set xlabel ""
-set ylabel "bytes for a token"
-set xrange [-0.6:3.6]
-set yrange [5000:40e6]
-set bmargin 4
-unset xtics
-set xtics ("DeepSeek-V2-Lite\n27 layers, 16 heads" 0, "DeepSeek-V2\n60 layers, 128 heads" 1, "Kimi K2\n61 layers, 64 heads" 2, "DeepSeek-V3\n61 layers, 128 heads" 3)
-set format y "%.0s %c"
-set key top left horizontal samplen 1 width -4
-set boxwidth 0.2
-set style fill solid 0.85 noborder
+unset logscale y
+set logscale x
+set xlabel "bytes for a token"
+set ylabel ""
+set yrange [-0.6:3.6] reverse
+set xrange [8000:16e6]
+set xtics auto
+set format x "%.0s %cB"
+set lmargin 26
+set ytics ("DeepSeek-V2-Lite\n27 layers, 16 heads" 0, "DeepSeek-V2\n60 layers, 128 heads" 1, "Kimi K2\n61 layers, 64 heads" 2, "DeepSeek-V3\n61 layers, 128 heads" 3)
+set format y "%s"
+set key bottom right samplen 1
 $models << END
 0 27 16
 1 60 128
@@ -67,10 +67,11 @@ $models << END
 END
 mha(l, h) = l * h * 320 * 2.0
 mla(l, bytes) = l * bytes
-amount(b) = b >= 1e6 ? sprintf("%.1f M", b / 1e6) : sprintf("%.0f k", b / 1e3)
-plot $models using ($1 - 0.22):(mha($2, $3)) with boxes lc rgb grey title "keys and values, bf16", \
-     $models using 1:(mla($2, 1152)) with boxes lc rgb blue title "latents, bf16", \
-     $models using ($1 + 0.22):(mla($2, 612)) with boxes lc rgb green title "latents, q8", \
-     $models using ($1 - 0.22):(mha($2, $3) * 1.15):(amount(mha($2, $3))) with labels font ",11" notitle, \
-     $models using 1:(mla($2, 1152) * 1.15):(amount(mla($2, 1152))) with labels font ",11" notitle, \
-     $models using ($1 + 0.22):(mla($2, 612) * 1.15):(amount(mla($2, 612))) with labels font ",11" notitle
+amount(b) = b >= 1e6 ? sprintf("%.1f MB", b / 1e6) : sprintf("%.0f kB", b / 1e3)
+plot $models using (mla($2, 612)):1:(mha($2, $3) - mla($2, 612)):(0) with vectors nohead lc rgb "#cccccc" lw 2 notitle, \
+     $models using (mha($2, $3)):1 with points pt 7 ps 1.3 lc rgb grey title "keys and values of all heads, bf16", \
+     $models using (mla($2, 1152)):1 with points pt 7 ps 1.3 lc rgb blue title "latents, bf16", \
+     $models using (mla($2, 612)):1 with points pt 7 ps 1.3 lc rgb green title "latents, q8", \
+     $models using (mha($2, $3)):($1 - 0.2):(amount(mha($2, $3))) with labels font ",11" notitle, \
+     $models using (mla($2, 1152)):($1 - 0.2):(amount(mla($2, 1152))) with labels font ",11" notitle, \
+     $models using (mla($2, 612)):($1 + 0.22):(amount(mla($2, 612))) with labels font ",11" notitle

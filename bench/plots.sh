@@ -17,8 +17,7 @@ measure() { # FILE ARGUMENTS: keeps the lines of JSON; a run that fails leaves n
 measure limits.json limits --reps 7
 for weights in bf16 q8 q4x16; do measure "roof_$weights.json" model --weights $weights --depth 0,16384 --reps 3; done
 depths=0,1024,2048,4096,8192,16384
-measure absorbed.json model --attn absorbed --depth $depths --pp 0 --reps 5
-measure naive.json model --attn naive --depth $depths --pp 0 --reps 3
+measure decode.json model --attn all --only decode --depth $depths --pp 0 --reps 3
 
 # fields KEY...: these keys of each line of JSON, separated by blanks
 fields() {
@@ -40,7 +39,8 @@ for weights in bf16 q8 q4x16; do # intensity, rate, size and shape of the point:
           if ($1 != "layer" && $5 != "null") print $4 / $3, $5, (shape == 13 ? 1.5 : 1.2), ($2 > 0 ? shape - 1 : shape) }' >"$out/roof_$weights.dat"
 done
 for path in naive absorbed; do
-    fields what depth ms ms_min ms_max <"$out/$path.json" | awk '$1 == "decode" { print $2, $3, $4, $5 }' >"$out/$path.dat"
+    fields what attn depth ms ms_min ms_max <"$out/decode.json" | awk -v path=$path '$1 == "decode" && $2 == path { print $3, $4, $5, $6 }' >"$out/$path.dat"
 done
-gnuplot -e "out='$out'; here='$here'; read=$read; fma=$fma; int8=${int8:-0}; threads=$threads; isa='$isa'" "$here/plots.gp"
+cpu=$(sed -n 's/^model name[^:]*: *//p' /proc/cpuinfo | head -n 1 | tr -d "\'\"")
+gnuplot -e "cpu='$cpu'; out='$out'; here='$here'; read=$read; fma=$fma; int8=${int8:-0}; threads=$threads; isa='$isa'" "$here/plots.gp"
 echo "drawn: $here/roofline.svg $here/decode.svg $here/cache.svg"

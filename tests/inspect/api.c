@@ -91,6 +91,7 @@ static void run(void) {
         if (i < L * T) lens(z + (size_t)i * (size_t)V, hidden[i / T] + i % T * D);
         else memcpy(z + (size_t)i * (size_t)V, logits + (size_t)(i % T) * (size_t)V, (size_t)V * 4);
     for (int i = 0; i < L * T; i++) {
+        if (!c->weights.layers[i / T].attn.kv_a.weight.data) continue;
         must(mla_cache_read(k, i / T, i % T, row, &error), &error);
         memcpy(latent + i * R, row, (size_t)R * 4);
     }
@@ -112,6 +113,8 @@ static void run(void) {
     printf("{\"L\":%d,\"H\":%d,\"K\":%d,\"V\":%d,\"R\":%d,\"M\":%d,\"E\":%d,\"moe\":[", L, H, K, V, R, M,
            f->n_routed_experts + f->zero_expert_num);
     for (int i = 0; i < L; i++) printf("%s%d", i ? "," : "", c->weights.layers[i].moe.experts != NULL);
+    printf("],\"maps\":[");
+    for (int i = 0; i < L; i++) printf("%s%d", i ? "," : "", c->weights.layers[i].attn.kv_a.weight.data != NULL);
     puts("]}");
     for (int i = 0; i <= L; i++) free(hidden[i]);
     free(probs), free(logits), free(weight), free(z), free(hidden), free(state), free(latent), free(row), free(index);

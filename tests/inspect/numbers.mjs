@@ -52,17 +52,18 @@ function look(name, modelPath, how, exact = true) {
   const tokens = csv(`${dir}/tokens.csv`), T = tokens.length, ids = tokens.map((t) => t.id);
   const m = JSON.parse(execFileSync(api, [modelPath, `${dir}-api`, ...ids.map(String)], { encoding: 'utf8' }));
   const { L, H, K, V, R, M, E } = m, at = csv(`${dir}/positions.csv`).map((row) => row.position), S = at.length;
+  const kept = m.maps.flatMap((is, l) => (is ? [l] : [])), N = kept.length; // layers with maps
   const maps = array(`${dir}/maps.f32`, Float32Array), want = array(`${dir}-api/maps.f32`, Float32Array);
   const p = (l, h, q, u) => want[((l * T + q) * H + h) * T + u];
-  check(every(L * H * S * S, (i) => {
-    const c = i % S, r = Math.floor(i / S) % S, h = Math.floor(i / S / S) % H, l = Math.floor(i / S / S / H);
+  check(maps.length === N * H * S * S && every(maps.length, (i) => {
+    const c = i % S, r = Math.floor(i / S) % S, h = Math.floor(i / S / S) % H, l = kept[Math.floor(i / S / S / H)];
     return exact ? maps[i] === p(l, h, at[r], at[c]) : near(maps[i], p(l, h, at[r], at[c]), 1e-5);
   }), `${name}: maps are those of mla_model_forward`);
 
   // heads
   const heads = csv(`${dir}/heads.csv`), loose = exact ? 1e-5 : 1e-4;
-  check(heads.length === L * H && every(L * H, (i) => {
-    const l = Math.floor(i / H), h = i % H;
+  check(heads.length === N * H && every(N * H, (i) => {
+    const l = kept[Math.floor(i / H)], h = i % H;
     let bits = 0, far = 0;
     const mass = new Float64Array(T);
     for (let q = 0; q < T; q++) for (let u = 0; u <= q; u++) {
@@ -115,21 +116,21 @@ function look(name, modelPath, how, exact = true) {
 
   // the cache
   const latent = array(`${dir}-api/latent.f32`, Float32Array), values = csv(`${dir}/singular.csv`), n = Math.min(T, R);
-  check(values.length === L * n && every(exact ? Math.min(L, 2) : 1, (l) => {
-    const s = singular(latent.subarray(l * T * R, (l + 1) * T * R), T, R);
-    return every(n, (i) => Math.abs(values[l * n + i].singular_value - s[i]) < 2e-5 * s[0]);
+  check(values.length === N * n && every(exact ? Math.min(N, 2) : 1, (slot) => {
+    const l = kept[slot], s = singular(latent.subarray(l * T * R, (l + 1) * T * R), T, R);
+    return every(n, (i) => Math.abs(values[slot * n + i].singular_value - s[i]) < 2e-5 * s[0]);
   }), `${name}: singular values`);
   check(csv(`${dir}/latents.csv`).every((r) => near(r.latent_norm, Math.hypot(...latent.subarray((r.layer * T + r.position) * R, (r.layer * T + r.position + 1) * R)), 1e-5)), `${name}: norms`);
 
   // the page has the same
-  const data = pageData(page), t = data.texts[0], kept = unpack(t.maps, t.wide ? Float32Array : Uint16Array), triangle = S * (S + 1) / 2;
+  const data = pageData(page), t = data.texts[0], packed = unpack(t.maps, t.wide ? Float32Array : Uint16Array), triangle = S * (S + 1) / 2;
   const half = (h) => ((h >> 10) & 31 ? 2 ** (((h >> 10) & 31) - 15) * (1 + (h & 1023) / 1024) : (h & 1023) * 2 ** -24);
   same([t.T, t.at, t.ids], [T, at, at.map((q) => ids[q])], `${name}: the page's tokens`);
-  check(every(L * H * S * S, (i) => {
-    const c = i % S, r = Math.floor(i / S) % S, x = kept[Math.floor(i / S / S) * triangle + r * (r + 1) / 2 + c];
+  check(every(N * H * S * S, (i) => {
+    const c = i % S, r = Math.floor(i / S) % S, x = packed[Math.floor(i / S / S) * triangle + r * (r + 1) / 2 + c];
     return c > r ? maps[i] === 0 : t.wide ? x === maps[i] : Math.abs(half(x) - maps[i]) <= maps[i] / 2048 + 2 ** -25;
   }), `${name}: the page's maps (${t.wide ? 'float32' : 'float16'})`);
-  check(every(L * H, (i) => near(t.entropy[i], heads[i].entropy_bits, 1e-5) && near(t.distance[i], heads[i].distance_tokens, 1e-5)), `${name}: the page's heads`);
+  check(every(N * H, (i) => near(t.entropy[kept[Math.floor(i / H)] * H + i % H], heads[i].entropy_bits, 1e-5) && near(t.distance[kept[Math.floor(i / H)] * H + i % H], heads[i].distance_tokens, 1e-5)), `${name}: the page's heads`);
   check(every(5 * S, (i) => t.top[i] === tokens[at[Math.floor(i / 5)]][`next${i % 5}`] && near(t.p[i], tokens[at[Math.floor(i / 5)]][`next${i % 5}_p`], 1e-8)), `${name}: the page's logits`);
   if (m.moe.some(Boolean)) {
     const expert = unpack(t.expert, Uint16Array), weight = unpack(t.weight, Float32Array), routing = csv(`${dir}/routing.csv`), moe = m.moe.flatMap((is, l) => (is ? [l] : []));
@@ -150,7 +151,7 @@ look('minicpm', 'tests/fixtures/checkpoints/minicpm3', few);
 const sparse = look('sparse', 'tests/fixtures/checkpoints/glm_moe_dsa', few), picked = array(`${sparse.dir}/chosen.u8`, Uint8Array);
 check(every(sparse.m.L * 20, (i) => picked.subarray(i * 20, i * 20 + 20).reduce((a, b) => a + b) === Math.min(8, i % 20 + 1)), 'sparse: each token chose 8 keys, or all it sees');
 if (process.env.TEST_ALL)
-  for (const name of ['axk1', 'deepseek_v2', 'deepseek_v2_lite', 'deepseek_v3', 'deepseek_v32', 'deepseek_v3_fp8', 'glm4_moe_lite', 'kimi_k2', 'minicpm3_longrope', 'mistral4', 'youtu'])
+  for (const name of ['axk1', 'deepseek_v2', 'deepseek_v2_lite', 'deepseek_v3', 'deepseek_v32', 'deepseek_v3_fp8', 'glm4_moe_lite', 'kimi_k2', 'kimi_linear', 'minicpm3_longrope', 'mistral4', 'youtu'])
     look(name, `tests/fixtures/checkpoints/${name}`, few);
 
 // a long text is cut into chunks, and sampled, and its maps are in float16
