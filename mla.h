@@ -44,6 +44,8 @@ MATHS          (DeepSeek-V2, arXiv 2405.04434; DeepSeek-V3, arXiv 2412.19437; De
                g = -exp(A) softplus(Wf x + bf); beta = sig(Wb x)
                S = diag(exp(g)) S; S += k beta (v - S^T k)^T; o = S^T q;  y = Wo (norm(o) * sig(Wz x))
                (Kimi Delta Attention, arXiv 2510.26692: a state S [C, C] a head in place of keys and values)
+   gates       o_h *= sigmoid(Wg x)  (or sigmoid of further rows of q);  norm(x) *= sigmoid(Wu silu(Wd norm(x)))
+   sinks       softmax(s) = e^s / (e^sink_h + sum e^s)
    experts     y = sum_{e in top-K} w_e down_e(silu(gate_e x) * up_e x) + shared(x)
    block       x += attn(norm1 x);  x += ffn(norm2 x);   logits = head(norm(x))
    shortcut    x += attn(norm1 x);  h = norm2 x;  m = experts(h);  x += mlp(h);  the next block;  x += m
@@ -100,6 +102,8 @@ CHANGES
                mla_norm_forward. MLA_STACK. mla_context_desc.shard: several contexts share a model's work.
                mla_kda_weights: layers with a state. mla_cache_desc and mla_pool_desc have state_dtype and snapshots;
                mla_cache_cut, mla_cache_snapshot, mla_cache_snapshots, mla_cache_forget, mla_cache_read_state.
+               Gates and sinks of attention, norms with gates: mla_attn_weights has gate and sinks, mla_norm_weights
+               gate_down and gate_up, mla_config q_gate, q_twice and norm_gate_rank. MLA_TOPK_NOAUX_ZERO.
    0.1.0       the first version */
 
 #ifndef MLA_H
@@ -285,7 +289,8 @@ typedef enum mla_mask {
 typedef enum mla_topk_method {
     MLA_TOPK_GREEDY = 0,           /* top-K over all experts (V2-Lite) */
     MLA_TOPK_GROUP_LIMITED_GREEDY, /* topk_group groups by their best score, others count 0.0, then top-K (V2) */
-    MLA_TOPK_NOAUX_TC              /* groups by the sum of their two best biased scores, others -inf, then top-K (V3) */
+    MLA_TOPK_NOAUX_TC,             /* groups by the sum of their two best biased scores, others -inf, then top-K (V3) */
+    MLA_TOPK_NOAUX_ZERO            /* the same, but others count 0.0 (A.X K2) */
 } mla_topk_method;
 
 typedef enum mla_scoring_func { MLA_SCORING_SOFTMAX = 0, MLA_SCORING_SIGMOID } mla_scoring_func;
@@ -305,6 +310,9 @@ typedef struct mla_config {
     mla_norm block_norm;      /* before attention, before the FFN, before the head: rms_norm_eps */
     float q_scale;            /* 0: 1; all of q is multiplied by it; LongCat-Flash (arXiv 2509.01322): sqrt(D/Q) */
     float latent_scale;       /* 0: 1; the normed latent is, not the rope key; LongCat-Flash: sqrt(D/R) */
+    int q_twice;              /* 1: q_b takes the latent twice, [normed, as it was], and has 2Q columns; A.X K2 */
+    int q_gate;         /* 1: the rows of q (q_b) for a head are [nope | rope | gate V]: see mla_attn_weights.gate */
+    int norm_gate_rank; /* of gated norms: see mla_norm_weights; 0: none has a gate */
     /* q at position i is multiplied by 1 + beta*ln(1 + floor(i/period)); Llama 4, Mistral 4; 0: it is not */
     float temperature_beta;
     int temperature_period; /* in positions */
@@ -356,6 +364,9 @@ typedef struct mla_norm_weights {
     mla_tensor weight; /* [n] */
     mla_tensor bias;   /* [n], LayerNorm and DyT; may be absent */
     mla_tensor alpha;  /* [1], DyT */
+    /* [r, n], [n, r], r = norm_gate_rank; may be absent: what the norm gives, y, becomes y * sigmoid(gate_up silu(
+       gate_down y)), as in A.X K2. Norms of D alone have them, not those of latents and index keys. */
+    mla_tensor gate_down, gate_up;
 } mla_norm_weights;
 
 /* Scores sum_h (weights_proj x)_h (Hi d)^-0.5 relu(q_h . k(u)), q = rope(wq_b c_q) with the normed latent c_q of the
@@ -369,12 +380,16 @@ typedef struct mla_indexer_weights {
 } mla_indexer_weights;
 
 typedef struct mla_attn_weights {
-    mla_linear q;        /* [H*(N+P), D], if q_lora_rank is 0; a head's rows are [nope | rope] */
-    mla_linear q_a, q_b; /* [Q, D], [H*(N+P), Q] */
+    mla_linear q;        /* [H*(N+P), D], if q_lora_rank is 0; a head's rows are [nope | rope]; see q_gate */
+    mla_linear q_a, q_b; /* [Q, D], [H*(N+P), Q]; see q_twice */
     mla_linear kv_a;     /* [R+P, D]: [latent | k_rope] (kv_a_proj_with_mqa) */
     mla_linear kv_b;     /* [H*(N+V), R]; a head's rows are [k_nope | v] */
     mla_tensor k_b, v_b; /* [H*R, N], [H*V, R]: kv_b as GGUF has it, a head's keys transposed; unused beside kv_b */
     mla_linear o;        /* [D, H*V] */
+    /* [H*V, D] or [H, D], of a channel or a head; may be absent: what heads give is multiplied by sigmoid(gate x)
+       before o (arXiv 2505.06708). Or with q_gate by that of what q (q_b) gives for it */
+    mla_linear gate;
+    mla_tensor sinks; /* [H]; may be absent: e^sinks[h] is added to the sum by which a head's softmax divides */
     mla_norm_weights q_norm, kv_norm; /* [Q], [R] */
     mla_indexer_weights indexer;      /* sparse attention; may be absent */
 } mla_attn_weights;
@@ -804,7 +819,8 @@ MLA_API mla_result mla_moe_forward(mla_context *context, int layer, float *y, co
                                    const mla_routing *routing);
 
 /* One of the norms of D that blocks have, attn_norm and the like, by config.block_norm: x [n_tokens, D] -> y
-   [n_tokens, D], which may be x. So that a program can go through a block step by step:
+   [n_tokens, D], which may be x. With invariant they are one sequence's, as in mla_moe_forward. So that a program can
+   go through a block step by step:
      norm attn_norm, mla_attn_forward, norm attn_out_norm if there; x[i] += residual_scale * y[i];
      norm ffn_norm, mla_moe_forward, norm ffn_out_norm if there; x[i] += residual_scale * y[i];
    which with mla_layers_forward from layer 0 to 0 before and from num_hidden_layers to there behind is the model, bit
@@ -844,6 +860,7 @@ static inline void mla__linear_ref(double *y, const mla_linear *l, const double 
     }
 }
 
+static inline double mla__sigmoid_ref(double x) { return 1 / (1 + exp(-x)); }
 /* x [n] = norm(x) */
 static inline void mla__norm_ref(double *x, int n, const mla_norm *norm, const mla_norm_weights *w) {
     double mean = 0, var = 0;
@@ -854,6 +871,14 @@ static inline void mla__norm_ref(double *x, int n, const mla_norm *norm, const m
                                           : (x[i] - mean) / sqrt(var + (double)norm->eps);
         x[i] = mla__weight_ref(&w->weight, 0, i) * x[i] + mla__weight_ref(&w->bias, 0, i);
     }
+    if (!w->gate_down.data || norm->kind == MLA_NORM_NONE) return;
+    const mla_linear down = {w->gate_down, mla_view(NULL, MLA_F32, 0, 0)}, up = {w->gate_up, down.bias};
+    double *z = mla__room_ref(down.weight.rows), *gate = mla__room_ref(n);
+    mla__linear_ref(z, &down, x);
+    for (int i = 0; i < down.weight.rows; i++) z[i] *= mla__sigmoid_ref(z[i]);
+    mla__linear_ref(gate, &up, z);
+    for (int i = 0; i < n; i++) x[i] *= mla__sigmoid_ref(gate[i]);
+    free(z), free(gate);
 }
 
 /* x [P] = rope(x): pairs turn by t * inv_freq, which is an f32 in the models' own code. */
@@ -902,6 +927,7 @@ static inline void mla__head_ref(double *o, double *p, const mla_model *m, const
         max = p[u] > max ? p[u] : max;
     }
     for (int u = 0; u < T; u++) sum += p[u] = max > -(double)INFINITY ? exp(p[u] - max) : 0;
+    if (l->sinks.data && sum > 0) sum += exp(mla__weight_ref(&l->sinks, 0, h) - max);
     for (int u = 0; u < T && sum > 0; u++) { /* a token that sees no key gets 0 */
         p[u] /= sum;
         for (int r = 0; r < C; r++) pc[r] += p[u] * c[u * C + r];
@@ -948,20 +974,27 @@ static inline void mla__attention_ref(double *y, double *p, double *score, const
                                       const mla_attn_weights *w, const double *x, const double *rows,
                                       const double *keys, double *mask, int t, int T, int absorbed) {
     const mla_config *f = mla_model_config(m);
-    const int Q = f->q_lora_rank, H = f->num_attention_heads, N = f->qk_nope_head_dim, qk = N + f->qk_rope_head_dim;
-    double *cq = mla__room_ref(Q), *q = mla__room_ref((double)H * qk), *o = mla__room_ref((double)H * f->v_head_dim);
-    double scale = (double)f->q_scale;
+    const int Q = f->q_lora_rank, H = f->num_attention_heads, N = f->qk_nope_head_dim, V = f->v_head_dim;
+    const int qk = N + f->qk_rope_head_dim, row = qk + (f->q_gate ? V : 0),
+              G = w->gate.weight.data ? w->gate.weight.rows : 0;
+    double *cq = mla__room_ref(2.0 * Q), *q = mla__room_ref((double)H * row), *o = mla__room_ref((double)H * V);
+    double *gate = mla__room_ref(G), scale = (double)f->q_scale;
     if (f->temperature_beta > 0) scale *= 1 + (double)f->temperature_beta * log(1 + t / f->temperature_period);
-    if (Q > 0) mla__linear_ref(cq, &w->q_a, x), mla__norm_ref(cq, Q, &f->q_norm, &w->q_norm);
+    if (Q > 0) mla__linear_ref(cq, &w->q_a, x);
+    for (int i = 0; i < Q; i++) cq[Q + i] = cq[i]; /* for q_twice */
+    if (Q > 0) mla__norm_ref(cq, Q, &f->q_norm, &w->q_norm);
+    if (G > 0) mla__linear_ref(gate, &w->gate, x);
     mla__linear_ref(q, Q > 0 ? &w->q_b : &w->q, Q > 0 ? cq : x);
     if (f->index_topk > 0 && w->indexer.wk.weight.data) mla__choose_ref(mask, score, m, &w->indexer, x, cq, keys, t, T);
     for (int h = 0; h < H; h++) {
-        mla__rope_ref(q + h * qk + N, m, f->rope.layout, t);
-        for (int i = 0; i < qk; i++) q[h * qk + i] *= scale;
-        mla__head_ref(o + h * f->v_head_dim, p + h * T, m, w, h, q + h * qk, rows, mask, T, absorbed);
+        mla__rope_ref(q + h * row + N, m, f->rope.layout, t);
+        for (int i = 0; i < qk; i++) q[h * row + i] *= scale;
+        mla__head_ref(o + h * V, p + h * T, m, w, h, q + h * row, rows, mask, T, absorbed);
+        for (int i = 0; i < V && (f->q_gate || G > 0); i++)
+            o[h * V + i] *= mla__sigmoid_ref(f->q_gate ? q[h * row + qk + i] : gate[G > H ? h * V + i : h]);
     }
     mla__linear_ref(y, &w->o, o);
-    free(cq), free(q), free(o);
+    free(cq), free(q), free(o), free(gate);
 }
 
 /* delta, head h, of q, k, v, f, z [C] each: state S [C, C] goes on by a token, and z becomes norm(o) * sig(z). */
@@ -1037,7 +1070,8 @@ static inline void mla__mlp_ref(double *y, const mla_mlp_weights *w, const doubl
 static inline void mla__route_ref(int *expert, double *we, double *by, double *group, const mla_config *f,
                                   const mla_tensor *bias, const double *z) {
     const int E = f->n_routed_experts + f->zero_expert_num, G = f->n_group, per = E / G, K = f->num_experts_per_tok;
-    const int v3 = f->topk_method == MLA_TOPK_NOAUX_TC, grouped = f->topk_method != MLA_TOPK_GREEDY && G > 1;
+    const int v3 = f->topk_method >= MLA_TOPK_NOAUX_TC, grouped = f->topk_method != MLA_TOPK_GREEDY && G > 1;
+    const double others = f->topk_method == MLA_TOPK_NOAUX_TC ? -(double)INFINITY : 0;
     double *s = mla__room_ref(E), sum = 0, chosen = 0;
     for (int e = 0; e < E; e++) sum += exp(z[e]);
     for (int e = 0; e < E; e++) {
@@ -1048,7 +1082,7 @@ static inline void mla__route_ref(int *expert, double *we, double *by, double *g
     for (int e = 0; e < E; e++) /* V3: the sum of the two best of a group; V2: the best */
         if (mla__rank_ref(by + e / per * per, per, e % per) < (v3 ? 2 : 1)) group[e / per] += by[e];
     for (int e = 0; e < E && grouped; e++) /* V2 takes w_e, too, from the masked scores */
-        if (mla__rank_ref(group, G, e / per) >= f->topk_group) by[e] = v3 ? -(double)INFINITY : 0, s[e] = v3 ? s[e] : 0;
+        if (mla__rank_ref(group, G, e / per) >= f->topk_group) by[e] = others, s[e] = v3 ? s[e] : 0;
     for (int e = 0; e < E; e++) {
         const int k = mla__rank_ref(by, E, e);
         if (k < K) expert[k] = e, we[k] = s[e], chosen += s[e];
@@ -2204,6 +2238,7 @@ typedef struct mla__kernels {
     void (*chunk)(const mla__chunk *p);
     /* z = x / sqrt(mean(x^2) + eps) * w * sig(z) */
     void (*gated_norm)(float *z, const float *x, const float *w, float eps, int n);
+    void (*gate)(float *y, const float *g, int n); /* y *= sigmoid(g); y may be g: silu */
     /* n panels of queries meet the keys and values of a visit, all of one dtype: F32, F16 or BF16 */
     void (*attend[MLA_DTYPE_COUNT])(mla__lanes *panels, int n, const mla__visit *visit);
     /* score [nu] = sum over the lanes of n panels of weight [n, NL] * relu(q . k); the visit has no values */
@@ -4327,6 +4362,13 @@ MLA__FN void MLA__F(gated_norm)(float *z, const float *x, const float *w, float 
     for (; i < n; i++) z[i] = x[i] * by * w[i] / (1.0f + expf(-z[i]));
 }
 
+MLA__FN void MLA__F(gate)(float *y, const float *g, int n) {
+    int i = 0;
+    for (; i + MLA__VL <= n; i += MLA__VL)
+        MLA__F(st)(y + i, MLA__F(mul)(MLA__F(ld)(y + i), MLA__F(sigmoid)(MLA__F(ld)(g + i))));
+    for (; i < n; i++) y[i] /= 1.0f + expf(-g[i]);
+}
+
 /* Softmax of one panel's scores s [nu, NL], online, and what it does to the sums so far. */
 MLA__FN void MLA__F(softmax)(mla__lanes *l, const mla__visit *visit, float *s) {
     const int u0 = visit->u0, nu = visit->nu, dv = visit->dv;
@@ -4526,6 +4568,7 @@ static void MLA__F(table)(mla__kernels *k) {
     k->conv = MLA__F(conv), k->unit = MLA__F(unit), k->decay = MLA__F(decay), k->recur = MLA__F(recur);
     k->chunk = MLA__F(chunk), k->gated_norm = MLA__F(gated_norm);
     k->q4_scale = MLA__F(q4_scale), k->transpose = MLA__F(transpose_rows), k->swiglu = MLA__F(swiglu);
+    k->gate = MLA__F(gate);
 }
 
 #undef MLA__F
@@ -5571,11 +5614,12 @@ static const mla__field mla__fields[] = {
     MLA__COUNT(num_attention_heads, 0, 0), MLA__SIZE(q_lora_rank, 0), MLA__SIZE(kv_lora_rank, MLA__ATTN),
     MLA__SIZE(qk_nope_head_dim, MLA__ATTN), MLA__SIZE(qk_rope_head_dim, 0), MLA__SIZE(v_head_dim, MLA__ATTN),
     MLA__ENUM(mask, MLA_MASK_NONE), MLA__REAL(softmax_scale, 0), MLA__REAL(q_scale, 1), MLA__REAL(latent_scale, 1),
+    MLA__ENUM(q_twice, 1), MLA__ENUM(q_gate, 1), MLA__SIZE(norm_gate_rank, 0),
     MLA__REAL(temperature_beta, 0), MLA__POSITION(temperature_period, MLA__HEAT),
     MLA__REAL(embed_scale, 1), MLA__REAL(residual_scale, 1), MLA__REAL(logits_scale, 1),
     MLA__COUNT(n_routed_experts, 0, 0), MLA__COUNT(zero_expert_num, 0, 0), MLA__SIZE(num_experts_per_tok, MLA__MOE),
     MLA__SIZE(moe_intermediate_size, MLA__MOE), MLA__COUNT(n_shared_experts, 0, 0),
-    MLA__COUNT(n_group, 0, 1), MLA__COUNT(topk_group, 0, 1), MLA__ENUM(topk_method, MLA_TOPK_NOAUX_TC),
+    MLA__COUNT(n_group, 0, 1), MLA__COUNT(topk_group, 0, 1), MLA__ENUM(topk_method, MLA_TOPK_NOAUX_ZERO),
     MLA__ENUM(scoring_func, MLA_SCORING_SIGMOID), MLA__REAL(routed_scaling_factor, 1),
     MLA__ENUM(q_norm.kind, MLA_NORM_NONE), MLA__REAL(q_norm.eps, 1e-6),
     MLA__ENUM(kv_norm.kind, MLA_NORM_NONE), MLA__REAL(kv_norm.eps, 1e-6),
@@ -5738,7 +5782,7 @@ static mla_result mla__check_experts(const mla_config *c, mla_error *err) {
     if (c->topk_method != MLA_TOPK_GREEDY && K > (double)c->topk_group * per)
         return MLA__BAD_FIELD(err, "num_experts_per_tok: %d, but topk_group %d of n_group %d leave %d experts", K,
                               c->topk_group, c->n_group, c->topk_group * per);
-    if (c->topk_method == MLA_TOPK_NOAUX_TC && c->n_group > 1 && per < 2)
+    if (c->topk_method >= MLA_TOPK_NOAUX_TC && c->n_group > 1 && per < 2)
         return MLA__BAD_FIELD(err, "n_group: %d leaves groups of one expert, noaux_tc adds the best two of each",
                               c->n_group);
     return MLA_OK;
@@ -5749,8 +5793,8 @@ static mla_result mla__check_products(const mla_config *c, mla_error *err) {
     const struct {
         const char *name;
         double value;
-    } products[] = {{"num_attention_heads * (qk_nope_head_dim + qk_rope_head_dim)", H * (N + c->qk_rope_head_dim)},
-                    {"num_attention_heads * (qk_nope_head_dim + v_head_dim)", H * (N + c->v_head_dim)},
+    } products[] = {{"num_attention_heads * (qk_nope_head_dim + qk_rope_head_dim + v_head_dim)",
+                     H * (N + c->qk_rope_head_dim + c->v_head_dim)},
                     {"num_attention_heads * kv_lora_rank", H * c->kv_lora_rank},
                     {"n_shared_experts * moe_intermediate_size", c->n_shared_experts * inter},
                     {"(num_experts_per_tok + n_shared_experts) * moe_intermediate_size",
@@ -5759,7 +5803,7 @@ static mla_result mla__check_products(const mla_config *c, mla_error *err) {
                     {"linear_num_heads * linear_head_dim * (linear_head_dim + 3 * linear_conv_kernel_dim)",
                      (double)c->linear_num_heads * c->linear_head_dim *
                          ((double)c->linear_head_dim + 3.0 * c->linear_conv_kernel_dim)}};
-    for (int i = 0; i < 7; i++)
+    for (int i = 0; i < 6; i++)
         if (products[i].value > INT32_MAX)
             return mla__fail(err, MLA_ERR_CONFIG, "config: %s = %.0f does not fit in 31 bits", products[i].name,
                              products[i].value);
@@ -5775,11 +5819,17 @@ static mla_result mla__check_softmax(mla_config *c, mla_error *err) {
     return MLA_OK;
 }
 
+static mla_result mla__check_query(const mla_config *c, mla_error *err) {
+    if (!c->q_twice || c->q_lora_rank > 0) return MLA_OK;
+    return MLA__BAD_FIELD(err, "q_twice: 1, but q_lora_rank is 0: there is no latent of queries");
+}
+
 /* Checks c and resolves its defaults in place. */
 static mla_result mla__check_config(mla_config *c, mla_error *err) {
     MLA__TRY(mla__check_fields(c, err));
     MLA__TRY(mla__check_products(c, err));
     MLA__TRY(mla__check_rope(&c->rope, c->qk_rope_head_dim, err));
+    MLA__TRY(mla__check_query(c, err));
     MLA__TRY(mla__check_indexer(c, err));
     MLA__TRY(mla__check_linear(c, err));
     MLA__TRY(mla__check_experts(c, err));
@@ -5788,10 +5838,17 @@ static mla_result mla__check_config(mla_config *c, mla_error *err) {
 
 /* ---- >>weights-check --------------------------------------------------------------------------------------------- */
 
+/* Of a head, what q_b (q) gives: [nope | rope], and a gate; and what q_b takes. */
+static int mla__query_width(const mla_config *c) {
+    return c->qk_nope_head_dim + c->qk_rope_head_dim + (c->q_gate ? c->v_head_dim : 0);
+}
+static int mla__latents(const mla_config *c) { return c->q_lora_rank * (c->q_twice ? 2 : 1); }
+
 /* Sizes that tensors have. A tensor with a size of 0 has no place in this model. */
 typedef struct mla__sizes {
-    int one, vocab, D, two_D, N, R, Q, query, whole_query; /* whole_query: of a query made by one matrix */
-    int kv_a, kv_b, k_b, v_b, o, inner, choices;           /* kv_b or the next two, and inner: of what is looked at */
+    int one, vocab, D, two_D, N, R, Q, query, whole_query, latents; /* whole_query: of a query made by one matrix */
+    int kv_a, kv_b, k_b, v_b, o, heads, gate, inner, choices; /* kv_b or k_b and v_b, gate, inner: of what is looked
+                                                                 at */
     int index_query, index_heads, index_key;
     int lin, lin_heads, lin_key, conv, f_rank, f_in, g_rank, g_in; /* f_rank on: of what is looked at */
 } mla__sizes;
@@ -5841,13 +5898,15 @@ static const mla__entry mla__tensors[] = {
     MLA__TENSOR(LAYER, mla_layer_weights, ffn_out_norm, NORM, FREE, one, D),
     MLA__TENSOR(ATTN, mla_attn_weights, q, LINEAR, NEEDED, whole_query, D),
     MLA__TENSOR(ATTN, mla_attn_weights, q_a, LINEAR, NEEDED, Q, D),
-    MLA__TENSOR(ATTN, mla_attn_weights, q_b, LINEAR, NEEDED, query, Q),
+    MLA__TENSOR(ATTN, mla_attn_weights, q_b, LINEAR, NEEDED, query, latents),
     MLA__TENSOR(ATTN, mla_attn_weights, q_norm, Q_NORM, NEEDED, one, Q),
     MLA__TENSOR(ATTN, mla_attn_weights, kv_a, LINEAR, NEEDED, kv_a, D),
     MLA__TENSOR(ATTN, mla_attn_weights, kv_b, LINEAR, NEEDED, kv_b, R),
     MLA__TENSOR(ATTN, mla_attn_weights, k_b, MATRIX, NEEDED, k_b, N),
     MLA__TENSOR(ATTN, mla_attn_weights, v_b, MATRIX, NEEDED, v_b, R),
     MLA__TENSOR(ATTN, mla_attn_weights, o, LINEAR, NEEDED, D, o),
+    MLA__TENSOR(ATTN, mla_attn_weights, gate, LINEAR, FREE, gate, D),
+    MLA__TENSOR(ATTN, mla_attn_weights, sinks, VECTOR, FREE, one, heads),
     MLA__TENSOR(ATTN, mla_attn_weights, kv_norm, KV_NORM, NEEDED, one, R),
     MLA__TENSOR(INDEXER, mla_indexer_weights, wq_b, LINEAR, NEEDED, index_query, Q),
     MLA__TENSOR(INDEXER, mla_indexer_weights, wk, LINEAR, NEEDED, index_key, D),
@@ -5894,11 +5953,15 @@ static int mla__has(int in, const void *weights) {
 }
 static int mla__shortcut(const mla_layer_weights *l) { return l->moe.experts && mla__has(MLA__IN_MLP, &l->mlp); }
 
+static double mla__gate_bytes(const mla_norm_weights *w) {
+    return mla__tensor_bytes(&w->gate_down) + mla__tensor_bytes(&w->gate_up);
+}
 static double mla__bytes_of(int in, const void *weights) {
     double sum = 0;
     for (const mla__entry *e = NULL; (e = mla__next_tensor(in, e)) != NULL;) {
         const mla_tensor *t = mla__tensor_at(e, weights);
         sum += mla__tensor_bytes(t) + (e->is >= MLA__IS_LINEAR ? mla__tensor_bytes(t + 1) : 0);
+        if (mla__is_norm(e)) sum += mla__gate_bytes((const mla_norm_weights *)(const void *)t);
     }
     return sum;
 }
@@ -5964,6 +6027,18 @@ static void mla__want_linear(mla__check *k, const mla__entry *e, const mla_linea
     if (k->result == MLA_OK) k->dtypes |= 1u << l->weight.dtype;
     mla__want(k, e->name, ".bias", &l->bias, 1, out, MLA__ONE_ROW);
 }
+static void mla__want_norm_gate(mla__check *k, const mla__entry *e, const mla_norm_weights *w, int n) {
+    const int r = k->c->norm_gate_rank;
+    if (!w->gate_down.data && !w->gate_up.data) return;
+    if (e->is != MLA__IS_NORM)
+        mla__complain(k, e->name, ".gate_down", "there, but only norms of hidden_size have gates");
+    if (k->result == MLA_OK && r == 0)
+        k->result = mla__fail(k->err, MLA_ERR_CONFIG, "config.norm_gate_rank: 0, but weights.%s%s.gate_down is there",
+                              k->at, e->name);
+    mla__want(k, e->name, ".gate_down", &w->gate_down, r, n, MLA__REQUIRED);
+    mla__want(k, e->name, ".gate_up", &w->gate_up, n, r, MLA__REQUIRED);
+    if (k->result == MLA_OK) k->dtypes |= 1u << w->gate_down.dtype | 1u << w->gate_up.dtype;
+}
 static void mla__want_norm(mla__check *k, const mla__entry *e, const mla_norm_weights *w, int n) {
     const mla_norm *norm = e->is == MLA__IS_Q_NORM    ? &k->c->q_norm
                            : e->is == MLA__IS_KV_NORM ? &k->c->kv_norm
@@ -5973,6 +6048,7 @@ static void mla__want_norm(mla__check *k, const mla__entry *e, const mla_norm_we
     mla__want(k, e->name, ".weight", &w->weight, 1, n, MLA__ONE_ROW | MLA__REQUIRED);
     mla__want(k, e->name, ".bias", &w->bias, 1, n, MLA__ONE_ROW);
     if (norm->kind == MLA_NORM_DYT) mla__want(k, e->name, ".alpha", &w->alpha, 1, 1, MLA__ONE_ROW | MLA__REQUIRED);
+    mla__want_norm_gate(k, e, w, n);
 }
 /* All tensors of the struct at this place. */
 static void mla__want_all(mla__check *k, int in, const void *weights, const char *at, int i, int expert) {
@@ -6013,8 +6089,12 @@ static void mla__check_attn(mla__check *k, const mla_attn_weights *a, int i) {
     if (attn) {
         mla__want_size(k, "num_attention_heads", H, "layers[%d].attn", i);
         k->n.kv_b = splits ? 0 : H * (N + V), k->n.k_b = splits ? H * k->n.R : 0, k->n.v_b = splits ? H * V : 0;
+        k->n.gate = a->gate.weight.rows == H ? H : H * V;
         mla__want_all(k, MLA__IN_ATTN, a, "layers[%d].attn.", i, 0);
         if (splits && a->kv_b.bias.data) mla__complain(k, "kv_b", ".bias", "there, but kv_b.weight is not");
+        if (c->q_gate && a->gate.weight.data) mla__complain(k, "gate", "", "there, but with q_gate that of q is taken");
+        if (a->sinks.data && a->kv_b.bias.data) /* scores and values would both be off by what softmax now keeps */
+            mla__complain(k, "sinks", "", "there, but not supported together with kv_b.bias");
     }
     if (c->index_topk == 0) return;
     mla__check_at(k, "layers[%d].attn.indexer", i, 0);
@@ -6067,13 +6147,13 @@ static void mla__check_layer(mla__check *k, const mla_layer_weights *l, int i) {
 }
 
 static void mla__check_begin(mla__check *k, const mla_config *c, mla_error *err) {
-    const int H = c->num_attention_heads, query = H * (c->qk_nope_head_dim + c->qk_rope_head_dim);
+    const int H = c->num_attention_heads, query = H * mla__query_width(c);
     memset(k, 0, sizeof *k);
     k->c = c, k->err = err;
     k->n.one = 1, k->n.vocab = c->vocab_size, k->n.D = c->hidden_size, k->n.two_D = 2 * c->hidden_size;
     k->n.N = c->qk_nope_head_dim, k->n.R = c->kv_lora_rank, k->n.kv_a = c->kv_lora_rank + c->qk_rope_head_dim;
     k->n.Q = c->q_lora_rank, k->n.query = query, k->n.whole_query = k->n.Q ? 0 : query;
-    k->n.o = H * c->v_head_dim, k->n.choices = mla__choices(c);
+    k->n.latents = mla__latents(c), k->n.heads = H, k->n.o = H * c->v_head_dim, k->n.choices = mla__choices(c);
     k->n.index_query = c->index_n_heads * c->index_head_dim;
     k->n.index_heads = c->index_n_heads, k->n.index_key = c->index_head_dim;
     k->n.lin = c->linear_num_heads * c->linear_head_dim, k->n.lin_heads = c->linear_num_heads;
@@ -6144,6 +6224,7 @@ static void mla__model_fill(mla_model *m, const mla_weights *w) {
         mla_attn_weights *a = &m->layers[i].attn;
         m->layers[i] = w->layers[i];
         if (!mla__splits(a)) a->k_b.data = a->v_b.data = NULL;
+        if (!a->gate.weight.data) memset(&a->gate, 0, sizeof a->gate);
         if (c->q_lora_rank > 0) memset(&a->q, 0, sizeof a->q);
         else
             memset(&a->q_a, 0, sizeof a->q_a), memset(&a->q_b, 0, sizeof a->q_b),
@@ -7771,8 +7852,9 @@ static void mla__linear_layout(mla_context *c, mla__arena *arena) {
               pair = f->num_nextn_predict_layers ? 2 * D : 0;
     /* of KDA: its output, or what is between two pairs of matrices, side by side */
     const int linear = c->Hl > 0 ? mla__max(c->Hl * c->C, 2 * c->C + 2 * MLA_GROUP) : 0;
+    const int latents = mla__max(mla__latents(f), f->norm_gate_rank);
     const int widest =
-        mla__max(mla__max(mla__max(D, pair), mla__max(f->q_lora_rank, linear)), mla__max(H * f->v_head_dim, inner));
+        mla__max(mla__max(mla__max(D, pair), mla__max(latents, linear)), mla__max(H * f->v_head_dim, inner));
     const int max_jobs = mla__max(mla__max(H, E + 2), 6);
     c->jobs = MLA__TAKE(arena, mla__job, max_jobs);
     c->loads = MLA__TAKE(arena, mla__load, (double)max_jobs + T);
@@ -8200,7 +8282,7 @@ static void mla__index_keys(mla_context *c, const mla__attn *a, const float *x) 
 }
 static void mla__index_queries(mla_context *c, const mla__attn *a, const float *latent) {
     const mla__sz width = (mla__sz)c->f->index_n_heads * c->f->index_head_dim;
-    mla__job_add(c, c->index->q, width, latent, c->Q, a->batch->T, &a->index->wq_b);
+    mla__job_add(c, c->index->q, width, latent, mla__latents(c->f), a->batch->T, &a->index->wq_b);
 }
 
 /* What is left to do on the row of token t: norm and rotation of the key, which goes into the cache, ... */
@@ -8738,7 +8820,8 @@ static void mla__walk_end(const mla__walk *walk, int p) {
 
 #define MLA__ABSORB_ROWS 4096 /* rows (heads x tokens) that the absorbed path has scratch for */
 typedef struct mla__attn_scratch {
-    float *cq, *q, *kva, *o;            /* [T, Q] [T, H, N+P] [T, R+P] [T, H, V] */
+    float *cq, *q, *kva, *o;            /* [T, Q] [T, H, N+P] [T, R+P] [T, H, V]; cq and q wider with q_twice, q_gate */
+    float *gate;                        /* [T, H] or [T, H, V] */
     float *qa, *ol;                     /* [absorb_tokens, H, R+P], [absorb_tokens, H, R] */
     unsigned char *sees;                /* [absorb_tokens, H]: 0 if there is no key that the query sees */
     float *piece_o, *piece_m, *piece_l; /* [PIECES * lane_tokens, H, R] and [PIECES * lane_tokens, H] */
@@ -8747,13 +8830,16 @@ static int mla__absorb_tokens(const mla_context *c) {
     return mla__min(c->max_tokens, mla__max(1, MLA__ABSORB_ROWS / mla__max(c->H, 1)));
 }
 static void mla__attn_layout(mla_context *c, mla__arena *arena) {
-    const int N = c->N, P = c->P, V = c->V, R = c->R;
+    const int P = c->P, V = c->V, R = c->R;
     const double T = c->max_tokens, H = c->H;
+    int gates = 0;
     if (c->f->num_attention_heads == 0) return;
     const double rows = mla__lane_tokens(c) * H, absorb_rows = mla__absorb_tokens(c) * H;
     mla__attn_scratch s;
-    s.cq = MLA__TAKE(arena, float, T * c->Q);
-    s.q = MLA__TAKE(arena, float, T *H *(N + P));
+    for (int i = 0; i < mla__all_layers(c->f); i++) gates = mla__max(gates, c->m->layers[i].attn.gate.weight.rows);
+    s.cq = MLA__TAKE(arena, float, T *mla__latents(c->f));
+    s.q = MLA__TAKE(arena, float, T *H *mla__query_width(c->f));
+    s.gate = MLA__TAKE(arena, float, T *gates);
     s.kva = MLA__TAKE(arena, float, T *(R + P));
     s.o = MLA__TAKE(arena, float, T *H *V);
     s.qa = MLA__TAKE(arena, float, absorb_rows *(R + P));
@@ -8772,12 +8858,12 @@ static void mla__latent_work(mla_context *c, void *arg, const mla__share *my) {
     const mla__attn *a = (const mla__attn *)arg;
     const mla_config *f = c->f;
     const mla_sequence *s = a->batch->seqs;
-    const int R = c->R, P = c->P, Q = c->Q;
+    const int R = c->R, P = c->P, Q = c->Q, latents = mla__latents(f);
     int first = 0;
     for (int t = my->from; t < my->to; t++) {
-        float *row = c->attn->kva + t * (mla__sz)(R + P), *cq = c->attn->cq + t * (mla__sz)Q;
+        float *row = c->attn->kva + t * (mla__sz)(R + P), *cq = c->attn->cq + t * (mla__sz)latents;
         while (t >= first + s->n_tokens) first += s++->n_tokens;
-        if (Q > 0) mla__norm(cq, cq, Q, &f->q_norm, &a->w->q_norm);
+        if (Q > 0) mla__norm(cq, cq + latents - Q, Q, &f->q_norm, &a->w->q_norm);
         mla__norm(row, row, R, &f->kv_norm, &a->w->kv_norm);
         if (f->latent_scale != 1)
             for (int i = 0; i < R; i++) row[i] *= f->latent_scale;
@@ -8791,13 +8877,13 @@ static void mla__latent_work(mla_context *c, void *arg, const mla__share *my) {
 static void mla__query_work(mla_context *c, void *arg, const mla__share *my) {
     const mla__attn *a = (const mla__attn *)arg;
     const mla_config *f = c->f;
-    const int P = c->P, N = c->N, H = c->H;
+    const int P = c->P, N = c->N, H = c->H, width = mla__query_width(f);
     for (int t = my->from; t < my->to; t++) {
         float scale = f->softmax_scale * f->q_scale;
         if (f->temperature_beta != 0)
             scale *= 1 + f->temperature_beta * logf((float)(1 + c->call->position[t] / f->temperature_period));
         for (int h = 0; h < H; h++) {
-            float *q = c->attn->q + (t * (mla__sz)H + h) * (N + P);
+            float *q = c->attn->q + (t * (mla__sz)H + h) * width;
             mla__turn(c, q + N, t, f->rope.layout);
             for (int i = 0; i < N + P; i++) q[i] *= scale;
         }
@@ -8805,6 +8891,32 @@ static void mla__query_work(mla_context *c, void *arg, const mla__share *my) {
     }
 }
 
+/* What heads give, times their gates. */
+static void mla__gate_work(mla_context *c, void *arg, const mla__share *my) {
+    const int H = c->H, V = c->V, width = mla__query_width(c->f);
+    const int rows = ((const mla__attn *)arg)->w->gate.weight.rows;
+    for (mla__sz t = my->from; t < my->to; t++)
+        for (int h = 0; h < H; h++) {
+            float *o = c->attn->o + (t * H + h) * V;
+            const float *own = c->attn->q + (t * H + h) * width + c->N + c->P; /* of q_gate */
+            if (c->f->q_gate || rows > c->f->num_attention_heads)
+                c->k.gate(o, c->f->q_gate ? own : c->attn->gate + (t * H + h) * V, V);
+            else {
+                const float by = 1.0f / (1.0f + expf(-c->attn->gate[t * H + h]));
+                for (int i = 0; i < V; i++) o[i] *= by;
+            }
+        }
+}
+
+/* The sinks of panel p's heads join its sums, where there is any key. */
+static void mla__walk_sinks(const mla__walk *walk, int p) {
+    const mla_tensor *sinks = &walk->a->w->sinks;
+    const mla__lanes *l = &walk->my->lanes[p];
+    for (int i = 0; i < l->n && sinks->data; i++) {
+        const int head = walk->q.head0 + (p * walk->c->k.nl + i) % walk->q.heads;
+        if (l->l[i] != 0) l->l[i] += expf(mla__get(sinks->dtype, sinks->data, walk->c->head0 + head) - l->m[i]);
+    }
+}
 /* y [n] = what lane i has summed, over the sum of its weights. */
 static void mla__lane_result(float *y, const mla__lanes *l, int i, int n) {
     const float *o = l->o + i * (mla__sz)n, z = l->l[i] != 0 ? 1.0f / l->l[i] : 0;
@@ -8846,6 +8958,7 @@ static void mla__absorbed_piece(mla_context *c, const mla__attn *a, const mla__b
         for (int p = 0; p < walk.panels; p++) mla__walk_scores(&walk, p);
     }
     for (int p = 0; p < walk.panels; p++) {
+        if (b->pieces == 1) mla__walk_sinks(&walk, p);
         mla__walk_end(&walk, p);
         for (int i = 0; i < lanes[p].n; i++) mla__absorbed_row(c, a, b, piece, &lanes[p], p, i);
     }
@@ -8905,8 +9018,9 @@ static void mla__naive_head(mla_context *c, const mla__attn *a, const mla__block
     const int H = c->H, N = c->N, P = c->P, V = c->V;
     const int tiles = c->k.attend_tiles && !a->keys.transposed && a->keys.w.weight.dtype == MLA_BF16 &&
                       (N + P) % 32 == 0 && V % 32 == 0 && c->R % 32 == 0;
-    const float *first = c->attn->q + ((mla__sz)b->token * H + h) * (N + P);
-    const mla__queries q = {first, (mla__sz)H * (N + P), 1, h, N + P, V, MLA__KEYS};
+    const mla__sz width = mla__query_width(c->f);
+    const float *first = c->attn->q + ((mla__sz)b->token * H + h) * width;
+    const mla__queries q = {first, H * width, 1, h, N + P, V, MLA__KEYS};
     mla__visit visit = {my->k, my->v, N + P, mla__up_to(V, MLA__NR_MAX), N + P, V, 0, 0, my->s, my->wide};
     if (tiles) visit.k = my->k16, visit.v = my->v16, visit.ldv = V;
     mla__walk walk = mla__walk_of(c, a, b, 0, worker, &q);
@@ -8922,6 +9036,7 @@ static void mla__naive_head(mla_context *c, const mla__attn *a, const mla__block
     }
     for (int p = 0; p < walk.panels; p++) {
         const mla__lanes *l = &lanes[p];
+        mla__walk_sinks(&walk, p);
         mla__walk_end(&walk, p);
         for (int i = 0; i < l->n; i++)
             mla__lane_result(c->attn->o + ((mla__sz)(b->token + p * c->k.nl + i) * H + h) * V, l, i, V);
@@ -8938,12 +9053,14 @@ static void mla__absorbed_work(mla_context *c, void *arg, const mla__share *my) 
 }
 /* Pieces of context are merged in their order. */
 static void mla__merge_work(mla_context *c, void *arg, const mla__share *my) {
+    const mla__attn *a = (const mla__attn *)arg;
     const mla__attn_scratch *s = c->attn;
     const mla__block *b = &c->call->blocks[my->load];
+    const mla_tensor *sinks = &a->w->sinks;
     const int H = c->H, R = c->R, n = b->pieces;
     for (int row = my->from; row < my->to; row++) {
         const mla__sz slot = (mla__sz)b->slot * H + row * (mla__sz)n;
-        const mla__sz to = (mla__sz)(b->token - ((const mla__attn *)arg)->token0) * H + row;
+        const mla__sz to = (mla__sz)(b->token - a->token0) * H + row;
         const float *m = s->piece_m + slot, *l = s->piece_l + slot;
         const mla_tensor o = mla_view(s->piece_o + slot * R, MLA_F32, n, R);
         float share[MLA__PIECES], max = -INFINITY, sum = 0;
@@ -8953,6 +9070,7 @@ static void mla__merge_work(mla_context *c, void *arg, const mla__share *my) {
             share[p] = l[p] != 0 ? expf(m[p] - max) : 0;
             sum += share[p] * l[p];
         }
+        if (sinks->data && sum != 0) sum += expf(mla__get(sinks->dtype, sinks->data, c->head0 + row % H) - max);
         for (int p = 0; p < n; p++) share[p] = sum != 0 ? share[p] / sum : 0;
         s->sees[to] = sum != 0;
         mla__mix(c, s->ol + to * R, R, &in, &o, 0, n, c->workers[my->worker].panel);
@@ -8962,13 +9080,14 @@ static void mla__merge_work(mla_context *c, void *arg, const mla__share *my) {
 static void mla__absorb_work(mla_context *c, void *arg, const mla__share *my) {
     const mla__attn *a = (const mla__attn *)arg;
     const int H = c->H, N = c->N, P = c->P, R = c->R;
+    const mla__sz width = mla__query_width(c->f);
     for (int h = my->from; h < my->to; h++) {
-        const float *q = c->attn->q + ((mla__sz)a->token0 * H + h) * (N + P);
+        const float *q = c->attn->q + ((mla__sz)a->token0 * H + h) * width;
         float *qa = c->attn->qa + h * (mla__sz)(R + P);
-        const mla__in in = mla__in_of(q, (mla__sz)H * (N + P), a->n_tokens);
+        const mla__in in = mla__in_of(q, H * width, a->n_tokens);
         mla__head_keys(c, qa, (mla__sz)H * (R + P), &in, a, h, 1, c->workers[my->worker].panel);
         for (int t = 0; t < a->n_tokens; t++)
-            memcpy(qa + t * (mla__sz)H * (R + P) + R, q + t * (mla__sz)H * (N + P) + N, (size_t)P * sizeof *q);
+            memcpy(qa + t * (mla__sz)H * (R + P) + R, q + t * H * width + N, (size_t)P * sizeof *q);
     }
 }
 
@@ -9099,27 +9218,32 @@ static void mla__attn_run(mla_context *c, const mla__batch *batch, int layer, in
                           const float *x) {
     const mla_attn_weights *w = &c->m->layers[layer].attn;
     const mla__attn_scratch *s = c->attn;
-    const int D = c->D, H = c->H, Q = c->Q, R = c->R, P = c->P, V = c->V, qk = c->N + P, T = batch->T, at = c->head0;
-    const mla__slice queries = {at * qk, (at + H) * qk}, values = {at * V, (at + H) * V};
+    const int D = c->D, H = c->H, Q = c->Q, R = c->R, P = c->P, V = c->V, T = batch->T, at = c->head0;
+    const int head = mla__query_width(c->f), width = H * head, latents = mla__latents(c->f);
+    const int gate = w->gate.weight.rows > c->f->num_attention_heads ? V : w->gate.weight.data ? 1 : 0; /* of a head */
+    const mla__slice queries = {at * head, at * head + width}, values = {at * V, (at + H) * V},
+                     gates = {at * gate, (at + H) * gate};
     mla__attn a = MLA__ZERO;
     a.batch = batch, a.w = w, a.layer = layer, a.probs_layer = probs_layer;
     a.index = c->m->indexer[layer] >= 0 ? &w->indexer : NULL;
     mla__attn_heads(c, &a);
-    if (Q > 0) mla__job_add(c, s->cq, Q, x, D, T, &w->q_a);
-    else if (H > 0) mla__job_of_rows(mla__job_add(c, s->q, (mla__sz)H * qk, x, D, T, &w->q), queries);
+    if (Q > 0) mla__job_add(c, s->cq + latents - Q, latents, x, D, T, &w->q_a);
+    else if (H > 0) mla__job_of_rows(mla__job_add(c, s->q, width, x, D, T, &w->q), queries);
     mla__job_add(c, s->kva, R + P, x, D, T, &w->kv_a);
+    if (gate > 0 && H > 0) mla__job_of_rows(mla__job_add(c, s->gate, H * gate, x, D, T, &w->gate), gates);
     mla__jobs_run(c);
     if (a.index) mla__index_keys(c, &a, x);
     mla__parallel_even(c, mla__latent_work, &a, T, (double)T * (Q + R + P) * 8);
     if (Q > 0) {
-        if (H > 0) mla__job_of_rows(mla__job_add(c, s->q, (mla__sz)H * qk, s->cq, Q, T, &w->q_b), queries);
+        if (H > 0) mla__job_of_rows(mla__job_add(c, s->q, width, s->cq, latents, T, &w->q_b), queries);
         if (a.index) mla__index_queries(c, &a, s->cq);
         mla__jobs_run(c);
     }
-    mla__parallel_even(c, mla__query_work, &a, T, (double)T * H * qk * 4);
+    mla__parallel_even(c, mla__query_work, &a, T, (double)T * width * 4);
     if (a.index) mla__choose(c, &a);
     if (H > 0) {
         mla__attend_all(c, &a);
+        if (c->f->q_gate || gate > 0) mla__parallel_even(c, mla__gate_work, &a, T, (double)T * H * V * 8);
         mla__job_of_columns(mla__job_add(c, y, D, s->o, (mla__sz)H * V, T, &w->o), values);
         mla__jobs_run(c);
     } else memset(y, 0, (size_t)T * (size_t)D * sizeof *y);
@@ -9464,7 +9588,7 @@ static void mla__route(const mla_config *f, const mla_tensor *bias, float *z, fl
     }
     for (e = 0; e < E; e++) biased[e] = score[e] + (bias->data ? mla__get(bias->dtype, bias->data, e) : 0);
     if (f->topk_method != MLA_TOPK_GREEDY && G > 1) {
-        const int top2 = f->topk_method == MLA_TOPK_NOAUX_TC;
+        const int top2 = f->topk_method >= MLA_TOPK_NOAUX_TC;
         memset(taken, 0, (size_t)E);
         for (g = 0; g < G; g++) {
             float a = -INFINITY, b = -INFINITY;
@@ -9478,7 +9602,7 @@ static void mla__route(const mla_config *f, const mla_tensor *bias, float *z, fl
         for (g = G - 1; g >= 0; g--)
             if (!taken[g])
                 for (e = g * per; e < (g + 1) * per; e++) {
-                    biased[e] = top2 ? -INFINITY : 0.0f;
+                    biased[e] = f->topk_method == MLA_TOPK_NOAUX_TC ? -INFINITY : 0.0f;
                     if (!top2) score[e] = 0; /* V2 reads its weights, too, from the masked scores */
                 }
     }
@@ -9697,6 +9821,7 @@ typedef struct mla__block_scratch {
     float *x, *xn, *y; /* [T, D] the residual stream, normed, and what is added to it next */
     float *late;       /* [T, D] what experts gave and the next layer adds, if there are shortcuts */
     float *pair;       /* [T, 2D] normed embedding and state, for multi-token prediction */
+    float *down, *up;  /* [T, norm_gate_rank], [T, D] of gated norms */
 } mla__block_scratch;
 static void mla__block_layout(mla_context *c, mla__arena *arena) {
     const mla_model *m = c->m;
@@ -9709,6 +9834,8 @@ static void mla__block_layout(mla_context *c, mla__arena *arena) {
     s.y = MLA__TAKE(arena, float, size);
     s.late = MLA__TAKE(arena, float, shortcuts ? size : 0);
     s.pair = MLA__TAKE(arena, float, m->c.num_nextn_predict_layers ? 2 * size : 0);
+    s.down = MLA__TAKE(arena, float, (double)c->max_tokens * m->c.norm_gate_rank);
+    s.up = MLA__TAKE(arena, float, m->c.norm_gate_rank ? size : 0);
     if (c->block) *c->block = s;
 }
 
@@ -9722,9 +9849,34 @@ static void mla__norm_work(mla_context *c, void *arg, const mla__share *my) {
     for (int t = my->from; t < my->to; t++)
         mla__norm(a->y + t * (mla__sz)c->D, a->x + t * (mla__sz)c->D, c->D, &c->f->block_norm, a->w);
 }
+/* Rows y [T, n] times sigmoid of z [T, n], which may be y. */
+typedef struct mla__gated {
+    float *y;
+    const float *z;
+    int n;
+} mla__gated;
+static void mla__gated_work(mla_context *c, void *arg, const mla__share *my) {
+    const mla__gated *a = (const mla__gated *)arg;
+    for (mla__sz t = my->from; t < my->to; t++) c->k.gate(a->y + t * a->n, a->z + t * a->n, a->n);
+}
+/* What a norm has given, y [T, D], times its gate, if it has one. */
+static void mla__norm_gate(mla_context *c, float *y, int T, const mla_norm_weights *w) {
+    const mla__block_scratch *s = c->block;
+    const int D = c->D, r = c->f->norm_gate_rank;
+    if (!w->gate_down.data || c->f->block_norm.kind == MLA_NORM_NONE) return;
+    const mla_linear down = mla__linear_of(&w->gate_down), up = mla__linear_of(&w->gate_up);
+    mla__gated silu = {s->down, s->down, r}, gate = {y, s->up, D};
+    mla__job_add(c, s->down, r, y, D, T, &down);
+    mla__jobs_run(c);
+    mla__parallel_even(c, mla__gated_work, &silu, T, (double)T * r * 8);
+    mla__job_add(c, s->up, D, s->down, r, T, &up);
+    mla__jobs_run(c);
+    mla__parallel_even(c, mla__gated_work, &gate, T, (double)T * D * 8);
+}
 static void mla__norm_rows(mla_context *c, float *y, const float *x, int T, const mla_norm_weights *w) {
     mla__rows_norm a = {y, x, w};
     mla__parallel_even(c, mla__norm_work, &a, T, (double)T * c->D * 8);
+    mla__norm_gate(c, y, T, w);
 }
 typedef struct mla__norm_call {
     const mla_norm_weights *w;
@@ -9734,7 +9886,11 @@ typedef struct mla__norm_call {
 } mla__norm_call;
 static void mla__norm_body(mla_context *c, void *arg) {
     const mla__norm_call *a = (const mla__norm_call *)arg;
-    mla__norm_rows(c, a->y, a->x, a->T, a->w);
+    c->manner = mla__manner_of(c, a->T);
+    for (int t = 0; t < a->T; t += c->max_tokens) {
+        const mla__sz at = t * (mla__sz)c->D;
+        mla__norm_rows(c, a->y + at, a->x + at, mla__min(c->max_tokens, a->T - t), a->w);
+    }
 }
 mla_result mla_norm_forward(mla_context *c, const mla_norm_weights *norm, float *y, const float *x, int n_tokens) {
     const mla__entry entry = {0, "norm", MLA__IN_LAYER, MLA__IS_NORM, MLA__CALLED, 0, 0};
@@ -9766,6 +9922,7 @@ static void mla__sum_work(mla_context *c, void *arg, const mla__share *my) {
 static void mla__add(mla_context *c, const float *y, int T, const mla_norm_weights *w) {
     mla__sum a = {y, w};
     mla__parallel_even(c, mla__sum_work, &a, T, (double)T * c->D * (w ? 9 : 1));
+    if (w) mla__norm_gate(c, c->block->xn, T, w);
 }
 
 /* The tensors that calls ask for are there. */

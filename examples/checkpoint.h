@@ -1172,6 +1172,7 @@ static const ck__choice ck__rope_types[] = {{"default", MLA_ROPE_DEFAULT},
                                             {"longrope", MLA_ROPE_LONGROPE},
                                             {"deepseek_yarn", MLA_ROPE_YARN},
                                             {NULL, 0}};
+static const ck__choice ck__topk_zero[] = {{"noaux_tc", MLA_TOPK_NOAUX_ZERO}, {NULL, 0}};
 static const ck__choice ck__topk_greedy[] = {{"greedy", MLA_TOPK_GREEDY}, {NULL, 0}};
 static const ck__choice ck__zero_experts[] = {{"identity", 1}, {NULL, 0}};
 
@@ -1196,7 +1197,10 @@ enum {                       /* what some families have and others have not */
        CK__BIAS_BY_METHOD = 4096, /* it must for noaux_tc, and only then */
        CK__SANDWICH = 8192,       /* with the key sandwich_norm: norms behind attention and FFN of every layer */
        CK__LATENT_EPS = 16384,    /* the latents' norms take rms_norm_eps, too */
-       CK__LINEAR_ATTN = 1048576  /* linear_attn_config says which layers are KDA; nothing rotates */
+       CK__GATED_NORM = 32768,    /* input_layernorm, and post_attention_layernorm of MoE layers, of gated_norm_rank */
+       CK__QUERY_GATE = 65536,    /* q_b_proj takes the latent twice, and gives a gate behind each head's query */
+       CK__GROUPS_IF_THERE = 131072, /* n_group and topk_group may be missing or null: there are none */
+       CK__LINEAR_ATTN = 1048576     /* linear_attn_config says which layers are KDA; nothing rotates */
 };
 
 typedef struct ck__rename { /* a key has another name */
@@ -1278,6 +1282,8 @@ static const ck__family ck__families[] = {
      CK__ROUTER_BIAS | CK__INDEXER | CK__INDEX_HALF, NULL},
     {"glm_moe_dsa", "GlmMoeDsaForCausalLM", ck__sigmoid, ck__topk_v3, CK__UNLESS_UNSET, CK__NEVER, CK__IF_SET, NULL,
      CK__ROUTER_BIAS | CK__INDEXER | CK__INDEX_SHARED, NULL},
+    {"axk2", "AXK2ForCausalLM", ck__sigmoid, ck__topk_zero, CK__UNLESS_UNSET, CK__NEVER, CK__IF_SET, NULL,
+     CK__ROUTER_BIAS | CK__INDEXER | CK__INDEX_HALF | CK__GATED_NORM | CK__QUERY_GATE | CK__GROUPS_IF_THERE, NULL},
     {"sarvam_mla", "SarvamMLAForCausalLM", ck__sigmoid, ck__topk_v3, CK__UNLESS_UNSET, CK__UNLESS_UNSET, CK__IF_SET,
      ck__sarvam_keys, CK__BIAS_IF_THERE, NULL},
     {"pangu_ultra_moe", "PanguUltraMoEForCausalLM", ck__sigmoid, ck__topk_greedy, CK__UNLESS_UNSET, CK__NEVER,
@@ -1293,7 +1299,6 @@ static const struct ck__refused {
 } ck__refused[] = {
     {"deepseek_v4", "another attention, which does not cache the latents of MLA"},
     {"glm5_next", "recurrent layers (Kimi Delta Attention) between those that cache latents"},
-    {"axk2", "gates, of norms and of what heads give, around its cached latents"},
     {"hy_v4", "gates and sinks in its attention to cached latents, and hyper-connections"},
 };
 
@@ -1777,8 +1782,9 @@ static void ck__read_experts(mla_config *m, ck__plan *plan, ck__reader *r) {
     m->topk_method = (mla_topk_method)ck__pick(r, "topk_method", family->topk_method, 0);
     m->n_group = m->topk_group = 1; /* the greedy method knows no groups, whatever these keys say */
     if (m->topk_method != MLA_TOPK_GREEDY) {
-        m->n_group = ck__int(r, "n_group", 1, m->n_routed_experts, ck__required);
-        m->topk_group = ck__int(r, "topk_group", 1, m->n_group, ck__required);
+        const int absent = family->has & CK__GROUPS_IF_THERE ? 1 : ck__required;
+        m->n_group = ck__int(r, "n_group", 1, m->n_routed_experts, absent);
+        m->topk_group = ck__int(r, "topk_group", 1, m->n_group, m->n_group > 1 ? ck__required : absent);
     }
     m->norm_topk_prob = ck__flag(r, "norm_topk_prob", family->norm_topk_prob);
     m->routed_scaling_factor = ck__float(r, "routed_scaling_factor", FLT_MIN, ck__leaves_out(plan, 0) ? 1 : -1);
@@ -2041,6 +2047,8 @@ static void ck__read_sizes(checkpoint *c, const ck__plan *plan, ck__reader *r) {
     m->v_head_dim =
         ck__int(r, "v_head_dim", 1, INT_MAX,
                 plan->family->has & CK__OLD_DEFAULTS ? m->hidden_size / m->num_attention_heads : ck__required);
+    if (plan->family->has & CK__QUERY_GATE) m->q_gate = m->q_twice = 1;
+    if (plan->family->has & CK__GATED_NORM) m->norm_gate_rank = ck__int(r, "gated_norm_rank", 1, INT_MAX, ck__required);
     c->max_position_embeddings = ck__int(r, "max_position_embeddings", 1, INT_MAX, ck__required);
     m->block_norm.eps = ck__float(r, "rms_norm_eps", FLT_MIN, ck__leaves_out(plan, 0) ? 1e-6 : -1);
     /* whatever rms_norm_eps says, in all families but one */
@@ -2693,6 +2701,18 @@ static mla_norm_weights ck__bind_norm(ck__binder *b, const char *prefix, const c
     return w;
 }
 
+/* With a gate it is three tensors; rank 0: without. */
+static mla_norm_weights ck__bind_gated_norm(ck__binder *b, const char *prefix, const char *name, int64_t n,
+                                            int64_t rank) {
+    char inside[160];
+    if (!rank) return ck__bind_norm(b, prefix, name, n);
+    snprintf(inside, sizeof inside, "%s%s.", prefix, name);
+    mla_norm_weights w = ck__bind_norm(b, inside, "norm", n);
+    w.gate_down = ck__bind_matrix(b, inside, "W_down", rank, n);
+    w.gate_up = ck__bind_matrix(b, inside, "W_up", n, rank);
+    return w;
+}
+
 static mla_linear ck__bind_linear(ck__binder *b, const char *prefix, const char *name, int64_t out, int64_t in,
                                   int bias) {
     mla_linear w;
@@ -2720,7 +2740,7 @@ static void ck__bind_attention(ck__binder *b, const mla_config *m, const char *p
     if (Q) {
         w->q_a = ck__bind_linear(b, prefix, "q_a_proj", Q, D, bias);
         w->q_norm = ck__bind_norm(b, prefix, "q_a_layernorm", Q);
-        w->q_b = ck__bind_linear(b, prefix, "q_b_proj", H * (N + P), Q, 0);
+        w->q_b = ck__bind_linear(b, prefix, "q_b_proj", H * (N + P + (m->q_gate ? V : 0)), m->q_twice ? 2 * Q : Q, 0);
     } else w->q = ck__bind_linear(b, prefix, "q_proj", H * (N + P), D, 0);
     w->kv_a = ck__bind_linear(b, prefix, "kv_a_proj_with_mqa", R + P, D, bias);
     w->kv_norm = ck__bind_norm(b, prefix, "kv_a_layernorm", R);
@@ -2906,13 +2926,13 @@ static void ck__bind_layer(ck__binder *b, const checkpoint *c, int i, mla_mlp_we
     char layer[64], name[96];
     snprintf(layer, sizeof layer, "model.layers.%d.", ck__in_file(b->plan, i));
     snprintf(name, sizeof name, "input_layernorm%s", which);
-    w->attn_norm = ck__bind_norm(b, layer, name, m->hidden_size);
+    w->attn_norm = ck__bind_gated_norm(b, layer, name, m->hidden_size, m->norm_gate_rank);
     snprintf(name, sizeof name, "%sself_attn%s.", layer, which);
     if (c->recurrent && i < m->num_hidden_layers && c->recurrent[i]) ck__bind_kda(b, m, name, &w->kda);
     else ck__bind_attention(b, m, name, &w->attn);
     if (ck__has_indexer(c, b->plan, i)) ck__bind_indexer(b, m, name, &w->attn.indexer);
     snprintf(name, sizeof name, "%s_layernorm%s", b->plan->sandwich ? "pre_mlp" : "post_attention", which);
-    w->ffn_norm = ck__bind_norm(b, layer, name, m->hidden_size);
+    w->ffn_norm = ck__bind_gated_norm(b, layer, name, m->hidden_size, moe ? m->norm_gate_rank : 0);
     if (b->plan->sandwich) w->attn_out_norm = ck__bind_norm(b, layer, "post_attention_layernorm", m->hidden_size);
     if (moe) ck__bind_moe(b, m, layer, experts, &w->moe);
     if (b->plan->sandwich || (moe && b->plan->family->has & CK__FFN_OUT_NORM))

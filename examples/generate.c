@@ -798,17 +798,19 @@ static census take_census(const checkpoint *c, const options *o) {
     for (int i = 0; i < c->config.num_hidden_layers + c->config.num_nextn_predict_layers; i++) {
         const mla_layer_weights *l = &w->layers[i];
         const mla_attn_weights *a = &l->attn;
-        const mla_linear *attn[] = {&a->q, &a->q_a, &a->q_b, &a->kv_a, &a->o};
-        for (int k = 0; k < 5; k++) count_linear(&n, CHECKPOINT_ATTN, attn[k]);
+        const mla_linear *attn[] = {&a->q, &a->q_a, &a->q_b, &a->kv_a, &a->gate, &a->o};
+        for (int k = 0; k < 6; k++) count_linear(&n, CHECKPOINT_ATTN, attn[k]);
         count_linear(&n, CHECKPOINT_KV_B, &a->kv_b);
         count_tensor(&n, CHECKPOINT_KV_B, &a->k_b), count_tensor(&n, CHECKPOINT_KV_B, &a->v_b);
         count_linear(&n, CHECKPOINT_ATTN, &a->indexer.wq_b), count_linear(&n, CHECKPOINT_ATTN, &a->indexer.wk);
         count_tensor(&n, rest, &a->indexer.k_norm.weight), count_tensor(&n, rest, &a->indexer.k_norm.bias);
         count_tensor(&n, rest, &a->indexer.weights_proj);
-        const mla_tensor *norms[] = {&l->attn_norm.weight,     &l->ffn_norm.weight,    &a->q_norm.weight,
-                                     &a->kv_norm.weight,       &l->moe.router,         &l->moe.router_bias,
-                                     &l->attn_out_norm.weight, &l->ffn_out_norm.weight};
-        for (int k = 0; k < 8; k++) count_tensor(&n, rest, norms[k]);
+        const mla_tensor *norms[] = {&l->attn_norm.weight,     &l->ffn_norm.weight,     &a->q_norm.weight,
+                                     &a->kv_norm.weight,       &l->moe.router,          &l->moe.router_bias,
+                                     &l->attn_out_norm.weight, &l->ffn_out_norm.weight, &a->sinks,
+                                     &l->attn_norm.gate_down,  &l->attn_norm.gate_up,   &l->ffn_norm.gate_down,
+                                     &l->ffn_norm.gate_up};
+        for (int k = 0; k < 13; k++) count_tensor(&n, rest, norms[k]);
         count_mlp(&n, CHECKPOINT_DENSE, &l->mlp);
         count_mlp(&n, CHECKPOINT_SHARED, &l->moe.shared);
         for (int e = 0; l->moe.experts && e < c->config.n_routed_experts; e++)

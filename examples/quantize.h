@@ -34,7 +34,7 @@ extern "C" {
 /* ---- >>quantize -------------------------------------------------------------------------------------------------- */
 
 typedef enum checkpoint_class {
-    CHECKPOINT_ATTN = 0, /* q_proj, q_a_proj, q_b_proj, kv_a_proj_with_mqa, o_proj, an indexer's wq_b and wk */
+    CHECKPOINT_ATTN = 0, /* q_proj, q_a_proj, q_b_proj, kv_a_proj_with_mqa, a gate, o_proj, an indexer's wq_b, wk */
     CHECKPOINT_KV_B,     /* kv_b_proj, or its two parts in GGUF files */
     CHECKPOINT_DENSE,    /* mlp.gate_proj, up_proj, down_proj of layers without experts; eh_proj of extra layers */
     CHECKPOINT_EXPERTS,  /* mlp.experts.* */
@@ -337,6 +337,7 @@ static void ckq__attention(ckq__job *j, const char *prefix, mla_attn_weights *w)
     ckq__tensor(j, CHECKPOINT_KV_B, prefix, "kv_b_proj", &w->kv_b.weight);
     ckq__tensor(j, CHECKPOINT_KV_B, prefix, "k_b", &w->k_b);
     ckq__tensor(j, CHECKPOINT_KV_B, prefix, "v_b", &w->v_b);
+    ckq__tensor(j, CHECKPOINT_ATTN, prefix, "gate", &w->gate.weight);
     ckq__tensor(j, CHECKPOINT_ATTN, prefix, "o_proj", &w->o.weight);
     ckq__tensor(j, CHECKPOINT_ATTN, prefix, "indexer.wq_b", &w->indexer.wq_b.weight);
     ckq__tensor(j, CHECKPOINT_ATTN, prefix, "indexer.wk", &w->indexer.wk.weight);

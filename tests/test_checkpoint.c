@@ -897,6 +897,69 @@ static void test_fixtures(void) {
 
 /* ---- families ---------------------------------------------------------------------------------------------------- */
 
+/* A.X K2: DeepSeek-V3.2 with gates. */
+static void test_axk2(void) {
+    static const struct {
+        const char *fixture, *key, *value;
+        mla_result want;
+        const char *word;
+    } cases[] = {
+        {"axk2", "gated_norm_rank", NULL, MLA_ERR_CONFIG, "gated_norm_rank is missing"},
+        {"axk2", "gated_norm_rank", "7", MLA_ERR_WEIGHTS, "input_layernorm.W_down.weight"},
+        {"axk2", "topk_group", NULL, MLA_ERR_CONFIG, "topk_group is missing"},
+        {"axk2", "n_group", "null", MLA_ERR_CONFIG, "topk_group"},
+        {"axk2", "topk_method", "\"noaux_tc\"", MLA_OK, ""},
+        {"axk2", "topk_method", "\"greedy\"", MLA_ERR_UNSUPPORTED, "topk_method"},
+        {"axk2", "rope_interleave", "false", MLA_ERR_CONFIG, "rope_interleave"},
+        {"axk2", "model_type", "\"deepseek_v32\"", MLA_ERR_WEIGHTS, "input_layernorm.weight"},
+        {"axk2_light", "n_group", NULL, MLA_OK, ""},
+        {"axk2_light", "n_group", "4", MLA_ERR_CONFIG, "topk_group is null"},
+        {"deepseek_v32", "model_type", "\"axk2\"", MLA_ERR_CONFIG, "gated_norm_rank"},
+    };
+    checkpoint *c;
+    mla_error e;
+    st_file *f;
+    SECTION("axk2");
+    for (int light = 0; light < 2; light++) {
+        const char *path = light ? FIXTURES "axk2_light" : FIXTURES "axk2";
+        char name[128];
+        if (!CHECK(checkpoint_open(&c, path, &e) == MLA_OK, "%s", e.text)) continue;
+        const mla_config *m = &c->config;
+        CHECK(m->q_gate == 1 && m->q_twice == 1 && m->norm_gate_rank == 8 && m->topk_method == MLA_TOPK_NOAUX_ZERO &&
+                  m->n_group == (light ? 1 : 4) && m->topk_group == (light ? 1 : 2) && m->index_topk == 8 &&
+                  m->index_rope == MLA_ROPE_HALF && m->rope.layout == MLA_ROPE_PAIR,
+              "%s: config", path);
+        snprintf(name, sizeof name, "%s/model.safetensors", path);
+        if (!CHECK(st_open(&f, name, &e) == MLA_OK, "%s", e.text)) continue;
+        for (int l = 0; l < 3; l++) {
+            static const char *const norms[] = {"input_layernorm", "post_attention_layernorm"};
+            const mla_layer_weights *w = &c->weights.layers[l];
+            snprintf(name, sizeof name, "model.layers.%d.self_attn.q_b_proj.weight", l);
+            check_view(&w->attn.q_b.weight, f, name, 4 * (48 + 32), 2 * 48, MLA_BF16);
+            for (int i = 0; i < 2; i++) {
+                const mla_norm_weights *n = i ? &w->ffn_norm : &w->attn_norm;
+                const int gated = i == 0 || l > 0;
+                CHECK((n->gate_down.data != NULL) == gated && (n->gate_up.data != NULL) == gated, "layer %d %s", l,
+                      norms[i]);
+                snprintf(name, sizeof name, "model.layers.%d.%s%s.weight", l, norms[i], gated ? ".norm" : "");
+                check_view(&n->weight, f, name, 1, 64, MLA_BF16);
+                if (!gated) continue;
+                snprintf(name, sizeof name, "model.layers.%d.%s.W_down.weight", l, norms[i]);
+                check_view(&n->gate_down, f, name, 8, 64, MLA_BF16);
+                snprintf(name, sizeof name, "model.layers.%d.%s.W_up.weight", l, norms[i]);
+                check_view(&n->gate_up, f, name, 64, 8, MLA_BF16);
+            }
+        }
+        st_close(f);
+        checkpoint_close(c);
+    }
+    for (size_t i = 0; i < COUNT(cases); i++) {
+        new_dir();
+        link_file(cases[i].fixture, "model.safetensors", "model.safetensors");
+        try_config(cases[i].fixture, cases[i].key, cases[i].value, cases[i].want, cases[i].word);
+    }
+}
+
 static int close_to(float a, double b) { return fabs((double)a - b) <= 1e-6 * fabs(b); }
 
 /* What each family makes of its config.json and its names of tensors, and what it refuses. */
@@ -1467,12 +1530,12 @@ static void test_config(void) {
     try_config("deepseek_v3", "model_type", NULL, MLA_ERR_CONFIG, "model_type");
     try_config("deepseek_v3", "model_type", "\"llama\"", MLA_ERR_UNSUPPORTED,
                "config.json: model_type \"llama\" is not supported (deepseek_v2, deepseek_v3, kimi_k2, glm4_moe_lite, "
-               "longcat_flash, minicpm3, mistral4, youtu, axk1, deepseek_v32, glm_moe_dsa, sarvam_mla and others are)");
+               "longcat_flash, minicpm3, mistral4, youtu, axk1, deepseek_v32, glm_moe_dsa, axk2, "
+               "sarvam_mla and others are)");
     static const char *const refused[][2] = {
         {"deepseek_v4", "another attention"},
         {"hy_v4", "gates and sinks in its attention to cached latents, and hyper-connections"},
-        {"glm5_next", "recurrent layers (Kimi Delta Attention)"},
-        {"axk2", "gates, of norms and of what heads give, around its cached latents"}};
+        {"glm5_next", "recurrent layers (Kimi Delta Attention)"}};
     for (size_t i = 0; i < COUNT(refused); i++) {
         char quoted[40], word[200];
         sprintf(quoted, "\"%s\"", refused[i][0]);
@@ -2305,6 +2368,7 @@ int main(void) {
     test_json();
     test_safetensors();
     test_fixtures();
+    test_axk2();
     test_families();
     test_keys();
     test_sandwich();

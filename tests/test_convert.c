@@ -374,7 +374,7 @@ static void refused(const checkpoint *c, const int *types, mla_result code, cons
 }
 
 static void test_refusals(void) {
-    static const char *const foreign[] = {"axk1", "longcat_flash"};
+    static const char *const foreign[] = {"axk1", "longcat_flash", "axk2"};
     int types[CHECKPOINT_CLASS_COUNT];
     convert_plan *p;
     mla_error e;

@@ -36,11 +36,15 @@ static const struct name {
     int all; /* everything; else what a family has of its own: paths, ISAs, chunks and batches, but not each combination
                 of them */
     int block; /* layers in what transformers counts as one */
-} names[] = {{"deepseek_v2_lite", 1, 1},  {"deepseek_v2", 1, 1},   {"deepseek_v3", 1, 1},
-             {"deepseek_v3_fp8", 1, 1},   {"kimi_k2", 1, 1},       {"axk1", 0, 1},
-             {"glm4_moe_lite", 0, 1},     {"longcat_flash", 0, 2}, {"minicpm3", 0, 1},
-             {"minicpm3_longrope", 0, 1}, {"mistral4", 0, 1},      {"youtu", 0, 1},
-             {"deepseek_v32", 0, 1},      {"glm_moe_dsa", 0, 1},   {"kimi_linear", 0, 1}};
+} names[] = {{"deepseek_v2_lite", 1, 1}, {"deepseek_v2", 1, 1},
+             {"deepseek_v3", 1, 1},      {"deepseek_v3_fp8", 1, 1},
+             {"kimi_k2", 1, 1},          {"axk1", 0, 1},
+             {"glm4_moe_lite", 0, 1},    {"longcat_flash", 0, 2},
+             {"minicpm3", 0, 1},         {"minicpm3_longrope", 0, 1},
+             {"mistral4", 0, 1},         {"youtu", 0, 1},
+             {"deepseek_v32", 0, 1},     {"glm_moe_dsa", 0, 1},
+             {"kimi_linear", 0, 1},      {"axk2", 0, 1},
+             {"axk2_light", 0, 1}};
 enum { N_FIXTURES = sizeof names / sizeof *names };
 
 static float *new_floats(size_t n) {
@@ -996,7 +1000,7 @@ static unsigned dtypes_of(const mla_weights *w, int layers) {
 static void table_row(const fixture *f, const json_value *json) {
     static const char *const scalings[] = {"", ", linear", ", dynamic NTK", ", YaRN", ", LongRoPE"},
                              *const layouts[] = {"PAIR", "HALF", "none"};
-    static const char *const methods[] = {"greedy", "group_limited_greedy", "noaux_tc"};
+    static const char *const methods[] = {"greedy", "group_limited_greedy", "noaux_tc", "noaux_tc"};
     const mla_config *c = &f->files->config;
     const mla_layer_weights *layers = f->files->weights.layers, *last = &layers[f->L - 1];
     int64_t topk = 0, mtp = 0;
@@ -1013,10 +1017,15 @@ static void table_row(const fixture *f, const json_value *json) {
     if (c->temperature_beta > 0) cell(", temperature");
     if (c->q_scale > 0 || c->latent_scale > 0) cell(", scaled q and latent");
     if (kda) cell("; KDA in %d of %d layers", kda, f->L);
+    if (c->q_twice) cell(", q from two latents");
+    if (c->q_gate || layers->attn.gate.weight.data) cell(", output gate");
+    if (layers->attn.sinks.data) cell(", sinks");
     cell(" | ");
     if (c->n_routed_experts) {
         cell("%s, %s", c->scoring_func == MLA_SCORING_SIGMOID ? "sigmoid" : "softmax", methods[c->topk_method]);
-        if (c->n_group > 1) cell(", %d of %d groups", c->topk_group, c->n_group);
+        if (c->n_group > 1)
+            cell(", %d of %d groups%s", c->topk_group, c->n_group,
+                 c->topk_method == MLA_TOPK_NOAUX_ZERO ? " (others 0)" : "");
         if (bias) cell(", bias");
         if (c->norm_topk_prob) cell(", normalised");
         if (c->n_shared_experts) cell(", %d shared", c->n_shared_experts);
@@ -1028,6 +1037,7 @@ static void table_row(const fixture *f, const json_value *json) {
     else if (dense) item(&n, "dense, then experts");
     else item(&n, "experts");
     if (last->ffn_out_norm.weight.data) item(&n, "norm behind the experts");
+    if (layers->attn_norm.gate_down.data) item(&n, "gated norms");
     if (c->embed_scale > 0 || c->residual_scale > 0) item(&n, "scaled residual stream");
     if (!f->files->weights.head.data) item(&n, "tied head");
     cell(" | ");

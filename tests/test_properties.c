@@ -1120,7 +1120,7 @@ static void test_router(void) {
     out.index = index, out.weight = weight;
     SECTION("router against the reference");
     for (size_t s = 0; s < sizeof shapes / sizeof *shapes; s++)
-        for (int method = 0; method < 3; method++)
+        for (int method = 0; method <= MLA_TOPK_NOAUX_ZERO; method++)
             for (int scoring = 0; scoring < 2; scoring++)
                 for (int norm = 0; norm < 2; norm++)
                     for (int biased = 0; biased < 4; biased++) { /* none, both signs, all negative, large */
@@ -1190,16 +1190,17 @@ static void test_router_cases(void) {
     CHECK(index[0] == 5 && close_to((double)weight[0], 2.5 * 0.5, 8 * U),
           "group_limited_greedy with a bias: expert %d, weight %g instead of 1.25", index[0], (double)weight[0]);
     end_router(&t);
-    /* masked groups count 0.0 (group_limited_greedy) or -inf (noaux_tc): with negative biased scores inside, 0.0
-       wins */
-    for (int method = 1; method < 3; method++) {
+    /* masked groups count 0.0 (group_limited_greedy, whose weights come from these scores, and noaux_zero) or -inf
+       (noaux_tc): with negative biased scores inside, 0.0 wins */
+    for (int method = 1; method <= MLA_TOPK_NOAUX_ZERO; method++) {
         t = make_router(8, 3, 4, 2, (mla_topk_method)method, MLA_SCORING_SIGMOID, 0, 1);
         for (int e = 0; e < 8; e++) t.bias[e] = e < 4 ? -2.0f : -9.0f, z[e] = (float)e / 16;
         t.bias[0] = 1; /* the one positive score */
         MUST_IN(t.context, mla_moe_forward(t.context, 0, y, z, 1, &out));
         CHECK(index[0] == 0, "masked groups: the positive score comes first");
         for (int k = 1; k < 3; k++)
-            CHECK(method == MLA_TOPK_NOAUX_TC ? index[k] < 4 : index[k] >= 4 && weight[k] == 0,
+            CHECK(method == MLA_TOPK_NOAUX_TC ? index[k] < 4
+                                              : index[k] >= 4 && (weight[k] > 0) == (method == MLA_TOPK_NOAUX_ZERO),
                   "method %d: expert %d with weight %g beside masked groups", method, index[k], (double)weight[k]);
         end_router(&t);
     }

@@ -1,0 +1,356 @@
+/* test_gates.c - what some families have around MLA, at odd sizes against the reference of mla.h, on every path and
+   instruction set: gates of heads, of channels and out of the query's projection, which may see its latent twice, sinks
+   of softmax, and norms with gates. Rows are read back from the cache, so that the reference sees them as they are. */
+
+#define MLA_IMPLEMENTATION
+#define MLA_REFERENCE
+#include "mla.h"
+#include "test.h"
+
+static void *bag[1 << 12];
+static int bag_n;
+static void *hold(double count, size_t size) {
+    void *p = calloc((size_t)count + 1, size);
+    if (!p || bag_n == (int)(sizeof bag / sizeof *bag)) puts("no memory for the test"), exit(1);
+    return bag[bag_n++] = p;
+}
+#define HOLD(type, count) ((type *)hold((double)(count), sizeof(type)))
+static void drop(void) {
+    while (bag_n > 0) free(bag[--bag_n]);
+}
+
+static mla_error error;
+static void must(mla_result r, const char *text, int line) {
+    if (r == MLA_OK) return;
+    CHECK(0, "line %d: %s: %s", line, mla_result_name(r), text);
+    printf("cannot go on\n%d passed, %d failed\n", test_passed, test_failed);
+    exit(1);
+}
+#define MUST(call)             must((call), error.text, __LINE__)
+#define MUST_IN(context, call) must((call), mla_context_error(context)->text, __LINE__)
+
+static const float bound = 3e-5f; /* of the largest value */
+
+/* ---- models ------------------------------------------------------------------------------------------------------ */
+
+static mla_tensor tensor(test_rng *r, int rows, int cols, double deviation) {
+    float *data = HOLD(float, (double)rows *cols);
+    test_fill(r, data, (size_t)rows * (size_t)cols, (float)deviation);
+    return mla_view(data, MLA_F32, rows, cols);
+}
+static mla_tensor as_bf16(const mla_tensor *t) {
+    const int n = t->rows * t->cols;
+    uint16_t *data = HOLD(uint16_t, n);
+    for (int i = 0; i < n; i++) data[i] = mla_f32_to_bf16(((const float *)t->data)[i]);
+    return mla_view(data, MLA_BF16, t->rows, t->cols);
+}
+static mla_linear linear(test_rng *r, int out, int in, int bias) {
+    mla_linear l;
+    memset(&l, 0, sizeof l);
+    l.weight = tensor(r, out, in, 1 / sqrt(in));
+    if (bias) l.bias = tensor(r, 1, out, 0.5);
+    return l;
+}
+
+enum { NO_GATE, HEADS, CHANNELS, QUERY };
+typedef struct trial {
+    const char *name;
+    int H, N, P, V, Q; /* Q 0: queries are one matrix */
+    int gate, twice, sinks, splits, bf16, bias;
+    int before, n; /* tokens in the cache, and of the call */
+} trial;
+
+static mla_config config(const trial *k) {
+    mla_config c;
+    memset(&c, 0, sizeof c);
+    c.hidden_size = 37, c.num_hidden_layers = 1, c.num_attention_heads = k->H, c.q_lora_rank = k->Q;
+    c.kv_lora_rank = 29, c.qk_nope_head_dim = k->N, c.qk_rope_head_dim = k->P, c.v_head_dim = k->V;
+    c.q_gate = k->gate == QUERY, c.q_twice = k->twice;
+    return c;
+}
+static mla_attn_weights attention(test_rng *r, const trial *k, const mla_config *c) {
+    const int D = c->hidden_size, H = k->H, R = c->kv_lora_rank, rows = k->N + k->P + (c->q_gate ? k->V : 0);
+    mla_attn_weights a;
+    memset(&a, 0, sizeof a);
+    if (k->Q) {
+        a.q_a = linear(r, k->Q, D, k->bias), a.q_norm.weight = tensor(r, 1, k->Q, 1);
+        a.q_b = linear(r, H * rows, k->twice ? 2 * k->Q : k->Q, k->bias);
+    } else a.q = linear(r, H * rows, D, k->bias);
+    a.kv_a = linear(r, R + k->P, D, k->bias), a.kv_norm.weight = tensor(r, 1, R, 1);
+    if (k->splits) a.k_b = tensor(r, H * R, k->N, 1 / sqrt(R)), a.v_b = tensor(r, H * k->V, R, 1 / sqrt(R));
+    else a.kv_b = linear(r, H * (k->N + k->V), R, 0);
+    a.o = linear(r, D, H * k->V, k->bias);
+    if (k->gate == HEADS || k->gate == CHANNELS) a.gate = linear(r, k->gate == HEADS ? H : H * k->V, D, k->bias);
+    if (k->sinks) a.sinks = tensor(r, 1, H, 2);
+    if (k->bf16 && a.gate.weight.data) a.gate.weight = as_bf16(&a.gate.weight);
+    if (k->bf16 && a.sinks.data) a.sinks = as_bf16(&a.sinks);
+    return a;
+}
+static mla_result make_model(mla_model **m, const mla_config *c, const mla_layer_weights *layer) {
+    mla_weights w;
+    memset(&w, 0, sizeof w);
+    w.layers = layer;
+    return mla_model_create(m, c, &w, NULL, &error);
+}
+
+static void run_backwards(void *user, int n, void (*task)(void *arg, int i), void *arg) {
+    (void)user;
+    while (n-- > 0) task(arg, n);
+}
+static mla_context *make_context(const mla_model *m, int max_tokens, int threads, mla_isa isa, mla_attn_path path) {
+    mla_context_desc d;
+    mla_context *x;
+    memset(&d, 0, sizeof d);
+    d.max_tokens = max_tokens, d.threads = threads, d.isa = isa, d.attn = path;
+    d.activations = MLA_ACT_F32, d.run = run_backwards;
+    MUST(mla_context_create(&x, m, &d, &error));
+    return x;
+}
+static void attend(mla_context *in, mla_cache *cache, float *y, float *probs, const float *x, int n, int chunk) {
+    const int D = 37;
+    for (int t = 0; t < n; t += chunk) {
+        mla_sequence s;
+        memset(&s, 0, sizeof s);
+        s.cache = cache, s.n_tokens = n - t < chunk ? n - t : chunk, s.probs = probs;
+        MUST_IN(in, mla_attn_forward(in, 0, y + t * D, x + t * D, &s, 1));
+    }
+}
+
+static float far_off(const float *got, const double *want, int n) {
+    double worst = 0, largest = 1e-30;
+    for (int i = 0; i < n; i++) {
+        const double e = fabs((double)got[i] - want[i]);
+        if (!(e <= worst)) worst = e;
+        if (fabs(want[i]) > largest) largest = fabs(want[i]);
+    }
+    return (float)(worst / largest);
+}
+
+/* ---- attention --------------------------------------------------------------------------------------------------- */
+
+/* What the reference gives for the tokens of the call, want [n, D] and probs [n, H, T]. */
+static void reference(const trial *k, const mla_model *m, const mla_attn_weights *a, const mla_cache *cache,
+                      const float *x, double *want, double *probs) {
+    const int D = 37, T = k->before + k->n, W = 29 + k->P;
+    double *rows = HOLD(double, T *W), *mask = HOLD(double, T), *xd = HOLD(double, D);
+    float *row = HOLD(float, W);
+    for (int t = 0; t < T; t++) {
+        MUST(mla_cache_read(cache, 0, t, row, &error));
+        for (int i = 0; i < W; i++) rows[t * W + i] = (double)row[i];
+    }
+    for (int t = k->before; t < T; t++) {
+        for (int u = 0; u < T; u++) mask[u] = u > t ? -(double)INFINITY : 0;
+        for (int i = 0; i < D; i++) xd[i] = (double)x[t * D + i];
+        mla__attention_ref(want + (t - k->before) * D, probs + (t - k->before) * k->H * T, NULL, m, a, xd, rows, NULL,
+                           mask, t, T, 1);
+    }
+}
+static void attention_case(const trial *k) {
+    const int D = 37, T = k->before + k->n, n = k->n, most = T < 160 ? T : 160;
+    test_rng r = {(uint64_t)(k->H * 100 + k->V)};
+    const mla_config c = config(k);
+    mla_layer_weights layer;
+    mla_model *m;
+    memset(&layer, 0, sizeof layer);
+    layer.attn = attention(&r, k, &c);
+    MUST(make_model(&m, &c, &layer));
+    float *x = HOLD(float, T *D), *y = HOLD(float, T *D), *again = HOLD(float, n *D),
+          *probs = HOLD(float, n * k->H * T);
+    double *want = HOLD(double, n *D), *want_probs = HOLD(double, n * k->H * T);
+    test_fill(&r, x, (size_t)(T * D), 1);
+    mla_cache *base, *cache;
+    const mla_cache_desc desc = {.capacity = T};
+    MUST(mla_cache_create(&base, m, &desc, &error));
+    MUST(mla_cache_create(&cache, m, &desc, &error));
+    mla_context *filler = make_context(m, most, 1, MLA_ISA_AUTO, MLA_ATTN_AUTO);
+    if (k->before) attend(filler, base, y, NULL, x, k->before, most);
+    int first = 1;
+    for (mla_isa isa = MLA_ISA_SCALAR; isa < MLA_ISA_COUNT; isa = (mla_isa)(isa + 1))
+        for (int path = MLA_ATTN_NAIVE; path < MLA_ATTN_PATH_COUNT && TEST_ISA(isa); path++) {
+            mla_context *one = make_context(m, most, 1, isa, (mla_attn_path)path),
+                        *three = make_context(m, most, 3, isa, (mla_attn_path)path);
+            const char *how = path == MLA_ATTN_NAIVE ? "naive" : "absorbed";
+            MUST(mla_cache_fork(cache, base, &error));
+            attend(one, cache, y, NULL, x + k->before * D, n, n);
+            if (first) reference(k, m, &layer.attn, cache, x, want, want_probs), first = 0;
+            float e = far_off(y, want, n * D);
+            CHECK(e <= bound, "%s, %s, %s: %.1e off", k->name, mla_isa_name(isa), how, (double)e);
+            MUST(mla_cache_truncate(cache, k->before, &error));
+            attend(three, cache, again, NULL, x + k->before * D, n, n);
+            CHECK(!memcmp(y, again, (size_t)(n * D) * sizeof *y), "%s, %s, %s: three threads give other bits", k->name,
+                  mla_isa_name(isa), how);
+            MUST(mla_cache_truncate(cache, k->before, &error));
+            attend(one, cache, y, NULL, x + k->before * D, n, 1);
+            e = far_off(y, want, n * D);
+            CHECK(e <= bound, "%s, %s, %s: %.1e off, token by token", k->name, mla_isa_name(isa), how, (double)e);
+            MUST(mla_cache_truncate(cache, k->before, &error));
+            attend(one, cache, y, probs, x + k->before * D, n, n);
+            e = far_off(y, want, n * D);
+            CHECK(e <= bound, "%s, %s, %s: %.1e off, with probabilities", k->name, mla_isa_name(isa), how, (double)e);
+            e = far_off(probs, want_probs, n * k->H * T);
+            CHECK(e <= bound, "%s, %s, %s: probabilities %.1e off", k->name, mla_isa_name(isa), how, (double)e);
+            mla_context_destroy(one), mla_context_destroy(three);
+        }
+    mla_context_destroy(filler);
+    mla_cache_destroy(base), mla_cache_destroy(cache);
+    mla_model_destroy(m);
+    drop();
+}
+static void test_attention(void) {
+    static const trial trials[] = {
+        /* name                                    H  N   P  V   Q  gate  x2 sink kb bf b before n */
+        {"a gate of heads", 3, 7, 6, 5, 0, HEADS, 0, 0, 0, 0, 0, 0, 21},
+        {"a gate of channels", 5, 9, 4, 13, 11, CHANNELS, 0, 0, 0, 0, 0, 3, 19},
+        {"the same, keys and values apart", 5, 9, 4, 13, 11, CHANNELS, 0, 0, 1, 1, 0, 3, 19},
+        {"a gate in q", 3, 6, 8, 17, 0, QUERY, 0, 0, 0, 0, 0, 0, 23},
+        {"a gate in q_b, which sees its latent twice", 4, 11, 2, 9, 13, QUERY, 1, 0, 0, 0, 1, 5, 17},
+        {"the latent twice alone", 2, 5, 4, 33, 19, NO_GATE, 1, 0, 0, 0, 0, 0, 16},
+        {"sinks", 7, 8, 6, 11, 10, NO_GATE, 0, 1, 0, 0, 0, 0, 20},
+        {"sinks, keys and values apart, heads gated", 3, 10, 2, 7, 0, HEADS, 0, 1, 1, 1, 0, 2, 9},
+        {"sinks of a context in pieces", 3, 6, 4, 8, 0, CHANNELS, 0, 1, 0, 0, 0, 1100, 3},
+    };
+    SECTION("attention with gates and sinks against the reference");
+    for (size_t i = 0; i < sizeof trials / sizeof *trials; i++) attention_case(&trials[i]);
+}
+
+/* A sink that is lowest is none, bit for bit; beside one that is largest nothing is left. A token that sees no key gets
+   0 with any. */
+static void test_extremes(void) {
+    const trial k = {"sinks at their ends", 3, 6, 4, 8, 0, NO_GATE, 0, 0, 0, 0, 0, 0, 12};
+    const float sinks[] = {-INFINITY, -3e38f, 3e38f, INFINITY};
+    const int D = 37;
+    test_rng r = {3};
+    const mla_config c = config(&k);
+    mla_layer_weights layer;
+    SECTION("sinks at their ends");
+    memset(&layer, 0, sizeof layer);
+    layer.attn = attention(&r, &k, &c);
+    float x[12 * 37], plain[12 * 37], y[12 * 37], three[3], mask[12 * 12];
+    test_fill(&r, x, 12 * 37, 1);
+    for (int i = 0; i < 12 * 12; i++) mask[i] = i < 12 ? -INFINITY : 0;
+    for (int path = MLA_ATTN_NAIVE; path < MLA_ATTN_PATH_COUNT; path++)
+        for (int i = -1; i < 4; i++) {
+            mla_model *m;
+            mla_cache *cache;
+            for (int h = 0; h < 3 && i >= 0; h++) three[h] = sinks[i];
+            layer.attn.sinks = mla_view(i < 0 ? NULL : three, MLA_F32, 1, 3);
+            MUST(make_model(&m, &c, &layer));
+            mla_context *in = make_context(m, 12, 1, MLA_ISA_AUTO, (mla_attn_path)path);
+            MUST(mla_cache_create(&cache, m, &(mla_cache_desc){.capacity = 12}, &error));
+            mla_sequence s;
+            memset(&s, 0, sizeof s);
+            s.cache = cache, s.n_tokens = 12, s.mask = mask;
+            MUST_IN(in, mla_attn_forward(in, 0, i < 0 ? plain : y, x, &s, 1));
+            const float first = test_max_abs(i < 0 ? plain : y, (size_t)D);
+            CHECK(first <= 0, "sink %d: a token that sees no key gets %g", i, (double)first);
+            if (i == 0 || i == 1)
+                CHECK(!memcmp(y, plain, sizeof y), "path %d: sink %g is not none", path, (double)sinks[i]);
+            if (i > 1)
+                CHECK(test_max_abs(y, 12 * 37) <= 0, "path %d: beside sink %g %g is left", path, (double)sinks[i],
+                      (double)test_max_abs(y, 12 * 37));
+            mla_context_destroy(in), mla_cache_destroy(cache), mla_model_destroy(m);
+        }
+    drop();
+}
+
+/* ---- norms ------------------------------------------------------------------------------------------------------- */
+
+static mla_norm_weights gated_norm(test_rng *r, mla_norm_kind kind, int n, int rank) {
+    mla_norm_weights w;
+    memset(&w, 0, sizeof w);
+    w.weight = tensor(r, 1, n, 1);
+    if (kind != MLA_NORM_RMS) w.bias = tensor(r, 1, n, 0.5);
+    if (kind == MLA_NORM_DYT) w.alpha = tensor(r, 1, 1, 1);
+    w.gate_down = tensor(r, rank, n, 1 / sqrt(n)), w.gate_up = tensor(r, n, rank, 1 / sqrt(rank));
+    return w;
+}
+/* The norm alone, of more rows than a context has tokens, in place and not; and in its places in a layer. */
+static void test_norms(void) {
+    enum { D = 45, RANK = 7, T = 53 };
+    static const mla_layer_weights none;
+    float *x = HOLD(float, T *D), *y = HOLD(float, T *D), *z = HOLD(float, T *D);
+    double *want = HOLD(double, T *D);
+    SECTION("norms with gates against the reference");
+    for (mla_norm_kind kind = MLA_NORM_RMS; kind < MLA_NORM_NONE; kind = (mla_norm_kind)(kind + 1)) {
+        test_rng r = {11 + (uint64_t)kind};
+        mla_config c;
+        mla_model *m;
+        memset(&c, 0, sizeof c);
+        c.hidden_size = D, c.num_hidden_layers = 1, c.norm_gate_rank = RANK, c.block_norm.kind = kind;
+        const mla_norm_weights w = gated_norm(&r, kind, D, RANK);
+        MUST(make_model(&m, &c, &none));
+        test_fill(&r, x, T * D, 1);
+        for (int i = 0; i < T * D; i++) want[i] = (double)x[i];
+        for (int t = 0; t < T; t++) mla__norm_ref(want + t * D, D, &mla_model_config(m)->block_norm, &w);
+        for (mla_isa isa = MLA_ISA_SCALAR; isa < MLA_ISA_COUNT; isa = (mla_isa)(isa + 1))
+            for (int n = 1; n <= 16 && TEST_ISA(isa); n += 15) {
+                mla_context *in = make_context(m, n, 3, isa, MLA_ATTN_AUTO);
+                MUST_IN(in, mla_norm_forward(in, &w, y, x, T));
+                memcpy(z, x, (size_t)(T * D) * sizeof *z);
+                MUST_IN(in, mla_norm_forward(in, &w, z, z, T));
+                const float e = far_off(y, want, T * D);
+                CHECK(e <= bound, "norm %d, %s: %.1e off", (int)kind, mla_isa_name(isa), (double)e);
+                CHECK(!memcmp(y, z, (size_t)(T * D) * sizeof *z), "norm %d, %s: in place", (int)kind,
+                      mla_isa_name(isa));
+                mla_context_destroy(in);
+            }
+        mla_model_destroy(m);
+    }
+    drop();
+}
+
+/* ---- what is refused --------------------------------------------------------------------------------------------- */
+
+static void refuse(const mla_config *c, const mla_layer_weights *layer, mla_result want, const char *text) {
+    mla_model *m = NULL;
+    const mla_result got = make_model(&m, c, layer);
+    CHECK(got == want, "%s: %s, %s", text, mla_result_name(got), error.text);
+    CHECK(got == MLA_OK || strstr(error.text, text), "\"%s\" is not in \"%s\"", text, error.text);
+    mla_model_destroy(m);
+}
+static void test_refused(void) {
+    const trial k = {"", 3, 6, 4, 8, 10, HEADS, 0, 1, 0, 0, 0, 0, 1};
+    test_rng r = {1};
+    const mla_config good = config(&k);
+    mla_config c = good;
+    mla_layer_weights layer, w;
+    SECTION("refused by name");
+    memset(&layer, 0, sizeof layer);
+    layer.attn = attention(&r, &k, &good);
+    refuse(&good, &layer, MLA_OK, "");
+    c.q_gate = 1;
+    refuse(&c, &layer, MLA_ERR_WEIGHTS, "layers[0].attn.q_b.weight: [30, 10], expected [54, 10]");
+    w = layer, w.attn.q_b = linear(&r, 54, 10, 0);
+    refuse(&c, &w, MLA_ERR_WEIGHTS, "layers[0].attn.gate: there, but with q_gate that of q is taken");
+    c.q_gate = 2;
+    refuse(&c, &w, MLA_ERR_CONFIG, "config.q_gate: 2");
+    c = good, c.q_twice = 1;
+    refuse(&c, &layer, MLA_ERR_WEIGHTS, "layers[0].attn.q_b.weight: [30, 10], expected [30, 20]");
+    c.q_lora_rank = 0;
+    refuse(&c, &layer, MLA_ERR_CONFIG, "config.q_twice: 1, but q_lora_rank is 0");
+    w = layer, w.attn.gate = linear(&r, 4, 37, 0);
+    refuse(&good, &w, MLA_ERR_WEIGHTS, "layers[0].attn.gate.weight: [4, 37], expected [24, 37]");
+    w = layer, w.attn.sinks = tensor(&r, 1, 4, 1);
+    refuse(&good, &w, MLA_ERR_WEIGHTS, "layers[0].attn.sinks: [1, 4], expected [3]");
+    w = layer, w.attn.kv_b.bias = tensor(&r, 1, 42, 1);
+    refuse(&good, &w, MLA_ERR_WEIGHTS, "layers[0].attn.sinks: there, but not supported together with kv_b.bias");
+    w = layer, w.attn_norm = gated_norm(&r, MLA_NORM_RMS, 37, 5);
+    refuse(&good, &w, MLA_ERR_CONFIG, "config.norm_gate_rank: 0, but weights.layers[0].attn_norm.gate_down is there");
+    c = good, c.norm_gate_rank = 5;
+    refuse(&c, &w, MLA_OK, "");
+    c.norm_gate_rank = 6;
+    refuse(&c, &w, MLA_ERR_WEIGHTS, "layers[0].attn_norm.gate_down: [5, 37], expected [6, 37]");
+    c.norm_gate_rank = 5, w.attn_norm.gate_up.data = NULL;
+    refuse(&c, &w, MLA_ERR_WEIGHTS, "layers[0].attn_norm.gate_up: missing, expected [37, 5]");
+    w = layer, w.attn.q_norm = gated_norm(&r, MLA_NORM_RMS, 10, 5);
+    refuse(&c, &w, MLA_ERR_WEIGHTS, "layers[0].attn.q_norm.gate_down: there, but only norms of hidden_size have gates");
+    drop();
+}
+
+int main(void) {
+    test_attention();
+    test_extremes();
+    test_norms();
+    test_refused();
+    return test_end();
+}
