@@ -48,6 +48,7 @@ MATHS          (DeepSeek-V2, arXiv 2405.04434; DeepSeek-V3, arXiv 2412.19437; De
    sinks       softmax(s) = e^s / (e^sink_h + sum e^s)
    experts     y = sum_{e in top-K} w_e down_e(silu(gate_e x) * up_e x) + shared(x)
    block       x += attn(norm1 x);  x += ffn(norm2 x);   logits = head(norm(x))
+   streams     x = sum_j pre_j X_j;  X_j += post_j attn(norm1 x);  the same for ffn; at the end x alone (mla_hc_weights)
    shortcut    x += attn(norm1 x);  h = norm2 x;  m = experts(h);  x += mlp(h);  the next block;  x += m
                (a layer with mlp and moe)
    ahead       x = Weh [norm_e E(t_{i+1}); norm_h h_i];  y = norm(block(x));  logits of t_{i+2} = head(y)
@@ -104,6 +105,8 @@ CHANGES
                mla_cache_cut, mla_cache_snapshot, mla_cache_snapshots, mla_cache_forget, mla_cache_read_state.
                Gates and sinks of attention, norms with gates: mla_attn_weights has gate and sinks, mla_norm_weights
                gate_down and gate_up, mla_config q_gate, q_twice and norm_gate_rank. MLA_TOPK_NOAUX_ZERO.
+               Several residual streams: hc_mult, hc_eps, hc_magnitude, mla_hc_weights, mla_hc_forward. swiglu_limit.
+               index_rope_last, index_norm_eps.
    0.1.0       the first version */
 
 #ifndef MLA_H
@@ -322,6 +325,8 @@ typedef struct mla_config {
     int index_topk; /* 0: dense, indexers are left alone; a context takes 4 * max_tokens * index_topk bytes for it */
     int index_n_heads, index_head_dim; /* heads of d values, and one key of d values for all of them; d >= P */
     mla_rope_layout index_rope;        /* of the FIRST P of these; NONE if rope.layout is */
+    int index_rope_last;               /* 1: of the LAST P of them; Hy4 */
+    float index_norm_eps;              /* of the keys' LayerNorm; 0: 1e-6 */
     /* layers that have mla_kda_weights in place of mla_attn_weights */
     int linear_num_heads, linear_head_dim; /* heads of C channels, for keys and values */
     int linear_conv_kernel_dim;            /* 0: 4; inputs that a channel's convolution sees, its own the last */
@@ -331,6 +336,10 @@ typedef struct mla_config {
     float embed_scale;    /* 0: 1; embeddings are multiplied by it: scale_emb */
     float residual_scale; /* 0: 1; what attention and FFN add is: scale_depth/sqrt(num_hidden_layers) */
     float logits_scale;   /* 0: 1; the head's input is: dim_model_base/D */
+    /* several of them, by hyper-connections (arXiv 2409.19606) as Hy4 has them: see mla_hc_weights. Layers with a
+       shortcut and multi-token prediction have one alone */
+    int hc_mult; /* m; 0: 1 */
+    float hc_eps, hc_magnitude;
     /* experts */
     int n_routed_experts; /* 0: no layer has experts */
     int zero_expert_num;  /* experts behind those that give x itself, and have no weights; LongCat-Flash */
@@ -341,6 +350,7 @@ typedef struct mla_config {
     mla_scoring_func scoring_func;
     int norm_topk_prob;          /* divide the chosen weights by their sum */
     float routed_scaling_factor; /* 0: 1 */
+    float swiglu_limit;          /* L, of routed experts: silu(min(gate x, L)) * (up x within -L and L); 0: without */
 } mla_config;
 
 /* The published dimensions of "deepseek-v2-lite", "deepseek-v2", "deepseek-v3" (R1 too), "kimi-k2", "longcat-flash",
@@ -420,7 +430,21 @@ typedef struct mla_moe_weights {
     mla_mlp_weights shared;         /* absent if n_shared_experts is 0 */
 } mla_moe_weights;
 
+/* With hc_mult m above 1 a token has m residual streams X [m, D], at first m times its embedding. Attention and FFN of
+   a layer see one x, and what they give is added to all:
+     z = fn flat(X) / sqrt(mean(flat(X)^2) + block_norm.eps)
+     pre_j = sigmoid(scale_0 z_j + base_j) + hc_eps
+     post_j = hc_magnitude sigmoid(scale_1 z_{m+j} + base_{m+j}) + hc_eps
+     x = sum_j pre_j X_j;  y = out_norm(layer(norm(x)));  X_j += residual_scale post_j y
+   and the final norm sees such an x, with the model's hc_head. */
+typedef struct mla_hc_weights {
+    mla_tensor fn;    /* [2m, m*D], hc_head's [m, m*D]; computed in f32 */
+    mla_tensor base;  /* [2m], [m] */
+    mla_tensor scale; /* [2], [1] */
+} mla_hc_weights;
+
 typedef struct mla_layer_weights {
+    mla_hc_weights attn_hc, ffn_hc;       /* if hc_mult is above 1 */
     mla_norm_weights attn_norm, ffn_norm; /* input_layernorm, post_attention_layernorm: [D] */
     mla_norm_weights attn_out_norm;       /* of what attention adds, [D]; may be absent */
     mla_norm_weights ffn_out_norm;        /* of what the FFN adds: post_mlp_layernorm, [D]; may be absent */
@@ -440,6 +464,7 @@ typedef struct mla_mtp_weights {   /* what a layer of multi-token prediction has
 typedef struct mla_weights {
     mla_tensor embed;                /* [vocab_size, D] */
     mla_tensor head;                 /* [vocab_size, D]; absent: tied to embed */
+    mla_hc_weights hc_head;          /* if hc_mult is above 1 */
     mla_norm_weights norm;           /* [D] */
     const mla_layer_weights *layers; /* [num_hidden_layers + num_nextn_predict_layers] */
     const mla_mtp_weights *mtp;      /* [num_nextn_predict_layers] */
@@ -742,7 +767,7 @@ typedef struct mla_sequence {
     int n_tokens;
     int n_logits; /* the last so many of its tokens have logits in mla_outputs.logits, if that is there; 0: none */
     /* [n_tokens, D] in place of its tokens: as mla_outputs.hidden[0] has them, with embed_scale; for mla_layers_forward
-       the state before the first layer; NULL: tokens */
+       from another layer than 0 on the state before it, hc_mult times as wide; NULL: tokens */
     const float *embeddings;
     const float *mask; /* [n_tokens, keys], added to the scores, and to an indexer's, instead of config.mask
                           (-INFINITY hides a key; a token that sees no key gets 0); NULL: config.mask */
@@ -758,7 +783,7 @@ MLA_API int mla_pool_pages_needed(const mla_pool *pool, const mla_sequence *sequ
 typedef struct mla_outputs {
     float *logits; /* [sum of n_logits, vocab_size]: of those tokens that the sequences say, in list order */
     /* [num_hidden_layers+1] pointers, each NULL or [T, D]: hidden[0] the embeddings, hidden[i] the residual stream
-       after i blocks, the last one after the final norm (as transformers numbers them) */
+       after i blocks (several: [T, hc_mult, D]), the last one after the final norm (as transformers numbers them) */
     float *const *hidden;
     int64_t *expert_counts; /* [num_hidden_layers, E+Z]: tokens routed to each expert are added to it */
     int *expert_index;      /* [num_hidden_layers, T, K]: each token's experts, best first; of layers that have some */
@@ -824,9 +849,16 @@ MLA_API mla_result mla_moe_forward(mla_context *context, int layer, float *y, co
      norm attn_norm, mla_attn_forward, norm attn_out_norm if there; x[i] += residual_scale * y[i];
      norm ffn_norm, mla_moe_forward, norm ffn_out_norm if there; x[i] += residual_scale * y[i];
    which with mla_layers_forward from layer 0 to 0 before and from num_hidden_layers to there behind is the model, bit
-   for bit but for layers with a shortcut. Errors: ARGUMENT, WEIGHTS. */
+   for bit but for layers with a shortcut. With several streams mla_hc_forward comes before each norm of the two, and
+   x[i, j] += residual_scale * post[i, j] * y[i]. Errors: ARGUMENT, WEIGHTS. */
 MLA_API mla_result mla_norm_forward(mla_context *context, const mla_norm_weights *norm, float *y, const float *x,
                                     int n_tokens);
+
+/* What the next part of a layer sees of hc_mult streams, and by how much they take what it gives, by attn_hc, ffn_hc or
+   hc_head: x [n_tokens, hc_mult, D] -> y [n_tokens, D], post [n_tokens, hc_mult] (NULL: not asked for; hc_head has
+   none). Errors: ARGUMENT (hc_mult is 1), WEIGHTS. */
+MLA_API mla_result mla_hc_forward(mla_context *context, const mla_hc_weights *hc, float *y, float *post, const float *x,
+                                  int n_tokens);
 
 #ifdef __cplusplus
 }
@@ -946,20 +978,21 @@ static inline int mla__rank_ref(const double *x, int n, int i) {
 
 /* k [d] = rope(norm(Wk x)) of an indexer, what is cached */
 static inline void mla__key_ref(double *k, const mla_model *m, const mla_indexer_weights *w, const double *x, int t) {
-    const mla_norm norm = {MLA_NORM_LAYER, 1e-6f};
+    const mla_config *f = mla_model_config(m);
+    const mla_norm norm = {MLA_NORM_LAYER, f->index_norm_eps};
     mla__linear_ref(k, &w->wk, x);
     mla__norm_ref(k, w->wk.weight.rows, &norm, &w->k_norm);
-    mla__rope_ref(k, m, mla_model_config(m)->index_rope, t);
+    mla__rope_ref(k + (f->index_rope_last ? f->index_head_dim - f->qk_rope_head_dim : 0), m, f->index_rope, t);
 }
 /* I(t,u) = sum_h w_h(x) relu(q_h(c_q).k(u)) -> score [T], over keys [T, d];  mask hides all but the index_topk best */
 static inline void mla__choose_ref(double *mask, double *score, const mla_model *m, const mla_indexer_weights *w,
                                    const double *x, const double *cq, const double *keys, int t, int T) {
     const mla_config *f = mla_model_config(m);
-    const int Hi = f->index_n_heads, d = f->index_head_dim;
+    const int Hi = f->index_n_heads, d = f->index_head_dim, turned = f->index_rope_last ? d - f->qk_rope_head_dim : 0;
     const mla_linear proj = {w->weights_proj, mla_view(NULL, MLA_F32, 0, 0)};
     double *q = mla__room_ref((double)Hi * d), *wh = mla__room_ref(Hi);
     mla__linear_ref(q, &w->wq_b, cq), mla__linear_ref(wh, &proj, x);
-    for (int h = 0; h < Hi; h++) mla__rope_ref(q + h * d, m, f->index_rope, t), wh[h] /= sqrt((double)Hi * d);
+    for (int h = 0; h < Hi; h++) mla__rope_ref(q + h * d + turned, m, f->index_rope, t), wh[h] /= sqrt((double)Hi * d);
     for (int u = 0; u < T; u++) {
         score[u] = mask[u];
         for (int h = 0; h < Hi; h++) score[u] += wh[h] * fmax(mla__dot_ref(q + h * d, keys + u * d, d), 0);
@@ -1057,11 +1090,14 @@ static inline void mla__kda_ref(double *y, double *state, double *inputs, const 
     free(in), free(f), free(z), free(beta), free(qkv);
 }
 
-/* y = down(silu(gate x) * up x) */
-static inline void mla__mlp_ref(double *y, const mla_mlp_weights *w, const double *x) {
+/* y = down(silu(gate x) * up x), with limit above 0 clamped */
+static inline void mla__mlp_ref(double *y, const mla_mlp_weights *w, double limit, const double *x) {
     double *g = mla__room_ref(w->gate.weight.rows), *up = mla__room_ref(w->up.weight.rows);
     mla__linear_ref(g, &w->gate, x), mla__linear_ref(up, &w->up, x);
-    for (int i = 0; i < w->gate.weight.rows; i++) g[i] *= up[i] / (1 + exp(-g[i]));
+    for (int i = 0; i < w->gate.weight.rows; i++) {
+        if (limit > 0) g[i] = fmin(g[i], limit), up[i] = fmax(fmin(up[i], limit), -limit);
+        g[i] *= up[i] * mla__sigmoid_ref(g[i]);
+    }
     mla__linear_ref(y, &w->down, g);
     free(g), free(up);
 }
@@ -1100,12 +1136,28 @@ static inline void mla__moe_ref(double *y, int *expert, double *we, const mla_co
     mla__linear_ref(z, &router, x);
     mla__route_ref(expert, we, z + n, z + 2 * n, f, &w->router_bias, z);
     for (int i = 0; i < D; i++) y[i] = 0;
-    if (f->n_shared_experts > 0) mla__mlp_ref(y, &w->shared, x);
+    if (f->n_shared_experts > 0) mla__mlp_ref(y, &w->shared, 0, x);
     for (int k = 0; k < f->num_experts_per_tok; k++) {
-        if (expert[k] < E) mla__mlp_ref(ye, &w->experts[expert[k]], x);
+        if (expert[k] < E) mla__mlp_ref(ye, &w->experts[expert[k]], (double)f->swiglu_limit, x);
         for (int i = 0; i < D; i++) y[i] += we[k] * (expert[k] < E ? ye[i] : x[i]);
     }
     free(z), free(ye);
+}
+
+/* streams X [m, D] -> x [D], and post [m] if the maps give one */
+static inline void mla__hc_ref(double *x, double *post, const mla_config *f, const mla_hc_weights *w, const double *X) {
+    const int m = f->hc_mult, D = f->hidden_size, n = w->fn.rows;
+    const double r = 1 / sqrt(mla__dot_ref(X, X, m * D) / (m * D) + (double)f->block_norm.eps);
+    const mla_linear fn = {w->fn, mla_view(NULL, MLA_F32, 0, 0)};
+    double *z = mla__room_ref(n);
+    mla__linear_ref(z, &fn, X);
+    for (int j = 0; j < n; j++)
+        z[j] = mla__sigmoid_ref(z[j] * r * mla__weight_ref(&w->scale, 0, j / m) + mla__weight_ref(&w->base, 0, j));
+    for (int i = 0; i < D; i++) x[i] = 0;
+    for (int j = 0; j < m; j++)
+        for (int i = 0; i < D; i++) x[i] += (z[j] + (double)f->hc_eps) * X[j * D + i];
+    for (int j = m; j < n; j++) post[j - m] = (double)f->hc_magnitude * z[j] + (double)f->hc_eps;
+    free(z);
 }
 #endif
 
@@ -5617,6 +5669,7 @@ static const mla__field mla__fields[] = {
     MLA__ENUM(q_twice, 1), MLA__ENUM(q_gate, 1), MLA__SIZE(norm_gate_rank, 0),
     MLA__REAL(temperature_beta, 0), MLA__POSITION(temperature_period, MLA__HEAT),
     MLA__REAL(embed_scale, 1), MLA__REAL(residual_scale, 1), MLA__REAL(logits_scale, 1),
+    MLA__INT(hc_mult, 0, 64, 1), MLA__REAL(hc_eps, 0), MLA__REAL(hc_magnitude, 0), MLA__REAL(swiglu_limit, 0),
     MLA__COUNT(n_routed_experts, 0, 0), MLA__COUNT(zero_expert_num, 0, 0), MLA__SIZE(num_experts_per_tok, MLA__MOE),
     MLA__SIZE(moe_intermediate_size, MLA__MOE), MLA__COUNT(n_shared_experts, 0, 0),
     MLA__COUNT(n_group, 0, 1), MLA__COUNT(topk_group, 0, 1), MLA__ENUM(topk_method, MLA_TOPK_NOAUX_ZERO),
@@ -5630,7 +5683,7 @@ static const mla__field mla__fields[] = {
     MLA__REAL(rope.beta_fast, 32), MLA__REAL(rope.beta_slow, 1), MLA__REAL(rope.mscale, 0),
     MLA__REAL(rope.mscale_all_dim, 0), MLA__REAL(rope.attention_factor, 0),
     MLA__SIZE(index_topk, 0), MLA__ENUM(index_rope, MLA_ROPE_NONE), MLA__COUNT(index_n_heads, MLA__SPARSE, 0),
-    MLA__SIZE(index_head_dim, MLA__SPARSE),
+    MLA__SIZE(index_head_dim, MLA__SPARSE), MLA__ENUM(index_rope_last, 1), MLA__REAL(index_norm_eps, 1e-6),
     MLA__COUNT(linear_num_heads, 0, 0), MLA__COUNT(linear_head_dim, MLA__LINEAR, 0),
     MLA__INT(linear_conv_kernel_dim, 0, 64, 4),
 };
@@ -5796,6 +5849,7 @@ static mla_result mla__check_products(const mla_config *c, mla_error *err) {
     } products[] = {{"num_attention_heads * (qk_nope_head_dim + qk_rope_head_dim + v_head_dim)",
                      H * (N + c->qk_rope_head_dim + c->v_head_dim)},
                     {"num_attention_heads * kv_lora_rank", H * c->kv_lora_rank},
+                    {"hc_mult * hidden_size", (double)c->hc_mult * c->hidden_size},
                     {"n_shared_experts * moe_intermediate_size", c->n_shared_experts * inter},
                     {"(num_experts_per_tok + n_shared_experts) * moe_intermediate_size",
                      ((double)c->num_experts_per_tok + c->n_shared_experts) * inter},
@@ -5824,12 +5878,21 @@ static mla_result mla__check_query(const mla_config *c, mla_error *err) {
     return MLA__BAD_FIELD(err, "q_twice: 1, but q_lora_rank is 0: there is no latent of queries");
 }
 
+static mla_result mla__check_streams(const mla_config *c, mla_error *err) {
+    if (c->hc_mult == 1) return MLA_OK;
+    if (c->num_nextn_predict_layers > 0)
+        return MLA__BAD_FIELD(err, "num_nextn_predict_layers: %d, but with hc_mult %d there is no way to predict ahead",
+                              c->num_nextn_predict_layers, c->hc_mult);
+    return mla__at_least(err, "hc_magnitude", c->hc_magnitude, 1e-37f);
+}
+
 /* Checks c and resolves its defaults in place. */
 static mla_result mla__check_config(mla_config *c, mla_error *err) {
     MLA__TRY(mla__check_fields(c, err));
     MLA__TRY(mla__check_products(c, err));
     MLA__TRY(mla__check_rope(&c->rope, c->qk_rope_head_dim, err));
     MLA__TRY(mla__check_query(c, err));
+    MLA__TRY(mla__check_streams(c, err));
     MLA__TRY(mla__check_indexer(c, err));
     MLA__TRY(mla__check_linear(c, err));
     MLA__TRY(mla__check_experts(c, err));
@@ -5851,6 +5914,7 @@ typedef struct mla__sizes {
                                                                  at */
     int index_query, index_heads, index_key;
     int lin, lin_heads, lin_key, conv, f_rank, f_in, g_rank, g_in; /* f_rank on: of what is looked at */
+    int hc_rows, hc_cols, hc_scales; /* of what is looked at: 2m, mD, 2, or for the head m, mD, 1 */
 } mla__sizes;
 /* The struct that a tensor lies in. */
 enum {
@@ -5861,7 +5925,8 @@ enum {
     MLA__IN_INDEXER,
     MLA__IN_KDA,
     MLA__IN_MLP,
-    MLA__IN_MOE
+    MLA__IN_MOE,
+    MLA__IN_HC
 };
 /* A matrix (HEAD: one that meets activations; PLAIN: without blocks and scales), a vector, an mla_linear, or an
    mla_norm_weights by its config. */
@@ -5932,6 +5997,9 @@ static const mla__entry mla__tensors[] = {
     MLA__TENSOR(MLP, mla_mlp_weights, down, LINEAR, NEEDED, D, inner),
     MLA__TENSOR(MOE, mla_moe_weights, router, MATRIX, NEEDED, choices, D),
     MLA__TENSOR(MOE, mla_moe_weights, router_bias, VECTOR, FREE, one, choices),
+    MLA__TENSOR(HC, mla_hc_weights, fn, MATRIX, NEEDED, hc_rows, hc_cols),
+    MLA__TENSOR(HC, mla_hc_weights, base, VECTOR, NEEDED, one, hc_rows),
+    MLA__TENSOR(HC, mla_hc_weights, scale, VECTOR, NEEDED, one, hc_scales),
     {0, NULL, 0, 0, 0, 0, 0}};
 
 /* The next entry of a struct after e, the first one after NULL; NULL: no more. */
@@ -5966,7 +6034,10 @@ static double mla__bytes_of(int in, const void *weights) {
     return sum;
 }
 
-static const mla_norm mla__index_norm = {MLA_NORM_LAYER, 1e-6f};
+static mla_norm mla__index_norm(const mla_config *c) {
+    const mla_norm norm = {MLA_NORM_LAYER, c->index_norm_eps};
+    return norm;
+}
 /* The model's own, and those of multi-token prediction behind them. */
 static int mla__all_layers(const mla_config *c) { return c->num_hidden_layers + c->num_nextn_predict_layers; }
 
@@ -6040,9 +6111,10 @@ static void mla__want_norm_gate(mla__check *k, const mla__entry *e, const mla_no
     if (k->result == MLA_OK) k->dtypes |= 1u << w->gate_down.dtype | 1u << w->gate_up.dtype;
 }
 static void mla__want_norm(mla__check *k, const mla__entry *e, const mla_norm_weights *w, int n) {
+    const mla_norm index = mla__index_norm(k->c);
     const mla_norm *norm = e->is == MLA__IS_Q_NORM    ? &k->c->q_norm
                            : e->is == MLA__IS_KV_NORM ? &k->c->kv_norm
-                           : e->is == MLA__IS_K_NORM  ? &mla__index_norm
+                           : e->is == MLA__IS_K_NORM  ? &index
                                                       : &k->c->block_norm;
     if (norm->kind == MLA_NORM_NONE) return;
     mla__want(k, e->name, ".weight", &w->weight, 1, n, MLA__ONE_ROW | MLA__REQUIRED);
@@ -6129,14 +6201,24 @@ static void mla__check_moe(mla__check *k, const mla_moe_weights *w, int i) {
         mla__want_mlp(k, &w->experts[e], inner, "layers[%d].moe.experts[%d].", i, e);
     mla__want_mlp(k, &w->shared, k->c->n_shared_experts * inner, "layers[%d].moe.shared.", i, 0);
 }
+/* The maps of streams, n of them, if they are there; a call asks for them (mla__complete). */
+static void mla__check_hc(mla__check *k, const mla_hc_weights *w, int n, const char *at, int i) {
+    const int m = k->c->hc_mult;
+    k->n.hc_rows = n * m, k->n.hc_cols = m * k->c->hidden_size, k->n.hc_scales = n;
+    if (m > 1 && mla__has(MLA__IN_HC, w)) mla__want_all(k, MLA__IN_HC, w, at, i, 0);
+}
 static void mla__check_layer(mla__check *k, const mla_layer_weights *l, int i) {
     const mla_config *c = k->c;
     mla__want_all(k, MLA__IN_LAYER, l, "layers[%d].", i, 0);
+    mla__check_hc(k, &l->attn_hc, 2, "layers[%d].attn_hc.", i);
+    mla__check_hc(k, &l->ffn_hc, 2, "layers[%d].ffn_hc.", i);
     mla__check_attn(k, &l->attn, i);
     mla__check_kda(k, l, i);
     mla__check_at(k, "layers[%d]", i, 0);
     if (mla__shortcut(l) && i >= c->num_hidden_layers - 1)
         mla__complain(k, "", "", "both mlp and moe are there, but no layer follows to add the experts after");
+    if (mla__shortcut(l) && c->hc_mult > 1)
+        mla__complain(k, "", "", "both mlp and moe are there, which is not supported with hc_mult above 1");
     if (mla__has(MLA__IN_MLP, &l->mlp)) {
         mla__want_size(k, "intermediate_size", c->intermediate_size, "layers[%d].mlp", i);
         mla__want_mlp(k, &l->mlp, c->intermediate_size, "layers[%d].mlp.", i, 0);
@@ -6165,6 +6247,8 @@ static mla_result mla__check_weights(const mla_config *c, const mla_weights *w, 
     mla__check_begin(&k, c, err);
     if (w->embed.data) mla__want_size(&k, "vocab_size", c->vocab_size, "embed", 0);
     mla__want_all(&k, MLA__IN_MODEL, w, "", 0, 0);
+    mla__check_hc(&k, &w->hc_head, 1, "hc_head.", 0);
+    mla__check_at(&k, "", 0, 0);
     if (!w->layers) mla__complain(&k, "layers", "", "NULL, expected %d layers", mla__all_layers(c));
     if (!w->mtp && c->num_nextn_predict_layers)
         mla__complain(&k, "mtp", "", "NULL, expected %d", c->num_nextn_predict_layers);
@@ -6215,6 +6299,7 @@ static void mla__model_fill(mla_model *m, const mla_weights *w) {
     const mla_config *c = &m->c;
     m->w = *w;
     if (!m->w.head.data) m->w.head = m->w.embed;
+    if (c->hc_mult == 1) memset(&m->w.hc_head, 0, sizeof m->w.hc_head);
     for (int i = 0; i < c->num_nextn_predict_layers; i++) {
         m->mtp[i] = w->mtp[i];
         if (!m->mtp[i].embed.data) m->mtp[i].embed = m->w.embed;
@@ -6223,6 +6308,9 @@ static void mla__model_fill(mla_model *m, const mla_weights *w) {
     for (int i = 0; i < mla__all_layers(c); i++) {
         mla_attn_weights *a = &m->layers[i].attn;
         m->layers[i] = w->layers[i];
+        if (c->hc_mult == 1)
+            memset(&m->layers[i].attn_hc, 0, sizeof m->layers[i].attn_hc),
+                memset(&m->layers[i].ffn_hc, 0, sizeof m->layers[i].ffn_hc);
         if (!mla__splits(a)) a->k_b.data = a->v_b.data = NULL;
         if (!a->gate.weight.data) memset(&a->gate, 0, sizeof a->gate);
         if (c->q_lora_rank > 0) memset(&a->q, 0, sizeof a->q);
@@ -6289,7 +6377,8 @@ float mla_model_rope_amplitude(const mla_model *m) { return m->amp; }
 static double mla__mixer_bytes(const mla_model *m, int layer) {
     const mla_layer_weights *l = &m->layers[layer];
     return mla__bytes_of(MLA__IN_LAYER, l) + mla__bytes_of(MLA__IN_ATTN, &l->attn) +
-           mla__bytes_of(MLA__IN_KDA, &l->kda) +
+           mla__bytes_of(MLA__IN_KDA, &l->kda) + mla__bytes_of(MLA__IN_HC, &l->attn_hc) +
+           mla__bytes_of(MLA__IN_HC, &l->ffn_hc) +
            (m->indexer[layer] >= 0 ? mla__bytes_of(MLA__IN_INDEXER, &l->attn.indexer) : 0);
 }
 static double mla__layer_bytes(const mla_model *m, int layer, int n_tokens) {
@@ -6309,7 +6398,7 @@ double mla_mtp_bytes(const mla_model *m, int depth, int n_tokens) {
 }
 double mla_model_bytes(const mla_model *m, int n_tokens) {
     const int tied = m->w.head.data == m->w.embed.data;
-    double sum = mla__bytes_of(MLA__IN_MODEL, &m->w);
+    double sum = mla__bytes_of(MLA__IN_MODEL, &m->w) + mla__bytes_of(MLA__IN_HC, &m->w.hc_head);
     if (n_tokens > 0 || tied) sum -= mla__tensor_bytes(&m->w.embed);
     for (int i = 0; i < m->c.num_hidden_layers; i++) sum += mla__layer_bytes(m, i, n_tokens);
     for (int i = 0; i < m->c.num_nextn_predict_layers && n_tokens <= 0; i++) {
@@ -7214,8 +7303,9 @@ typedef struct mla__job {
     const mla_linear *w, *up; /* up: y = silu(x W^T) * (x up^T) */
     const int *scatter;       /* down projections of experts: y[scatter[t]] += weight[t] * x[t] W^T */
     const float *weight;
-    int exact;  /* activations stay f32, whatever the weights are */
-    int x_rows; /* rows of x in all */
+    int exact;   /* activations stay f32, whatever the weights are */
+    int x_rows;  /* rows of x in all */
+    float limit; /* of up: swiglu_limit, or 0 */
 } mla__job;
 
 typedef struct mla__worker {
@@ -7700,7 +7790,7 @@ static mla_linear mla__linear_of(const mla_tensor *w) {
 /* Puts y [T, rows of w] = x W^T on the list of jobs. */
 static mla__job *mla__job_add(mla_context *c, float *y, mla__sz ldy, const float *x, mla__sz ldx, int T,
                               const mla_linear *w) {
-    const mla__job j = {mla__in_of(x, ldx, T), y, ldy, 0, w->weight.rows, w, NULL, NULL, NULL, 0, T};
+    const mla__job j = {mla__in_of(x, ldx, T), y, ldy, 0, w->weight.rows, w, NULL, NULL, NULL, 0, T, 0};
     c->jobs[c->n_jobs] = j;
     return &c->jobs[c->n_jobs++];
 }
@@ -7709,6 +7799,10 @@ static mla__job *mla__job_add(mla_context *c, float *y, mla__sz ldy, const float
 static void mla__job_of_rows(mla__job *j, mla__slice of) { j->row0 = of.from, j->rows = of.to - of.from; }
 static void mla__job_of_columns(mla__job *j, mla__slice of) { j->in.k0 = of.from, j->in.K = of.to - of.from; }
 
+static void mla__clamp(float *gate, float *up, int n, float limit) {
+    for (int i = 0; i < n; i++) gate[i] = gate[i] > limit ? limit : gate[i]; /* NaN stays */
+    for (int i = 0; i < n; i++) up[i] = up[i] > limit ? limit : up[i] < -limit ? -limit : up[i];
+}
 /* Rows [n0, n1) of W of a job. */
 static void mla__job_rows(mla_context *c, const mla__job *j, int n0, int n1, const mla__worker *my) {
     if (!j->up && !j->scatter) {
@@ -7725,7 +7819,8 @@ static void mla__job_rows(mla_context *c, const mla__job *j, int n0, int n1, con
             if (j->up) mla__rows(c, y, j->ldy, &in, j->w, j->row0, n, end, my->panel);
             mla__rows(c, my->group, group, &in, j->up ? j->up : j->w, j->row0, n, end, my->panel);
             for (int t = 0; t < in.T; t++) {
-                const float *aside = my->group + t * group;
+                float *aside = my->group + t * group;
+                if (j->limit > 0) mla__clamp(y + t * j->ldy, aside, end - n, j->limit);
                 if (j->up) {
                     c->k.swiglu(y + t * j->ldy, y + t * j->ldy, aside, end - n);
                     continue;
@@ -8285,19 +8380,24 @@ static void mla__index_queries(mla_context *c, const mla__attn *a, const float *
     mla__job_add(c, c->index->q, width, latent, mla__latents(c->f), a->batch->T, &a->index->wq_b);
 }
 
+/* The first of a head's channels that turn. */
+static int mla__index_turned(const mla_config *f) {
+    return f->index_rope_last ? f->index_head_dim - f->qk_rope_head_dim : 0;
+}
 /* What is left to do on the row of token t: norm and rotation of the key, which goes into the cache, ... */
 static void mla__index_key(mla_context *c, const mla__attn *a, const mla_cache *cache, int t) {
     const int d = c->f->index_head_dim;
+    const mla_norm norm = mla__index_norm(c->f);
     float *row = c->index->k + t * (mla__sz)d;
-    mla__norm(row, row, d, &mla__index_norm, &a->index->k_norm);
-    mla__turn(c, row, t, c->f->index_rope);
+    mla__norm(row, row, d, &norm, &a->index->k_norm);
+    mla__turn(c, row + mla__index_turned(c->f), t, c->f->index_rope);
     c->k.narrow[cache->pool->index_dtype](mla__index_row(cache, a->layer, c->call->position[t]), row, d);
 }
 /* ... and rotation of the queries and the scale of their weights. */
 static void mla__index_query(mla_context *c, int t) {
-    const int Hi = c->f->index_n_heads, d = c->f->index_head_dim;
+    const int Hi = c->f->index_n_heads, d = c->f->index_head_dim, turned = mla__index_turned(c->f);
     for (int h = 0; h < Hi; h++) {
-        mla__turn(c, c->index->q + (t * (mla__sz)Hi + h) * d, t, c->f->index_rope);
+        mla__turn(c, c->index->q + (t * (mla__sz)Hi + h) * d + turned, t, c->f->index_rope);
         c->index->w[t * (mla__sz)Hi + h] *= (float)(1 / sqrt((double)Hi * d));
     }
 }
@@ -9194,8 +9294,8 @@ static void mla__attend_all(mla_context *c, mla__attn *a) {
 /* The bytes of weights that are read for it. */
 static double mla__attn_bytes(const mla_context *c, int layer) {
     const mla_attn_weights *w = &c->m->layers[layer].attn;
-    const mla_tensor *const by_heads[] = {&w->q.weight, &w->q_b.weight, &w->kv_b.weight,
-                                          &w->k_b,      &w->v_b,        &w->o.weight};
+    const mla_tensor *const by_heads[] = {&w->q.weight, &w->q_b.weight, &w->kv_b.weight, &w->k_b,
+                                          &w->v_b,      &w->o.weight,   &w->gate.weight};
     double others = 0;
     for (size_t i = 0; i < sizeof by_heads / sizeof *by_heads; i++) others += mla__tensor_bytes(by_heads[i]);
     others *= 1 - c->H / (double)mla__max(c->f->num_attention_heads, 1);
@@ -9711,6 +9811,7 @@ static void mla__gate(mla_context *c, const mla__moe *a) {
         if (n == 0 || inner.from == inner.to) continue;
         mla__job *j = mla__job_add(c, s->h + first * (mla__sz)inter, inter, a->x, D, n, &w->gate);
         mla__job_of_rows(j, inner), j->up = &w->up, j->in.idx = s->slot_token + first, j->x_rows = a->T;
+        j->limit = c->f->swiglu_limit;
     }
     mla__jobs_run(c);
 }
@@ -9818,7 +9919,8 @@ mla_result mla_moe_forward(mla_context *c, int layer, float *y, const float *x, 
 /* ---- >>block ----------------------------------------------------------------------------------------------------- */
 
 typedef struct mla__block_scratch {
-    float *x, *xn, *y; /* [T, D] the residual stream, normed, and what is added to it next */
+    float *x, *xn, *y; /* [T, D] the residual stream ([T, m, D] if several), normed, and what is added to it next */
+    float *maps;       /* [T, 2m] how much the next part sees of each stream, and gives to it */
     float *late;       /* [T, D] what experts gave and the next layer adds, if there are shortcuts */
     float *pair;       /* [T, 2D] normed embedding and state, for multi-token prediction */
     float *down, *up;  /* [T, norm_gate_rank], [T, D] of gated norms */
@@ -9829,7 +9931,8 @@ static void mla__block_layout(mla_context *c, mla__arena *arena) {
     int shortcuts = 0;
     mla__block_scratch s;
     for (int i = 0; i < m->c.num_hidden_layers; i++) shortcuts += mla__shortcut(&m->layers[i]);
-    s.x = MLA__TAKE(arena, float, size);
+    s.x = MLA__TAKE(arena, float, size * m->c.hc_mult);
+    s.maps = MLA__TAKE(arena, float, m->c.hc_mult > 1 ? 2.0 * c->max_tokens * m->c.hc_mult : 0);
     s.xn = MLA__TAKE(arena, float, size);
     s.y = MLA__TAKE(arena, float, size);
     s.late = MLA__TAKE(arena, float, shortcuts ? size : 0);
@@ -9905,23 +10008,112 @@ mla_result mla_norm_forward(mla_context *c, const mla_norm_weights *norm, float 
     return check.result;
 }
 
-/* What a part of a layer gives is added to the residual stream, which is normed for the next one (w NULL: not). */
+/* Several streams meet in one, y [T, D]; how, and what they take afterwards, say maps [T, 2m]. */
+
+#define MLA__HC_TOKENS 16 /* that meet the maps' weights together */
+typedef struct mla__hc_rows {
+    const mla_hc_weights *w;
+    const float *x; /* [T, m, D] */
+    float *y, *maps;
+    int T;
+} mla__hc_rows;
+/* One token, whose row of maps holds products: m, or 2m of them. */
+static void mla__hc_one(const mla_context *c, const mla_hc_weights *w, float *y, float *maps, const float *x) {
+    const mla_config *f = c->f;
+    const int m = f->hc_mult, D = c->D;
+    double s[4] = {0, 0, 0, 0};
+    for (int i = 0; i < m * D; i++) s[i & 3] += (double)x[i] * (double)x[i];
+    const float r = (float)(1 / sqrt(((s[0] + s[1]) + (s[2] + s[3])) / (m * (double)D) + (double)f->block_norm.eps));
+    for (int j = 0; j < w->fn.rows; j++) {
+        const float scale = mla__get(w->scale.dtype, w->scale.data, j / m);
+        const float z = maps[j] * r * scale + mla__get(w->base.dtype, w->base.data, j);
+        maps[j] = (j < m ? 1 : f->hc_magnitude) / (1.0f + expf(-z)) + f->hc_eps;
+    }
+    for (int i = 0; i < D; i++) y[i] = maps[0] * x[i];
+    for (int j = 1; j < m; j++)
+        for (int i = 0; i < D; i++) y[i] += maps[j] * x[j * (mla__sz)D + i];
+}
+static void mla__hc_work(mla_context *c, void *arg, const mla__share *my) {
+    const mla__hc_rows *a = (const mla__hc_rows *)arg;
+    const mla__sz m = c->f->hc_mult, wide = m * c->D;
+    const mla_linear fn = mla__linear_of(&a->w->fn);
+    for (int i = my->from; i < my->to; i++) {
+        const int t0 = i * MLA__HC_TOKENS, n = mla__min(MLA__HC_TOKENS, a->T - t0);
+        const mla__in in = mla__in_of(a->x + t0 * wide, wide, n);
+        float *maps = a->maps + t0 * 2 * m;
+        mla__rows(c, maps, 2 * m, &in, &fn, 0, 0, fn.weight.rows, c->workers[my->worker].panel);
+        for (int t = 0; t < n; t++)
+            mla__hc_one(c, a->w, a->y + (t0 + t) * (mla__sz)c->D, maps + t * 2 * m, in.x + t * wide);
+    }
+}
+static void mla__hc_gather(mla_context *c, float *y, const float *x, int T, const mla_hc_weights *w) {
+    mla__hc_rows a = {w, x, y, c->block->maps, T};
+    mla__parallel_even(c, mla__hc_work, &a, (T + MLA__HC_TOKENS - 1) / MLA__HC_TOKENS,
+                       (double)T * c->f->hc_mult * c->D * (w->fn.rows + 2));
+}
+typedef struct mla__hc_call {
+    const mla_hc_weights *w;
+    float *y, *post;
+    const float *x;
+    int T;
+} mla__hc_call;
+static void mla__hc_body(mla_context *c, void *arg) {
+    const mla__hc_call *a = (const mla__hc_call *)arg;
+    const int m = c->f->hc_mult;
+    c->manner = mla__manner_of(c, a->T);
+    for (int t = 0, n; t < a->T; t += n) {
+        n = mla__min(c->max_tokens, a->T - t);
+        mla__hc_gather(c, a->y + t * (mla__sz)c->D, a->x + t * (mla__sz)c->D * m, n, a->w);
+        for (mla__sz i = 0; i < (mla__sz)n * m && a->post; i++)
+            a->post[t * (mla__sz)m + i] = c->block->maps[i / m * 2 * m + m + i % m];
+    }
+}
+mla_result mla_hc_forward(mla_context *c, const mla_hc_weights *hc, float *y, float *post, const float *x,
+                          int n_tokens) {
+    mla__hc_call call = {hc, y, post, x, n_tokens};
+    mla__check check;
+    if (!c) return MLA_ERR_ARGUMENT;
+    if (!hc || !x || !y) return MLA__REFUSE(&c->err, "mla_hc_forward: %s is NULL", !hc ? "hc" : x ? "y" : "x");
+    if (n_tokens < 1) return MLA__REFUSE(&c->err, "mla_hc_forward: n_tokens %d, must be at least 1", n_tokens);
+    if (c->f->hc_mult == 1) return MLA__REFUSE(&c->err, "mla_hc_forward: config.hc_mult is 1");
+    mla__check_begin(&check, c->f, &c->err);
+    mla__check_hc(&check, hc, hc->fn.rows == c->f->hc_mult ? 1 : 2, "hc.", 0);
+    if (!mla__has(MLA__IN_HC, hc)) mla__complain(&check, "hc.fn", "", "missing");
+    if (check.result == MLA_OK && post && hc->fn.rows == c->f->hc_mult)
+        return MLA__REFUSE(&c->err, "mla_hc_forward: post is there, but these maps have none");
+    if (check.result == MLA_OK) mla__forward(c, mla__hc_body, &call);
+    return check.result;
+}
+
+/* xn [T, D]: what the next part of a layer sees. */
+static void mla__part_in(mla_context *c, int T, const mla_hc_weights *hc, const mla_norm_weights *w) {
+    const mla__block_scratch *s = c->block;
+    const int several = c->f->hc_mult > 1;
+    if (several) mla__hc_gather(c, s->xn, s->x, T, hc);
+    mla__norm_rows(c, s->xn, several ? s->xn : s->x, T, w);
+}
+
+/* What a part of a layer gives is added to the residual stream, or by its map to each of several; one is normed for the
+   next part (w NULL: not). */
 typedef struct mla__sum {
     const float *y;
     const mla_norm_weights *w;
 } mla__sum;
 static void mla__sum_work(mla_context *c, void *arg, const mla__share *my) {
     const mla__sum *a = (const mla__sum *)arg;
-    const mla__sz D = c->D;
+    const mla__sz D = c->D, m = c->f->hc_mult;
     for (int t = my->from; t < my->to; t++) {
-        float *x = c->block->x + t * D;
-        for (int i = 0; i < D; i++) x[i] += c->f->residual_scale * a->y[t * D + i];
+        float *x = c->block->x + t * m * D;
+        for (int j = 0; j < m; j++) {
+            const float by = c->f->residual_scale * (m > 1 ? c->block->maps[(2 * t + 1) * m + j] : 1);
+            for (int i = 0; i < D; i++) x[j * D + i] += by * a->y[t * D + i];
+        }
         if (a->w) mla__norm(c->block->xn + t * D, x, c->D, &c->f->block_norm, a->w);
     }
 }
 static void mla__add(mla_context *c, const float *y, int T, const mla_norm_weights *w) {
     mla__sum a = {y, w};
-    mla__parallel_even(c, mla__sum_work, &a, T, (double)T * c->D * (w ? 9 : 1));
+    mla__parallel_even(c, mla__sum_work, &a, T, (double)T * c->D * (w ? 9 : c->f->hc_mult));
     if (w) mla__norm_gate(c, c->block->xn, T, w);
 }
 
@@ -9944,6 +10136,9 @@ static mla_result mla__complete(mla_context *c, int begin, int end) {
         MLA__TRY(mla__mixer_of(c->m, i)->check(c, i));
         if (!mla__has_ffn(w)) return mla__fail(&c->err, MLA_ERR_WEIGHTS, "weights.layers[%d].mlp (or moe): missing", i);
         MLA__TRY(mla__require(c, MLA__IN_LAYER, w, "layers[%d].", i));
+        if (c->f->hc_mult > 1 && !(w->attn_hc.fn.data && w->ffn_hc.fn.data))
+            return mla__fail(&c->err, MLA_ERR_WEIGHTS, "weights.layers[%d].%s.fn: missing", i,
+                             w->attn_hc.fn.data ? "ffn_hc" : "attn_hc");
     }
     return MLA_OK;
 }
@@ -9974,14 +10169,17 @@ static void mla__embed_one(const mla_context *c, const mla_tensor *e, float *x, 
         x[i] = (block > 1 ? x[i] : mla__get(e->dtype, e->data, token * (mla__sz)D + i)) * scale;
     }
 }
-/* x [T, D]: of tokens, or as given. */
-static void mla__embed(mla_context *c, const mla_tensor *e, const mla__batch *batch, const int *tokens) {
-    float *x = c->block->x;
+/* x [T, D], or m times that for several streams: of tokens, or as given; all that width, of states, or copies. */
+static void mla__embed(mla_context *c, const mla_tensor *e, const mla__batch *batch, const int *tokens, int states) {
+    const mla__sz D = c->D, m = c->f->hc_mult, given = states ? m * D : D;
     for (int i = 0, t = 0; i < batch->n; t += batch->seqs[i++].n_tokens) {
         const mla_sequence *s = &batch->seqs[i];
-        if (s->embeddings) memcpy(x + t * (mla__sz)c->D, s->embeddings, (size_t)s->n_tokens * (size_t)c->D * sizeof *x);
-        else
-            for (int u = t; u < t + s->n_tokens; u++) mla__embed_one(c, e, x + u * (mla__sz)c->D, tokens[c->row0 + u]);
+        for (int u = 0; u < s->n_tokens; u++) {
+            float *x = c->block->x + (t + u) * m * D;
+            if (s->embeddings) memcpy(x, s->embeddings + u * given, (size_t)given * sizeof *x);
+            else mla__embed_one(c, e, x, tokens[c->row0 + t + u]);
+            for (int j = 1; j < m && !states; j++) memcpy(x + j * D, x, (size_t)D * sizeof *x);
+        }
     }
 }
 
@@ -9995,10 +10193,16 @@ static mla_routing mla__routing_of(const mla_context *c, const mla_outputs *out,
     if (out->expert_weight) r.weight = out->expert_weight + chosen;
     return r;
 }
-/* The caller gets state i, x [T, D], if it wants it. */
-static void mla__give_state(const mla_context *c, const mla_outputs *out, int i, const float *x, int T) {
+/* The caller gets state i, the first n of each row of x [T, ldx], if it wants it. */
+static void mla__give_state(const mla_context *c, const mla_outputs *out, int i, const float *x, mla__sz ldx, mla__sz n,
+                            int T) {
     if (!out->hidden || !out->hidden[i]) return;
-    memcpy(out->hidden[i] + c->row0 * (mla__sz)c->D, x, (size_t)T * (size_t)c->D * sizeof *x);
+    for (int t = 0; t < T; t++) memcpy(out->hidden[i] + (c->row0 + t) * n, x + t * ldx, (size_t)n * sizeof *x);
+}
+/* That before layer i: of embeddings one stream is enough. */
+static void mla__give_streams(const mla_context *c, const mla_outputs *out, int i, int T) {
+    const mla__sz wide = (mla__sz)c->f->hc_mult * c->D;
+    mla__give_state(c, out, i, c->block->x, wide, i > 0 ? wide : c->D, T);
 }
 
 /* A part of a call, or one of its halves: while the ranks sum up what one of them has made, the other computes. */
@@ -10023,7 +10227,8 @@ static int mla__halve(const mla_context *c, const mla__batch *part, mla__half *h
     half[0].batch.n = n, half[0].batch.T = t;
     b->batch.seqs += n, b->batch.first += n, b->batch.n -= n, b->batch.row0 += t, b->batch.T -= t;
     b->call.position += t, b->call.cos += angles, b->call.sin += angles;
-    b->block.x += x, b->block.xn += x, b->block.y += x, b->block.late += x;
+    b->block.x += x * c->f->hc_mult, b->block.xn += x, b->block.y += x, b->block.late += x;
+    b->block.maps += t * 2 * (mla__sz)c->f->hc_mult;
     return 2;
 }
 /* It is what follows works on. */
@@ -10037,7 +10242,7 @@ static void mla__layer_begin(mla_context *c, mla__half *half, int layer, int pro
     const mla__block_scratch *s = c->block;
     const mla__batch *batch = &half->batch;
     if (c->stats) mla__phase_of(c, MLA_PHASE_ATTENTION, mla__attn_bytes(c, layer));
-    mla__norm_rows(c, s->xn, s->x, batch->T, &c->m->layers[layer].attn_norm);
+    mla__part_in(c, batch->T, &c->m->layers[layer].attn_hc, &c->m->layers[layer].attn_norm);
     half->sum = mla__mixer_run(c, batch, layer, probs_layer, s->y, s->xn);
 }
 static int mla__layer_ffn(mla_context *c, mla__half *half, int layer, const mla_routing *routing) {
@@ -10046,7 +10251,8 @@ static int mla__layer_ffn(mla_context *c, mla__half *half, int layer, const mla_
     const int T = half->batch.T;
     if (!mla__settle(c, half->sum)) return 0;
     if (w->attn_out_norm.weight.data) mla__norm_rows(c, s->y, s->y, T, &w->attn_out_norm);
-    mla__add(c, s->y, T, &w->ffn_norm);
+    mla__add(c, s->y, T, c->f->hc_mult == 1 ? &w->ffn_norm : NULL);
+    if (c->f->hc_mult > 1) mla__part_in(c, T, &w->ffn_hc, &w->ffn_norm);
     mla__phase_of(c, MLA_PHASE_EXPERTS, 0);
     mla__ffn(c, layer, w->moe.experts && !mla__shortcut(w), s->y, s->xn, T, routing);
     half->sum = mla__reduce(c, s->y, T * (mla__sz)c->D);
@@ -10094,9 +10300,11 @@ static void mla__logits(mla_context *c, const mla__batch *batch, const mla_tenso
 /* After the last block: state i is the normed one, and the logits come from it. */
 static void mla__finish(mla_context *c, const mla__batch *batch, const mla_norm_weights *norm, const mla_tensor *head,
                         int i, const mla_outputs *out) {
-    mla__phase_of(c, MLA_PHASE_HEAD, mla__tensor_bytes(&norm->weight) + mla__tensor_bytes(&norm->bias));
-    mla__norm_rows(c, c->block->xn, c->block->x, batch->T, norm);
-    mla__give_state(c, out, i, c->block->xn, batch->T);
+    const mla_hc_weights *hc = &c->m->w.hc_head;
+    mla__phase_of(c, MLA_PHASE_HEAD,
+                  mla__tensor_bytes(&norm->weight) + mla__tensor_bytes(&norm->bias) + mla__bytes_of(MLA__IN_HC, hc));
+    mla__part_in(c, batch->T, hc, norm);
+    mla__give_state(c, out, i, c->block->xn, c->D, c->D, batch->T);
     if (out->logits) mla__logits(c, batch, head, out->logits);
 }
 
@@ -10116,7 +10324,7 @@ static int mla__half_begin(mla_context *c, const mla__model_call *a, mla__half *
         if (!mla__layer_end(c, half, i - 1, &routing)) return 0;
     }
     if (i == a->end) return 1;
-    mla__give_state(c, a->out, i, c->block->x, half->batch.T);
+    mla__give_streams(c, a->out, i, half->batch.T);
     if (half->batch.row0 == a->row0 && !mla__go_on(c, i, a->end, MLA_PHASE_ATTENTION)) return 0;
     mla__layer_begin(c, half, i, i);
     return 1;
@@ -10130,7 +10338,7 @@ static int mla__half_ffn(mla_context *c, const mla__model_call *a, mla__half *ha
 static int mla__half_finish(mla_context *c, const mla__model_call *a, mla__half *half) {
     const mla_model *m = c->m;
     mla__enter(c, half);
-    if (a->end < m->c.num_hidden_layers) mla__give_state(c, a->out, a->end, c->block->x, half->batch.T);
+    if (a->end < m->c.num_hidden_layers) mla__give_streams(c, a->out, a->end, half->batch.T);
     else if (half->batch.row0 != a->row0 || mla__go_on(c, a->end, a->end, MLA_PHASE_HEAD))
         mla__finish(c, &half->batch, &m->w.norm, &m->w.head, a->end, a->out);
     return !c->aborted;
@@ -10151,7 +10359,7 @@ static void mla__model_body(mla_context *c, void *arg) {
     mla__batch part = MLA__ZERO;
     mla__half half[2];
     while (!c->aborted && mla__next_part(c, a->batch, &part)) {
-        mla__embed(c, &c->m->w.embed, &part, a->tokens);
+        mla__embed(c, &c->m->w.embed, &part, a->tokens, a->begin > 0);
         a->row0 = part.row0;
         mla__model_part(c, a, half, mla__halve(c, &part, half));
         mla__settle(c, c->begun); /* also of a call that has come to an end: nothing is under way after it */
@@ -10162,10 +10370,11 @@ static void mla__model_body(mla_context *c, void *arg) {
 static mla_result mla__check_range(mla_context *c, int begin, int end, int embeds, int logits) {
     const mla_weights *w = &c->m->w;
     const int L = c->f->num_hidden_layers, norms = c->f->block_norm.kind != MLA_NORM_NONE;
-    const char *missing = embeds && !w->embed.data                    ? "embed"
-                          : end == L && norms && !w->norm.weight.data ? "norm.weight"
-                          : end == L && logits && !w->head.data       ? "head (or embed)"
-                                                                      : NULL;
+    const char *missing = embeds && !w->embed.data                               ? "embed"
+                          : end == L && norms && !w->norm.weight.data            ? "norm.weight"
+                          : end == L && logits && !w->head.data                  ? "head (or embed)"
+                          : end == L && c->f->hc_mult > 1 && !w->hc_head.fn.data ? "hc_head.fn"
+                                                                                 : NULL;
     if (missing) return mla__fail(&c->err, MLA_ERR_WEIGHTS, "weights.%s: missing", missing);
     for (int i = 0; i < 2; i++) {
         const int cut = i ? end : begin;
@@ -10248,7 +10457,7 @@ static void mla__mtp_embed(mla_context *c, const mla_mtp_weights *w, const mla__
     const mla__block_scratch *s = c->block;
     const int D = c->D, T = batch->T;
     float *pair = s->pair;
-    mla__embed(c, &w->embed, batch, tokens);
+    mla__embed(c, &w->embed, batch, tokens, 0);
     mla__norm_rows(c, s->xn, s->x, T, &w->enorm);
     mla__norm_rows(c, s->y, hidden, T, &w->hnorm);
     for (int t = 0; t < T; t++) {
@@ -10279,7 +10488,7 @@ static void mla__mtp_body(mla_context *c, void *arg) {
                       mla__bytes_of(MLA__IN_MTP, w) - mla__tensor_bytes(&w->embed) - mla__tensor_bytes(&w->head) -
                           mla__tensor_bytes(&w->norm.weight) - mla__tensor_bytes(&w->norm.bias));
         mla__mtp_embed(c, w, &part, a->tokens, a->hidden + part.row0 * (mla__sz)c->D);
-        mla__give_state(c, a->out, 0, c->block->x, part.T);
+        mla__give_state(c, a->out, 0, c->block->x, c->D, c->D, part.T);
         const mla_routing routing = mla__routing_of(c, a->out, layer, 0, a->batch->T);
         mla__half all = {part, *c->call, *c->block, 0};
         mla__layer_begin(c, &all, layer, 0);

@@ -1200,7 +1200,9 @@ enum {                       /* what some families have and others have not */
        CK__GATED_NORM = 32768,    /* input_layernorm, and post_attention_layernorm of MoE layers, of gated_norm_rank */
        CK__QUERY_GATE = 65536,    /* q_b_proj takes the latent twice, and gives a gate behind each head's query */
        CK__GROUPS_IF_THERE = 131072, /* n_group and topk_group may be missing or null: there are none */
-       CK__LINEAR_ATTN = 1048576     /* linear_attn_config says which layers are KDA; nothing rotates */
+       CK__HY =
+           262144, /* Hy4: streams, sinks, a gate, clamped experts, its own names; indexers in every fourth layer */
+       CK__LINEAR_ATTN = 1048576 /* linear_attn_config says which layers are KDA; nothing rotates */
 };
 
 typedef struct ck__rename { /* a key has another name */
@@ -1243,6 +1245,7 @@ typedef struct ck__names {
     const char *gate, *up, *down; /* of an expert */
 } ck__names;
 static const ck__names ck__usual_names = {"mlp", "mlp", "gate_proj", "up_proj", "down_proj"};
+static const ck__names ck__hy_names = {"mlp", "mlp", "linear_gate", "up_proj", "down_proj"};
 /* transformers has dense layers under block_sparse_moe, too */
 static const ck__names ck__kimi_linear_names = {"block_sparse_moe", "mlp", "w1", "w3", "w2"};
 
@@ -1284,6 +1287,10 @@ static const ck__family ck__families[] = {
      CK__ROUTER_BIAS | CK__INDEXER | CK__INDEX_SHARED, NULL},
     {"axk2", "AXK2ForCausalLM", ck__sigmoid, ck__topk_zero, CK__UNLESS_UNSET, CK__NEVER, CK__IF_SET, NULL,
      CK__ROUTER_BIAS | CK__INDEXER | CK__INDEX_HALF | CK__GATED_NORM | CK__QUERY_GATE | CK__GROUPS_IF_THERE, NULL},
+    /* rope_interleave: transformers has it HALF; of the published files it is said that they are PAIR, for which the
+       key is to be true */
+    {"hy_v4", "HYV4ForCausalLM", ck__sigmoid, ck__topk_v3, CK__UNLESS_UNSET, CK__IF_SET, CK__IF_SET, NULL,
+     CK__ROUTER_BIAS | CK__INDEXER | CK__INDEX_HALF | CK__INDEX_SHARED | CK__HY, &ck__hy_names},
     {"sarvam_mla", "SarvamMLAForCausalLM", ck__sigmoid, ck__topk_v3, CK__UNLESS_UNSET, CK__UNLESS_UNSET, CK__IF_SET,
      ck__sarvam_keys, CK__BIAS_IF_THERE, NULL},
     {"pangu_ultra_moe", "PanguUltraMoEForCausalLM", ck__sigmoid, ck__topk_greedy, CK__UNLESS_UNSET, CK__NEVER,
@@ -1299,7 +1306,6 @@ static const struct ck__refused {
 } ck__refused[] = {
     {"deepseek_v4", "another attention, which does not cache the latents of MLA"},
     {"glm5_next", "recurrent layers (Kimi Delta Attention) between those that cache latents"},
-    {"hy_v4", "gates and sinks in its attention to cached latents, and hyper-connections"},
 };
 
 /* A language model within another: in a part of config.json with one of these keys, its model_type there or by what is
@@ -1554,6 +1560,10 @@ static int ck__is_moe(const mla_config *m, const ck__plan *plan, int layer) {
     return m->n_routed_experts > 0 && layer >= plan->first_k_dense_replace && layer % plan->moe_layer_freq == 0;
 }
 
+/* Of a dense FFN and a shared expert. */
+static const ck__names *ck__plain_names(const ck__plan *plan) {
+    return plan->family->has & CK__HY ? &ck__hy_names : &ck__usual_names;
+}
 static const ck__names *ck__names_of(const ck__plan *plan) {
     return plan->family->names ? plan->family->names : &ck__usual_names;
 }
@@ -1657,7 +1667,7 @@ static void ck__read_indexer_types(checkpoint *c, ck__plan *plan, ck__reader *r)
     size_t length = 0;
     const char *pattern = list ? NULL : json_string(letters, &length);
     if (list || !pattern) length = json_count(list ? list : letters);
-    plan->index_freq = ck__int(r, "index_topk_freq", 0, INT_MAX, 1);
+    plan->index_freq = ck__int(r, "index_topk_freq", 0, INT_MAX, plan->family->has & CK__HY ? 4 : 1);
     plan->index_freq = plan->index_freq > 0 ? plan->index_freq : 1;
     plan->index_offset = ck__int(r, "index_skip_topk_offset", INT_MIN + 1, INT_MAX, 2);
     if (r->rc) return;
@@ -1739,6 +1749,7 @@ static void ck__read_indexer(checkpoint *c, ck__plan *plan, ck__reader *r) {
         r->rc = ck__fail(r->err, MLA_ERR_CONFIG,
                          "%s: %sq_lora_rank: found null or 0, but an indexer takes its queries from that latent",
                          r->file, r->prefix);
+    if (plan->family->has & CK__HY) m->index_rope_last = 1, m->index_norm_eps = m->block_norm.eps;
     if (plan->family->has & CK__INDEX_SHARED) ck__read_indexer_types(c, plan, r);
 }
 
@@ -2035,7 +2046,7 @@ static void ck__read_sizes(checkpoint *c, const ck__plan *plan, ck__reader *r) {
     m->vocab_size = ck__int(r, "vocab_size", 1, INT_MAX, ck__required);
     m->hidden_size = ck__int(r, "hidden_size", 1, INT_MAX, ck__required);
     m->num_hidden_layers = per_layer * ck__int(r, "num_hidden_layers", 1, INT_MAX / per_layer, ck__required);
-    if (plan->mtp && !(plan->family->has & CK__SHORTCUT)) /* whose layer is another */
+    if (plan->mtp && !(plan->family->has & (CK__SHORTCUT | CK__HY))) /* whose layer is another */
         m->num_nextn_predict_layers = ck__int(r, "num_nextn_predict_layers", 0, INT_MAX - m->num_hidden_layers, 0);
     m->intermediate_size = ck__int(r, "intermediate_size", 1, INT_MAX, ck__required);
     m->num_attention_heads = ck__int(r, "num_attention_heads", 1, INT_MAX, ck__required);
@@ -2047,6 +2058,12 @@ static void ck__read_sizes(checkpoint *c, const ck__plan *plan, ck__reader *r) {
     m->v_head_dim =
         ck__int(r, "v_head_dim", 1, INT_MAX,
                 plan->family->has & CK__OLD_DEFAULTS ? m->hidden_size / m->num_attention_heads : ck__required);
+    if (plan->family->has & CK__HY) {
+        m->hc_mult = ck__int(r, "hc_mult", 1, 64, ck__required);
+        m->hc_eps = ck__float(r, "hc_eps", 0, 1e-6);
+        m->hc_magnitude = ck__float(r, "hc_magnitude", FLT_MIN, -1);
+        m->swiglu_limit = ck__float(r, "swiglu_limit", 0, 0);
+    }
     if (plan->family->has & CK__QUERY_GATE) m->q_gate = m->q_twice = 1;
     if (plan->family->has & CK__GATED_NORM) m->norm_gate_rank = ck__int(r, "gated_norm_rank", 1, INT_MAX, ck__required);
     c->max_position_embeddings = ck__int(r, "max_position_embeddings", 1, INT_MAX, ck__required);
@@ -2746,6 +2763,9 @@ static void ck__bind_attention(ck__binder *b, const mla_config *m, const char *p
     w->kv_norm = ck__bind_norm(b, prefix, "kv_a_layernorm", R);
     w->kv_b = ck__bind_linear(b, prefix, "kv_b_proj", H * (N + V), R, 0);
     w->o = ck__bind_linear(b, prefix, "o_proj", D, H * V, bias);
+    if (!(b->plan->family->has & CK__HY)) return;
+    w->gate = ck__bind_linear(b, prefix, "linear_gate", H * V, D, 0);
+    w->sinks = ck__bind(b, prefix, "learnable_sink_param", 1, 1, 1, H);
 }
 
 /* [out, 1, taps] */
@@ -2908,7 +2928,8 @@ static void ck__bind_moe(ck__binder *b, const mla_config *m, const char *layer, 
             experts[e] = ck__bind_mlp(b, name, names, inter, D);
         }
     snprintf(name, sizeof name, "%s%s.shared_experts.", layer, names->ffn);
-    if (m->n_shared_experts) w->shared = ck__bind_mlp(b, name, &ck__usual_names, m->n_shared_experts * inter, D);
+    if (m->n_shared_experts)
+        w->shared = ck__bind_mlp(b, name, ck__plain_names(b->plan), m->n_shared_experts * inter, D);
 }
 
 /* What names of a layer's dense FFN begin with: some files have it where experts would be. */
@@ -2919,12 +2940,30 @@ static const char *ck__dense_name(const ck__binder *b, const char *layer) {
     return ck__find(b, layer, name, ".weight") ? names->ffn : names->dense;
 }
 
+/* n maps of m streams. */
+static mla_hc_weights ck__bind_hc(ck__binder *b, const mla_config *m, const char *prefix, const char *name, int n) {
+    const int64_t streams = m->hc_mult;
+    mla_hc_weights w;
+    char full[96];
+    memset(&w, 0, sizeof w);
+    if (streams < 2) return w;
+    snprintf(full, sizeof full, "%s_fn", name);
+    w.fn = ck__bind(b, prefix, full, 2, 1, n * streams, streams * m->hidden_size);
+    snprintf(full, sizeof full, "%s_base", name);
+    w.base = ck__bind(b, prefix, full, 1, 1, 1, n * streams);
+    snprintf(full, sizeof full, "%s_scale", name);
+    w.scale = ck__bind(b, prefix, full, 1, 1, 1, n);
+    return w;
+}
+
 static void ck__bind_layer(ck__binder *b, const checkpoint *c, int i, mla_mlp_weights *experts, mla_layer_weights *w) {
     const mla_config *m = &c->config;
     const int twin = (b->plan->family->has & CK__SHORTCUT) != 0, moe = ck__is_moe(m, b->plan, i);
     const char *which = !twin ? "" : i % 2 ? ".1" : ".0";
     char layer[64], name[96];
     snprintf(layer, sizeof layer, "model.layers.%d.", ck__in_file(b->plan, i));
+    w->attn_hc = ck__bind_hc(b, m, layer, "hc_pre.hc_attn_layer.hc", 2);
+    w->ffn_hc = ck__bind_hc(b, m, layer, "hc_pre.hc_mlp_layer.hc", 2);
     snprintf(name, sizeof name, "input_layernorm%s", which);
     w->attn_norm = ck__bind_gated_norm(b, layer, name, m->hidden_size, m->norm_gate_rank);
     snprintf(name, sizeof name, "%sself_attn%s.", layer, which);
@@ -2938,7 +2977,7 @@ static void ck__bind_layer(ck__binder *b, const checkpoint *c, int i, mla_mlp_we
     if (b->plan->sandwich || (moe && b->plan->family->has & CK__FFN_OUT_NORM))
         w->ffn_out_norm = ck__bind_norm(b, layer, "post_mlp_layernorm", m->hidden_size);
     snprintf(name, sizeof name, "%s%s%s%s.", layer, ck__dense_name(b, layer), twin ? "s" : "", which);
-    if (twin || !moe) w->mlp = ck__bind_mlp(b, name, &ck__usual_names, m->intermediate_size, m->hidden_size);
+    if (twin || !moe) w->mlp = ck__bind_mlp(b, name, ck__plain_names(b->plan), m->intermediate_size, m->hidden_size);
 }
 
 /* An embedding or head of the layer's own: absent without, or if it repeats the model's. */
@@ -3049,6 +3088,7 @@ static void ck__bind_all(checkpoint *c, ck__binder *b) {
     c->weights.mtp = c->mtp;
     c->weights.embed = ck__bind(b, "", "model.embed_tokens.weight", 2, 1, m->vocab_size, m->hidden_size);
     c->weights.norm = ck__bind_norm(b, "", "model.norm", m->hidden_size);
+    c->weights.hc_head = ck__bind_hc(b, m, "", "model.hc_pre.hc_head.hc_head", 1);
     if (!b->plan->tied) c->weights.head = ck__bind_matrix(b, "", "lm_head", m->vocab_size, m->hidden_size);
     for (int i = 0; i < m->num_hidden_layers + m->num_nextn_predict_layers && !b->rc; i++) {
         ck__bind_layer(b, c, i, c->experts + n_experts, &c->layers[i]);

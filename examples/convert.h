@@ -111,10 +111,13 @@ CHECKPOINT_API int convert_put_template(gguf_writer *w, const json_value *config
 
 static const struct cv__arch {
     const char *model_type, *arch;
-} cv__archs[] = {{"deepseek_v2", "deepseek2"},   {"deepseek_v3", "deepseek2"}, {"kimi_k2", "deepseek2"},
-                 {"glm4_moe_lite", "deepseek2"}, {"youtu", "deepseek2"},       {"deepseek_v32", "deepseek32"},
-                 {"glm_moe_dsa", "glm-dsa"},     {"minicpm3", "minicpm3"},     {"mistral4", "mistral4"},
-                 {"deepseek2", "deepseek2"},     {"deepseek32", "deepseek32"}, {"glm-dsa", "glm-dsa"}};
+} cv__archs[] = {{"deepseek_v2", "deepseek2"}, {"deepseek_v3", "deepseek2"},
+                 {"kimi_k2", "deepseek2"},     {"glm4_moe_lite", "deepseek2"},
+                 {"youtu", "deepseek2"},       {"deepseek_v32", "deepseek32"},
+                 {"glm_moe_dsa", "glm-dsa"},   {"minicpm3", "minicpm3"},
+                 {"mistral4", "mistral4"},     {"hy_v4", "hy_v4"},
+                 {"deepseek2", "deepseek2"},   {"deepseek32", "deepseek32"},
+                 {"glm-dsa", "glm-dsa"}};
 
 static int cv__is(const convert_plan *p, const char *arch) { return !strcmp(p->arch, arch); }
 
@@ -145,7 +148,8 @@ static const char *cv__check_rope(const mla_rope *r) {
 static const char *cv__check_layer(const checkpoint *c, int i) {
     const mla_layer_weights *w = &c->layers[i];
     const mla_attn_weights *a = &w->attn;
-    const mla_linear *with[] = {&a->q, &a->q_a, &a->q_b, &a->kv_a, &a->kv_b, &a->o, &w->mlp.gate, &w->mlp.down};
+    const mla_linear *with[] = {&a->q,    &a->q_a, &a->q_b,      &a->kv_a,    &a->kv_b,
+                                &a->gate, &a->o,   &w->mlp.gate, &w->mlp.down};
     for (size_t k = 0; k < sizeof with / sizeof *with; k++)
         if (with[k]->bias.data) return "it has no tensors for biases of projections";
     if (w->attn_out_norm.weight.data || w->ffn_out_norm.weight.data)
@@ -168,7 +172,8 @@ static const char *cv__check_model(const convert_plan *p) {
     if (!cv__is(p, "minicpm3") &&
         !(cv__equals(m->embed_scale, 1, 1) && cv__equals(m->residual_scale, 1, 1) && cv__equals(m->logits_scale, 1, 1)))
         wrong = "it has no key for a scaled residual stream";
-    if (m->index_topk && m->index_rope != (cv__is(p, "deepseek32") ? MLA_ROPE_HALF : MLA_ROPE_PAIR))
+    const int hy = cv__is(p, "hy_v4"), half = hy || cv__is(p, "deepseek32");
+    if (m->index_topk && (m->index_rope != (half ? MLA_ROPE_HALF : MLA_ROPE_PAIR) || m->index_rope_last != hy))
         wrong = "its indexer turns other pairs of dimensions";
     for (int i = 0; i < m->num_hidden_layers + m->num_nextn_predict_layers && !wrong; i++) {
         wrong = cv__check_layer(c, i);
@@ -244,6 +249,15 @@ static void cv__put_attention(const convert_plan *p, gguf_writer *w) {
     if (p->c->indexers) gguf_put_array(w, full, GGUF_BOOL, p->c->indexers, (size_t)m->num_hidden_layers);
 }
 
+static void cv__put_streams(const convert_plan *p, gguf_writer *w) {
+    const mla_config *m = &p->c->config;
+    if (!cv__is(p, "hy_v4")) return;
+    cv__int(p, w, "hyper_connection.count", m->hc_mult);
+    cv__float(p, w, "hyper_connection.epsilon", (double)m->hc_eps);
+    cv__float(p, w, "hyper_connection.magnitude", (double)m->hc_magnitude);
+    if (m->swiglu_limit > 0) cv__float(p, w, "swiglu_clamp_exp", (double)m->swiglu_limit);
+}
+
 static void cv__put_experts(const convert_plan *p, gguf_writer *w) {
     const mla_config *m = &p->c->config;
     const int L = m->num_hidden_layers;
@@ -280,6 +294,7 @@ void convert_put_config(const convert_plan *p, gguf_writer *w) {
     cv__put_attention(p, w);
     cv__put_rope(p, w);
     cv__put_experts(p, w);
+    cv__put_streams(p, w);
     if (cv__is(p, "minicpm3")) { /* only what is not built into the readers of such files */
         if (!cv__equals(m->embed_scale, 1, 12)) cv__float(p, w, "embedding_scale", (double)m->embed_scale);
         if (!cv__equals(m->residual_scale, 1, (double)1.4f / sqrt(L)))
@@ -383,11 +398,24 @@ static void cv__attention(cv__list *l, int i, const mla_attn_weights *a) {
         cv__add(l, CHECKPOINT_KV_B, i, "attn_v_b.weight", whole ? &a->kv_b.weight : &a->v_b, 3, R, V, H);
     if (v && whole) v->kind = CONVERT_V_B;
     cv__matrix(l, CHECKPOINT_ATTN, i, "attn_output.weight", &a->o.weight);
+    cv__matrix(l, CHECKPOINT_ATTN, i, "attn_gate.weight", &a->gate.weight);
+    cv__vector(l, i, "attn_sinks.weight", &a->sinks);
     cv__matrix(l, CHECKPOINT_ATTN, i, "indexer.attn_q_b.weight", &a->indexer.wq_b.weight);
     cv__matrix(l, CHECKPOINT_ATTN, i, "indexer.attn_k.weight", &a->indexer.wk.weight);
     cv__vector(l, i, "indexer.k_norm.weight", &a->indexer.k_norm.weight);
     cv__vector(l, i, "indexer.k_norm.bias", &a->indexer.k_norm.bias);
     cv__router(l, i, "indexer.proj.weight", &a->indexer.weights_proj);
+}
+
+static void cv__hc(cv__list *l, int i, const char *form, const mla_hc_weights *w) {
+    static const char *const parts[] = {"fn", "base", "scale"};
+    const mla_tensor *t[] = {&w->fn, &w->base, &w->scale};
+    char name[48];
+    for (int k = 0; k < 3; k++) {
+        snprintf(name, sizeof name, form, parts[k]);
+        if (k) cv__vector(l, i, name, t[k]);
+        else cv__router(l, i, name, t[k]);
+    }
 }
 
 static void cv__visit(cv__list *l) {
@@ -397,6 +425,7 @@ static void cv__visit(cv__list *l) {
     l->p->n = 0;
     cv__matrix(l, CHECKPOINT_EMBED, -1, "token_embd.weight", &c->weights.embed);
     cv__vector(l, -1, "output_norm.weight", &c->weights.norm.weight);
+    cv__hc(l, -1, "hc_head_%s.weight", &c->weights.hc_head);
     if (!tied)
         cv__matrix(l, CHECKPOINT_HEAD, -1, "output.weight",
                    c->weights.head.data ? &c->weights.head : &c->weights.embed);
@@ -404,6 +433,8 @@ static void cv__visit(cv__list *l) {
         const mla_layer_weights *w = &c->layers[i];
         cv__vector(l, i, "attn_norm.weight", &w->attn_norm.weight);
         cv__attention(l, i, &w->attn);
+        cv__hc(l, i, "hc_attn_%s.weight", &w->attn_hc);
+        cv__hc(l, i, "hc_ffn_%s.weight", &w->ffn_hc);
         cv__vector(l, i, "ffn_norm.weight", &w->ffn_norm.weight);
         cv__mlp(l, CHECKPOINT_DENSE, i, "ffn_%s.weight", &w->mlp, 0);
         if (w->moe.experts) {

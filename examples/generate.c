@@ -788,6 +788,8 @@ static census take_census(const checkpoint *c, const options *o) {
     count_tensor(&n, CHECKPOINT_EMBED, &w->embed);
     count_tensor(&n, CHECKPOINT_HEAD, &w->head);
     count_tensor(&n, rest, &w->norm.weight);
+    count_tensor(&n, rest, &w->hc_head.fn), count_tensor(&n, rest, &w->hc_head.base),
+        count_tensor(&n, rest, &w->hc_head.scale);
     for (int i = 0; i < c->config.num_nextn_predict_layers; i++) {
         const mla_mtp_weights *x = &w->mtp[i];
         count_linear(&n, CHECKPOINT_DENSE, &x->eh_proj);
@@ -811,6 +813,10 @@ static census take_census(const checkpoint *c, const options *o) {
                                      &l->attn_norm.gate_down,  &l->attn_norm.gate_up,   &l->ffn_norm.gate_down,
                                      &l->ffn_norm.gate_up};
         for (int k = 0; k < 13; k++) count_tensor(&n, rest, norms[k]);
+        const mla_hc_weights *hc[] = {&l->attn_hc, &l->ffn_hc};
+        for (int k = 0; k < 2; k++)
+            count_tensor(&n, rest, &hc[k]->fn), count_tensor(&n, rest, &hc[k]->base),
+                count_tensor(&n, rest, &hc[k]->scale);
         count_mlp(&n, CHECKPOINT_DENSE, &l->mlp);
         count_mlp(&n, CHECKPOINT_SHARED, &l->moe.shared);
         for (int e = 0; l->moe.experts && e < c->config.n_routed_experts; e++)

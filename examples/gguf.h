@@ -744,11 +744,20 @@ const char *gguf_string(const gguf_key *k, size_t *length) {
      those without; checkpoint_options.groups chooses;
    - the latent norms have eps 1e-6, as the models were trained, whatever the file says for the others (llama.cpp takes
      that for all);
-   - which layers of glm-dsa have an indexer: all if made for less than 2^20 tokens, else 0, 1, 2, 6, 10, ...;
+   - which layers of glm-dsa have an indexer: all if made for less than 2^20 tokens, else 0, 1, 2, 6, 10, ...; of
+     hy_v4: 0, 1, 5, 9, ...;
+   - hy_v4: hyper_connection.epsilon 1e-6; no swiglu_clamp_exp: experts are not clamped;
    - minicpm3: values of embedding_length / head_count; scales 12, 1.4 / sqrt(layers), 256 / embedding_length.
    Other keys that would change what is computed are refused. */
 
-enum { GGUF__INDEXER = 1, GGUF__INDEX_HALF = 2, GGUF__INDEX_SHARED = 4, GGUF__HALF = 8, GGUF__MINICPM = 16 };
+enum {
+    GGUF__INDEXER = 1,
+    GGUF__INDEX_HALF = 2,
+    GGUF__INDEX_SHARED = 4,
+    GGUF__HALF = 8,
+    GGUF__MINICPM = 16,
+    GGUF__HY = 32
+};
 
 typedef struct gguf__arch {
     const char *name;
@@ -759,7 +768,8 @@ static const gguf__arch gguf__archs[] = {{"deepseek2", 0},
                                          {"deepseek32", GGUF__INDEXER | GGUF__INDEX_HALF},
                                          {"glm-dsa", GGUF__INDEXER | GGUF__INDEX_SHARED},
                                          {"minicpm3", GGUF__HALF | GGUF__MINICPM},
-                                         {"mistral4", 0}};
+                                         {"mistral4", 0},
+                                         {"hy_v4", GGUF__INDEXER | GGUF__INDEX_HALF | GGUF__INDEX_SHARED | GGUF__HY}};
 
 static const struct gguf__refused {
     const char *arch, *why;
@@ -770,7 +780,6 @@ static const struct gguf__refused {
     {"kimi-linear", "it needs linear attention (Kimi Delta Attention) in most of its layers, beside MLA"},
     {"kimi-k3", "it needs linear attention in most of its layers, beside MLA"},
     {"bailingmoe3", "it needs linear attention in most of its layers, beside MLA"},
-    {"hy_v4", "it needs gates, sinks and hyper-connections beside MLA"},
     {"dots3note", "it needs gates, a sliding window and a norm on the rope key beside MLA"},
     {"longcat-flash", "not as GGUF, but as a Hugging Face directory"},
 };
@@ -845,6 +854,18 @@ static float gguf__float(gguf__model *m, const char *name, double min, double ab
     return (float)min;
 }
 
+/* A number from 0 on, or one for each layer: that of the layers from .. to - 1, which must agree; absent 0. */
+static float gguf__float_of_layers(gguf__model *m, const char *name, int from, int to) {
+    const gguf_key *k = gguf__key(m, name, 0);
+    double first = 0, next = 0;
+    if (!k || !k->is_array) return gguf__float(m, name, 0, 0);
+    int good = from < to && gguf_number(k, (size_t)from, &first) && first >= 0 && first <= (double)FLT_MAX;
+    for (int i = from + 1; i < to && good; i++)
+        good = gguf_number(k, (size_t)i, &next) && !(next < first || next > first);
+    if (!good) gguf__unfit(m, k, "a number from 0 on, the same for all layers");
+    return good ? (float)first : 0;
+}
+
 static int gguf__flag(gguf__model *m, const char *name) {
     const gguf_key *k = gguf__key(m, name, 0);
     int64_t v = 0;
@@ -882,7 +903,7 @@ static void gguf__read_arch(gguf__model *m) {
         m->rc =
             ck__fail(m->err, MLA_ERR_UNSUPPORTED,
                      "%s: general.architecture \"%.*s\" is not supported (deepseek2, deepseek32, glm-dsa, minicpm3, "
-                     "mistral4 are)",
+                     "mistral4, hy_v4 are)",
                      m->file, shown, name);
 }
 
@@ -993,9 +1014,11 @@ static void gguf__read_indexer(gguf__model *m) {
     if (m->rc) return;
     m->c->indexers = (char *)calloc(L + 1, 1);
     if (!m->c->indexers) m->rc = ck__no_memory(m->err, m->file);
-    const int shared = m->arch->has & GGUF__INDEX_SHARED && m->c->max_position_embeddings >= 1 << 20;
+    const int hy = (m->arch->has & GGUF__HY) != 0,
+              shared = hy || (m->arch->has & GGUF__INDEX_SHARED && m->c->max_position_embeddings >= 1 << 20);
+    if (hy) f->index_rope_last = 1, f->index_norm_eps = f->block_norm.eps;
     for (size_t i = 0; i < L && !m->rc; i++) {
-        int64_t full = !shared || i < 2 || i % 4 == 2;
+        int64_t full = !shared || i < 2 || i % 4 == (hy ? 1 : 2);
         if (types && (!types->is_array || !gguf_integer(types, i, &full) || (i == 0 && !full)))
             gguf__unfit(m, types, "an array of a bool for each layer, the first one true");
         m->c->indexers[i] = full != 0;
@@ -1101,6 +1124,13 @@ static void gguf__read_config(gguf__model *m) {
     gguf__read_rope(m);
     gguf__read_indexer(m);
     gguf__read_experts(m);
+    if (m->arch->has & GGUF__HY) {
+        f->hc_mult = gguf__int(m, "hyper_connection.count", 1, 64, ck__required);
+        f->hc_eps = gguf__float(m, "hyper_connection.epsilon", 0, 1e-6);
+        f->hc_magnitude = gguf__float(m, "hyper_connection.magnitude", FLT_MIN, -1);
+        f->swiglu_limit = gguf__float_of_layers(m, "swiglu_clamp_exp", m->dense, f->num_hidden_layers);
+        f->num_nextn_predict_layers = 0; /* not known here */
+    }
     if (m->arch->has & GGUF__MINICPM) {
         const double L = f->num_hidden_layers, D = f->hidden_size;
         f->embed_scale = gguf__float(m, "embedding_scale", FLT_MIN, 12);
@@ -1184,6 +1214,28 @@ static mla_tensor gguf__half(gguf__model *m, int layer, const char *name, int64_
     return t && t->dims[2] == 1 ? gguf__bind(m, layer, name, a, b * H, 1) : gguf__bind(m, layer, name, a, b, H);
 }
 
+/* Whose name may end with .weight. */
+static mla_tensor gguf__plain(gguf__model *m, int layer, const char *name, int64_t a, int64_t b) {
+    char full[64];
+    snprintf(full, sizeof full, "%s.weight", name);
+    return gguf__bind(m, layer, gguf__tensor(m, layer, name) ? name : full, a, b, 1);
+}
+/* n maps of streams. */
+static mla_hc_weights gguf__hc(gguf__model *m, int layer, const char *name, int n) {
+    const int64_t streams = m->c->config.hc_mult;
+    mla_hc_weights w;
+    char full[32];
+    memset(&w, 0, sizeof w);
+    if (streams < 2) return w;
+    snprintf(full, sizeof full, "%s_fn", name);
+    w.fn = gguf__plain(m, layer, full, streams * m->c->config.hidden_size, n * streams);
+    snprintf(full, sizeof full, "%s_base", name);
+    w.base = gguf__plain(m, layer, full, n * streams, 1);
+    snprintf(full, sizeof full, "%s_scale", name);
+    w.scale = gguf__plain(m, layer, full, n, 1);
+    return w;
+}
+
 static void gguf__attention(gguf__model *m, int layer, mla_attn_weights *w) {
     const mla_config *f = &m->c->config;
     const int64_t D = f->hidden_size, H = f->num_attention_heads, R = f->kv_lora_rank, Q = f->q_lora_rank;
@@ -1205,6 +1257,10 @@ static void gguf__attention(gguf__model *m, int layer, mla_attn_weights *w) {
         w->k_b.data = w->v_b.data = NULL;
     }
     w->o = gguf__linear(m, layer, "attn_output.weight", H * V, D);
+    if (m->arch->has & GGUF__HY) {
+        w->gate = gguf__linear(m, layer, "attn_gate.weight", D, H * V);
+        w->sinks = gguf__plain(m, layer, "attn_sinks", H, 1);
+    }
     if (!f->index_topk || (layer < f->num_hidden_layers && !m->c->indexers[layer])) return;
     const int64_t d = f->index_head_dim, heads = f->index_n_heads;
     w->indexer.wq_b = gguf__linear(m, layer, "indexer.attn_q_b.weight", Q, heads * d);
@@ -1298,12 +1354,15 @@ static void gguf__bind_model(gguf__model *m) {
     c->weights.mtp = c->mtp;
     c->weights.embed = gguf__bind(m, -1, "token_embd.weight", D, f->vocab_size, 1);
     c->weights.norm = gguf__norm(m, -1, "output_norm.weight", D);
+    c->weights.hc_head = gguf__hc(m, -1, "hc_head", 1);
     if (gguf__tensor(m, -1, "output.weight")) c->weights.head = gguf__bind(m, -1, "output.weight", D, f->vocab_size, 1);
     for (int i = 0; i < L && !m->rc; i++) {
         mla_layer_weights *w = &c->layers[i];
         w->attn_norm = gguf__norm(m, i, "attn_norm.weight", D);
         w->ffn_norm = gguf__norm(m, i, "ffn_norm.weight", D);
         gguf__attention(m, i, &w->attn);
+        w->attn_hc = gguf__hc(m, i, "hc_attn", 2);
+        w->ffn_hc = gguf__hc(m, i, "hc_ffn", 2);
         if (i < m->dense) w->mlp = gguf__mlp(m, i, "ffn_%s.weight", D, f->intermediate_size);
         else gguf__moe(m, i, c->experts + (size_t)(i - m->dense) * (size_t)E, &w->moe);
     }

@@ -195,7 +195,7 @@ static void test_config(void) {
     BAD_CONFIG(s.c.field = (type)-1, #field);                                                                          \
     BAD_CONFIG(s.c.field = (type)INT_MAX, #field)
     ENUM(mla_mask, mask, MLA_MASK_NONE + 1);
-    ENUM(mla_topk_method, topk_method, MLA_TOPK_NOAUX_TC + 1);
+    ENUM(mla_topk_method, topk_method, MLA_TOPK_NOAUX_ZERO + 1);
     ENUM(mla_scoring_func, scoring_func, MLA_SCORING_SIGMOID + 1);
     ENUM(mla_rope_layout, rope.layout, MLA_ROPE_NONE + 1);
     ENUM(mla_rope_scaling, rope.scaling, MLA_ROPE_LONGROPE + 1);
@@ -217,6 +217,10 @@ static void test_config(void) {
     REAL(embed_scale);
     REAL(residual_scale);
     REAL(logits_scale);
+    REAL(hc_eps);
+    REAL(hc_magnitude);
+    REAL(swiglu_limit);
+    REAL(index_norm_eps);
     REAL(q_norm.eps);
     REAL(kv_norm.eps);
     REAL(block_norm.eps);

@@ -960,6 +960,64 @@ static void test_axk2(void) {
     }
 }
 
+/* Hy4: names of its own, fused experts, two layers with an indexer, streams. */
+static void test_hy(void) {
+    static const struct {
+        const char *key, *value;
+        mla_result want;
+        const char *word;
+    } cases[] = {
+        {"rope_interleave", "true", MLA_OK, ""}, /* as the published files are said to have it */
+        {"indexer_types", NULL, MLA_OK, ""},     /* the first, and every fourth from the second on */
+        {"index_topk_freq", "2", MLA_OK, ""},    /* which the list overrules */
+        {"indexer_types", "[\"full\",\"shared\",\"shared\",\"shared\"]", MLA_ERR_WEIGHTS, "layers.1.self_attn.indexer"},
+        {"hc_mult", NULL, MLA_ERR_CONFIG, "hc_mult is missing"},
+        {"hc_mult", "3", MLA_ERR_WEIGHTS, "hc_pre.hc_head.hc_head_fn\": found shape [4, 256], expected [3, 192]"},
+        {"hc_mult", "65", MLA_ERR_CONFIG, "hc_mult"},
+        {"hc_magnitude", NULL, MLA_ERR_CONFIG, "hc_magnitude"},
+        {"hc_magnitude", "0", MLA_ERR_CONFIG, "hc_magnitude"},
+        {"hc_eps", "-1", MLA_ERR_CONFIG, "hc_eps"},
+        {"hc_eps", NULL, MLA_OK, ""},
+        {"swiglu_limit", "\"1\"", MLA_ERR_CONFIG, "swiglu_limit"},
+        {"swiglu_limit", NULL, MLA_OK, ""},
+        {"model_type", "\"glm_moe_dsa\"", MLA_ERR_WEIGHTS, "gate_proj"},
+    };
+    checkpoint *c;
+    mla_error e;
+    st_file *f;
+    SECTION("hy_v4");
+    if (!CHECK(checkpoint_open(&c, FIXTURES "hy_v4", &e) == MLA_OK, "%s", e.text)) return;
+    const mla_config *m = &c->config;
+    CHECK(m->hc_mult == 4 && m->hc_eps == 1e-6f && m->hc_magnitude == 2 && m->swiglu_limit == 1.5f &&
+              m->index_rope == MLA_ROPE_HALF && m->index_rope_last == 1 && m->index_norm_eps == 1e-6f &&
+              m->rope.layout == MLA_ROPE_HALF && m->topk_method == MLA_TOPK_NOAUX_TC && m->index_topk == 8,
+          "config");
+    if (!CHECK(st_open(&f, FIXTURES "hy_v4/model.safetensors", &e) == MLA_OK, "%s", e.text)) return;
+    check_view(&c->weights.hc_head.fn, f, "model.hc_pre.hc_head.hc_head_fn", 4, 256, MLA_BF16);
+    check_view(&c->weights.hc_head.scale, f, "model.hc_pre.hc_head.hc_head_scale", 1, 1, MLA_BF16);
+    for (int l = 0; l < 4; l++) {
+        const mla_layer_weights *w = &c->weights.layers[l];
+        char name[96];
+#define HY(tensor, rows, cols, ...)                                                                                    \
+    (snprintf(name, sizeof name, __VA_ARGS__), check_view(&w->tensor, f, name, rows, cols, MLA_BF16))
+        HY(attn_hc.fn, 8, 256, "model.layers.%d.hc_pre.hc_attn_layer.hc_fn", l);
+        HY(attn_hc.scale, 1, 2, "model.layers.%d.hc_pre.hc_attn_layer.hc_scale", l);
+        HY(ffn_hc.base, 1, 8, "model.layers.%d.hc_pre.hc_mlp_layer.hc_base", l);
+        HY(attn.gate.weight, 128, 64, "model.layers.%d.self_attn.linear_gate.weight", l);
+        HY(attn.sinks, 1, 4, "model.layers.%d.self_attn.learnable_sink_param", l);
+        if (l == 0) HY(mlp.gate.weight, 128, 64, "model.layers.%d.mlp.linear_gate.weight", l);
+        else HY(moe.shared.gate.weight, 32, 64, "model.layers.%d.mlp.shared_experts.linear_gate.weight", l);
+        CHECK((w->attn.indexer.wk.weight.data != NULL) == (l < 2), "layer %d: indexer", l);
+    }
+    st_close(f);
+    checkpoint_close(c);
+    for (size_t i = 0; i < COUNT(cases); i++) {
+        new_dir();
+        link_file("hy_v4", "model.safetensors", "model.safetensors");
+        try_config("hy_v4", cases[i].key, cases[i].value, cases[i].want, cases[i].word);
+    }
+}
+
 static int close_to(float a, double b) { return fabs((double)a - b) <= 1e-6 * fabs(b); }
 
 /* What each family makes of its config.json and its names of tensors, and what it refuses. */
@@ -1531,11 +1589,9 @@ static void test_config(void) {
     try_config("deepseek_v3", "model_type", "\"llama\"", MLA_ERR_UNSUPPORTED,
                "config.json: model_type \"llama\" is not supported (deepseek_v2, deepseek_v3, kimi_k2, glm4_moe_lite, "
                "longcat_flash, minicpm3, mistral4, youtu, axk1, deepseek_v32, glm_moe_dsa, axk2, "
-               "sarvam_mla and others are)");
-    static const char *const refused[][2] = {
-        {"deepseek_v4", "another attention"},
-        {"hy_v4", "gates and sinks in its attention to cached latents, and hyper-connections"},
-        {"glm5_next", "recurrent layers (Kimi Delta Attention)"}};
+               "hy_v4 and others are)");
+    static const char *const refused[][2] = {{"deepseek_v4", "another attention"},
+                                             {"glm5_next", "recurrent layers (Kimi Delta Attention)"}};
     for (size_t i = 0; i < COUNT(refused); i++) {
         char quoted[40], word[200];
         sprintf(quoted, "\"%s\"", refused[i][0]);
@@ -2369,6 +2425,7 @@ int main(void) {
     test_safetensors();
     test_fixtures();
     test_axk2();
+    test_hy();
     test_families();
     test_keys();
     test_sandwich();

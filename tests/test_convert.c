@@ -216,7 +216,7 @@ static void test_way(const char *name, int type, int kv_b, int attn, checkpoint_
 static void test_fixtures(void) {
     static const char *const names[] = {
         "deepseek_v2_lite", "deepseek_v2", "deepseek_v3", "kimi_k2",           "glm4_moe_lite", "youtu",
-        "deepseek_v32",     "glm_moe_dsa", "minicpm3",    "minicpm3_longrope", "mistral4"};
+        "deepseek_v32",     "glm_moe_dsa", "minicpm3",    "minicpm3_longrope", "mistral4",      "hy_v4"};
     for (size_t i = 0; i < COUNT(names); i++) {
         SECTION(names[i]);
         test_way(names[i], CONVERT_KEEP, CONVERT_KEEP, CONVERT_KEEP, CHECKPOINT_KEEP, 0);

@@ -44,10 +44,10 @@ static int same(const void *a, const void *b, size_t n_floats) { return memcmp(a
 
 /* ---- the models -------------------------------------------------------------------------------------------------- */
 
-static const char *const names[] = {"deepseek_v2_lite", "deepseek_v2",   "deepseek_v3",       "deepseek_v3_fp8",
-                                    "kimi_k2",          "axk1",          "minicpm3",          "mistral4",
-                                    "glm4_moe_lite",    "longcat_flash", "minicpm3_longrope", "youtu",
-                                    "deepseek_v32",     "glm_moe_dsa",   "kimi_linear",       "axk2"};
+static const char *const names[] = {
+    "deepseek_v2_lite", "deepseek_v2",   "deepseek_v3",   "deepseek_v3_fp8",   "kimi_k2", "axk1",         "minicpm3",
+    "mistral4",         "glm4_moe_lite", "longcat_flash", "minicpm3_longrope", "youtu",   "deepseek_v32", "glm_moe_dsa",
+    "kimi_linear",      "axk2",          "hy_v4"};
 enum { N_MODELS = sizeof names / sizeof *names };
 
 typedef struct subject {
@@ -55,7 +55,7 @@ typedef struct subject {
     checkpoint *files;
     mla_model *model;
     const mla_config *c;
-    int L, D, V, E, K; /* E: what the router chooses from */
+    int L, D, W, V, E, K; /* W: of states between layers, D for each residual stream; E: what the router chooses from */
     int tokens[2 * T];
 } subject;
 
@@ -73,6 +73,7 @@ static int subject_open(subject *s, const char *name, int mtp) {
         return 0;
     s->c = mla_model_config(s->model);
     s->L = s->c->num_hidden_layers, s->D = s->c->hidden_size, s->V = s->c->vocab_size;
+    s->W = s->D * s->c->hc_mult;
     s->E = s->c->n_routed_experts + s->c->zero_expert_num, s->K = s->c->num_experts_per_tok;
     for (int i = 0; i < 2 * T; i++) s->tokens[i] = (i * 37 + 11) % s->V;
     return CHECK(s->L <= MAX_LAYERS, "%s: %d layers", name, s->L);
@@ -88,6 +89,9 @@ static int shortcut(const subject *s, int layer) {
 }
 
 static int has_experts(const subject *s, int layer) { return s->files->weights.layers[layer].moe.experts != NULL; }
+
+/* Of hidden[i]. */
+static int width_of(const subject *s, int i) { return i > 0 && i < s->L ? s->W : s->D; }
 
 static mla_context *context_of(const subject *s, mla_context_desc d) {
     mla_context *c = NULL;
@@ -164,9 +168,10 @@ typedef struct result {
 } result;
 static result result_of(const subject *s) {
     result r;
-    r.n = T * (size_t)(s->V + (s->L + 1) * s->D);
+    r.n = T * (size_t)(s->V + 2 * s->D + (s->L - 1) * s->W);
     r.logits = floats(r.n);
-    for (int i = 0; i <= s->L; i++) r.hidden[i] = r.logits + T * (s->V + i * s->D);
+    r.hidden[0] = r.logits + T * s->V;
+    for (int i = 1; i <= s->L; i++) r.hidden[i] = r.hidden[i - 1] + T * width_of(s, i - 1);
     return r;
 }
 static void result_wipe(result *r) {
@@ -177,7 +182,7 @@ static mla_result run_range(const subject *s, mla_context *c, int begin, int end
                             const result *r) {
     float *hidden[MAX_LAYERS + 1] = {NULL};
     mla_sequence q = {.cache = k, .n_tokens = n, .n_logits = n};
-    for (int i = begin; i <= end; i++) hidden[i] = r->hidden[i] + t * s->D;
+    for (int i = begin; i <= end; i++) hidden[i] = r->hidden[i] + t * width_of(s, i);
     if (begin > 0) q.embeddings = hidden[begin];
     return mla_layers_forward(c, begin, end, &q, 1, begin ? NULL : s->tokens + t,
                               &(mla_outputs){.logits = end == s->L ? r->logits + t * s->V : NULL, .hidden = hidden});
@@ -287,7 +292,7 @@ static void test_ranges(const subject *s) {
             end = begin + 1 + shortcut(s, begin);
             CHECK(run_range(s, c, begin, end, k, calls[i], calls[i + 1] - calls[i], &r) == MLA_OK, "%s: %s", s->name,
                   mla_context_error(c)->text);
-            for (int l = begin + 1; l < end; l++) memcpy(r.hidden[l], want.hidden[l], T * (size_t)s->D * sizeof(float));
+            for (int l = begin + 1; l < end; l++) memcpy(r.hidden[l], want.hidden[l], T * (size_t)s->W * sizeof(float));
         }
     CHECK(same(r.logits, want.logits, r.n) && same_caches(s, k, whole), "%s: layer by layer", s->name);
     /* no layer at all: embeddings come out, and caches stay */
@@ -454,18 +459,26 @@ static void test_routing(const subject *s) {
 
 /* ---- step by step ------------------------------------------------------------------------------------------------ */
 
-static void add(const subject *s, float *x, const float *y) {
-    for (int i = 0; i < T * s->D; i++) x[i] += s->c->residual_scale * y[i];
+static void add(const subject *s, float *x, const float *y, const float *post) {
+    const int D = s->D, m = s->c->hc_mult;
+    for (int i = 0; i < T * s->W; i++)
+        x[i] += s->c->residual_scale * (m > 1 ? post[i / D] : 1) * y[i / s->W * D + i % D];
+}
+/* What a part of a layer sees, normed. */
+static int part_in(const subject *s, mla_context *c, const mla_hc_weights *hc, const mla_norm_weights *norm, float *y,
+                   float *post, const float *x) {
+    if (s->W > s->D && mla_hc_forward(c, hc, y, post, x, T) != MLA_OK) return 0;
+    return mla_norm_forward(c, norm, y, s->W > s->D ? y : x, T) == MLA_OK;
 }
 /* A model by its attention, its experts and its norms one after the other is the whole model, and so is its routing. */
 static void test_steps(const subject *s) {
     const mla_weights *w = &s->files->weights;
-    const size_t n = T * (size_t)s->D;
+    const size_t n = T * (size_t)s->D, wide = T * (size_t)s->W;
     mla_context *c = context_of(s, (mla_context_desc){.threads = 2});
     mla_cache *k[2] = {cache_of(s->model, MLA_BF16, NULL), cache_of(s->model, MLA_BF16, NULL)};
     result want = result_of(s), got = result_of(s);
-    float *x = floats(2 * n), *y = x + n, *weight = floats((size_t)((s->L + 1) * T * s->K + 1)),
-          *hidden[MAX_LAYERS + 1] = {NULL};
+    float *x = floats(wide + 2 * n), *y = x + wide, *post = y + n,
+          *weight = floats((size_t)((s->L + 1) * T * s->K + 1)), *hidden[MAX_LAYERS + 1] = {NULL};
     int *index = (int *)need(calloc((size_t)((s->L + 1) * T * s->K) + 1, sizeof *index));
     const int chosen = T * s->K;
     mla_sequence q = {.cache = k[0], .n_tokens = T, .n_logits = T};
@@ -479,21 +492,23 @@ static void test_steps(const subject *s) {
     q.cache = k[1];
     CHECK(mla_layers_forward(c, 0, 0, &q, 1, s->tokens, &(mla_outputs){.hidden = (float *const[]){x}}) == MLA_OK, "%s",
           mla_context_error(c)->text);
+    CHECK(same(x, want.hidden[0], n), "%s: embeddings", s->name);
+    for (int i = T * s->W - 1; i >= 0; i--) x[i] = x[i / s->W * s->D + i % s->D]; /* for each stream */
     for (int l = 0; l < s->L; l++) {
         const mla_layer_weights *of = &w->layers[l];
         const mla_routing routing = {index + s->L * chosen, weight + s->L * chosen, NULL};
-        CHECK(same(x, want.hidden[l], n), "%s: state before layer %d", s->name, l);
+        CHECK(l == 0 || same(x, want.hidden[l], wide), "%s: state before layer %d", s->name, l);
         if (shortcut(s, l)) break;
         float *z = floats(n);
         int ok =
-            mla_norm_forward(c, &of->attn_norm, z, x, T) == MLA_OK && mla_attn_forward(c, l, y, z, &q, 1) == MLA_OK;
+            part_in(s, c, &of->attn_hc, &of->attn_norm, z, post, x) && mla_attn_forward(c, l, y, z, &q, 1) == MLA_OK;
         if (of->attn_out_norm.weight.data) ok = ok && mla_norm_forward(c, &of->attn_out_norm, y, y, T) == MLA_OK;
-        add(s, x, y);
-        ok = ok && mla_norm_forward(c, &of->ffn_norm, y, x, T) == MLA_OK;
+        add(s, x, y, post);
+        ok = ok && part_in(s, c, &of->ffn_hc, &of->ffn_norm, y, post, x);
         ok = ok && mla_moe_forward(c, l, z, y, T, &routing) == MLA_OK;
         if (of->ffn_out_norm.weight.data) ok = ok && mla_norm_forward(c, &of->ffn_out_norm, z, z, T) == MLA_OK;
         CHECK(ok, "%s: layer %d: %s", s->name, l, mla_context_error(c)->text);
-        add(s, x, z), free(z);
+        add(s, x, z, post), free(z);
         if (has_experts(s, l))
             CHECK(!memcmp(index + l * chosen, routing.index, (size_t)chosen * sizeof *index) &&
                       same(weight + l * chosen, routing.weight, (size_t)chosen),
@@ -508,7 +523,7 @@ static void test_steps(const subject *s) {
         CHECK(same(got.logits, want.logits, T * (size_t)s->V) && same(got.hidden[s->L], want.hidden[s->L], n),
               "%s: logits", s->name);
         CHECK(mla_cache_length(k[1]) == T, "%s: the head changed a cache", s->name);
-        CHECK(mla_norm_forward(c, &w->norm, y, x, T) == MLA_OK && same(y, want.hidden[s->L], n), "%s: the last norm",
+        CHECK(part_in(s, c, &w->hc_head, &w->norm, y, NULL, x) && same(y, want.hidden[s->L], n), "%s: the last norm",
               s->name);
     }
     mla_norm_weights norm = w->norm;
@@ -524,6 +539,12 @@ static void test_steps(const subject *s) {
               mla_norm_forward(c, &w->norm, y, x, 0) == MLA_ERR_ARGUMENT &&
               mla_norm_forward(NULL, &w->norm, y, x, T) == MLA_ERR_ARGUMENT,
           "%s: bad arguments", s->name);
+    CHECK(mla_hc_forward(c, &w->hc_head, y, s->W > s->D ? post : NULL, x, T) == MLA_ERR_ARGUMENT &&
+              strstr(mla_context_error(c)->text, s->W > s->D ? "post" : "hc_mult is 1") &&
+              mla_hc_forward(c, &w->hc_head, y, NULL, x, 0) == MLA_ERR_ARGUMENT &&
+              mla_hc_forward(c, NULL, y, NULL, x, T) == MLA_ERR_ARGUMENT &&
+              mla_hc_forward(NULL, &w->hc_head, y, NULL, x, T) == MLA_ERR_ARGUMENT,
+          "%s: %s", s->name, mla_context_error(c)->text);
     mla_cache_destroy(k[0]), mla_cache_destroy(k[1]), mla_context_destroy(c);
     free(x), free(weight), free(index), free(want.logits), free(got.logits);
 }
@@ -593,7 +614,7 @@ static void test_abort(const subject *s) {
     const int cut = s->L - 1;
     if (!shortcut(s, cut - 1)) {
         float *hidden[MAX_LAYERS + 1] = {NULL};
-        float *x = hidden[cut] = floats(T * (size_t)s->D);
+        float *x = hidden[cut] = floats(T * (size_t)s->W);
         memset(&w, 0, sizeof w), w.stop = 2 * cut;
         q[0].embeddings = NULL;
         CHECK(mla_layers_forward(c, 0, cut, q, 1, s->tokens + 3, &(mla_outputs){.hidden = hidden}) == MLA_OK &&
@@ -647,7 +668,7 @@ static void test_phases(const subject *s) {
                  head = bytes_of(s->files->weights.head.data ? &s->files->weights.head : &s->files->weights.embed);
     CHECK(fabs(b[0] + b[1] + b[2] - want) < 0.5, "%s: %.0f + %.0f + %.0f bytes are not %.0f", s->name, b[0], b[1], b[2],
           want);
-    CHECK(b[0] > 0 && b[1] > experts && b[2] >= head && b[2] < head + 16.0 * s->D,
+    CHECK(b[0] > 0 && b[1] > experts && b[2] >= head && b[2] < head + 16.0 * s->W,
           "%s: bytes of experts %.0f (%.0f), of the head %.0f (%.0f)", s->name, b[1], experts, b[2], head);
     CHECK(t[0] > 0 && t[1] > 0 && t[2] > 0 && stats.seconds >= t[0] + t[1] + t[2] &&
               stats.seconds <= t[0] + t[1] + t[2] + 3,

@@ -1,6 +1,7 @@
 /* test_gates.c - what some families have around MLA, at odd sizes against the reference of mla.h, on every path and
    instruction set: gates of heads, of channels and out of the query's projection, which may see its latent twice, sinks
-   of softmax, and norms with gates. Rows are read back from the cache, so that the reference sees them as they are. */
+   of softmax, norms with gates, clamped experts and several residual streams. Rows are read back from the cache, so
+   that the reference sees them as they are. */
 
 #define MLA_IMPLEMENTATION
 #define MLA_REFERENCE
@@ -299,6 +300,100 @@ static void test_norms(void) {
     drop();
 }
 
+/* ---- clamped experts ---------------------------------------------------------------------------------------------- */
+
+/* Routed experts are clamped, the shared one is not; one token, few and many. */
+static void test_clamp(void) {
+    enum { D = 35, I = 23, E = 5, K = 2, T = 40 };
+    static const float limits[] = {0, 0.1f, 1, 1e30f};
+    test_rng r = {17};
+    mla_mlp_weights experts[E];
+    mla_layer_weights layer;
+    SECTION("clamped experts against the reference");
+    memset(&layer, 0, sizeof layer), memset(experts, 0, sizeof experts);
+    for (int e = 0; e <= E; e++) {
+        mla_mlp_weights *w = e < E ? &experts[e] : &layer.moe.shared;
+        w->gate = linear(&r, I, D, e == 1), w->up = linear(&r, I, D, e == 1), w->down = linear(&r, D, I, 0);
+    }
+    layer.moe.experts = experts, layer.moe.router = tensor(&r, E, D, 1 / sqrt(D));
+    float *x = HOLD(float, T *D), *y = HOLD(float, T *D), *plain = HOLD(float, T *D);
+    double *want = HOLD(double, T *D), *xd = HOLD(double, D), we[K];
+    int chosen[K];
+    test_fill(&r, x, T * D, 1);
+    for (size_t i = 0; i < sizeof limits / sizeof *limits; i++) {
+        mla_config c;
+        mla_model *m;
+        memset(&c, 0, sizeof c);
+        c.hidden_size = D, c.num_hidden_layers = 1, c.n_routed_experts = E, c.num_experts_per_tok = K;
+        c.moe_intermediate_size = I, c.n_shared_experts = 1, c.swiglu_limit = limits[i];
+        MUST(make_model(&m, &c, &layer));
+        for (int t = 0; t < T; t++) {
+            for (int j = 0; j < D; j++) xd[j] = (double)x[t * D + j];
+            mla__moe_ref(want + t * D, chosen, we, mla_model_config(m), &layer.moe, xd);
+        }
+        for (mla_isa isa = MLA_ISA_SCALAR; isa < MLA_ISA_COUNT; isa = (mla_isa)(isa + 1))
+            for (int n = 1; n <= T && TEST_ISA(isa); n = n == 1 ? 8 : n * 5) {
+                mla_context *in = make_context(m, T, 2, isa, MLA_ATTN_AUTO);
+                for (int t = 0; t < T; t += n) MUST_IN(in, mla_moe_forward(in, 0, y + t * D, x + t * D, n, NULL));
+                const float e = far_off(y, want, T * D);
+                CHECK(e <= bound, "limit %g, %s, %d tokens: %.1e off", (double)limits[i], mla_isa_name(isa), n,
+                      (double)e);
+                mla_context_destroy(in);
+            }
+        if (i == 0) memcpy(plain, y, T * D * sizeof *y);
+        else CHECK((i == 3) == !memcmp(plain, y, T * D * sizeof *y), "limit %g and none", (double)limits[i]);
+        mla_model_destroy(m);
+    }
+    drop();
+}
+
+/* ---- streams ----------------------------------------------------------------------------------------------------- */
+
+static mla_hc_weights maps(test_rng *r, int m, int D, int n) {
+    mla_hc_weights w;
+    w.fn = tensor(r, n * m, m * D, 1 / sqrt(m * D)), w.base = tensor(r, 1, n * m, 1), w.scale = tensor(r, 1, n, 2);
+    return w;
+}
+/* Maps of two kinds, of more tokens than a context has, in chunks of any kernel's; streams of very different size. */
+static void test_streams(void) {
+    enum { T = 41 };
+    static const int shapes[][2] = {{2, 19}, {3, 37}, {4, 64}, {7, 11}};
+    static const mla_layer_weights none;
+    SECTION("maps of streams against the reference");
+    for (size_t k = 0; k < sizeof shapes / sizeof *shapes; k++) {
+        const int m = shapes[k][0], D = shapes[k][1];
+        test_rng r = {23 + k};
+        mla_config c;
+        mla_model *model;
+        memset(&c, 0, sizeof c);
+        c.hidden_size = D, c.num_hidden_layers = 1, c.hc_mult = m, c.hc_eps = 0.01f, c.hc_magnitude = 1.7f;
+        MUST(make_model(&model, &c, &none));
+        float *x = HOLD(float, T *m *D), *y = HOLD(float, T *D), *post = HOLD(float, T *m);
+        double *want = HOLD(double, T *D), *want_post = HOLD(double, T *m), *xd = HOLD(double, m *D);
+        for (int i = 0; i < T * m; i++) test_fill(&r, x + i * D, (size_t)D, i % 5 == 4 ? 30 : 0.5f);
+        for (int n = 1; n <= 2; n++) {
+            mla_hc_weights w = maps(&r, m, D, n);
+            if (k == 1) w.fn = as_bf16(&w.fn), w.base = as_bf16(&w.base), w.scale = as_bf16(&w.scale);
+            for (int t = 0; t < T; t++) {
+                for (int i = 0; i < m * D; i++) xd[i] = (double)x[t * m * D + i];
+                mla__hc_ref(want + t * D, want_post + t * m, mla_model_config(model), &w, xd);
+            }
+            for (mla_isa isa = MLA_ISA_SCALAR; isa < MLA_ISA_COUNT; isa = (mla_isa)(isa + 1))
+                for (int most = 1; most <= 64 && TEST_ISA(isa); most *= 4) {
+                    mla_context *in = make_context(model, most, 3, isa, MLA_ATTN_AUTO);
+                    MUST_IN(in, mla_hc_forward(in, &w, y, n > 1 ? post : NULL, x, T));
+                    float e = far_off(y, want, T * D);
+                    CHECK(e <= bound, "%d of %d, %s, %d at a time: %.1e off", m, D, mla_isa_name(isa), most, (double)e);
+                    e = n > 1 ? far_off(post, want_post, T * m) : 0;
+                    CHECK(e <= bound, "%d of %d, %s: post %.1e off", m, D, mla_isa_name(isa), (double)e);
+                    mla_context_destroy(in);
+                }
+        }
+        mla_model_destroy(model);
+        drop();
+    }
+}
+
 /* ---- what is refused --------------------------------------------------------------------------------------------- */
 
 static void refuse(const mla_config *c, const mla_layer_weights *layer, mla_result want, const char *text) {
@@ -344,6 +439,24 @@ static void test_refused(void) {
     refuse(&c, &w, MLA_ERR_WEIGHTS, "layers[0].attn_norm.gate_up: missing, expected [37, 5]");
     w = layer, w.attn.q_norm = gated_norm(&r, MLA_NORM_RMS, 10, 5);
     refuse(&c, &w, MLA_ERR_WEIGHTS, "layers[0].attn.q_norm.gate_down: there, but only norms of hidden_size have gates");
+    c = good, c.hc_mult = 3;
+    refuse(&c, &layer, MLA_ERR_CONFIG, "config.hc_magnitude: 0");
+    c.hc_magnitude = 1;
+    refuse(&c, &layer, MLA_OK, "");
+    w = layer, w.attn_hc = maps(&r, 3, 37, 2);
+    refuse(&c, &w, MLA_OK, "");
+    w.attn_hc.base.cols = 5;
+    refuse(&c, &w, MLA_ERR_WEIGHTS, "layers[0].attn_hc.base: [1, 5], expected [6]");
+    w = layer, w.ffn_hc = maps(&r, 3, 37, 1);
+    refuse(&c, &w, MLA_ERR_WEIGHTS, "layers[0].ffn_hc.fn: [3, 111], expected [6, 111]");
+    w.ffn_hc = maps(&r, 3, 37, 2), w.ffn_hc.scale.data = NULL;
+    refuse(&c, &w, MLA_ERR_WEIGHTS, "layers[0].ffn_hc.scale: missing, expected [2]");
+    c.num_nextn_predict_layers = 1;
+    refuse(&c, &layer, MLA_ERR_CONFIG, "config.num_nextn_predict_layers: 1, but with hc_mult 3");
+    c = good, c.swiglu_limit = -1;
+    refuse(&c, &layer, MLA_ERR_CONFIG, "config.swiglu_limit: -1");
+    c = good, c.hc_mult = 65;
+    refuse(&c, &layer, MLA_ERR_CONFIG, "config.hc_mult: 65");
     drop();
 }
 
@@ -351,6 +464,8 @@ int main(void) {
     test_attention();
     test_extremes();
     test_norms();
+    test_clamp();
+    test_streams();
     test_refused();
     return test_end();
 }

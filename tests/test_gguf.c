@@ -425,7 +425,7 @@ static const struct fixture {
 } fixtures[] = {{"deepseek_v2_lite", "deepseek2"}, {"deepseek_v2", "deepseek2"},   {"deepseek_v3", "deepseek2"},
                 {"kimi_k2", "deepseek2"},          {"glm4_moe_lite", "deepseek2"}, {"youtu", "deepseek2"},
                 {"deepseek_v32", "deepseek32"},    {"glm_moe_dsa", "glm-dsa"},     {"minicpm3", "minicpm3"},
-                {"minicpm3_longrope", "minicpm3"}, {"mistral4", "mistral4"}};
+                {"minicpm3_longrope", "minicpm3"}, {"mistral4", "mistral4"},       {"hy_v4", "hy_v4"}};
 
 /* The fixture as a file, and *ref the same weights where its own config leaves them: what differs between the two ways
    to a model is only how it was opened. */
@@ -442,7 +442,8 @@ static file *from_fixture(checkpoint **ref, const char *name, const char *arch, 
     checkpoint *c = *ref;
     mla_config *m = &c->config;
     f->dtype = dtype, f->form = form, f->jitter = jitter, f->fused = !strcmp(name, "mistral4");
-    if (!strcmp(name, "youtu")) m->rope.layout = MLA_ROPE_PAIR; /* as the published one has it, and its GGUF */
+    if (!strcmp(name, "youtu") || !strcmp(name, "hy_v4"))
+        m->rope.layout = MLA_ROPE_PAIR; /* as the published one has it, and its GGUF */
     if (!strcmp(arch, "minicpm3")) m->logits_scale = 256.0f / (float)m->hidden_size;
     for (int i = 0; i < CHECKPOINT_CLASS_COUNT; i++) types[i] = CONVERT_KEEP;
     if (convert_begin(&p, c, types, &e)) printf("%s\n", e.text), exit(2);
@@ -495,7 +496,8 @@ static void test_way(const struct fixture *x, mla_dtype dtype, kvb_form form) {
         const size_t n = (size_t)PROMPT * (size_t)ref->config.vocab_size;
         float *got = run(c, tokens, PROMPT, what), *want = run(ref, tokens, PROMPT, what);
         CHECK(!memcmp(got, want, n * sizeof *got), "%s: logits differ by %g", what, (double)test_rel_err(got, want, n));
-        const int as_published = strcmp(x->name, "youtu") && strncmp(x->name, "minicpm3", 8);
+        const int as_published =
+            strcmp(x->name, "youtu") && strcmp(x->name, "hy_v4") && strncmp(x->name, "minicpm3", 8);
         if (as_published && dtype <= MLA_BF16)
             CHECK(test_rel_err(got, published, n) < 5e-5f, "%s: transformers' logits differ by %g", what,
                   (double)test_rel_err(got, published, n));
@@ -889,6 +891,52 @@ static void test_keys(void) {
         CHECK(c->bos_token_id == 2 && c->n_eos == 2 && c->eos_token_id[0] == 3 && c->eos_token_id[1] == 5, "ids");
     checkpoint_close(c);
     file_free(f);
+}
+
+/* Hy4's own keys, and tensors whose names may end with .weight. */
+static void test_hy(void) {
+    static const struct {
+        const char *drop, *word;
+    } keys[] = {{".hyper_connection.count", "hy_v4.hyper_connection.count"},
+                {".hyper_connection.magnitude", "hy_v4.hyper_connection.magnitude"},
+                {".attention.indexer.top_k", "hy_v4.attention.indexer.top_k"}};
+    static const char *const tensors[] = {"blk.0.attn_sinks.weight", "blk.1.hc_ffn_base.weight",
+                                          "blk.2.hc_attn_fn.weight", "hc_head_scale.weight",
+                                          "blk.3.hc_attn_scale.weight"};
+    checkpoint *ref, *c;
+    mla_error e;
+    SECTION("hy_v4");
+    for (size_t i = 0; i < COUNT(keys) + COUNT(tensors) + 1; i++) {
+        file *f = from_fixture(&ref, "hy_v4", "hy_v4", MLA_BF16, SPLIT, NULL);
+        const size_t n = i < COUNT(keys) ? 0 : i - COUNT(keys);
+        if (i < COUNT(keys)) drop(f, keys[i].drop);
+        else if (n < COUNT(tensors)) drop_item(f, tensors[n]);
+        else {
+            drop(f, ".hyper_connection.epsilon"), drop(f, ".swiglu_clamp_exp"), drop(f, ".attention.indexer.types");
+            for (size_t k = 0; k < COUNT(tensors); k++) {
+                item *it = find_item(f, tensors[k]);
+                it->name[strlen(it->name) - strlen(".weight")] = 0;
+            }
+        }
+        write_all(f, in_dir("model.gguf"));
+        if (n < COUNT(tensors))
+            check_open(in_dir("model.gguf"), i < COUNT(keys) ? MLA_ERR_CONFIG : MLA_ERR_WEIGHTS,
+                       i < COUNT(keys) ? keys[i].word : tensors[n], "without");
+        else if (CHECK(checkpoint_open(&c, in_dir("model.gguf"), &e) == MLA_OK, "%s", e.text)) {
+            const mla_config *m = &c->config;
+            CHECK(m->hc_mult == 4 && m->hc_eps == 1e-6f && m->hc_magnitude == 2 && m->swiglu_limit == 0 &&
+                      m->index_rope_last == 1 && m->index_rope == MLA_ROPE_HALF && m->rope.layout == MLA_ROPE_PAIR,
+                  "config");
+            for (int l = 0; l < 4; l++)
+                CHECK((c->layers[l].attn.indexer.wk.weight.data != NULL) == (l < 2) && c->layers[l].attn.sinks.data &&
+                          c->layers[l].ffn_hc.base.data,
+                      "layer %d", l);
+            checkpoint_close(c);
+        }
+        checkpoint_close(ref);
+        file_free(f);
+    }
+    clear_dir();
 }
 
 static void test_tensors(void) {
@@ -1402,7 +1450,7 @@ int main(int argc, char **argv) {
     test_fixtures(), clear_dir();
     test_variants(), clear_dir();
     test_silence();
-    test_keys();
+    test_hy(), test_keys();
     test_tensors(), clear_dir();
     test_container();
     test_values(), clear_dir();

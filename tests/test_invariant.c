@@ -10,14 +10,23 @@
 
 enum { SEQUENCES = 18, STEPS = 6, ROOM = 160, MAX_TOKENS = 320, SHORT = 16 };
 
-static const char *const fixtures[] = {"deepseek_v2_lite", "deepseek_v2",
-                                       "deepseek_v3",      "deepseek_v3_fp8",
-                                       "kimi_k2",          "axk1",
-                                       "glm4_moe_lite",    "longcat_flash",
-                                       "minicpm3",         "minicpm3_longrope",
-                                       "mistral4",         "youtu",
-                                       "deepseek_v32",     "glm_moe_dsa",
-                                       "kimi_linear",      "axk2"};
+static const char *const fixtures[] = {"deepseek_v2_lite",
+                                       "deepseek_v2",
+                                       "deepseek_v3",
+                                       "deepseek_v3_fp8",
+                                       "kimi_k2",
+                                       "axk1",
+                                       "glm4_moe_lite",
+                                       "longcat_flash",
+                                       "minicpm3",
+                                       "minicpm3_longrope",
+                                       "mistral4",
+                                       "youtu",
+                                       "deepseek_v32",
+                                       "glm_moe_dsa",
+                                       "kimi_linear",
+                                       "axk2",
+                                       "hy_v4"};
 enum { FIXTURES = sizeof fixtures / sizeof *fixtures };
 
 /* What sequence i does: it begins behind so many tokens, and is fed the rest in steps of so many. */

@@ -26,7 +26,8 @@ typedef struct fixture {
     int V, D, L, E;                /* E: what the router chooses from */
     int tokens[PROMPT + GREEDY];   /* the prompt, and how transformers continued it */
     float *logits;                 /* [PROMPT, V] */
-    float *hidden[MAX_LAYERS + 1]; /* [PROMPT, D] each; NULL within a block of LongCat, which is two layers */
+    float *hidden[MAX_LAYERS + 1]; /* [PROMPT, D] each, or wide; NULL within a block of LongCat, which is two layers */
+    int wide;                      /* of the states between layers: D for each residual stream */
     float margin[GREEDY];          /* best minus second best logit */
     float largest;                 /* logit */
 } fixture;
@@ -44,7 +45,7 @@ static const struct name {
              {"mistral4", 0, 1},         {"youtu", 0, 1},
              {"deepseek_v32", 0, 1},     {"glm_moe_dsa", 0, 1},
              {"kimi_linear", 0, 1},      {"axk2", 0, 1},
-             {"axk2_light", 0, 1}};
+             {"axk2_light", 0, 1},       {"hy_v4", 0, 1}};
 enum { N_FIXTURES = sizeof names / sizeof *names };
 
 static float *new_floats(size_t n) {
@@ -56,13 +57,15 @@ static float *new_floats(size_t n) {
     return x;
 }
 
-/* A copy of an F32 reference [rows, cols] (cols 0: [rows]): it must be there, of this shape, finite and not zero. */
+/* A copy of an F32 reference [rows, cols] (cols 0: [rows]; cols may be two dimensions): it must be there, of this shape,
+   finite and not zero. */
 static float *reference(const st_file *f, const char *fix, const char *name, int rows, int cols) {
     const st_tensor *t = st_find(f, name);
     const size_t n = (size_t)rows * (size_t)(cols ? cols : 1);
     float *x = new_floats(n);
-    int fits = t && !strcmp(t->dtype, "F32") && t->n_dims == (cols ? 2 : 1) && t->dims[0] == rows &&
-               (!cols || t->dims[1] == cols) && t->bytes == n * sizeof *x;
+    int fits = t && !strcmp(t->dtype, "F32") && t->n_dims >= (cols ? 2 : 1) && t->n_dims <= (cols ? 3 : 1) &&
+               t->dims[0] == rows && (!cols || t->dims[1] * (t->n_dims > 2 ? t->dims[2] : 1) == cols) &&
+               t->bytes == n * sizeof *x;
     if (CHECK(fits, "%s: %s: missing or not F32 [%d, %d]", fix, name, rows, cols)) memcpy(x, t->data, n * sizeof *x);
     float m = test_max_abs(x, n);
     CHECK(m > 0 && m < 1e6f, "%s: %s: largest value %g", fix, name, (double)m);
@@ -110,6 +113,7 @@ static int fixture_open(fixture *f, const char *name, int block) {
         return 0;
     f->V = f->files->config.vocab_size, f->D = f->files->config.hidden_size, f->L = f->files->config.num_hidden_layers;
     f->E = f->files->config.n_routed_experts + f->files->config.zero_expert_num;
+    f->wide = f->D * mla_model_config(f->model)->hc_mult;
     if (!CHECK(f->L > 1 && f->L <= MAX_LAYERS, "%s: %d layers", name, f->L)) return 0;
     snprintf(path, sizeof path, "tests/fixtures/checkpoints/%s/expected.safetensors", name);
     if (!CHECK(st_open(&expected, path, &err) == MLA_OK, "%s: %s", name, err.text)) return 0;
@@ -120,7 +124,12 @@ static int fixture_open(fixture *f, const char *name, int block) {
     f->largest = test_max_abs(f->logits, (size_t)PROMPT * (size_t)f->V);
     for (int i = 0; i <= f->L; i += block) {
         snprintf(part, sizeof part, "hidden_%d", i / block);
-        f->hidden[i] = reference(expected, name, part, PROMPT, f->D);
+        f->hidden[i] = reference(expected, name, part, PROMPT, i < f->L ? f->wide : f->D);
+    }
+    for (int t = 0; t < PROMPT; t++) { /* all streams begin with the embedding, which is what hidden[0] is here */
+        float *x = f->hidden[0] + t * f->wide;
+        for (int j = f->D; j < f->wide; j++) CHECK(!(x[j] < x[j - f->D] || x[j] > x[j - f->D]), "%s: streams", name);
+        memmove(f->hidden[0] + t * f->D, x, (size_t)f->D * sizeof *x);
     }
     float *margin = reference(expected, name, "greedy_margin", GREEDY, 0), m;
     memcpy(f->margin, margin, sizeof f->margin);
@@ -223,16 +232,18 @@ typedef struct result {
     float *all;
     size_t n;
     float *logits;                 /* [FED, V] */
-    float *hidden[MAX_LAYERS + 1]; /* [FED, D] */
+    float *hidden[MAX_LAYERS + 1]; /* [FED, D] or wide */
     int64_t *counts;               /* [FED, L*E]: the experts of the call that the token was in */
 } result;
 
 static int per_token(const fixture *f) { return f->L * f->E; }
 
+static int width_of(const fixture *f, int i) { return i > 0 && i < f->L ? f->wide : f->D; } /* of hidden[i] */
 static void result_new(result *r, const fixture *f) {
-    r->n = (size_t)FED * (size_t)(f->V + (f->L + 1) * f->D);
+    r->n = (size_t)FED * (size_t)(f->V + 2 * f->D + (f->L - 1) * f->wide);
     r->logits = r->all = new_floats(r->n);
-    for (int i = 0; i <= f->L; i++) r->hidden[i] = r->all + (size_t)FED * (size_t)(f->V + i * f->D);
+    r->hidden[0] = r->all + (size_t)FED * (size_t)f->V;
+    for (int i = 1; i <= f->L; i++) r->hidden[i] = r->hidden[i - 1] + FED * width_of(f, i - 1);
     r->counts = (int64_t *)calloc((size_t)FED * (size_t)per_token(f) + 1, sizeof *r->counts);
     if (!r->counts) exit(2);
 }
@@ -256,7 +267,7 @@ static int run(const fixture *f, const way *w, result *r) {
     for (int t = 0, n; ok && t < (w->fed ? w->fed : FED); t += n) {
         mla_outputs out = {.logits = r->logits + t * f->V};
         float *hidden[MAX_LAYERS + 1];
-        for (int i = 0; i <= f->L; i++) hidden[i] = r->hidden[i] + t * f->D;
+        for (int i = 0; i <= f->L; i++) hidden[i] = r->hidden[i] + t * width_of(f, i);
         out.hidden = hidden, out.expert_counts = r->counts + t * per_token(f);
         n = t >= PROMPT ? 1 : PROMPT - t < w->chunk ? PROMPT - t : w->chunk;
         mla_sequence seq = {.cache = s.cache[0], .n_tokens = n, .n_logits = n};
@@ -276,7 +287,7 @@ static float logits_error(const fixture *f, const result *r) {
     return test_rel_err(r->logits, f->logits, (size_t)PROMPT * (size_t)f->V);
 }
 static float hidden_error(const fixture *f, const result *r, int i) {
-    return test_rel_err(r->hidden[i], f->hidden[i], (size_t)PROMPT * (size_t)f->D);
+    return test_rel_err(r->hidden[i], f->hidden[i], (size_t)PROMPT * (size_t)width_of(f, i));
 }
 
 /* ---- what must hold ---------------------------------------------------------------------------------------------- */
@@ -374,20 +385,22 @@ static void test_controls(const fixture *f) {
     mla_error err;
     result r;
     result_new(&r, f);
-    static const char *const what[] = {"token",        "rope.theta",       "softmax_scale", "q_scale",
-                                       "latent_scale", "temperature_beta", "embed_scale",   "residual_scale",
-                                       "logits_scale", "index_topk",       "index_topk",    "index_rope"};
-    for (int i = 0; i < 12; i++) {
+    static const char *const what[] = {"token",        "rope.theta",       "softmax_scale",  "q_scale",
+                                       "latent_scale", "temperature_beta", "embed_scale",    "residual_scale",
+                                       "logits_scale", "hc_magnitude",     "swiglu_limit",   "index_topk",
+                                       "index_topk",   "index_rope",       "index_rope_last"};
+    for (int i = 0; i < 15; i++) {
         fixture wrong = *f;
         mla_config c = f->files->config;
-        float *const factors[] = {NULL,           &c.rope.theta,     &c.softmax_scale,
-                                  &c.q_scale,     &c.latent_scale,   &c.temperature_beta,
-                                  &c.embed_scale, &c.residual_scale, &c.logits_scale};
+        float *const factors[] = {
+            NULL,           &c.rope.theta,     &c.softmax_scale, &c.q_scale,      &c.latent_scale, &c.temperature_beta,
+            &c.embed_scale, &c.residual_scale, &c.logits_scale,  &c.hc_magnitude, &c.swiglu_limit};
         c.softmax_scale = mla_model_config(f->model)->softmax_scale;
-        if (i > 8 && c.index_topk == 0) continue;
+        if (i > 10 && c.index_topk == 0) continue;
         if (i == 0) wrong.tokens[PROMPT - 2] ^= 1;
-        else if (i == 11) c.index_rope = c.index_rope == MLA_ROPE_PAIR ? MLA_ROPE_HALF : MLA_ROPE_PAIR;
-        else if (i > 8) c.index_topk += i == 9 ? -1 : 1;
+        else if (i == 14) c.index_rope_last ^= 1;
+        else if (i == 13) c.index_rope = c.index_rope == MLA_ROPE_PAIR ? MLA_ROPE_HALF : MLA_ROPE_PAIR;
+        else if (i > 10) c.index_topk += i == 11 ? -1 : 1;
         else if (*factors[i] == 0) continue;
         else *factors[i] *= 1.01f;
         if (!CHECK(mla_model_create(&wrong.model, &c, &f->files->weights, NULL, &err) == MLA_OK, "%s: %s", f->name,
@@ -1038,6 +1051,8 @@ static void table_row(const fixture *f, const json_value *json) {
     else item(&n, "experts");
     if (last->ffn_out_norm.weight.data) item(&n, "norm behind the experts");
     if (layers->attn_norm.gate_down.data) item(&n, "gated norms");
+    if (c->swiglu_limit > 0) item(&n, "clamped experts");
+    if (c->hc_mult > 1) item(&n, "residual streams (hyper-connections)");
     if (c->embed_scale > 0 || c->residual_scale > 0) item(&n, "scaled residual stream");
     if (!f->files->weights.head.data) item(&n, "tied head");
     cell(" | ");

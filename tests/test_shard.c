@@ -267,7 +267,8 @@ static void run_free(run *u) {
 static const char *const names[] = {
     "deepseek_v3", "deepseek_v2",   "deepseek_v2_lite", "deepseek_v3_fp8",   "kimi_k2",
     "axk1",        "glm4_moe_lite", "longcat_flash",    "minicpm3",          "mistral4",
-    "youtu",       "deepseek_v32",  "glm_moe_dsa",      "minicpm3_longrope", "kimi_linear"};
+    "youtu",       "deepseek_v32",  "glm_moe_dsa",      "minicpm3_longrope", "kimi_linear",
+    "axk2",        "hy_v4"};
 enum { N_NAMES = sizeof names / sizeof *names };
 
 static void subject_of(subject *s, const mla_model *m, const char *name) {

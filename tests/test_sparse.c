@@ -175,7 +175,8 @@ static void index_query(double *q, double *weight, const subject *s, const mla_a
     mla__linear_ref(cq, &w->q_a, x), mla__norm_ref(cq, c->q_lora_rank, &c->q_norm, &w->q_norm);
     mla__linear_ref(q, &w->indexer.wq_b, cq), mla__linear_ref(weight, &proj, x);
     for (int h = 0; h < c->index_n_heads; h++)
-        mla__rope_ref(q + h * c->index_head_dim, s->model, c->index_rope, position);
+        mla__rope_ref(q + h * c->index_head_dim + (c->index_rope_last ? c->index_head_dim - c->qk_rope_head_dim : 0),
+                      s->model, c->index_rope, position);
     drop_to(mark);
 }
 
@@ -224,6 +225,7 @@ typedef struct trial {
     mla_rope_layout rope, index_rope;
     mla_dtype dtype, index_dtype;
     int mask; /* 0 causal, 1 none, 2 the caller's */
+    int last; /* index_rope_last */
 } trial;
 
 static int tokens_sure, tokens_all;
@@ -233,6 +235,7 @@ static int tokens_sure, tokens_all;
 static void reference_case(const trial *k, int before) {
     mla_config c = config(2, k->H, k->Hi, k->d, k->P, k->topk);
     const int D = c.hidden_size, T = k->T, n = T - before, W = c.kv_lora_rank + k->P, d = k->d;
+    c.index_rope_last = k->last, c.index_norm_eps = k->last ? 0.1f : 0;
     c.rope.layout = k->rope, c.index_rope = k->index_rope, c.mask = k->mask == 1 ? MLA_MASK_NONE : MLA_MASK_CAUSAL;
     subject s;
     test_rng r = {(uint64_t)(k->H * 1000 + k->T * 7 + k->topk)};
@@ -345,21 +348,23 @@ static void reference_case(const trial *k, int before) {
 
 static void test_reference(void) {
     static const trial trials[] = {
-        {"one token at a time may choose one", 3, 4, 16, 8, 1, 40, MLA_ROPE_PAIR, MLA_ROPE_HALF, MLA_F32, MLA_F32, 0},
-        {"a plain case", 3, 4, 16, 8, 9, 60, MLA_ROPE_PAIR, MLA_ROPE_HALF, MLA_F32, MLA_F32, 0},
-        {"ropes the other way round", 2, 5, 12, 6, 17, 70, MLA_ROPE_HALF, MLA_ROPE_PAIR, MLA_F32, MLA_F32, 0},
-        {"no rope", 2, 3, 9, 0, 10, 50, MLA_ROPE_NONE, MLA_ROPE_HALF, MLA_F32, MLA_F32, 0},
-        {"one head: many scores are 0", 1, 1, 8, 4, 30, 90, MLA_ROPE_PAIR, MLA_ROPE_PAIR, MLA_F32, MLA_F32, 0},
-        {"two heads", 2, 2, 10, 4, 40, 80, MLA_ROPE_PAIR, MLA_ROPE_NONE, MLA_F32, MLA_F32, 0},
-        {"more heads than lanes", 19, 35, 20, 20, 33, 75, MLA_ROPE_PAIR, MLA_ROPE_HALF, MLA_F32, MLA_F32, 0},
-        {"bf16 and q8", 4, 6, 32, 8, 21, 100, MLA_ROPE_PAIR, MLA_ROPE_HALF, MLA_BF16, MLA_Q8, 0},
-        {"f16 and bf16", 4, 6, 18, 8, 21, 100, MLA_ROPE_PAIR, MLA_ROPE_HALF, MLA_F16, MLA_BF16, 0},
-        {"f32 and f16", 4, 6, 18, 8, 21, 100, MLA_ROPE_PAIR, MLA_ROPE_HALF, MLA_F32, MLA_F16, 0},
-        {"no mask", 3, 4, 16, 8, 13, 45, MLA_ROPE_PAIR, MLA_ROPE_HALF, MLA_F32, MLA_F32, 1},
-        {"the caller's mask", 3, 4, 16, 8, 11, 64, MLA_ROPE_PAIR, MLA_ROPE_HALF, MLA_F32, MLA_F32, 2},
+        {"one token at a time may choose one", 3, 4, 16, 8, 1, 40, MLA_ROPE_PAIR, MLA_ROPE_HALF, MLA_F32, MLA_F32, 0,
+         0},
+        {"a plain case", 3, 4, 16, 8, 9, 60, MLA_ROPE_PAIR, MLA_ROPE_HALF, MLA_F32, MLA_F32, 0, 0},
+        {"ropes the other way round", 2, 5, 12, 6, 17, 70, MLA_ROPE_HALF, MLA_ROPE_PAIR, MLA_F32, MLA_F32, 0, 0},
+        {"the last channels turn", 3, 5, 14, 6, 9, 60, MLA_ROPE_PAIR, MLA_ROPE_HALF, MLA_F32, MLA_F32, 0, 1},
+        {"no rope", 2, 3, 9, 0, 10, 50, MLA_ROPE_NONE, MLA_ROPE_HALF, MLA_F32, MLA_F32, 0, 0},
+        {"one head: many scores are 0", 1, 1, 8, 4, 30, 90, MLA_ROPE_PAIR, MLA_ROPE_PAIR, MLA_F32, MLA_F32, 0, 0},
+        {"two heads", 2, 2, 10, 4, 40, 80, MLA_ROPE_PAIR, MLA_ROPE_NONE, MLA_F32, MLA_F32, 0, 0},
+        {"more heads than lanes", 19, 35, 20, 20, 33, 75, MLA_ROPE_PAIR, MLA_ROPE_HALF, MLA_F32, MLA_F32, 0, 0},
+        {"bf16 and q8", 4, 6, 32, 8, 21, 100, MLA_ROPE_PAIR, MLA_ROPE_HALF, MLA_BF16, MLA_Q8, 0, 0},
+        {"f16 and bf16", 4, 6, 18, 8, 21, 100, MLA_ROPE_PAIR, MLA_ROPE_HALF, MLA_F16, MLA_BF16, 0, 0},
+        {"f32 and f16", 4, 6, 18, 8, 21, 100, MLA_ROPE_PAIR, MLA_ROPE_HALF, MLA_F32, MLA_F16, 0, 0},
+        {"no mask", 3, 4, 16, 8, 13, 45, MLA_ROPE_PAIR, MLA_ROPE_HALF, MLA_F32, MLA_F32, 1, 0},
+        {"the caller's mask", 3, 4, 16, 8, 11, 64, MLA_ROPE_PAIR, MLA_ROPE_HALF, MLA_F32, MLA_F32, 2, 0},
         {"the caller's mask leaves less than may be chosen", 3, 4, 16, 8, 50, 64, MLA_ROPE_PAIR, MLA_ROPE_HALF, MLA_F32,
-         MLA_F32, 2},
-        {"many heads", 130, 3, 16, 8, 20, 34, MLA_ROPE_PAIR, MLA_ROPE_HALF, MLA_F32, MLA_F32, 0}};
+         MLA_F32, 2, 0},
+        {"many heads", 130, 3, 16, 8, 20, 34, MLA_ROPE_PAIR, MLA_ROPE_HALF, MLA_F32, MLA_F32, 0, 0}};
     SECTION("against the reference");
     for (size_t i = 0; i < sizeof trials / sizeof *trials; i++) {
         if (trials[i].mask != 2) reference_case(&trials[i], 0);
@@ -367,9 +372,9 @@ static void test_reference(void) {
         reference_case(&trials[i], trials[i].T / 2);
     }
     static const trial long_ones[] = {
-        {"long", 3, 4, 16, 8, 600, 1500, MLA_ROPE_PAIR, MLA_ROPE_HALF, MLA_F32, MLA_F32, 0},
-        {"long, with the caller's mask", 2, 4, 16, 8, 700, 1400, MLA_ROPE_PAIR, MLA_ROPE_HALF, MLA_F32, MLA_BF16, 2},
-        {"long, one head", 2, 1, 8, 4, 900, 1700, MLA_ROPE_PAIR, MLA_ROPE_HALF, MLA_BF16, MLA_F32, 0}};
+        {"long", 3, 4, 16, 8, 600, 1500, MLA_ROPE_PAIR, MLA_ROPE_HALF, MLA_F32, MLA_F32, 0, 0},
+        {"long, with the caller's mask", 2, 4, 16, 8, 700, 1400, MLA_ROPE_PAIR, MLA_ROPE_HALF, MLA_F32, MLA_BF16, 2, 0},
+        {"long, one head", 2, 1, 8, 4, 900, 1700, MLA_ROPE_PAIR, MLA_ROPE_HALF, MLA_BF16, MLA_F32, 0, 0}};
     for (size_t i = 0; i < sizeof long_ones / sizeof *long_ones; i++) {
         reference_case(&long_ones[i], long_ones[i].T - 1);
         reference_case(&long_ones[i], long_ones[i].T - 3);
