@@ -1539,11 +1539,7 @@ static int run_chat(options *o) {
 /* ---- --perplexity ------------------------------------------------------------------------------------------------ */
 
 static double surprise(const float *logits, int vocab, int token) { /* -ln of its probability */
-    double sum = 0;
-    float top = logits[0];
-    for (int i = 1; i < vocab; i++) top = logits[i] > top ? logits[i] : top;
-    for (int i = 0; i < vocab; i++) sum += exp((double)logits[i] - (double)top);
-    return log(sum) + (double)top - (double)logits[token];
+    return sampler_log_sum(logits, vocab) - (double)logits[token];
 }
 
 /* Windows of ctx tokens, each half a window after the one before; a token is scored once, in the first window that it

@@ -79,6 +79,11 @@ SAMPLER_API void sampler_follow(sampler *s, const sampler *other);
 SAMPLER_API int sampler_candidates(const sampler *s);
 SAMPLER_API int sampler_candidate(const sampler *s, int i, uint64_t *weight);
 
+/* Of logits [vocab_size]: ln of the sum of e^logit, so that logit - it is ln of a token's probability; */
+SAMPLER_API double sampler_log_sum(const float *logits, int vocab_size);
+/* and the n likeliest tokens, best first, of equals the lower one first: tokens [n]; n at most vocab_size. */
+SAMPLER_API void sampler_likeliest(const float *logits, int vocab_size, int n, int *tokens);
+
 /* ---- >>stop ------------------------------------------------------------------------------------------------------ */
 /* A text comes in pieces of any size; it shall end before the first of some strings in it. Bytes that may yet turn out
    to be the beginning of such a string are held back. Of several strings that end at the same byte, the longest is
@@ -435,6 +440,22 @@ int sampler_candidates(const sampler *s) { return s->n_candidates; }
 int sampler_candidate(const sampler *s, int i, uint64_t *weight) {
     if (weight) *weight = s->items[i].weight;
     return sampler__id(&s->items[i]);
+}
+
+double sampler_log_sum(const float *z, int vocab) {
+    double sum = 0;
+    float most = z[0];
+    for (int i = 1; i < vocab; i++) most = z[i] > most ? z[i] : most;
+    for (int i = 0; i < vocab; i++) sum += exp((double)z[i] - (double)most);
+    return (double)most + log(sum);
+}
+void sampler_likeliest(const float *z, int vocab, int n, int *tokens) {
+    for (int i = 0, all = 0; i < vocab && n > 0; i++) {
+        if (all == n && !(z[i] > z[tokens[n - 1]])) continue;
+        int at = all < n ? all++ : n - 1;
+        for (; at > 0 && z[i] > z[tokens[at - 1]]; at--) tokens[at] = tokens[at - 1];
+        tokens[at] = i;
+    }
 }
 
 /* ---- >>stop-strings ---------------------------------------------------------------------------------------------- */

@@ -3,8 +3,8 @@
 USE
    In exactly one file:      #define SCHEDULER_IMPLEMENTATION
                              #include "scheduler.h"
-   In all others:            #include "scheduler.h"          (after mla.h and sampler.h, or with them on the include
-                             path; both must be implemented somewhere in the program)
+   In all others:            #include "scheduler.h"          (after mla.h, or with it and sampler.h, speculative.h
+                             and prefixes.h on the include path; all are implemented somewhere in the program)
 
    scheduler_desc how; memset(&how, 0, sizeof how);   how.model = model;   how.context = context;   how.parallel = 16;
    if (scheduler_create(&s, &how, &error)) puts(error.text);
@@ -27,8 +27,9 @@ SAME LOGITS    A prompt is cut at positions that depend on it alone: into pieces
                whatever runs beside it. With any_cut pieces have `chunk` tokens, all pages are shared, those of answers,
                too, and what is run again is read: faster, and the same to rounding. Layers with states (KDA) have
                them at the cuts alone: with such a model any_cut means nothing.
-NOT HERE       Speculation: a pass over two tokens of each of 32 sequences takes 1.6 times as long as one over one
-               (the bench's lite6, two cores), of one alone 1.5 times, and the guess takes time, too: nothing is won.
+SPECULATION    The model's first layer of multi-token prediction guesses the token after the next; a call that reads no
+               prompt runs it, too, and it stands if it is what the request's sampler draws: answers are the same, bit
+               for bit as above. The layer's rows are in the same pages; behind a prefix without them nobody guesses.
 THREADS        No globals, no printing. One thread at a time calls these functions.
 
 CONTENTS       >>scheduler (the API)   then >>prefixes >>requests >>plan >>tokens >>steps
@@ -37,7 +38,8 @@ CONTENTS       >>scheduler (the API)   then >>prefixes >>requests >>plan >>token
 #ifndef SCHEDULER_H
 #define SCHEDULER_H
 
-#include "sampler.h" /* and with it mla.h */
+#include "prefixes.h"
+#include "speculative.h" /* and with it sampler.h */
 
 #ifndef SCHEDULER_API
 #define SCHEDULER_API extern
@@ -66,7 +68,9 @@ typedef struct scheduler_desc {
     int budget;  /* most tokens in a call: at most the context's max_tokens, at least parallel - 1 + chunk; 0: 512 */
     int chunk;   /* most tokens of one prompt in a call, MLA_PAGE times a power of two; 0: 256, or what budget allows */
     int any_cut; /* 1: see SAME LOGITS */
-    mla_run run; /* draws tokens of different requests at the same time, as the context's; NULL: one by one */
+    int speculate;         /* 1: see SPECULATION; where it pays, by clock, or without one always */
+    double (*clock)(void); /* seconds since anything */
+    mla_run run;           /* draws tokens of different requests at the same time, as the context's; NULL: one by one */
     void *run_user;
 } scheduler_desc;
 
@@ -141,13 +145,13 @@ SCHEDULER_API void scheduler_forget(scheduler *s); /* drops all cached prefixes 
 SCHEDULER_API int scheduler_step(scheduler *s);
 
 typedef struct scheduler_stats {
-    int running, waiting;                 /* requests */
-    int pages, free_pages, cached_pages;  /* of the pool; cached: prefixes that nobody uses, as good as free */
-    int last_tokens, last_sequences;      /* of the last call */
-    int64_t steps, requests;              /* forward calls; submitted so far */
-    int64_t prompt_tokens, cached_tokens; /* of prompts: read by the model; found in the cache */
-    int64_t generated_tokens;
-    int64_t preemptions, recomputed_tokens; /* requests put back; tokens that were run again */
+    int running, waiting;                        /* requests */
+    int pages, free_pages, cached_pages;         /* of the pool; cached: prefixes that nobody uses, as good as free */
+    int last_tokens, last_sequences;             /* of the last call */
+    int64_t steps, requests;                     /* forward calls; submitted so far */
+    int64_t prompt_tokens, cached_tokens;        /* of prompts: read by the model; found in the cache */
+    int64_t generated_tokens, guesses, accepted; /* guesses that were verified; that stood */
+    int64_t preemptions, recomputed_tokens;      /* requests put back; tokens that were run again */
 } scheduler_stats;
 SCHEDULER_API scheduler_stats scheduler_statistics(const scheduler *s);
 
@@ -168,15 +172,6 @@ SCHEDULER_API scheduler_stats scheduler_statistics(const scheduler *s);
 
 enum { SD__SHORT = 16 }; /* tokens: sequences of no more stand before the others in a call, as invariant likes it */
 
-/* A piece of some prompt that has been read behind `parent`, with a cache that holds all up to its end. */
-typedef struct sd__prefix {
-    struct sd__prefix *parent, *same_hash, *older, *newer; /* older, newer: in the list of those that nobody uses */
-    mla_cache *cache;
-    uint64_t hash;
-    int *tokens, n, end; /* [n] the piece's; its end in the prompt */
-    int users;           /* running requests that hold it or what comes after it */
-} sd__prefix;
-
 typedef struct sd__job {
     struct sd__job *older, *newer;
     int64_t id, served, tried; /* the steps when a piece of its prompt was read last, and considered */
@@ -185,16 +180,19 @@ typedef struct sd__job {
     int *tokens, known;        /* [n_tokens + max_tokens] prompt and answer, of which so many are there */
     int at, seen;              /* tokens in its cache; that have ever been there */
     int n_cached, runs, apart; /* apart: what it reads is not kept in the tree */
-    sd__prefix *prefix;        /* the last piece that it has in common with the tree */
+    prefixes_piece *prefix;    /* the last piece that it has in common with the tree */
     mla_cache *cache;
-    sampler *draws; /* of one that generates */
-    double *sum;    /* [hidden_size] for an embedding */
-    float *raw;     /* [vocab_size] logits before adjust, if logprobs are wanted */
+    sampler *draws;             /* of one that generates */
+    speculation_follower ahead; /* its memory is NULL if there are to be no guesses */
+    int copied;                 /* pages in its cache in place of those of its prefix */
+    double *sum;                /* [hidden_size] for an embedding */
+    float *raw;                 /* [vocab_size] logits before adjust, if logprobs are wanted */
 } sd__job;
 
-typedef struct sd__entry { /* of a call */
-    sd__job *job;          /* NULL: cancelled since */
-    int n, token;
+typedef struct sd__entry {           /* of a call */
+    sd__job *job;                    /* NULL: cancelled since */
+    int n, token, guess;             /* tokens, a guess (or -1) the last of them until it is drawn */
+    int due;                         /* there is something to deliver */
     float *logits, *hidden, logprob; /* its row, and its rows of the last state */
     scheduler_logprob top[SCHEDULER_MAX_TOP];
     mla_error err;
@@ -204,17 +202,15 @@ struct scheduler {
     scheduler_desc how; /* defaults resolved */
     const mla_config *config;
     mla_pool *pool;
-    sd__prefix root, *oldest, *newest; /* those that nobody uses, in the order in which they go */
-    sd__prefix **table;                /* [mask + 1] by hash */
-    size_t mask;
-    sd__job *first, *last,
-        *waiting;            /* in the order of arrival: those that run, then, from waiting on, those that wait */
-    sd__entry *plan;         /* [parallel] */
-    mla_sequence *sequences; /* [parallel] */
-    int *tokens;             /* [budget] */
-    float *logits, *hidden;  /* [parallel, vocab_size]; [budget, hidden_size], of calls with embeddings */
-    float **hidden_out;      /* [num_hidden_layers + 1] */
-    int n_plan, n_short, plan_tokens, plan_pages, stepping;
+    prefixes tree;
+    sd__job *first, *last, *waiting; /* in the order of arrival; waiting: the first of those that do not run */
+    sd__entry *plan;                 /* [parallel] */
+    mla_sequence *sequences;         /* [parallel] */
+    int *tokens;                     /* [budget] */
+    float *logits, *hidden;          /* [2 * parallel, vocab_size]; [budget, hidden_size] */
+    speculation_group ahead;
+    float **hidden_out;                                            /* [num_hidden_layers + 1] */
+    int n_plan, n_short, plan_tokens, plan_pages, reads, stepping; /* reads: it is not all one token of each */
     int64_t ids;
     scheduler_stats stats;
 };
@@ -235,81 +231,35 @@ static int sd__pages(int64_t tokens) { return (int)((tokens + MLA_PAGE - 1) / ML
 
 /* ---- >>prefixes -------------------------------------------------------------------------------------------------- */
 
-static uint64_t sd__hash(const sd__prefix *parent, const int *tokens, int n) {
-    uint64_t h = parent->hash + (uint64_t)n;
-    for (int i = 0; i < n; i++) {
-        h = (h ^ (uint32_t)tokens[i]) * 0x9E3779B97F4A7C15u;
-        h ^= h >> 29;
+/* j goes on behind p. Its last row of the layer that guesses was made with another next token: once more. */
+static void sd__fork(scheduler *s, sd__job *j, prefixes_piece *p) {
+    if (mla_cache_length(j->cache) <= p->end) {
+        mla_cache_fork(j->cache, p->cache, NULL); /* of one pool, and the capacity is that of all */
+        j->ahead.n_behind = j->ahead.follows = j->ahead.follows && p->state, j->copied = 0;
+        if (j->ahead.follows) memcpy(j->ahead.behind, p->state, (size_t)s->config->hidden_size * sizeof(float));
     }
-    return h;
-}
-
-/* The piece of n tokens behind parent, or NULL. */
-static sd__prefix *sd__find(const scheduler *s, const sd__prefix *parent, const int *tokens, int n) {
-    const uint64_t hash = sd__hash(parent, tokens, n);
-    sd__prefix *p = s->table[hash & s->mask];
-    while (p && (p->hash != hash || p->parent != parent || p->n != n ||
-                 memcmp(p->tokens, tokens, (size_t)n * sizeof *tokens) != 0))
-        p = p->same_hash;
-    return p;
-}
-
-/* Pieces that nobody uses stand in the order in which they were left, those behind others before these: so the oldest
-   has none behind it. */
-static void sd__unlink(scheduler *s, sd__prefix *p) {
-    *(p->older ? &p->older->newer : &s->oldest) = p->newer;
-    *(p->newer ? &p->newer->older : &s->newest) = p->older;
-    s->stats.cached_pages -= p->n / MLA_PAGE;
-}
-/* Somebody more uses p and all before it; or one less. */
-static void sd__hold(scheduler *s, sd__prefix *p) {
-    for (; p->parent; p = p->parent)
-        if (p->users++ == 0) sd__unlink(s, p);
-}
-static void sd__leave(scheduler *s, sd__prefix *p) {
-    for (; p->parent; p = p->parent) {
-        if (--p->users > 0) continue;
-        p->older = s->newest, p->newer = NULL;
-        *(s->newest ? &s->newest->newer : &s->oldest) = p;
-        s->newest = p;
-        s->stats.cached_pages += p->n / MLA_PAGE;
-    }
-}
-
-/* The oldest of them goes. */
-static void sd__drop(scheduler *s) {
-    sd__prefix *p = s->oldest, **at = &s->table[p->hash & s->mask];
-    sd__unlink(s, p);
-    while (*at != p) at = &(*at)->same_hash;
-    *at = p->same_hash;
-    mla_cache_destroy(p->cache);
-    free(p);
-}
-
-/* The n tokens after j's last piece become one; or j's own copy of what the tree has meanwhile goes. */
-static void sd__keep(scheduler *s, sd__job *j, int n) {
-    const int *tokens = j->tokens + j->prefix->end;
-    sd__prefix *p = sd__find(s, j->prefix, tokens, n);
-    mla_cache_desc d;
-    memset(&d, 0, sizeof d);
-    d.capacity = j->at, d.pool = s->pool;
-    if (p) {
-        if (p->end == j->at) mla_cache_fork(j->cache, p->cache, NULL);
-        sd__hold(s, p), sd__leave(s, j->prefix);
-    } else if (!(p = (sd__prefix *)calloc(1, sizeof *p + (size_t)n * sizeof *tokens)) ||
-               mla_cache_create(&p->cache, s->how.model, &d, NULL)) {
-        free(p);
-        j->apart = 1; /* no memory for it: nobody will find the rest either */
-        return;
-    } else {
-        mla_cache_fork(p->cache, j->cache, NULL), mla_cache_truncate(p->cache, j->prefix->end + n, NULL);
-        p->tokens = (int *)memcpy(p + 1, tokens, (size_t)n * sizeof *tokens);
-        p->n = n, p->end = j->prefix->end + n, p->users = 1, p->parent = j->prefix,
-        p->hash = sd__hash(p->parent, tokens, n);
-        p->same_hash = s->table[p->hash & s->mask];
-        s->table[p->hash & s->mask] = p;
-    }
+    prefixes_hold(&s->tree, p), prefixes_leave(&s->tree, j->prefix);
     j->prefix = p;
+}
+
+/* Tokens of the pieces that become prefixes out of what a call has read. */
+static int sd__kept(const scheduler *s, const sd__entry *e) {
+    return e->job->apart ? INT_MAX : s->how.any_cut ? MLA_PAGE : e->n % MLA_PAGE ? INT_MAX : e->n;
+}
+/* They do; or j's own copy of what the tree has meanwhile goes. */
+static void sd__keep(scheduler *s, const sd__entry *e) {
+    sd__job *j = e->job;
+    const int D = s->config->hidden_size;
+    for (int n; j->at - j->prefix->end >= (n = sd__kept(s, e));) {
+        const int *tokens = j->tokens + j->prefix->end;
+        const float *state = e->hidden + (j->prefix->end + n - 1 - (j->at - e->n)) * (ptrdiff_t)D;
+        const int n_state = j->ahead.follows && !j->ahead.n_behind ? D : 0;
+        prefixes_piece *p = prefixes_find(&s->tree, j->prefix, tokens, n);
+        if (p) sd__fork(s, j, p);
+        else if ((p = prefixes_add(&s->tree, j->prefix, j->cache, tokens, n, state, n_state)) != NULL)
+            p->pages += j->copied, j->copied = 0, j->prefix = p;
+        else j->apart = 1; /* no memory for it: nobody will find the rest either */
+    }
 }
 
 /* ---- >>requests -------------------------------------------------------------------------------------------------- */
@@ -331,18 +281,17 @@ static int sd__grain(const scheduler *s, const sd__job *j) { return s->how.any_c
 
 /* j goes on behind the longest prefix that the tree has of it; the last token is always run, for its logits. */
 static void sd__match(scheduler *s, sd__job *j) {
-    sd__prefix *p = j->prefix, *next = p;
+    prefixes_piece *p = j->prefix, *next = p;
     const int at = j->at;
     if (j->apart || j->at != p->end) return;
     while (next) {
         const int n = sd__grain(s, j);
-        next = j->at + n < (s->how.any_cut ? j->known : j->how.n_tokens) ? sd__find(s, p, j->tokens + j->at, n) : NULL;
+        next = j->at + n < (s->how.any_cut ? j->known : j->how.n_tokens)
+                   ? prefixes_find(&s->tree, p, j->tokens + j->at, n)
+                   : NULL;
         if (next) p = next, j->at += n;
     }
-    if (j->at == at) return;
-    mla_cache_fork(j->cache, p->cache, NULL); /* of one pool, and the capacity is that of all */
-    sd__hold(s, p), sd__leave(s, j->prefix);
-    j->prefix = p;
+    if (j->at != at) sd__fork(s, j, p);
 }
 
 /* It has nothing more of the pool, and waits. */
@@ -353,15 +302,15 @@ static void sd__unseat(scheduler *s, sd__job *j) {
     }
     if (!j->runs) return;
     mla_cache_reset(j->cache);
-    sd__leave(s, j->prefix);
+    prefixes_leave(&s->tree, j->prefix);
     s->stats.running--, s->stats.waiting++;
-    j->runs = j->at = 0, j->served = 0, j->apart = j->how.no_cache, j->prefix = &s->root;
+    j->runs = j->at = 0, j->served = 0, j->apart = j->how.no_cache, j->prefix = &s->tree.root;
     for (int i = 0; j->how.kind && i < s->config->hidden_size; i++) j->sum[i] = 0;
 }
 
 static void sd__free(sd__job *j) {
     sampler_destroy(j->draws), mla_cache_destroy(j->cache);
-    free(j->tokens), free(j->sum), free(j->raw);
+    free(j->tokens), free(j->sum), free(j->raw), free(j->ahead.behind);
     free(j);
 }
 
@@ -408,7 +357,10 @@ mla_result scheduler_submit(scheduler *s, const scheduler_request *request, int6
     j->tokens = (int *)malloc((size_t)d.capacity * sizeof *j->tokens);
     j->sum = (double *)calloc(generate ? 1 : D, sizeof *j->sum);
     j->raw = (float *)malloc((j->how.logprobs ? V : 1) * sizeof *j->raw);
-    if (!j->tokens || !j->sum || !j->raw) rc = sd__fail(err, MLA_ERR_MEMORY, "scheduler_submit: out of memory");
+    if (generate && s->ahead.states)
+        j->ahead.behind = (float *)malloc(SPECULATION_BEHIND * D * sizeof *j->ahead.behind);
+    if (!j->tokens || !j->sum || !j->raw || (generate && s->ahead.states && !j->ahead.behind))
+        rc = sd__fail(err, MLA_ERR_MEMORY, "scheduler_submit: out of memory");
     if (!rc) rc = mla_cache_create(&j->cache, s->how.model, &d, err);
     if (!rc && generate) rc = sampler_create(&j->draws, (int)V, &request->sampling, err);
     if (rc) {
@@ -418,7 +370,7 @@ mla_result scheduler_submit(scheduler *s, const scheduler_request *request, int6
     memcpy(j->tokens, request->tokens, n * sizeof *j->tokens);
     for (int i = 0; i < request->n_stops; i++) j->stops[i] = request->stops[i];
     for (size_t i = 0; i < n && generate; i++) sampler_accept(j->draws, j->tokens[i]);
-    j->known = request->n_tokens, j->prefix = &s->root;
+    j->known = request->n_tokens, j->prefix = &s->tree.root;
     j->apart = j->how.no_cache |= request->kind == SCHEDULER_EMBED_MEAN; /* which needs all states */
     j->id = ++s->ids, j->older = s->last;
     *(s->last ? &s->last->newer : &s->first) = j;
@@ -440,7 +392,7 @@ void scheduler_cancel_all(scheduler *s) {
     while (s->last) scheduler_cancel(s, s->last->id);
 }
 void scheduler_forget(scheduler *s) {
-    while (s->oldest) sd__drop(s);
+    while (prefixes_drop(&s->tree)) continue;
 }
 
 /* ---- >>plan ------------------------------------------------------------------------------------------------------ */
@@ -452,14 +404,25 @@ static void sd__admit(scheduler *s) {
         int wanted = 0;
         s->stats.running++, s->stats.waiting--;
         j->runs = 1, s->waiting = j->newer;
+        /* a page more than its own, for a copy of a shared one, must not be what keeps it from its end */
+        j->ahead.follows =
+            j->ahead.behind && s->ahead.odds.saved >= 0 && sd__pages(mla_cache_capacity(j->cache)) < s->how.n_pages;
+        j->ahead.n_behind = j->copied = 0, j->ahead.guess = -1;
         sd__match(s, j);
         for (const sd__job *i = s->first; i != s->waiting; i = i->newer)
             wanted += sd__pages(i->known + (i->draws != NULL)) - sd__pages(i->at);
-        if (j != s->first && wanted > mla_pool_free_pages(s->pool) + s->stats.cached_pages) {
+        if (j != s->first && wanted > mla_pool_free_pages(s->pool) + s->tree.pages) {
             sd__unseat(s, s->waiting = j);
             return;
         }
     }
+}
+
+/* A guess is in the call if that pushes nobody out of it, or of the pool. */
+static int sd__guesses(const scheduler *s, const sd__job *j) {
+    const int pages = s->plan_pages + sd__pages(j->at + 2) - sd__pages(j->at), left = s->stats.running - s->n_plan;
+    return j->ahead.guess >= 0 && !s->reads && s->plan_tokens + 1 + left <= s->how.budget &&
+           pages <= mla_pool_free_pages(s->pool) + s->tree.pages;
 }
 
 /* j's next n tokens are in the call. Where the pool has no pages for them, prefixes that nobody uses go, then the
@@ -468,14 +431,15 @@ static int sd__add(scheduler *s, sd__job *j, int n) {
     const int pages = sd__pages(j->at + n) - sd__pages(j->at);
     while (mla_pool_free_pages(s->pool) < s->plan_pages + pages) {
         sd__job *youngest = s->waiting ? s->waiting->older : s->last;
-        if (s->oldest) sd__drop(s);
-        else sd__unseat(s, s->waiting = youngest), s->stats.preemptions++;
+        if (!prefixes_drop(&s->tree)) sd__unseat(s, s->waiting = youngest), s->stats.preemptions++;
         if (!j->runs) return 0;
     }
     sd__entry *e = &s->plan[n > SD__SHORT ? s->n_plan : s->n_short];
     s->plan[s->n_plan++] = *e;
     s->n_short += n <= SD__SHORT;
-    e->job = j, e->n = n, e->logprob = 0, e->err.code = MLA_OK;
+    e->job = j, e->n = n, e->logprob = 0, e->err.code = MLA_OK, e->due = 1;
+    e->guess = n > 1 && !sd__reads(s, j) ? j->ahead.guess : -1, j->ahead.guess = -1;
+    if (e->guess >= 0) j->tokens[j->known] = e->guess;
     s->plan_tokens += n, s->plan_pages += pages;
     return 1;
 }
@@ -494,9 +458,10 @@ static int sd__being_read(const scheduler *s, const sd__job *j) {
 }
 
 static void sd__make_plan(scheduler *s) {
-    s->n_plan = s->n_short = s->plan_tokens = s->plan_pages = 0;
+    s->n_plan = s->n_short = s->plan_tokens = s->plan_pages = s->reads = 0;
+    for (sd__job *j = s->first; j != s->waiting; j = j->newer) s->reads |= sd__reads(s, j);
     for (sd__job *j = s->first; j != s->waiting; j = j->newer)
-        if (!sd__reads(s, j) && !sd__add(s, j, 1)) break;
+        if (!sd__reads(s, j) && !sd__add(s, j, 1 + sd__guesses(s, j))) break;
     for (;;) { /* of those that read their prompts and were not looked at, the one that has waited longest */
         sd__job *j = NULL;
         for (sd__job *i = s->first; i != s->waiting; i = i->newer)
@@ -513,22 +478,6 @@ static void sd__make_plan(scheduler *s) {
 
 /* ---- >>tokens ---------------------------------------------------------------------------------------------------- */
 
-static void sd__logprobs(const float *z, int vocab, int n_top, scheduler_logprob *top, double *log_sum) {
-    double sum = 0;
-    float max = z[0];
-    int n = 0;
-    for (int i = 0; i < vocab; i++) max = z[i] > max ? z[i] : max;
-    for (int i = 0; i < vocab; i++) sum += exp((double)z[i] - (double)max);
-    *log_sum = (double)max + log(sum);
-    for (int i = 0; i < vocab; i++) {
-        if (n == n_top && !(n > 0 && z[i] > top[n - 1].logprob)) continue;
-        int at = n < n_top ? n++ : n - 1;
-        for (; at > 0 && z[i] > top[at - 1].logprob; at--) top[at] = top[at - 1];
-        top[at].token = i, top[at].logprob = z[i];
-    }
-    for (int i = 0; i < n; i++) top[i].logprob = (float)((double)top[i].logprob - *log_sum);
-}
-
 /* The next token of the i-th of the call; nothing is touched but what is its own. */
 static void sd__draw(void *arg, int i) {
     scheduler *s = (scheduler *)arg;
@@ -537,9 +486,13 @@ static void sd__draw(void *arg, int i) {
     const int vocab = s->config->vocab_size;
     const float *raw = e->logits;
     double log_sum = 0;
-    if (e->err.code || j->at < j->known || !j->draws) return;
+    if (!j || !e->due || e->err.code || j->at < j->known || !j->draws) return;
     if (j->how.logprobs) {
-        sd__logprobs(raw, vocab, j->how.n_top, e->top, &log_sum);
+        int top[SCHEDULER_MAX_TOP];
+        log_sum = sampler_log_sum(raw, vocab);
+        sampler_likeliest(raw, vocab, j->how.n_top, top);
+        for (int k = 0; k < j->how.n_top; k++)
+            e->top[k].token = top[k], e->top[k].logprob = (float)((double)raw[top[k]] - log_sum);
         raw = (const float *)memcpy(j->raw, raw, (size_t)vocab * sizeof *raw);
     }
     if (j->how.adjust) j->how.adjust(j->how.user, e->logits);
@@ -549,14 +502,14 @@ static void sd__draw(void *arg, int i) {
     sampler_accept(j->draws, e->token);
 }
 
-/* What came of the call for one request: the callback. */
-static void sd__deliver(scheduler *s, sd__entry *d) {
+/* What came of the call for one request: the callback. 1: a guess stands, so that there is one more. */
+static int sd__deliver(scheduler *s, sd__entry *d) {
     const size_t D = (size_t)s->config->hidden_size, rows = (size_t)d->n;
     sd__job *j = d->job;
     float *hidden = d->hidden;
     scheduler_event e;
     for (size_t i = 0; j->how.kind && !d->err.code && i < rows * D; i++) j->sum[i % D] += (double)hidden[i];
-    if (j->at < j->known && !d->err.code) return;
+    if (j->at < j->known && !d->err.code) return 0;
     memset(&e, 0, sizeof e);
     if (d->err.code) e.token = -1, e.finish = SCHEDULER_FAILED, e.error = &d->err;
     else if (!j->draws) {
@@ -572,15 +525,21 @@ static void sd__deliver(scheduler *s, sd__entry *d) {
         s->stats.generated_tokens++;
     }
     e.id = j->id, e.n_prompt = j->how.n_tokens, e.n_cached = j->n_cached, e.n_generated = j->known - j->how.n_tokens;
+    const int stands = d->guess >= 0 && d->guess == d->token && !e.finish;
+    if (d->guess >= 0) speculation_judged(&s->ahead.odds, &j->ahead.hits, d->guess == d->token);
+    if (stands) d->n++, j->seen = ++j->at, d->logits += s->config->vocab_size, s->stats.accepted++;
+    d->guess = -1;
+    if (e.finish && !d->err.code) sd__keep(s, d);
     if (e.finish) sd__remove(s, j);
     j->how.on_event(j->how.user, &e); /* which may cancel j if it goes on */
     if (e.finish) sd__free(j);
+    return stands;
 }
 
 /* ---- >>steps ----------------------------------------------------------------------------------------------------- */
 
-/* The call. What it has read is then in the caches, and in the tree. */
-static mla_result sd__forward(scheduler *s) {
+/* The call, and how long it takes. What it has read is then in the caches. */
+static mla_result sd__forward(scheduler *s, double *seconds) {
     mla_outputs out;
     size_t at = 0;
     int n = 0, rows = 0;
@@ -592,26 +551,54 @@ static mla_result sd__forward(scheduler *s) {
         *e = s->plan[i];
         memset(&s->sequences[n], 0, sizeof s->sequences[n]);
         s->sequences[n].cache = e->job->cache, s->sequences[n].n_tokens = e->n;
-        s->sequences[n].n_logits = e->job->draws && e->job->at + e->n >= e->job->known;
+        if (e->job->draws && e->job->at + e->n >= e->job->known) s->sequences[n].n_logits = 1 + (e->guess >= 0);
         memcpy(s->tokens + at, e->job->tokens + e->job->at, (size_t)e->n * sizeof *s->tokens);
         e->hidden = s->hidden + at * (size_t)s->config->hidden_size, at += (size_t)e->n;
         e->logits = s->logits + (size_t)rows * (size_t)s->config->vocab_size, rows += s->sequences[n++].n_logits;
-        if (!e->job->draws) out.hidden = s->hidden_out;
+        if (!e->job->draws || e->job->ahead.follows) out.hidden = s->hidden_out;
     }
     s->stats.last_tokens = s->plan_tokens, s->stats.last_sequences = s->n_plan = n;
+    *seconds = speculation_clock(&s->ahead);
     const mla_result rc = mla_model_forward(s->how.context, s->sequences, n, s->tokens, &out);
+    *seconds = speculation_clock(&s->ahead) - *seconds;
     if (rc == MLA_ERR_ABORTED) s->n_plan = n = 0; /* by the context's watch: nothing has happened */
     for (sd__entry *e = s->plan; e < s->plan + n; e++) {
         sd__job *j = e->job;
-        const int seen = j->seen, prompt = j->at < j->how.n_tokens, all = s->how.any_cut;
-        const int grain = all ? MLA_PAGE : prompt && e->n % MLA_PAGE == 0 ? e->n : INT_MAX;
+        const int seen = j->seen, prompt = j->at < j->how.n_tokens;
         if (rc) e->err = *mla_context_error(s->how.context);
         if (rc) continue;
+        s->stats.guesses += e->guess >= 0, e->n -= e->guess >= 0;
         j->at += e->n, j->seen = j->at > seen ? j->at : seen;
         s->stats.recomputed_tokens += e->n - (j->seen - seen), s->stats.prompt_tokens += prompt ? j->seen - seen : 0;
-        while (!j->apart && j->at - j->prefix->end >= grain) sd__keep(s, j, grain);
     }
     return rc;
+}
+
+/* What the call has read meets the layer that guesses, and becomes prefixes. */
+static void sd__follow(scheduler *s) {
+    int n = 0;
+    for (int i = 0; s->ahead.parts && i < s->n_plan; i++) {
+        sd__job *j = s->plan[i].job;
+        speculation_part *p = &s->ahead.parts[i];
+        memset(p, 0, sizeof *p);
+        if (!j || !j->ahead.follows) continue;
+        mla_cache_truncate(j->cache, j->at, NULL); /* without a guess that did not stand */
+        n += j->at - s->plan[i].n - j->ahead.n_behind < j->prefix->end;
+        p->of = &j->ahead, p->cache = j->cache, p->next = j->tokens + j->at, p->n = s->plan[i].n;
+        p->states = s->plan[i].hidden,
+        p->now = j->at <= j->how.n_tokens ? 2 : j->at - j->prefix->end >= sd__kept(s, &s->plan[i]);
+        /* its token is drawn, and after a guess there would be room for one more */
+        p->bets = !s->reads && j->at + 1 == j->known && j->known + 1 < mla_cache_capacity(j->cache) &&
+                  speculation_bets(&s->ahead, &j->ahead, s->n_plan);
+    }
+    /* pages for copies of shared ones, of which each begins with one at most */
+    while (n > mla_pool_free_pages(s->pool) && prefixes_drop(&s->tree)) continue;
+    if (s->ahead.parts) speculation_follow(&s->ahead, s->n_plan);
+    for (int i = 0; i < s->n_plan; i++) {
+        sd__job *j = s->plan[i].job;
+        if (j && j->ahead.follows && j->at - s->ahead.parts[i].rows < j->prefix->end) j->copied = 1;
+        if (j) sd__keep(s, &s->plan[i]);
+    }
 }
 
 int scheduler_step(scheduler *s) {
@@ -619,17 +606,27 @@ int scheduler_step(scheduler *s) {
     s->stepping = 1, s->stats.steps++;
     sd__admit(s);
     sd__make_plan(s);
-    if (!sd__forward(s) && s->how.run) s->how.run(s->how.run_user, s->n_plan, sd__draw, s);
-    for (int i = 0; i < s->n_plan && !s->how.run; i++) sd__draw(s, i);
-    for (int i = 0; i < s->n_plan; i++)
-        if (s->plan[i].job) sd__deliver(s, &s->plan[i]);
+    const int64_t guesses = s->stats.guesses, accepted = s->stats.accepted;
+    double seconds;
+    const mla_result rc = sd__forward(s, &seconds);
+    for (int again = 1; again;) { /* tokens; then those after guesses that stand */
+        if (s->how.run) s->how.run(s->how.run_user, s->n_plan, sd__draw, s);
+        for (int i = 0; i < s->n_plan && !s->how.run; i++) sd__draw(s, i);
+        again = 0;
+        for (sd__entry *e = s->plan; e < s->plan + s->n_plan; e++)
+            if (e->job && e->due) again |= e->due = sd__deliver(s, e);
+    }
+    if (s->how.clock && !rc)
+        speculation_passed(&s->ahead.odds, s->reads ? 0 : s->n_plan, (int)(s->stats.guesses - guesses),
+                           (int)(s->stats.accepted - accepted), seconds);
+    sd__follow(s);
     s->n_plan = 0, s->stepping = 0;
     return s->first != NULL;
 }
 
 scheduler_stats scheduler_statistics(const scheduler *s) {
     scheduler_stats stats = s->stats;
-    stats.pages = s->how.n_pages, stats.free_pages = mla_pool_free_pages(s->pool);
+    stats.pages = s->how.n_pages, stats.cached_pages = s->tree.pages, stats.free_pages = mla_pool_free_pages(s->pool);
     return stats;
 }
 
@@ -639,14 +636,14 @@ static mla_result sd__resolve(scheduler *s, mla_error *err) {
     const mla_result wrong = MLA_ERR_ARGUMENT;
     if (!d->model || !d->context) return sd__fail(err, wrong, "scheduler_desc: model or context is NULL");
     s->config = mla_model_config(d->model);
-    d->any_cut = d->any_cut && !s->config->linear_num_heads;
-    d->parallel = d->parallel ? d->parallel : 32;
+    d->any_cut = d->any_cut && !s->config->linear_num_heads, d->parallel = d->parallel ? d->parallel : 32;
     d->context_length = d->context_length ? d->context_length : 4096;
     d->budget = d->budget ? d->budget : 512;
     mla_result rc = sd__range(err, wrong, "desc.parallel", d->parallel, 1, SCHEDULER_MAX_PARALLEL);
     if (!rc) rc = sd__range(err, wrong, "desc.context_length", d->context_length, 1, INT_MAX - MLA_PAGE);
     if (!rc) rc = sd__range(err, wrong, "desc.budget", d->budget, d->parallel - 1 + MLA_PAGE, INT_MAX);
-    const int most = d->budget - d->parallel + 1; /* what is left when all others want a token */
+    /* what is left when all others want a token, and the layer that guesses a row more than the model */
+    const int most = d->budget - d->parallel + !d->speculate;
     if (!d->chunk)
         for (d->chunk = 256; d->chunk > MLA_PAGE && d->chunk > most;) d->chunk /= 2;
     if (!rc) rc = sd__range(err, wrong, "desc.chunk", d->chunk, MLA_PAGE, most);
@@ -671,18 +668,20 @@ mla_result scheduler_create(scheduler **out, const scheduler_desc *desc, mla_err
     s->how = *desc;
     mla_result rc = sd__resolve(s, err);
     const size_t n = (size_t)s->how.parallel, budget = (size_t)s->how.budget;
-    for (s->mask = 63; !rc && s->mask < (size_t)s->how.n_pages && s->mask < 1 << 20;) s->mask = 2 * s->mask + 1;
     if (!rc) {
-        s->table = (sd__prefix **)calloc(s->mask + 1, sizeof *s->table);
         s->plan = (sd__entry *)calloc(n, sizeof *s->plan);
         s->sequences = (mla_sequence *)calloc(n, sizeof *s->sequences);
         s->tokens = (int *)calloc(budget, sizeof *s->tokens);
-        s->logits = (float *)calloc(n * (size_t)s->config->vocab_size, sizeof *s->logits);
+        s->logits = (float *)calloc((s->how.speculate ? 2 : 1) * n * (size_t)s->config->vocab_size, sizeof *s->logits);
         s->hidden = (float *)calloc(budget * (size_t)s->config->hidden_size, sizeof *s->hidden);
         s->hidden_out = (float **)calloc((size_t)s->config->num_hidden_layers + 1, sizeof *s->hidden_out);
-        if (!s->table || !s->plan || !s->sequences || !s->tokens || !s->logits || !s->hidden || !s->hidden_out)
+        if (!prefixes_begin(&s->tree, s->how.model, s->pool, s->how.n_pages) || !s->plan || !s->sequences ||
+            !s->tokens || !s->logits || !s->hidden || !s->hidden_out)
             rc = sd__fail(err, MLA_ERR_MEMORY, "scheduler_create: out of memory");
     }
+    if (!rc && s->how.speculate)
+        rc = speculation_begin(&s->ahead, s->how.model, s->how.context, s->how.budget, s->how.parallel, err);
+    s->ahead.clock = s->how.clock;
     if (rc) scheduler_destroy(s);
     else *out = s;
     return rc;
@@ -693,8 +692,8 @@ void scheduler_destroy(scheduler *s) {
     scheduler_cancel_all(s);
     scheduler_forget(s);
     mla_pool_destroy(s->pool);
-    free((void *)s->table), free(s->plan), free(s->sequences), free(s->tokens), free(s->logits);
-    free(s->hidden), free((void *)s->hidden_out);
+    prefixes_end(&s->tree), speculation_end(&s->ahead);
+    free(s->plan), free(s->sequences), free(s->tokens), free(s->logits), free(s->hidden), free((void *)s->hidden_out);
     free(s);
 }
 

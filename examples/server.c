@@ -16,6 +16,8 @@
 #include "tokenizer.h"
 #define SAMPLER_IMPLEMENTATION
 #include "sampler.h"
+#define SPECULATIVE_IMPLEMENTATION
+#define PREFIXES_IMPLEMENTATION
 #define SCHEDULER_IMPLEMENTATION
 #include "scheduler.h"
 #define JINJA_IMPLEMENTATION
@@ -57,8 +59,8 @@
 
 /* ---- basics ------------------------------------------------------------------------------------------------------ */
 
-static int quiet; /* --quiet: only errors go to stderr */
-static int fast;  /* --fast: answers may depend, in their last bits, on what else is asked */
+static int quiet, mtp; /* --quiet: only errors go to stderr; --mtp: the layer that looks ahead is loaded, and guesses */
+static int fast;       /* --fast: answers may depend, in their last bits, on what else is asked */
 
 #if defined(__GNUC__) && !defined(__clang__)
 __attribute__((noreturn, format(gnu_printf, 2, 3)))
@@ -130,7 +132,8 @@ enum { N_OPTIONS = sizeof option_table / sizeof *option_table };
 static void help(void) {
     printf("usage: server --model DIR|FILE.gguf [options]\n");
     for (int i = 0; i < N_OPTIONS; i++) printf("  %s %s\n", option_table[i].name, option_table[i].help);
-    printf("  --quiet                nothing but errors on stderr; --help; --version\n"
+    printf("  --mtp                  a layer of the model's guesses ahead where that pays: the same answers, sooner\n"
+           "  --quiet                nothing but errors on stderr; --help; --version\n"
            "SIGTERM or Ctrl-C: nothing more is accepted, what runs is finished; a second one ends at once.\n"
            "Exit status: 0 stopped, 1 failed, 2 wrong command line.\n");
 }
@@ -178,7 +181,7 @@ static void parse(options *o, int argc, char **argv) {
         int k = 0;
         if (!strcmp(a, "--help") || !strcmp(a, "-h")) help(), exit(0);
         if (!strcmp(a, "--version")) printf("server %s\n", MLA_VERSION), exit(0);
-        int *flag = !strcmp(a, "--quiet") ? &quiet : !strcmp(a, "--fast") ? &fast : NULL;
+        int *flag = !strcmp(a, "--quiet") ? &quiet : !strcmp(a, "--fast") ? &fast : !strcmp(a, "--mtp") ? &mtp : NULL;
         if (flag && (*flag = 1)) continue;
         while (k < N_OPTIONS && (strlen(option_table[k].name) != n || memcmp(option_table[k].name, a, n) != 0)) k++;
         if (k == N_OPTIONS) fail(2, "unknown option '%s'", a);
@@ -752,9 +755,10 @@ static void answer_metrics(job *j) {
         {"requests_open", "gauge", "Requests for the model that are not answered yet.", s->open},
         {"requests_submitted_total", "counter", "Texts and embeddings that were asked for.", (double)n.requests},
         {"prompt_tokens_total", "counter", "Tokens of prompts that the model has read.", (double)n.prompt_tokens},
-        {"prompt_tokens_cached_total", "counter", "Tokens of prompts that were found in the cache.",
-         (double)n.cached_tokens},
+        {"prompt_tokens_cached_total", "counter", "Tokens of prompts found in the cache.", (double)n.cached_tokens},
         {"generated_tokens_total", "counter", "Tokens that the model has written.", (double)n.generated_tokens},
+        {"guesses_total", "counter", "Tokens that --mtp guessed, and the model tried.", (double)n.guesses},
+        {"guesses_accepted_total", "counter", "Of these, what the model said, too.", (double)n.accepted},
         {"steps_total", "counter", "Forward calls.", (double)n.steps},
         {"step_seconds_total", "counter", "Their time.", s->step_s},
         {"step_tokens", "gauge", "Tokens in the last of them.", n.last_tokens},
@@ -1056,7 +1060,7 @@ static void open_files(server *s) {
     const options *o = &s->o;
     const language_files files = {o->model, o->tokenizer, 0};
     mla_error error;
-    if (checkpoint_open(&s->c, o->model, &error)) fail(1, "%s", error.text);
+    if (checkpoint_open_with(&s->c, o->model, &(checkpoint_options){.mtp = mtp}, &error)) fail(1, "%s", error.text);
     if (s->c->misspelt) fprintf(stderr, "server: config.json has keys that mean nothing: %s\n", s->c->misspelt);
     if (language_open(&s->l, &files, s->c, &error) || language_chat(s->l, o->template_file, 1, &error))
         fail(1, "%s", error.text);
@@ -1104,7 +1108,7 @@ static void open_model(server *s) {
     how.team = 1, how.invariant = !fast, how.wait = threads_wait, how.wake = threads_wake;
     if (mla_context_create(&s->context, s->model, &how, &error)) fail(1, "%s", error.text);
     d.model = s->model, d.context = s->context, d.parallel = s->parallel, d.context_length = s->ctx, d.any_cut = fast;
-    d.dtype = d.index_dtype = types[one_of("--cache", o->cache, 2, caches, 4)];
+    d.dtype = d.index_dtype = types[one_of("--cache", o->cache, 2, caches, 4)], d.speculate = mtp, d.clock = now;
     const mla_pool_desc one = {.n_pages = 1, .dtype = d.dtype, .index_dtype = d.index_dtype},
                         two = {.n_pages = 2, .dtype = d.dtype, .index_dtype = d.index_dtype};
     const double bytes = (double)(mla_pool_size(s->model, &two) - mla_pool_size(s->model, &one)),

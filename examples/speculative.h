@@ -21,6 +21,8 @@ HOW            The extra layers guess a token each. One pass of the model over t
                (sampler_verify), and the rest is cut off from the cache. So the distribution of texts is that of
                sampler_next, and at temperature 0 the text is the same, but for logits that lie so close together that
                the rounding of a pass over one token and over several tells them apart.
+ODDS           Whether guesses pay is a matter of time: speculation_odds says it, by what passes and guesses have taken
+               and how many guesses stood; for those, too, who make their guesses in another way (scheduler.h).
 CUT            The caller may go on with a token that is not what speculation_next gave, and may stop anywhere.
 THREADS        No globals, no printing.
 
@@ -81,6 +83,75 @@ SPECULATIVE_API void speculation_settle(speculation *g);
    the extra layers know what came after. Gives the length that is left, from where to feed. */
 SPECULATIVE_API int speculation_truncate(speculation *g, int length);
 SPECULATIVE_API speculation_counts speculation_count(const speculation *g);
+
+/* Whether a guess pays, in passes over a token of each of n sequences. A guess costs the time that made it, and what
+   the pass over it, too, is longer; if it stands it saves a sequence's share of a pass. All are averages of late, by n.
+   Begins with zeros. */
+enum { SPECULATION_SIZES = 64 };
+typedef struct speculation_hits {
+    double guesses, stood;
+} speculation_hits;
+typedef struct speculation_odds {
+    speculation_hits hits; /* of all sequences */
+    double
+        saved; /* seconds won and lost, and 2 % of all time: while it is not below 0, what does not pay may be tried */
+    struct {
+        int64_t passes;
+        double plain, longer, made; /* seconds: of a pass without guesses; for each guess */
+    } sizes[SPECULATION_SIZES];
+} speculation_odds;
+
+/* Some guesses were made, in so many seconds, in which nothing else was done if alone is 1. */
+SPECULATIVE_API void speculation_made(speculation_odds *o, int n, int guesses, int alone, double seconds);
+/* A pass over n sequences and some guesses, of which so many stood; n 0: not only that, so that nothing is learned. */
+SPECULATIVE_API void speculation_passed(speculation_odds *o, int n, int guesses, int stood, double seconds);
+/* A guess stood or did not, one of the sequence whose hits are own (zeros when it begins). */
+SPECULATIVE_API void speculation_judged(speculation_odds *o, speculation_hits *own, int stood);
+/* 1: a guess for this sequence is expected to pay in the next pass over n. Now and then it is 0 all the same, to measure
+   a pass without. */
+SPECULATIVE_API int speculation_pays(const speculation_odds *o, int n, const speculation_hits *own);
+
+/* Many sequences in calls that the caller makes: after each the first of the extra layers follows, at once or when it is
+   worth it, and guesses the token after the next. The caller runs a guess as one token more, and cuts it off if its
+   sampler draws something else. */
+enum { SPECULATION_BEHIND = 32, SPECULATION_TRY = 128 };
+typedef struct speculation_follower { /* of a sequence */
+    float *behind;                    /* [SPECULATION_BEHIND, hidden_size] states that the layer has not met yet */
+    int n_behind;                     /* how many: those of the last positions */
+    int follows;                      /* 1: it has met all others; 0: no guesses any more */
+    int guess, idle;                  /* the next token but one, or -1; steps without a bet */
+    speculation_hits hits;
+} speculation_follower;
+typedef struct speculation_part { /* of a call that was made: a sequence */
+    speculation_follower *of;     /* NULL: it does not follow */
+    mla_cache *cache;
+    const int *next;     /* the token after the cache's last position, behind all tokens before it */
+    const float *states; /* [n, hidden_size] after the last norm, of the call's n tokens */
+    int n, bets, now;    /* bets: a guess is wanted; now: rows shall be there now; 2: it must not give up, either */
+    int rows;            /* out: the layer's rows that were made, of the last positions */
+} speculation_part;
+typedef struct speculation_group {
+    mla_context *context;
+    int hidden_size, vocab_size, max_tokens;
+    speculation_part *parts; /* [parts] to be filled for speculation_follow */
+    int *tokens;             /* [max_tokens] */
+    float *states, *logits;  /* [max_tokens, hidden_size], [parts, vocab_size] */
+    mla_sequence *sequences; /* [parts] */
+    double (*clock)(void);   /* seconds since anything; NULL: guesses pay always */
+    speculation_odds odds;
+} speculation_group;
+
+/* For calls of at most max_tokens tokens of so many sequences; a sequence may have as many tokens, less one. Errors:
+   ARGUMENT (the model has no such layer), UNSUPPORTED (layers with states), MEMORY. */
+SPECULATIVE_API mla_result speculation_begin(speculation_group *g, const mla_model *model, mla_context *context,
+                                             int max_tokens, int parts, mla_error *err);
+SPECULATIVE_API void speculation_end(speculation_group *g); /* also of zeros */
+SPECULATIVE_API double speculation_clock(const speculation_group *g);
+/* 1: a guess is to be made for the next pass over n sequences: it pays, or is tried once more. Once in each step. */
+SPECULATIVE_API int speculation_bets(const speculation_group *g, speculation_follower *f, int n);
+/* After a call on n sequences, with parts [n]. Where a call of the layer fails its sequences follow no more, nor does one that costs
+   what guesses have not won. */
+SPECULATIVE_API void speculation_follow(speculation_group *g, int n);
 
 #ifdef __cplusplus
 }
@@ -317,6 +388,119 @@ int speculation_next(speculation *g, sampler *s, mla_error *err) {
     const int token = sampler_verify(s, speculation_logits(g), g->draft[g->at], g->guesses[g->at], err);
     g->counts.accepted += token == g->guesses[g->at];
     return token;
+}
+
+static int speculation__size(int n) { return n < SPECULATION_SIZES ? n : SPECULATION_SIZES - 1; }
+/* Averages of late: the first value as it is. */
+static void speculation__average(double *x, double seconds) { *x = *x != 0 ? *x + (seconds - *x) / 8 : seconds; }
+
+void speculation_made(speculation_odds *o, int n, int guesses, int alone, double seconds) {
+    o->saved -= seconds;
+    if (alone && guesses) speculation__average(&o->sizes[speculation__size(n)].made, seconds / guesses);
+}
+void speculation_passed(speculation_odds *o, int n, int guesses, int stood, double seconds) {
+    const int size = speculation__size(n);
+    const double plain = o->sizes[size].plain;
+    o->saved += 0.02 * seconds;
+    if (o->saved > 0) o->saved -= o->saved / 1024; /* what has been won long ago is not to be lost now */
+    if (n == 0) return;
+    o->sizes[size].passes++;
+    if (!guesses) speculation__average(&o->sizes[size].plain, seconds);
+    else if (plain != 0) {
+        speculation__average(&o->sizes[size].longer, (seconds - plain) / guesses);
+        o->saved += stood * plain / n - (seconds - plain);
+    }
+}
+void speculation_judged(speculation_odds *o, speculation_hits *own, int stood) {
+    own->guesses++, own->stood += stood, o->hits.guesses++, o->hits.stood += stood;
+    if (own->guesses > 32) own->guesses /= 2, own->stood /= 2;
+    if (o->hits.guesses > 256) o->hits.guesses /= 2, o->hits.stood /= 2;
+}
+/* Of a few guesses not much is known: then they count with what was known before, in the place of four. */
+static double speculation__rate(const speculation_hits *h, double before) {
+    return (4 * before + h->stood) / (4 + h->guesses);
+}
+int speculation_pays(const speculation_odds *o, int n, const speculation_hits *own) {
+    const int size = speculation__size(n);
+    const double plain = o->sizes[size].plain, cost = o->sizes[size].longer + o->sizes[size].made;
+    return o->sizes[size].passes % 32 != 0 && plain != 0 &&
+           speculation__rate(own, speculation__rate(&o->hits, 1)) * plain / n > cost;
+}
+
+mla_result speculation_begin(speculation_group *g, const mla_model *model, mla_context *context, int max_tokens,
+                             int parts, mla_error *err) {
+    const mla_config *c = mla_model_config(model);
+    const size_t T = (size_t)max_tokens, n = (size_t)parts, D = (size_t)c->hidden_size, V = (size_t)c->vocab_size;
+    memset(g, 0, sizeof *g);
+    if (c->num_nextn_predict_layers < 1)
+        return speculation__fail(err, MLA_ERR_ARGUMENT,
+                                 "speculation_begin: the model has no layer of multi-token prediction");
+    if (c->linear_num_heads > 0)
+        return speculation__fail(err, MLA_ERR_UNSUPPORTED,
+                                 "speculation_begin: layers have states, from which no guess can be cut off");
+    g->context = context, g->hidden_size = c->hidden_size, g->vocab_size = c->vocab_size, g->max_tokens = max_tokens;
+    g->parts = (speculation_part *)calloc(n, sizeof *g->parts);
+    g->sequences = (mla_sequence *)calloc(n, sizeof *g->sequences);
+    g->tokens = (int *)calloc(T, sizeof *g->tokens);
+    g->states = (float *)calloc(T * D, sizeof *g->states);
+    g->logits = (float *)calloc(n * V, sizeof *g->logits);
+    if (g->parts && g->sequences && g->tokens && g->states && g->logits) return MLA_OK;
+    return speculation__fail(err, MLA_ERR_MEMORY, "speculation_begin: out of memory");
+}
+void speculation_end(speculation_group *g) {
+    free(g->parts), free(g->sequences), free(g->tokens), free(g->states), free(g->logits);
+}
+
+double speculation_clock(const speculation_group *g) { return g->clock ? g->clock() : 0; }
+
+int speculation_bets(const speculation_group *g, speculation_follower *f, int n) {
+    return !g->clock || (++f->idle > SPECULATION_TRY && g->odds.saved >= 0) || speculation_pays(&g->odds, n, &f->hits);
+}
+
+/* The layer on T rows of some parts. */
+static void speculation__rows(speculation_group *g, int from, int to, int T, int n_sequences) {
+    mla_outputs out;
+    int n = 0, at = 0, bets = 0;
+    memset(&out, 0, sizeof out);
+    out.logits = g->logits;
+    for (speculation_part *p = g->parts + from; p < g->parts + to; p++) {
+        if (!p->rows) continue;
+        memset(&g->sequences[n], 0, sizeof g->sequences[n]);
+        g->sequences[n].cache = p->cache, g->sequences[n].n_tokens = p->rows, g->sequences[n++].n_logits = p->bets;
+        memcpy(g->tokens + at, p->next + 1 - p->rows, (size_t)p->rows * sizeof *g->tokens);
+        at += p->rows, bets += p->bets;
+    }
+    const double begun = speculation_clock(g);
+    const mla_result rc = mla_mtp_forward(g->context, 0, g->sequences, n, g->tokens, g->states, &out);
+    speculation_made(&g->odds, n_sequences, bets, T <= 2 * bets, speculation_clock(g) - begun);
+    for (speculation_part *p = g->parts + from; p < g->parts + to; p++) {
+        if (!p->rows) continue;
+        p->of->n_behind = 0, p->of->follows = !rc;
+        if (!p->bets || rc) continue;
+        sampler_likeliest(out.logits, g->vocab_size, 1, &p->of->guess);
+        out.logits += g->vocab_size, p->of->idle = 0;
+    }
+}
+
+void speculation_follow(speculation_group *g, int n) {
+    const size_t D = (size_t)g->hidden_size, row = D * sizeof *g->states;
+    int from = 0, T = 0;
+    for (int i = 0; i < n; i++) {
+        speculation_part *p = &g->parts[i];
+        speculation_follower *f = p->of;
+        p->rows = 0;
+        if (!f) continue;
+        const int rows = f->n_behind + p->n, later = !p->bets && !p->now && rows <= SPECULATION_BEHIND;
+        if (!p->bets && !later && p->now < 2 && g->odds.saved < 0) f->follows = 0;
+        if (!f->follows) continue;
+        if (!later && T + rows > g->max_tokens) speculation__rows(g, from, i, T, n), from = i, T = 0;
+        float *to = later ? f->behind : g->states + (size_t)T * D;
+        if (!later) memcpy(to, f->behind, (size_t)f->n_behind * row);
+        memcpy(to + (size_t)f->n_behind * D, p->states, (size_t)p->n * row);
+        if (later) f->n_behind = rows;
+        else T += p->rows = rows;
+    }
+    if (T) speculation__rows(g, from, n, T, n);
 }
 
 #endif /* SPECULATIVE_IMPLEMENTATION */

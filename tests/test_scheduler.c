@@ -1,6 +1,6 @@
 /* test_scheduler.c - many requests at one model against each of them alone: a plain loop over one cache that knows
    nothing of prefixes and of others. Tokens and logits are the same bit for bit, under random arrivals, cancels
-   and budgets, and pools that are too small. Run from the repository root. */
+   and budgets, pools that are too small, and with guesses. Run from the repository root. */
 
 #include <stdlib.h>
 #include <string.h>
@@ -28,8 +28,11 @@ static void test_free(void *p) {
 #define CHECKPOINT_IMPLEMENTATION
 #include "checkpoint.h"
 #include "sampler.h"
+#include "test.h"
 
-static int mixed; /* sequences of few tokens that stand behind one of many */
+static test_rng chance = {77};
+static double test_time; /* a pass takes a hundred or so, a guess little or, at times, very much */
+static int mixed;        /* sequences of few tokens that stand behind one of many */
 static mla_result test_cache(mla_cache **out, const mla_model *m, const mla_cache_desc *d, mla_error *err) {
     *out = NULL;
     return fails(&caches_left) ? MLA_ERR_MEMORY : mla_cache_create(out, m, d, err);
@@ -37,12 +40,15 @@ static mla_result test_cache(mla_cache **out, const mla_model *m, const mla_cach
 static mla_result test_forward(mla_context *c, const mla_sequence *s, int n, const int *tokens,
                                const mla_outputs *out) {
     int longer = 0;
+    test_time += 90 + (double)test_int(&chance, 20);
     for (int i = 0; i < n; i++) {
         mixed += longer && s[i].n_tokens <= 16;
         longer |= s[i].n_tokens > 16;
     }
     return mla_model_forward(c, s, fails(&calls_left) ? -1 : n, tokens, out);
 }
+static mla_result test_mtp(mla_context *c, int depth, const mla_sequence *s, int n, const int *tokens,
+                           const float *hidden, const mla_outputs *out);
 static mla_result test_sampler(sampler **out, int vocab, const sampler_desc *d, mla_error *err) {
     *out = NULL;
     if (!fails(&allocations_left)) return sampler_create(out, vocab, d, err);
@@ -54,7 +60,12 @@ static mla_result test_sampler(sampler **out, int vocab, const sampler_desc *d, 
 #define free              test_free
 #define mla_cache_create  test_cache
 #define mla_model_forward test_forward
+#define mla_mtp_forward   test_mtp
 #define sampler_create    test_sampler
+#define PREFIXES_IMPLEMENTATION
+#include "prefixes.h"
+#define SPECULATIVE_IMPLEMENTATION
+#include "speculative.h"
 #define SCHEDULER_IMPLEMENTATION
 #include "scheduler.h"
 #undef calloc
@@ -62,9 +73,8 @@ static mla_result test_sampler(sampler **out, int vocab, const sampler_desc *d, 
 #undef free
 #undef mla_cache_create
 #undef mla_model_forward
+#undef mla_mtp_forward
 #undef sampler_create
-
-#include "test.h"
 
 enum { VOCAB = 256, D = 64, LONG = 4600, ANSWER = 40, BUDGET = 512 };
 
@@ -171,6 +181,63 @@ static void alone(spec *x, int chunk) {
     sampler_destroy(draws), mla_cache_destroy(k);
 }
 
+/* ---- guesses ----------------------------------------------------------------------------------------------------- */
+
+static scheduler *among;
+
+/* 0: none; 1: always; 2: where it pays by a clock that runs as it likes. */
+static int guessing, ahead_left = -1;
+static double clock_of(void) { return test_time; }
+
+/* The layer's logits for the last of a text's tokens but one, without any cache. */
+static int looked;
+static void check_ahead(const int *text, int length, const float *logits) {
+    static float hidden[LONG * D], expected[VOCAB];
+    const mla_cache_desc d = {.capacity = LONG + ANSWER};
+    mla_cache *k;
+    mla_error err;
+    mla_outputs out;
+    if (mla_cache_create(&k, model, &d, &err)) printf("%s\n", err.text), exit(2);
+    feed(k, text, length - 1, expected, hidden);
+    mla_sequence q;
+    memset(&q, 0, sizeof q), memset(&out, 0, sizeof out);
+    q.cache = k, q.n_tokens = length - 1, q.n_logits = 1, out.logits = expected;
+    CHECK(mla_mtp_forward(context, 0, &q, 1, text + 1, hidden, &out) == MLA_OK, "%s", mla_context_error(context)->text);
+    const float off = test_rel_err(logits, expected, VOCAB);
+    CHECK(off <= 1e-3f, "after %d tokens the layer's logits are off by %g", length, (double)off);
+    mla_cache_destroy(k), looked++;
+}
+/* What the model itself has to say after a token, so that guesses often stand. */
+static void guess_well(mla_cache *cache, int token, float *logits) {
+    static float hidden[D];
+    const mla_cache_desc d = {.capacity = LONG + ANSWER};
+    mla_cache *k;
+    mla_error err;
+    if (mla_cache_create(&k, model, &d, &err) || mla_cache_fork(k, cache, &err)) printf("%s\n", err.text), exit(2);
+    feed(k, &token, 1, logits, hidden);
+    mla_cache_destroy(k);
+}
+static int aborts, ended;
+static mla_result test_mtp(mla_context *c, int depth, const mla_sequence *s, int n, const int *tokens,
+                           const float *hidden, const mla_outputs *out) {
+    const mla_result rc = mla_mtp_forward(c, depth, s, fails(&ahead_left) ? -1 : n, tokens, hidden, out);
+    const int aborting = aborts;
+    test_time += (int)(test_time / 20000) % 3 < 2 ? test_int(&chance, 4) : test_int(&chance, 120);
+    float *logits = out->logits;
+    aborts = 0;
+    for (int i = 0; i < n && !rc; tokens += s[i++].n_tokens) {
+        if (!s[i].n_logits) continue;
+        const sd__entry *e = among->plan;
+        while (!e->job || e->job->cache != s[i].cache) e++;
+        if (e->job->at < 700 && test_int(&chance, guessing == 1 ? 40 : 8) == 0)
+            check_ahead(e->job->tokens, e->job->at + 1, logits);
+        if (test_int(&chance, 4)) guess_well(s[i].cache, tokens[s[i].n_tokens - 1], logits);
+        logits += VOCAB;
+    }
+    aborts = aborting;
+    return rc;
+}
+
 /* ---- among others ------------------------------------------------------------------------------------------------ */
 
 typedef struct client {
@@ -184,7 +251,6 @@ typedef struct client {
     mla_result error;
 } client;
 
-static scheduler *among;
 static int64_t now; /* the step */
 static int any;
 static int wrong;
@@ -218,7 +284,7 @@ static void on_event(void *user, const scheduler_event *e) {
         if (x->r.logprobs || x->r.n_top) ok &= fabsf(e->logprob - x->logprob[c->n]) <= 1e-5f;
     }
     if (c->n == 0) c->first = now;
-    else if (c->last_step != now - 1) c->gaps++;
+    else if (c->last_step < now - 1) c->gaps++;
     c->last_step = (int)now;
     c->n++;
     if (e->finish) c->over = 1;
@@ -258,7 +324,7 @@ static void begin(int pages, int parallel, int chunk, mla_run run) {
     mla_error err;
     memset(&d, 0, sizeof d);
     d.model = model, d.context = context, d.parallel = parallel, d.chunk = chunk, d.context_length = LONG + ANSWER;
-    d.run = run, d.any_cut = any;
+    d.run = run, d.any_cut = any, d.speculate = guessing > 0, d.clock = guessing == 2 ? clock_of : NULL;
     d.n_pages = pages;
     now = 0, wrong = 0;
     if (!CHECK(scheduler_create(&among, &d, &err) == MLA_OK, "%s", err.text)) exit(test_end());
@@ -426,7 +492,7 @@ static void cuts(void) {
     end("cuts");
 }
 
-static void prefixes(void) {
+static void shared_prefixes(void) {
     SECTION("prefixes");
     test_rng r = {2};
     begin(0, 16, 256, NULL);
@@ -454,7 +520,8 @@ static void prefixes(void) {
     submit(&them[0], &few[0]), drain(), scheduler_forget(among);
     submit(&them[1], &few[0]), step(), submit(&them[2], &few[0]), submit(&them[3], &few[0]), step();
     s = scheduler_statistics(among); /* the last pieces were read by each, and kept once */
-    CHECK(s.running == 3 && s.pages - s.free_pages == 2, "%d pages for three times two", s.pages - s.free_pages);
+    CHECK(s.running == 3 && s.pages - s.free_pages == 2 + (guessing > 0), "%d pages for three times two",
+          s.pages - s.free_pages);
     drain();
     end("prefixes");
 }
@@ -499,8 +566,8 @@ static void any_cut(void) {
     few[3].all = all[0], memset(all[0], 0, sizeof all[0]);
     alone(&few[3], 256);
     submit(&them[3], &few[3]), drain();
-    CHECK(them[3].n_cached == (180 + ANSWER - 1) / MLA_PAGE * MLA_PAGE, "of prompt and answer %d cached",
-          them[3].n_cached);
+    CHECK(them[3].n_cached == (180 + ANSWER - 1) / MLA_PAGE * MLA_PAGE || (guessing && them[3].n_cached >= 64),
+          "of prompt and answer %d cached", them[3].n_cached);
     for (int i = 0; i < 4; i++)
         CHECK(them[i].worst > 0 && them[i].worst <= 1e-4f, "request %d: %g", i, (double)them[i].worst);
     any = 0;
@@ -648,7 +715,6 @@ static void failures(void) {
 }
 
 /* Ends some calls in their middle. */
-static int aborts, ended;
 static int watch(void *user, int layer, int layers, mla_phase phase) {
     (void)user;
     if (!aborts || layer != layers / 2 || phase != MLA_PHASE_ATTENTION || ++aborts % 5) return 0;
@@ -690,6 +756,7 @@ static void backwards(void *user, int n, void (*task)(void *arg, int i), void *a
 }
 
 enum { SPECS = 72, CLIENTS = 64 };
+static int64_t guessed, stood;
 static void random_operations(int n, uint64_t seed, int pages, int parallel, int chunk) {
     static spec specs[SPECS];
     static client clients[CLIENTS];
@@ -719,30 +786,48 @@ static void random_operations(int n, uint64_t seed, int pages, int parallel, int
         step();
     }
     const scheduler_stats s = scheduler_statistics(among);
+    guessed += s.guesses, stood += s.accepted;
     CHECK(s.requests == n && s.cached_tokens > 0, "%d requests, %d tokens found", (int)s.requests,
           (int)s.cached_tokens);
-    printf("    %d requests in %d steps, %d put back, tokens: %d read, %d found, %d generated, %d again\n", n,
-           (int)s.steps, (int)s.preemptions, (int)s.prompt_tokens, (int)s.cached_tokens, (int)s.generated_tokens,
-           (int)s.recomputed_tokens);
+    printf(
+        "    %d requests in %d steps, %d put back, tokens: %d read, %d found, %d generated, %d again; %d of %d guesses "
+        "stood\n",
+        n, (int)s.steps, (int)s.preemptions, (int)s.prompt_tokens, (int)s.cached_tokens, (int)s.generated_tokens,
+        (int)s.recomputed_tokens, (int)s.accepted, (int)s.guesses);
     end("random operations");
 }
 
 int main(void) {
     mla_error err;
     const mla_context_desc d = {.max_tokens = LONG, .threads = 1, .invariant = 1, .watch = watch};
-    if (!CHECK(checkpoint_open(&files, "tests/fixtures/checkpoints/deepseek_v3", &err) == MLA_OK, "%s", err.text) ||
+    const checkpoint_options how = {.mtp = 1};
+    if (!CHECK(checkpoint_open_with(&files, "tests/fixtures/checkpoints/deepseek_v3", &how, &err) == MLA_OK, "%s",
+               err.text) ||
         !CHECK(mla_model_create(&model, &files->config, &files->weights, NULL, &err) == MLA_OK, "%s", err.text) ||
         !CHECK(mla_context_create(&context, model, &d, &err) == MLA_OK, "%s", err.text))
         return test_end();
     refusals(), refusals_of_desc();
-    cuts(), prefixes(), long_prompts(), any_cut(), least_recently_used(), too_small(), order(), callbacks(), failures(),
-        aborted(), nothing_left();
+    cuts(), shared_prefixes(), long_prompts(), any_cut(), least_recently_used(), too_small(), order(), callbacks(),
+        failures(), aborted(), nothing_left();
     SECTION("random operations");
     random_operations(700, 1, 22, 16, 64);
     random_operations(700, 2, 200, 32, 128);
     random_operations(600, 3, 9, 8, 64);
     for (uint64_t i = 4; i < 30 && test_all(); i++)
         random_operations(2000, i, 9 + (int)(i * i) % 200, 2 + (int)i, 64 << i % 3);
+    for (guessing = 1; guessing <= 2; guessing++) {
+        SECTION(guessing == 1 ? "guesses, always" : "guesses, now and then");
+        CHECK(guessing > 1 || !guessed, "guesses where there should be none");
+        looked = 0, guessed = stood = 0;
+        shared_prefixes(), any_cut(), too_small(), callbacks(), failures(), aborted();
+        random_operations(500, 31, 22, guessing == 1 ? 16 : 4, 64);
+        random_operations(300, 32, 200, 3, 128);
+        random_operations(200, 33, 9, guessing == 1 ? 8 : 2, 64);
+        for (uint64_t i = 34; i < 50 && test_all(); i++)
+            random_operations(2000, i, 9 + (int)(i * i) % 200, 2 + (int)i % 5, 64 << i % 3);
+        CHECK(stood > 10 && stood < guessed, "%d of %d guesses stood", (int)stood, (int)guessed);
+        CHECK(looked > 10, "%d looked at", looked);
+    }
     CHECK(mixed == 0, "%d sequences of few tokens stand behind longer ones", mixed);
     mla_context_destroy(context), mla_model_destroy(model), checkpoint_close(files);
     return test_end();
