@@ -101,6 +101,7 @@ CHANGES
                expert_weight. mla_context_desc.watch ends calls, with MLA_ERR_ABORTED. mla_stats has phases.
                mla_error.sequence, mla_pool_pages_needed. mla_cache_save, mla_cache_load.
                mla_norm_forward. MLA_STACK. mla_context_desc.shard: several contexts share a model's work.
+               MLA_ISA_SIMD128.
                mla_kda_weights: layers with a state. mla_cache_desc and mla_pool_desc have state_dtype and snapshots;
                mla_cache_cut, mla_cache_snapshot, mla_cache_snapshots, mla_cache_forget, mla_cache_read_state.
                Gates and sinks of attention, norms with gates: mla_attn_weights has gate and sinks, mla_norm_weights
@@ -503,12 +504,14 @@ MLA_API double mla_mtp_bytes(const mla_model *model, int depth, int n_tokens); /
 typedef enum mla_isa {
     MLA_ISA_AUTO = 0,
     MLA_ISA_SCALAR,
-    MLA_ISA_AVX2,   /* AVX2, FMA, F16C */
-    MLA_ISA_AVX512, /* AVX-512 F, BW, DQ, VL */
-    MLA_ISA_VNNI,   /* the same, and VNNI for blocks; the most that AUTO takes by itself */
-    MLA_ISA_BF16,   /* the same, and AVX512_BF16 for activations in bf16; AUTO's choice with these */
-    MLA_ISA_AMX,    /* the same with tiles, for int8 and bf16 activations */
-    MLA_ISA_NEON,   /* aarch64; with the dot product instructions where compiled for them */
+    MLA_ISA_AVX2,    /* AVX2, FMA, F16C */
+    MLA_ISA_AVX512,  /* AVX-512 F, BW, DQ, VL */
+    MLA_ISA_VNNI,    /* the same, and VNNI for blocks; the most that AUTO takes by itself */
+    MLA_ISA_BF16,    /* the same, and AVX512_BF16 for activations in bf16; AUTO's choice with these */
+    MLA_ISA_AMX,     /* the same with tiles, for int8 and bf16 activations */
+    MLA_ISA_NEON,    /* aarch64; with the dot product instructions where compiled for them */
+    MLA_ISA_SIMD128, /* WebAssembly, where compiled with -msimd128; with -mrelaxed-simd, too, an engine's fused
+                        multiply-add and dot products: other engines may then round otherwise */
     MLA_ISA_COUNT
 } mla_isa;
 typedef enum mla_attn_path { MLA_ATTN_AUTO = 0, MLA_ATTN_NAIVE, MLA_ATTN_ABSORBED, MLA_ATTN_PATH_COUNT } mla_attn_path;
@@ -644,7 +647,8 @@ MLA_API int mla_context_threads(const mla_context *context);
 
 /* Compiled in, and this CPU and its OS can run it; for AMX, Linux is asked for leave. */
 MLA_API int mla_isa_available(mla_isa isa);
-MLA_API const char *mla_isa_name(mla_isa isa); /* "auto", "scalar", "avx2", "avx512", "vnni", "bf16", "amx", "neon" */
+/* "auto", "scalar", "avx2", "avx512", "vnni", "bf16", "amx", "neon", "simd128" */
+MLA_API const char *mla_isa_name(mla_isa isa);
 
 /* ---- >>cache ----------------------------------------------------------------------------------------------------- */
 /* One cache holds one sequence: for each layer and token a row [latent R | rope key P], in layers with an indexer in
@@ -1239,6 +1243,13 @@ static inline void mla__hc_ref(double *x, double *post, const mla_config *f, con
 #define MLA__NEON 0
 #endif
 
+#if defined(__wasm_simd128__)
+#define MLA__WASM 1
+#include <wasm_simd128.h>
+#else
+#define MLA__WASM 0
+#endif
+
 #if defined(__GNUC__)
 #define MLA__INLINE         static inline __attribute__((always_inline, unused))
 #define MLA__LEVEL4         "avx2,fma,f16c,avx512f,avx512bw,avx512dq,avx512vl"
@@ -1765,7 +1776,7 @@ static int mla__amx_granted(void) {
 }
 #else
 enum { MLA__CPU_ISA = 15 };
-static int mla__ask_cpu(void) { return MLA__NEON ? MLA_ISA_NEON : MLA_ISA_SCALAR; }
+static int mla__ask_cpu(void) { return MLA__NEON ? MLA_ISA_NEON : MLA__WASM ? MLA_ISA_SIMD128 : MLA_ISA_SCALAR; }
 static int mla__amx_granted(void) { return 0; }
 #endif
 
@@ -1789,10 +1800,11 @@ int mla_isa_available(mla_isa isa) {
     const mla_isa best = mla__cpu_isa();
     if (isa == MLA_ISA_AMX) return best == isa && mla__amx_granted();
     if (isa == MLA_ISA_AUTO || isa == MLA_ISA_SCALAR || isa == best) return 1;
-    return best != MLA_ISA_NEON && (unsigned)isa < MLA_ISA_COUNT && isa < best; /* those of x86 include each other */
+    return best < MLA_ISA_NEON && (unsigned)isa < MLA_ISA_COUNT && isa < best; /* those of x86 include each other */
 }
 const char *mla_isa_name(mla_isa isa) {
-    static const char *const names[MLA_ISA_COUNT] = {"auto", "scalar", "avx2", "avx512", "vnni", "bf16", "amx", "neon"};
+    static const char *const names[MLA_ISA_COUNT] = {"auto", "scalar", "avx2", "avx512", "vnni",
+                                                     "bf16", "amx",    "neon", "simd128"};
     return (unsigned)isa < MLA_ISA_COUNT ? names[isa] : "?";
 }
 
@@ -2134,6 +2146,100 @@ MLA__INLINE void mla__transpose_neon(float32x4_t *r) {
 }
 #endif
 
+#if MLA__WASM
+typedef v128_t mla__v_wasm;
+MLA__INLINE v128_t mla__ld_wasm(const float *p) { return wasm_v128_load(p); }
+MLA__INLINE void mla__st_wasm(float *p, v128_t v) { wasm_v128_store(p, v); }
+MLA__INLINE v128_t mla__set1_wasm(float x) { return wasm_f32x4_splat(x); }
+MLA__INLINE v128_t mla__zero_wasm(void) { return wasm_f32x4_splat(0); }
+MLA__INLINE v128_t mla__add_wasm(v128_t a, v128_t b) { return wasm_f32x4_add(a, b); }
+MLA__INLINE v128_t mla__mul_wasm(v128_t a, v128_t b) { return wasm_f32x4_mul(a, b); }
+#ifdef __wasm_relaxed_simd__
+MLA__INLINE v128_t mla__fma_wasm(v128_t a, v128_t b, v128_t c) { return wasm_f32x4_relaxed_madd(a, b, c); }
+#else
+MLA__INLINE v128_t mla__fma_wasm(v128_t a, v128_t b, v128_t c) { return wasm_f32x4_add(wasm_f32x4_mul(a, b), c); }
+#endif
+MLA__INLINE v128_t mla__max_wasm(v128_t a, v128_t b) { return wasm_f32x4_pmax(b, a); } /* one instruction of x86 */
+MLA__INLINE v128_t mla__div_wasm(v128_t a, v128_t b) { return wasm_f32x4_div(a, b); }
+MLA__INLINE float mla__sum_wasm(v128_t a) {
+    const v128_t s = wasm_f32x4_add(a, wasm_i32x4_shuffle(a, a, 2, 3, 2, 3));
+    return wasm_f32x4_extract_lane(s, 0) + wasm_f32x4_extract_lane(s, 1);
+}
+MLA__INLINE v128_t mla__exp_wasm(v128_t x) { /* as for AVX2; minimum and maximum let NaN through */
+    const v128_t low = wasm_f32x4_splat(-87.33654f), gone = wasm_f32x4_lt(x, low);
+    x = wasm_f32x4_pmax(wasm_f32x4_pmin(x, wasm_f32x4_splat(88.37626f)), low);
+    const v128_t n = wasm_f32x4_nearest(wasm_f32x4_mul(x, wasm_f32x4_splat(1.44269504f)));
+    v128_t r = mla__fma_wasm(n, wasm_f32x4_splat(-0.693359375f), x);
+    r = mla__fma_wasm(n, wasm_f32x4_splat(2.12194440e-4f), r);
+    v128_t p = wasm_f32x4_splat(1.9875691500e-4f);
+    p = mla__fma_wasm(p, r, wasm_f32x4_splat(1.3981999507e-3f));
+    p = mla__fma_wasm(p, r, wasm_f32x4_splat(8.3334519073e-3f));
+    p = mla__fma_wasm(p, r, wasm_f32x4_splat(4.1665795894e-2f));
+    p = mla__fma_wasm(p, r, wasm_f32x4_splat(1.6666665459e-1f));
+    p = mla__fma_wasm(p, r, wasm_f32x4_splat(5.0000001201e-1f));
+    p = wasm_f32x4_add(mla__fma_wasm(p, wasm_f32x4_mul(r, r), r), wasm_f32x4_splat(1.0f));
+    const v128_t e = wasm_i32x4_add(wasm_i32x4_trunc_sat_f32x4(n), wasm_i32x4_splat(127));
+    return wasm_v128_andnot(wasm_f32x4_mul(p, wasm_i32x4_shl(e, 23)), gone);
+}
+MLA__INLINE int mla__same_wasm(v128_t a, v128_t b) { return wasm_i32x4_all_true(wasm_f32x4_eq(a, b)); }
+MLA__INLINE v128_t mla__keep_wasm(v128_t s, const int *limit, int u) {
+    return wasm_v128_bitselect(s, wasm_f32x4_splat(-INFINITY),
+                               wasm_i32x4_ge(wasm_v128_load(limit), wasm_i32x4_splat(u)));
+}
+/* Codes as words, sign, exponent and mantissa where those of f32 are, are 2^-120 of what they stand for. */
+MLA__INLINE v128_t mla__fp8_word_wasm(v128_t x, float scale) {
+    const v128_t f = wasm_v128_and(wasm_i32x4_shl(x, 20), wasm_i32x4_splat((int)0x87f00000u));
+    return wasm_f32x4_mul(f, wasm_f32x4_splat(scale));
+}
+MLA__INLINE void mla__fp8_wasm(const void *p, mla__sz i, v128_t *v, v128_t *top) {
+    const v128_t x = wasm_v128_load((const unsigned char *)p + i);
+    const v128_t low = wasm_i16x8_extend_low_i8x16(x), high = wasm_i16x8_extend_high_i8x16(x);
+    const float scale = 5.192296858534828e33f; /* 2^112 */
+    v[0] = mla__fp8_word_wasm(wasm_i32x4_extend_low_i16x8(low), scale);
+    v[1] = mla__fp8_word_wasm(wasm_i32x4_extend_high_i16x8(low), scale);
+    v[2] = mla__fp8_word_wasm(wasm_i32x4_extend_low_i16x8(high), scale);
+    v[3] = mla__fp8_word_wasm(wasm_i32x4_extend_high_i16x8(high), scale);
+    *top = wasm_u8x16_max(*top, wasm_v128_or(x, wasm_i8x16_splat(-128)));
+}
+MLA__INLINE int mla__fp8_nan_wasm(v128_t top) { return wasm_v128_any_true(wasm_i8x16_eq(top, wasm_i8x16_splat(-1))); }
+MLA__INLINE v128_t mla__get_wasm(mla_dtype t, const void *p, mla__sz i) {
+    const unsigned char *b = (const unsigned char *)p;
+    switch (t) {
+    case MLA_F16: { /* the same with halves, and infinity and NaN, whose exponent is all ones */
+        const v128_t x = wasm_i32x4_load16x4(b + 2 * i),
+                     a = wasm_v128_and(wasm_i32x4_shl(x, 13), wasm_i32x4_splat(0x0fffe000));
+        const v128_t f = wasm_f32x4_mul(a, wasm_f32x4_splat(5.192296858534828e33f));
+        const v128_t most = wasm_v128_and(wasm_i32x4_ge(a, wasm_i32x4_splat(0x0f800000)), wasm_i32x4_splat(0x7f800000));
+        return wasm_v128_or(wasm_v128_or(f, most), wasm_v128_and(x, wasm_i32x4_splat((int)0x80000000u)));
+    }
+    case MLA_BF16: return wasm_i32x4_shl(wasm_u32x4_load16x4(b + 2 * i), 16);
+    case MLA_E4M3: {
+        const v128_t x = wasm_i32x4_extend_low_i16x8(wasm_i16x8_extend_low_i8x16(wasm_v128_load32_zero(b + i)));
+        const v128_t nan = wasm_i32x4_eq(wasm_v128_and(x, wasm_i32x4_splat(127)), wasm_i32x4_splat(127));
+        return wasm_v128_or(mla__fp8_word_wasm(x, 1.329227995784916e36f), /* 2^120 */
+                            wasm_v128_and(nan, wasm_i32x4_splat(0x7fc00000)));
+    }
+    case MLA_I8:
+        return wasm_f32x4_convert_i32x4(
+            wasm_i32x4_extend_low_i16x8(wasm_i16x8_extend_low_i8x16(wasm_v128_load32_zero(b + i))));
+    default: return wasm_v128_load(b + 4 * i);
+    }
+}
+MLA__INLINE void mla__put_wasm(mla_dtype t, void *p, mla__sz i, v128_t v) {
+    float f[4];
+    wasm_v128_store(f, v);
+    for (int j = 0; j < 4; j++) mla__put(t, p, i + j, f[j]);
+}
+MLA__INLINE v128_t mla__even_wasm(v128_t v) { return wasm_i32x4_shl(v, 16); }
+MLA__INLINE v128_t mla__odd_wasm(v128_t v) { return wasm_v128_and(v, wasm_i32x4_splat((int)0xffff0000u)); }
+MLA__INLINE void mla__transpose_wasm(v128_t *r) {
+    const v128_t a = wasm_i32x4_shuffle(r[0], r[1], 0, 4, 1, 5), b = wasm_i32x4_shuffle(r[0], r[1], 2, 6, 3, 7),
+                 c = wasm_i32x4_shuffle(r[2], r[3], 0, 4, 1, 5), d = wasm_i32x4_shuffle(r[2], r[3], 2, 6, 3, 7);
+    r[0] = wasm_i64x2_shuffle(a, c, 0, 2), r[1] = wasm_i64x2_shuffle(a, c, 1, 3);
+    r[2] = wasm_i64x2_shuffle(b, d, 0, 2), r[3] = wasm_i64x2_shuffle(b, d, 1, 3);
+}
+#endif
+
 /* ---- >>table ----------------------------------------------------------------------------------------------------- */
 
 #define MLA__NR_MAX 32   /* most columns of a panel in any ISA */
@@ -2418,7 +2524,7 @@ static void mla__integer_scalar(mla__kernels *k) {
 }
 
 #if MLA__NEON && defined(__ARM_FEATURE_DOTPROD)
-static void mla__quantize_neon(mla__act *y, const float *x, mla__sz n) { mla__quantize_scalar(y, x, n); }
+static void mla__quantize_128(mla__act *y, const float *x, mla__sz n) { mla__quantize_scalar(y, x, n); }
 
 /* The 32 weights of group g of a block; of planes whose runs are short, one after the other. */
 MLA__INLINE uint8x16x2_t mla__plane_neon(const mla__plane *p, const unsigned char *b, int g) {
@@ -2454,8 +2560,8 @@ MLA__INLINE int8x16x2_t mla__codes_neon(const mla_dtype t, const unsigned char *
 }
 
 /* R rows of weights times one token; the weights of four rows keep the dot products apart from each other's latency. */
-MLA__INLINE void mla__idot_rows_neon(const mla_dtype t, const int R, float *y, const mla__act *x,
-                                     const unsigned char *b, mla__sz row, int groups) {
+MLA__INLINE void mla__idot_rows_128(const mla_dtype t, const int R, float *y, const mla__act *x, const unsigned char *b,
+                                    mla__sz row, int groups) {
     const mla__format *f = &mla__formats[t];
     const int each = f->block / MLA_GROUP, halves = MLA_GROUP / f->group, plain = f->scaling == MLA__SCALING_D;
     float32x4_t acc[4];
@@ -2482,23 +2588,7 @@ MLA__INLINE void mla__idot_rows_neon(const mla_dtype t, const int R, float *y, c
     }
     MLA__EACH(i, R) y[i] = vaddvq_f32(acc[i]) - (plain ? (float)f->offset : 1) * low[i];
 }
-MLA__INLINE void mla__idot_neon(const mla_dtype t, const mla__product *p) {
-    const mla__sz row = mla__bytes(t, p->w->cols);
-    if (p->w->layout != MLA_LAYOUT_ROWS) {
-        mla__idot_scalar(p);
-        return;
-    }
-    for (int n = p->n0; n < p->n1; n += 4)
-        for (int i = 0; i < p->in.T; i++) {
-            const unsigned char *b = (const unsigned char *)p->w->data + (p->row0 + n) * row;
-            const mla__act *a = mla__act_of(&p->in, i);
-            float *y = p->y + i * p->ldy + (n - p->n0);
-            const int rest = p->n1 - n, groups = p->K / MLA_GROUP;
-            if (rest >= 4) mla__idot_rows_neon(t, 4, y, a, b, row, groups);
-            for (int r = 0; rest < 4 && r < rest; r++) mla__idot_rows_neon(t, 1, y + r, a, b + r * row, row, groups);
-        }
-}
-MLA__INLINE void mla__unpack_neon(const mla_dtype t, float *y, const void *x, mla__sz n) {
+MLA__INLINE void mla__unpack_128(const mla_dtype t, float *y, const void *x, mla__sz n) {
     const mla__format *f = &mla__formats[t];
     const unsigned char *b = (const unsigned char *)x;
     for (; n > 0; n -= f->block, b += f->bytes)
@@ -2516,14 +2606,162 @@ MLA__INLINE void mla__unpack_neon(const mla_dtype t, float *y, const void *x, ml
                 }
             }
 }
+#endif
+
+#if MLA__WASM
+static void mla__quantize_128(mla__act *y, const float *x, mla__sz n) {
+    const v128_t magnitude = wasm_i32x4_splat(0x7fffffff), ones = wasm_i16x8_splat(1);
+    for (mla__sz g = 0; g < n / MLA_GROUP; g++, x += MLA_GROUP) {
+        v128_t m = wasm_i32x4_splat(0), q[8];
+        MLA__EACH(i, 8) m = wasm_i32x4_max(m, wasm_v128_and(magnitude, wasm_v128_load(x + 4 * i)));
+        m = wasm_i32x4_max(m, wasm_i32x4_shuffle(m, m, 2, 3, 2, 3));
+        m = wasm_i32x4_max(m, wasm_i32x4_shuffle(m, m, 1, 1, 1, 1));
+        const uint32_t top = (uint32_t)wasm_i32x4_extract_lane(m, 0);
+        const float d = top < 0x7f800000u ? mla__float(top) / 127 : mla__float(0x7fc00000u);
+        const v128_t inverse = wasm_f32x4_splat(d > 0 ? 1 / d : 0);
+        MLA__EACH(i, 8) /* infinity saturates, and NaN gives 0 */
+            q[i] = wasm_i32x4_trunc_sat_f32x4(wasm_f32x4_nearest(wasm_f32x4_mul(wasm_v128_load(x + 4 * i), inverse)));
+        int sum[2];
+        MLA__EACH(h, 2) {
+            const v128_t a = wasm_i16x8_narrow_i32x4(q[4 * h], q[4 * h + 1]),
+                         b = wasm_i16x8_narrow_i32x4(q[4 * h + 2], q[4 * h + 3]);
+            const v128_t c = wasm_i8x16_max(wasm_i8x16_narrow_i16x8(a, b), wasm_i8x16_splat(-127));
+            wasm_v128_store(y[g].q + 16 * h, c);
+            v128_t s = wasm_i32x4_dot_i16x8(wasm_i16x8_extadd_pairwise_i8x16(c), ones);
+            s = wasm_i32x4_add(s, wasm_i32x4_shuffle(s, s, 2, 3, 2, 3));
+            sum[h] = wasm_i32x4_extract_lane(s, 0) + wasm_i32x4_extract_lane(s, 1);
+        }
+        mla__act_sums(&y[g], d, sum[0], sum[1]);
+    }
+}
+
+/* r: the 32 weights of group g of a block */
+MLA__INLINE void mla__plane_wasm(v128_t *r, const mla__plane *p, const unsigned char *b, int g) {
+    const int per = 8 / p->bits, i = 32 * g, shift = i / p->run % per * p->bits;
+    const unsigned char *at = b + p->at + i / (p->run * per) * p->run + i % p->run;
+    const v128_t mask = wasm_i8x16_splat((int8_t)((1 << p->bits) - 1));
+    if (p->run == 1) { /* a word of bits: each byte looks at its own */
+        const v128_t word = wasm_v128_load32_splat(b + p->at), bit = wasm_i64x2_splat((int64_t)0x8040201008040201u);
+        const v128_t low = wasm_i8x16_shuffle(word, word, 0, 0, 0, 0, 0, 0, 0, 0, 1, 1, 1, 1, 1, 1, 1, 1);
+        const v128_t high = wasm_i8x16_shuffle(word, word, 2, 2, 2, 2, 2, 2, 2, 2, 3, 3, 3, 3, 3, 3, 3, 3);
+        r[0] = wasm_v128_and(wasm_i8x16_eq(wasm_v128_and(low, bit), bit), mask);
+        r[1] = wasm_v128_and(wasm_i8x16_eq(wasm_v128_and(high, bit), bit), mask);
+        return;
+    }
+    const v128_t x = wasm_v128_load(at), low = wasm_v128_and(wasm_u16x8_shr(x, (uint32_t)shift), mask);
+    if (p->run >= 32) {
+        r[0] = p->bits == 8 ? x : low, r[1] = wasm_v128_load(at + 16);
+        if (p->bits < 8) r[1] = wasm_v128_and(wasm_u16x8_shr(r[1], (uint32_t)shift), mask);
+        return;
+    }
+    const v128_t high = wasm_v128_and(wasm_u16x8_shr(x, 4), mask); /* of 16 bytes both parts, all or each eight */
+    r[0] = p->run == 8 ? wasm_i64x2_shuffle(low, high, 0, 2) : low;
+    r[1] = p->run == 8 ? wasm_i64x2_shuffle(low, high, 1, 3) : high;
+}
+MLA__INLINE void mla__codes_wasm(v128_t *r, const mla_dtype t, const unsigned char *b, int g) {
+    const mla__format *f = &mla__formats[t];
+    v128_t high[2];
+    mla__plane_wasm(r, &f->low, b, g);
+    if (f->high.bits) mla__plane_wasm(high, &f->high, b, g);
+    MLA__EACH(h, 2) {
+        if (f->high.bits) r[h] = wasm_v128_or(r[h], wasm_i16x8_shl(high[h], (uint32_t)f->low.bits));
+        if (f->code == MLA__CODE_SHIFTED) r[h] = wasm_i8x16_sub(r[h], wasm_i8x16_splat((int8_t)f->offset));
+        if (f->code >= MLA__CODE_NL)
+            r[h] = wasm_i8x16_swizzle(wasm_v128_load(mla__lists[f->code - MLA__CODE_NL]), r[h]);
+    }
+}
+/* Sums of four products each of 16 codes u and activations q, x the same as halves. */
+MLA__INLINE v128_t mla__dot16_wasm(const mla__format *f, v128_t u, v128_t q, const v128_t *x) {
+#ifdef __wasm_relaxed_simd__
+    if (f->code == MLA__CODE_UINT) return wasm_i32x4_relaxed_dot_i8x16_i7x16_add(q, u, wasm_i32x4_splat(0));
+#endif
+    (void)f, (void)q;
+    return wasm_i32x4_add(wasm_i32x4_dot_i16x8(wasm_i16x8_extend_low_i8x16(u), x[0]),
+                          wasm_i32x4_dot_i16x8(wasm_i16x8_extend_high_i8x16(u), x[1]));
+}
+/* R rows of weights times one token, as for NEON. */
+MLA__INLINE void mla__idot_rows_128(const mla_dtype t, const int R, float *y, const mla__act *x, const unsigned char *b,
+                                    mla__sz row, int groups) {
+    const mla__format *f = &mla__formats[t];
+    const int each = f->block / MLA_GROUP, halves = MLA_GROUP / f->group, plain = f->scaling == MLA__SCALING_D;
+    v128_t acc[4];
+    float low[4];
+    MLA__EACH(i, R) acc[i] = wasm_f32x4_splat(0), low[i] = 0;
+    for (int g = 0; g < groups; g++) {
+        const v128_t q[2] = {wasm_v128_load(x[g].q), wasm_v128_load(x[g].q + 16)};
+        const v128_t wide[4] = {wasm_i16x8_extend_low_i8x16(q[0]), wasm_i16x8_extend_high_i8x16(q[0]),
+                                wasm_i16x8_extend_low_i8x16(q[1]), wasm_i16x8_extend_high_i8x16(q[1])};
+        MLA__EACH(i, R) {
+            const unsigned char *w = b + i * row + (mla__sz)(g / each) * f->bytes;
+            float m, m1 = 0;
+            const float d = mla__group_scale(f, w, g % each * halves, &m);
+            const float d1 = halves > 1 ? mla__group_scale(f, w, g % each * halves + 1, &m1) : d;
+            v128_t u[2];
+            mla__codes_wasm(u, t, w, g % each);
+            const v128_t first = mla__dot16_wasm(f, u[0], q[0], wide),
+                         second = mla__dot16_wasm(f, u[1], q[1], wide + 2);
+            if (halves == 1) {
+                const v128_t sum = wasm_f32x4_convert_i32x4(wasm_i32x4_add(first, second));
+                acc[i] = mla__fma_wasm(sum, wasm_f32x4_splat(d * x[g].d), acc[i]);
+                if (mla__has_min(f)) low[i] += (plain ? d : m) * x[g].sum;
+            } else {
+                acc[i] = mla__fma_wasm(wasm_f32x4_convert_i32x4(first), wasm_f32x4_splat(d * x[g].d), acc[i]);
+                acc[i] = mla__fma_wasm(wasm_f32x4_convert_i32x4(second), wasm_f32x4_splat(d1 * x[g].d), acc[i]);
+                if (mla__has_min(f)) low[i] += m * x[g].half[0] + m1 * x[g].half[1];
+            }
+        }
+    }
+    MLA__EACH(i, R) y[i] = mla__sum_wasm(acc[i]) - (plain ? (float)f->offset : 1) * low[i];
+}
+MLA__INLINE void mla__unpack_128(const mla_dtype t, float *y, const void *x, mla__sz n) {
+    const mla__format *f = &mla__formats[t];
+    const unsigned char *b = (const unsigned char *)x;
+    for (; n > 0; n -= f->block, b += f->bytes)
+        for (int g = 0; g < f->block / MLA_GROUP; g++) {
+            v128_t u[2];
+            mla__codes_wasm(u, t, b, g);
+            for (int h = 0; h < 2; h++, y += 16) {
+                float min;
+                const float d = mla__group_scale(f, b, (32 * g + 16 * h) / f->group, &min);
+                if (f->code == MLA__CODE_UINT) u[h] = wasm_i8x16_sub(u[h], wasm_i8x16_splat((int8_t)f->offset));
+                const v128_t w[2] = {wasm_i16x8_extend_low_i8x16(u[h]), wasm_i16x8_extend_high_i8x16(u[h])};
+                for (int i = 0; i < 4; i++) {
+                    const v128_t four =
+                        i % 2 ? wasm_i32x4_extend_high_i16x8(w[i / 2]) : wasm_i32x4_extend_low_i16x8(w[i / 2]);
+                    const v128_t v = wasm_f32x4_mul(wasm_f32x4_convert_i32x4(four), wasm_f32x4_splat(d));
+                    wasm_v128_store(y + 4 * i, wasm_f32x4_sub(v, wasm_f32x4_splat(min)));
+                }
+            }
+        }
+}
+#endif
+
+/* And what both sets of 128 bits do with these. */
+#if MLA__WASM || (MLA__NEON && defined(__ARM_FEATURE_DOTPROD))
+MLA__INLINE void mla__idot_128(const mla_dtype t, const mla__product *p) {
+    const mla__sz row = mla__bytes(t, p->w->cols);
+    if (p->w->layout != MLA_LAYOUT_ROWS) {
+        mla__idot_scalar(p);
+        return;
+    }
+    for (int n = p->n0; n < p->n1; n += 4)
+        for (int i = 0; i < p->in.T; i++) {
+            const unsigned char *b = (const unsigned char *)p->w->data + (p->row0 + n) * row;
+            const mla__act *a = mla__act_of(&p->in, i);
+            float *y = p->y + i * p->ldy + (n - p->n0);
+            const int rest = p->n1 - n, groups = p->K / MLA_GROUP;
+            if (rest >= 4) mla__idot_rows_128(t, 4, y, a, b, row, groups);
+            for (int r = 0; rest < 4 && r < rest; r++) mla__idot_rows_128(t, 1, y + r, a, b + r * row, row, groups);
+        }
+}
 #define MLA__ROWS(D, d)                                                                                                \
-    static void mla__idot_##d##_neon(const mla__product *p) { mla__idot_neon(D, p); }                                  \
-    static void mla__unpack_##d##_neon(float *y, const void *x, mla__sz n) { mla__unpack_neon(D, y, x, n); }
+    static void mla__idot_##d##_128(const mla__product *p) { mla__idot_128(D, p); }                                    \
+    static void mla__unpack_##d##_128(float *y, const void *x, mla__sz n) { mla__unpack_128(D, y, x, n); }
 MLA__FORMATS(MLA__ROWS, MLA__ROWS)
 #undef MLA__ROWS
-static void mla__integer_neon(mla__kernels *k) {
-    k->quantize = mla__quantize_neon;
-#define MLA__ROWS(D, d) k->idot[D][MLA_LAYOUT_ROWS] = k->idot[D][MLA_LAYOUT_X16] = k->igemm[D] = mla__idot_##d##_neon;
+static void mla__integer_128(mla__kernels *k) {
+    k->quantize = mla__quantize_128;
+#define MLA__ROWS(D, d) k->idot[D][MLA_LAYOUT_ROWS] = k->idot[D][MLA_LAYOUT_X16] = k->igemm[D] = mla__idot_##d##_128;
     MLA__FORMATS(MLA__ROWS, MLA__ROWS)
 #undef MLA__ROWS
 }
@@ -4677,7 +4915,7 @@ MLA__SELECT void mla__select(mla__kernels *k, mla_isa isa);
 #define MLA__ISA_ENUM MLA_ISA_NEON
 #define MLA__TARGET
 #ifdef __ARM_FEATURE_DOTPROD
-#define MLA__INTEGER _neon
+#define MLA__INTEGER _128
 #else
 #define MLA__INTEGER _scalar
 #endif
@@ -4687,6 +4925,20 @@ MLA__SELECT void mla__select(mla__kernels *k, mla_isa isa);
 #define MLA__MR 6
 #define MLA__AR 6
 #define MLA__AV 4
+#include MLA_FILE
+#endif
+
+#if MLA__WASM
+#define MLA__ISA      _wasm
+#define MLA__ISA_ENUM MLA_ISA_SIMD128
+#define MLA__TARGET
+#define MLA__INTEGER _128
+#define MLA__VL      4
+#define MLA__NV      2
+#define MLA__LV      2
+#define MLA__MR      4
+#define MLA__AR      4
+#define MLA__AV      2
 #include MLA_FILE
 #endif
 
@@ -5170,6 +5422,9 @@ MLA__SELECT void mla__select(mla__kernels *k, mla_isa isa) {
 #endif
 #if MLA__NEON
     case MLA_ISA_NEON: mla__table_neon(k); break;
+#endif
+#if MLA__WASM
+    case MLA_ISA_SIMD128: mla__table_wasm(k); break;
 #endif
     default: mla__table_scalar(k);
     }
@@ -6521,7 +6776,7 @@ static mla__states mla__states_of(mla__arena *a, const mla_model *m, mla_dtype t
         if (size.values) s.n++, s.size = size;
     }
     s.inputs_at = mla__bytes(t, s.size.values);
-    s.bytes = (s.inputs_at + 4 * s.size.inputs + MLA__ALIGN - 1) / MLA__ALIGN * MLA__ALIGN;
+    s.bytes = (s.inputs_at + 4 * s.size.inputs + (mla__sz)MLA__ALIGN - 1) / (mla__sz)MLA__ALIGN * (mla__sz)MLA__ALIGN;
     s.first = mla__up_to(s.n * (int)sizeof(int), MLA__ALIGN), s.slot = s.first + s.n * s.bytes;
     return s;
 }

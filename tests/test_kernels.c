@@ -13,8 +13,10 @@
 
 #include <float.h>
 #include <stdlib.h>
+#ifndef __wasm__
 #include <sys/mman.h>
 #include <unistd.h>
+#endif
 
 #define U 5.9604644775390625e-8
 
@@ -26,6 +28,25 @@ typedef struct guarded {
     void *p;
 } guarded;
 
+#ifdef __wasm__ /* has no pages: there is a pattern that must still be there in the end */
+enum { AFTER = 64, PATTERN = 0xa5 };
+static guarded guard(size_t bytes) {
+    guarded g;
+    g.mapped = bytes, g.map = (unsigned char *)calloc(1, bytes + AFTER), g.p = g.map;
+    if (!g.map) {
+        puts("out of memory");
+        exit(1);
+    }
+    memset(g.map + bytes, PATTERN, AFTER);
+    return g;
+}
+static void unguard(guarded *g) {
+    int same = 1;
+    for (int i = 0; i < AFTER; i++) same &= g->map[g->mapped + (size_t)i] == PATTERN;
+    CHECK(same, "bytes behind a buffer have changed");
+    free(g->map);
+}
+#else
 /* Those that are free again, by pages: the system takes long to map and unmap hundreds of thousands. */
 enum { SPARE_PAGES = 32, SPARE = 16 };
 static unsigned char *spare[SPARE_PAGES][SPARE];
@@ -53,6 +74,7 @@ static void unguard(guarded *g) {
     if (pages < SPARE_PAGES && n_spare[pages] < SPARE) spare[pages][n_spare[pages]++] = g->map;
     else munmap(g->map, g->mapped);
 }
+#endif
 
 static guarded guarded_floats(test_rng *r, size_t n, float deviation) {
     guarded g = guard(n * sizeof(float));
