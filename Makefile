@@ -7,6 +7,7 @@
 # make bench      how fast, as a fraction of what the machine can do; bench/machine.sh makes a table of it, also against another build
 # make models     prints the README's table of models, from what the tests run
 # make plots      draws the same with gnuplot, as bench/*.svg
+# make web        a page that runs models in the browser, as build/web: serve it, as with python3 -m http.server -d build/web
 # make install    mla.h, checkpoint.h, gguf.h and mla.pc, under PREFIX=/usr/local (and DESTDIR=; LIBDIR=$(PREFIX)/lib for mla.pc)
 # make uninstall  takes them away again
 # make clean
@@ -95,7 +96,7 @@ build/flags: FORCE
 # ---- make test, make check ---------------------------------------------------------------------------------------------
 
 # Tests by name, as tests/run.sh takes them; those that take longest come first. T=... are those asked for.
-SLOW = arm bench llamacpp windows# these are for make check
+SLOW = arm bench llamacpp web windows# these are for make check
 LONGEST = generate test_properties test_model test_mtp test_weights test_sparse test_kernels style names
 TESTS = $(LONGEST) $(filter-out $(SLOW) $(LONGEST),$(patsubst tests/%/run.sh,%,$(wildcard tests/*/run.sh)) $(PROGRAM_TESTS))
 PROGRAM_TESTS = $(patsubst tests/%.c,%,$(wildcard tests/test_*.c))
@@ -132,6 +133,33 @@ check: ALSO = build/bench
 test check:
 	@$(MAKE) --no-print-directory -k $(if $(filter -j%,$(MAKEFLAGS)),,-j$(JOBS)) build/flags $(sort $(call programs_of,$(RUN))) \
 	    $(if $(T),,$(ALSO)); built=$$?; JOBS=$(JOBS) tests/run.sh $(RUN) && exit $$built
+
+# ---- make web ----------------------------------------------------------------------------------------------------------
+
+# Needs Debian's clang-19 lld-19 libclang-rt-19-dev-wasm32 wasi-libc (older ones know no relaxed SIMD). What has no kernels is built small.
+# The newest that builds for WebAssembly; empty: none does.
+WASM_CC = $(eval WASM_CC := $(shell for cc in $$(ls /usr/bin/clang-[0-9]* 2>/dev/null | sort -rV) clang; do \
+    echo 'int main(void) { return 0; }' | $$cc --target=wasm32-wasi -x c - -o /dev/null 2>/dev/null && echo $$cc && break; done))$(WASM_CC)
+wasm_cc:
+	@echo $(WASM_CC)
+WASM = $(WASM_CC) --target=wasm32-wasi -std=c99 $(WARNINGS) $(CPPFLAGS) -DCHECKPOINT_NO_MMAP -I. -Iexamples
+WASM_scalar =
+WASM_simd = -msimd128
+WASM_relaxed = -msimd128 -mrelaxed-simd
+WASM_KINDS = scalar simd $(shell printf '\043include <wasm_simd128.h>\nv128_t f(v128_t a) { return wasm_f32x4_relaxed_madd(a, a, a); }' | \
+    $(WASM_CC) --target=wasm32-wasi -Werror $(WASM_relaxed) -x c -c - -o /dev/null 2>/dev/null && echo relaxed)
+web:
+	$(if $(WASM_CC),,$(error make web needs clang for wasm32-wasi: apt-get install clang-19 lld-19 libclang-rt-19-dev-wasm32 wasi-libc))
+	@$(MAKE) --no-print-directory $(WASM_KINDS:%=build/web/mla-%.wasm.gz)
+	cp examples/web/index.html examples/web/*.mjs build/web/
+	mkdir -p build/web/tales && cp examples/tales/*.json examples/tales/model.safetensors build/web/tales/
+build/web/mla-%.wasm.gz: examples/web/web.c $(HEADERS)
+	@mkdir -p build/web
+	$(WASM) $(WASM_$*) -O2 -DMLA_IMPLEMENTATION -x c -c mla.h -o build/web/mla-$*.o
+	$(WASM) $(WASM_$*) -Oz -DMLA__IMPLEMENTED -DMLA__INSTANTIATED -c $< -o build/web/web-$*.o
+	$(WASM_CC) --target=wasm32-wasi -mexec-model=reactor -Wl,-z,stack-size=1048576 -Wl,--max-memory=4294967296 -Wl,--strip-all \
+	    build/web/mla-$*.o build/web/web-$*.o -o build/web/mla-$*.wasm -lm
+	gzip -9nf build/web/mla-$*.wasm && rm build/web/mla-$*.o build/web/web-$*.o
 
 # ---- make run ----------------------------------------------------------------------------------------------------------
 
@@ -190,4 +218,4 @@ tokenizer: build/generate
 llamacpp: build/generate build/convert build/test_gguf
 	REPORT=1 tests/llamacpp/run.sh all
 
-.PHONY: all test run models tokenizer llamacpp check bench plots install uninstall help clean FORCE
+.PHONY: all test web wasm_cc run models tokenizer llamacpp check bench plots install uninstall help clean FORCE

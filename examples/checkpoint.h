@@ -201,7 +201,7 @@ CHECKPOINT_API mla_result checkpoint_read(char **out, size_t *n, const char *pat
 #include <sys/mman.h>
 #include <unistd.h>
 #endif
-#if defined _WIN32 || defined __unix__ || defined __APPLE__
+#if defined _WIN32 || defined __unix__ || defined __APPLE__ || defined __wasi__
 #include <sys/stat.h>
 #endif
 
@@ -418,14 +418,16 @@ static void ck__file_close(ck__file *f) {
     f->data = NULL;
 }
 
-/* A regular file, as far as the system tells. */
-static FILE *ck__stream(const char *path, int *missing, mla_error *err) {
+/* A regular file, as far as the system tells, and its length; 0: that is not known. */
+static FILE *ck__stream(const char *path, size_t *length, int *missing, mla_error *err) {
     int reason = 0;
     FILE *file = NULL;
-#if defined _WIN32 || defined __unix__ || defined __APPLE__
+    *length = 0;
+#if defined _WIN32 || defined __unix__ || defined __APPLE__ || defined __wasi__
     struct stat info; /* before it is opened: a FIFO must not hang us */
     if (stat(path, &info)) reason = errno == ENOENT || errno == ENOTDIR || errno == EACCES ? errno : 0;
     else if ((info.st_mode & S_IFMT) != S_IFREG) reason = (info.st_mode & S_IFMT) == S_IFDIR ? EISDIR : EINVAL;
+    else if (info.st_size > 0 && (uint64_t)info.st_size < SIZE_MAX / 2) *length = (size_t)info.st_size;
 #endif
     if (!reason) {
         errno = 0;
@@ -438,16 +440,16 @@ static FILE *ck__stream(const char *path, int *missing, mla_error *err) {
 }
 
 mla_result checkpoint_read(char **out, size_t *n, const char *path, size_t most, int *missing, mla_error *err) {
-    size_t capacity = 0, size = 0, got = 1;
+    size_t length, capacity = 0, size = 0, got = 1;
     char *text = NULL;
     int reason = 0;
     if (out) *out = NULL;
     if (!path) return ck__fail(err, MLA_ERR_ARGUMENT, "checkpoint_read: path is NULL");
-    FILE *file = ck__stream(path, missing, err);
+    FILE *file = ck__stream(path, &length, missing, err);
     if (!file) return MLA_ERR_ARGUMENT;
     for (; out && got && !reason; size += got) {
         if (size + 1 >= capacity) {
-            capacity = capacity ? capacity * 2 : 65536;
+            capacity = capacity ? capacity * 2 : length && length <= most ? length + 2 : 65536;
             char *more = capacity > size ? (char *)realloc(text, capacity) : NULL;
             if (!more) break;
             text = more;
