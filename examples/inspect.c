@@ -189,7 +189,7 @@ typedef struct lab {
     mla_model *model, *dense; /* dense: without the experts of layers that have an mlp, too; NULL: there are none */
     mla_context *context[N_CONTEXTS];
     thread_pool *pool;
-    int L, H, K, choices, chunk; /* choices: experts, those without weights among them */
+    int L, H, K, choices, streams, chunk; /* choices: experts, those without weights among them */
 } lab;
 
 static int is_moe(const lab *b, int layer) { return b->c->weights.layers[layer].moe.experts != NULL; }
@@ -223,6 +223,7 @@ static void open_lab(lab *b) {
     must(mla_model_create(&b->model, &b->c->config, &b->c->weights, NULL, &error), &error);
     b->f = mla_model_config(b->model);
     b->L = b->f->num_hidden_layers, b->H = b->f->num_attention_heads, b->K = b->f->num_experts_per_tok;
+    b->streams = b->f->hc_mult;
     b->choices = b->f->n_routed_experts + b->f->zero_expert_num;
     if (!threads_create(&b->pool, b->o.threads)) fail(1, "no threads, or no memory for them");
     open_dense(b);
@@ -274,7 +275,7 @@ typedef struct text {
     /* logits */
     int *top;            /* [T, TOP] */
     float *p, *surprise; /* [T, TOP]; [T] bits of what came next */
-    float *state;        /* [L + 1, S, D]; the last is not normed */
+    float *state;        /* [L + 1, S, streams, D]; the last is not normed */
     int *lens;           /* [L + 1, S] */
     float *lens_p, *lens_next;
     int *guess;     /* [M, T] */
@@ -370,7 +371,7 @@ static void make_room(const lab *b, text *t) {
     t->singular = room(L, t->n_singular, 1, sizeof(double));
     t->top = room(T, TOP, 1, sizeof(int)), t->p = room(T, TOP, 1, sizeof(float));
     t->surprise = room(T, 1, 1, sizeof(float));
-    t->state = room(L + 1, S, b->f->hidden_size, sizeof(float));
+    t->state = room(L + 1, S, (double)b->streams * b->f->hidden_size, sizeof(float));
     t->lens = room(L + 1, S, 1, sizeof(int));
     t->lens_p = room(L + 1, S, 1, sizeof(float)), t->lens_next = room(L + 1, S, 1, sizeof(float));
     t->guess = room(M, T, 1, sizeof(int)), t->guess_p = room(M, T, 1, sizeof(float));
@@ -412,11 +413,12 @@ typedef struct look {
     lab *b;
     text *t;
     int layer, first, n;
-    float *x, *xn, *y, *late; /* [n, D] */
-    float *probs[2], *logits; /* [n, H, keys] by each path; [ROWS, vocab_size] */
-    double *router;           /* [choices, D] of the layer */
-    unsigned char *in_groups; /* [n, n_group] */
-    int *without;             /* [n, K] experts chosen without the bias */
+    float *x, *post;           /* [n, streams, D], and how much of what a layer gives each takes */
+    float *in, *xn, *y, *late; /* [n, D] */
+    float *probs[2], *logits;  /* [n, H, keys] by each path; [ROWS, vocab_size] */
+    double *router;            /* [choices, D] of the layer */
+    unsigned char *in_groups;  /* [n, n_group] */
+    int *without;              /* [n, K] experts chosen without the bias */
     mla_tensor bias;
 } look;
 
@@ -508,8 +510,12 @@ static void look_at_experts(look *k, float *y) {
     }
 }
 
-static void add(float *x, const float *y, size_t n, float scale) {
-    for (size_t i = 0; i < n; i++) x[i] += scale * y[i];
+/* x takes y [n, D]. */
+static void add(look *k, const float *y) {
+    const size_t D = (size_t)k->b->f->hidden_size, m = (size_t)k->b->streams, n = (size_t)k->n;
+    for (size_t i = 0; i < n * m; i++)
+        for (size_t j = 0; j < D; j++)
+            k->x[i * D + j] += k->b->f->residual_scale * (m > 1 ? k->post[i] : 1) * y[i / m * D + j];
 }
 
 static void norm(look *k, const mla_norm_weights *w, float *y, const float *x) {
@@ -517,12 +523,25 @@ static void norm(look *k, const mla_norm_weights *w, float *y, const float *x) {
     must(mla_norm_forward(c, w, y, x, k->n), mla_context_error(c));
 }
 
+/* Embeddings [n, D] in x become all of its streams. */
+static void spread(look *k) {
+    const size_t D = (size_t)k->b->f->hidden_size, m = (size_t)k->b->streams;
+    for (size_t i = (size_t)k->n * m; i-- > 0;) memmove(k->x + i * D, k->x + i / m * D, D * sizeof(float));
+}
+
+/* What the next part of a layer sees of x -> xn */
+static void enter(look *k, const mla_hc_weights *hc, const mla_norm_weights *w) {
+    mla_context *c = k->b->context[NAIVE];
+    const int several = k->b->streams > 1;
+    if (several) must(mla_hc_forward(c, hc, k->in, k->post, k->x, k->n), mla_context_error(c));
+    norm(k, w, k->xn, several ? k->in : k->x);
+}
+
 /* x through the attention of a layer, by both paths from the same x; the naive one's goes on. */
 static void step_attention(look *k) {
     const mla_layer_weights *w = &k->b->c->weights.layers[k->layer];
-    const size_t size = (size_t)k->n * (size_t)k->b->f->hidden_size;
     const int maps = has_maps(k->b, k->layer);
-    norm(k, &w->attn_norm, k->xn, k->x);
+    enter(k, &w->attn_hc, &w->attn_norm);
     for (int path = ABSORBED; path >= NAIVE; path--) {
         const mla_sequence s = {.cache = k->t->cache[path], .n_tokens = k->n, .probs = maps ? k->probs[path] : NULL};
         mla_context *c = k->b->context[path];
@@ -530,32 +549,31 @@ static void step_attention(look *k) {
     }
     if (maps) threads_run(k->b->pool, k->b->H, look_at_head, k), look_at_choice(k);
     if (w->attn_out_norm.weight.data) norm(k, &w->attn_out_norm, k->y, k->y);
-    add(k->x, k->y, size, k->b->f->residual_scale);
+    add(k, k->y);
 }
 
 /* x through the rest of it. */
 static void step_ffn(look *k) {
     lab *b = k->b;
     const mla_layer_weights *w = &b->c->weights.layers[k->layer];
-    const size_t size = (size_t)k->n * (size_t)b->f->hidden_size;
     const int shortcut = is_shortcut(b, k->layer);
     mla_context *c = b->context[shortcut ? DENSE : NAIVE];
-    norm(k, &w->ffn_norm, k->xn, k->x);
+    enter(k, &w->ffn_hc, &w->ffn_norm);
     if (is_moe(b, k->layer) && !shortcut) look_at_experts(k, k->y);
     else must(mla_moe_forward(c, k->layer, k->y, k->xn, k->n, NULL), mla_context_error(c));
     if (w->ffn_out_norm.weight.data) norm(k, &w->ffn_out_norm, k->y, k->y);
-    add(k->x, k->y, size, b->f->residual_scale);
-    if (k->layer > 0 && is_shortcut(b, k->layer - 1)) add(k->x, k->late, size, b->f->residual_scale);
+    add(k, k->y);
+    if (k->layer > 0 && is_shortcut(b, k->layer - 1)) add(k, k->late);
     if (shortcut) look_at_experts(k, k->late);
 }
 
 static void keep_state(look *k, int layer) {
     text *t = k->t;
-    const size_t D = (size_t)k->b->f->hidden_size;
+    const size_t W = (size_t)k->b->streams * (size_t)k->b->f->hidden_size;
     for (int i = 0; i < k->n; i++) {
         const int s = t->shown[k->first + i];
-        if (s >= 0)
-            memcpy(t->state + ((size_t)layer * (size_t)t->S + (size_t)s) * D, k->x + (size_t)i * D, D * sizeof(float));
+        if (s < 0) continue;
+        memcpy(t->state + ((size_t)layer * (size_t)t->S + (size_t)s) * W, k->x + (size_t)i * W, W * sizeof(float));
     }
 }
 
@@ -574,7 +592,7 @@ static double likeliest(const float *z, int n, int *ids, int n_ids) {
     return (double)z[ids[0]] + log(sum);
 }
 
-/* At most ROWS states [n, D] before the last norm -> their logits, and the normed states, unless NULL. */
+/* At most ROWS states [n, streams, D] before the last norm -> their logits, and the normed states, unless NULL. */
 static void head(look *k, const float *state, int n, float *normed) {
     mla_context *c = k->b->context[NAIVE];
     float **hidden = room(k->b->L + 1, 1, 1, sizeof *hidden);
@@ -591,7 +609,7 @@ static void look_at_logits(look *k) {
     const int D = k->b->f->hidden_size, V = k->b->f->vocab_size;
     for (int i = 0; i < k->n; i += ROWS) {
         const int n = least(ROWS, k->n - i);
-        head(k, k->x + (size_t)i * (size_t)D, n, k->xn + (size_t)i * (size_t)D);
+        head(k, k->x + (size_t)i * (size_t)D * (size_t)k->b->streams, n, k->xn + (size_t)i * (size_t)D);
         for (int j = 0; j < n; j++) {
             const int q = k->first + i + j;
             const float *z = k->logits + (size_t)j * (size_t)V;
@@ -631,10 +649,11 @@ static void look_ahead(look *k) {
 /* The head on the states after each layer: what the model would say if it ended there. */
 static void look_through_lens(look *k) {
     text *t = k->t;
-    const size_t S = (size_t)t->S, D = (size_t)k->b->f->hidden_size, V = (size_t)k->b->f->vocab_size;
+    const size_t S = (size_t)t->S, W = (size_t)k->b->streams * (size_t)k->b->f->hidden_size,
+                 V = (size_t)k->b->f->vocab_size;
     for (size_t row = 0; row < (size_t)(k->b->L + 1) * S;) {
         const int n = least(ROWS, (int)(S - row % S));
-        head(k, t->state + row * D, n, NULL);
+        head(k, t->state + row * W, n, NULL);
         for (int j = 0; j < n; j++, row++) {
             const float *z = k->logits + (size_t)j * V;
             const double all = likeliest(z, (int)V, t->lens + row, 1);
@@ -661,7 +680,7 @@ static int chunk_of(const lab *b, int T) {
 }
 
 static void say_sizes(const lab *b, const text *t) {
-    const double L = b->L, H = b->H, T = t->T, S = t->S, E = b->choices, D = b->f->hidden_size;
+    const double L = b->L, H = b->H, T = t->T, S = t->S, E = b->choices, D = (double)b->streams * b->f->hidden_size;
     const double bytes =
         4 * (t->n_kept * H * S * S + L * H * T + L * E * E + (L + 1) * S * D + L * T * (2 * b->K + 4)) +
         8.0 * chunk_of(b, t->T) * H * T + 4.0 * ROWS * b->f->vocab_size +
@@ -676,8 +695,8 @@ static void look_at_text(lab *b, text *t) {
     const mla_cache_desc desc = {.capacity = t->T};
     mla_error error;
     look k = {.b = b, .t = t};
-    float **all[] = {&k.x, &k.xn, &k.y, &k.late};
-    for (int i = 0; i < 4; i++) *all[i] = room(n, D, 1, sizeof(float));
+    float **all[] = {&k.x, &k.xn, &k.y, &k.late, &k.in, &k.post};
+    for (int i = 0; i < 6; i++) *all[i] = room(n, D, i % 5 ? 1 : b->streams, sizeof(float));
     for (int i = 0; i < 2; i++) {
         k.probs[i] = room(n, b->H, t->T, sizeof(float));
         must(mla_cache_create(&t->cache[i], b->model, &desc, &error), &error);
@@ -694,6 +713,7 @@ static void look_at_text(lab *b, text *t) {
         const mla_outputs out = {.hidden = hidden};
         must(mla_layers_forward(b->context[NAIVE], 0, 0, &s, 1, t->ids + k.first, &out),
              mla_context_error(b->context[NAIVE]));
+        spread(&k);
         for (k.layer = 0; k.layer < b->L; k.layer++) keep_state(&k, k.layer), step_attention(&k), step_ffn(&k);
         keep_state(&k, b->L), look_at_logits(&k), look_ahead(&k);
         const double took = now() - start, chunks = (t->T - 1) / n + 1;
@@ -703,7 +723,7 @@ static void look_at_text(lab *b, text *t) {
     }
     look_through_lens(&k), find_sinks(b, t);
     t->seconds = now() - begin;
-    for (int i = 0; i < 4; i++) free(*all[i]);
+    for (int i = 0; i < 6; i++) free(*all[i]);
     free(k.probs[0]), free(k.probs[1]), free(k.logits), free(k.router), free(k.in_groups), free(k.without);
 }
 

@@ -1010,6 +1010,12 @@ static unsigned dtypes_of(const mla_weights *w, int layers) {
     return dtypes;
 }
 
+static int one_of(const char *name, const char *list) { /* names in it have a blank before and behind */
+    char between[64];
+    snprintf(between, sizeof between, " %s ", name);
+    return strstr(list, between) != NULL;
+}
+
 static void table_row(const fixture *f, const json_value *json) {
     static const char *const scalings[] = {"", ", linear", ", dynamic NTK", ", YaRN", ", LongRoPE"},
                              *const layouts[] = {"PAIR", "HALF", "none"};
@@ -1072,7 +1078,9 @@ static void table_row(const fixture *f, const json_value *json) {
         if (dtypes & 1u << t) item(&n, mla_dtype_name((mla_dtype)t));
     for (size_t i = 0; i < sizeof converted / sizeof *converted; i++)
         if (!strcmp(converted[i].name, f->name)) cell("; %s", converted[i].formats);
-    cell(" |\n");
+    /* whose tokenizer's steps tests/tokenizer compares; which convert.h and gguf.h have an architecture for */
+    cell(" | %s | %s |\n", one_of(f->name, " axk1 axk2 axk2_light hy_v4 longcat_flash ") ? "ids" : "text",
+         one_of(f->name, " axk1 axk2 axk2_light kimi_linear longcat_flash ") ? "HF" : "HF, GGUF");
 }
 
 static char *whole_file(const char *path) {
@@ -1086,7 +1094,7 @@ static char *whole_file(const char *path) {
 
 static void make_table(void) {
     cell("| checkpoint | attention | router | layers | sparse | MTP | weights; converted "
-         "|\n|---|---|---|---|---|---|---|\n");
+         "| use | files |\n|---|---|---|---|---|---|---|---|---|\n");
     for (int i = 0; i < N_FIXTURES; i++) {
         char path[256];
         fixture f;

@@ -13,5 +13,21 @@ run "$@" "${dir}threads"
 run "$@" "${dir}layer" tests/fixtures/layer.safetensors heads=3 eps=1e-6 q=wq.weight kv_a=wkv_a.weight kv_b=wkv_b.weight \
     kv_norm=kv_norm.weight kv_norm.bias=kv_norm.bias o=wo.weight x=x y=y >/dev/null
 run "$@" "${dir}generate" --model tests/fixtures/checkpoints/deepseek_v3 --tokens "1 2 3 4 5" -n 3 --chunk 2 --temp 1
+# The README's first program, from what `make install` puts into a directory, gives the token that generate gives.
+if [ "$dir" = build/ ] && [ $# -eq 0 ]; then
+    tmp=$(mktemp -d)
+    trap 'rm -rf "$tmp"' EXIT
+    run make -s install DESTDIR="$tmp" PREFIX=/usr LIBDIR=/usr/lib64
+    sed -n '/^```c$/,/^```$/{/^```/d;p;}; /^## What runs/q' README.md >"$tmp/app.c"
+    # shellcheck disable=SC2046
+    run ${CC:-cc} -std=c99 -Wall -Wextra -Wpedantic -Wconversion -Wshadow -Werror -D_DEFAULT_SOURCE -I"$tmp/usr/include" -I"$tmp/usr/include/mla" \
+        -DMLA__IMPLEMENTED -DMLA__INSTANTIATED -DCHECKPOINT_IMPLEMENTED -DCHECKPOINT_GGUF_IMPLEMENTED \
+        "$tmp/app.c" build/examples.a build/mla.o -o "$tmp/app" -lm -pthread $(nm build/mla.o | grep -q GOMP && echo -lgomp)
+    run "$tmp/app" tests/fixtures/checkpoints/deepseek_v3 >"$tmp/said"
+    run test "$(tail -n 1 "$tmp/said")" = "the next token is $(build/generate --model tests/fixtures/checkpoints/deepseek_v3 --tokens '1 2 3' -n 1 2>/dev/null)"
+    run grep -q '^Version: 0\.' "$tmp/usr/lib64/pkgconfig/mla.pc"
+    run make -s uninstall DESTDIR="$tmp" PREFIX=/usr LIBDIR=/usr/lib64
+    run test -z "$(find "$tmp/usr" -type f)"
+fi
 echo "$passed passed, $failed failed"
 [ $failed -eq 0 ]

@@ -43,6 +43,13 @@ static void lens(float *z, const float *x) {
     }
 }
 
+/* The same of several residual streams, by the library. */
+static void several(mla_context *x, mla_cache *k, float *z, const float *state) {
+    const int L = f->num_hidden_layers;
+    const mla_sequence s = {.cache = k, .n_tokens = 1, .n_logits = 1, .embeddings = state};
+    must(mla_layers_forward(x, L, L, &s, 1, NULL, &(mla_outputs){.logits = z}), mla_context_error(x));
+}
+
 /* The tokens of each expert of the first layer with experts, of a model whose router has no bias there. */
 static void without_bias(void) {
     mla_weights w = c->weights;
@@ -82,13 +89,17 @@ static void run(void) {
           *row = room(1, R + f->qk_rope_head_dim + f->index_head_dim, 1);
     int *index = room(L * T, K, 1), *next = room(T, 1, 1), *guess = room(M, T, 1);
     const mla_context_desc how = {.max_tokens = T, .activations = MLA_ACT_F32, .attn = MLA_ATTN_NAIVE};
-    for (int i = 0; i <= L; i++) hidden[i] = room(T, D, 1);
+    for (int i = 0; i <= L; i++) hidden[i] = room(T, D, f->hc_mult);
     must(mla_context_create(&x, model, &how, &error), &error);
     must(mla_cache_create(&k, model, &(mla_cache_desc){.capacity = T}, &error), &error);
     const mla_sequence s = {.cache = k, .n_tokens = T, .n_logits = T, .probs = probs};
     must(mla_model_forward(x, &s, 1, ids, &(mla_outputs){logits, hidden, NULL, index, weight}), mla_context_error(x));
+    for (int i = T * f->hc_mult - 1; i >= 0; i--) /* of embeddings one stream is given */
+        memmove(hidden[0] + i * D, hidden[0] + i / f->hc_mult * D, (size_t)D * 4);
     for (int i = 0; i < (L + 1) * T; i++)
-        if (i < L * T) lens(z + (size_t)i * (size_t)V, hidden[i / T] + i % T * D);
+        if (i < L * T && f->hc_mult > 1)
+            several(x, k, z + (size_t)i * (size_t)V, hidden[i / T] + i % T * D * f->hc_mult);
+        else if (i < L * T) lens(z + (size_t)i * (size_t)V, hidden[i / T] + i % T * D);
         else memcpy(z + (size_t)i * (size_t)V, logits + (size_t)(i % T) * (size_t)V, (size_t)V * 4);
     for (int i = 0; i < L * T; i++) {
         if (!c->weights.layers[i / T].attn.kv_a.weight.data) continue;
