@@ -8064,8 +8064,10 @@ static void mla__job_rows(mla_context *c, const mla__job *j, int n0, int n1, con
         mla__rows(c, j->y + n0, j->ldy, &j->in, j->w, j->row0, n0, n1, my->panel);
         return;
     }
-    /* results are kept aside of so many rows at a time: as many as the scratch holds if weights just stream by */
-    const int group = j->in.T <= mla__max(MLA__FEW, c->k.few) ? MLA__MC * MLA__GROUP / j->in.T : MLA__GROUP;
+    /* results are kept aside of so many rows at a time: as many whole strips as the scratch holds if weights just stream
+       by */
+    const int few = j->in.T <= mla__max(MLA__FEW, c->k.few);
+    const int group = few ? MLA__MC * MLA__GROUP / j->in.T / MLA__STRIP * MLA__STRIP : MLA__GROUP;
     for (int t0 = 0; t0 < j->in.T; t0 += MLA__MC)
         for (int n = n0; n < n1; n += group) {
             const mla__in in = mla__in_part(&j->in, t0, mla__min(MLA__MC, j->in.T - t0));

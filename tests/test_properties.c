@@ -1431,6 +1431,52 @@ static void moe_case(const char *name, const mla_config *c, kind k, int bias, in
     drop();
 }
 
+/* Experts of many rows: what streams by is kept aside in pieces, whose length depends on the tokens. */
+static void test_wide(void) {
+    enum { D = 2064, I = 64, T = 40 };
+    SECTION("experts of many rows");
+    const mla_dtype types[] = {MLA_F32, MLA_BF16, MLA_Q8, MLA_Q4};
+    mla_config c = moe_config(D, I, 1, 1, 0);
+    for (size_t k = 0; k < sizeof types / sizeof *types; k++) {
+        test_rng r = {k + 3};
+        mla_layer_weights layer;
+        mla_mlp_weights expert;
+        memset(&layer, 0, sizeof layer), memset(&expert, 0, sizeof expert);
+        const int rows[] = {I, I, D}, cols[] = {D, D, I}, blocks = mla_dtype_block(types[k]) > 1;
+        mla_linear *to[] = {&expert.gate, &expert.up, &expert.down};
+        for (int i = 0; i < 3; i++) { /* of D columns there are no whole blocks: gate and up are f32 */
+            const mla_dtype t = blocks && i < 2 ? MLA_F32 : types[k];
+            const size_t n = (size_t)rows[i] * (size_t)cols[i], bytes = mla_dtype_bytes(t, n);
+            float *w = HOLD(float, n);
+            unsigned char *q = HOLD(unsigned char, bytes), *x16 = HOLD(unsigned char, bytes);
+            test_fill(&r, w, n, 0.1f);
+            MUST(mla_quantize(t, q, w, n, &error));
+            to[i]->weight = mla_view(q, t, rows[i], cols[i]);
+            if (t != types[k] || !blocks) continue;
+            MUST(mla_repack(x16, &to[i]->weight, &error));
+            to[i]->weight.data = x16, to[i]->weight.layout = MLA_LAYOUT_X16;
+        }
+        float *router = HOLD(float, D), *x = HOLD(float, T *D), *y = HOLD(float, T *D), *alone = HOLD(float, T *D);
+        layer.moe.router = mla_view(router, MLA_F32, 1, D), layer.moe.experts = &expert;
+        test_fill(&r, x, T * D, 1);
+        mla_model *m = make_model(&c, &layer);
+        FOR_ISA(isa) {
+            mla_context *one = make_context(m, T, 1, isa, MLA_ATTN_AUTO);
+            for (int t = 0; t < T; t++) MUST_IN(one, mla_moe_forward(one, 0, alone + t * D, x + t * D, 1, NULL));
+            for (int n = 2; n <= T; n += TEST_SPARED(isa) ? 7 : 1) {
+                float off = 0;
+                MUST_IN(one, mla_moe_forward(one, 0, y, x, n, NULL));
+                for (int i = 0; i < n * D; i++) off = fmaxf(off, fabsf(y[i] - alone[i]));
+                CHECK(off < 2e-4f, "%s, %s, %d tokens: %g from each alone", mla_dtype_name(types[k]), mla_isa_name(isa),
+                      n, (double)off);
+            }
+            mla_context_destroy(one);
+        }
+        mla_model_destroy(m);
+        drop();
+    }
+}
+
 static void test_moe(void) {
     SECTION("experts against the reference");
     for (kind k = K_F32; k < K_COUNT; k = (kind)(k + 1)) {
@@ -2120,6 +2166,7 @@ int main(void) {
     test_masks();
     test_lowest_mask();
     test_long();
+    test_wide();
     test_moe();
     test_model();
     test_rounded();
