@@ -2285,7 +2285,7 @@ typedef struct mla__recur {
     int C;
 } mla__recur;
 
-#define MLA__CHUNK       64 /* tokens of one head that meet in matrix products, at most */
+#define MLA__CHUNK       32 /* tokens of one head that meet in matrix products, at most */
 #define MLA__CHUNK_BLOCK 16 /* of these, those whose decay is taken from one of them on */
 #define MLA__CHUNK_RANGE 80 /* of its logarithm: e to this, and its inverse, are floats */
 /* The same for n tokens at once. Rows are ld floats apart, a multiple of NR_MAX, and 0 from channel C on. With G the
@@ -4430,11 +4430,11 @@ MLA__IN MLA__V MLA__F(sigmoid)(MLA__V x) {
     const MLA__V one = MLA__F(set1)(1.0f);
     return MLA__F(div)(one, MLA__F(add)(one, MLA__F(exp)(MLA__F(mul)(x, MLA__F(set1)(-1.0f)))));
 }
-MLA__FN void MLA__F(conv)(float *y, const float *const *x, const float *w, int taps, int n) {
+MLA__IN void MLA__F(conv_of)(const int taps, float *y, const float *const *x, const float *w, int n) {
     int i = 0;
     for (; i + MLA__VL <= n; i += MLA__VL) {
         MLA__V sum = MLA__F(zero)();
-        for (int j = 0; j < taps; j++) sum = MLA__F(fma)(MLA__F(ld)(w + j * n + i), MLA__F(ld)(x[j] + i), sum);
+        MLA__EACH(j, taps) sum = MLA__F(fma)(MLA__F(ld)(w + j * n + i), MLA__F(ld)(x[j] + i), sum);
         MLA__F(st)(y + i, MLA__F(mul)(sum, MLA__F(sigmoid)(sum)));
     }
     for (; i < n; i++) {
@@ -4442,6 +4442,11 @@ MLA__FN void MLA__F(conv)(float *y, const float *const *x, const float *w, int t
         for (int j = 0; j < taps; j++) sum += w[j * n + i] * x[j][i];
         y[i] = sum / (1.0f + expf(-sum));
     }
+}
+MLA__FN void MLA__F(conv)(float *y, const float *const *x, const float *w, int taps, int n) {
+    const float *const four[4] = {x[0], x[taps > 1], x[taps > 2 ? 2 : 0], x[taps > 3 ? 3 : 0]};
+    if (taps == 4) MLA__F(conv_of)(4, y, four, w, n);
+    else MLA__F(conv_of)(taps, y, x, w, n);
 }
 MLA__IN float MLA__F(squares)(const float *x, int n) {
     MLA__V sum = MLA__F(zero)();
@@ -9720,11 +9725,18 @@ static void mla__kda_begin(mla_context *c, const mla__kda_head *j) {
             memcpy(j->to + mla__kda_inputs(c, j, i, tap), x[j->n + tap], (size_t)C * sizeof **x);
     }
 }
+#define MLA__KDA_AHEAD 3 /* tokens whose inputs are fetched early: a head's lie far from each other */
+
 /* q, k, v and g [C] of the head's token t; its beta. */
 static float mla__kda_token(mla_context *c, const mla__kda_head *j, int t, float *q, float *k, float *v, float *g) {
     const int C = c->C, taps = c->f->linear_conv_kernel_dim;
     const mla__kda_worker *my = j->my;
-    const mla__sz row = (j->t0 + t) * (mla__sz)c->Hl + j->h;
+    const mla__sz row = (j->t0 + t) * (mla__sz)c->Hl + j->h, ahead = (row + MLA__KDA_AHEAD * (mla__sz)c->Hl) * C;
+    for (int i = 0; i < C && t + MLA__KDA_AHEAD < j->n; i += 16) {
+        for (int m = 0; m < 3; m++) MLA__PREFETCH(c->kda->qkv + m * (mla__sz)c->max_tokens * c->Hl * C + ahead + i);
+        MLA__PREFETCH(c->kda->f + ahead + i);
+        MLA__PREFETCH(c->kda->z + ahead + i);
+    }
     const float a = expf(mla__get(j->a->w->a_log.dtype, j->a->w->a_log.data, j->h));
     float *const to[3] = {q, k, v};
     for (int i = 0; i < 3; i++)
