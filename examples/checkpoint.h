@@ -1204,7 +1204,8 @@ enum {                       /* what some families have and others have not */
        CK__GROUPS_IF_THERE = 131072, /* n_group and topk_group may be missing or null: there are none */
        CK__HY =
            262144, /* Hy4: streams, sinks, a gate, clamped experts, its own names; indexers in every fourth layer */
-       CK__LINEAR_ATTN = 1048576 /* linear_attn_config says which layers are KDA; nothing rotates */
+       CK__LINEAR_ATTN = 1048576, /* linear_attn_config says which layers are KDA; nothing rotates */
+       CK__BAILING = 2097152      /* layer_group_size does; names of its own, gates of heads, a bound of decay */
 };
 
 typedef struct ck__rename { /* a key has another name */
@@ -1232,6 +1233,10 @@ static const ck__rename ck__sarvam_keys[] = {{"n_routed_experts", "num_experts",
                                              {"scoring_func", "score_function", 0},
                                              {NULL, NULL, 0}};
 
+static const ck__rename ck__bailing_keys[] = {{"n_routed_experts", "num_experts", 1},
+                                              {"n_shared_experts", "num_shared_experts", 1},
+                                              {"scoring_func", "score_function", 0},
+                                              {NULL, NULL, 0}};
 static const ck__rename ck__kimi_linear_keys[] = {{"n_routed_experts", "num_experts", 1},
                                                   {"num_experts_per_tok", "num_experts_per_token", 1},
                                                   {"n_shared_experts", "num_shared_experts", 1},
@@ -1299,6 +1304,8 @@ static const ck__family ck__families[] = {
      CK__IF_SET, ck__pangu_keys, CK__BIAS_IF_THERE | CK__SANDWICH | CK__LATENT_EPS, NULL},
     {"kimi_linear", "KimiLinearForCausalLM", ck__sigmoid, ck__topk_v3, CK__UNLESS_UNSET, CK__NEVER, CK__IF_SET,
      ck__kimi_linear_keys, CK__ROUTER_BIAS | CK__LINEAR_ATTN, &ck__kimi_linear_names},
+    {"bailing_hybrid", "BailingMoeV3ForCausalLM", ck__sigmoid, ck__topk_v3, CK__UNLESS_UNSET, CK__NEVER, CK__IF_SET,
+     ck__bailing_keys, CK__ROUTER_BIAS | CK__BAILING, NULL},
 };
 enum { CK__N_FAMILIES = sizeof ck__families / sizeof ck__families[0] };
 
@@ -1307,7 +1314,12 @@ static const struct ck__refused {
     const char *model_type, *needs;
 } ck__refused[] = {
     {"deepseek_v4", "another attention, which does not cache the latents of MLA"},
-    {"glm5_next", "recurrent layers (Kimi Delta Attention) between those that cache latents"},
+    {"glm5_next",
+     "names and sizes of what is around its recurrent layers (Kimi Delta Attention), which are not known here"},
+    {"kimi_k3",
+     "names and sizes of what is around its recurrent layers (Kimi Delta Attention), which are not known here"},
+    {"dots3_note", "a sliding window and a norm on the rope key beside MLA and its gates"},
+    {"motif3", "what it has beside MLA, of which no description was to be had"},
 };
 
 /* A language model within another: in a part of config.json with one of these keys, its model_type there or by what is
@@ -1552,6 +1564,7 @@ typedef struct ck__plan {
     const char *body, *head;      /* what names begin with instead of "model.", and before "lm_head." */
     int nested;                   /* config.json has this model as a part, and the files may have others beside it */
     int mtp;                      /* layers of multi-token prediction are wanted */
+    int pairs;                    /* KDA's f and g are two matrices each, in a family that may have one */
 } ck__plan;
 
 /* Layer i of ours in the numbering of the files. */
@@ -1565,6 +1578,9 @@ static int ck__is_moe(const mla_config *m, const ck__plan *plan, int layer) {
 /* Of a dense FFN and a shared expert. */
 static const ck__names *ck__plain_names(const ck__plan *plan) {
     return plan->family->has & CK__HY ? &ck__hy_names : &ck__usual_names;
+}
+static const char *ck__embed_name(const ck__plan *plan) {
+    return plan->family->has & CK__BAILING ? "model.word_embeddings.weight" : "model.embed_tokens.weight";
 }
 static const ck__names *ck__names_of(const ck__plan *plan) {
     return plan->family->names ? plan->family->names : &ck__usual_names;
@@ -1738,6 +1754,31 @@ static void ck__read_linear(checkpoint *c, const ck__plan *plan, ck__reader *r) 
         ck__expected(r, "mla_use_nope", json_get(r->object, "mla_use_nope"), "true: nothing rotates");
 }
 
+/* Ling 3: the last layer of each group is MLA, and all behind the last whole group. KDA has attention's heads. */
+static void ck__read_groups_of_layers(checkpoint *c, ck__plan *plan, ck__reader *r) {
+    mla_config *m = &c->config;
+    if (!(plan->family->has & CK__BAILING)) return;
+    const int L = m->num_hidden_layers, group = ck__int(r, "layer_group_size", 1, INT_MAX, ck__required);
+    const json_value *bound = ck__key(r, "kda_lower_bound", 0);
+    m->linear_num_heads = m->num_attention_heads;
+    m->linear_head_dim = ck__int(r, "head_dim", 1, INT_MAX, ck__required);
+    m->linear_conv_kernel_dim = ck__int(r, "short_conv_kernel_size", 1, INT_MAX, 4);
+    if (bound && !(json_number(bound) < 0 && json_number(bound) > -FLT_MAX))
+        ck__expected(r, "kda_lower_bound", bound, "a number below 0");
+    plan->pairs = !ck__bool(r, "no_kda_lora", 1);
+    ck__key(r, "gated_attention_proj_granularity_type", 0); /* of heads or channels: the tensor's shape says it */
+    if (ck__bool(r, "kda_safe_gate", 1)) m->kda_lower_bound = bound ? (float)json_number(bound) : -5;
+    for (size_t i = 0; i < json_count(r->object); i++) { /* of Ling-3.0-flash; not here */
+        const json_value *v = json_at(r->object, i);
+        if ((strstr(json_key(v), "clamp") || strstr(json_key(v), "swiglu_limit")) && json_typeof(v) != JSON_NULL)
+            ck__expected(r, json_key(v), v, "null: this family's clamps are not known here");
+    }
+    if (r->rc) return;
+    if (L > 65536) ck__expected(r, "num_hidden_layers", json_get(r->object, "num_hidden_layers"), "at most 65536");
+    else if (!(c->recurrent = (char *)calloc((size_t)L + 1, 1))) r->rc = ck__no_memory(r->err, r->file);
+    for (int i = 0; i < L && !r->rc; i++) c->recurrent[i] = (i + 1) % group != 0 && i < L / group * group;
+}
+
 static void ck__read_indexer(checkpoint *c, ck__plan *plan, ck__reader *r) {
     mla_config *m = &c->config;
     plan->index_freq = 1;
@@ -1791,6 +1832,13 @@ static void ck__read_experts(mla_config *m, ck__plan *plan, ck__reader *r) {
         ck__int(r, "num_experts_per_tok", 1, m->n_routed_experts + m->zero_expert_num, ck__required);
     m->moe_intermediate_size = ck__int(r, "moe_intermediate_size", 1, INT_MAX, ck__required);
     m->n_shared_experts = ck__int(r, "n_shared_experts", 0, INT_MAX, 0);
+    const double shared = m->n_shared_experts * (double)m->moe_intermediate_size;
+    if (family->has & CK__BAILING &&
+        ck__int(r, "moe_shared_expert_intermediate_size", 1, INT_MAX, (int)fmin(shared, INT_MAX)) != shared &&
+        m->n_shared_experts)
+        ck__expected(r, "moe_shared_expert_intermediate_size",
+                     json_get(r->object, "moe_shared_expert_intermediate_size"),
+                     "num_shared_experts * moe_intermediate_size");
     m->scoring_func = (mla_scoring_func)ck__pick(r, "scoring_func", family->scoring_func, 0);
     m->topk_method = (mla_topk_method)ck__pick(r, "topk_method", family->topk_method, 0);
     m->n_group = m->topk_group = 1; /* the greedy method knows no groups, whatever these keys say */
@@ -2048,7 +2096,7 @@ static void ck__read_sizes(checkpoint *c, const ck__plan *plan, ck__reader *r) {
     m->vocab_size = ck__int(r, "vocab_size", 1, INT_MAX, ck__required);
     m->hidden_size = ck__int(r, "hidden_size", 1, INT_MAX, ck__required);
     m->num_hidden_layers = per_layer * ck__int(r, "num_hidden_layers", 1, INT_MAX / per_layer, ck__required);
-    if (plan->mtp && !(plan->family->has & (CK__SHORTCUT | CK__HY))) /* whose layer is another */
+    if (plan->mtp && !(plan->family->has & (CK__SHORTCUT | CK__HY | CK__BAILING))) /* whose layer is another */
         m->num_nextn_predict_layers = ck__int(r, "num_nextn_predict_layers", 0, INT_MAX - m->num_hidden_layers, 0);
     m->intermediate_size = ck__int(r, "intermediate_size", 1, INT_MAX, ck__required);
     m->num_attention_heads = ck__int(r, "num_attention_heads", 1, INT_MAX, ck__required);
@@ -2089,6 +2137,7 @@ static mla_result ck__read_config(checkpoint *c, ck__plan *plan, const json_valu
     ck__read_sizes(c, plan, r);
     if (!(plan->family->has & CK__LINEAR_ATTN)) ck__read_rope(c, plan, r);
     ck__read_linear(c, plan, r);
+    ck__read_groups_of_layers(c, plan, r);
     ck__read_indexer(c, plan, r);
     ck__read_experts(m, plan, r);
     ck__read_scales(m, plan, r);
@@ -2764,7 +2813,12 @@ static void ck__bind_attention(ck__binder *b, const mla_config *m, const char *p
     w->kv_a = ck__bind_linear(b, prefix, "kv_a_proj_with_mqa", R + P, D, bias);
     w->kv_norm = ck__bind_norm(b, prefix, "kv_a_layernorm", R);
     w->kv_b = ck__bind_linear(b, prefix, "kv_b_proj", H * (N + V), R, 0);
-    w->o = ck__bind_linear(b, prefix, "o_proj", D, H * V, bias);
+    w->o = ck__bind_linear(b, prefix, b->plan->family->has & CK__BAILING ? "dense" : "o_proj", D, H * V, bias);
+    if (b->plan->family->has & CK__BAILING) { /* of heads or of channels */
+        const ck__entry *e = ck__find(b, prefix, "g_proj", ".weight");
+        const int channels = e && e->tensor->n_dims == 2 && e->tensor->dims[0] == H * V;
+        w->gate = ck__bind_linear(b, prefix, "g_proj", channels ? H * V : H, D, 0);
+    }
     if (!(b->plan->family->has & CK__HY)) return;
     w->gate = ck__bind_linear(b, prefix, "linear_gate", H * V, D, 0);
     w->sinks = ck__bind(b, prefix, "learnable_sink_param", 1, 1, 1, H);
@@ -2791,6 +2845,21 @@ static mla_tensor ck__bind_heads(ck__binder *b, const char *prefix, const char *
     return t;
 }
 
+/* NAME_a_proj [C, D] and NAME_b_proj [width, C], or, of Ling 3, NAME_proj [width, D]. */
+static void ck__bind_pair(ck__binder *b, const char *prefix, const char *name, int64_t width, int64_t C, int64_t D,
+                          mla_linear *first, mla_linear *second) {
+    char full[32], one[32];
+    snprintf(one, sizeof one, "%s_proj", name);
+    if (b->plan->family->has & CK__BAILING && !b->plan->pairs) {
+        *second = ck__bind_linear(b, prefix, one, width, D, 0);
+        return;
+    }
+    snprintf(full, sizeof full, "%s_a_proj", name);
+    *first = ck__bind_linear(b, prefix, full, C, D, 0);
+    snprintf(full, sizeof full, "%s_b_proj", name);
+    *second = ck__bind_linear(b, prefix, full, width, C, 0);
+}
+
 static void ck__bind_kda(ck__binder *b, const mla_config *m, const char *prefix, mla_kda_weights *w) {
     const int64_t D = m->hidden_size, heads = m->linear_num_heads, C = m->linear_head_dim, width = heads * C;
     const int64_t taps = m->linear_conv_kernel_dim;
@@ -2800,13 +2869,11 @@ static void ck__bind_kda(ck__binder *b, const mla_config *m, const char *prefix,
     w->q_conv = ck__bind_conv(b, prefix, "q", width, taps);
     w->k_conv = ck__bind_conv(b, prefix, "k", width, taps);
     w->v_conv = ck__bind_conv(b, prefix, "v", width, taps);
-    w->f_a = ck__bind_linear(b, prefix, "f_a_proj", C, D, 0);
-    w->f_b = ck__bind_linear(b, prefix, "f_b_proj", width, C, 0);
+    ck__bind_pair(b, prefix, "f", width, C, D, &w->f_a, &w->f_b);
     w->a_log = ck__bind_heads(b, prefix, "A_log", heads);
     w->dt_bias = ck__bind(b, prefix, "dt_bias", 1, 1, 1, width);
     w->b = ck__bind_linear(b, prefix, "b_proj", heads, D, 0);
-    w->g_a = ck__bind_linear(b, prefix, "g_a_proj", C, D, 0);
-    w->g_b = ck__bind_linear(b, prefix, "g_b_proj", width, C, 0);
+    ck__bind_pair(b, prefix, "g", width, C, D, &w->g_a, &w->g_b);
     w->norm = ck__bind(b, prefix, "o_norm.weight", 1, 1, 1, C);
     w->o = ck__bind_linear(b, prefix, "o_proj", D, width, 0);
 }
@@ -2895,7 +2962,8 @@ static mla_tensor ck__of_stack(const ck__stack *stack, int64_t e, int64_t first,
 /* What is added to the scores for the choice: must it be there? */
 static mla_tensor ck__bind_router_bias(ck__binder *b, const mla_config *m, const char *layer) {
     char usual[64];
-    snprintf(usual, sizeof usual, "%s.gate.e_score_correction_bias", ck__names_of(b->plan)->ffn);
+    snprintf(usual, sizeof usual, "%s.gate.%s", ck__names_of(b->plan)->ffn,
+             b->plan->family->has & CK__BAILING ? "expert_bias" : "e_score_correction_bias");
     const unsigned has = b->plan->family->has;
     const int64_t n = (int64_t)m->n_routed_experts + m->zero_expert_num;
     const char *name = has & CK__SHORTCUT ? "mlp.router.e_score_correction_bias" : usual;
@@ -2968,7 +3036,8 @@ static void ck__bind_layer(ck__binder *b, const checkpoint *c, int i, mla_mlp_we
     w->ffn_hc = ck__bind_hc(b, m, layer, "hc_pre.hc_mlp_layer.hc", 2);
     snprintf(name, sizeof name, "input_layernorm%s", which);
     w->attn_norm = ck__bind_gated_norm(b, layer, name, m->hidden_size, m->norm_gate_rank);
-    snprintf(name, sizeof name, "%sself_attn%s.", layer, which);
+    snprintf(name, sizeof name, "%s%s%s.", layer, b->plan->family->has & CK__BAILING ? "attention" : "self_attn",
+             which);
     if (c->recurrent && i < m->num_hidden_layers && c->recurrent[i]) ck__bind_kda(b, m, name, &w->kda);
     else ck__bind_attention(b, m, name, &w->attn);
     if (ck__has_indexer(c, b->plan, i)) ck__bind_indexer(b, m, name, &w->attn.indexer);
@@ -3088,7 +3157,7 @@ static void ck__bind_all(checkpoint *c, ck__binder *b) {
     size_t n_experts = 0;
     c->weights.layers = c->layers;
     c->weights.mtp = c->mtp;
-    c->weights.embed = ck__bind(b, "", "model.embed_tokens.weight", 2, 1, m->vocab_size, m->hidden_size);
+    c->weights.embed = ck__bind(b, "", ck__embed_name(b->plan), 2, 1, m->vocab_size, m->hidden_size);
     c->weights.norm = ck__bind_norm(b, "", "model.norm", m->hidden_size);
     c->weights.hc_head = ck__bind_hc(b, m, "", "model.hc_pre.hc_head.hc_head", 1);
     if (!b->plan->tied) c->weights.head = ck__bind_matrix(b, "", "lm_head", m->vocab_size, m->hidden_size);
@@ -3104,7 +3173,7 @@ static mla_result ck__check_tied(const ck__plan *plan, const ck__table *table, m
     char name[160];
     ck__entry *head = plan->tied ? ck__lookup(table, ck__full(name, plan, "", "lm_head.weight")) : NULL;
     if (!head) return MLA_OK;
-    const st_tensor *embed = ck__lookup(table, ck__full(name, plan, "", "model.embed_tokens.weight"))->tensor;
+    const st_tensor *embed = ck__lookup(table, ck__full(name, plan, "", ck__embed_name(plan)))->tensor;
     const st_tensor *h = head->tensor;
     if (strcmp(h->dtype, embed->dtype) || h->bytes != embed->bytes || memcmp(h->data, embed->data, h->bytes))
         return ck__fail(err, MLA_ERR_WEIGHTS,
@@ -3156,7 +3225,7 @@ static void ck__find_roots(ck__plan *plan, const ck__table *table) {
     char name[160];
     plan->body = ck__bodies[0], plan->head = ck__heads[0];
     for (size_t i = 0; i < sizeof ck__bodies / sizeof *ck__bodies && plan->nested; i++) {
-        snprintf(name, sizeof name, "%sembed_tokens.weight", ck__bodies[i]);
+        snprintf(name, sizeof name, "%s%s", ck__bodies[i], ck__embed_name(plan) + strlen("model."));
         if (ck__lookup(table, name)) plan->body = ck__bodies[i];
     }
     for (size_t i = 0; i < sizeof ck__heads / sizeof *ck__heads && plan->nested; i++)

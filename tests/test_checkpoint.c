@@ -1066,6 +1066,48 @@ static void test_keys(void) {
               "eos_tokens_ids, is it eos_token_id?", "a, b?");
 }
 
+/* Which layers are KDA, and how. */
+static void test_kda_keys(void) {
+    SECTION("config.json: layers with states");
+    new_dir();
+    link_file("kimi_linear", "model.safetensors", "model.safetensors");
+    static const char some[] = "{\"full_attn_layers\": [2, 4], \"kda_layers\": [1, %s], \"num_heads\": %s, "
+                               "\"head_dim\": 16, \"short_conv_kernel_size\": 4}";
+    static const struct kda {
+        const char *last, *heads;
+        mla_result want;
+        const char *word;
+    } kinds[] = {{"3", "4", MLA_OK, ""},
+                 {"4", "4", MLA_ERR_CONFIG, "linear_attn_config.kda_layers"},
+                 {"5", "4", MLA_ERR_CONFIG, "each layer from 1 to num_hidden_layers"},
+                 {"3, 3", "4", MLA_ERR_CONFIG, "num_hidden_layers layers"},
+                 {"3", "5", MLA_ERR_WEIGHTS, "model.layers.0.self_attn.q_proj.weight"},
+                 {"3", "0", MLA_ERR_CONFIG, "linear_attn_config.num_heads"}};
+    for (size_t i = 0; i < COUNT(kinds); i++) {
+        char value[200];
+        sprintf(value, some, kinds[i].last, kinds[i].heads);
+        try_config("kimi_linear", "linear_attn_config", value, kinds[i].want, kinds[i].word);
+    }
+    try_config("kimi_linear", "linear_attn_config", NULL, MLA_ERR_CONFIG, "linear_attn_config is missing");
+    try_config("kimi_linear", "linear_attn_config", "[]", MLA_ERR_CONFIG, "linear_attn_config");
+    try_config("kimi_linear", "mla_use_nope", "false", MLA_ERR_CONFIG, "mla_use_nope");
+    try_config("kimi_linear", "qk_rope_head_dim", "0", MLA_ERR_WEIGHTS, "q_proj.weight");
+    clear_dir();
+    new_dir();
+    link_file("bailing_hybrid", "model.safetensors", "model.safetensors");
+    try_config("bailing_hybrid", "layer_group_size", NULL, MLA_ERR_CONFIG, "layer_group_size");
+    try_config("bailing_hybrid", "layer_group_size", "3", MLA_ERR_WEIGHTS, "model.layers.1.attention.");
+    try_config("bailing_hybrid", "kda_lower_bound", "5", MLA_ERR_CONFIG, "kda_lower_bound");
+    try_config("bailing_hybrid", "kda_lower_bound", NULL, MLA_OK, "");
+    try_config("bailing_hybrid", "moe_shared_expert_intermediate_size", "64", MLA_ERR_CONFIG, "moe_shared_expert");
+    try_config("bailing_hybrid", "head_dim", "31", MLA_ERR_WEIGHTS, "model.layers.0.attention.q_proj.weight");
+    try_config("bailing_hybrid", "swiglu_limit", "7.0", MLA_ERR_CONFIG, "swiglu_limit");
+    try_config("bailing_hybrid", "swiglu_limit", "null", MLA_OK, "");
+    try_config("bailing_hybrid", "no_kda_lora", "false", MLA_ERR_WEIGHTS, "attention.f_a_proj.weight");
+    try_config("bailing_hybrid", "no_kda_lora", NULL, MLA_OK, "");
+    clear_dir();
+}
+
 static void test_families(void) {
     static const struct family {
         const char *name, *model_type;
@@ -1591,7 +1633,10 @@ static void test_config(void) {
                "longcat_flash, minicpm3, mistral4, youtu, axk1, deepseek_v32, glm_moe_dsa, axk2, "
                "hy_v4 and others are)");
     static const char *const refused[][2] = {{"deepseek_v4", "another attention"},
-                                             {"glm5_next", "recurrent layers (Kimi Delta Attention)"}};
+                                             {"glm5_next", "recurrent layers (Kimi Delta Attention)"},
+                                             {"kimi_k3", "recurrent layers (Kimi Delta Attention)"},
+                                             {"dots3_note", "a sliding window"},
+                                             {"motif3", "what it has beside MLA"}};
     for (size_t i = 0; i < COUNT(refused); i++) {
         char quoted[40], word[200];
         sprintf(quoted, "\"%s\"", refused[i][0]);
@@ -2428,6 +2473,7 @@ int main(void) {
     test_hy();
     test_families();
     test_keys();
+    test_kda_keys();
     test_sandwich();
     test_config();
     test_tensors();

@@ -47,7 +47,7 @@ static int same(const void *a, const void *b, size_t n_floats) { return memcmp(a
 static const char *const names[] = {
     "deepseek_v2_lite", "deepseek_v2",   "deepseek_v3",   "deepseek_v3_fp8",   "kimi_k2", "axk1",         "minicpm3",
     "mistral4",         "glm4_moe_lite", "longcat_flash", "minicpm3_longrope", "youtu",   "deepseek_v32", "glm_moe_dsa",
-    "kimi_linear",      "axk2",          "hy_v4"};
+    "kimi_linear",      "axk2",          "hy_v4",         "bailing_hybrid"};
 enum { N_MODELS = sizeof names / sizeof *names };
 
 typedef struct subject {

@@ -45,7 +45,8 @@ static const struct name {
              {"mistral4", 0, 1},         {"youtu", 0, 1},
              {"deepseek_v32", 0, 1},     {"glm_moe_dsa", 0, 1},
              {"kimi_linear", 0, 1},      {"axk2", 0, 1},
-             {"axk2_light", 0, 1},       {"hy_v4", 0, 1}};
+             {"axk2_light", 0, 1},       {"hy_v4", 0, 1},
+             {"bailing_hybrid", 0, 1}};
 enum { N_FIXTURES = sizeof names / sizeof *names };
 
 static float *new_floats(size_t n) {
@@ -1031,13 +1032,14 @@ static void table_row(const fixture *f, const json_value *json) {
         if (layers[i].moe.experts) last = &layers[i];
         else dense++;
     }
-    cell("| %s | %s, RoPE %s%s", f->name, c->q_lora_rank ? "Q" : "no Q", layouts[c->rope.layout],
+    const char *made = strcmp(f->name, "bailing_hybrid") ? "" : " (of a numpy program)"; /* tests/fixtures/bailing.py */
+    cell("| %s%s | %s, RoPE %s%s", f->name, made, c->q_lora_rank ? "Q" : "no Q", layouts[c->rope.layout],
          scalings[c->rope.scaling]);
     if (c->temperature_beta > 0) cell(", temperature");
     if (c->q_scale > 0 || c->latent_scale > 0) cell(", scaled q and latent");
     if (kda) cell("; KDA in %d of %d layers", kda, f->L);
     if (c->q_twice) cell(", q from two latents");
-    if (c->q_gate || layers->attn.gate.weight.data) cell(", output gate");
+    if (c->q_gate || layers[f->L - 1].attn.gate.weight.data) cell(", output gate");
     if (layers->attn.sinks.data) cell(", sinks");
     cell(" | ");
     if (c->n_routed_experts) {
@@ -1079,8 +1081,9 @@ static void table_row(const fixture *f, const json_value *json) {
     for (size_t i = 0; i < sizeof converted / sizeof *converted; i++)
         if (!strcmp(converted[i].name, f->name)) cell("; %s", converted[i].formats);
     /* whose tokenizer's steps tests/tokenizer compares; which convert.h and gguf.h have an architecture for */
-    cell(" | %s | %s |\n", one_of(f->name, " axk1 axk2 axk2_light hy_v4 longcat_flash ") ? "ids" : "text",
-         one_of(f->name, " axk1 axk2 axk2_light kimi_linear longcat_flash ") ? "HF" : "HF, GGUF");
+    cell(" | %s | %s |\n",
+         one_of(f->name, " axk1 axk2 axk2_light hy_v4 longcat_flash bailing_hybrid ") ? "ids" : "text",
+         one_of(f->name, " axk1 axk2 axk2_light kimi_linear longcat_flash bailing_hybrid ") ? "HF" : "HF, GGUF");
 }
 
 static char *whole_file(const char *path) {
