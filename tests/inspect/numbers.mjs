@@ -148,10 +148,11 @@ look('tales', 'examples/tales', ['--prompt', said]);
 const few = ['--tokens', Array.from({ length: 20 }, (_, i) => 1 + i * 7 % 50).join(' ')];
 look('longcat', 'tests/fixtures/checkpoints/longcat_flash', few);
 look('minicpm', 'tests/fixtures/checkpoints/minicpm3', few);
+look('hy_v4', 'tests/fixtures/checkpoints/hy_v4', few);
 const sparse = look('sparse', 'tests/fixtures/checkpoints/glm_moe_dsa', few), picked = array(`${sparse.dir}/chosen.u8`, Uint8Array);
 check(every(sparse.m.L * 20, (i) => picked.subarray(i * 20, i * 20 + 20).reduce((a, b) => a + b) === Math.min(8, i % 20 + 1)), 'sparse: each token chose 8 keys, or all it sees');
 if (process.env.TEST_ALL)
-  for (const name of ['axk1', 'deepseek_v2', 'deepseek_v2_lite', 'deepseek_v3', 'deepseek_v32', 'deepseek_v3_fp8', 'glm4_moe_lite', 'kimi_k2', 'kimi_linear', 'axk2', 'axk2_light', 'hy_v4', 'minicpm3_longrope', 'mistral4', 'youtu'])
+  for (const name of ['axk1', 'deepseek_v2', 'deepseek_v2_lite', 'deepseek_v3', 'deepseek_v32', 'deepseek_v3_fp8', 'glm4_moe_lite', 'kimi_k2', 'kimi_linear', 'axk2', 'axk2_light', 'minicpm3_longrope', 'mistral4', 'youtu'])
     look(name, `tests/fixtures/checkpoints/${name}`, few);
 
 // a long text is cut into chunks, and sampled, and its maps are in float16
