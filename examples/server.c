@@ -133,6 +133,7 @@ static void help(void) {
     printf("usage: server --model DIR|FILE.gguf [options]\n");
     for (int i = 0; i < N_OPTIONS; i++) printf("  %s %s\n", option_table[i].name, option_table[i].help);
     printf("  --mtp                  a layer of the model's guesses ahead where that pays: the same answers, sooner\n"
+           "  --fast                 answers may differ, in their last bits, by what else is asked; more tokens/s\n"
            "  --quiet                nothing but errors on stderr; --help; --version\n"
            "SIGTERM or Ctrl-C: nothing more is accepted, what runs is finished; a second one ends at once.\n"
            "Exit status: 0 stopped, 1 failed, 2 wrong command line.\n");
@@ -1005,14 +1006,12 @@ static void on_request(void *user, http_exchange *x) { /* the thread of http_run
         return;
     }
     j->s = s, j->x = x, j->r.n = 1, j->begun = now();
-    if (strcmp(http_request(x)->method, "POST") != 0) {
-        serve(j); /* at once, whatever long prompts the desk is at */
-        return;
+    if (strcmp(http_request(x)->method, "POST") != 0) serve(j); /* at once, whatever long prompts the desk is at */
+    else {
+        pthread_mutex_lock(&s->lock);
+        push(&s->asked, j), pthread_cond_signal(&s->desk_wakes);
+        pthread_mutex_unlock(&s->lock);
     }
-    pthread_mutex_lock(&s->lock);
-    push(&s->asked, j);
-    pthread_cond_signal(&s->desk_wakes);
-    pthread_mutex_unlock(&s->lock);
 }
 
 /* ---- start and end ----------------------------------------------------------------------------------------------- */

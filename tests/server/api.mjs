@@ -315,6 +315,15 @@ for (const form of ['kimi-k2', 'glm-4.5']) { // a call that is required and cut 
   same(got.usage.completion_tokens, 40, 'and all of them');
   await few.stop();
 }
+{ // guesses change nothing
+  const guessing = await start(...tales, '--mtp'), plain = await start(...tales);
+  const texts = [{ temperature: 0 }, { temperature: 1, seed: 3 }, { temperature: 0.7, seed: 4, logprobs: 2, frequency_penalty: 0.5 }, { temperature: 0, stop: ['wolf'] }, { temperature: 1, seed: 5, n: 3 }];
+  const all = (port) => Promise.all(texts.map((t) => complete(port, { prompt: once, max_tokens: 60, ...t }).then((r) => r.json.choices)));
+  same(await all(guessing.port), await all(plain.port), 'texts with --mtp');
+  for (let i = 0; i < 5 && !await metric(guessing.port, 'guesses_accepted_total'); i++) await complete(guessing.port, { prompt: once, max_tokens: 200, temperature: 0 });
+  check(await metric(guessing.port, 'guesses_total') >= await metric(guessing.port, 'guesses_accepted_total') && await metric(plain.port, 'guesses_total') === 0, 'guesses are counted');
+  await guessing.stop(), await plain.stop();
+}
 const guarded = await start(...tales, '--api-key', `${dir}/keys`, '--cors', 'https://app.example', '--queue', '0', '--parallel', '1', '--alias', 'fox', '--ctx', '600');
 const bearer = (key) => ({ headers: { authorization: `Bearer ${key}` } });
 same((await ask(guarded.port, '/health')).status, 200, '/health needs no key');
