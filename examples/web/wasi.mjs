@@ -78,7 +78,8 @@ export async function instantiate(module, {file, write}) {
     };
     const imports = {wasi_snapshot_preview1: {}};
     for (const {module: of, name} of WebAssembly.Module.imports(module))
-        imports[of][name] = calls[name] || (() => NOSYS);
+        imports[of][name] = (...given) => // addresses from 2 GiB on come as negative numbers
+            calls[name] ? calls[name](...given.map(x => typeof x === "number" ? x >>> 0 : x)) : NOSYS;
     const instance = await WebAssembly.instantiate(module, imports);
     memory = instance.exports.memory;
     return instance;

@@ -9,7 +9,7 @@ const gigabytes = n => (n / 1e9).toFixed(1) + " GB";
 let web, about, going = 0, look = {layer: -1, head: -1};
 
 const text = () => {
-    const all = new Uint8Array(web.memory.buffer), at = web.web_text();
+    const all = new Uint8Array(web.memory.buffer), at = web.web_text() >>> 0;
     return new TextDecoder().decode(all.slice(at, all.indexOf(0, at)));
 };
 const checked = result => {
@@ -17,7 +17,7 @@ const checked = result => {
     return result;
 };
 function put(string) { // -> [where it lies, with a NUL behind it, its length]
-    const bytes = new TextEncoder().encode(string + "\0"), at = web.web_room(bytes.length);
+    const bytes = new TextEncoder().encode(string + "\0"), at = web.web_room(bytes.length) >>> 0;
     new Uint8Array(web.memory.buffer).set(bytes, at);
     return [at, bytes.length - 1];
 }
@@ -53,7 +53,7 @@ function chosen(files) {
     if (bytes > LIMIT)
         throw new Error(`${name}: ${gigabytes(bytes)} of weights, and a page has room for ${gigabytes(LIMIT)}`);
     const large = weights.find(f => f.blob.size > FILE_LIMIT);
-    if (large) throw new Error(`${large.path}: ${gigabytes(large.blob.size)}, and a file can have 2.1 GB: split it`);
+    if (large) throw new Error(`${large.path}: ${gigabytes(large.blob.size)}, and one file can have 2.1 GB`);
     return "/" + (gguf || config.path.replace(/\/?config\.json$/, ""));
 }
 
@@ -78,7 +78,7 @@ async function open(given) {
 // What the last token attended to: the rows of a map, layers or with a layer chosen its heads, and one strip of them.
 function seen() {
     const keys = web.web_keys(), {layers, heads, taken} = about, {layer, head} = look;
-    const all = new Float32Array(web.memory.buffer, web.web_probs(), layers * heads * keys);
+    const all = new Float32Array(web.memory.buffer, web.web_probs() >>> 0, layers * heads * keys);
     const rows = layer < 0 ? layers : heads, map = new Float32Array(rows * keys), strip = new Float32Array(keys);
     const one = layer >= 0 && head >= 0;
     for (let r = 0; r < rows; r++)
@@ -87,7 +87,7 @@ function seen() {
             for (let h = 0; layer < 0 && h < heads; h++) map[r * keys + k] += all[(r * heads + h) * keys + k] / heads;
             if (!one || head === r) strip[k] += map[r * keys + k] / (one ? 1 : rows);
         }
-    const experts = new Int32Array(web.memory.buffer, web.web_experts(), layers * taken).slice();
+    const experts = new Int32Array(web.memory.buffer, web.web_experts() >>> 0, layers * taken).slice();
     return {keys, rows, map, strip, layer, experts};
 }
 

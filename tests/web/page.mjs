@@ -1,9 +1,11 @@
 // The page of `make web`, as a person uses it, in Chromium: node tests/web/page.mjs NODE_MODULES CHROMIUM build/web WORK [DIRECTORY for screenshots]
-// WORK/expected: what build/generate says to PROMPT; WORK/tales.gguf: the demo model in Q4_K and Q8; WORK/large.gguf: 4 GB.
+// WORK/expected: what build/generate says to PROMPT; WORK/tales.gguf: the demo model in Q4_K and Q8; WORK/large.gguf: 4 GB, wide.gguf: 2.2 GB.
 import fs from 'node:fs';
 import http from 'node:http';
 import path from 'node:path';
 import { createRequire } from 'node:module';
+import zlib from 'node:zlib';
+import { instantiate } from '../../examples/web/wasi.mjs';
 
 const [modules, executablePath, root, work, shots] = process.argv.slice(2);
 const { chromium } = createRequire(`${modules}/`)('playwright-core');
@@ -37,8 +39,39 @@ async function settings(page, values) {
   for (const [id, value] of Object.entries(values)) await (id === 'pace' || id === 'mode' ? page.selectOption(`#${id}`, String(value)) : page.fill(`#${id}`, String(value)));
 }
 
+const expected = fs.readFileSync(`${work}/expected`, 'utf8').trimEnd(), prompt = 'Once upon a time the Rat said to the Mole, “';
+
+// a model that lies above 2 GiB, where addresses look negative
+{
+  const file = (name) => fs.existsSync(`examples/${name}`) && {
+    size: fs.statSync(`examples/${name}`).isDirectory() ? -1 : fs.statSync(`examples/${name}`).size,
+    read: (at, n) => fs.readFileSync(`examples/${name}`).subarray(at, at + n),
+  };
+  const module = await WebAssembly.compile(zlib.gunzipSync(fs.readFileSync(`${root}/mla-simd.wasm.gz`)));
+  const { exports: web } = await instantiate(module, { file, write: () => {} });
+  const text = (at) => {
+    const all = new Uint8Array(web.memory.buffer);
+    return new TextDecoder().decode(all.subarray(at >>> 0, all.indexOf(0, at >>> 0)));
+  };
+  const put = (string) => {
+    const bytes = Buffer.from(`${string}\0`), at = web.web_room(bytes.length) >>> 0;
+    new Uint8Array(web.memory.buffer).set(bytes, at);
+    return [at, bytes.length - 1];
+  };
+  web._initialize();
+  check(web.web_room(1.2 * 2 ** 30) && web.web_room(1.2 * 2 ** 30), 'room for 2.4 GiB');
+  same(web.web_open(put('/tales')[0]), 0, 'opened above 2 GiB');
+  check(web.web_probs() >>> 0 > 2 ** 31, `attention lies at ${web.web_probs() >>> 0}`);
+  same(web.web_begin(...put(prompt), 0, 0, 1, 100), 0, 'begun above 2 GiB');
+  let said = '';
+  for (let kind; (kind = web.web_step()) !== 2; ) {
+    if (kind < 0) break;
+    if (kind) said += JSON.parse(text(web.web_text()))[0];
+  }
+  same((prompt + said).trimEnd(), expected, 'the text above 2 GiB');
+}
+
 // the same greedy text by all three programs, and by the program on this machine
-const expected = fs.readFileSync(`${work}/expected`, 'utf8').trimEnd();
 for (const kind of ['scalar', 'simd', 'relaxed']) {
   const page = await open([kind]);
   await ready(page);
@@ -125,6 +158,7 @@ const wrong = async (file, pattern) => {
   check(pattern.test(message), `${file}: ${message}`);
 };
 await wrong(`${work}/large.gguf`, /^large\.gguf: 4\.\d GB of weights, and a page has room for 4\.0 GB$/);
+await wrong(`${work}/wide.gguf`, /^wide\.gguf: 2\.2 GB, and one file can have 2\.1 GB$/);
 await wrong('README.md', /neither a \.gguf file nor a directory/);
 await wrong(`${work}/cut.gguf`, /cut\.gguf/);
 await page.evaluate(async () => { // a directory, dropped
