@@ -7,6 +7,7 @@
 # make bench      how fast, as a fraction of what the machine can do; bench/machine.sh makes a table of it, also against another build
 # make models     prints the README's table of models, from what the tests run
 # make plots      draws the same with gnuplot, as bench/*.svg
+# make mpi        build/mpi, which runs one model on many machines, where MPI is (mpicc: OpenMPI or MPICH)
 # make web        a page that runs models in the browser, as build/web: serve it, as with python3 -m http.server -d build/web
 # make install    mla.h, checkpoint.h, gguf.h and mla.pc, under PREFIX=/usr/local (and DESTDIR=; LIBDIR=$(PREFIX)/lib for mla.pc)
 # make uninstall  takes them away again
@@ -84,6 +85,14 @@ build/%.inc: examples/%.html
 build/bench: bench/bench.c $(wildcard bench/*.h) $(HEADERS) build/flags
 	$(COMPILE) $(OPENMP) $(BENCH_RIVALS) $< -o $@ $(LINK) $(BENCH_RIVALS)
 
+# With MPI's compiler, which takes the one here.
+MPICC = mpicc
+mpi: build/mpi
+build/mpi.o: examples/mpi.c $(HEADERS) build/flags
+	OMPI_CC="$(CC)" MPICH_CC="$(CC)" $(COMPILE:$(CC)%=$(MPICC)%) $(OPENMP) $(told) -c $< -o $@
+build/mpi: build/mla.o build/mpi.o build/examples.a
+	OMPI_CC="$(CC)" MPICH_CC="$(CC)" $(COMPILE:$(CC)%=$(MPICC)%) $(OPENMP) build/mpi.o build/examples.a build/mla.o -o $@ $(LINK)
+
 # What the bench compares with where Debian's libopenblas-dev and libdnnl-dev are installed; nothing else uses them.
 BENCH_RIVALS = $(eval BENCH_RIVALS := $(if $(shell $(call can,-lopenblas,cblas.h)),-DBENCH_OPENBLAS -lopenblas) \
                                       $(if $(shell $(call can,-ldnnl,dnnl.h)),-DBENCH_ONEDNN -ldnnl))$(BENCH_RIVALS)
@@ -104,6 +113,7 @@ chosen = $(if $(T),$(filter $(T) $(T:%=test_%),$(1)),$(1))
 # $(call programs_of,TESTS): what they need
 programs_of = $(foreach t,$(1),$(if $(findstring test_,$t),build/$t) $(if $(filter generate tokenizer gguf llamacpp windows,$t),build/generate) $(if $(filter header,$t),build/examples.a build/mla.o) \
               $(if $(filter gguf llamacpp,$t),build/test_gguf) $(if $(filter llamacpp,$t),build/convert) $(if $(filter jinja,$t),build/test_jinja) \
+              $(if $(filter mpi,$t),$(if $(shell command -v $(MPICC)),build/mpi build/generate build/test_shard)) \
               $(if $(filter bench,$t),build/bench) $(if $(filter server inspect,$t),build/$t) $(if $(filter inspect,$t),build/layer) \
               $(if $(filter convert,$t),$(addprefix build/,convert generate test_convert)) \
               $(if $(findstring examples,$t),$(addprefix $(t:%examples=build/%),generate layer minimal threads)))
@@ -218,4 +228,4 @@ tokenizer: build/generate
 llamacpp: build/generate build/convert build/test_gguf
 	REPORT=1 tests/llamacpp/run.sh all
 
-.PHONY: all test web wasm_cc run models tokenizer llamacpp check bench plots install uninstall help clean FORCE
+.PHONY: all test web wasm_cc run mpi models tokenizer llamacpp check bench plots install uninstall help clean FORCE

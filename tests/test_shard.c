@@ -739,7 +739,37 @@ static void test_desc(void) {
     random_close(&m);
 }
 
+/* For scripts: a fixture's prompt, how transformers continues it, and whether logits of the prompt, in a file as generate
+   writes it, are transformers'. */
+static int tell(const char *what, const char *name, const char *file) {
+    char path[200];
+    mla_error err;
+    st_file *expected;
+    snprintf(path, sizeof path, "tests/fixtures/checkpoints/%s/expected.safetensors", name);
+    if (st_open(&expected, path, &err)) return puts(err.text), 1;
+    const st_tensor *t = st_find(expected, what + 2);
+    if (!t) return 1;
+    for (size_t i = 0; i < t->bytes / 8 && !file; i++) {
+        int64_t id;
+        memcpy(&id, (const char *)t->data + 8 * i, sizeof id);
+        printf(i ? " %d" : "%d", (int)id);
+    }
+    float *want = floats(t->bytes / 4), *got = floats(t->bytes / 4 + 1), e = 0;
+    memcpy(want, t->data, t->bytes);
+    FILE *f = file ? fopen(file, "rb") : NULL;
+    if (f) {
+        const size_t n = fread(got, 4, t->bytes / 4 + 1, f);
+        e = n == t->bytes / 4 ? test_rel_err(got, want, n) : (float)HUGE_VAL;
+        printf("%s: off by %.1e", file, (double)e);
+        fclose(f);
+    }
+    putchar('\n');
+    free(want), free(got), st_close(expected);
+    return (file && !f) || e > bound;
+}
+
 int main(int argc, char **argv) {
+    if (argc > 2) return tell(argv[1], argv[2], argv[3]); /* --tokens NAME, --greedy NAME, --logits NAME FILE */
     report = argc > 1 && !strcmp(argv[1], "--report");
     SECTION("fixtures");
     for (int i = 0; i < N_NAMES; i++) test_fixture(names[i], i);

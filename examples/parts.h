@@ -1,0 +1,259 @@
+/* parts.h - how a checkpoint is cut among ranks: which layers and which bytes are whose, a number by which ranks tell
+   that they have the same files, and what some machines will take and do (the plan).
+
+USE
+   In exactly one file:      #define PARTS_IMPLEMENTATION
+                             #include "parts.h"
+   In all others:            #include "parts.h"  (mla.h and checkpoint.h must be implemented somewhere, or be included)
+
+   parts_layers(c, depth, stage, &begin, &end);   parts_of(&r, c, begin, end, rank, width, split, last);
+   for (i = 0; i < r.n; i++) touch(r.of[i].data, r.of[i].bytes);      free(r.of);
+
+MEMORY         Ranges are what a rank reads of mapped files, in whole pages: o, and every down but those of experts by
+               range, are every rank's, since each page has columns of all.
+THE PLAN       PARTS_FORMULA is how. Attention to a long context is not in it: a layer reads 4 (R+P) bytes (f32) of each
+               token of it, on every rank.
+   SPDX-License-Identifier: MIT */
+
+#ifndef PARTS_H
+#define PARTS_H
+
+#include "checkpoint.h"
+
+#ifndef PARTS_API
+#define PARTS_API extern
+#endif
+
+typedef struct parts_range {
+    const char *data;
+    size_t bytes;
+} parts_range;
+typedef struct parts_ranges { /* zero-initialise; free(of) */
+    parts_range *of;
+    size_t n, room;
+    double bytes;
+    int failed;         /* out of memory */
+    size_t touched, at; /* by parts_touch: ranges, and bytes of the next one */
+} parts_ranges;
+
+/* The layers [*begin, *end) of a stage: about as many bytes as every one's, the head with the last. No cut is made
+   behind a shortcut, nor before a layer that takes another's choice of keys. 0: there are too few layers, or no
+   memory. */
+PARTS_API int parts_layers(const checkpoint *c, int depth, int stage, int *begin, int *end);
+/* What rank w of W reads of layers [begin, end), and of the head. */
+PARTS_API void parts_of(parts_ranges *r, const checkpoint *c, int begin, int end, int w, int W, int split, int head);
+/* Reads some bytes of the ranges, one in each page, so that they come into memory: the next ones, up to so many; gives
+   their number, 0 if there are no more. */
+PARTS_API double parts_touch(parts_ranges *r, size_t most);
+/* Of the shapes of all tensors but those of multi-token prediction, and of some of their bytes, of each layer's experts
+   one's. */
+PARTS_API uint64_t parts_fingerprint(const checkpoint *c);
+
+typedef struct parts_plan {
+    int width, depth, split, dense; /* dense: layers without experts */
+    int direct;                     /* sums take one latency, as wire_direct says of them */
+    double weight;                  /* bytes of one */
+    double read, link, latency;     /* bytes/s of memory and of a link, seconds */
+    /* out: bytes of a rank's weights, with the embedding's in the first stage and the head's in the last; bytes that a
+       rank sends for a token, on average; seconds of reading and on the wire */
+    double rank_bytes, sent_bytes, reading, wire;
+} parts_plan;
+#define PARTS_FORMULA                                                                                                  \
+    "A rank's time for a token: of each layer a / W + b + e K / W f bytes / read, where a bytes are cut by heads\n"    \
+    "and columns, b are every rank's, e are an expert's, K are chosen, f is what the busiest rank has of them over\n"  \
+    "K / W (split: 1); and two sums of hidden_size floats s: latency + (W-1) s / link or, where that sends 64 KB\n"    \
+    "more, 2 latency + 2 (W-1)/W s / link. Then h / W bytes / read of the head and a gathering of vocabulary v,\n"     \
+    "latency + (W-1)/W v / link; from stage to stage latency + s / link, and one latency back.\n"
+PARTS_API void parts_plan_make(parts_plan *p, const mla_config *c);
+/* As a line of a table; p NULL: what stands over it. Gives out. */
+PARTS_API const char *parts_plan_line(char out[120], const parts_plan *p);
+/* Bytes of a weight of these files, on average of those that are read for tokens; and how many layers are dense. */
+PARTS_API double parts_weight(const checkpoint *c, int *dense);
+
+#endif /* PARTS_H */
+
+/* ================================================================================================================== */
+#if defined PARTS_IMPLEMENTATION && !defined PARTS_IMPLEMENTED
+#define PARTS_IMPLEMENTED
+
+#include <math.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+/* ---- ranges ------------------------------------------------------------------------------------------------------ */
+
+static void parts__add(parts_ranges *r, const mla_tensor *t, int w, int W,
+                       int rows) { /* part w of W of the rows, or all */
+    const size_t n = t->data ? mla_dtype_bytes(t->dtype, (size_t)t->rows * (size_t)t->cols) : 0;
+    const size_t from = rows ? n * (size_t)w / (size_t)W : 0, to = rows ? n * (size_t)(w + 1) / (size_t)W : n;
+    if (from == to || r->failed) return;
+    if (r->n == r->room) {
+        parts_range *more = (parts_range *)realloc(r->of, (r->room = 2 * r->room + 64) * sizeof *more);
+        if (!more) {
+            r->failed = 1;
+            return;
+        }
+        r->of = more;
+    }
+    r->of[r->n].data = (const char *)t->data + from, r->of[r->n++].bytes = to - from, r->bytes += (double)(to - from);
+}
+static void parts__mlp(parts_ranges *r, const mla_mlp_weights *m, int w, int W, int split) {
+    parts__add(r, &m->gate.weight, w, W, split), parts__add(r, &m->up.weight, w, W, split);
+    parts__add(r, &m->down.weight, w, W, 0);
+}
+static void parts__layer(parts_ranges *r, const mla_config *c, const mla_layer_weights *l, int w, int W, int split) {
+    const mla_attn_weights *a = &l->attn;
+    const mla_tensor *const all[] = {&a->q_a.weight, &a->kv_a.weight, &a->o.weight, &a->indexer.wq_b.weight,
+                                     &l->moe.router};
+    const mla_tensor *const heads[] = {&a->q.weight, &a->q_b.weight, &a->kv_b.weight, &a->k_b, &a->v_b};
+    const int E = l->moe.experts ? c->n_routed_experts : 0, from = split ? 0 : E * w / W,
+              to = split ? E : E * (w + 1) / W;
+    for (int i = 0; i < 5; i++) parts__add(r, all[i], w, W, 0), parts__add(r, heads[i], w, W, 1);
+    parts__mlp(r, &l->mlp, w, W, 1), parts__mlp(r, &l->moe.shared, w, W, 1);
+    for (int e = from; e < to; e++) parts__mlp(r, &l->moe.experts[e], w, W, split);
+}
+void parts_of(parts_ranges *r, const checkpoint *c, int begin, int end, int w, int W, int split, int head) {
+    const mla_weights *of = &c->weights;
+    for (int l = begin; l < end; l++) parts__layer(r, &c->config, &of->layers[l], w, W, split);
+    if (head) parts__add(r, of->head.data ? &of->head : &of->embed, w, W, 1);
+}
+double parts_touch(parts_ranges *r, size_t most) {
+    size_t done = 0;
+    for (; r->touched < r->n && done < most; done += 4096) {
+        *(volatile const char *)(r->of[r->touched].data + r->at);
+        if ((r->at += 4096) >= r->of[r->touched].bytes) r->touched++, r->at = 0;
+    }
+    return (double)done;
+}
+/* May layers be cut before layer i? */
+static int parts__apart(const checkpoint *c, int i) {
+    const mla_layer_weights *l = &c->weights.layers[i];
+    return !(l[-1].moe.experts && l[-1].mlp.gate.weight.data) &&
+           !(c->config.index_topk && !l->attn.indexer.wk.weight.data);
+}
+int parts_layers(const checkpoint *c, int depth, int stage, int *begin, int *end) {
+    const int L = c->config.num_hidden_layers;
+    double *upto = (double *)calloc((size_t)L + 1, sizeof *upto);
+    parts_ranges r;
+    int cut = 0, ok = upto != NULL;
+    memset(&r, 0, sizeof r);
+    for (int i = 0; i < L && ok; i++) parts_of(&r, c, i, i + 1, 0, 1, 1, 0), upto[i + 1] = r.bytes;
+    parts_of(&r, c, 0, 0, 0, 1, 1, 1);
+    for (int s = 0; s <= stage + 1 && ok; s++) {
+        const double goal = r.bytes * s / depth;
+        int best = s == 0 ? 0 : s == depth && cut < L ? L : -1;
+        for (int i = cut + 1; i < L && s > 0 && s < depth; i++)
+            if (parts__apart(c, i) && (best < 0 || fabs(upto[i] - goal) < fabs(upto[best] - goal))) best = i;
+        ok = best >= 0, cut = best;
+        if (s == stage) *begin = cut;
+        if (s == stage + 1) *end = cut;
+    }
+    ok = ok && !r.failed;
+    free(upto), free(r.of);
+    return ok;
+}
+
+/* ---- the same files? --------------------------------------------------------------------------------------------- */
+
+static void parts__print(uint64_t *sum, const mla_tensor *t) {
+    const int shape[] = {t->rows, t->cols, (int)t->dtype, (int)t->layout};
+    const size_t n = t->data ? mla_dtype_bytes(t->dtype, (size_t)t->rows * (size_t)t->cols) : 0;
+    const unsigned char *const parts[] = {(const unsigned char *)shape, t->data,
+                                          n > 64 ? (const unsigned char *)t->data + n - 64 : NULL};
+    const size_t bytes[] = {sizeof shape, n < 64 ? n : 64, n > 64 ? 64 : 0};
+    for (int p = 0; p < 3; p++)
+        for (size_t i = 0; i < bytes[p]; i++) *sum = (*sum ^ parts[p][i]) * 1099511628211u;
+}
+uint64_t parts_fingerprint(const checkpoint *c) {
+    uint64_t sum = 14695981039346656037u;
+    const mla_config *f = &c->config;
+    parts__print(&sum, &c->weights.embed), parts__print(&sum, &c->weights.head),
+        parts__print(&sum, &c->weights.norm.weight);
+    for (int i = 0; i < f->num_hidden_layers; i++) {
+        const mla_layer_weights *l = &c->weights.layers[i];
+        const mla_attn_weights *a = &l->attn;
+        const int E = l->moe.experts ? f->n_routed_experts : 0;
+        const mla_mlp_weights *e = E ? &l->moe.experts[i % E] : &l->mlp;
+        const mla_tensor *const of[] = {
+            &l->attn_norm.weight, &l->ffn_norm.weight, &a->q.weight,    &a->q_b.weight, &a->kv_a.weight,
+            &a->kv_norm.weight,   &a->kv_b.weight,     &a->k_b,         &a->v_b,        &a->o.weight,
+            &e->gate.weight,      &e->up.weight,       &e->down.weight, &l->moe.router, &l->moe.shared.down.weight};
+        for (size_t j = 0; j < sizeof of / sizeof *of; j++) parts__print(&sum, of[j]);
+    }
+    return sum;
+}
+
+/* ---- the plan ---------------------------------------------------------------------------------------------------- */
+
+/* Weights of a layer, by how they are cut, and those of the head. */
+typedef struct parts__sizes {
+    double every, cut, dense, shared, expert, router, vocab;
+} parts__sizes;
+static parts__sizes parts__sizes_of(const mla_config *c) {
+    const double D = c->hidden_size, H = c->num_attention_heads, Q = c->q_lora_rank, R = c->kv_lora_rank,
+                 N = c->qk_nope_head_dim, P = c->qk_rope_head_dim, V = c->v_head_dim;
+    const double d = c->index_topk ? c->index_head_dim : 0, Hi = c->index_n_heads;
+    parts__sizes z;
+    z.every = D * (Q + R + P) + d * (Hi * Q + D), z.cut = (Q > 0 ? Q : D) * H * (N + P) + H * (N + V) * R + H * V * D;
+    z.dense = 3 * D * c->intermediate_size, z.expert = 3 * D * c->moe_intermediate_size;
+    z.shared = z.expert * c->n_shared_experts, z.router = D * (c->n_routed_experts + c->zero_expert_num);
+    z.vocab = D * c->vocab_size;
+    return z;
+}
+double parts_weight(const checkpoint *c, int *dense) {
+    const mla_config *f = &c->config;
+    const parts__sizes z = parts__sizes_of(f);
+    double n = f->num_hidden_layers * (z.every + z.cut) + z.vocab;
+    parts_ranges r;
+    memset(&r, 0, sizeof r);
+    *dense = 0;
+    parts_of(&r, c, 0, f->num_hidden_layers, 0, 1, 1, 1);
+    for (int i = 0; i < f->num_hidden_layers; i++) *dense += !c->weights.layers[i].moe.experts;
+    n += *dense * z.dense + (f->num_hidden_layers - *dense) * (z.shared + z.router + f->n_routed_experts * z.expert);
+    free(r.of);
+    return r.bytes / n;
+}
+/* What the busiest of W ranks has of a token's K experts, over K / W: by throwing dice. */
+static double parts__busiest(int K, int W) {
+    enum { THROWS = 20000, MOST = 1024 };
+    uint64_t seed = 1;
+    double sum = 0;
+    int n[MOST];
+    if (W == 1 || K == 0) return 1;
+    for (int i = 0; i < THROWS; i++) {
+        int most = 0;
+        memset(n, 0, sizeof n);
+        for (int k = 0; k < K; k++) {
+            seed = seed * 6364136223846793005u + 1442695040888963407u;
+            const int r = (int)((seed >> 33) % (unsigned)(W < MOST ? W : MOST));
+            most = ++n[r] > most ? n[r] : most;
+        }
+        sum += most;
+    }
+    return sum / THROWS * W / K;
+}
+void parts_plan_make(parts_plan *p, const mla_config *c) {
+    const parts__sizes z = parts__sizes_of(c);
+    const double W = p->width, S = p->depth, L = c->num_hidden_layers, dense = p->dense, moe = L - dense, b = p->weight;
+    const double every = (L * z.every + moe * z.router) * b, cut = (L * z.cut + dense * z.dense + moe * z.shared) * b;
+    const double experts = moe * z.expert * b, head = z.vocab * b, row = 4.0 * c->hidden_size,
+                 logits = 4.0 * c->vocab_size;
+    const double f = p->split ? 1 : parts__busiest(c->num_experts_per_tok, p->width);
+    const int direct = p->direct;
+    const double sum = direct ? (W - 1) * row : 2 * (W - 1) / W * row, sums = W > 1 ? 2 * L : 0;
+    const double gathered = (W - 1) / W * logits;
+    p->rank_bytes = (every + cut / W + experts * c->n_routed_experts / W + head + head / W) / S;
+    p->sent_bytes = (sums * sum + gathered + (S - 1) * row) / S;
+    p->reading = (every + cut / W + experts * c->num_experts_per_tok / W * f + head / W) / p->read;
+    p->wire = sums * (sum / p->link + p->latency * (direct ? 1 : 2)) + gathered / p->link + (W > 1 ? p->latency : 0);
+    if (S > 1) p->wire += (S - 1) * (row / p->link + p->latency) + p->latency;
+}
+const char *parts_plan_line(char out[120], const parts_plan *p) {
+    if (!p) return "width x depth   GB a rank   MB sent a token   ms reading   ms on the wire   tokens/s";
+    snprintf(out, 120, "%5d x %-5d   %9.1f   %15.3f   %10.2f   %14.2f   %8.2f", p->width, p->depth,
+             p->rank_bytes * 1e-9, p->sent_bytes * 1e-6, p->reading * 1e3, p->wire * 1e3, 1 / (p->reading + p->wire));
+    return out;
+}
+
+#endif /* PARTS_IMPLEMENTATION */

@@ -1,0 +1,267 @@
+/* wire.h - the hooks of mla_shard over MPI: sums and gatherings among the ranks of a communicator.
+
+USE
+   In exactly one file:      #define WIRE_IMPLEMENTATION
+                             #include "wire.h"          (mpicc -pthread)
+   In all others:            #include "wire.h"
+
+   MPI_Init_thread(&argc, &argv, MPI_THREAD_SERIALIZED, &level);   MPI_Comm_rank(comm, &rank), MPI_Comm_size(comm, &n);
+   if (!wire_open(&w, comm, 0)) puts("no memory");
+   mla_context_desc how = {.shard = {rank, n, 0, wire_reduce, wire_gather, NULL, &w}};
+   ...  wire_close(&w);                                            before MPI_Finalize
+
+SAME BITS      All ranks add up in the order of ranks, so that they get the same bits, whatever the network does. Either
+               each sends all to all, which takes one latency, or each adds up a slice and sends that, which takes two
+               and fewer bytes (wire_direct).
+BACKGROUND     With a thread of its own that makes sums while others compute: give wire_wait to mla_shard.wait, too.
+               While a sum is under way no other thread may call MPI.
+THREADS        Hooks are called by one thread at a time. No globals, no printing.
+   SPDX-License-Identifier: MIT */
+
+#ifndef WIRE_H
+#define WIRE_H
+
+#ifndef WIRE_API
+#define WIRE_API extern
+#endif
+
+#ifndef MLA_H
+#include "mla.h"
+#endif
+#include <mpi.h>
+#include <pthread.h>
+#include <stddef.h>
+
+enum { WIRE_QUEUE = 8 };
+
+typedef struct wire {
+    MPI_Comm comm;
+    int rank, ranks;
+    double seconds, bytes; /* that calls took; sent */
+    /* private */
+    float *room;
+    size_t n_room;
+    MPI_Request *requests; /* [2 * ranks] */
+    int background, over, failed;
+    pthread_t thread;
+    pthread_mutex_t lock;
+    pthread_cond_t changed;
+    struct {
+        float *x;
+        size_t n;
+    } queue[WIRE_QUEUE];
+    unsigned asked, made, taken;
+} wire;
+
+/* 0: no memory, or no thread is to be had. By all ranks of comm. */
+WIRE_API int wire_open(wire *w, MPI_Comm comm, int background);
+WIRE_API void wire_close(wire *w);
+/* The hooks; user is the wire. They fail (1) without memory, and if a message is of more than 2^31 - 1 floats. */
+WIRE_API int wire_reduce(void *user, float *x, size_t n);
+WIRE_API int wire_wait(void *user);
+WIRE_API int wire_gather(void *user, float *x, size_t ldx, int n, const int *begin);
+/* Between ranks 0 and 1 of comm, by all: seconds from one to the other, and bytes a second. 0: no memory. */
+WIRE_API int wire_measure(MPI_Comm comm, double *latency, double *link);
+/* How many ranks of comm are on this machine; and one instruction set for all: the one asked for, or, if machines differ
+   and it is AUTO, the best that all have. By all ranks. */
+WIRE_API int wire_local(MPI_Comm comm);
+WIRE_API mla_isa wire_isa(MPI_Comm comm, mla_isa asked);
+/* Whether sums of n floats are sent from all to all. */
+WIRE_API int wire_direct(double n, int ranks);
+
+#endif /* WIRE_H */
+
+/* ================================================================================================================== */
+#if defined WIRE_IMPLEMENTATION && !defined WIRE_IMPLEMENTED
+#define WIRE_IMPLEMENTED
+
+#include <limits.h>
+#include <stdint.h>
+#include <stdlib.h>
+#include <string.h>
+#include <time.h>
+
+enum { WIRE__SUM = 1, WIRE__SLICE, WIRE__GATHER };
+#define WIRE__LATENCY 65536.0 /* bytes that may be sent more to wait for one message less */
+
+static double wire__now(void) {
+    struct timespec t;
+    clock_gettime(CLOCK_MONOTONIC, &t);
+    return (double)t.tv_sec + 1e-9 * (double)t.tv_nsec;
+}
+int wire_direct(double n, int ranks) { return (ranks - 1) * (1 - 2.0 / ranks) * 4 * n <= WIRE__LATENCY; }
+static float *wire__room(wire *w, size_t n) {
+    if (n <= w->n_room) return w->room;
+    free(w->room);
+    w->n_room = (w->room = malloc(n * sizeof *w->room)) ? n : 0;
+    return w->room;
+}
+/* x [n] = the sum of x and what others sent, [n] each, in the order of ranks. */
+static void wire__add(const wire *w, float *x, size_t n) {
+    float sum[512];
+    for (size_t i = 0, some; i < n; i += some) {
+        some = n - i < 512 ? n - i : 512;
+        for (int r = 0; r < w->ranks; r++) {
+            const float *from = r == w->rank ? x + i : w->room + (size_t)(r - (r > w->rank)) * n + i;
+            for (size_t j = 0; j < some; j++) sum[j] = r ? sum[j] + from[j] : from[j];
+        }
+        memcpy(x + i, sum, some * sizeof *x);
+    }
+}
+static void wire__post(wire *w, int *n, int send, const float *x, size_t floats, int peer, int tag) {
+    float *to = (float *)(uintptr_t)x;
+    if (send) MPI_Isend(to, (int)floats, MPI_FLOAT, peer, tag, w->comm, &w->requests[(*n)++]);
+    else MPI_Irecv(to, (int)floats, MPI_FLOAT, peer, tag, w->comm, &w->requests[(*n)++]);
+    w->bytes += send ? 4.0 * (double)floats : 0;
+}
+/* 0: not done. */
+static int wire__sum(wire *w, float *x, size_t n) {
+    const int direct = wire_direct((double)n, w->ranks), me = w->rank, R = w->ranks;
+    const size_t at = direct ? 0 : n * (size_t)me / (size_t)R, own = direct ? n : n * (size_t)(me + 1) / (size_t)R - at;
+    int posted = 0;
+    if (n > INT_MAX || !wire__room(w, own * (size_t)(R - 1))) return 0;
+    for (int i = 1; i < R; i++) {
+        const int r = (me + i) % R;
+        wire__post(w, &posted, 0, w->room + (size_t)(r - (r > me)) * own, own, r, WIRE__SUM);
+    }
+    for (int i = 1; i < R; i++) { /* not all to the same at once */
+        const int r = (me + i) % R;
+        const size_t from = direct ? 0 : n * (size_t)r / (size_t)R, to = direct ? n : n * (size_t)(r + 1) / (size_t)R;
+        wire__post(w, &posted, 1, x + from, to - from, r, WIRE__SUM);
+    }
+    MPI_Waitall(posted, w->requests, MPI_STATUSES_IGNORE);
+    wire__add(w, x + at, own);
+    posted = 0;
+    for (int r = 0; r < R && !direct; r++) {
+        const size_t from = n * (size_t)r / (size_t)R, to = n * (size_t)(r + 1) / (size_t)R;
+        if (r != me)
+            wire__post(w, &posted, 0, x + from, to - from, r, WIRE__SLICE),
+                wire__post(w, &posted, 1, x + at, own, r, WIRE__SLICE);
+    }
+    MPI_Waitall(posted, w->requests, MPI_STATUSES_IGNORE);
+    return 1;
+}
+
+static void *wire__thread(void *user) {
+    wire *w = user;
+    pthread_mutex_lock(&w->lock);
+    while (1) {
+        while (w->made == w->asked && !w->over) pthread_cond_wait(&w->changed, &w->lock);
+        if (w->made == w->asked) break;
+        const unsigned i = w->made % WIRE_QUEUE;
+        pthread_mutex_unlock(&w->lock);
+        const int done = wire__sum(w, w->queue[i].x, w->queue[i].n);
+        pthread_mutex_lock(&w->lock);
+        w->made++, w->failed |= !done;
+        pthread_cond_broadcast(&w->changed);
+    }
+    pthread_mutex_unlock(&w->lock);
+    return NULL;
+}
+int wire_reduce(void *user, float *x, size_t n) {
+    wire *w = user;
+    const double begin = wire__now();
+    int done = 1;
+    if (!w->background) done = wire__sum(w, x, n);
+    else {
+        pthread_mutex_lock(&w->lock);
+        w->queue[w->asked % WIRE_QUEUE].x = x, w->queue[w->asked++ % WIRE_QUEUE].n = n;
+        pthread_cond_broadcast(&w->changed);
+        pthread_mutex_unlock(&w->lock);
+    }
+    w->seconds += wire__now() - begin;
+    return !done;
+}
+int wire_wait(void *user) {
+    wire *w = user;
+    const double begin = wire__now();
+    pthread_mutex_lock(&w->lock);
+    while (w->made == w->taken) pthread_cond_wait(&w->changed, &w->lock);
+    w->taken++;
+    const int failed = w->failed;
+    pthread_mutex_unlock(&w->lock);
+    w->seconds += wire__now() - begin;
+    return failed;
+}
+int wire_gather(void *user, float *x, size_t ldx, int n, const int *begin) {
+    wire *w = user;
+    const double start = wire__now();
+    const size_t rows = (size_t)n;
+    float *room = wire__room(w, rows * (size_t)begin[w->ranks]);
+    int posted = 0;
+    if (!room || rows * (size_t)begin[w->ranks] > INT_MAX) return 1;
+    for (int pass = 0; pass < 3; pass++) /* packed, sent and received, unpacked */
+        for (int r = 0; r < w->ranks; r++) {
+            const size_t width = (size_t)(begin[r + 1] - begin[r]), own = (size_t)(begin[w->rank + 1] - begin[w->rank]);
+            float *part = room + rows * (size_t)begin[r], *mine = room + rows * (size_t)begin[w->rank];
+            for (size_t i = 0; i < rows && pass == 0 && r == w->rank; i++)
+                memcpy(part + i * width, x + i * ldx + begin[r], width * sizeof *x);
+            if (pass == 1 && r != w->rank) wire__post(w, &posted, 0, part, rows * width, r, WIRE__GATHER);
+            if (pass == 1 && r != w->rank) wire__post(w, &posted, 1, mine, rows * own, r, WIRE__GATHER);
+            if (pass == 2 && r == 0) MPI_Waitall(posted, w->requests, MPI_STATUSES_IGNORE);
+            for (size_t i = 0; i < rows && pass == 2 && r != w->rank; i++)
+                memcpy(x + i * ldx + begin[r], part + i * width, width * sizeof *x);
+        }
+    w->seconds += wire__now() - start;
+    return 0;
+}
+int wire_open(wire *w, MPI_Comm comm, int background) {
+    memset(w, 0, sizeof *w);
+    w->comm = comm;
+    MPI_Comm_rank(comm, &w->rank), MPI_Comm_size(comm, &w->ranks);
+    w->requests = malloc(2 * (size_t)w->ranks * sizeof *w->requests);
+    pthread_mutex_init(&w->lock, NULL), pthread_cond_init(&w->changed, NULL);
+    w->background = background && w->requests && !pthread_create(&w->thread, NULL, wire__thread, w);
+    return w->requests && w->background == background;
+}
+void wire_close(wire *w) {
+    pthread_mutex_lock(&w->lock);
+    w->over = 1;
+    pthread_cond_broadcast(&w->changed);
+    pthread_mutex_unlock(&w->lock);
+    if (w->background) pthread_join(w->thread, NULL);
+    free(w->room), free(w->requests);
+}
+
+/* Half of what 8 bytes take to and fro; what 4 MB take more. */
+int wire_measure(MPI_Comm comm, double *latency, double *link) {
+    enum { BIG = 4 << 20 };
+    char *text = calloc(BIG, 1);
+    double seconds[2], begin = 0;
+    int rank;
+    if (!text) return 0;
+    MPI_Comm_rank(comm, &rank);
+    for (int big = 0; big < 2; big++) {
+        const int n = big ? BIG : 8, times = big ? 10 : 100;
+        for (int i = -2; i < 2 * times && rank < 2; i++) { /* a first exchange opens the connection */
+            if (i == 0) begin = wire__now();
+            if ((i & 1) == rank) MPI_Send(text, n, MPI_CHAR, 1 - rank, WIRE__SUM, comm);
+            else MPI_Recv(text, n, MPI_CHAR, 1 - rank, WIRE__SUM, comm, MPI_STATUS_IGNORE);
+        }
+        seconds[big] = (wire__now() - begin) / (2 * times);
+    }
+    *latency = seconds[0], *link = BIG / (seconds[1] - seconds[0]);
+    free(text);
+    return 1;
+}
+int wire_local(MPI_Comm comm) {
+    MPI_Comm node;
+    int rank, n;
+    MPI_Comm_rank(comm, &rank);
+    MPI_Comm_split_type(comm, MPI_COMM_TYPE_SHARED, rank, MPI_INFO_NULL, &node);
+    MPI_Comm_size(node, &n), MPI_Comm_free(&node);
+    return n;
+}
+mla_isa wire_isa(MPI_Comm comm, mla_isa asked) {
+    static const mla_isa best[] = {MLA_ISA_AMX, MLA_ISA_VNNI, MLA_ISA_AVX512, MLA_ISA_AVX2, MLA_ISA_NEON};
+    int mine = 0, all, any;
+    for (int i = 0; i < MLA_ISA_COUNT; i++) mine |= mla_isa_available((mla_isa)i) << i;
+    MPI_Allreduce(&mine, &all, 1, MPI_INT, MPI_BAND, comm);
+    MPI_Allreduce(&mine, &any, 1, MPI_INT, MPI_BOR, comm);
+    if (asked || all == any) return asked;
+    for (size_t i = 0; i < sizeof best / sizeof *best; i++)
+        if (all >> best[i] & 1) return best[i];
+    return MLA_ISA_SCALAR;
+}
+
+#endif /* WIRE_IMPLEMENTATION */
