@@ -15,7 +15,9 @@
                                                                                    query
            With sparse attention a query sees at most index_topk keys, and n is at most what all queries see together;
            what indexers do comes to it: all index keys, and Hi * d for each that a query scores, counted and measured
-           apart as "indexer". The same work is counted whichever path runs. What "attention" measures alone:
+           apart as "indexer". A layer with a state (KDA) reads and writes it once, and takes 6 * C * C flops a head and
+           token for it, chunks or not; "products" are what a layer of "kda" takes without, measured in there. The
+           same work is counted whichever path runs. What "attention" measures alone:
            H * n * (2 * R + P), without the weights; "layer" is one attention layer with its weights, "moe" one layer's
            experts. gflop_per_s counts each flop once, whatever it is made of.
    of_read, of_fma, of_int8, of_bf16   bytes, f32 flops, integer operations and bf16 flops over what the limits would have
@@ -102,8 +104,9 @@ static void help(void) {
            "  --shape SHAPE     lite6: DeepSeek-V2-Lite cut to 6 layers; v3attn: 3 dense layers with DeepSeek-V3's "
            "attention; for model\n"
            "                    only v32attn, the same with V3.2's indexer, v3: DeepSeek-V3's first 3 layers and its "
-           "vocabulary, or\n"
-           "                    a config.json [lite6; kernels: lite6 and v3attn]\n"
+           "vocabulary,\n"
+           "                    kda6: Ling-3.0-tiny cut to 8 layers, 6 with states, or a config.json [lite6; kernels: "
+           "lite6 and v3attn]\n"
            "  --weights TYPE    f32, f16, bf16, fp8, q8, q4, q4_1 .. nvfp4, and with x16 behind it interleaved [bf16; "
            "kernels: all]\n"
            "  --activations TO  auto, f32, int8 (with blocks), bf16 (with bf16, too), e4m3 (with fp8, too) [auto]\n"
@@ -119,7 +122,8 @@ static void help(void) {
            "  --batch N,N,..    so many sequences at once, each of which decodes a token at each depth\n"
            "  --layers N        the first N of the shape [all of them]\n"
            "  --attn PATH       auto, naive, absorbed, or all: each of them in turn [auto]\n"
-           "  --only LIST       of decode (with its attention), prefill, layer, moe, batch [batch if there is --batch, "
+           "  --only LIST       of decode (with its attention), prefill, layer, moe, kda, batch [batch if there is "
+           "--batch, "
            "else "
            "all others]\n"
            "  --invariant       results that do not depend on what else is in a call\n"

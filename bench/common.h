@@ -185,7 +185,7 @@ static int listed(const char *list, const char *name) { /* is it one of "a,b,.."
 }
 
 static void only_list(const char *option, const char *text) {
-    static const char *const names[] = {"decode", "prefill", "layer", "moe", "batch"};
+    static const char *const names[] = {"decode", "prefill", "layer", "moe", "kda", "batch"};
     char name[16];
     for (const char *s = text; s; s = strchr(s, ',') ? strchr(s, ',') + 1 : NULL) {
         size_t n = strcspn(s, ",");

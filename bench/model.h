@@ -178,6 +178,11 @@ static int has_experts(const shape *s, int layer) {
     return s->config.n_routed_experts > 0 && layer >= s->first_moe && layer % s->moe_step == 0;
 }
 
+/* Ling 3's: the last layer of each four has MLA. */
+static int has_state(const shape *s, int layer) {
+    return s->config.linear_num_heads > 0 && (s->file.recurrent ? s->file.recurrent[layer] : (layer + 1) % 4 != 0);
+}
+
 static int has_indexer(const shape *s, int layer) {
     return s->config.index_topk > 0 && (!s->plan.family || ck__has_indexer(&s->file, &s->plan, layer));
 }
@@ -201,7 +206,8 @@ static void shape_from_file(shape *s, const char *name) { /* config.json, or the
     snprintf(path, sizeof path, "%s/config.json", name);
     if (!(file = fopen(path, "rb"))) file = fopen(name, "rb");
     if (!file)
-        fail(2, "--shape: '%s' is none of lite6, v3, v3attn, v32attn, and no config.json can be read there", name);
+        fail(2, "--shape: '%s' is none of lite6, kda6, v3, v3attn, v32attn, and no config.json can be read there",
+             name);
     char *text = need((size_t)1 << 20);
     size_t n = fread(text, 1, (size_t)1 << 20, file);
     fclose(file);
@@ -228,6 +234,14 @@ static void shape_open(shape *s, const char *name, int layers) { /* cut to so ma
         s->config = attention_of_v2_and_v3(2048, 16, 0, 10944, 6), s->first_moe = 1;
         s->config.n_routed_experts = 64, s->config.num_experts_per_tok = 6, s->config.moe_intermediate_size = 1408;
         s->config.n_shared_experts = 2;
+    } else if (!strcmp(name, "kda6")) { /* Ling-3.0-tiny, 24 layers cut to 8: 6 of KDA, 2 of MLA */
+        s->config = attention_of_v2_and_v3(1536, 16, 256, 4608, 8), s->first_moe = 1;
+        memset(&s->config.rope, 0, sizeof s->config.rope), s->config.rope.theta = 6e6f;
+        s->config.n_routed_experts = 128, s->config.num_experts_per_tok = 8, s->config.moe_intermediate_size = 512;
+        s->config.n_shared_experts = 1, s->config.n_group = 8, s->config.topk_group = 4, s->config.norm_topk_prob = 1;
+        s->config.topk_method = MLA_TOPK_NOAUX_TC, s->config.scoring_func = MLA_SCORING_SIGMOID;
+        s->config.routed_scaling_factor = 2.5f;
+        s->config.linear_num_heads = 16, s->config.linear_head_dim = 128, s->config.kda_lower_bound = -5;
     } else if (!strcmp(name, "v3attn") || !strcmp(name, "v32attn")) {
         s->config = attention_of_v2_and_v3(7168, 128, 1536, 2048, 3);
         if (!strcmp(name, "v32attn"))
@@ -251,23 +265,43 @@ typedef struct synthetic {
     mla_layer_weights *layers;
     mla_weights weights;
     mla_model *model;
-    int n_moe, a_moe_layer, n_indexers;
+    int n_moe, a_moe_layer, n_indexers, n_states;
     double params;
-    tally attn, kv_b, ffn, router, shared, expert, head,
+    tally attn, kv_b, kda, ffn, router, shared, expert, head,
         norms; /* of all layers; ffn: dense ones; expert: one of one layer */
 } synthetic;
 
-static void make_layer(synthetic *s, int i) {
+static mla_tensor vector_of(maker *m, tally *t, int rows, int cols, float deviation) { /* of F32, not out of a pool */
+    float *data = carve(m, (size_t)rows * (size_t)cols * sizeof *data);
+    uint64_t seed = 7;
+    for (int i = 0; data && i < rows * cols; i++) data[i] = deviation * random_float(&seed);
+    t->params += (double)rows * cols, t->bytes += 4.0 * rows * cols;
+    return mla_view(data, MLA_F32, rows, cols);
+}
+
+/* With one matrix for each of decay and gate, as Ling 3 has them. */
+static void make_state(synthetic *s, mla_kda_weights *w) {
+    const mla_config *c = &s->shape.config;
+    maker *m = &s->maker;
+    const int D = c->hidden_size, H = c->linear_num_heads, C = c->linear_head_dim, width = H * C;
+    const mla_dtype t = s->dtype, plain = t == MLA_E4M3 || is_grouped(t) ? MLA_BF16 : t;
+    mla_linear *const linears[] = {&w->q, &w->k, &w->v, &w->f_b, &w->g_b};
+    mla_tensor *const convs[] = {&w->q_conv, &w->k_conv, &w->v_conv};
+    for (int i = 0; i < 5; i++) *linears[i] = linear(m, &s->kda, t, width, D);
+    for (int i = 0; i < 3; i++) *convs[i] = vector_of(m, &s->kda, width, 4, 0.5f);
+    w->a_log = vector_of(m, &s->kda, 1, H, 0.5f), w->dt_bias = vector_of(m, &s->kda, 1, width, 1);
+    w->b = linear(m, &s->kda, plain, H, D), w->o = linear(m, &s->kda, t, D, width);
+    w->norm = norm_of_ones(m, &s->kda, C).weight;
+    s->n_states++;
+}
+
+static void make_attention(synthetic *s, int i) {
     const mla_config *c = &s->shape.config;
     maker *m = &s->maker;
     mla_layer_weights *l = &s->layers[i];
     int D = c->hidden_size, H = c->num_attention_heads, Q = c->q_lora_rank, R = c->kv_lora_rank,
-        N = c->qk_nope_head_dim;
-    int P = c->qk_rope_head_dim, V = c->v_head_dim, E = c->n_routed_experts, I = c->moe_intermediate_size;
-    int grouped = is_grouped(s->dtype);
-    mla_dtype plain = s->dtype == MLA_E4M3 || grouped ? MLA_BF16 : s->dtype;
-    memset(l, 0, sizeof *l);
-    l->attn_norm = norm_of_ones(m, &s->norms, D), l->ffn_norm = norm_of_ones(m, &s->norms, D);
+        N = c->qk_nope_head_dim, P = c->qk_rope_head_dim, V = c->v_head_dim;
+    mla_dtype plain = s->dtype == MLA_E4M3 || is_grouped(s->dtype) ? MLA_BF16 : s->dtype;
     if (Q) {
         l->attn.q_a = linear(m, &s->attn, s->dtype, Q, D), l->attn.q_b = linear(m, &s->attn, s->dtype, H * (N + P), Q);
         l->attn.q_norm = norm_of_ones(m, &s->norms, Q);
@@ -286,6 +320,18 @@ static void make_layer(synthetic *s, int i) {
         w->weights_proj = exact(m, &s->attn, plain, c->index_n_heads, D);
         s->n_indexers++;
     }
+}
+
+static void make_layer(synthetic *s, int i) {
+    const mla_config *c = &s->shape.config;
+    maker *m = &s->maker;
+    mla_layer_weights *l = &s->layers[i];
+    int D = c->hidden_size, E = c->n_routed_experts, I = c->moe_intermediate_size;
+    mla_dtype plain = s->dtype == MLA_E4M3 || is_grouped(s->dtype) ? MLA_BF16 : s->dtype;
+    memset(l, 0, sizeof *l);
+    l->attn_norm = norm_of_ones(m, &s->norms, D), l->ffn_norm = norm_of_ones(m, &s->norms, D);
+    if (has_state(&s->shape, i)) make_state(s, &l->kda);
+    else make_attention(s, i);
     if (!has_experts(&s->shape, i)) {
         l->mlp = mlp(m, &s->ffn, s->dtype, c->intermediate_size, D);
         return;
@@ -307,8 +353,8 @@ static void make_all(synthetic *s) {
     const mla_config *c = &s->shape.config;
     maker *m = &s->maker;
     mla_dtype plain = s->dtype == MLA_E4M3 || is_grouped(s->dtype) ? MLA_BF16 : s->dtype;
-    tally *sums[] = {&s->attn, &s->kv_b, &s->ffn, &s->router, &s->shared, &s->head, &s->norms};
-    m->used = m->at = 0, s->n_moe = s->n_indexers = 0, s->a_moe_layer = -1;
+    tally *sums[] = {&s->attn, &s->kv_b, &s->kda, &s->ffn, &s->router, &s->shared, &s->head, &s->norms};
+    m->used = m->at = 0, s->n_moe = s->n_indexers = s->n_states = 0, s->a_moe_layer = -1;
     memset(&s->expert, 0, sizeof s->expert);
     for (size_t i = 0; i < sizeof sums / sizeof *sums; i++) memset(sums[i], 0, sizeof *sums[i]);
     s->params = (double)c->vocab_size * c->hidden_size;
@@ -365,7 +411,7 @@ static void synthetic_open(synthetic *s, const options *o, const char *name) {
 static void synthetic_close(synthetic *s) {
     mla_model_destroy(s->model);
     free(s->layers), free(s->maker.base), free(s->maker.embed.atoms), free(s->maker.kv_b.atoms),
-        free(s->shape.file.rope_factors), free(s->shape.file.indexers);
+        free(s->shape.file.rope_factors), free(s->shape.file.indexers), free(s->shape.file.recurrent);
     for (int i = 0; i < MLA_DTYPE_COUNT; i++) free(s->maker.pools[i].atoms);
 }
 
@@ -464,19 +510,39 @@ static double row_bytes(const synthetic *s, mla_dtype cache) {
     return (double)mla_dtype_bytes(cache, (size_t)(s->shape.config.kv_lora_rank + s->shape.config.qk_rope_head_dim));
 }
 
+static int mla_layers(const synthetic *s) { return s->shape.config.num_hidden_layers - s->n_states; }
+
+/* What KDA adds to its products, in a layer: T tokens of a sequence, whose state is read and written. In chunks it
+   takes a tenth more than this, which is what the recurrence does. */
+static work state_work(const synthetic *s, double T) {
+    const double C = s->shape.config.linear_head_dim, width = C * s->shape.config.linear_num_heads;
+    work w = {2 * 4 * width * (C + 9), T * width * (6 * C + 24), T * width * (6 * C + 24), 0, 0};
+    return w;
+}
+
+/* A layer of KDA, one sequence; its products alone. */
+static work kda_work(const synthetic *s, const options *o, const mla_context *context, double T, int alone) {
+    const work state = state_work(s, T);
+    work w = {s->kda.bytes / s->n_states, 0, 0, 0, 0};
+    add_tally(&w, context, &s->kda, o->layout, T / s->n_states, T);
+    if (!alone) add_work(&w, &state, 1);
+    return w;
+}
+
 /* A forward pass of B sequences, T tokens each, whose last ones get logits; hit: experts that got any, over all
  * layers. */
 static work forward_work(const synthetic *s, const options *o, const mla_context *context, double B, double T,
                          double depth, double hit) {
     const mla_config *c = &s->shape.config;
-    double L = c->num_hidden_layers, n = B * T, chosen = (double)s->n_moe * c->num_experts_per_tok, rows;
-    const work index = indexer_work(s, o, context, T, depth);
+    double L = mla_layers(s), n = B * T, chosen = (double)s->n_moe * c->num_experts_per_tok, rows;
+    const work index = indexer_work(s, o, context, T, depth), state = state_work(s, T);
     work w = {0, 0, 0, 0, 0};
     attended(c, T, depth, &rows);
-    w.bytes = s->attn.bytes + s->kv_b.bytes + s->ffn.bytes + s->router.bytes + s->shared.bytes + s->head.bytes +
-              s->norms.bytes;
+    w.bytes = s->attn.bytes + s->kv_b.bytes + s->kda.bytes + s->ffn.bytes + s->router.bytes + s->shared.bytes +
+              s->head.bytes + s->norms.bytes;
     w.bytes += hit * s->expert.bytes + B * L * rows * row_bytes(s, o->cache);
-    add_work(&w, &index, B);
+    add_work(&w, &index, B), add_work(&w, &state, B * s->n_states);
+    add_tally(&w, context, &s->kda, o->layout, n, n);
     add_tally(&w, context, &s->attn, o->layout, n, n), add_tally(&w, context, &s->ffn, o->layout, n, n);
     add_tally(&w, context, &s->router, o->layout, n, n), add_tally(&w, context, &s->shared, o->layout, n, n);
     add_tally(&w, context, &s->expert, o->layout, n * chosen, hit > 0 ? n * chosen / hit : 1);
@@ -488,7 +554,7 @@ static work forward_work(const synthetic *s, const options *o, const mla_context
 /* Attention alone, one token: all heads meet depth + 1 keys, or those chosen. */
 static work attention_work(const synthetic *s, const options *o, const mla_context *context, double depth) {
     const mla_config *c = &s->shape.config;
-    double rows, keys = attended(c, 1, depth, &rows) * c->num_hidden_layers;
+    double rows, keys = attended(c, 1, depth, &rows) * mla_layers(s);
     work w = {keys * row_bytes(s, o->cache), 0, 0, 0, 0};
     add_pairs(&w, o, context, 2 * keys * c->num_attention_heads * (2.0 * c->kv_lora_rank + c->qk_rope_head_dim));
     return w;
@@ -496,7 +562,7 @@ static work attention_work(const synthetic *s, const options *o, const mla_conte
 
 static work layer_work(const synthetic *s, const options *o, const mla_context *context, double T,
                        double depth) { /* one attention layer, with its weights */
-    double L = s->shape.config.num_hidden_layers, n = s->n_indexers > 0 ? s->n_indexers : 1, rows;
+    double L = mla_layers(s), n = s->n_indexers > 0 ? s->n_indexers : 1, rows;
     const work index = indexer_work(s, o, context, T, depth);
     attended(&s->shape.config, T, depth, &rows);
     work w = {(s->attn.bytes + s->kv_b.bytes) / L + rows * row_bytes(s, o->cache), 0, 0, 0, 0};
@@ -604,8 +670,10 @@ static double layer(bench *b, const measured *m) { /* attention, another layer e
     const int n = m->n;
     mla_sequence sequence = {.cache = b->caches[m->depth][0], .n_tokens = n};
     do b->attn_layer = (b->attn_layer + 1) % b->s.shape.config.num_hidden_layers;
-    while (b->s.n_indexers > 0 && !has_indexer(&b->s.shape, b->attn_layer)); /* which need what another layer chose */
+    while (has_state(&b->s.shape, b->attn_layer) != !strcmp(m->what, "kda") ||
+           (b->s.n_indexers > 0 && !has_indexer(&b->s.shape, b->attn_layer))); /* which need what another layer chose */
     const float *x = b->x + (n == 1 ? random_u32(&b->seed) % N_INPUTS * D : 0);
+    b->stats = (mla_stats){.clock = clock_of_steps};
     double start = now();
     check(mla_attn_forward(b->context, b->attn_layer, b->y, x, &sequence, 1), b->context);
     double seconds = now() - start;
@@ -638,7 +706,8 @@ static void add_stats(mla_stats *to, const mla_stats *s) {
 
 /* A sample: seconds of a call, the mean of m->steps; of decode's attention and indexers too. */
 static double sample(bench *b, measured *m, mla_stats *parts) {
-    const int is_moe = !strcmp(m->what, "moe"), is_layer = !strcmp(m->what, "layer"), depth = b->o->depths.of[m->depth];
+    const int is_moe = !strcmp(m->what, "moe"), is_kda = !strcmp(m->what, "kda"),
+              is_layer = is_kda || !strcmp(m->what, "layer"), depth = b->o->depths.of[m->depth];
     double seconds = 0, hits = 0;
     b->context = b->contexts[m->threads][m->attn];
     parts->attention = parts->indexer = 0;
@@ -650,7 +719,8 @@ static double sample(bench *b, measured *m, mla_stats *parts) {
     }
     m->hits += hits, m->calls += m->steps, hits = m->hits / m->calls;
     parts->attention /= m->steps, parts->indexer /= m->steps;
-    m->work = is_moe     ? moe_work(&b->s, b->o, b->context, m->n, hits)
+    m->work = is_kda     ? kda_work(&b->s, b->o, b->context, m->n, 0)
+              : is_moe   ? moe_work(&b->s, b->o, b->context, m->n, hits)
               : is_layer ? layer_work(&b->s, b->o, b->context, m->n, depth)
                          : forward_work(&b->s, b->o, b->context, m->sequences, m->n, depth, hits);
     m->experts = is_moe ? hits : b->s.n_moe ? hits / b->s.n_moe : 0;
@@ -664,8 +734,10 @@ static void keep(measured *m, double seconds, const double *most) {
 }
 
 static void plan_one(bench *b, measured m) {
-    const char *with =
-        strcmp(m.what, "attention") && strcmp(m.what, "indexer") ? m.what : "decode"; /* they are measured in there */
+    const char *with = !strcmp(m.what, "products") ? "kda"
+                       : strcmp(m.what, "attention") && strcmp(m.what, "indexer")
+                           ? m.what
+                           : "decode"; /* they are measured in there */
     if (b->o->only ? !listed(b->o->only, with) : !strcmp(with, "batch")) return;
     b->measured = realloc(b->measured, ((size_t)b->n_measured + 1) * sizeof *b->measured);
     if (!b->measured) fail(1, "out of memory");
@@ -686,6 +758,12 @@ static void plan_depth(bench *b, measured m) { /* by one path, with one number o
     if (o->pp > 1) m.what = "layer", plan_one(b, m);
 }
 
+static void plan_kda(bench *b, measured m) { /* and of this time what its products take */
+    m.steps = m.n == 1 ? LAYER_STEPS : 1;
+    m.what = "kda", plan_one(b, m);
+    m.what = "products", m.steps = 0, plan_one(b, m);
+}
+
 static void plan(bench *b) {
     const options *o = b->o;
     const int first = o->attn % MLA_ATTN_PATH_COUNT;
@@ -695,9 +773,32 @@ static void plan(bench *b) {
                 if (b->contexts[t][path]) plan_depth(b, (measured){.attn = path, .threads = t, .depth = i});
         measured m = {.what = "moe", .attn = first, .threads = t, .sequences = 1, .n = 1, .steps = LAYER_STEPS};
         if (b->s.n_moe) plan_one(b, m);
+        if (b->s.n_states) plan_kda(b, m);
         m.n = o->pp, m.steps = 1;
         if (b->s.n_moe && o->pp > 1) plan_one(b, m);
+        if (b->s.n_states && o->pp > 1) plan_kda(b, m);
     }
+}
+
+/* With states, as if so many tokens had been run; this reaches into the library. */
+static void fill_states(bench *b, mla_cache *cache, int depth) {
+    const mla_pool *p = cache->pool;
+    mla_error error;
+    float row[1024];
+    if (mla__reserve(cache, depth, "the bench", &error)) fail(1, "%s", error.text);
+    for (int l = 0; l < p->n_layers; l++) {
+        const int state = p->states.of[l];
+        for (int u = 0; u < depth && state < 0; u++) {
+            for (int i = 0; i < p->width; i++) row[i] = random_float(&b->seed);
+            mla__narrow(p->dtype, mla__row(cache, l, u), row, p->width);
+        }
+        float *values = state < 0 ? NULL : (float *)(void *)mla__state_in(cache, cache->states[0], state);
+        for (mla__sz i = 0; values && i < p->states.size.values + p->states.size.inputs; i++)
+            values[i] = 0.1f * random_float(&b->seed);
+        if (values) *mla__state_at(cache->states[0], state) = depth;
+        cache->written[l] = depth;
+    }
+    cache->length = depth;
 }
 
 /* Rows such as attention writes: normed latents and keys, deviation 1. */
@@ -707,6 +808,10 @@ static void fill_cache(bench *b, mla_cache *cache, int depth) {
     size_t latents = (size_t)c->num_hidden_layers * (size_t)(c->kv_lora_rank + c->qk_rope_head_dim);
     size_t values = latents + (size_t)b->s.n_indexers * (size_t)c->index_head_dim;
     mla_error error;
+    if (b->s.n_states) {
+        if (depth > 0) fill_states(b, cache, depth);
+        return;
+    }
     float *rows = need(STEP * values * sizeof *rows);
     for (int done = 0; done < depth; done += STEP) {
         int n = depth - done < STEP ? depth - done : STEP;
@@ -772,6 +877,10 @@ static void measure(bench *b, const limits *l) {
             double seconds = sample(b, m, &parts);
             m->seconds += seconds * m->steps;
             keep(m, seconds, most);
+            if (!strcmp(m->what, "kda")) {
+                m[1].work = kda_work(&b->s, b->o, b->context, m->n, 1);
+                keep(&m[1], seconds - parts.attention, most);
+            }
             if (!strcmp(m->what, "decode") && depth > 0 && parts.attention > 0) {
                 m[1].work = attention_work(&b->s, b->o, b->context, depth);
                 keep(&m[1], parts.attention, most);
@@ -873,7 +982,8 @@ static void print_title(bench *b) {
     const mla_context_desc desc = context_desc(b, b->threads.of[0], o->attn % MLA_ATTN_PATH_COUNT);
     work token = forward_work(s, o, b->context, 1, 1, 0, (double)s->n_moe * c->num_experts_per_tok);
     double active = s->attn.params + s->kv_b.params + s->ffn.params + s->router.params + s->shared.params +
-                    s->head.params + s->norms.params + (double)s->n_moe * c->num_experts_per_tok * s->expert.params;
+                    s->head.params + s->norms.params + s->kda.params +
+                    (double)s->n_moe * c->num_experts_per_tok * s->expert.params;
     printf("%s, %s weights%s, %s cache, %s attention: %.2f billion parameters (%.2f GB), %.0f million for a token "
            "(%.0f MB).\n",
            s->shape.name, weights_name(o->weights, o->layout),
@@ -882,7 +992,7 @@ static void print_title(bench *b) {
     printf("Scratch of the context %.1f MB (%d tokens in a call), cache %.0f bytes for a token. Medians of %d "
            "rounds.\n",
            (double)mla_context_size(s->model, &desc) * 1e-6, desc.max_tokens,
-           c->num_hidden_layers * row_bytes(s, o->cache) +
+           mla_layers(s) * row_bytes(s, o->cache) +
                s->n_indexers * (double)mla_dtype_bytes(o->index_cache, (size_t)c->index_head_dim),
            o->reps);
     print_head();

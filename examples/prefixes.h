@@ -50,6 +50,7 @@ typedef struct prefixes {
     prefixes_piece **table; /* [mask + 1] by hash */
     size_t mask;
     int pages; /* of those that nobody uses, as good as free */
+    int n;     /* pieces; where layers have states each has a copy of them */
     const mla_model *model;
     mla_pool *pool;
 } prefixes;
@@ -138,6 +139,7 @@ int prefixes_drop(prefixes *t) {
     *at = p->same_hash;
     mla_cache_destroy(p->cache);
     free(p);
+    t->n--;
     return 1;
 }
 
@@ -159,6 +161,7 @@ prefixes_piece *prefixes_add(prefixes *t, prefixes_piece *parent, const mla_cach
     p->hash = prefixes__hash(parent, tokens, n);
     p->same_hash = t->table[p->hash & t->mask];
     t->table[p->hash & t->mask] = p;
+    t->n++;
     return p;
 }
 

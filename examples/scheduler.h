@@ -26,7 +26,8 @@ SAME LOGITS    A prompt is cut at positions that depend on it alone: into pieces
                whose desc says invariant, logits and tokens are bit for bit those of the request alone, cached or not,
                whatever runs beside it. With any_cut pieces have `chunk` tokens, all pages are shared, those of answers,
                too, and what is run again is read: faster, and the same to rounding. Layers with states (KDA) have
-               them at the cuts alone: with such a model any_cut means nothing.
+               them at the cuts alone: with such a model any_cut and guesses mean nothing, and pieces have `chunk`
+               tokens from the start, for each that is kept has a copy of the states (desc.states says how many).
 SPECULATION    The model's first layer of multi-token prediction guesses the token after the next; a call that reads no
                prompt runs it, too, and it stands if it is what the request's sampler draws: answers are the same, bit
                for bit as above. The layer's rows are in the same pages; behind a prefix without them nobody guesses.
@@ -68,6 +69,7 @@ typedef struct scheduler_desc {
     int budget;  /* most tokens in a call: at most the context's max_tokens, at least parallel - 1 + chunk; 0: 512 */
     int chunk;   /* most tokens of one prompt in a call, MLA_PAGE times a power of two; 0: 256, or what budget allows */
     int any_cut; /* 1: see SAME LOGITS */
+    int states;  /* where layers have states (KDA): prefixes that are kept, each with a copy of them; 0: 64 */
     int speculate;         /* 1: see SPECULATION; where it pays, by clock, or without one always */
     double (*clock)(void); /* seconds since anything */
     mla_run run;           /* draws tokens of different requests at the same time, as the context's; NULL: one by one */
@@ -255,7 +257,9 @@ static void sd__keep(scheduler *s, const sd__entry *e) {
         const float *state = e->hidden + (j->prefix->end + n - 1 - (j->at - e->n)) * (ptrdiff_t)D;
         const int n_state = j->ahead.follows && !j->ahead.n_behind ? D : 0;
         prefixes_piece *p = prefixes_find(&s->tree, j->prefix, tokens, n);
+        while (!p && s->config->linear_num_heads && s->tree.n >= s->how.states && prefixes_drop(&s->tree)) continue;
         if (p) sd__fork(s, j, p);
+        else if (s->config->linear_num_heads && s->tree.n >= s->how.states) j->apart = 1; /* all are in use */
         else if ((p = prefixes_add(&s->tree, j->prefix, j->cache, tokens, n, state, n_state)) != NULL)
             p->pages += j->copied, j->copied = 0, j->prefix = p;
         else j->apart = 1; /* no memory for it: nobody will find the rest either */
@@ -271,7 +275,7 @@ static int sd__reads(const scheduler *s, const sd__job *j) {
 /* Tokens of j in its next call. */
 static int sd__piece(const scheduler *s, const sd__job *j) {
     const int left = (s->how.any_cut ? j->known : j->how.n_tokens) - j->at;
-    int n = s->how.any_cut ? s->how.chunk : MLA_PAGE;
+    int n = s->how.any_cut || s->config->linear_num_heads ? s->how.chunk : MLA_PAGE;
     while (n < s->how.chunk && 32 * n <= j->at) n *= 2;
     while (n > left && n > MLA_PAGE && !s->how.any_cut) n /= 2;
     return left > n ? n : left > 0 ? left : 1;
@@ -636,10 +640,12 @@ static mla_result sd__resolve(scheduler *s, mla_error *err) {
     const mla_result wrong = MLA_ERR_ARGUMENT;
     if (!d->model || !d->context) return sd__fail(err, wrong, "scheduler_desc: model or context is NULL");
     s->config = mla_model_config(d->model);
-    d->any_cut = d->any_cut && !s->config->linear_num_heads, d->parallel = d->parallel ? d->parallel : 32;
+    if (s->config->linear_num_heads) d->any_cut = d->speculate = 0;
+    d->states = d->states ? d->states : 64, d->parallel = d->parallel ? d->parallel : 32;
     d->context_length = d->context_length ? d->context_length : 4096;
     d->budget = d->budget ? d->budget : 512;
     mla_result rc = sd__range(err, wrong, "desc.parallel", d->parallel, 1, SCHEDULER_MAX_PARALLEL);
+    if (!rc) rc = sd__range(err, wrong, "desc.states", d->states, 1, INT_MAX);
     if (!rc) rc = sd__range(err, wrong, "desc.context_length", d->context_length, 1, INT_MAX - MLA_PAGE);
     if (!rc) rc = sd__range(err, wrong, "desc.budget", d->budget, d->parallel - 1 + MLA_PAGE, INT_MAX);
     /* what is left when all others want a token, and the layer that guesses a row more than the model */

@@ -831,7 +831,7 @@ static void test_keys(void) {
         {"general.architecture", 'x', 0, NULL, MLA_ERR_CONFIG, "general.architecture"},
         {"general.architecture", 'i', 1, NULL, MLA_ERR_CONFIG, "general.architecture"},
         {"general.architecture", 's', 0, "llama", MLA_ERR_UNSUPPORTED, "\"llama\""},
-        {"general.architecture", 's', 0, "kimi-linear", MLA_ERR_UNSUPPORTED, "linear attention"},
+        {"general.architecture", 's', 0, "kimi-linear", MLA_ERR_UNSUPPORTED, "Kimi Delta Attention"},
         {"general.architecture", 's', 0, "deepseek2\n", MLA_ERR_UNSUPPORTED, "\"deepseek2?\""},
         {"general.architecture", 's', 0, "glm-dsa", MLA_ERR_CONFIG, "missing"},
         {".block_count", 'i', 4, NULL, MLA_ERR_WEIGHTS, "blk.3."},

@@ -7,6 +7,7 @@
 #include "mla.h"
 #define CHECKPOINT_IMPLEMENTATION
 #include "examples/checkpoint.h"
+#include "examples/scheduler.h"
 #include "test.h"
 
 #include <stdlib.h>
@@ -475,10 +476,68 @@ static void test_bf16(void) {
     whole_close(&w);
 }
 
+/* ---- many requests ----------------------------------------------------------------------------------------------- */
+
+typedef struct answer {
+    int tokens[8], n, cached;
+} answer;
+static void on_event(void *user, const scheduler_event *e) {
+    answer *a = (answer *)user;
+    if (e->token >= 0 && a->n < 8) a->tokens[a->n++] = e->token;
+    a->cached = e->n_cached;
+}
+
+/* A prompt that comes again is found with its states, as far as they are kept; answers are those of the prompt alone. */
+static void test_scheduler(void) {
+    enum { PROMPT = 333, ANSWER = 6 };
+    static const int most[] = {1, 2, 64}, cached[] = {256, 320, 320};
+    int tokens[PROMPT + ANSWER];
+    test_rng r = {31};
+    whole w;
+    mla_sequence q;
+    mla_outputs out;
+    SECTION("a scheduler's prefixes");
+    whole_open(&w);
+    for (int i = 0; i < PROMPT; i++) tokens[i] = test_int(&r, w.V);
+    mla_context *c = make_context(w.model, MLA_ISA_AUTO, 512, 1);
+    mla_cache *k = make_cache(w.model, PROMPT + ANSWER, MLA_F32, 0, NULL);
+    for (int n = PROMPT, at = 0; at < PROMPT + ANSWER - 1; at += n, n = 1) { /* greedily, alone */
+        memset(&q, 0, sizeof q), memset(&out, 0, sizeof out);
+        q.cache = k, q.n_tokens = n, q.n_logits = 1, out.logits = w.logits;
+        MUST_IN(c, mla_model_forward(c, &q, 1, tokens + at, &out));
+        int best = 0;
+        for (int v = 1; v < w.V; v++) best = w.logits[v] > w.logits[best] ? v : best;
+        tokens[at + n] = best;
+    }
+    for (size_t i = 0; i < sizeof most / sizeof *most; i++) {
+        scheduler *s;
+        scheduler_desc d;
+        memset(&d, 0, sizeof d);
+        d.model = w.model, d.context = c, d.parallel = 2, d.context_length = 512, d.states = most[i], d.any_cut = 1;
+        MUST(scheduler_create(&s, &d, &error));
+        for (int again = 0; again < 2; again++) {
+            answer a;
+            scheduler_request request;
+            memset(&a, 0, sizeof a), memset(&request, 0, sizeof request);
+            request.tokens = tokens, request.n_tokens = PROMPT, request.max_tokens = ANSWER;
+            request.on_event = on_event, request.user = &a;
+            MUST(scheduler_submit(s, &request, NULL, &error));
+            while (scheduler_step(s)) continue;
+            CHECK(a.n == ANSWER && !memcmp(a.tokens, tokens + PROMPT, sizeof(int) * ANSWER), "%d states: other tokens",
+                  most[i]);
+            CHECK(a.cached == (again ? cached[i] : 0), "%d states: %d tokens found", most[i], a.cached);
+        }
+        scheduler_destroy(s);
+    }
+    mla_cache_destroy(k), mla_context_destroy(c);
+    whole_close(&w);
+}
+
 int main(void) {
     test_layer();
     test_refusals();
     test_random(test_all() ? 10000 : 400);
     test_bf16();
+    test_scheduler();
     return test_end();
 }

@@ -36,7 +36,7 @@ refused "--batch: a value is missing" "$bench" model --batch
 refused "--batch: limits decodes nothing" "$bench" limits --batch 2
 refused "--batch: kernels decodes nothing" "$bench" kernels --batch 2
 refused "--only: for batch say with --batch how many" "$bench" model --only decode,batch
-refused "--only: 'x' is none of decode, prefill, layer, moe, batch" "$bench" model --only x --batch 2
+refused "--only: 'x' is none of decode, prefill, layer, moe, kda, batch" "$bench" model --only x --batch 2
 refused "--threads: 'two' is not an integer" "$bench" model --threads 1,two
 refused "--threads: 0 is not in 1..1024" "$bench" model --threads 0,1
 refused "--threads: kernels measures with one number of threads, not with 2" "$bench" kernels --threads 1,1
