@@ -48,6 +48,7 @@ MATHS          (DeepSeek-V2, arXiv 2405.04434; DeepSeek-V3, arXiv 2412.19437; De
    sinks       softmax(s) = e^s / (e^sink_h + sum e^s)
    experts     y = sum_{e in top-K} w_e down_e(silu(gate_e x) * up_e x) + shared(x)
    block       x += attn(norm1 x);  x += ffn(norm2 x);   logits = head(norm(x))
+   n-grams     x = (E(t) + sum_i P_i T_i(hash_i of the last tokens)) / (1 + tables)    (mla_ngram_weights)
    streams     x = sum_j pre_j X_j;  X_j += post_j attn(norm1 x);  the same for ffn; at the end x alone (mla_hc_weights)
    shortcut    x += attn(norm1 x);  h = norm2 x;  m = experts(h);  x += mlp(h);  the next block;  x += m
                (a layer with mlp and moe)
@@ -107,7 +108,7 @@ CHANGES
                Gates and sinks of attention, norms with gates: mla_attn_weights has gate and sinks, mla_norm_weights
                gate_down and gate_up, mla_config q_gate, q_twice and norm_gate_rank. MLA_TOPK_NOAUX_ZERO.
                Several residual streams: hc_mult, hc_eps, hc_magnitude, mla_hc_weights, mla_hc_forward. swiglu_limit.
-               index_rope_last, index_norm_eps.
+               index_rope_last, index_norm_eps. N-gram embeddings: emb_neighbor_num, emb_split_num, mla_ngram_weights.
    0.1.0       the first version */
 
 #ifndef MLA_H
@@ -334,9 +335,11 @@ typedef struct mla_config {
     /* below 0: g = kda_lower_bound * sig(exp(A) (Wf x + bf)); 0: g = -exp(A) softplus(Wf x + bf) */
     float kda_lower_bound;
     /* the residual stream, as MiniCPM scales it (arXiv 2404.06395) */
-    float embed_scale;    /* 0: 1; embeddings are multiplied by it: scale_emb */
-    float residual_scale; /* 0: 1; what attention and FFN add is: scale_depth/sqrt(num_hidden_layers) */
-    float logits_scale;   /* 0: 1; the head's input is: dim_model_base/D */
+    float embed_scale; /* 0: 1; embeddings are multiplied by it: scale_emb */
+    /* n-gram embeddings, as LongCat-Flash-Lite has them: see mla_ngram_weights */
+    int emb_neighbor_num, emb_split_num; /* N, the longest (0: none); k, tables for each length */
+    float residual_scale;                /* 0: 1; what attention and FFN add is: scale_depth/sqrt(num_hidden_layers) */
+    float logits_scale;                  /* 0: 1; the head's input is: dim_model_base/D */
     /* several of them, by hyper-connections (arXiv 2409.19606) as Hy4 has them: see mla_hc_weights. Layers with a
        shortcut and multi-token prediction have one alone */
     int hc_mult; /* m; 0: 1 */
@@ -462,6 +465,15 @@ typedef struct mla_mtp_weights {   /* what a layer of multi-token prediction has
     mla_tensor embed, head;        /* [vocab_size, D]; absent: the model's own */
 } mla_mtp_weights;
 
+/* A token's embedding becomes (E[t] + sum over i of P_i T_i[number(i) mod rows of T_i]) / (1 + k (N-1)): of the tables
+   i = 0 .. k (N-1) - 1 each k count n-grams of one length, from 2 on, by the ids of the last n tokens:
+   number = sum over s < n of id[t-s] vocab_size^s; those before the first token are 0, and so are those of positions
+   that came as mla_sequence.embeddings, which are taken as they are. Tables are used where they lie, row by row. */
+typedef struct mla_ngram_weights {
+    mla_tensor table; /* T_i: [rows, D / (k (N-1))], of as many rows as it has */
+    mla_linear proj;  /* P_i: [D, D / (k (N-1))] */
+} mla_ngram_weights;
+
 typedef struct mla_weights {
     mla_tensor embed;                /* [vocab_size, D] */
     mla_tensor head;                 /* [vocab_size, D]; absent: tied to embed */
@@ -469,6 +481,7 @@ typedef struct mla_weights {
     mla_norm_weights norm;           /* [D] */
     const mla_layer_weights *layers; /* [num_hidden_layers + num_nextn_predict_layers] */
     const mla_mtp_weights *mtp;      /* [num_nextn_predict_layers] */
+    const mla_ngram_weights *ngram;  /* [emb_split_num * (emb_neighbor_num - 1)] */
 } mla_weights;
 
 /* ---- >>model ----------------------------------------------------------------------------------------------------- */
@@ -552,7 +565,7 @@ typedef struct mla_context mla_context;
 
 /* What a call does with each layer, and then once. */
 typedef enum mla_phase {
-    MLA_PHASE_ATTENTION = 0, /* norm and attention; of mla_mtp_forward what comes before, too */
+    MLA_PHASE_ATTENTION = 0, /* norm and attention; of mla_mtp_forward what comes before, too; bytes of n-grams */
     MLA_PHASE_EXPERTS,       /* norm and experts, or a dense FFN */
     MLA_PHASE_HEAD,          /* norm and logits */
     MLA_PHASE_COUNT
@@ -731,12 +744,13 @@ MLA_API mla_result mla_cache_read(const mla_cache *cache, int layer, int positio
 MLA_API mla_result mla_cache_read_state(const mla_cache *cache, int layer, float *state, float *inputs, mla_error *err);
 
 /* A cache as bytes, to and from the caller's memory in pieces of any size. In a file, all numbers little-endian:
-     words of 32 bits: "MLAC"; 1, the version, or 2 with states; words before the sum; num_hidden_layers,
-       num_nextn_predict_layers (M), kv_lora_rank, qk_rope_head_dim, index_head_dim (0: no indexers); model, low word
-       first; dtype, index_dtype (as mla_dtype has them); length
+     words of 32 bits: "MLAC"; the version: 1, and 1 more with states, 2 more with ids; words before the sum;
+       num_hidden_layers, num_nextn_predict_layers (M), kv_lora_rank, qk_rope_head_dim, index_head_dim (0: no
+       indexers); model, low word first; dtype, index_dtype (as mla_dtype has them); length
      [layers] words: positions for which each has its rows
      [layers] words: 1 for one that has index keys, 2 for one that has a state, else 0
      with states, three words: state_dtype, values of a state, inputs of its convolutions (see mla_cache_read_state)
+     with n-gram embeddings [length] words: the ids of all tokens
      the sum of all bytes before it, 64 bits: FNV-1a
      of each layer its rows [latent R | rope key P], then its index keys [d], position by position, as dtypes have them;
        or its state as state_dtype has it, and the inputs in f32
@@ -5899,7 +5913,8 @@ enum {
     MLA__MOE = 4,
     MLA__SPARSE = 8,
     MLA__HEAT = 16,
-    MLA__LINEAR = 32
+    MLA__LINEAR = 32,
+    MLA__NGRAM = 64
 };
 
 typedef struct mla__field {
@@ -5929,6 +5944,7 @@ static const mla__field mla__fields[] = {
     MLA__ENUM(q_twice, 1), MLA__ENUM(q_gate, 1), MLA__SIZE(norm_gate_rank, 0),
     MLA__REAL(temperature_beta, 0), MLA__POSITION(temperature_period, MLA__HEAT),
     MLA__REAL(embed_scale, 1), MLA__REAL(residual_scale, 1), MLA__REAL(logits_scale, 1),
+    MLA__COUNT(emb_neighbor_num, 0, 0), MLA__COUNT(emb_split_num, MLA__NGRAM, 0),
     MLA__INT(hc_mult, 0, 64, 1), MLA__REAL(hc_eps, 0), MLA__REAL(hc_magnitude, 0), MLA__REAL(swiglu_limit, 0),
     MLA__COUNT(n_routed_experts, 0, 0), MLA__COUNT(zero_expert_num, 0, 0), MLA__SIZE(num_experts_per_tok, MLA__MOE),
     MLA__SIZE(moe_intermediate_size, MLA__MOE), MLA__COUNT(n_shared_experts, 0, 0),
@@ -5962,7 +5978,7 @@ static mla_result mla__at_least(mla_error *err, const char *name, float v, float
 static mla_result mla__check_fields(mla_config *c, mla_error *err) {
     const int has = MLA__ALWAYS | (c->num_attention_heads ? MLA__ATTN : 0) | (c->n_routed_experts ? MLA__MOE : 0) |
                     (c->index_topk > 0 ? MLA__SPARSE : 0) | (c->temperature_beta > 0 ? MLA__HEAT : 0) |
-                    (c->linear_num_heads ? MLA__LINEAR : 0);
+                    (c->emb_neighbor_num > 0 ? MLA__NGRAM : 0) | (c->linear_num_heads ? MLA__LINEAR : 0);
     for (size_t i = 0; i < sizeof mla__fields / sizeof *mla__fields; i++) {
         const mla__field *f = &mla__fields[i];
         char *at = (char *)c + f->at;
@@ -6138,6 +6154,24 @@ static mla_result mla__check_query(const mla_config *c, mla_error *err) {
     return MLA__BAD_FIELD(err, "q_twice: 1, but q_lora_rank is 0: there is no latent of queries");
 }
 
+/* Tables of n-gram embeddings, and their columns. */
+static int mla__ngrams(const mla_config *c) {
+    return c->emb_neighbor_num > 0 ? c->emb_split_num * (c->emb_neighbor_num - 1) : 0;
+}
+static int mla__ngram_width(const mla_config *c) { return mla__ngrams(c) ? c->hidden_size / mla__ngrams(c) : 0; }
+static mla_result mla__check_ngrams(const mla_config *c, mla_error *err) {
+    if (c->emb_neighbor_num == 0) return MLA_OK;
+    MLA__TRY(mla__in_range(err, "emb_neighbor_num", c->emb_neighbor_num, 2, 64));
+    MLA__TRY(mla__in_range(err, "vocab_size", c->vocab_size, 1, MLA__DIM_MAX));
+    MLA__TRY(mla__in_range(err, "emb_split_num", c->emb_split_num, 1, c->hidden_size));
+    if (c->hidden_size % mla__ngrams(c))
+        return MLA__BAD_FIELD(err, "emb_split_num: %d tables, no divisor of hidden_size %d", mla__ngrams(c),
+                              c->hidden_size);
+    if (c->num_nextn_predict_layers == 0) return MLA_OK;
+    return MLA__BAD_FIELD(err,
+                          "num_nextn_predict_layers: %d, but with n-gram embeddings there is no way to predict ahead",
+                          c->num_nextn_predict_layers);
+}
 static mla_result mla__check_streams(const mla_config *c, mla_error *err) {
     if (c->hc_mult == 1) return MLA_OK;
     if (c->num_nextn_predict_layers > 0)
@@ -6152,6 +6186,7 @@ static mla_result mla__check_config(mla_config *c, mla_error *err) {
     MLA__TRY(mla__check_products(c, err));
     MLA__TRY(mla__check_rope(&c->rope, c->qk_rope_head_dim, err));
     MLA__TRY(mla__check_query(c, err));
+    MLA__TRY(mla__check_ngrams(c, err));
     MLA__TRY(mla__check_streams(c, err));
     MLA__TRY(mla__check_indexer(c, err));
     MLA__TRY(mla__check_linear(c, err));
@@ -6175,6 +6210,7 @@ typedef struct mla__sizes {
     int index_query, index_heads, index_key;
     int lin, lin_heads, lin_key, conv, f_rank, f_in, g_rank, g_in; /* f_rank on: of what is looked at */
     int hc_rows, hc_cols, hc_scales; /* of what is looked at: 2m, mD, 2, or for the head m, mD, 1 */
+    int ngram_rows, ngram;           /* the first of what is looked at */
 } mla__sizes;
 /* The struct that a tensor lies in. */
 enum {
@@ -6186,7 +6222,8 @@ enum {
     MLA__IN_KDA,
     MLA__IN_MLP,
     MLA__IN_MOE,
-    MLA__IN_HC
+    MLA__IN_HC,
+    MLA__IN_NGRAM
 };
 /* A matrix (HEAD: one that meets activations; PLAIN: without blocks and scales), a vector, an mla_linear, or an
    mla_norm_weights by its config. */
@@ -6260,6 +6297,8 @@ static const mla__entry mla__tensors[] = {
     MLA__TENSOR(HC, mla_hc_weights, fn, MATRIX, NEEDED, hc_rows, hc_cols),
     MLA__TENSOR(HC, mla_hc_weights, base, VECTOR, NEEDED, one, hc_rows),
     MLA__TENSOR(HC, mla_hc_weights, scale, VECTOR, NEEDED, one, hc_scales),
+    MLA__TENSOR(NGRAM, mla_ngram_weights, table, MATRIX, CALLED, ngram_rows, ngram),
+    MLA__TENSOR(NGRAM, mla_ngram_weights, proj, LINEAR, CALLED, D, ngram),
     {0, NULL, 0, 0, 0, 0, 0}};
 
 /* The next entry of a struct after e, the first one after NULL; NULL: no more. */
@@ -6507,6 +6546,11 @@ static mla_result mla__check_weights(const mla_config *c, const mla_weights *w, 
     mla__check_begin(&k, c, err);
     if (w->embed.data) mla__want_size(&k, "vocab_size", c->vocab_size, "embed", 0);
     mla__want_all(&k, MLA__IN_MODEL, w, "", 0, 0);
+    if (!w->ngram && mla__ngrams(c)) mla__complain(&k, "ngram", "", "NULL, expected %d", mla__ngrams(c));
+    for (int i = 0; i < mla__ngrams(c) && k.result == MLA_OK; i++) {
+        k.n.ngram_rows = mla__max(1, w->ngram[i].table.rows), k.n.ngram = mla__ngram_width(c);
+        mla__want_all(&k, MLA__IN_NGRAM, &w->ngram[i], "ngram[%d].", i, 0);
+    }
     mla__check_hc(&k, &w->hc_head, 1, "hc_head.", 0);
     mla__check_at(&k, "", 0, 0);
     if (!w->layers) mla__complain(&k, "layers", "", "NULL, expected %d layers", mla__all_layers(c));
@@ -6530,6 +6574,7 @@ struct mla_model {
     mla_weights w;
     mla_layer_weights *layers;
     mla_mtp_weights *mtp;
+    mla_ngram_weights *ngram;
     mla_mlp_weights *experts;
     float *inv, amp;
     int *indexer, n_indexers; /* [layers]: which of the indexers in use is a layer's own, -1: none */
@@ -6585,7 +6630,8 @@ static void mla__model_fill(mla_model *m, const mla_weights *w) {
         memcpy(to, m->layers[i].moe.experts, (size_t)c->n_routed_experts * sizeof *to);
         m->layers[i].moe.experts = to;
     }
-    m->w.layers = m->layers, m->w.mtp = m->mtp;
+    for (int i = 0; i < mla__ngrams(c); i++) m->ngram[i] = w->ngram[i];
+    m->w.layers = m->layers, m->w.mtp = m->mtp, m->w.ngram = m->ngram;
 }
 
 static void *mla__model_layout(const mla_model *none, const void *desc, void *memory, size_t *bytes) {
@@ -6597,6 +6643,7 @@ static void *mla__model_layout(const mla_model *none, const void *desc, void *me
     mla__check_config(&m.c, NULL);
     m.layers = MLA__TAKE(&a, mla_layer_weights, mla__all_layers(&m.c));
     m.mtp = MLA__TAKE(&a, mla_mtp_weights, m.c.num_nextn_predict_layers);
+    m.ngram = MLA__TAKE(&a, mla_ngram_weights, mla__ngrams(&m.c));
     m.experts = MLA__TAKE(&a, mla_mlp_weights, (double)mla__all_layers(&m.c) * m.c.n_routed_experts);
     m.inv = MLA__TAKE(&a, float, m.c.qk_rope_head_dim / 2);
     m.indexer = MLA__TAKE(&a, int, mla__all_layers(&m.c));
@@ -6656,10 +6703,18 @@ double mla_mtp_bytes(const mla_model *m, int depth, int n_tokens) {
     return mla__bytes_of(MLA__IN_MTP, &m->mtp[depth]) - mla__tensor_bytes(&m->mtp[depth].embed) +
            mla__layer_bytes(m, m->c.num_hidden_layers + depth, n_tokens);
 }
+/* Of n-gram embeddings: the projections, and the tables. */
+static double mla__ngram_bytes(const mla_model *m, int tables) {
+    double sum = 0;
+    for (int i = 0; i < mla__ngrams(&m->c); i++)
+        sum += mla__bytes_of(MLA__IN_NGRAM, &m->ngram[i]) - (tables ? 0 : mla__tensor_bytes(&m->ngram[i].table));
+    return sum;
+}
 double mla_model_bytes(const mla_model *m, int n_tokens) {
     const int tied = m->w.head.data == m->w.embed.data;
     double sum = mla__bytes_of(MLA__IN_MODEL, &m->w) + mla__bytes_of(MLA__IN_HC, &m->w.hc_head);
     if (n_tokens > 0 || tied) sum -= mla__tensor_bytes(&m->w.embed);
+    sum += mla__ngram_bytes(m, n_tokens <= 0);
     for (int i = 0; i < m->c.num_hidden_layers; i++) sum += mla__layer_bytes(m, i, n_tokens);
     for (int i = 0; i < m->c.num_nextn_predict_layers && n_tokens <= 0; i++) {
         const mla_mtp_weights *x = &m->mtp[i]; /* what is the model's own has been counted */
@@ -6719,6 +6774,7 @@ struct mla_cache {
     int capacity, length;
     int in_call;  /* marks the sequences of a call, to find doubles */
     int *indexer; /* [n_layers], as the model has it */
+    int *ids;     /* [capacity]: those of tokens, for n-gram embeddings; NULL: without */
     int *written; /* [n_layers]: positions for which each layer has its rows, perhaps beyond length; ~: once loaded */
     int n_ahead;  /* num_nextn_predict_layers, the last of them */
     int *table, n_pages; /* pages held, by position; during a call they may reach beyond length */
@@ -6966,6 +7022,7 @@ static void *mla__cache_layout(const mla_model *m, const void *desc, void *memor
     k.had = MLA__TAKE(&a, int, pages);
     k.indexer = MLA__TAKE(&a, int, n_layers);
     k.written = MLA__TAKE(&a, int, n_layers);
+    k.ids = m->c.emb_neighbor_num > 0 ? MLA__TAKE(&a, int, d->capacity) : NULL;
     mla_pool_desc own = MLA__ZERO;
     own.n_pages = 1, own.dtype = d->dtype, own.index_dtype = d->index_dtype;
     own.state_dtype = d->state_dtype, own.snapshots = d->snapshots;
@@ -7138,6 +7195,9 @@ static mla_result mla__fork_check(const mla_cache *dst, const mla_cache *src, ml
             err, "mla_cache_fork: %d layers (%d to predict ahead) of width %d in %s cannot become %d (%d) of %d in %s",
             from->n_layers, src->n_ahead, from->width, mla_dtype_name(from->dtype), to->n_layers, dst->n_ahead,
             to->width, mla_dtype_name(to->dtype));
+    if (!dst->ids != !src->ids)
+        return MLA__REFUSE(err, "mla_cache_fork: only %s is for a model with n-gram embeddings",
+                           src->ids ? "src" : "dst");
     const int other = mla__other_indexer(dst, src->indexer);
     if (other >= 0)
         return MLA__REFUSE(err, "mla_cache_fork: layer %d has index keys in %s only", other,
@@ -7198,6 +7258,7 @@ mla_result mla_cache_fork(mla_cache *dst, const mla_cache *src, mla_error *err) 
     dst->length = src->length;
     mla__states_take(src, dst->states[0]);
     mla__fork_snapshots(dst, src);
+    if (dst->ids) memcpy(dst->ids, src->ids, (size_t)src->length * sizeof *dst->ids);
     for (int i = 0; i < dst->pool->n_layers; i++) dst->written[i] = mla__written(src, i);
     return MLA_OK;
 }
@@ -7209,6 +7270,7 @@ mla_result mla_cache_append(mla_cache *k, int n, const float *rows, mla_error *e
     for (int l = 0; l < p->n_layers; l++)
         if (p->states.of[l] >= 0)
             return MLA__REFUSE(err, "mla_cache_append: layer %d has a state, which no rows can make", l);
+    if (k->ids) return MLA__REFUSE(err, "mla_cache_append: n-gram embeddings need tokens, and rows come without");
     MLA__TRY(mla__reserve(k, n, "mla_cache_append", err));
     for (int l = 0; l < p->n_layers; l++)
         for (int u = k->length; u < k->length + n; u++, rows += p->width) {
@@ -7263,16 +7325,19 @@ static const char *const mla__saved_names[] = {"num_hidden_layers", "num_nextn_p
 /* States of a stream. */
 enum { MLA__AT_HEADER, MLA__AT_HEADER_SUM, MLA__AT_ROWS, MLA__AT_SUM, MLA__AT_END, MLA__AT_FAILURE };
 
-/* Words about states stand behind those of layers. */
+/* Words about states stand behind those of layers, and then, if they are kept, the ids of tokens, of so many. */
 enum { MLA__SAVED_STATE_DTYPE, MLA__SAVED_VALUES, MLA__SAVED_INPUTS, MLA__SAVED_STATES };
-static uint32_t mla__saved_words(const mla_cache *k) {
+static uint32_t mla__saved_id(const mla_cache *k) {
     return (uint32_t)(MLA__SAVED_FIXED + 2 * k->pool->n_layers + (k->pool->states.n ? MLA__SAVED_STATES : 0));
+}
+static uint32_t mla__saved_words(const mla_cache *k, uint32_t length) {
+    return mla__saved_id(k) + (k->ids ? length : 0);
 }
 static uint32_t mla__saved_word(const mla_cache *k, uint64_t model, uint32_t i) {
     const mla_pool *p = k->pool;
     const uint32_t fixed[MLA__SAVED_FIXED] = {0x43414c4d,
-                                              p->states.n ? 2 : 1,
-                                              mla__saved_words(k),
+                                              (p->states.n ? 2u : 1u) + (k->ids ? 2u : 0u),
+                                              mla__saved_words(k, (uint32_t)k->length),
                                               (uint32_t)(p->n_layers - k->n_ahead),
                                               (uint32_t)k->n_ahead,
                                               (uint32_t)p->latent,
@@ -7288,6 +7353,8 @@ static uint32_t mla__saved_word(const mla_cache *k, uint64_t model, uint32_t i) 
     const uint32_t kind = layer - n_layers, state = kind - n_layers;
     const uint32_t states[MLA__SAVED_STATES] = {(uint32_t)p->states.dtype, (uint32_t)p->states.size.values,
                                                 (uint32_t)p->states.size.inputs};
+    if (i >= mla__saved_id(k))
+        return k->ids && i < mla__saved_words(k, (uint32_t)k->length) ? (uint32_t)k->ids[i - mla__saved_id(k)] : 0;
     if (layer < n_layers) return (uint32_t)mla__written(k, (int)layer);
     if (kind < n_layers) return p->states.of[kind] >= 0 ? 2 : k->indexer[kind] >= 0;
     return state < MLA__SAVED_STATES ? states[state] : 0;
@@ -7350,7 +7417,7 @@ static void mla__stream_on(mla_cache_stream *s, size_t n, size_t row_bytes) {
 uint64_t mla_cache_saved_bytes(const mla_cache *k) {
     const mla_pool *p = k ? k->pool : NULL;
     if (!p) return 0;
-    uint64_t sum = 4 * (uint64_t)mla__saved_words(k) + 16;
+    uint64_t sum = 4 * (uint64_t)mla__saved_words(k, (uint32_t)k->length) + 16;
     for (int i = 0; i < p->n_layers * MLA__OF_ALL; i++)
         sum += (uint64_t)mla__stream_bytes(k, i % MLA__OF_ALL) *
                (uint64_t)mla__stream_rows(k, i / MLA__OF_ALL, i % MLA__OF_ALL, k->length);
@@ -7360,7 +7427,7 @@ uint64_t mla_cache_saved_bytes(const mla_cache *k) {
 static size_t mla__save_some(mla_cache_stream *s, const mla_cache *k, unsigned char *out, size_t bytes) {
     if (s->state == MLA__AT_HEADER) {
         *out = (unsigned char)(mla__saved_word(k, s->model, (uint32_t)(s->at / 4)) >> 8 * (s->at % 4));
-        s->state += s->at + 1 == 4 * (uint64_t)mla__saved_words(k);
+        s->state += s->at + 1 == 4 * (uint64_t)mla__saved_words(k, (uint32_t)k->length);
         return 1;
     }
     if (s->state == MLA__AT_ROWS) {
@@ -7404,17 +7471,23 @@ static mla_result mla__load_word(mla_cache_stream *s, mla_cache *k, uint32_t i, 
     const uint32_t n_layers = (uint32_t)k->pool->n_layers, layer = i - MLA__SAVED_FIXED;
     if (i < MLA__SAVED_WORDS && word != mla__saved_word(k, s->model, i))
         return i == 0 ? mla__fail(err, MLA_ERR_DATA, "mla_cache_load: this is no saved cache")
-               : word == 1 || word == 2
-                   ? mla__fail(err, MLA_ERR_DATA, "mla_cache_load: only one of the saved cache and this has states")
-                   : mla__fail(err, MLA_ERR_DATA, "mla_cache_load: version %lu, this is 2 or less",
+               : word >= 1 && word <= 4
+                   ? mla__fail(err, MLA_ERR_DATA,
+                               "mla_cache_load: version %lu: only one of the saved cache and this has %s",
+                               (unsigned long)word,
+                               ((word - 1) ^ (mla__saved_word(k, 0, 1) - 1)) & 1 ? "states" : "ids of tokens")
+                   : mla__fail(err, MLA_ERR_DATA, "mla_cache_load: version %lu, this is 4 or less",
                                (unsigned long)word);
     if (i == MLA__SAVED_WORDS) s->words = word > MLA__SAVED_FIXED ? word : (uint32_t)MLA__SAVED_FIXED;
     else if (i == MLA__SAVED_DTYPE) s->dtype = word;
     else if (i == MLA__SAVED_INDEX_DTYPE) s->index_dtype = word;
     else if (i == MLA__SAVED_LENGTH) s->length = word;
     else if (i > MLA__SAVED_LENGTH && layer < n_layers) k->written[layer] = ~(word < INT32_MAX ? (int)word : INT32_MAX);
-    else if (i > MLA__SAVED_LENGTH && layer == 2 * n_layers + MLA__SAVED_STATE_DTYPE) s->state_dtype = word;
-    else if (word != mla__saved_word(k, s->model, i) && !s->bad) s->bad = i, s->bad_word = word;
+    else if (k->pool->states.n && layer == 2 * n_layers + MLA__SAVED_STATE_DTYPE) s->state_dtype = word;
+    else if (i >= mla__saved_id(k)) {
+        if (k->ids && i - mla__saved_id(k) < (uint32_t)k->capacity)
+            k->ids[i - mla__saved_id(k)] = (int)(word & INT32_MAX);
+    } else if (word != mla__saved_word(k, s->model, i) && !s->bad) s->bad = i, s->bad_word = word;
     if (i + 1 == s->words) s->state++;
     return MLA_OK;
 }
@@ -7432,7 +7505,7 @@ static mla_result mla__load_begin(mla_cache_stream *s, mla_cache *k, mla_error *
         return mla__fail(err, MLA_ERR_DATA, "mla_cache_load: %s of the saved cache is %lu, of this one %lu",
                          mla__saved_names[s->bad - MLA__SAVED_LAYERS], (unsigned long)s->bad_word,
                          (unsigned long)mla__saved_word(k, s->model, s->bad));
-    int wrong = s->words != mla__saved_words(k) || s->length > INT32_MAX ||
+    int wrong = s->words != mla__saved_words(k, s->length) || s->length > INT32_MAX ||
                 mla__row_dtype((mla_dtype)s->dtype, p->width, "", "", "", NULL) ||
                 (p->n_indexers && mla__row_dtype((mla_dtype)s->index_dtype, p->index_width, "", "", "", NULL)) ||
                 (p->states.n && s->state_dtype != MLA_F32 && s->state_dtype != MLA_BF16);
@@ -7918,8 +7991,10 @@ static mla__slice mla__heads_slice(const mla_context *c) {
         const mla_attn_weights *w = &m->layers[i].attn;
         const int columns = mla__columns_unit(&w->o.weight);
         unit = mla__multiple(unit, mla__multiple(columns, c->V) / mla__max(c->V, 1));
-        if (w->q.weight.layout || w->q_b.weight.layout)
-            unit = mla__multiple(unit, mla__multiple(16, c->N + c->P) / mla__max(c->N + c->P, 1));
+        const int query = mla__max(mla__query_width(&m->c), 1),
+                  gate = w->gate.weight.rows / mla__max(m->c.num_attention_heads, 1);
+        if (w->q.weight.layout || w->q_b.weight.layout) unit = mla__multiple(unit, mla__multiple(16, query) / query);
+        if (w->gate.weight.layout) unit = mla__multiple(unit, mla__multiple(16, gate) / mla__max(gate, 1));
     }
     return mla__slice_of(c, m->c.num_attention_heads, mla__max(unit, 1));
 }
@@ -8190,15 +8265,18 @@ static double mla__linear_bytes(const mla_context *c, int widest) {
     const double slots = (double)T * K + 15.0 * fmin(E, (double)T * K);
     const int fp8 = c->activations == MLA_ACT_E4M3 && has & 1u << MLA_E4M3, most = MLA__ACT_SPLIT;
     double bytes = fp8 ? T * (double)mla__act_bytes(MLA_ACT_E4M3, widest) : 0;
+    const double ngrams = mla__ngrams(f), narrow = mla__ngram_width(f);
     if (c->activations == MLA_ACT_F32) return 0;
     if (has & blocks)
         bytes += (T + 1) *
-                 fmax((double)mla__act_bytes(MLA_ACT_INT8, widest),
+                 fmax(fmax((double)mla__act_bytes(MLA_ACT_INT8, widest),
+                           ngrams * (double)mla__act_bytes(MLA_ACT_INT8, (int)narrow)),
                       K * (double)mla__act_bytes(MLA_ACT_INT8, inter) + (double)mla__act_bytes(MLA_ACT_INT8, shared));
     if (c->k.bgemm && (c->k.tiles || (c->activations == MLA_ACT_BF16 && has & 1u << MLA_BF16)))
-        bytes += fmax((T + 15.0) * (double)mla__act_bytes(most, widest),
-                      slots * (double)mla__act_bytes(most, mla__max(D, inter)) +
-                          (T + 15.0) * (double)mla__act_bytes(most, mla__max(D, shared)));
+        bytes += fmax(
+            (T + 15.0) * fmax((double)mla__act_bytes(most, widest), ngrams * (double)mla__act_bytes(most, (int)narrow)),
+            slots * (double)mla__act_bytes(most, mla__max(D, inter)) +
+                (T + 15.0) * (double)mla__act_bytes(most, mla__max(D, shared)));
     return bytes;
 }
 static void mla__linear_layout(mla_context *c, mla__arena *arena) {
@@ -8209,10 +8287,11 @@ static void mla__linear_layout(mla_context *c, mla__arena *arena) {
               pair = f->num_nextn_predict_layers ? 2 * D : 0;
     /* of KDA: its output, or what is between two pairs of matrices, side by side */
     const int linear = c->Hl > 0 ? mla__max(c->Hl * c->C, 2 * c->C + 2 * MLA_GROUP) : 0;
-    const int latents = mla__max(mla__latents(f), f->norm_gate_rank);
+    /* with q_twice an indexer's queries take one of the two at the same time */
+    const int latents = mla__max(f->q_twice ? 3 * f->q_lora_rank + 3 * MLA_GROUP : f->q_lora_rank, f->norm_gate_rank);
     const int widest =
         mla__max(mla__max(mla__max(D, pair), mla__max(latents, linear)), mla__max(H * f->v_head_dim, inner));
-    const int max_jobs = mla__max(mla__max(H, E + 2), 6);
+    const int max_jobs = mla__max(mla__max(H, E + 2), mla__max(mla__ngrams(f), 6));
     c->jobs = MLA__TAKE(arena, mla__job, max_jobs);
     c->loads = MLA__TAKE(arena, mla__load, (double)max_jobs + T);
     c->act = MLA__TAKE(arena, unsigned char, mla__linear_bytes(c, widest));
@@ -8314,6 +8393,8 @@ static mla_result mla__check_cache(mla_context *c, const mla_cache *cache, int i
             &c->err, i,
             "sequences[%d].cache: made for another model (%d indexers with keys of %d; that of layer %d differs)", i,
             p->n_indexers, p->index_width, mla__max(other, 0));
+    if (!cache->ids != !mla__ngrams(c->f))
+        return MLA__REFUSE_OF(&c->err, i, "sequences[%d].cache: made for another model (n-gram embeddings)", i);
     const int state = mla__other_state(p, c->m);
     if (state >= 0)
         return MLA__REFUSE_OF(&c->err, i, "sequences[%d].cache: made for another model (layer %d keeps something else)",
@@ -10193,6 +10274,9 @@ typedef struct mla__block_scratch {
     float *late;       /* [T, D] what experts gave and the next layer adds, if there are shortcuts */
     float *pair;       /* [T, 2D] normed embedding and state, for multi-token prediction */
     float *down, *up;  /* [T, norm_gate_rank], [T, D] of gated norms */
+    float *rows; /* [tables, T, D / tables] of n-gram embeddings; which token each row is of, and what it counts */
+    int *row_token;
+    float *row_weight;
 } mla__block_scratch;
 static void mla__block_layout(mla_context *c, mla__arena *arena) {
     const mla_model *m = c->m;
@@ -10206,6 +10290,9 @@ static void mla__block_layout(mla_context *c, mla__arena *arena) {
     s.y = MLA__TAKE(arena, float, size);
     s.late = MLA__TAKE(arena, float, shortcuts ? size : 0);
     s.pair = MLA__TAKE(arena, float, m->c.num_nextn_predict_layers ? 2 * size : 0);
+    s.rows = MLA__TAKE(arena, float, mla__ngrams(&m->c) ? size : 0);
+    s.row_token = MLA__TAKE(arena, int, mla__ngrams(&m->c) ? c->max_tokens : 0);
+    s.row_weight = MLA__TAKE(arena, float, mla__ngrams(&m->c) ? c->max_tokens : 0);
     s.down = MLA__TAKE(arena, float, (double)c->max_tokens * m->c.norm_gate_rank);
     s.up = MLA__TAKE(arena, float, m->c.norm_gate_rank ? size : 0);
     if (c->block) *c->block = s;
@@ -10428,28 +10515,97 @@ static mla_result mla__check_tokens(mla_context *c, const mla__batch *batch, int
     return MLA_OK;
 }
 
-/* x [D] */
-static void mla__embed_one(const mla_context *c, const mla_tensor *e, float *x, int token) {
-    const int D = c->D, block = mla__formats[e->dtype].block;
+/* x [n] = a row of e [rows, n] times by. */
+static void mla__embed_row(const mla_context *c, const mla_tensor *e, float *x, int row, float by) {
+    const int n = e->cols, block = mla__formats[e->dtype].block;
     unsigned char own[MLA__BLOCK_BYTES];
-    for (int i = 0; i < D && block > 1; i += block) c->k.widen[e->dtype](x + i, mla__block_at(e, token, i, own), block);
-    for (int i = 0; i < D; i++) {
-        const float scale = mla__scaled(e) ? mla__scale(e, token, i) * c->f->embed_scale : c->f->embed_scale;
-        x[i] = (block > 1 ? x[i] : mla__get(e->dtype, e->data, token * (mla__sz)D + i)) * scale;
+    for (int i = 0; i < n && block > 1; i += block) c->k.widen[e->dtype](x + i, mla__block_at(e, row, i, own), block);
+    for (int i = 0; i < n; i++) {
+        const float scale = mla__scaled(e) ? mla__scale(e, row, i) * by : by;
+        x[i] = (block > 1 ? x[i] : mla__get(e->dtype, e->data, row * (mla__sz)n + i)) * scale;
     }
+}
+
+typedef struct mla__embedding {
+    const mla__batch *batch;
+    const int *tokens;
+    int n; /* of its tokens, those that have n-grams */
+} mla__embedding;
+/* The id of the token at `position` of a sequence whose first token is in row t of the call's part. */
+static int mla__id_at(const mla_context *c, const mla__embedding *a, const mla_sequence *s, int t, int position) {
+    const int i = position - s->cache->length;
+    if (i < 0) return position < 0 ? 0 : s->cache->ids[position];
+    return s->embeddings ? 0 : a->tokens[c->row0 + t + i];
+}
+/* Rows of the tables: of one n-gram of each length and table for some tokens. */
+static void mla__ngram_work(mla_context *c, void *arg, const mla__share *my) {
+    const mla__embedding *a = (const mla__embedding *)arg;
+    const int split = c->f->emb_split_num, n = mla__ngrams(c->f), width = mla__ngram_width(c->f);
+    const mla_sequence *s = a->batch->seqs;
+    int first = 0;
+    for (int r = my->from; r < my->to; r++) {
+        const int t = c->block->row_token[r];
+        while (t >= first + s->n_tokens) first += s++->n_tokens;
+        for (int i = 0; i < n; i++) {
+            const mla_tensor *table = &c->m->ngram[i].table;
+            uint64_t hash = 0;
+            for (int back = i / split + 1; back >= 0; back--)
+                hash = (hash * (uint64_t)c->f->vocab_size +
+                        (uint64_t)mla__id_at(c, a, s, first, c->call->position[t] - back)) %
+                       (uint64_t)table->rows;
+            mla__embed_row(c, table, c->block->rows + (i * (mla__sz)a->n + r) * width, (int)hash, 1);
+        }
+    }
+}
+/* Some columns of x: each worker goes through all tables in their order. */
+static void mla__ngram_add_work(mla_context *c, void *none, const mla__share *my) {
+    (void)none;
+    for (int i = 0; i < c->n_jobs; i++)
+        mla__job_rows(c, &c->jobs[i], my->from * MLA__STRIP, mla__min(my->to * MLA__STRIP, c->D),
+                      &c->workers[my->worker]);
+}
+/* x has the embeddings of tokens, already scaled, and those that were given: what n-grams add to the first. The caches
+   take note of ids. */
+static void mla__ngram_embed(mla_context *c, const mla__batch *batch, const int *tokens, float by) {
+    const mla__block_scratch *s = c->block;
+    const int D = c->D, n = mla__ngrams(c->f), width = mla__ngram_width(c->f);
+    mla__embedding a = {batch, tokens, 0};
+    for (int i = 0, t = 0; i < batch->n; t += batch->seqs[i++].n_tokens) {
+        const mla_sequence *q = &batch->seqs[i];
+        for (int u = 0; u < q->n_tokens; u++) {
+            const int at = q->cache->length + u; /* without a layer to run there may be no room */
+            if (at < q->cache->capacity) q->cache->ids[at] = mla__id_at(c, &a, q, t, at);
+            if (!q->embeddings) s->row_weight[a.n] = by, s->row_token[a.n++] = t + u;
+        }
+    }
+    if (a.n == 0) return;
+    if (c->stats) c->stats->phase_bytes[MLA_PHASE_ATTENTION] += mla__ngram_bytes(c->m, 0);
+    mla__parallel_even(c, mla__ngram_work, &a, a.n, (double)a.n * D * 8);
+    for (int i = 0; i < n; i++) {
+        mla__job *j = mla__job_add(c, s->x, (mla__sz)c->f->hc_mult * D, s->rows + i * (mla__sz)a.n * width, width, a.n,
+                                   &c->m->ngram[i].proj);
+        j->scatter = s->row_token, j->weight = s->row_weight;
+    }
+    mla__activations(c);
+    mla__parallel_even(c, mla__ngram_add_work, NULL, (D + MLA__STRIP - 1) / MLA__STRIP, (double)a.n * D * D);
+    c->n_jobs = 0;
 }
 /* x [T, D], or m times that for several streams: of tokens, or as given; all that width, of states, or copies. */
 static void mla__embed(mla_context *c, const mla_tensor *e, const mla__batch *batch, const int *tokens, int states) {
     const mla__sz D = c->D, m = c->f->hc_mult, given = states ? m * D : D;
+    const float by = c->f->embed_scale / (float)(1 + mla__ngrams(c->f));
     for (int i = 0, t = 0; i < batch->n; t += batch->seqs[i++].n_tokens) {
         const mla_sequence *s = &batch->seqs[i];
         for (int u = 0; u < s->n_tokens; u++) {
             float *x = c->block->x + (t + u) * m * D;
             if (s->embeddings) memcpy(x, s->embeddings + u * given, (size_t)given * sizeof *x);
-            else mla__embed_one(c, e, x, tokens[c->row0 + t + u]);
-            for (int j = 1; j < m && !states; j++) memcpy(x + j * D, x, (size_t)D * sizeof *x);
+            else mla__embed_row(c, e, x, tokens[c->row0 + t + u], by);
         }
     }
+    if (mla__ngrams(c->f) && !states) mla__ngram_embed(c, batch, tokens, by);
+    for (int t = 0; t < batch->T && !states; t++)
+        for (int j = 1; j < m; j++)
+            memcpy(c->block->x + (t * m + j) * D, c->block->x + t * m * D, (size_t)D * sizeof(float));
 }
 
 /* What the caller wants of the router of a layer: row i of it, in a call on T tokens. */
@@ -10645,6 +10801,8 @@ static mla_result mla__check_range(mla_context *c, int begin, int end, int embed
                           : end == L && c->f->hc_mult > 1 && !w->hc_head.fn.data ? "hc_head.fn"
                                                                                  : NULL;
     if (missing) return mla__fail(&c->err, MLA_ERR_WEIGHTS, "weights.%s: missing", missing);
+    for (int i = 0; i < mla__ngrams(c->f) && embeds; i++)
+        MLA__TRY(mla__require(c, MLA__IN_NGRAM, &w->ngram[i], "ngram[%d].", i));
     for (int i = 0; i < 2; i++) {
         const int cut = i ? end : begin;
         if (cut > 0 && cut < L && mla__shortcut(&w->layers[cut - 1]))

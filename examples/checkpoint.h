@@ -150,6 +150,7 @@ typedef struct checkpoint {
     mla_layer_weights *layers;
     mla_mlp_weights *experts;
     mla_mtp_weights *mtp;
+    mla_ngram_weights *ngram;
     float *rope_factors;
     char *indexers;          /* [num_hidden_layers]: config.json says which layers have one; NULL: it does not */
     char *recurrent;         /* [num_hidden_layers]: which layers are KDA; NULL: none */
@@ -1202,8 +1203,8 @@ enum {                       /* what some families have and others have not */
        CK__GATED_NORM = 32768,    /* input_layernorm, and post_attention_layernorm of MoE layers, of gated_norm_rank */
        CK__QUERY_GATE = 65536,    /* q_b_proj takes the latent twice, and gives a gate behind each head's query */
        CK__GROUPS_IF_THERE = 131072, /* n_group and topk_group may be missing or null: there are none */
-       CK__HY =
-           262144, /* Hy4: streams, sinks, a gate, clamped experts, its own names; indexers in every fourth layer */
+       CK__HY = 262144,    /* Hy4: streams, sinks, a gate, clamped experts, names; indexers in every fourth layer */
+       CK__NGRAM = 524288, /* n-gram embeddings: emb_neighbor_num, emb_split_num, ngram_vocab_size_ratio */
        CK__LINEAR_ATTN = 1048576, /* linear_attn_config says which layers are KDA; nothing rotates */
        CK__BAILING = 2097152      /* layer_group_size does; names of its own, gates of heads, a bound of decay */
 };
@@ -1298,6 +1299,8 @@ static const ck__family ck__families[] = {
        key is to be true */
     {"hy_v4", "HYV4ForCausalLM", ck__sigmoid, ck__topk_v3, CK__UNLESS_UNSET, CK__IF_SET, CK__IF_SET, NULL,
      CK__ROUTER_BIAS | CK__INDEXER | CK__INDEX_HALF | CK__INDEX_SHARED | CK__HY, &ck__hy_names},
+    {"longcat_flash_ngram", "LongcatFlashNgramForCausalLM", ck__softmax, ck__topk_greedy, CK__NEVER, CK__NEVER,
+     CK__IF_SET, ck__longcat_keys, CK__ROUTER_BIAS | CK__LORA_SCALES | CK__SHORTCUT | CK__NGRAM, NULL},
     {"sarvam_mla", "SarvamMLAForCausalLM", ck__sigmoid, ck__topk_v3, CK__UNLESS_UNSET, CK__UNLESS_UNSET, CK__IF_SET,
      ck__sarvam_keys, CK__BIAS_IF_THERE, NULL},
     {"pangu_ultra_moe", "PanguUltraMoEForCausalLM", ck__sigmoid, ck__topk_greedy, CK__UNLESS_UNSET, CK__NEVER,
@@ -1465,11 +1468,11 @@ static int ck__flag(ck__reader *r, const char *key, int effect) {
 static const char *const ck__passed_over[] = {
     "architectures", "attention_bias", "attention_dropout", "auto_map", "aux_loss_alpha", "cls_token_id", "dtype",
     "embedding_initializer_range", "ep_size", "head_dim", "index_head_dim", "index_n_heads", "index_topk",
-    "initializer_range", "layer_types", "linear_conv_kernel_dim", "linear_head_dim", "linear_num_heads",
-    "mlp_layer_types", "model_type", "n_group", "num_hidden_layers", "num_key_value_heads", "num_nextn_predict_layers",
-    "pad_token_id", "partial_rotary_factor", "pretraining_tp", "qk_head_dim", "rope_parameters", "rope_type",
-    "sep_token_id", "seq_aux", "topk_group", "torch_dtype", "transformers_version", "type", "unk_token_id", "use_cache",
-    "_name_or_path",
+    "initializer_range", "layer_types", "learnable_sink_init", "linear_conv_kernel_dim", "linear_head_dim",
+    "linear_num_heads", "mlp_layer_types", "model_type", "n_group", "num_hidden_layers", "num_key_value_heads",
+    "num_nextn_predict_layers", "pad_token_id", "partial_rotary_factor", "pretraining_tp", "qk_head_dim",
+    "rope_parameters", "rope_type", "sep_token_id", "seq_aux", "topk_group", "torch_dtype", "transformers_version",
+    "type", "unk_token_id", "use_cache", "_name_or_path",
     /* of experts and of rope, where there are some */
     "first_k_dense_replace", "moe_layer_freq", "num_experts_per_tok", "moe_intermediate_size", "n_shared_experts",
     "scoring_func", "topk_method", "norm_topk_prob", "routed_scaling_factor", "factor", "attention_factor", "beta_fast",
@@ -1565,6 +1568,8 @@ typedef struct ck__plan {
     int nested;                   /* config.json has this model as a part, and the files may have others beside it */
     int mtp;                      /* layers of multi-token prediction are wanted */
     int pairs;                    /* KDA's f and g are two matrices each, in a family that may have one */
+    size_t ngram_tables;          /* 0: none; the first has so many times vocab_size rows, and one */
+    int ngram_ratio;
 } ck__plan;
 
 /* Layer i of ours in the numbering of the files. */
@@ -1580,7 +1585,9 @@ static const ck__names *ck__plain_names(const ck__plan *plan) {
     return plan->family->has & CK__HY ? &ck__hy_names : &ck__usual_names;
 }
 static const char *ck__embed_name(const ck__plan *plan) {
-    return plan->family->has & CK__BAILING ? "model.word_embeddings.weight" : "model.embed_tokens.weight";
+    return plan->family->has & CK__NGRAM     ? "model.ngram_embeddings.word_embeddings.weight"
+           : plan->family->has & CK__BAILING ? "model.word_embeddings.weight"
+                                             : "model.embed_tokens.weight";
 }
 static const ck__names *ck__names_of(const ck__plan *plan) {
     return plan->family->names ? plan->family->names : &ck__usual_names;
@@ -2090,7 +2097,19 @@ static ck__reader *ck__where(ck__reader *part, ck__reader *outer, const char *ke
     return json_typeof(json_get(part->object, key)) == JSON_NULL ? outer : part;
 }
 
-static void ck__read_sizes(checkpoint *c, const ck__plan *plan, ck__reader *r) {
+/* Of n-gram embeddings: k (N-1) tables of D / (k (N-1)) columns, number i of ratio * vocab_size + 2 i + 1 rows. */
+static void ck__read_ngram(mla_config *m, ck__plan *plan, ck__reader *r) {
+    m->emb_neighbor_num = ck__int(r, "emb_neighbor_num", 2, 64, ck__required);
+    m->emb_split_num = ck__int(r, "emb_split_num", 1, 65536, ck__required);
+    const int tables = m->emb_split_num * (m->emb_neighbor_num - 1);
+    plan->ngram_ratio = ck__int(r, "ngram_vocab_size_ratio", 1, INT_MAX, ck__required);
+    plan->ngram_tables = r->rc ? 0 : (size_t)tables;
+    if (!r->rc && m->hidden_size % tables)
+        r->rc = ck__fail(r->err, MLA_ERR_CONFIG, "%s: %semb_split_num: %d tables do not divide hidden_size %d", r->file,
+                         r->prefix, tables, m->hidden_size);
+}
+
+static void ck__read_sizes(checkpoint *c, ck__plan *plan, ck__reader *r) {
     mla_config *m = &c->config;
     const int per_layer = plan->family->has & CK__SHORTCUT ? 2 : 1;
     m->vocab_size = ck__int(r, "vocab_size", 1, INT_MAX, ck__required);
@@ -2108,6 +2127,7 @@ static void ck__read_sizes(checkpoint *c, const ck__plan *plan, ck__reader *r) {
     m->v_head_dim =
         ck__int(r, "v_head_dim", 1, INT_MAX,
                 plan->family->has & CK__OLD_DEFAULTS ? m->hidden_size / m->num_attention_heads : ck__required);
+    if (plan->family->has & CK__NGRAM) ck__read_ngram(m, plan, r);
     if (plan->family->has & CK__HY) {
         m->hc_mult = ck__int(r, "hc_mult", 1, 64, ck__required);
         m->hc_eps = ck__float(r, "hc_eps", 0, 1e-6);
@@ -3149,7 +3169,17 @@ static mla_result ck__make_layers(checkpoint *c, const ck__plan *plan, const ck_
     c->layers = (mla_layer_weights *)calloc((size_t)L, sizeof *c->layers);
     c->experts = (mla_mlp_weights *)calloc(n_experts + 1, sizeof *c->experts);
     c->mtp = (mla_mtp_weights *)calloc((size_t)M + 1, sizeof *c->mtp);
-    return c->layers && c->experts && c->mtp ? MLA_OK : ck__no_memory(err, table->source);
+    c->ngram = (mla_ngram_weights *)calloc(plan->ngram_tables + 1, sizeof *c->ngram);
+    return c->layers && c->experts && c->mtp && c->ngram ? MLA_OK : ck__no_memory(err, table->source);
+}
+
+static void ck__bind_ngram(ck__binder *b, const mla_config *m, int i, int64_t width, mla_ngram_weights *w) {
+    const int64_t rows = (int64_t)b->plan->ngram_ratio * m->vocab_size + 2 * (int64_t)i + 1;
+    char name[64];
+    snprintf(name, sizeof name, "embedders.%d.weight", i);
+    w->table = ck__bind(b, "model.ngram_embeddings.", name, 2, 1, rows, width);
+    snprintf(name, sizeof name, "post_projs.%d", i);
+    w->proj = ck__bind_linear(b, "model.ngram_embeddings.", name, m->hidden_size, width, 0);
 }
 
 static void ck__bind_all(checkpoint *c, ck__binder *b) {
@@ -3158,6 +3188,9 @@ static void ck__bind_all(checkpoint *c, ck__binder *b) {
     c->weights.layers = c->layers;
     c->weights.mtp = c->mtp;
     c->weights.embed = ck__bind(b, "", ck__embed_name(b->plan), 2, 1, m->vocab_size, m->hidden_size);
+    c->weights.ngram = c->ngram;
+    for (size_t i = 0; i < b->plan->ngram_tables && !b->rc; i++)
+        ck__bind_ngram(b, m, (int)i, (int64_t)m->hidden_size / (int64_t)b->plan->ngram_tables, &c->ngram[i]);
     c->weights.norm = ck__bind_norm(b, "", "model.norm", m->hidden_size);
     c->weights.hc_head = ck__bind_hc(b, m, "", "model.hc_pre.hc_head.hc_head", 1);
     if (!b->plan->tied) c->weights.head = ck__bind_matrix(b, "", "lm_head", m->vocab_size, m->hidden_size);
@@ -3323,6 +3356,7 @@ void checkpoint_close(checkpoint *c) {
     free(c->layers);
     free(c->experts);
     free(c->mtp);
+    free(c->ngram);
     free(c->misspelt);
     free(c->unread);
     free(c->rope_factors);

@@ -788,6 +788,8 @@ static census take_census(const checkpoint *c, const options *o) {
     count_tensor(&n, CHECKPOINT_EMBED, &w->embed);
     count_tensor(&n, CHECKPOINT_HEAD, &w->head);
     count_tensor(&n, rest, &w->norm.weight);
+    for (int i = 0; i < c->config.emb_split_num * (c->config.emb_neighbor_num - 1) && w->ngram; i++)
+        count_tensor(&n, rest, &w->ngram[i].table), count_linear(&n, rest, &w->ngram[i].proj);
     count_tensor(&n, rest, &w->hc_head.fn), count_tensor(&n, rest, &w->hc_head.base),
         count_tensor(&n, rest, &w->hc_head.scale);
     for (int i = 0; i < c->config.num_nextn_predict_layers; i++) {

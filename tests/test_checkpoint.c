@@ -960,6 +960,46 @@ static void test_axk2(void) {
     }
 }
 
+/* LongCat-Flash with n-gram embeddings. */
+static void test_ngram(void) {
+    static const struct {
+        const char *key, *value;
+        mla_result want;
+        const char *word;
+    } cases[] = {
+        {"emb_neighbor_num", NULL, MLA_ERR_CONFIG, "emb_neighbor_num is missing"},
+        {"emb_neighbor_num", "1", MLA_ERR_CONFIG, "emb_neighbor_num"},
+        {"emb_split_num", NULL, MLA_ERR_CONFIG, "emb_split_num is missing"},
+        {"emb_split_num", "3", MLA_ERR_CONFIG, "emb_split_num: 12 tables do not divide hidden_size 64"},
+        {"emb_split_num", "4", MLA_ERR_WEIGHTS, "embedders.0.weight\": found shape [769, 8], expected [769, 4]"},
+        {"ngram_vocab_size_ratio", "4", MLA_ERR_WEIGHTS,
+         "embedders.0.weight\": found shape [769, 8], expected [1025, 8]"},
+        {"ngram_vocab_size_ratio", NULL, MLA_ERR_CONFIG, "ngram_vocab_size_ratio is missing"},
+        {"ngram_vocab_size_ratio", "2147483647", MLA_ERR_CONFIG, "too large"},
+        {"model_type", "\"longcat_flash\"", MLA_ERR_WEIGHTS, "model.embed_tokens.weight"},
+    };
+    checkpoint *c;
+    mla_error e;
+    st_file *f;
+    SECTION("longcat_flash_ngram");
+    if (!CHECK(checkpoint_open(&c, FIXTURES "longcat_flash_ngram", &e) == MLA_OK, "%s", e.text)) return;
+    CHECK(c->config.emb_neighbor_num == 5 && c->config.emb_split_num == 2 && c->config.num_hidden_layers == 4 &&
+              c->weights.embed.rows == 256,
+          "config");
+    if (CHECK(st_open(&f, FIXTURES "longcat_flash_ngram/model.safetensors", &e) == MLA_OK, "%s", e.text)) {
+        check_view(&c->weights.ngram[0].table, f, "model.ngram_embeddings.embedders.0.weight", 769, 8, MLA_BF16);
+        check_view(&c->weights.ngram[7].table, f, "model.ngram_embeddings.embedders.7.weight", 783, 8, MLA_BF16);
+        check_view(&c->weights.ngram[7].proj.weight, f, "model.ngram_embeddings.post_projs.7.weight", 64, 8, MLA_BF16);
+        st_close(f);
+    }
+    checkpoint_close(c);
+    for (size_t i = 0; i < COUNT(cases); i++) {
+        new_dir();
+        link_file("longcat_flash_ngram", "model.safetensors", "model.safetensors");
+        try_config("longcat_flash_ngram", cases[i].key, cases[i].value, cases[i].want, cases[i].word);
+    }
+}
+
 /* Hy4: names of its own, fused experts, two layers with an indexer, streams. */
 static void test_hy(void) {
     static const struct {
@@ -2471,6 +2511,7 @@ int main(void) {
     test_fixtures();
     test_axk2();
     test_hy();
+    test_ngram();
     test_families();
     test_keys();
     test_kda_keys();

@@ -1,7 +1,7 @@
 /* test_gates.c - what some families have around MLA, at odd sizes against the reference of mla.h, on every path and
    instruction set: gates of heads, of channels and out of the query's projection, which may see its latent twice, sinks
-   of softmax, norms with gates, clamped experts and several residual streams. Rows are read back from the cache, so
-   that the reference sees them as they are. */
+   of softmax, norms with gates, clamped experts, several residual streams and n-gram embeddings. Rows are read back from
+   the cache, so that the reference sees them as they are. */
 
 #define MLA_IMPLEMENTATION
 #define MLA_REFERENCE
@@ -394,6 +394,180 @@ static void test_streams(void) {
     }
 }
 
+/* ---- n-grams ----------------------------------------------------------------------------------------------------- */
+
+enum { GRAMS = 4, SPLIT = 2, TABLES = SPLIT * (GRAMS - 1), WIDTH = 5, GD = TABLES * WIDTH, VOCAB = 1000, MOST = 60 };
+typedef struct grams {
+    mla_config c;
+    mla_layer_weights layer;
+    mla_ngram_weights ngram[TABLES];
+    mla_weights w;
+    mla_model *m;
+    mla_context *in;
+    mla_cache *k[2]; /* contiguous, and in pages */
+    mla_pool *pool;
+    int ids[2][MOST], n[2];
+} grams;
+static void open_grams(grams *g, int streams) {
+    static const int rows[TABLES] = {3001, 7, 1, 2999, 1000, 65537};
+    const trial k = {"", 2, 4, 2, 5, 0, NO_GATE, 0, 0, 0, 0, 0, 0, 0};
+    test_rng r = {29};
+    memset(g, 0, sizeof *g);
+    g->c = config(&k);
+    g->c.hidden_size = GD, g->c.vocab_size = VOCAB, g->c.emb_neighbor_num = GRAMS, g->c.emb_split_num = SPLIT;
+    g->c.embed_scale = 1.5f, g->c.intermediate_size = 8, g->c.hc_mult = streams, g->c.hc_magnitude = 1;
+    g->layer.attn = attention(&r, &k, &g->c);
+    g->layer.attn_norm.weight = tensor(&r, 1, GD, 1), g->layer.ffn_norm.weight = tensor(&r, 1, GD, 1);
+    g->layer.mlp.gate = linear(&r, 8, GD, 0), g->layer.mlp.up = linear(&r, 8, GD, 0);
+    g->layer.mlp.down = linear(&r, GD, 8, 0);
+    if (streams > 1) g->layer.attn_hc = maps(&r, streams, GD, 2), g->layer.ffn_hc = maps(&r, streams, GD, 2);
+    if (streams > 1) g->w.hc_head = maps(&r, streams, GD, 1);
+    for (int i = 0; i < TABLES; i++)
+        g->ngram[i].table = tensor(&r, rows[i], WIDTH, 1), g->ngram[i].proj = linear(&r, GD, WIDTH, i == 3);
+    g->ngram[4].table = as_bf16(&g->ngram[4].table);
+    g->w.embed = tensor(&r, VOCAB, GD, 1), g->w.norm.weight = tensor(&r, 1, GD, 1);
+    g->w.layers = &g->layer, g->w.ngram = g->ngram;
+    MUST(mla_model_create(&g->m, &g->c, &g->w, NULL, &error));
+    g->in = make_context(g->m, MOST, 3, MLA_ISA_AUTO, MLA_ATTN_AUTO);
+    MUST(mla_pool_create(&g->pool, g->m, &(mla_pool_desc){.n_pages = 3}, &error));
+    for (int i = 0; i < 2; i++)
+        MUST(mla_cache_create(&g->k[i], g->m, &(mla_cache_desc){.capacity = MOST, .pool = i ? g->pool : NULL}, &error));
+}
+static void close_grams(grams *g) {
+    mla_cache_destroy(g->k[0]), mla_cache_destroy(g->k[1]), mla_pool_destroy(g->pool);
+    mla_context_destroy(g->in), mla_model_destroy(g->m);
+    drop();
+}
+/* The embedding of the token at t, by a sum of powers; what came as embeddings has id -1, which counts 0. */
+static void grams_ref(double *x, const grams *g, const int *ids, int t) {
+    for (int i = 0; i < GD; i++) x[i] = mla__weight_ref(&g->w.embed, ids[t], i);
+    for (int i = 0; i < TABLES; i++) {
+        const mla_tensor *table = &g->ngram[i].table;
+        const uint64_t rows = (uint64_t)table->rows;
+        uint64_t hash = 0, power = 1 % rows;
+        double row[WIDTH], y[GD];
+        for (int s = 0; s < i / SPLIT + 2; s++, power = power * VOCAB % rows)
+            hash = (hash + power * (uint64_t)(t >= s && ids[t - s] > 0 ? ids[t - s] : 0)) % rows;
+        for (int j = 0; j < WIDTH; j++) row[j] = mla__weight_ref(table, (int)hash, j);
+        mla__linear_ref(y, &g->ngram[i].proj, row);
+        for (int j = 0; j < GD; j++) x[j] += y[j];
+    }
+    for (int i = 0; i < GD; i++) x[i] *= 1.5 / (1 + TABLES);
+}
+/* Both sequences go on in one call, the first perhaps by embeddings; what they begin with is checked. */
+static int feed(grams *g, test_rng *r) {
+    const int n[2] = {1 + test_int(r, 4), 1 + test_int(r, 9)}, given = test_int(r, 5) == 0;
+    float hidden[13 * GD], given_x[4 * GD], *states[2] = {hidden, NULL};
+    int tokens[13], wrong = 0;
+    mla_sequence q[2];
+    if (g->n[0] + n[0] > MOST || g->n[1] + n[1] > MOST) return 0;
+    memset(q, 0, sizeof q);
+    test_fill(r, given_x, 4 * GD, 1);
+    for (int i = 0, t = 0; i < 2; i++) {
+        q[i].cache = g->k[i], q[i].n_tokens = n[i], q[i].embeddings = i == 0 && given ? given_x : NULL;
+        for (int u = 0; u < n[i]; u++) {
+            g->ids[i][g->n[i] + u] = q[i].embeddings ? -1 : test_int(r, 3) ? test_int(r, VOCAB) : test_int(r, 2);
+            tokens[t++] = g->ids[i][g->n[i] + u];
+        }
+    }
+    MUST_IN(g->in, mla_model_forward(g->in, q, 2, tokens, &(mla_outputs){.hidden = states}));
+    for (int i = 0, t = 0; i < 2; g->n[i] += n[i], i++)
+        for (int u = 0; u < n[i]; u++, t++) {
+            double want[GD];
+            if (q[i].embeddings) wrong += memcmp(hidden + t * GD, given_x + u * GD, GD * sizeof *hidden) != 0;
+            else grams_ref(want, g, g->ids[i], g->n[i] + u), wrong += !(far_off(hidden + t * GD, want, GD) <= bound);
+        }
+    return wrong;
+}
+/* A saved cache comes back into another one, in pieces. */
+static void save_and_load(mla_cache *to, const mla_cache *from, test_rng *r) {
+    const size_t n = (size_t)mla_cache_saved_bytes(from);
+    unsigned char *all = HOLD(unsigned char, n);
+    mla_cache_stream out, in;
+    memset(&out, 0, sizeof out), memset(&in, 0, sizeof in);
+    CHECK(mla_cache_save(&out, from, all, n + 1) == n, "saved bytes");
+    mla_cache_reset(to);
+    for (size_t at = 0, some; at < n; at += some) {
+        some = 1 + (size_t)test_int(r, 400) < n - at ? 1 + (size_t)test_int(r, 300) : n - at;
+        some = some < n - at ? some : n - at;
+        MUST(mla_cache_load(&in, to, all + at, some, &error));
+    }
+    MUST(mla_cache_load(&in, to, NULL, 0, &error));
+}
+static void test_ngrams(void) {
+    SECTION("n-gram embeddings against plain sums, through truncation, fork, save and load");
+    for (int streams = 1; streams <= 2; streams++) {
+        test_rng r = {31};
+        grams g;
+        int wrong = 0, fed = 0;
+        open_grams(&g, streams);
+        for (int step = 0; step < 300; step++) {
+            const int i = test_int(&r, 2), what = test_int(&r, 8);
+            if (what == 0 || g.n[0] > MOST - 4 || g.n[1] > MOST - 9) {
+                for (int j = 0; j < 2; j++)
+                    g.n[j] = test_int(&r, g.n[j] + 1), MUST(mla_cache_truncate(g.k[j], g.n[j], &error));
+            } else if (what == 1) {
+                MUST(mla_cache_fork(g.k[i], g.k[!i], &error));
+                memcpy(g.ids[i], g.ids[!i], sizeof g.ids[i]), g.n[i] = g.n[!i];
+            } else if (what == 2 && step % 4 == 0) {
+                save_and_load(g.k[i], g.k[!i], &r);
+                memcpy(g.ids[i], g.ids[!i], sizeof g.ids[i]), g.n[i] = g.n[!i];
+            } else wrong += feed(&g, &r), fed++;
+        }
+        CHECK(wrong == 0 && fed > 150, "%d streams: %d embeddings of %d calls are others", streams, wrong, fed);
+        const float row[64] = {0};
+        CHECK(mla_cache_append(g.k[0], 1, row, &error) == MLA_ERR_ARGUMENT && strstr(error.text, "n-gram"), "%s",
+              error.text);
+        close_grams(&g);
+    }
+}
+static void refuse_grams(const mla_config *c, const mla_weights *w, mla_result want, const char *text) {
+    mla_model *m = NULL;
+    const mla_result got = mla_model_create(&m, c, w, NULL, &error);
+    CHECK(got == want && (got == MLA_OK || strstr(error.text, text)), "\"%s\" is not in \"%s\"", text, error.text);
+    mla_model_destroy(m);
+}
+static void test_ngrams_refused(void) {
+    grams g;
+    SECTION("n-gram embeddings refused by name");
+    open_grams(&g, 1);
+    mla_config c = g.c;
+    mla_weights w = g.w;
+    c.emb_neighbor_num = 1;
+    refuse_grams(&c, &w, MLA_ERR_CONFIG, "config.emb_neighbor_num: 1");
+    c.emb_neighbor_num = GRAMS, c.emb_split_num = 0;
+    refuse_grams(&c, &w, MLA_ERR_CONFIG, "config.emb_split_num: 0");
+    c.emb_split_num = 4;
+    refuse_grams(&c, &w, MLA_ERR_CONFIG, "config.emb_split_num: 12 tables, no divisor of hidden_size 30");
+    c = g.c, c.num_nextn_predict_layers = 1;
+    refuse_grams(&c, &w, MLA_ERR_CONFIG, "config.num_nextn_predict_layers: 1, but with n-gram embeddings");
+    w.ngram = NULL;
+    refuse_grams(&g.c, &w, MLA_ERR_WEIGHTS, "weights.ngram: NULL, expected 6");
+    w = g.w, g.ngram[2].proj.weight.cols = 4;
+    refuse_grams(&g.c, &w, MLA_ERR_WEIGHTS, "weights.ngram[2].proj.weight: [30, 4], expected [30, 5]");
+    g.ngram[2].proj.weight.cols = WIDTH, g.ngram[5].table.cols = 6;
+    refuse_grams(&g.c, &w, MLA_ERR_WEIGHTS, "weights.ngram[5].table: [65537, 6], expected [65537, 5]");
+    g.ngram[5].table.cols = WIDTH, g.ngram[1].table.data = NULL; /* a partial model, which cannot embed */
+    mla_model *part = NULL;
+    MUST(mla_model_create(&part, &g.c, &w, NULL, &error));
+    mla_context *in = make_context(part, 4, 1, MLA_ISA_AUTO, MLA_ATTN_AUTO);
+    mla_sequence q;
+    memset(&q, 0, sizeof q);
+    q.cache = g.k[0], q.n_tokens = 1;
+    CHECK(mla_model_forward(in, &q, 1, (int[]){1}, NULL) == MLA_ERR_WEIGHTS &&
+              strstr(mla_context_error(in)->text, "ngram[1].table: missing"),
+          "%s", mla_context_error(in)->text);
+    mla_context_destroy(in), mla_model_destroy(part);
+    c = g.c, c.emb_neighbor_num = 0; /* a cache of the other kind */
+    MUST(mla_model_create(&part, &c, &w, NULL, &error));
+    in = make_context(part, 4, 1, MLA_ISA_AUTO, MLA_ATTN_AUTO);
+    CHECK(mla_model_forward(in, &q, 1, (int[]){1}, NULL) == MLA_ERR_ARGUMENT &&
+              strstr(mla_context_error(in)->text, "n-gram"),
+          "%s", mla_context_error(in)->text);
+    mla_context_destroy(in), mla_model_destroy(part);
+    close_grams(&g);
+}
+
 /* ---- what is refused --------------------------------------------------------------------------------------------- */
 
 static void refuse(const mla_config *c, const mla_layer_weights *layer, mla_result want, const char *text) {
@@ -466,6 +640,8 @@ int main(void) {
     test_norms();
     test_clamp();
     test_streams();
+    test_ngrams();
+    test_ngrams_refused();
     test_refused();
     return test_end();
 }

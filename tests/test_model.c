@@ -37,15 +37,25 @@ static const struct name {
     int all; /* everything; else what a family has of its own: paths, ISAs, chunks and batches, but not each combination
                 of them */
     int block; /* layers in what transformers counts as one */
-} names[] = {{"deepseek_v2_lite", 1, 1}, {"deepseek_v2", 1, 1},
-             {"deepseek_v3", 1, 1},      {"deepseek_v3_fp8", 1, 1},
-             {"kimi_k2", 1, 1},          {"axk1", 0, 1},
-             {"glm4_moe_lite", 0, 1},    {"longcat_flash", 0, 2},
-             {"minicpm3", 0, 1},         {"minicpm3_longrope", 0, 1},
-             {"mistral4", 0, 1},         {"youtu", 0, 1},
-             {"deepseek_v32", 0, 1},     {"glm_moe_dsa", 0, 1},
-             {"kimi_linear", 0, 1},      {"axk2", 0, 1},
-             {"axk2_light", 0, 1},       {"hy_v4", 0, 1},
+} names[] = {{"deepseek_v2_lite", 1, 1},
+             {"deepseek_v2", 1, 1},
+             {"deepseek_v3", 1, 1},
+             {"deepseek_v3_fp8", 1, 1},
+             {"kimi_k2", 1, 1},
+             {"axk1", 0, 1},
+             {"glm4_moe_lite", 0, 1},
+             {"longcat_flash", 0, 2},
+             {"longcat_flash_ngram", 0, 2},
+             {"minicpm3", 0, 1},
+             {"minicpm3_longrope", 0, 1},
+             {"mistral4", 0, 1},
+             {"youtu", 0, 1},
+             {"deepseek_v32", 0, 1},
+             {"glm_moe_dsa", 0, 1},
+             {"kimi_linear", 0, 1},
+             {"axk2", 0, 1},
+             {"axk2_light", 0, 1},
+             {"hy_v4", 0, 1},
              {"bailing_hybrid", 0, 1}};
 enum { N_FIXTURES = sizeof names / sizeof *names };
 
@@ -1060,6 +1070,7 @@ static void table_row(const fixture *f, const json_value *json) {
     if (last->ffn_out_norm.weight.data) item(&n, "norm behind the experts");
     if (layers->attn_norm.gate_down.data) item(&n, "gated norms");
     if (c->swiglu_limit > 0) item(&n, "clamped experts");
+    if (c->emb_neighbor_num > 0) item(&n, "n-gram embeddings (from tests/fixtures/ngram.py)");
     if (c->hc_mult > 1) item(&n, "residual streams (hyper-connections)");
     if (c->embed_scale > 0 || c->residual_scale > 0) item(&n, "scaled residual stream");
     if (!f->files->weights.head.data) item(&n, "tied head");
@@ -1082,8 +1093,11 @@ static void table_row(const fixture *f, const json_value *json) {
         if (!strcmp(converted[i].name, f->name)) cell("; %s", converted[i].formats);
     /* whose tokenizer's steps tests/tokenizer compares; which convert.h and gguf.h have an architecture for */
     cell(" | %s | %s |\n",
-         one_of(f->name, " axk1 axk2 axk2_light hy_v4 longcat_flash bailing_hybrid ") ? "ids" : "text",
-         one_of(f->name, " axk1 axk2 axk2_light kimi_linear longcat_flash bailing_hybrid ") ? "HF" : "HF, GGUF");
+         one_of(f->name, " axk1 axk2 axk2_light hy_v4 longcat_flash longcat_flash_ngram bailing_hybrid ") ? "ids"
+                                                                                                          : "text",
+         one_of(f->name, " axk1 axk2 axk2_light kimi_linear longcat_flash longcat_flash_ngram bailing_hybrid ")
+             ? "HF"
+             : "HF, GGUF");
 }
 
 static char *whole_file(const char *path) {
