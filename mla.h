@@ -9874,13 +9874,13 @@ static void mla__kda_work(mla_context *c, void *arg, const mla__share *my) {
     const mla__sz values = (mla__sz)c->C * c->C;
     mla__kda_head j = {a, &c->kda_workers[my->worker], 0, 0, a->batch->seqs[my->load].n_tokens, NULL, NULL, NULL};
     for (int i = 0; i < my->load; i++) j.t0 += a->batch->seqs[i].n_tokens;
+    const int in_turn = j.n < MLA__CHUNK_LEAST || c->manner == MLA__SHORT;
     j.states = &k->pool->states;
     j.to = mla__state_in(k, k->states[now == 0], state);
     j.from = k->length > 0 ? mla__state_in(k, k->states[now], state) : NULL;
     for (j.h = my->from; j.h < my->to; j.h++) {
         mla__kda_begin(c, &j);
-        (j.n < MLA__CHUNK_LEAST ? mla__kda_recur : mla__kda_chunks)(c, &j, mla__bytes(j.states->dtype, j.h * values),
-                                                                    j.states->dtype);
+        (in_turn ? mla__kda_recur : mla__kda_chunks)(c, &j, mla__bytes(j.states->dtype, j.h * values), j.states->dtype);
     }
 }
 
