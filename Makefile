@@ -4,6 +4,7 @@
 # make check      all the tests can do, also under sanitizers and valgrind as far as they are installed; T="asan/%" runs some
 # make tokenizer  compares token ids of 24 tokenizers with the reference implementations on 20,000 texts (make check does on fewer)
 # make llamacpp   compares logits and tokens with llama.cpp's on the same GGUF files (make check does on fewer)
+# make fuzz       inputs at random into what reads them, S=60 seconds each (make check replays those that are kept)
 # make bench      how fast, as a fraction of what the machine can do; bench/machine.sh makes a table of it, also against another build
 # make models     prints the README's table of models, from what the tests run
 # make plots      draws the same with gnuplot, as bench/*.svg
@@ -105,13 +106,13 @@ build/flags: FORCE
 # ---- make test, make check ---------------------------------------------------------------------------------------------
 
 # Tests by name, as tests/run.sh takes them; those that take longest come first. T=... are those asked for.
-SLOW = arm bench llamacpp web windows# these are for make check
+SLOW = arm bench fuzz llamacpp web windows# these are for make check
 LONGEST = generate test_properties test_model test_mtp test_weights test_sparse test_kernels style names
 TESTS = $(LONGEST) $(filter-out $(SLOW) $(LONGEST),$(patsubst tests/%/run.sh,%,$(wildcard tests/*/run.sh)) $(PROGRAM_TESTS))
 PROGRAM_TESTS = $(patsubst tests/%.c,%,$(wildcard tests/test_*.c))
 chosen = $(if $(T),$(filter $(T) $(T:%=test_%),$(1)),$(1))
 # $(call programs_of,TESTS): what they need
-programs_of = $(foreach t,$(1),$(if $(findstring test_,$t),build/$t) $(if $(filter generate tokenizer gguf llamacpp windows,$t),build/generate) $(if $(filter header,$t),build/examples.a build/mla.o) \
+programs_of = $(foreach t,$(1),$(if $(findstring test_,$t),build/$t) $(if $(filter generate tokenizer gguf llamacpp windows,$t),build/generate) $(if $(filter header,$t),build/examples.a) $(if $(filter fuzz header,$t),build/mla.o) \
               $(if $(filter gguf llamacpp,$t),build/test_gguf) $(if $(filter llamacpp,$t),build/convert) $(if $(filter jinja,$t),build/test_jinja) \
               $(if $(filter mpi,$t),$(if $(shell command -v $(MPICC)),build/mpi build/generate build/test_shard)) \
               $(if $(filter bench,$t),build/bench) $(if $(filter server inspect,$t),build/$t) $(if $(filter inspect,$t),build/layer) \
@@ -228,4 +229,9 @@ tokenizer: build/generate
 llamacpp: build/generate build/convert build/test_gguf
 	REPORT=1 tests/llamacpp/run.sh all
 
-.PHONY: all test web wasm_cc run mpi models tokenizer llamacpp check bench plots install uninstall help clean FORCE
+# Inputs at random, by clang's libFuzzer; T="json gguf" chooses.
+S = 60
+fuzz: build/mla.o
+	@S=$(S) CC=$(CC) tests/fuzz/run.sh $(T)
+
+.PHONY: all test fuzz web wasm_cc run mpi models tokenizer llamacpp check bench plots install uninstall help clean FORCE

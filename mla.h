@@ -6911,7 +6911,7 @@ int mla_pool_pages_needed(const mla_pool *p, const mla_sequence *seqs, int n_seq
     int n = 0;
     for (int i = 0; i < n_seqs; i++) {
         const mla_cache *k = seqs[i].cache;
-        if (!k || k->pool != p || seqs[i].n_tokens < 0) continue;
+        if (!k || k->pool != p || seqs[i].n_tokens <= 0) continue;
         const int from = k->length - (again ? seqs[i].n_tokens : 0);
         n += mla__pages_to_write(k, mla__max(from, 0), seqs[i].n_tokens, seqs, i, again);
     }
@@ -7271,6 +7271,7 @@ mla_result mla_cache_append(mla_cache *k, int n, const float *rows, mla_error *e
         if (p->states.of[l] >= 0)
             return MLA__REFUSE(err, "mla_cache_append: layer %d has a state, which no rows can make", l);
     if (k->ids) return MLA__REFUSE(err, "mla_cache_append: n-gram embeddings need tokens, and rows come without");
+    if (n == 0) return MLA_OK; /* and no copy of a shared page */
     MLA__TRY(mla__reserve(k, n, "mla_cache_append", err));
     for (int l = 0; l < p->n_layers; l++)
         for (int u = k->length; u < k->length + n; u++, rows += p->width) {

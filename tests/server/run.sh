@@ -38,11 +38,6 @@ if [ "${TEST_ALL:-}" ]; then
     else echo 'playwright-core or Chromium is not here: left out'; fi
     run tests/server/soak.mjs "${SOAK:-4000}"
     run tests/server/idle.mjs 10000
-    if [ -f build/mla.o ] && clang -fsanitize=fuzzer,address -x c -c /dev/null -o "$tmp/null.o" 2>/dev/null; then
-        check 'fuzzing builds' clang -g -O1 -fsanitize=fuzzer,address,undefined -fno-sanitize-recover=all -I. -Iexamples -DMLA__IMPLEMENTED \
-            -DMLA__INSTANTIATED tests/server/fuzz.c build/mla.o -lm $(nm build/mla.o | grep -q GOMP && echo -lgomp) -o "$tmp/fuzz"
-        check 'a minute of fuzzing' "$tmp/fuzz" -max_total_time="${FUZZ:-60}" -max_len=4096 -timeout=10 -rss_limit_mb=3000 "$tmp"
-    else echo 'clang -fsanitize=fuzzer is not here: left out'; fi
 fi
 echo "$passed passed, $failed failed"
 [ $failed -eq 0 ]
