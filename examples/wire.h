@@ -13,6 +13,7 @@ USE
 SAME BITS      All ranks add up in the order of ranks, so that they get the same bits, whatever the network does. Either
                each sends all to all, which takes one latency, or each adds up a slice and sends that, which takes two
                and fewer bytes (wire_direct).
+SHARED         Ranks that are all on one machine sum up and gather through memory that they share, not by messages.
 BACKGROUND     With a thread of its own that makes sums while others compute: give wire_wait to mla_shard.wait, too.
                While a sum is under way no other thread may call MPI.
 THREADS        Hooks are called by one thread at a time. No globals, no printing.
@@ -31,14 +32,18 @@ THREADS        Hooks are called by one thread at a time. No globals, no printing
 #include <mpi.h>
 #include <pthread.h>
 #include <stddef.h>
+#include <stdint.h>
 
-enum { WIRE_QUEUE = 8 };
+enum { WIRE_QUEUE = 8, WIRE_SHARED = 1 << 18 };
 
 typedef struct wire {
     MPI_Comm comm;
     int rank, ranks;
     double seconds, bytes; /* that calls took; sent */
     /* private */
+    MPI_Win window; /* ranks of one machine */
+    char **shared;  /* [ranks] a line with a rank's turn, then two times WIRE_SHARED floats; NULL: they send messages */
+    uint32_t turn;
     float *room;
     size_t n_room;
     MPI_Request *requests; /* [2 * ranks] */
@@ -62,8 +67,8 @@ WIRE_API int wire_wait(void *user);
 WIRE_API int wire_gather(void *user, float *x, size_t ldx, int n, const int *begin);
 /* Between ranks 0 and 1 of comm, by all: seconds from one to the other, and bytes a second. 0: no memory. */
 WIRE_API int wire_measure(MPI_Comm comm, double *latency, double *link);
-/* How many ranks of comm are on this machine; and one instruction set for all: the one asked for, or, if machines differ
-   and it is AUTO, the best that all have. By all ranks. */
+/* How many ranks of comm are on this machine; and one instruction set for all: the one asked for, or, if it is AUTO and
+   machines differ, the best that all have. By all ranks. */
 WIRE_API int wire_local(MPI_Comm comm);
 WIRE_API mla_isa wire_isa(MPI_Comm comm, mla_isa asked);
 /* Whether sums of n floats are sent from all to all. */
@@ -76,7 +81,7 @@ WIRE_API int wire_direct(double n, int ranks);
 #define WIRE_IMPLEMENTED
 
 #include <limits.h>
-#include <stdint.h>
+#include <sched.h>
 #include <stdlib.h>
 #include <string.h>
 #include <time.h>
@@ -114,8 +119,52 @@ static void wire__post(wire *w, int *n, int send, const float *x, size_t floats,
     else MPI_Irecv(to, (int)floats, MPI_FLOAT, peer, tag, w->comm, &w->requests[(*n)++]);
     w->bytes += send ? 4.0 * (double)floats : 0;
 }
+/* Of the two places of a rank for floats, that of this turn: who still reads the other one has not come to the next. */
+static float *wire__place(const wire *w, int rank) {
+    return (float *)(void *)(w->shared[rank] + 64) + (w->turn % 2 ? WIRE_SHARED : 0);
+}
+static uint32_t *wire__turn(const wire *w, int rank) { return (uint32_t *)(void *)w->shared[rank]; }
+/* All ranks have come here as often: what they have written before can be read. */
+static void wire__meet(wire *w, uint32_t turn) {
+    __atomic_store_n(wire__turn(w, w->rank), turn, __ATOMIC_RELEASE);
+    for (int r = 0; r < w->ranks; r++)
+        for (int i = 0; (int32_t)(__atomic_load_n(wire__turn(w, r), __ATOMIC_ACQUIRE) - turn) < 0; i++)
+            if (i > 1000) sched_yield();
+}
+/* At most WIRE_SHARED floats: few are added up by each rank, of more each adds up a slice. */
+static void wire__sum_shared(wire *w, float *x, size_t n) {
+    const size_t R = (size_t)w->ranks, me = (size_t)w->rank, all = n <= 8192;
+    const size_t from = all ? 0 : n * me / R, to = all ? n : n * (me + 1) / R;
+    float *mine = wire__place(w, w->rank), *sum = all ? x : mine;
+    memcpy(mine, x, n * sizeof *x);
+    wire__meet(w, 2 * w->turn + 1);
+    for (size_t i = from, some; i < to; i += some) {
+        float part[512];
+        some = to - i < 512 ? to - i : 512;
+        for (int r = 0; r < w->ranks; r++) {
+            const float *y = wire__place(w, r) + i;
+            for (size_t j = 0; j < some; j++) part[j] = r ? part[j] + y[j] : y[j];
+        }
+        memcpy(sum + i, part, some * sizeof *x);
+    }
+    if (!all) wire__meet(w, 2 * w->turn + 2);
+    for (size_t r = 0; r < R && !all; r++)
+        memcpy(x + n * r / R, wire__place(w, (int)r) + n * r / R, (n * (r + 1) / R - n * r / R) * sizeof *x);
+    w->turn++;
+}
+static void wire__gather_shared(wire *w, float *x, const int *begin) {
+    const size_t own = (size_t)(begin[w->rank + 1] - begin[w->rank]);
+    memcpy(wire__place(w, w->rank), x + begin[w->rank], own * sizeof *x);
+    wire__meet(w, 2 * w->turn + 1);
+    for (int r = 0; r < w->ranks; r++)
+        if (r != w->rank) memcpy(x + begin[r], wire__place(w, r), (size_t)(begin[r + 1] - begin[r]) * sizeof *x);
+    w->turn++;
+}
 /* 0: not done. */
 static int wire__sum(wire *w, float *x, size_t n) {
+    for (size_t i = 0; i < n && w->shared; i += WIRE_SHARED)
+        wire__sum_shared(w, x + i, n - i < WIRE_SHARED ? n - i : WIRE_SHARED);
+    if (w->shared) return 1;
     const int direct = wire_direct((double)n, w->ranks), me = w->rank, R = w->ranks;
     const size_t at = direct ? 0 : n * (size_t)me / (size_t)R, own = direct ? n : n * (size_t)(me + 1) / (size_t)R - at;
     int posted = 0;
@@ -187,6 +236,13 @@ int wire_gather(void *user, float *x, size_t ldx, int n, const int *begin) {
     wire *w = user;
     const double start = wire__now();
     const size_t rows = (size_t)n;
+    int widest = 0;
+    for (int r = 0; r < w->ranks; r++) widest = begin[r + 1] - begin[r] > widest ? begin[r + 1] - begin[r] : widest;
+    if (w->shared && widest <= WIRE_SHARED) {
+        for (size_t i = 0; i < rows; i++) wire__gather_shared(w, x + i * ldx, begin);
+        w->seconds += wire__now() - start;
+        return 0;
+    }
     float *room = wire__room(w, rows * (size_t)begin[w->ranks]);
     int posted = 0;
     if (!room || rows * (size_t)begin[w->ranks] > INT_MAX) return 1;
@@ -205,12 +261,42 @@ int wire_gather(void *user, float *x, size_t ldx, int n, const int *begin) {
     w->seconds += wire__now() - start;
     return 0;
 }
+int wire_local(MPI_Comm comm) {
+    MPI_Comm node;
+    int rank, n;
+    MPI_Comm_rank(comm, &rank);
+    MPI_Comm_split_type(comm, MPI_COMM_TYPE_SHARED, rank, MPI_INFO_NULL, &node);
+    MPI_Comm_size(node, &n), MPI_Comm_free(&node);
+    return n;
+}
+/* Memory of all ranks; where there is none to be had they send messages. */
+static void wire__share(wire *w) {
+    const MPI_Aint bytes = 64 + 2 * WIRE_SHARED * (MPI_Aint)sizeof(float);
+    void *own;
+    int unit, mine, all;
+    w->shared = malloc((size_t)w->ranks * sizeof *w->shared);
+    MPI_Comm_set_errhandler(w->comm, MPI_ERRORS_RETURN);
+    mine = w->shared && !MPI_Win_allocate_shared(bytes, 1, MPI_INFO_NULL, w->comm, &own, &w->window);
+    MPI_Comm_set_errhandler(w->comm, MPI_ERRORS_ARE_FATAL);
+    MPI_Allreduce(&mine, &all, 1, MPI_INT, MPI_MIN, w->comm);
+    if (!all) free(w->shared), w->shared = NULL;
+    if (!w->shared) return;
+    memset(own, 0, 64);
+    for (int r = 0; r < w->ranks; r++) {
+        MPI_Aint size;
+        void *at;
+        MPI_Win_shared_query(w->window, r, &size, &unit, &at);
+        w->shared[r] = at;
+    }
+    MPI_Barrier(w->comm); /* all turns are 0 */
+}
 int wire_open(wire *w, MPI_Comm comm, int background) {
     memset(w, 0, sizeof *w);
     w->comm = comm;
     MPI_Comm_rank(comm, &w->rank), MPI_Comm_size(comm, &w->ranks);
     w->requests = malloc(2 * (size_t)w->ranks * sizeof *w->requests);
     pthread_mutex_init(&w->lock, NULL), pthread_cond_init(&w->changed, NULL);
+    if (w->ranks > 1 && wire_local(comm) == w->ranks) wire__share(w);
     w->background = background && w->requests && !pthread_create(&w->thread, NULL, wire__thread, w);
     return w->requests && w->background == background;
 }
@@ -220,7 +306,8 @@ void wire_close(wire *w) {
     pthread_cond_broadcast(&w->changed);
     pthread_mutex_unlock(&w->lock);
     if (w->background) pthread_join(w->thread, NULL);
-    free(w->room), free(w->requests);
+    if (w->shared) MPI_Win_free(&w->window);
+    free(w->room), free(w->requests), free(w->shared);
 }
 
 /* Half of what 8 bytes take to and fro; what 4 MB take more. */
@@ -243,14 +330,6 @@ int wire_measure(MPI_Comm comm, double *latency, double *link) {
     *latency = seconds[0], *link = BIG / (seconds[1] - seconds[0]);
     free(text);
     return 1;
-}
-int wire_local(MPI_Comm comm) {
-    MPI_Comm node;
-    int rank, n;
-    MPI_Comm_rank(comm, &rank);
-    MPI_Comm_split_type(comm, MPI_COMM_TYPE_SHARED, rank, MPI_INFO_NULL, &node);
-    MPI_Comm_size(node, &n), MPI_Comm_free(&node);
-    return n;
 }
 mla_isa wire_isa(MPI_Comm comm, mla_isa asked) {
     static const mla_isa best[] = {MLA_ISA_AMX, MLA_ISA_VNNI, MLA_ISA_AVX512, MLA_ISA_AVX2, MLA_ISA_NEON};
