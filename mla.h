@@ -69,8 +69,8 @@ ERRORS         Every entry point returns an mla_result and leaves a message that
 DETERMINISM    Output is bit-identical for any number of threads, any thread pool and any team; with
                mla_context_desc.invariant also whatever else is in a call. Different ISAs, paths and ways of cutting a
                prompt into calls agree to rounding.
-ARITHMETIC     Little-endian, and floats rounded as floats: -ffast-math, its parts, and x87 are errors of compilation (x86
-               of 32 bits: -msse2 -mfpmath=sse). clang does not say that it was given -funsafe-math-optimizations,
+ARITHMETIC     Little-endian, and floats rounded as floats: -ffast-math, its parts, and x87 are errors of compilation
+               (x86 of 32 bits: -msse2 -mfpmath=sse). clang does not say that it was given -funsafe-math-optimizations,
                -fassociative-math or -freciprocal-math: do not. No context is made where rounding has come to harm.
 SHARING        One model may be used by any number of contexts at once; a context, and a cache (with all caches of its
                pool), by one call at a time. There is no global state, but for what the CPU said when first asked.
@@ -8145,8 +8145,8 @@ static void mla__job_rows(mla_context *c, const mla__job *j, int n0, int n1, con
         mla__rows(c, j->y + n0, j->ldy, &j->in, j->w, j->row0, n0, n1, my->panel);
         return;
     }
-    /* results are kept aside of so many rows at a time: as many whole strips as the scratch holds if weights just stream
-       by */
+    /* Results are kept aside of so many rows at a time: as many whole strips as the scratch holds if weights just
+       stream by. */
     const int few = j->in.T <= mla__max(MLA__FEW, c->k.few);
     const int group = few ? MLA__MC * MLA__GROUP / j->in.T / MLA__STRIP * MLA__STRIP : MLA__GROUP;
     for (int t0 = 0; t0 < j->in.T; t0 += MLA__MC)

@@ -355,9 +355,9 @@ static void help(void) {
            "  --print-tokens    the generated ids on one line at the end, no text\n"
            "  --logits FILE     the prompt's logits: little-endian f32 [tokens, vocab_size]\n"
            "  --json            one line about the run, nothing else on standard output\n"
-           "  --isa ISA         ");
-    for (int i = 0; i < MLA_ISA_COUNT; i++) printf("%s%s", i ? ", " : "", mla_isa_name((mla_isa)i));
-    printf(" [auto]\n"
+           "  --isa ISA         [auto]");
+    for (int i = 0; i < MLA_ISA_COUNT; i++) printf(" %s", mla_isa_name((mla_isa)i));
+    printf("\n"
            "  --attn PATH       auto, naive, absorbed [auto]; --threads N [all], --pin them\n"
            "  --quant TYPE      q8, q4, q4_k, q5_k, q6_k, iq4_nl: weights become it on load\n"
            "  --quant-class LIST  as head=q8,kv_b=q8: keep or a type for any of attn, kv_b,\n"
