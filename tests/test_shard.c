@@ -149,7 +149,8 @@ typedef struct way {
     int batch; /* the same sequence so many times in each call; later ones are forks of the first after the prompt */
     int probs; /* ask for them in the call on the prompt, whole */
     mla_isa isa;
-    mla_activations activations;
+    int rounded;
+    mla_activations activations; /* if rounded */
 } way;
 /* All that a rank gets. */
 typedef struct result {
@@ -228,7 +229,8 @@ static void run_with(group *g, int rank, run *u) {
     mla_error err;
     const mla_pool_desc pd = {.n_pages = 12};
     memset(&d, 0, sizeof d);
-    d.max_tokens = 4 * PROMPT, d.threads = w->threads, d.isa = w->isa, d.activations = w->activations;
+    d.max_tokens = 4 * PROMPT, d.threads = w->threads, d.isa = w->isa;
+    d.activations = w->rounded ? w->activations : MLA_ACT_F32; /* AMX would round to two parts in bf16 */
     d.shard = shard_of(&m, g, rank, w);
     mla_result code = mla_context_create(&c, u->s->model, &d, &err);
     if (!code && w->batch > 1) code = mla_pool_create(&pool, u->s->model, &pd, &err);
@@ -474,9 +476,11 @@ static void test_formats(void) {
                  of[i].x16 ? ", x16" : "");
         subject_of(&s, m.model, name);
         for (int isa = 0; isa < MLA_ISA_COUNT; isa++)
-            for (int act = MLA_ACT_F32; act <= MLA_ACT_INT8; act++) {
-                if (isa && (!TEST_ISA((mla_isa)isa) || !test_all())) continue;
-                const way one = {.ranks = 1, .isa = (mla_isa)isa, .activations = (mla_activations)act};
+            for (int act = MLA_ACT_AUTO; act <= MLA_ACT_BF16; act++) {
+                const int tiles = isa == MLA_ISA_BF16 || isa == MLA_ISA_AMX;
+                if (isa ? !TEST_ISA((mla_isa)isa) || !test_all() : act == MLA_ACT_AUTO) continue;
+                if (act == MLA_ACT_BF16 && !tiles) continue;
+                const way one = {.ranks = 1, .isa = (mla_isa)isa, .rounded = 1, .activations = (mla_activations)act};
                 run *alone = run_new(&s, one);
                 for (int ranks = 2; ranks <= (test_all() ? 5 : 3); ranks++) {
                     way w = one;
@@ -639,7 +643,7 @@ static void run_parts(group *g, int rank) {
     mla_error err;
     const mla_cache_desc kd = {.capacity = 2 * PROMPT};
     memset(&d, 0, sizeof d);
-    d.max_tokens = PROMPT, d.threads = 1, d.shard = shard_of(&m, g, rank, &w);
+    d.max_tokens = PROMPT, d.threads = 1, d.activations = MLA_ACT_F32, d.shard = shard_of(&m, g, rank, &w);
     if (mla_context_create(&c, s->model, &d, &err) || mla_cache_create(&k, s->model, &kd, &err)) {
         p->end[rank].code = err.code, snprintf(p->end[rank].error, sizeof p->end[rank].error, "%s", err.text);
         mla_context_destroy(c);

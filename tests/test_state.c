@@ -228,7 +228,7 @@ static void whole_open(whole *w) {
     memset(w, 0, sizeof *w), memset(&d, 0, sizeof d);
     MUST(checkpoint_open(&w->files, "tests/fixtures/checkpoints/kimi_linear", &error));
     MUST(mla_model_create(&w->model, &w->files->config, &w->files->weights, NULL, &error));
-    d.max_tokens = 2 * CAPACITY, d.threads = 1, d.watch = count_phases, d.watch_user = w;
+    d.max_tokens = 2 * CAPACITY, d.threads = 1, d.activations = MLA_ACT_F32, d.watch = count_phases, d.watch_user = w;
     MUST(mla_context_create(&w->context, w->model, &d, &error));
     w->other = make_context(w->model, MLA_ISA_AUTO, CAPACITY, 1);
     w->fresh = make_cache(w->model, CAPACITY, MLA_F32, 0, NULL);
