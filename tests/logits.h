@@ -13,7 +13,7 @@ static float *run(const checkpoint *c, const int *tokens, int n, const char *wha
     mla_model *m;
     mla_context *x;
     mla_cache *k;
-    const mla_context_desc d = {.max_tokens = n, .threads = 1};
+    const mla_context_desc d = {.max_tokens = n, .threads = 1, .activations = MLA_ACT_F32};
     const mla_cache_desc cd = {.capacity = n};
     float *logits = (float *)need(calloc((size_t)n * (size_t)c->config.vocab_size, sizeof *logits));
     const mla_outputs out = {.logits = logits};

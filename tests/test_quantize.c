@@ -898,8 +898,8 @@ static void check_accuracy(const char *path, const char *what, const set *names,
         if (!CHECK(checkpoint_quantize(c, &how, &err) == MLA_OK, "%s %s: %s", what, form_name, err.text)) return;
         decoded(d, c, names, list, &n_list);
         CHECK(n_list > 2, "%s %s: %d tensors", what, form_name, n_list);
-        run_model(plain, MLA_ISA_AUTO, 0, 1, tokens, want, x0, 0, NULL);
-        run_model(d, MLA_ISA_AUTO, 0, 1, tokens, same, x0, 0, NULL);
+        run_model(plain, MLA_ISA_AUTO, 1, 1, tokens, want, x0, 0, NULL);
+        run_model(d, MLA_ISA_AUTO, 1, 1, tokens, same, x0, 0, NULL);
         for (int isa = thorough ? MLA_ISA_SCALAR : MLA_ISA_AUTO; isa < (thorough ? MLA_ISA_COUNT : MLA_ISA_SCALAR);
              isa++) {
             const char *isa_name = mla_isa_name((mla_isa)isa);

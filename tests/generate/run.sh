@@ -266,7 +266,7 @@ for mode in '--tokens 1' '--prompt x' --chat "--perplexity $text/config.json"; d
     refused 1 'and 0 bytes are free' $say $mode --memory 0
     same "$($say $mode --memory 0 --force 2>/dev/null >/dev/null; echo $?)" 0 "$mode --force"
 done
-same "$($say --tokens 1 --memory 4M --quiet 2>&1 >/dev/null)" '' 'enough memory, --quiet'
+same "$($say --tokens 1 --memory 4M --threads 2 --quiet 2>&1 >/dev/null)" '' 'enough memory, --quiet'
 for bad in '"top_p": 0' '"top_p": "x"' '"temperature": -1' '"top_k": 1.5' '"repetition_penalty": 0'; do
     echo "{\"do_sample\": true, $bad}" >$text/generation_config.json
     key=${bad#\"}

@@ -51,9 +51,10 @@ refuses() {
 
 # The C++ compiler that belongs to a C compiler, or nothing.
 cxx_of() {
-    case $1 in
-    *clang*) echo "${1/clang/clang++}" ;;
-    *gcc*) echo "${1/gcc/g++}" ;;
+    local name=${1##*/}
+    case $name in
+    *clang*) echo "${1%"$name"}${name/clang/clang++}" ;;
+    *gcc*) echo "${1%"$name"}${name/gcc/g++}" ;;
     *) echo "c++" ;;
     esac
 }

@@ -5,6 +5,7 @@
 # only go to templates that know them: of others that package makes what Python does not. Ends with "N passed, N failed".
 #     RENDER=PROGRAM  what is tested      NODE_MODULES=DIR  where the packages are installed already      RECORD=1  writes expected.txt
 cd "$(dirname "$0")/../.." || exit 1
+export LC_ALL=C # which orders the templates
 render=${RENDER:-build/test_jinja}
 modules=${NODE_MODULES:-}
 tmp=$(mktemp -d)

@@ -53,8 +53,8 @@ printf '#define MLA_IMPLEMENTATION\n#include "copy.h"\n' >"$tmp/copy/a.c"
 how=-E # which finds the copy; all of it is translated above
 [ "${TEST_ALL:-}" ] && how=-fsyntax-only
 check "a copy of another name" $CC -std=c99 $how -I"$tmp/copy" "$tmp/copy/a.c"
-$CC -std=c99 -fsyntax-only -Wfatal-errors -ffile-prefix-map="$tmp"=/elsewhere -I"$tmp/copy" "$tmp/copy/a.c" >"$tmp/mapped" 2>&1
-check "a copy that cannot find itself says so" grep -q '#error.*define MLA_FILE' "$tmp/mapped"
+$CC -std=c99 -fsyntax-only -Wfatal-errors -ffile-prefix-map="$tmp"=/elsewhere -I"$tmp/copy" "$tmp/copy/a.c" >"$tmp/mapped" 2>&1 ||
+    check "a copy that cannot find itself says so" grep -q '#error.*define MLA_FILE' "$tmp/mapped" # some compilers find it all the same
 mkdir "$tmp/other"
 sed 's/^#define MLA__TEMPLATE_VERSION .*/#define MLA__TEMPLATE_VERSION 1/' "$root/mla.h" >"$tmp/other/mla.h"
 $CC -std=c99 -fsyntax-only -Wfatal-errors -I"$tmp/copy" -I"$tmp/other" "$tmp/copy/a.c" >"$tmp/another" 2>&1
