@@ -1485,7 +1485,7 @@ static int ck__distance(const char *a, const char *b) {
     enum { MOST = 48 };
     const size_t n = strlen(a), m = strlen(b);
     int row[MOST + 1];
-    if (n > MOST || m > MOST) return 3;
+    if (n > MOST || m > MOST || n > m + 2 || m > n + 2) return 3;
     for (size_t j = 0; j <= m; j++) row[j] = (int)j;
     for (size_t i = 1; i <= n; i++) {
         int before = row[0]++; /* what row[j - 1] was */

@@ -9,6 +9,8 @@ typedef struct input {
 } input;
 static int byte_of(input *in) { return in->at < in->end ? *in->at++ : 0; }
 
+static const mla_allocator room = {fuzz_alloc, fuzz_free, NULL};
+
 /* ---- config, weights, forward ------------------------------------------------------------------------------------ */
 
 enum { POOL = 1 << 19, LAYERS = 3, EXPERTS = 6, VOCAB = 11, TOKENS = 8 };
@@ -141,6 +143,7 @@ static void forward_of(input *in, const mla_model *m) {
     mla_error e;
     int tokens[TOKENS], done[2] = {0, 0};
     memset(&d, 0, sizeof d), memset(&k, 0, sizeof k);
+    d.alloc = k.alloc = room;
     d.max_tokens = TOKENS, d.threads = 1, d.isa = isas[byte_of(in) % 4], d.attn = (mla_attn_path)(byte_of(in) % 3);
     d.activations = (mla_activations)(byte_of(in) % 5), d.invariant = byte_of(in) % 2;
     k.capacity = 2 * TOKENS, k.dtype = kept[byte_of(in) % 4], k.index_dtype = kept[byte_of(in) % 4];
@@ -192,12 +195,13 @@ static void run_model(const unsigned char *data, size_t n) {
         if (f.num_hidden_layers > LAYERS) return; /* it would read more layers than there are */
         memset(layers, 0, sizeof layers), w.layers = layers, w.mtp = ahead;
     } else weights_of(in, &f, &w);
-    const mla_result r = mla_model_create(&m, &f, &w, NULL, &e);
+    const mla_result r = mla_model_create(&m, &f, &w, &room, &e);
     FUZZ_HOLDS(!r == !!m && (!r || (e.text[0] && strlen(e.text) < sizeof e.text)));
     FUZZ_HOLDS(bytes || r);
     if (bytes && bytes <= sizeof memory) FUZZ_HOLDS(mla_model_init(&placed, memory, sizeof memory, &f, &w, &e) == r);
     if (m && small_config(&f)) forward_of(in, m);
     mla_model_destroy(m);
+    FUZZ_HOLDS(fuzz_open == 0);
 }
 
 /* ---- caches and pools -------------------------------------------------------------------------------------------- */
@@ -223,7 +227,7 @@ typedef struct shadow { /* what a cache must hold: of each position the number t
     int ids[ROOM], n, capacity, paged;
 } shadow;
 
-static int append_ids(shadow *s, int n, int *next) {
+FUZZ_PLAIN static int append_ids(shadow *s, int n, int *next) {
     static float rows[L * ROOM * (R + P)];
     mla_error e;
     for (int l = 0; l < L; l++)
@@ -238,7 +242,7 @@ static int append_ids(shadow *s, int n, int *next) {
     return r == MLA_OK;
 }
 
-static void check_rows(const shadow *s, int from, int to) {
+FUZZ_PLAIN static void check_rows(const shadow *s, int from, int to) {
     float row[R + P];
     FUZZ_HOLDS(mla_cache_length(s->cache) == s->n && mla_cache_capacity(s->cache) == s->capacity);
     for (int t = from; t < to; t++)
@@ -276,7 +280,7 @@ static void copy_by_bytes(shadow *to, const shadow *from, int step) {
 static void open_cache(shadow *s, mla_pool *pool, int capacity) {
     mla_cache_desc d;
     memset(&d, 0, sizeof d);
-    d.capacity = capacity, d.pool = pool;
+    d.capacity = capacity, d.pool = pool, d.alloc = room;
     FUZZ_HOLDS(!mla_cache_create(&s->cache, cache_model(), &d, NULL));
     s->n = 0, s->capacity = capacity, s->paged = pool != NULL;
 }
@@ -288,7 +292,7 @@ static void run_caches(const unsigned char *data, size_t n) {
     mla_pool_desc d;
     int next = 0;
     memset(&d, 0, sizeof d);
-    d.n_pages = PAGES;
+    d.n_pages = PAGES, d.alloc = room;
     FUZZ_HOLDS(!mla_pool_create(&pool, cache_model(), &d, NULL));
     for (int i = 0; i < CACHES; i++) open_cache(&all[i], i < PAGED ? pool : NULL, i % 2 ? ROOM : MLA_PAGE);
     for (int steps = 0; in->at < in->end && steps < 200; steps++) {
@@ -335,6 +339,7 @@ static void run_caches(const unsigned char *data, size_t n) {
     for (int i = 0; i < CACHES; i++) check_rows(&all[i], 0, all[i].n), mla_cache_destroy(all[i].cache);
     FUZZ_HOLDS(mla_pool_free_pages(pool) == PAGES);
     mla_pool_destroy(pool);
+    FUZZ_HOLDS(fuzz_open == 0);
 }
 
 static uint64_t fnv(const unsigned char *p, size_t n) {
@@ -364,7 +369,7 @@ static void run_load(const unsigned char *data, size_t n) {
         for (int i = 0; i < 8; i++) bytes[n - 8 + (size_t)i] = (unsigned char)(sum >> (8 * i));
     }
     memset(&d, 0, sizeof d), memset(&load, 0, sizeof load);
-    d.capacity = ROOM;
+    d.capacity = ROOM, d.alloc = room;
     FUZZ_HOLDS(!mla_cache_create(&cache, cache_model(), &d, NULL));
     for (size_t at = 0; at < n && !r; at += step)
         r = mla_cache_load(&load, cache, bytes + at, n - at < step ? n - at : step, &e);
@@ -376,6 +381,7 @@ static void run_load(const unsigned char *data, size_t n) {
         FUZZ_HOLDS(mla_cache_saved_bytes(cache) > 0 && mla_cache_length(cache) <= ROOM);
     }
     mla_cache_destroy(cache), free(bytes);
+    FUZZ_HOLDS(fuzz_open == 0);
 }
 
 const fuzz_target fuzz_targets[] = {{"model", run_model}, {"caches", run_caches}, {"load", run_load}, {NULL, NULL}};

@@ -1,7 +1,8 @@
 #!/usr/bin/env bash
 # What comes from outside, at random. Replays the inputs in tests/fuzz/corpus under the sanitizers; S=60 tests/fuzz/run.sh [TARGET...] (make fuzz
 # S=60) fuzzes each target for so many seconds with clang's libFuzzer from these, keeps what it finds of interest in build/fuzz/TARGET, and in
-# build/fuzz/TARGET-crash-* what failed. Targets: those of texts.c and model.c. Ends with "N passed, N failed".
+# build/fuzz/TARGET-crash-* what failed. Targets: those of texts.c and model.c; S=0 builds only; PLAIN=1: comparisons are not followed, which
+# is faster; many.sh has machines with many processors. Ends with "N passed, N failed".
 cd "$(dirname "$0")/../.." || exit 1
 S=${S:-} CC=${CC:-cc}
 mkdir -p build/fuzz
@@ -21,10 +22,21 @@ fi
 # The kernels are those of build/mla.o, as fast as ever; all else has the sanitizers in it.
 flags="-g -O1 $sanitize -std=c99 -D_DEFAULT_SOURCE -I. -Iexamples"
 [ "$sanitize" ] && flags="$flags -fno-sanitize-recover=all"
-libraries="build/mla.o -lm $(nm build/mla.o | grep -q GOMP && echo -lgomp)"
-check 'texts.c builds' $how $flags -DMLA__IMPLEMENTED -DMLA__INSTANTIATED tests/fuzz/texts.c $libraries -o build/fuzz/texts
-check 'model.c builds' $how $flags -DMLA_API=static -DMLA__SELECT=extern -DMLA__SELECTED tests/fuzz/model.c $libraries -o build/fuzz/model
+libraries=$(nm build/mla.o | grep -q GOMP && echo -lgomp)
+link="$how $sanitize"
+[ "$S" ] && link="$how++ -static-libstdc++ -static-libgcc $sanitize" && libraries=${libraries:+-l:libgomp.a}
+plain= # numbers that are sizes and choices: there is nothing to be found by their comparisons
+[ "$S" ] && plain=-fno-sanitize-coverage=trace-cmp
+program() { # NAME FLAGS...
+    # shellcheck disable=SC2086
+    check "$1.c builds" $how $flags "${@:2}" -c tests/fuzz/"$1".c -o build/fuzz/"$1".o
+    # shellcheck disable=SC2086
+    check "$1 is linked" $link build/fuzz/"$1".o build/mla.o $libraries -lm -o build/fuzz/"$1"
+}
+program texts ${PLAIN:+$plain} -DMLA__IMPLEMENTED -DMLA__INSTANTIATED
+program model $plain -DMLA_API=static -DMLA__SELECT=extern -DMLA__SELECTED
 
+[ "$S" = 0 ] && set -- ' '
 for target in ${*:-json safetensors config gguf text tokenizer jinja grammar http requests calls model caches load}; do
     program=build/fuzz/texts
     case $target in model | caches | load) program=build/fuzz/model ;; esac

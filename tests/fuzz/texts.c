@@ -1,6 +1,5 @@
 /* texts.c - what comes from outside as bytes: files, requests, templates, answers. tests/fuzz/run.sh builds and runs
    it. */
-#define _DEFAULT_SOURCE
 #define MLA_IMPLEMENTATION
 #include "mla.h"
 #define CHECKPOINT_IMPLEMENTATION
