@@ -22,7 +22,7 @@ FIELDS         As in OpenAI's reference, and top_k, min_p, repetition_penalty (o
 #include "scheduler.h"
 #include "tokenizer.h"
 #include "calls.h"
-#include "grammar.h"
+#include "json_schema.h"
 #include "text.h"
 
 #ifndef OPENAI_API
@@ -289,7 +289,7 @@ static int oa__read_logprobs(openai_request *r) {
 static int oa__read_format(openai_request *r) {
     const json_value *v = oa__field(r, "response_format");
     mla_error error;
-    const mla_result rc = v ? grammar_of_format(&r->g, v, &error) : MLA_OK;
+    const mla_result rc = v ? json_schema_of_format(&r->g, v, &error) : MLA_OK;
     if (rc == MLA_ERR_MEMORY) return oa__no_memory(r);
     return rc ? openai_wrong(r, 400, "response_format", "response_format: %s", error.text) : 1;
 }

@@ -28,10 +28,10 @@
 #include "language.h"
 #define CALLS_IMPLEMENTATION
 #include "calls.h"
-#define GRAMMAR_IMPLEMENTATION
-#include "grammar.h"
 #define TEXT_IMPLEMENTATION
 #include "text.h"
+#define GRAMMAR_IMPLEMENTATION
+#define JSON_SCHEMA_IMPLEMENTATION
 #define OPENAI_IMPLEMENTATION
 #include "openai.h"
 #define THREADS_IMPLEMENTATION

@@ -12,6 +12,7 @@
 #define JINJA_IMPLEMENTATION
 #define CALLS_IMPLEMENTATION
 #define GRAMMAR_IMPLEMENTATION
+#define JSON_SCHEMA_IMPLEMENTATION
 #define OPENAI_IMPLEMENTATION
 #include "openai.h"
 #define HTTP_IMPLEMENTATION
@@ -66,7 +67,7 @@ static void fuzz_grammar(const char *bytes, size_t n) {
     grammar *g = NULL;
     grammar_state *s = malloc(sizeof *s);
     if (!s) abort();
-    if (!json_parse(bytes, first, &schema, NULL) && !grammar_create(&g, schema, NULL)) {
+    if (!json_parse(bytes, first, &schema, NULL) && !json_schema_grammar(&g, schema, NULL)) {
         size_t at = first + 1, begin = at;
         grammar_begin(s, g);
         while (at < n && grammar_accept(s, bytes + at, 1)) at++;

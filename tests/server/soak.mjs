@@ -1,12 +1,12 @@
 // Many requests of random lengths, some cancelled, some wrong, each of which must be answered byte for byte as alone:
-//     [SERVER=build/asan/server] node tests/server/soak.mjs [REQUESTS=2000] [CONNECTIONS=48] [OPTION OF THE SERVER...]
+//     [SERVER=build/asan/server] node tests/server/soak.mjs [REQUESTS=2000] [CONNECTIONS=64] [OPTION OF THE SERVER...]
 // Prints the server's memory as it goes; it must be flat in the second half. Ends with "N passed, N failed".
 import fs from 'node:fs';
 import http from 'node:http';
 import { ask, check, end, metric, same, sleep, start } from './common.mjs';
 
-const [requests = 2000, connections = 48] = process.argv.slice(2, 4).map(Number);
-const server = await start('--model', 'examples/tales', ...(process.argv.length > 4 ? process.argv.slice(4) : ['--pool', '8M']));
+const [requests = 2000, connections = 64] = process.argv.slice(2, 4).map(Number);
+const server = await start('--model', 'examples/tales', ...(process.argv.length > 4 ? process.argv.slice(4) : ['--pool', '4M', '--parallel', '64']));
 const { port } = server;
 const resident = () => Number(/VmRSS:\s+(\d+)/.exec(fs.readFileSync(`/proc/${server.process.pid}/status`, 'utf8'))[1]) / 1024;
 let state = 12345;
@@ -16,14 +16,14 @@ const prose = (n) => Array.from({ length: n }, () => words[random(words.length)]
 
 // The different requests; each is asked many times, beside others.
 const kinds = Array.from({ length: 120 }, (_, i) => {
-  const more = { max_tokens: 1 + random(i % 9 ? 24 : 120), temperature: random(3) / 2, seed: i, stream: i % 2 === 1 };
+  const more = { max_tokens: 1 + random(i % 9 ? 16 : 90), temperature: random(3) / 2, seed: i, stream: i % 2 === 1 };
   if (i % 5 === 0) Object.assign(more, { stop: [words[random(5)]], n: 1 + random(3) });
   if (i % 7 === 0) more.frequency_penalty = 0.5;
   if (i % 11 === 0) more.response_format = { type: 'json_object' };
   const shared = 'A tale that begins as others do. '.repeat(random(12));
   if (i % 13 === 0) return { path: '/v1/embeddings', body: { input: shared + prose(1 + random(60)) } };
-  return i % 3 ? { path: '/v1/completions', body: { prompt: shared + prose(1 + random(90)), ...more } }
-    : { path: '/v1/chat/completions', body: { messages: [{ role: 'user', content: shared + prose(1 + random(90)) }], ...more } };
+  return i % 3 ? { path: '/v1/completions', body: { prompt: shared + prose(1 + random(i % 4 ? 40 : 90)), ...more } }
+    : { path: '/v1/chat/completions', body: { messages: [{ role: 'user', content: shared + prose(1 + random(i % 4 ? 40 : 90)) }], ...more } };
 });
 const wrong = ['{', '[]', '{"prompt":3}', '{"prompt":"a","temperature":-1}', '{"prompt":"a","max_tokens":99999}', '{"prompt":"a","stop":[""]}', '\u0000', `{"prompt":"${'x '.repeat(3000)}"}`];
 // What must be equal: everything but what names the request and says what it found in the cache.

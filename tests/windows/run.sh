@@ -17,7 +17,7 @@ command -v $cc >/dev/null || { echo "$cc is not here: left out" && echo '0 passe
 flags='-std=c99 -Wall -Wextra -Wpedantic -Wconversion -Wshadow -Werror -O1 -I. -Iexamples'
 
 # The header once, each of the examples' once, and programs told so, as the Makefile has it.
-parts='checkpoint tokenizer sampler grammar speculative prefixes jinja chat language text calls line threads openai synthetic scheduler'
+parts='checkpoint tokenizer sampler grammar json_schema speculative prefixes jinja chat language text calls line threads openai synthetic scheduler'
 told='-DMLA__SELECTED -DMLA__INSTANTIATED -DMLA__SELECT=extern'
 for part in mla_ checkpoint_gguf checkpoint_quantize checkpoint_convert $parts; do told="$told -D${part^^}_IMPLEMENTED"; done
 check mla.h $cc $flags -DMLA_IMPLEMENTATION -DMLA__SELECT=extern -x c -c mla.h -o "$tmp/mla.o"
@@ -49,9 +49,9 @@ if [ "$wine" ] && [ -f "$tmp/generate.exe" ]; then
     for test in test_modules test_sampler test_grammar; do
         told_test=${told//-DSAMPLER_IMPLEMENTED/}
         [ $test = test_sampler ] || told_test=$told
-        [ $test = test_grammar ] && told_test=${told//-DGRAMMAR_IMPLEMENTED/}
+        [ $test = test_grammar ] && { told_test=${told//-DGRAMMAR_IMPLEMENTED/}; told_test=${told_test//-DJSON_SCHEMA_IMPLEMENTED/}; }
         others=()
-        for part in mla $parts; do [ "test_$part" = $test ] || others+=("$tmp/$part.o"); done
+        for part in mla $parts; do [[ test_$part == "$test" || $test:$part == test_grammar:json_schema ]] || others+=("$tmp/$part.o"); done
         if $cc ${flags/-Werror/} $told_test tests/$test.c "${others[@]}" -o "$tmp/$test.exe" -static -lm -lpthread >"$tmp/out" 2>&1; then
             timeout 600 "$wine" "$tmp/$test.exe" >"$tmp/out" 2>&1
             said=$(tr -d '\r' <"$tmp/out" | sed -n 's/^\([0-9]*\) passed, \([0-9]*\) failed$/\1 \2/p' | tail -n 1)
