@@ -4,6 +4,7 @@
 # make check      all the tests can do, also under sanitizers and valgrind as far as they are installed; T="asan/%" runs some
 # make tokenizer  compares token ids of 24 tokenizers with the reference implementations on 20,000 texts (make check does on fewer)
 # make llamacpp   compares logits and tokens with llama.cpp's on the same GGUF files (make check does on fewer)
+# make coverage   which lines and branches of the headers the C tests run, by gcov; build/coverage lists those they do not
 # make fuzz       inputs at random into what reads them, S=60 seconds each (make check replays those that are kept)
 # make bench      how fast, as a fraction of what the machine can do; bench/machine.sh makes a table of it, also against another build
 # make models     prints the README's table of models, from what the tests run
@@ -145,6 +146,19 @@ test check:
 	@$(MAKE) --no-print-directory -k $(if $(filter -j%,$(MAKEFLAGS)),,-j$(JOBS)) build/flags $(sort $(call programs_of,$(RUN))) \
 	    $(if $(T),,$(ALSO)); built=$$?; JOBS=$(JOBS) tests/run.sh $(RUN) && exit $$built
 
+# ---- make coverage -----------------------------------------------------------------------------------------------------
+
+# With gcc. The examples are not optimized, so that every branch of the source counts; kernels would take too long.
+COVERED = -O0
+build/cov/mla.o build/cov/test_kernels.o: COVERED = -O1
+GCOV = $(if $(findstring gcc,$(notdir $(CC))),$(subst gcc,gcov,$(CC)),gcov)
+$(eval $(call programs,cov/,$$(CC) -std=c99 $$(COVERED) --coverage -I. -Iexamples $$(OPENMP)))
+coverage: RUN = $(call chosen,$(LONGEST) $(PROGRAM_TESTS))
+coverage:
+	@$(MAKE) --no-print-directory $(if $(filter -j%,$(MAKEFLAGS)),,-j$(JOBS)) $(patsubst %,build/cov/%,$(sort $(filter test_%,$(RUN))))
+	@$(if $(T),,rm -f build/cov/*.gcda)
+	@python3 tests/coverage.py --gcov $(GCOV) --jobs $(JOBS) --run $(sort $(filter test_%,$(RUN)))
+
 # ---- make web ----------------------------------------------------------------------------------------------------------
 
 # Needs Debian's clang-19 lld-19 libclang-rt-19-dev-wasm32 wasi-libc (older ones know no relaxed SIMD). What has no kernels is built small.
@@ -234,4 +248,4 @@ S = 60
 fuzz: build/mla.o
 	@S=$(S) CC=$(CC) tests/fuzz/run.sh $(T)
 
-.PHONY: all test fuzz web wasm_cc run mpi models tokenizer llamacpp check bench plots install uninstall help clean FORCE
+.PHONY: all test coverage fuzz web wasm_cc run mpi models tokenizer llamacpp check bench plots install uninstall help clean FORCE
