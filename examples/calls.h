@@ -50,6 +50,9 @@ typedef enum calls_form {
 CALLS_API calls_form calls_form_of(const char *source); /* of a chat template; NULL, or not known: NONE */
 /* What an answer begins with if it must call a tool, that of this name or (NULL) any: malloc'd. NULL: no memory. */
 CALLS_API char *calls_prefix(calls_form form, const char *name);
+CALLS_API const char *calls_suffix(calls_form form); /* what such a call ends with */
+/* 1 if with that prefix, and a name, what is written next is the arguments as JSON. */
+CALLS_API int calls_in_json(calls_form form);
 /* 1 if these bytes of a token belong to a mark, so that it must be pushed even if it is special. */
 CALLS_API int calls_is_mark(calls_form form, const char *bytes, size_t n);
 
@@ -131,6 +134,9 @@ char *calls_prefix(calls_form form, const char *name) {
     else if (name) snprintf(text + n, room - (size_t)n, "\n");
     return text;
 }
+
+const char *calls_suffix(calls_form form) { return calls__forms[form].close; }
+int calls_in_json(calls_form form) { return form == CALLS_DEEPSEEK || form == CALLS_KIMI; }
 
 int calls_is_mark(calls_form form, const char *bytes, size_t n) {
     const char *marks[] = {calls__think,
@@ -265,7 +271,7 @@ static void calls__fenced(const char **name, size_t *n_name, const char **argume
 /* Gives out a call: text [n] is what stands between its marks. 0: no memory. */
 static int calls__call(calls_reader *r, const char *text, size_t n) {
     const char *middle = calls__find(text, n, calls__forms[r->form].middle), *name = text, *end = text + n;
-    const int in_tags = r->form == CALLS_GLM || r->form == CALLS_DSML;
+    const int in_tags = !calls_in_json(r->form);
     size_t n_name = middle ? (size_t)(middle - text) : n, n_arguments = 0;
     const char *arguments = middle ? middle + strlen(calls__forms[r->form].middle) : end;
     text_buffer json = {NULL, 0, 0, 0}, called = {NULL, 0, 0, 0};

@@ -67,7 +67,7 @@ typedef struct openai_request {
     float *bias;
     char **stops; /* [n_stops] */
     int n_stops;
-    grammar *g;             /* of response_format; NULL: text */
+    grammar *g;             /* of response_format, or of the arguments behind prefix; NULL: text */
     int calls_nothing;      /* tool_choice: none */
     char *prefix;           /* tool_choice: what the answer must begin with; NULL */
     int base64, last_state; /* embeddings */
@@ -387,23 +387,39 @@ static int oa__check_tools(openai_request *r) {
     return 1;
 }
 
+/* The arguments of a call that must come are held to the tool's schema, where the model writes them as JSON. What of a
+   schema is not supported is an error only if they are to be strict. */
+static int oa__hold_arguments(openai_request *r, const json_value *function) {
+    const json_value *schema = json_get(function, "parameters");
+    mla_error error;
+    if (!calls_in_json(r->how->form)) return 1;
+    const mla_result rc = json_schema_grammar(&r->g, json_count(schema) ? schema : NULL, &error);
+    if (rc == MLA_ERR_MEMORY) return oa__no_memory(r);
+    return !rc || !json_bool(json_get(function, "strict")) ||
+           openai_wrong(r, 400, "tools", "tools: %.60s: parameters: %s", json_string(json_get(function, "name"), NULL),
+                        error.text);
+}
+
 /* tool_choice: with what the answer must begin. */
 static int oa__read_choice(openai_request *r) {
     static const char *const words[] = {"auto", "none", "required"};
     const json_value *v = oa__field(r, "tool_choice"), *tools = oa__field(r, "tools");
     const char *name = json_string(json_get(json_get(v, "function"), "name"), NULL);
-    int word = 0, known = 0;
+    const json_value *chosen = NULL;
+    int word = 0;
     if (!v) return 1;
     if (json_typeof(v) == JSON_OBJECT && !name)
         return openai_wrong(r, 400, "tool_choice", "tool_choice.function.name: it is missing");
     if (!name && !oa__word_field(r, v, "tool_choice", words, 3, &word)) return 0;
     r->calls_nothing = word == 1;
     if (!name && word < 2) return 1;
-    for (size_t i = 0; name && i < json_count(tools); i++) {
-        const char *other = json_string(json_get(json_get(json_at(tools, i), "function"), "name"), NULL);
-        known |= other && !strcmp(name, other);
+    if (!name && json_count(tools) == 1)
+        name = json_string(json_get(json_get(json_at(tools, 0), "function"), "name"), NULL);
+    for (size_t i = 0; name && !chosen && i < json_count(tools); i++) {
+        const json_value *f = json_get(json_at(tools, i), "function");
+        if (!strcmp(name, json_string(json_get(f, "name"), NULL))) chosen = f;
     }
-    if (name ? !known : !json_count(tools))
+    if (name ? !chosen : !json_count(tools))
         return openai_wrong(r, 400, "tool_choice", "tool_choice: %.80s is none of tools",
                             name ? name : "what is required");
     if (r->how->form == CALLS_NONE)
@@ -412,6 +428,7 @@ static int oa__read_choice(openai_request *r) {
     if (r->g)
         return openai_wrong(r, 400, "tool_choice",
                             "tool_choice: response_format leaves no room for a call that is required");
+    if (chosen && !oa__hold_arguments(r, chosen)) return 0;
     return (r->prefix = calls_prefix(r->how->form, name)) != NULL || oa__no_memory(r);
 }
 

@@ -592,6 +592,8 @@ static void take_token(answer *a, const scheduler_event *e) {
         complete = !grammar_accept(a->grammar, bytes, n) || grammar_complete(a->grammar) == 2;
     if (a->thinks && n == 8 && !memcmp(bytes, "</think>", 8)) a->thinks = 0;
     if (!ends) stopped = take_bytes(a, bytes, n);
+    if ((complete || ends) && a->grammar && a->j->r.prefix) /* a call's arguments are whole */
+        take_bytes(a, calls_suffix(s->how.form), strlen(calls_suffix(s->how.form)));
     if (!ends && a->j->r.logprobs) openai_take_logprobs(&a->j->reply, a->c, s->t, e);
     if (stopped || complete) scheduler_cancel(s->scheduler, e->id);
     if (stopped || complete || ends) end_answer(a, "stop", stopped);
@@ -1024,22 +1026,20 @@ static void on_signal(int number) {
 }
 
 static void read_keys(server *s) {
-    char line[MAX_KEY + 1];
+    char *text = NULL;
     size_t n = 0;
-    int number = 1;
-    FILE *file = s->o.api_key ? fopen(s->o.api_key, "rb") : NULL;
-    if (s->o.api_key && !file) fail(1, "--api-key: cannot read %s: %s", s->o.api_key, strerror(errno));
-    for (int c = 0; file && c != EOF;) {
-        if ((c = getc(file)) == '\n' || c == '\r' || c == EOF) {
-            line[n] = 0;
-            if (n) text_add(&s->keys, line, n + 1);
-            n = 0, number += c == '\n';
-        } else if (!c || n == MAX_KEY) /* half of a key must not become one */
-            fail(2, "--api-key: line %d of %s %s", number, s->o.api_key, c ? "is longer than a key" : "has a NUL");
-        else line[n++] = (char)c;
+    mla_error error;
+    if (s->o.api_key && checkpoint_read(&text, &n, s->o.api_key, 1 << 20, NULL, &error))
+        fail(1, "--api-key: %s", error.text);
+    for (size_t i = 0, from = 0, line = 1; text && i <= n; i++) {
+        const int c = i < n ? text[i] : '\n', ends = c == '\n' || c == '\r';
+        if (!c || (!ends && i - from == MAX_KEY)) /* half of a key must not become one */
+            fail(2, "--api-key: line %zu of %s %s", line, s->o.api_key, c ? "is longer than a key" : "has a NUL");
+        if (ends && i > from) text_add(&s->keys, text + from, i - from), text_add(&s->keys, "", 1);
+        if (ends) from = i + 1, line += c == '\n';
     }
-    if (file) fclose(file);
-    if (file && !s->keys.n) fail(1, "--api-key: there is no key in %s", s->o.api_key);
+    if (text && !s->keys.n) fail(1, "--api-key: there is no key in %s", s->o.api_key);
+    free(text);
 }
 
 static void open_synthetic(server *s) {

@@ -262,7 +262,7 @@ same([other.status, /^server: port \d+ of 127.0.0.1 is in use/.test(other.stderr
 for (const [options, status, text] of [[['--nope'], 2, "unknown option '--nope'"], [[], 2, '--model is missing'], [['--model'], 2, 'a value is missing'], [['--model='], 2, '--model: a value is missing'], [['--model', ''], 2, '--model: a value is missing'],
   [[...tales, '--max-body', '0'], 2, "--max-body: '0'"],
   [[...tales, '--port', '70000'], 2, '--port: 70000'], [[...tales, '--cache', 'f8'], 2, '--cache: '], [[...tales, '--host', 'example.org'], 1, "'example.org' is no address"],
-  [['--model', '/nowhere'], 1, '/nowhere'], [[...tales, '--api-key', '/nowhere'], 1, '--api-key: cannot read'], [['--synthetic', 'x'], 1, 'lite6'], [[...tales, '--pool', '10'], 1, 'pool']]) {
+  [['--model', '/nowhere'], 1, '/nowhere'], [[...tales, '--api-key', '/nowhere'], 1, '--api-key: /nowhere: cannot be read'], [['--synthetic', 'x'], 1, 'lite6'], [[...tales, '--pool', '10'], 1, 'pool']]) {
   other = run(...options);
   check(other.status === status && other.stderr.includes(text) && count(other.stderr, '\n') === 1, `${options}: ${other.status} ${other.stderr}`);
 }
@@ -279,6 +279,12 @@ for (const [text, line] of [[`${'a'.repeat(511)}secret\n`, 1], [`b\n${'a'.repeat
   other = run(...tales, '--api-key', `${dir}/long`);
   check(other.status === 2 && other.stderr.includes(`--api-key: line ${line} of `), `a key of ${text.length} bytes: ${other.status} ${other.stderr}`);
 }
+spawnSync('mkfifo', [`${dir}/fifo`]);
+other = run(...tales, '--api-key', `${dir}/fifo`);
+check(other.status === 1 && other.stderr.includes(`--api-key: `) && other.stderr.includes('fifo'), `keys from a FIFO: ${other.status} ${other.stderr}`);
+fs.truncateSync(`${dir}/long`, 2 ** 30);
+other = run(...tales, '--api-key', `${dir}/long`);
+check(other.status === 1 && other.stderr.includes(`--api-key: `), `a large file of keys: ${other.status} ${other.stderr}`);
 { // what is not finished in the time that there is after SIGTERM
   const late = await start(...tales, '--drain', '1', '--ctx', '1025'), body = { prompt: once, max_tokens: 900, n: 64, logit_bias: { 0: -100, 1: -100 } };
   const whole = complete(late.port, body), stream = complete(late.port, { ...body, stream: true });
@@ -297,6 +303,26 @@ for (const form of ['kimi-k2', 'glm-4.5']) { // a call that is required and cut 
   same([cut.message.content, cut.message.tool_calls, cut.finish_reason], ['', undefined, 'length'], `${form}: half a call`);
   const all = events((await chat(calling.port, { ...body, stream: true })).text).slice(0, -1);
   same([all.map((e) => e.choices[0].delta.content ?? '').join(''), all.at(-1).choices[0].finish_reason], ['', 'length'], `${form}: half a call in a stream`);
+  await calling.stop();
+}
+for (const form of ['kimi-k2', 'deepseek-v3.1']) { // the arguments of a call that must come are by the tool's schema
+  const calling = await start(...tales, '--template', `tests/jinja/${form}.jinja`);
+  const parameters = { type: 'object', properties: { zone: { enum: ['CET', 'UTC'] }, hours: { type: 'array', items: { type: 'integer', minimum: 0, maximum: 23 }, maxItems: 3 }, note: { type: 'string', maxLength: 20 } }, required: ['zone', 'hours'] };
+  const tool = (more) => [{ type: 'function', function: { name: 'clock', description: 'The time in a zone.', parameters, ...more } }], named = { type: 'function', function: { name: 'clock' } };
+  for (const choice of [named, 'required']) for (const seed of [1, 2, 3]) {
+    const body = user('What time is it?', { max_tokens: 300, temperature: seed / 2, seed, tools: tool(), tool_choice: choice });
+    const got = (await chat(calling.port, body)).json.choices[0], call = got.message.tool_calls?.[0];
+    same([got.finish_reason, got.message.tool_calls?.length, call?.function.name, got.message.content], ['tool_calls', 1, 'clock', null], `${form}: a call`);
+    let a = {};
+    try { a = JSON.parse(call.function.arguments); } catch (e) { check(false, `${form}: ${call?.function.arguments}`); }
+    check(['CET', 'UTC'].includes(a.zone) && Array.isArray(a.hours) && a.hours.length <= 3 && a.hours.every((h) => Number.isInteger(h) && h >= 0 && h < 24) && [...(a.note ?? '')].length <= 20 &&
+      Object.keys(a).every((k) => k in parameters.properties), `${form}: its arguments: ${call?.function.arguments}`);
+    const streamed = events((await chat(calling.port, { ...body, stream: true })).text).slice(0, -1);
+    same([streamed.map((e) => e.choices[0].delta.tool_calls?.[0].function.arguments ?? '').join(''), streamed.at(-1).choices[0].finish_reason], [call?.function.arguments, 'tool_calls'], `${form}: a call in a stream`);
+  }
+  const odd = { type: 'object', properties: { zone: { type: 'string', pattern: 'x' } } };
+  const loose = await chat(calling.port, user('x', { max_tokens: 4, tools: tool({ parameters: odd }), tool_choice: named })), strict = await chat(calling.port, user('x', { max_tokens: 4, tools: tool({ parameters: odd, strict: true }), tool_choice: named }));
+  same([loose.status, strict.status, strict.json.error.param, /pattern/.test(strict.json.error.message)], [200, 400, 'tools', true], `${form}: a schema that cannot be held to`);
   await calling.stop();
 }
 { // a request with many texts lets others in before it is done

@@ -109,8 +109,12 @@ for (const [form, answer] of Object.entries(forms)) {
     check(message.message.tool_calls.every((c) => c.type === 'function' && c.id.length > 8), 'ids');
   }
   // a call that is required begins the answer; the conversation with its result goes on
-  const forced = (await with_tools.chat.completions.create({ ...body, response_format: undefined, max_tokens: 8, tool_choice: { type: 'function', function: { name: 'clock' } } })).choices[0];
+  const forced = (await with_tools.chat.completions.create({ ...body, response_format: undefined, max_tokens: 1, tool_choice: { type: 'function', function: { name: 'clock' } } })).choices[0];
   same([forced.message.content, forced.message.tool_calls, forced.finish_reason], ['', undefined, 'length'], `${form}: required, and cut`);
+  if (form === 'kimi-k2' || form === 'deepseek-v3.1') { // whose arguments are JSON
+    const whole = (await with_tools.chat.completions.create({ ...body, response_format: undefined, tool_choice: { type: 'function', function: { name: 'clock' } } })).choices[0];
+    same([whole.finish_reason, whole.message.tool_calls?.map((c) => [c.function.name, JSON.parse(c.function.arguments)])], ['tool_calls', [['clock', {}]]], `${form}: required`);
+  }
   const turns = [{ role: 'user', content: 'x' }, { role: 'assistant', content: null, tool_calls: [{ id: 'c0', type: 'function', function: { name: 'weather', arguments: '{"city":"Paris","days":2}' } }] },
     { role: 'tool', tool_call_id: 'c0', content: 'rain' }];
   const next = await with_tools.chat.completions.create({ model, messages: turns, tools, max_tokens: 5, temperature: 0 });

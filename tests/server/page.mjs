@@ -72,6 +72,11 @@ same([(await texts(page, 'user')).length, (await texts(other, 'user')).length], 
 check((await texts(other, 'assistant'))[0].length > 5, 'the other tab has an answer');
 
 // stop: by the button and by Escape; what was written stays
+// (all 800 tokens are written, and come slowly: the test must not be slower than the model)
+await other.route('**/v1/chat/completions', (route) => route.continue({ postData: JSON.stringify({ ...route.request().postDataJSON(), logit_bias: { 0: -100, 1: -100 } }) }));
+const network = await context.newCDPSession(other);
+await network.send('Network.enable');
+await network.send('Network.emulateNetworkConditions', { offline: false, latency: 0, downloadThroughput: 20000, uploadThroughput: -1 });
 for (const stop of [(p) => p.click('#send'), (p) => p.keyboard.press('Escape')]) {
   await setting(other, { max_tokens: 800, temperature: 1, seed: 1 });
   await other.click('#fresh');
