@@ -161,7 +161,8 @@ coverage:
 
 # ---- make web ----------------------------------------------------------------------------------------------------------
 
-# Needs Debian's clang-19 lld-19 libclang-rt-19-dev-wasm32 wasi-libc (older ones know no relaxed SIMD). What has no kernels is built small.
+# Needs Debian's clang-19 lld-19 libclang-rt-19-dev-wasm32 wasi-libc (older ones know no relaxed SIMD). Kernels are built fast, and of one
+# set, without vectors of the compiler's beside their own; the rest is built small.
 # The newest that builds for WebAssembly; empty: none does.
 WASM_CC = $(eval WASM_CC := $(shell for cc in $$(ls /usr/bin/clang-[0-9]* 2>/dev/null | sort -rV) clang; do \
     echo 'int main(void) { return 0; }' | $$cc --target=wasm32-wasi -x c - -o /dev/null 2>/dev/null && echo $$cc && break; done))$(WASM_CC)
@@ -169,8 +170,8 @@ wasm_cc:
 	@echo $(WASM_CC)
 WASM = $(WASM_CC) --target=wasm32-wasi -std=c99 $(WARNINGS) $(CPPFLAGS) -DCHECKPOINT_NO_MMAP -I. -Iexamples
 WASM_scalar =
-WASM_simd = -msimd128
-WASM_relaxed = -msimd128 -mrelaxed-simd
+WASM_simd = -msimd128 -DMLA_NO_SCALAR
+WASM_relaxed = $(WASM_simd) -mrelaxed-simd
 WASM_KINDS = scalar simd $(shell printf '\043include <wasm_simd128.h>\nv128_t f(v128_t a) { return wasm_f32x4_relaxed_madd(a, a, a); }' | \
     $(WASM_CC) --target=wasm32-wasi -Werror $(WASM_relaxed) -x c -c - -o /dev/null 2>/dev/null && echo relaxed)
 web:
@@ -180,8 +181,8 @@ web:
 	mkdir -p build/web/tales && cp examples/tales/*.json examples/tales/model.safetensors build/web/tales/
 build/web/mla-%.wasm.gz: examples/web/web.c $(HEADERS)
 	@mkdir -p build/web
-	$(WASM) $(WASM_$*) -O2 -DMLA_IMPLEMENTATION -x c -c mla.h -o build/web/mla-$*.o
-	$(WASM) $(WASM_$*) -Oz -DMLA__IMPLEMENTED -DMLA__INSTANTIATED -c $< -o build/web/web-$*.o
+	$(WASM) $(WASM_$*) -O2 -fno-vectorize -fno-slp-vectorize -DMLA_IMPLEMENTATION -DMLA__SELECT=extern -x c -c mla.h -o build/web/mla-$*.o
+	$(WASM) $(WASM_$*) -Oz -DMLA_API=static -DMLA__SELECT=extern -DMLA__SELECTED -Wno-unused-function -c $< -o build/web/web-$*.o
 	$(WASM_CC) --target=wasm32-wasi -mexec-model=reactor -Wl,-z,stack-size=1048576 -Wl,--max-memory=4294967296 -Wl,--strip-all \
 	    build/web/mla-$*.o build/web/web-$*.o -o build/web/mla-$*.wasm -lm
 	gzip -9nf build/web/mla-$*.wasm && rm build/web/mla-$*.o build/web/web-$*.o

@@ -102,7 +102,7 @@ CHANGES
                expert_weight. mla_context_desc.watch ends calls, with MLA_ERR_ABORTED. mla_stats has phases.
                mla_error.sequence, mla_pool_pages_needed. mla_cache_save, mla_cache_load.
                mla_norm_forward. MLA_STACK. mla_context_desc.shard: several contexts share a model's work.
-               MLA_ISA_SIMD128.
+               MLA_ISA_SIMD128. MLA_NO_SCALAR.
                mla_kda_weights: layers with a state. mla_cache_desc and mla_pool_desc have state_dtype and snapshots;
                mla_cache_cut, mla_cache_snapshot, mla_cache_snapshots, mla_cache_forget, mla_cache_read_state.
                Gates and sinks of attention, norms with gates: mla_attn_weights has gate and sinks, mla_norm_weights
@@ -658,7 +658,8 @@ MLA_API int mla_context_threads(const mla_context *context);
 
 /* ---- >>isa ------------------------------------------------------------------------------------------------------- */
 
-/* Compiled in, and this CPU and its OS can run it; for AMX, Linux is asked for leave. */
+/* Compiled in, and this CPU and its OS can run it; for AMX, Linux is asked for leave. -DMLA_NO_SCALAR leaves SCALAR out
+   where others are sure to be there (AArch64, WebAssembly with SIMD128): programs become smaller. */
 MLA_API int mla_isa_available(mla_isa isa);
 /* "auto", "scalar", "avx2", "avx512", "vnni", "bf16", "amx", "neon", "simd128" */
 MLA_API const char *mla_isa_name(mla_isa isa);
@@ -1264,6 +1265,12 @@ static inline void mla__hc_ref(double *x, double *post, const mla_config *f, con
 #define MLA__WASM 0
 #endif
 
+#if defined(MLA_NO_SCALAR) && (MLA__NEON || MLA__WASM)
+#define MLA__SCALAR 0
+#else
+#define MLA__SCALAR 1
+#endif
+
 #if defined(__GNUC__)
 #define MLA__INLINE         static inline __attribute__((always_inline, unused))
 #define MLA__LEVEL4         "avx2,fma,f16c,avx512f,avx512bw,avx512dq,avx512vl"
@@ -1813,7 +1820,8 @@ static mla_isa mla__cpu_isa(void) { return (mla_isa)(mla__cpu() & MLA__CPU_ISA);
 int mla_isa_available(mla_isa isa) {
     const mla_isa best = mla__cpu_isa();
     if (isa == MLA_ISA_AMX) return best == isa && mla__amx_granted();
-    if (isa == MLA_ISA_AUTO || isa == MLA_ISA_SCALAR || isa == best) return 1;
+    if (isa == MLA_ISA_AUTO || isa == best) return 1;
+    if (isa == MLA_ISA_SCALAR) return MLA__SCALAR;
     return best < MLA_ISA_NEON && (unsigned)isa < MLA_ISA_COUNT && isa < best; /* those of x86 include each other */
 }
 const char *mla_isa_name(mla_isa isa) {
@@ -2435,6 +2443,7 @@ MLA__INLINE void mla__act_sums(mla__act *y, float d, int first, int second) {
     y->start[0] = -8 * sum, y->start[1] = -128 * sum, y->unused = 0;
 }
 #define MLA__BYTES 0x0101010101010101u
+#if MLA__SCALAR || MLA__NEON
 static void mla__quantize_scalar(mla__act *y, const float *x, mla__sz n) {
     for (mla__sz g = 0; g < n / MLA_GROUP; g++, x += MLA_GROUP) {
         uint32_t top = 0; /* as bits, absolute values keep their order, and NaN is above all */
@@ -2451,6 +2460,7 @@ static void mla__quantize_scalar(mla__act *y, const float *x, mla__sz n) {
         mla__act_sums(&y[g], d, sum[0], sum[1]);
     }
 }
+#endif
 
 /* Eight weights from i on of a block, a byte each; only planes of single bits have runs shorter than that. */
 static uint64_t mla__eight(const mla__plane *p, const unsigned char *b, int i) {
@@ -2514,6 +2524,7 @@ static void mla__idot_scalar(const mla__product *p) {
         }
 }
 
+#if MLA__SCALAR || (MLA__NEON && !defined(__ARM_FEATURE_DOTPROD))
 static void mla__unpack_scalar(mla_dtype t, float *y, const void *x, mla__sz n) {
     const mla__format *f = &mla__formats[t];
     const unsigned char *b = (const unsigned char *)x;
@@ -2536,6 +2547,7 @@ static void mla__integer_scalar(mla__kernels *k) {
     for (int t = MLA_Q8; t < MLA_UE8M0; t++)
         k->idot[t][MLA_LAYOUT_ROWS] = k->idot[t][MLA_LAYOUT_X16] = k->igemm[t] = mla__idot_scalar;
 }
+#endif
 
 #if MLA__NEON && defined(__ARM_FEATURE_DOTPROD)
 static void mla__quantize_128(mla__act *y, const float *x, mla__sz n) { mla__quantize_scalar(y, x, n); }
@@ -4914,6 +4926,7 @@ MLA__SELECT void mla__select(mla__kernels *k, mla_isa isa);
 #define MLA__CAT(a, b)  MLA__CAT2(a, b)
 #define MLA__TEMPLATE
 
+#if MLA__SCALAR
 #define MLA__ISA      _scalar
 #define MLA__ISA_ENUM MLA_ISA_SCALAR
 #define MLA__TARGET
@@ -4927,6 +4940,7 @@ MLA__SELECT void mla__select(mla__kernels *k, mla_isa isa);
 #include MLA_FILE
 #if !defined(MLA__TEMPLATE_VERSION) || MLA__TEMPLATE_VERSION != MLA_VERSION_NUMBER
 #error "mla.h includes itself and finds another version: define MLA_FILE, as in -DMLA_FILE='\"copy.h\"'"
+#endif
 #endif
 
 #if MLA__NEON
@@ -5445,7 +5459,10 @@ MLA__SELECT void mla__select(mla__kernels *k, mla_isa isa) {
 #if MLA__WASM
     case MLA_ISA_SIMD128: mla__table_wasm(k); break;
 #endif
-    default: mla__table_scalar(k);
+#if MLA__SCALAR
+    case MLA_ISA_SCALAR: mla__table_scalar(k); break;
+#endif
+    default: break;
     }
     k->isa = isa;
 }
