@@ -20,7 +20,8 @@
            same work is counted whichever path runs. What "attention" measures alone:
            H * n * (2 * R + P), without the weights; "layer" is one attention layer with its weights, "moe" one layer's
            experts. gflop_per_s counts each flop once, whatever it is made of.
-   of_read, of_fma, of_int8, of_bf16   bytes, f32 flops, integer operations and bf16 flops over what the limits would have
+   of_read, of_fma, of_int8, of_bf16   bytes, f32 flops, integer operations and bf16 flops over what the limits would
+   have
            done in the same time. What a product is made of is what the library's own rule says for its weights and the
            number of its tokens: f32; int8 operations; bf16 flops (AVX512_BF16, tiles); where activations are two parts
            in bf16, twice as many of these, half of the peak being the most there is. Keys that are expanded for many

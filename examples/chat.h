@@ -27,8 +27,8 @@ WHICH          A model's own template, chat_template.jinja or the chat_template 
                                                     think, <think> behind the last one
                Of an answer with thoughts only what follows </think> stays in the conversation.
 TYPED          What users write is encoded with TOKENIZER_PLAIN: special tokens written in it are text. So is the
-               system prompt. A template of the model's own mixes it with its special tokens; there a mark (U+FDD0, which
-               is no character) inside what only looks like one keeps them apart until all is encoded.
+               system prompt. A template of the model's own mixes it with its special tokens; there a mark (U+FDD0,
+               which is no character) inside what only looks like one keeps them apart until all is encoded.
    SPDX-License-Identifier: MIT */
 
 #ifndef CHAT_H
@@ -127,7 +127,7 @@ CHAT_API mla_result chat_render(chat_tokens *text, const chat_own *own, const ch
 CHAT_API mla_result chat_render_request(chat_tokens *text, const chat_own *own, const char *request, size_t n,
                                         const chat_options *options, mla_error *err);
 
-/* Does a prompt end inside of thoughts, with <think> and at most white space behind it? Then the answer begins there. */
+/* Does a prompt end inside of thoughts, with <think> and at most white space behind it? Answers begin there then. */
 CHAT_API int chat_is_thinking(const chat_tokens *text, const tokenizer *t);
 
 #ifdef __cplusplus

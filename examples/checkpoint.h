@@ -30,9 +30,9 @@ QUANTIZED      config.json's quantization_config, or hf_quant_config.json, says 
                mxfp4                       0.53 (MXFP4)
                nvfp4                       1.25 (I8, f32 scales for 16): the file's 0.56 become more, since its two
                                            scales make one of 28 bits, which fits no block of mla.h's
-PLATFORM       C99 or C++11, libc, and mmap, or on Windows what it has for that, where paths are UTF-8; elsewhere (define
-               CHECKPOINT_NO_MMAP) files are read into memory. No feature macro is needed, -std=c99 will do; where off_t has 32 bits, build with
-               -D_FILE_OFFSET_BITS=64. Little-endian.
+PLATFORM       C99 or C++11, libc, and mmap, or on Windows what it has for that, where paths are UTF-8; elsewhere
+               (define CHECKPOINT_NO_MMAP) files are read into memory. No feature macro is needed, -std=c99 will do;
+               where off_t has 32 bits, build with -D_FILE_OFFSET_BITS=64. Little-endian.
 THREADS        No globals, no printing. Different objects may be used by different threads, and one object read by
                many at once.
 
@@ -160,8 +160,8 @@ typedef struct checkpoint {
 
 /* Reads DIR/config.json, DIR/generation_config.json and hf_quant_config.json if there, and DIR/model.safetensors or
    else DIR/model.safetensors.index.json with its shards; or a GGUF file (gguf_locate says which): FILE.gguf, a part of
-   a split set, or a directory with one. Every tensor's name, shape and dtype is checked. A language model within another
-   (text_config, language_config) is opened alone. how NULL: all defaults. */
+   a split set, or a directory with one. Every tensor's name, shape and dtype is checked. A language model within
+   another (text_config, language_config) is opened alone. how NULL: all defaults. */
 CHECKPOINT_API mla_result checkpoint_open(checkpoint **out, const char *path, mla_error *err);
 CHECKPOINT_API mla_result checkpoint_open_with(checkpoint **out, const char *path, const checkpoint_options *how,
                                                mla_error *err);

@@ -13,8 +13,8 @@ USE
    gguf_finish(w, &error);   convert_end(p);
 
 MODELS         deepseek_v2, deepseek_v3, kimi_k2, glm4_moe_lite and youtu become deepseek2, deepseek_v32 deepseek32,
-               glm_moe_dsa glm-dsa, minicpm3 and mistral4 themselves; what was a GGUF file stays what it was. Others, and
-               what GGUF has no key for (biases of projections, cosines that are scaled, ...), are refused by name.
+               glm_moe_dsa glm-dsa, minicpm3 and mistral4 themselves; what was a GGUF file stays what it was. Others,
+               and what GGUF has no key for (biases of projections, cosines that are scaled, ...), are refused by name.
 TENSORS        kv_b as k_b [N, R, H] and v_b [R, V, H], as llama.cpp takes it. Norms, router and biases F32. Where rows
                are no multiple of the type's block: Q8_0, and if they are none of 32 either, F16. (llama.cpp has
                Q5_0 and Q5_1 instead of Q8_0 for some.) If the model turns other pairs of dimensions than its

@@ -103,7 +103,8 @@ HTTP_API void http_set(http_exchange *x, void *data);              /* something 
 HTTP_API void *http_get(const http_exchange *x);
 
 /* An answer in one piece, or in several. type NULL: no Content-Type; headers: more of them, each with its \r\n, or
-   NULL. Without memory an answer is cut off. http_reply, http_end and http_drop: the exchange is no longer the program's. */
+   NULL. Without memory an answer is cut off. http_reply, http_end and http_drop: the exchange is no longer the
+   program's. */
 HTTP_API void http_reply(http_exchange *x, int status, const char *type, const char *headers, const char *bytes,
                          size_t n);
 HTTP_API void http_begin(http_exchange *x, int status, const char *type, const char *headers);

@@ -646,12 +646,12 @@ static void look_ahead(look *k) {
     free(logits);
 }
 
-/* The head on the states after each layer: what the model would say if it ended there. */
-static void look_through_lens(look *k) {
+/* The head on `rows` of the states after each layer: what the model would say if it ended there. */
+static void look_through_lens(look *k, size_t rows) {
     text *t = k->t;
     const size_t S = (size_t)t->S, W = (size_t)k->b->streams * (size_t)k->b->f->hidden_size,
                  V = (size_t)k->b->f->vocab_size;
-    for (size_t row = 0; row < (size_t)(k->b->L + 1) * S;) {
+    for (size_t row = 0; row < rows;) {
         const int n = least(ROWS, (int)(S - row % S));
         head(k, t->state + row * W, n, NULL);
         for (int j = 0; j < n; j++, row++) {
@@ -689,12 +689,12 @@ static void say_sizes(const lab *b, const text *t) {
         t->T, b->L, b->H, t->S, t->n_kept, bytes * 1e-6);
 }
 
-/* The whole text through the model. Chunks take a + b * position seconds: after two of them the rest is foreseen. */
-static void look_at_text(lab *b, text *t) {
-    const int D = b->f->hidden_size, G = b->f->n_group, n = chunk_of(b, t->T);
+/* Room for chunks of n tokens, and caches of both paths. */
+static look open_look(lab *b, text *t, int n) {
+    const int D = b->f->hidden_size;
     const mla_cache_desc desc = {.capacity = t->T};
     mla_error error;
-    look k = {.b = b, .t = t};
+    look k = {.b = b, .t = t, .n = n};
     float **all[] = {&k.x, &k.xn, &k.y, &k.late, &k.in, &k.post};
     for (int i = 0; i < 6; i++) *all[i] = room(n, D, i % 5 ? 1 : b->streams, sizeof(float));
     for (int i = 0; i < 2; i++) {
@@ -702,29 +702,80 @@ static void look_at_text(lab *b, text *t) {
         must(mla_cache_create(&t->cache[i], b->model, &desc, &error), &error);
     }
     k.logits = room(ROWS, b->f->vocab_size, 1, sizeof(float)), k.router = room(b->choices, D, 1, sizeof(double));
-    k.in_groups = room(n, G, 1, 1), k.without = room(n, b->K, 1, sizeof(int));
-    const double begin = now();
-    double first = 0;
-    for (int chunk = 0; k.first < t->T; k.first += k.n, chunk++) {
-        float *hidden[1] = {k.x};
-        const double start = now();
-        k.n = least(n, t->T - k.first);
-        const mla_sequence s = {.cache = t->cache[NAIVE], .n_tokens = k.n};
-        const mla_outputs out = {.hidden = hidden};
-        must(mla_layers_forward(b->context[NAIVE], 0, 0, &s, 1, t->ids + k.first, &out),
-             mla_context_error(b->context[NAIVE]));
-        spread(&k);
-        for (k.layer = 0; k.layer < b->L; k.layer++) keep_state(&k, k.layer), step_attention(&k), step_ffn(&k);
-        keep_state(&k, b->L), look_at_logits(&k), look_ahead(&k);
-        const double took = now() - start, chunks = (t->T - 1) / n + 1;
-        if (chunk == 0) first = took;
-        if (chunk == 1 && chunks > 2)
-            say("some %.0f s\n", chunks * first + fmax(took - first, 0) * chunks * (chunks - 1) / 2);
+    k.in_groups = room(n, b->f->n_group, 1, 1), k.without = room(n, b->K, 1, sizeof(int));
+    return k;
+}
+static void close_look(look *k) {
+    void *all[] = {k->x,        k->xn,       k->y,      k->late,   k->in,        k->post,
+                   k->probs[0], k->probs[1], k->logits, k->router, k->in_groups, k->without};
+    for (size_t i = 0; i < sizeof all / sizeof *all; i++) free(all[i]);
+}
+
+/* The next chunk through the model -> seconds. */
+static double look_at_chunk(look *k) {
+    lab *b = k->b;
+    float *hidden[1] = {k->x};
+    const double start = now();
+    const mla_sequence s = {.cache = k->t->cache[NAIVE], .n_tokens = k->n};
+    const mla_outputs out = {.hidden = hidden};
+    must(mla_layers_forward(b->context[NAIVE], 0, 0, &s, 1, k->t->ids + k->first, &out),
+         mla_context_error(b->context[NAIVE]));
+    spread(k);
+    for (k->layer = 0; k->layer < b->L; k->layer++) keep_state(k, k->layer), step_attention(k), step_ffn(k);
+    keep_state(k, b->L), look_at_logits(k), look_ahead(k);
+    return now() - start;
+}
+
+/* Rows of zeros in place of a text's first n tokens; 0: its layers have states, or its embeddings ask for the text. */
+static int fill(const lab *b, mla_cache *cache, int n) {
+    const mla_config *f = b->f;
+    mla_error error;
+    mla_result r = MLA_OK;
+    float *row = room(b->L + f->num_nextn_predict_layers, f->kv_lora_rank + f->qk_rope_head_dim + f->index_head_dim, 1,
+                      sizeof *row);
+    for (int i = 0; i < n && !r; i++) r = mla_cache_append(cache, 1, row, &error);
+    free(row);
+    return r == MLA_OK;
+}
+
+/* How long all of a text will take. A few tokens are run at its beginning (twice: weights come from the disk first) and
+   at its end, behind what has the length of the text but not what it says: tokens take a + b * position seconds. */
+static void foresee(lab *b, const text *of) {
+    text t = *of;
+    const int n = least(chunk_of(b, t.T), most(8, t.T / 32)), first[3] = {0, 0, t.T - n};
+    const size_t S = (size_t)t.S, rows = S < ROWS ? S : ROWS;
+    double took[3];
+    int filled = 1;
+    if (t.T < 8 * n) return;
+    make_room(b, &t);
+    look k = open_look(b, &t, n);
+    for (int i = 0; i < 3; i++) {
+        for (int path = 0; path < 2; path++) {
+            mla_cache_reset(t.cache[path]);
+            filled = filled && fill(b, t.cache[path], first[i]);
+        }
+        if (filled) k.first = first[i], took[i] = look_at_chunk(&k);
+        else took[i] = took[i - 1];
     }
-    look_through_lens(&k), find_sinks(b, t);
+    const double start = now();
+    look_through_lens(&k, rows);
+    const double lens = (now() - start) * (b->L + 1) * (double)S / (double)rows;
+    const double seconds = (took[1] + took[2]) / 2 * t.T / n + lens;
+    say("some %.*f s%s\n", seconds < 10, seconds,
+        filled ? "" : ", or more: attention to what is far back is not in it");
+    t.bytes = NULL, t.ids = t.at = t.shown = t.kept = t.slot = NULL;
+    close_look(&k), close_text(&t);
+}
+
+/* The whole text through the model. */
+static void look_at_text(lab *b, text *t) {
+    const int n = chunk_of(b, t->T);
+    const double begin = now();
+    look k = open_look(b, t, n);
+    for (; k.first < t->T; k.first += k.n) k.n = least(n, t->T - k.first), look_at_chunk(&k);
+    look_through_lens(&k, (size_t)(b->L + 1) * (size_t)t->S), find_sinks(b, t);
     t->seconds = now() - begin;
-    for (int i = 0; i < 6; i++) free(*all[i]);
-    free(k.probs[0]), free(k.probs[1]), free(k.logits), free(k.router), free(k.in_groups), free(k.without);
+    close_look(&k);
 }
 
 /* ---- the latents ------------------------------------------------------------------------------------------------- */
@@ -1447,7 +1498,7 @@ int main(int argc, char **argv) {
     open_contexts(&b);
     for (int i = 0; i < n; i++) {
         latents all = {&b, texts + i};
-        say_sizes(&b, texts + i);
+        say_sizes(&b, texts + i), foresee(&b, texts + i);
         look_at_text(&b, texts + i);
         threads_run(b.pool, b.L, look_at_latents, &all);
     }

@@ -712,8 +712,8 @@ mla_result jinja_json(jinja_data *d, const char *text, size_t n, jinja_value **o
 }
 
 /* ---- >>lexer ----------------------------------------------------------------------------------------------------- */
-/* The whole template becomes tokens first. Here whitespace control happens: after {% %} and {# #} a newline goes, before
-   them the spaces of a line that has nothing else; - takes all space on its side, + leaves all. */
+/* The whole template becomes tokens first. Here whitespace control happens: after {% %} and {# #} a newline goes,
+   before them the spaces of a line that has nothing else; - takes all space on its side, + leaves all. */
 
 typedef enum jinja__kind {
     JINJA__END = 0,
@@ -3202,7 +3202,7 @@ static jinja_value jinja__f_map(jinja__run *r, jinja__call *c) {
     return list;
 }
 
-/* select, reject, selectattr and rejectattr: the items, or their attributes, that pass a test (or none: that are true). */
+/* select, reject, selectattr and rejectattr: the items, or their attributes, that pass a test (none: that are true). */
 static jinja_value jinja__select(jinja__run *r, jinja__call *c, int attribute, int wanted) {
     const jinja_value items = jinja__own_items(r, c), list = jinja__list_of(r, JINJA__LIST),
                       none = jinja__make(JINJA__NONE), by = attribute ? jinja__arg(c, 0, "attribute", none) : none;

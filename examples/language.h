@@ -59,7 +59,8 @@ LANGUAGE_API mla_result language_encode(chat_tokens *ids, const language *l, con
 /* Are all of these in the model's vocabulary? Error: CONFIG. */
 LANGUAGE_API mla_result language_check(const language *l, const chat_tokens *ids, mla_error *err);
 /* The chat template: of that file, else the model's own (of several the one for tools, if asked), else one of
-   DeepSeek's by the tokens that there are. Errors: those of chat_open and chat_detect, ARGUMENT (file cannot be read). */
+   DeepSeek's by the tokens that there are. Errors: those of chat_open and chat_detect; ARGUMENT, the file
+   cannot be read. */
 LANGUAGE_API mla_result language_chat(language *l, const char *file, int tools, mla_error *err);
 /* What generation_config.json says of sampling if do_sample is true; else *d stays. Error: CONFIG, a value that cannot
    be. */

@@ -11,12 +11,12 @@ USE
 KEYS           left, right, home, end, backspace, delete and Ctrl-A B D E F H K U W as in shells, by word with Ctrl or
                Alt; up and down, Ctrl-P and N: what was typed before; Ctrl-L: clears the screen; Ctrl-C: gives the line
                up; Ctrl-D on an empty one, or the end of the input: LINE_END.
-SEVERAL LINES  A backslash at the end of a line joins the next to it, by a newline. What is pasted into a terminal is one
-               text, however many lines it has. In an edited line, newlines are shown as a mark.
+SEVERAL LINES  A backslash at the end of a line joins the next to it, by a newline. What is pasted into a terminal is
+               one text, however many lines it has. In an edited line, newlines are shown as a mark.
 WIDE           A line that is wider than the screen is shown in part, around the cursor. Characters are UTF-8; those of
                East Asia and emoji take two columns, combining ones none.
-TERMINAL       While a line is read, and only then, the terminal is in raw mode. Without one, or with TERM=dumb, lines are
-               read as they come, and no prompt is shown unless input and output are both terminals.
+TERMINAL       While a line is read, and only then, the terminal is in raw mode. Without one, or with TERM=dumb, lines
+               are read as they come, and no prompt is shown unless input and output are both terminals.
 PLATFORM       POSIX; where there is no termios (_WIN32, or define LINE_NO_TERMINAL) lines are read as they come. No
                globals, no memory but the editor's own.
    SPDX-License-Identifier: MIT */

@@ -107,12 +107,12 @@ SPECULATIVE_API void speculation_made(speculation_odds *o, int n, int guesses, i
 SPECULATIVE_API void speculation_passed(speculation_odds *o, int n, int guesses, int stood, double seconds);
 /* A guess stood or did not, one of the sequence whose hits are own (zeros when it begins). */
 SPECULATIVE_API void speculation_judged(speculation_odds *o, speculation_hits *own, int stood);
-/* 1: a guess for this sequence is expected to pay in the next pass over n. Now and then it is 0 all the same, to measure
-   a pass without. */
+/* 1: a guess for this sequence is expected to pay in the next pass over n. Now and then it is 0 all the same, to
+   measure a pass without. */
 SPECULATIVE_API int speculation_pays(const speculation_odds *o, int n, const speculation_hits *own);
 
-/* Many sequences in calls that the caller makes: after each the first of the extra layers follows, at once or when it is
-   worth it, and guesses the token after the next. The caller runs a guess as one token more, and cuts it off if its
+/* Many sequences in calls that the caller makes: after each the first of the extra layers follows, at once or when it
+   is worth it, and guesses the token after the next. The caller runs a guess as one token more, and cuts it off if its
    sampler draws something else. */
 enum { SPECULATION_BEHIND = 32, SPECULATION_TRY = 128 };
 typedef struct speculation_follower { /* of a sequence */
@@ -149,8 +149,8 @@ SPECULATIVE_API void speculation_end(speculation_group *g); /* also of zeros */
 SPECULATIVE_API double speculation_clock(const speculation_group *g);
 /* 1: a guess is to be made for the next pass over n sequences: it pays, or is tried once more. Once in each step. */
 SPECULATIVE_API int speculation_bets(const speculation_group *g, speculation_follower *f, int n);
-/* After a call on n sequences, with parts [n]. Where a call of the layer fails its sequences follow no more, nor does one that costs
-   what guesses have not won. */
+/* After a call on n sequences, with parts [n]. Where a call of the layer fails its sequences follow no more, nor does
+   one that costs what guesses have not won. */
 SPECULATIVE_API void speculation_follow(speculation_group *g, int n);
 
 #ifdef __cplusplus

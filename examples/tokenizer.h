@@ -2781,7 +2781,7 @@ static int tok__by_right(const void *a, const void *b) { /* then by rank */
     return x->rank < y->rank ? -1 : x->rank > y->rank;
 }
 
-/* Brings the merges into the order in which they are looked up: counted by what is left, then sorted by what is right. */
+/* Brings the merges into the order in which they are looked up: counted by what is left, sorted by what is right. */
 static mla_result tok__index_merges(tok__reader *r) {
     tokenizer *t = r->t;
     const tokenizer_merge *from = t->merges;

@@ -11,7 +11,7 @@ all=${TEST_ALL:-}
 warnings="-Wall -Wextra -Wpedantic -Wconversion -Wshadow -Werror"
 tmp=$(mktemp -d)
 trap 'rm -rf "$tmp"' EXIT
-passed=0 failed=0
+passed=0 failed=0 left_out=
 
 # check WHAT COMMAND...: the command succeeds
 check() {
@@ -67,6 +67,7 @@ openmp_of() { # COMPILER LANGUAGE
 for cc in $CC; do
     if ! command -v "$cc" >/dev/null; then
         echo "$cc is not installed: left out"
+        left_out=1
         continue
     fi
     cxx=$(cxx_of "$cc")
@@ -77,6 +78,7 @@ for cc in $CC; do
         [ "$all" ] || standards=${standards%% *}
         if ! command -v "$compiler" >/dev/null || ! printf '#include <math.h>\nint main(void) { return 0; }\n' | "$compiler" -x $language - -o "$tmp/try" >/dev/null 2>&1; then
             echo "$compiler is not installed: left out"
+            left_out=1
             continue
         fi
         if [ ! "$all" ]; then
@@ -121,4 +123,4 @@ for cc in $CC; do
 done
 
 echo "$passed passed, $failed failed"
-[ $failed -eq 0 ] && [ $passed -gt 0 ]
+[ $failed -eq 0 ] && [ "$left_out$passed" != 0 ]
