@@ -19,8 +19,8 @@ USE
        grammar_accept(&state, text of token, its length);
    }
 
-FORM           White space behind { [ , : and before } ]: one space, or a newline and at most 4 blanks a level. Strings are
-               UTF-8, which tokens may cut anywhere; their lengths count characters; keys have no escape that is not
+FORM           White space behind { [ , : and before } ]: one space, or a newline and at most 4 blanks a level. Strings
+               are UTF-8, which tokens may cut anywhere; their lengths count characters; keys have no escape that is not
                needed. Integers have no fraction, no -0 and at most 18 digits; numbers 18 before the point, 18 behind it
                and 2 in the exponent; with bounds no exponent, and 18 in all. Members come in the order of the rule;
                others last, not with a key of the rule, but maybe twice. Nothing nests more than GRAMMAR_DEPTH deep.
