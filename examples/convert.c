@@ -9,13 +9,14 @@
 #include "checkpoint.h"
 #define TOKENIZER_IMPLEMENTATION
 #include "convert.h"
+#define OPTIONS_IMPLEMENTATION
+#define OPTIONS_SHORT
+#include "options.h"
 
 #include <ctype.h>
 #include <errno.h>
-#include <fcntl.h>
 #include <pthread.h>
 #include <signal.h>
-#include <stdarg.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -26,49 +27,8 @@
 
 /* ---- basics ------------------------------------------------------------------------------------------------------ */
 
-static int quiet;            /* --quiet: only errors go to stderr */
-static int bar;              /* a progress bar is on the screen */
 static gguf_writer *writing; /* what must not be left behind */
-
-#if defined(__GNUC__) && !defined(__clang__)
-__attribute__((noreturn, format(gnu_printf, 2, 3)))
-#endif
-static void
-fail(int status, const char *format, ...) { /* 2: the command line is wrong; 1: anything else */
-    va_list args;
-    va_start(args, format);
-    if (bar) fprintf(stderr, "\r%78s\r", "");
-    fputs("convert: ", stderr);
-    vfprintf(stderr, format, args);
-    fputs(status == 2 ? " (--help shows the options)\n" : "\n", stderr);
-    va_end(args);
-    gguf_abandon(writing);
-    exit(status);
-}
-
-#if defined(__GNUC__) && !defined(__clang__)
-__attribute__((format(gnu_printf, 1, 2)))
-#endif
-static void
-say(const char *format, ...) { /* to stderr, unless --quiet */
-    va_list args;
-    va_start(args, format);
-    if (!quiet) vfprintf(stderr, format, args);
-    va_end(args);
-}
-
-static void *need(void *memory) {
-    if (!memory) fail(1, "out of memory");
-    return memory;
-}
-
-/* If a standard stream is closed, the next file opened would take its place and get its text: fill the holes first. */
-static void check_streams(void) {
-    for (int fd = 0; fd < 3; fd++)
-        if (fcntl(fd, F_GETFD) < 0 && open("/dev/null", O_RDWR) != fd) exit(1);
-    signal(SIGPIPE, SIG_IGN);
-    signal(SIGXFSZ, SIG_IGN); /* a file that must not grow is an error of write, and reported as one */
-}
+static void abandon(int status) { (void)status, gguf_abandon(writing); }
 
 /* Ctrl-C and its like: nothing is left behind. A second one does not wait for what is being written. */
 static volatile sig_atomic_t interrupted;
@@ -85,19 +45,6 @@ static void catch_interrupts(void) {
     action.sa_flags = SA_RESTART;
     for (size_t i = 0; i < sizeof numbers / sizeof *numbers; i++)
         if (!sigaction(numbers[i], NULL, &before) && before.sa_handler != SIG_IGN) sigaction(numbers[i], &action, NULL);
-}
-
-static double now(void) {
-    struct timespec t;
-    clock_gettime(CLOCK_MONOTONIC, &t);
-    return (double)t.tv_sec + 1e-9 * (double)t.tv_nsec;
-}
-
-static const char *amount(char text[32], double bytes) {
-    if (bytes >= 1e9) snprintf(text, 32, "%.2f GB", bytes * 1e-9);
-    else if (bytes >= 1e5) snprintf(text, 32, "%.2f MB", bytes * 1e-6);
-    else snprintf(text, 32, "%.0f bytes", bytes);
-    return text;
 }
 
 static char *join(const char *dir, const char *name) {
@@ -126,21 +73,6 @@ static json_value *read_json(const char *path) { /* NULL: there is no such file 
     return json;
 }
 
-/* A bar on stderr, if that is a terminal, with the time that is left; gone at the end. */
-static void progress(double done, double total, double start) {
-    static double shown;
-    const double t = now(), part = total > 0 ? done / total : 1;
-    const int left = done > 0 && t - start > 1 ? (int)((t - start) * (total - done) / done + 0.5) : -1;
-    char marks[25], text[32], rest[32] = "";
-    if (quiet || !isatty(2) || (t - shown < 0.1 && done < total) || (done >= total && !bar)) return;
-    shown = t, bar = done < total;
-    memset(marks, ' ', 24), memset(marks, '#', (size_t)(24 * part)), marks[24] = 0;
-    if (left >= 3600) snprintf(rest, sizeof rest, ", %d:%02d h left", left / 3600, left / 60 % 60);
-    else if (left >= 0) snprintf(rest, sizeof rest, ", %d:%02d min left", left / 60, left % 60);
-    if (bar) fprintf(stderr, "\rconverting [%s] %3.0f %% of %s%s  ", marks, 100 * part, amount(text, total), rest);
-    else fprintf(stderr, "\r%78s\r", "");
-}
-
 /* ---- the command line -------------------------------------------------------------------------------------------- */
 
 typedef struct options {
@@ -156,6 +88,7 @@ static const struct {
              {"q8", MLA_Q8, 7},          {"q4", MLA_Q4, 2},      {"q4_k", MLA_Q4_K, 14},
              {"q5_k", MLA_Q5_K, 16},     {"q6_k", MLA_Q6_K, 18}, {"iq4_nl", MLA_IQ4_NL, 25}};
 enum { N_TYPES = sizeof types / sizeof *types, FIRST_BLOCKS = 3 };
+static const char *type_name(int i) { return types[i].name; }
 
 static void help(void) {
     printf("usage: convert --model DIR --to TYPE --out FILE.gguf [options]\n"
@@ -182,74 +115,25 @@ static void help(void) {
            "  convert --model V3 --to q4 --quant-class head=q8,attn=q8 --mtp --out V3.gguf\n");
 }
 
-static int type_of(const char *option, const char *name) {
-    for (int i = 0; i < N_TYPES; i++)
-        if (!strcmp(name, types[i].name)) return i;
-    fail(2, "%s: '%s' is none of keep, f16, bf16, q8, q4, q4_k, q5_k, q6_k, iq4_nl", option, name);
-}
-
-/* "head=q8,kv_b=keep" */
-static void class_list(options *o, const char *option, const char *text) {
-    for (const char *end;; text = end + 1) {
-        char item[32];
-        int k = 0;
-        end = text + strcspn(text, ",");
-        snprintf(item, sizeof item, "%.*s", end - text < 31 ? (int)(end - text) : 31, text);
-        char *equals = strchr(item, '=');
-        if (!equals) fail(2, "%s: '%s' is not CLASS=TYPE", option, item);
-        *equals = 0;
-        while (k < CHECKPOINT_CLASS_COUNT && strcmp(item, checkpoint_class_name((checkpoint_class)k))) k++;
-        if (k == CHECKPOINT_CLASS_COUNT)
-            fail(2, "%s: '%s' is none of attn, kv_b, dense, experts, shared, head, embed", option, item);
-        o->classes[k] = type_of(option, equals + 1);
-        if (!*end) return;
-    }
-}
-
-static void set_option(options *o, const char *a, const char *v) {
-    char *end;
-    if (!strcmp(a, "--model")) o->model = v;
-    else if (!strcmp(a, "--out")) o->out = v;
-    else if (!strcmp(a, "--to")) o->to = type_of(a, v);
-    else if (!strcmp(a, "--quant-class")) class_list(o, a, v);
-    else if (!strcmp(a, "--tokenizer")) o->tokenizer = v;
-    else if (!strcmp(a, "--pre")) o->pre = v;
-    else if (!strcmp(a, "--threads")) {
-        const long n = strtol(v, &end, 10);
-        if (!isdigit((unsigned char)*v) || *end || n < 1 || n > 4096)
-            fail(2, "%s: '%s' is not an integer in 1..4096", a, v);
-        o->threads = (int)n;
-    } else fail(2, "unknown option '%s'", a);
-}
-
 static void parse(options *o, int argc, char **argv) {
-    const struct {
-        const char *name;
-        int *set;
-    } flags[] = {{"--mtp", &o->mtp}, {"--no-tokenizer", &o->no_tokenizer}, {"--force", &o->force}, {"--quiet", &quiet}};
+    char names[128];
     memset(o, 0, sizeof *o);
     o->to = -1;
     for (int k = 0; k < CHECKPOINT_CLASS_COUNT; k++) o->classes[k] = -1;
-    for (int i = 1; i < argc; i++) {
-        size_t f = 0;
-        if (!strcmp(argv[i], "--help") || !strcmp(argv[i], "-h") || !strcmp(argv[i], "--version")) {
-            if (argv[i][2] == 'v') printf("convert %s\n", MLA_VERSION);
-            else help();
-            if (fflush(stdout)) fail(1, "cannot write to stdout: %s", strerror(errno));
-            exit(0);
-        }
-        while (f < sizeof flags / sizeof *flags && strcmp(argv[i], flags[f].name)) f++;
-        if (f < sizeof flags / sizeof *flags) *flags[f].set = 1;
-        else {
-            static const char *const valued[] = {"--model",     "--out", "--to",     "--quant-class",
-                                                 "--tokenizer", "--pre", "--threads"};
-            size_t k = 0;
-            while (k < sizeof valued / sizeof *valued && strcmp(argv[i], valued[k])) k++;
-            if (k == sizeof valued / sizeof *valued) fail(2, "unknown option '%s'", argv[i]);
-            if (i + 1 == argc || !*argv[i + 1]) fail(2, "%s: a value is missing", argv[i]);
-            set_option(o, argv[i], argv[i + 1]), i++;
-        }
-    }
+    options_list(names, N_TYPES, type_name);
+    const options_entry table[] = {
+        OPTIONS_TEXT("--model", &o->model),
+        OPTIONS_TEXT("--out", &o->out),
+        OPTIONS_WORD("--to", &o->to, names),
+        OPTIONS_PAIRS("--quant-class", o->classes, "attn kv_b dense experts shared head embed", names),
+        OPTIONS_FLAG("--mtp", &o->mtp),
+        OPTIONS_TEXT("--tokenizer", &o->tokenizer),
+        OPTIONS_FLAG("--no-tokenizer", &o->no_tokenizer),
+        OPTIONS_TEXT("--pre", &o->pre),
+        OPTIONS_INT("--threads", &o->threads, 1, 4096),
+        OPTIONS_FLAG("--force", &o->force),
+    };
+    options_parse(table, sizeof table / sizeof *table, NULL, argc, argv);
     if (!o->model) fail(2, "--model is missing");
     if (o->to < 0) fail(2, "--to is missing");
     if (!o->out) fail(2, "--out is missing");
@@ -425,6 +309,7 @@ static void *work(void *arg) {
 /* Until all is written, or cannot be, or nobody wants it any more. */
 static void write_strips(job *j, double total, double start) {
     double done = 0;
+    char text[32];
     pthread_mutex_lock(&j->lock);
     while (!interrupted && !gguf_failed(writing)) {
         slot *s = &j->slots[j->written % j->n_slots];
@@ -440,7 +325,7 @@ static void write_strips(job *j, double total, double start) {
         pthread_mutex_unlock(&j->lock);
         gguf_put_data(writing, s->data, s->bytes);
         done += (double)s->bytes;
-        progress(done, total, start);
+        options_progress("converting", done, total, amount(text, total), start);
         pthread_mutex_lock(&j->lock);
         s->done = 0;
         j->written++;
@@ -536,7 +421,10 @@ int main(int argc, char **argv) {
     mla_error error;
     checkpoint *c;
     checkpoint_options how;
-    check_streams();
+    options_here.name = "convert", options_here.version = MLA_VERSION, options_here.help = help;
+    options_here.end = abandon;
+    options_streams();
+    signal(SIGXFSZ, SIG_IGN); /* a file that must not grow is an error of write, and reported as one */
     parse(&o, argc, argv);
     memset(&how, 0, sizeof how);
     how.mtp = o.mtp;

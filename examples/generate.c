@@ -2,7 +2,7 @@
    perplexity.
    cc -O2 generate.c -lm -pthread
 
-   CONTENTS   basics, the command line, output, the session (what is open while a model runs), memory, and what the
+   CONTENTS   the system, the command line, output, the session (what is open while a model runs), memory, and what the
               program can do: prompts, chat, perplexity, info, tokenize. */
 #define _DEFAULT_SOURCE /* POSIX, also under -std=c99 */
 #define MLA_IMPLEMENTATION
@@ -27,10 +27,11 @@
 #include "line.h"
 #define THREADS_IMPLEMENTATION
 #include "threads.h"
+#define OPTIONS_IMPLEMENTATION
+#define OPTIONS_SHORT
+#include "options.h"
 
-#include <ctype.h>
 #include <errno.h>
-#include <fcntl.h>
 #include <limits.h>
 #include <math.h>
 #include <signal.h>
@@ -41,45 +42,10 @@
 #include <time.h>
 #include <unistd.h>
 #ifdef _WIN32
-#include <io.h>
 #include <windows.h>
-/* behind windows.h */
-#include <shellapi.h>
 #else
 #include <sys/resource.h>
 #endif
-
-/* ---- basics ------------------------------------------------------------------------------------------------------ */
-
-static int quiet; /* --quiet: only errors go to stderr */
-static int bar;   /* a progress bar is on the screen */
-
-#if defined(__GNUC__) && !defined(__clang__)
-__attribute__((noreturn, format(gnu_printf, 2, 3)))
-#endif
-static void
-fail(int status, const char *format, ...) { /* 2: the command line is wrong; 1: anything else */
-    va_list args;
-    va_start(args, format);
-    fflush(stdout);
-    if (bar) fprintf(stderr, "\r%78s\r", "");
-    fputs("generate: ", stderr);
-    vfprintf(stderr, format, args);
-    fputs(status == 2 ? " (--help shows the options)\n" : "\n", stderr);
-    va_end(args);
-    exit(status);
-}
-
-#if defined(__GNUC__) && !defined(__clang__)
-__attribute__((format(gnu_printf, 1, 2)))
-#endif
-static void
-say(const char *format, ...) { /* to stderr, unless --quiet */
-    va_list args;
-    va_start(args, format);
-    if (!quiet) vfprintf(stderr, format, args);
-    va_end(args);
-}
 
 /* ---- the system -------------------------------------------------------------------------------------------------- */
 
@@ -87,12 +53,6 @@ say(const char *format, ...) { /* to stderr, unless --quiet */
 static volatile sig_atomic_t interrupted;
 
 #ifdef _WIN32
-
-/* Bytes are bytes, and text on the console is UTF-8. */
-static void check_streams(void) {
-    for (int fd = 0; fd < 3; fd++) _setmode(fd, _O_BINARY);
-    SetConsoleCP(CP_UTF8), SetConsoleOutputCP(CP_UTF8);
-}
 
 static BOOL WINAPI on_interrupt(DWORD event) { /* on a thread of its own */
     if (event != CTRL_C_EVENT) return FALSE;
@@ -102,36 +62,9 @@ static BOOL WINAPI on_interrupt(DWORD event) { /* on a thread of its own */
 }
 static void catch_interrupts(void) { SetConsoleCtrlHandler(on_interrupt, TRUE); }
 
-static double now(void) {
-    LARGE_INTEGER ticks, second;
-    QueryPerformanceCounter(&ticks), QueryPerformanceFrequency(&second);
-    return (double)ticks.QuadPart / (double)second.QuadPart;
-}
-
 static double peak_resident(void) { return 0; } /* which is not looked up */
 
-/* The arguments in UTF-8. */
-static char **arguments(int *argc, char **argv) {
-    LPWSTR *wide = CommandLineToArgvW(GetCommandLineW(), argc);
-    char **list = wide ? calloc((size_t)*argc + 1, sizeof *list) : NULL;
-    for (int i = 0; list && i < *argc; i++) {
-        const int n = WideCharToMultiByte(CP_UTF8, 0, wide[i], -1, NULL, 0, NULL, NULL);
-        if (!(list[i] = calloc((size_t)n + 1, 1))) fail(1, "out of memory");
-        WideCharToMultiByte(CP_UTF8, 0, wide[i], -1, list[i], n, NULL, NULL);
-    }
-    return list ? list : argv;
-}
-
 #else
-
-/* If a standard stream is closed, the next file opened would take its place and get its text: fill the holes first. */
-static void check_streams(void) {
-    int stdout_closed = fcntl(1, F_GETFD) < 0;
-    for (int fd = 0; fd < 3; fd++)
-        if (fcntl(fd, F_GETFD) < 0 && open("/dev/null", O_RDWR) != fd) exit(1);
-    signal(SIGPIPE, SIG_IGN); /* a closed pipe is an error of write, and reported as one */
-    if (stdout_closed) fail(1, "stdout is closed");
-}
 
 static void on_interrupt(int number) {
     if (interrupted) _exit(128 + number);
@@ -144,12 +77,6 @@ static void catch_interrupts(void) {
     sigaction(SIGINT, &action, NULL);
 }
 
-static double now(void) {
-    struct timespec t;
-    clock_gettime(CLOCK_MONOTONIC, &t);
-    return (double)t.tv_sec + 1e-9 * (double)t.tv_nsec;
-}
-
 static double peak_resident(void) { /* bytes */
     struct rusage usage;
     getrusage(RUSAGE_SELF, &usage);
@@ -160,21 +87,12 @@ static double peak_resident(void) { /* bytes */
 #endif
 }
 
-static char **arguments(int *argc, char **argv) { return (void)argc, argv; }
-
 #endif
 
 static void flush_stdout(void) {
     if (!fflush(stdout) && !ferror(stdout)) return;
     if (interrupted) _exit(130); /* while a reader kept us waiting, who may still not read */
     fail(1, "cannot write to stdout: %s", strerror(errno));
-}
-
-static const char *amount(char text[32], double bytes) {
-    if (bytes >= 1e9) snprintf(text, 32, "%.2f GB", bytes * 1e-9);
-    else if (bytes >= 1e5) snprintf(text, 32, "%.2f MB", bytes * 1e-6);
-    else snprintf(text, 32, "%.0f bytes", bytes);
-    return text;
 }
 
 typedef struct buffer { /* bytes; data [n] is followed by a NUL */
@@ -212,18 +130,6 @@ static void read_file(buffer *b, const char *path) { /* "-": standard input */
     if (file != stdin) fclose(file);
 }
 
-/* A bar on stderr, if that is a terminal; gone at the end. */
-static void progress(const char *what, double done, double total, const char *of) {
-    static double shown;
-    const double t = now(), part = total > 0 ? done / total : 1;
-    char marks[25];
-    if (quiet || !isatty(2) || (t - shown < 0.1 && done < total) || (done >= total && !bar)) return;
-    shown = t, bar = done < total;
-    memset(marks, ' ', 24), memset(marks, '#', (size_t)(24 * part)), marks[24] = 0;
-    if (bar) fprintf(stderr, "\r%-10s [%s] %3.0f %% of %s ", what, marks, 100 * part, of);
-    else fprintf(stderr, "\r%78s\r", ""), shown = 0;
-}
-
 /* ---- the command line -------------------------------------------------------------------------------------------- */
 
 enum {
@@ -242,67 +148,66 @@ enum {
     ANY = LOADS | TOKENIZE | DETOKENIZE
 };
 
+#define FORMS   "q8 q4 q4_k q5_k q6_k iq4_nl"
+#define CLASSES "attn kv_b dense experts shared head embed"
 #define OPTIONS(X)                                                                                                     \
-    /* name, has a value, modes that it goes with, mode that it asks for */                                            \
-    X(HELP, "--help", 0, ANY, 0)                                                                                       \
-    X(VERSION, "--version", 0, ANY, 0)                                                                                 \
-    X(MODEL, "--model", 1, ANY, 0)                                                                                     \
-    X(PROMPT, "--prompt", 1, TEXT, TEXT)                                                                               \
-    X(PROMPT_FILE, "--prompt-file", 1, TEXT, TEXT)                                                                     \
-    X(TOKENS, "--tokens", 1, TOKENS, TOKENS)                                                                           \
-    X(CHAT, "--chat", 0, CHAT, CHAT)                                                                                   \
-    X(PERPLEXITY, "--perplexity", 1, PERPLEXITY, PERPLEXITY)                                                           \
-    X(INFO, "--info", 0, INFO, INFO)                                                                                   \
-    X(TOKENIZE, "--tokenize", 0, TOKENIZE, TOKENIZE)                                                                   \
-    X(DETOKENIZE, "--detokenize", 0, DETOKENIZE, DETOKENIZE)                                                           \
-    X(TOKENIZER, "--tokenizer", 1, ANY & ~INFO, 0)                                                                     \
-    X(SYSTEM, "--system", 1, CHAT, 0)                                                                                  \
-    X(THINK, "--think", 0, CHAT, 0)                                                                                    \
-    X(TEMPLATE, "--template", 1, CHAT, 0)                                                                              \
-    X(TOOLS, "--tools", 1, CHAT, 0)                                                                                    \
-    X(N, "-n", 1, GENERATES, 0)                                                                                        \
-    X(CTX, "--ctx", 1, LOADS, 0)                                                                                       \
-    X(TEMP, "--temp", 1, GENERATES, 0)                                                                                 \
-    X(TOP_K, "--top-k", 1, GENERATES, 0)                                                                               \
-    X(TOP_P, "--top-p", 1, GENERATES, 0)                                                                               \
-    X(MIN_P, "--min-p", 1, GENERATES, 0)                                                                               \
-    X(REPEAT_PENALTY, "--repeat-penalty", 1, GENERATES, 0)                                                             \
-    X(REPEAT_LAST, "--repeat-last", 1, GENERATES, 0)                                                                   \
-    X(SEED, "--seed", 1, GENERATES, 0)                                                                                 \
-    X(STOP, "--stop", 1, GENERATES, 0)                                                                                 \
-    X(MTP, "--mtp", 0, GENERATES | INFO, 0)                                                                            \
-    X(EXPERT_GROUPS, "--expert-groups", 1, LOADS, 0)                                                                   \
-    X(IGNORE_EOS, "--ignore-eos", 0, TEXT | TOKENS, 0)                                                                 \
-    X(NO_ECHO, "--no-echo", 0, TEXT, 0)                                                                                \
-    X(PRINT_TOKENS, "--print-tokens", 0, TEXT | TOKENS, 0)                                                             \
-    X(LOGITS, "--logits", 1, TEXT | TOKENS, 0)                                                                         \
-    X(JSON, "--json", 0, LOADS & ~CHAT, 0)                                                                             \
-    X(ATTN, "--attn", 1, LOADS, 0)                                                                                     \
-    X(ISA, "--isa", 1, LOADS, 0)                                                                                       \
-    X(THREADS, "--threads", 1, LOADS, 0)                                                                               \
-    X(PIN, "--pin", 0, LOADS, 0)                                                                                       \
-    X(QUANT, "--quant", 1, LOADS, 0)                                                                                   \
-    X(QUANT_CLASS, "--quant-class", 1, LOADS, 0)                                                                       \
-    X(ACTIVATIONS, "--activations", 1, LOADS, 0)                                                                       \
-    X(FAST, "--fast", 0, LOADS, 0)                                                                                     \
-    X(CACHE, "--cache", 1, LOADS, 0)                                                                                   \
-    X(INDEX_CACHE, "--index-cache", 1, LOADS, 0)                                                                       \
-    X(CHUNK, "--chunk", 1, LOADS, 0)                                                                                   \
-    X(MEMORY, "--memory", 1, LOADS, 0)                                                                                 \
-    X(FORCE, "--force", 0, LOADS, 0)                                                                                   \
-    X(QUIET, "--quiet", 0, ANY, 0)
+    /* name, modes that it goes with, mode that it asks for, and as options.h has it */                                \
+    X(MODEL, "-m --model", ANY, 0, ANY_TEXT, &o->text)                                                                 \
+    X(PROMPT, "-p --prompt", TEXT, TEXT, ANY_TEXT, &o->text)                                                           \
+    X(PROMPT_FILE, "--prompt-file", TEXT, TEXT, ANY_TEXT, &o->text)                                                    \
+    X(TOKENS, "--tokens", TOKENS, TOKENS, INTS, &o->tokens, 0, INT_MAX)                                                \
+    X(CHAT, "--chat", CHAT, CHAT, FLAG, &o->flag)                                                                      \
+    X(PERPLEXITY, "--perplexity", PERPLEXITY, PERPLEXITY, ANY_TEXT, &o->text)                                          \
+    X(INFO, "--info", INFO, INFO, FLAG, &o->flag)                                                                      \
+    X(TOKENIZE, "--tokenize", TOKENIZE, TOKENIZE, FLAG, &o->flag)                                                      \
+    X(DETOKENIZE, "--detokenize", DETOKENIZE, DETOKENIZE, FLAG, &o->flag)                                              \
+    X(TOKENIZER, "--tokenizer", ANY & ~INFO, 0, ANY_TEXT, &o->text)                                                    \
+    X(SYSTEM, "--system", CHAT, 0, ANY_TEXT, &o->text)                                                                 \
+    X(THINK, "--think", CHAT, 0, FLAG, &o->flag)                                                                       \
+    X(TEMPLATE, "--template", CHAT, 0, ANY_TEXT, &o->text)                                                             \
+    X(TOOLS, "--tools", CHAT, 0, ANY_TEXT, &o->text)                                                                   \
+    X(N, "-n", GENERATES, 0, INT, &o->n, 0, INT_MAX)                                                                   \
+    X(CTX, "-c --ctx", LOADS, 0, INT, &o->ctx, 2, INT_MAX)                                                             \
+    X(TEMP, "--temp", GENERATES, 0, NUMBER, &o->sampling.temperature, 0, 1e6)                                          \
+    X(TOP_K, "--top-k", GENERATES, 0, INT, &o->sampling.top_k, -1, INT_MAX)                                            \
+    X(TOP_P, "--top-p", GENERATES, 0, NUMBER, &o->sampling.top_p, 1e-9, 1)                                             \
+    X(MIN_P, "--min-p", GENERATES, 0, NUMBER, &o->sampling.min_p, 0, 1)                                                \
+    X(REPEAT_PENALTY, "--repeat-penalty", GENERATES, 0, NUMBER, &o->sampling.repeat_penalty, 0.01, 100)                \
+    X(REPEAT_LAST, "--repeat-last", GENERATES, 0, INT, &o->sampling.repeat_last, 1, SAMPLER_MAX_LAST)                  \
+    X(SEED, "--seed", GENERATES, 0, SEED, &o->sampling.seed)                                                           \
+    X(STOP, "--stop", GENERATES, 0, TEXTS, &o->stops)                                                                  \
+    X(MTP, "--mtp", GENERATES | INFO, 0, FLAG, &o->flag)                                                               \
+    X(EXPERT_GROUPS, "--expert-groups", LOADS, 0, WORD, &o->groups, "model file")                                      \
+    X(IGNORE_EOS, "--ignore-eos", TEXT | TOKENS, 0, FLAG, &o->flag)                                                    \
+    X(NO_ECHO, "--no-echo", TEXT, 0, FLAG, &o->flag)                                                                   \
+    X(PRINT_TOKENS, "--print-tokens", TEXT | TOKENS, 0, FLAG, &o->flag)                                                \
+    X(LOGITS, "--logits", TEXT | TOKENS, 0, ANY_TEXT, &o->text)                                                        \
+    X(JSON, "--json", LOADS & ~CHAT, 0, FLAG, &o->flag)                                                                \
+    X(ATTN, "--attn", LOADS, 0, WORD, &o->attn, "auto naive absorbed")                                                 \
+    X(ISA, "--isa", LOADS, 0, WORD, &o->isa, isas)                                                                     \
+    X(THREADS, "-t --threads", LOADS, 0, INT, &o->threads, 1, 4096)                                                    \
+    X(PIN, "--pin", LOADS, 0, FLAG, &o->flag)                                                                          \
+    X(QUANT, "--quant", LOADS, 0, WORD, &o->form, FORMS)                                                               \
+    X(QUANT_CLASS, "--quant-class", LOADS, 0, PAIRS, o->classes, CLASSES, "keep " FORMS)                               \
+    X(ACTIVATIONS, "--activations", LOADS, 0, WORD, &o->activations, "auto f32 int8 bf16 e4m3")                        \
+    X(FAST, "--fast", LOADS, 0, FLAG, &o->flag)                                                                        \
+    X(CACHE, "--cache", LOADS, 0, WORD, &o->cache, "f32 f16 bf16 q8")                                                  \
+    X(INDEX_CACHE, "--index-cache", LOADS, 0, WORD, &o->index_cache, "f32 f16 bf16 q8")                                \
+    X(CHUNK, "--chunk", LOADS, 0, INT, &o->chunk, 1, INT_MAX)                                                          \
+    X(MEMORY, "--memory", LOADS, 0, BYTES, &o->memory)                                                                 \
+    X(FORCE, "--force", LOADS, 0, FLAG, &o->flag)
 
 enum {
-#define X(id, name, valued, modes, mode) OPTION_##id,
+#define X(id, ...) OPTION_##id,
     OPTIONS(X)
 #undef X
         N_OPTIONS
 };
 static const struct {
     const char *name;
-    int valued, modes, mode;
+    int modes, mode;
 } option_table[N_OPTIONS] = {
-#define X(id, name, valued, modes, mode) {name, valued, modes, mode},
+#define X(id, name, modes, mode, ...) {name, modes, mode},
     OPTIONS(X)
 #undef X
 };
@@ -310,26 +215,19 @@ static const struct {
 typedef struct options {
     int mode;
     const char *given[N_OPTIONS]; /* the value, or the name of an option without; NULL: not given */
-    int *tokens;
-    const char **stops; /* [n_stops] */
-    int n_tokens, n_stops, n, ctx, threads, chunk;
+    const char *text;             /* of those of which given says all */
+    int flag;
+    options_ints tokens;
+    options_texts stops;
+    int n, ctx, threads, chunk;
     double memory; /* bytes */
     sampler_desc sampling;
-    mla_attn_path attn;
-    mla_isa isa;
-    mla_activations activations;
-    mla_dtype cache, index_cache;
-    checkpoint_groups groups;
+    int attn, isa, activations, groups, cache, index_cache, form, classes[CHECKPOINT_CLASS_COUNT]; /* places of words */
     checkpoint_quant quant; /* form CHECKPOINT_DEFAULT: weights stay as they are */
+    mla_cache_desc caches;
 } options;
 
 static const char *const attn_names[MLA_ATTN_PATH_COUNT] = {"auto", "naive", "absorbed"};
-static const char *const cache_names[] = {"f32", "f16", "bf16", "q8"};
-static const mla_dtype cache_dtypes[] = {MLA_F32, MLA_F16, MLA_BF16, MLA_Q8};
-static const char *const groups_names[CHECKPOINT_GROUPS_COUNT] = {"model", "file"};
-enum { N_FORMS = CHECKPOINT_FORM_COUNT - CHECKPOINT_KEEP };
-static const char *const form_names[N_FORMS] = {"keep", "q8", "q4", "q4_k", "q5_k", "q6_k", "iq4_nl"};
-static const char *const activation_names[MLA_ACT_COUNT] = {"auto", "f32", "int8", "bf16", "e4m3"};
 
 static void help(void) {
     printf("usage: generate --model DIR|FILE.gguf [--prompt TEXT | --chat | ...] [options]\n"
@@ -376,156 +274,10 @@ static void help(void) {
            "  generate --model V2-Lite --tokens \"100000 549\" -n 0 --logits out.f32\n");
 }
 
-static long long integer(const char *option, const char *text, long long low, long long high) {
-    char *end;
-    errno = 0;
-    long long value = strtoll(text, &end, 10);
-    if (!isdigit((unsigned char)text[text[0] == '-']) || *end) fail(2, "%s: '%s' is not an integer", option, text);
-    if (errno || value < low || value > high) fail(2, "%s: %s is not in %lld..%lld", option, text, low, high);
-    return value;
-}
-
-static uint64_t seed_number(const char *option, const char *text) {
-    char *end;
-    errno = 0;
-    unsigned long long value = strtoull(text, &end, 10);
-    if (!isdigit((unsigned char)text[0]) || *end || errno)
-        fail(2, "%s: '%s' is not an integer in 0..2^64-1", option, text);
-    return value;
-}
-
-static double number(const char *option, const char *text, double low, double high) {
-    char *end;
-    double value = strtod(text, &end);
-    if (isspace((unsigned char)text[0]) || end == text || *end) fail(2, "%s: '%s' is not a number", option, text);
-    if (!(value >= low && value <= high)) fail(2, "%s: %s is not in %g..%.0f", option, text, low, high);
-    return value;
-}
-
-static double byte_count(const char *option, const char *text) {
-    static const char units[] = "kMGT";
-    char *end;
-    double value = strtod(text, &end), unit = 1;
-    const char *u = *end ? strchr(units, *end) : NULL;
-    if (u) end++;
-    for (const char *at = units; u && at <= u; at++) unit *= 1000;
-    if (!isdigit((unsigned char)text[0]) || *end || !(value * unit < 1e18))
-        fail(2, "%s: '%s' is not a number of bytes, as 500M or 8G", option, text);
-    return value * unit;
-}
-
-static int one_of(const char *option, const char *text, const char *const *names, int n) {
-    char list[256] = "";
-    for (int i = 0; i < n; i++) {
-        if (!strcmp(text, names[i])) return i;
-        size_t used = strlen(list);
-        snprintf(list + used, sizeof list - used, "%s%s", i ? ", " : "", names[i]);
-    }
-    fail(2, "%s: '%s' is none of %s", option, text, list);
-}
-
-static void token_list(options *o, const char *option, const char *text) {
-    static const char space[] = " \t\r\n";
-    char digits[32];
-    free(o->tokens);
-    o->n_tokens = 0;
-    o->tokens = malloc((strlen(text) / 2 + 1) * sizeof *o->tokens);
-    if (!o->tokens) fail(1, "out of memory");
-    for (text += strspn(text, space); *text; text += strspn(text, space)) {
-        size_t length = strcspn(text, space);
-        if (length >= sizeof digits) fail(2, "%s: '%.*s...' is not an integer", option, (int)sizeof digits, text);
-        memcpy(digits, text, length);
-        digits[length] = 0;
-        o->tokens[o->n_tokens++] = (int)integer(option, digits, 0, INT_MAX);
-        text += length;
-    }
-    if (o->n_tokens == 0) fail(2, "%s: no token given", option);
-}
-
-/* "head=q8,kv_b=keep" */
-static void class_list(checkpoint_quant *quant, const char *option, const char *text) {
-    const char *class_names[CHECKPOINT_CLASS_COUNT];
-    for (int k = 0; k < CHECKPOINT_CLASS_COUNT; k++) class_names[k] = checkpoint_class_name((checkpoint_class)k);
-    for (const char *end;; text = end + 1) {
-        char item[32];
-        end = text + strcspn(text, ",");
-        snprintf(item, sizeof item, "%.*s", end - text < 31 ? (int)(end - text) : 31, text);
-        char *equals = strchr(item, '=');
-        if (!equals) fail(2, "%s: '%s' is not CLASS=FORM", option, item);
-        *equals = 0;
-        int k = one_of(option, item, class_names, CHECKPOINT_CLASS_COUNT);
-        quant->classes[k] = (checkpoint_form)(CHECKPOINT_KEEP + one_of(option, equals + 1, form_names, N_FORMS));
-        if (!*end) return;
-    }
-}
-
-static int all_or(long long top_k) { return top_k > 0 ? (int)top_k : 0; } /* 0 and -1 are spellings of all */
-
-static void set_option(options *o, int k, const char *v) {
-    const char *a = option_table[k].name, *isa_names[MLA_ISA_COUNT];
-    sampler_desc *s = &o->sampling;
-    o->given[k] = v;
-    switch (k) {
-    case OPTION_HELP:
-    case OPTION_VERSION:
-        if (k == OPTION_HELP) help();
-        else printf("generate %s\n", MLA_VERSION);
-        flush_stdout();
-        exit(0);
-    case OPTION_PROMPT:
-        if (!*v) fail(2, "--prompt: the text is empty");
-        break;
-    case OPTION_TOKENS: token_list(o, a, v); break;
-    case OPTION_N: o->n = (int)integer(a, v, 0, INT_MAX); break;
-    case OPTION_CTX: o->ctx = (int)integer(a, v, 2, INT_MAX); break;
-    case OPTION_TEMP: s->temperature = number(a, v, 0, 1e6); break;
-    case OPTION_TOP_K: s->top_k = all_or(integer(a, v, -1, INT_MAX)); break;
-    case OPTION_TOP_P: s->top_p = number(a, v, 1e-9, 1); break;
-    case OPTION_MIN_P: s->min_p = number(a, v, 0, 1); break;
-    case OPTION_REPEAT_PENALTY: s->repeat_penalty = number(a, v, 0.01, 100); break;
-    case OPTION_REPEAT_LAST: s->repeat_last = (int)integer(a, v, 1, SAMPLER_MAX_LAST); break;
-    case OPTION_SEED: s->seed = seed_number(a, v); break;
-    case OPTION_STOP:
-        if (!*v) fail(2, "--stop: the text is empty");
-        o->stops[o->n_stops++] = v;
-        break;
-    case OPTION_ATTN: o->attn = (mla_attn_path)one_of(a, v, attn_names, MLA_ATTN_PATH_COUNT); break;
-    case OPTION_ACTIVATIONS: o->activations = (mla_activations)one_of(a, v, activation_names, MLA_ACT_COUNT); break;
-    case OPTION_ISA:
-        for (int i = 0; i < MLA_ISA_COUNT; i++) isa_names[i] = mla_isa_name((mla_isa)i);
-        o->isa = (mla_isa)one_of(a, v, isa_names, MLA_ISA_COUNT);
-        break;
-    case OPTION_EXPERT_GROUPS:
-        o->groups = (checkpoint_groups)one_of(a, v, groups_names, CHECKPOINT_GROUPS_COUNT);
-        break;
-    case OPTION_THREADS: o->threads = (int)integer(a, v, 1, 4096); break;
-    case OPTION_QUANT:
-        o->quant.form = (checkpoint_form)(CHECKPOINT_Q8 + one_of(a, v, form_names + 1, N_FORMS - 1));
-        break;
-    case OPTION_QUANT_CLASS: class_list(&o->quant, a, v); break;
-    case OPTION_CACHE: o->cache = cache_dtypes[one_of(a, v, cache_names, 4)]; break;
-    case OPTION_INDEX_CACHE: o->index_cache = cache_dtypes[one_of(a, v, cache_names, 4)]; break;
-    case OPTION_CHUNK: o->chunk = (int)integer(a, v, 1, INT_MAX); break;
-    case OPTION_MEMORY: o->memory = byte_count(a, v); break;
-    case OPTION_QUIET: quiet = 1; break;
-    default: break; /* what was given is all */
-    }
-}
-
-/* The option that an argument names; *value: what stands behind the = of a long one. */
-static int find_option(const char *argument, const char **value) {
-    static const char *const letters[][2] = {
-        {"-h", "--help"}, {"-m", "--model"}, {"-p", "--prompt"}, {"-c", "--ctx"}, {"-t", "--threads"}};
-    const char *equals = strncmp(argument, "--", 2) ? NULL : strchr(argument, '=');
-    for (size_t i = 0; i < sizeof letters / sizeof *letters; i++)
-        if (!strcmp(argument, letters[i][0])) argument = letters[i][1];
-    const size_t n = equals ? (size_t)(equals - argument) : strlen(argument);
-    for (int k = 0; k < N_OPTIONS; k++) {
-        if (strlen(option_table[k].name) != n || memcmp(option_table[k].name, argument, n) != 0) continue;
-        if (equals) *value = equals + 1;
-        return k;
-    }
-    fail(2, "unknown option '%s'", argument);
+static const char *isa_name(int i) { return mla_isa_name((mla_isa)i); }
+static const char *option_name(int k) {
+    const char *space = strchr(option_table[k].name, ' ');
+    return space ? space + 1 : option_table[k].name;
 }
 
 /* Of --fast: bf16 is nearer to f32 than int8 is, and what it does not round is as with AUTO; e4m3 is less exact. */
@@ -534,25 +286,37 @@ static mla_activations fastest(mla_isa isa) {
     return (isa ? isa == MLA_ISA_BF16 || isa == MLA_ISA_AMX : any) ? MLA_ACT_BF16 : MLA_ACT_AUTO;
 }
 
+/* What the places of words are. */
+static void set_types(options *o) {
+    static const mla_dtype dtypes[] = {MLA_F32, MLA_F16, MLA_BF16, MLA_Q8};
+    o->caches.dtype = dtypes[o->cache], o->caches.index_dtype = dtypes[o->index_cache];
+    if (o->given[OPTION_QUANT]) o->quant.form = (checkpoint_form)(CHECKPOINT_Q8 + o->form);
+    for (int k = 0; k < CHECKPOINT_CLASS_COUNT; k++)
+        if (o->classes[k] >= 0) o->quant.classes[k] = (checkpoint_form)(CHECKPOINT_KEEP + o->classes[k]);
+    if (o->sampling.top_k < 0) o->sampling.top_k = 0; /* another spelling of all */
+    if (o->given[OPTION_FAST]) o->activations = fastest((mla_isa)o->isa);
+}
+
 static void parse(options *o, int argc, char **argv) {
+    char isas[32 * MLA_ISA_COUNT];
     int asked = -1; /* the option that said what to do */
     memset(o, 0, sizeof *o);
     o->chunk = 512;
-    o->stops = malloc((size_t)argc * sizeof *o->stops);
-    if (!o->stops) fail(1, "out of memory");
-    for (int i = 1; i < argc; i++) {
-        const char *v = NULL;
-        const int k = find_option(argv[i], &v);
-        const char *a = option_table[k].name;
-        if (v && !option_table[k].valued) fail(2, "%s: takes no value", a);
-        if (option_table[k].valued && !v && !(v = argv[++i])) fail(2, "%s: a value is missing", a);
-        if (!v) v = a;
-        if (option_table[k].mode) {
-            if (asked >= 0 && asked != k) fail(2, "%s and %s exclude each other", option_table[asked].name, a);
-            asked = k, o->mode = option_table[k].mode;
-        }
-        set_option(o, k, v);
+    for (int k = 0; k < CHECKPOINT_CLASS_COUNT; k++) o->classes[k] = -1;
+    options_list(isas, MLA_ISA_COUNT, isa_name);
+    const options_entry table[N_OPTIONS] = {
+#define X(id, name, modes, mode, kind, ...) OPTIONS_##kind(name, __VA_ARGS__),
+        OPTIONS(X)
+#undef X
+    };
+    options_here.version = MLA_VERSION, options_here.help = help;
+    options_parse(table, N_OPTIONS, o->given, argc, argv);
+    for (int k = 0; k < N_OPTIONS; k++) {
+        if (!o->given[k] || !option_table[k].mode) continue;
+        if (asked >= 0) fail(2, "%s and %s exclude each other", option_name(asked), option_name(k));
+        asked = k, o->mode = option_table[k].mode;
     }
+    if (o->given[OPTION_PROMPT] && !*o->given[OPTION_PROMPT]) fail(2, "--prompt: the text is empty");
     if (asked < 0) {
         if (!o->given[OPTION_MODEL]) fail(2, "--model is missing");
         if (isatty(0))
@@ -561,15 +325,15 @@ static void parse(options *o, int argc, char **argv) {
     }
     for (int k = 0; k < N_OPTIONS; k++)
         if (o->given[k] && !(option_table[k].modes & o->mode))
-            fail(2, "%s has no meaning %s %s", option_table[k].name, asked < 0 ? "without" : "with",
-                 asked < 0 ? "--chat or --tokens" : option_table[asked].name);
+            fail(2, "%s has no meaning %s %s", option_name(k), asked < 0 ? "without" : "with",
+                 asked < 0 ? "--chat or --tokens" : option_name(asked));
     if (!o->given[OPTION_MODEL] && !((o->mode & (TOKENIZE | DETOKENIZE)) && o->given[OPTION_TOKENIZER]))
         fail(2, o->mode & LOADS ? "--model is missing" : "--tokenizer or --model is missing");
-    if (o->given[OPTION_QUANT_CLASS] && !o->quant.form) fail(2, "--quant-class: --quant is missing");
+    if (o->given[OPTION_QUANT_CLASS] && !o->given[OPTION_QUANT]) fail(2, "--quant-class: --quant is missing");
     if (o->given[OPTION_FAST] && o->given[OPTION_ACTIVATIONS]) fail(2, "--fast and --activations exclude each other");
-    if (o->given[OPTION_FAST]) o->activations = fastest(o->isa);
-    if (o->n_tokens && o->n > INT_MAX - o->n_tokens)
-        fail(2, "-n: %d and %d tokens of prompt are more than %d", o->n, o->n_tokens, INT_MAX);
+    if (o->tokens.n && (size_t)o->n > INT_MAX - o->tokens.n)
+        fail(2, "-n: %d and %zu tokens of prompt are more than %d", o->n, o->tokens.n, INT_MAX);
+    set_types(o);
 }
 
 /* ---- output ------------------------------------------------------------------------------------------------------ */
@@ -681,12 +445,12 @@ static void converted(void *user, double done, double total) {
     session *s = user;
     char text[32];
     s->conversion_seconds = now() - s->conversion_start, s->converted = done;
-    progress("converting", done, total, amount(text, total));
+    options_progress("converting", done, total, amount(text, total), 0);
 }
 
 static void open_tokenizer(session *s) {
     const options *o = s->o;
-    const language_files files = {o->given[OPTION_MODEL], o->given[OPTION_TOKENIZER], o->mode == TOKENS && !o->n_stops};
+    const language_files files = {o->given[OPTION_MODEL], o->given[OPTION_TOKENIZER], o->mode == TOKENS && !o->stops.n};
     mla_error error;
     if (language_open(&s->language, &files, s->c, &error))
         fail(1, "%s%s", error.text, strstr(error.text, "--tokenizer FILE") ? ", --tokens does without" : "");
@@ -700,7 +464,7 @@ static void open_files(session *s, options *o) {
     memset(s, 0, sizeof *s);
     memset(&how, 0, sizeof how);
     s->o = o;
-    how.mtp = o->given[OPTION_MTP] != NULL, how.groups = o->groups;
+    how.mtp = o->given[OPTION_MTP] != NULL, how.groups = (checkpoint_groups)o->groups;
     if (o->given[OPTION_MODEL] && o->mode & LOADS && checkpoint_open_with(&s->c, o->given[OPTION_MODEL], &how, &error))
         fail(1, "%s", error.text);
     if (s->c && s->c->misspelt) say("note: config.json has keys that mean nothing: %s\n", s->c->misspelt);
@@ -899,10 +663,10 @@ static void plan(session *s, int max_tokens, int capacity, size_t rows) {
     mla_error error;
     mla_rope *rope = &s->c->config.rope;
     if (rope->scaling == MLA_ROPE_DYNAMIC || rope->scaling == MLA_ROPE_LONGROPE) rope->length = capacity;
-    s->context_desc.threads = o->threads ? o->threads : threads_available(), s->context_desc.isa = o->isa,
-    s->context_desc.attn = o->attn;
-    s->context_desc.activations = o->activations;
-    s->cache_desc.capacity = capacity, s->cache_desc.dtype = o->cache, s->cache_desc.index_dtype = o->index_cache;
+    s->context_desc.threads = o->threads ? o->threads : threads_available(), s->context_desc.isa = (mla_isa)o->isa,
+    s->context_desc.attn = (mla_attn_path)o->attn;
+    s->context_desc.activations = (mla_activations)o->activations;
+    s->cache_desc = o->caches, s->cache_desc.capacity = capacity;
     s->cache_desc.snapshots = o->mode & CHAT ? 4 : 0;
     s->rows = rows;
     if (mla_model_create(&s->model, &s->c->config, &s->c->weights, NULL, &error))
@@ -921,13 +685,14 @@ static void start(session *s) {
         fail(1, "%d threads are not to be had", s->context_desc.threads);
     s->context_desc.run = threads_run, s->context_desc.run_user = s->pool;
     s->context_desc.team = 1, s->context_desc.wait = threads_wait, s->context_desc.wake = threads_wake;
-    if (o->quant.form || o->activations != MLA_ACT_F32) { /* without --quant: what is Q4 in the files is repacked */
+    if (o->quant.form ||
+        o->activations != (int)MLA_ACT_F32) { /* without --quant: what is Q4 in the files is repacked */
         checkpoint_quant how = o->quant;
         mla_model_destroy(s->model);
         s->conversion_start = now();
         if (!how.form) how.form = CHECKPOINT_KEEP;
         how.threads = threads_count(s->pool), how.run = threads_run, how.run_user = s->pool;
-        how.repack = o->activations != MLA_ACT_F32, how.progress = converted, how.progress_user = s;
+        how.repack = o->activations != (int)MLA_ACT_F32, how.progress = converted, how.progress_user = s;
         if (checkpoint_quantize(s->c, &how, &error)) fail(1, "%s", error.text);
         if (mla_model_create(&s->model, &s->c->config, &s->c->weights, NULL, &error))
             fail(1, "%s: %s", o->given[OPTION_MODEL], error.text);
@@ -943,7 +708,7 @@ static void start(session *s) {
         if (o->given[OPTION_MTP] && speculation_create(&s->ahead, s->model, s->context, s->context_desc.max_tokens,
                                                        s->cache, &o->sampling, &error))
             fail(1, "%s", error.text);
-        if (o->n_stops && stop_create(&s->stop, o->stops, o->n_stops, &error)) fail(1, "%s", error.text);
+        if (o->stops.n && stop_create(&s->stop, o->stops.of, o->stops.n, &error)) fail(1, "%s", error.text);
         catch_interrupts();
     }
 }
@@ -987,7 +752,7 @@ static void prefill(session *s, const int *tokens, size_t n_tokens, FILE *all) {
         if (all) write_f32(all, s->o->given[OPTION_LOGITS], s->logits, n * vocab);
         s->last = s->logits + (all ? n - 1 : 0) * vocab;
         for (size_t i = 0; i < n; i++) sampler_accept(s->sampler, tokens[done + i]);
-        progress("prompt", (double)(done + n), (double)n_tokens, text);
+        options_progress("prompt", (double)(done + n), (double)n_tokens, text, 0);
     }
 }
 
@@ -1092,11 +857,11 @@ static void read_prompt(session *s, chat_tokens *ids, buffer *text) {
     options *o = s->o;
     mla_error error;
     if (o->mode == TOKENS) {
-        for (int i = 0; i < o->n_tokens; i++)
-            if (o->tokens[i] >= s->c->config.vocab_size)
-                fail(2, "--tokens: %d is not in 0..%d, the model's vocabulary", o->tokens[i],
+        for (size_t i = 0; i < o->tokens.n; i++)
+            if (o->tokens.of[i] >= s->c->config.vocab_size)
+                fail(2, "--tokens: %d is not in 0..%d, the model's vocabulary", o->tokens.of[i],
                      s->c->config.vocab_size - 1);
-        if (chat_append(ids, o->tokens, (size_t)o->n_tokens, &error)) fail(1, "%s", error.text);
+        if (chat_append(ids, o->tokens.of, o->tokens.n, &error)) fail(1, "%s", error.text);
         return;
     }
     const char *file = o->given[OPTION_PROMPT_FILE], *prompt = o->given[OPTION_PROMPT];
@@ -1183,7 +948,7 @@ static int run_prompt(options *o) {
     if (file && fclose(file)) fail(1, "cannot write %s: %s", logits, strerror(errno));
     if (text.n && out.print && !o->given[OPTION_NO_ECHO]) sink_utf8(&out, text.data, text.n, 0);
     const ending end = interrupted ? END_INTERRUPT : generate(s, o->n, -1, &made, &out);
-    if (s->ahead && end != END_INTERRUPT && (json || !quiet)) compare(s, &made);
+    if (s->ahead && end != END_INTERRUPT && (json || !options_here.quiet)) compare(s, &made);
     const int something = made.n > 0 || (text.n && !o->given[OPTION_NO_ECHO]);
     if (out.tokenizer && (something || !out.print)) sink_end(&out);
     else if (out.print && made.n) putchar('\n');
@@ -1591,7 +1356,7 @@ static int run_perplexity(options *o) {
                 if (!(fabs(one) < HUGE_VAL)) fail(1, "token %zu: the model's logits are not numbers", next);
                 nll += one, bytes += (double)length;
             }
-            progress("perplexity", (double)next, (double)n, of);
+            options_progress("perplexity", (double)next, (double)n, of, 0);
         }
     }
     const double ppl = exp(nll / (double)scored), per_byte = nll / (bytes > 0 ? bytes : 1);
@@ -1637,13 +1402,13 @@ static int run_info(options *o) {
     plan(s, o->chunk < o->ctx ? o->chunk : o->ctx, o->ctx, 1);
     const census n = take_census(s->c, o);
     const estimate e = estimate_memory(s);
-    const double most = available_memory(o), element = (double)mla_dtype_bytes(o->cache, MLA_GROUP) / MLA_GROUP;
+    const double most = available_memory(o), element = (double)mla_dtype_bytes(o->caches.dtype, MLA_GROUP) / MLA_GROUP;
     const double latent = m->kv_lora_rank + m->qk_rope_head_dim,
                  head = m->qk_nope_head_dim + m->qk_rope_head_dim + m->v_head_dim;
     int indexers = 0;
     for (int i = 0; i < L; i++) indexers += s->c->weights.layers[i].attn.indexer.wk.weight.data != NULL;
     const double index =
-        (double)indexers * m->index_head_dim * ((double)mla_dtype_bytes(o->index_cache, MLA_GROUP) / MLA_GROUP);
+        (double)indexers * m->index_head_dim * ((double)mla_dtype_bytes(o->caches.index_dtype, MLA_GROUP) / MLA_GROUP);
     const double cache = latent * L * element + index, plain = head * m->num_attention_heads * L * element;
     double total = 0, bytes = 0;
     int moe = 0;
@@ -1668,15 +1433,16 @@ static int run_info(options *o) {
             printf("\"indexers\":%d,\"index_n_heads\":%d,\"index_head_dim\":%d,\"index_topk\":%d,\"index_cache_dtype\":"
                    "\"%s\",\"index_cache_bytes_"
                    "per_token\":%.0f,",
-                   indexers, m->index_n_heads, m->index_head_dim, m->index_topk, mla_dtype_name(o->index_cache), index);
+                   indexers, m->index_n_heads, m->index_head_dim, m->index_topk, mla_dtype_name(o->caches.index_dtype),
+                   index);
         printf("\"cache_dtype\":\"%s\",\"cache_bytes_per_token\":%.0f,\"plain_cache_bytes_per_token\":%.0f,\"ctx\":%d,"
                "\"mapped_"
                "bytes\":%.0f,"
                "\"converted_bytes\":%.0f,\"context_bytes\":%.0f,\"cache_bytes\":%.0f,\"logits_bytes\":%.0f,\"total_"
                "bytes\":%.0f,"
                "\"available_bytes\":%.0f}\n",
-               mla_dtype_name(o->cache), cache, plain, o->ctx, e.mapped, e.converted, e.context, e.cache, e.logits,
-               e.total, most < 1e18 ? most : -1);
+               mla_dtype_name(o->caches.dtype), cache, plain, o->ctx, e.mapped, e.converted, e.context, e.cache,
+               e.logits, e.total, most < 1e18 ? most : -1);
     } else {
         printf("model        %s, made for %d tokens, vocabulary of %d\n", s->c->model_type, made_for, m->vocab_size);
         if (s->c->gguf) print_file(s->c->gguf);
@@ -1685,7 +1451,7 @@ static int run_info(options *o) {
         printf("experts      %d routed, %d of them for a token, %d shared\n", E, K, m->n_shared_experts);
         if (s->c->groups_assumed)
             printf("groups       %d, %d of them for a token; the file names none: %s (--expert-groups)\n", m->n_group,
-                   m->topk_group, o->groups == CHECKPOINT_GROUPS_FILE ? "as llama.cpp" : s->c->groups_assumed);
+                   m->topk_group, o->groups == (int)CHECKPOINT_GROUPS_FILE ? "as llama.cpp" : s->c->groups_assumed);
         printf("attention    %d heads of %d + %d, values of %d; latents: q %d, kv %d\n", m->num_attention_heads,
                m->qk_nope_head_dim, m->qk_rope_head_dim, m->v_head_dim, m->q_lora_rank, m->kv_lora_rank);
         printf("parameters   %.0f, of which a token takes %.0f\n", total, active);
@@ -1697,9 +1463,9 @@ static int run_info(options *o) {
             printf(
                 "sparse       %d of %d layers have an indexer of %d heads of %d, which chooses %d keys for a token\n",
                 indexers, L, m->index_n_heads, m->index_head_dim, m->index_topk);
-        printf("cache        %s a token in %s", amount(text[0], cache), mla_dtype_name(o->cache));
+        printf("cache        %s a token in %s", amount(text[0], cache), mla_dtype_name(o->caches.dtype));
         if (m->index_topk)
-            printf(" (%s of it index keys in %s)", amount(text[2], index), mla_dtype_name(o->index_cache));
+            printf(" (%s of it index keys in %s)", amount(text[2], index), mla_dtype_name(o->caches.index_dtype));
         printf("; keys and values of all heads would take %s, %.1f times as much\n", amount(text[1], plain),
                plain / cache);
         printf("memory       %s for %d tokens: weights mapped %s, converted %s, context %s, cache %s\n",
@@ -1779,8 +1545,9 @@ static int run_detokenize(options *o) {
 
 int main(int argc, char **argv) {
     options o;
-    check_streams();
-    argv = arguments(&argc, argv);
+    options_here.name = "generate";
+    if (options_streams()) fail(1, "stdout is closed"); /* a closed pipe is an error of write, and reported as one */
+    argv = options_arguments(&argc, argv);
     parse(&o, argc, argv);
     const int status = o.mode & (TEXT | TOKENS) ? run_prompt(&o)
                        : o.mode == CHAT         ? run_chat(&o)
@@ -1788,6 +1555,6 @@ int main(int argc, char **argv) {
                        : o.mode == INFO         ? run_info(&o)
                        : o.mode == TOKENIZE     ? run_tokenize(&o)
                                                 : run_detokenize(&o);
-    free(o.tokens), free(o.stops);
+    free(o.tokens.of), free(o.stops.of);
     return status;
 }

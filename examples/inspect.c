@@ -27,8 +27,10 @@
 #include "text.h"
 #define THREADS_IMPLEMENTATION
 #include "threads.h"
+#define OPTIONS_IMPLEMENTATION
+#define OPTIONS_SHORT
+#include "options.h"
 
-#include <ctype.h>
 #include <errno.h>
 #include <limits.h>
 #include <math.h>
@@ -37,7 +39,6 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/stat.h>
-#include <time.h>
 
 #include "../build/inspect.inc" /* inspect.html as lines: static const char *const page[], the last one NULL */
 
@@ -46,33 +47,6 @@ enum { TOP = 5, ROWS = 32 }; /* likeliest tokens that are kept; rows of logits a
 #define SINK   0.3           /* a key that gets this much of a head on average is a sink */
 
 /* ---- basics ------------------------------------------------------------------------------------------------------ */
-
-static int quiet; /* --quiet: only errors go to stderr */
-
-#if defined(__GNUC__)
-__attribute__((noreturn, format(printf, 2, 3)))
-#endif
-static void
-fail(int status, const char *format, ...) { /* 2: the command line is wrong; 1: anything else */
-    va_list args;
-    va_start(args, format);
-    fputs("inspect: ", stderr);
-    vfprintf(stderr, format, args);
-    fputs(status == 2 ? " (--help shows the options)\n" : "\n", stderr);
-    va_end(args);
-    exit(status);
-}
-
-#if defined(__GNUC__)
-__attribute__((format(printf, 1, 2)))
-#endif
-static void
-say(const char *format, ...) {
-    va_list args;
-    va_start(args, format);
-    if (!quiet) vfprintf(stderr, format, args);
-    va_end(args);
-}
 
 static void must(mla_result result, const mla_error *error) {
     if (result) fail(1, "%s", error->text);
@@ -84,12 +58,6 @@ static void *room(double a, double b, double c, size_t bytes) {
     void *memory = n * (double)bytes < 1e15 ? calloc((size_t)n, bytes) : NULL;
     if (!memory) fail(1, "out of memory: %.0f MB", n * (double)bytes * 1e-6);
     return memory;
-}
-
-static double now(void) {
-    struct timespec t;
-    clock_gettime(CLOCK_MONOTONIC, &t);
-    return (double)t.tv_sec + 1e-9 * (double)t.tv_nsec;
 }
 
 static int least(int a, int b) { return a < b ? a : b; }
@@ -115,8 +83,9 @@ static void close_file(FILE *file, const char *path) {
 /* ---- the command line -------------------------------------------------------------------------------------------- */
 
 typedef struct options {
-    const char *model, *text[2], *file[2], *tokens, *out[8], *layers;
-    int n_out, positions, threads;
+    const char *model, *text[2], *file[2], *tokens, *layers;
+    options_texts out;
+    int positions, threads;
 } options;
 
 static void help(void) {
@@ -134,46 +103,27 @@ static void help(void) {
          "Exit status: 0 done, 1 failed, 2 wrong command line.");
 }
 
-static int number(const char *option, const char *given, int low, int high) {
-    char *end;
-    const long value = strtol(given, &end, 10);
-    if (!isdigit((unsigned char)*given) || *end || value < low || value > high)
-        fail(2, "%s: '%s' is not an integer in %d..%d", option, given, low, high);
-    return (int)value;
-}
-
 static void parse(options *o, int argc, char **argv) {
-    const char *positions = NULL, *threads = NULL, *out = NULL;
-    const struct {
-        const char *name, **to;
-    } table[] = {{"--model", &o->model},      {"--prompt", &o->text[0]},       {"--prompt-file", &o->file[0]},
-                 {"--compare", &o->text[1]},  {"--compare-file", &o->file[1]}, {"--out", &out},
-                 {"--positions", &positions}, {"--tokens", &o->tokens},        {"--layers", &o->layers},
-                 {"--threads", &threads}};
     memset(o, 0, sizeof *o);
-    for (int i = 1; i < argc; i++) {
-        const char *a = argv[i], *equals = strchr(a, '=');
-        const size_t n = equals ? (size_t)(equals - a) : strlen(a);
-        size_t k = 0;
-        if (!strcmp(a, "--help") || !strcmp(a, "-h")) help(), exit(0);
-        if (!strcmp(a, "--version")) printf("inspect %s\n", MLA_VERSION), exit(0);
-        if (!strcmp(a, "--quiet")) quiet = 1;
-        if (!strcmp(a, "--quiet")) continue;
-        while (k < sizeof table / sizeof *table && (strlen(table[k].name) != n || memcmp(table[k].name, a, n) != 0))
-            k++;
-        if (k == sizeof table / sizeof *table) fail(2, "unknown option '%s'", a);
-        *table[k].to = equals ? equals + 1 : argv[++i];
-        if (!*table[k].to || !**table[k].to) fail(2, "%s: a value is missing", table[k].name);
-        if (table[k].to == &out && o->n_out == 8) fail(2, "--out: at most 8 of them");
-        if (table[k].to == &out) o->out[o->n_out++] = out;
-    }
+    const options_entry table[] = {
+        OPTIONS_TEXT("--model", &o->model),
+        OPTIONS_TEXT("--prompt", &o->text[0]),
+        OPTIONS_TEXT("--prompt-file", &o->file[0]),
+        OPTIONS_TEXT("--compare", &o->text[1]),
+        OPTIONS_TEXT("--compare-file", &o->file[1]),
+        OPTIONS_TEXT("--tokens", &o->tokens),
+        OPTIONS_TEXTS("--out", &o->out),
+        OPTIONS_TEXT("--layers", &o->layers),
+        OPTIONS_INT("--positions", &o->positions, 2, 4096),
+        OPTIONS_INT("--threads", &o->threads, 1, 1024),
+    };
+    options_here.name = "inspect", options_here.version = MLA_VERSION, options_here.help = help;
+    options_parse(table, sizeof table / sizeof *table, NULL, argc, argv);
     if (!o->model) fail(2, "--model is missing");
     if (!o->text[0] + !o->file[0] + !o->tokens != 2)
         fail(2, "one of --prompt, --prompt-file and --tokens must be there");
     if (o->text[1] && o->file[1]) fail(2, "--compare and --compare-file exclude each other");
-    if (!o->n_out) fail(2, "--out is missing");
-    o->positions = positions ? number("--positions", positions, 2, 4096) : 0;
-    o->threads = threads ? number("--threads", threads, 1, 1024) : 0;
+    if (!o->out.n) fail(2, "--out is missing");
 }
 
 /* ---- the model --------------------------------------------------------------------------------------------------- */
@@ -1502,8 +1452,8 @@ int main(int argc, char **argv) {
         look_at_text(&b, texts + i);
         threads_run(b.pool, b.L, look_at_latents, &all);
     }
-    for (int i = 0; i < b.o.n_out; i++) write_out(&b, texts, n, b.o.out[i]);
+    for (int i = 0; i < b.o.out.n; i++) write_out(&b, texts, n, b.o.out.of[i]);
     for (int i = 0; i < n; i++) close_text(texts + i);
-    close_lab(&b);
+    close_lab(&b), free(b.o.out.of);
     return 0;
 }

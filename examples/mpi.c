@@ -35,11 +35,14 @@
 #include "wire.h"
 #define PARTS_IMPLEMENTATION
 #include "parts.h"
+#define OPTIONS_IMPLEMENTATION
+#include "options.h"
+#define need options_need
+#define now  options_now
 
 #include <errno.h>
 #include <limits.h>
 #include <math.h>
-#include <stdarg.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -50,29 +53,20 @@
 
 static int my_rank, n_ranks = 1;
 
-/* All ranks come here alike: one line, and all end. 2: the command line is wrong. */
-__attribute__((noreturn, format(printf, 2, 3))) static void refuse(int status, const char *format, ...) {
-    va_list args;
-    va_start(args, format);
-    if (my_rank == 0) fputs("mpi: ", stderr), vfprintf(stderr, format, args);
-    if (my_rank == 0) fputs(status == 2 ? " (--help shows the options)\n" : "\n", stderr);
-    va_end(args);
-    MPI_Finalize();
-    exit(status);
+/* How what goes wrong ends: all ranks come here alike, and rank 0 says it; or only this one does, and ends all. */
+static void end_alike(int status) { (void)status, MPI_Finalize(); }
+static void end_all(int status) { MPI_Abort(MPI_COMM_WORLD, status); }
+static void alike(void) { options_here.name = "mpi", options_here.mute = my_rank > 0, options_here.end = end_alike; }
+static void alone(void) {
+    static char name[32];
+    snprintf(name, sizeof name, "mpi: rank %d", my_rank);
+    options_here.name = name, options_here.mute = 0, options_here.end = end_all;
 }
-__attribute__((noreturn)) static void done(const char *text) {
-    if (my_rank == 0) fputs(text, stdout);
+#define refuse(...) (alike(), options_fail(__VA_ARGS__))
+#define fail(...)   (alone(), options_fail(1, __VA_ARGS__))
+static void done(void) {
     MPI_Finalize();
     exit(0);
-}
-/* Only this rank does: it ends all. */
-__attribute__((noreturn, format(printf, 1, 2))) static void fail(const char *format, ...) {
-    va_list args;
-    va_start(args, format);
-    fprintf(stderr, "mpi: rank %d: ", my_rank), vfprintf(stderr, format, args), fputc('\n', stderr);
-    va_end(args);
-    MPI_Abort(MPI_COMM_WORLD, 1);
-    _exit(1);
 }
 /* What this rank has to complain of, or "": if any has something, the first of them is heard, and all end. */
 static void agree(const char *trouble) {
@@ -84,125 +78,111 @@ static void agree(const char *trouble) {
     MPI_Bcast(text, sizeof text, MPI_CHAR, all, MPI_COMM_WORLD);
     refuse(1, "rank %d: %s", all, text);
 }
-static void *need(void *p) {
-    if (!p) fail("out of memory");
-    return p;
-}
-static double now(void) {
-    struct timespec t;
-    clock_gettime(CLOCK_MONOTONIC, &t);
-    return (double)t.tv_sec + 1e-9 * (double)t.tv_nsec;
-}
-
 enum { TAG_JOB = 8, TAG_HIDDEN, TAG_TOKENS, TAG_TEST };
 
 /* ---- the command line -------------------------------------------------------------------------------------------- */
 
 typedef struct options {
-    const char *model, *synthetic, *preset, *prompt_file, *tokens, *tokenizer, *logits, **prompts, **stops;
-    int n_prompts, n_stops, width, depth, n, ctx, threads, chunk, bench, copies, plan, measure, experts, overlap, dense;
-    int pin, mtp, ignore_eos, no_echo, print_tokens, quiet, fast, isa, attn, activations, quant, groups, cache,
-        index_cache;
+    const char *model, *synthetic, *preset, *prompt_file, *tokenizer, *logits;
+    options_texts prompts, stops;
+    options_ints tokens;
+    int width, depth, n, ctx, threads, chunk, bench, copies, plan, measure, experts, overlap, dense, pin, mtp,
+        ignore_eos, no_echo, print_tokens, fast, isa, attn, activations, quant, groups, cache, index_cache;
     sampler_desc sampling;
-    double seed, bits, read, link, latency;
+    uint64_t seed;
+    double bits, read, link, latency;
 } options;
 
-static const char usage[] =
-    "usage: mpirun -n N mpi --model DIR|FILE.gguf [--width W] [--depth D] --prompt TEXT [options]\n"
-    "N is W * D. Rank 0 speaks; each rank reads DIR or FILE, and touches its own part of it.\n"
-    "  --width W         ranks that share each layer [N / depth]; --depth D: ranges of layers [1]\n"
-    "  --prompt TEXT     may be given again: texts run together, in depth one after the other through the\n"
-    "                    stages; or --prompt-file F (-: rank 0's standard input), --tokens \"1 2 3\"\n"
-    "  --copies K        each prompt K times;  --bench P: a prompt of P tokens of no meaning\n"
-    "  --experts HOW     range: a rank has some experts; split: of each some columns, so that all work alike:\n"
-    "                    for ranks that share memory [split if those of all stages do, else range]\n"
-    "  --overlap         sums are made by a thread of their own while half of a batch computes\n"
-    "  --synthetic NAME  lite6, lite6:q8 or lite6:bf16: random weights, made by each rank\n"
-    "  --measure         latency and bandwidth between ranks 0 and 1, as --plan takes them\n"
-    "  --plan N          what N machines take, a rank each, and how fast one text becomes longer; runs nothing.\n"
-    "                    --model, --synthetic, or --preset NAME with --dense K [1] layers without experts and\n"
-    "                    --bits B [4.5] a weight; --read GB/s of memory [100], --link GB/s [1.25],\n"
-    "                    --latency US [50]\n"
-    "As of generate: -n, --ctx, --temp, --top-k, --top-p, --min-p, --repeat-penalty, --repeat-last, --seed, --stop,\n"
-    "--mtp (one text, depth 1), --ignore-eos, --no-echo, --print-tokens, --logits FILE (of the first prompt, written\n"
-    "where the last stage is), --tokenizer, --isa, --attn, --threads [the machine's, divided among its ranks], --pin,\n"
-    "--quant (each rank converts all weights: better done once, by convert), --activations, --fast, --expert-groups,\n"
-    "--cache, --index-cache, --chunk, --quiet.\n" PARTS_FORMULA
-    "Exit status: 0 done, 1 failed, 2 wrong command line.\n";
-static double number(const char *name, const char *text, double low, double high, int whole) {
-    char *end;
-    const double v = strtod(text, &end);
-    if (end == text || *end || !(v >= low && v <= high) || (whole && v != floor(v)))
-        refuse(2, "%s: '%s' is no %s of %g..%g", name, text, whole ? "integer" : "number", low, high);
-    return v;
+static void help(void) {
+    fputs("usage: mpirun -n N mpi --model DIR|FILE.gguf [--width W] [--depth D] --prompt TEXT [options]\n"
+          "N is W * D. Rank 0 speaks; each rank reads DIR or FILE, and touches its own part of it.\n"
+          "  --width W         ranks that share each layer [N / depth]; --depth D: ranges of layers [1]\n"
+          "  --prompt TEXT     may be given again: texts run together, in depth one after the other through the\n"
+          "                    stages; or --prompt-file F (-: rank 0's standard input), --tokens \"1 2 3\"\n"
+          "  --copies K        each prompt K times;  --bench P: a prompt of P tokens of no meaning\n"
+          "  --experts HOW     range: a rank has some experts; split: of each some columns, so that all work alike:\n"
+          "                    for ranks that share memory [split if those of all stages do, else range]\n"
+          "  --overlap         sums are made by a thread of their own while half of a batch computes\n"
+          "  --synthetic NAME  lite6, lite6:q8 or lite6:bf16: random weights, made by each rank\n"
+          "  --measure         latency and bandwidth between ranks 0 and 1, as --plan takes them\n"
+          "  --plan N          what N machines take, a rank each, and how fast one text becomes longer; runs nothing.\n"
+          "                    --model, --synthetic, or --preset NAME with --dense K [1] layers without experts and\n"
+          "                    --bits B [4.5] a weight; --read GB/s of memory [100], --link GB/s [1.25],\n"
+          "                    --latency US [50]\n"
+          "As of generate: -n, --ctx, --temp, --top-k, --top-p, --min-p, --repeat-penalty, --repeat-last, --seed, "
+          "--stop,\n"
+          "--mtp (one text, depth 1), --ignore-eos, --no-echo, --print-tokens, --logits FILE (of the first prompt, "
+          "written\n"
+          "where the last stage is), --tokenizer, --isa, --attn, --threads [the machine's, divided among its ranks], "
+          "--pin,\n"
+          "--quant (each rank converts all weights: better done once, by convert), --activations, --fast, "
+          "--expert-groups,\n"
+          "--cache, --index-cache, --chunk, --quiet.\n" PARTS_FORMULA
+          "Exit status: 0 done, 1 failed, 2 wrong command line.\n",
+          stdout);
 }
-/* Which of the words of names, which a space ends. */
-static int one_of(const char *name, const char *text, const char *names) {
-    for (int i = 0; *names; i++, names += strcspn(names, " ") + 1)
-        if (strlen(text) == strcspn(names, " ") && !strncmp(text, names, strlen(text))) return i;
-    refuse(2, "%s: '%s' is unknown", name, text);
-}
-/* v: what stands behind it. Gives 1 if that has been used. */
-static int set_option(options *o, const char *a, const char *v) {
-    sampler_desc *s = &o->sampling;
-    char isas[128] = "";
-    for (int i = 0; i < MLA_ISA_COUNT; i++) strcat(strcat(isas, mla_isa_name((mla_isa)i)), " ");
-    /* clang-format off */
-    const struct {
-        const char *name, *kind; /* i, d: a number from low on; t: a text; f: nothing; else one of some words */
-        void *to;
-        double low, high;
-    } of[] = {
-        {"--model", "t", &o->model, 0, 0}, {"--synthetic", "t", &o->synthetic, 0, 0},
-        {"--prompt", "t", &o->prompts[o->n_prompts], 0, 0}, {"--prompt-file", "t", &o->prompt_file, 0, 0},
-        {"--preset", "t", &o->preset, 0, 0}, {"--stop", "t", &o->stops[o->n_stops], 0, 0},
-        {"--tokens", "t", &o->tokens, 0, 0}, {"--tokenizer", "t", &o->tokenizer, 0, 0},
-        {"--logits", "t", &o->logits, 0, 0}, {"--width", "i", &o->width, 1, 4096},
-        {"--depth", "i", &o->depth, 1, 4096}, {"--plan", "i", &o->plan, 1, 4096}, {"-n", "i", &o->n, 0, INT_MAX / 2},
-        {"--ctx", "i", &o->ctx, 2, INT_MAX}, {"--threads", "i", &o->threads, 1, 4096},
-        {"--chunk", "i", &o->chunk, 1, 65536}, {"--bench", "i", &o->bench, 1, INT_MAX / 2},
-        {"--copies", "i", &o->copies, 1, 4096}, {"--dense", "i", &o->dense, 0, 1000},
-        {"--top-k", "i", &s->top_k, 0, INT_MAX}, {"--repeat-last", "i", &s->repeat_last, 1, SAMPLER_MAX_LAST},
-        {"--seed", "d", &o->seed, 0, 9e15}, {"--temp", "d", &s->temperature, 0, 1e6},
-        {"--top-p", "d", &s->top_p, 1e-9, 1}, {"--min-p", "d", &s->min_p, 0, 1},
-        {"--repeat-penalty", "d", &s->repeat_penalty, 0.01, 100}, {"--bits", "d", &o->bits, 0.1, 64},
-        {"--read", "d", &o->read, 1e-3, 1e6}, {"--link", "d", &o->link, 1e-6, 1e6},
-        {"--latency", "d", &o->latency, 0, 1e9}, {"--measure", "f", &o->measure, 0, 0},
-        {"--overlap", "f", &o->overlap, 0, 0}, {"--pin", "f", &o->pin, 0, 0}, {"--mtp", "f", &o->mtp, 0, 0},
-        {"--ignore-eos", "f", &o->ignore_eos, 0, 0}, {"--no-echo", "f", &o->no_echo, 0, 0},
-        {"--print-tokens", "f", &o->print_tokens, 0, 0}, {"--quiet", "f", &o->quiet, 0, 0},
-        {"--fast", "f", &o->fast, 0, 0}, {"--isa", isas, &o->isa, 0, 0},
-        {"--attn", "auto naive absorbed ", &o->attn, 0, 0}, {"--experts", "auto range split ", &o->experts, 0, 0},
-        {"--activations", "auto f32 int8 bf16 e4m3 ", &o->activations, 0, 0},
-        {"--quant", "none q8 q4 q4_k q5_k q6_k iq4_nl ", &o->quant, 0, 0},
-        {"--expert-groups", "model file ", &o->groups, 0, 0}, {"--cache", "f32 f16 bf16 q8 ", &o->cache, 0, 0},
-        {"--index-cache", "f32 f16 bf16 q8 ", &o->index_cache, 0, 0}};
-    /* clang-format on */
-    for (size_t i = 0; i < sizeof of / sizeof *of; i++) {
-        const int kind = of[i].kind[1] ? 'e' : of[i].kind[0];
-        if (strcmp(a, of[i].name) != 0) continue;
-        if (kind == 'f') return (*(int *)of[i].to = 1) - 1;
-        if (!v || (kind == 't' && !*v)) refuse(2, "%s: a value is missing", a);
-        if (kind == 't') *(const char **)of[i].to = v;
-        else if (kind == 'd') *(double *)of[i].to = number(a, v, of[i].low, of[i].high, 0);
-        else *(int *)of[i].to = kind == 'i' ? (int)number(a, v, of[i].low, of[i].high, 1) : one_of(a, v, of[i].kind);
-        o->n_prompts += !strcmp(a, "--prompt"), o->n_stops += !strcmp(a, "--stop");
-        return 1;
-    }
-    refuse(2, "unknown option '%s'", a);
-}
+static const char *isa_name(int i) { return mla_isa_name((mla_isa)i); }
 static void parse(options *o, int argc, char **argv) {
+    char isas[32 * MLA_ISA_COUNT];
+    sampler_desc *s = &o->sampling;
     memset(o, 0, sizeof *o);
-    o->chunk = 512, o->n = -1, o->seed = o->sampling.temperature = -1, o->bits = 4.5, o->read = 100, o->link = 1.25,
-    o->latency = 50, o->copies = 1, o->dense = 1;
-    o->prompts = need(calloc((size_t)argc, sizeof *o->prompts)),
-    o->stops = need(calloc((size_t)argc, sizeof *o->stops));
-    for (int i = 1; i < argc; i++) {
-        if (!strcmp(argv[i], "--help")) done(usage);
-        i += set_option(o, argv[i], argv[i + 1]);
-    }
-    o->print_tokens |= o->tokens != NULL;
-    const int kinds = (o->n_prompts > 0) + !!o->prompt_file + !!o->tokens + (o->bench > 0);
+    o->chunk = 512, o->n = -1, s->temperature = -1, o->bits = 4.5, o->read = 100, o->link = 1.25, o->latency = 50,
+    o->copies = 1, o->dense = 1;
+    o->seed = (uint64_t)time(NULL) * 1000003u % 4294967291u;
+    options_list(isas, MLA_ISA_COUNT, isa_name);
+    const options_entry table[] = {
+        OPTIONS_TEXT("-m --model", &o->model),
+        OPTIONS_TEXT("--synthetic", &o->synthetic),
+        OPTIONS_TEXT("--preset", &o->preset),
+        OPTIONS_TEXTS("-p --prompt", &o->prompts),
+        OPTIONS_TEXT("--prompt-file", &o->prompt_file),
+        OPTIONS_INTS("--tokens", &o->tokens, 0, INT_MAX),
+        OPTIONS_TEXTS("--stop", &o->stops),
+        OPTIONS_TEXT("--tokenizer", &o->tokenizer),
+        OPTIONS_TEXT("--logits", &o->logits),
+        OPTIONS_INT("--width", &o->width, 1, 4096),
+        OPTIONS_INT("--depth", &o->depth, 1, 4096),
+        OPTIONS_INT("--plan", &o->plan, 1, 4096),
+        OPTIONS_INT("-n", &o->n, 0, INT_MAX / 2),
+        OPTIONS_INT("-c --ctx", &o->ctx, 2, INT_MAX),
+        OPTIONS_INT("-t --threads", &o->threads, 1, 4096),
+        OPTIONS_INT("--chunk", &o->chunk, 1, 65536),
+        OPTIONS_INT("--bench", &o->bench, 1, INT_MAX / 2),
+        OPTIONS_INT("--copies", &o->copies, 1, 4096),
+        OPTIONS_INT("--dense", &o->dense, 0, 1000),
+        OPTIONS_NUMBER("--temp", &s->temperature, 0, 1e6),
+        OPTIONS_INT("--top-k", &s->top_k, -1, INT_MAX),
+        OPTIONS_NUMBER("--top-p", &s->top_p, 1e-9, 1),
+        OPTIONS_NUMBER("--min-p", &s->min_p, 0, 1),
+        OPTIONS_NUMBER("--repeat-penalty", &s->repeat_penalty, 0.01, 100),
+        OPTIONS_INT("--repeat-last", &s->repeat_last, 1, SAMPLER_MAX_LAST),
+        OPTIONS_SEED("--seed", &o->seed),
+        OPTIONS_NUMBER("--bits", &o->bits, 0.1, 64),
+        OPTIONS_NUMBER("--read", &o->read, 1e-3, 1e6),
+        OPTIONS_NUMBER("--link", &o->link, 1e-6, 1e6),
+        OPTIONS_NUMBER("--latency", &o->latency, 0, 1e9),
+        OPTIONS_FLAG("--measure", &o->measure),
+        OPTIONS_FLAG("--overlap", &o->overlap),
+        OPTIONS_FLAG("--pin", &o->pin),
+        OPTIONS_FLAG("--mtp", &o->mtp),
+        OPTIONS_FLAG("--ignore-eos", &o->ignore_eos),
+        OPTIONS_FLAG("--no-echo", &o->no_echo),
+        OPTIONS_FLAG("--print-tokens", &o->print_tokens),
+        OPTIONS_FLAG("--fast", &o->fast),
+        OPTIONS_WORD("--isa", &o->isa, isas),
+        OPTIONS_WORD("--attn", &o->attn, "auto naive absorbed"),
+        OPTIONS_WORD("--experts", &o->experts, "auto range split"),
+        OPTIONS_WORD("--activations", &o->activations, "auto f32 int8 bf16 e4m3"),
+        OPTIONS_WORD("--quant", &o->quant, "none q8 q4 q4_k q5_k q6_k iq4_nl"),
+        OPTIONS_WORD("--expert-groups", &o->groups, "model file"),
+        OPTIONS_WORD("--cache", &o->cache, "f32 f16 bf16 q8"),
+        OPTIONS_WORD("--index-cache", &o->index_cache, "f32 f16 bf16 q8"),
+    };
+    options_here.version = MLA_VERSION, options_here.help = help;
+    options_parse(table, sizeof table / sizeof *table, NULL, argc, argv);
+    if (s->top_k < 0) s->top_k = 0;
+    o->print_tokens |= o->tokens.n > 0;
+    const int kinds = (o->prompts.n > 0) + !!o->prompt_file + (o->tokens.n > 0) + (o->bench > 0);
     if (o->measure) return;
     if (!!o->model + !!o->synthetic + (o->preset && o->plan) != 1)
         refuse(2, "one of --model, --synthetic and (with --plan) --preset");
@@ -212,10 +192,10 @@ static void parse(options *o, int argc, char **argv) {
     if (!o->width) o->width = n_ranks / o->depth;
     if (o->width * o->depth != n_ranks)
         refuse(2, "%d ranks (mpirun -n), but --width %d and --depth %d", n_ranks, o->width, o->depth);
-    if (o->mtp && (o->depth > 1 || o->n_prompts * o->copies > 1 || o->logits))
+    if (o->mtp && (o->depth > 1 || o->prompts.n * o->copies > 1 || o->logits))
         refuse(2, "--mtp: one text, --depth 1, no --logits");
     if (o->fast && (mla_isa_available(MLA_ISA_BF16) || mla_isa_available(MLA_ISA_AMX))) o->activations = MLA_ACT_BF16;
-    if (o->n < 0) o->n = o->tokens ? 16 : 256;
+    if (o->n < 0) o->n = o->tokens.n ? 16 : 256;
 }
 
 /* ---- the plan ---------------------------------------------------------------------------------------------------- */
@@ -238,13 +218,13 @@ static void plan(const options *o, const checkpoint *files) {
         parts_plan_make(&p, &c);
         puts(parts_plan_line(line, &p));
     }
-    done("");
+    done();
 }
 static void measure(void) {
     double latency, link;
     if (n_ranks < 2 || !wire_measure(MPI_COMM_WORLD, &latency, &link)) refuse(2, "--measure: two ranks, mpirun -n 2");
     if (my_rank == 0) printf("--latency %.1f --link %.4f\n", latency * 1e6, link * 1e-9);
-    done("");
+    done();
 }
 
 /* ---- opening ----------------------------------------------------------------------------------------------------- */
@@ -288,12 +268,12 @@ static void open_files(session *s) {
         snprintf(trouble, sizeof trouble, "%s", err.text);
     if (o->synthetic) {
         static const mla_dtype dtypes[] = {MLA_Q4, MLA_Q8, MLA_BF16};
-        const mla_dtype t = dtypes[one_of("--synthetic", o->synthetic, "lite6 lite6:q8 lite6:bf16 ")];
+        const mla_dtype t = dtypes[options_word("--synthetic", o->synthetic, "lite6 lite6:q8 lite6:bf16")];
         if (synthetic_open(&s->c, &s->tokenizer, "lite6", t, &err)) snprintf(trouble, sizeof trouble, "%s", err.text);
     }
     agree(trouble);
     if (o->plan) return;
-    const language_files files = {o->model, o->tokenizer, o->tokens && !o->n_stops};
+    const language_files files = {o->model, o->tokenizer, o->tokens.n && !o->stops.n};
     if (o->model && !o->bench && language_open(&s->language, &files, s->c, &err))
         snprintf(trouble, sizeof trouble, "%s", err.text);
     agree(trouble);
@@ -306,7 +286,7 @@ static void open_files(session *s) {
 /* Prompts, as rank 0 reads them. */
 static void open_prompts(session *s) {
     const options *o = &s->o;
-    const int n = o->n_prompts ? o->n_prompts : 1, V = s->c->config.vocab_size;
+    const int n = o->prompts.n ? o->prompts.n : 1, V = s->c->config.vocab_size;
     char trouble[300] = "", *all = NULL;
     mla_error err;
     size_t room = 0, length = 0;
@@ -323,20 +303,18 @@ static void open_prompts(session *s) {
     }
     for (int i = 0; i < n && my_rank == 0 && !*trouble; i++) {
         chat_tokens *ids = &s->texts[i].ids;
-        const char *t = o->prompts[i] ? o->prompts[i] : all;
-        const size_t bytes = o->prompts[i] ? strlen(t) : length;
-        char *at = (char *)(uintptr_t)o->tokens;
+        const char *t = o->prompts.n ? o->prompts.of[i] : all;
+        const size_t bytes = o->prompts.n ? strlen(t) : length;
         mla_result r = MLA_OK;
         if (t && s->language) r = language_encode(ids, s->language, t, bytes, &err);
         else if (t) {
             ids->ids = need(malloc((bytes + 16) * sizeof *ids->ids));
             ids->n = (size_t)tokenizer_encode(s->tokenizer, t, bytes, 0, ids->ids, bytes + 16);
         }
-        for (int j = 0, id; !r && !*trouble && (at ? at[strspn(at, " ")] != 0 : j < o->bench); j++) {
-            id = at ? (int)strtol(at, &at, 10) : (int)((j * 7919LL + i * 31 + 11) % V);
-            if (id < 0 || id >= V || (at && *at && *at != ' '))
-                snprintf(trouble, sizeof trouble, "--tokens: '%.50s'", at ? at : "");
-            else r = chat_append(ids, &id, 1, &err);
+        for (int j = 0, id; !r && (o->tokens.n ? (size_t)j < o->tokens.n : j < o->bench); j++) {
+            id = o->tokens.n ? o->tokens.of[j] : (int)((j * 7919LL + i * 31 + 11) % V);
+            if (id < V) r = chat_append(ids, &id, 1, &err);
+            else snprintf(trouble, sizeof trouble, "--tokens: %d is not in 0..%d, the model's vocabulary", id, V - 1);
         }
         if (r) snprintf(trouble, sizeof trouble, "%s", err.text);
         else if (!ids->n && !*trouble) snprintf(trouble, sizeof trouble, "prompt %d is empty", i + 1);
@@ -356,7 +334,7 @@ static void open_prompts(session *s) {
 }
 /* A rank's weights come into memory, in steps, so that rank 0 can say how much there is of all. */
 static void load(session *s, int split) {
-    const int tty = my_rank == 0 && !s->o.quiet && isatty(2);
+    const int tty = my_rank == 0 && !options_here.quiet && isatty(2);
     double done[2] = {0, 0}, all[2]; /* bytes in memory; ranks that are not done */
     parts_ranges r;
     memset(&r, 0, sizeof r);
@@ -383,17 +361,16 @@ static void start_texts(session *s, int capacity) {
     const int theirs = o->sampling.temperature < 0; /* nothing was asked for: as generation_config.json says */
     mla_error err;
     char trouble[300] = "";
-    uint64_t seed = o->seed >= 0 ? (uint64_t)o->seed : (uint64_t)time(NULL) * 1000003u % 4294967291u;
-    MPI_Bcast(&seed, 1, MPI_UINT64_T, 0, MPI_COMM_WORLD);
+    MPI_Bcast(&o->seed, 1, MPI_UINT64_T, 0, MPI_COMM_WORLD);
     if (theirs) o->sampling.temperature = 0;
-    if (theirs && s->language && !o->tokens && language_sampling(s->language, &o->sampling, &err))
+    if (theirs && s->language && !o->tokens.n && language_sampling(s->language, &o->sampling, &err))
         snprintf(trouble, sizeof trouble, "%s", err.text);
     for (int i = 0; i < s->n_texts && !*trouble; i++) {
         text *t = &s->texts[i];
-        o->sampling.seed = seed + (uint64_t)i;
+        o->sampling.seed = o->seed + (uint64_t)i;
         if (mla_cache_create(&t->cache, s->model, &kd, &err) ||
             sampler_create(&t->sampler, (int)V, &o->sampling, &err) ||
-            (o->n_stops && stop_create(&t->stop, o->stops, o->n_stops, &err)))
+            (o->stops.n && stop_create(&t->stop, o->stops.of, o->stops.n, &err)))
             snprintf(trouble, sizeof trouble, "%s", err.text);
         for (size_t j = 0; j < t->prompt && !*trouble; j++) sampler_accept(t->sampler, t->ids.ids[j]);
     }
@@ -420,7 +397,7 @@ static int place(session *s) {
     if (!wire_open(&s->wire, stage, o->overlap && s->width > 1))
         fail("no thread for --overlap is to be had, or no memory");
     if (!o->threads) o->threads = cores < fair ? cores : fair;
-    if (my_rank == 0 && !o->quiet && cores < fair)
+    if (my_rank == 0 && !options_here.quiet && cores < fair)
         fprintf(stderr, "note: mpirun lets this rank have %d of %d cores (--bind-to none: all)\n", cores, online);
     return o->experts ? o->experts == 2 : !any;
 }
@@ -650,7 +627,7 @@ static void report(session *s) {
         free(held);
     }
     fflush(stdout);
-    if (my_rank > 0 || s->o.quiet) return;
+    if (my_rank > 0 || options_here.quiet) return;
     const double first = s->first > 0 ? s->first : s->finish, after = made - s->n_texts;
     fprintf(stderr, "prompt: %.0f tokens, %.2f tokens/s", prompt, prompt / (first - s->start));
     if (after > 0) fprintf(stderr, "; generation: %.0f tokens, %.2f tokens/s", after, after / (s->finish - first));
@@ -665,6 +642,7 @@ int main(int argc, char **argv) {
     MPI_Init_thread(&argc, &argv, MPI_THREAD_SERIALIZED, &level);
     MPI_Comm_rank(MPI_COMM_WORLD, &my_rank), MPI_Comm_size(MPI_COMM_WORLD, &n_ranks);
     if (level < MPI_THREAD_SERIALIZED) refuse(1, "this MPI knows no threads (MPI_THREAD_SERIALIZED)");
+    alike();
     parse(&s->o, argc, argv);
     if (s->o.measure) measure();
     if (s->o.plan && s->o.preset) plan(&s->o, NULL);

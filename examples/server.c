@@ -40,6 +40,9 @@
 #include "synthetic.h"
 #define HTTP_IMPLEMENTATION
 #include "http.h"
+#define OPTIONS_IMPLEMENTATION
+#define OPTIONS_SHORT
+#include "options.h"
 
 #include <ctype.h>
 #include <errno.h>
@@ -47,7 +50,6 @@
 #include <math.h>
 #include <pthread.h>
 #include <signal.h>
-#include <stdarg.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -59,28 +61,8 @@
 
 /* ---- basics ------------------------------------------------------------------------------------------------------ */
 
-static int quiet, mtp; /* --quiet: only errors go to stderr; --mtp: the layer that looks ahead is loaded, and guesses */
-static int fast;       /* --fast: answers may depend, in their last bits, on what else is asked */
-
-#if defined(__GNUC__) && !defined(__clang__)
-__attribute__((noreturn, format(gnu_printf, 2, 3)))
-#endif
-static void
-fail(int status, const char *format, ...) { /* 2: the command line is wrong; 1: anything else */
-    va_list args;
-    va_start(args, format);
-    fputs("server: ", stderr);
-    vfprintf(stderr, format, args);
-    fputs(status == 2 ? " (--help shows the options)\n" : "\n", stderr);
-    va_end(args);
-    exit(status);
-}
-
-static double now(void) {
-    struct timespec t;
-    clock_gettime(CLOCK_MONOTONIC, &t);
-    return (double)t.tv_sec + 1e-9 * (double)t.tv_nsec;
-}
+static int mtp;  /* --mtp: the layer that looks ahead is loaded, and guesses */
+static int fast; /* --fast: answers may depend, in their last bits, on what else is asked */
 
 static uint64_t random_bits(void) {
     uint64_t x = (uint64_t)time(NULL) ^ (uint64_t)clock() << 32;
@@ -93,103 +75,69 @@ static uint64_t random_bits(void) {
 /* ---- the command line -------------------------------------------------------------------------------------------- */
 
 typedef struct options {
-    const char *model, *synthetic, *host, *port, *parallel, *ctx, *api_key, *pool, *cache, *quant, *threads,
-        *template_file, *tokenizer, *alias, *cors, *pooling, *max_body, *queue, *drain;
+    const char *model, *synthetic, *host, *api_key, *quant, *template_file, *tokenizer, *alias, *cors;
+    int port, parallel, ctx, cache, threads, last, queue, drain;
+    double pool, max_body; /* bytes */
 } options;
 
-static const struct {
-    const char *name;
-    size_t at;
-    const char *help;
-} option_table[] = {
-#define X(name, field, help)                                                                                           \
-    { name, offsetof(options, field), help }
-    X("--model", model, "DIR|FILE.gguf     as on Hugging Face, or a GGUF file"),
-    X("--synthetic", synthetic, "lite6         random weights instead; --quant bf16, q8 or q4 [q4]"),
-    X("--host", host, "ADDRESS            to listen on [127.0.0.1]; 0.0.0.0 or ::: anyone may come"),
-    X("--port", port, "N                  [8080]; 0: one that is free"),
-    X("--parallel", parallel, "N              requests that run at the same time [32]; one may ask for 128 texts"),
-    X("--queue", queue, "N                 and that wait; more get status 503 [1024]"),
-    X("--ctx", ctx, "N                   most tokens of prompt and answer [the model's, at most 16384]"),
-    X("--pool", pool,
-      "BYTES              for the cache of all requests, as 8G [what they need, at\n"
-      "                         most a quarter of the memory]"),
-    X("--cache", cache, "TYPE              f32, f16, bf16 or q8 [bf16]"),
-    X("--quant", quant, "TYPE              q8, q4, q4_k, q5_k, q6_k, iq4_nl: weights become it on load"),
-    X("--threads", threads, "N               [all cores]"),
-    X("--api-key", api_key, "FILE            keys, one a line: every endpoint but /health asks for one"),
-    X("--alias", alias, "NAME              of the model in the API [that of its file]"),
-    X("--template", template_file, "FILE           a chat template in Jinja [the model's]"),
-    X("--tokenizer", tokenizer, "FILE          [the model's]"),
-    X("--embeddings", pooling, "KIND         mean or last: of the hidden states of an input's tokens [mean]"),
-    X("--cors", cors, "ORIGIN             pages from there may use this server; *: from anywhere"),
-    X("--max-body", max_body, "BYTES          of a request [16M]"),
-    X("--drain", drain, "SECONDS           that answers under way have after SIGTERM, the rest get status 503 [30]"),
-#undef X
-};
-enum { N_OPTIONS = sizeof option_table / sizeof *option_table };
-
 static void help(void) {
-    printf("usage: server --model DIR|FILE.gguf [options]\n");
-    for (int i = 0; i < N_OPTIONS; i++) printf("  %s %s\n", option_table[i].name, option_table[i].help);
-    printf("  --mtp                  a layer of the model's guesses ahead where that pays: the same answers, sooner\n"
+    printf("usage: server --model DIR|FILE.gguf [options]\n"
+           "  --model DIR|FILE.gguf     as on Hugging Face, or a GGUF file\n"
+           "  --synthetic lite6         random weights instead; --quant bf16, q8 or q4 [q4]\n"
+           "  --host ADDRESS            to listen on [127.0.0.1]; 0.0.0.0 or ::: anyone may come\n"
+           "  --port N                  [8080]; 0: one that is free\n"
+           "  --parallel N              requests that run at the same time [32]; one may ask for 128 texts\n"
+           "  --queue N                 and that wait; more get status 503 [1024]\n"
+           "  --ctx N                   most tokens of prompt and answer [the model's, at most 16384]\n"
+           "  --pool BYTES              for the cache of all requests, as 8G [what they need, at\n"
+           "                         most a quarter of the memory]\n"
+           "  --cache TYPE              f32, f16, bf16 or q8 [bf16]\n"
+           "  --quant TYPE              q8, q4, q4_k, q5_k, q6_k, iq4_nl: weights become it on load\n"
+           "  --threads N               [all cores]\n"
+           "  --api-key FILE            keys, one a line: every endpoint but /health asks for one\n"
+           "  --alias NAME              of the model in the API [that of its file]\n"
+           "  --template FILE           a chat template in Jinja [the model's]\n"
+           "  --tokenizer FILE          [the model's]\n"
+           "  --embeddings KIND         mean or last: of the hidden states of an input's tokens [mean]\n"
+           "  --cors ORIGIN             pages from there may use this server; *: from anywhere\n"
+           "  --max-body BYTES          of a request [16M]\n"
+           "  --drain SECONDS           that answers under way have after SIGTERM, the rest get status 503 [30]\n"
+           "  --mtp                  a layer of the model's guesses ahead where that pays: the same answers, sooner\n"
            "  --fast                 answers may differ, in their last bits, by what else is asked; more tokens/s\n"
            "  --quiet                nothing but errors on stderr; --help; --version\n"
            "SIGTERM or Ctrl-C: nothing more is accepted, what runs is finished; a second one ends at once.\n"
            "Exit status: 0 stopped, 1 failed, 2 wrong command line.\n");
 }
 
-static long long integer(const char *option, const char *given, long long missing, long long low, long long high) {
-    char *end;
-    if (!given) return missing;
-    errno = 0;
-    const long long value = strtoll(given, &end, 10);
-    if (!isdigit((unsigned char)given[given[0] == '-']) || *end) fail(2, "%s: '%s' is not an integer", option, given);
-    if (errno || value < low || value > high) fail(2, "%s: %s is not in %lld..%lld", option, given, low, high);
-    return value;
-}
-
-static double byte_count(const char *option, const char *given, double missing) {
-    static const char units[] = "kMGT";
-    char *end;
-    if (!given) return missing;
-    double value = strtod(given, &end), unit = 1;
-    const char *u = *end ? strchr(units, *end) : NULL;
-    if (u) end++;
-    for (const char *at = units; u && at <= u; at++) unit *= 1000;
-    if (!isdigit((unsigned char)given[0]) || *end || !(value * unit >= 1 && value * unit < 1e18))
-        fail(2, "%s: '%s' is not a number of bytes, as 500M or 8G", option, given);
-    return value * unit;
-}
-
-/* Where a name stands in a list of n; missing if none is given. */
-static int one_of(const char *option, const char *given, int missing, const char *const *names, int n) {
-    char list[256] = "";
-    for (int i = 0; given && i < n; i++) {
-        if (!strcmp(given, names[i])) return i;
-        const size_t used = strlen(list);
-        snprintf(list + used, sizeof list - used, "%s%s", i ? ", " : "", names[i]);
-    }
-    if (given) fail(2, "%s: '%s' is none of %s", option, given, list);
-    return missing;
-}
-
 static void parse(options *o, int argc, char **argv) {
     memset(o, 0, sizeof *o);
-    for (int i = 1; i < argc; i++) {
-        const char *a = argv[i], *equals = strchr(a, '=');
-        const size_t n = equals ? (size_t)(equals - a) : strlen(a);
-        int k = 0;
-        if (!strcmp(a, "--help") || !strcmp(a, "-h")) help(), exit(0);
-        if (!strcmp(a, "--version")) printf("server %s\n", MLA_VERSION), exit(0);
-        int *flag = !strcmp(a, "--quiet") ? &quiet : !strcmp(a, "--fast") ? &fast : !strcmp(a, "--mtp") ? &mtp : NULL;
-        if (flag && (*flag = 1)) continue;
-        while (k < N_OPTIONS && (strlen(option_table[k].name) != n || memcmp(option_table[k].name, a, n) != 0)) k++;
-        if (k == N_OPTIONS) fail(2, "unknown option '%s'", a);
-        const char *value = equals ? equals + 1 : argv[++i];
-        if (!value || !*value) fail(2, "%s: a value is missing", option_table[k].name);
-        memcpy((char *)o + option_table[k].at, &value, sizeof value);
-    }
+    o->host = "127.0.0.1", o->port = 8080, o->parallel = 32, o->queue = 1024, o->drain = 30, o->max_body = 16e6;
+    o->cache = 2;
+    const options_entry table[] = {
+        OPTIONS_TEXT("--model", &o->model),
+        OPTIONS_TEXT("--synthetic", &o->synthetic),
+        OPTIONS_TEXT("--host", &o->host),
+        OPTIONS_INT("--port", &o->port, 0, 65535),
+        OPTIONS_INT("--parallel", &o->parallel, 1, 1024),
+        OPTIONS_INT("--queue", &o->queue, 0, 1000000),
+        OPTIONS_INT("--ctx", &o->ctx, 2, INT_MAX / 2),
+        OPTIONS_BYTES("--pool", &o->pool),
+        OPTIONS_WORD("--cache", &o->cache, "f32 f16 bf16 q8"),
+        OPTIONS_TEXT("--quant", &o->quant),
+        OPTIONS_INT("--threads", &o->threads, 1, 4096),
+        OPTIONS_TEXT("--api-key", &o->api_key),
+        OPTIONS_TEXT("--alias", &o->alias),
+        OPTIONS_TEXT("--template", &o->template_file),
+        OPTIONS_TEXT("--tokenizer", &o->tokenizer),
+        OPTIONS_WORD("--embeddings", &o->last, "mean last"),
+        OPTIONS_TEXT("--cors", &o->cors),
+        OPTIONS_BYTES("--max-body", &o->max_body),
+        OPTIONS_INT("--drain", &o->drain, 1, 86400),
+        OPTIONS_FLAG("--mtp", &mtp),
+        OPTIONS_FLAG("--fast", &fast),
+    };
+    options_here.name = "server", options_here.version = MLA_VERSION, options_here.help = help;
+    options_parse(table, sizeof table / sizeof *table, NULL, argc, argv);
     if (!o->model == !o->synthetic)
         fail(2, o->model ? "--model and --synthetic exclude each other" : "--model is missing");
 }
@@ -1043,11 +991,11 @@ static void read_keys(server *s) {
 }
 
 static void open_synthetic(server *s) {
-    static const char *const names[] = {"bf16", "q8", "q4"};
     static const mla_dtype types[] = {MLA_BF16, MLA_Q8, MLA_Q4};
     static const char lines[] = "{% for m in messages %}{{ m.role }}: {{ m.content }}\n{% endfor %}assistant: ";
     mla_error error;
-    if (synthetic_open(&s->c, &s->t, s->o.synthetic, types[one_of("--quant", s->o.quant, 2, names, 3)], &error))
+    if (synthetic_open(&s->c, &s->t, s->o.synthetic,
+                       types[s->o.quant ? options_word("--quant", s->o.quant, "bf16 q8 q4") : 2], &error))
         fail(1, "--synthetic: %s", error.text);
     if (!(s->l = calloc(1, sizeof *s->l))) fail(1, "out of memory");
     s->l->c = s->c, s->l->tokenizer = s->t, s->l->eos_id = -1;
@@ -1074,26 +1022,23 @@ static void open_files(server *s) {
 }
 
 static void open_model(server *s) {
-    static const char *const forms[] = {"q8", "q4", "q4_k", "q5_k", "q6_k", "iq4_nl"}, *const caches[] = {"f32", "f16",
-                                                                                                          "bf16", "q8"};
     static const mla_dtype types[] = {MLA_F32, MLA_F16, MLA_BF16, MLA_Q8};
     const options *o = &s->o;
     mla_config *f = &s->c->config;
     mla_error error;
     const int made_for = s->c->max_position_embeddings, usual = made_for > 0 && made_for < 16384 ? made_for : 16384;
-    s->parallel = (int)integer("--parallel", o->parallel, 32, 1, 1024),
-    s->ctx = (int)integer("--ctx", o->ctx, usual, 2, INT_MAX / 2);
-    if (made_for > 0 && s->ctx > made_for && f->rope.scaling != MLA_ROPE_DYNAMIC && !quiet)
-        fprintf(stderr, "--ctx: %d, and the model was made for %d tokens: what is beyond may be nonsense\n", s->ctx,
-                made_for);
+    s->parallel = o->parallel, s->ctx = o->ctx ? o->ctx : usual;
+    if (made_for > 0 && s->ctx > made_for && f->rope.scaling != MLA_ROPE_DYNAMIC)
+        say("--ctx: %d, and the model was made for %d tokens: what is beyond may be nonsense\n", s->ctx, made_for);
     if (f->rope.scaling == MLA_ROPE_DYNAMIC || f->rope.scaling == MLA_ROPE_LONGROPE) f->rope.length = s->ctx;
-    if (!threads_create(&s->pool, (int)integer("--threads", o->threads, 0, 1, 4096)))
-        fail(1, "no threads are to be had");
+    if (!threads_create(&s->pool, o->threads)) fail(1, "no threads are to be had");
     if (o->model) {
         checkpoint_quant q;
         memset(&q, 0, sizeof q);
-        q.form =
-            o->quant ? (checkpoint_form)(CHECKPOINT_Q8 + one_of("--quant", o->quant, 0, forms, 6)) : CHECKPOINT_KEEP;
+        q.form = CHECKPOINT_KEEP;
+        if (o->quant)
+            q.form =
+                (checkpoint_form)(CHECKPOINT_Q8 + options_word("--quant", o->quant, "q8 q4 q4_k q5_k q6_k iq4_nl"));
         q.threads = threads_count(s->pool), q.run = threads_run, q.run_user = s->pool, q.repack = 1;
         if (checkpoint_quantize(s->c, &q, &error)) fail(1, "%s", error.text);
     }
@@ -1107,13 +1052,13 @@ static void open_model(server *s) {
     how.team = 1, how.invariant = !fast, how.wait = threads_wait, how.wake = threads_wake;
     if (mla_context_create(&s->context, s->model, &how, &error)) fail(1, "%s", error.text);
     d.model = s->model, d.context = s->context, d.parallel = s->parallel, d.context_length = s->ctx, d.any_cut = fast;
-    d.dtype = d.index_dtype = types[one_of("--cache", o->cache, 2, caches, 4)], d.speculate = mtp, d.clock = now;
+    d.dtype = d.index_dtype = types[o->cache], d.speculate = mtp, d.clock = now;
     const mla_pool_desc one = {.n_pages = 1, .dtype = d.dtype, .index_dtype = d.index_dtype},
                         two = {.n_pages = 2, .dtype = d.dtype, .index_dtype = d.index_dtype};
     const double bytes = (double)(mla_pool_size(s->model, &two) - mla_pool_size(s->model, &one)),
                  all = bytes * s->parallel * ((s->ctx + MLA_PAGE - 1) / MLA_PAGE + 1),
                  quarter = (double)sysconf(_SC_PHYS_PAGES) * (double)sysconf(_SC_PAGESIZE) / 4;
-    d.pool_bytes = (size_t)byte_count("--pool", o->pool, all < quarter ? all : quarter);
+    d.pool_bytes = (size_t)(o->pool > 0 ? o->pool : all < quarter ? all : quarter);
     if ((double)d.pool_bytes < bytes) fail(1, "--pool: a page of %d tokens takes %.0f bytes", MLA_PAGE, bytes);
     if (scheduler_create(&s->scheduler, &d, &error)) fail(1, "%s", error.text);
     for (int i = 0; i < tokenizer_size(s->t); i++) {
@@ -1125,14 +1070,12 @@ static void open_model(server *s) {
 }
 
 static void open_http(server *s) {
-    static const char *const kinds[] = {"mean", "last"};
     const options *o = &s->o;
     char error[160];
     http_desc d;
     memset(&d, 0, sizeof d);
-    d.host = o->host ? o->host : "127.0.0.1", d.port = (int)integer("--port", o->port, 8080, 0, 65535);
-    d.max_body = (size_t)byte_count("--max-body", o->max_body, 16e6),
-    s->drain_s = (double)integer("--drain", o->drain, 30, 1, 86400);
+    d.host = o->host, d.port = o->port;
+    d.max_body = (size_t)o->max_body, s->drain_s = o->drain;
     d.drain_s = s->drain_s + 10; /* then answers that were given up have been sent, too */
     d.clock = now, d.request = on_request, d.user = s;
     if (o->cors && strpbrk(o->cors, "\r\n")) fail(2, "--cors: not an origin, as https://example.org");
@@ -1141,8 +1084,8 @@ static void open_http(server *s) {
             text_put(&s->headers, "\r\nVary: Origin\r\n");
     d.headers = s->headers.data;
     s->loopback = !strncmp(d.host, "127.", 4) || !strcmp(d.host, "localhost") || !strcmp(d.host, "::1");
-    s->how.last_state = one_of("--embeddings", o->pooling, 0, kinds, 2);
-    s->most_open = s->parallel + (int)integer("--queue", o->queue, 1024, 0, 1000000);
+    s->how.last_state = o->last;
+    s->most_open = s->parallel + o->queue;
     if (http_open(&s->http, &d, error)) fail(1, "%s", error);
     listening = s->http;
 }
@@ -1183,12 +1126,10 @@ int main(int argc, char **argv) {
     sigaction(SIGTERM, &action, NULL), sigaction(SIGINT, &action, NULL);
     if (pthread_create(&desk, NULL, run_desk, s) || pthread_create(&model, NULL, run_model, s))
         fail(1, "no threads are to be had");
-    const char *host = s->o.host ? s->o.host : "127.0.0.1";
-    if (!quiet)
-        fprintf(stderr, "%s, %s kernels, %d threads, %d requests at a time of at most %d tokens\n", s->alias.data,
-                mla_isa_name(mla_context_isa(s->context)), mla_context_threads(s->context), s->parallel, s->ctx),
-            fprintf(stderr, strchr(host, ':') ? "listening on http://[%s]:%d\n" : "listening on http://%s:%d\n", host,
-                    http_port(s->http));
+    say("%s, %s kernels, %d threads, %d requests at a time of at most %d tokens\n", s->alias.data,
+        mla_isa_name(mla_context_isa(s->context)), mla_context_threads(s->context), s->parallel, s->ctx);
+    say(strchr(s->o.host, ':') ? "listening on http://[%s]:%d\n" : "listening on http://%s:%d\n", s->o.host,
+        http_port(s->http));
     http_run(s->http);
     pthread_mutex_lock(&s->lock);
     s->quitting = 1;

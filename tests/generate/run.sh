@@ -95,7 +95,7 @@ refused 2 "--activations: 'f16' is none of" $run --activations f16
 refused 2 '--fast and --activations exclude each other' $run --activations auto --fast
 refused 2 '--fast: takes no value' $run --fast=bf16
 few '' head head,attn=q8 attn=q8, ,attn=q8 attn:q8
-for v in "${few[@]}"; do refused 2 'is not CLASS=FORM' $run --quant q8 --quant-class "$v"; done
+for v in "${few[@]}"; do refused 2 'is not CLASS=TYPE' $run --quant q8 --quant-class "$v"; done
 few =q8 norm=q8 Head=q8 ' head=q8' attn=q8,x=q4 a_name_that_is_much_longer_than_any=q8
 for v in "${few[@]}"; do
     refused 2 '--quant-class: ' $run --quant q8 --quant-class "$v"
@@ -158,7 +158,7 @@ same "$(($(wc -l <<<"$help") <= 40))" 1 '--help fits a screen'
 same "$(awk 'length > 80' <<<"$help" | wc -l)" 0 '--help: long lines'
 same "$(grep -c '^  generate --model' <<<"$help")" 3 '--help: three examples'
 same "$($generate -h)" "$help" '-h'
-for option in $(sed -n 's/^    X([A-Z_]*, "\(-[a-z-]*\)".*/\1/p' examples/generate.c); do
+for option in $(sed -n 's/^    X([A-Z_0-9]*, "\(-. \)\{0,1\}\(-[a-z-]*\)".*/\2/p' examples/generate.c); do
     case $help in *"$option"*) named=1 ;; *) named=0 ;; esac
     want=1 && [ "$option" = --help ] && want=0
     same $named $want "--help names $option"
