@@ -40,8 +40,8 @@ can = d=$$(mktemp -d) && printf '\#include <$(2)>\nint main(void) { return 0; }\
 
 # Implementations take long to compile. Each is compiled once, in DIRECTORY/mla.o and DIRECTORY/examples.a, and programs that say
 # X_IMPLEMENTATION are told that they have it already; but those that look into one have their own, of mla.h without kernels.
-PARTS = checkpoint tokenizer sampler grammar json_schema speculative prefixes scheduler jinja chat language text calls openai synthetic line threads http options
-LINKED = MLA_ CHECKPOINT CHECKPOINT_GGUF CHECKPOINT_QUANTIZE CHECKPOINT_CONVERT TOKENIZER SAMPLER GRAMMAR JSON_SCHEMA SPECULATIVE PREFIXES SCHEDULER JINJA CHAT LANGUAGE TEXT CALLS OPENAI SYNTHETIC LINE THREADS HTTP OPTIONS
+PARTS = checkpoint tokenizer sampler grammar json_schema speculative prefixes scheduler jinja chat language text calls openai synthetic line threads http options sink dialog perplexity
+LINKED = MLA_ CHECKPOINT CHECKPOINT_GGUF CHECKPOINT_QUANTIZE CHECKPOINT_CONVERT TOKENIZER SAMPLER GRAMMAR JSON_SCHEMA SPECULATIVE PREFIXES SCHEDULER JINJA CHAT LANGUAGE TEXT CALLS OPENAI SYNTHETIC LINE THREADS HTTP OPTIONS SINK DIALOG PERPLEXITY
 %/test_kernels.o: OWN = MLA_
 %/test_checkpoint.o %/test_gguf.o %/test_invariant.o %/test_model.o %/test_quantize.o: OWN = CHECKPOINT%
 %/test_tokenizer.o: OWN = TOKENIZER CHECKPOINT%

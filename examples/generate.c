@@ -2,7 +2,7 @@
    perplexity.
    cc -O2 generate.c -lm -pthread
 
-   CONTENTS   the system, the command line, output, the session (what is open while a model runs), memory, and what the
+   CONTENTS   the system, the command line, the session (what is open while a model runs), memory, and what the
               program can do: prompts, chat, perplexity, info, tokenize. */
 #define _DEFAULT_SOURCE /* POSIX, also under -std=c99 */
 #define MLA_IMPLEMENTATION
@@ -25,6 +25,14 @@
 #include "language.h"
 #define LINE_IMPLEMENTATION
 #include "line.h"
+#define TEXT_IMPLEMENTATION
+#include "text.h"
+#define SINK_IMPLEMENTATION
+#include "sink.h"
+#define DIALOG_IMPLEMENTATION
+#include "dialog.h"
+#define PERPLEXITY_IMPLEMENTATION
+#include "perplexity.h"
 #define THREADS_IMPLEMENTATION
 #include "threads.h"
 #define OPTIONS_IMPLEMENTATION
@@ -34,49 +42,20 @@
 #include <errno.h>
 #include <limits.h>
 #include <math.h>
-#include <signal.h>
-#include <stdarg.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <time.h>
 #include <unistd.h>
-#ifdef _WIN32
-#include <windows.h>
-#else
+#ifndef _WIN32
 #include <sys/resource.h>
 #endif
 
 /* ---- the system -------------------------------------------------------------------------------------------------- */
 
-/* Ctrl-C: what runs ends after the current forward pass; a second one, before that, ends the program. */
-static volatile sig_atomic_t interrupted;
-
 #ifdef _WIN32
-
-static BOOL WINAPI on_interrupt(DWORD event) { /* on a thread of its own */
-    if (event != CTRL_C_EVENT) return FALSE;
-    if (interrupted) _exit(130);
-    interrupted = 1;
-    return TRUE;
-}
-static void catch_interrupts(void) { SetConsoleCtrlHandler(on_interrupt, TRUE); }
-
 static double peak_resident(void) { return 0; } /* which is not looked up */
-
 #else
-
-static void on_interrupt(int number) {
-    if (interrupted) _exit(128 + number);
-    interrupted = 1;
-}
-static void catch_interrupts(void) {
-    struct sigaction action;
-    memset(&action, 0, sizeof action);
-    action.sa_handler = on_interrupt; /* without SA_RESTART: reading a line ends, too */
-    sigaction(SIGINT, &action, NULL);
-}
-
 static double peak_resident(void) { /* bytes */
     struct rusage usage;
     getrusage(RUSAGE_SELF, &usage);
@@ -86,49 +65,7 @@ static double peak_resident(void) { /* bytes */
     return 1024.0 * (double)usage.ru_maxrss;
 #endif
 }
-
 #endif
-
-static void flush_stdout(void) {
-    if (!fflush(stdout) && !ferror(stdout)) return;
-    if (interrupted) _exit(130); /* while a reader kept us waiting, who may still not read */
-    fail(1, "cannot write to stdout: %s", strerror(errno));
-}
-
-typedef struct buffer { /* bytes; data [n] is followed by a NUL */
-    char *data;
-    size_t n, capacity;
-} buffer;
-
-static char *buffer_room(buffer *b, size_t n) { /* the end of b, with room for n more bytes */
-    if (n > SIZE_MAX / 4 || b->n > SIZE_MAX / 4) fail(1, "out of memory");
-    if (b->n + n >= b->capacity) {
-        b->capacity = 2 * (b->n + n) + 64;
-        if (!(b->data = realloc(b->data, b->capacity))) fail(1, "out of memory for %zu bytes", b->capacity);
-    }
-    return b->data + b->n;
-}
-
-static void buffer_add(buffer *b, const char *bytes, size_t n) {
-    memcpy(buffer_room(b, n), bytes, n);
-    b->data[b->n += n] = 0;
-}
-
-static const size_t most_text = (size_t)1 << 28; /* bytes: what has no end, such as a device, is not read for ever */
-
-static void read_stream(buffer *b, FILE *file, const char *name) {
-    for (size_t got = 1; got && b->n <= most_text; b->n += got) got = fread(buffer_room(b, 65536), 1, 65536, file);
-    if (b->n > most_text) fail(1, "%s: more than %zu MB of text", name, most_text >> 20);
-    if (ferror(file)) fail(1, "cannot read %s: %s", name, strerror(errno));
-    *buffer_room(b, 0) = 0;
-}
-
-static void read_file(buffer *b, const char *path) { /* "-": standard input */
-    FILE *file = strcmp(path, "-") ? fopen(path, "rb") : stdin;
-    if (!file) fail(1, "cannot read %s: %s", path, strerror(errno));
-    read_stream(b, file, file == stdin ? "standard input" : path);
-    if (file != stdin) fclose(file);
-}
 
 /* ---- the command line -------------------------------------------------------------------------------------------- */
 
@@ -194,7 +131,7 @@ enum {
     X(CACHE, "--cache", LOADS, 0, WORD, &o->cache, "f32 f16 bf16 q8")                                                  \
     X(INDEX_CACHE, "--index-cache", LOADS, 0, WORD, &o->index_cache, "f32 f16 bf16 q8")                                \
     X(CHUNK, "--chunk", LOADS, 0, INT, &o->chunk, 1, INT_MAX)                                                          \
-    X(MEMORY, "--memory", LOADS, 0, BYTES, &o->memory)                                                                 \
+    X(MEMORY, "--memory", LOADS, 0, BYTES, &o->memory, 0)                                                              \
     X(FORCE, "--force", LOADS, 0, FLAG, &o->flag)
 
 enum {
@@ -267,7 +204,7 @@ static void help(void) {
            "                    attention's index keys;  --chunk N: tokens of a pass [512]\n"
            "  --memory BYTES    what may be taken, as 8G [what is free]; --force: no limit\n"
            "  --quiet           nothing but errors on stderr;  --version\n"
-           "Exit status: 0 done, 1 failed, 2 wrong command line, 130 interrupted.\n"
+           "Exit status: 0 done, 1 failed, 2 wrong command line, 130 options_interrupted.\n"
            "Examples:\n"
            "  generate --model V2-Lite --prompt \"Once upon a time\" -n 64 --temp 0.7\n"
            "  generate --model V3 --quant q4 --chat --system \"Answer in one sentence.\"\n"
@@ -336,82 +273,6 @@ static void parse(options *o, int argc, char **argv) {
     set_types(o);
 }
 
-/* ---- output ------------------------------------------------------------------------------------------------------ */
-
-/* What a model writes, on its way to standard output: ids, or text in whole characters and up to a stop string. */
-typedef struct sink {
-    const tokenizer *tokenizer; /* NULL: ids */
-    stop_scan *stop;            /* NULL: no stop strings */
-    tokenizer_stream utf8;
-    int print; /* as it comes; else it is kept */
-    int keep;  /* also what is printed: a chat's answer, which begins a text */
-    int n_tokens;
-    buffer kept, work[2];
-} sink;
-
-static void sink_utf8(sink *s, const char *bytes, size_t n, int end) {
-    buffer *b = &s->work[1];
-    char *out = buffer_room(b, 3 * (n + 4) + 12);
-    const size_t length = end ? tokenizer_stream_end(&s->utf8, out) : tokenizer_stream_push(&s->utf8, bytes, n, out);
-    if (!s->print || s->keep) buffer_add(&s->kept, out, length);
-    if (s->print && length) {
-        fwrite(out, 1, length, stdout);
-        flush_stdout();
-    }
-}
-
-static int sink_token(sink *s, int token) { /* 1: here begins a stop string */
-    size_t n;
-    int stopped = 0;
-    if (!s->tokenizer) {
-        if (s->print) printf(s->n_tokens ? " %d" : "%d", token), flush_stdout();
-        s->n_tokens++;
-        return 0;
-    }
-    const char *bytes = tokenizer_bytes(s->tokenizer, token, &n);
-    const int thoughts =
-        s->keep && bytes && ((n == 7 && !memcmp(bytes, "<think>", 7)) || (n == 8 && !memcmp(bytes, "</think>", 8)));
-    if (!bytes || (tokenizer_is_special(s->tokenizer, token) && !thoughts)) return 0;
-    s->n_tokens++;
-    if (s->keep && s->n_tokens == 1 && n && *bytes == ' ' && tokenizer_strips_space(s->tokenizer)) bytes++, n--;
-    if (s->stop) {
-        char *out = buffer_room(&s->work[0], stop_room(s->stop, n));
-        n = stop_push(s->stop, bytes, n, out, &stopped), bytes = out;
-    }
-    sink_utf8(s, bytes, n, 0);
-    return stopped;
-}
-
-static void sink_end(sink *s) { /* of a text; the sink is ready for another */
-    if (s->stop) {
-        char *out = buffer_room(&s->work[0], stop_room(s->stop, 0));
-        sink_utf8(s, out, stop_end(s->stop, out), 0);
-    }
-    sink_utf8(s, "", 0, 1);
-    if (s->print) putchar('\n'), flush_stdout();
-    s->n_tokens = 0;
-}
-
-static void write_f32(FILE *file, const char *name, const float *values, size_t n) {
-    unsigned char bytes[4096];
-    size_t used = 0;
-    for (size_t i = 0; i < n; i++) {
-        uint32_t bits;
-        memcpy(&bits, &values[i], 4);
-        for (int b = 0; b < 4; b++) bytes[used++] = (unsigned char)(bits >> (8 * b));
-        if (used < sizeof bytes && i + 1 < n) continue;
-        if (fwrite(bytes, 1, used, file) != used) fail(1, "cannot write %s: %s", name, strerror(errno));
-        used = 0;
-    }
-}
-
-static void json_text(FILE *file, const char *text, size_t n) { /* UTF-8, in quotes */
-    buffer quoted = {NULL, 0, 0};
-    char *out = buffer_room(&quoted, 6 * n + 2);
-    fwrite(out, 1, json_quote(out, text, n), file);
-    free(out);
-}
-
 /* ---- the session ------------------------------------------------------------------------------------------------- */
 
 typedef struct phase {
@@ -437,6 +298,7 @@ typedef struct session {
     float *logits; /* [rows, vocab_size] */
     size_t rows;
     const float *last;                                      /* the row from which the next token is taken */
+    chat_tokens cached;                                     /* --chat: what the cache has */
     phase prompt, generation, plain;                        /* plain: a part of the same without --mtp */
     double converted, conversion_start, conversion_seconds; /* bytes of the files' tensors */
 } session;
@@ -709,7 +571,7 @@ static void start(session *s) {
                                                        s->cache, &o->sampling, &error))
             fail(1, "%s", error.text);
         if (o->stops.n && stop_create(&s->stop, o->stops.of, o->stops.n, &error)) fail(1, "%s", error.text);
-        catch_interrupts();
+        options_interrupts();
     }
 }
 
@@ -739,29 +601,26 @@ static void speculate(session *s, const int *tokens, int n, int n_logits, phase 
     if (prompt || is.passes > was.passes) p->bytes += mla_model_bytes(s->model, prompt ? n : (int)guessed + 1);
 }
 
-/* Tokens of a prompt; the last one's logits are then in last. Ends early when interrupted. all: the logits of all, into
+/* Tokens of a prompt; the last one's logits are then in last. Ends early when options_interrupted. all: the logits of all, into
    that file. */
 static void prefill(session *s, const int *tokens, size_t n_tokens, FILE *all) {
     const size_t vocab = (size_t)s->c->config.vocab_size,
                  chunk = s->ahead ? (size_t)speculation_chunk(s->ahead) : (size_t)s->context_desc.max_tokens;
     char text[32];
     snprintf(text, sizeof text, "%zu tokens", n_tokens);
-    for (size_t done = 0, n; done < n_tokens && !interrupted; done += n) {
+    for (size_t done = 0, n; done < n_tokens && !options_interrupted; done += n) {
         n = n_tokens - done < chunk ? n_tokens - done : chunk;
         (s->ahead ? speculate : forward)(s, tokens + done, (int)n, all ? (int)n : done + n == n_tokens, &s->prompt);
-        if (all) write_f32(all, s->o->given[OPTION_LOGITS], s->logits, n * vocab);
+        if (all) sink_f32(all, s->o->given[OPTION_LOGITS], s->logits, n * vocab);
         s->last = s->logits + (all ? n - 1 : 0) * vocab;
         for (size_t i = 0; i < n; i++) sampler_accept(s->sampler, tokens[done + i]);
         options_progress("prompt", (double)(done + n), (double)n_tokens, text, 0);
     }
 }
 
-typedef enum ending { END_LENGTH, END_EOS, END_STRING, END_INTERRUPT } ending;
-static const char *const ending_names[] = {"length", "eos", "string", "interrupt"};
-
 /* Up to `most` tokens after the prefill, appended to made and sent to out. eos: another token that ends the text; -1:
  * none. */
-static ending decode(session *s, int most, int eos, chat_tokens *made, sink *out) {
+static sink_ending decode(session *s, int most, int eos, chat_tokens *made, sink *out) {
     mla_error error;
     for (int n = 0; n < most; n++) {
         const int *last = n > 0 ? &made->ids[made->n - 1] : NULL;
@@ -770,7 +629,7 @@ static ending decode(session *s, int most, int eos, chat_tokens *made, sink *out
             forward(s, last, 1, 1, &s->generation);
             s->last = s->logits;
         }
-        if (interrupted) return END_INTERRUPT;
+        if (options_interrupted) return SINK_INTERRUPT;
         const int token = n > 0 && s->ahead ? speculation_next(s->ahead, s->sampler, &error)
                                             : sampler_next(s->sampler, s->last, &error);
         if (token < 0)
@@ -781,15 +640,15 @@ static ending decode(session *s, int most, int eos, chat_tokens *made, sink *out
         if (chat_append(made, &token, 1, &error)) fail(1, "%s", error.text);
         if (ended && !s->o->given[OPTION_IGNORE_EOS]) {
             if (!out->tokenizer) sink_token(out, token);
-            return END_EOS;
+            return SINK_EOS;
         }
-        if (sink_token(out, token)) return END_STRING;
+        if (sink_token(out, token)) return SINK_STRING;
     }
-    return interrupted ? END_INTERRUPT : END_LENGTH;
+    return options_interrupted ? SINK_INTERRUPT : SINK_LENGTH;
 }
 
-static ending generate(session *s, int most, int eos, chat_tokens *made, sink *out) {
-    const ending end = decode(s, most, eos, made, out);
+static sink_ending generate(session *s, int most, int eos, chat_tokens *made, sink *out) {
+    const sink_ending end = decode(s, most, eos, made, out);
     if (s->ahead) speculation_settle(s->ahead); /* the cache holds all but the last token, as without */
     return end;
 }
@@ -800,7 +659,7 @@ static void compare(session *s, const chat_tokens *made) {
     mla_error error;
     if (n && mla_cache_truncate(s->cache, mla_cache_length(s->cache) - (int)(made->n - 1 - skip), &error))
         fail(1, "%s", error.text);
-    for (size_t i = 0; i < n && !interrupted; i++) forward(s, &made->ids[skip + i], 1, 1, &s->plain);
+    for (size_t i = 0; i < n && !options_interrupted; i++) forward(s, &made->ids[skip + i], 1, 1, &s->plain);
 }
 
 /* ---- the closing lines ------------------------------------------------------------------------------------------- */
@@ -853,7 +712,7 @@ static void close_session(session *s) {
 
 /* ---- prompts: --prompt, --prompt-file, --tokens, standard input -------------------------------------------------- */
 
-static void read_prompt(session *s, chat_tokens *ids, buffer *text) {
+static void read_prompt(session *s, chat_tokens *ids, text_buffer *text) {
     options *o = s->o;
     mla_error error;
     if (o->mode == TOKENS) {
@@ -865,9 +724,9 @@ static void read_prompt(session *s, chat_tokens *ids, buffer *text) {
         return;
     }
     const char *file = o->given[OPTION_PROMPT_FILE], *prompt = o->given[OPTION_PROMPT];
-    if (prompt) buffer_add(text, prompt, strlen(prompt));
+    if (prompt) sink_add(text, prompt, strlen(prompt));
     else {
-        read_file(text, file ? file : "-");
+        sink_read(text, file ? file : "-");
         if (text->n && text->data[text->n - 1] == '\n') text->data[--text->n] = 0;
         if (text->n && text->data[text->n - 1] == '\r') text->data[--text->n] = 0;
         if (!text->n)
@@ -900,18 +759,9 @@ static int measure_prompt(session *s, size_t n_prompt) {
 }
 
 static void print_summary(const session *s, const chat_tokens *prompt, const chat_tokens *made, const sink *out,
-                          ending end) {
-    printf("{\"prompt_tokens\":%zu,\"prompt_seconds\":%.6f,\"generated_tokens\":%zu,\"generation_seconds\":%.6f,"
-           "\"tokens_per_s\":"
-           "%.3f,\"stop\":\"%s\",",
-           prompt->n, s->prompt.seconds, made->n, s->generation.seconds,
-           rate((double)s->generation.tokens, s->generation.seconds), ending_names[end]);
-    if (out->tokenizer) printf("\"text\":"), json_text(stdout, out->kept.data ? out->kept.data : "", out->kept.n);
-    else {
-        printf("\"tokens\":[");
-        for (size_t i = 0; i < made->n; i++) printf(i ? ",%d" : "%d", made->ids[i]);
-        putchar(']');
-    }
+                          sink_ending end) {
+    sink_summary(out, prompt->n, s->prompt.seconds, made->ids, made->n, s->generation.seconds,
+                 rate((double)s->generation.tokens, s->generation.seconds), end);
     if (s->ahead) {
         const speculation_counts n = speculation_count(s->ahead);
         printf(",\"mtp\":{\"guesses\":%lld,\"accepted\":%lld,\"passes\":%lld,\"plain_tokens_per_s\":%.3f}",
@@ -928,7 +778,7 @@ static void print_summary(const session *s, const chat_tokens *prompt, const cha
 static int run_prompt(options *o) {
     session it, *s = &it;
     chat_tokens prompt = {NULL, 0, 0}, made = {NULL, 0, 0};
-    buffer text = {NULL, 0, 0};
+    text_buffer text = {NULL, 0, 0, 0};
     const char *logits = o->given[OPTION_LOGITS];
     const int json = o->given[OPTION_JSON] != NULL, ids = o->given[OPTION_PRINT_TOKENS] != NULL;
     FILE *file = NULL;
@@ -947,8 +797,8 @@ static int run_prompt(options *o) {
     prefill(s, prompt.ids, prompt.n, file);
     if (file && fclose(file)) fail(1, "cannot write %s: %s", logits, strerror(errno));
     if (text.n && out.print && !o->given[OPTION_NO_ECHO]) sink_utf8(&out, text.data, text.n, 0);
-    const ending end = interrupted ? END_INTERRUPT : generate(s, o->n, -1, &made, &out);
-    if (s->ahead && end != END_INTERRUPT && (json || !options_here.quiet)) compare(s, &made);
+    const sink_ending end = options_interrupted ? SINK_INTERRUPT : generate(s, o->n, -1, &made, &out);
+    if (s->ahead && end != SINK_INTERRUPT && (json || !options_here.quiet)) compare(s, &made);
     const int something = made.n > 0 || (text.n && !o->given[OPTION_NO_ECHO]);
     if (out.tokenizer && (something || !out.print)) sink_end(&out);
     else if (out.print && made.n) putchar('\n');
@@ -958,26 +808,19 @@ static int run_prompt(options *o) {
         for (size_t i = 0; i < made.n; i++) printf(i ? " %d" : "%d", made.ids[i]);
         putchar('\n');
     }
-    flush_stdout();
+    options_flush();
     report(s);
-    free(prompt.ids), free(made.ids), free(text.data), free(out.kept.data), free(out.work[0].data),
-        free(out.work[1].data);
+    free(prompt.ids), free(made.ids), text_clear(&text), sink_clear(&out);
     close_session(s);
-    return end == END_INTERRUPT ? 130 : 0;
+    return end == SINK_INTERRUPT ? 130 : 0;
 }
 
 /* ---- --chat ------------------------------------------------------------------------------------------------------ */
 
-/* Where layers have states, to come back to: of the last turns. */
-static void keep_states(mla_cache *cache) {
-    int oldest;
-    if (mla_cache_snapshot(cache, NULL) != MLA_ERR_FULL || mla_cache_snapshots(cache, &oldest, 1) < 1) return;
-    mla_cache_forget(cache, oldest);
-    mla_cache_snapshot(cache, NULL);
-}
-
 /* Runs what of the conversation is not in the cache, and cuts off what is in the cache and not in the conversation. */
-static void catch_up(session *s, const chat_tokens *text, chat_tokens *cached) {
+static void catch_up(void *user, const chat_tokens *text) {
+    session *s = user;
+    const chat_tokens *cached = &s->cached;
     mla_error error;
     size_t same = 0;
     while (same < cached->n && same + 1 < text->n && cached->ids[same] == text->ids[same])
@@ -988,389 +831,89 @@ static void catch_up(session *s, const chat_tokens *text, chat_tokens *cached) {
         if (mla_cache_truncate(s->cache, (int)same, &error)) fail(1, "%s", error.text);
     }
     prefill(s, text->ids + same, text->n - same, NULL);
-    keep_states(s->cache);
+    dialog_keep_states(s->cache);
 }
 
-static void note_cached(const session *s, chat_tokens *cached, const chat_tokens *text, const chat_tokens *made) {
+static sink_ending answer(void *user, const chat_tokens *text, int most, chat_tokens *made, sink *out, double *speed) {
+    session *s = user;
+    const phase before = s->generation;
+    const sink_ending end = options_interrupted ? SINK_INTERRUPT : generate(s, most, s->language->eos_id, made, out);
     const size_t length = (size_t)mla_cache_length(s->cache), first = length < text->n ? length : text->n;
     mla_error error;
-    cached->n = 0;
-    if (chat_append(cached, text->ids, first, &error) || chat_append(cached, made->ids, length - first, &error))
+    *speed = rate((double)(s->generation.tokens - before.tokens), s->generation.seconds - before.seconds);
+    s->cached.n = 0;
+    if (chat_append(&s->cached, text->ids, first, &error) || chat_append(&s->cached, made->ids, length - first, &error))
         fail(1, "%s", error.text);
+    return end;
 }
 
-typedef struct turn {
-    buffer question, answer; /* the answer as it was shown, with the thoughts */
-    chat_tokens ids;         /* of the answer, as they were generated */
-    int answered;
-} turn;
-
-typedef struct dialog {
-    session *s;
-    const chat_own *own; /* the model's own template; NULL: one of DeepSeek's */
-    chat_template style; /* that one */
-    chat_options options;
-    buffer tools, system;
-    int eos_id; /* -1: none but the model's */
-    turn *turns;
-    size_t n, capacity;
-    chat_tokens text, cached, made;
-    sink out;
-    line_editor *line;
-} dialog;
-
-static void open_template(dialog *d) {
-    language *l = d->s->language;
-    mla_error error;
-    if (language_chat(l, d->s->o->given[OPTION_TEMPLATE], d->tools.n > 0, &error)) fail(1, "--chat: %s", error.text);
-    d->own = l->own, d->style = l->style, d->eos_id = l->eos_id;
-    d->options.bos = l->bos, d->options.eos = l->eos;
-}
-
-/* --think and --tools, as far as the template knows of them. */
-static void set_template(dialog *d) {
-    const options *o = d->s->o;
-    const int thinks = d->style.style == CHAT_R1 || d->style.style == CHAT_V31;
-    if (o->given[OPTION_THINK] &&
-        (d->own ? !chat_mentions(d->own, "enable_thinking") && !chat_mentions(d->own, "thinking") : !thinks))
-        fail(1, d->own ? "--think: the chat template has neither thinking nor enable_thinking"
-                       : "--think: the model's tokenizer has no <think>");
-    if (o->given[OPTION_TOOLS] && (!d->own || !chat_mentions(d->own, "tools")))
-        fail(1, "--tools: the chat template knows no tools");
-    if (o->given[OPTION_THINK]) d->style.thinks = 1, d->options.think = 1;
-    if (o->given[OPTION_TOOLS]) d->options.tools = d->tools.data, d->options.n_tools = d->tools.n;
-}
-
-static void drop_turn(dialog *d, size_t i) {
-    free(d->turns[i].question.data), free(d->turns[i].answer.data), free(d->turns[i].ids.ids);
-    memmove(d->turns + i, d->turns + i + 1, (--d->n - i) * sizeof *d->turns);
-}
-
-static void add_utf8(buffer *b, const char *bytes, size_t n) { /* bytes that are no UTF-8 become U+FFFD */
-    tokenizer_stream utf8;
-    memset(&utf8, 0, sizeof utf8);
-    char *out = buffer_room(b, 3 * (n + 4) + 12);
-    size_t used = tokenizer_stream_push(&utf8, bytes, n, out);
-    used += tokenizer_stream_end(&utf8, out + used);
-    b->data[b->n += used] = 0;
-}
-
-static turn *add_turn(dialog *d, const char *question, size_t n) {
-    if (d->n == d->capacity) {
-        d->capacity = 2 * d->capacity + 16;
-        if (!(d->turns = realloc(d->turns, d->capacity * sizeof *d->turns))) fail(1, "out of memory");
-    }
-    turn *t = &d->turns[d->n++];
-    memset(t, 0, sizeof *t);
-    add_utf8(&t->question, question, n);
-    return t;
-}
-
-/* An answer as a message: what is in <think> ... </think> at its begin are the thoughts, also without an end. */
-static chat_message answer_message(const turn *t) {
-    const char *all = t->answer.data ? t->answer.data : "", *begin = all + strspn(all, " \t\r\n");
-    chat_message m = {"assistant", all, t->answer.n, NULL, 0};
-    if (strncmp(begin, "<think>", 7)) return m;
-    const char *end = strstr(begin, "</think>");
-    m.thoughts = begin + 7, m.content = end ? end + 8 : all + t->answer.n;
-    m.n_thoughts = (size_t)((end ? end : m.content) - m.thoughts), m.n = t->answer.n - (size_t)(m.content - all);
-    return m;
-}
-
-/* The tokens of the conversation, all anew: dropping thoughts, or a turn, changes what is before. */
-static void compose(dialog *d) {
-    mla_error error;
-    const tokenizer *t = d->s->tokenizer;
-    const char *system = d->system.data ? d->system.data : "";
-    mla_result rc = MLA_OK;
-    d->text.n = 0;
-    if (d->own) {
-        chat_message *m = malloc((2 * d->n + 1) * sizeof *m);
-        size_t n = 0;
-        if (!m) fail(1, "out of memory");
-        if (d->system.n) m[n++] = (chat_message){"system", system, d->system.n, NULL, 0};
-        for (size_t i = 0; i < d->n; i++) {
-            m[n++] = (chat_message){"user", d->turns[i].question.data, d->turns[i].question.n, NULL, 0};
-            if (d->turns[i].answered) m[n++] = answer_message(&d->turns[i]);
-        }
-        rc = chat_render(&d->text, d->own, m, n, &d->options, &error);
-        free(m);
-    }
-    for (size_t i = 0; !d->own && !rc && i < d->n; i++) {
-        const turn *u = &d->turns[i];
-        rc = chat_turn(&d->text, &d->style, t, i ? NULL : system, u->question.data, u->question.n, &error);
-        if (!rc && u->answered) rc = chat_answer(&d->text, &d->style, u->ids.ids, u->ids.n, &error);
-    }
-    if (rc || language_check(d->s->language, &d->text, &error)) fail(1, "%s", error.text);
-}
-
-/* Drops the oldest turns until the last question, and an answer of some length, fit. 0: not even that question does. */
-static int fit(dialog *d) {
-    const options *o = d->s->o;
-    const size_t room = (size_t)o->ctx, quarter = room / 4, answer = (size_t)o->n < quarter ? (size_t)o->n : quarter;
-    size_t dropped = 0;
-    for (compose(d); d->text.n + (answer ? answer : 1) > room && d->n > 1; dropped++) drop_turn(d, 0), compose(d);
-    if (dropped)
-        say("(the context of %d tokens is full: the oldest %zu turn%s dropped)\n", o->ctx, dropped,
-            dropped > 1 ? "s are" : " is");
-    return d->text.n + 1 <= room;
-}
-
-/* Answers the last question. */
-static void answer_turn(dialog *d) {
-    session *s = d->s;
-    const phase before = s->generation;
-    mla_error error;
-    ending end = END_INTERRUPT;
-    interrupted = 0, d->made.n = 0, d->out.kept.n = 0;
-    if (!fit(d)) {
-        fprintf(stderr,
-                "generate: the question takes the conversation to %zu tokens, and the context has room for %d: --ctx "
-                "makes it larger\n",
-                d->text.n, s->o->ctx);
-        drop_turn(d, d->n - 1);
-        if (!line_is_terminal(d->line)) exit(1);
-        return;
-    }
-    catch_up(s, &d->text, &d->cached);
-    if (chat_is_thinking(&d->text, s->tokenizer)) {
-        size_t n;
-        const char *last = tokenizer_bytes(s->tokenizer, d->text.ids[d->text.n - 1], &n);
-        const char *begin = n && last[n - 1] == '\n' ? "<think>\n" : "<think>";
-        sink_utf8(&d->out, begin, strlen(begin), 0);
-    }
-    const int left = s->o->ctx - (int)d->text.n;
-    if (!interrupted) end = generate(s, s->o->n < left ? s->o->n : left, d->eos_id, &d->made, &d->out);
-    note_cached(s, &d->cached, &d->text, &d->made);
-    sink_end(&d->out);
-    turn *t = &d->turns[d->n - 1];
-    if (end == END_INTERRUPT && d->made.n == 0) { /* as if it had not been asked */
-        drop_turn(d, d->n - 1);
-        return;
-    }
-    d->made.n -= end == END_EOS;
-    if (chat_append(&t->ids, d->made.ids, d->made.n, &error)) fail(1, "%s", error.text);
-    buffer_add(&t->answer, d->out.kept.data ? d->out.kept.data : "", d->out.kept.n);
-    t->answered = 1;
-    if (end == END_LENGTH && left <= s->o->n)
-        say("(the context of %d tokens is full: the answer ends here)\n", s->o->ctx);
-    say("(%zu tokens, %.2f tokens/s)\n", d->made.n,
-        rate((double)(s->generation.tokens - before.tokens), s->generation.seconds - before.seconds));
-}
-
-static void save_dialog(const dialog *d, const char *path) {
-    FILE *file = fopen(path, "wb");
-    const char *between = "[";
-    if (file && d->system.n) {
-        fputs("[{\"role\":\"system\",\"content\":", file), json_text(file, d->system.data, d->system.n),
-            fputs("}", file);
-        between = ",\n";
-    }
-    for (size_t i = 0; file && i < d->n; i++, between = ",\n") {
-        const turn *t = &d->turns[i];
-        fprintf(file, "%s{\"role\":\"user\",\"content\":", between), json_text(file, t->question.data, t->question.n);
-        fputs("},\n{\"role\":\"assistant\",\"content\":", file);
-        json_text(file, t->answer.data ? t->answer.data : "", t->answer.n), fputs("}", file);
-    }
-    if (file) fputs(d->n || d->system.n ? "]\n" : "[]\n", file);
-    const int failed = !file || ferror(file);
-    if ((file && fclose(file)) || failed) fprintf(stderr, "cannot write %s: %s\n", path, strerror(errno));
-    else say("(saved)\n");
-}
-
-static int load_message(dialog *d, const json_value *message, size_t i) { /* 0: it does not fit */
-    const char *role = json_string(json_get(message, "role"), NULL);
-    size_t n;
-    const char *content = json_string(json_get(message, "content"), &n);
-    mla_error error;
-    turn *last = d->n ? &d->turns[d->n - 1] : NULL;
-    if (!role || !content) return 0;
-    if (!strcmp(role, "system") && i == 0) buffer_add(&d->system, content, n);
-    else if (!strcmp(role, "user") && (!last || last->answered)) add_turn(d, content, n);
-    else if (!strcmp(role, "assistant") && last && !last->answered) {
-        last->answered = 1, add_utf8(&last->answer, content, n);
-        if (d->own) return 1;
-        const chat_message m = answer_message(last);
-        if (d->style.end_think >= 0 && chat_append(&last->ids, &d->style.end_think, 1, &error))
-            fail(1, "%s", error.text);
-        if (chat_append_text(&last->ids, d->s->tokenizer, m.content, m.n, TOKENIZER_PLAIN, &error))
-            fail(1, "%s", error.text);
-    } else return 0;
-    return 1;
-}
-
-static void clear_dialog(dialog *d) {
-    while (d->n) drop_turn(d, d->n - 1);
-}
-
-/* A list of messages as /save writes it: a system prompt or none, questions and answers in turns. */
-static void load_dialog(dialog *d, const char *path) {
-    char *text = NULL;
-    json_value *json = NULL;
-    mla_error error;
-    size_t i = 0, n = 0;
-    if (checkpoint_read(&text, &n, path, most_text, NULL, &error)) {
-        fprintf(stderr, "%s\n", error.text);
-        return;
-    }
-    if (json_parse(text, n, &json, &error)) fprintf(stderr, "%s: %s\n", path, error.text);
-    else {
-        clear_dialog(d), d->system.n = 0;
-        while (i < json_count(json) && json_typeof(json) == JSON_ARRAY && load_message(d, json_at(json, i), i)) i++;
-        if (d->n && !d->turns[d->n - 1].answered) drop_turn(d, d->n - 1);
-        if (json_typeof(json) != JSON_ARRAY) fprintf(stderr, "%s: no list of messages\n", path);
-        else if (i < json_count(json))
-            fprintf(stderr, "%s: message %zu is not what comes next in a conversation\n", path, i + 1);
-        else say("(loaded: %zu turn%s)\n", d->n, d->n == 1 ? "" : "s");
-    }
-    json_free(json), free(text);
-}
-
-/* A line that is a command: / and a word. 1: it was one. */
-static int obey(dialog *d, const char *line) {
-    static const char *const names[] = {"/help", "/clear", "/system", "/regen", "/save", "/load", "/stats"};
-    const size_t n = 1 + strspn(line + (line[0] == '/'), "abcdefghijklmnopqrstuvwxyz");
-    const char *rest = line + n + (line[0] == '/' ? strspn(line + n, " \t") : 0);
-    int k = 0;
-    if (line[0] != '/' || n < 2 || (line[n] && !strchr(" \t", line[n]))) return 0;
-    while (k < 7 && (strlen(names[k]) != n || strncmp(names[k], line, n))) k++;
-    if (k >= 7) fprintf(stderr, "%.*s is no command: /help lists them\n", (int)n, line);
-    else if (k == 0)
-        fputs("/clear         forgets the conversation\n/system TEXT   another system prompt; the conversation stays\n"
-              "/regen         another answer to the last question\n/save FILE     writes the conversation as JSON; "
-              "/load FILE reads it\n"
-              "/stats         times so far\nA backslash at the end of a line: the next one belongs to it.\n",
-              stderr);
-    else if (k == 1) clear_dialog(d), say("(cleared)\n");
-    else if (k == 2) d->system.n = 0, add_utf8(&d->system, rest, strlen(rest));
-    else if (k == 3 && d->n == 0) fputs("there is no question yet\n", stderr);
-    else if (k == 3) {
-        turn *t = &d->turns[d->n - 1];
-        t->answered = 0, t->answer.n = t->ids.n = 0;
-        answer_turn(d);
-    } else if (k == 6) report(d->s);
-    else if (!*rest) fprintf(stderr, "%s: which file?\n", names[k]);
-    else if (k == 4) save_dialog(d, rest);
-    else load_dialog(d, rest);
-    return 1;
-}
-
-static void close_dialog(dialog *d) {
-    clear_dialog(d);
-    free(d->turns), free(d->text.ids), free(d->cached.ids), free(d->made.ids), free(d->out.kept.data);
-    free(d->out.work[0].data), free(d->out.work[1].data);
-    free(d->tools.data), free(d->system.data);
-    line_destroy(d->line);
-}
+static void report_chat(void *user) { report(user); }
 
 static int run_chat(options *o) {
     session it, *s = &it;
-    dialog all, *d = &all;
-    const char *text, *system = o->given[OPTION_SYSTEM];
-    size_t n;
-    int stopped;
     open_files(s, o);
-    memset(d, 0, sizeof *d);
-    d->s = s;
-    if (o->given[OPTION_TOOLS]) read_file(&d->tools, o->given[OPTION_TOOLS]);
-    open_template(d), set_template(d);
-    if (system) add_utf8(&d->system, system, strlen(system));
     const int made_for = s->c->max_position_embeddings;
     if (!o->ctx) o->ctx = made_for > 0 && made_for < 4096 ? made_for : 4096;
     if (!o->given[OPTION_N]) o->n = INT_MAX;
-    if (!(d->line = line_create(0, 1))) fail(1, "out of memory");
+    const dialog_desc of = {s->language,
+                            o->given[OPTION_SYSTEM],
+                            o->given[OPTION_TEMPLATE],
+                            o->given[OPTION_TOOLS],
+                            o->given[OPTION_THINK] != NULL,
+                            o->ctx,
+                            o->n,
+                            s,
+                            catch_up,
+                            answer,
+                            report_chat};
+    dialog *d = dialog_open(&of);
     if (made_for > 0 && o->ctx > made_for)
         say("note: room for %d tokens, the model was made for %d\n", o->ctx, made_for);
     plan(s, o->chunk < o->ctx ? o->chunk : o->ctx, o->ctx, 1);
     start(s);
-    d->out.tokenizer = s->tokenizer, d->out.stop = s->stop, d->out.print = d->out.keep = 1;
-    say("%s%s chat template, room for %d tokens%s\n", d->own ? "the model's own" : chat_style_name(d->style.style),
-        d->own ? "" : "'s", o->ctx, line_is_terminal(d->line) ? "; /help; Ctrl-C stops an answer, Ctrl-D ends" : "");
-    for (;;) {
-        interrupted = 0;
-        flush_stdout();
-        const line_result got = line_read(d->line, "> ", &text, &n);
-        if (got == LINE_ERROR) fail(1, "cannot read standard input: %s", strerror(errno));
-        stopped = got == LINE_INTERRUPT && (n == 0 || !line_is_terminal(d->line));
-        if (got == LINE_END || stopped) break;
-        if (got == LINE_INTERRUPT || n == 0 || obey(d, text)) continue;
-        add_turn(d, text, n);
-        answer_turn(d);
-    }
-    flush_stdout();
-    report(s);
-    close_dialog(d), close_session(s);
-    return stopped ? 130 : 0;
+    const int status = dialog_run(d, s->stop);
+    if (status != 1) report(s);
+    dialog_close(d), free(s->cached.ids), close_session(s);
+    return status;
 }
 
 /* ---- --perplexity ------------------------------------------------------------------------------------------------ */
 
-static double surprise(const float *logits, int vocab, int token) { /* -ln of its probability */
-    return sampler_log_sum(logits, vocab) - (double)logits[token];
-}
-
-/* Windows of ctx tokens, each half a window after the one before; a token is scored once, in the first window that it
-   is in. A begin of sentence, if prompts have one, begins every window; without it the very first token is not
-   scored. */
 static int run_perplexity(options *o) {
     session it, *s = &it;
     chat_tokens ids = {NULL, 0, 0}, window = {NULL, 0, 0};
-    buffer text = {NULL, 0, 0};
-    mla_error error;
-    const char *name = o->given[OPTION_PERPLEXITY];
+    text_buffer text = {NULL, 0, 0, 0};
+    perplexity p;
+    char of[32];
     open_files(s, o);
-    read_file(&text, name);
+    sink_read(&text, o->given[OPTION_PERPLEXITY]);
     encode_text(s, &ids, text.data, text.n);
     const int vocab = s->c->config.vocab_size, made_for = s->c->max_position_embeddings;
-    const size_t bos = ids.n > 0 && ids.ids[0] == s->c->bos_token_id, n = ids.n - bos;
-    const int *tokens = ids.ids + bos;
     if (!o->ctx) o->ctx = made_for > 1 && made_for < 512 ? made_for : 512;
-    if (bos && o->ctx < 3) fail(2, "--ctx: a window of %d tokens is too short", o->ctx);
-    if (n < 2 - bos) fail(1, "%s is too short: %zu token%s", name, ids.n, ids.n == 1 ? "" : "s");
+    perplexity_begin(&p, o->given[OPTION_PERPLEXITY], ids.ids, ids.n, s->c->bos_token_id, o->ctx);
     if (made_for > 0 && o->ctx > made_for)
         say("note: windows of %d tokens, the model was made for %d\n", o->ctx, made_for);
     const int chunk = o->chunk < o->ctx ? o->chunk : o->ctx;
     plan(s, chunk, o->ctx, (size_t)chunk);
     start(s);
 
-    const size_t most = (size_t)o->ctx - bos, step = most / 2 ? most / 2 : 1;
-    double nll = 0, bytes = 0;
-    size_t scored = 0;
-    char of[32];
-    snprintf(of, sizeof of, "%zu tokens", n);
-    for (size_t begin = 0, next = 1 - bos; next < n; begin += step) {
-        const size_t end = n - begin < most ? n : begin + most;
-        window.n = 0;
-        if (chat_append(&window, ids.ids, bos, &error) || chat_append(&window, tokens + begin, end - begin, &error))
-            fail(1, "%s", error.text);
+    snprintf(of, sizeof of, "%zu tokens", p.n);
+    for (size_t w = 0; perplexity_window(&p, w, &window); w++) {
         mla_cache_reset(s->cache);
         for (size_t at = 0, m; at + 1 < window.n; at += m) { /* of the last token nothing is asked */
             m = window.n - 1 - at < (size_t)chunk ? window.n - 1 - at : (size_t)chunk;
-            const size_t first = next - begin + bos - 1; /* the row that tells of the next token */
-            const size_t from = first > at + m ? at + m : first > at ? first : at;
-            forward(s, window.ids + at, (int)m, (int)(at + m - from), &s->prompt);
-            for (size_t row = from; row < at + m; row++, next++, scored++) {
-                const double one = surprise(s->logits + (row - from) * (size_t)vocab, vocab, tokens[next]);
-                size_t length = 0;
-                tokenizer_bytes(s->tokenizer, tokens[next], &length);
-                if (!(fabs(one) < HUGE_VAL)) fail(1, "token %zu: the model's logits are not numbers", next);
-                nll += one, bytes += (double)length;
-            }
-            options_progress("perplexity", (double)next, (double)n, of, 0);
+            const int rows = perplexity_rows(&p, w, at, (int)m);
+            forward(s, window.ids + at, (int)m, rows, &s->prompt);
+            for (int r = 0; r < rows; r++)
+                perplexity_score(&p, w, at + m - (size_t)(rows - r), s->logits + (size_t)r * (size_t)vocab, vocab,
+                                 s->tokenizer);
+            options_progress("perplexity", p.sums[2] + 1 - (double)p.bos, (double)p.n, of, 0);
         }
     }
-    const double ppl = exp(nll / (double)scored), per_byte = nll / (bytes > 0 ? bytes : 1);
-    if (o->given[OPTION_JSON])
-        printf("{\"perplexity\":%.9g,\"nll\":%.9g,\"tokens\":%zu,\"bytes\":%.0f,\"nats_per_byte\":%.9g}\n", ppl, nll,
-               scored, bytes, per_byte);
-    else
-        printf("tokens      %zu, %.0f bytes, in windows of %d\nnll         %.6f nats, %.6f per token\nper byte    %.6f "
-               "nats, "
-               "%.6f bits\nperplexity  %.6f\n",
-               scored, bytes, o->ctx, nll, nll / (double)scored, per_byte, per_byte / log(2.0), ppl);
-    flush_stdout();
+    perplexity_print(&p, o->given[OPTION_JSON] != NULL);
+    options_flush();
     report(s);
-    free(ids.ids), free(window.ids), free(text.data);
+    free(ids.ids), free(window.ids), text_clear(&text);
     close_session(s);
     return 0;
 }
@@ -1473,72 +1016,17 @@ static int run_info(options *o) {
                amount(text[3], e.context), amount(text[4], e.cache));
         if (most < 1e18) printf("free         %s%s\n", amount(text[0], most), e.total > most ? ": too little" : "");
     }
-    flush_stdout();
+    options_flush();
     close_session(s);
     return 0;
 }
 
 /* ---- --tokenize, --detokenize ------------------------------------------------------------------------------------ */
 
-/* What comes on standard input before the next such byte, which the last one may do without. 0: nothing more. */
-static int read_to(buffer *b, int end) {
-    int c = getc(stdin);
-    b->n = 0;
-    if (c == EOF) return 0;
-    for (; c != EOF && c != end; c = getc(stdin)) {
-        const char one = (char)c;
-        buffer_add(b, &one, 1);
-    }
-    *buffer_room(b, 0) = 0;
-    return 1;
-}
-
-static int run_tokenize(options *o) { /* no special tokens are added; those in the text are found */
+static int run_tokens(options *o) {
     session it, *s = &it;
-    chat_tokens ids = {NULL, 0, 0};
-    mla_error error;
-    buffer text = {NULL, 0, 0};
     open_files(s, o);
-    while (read_to(&text, 0)) {
-        ids.n = 0;
-        if (chat_append_text(&ids, s->tokenizer, text.data, text.n, 0, &error)) fail(1, "%s", error.text);
-        for (size_t i = 0; i < ids.n; i++) printf(i ? " %d" : "%d", ids.ids[i]);
-        putchar('\n');
-    }
-    if (ferror(stdin)) fail(1, "cannot read standard input: %s", strerror(errno));
-    flush_stdout();
-    free(text.data), free(ids.ids);
-    close_session(s);
-    return 0;
-}
-
-static int run_detokenize(options *o) {
-    session it, *s = &it;
-    buffer line = {NULL, 0, 0};
-    size_t number_of_line = 0;
-    open_files(s, o);
-    while (read_to(&line, '\n')) {
-        char *at = line.data + strspn(line.data, " \t\r\n"), *end;
-        int first = 1;
-        number_of_line++;
-        for (; at < line.data + line.n; at = end + strspn(end, " \t\r\n")) {
-            size_t length;
-            errno = 0;
-            const long id = strtol(at, &end, 10);
-            if (end == at || !strchr(" \t\r\n", *end) || (!*end && end < line.data + line.n))
-                fail(1, "line %zu: '%.*s' is not an integer", number_of_line, (int)strcspn(at, " \t\r\n"), at);
-            const char *bytes =
-                errno || id < 0 || id > INT_MAX ? NULL : tokenizer_bytes(s->tokenizer, (int)id, &length);
-            if (!bytes) fail(1, "line %zu: the tokenizer has no token %.*s", number_of_line, (int)(end - at), at);
-            const size_t skipped = first && length && *bytes == ' ' && tokenizer_strips_space(s->tokenizer);
-            fwrite(bytes + skipped, 1, length - skipped, stdout);
-            first = 0;
-        }
-        putchar(0);
-    }
-    if (ferror(stdin)) fail(1, "cannot read standard input: %s", strerror(errno));
-    flush_stdout();
-    free(line.data);
+    (o->mode == TOKENIZE ? sink_tokenize : sink_detokenize)(s->tokenizer);
     close_session(s);
     return 0;
 }
@@ -1553,8 +1041,7 @@ int main(int argc, char **argv) {
                        : o.mode == CHAT         ? run_chat(&o)
                        : o.mode == PERPLEXITY   ? run_perplexity(&o)
                        : o.mode == INFO         ? run_info(&o)
-                       : o.mode == TOKENIZE     ? run_tokenize(&o)
-                                                : run_detokenize(&o);
+                                                : run_tokens(&o);
     free(o.tokens.of), free(o.stops.of);
     return status;
 }

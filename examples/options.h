@@ -15,14 +15,16 @@ USE
 
 FORMS          --name VALUE, --name=VALUE, and with one letter -m VALUE. What is given again counts as given last, but
                OPTIONS_TEXTS keeps all. --help, -h, --version and --quiet are there without an entry.
-SHORT          With OPTIONS_SHORT defined before, these are also called fail, say, now, need and amount.
-GLOBALS        One, options_here: who speaks. What fails is printed to standard error, and the program ends: 1, or 2 if
-               the command line is wrong.
+SHORT          With OPTIONS_SHORT defined, best behind all other headers, these are also called fail, say, now, need
+               and amount.
+ERRORS         What fails is printed to standard error, and the program ends: with 1, or 2 if the command line is wrong.
+GLOBALS        options_here: who speaks, and options_interrupted.
    SPDX-License-Identifier: MIT */
 
 #ifndef OPTIONS_H
 #define OPTIONS_H
 
+#include <signal.h>
 #include <stddef.h>
 #include <stdint.h>
 
@@ -47,7 +49,7 @@ typedef struct options_program {
     int mute;                   /* not even they: another process says them */
     int bar;                    /* a progress bar is on the screen */
 } options_program;
-OPTIONS_API options_program options_here;
+extern options_program options_here;
 
 typedef struct options_texts { /* zero-initialise; free(of) */
     const char **of;
@@ -78,9 +80,9 @@ typedef struct options_entry {
     const char *words, *values; /* with a space between two */
 } options_entry;
 
-/* Entries; a target of another type than the one behind is something that compilers warn of. TEXT: not empty; ANY_TEXT: also
-   that. INTS: "1 2 3". BYTES: 500M, 8G, from 1 on. WORD: the place of one of some words. PAIRS, as head=q8,kv_b=q4:
-   to[place of a word] = place of a value. */
+/* Entries; of a target of a wrong type compilers warn. TEXT: not empty; ANY_TEXT: also that. INTS: "1 2 3". BYTES:
+   500M, 8G, from low on. WORD: the place of one of some words. PAIRS, as head=q8,kv_b=q4: to[place of a word] = place of
+   a value. */
 /* clang-format off */
 #define OPTIONS__TO(type, to) ((void)sizeof((to) == (type *)0), (void *)(to))
 #define OPTIONS_FLAG(name, to)               {name, OPTIONS__FLAG, OPTIONS__TO(int, to), 0, 0, NULL, NULL}
@@ -91,7 +93,7 @@ typedef struct options_entry {
 #define OPTIONS_INTS(name, to, low, high)    {name, OPTIONS__INTS, OPTIONS__TO(options_ints, to), low, high, NULL, NULL}
 #define OPTIONS_NUMBER(name, to, low, high)  {name, OPTIONS__NUMBER, OPTIONS__TO(double, to), low, high, NULL, NULL}
 #define OPTIONS_SEED(name, to)               {name, OPTIONS__SEED, OPTIONS__TO(uint64_t, to), 0, 0, NULL, NULL}
-#define OPTIONS_BYTES(name, to)              {name, OPTIONS__BYTES, OPTIONS__TO(double, to), 1, 1e18, NULL, NULL}
+#define OPTIONS_BYTES(name, to, low)         {name, OPTIONS__BYTES, OPTIONS__TO(double, to), low, 1e18, NULL, NULL}
 #define OPTIONS_WORD(name, to, words)        {name, OPTIONS__WORD, OPTIONS__TO(int, to), 0, 0, words, NULL}
 #define OPTIONS_PAIRS(name, to, words, values) {name, OPTIONS__PAIRS, OPTIONS__TO(int, to), 0, 0, words, values}
 /* clang-format on */
@@ -117,27 +119,32 @@ options_say(const char *format, ...);         /* to standard error, unless --qui
 OPTIONS_API void *options_need(void *memory); /* fails if it is NULL */
 OPTIONS_API double options_now(void);         /* seconds */
 OPTIONS_API const char *options_amount(char text[32], double bytes);
+OPTIONS_API void options_flush(void); /* standard output; fails if that cannot be written */
+/* Ctrl-C from here on: options_interrupted is 1, and reading a line ends; a second one, before that is 0 again, ends
+   the program. */
+OPTIONS_API void options_interrupts(void);
+extern volatile sig_atomic_t options_interrupted;
 /* A bar on standard error, if that is a terminal; gone at the end. begin: when it began, for the time that is left; 0:
    nobody asks. */
 OPTIONS_API void options_progress(const char *what, double done, double total, const char *of, double begin);
-/* Standard streams that are closed are opened, so that no file takes their place; writing to a pipe that is closed is an
-   error of write. On Windows bytes are bytes, and the console has UTF-8. 1: standard output was closed. */
+/* Standard streams that are closed are opened, so that no file takes their place; writing to a closed pipe is an error
+   of write. On Windows bytes are bytes, and the console has UTF-8. 1: standard output was closed. */
 OPTIONS_API int options_streams(void);
 /* In UTF-8, on Windows, too. */
 OPTIONS_API char **options_arguments(int *argc, char **argv);
 
-#ifdef OPTIONS_SHORT
+#ifdef __cplusplus
+}
+#endif
+#endif /* OPTIONS_H */
+
+#if defined OPTIONS_SHORT && !defined fail /* also where a header has included this one before */
 #define fail   options_fail
 #define say    options_say
 #define now    options_now
 #define need   options_need
 #define amount options_amount
 #endif
-
-#ifdef __cplusplus
-}
-#endif
-#endif /* OPTIONS_H */
 
 /* ================================================================================================================== */
 #if defined OPTIONS_IMPLEMENTATION && !defined OPTIONS_IMPLEMENTED
@@ -162,9 +169,12 @@ OPTIONS_API char **options_arguments(int *argc, char **argv);
 #include <windows.h>
 /* behind windows.h */
 #include <shellapi.h>
+#else
+#include <sys/time.h>
 #endif
 
 options_program options_here;
+volatile sig_atomic_t options_interrupted;
 
 /* ---- speaking ---------------------------------------------------------------------------------------------------- */
 
@@ -187,6 +197,11 @@ void options_say(const char *format, ...) {
     va_start(args, format);
     if (!options_here.quiet) vfprintf(stderr, format, args);
     va_end(args);
+}
+void options_flush(void) {
+    if (!fflush(stdout) && !ferror(stdout)) return;
+    if (options_interrupted) _exit(130); /* while a reader kept us waiting, who may still not read */
+    options_fail(1, "cannot write to stdout: %s", strerror(errno));
 }
 void *options_need(void *memory) {
     if (!memory) options_fail(1, "out of memory");
@@ -222,6 +237,13 @@ int options_streams(void) {
     SetConsoleCP(CP_UTF8), SetConsoleOutputCP(CP_UTF8);
     return 0;
 }
+static BOOL WINAPI options__interrupt(DWORD event) { /* on a thread of its own */
+    if (event != CTRL_C_EVENT) return FALSE;
+    if (options_interrupted) _exit(130);
+    options_interrupted = 1;
+    return TRUE;
+}
+void options_interrupts(void) { SetConsoleCtrlHandler(options__interrupt, TRUE); }
 double options_now(void) {
     LARGE_INTEGER ticks, second;
     QueryPerformanceCounter(&ticks), QueryPerformanceFrequency(&second);
@@ -247,10 +269,30 @@ int options_streams(void) {
     signal(SIGPIPE, SIG_IGN);
     return closed;
 }
+static void options__interrupt(int number) {
+    if (options_interrupted) _exit(128 + number);
+    options_interrupted = 1;
+}
+void options_interrupts(void) {
+#ifdef SA_RESTART
+    struct sigaction action;
+    memset(&action, 0, sizeof action);
+    action.sa_handler = options__interrupt; /* without SA_RESTART: reading a line ends, too */
+    sigaction(SIGINT, &action, NULL);
+#else
+    signal(SIGINT, options__interrupt);
+#endif
+}
 double options_now(void) {
+#ifdef CLOCK_MONOTONIC /* with _DEFAULT_SOURCE, where only C99 is asked for */
     struct timespec t;
     clock_gettime(CLOCK_MONOTONIC, &t);
     return (double)t.tv_sec + 1e-9 * (double)t.tv_nsec;
+#else
+    struct timeval t;
+    gettimeofday(&t, NULL);
+    return (double)t.tv_sec + 1e-6 * (double)t.tv_usec;
+#endif
 }
 char **options_arguments(int *argc, char **argv) { return (void)argc, argv; }
 
@@ -300,9 +342,10 @@ static void options__pairs(const options_entry *e, const char *text) {
 static long long options__integer(const options_entry *e, const char *text, char **end, const char *behind) {
     errno = 0;
     const long long value = strtoll(text, end, 10);
-    if (!isdigit((unsigned char)text[text[0] == '-']) || !strchr(behind, **end) || *end - text > 20 || errno ||
-        (double)value < e->low || (double)value > e->high)
-        options_fail(2, "%s: '%.40s' is not an integer in %.0f..%.0f", options__name(e), text, e->low, e->high);
+    if (!isdigit((unsigned char)text[text[0] == '-']) || !strchr(behind, **end) || *end - text > 20)
+        options_fail(2, "%s: '%.40s' is not an integer", options__name(e), text);
+    if (errno || (double)value < e->low || (double)value > e->high)
+        options_fail(2, "%s: %.*s is not in %.0f..%.0f", options__name(e), (int)(*end - text), text, e->low, e->high);
     return value;
 }
 static void options__ints(const options_entry *e, const char *text) {
@@ -318,8 +361,10 @@ static void options__ints(const options_entry *e, const char *text) {
 static double options__number(const options_entry *e, const char *text) {
     char *end;
     const double value = strtod(text, &end);
-    if (isspace((unsigned char)text[0]) || end == text || *end || !(value >= e->low && value <= e->high))
-        options_fail(2, "%s: '%s' is not a number in %g..%g", options__name(e), text, e->low, e->high);
+    if (isspace((unsigned char)text[0]) || end == text || *end)
+        options_fail(2, "%s: '%s' is not a number", options__name(e), text);
+    if (!(value >= e->low && value <= e->high))
+        options_fail(2, "%s: %s is not in %g..%.0f", options__name(e), text, e->low, e->high);
     return value;
 }
 static double options__bytes(const options_entry *e, const char *text) {
@@ -369,7 +414,7 @@ static void options__tell(int version) {
     if (options_here.mute) options_here.end(0), exit(0);
     if (version) printf("%s %s\n", options_here.name, options_here.version);
     else options_here.help();
-    if (fflush(stdout) || ferror(stdout)) options_fail(1, "cannot write to stdout: %s", strerror(errno));
+    options_flush();
     if (options_here.end) options_here.end(0);
     exit(0);
 }

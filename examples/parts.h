@@ -50,10 +50,11 @@ PARTS_API double parts_touch(parts_ranges *r, size_t most);
 PARTS_API uint64_t parts_fingerprint(const checkpoint *c);
 
 typedef struct parts_plan {
-    int width, depth, split, dense; /* dense: layers without experts */
-    int direct;                     /* sums take one latency, as wire_direct says of them */
-    double weight;                  /* bytes of one */
-    double read, link, latency;     /* bytes/s of memory and of a link, seconds */
+    int width, depth, split, dense;             /* dense: layers without experts */
+    int direct;                                 /* sums take one latency, as wire_direct says of them */
+    int (*direct_of)(double floats, int ranks); /* what says so, to parts_plan_print */
+    double weight;                              /* bytes of one */
+    double read, link, latency;                 /* bytes/s of memory and of a link, seconds */
     /* out: bytes of a rank's weights, with the embedding's in the first stage and the head's in the last; bytes that a
        rank sends for a token, on average; seconds of reading and on the wire */
     double rank_bytes, sent_bytes, reading, wire;
@@ -67,6 +68,10 @@ typedef struct parts_plan {
 PARTS_API void parts_plan_make(parts_plan *p, const mla_config *c);
 /* As a line of a table; p NULL: what stands over it. Gives out. */
 PARTS_API const char *parts_plan_line(char out[120], const parts_plan *p);
+/* To standard output, with that above: N machines by every width and depth, or those given (0: any). */
+PARTS_API void parts_plan_print(parts_plan *p, const mla_config *c, const char *name, int N, int width, int depth);
+/* What a rank has of a model that is cut into width * depth. Gives out. */
+PARTS_API const char *parts_rank_line(char out[120], const checkpoint *c, int depth, int width, int rank, int split);
 /* Bytes of a weight of these files, on average of those that are read for tokens; and how many layers are dense. */
 PARTS_API double parts_weight(const checkpoint *c, int *dense);
 
@@ -253,6 +258,28 @@ const char *parts_plan_line(char out[120], const parts_plan *p) {
     if (!p) return "width x depth   GB a rank   MB sent a token   ms reading   ms on the wire   tokens/s";
     snprintf(out, 120, "%5d x %-5d   %9.1f   %15.3f   %10.2f   %14.2f   %8.2f", p->width, p->depth,
              p->rank_bytes * 1e-9, p->sent_bytes * 1e-6, p->reading * 1e3, p->wire * 1e3, 1 / (p->reading + p->wire));
+    return out;
+}
+void parts_plan_print(parts_plan *p, const mla_config *c, const char *name, int N, int width, int depth) {
+    char line[120];
+    printf("%s, %.2f bits a weight\n%s\n", name, 8 * p->weight, parts_plan_line(line, NULL));
+    for (p->width = N; p->width > 0; p->width--) {
+        p->depth = N / p->width, p->direct = p->direct_of(c->hidden_size, p->width);
+        if (p->width * p->depth != N || (width && p->width != width) || (depth && p->depth != depth)) continue;
+        parts_plan_make(p, c);
+        puts(parts_plan_line(line, p));
+    }
+}
+const char *parts_rank_line(char out[120], const checkpoint *c, int depth, int width, int rank, int split) {
+    const int stage = rank / width;
+    int begin, end;
+    parts_ranges r;
+    memset(&r, 0, sizeof r);
+    if (!parts_layers(c, depth, stage, &begin, &end)) begin = end = 0;
+    parts_of(&r, c, begin, end, rank % width, width, split, stage == depth - 1);
+    snprintf(out, 120, "rank %d: part %d of %d of layers %d to %d, %.3f GB of weights", rank, rank % width + 1, width,
+             begin, end - 1, r.bytes * 1e-9);
+    free(r.of);
     return out;
 }
 

@@ -155,7 +155,7 @@ refused 2 'a value is missing' "$convert" --model $v3 --to q8 --out
 refused 2 'is none of keep, f16' "$convert" --model $v3 --to q3 --out "$out"
 refused 2 'is not CLASS=TYPE' "$convert" --model $v3 --to q8 --out "$out" --quant-class head
 refused 2 "'heads' is none of" "$convert" --model $v3 --to q8 --out "$out" --quant-class heads=q8
-refused 2 'is not an integer in 1..4096' "$convert" --model $v3 --to q8 --out "$out" --threads 0
+refused 2 'is not in 1..4096' "$convert" --model $v3 --to q8 --out "$out" --threads 0
 refused 2 "unknown option '--fast'" "$convert" --model $v3 --to q8 --out "$out" --fast
 refused 2 'excludes' "$convert" --model $v3 --to q8 --out "$out" --no-tokenizer --pre x
 same "$("$convert" --help | head -c 14) $("$convert" --help | awk 'length > 80' | wc -l) $("$convert" -h | wc -l)" 'usage: convert 0 22' '--help'

@@ -83,6 +83,35 @@ want=$(build/generate --model examples/tales --prompt "$tale" -n 24 --quiet --te
 out=$(ranks 2 --model examples/tales --prompt "$tale" -n 24 --quiet --temp 0 --stop the 2>&1)
 [ "$out" = "$want" ]
 check "a text" $? "$out, not $want"
+# a conversation, of which what was run before is not run again; and how well a text is foreseen
+talk() { printf 'Once upon a time\nThe fox said\n/regen\n/clear\nA hen\n'; }
+want=$(talk | build/generate --model examples/tales --chat -n 9 --temp 0 --system "Be brief" --quiet)
+shapes=("2 --width 2" "3 --depth 3" "4 --width 2 --depth 2")
+for j in "${!shapes[@]}"; do
+    read -ra shape <<<"${shapes[j]}"
+    [ -n "$all" ] || [ "$j" -eq 1 ] || continue
+    out=$(talk | ranks "${shape[@]}" --model examples/tales --chat -n 9 --temp 0 --system "Be brief" --quiet 2>&1)
+    [ "$out" = "$want" ] && [ "$(wc -w <<<"$want")" -gt 9 ]
+    check "a conversation, ${shape[*]}" $? "$out, not $want"
+    [ -n "$all" ] || continue
+    head -c 3000 README.md >"$tmp/text"
+    foreseen() { sed 's/.*"nll":\([0-9.]*\),"tokens":\([0-9]*\),.*/\1 \2/'; }
+    read -r nll n < <(build/generate --model examples/tales --perplexity "$tmp/text" --ctx 64 --json --quiet | foreseen)
+    read -r got m < <(ranks "${shape[@]}" --model examples/tales --perplexity "$tmp/text" --ctx 64 --chunk 17 --json --quiet | foreseen)
+    awk -v a="$nll" -v b="$got" -v n="$n" -v m="$m" 'BEGIN { exit !(n > 1000 && n == m && a - b < 1e-3 * a && b - a < 1e-3 * a) }'
+    check "perplexity, ${shape[*]}" $? "$got nats of $m tokens, not $nll of $n"
+done
+if [ -n "$all" ]; then
+    out=$(ranks 2 --model $v3 --tokens "1 2 3" -n 3 --ignore-eos --json --quiet 2>&1 | sed 's/.*"tokens":\[\([0-9,]*\)\].*"width":2,.*/\1/')
+    [ "$out" = "$(build/generate --model $v3 --tokens "1 2 3" -n 3 --ignore-eos --quiet | tr ' ' ,)" ]
+    check "--json" $? "$out"
+    out=$(printf 'a fox\0a hen' | ranks 2 --model examples/tales --tokenize 2>&1)
+    [ "$out" = "$(printf 'a fox\0a hen' | build/generate --model examples/tales --tokenize)" ]
+    check "--tokenize" $? "$out"
+    out=$(ranks 4 --width 2 --depth 2 --model examples/tales --info 2>&1)
+    [ "$(grep -c '^rank [0-3]: part [12] of 2 of layers .* GB of weights$' <<<"$out")" -eq 4 ]
+    check "--info" $? "$out"
+fi
 if [ -n "$all" ]; then
     out=$(echo "$tale" | ranks 2 --depth 2 --model examples/tales --prompt-file - -n 24 --quiet --temp 0 --stop the 2>&1)
     [ "$out" = "$want" ]
@@ -105,6 +134,7 @@ same() {
 if [ -n "$all" ]; then
     same q4 $fixtures/deepseek_v2_lite --quant q4
     same q8 $fixtures/deepseek_v2_lite --quant q8
+    same "q4 with experts of q8" $fixtures/deepseek_v2_lite --quant q4 --quant-class experts=q8,embed=keep
     if command -v node >/dev/null; then
         node -e 'import("./tests/llamacpp/synthetic.mjs").then(m => m.synthetic(process.argv[1], { layers: 3, D: 256, H: 4, N: 64, P: 32, V: 128,
             R: 256, Q: 0, E: 8, K: 3, I: 512, S: 2, dense: 768, vocab: 512, context: 1024 }, "q4_k"))' "$tmp/q4_k.gguf" >/dev/null
