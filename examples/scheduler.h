@@ -21,13 +21,13 @@ PREFIXES       A tree has the pages of the prompts read so far, by requests that
                longest ago goes; then the youngest request, to be run again later: its tokens are not given twice.
 SAME LOGITS    A prompt is cut at positions that depend on it alone: into pieces of a page, from position 2048 on of
                two, from 4096 on of four and so on up to `chunk` tokens; of halves of these at its end, then the rest.
-               Prefixes are shared at these cuts, in pieces that were read as such. Tokens of an answer are run one by
-               one, also when they are run again, and read as any prompt when they come back in one. So with a context
-               whose desc says invariant, logits and tokens are bit for bit those of the request alone, cached or not,
-               whatever runs beside it. With any_cut pieces have `chunk` tokens, all pages are shared, those of answers,
-               too, and what is run again is read: faster, and the same to rounding. Layers with states (KDA) have
-               them at the cuts alone: with such a model any_cut and guesses mean nothing, and pieces have `chunk`
-               tokens from the start, for each that is kept has a copy of the states (desc.states says how many).
+               Prefixes are shared at these cuts. Tokens of an answer are run one by one, also when they are run again,
+               and read as any prompt when they come back in one. So with a context whose desc says invariant, logits
+               and tokens are bit for bit those of the request alone, cached or not, whatever runs beside it. With
+               any_cut pieces have `chunk` tokens, all pages are shared, those of answers, too, and what is run again
+               is read: faster, and the same to rounding. Layers with states (KDA) have them at the cuts alone: any_cut
+               and guesses mean nothing then, pieces have `chunk` tokens, and at most desc.states stay, the further
+               apart the more there is before them.
 SPECULATION    The model's first layer of multi-token prediction guesses the token after the next; a call that reads no
                prompt runs it, too, and it stands if it is what the request's sampler draws: answers are the same, bit
                for bit as above. The layer's rows are in the same pages; behind a prefix without them nobody guesses.
@@ -179,10 +179,9 @@ typedef struct sd__job {
     int64_t id, served, tried; /* the steps when a piece of its prompt was read last, and considered */
     scheduler_request how;
     int stops[SCHEDULER_MAX_STOPS];
-    int *tokens, known;        /* [n_tokens + max_tokens] prompt and answer, of which so many are there */
-    int at, seen;              /* tokens in its cache; that have ever been there */
-    int n_cached, runs, apart; /* apart: what it reads is not kept in the tree */
-    prefixes_piece *prefix;    /* the last piece that it has in common with the tree */
+    int *tokens, known;                  /* [n_tokens + max_tokens] prompt and answer, of which so many are there */
+    int at, seen, n_cached, runs, apart; /* tokens in its cache; ever there; apart: none are kept in the tree */
+    prefixes_piece *prefix;              /* the last piece that it has in common with the tree */
     mla_cache *cache;
     sampler *draws;             /* of one that generates */
     speculation_follower ahead; /* its memory is NULL if there are to be no guesses */
@@ -191,10 +190,9 @@ typedef struct sd__job {
     float *raw;                 /* [vocab_size] logits before adjust, if logprobs are wanted */
 } sd__job;
 
-typedef struct sd__entry {           /* of a call */
-    sd__job *job;                    /* NULL: cancelled since */
-    int n, token, guess;             /* tokens, a guess (or -1) the last of them until it is drawn */
-    int due;                         /* there is something to deliver */
+typedef struct sd__entry {    /* of a call */
+    sd__job *job;             /* NULL: cancelled since */
+    int n, token, guess, due; /* tokens, a guess (or -1) the last of them until it is drawn; something to deliver */
     float *logits, *hidden, logprob; /* its row, and its rows of the last state */
     scheduler_logprob top[SCHEDULER_MAX_TOP];
     mla_error err;
@@ -244,18 +242,20 @@ static void sd__fork(scheduler *s, sd__job *j, prefixes_piece *p) {
     j->prefix = p;
 }
 
-/* Tokens of the pieces that become prefixes out of what a call has read. */
+/* Tokens of the pieces that become prefixes out of what a call has read; of states also the last whole one. */
 static int sd__kept(const scheduler *s, const sd__entry *e) {
-    return e->job->apart ? INT_MAX : s->how.any_cut ? MLA_PAGE : e->n % MLA_PAGE ? INT_MAX : e->n;
+    const int n = e->job->at - e->job->prefix->end, left = e->job->how.n_tokens - e->job->at;
+    if (e->job->apart || (!s->how.any_cut && e->n % MLA_PAGE)) return INT_MAX;
+    if (!s->config->linear_num_heads) return s->how.any_cut ? MLA_PAGE : e->n;
+    return left <= s->how.chunk || n >= prefixes_span(e->job->prefix->end, s->how.chunk) ? n : INT_MAX;
 }
 /* They do; or j's own copy of what the tree has meanwhile goes. */
 static void sd__keep(scheduler *s, const sd__entry *e) {
     sd__job *j = e->job;
-    const int D = s->config->hidden_size;
-    for (int n; j->at - j->prefix->end >= (n = sd__kept(s, e));) {
+    for (int n; j->at > j->prefix->end && j->at - j->prefix->end >= (n = sd__kept(s, e));) {
         const int *tokens = j->tokens + j->prefix->end;
-        const float *state = e->hidden + (j->prefix->end + n - 1 - (j->at - e->n)) * (ptrdiff_t)D;
-        const int n_state = j->ahead.follows && !j->ahead.n_behind ? D : 0;
+        const float *state = e->hidden + (j->prefix->end + n - 1 - (j->at - e->n)) * (ptrdiff_t)s->config->hidden_size;
+        const int n_state = j->ahead.follows && !j->ahead.n_behind ? s->config->hidden_size : 0;
         prefixes_piece *p = prefixes_find(&s->tree, j->prefix, tokens, n);
         while (!p && s->config->linear_num_heads && s->tree.n >= s->how.states && prefixes_drop(&s->tree)) continue;
         if (p) sd__fork(s, j, p);
@@ -280,22 +280,25 @@ static int sd__piece(const scheduler *s, const sd__job *j) {
     while (n > left && n > MLA_PAGE && !s->how.any_cut) n /= 2;
     return left > n ? n : left > 0 ? left : 1;
 }
-/* Of these, as many as are a piece of the tree. */
-static int sd__grain(const scheduler *s, const sd__job *j) { return s->how.any_cut ? MLA_PAGE : sd__piece(s, j); }
+/* Of these, as many as are a piece of the tree; `whole`: all up to the next that is kept with its states. */
+static int sd__grain(const scheduler *s, const sd__job *j, int whole) {
+    const int n = s->how.any_cut ? MLA_PAGE : sd__piece(s, j), left = j->how.n_tokens - 1 - j->at, step = s->how.chunk;
+    if (!whole || !s->config->linear_num_heads || n < step || left < step) return n;
+    return left < prefixes_span(j->at, step) ? left / step * step : prefixes_span(j->at, step);
+}
 
 /* j goes on behind the longest prefix that the tree has of it; the last token is always run, for its logits. */
 static void sd__match(scheduler *s, sd__job *j) {
-    prefixes_piece *p = j->prefix, *next = p;
-    const int at = j->at;
+    prefixes_piece *p = j->prefix;
+    const int end = s->how.any_cut ? j->known : j->how.n_tokens;
     if (j->apart || j->at != p->end) return;
-    while (next) {
-        const int n = sd__grain(s, j);
-        next = j->at + n < (s->how.any_cut ? j->known : j->how.n_tokens)
-                   ? prefixes_find(&s->tree, p, j->tokens + j->at, n)
-                   : NULL;
-        if (next) p = next, j->at += n;
+    for (prefixes_piece *next = p; next;) {
+        int least = sd__grain(s, j, 0), n = sd__grain(s, j, 1);
+        for (next = NULL; !next && n >= least; n -= s->how.chunk)
+            if (j->at + n < end) next = prefixes_find(&s->tree, p, j->tokens + j->at, n);
+        if (next) p = next, j->at = p->end;
     }
-    if (j->at != at) sd__fork(s, j, p);
+    if (p != j->prefix) sd__fork(s, j, p);
 }
 
 /* It has nothing more of the pool, and waits. */
@@ -305,8 +308,7 @@ static void sd__unseat(scheduler *s, sd__job *j) {
         s->plan_tokens -= e->n, s->plan_pages -= sd__pages(j->at + e->n) - sd__pages(j->at), e->job = NULL;
     }
     if (!j->runs) return;
-    mla_cache_reset(j->cache);
-    prefixes_leave(&s->tree, j->prefix);
+    mla_cache_reset(j->cache), prefixes_leave(&s->tree, j->prefix);
     s->stats.running--, s->stats.waiting++;
     j->runs = j->at = 0, j->served = 0, j->apart = j->how.no_cache, j->prefix = &s->tree.root;
     for (int i = 0; j->how.kind && i < s->config->hidden_size; i++) j->sum[i] = 0;
@@ -314,14 +316,12 @@ static void sd__unseat(scheduler *s, sd__job *j) {
 
 static void sd__free(sd__job *j) {
     sampler_destroy(j->draws), mla_cache_destroy(j->cache);
-    free(j->tokens), free(j->sum), free(j->raw), free(j->ahead.behind);
-    free(j);
+    free(j->tokens), free(j->sum), free(j->raw), free(j->ahead.behind), free(j);
 }
 
 /* Takes j out of everything; what is left of it is the caller's. */
 static void sd__remove(scheduler *s, sd__job *j) {
-    sd__unseat(s, j);
-    s->stats.waiting--;
+    sd__unseat(s, j), s->stats.waiting--;
     if (s->waiting == j) s->waiting = j->newer;
     *(j->older ? &j->older->newer : &s->first) = j->newer;
     *(j->newer ? &j->newer->older : &s->last) = j->older;
@@ -367,18 +367,14 @@ mla_result scheduler_submit(scheduler *s, const scheduler_request *request, int6
         rc = sd__fail(err, MLA_ERR_MEMORY, "scheduler_submit: out of memory");
     if (!rc) rc = mla_cache_create(&j->cache, s->how.model, &d, err);
     if (!rc && generate) rc = sampler_create(&j->draws, (int)V, &request->sampling, err);
-    if (rc) {
-        sd__free(j);
-        return rc;
-    }
+    if (rc) return sd__free(j), rc;
     memcpy(j->tokens, request->tokens, n * sizeof *j->tokens);
     for (int i = 0; i < request->n_stops; i++) j->stops[i] = request->stops[i];
     for (size_t i = 0; i < n && generate; i++) sampler_accept(j->draws, j->tokens[i]);
     j->known = request->n_tokens, j->prefix = &s->tree.root;
     j->apart = j->how.no_cache |= request->kind == SCHEDULER_EMBED_MEAN; /* which needs all states */
     j->id = ++s->ids, j->older = s->last;
-    *(s->last ? &s->last->newer : &s->first) = j;
-    s->last = j;
+    *(s->last ? &s->last->newer : &s->first) = j, s->last = j;
     if (!s->waiting) s->waiting = j;
     s->stats.waiting++, s->stats.requests++;
     if (id) *id = j->id;
@@ -448,14 +444,15 @@ static int sd__add(scheduler *s, sd__job *j, int n) {
     return 1;
 }
 
-/* Does the call read what j would read next, so that j can have it from the tree afterwards? */
+/* Does another read what j would read next, so that j can have it from the tree afterwards? */
 static int sd__being_read(const scheduler *s, const sd__job *j) {
-    const int n = sd__grain(s, j);
-    if (j->apart || j->at + n >= j->how.n_tokens) return 0;
-    for (int i = 0; i < s->n_plan; i++) {
-        const sd__job *k = s->plan[i].job;
-        if (k && k->prefix == j->prefix && k->at == j->at && !k->apart && sd__grain(s, k) == n && s->plan[i].n >= n &&
-            !memcmp(k->tokens + k->at, j->tokens + j->at, (size_t)n * sizeof *j->tokens))
+    const int at = j->at, n = sd__grain(s, j, at == j->prefix->end), whole = n > s->how.chunk;
+    if (j->apart || at + n >= j->how.n_tokens) return 0;
+    for (const sd__job *k = s->first; k != s->waiting; k = k->newer) {
+        const int now = k->at == at && k->served == s->stats.steps; /* in this call; or its first calls have been */
+        if (k->apart || k->prefix != j->prefix || (!now && (!whole || k->at <= at))) continue;
+        if ((whole ? k->how.n_tokens >= at + n : sd__grain(s, k, 0) == n && sd__piece(s, k) >= n) &&
+            !memcmp(k->tokens + at, j->tokens + at, (size_t)n * sizeof *j->tokens))
             return 1;
     }
     return 0;
@@ -642,8 +639,7 @@ static mla_result sd__resolve(scheduler *s, mla_error *err) {
     s->config = mla_model_config(d->model);
     if (s->config->linear_num_heads) d->any_cut = d->speculate = 0;
     d->states = d->states ? d->states : 64, d->parallel = d->parallel ? d->parallel : 32;
-    d->context_length = d->context_length ? d->context_length : 4096;
-    d->budget = d->budget ? d->budget : 512;
+    d->context_length = d->context_length ? d->context_length : 4096, d->budget = d->budget ? d->budget : 512;
     mla_result rc = sd__range(err, wrong, "desc.parallel", d->parallel, 1, SCHEDULER_MAX_PARALLEL);
     if (!rc) rc = sd__range(err, wrong, "desc.states", d->states, 1, INT_MAX);
     if (!rc) rc = sd__range(err, wrong, "desc.context_length", d->context_length, 1, INT_MAX - MLA_PAGE);
@@ -695,10 +691,8 @@ mla_result scheduler_create(scheduler **out, const scheduler_desc *desc, mla_err
 
 void scheduler_destroy(scheduler *s) {
     if (!s) return;
-    scheduler_cancel_all(s);
-    scheduler_forget(s);
-    mla_pool_destroy(s->pool);
-    prefixes_end(&s->tree), speculation_end(&s->ahead);
+    scheduler_cancel_all(s), scheduler_forget(s);
+    mla_pool_destroy(s->pool), prefixes_end(&s->tree), speculation_end(&s->ahead);
     free(s->plan), free(s->sequences), free(s->tokens), free(s->logits), free(s->hidden), free((void *)s->hidden_out);
     free(s);
 }

@@ -533,11 +533,62 @@ static void test_scheduler(void) {
     whole_close(&w);
 }
 
+/* States of a long prompt lie further and further apart; it, and what goes on behind it, begin at its last whole chunk. */
+static void test_long(void) {
+    enum { CHUNK = MLA_PAGE, LONG = 26 * CHUNK - 10 };
+    static const int n[] = {LONG, LONG, LONG + 7, LONG + 5 * CHUNK, 22 * CHUNK + 1, 23 * CHUNK + 1},
+                     cached[] = {0, 25 * CHUNK, 25 * CHUNK, 25 * CHUNK, 22 * CHUNK, 22 * CHUNK};
+    int tokens[LONG + 5 * CHUNK], alone[6] = {0};
+    test_rng r = {32};
+    whole w;
+    SECTION("a scheduler's prefixes of a long prompt");
+    whole_open(&w);
+    for (int i = 0; i < LONG + 5 * CHUNK; i++) tokens[i] = test_int(&r, w.V);
+    mla_context *c = make_context(w.model, MLA_ISA_AUTO, 4 * CHUNK, 1);
+    for (int kept = 0; kept < 2; kept++) {
+        scheduler *s;
+        scheduler_desc d;
+        memset(&d, 0, sizeof d);
+        /* 20 chunks, 22, 24, 25: LONG has 23 prefixes */
+        d.model = w.model, d.context = c, d.parallel = 2, d.context_length = LONG + 6 * CHUNK, d.states = 23;
+        d.chunk = CHUNK;
+        MUST(scheduler_create(&s, &d, &error));
+        for (int i = 0; i < 6; i++) {
+            answer a;
+            scheduler_request request;
+            memset(&a, 0, sizeof a), memset(&request, 0, sizeof request);
+            request.tokens = tokens, request.n_tokens = n[i], request.max_tokens = 1, request.no_cache = !kept;
+            request.on_event = on_event, request.user = &a;
+            MUST(scheduler_submit(s, &request, NULL, &error));
+            while (scheduler_step(s)) continue;
+            if (!kept) alone[i] = a.tokens[0];
+            CHECK(a.n == 1 && a.tokens[0] == alone[i], "%d tokens: another answer", n[i]);
+            CHECK(a.cached == (kept ? cached[i] : 0), "%d tokens: %d found", n[i], a.cached);
+        }
+        scheduler_forget(s);
+        scheduler_request both;
+        answer got[2];
+        memset(&both, 0, sizeof both), memset(got, 0, sizeof got);
+        for (int i = 0; i < 2 && kept; i++) { /* at the same time: what one reads the other need not */
+            both.tokens = tokens, both.n_tokens = LONG, both.max_tokens = 1, both.on_event = on_event;
+            both.user = &got[i];
+            MUST(scheduler_submit(s, &both, NULL, &error));
+        }
+        while (scheduler_step(s)) continue;
+        CHECK(!kept || got[0].cached + got[1].cached == 25 * CHUNK, "%d, %d found", got[0].cached, got[1].cached);
+        CHECK(!kept || (got[0].tokens[0] == alone[0] && got[1].tokens[0] == alone[0]), "two at a time: other answers");
+        scheduler_destroy(s);
+    }
+    mla_context_destroy(c);
+    whole_close(&w);
+}
+
 int main(void) {
     test_layer();
     test_refusals();
     test_random(test_all() ? 10000 : 400);
     test_bf16();
     test_scheduler();
+    test_long();
     return test_end();
 }
