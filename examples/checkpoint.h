@@ -1442,7 +1442,7 @@ static int ck__pick(ck__reader *r, const char *key, const ck__choice *choices, i
     key = ck__name(r, key);
     const json_value *v = ck__key(r, key, required);
     const char *name = json__text(v);
-    char known[144];
+    char known[112];
     size_t n = 0;
     int all = 1;
     if (v && !name) ck__expected(r, key, v, "a name in quotes");

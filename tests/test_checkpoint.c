@@ -1670,8 +1670,7 @@ static void test_config(void) {
     try_config("deepseek_v3", "model_type", NULL, MLA_ERR_CONFIG, "model_type");
     try_config("deepseek_v3", "model_type", "\"llama\"", MLA_ERR_UNSUPPORTED,
                "config.json: model_type \"llama\" is not supported (deepseek_v2, deepseek_v3, kimi_k2, glm4_moe_lite, "
-               "longcat_flash, minicpm3, mistral4, youtu, axk1, deepseek_v32, glm_moe_dsa, axk2, "
-               "hy_v4 and others are)");
+               "longcat_flash, minicpm3, mistral4, youtu, axk1, deepseek_v32 and others are)");
     static const char *const refused[][2] = {{"deepseek_v4", "another attention"},
                                              {"glm5_next", "recurrent layers (Kimi Delta Attention)"},
                                              {"kimi_k3", "recurrent layers (Kimi Delta Attention)"},
