@@ -1040,6 +1040,19 @@ static void test_errors(const subject *s) {
         CHECK(mla_mtp_bytes(s->model, 0, 1) > 0 && mla_mtp_bytes(s->model, 0, 1) < mla_mtp_bytes(s->model, 0, 50),
               "bytes of the layer");
         CHECK(mla_model_bytes(s->model, 0) > mla_model_bytes(plain, 0), "all bytes");
+        /* a second one, whose block has no experts: its bytes do not depend on how many tokens there are */
+        memcpy(more_layers, s->files->weights.layers, (size_t)(s->L + 1) * sizeof *more_layers);
+        more_layers[s->L + 1] = more_layers[0];
+        more_mtp[0] = more_mtp[1] = s->files->weights.mtp[0];
+        mla_model *deep;
+        config.num_nextn_predict_layers = 2, weights.layers = more_layers, weights.mtp = more_mtp;
+        if (CHECK(mla_model_create(&deep, &config, &weights, NULL, &err) == MLA_OK, "%s", err.text)) {
+            CHECK(!more_layers[0].moe.experts && more_layers[s->L - 1].moe.experts, "which layers have experts");
+            CHECK(mla_mtp_bytes(deep, 1, 1) > 0 && mla_mtp_bytes(deep, 1, 1) == mla_mtp_bytes(deep, 1, 50) &&
+                      mla_mtp_bytes(deep, 0, 50) == mla_mtp_bytes(s->model, 0, 50),
+                  "bytes of two layers");
+            mla_model_destroy(deep);
+        }
         mla_cache_destroy(p), mla_context_destroy(of_plain), mla_model_destroy(plain);
     }
     mla_cache_destroy(k), mla_context_destroy(c);
