@@ -5,6 +5,7 @@
 # make tokenizer  compares token ids of 24 tokenizers with the reference implementations on 20,000 texts (make check does on fewer)
 # make llamacpp   compares logits and tokens with llama.cpp's on the same GGUF files (make check does on fewer)
 # make coverage   which lines and branches of the headers the C tests run, by gcov; build/coverage lists those they do not
+# make matrix     mla.h by other compilers, as other languages and for other machines, as far as they are here; into README's table
 # make fuzz       inputs at random into what reads them, S=60 seconds each (make check replays those that are kept)
 # make bench      how fast, as a fraction of what the machine can do; bench/machine.sh makes a table of it, also against another build
 # make models     prints the README's table of models, from what the tests run
@@ -159,6 +160,12 @@ coverage:
 	@$(if $(T),,rm -f build/cov/*.gcda)
 	@python3 tests/coverage.py --gcov $(GCOV) --jobs $(JOBS) --run $(sort $(filter test_%,$(RUN)))
 
+# ---- make matrix -------------------------------------------------------------------------------------------------------
+
+# T=... are the rows, by what their names begin with; INSTALL=1 gets Debian's packages for what is not here.
+matrix: $(if $(filter mingw%,$(or $(T),mingw)),build/generate)
+	tests/matrix/run.sh $(if $(T),"$(T)"); status=$$?; tests/matrix/run.sh --table; exit $$status
+
 # ---- make web ----------------------------------------------------------------------------------------------------------
 
 # Needs Debian's clang-19 lld-19 libclang-rt-19-dev-wasm32 wasi-libc (older ones know no relaxed SIMD). Kernels are built fast, and of one
@@ -249,4 +256,4 @@ S = 60
 fuzz: build/mla.o
 	@S=$(S) CC=$(CC) tests/fuzz/run.sh $(T)
 
-.PHONY: all test coverage fuzz web wasm_cc run mpi models tokenizer llamacpp check bench plots install uninstall help clean FORCE
+.PHONY: all test coverage matrix fuzz web wasm_cc run mpi models tokenizer llamacpp check bench plots install uninstall help clean FORCE

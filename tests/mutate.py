@@ -108,6 +108,7 @@ class Source:
             self.section.append(section)
             self.function.append(function)
         self.live = self.live_lines(cc)
+        self.not_here = set()  # instruction sets that the CPU has and the system does not grant, as AMX in some containers
 
     def live_lines(self, cc):
         cpu = set()
@@ -168,7 +169,9 @@ class Source:
         while left:
             rng.shuffle(left)
             for n, found in left:
-                yield (n,) + found.pop()
+                change = found.pop()
+                if not any(self.function[n].endswith('_' + isa) for isa in self.not_here):
+                    yield (n,) + change
             left = [(n, found) for n, found in left if found]
 
     def with_change(self, n, column, old, new):
@@ -183,7 +186,7 @@ class Build:
     """The tree as it is, compiled; and the commands that compile and link a copy."""
 
     def __init__(self, work, cc, jobs, tests):
-        self.dir = os.path.join(work, 'base')
+        self.dir, self.cc = os.path.join(work, 'base'), cc
         self.tests = sorted(f[:-2] for f in os.listdir(os.path.join(ROOT, 'tests')) if re.fullmatch(r'test_\w+\.c', f))
         self.tests = [t for t in self.tests if (t in tests.split(',') if tests else t not in ELSEWHERE)]
         tree(self.dir, link_header=True)
@@ -208,6 +211,13 @@ class Build:
         self.command['build/rest.o'] = whole.replace('-o build/mla.o', '-DMLA__SELECTED -o build/rest.o')
         run(['sh', '-c', self.command['build/rest.o']], self.dir)
         run(['objcopy', '--keep-global-symbol=mla__select', 'build/mla.o', 'build/kernels.o'], self.dir)
+
+    def isas_not_here(self):
+        with open(os.path.join(self.dir, 'isas.c'), 'w') as f:
+            f.write('#include "mla.h"\n#include <stdio.h>\nint main(void) {\nfor (int i = MLA_ISA_SCALAR; i <= MLA_ISA_AMX; i++)\n'
+                    'if (!mla_isa_available((mla_isa)i)) puts(mla_isa_name((mla_isa)i));\nreturn 0; }\n')
+        run([self.cc, '-fopenmp', '-I.', 'isas.c', 'build/mla.o', '-o', 'isas', '-lm'], self.dir)
+        return set(run(['./isas'], self.dir).split())
 
     def same(self, where, name):
         with open(os.path.join(self.dir, name), 'rb') as a, open(os.path.join(where, name), 'rb') as b:
@@ -531,6 +541,7 @@ def main():
             print('%d %s: %s -> %s' % (n + 1, kind, source.lines[n].strip(), source.with_change(n, column, old, new)[1].strip()))
         return
     build = Build(args.work, args.cc, args.jobs, args.tests)
+    source.not_here = build.isas_not_here()
     runner = Runner(args, source, build, args.work)
     print('%d lines of mla.h (%s); built after %.0f s' % (len(source.live), source.sha, time.monotonic() - begin), flush=True)
     if args.seconds:
