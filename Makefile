@@ -80,6 +80,10 @@ build/$(1)%: build/$(1)mla.o build/$(1)%.o build/$(1)examples.a
 .PRECIOUS: build/$(1)%.o
 endef
 $(eval $(call programs,,$$(COMPILE) $$(OPENMP)))
+# What tests/fail.h puts in the place of the C library's functions, if the linker can.
+WRAPPED = $(eval WRAPPED := $(shell sed -n 's/.*__wrap_\([a-z][a-z_]*\)[^a-z_].*/\1/p; s/^FAIL_CALL.[^,]*, [^,]*, [^,]*, \([a-z_]*\),.*/\1/p' \
+    tests/fail.h | sort -u | sed 's/^/-Wl,--wrap=/'))$(WRAPPED)
+$(foreach d,build/ build/asan/ build/msan/,$dtest_fail): LINK += $(WRAPPED)
 # The pages of server and inspect, as lines of C.
 $(foreach d,build/ build/asan/ build/tsan/ build/msan/ build/valgrind/,$dserver.o $dinspect.o): build/server.inc build/inspect.inc
 build/%.inc: examples/%.html
@@ -111,7 +115,8 @@ build/flags: FORCE
 SLOW = arm bench fuzz llamacpp web windows# these are for make check
 LONGEST = generate test_properties test_model test_mtp test_weights test_sparse test_kernels style names
 TESTS = $(LONGEST) $(filter-out $(SLOW) $(LONGEST),$(patsubst tests/%/run.sh,%,$(wildcard tests/*/run.sh)) $(PROGRAM_TESTS))
-PROGRAM_TESTS = $(patsubst tests/%.c,%,$(wildcard tests/test_*.c))
+PROGRAM_TESTS = $(filter-out $(CANNOT),$(patsubst tests/%.c,%,$(wildcard tests/test_*.c)))
+CANNOT = $(eval CANNOT := $(if $(shell $(call can,-Wl$(comma)--wrap=puts,stdio.h)),,test_fail))$(CANNOT)
 chosen = $(if $(T),$(filter $(T) $(T:%=test_%),$(1)),$(1))
 # $(call programs_of,TESTS): what they need
 programs_of = $(foreach t,$(1),$(if $(findstring test_,$t),build/$t) $(if $(filter generate tokenizer gguf llamacpp windows,$t),build/generate) $(if $(filter header,$t),build/examples.a) $(if $(filter fuzz header,$t),build/mla.o) \

@@ -206,10 +206,12 @@ static int calls__is_string(const calls_reader *r, const char *tool, size_t n_to
 /* One member of the arguments: a value that is JSON stays as it is. */
 static int calls__member(text_buffer *json, const char *key, size_t n_key, const char *value, size_t n, int is_string) {
     json_value *parsed = NULL;
-    const int plain = !is_string && json_parse(value, n, &parsed, NULL) == MLA_OK;
+    const mla_result as_json = is_string ? MLA_ERR_DATA : json_parse(value, n, &parsed, NULL);
+    const int plain = as_json == MLA_OK;
     json_free(parsed);
-    return (json->n == 1 || calls__add(json, ", ", 2)) && calls__quoted(json, key, n_key) &&
-           calls__add(json, ": ", 2) && (plain ? calls__add(json, value, n) : calls__quoted(json, value, n));
+    return as_json != MLA_ERR_MEMORY && (json->n == 1 || calls__add(json, ", ", 2)) &&
+           calls__quoted(json, key, n_key) && calls__add(json, ": ", 2) &&
+           (plain ? calls__add(json, value, n) : calls__quoted(json, value, n));
 }
 
 /* <|DSML|parameter name="k" string="true">v</|DSML|parameter> ... */

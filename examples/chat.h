@@ -459,8 +459,9 @@ static jinja_value *chat__typed_value(jinja_data *d, const chat_own *own, jinja_
         if (!of) continue; /* a name with a NUL in it */
         jinja_value *item = chat__typed_value(d, own, of);
         if (!key) jinja_append(d, copy, item);
-        else if ((name = chat__typed(d, own, key, strlen(key))) != NULL)
-            jinja_put(d, copy, jinja_text(name, NULL), item);
+        else { /* of NULL d says that it has failed */ name = chat__typed(d, own, key, strlen(key));
+            jinja_put(d, copy, name ? jinja_text(name, NULL) : key, name ? item : NULL);
+        }
     }
     return copy;
 }
@@ -487,7 +488,8 @@ static void chat__arguments(jinja_data *d, jinja_value *calls) {
         jinja_value *function = jinja_get(jinja_at(calls, i), "function"), *parsed;
         size_t n;
         const char *text = jinja_text(jinja_get(function, "arguments"), &n);
-        if (text && jinja_json(d, text, n, &parsed, NULL) == MLA_OK) jinja_put(d, function, "arguments", parsed);
+        const mla_result rc = text ? jinja_json(d, text, n, &parsed, NULL) : MLA_ERR_DATA;
+        if (rc == MLA_OK || rc == MLA_ERR_MEMORY) jinja_put(d, function, "arguments", parsed); /* NULL: d has failed */
     }
 }
 
@@ -523,9 +525,12 @@ static mla_result chat__request(chat_tokens *text, const chat_own *own, const ch
 
 mla_result chat_render_request(chat_tokens *text, const chat_own *own, const char *request, size_t n,
                                const chat_options *options, mla_error *err) {
-    const mla_result rc = chat__request(text, own, request, n, options, 1, err);
-    if (rc != MLA_ERR_CONFIG || chat__request(text, own, request, n, options, 0, NULL)) return rc;
-    return MLA_OK;
+    mla_error other;
+    const mla_result rc = chat__request(text, own, request, n, options, 1, err),
+                     again = rc == MLA_ERR_CONFIG ? chat__request(text, own, request, n, options, 0, &other) : rc;
+    if (again != MLA_ERR_MEMORY || rc == again) return again ? rc : MLA_OK;
+    if (err) *err = other;
+    return again;
 }
 
 int chat_is_thinking(const chat_tokens *text, const tokenizer *t) {

@@ -1543,7 +1543,7 @@ mla_result gguf_create(gguf_writer **out, const char *path, mla_error *err) {
     const size_t n = strlen(path);
     gguf_writer *w = (gguf_writer *)calloc(1, sizeof *w);
     if (w) w->path = (char *)malloc(n + 1);
-    if (w) w->partial = (char *)malloc(n + sizeof partial);
+    if (w) w->partial = (char *)calloc(1, n + sizeof partial); /* no name yet, for gguf_abandon */
     if (!w || !w->path || !w->partial) {
         gguf_abandon(w);
         return ck__no_memory(err, ck__base_name(path));
@@ -1625,11 +1625,16 @@ void gguf_put_tensor(gguf_writer *w, const char *name, int type, int n_dims, con
     w->n_tensors++;
 }
 
+static void gguf__cannot_write(gguf_writer *w) {
+    ck__fail(&w->err, MLA_ERR_ARGUMENT, "%.60s: cannot be written: %s (errno %d)", ck__base_name(w->path),
+             errno == ENOSPC ? "the disk is full" : "output error", errno);
+}
+
 /* Lets the system write to the disk what there is, so that not all of it is left to the end. */
 static void gguf__hurry(gguf_writer *w) {
     if (w->written - w->synced < (uint64_t)32 << 20) return;
 #if !defined CHECKPOINT_NO_MMAP && defined POSIX_FADV_DONTNEED
-    fflush(w->file);
+    if (fflush(w->file)) gguf__cannot_write(w); /* what it held is lost */
     posix_fadvise(fileno(w->file), (off_t)w->synced, (off_t)(w->written - w->synced), POSIX_FADV_DONTNEED);
 #endif
     w->synced = w->written;
@@ -1640,9 +1645,7 @@ static void gguf__write(gguf_writer *w, const void *data, size_t bytes) {
     if (fwrite(data, 1, bytes, w->file) == bytes) {
         w->written += bytes;
         gguf__hurry(w);
-    } else
-        ck__fail(&w->err, MLA_ERR_ARGUMENT, "%.60s: cannot be written: %s (errno %d)", ck__base_name(w->path),
-                 errno == ENOSPC ? "the disk is full" : "output error", errno);
+    } else gguf__cannot_write(w);
 }
 
 static void gguf__pad(gguf_writer *w, uint64_t bytes) {
@@ -1719,9 +1722,7 @@ mla_result gguf_finish(gguf_writer *w, mla_error *err) {
     if (w->at < w->n_tensors) gguf__wrong(w, NULL, "less data than its tensors have");
     const int closed = !fclose(w->file);
     w->file = NULL;
-    if (!w->err.code && (!closed || !gguf__sync(w->partial) || rename(w->partial, w->path)))
-        ck__fail(&w->err, MLA_ERR_ARGUMENT, "%.60s: cannot be written: %s (errno %d)", ck__base_name(w->path),
-                 errno == ENOSPC ? "the disk is full" : "output error", errno);
+    if (!w->err.code && (!closed || !gguf__sync(w->partial) || rename(w->partial, w->path))) gguf__cannot_write(w);
     const mla_result rc = w->err.code;
     if (rc && err) *err = w->err;
     if (!rc) {

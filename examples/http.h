@@ -946,7 +946,8 @@ int http_open(http_server **out, const http_desc *desc, char *error) {
     if (d->connections > 0 && d->connections < s->room) s->room = d->connections;
     s->c = (http__connection **)calloc((size_t)s->room, sizeof *s->c);
     s->polls = (struct pollfd *)calloc((size_t)s->room + 2, sizeof *s->polls);
-    if (!s->c || !s->polls || pipe(s->wake)) snprintf(error, 160, "out of memory");
+    if (!s->c || !s->polls) snprintf(error, 160, "out of memory");
+    else if (pipe(s->wake)) snprintf(error, 160, "cannot make a pipe: %s", strerror(errno));
     else if (http__listen(s, error)) {
         for (int i = 0; i < 2; i++) fcntl(s->wake[i], F_SETFL, O_NONBLOCK), fcntl(s->wake[i], F_SETFD, FD_CLOEXEC);
         *out = s;

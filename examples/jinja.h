@@ -162,6 +162,7 @@ typedef struct jinja__chunk {
 typedef struct jinja__arena {
     jinja__chunk *chunks;
     size_t bytes, most;
+    int failed; /* malloc gave nothing */
     char *open; /* the end of the last string; NULL: something else came last */
 } jinja__arena;
 
@@ -174,7 +175,7 @@ static void *jinja__alloc(jinja__arena *a, size_t n) { /* NULL: no memory, or th
         const size_t size = n < 16384 ? 32768 : 2 * n;
         if (size > a->most || a->bytes > a->most - size) return NULL;
         c = (jinja__chunk *)malloc(sizeof *c + size);
-        if (!c) return NULL;
+        if (!c) return a->failed = 1, NULL;
         c->next = a->chunks, c->used = 0, c->size = size;
         a->chunks = c, a->bytes += size;
     }
@@ -1757,6 +1758,7 @@ jinja__wrong(jinja__run *r, mla_result code, const jinja__node *node, const char
 }
 
 static jinja_value jinja__full(jinja__run *r, const jinja__node *node) {
+    if (r->arena.failed) return jinja__wrong(r, MLA_ERR_MEMORY, node, "out of memory");
     return jinja__wrong(r, MLA_ERR_FULL, node, "the template takes more than %zu bytes of memory", r->o.bytes);
 }
 

@@ -155,15 +155,18 @@ static int lang__id(const gguf *g, const char *name) { /* or a flag; -1: no such
     int64_t i;
     return gguf_integer(gguf_find_key(g, name), 0, &i) && i >= 0 && i < INT_MAX ? (int)i : -1;
 }
-static char *lang__text(const gguf *g, const char *name) {
+static char *lang__text(const gguf *g, const char *name, int *failed) { /* NULL: no such key, or no memory */
     size_t n = 0;
     const char *text = gguf_string(gguf_find_key(g, name), &n);
-    return text ? lang__copy(text, n) : NULL;
+    char *copy = text ? lang__copy(text, n) : NULL;
+    *failed |= text && !copy;
+    return copy;
 }
 
 /* The tokenizer inside a GGUF file: its keys as they lie there. */
 static mla_result lang__gguf(tokenizer **out, const gguf *g, const char *file, mla_error *err) {
-    char *model = lang__text(g, "tokenizer.ggml.model"), *pre = lang__text(g, "tokenizer.ggml.pre");
+    int failed = 0;
+    char *model = lang__text(g, "tokenizer.ggml.model", &failed), *pre = lang__text(g, "tokenizer.ggml.pre", &failed);
     tokenizer_gguf k;
     mla_error why;
     mla_result rc;
@@ -176,7 +179,8 @@ static mla_result lang__gguf(tokenizer **out, const gguf *g, const char *file, m
     k.unk = lang__id(g, "tokenizer.ggml.unknown_token_id");
     k.add_bos = lang__id(g, "tokenizer.ggml.add_bos_token"), k.add_eos = lang__id(g, "tokenizer.ggml.add_eos_token");
     k.add_space_prefix = lang__id(g, "tokenizer.ggml.add_space_prefix");
-    if (!k.model || !k.tokens.count)
+    if (failed) rc = lang__fail(err, MLA_ERR_MEMORY, "%.120s: out of memory", file);
+    else if (!k.model || !k.tokens.count)
         rc = lang__fail(err, MLA_ERR_CONFIG, "%.120s has no tokenizer inside: --tokenizer FILE gives one", file);
     else if ((rc = tokenizer_from_gguf(out, &k, file, &why)) != MLA_OK)
         lang__fail(err, rc, "%.190s: --tokenizer FILE gives another", why.text);
@@ -237,7 +241,12 @@ void language_close(language *l) {
     free(l->source), free(l->bos), free(l->eos), free(l);
 }
 
+static mla_result lang__model(const language *l, mla_error *err) {
+    return l->c ? MLA_OK : lang__fail(err, MLA_ERR_ARGUMENT, "language_open was given no checkpoint");
+}
+
 mla_result language_check(const language *l, const chat_tokens *ids, mla_error *err) {
+    if (lang__model(l, err)) return MLA_ERR_ARGUMENT;
     const int vocab = l->c->config.vocab_size;
     for (size_t i = 0; i < ids->n; i++)
         if (ids->ids[i] < 0 || ids->ids[i] >= vocab)
@@ -249,6 +258,7 @@ mla_result language_check(const language *l, const chat_tokens *ids, mla_error *
 }
 
 mla_result language_encode(chat_tokens *ids, const language *l, const char *text, size_t n, mla_error *err) {
+    if (lang__model(l, err)) return MLA_ERR_ARGUMENT;
     const json_value *add = json_get(l->config, "add_bos_token");
     const size_t begin = ids->n;
     const int bos = l->c->bos_token_id;
@@ -263,14 +273,16 @@ mla_result language_encode(chat_tokens *ids, const language *l, const char *text
 
 /* ---- chat and sampling ------------------------------------------------------------------------------------------- */
 
-/* What tokenizer_config.json calls bos_token or eos_token: a string, or an object with one; else that token. */
-static char *lang__token(const language *l, const char *key, int id) {
+/* What tokenizer_config.json calls bos_token or eos_token: a string, or an object with one; else that token. 0: there is
+   no memory for it. */
+static int lang__token(char **out, const language *l, const char *key, int id) {
     const json_value *v = json_get(l->config, key), *text = json_typeof(v) == JSON_OBJECT ? json_get(v, "content") : v;
     size_t n = 0;
     const char *bytes = json_typeof(text) == JSON_STRING ? json_string(text, &n)
                         : id >= 0                        ? tokenizer_bytes(l->tokenizer, id, &n)
                                                          : NULL;
-    return bytes ? lang__copy(bytes, n) : NULL;
+    *out = bytes ? lang__copy(bytes, n) : NULL;
+    return *out || !bytes;
 }
 
 /* The chat_template of tokenizer_config.json: a string, or a list of named ones, of which tools have their own. */
@@ -284,7 +296,7 @@ static const char *lang__configured(const json_value *config, int tools, size_t 
     return json_string(found, n);
 }
 
-mla_result language_chat(language *l, const char *file, int tools, mla_error *err) {
+static mla_result lang__chat(language *l, const char *file, int tools, mla_error *err) {
     const char *name = "chat_template.jinja", *own = NULL;
     char *beside = lang__of_tokenizer(l, name);
     size_t n = 0;
@@ -299,10 +311,22 @@ mla_result language_chat(language *l, const char *file, int tools, mla_error *er
     if (!rc && l->source) rc = chat_open(&l->own, l->source, n, name, l->tokenizer, err);
     if (!rc && !l->own) rc = chat_detect(&l->style, l->tokenizer, l->c->bos_token_id, err);
     if (rc) return rc;
-    l->bos = lang__token(l, "bos_token", l->c->bos_token_id);
-    l->eos = lang__token(l, "eos_token", l->c->n_eos ? l->c->eos_token_id[0] : -1);
+    if (!lang__token(&l->bos, l, "bos_token", l->c->bos_token_id) ||
+        !lang__token(&l->eos, l, "eos_token", l->c->n_eos ? l->c->eos_token_id[0] : -1))
+        return lang__fail(err, MLA_ERR_MEMORY, "%s: out of memory", name);
     l->eos_id = !l->own ? l->style.eos : l->eos && *l->eos ? tokenizer_find(l->tokenizer, l->eos) : -1;
     return MLA_OK;
+}
+static void lang__no_chat(language *l) {
+    chat_close(l->own), free(l->source), free(l->bos), free(l->eos);
+    l->own = NULL, l->source = l->bos = l->eos = NULL;
+}
+mla_result language_chat(language *l, const char *file, int tools, mla_error *err) {
+    if (lang__model(l, err)) return MLA_ERR_ARGUMENT;
+    lang__no_chat(l);
+    const mla_result rc = lang__chat(l, file, tools, err);
+    if (rc) lang__no_chat(l);
+    return rc;
 }
 
 mla_result language_sampling(const language *l, sampler_desc *d, mla_error *err) {
