@@ -26,7 +26,9 @@ static const char *const fixtures[] = {"deepseek_v2_lite",
                                        "glm_moe_dsa",
                                        "kimi_linear",
                                        "axk2",
-                                       "hy_v4"};
+                                       "hy_v4",
+                                       "axk2_light",
+                                       "bailing_hybrid"}; /* rows for n-gram embeddings cannot be appended */
 enum { FIXTURES = sizeof fixtures / sizeof *fixtures };
 
 /* What sequence i does: it begins behind so many tokens, and is fed the rest in steps of so many. */

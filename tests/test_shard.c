@@ -266,11 +266,26 @@ static void run_free(run *u) {
 
 /* ---- the fixtures ------------------------------------------------------------------------------------------------ */
 
-static const char *const names[] = {
-    "deepseek_v3", "deepseek_v2",   "deepseek_v2_lite", "deepseek_v3_fp8",   "kimi_k2",
-    "axk1",        "glm4_moe_lite", "longcat_flash",    "minicpm3",          "mistral4",
-    "youtu",       "deepseek_v32",  "glm_moe_dsa",      "minicpm3_longrope", "kimi_linear",
-    "axk2",        "hy_v4"};
+static const char *const names[] = {"deepseek_v3",
+                                    "deepseek_v2",
+                                    "deepseek_v2_lite",
+                                    "deepseek_v3_fp8",
+                                    "kimi_k2",
+                                    "axk1",
+                                    "glm4_moe_lite",
+                                    "longcat_flash",
+                                    "minicpm3",
+                                    "mistral4",
+                                    "youtu",
+                                    "deepseek_v32",
+                                    "glm_moe_dsa",
+                                    "minicpm3_longrope",
+                                    "kimi_linear",
+                                    "axk2",
+                                    "axk2_light",
+                                    "hy_v4",
+                                    "bailing_hybrid",
+                                    "longcat_flash_ngram"};
 enum { N_NAMES = sizeof names / sizeof *names };
 
 static void subject_of(subject *s, const mla_model *m, const char *name) {
