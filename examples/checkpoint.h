@@ -2782,7 +2782,7 @@ static mla_tensor ck__bind_matrix(ck__binder *b, const char *prefix, const char 
 
 static mla_norm_weights ck__bind_norm(ck__binder *b, const char *prefix, const char *name, int64_t n) {
     mla_norm_weights w;
-    char full[64];
+    char full[112];
     memset(&w, 0, sizeof w);
     snprintf(full, sizeof full, "%s.weight", name);
     w.weight = ck__bind(b, prefix, full, 1, 1, 1, n);
@@ -2804,7 +2804,7 @@ static mla_norm_weights ck__bind_gated_norm(ck__binder *b, const char *prefix, c
 static mla_linear ck__bind_linear(ck__binder *b, const char *prefix, const char *name, int64_t out, int64_t in,
                                   int bias) {
     mla_linear w;
-    char full[64];
+    char full[112];
     memset(&w, 0, sizeof w);
     w.weight = ck__bind_matrix(b, prefix, name, out, in);
     snprintf(full, sizeof full, "%s.bias", name);
