@@ -83,7 +83,7 @@ typedef struct options {
 static void help(void) {
     printf("usage: server --model DIR|FILE.gguf [options]\n"
            "  --model DIR|FILE.gguf     as on Hugging Face, or a GGUF file\n"
-           "  --synthetic lite6         random weights instead; --quant bf16, q8 or q4 [q4]\n"
+           "  --synthetic NAME          lite6 or lite6-mtp: random weights instead; --quant bf16, q8 or q4 [q4]\n"
            "  --host ADDRESS            to listen on [127.0.0.1]; 0.0.0.0 or ::: anyone may come\n"
            "  --port N                  [8080]; 0: one that is free\n"
            "  --parallel N              requests that run at the same time [32]; one may ask for 128 texts\n"

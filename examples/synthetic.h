@@ -28,8 +28,8 @@ TOKENS         The bytes are 0..255; the others stand for " w256" and so on and 
 extern "C" {
 #endif
 
-/* name: "lite6", DeepSeek-V2-Lite with 6 of its 27 layers and a vocabulary of 32768. dtype: of the weights, BF16, Q8 or
-   Q4. Errors: UNSUPPORTED (another name or dtype), MEMORY. */
+/* name: "lite6", DeepSeek-V2-Lite with 6 of its 27 layers and a vocabulary of 32768, or "lite6-mtp", with one more, for
+   multi-token prediction, whose guesses hardly ever stand. dtype: of the weights, BF16, Q8 or Q4. Errors: UNSUPPORTED (another name or dtype), MEMORY. */
 SYNTHETIC_API mla_result synthetic_open(checkpoint **out, tokenizer **t, const char *name, mla_dtype dtype,
                                         mla_error *err);
 
@@ -155,11 +155,13 @@ static void syn__all(syn__maker *m, checkpoint *c) {
     const mla_config *f = &c->config;
     m->used = m->at = 0;
     c->weights.embed = syn__tensor(m, &m->embed, MLA_BF16, f->vocab_size, f->hidden_size);
-    for (int i = 0; i < f->num_hidden_layers; i++)
+    for (int i = 0; i < f->num_hidden_layers + f->num_nextn_predict_layers; i++)
         syn__layer(m, f, &c->layers[i], i ? c->experts + (size_t)(i - 1) * (size_t)f->n_routed_experts : NULL);
     c->weights.norm = syn__norm(m, f->hidden_size);
     c->weights.head = syn__linear(m, f->vocab_size, f->hidden_size).weight;
-    c->weights.layers = c->layers;
+    c->weights.layers = c->layers, c->weights.mtp = c->mtp;
+    if (c->mtp) c->mtp->eh_proj = syn__linear(m, f->hidden_size, 2 * f->hidden_size);
+    if (c->mtp) c->mtp->enorm = c->mtp->hnorm = c->mtp->norm = syn__norm(m, f->hidden_size);
 }
 
 static mla_result syn__tokenizer(tokenizer **out, int vocab, mla_error *err) {
@@ -188,21 +190,23 @@ mla_result synthetic_open(checkpoint **out, tokenizer **t, const char *name, mla
     syn__maker m;
     memset(&m, 0, sizeof m);
     *out = NULL, *t = NULL;
-    if (strcmp(name, "lite6"))
-        return syn__fail(err, MLA_ERR_UNSUPPORTED, "the only synthetic model is lite6, not ", name);
+    const int mtp = !strcmp(name, "lite6-mtp");
+    if (!mtp && strcmp(name, "lite6"))
+        return syn__fail(err, MLA_ERR_UNSUPPORTED, "the synthetic models are lite6 and lite6-mtp, not ", name);
     if (dtype != MLA_BF16 && dtype != MLA_Q8 && dtype != MLA_Q4)
         return syn__fail(err, MLA_ERR_UNSUPPORTED, "synthetic weights are bf16, q8 or q4, not ", mla_dtype_name(dtype));
     checkpoint *c = (checkpoint *)calloc(1, sizeof *c);
     mla_result rc = c ? mla_config_preset(&c->config, "deepseek-v2-lite", err) : MLA_ERR_MEMORY;
     if (!rc) {
-        c->config.num_hidden_layers = 6, c->config.vocab_size = 32768;
+        c->config.num_hidden_layers = 6, c->config.vocab_size = 32768, c->config.num_nextn_predict_layers = mtp;
         c->max_position_embeddings = 163840, c->bos_token_id = -1;
         snprintf(c->model_type, sizeof c->model_type, "synthetic %s", name);
-        c->layers = (mla_layer_weights *)calloc(6, sizeof *c->layers);
-        c->experts = (mla_mlp_weights *)calloc(5 * (size_t)c->config.n_routed_experts, sizeof *c->experts);
+        c->layers = (mla_layer_weights *)calloc(7, sizeof *c->layers);
+        c->experts = (mla_mlp_weights *)calloc(6 * (size_t)c->config.n_routed_experts, sizeof *c->experts);
+        c->mtp = mtp ? (mla_mtp_weights *)calloc(1, sizeof *c->mtp) : NULL;
         m.dtype = dtype;
-        int ok = c->layers && c->experts && syn__fill(&m.plain, MLA_BF16, 0.022f) && syn__fill(&m.embed, MLA_BF16, 1) &&
-                 (dtype == MLA_BF16 || syn__fill(&m.blocks, dtype, 0.022f));
+        int ok = c->layers && c->experts && (c->mtp || !mtp) && syn__fill(&m.plain, MLA_BF16, 0.022f) &&
+                 syn__fill(&m.embed, MLA_BF16, 1) && (dtype == MLA_BF16 || syn__fill(&m.blocks, dtype, 0.022f));
         if (ok) syn__all(&m, c), ok = (c->memory = malloc(m.used + 64)) != NULL;
         if (ok) m.base = (unsigned char *)c->memory + (64 - (uintptr_t)c->memory % 64) % 64, syn__all(&m, c);
         rc = ok ? syn__tokenizer(t, c->config.vocab_size, err) : MLA_ERR_MEMORY;
