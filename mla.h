@@ -597,7 +597,10 @@ typedef struct mla_stats {
 
 /* One model shared by several contexts, the ranks: processes on one machine or many, or threads. All make the same
    calls, each on its own caches, and get the same results, bit for bit; a number of ranks always gives the same bits,
-   another number the same to rounding. For that they run the same program on the same instruction set.
+   another number the same to rounding: 5e-5 of the largest logit with activations in f32. Where they are rounded, a
+   rank rounds as one alone does, and a layer differs by the order of its sums (3e-7); but the next layers round what
+   differs, some of it to the other side, so that logits end 4e-3 to 6e-2 apart. Same bits need the same program on the
+   same instruction set.
    A rank computes its range of heads, of the columns of dense FFNs and shared experts, of experts (neighbours, with
    about as many bytes as any rank's), of the rows of head and eh_proj, from these weights where they lie, and touches
    no others. Norms, latents, routers, indexers and KDA are every rank's, so that each has the whole cache. Ranges end

@@ -131,25 +131,28 @@ static void wire__meet(wire *w, uint32_t turn) {
         for (int i = 0; (int32_t)(__atomic_load_n(wire__turn(w, r), __ATOMIC_ACQUIRE) - turn) < 0; i++)
             if (i > 1000) sched_yield();
 }
-/* At most WIRE_SHARED floats: few are added up by each rank, of more each adds up a slice. */
+/* At most WIRE_SHARED floats: few are added up by each rank, of more each adds up a slice; a rank lays down only what
+   others read. */
 static void wire__sum_shared(wire *w, float *x, size_t n) {
     const size_t R = (size_t)w->ranks, me = (size_t)w->rank, all = n <= 8192;
     const size_t from = all ? 0 : n * me / R, to = all ? n : n * (me + 1) / R;
-    float *mine = wire__place(w, w->rank), *sum = all ? x : mine;
-    memcpy(mine, x, n * sizeof *x);
+    float *mine = wire__place(w, w->rank), part[512];
+    memcpy(mine, x, (all ? n : from) * sizeof *x);
+    if (!all) memcpy(mine + to, x + to, (n - to) * sizeof *x);
     wire__meet(w, 2 * w->turn + 1);
     for (size_t i = from, some; i < to; i += some) {
-        float part[512];
         some = to - i < 512 ? to - i : 512;
-        for (int r = 0; r < w->ranks; r++) {
-            const float *y = wire__place(w, r) + i;
+        for (size_t r = 0; r < R; r++) {
+            const float *y = r == me ? x + i : wire__place(w, (int)r) + i;
             for (size_t j = 0; j < some; j++) part[j] = r ? part[j] + y[j] : y[j];
         }
-        memcpy(sum + i, part, some * sizeof *x);
+        memcpy(x + i, part, some * sizeof *x);
+        if (!all) memcpy(mine + i, part, some * sizeof *x);
     }
     if (!all) wire__meet(w, 2 * w->turn + 2);
     for (size_t r = 0; r < R && !all; r++)
-        memcpy(x + n * r / R, wire__place(w, (int)r) + n * r / R, (n * (r + 1) / R - n * r / R) * sizeof *x);
+        if (r != me)
+            memcpy(x + n * r / R, wire__place(w, (int)r) + n * r / R, (n * (r + 1) / R - n * r / R) * sizeof *x);
     w->turn++;
 }
 static void wire__gather_shared(wire *w, float *x, const int *begin) {

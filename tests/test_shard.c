@@ -512,6 +512,71 @@ static void test_formats(void) {
     }
 }
 
+/* ---- what is rounded is rounded alike ---------------------------------------------------------------------------- */
+
+/* Attention and experts of a layer, of inputs that all have bit by bit, with activations that are rounded: what a rank
+   rounds are codes of one rank's, too, so that results differ by the order of sums in f32 only. Whole models differ by
+   more: the next layer rounds those results, and some fall to the other side. */
+typedef struct layer_of {
+    const subject *s;
+    int ranks, split;
+    float *y[MOST_RANKS]; /* [2, PROMPT, D] attention, experts */
+    outcome end[MOST_RANKS];
+} layer_of;
+
+static void run_layer(group *g, int rank) {
+    layer_of *p = (layer_of *)(uintptr_t)g->arg;
+    const size_t D = (size_t)p->s->D;
+    const way w = {.ranks = p->ranks, .split = p->split};
+    outcome *end = &p->end[rank];
+    member m;
+    mla_context_desc d;
+    mla_context *c = NULL;
+    mla_cache *k = NULL;
+    const mla_cache_desc kd = {.capacity = PROMPT};
+    mla_error err;
+    float *x = floats(PROMPT * D);
+    test_rng rng = {.state = 3};
+    for (size_t i = 0; i < PROMPT * D; i++) x[i] = test_uniform(&rng) - 0.5f;
+    memset(&d, 0, sizeof d);
+    d.max_tokens = PROMPT, d.threads = 1, d.activations = MLA_ACT_INT8, d.shard = shard_of(&m, g, rank, &w);
+    end->code = mla_context_create(&c, p->s->model, &d, &err);
+    if (!end->code) end->code = mla_cache_create(&k, p->s->model, &kd, &err);
+    if (end->code) snprintf(end->error, sizeof end->error, "%s", err.text);
+    const mla_sequence q = {.cache = k, .n_tokens = PROMPT};
+    if (!end->code) end->code = mla_attn_forward(c, 1, p->y[rank], x, &q, 1);
+    if (!end->code) end->code = mla_moe_forward(c, 1, p->y[rank] + PROMPT * D, x, PROMPT, NULL);
+    mla_cache_destroy(k), mla_context_destroy(c), free(x);
+}
+static void test_rounded(void) {
+    static const mla_dtype types[] = {MLA_Q4, MLA_Q8, MLA_Q4_K};
+    for (int t = 0; t < 3; t++) {
+        random_model m;
+        subject s;
+        layer_of p[4];
+        random_open(&m, types[t], MLA_Q8, t != 1);
+        subject_of(&s, m.model, mla_dtype_name(types[t]));
+        const size_t n = PROMPT * (size_t)s.D;
+        for (int i = 0; i < 4; i++) {
+            memset(&p[i], 0, sizeof p[i]);
+            p[i].s = &s, p[i].ranks = i + 1, p[i].split = i % 2;
+            for (int r = 0; r <= i; r++) p[i].y[r] = floats(2 * n);
+            by_all(i + 1, run_layer, &p[i]);
+            for (int part = 0; part < 2; part++) {
+                const float e = test_rel_err(p[i].y[0] + (size_t)part * n, p[0].y[0] + (size_t)part * n, n);
+                CHECK(p[i].end[0].code == MLA_OK && e <= 1e-5f, "%s, %d ranks, %s: off by %.1e %s", s.name, i + 1,
+                      part ? "experts" : "attention", (double)e, p[i].end[0].error);
+                if (report)
+                    printf("%s, %d ranks, %s: %.1e\n", s.name, i + 1, part ? "experts" : "attention", (double)e);
+            }
+        }
+        CHECK(test_rel_err(p[0].y[0], p[0].y[0] + n, n) > 0.1f, "%s: attention and experts give the same", s.name);
+        for (int i = 0; i < 4; i++)
+            for (int r = 0; r <= i; r++) free(p[i].y[r]);
+        random_close(&m);
+    }
+}
+
 /* ---- a rank's own weights ---------------------------------------------------------------------------------------- */
 
 static void poison(const mla_tensor *t, int row0, int row1, int col0, int col1) {
@@ -799,6 +864,8 @@ int main(int argc, char **argv) {
     SECTION("parts");
     test_parts("deepseek_v3");
     if (test_all()) test_parts("longcat_flash"), test_parts("deepseek_v32");
+    SECTION("rounded activations");
+    test_rounded();
     SECTION("descs");
     test_desc();
     return test_end();
