@@ -17,7 +17,7 @@ command -v $cc >/dev/null || { echo "$cc is not here: left out" && echo '0 passe
 flags='-std=c99 -Wall -Wextra -Wpedantic -Wconversion -Wshadow -Werror -O1 -I. -Iexamples'
 
 # The header once, each of the examples' once, and programs told so, as the Makefile has it.
-parts='checkpoint tokenizer sampler grammar json_schema speculative prefixes jinja chat language text calls line threads openai synthetic scheduler'
+parts='checkpoint tokenizer sampler grammar json_schema speculative prefixes jinja chat language text calls line threads openai synthetic scheduler options sink dialog perplexity'
 told='-DMLA__SELECTED -DMLA__INSTANTIATED -DMLA__SELECT=extern'
 for part in mla_ checkpoint_gguf checkpoint_quantize checkpoint_convert $parts; do told="$told -D${part^^}_IMPLEMENTED"; done
 check mla.h $cc $flags -DMLA_IMPLEMENTATION -DMLA__SELECT=extern -x c -c mla.h -o "$tmp/mla.o"
