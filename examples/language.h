@@ -273,8 +273,8 @@ mla_result language_encode(chat_tokens *ids, const language *l, const char *text
 
 /* ---- chat and sampling ------------------------------------------------------------------------------------------- */
 
-/* What tokenizer_config.json calls bos_token or eos_token: a string, or an object with one; else that token. 0: there is
-   no memory for it. */
+/* What tokenizer_config.json calls bos_token or eos_token: a string, or an object with one; else that token. 0: no
+   memory. */
 static int lang__token(char **out, const language *l, const char *key, int id) {
     const json_value *v = json_get(l->config, key), *text = json_typeof(v) == JSON_OBJECT ? json_get(v, "content") : v;
     size_t n = 0;

@@ -11,6 +11,12 @@
 #include "test.h"
 
 #include <stdlib.h>
+#if defined __GLIBC__ && (__GLIBC__ > 2 || __GLIBC_MINOR__ >= 33)
+#include <malloc.h>
+static double in_use(void) { return (double)mallinfo2().uordblks + (double)mallinfo2().hblkhd; }
+#else
+static double in_use(void) { return 0; } /* not known */
+#endif
 
 static mla_error error;
 static void must(mla_result r, const char *text, int line) {
@@ -213,7 +219,7 @@ typedef struct whole {
     mla_model *model;
     mla_context *context, *other; /* other: fresh runs are made in */
     mla_cache *fresh;
-    int V, D, state, inputs, phases; /* phases: calls go on for so many */
+    int V, D, L, state, inputs, phases; /* phases: calls go on for so many */
     float *logits, *want;
 } whole;
 
@@ -223,19 +229,20 @@ static int count_phases(void *user, int layer, int layers, mla_phase phase) {
     return w->phases-- <= 0;
 }
 
-static void whole_open(whole *w) {
+static void whole_open(whole *w, const char *path) {
     mla_context_desc d;
     memset(w, 0, sizeof *w), memset(&d, 0, sizeof d);
-    MUST(checkpoint_open(&w->files, "tests/fixtures/checkpoints/kimi_linear", &error));
+    MUST(checkpoint_open(&w->files, path, &error));
     MUST(mla_model_create(&w->model, &w->files->config, &w->files->weights, NULL, &error));
     d.max_tokens = 2 * CAPACITY, d.threads = 1, d.activations = MLA_ACT_F32, d.watch = count_phases, d.watch_user = w;
     MUST(mla_context_create(&w->context, w->model, &d, &error));
     w->other = make_context(w->model, MLA_ISA_AUTO, CAPACITY, 1);
     w->fresh = make_cache(w->model, CAPACITY, MLA_F32, 0, NULL);
     const mla_config *c = mla_model_config(w->model);
-    w->V = c->vocab_size, w->D = c->hidden_size;
+    w->V = c->vocab_size, w->D = c->hidden_size, w->L = c->num_hidden_layers;
+    CHECK(w->L <= LAYERS && w->D <= 64, "%s is too large", path);
     w->state = c->linear_num_heads * c->linear_head_dim * c->linear_head_dim;
-    w->inputs = 3 * (c->linear_conv_kernel_dim - 1) * c->linear_num_heads * c->linear_head_dim;
+    w->inputs = w->state ? 3 * (c->linear_conv_kernel_dim - 1) * c->linear_num_heads * c->linear_head_dim : 0;
     w->logits = HOLD(float, 2 * w->V), w->want = HOLD(float, w->V);
 }
 static void whole_close(whole *w) {
@@ -262,7 +269,16 @@ static void check_against_fresh(whole *w, const subject *s, const float *logits,
     MUST_IN(w->other, mla_model_forward(w->other, &all, 1, s->tokens, &out));
     const float e = logits ? test_rel_err(logits, w->want, (size_t)w->V) : 0;
     CHECK(e < 2e-5f, "%s: logits off by %.1e", what, (double)e);
-    for (int l = 0; l < LAYERS; l += 2) {
+    for (int l = 0; l < w->L && !w->state; l++) { /* layers without states have rows */
+        static float row[2][4096];
+        const int t = s->n - 1,
+                  n = mla_model_config(w->model)->kv_lora_rank + mla_model_config(w->model)->qk_rope_head_dim;
+        MUST(mla_cache_read(w->fresh, l, t, row[0], &error));
+        MUST(mla_cache_read(s->cache, l, t, row[1], &error));
+        const float er = test_rel_err(row[1], row[0], (size_t)n);
+        CHECK(er < 2e-5f, "%s: row %d of layer %d off by %.1e", what, t, l, (double)er);
+    }
+    for (int l = 0; l < w->L && w->state; l += 2) {
         MUST(mla_cache_read_state(w->fresh, l, want, want + w->state, &error));
         MUST(mla_cache_read_state(s->cache, l, got, got + w->state, &error));
         const float es = test_rel_err(got, want, (size_t)w->state),
@@ -289,12 +305,12 @@ static mla_result go_on(whole *w, subject **s, const int *n, int n_subjects, int
     w->phases = phases;
     mla_result rc = MLA_OK;
     if (ranges) {
-        const int cut = 1 + test_int(r, LAYERS - 1);
+        const int cut = 1 + test_int(r, w->L - 1);
         states[cut] = hidden, out.hidden = states;
         rc = mla_layers_forward(w->context, 0, cut, q, n_subjects, tokens, &out);
         for (int i = 0, row = 0; i < n_subjects; row += n[i++]) q[i].embeddings = hidden + row * w->D;
         out.hidden = NULL, out.logits = w->logits;
-        if (!rc) rc = mla_layers_forward(w->context, cut, LAYERS, q, n_subjects, NULL, &out);
+        if (!rc) rc = mla_layers_forward(w->context, cut, w->L, q, n_subjects, NULL, &out);
     } else {
         out.logits = w->logits;
         rc = mla_model_forward(w->context, q, n_subjects, tokens, &out);
@@ -315,22 +331,27 @@ static void copy_by_bytes(subject *to, const subject *from) {
     CHECK(sum == mla_cache_saved_bytes(from->cache), "saved bytes");
 }
 
-static void test_random(int steps) {
-    static const char *const names[] = {"run", "two",  "ranges", "snapshot", "truncate",
-                                        "cut", "fork", "bytes",  "forget",   "abort"};
+/* Sequences that begin and end, in a pool and out of it: what they hold is what a fresh run gives, and nothing stays. */
+static void test_random(const char *path, int steps) {
+    static const char *const names[] = {"run",  "two",   "ranges", "snapshot", "truncate", "cut",
+                                        "fork", "bytes", "forget", "abort",    "free"};
     enum { OPERATIONS = sizeof names / sizeof *names };
     whole w;
     subject s[SUBJECTS];
     mla_pool *pool;
     mla_pool_desc p;
     test_rng r = {20};
+    int sequences = SUBJECTS;
+    double memory = 0;
     SECTION("random operations");
-    whole_open(&w);
+    whole_open(&w, path);
     memset(s, 0, sizeof s), memset(&p, 0, sizeof p);
     p.n_pages = 8, p.snapshots = SLOTS;
     MUST(mla_pool_create(&pool, w.model, &p, &error));
     for (int i = 0; i < SUBJECTS; i++) s[i].cache = make_cache(w.model, CAPACITY, MLA_F32, SLOTS, i < 2 ? pool : NULL);
+    const int slots = mla_pool_free_slots(pool);
     for (int step = 0; step < steps; step++) {
+        if (step == steps / 4) memory = in_use();
         const int op = test_int(&r, OPERATIONS), a = test_int(&r, SUBJECTS),
                   b = (a + 1 + test_int(&r, SUBJECTS - 1)) % SUBJECTS;
         subject *both[2] = {&s[a], &s[b]};
@@ -365,15 +386,23 @@ static void test_random(int steps) {
             memcpy(s[b].tokens, s[a].tokens, sizeof s[a].tokens), s[b].n = s[a].n;
         } else if (op == 8 && had > 0) mla_cache_forget(s[a].cache, positions[test_int(&r, had)]);
         else if (op == 9) {
-            CHECK(go_on(&w, both, n, 2, 0, test_int(&r, 2 * LAYERS), &r) == MLA_ERR_ABORTED, "%s: not aborted", what);
+            CHECK(go_on(&w, both, n, 2, 0, test_int(&r, 2 * w.L), &r) == MLA_ERR_ABORTED, "%s: not aborted", what);
             if (s[a].n > 0) check_against_fresh(&w, &s[a], NULL, what);
+        } else if (op == 10) { /* its pages and slots are free at once, but for those that others hold, too */
+            const int free_pages = mla_pool_free_pages(pool);
+            mla_cache_destroy(s[a].cache);
+            CHECK(a < 2 ? mla_pool_free_pages(pool) >= free_pages : mla_pool_free_pages(pool) == free_pages,
+                  "%s: pages", what);
+            s[a].cache = make_cache(w.model, CAPACITY, MLA_F32, SLOTS, a < 2 ? pool : NULL), s[a].n = 0, sequences++;
         }
         for (int i = 0; i < SUBJECTS; i++)
             CHECK(mla_cache_length(s[i].cache) == s[i].n, "%s: %d holds %d of %d", what, i,
                   mla_cache_length(s[i].cache), s[i].n);
     }
+    CHECK(in_use() < memory + 65536, "%.0f bytes more are held than at first", in_use() - memory);
     for (int i = 0; i < SUBJECTS; i++) mla_cache_destroy(s[i].cache);
-    CHECK(mla_pool_free_slots(pool) == SLOTS && mla_pool_free_pages(pool) == 8, "slots and pages are given back");
+    CHECK(mla_pool_free_slots(pool) == slots && mla_pool_free_pages(pool) == 8, "slots and pages are given back");
+    CHECK(sequences > steps / 16, "%d sequences", sequences);
     mla_pool_destroy(pool);
     whole_close(&w);
 }
@@ -388,7 +417,7 @@ static void test_refusals(void) {
     int positions[2];
     subject *both[2] = {&s, &t};
     SECTION("what states refuse");
-    whole_open(&w);
+    whole_open(&w, "tests/fixtures/checkpoints/kimi_linear");
     memset(&s, 0, sizeof s), memset(&t, 0, sizeof t);
     s.cache = make_cache(w.model, CAPACITY, MLA_F32, 2, NULL),
     t.cache = make_cache(w.model, CAPACITY, MLA_BF16, 0, NULL);
@@ -448,7 +477,7 @@ static void test_bf16(void) {
     subject s, t;
     test_rng r = {8};
     SECTION("states in bf16");
-    whole_open(&w);
+    whole_open(&w, "tests/fixtures/checkpoints/kimi_linear");
     memset(&s, 0, sizeof s), memset(&t, 0, sizeof t);
     s.cache = make_cache(w.model, CAPACITY, MLA_BF16, 0, NULL),
     t.cache = make_cache(w.model, CAPACITY, MLA_F32, 0, NULL);
@@ -497,7 +526,7 @@ static void test_scheduler(void) {
     mla_sequence q;
     mla_outputs out;
     SECTION("a scheduler's prefixes");
-    whole_open(&w);
+    whole_open(&w, "tests/fixtures/checkpoints/kimi_linear");
     for (int i = 0; i < PROMPT; i++) tokens[i] = test_int(&r, w.V);
     mla_context *c = make_context(w.model, MLA_ISA_AUTO, 512, 1);
     mla_cache *k = make_cache(w.model, PROMPT + ANSWER, MLA_F32, 0, NULL);
@@ -542,7 +571,7 @@ static void test_long(void) {
     test_rng r = {32};
     whole w;
     SECTION("a scheduler's prefixes of a long prompt");
-    whole_open(&w);
+    whole_open(&w, "tests/fixtures/checkpoints/kimi_linear");
     for (int i = 0; i < LONG + 5 * CHUNK; i++) tokens[i] = test_int(&r, w.V);
     mla_context *c = make_context(w.model, MLA_ISA_AUTO, 4 * CHUNK, 1);
     for (int kept = 0; kept < 2; kept++) {
@@ -586,7 +615,9 @@ static void test_long(void) {
 int main(void) {
     test_layer();
     test_refusals();
-    test_random(test_all() ? 10000 : 400);
+    /* a thousand sequences each */
+    test_random("tests/fixtures/checkpoints/kimi_linear", test_all() ? 12000 : 300);
+    test_random("tests/fixtures/checkpoints/deepseek_v2_lite", test_all() ? 12000 : 300);
     test_bf16();
     test_scheduler();
     test_long();

@@ -11,6 +11,7 @@
 #include "threads.h"
 #include "test.h"
 
+#include <dirent.h>
 #include <limits.h>
 #include <signal.h>
 #include <sys/stat.h>
@@ -330,6 +331,67 @@ static void test_teams(void) {
     }
 }
 
+/* A prompt and a token, of three sequences that are alike: what comes out for each, alone (n 1) or in one call. */
+enum { ALIKE = 3 };
+static int run_alike(const mla_model *model, const mla_context_desc *desc, int n, float *logits, mla_error *error) {
+    const mla_cache_desc room = {.capacity = PROMPT + 1};
+    const int V = mla_model_config(model)->vocab_size;
+    mla_context_desc d = *desc;
+    mla_context *context;
+    mla_sequence s[ALIKE] = {{0}};
+    int tokens[ALIKE * PROMPT], ok = 1;
+    d.max_tokens = ALIKE * PROMPT, d.invariant = 1;
+    if (mla_context_create(&context, model, &d, error)) return 0;
+    for (int t = 0; t < n * PROMPT; t++) tokens[t] = t % PROMPT * 77 % V;
+    for (int i = 0; i < n; i++) ok = ok && !mla_cache_create(&s[i].cache, model, &room, error);
+    for (int step = 0; step < 2 && ok; step++) {
+        const mla_outputs out = {.logits = logits + step * n * V};
+        for (int i = 0; i < n; i++) s[i].n_tokens = step ? 1 : PROMPT, s[i].n_logits = 1;
+        for (int i = 0; i < n && step; i++) tokens[i] = 5 % V;
+        ok = !mla_model_forward(context, s, n, tokens, &out);
+        if (!ok) *error = *mla_context_error(context);
+    }
+    for (int i = 0; i < n; i++) mla_cache_destroy(s[i].cache);
+    mla_context_destroy(context);
+    return ok;
+}
+
+/* Every model, by any number of threads of any kind, alone and in company of the same shape: the same, bit for bit. */
+static void test_fixtures(void) {
+    static const int how_many[] = {1, 2, 3, 7};
+    static float one[2 * MOST_VOCAB], got[2 * ALIKE * MOST_VOCAB];
+    DIR *all = opendir("tests/fixtures/checkpoints");
+    int n_models = 0;
+    SECTION("every model: the same, bit for bit");
+    for (struct dirent *d; all && (d = readdir(all)) != NULL;) {
+        const mla_context_desc serial = {.threads = 1};
+        mla_error error;
+        checkpoint *c;
+        mla_model *model = d->d_name[0] == '.' ? NULL : open_fixture(d->d_name, &c);
+        if (!model) continue;
+        const int V = c->config.vocab_size;
+        n_models++;
+        CHECK(run_alike(model, &serial, 1, one, &error), "%s: %s", d->d_name, error.text);
+        for (int i = 0; i < 4 * 4; i++) { /* the pool, as a team, OpenMP if it is built in, one after the other */
+            thread_pool *p = NULL;
+            mla_context_desc how = {
+                .threads = how_many[i / 4], .team = i % 4 == 1, .run = i % 4 == 3 ? run_forwards : NULL};
+            if (i % 4 < 2 && CHECK(threads_create(&p, how.threads), "no threads"))
+                how.run = threads_run, how.run_user = p;
+            if (CHECK(run_alike(model, &how, ALIKE, got, &error), "%s: %s", d->d_name, error.text)) {
+                int wrong = 0;
+                for (int j = 0; j < 2 * ALIKE; j++)
+                    wrong += memcmp(one + j / ALIKE * V, got + j * V, sizeof *got * (size_t)V) != 0;
+                CHECK(!wrong, "%s, %d threads, kind %d: %d other results", d->d_name, how.threads, i % 4, wrong);
+            }
+            threads_destroy(p);
+        }
+        mla_model_destroy(model), checkpoint_close(c);
+    }
+    if (all) closedir(all);
+    CHECK(n_models >= 20, "%d models", n_models);
+}
+
 /* A team of a pool's, for its caller. */
 typedef struct party {
     const mla_model *model;
@@ -461,6 +523,7 @@ int main(void) {
     test_sleep();
     test_desc();
     test_teams();
+    test_fixtures();
     test_parties();
     test_stats();
     return test_end();
