@@ -139,6 +139,53 @@ static void test_others(void) {
     json_free(tools), tools = NULL;
 }
 
+/* What a template shows of its form; marks and their beginnings; calls that are not as their form has them. */
+static void test_odd(void) {
+    static const char *const templates[] = {"{{ x }}", DS("call", "begin"), DS("call", "begin") DSML("invoke"),
+                                            KIMI("_begin"), "<tool_call><arg_key>"};
+    static const char *const marks[] = {"", DS("calls", "begin"), "<" DSML("invoke name=\""), KIMI("_argument_begin"),
+                                        "<tool_call>"};
+    SECTION("forms of templates");
+    CHECK(calls_form_of(NULL) == CALLS_NONE, "no template");
+    for (int form = 0; form < CALLS_FORM_COUNT; form++)
+        CHECK(calls_form_of(templates[form]) == (calls_form)form, "%s is not form %d", templates[form], form);
+    SECTION("marks");
+    for (int form = 0; form < CALLS_FORM_COUNT; form++) {
+        const calls_form f = (calls_form)form;
+        CHECK(calls_is_mark(f, "</think>", 8) && calls_is_mark(f, "<th", 3) && !calls_is_mark(f, "", 0), "%d: thoughts",
+              f);
+        CHECK(!calls_is_mark(f, "<thin ", 6) && !calls_is_mark(f, "think", 5), "form %d: a word is no mark", form);
+        CHECK(!form || calls_is_mark(f, marks[form], strlen(marks[form])), "form %d: its mark", form);
+        CHECK(!calls_is_mark(f, marks[form % 4 + 1], strlen(marks[form % 4 + 1])), "form %d: another's mark", form);
+        CHECK(calls_is_mark(f, DSML(""), strlen(DSML(""))) == (f == CALLS_DSML), "form %d: DSML", form);
+    }
+    SECTION("calls out of form");
+    same(CALLS_KIMI, 0, KIMI("_begin") "f:" KIMI("_argument_begin") "{}" KIMI("_end"), "|C0 f: {}");
+    same(CALLS_KIMI, 0, KIMI("_begin") "7" KIMI("_argument_begin") "{}" KIMI("_end"), "|C0 7 {}");
+    same(CALLS_KIMI, 0, KIMI("_begin") "functions.f9" KIMI("_end"), "|C0 f9 {}");
+    same(CALLS_KIMI, 0, KIMI("_begin") "not.ours.f:3" KIMI("_argument_begin") " " KIMI("_end"), "|C0 not.ours.f {}");
+    same(CALLS_DEEPSEEK, 0, DS("call", "begin") "function" SEP "f" DS("call", "end"), "|C0 f {}");
+    same(CALLS_DEEPSEEK, 0, DS("call", "begin") "function" SEP "f\n{\"a\": 1}" DS("call", "end"), "|C0 f {\"a\": 1}");
+    same(CALLS_DEEPSEEK, 0, DS("call", "begin") "tools" SEP "f" DS("call", "end"), "|C0 tools f");
+    const char *const cut[] = {"<" DSML("parameter name=\"s"), "<" DSML("parameter name=\"s\""),
+                               "<" DSML("parameter name=\"s\">") "a"};
+    for (int i = 0; i < 3; i++) {
+        char all[200];
+        snprintf(all, sizeof all, "<%s%s</%s", DSML("invoke name=\"f\">"), cut[i], DSML("invoke>"));
+        same(CALLS_DSML, 0, all, "|C0 f {}");
+    }
+    same(CALLS_GLM, 0, "<tool_call>f<arg_key>s</tool_call>", "|C0 f {}");
+    same(CALLS_GLM, 0, "<tool_call>f<arg_key>s</arg_key></tool_call>", "|C0 f {}");
+    same(CALLS_GLM, 0, "<tool_call>f<arg_key>s</arg_key><arg_value>1</tool_call>", "|C0 f {}");
+    same(CALLS_GLM, 0, "<tool_call>f<arg_key> s </arg_key><arg_value>\t1\r</arg_value></tool_call>",
+         "|C0 f {\"s\": \t1\r}");
+    char *open = calls_prefix(CALLS_GLM, NULL), *begin = calls_prefix(CALLS_KIMI, NULL);
+    CHECK(!strcmp(open, "<tool_call>") && !strcmp(begin, "<|tool_calls_section_begin|><|tool_call_begin|>"), "%s %s",
+          open, begin);
+    free(open), free(begin);
+    CHECK(!strcmp(calls_suffix(CALLS_KIMI), KIMI("_end")), "the end of a call");
+}
+
 /* ---- requests ---------------------------------------------------------------------------------------------------- */
 
 static tokenizer *bytes_and_marks(void) { /* the id of a byte is that byte; 256.. are <|a|>, <|b|> and </think> */
@@ -226,6 +273,7 @@ int main(void) {
     test_text();
     test_forms();
     test_others();
+    test_odd();
     test_requests();
     text_clear(&seen);
     return test_end();
