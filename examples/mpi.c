@@ -44,12 +44,11 @@
 #include <string.h>
 #include <time.h>
 #include <unistd.h>
-
 #define need        options_need
 #define now         options_now
 #define refuse(...) (ranks_alike(), options_fail(__VA_ARGS__))
 #define fail(...)   (ranks_alone(), options_fail(1, __VA_ARGS__))
-enum { TAG_JOB = 8, TAG_HIDDEN, TAG_TOKENS, TAG_TEST };
+enum { TAG_JOB = 8, TAG_HIDDEN, TAG_TOKENS };
 
 /* ---- the command line -------------------------------------------------------------------------------------------- */
 
@@ -310,12 +309,15 @@ static void load(session *s, int split) {
     free(r.of);
 }
 
+static size_t wide(const session *s) { /* a token's state between layers */
+    return (size_t)mla_model_config(s->model)->hidden_size * (size_t)mla_model_config(s->model)->hc_mult;
+}
 /* The rest of it: what each text has, and room for what is sent. */
 static void start_texts(session *s, int capacity) {
     static const mla_dtype dtypes[] = {MLA_F32, MLA_F16, MLA_BF16, MLA_Q8};
     options *o = &s->o;
     mla_cache_desc kd = {.capacity = capacity, .dtype = dtypes[o->cache], .index_dtype = dtypes[o->index_cache]};
-    const size_t V = (size_t)s->c->config.vocab_size, D = (size_t)s->c->config.hidden_size;
+    const size_t V = (size_t)s->c->config.vocab_size, D = wide(s);
     const int theirs = o->sampling.temperature < 0; /* nothing was asked for: as generation_config.json says */
     mla_error err;
     MPI_Bcast(&o->seed, 1, MPI_UINT64_T, 0, MPI_COMM_WORLD);
@@ -397,7 +399,6 @@ static void start(session *s) {
 /* A job is one call of every stage: how many sequences, then of each which, its tokens and those with logits. The first
    stage makes jobs, for one group of texts after the other, so that each stage has one to work on; its state goes from
    stage to stage, tokens from the last one to the first. A job without sequences is the end. */
-
 /* A token comes after a text, on every rank that gets to know it; whether the text is over. */
 static void append(session *s, text *t, int token) {
     t->ids.ids[t->ids.n++] = token, t->made++;
@@ -440,7 +441,7 @@ static void choose(session *s, const int *job, const mla_sequence *q) {
 }
 /* The layers of this stage on a job, from hidden, the state before them (NULL: tokens). */
 static void run_job(session *s, const int *job, const float *hidden) {
-    const size_t D = (size_t)s->c->config.hidden_size;
+    const size_t D = wide(s);
     mla_sequence *q = need(calloc((size_t)job[0], sizeof *q));
     float **states = need(calloc((size_t)s->c->config.num_hidden_layers + 1, sizeof *states));
     int *tokens = s->tokens, rows = 0;
@@ -518,7 +519,7 @@ static void drive(session *s) {
     free(jobs);
 }
 static void follow(session *s) {
-    const int most = 3 * s->n_texts + 1, D = s->c->config.hidden_size;
+    const int most = 3 * s->n_texts + 1, D = (int)wide(s);
     int *job = need(calloc((size_t)most, sizeof *job));
     float *hidden = need(malloc((size_t)s->max_tokens * (size_t)D * sizeof *hidden));
     while (1) {
@@ -533,7 +534,6 @@ static void follow(session *s) {
 }
 
 /* ---- multi-token prediction, conversations, windows of a text ---------------------------------------------------- */
-
 /* All ranks guess and verify alike. */
 static void run_ahead(session *s) {
     text *t = s->texts;
