@@ -415,7 +415,7 @@ mla_result checkpoint_read(char **out, size_t *n, const char *path, size_t most,
 #else
 
 static void ck__file_close(ck__file *f) {
-    free(f->data);
+    if (f->size <= PTRDIFF_MAX) free(f->data); /* more is none of malloc's */
     f->data = NULL;
 }
 
@@ -428,7 +428,7 @@ static FILE *ck__stream(const char *path, size_t *length, int *missing, mla_erro
     struct stat info; /* before it is opened: a FIFO must not hang us */
     if (stat(path, &info)) reason = errno == ENOENT || errno == ENOTDIR || errno == EACCES ? errno : 0;
     else if ((info.st_mode & S_IFMT) != S_IFREG) reason = (info.st_mode & S_IFMT) == S_IFDIR ? EISDIR : EINVAL;
-    else if (info.st_size > 0 && (uint64_t)info.st_size < SIZE_MAX / 2) *length = (size_t)info.st_size;
+    else if (info.st_size > 0 && (uint64_t)info.st_size < SIZE_MAX - 65536) *length = (size_t)info.st_size;
 #endif
     if (!reason) {
         errno = 0;
@@ -466,10 +466,35 @@ mla_result checkpoint_read(char **out, size_t *n, const char *path, size_t most,
     return out && got ? ck__no_memory(err, ck__base_name(path)) : MLA_OK;
 }
 
+#if defined __wasm__
+/* malloc has no 2 GiB in one piece: they are asked of the engine, which never takes memory back. */
+static mla_result ck__file_open_large(ck__file *f, const char *path, mla_error *err) {
+    size_t length, got = 1;
+    FILE *file = ck__stream(path, &length, NULL, err);
+    if (!file) return MLA_ERR_ARGUMENT;
+    const size_t page = 65536, at = __builtin_wasm_memory_grow(0, length / page + 1);
+    if (at != SIZE_MAX) f->data = (unsigned char *)(at * page);
+    while (f->data && got && f->size < length) {
+        const size_t rest = length - f->size, piece = (size_t)1 << 24;
+        f->size += got = fread(f->data + f->size, 1, rest < piece ? rest : piece, file);
+    }
+    fclose(file);
+    if (!f->data) return ck__no_memory(err, ck__base_name(path));
+    if (f->size == length) return MLA_OK;
+    f->data = NULL;
+    return ck__cannot_read(path, EIO, err);
+}
+#endif
+
 static mla_result ck__file_open(ck__file *f, const char *path, int *missing, mla_error *err) {
     char *bytes;
     f->data = NULL;
     f->size = 0;
+#if defined __wasm__
+    struct stat info;
+    if (!stat(path, &info) && info.st_size > PTRDIFF_MAX && (uint64_t)info.st_size < SIZE_MAX - 65536)
+        return ck__file_open_large(f, path, err);
+#endif
     const mla_result rc = checkpoint_read(&bytes, &f->size, path, SIZE_MAX / 2, missing, err);
     f->data = (unsigned char *)bytes;
     return rc;

@@ -21,11 +21,7 @@ export async function instantiate(module, {file, write}) {
             return 0;
         },
         proc_exit: code => { throw new Exit(code); },
-        fd_prestat_get: (fd, at) => {
-            if (fd !== ROOT) return BADF;
-            view().setUint32(at, 0, true), view().setUint32(at + 4, 1, true);
-            return 0;
-        },
+        fd_prestat_get: (fd, at) => fd === ROOT ? (view().setBigUint64(at, 1n << 32n, true), 0) : BADF,
         fd_prestat_dir_name: (fd, at) => (bytes(at, 1)[0] = 47, 0),
         fd_fdstat_get: (fd, at) => {
             if (fd > ROOT && !open.has(fd)) return BADF;
@@ -76,11 +72,9 @@ export async function instantiate(module, {file, write}) {
             return 0;
         },
     };
-    const imports = {wasi_snapshot_preview1: {}};
-    for (const {module: of, name} of WebAssembly.Module.imports(module))
-        imports[of][name] = (...given) => // addresses from 2 GiB on come as negative numbers
-            calls[name] ? calls[name](...given.map(x => typeof x === "number" ? x >>> 0 : x)) : NOSYS;
-    const instance = await WebAssembly.instantiate(module, imports);
+    const call = (all, name) => (...given) => // addresses from 2 GiB on come as negative numbers
+        all[name] ? all[name](...given.map(x => typeof x === "number" ? x >>> 0 : x)) : NOSYS;
+    const instance = await WebAssembly.instantiate(module, {wasi_snapshot_preview1: new Proxy(calls, {get: call})});
     memory = instance.exports.memory;
     return instance;
 }

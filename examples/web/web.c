@@ -95,11 +95,10 @@ static mla_result turns(chat_tokens *to, const json_value *messages) {
     mla_result rc = MLA_OK;
     for (size_t i = 0, n; i < json_count(messages) && !rc; i++) {
         const char *content = json_string(json_get(json_at(messages, i), "content"), &n);
-        if (i % 2 == 0) rc = chat_turn(to, style, web.l->tokenizer, i ? NULL : "", content, n, &web.error);
-        if (i % 2 == 0) continue;
         said.n = 0;
-        rc = chat_append_text(&said, web.l->tokenizer, content, n, TOKENIZER_PLAIN, &web.error);
-        if (!rc) rc = chat_answer(to, style, said.ids, said.n, &web.error);
+        if (i % 2 == 0) rc = chat_turn(to, style, web.l->tokenizer, i ? NULL : "", content, n, &web.error);
+        else rc = chat_append_text(&said, web.l->tokenizer, content, n, TOKENIZER_PLAIN, &web.error);
+        if (i % 2 && !rc) rc = chat_answer(to, style, said.ids, said.n, &web.error);
     }
     free(said.ids);
     return rc;
@@ -122,15 +121,6 @@ static mla_result read_text(chat_tokens *to, const char *text, size_t n, int cha
     return rc;
 }
 
-static void put_tokens(const int *ids, size_t n) {
-    text_clear(&web.text), text_put(&web.text, "[");
-    for (size_t i = 0, length; i < n; i++) {
-        const char *bytes = tokenizer_bytes(web.l->tokenizer, ids[i], &length);
-        text_put(&web.text, i ? "," : ""), text_quote(&web.text, bytes ? bytes : "", bytes ? length : 0);
-    }
-    text_put(&web.text, "]");
-}
-
 /* A text [n] that is to go on, or with chat {"messages":[{"role":..., "content":...}, ...]}, the last a question. At
    most `room` more tokens, chosen as generation_config.json says but for temperature and seed. 0: web_text is a list of
    the text's tokens, in JSON. What the cache has of it is not run again. */
@@ -151,8 +141,13 @@ int WEB(web_begin)(char *text, size_t n, int chat, double temperature, unsigned 
     while (same < ids.n - 1 && same < (size_t)mla_cache_length(web.cache) && ids.ids[same] == web.ids.ids[same]) same++;
     mla_cache_truncate(web.cache, (int)same, NULL);
     free(web.ids.ids), web.ids = ids, web.room = room, web.stream.n = 0;
-    for (size_t i = 0; i < ids.n; i++) sampler_accept(web.sampler, ids.ids[i]);
-    put_tokens(ids.ids, ids.n);
+    text_clear(&web.text);
+    for (size_t i = 0, length; i < ids.n; i++) {
+        const char *bytes = tokenizer_bytes(web.l->tokenizer, ids.ids[i], &length);
+        text_put(&web.text, i ? "," : "["), text_quote(&web.text, bytes ? bytes : "", bytes ? length : 0);
+        sampler_accept(web.sampler, ids.ids[i]);
+    }
+    text_put(&web.text, "]");
     return web.text.failed ? no_memory() : 0;
 }
 
