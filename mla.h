@@ -2573,67 +2573,39 @@ MLA__INLINE uint8x16x2_t mla__plane_neon(const mla__plane *p, const unsigned cha
     }
     return r;
 }
-MLA__INLINE int8x16x2_t mla__codes_neon(const mla_dtype t, const unsigned char *b, int g) {
+MLA__INLINE void mla__codes_128(int8x16_t *r, const mla_dtype t, const unsigned char *b, int g) {
     const mla__format *f = &mla__formats[t];
     const uint8x16x2_t low = mla__plane_neon(&f->low, b, g);
-    int8x16x2_t r;
     MLA__EACH(h, 2) {
         uint8x16_t u = low.val[h];
         if (f->high.bits)
             u = vorrq_u8(u, vshlq_u8(mla__plane_neon(&f->high, b, g).val[h], vdupq_n_s8((int8_t)f->low.bits)));
-        r.val[h] = vreinterpretq_s8_u8(u);
-        if (f->code == MLA__CODE_SHIFTED) r.val[h] = vsubq_s8(r.val[h], vdupq_n_s8((int8_t)f->offset));
-        if (f->code >= MLA__CODE_NL) r.val[h] = vqtbl1q_s8(vld1q_s8(mla__lists[f->code - MLA__CODE_NL]), u);
+        r[h] = vreinterpretq_s8_u8(u);
+        if (f->code == MLA__CODE_SHIFTED) r[h] = vsubq_s8(r[h], vdupq_n_s8((int8_t)f->offset));
+        if (f->code >= MLA__CODE_NL) r[h] = vqtbl1q_s8(vld1q_s8(mla__lists[f->code - MLA__CODE_NL]), u);
     }
-    return r;
 }
 
-/* R rows of weights times one token; the weights of four rows keep the dot products apart from each other's latency. */
-MLA__INLINE void mla__idot_rows_128(const mla_dtype t, const int R, float *y, const mla__act *x, const unsigned char *b,
-                                    mla__sz row, int groups) {
-    const mla__format *f = &mla__formats[t];
-    const int each = f->block / MLA_GROUP, halves = MLA_GROUP / f->group, plain = f->scaling == MLA__SCALING_D;
-    float32x4_t acc[4];
-    float low[4];
-    MLA__EACH(i, R) acc[i] = vdupq_n_f32(0), low[i] = 0;
-    for (int g = 0; g < groups; g++) {
-        const int8x16_t q0 = vld1q_s8(x[g].q), q1 = vld1q_s8(x[g].q + 16);
-        MLA__EACH(i, R) {
-            const unsigned char *w = b + i * row + (mla__sz)(g / each) * f->bytes;
-            float m, m1 = 0;
-            const float d = mla__group_scale(f, w, g % each * halves, &m);
-            const float d1 = halves > 1 ? mla__group_scale(f, w, g % each * halves + 1, &m1) : d;
-            const int8x16x2_t u = mla__codes_neon(t, w, g % each);
-            const int32x4_t first = vdotq_s32(vdupq_n_s32(0), u.val[0], q0);
-            if (halves == 1) {
-                acc[i] = vfmaq_n_f32(acc[i], vcvtq_f32_s32(vdotq_s32(first, u.val[1], q1)), d * x[g].d);
-                if (mla__has_min(f)) low[i] += (plain ? d : m) * x[g].sum;
-            } else {
-                acc[i] = vfmaq_n_f32(acc[i], vcvtq_f32_s32(first), d * x[g].d);
-                acc[i] = vfmaq_n_f32(acc[i], vcvtq_f32_s32(vdotq_s32(vdupq_n_s32(0), u.val[1], q1)), d1 * x[g].d);
-                if (mla__has_min(f)) low[i] += m * x[g].half[0] + m1 * x[g].half[1];
-            }
-        }
-    }
-    MLA__EACH(i, R) y[i] = vaddvq_f32(acc[i]) - (plain ? (float)f->offset : 1) * low[i];
+typedef int8x16_t mla__i8_128;
+typedef int32x4_t mla__i32_128;
+typedef struct mla__group_128 {
+    int8x16_t q[2];
+} mla__group_128;
+#define MLA__128(name) mla__##name##_neon
+MLA__INLINE mla__group_128 mla__group_of_128(const int8_t *q) {
+    const mla__group_128 x = {{vld1q_s8(q), vld1q_s8(q + 16)}};
+    return x;
 }
-MLA__INLINE void mla__unpack_128(const mla_dtype t, float *y, const void *x, mla__sz n) {
-    const mla__format *f = &mla__formats[t];
-    const unsigned char *b = (const unsigned char *)x;
-    for (; n > 0; n -= f->block, b += f->bytes)
-        for (int g = 0; g < f->block / MLA_GROUP; g++)
-            for (int h = 0; h < 2; h++, y += 16) {
-                float min;
-                const float d = mla__group_scale(f, b, (32 * g + 16 * h) / f->group, &min);
-                int8x16_t q = mla__codes_neon(t, b, g).val[h];
-                if (f->code == MLA__CODE_UINT) q = vsubq_s8(q, vdupq_n_s8((int8_t)f->offset));
-                const int16x8_t w[2] = {vmovl_s8(vget_low_s8(q)), vmovl_s8(vget_high_s8(q))};
-                for (int i = 0; i < 4; i++) {
-                    const int16x4_t four = i % 2 ? vget_high_s16(w[i / 2]) : vget_low_s16(w[i / 2]);
-                    const float32x4_t v = vmulq_n_f32(vcvtq_f32_s32(vmovl_s16(four)), d);
-                    vst1q_f32(y + 4 * i, vsubq_f32(v, vdupq_n_f32(min)));
-                }
-            }
+MLA__INLINE int32x4_t mla__dot_128(const mla__format *f, int32x4_t sum, int8x16_t u, const mla__group_128 *x, int h) {
+    (void)f;
+    return vdotq_s32(sum, u, x->q[h]);
+}
+MLA__INLINE int32x4_t mla__none_128(void) { return vdupq_n_s32(0); }
+MLA__INLINE float32x4_t mla__float_128(int32x4_t x) { return vcvtq_f32_s32(x); }
+MLA__INLINE int8x16_t mla__less_128(int8x16_t u, int offset) { return vsubq_s8(u, vdupq_n_s8((int8_t)offset)); }
+MLA__INLINE float32x4_t mla__four_128(int8x16_t u, int i) {
+    const int16x8_t w = vmovl_s8(i < 2 ? vget_low_s8(u) : vget_high_s8(u));
+    return vcvtq_f32_s32(vmovl_s16(i % 2 ? vget_high_s16(w) : vget_low_s16(w)));
 }
 #endif
 
@@ -2687,7 +2659,7 @@ MLA__INLINE void mla__plane_wasm(v128_t *r, const mla__plane *p, const unsigned 
     r[0] = p->run == 8 ? wasm_i64x2_shuffle(low, high, 0, 2) : low;
     r[1] = p->run == 8 ? wasm_i64x2_shuffle(low, high, 1, 3) : high;
 }
-MLA__INLINE void mla__codes_wasm(v128_t *r, const mla_dtype t, const unsigned char *b, int g) {
+MLA__INLINE void mla__codes_128(v128_t *r, const mla_dtype t, const unsigned char *b, int g) {
     const mla__format *f = &mla__formats[t];
     v128_t high[2];
     mla__plane_wasm(r, &f->low, b, g);
@@ -2699,74 +2671,92 @@ MLA__INLINE void mla__codes_wasm(v128_t *r, const mla_dtype t, const unsigned ch
             r[h] = wasm_i8x16_swizzle(wasm_v128_load(mla__lists[f->code - MLA__CODE_NL]), r[h]);
     }
 }
-/* Sums of four products each of 16 codes u and activations q, x the same as halves. */
-MLA__INLINE v128_t mla__dot16_wasm(const mla__format *f, v128_t u, v128_t q, const v128_t *x) {
-#ifdef __wasm_relaxed_simd__
-    if (f->code == MLA__CODE_UINT) return wasm_i32x4_relaxed_dot_i8x16_i7x16_add(q, u, wasm_i32x4_splat(0));
-#endif
-    (void)f, (void)q;
-    return wasm_i32x4_add(wasm_i32x4_dot_i16x8(wasm_i16x8_extend_low_i8x16(u), x[0]),
-                          wasm_i32x4_dot_i16x8(wasm_i16x8_extend_high_i8x16(u), x[1]));
+
+typedef v128_t mla__i8_128;
+typedef v128_t mla__i32_128;
+typedef struct mla__group_128 {
+    v128_t q[2], wide[4]; /* the same as halves */
+} mla__group_128;
+#define MLA__128(name) mla__##name##_wasm
+MLA__INLINE mla__group_128 mla__group_of_128(const int8_t *q) {
+    mla__group_128 x;
+    MLA__EACH(h, 2) {
+        x.q[h] = wasm_v128_load(q + 16 * h);
+        x.wide[2 * h] = wasm_i16x8_extend_low_i8x16(x.q[h]);
+        x.wide[2 * h + 1] = wasm_i16x8_extend_high_i8x16(x.q[h]);
+    }
+    return x;
 }
-/* R rows of weights times one token, as for NEON. */
+MLA__INLINE v128_t mla__dot_128(const mla__format *f, v128_t sum, v128_t u, const mla__group_128 *x, int h) {
+#ifdef __wasm_relaxed_simd__
+    if (f->code == MLA__CODE_UINT) return wasm_i32x4_relaxed_dot_i8x16_i7x16_add(x->q[h], u, sum);
+#endif
+    (void)f;
+    const v128_t low = wasm_i32x4_dot_i16x8(wasm_i16x8_extend_low_i8x16(u), x->wide[2 * h]),
+                 high = wasm_i32x4_dot_i16x8(wasm_i16x8_extend_high_i8x16(u), x->wide[2 * h + 1]);
+    return wasm_i32x4_add(sum, wasm_i32x4_add(low, high));
+}
+MLA__INLINE v128_t mla__none_128(void) { return wasm_i32x4_splat(0); }
+MLA__INLINE v128_t mla__float_128(v128_t x) { return wasm_f32x4_convert_i32x4(x); }
+MLA__INLINE v128_t mla__less_128(v128_t u, int offset) { return wasm_i8x16_sub(u, wasm_i8x16_splat((int8_t)offset)); }
+MLA__INLINE v128_t mla__four_128(v128_t u, int i) {
+    const v128_t w = i < 2 ? wasm_i16x8_extend_low_i8x16(u) : wasm_i16x8_extend_high_i8x16(u);
+    return wasm_f32x4_convert_i32x4(i % 2 ? wasm_i32x4_extend_high_i16x8(w) : wasm_i32x4_extend_low_i16x8(w));
+}
+#endif
+
+/* And what both sets of 128 bits do with these words:
+     codes(u[2], dtype, block, g)    the codes of its group g of 32
+     group_of(q)                     32 activations, as dot takes them
+     dot(f, sum, u, x, h)            sum, and those of four products each of 16 codes and half h of the activations
+     none, float(sum)                no sum; as floats
+     less(u, offset), four(u, i)     codes less an offset; four of them from 4 i on, as floats */
+#if MLA__WASM || (MLA__NEON && defined(__ARM_FEATURE_DOTPROD))
+/* R rows of weights times one token; the weights of four rows keep the dot products apart from each other's latency. */
 MLA__INLINE void mla__idot_rows_128(const mla_dtype t, const int R, float *y, const mla__act *x, const unsigned char *b,
                                     mla__sz row, int groups) {
     const mla__format *f = &mla__formats[t];
     const int each = f->block / MLA_GROUP, halves = MLA_GROUP / f->group, plain = f->scaling == MLA__SCALING_D;
-    v128_t acc[4];
+    MLA__128(v) acc[4];
     float low[4];
-    MLA__EACH(i, R) acc[i] = wasm_f32x4_splat(0), low[i] = 0;
+    MLA__EACH(i, R) acc[i] = MLA__128(zero)(), low[i] = 0;
     for (int g = 0; g < groups; g++) {
-        const v128_t q[2] = {wasm_v128_load(x[g].q), wasm_v128_load(x[g].q + 16)};
-        const v128_t wide[4] = {wasm_i16x8_extend_low_i8x16(q[0]), wasm_i16x8_extend_high_i8x16(q[0]),
-                                wasm_i16x8_extend_low_i8x16(q[1]), wasm_i16x8_extend_high_i8x16(q[1])};
+        const mla__group_128 q = mla__group_of_128(x[g].q);
         MLA__EACH(i, R) {
             const unsigned char *w = b + i * row + (mla__sz)(g / each) * f->bytes;
             float m, m1 = 0;
             const float d = mla__group_scale(f, w, g % each * halves, &m);
             const float d1 = halves > 1 ? mla__group_scale(f, w, g % each * halves + 1, &m1) : d;
-            v128_t u[2];
-            mla__codes_wasm(u, t, w, g % each);
-            const v128_t first = mla__dot16_wasm(f, u[0], q[0], wide),
-                         second = mla__dot16_wasm(f, u[1], q[1], wide + 2);
-            if (halves == 1) {
-                const v128_t sum = wasm_f32x4_convert_i32x4(wasm_i32x4_add(first, second));
-                acc[i] = mla__fma_wasm(sum, wasm_f32x4_splat(d * x[g].d), acc[i]);
-                if (mla__has_min(f)) low[i] += (plain ? d : m) * x[g].sum;
-            } else {
-                acc[i] = mla__fma_wasm(wasm_f32x4_convert_i32x4(first), wasm_f32x4_splat(d * x[g].d), acc[i]);
-                acc[i] = mla__fma_wasm(wasm_f32x4_convert_i32x4(second), wasm_f32x4_splat(d1 * x[g].d), acc[i]);
-                if (mla__has_min(f)) low[i] += m * x[g].half[0] + m1 * x[g].half[1];
-            }
+            mla__i8_128 u[2];
+            mla__codes_128(u, t, w, g % each);
+            const mla__i32_128 first = mla__dot_128(f, mla__none_128(), u[0], &q, 0),
+                               second = mla__dot_128(f, halves > 1 ? mla__none_128() : first, u[1], &q, 1);
+            if (halves > 1) acc[i] = MLA__128(fma)(mla__float_128(first), MLA__128(set1)(d * x[g].d), acc[i]);
+            acc[i] = MLA__128(fma)(mla__float_128(second), MLA__128(set1)(d1 * x[g].d), acc[i]);
+            if (mla__has_min(f))
+                low[i] += halves > 1 ? m * x[g].half[0] + m1 * x[g].half[1] : (plain ? d : m) * x[g].sum;
         }
     }
-    MLA__EACH(i, R) y[i] = mla__sum_wasm(acc[i]) - (plain ? (float)f->offset : 1) * low[i];
+    MLA__EACH(i, R) y[i] = MLA__128(sum)(acc[i]) - (plain ? (float)f->offset : 1) * low[i];
 }
 MLA__INLINE void mla__unpack_128(const mla_dtype t, float *y, const void *x, mla__sz n) {
     const mla__format *f = &mla__formats[t];
     const unsigned char *b = (const unsigned char *)x;
     for (; n > 0; n -= f->block, b += f->bytes)
         for (int g = 0; g < f->block / MLA_GROUP; g++) {
-            v128_t u[2];
-            mla__codes_wasm(u, t, b, g);
+            mla__i8_128 u[2];
+            mla__codes_128(u, t, b, g);
             for (int h = 0; h < 2; h++, y += 16) {
                 float min;
                 const float d = mla__group_scale(f, b, (32 * g + 16 * h) / f->group, &min);
-                if (f->code == MLA__CODE_UINT) u[h] = wasm_i8x16_sub(u[h], wasm_i8x16_splat((int8_t)f->offset));
-                const v128_t w[2] = {wasm_i16x8_extend_low_i8x16(u[h]), wasm_i16x8_extend_high_i8x16(u[h])};
-                for (int i = 0; i < 4; i++) {
-                    const v128_t four =
-                        i % 2 ? wasm_i32x4_extend_high_i16x8(w[i / 2]) : wasm_i32x4_extend_low_i16x8(w[i / 2]);
-                    const v128_t v = wasm_f32x4_mul(wasm_f32x4_convert_i32x4(four), wasm_f32x4_splat(d));
-                    wasm_v128_store(y + 4 * i, wasm_f32x4_sub(v, wasm_f32x4_splat(min)));
+                if (f->code == MLA__CODE_UINT) u[h] = mla__less_128(u[h], f->offset);
+                MLA__EACH(i, 4) {
+                    const MLA__128(v) v = MLA__128(mul)(mla__four_128(u[h], i), MLA__128(set1)(d));
+                    MLA__128(st)(y + 4 * i, MLA__128(add)(v, MLA__128(set1)(-min)));
                 }
             }
         }
 }
-#endif
-
-/* And what both sets of 128 bits do with these. */
-#if MLA__WASM || (MLA__NEON && defined(__ARM_FEATURE_DOTPROD))
 MLA__INLINE void mla__idot_128(const mla_dtype t, const mla__product *p) {
     const mla__sz row = mla__bytes(t, p->w->cols);
     if (p->w->layout != MLA_LAYOUT_ROWS) {

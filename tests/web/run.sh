@@ -17,13 +17,14 @@ count() {
     set -- $(sed -n 's/^\([0-9]*\) passed, \([0-9]*\) failed$/\1 \2/p' "$1")
     passed=$((passed + ${1:-0})) failed=$((failed + ${2:-1}))
 }
-# wasm FLAGS TEST NODE'S FLAGS...: builds and runs a test
+# wasm FLAGS TEST NODE'S FLAGS...: builds and runs a test. With -O, linking would call any wasm-opt that is here, which may know less.
 wasm() {
     local flags=$1 test=$2
     shift 2
     # shellcheck disable=SC2086
     $WASM_CC --target=wasm32-wasi -std=c99 -D_DEFAULT_SOURCE -O1 -Wall -Wextra -Wpedantic -Wconversion -Wshadow $flags -DCHECKPOINT_NO_MMAP \
-        -I. -Iexamples -Wl,-z,stack-size=4194304 "tests/$test.c" -o "$tmp/$test.wasm" -lm >"$tmp/log" 2>&1 && [ ! -s "$tmp/log" ] &&
+        -I. -Iexamples -c "tests/$test.c" -o "$tmp/$test.o" >"$tmp/log" 2>&1 && [ ! -s "$tmp/log" ] &&
+        $WASM_CC --target=wasm32-wasi -Wl,-z,stack-size=4194304 "$tmp/$test.o" -o "$tmp/$test.wasm" -lm >"$tmp/log" 2>&1 &&
         node "$@" tests/web/run.mjs "$tmp/$test.wasm" >"$tmp/log" 2>&1
     count "$tmp/log"
 }
