@@ -387,6 +387,7 @@ static double check_place(const options *o, const convert_plan *p) {
         total += (double)mla_dtype_bytes(p->tensors[i].dtype, (size_t)(p->tensors[i].rows * p->tensors[i].dims[0]));
     const int there = !stat(o->out, &info);
     if (there && S_ISDIR(info.st_mode)) fail(1, "%s is a directory", o->out);
+    if (there && !S_ISREG(info.st_mode)) fail(1, "%s is no regular file", o->out);
     if (there && !o->force) fail(1, "%s is there already: --force puts another in its place", o->out);
     if (!o->force && !statvfs(dir, &disk)) {
         const double left = (double)disk.f_bavail * (double)disk.f_frsize;

@@ -163,6 +163,11 @@ same "$("$convert" --version)" "convert $(sed -n 's/^#define MLA_VERSION *"\(.*\
 "$convert" --help >/dev/full 2>"$tmp/stderr"
 same "$? $(wc -l <"$tmp/stderr")" '1 1' 'help to a full disk'
 
+# What is no file stays what it is.
+mkfifo "$tmp/pipe"
+refused 1 'pipe is no regular file' "$convert" --model $v3 --to q8 --out "$tmp/pipe" --no-tokenizer --force
+same "$([ -p "$tmp/pipe" ] && echo a pipe)" 'a pipe' 'a pipe under --force'
+
 # A full disk: a limit on the size of files, a device that is full, and where it can be mounted a small file system.
 limited() { (ulimit -f 100 && exec "$@"); }
 refused 1 'cannot be written' limited "$convert" --model $v3 --to q8 --out "$out" --no-tokenizer
