@@ -145,10 +145,10 @@ int parts_layers(const checkpoint *c, int depth, int stage, int *begin, int *end
     memset(&r, 0, sizeof r);
     for (int i = 0; i < L && ok; i++) parts_of(&r, c, i, i + 1, 0, 1, 1, 0), upto[i + 1] = r.bytes;
     parts_of(&r, c, 0, 0, 0, 1, 1, 1);
-    for (int s = 0; s <= stage + 1 && ok; s++) {
+    for (int s = 0; s <= depth && ok; s++) { /* all of them, so that every stage says the same */
         const double goal = r.bytes * s / depth;
         int best = s == 0 ? 0 : s == depth && cut < L ? L : -1;
-        for (int i = cut + 1; i < L && s > 0 && s < depth; i++)
+        for (int i = cut + 1; i <= L - (depth - s) && s > 0 && s < depth; i++)
             if (parts__apart(c, i) && (best < 0 || fabs(upto[i] - goal) < fabs(upto[best] - goal))) best = i;
         ok = best >= 0, cut = best;
         if (s == stage) *begin = cut;
