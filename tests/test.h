@@ -60,7 +60,7 @@ static inline int test_all(void) {
 /* Is an ISA to be tested? Each that is here, or else the scalar one and the one that mla.h chooses by itself. */
 #define TEST_ISA(isa)                                                                                                  \
     (mla_isa_available(isa) &&                                                                                         \
-     (test_all() || (isa) == MLA_ISA_SCALAR || (isa) == MLA_ISA_VNNI || (isa) >= MLA_ISA_NEON ||                       \
+     (test_all() || (isa) == MLA_ISA_SCALAR || (isa) == MLA_ISA_VNNI || (isa) >= MLA_ISA_AMX ||                        \
       ((isa) < MLA_ISA_VNNI && !mla_isa_available((mla_isa)((isa) + 1)))))
 
 /* Scalar kernels are slow: only make check asks them what the others are asked as well. */

@@ -272,7 +272,7 @@ static mla_result do_grammar(mla_error *e) {
     grammar *g;
     grammar_state *s;
     grammar_vocab *v;
-    TRY(grammar_create(&g, schema, e));
+    TRY(json_schema_grammar(&g, schema, e));
     mla_result r = grammar_vocab_create(&v, tokenizer_size(words), (grammar_bytes *)tokenizer_bytes, words, NULL, 0, e);
     if (!r) {
         const int kinds = fail.kinds;
