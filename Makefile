@@ -83,7 +83,7 @@ $(eval $(call programs,,$$(COMPILE) $$(OPENMP)))
 # What tests/fail.h puts in the place of the C library's functions, if the linker can.
 WRAPPED = $(eval WRAPPED := $(shell sed -n 's/.*__wrap_\([a-z][a-z_]*\)[^a-z_].*/\1/p; s/^FAIL_CALL.[^,]*, [^,]*, [^,]*, \([a-z_]*\),.*/\1/p' \
     tests/fail.h | sort -u | sed 's/^/-Wl,--wrap=/'))$(WRAPPED)
-$(foreach d,build/ build/asan/ build/msan/,$dtest_fail): LINK += $(WRAPPED)
+$(foreach d,build/ build/asan/ build/msan/ build/cov/,$dtest_fail): LINK += $(WRAPPED)
 # The pages of server and inspect, as lines of C.
 $(foreach d,build/ build/asan/ build/tsan/ build/msan/ build/valgrind/,$dserver.o $dinspect.o): build/server.inc build/inspect.inc
 build/%.inc: examples/%.html

@@ -8564,6 +8564,10 @@ static mla__heads mla__heads_of(const mla_tensor *w, int first, int step, int n)
     return heads;
 }
 static int mla__head_row(const mla__heads *heads, int h) { return heads->first + h * heads->step; }
+/* Interleaved rows are unpacked for bgemm by whole strips, in which every head has to begin. */
+static int mla__heads_whole(const mla__heads *heads) {
+    return !heads->w.weight.layout || (heads->first % 16 == 0 && heads->step % 16 == 0);
+}
 
 /* One layer's attention in a call. */
 typedef struct mla__attn {
@@ -9449,7 +9453,8 @@ static void mla__expand(mla_context *c, const mla__attn *a, const mla__walk *wal
     const float *latent = (const float *)mla__walk_rows(walk, 0, ld);
     float *panel = c->workers[worker].panel;
     mla__in in = mla__in_of(latent, ld, nu);
-    if (tiles || mla__packed(mla__wants(c, &a->keys.w.weight, nu))) {
+    const int whole = (a->keys.transposed || mla__heads_whole(&a->keys)) && mla__heads_whole(&a->values);
+    if (tiles || (whole && mla__packed(mla__wants(c, &a->keys.w.weight, nu)))) {
         const int exact = walk->b->seq->cache->pool->dtype == MLA_BF16; /* one part is all */
         in.q = (const unsigned char *)my->c16, in.ldq = mla__act_bytes(exact ? MLA_ACT_BF16 : MLA__ACT_SPLIT, R);
         in.parts = exact ? 1 : 2, in.w_parts = 2;
