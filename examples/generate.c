@@ -601,8 +601,8 @@ static void speculate(session *s, const int *tokens, int n, int n_logits, phase 
     if (prompt || is.passes > was.passes) p->bytes += mla_model_bytes(s->model, prompt ? n : (int)guessed + 1);
 }
 
-/* Tokens of a prompt; the last one's logits are then in last. Ends early when options_interrupted. all: the logits of all, into
-   that file. */
+/* Tokens of a prompt; the last one's logits are then in last. Ends early when options_interrupted. all: the logits of
+   all, into that file. */
 static void prefill(session *s, const int *tokens, size_t n_tokens, FILE *all) {
     const size_t vocab = (size_t)s->c->config.vocab_size,
                  chunk = s->ahead ? (size_t)speculation_chunk(s->ahead) : (size_t)s->context_desc.max_tokens;

@@ -127,9 +127,9 @@ static void parse(options *o, int argc, char **argv) {
         OPTIONS_WORD("--experts", &o->experts, "auto range split"),
         OPTIONS_WORD("--activations", &o->activations, "auto f32 int8 bf16 e4m3"),
         OPTIONS_WORD("--quant", &o->quant, "none q8 q4 q4_k q5_k q6_k iq4_nl"),
-        OPTIONS_PAIRS("--quant-class", o->classes, "attn kv_b dense experts shared head embed", "keep q8 q4 q4_k q5_k q6_k iq4_nl"),
-        OPTIONS_WORD("--expert-groups", &o->groups, "model file"),
-        OPTIONS_WORD("--cache", &o->cache, "f32 f16 bf16 q8"),
+        OPTIONS_PAIRS("--quant-class", o->classes, "attn kv_b dense experts shared head embed",
+                      "keep q8 q4 q4_k q5_k q6_k iq4_nl"),
+        OPTIONS_WORD("--expert-groups", &o->groups, "model file"), OPTIONS_WORD("--cache", &o->cache, "f32 f16 bf16 q8"),
         OPTIONS_WORD("--index-cache", &o->index_cache, "f32 f16 bf16 q8"),
     };
     /* clang-format on */

@@ -81,8 +81,8 @@ typedef struct options_entry {
 } options_entry;
 
 /* Entries; of a target of a wrong type compilers warn. TEXT: not empty; ANY_TEXT: also that. INTS: "1 2 3". BYTES:
-   500M, 8G, from low on. WORD: the place of one of some words. PAIRS, as head=q8,kv_b=q4: to[place of a word] = place of
-   a value. */
+   500M, 8G, from low on. WORD: the place of one of some words. PAIRS, as head=q8,kv_b=q4: to[place of a word] = place
+   of a value. */
 /* clang-format off */
 #define OPTIONS__TO(type, to) ((void)sizeof((to) == (type *)0), (void *)(to))
 #define OPTIONS_FLAG(name, to)               {name, OPTIONS__FLAG, OPTIONS__TO(int, to), 0, 0, NULL, NULL}

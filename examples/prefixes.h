@@ -60,8 +60,8 @@ PREFIXES_API int prefixes_begin(prefixes *t, const mla_model *model, mla_pool *p
 PREFIXES_API void prefixes_end(prefixes *t); /* when all are dropped; also if it did not begin */
 /* The piece of n tokens behind parent, or NULL. */
 PREFIXES_API prefixes_piece *prefixes_find(const prefixes *t, const prefixes_piece *parent, const int *tokens, int n);
-/* Where layers have states, tokens behind `end` up to the next prefix that is worth a copy of them: one or more times n,
-   the more the more there is before it, so that some fifty reach 250,000 tokens. */
+/* Where layers have states, tokens behind `end` up to the next prefix that is worth a copy of them: one or more times
+   n, the more the more there is before it, so that some fifty reach 250,000 tokens. */
 PREFIXES_API int prefixes_span(int end, int n);
 /* Somebody more uses p and all before it; or one less. */
 PREFIXES_API void prefixes_hold(prefixes *t, prefixes_piece *p);

@@ -29,7 +29,8 @@ extern "C" {
 #endif
 
 /* name: "lite6", DeepSeek-V2-Lite with 6 of its 27 layers and a vocabulary of 32768, or "lite6-mtp", with one more, for
-   multi-token prediction, whose guesses hardly ever stand. dtype: of the weights, BF16, Q8 or Q4. Errors: UNSUPPORTED (another name or dtype), MEMORY. */
+   multi-token prediction, whose guesses hardly ever stand. dtype: of the weights, BF16, Q8 or Q4. Errors: UNSUPPORTED
+   (another name or dtype), MEMORY. */
 SYNTHETIC_API mla_result synthetic_open(checkpoint **out, tokenizer **t, const char *name, mla_dtype dtype,
                                         mla_error *err);
 
