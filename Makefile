@@ -114,7 +114,7 @@ build/flags: FORCE
 # Tests by name, as tests/run.sh takes them; those that take longest come first. T=... are those asked for.
 SLOW = arm bench fuzz llamacpp web windows# these are for make check
 LONGEST = generate test_properties test_model test_mtp test_weights test_sparse test_kernels style names
-TESTS = $(LONGEST) $(filter-out $(SLOW) $(LONGEST),$(patsubst tests/%/run.sh,%,$(wildcard tests/*/run.sh)) $(PROGRAM_TESTS))
+TESTS = $(LONGEST) $(filter-out $(SLOW) $(LONGEST) matrix,$(patsubst tests/%/run.sh,%,$(wildcard tests/*/run.sh)) $(PROGRAM_TESTS))
 PROGRAM_TESTS = $(filter-out $(CANNOT),$(patsubst tests/%.c,%,$(wildcard tests/test_*.c)))
 CANNOT = $(eval CANNOT := $(if $(shell $(call can,-Wl$(comma)--wrap=puts,stdio.h)),,test_fail))$(CANNOT)
 chosen = $(if $(T),$(filter $(T) $(T:%=test_%),$(1)),$(1))
