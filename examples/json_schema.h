@@ -273,7 +273,8 @@ static uint32_t js__rule(js__build *b, const json_value *schema) { /* of a schem
 static const json_value *js__resolve(const js__build *b, const char *pointer) {
     char part[256];
     const json_value *v = pointer && *pointer == '#' ? b->root : NULL;
-    for (pointer += v != NULL; v && *pointer;) {
+    if (v) pointer++;
+    while (v && *pointer) {
         size_t n = 0;
         if (*pointer++ != '/') return NULL;
         for (; *pointer && *pointer != '/' && n < sizeof part - 1; pointer++) {

@@ -865,6 +865,7 @@ static const struct {
     {"{\"oneOf\":[{\"properties\":{\"a\":{\"const\":1}}},{\"properties\":{\"a\":{\"const\":2}},\"required\":[\"a\"]}]}",
      MLA_ERR_UNSUPPORTED, "#/oneOf"},
     {"{\"$ref\":\"http://x\"}", MLA_ERR_UNSUPPORTED, "#/$ref"},
+    {"{\"$ref\":[0,7]}", MLA_ERR_UNSUPPORTED, "#/$ref"},
     {"{\"$ref\":\"#/nothing\"}", MLA_ERR_UNSUPPORTED, "#/$ref: not a place in this schema: #/nothing"},
     {"{\"$ref\":1}", MLA_ERR_UNSUPPORTED, "#/$ref"},
     {"{\"type\":\"text\"}", MLA_ERR_CONFIG, "#/type: not one of JSON schema's: text"},
