@@ -519,9 +519,9 @@ typedef enum mla_isa {
     MLA_ISA_SCALAR,
     MLA_ISA_AVX2,    /* AVX2, FMA, F16C */
     MLA_ISA_AVX512,  /* AVX-512 F, BW, DQ, VL */
-    MLA_ISA_VNNI,    /* the same, and VNNI for blocks; the most that AUTO takes by itself */
-    MLA_ISA_BF16,    /* the same, and AVX512_BF16 for activations in bf16; AUTO's choice with these */
-    MLA_ISA_AMX,     /* the same with tiles, for int8 and bf16 activations */
+    MLA_ISA_VNNI,    /* the same, and VNNI for blocks */
+    MLA_ISA_BF16,    /* the same, and AVX512_BF16 for activations in bf16; AUTO takes it for these alone */
+    MLA_ISA_AMX,     /* the same with tiles, for bf16 activations; AUTO takes it where the system grants them */
     MLA_ISA_NEON,    /* aarch64; with the dot product instructions where compiled for them */
     MLA_ISA_SIMD128, /* WebAssembly, where compiled with -msimd128; with -mrelaxed-simd, too, an engine's fused
                         multiply-add and dot products: other engines may then round otherwise */
