@@ -151,9 +151,9 @@ typedef struct checkpoint {
     mla_mlp_weights *experts;
     mla_mtp_weights *mtp;
     mla_ngram_weights *ngram;
-    float *rope_factors;
-    char *indexers;          /* [num_hidden_layers]: config.json says which layers have one; NULL: it does not */
-    char *recurrent;         /* [num_hidden_layers]: which layers are KDA; NULL: none */
+    float *rope_factors, *decays; /* decays: of a GGUF file's layers of KDA, which it has as what mla.h makes of them */
+    char *indexers;               /* [num_hidden_layers]: config.json says which layers have one; NULL: it does not */
+    char *recurrent;              /* [num_hidden_layers]: which layers are KDA; NULL: none */
     void *memory, *repacked; /* weights no longer used where they lie in the files: by quantize.h; of packed ones */
     size_t repacked_bytes;
 } checkpoint;
@@ -3385,6 +3385,7 @@ void checkpoint_close(checkpoint *c) {
     free(c->misspelt);
     free(c->unread);
     free(c->rope_factors);
+    free(c->decays);
     free(c->indexers);
     free(c->recurrent);
     free(c->memory);

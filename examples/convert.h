@@ -13,8 +13,9 @@ USE
    gguf_finish(w, &error);   convert_end(p);
 
 MODELS         deepseek_v2, deepseek_v3, kimi_k2, glm4_moe_lite and youtu become deepseek2, deepseek_v32 deepseek32,
-               glm_moe_dsa glm-dsa, minicpm3 and mistral4 themselves; what was a GGUF file stays what it was. Others,
-               and what GGUF has no key for (biases of projections, cosines that are scaled, ...), are refused by name.
+               glm_moe_dsa glm-dsa, kimi_linear kimi-linear, bailing_hybrid bailingmoe3, minicpm3, mistral4 and hy_v4
+               themselves; what was a GGUF file stays what it was. Others, and what GGUF has no key for (biases of
+               projections, cosines that are scaled, ...), are refused by name.
 TENSORS        kv_b as k_b [N, R, H] and v_b [R, V, H], as llama.cpp takes it. Norms, router and biases F32. Where rows
                are no multiple of the type's block: Q8_0, and if they are none of 32 either, F16. (llama.cpp has
                Q5_0 and Q5_1 instead of Q8_0 for some.) If the model turns other pairs of dimensions than its
@@ -46,7 +47,8 @@ typedef enum convert_kind { /* where a row of a tensor of the new file comes fro
                             CONVERT_ROWS = 0,
                             CONVERT_EXPERTS, /* the rows of one expert after the other */
                             CONVERT_K_B,     /* the keys of a head of kv_b, transposed */
-                            CONVERT_V_B      /* the values of a head of kv_b */
+                            CONVERT_V_B,     /* the values of a head of kv_b */
+                            CONVERT_DECAY    /* exp of A of KDA's heads, or -exp */
 } convert_kind;
 
 typedef struct convert_tensor {
@@ -69,6 +71,7 @@ typedef struct convert_plan {
     size_t n;
     /* private */
     float e4m3[256];
+    int32_t *heads; /* [num_hidden_layers]: of keys; NULL: no layer has a state */
 } convert_plan;
 
 /* types [CHECKPOINT_CLASS_COUNT]: an mla_dtype each (F32, F16, BF16, or one that mla_quantize makes) or CONVERT_KEEP. A
@@ -111,12 +114,14 @@ CHECKPOINT_API int convert_put_template(gguf_writer *w, const json_value *config
 
 static const struct cv__arch {
     const char *model_type, *arch;
-} cv__archs[] = {{"deepseek_v2", "deepseek2"}, {"deepseek_v3", "deepseek2"},
-                 {"kimi_k2", "deepseek2"},     {"glm4_moe_lite", "deepseek2"},
-                 {"youtu", "deepseek2"},       {"deepseek_v32", "deepseek32"},
-                 {"glm_moe_dsa", "glm-dsa"},   {"minicpm3", "minicpm3"},
-                 {"mistral4", "mistral4"},     {"hy_v4", "hy_v4"},
-                 {"deepseek2", "deepseek2"},   {"deepseek32", "deepseek32"},
+} cv__archs[] = {{"deepseek_v2", "deepseek2"},   {"deepseek_v3", "deepseek2"},
+                 {"kimi_k2", "deepseek2"},       {"glm4_moe_lite", "deepseek2"},
+                 {"youtu", "deepseek2"},         {"deepseek_v32", "deepseek32"},
+                 {"glm_moe_dsa", "glm-dsa"},     {"minicpm3", "minicpm3"},
+                 {"mistral4", "mistral4"},       {"hy_v4", "hy_v4"},
+                 {"kimi_linear", "kimi-linear"}, {"bailing_hybrid", "bailingmoe3"},
+                 {"kimi-linear", "kimi-linear"}, {"bailingmoe3", "bailingmoe3"},
+                 {"deepseek2", "deepseek2"},     {"deepseek32", "deepseek32"},
                  {"glm-dsa", "glm-dsa"}};
 
 static int cv__is(const convert_plan *p, const char *arch) { return !strcmp(p->arch, arch); }
@@ -131,9 +136,11 @@ static int cv__equals(float f, float standard, double x) {
     return fabs(is - x) <= 1e-6 * fabs(x);
 }
 
-static const char *cv__check_rope(const mla_rope *r) {
+static const char *cv__check_rope(const convert_plan *p) {
+    const mla_rope *r = &p->c->config.rope;
     const double f = (double)r->factor, m = (double)r->mscale, all = (double)r->mscale_all_dim;
     const double g = 0.1 * log(f > 1 ? f : 1); /* yarn scales cosines by (g m + 1) / (g all + 1) */
+    if (cv__is(p, "kimi-linear")) return r->layout == MLA_ROPE_NONE ? NULL : "it has no rope";
     if (r->layout == MLA_ROPE_NONE || r->inv_freq || r->scaling == MLA_ROPE_DYNAMIC)
         return "it has no key for such a rope";
     if (r->scaling != MLA_ROPE_YARN) return NULL;
@@ -148,14 +155,34 @@ static const char *cv__check_rope(const mla_rope *r) {
 static const char *cv__check_layer(const checkpoint *c, int i) {
     const mla_layer_weights *w = &c->layers[i];
     const mla_attn_weights *a = &w->attn;
-    const mla_linear *with[] = {&a->q,    &a->q_a, &a->q_b,      &a->kv_a,    &a->kv_b,
-                                &a->gate, &a->o,   &w->mlp.gate, &w->mlp.down};
-    for (size_t k = 0; k < sizeof with / sizeof *with; k++)
-        if (with[k]->bias.data) return "it has no tensors for biases of projections";
+    const mla_kda_weights *k = &w->kda;
+    const mla_linear *with[] = {&a->q,   &a->q_a,      &a->q_b,      &a->kv_a, &a->kv_b, &a->gate,
+                                &a->o,   &w->mlp.gate, &w->mlp.down, &k->q,    &k->k,    &k->v,
+                                &k->f_a, &k->f_b,      &k->b,        &k->g_a,  &k->g_b,  &k->o};
+    for (size_t j = 0; j < sizeof with / sizeof *with; j++)
+        if (with[j]->bias.data) return "it has no tensors for biases of projections";
     if (w->attn_out_norm.weight.data || w->ffn_out_norm.weight.data)
         return "it has no tensors for norms behind attention and FFN";
     if (w->moe.experts && w->mlp.gate.weight.data) return "it has no shortcut around experts";
     if (i && c->layers[i - 1].moe.experts && !w->moe.experts) return "its dense layers all come first";
+    return NULL;
+}
+
+static const char *cv__check_linear(const convert_plan *p) {
+    const mla_config *m = &p->c->config;
+    const int kimi = cv__is(p, "kimi-linear");
+    if (!kimi && !cv__is(p, "bailingmoe3")) return NULL;
+    if (m->linear_num_heads != m->num_attention_heads) return "it has no key for the heads of layers with a state";
+    if (kimi == (m->kda_lower_bound < 0)) return kimi ? "its decay has no lower bound" : "its decay has a lower bound";
+    if (kimi && m->n_routed_experts && !m->norm_topk_prob) return "weights of its experts are divided by their sum";
+    if (m->num_nextn_predict_layers) return "names of layers for guesses ahead are not known here";
+    for (int i = 0; i < m->num_hidden_layers; i++) {
+        const mla_kda_weights *w = &p->c->layers[i].kda;
+        if (kimi && w->q.weight.data && !(w->f_a.weight.data && w->g_a.weight.data))
+            return "decay and gate are of two matrices each";
+        if (!w->q.weight.data && kimi == (p->c->layers[i].attn.gate.weight.data != NULL))
+            return kimi ? "its attention has no gate" : "its attention has a gate";
+    }
     return NULL;
 }
 
@@ -164,7 +191,8 @@ static const char *cv__check_model(const convert_plan *p) {
     const checkpoint *c = p->c;
     const mla_config *m = &c->config;
     const int sigmoid = m->scoring_func == MLA_SCORING_SIGMOID, ungrouped = m->n_group <= 1;
-    const char *wrong = cv__check_rope(&m->rope);
+    const char *wrong = cv__check_rope(p);
+    if (!wrong) wrong = cv__check_linear(p);
     if (m->softmax_scale != 0 || !cv__equals(m->q_scale, 1, 1) || !cv__equals(m->latent_scale, 1, 1))
         wrong = "it has no key for scaled latents";
     if (!cv__equals(m->q_norm.eps, 1e-6f, 1e-6) || !cv__equals(m->kv_norm.eps, 1e-6f, 1e-6))
@@ -230,7 +258,7 @@ static void cv__put_attention(const convert_plan *p, gguf_writer *w) {
     const int old = cv__is(p, "minicpm3"); /* whose converter never changed */
     char full[96];
     cv__int(p, w, "attention.head_count", m->num_attention_heads);
-    cv__int(p, w, "attention.head_count_kv", old ? m->num_attention_heads : 1);
+    if (!p->heads) cv__int(p, w, "attention.head_count_kv", old ? m->num_attention_heads : 1);
     if (m->q_lora_rank) cv__int(p, w, "attention.q_lora_rank", m->q_lora_rank);
     cv__int(p, w, "attention.kv_lora_rank", R);
     cv__int(p, w, "attention.key_length", old ? N + P : R + P);
@@ -247,6 +275,21 @@ static void cv__put_attention(const convert_plan *p, gguf_writer *w) {
     cv__int(p, w, "attention.indexer.top_k", m->index_topk);
     cv__key(full, p, "attention.indexer.types");
     if (p->c->indexers) gguf_put_array(w, full, GGUF_BOOL, p->c->indexers, (size_t)m->num_hidden_layers);
+}
+
+/* Layers with a state are those without heads of keys. */
+static void cv__put_linear(const convert_plan *p, gguf_writer *w) {
+    const mla_config *m = &p->c->config;
+    char full[96];
+    if (!p->heads) return;
+    cv__key(full, p, "attention.head_count_kv");
+    gguf_put_array(w, full, GGUF_I32, p->heads, (size_t)m->num_hidden_layers);
+    cv__int(p, w, "kda.head_dim", m->linear_head_dim);
+    cv__int(p, w, "ssm.conv_kernel", m->linear_conv_kernel_dim ? m->linear_conv_kernel_dim : 4);
+    if (!(m->kda_lower_bound < 0)) return;
+    cv__float(p, w, "kda.gate_lower_bound", (double)m->kda_lower_bound);
+    cv__key(full, p, "kda.safe_gate");
+    gguf_put_integer(w, full, GGUF_BOOL, 1);
 }
 
 static void cv__put_streams(const convert_plan *p, gguf_writer *w) {
@@ -292,6 +335,7 @@ void convert_put_config(const convert_plan *p, gguf_writer *w) {
     cv__int(p, w, "vocab_size", m->vocab_size);
     cv__int(p, w, "embedding_length", m->hidden_size);
     cv__put_attention(p, w);
+    cv__put_linear(p, w);
     cv__put_rope(p, w);
     cv__put_experts(p, w);
     cv__put_streams(p, w);
@@ -360,7 +404,8 @@ static void cv__router(cv__list *l, int layer, const char *name, const mla_tenso
 static void cv__turned(cv__list *l, int layer, const char *name, const mla_tensor *t, int head) {
     const mla_rope_layout want = cv__is(l->p, "minicpm3") ? MLA_ROPE_HALF : MLA_ROPE_PAIR;
     convert_tensor *to = cv__matrix(l, CHECKPOINT_ATTN, layer, name, t);
-    if (to && l->p->c->config.rope.layout != want) to->head = head;
+    const mla_rope_layout is = l->p->c->config.rope.layout;
+    if (to && is != want && is != MLA_ROPE_NONE) to->head = head;
 }
 
 static void cv__mlp(cv__list *l, int k, int layer, const char *form, const mla_mlp_weights *w, int64_t E) {
@@ -407,6 +452,35 @@ static void cv__attention(cv__list *l, int i, const mla_attn_weights *a) {
     cv__router(l, i, "indexer.proj.weight", &a->indexer.weights_proj);
 }
 
+/* A matrix that stays as it is, as quantize.h leaves it. */
+static void cv__small(cv__list *l, int i, const char *name, const mla_tensor *t) {
+    convert_tensor *to = cv__matrix(l, CHECKPOINT_ATTN, i, name, t);
+    if (to) to->dtype = cv__type(t, CONVERT_KEEP, 0, t->cols), to->fallback = 0;
+}
+
+static void cv__kda(cv__list *l, int i, const mla_kda_weights *w) {
+    const mla_tensor *conv[] = {&w->q_conv, &w->k_conv, &w->v_conv};
+    const int plain = CHECKPOINT_CLASS_COUNT;
+    char name[32];
+    for (int j = 0; j < 3; j++) {
+        snprintf(name, sizeof name, "ssm_conv1d_%c.weight", "qkv"[j]);
+        cv__add(l, plain, i, name, conv[j], 3, conv[j]->cols, 1, conv[j]->rows);
+    }
+    cv__matrix(l, CHECKPOINT_ATTN, i, "attn_q.weight", &w->q.weight);
+    cv__matrix(l, CHECKPOINT_ATTN, i, "attn_k.weight", &w->k.weight);
+    cv__matrix(l, CHECKPOINT_ATTN, i, "attn_v.weight", &w->v.weight);
+    cv__matrix(l, CHECKPOINT_ATTN, i, "ssm_f_a.weight", w->f_a.weight.data ? &w->f_a.weight : &w->f_b.weight);
+    cv__matrix(l, CHECKPOINT_ATTN, i, "ssm_g_a.weight", w->g_a.weight.data ? &w->g_a.weight : &w->g_b.weight);
+    if (w->f_a.weight.data) cv__small(l, i, "ssm_f_b.weight", &w->f_b.weight);
+    if (w->g_a.weight.data) cv__small(l, i, "ssm_g_b.weight", &w->g_b.weight);
+    convert_tensor *a = cv__add(l, plain, i, "ssm_a", &w->a_log, 2, 1, w->a_log.cols, 1);
+    if (a) a->kind = CONVERT_DECAY;
+    cv__vector(l, i, "ssm_dt.bias", &w->dt_bias);
+    cv__small(l, i, "ssm_beta.weight", &w->b.weight);
+    cv__vector(l, i, "ssm_norm.weight", &w->norm);
+    cv__matrix(l, CHECKPOINT_ATTN, i, "attn_output.weight", &w->o.weight);
+}
+
 static void cv__hc(cv__list *l, int i, const char *form, const mla_hc_weights *w) {
     static const char *const parts[] = {"fn", "base", "scale"};
     const mla_tensor *t[] = {&w->fn, &w->base, &w->scale};
@@ -425,14 +499,15 @@ static void cv__visit(cv__list *l) {
     l->p->n = 0;
     cv__matrix(l, CHECKPOINT_EMBED, -1, "token_embd.weight", &c->weights.embed);
     cv__vector(l, -1, "output_norm.weight", &c->weights.norm.weight);
-    cv__hc(l, -1, "hc_head_%s.weight", &c->weights.hc_head);
+    cv__hc(l, -1, "output_hc_%s.weight", &c->weights.hc_head);
     if (!tied)
         cv__matrix(l, CHECKPOINT_HEAD, -1, "output.weight",
                    c->weights.head.data ? &c->weights.head : &c->weights.embed);
     for (int i = 0; i < m->num_hidden_layers + m->num_nextn_predict_layers; i++) {
         const mla_layer_weights *w = &c->layers[i];
         cv__vector(l, i, "attn_norm.weight", &w->attn_norm.weight);
-        cv__attention(l, i, &w->attn);
+        if (w->kda.q.weight.data) cv__kda(l, i, &w->kda);
+        else cv__attention(l, i, &w->attn);
         cv__hc(l, i, "hc_attn_%s.weight", &w->attn_hc);
         cv__hc(l, i, "hc_ffn_%s.weight", &w->ffn_hc);
         cv__vector(l, i, "ffn_norm.weight", &w->ffn_norm.weight);
@@ -480,6 +555,14 @@ static mla_result cv__check(convert_plan *p, const int *types, mla_error *err) {
     return wrong ? cv__cannot(p, wrong, err) : MLA_OK;
 }
 
+static mla_result cv__heads(convert_plan *p, mla_error *err) {
+    const int L = p->c->config.num_hidden_layers;
+    p->heads = (int32_t *)calloc((size_t)L, sizeof *p->heads);
+    if (!p->heads) return ck__no_memory(err, "convert_begin");
+    for (int i = 0; i < L; i++) p->heads[i] = !p->c->recurrent[i];
+    return MLA_OK;
+}
+
 mla_result convert_begin(convert_plan **out, const checkpoint *c, const int *types, mla_error *err) {
     cv__list l;
     convert_plan *p;
@@ -494,6 +577,7 @@ mla_result convert_begin(convert_plan **out, const checkpoint *c, const int *typ
     l.types = types;
     l.err = err;
     l.rc = cv__check(p, types, err);
+    if (!l.rc && c->recurrent) l.rc = cv__heads(p, err);
     if (!l.rc) {
         cv__visit(&l);
         /* two more, and two views behind them */
@@ -514,6 +598,7 @@ mla_result convert_begin(convert_plan **out, const checkpoint *c, const int *typ
 void convert_end(convert_plan *p) {
     if (!p) return;
     free(p->tensors);
+    free(p->heads);
     free(p);
 }
 
@@ -541,6 +626,10 @@ static void cv__widen(const convert_plan *p, const convert_tensor *t, int64_t i,
     const mla_config *m = &p->c->config;
     const int N = m->qk_nope_head_dim, V = m->v_head_dim, R = m->kv_lora_rank;
     int row;
+    if (t->kind == CONVERT_DECAY) {
+        x[0] = expf(mla_weight(t->from, 0, (int)i)) * (cv__is(p, "kimi-linear") ? -1.0f : 1.0f);
+        return;
+    }
     if (t->kind == CONVERT_K_B) {
         for (int j = 0; j < n; j++) x[j] = mla_weight(t->from, (int)(i / R) * (N + V) + col + j, (int)(i % R));
         return;
@@ -562,14 +651,14 @@ static void cv__give_back(const convert_plan *p, const convert_tensor *t, int64_
 }
 
 void convert_rows(const convert_plan *p, const convert_tensor *t, int64_t first, int64_t count, void *out) {
-    const int cols = (int)t->dims[0];
+    const int cols = (int)t->dims[0], made = t->kind == CONVERT_K_B || t->kind == CONVERT_DECAY;
     const size_t row_bytes = mla_dtype_bytes(t->dtype, (size_t)cols);
     unsigned char *to = (unsigned char *)out;
     float x[CKQ__PIECE];
     int row;
     for (int64_t i = first; i < first + count; i++, to += row_bytes) {
-        const mla_tensor *from = t->kind == CONVERT_K_B ? t->from : cv__source(p, t, i, &row);
-        if (t->kind != CONVERT_K_B && from->dtype == t->dtype) { /* never with scales: such a dtype is not written */
+        const mla_tensor *from = made ? t->from : cv__source(p, t, i, &row);
+        if (!made && from->dtype == t->dtype) { /* never with scales: such a dtype is not written */
             memcpy(to, (const char *)from->data + ckq__bytes(from, row), row_bytes);
         } else {
             for (int col = 0, n; col < cols; col += n) {

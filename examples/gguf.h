@@ -21,9 +21,9 @@ USE
 FILES          Version 2 or 3, little-endian; one file or a set NAME-00001-of-00007.gguf, opened by any part.
 STRICT         As in checkpoint.h: what is not understood is refused, and the message names file, key or tensor. Every
                count, length and offset is checked against the file before it is used.
-MODELS         deepseek2, deepseek32, glm-dsa, minicpm3, mistral4; weights of the types that mla_dtype has. kv_b whole,
-               or k_b and v_b. Where a file does not say what its model needs, the comment at >>gguf-config says what
-               is taken for it.
+MODELS         deepseek2, deepseek32, glm-dsa, minicpm3, mistral4, hy_v4, kimi-linear, bailingmoe3; weights of the types
+               that mla_dtype has. kv_b whole, or k_b and v_b. Where a file does not say what its model needs, the
+               comment at >>gguf-config says what is taken for it.
 MEMORY         Files are mapped and weights used where they lie. Keys and tensors take some 100 bytes each and the
                strings in arrays none.
 
@@ -747,6 +747,9 @@ const char *gguf_string(const gguf_key *k, size_t *length) {
    - which layers of glm-dsa have an indexer: all if made for less than 2^20 tokens, else 0, 1, 2, 6, 10, ...; of
      hy_v4: 0, 1, 5, 9, ...;
    - hy_v4: hyper_connection.epsilon 1e-6; no swiglu_clamp_exp: experts are not clamped;
+   - kimi-linear: no expert_weights_norm: the weights are divided by their sum (llama.cpp: whatever the key says);
+     nothing rotates, whatever the keys of rope say. It has no key for another number of heads in layers of KDA;
+   - bailingmoe3: the decay of KDA has a lower bound, also if kda.safe_gate is not there;
    - minicpm3: values of embedding_length / head_count; scales 12, 1.4 / sqrt(layers), 256 / embedding_length.
    Other keys that would change what is computed are refused. */
 
@@ -756,7 +759,9 @@ enum {
     GGUF__INDEX_SHARED = 4,
     GGUF__HALF = 8,
     GGUF__MINICPM = 16,
-    GGUF__HY = 32
+    GGUF__HY = 32,
+    GGUF__KDA = 64, /* layers with no heads of keys are Kimi Delta Attention */
+    GGUF__BAILING = 128
 };
 
 typedef struct gguf__arch {
@@ -769,7 +774,9 @@ static const gguf__arch gguf__archs[] = {{"deepseek2", 0},
                                          {"glm-dsa", GGUF__INDEXER | GGUF__INDEX_SHARED},
                                          {"minicpm3", GGUF__HALF | GGUF__MINICPM},
                                          {"mistral4", 0},
-                                         {"hy_v4", GGUF__INDEXER | GGUF__INDEX_HALF | GGUF__INDEX_SHARED | GGUF__HY}};
+                                         {"hy_v4", GGUF__INDEXER | GGUF__INDEX_HALF | GGUF__INDEX_SHARED | GGUF__HY},
+                                         {"kimi-linear", GGUF__KDA},
+                                         {"bailingmoe3", GGUF__KDA | GGUF__BAILING}};
 
 static const struct gguf__refused {
     const char *arch, *why;
@@ -777,11 +784,7 @@ static const struct gguf__refused {
     {"clip", "it is the part of a model that sees, which goes with another file"},
     {"deepseek2-ocr", "its attention caches keys and values of all heads, not the latents of MLA"},
     {"deepseek4", "its attention does not cache the latents of MLA"},
-    {"kimi-linear",
-     "not as GGUF, whose names for Kimi Delta Attention are not known here, but as a Hugging Face directory"},
     {"kimi-k3", "what it has beside MLA and Kimi Delta Attention is not known here"},
-    {"bailingmoe3",
-     "not as GGUF, whose names for Kimi Delta Attention are not known here, but as a Hugging Face directory"},
     {"dots3note", "it needs gates, a sliding window and a norm on the rope key beside MLA"},
     {"longcat-flash", "not as GGUF, but as a Hugging Face directory"},
 };
@@ -800,6 +803,7 @@ static const struct gguf__neutral {
     {"rope.scaling.yarn_ext_factor", 1},
     {"rope.scaling.yarn_attn_factor", 1},
     {"expert_group_scale", 1},
+    {"swiglu_clamp_shexp", 0},
 };
 
 typedef struct gguf__model {
@@ -808,9 +812,10 @@ typedef struct gguf__model {
     const checkpoint_options *how;
     const gguf__arch *arch;
     const char *file;
-    int dense;  /* layers before those with experts */
-    int ahead;  /* layers of multi-token prediction in the file, wanted or not */
-    char *used; /* [tensors] */
+    int dense;    /* layers before those with experts */
+    int ahead;    /* layers of multi-token prediction in the file, wanted or not */
+    char *used;   /* [tensors] */
+    float *decay; /* in decays, of the next layer of KDA */
     mla_result rc;
     mla_error *err;
 } gguf__model;
@@ -854,6 +859,14 @@ static float gguf__float(gguf__model *m, const char *name, double min, double ab
     if (!k->is_array && gguf_number(k, 0, &x) && x >= min && x <= FLT_MAX) return (float)x;
     gguf__unfit(m, k, min > 0 ? "a number above 0" : "a number from 0 on");
     return (float)min;
+}
+
+static float gguf__negative(gguf__model *m, const char *name) {
+    const gguf_key *k = gguf__key(m, name, 1);
+    double x = 0;
+    if (m->rc || (!k->is_array && gguf_number(k, 0, &x) && x < 0 && x >= -FLT_MAX)) return (float)x;
+    gguf__unfit(m, k, "a number below 0");
+    return -1;
 }
 
 /* A number from 0 on, or one for each layer: that of the layers from .. to - 1, which must agree; absent 0. */
@@ -905,7 +918,7 @@ static void gguf__read_arch(gguf__model *m) {
         m->rc =
             ck__fail(m->err, MLA_ERR_UNSUPPORTED,
                      "%s: general.architecture \"%.*s\" is not supported (deepseek2, deepseek32, glm-dsa, minicpm3, "
-                     "mistral4, hy_v4 are)",
+                     "mistral4, hy_v4, kimi-linear, bailingmoe3 are)",
                      m->file, shown, name);
 }
 
@@ -954,6 +967,10 @@ static void gguf__read_longrope(gguf__model *m) {
     if (all) rope->factor = 1;
 }
 
+static int gguf__is_kimi_linear(const gguf__model *m) {
+    return (m->arch->has & (GGUF__KDA | GGUF__BAILING)) == GGUF__KDA;
+}
+
 /* 10 x; where x is what f32 makes of a number of six digits, of that number. */
 static float gguf__tenfold(float x) {
     const double digits = floor((double)x * 1e7 + 0.5) / 1e7;
@@ -964,6 +981,10 @@ static void gguf__read_rope(gguf__model *m) {
     mla_rope *rope = &m->c->config.rope;
     const gguf_key *type = gguf__key(m, "rope.scaling.type", 0);
     rope->layout = m->arch->has & GGUF__HALF ? MLA_ROPE_HALF : MLA_ROPE_PAIR;
+    if (gguf__is_kimi_linear(m)) {
+        rope->layout = MLA_ROPE_NONE;
+        return;
+    }
     rope->theta = gguf__float(m, "rope.freq_base", FLT_MIN, 10000);
     rope->max_position_embeddings = m->c->max_position_embeddings;
     rope->original_max_position_embeddings =
@@ -1000,6 +1021,30 @@ static void gguf__read_attention(gguf__model *m) {
     f->temperature_beta = gguf__float(m, "attention.temperature_scale", 0, 0);
     if (f->temperature_beta > 0)
         f->temperature_period = gguf__int(m, "attention.temperature_length", 1, INT_MAX, ck__required);
+}
+
+/* Which layers are Kimi Delta Attention, and of what sizes. */
+static void gguf__read_linear(gguf__model *m) {
+    mla_config *f = &m->c->config;
+    const size_t L = (size_t)f->num_hidden_layers;
+    if (!(m->arch->has & GGUF__KDA)) return;
+    const gguf_key *heads = gguf__key(m, "attention.head_count_kv", 1), *safe = gguf__key(m, "kda.safe_gate", 0);
+    const int bounded = safe ? gguf__flag(m, "kda.safe_gate") : !gguf__is_kimi_linear(m);
+    f->linear_num_heads = f->num_attention_heads;
+    f->linear_head_dim = gguf__int(m, "kda.head_dim", 1, INT_MAX, ck__required);
+    f->linear_conv_kernel_dim = gguf__int(m, "ssm.conv_kernel", 1, INT_MAX, ck__required);
+    if (bounded == gguf__is_kimi_linear(m)) gguf__unfit(m, safe, bounded ? "false" : "true");
+    if (bounded) f->kda_lower_bound = gguf__negative(m, "kda.gate_lower_bound");
+    if (!m->rc && (!heads->is_array || heads->count < L))
+        gguf__unfit(m, heads, "an array of a number for each layer, 0 for those with a state");
+    if (m->rc) return;
+    m->c->recurrent = (char *)calloc(L + 1, 1);
+    if (!m->c->recurrent) m->rc = ck__no_memory(m->err, m->file);
+    for (size_t i = 0; i < L && !m->rc; i++) {
+        int64_t n = -1;
+        if (!gguf_integer(heads, i, &n) || n < 0) gguf__unfit(m, heads, "numbers from 0 on");
+        m->c->recurrent[i] = n == 0;
+    }
 }
 
 /* Which layers have an indexer of those that have no part in multi-token prediction. */
@@ -1065,7 +1110,8 @@ static void gguf__read_experts(gguf__model *m) {
         gguf__unfit(m, gguf__key(m, "expert_shared_feed_forward_length", 1),
                     "a multiple of expert_feed_forward_length");
     if (shared) f->n_shared_experts = shared / inter;
-    const int scoring = gguf__int(m, "expert_gating_func", 0, INT_MAX, 0);
+    const int kda = (m->arch->has & GGUF__KDA) != 0;
+    const int scoring = gguf__int(m, "expert_gating_func", kda, INT_MAX, kda ? ck__required : 0);
     if (scoring > 2)
         m->rc = ck__fail(m->err, MLA_ERR_UNSUPPORTED,
                          "%s: key \"%s.expert_gating_func\": %d is not supported (1, softmax, and 2, sigmoid, are)",
@@ -1073,7 +1119,8 @@ static void gguf__read_experts(gguf__model *m) {
     const int silent_sigmoid = flash || m->arch->has & GGUF__INDEX_SHARED;
     f->scoring_func = scoring == 2 || (!scoring && silent_sigmoid) ? MLA_SCORING_SIGMOID : MLA_SCORING_SOFTMAX;
     gguf__read_groups(m);
-    f->norm_topk_prob = gguf__flag(m, "expert_weights_norm");
+    f->norm_topk_prob =
+        gguf__is_kimi_linear(m) && !gguf__key(m, "expert_weights_norm", 0) ? 1 : gguf__flag(m, "expert_weights_norm");
     f->routed_scaling_factor = gguf__float(m, "expert_weights_scale", 0, 1);
 }
 
@@ -1096,6 +1143,15 @@ static void gguf__read_ids(gguf__model *m) {
     }
 }
 
+/* A key that is not obeyed: it, or each element of it, has the value that does nothing. */
+static void gguf__leave(gguf__model *m, const char *name, double nothing) {
+    const gguf_key *k = gguf__key(m, name, 0);
+    double v = 0;
+    for (size_t i = 0; k && i < k->count && !m->rc; i++)
+        if (!gguf_number(k, i, &v) || v < nothing || v > nothing)
+            m->rc = ck__fail(m->err, MLA_ERR_UNSUPPORTED, "%s: key \"%s\" is not supported", m->file, k->name);
+}
+
 static void gguf__read_config(gguf__model *m) {
     mla_config *f = &m->c->config;
     const size_t n_neutral = sizeof gguf__neutral / sizeof *gguf__neutral;
@@ -1103,18 +1159,15 @@ static void gguf__read_config(gguf__model *m) {
     gguf__read_arch(m);
     if (m->rc) return;
     snprintf(m->c->model_type, sizeof m->c->model_type, "%s", m->arch->name);
-    for (size_t i = 0; i < n_neutral; i++) {
-        const gguf_key *k = gguf__key(m, gguf__neutral[i].key, 0);
-        double v = 0;
-        if (k && (k->is_array || !gguf_number(k, 0, &v) || v < gguf__neutral[i].value || v > gguf__neutral[i].value))
-            m->rc = ck__fail(m->err, MLA_ERR_UNSUPPORTED, "%s: key \"%s\" is not supported", m->file, k->name);
-    }
+    for (size_t i = 0; i < n_neutral; i++) gguf__leave(m, gguf__neutral[i].key, gguf__neutral[i].value);
+    if (!(m->arch->has & GGUF__HY)) gguf__leave(m, "swiglu_clamp_exp", 0);
     /* No count of layers that the file can satisfy reaches that of its tensors. */
     const size_t n = gguf_tensor_count(m->g);
     const int most = n < INT_MAX ? (int)n : INT_MAX, blocks = gguf__int(m, "block_count", 1, most, ck__required);
     m->ahead = gguf__int(m, "nextn_predict_layers", 0, blocks - 1, 0);
     f->num_hidden_layers = blocks - m->ahead;
-    f->num_nextn_predict_layers = m->how->mtp ? m->ahead : 0;
+    const int unknown = (m->arch->has & (GGUF__HY | GGUF__KDA)) != 0; /* how these look ahead */
+    f->num_nextn_predict_layers = m->how->mtp && !unknown ? m->ahead : 0;
     f->hidden_size = gguf__int(m, "embedding_length", 1, INT_MAX, ck__required);
     f->vocab_size =
         gguf__int(m, "vocab_size", 1, INT_MAX, tokens && tokens->count <= INT_MAX ? (int)tokens->count : ck__required);
@@ -1124,6 +1177,7 @@ static void gguf__read_config(gguf__model *m) {
     if (m->rc) return;
     gguf__read_attention(m);
     gguf__read_rope(m);
+    gguf__read_linear(m);
     gguf__read_indexer(m);
     gguf__read_experts(m);
     if (m->arch->has & GGUF__HY) {
@@ -1131,7 +1185,6 @@ static void gguf__read_config(gguf__model *m) {
         f->hc_eps = gguf__float(m, "hyper_connection.epsilon", 0, 1e-6);
         f->hc_magnitude = gguf__float(m, "hyper_connection.magnitude", FLT_MIN, -1);
         f->swiglu_limit = gguf__float_of_layers(m, "swiglu_clamp_exp", m->dense, f->num_hidden_layers);
-        f->num_nextn_predict_layers = 0; /* not known here */
     }
     if (m->arch->has & GGUF__MINICPM) {
         const double L = f->num_hidden_layers, D = f->hidden_size;
@@ -1238,6 +1291,59 @@ static mla_hc_weights gguf__hc(gguf__model *m, int layer, const char *name, int 
     return w;
 }
 
+/* One matrix in, or two with as many rows as a head has channels between them. */
+static void gguf__pair(gguf__model *m, int layer, const char *name, mla_linear *first, mla_linear *second) {
+    const mla_config *f = &m->c->config;
+    const int64_t D = f->hidden_size, C = f->linear_head_dim, width = f->linear_num_heads * C;
+    char a[32], b[32];
+    snprintf(a, sizeof a, "ssm_%s_a.weight", name);
+    snprintf(b, sizeof b, "ssm_%s_b.weight", name);
+    if (m->arch->has & GGUF__BAILING && !gguf__tensor(m, layer, b)) {
+        *second = gguf__linear(m, layer, a, D, width);
+        return;
+    }
+    *first = gguf__linear(m, layer, a, D, C);
+    *second = gguf__linear(m, layer, b, C, width);
+}
+
+/* A of the decay: the file has -exp(A), bailingmoe3's exp(A), as [1, heads]. */
+static mla_tensor gguf__decay(gguf__model *m, int layer) {
+    const int64_t heads = m->c->config.linear_num_heads;
+    const float sign = gguf__is_kimi_linear(m) ? -1.0f : 1.0f;
+    const gguf_tensor *t = gguf__tensor(m, layer, "ssm_a");
+    const int flat = t && t->dims[0] == heads && heads > 1;
+    const mla_tensor from = gguf__bind(m, layer, "ssm_a", flat ? heads : 1, flat ? 1 : heads, 1);
+    float *to = m->decay;
+    for (int64_t h = 0; h < heads && !m->rc; h++) {
+        const float x = sign * mla_weight(&from, flat ? 0 : (int)h, flat ? (int)h : 0);
+        if (!(x > 0 && x <= FLT_MAX))
+            m->rc = ck__fail(m->err, MLA_ERR_WEIGHTS, "%s: tensor \"%s\": expected numbers %s 0", t->file, t->name,
+                             sign < 0 ? "below" : "above");
+        else to[h] = (float)log((double)x);
+    }
+    if (!m->rc) m->decay += heads;
+    return mla_view(to, MLA_F32, 1, (int)heads);
+}
+
+static void gguf__kda(gguf__model *m, int layer, mla_kda_weights *w) {
+    const mla_config *f = &m->c->config;
+    const int64_t D = f->hidden_size, heads = f->linear_num_heads, C = f->linear_head_dim, width = heads * C;
+    const int64_t taps = f->linear_conv_kernel_dim;
+    w->q = gguf__linear(m, layer, "attn_q.weight", D, width);
+    w->k = gguf__linear(m, layer, "attn_k.weight", D, width);
+    w->v = gguf__linear(m, layer, "attn_v.weight", D, width);
+    w->q_conv = gguf__bind(m, layer, "ssm_conv1d_q.weight", taps, 1, width);
+    w->k_conv = gguf__bind(m, layer, "ssm_conv1d_k.weight", taps, 1, width);
+    w->v_conv = gguf__bind(m, layer, "ssm_conv1d_v.weight", taps, 1, width);
+    gguf__pair(m, layer, "f", &w->f_a, &w->f_b);
+    gguf__pair(m, layer, "g", &w->g_a, &w->g_b);
+    w->a_log = gguf__decay(m, layer);
+    w->dt_bias = gguf__bind(m, layer, "ssm_dt.bias", width, 1, 1);
+    w->b = gguf__linear(m, layer, "ssm_beta.weight", D, heads);
+    w->norm = gguf__bind(m, layer, "ssm_norm.weight", C, 1, 1);
+    w->o = gguf__linear(m, layer, "attn_output.weight", width, D);
+}
+
 static void gguf__attention(gguf__model *m, int layer, mla_attn_weights *w) {
     const mla_config *f = &m->c->config;
     const int64_t D = f->hidden_size, H = f->num_attention_heads, R = f->kv_lora_rank, Q = f->q_lora_rank;
@@ -1259,10 +1365,12 @@ static void gguf__attention(gguf__model *m, int layer, mla_attn_weights *w) {
         w->k_b.data = w->v_b.data = NULL;
     }
     w->o = gguf__linear(m, layer, "attn_output.weight", H * V, D);
-    if (m->arch->has & GGUF__HY) {
-        w->gate = gguf__linear(m, layer, "attn_gate.weight", D, H * V);
-        w->sinks = gguf__plain(m, layer, "attn_sinks", H, 1);
+    if (m->arch->has & (GGUF__HY | GGUF__BAILING)) {
+        const gguf_tensor *t = gguf__tensor(m, layer, "attn_gate.weight"); /* hy_v4's is of channels */
+        const int of_heads = m->arch->has & GGUF__BAILING && (!t || t->dims[1] != H * V);
+        w->gate = gguf__linear(m, layer, "attn_gate.weight", D, of_heads ? H : H * V);
     }
+    if (m->arch->has & GGUF__HY) { w->sinks = gguf__plain(m, layer, "attn_sinks", H, 1); }
     if (!f->index_topk || (layer < f->num_hidden_layers && !m->c->indexers[layer])) return;
     const int64_t d = f->index_head_dim, heads = f->index_n_heads;
     w->indexer.wq_b = gguf__linear(m, layer, "indexer.attn_q_b.weight", Q, heads * d);
@@ -1338,17 +1446,22 @@ static void gguf__bind_model(gguf__model *m) {
     const mla_config *f = &c->config;
     const int M = f->num_nextn_predict_layers, L = f->num_hidden_layers + M;
     const int64_t D = f->hidden_size, E = f->n_routed_experts;
-    size_t n_experts = 0;
+    size_t n_experts = 0, n_decays = 0;
     for (int i = m->dense; i < L && !m->rc; i++) { /* counts first: a hostile one must not make us allocate */
         const gguf_tensor *t = gguf__tensor(m, i, "ffn_down_exps.weight");
         n_experts += (size_t)E;
         if (!t || t->dims[2] != E) gguf__bind(m, i, "ffn_down_exps.weight", f->moe_intermediate_size, D, E);
     }
+    for (int i = 0; i < L && c->recurrent; i++) {
+        const gguf_tensor *t = gguf__tensor(m, i, "ssm_a");
+        n_decays += t ? t->bytes / 2 : 0; /* of F16 or more */
+    }
     if (m->rc) return;
     c->layers = (mla_layer_weights *)calloc((size_t)L, sizeof *c->layers);
     c->experts = (mla_mlp_weights *)calloc(n_experts + 1, sizeof *c->experts);
     c->mtp = (mla_mtp_weights *)calloc((size_t)M + 1, sizeof *c->mtp);
-    if (!c->layers || !c->experts || !c->mtp) {
+    c->decays = m->decay = (float *)calloc(n_decays + 1, sizeof *c->decays);
+    if (!c->layers || !c->experts || !c->mtp || !c->decays) {
         m->rc = ck__no_memory(m->err, m->file);
         return;
     }
@@ -1356,13 +1469,15 @@ static void gguf__bind_model(gguf__model *m) {
     c->weights.mtp = c->mtp;
     c->weights.embed = gguf__bind(m, -1, "token_embd.weight", D, f->vocab_size, 1);
     c->weights.norm = gguf__norm(m, -1, "output_norm.weight", D);
-    c->weights.hc_head = gguf__hc(m, -1, "hc_head", 1);
+    const int usual = gguf__tensor(m, -1, "output_hc_fn.weight") != NULL; /* llama.cpp's name */
+    c->weights.hc_head = gguf__hc(m, -1, usual ? "output_hc" : "hc_head", 1);
     if (gguf__tensor(m, -1, "output.weight")) c->weights.head = gguf__bind(m, -1, "output.weight", D, f->vocab_size, 1);
     for (int i = 0; i < L && !m->rc; i++) {
         mla_layer_weights *w = &c->layers[i];
         w->attn_norm = gguf__norm(m, i, "attn_norm.weight", D);
         w->ffn_norm = gguf__norm(m, i, "ffn_norm.weight", D);
-        gguf__attention(m, i, &w->attn);
+        if (c->recurrent && i < f->num_hidden_layers && c->recurrent[i]) gguf__kda(m, i, &w->kda);
+        else gguf__attention(m, i, &w->attn);
         w->attn_hc = gguf__hc(m, i, "hc_attn", 2);
         w->ffn_hc = gguf__hc(m, i, "hc_ffn", 2);
         if (i < m->dense) w->mlp = gguf__mlp(m, i, "ffn_%s.weight", D, f->intermediate_size);

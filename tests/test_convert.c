@@ -81,6 +81,22 @@ static void near_mlp(const mla_mlp_weights *a, const mla_mlp_weights *b, double 
     near_tensor(&a->down.weight, &b->down.weight, part, what, "down");
 }
 
+/* A comes back through exp and log of floats. What is small has its type: of F32's or the checkpoint's own, exactly. */
+static void near_kda(const mla_kda_weights *a, const mla_kda_weights *b, double part, const char *what) {
+    near_tensor(&a->q.weight, &b->q.weight, part, what, "q of KDA");
+    near_tensor(&a->k.weight, &b->k.weight, part, what, "k of KDA");
+    near_tensor(&a->v.weight, &b->v.weight, part, what, "v of KDA");
+    near_tensor(&a->o.weight, &b->o.weight, part, what, "o of KDA");
+    near_tensor(&a->f_a.weight, &b->f_a.weight, part, what, "f_a");
+    near_tensor(&a->g_a.weight, &b->g_a.weight, part, what, "g_a");
+    near_tensor(&a->f_b.weight, &b->f_b.weight, a->f_a.weight.data ? 0 : part, what, "f_b");
+    near_tensor(&a->g_b.weight, &b->g_b.weight, a->g_a.weight.data ? 0 : part, what, "g_b");
+    near_tensor(&a->b.weight, &b->b.weight, 0, what, "b");
+    near_tensor(&a->q_conv, &b->q_conv, 0, what, "q_conv"), near_tensor(&a->k_conv, &b->k_conv, 0, what, "k_conv");
+    near_tensor(&a->v_conv, &b->v_conv, 0, what, "v_conv"), near_tensor(&a->dt_bias, &b->dt_bias, 0, what, "dt_bias");
+    near_tensor(&a->norm, &b->norm, 0, what, "o_norm"), near_tensor(&a->a_log, &b->a_log, 1e-6, what, "A_log");
+}
+
 /* All matrices but kv_b; those with rows of rope unless they have changed places. */
 static void near_weights(const checkpoint *a, const checkpoint *b, double part, const char *what) {
     const mla_config *m = &a->config;
@@ -96,6 +112,8 @@ static void near_weights(const checkpoint *a, const checkpoint *b, double part, 
         }
         near_tensor(&x->attn.q_a.weight, &y->attn.q_a.weight, part, what, "q_a");
         near_tensor(&x->attn.o.weight, &y->attn.o.weight, part, what, "o");
+        near_tensor(&x->attn.gate.weight, &y->attn.gate.weight, part, what, "gate");
+        near_kda(&x->kda, &y->kda, part, what);
         near_tensor(&x->attn.indexer.wq_b.weight, &y->attn.indexer.wq_b.weight, part, what, "wq_b");
         near_tensor(&x->attn.indexer.wk.weight, &y->attn.indexer.wk.weight, part, what, "wk");
         near_mlp(&x->mlp, &y->mlp, part, what), near_mlp(&x->moe.shared, &y->moe.shared, part, what);
@@ -145,6 +163,7 @@ static void same_kv_b(const checkpoint *a, const checkpoint *b, double within, c
     for (int i = 0; i < m->num_hidden_layers; i++) {
         const mla_tensor *from = &a->layers[i].attn.kv_b.weight;
         const mla_attn_weights *to = &b->layers[i].attn;
+        if (!from->data && a->layers[i].kda.q.weight.data) continue;
         if (!CHECK(to->k_b.data && to->v_b.data && !to->kv_b.weight.data, "%s: kv_b", what)) return;
         for (int h = 0; h < H; h++)
             for (int r = 0; r < R; r++) {
@@ -200,7 +219,8 @@ static void test_way(const char *name, int type, int kv_b, int attn, checkpoint_
             same_weights(ref, c, what);
         } else near_weights(ref, c, part, what);
         CHECK(c->config.num_nextn_predict_layers == ref->config.num_nextn_predict_layers, "%s: layers ahead", what);
-        CHECK(c->bos_token_id == 0 && c->n_eos == 1 && c->eos_token_id[0] == 1 && c->max_position_embeddings == 256,
+        CHECK(c->bos_token_id == 0 && c->n_eos == 1 && c->eos_token_id[0] == 1 &&
+                  c->max_position_embeddings == ref->max_position_embeddings,
               "%s: the rest", what);
         float *got = run(c, tokens, PROMPT, what), *want = run(ref, tokens, PROMPT, what);
         const double off = (double)test_rel_err(got, want, n), far = (double)test_rel_err(got, published, n);
@@ -215,8 +235,9 @@ static void test_way(const char *name, int type, int kv_b, int attn, checkpoint_
 
 static void test_fixtures(void) {
     static const char *const names[] = {
-        "deepseek_v2_lite", "deepseek_v2", "deepseek_v3", "kimi_k2",           "glm4_moe_lite", "youtu",
-        "deepseek_v32",     "glm_moe_dsa", "minicpm3",    "minicpm3_longrope", "mistral4",      "hy_v4"};
+        "deepseek_v2_lite", "deepseek_v2",   "deepseek_v3", "kimi_k2",           "glm4_moe_lite", "youtu",
+        "deepseek_v32",     "glm_moe_dsa",   "minicpm3",    "minicpm3_longrope", "mistral4",      "hy_v4",
+        "kimi_linear",      "bailing_hybrid"};
     for (size_t i = 0; i < COUNT(names); i++) {
         SECTION(names[i]);
         test_way(names[i], CONVERT_KEEP, CONVERT_KEEP, CONVERT_KEEP, CHECKPOINT_KEEP, 0);
@@ -389,7 +410,7 @@ static void test_refusals(void) {
     }
     checkpoint *c = open_model(FIXTURES "deepseek_v3");
     if (!c) return;
-    const mla_config was = c->config;
+    mla_config was = c->config;
     mla_layer_weights *layer = &c->layers[1];
     c->config.rope.mscale = 2, refused(c, types, MLA_ERR_UNSUPPORTED, "cosines"), c->config = was;
     c->config.rope.scaling = MLA_ROPE_DYNAMIC, refused(c, types, MLA_ERR_UNSUPPORTED, "rope"), c->config = was;
@@ -409,6 +430,23 @@ static void test_refusals(void) {
               convert_begin(&p, c, NULL, NULL) && !p,
           "NULL");
     convert_end(NULL);
+    checkpoint_close(c);
+    if ((c = open_model(FIXTURES "kimi_linear")) == NULL) return;
+    was = c->config, layer = c->layers;
+    c->config.linear_num_heads = 2, refused(c, types, MLA_ERR_UNSUPPORTED, "heads of layers"), c->config = was;
+    c->config.kda_lower_bound = -5, refused(c, types, MLA_ERR_UNSUPPORTED, "no lower bound"), c->config = was;
+    c->config.norm_topk_prob = 0, refused(c, types, MLA_ERR_UNSUPPORTED, "by their sum"), c->config = was;
+    c->config.rope.layout = MLA_ROPE_PAIR, refused(c, types, MLA_ERR_UNSUPPORTED, "no rope"), c->config = was;
+    layer[1].attn.gate = layer->kda.b, refused(c, types, MLA_ERR_UNSUPPORTED, "no gate");
+    layer[1].attn.gate.weight.data = NULL;
+    layer->kda.b.bias = layer->kda.norm, refused(c, types, MLA_ERR_UNSUPPORTED, "biases");
+    layer->kda.b.bias.data = NULL;
+    layer->kda.f_a.weight.data = NULL, refused(c, types, MLA_ERR_UNSUPPORTED, "two matrices");
+    checkpoint_close(c);
+    if ((c = open_model(FIXTURES "bailing_hybrid")) == NULL) return;
+    was = c->config;
+    c->config.kda_lower_bound = 0, refused(c, types, MLA_ERR_UNSUPPORTED, "a lower bound"), c->config = was;
+    c->config.num_nextn_predict_layers = 1, refused(c, types, MLA_ERR_UNSUPPORTED, "ahead"), c->config = was;
     checkpoint_close(c);
 }
 

@@ -116,6 +116,8 @@ typedef struct kv {
     char text[80];
     int count, strings; /* of an array's elements; they are generated strings */
     unsigned char bools[80];
+    int32_t numbers[8]; /* with each, not integer for all */
+    int each;
 } kv;
 
 typedef struct item {
@@ -138,6 +140,8 @@ typedef struct file {
     mla_dtype dtype;  /* of matrices */
     test_rng *jitter; /* of their weights, or NULL */
     item *items;      /* [MAX_ITEMS] */
+    void *kept[8];    /* memory that is no tensor's */
+    int n_kept;
 } file;
 
 static kv *key(file *f, const char *name) { /* that key, new if there is none; with a point in front ARCH's */
@@ -209,7 +213,7 @@ static void write_key(gguf_writer *w, const kv *k) {
     else if (k->type == GGUF_F32) gguf_put_number(w, k->name, k->number);
     else if (k->count) {
         int32_t *all = (int32_t *)need(malloc((size_t)k->count * sizeof *all));
-        for (int i = 0; i < k->count; i++) all[i] = (int32_t)k->integer;
+        for (int i = 0; i < k->count; i++) all[i] = k->each ? k->numbers[i] : (int32_t)k->integer;
         gguf_put_array(w, k->name, GGUF_I32, all, (size_t)k->count);
         free(all);
     } else gguf_put_integer(w, k->name, k->type, k->integer);
@@ -261,6 +265,7 @@ static void file_free(file *f) {
     if (!f) return;
     for (int i = 0; i < f->n_items; i++)
         if (f->items[i].mine) free(f->items[i].data);
+    for (int i = 0; i < f->n_kept; i++) free(f->kept[i]);
     free(f->items);
     free(f);
 }
@@ -315,9 +320,10 @@ static void add_again(file *f, int layer, const char *name, const mla_tensor *t)
     item *it = add_item(f, layer, name, t->dtype, 2, t->cols, t->rows, 1);
     memcpy(it->data, t->data, it->bytes);
 }
-static void add_f32(file *f, int layer, const char *name, mla_tensor *t) {
+static void add_f32(file *f, int n_dims, int layer, const char *name, mla_tensor *t) { /* 3: with a 1 between */
+    const int b = n_dims == 3 ? 1 : t->rows, c = n_dims == 3 ? t->rows : 1;
     if (!t->data) return;
-    convert(NULL, t, MLA_F32, add_item(f, layer, name, MLA_F32, t->rows > 1 ? 2 : 1, t->cols, t->rows, 1)->data);
+    convert(NULL, t, MLA_F32, add_item(f, layer, name, MLA_F32, n_dims, t->cols, b, c)->data);
 }
 /* One of gate, up and down of all experts as one tensor; gate and up may be one, with gate's rows first. */
 static void add_experts(file *f, int layer, const char *name, mla_mlp_weights *w, int E, int which) {
@@ -365,6 +371,18 @@ static void add_kv_b(file *f, const mla_config *c, int layer, mla_attn_weights *
     w->k_b = k_b, w->v_b = v_b;
 }
 
+/* A of KDA's decay, of which a file has exp(A) times sign: the reader shall find what comes back out of that. */
+static void add_decay(file *f, int layer, mla_tensor *t, float sign) {
+    item *it = add_item(f, layer, "ssm_a", MLA_F32, 2, 1, t->cols, 1);
+    item *back = add_item(f, 0, "back", MLA_F32, 1, t->cols, 1, 1); /* no tensor of the file: only its memory */
+    for (int h = 0; h < t->cols; h++) {
+        const float x = sign * expf(mla_weight(t, 0, h)), a = (float)log((double)(sign * x));
+        memcpy(it->data + 4 * h, &x, 4), memcpy(back->data + 4 * h, &a, 4);
+    }
+    *t = mla_view(back->data, MLA_F32, 1, t->cols);
+    f->n_items--, f->kept[f->n_kept++] = back->data;
+}
+
 /* The tensors of a plan, each with what it is made from as what the file has. */
 static void add_tensors(file *f, checkpoint *c, const convert_plan *p) {
     for (size_t i = 0; i < p->n; i++) {
@@ -376,12 +394,13 @@ static void add_tensors(file *f, checkpoint *c, const convert_plan *p) {
         if (t->kind == CONVERT_EXPERTS) experts = c->experts + (c->layers[layer].moe.experts - c->experts);
         if (t->kind == CONVERT_K_B) add_kv_b(f, &c->config, layer, &c->layers[layer].attn);
         else if (t->kind == CONVERT_V_B) continue;
+        else if (t->kind == CONVERT_DECAY) add_decay(f, layer, from, strcmp(f->arch, "kimi-linear") ? 1.0f : -1.0f);
         else if (experts && f->fused && strstr(name, "_gate_"))
             add_experts(f, layer, "ffn_gate_up_exps.weight", experts, E, 3);
         else if (experts && f->fused && strstr(name, "_up_")) continue;
         else if (experts)
             add_experts(f, layer, name, experts, E, strstr(name, "_gate_") ? 0 : strstr(name, "_up_") ? 1 : 2);
-        else if (t->k == CHECKPOINT_CLASS_COUNT) add_f32(f, layer, name, from);
+        else if (t->k == CHECKPOINT_CLASS_COUNT) add_f32(f, t->n_dims, layer, name, from);
         else add_matrix(f, layer, name, from);
     }
 }
@@ -392,6 +411,8 @@ static void put_key(file *f, const gguf_key *k) {
     const char *text = gguf_string(k, &n);
     to->type = k->is_array ? GGUF_ARRAY : k->type;
     if (text) snprintf(to->text, sizeof to->text, "%.*s", (int)n, text);
+    else if (k->is_array && k->type == GGUF_I32)
+        memcpy(to->numbers, k->data, k->bytes), to->type = k->type, to->count = (int)k->count, to->each = 1;
     else if (k->is_array) memcpy(to->bools, k->data, k->bytes), to->count = (int)k->count;
     else if (!gguf_integer(k, 0, &to->integer)) gguf_number(k, 0, &to->number);
 }
@@ -422,10 +443,11 @@ static void put_config(file *f, const convert_plan *p) {
 
 static const struct fixture {
     const char *name, *arch;
-} fixtures[] = {{"deepseek_v2_lite", "deepseek2"}, {"deepseek_v2", "deepseek2"},   {"deepseek_v3", "deepseek2"},
-                {"kimi_k2", "deepseek2"},          {"glm4_moe_lite", "deepseek2"}, {"youtu", "deepseek2"},
-                {"deepseek_v32", "deepseek32"},    {"glm_moe_dsa", "glm-dsa"},     {"minicpm3", "minicpm3"},
-                {"minicpm3_longrope", "minicpm3"}, {"mistral4", "mistral4"},       {"hy_v4", "hy_v4"}};
+} fixtures[] = {{"deepseek_v2_lite", "deepseek2"}, {"deepseek_v2", "deepseek2"},     {"deepseek_v3", "deepseek2"},
+                {"kimi_k2", "deepseek2"},          {"glm4_moe_lite", "deepseek2"},   {"youtu", "deepseek2"},
+                {"deepseek_v32", "deepseek32"},    {"glm_moe_dsa", "glm-dsa"},       {"minicpm3", "minicpm3"},
+                {"minicpm3_longrope", "minicpm3"}, {"mistral4", "mistral4"},         {"hy_v4", "hy_v4"},
+                {"kimi_linear", "kimi-linear"},    {"bailing_hybrid", "bailingmoe3"}};
 
 /* The fixture as a file, and *ref the same weights where its own config leaves them: what differs between the two ways
    to a model is only how it was opened. */
@@ -502,7 +524,8 @@ static void test_way(const struct fixture *x, mla_dtype dtype, kvb_form form) {
             CHECK(test_rel_err(got, published, n) < 5e-5f, "%s: transformers' logits differ by %g", what,
                   (double)test_rel_err(got, published, n));
         CHECK(!strcmp(c->model_type, x->arch) && c->gguf && c->bos_token_id == 0 && c->n_eos == 1 &&
-                  c->eos_token_id[0] == 1 && c->max_position_embeddings == 256 && !c->groups_assumed,
+                  c->eos_token_id[0] == 1 && c->max_position_embeddings == ref->max_position_embeddings &&
+                  !c->groups_assumed,
               "%s: the rest", what);
         const int M = ref->config.num_nextn_predict_layers, L = ref->config.num_hidden_layers;
         CHECK(c->config.num_nextn_predict_layers == M, "%s: layers ahead", what);
@@ -831,7 +854,7 @@ static void test_keys(void) {
         {"general.architecture", 'x', 0, NULL, MLA_ERR_CONFIG, "general.architecture"},
         {"general.architecture", 'i', 1, NULL, MLA_ERR_CONFIG, "general.architecture"},
         {"general.architecture", 's', 0, "llama", MLA_ERR_UNSUPPORTED, "\"llama\""},
-        {"general.architecture", 's', 0, "kimi-linear", MLA_ERR_UNSUPPORTED, "Kimi Delta Attention"},
+        {"general.architecture", 's', 0, "kimi-k3", MLA_ERR_UNSUPPORTED, "Kimi Delta Attention"},
         {"general.architecture", 's', 0, "deepseek2\n", MLA_ERR_UNSUPPORTED, "\"deepseek2?\""},
         {"general.architecture", 's', 0, "glm-dsa", MLA_ERR_CONFIG, "missing"},
         {".block_count", 'i', 4, NULL, MLA_ERR_WEIGHTS, "blk.3."},
@@ -893,6 +916,73 @@ static void test_keys(void) {
     file_free(f);
 }
 
+/* What layers with a state need, each left out or wrong, and what may be otherwise. */
+static void test_kda(void) {
+    static const char *const archs[][2] = {{"kimi_linear", "kimi-linear"}, {"bailing_hybrid", "bailingmoe3"}};
+    static const struct {
+        int of; /* 0, 1: of that arch, 2: of both */
+        const char *key;
+        char type; /* x: dropped, b: a bool, f: a number, i: an integer, a: its last element, t: the tensor dropped */
+        double value;
+        mla_result want;
+        const char *word;
+    } edits[] = {
+        {2, ".kda.head_dim", 'x', 0, MLA_ERR_CONFIG, "kda.head_dim"},
+        {2, ".ssm.conv_kernel", 'x', 0, MLA_ERR_CONFIG, "ssm.conv_kernel"},
+        {2, ".ssm.conv_kernel", 'i', 3, MLA_ERR_WEIGHTS, "blk.0.ssm_conv1d_q.weight"},
+        {2, ".attention.head_count_kv", 'x', 0, MLA_ERR_CONFIG, "head_count_kv"},
+        {2, ".attention.head_count_kv", 'i', 1, MLA_ERR_CONFIG, "head_count_kv"},
+        {2, ".attention.head_count_kv", 'a', -1, MLA_ERR_CONFIG, "head_count_kv"},
+        {2, ".attention.head_count_kv", 'a', 0, MLA_ERR_WEIGHTS, ".attn_"},
+        {2, ".expert_gating_func", 'x', 0, MLA_ERR_CONFIG, "expert_gating_func"},
+        {2, ".expert_gating_func", 'i', 0, MLA_ERR_CONFIG, "expert_gating_func"},
+        {2, ".swiglu_clamp_exp", 'f', 7, MLA_ERR_UNSUPPORTED, "swiglu_clamp_exp"},
+        {2, ".swiglu_clamp_shexp", 'f', 7, MLA_ERR_UNSUPPORTED, "swiglu_clamp_shexp"},
+        {2, ".swiglu_clamp_shexp", 'f', 0, MLA_OK, ""},
+        {0, ".kda.safe_gate", 'b', 1, MLA_ERR_CONFIG, "kda.safe_gate"},
+        {0, ".kda.safe_gate", 'b', 0, MLA_OK, ""},
+        {0, ".expert_weights_norm", 'x', 0, MLA_OK, ""},
+        {1, ".kda.safe_gate", 'b', 0, MLA_ERR_CONFIG, "kda.safe_gate"},
+        {1, ".kda.safe_gate", 'x', 0, MLA_OK, ""},
+        {1, ".kda.gate_lower_bound", 'x', 0, MLA_ERR_CONFIG, "kda.gate_lower_bound"},
+        {1, ".kda.gate_lower_bound", 'f', 0, MLA_ERR_CONFIG, "kda.gate_lower_bound"},
+        {2, "blk.0.ssm_a", 't', 0, MLA_ERR_WEIGHTS, "blk.0.ssm_a"},
+        {2, "blk.2.ssm_dt.bias", 't', 0, MLA_ERR_WEIGHTS, "blk.2.ssm_dt.bias"},
+        {2, "blk.0.ssm_beta.weight", 't', 0, MLA_ERR_WEIGHTS, "blk.0.ssm_beta.weight"},
+        {2, "blk.0.ssm_f_a.weight", 't', 0, MLA_ERR_WEIGHTS, "blk.0.ssm_f_a.weight"},
+        {0, "blk.2.ssm_g_b.weight", 't', 0, MLA_ERR_WEIGHTS, "blk.2.ssm_g_b.weight"},
+        {1, "blk.3.attn_gate.weight", 't', 0, MLA_ERR_WEIGHTS, "blk.3.attn_gate.weight"},
+        {2, "blk.0.ssm_a", 'n', 0, MLA_ERR_WEIGHTS, "blk.0.ssm_a"}, /* its sign */
+    };
+    SECTION("Kimi Delta Attention");
+    for (size_t i = 0; i < 2 * COUNT(edits); i++) {
+        const int of = (int)(i % 2), x = (int)(i / 2);
+        checkpoint *ref, *c = NULL;
+        mla_error e;
+        if (edits[x].of != 2 && edits[x].of != of) continue;
+        file *f = from_fixture(&ref, archs[of][0], archs[of][1], MLA_BF16, SPLIT, NULL);
+        kv *k = strchr("bfia", edits[x].type) ? key(f, edits[x].key) : NULL;
+        if (edits[x].type == 'x') drop(f, edits[x].key);
+        else if (edits[x].type == 't') drop_item(f, edits[x].key);
+        else if (edits[x].type == 'n') find_item(f, edits[x].key)->data[7] ^= 0x80;
+        else if (edits[x].type == 'f') put_float(f, edits[x].key, edits[x].value);
+        else if (edits[x].type == 'b') put_bool(f, edits[x].key, edits[x].value != 0);
+        else if (edits[x].type == 'a') k->numbers[k->count - 1] = (int32_t)edits[x].value;
+        else k->type = GGUF_U32, k->count = 0, k->integer = (int64_t)edits[x].value;
+        write_all(f, in_dir("model.gguf"));
+        const mla_result rc = checkpoint_open(&c, in_dir("model.gguf"), &e);
+        check_error(rc, edits[x].want, &e, edits[x].word, edits[x].key);
+        if (!rc)
+            CHECK(c->config.norm_topk_prob && c->config.kda_lower_bound == (of ? -5.0f : 0.0f) &&
+                      c->config.rope.layout == (of ? MLA_ROPE_PAIR : MLA_ROPE_NONE) && c->layers[0].kda.q.weight.data &&
+                      !c->layers[1].kda.q.weight.data,
+                  "%s: config", edits[x].key);
+        checkpoint_close(c), checkpoint_close(ref);
+        file_free(f);
+    }
+    clear_dir();
+}
+
 /* Hy4's own keys, and tensors whose names may end with .weight. */
 static void test_hy(void) {
     static const struct {
@@ -901,7 +991,7 @@ static void test_hy(void) {
                 {".hyper_connection.magnitude", "hy_v4.hyper_connection.magnitude"},
                 {".attention.indexer.top_k", "hy_v4.attention.indexer.top_k"}};
     static const char *const tensors[] = {"blk.0.attn_sinks.weight", "blk.1.hc_ffn_base.weight",
-                                          "blk.2.hc_attn_fn.weight", "hc_head_scale.weight",
+                                          "blk.2.hc_attn_fn.weight", "output_hc_scale.weight",
                                           "blk.3.hc_attn_scale.weight"};
     checkpoint *ref, *c;
     mla_error e;
@@ -917,6 +1007,9 @@ static void test_hy(void) {
                 item *it = find_item(f, tensors[k]);
                 it->name[strlen(it->name) - strlen(".weight")] = 0;
             }
+            snprintf(find_item(f, "output_hc_scale")->name, sizeof f->items->name, "hc_head_scale");
+            snprintf(find_item(f, "output_hc_base.weight")->name, sizeof f->items->name, "hc_head_base.weight");
+            snprintf(find_item(f, "output_hc_fn.weight")->name, sizeof f->items->name, "hc_head_fn.weight");
         }
         write_all(f, in_dir("model.gguf"));
         if (n < COUNT(tensors))
@@ -1450,7 +1543,7 @@ int main(int argc, char **argv) {
     test_fixtures(), clear_dir();
     test_variants(), clear_dir();
     test_silence();
-    test_hy(), test_keys();
+    test_hy(), test_kda(), test_keys();
     test_tensors(), clear_dir();
     test_container();
     test_values(), clear_dir();

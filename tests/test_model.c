@@ -1095,9 +1095,7 @@ static void table_row(const fixture *f, const json_value *json) {
     cell(" | %s | %s |\n",
          one_of(f->name, " axk1 axk2 axk2_light hy_v4 longcat_flash longcat_flash_ngram bailing_hybrid ") ? "ids"
                                                                                                           : "text",
-         one_of(f->name, " axk1 axk2 axk2_light kimi_linear longcat_flash longcat_flash_ngram bailing_hybrid ")
-             ? "HF"
-             : "HF, GGUF");
+         one_of(f->name, " axk1 axk2 axk2_light longcat_flash longcat_flash_ngram ") ? "HF" : "HF, GGUF");
 }
 
 static char *whole_file(const char *path) {

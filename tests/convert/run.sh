@@ -36,7 +36,7 @@ out=$tmp/out/model.gguf
 # Every family and type (each pair of both with TEST_ALL=1); the same bytes with any number of threads; it runs.
 types=(f16 q8 q4_k) turn=0
 for fixture in deepseek_v2_lite deepseek_v2 deepseek_v3 deepseek_v3_fp8 kimi_k2 glm4_moe_lite youtu deepseek_v32 glm_moe_dsa \
-    minicpm3 minicpm3_longrope mistral4; do
+    minicpm3 minicpm3_longrope mistral4 hy_v4 kimi_linear bailing_hybrid; do
     if [ "${TEST_ALL:-}" ]; then some=("${types[@]}"); else some=("${types[turn++ % 3]}"); fi
     for type in "${some[@]}"; do
         "$convert" --model $fixtures/$fixture --to $type --out "$out" --threads 1 --quiet

@@ -22,6 +22,9 @@ const CASES = [
     { name: 'youtu', form: 'split' },
     { name: 'mistral4', form: 'split' },
     { name: 'minicpm3', form: 'whole' },
+    { name: 'kimi_linear', form: 'split' },
+    { name: 'bailing_hybrid', form: 'split' },
+    { name: 'hy_v4', form: 'split', change: { '.attention.indexer.top_k': 256 } },
     { name: 'examples/tales', form: 'split', trained: true },
 ];
 

@@ -19,6 +19,7 @@
 #   deepseek_v2        runs without groups: llama.cpp chooses groups by their two best experts, the model's own code by the best
 #   kimi_k2, glm4_moe_lite  have rms_norm_eps 1e-6: the fixtures' 0.01 holds in transformers for the norms of a block only, in llama.cpp for those of latents, too
 #   deepseek_v2_lite   is small27: llama.cpp takes queries from one matrix only if there are 26, 27 or 48 layers
+#   hy_v4              has an index_topk above the prompt's length: this llama.cpp lets every token see all keys
 # and what it cannot judge:
 #   minicpm3_longrope  top-1 is the same at 40 of 48 positions only; presumably because llama.cpp does not scale cosines and sines there
 #   deepseek_v32, glm_moe_dsa  llama.cpp stops in ggml_can_mul_mat, perhaps for indexer heads as small as the fixtures'
