@@ -4,7 +4,7 @@
 # make check      all the tests can do, also under sanitizers and valgrind as far as they are installed; T="asan/%" runs some
 # make tokenizer  compares token ids of 24 tokenizers with the reference implementations on 20,000 texts (make check does on fewer)
 # make llamacpp   compares logits and tokens with llama.cpp's on the same GGUF files (make check does on fewer)
-# make coverage   which lines and branches of the headers the C tests run, by gcov; build/coverage lists those they do not
+# make coverage   which lines and branches of the headers `make test` runs, by gcov (with TEST_ALL of test_fail); build/coverage lists others
 # make matrix     mla.h by other compilers, as other languages and for other machines, as far as they are here; into README's table
 # make fuzz       inputs at random into what reads them, S=60 seconds each (make check replays those that are kept)
 # make bench      how fast, as a fraction of what the machine can do; bench/machine.sh makes a table of it, also against another build
@@ -77,6 +77,9 @@ build/$(1)%.o: examples/%.c $(HEADERS) build/flags
 	$(2) $$(told) -c $$< -o $$@
 build/$(1)%: build/$(1)mla.o build/$(1)%.o build/$(1)examples.a
 	$(2) build/$(1)$$*.o build/$(1)examples.a build/$(1)mla.o -o $$@ $$(LINK)
+build/$(1)fail/%: build/$(1)mla.o build/$(1)%.o build/$(1)examples.a tests/fail/main.c tests/fail.h
+	@mkdir -p $$(@D)
+	$(2) build/$(1)$$*.o tests/fail/main.c build/$(1)examples.a build/$(1)mla.o -o $$@ $$(LINK) $$(WRAPPED)
 .PRECIOUS: build/$(1)%.o
 endef
 $(eval $(call programs,,$$(COMPILE) $$(OPENMP)))
@@ -85,7 +88,7 @@ WRAPPED = $(eval WRAPPED := $(shell sed -n 's/.*__wrap_\([a-z][a-z_]*\)[^a-z_].*
     tests/fail.h | sort -u | sed 's/^/-Wl,--wrap=/'))$(WRAPPED)
 $(foreach d,build/ build/asan/ build/msan/ build/cov/,$dtest_fail): LINK += $(WRAPPED)
 # The pages of server and inspect, as lines of C.
-$(foreach d,build/ build/asan/ build/tsan/ build/msan/ build/valgrind/,$dserver.o $dinspect.o): build/server.inc build/inspect.inc
+$(foreach d,build/ build/asan/ build/tsan/ build/msan/ build/valgrind/ build/cov/,$dserver.o $dinspect.o): build/server.inc build/inspect.inc
 build/%.inc: examples/%.html
 	@mkdir -p build
 	{ echo 'static const char *const page[] = {'; sed 's/[\\"]/\\&/g; s/?/\\?/g; s/.*/"&\\n",/' $<; echo 'NULL};'; } >$@
@@ -114,9 +117,9 @@ build/flags: FORCE
 # Tests by name, as tests/run.sh takes them; those that take longest come first. T=... are those asked for.
 SLOW = arm bench fuzz llamacpp web windows# these are for make check
 LONGEST = generate test_properties test_model test_mtp test_weights test_sparse test_kernels style names
-TESTS = $(LONGEST) $(filter-out $(SLOW) $(LONGEST) matrix,$(patsubst tests/%/run.sh,%,$(wildcard tests/*/run.sh)) $(PROGRAM_TESTS))
+TESTS = $(LONGEST) $(filter-out $(SLOW) $(LONGEST) $(CANNOT) matrix,$(patsubst tests/%/run.sh,%,$(wildcard tests/*/run.sh)) $(PROGRAM_TESTS))
 PROGRAM_TESTS = $(filter-out $(CANNOT),$(patsubst tests/%.c,%,$(wildcard tests/test_*.c)))
-CANNOT = $(eval CANNOT := $(if $(shell $(call can,-Wl$(comma)--wrap=puts,stdio.h)),,test_fail))$(CANNOT)
+CANNOT = $(eval CANNOT := $(if $(shell $(call can,-Wl$(comma)--wrap=puts,stdio.h)),,test_fail fail))$(CANNOT)
 chosen = $(if $(T),$(filter $(T) $(T:%=test_%),$(1)),$(1))
 # $(call programs_of,TESTS): what they need
 programs_of = $(foreach t,$(1),$(if $(findstring test_,$t),build/$t) $(if $(filter generate tokenizer gguf llamacpp windows,$t),build/generate) $(if $(filter header,$t),build/examples.a) $(if $(filter fuzz header,$t),build/mla.o) \
@@ -124,6 +127,7 @@ programs_of = $(foreach t,$(1),$(if $(findstring test_,$t),build/$t) $(if $(filt
               $(if $(filter mpi,$t),$(if $(shell command -v $(MPICC)),build/mpi build/generate build/test_shard)) \
               $(if $(filter bench,$t),build/bench) $(if $(filter server inspect,$t),build/$t) $(if $(filter inspect,$t),build/layer) \
               $(if $(filter convert,$t),$(addprefix build/,convert generate test_convert)) \
+              $(if $(filter fail %/fail,$t),$(addprefix build/$t/,generate convert inspect server)) \
               $(if $(findstring examples,$t),$(addprefix $(t:%examples=build/%),generate layer minimal threads)))
 
 # The tools understand no OpenMP; the threads example brings its own threads.
@@ -137,7 +141,7 @@ $(eval $(call programs,valgrind/,$$(CC) $$(INSPECT)))
 # $(call inspected,TOOL,IS IT HERE?,TESTS)
 inspected = $(if $(2),$(addprefix $(1)/,$(3)),$(info $(1) is not here: left out))
 CHECKS = $(eval CHECKS := $(TESTS) $(SLOW) \
-    $(call inspected,asan,$(shell $(call can,-fsanitize=address$(comma)undefined,stdio.h)),$(PROGRAM_TESTS) examples) \
+    $(call inspected,asan,$(shell $(call can,-fsanitize=address$(comma)undefined,stdio.h)),$(PROGRAM_TESTS) examples $(filter-out $(CANNOT),fail)) \
     $(call inspected,msan,$(shell $(call can,-fsanitize=memory,stdio.h,$(CLANG))),$(PROGRAM_TESTS) examples) \
     $(call inspected,tsan,$(shell $(call can,-fsanitize=thread,stdio.h)),test_api test_threads examples) \
     $(call inspected,valgrind,$(shell command -v valgrind),test_api test_checkpoint examples))$(CHECKS)
@@ -159,11 +163,11 @@ COVERED = -O0
 build/cov/mla.o build/cov/test_kernels.o: COVERED = -O1
 GCOV = $(if $(findstring gcc,$(notdir $(CC))),$(subst gcc,gcov,$(CC)),gcov)
 $(eval $(call programs,cov/,$$(CC) -std=c99 $$(COVERED) --coverage -I. -Iexamples $$(OPENMP)))
-coverage: RUN = $(call chosen,$(LONGEST) $(PROGRAM_TESTS))
+coverage: RUN = $(call chosen,$(filter server fail generate convert gguf jinja tokenizer test_%,$(TESTS)))
 coverage:
-	@$(MAKE) --no-print-directory $(if $(filter -j%,$(MAKEFLAGS)),,-j$(JOBS)) $(patsubst %,build/cov/%,$(sort $(filter test_%,$(RUN))))
+	@$(MAKE) --no-print-directory $(if $(filter -j%,$(MAKEFLAGS)),,-j$(JOBS)) $(patsubst build/%,build/cov/%,$(sort $(call programs_of,$(RUN))))
 	@$(if $(T),,rm -f build/cov/*.gcda)
-	@python3 tests/coverage.py --gcov $(GCOV) --jobs $(JOBS) --run $(sort $(filter test_%,$(RUN)))
+	@python3 tests/coverage.py --gcov $(GCOV) --jobs $(JOBS) --run $(RUN)
 
 # ---- make matrix -------------------------------------------------------------------------------------------------------
 

@@ -1124,13 +1124,14 @@ static inline void mla__mlp_ref(double *y, const mla_mlp_weights *w, double limi
     free(g), free(up);
 }
 
-/* Logits z [E+Z] -> the top-K, best first, and their w_e; by [E+Z] is what chose them, group [n_group] their groups. */
+/* Logits z [E+Z] -> the top-K, best first, and their w_e; by [2, E+Z] is what chose them and their scores, group
+   [n_group] their groups. */
 static inline void mla__route_ref(int *expert, double *we, double *by, double *group, const mla_config *f,
                                   const mla_tensor *bias, const double *z) {
     const int E = f->n_routed_experts + f->zero_expert_num, G = f->n_group, per = E / G, K = f->num_experts_per_tok;
     const int v3 = f->topk_method >= MLA_TOPK_NOAUX_TC, grouped = f->topk_method != MLA_TOPK_GREEDY && G > 1;
     const double others = f->topk_method == MLA_TOPK_NOAUX_TC ? -(double)INFINITY : 0;
-    double *s = mla__room_ref(E), sum = 0, chosen = 0;
+    double *s = by + E, sum = 0, chosen = 0;
     for (int e = 0; e < E; e++) sum += exp(z[e]);
     for (int e = 0; e < E; e++) {
         s[e] = f->scoring_func == MLA_SCORING_SOFTMAX ? exp(z[e]) / sum : 1 / (1 + exp(-z[e]));
@@ -1146,7 +1147,6 @@ static inline void mla__route_ref(int *expert, double *we, double *by, double *g
         if (k < K) expert[k] = e, we[k] = s[e], chosen += s[e];
     }
     for (int k = 0; k < K; k++) we[k] *= (double)f->routed_scaling_factor / (f->norm_topk_prob ? chosen + 1e-20 : 1);
-    free(s);
 }
 
 /* experts: y = sum_{e in top-K} w_e e(x) + shared(x); those behind E give x itself. */
@@ -1154,9 +1154,9 @@ static inline void mla__moe_ref(double *y, int *expert, double *we, const mla_co
                                 const double *x) {
     const int E = f->n_routed_experts, D = f->hidden_size, n = w->router.rows;
     const mla_linear router = {w->router, mla_view(NULL, MLA_F32, 0, 0)};
-    double *z = mla__room_ref(3.0 * n), *ye = mla__room_ref(D);
+    double *z = mla__room_ref(4.0 * n), *ye = mla__room_ref(D);
     mla__linear_ref(z, &router, x);
-    mla__route_ref(expert, we, z + n, z + 2 * n, f, &w->router_bias, z);
+    mla__route_ref(expert, we, z + n, z + 3 * n, f, &w->router_bias, z);
     for (int i = 0; i < D; i++) y[i] = 0;
     if (f->n_shared_experts > 0) mla__mlp_ref(y, &w->shared, 0, x);
     for (int k = 0; k < f->num_experts_per_tok; k++) {

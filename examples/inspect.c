@@ -34,6 +34,7 @@
 #include <errno.h>
 #include <limits.h>
 #include <math.h>
+#include <pthread.h>
 #include <stdarg.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -48,15 +49,18 @@ enum { TOP = 5, ROWS = 32 }; /* likeliest tokens that are kept; rows of logits a
 
 /* ---- basics ------------------------------------------------------------------------------------------------------ */
 
+/* Tasks of several threads may fail at a time: the first one ends the program. */
+static pthread_mutex_t failing = PTHREAD_MUTEX_INITIALIZER;
+
 static void must(mla_result result, const mla_error *error) {
-    if (result) fail(1, "%s", error->text);
+    if (result) pthread_mutex_lock(&failing), fail(1, "%s", error->text);
 }
 
 /* Zeros for a * b * c things of some bytes. */
 static void *room(double a, double b, double c, size_t bytes) {
     const double n = a * b * c + 1;
     void *memory = n * (double)bytes < 1e15 ? calloc((size_t)n, bytes) : NULL;
-    if (!memory) fail(1, "out of memory: %.0f MB", n * (double)bytes * 1e-6);
+    if (!memory) pthread_mutex_lock(&failing), fail(1, "out of memory: %.1f MB", n * (double)bytes * 1e-6);
     return memory;
 }
 
@@ -423,7 +427,7 @@ static void look_at_router(void *arg, int i) {
     const mla_config *f = k->b->f;
     const int D = f->hidden_size, E = k->b->choices, G = f->n_group, K = k->b->K;
     const mla_tensor none = mla_view(NULL, MLA_F32, 0, 0);
-    double *z = room(2.0 * E, 1, 1, sizeof *z), *group = room(G, 1, 1, sizeof *group), *we = room(K, 1, 1, sizeof *we);
+    double *z = room(3.0 * E, 1, 1, sizeof *z), *group = room(G, 1, 1, sizeof *group), *we = room(K, 1, 1, sizeof *we);
     const float *x = k->xn + (size_t)i * (size_t)D;
     int *expert = k->without + (size_t)i * (size_t)K;
     for (int e = 0; e < E; e++)
@@ -1245,11 +1249,11 @@ static void put_strings(const lab *b, const text *texts, int n_texts, text_buffe
 static void write_page(const lab *b, const text *texts, int n_texts, const char *name) {
     text_buffer o = {NULL, 0, 0, 0};
     char path[4096];
-    FILE *file = open_file(path, sizeof path, name, "");
     text_put(&o, "{"), put_model(b, &o), put_strings(b, texts, n_texts, &o), text_put(&o, "\"texts\":[");
     for (int i = 0; i < n_texts; i++) text_put(&o, i ? "," : ""), put_text(b, texts + i, &o);
     text_put(&o, "]}\n");
     if (o.failed) fail(1, "out of memory for the page");
+    FILE *file = open_file(path, sizeof path, name, "");
     for (int i = 0; page[i]; i++) {
         if (strcmp(page[i], "DATA\n") != 0) fputs(page[i], file);
         for (size_t j = 0; !strcmp(page[i], "DATA\n") && j < o.n; j++)
@@ -1279,6 +1283,7 @@ static void put_levels(text_buffer *o, double x, double y, double cell, int rows
                 else n = 1;
             }
         if (d.n) text_print(o, "<path class=\"m l%d\" d=\"", level), text_add(o, d.data, d.n), text_put(o, "\"/>");
+        if (d.failed) text_clear(o), o->failed = 1;
         text_clear(&d);
     }
     text_put(o, "</g>\n");
@@ -1399,7 +1404,6 @@ static void write_picture(const lab *b, const text *t, const char *name) {
     const drawn d = {b, t, head / b->H, head % b->H};
     text_buffer o = {NULL, 0, 0, 0};
     char path[4096];
-    FILE *file = open_file(path, sizeof path, name, "");
     text_print(&o, "<svg xmlns=\"http://www.w3.org/2000/svg\" viewBox=\"0 0 %.0f %.0f\" font-family=\"sans-serif\">\n",
                width, height);
     text_put(&o,
@@ -1415,6 +1419,7 @@ static void write_picture(const lab *b, const text *t, const char *name) {
     if (b->choices) draw_routing(&d, &o, x1, y0 + big + 40, big, 120);
     text_put(&o, "</svg>\n");
     if (o.failed) fail(1, "out of memory for the picture");
+    FILE *file = open_file(path, sizeof path, name, "");
     fwrite(o.data, 1, o.n, file), say("%s: %.0f kB\n", path, (double)o.n * 1e-3), close_file(file, path);
     text_clear(&o);
 }

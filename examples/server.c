@@ -630,8 +630,8 @@ static int settle(job *j, int begun) {
         if (j->r.problem.status) text_put(&t, "data: "), openai_put_problem(&t, &j->r.problem), text_put(&t, "\n\n");
         else if (j->r.usage) send_chunk(j, NULL, 0);
         if (!j->r.problem.status) text_put(&t, "data: [DONE]\n\n");
-        if (t.n) http_write(j->x, t.data, t.n);
-        http_end(j->x);
+        if (t.n) http_write(j->x, t.data, t.n), http_end(j->x);
+        else http_drop(j->x); /* without memory for its end it must not look whole */
         note(s, j->r.problem.status ? j->r.problem.status : 200);
         text_clear(&t), free_job(j);
     } else if (j->r.problem.status) refuse(j);
@@ -986,6 +986,7 @@ static void read_keys(server *s) {
         if (ends && i > from) text_add(&s->keys, text + from, i - from), text_add(&s->keys, "", 1);
         if (ends) from = i + 1, line += c == '\n';
     }
+    if (s->keys.failed) fail(1, "out of memory");
     if (text && !s->keys.n) fail(1, "--api-key: there is no key in %s", s->o.api_key);
     free(text);
 }
@@ -1082,6 +1083,7 @@ static void open_http(server *s) {
     if (o->cors)
         text_put(&s->headers, "Access-Control-Allow-Origin: "), text_put(&s->headers, o->cors),
             text_put(&s->headers, "\r\nVary: Origin\r\n");
+    if (s->headers.failed) fail(1, "out of memory");
     d.headers = s->headers.data;
     s->loopback = !strncmp(d.host, "127.", 4) || !strcmp(d.host, "localhost") || !strcmp(d.host, "::1");
     s->how.last_state = o->last;

@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Which lines and branches of mla.h and of the examples' headers the C tests of `make test` run, by gcc's gcov.
+"""Which lines and branches of mla.h and of the examples' headers `make test` runs, by gcc's gcov: its C tests and those of programs.
 
     make coverage                              runs them and prints the table; build/coverage has it, and a list for each header
     tests/coverage.py --merge A.json B.json    the same of runs on several machines (each leaves build/coverage/counts.json), which
@@ -25,11 +25,14 @@ def sha(path):
 
 
 def run_test(name):
-    """A test's last line, for one that failed."""
-    env = dict(os.environ, OMP_WAIT_POLICY='passive')
+    """What went wrong, for one that failed. Where memory is out is seen only if every allocation fails."""
+    env = dict(os.environ, OMP_WAIT_POLICY='passive', PROGRAMS='build/cov')
+    if name == 'test_fail':
+        env['TEST_ALL'] = '1'
+    command = ['build/cov/' + name] if name.startswith('test_') else ['tests/%s/run.sh' % name] + ['build/cov'] * (name == 'fail')
     log = os.path.join(OUT, name + '.log')
     with open(log, 'w') as f:
-        code = subprocess.run(['build/cov/' + name], cwd=ROOT, stdin=subprocess.DEVNULL, stdout=f, stderr=f, env=env).returncode
+        code = subprocess.run(command, cwd=ROOT, stdin=subprocess.DEVNULL, stdout=f, stderr=f, env=env).returncode
     return None if code == 0 else '%s failed (exit status %d): %s' % (name, code, log)
 
 
@@ -110,7 +113,7 @@ def report(counts):
 
 def main():
     p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    p.add_argument('--run', nargs='*', default=None, help='the tests, as build/cov has them; those whose counts are kept are added to')
+    p.add_argument('--run', nargs='*', default=None, help='the tests, by programs in build/cov; what they run is added to what was run before')
     p.add_argument('--merge', nargs='+', default=None)
     p.add_argument('--gcov', default='gcov')
     p.add_argument('--jobs', type=int, default=os.cpu_count())

@@ -26,6 +26,7 @@ esac
 case $name in
 *test_*) command="$tool ./build/$name" ;;
 examples | */examples) command="tests/examples/run.sh build/${name%examples} $tool" ;;
+fail | */fail) command="tests/fail/run.sh build/${name%fail}" ;;
 *) command="tests/$name/run.sh" ;;
 esac
 mkdir -p "$(dirname "$log")"

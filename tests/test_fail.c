@@ -1,7 +1,7 @@
 /* test_fail.c - what a machine gives fails: each call for memory, files and threads that an operation makes, the first,
    the second and so on, that one alone or all from there on. Nothing crashes, nothing stays open, what the operation
    worked on is as it was, and the message names what failed; where it succeeds all the same, the result is the same.
-   Then the programs: test_fail PROGRAM... are those to try, linked with fail.h. Run from the repository root. */
+   Run from the repository root; tests/fail does the same with the programs. */
 
 #include "fail.h"
 #include "mla.h"

@@ -530,7 +530,7 @@ static double gap(const double *x, int n, int k) {
 /* One token: logits z [E+Z] -> experts, best first, and their weights. Returns by how much the closest decision was
    made; an error of the scores below half of it changes no choice. */
 static double ref_route(const mla_config *c, const mla_tensor *bias, const double *z, int *index, double *weight) {
-    double by[MAX_EXPERTS], group[MAX_EXPERTS], margin = (double)INFINITY, d;
+    double by[2 * MAX_EXPERTS], group[MAX_EXPERTS], margin = (double)INFINITY, d;
     mla__route_ref(index, weight, by, group, c, bias, z);
     if (c->topk_method != MLA_TOPK_GREEDY && c->n_group > 1) margin = gap(group, c->n_group, c->topk_group);
     d = gap(by, c->n_routed_experts + c->zero_expert_num, c->num_experts_per_tok);

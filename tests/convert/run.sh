@@ -2,7 +2,8 @@
 # The program build/convert: its files run, whatever the number of threads; what goes wrong leaves none. Ends with
 # "N passed, N failed".
 cd "$(dirname "$0")/../.." || exit 1
-root=$PWD convert=$PWD/build/convert generate=$PWD/build/generate
+root=$PWD programs=$PWD/${PROGRAMS:-build}
+convert=$programs/convert generate=$programs/generate
 fixtures=tests/fixtures/checkpoints
 exec </dev/null
 tmp=$(mktemp -d)
@@ -66,7 +67,7 @@ tokenizer="--tokenizer examples/tales/tokenizer.json"
 same "$(grep -c -a -F 'deepseek-v3' "$out") $(grep -c -a -F 'tokenizer.ggml.merges' "$out")" '1 1' 'the tokenizer is inside'
 
 # From a GGUF file to another: keys of its tokenizer and the author stay. Over itself, too.
-./build/test_convert --large "$tmp/large.gguf"
+"$programs/test_convert" --large "$tmp/large.gguf"
 for type in q4 q4_k q5_k q6_k iq4_nl bf16 keep; do
     "$convert" --model "$tmp/large.gguf" --to $type --out "$out" --force --quiet
     same "$("$generate" --model "$out" --tokens "1 2 3" -n 4 --print-tokens --quiet | wc -w)" 4 "GGUF to $type"

@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # The program build/generate as a person runs it: options, errors, exit statuses, output. Ends with "N passed, N failed".
 cd "$(dirname "$0")/../.." || exit 1
-generate=./build/generate
+generate=./${PROGRAMS:-build}/generate
 model=tests/fixtures/checkpoints/deepseek_v3
 prompt="214 170 47 204 209 162 116 42 115 234 15 138 148 106 60 203 62 49 107 120 129 201 231 97 \
 211 129 143 109 91 164 124 200 115 202 215 74 147 50 100 145 127 189 106 65 180 234 233 215"

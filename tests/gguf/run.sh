@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # The program build/generate on GGUF files, which build/test_gguf writes. Ends with "N passed, N failed".
 cd "$(dirname "$0")/../.." || exit 1
-generate=./build/generate
+generate=./${PROGRAMS:-build}/generate
 prompt="214 170 47 204 209 162 116 42 115 234 15 138 148 106 60 203 62 49 107 120 129 201 231 97 \
 211 129 143 109 91 164 124 200 115 202 215 74 147 50 100 145 127 189 106 65 180 234 233 215"
 exec </dev/null
@@ -23,7 +23,7 @@ refused() {
     same "$status $(wc -l <"$tmp/stderr") $(grep -c -F -e "$pattern" "$tmp/stderr")" "1 1 1" "$* ($(cat "$tmp/stderr"))"
 }
 write() { # FIXTURE TYPE FORM FILE
-    same "$(./build/test_gguf --write "$@" && echo written)" written "writing $4"
+    same "$("./${PROGRAMS:-build}/test_gguf" --write "$@" && echo written)" written "writing $4"
 }
 
 # The same tokens as from Hugging Face's directory, by way of guesses, too, and whatever becomes of what is not in blocks.

@@ -6,7 +6,7 @@
 #     RENDER=PROGRAM  what is tested      NODE_MODULES=DIR  where the packages are installed already      RECORD=1  writes expected.txt
 cd "$(dirname "$0")/../.." || exit 1
 export LC_ALL=C # which orders the templates
-render=${RENDER:-build/test_jinja}
+render=${RENDER:-${PROGRAMS:-build}/test_jinja}
 modules=${NODE_MODULES:-}
 tmp=$(mktemp -d)
 trap 'rm -rf "$tmp"' EXIT

@@ -1,10 +1,11 @@
 #!/usr/bin/env bash
-# The program build/server (or SERVER=PROGRAM): its API by plain HTTP; with TEST_ALL=1 also by the npm package openai, the page in Chromium,
+# The program build/server (or SERVER=PROGRAM, or PROGRAMS=DIRECTORY): its API by plain HTTP; with TEST_ALL=1 also by the npm package openai, the page in Chromium,
 # thousands of requests at random against each alone, and ten thousand idle connections, as far as what they need is here (NODE_MODULES=DIR has
 # the packages openai and playwright-core already; else npm gets them). Ends with "N passed, N failed".
 #     SOAK=100000 tests/server/run.sh      so many requests [4000]      SHOTS=DIR      screenshots of the page go there
 cd "$(dirname "$0")/../.." || exit 1
-server=${SERVER:-build/server}
+export SERVER=${SERVER:-${PROGRAMS:-build}/server}
+server=$SERVER
 tmp=$(mktemp -d)
 trap 'rm -rf "$tmp"' EXIT
 passed=0 failed=0

@@ -8,7 +8,7 @@
 files=()
 for f in "$@"; do files+=("$(realpath "$f")"); done
 cd "$(dirname "$0")/../.." || exit 1
-generate=${GENERATE:-build/generate}
+generate=${GENERATE:-${PROGRAMS:-build}/generate}
 modules=${NODE_MODULES:-}
 tmp=$(mktemp -d)
 trap 'rm -rf "$tmp"' EXIT
