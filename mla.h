@@ -612,7 +612,8 @@ typedef struct mla_stats {
 typedef struct mla_shard {
     int rank, ranks; /* 0 .. ranks-1; ranks 0: one, and hooks are not called */
     /* 1: experts are cut by columns, too, so that all ranks work alike whatever experts are chosen. Each page of down
-       has columns of all ranks: this is for ranks that share memory */
+       has columns of all ranks; and in calls of many tokens ranks divide experts by the work there is (but not with
+       invariant), so that each reads any of them: this is for ranks that share memory */
     int split_experts;
     /* x [n] becomes the sum of all ranks' x, the same bits for all. Ranks call it in the same order */
     int (*all_reduce)(void *user, float *x, size_t n);
@@ -2412,6 +2413,9 @@ typedef struct mla__kernels {
     void (*widen[MLA_DTYPE_COUNT])(float *y, const void *x, mla__sz n);
     void (*narrow[MLA_DTYPE_COUNT])(void *y, const float *x, mla__sz n);
     void (*swiglu)(float *h, const float *gate, const float *up, int n); /* h = silu(gate) * up; h may be gate */
+    void (*accumulate)(float *y, const float *x, float by, int n);       /* y += by * x */
+    /* y = x / sqrt(mean(x^2) + eps) * w, w [n] of dtype t: F32, F16 or BF16; y may be x */
+    void (*norm)(float *y, const float *x, float eps, mla_dtype t, const void *w, int n);
     /* of >>kda: y [n] = silu(sum over j of w[j, n] x[j][n]), of n channels and so many taps */
     void (*conv)(float *y, const float *const *x, const float *w, int taps, int n);
     void (*unit)(float *y, const float *x, float length, int n); /* y = x * length / |x|; y may be x */
@@ -4445,6 +4449,12 @@ MLA__FN void MLA__F(swiglu)(float *h, const float *gate, const float *up, int n)
     for (; i < n; i++) h[i] = gate[i] / (1.0f + expf(-gate[i])) * up[i];
 }
 
+MLA__FN void MLA__F(accumulate)(float *y, const float *x, float by, int n) {
+    int i = 0;
+    for (; i + MLA__VL <= n; i += MLA__VL)
+        MLA__F(st)(y + i, MLA__F(add)(MLA__F(ld)(y + i), MLA__F(mul)(MLA__F(ld)(x + i), MLA__F(set1)(by))));
+    for (; i < n; i++) y[i] += by * x[i];
+}
 MLA__IN MLA__V MLA__F(sigmoid)(MLA__V x) {
     const MLA__V one = MLA__F(set1)(1.0f);
     return MLA__F(div)(one, MLA__F(add)(one, MLA__F(exp)(MLA__F(mul)(x, MLA__F(set1)(-1.0f)))));
@@ -4474,6 +4484,25 @@ MLA__IN float MLA__F(squares)(const float *x, int n) {
     for (; i + MLA__VL <= n; i += MLA__VL) sum = MLA__F(fma)(MLA__F(ld)(x + i), MLA__F(ld)(x + i), sum);
     for (; i < n; i++) rest += x[i] * x[i];
     return MLA__F(sum)(sum) + rest;
+}
+MLA__IN void MLA__F(scaled)(const mla_dtype t, float *y, const float *x, float by, const void *w, int n) {
+    int i = 0;
+    for (; i + MLA__VL <= n; i += MLA__VL)
+        MLA__F(st)(y + i, MLA__F(mul)(MLA__F(mul)(MLA__F(ld)(x + i), MLA__F(set1)(by)), MLA__F(get)(t, w, i)));
+    for (; i < n; i++) y[i] = x[i] * by * mla__get(t, w, i);
+}
+/* Squares are summed in floats, some at a time, and in double where these are too large or too small for them. */
+MLA__FN void MLA__F(norm)(float *y, const float *x, float eps, mla_dtype t, const void *w, int n) {
+    double sum = 0;
+    for (int i = 0; i < n; i += 512) sum += (double)MLA__F(squares)(x + i, n - i < 512 ? n - i : 512);
+    if (!(sum > 1e-25 && sum < 1e38)) {
+        sum = 0;
+        for (int i = 0; i < n; i++) sum += (double)x[i] * (double)x[i];
+    }
+    const float by = (float)(1.0 / sqrt(sum / n + (double)eps));
+    if (t == MLA_F32) MLA__F(scaled)(MLA_F32, y, x, by, w, n);
+    else if (t == MLA_F16) MLA__F(scaled)(MLA_F16, y, x, by, w, n);
+    else MLA__F(scaled)(MLA_BF16, y, x, by, w, n);
 }
 MLA__FN void MLA__F(unit)(float *y, const float *x, float length, int n) {
     const float by = length / sqrtf(MLA__F(squares)(x, n) + 1e-6f);
@@ -4882,7 +4911,7 @@ static void MLA__F(table)(mla__kernels *k) {
     k->conv = MLA__F(conv), k->unit = MLA__F(unit), k->decay = MLA__F(decay), k->recur = MLA__F(recur);
     k->chunk = MLA__F(chunk), k->gated_norm = MLA__F(gated_norm);
     k->q4_scale = MLA__F(q4_scale), k->transpose = MLA__F(transpose_rows), k->swiglu = MLA__F(swiglu);
-    k->gate = MLA__F(gate);
+    k->gate = MLA__F(gate), k->accumulate = MLA__F(accumulate), k->norm = MLA__F(norm);
 }
 
 #undef MLA__F
@@ -7988,9 +8017,17 @@ static mla__slice mla__slice_of(const mla_context *c, int n, int unit) {
 }
 /* Of rows whose results are gathered. */
 static mla__slice mla__gathered(const mla_context *c, int n) { return mla__slice_of(c, n, MLA__STRIP); }
-/* Of what lies between gate, up and down. */
+/* Of what lies between gate, up and down; and where about part / whole of it end. */
+static int mla__inner_unit(const mla_mlp_weights *w) {
+    return mla__multiple(MLA__STRIP, mla__columns_unit(&w->down.weight));
+}
 static mla__slice mla__inner_of(const mla_context *c, const mla_mlp_weights *w) {
-    return mla__slice_of(c, w->gate.weight.rows, mla__multiple(MLA__STRIP, mla__columns_unit(&w->down.weight)));
+    return mla__slice_of(c, w->gate.weight.rows, mla__inner_unit(w));
+}
+static int mla__inner_at(const mla_mlp_weights *w, mla__sz part, mla__sz whole) {
+    const int n = w->gate.weight.rows, unit = mla__inner_unit(w);
+    const double share = fmin(fmax((double)part / (double)whole, 0), 1);
+    return mla__min(n, (int)(share * ((n + unit - 1) / unit) + 0.5) * unit);
 }
 static double mla__share_of(mla__slice s, int n) { return n > 0 ? (s.to - s.from) / (double)n : 0; }
 
@@ -8174,7 +8211,7 @@ static void mla__job_rows(mla_context *c, const mla__job *j, int n0, int n1, con
                     continue;
                 }
                 float *to = j->y + j->scatter[t0 + t] * j->ldy;
-                for (int i = n; i < end; i++) to[i] += j->weight[t0 + t] * aside[i - n];
+                c->k.accumulate(to + n, aside, j->weight[t0 + t], end - n);
             }
         }
 }
@@ -8251,6 +8288,8 @@ static void mla__activations(mla_context *c) {
     }
 }
 
+/* What a row of weights takes, in tokens: to read and unpack it costs, too; to make panels for tiles much more. */
+static int mla__row_work(int T, int tiles) { return tiles ? mla__up_to(T, 16) + 48 : T + 4; }
 /* All jobs of the list, which then is empty. */
 static void mla__jobs_run(mla_context *c) {
     double cost = 0;
@@ -8259,8 +8298,7 @@ static void mla__jobs_run(mla_context *c) {
         const mla__job *j = &c->jobs[i];
         cost += (double)j->in.T * j->rows * mla__in_cols(&j->in, &j->w->weight);
         c->loads[i].units = (j->rows + MLA__STRIP - 1) / MLA__STRIP;
-        /* reading and unpacking weights costs, too, in tokens; making panels for tiles much more */
-        c->loads[i].weight = (j->in.parts ? mla__up_to(j->in.T, 16) + 48 : j->in.T + 4) * (j->up ? 2 : 1);
+        c->loads[i].weight = mla__row_work(j->in.T, j->in.parts > 0) * (j->up ? 2 : 1);
     }
     mla__parallel(c, mla__jobs_work, NULL, c->n_jobs, cost);
     c->n_jobs = 0;
@@ -8317,27 +8355,25 @@ static void mla__linear_layout(mla_context *c, mla__arena *arena) {
 
 /* ---- >>norm ------------------------------------------------------------------------------------------------------ */
 
-/* y [n] = norm(x [n]); y may be x. Sums in double: four chains, so that they do not wait on each other. */
-static void mla__norm(float *y, const float *x, int n, const mla_norm *norm, const mla_norm_weights *w) {
-    double s[4] = {0, 0, 0, 0}, mean = 0, r = 1;
-    int i;
-    if (norm->kind == MLA_NORM_LAYER) {
-        for (i = 0; i < n; i++) mean += (double)x[i];
-        mean /= n;
-    }
-    if (norm->kind == MLA_NORM_RMS || norm->kind == MLA_NORM_LAYER) {
-        for (i = 0; i < n; i++) s[i & 3] += ((double)x[i] - mean) * ((double)x[i] - mean);
-        r = 1.0 / sqrt(((s[0] + s[1]) + (s[2] + s[3])) / n + (double)norm->eps);
-    }
+/* y [n] = norm(x [n]); y may be x. */
+static void mla__norm(const mla_context *c, float *y, const float *x, int n, const mla_norm *norm,
+                      const mla_norm_weights *w) {
+    double mean = 0, squares = 0;
     if (norm->kind == MLA_NORM_NONE) {
         memmove(y, x, (size_t)n * sizeof *x);
         return;
     }
-    const float alpha = norm->kind == MLA_NORM_DYT ? mla__get(w->alpha.dtype, w->alpha.data, 0) : 0, rf = (float)r,
-                mf = (float)mean;
-    for (i = 0; i < n; i++) {
+    if (norm->kind == MLA_NORM_RMS && !w->bias.data) {
+        c->k.norm(y, x, norm->eps, w->weight.dtype, w->weight.data, n);
+        return;
+    }
+    for (int i = 0; i < n && norm->kind == MLA_NORM_LAYER; i++) mean += (double)x[i] / n;
+    for (int i = 0; i < n; i++) squares += ((double)x[i] - mean) * ((double)x[i] - mean);
+    const float alpha = norm->kind == MLA_NORM_DYT ? mla__get(w->alpha.dtype, w->alpha.data, 0) : 0, mf = (float)mean,
+                r = (float)(1.0 / sqrt(squares / n + (double)norm->eps));
+    for (int i = 0; i < n; i++) {
         const float g = mla__get(w->weight.dtype, w->weight.data, i),
-                    z = norm->kind == MLA_NORM_DYT ? tanhf(alpha * x[i]) : (x[i] - mf) * rf;
+                    z = norm->kind == MLA_NORM_DYT ? tanhf(alpha * x[i]) : (x[i] - mf) * r;
         y[i] = w->bias.data ? z * g + mla__get(w->bias.dtype, w->bias.data, i) : z * g;
     }
 }
@@ -8747,7 +8783,7 @@ static void mla__index_key(mla_context *c, const mla__attn *a, const mla_cache *
     const int d = c->f->index_head_dim;
     const mla_norm norm = mla__index_norm(c->f);
     float *row = c->index->k + t * (mla__sz)d;
-    mla__norm(row, row, d, &norm, &a->index->k_norm);
+    mla__norm(c, row, row, d, &norm, &a->index->k_norm);
     mla__turn(c, row + mla__index_turned(c->f), t, c->f->index_rope);
     c->k.narrow[cache->pool->index_dtype](mla__index_row(cache, a->layer, c->call->position[t]), row, d);
 }
@@ -9321,8 +9357,8 @@ static void mla__latent_work(mla_context *c, void *arg, const mla__share *my) {
     for (int t = my->from; t < my->to; t++) {
         float *row = c->attn->kva + t * (mla__sz)(R + P), *cq = c->attn->cq + t * (mla__sz)latents;
         while (t >= first + s->n_tokens) first += s++->n_tokens;
-        if (Q > 0) mla__norm(cq, cq + latents - Q, Q, &f->q_norm, &a->w->q_norm);
-        mla__norm(row, row, R, &f->kv_norm, &a->w->kv_norm);
+        if (Q > 0) mla__norm(c, cq, cq + latents - Q, Q, &f->q_norm, &a->w->q_norm);
+        mla__norm(c, row, row, R, &f->kv_norm, &a->w->kv_norm);
         if (f->latent_scale != 1)
             for (int i = 0; i < R; i++) row[i] *= f->latent_scale;
         mla__turn(c, row + R, t, f->rope.layout);
@@ -10092,6 +10128,7 @@ typedef struct mla__moe_scratch {
     float *slot_weight;       /* [T*K] */
     float *h;                 /* [T, I] of a dense layer, or [T*K, I] and the shared expert's */
     float *group;             /* [threads, 3 * (E+Z)] for the router */
+    mla__slice *inner;        /* [E] this rank's columns of each expert */
 } mla__moe_scratch;
 static void mla__moe_layout(mla_context *c, mla__arena *arena) {
     const double T = c->max_tokens, K = c->f->num_experts_per_tok, inter = c->f->moe_intermediate_size;
@@ -10105,6 +10142,7 @@ static void mla__moe_layout(mla_context *c, mla__arena *arena) {
     s.offset = MLA__TAKE(arena, int, n_choices + 1);
     s.h = MLA__TAKE(arena, float, T *fmax(c->f->intermediate_size, (K + c->f->n_shared_experts) * inter));
     s.group = MLA__TAKE(arena, float, 3.0 * n_choices * c->threads);
+    s.inner = MLA__TAKE(arena, mla__slice, c->f->n_routed_experts);
     if (c->moe) *c->moe = s;
 }
 
@@ -10113,14 +10151,35 @@ typedef struct mla__moe {
     const mla_moe_weights *w;     /* NULL: no experts but */
     const mla_mlp_weights *dense; /* the shared one, or the MLP of a dense layer; or NULL */
     const float *x;
-    float *y, *h; /* h [T, inner] of the dense one */
-    int T;
-    mla__slice inner, experts; /* what this rank has of the dense one, and which experts */
+    float *y, *h;     /* h [T, inner] of the dense one */
+    int T, E;         /* E: experts, or 0 */
+    mla__slice inner; /* this rank's of the dense one */
 } mla__moe;
-/* What this rank has of an expert of its own. */
-static mla__slice mla__expert_inner(const mla_context *c, const mla_mlp_weights *w) {
-    const mla__slice all = {0, c->f->moe_intermediate_size};
-    return c->shard.split_experts ? mla__inner_of(c, w) : all;
+#define MLA__DEAL 4 /* tokens of an expert, on average, from which ranks that share memory divide experts by work */
+static mla__sz mla__expert_work(const mla_context *c, int e) {
+    const int n = c->moe->offset[e + 1] - c->moe->offset[e];
+    return n > 0 ? mla__row_work(n, c->k.tiles) : 0;
+}
+/* What this rank has of each expert: all or nothing, or, where ranks share memory, a range of columns. Of many tokens
+   the columns of all experts lie in a row there, of which a rank has a piece, all of as much work: so that it is nearly
+   always one of them that writes what an expert gives to a token. */
+static void mla__deal(mla_context *c, int layer, const mla__moe *a) {
+    const mla__slice own = c->experts[layer], all = {0, c->f->moe_intermediate_size}, none = {0, 0};
+    const int in_a_row = !c->invariant && a->T * (mla__sz)c->f->num_experts_per_tok >= a->E * (mla__sz)MLA__DEAL;
+    const mla__sz rank = c->shard.rank, ranks = c->shard.ranks;
+    mla__sz sum = 0, at = 0;
+    for (int e = 0; e < a->E; e++) sum += mla__expert_work(c, e);
+    for (int e = 0; e < a->E; e++) {
+        const mla_mlp_weights *w = &a->w->experts[e];
+        const mla__sz work = mla__expert_work(c, e);
+        mla__slice *inner = &c->moe->inner[e];
+        if (!c->shard.split_experts) *inner = e >= own.from && e < own.to ? all : none;
+        else if (!in_a_row || work == 0) *inner = mla__inner_of(c, w);
+        else
+            inner->from = mla__inner_at(w, sum * rank - at * ranks, work * ranks),
+            inner->to = mla__inner_at(w, sum * (rank + 1) - at * ranks, work * ranks);
+        at += work;
+    }
 }
 
 static void mla__route_work(mla_context *c, void *arg, const mla__share *my) {
@@ -10170,10 +10229,10 @@ static void mla__gate(mla_context *c, const mla__moe *a) {
         mla__job *j = mla__job_add(c, a->h, a->inner.to - a->inner.from, a->x, D, a->T, &a->dense->gate);
         mla__job_of_rows(j, a->inner), j->up = &a->dense->up;
     }
-    for (int e = a->experts.from; e < a->experts.to; e++) {
+    for (int e = 0; e < a->E; e++) {
         const int first = s->offset[e], n = s->offset[e + 1] - first;
         const mla_mlp_weights *w = &a->w->experts[e];
-        const mla__slice inner = mla__expert_inner(c, w);
+        const mla__slice inner = s->inner[e];
         if (n == 0 || inner.from == inner.to) continue;
         mla__job *j = mla__job_add(c, s->h + first * (mla__sz)inter, inter, a->x, D, n, &w->gate);
         mla__job_of_rows(j, inner), j->up = &w->up, j->in.idx = s->slot_token + first, j->x_rows = a->T;
@@ -10194,7 +10253,7 @@ static void mla__down_work(mla_context *c, void *arg, const mla__share *my) {
     for (int slot = s->offset[c->f->n_routed_experts]; slot < s->offset[mla__choices(&c->m->c)];
          slot++) { /* without weights */
         const mla__sz row = s->slot_token[slot] * (mla__sz)D;
-        for (int n = n0; n < n1; n++) a->y[row + n] += s->slot_weight[slot] * a->x[row + n];
+        c->k.accumulate(a->y + row + n0, a->x + row + n0, s->slot_weight[slot], n1 - n0);
     }
 }
 /* y = sum of the down projections. */
@@ -10205,10 +10264,10 @@ static void mla__down(mla_context *c, mla__moe *a) {
     if (a->dense)
         mla__job_of_columns(mla__job_add(c, a->y, D, a->h, a->inner.to - a->inner.from, a->T, &a->dense->down),
                             a->inner);
-    for (int e = a->experts.from; e < a->experts.to; e++) {
+    for (int e = 0; e < a->E; e++) {
         const int first = s->offset[e], n = s->offset[e + 1] - first;
         const mla_mlp_weights *w = &a->w->experts[e];
-        const mla__slice own = mla__expert_inner(c, w);
+        const mla__slice own = s->inner[e];
         if (n == 0 || own.from == own.to) continue;
         mla__job *j = mla__job_add(c, a->y, D, s->h + first * (mla__sz)inter, inter, n, &w->down);
         mla__job_of_columns(j, own), j->scatter = s->slot_token + first, j->weight = s->slot_weight + first;
@@ -10223,25 +10282,24 @@ static double mla__ffn_bytes(const mla_context *c, const mla__moe *a) {
     double sum =
         a->dense ? mla__share_of(a->inner, a->dense->gate.weight.rows) * mla__bytes_of(MLA__IN_MLP, a->dense) : 0;
     if (a->w) sum += mla__bytes_of(MLA__IN_MOE, a->w);
-    for (int e = a->experts.from; e < a->experts.to; e++) {
+    for (int e = 0; e < a->E; e++) {
         const mla_mlp_weights *w = &a->w->experts[e];
         if (c->moe->offset[e + 1] == c->moe->offset[e]) continue;
-        sum += mla__share_of(mla__expert_inner(c, w), w->gate.weight.rows) * mla__bytes_of(MLA__IN_MLP, w);
+        sum += mla__share_of(c->moe->inner[e], w->gate.weight.rows) * mla__bytes_of(MLA__IN_MLP, w);
     }
     return sum;
 }
 /* y [T, D] = experts (moe) or mlp of x [T, D]: what this rank has of them. */
 static void mla__ffn(mla_context *c, int layer, int moe, float *y, const float *x, int T, const mla_routing *out) {
     const mla_layer_weights *w = &c->m->layers[layer];
-    mla__moe a = {NULL, &w->mlp, x, y, c->moe->h, T, {0, 0}, {0, 0}};
+    mla__moe a = {NULL, &w->mlp, x, y, c->moe->h, T, 0, {0, 0}};
     if (moe) {
-        a.w = &w->moe;
-        if (c->shard.split_experts) a.experts.to = c->f->n_routed_experts;
-        else a.experts = c->experts[layer];
+        a.w = &w->moe, a.E = c->f->n_routed_experts;
         a.dense = c->f->n_shared_experts > 0 ? &w->moe.shared : NULL;
         a.h += T * (mla__sz)c->f->num_experts_per_tok * c->f->moe_intermediate_size;
         mla__route_all(c, &a);
         mla__sort(c, T, out);
+        mla__deal(c, layer, &a);
     }
     if (a.dense) a.inner = mla__inner_of(c, a.dense);
     if (a.inner.from == a.inner.to) a.dense = NULL;
@@ -10322,7 +10380,7 @@ typedef struct mla__rows_norm {
 static void mla__norm_work(mla_context *c, void *arg, const mla__share *my) {
     const mla__rows_norm *a = (const mla__rows_norm *)arg;
     for (int t = my->from; t < my->to; t++)
-        mla__norm(a->y + t * (mla__sz)c->D, a->x + t * (mla__sz)c->D, c->D, &c->f->block_norm, a->w);
+        mla__norm(c, a->y + t * (mla__sz)c->D, a->x + t * (mla__sz)c->D, c->D, &c->f->block_norm, a->w);
 }
 /* Rows y [T, n] times sigmoid of z [T, n], which may be y. */
 typedef struct mla__gated {
@@ -10478,9 +10536,9 @@ static void mla__sum_work(mla_context *c, void *arg, const mla__share *my) {
         float *x = c->block->x + t * m * D;
         for (int j = 0; j < m; j++) {
             const float by = c->f->residual_scale * (m > 1 ? c->block->maps[(2 * t + 1) * m + j] : 1);
-            for (int i = 0; i < D; i++) x[j * D + i] += by * a->y[t * D + i];
+            c->k.accumulate(x + j * D, a->y + t * D, by, c->D);
         }
-        if (a->w) mla__norm(c->block->xn + t * D, x, c->D, &c->f->block_norm, a->w);
+        if (a->w) mla__norm(c, c->block->xn + t * D, x, c->D, &c->f->block_norm, a->w);
     }
 }
 static void mla__add(mla_context *c, const float *y, int T, const mla_norm_weights *w) {

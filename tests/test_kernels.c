@@ -558,6 +558,49 @@ static void test_swiglu(const mla__kernels *k) {
           (double)out[6]);
     CHECK(fabsf(out[7]) < 1e-3f, "swiglu(-1e30) = %g", (double)out[7]);
 }
+/* Sums of squares for which floats have no room, too; weights of every type that norms may have. */
+static void test_norm(const mla__kernels *k) {
+    static const float sizes[] = {1, 1e25f, 1e-20f};
+    static const mla_dtype types[] = {MLA_F32, MLA_F16, MLA_BF16};
+    test_rng r = {7};
+    for (int i = 0; i < 9 * 71; i++) {
+        const int n = i / 9 < 70 ? i / 9 + 1 : 1500;
+        const mla_dtype t = types[i % 3];
+        guarded x = guarded_floats(&r, (size_t)n, sizes[i / 3 % 3]), w = guard(mla_dtype_bytes(t, (size_t)n)),
+                y = guard((size_t)n * 4);
+        double sum = 0, worst = 0;
+        for (int j = 0; j < n; j++)
+            mla__put(t, w.p, j, test_uniform(&r)), sum += (double)at(x.p, j) * (double)at(x.p, j);
+        k->norm((float *)y.p, (const float *)x.p, 0, t, w.p, n);
+        k->accumulate((float *)x.p, (const float *)y.p, 0, n); /* stays */
+        for (int j = 0; j < n; j++) {
+            const double want = (double)at(x.p, j) / sqrt(sum / n) * (double)mla__get(t, w.p, j);
+            const double err = fabs((double)at(y.p, j) - want) / (8 * U * fabs(want) + 1e-35);
+            if (!(err <= worst)) worst = err;
+        }
+        CHECK(worst <= 1, "%s norm of %d, %s, numbers of %g: %.3g of the bound", mla_isa_name(k->isa), n,
+              mla_dtype_name(t), (double)sizes[i / 3 % 3], worst);
+        unguard(&x), unguard(&w), unguard(&y);
+    }
+}
+static void test_accumulate(const mla__kernels *k) {
+    test_rng r = {8};
+    for (int n = 1; n <= 70; n++) {
+        guarded x = guarded_floats(&r, (size_t)n, 1), y = guarded_floats(&r, (size_t)n, 1);
+        const float by = test_uniform(&r);
+        int other = 0;
+        float *want = (float *)malloc((size_t)n * sizeof *want);
+        if (!want) abort();
+        for (int i = 0; i < n; i++) {
+            const float more = by * at(x.p, i);
+            want[i] = at(y.p, i) + more;
+        }
+        k->accumulate((float *)y.p, (const float *)x.p, by, n);
+        for (int i = 0; i < n; i++) other += want[i] != at(y.p, i);
+        CHECK(other == 0, "%s accumulate of %d: %d other than in plain C", mla_isa_name(k->isa), n, other);
+        unguard(&x), unguard(&y), free(want);
+    }
+}
 
 /* ---- attention over blocks of keys ------------------------------------------------------------------------------- */
 
@@ -833,6 +876,8 @@ int main(void) {
         test_quantize(&k);
         test_rows(&k);
         test_swiglu(&k);
+        test_norm(&k);
+        test_accumulate(&k);
         test_attend(&k);
         test_fp8((mla_isa)isa);
     }
