@@ -259,13 +259,12 @@ static void dlg__load(dialog *d, const char *path) {
         return;
     }
     if (json_parse(text, n, &json, &error)) fprintf(stderr, "%s: %s\n", path, error.text);
+    else if (json_typeof(json) != JSON_ARRAY) fprintf(stderr, "%s: no list of messages\n", path);
     else {
         dlg__clear(d), d->system.n = 0;
-        while (i < json_count(json) && json_typeof(json) == JSON_ARRAY && dlg__load_message(d, json_at(json, i), i))
-            i++;
+        while (i < json_count(json) && dlg__load_message(d, json_at(json, i), i)) i++;
         if (d->n && !d->turns[d->n - 1].answered) dlg__drop_turn(d, d->n - 1);
-        if (json_typeof(json) != JSON_ARRAY) fprintf(stderr, "%s: no list of messages\n", path);
-        else if (i < json_count(json))
+        if (i < json_count(json))
             fprintf(stderr, "%s: message %zu is not what comes next in a conversation\n", path, i + 1);
         else options_say("(loaded: %zu turn%s)\n", d->n, d->n == 1 ? "" : "s");
     }
