@@ -99,8 +99,6 @@ HTTP_API void http_close(http_server *s); /* after http_run and all exchanges; N
 
 HTTP_API const http_head *http_request(const http_exchange *x);
 HTTP_API const char *http_body(const http_exchange *x, size_t *n); /* ends with a NUL that does not count */
-HTTP_API void http_set(http_exchange *x, void *data);              /* something of the program's */
-HTTP_API void *http_get(const http_exchange *x);
 
 /* An answer in one piece, or in several. type NULL: no Content-Type; headers: more of them, each with its \r\n, or
    NULL. Without memory an answer is cut off. http_reply, http_end and http_drop: the exchange is no longer the
@@ -415,7 +413,6 @@ struct http_exchange {
     http_head head;
     http__bytes text, body;
     http_chunks chunks;
-    void *data;
     /* under the server's lock */
     http__bytes out;
     size_t unsent;                       /* of what the connection has taken over */
@@ -480,8 +477,6 @@ const char *http_body(const http_exchange *x, size_t *n) {
     *n = x->body.n;
     return x->body.data ? x->body.data : "";
 }
-void http_set(http_exchange *x, void *data) { x->data = data; }
-void *http_get(const http_exchange *x) { return x->data; }
 
 static const char *http__reason(int status) {
     static const struct {

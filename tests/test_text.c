@@ -1,0 +1,93 @@
+/* test_text.c - texts that grow, and the perplexity of texts: windows, what each scores, and what that gives. */
+#include "perplexity.h"
+#include "test.h"
+#include "text.h"
+
+static int is(const text_buffer *t, const char *want) {
+    return !t->failed && t->n == strlen(want) && !memcmp(t->data ? t->data : "", want, t->n) &&
+           (!t->data || !t->data[t->n]);
+}
+
+static void test_texts(void) {
+    static const char *const base64[] = {"",         "Zg==",     "Zm8=",    "Zm9v",
+                                         "Zm9vYg==", "Zm9vYmE=", "Zm9vYmFy"}; /* RFC 4648, 10 */
+    char wide[600];
+    text_buffer t = {NULL, 0, 0, 0};
+    SECTION("texts");
+    for (size_t n = 0; n <= 6; n++) {
+        text_base64(&t, "foobar", n);
+        CHECK(is(&t, base64[n]), "%d bytes: %s", (int)n, t.data);
+        text_clear(&t);
+    }
+    text_put(&t, "a"), text_add(&t, "b\0c", 3), text_print(&t, "%d%s", 7, "d");
+    CHECK(!t.failed && t.n == 6 && !memcmp(t.data, "ab\0c7d", 7), "%d bytes", (int)t.n);
+    text_clear(&t);
+    CHECK(!t.data && !t.n && !t.failed, "cleared");
+    memset(wide, 'x', sizeof wide), wide[599] = 0;
+    text_print(&t, "%s", wide);
+    CHECK(t.n == 511 && strspn(t.data, "x") == 511, "a long line: %d bytes", (int)t.n);
+    text_clear(&t);
+    text_quote(&t, "\"\\\n\x01\xc3\xa4\xff\xf0\x9f", 8);
+    CHECK(is(&t, "\"\\\"\\\\\\n\\u0001\xc3\xa4\xef\xbf\xbd\xef\xbf\xbd\""), "%s", t.data);
+    text_clear(&t);
+    text_quote_string(&t, "a");
+    CHECK(is(&t, "\"a\""), "%s", t.data);
+    CHECK(!text_room(&t, (size_t)-1 / 2) && t.failed && !t.data, "more than there is");
+    text_put(&t, "b"), text_quote_string(&t, "c");
+    CHECK(t.failed && !t.data && !t.n, "has failed, and stays so");
+    text_clear(&t);
+}
+
+/* Each token is scored once, by a window in which what is before it is at least half of the window; a model that knows
+   nothing has the perplexity of its vocabulary. */
+static void test_perplexity(const tokenizer *words) {
+    enum { V = 300, N = 41 };
+    int ids[N];
+    float logits[V];
+    SECTION("perplexity");
+    for (int i = 0; i < N; i++) ids[i] = i + 20;
+    for (int with = 0; with < 2; with++)
+        for (int ctx = with ? 3 : 2; ctx <= N + 3; ctx += ctx < 12 ? 1 : 7)
+            for (int chunk = 1; chunk <= ctx; chunk += 3) {
+                perplexity p;
+                chat_tokens window = {NULL, 0, 0};
+                int scored[N] = {0}, windows = 0;
+                double bytes = 0;
+                perplexity_begin(&p, "text", ids, N, with ? ids[0] : -1, ctx);
+                for (size_t w = 0; perplexity_window(&p, w, &window); w++, windows++) {
+                    CHECK(window.n <= (size_t)ctx && (!with || window.ids[0] == ids[0]), "window of %d", (int)window.n);
+                    for (size_t at = 0, m; at + 1 < window.n; at += m) {
+                        m = window.n - 1 - at < (size_t)chunk ? window.n - 1 - at : (size_t)chunk;
+                        const int rows = perplexity_rows(&p, w, at, (int)m);
+                        for (size_t row = at + m - (size_t)rows; row < at + m; row++) {
+                            const int next = window.ids[row + 1];
+                            for (int i = 0; i < V; i++) logits[i] = next % 2 && i != next ? 2 : 1;
+                            perplexity_score(&p, w, row, logits, V, words), scored[next - 20]++;
+                            CHECK((int)row + 1 >= ctx / 2 || w == 0, "row %d of window %d", (int)row, (int)w);
+                        }
+                    }
+                }
+                /* half of them are odd, which the model takes for less likely by a factor of e */
+                double want = 0;
+                for (int i = 1; i < N; i++) {
+                    size_t n = 0;
+                    tokenizer_bytes(words, ids[i], &n), bytes += (double)n;
+                    want += ids[i] % 2 ? log((V - 1) * exp(1.0) + 1) : log((double)V);
+                    CHECK(scored[i] == 1, "ctx %d, chunk %d: token %d is scored %d times", ctx, chunk, i, scored[i]);
+                }
+                CHECK(scored[0] == 0 && p.sums[2] == N - 1 && p.sums[1] == bytes &&
+                          fabs(p.sums[0] - want) < 1e-4 * want,
+                      "ctx %d: %g nats of %g tokens, not %g", ctx, p.sums[0], p.sums[2], want);
+                CHECK(ctx < N || windows == 1, "ctx %d: %d windows", ctx, windows);
+                free(window.ids);
+            }
+}
+
+int main(void) {
+    tokenizer *words;
+    mla_error error;
+    test_texts();
+    if (CHECK(tokenizer_open(&words, "examples/tales/tokenizer.json", &error) == MLA_OK, "%s", error.text))
+        test_perplexity(words), tokenizer_close(words);
+    return test_end();
+}
