@@ -11,6 +11,7 @@ const text = () => {
     const all = new Uint8Array(web.memory.buffer), at = web.web_text() >>> 0;
     return new TextDecoder().decode(all.slice(at, all.indexOf(0, at)));
 };
+const pause = ms => new Promise(done => setTimeout(done, ms)); // in which messages come
 const checked = result => { if (result < 0) throw new Error(text()); return result; };
 function put(string) { // -> [where it lies, with a NUL behind it, its length]
     const bytes = new TextEncoder().encode(string + "\0"), at = web.web_room(bytes.length) >>> 0;
@@ -64,10 +65,12 @@ async function open(given) {
     web._initialize();
     checked(web.web_open(put(path)[0]));
     about = JSON.parse(text());
-    // engines make fast code of what has run for a while: a fifth of a second that the first text does not wait
-    checked(web.web_begin(...put("a"), 0, 0, 1, 1e6));
-    for (const end = performance.now() + 200; performance.now() < end && checked(web.web_step()) !== 2;);
     postMessage({about: {...about, kind, name: path.slice(1) || "files"}});
+    // engines make fast code of what has run for a while: so it runs until it is asked something, two seconds at most
+    const me = ++going, end = performance.now() + 2000;
+    for (let due = 0, kind = 2; me === going && performance.now() < end;)
+        if (performance.now() > due) await pause(0), due = performance.now() + 20;
+        else kind = checked(kind === 2 ? web.web_begin(...put("a"), 0, 0, 1, 500) : web.web_step());
 }
 
 // What the last token attended to: the rows of a map, layers or with a layer chosen its heads, and one strip of them.
@@ -85,8 +88,6 @@ function seen() {
     const experts = new Int32Array(web.memory.buffer, web.web_experts() >>> 0, layers * taken).slice();
     return {keys, rows, map, strip, layer, experts};
 }
-
-const pause = ms => new Promise(done => setTimeout(done, ms)); // in which messages come
 
 async function begin({prompt, chat, temperature, seed, room, pace}) {
     const me = ++going, [at, n] = put(chat ? JSON.stringify({messages: prompt}) : prompt);
