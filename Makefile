@@ -1,6 +1,6 @@
 # make            the examples and the bench, into build/
 # make run        tells a small tale, by the DeepSeek-V3 in miniature of examples/tales
-# make test       the tests, in some two minutes on two cores; the last line is "N passed, N failed"; T=tokenizer runs one, T="tokenizer test_a%" several
+# make test       the tests, in some three minutes on two cores; the last line is "N passed, N failed"; T=tokenizer runs one, T="tokenizer test_a%" several
 # make check      all the tests can do, also under sanitizers and valgrind as far as they are installed; T="asan/%" runs some
 # make tokenizer  compares token ids of 24 tokenizers with the reference implementations on 20,000 texts (make check does on fewer)
 # make llamacpp   compares logits and tokens with llama.cpp's on the same GGUF files (make check does on fewer)
