@@ -673,7 +673,9 @@ MLA_API const char *mla_isa_name(mla_isa isa);
    use [latent R | rope key P | index key d], the index key kept in a dtype of its own. Either contiguous, or in pages
    of 64 tokens out of a pool that many sequences share. Layers are all of the model's, multi-token prediction last.
    Layers with mla_kda_weights have no rows: they keep a state of the sequence, of the same size however long it is,
-   which cannot be cut back; see mla_cache_snapshot. A cache has its states twice, before and after the last call. */
+   which cannot be cut back; see mla_cache_snapshot. A cache has its states twice, before and after the last call.
+   States and slots are part of a cache's memory, or a pool's: of the caller's own after mla_cache_init and
+   mla_pool_init. */
 
 #define MLA_PAGE 64
 
@@ -3174,35 +3176,52 @@ typedef struct mla__ipanel {
 #define MLA__IFEW     16
 #define MLA__IMR_MAX  6
 
+/* Scales of a group of eight rows of blocks that are one group with one scale, those from nb on 0. */
+MLA__AVX2 void mla__ipack_scales_avx2(const mla_dtype t, mla__ipanel *panel, const unsigned char *const *b, int r0,
+                                      int nb) {
+    const mla__format *f = &mla__formats[t];
+    uint16_t halves[8];
+    MLA__EACH(i, 8) memcpy(&halves[i], b[i], 2);
+    __m256 d = _mm256_cvtph_ps(mla__m128i(halves));
+    const __m256i row = _mm256_add_epi32(_mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7), _mm256_set1_epi32(r0));
+    d = _mm256_and_ps(d, _mm256_castsi256_ps(_mm256_cmpgt_epi32(_mm256_set1_epi32(nb), row)));
+    _mm256_storeu_ps(panel->d[0] + r0, d);
+    if (mla__has_min(f)) _mm256_storeu_ps(panel->min[0] + r0, _mm256_mul_ps(d, _mm256_set1_ps((float)f->offset)));
+}
 /* nb <= 16 rows as they lie; bias is added to the codes. */
 MLA__AVX2 void mla__ipack_avx2(const mla_dtype t, mla__ipanel *panel, const mla_tensor *w, int row, int nb, int g0,
                                int gn, int bias) {
     const mla__format *f = &mla__formats[t];
     const int each = f->block / MLA_GROUP, halves = MLA_GROUP / f->group;
     const mla__sz bytes = mla__bytes(t, w->cols);
-    for (int g = 0; g < gn; g += each)
-        for (int half = 0; half < 2; half++) {
-            const unsigned char *b[8];
-            for (int i = 0; i < 8; i++) {
-                const int n = half * 8 + i;
-                float d[16], min[16] = {0};
-                b[i] = (const unsigned char *)w->data + (row + (n < nb ? n : 0)) * bytes +
-                       (mla__sz)((g0 + g) / each) * f->bytes;
-                mla__scales_avx2(t, b[i], d, min);
-                for (int j = 0; j < each * halves; j++) {
-                    panel[g + j / halves].d[j % halves][n] = n < nb ? d[j] : 0;
-                    if (mla__has_min(f)) panel[g + j / halves].min[j % halves][n] = n < nb ? min[j] : 0;
+    for (int r0 = 0; r0 < 16; r0 += 8) {
+        const unsigned char *b[8];
+        for (int i = 0; i < 8; i++)
+            b[i] = (const unsigned char *)w->data + (row + (r0 + i < nb ? r0 + i : 0)) * bytes +
+                   (mla__sz)(g0 / each) * f->bytes;
+        for (int g = 0; g < gn; g += each) {
+            if (f->scaling == MLA__SCALING_D && each * halves == 1) mla__ipack_scales_avx2(t, panel + g, b, r0, nb);
+            else
+                for (int i = 0; i < 8; i++) {
+                    const int n = r0 + i;
+                    float d[16], min[16] = {0};
+                    mla__scales_avx2(t, b[i], d, min);
+                    for (int j = 0; j < each * halves; j++) {
+                        panel[g + j / halves].d[j % halves][n] = n < nb ? d[j] : 0;
+                        if (mla__has_min(f)) panel[g + j / halves].min[j % halves][n] = n < nb ? min[j] : 0;
+                    }
                 }
-            }
             for (int u = 0; u < each; u++) {
                 __m256 r[8];
                 MLA__EACH(i, 8)
                     r[i] =
                         _mm256_castsi256_ps(_mm256_add_epi8(mla__codes_avx2(t, b[i], u), _mm256_set1_epi8((char)bias)));
                 mla__transpose_avx2(r);
-                MLA__EACH(i, 8) _mm256_storeu_ps((float *)(void *)(panel[g + u].w[i] + 32 * half), r[i]);
+                MLA__EACH(i, 8) _mm256_storeu_ps((float *)(void *)(panel[g + u].w[i] + 4 * r0), r[i]);
             }
+            MLA__EACH(i, 8) b[i] += f->bytes;
         }
+    }
 }
 MLA__AVX2 void mla__ipack16_avx2(const mla_dtype t, mla__ipanel *panel, const mla_tensor *w, int row, int g0, int gn) {
     const mla__format *f = &mla__formats[t];
@@ -9828,9 +9847,21 @@ typedef struct mla__kda_head {
     const mla__states *states;
 } mla__kda_head;
 
-/* y [n] = elements of a vector, or a column of a matrix, from `first` on, `step` apart. */
-static void mla__kda_get(float *y, const mla_tensor *w, mla__sz first, mla__sz step, int n) {
-    for (int i = 0; i < n; i++) y[i] = mla__get(w->dtype, w->data, first + i * step);
+/* y [n] = elements of a tensor from `first` on. */
+static void mla__kda_get(const mla_context *c, float *y, const mla_tensor *w, mla__sz first, mla__sz n) {
+    c->k.widen[w->dtype](y, (const char *)w->data + mla__bytes(w->dtype, first), n);
+}
+/* to [taps, C], a head's rows of a convolution's weights transposed. */
+static void mla__kda_taps(const mla_context *c, const mla__kda_head *j, float *to, const mla_tensor *conv) {
+    const int C = c->C, taps = c->f->linear_conv_kernel_dim;
+    float *rows = j->my->chunk.x; /* which has room for 64 taps, the most there are */
+    mla__kda_get(c, rows, conv, j->h * (mla__sz)C * taps, (mla__sz)C * taps);
+    if (taps == 4)
+        for (int i = 0; i < C; i++)
+            for (int tap = 0; tap < 4; tap++) to[tap * C + i] = rows[i * 4 + tap];
+    else
+        for (int i = 0; i < C; i++)
+            for (int tap = 0; tap < taps; tap++) to[tap * C + i] = rows[i * taps + tap];
 }
 /* The inputs of convolution i, of q, k or v, of a head in a state. */
 static mla__sz mla__kda_inputs(const mla_context *c, const mla__kda_head *j, int i, int tap) {
@@ -9844,12 +9875,11 @@ static void mla__kda_begin(mla_context *c, const mla__kda_head *j) {
     const mla_tensor *conv[3] = {&j->a->w->q_conv, &j->a->w->k_conv, &j->a->w->v_conv};
     mla__kda_worker *my = j->my;
     memset(my->none, 0, (size_t)C * sizeof *my->none);
-    mla__kda_get(my->bias, &j->a->w->dt_bias, first, 1, C);
-    mla__kda_get(my->norm, &j->a->w->norm, 0, 1, C);
+    mla__kda_get(c, my->bias, &j->a->w->dt_bias, first, C);
+    mla__kda_get(c, my->norm, &j->a->w->norm, 0, C);
     for (int i = 0; i < 3; i++) {
         const float **x = my->x + i * (taps - 1 + c->max_tokens);
-        for (int tap = 0; tap < taps; tap++)
-            mla__kda_get(my->w + (i * taps + tap) * C, conv[i], first * taps + tap, taps, C);
+        mla__kda_taps(c, j, my->w + i * taps * C, conv[i]);
         for (int tap = 0; tap < taps - 1; tap++)
             x[tap] = j->from ? (const float *)(const void *)(j->from + mla__kda_inputs(c, j, i, tap)) : my->none;
         for (int t = 0; t < j->n; t++)

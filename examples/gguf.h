@@ -820,6 +820,10 @@ typedef struct gguf__model {
     mla_error *err;
 } gguf__model;
 
+static int gguf__is_kimi_linear(const gguf__model *m) {
+    return (m->arch->has & (GGUF__KDA | GGUF__BAILING)) == GGUF__KDA;
+}
+
 static void gguf__unfit(gguf__model *m, const gguf_key *k, const char *what) {
     if (!m->rc) m->rc = ck__fail(m->err, MLA_ERR_CONFIG, "%s: key \"%.80s\": expected %s", m->file, k->name, what);
 }
@@ -967,10 +971,6 @@ static void gguf__read_longrope(gguf__model *m) {
     if (all) rope->factor = 1;
 }
 
-static int gguf__is_kimi_linear(const gguf__model *m) {
-    return (m->arch->has & (GGUF__KDA | GGUF__BAILING)) == GGUF__KDA;
-}
-
 /* 10 x; where x is what f32 makes of a number of six digits, of that number. */
 static float gguf__tenfold(float x) {
     const double digits = floor((double)x * 1e7 + 0.5) / 1e7;
@@ -1012,7 +1012,7 @@ static void gguf__read_attention(gguf__model *m) {
     f->num_attention_heads = gguf__of_layers(m, "attention.head_count", 0, L, 1, INT_MAX, ck__required);
     f->q_lora_rank = gguf__int(m, "attention.q_lora_rank", 0, INT_MAX, 0);
     f->kv_lora_rank = gguf__int(m, "attention.kv_lora_rank", 1, INT_MAX, ck__required);
-    f->qk_rope_head_dim = gguf__int(m, "rope.dimension_count", 1, INT_MAX - 1, ck__required);
+    f->qk_rope_head_dim = gguf__int(m, "rope.dimension_count", !gguf__is_kimi_linear(m), INT_MAX - 1, ck__required);
     f->qk_nope_head_dim = gguf__int(m, is_new ? "attention.key_length_mla" : "attention.key_length",
                                     f->qk_rope_head_dim + 1, INT_MAX, ck__required) -
                           f->qk_rope_head_dim;

@@ -248,6 +248,55 @@ static void test_fixtures(void) {
     }
 }
 
+/* t becomes its rows of which `head` at a time begin with `kept`; or, with zeros, all of them with the others zero. */
+static float *cut_rows(mla_tensor *t, int head, int kept, int zeros) {
+    const int rows = zeros ? t->rows : t->rows / head * kept;
+    float *to = (float *)need(calloc((size_t)rows * (size_t)t->cols, sizeof *to));
+    for (int r = 0; r < t->rows; r++) {
+        const int at = zeros ? r : r / head * kept + r % head;
+        for (int c = 0; c < t->cols && r % head < kept; c++) to[at * t->cols + c] = mla_weight(t, r, c);
+    }
+    *t = mla_view(to, MLA_F32, rows, t->cols);
+    return to;
+}
+
+/* A model with no channels of rope (P = 0) is the one whose queries have zeros there, but for the scale of scores: in
+   memory, and as a file. */
+static void test_no_rope(void) {
+    SECTION("without channels of rope");
+    int types[CHECKPOINT_CLASS_COUNT], tokens[PROMPT], n_held = 0;
+    float *held[16];
+    checkpoint *with = open_model(FIXTURES "kimi_linear"), *ref = open_model(FIXTURES "kimi_linear"), *c;
+    if (!with || !ref) return;
+    mla_config *m = &ref->config;
+    const int N = m->qk_nope_head_dim, P = m->qk_rope_head_dim, R = m->kv_lora_rank;
+    const size_t n = (size_t)PROMPT * (size_t)m->vocab_size;
+    for (int i = 0; i < PROMPT; i++) tokens[i] = (i * i * 31 + 7) % m->vocab_size;
+    for (int l = 0; l < m->num_hidden_layers; l++) {
+        if (!ref->layers[l].attn.q.weight.data) continue;
+        held[n_held++] = cut_rows(&with->layers[l].attn.q.weight, N + P, N, 1);
+        held[n_held++] = cut_rows(&ref->layers[l].attn.q.weight, N + P, N, 0);
+        held[n_held++] = cut_rows(&ref->layers[l].attn.kv_a.weight, R + P, R, 0);
+    }
+    CHECK(n_held == 6, "layers of MLA");
+    ref->memory = need(malloc(1)); /* weights are no longer the mapped file's, whose pages would be given back */
+    with->config.softmax_scale = 1 / sqrtf((float)N), m->qk_rope_head_dim = 0;
+    fill(types, CONVERT_KEEP, CONVERT_KEEP, CONVERT_KEEP);
+    float *want = run(with, tokens, PROMPT, "zeros"), *got = run(ref, tokens, PROMPT, "none");
+    CHECK(test_rel_err(got, want, n) < 1e-5f, "logits differ by %g", (double)test_rel_err(got, want, n));
+    free(got);
+    if (write_model(ref, types, 7) && (c = open_model(path)) != NULL) {
+        CHECK(c->config.qk_rope_head_dim == 0 && c->config.rope.layout == MLA_ROPE_NONE, "config");
+        got = run(c, tokens, PROMPT, "as a file");
+        CHECK(test_rel_err(got, want, n) < 1e-5f, "a file: logits differ by %g", (double)test_rel_err(got, want, n));
+        free(got);
+        checkpoint_close(c);
+    }
+    free(want);
+    checkpoint_close(with), checkpoint_close(ref);
+    while (n_held > 0) free(held[--n_held]);
+}
+
 /* fp8 with its scales: BF16 if kept. */
 static void test_fp8(void) {
     SECTION("fp8");
@@ -804,6 +853,7 @@ int main(int argc, char **argv) {
     snprintf(path, sizeof path, "%s/model.gguf", dir);
     test_fixtures();
     test_fp8();
+    test_no_rope();
     test_large();
     test_refusals();
     test_tokenizers();

@@ -331,6 +331,58 @@ static void copy_by_bytes(subject *to, const subject *from) {
     CHECK(sum == mla_cache_saved_bytes(from->cache), "saved bytes");
 }
 
+static int asked; /* for memory */
+static void *no_memory(void *user, size_t bytes) {
+    (void)user, (void)bytes;
+    asked++;
+    return NULL;
+}
+
+/* Slots lie in the memory that a cache, or a pool, is given: nothing else is taken, and nothing beside it written. */
+static void test_memory(void) {
+    enum { GUARD = 64, N = 5 };
+    whole w;
+    subject s;
+    test_rng r = {91};
+    SECTION("snapshots in memory of the caller's");
+    whole_open(&w, "tests/fixtures/checkpoints/kimi_linear");
+    for (int pooled = 0; pooled < 2; pooled++) {
+        mla_pool_desc p;
+        mla_cache_desc d;
+        mla_pool *pool = NULL;
+        memset(&p, 0, sizeof p), memset(&d, 0, sizeof d), memset(&s, 0, sizeof s);
+        p.n_pages = 1, p.snapshots = 2, p.alloc.alloc = d.alloc.alloc = no_memory;
+        d.capacity = CAPACITY, d.snapshots = pooled ? 0 : 2;
+        const size_t pool_bytes = mla_pool_size(w.model, &p);
+        unsigned char *memory = HOLD(unsigned char, pool_bytes + GUARD), *cache_memory;
+        memset(memory + pool_bytes, 0xa5, GUARD);
+        if (pooled) MUST(mla_pool_init(&pool, memory, pool_bytes, w.model, &p, &error));
+        d.pool = pool;
+        const size_t bytes = mla_cache_size(w.model, &d);
+        cache_memory = HOLD(unsigned char, bytes + GUARD), memset(cache_memory + bytes, 0xa5, GUARD);
+        MUST(mla_cache_init(&s.cache, cache_memory, bytes, w.model, &d, &error));
+        subject *one[1] = {&s};
+        const int some[1] = {N};
+        for (int i = 0; i < 3; i++) {
+            MUST_IN(w.context, go_on(&w, one, some, 1, 0, 1000, &r));
+            if (i < 2) MUST(mla_cache_snapshot(s.cache, &error));
+        }
+        REFUSED(mla_cache_snapshot(s.cache, &error), MLA_ERR_FULL, "all 2 slots");
+        CHECK(!pooled || mla_pool_free_slots(pool) == 0, "slots of the pool");
+        for (int at = 2 * N; at > 0; at -= N) { /* back to it, and on from there */
+            MUST(mla_cache_truncate(s.cache, at, &error)), s.n = at;
+            check_against_fresh(&w, &s, NULL, "a snapshot");
+            MUST_IN(w.context, go_on(&w, one, some, 1, 0, 1000, &r));
+            check_against_fresh(&w, &s, w.logits, "on from a snapshot");
+        }
+        for (int i = 0; i < GUARD; i++)
+            CHECK(memory[pool_bytes + (size_t)i] == 0xa5 && cache_memory[bytes + (size_t)i] == 0xa5, "beside it");
+        CHECK(asked == 0, "memory was asked for");
+        mla_cache_destroy(s.cache), mla_pool_destroy(pool);
+    }
+    whole_close(&w);
+}
+
 /* Sequences that begin and end, in a pool and out of it: what they hold is what a fresh run gives, and nothing stays. */
 static void test_random(const char *path, int steps) {
     static const char *const names[] = {"run",  "two",   "ranges", "snapshot", "truncate", "cut",
@@ -615,6 +667,7 @@ static void test_long(void) {
 int main(void) {
     test_layer();
     test_refusals();
+    test_memory();
     /* a thousand sequences each */
     test_random("tests/fixtures/checkpoints/kimi_linear", test_all() ? 12000 : 300);
     test_random("tests/fixtures/checkpoints/deepseek_v2_lite", test_all() ? 12000 : 300);
