@@ -1551,6 +1551,8 @@ size_t mla_dtype_bytes(mla_dtype t, size_t n) {
     return (unsigned)t < MLA_DTYPE_COUNT ? n / (size_t)mla__formats[t].block * (size_t)mla__formats[t].bytes : 0;
 }
 MLA__INLINE int mla__blocked(mla_dtype t) { return mla__formats[t].block > 1; }
+/* Where x stays f32 such a row becomes f32 before it is used. */
+MLA__INLINE int mla__widened(mla_dtype t) { return mla__blocked(t) || t == MLA_I8; }
 /* May a format's rows be interleaved? Words hold four weights each: not if these have less than four bits. */
 MLA__INLINE int mla__interleaves(mla_dtype t) { return mla__formats[t].low.bits + mla__formats[t].high.bits >= 4; }
 /* Do products have a minimum to take off? */
@@ -4004,6 +4006,7 @@ static MLA__TARGET_VBMI void mla__dot_e4m3_vbmi(const mla__product *p) {
 #define MLA__V       MLA__F(v)
 #define MLA__NR      (MLA__VL * MLA__NV)
 #define MLA__NL      (MLA__VL * MLA__LV)
+#define MLA__ABREAST (MLA__VL == 16 ? 4 : MLA__FEW) /* tokens that a row meets together: what the registers hold */
 #define MLA__FN      static MLA__TARGET
 #define MLA__IN      MLA__INLINE MLA__TARGET
 
@@ -4203,7 +4206,7 @@ MLA__IN void MLA__F(gemm)(const mla_dtype t, const mla__product *p) {
     }
 }
 
-/* One row of weights times TB <= FEW tokens. Rows follow each other in memory, so that all weights are one linear
+/* One row of weights times TB <= ABREAST tokens. Rows follow each other in memory, so that all weights are one linear
    stream: on DRAM this beats sharing the loads of x between several rows by far. U chains hide the latency of the
    additions; a token has as many alone as with another. */
 MLA__IN void MLA__F(dot_row)(const mla_dtype t, const int TB, const mla__product *p, float *y, const float *const *x,
@@ -4215,8 +4218,8 @@ MLA__IN void MLA__F(dot_row)(const mla_dtype t, const int TB, const mla__product
     const int step = mla__blocked(t) ? MLA__SPAN : scaled ? mla__scale_cols(w) : K;
     const int fetch = MLA__VL > 1 && as == t ? p->fetch : 0;
     mla__sz scales = scaled ? mla__scale_index(w, row, 0) : 0;
-    float own[MLA__SPAN], tail[MLA__FEW];
-    MLA__V acc[MLA__FEW][U], top = MLA__F(zero)();
+    float own[MLA__SPAN], tail[MLA__ABREAST];
+    MLA__V acc[MLA__ABREAST][U], top = MLA__F(zero)();
     MLA__EACH(i, TB) {
         tail[i] = 0;
         MLA__EACH(j, U) acc[i][j] = MLA__F(zero)();
@@ -4300,10 +4303,35 @@ MLA__IN void MLA__F(dot_apart)(const mla_dtype t, const int TB, const mla__produ
     }
 }
 
-/* Up to FEW tokens. */
+/* More tokens than FEW, of weights in blocks: a row is widened once, into the panel, if it fits there. */
+MLA__IN void MLA__F(dot_wide)(const mla__product *p) {
+    const int whole = p->K <= MLA__KC * MLA__NR_MAX;
+    const mla_tensor row = mla_view(p->panel, MLA_F32, 1, p->K);
+    mla__product wide = *p;
+    if (whole) wide.w = &row, wide.fetch = 0;
+    for (int n = p->n0; n < p->n1; n++) {
+        const int at = whole ? 0 : p->row0 + n;
+        if (whole) MLA__F(part)(1, p, p->row0 + n, 0, p->K, p->panel);
+        for (int t = 0, some; t < p->in.T; t += some) {
+            const float *x[MLA__ABREAST];
+            float *y = p->y + t * p->ldy + (n - p->n0);
+            some = p->in.T - t >= MLA__ABREAST ? MLA__ABREAST : 1;
+            for (int i = 0; i < some; i++) x[i] = mla__x_of(&p->in, t + i);
+            if (!whole) MLA__F(dot_row)(MLA_Q8, 1, p, y, x, at);
+            else if (some > 1) MLA__F(dot_row)(MLA_F32, MLA__ABREAST, &wide, y, x, at);
+            else MLA__F(dot_row)(MLA_F32, 1, &wide, y, x, at);
+        }
+    }
+}
+
+/* Up to FEW tokens; of weights in blocks any number. */
 MLA__IN void MLA__F(dot)(const mla_dtype t, const mla__product *p) {
     const int apart = MLA__VL > 1 && (t == MLA_F32 || t == MLA_F16 || t == MLA_BF16);
     const float *x[MLA__FEW];
+    if (mla__blocked(t) && p->in.T > MLA__FEW) {
+        MLA__F(dot_wide)(p);
+        return;
+    }
     for (int i = 0; i < p->in.T; i++) x[i] = mla__x_of(&p->in, i);
     if (apart && p->in.T == 1) MLA__F(dot_apart)(t, 1, p, x);
     else if (apart) MLA__F(dot_apart)(t, 2, p, x);
@@ -4313,7 +4341,8 @@ MLA__IN void MLA__F(dot)(const mla_dtype t, const mla__product *p) {
         for (int n = p->n0; n < p->n1; n++) MLA__F(dot_row)(t, 2, p, p->y + (n - p->n0), x, p->row0 + n);
 }
 
-/* Few tokens, the transposed use: whole rows stream by, four at a time; y stays in the first-level cache. */
+/* Few tokens, the transposed use: whole rows stream by, four at a time; y stays in the first-level cache. Whole vectors
+   are summed up as the tiles of mix do it, to the bit. */
 MLA__IN void MLA__F(mix_few)(const mla_dtype t, const mla__product *p) {
     const mla_tensor *w = p->w;
     const mla_dtype as = mla__blocked(t) ? MLA_F32 : t;
@@ -4327,20 +4356,20 @@ MLA__IN void MLA__F(mix_few)(const mla_dtype t, const mla__product *p) {
             const void *from[4];
             for (int j = 0; j < m; j++) from[j] = MLA__F(part)(mla__blocked(t), p, row + j, cb, width, own[j]);
             for (int i = 0; i < p->in.T; i++) {
-                float f[4] = {0, 0, 0, 0}, *const to = p->y + i * p->ldy + cb;
+                float f[4], *const to = p->y + i * p->ldy + cb;
+                MLA__V by[4];
                 int c = 0;
-                for (int j = 0; j < m; j++)
+                for (int j = 0; j < m; j++) {
                     f[j] = mla__x_of(&p->in, i)[r + j] * (scaled ? mla__scale(w, row + j, cb) : 1.0f);
-                if (m == 4) {
-                    const MLA__V f0 = MLA__F(set1)(f[0]), f1 = MLA__F(set1)(f[1]), f2 = MLA__F(set1)(f[2]),
-                                 f3 = MLA__F(set1)(f[3]);
-                    for (; c + MLA__VL <= width; c += MLA__VL) {
-                        MLA__V s = MLA__F(fma)(f0, MLA__F(get)(as, from[0], c), MLA__F(ld)(to + c));
-                        s = MLA__F(fma)(f1, MLA__F(get)(as, from[1], c), s);
-                        s = MLA__F(fma)(f2, MLA__F(get)(as, from[2], c), s);
-                        s = MLA__F(fma)(f3, MLA__F(get)(as, from[3], c), s);
-                        MLA__F(st)(to + c, s);
-                    }
+                    by[j] = MLA__F(set1)(f[j]);
+                }
+                for (; c + MLA__VL <= width; c += MLA__VL) {
+                    MLA__V sum = MLA__F(ld)(to + c);
+                    if (m == 4) {
+                        MLA__EACH(j, 4) sum = MLA__F(fma)(by[j], MLA__F(get)(as, from[j], c), sum);
+                    } else
+                        for (int j = 0; j < m; j++) sum = MLA__F(fma)(by[j], MLA__F(get)(as, from[j], c), sum);
+                    MLA__F(st)(to + c, sum);
                 }
                 for (; c < width; c++)
                     for (int j = 0; j < m; j++) to[c] += f[j] * mla__get(as, from[j], c);
@@ -8164,7 +8193,7 @@ static void mla__rows(mla_context *c, float *y, mla__sz ldy, const mla__in *in, 
     mla__product p = {y, ldy, *in, &part, row0, n0, n1, 0, 0, panel, c->k.fetch, c->k.widen[d]};
     p.K = mla__in_cols(in, &part);
     /* more than FEW, which stream by once more for each FEW: from near caches, if they are a strip */
-    const int once = in->parts || !few || strips || in->T <= MLA__FEW;
+    const int once = in->parts || !few || strips || in->T <= MLA__FEW || (!in->q && mla__widened(d));
     for (int n = n0; n < n1; n = p.n1)
         for (int t = 0; t < in->T; t += p.in.T) {
             p.n0 = n, p.n1 = once ? n1 : mla__min(n + MLA__STRIP, n1);
@@ -8176,11 +8205,12 @@ static void mla__rows(mla_context *c, float *y, mla__sz ldy, const mla__in *in, 
         for (int n = n0; n < n1; n++) y[t * ldy + n - n0] += mla__get(b->dtype, b->data, row0 + n);
 }
 
-/* y [T, cols] = x [T, n] . W[row0 .. row0+n, :] */
+/* y [T, cols] = x [T, n] . W[row0 .. row0+n, :]. Where both ways give the same bits their number decides. */
 static void mla__mix(mla_context *c, float *y, mla__sz ldy, const mla__in *in, const mla_tensor *w, int row0, int n,
                      float *panel) {
-    const mla__product p = {
-        y, ldy, *in, w, row0, 0, n, w->cols, mla__few(c, NULL, in->T), panel, 0, c->k.widen[w->dtype]};
+    const int same = w->cols % MLA__NL_MAX == 0 && w->dtype != MLA_E4M3;
+    const int few = same ? in->T <= MLA__FEW : mla__few(c, NULL, in->T);
+    const mla__product p = {y, ldy, *in, w, row0, 0, n, w->cols, few, panel, 0, c->k.widen[w->dtype]};
     c->k.mix[w->dtype](&p);
 }
 static mla_linear mla__linear_of(const mla_tensor *w) {
