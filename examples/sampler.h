@@ -331,14 +331,15 @@ static int sampler__id(const sampler__item *item) { return INT_MAX - (int)(uint3
 static int sampler__filter(sampler *s, const float *logits, float top) {
     const sampler_desc *how = &s->how;
     const double bits = 6196328018.683345 / how->temperature, scale = bits < 1e300 ? bits : 1e300; /* 2^32 / ln 2 */
+    const int fewer = how->top_k > 0 && how->top_k < s->vocab;
     int n = s->vocab, m = 0;
-    for (int i = 0; i < n; i++) s->items[i].key = sampler__key(logits[i], i);
-    if (how->top_k > 0 && how->top_k < n) n = sampler__keep(s->items, n, sampler__cut(s, n, (uint64_t)how->top_k, 1));
+    for (int i = 0; fewer && i < n; i++) s->items[i].key = sampler__key(logits[i], i);
+    if (fewer) n = sampler__keep(s->items, n, sampler__cut(s, n, (uint64_t)how->top_k, 1));
     for (int i = 0; i < n; i++) {
-        sampler__item item = s->items[i];
-        item.weight = sampler__weight((double)top - (double)logits[sampler__id(&item)], scale, s->table);
-        s->items[m] = item;
-        m += item.weight > 0;
+        const int id = fewer ? sampler__id(&s->items[i]) : i;
+        s->items[m].key = sampler__key(logits[id], id);
+        s->items[m].weight = sampler__weight((double)top - (double)logits[id], scale, s->table);
+        m += s->items[m].weight > 0;
     }
     if (how->top_p < 1) {
         const uint64_t target = (uint64_t)(how->top_p * (double)sampler__sum(s->items, m));

@@ -514,7 +514,11 @@ static void adjust(void *user, float *logits) {
         return; /* it will be that */
     uint32_t *mask = malloc(((size_t)vocab + 31) / 32 * sizeof *mask);
     if (mask && grammar_allow(a->grammar, j->s->vocab, mask)) grammar_mask(logits, mask, vocab);
-    else openai_wrong(&a->j->r, 500, "response_format", "response_format: no token can go on");
+    else {
+        pthread_mutex_lock(&j->s->lock); /* another answer of this request may find the same */
+        openai_wrong(&a->j->r, 500, "response_format", "response_format: no token can go on");
+        pthread_mutex_unlock(&j->s->lock);
+    }
     free(mask);
 }
 
@@ -1054,6 +1058,7 @@ static void open_model(server *s) {
     if (mla_context_create(&s->context, s->model, &how, &error)) fail(1, "%s", error.text);
     d.model = s->model, d.context = s->context, d.parallel = s->parallel, d.context_length = s->ctx, d.any_cut = fast;
     d.dtype = d.index_dtype = types[o->cache], d.speculate = mtp, d.clock = now;
+    d.run = threads_run, d.run_user = s->pool;
     const mla_pool_desc one = {.n_pages = 1, .dtype = d.dtype, .index_dtype = d.index_dtype},
                         two = {.n_pages = 2, .dtype = d.dtype, .index_dtype = d.index_dtype};
     const double bytes = (double)(mla_pool_size(s->model, &two) - mla_pool_size(s->model, &one)),
