@@ -806,11 +806,12 @@ static void http__accept(http_server *s) {
 }
 
 /* Too late: head, body, a client that takes nothing, one that is silent, half a request whose other half will not come,
-   all when the time after http_stop is up. */
+   or, after http_stop, is not coming just now; all when the time after http_stop is up. */
 static void http__check(http_server *s, http__connection *c, double now) {
     const double silent = now - c->heard;
     const int idle = c->state == HTTP__HEAD && !c->in.n && !c->out.n;
-    const int half = c->ended && !c->out.n && (c->state == HTTP__HEAD || c->state == HTTP__BODY);
+    const int reads = !c->out.n && (c->state == HTTP__HEAD || c->state == HTTP__BODY);
+    const int half = reads && (c->ended || (s->stop && silent > 1));
     if ((c->out.n && silent > s->desc.stall_s) || (idle && (s->stop || silent > s->desc.idle_s)) ||
         (s->stop && now > s->drained) || (c->state == HTTP__LINGER && now > c->due) || half)
         http__close(s, c);

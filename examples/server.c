@@ -585,11 +585,12 @@ static int fits(job *j) { /* each text, in the context */
     return 1;
 }
 
-/* What the scheduler gets now: no more of one request than run at a time, so that others come between. */
+/* What the scheduler gets now: of one request fewer than run at a time, so that others come between. */
 static int submit(job *j) {
     server *s = j->s;
     mla_error error;
-    for (; j->submitted < j->reply.n && j->submitted - (j->reply.n - j->left) < s->parallel; j->submitted++) {
+    const int most = s->parallel > 1 ? s->parallel - 1 : 1;
+    for (; j->submitted < j->reply.n && j->submitted - (j->reply.n - j->left) < most; j->submitted++) {
         answer *a = &j->answers[j->submitted];
         scheduler_request r;
         memset(&r, 0, sizeof r);

@@ -285,6 +285,15 @@ check(other.status === 1 && other.stderr.includes(`--api-key: `) && other.stderr
 fs.truncateSync(`${dir}/long`, 2 ** 30);
 other = run(...tales, '--api-key', `${dir}/long`);
 check(other.status === 1 && other.stderr.includes(`--api-key: `), `a large file of keys: ${other.status} ${other.stderr}`);
+{ // requests that do not come whole hold nothing up after SIGTERM
+  const waits = await start(...tales), post = 'POST /v1/completions HTTP/1.1\r\nHost: localhost\r\nContent-Length: 100\r\n\r\n{';
+  const halves = [post.slice(0, 20), post].map((bytes) => raw(waits.port, bytes, { silent: 30000 }));
+  await sleep(200);
+  const begin = Date.now();
+  same(await waits.stop(), 0, 'exit status after SIGTERM beside half requests');
+  check(Date.now() - begin < 5000, `half requests held it up for ${Date.now() - begin} ms`);
+  same(await Promise.all(halves), ['', ''], 'half requests are not answered');
+}
 { // what is not finished in the time that there is after SIGTERM
   const late = await start(...tales, '--drain', '1', '--ctx', '1025'), body = { prompt: once, max_tokens: 900, n: 64, logit_bias: { 0: -100, 1: -100 } };
   const whole = complete(late.port, body), stream = complete(late.port, { ...body, stream: true });
