@@ -4501,7 +4501,10 @@ MLA__FN void MLA__F(accumulate)(float *y, const float *x, float by, int n) {
     int i = 0;
     for (; i + MLA__VL <= n; i += MLA__VL)
         MLA__F(st)(y + i, MLA__F(add)(MLA__F(ld)(y + i), MLA__F(mul)(MLA__F(ld)(x + i), MLA__F(set1)(by))));
-    for (; i < n; i++) y[i] += by * x[i];
+    for (; i < n; i++) {
+        const float more = by * x[i]; /* its own statement: one expression may be contracted to an fma */
+        y[i] += more;
+    }
 }
 MLA__IN MLA__V MLA__F(sigmoid)(MLA__V x) {
     const MLA__V one = MLA__F(set1)(1.0f);
