@@ -1,5 +1,7 @@
-/* test_text.c - texts that grow, and the perplexity of texts: windows, what each scores, and what that gives. */
+/* test_text.c - texts that grow; what a sink keeps of tokens; the perplexity of texts: windows, what each scores, and what
+   that gives. */
 #include "perplexity.h"
+#include "sink.h"
 #include "test.h"
 #include "text.h"
 
@@ -36,6 +38,58 @@ static void test_texts(void) {
     text_put(&t, "b"), text_quote_string(&t, "c");
     CHECK(t.failed && !t.data && !t.n, "has failed, and stays so");
     text_clear(&t);
+}
+
+/* A tokenizer that puts a space before a text, with thoughts among its special tokens, and without a token 7. */
+#define ADDED(id, content)                                                                                             \
+    "{\"id\":" #id ",\"content\":\"" content "\",\"single_word\":false,\"lstrip\":false,\"rstrip\":false,"             \
+    "\"normalized\":false,\"special\":true}"
+static const char spaced[] =
+    "{\"added_tokens\":[" ADDED(4, "<think>") "," ADDED(5, "</think>") "," ADDED(6, "<other>") "," ADDED(
+        8,
+        "</other>") "],\"normalizer\":{\"type\":\"Prepend\",\"prepend\":\"\\u2581\"},\"decoder\":{\"type\":"
+                    "\"Metaspace\","
+                    "\"replacement\":\"\\u2581\",\"prepend_scheme\":\"first\"},\"model\":{\"type\":\"BPE\",\"vocab\":"
+                    "{\"\\u2581a\":0,\"b\":1,\"\\u2581\":2,\"c\":3},\"merges\":[]}}";
+
+static void test_sinks(void) {
+    static const struct {
+        const char *what;
+        int keep, stops, ids[8], n;
+        const char *kept;
+        int stopped;
+    } all[] = {{"a text that goes on", 0, 0, {0, 1, 0}, 3, " ab a", 0},
+               {"an answer", 1, 0, {0, 1, 0}, 3, "ab a", 0},
+               {"an answer without a space", 1, 0, {1, 0}, 2, "b a", 0},
+               {"of one space", 1, 0, {2, 1}, 2, "b", 0},
+               {"thoughts of an answer", 1, 0, {4, 1, 5, 0}, 4, "<think>b</think> a", 0},
+               {"thoughts elsewhere", 0, 0, {4, 1, 5, 0}, 4, "b a", 0},
+               {"other special tokens", 1, 0, {6, 1, 8, 3}, 4, "bc", 0},
+               {"ids of nothing", 1, 0, {7, -1, 9, 1000, 1}, 5, "b", 0},
+               {"a stop string", 1, 1, {0, 1, 1, 3, 0}, 5, "ab", 1},
+               {"half a stop string", 1, 1, {0, 1}, 2, "ab", 0}};
+    static const char *const stops[] = {"bc"};
+    mla_error error;
+    tokenizer *words;
+    stop_scan *stop;
+    SECTION("sinks");
+    if (!CHECK(!tokenizer_parse(&words, spaced, sizeof spaced - 1, "spaced", &error), "%s", error.text)) return;
+    if (!CHECK(!stop_create(&stop, stops, 1, &error), "%s", error.text)) return;
+    for (size_t i = 0; i < sizeof all / sizeof *all; i++)
+        for (int again = 0; again < 2; again++) { /* a sink is ready for another text */
+            sink s;
+            int stopped = 0;
+            memset(&s, 0, sizeof s);
+            s.tokenizer = words, s.keep = all[i].keep, s.stop = all[i].stops ? stop : NULL;
+            if (again) sink_token(&s, 1), sink_end(&s), text_clear(&s.kept);
+            for (int t = 0; t < all[i].n && !stopped; t++) stopped = sink_token(&s, all[i].ids[t]);
+            sink_end(&s);
+            CHECK(is(&s.kept, all[i].kept) && stopped == all[i].stopped, "%s: '%s', expected '%s'", all[i].what,
+                  s.kept.data ? s.kept.data : "", all[i].kept);
+            sink_clear(&s);
+            CHECK(!s.kept.data && !s.n_tokens, "cleared");
+        }
+    stop_destroy(stop), tokenizer_close(words);
 }
 
 /* Each token is scored once, by a window in which what is before it is at least half of the window; a model that knows
@@ -87,6 +141,7 @@ int main(void) {
     tokenizer *words;
     mla_error error;
     test_texts();
+    test_sinks();
     if (CHECK(tokenizer_open(&words, "examples/tales/tokenizer.json", &error) == MLA_OK, "%s", error.text))
         test_perplexity(words), tokenizer_close(words);
     return test_end();

@@ -145,6 +145,7 @@ refused 1 'kv_b_proj.weight": found rows of 48, expected a multiple of 32 for q4
 refused 1 'rows of kv_lora_rank + qk_rope_head_dim = 152' $generate --model ${model}_fp8 --tokens 1 --cache q8
 if [ -w /dev/full ]; then
     refused 1 '/dev/full' $run --logits /dev/full -n 0
+    refused 1 'cannot write /dev/full: No space' $generate --model $model --tokens "$prompt" --logits /dev/full -n 0
     refused 1 'cannot write to stdout' bash -c "$run >/dev/full"
     refused 1 'cannot write to stdout' bash -c "$run --print-tokens >/dev/full"
 fi
@@ -450,7 +451,13 @@ same "$($say --tokenize <"$tmp/texts" | head -n 3 | tr '\n' ,)" '97 32 98,,71 11
 { cat "$tmp/texts" && printf '\0'; } >"$tmp/ended"
 same "$($say --tokenize <"$tmp/texts" | $generate --tokenizer $text/tokenizer.json --detokenize | cmp - "$tmp/ended" && echo equal)" equal 'there and back'
 same "$($say --tokenize </dev/null | wc -c) $($say --detokenize </dev/null | wc -c)" '0 0' 'nothing there, nothing back'
-for bad in 1,2 x '1 250' 99999999999 -1 '7 1x'; do refused 1 'line 2: ' bash -c "printf '1 2\n%s\n' '$bad' | $say --detokenize"; done
+for bad in 1,2 x '1 250' 99999999999 99999999999999999999 -1 '7 1x'; do refused 1 'line 2: ' bash -c "printf '1 2\n%s\n' '$bad' | $say --detokenize"; done
+refused 1 "line 1: '1' is not an integer" bash -c "printf '1\\0 2\n' | $say --detokenize"
+for back in '' de; do refused 1 'cannot read standard input: Is a directory' bash -c "$say --${back}tokenize <'$tmp'"; done
+# a tokenizer that puts a space before a text, which only the first of its tokens loses again
+echo '{"decoder":{"type":"Metaspace","replacement":"\u2581","prepend_scheme":"first"},"model":{"type":"BPE","vocab":{"\u2581a":0,"b":1,"\u2581":2},"merges":[]}}' >"$tmp/spaced.json"
+same "$(printf '0 1 0\n1 0\n\n2\n0' | $generate --tokenizer "$tmp/spaced.json" --detokenize | tr '\0' .)" 'ab a.b a...a.' 'the space before a text'
+truncate -s 257M "$tmp/much" && refused 1 "$tmp/much: more than 256 MB of text" $say --perplexity "$tmp/much" && rm "$tmp/much"
 
 # ---- --chat: what it answers is what the same tokens give, and only new ones are run
 modern=$tmp/modern thoughtful=$tmp/thoughtful
