@@ -41,7 +41,7 @@ typedef struct perplexity {
     double sums[3]; /* nats; bytes and number of the tokens that have been scored */
 } perplexity;
 
-/* name: of the text. Fails if it is too short. ids are used later on. */
+/* name: of the text. Fails if it, or a window, is too short. ids are used later on. */
 PERPLEXITY_API void perplexity_begin(perplexity *p, const char *name, const int *ids, size_t n, int bos, int ctx);
 /* The tokens of window w. 0: there are no more. */
 PERPLEXITY_API int perplexity_window(const perplexity *p, size_t w, chat_tokens *window);
@@ -67,11 +67,11 @@ PERPLEXITY_API void perplexity_print(const perplexity *p, int json); /* to stand
 
 void perplexity_begin(perplexity *p, const char *name, const int *ids, size_t n, int bos, int ctx) {
     p->bos = n > 0 && ids[0] == bos, p->n = n - p->bos, p->ids = ids, p->ctx = ctx, memset(p->sums, 0, sizeof p->sums);
-    if (p->bos && ctx < 3) options_fail(2, "--ctx: a window of %d tokens is too short", ctx);
+    if (ctx < 2 + (int)p->bos) options_fail(2, "--ctx: a window of %d tokens is too short", ctx);
     if (p->n < 2 - p->bos) options_fail(1, "%s is too short: %zu token%s", name, n, n == 1 ? "" : "s");
 }
 static size_t ppl__most(const perplexity *p) { return (size_t)p->ctx - p->bos; }
-static size_t ppl__begin(const perplexity *p, size_t w) { return w * (ppl__most(p) / 2 ? ppl__most(p) / 2 : 1); }
+static size_t ppl__begin(const perplexity *p, size_t w) { return w * (ppl__most(p) / 2); }
 /* The first token that window w scores: the one behind the window before. */
 static size_t ppl__next(const perplexity *p, size_t w) { return w ? ppl__begin(p, w - 1) + ppl__most(p) : 1 - p->bos; }
 int perplexity_window(const perplexity *p, size_t w, chat_tokens *window) {

@@ -1,9 +1,13 @@
 /* test_text.c - texts that grow; what a sink keeps of tokens; the perplexity of texts: windows, what each scores, and what
    that gives. */
+#define _DEFAULT_SOURCE
 #include "perplexity.h"
 #include "sink.h"
 #include "test.h"
 #include "text.h"
+
+#include <sys/wait.h>
+#include <unistd.h>
 
 static int is(const text_buffer *t, const char *want) {
     return !t->failed && t->n == strlen(want) && !memcmp(t->data ? t->data : "", want, t->n) &&
@@ -52,7 +56,7 @@ static const char spaced[] =
                     "\"replacement\":\"\\u2581\",\"prepend_scheme\":\"first\"},\"model\":{\"type\":\"BPE\",\"vocab\":"
                     "{\"\\u2581a\":0,\"b\":1,\"\\u2581\":2,\"c\":3},\"merges\":[]}}";
 
-static void test_sinks(void) {
+static void test_sinks(const tokenizer *words) {
     static const struct {
         const char *what;
         int keep, stops, ids[8], n;
@@ -70,10 +74,8 @@ static void test_sinks(void) {
                {"half a stop string", 1, 1, {0, 1}, 2, "ab", 0}};
     static const char *const stops[] = {"bc"};
     mla_error error;
-    tokenizer *words;
     stop_scan *stop;
     SECTION("sinks");
-    if (!CHECK(!tokenizer_parse(&words, spaced, sizeof spaced - 1, "spaced", &error), "%s", error.text)) return;
     if (!CHECK(!stop_create(&stop, stops, 1, &error), "%s", error.text)) return;
     for (size_t i = 0; i < sizeof all / sizeof *all; i++)
         for (int again = 0; again < 2; again++) { /* a sink is ready for another text */
@@ -89,7 +91,7 @@ static void test_sinks(void) {
             sink_clear(&s);
             CHECK(!s.kept.data && !s.n_tokens, "cleared");
         }
-    stop_destroy(stop), tokenizer_close(words);
+    stop_destroy(stop);
 }
 
 /* Each token is scored once, by a window in which what is before it is at least half of the window; a model that knows
@@ -137,11 +139,59 @@ static void test_perplexity(const tokenizer *words) {
             }
 }
 
+/* What ends a measurement, and what is printed of one: each in a process of its own. */
+static void measure(int n, int ctx, float logit, int json, const tokenizer *words) {
+    static const int ids[] = {4, 7, 3}; /* 7: no token of these words */
+    const float logits[] = {logit, logit, logit, logit, logit, logit, logit, logit};
+    perplexity p;
+    perplexity_begin(&p, "a text", ids, (size_t)n, 4, ctx);
+    perplexity_score(&p, 0, 0, logits, 8, words);
+    perplexity_print(&p, json);
+}
+static void test_measured(const tokenizer *words) {
+    static const struct {
+        int n, ctx;
+        float logit;
+        int json, status;
+        const char *says;
+    } all[] = {{0, 9, 0, 0, 1, "text: a text is too short: 0 tokens\n"},
+               {1, 9, 0, 0, 1, "text: a text is too short: 1 token\n"},
+               {3, 2, 0, 0, 2, "text: --ctx: a window of 2 tokens is too short (--help shows the options)\n"},
+               {3, 3, HUGE_VALF, 0, 1, "text: token 0: the model's logits are not numbers\n"},
+               {3, 3, NAN, 0, 1, "text: token 0: the model's logits are not numbers\n"},
+               {3, 3, 1, 1, 0,
+                "{\"perplexity\":8,\"nll\":2.07944154,\"tokens\":1,\"bytes\":0,\"nats_per_byte\":2.07944154}\n"},
+               {3, 3, 1, 0, 0,
+                "tokens      1, 0 bytes, in windows of 3\nnll         2.079442 nats, 2.079442 per token\nper byte    "
+                "2.079442 nats, 3.000000 bits\nperplexity  8.000000\n"}};
+    SECTION("measurements");
+    options_here.name = "text";
+    for (size_t i = 0; i < sizeof all / sizeof *all; i++) {
+        char said[1000] = "";
+        int status = -1;
+        FILE *file = tmpfile();
+        if (!CHECK(file != NULL, "no file")) return;
+        fflush(stdout);
+        const pid_t child = fork();
+        if (child == 0) {
+            dup2(fileno(file), 1), dup2(fileno(file), 2);
+            measure(all[i].n, all[i].ctx, all[i].logit, all[i].json, words);
+            exit(0);
+        }
+        CHECK(child > 0 && waitpid(child, &status, 0) == child, "no process");
+        rewind(file), said[fread(said, 1, sizeof said - 1, file)] = 0;
+        CHECK(WIFEXITED(status) && WEXITSTATUS(status) == all[i].status && !strcmp(said, all[i].says),
+              "case %d: status %d, %s", (int)i, status, said);
+        fclose(file);
+    }
+}
+
 int main(void) {
     tokenizer *words;
     mla_error error;
     test_texts();
-    test_sinks();
+    if (CHECK(tokenizer_parse(&words, spaced, sizeof spaced - 1, "spaced", &error) == MLA_OK, "%s", error.text))
+        test_sinks(words), test_measured(words), tokenizer_close(words);
     if (CHECK(tokenizer_open(&words, "examples/tales/tokenizer.json", &error) == MLA_OK, "%s", error.text))
         test_perplexity(words), tokenizer_close(words);
     return test_end();
