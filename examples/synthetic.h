@@ -28,9 +28,9 @@ TOKENS         The bytes are 0..255; the others stand for " w256" and so on and 
 extern "C" {
 #endif
 
-/* name: "lite6", DeepSeek-V2-Lite with 6 of its 27 layers and a vocabulary of 32768, or "lite6-mtp", with one more, for
-   multi-token prediction, whose guesses hardly ever stand. dtype: of the weights, BF16, Q8 or Q4. Errors: UNSUPPORTED
-   (another name or dtype), MEMORY. */
+/* name: "lite6", DeepSeek-V2-Lite with 6 of its 27 layers (or another number of them) and a vocabulary of 32768, or
+   "lite6-mtp", with one more, for multi-token prediction, whose guesses hardly ever stand. dtype: of the weights, BF16,
+   Q8 or Q4. Errors: UNSUPPORTED (another name or dtype), MEMORY. */
 SYNTHETIC_API mla_result synthetic_open(checkpoint **out, tokenizer **t, const char *name, mla_dtype dtype,
                                         mla_error *err);
 
@@ -194,19 +194,24 @@ mla_result synthetic_open(checkpoint **out, tokenizer **t, const char *name, mla
     syn__maker m;
     memset(&m, 0, sizeof m);
     *out = NULL, *t = NULL;
-    const int mtp = !strcmp(name, "lite6-mtp");
-    if (!mtp && strcmp(name, "lite6"))
-        return syn__fail(err, MLA_ERR_UNSUPPORTED, "the synthetic models are lite6 and lite6-mtp, not ", name);
+    char *end = NULL;
+    const int known = !strncmp(name, "lite", 4) && name[4] >= '1' && name[4] <= '9';
+    const long layers = known ? strtol(name + 4, &end, 10) : 0;
+    const int mtp = known && !strcmp(end, "-mtp");
+    if (layers < 1 || layers > 27 || (*end && !mtp))
+        return syn__fail(err, MLA_ERR_UNSUPPORTED,
+                         "the synthetic models are lite6 and lite6-mtp, or with 1 to 27 layers for 6, not ", name);
     if (dtype != MLA_BF16 && dtype != MLA_Q8 && dtype != MLA_Q4)
         return syn__fail(err, MLA_ERR_UNSUPPORTED, "synthetic weights are bf16, q8 or q4, not ", mla_dtype_name(dtype));
     checkpoint *c = (checkpoint *)calloc(1, sizeof *c);
     mla_result rc = c ? mla_config_preset(&c->config, "deepseek-v2-lite", err) : MLA_ERR_MEMORY;
     if (!rc) {
-        c->config.num_hidden_layers = 6, c->config.vocab_size = 32768, c->config.num_nextn_predict_layers = mtp;
+        c->config.num_hidden_layers = (int)layers, c->config.num_nextn_predict_layers = mtp,
+        c->config.vocab_size = 32768;
         c->max_position_embeddings = 163840, c->bos_token_id = -1;
         snprintf(c->model_type, sizeof c->model_type, "synthetic %s", name);
-        c->layers = (mla_layer_weights *)calloc(7, sizeof *c->layers);
-        c->experts = (mla_mlp_weights *)calloc(6 * (size_t)c->config.n_routed_experts, sizeof *c->experts);
+        c->layers = (mla_layer_weights *)calloc((size_t)layers + 1, sizeof *c->layers);
+        c->experts = (mla_mlp_weights *)calloc((size_t)layers * (size_t)c->config.n_routed_experts, sizeof *c->experts);
         c->mtp = mtp ? (mla_mtp_weights *)calloc(1, sizeof *c->mtp) : NULL;
         m.dtype = dtype;
         int ok = c->layers && c->experts && (c->mtp || !mtp) && syn__fill(&m.plain, MLA_BF16, 0.022f) &&
