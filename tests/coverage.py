@@ -5,8 +5,8 @@
     tests/coverage.py --merge A.json B.json    the same of runs on several machines (each leaves build/coverage/counts.json), which
                                                must have had the same headers: what ran on one of them has run
 
-What is inlined into many functions, as kernels are, counts once: a line's branches are those of the copy in which the compiler left most
-of them, and have been taken if they were in any copy that has as many. examples/wire.h is left out, which needs MPI.
+What is compiled several times, as kernels for each instruction set, counts once: a line's branches are those of the copy in which the
+compiler left most of them, and have been taken if they were in any copy that has as many. examples/wire.h is left out, which needs MPI.
 """
 import argparse, concurrent.futures, glob, hashlib, json, os, re, subprocess, sys
 

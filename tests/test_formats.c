@@ -910,6 +910,11 @@ static void test_refusals(void) {
         if (!has_x16(t)) CHECK(mla_repack(hold(16 * 4 * 256), &w, &error) == MLA_ERR_ARGUMENT, "%s", mla_dtype_name(t));
         if (block > 1)
             CHECK(mla_quantize(t, buffer, x, (size_t)block / 2, &error) == MLA_ERR_ARGUMENT, "%s", mla_dtype_name(t));
+        const int offered = t == MLA_F32 || t == MLA_F16 || t == MLA_BF16 || t == MLA_Q8 || t == MLA_Q4 ||
+                            t == MLA_Q4_K || t == MLA_Q5_K || t == MLA_Q6_K || t == MLA_IQ4_NL;
+        const mla_result made_of = mla_quantize(t, buffer, x, (size_t)block, &error);
+        CHECK(made_of == (offered ? MLA_OK : MLA_ERR_ARGUMENT) && (offered || strstr(error.text, "is not offered")),
+              "to %s: %s", mla_dtype_name(t), mla_result_name(made_of));
         if (block == 1) continue;
         snprintf(number, sizeof number, "%d", block);
         if (block != made) {

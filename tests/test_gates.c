@@ -527,6 +527,26 @@ static void refuse_grams(const mla_config *c, const mla_weights *w, mla_result w
     CHECK(got == want && (got == MLA_OK || strstr(error.text, text)), "\"%s\" is not in \"%s\"", text, error.text);
     mla_model_destroy(m);
 }
+/* A model with streams whose maps are elsewhere can be made, as a part of one, but not run. */
+static void test_streams_refused(void) {
+    static const int tokens[] = {1};
+    SECTION("streams refused by name");
+    for (int i = 0; i < 2; i++) {
+        grams g;
+        open_grams(&g, 2);
+        *(i ? &g.layer.ffn_hc : &g.layer.attn_hc) = (mla_hc_weights){{0}, {0}, {0}};
+        mla_model *part = NULL;
+        MUST(mla_model_create(&part, &g.c, &g.w, NULL, &error));
+        mla_context *in = make_context(part, 4, 1, MLA_ISA_AUTO, MLA_ATTN_AUTO);
+        const mla_sequence q = {.cache = g.k[0], .n_tokens = 1};
+        CHECK(mla_model_forward(in, &q, 1, tokens, NULL) == MLA_ERR_WEIGHTS &&
+                  strstr(mla_context_error(in)->text,
+                         i ? "weights.layers[0].ffn_hc.fn: missing" : "weights.layers[0].attn_hc.fn: missing"),
+              "%s", mla_context_error(in)->text);
+        mla_context_destroy(in), mla_model_destroy(part);
+        close_grams(&g);
+    }
+}
 static void test_ngrams_refused(void) {
     grams g;
     SECTION("n-gram embeddings refused by name");
@@ -564,6 +584,15 @@ static void test_ngrams_refused(void) {
     CHECK(mla_model_forward(in, &q, 1, (int[]){1}, NULL) == MLA_ERR_ARGUMENT &&
               strstr(mla_context_error(in)->text, "n-gram"),
           "%s", mla_context_error(in)->text);
+    mla_cache *other;
+    MUST(mla_cache_create(&other, part, &(mla_cache_desc){.capacity = 4}, &error));
+    CHECK(mla_cache_fork(other, g.k[0], &error) == MLA_ERR_ARGUMENT &&
+              strstr(error.text, "only src is for a model with n-gram embeddings"),
+          "%s", error.text);
+    CHECK(mla_cache_fork(g.k[0], other, &error) == MLA_ERR_ARGUMENT &&
+              strstr(error.text, "only dst is for a model with n-gram embeddings"),
+          "%s", error.text);
+    mla_cache_destroy(other);
     mla_context_destroy(in), mla_model_destroy(part);
     close_grams(&g);
 }
@@ -627,6 +656,16 @@ static void test_refused(void) {
     refuse(&c, &w, MLA_ERR_WEIGHTS, "layers[0].ffn_hc.scale: missing, expected [2]");
     c.num_nextn_predict_layers = 1;
     refuse(&c, &layer, MLA_ERR_CONFIG, "config.num_nextn_predict_layers: 1, but with hc_mult 3");
+    mla_layer_weights two[2] = {layer, layer}; /* experts that are added behind the layer after theirs */
+    mla_mlp_weights expert;
+    expert.gate = linear(&r, 4, 37, 0), expert.up = linear(&r, 4, 37, 0), expert.down = linear(&r, 37, 4, 0);
+    two[0].mlp = expert, two[0].moe.router = tensor(&r, 1, 37, 1), two[0].moe.experts = &expert;
+    c = good, c.num_hidden_layers = 2, c.intermediate_size = c.moe_intermediate_size = 4;
+    c.n_routed_experts = c.num_experts_per_tok = 1;
+    refuse(&c, two, MLA_OK, "");
+    c.hc_mult = 3, c.hc_magnitude = 1;
+    refuse(&c, two, MLA_ERR_WEIGHTS,
+           "layers[0]: both mlp and moe are there, which is not supported with hc_mult above 1");
     c = good, c.swiglu_limit = -1;
     refuse(&c, &layer, MLA_ERR_CONFIG, "config.swiglu_limit: -1");
     c = good, c.hc_mult = 65;
@@ -642,6 +681,7 @@ int main(void) {
     test_streams();
     test_ngrams();
     test_ngrams_refused();
+    test_streams_refused();
     test_refused();
     return test_end();
 }

@@ -772,6 +772,23 @@ static void test_refusals(void) {
         REFUSED(mla_model_create(&m, &good, &w, NULL, &error), MLA_ERR_WEIGHTS, "weights.layers[2].attn.", names[i]);
         w.layers = s.layers;
     }
+    { /* caches of models that have indexers in other layers */
+        mla_layer_weights layers[3];
+        memcpy(layers, s.layers, sizeof layers);
+        const int from = layers[1].attn.indexer.wk.weight.data ? 1 : 2;
+        layers[3 - from].attn.indexer = layers[from].attn.indexer;
+        memset(&layers[from].attn.indexer, 0, sizeof layers[from].attn.indexer);
+        w.layers = layers, kd.capacity = 8;
+        MUST(mla_model_create(&m, &good, &w, NULL, &error));
+        MUST(mla_cache_create(&a, s.model, &kd, &error));
+        MUST(mla_cache_create(&b, m, &kd, &error));
+        REFUSED(mla_cache_fork(b, a, &error), MLA_ERR_ARGUMENT, "layer 1 has index keys in ",
+                from == 1 ? "src" : "dst");
+        REFUSED(mla_cache_fork(a, b, &error), MLA_ERR_ARGUMENT, "layer 1 has index keys in ",
+                from == 1 ? "dst" : "src");
+        mla_cache_destroy(a), mla_cache_destroy(b), mla_model_destroy(m);
+        w.layers = s.layers;
+    }
     { /* the first layer must have one; without attention it is none's; with index_topk 0 nobody looks */
         mla_layer_weights layers[3];
         memcpy(layers, s.layers, sizeof layers);

@@ -523,6 +523,71 @@ static void test_refusals(void) {
     whole_close(&w);
 }
 
+/* What a cache of one model is to another, whose layers have states elsewhere, or of another size. */
+static void test_other_models(void) {
+    whole w;
+    mla_layer_weights layers[LAYERS];
+    mla_weights turned;
+    mla_model *m;
+    mla_pool *pool;
+    mla_cache *k, *other;
+    mla_cache_stream in;
+    mla_cache_desc d;
+    static unsigned char bytes[1 << 20];
+    static const int tokens[] = {1, 2};
+    SECTION("caches of other models");
+    whole_open(&w, "tests/fixtures/checkpoints/kimi_linear");
+    for (int i = 0; i < w.L; i++) layers[i] = w.files->layers[i];
+    layers[0].attn = w.files->layers[1].attn, layers[0].kda = w.files->layers[1].kda; /* a state in 1, rows in 0 */
+    layers[1].attn = w.files->layers[0].attn, layers[1].kda = w.files->layers[0].kda;
+    turned = w.files->weights, turned.layers = layers;
+    MUST(mla_model_create(&m, &w.files->config, &turned, NULL, &error));
+    MUST(mla_pool_create(&pool, m, &(mla_pool_desc){.n_pages = 4}, &error));
+    k = make_cache(w.model, CAPACITY, MLA_F32, 0, NULL), other = make_cache(m, CAPACITY, MLA_F32, 0, NULL);
+    REFUSED(mla_cache_fork(other, k, &error), MLA_ERR_ARGUMENT, "layer 0 has a state in src only");
+    REFUSED(mla_cache_fork(k, other, &error), MLA_ERR_ARGUMENT, "layer 0 has a state in dst only");
+    memset(&d, 0, sizeof d), d.capacity = 9, d.pool = pool;
+    mla_cache *none = NULL;
+    REFUSED(mla_cache_create(&none, w.model, &d, &error), MLA_ERR_ARGUMENT, "layer 0");
+    mla_sequence q;
+    memset(&q, 0, sizeof q), q.cache = other, q.n_tokens = 2;
+    REFUSED_IN(w.other, mla_model_forward(w.other, &q, 1, tokens, NULL), MLA_ERR_ARGUMENT,
+               "sequences[0].cache: made for another model (layer 0 keeps something else)");
+    q.cache = k;
+    MUST_IN(w.other, mla_model_forward(w.other, &q, 1, tokens, NULL));
+    mla_cache_stream out;
+    memset(&out, 0, sizeof out), memset(&in, 0, sizeof in);
+    const size_t n = mla_cache_save(&out, k, bytes, sizeof bytes);
+    REFUSED(mla_cache_load(&in, other, bytes, n, &error), MLA_ERR_DATA, "has a state in layer 0");
+    mla_cache_destroy(k), mla_cache_destroy(other), mla_pool_destroy(pool), mla_model_destroy(m);
+    whole_close(&w);
+    single a, b;
+    layer_open(&a, 24, 2, 16, 4, 3, 0, 1, 5);
+    mla_cache *of_a = make_cache(a.model, 8, MLA_F32, 0, NULL);
+    layer_open(&b, 24, 2, 8, 4, 3, 0, 1, 5);
+    mla_cache *of_b = make_cache(b.model, 8, MLA_F32, 0, NULL);
+    REFUSED(mla_cache_fork(of_b, of_a, &error), MLA_ERR_ARGUMENT, "states of 512 values in f32");
+    memset(&out, 0, sizeof out), memset(&in, 0, sizeof in);
+    const size_t n_a = mla_cache_save(&out, of_a, bytes, sizeof bytes);
+    REFUSED(mla_cache_load(&in, of_b, bytes, n_a, &error), MLA_ERR_DATA, "the states are of another size");
+    float state[600], inputs[600];
+    REFUSED(mla_cache_read_state(NULL, 0, state, inputs, &error), MLA_ERR_ARGUMENT, "cache is NULL");
+    REFUSED(mla_cache_read_state(of_a, 0, NULL, inputs, &error), MLA_ERR_ARGUMENT, "state is NULL");
+    REFUSED(mla_cache_read_state(of_a, 0, state, NULL, &error), MLA_ERR_ARGUMENT, "inputs is NULL");
+    memset(&d, 0, sizeof d), d.capacity = 8, d.state_dtype = MLA_F16;
+    REFUSED(mla_cache_create(&none, a.model, &d, &error), MLA_ERR_ARGUMENT, "state_dtype: f16, must be f32 or bf16");
+    mla_weights all;
+    memset(&all, 0, sizeof all), all.layers = &b.w;
+    static const float bounds[] = {1, -HUGE_VALF, HUGE_VALF, NAN};
+    for (int i = 0; i < 4; i++) {
+        mla_config c = b.c;
+        c.kda_lower_bound = bounds[i];
+        REFUSED(mla_model_create(&m, &c, &all, NULL, &error), MLA_ERR_CONFIG, "kda_lower_bound: ");
+    }
+    mla_cache_destroy(of_a), mla_cache_destroy(of_b);
+    mla_model_destroy(a.model), layer_close(&b);
+}
+
 /* States in bf16 between calls: what it costs. And from one dtype to the other by bytes. */
 static void test_bf16(void) {
     whole w;
@@ -667,6 +732,7 @@ static void test_long(void) {
 int main(void) {
     test_layer();
     test_refusals();
+    test_other_models();
     test_memory();
     /* a thousand sequences each */
     test_random("tests/fixtures/checkpoints/kimi_linear", test_all() ? 12000 : 300);
