@@ -693,6 +693,8 @@ static const struct cv__pre {
     {"[\xe4\xb8\x80-\xe9\xbe\xa5\xe0\xa0\x80-", "deepseek-coder"},
     {"[\\r\\n/]*", "tekken"},
     {"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\\r\\n\\p{L}\\p{N}]?\\p{L}+|\\p{N}{1,3}| ", "glm4"},
+    {"'(?i:[sdmt]|ll|ve|re)|[^\\r\\n\\p{L}\\p{N}]?+\\p{L}+|\\p{N}| ",
+     "bailingmoe2"}, /* means what glm4's does, of one digit */
 };
 
 static int cv__has_pattern(const json_value *pre, const char *part) {

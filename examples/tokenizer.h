@@ -3661,6 +3661,7 @@ static const tok__pre tok__pres[] = {
     {"joyai-llm", {"\\p{N}{1,3}", TOK__CJK, TOK__V3_WORDS, NULL, NULL, NULL}, 0, 0, 0},
     {"kimi-k2", {TOK__KIMI, NULL, NULL, NULL, NULL, NULL}, 1, 0, 1},
     {"glm4", {TOK__PLAIN_WORDS("\\p{N}{1,3}"), NULL, NULL, NULL, NULL, NULL}, 0, 0, 0},
+    {"bailingmoe2", {TOK__PLAIN_WORDS("\\p{N}"), NULL, NULL, NULL, NULL, NULL}, 0, 0, 0},
     {"chatglm-bpe", {TOK__PLAIN_WORDS("\\p{N}{1,3}"), NULL, NULL, NULL, NULL, NULL}, 0, 0, 0},
     {"llama-bpe", {TOK__PLAIN_WORDS("\\p{N}{1,3}"), NULL, NULL, NULL, NULL, NULL}, 1, 1, 0},
     {"tekken", {TOK__CASED_WORDS("", "\\p{N}"), NULL, NULL, NULL, NULL, NULL}, 1, 1, 0},

@@ -524,7 +524,8 @@ static void test_tokenizers(void) {
                  {"[\xe4\xb8\x80-\xe9\xbe\xa5\xe3\x81\x80-\xe3\x83\xbf]+", "deepseek-v3"},
                  {"[\xe4\xb8\x80-\xe9\xbe\xa5\xe0\xa0\x80-\xe4\xb8\x80]+", "deepseek-coder"},
                  {"\\\\s?[A-Za-z\xc2\xb5]+", "deepseek-llm"},
-                 {"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\\\\r\\\\n\\\\p{L}\\\\p{N}]?\\\\p{L}+|\\\\p{N}{1,3}| ?", "glm4"}};
+                 {"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\\\\r\\\\n\\\\p{L}\\\\p{N}]?\\\\p{L}+|\\\\p{N}{1,3}| ?", "glm4"},
+                 {"'(?i:[sdmt]|ll|ve|re)|[^\\\\r\\\\n\\\\p{L}\\\\p{N}]?+\\\\p{L}+|\\\\p{N}| ?", "bailingmoe2"}};
     static const char *const wrong[][2] = {
         {"{\"model\":{\"type\":\"Unigram\"}}", "\"Unigram\""},
         {"{\"model\":{\"type\":\"BPE\",\"byte_fallback\":true}}", "byte_fallback"},
