@@ -1007,25 +1007,57 @@ static void to_f32(mla_tensor *t, float **list, int *n) {
     *t = mla_view(x, MLA_F32, t->rows, t->cols);
     list[(*n)++] = x;
 }
-/* All matrices of attention, which fixtures cannot have in Q8, and a head tied to the embeddings. */
+static void norm_to_f32(const mla_norm_weights *w, float **list, int *n) {
+    mla_norm_weights *norm = (mla_norm_weights *)(uintptr_t)w;
+    to_f32(&norm->gate_down, list, n), to_f32(&norm->gate_up, list, n);
+}
+/* What checkpoint_quantize keeps with "keep attn", which is for fixtures whose attention cannot be Q8: all matrices of
+   attention and KDA, gates of norms, projections of n-grams; and a head tied to the embeddings. */
 static void attention_to_f32(checkpoint *c, float **list, int *n) {
     const int layers = c->config.num_hidden_layers + c->config.num_nextn_predict_layers;
+    const int ngrams = c->config.emb_split_num * (c->config.emb_neighbor_num - 1);
     to_f32(&c->weights.embed, list, n);
+    norm_to_f32(&c->weights.norm, list, n);
+    for (int i = 0; i < ngrams; i++)
+        to_f32(&((mla_ngram_weights *)(uintptr_t)c->weights.ngram)[i].proj.weight, list, n);
     for (int i = 0; i < layers; i++) {
-        mla_attn_weights *a = &((mla_layer_weights *)(uintptr_t)c->weights.layers)[i].attn;
-        mla_tensor *t[] = {&a->q.weight,    &a->q_a.weight, &a->q_b.weight,          &a->kv_a.weight,
-                           &a->kv_b.weight, &a->o.weight,   &a->indexer.wq_b.weight, &a->indexer.wk.weight};
+        mla_layer_weights *w = &((mla_layer_weights *)(uintptr_t)c->weights.layers)[i];
+        mla_attn_weights *a = &w->attn;
+        mla_kda_weights *s = &w->kda;
+        mla_tensor *t[] = {&a->q.weight,
+                           &a->q_a.weight,
+                           &a->q_b.weight,
+                           &a->kv_a.weight,
+                           &a->kv_b.weight,
+                           &a->o.weight,
+                           &a->indexer.wq_b.weight,
+                           &a->indexer.wk.weight,
+                           &a->gate.weight,
+                           &s->q.weight,
+                           &s->k.weight,
+                           &s->v.weight,
+                           &s->f_a.weight,
+                           &s->f_b.weight,
+                           &s->b.weight,
+                           &s->g_a.weight,
+                           &s->g_b.weight,
+                           &s->o.weight};
         for (size_t k = 0; k < sizeof t / sizeof *t; k++) to_f32(t[k], list, n);
+        norm_to_f32(&w->attn_norm, list, n), norm_to_f32(&w->ffn_norm, list, n);
+        norm_to_f32(&w->attn_out_norm, list, n), norm_to_f32(&w->ffn_out_norm, list, n);
     }
 }
 
 /* The promise of generate --fast: of the same matrices, activations rounded to bf16 leave logits nearer to those of f32
    activations than activations rounded to int8 do. */
 static void test_bf16_against_int8(void) {
-    static const char *const fixtures[] = {"deepseek_v2_lite",  "deepseek_v3", "glm4_moe_lite", "deepseek_v2",
-                                           "kimi_k2",           "axk1",        "longcat_flash", "minicpm3",
-                                           "minicpm3_longrope", "mistral4",    "youtu",         "deepseek_v32",
-                                           "glm_moe_dsa"};
+    static const char *const fixtures[] = {"deepseek_v2_lite",   "deepseek_v3", "glm4_moe_lite",
+                                           "deepseek_v2",        "kimi_k2",     "axk1",
+                                           "longcat_flash",      "minicpm3",    "minicpm3_longrope",
+                                           "mistral4",           "youtu",       "deepseek_v32",
+                                           "glm_moe_dsa",        "kimi_linear", "axk2",
+                                           "axk2_light",         "hy_v4",       "bailing_hybrid",
+                                           "longcat_flash_ngram"};
     static float exact[PROMPT * MAX_V], got[PROMPT * MAX_V], x[PROMPT * MAX_D];
     SECTION("activations in bf16 are no less exact than in int8");
     if (!mla_isa_available(MLA_ISA_BF16)) {
