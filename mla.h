@@ -2281,6 +2281,7 @@ MLA__INLINE void mla__transpose_wasm(v128_t *r) {
 #define MLA__KC     512  /* most depth of a packed panel: half of KC * NR floats stay in the first-level cache */
 #define MLA__MC     256  /* tokens per pass over a packed panel: MC * KC floats stay in the second-level cache */
 #define MLA__FAR    2048 /* bytes ahead of their use that streaming weights are fetched, where they are */
+#define MLA__NEAR   1024 /* the same of rows of blocks of 32, where others are not */
 #define MLA__FEW    2    /* up to so many tokens a product is bound by memory, and weights are used as they stream by */
 #define MLA__STRIP                                                                                                     \
     16 /* rows of weights that are never split between workers, so that no result depends on their number */
@@ -2953,6 +2954,11 @@ MLA__AVX2 void mla__scales_avx2(const mla_dtype t, const unsigned char *b, float
     if (mla__formats[t].scaling == MLA__SCALING_D && mla__formats[t].code == MLA__CODE_UINT)
         min[0] = (float)mla__formats[t].offset * d[0];
 }
+MLA__AVX2 __m256 mla__powers_avx2(__m128i x) { /* mla__power of eight bytes; of 0 and 1 they are no normals */
+    const __m256i e = _mm256_cvtepu8_epi32(x), low = _mm256_sllv_epi32(_mm256_set1_epi32(0x00200000), e);
+    const __m256i powers = _mm256_slli_epi32(_mm256_sub_epi32(e, _mm256_set1_epi32(1)), 23);
+    return _mm256_castsi256_ps(_mm256_blendv_epi8(low, powers, _mm256_cmpgt_epi32(e, _mm256_set1_epi32(1))));
+}
 /* The same of group j of sixteen rows interleaved, rows 8 half and up. */
 MLA__AVX2 __m256 mla__scales16_avx2(const mla_dtype t, const unsigned char *b, int j, int half, __m256 *min) {
     const __m256i low6 = _mm256_set1_epi32(63), low4 = _mm256_set1_epi32(15), low2 = _mm256_set1_epi32(3);
@@ -2987,13 +2993,7 @@ MLA__AVX2 __m256 mla__scales16_avx2(const mla_dtype t, const unsigned char *b, i
         s = _mm256_sub_epi32(_mm256_or_si256(_mm256_slli_epi32(s, 4), x), _mm256_set1_epi32(32));
         return _mm256_mul_ps(d, _mm256_cvtepi32_ps(s));
     }
-    case MLA__SCALING_MX: {
-        const __m256i e = _mm256_cvtepu8_epi32(_mm_loadl_epi64((const __m128i *)(const void *)(b + 8 * half)));
-        const __m256i low_powers =
-            _mm256_sllv_epi32(_mm256_set1_epi32(0x00200000), e); /* of 0 and 1, which are no normals */
-        const __m256i powers = _mm256_slli_epi32(_mm256_sub_epi32(e, _mm256_set1_epi32(1)), 23);
-        return _mm256_castsi256_ps(_mm256_blendv_epi8(low_powers, powers, _mm256_cmpgt_epi32(e, _mm256_set1_epi32(1))));
-    }
+    case MLA__SCALING_MX: return mla__powers_avx2(_mm_loadl_epi64((const __m128i *)(const void *)(b + 8 * half)));
     case MLA__SCALING_NV: {
         const __m256i x = _mm256_and_si256(_mm256_srl_epi32(mla__m256i(b + 32 * half), by8), _mm256_set1_epi32(127));
         return mla__nv_avx2(_mm_packus_epi32(_mm256_castsi256_si128(x), _mm256_extracti128_si256(x, 1)));
@@ -3089,6 +3089,7 @@ typedef struct mla__strips {
     const unsigned char *b[4];
     const mla__act *x[4];
     int groups, T; /* tokens to be stored */
+    int ahead;     /* so many blocks of 32 ahead of one token are fetched where nothing else is */
 } mla__strips;
 
 /* One token and 16 rows interleaved: the rows are the lanes, so that nothing is shuffled. Sums of products stay
@@ -3158,7 +3159,7 @@ static void mla__strips_run(mla__strip strip, const int S, const int M, const ml
     for (int n = 0; n < apart; n++)
         for (int t = 0; t < p->in.T; t += M) {
             mla__strips a;
-            a.ldy = p->ldy, a.groups = p->K / MLA_GROUP, a.T = mla__min(M, p->in.T - t);
+            a.ldy = p->ldy, a.groups = p->K / MLA_GROUP, a.T = mla__min(M, p->in.T - t), a.ahead = p->fetch ? 0 : 4;
             for (int i = 0; i < M; i++) a.x[i] = mla__act_of(&p->in, i < a.T ? t + i : t);
             for (int i = 0; i < S; i++) {
                 const int at = mla__min(n + i * apart, strips - 1);
@@ -3314,8 +3315,8 @@ MLA__AVX2 void mla__itile_avx2(const mla__shape shape, const int M, const mla__i
 }
 
 /* VNNI multiplies unsigned by signed bytes and adds four products to an int32: codes are the unsigned ones, with an
-   offset if need be, and sums begin with what that is too much. Few tokens meet interleaved rows, and rows as they lie
-   in blocks of 256, by it, other rows by the AVX2 kernels. */
+   offset if need be, and sums begin with what that is too much. Few tokens meet rows by it, too, but those of nvfp4 as
+   they lie by the AVX2 kernel. */
 #define MLA__VNNI MLA__INLINE MLA__TARGET_VNNI
 
 /* So much higher than what they mean are the codes that VNNI is given. */
@@ -3460,8 +3461,8 @@ MLA__VNNI void mla__idot_strips_vnni(const mla_dtype t, const int S, const int M
     for (int g = 0; g < a->groups; g++) {
         const int u = g % each;
         /* within blocks of many groups the reads jump, which no hardware foresees; nor does it hide memory behind the
-           arithmetic of several tokens */
-        const int one = 16 * f->bytes / each, ahead = each > 1 ? 16 * f->bytes + u * one : M > 1 ? 8 * one : 0;
+           arithmetic of several tokens; AMD's begins anew at each strip */
+        const int one = 16 * f->bytes / each, ahead = each > 1 ? 16 * f->bytes + u * one : (M > 1 ? 8 : a->ahead) * one;
         MLA__EACH(j, S)
             for (int i = 0; ahead && i < one; i += 64) MLA__PREFETCH(b[j] + ahead + i);
         MLA__EACH(part, halves) {
@@ -3578,8 +3579,8 @@ MLA__VNNI void mla__idot_two_vnni(const mla_dtype t, int fetch, float *const *y,
     }
     MLA__EACH(r, 2) *y[r] = mla__sum_avx512(_mm512_sub_ps(_mm512_add_ps(acc[r][0], acc[r][1]), low[r]));
 }
-#define MLA__LONG_MOST (MLA__KC * MLA__NR_MAX / MLA__FEW * 8) /* columns whose scales fit the panel */
-MLA__VNNI void mla__idot_rows_vnni(const mla_dtype t, const mla__product *p) {
+#define MLA__ROWS_MOST (MLA__KC * MLA__NR_MAX / MLA__FEW * 8) /* columns whose scales fit the panel */
+MLA__VNNI void mla__idot_long_vnni(const mla_dtype t, const mla__product *p) {
     const int blocks = p->K / 256, halves = MLA_GROUP / mla__formats[t].group;
     const mla__sz row = mla__bytes(t, p->w->cols);
     const unsigned char *b = (const unsigned char *)p->w->data + (p->row0 + p->n0) * row;
@@ -3602,6 +3603,146 @@ MLA__VNNI void mla__idot_rows_vnni(const mla_dtype t, const mla__product *p) {
             float *const y[2] = {p->y + i * p->ldy + n, p->y + i * p->ldy + other};
             const float *xd = scales + i * 32 * blocks;
             mla__idot_two_vnni(t, p->fetch, y, mla__act_of(&p->in, i), xd, xd + 16 * blocks, two, blocks);
+        }
+}
+
+/* Rows of blocks of 32 as they lie, two blocks at a time. Their codes, a byte each, from where b points and `next`
+   bytes behind that; of four bits that nothing is added to, the second half's stay where they are and count
+   sixteenfold. */
+MLA__INLINE int mla__sixteenfold(const mla__format *f) { return f->code == MLA__CODE_UINT && !f->high.bits; }
+MLA__VNNI __m512i mla__codes32_vnni(const mla_dtype t, const unsigned char *b, mla__sz next) {
+    const mla__format *f = &mla__formats[t];
+    const unsigned char *at = b + f->low.at;
+    if (f->low.bits == 8) {
+        const __m512i x = _mm512_inserti64x4(_mm512_castsi256_si512(mla__m256i(at)), mla__m256i(at + next), 1);
+        return _mm512_xor_si512(x, _mm512_set1_epi8(-128));
+    }
+    const __m512i low = _mm512_set1_epi8(15);
+    __m512i u = _mm512_mask_broadcast_i32x4(_mm512_broadcast_i32x4(mla__m128i(at)), 0xff00, mla__m128i(at + next));
+    if (mla__sixteenfold(f)) return _mm512_and_si512(u, _mm512_mask_blend_epi64(0xcc, low, _mm512_slli_epi16(low, 4)));
+    u = _mm512_and_si512(_mm512_srlv_epi64(u, _mm512_setr_epi64(0, 0, 4, 4, 0, 0, 4, 4)), low);
+    if (f->high.bits) {
+        uint32_t high[2];
+        memcpy(&high[0], b + f->high.at, 4), memcpy(&high[1], b + next + f->high.at, 4);
+        return _mm512_mask_add_epi8(u, high[0] | (uint64_t)high[1] << 32, u, _mm512_set1_epi8(16));
+    }
+    const void *list = mla__lists[f->code - MLA__CODE_NL];
+    return _mm512_shuffle_epi8(_mm512_xor_si512(_mm512_broadcast_i32x4(mla__m128i(list)), _mm512_set1_epi8(-128)), u);
+}
+/* Of n <= 8 blocks the half where b points, side by side, others 0. */
+MLA__VNNI __m128i mla__eight_vnni(const mla__format *f, const unsigned char *b, int n) {
+    __m128i x[2] = {_mm_setzero_si128(), _mm_setzero_si128()};
+    uint16_t u[8] = {0};
+    MLA__EACH(i, 8)
+        if (i < n) memcpy(&u[i], b + i * f->bytes, 2);
+    MLA__EACH(i, 2) {
+        x[i] = _mm_insert_epi16(x[i], u[4 * i], 0), x[i] = _mm_insert_epi16(x[i], u[4 * i + 1], 1);
+        x[i] = _mm_insert_epi16(x[i], u[4 * i + 2], 2), x[i] = _mm_insert_epi16(x[i], u[4 * i + 3], 3);
+    }
+    return _mm_unpacklo_epi64(x[0], x[1]);
+}
+/* The scales of n <= 8 blocks, others 0, and their minima. */
+MLA__VNNI __m256 mla__scales32_vnni(const mla_dtype t, const unsigned char *b, const int whole, int n, __m256 *min) {
+    const mla__format *f = &mla__formats[t];
+    if (f->scaling == MLA__SCALING_MX) {
+        const __m128i x = _mm_and_si128(mla__eight_vnni(f, b, n), _mm_set1_epi16(255));
+        return _mm256_maskz_mov_ps((__mmask8)((1 << n) - 1), mla__powers_avx2(_mm_packus_epi16(x, x)));
+    }
+    __m128i d, m = _mm_setzero_si128();
+    if (whole && f->bytes <= 20) { /* those of four blocks lie in 64 bytes */
+        const short s = f->bytes / 2, s2 = f->bytes, s3 = (short)(f->bytes + s), o = 32;
+        const __m256i at = _mm256_setr_epi16(0, s, s2, s3, o, (short)(o + s), (short)(o + s2), (short)(o + s3), 1,
+                                             (short)(1 + s), (short)(1 + s2), (short)(1 + s3), o + 1,
+                                             (short)(o + 1 + s), (short)(o + 1 + s2), (short)(o + 1 + s3));
+        const __m512i both = _mm512_permutex2var_epi16(_mm512_loadu_si512(b), _mm512_castsi256_si512(at),
+                                                       _mm512_loadu_si512(b + 4 * f->bytes));
+        d = _mm512_castsi512_si128(both), m = _mm256_extracti128_si256(_mm512_castsi512_si256(both), 1);
+    } else {
+        d = mla__eight_vnni(f, b, n);
+        if (f->scaling == MLA__SCALING_DM) m = mla__eight_vnni(f, b + 2, n);
+    }
+    const __m256 scale = _mm256_cvtph_ps(d);
+    *min = f->scaling == MLA__SCALING_DM ? _mm256_sub_ps(_mm256_setzero_ps(), _mm256_cvtph_ps(m))
+                                         : _mm256_mul_ps(scale, _mm256_set1_ps((float)f->offset));
+    return scale;
+}
+/* A token and four rows that are walked side by side. */
+typedef struct mla__four {
+    const unsigned char *b[4];
+    const mla__act *x;
+    const float *xd; /* of each eight groups d_x, the same for the second halves of blocks, and the sums */
+    __m512 acc[4][2];
+    __m256 low[4];
+} mla__four;
+/* Groups 2u and 2u+1 of n; sums are added to acc[.][to]. */
+MLA__VNNI void mla__idot_pair_vnni(const mla_dtype t, mla__four *a, const __m512 *scale, const int to, int u, int n) {
+    const mla__format *f = &mla__formats[t];
+    const mla__act *x = a->x + 2 * u, *other = 2 * u + 1 < n ? x + 1 : x; /* of an odd number one twice, by 0 */
+    const __m512i q = _mm512_inserti64x4(_mm512_castsi256_si512(mla__m256i(x->q)), mla__m256i(other->q), 1);
+    const __m512i of =
+        _mm512_add_epi32(_mm512_setr_epi32(0, 0, 0, 0, 8, 8, 8, 8, 1, 1, 1, 1, 9, 9, 9, 9), _mm512_set1_epi32(2 * u));
+    __m512i begin = _mm512_setzero_si512();
+    if (mla__off_of(f) == MLA__OFF_START) {
+        const int s = mla__offset(f) == 128;
+        begin = _mm512_mask_set1_epi32(_mm512_maskz_set1_epi32(1, x->start[s]), 1 << 8, other->start[s]);
+    }
+    MLA__EACH(r, 4) {
+        const __m512i w = mla__codes32_vnni(t, a->b[r] + 2 * u * f->bytes, (other - x) * f->bytes);
+        const __m512 sum = _mm512_cvtepi32_ps(_mm512_dpbusd_epi32(begin, w, q));
+        a->acc[r][to] = _mm512_fmadd_ps(sum, _mm512_permutexvar_ps(of, scale[r]), a->acc[r][to]);
+    }
+}
+MLA__VNNI void mla__idot_eight_vnni(const mla_dtype t, int fetch, mla__four *a, const int whole, int n) {
+    const mla__format *f = &mla__formats[t];
+    __m512 scale[4];
+    MLA__EACH(r, 4) {
+        __m256 min = _mm256_setzero_ps();
+        for (int i = 0; i < n * f->bytes; i += 64) MLA__PREFETCH_L2(a->b[r] + fetch + i);
+        const __m256 d = mla__scales32_vnni(t, a->b[r], whole, n, &min);
+        scale[r] = _mm512_mul_ps(_mm512_broadcast_f32x8(d), _mm512_loadu_ps(a->xd));
+        if (mla__off_of(f) == MLA__OFF_MIN) a->low[r] = _mm256_fmadd_ps(min, _mm256_loadu_ps(a->xd + 16), a->low[r]);
+    }
+    if (whole)
+        MLA__EACH(u, 4) mla__idot_pair_vnni(t, a, scale, u & 1, u, 8);
+    else
+        for (int u = 0; u < (n + 1) / 2; u++) mla__idot_pair_vnni(t, a, scale, 0, u, n);
+    MLA__EACH(r, 4) a->b[r] += n * f->bytes;
+    a->x += n, a->xd += 24;
+}
+MLA__VNNI void mla__idot_four_vnni(const mla_dtype t, int fetch, float *const *y, mla__four *a, int groups) {
+    MLA__EACH(r, 4) a->acc[r][0] = a->acc[r][1] = _mm512_setzero_ps(), a->low[r] = _mm256_setzero_ps();
+    for (; groups >= 8; groups -= 8) mla__idot_eight_vnni(t, fetch, a, 1, 8);
+    if (groups > 0) mla__idot_eight_vnni(t, fetch, a, 0, groups);
+    MLA__EACH(r, 4) {
+        const __m512 low = _mm512_zextps256_ps512(a->low[r]);
+        *y[r] = mla__sum_avx512(_mm512_sub_ps(_mm512_add_ps(a->acc[r][0], a->acc[r][1]), low));
+    }
+}
+MLA__VNNI void mla__idot_short_vnni(const mla_dtype t, const mla__product *p) {
+    const mla__format *f = &mla__formats[t];
+    const int groups = p->K / MLA_GROUP, eights = (groups + 7) / 8, rows = p->n1 - p->n0, apart = (rows + 3) / 4;
+    const mla__sz row = mla__bytes(t, p->w->cols);
+    const unsigned char *b = (const unsigned char *)p->w->data + (p->row0 + p->n0) * row;
+    const float second = mla__sixteenfold(f) ? 0.0625f : 1;
+    float *scales = p->panel; /* [T][eights] of xd */
+    memset(scales, 0, 24 * (size_t)p->in.T * (size_t)eights * sizeof *scales);
+    for (int i = 0; i < p->in.T; i++) {
+        const mla__act *x = mla__act_of(&p->in, i);
+        for (int g = 0; g < groups; g++) {
+            float *xd = scales + 24 * (i * eights + g / 8) + g % 8;
+            xd[0] = x[g].d, xd[8] = second * x[g].d, xd[16] = x[g].sum;
+        }
+    }
+    for (int n = 0; n < apart; n++)
+        for (int i = 0; i < p->in.T; i++) {
+            float *y[4];
+            mla__four a;
+            a.x = mla__act_of(&p->in, i), a.xd = scales + 24 * i * eights;
+            MLA__EACH(r, 4) {
+                const int at = mla__min(n + r * apart, rows - 1); /* what is less than four is made full */
+                y[r] = p->y + i * p->ldy + at, a.b[r] = b + at * row;
+            }
+            mla__idot_four_vnni(t, p->fetch ? p->fetch : MLA__NEAR, y, &a, groups);
         }
 }
 
@@ -3775,17 +3916,28 @@ static void mla__igemm_vnni(const mla__product *p) {
     mla__igemm_x86(mla__itiles_vnni[mla__off_of(f)][f->group < MLA_GROUP], mla__ipack_of(p->w), MLA__IMR_VNNI, 32,
                    mla__bias(f), p);
 }
-/* Formats with blocks of 256. */
-#define MLA__LONG(ROWS)                                                                                                \
-    ROWS(MLA_Q2_K, q2_k)                                                                                               \
-    ROWS(MLA_Q3_K, q3_k) ROWS(MLA_Q4_K, q4_k) ROWS(MLA_Q5_K, q5_k) ROWS(MLA_Q6_K, q6_k) ROWS(MLA_IQ4_XS, iq4_xs)
-#define MLA__ROWS(D, d)                                                                                                \
+/* Formats with blocks of 32 and of 256. */
+#define MLA__BLOCKS(SHORT, LONG)                                                                                       \
+    SHORT(MLA_Q8, q8)                                                                                                  \
+    SHORT(MLA_Q4, q4)                                                                                                  \
+    SHORT(MLA_Q4_1, q4_1)                                                                                              \
+    SHORT(MLA_Q5_0, q5_0)                                                                                              \
+    SHORT(MLA_Q5_1, q5_1)                                                                                              \
+    SHORT(MLA_IQ4_NL, iq4_nl)                                                                                          \
+    SHORT(MLA_MXFP4, mxfp4)                                                                                            \
+    LONG(MLA_Q2_K, q2_k)                                                                                               \
+    LONG(MLA_Q3_K, q3_k) LONG(MLA_Q4_K, q4_k) LONG(MLA_Q5_K, q5_k) LONG(MLA_Q6_K, q6_k) LONG(MLA_IQ4_XS, iq4_xs)
+#define MLA__ROWS(run, D, d)                                                                                           \
     static MLA__TARGET_VNNI void mla__idot_##d##_vnni(const mla__product *p) {                                         \
-        if (p->K <= MLA__LONG_MOST) mla__idot_rows_vnni(D, p);                                                         \
+        if (p->K <= MLA__ROWS_MOST) run(D, p);                                                                         \
         else mla__idot_##d##_avx2(p);                                                                                  \
     }
-MLA__LONG(MLA__ROWS)
+#define MLA__SHORT_ROWS(D, d) MLA__ROWS(mla__idot_short_vnni, D, d)
+#define MLA__LONG_ROWS(D, d)  MLA__ROWS(mla__idot_long_vnni, D, d)
+MLA__BLOCKS(MLA__SHORT_ROWS, MLA__LONG_ROWS)
 #undef MLA__ROWS
+#undef MLA__SHORT_ROWS
+#undef MLA__LONG_ROWS
 
 /* Of keys as f32 [GLANCE_KEYS, d] what is multiplied, and their scales [16]: no finite numbers of keys with such. */
 MLA__VNNI void mla__glance_keys_vnni(const mla__glance *glance, float *scale, int d) {
@@ -3872,9 +4024,9 @@ static void mla__integer_vnni(mla__kernels *k) {
 #undef MLA__ROWS
 #undef MLA__BOTH
 #define MLA__ROWS(D, d) k->idot[D][MLA_LAYOUT_ROWS] = mla__idot_##d##_vnni;
-    MLA__LONG(MLA__ROWS)
+    MLA__BLOCKS(MLA__ROWS, MLA__ROWS)
 #undef MLA__ROWS
-#undef MLA__LONG
+#undef MLA__BLOCKS
 }
 static void mla__integer_avx2(mla__kernels *k) {
     k->quantize = mla__quantize_avx2;
