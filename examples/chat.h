@@ -516,8 +516,11 @@ static mla_result chat__request(chat_tokens *text, const chat_own *own, const ch
     chat__variables(d, all, options);
     if (jinja_is_list(tools) && jinja_count(tools) && !options->calls_nothing)
         jinja_put(d, all, "tools", chat__typed_value(d, own, tools));
-    for (size_t i = 0; jinja_is_dict(more) && i < jinja_count(more); i++)
-        jinja_put(d, all, jinja_key(more, i), chat__typed_value(d, own, jinja_get(more, jinja_key(more, i))));
+    for (size_t i = 0; jinja_is_dict(more) && i < jinja_count(more); i++) {
+        const char *key = jinja_key(more, i);
+        jinja_value *of = jinja_get(more, key);
+        if (of) jinja_put(d, all, key, chat__typed_value(d, own, of)); /* NULL: a name with a NUL in it */
+    }
     if (!rc) rc = chat__run(text, own, d, all, err);
     jinja_data_destroy(d);
     return rc;

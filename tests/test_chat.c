@@ -253,6 +253,70 @@ static void own_template(void) {
     chat_close(own), tokenizer_close(t), free(text.ids);
 }
 
+/* What a request to OpenAI's chat API becomes, and what is none. */
+static void requests(void) {
+    static const char source[] =
+        "{% for m in messages %}{{ m.role[0] }}={{ m.content }}{% for c in m.tool_calls %}[{{ "
+        "c.function.arguments|tojson "
+        "}}]{% endfor %};{% endfor %}{{ tools|tojson if tools else '' }}{{ extra|tojson if extra is defined else '' }}";
+    static const struct {
+        const char *request, *want;
+        int wrong;
+    } all[] = {
+        {"{\"messages\":[{\"role\":\"developer\",\"content\":\"a\"},{\"role\":\"user\",\"content\":[{\"text\":\"b\"},"
+         "{\"type\":\"image\"},3,{\"text\":\"c\"}]}]}",
+         "s=a;u=bc;", 0},
+        {"{\"messages\":[{\"role\":\"user\"},{\"role\":\"user\",\"content\":null}],\"tools\":[]}", "u=None;u=None;", 0},
+        {"{\"messages\":[{\"role\":\"assistant\",\"content\":[],\"tool_calls\":[{\"function\":{\"arguments\":"
+         "\"{\\\"a\\\":1}\"}},{\"function\":{\"arguments\":\"{\"}},{\"function\":{\"arguments\":{\"b\":2}}}]}]}",
+         "a=[{\"a\": 1}][\"{\"][{\"b\": 2}];", 0},
+        {"{\"messages\":[],\"tools\":[{\"a\\u0000b\":1,\"c\":2}]}", "[{\"c\": 2}]", 0},
+        {"{\"messages\":[],\"tools\":{\"a\":1}}", "", 0},
+        {"{\"messages\":[],\"chat_template_kwargs\":{\"extra\":[1,\"x\"]}}", "[1, \"x\"]", 0},
+        {"{\"messages\":[],\"chat_template_kwargs\":{\"a\\u0000b\":1,\"extra\":2}}", "2", 0},
+        {"{\"messages\":[],\"chat_template_kwargs\":[1]}", "", 0},
+        {"{\"messages\":{}}", "messages: not a list", 1},
+        {"{}", "messages: not a list", 1},
+        {"{\"messages\":[3]}", "messages: one has no role", 1},
+        {"{\"messages\":[{\"content\":\"a\"}]}", "messages: one has no role", 1},
+        {"{\"messages\":[{\"role\":1}]}", "messages: one has no role", 1},
+        {"[", "JSON, byte 1: not a value", 1}};
+    chat_template chat;
+    chat_tokens text = {NULL, 0, 0};
+    chat_own *own = NULL;
+    chat_options options;
+    mla_error error;
+    SECTION("requests");
+    tokenizer *t = detect(&chat, v31, 7);
+    memset(&options, 0, sizeof options);
+    CHECK(chat_open(NULL, source, sizeof source - 1, "x", t, &error) == MLA_ERR_ARGUMENT, "nowhere to put it");
+    CHECK(chat_open(&own, source, sizeof source - 1, "x", NULL, &error) == MLA_ERR_ARGUMENT && !own, "no tokenizer");
+    CHECK(!chat_open(&own, source, sizeof source - 1, "x", t, &error), "%s", error.text);
+    for (size_t i = 0; i < sizeof all / sizeof *all; i++) {
+        const mla_result rc = chat_render_request(&text, own, all[i].request, strlen(all[i].request), &options, &error);
+        if (!all[i].wrong && CHECK(!rc, "%s: %s", all[i].request, error.text)) reads(&text, all[i].want);
+        if (all[i].wrong)
+            CHECK(rc == MLA_ERR_CONFIG && strstr(error.text, all[i].want), "%s: %s, %s", all[i].request,
+                  mla_result_name(rc), rc ? error.text : "");
+    }
+    chat_close(own);
+    static const struct {
+        const char *text;
+        int thinks;
+    } ends[] = {{"", 0}, {"think>", 0}, {"a<think>", 1}, {"<think>\n \n", 1}, {"<think>a", 0}, {"< think>", 0}};
+    for (size_t i = 0; i < sizeof ends / sizeof *ends; i++) { /* letter by letter */
+        text.n = 0;
+        CHECK(!chat_append_text(&text, t, ends[i].text, strlen(ends[i].text), TOKENIZER_PLAIN, &error), "%s",
+              error.text);
+        CHECK(chat_is_thinking(&text, t) == ends[i].thinks, "'%s' %s", ends[i].text,
+              ends[i].thinks ? "thinks" : "ends");
+    }
+    const int none = 100000;
+    text.n = 0;
+    CHECK(!chat_append(&text, &none, 1, &error) && !chat_is_thinking(&text, t), "no token");
+    tokenizer_close(t), free(text.ids);
+}
+
 static void other(void) {
     chat_template chat;
     mla_error error;
@@ -293,6 +357,7 @@ int main(void) {
     styles();
     typed();
     own_template();
+    requests();
     other();
     return test_end();
 }
