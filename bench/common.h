@@ -53,27 +53,8 @@ static void progress(const char *format,
 
 /* ---- memory and random numbers ----------------------------------------------------------------------------------- */
 
-static void *huge_alloc(void *user, size_t bytes) { /* an mla_allocator; free() frees */
-    const size_t page = (size_t)2 << 20;
-    void *memory;
-    (void)user;
-    if (bytes < page) return malloc(bytes);
-    if (bytes > SIZE_MAX - page || posix_memalign(&memory, page, (bytes + page - 1) / page * page)) return NULL;
-#ifdef MADV_HUGEPAGE
-    madvise(memory, (bytes + page - 1) / page * page, MADV_HUGEPAGE);
-#endif
-    return memory;
-}
-
-static void huge_free(void *user, void *memory) {
-    (void)user;
-    free(memory);
-}
-
-static const mla_allocator huge = {huge_alloc, huge_free, NULL};
-
 static void *need(size_t bytes) {
-    void *memory = huge_alloc(NULL, bytes);
+    void *memory = checkpoint_huge_pages.alloc(NULL, bytes);
     if (!memory) fail(1, "out of memory: %.0f MB", (double)bytes * 1e-6);
     return memory;
 }

@@ -184,7 +184,8 @@ static void contexts_open(kernel_bench *b) {
     weights.layers = &layer;
     if (mla_model_create(&b->model, &c, &weights, NULL, &error)) fail(1, "%s", error.text);
     for (int i = 1; i < MLA_ISA_COUNT; i++) {
-        mla_context_desc desc = {.max_tokens = MOST_TOKENS, .threads = b->threads, .isa = (mla_isa)i, .alloc = huge};
+        mla_context_desc desc = {
+            .max_tokens = MOST_TOKENS, .threads = b->threads, .isa = (mla_isa)i, .alloc = checkpoint_huge_pages};
         desc.activations = b->o->activations;
         if (has_runner(b->o, i, MLA_F32) && mla_context_create(&b->context[i], b->model, &desc, &error))
             fail(1, "%s", error.text);

@@ -833,7 +833,7 @@ static void caches_open(bench *b) { /* the first of each depth has room for a pr
                 const mla_cache_desc desc = {.capacity = o->depths.of[d] + room,
                                              .dtype = o->cache,
                                              .index_dtype = o->index_cache,
-                                             .alloc = huge};
+                                             .alloc = checkpoint_huge_pages};
                 mla_error error;
                 if (!pass) bytes += (double)mla_cache_size(b->s.model, &desc);
                 else if (mla_cache_create(&b->caches[d][i], b->s.model, &desc, &error)) fail(1, "%s", error.text);
@@ -927,7 +927,7 @@ static void print_measured(bench *b) {
 }
 
 static mla_context_desc context_desc(bench *b, int threads, int path) {
-    mla_context_desc desc = {.threads = threads, .stats = &b->stats, .alloc = huge};
+    mla_context_desc desc = {.threads = threads, .stats = &b->stats, .alloc = checkpoint_huge_pages};
     desc.max_tokens = b->max_tokens, desc.isa = b->o->isa, desc.activations = b->o->activations;
     desc.invariant = b->o->invariant;
     desc.attn = (mla_attn_path)path;

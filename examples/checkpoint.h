@@ -36,9 +36,9 @@ PLATFORM       C99 or C++11, libc, and mmap, or on Windows what it has for that,
 THREADS        No globals, no printing. Different objects may be used by different threads, and one object read by
                many at once.
 
-CONTENTS       >>json >>safetensors >>checkpoint (the API)   then >>errors >>files >>json-parser >>safetensors-reader
-               >>families (the table to extend for a new model_type) >>config-reader >>quantization >>config-file
-               >>shards >>weights >>packed >>layers >>open
+CONTENTS       >>json >>safetensors >>checkpoint (the API)   then >>errors >>files >>memory >>json-parser
+               >>safetensors-reader >>families (the table to extend for a new model_type) >>config-reader
+               >>quantization >>config-file >>shards >>weights >>packed >>layers >>open
    SPDX-License-Identifier: MIT */
 
 #ifndef CHECKPOINT_H
@@ -171,6 +171,11 @@ CHECKPOINT_API void checkpoint_close(checkpoint *c);
    whether it is there. missing may be NULL, or becomes 1 if there is no such file, else 0. Errors: ARGUMENT, MEMORY. */
 CHECKPOINT_API mla_result checkpoint_read(char **out, size_t *n, const char *path, size_t most, int *missing,
                                           mla_error *err);
+
+/* For the alloc of mla.h's descs: what is large lies in huge pages where Linux gives them to those who ask (madvise),
+   so that no time goes to page tables; else memory of malloc. free() takes it, too. touched: the pages are there at
+   once, so that the first call with a context is as fast as others; not for pools and caches, which are mostly empty. */
+extern const mla_allocator checkpoint_huge_pages, checkpoint_touched_pages;
 
 #ifdef __cplusplus
 }
@@ -514,6 +519,32 @@ static const char *ck__impostor(const unsigned char *text, size_t n) {
         return "this is a web page (HTML), not the file itself";
     return NULL;
 }
+
+/* ---- >>memory ---------------------------------------------------------------------------------------------------- */
+
+static void *ck__huge(void *user, size_t bytes) {
+    (void)user;
+#if defined MADV_HUGEPAGE && !defined CHECKPOINT_NO_MMAP
+    const size_t page = (size_t)2 << 20;
+    void *memory;
+    if (bytes >= page) {
+        if (bytes > SIZE_MAX - page || posix_memalign(&memory, page, (bytes + page - 1) / page * page)) return NULL;
+        madvise(memory, (bytes + page - 1) / page * page, MADV_HUGEPAGE); /* if it fails, they are small ones */
+        return memory;
+    }
+#endif
+    return malloc(bytes);
+}
+static void *ck__touched(void *user, size_t bytes) {
+    void *memory = ck__huge(user, bytes);
+    return memory ? memset(memory, 0, bytes) : NULL;
+}
+static void ck__huge_free(void *user, void *memory) {
+    (void)user;
+    free(memory);
+}
+const mla_allocator checkpoint_huge_pages = {ck__huge, ck__huge_free, NULL};
+const mla_allocator checkpoint_touched_pages = {ck__touched, ck__huge_free, NULL};
 
 /* ---- >>json-parser ----------------------------------------------------------------------------------------------- */
 /* Recursive descent with a depth limit. Values of open containers lie on one growing stack; when a container closes,

@@ -547,6 +547,7 @@ static void start(session *s) {
         fail(1, "%d threads are not to be had", s->context_desc.threads);
     s->context_desc.run = threads_run, s->context_desc.run_user = s->pool;
     s->context_desc.team = 1, s->context_desc.wait = threads_wait, s->context_desc.wake = threads_wake;
+    s->context_desc.alloc = s->cache_desc.alloc = checkpoint_huge_pages;
     if (o->quant.form ||
         o->activations != (int)MLA_ACT_F32) { /* without --quant: what is Q4 in the files is repacked */
         checkpoint_quant how = o->quant;

@@ -187,7 +187,7 @@ static void open_contexts(lab *b) {
     mla_error error;
     mla_context_desc how = {.max_tokens = most(b->chunk, ROWS), .activations = MLA_ACT_F32};
     how.threads = threads_count(b->pool), how.run = threads_run, how.run_user = b->pool;
-    how.team = 1, how.wait = threads_wait, how.wake = threads_wake;
+    how.team = 1, how.wait = threads_wait, how.wake = threads_wake, how.alloc = checkpoint_huge_pages;
     for (int i = 0; i < N_CONTEXTS; i++) {
         const mla_model *model = i == DENSE ? b->dense : b->model;
         how.attn = i == ABSORBED ? MLA_ATTN_ABSORBED : MLA_ATTN_NAIVE;
@@ -646,7 +646,7 @@ static void say_sizes(const lab *b, const text *t) {
 /* Room for chunks of n tokens, and caches of both paths. */
 static look open_look(lab *b, text *t, int n) {
     const int D = b->f->hidden_size;
-    const mla_cache_desc desc = {.capacity = t->T};
+    const mla_cache_desc desc = {.capacity = t->T, .alloc = checkpoint_huge_pages};
     mla_error error;
     look k = {.b = b, .t = t, .n = n};
     float **all[] = {&k.x, &k.xn, &k.y, &k.late, &k.in, &k.post};

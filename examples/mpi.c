@@ -316,13 +316,13 @@ static size_t wide(const session *s) { /* a token's state between layers */
 static void start_texts(session *s, int capacity) {
     static const mla_dtype dtypes[] = {MLA_F32, MLA_F16, MLA_BF16, MLA_Q8};
     options *o = &s->o;
-    mla_cache_desc kd = {.capacity = capacity, .dtype = dtypes[o->cache], .index_dtype = dtypes[o->index_cache]};
+    mla_cache_desc kd = {.capacity = capacity, .alloc = checkpoint_huge_pages};
     const size_t V = (size_t)s->c->config.vocab_size, D = wide(s);
     const int theirs = o->sampling.temperature < 0; /* nothing was asked for: as generation_config.json says */
     mla_error err;
     MPI_Bcast(&o->seed, 1, MPI_UINT64_T, 0, MPI_COMM_WORLD);
     if (theirs) o->sampling.temperature = 0;
-    if (o->chat) kd.snapshots = 4;
+    kd.dtype = dtypes[o->cache], kd.index_dtype = dtypes[o->index_cache], kd.snapshots = o->chat ? 4 : 0;
     mla_result r = theirs && s->language && !o->tokens.n ? language_sampling(s->language, &o->sampling, &err) : MLA_OK;
     for (int i = 0; i < s->n_texts && !r; i++) {
         text *t = &s->texts[i];
@@ -390,7 +390,7 @@ static void start(session *s) {
     mla_context_desc d = {.max_tokens = s->max_tokens, .threads = o->threads, .team = 1, .shard = shard};
     d.run = threads_run, d.run_user = s->pool, d.wait = threads_wait, d.wake = threads_wake;
     d.isa = wire_isa(MPI_COMM_WORLD, (mla_isa)o->isa), d.attn = (mla_attn_path)o->attn,
-    d.activations = (mla_activations)o->activations;
+    d.activations = (mla_activations)o->activations, d.alloc = checkpoint_touched_pages;
     ranks_agree(mla_context_create(&s->context, s->model, &d, &err) ? err.text : "");
     start_texts(s, capacity);
 }

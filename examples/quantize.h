@@ -98,11 +98,7 @@ CHECKPOINT_API mla_result checkpoint_quantize(checkpoint *c, const checkpoint_qu
 /* Every task takes its strip of rows of every tensor, so that nobody waits for anybody. A row is widened to f32 in
  * pieces, on the stack. */
 
-enum {
-    CKQ__PIECE = 1024,
-    CKQ__ALIGN = 64,
-    CKQ__HUGE_PAGE = 2 << 20
-}; /* a piece holds whole groups and blocks of scales */
+enum { CKQ__PIECE = 1024, CKQ__ALIGN = 64 }; /* a piece holds whole groups and blocks of scales */
 
 typedef struct ckq__item {
     mla_tensor from;
@@ -425,7 +421,7 @@ mla_result checkpoint_quantize(checkpoint *c, const checkpoint_quant *how, mla_e
     ckq__visit(&j);
     if (j.rc || !j.n_items) return j.rc;
 
-    const size_t bytes = j.used, align = bytes < CKQ__HUGE_PAGE ? CKQ__ALIGN : CKQ__HUGE_PAGE;
+    const size_t bytes = j.used;
     ckq__work w;
     memset(&w, 0, sizeof w);
     w.tasks = j.how.threads > 0 ? j.how.threads : 1;
@@ -435,7 +431,7 @@ mla_result checkpoint_quantize(checkpoint *c, const checkpoint_quant *how, mla_e
     w.rows_bytes = j.rows_bytes;
     if (w.rows_bytes && w.rows_bytes <= SIZE_MAX / (size_t)w.tasks)
         w.rows = (unsigned char *)malloc((size_t)w.tasks * w.rows_bytes);
-    if (bytes) c->memory = malloc(bytes + align);
+    if (bytes) c->memory = ck__huge(NULL, bytes + CKQ__ALIGN);
     j.items = (ckq__item *)calloc(j.n_items, sizeof *j.items);
     if ((bytes && !c->memory) || (w.rows_bytes && !w.rows) || !j.items) {
         free(c->memory);
@@ -445,10 +441,7 @@ mla_result checkpoint_quantize(checkpoint *c, const checkpoint_quant *how, mla_e
         return ck__fail(err, MLA_ERR_MEMORY, "checkpoint_quantize: no memory for %zu bytes of converted weights",
                         bytes);
     }
-    if (bytes) j.memory = (unsigned char *)c->memory + (align - (size_t)((uintptr_t)c->memory % align));
-#ifdef MADV_HUGEPAGE
-    if (bytes && align == CKQ__HUGE_PAGE) madvise(j.memory, bytes / align * align, MADV_HUGEPAGE);
-#endif
+    if (bytes) j.memory = (unsigned char *)c->memory + (CKQ__ALIGN - (uintptr_t)c->memory % CKQ__ALIGN) % CKQ__ALIGN;
     j.n_items = j.used = 0;
     j.placing = 1;
     ckq__visit(&j);

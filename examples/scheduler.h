@@ -66,13 +66,13 @@ typedef struct scheduler_desc {
     mla_dtype dtype, index_dtype; /* of the pool: rows and index keys, F32, F16, BF16 or Q8 */
     int parallel;                 /* requests run at the same time; 0: 32 */
     int context_length;           /* most tokens of a request, prompt and answer together; 0: 4096 */
-    int budget;  /* most tokens in a call: at most the context's max_tokens, at least parallel - 1 + chunk; 0: 512 */
-    int chunk;   /* most tokens of one prompt in a call, MLA_PAGE times a power of two; 0: 256, or what budget allows */
-    int any_cut; /* 1: see SAME LOGITS */
-    int states;  /* where layers have states (KDA): prefixes that are kept, each with a copy of them; 0: 64 */
-    int speculate;         /* 1: see SPECULATION; where it pays, by clock, or without one always */
-    double (*clock)(void); /* seconds since anything */
-    mla_run run;           /* draws tokens of different requests at the same time, as the context's; NULL: one by one */
+    int budget; /* most tokens in a call: at most the context's max_tokens, at least parallel - 1 + chunk; 0: 512 */
+    int chunk;  /* most tokens of one prompt in a call, MLA_PAGE times a power of two; 0: 256, or what budget allows */
+    int states; /* where layers have states (KDA): prefixes that are kept, each with a copy of them; 0: 64 */
+    int any_cut, speculate; /* 1: see SAME LOGITS; SPECULATION, where it pays, by clock, or without one always */
+    double (*clock)(void);  /* seconds since anything */
+    mla_allocator alloc;    /* of the pool */
+    mla_run run; /* draws tokens of different requests at the same time, as the context's; NULL: one by one */
     void *run_user;
 } scheduler_desc;
 
@@ -654,7 +654,7 @@ static mla_result sd__resolve(scheduler *s, mla_error *err) {
     const int64_t all = (int64_t)d->parallel * sd__pages(d->context_length), pages = INT_MAX / MLA_PAGE;
     mla_pool_desc p;
     memset(&p, 0, sizeof p);
-    p.n_pages = 1024, p.dtype = d->dtype, p.index_dtype = d->index_dtype;
+    p.n_pages = 1024, p.dtype = d->dtype, p.index_dtype = d->index_dtype, p.alloc = d->alloc;
     const double n = floor(1024 * (double)d->pool_bytes / (double)mla_pool_size(d->model, &p));
     if (!d->n_pages && !d->pool_bytes) d->n_pages = (int)(all < pages ? all : pages);
     if (!d->n_pages) d->n_pages = n < (double)pages ? (int)n : (int)pages;

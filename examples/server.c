@@ -1056,10 +1056,11 @@ static void open_model(server *s) {
     memset(&how, 0, sizeof how);
     how.max_tokens = d.budget, how.threads = threads_count(s->pool), how.run = threads_run, how.run_user = s->pool;
     how.team = 1, how.invariant = !fast, how.wait = threads_wait, how.wake = threads_wake;
+    how.alloc = checkpoint_huge_pages;
     if (mla_context_create(&s->context, s->model, &how, &error)) fail(1, "%s", error.text);
     d.model = s->model, d.context = s->context, d.parallel = s->parallel, d.context_length = s->ctx, d.any_cut = fast;
     d.dtype = d.index_dtype = types[o->cache], d.speculate = mtp, d.clock = now;
-    d.run = threads_run, d.run_user = s->pool;
+    d.run = threads_run, d.run_user = s->pool, d.alloc = checkpoint_huge_pages;
     const mla_pool_desc one = {.n_pages = 1, .dtype = d.dtype, .index_dtype = d.index_dtype},
                         two = {.n_pages = 2, .dtype = d.dtype, .index_dtype = d.index_dtype};
     const double bytes = (double)(mla_pool_size(s->model, &two) - mla_pool_size(s->model, &one)),

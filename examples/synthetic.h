@@ -216,13 +216,9 @@ mla_result synthetic_open(checkpoint **out, tokenizer **t, const char *name, mla
         m.dtype = dtype;
         int ok = c->layers && c->experts && (c->mtp || !mtp) && syn__fill(&m.plain, MLA_BF16, 0.022f) &&
                  syn__fill(&m.embed, MLA_BF16, 1) && (dtype == MLA_BF16 || syn__fill(&m.blocks, dtype, 0.022f));
-        const size_t page = (size_t)2 << 20; /* in huge ones, as checkpoint_quantize has them */
-        if (ok) syn__all(&m, c), ok = (c->memory = malloc(m.used + page)) != NULL;
+        if (ok) syn__all(&m, c), ok = (c->memory = checkpoint_huge_pages.alloc(NULL, m.used + 64)) != NULL;
         if (ok) {
-            m.base = (unsigned char *)c->memory + (page - (uintptr_t)c->memory % page) % page;
-#ifdef MADV_HUGEPAGE
-            madvise(m.base, m.used / page * page, MADV_HUGEPAGE);
-#endif
+            m.base = (unsigned char *)c->memory + (64 - (uintptr_t)c->memory % 64) % 64;
             syn__all(&m, c);
         }
         rc = ok ? syn__tokenizer(t, c->config.vocab_size, err) : MLA_ERR_MEMORY;

@@ -296,7 +296,7 @@ static void wire__share(wire *w) {
     MPI_Allreduce(&mine, &all, 1, MPI_INT, MPI_MIN, w->comm);
     if (!all) free(w->shared), w->shared = NULL;
     if (!w->shared) return;
-    memset(own, 0, 64);
+    memset(own, 0, (size_t)bytes);
     for (int r = 0; r < w->ranks; r++) {
         MPI_Aint size;
         void *at;

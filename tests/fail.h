@@ -61,6 +61,7 @@ typedef FILE *fail_file;
 typedef DIR *fail_dir;
 FAIL_CALL(FAIL_MEMORY, ENOMEM, fail_pointer, malloc, NULL, 1, (size_t n), (n))
 FAIL_CALL(FAIL_MEMORY, ENOMEM, fail_pointer, calloc, NULL, 1, (size_t n, size_t size), (n, size))
+FAIL_CALL(FAIL_MEMORY, ENOMEM, int, posix_memalign, ENOMEM, 1, (void **out, size_t align, size_t n), (out, align, n))
 FAIL_CALL(FAIL_MEMORY, ENOMEM, fail_pointer, realloc, NULL, !p, (void *p, size_t n), (p, n))
 FAIL_CALL(FAIL_FILES, EMFILE, fail_file, fopen, NULL, 1, (const char *path, const char *mode), (path, mode))
 FAIL_CALL(FAIL_FILES, EMFILE, fail_dir, opendir, NULL, 1, (const char *path), (path))
