@@ -174,7 +174,7 @@ CHECKPOINT_API mla_result checkpoint_read(char **out, size_t *n, const char *pat
 
 /* For the alloc of mla.h's descs: what is large lies in huge pages where Linux gives them to those who ask (madvise),
    so that no time goes to page tables; else memory of malloc. free() takes it, too. touched: the pages are there at
-   once, so that the first call with a context is as fast as others; not for pools and caches, which are mostly empty. */
+   once, so that the first call with a context is as fast as others; not for pools and caches: most is never used. */
 extern const mla_allocator checkpoint_huge_pages, checkpoint_touched_pages;
 
 #ifdef __cplusplus
