@@ -4,7 +4,7 @@
 # make check      all the tests can do, also under sanitizers and valgrind as far as they are installed; T="asan/%" runs some
 # make tokenizer  compares token ids of 24 tokenizers with the reference implementations on 20,000 texts (make check does on fewer)
 # make llamacpp   compares logits and tokens with llama.cpp's on the same GGUF files (make check does on fewer)
-# make coverage   which lines and branches of the headers `make test` runs, by gcov (with TEST_ALL of test_fail); build/coverage lists others
+# make coverage   which lines and branches of the headers `make test` runs, by gcov (with TEST_ALL of two of them); build/coverage lists others
 # make matrix     mla.h by other compilers, as other languages and for other machines, as far as they are here; into README's table
 # make fuzz       inputs at random into what reads them, S=60 seconds each (make check replays those that are kept)
 # make bench      how fast, as a fraction of what the machine can do; bench/machine.sh makes a table of it, also against another build

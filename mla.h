@@ -1963,8 +1963,10 @@ MLA__AVX2 void mla__put_avx2(mla_dtype t, void *p, mla__sz i, __m256 v) {
                       odd = _mm256_and_si256(_mm256_srli_epi32(u, 16), _mm256_set1_epi32(1));
         const __m256i even = _mm256_add_epi32(u, _mm256_add_epi32(odd, _mm256_set1_epi32(0x7fff)));
         const __m256i quiet = _mm256_or_si256(u, _mm256_set1_epi32(0x400000));
-        const __m256i w = _mm256_srli_epi32(
-            _mm256_blendv_epi8(even, quiet, _mm256_castps_si256(_mm256_cmp_ps(v, v, _CMP_UNORD_Q))), 16);
+        /* not _mm256_blendv_epi8, of which gcc with -funsigned-char makes its first argument */
+        const __m256 some =
+            _mm256_blendv_ps(_mm256_castsi256_ps(even), _mm256_castsi256_ps(quiet), _mm256_cmp_ps(v, v, _CMP_UNORD_Q));
+        const __m256i w = _mm256_srli_epi32(_mm256_castps_si256(some), 16);
         _mm_storeu_si128((__m128i *)(void *)(b + 2 * i),
                          _mm_packus_epi32(_mm256_castsi256_si128(w), _mm256_extracti128_si256(w, 1)));
     } else {
@@ -2957,7 +2959,8 @@ MLA__AVX2 void mla__scales_avx2(const mla_dtype t, const unsigned char *b, float
 MLA__AVX2 __m256 mla__powers_avx2(__m128i x) { /* mla__power of eight bytes; of 0 and 1 they are no normals */
     const __m256i e = _mm256_cvtepu8_epi32(x), low = _mm256_sllv_epi32(_mm256_set1_epi32(0x00200000), e);
     const __m256i powers = _mm256_slli_epi32(_mm256_sub_epi32(e, _mm256_set1_epi32(1)), 23);
-    return _mm256_castsi256_ps(_mm256_blendv_epi8(low, powers, _mm256_cmpgt_epi32(e, _mm256_set1_epi32(1))));
+    const __m256 normal = _mm256_castsi256_ps(_mm256_cmpgt_epi32(e, _mm256_set1_epi32(1)));
+    return _mm256_blendv_ps(_mm256_castsi256_ps(low), _mm256_castsi256_ps(powers), normal);
 }
 /* The same of group j of sixteen rows interleaved, rows 8 half and up. */
 MLA__AVX2 __m256 mla__scales16_avx2(const mla_dtype t, const unsigned char *b, int j, int half, __m256 *min) {

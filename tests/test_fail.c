@@ -638,6 +638,24 @@ static void fails_in_turn(const struct operation *o) {
     CHECK(o->run(&e) == MLA_OK && sum == wanted, "%s: afterwards", o->name);
 }
 
+/* Random weights are too large to be made again and again: up to the memory for all of them. */
+static void synthetic_fails(void) {
+    SECTION("random weights");
+    for (int on = 0; on < 2; on++)
+        for (long k = 1; k <= 8; k++) {
+            checkpoint *c;
+            tokenizer *t;
+            mla_error e;
+            const long open = fail.open;
+            fail_begin(FAIL_MEMORY, k, on);
+            const mla_result r = synthetic_open(&c, &t, "lite1-mtp", MLA_Q4, &e);
+            fail_end();
+            CHECK(r == MLA_ERR_MEMORY && !c && !t && strstr(e.text, "out of memory for the synthetic weights"),
+                  "%s %ld: %s, %s", fail.name, k, mla_result_name(r), e.text);
+            CHECK(fail.open == open, "%s %ld: %ld stay open", fail.name, k, fail.open - open);
+        }
+}
+
 static void must(int failed, const char *what) {
     if (!failed) return;
     printf("cannot prepare %s\n", what);
@@ -689,6 +707,7 @@ int main(int argc, char **argv) {
         SECTION(operations[i].name);
         fails_in_turn(&operations[i]);
     }
+    if (argc < 2) synthetic_fails();
     put_away();
     CHECK(fail.open == open, "%ld stay open", fail.open - open);
     return test_end();
