@@ -358,12 +358,13 @@ typedef struct mla_config {
 } mla_config;
 
 /* The published dimensions of "deepseek-v2-lite", "deepseek-v2", "deepseek-v3" (R1 too), "kimi-k2", "longcat-flash",
-   "minicpm3", "deepseek-v32", "glm4-moe-lite", "glm-moe-dsa", "mistral4", "youtu", "axk1". Not in them:
+   "minicpm3", "deepseek-v32", "glm4-moe-lite", "glm-moe-dsa", "mistral4", "youtu", "axk1", "kimi-linear". Not in them:
    rope.short_factor and rope.long_factor of minicpm3, which the caller sets; which layers are dense, which is up to the
-   weights (first_k_dense_replace is 1, for deepseek-v3, deepseek-v32 and glm-moe-dsa 3, for mistral4 0). Of the second
-   six, what the papers do not state is the default of transformers' configuration classes; in doubt is rope of
-   glm4-moe-lite, glm-moe-dsa, youtu and axk1, for which these classes have no theta of their own (10000 is all
-   configurations') and no scaling: take it from the checkpoint's config.json. Error: UNSUPPORTED, another name. */
+   weights (first_k_dense_replace is 1, for deepseek-v3, deepseek-v32 and glm-moe-dsa 3, for mistral4 0), and so is
+   which have KDA (20 of kimi-linear's 27). Of the second six, what the papers do not state is the default of
+   transformers' configuration classes; in doubt is rope of glm4-moe-lite, glm-moe-dsa, youtu and axk1, for which these
+   classes have no theta of their own (10000 is all configurations') and no scaling: take it from the checkpoint's
+   config.json. Error: UNSUPPORTED, another name. */
 MLA_API mla_result mla_config_preset(mla_config *out, const char *name, mla_error *err);
 
 /* ---- >>weights --------------------------------------------------------------------------------------------------- */
@@ -4019,8 +4020,21 @@ static MLA__TARGET_VNNI void mla__glance_vnni(float *score, float *scale, const 
     }
 }
 
+/* kv_b is mostly Q8, and decoding reads all of it as f32. */
+static MLA__TARGET_VNNI void mla__unpack_q8_vnni(float *y, const void *x, mla__sz n) {
+    const unsigned char *b = (const unsigned char *)x;
+    for (mla__sz i = 0; i < n; i += MLA_GROUP, b += 34) {
+        const __m512 d = _mm512_broadcastss_ps(_mm256_castps256_ps128(mla__half_avx2(b)));
+        MLA__EACH(h, 2) {
+            const __m512i q = _mm512_cvtepi8_epi32(mla__m128i(b + 2 + 16 * h));
+            _mm512_storeu_ps(y + i + 16 * h, _mm512_mul_ps(_mm512_cvtepi32_ps(q), d));
+        }
+    }
+}
+
 static void mla__integer_vnni(mla__kernels *k) {
     k->few = 16, k->glance = mla__glance_vnni, k->glance_lanes = mla__glance_lanes_vnni;
+    k->widen[MLA_Q8] = mla__unpack_q8_vnni;
 #define MLA__ROWS(D, d) k->igemm[D] = mla__igemm_vnni;
 #define MLA__BOTH(D, d) k->igemm[D] = mla__igemm_vnni, k->idot[D][MLA_LAYOUT_X16] = mla__idot_##d##x16_vnni;
     MLA__FORMATS(MLA__BOTH, MLA__ROWS)
@@ -6097,6 +6111,11 @@ static void mla__as_mistral(mla_config *c) {
 }
 static void mla__as_youtu(mla_config *c) { mla__preset_unscaled(c, 1e4f, 131072); }
 static void mla__as_axk1(mla_config *c) { mla__preset_unscaled(c, 1e4f, 32768); }
+static void mla__as_kda(mla_config *c) {
+    mla__preset_unscaled(c, 1e4f, 0);
+    c->rope.layout = MLA_ROPE_NONE, c->n_group = c->topk_group = 1, c->block_norm.eps = 1e-5f;
+    c->linear_num_heads = 32, c->linear_head_dim = 128;
+}
 
 typedef struct mla__preset {
     const char *name;
@@ -6120,6 +6139,7 @@ static const mla__preset mla__presets[] = {
     {"mistral4",         131072, 4096, 36, 12288,  32, 1024, 256,  64, 64, 128, 128,  4, 2048, 1, 1, mla__as_mistral},
     {"youtu",            128256, 2048, 32,  6144,  16, 1536, 512, 128, 64, 128,   0,  0,    0, 0, 0, mla__as_youtu},
     {"axk1",             163840, 7168, 61, 18432,  64, 1536, 512, 128, 64, 128, 192,  8, 2048, 1, 2.5f, mla__as_axk1},
+    {"kimi-linear",      163840, 2304, 27,  9216,  32,    0, 512, 128, 64, 128, 256,  8, 1024, 1, 2.446f, mla__as_kda},
 };
 /* clang-format on */
 

@@ -796,7 +796,7 @@ static void test_long(const fixture *f) {
 }
 
 /* ---- presets ----------------------------------------------------------------------------------------------------- */
-/* The published config.json of the first six and deepseek-v32, the defaults of transformers' configuration classes for
+/* The published config.json of the first six, deepseek-v32 and kimi-linear, the defaults of transformers' configuration classes for
    the others (the factors of minicpm3 are not compared); written with ' for ". */
 
 static const struct published {
@@ -907,7 +907,17 @@ static const struct published {
              "1e-06, 'max_position_embeddings': 32768, 'n_routed_experts': 192, 'num_experts_per_tok': 8, "
              "'moe_intermediate_size': 2048, 'n_shared_experts': 1, 'n_group': 8, 'topk_group': 4, "
              "'routed_scaling_factor': 2.5, 'first_k_dense_replace': 1, 'norm_topk_prob': true, 'rope_interleave': "
-             "true, 'rope_parameters': {'rope_type': 'default', 'rope_theta': 10000.0}}"}};
+             "true, 'rope_parameters': {'rope_type': 'default', 'rope_theta': 10000.0}}"},
+    {"kimi-linear",
+     "{'model_type': 'kimi_linear', 'vocab_size': 163840, 'hidden_size': 2304, 'num_hidden_layers': 27, "
+     "'intermediate_size': 9216, 'num_attention_heads': 32, 'num_key_value_heads': 32, 'q_lora_rank': "
+     "null, 'kv_lora_rank': 512, 'qk_nope_head_dim': 128, 'qk_rope_head_dim': 64, 'v_head_dim': 128, "
+     "'rms_norm_eps': 1e-05, 'model_max_length': 1048576, 'num_experts': 256, 'num_experts_per_token': 8, "
+     "'moe_intermediate_size': 1024, 'num_shared_experts': 1, 'num_expert_group': 1, 'topk_group': 1, "
+     "'routed_scaling_factor': 2.446, 'moe_renormalize': true, 'moe_router_activation_func': 'sigmoid', "
+     "'first_k_dense_replace': 1, 'linear_attn_config': {'full_attn_layers': [4, 8, 12, 16, 20, 24, 27], "
+     "'kda_layers': [1, 2, 3, 5, 6, 7, 9, 10, 11, 13, 14, 15, 17, 18, 19, 21, 22, 23, 25, 26], 'head_dim':"
+     " 128, 'num_heads': 32, 'short_conv_kernel_size': 4}}"}};
 
 /* c of a model without weights: with defaults resolved. */
 static mla_model *resolved(const char *name, const mla_config *c) {
@@ -964,6 +974,7 @@ static void test_presets(void) {
             SAME(n_group), SAME(topk_group), SAME(topk_method), SAME(scoring_func), SAME(norm_topk_prob),
                 SAME(routed_scaling_factor);
             SAME(index_topk), SAME(index_n_heads), SAME(index_head_dim), SAME(index_rope);
+            SAME(linear_num_heads), SAME(linear_head_dim), SAME(linear_conv_kernel_dim), SAME(kda_lower_bound);
             if (a->rope.scaling != MLA_ROPE_DEFAULT) SAME(rope.original_max_position_embeddings);
             if (a->rope.scaling == MLA_ROPE_YARN) SAME(rope.beta_fast), SAME(rope.beta_slow);
             CHECK(!memcmp(mla_model_inv_freq(ma), mla_model_inv_freq(mb),
@@ -972,7 +983,7 @@ static void test_presets(void) {
                   "%s: rotary angles", name);
         }
         mla_model_destroy(ma), mla_model_destroy(mb);
-        free(c.rope_factors), free(c.indexers);
+        free(c.rope_factors), free(c.indexers), free(c.recurrent);
     }
 }
 
