@@ -115,7 +115,7 @@ build/flags: FORCE
 # ---- make test, make check ---------------------------------------------------------------------------------------------
 
 # Tests by name, as tests/run.sh takes them; those that take longest come first. T=... are those asked for.
-SLOW = arm bench fuzz llamacpp web windows# these are for make check
+SLOW = arm bench fuzz llamacpp small web windows# these are for make check
 LONGEST = generate test_properties test_model test_mtp test_weights test_sparse test_kernels style names
 TESTS = $(LONGEST) $(filter-out $(SLOW) $(LONGEST) $(CANNOT) matrix,$(patsubst tests/%/run.sh,%,$(wildcard tests/*/run.sh)) $(PROGRAM_TESTS))
 PROGRAM_TESTS = $(filter-out $(CANNOT),$(patsubst tests/%.c,%,$(wildcard tests/test_*.c)))
@@ -178,33 +178,36 @@ matrix: $(if $(filter mingw%,$(or $(T),mingw)),build/generate)
 
 # ---- make web ----------------------------------------------------------------------------------------------------------
 
-# Needs Debian's clang-19 lld-19 libclang-rt-19-dev-wasm32 wasi-libc (older ones know no relaxed SIMD). Kernels are built fast, and of one
-# set, without vectors of the compiler's beside their own; the rest is built small. (Kernels built small, too, decode 13 % slower, and 24 %
-# without unrolled loops.) Binaryen's wasm-opt, where it is, makes a program smaller by a twelfth, if it knows all that is in it: Debian
-# 12's knows no relaxed SIMD.
+# Needs Debian's clang-19 lld-19 libclang-rt-19-dev-wasm32 wasi-libc (older ones know no relaxed SIMD). Kernels are built fast, without
+# vectors of the compiler's beside their own, the rest is built small: functions that are called once are put into their callers by
+# wasm-opt, if at all, and loops keep their counters. Binaryen's wasm-opt, where it is, makes a program smaller by a twentieth, if it
+# knows all that is in it: Debian 12's knows no relaxed SIMD.
 # The newest that builds for WebAssembly; empty: none does.
 WASM_CC = $(eval WASM_CC := $(shell for cc in $$(ls /usr/bin/clang-[0-9]* 2>/dev/null | sort -rV) clang; do \
     echo 'int main(void) { return 0; }' | $$cc --target=wasm32-wasi -x c - -o /dev/null 2>/dev/null && echo $$cc && break; done))$(WASM_CC)
 wasm_cc:
 	@echo $(WASM_CC)
-WASM = $(WASM_CC) --target=wasm32-wasi -std=c99 $(WARNINGS) $(CPPFLAGS) -mbulk-memory -mnontrapping-fptoint -DCHECKPOINT_NO_MMAP \
-    -I. -Iexamples
+WASM = $(WASM_CC) --target=wasm32-wasi -std=c99 $(WARNINGS) $(CPPFLAGS) -mbulk-memory -mnontrapping-fptoint -DMLA_SMALL \
+    -DCHECKPOINT_NO_MMAP -I. -Iexamples
 WASM_scalar =
 WASM_simd = -msimd128 -DMLA_NO_SCALAR
+WASM_FAST = -O2 -fno-vectorize -fno-slp-vectorize
+WASM_PARTS = MLA CHECKPOINT TOKENIZER SAMPLER JINJA CHAT LANGUAGE TEXT
+WASM_SMALL = -Oz -fno-inline -mllvm -disable-lsr
 WASM_relaxed = $(WASM_simd) -mrelaxed-simd
 WASM_KINDS = scalar simd $(shell printf '\043include <wasm_simd128.h>\nv128_t f(v128_t a) { return wasm_f32x4_relaxed_madd(a, a, a); }' | \
     $(WASM_CC) --target=wasm32-wasi -Werror $(WASM_relaxed) -x c -c - -o /dev/null 2>/dev/null && echo relaxed)
-WASM_OPT = wasm-opt -Oz --enable-simd --enable-relaxed-simd --enable-bulk-memory --enable-sign-ext --enable-nontrapping-float-to-int
+WASM_OPT = wasm-opt -Oz --converge --enable-simd --enable-relaxed-simd --enable-bulk-memory --enable-sign-ext --enable-nontrapping-float-to-int
 web:
 	$(if $(WASM_CC),,$(error make web needs clang for wasm32-wasi: apt-get install clang-19 lld-19 libclang-rt-19-dev-wasm32 wasi-libc))
 	@$(MAKE) --no-print-directory $(WASM_KINDS:%=build/web/mla-%.wasm.gz)
 	cp examples/web/index.html examples/web/*.mjs build/web/
 	mkdir -p build/web/tales && cp examples/tales/*.json examples/tales/model.safetensors build/web/tales/
-build/web/mla-%.wasm.gz: examples/web/web.c $(HEADERS)
+build/web/mla-%.wasm.gz: examples/web/web.c $(HEADERS) Makefile
 	@mkdir -p build/web
-	$(WASM) $(WASM_$*) -O2 -fno-vectorize -fno-slp-vectorize -DMLA_IMPLEMENTATION -DMLA__SELECT=extern -x c -c mla.h -o build/web/mla-$*.o
-	$(WASM) $(WASM_$*) -Oz -DMLA_API=static -DMLA__SELECT=extern -DMLA__SELECTED -Wno-unused-function -c $< -o build/web/web-$*.o
-	$(WASM_CC) --target=wasm32-wasi -mexec-model=reactor -Wl,-z,stack-size=1048576 -Wl,--max-memory=4294967296 -Wl,--strip-all \
+	$(WASM) $(WASM_$*) $(WASM_FAST) -DMLA_IMPLEMENTATION -DMLA__SELECT=extern -x c -c mla.h -o build/web/mla-$*.o
+	$(WASM) $(WASM_$*) $(WASM_SMALL) -D_DEFAULT_SOURCE $(WASM_PARTS:%=-D%_IMPLEMENTATION) -DMLA_API=static -DMLA__SELECT=extern -DMLA__SELECTED -Wno-unused-function -c $< -o build/web/web-$*.o
+	$(WASM_CC) --target=wasm32-wasi -mexec-model=reactor -Wl,-z,stack-size=1048576 -Wl,--max-memory=4294967296 -Wl,--strip-all -Wl,--compress-relocations \
 	    build/web/mla-$*.o build/web/web-$*.o -o build/web/mla-$*.wasm -lm
 	if $(WASM_OPT) build/web/mla-$*.wasm -o build/web/small-$*.wasm 2>/dev/null; then mv build/web/small-$*.wasm build/web/mla-$*.wasm; fi
 	gzip -9nf build/web/mla-$*.wasm && rm build/web/mla-$*.o build/web/web-$*.o

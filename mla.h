@@ -102,7 +102,7 @@ CHANGES
                expert_weight. mla_context_desc.watch ends calls, with MLA_ERR_ABORTED. mla_stats has phases.
                mla_error.sequence, mla_pool_pages_needed. mla_cache_save, mla_cache_load.
                mla_norm_forward. MLA_STACK. mla_context_desc.shard: several contexts share a model's work.
-               MLA_ISA_SIMD128. MLA_NO_SCALAR.
+               MLA_ISA_SIMD128. MLA_NO_SCALAR. MLA_SMALL.
                mla_kda_weights: layers with a state. mla_cache_desc and mla_pool_desc have state_dtype and snapshots;
                mla_cache_cut, mla_cache_snapshot, mla_cache_snapshots, mla_cache_forget, mla_cache_read_state.
                Gates and sinks of attention, norms with gates: mla_attn_weights has gate and sinks, mla_norm_weights
@@ -664,7 +664,9 @@ MLA_API int mla_context_threads(const mla_context *context);
 /* ---- >>isa ------------------------------------------------------------------------------------------------------- */
 
 /* Compiled in, and this CPU and its OS can run it; for AMX, Linux is asked for leave. -DMLA_NO_SCALAR leaves SCALAR out
-   where others are sure to be there (AArch64, WebAssembly with SIMD128): programs become smaller. */
+   where others are sure to be there (AArch64, WebAssembly with SIMD128): programs become smaller. So they do with
+   -DMLA_SMALL, of the same results: most formats of weights share kernels, which are slower, the most with several
+   tokens and with blocks other than Q8, Q4_K and Q6_K; f32, f16 and bf16 of one token are as fast as ever. */
 MLA_API int mla_isa_available(mla_isa isa);
 /* "auto", "scalar", "avx2", "avx512", "vnni", "bf16", "amx", "neon", "simd128" */
 MLA_API const char *mla_isa_name(mla_isa isa);
@@ -1278,6 +1280,19 @@ static inline void mla__hc_ref(double *x, double *post, const mla_config *f, con
 #define MLA__SCALAR 1
 #endif
 
+/* With MLA_SMALL formats share the kernels of f32, to which their weights are widened, tokens come one by one, and what
+   is SELDOM the most of a call is built for size. */
+#if defined(MLA_SMALL) && defined(__GNUC__)
+#define MLA__SMALL  1
+#define MLA__SELDOM __attribute__((cold))
+#elif defined(MLA_SMALL)
+#define MLA__SMALL 1
+#define MLA__SELDOM
+#else
+#define MLA__SMALL 0
+#define MLA__SELDOM
+#endif
+
 #if defined(__GNUC__)
 #ifndef MLA__INLINE /* make coverage has none inlined, so that a branch counts once */
 #define MLA__INLINE static inline __attribute__((always_inline, unused))
@@ -1636,6 +1651,8 @@ MLA__INLINE float mla__get(mla_dtype t, const void *p, mla__sz i) {
         return v * (float)mla__code_of(f, b, (int)i) - min;
     }
 }
+/* The same where t is no constant: once, as it is long. */
+static float mla__value(mla_dtype t, const void *p, mla__sz i) { return mla__get(t, p, i); }
 MLA__INLINE void mla__put(mla_dtype t, void *p, mla__sz i, float f) {
     unsigned char *b = (unsigned char *)p;
     const uint16_t h = t == MLA_F16 ? mla_f32_to_f16(f) : mla_f32_to_bf16(f);
@@ -1680,8 +1697,8 @@ MLA__INLINE float mla__scale(const mla_tensor *w, int row, int col) {
 float mla_weight(const mla_tensor *w, int row, int col) {
     const int block = mla__formats[w->dtype].block;
     unsigned char own[MLA__BLOCK_BYTES];
-    if (mla__blocked(w->dtype)) return mla__get(w->dtype, mla__block_at(w, row, col, own), col % block);
-    const float v = mla__get(w->dtype, w->data, row * (mla__sz)w->cols + col);
+    if (mla__blocked(w->dtype)) return mla__value(w->dtype, mla__block_at(w, row, col, own), col % block);
+    const float v = mla__value(w->dtype, w->data, row * (mla__sz)w->cols + col);
     return mla__scaled(w) ? v * mla__scale(w, row, col) : v;
 }
 /* 0 of a tensor that is absent, or of no known dtype: it has no place in the model. */
@@ -2522,7 +2539,7 @@ static float mla__block_dot(const mla__format *f, const int8_t *q, const float *
     }
     return sum;
 }
-static void mla__idot_scalar(const mla__product *p) {
+MLA__SELDOM static void mla__idot_scalar(const mla__product *p) {
     const mla__format *f = &mla__formats[p->w->dtype];
     const int groups = f->block / f->group;
     unsigned char own[MLA__BLOCK_BYTES];
@@ -2771,25 +2788,36 @@ MLA__INLINE void mla__unpack_128(const mla_dtype t, float *y, const void *x, mla
             }
         }
 }
-MLA__INLINE void mla__idot_128(const mla_dtype t, const mla__product *p) {
+MLA__INLINE void mla__idot_128(const mla_dtype t, const int R, const mla__product *p) {
     const mla__sz row = mla__bytes(t, p->w->cols);
     if (p->w->layout != MLA_LAYOUT_ROWS) {
         mla__idot_scalar(p);
         return;
     }
-    for (int n = p->n0; n < p->n1; n += 4)
+    for (int n = p->n0; n < p->n1; n += R)
         for (int i = 0; i < p->in.T; i++) {
             const unsigned char *b = (const unsigned char *)p->w->data + (p->row0 + n) * row;
             const mla__act *a = mla__act_of(&p->in, i);
             float *y = p->y + i * p->ldy + (n - p->n0);
             const int rest = p->n1 - n, groups = p->K / MLA_GROUP;
-            if (rest >= 4) mla__idot_rows_128(t, 4, y, a, b, row, groups);
-            for (int r = 0; rest < 4 && r < rest; r++) mla__idot_rows_128(t, 1, y + r, a, b + r * row, row, groups);
+            if (rest >= R) mla__idot_rows_128(t, R, y, a, b, row, groups);
+            for (int r = 0; rest < R && r < rest; r++) mla__idot_rows_128(t, 1, y + r, a, b + r * row, row, groups);
         }
 }
+/* With MLA_SMALL those of all formats but the most usual. */
+MLA__SELDOM static void mla__idot_shared_128(const mla__product *p) { mla__idot_128(p->w->dtype, 1, p); }
+MLA__SELDOM static void mla__unpack_shared_128(mla_dtype t, float *y, const void *x, mla__sz n) {
+    mla__unpack_128(t, y, x, n);
+}
 #define MLA__ROWS(D, d)                                                                                                \
-    static void mla__idot_##d##_128(const mla__product *p) { mla__idot_128(D, p); }                                    \
-    static void mla__unpack_##d##_128(float *y, const void *x, mla__sz n) { mla__unpack_128(D, y, x, n); }
+    static void mla__idot_##d##_128(const mla__product *p) {                                                           \
+        if (MLA__SMALL && D != MLA_Q8 && D != MLA_Q4_K && D != MLA_Q6_K) mla__idot_shared_128(p);                      \
+        else mla__idot_128(D, MLA__SMALL ? 2 : 4, p);                                                                  \
+    }                                                                                                                  \
+    static void mla__unpack_##d##_128(float *y, const void *x, mla__sz n) {                                            \
+        if (MLA__SMALL) mla__unpack_shared_128(D, y, x, n);                                                            \
+        else mla__unpack_128(D, y, x, n);                                                                              \
+    }
 MLA__FORMATS(MLA__ROWS, MLA__ROWS)
 #undef MLA__ROWS
 static void mla__integer_128(mla__kernels *k) {
@@ -4177,9 +4205,11 @@ static MLA__TARGET_VBMI void mla__dot_e4m3_vbmi(const mla__product *p) {
 #define MLA__V       MLA__F(v)
 #define MLA__NR      (MLA__VL * MLA__NV)
 #define MLA__NL      (MLA__VL * MLA__LV)
-#define MLA__ABREAST (MLA__VL == 16 ? 4 : MLA__FEW) /* tokens that a row meets together: what the registers hold */
-#define MLA__FN      static MLA__TARGET
-#define MLA__IN      MLA__INLINE MLA__TARGET
+#define MLA__ABREAST                                                                                                   \
+    (MLA__SMALL ? 1 : MLA__VL == 16 ? 4 : MLA__FEW) /* tokens that a row meets together: what the registers hold */
+#define MLA__FN   static MLA__TARGET
+#define MLA__RARE static MLA__SELDOM MLA__TARGET
+#define MLA__IN   MLA__INLINE MLA__TARGET
 
 /* c [M, NR] (+)= sum_k a[i][k*ak] b[k*bk .. +NR): the one loop in which nearly all arithmetic of prefill and attention
    happens. M and the dtype of b are constants in each use, and so is `stride`: if not 0, the rows of a lie so many
@@ -4459,7 +4489,8 @@ MLA__IN void MLA__F(dot_rows)(const mla_dtype t, const int TB, float *const *y, 
     }
 }
 /* All rows; what is less than so many rows is made full by doing some twice. */
-MLA__IN void MLA__F(dot_apart)(const mla_dtype t, const int TB, const mla__product *p, const float *const *x) {
+MLA__IN void MLA__F(dot_apart)(const mla_dtype t, const int TB, const mla__product *p, float *to,
+                               const float *const *x) {
     const int each = 4 / TB, rows = p->n1 - p->n0, apart = (rows + each - 1) / each;
     const mla__sz ld = p->w->cols;
     const char *from = (const char *)p->w->data + mla__bytes(t, (p->row0 + p->n0) * ld);
@@ -4468,7 +4499,7 @@ MLA__IN void MLA__F(dot_apart)(const mla_dtype t, const int TB, const mla__produ
         const char *w[4];
         for (int j = 0; j < each; j++) {
             const int at = n + j * apart < rows ? n + j * apart : rows - 1;
-            y[j] = p->y + at, w[j] = from + mla__bytes(t, at * ld);
+            y[j] = to + at, w[j] = from + mla__bytes(t, at * ld);
         }
         MLA__F(dot_rows)(t, TB, y, p->ldy, x, w, p->K);
     }
@@ -4498,18 +4529,22 @@ MLA__IN void MLA__F(dot_wide)(const mla__product *p) {
 /* Up to FEW tokens; of weights in blocks any number. */
 MLA__IN void MLA__F(dot)(const mla_dtype t, const mla__product *p) {
     const int apart = MLA__VL > 1 && (t == MLA_F32 || t == MLA_F16 || t == MLA_BF16);
-    const float *x[MLA__FEW];
-    if (mla__blocked(t) && p->in.T > MLA__FEW) {
+    if (mla__blocked(t) && p->in.T > MLA__FEW && !MLA__SMALL) {
         MLA__F(dot_wide)(p);
         return;
     }
-    for (int i = 0; i < p->in.T; i++) x[i] = mla__x_of(&p->in, i);
-    if (apart && p->in.T == 1) MLA__F(dot_apart)(t, 1, p, x);
-    else if (apart) MLA__F(dot_apart)(t, 2, p, x);
-    else if (p->in.T == 1)
-        for (int n = p->n0; n < p->n1; n++) MLA__F(dot_row)(t, 1, p, p->y + (n - p->n0), x, p->row0 + n);
-    else
-        for (int n = p->n0; n < p->n1; n++) MLA__F(dot_row)(t, 2, p, p->y + (n - p->n0), x, p->row0 + n);
+    for (int i = 0, some; i < p->in.T; i += some) {
+        const float *x[MLA__FEW];
+        float *y = p->y + i * p->ldy;
+        some = MLA__ABREAST > 1 && p->in.T > 1 ? 2 : 1;
+        for (int j = 0; j < some; j++) x[j] = mla__x_of(&p->in, i + j);
+        if (apart && some == 1) MLA__F(dot_apart)(t, 1, p, y, x);
+        else if (apart) MLA__F(dot_apart)(t, 2, p, y, x);
+        else if (some == 1)
+            for (int n = p->n0; n < p->n1; n++) MLA__F(dot_row)(t, 1, p, y + (n - p->n0), x, p->row0 + n);
+        else
+            for (int n = p->n0; n < p->n1; n++) MLA__F(dot_row)(t, 2, p, y + (n - p->n0), x, p->row0 + n);
+    }
 }
 
 /* Few tokens, the transposed use: whole rows stream by, four at a time; y stays in the first-level cache. Whole vectors
@@ -4600,6 +4635,21 @@ MLA__IN void MLA__F(widen)(const mla_dtype t, float *y, const void *x, mla__sz n
     for (; i + MLA__VL <= n; i += MLA__VL) MLA__F(st)(y + i, MLA__F(get)(t, x, i));
     for (; i < n; i++) y[i] = mla__get(t, x, i);
 }
+#define MLA__DTYPE(D, d)                                                                                               \
+    MLA__FN void MLA__F(widen_##d)(float *y, const void *x, mla__sz n) { MLA__F(widen)(D, y, x, n); }
+MLA__DTYPE(MLA_F32, f32)
+MLA__DTYPE(MLA_F16, f16)
+MLA__DTYPE(MLA_BF16, bf16)
+MLA__DTYPE(MLA_E4M3, e4m3)
+MLA__DTYPE(MLA_I8, i8)
+#undef MLA__DTYPE
+/* Of caches. With MLA_SMALL t is no constant. */
+MLA__IN void MLA__F(widen_cached)(const mla_dtype t, float *y, const void *x, mla__sz n) {
+    if (!MLA__SMALL) MLA__F(widen)(t, y, x, n);
+    else if (t == MLA_F16) MLA__F(widen_f16)(y, x, n);
+    else if (t == MLA_BF16) MLA__F(widen_bf16)(y, x, n);
+    else MLA__F(widen)(MLA_Q8, y, x, n);
+}
 MLA__IN void MLA__F(narrow)(const mla_dtype t, void *y, const float *x, mla__sz n) {
     mla__sz i = 0;
     for (; i + MLA__VL <= n; i += MLA__VL) MLA__F(put)(t, y, i, MLA__F(ld)(x + i));
@@ -4609,7 +4659,7 @@ MLA__IN void MLA__F(narrow)(const mla_dtype t, void *y, const float *x, mla__sz 
 /* The scale of a group of Q4, q = x / d within -8..7. The plain one maps the largest x to -8; one around it, of either
    sign, can do better. For given q the best d is xq / qq, and the squared error then xx - xq^2 / qq. A lane is a scale
    that is tried, so that nothing is summed across lanes. */
-MLA__FN float MLA__F(q4_scale)(const float *x) {
+MLA__RARE float MLA__F(q4_scale)(const float *x) {
     static const float tried[48] = {-6.5f,  -6.625f, -6.75f, -6.875f, -7.0f,  -7.125f, -7.25f, -7.375f, -7.5f,  -7.625f,
                                     -7.75f, -7.875f, -8.0f,  -8.125f, -8.25f, -8.375f, -8.5f,  -8.625f, -8.75f, -8.875f,
                                     -9.0f,  -9.125f, -9.25f, -9.375f, 6.5f,   6.625f,  6.75f,  6.875f,  7.0f,   7.125f,
@@ -4694,7 +4744,7 @@ MLA__IN void MLA__F(conv_of)(const int taps, float *y, const float *const *x, co
         y[i] = sum / (1.0f + expf(-sum));
     }
 }
-MLA__FN void MLA__F(conv)(float *y, const float *const *x, const float *w, int taps, int n) {
+MLA__RARE void MLA__F(conv)(float *y, const float *const *x, const float *w, int taps, int n) {
     const float *const four[4] = {x[0], x[taps > 1], x[taps > 2 ? 2 : 0], x[taps > 3 ? 3 : 0]};
     if (taps == 4) MLA__F(conv_of)(4, y, four, w, n);
     else MLA__F(conv_of)(taps, y, x, w, n);
@@ -4726,7 +4776,7 @@ MLA__FN void MLA__F(norm)(float *y, const float *x, float eps, mla_dtype t, cons
     else if (t == MLA_F16) MLA__F(scaled)(MLA_F16, y, x, by, w, n);
     else MLA__F(scaled)(MLA_BF16, y, x, by, w, n);
 }
-MLA__FN void MLA__F(unit)(float *y, const float *x, float length, int n) {
+MLA__RARE void MLA__F(unit)(float *y, const float *x, float length, int n) {
     const float by = length / sqrtf(MLA__F(squares)(x, n) + 1e-6f);
     int i = 0;
     for (; i + MLA__VL <= n; i += MLA__VL) MLA__F(st)(y + i, MLA__F(mul)(MLA__F(ld)(x + i), MLA__F(set1)(by)));
@@ -4741,7 +4791,7 @@ MLA__IN MLA__V MLA__F(softplus)(MLA__V x) {
     for (int i = 13; i > 0; i -= 2) sum = MLA__F(fma)(sum, s2, MLA__F(set1)(2.0f / (float)i));
     return MLA__F(fma)(sum, s, MLA__F(max)(x, MLA__F(zero)()));
 }
-MLA__FN void MLA__F(decay)(float *g, const float *f, const float *bias, float a, float bound, int n) {
+MLA__RARE void MLA__F(decay)(float *g, const float *f, const float *bias, float a, float bound, int n) {
     int i = 0;
     for (; i + MLA__VL <= n; i += MLA__VL) {
         const MLA__V x = MLA__F(add)(MLA__F(ld)(f + i), MLA__F(ld)(bias + i));
@@ -4779,7 +4829,7 @@ MLA__IN void MLA__F(recur_columns)(const int NV, const mla__recur *r, float qk, 
         }
     }
 }
-MLA__FN void MLA__F(recur)(const mla__recur *r) {
+MLA__RARE void MLA__F(recur)(const mla__recur *r) {
     const int C = r->C;
     float *eg = r->e, *ek = eg + C, *eq = ek + C, qk = 0;
     int j = 0;
@@ -4804,7 +4854,7 @@ MLA__IN void MLA__F(decay_between)(float *e, const float *to, const float *from,
     }
 }
 /* A and B [BLOCK, BLOCK] within a block whose decay has no room in floats, pair by pair. */
-MLA__FN void MLA__F(chunk_pairs)(const mla__chunk *p, float *a, float *b, int i0, int nb) {
+MLA__RARE void MLA__F(chunk_pairs)(const mla__chunk *p, float *a, float *b, int i0, int nb) {
     for (int i = i0; i < i0 + nb; i++)
         for (int j = i0; j <= i; j++) {
             MLA__V ka = MLA__F(zero)(), qa = MLA__F(zero)();
@@ -4820,7 +4870,7 @@ MLA__FN void MLA__F(chunk_pairs)(const mla__chunk *p, float *a, float *b, int i0
 }
 /* The rows of a block, as they meet its own columns, and the state; columns of k e^(G(first) - G), or with to, which
    has no bounds, of k e^(to - G). */
-MLA__FN void MLA__F(chunk_rows)(const mla__chunk *p, int i0, int nb, const float *to) {
+MLA__RARE void MLA__F(chunk_rows)(const mla__chunk *p, int i0, int nb, const float *to) {
     const mla__sz ld = p->ld;
     const float *first = p->g + i0 * ld;
     float *before = p->e, *columns = p->e + 2 * ld;
@@ -4853,7 +4903,7 @@ MLA__IN void MLA__F(chunk_product)(float *c, mla__sz ldc, const float *a, mla__s
             MLA__F(tile_f32)(some, MLA__NR, c + i * ldc + j, ldc, rows, 1, b + j, ldb, K, add, b, 0);
         }
 }
-MLA__FN void MLA__F(chunk_block)(const mla__chunk *p, int i0) {
+MLA__RARE void MLA__F(chunk_block)(const mla__chunk *p, int i0) {
     const int nb = p->n - i0 < MLA__CHUNK_BLOCK ? p->n - i0 : MLA__CHUNK_BLOCK, last = i0 + nb - 1;
     const mla__sz ld = p->ld;
     const float *first = p->g + i0 * ld, *next = p->g + (last + 1 < p->n ? last + 1 : last) * ld;
@@ -4899,7 +4949,7 @@ MLA__IN void MLA__F(chunk_solve)(const int NV, const mla__chunk *p, mla__sz c) {
         }
     }
 }
-MLA__FN void MLA__F(chunk)(const mla__chunk *p) {
+MLA__RARE void MLA__F(chunk)(const mla__chunk *p) {
     const mla__sz ld = p->ld;
     const int cols = (int)ld;
     mla__sz c = 0;
@@ -4917,7 +4967,7 @@ MLA__FN void MLA__F(chunk)(const mla__chunk *p) {
         }
     MLA__F(chunk_product)(p->s, ld, p->kt, MLA__CHUNK, p->C, p->w, ld, cols, p->n, 1);
 }
-MLA__FN void MLA__F(gated_norm)(float *z, const float *x, const float *w, float eps, int n) {
+MLA__RARE void MLA__F(gated_norm)(float *z, const float *x, const float *w, float eps, int n) {
     const float by = 1.0f / sqrtf(MLA__F(squares)(x, n) / (float)n + eps);
     int i = 0;
     for (; i + MLA__VL <= n; i += MLA__VL) {
@@ -4927,7 +4977,7 @@ MLA__FN void MLA__F(gated_norm)(float *z, const float *x, const float *w, float 
     for (; i < n; i++) z[i] = x[i] * by * w[i] / (1.0f + expf(-z[i]));
 }
 
-MLA__FN void MLA__F(gate)(float *y, const float *g, int n) {
+MLA__RARE void MLA__F(gate)(float *y, const float *g, int n) {
     int i = 0;
     for (; i + MLA__VL <= n; i += MLA__VL)
         MLA__F(st)(y + i, MLA__F(mul)(MLA__F(ld)(y + i), MLA__F(sigmoid)(MLA__F(ld)(g + i))));
@@ -4992,7 +5042,7 @@ MLA__IN void MLA__F(scores)(const mla_dtype t, const mla__lanes *panels, int n, 
             m = tall ? MLA__AR : nu - u < MLA__MR ? nu - u : MLA__MR;
             for (int i = 0; i < m; i++) {
                 const unsigned char *row = k + mla__bytes(t, (u + i) * ldk + k0);
-                if (t != MLA_F32) MLA__F(widen)(t, wide + i * MLA__AK, row, kc);
+                if (t != MLA_F32) MLA__F(widen_cached)(t, wide + i * MLA__AK, row, kc);
                 if (!tall) a[i] = t == MLA_F32 ? (const float *)(const void *)row : wide + i * MLA__AK;
             }
             for (int p = 0; p < n; p++) {
@@ -5009,35 +5059,43 @@ MLA__IN void MLA__F(scores)(const mla_dtype t, const mla__lanes *panels, int n, 
         }
 }
 /* Panels of queries meet a visit: scores, softmax, and the sums of values, where lanes are broadcast and channels are
-   the vectors. Values are widened in registers: a widened copy would cost more memory traffic than they do. */
+   the vectors. Values are widened in registers: a widened copy would cost more memory traffic than they do, though with
+   MLA_SMALL there is one of some columns at a time. */
 MLA__IN void MLA__F(attend)(const mla_dtype t, mla__lanes *panels, int n, const mla__visit *visit) {
-    const int dv = visit->dv, nu = visit->nu;
-    const mla__sz ldv = visit->ldv;
+    enum { COLS = MLA__VL * (MLA__AV > MLA__NV ? MLA__AV : MLA__NV) };
+    const int dv = visit->dv, nu = visit->nu, copied = MLA__SMALL && t != MLA_F32;
+    const mla_dtype as = MLA__SMALL ? MLA_F32 : t;
     const float *a[MLA__MR];
+    float own[MLA__SMALL ? MLA__KEYS * COLS : 1];
     int i, m;
     MLA__F(scores)(t, panels, n, visit);
     for (int p = 0; p < n; p++) {
         mla__lanes *l = &panels[p];
         float *probs = visit->s + p * (mla__sz)nu * MLA__NL;
         const int tall = l->n >= MLA__AR && dv % (MLA__VL * MLA__AV) == 0, cols = tall ? MLA__VL * MLA__AV : MLA__NR;
+        const mla__sz ldv = copied ? cols : visit->ldv;
         MLA__F(softmax)(l, visit, probs);
-        for (int c = 0; c < dv; c += cols)
+        for (int c = 0; c < dv; c += cols) {
+            const unsigned char *at = (const unsigned char *)visit->v + mla__bytes(t, c);
+            const void *from = copied ? (const void *)own : at;
+            for (i = 0; i < nu && copied; i++)
+                MLA__F(widen_cached)(t, own + i * cols, at + mla__bytes(t, i * visit->ldv), cols);
             for (int r = 0; r < l->n; r += m) {
-                const void *from = (const unsigned char *)visit->v + mla__bytes(t, c);
                 float *o = l->o + r * (mla__sz)dv + c;
                 m = tall && l->n - r >= MLA__AR ? MLA__AR : l->n - r < MLA__MR ? l->n - r : MLA__MR;
                 if (tall && m == MLA__AR) {
-                    (t == MLA_BF16  ? MLA__F(values_bf16)
-                     : t == MLA_F16 ? MLA__F(values_f16)
-                                    : MLA__F(values_f32))(o, dv, probs + r, MLA__NL, from, ldv, nu, l->started, o, 0);
+                    (as == MLA_BF16  ? MLA__F(values_bf16)
+                     : as == MLA_F16 ? MLA__F(values_f16)
+                                     : MLA__F(values_f32))(o, dv, probs + r, MLA__NL, from, ldv, nu, l->started, o, 0);
                     continue;
                 }
                 for (i = 0; i < m; i++) a[i] = probs + r + i;
-                (t == MLA_BF16  ? MLA__F(tile_bf16)
-                 : t == MLA_F16 ? MLA__F(tile_f16)
-                                : MLA__F(tile_f32))(m, dv - c < cols ? dv - c : cols, o, dv, a, MLA__NL, from, ldv, nu,
-                                                    l->started, o, 0);
+                (as == MLA_BF16  ? MLA__F(tile_bf16)
+                 : as == MLA_F16 ? MLA__F(tile_f16)
+                                 : MLA__F(tile_f32))(m, dv - c < cols ? dv - c : cols, o, dv, a, MLA__NL, from, ldv, nu,
+                                                     l->started, o, 0);
             }
+        }
         l->started = 1;
     }
 }
@@ -5059,9 +5117,18 @@ MLA__IN void MLA__F(index)(const mla_dtype t, float *score, const mla__lanes *pa
     }
 }
 
+/* For all dtypes, with MLA_SMALL. */
+MLA__FN void MLA__F(attend_any)(mla_dtype t, mla__lanes *panels, int n, const mla__visit *visit) {
+    MLA__F(attend)(t, panels, n, visit);
+}
+MLA__RARE void MLA__F(index_any)(mla_dtype t, float *score, const mla__lanes *panels, const float *weight, int n,
+                                 const mla__visit *visit) {
+    MLA__F(index)(t, score, panels, weight, n, visit);
+}
 #define MLA__ATTEND(D, d)                                                                                              \
     MLA__FN void MLA__F(attend_##d)(mla__lanes * panels, int n, const mla__visit *visit) {                             \
-        MLA__F(attend)(D, panels, n, visit);                                                                           \
+        if (MLA__SMALL) MLA__F(attend_any)(D, panels, n, visit);                                                       \
+        else MLA__F(attend)(D, panels, n, visit);                                                                      \
     }
 MLA__ATTEND(MLA_F32, f32)
 MLA__ATTEND(MLA_F16, f16)
@@ -5070,7 +5137,8 @@ MLA__ATTEND(MLA_BF16, bf16)
 #define MLA__INDEX(D, d)                                                                                               \
     MLA__FN void MLA__F(index_##d)(float *score, const mla__lanes *panels, const float *weight, int n,                 \
                                    const mla__visit *visit) {                                                          \
-        MLA__F(index)(D, score, panels, weight, n, visit);                                                             \
+        if (MLA__SMALL) MLA__F(index_any)(D, score, panels, weight, n, visit);                                         \
+        else MLA__F(index)(D, score, panels, weight, n, visit);                                                        \
     }
 MLA__INDEX(MLA_F32, f32)
 MLA__INDEX(MLA_F16, f16)
@@ -5078,11 +5146,18 @@ MLA__INDEX(MLA_BF16, bf16)
 MLA__INDEX(MLA_Q8, q8)
 #undef MLA__INDEX
 
+MLA__RARE void MLA__F(gemm_widened)(const mla__product *p) { MLA__F(gemm)(MLA_Q8, p); }
+MLA__RARE void MLA__F(dot_widened)(const mla__product *p) { MLA__F(dot)(MLA_Q8, p); }
+MLA__RARE void MLA__F(mix_widened)(const mla__product *p) { MLA__F(mix)(MLA_Q8, p); }
 /* D: a dtype, or for all that are widened one of them */
+#define MLA__PRODUCT(name, D, d)                                                                                       \
+    MLA__FN void MLA__F(name##_##d)(const mla__product *p) {                                                           \
+        if (MLA__SMALL) MLA__F(name##_widened)(p);                                                                     \
+        else MLA__F(name)(D, p);                                                                                       \
+    }
 #define MLA__DTYPE(D, d)                                                                                               \
-    MLA__FN void MLA__F(gemm_##d)(const mla__product *p) { MLA__F(gemm)(D, p); }                                       \
-    MLA__FN void MLA__F(mix_##d)(const mla__product *p) { MLA__F(mix)(D, p); }                                         \
-    MLA__FN void MLA__F(widen_##d)(float *y, const void *x, mla__sz n) { MLA__F(widen)(D, y, x, n); }
+    MLA__PRODUCT(gemm, D, d)                                                                                           \
+    MLA__PRODUCT(mix, D, d)
 MLA__DTYPE(MLA_F32, f32)
 MLA__DTYPE(MLA_F16, f16)
 MLA__DTYPE(MLA_BF16, bf16)
@@ -5094,11 +5169,8 @@ MLA__FN void MLA__F(dot_f32)(const mla__product *p) { MLA__F(dot)(MLA_F32, p); }
 MLA__FN void MLA__F(dot_f16)(const mla__product *p) { MLA__F(dot)(MLA_F16, p); }
 MLA__FN void MLA__F(dot_bf16)(const mla__product *p) { MLA__F(dot)(MLA_BF16, p); }
 #endif
-MLA__FN void MLA__F(dot_e4m3)(const mla__product *p) { MLA__F(dot)(MLA_E4M3, p); }
-MLA__FN void MLA__F(widen_i8)(float *y, const void *x, mla__sz n) { MLA__F(widen)(MLA_I8, y, x, n); }
-MLA__FN void MLA__F(gemm_widened)(const mla__product *p) { MLA__F(gemm)(MLA_Q8, p); }
-MLA__FN void MLA__F(dot_widened)(const mla__product *p) { MLA__F(dot)(MLA_Q8, p); }
-MLA__FN void MLA__F(mix_widened)(const mla__product *p) { MLA__F(mix)(MLA_Q8, p); }
+MLA__PRODUCT(dot, MLA_E4M3, e4m3)
+#undef MLA__PRODUCT
 MLA__FN void MLA__F(narrow_f32)(void *y, const float *x, mla__sz n) { MLA__F(narrow)(MLA_F32, y, x, n); }
 MLA__FN void MLA__F(narrow_f16)(void *y, const float *x, mla__sz n) { MLA__F(narrow)(MLA_F16, y, x, n); }
 MLA__FN void MLA__F(narrow_bf16)(void *y, const float *x, mla__sz n) { MLA__F(narrow)(MLA_BF16, y, x, n); }
@@ -5141,6 +5213,7 @@ static void MLA__F(table)(mla__kernels *k) {
 #undef MLA__NR
 #undef MLA__NL
 #undef MLA__FN
+#undef MLA__RARE
 #undef MLA__IN
 #undef MLA__ISA
 #undef MLA__ISA_ENUM
@@ -5719,7 +5792,7 @@ void mla_widen(float *y, mla_dtype t, const void *x, size_t n) {
     if (n >= 256) mla__select(&k, MLA_ISA_AUTO); /* which takes longer than a few elements */
     if (k.widen[t]) k.widen[t](y, x, (mla__sz)n);
     else
-        for (size_t i = 0; i < n; i++) y[i] = mla__get(t, x, (mla__sz)i);
+        for (size_t i = 0; i < n; i++) y[i] = mla__value(t, x, (mla__sz)i);
 }
 
 /* ---- >>quantize -------------------------------------------------------------------------------------------------- */
@@ -7564,9 +7637,9 @@ mla_result mla_cache_read(const mla_cache *k, int layer, int position, float *ro
     if (position >= k->written[layer])
         return MLA__REFUSE(err, "mla_cache_read: position %d of layer %d, which has rows for %d", position, layer,
                            k->written[layer]);
-    for (int i = 0; i < p->width; i++) row[i] = mla__get(p->dtype, mla__row(k, layer, position), i);
+    for (int i = 0; i < p->width; i++) row[i] = mla__value(p->dtype, mla__row(k, layer, position), i);
     for (int i = 0; k->indexer[layer] >= 0 && i < p->index_width; i++)
-        row[p->width + i] = mla__get(p->index_dtype, mla__index_row(k, layer, position), i);
+        row[p->width + i] = mla__value(p->index_dtype, mla__index_row(k, layer, position), i);
     return MLA_OK;
 }
 
@@ -8382,7 +8455,7 @@ static void mla__rows(mla_context *c, float *y, mla__sz ldy, const mla__in *in, 
             run(&p);
         }
     for (int t = 0; b->data && in->k0 == 0 && t < in->T; t++)
-        for (int n = n0; n < n1; n++) y[t * ldy + n - n0] += mla__get(b->dtype, b->data, row0 + n);
+        for (int n = n0; n < n1; n++) y[t * ldy + n - n0] += mla__value(b->dtype, b->data, row0 + n);
 }
 
 /* y [T, cols] = x [T, n] . W[row0 .. row0+n, :]. Where both ways give the same bits their number decides. */
@@ -8598,12 +8671,12 @@ static void mla__norm(const mla_context *c, float *y, const float *x, int n, con
     }
     for (int i = 0; i < n && norm->kind == MLA_NORM_LAYER; i++) mean += (double)x[i] / n;
     for (int i = 0; i < n; i++) squares += ((double)x[i] - mean) * ((double)x[i] - mean);
-    const float alpha = norm->kind == MLA_NORM_DYT ? mla__get(w->alpha.dtype, w->alpha.data, 0) : 0, mf = (float)mean,
+    const float alpha = norm->kind == MLA_NORM_DYT ? mla__value(w->alpha.dtype, w->alpha.data, 0) : 0, mf = (float)mean,
                 r = (float)(1.0 / sqrt(squares / n + (double)norm->eps));
     for (int i = 0; i < n; i++) {
-        const float g = mla__get(w->weight.dtype, w->weight.data, i),
+        const float g = mla__value(w->weight.dtype, w->weight.data, i),
                     z = norm->kind == MLA_NORM_DYT ? tanhf(alpha * x[i]) : (x[i] - mf) * r;
-        y[i] = w->bias.data ? z * g + mla__get(w->bias.dtype, w->bias.data, i) : z * g;
+        y[i] = w->bias.data ? z * g + mla__value(w->bias.dtype, w->bias.data, i) : z * g;
     }
 }
 
@@ -9637,7 +9710,7 @@ static void mla__walk_sinks(const mla__walk *walk, int p) {
     const mla__lanes *l = &walk->my->lanes[p];
     for (int i = 0; i < l->n && sinks->data; i++) {
         const int head = walk->q.head0 + (p * walk->c->k.nl + i) % walk->q.heads;
-        if (l->l[i] != 0) l->l[i] += expf(mla__get(sinks->dtype, sinks->data, walk->c->head0 + head) - l->m[i]);
+        if (l->l[i] != 0) l->l[i] += expf(mla__value(sinks->dtype, sinks->data, walk->c->head0 + head) - l->m[i]);
     }
 }
 /* y [n] = what lane i has summed, over the sum of its weights. */
@@ -9794,7 +9867,7 @@ static void mla__merge_work(mla_context *c, void *arg, const mla__share *my) {
             share[p] = l[p] != 0 ? expf(m[p] - max) : 0;
             sum += share[p] * l[p];
         }
-        if (sinks->data && sum != 0) sum += expf(mla__get(sinks->dtype, sinks->data, c->head0 + row % H) - max);
+        if (sinks->data && sum != 0) sum += expf(mla__value(sinks->dtype, sinks->data, c->head0 + row % H) - max);
         for (int p = 0; p < n; p++) share[p] = sum != 0 ? share[p] / sum : 0;
         s->sees[to] = sum != 0;
         mla__mix(c, s->ol + to * R, R, &in, &o, 0, n, c->workers[my->worker].panel);
@@ -10110,7 +10183,7 @@ static float mla__kda_token(mla_context *c, const mla__kda_head *j, int t, float
         MLA__PREFETCH(c->kda->f + ahead + i);
         MLA__PREFETCH(c->kda->z + ahead + i);
     }
-    const float a = expf(mla__get(j->a->w->a_log.dtype, j->a->w->a_log.data, j->h));
+    const float a = expf(mla__value(j->a->w->a_log.dtype, j->a->w->a_log.data, j->h));
     float *const to[3] = {q, k, v};
     for (int i = 0; i < 3; i++)
         c->k.conv(to[i], my->x + i * (taps - 1 + c->max_tokens) + t, my->w + i * taps * C, taps, C);
@@ -10328,7 +10401,7 @@ static void mla__route(const mla_config *f, const mla_tensor *bias, float *z, fl
     } else {
         for (e = 0; e < E; e++) score[e] = 1.0f / (1.0f + expf(-z[e]));
     }
-    for (e = 0; e < E; e++) biased[e] = score[e] + (bias->data ? mla__get(bias->dtype, bias->data, e) : 0);
+    for (e = 0; e < E; e++) biased[e] = score[e] + (bias->data ? mla__value(bias->dtype, bias->data, e) : 0);
     if (f->topk_method != MLA_TOPK_GREEDY && G > 1) {
         const int top2 = f->topk_method >= MLA_TOPK_NOAUX_TC;
         memset(taken, 0, (size_t)E);
@@ -10695,8 +10768,8 @@ static void mla__hc_one(const mla_context *c, const mla_hc_weights *w, float *y,
     for (int i = 0; i < m * D; i++) s[i & 3] += (double)x[i] * (double)x[i];
     const float r = (float)(1 / sqrt(((s[0] + s[1]) + (s[2] + s[3])) / (m * (double)D) + (double)f->block_norm.eps));
     for (int j = 0; j < w->fn.rows; j++) {
-        const float scale = mla__get(w->scale.dtype, w->scale.data, j / m);
-        const float z = maps[j] * r * scale + mla__get(w->base.dtype, w->base.data, j);
+        const float scale = mla__value(w->scale.dtype, w->scale.data, j / m);
+        const float z = maps[j] * r * scale + mla__value(w->base.dtype, w->base.data, j);
         maps[j] = (j < m ? 1 : f->hc_magnitude) / (1.0f + expf(-z)) + f->hc_eps;
     }
     for (int i = 0; i < D; i++) y[i] = maps[0] * x[i];
@@ -10836,7 +10909,7 @@ static void mla__embed_row(const mla_context *c, const mla_tensor *e, float *x, 
     for (int i = 0; i < n && block > 1; i += block) c->k.widen[e->dtype](x + i, mla__block_at(e, row, i, own), block);
     for (int i = 0; i < n; i++) {
         const float scale = mla__scaled(e) ? mla__scale(e, row, i) * by : by;
-        x[i] = (block > 1 ? x[i] : mla__get(e->dtype, e->data, row * (mla__sz)n + i)) * scale;
+        x[i] = (block > 1 ? x[i] : mla__value(e->dtype, e->data, row * (mla__sz)n + i)) * scale;
     }
 }
 

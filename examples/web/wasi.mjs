@@ -13,13 +13,12 @@ export async function instantiate(module, {file, write}) {
     const bytes = (at, n) => new Uint8Array(memory.buffer, at, n);
     const parts = (list, n) => Array.from({length: n}, (_, i) =>
         bytes(view().getUint32(list + 8 * i, true), view().getUint32(list + 8 * i + 4, true)));
-    const named = (at, n) => file(new TextDecoder().decode(bytes(at, n).slice()));
+    const decoded = (at, n) => new TextDecoder().decode(bytes(at >>> 0, n).slice());
+    const named = (at, n) => file(decoded(at, n));
     const calls = {
         environ_sizes_get: (n, total) => (view().setUint32(n, 0, true), view().setUint32(total, 0, true), 0),
-        clock_time_get: (id, precision, at) => {
-            view().setBigUint64(at, BigInt(Math.round((id ? performance.now() : Date.now()) * 1e6)), true);
-            return 0;
-        },
+        clock_time_get: (id, precision, at) =>
+            (view().setBigUint64(at, BigInt(Math.round((id ? performance.now() : Date.now()) * 1e6)), true), 0),
         proc_exit: code => { throw new Exit(code); },
         fd_prestat_get: (fd, at) => fd === ROOT ? (view().setBigUint64(at, 1n << 32n, true), 0) : BADF,
         fd_prestat_dir_name: (fd, at) => (bytes(at, 1)[0] = 47, 0),
@@ -40,8 +39,7 @@ export async function instantiate(module, {file, write}) {
         path_open: (fd, flags, path, n, how, base, inheriting, fdflags, at) => {
             const f = named(path, n);
             if (!f) return NOENT;
-            open.set(next, {file: f, at: 0});
-            view().setUint32(at, next++, true);
+            open.set(next, {file: f, at: 0}), view().setUint32(at, next++, true);
             return 0;
         },
         fd_close: fd => open.delete(fd) ? 0 : BADF,
@@ -66,15 +64,16 @@ export async function instantiate(module, {file, write}) {
             return 0;
         },
         fd_write: (fd, list, n, at) => {
-            let done = 0;
-            for (const from of parts(list, n)) write(fd, from.slice()), done += from.length;
-            view().setUint32(at, done, true);
-            return 0;
+            const all = parts(list, n);
+            all.forEach(from => write(fd, from.slice()));
+            return view().setUint32(at, all.reduce((sum, from) => sum + from.length, 0), true), 0;
         },
     };
     const call = (all, name) => (...given) => // addresses from 2 GiB on come as negative numbers
         all[name] ? all[name](...given.map(x => typeof x === "number" ? x >>> 0 : x)) : NOSYS;
-    const instance = await WebAssembly.instantiate(module, {wasi_snapshot_preview1: new Proxy(calls, {get: call})});
+    const wasi = new Proxy(calls, {get: call});
+    const math = {__proto__: Math, number: (at, n) => n ? Number(decoded(at, n)) : NaN}; // of digits alone
+    const instance = await WebAssembly.instantiate(module, {wasi_snapshot_preview1: wasi, math});
     memory = instance.exports.memory;
     return instance;
 }

@@ -1,25 +1,33 @@
 /* web.c - what the page calls: a model is opened, a text or a conversation begun, and then one step after the other
    taken. All strings are UTF-8; those that come back are web_text's. One model for the life of an instance. */
-#define _DEFAULT_SOURCE
-#define MLA_IMPLEMENTATION
 #include "mla.h"
-#define CHECKPOINT_IMPLEMENTATION
 #include "checkpoint.h"
 #include "gguf.h"
-#define TOKENIZER_IMPLEMENTATION
 #include "tokenizer.h"
-#define SAMPLER_IMPLEMENTATION
 #include "sampler.h"
-#define JINJA_IMPLEMENTATION
 #include "jinja.h"
-#define CHAT_IMPLEMENTATION
 #include "chat.h"
-#define LANGUAGE_IMPLEMENTATION
 #include "language.h"
-#define TEXT_IMPLEMENTATION
 #include "text.h"
 
 #define WEB(name) __attribute__((export_name(#name))) name
+
+/* What engines have; the C library's are 27 KB with tables. strtod: of digits alone, as all that call it see to. */
+#define WEB_MATH(name, parameters, ...)                                                                                \
+    __attribute__((import_module("math"), import_name(#name))) double web_##name parameters;                           \
+    double name parameters { return web_##name(__VA_ARGS__); }
+WEB_MATH(sin, (double x), x)
+WEB_MATH(cos, (double x), x)
+WEB_MATH(exp, (double x), x)
+WEB_MATH(log, (double x), x)
+WEB_MATH(pow, (double x, double y), x, y)
+__attribute__((import_module("math"), import_name("number"))) double web_number(const char *s, size_t n);
+double strtod(const char *s, char **end) {
+    const size_t n = strspn(s, "+-.0123456789eE");
+    const double x = web_number(s, n); /* NaN: they are none */
+    if (end) *end = (char *)(uintptr_t)(s + (isnan(x) ? 0 : n));
+    return isnan(x) ? 0 : x;
+}
 
 enum { CHUNK = 64, MOST = 4096 }; /* tokens of a prompt in one call; of a text */
 

@@ -54,14 +54,13 @@ async function open(given) {
     const files = given || await demo(), path = chosen(files), all = new Map(files.map(f => [f.path, f.blob]));
     const total = files.reduce((n, f) => n + f.blob.size, 0), reader = new FileReaderSync();
     const {kind, module} = await program();
-    let done = 0, said = 0, messages = "";
+    let done = 0, said = 0;
     const file = name => all.has(name) ? {size: all.get(name).size, read(at, n) {
         const piece = new Uint8Array(reader.readAsArrayBuffer(all.get(name).slice(at, at + Math.min(n, 1 << 24))));
         if ((done += piece.length) > said + total / 50) postMessage({reading: Math.min(1, (said = done) / total)});
         return piece;
     }} : [...all.keys()].some(key => key.startsWith(name + "/")) ? {size: -1, read: () => new Uint8Array(0)} : null;
-    const write = (fd, bytes) => messages += new TextDecoder().decode(bytes);
-    web = (await instantiate(module, {file, write})).exports;
+    web = (await instantiate(module, {file, write() {}})).exports;
     web._initialize();
     checked(web.web_open(put(path)[0]));
     about = JSON.parse(text());

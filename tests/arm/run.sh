@@ -24,5 +24,6 @@ arm() {
 arm "" test_modules
 arm "" test_kernels
 arm "-march=armv8.2-a+dotprod" test_kernels
+arm "-march=armv8.2-a+dotprod -DMLA_SMALL -DMLA_NO_SCALAR" test_kernels
 echo "$passed passed, $failed failed"
 [ $failed -eq 0 ]

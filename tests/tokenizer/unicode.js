@@ -24,7 +24,8 @@ const each = (pre, hole, found) => {
 const print = (name, words, separator) => {
     let line = '';
     console.log(`static const char *const ${name}[] = {`);
-    for (const word of words) {
+    for (const plain of words) {
+        const word = plain.replace(/[\\?]/g, '\\$&');
         if (line.length + word.length > 112) {
             console.log(`    "${line}",`);
             line = '';
@@ -42,6 +43,13 @@ const runs_of = (list, from = 0) => { // [first, length, value] of equal neighbo
     return runs;
 };
 const hex = c => c.toString(16).toUpperCase();
+// packed: a number in base 44, the last digit from '#' on, those before it from 'O' on; and its difference from another
+const number = n => {
+    let text = String.fromCharCode(35 + n % 44);
+    while ((n = Math.floor(n / 44)) > 0) text = String.fromCharCode(79 + n % 44) + text;
+    return text;
+};
+const near = (x, last) => number(x >= last ? 2 * (x - last) : 2 * (last - x) - 1);
 
 // ---- general categories, each a letter; D: unassigned in Oniguruma, but a digit in Rust; ~: Lu and Ll by turns
 const names = ['Lu', 'Ll', 'Lt', 'Lm', 'Lo', 'Mn', 'Mc', 'Me', 'Nd', 'Nl', 'No', 'Pc', 'Pd', 'Ps', 'Pe', 'Pi', 'Pf', 'Po', 'Sm', 'Sc', 'Sk', 'So', 'Zs', 'Zl', 'Zp',
@@ -75,26 +83,27 @@ each({type: 'Punctuation', behavior: 'Isolated'}, 'AA', c => differs[c] = !diffe
 for (let c = 0; c < 128; c++) differs[c] = false;
 print('tok__punctuation_differs', ranges(differs), ' ');
 
-// ---- canonical decompositions; @ sets the code point, which then counts up; - is not composed again
+// ---- canonical decompositions, packed: code points left out * 5 + how many parts (0: two that are composed again), the parts
 const nfd = open(null, {type: 'NFD'}).getNormalizer(), nfc = open(null, {type: 'NFC'}).getNormalizer();
 const decompose = s => [...nfd.normalizeString(s)], compose = s => [...nfc.normalizeString(s)];
-let at = -1;
-const list = [], marks = [];
+let at = 0;
+const list = [], marks = [], before = [0, 0, 0, 0];
 for (let c = 0x80; c < 0x110000; c++) {
     if (surrogate(c) || (c >= 0xAC00 && c < 0xD7A4)) continue;
     const s = String.fromCodePoint(c), parts = decompose(s);
     if (parts.length > 1 || parts[0] !== s) {
         const first = compose(parts.slice(0, -1).join('')), back = compose(s);
         const short = parts.length > 2 && first.length === 1 ? [first[0], parts[parts.length - 1]] : parts;
-        if (c !== at) list.push('@' + hex(c));
-        list.push((back.length === 1 && back[0] === s ? '' : '-') + short.map(p => hex(p.codePointAt(0))).join('+'));
+        const composed = back.length === 1 && back[0] === s, codes = short.map(p => p.codePointAt(0));
+        list.push(number(5 * (c - at) + (composed ? 0 : codes.length)) + codes.map((p, i) => near(p, before[i])).join(''));
+        codes.forEach((p, i) => before[i] = p);
         at = c + 1;
     } else if (decompose(s + '\u0334')[0] !== s || decompose('\u0345' + s)[0] === s) marks.push(s);
 }
 for (const s of ['\u0334', '\u0345']) if (!marks.includes(s)) marks.push(s);
-print('tok__decompositions', list, ' ');
+print('tok__decompositions', [number(list.length), ...list], '');
 
-// ---- combining classes in their order (the numbers themselves do not matter), as first code point, length, class
+// ---- combining classes in their order (the numbers themselves do not matter), packed: code points left out, length, class
 const order = []; // one character of each class so far
 const place = new Array(0x110000).fill(0);
 const swapped = (a, b) => decompose(a + b)[0] === b && a !== b;
@@ -108,4 +117,10 @@ for (const s of marks) {
     if (!low || swapped(s, order[low - 1])) order.splice(low, 0, s);
 }
 for (const s of marks) place[s.codePointAt(0)] = 1 + order.findIndex(o => !swapped(o, s) && !swapped(s, o));
-print('tok__combining', runs_of(place).filter(r => r[2]).map(([c, n, k]) => `${hex(c)}+${n}:${k}`), ' ');
+let end = 0;
+const classes = runs_of(place).filter(r => r[2]).map(([c, n, k]) => {
+    const run = number(c - end) + number(n) + number(k);
+    end = c + n;
+    return run;
+});
+print('tok__combining', [number(classes.length), ...classes], '');

@@ -30,6 +30,7 @@ wasm() {
 }
 wasm "-msimd128" test_kernels
 wasm "-msimd128" test_tales
+wasm "-msimd128 -DMLA_SMALL -DMLA_NO_SCALAR" test_kernels
 # Node 20 has relaxed SIMD, but only asked, and its baseline compiler gets dot products wrong.
 if printf '#include <wasm_simd128.h>\nv128_t f(v128_t a) { return wasm_f32x4_relaxed_madd(a, a, a); }' |
     $WASM_CC --target=wasm32-wasi -std=c99 -Werror -mrelaxed-simd -x c -c - -o "$tmp/a.o" 2>/dev/null; then
