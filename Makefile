@@ -197,7 +197,7 @@ WASM_SMALL = -Oz -fno-inline -mllvm -disable-lsr
 WASM_relaxed = $(WASM_simd) -mrelaxed-simd
 WASM_KINDS = scalar simd $(shell printf '\043include <wasm_simd128.h>\nv128_t f(v128_t a) { return wasm_f32x4_relaxed_madd(a, a, a); }' | \
     $(WASM_CC) --target=wasm32-wasi -Werror $(WASM_relaxed) -x c -c - -o /dev/null 2>/dev/null && echo relaxed)
-WASM_OPT = wasm-opt -Oz --converge --enable-simd --enable-relaxed-simd --enable-bulk-memory --enable-sign-ext --enable-nontrapping-float-to-int
+WASM_OPT = wasm-opt -ifwl -Oz --const-hoisting --converge --enable-simd --enable-relaxed-simd --enable-bulk-memory --enable-sign-ext --enable-nontrapping-float-to-int
 web:
 	$(if $(WASM_CC),,$(error make web needs clang for wasm32-wasi: apt-get install clang-19 lld-19 libclang-rt-19-dev-wasm32 wasi-libc))
 	@$(MAKE) --no-print-directory $(WASM_KINDS:%=build/web/mla-%.wasm.gz)

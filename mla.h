@@ -666,7 +666,7 @@ MLA_API int mla_context_threads(const mla_context *context);
 /* Compiled in, and this CPU and its OS can run it; for AMX, Linux is asked for leave. -DMLA_NO_SCALAR leaves SCALAR out
    where others are sure to be there (AArch64, WebAssembly with SIMD128): programs become smaller. So they do with
    -DMLA_SMALL, of the same results: most formats of weights share kernels, which are slower, the most with several
-   tokens and with blocks other than Q8, Q4_K and Q6_K; f32, f16 and bf16 of one token are as fast as ever. */
+   tokens and with blocks other than Q8, Q4_K and Q6_K; f32 and bf16 of one token are as fast as ever. */
 MLA_API int mla_isa_available(mla_isa isa);
 /* "auto", "scalar", "avx2", "avx512", "vnni", "bf16", "amx", "neon", "simd128" */
 MLA_API const char *mla_isa_name(mla_isa isa);
@@ -2452,7 +2452,8 @@ typedef struct mla__kernels {
     void (*chunk)(const mla__chunk *p);
     /* z = x / sqrt(mean(x^2) + eps) * w * sig(z) */
     void (*gated_norm)(float *z, const float *x, const float *w, float eps, int n);
-    void (*gate)(float *y, const float *g, int n); /* y *= sigmoid(g); y may be g: silu */
+    void (*gate)(float *y, const float *g, int n);        /* y *= sigmoid(g); y may be g: silu */
+    void (*probs)(float *y, float max, float sum, int n); /* y = e^(y - max) / sum */
     /* n panels of queries meet the keys and values of a visit, all of one dtype: F32, F16 or BF16 */
     void (*attend[MLA_DTYPE_COUNT])(mla__lanes *panels, int n, const mla__visit *visit);
     /* score [nu] = sum over the lanes of n panels of weight [n, NL] * relu(q . k); the visit has no values */
@@ -4746,7 +4747,7 @@ MLA__IN void MLA__F(conv_of)(const int taps, float *y, const float *const *x, co
 }
 MLA__RARE void MLA__F(conv)(float *y, const float *const *x, const float *w, int taps, int n) {
     const float *const four[4] = {x[0], x[taps > 1], x[taps > 2 ? 2 : 0], x[taps > 3 ? 3 : 0]};
-    if (taps == 4) MLA__F(conv_of)(4, y, four, w, n);
+    if (taps == 4 && !MLA__SMALL) MLA__F(conv_of)(4, y, four, w, n);
     else MLA__F(conv_of)(taps, y, x, w, n);
 }
 MLA__IN float MLA__F(squares)(const float *x, int n) {
@@ -4764,7 +4765,7 @@ MLA__IN void MLA__F(scaled)(const mla_dtype t, float *y, const float *x, float b
     for (; i < n; i++) y[i] = x[i] * by * mla__get(t, w, i);
 }
 /* Squares are summed in floats, some at a time, and in double where these are too large or too small for them. */
-MLA__FN void MLA__F(norm)(float *y, const float *x, float eps, mla_dtype t, const void *w, int n) {
+MLA__RARE void MLA__F(norm)(float *y, const float *x, float eps, mla_dtype t, const void *w, int n) {
     double sum = 0;
     for (int i = 0; i < n; i += 512) sum += (double)MLA__F(squares)(x + i, n - i < 512 ? n - i : 512);
     if (!(sum > 1e-25 && sum < 1e38)) {
@@ -4984,6 +4985,15 @@ MLA__RARE void MLA__F(gate)(float *y, const float *g, int n) {
     for (; i < n; i++) y[i] /= 1.0f + expf(-g[i]);
 }
 
+MLA__FN void MLA__F(probs)(float *y, float max, float sum, int n) {
+    int i = 0;
+    for (; i + MLA__VL <= n; i += MLA__VL) {
+        const MLA__V e = MLA__F(exp)(MLA__F(add)(MLA__F(ld)(y + i), MLA__F(set1)(-max)));
+        MLA__F(st)(y + i, MLA__F(div)(e, MLA__F(set1)(sum)));
+    }
+    for (; i < n; i++) y[i] = expf(y[i] - max) / sum;
+}
+
 /* Softmax of one panel's scores s [nu, NL], online, and what it does to the sums so far. */
 MLA__FN void MLA__F(softmax)(mla__lanes *l, const mla__visit *visit, float *s) {
     const int u0 = visit->u0, nu = visit->nu, dv = visit->dv;
@@ -5166,14 +5176,14 @@ MLA__DTYPE(MLA_E4M3, e4m3)
 #ifndef MLA__DOT
 #define MLA__DOT MLA__ISA
 MLA__FN void MLA__F(dot_f32)(const mla__product *p) { MLA__F(dot)(MLA_F32, p); }
-MLA__FN void MLA__F(dot_f16)(const mla__product *p) { MLA__F(dot)(MLA_F16, p); }
+MLA__PRODUCT(dot, MLA_F16, f16)
 MLA__FN void MLA__F(dot_bf16)(const mla__product *p) { MLA__F(dot)(MLA_BF16, p); }
 #endif
 MLA__PRODUCT(dot, MLA_E4M3, e4m3)
 #undef MLA__PRODUCT
 MLA__FN void MLA__F(narrow_f32)(void *y, const float *x, mla__sz n) { MLA__F(narrow)(MLA_F32, y, x, n); }
-MLA__FN void MLA__F(narrow_f16)(void *y, const float *x, mla__sz n) { MLA__F(narrow)(MLA_F16, y, x, n); }
-MLA__FN void MLA__F(narrow_bf16)(void *y, const float *x, mla__sz n) { MLA__F(narrow)(MLA_BF16, y, x, n); }
+MLA__RARE void MLA__F(narrow_f16)(void *y, const float *x, mla__sz n) { MLA__F(narrow)(MLA_F16, y, x, n); }
+MLA__RARE void MLA__F(narrow_bf16)(void *y, const float *x, mla__sz n) { MLA__F(narrow)(MLA_BF16, y, x, n); }
 
 static void MLA__F(table)(mla__kernels *k) {
     memset(k, 0, sizeof *k);
@@ -5205,7 +5215,7 @@ static void MLA__F(table)(mla__kernels *k) {
     k->conv = MLA__F(conv), k->unit = MLA__F(unit), k->decay = MLA__F(decay), k->recur = MLA__F(recur);
     k->chunk = MLA__F(chunk), k->gated_norm = MLA__F(gated_norm);
     k->q4_scale = MLA__F(q4_scale), k->transpose = MLA__F(transpose_rows), k->swiglu = MLA__F(swiglu);
-    k->gate = MLA__F(gate), k->accumulate = MLA__F(accumulate), k->norm = MLA__F(norm);
+    k->gate = MLA__F(gate), k->probs = MLA__F(probs), k->accumulate = MLA__F(accumulate), k->norm = MLA__F(norm);
 }
 
 #undef MLA__F
@@ -9608,7 +9618,9 @@ static void mla__walk_end(const mla__walk *walk, int p) {
     if (!l->probs[0]) return;
     for (int i = 0; i < l->n; i++) {
         float *to = mla__walk_probs(walk, p, i);
-        for (int u = 0; u < keys; u++) to[u] = u <= l->limit[i] && l->l[i] != 0 ? expf(to[u] - l->m[i]) / l->l[i] : 0;
+        const int seen = l->l[i] == 0 ? 0 : l->limit[i] < keys ? l->limit[i] + 1 : keys;
+        walk->c->k.probs(to, l->m[i], l->l[i], seen);
+        for (int u = seen; u < keys; u++) to[u] = 0;
     }
 }
 

@@ -558,6 +558,28 @@ static void test_swiglu(const mla__kernels *k) {
           (double)out[6]);
     CHECK(fabsf(out[7]) < 1e-3f, "swiglu(-1e30) = %g", (double)out[7]);
 }
+/* Bound: x - max is off by half an ulp, which e takes |x - max| times; exp 4 u, the quotient one. */
+static void test_probs(const mla__kernels *k) {
+    test_rng r = {9};
+    for (int n = 1; n <= 60; n++) {
+        guarded p = guarded_floats(&r, (size_t)n, n % 3 == 0 ? 60 : 3);
+        const float max = 7 * test_uniform(&r), sum = 1 + test_uniform(&r);
+        double worst = 0, *x = (double *)malloc((size_t)n * sizeof *x);
+        if (!x) abort();
+        if (n > 2) memcpy(p.p, &(float){-INFINITY}, 4);
+        for (int i = 0; i < n; i++) x[i] = (double)at(p.p, i) - (double)max;
+        for (int i = 0; i < n; i++)
+            if (x[i] > 80) memcpy((char *)p.p + 4 * i, &max, 4), x[i] = 0;
+        k->probs((float *)p.p, max, sum, n);
+        for (int i = 0; i < n; i++) {
+            const double want = exp(x[i]) / (double)sum;
+            const double few = want > 0 ? (6 + fabs(x[i])) * U * want : 0, err = fabs((double)at(p.p, i) - want);
+            if (!(err <= worst * (few + 1e-37))) worst = err / (few + 1e-37);
+        }
+        CHECK(worst <= 1, "%s probs n %d: %.3g of the bound", mla_isa_name(k->isa), n, worst);
+        unguard(&p), free(x);
+    }
+}
 /* Sums of squares for which floats have no room, too; weights of every type that norms may have. */
 static void test_norm(const mla__kernels *k) {
     static const float sizes[] = {1, 1e25f, 1e-20f};
@@ -876,6 +898,7 @@ int main(void) {
         test_quantize(&k);
         test_rows(&k);
         test_swiglu(&k);
+        test_probs(&k);
         test_norm(&k);
         test_accumulate(&k);
         test_attend(&k);
