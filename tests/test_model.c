@@ -796,8 +796,9 @@ static void test_long(const fixture *f) {
 }
 
 /* ---- presets ----------------------------------------------------------------------------------------------------- */
-/* The published config.json of the first six, deepseek-v32 and kimi-linear, the defaults of transformers' configuration classes for
-   the others (the factors of minicpm3 are not compared); written with ' for ". */
+/* The published config.json of the first six and of deepseek-v32, the defaults of transformers' configuration classes
+   for the others, and for kimi-linear a json of its published dimensions (the factors of minicpm3 are not compared);
+   written with ' for ". */
 
 static const struct published {
     const char *preset, *json;
