@@ -4633,7 +4633,7 @@ MLA__IN void MLA__F(widen)(const mla_dtype t, float *y, const void *x, mla__sz n
         MLA__CAT(mla__unpack_q8, MLA__INTEGER)(y, x, n);
         return;
     }
-    for (; i + MLA__VL <= n; i += MLA__VL) MLA__F(st)(y + i, MLA__F(get)(t, x, i));
+    for (; i < n - n % MLA__VL; i += MLA__VL) MLA__F(st)(y + i, MLA__F(get)(t, x, i)); /* so gcc sees the rest's end */
     for (; i < n; i++) y[i] = mla__get(t, x, i);
 }
 #define MLA__DTYPE(D, d)                                                                                               \
