@@ -3664,15 +3664,10 @@ MLA__VNNI __m512i mla__codes32_vnni(const mla_dtype t, const unsigned char *b, m
 }
 /* Of n <= 8 blocks the half where b points, side by side, others 0. */
 MLA__VNNI __m128i mla__eight_vnni(const mla__format *f, const unsigned char *b, int n) {
-    __m128i x[2] = {_mm_setzero_si128(), _mm_setzero_si128()};
-    uint16_t u[8] = {0};
+    int16_t u[8] = {0};
     MLA__EACH(i, 8)
         if (i < n) memcpy(&u[i], b + i * f->bytes, 2);
-    MLA__EACH(i, 2) {
-        x[i] = _mm_insert_epi16(x[i], u[4 * i], 0), x[i] = _mm_insert_epi16(x[i], u[4 * i + 1], 1);
-        x[i] = _mm_insert_epi16(x[i], u[4 * i + 2], 2), x[i] = _mm_insert_epi16(x[i], u[4 * i + 3], 3);
-    }
-    return _mm_unpacklo_epi64(x[0], x[1]);
+    return _mm_setr_epi16(u[0], u[1], u[2], u[3], u[4], u[5], u[6], u[7]);
 }
 /* The scales of n <= 8 blocks, others 0, and their minima. */
 MLA__VNNI __m256 mla__scales32_vnni(const mla_dtype t, const unsigned char *b, const int whole, int n, __m256 *min) {
