@@ -166,7 +166,7 @@ static void plan(const options *o, const checkpoint *files) {
     mla_config c;
     mla_error err;
     if (!files && mla_config_preset(&c, o->preset, &err)) refuse(2, "--preset: %s", err.text);
-    if (files) c = files->config, p.weight = parts_weight(files, &p.dense);
+    parts_plan_of(&p, &c, files);
     p.read = o->read * 1e9, p.link = o->link * 1e9, p.latency = o->latency * 1e-6, p.direct_of = wire_direct;
     if (ranks_me == 0) parts_plan_print(&p, &c, files ? files->model_type : o->preset, o->plan, o->width, o->depth);
     ranks_end(0);

@@ -50,21 +50,26 @@ PARTS_API double parts_touch(parts_ranges *r, size_t most);
 PARTS_API uint64_t parts_fingerprint(const checkpoint *c);
 
 typedef struct parts_plan {
-    int width, depth, split, dense;             /* dense: layers without experts */
-    int direct;                                 /* sums take one latency, as wire_direct says of them */
+    int width, depth, split, dense, kda; /* dense: layers without experts; kda: with a state in place of attention */
+    int direct;                          /* sums take one latency, as wire_direct says of them */
     int (*direct_of)(double floats, int ranks); /* what says so, to parts_plan_print */
-    double weight;                              /* bytes of one */
+    double weight, kda_weights;                 /* bytes of one; how many a layer of KDA has */
     double read, link, latency;                 /* bytes/s of memory and of a link, seconds */
     /* out: bytes of a rank's weights, with the embedding's in the first stage and the head's in the last; bytes that a
        rank sends for a token, on average; seconds of reading and on the wire */
     double rank_bytes, sent_bytes, reading, wire;
+    double state_bytes; /* out: of KDA, of one text, in f32 and twice, as a cache has them; of all stages */
 } parts_plan;
 #define PARTS_FORMULA                                                                                                  \
     "A rank's time for a token: of each layer a / W + b + e K / W f bytes / read, where a bytes are cut by heads\n"    \
     "and columns, b are every rank's, e are an expert's, K are chosen, f is what the busiest rank has of them over\n"  \
     "K / W (split: 1); and two sums of hidden_size floats s: latency + (W-1) s / link or, where that sends 64 KB\n"    \
-    "more, 2 latency + 2 (W-1)/W s / link. Then h / W bytes / read of the head and a gathering of vocabulary v,\n"     \
+    "more, 2 latency + 2 (W-1)/W s / link. Of a layer of KDA all but the FFN is every rank's, with a state that is\n"  \
+    "read and written, and has no sum. Then h / W bytes / read of the head and a gathering of vocabulary v,\n"         \
     "latency + (W-1)/W v / link; from stage to stage latency + s / link, and one latency back.\n"
+/* What a plan is of: if there are files c becomes theirs, and so do layers and bytes of a weight, on average of those
+   that are read for tokens; else, of a model with KDA, each fourth layer and the last have attention. */
+PARTS_API void parts_plan_of(parts_plan *p, mla_config *c, const checkpoint *files);
 PARTS_API void parts_plan_make(parts_plan *p, const mla_config *c);
 /* As a line of a table; p NULL: what stands over it. Gives out. */
 PARTS_API const char *parts_plan_line(char out[120], const parts_plan *p);
@@ -72,8 +77,6 @@ PARTS_API const char *parts_plan_line(char out[120], const parts_plan *p);
 PARTS_API void parts_plan_print(parts_plan *p, const mla_config *c, const char *name, int N, int width, int depth);
 /* What a rank has of a model that is cut into width * depth. Gives out. */
 PARTS_API const char *parts_rank_line(char out[120], const checkpoint *c, int depth, int width, int rank, int split);
-/* Bytes of a weight of these files, on average of those that are read for tokens; and how many layers are dense. */
-PARTS_API double parts_weight(const checkpoint *c, int *dense);
 
 #endif /* PARTS_H */
 
@@ -107,14 +110,25 @@ static void parts__mlp(parts_ranges *r, const mla_mlp_weights *m, int w, int W, 
     parts__add(r, &m->gate.weight, w, W, split), parts__add(r, &m->up.weight, w, W, split);
     parts__add(r, &m->down.weight, w, W, 0);
 }
+enum { PARTS__KDA = 12 };
+static void parts__kda(const mla_tensor *of[PARTS__KDA], const mla_kda_weights *k) {
+    const mla_tensor *const all[PARTS__KDA] = {&k->q.weight, &k->k.weight,   &k->v.weight,   &k->q_conv,
+                                               &k->k_conv,   &k->v_conv,     &k->f_a.weight, &k->f_b.weight,
+                                               &k->b.weight, &k->g_a.weight, &k->g_b.weight, &k->o.weight};
+    memcpy(of, all, sizeof all);
+}
 static void parts__layer(parts_ranges *r, const mla_config *c, const mla_layer_weights *l, int w, int W, int split) {
     const mla_attn_weights *a = &l->attn;
-    const mla_tensor *const all[] = {&a->q_a.weight, &a->kv_a.weight, &a->o.weight, &a->indexer.wq_b.weight,
-                                     &l->moe.router};
-    const mla_tensor *const heads[] = {&a->q.weight, &a->q_b.weight, &a->kv_b.weight, &a->k_b, &a->v_b};
+    const mla_tensor *const all[] = {&a->q_a.weight,          &a->kv_a.weight,       &a->o.weight,
+                                     &a->indexer.wq_b.weight, &a->indexer.wk.weight, &l->moe.router};
+    const mla_tensor *const heads[] = {&a->q.weight, &a->q_b.weight, &a->kv_b.weight,
+                                       &a->k_b,      &a->v_b,        &a->gate.weight};
+    const mla_tensor *kda[PARTS__KDA];
     const int E = l->moe.experts ? c->n_routed_experts : 0, from = split ? 0 : E * w / W,
               to = split ? E : E * (w + 1) / W;
-    for (int i = 0; i < 5; i++) parts__add(r, all[i], w, W, 0), parts__add(r, heads[i], w, W, 1);
+    for (int i = 0; i < 6; i++) parts__add(r, all[i], w, W, 0), parts__add(r, heads[i], w, W, 1);
+    parts__kda(kda, &l->kda);
+    for (int i = 0; i < PARTS__KDA; i++) parts__add(r, kda[i], w, W, 0);
     parts__mlp(r, &l->mlp, w, W, 1), parts__mlp(r, &l->moe.shared, w, W, 1);
     for (int e = from; e < to; e++) parts__mlp(r, &l->moe.experts[e], w, W, split);
 }
@@ -184,7 +198,10 @@ uint64_t parts_fingerprint(const checkpoint *c) {
             &l->attn_norm.weight, &l->ffn_norm.weight, &a->q.weight,    &a->q_b.weight, &a->kv_a.weight,
             &a->kv_norm.weight,   &a->kv_b.weight,     &a->k_b,         &a->v_b,        &a->o.weight,
             &e->gate.weight,      &e->up.weight,       &e->down.weight, &l->moe.router, &l->moe.shared.down.weight};
+        const mla_tensor *kda[PARTS__KDA];
+        parts__kda(kda, &l->kda);
         for (size_t j = 0; j < sizeof of / sizeof *of; j++) parts__print(&sum, of[j]);
+        for (size_t j = 0; j < PARTS__KDA; j++) parts__print(&sum, kda[j]);
     }
     return sum;
 }
@@ -195,6 +212,7 @@ uint64_t parts_fingerprint(const checkpoint *c) {
 typedef struct parts__sizes {
     double every, cut, dense, shared, expert, router, vocab;
 } parts__sizes;
+static int parts__taps(const mla_config *c) { return c->linear_conv_kernel_dim ? c->linear_conv_kernel_dim : 4; }
 static parts__sizes parts__sizes_of(const mla_config *c) {
     const double D = c->hidden_size, H = c->num_attention_heads, Q = c->q_lora_rank, R = c->kv_lora_rank,
                  N = c->qk_nope_head_dim, P = c->qk_rope_head_dim, V = c->v_head_dim;
@@ -206,18 +224,30 @@ static parts__sizes parts__sizes_of(const mla_config *c) {
     z.vocab = D * c->vocab_size;
     return z;
 }
-double parts_weight(const checkpoint *c, int *dense) {
-    const mla_config *f = &c->config;
-    const parts__sizes z = parts__sizes_of(f);
-    double n = f->num_hidden_layers * (z.every + z.cut) + z.vocab;
+void parts_plan_of(parts_plan *p, mla_config *c, const checkpoint *files) {
+    if (files) *c = files->config;
+    const int L = c->num_hidden_layers;
+    const double D = c->hidden_size, C = c->linear_head_dim, lin = c->linear_num_heads * C;
+    const parts__sizes z = parts__sizes_of(c);
+    p->kda = lin > 0 ? L - (L + 3) / 4 : 0; /* decay and gate by way of C values */
+    p->kda_weights = lin * (4 * D + 3 * parts__taps(c)) + D * c->linear_num_heads + 2 * C * (D + lin);
+    if (!files) return;
+    const mla_tensor *of[PARTS__KDA];
     parts_ranges r;
     memset(&r, 0, sizeof r);
-    *dense = 0;
-    parts_of(&r, c, 0, f->num_hidden_layers, 0, 1, 1, 1);
-    for (int i = 0; i < f->num_hidden_layers; i++) *dense += !c->weights.layers[i].moe.experts;
-    n += *dense * z.dense + (f->num_hidden_layers - *dense) * (z.shared + z.router + f->n_routed_experts * z.expert);
+    p->dense = p->kda = 0;
+    parts_of(&r, files, 0, L, 0, 1, 1, 1);
+    for (int i = 0; i < L; i++) {
+        const mla_layer_weights *l = &files->weights.layers[i];
+        p->dense += !l->moe.experts;
+        if (!l->kda.q.weight.data) continue;
+        parts__kda(of, &l->kda);
+        p->kda++, p->kda_weights = 0;
+        for (int j = 0; j < PARTS__KDA; j++) p->kda_weights += (double)of[j]->rows * of[j]->cols;
+    }
+    p->weight = r.bytes / ((L - p->kda) * (z.every + z.cut) + p->kda * p->kda_weights + z.vocab + p->dense * z.dense +
+                           (L - p->dense) * (z.shared + z.router + c->n_routed_experts * z.expert));
     free(r.of);
-    return r.bytes / n;
 }
 /* What the busiest of W ranks has of a token's K experts, over K / W: by throwing dice. */
 static double parts__busiest(int K, int W) {
@@ -241,16 +271,19 @@ static double parts__busiest(int K, int W) {
 void parts_plan_make(parts_plan *p, const mla_config *c) {
     const parts__sizes z = parts__sizes_of(c);
     const double W = p->width, S = p->depth, L = c->num_hidden_layers, dense = p->dense, moe = L - dense, b = p->weight;
-    const double every = (L * z.every + moe * z.router) * b, cut = (L * z.cut + dense * z.dense + moe * z.shared) * b;
+    const double kda = p->kda, mla = L - kda, lin = (double)c->linear_num_heads * c->linear_head_dim;
+    const double every = (mla * z.every + kda * p->kda_weights + moe * z.router) * b,
+                 cut = (mla * z.cut + dense * z.dense + moe * z.shared) * b;
     const double experts = moe * z.expert * b, head = z.vocab * b, row = 4.0 * c->hidden_size,
                  logits = 4.0 * c->vocab_size;
     const double f = p->split ? 1 : parts__busiest(c->num_experts_per_tok, p->width);
     const int direct = p->direct;
-    const double sum = direct ? (W - 1) * row : 2 * (W - 1) / W * row, sums = W > 1 ? 2 * L : 0;
+    const double sum = direct ? (W - 1) * row : 2 * (W - 1) / W * row, sums = W > 1 ? mla + L : 0;
     const double gathered = (W - 1) / W * logits;
     p->rank_bytes = (every + cut / W + experts * c->n_routed_experts / W + head + head / W) / S;
     p->sent_bytes = (sums * sum + gathered + (S - 1) * row) / S;
-    p->reading = (every + cut / W + experts * c->num_experts_per_tok / W * f + head / W) / p->read;
+    p->state_bytes = kda * 8 * lin * (c->linear_head_dim + 3 * (parts__taps(c) - 1));
+    p->reading = (every + cut / W + experts * c->num_experts_per_tok / W * f + head / W + p->state_bytes) / p->read;
     p->wire = sums * (sum / p->link + p->latency * (direct ? 1 : 2)) + gathered / p->link + (W > 1 ? p->latency : 0);
     if (S > 1) p->wire += (S - 1) * (row / p->link + p->latency) + p->latency;
 }
@@ -262,7 +295,12 @@ const char *parts_plan_line(char out[120], const parts_plan *p) {
 }
 void parts_plan_print(parts_plan *p, const mla_config *c, const char *name, int N, int width, int depth) {
     char line[120];
-    printf("%s, %.2f bits a weight\n%s\n", name, 8 * p->weight, parts_plan_line(line, NULL));
+    printf("%s, %.2f bits a weight", name, 8 * p->weight);
+    p->width = p->depth = 1, parts_plan_make(p, c);
+    if (p->kda)
+        printf("; %d of %d layers are KDA, whose states take %.1f MB for each text", p->kda, c->num_hidden_layers,
+               p->state_bytes * 1e-6);
+    printf("\n%s\n", parts_plan_line(line, NULL));
     for (p->width = N; p->width > 0; p->width--) {
         p->depth = N / p->width, p->direct = p->direct_of(c->hidden_size, p->width);
         if (p->width * p->depth != N || (width && p->width != width) || (depth && p->depth != depth)) continue;

@@ -13,7 +13,8 @@
 
 #define FIXTURES "tests/fixtures/checkpoints/"
 
-static const char *const names[] = {"deepseek_v2_lite", "deepseek_v3", "longcat_flash", "deepseek_v32", "glm_moe_dsa"};
+static const char *const names[] = {"deepseek_v2_lite", "deepseek_v3", "longcat_flash", "deepseek_v32",
+                                    "glm_moe_dsa",      "kimi_linear", "bailing_hybrid"};
 enum { N_NAMES = sizeof names / sizeof *names };
 
 static checkpoint *opened(const char *name) {
@@ -90,12 +91,15 @@ static void test_ranges(const checkpoint *c, const char *name) {
     snprintf(want, sizeof want, "rank 1: part 2 of 2 of layers 0 to %d, %.3f GB of weights", L - 1,
              bytes_of(c, 0, L, 1, 2, 0, 1) * 1e-9);
     CHECK(!strcmp(parts_rank_line(line, c, 1, 2, 1, 0), want), "%s: %s, expected %s", name, line, want);
-    int dense;
-    const double weight = parts_weight(c, &dense);
-    int plain = 0;
-    for (int i = 0; i < L; i++) plain += !c->weights.layers[i].moe.experts;
-    CHECK(dense == plain && weight > 1.5 && weight < 4.5, "%s: %d dense layers, %g bytes a weight", name, dense,
-          weight);
+    parts_plan p;
+    mla_config config;
+    memset(&p, 0, sizeof p), memset(&config, 0, sizeof config);
+    parts_plan_of(&p, &config, c);
+    int plain = 0, kda = 0;
+    for (int i = 0; i < L; i++)
+        plain += !c->weights.layers[i].moe.experts, kda += c->weights.layers[i].kda.q.weight.data != NULL;
+    CHECK(p.dense == plain && p.kda == kda && p.weight > 1.9 && p.weight < 4.5 && config.num_hidden_layers == L,
+          "%s: %d dense layers, %d of KDA, %g bytes a weight", name, p.dense, p.kda, p.weight);
 }
 
 static void test_fingerprints(void) {
@@ -164,6 +168,48 @@ static void test_plan(void) {
                   "    2 x 1             2.5             1.000        10.00            30.00     "
                   " 25.00"),
           "%s", line);
+}
+
+/* Two of three layers are KDA: of 2 heads of 4 channels, 3 taps; q, k, v, o 8*4 each and convolutions 8*3, b 2*4, decay
+   and gate 4*4 + 8*4 each, 304 in all; 2 (2*4*4 + 3*2*8) floats of states. What they mix is whole and has no sum. */
+static void test_plan_kda(void) {
+    mla_config c;
+    parts_plan p;
+    memset(&c, 0, sizeof c), memset(&p, 0, sizeof p);
+    c.hidden_size = 4, c.num_attention_heads = 2, c.kv_lora_rank = 3, c.qk_nope_head_dim = 1, c.qk_rope_head_dim = 1;
+    c.v_head_dim = 1, c.intermediate_size = 5, c.vocab_size = 10, c.num_hidden_layers = 3;
+    c.linear_num_heads = 2, c.linear_head_dim = 4, c.linear_conv_kernel_dim = 3;
+    p.weight = 2, p.dense = 3, p.split = 1, p.read = 100, p.link = 10, p.latency = 0.5, p.direct = 1;
+    parts_plan_of(&p, &c, NULL);
+    CHECK(p.kda == 2 && near(p.kda_weights, 304) && p.dense == 3, "%d layers of KDA of %g weights", p.kda,
+          p.kda_weights);
+    p.width = 2, p.depth = 1;
+    parts_plan_make(&p, &c);
+    const double every = 2 * (16 + 2 * 304), cut = 2 * (36 + 3 * 60), head = 2 * 40;
+    CHECK(near(p.state_bytes, 2 * 2 * 4 * (2 * 4 * 4 + 3 * 2 * 8)), "states of %g bytes", p.state_bytes);
+    CHECK(near(p.rank_bytes, every + cut / 2 + 1.5 * head) &&
+              near(p.reading, (every + (cut + head) / 2 + p.state_bytes) / 100) && near(p.sent_bytes, 4 * 16 + 20) &&
+              near(p.wire, 4 * (1.6 + 0.5) + 2 + 0.5),
+          "KDA: %g bytes, %g s reading, %g sent, %g s on the wire", p.rank_bytes, p.reading, p.sent_bytes, p.wire);
+    CHECK(mla_config_preset(&c, "kimi-linear", NULL) == MLA_OK, "preset");
+    parts_plan_of(&p, &c, NULL);
+    CHECK(p.kda == 20, "%d of kimi-linear's layers are KDA", p.kda);
+    checkpoint *files = opened("kimi_linear");
+    mla_model *m;
+    mla_error error;
+    if (!files || !CHECK(!mla_model_create(&m, &files->config, &files->weights, NULL, &error), "%s", error.text))
+        return;
+    mla_cache_desc d;
+    memset(&d, 0, sizeof d);
+    d.capacity = 8;
+    const double none = (double)mla_cache_size(m, &d);
+    d.snapshots = 1;
+    const double one = (double)mla_cache_size(m, &d) - none; /* of states there are two without */
+    parts_plan_of(&p, &c, files);
+    parts_plan_make(&p, &c);
+    CHECK(p.state_bytes / 2 <= one && one < p.state_bytes / 2 + 512, "a state of %g bytes, not %g", p.state_bytes / 2,
+          one);
+    mla_model_destroy(m), checkpoint_close(files);
 }
 
 static void test_printed(void) {
@@ -291,6 +337,7 @@ int main(void) {
     test_fingerprints();
     SECTION("plans");
     test_plan();
+    test_plan_kda();
     test_printed();
     test_synthetic();
     return test_end();
