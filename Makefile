@@ -4,7 +4,8 @@
 # make check      all the tests can do, also under sanitizers and valgrind as far as they are installed; T="asan/%" runs some
 # make tokenizer  compares token ids of 24 tokenizers with the reference implementations on 20,000 texts (make check does on fewer)
 # make llamacpp   compares logits and tokens with llama.cpp's on the same GGUF files (make check does on fewer)
-# make coverage   which lines and branches of the headers `make test` runs, by gcov (with TEST_ALL of two of them); build/coverage lists others
+# make coverage   which lines and branches of the headers `make test` runs, by gcov (with TEST_ALL of two of them; SECONDS=300 cuts long ones);
+#                 build/coverage lists the others
 # make matrix     mla.h by other compilers, as other languages and for other machines, as far as they are here; into README's table
 # make fuzz       inputs at random into what reads them, S=60 seconds each (make check replays those that are kept)
 # make bench      how fast, as a fraction of what the machine can do; bench/machine.sh makes a table of it, also against another build
@@ -116,7 +117,7 @@ build/flags: FORCE
 
 # Tests by name, as tests/run.sh takes them; those that take longest come first. T=... are those asked for.
 SLOW = arm bench fuzz llamacpp small web windows# these are for make check
-LONGEST = generate test_properties test_model test_mtp test_weights test_sparse test_kernels style names
+LONGEST = generate test_properties test_invariant test_model test_mtp test_weights test_sparse test_kernels style names
 TESTS = $(LONGEST) $(filter-out $(SLOW) $(LONGEST) $(CANNOT) matrix,$(patsubst tests/%/run.sh,%,$(wildcard tests/*/run.sh)) $(PROGRAM_TESTS))
 PROGRAM_TESTS = $(filter-out $(CANNOT),$(patsubst tests/%.c,%,$(wildcard tests/test_*.c)))
 CANNOT = $(eval CANNOT := $(if $(shell $(call can,-Wl$(comma)--wrap=puts,stdio.h)),,test_fail fail))$(CANNOT)
@@ -168,7 +169,7 @@ coverage: RUN = $(call chosen,$(filter server fail generate convert gguf jinja t
 coverage:
 	@$(MAKE) --no-print-directory $(if $(filter -j%,$(MAKEFLAGS)),,-j$(JOBS)) $(patsubst build/%,build/cov/%,$(sort $(call programs_of,$(RUN))))
 	@$(if $(T),,rm -f build/cov/*.gcda)
-	@python3 tests/coverage.py --gcov $(GCOV) --jobs $(JOBS) --run $(RUN)
+	@python3 tests/coverage.py --gcov $(GCOV) --jobs $(JOBS) $(if $(SECONDS),--seconds $(SECONDS)) --run $(RUN)
 
 # ---- make matrix -------------------------------------------------------------------------------------------------------
 

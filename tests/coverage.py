@@ -8,7 +8,7 @@
 What is compiled several times, as kernels for each instruction set, counts once: a line's branches are those of the copy in which the
 compiler left most of them, and have been taken if they were in any copy that has as many. examples/wire.h is left out, which needs MPI.
 """
-import argparse, concurrent.futures, glob, hashlib, json, os, re, subprocess, sys
+import argparse, concurrent.futures, glob, hashlib, json, os, re, subprocess, sys, time
 
 ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 OUT = os.path.join(ROOT, 'build', 'coverage')
@@ -24,26 +24,38 @@ def sha(path):
         return hashlib.sha256(f.read()).hexdigest()
 
 
-def run_test(name):
+def run_test(name, seconds):
     """What went wrong, for one that failed. Where memory is out is seen only if every allocation fails; and half a gigabyte is more than
-    make test takes for random weights."""
-    env = dict(os.environ, OMP_WAIT_POLICY='passive', PROGRAMS='build/cov')
+    make test takes for random weights. Threads that count the same lines wait for each other's caches: one alone is faster."""
+    env = dict(os.environ, OMP_WAIT_POLICY='passive', PROGRAMS='build/cov', TEST_FEW='1')
     if name in ('test_fail', 'test_parts'):
         env['TEST_ALL'] = '1'
+    if name not in ('test_api', 'test_threads'):
+        env['OMP_THREAD_LIMIT'] = '1'
+    if seconds:
+        env['TEST_SECONDS'] = str(seconds)
     command = ['build/cov/' + name] if name.startswith('test_') else ['tests/%s/run.sh' % name] + ['build/cov'] * (name == 'fail')
     log = os.path.join(OUT, name + '.log')
+    begin = time.monotonic()
     with open(log, 'w') as f:
         code = subprocess.run(command, cwd=ROOT, stdin=subprocess.DEVNULL, stdout=f, stderr=f, env=env).returncode
+    with open(log) as f:
+        late = f.read().count(': the time is up')
+    print('%-20s %4.0f s%s' % (name, time.monotonic() - begin, ', the time was up' if late else ''), flush=True)
     return None if code == 0 else '%s failed (exit status %d): %s' % (name, code, log)
 
 
-def counts_of(gcov):
+def counts_of(gcov, jobs):
     """{file: {'sha', 'lines': {line: times}, 'branches': {line: {how many: [times]}}}} of all objects."""
     counts = {}
     wanted = set(headers())
-    for note in sorted(glob.glob(os.path.join(ROOT, 'build/cov/*.gcno'))):
-        out = subprocess.run([gcov, '--json-format', '--stdout', '--branch-probabilities', os.path.relpath(note, ROOT)], cwd=ROOT,
-                             capture_output=True, text=True).stdout
+    def read(note):
+        return subprocess.run([gcov, '--json-format', '--stdout', '--branch-probabilities', os.path.relpath(note, ROOT)], cwd=ROOT,
+                              capture_output=True, text=True).stdout
+
+    with concurrent.futures.ThreadPoolExecutor(jobs) as pool:
+        outputs = list(pool.map(read, sorted(glob.glob(os.path.join(ROOT, 'build/cov/*.gcno')))))
+    for out in outputs:
         for text in out.split('\n'):
             if not text.startswith('{'):
                 continue
@@ -118,6 +130,7 @@ def main():
     p.add_argument('--merge', nargs='+', default=None)
     p.add_argument('--gcov', default='gcov')
     p.add_argument('--jobs', type=int, default=os.cpu_count())
+    p.add_argument('--seconds', type=int, default=0, help='a C test ends after so many, where it is; 0: with its last line')
     args = p.parse_args()
     os.makedirs(OUT, exist_ok=True)
     if args.merge:
@@ -125,8 +138,8 @@ def main():
         return
     failed = []
     with concurrent.futures.ThreadPoolExecutor(args.jobs) as pool:
-        failed = [f for f in pool.map(run_test, args.run or []) if f]
-    counts = counts_of(args.gcov)
+        failed = [f for f in pool.map(lambda name: run_test(name, args.seconds), args.run or []) if f]
+    counts = counts_of(args.gcov, args.jobs)
     with open(os.path.join(OUT, 'counts.json'), 'w') as f:
         json.dump(counts, f)
     report(counts)
