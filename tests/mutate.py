@@ -275,7 +275,7 @@ def timed(command, where, seconds, tmp, stop=None):
 class Mutant:
     def __init__(self, change, text, where, build):
         self.change, self.text, self.dir, self.build = change, text, where, build
-        self.left, self.running, self.by, self.how = [], 0, None, None
+        self.left, self.running, self.by, self.how, self.passed = [], 0, None, None, []
         self.tmp = os.path.join(where, 'tmp')
 
     def compile(self):
@@ -326,7 +326,7 @@ class Runner:
         self.args, self.source, self.build, self.work = args, source, build, work
         self.lock = threading.Lock()
         self.done, self.active, self.valid, self.pending = {}, [], 0, 0
-        self.kills, self.time = {}, {}
+        self.kills, self.time, self.passed = {}, {}, {}
         self.deadline = time.monotonic() + args.seconds if args.seconds else None
         self.kept = open(args.out, 'a') if args.out else None
         self.number = 0
@@ -335,7 +335,9 @@ class Runner:
         return self.deadline is not None and time.monotonic() > self.deadline
 
     def baseline(self):
-        """Times of the tests as they are, all processors busy; they must pass."""
+        """Times of the tests as they are, all processors busy; they must pass. A run that goes on knows them."""
+        if self.time:
+            return
         unchanged = Mutant({'section': ''}, self.source.text, os.path.join(self.work, 'unchanged'), self.build)
         unchanged.compile()
         unchanged.again = set()
@@ -353,6 +355,9 @@ class Runner:
                 else:
                     self.time[name] = max(seconds, 0.05)
         pool(worker, self.args.jobs)
+        if self.kept and not self.late():
+            self.kept.write(json.dumps({'sha': self.source.sha, 'times': self.time}) + '\n')
+            self.kept.flush()
 
     def order(self, section):
         """What catches most of a section in least time goes first."""
@@ -370,8 +375,20 @@ class Runner:
                         record = json.loads(line)
                     except ValueError:
                         continue
-                    if record.get('sha') == self.source.sha:
+                    if record.get('sha') != self.source.sha:
+                        continue
+                    if 'times' in record:
+                        self.time = record['times']
+                    elif record['result'] == 'stopped':
+                        self.passed[self.key(record)] = record['passed']
+                    else:
                         self.done[self.key(record)] = record
+                        self.count_kill(record['section'], record['by'])
+
+    def count_kill(self, section, name):
+        if name:
+            self.kills[name] = self.kills.get(name, 0) + 1
+            self.kills[(section, name)] = self.kills.get((section, name), 0) + 1
 
     @staticmethod
     def key(r):
@@ -382,7 +399,7 @@ class Runner:
             with open(self.args.again) as f:
                 old = [json.loads(line) for line in f if line.strip()]
             for r in old:
-                if r['result'] != 'survived':
+                if r.get('result') != 'survived':
                     continue
                 at = [n for n in self.source.live if self.source.lines[n].strip() == r['old']]
                 if at:
@@ -417,12 +434,14 @@ class Runner:
         """With the lock held."""
         change = dict(mutant.change, result=result, by=mutant.by, how=mutant.how)
         self.pending -= 1
+        if result == 'stopped':
+            change['passed'] = mutant.passed
+        if self.kept and (result != 'stopped' or mutant.passed):
+            self.kept.write(json.dumps(change) + '\n')
+            self.kept.flush()
         if result != 'stopped':
             self.done[self.key(change)] = change
             self.valid += result != 'none'
-            if self.kept:
-                self.kept.write(json.dumps(change) + '\n')
-                self.kept.flush()
             if result != 'none':
                 print('%4d %-8s %5d %-10s %-12s %s  ->  %s%s' % (self.valid, result, change['line'], change['section'], change['kind'],
                       change['old'][:90], change['new'][:90], '' if result != 'caught' else '   (%s: %s)' % (mutant.by, mutant.how)),
@@ -440,11 +459,10 @@ class Runner:
         how, _ = mutant.test(name, seconds, lambda: mutant.by is not None or self.late())
         with self.lock:
             mutant.running -= 1
+            mutant.passed += [name] if how == 'ok' else []
             if how not in ('ok', 'stopped') and not mutant.by:
                 mutant.by, mutant.how = name, how
-                section = mutant.change['section']
-                self.kills[name] = self.kills.get(name, 0) + 1
-                self.kills[(section, name)] = self.kills.get((section, name), 0) + 1
+                self.count_kill(mutant.change['section'], name)
             if mutant.running == 0 and mutant in self.active and (mutant.by or not mutant.left or self.late()):
                 self.active.remove(mutant)
                 self.finish(mutant, 'caught' if mutant.by else 'stopped' if mutant.left or how == 'stopped' else 'survived')
@@ -460,7 +478,8 @@ class Runner:
                     if not good:
                         self.finish(mutant, 'none')
                         continue
-                    mutant.left = self.order(mutant.change['section'])
+                    mutant.passed = list(self.passed.get(self.key(mutant.change), []))
+                    mutant.left = [t for t in self.order(mutant.change['section']) if t not in mutant.passed]
                     self.active.append(mutant)
             else:
                 with self.lock:
@@ -477,7 +496,6 @@ class Runner:
                 pass
 
     def run(self):
-        self.known(self.args.out)
         self.sequence = self.changes()
         if self.args.again:
             self.args.count = 1 << 30
@@ -546,6 +564,7 @@ def main():
     print('%d lines of mla.h (%s); built after %.0f s' % (len(source.live), source.sha, time.monotonic() - begin), flush=True)
     if args.seconds:
         runner.deadline = begin + args.seconds
+    runner.known(args.out)
     runner.baseline()
     print('tests as they are: ' + ', '.join('%s %.1f s' % (t, runner.time[t]) for t in sorted(runner.time, key=runner.time.get)) +
           '; after %.0f s' % (time.monotonic() - begin), flush=True)
