@@ -2395,6 +2395,17 @@ MLA__INLINE const mla__act *mla__act_of(const mla__in *in, int t) {
     return (const mla__act *)(const void *)(in->q + (in->idx ? in->idx[t] : t) * in->ldq);
 }
 MLA__INLINE const float *mla__x_of(const mla__in *in, int t) { return in->x + (in->idx ? in->idx[t] : t) * in->ldx; }
+/* Tokens t0 .. t0+T of it. */
+static mla__in mla__in_part(const mla__in *in, int t0, int T) {
+    mla__in p = *in;
+    if (p.idx) p.idx += t0;
+    else {
+        p.x += t0 * p.ldx;
+        if (p.q) p.q += t0 * p.ldq;
+    }
+    p.T = T;
+    return p;
+}
 
 /* What activations become, beside mla_activations: two parts in bf16, whose sum is f32 to 2^-16. */
 #define MLA__ACT_SPLIT (MLA_ACT_COUNT + 0)
@@ -4522,7 +4533,7 @@ MLA__IN void MLA__F(dot_wide)(const mla__product *p) {
     }
 }
 
-/* Up to FEW tokens; of weights in blocks any number. */
+/* Few tokens; of weights in blocks any number. */
 MLA__IN void MLA__F(dot)(const mla_dtype t, const mla__product *p) {
     const int apart = MLA__VL > 1 && (t == MLA_F32 || t == MLA_F16 || t == MLA_BF16);
     if (mla__blocked(t) && p->in.T > MLA__FEW && !MLA__SMALL) {
@@ -4532,7 +4543,7 @@ MLA__IN void MLA__F(dot)(const mla_dtype t, const mla__product *p) {
     for (int i = 0, some; i < p->in.T; i += some) {
         const float *x[MLA__FEW];
         float *y = p->y + i * p->ldy;
-        some = MLA__ABREAST > 1 && p->in.T > 1 ? 2 : 1;
+        some = MLA__ABREAST > 1 && p->in.T - i > 1 ? 2 : 1;
         for (int j = 0; j < some; j++) x[j] = mla__x_of(&p->in, i + j);
         if (apart && some == 1) MLA__F(dot_apart)(t, 1, p, y, x);
         else if (apart) MLA__F(dot_apart)(t, 2, p, y, x);
@@ -5168,8 +5179,44 @@ MLA__DTYPE(MLA_F16, f16)
 MLA__DTYPE(MLA_BF16, bf16)
 MLA__DTYPE(MLA_E4M3, e4m3)
 #undef MLA__DTYPE
-#ifndef MLA__DOT
-#define MLA__DOT MLA__ISA
+#ifdef MLA__DOT
+/* Fewer than four tokens meet weights that need no scale by MLA__DOT; four are in the registers here, with two rows.
+   A vector is two of MLA__DOT's, one for each of its two sums, so that the bits are the same. */
+MLA__IN void MLA__F(dot_fours)(const mla_dtype t, const mla__product *p, mla__kernel fewer) {
+    const int fours = p->K % (2 * MLA__VL) == 0 ? p->in.T / 4 * 4 : 0;
+    const mla__sz row = mla__bytes(t, p->w->cols);
+    const char *const from = (const char *)p->w->data + (p->row0 + p->n0) * row;
+    for (int i = 0; i < fours; i += 4)
+        for (int n = 0; n < p->n1 - p->n0; n += 2) {
+            const int second = mla__min(n + 1, p->n1 - p->n0 - 1);
+            const char *const w[2] = {from + n * row, from + second * row};
+            const float *x[4];
+            MLA__V acc[2][4];
+            MLA__EACH(b, 4) x[b] = mla__x_of(&p->in, i + b), acc[0][b] = acc[1][b] = MLA__F(zero)();
+            for (int k = 0; k < p->K; k += MLA__VL) {
+                MLA__V v[4];
+                MLA__EACH(b, 4) v[b] = MLA__F(ld)(x[b] + k);
+                MLA__EACH(j, 2) {
+                    const MLA__V wv = MLA__F(get)(t, w[j], k);
+                    MLA__EACH(b, 4) acc[j][b] = MLA__F(fma)(wv, v[b], acc[j][b]);
+                }
+            }
+            MLA__EACH(b, 4) {
+                float *const y = p->y + (i + b) * p->ldy;
+                MLA__EACH(j, 2) y[j ? second : n] = MLA__F(sum)(acc[j][b]) + 0.0f; /* MLA__DOT's rest of none */
+            }
+        }
+    mla__product rest = *p;
+    rest.y += fours * p->ldy, rest.in = mla__in_part(&p->in, fours, p->in.T - fours);
+    if (rest.in.T > 0) fewer(&rest);
+}
+#define MLA__FOURS(D, d)                                                                                               \
+    MLA__FN void MLA__F(dot_##d)(const mla__product *p) { MLA__F(dot_fours)(D, p, MLA__CAT(mla__dot_##d, MLA__DOT)); }
+MLA__FOURS(MLA_F32, f32)
+MLA__FOURS(MLA_F16, f16)
+MLA__FOURS(MLA_BF16, bf16)
+#undef MLA__FOURS
+#else
 MLA__FN void MLA__F(dot_f32)(const mla__product *p) { MLA__F(dot)(MLA_F32, p); }
 MLA__PRODUCT(dot, MLA_F16, f16)
 MLA__FN void MLA__F(dot_bf16)(const mla__product *p) { MLA__F(dot)(MLA_BF16, p); }
@@ -5183,9 +5230,9 @@ MLA__RARE void MLA__F(narrow_bf16)(void *y, const float *x, mla__sz n) { MLA__F(
 static void MLA__F(table)(mla__kernels *k) {
     memset(k, 0, sizeof *k);
     k->isa = MLA__ISA_ENUM, k->nl = MLA__NL, k->few = MLA__FEW;
-    k->dot[MLA_F32] = MLA__CAT(mla__dot_f32, MLA__DOT), k->dot[MLA_F16] = MLA__CAT(mla__dot_f16, MLA__DOT);
-    k->dot[MLA_BF16] = MLA__CAT(mla__dot_bf16, MLA__DOT), k->dot[MLA_E4M3] = MLA__F(dot_e4m3);
-#define MLA__DTYPE(D, d) k->gemm[D] = MLA__F(gemm_##d), k->mix[D] = MLA__F(mix_##d), k->widen[D] = MLA__F(widen_##d);
+#define MLA__DTYPE(D, d)                                                                                               \
+    k->dot[D] = MLA__F(dot_##d), k->gemm[D] = MLA__F(gemm_##d), k->mix[D] = MLA__F(mix_##d),                           \
+    k->widen[D] = MLA__F(widen_##d);
     MLA__DTYPE(MLA_F32, f32)
     MLA__DTYPE(MLA_F16, f16)
     MLA__DTYPE(MLA_BF16, bf16)
@@ -8410,17 +8457,6 @@ static mla__in mla__in_of(const float *x, mla__sz ldx, int T) {
     const mla__in in = {x, NULL, ldx, 0, NULL, T, 0, 0, 0, 0};
     return in;
 }
-/* Tokens t0 .. t0+T of it. */
-static mla__in mla__in_part(const mla__in *in, int t0, int T) {
-    mla__in p = *in;
-    if (p.idx) p.idx += t0;
-    else {
-        p.x += t0 * p.ldx;
-        if (p.q) p.q += t0 * p.ldq;
-    }
-    p.T = T;
-    return p;
-}
 /* Tokens meet the weights of w (NULL: not in int8) as these stream by, and not in panels: by their number, or as all
    of their kind do. */
 static int mla__few(const mla_context *c, const mla_tensor *w, int T) {
@@ -8450,12 +8486,13 @@ static void mla__rows(mla_context *c, float *y, mla__sz ldy, const mla__in *in, 
     const mla_tensor part = mla__columns(&w->weight, in->k0);
     mla__product p = {y, ldy, *in, &part, row0, n0, n1, 0, 0, panel, c->k.fetch, c->k.widen[d]};
     p.K = mla__in_cols(in, &part);
-    /* more than FEW, which stream by once more for each FEW: from near caches, if they are a strip */
+    /* more tokens, for some of which weights stream by once more each time: from near caches, if they are a strip */
+    const int some = in->q ? MLA__FEW : 4;
     const int once = in->parts || !few || strips || in->T <= MLA__FEW || (!in->q && mla__widened(d));
     for (int n = n0; n < n1; n = p.n1)
         for (int t = 0; t < in->T; t += p.in.T) {
             p.n0 = n, p.n1 = once ? n1 : mla__min(n + MLA__STRIP, n1);
-            p.in = mla__in_part(in, t, once ? in->T : mla__min(MLA__FEW, in->T - t));
+            p.in = mla__in_part(in, t, once ? in->T : mla__min(some, in->T - t));
             p.y = y + t * ldy + n - n0;
             run(&p);
         }

@@ -546,10 +546,11 @@ static void http__piece(http_exchange *x, const char *bytes, size_t n) { /* of a
 static void http__changed(http_exchange *x) {
     http_server *s = x->server;
     const int link = x->c && !x->dirty, unused = !x->c && x->over && !x->dirty;
+    const int wake = link && !s->dirty; /* else the loop is on its way: it goes on until there are none */
     if (link) x->dirty = 1, x->next = s->dirty, s->dirty = x;
     pthread_mutex_unlock(&s->lock);
     if (unused) http__free_exchange(x);
-    else if (link) http__wake(s);
+    else if (wake) http__wake(s);
 }
 
 void http_begin(http_exchange *x, int status, const char *type, const char *headers) {
