@@ -430,6 +430,7 @@ struct http_server {
     pthread_mutex_t lock;
     http_exchange *dirty;
     double drained; /* http_stop was called: when what runs is cut off */
+    double rests; /* no connection can be accepted until then, or until one closes: there are no files, or no memory */
 };
 
 static void http__place(http_server *s, http__connection *c, int slot) {
@@ -463,7 +464,7 @@ static void http__close(http_server *s, http__connection *c) {
         if (unused) http__free_exchange(x);
     } else if (x) http__free_exchange(x);
     http__heat(s, c, 0);
-    close(c->fd);
+    close(c->fd), s->rests = 0;
     const int slot = c->slot, last = --s->n;
     if (slot != last) s->polls[2 + slot] = s->polls[2 + last], http__place(s, s->c[last], slot);
     http__drop(&c->in), http__drop(&c->out);
@@ -786,11 +787,18 @@ static void http__readable(http_server *s, http__connection *c) {
     }
 }
 
+#define HTTP__REST 0.1 /* seconds */
+
 static void http__accept(http_server *s) {
     static const char full[] =
         "HTTP/1.1 503 Service Unavailable\r\nConnection: close\r\nRetry-After: 1\r\nContent-Length: 0\r\n\r\n";
-    for (int i = 0, fd; i < 64 && (fd = accept(s->listener, NULL, NULL)) >= 0; i++) {
-        const int one = 1;
+    for (int i = 0; i < 64; i++) {
+        const int one = 1, fd = accept(s->listener, NULL, NULL);
+        if (fd < 0) { /* who waits goes on waiting, and to ask again at once would take a whole core */
+            if (errno != EAGAIN && errno != EWOULDBLOCK && errno != EINTR && errno != ECONNABORTED)
+                s->rests = s->desc.clock() + HTTP__REST;
+            return;
+        }
         http__connection *c = s->n < s->room ? (http__connection *)calloc(1, sizeof *c) : NULL;
         fcntl(fd, F_SETFL, O_NONBLOCK), fcntl(fd, F_SETFD, FD_CLOEXEC);
         setsockopt(fd, IPPROTO_TCP, TCP_NODELAY, &one, sizeof one);
@@ -854,16 +862,17 @@ static void http__serve(http_server *s, http__connection *c, int got) {
 
 /* Waits for the first n connections, or for all of them. */
 static void http__poll(http_server *s, int n, int timeout) {
-    const int open = s->listener >= 0;
+    const int rests = s->rests > s->desc.clock(), open = s->listener >= 0 && !rests;
     for (int i = 0; i < n; i++) {
         const http__connection *c = s->c[i];
         const int reads = !c->ended && (c->state != HTTP__BUSY || c->in.n < s->desc.max_head);
         /* What is behind a request waits in the socket, once it is much; the end behind it does not. */
         s->polls[2 + i].events = (short)((reads ? POLLIN : c->ended ? 0 : HTTP__RDHUP) | (c->out.n ? POLLOUT : 0));
     }
-    s->polls[0].fd = s->wake[0], s->polls[1].fd = s->listener;
-    s->polls[0].events = POLLIN, s->polls[1].events = open ? POLLIN : 0;
-    if (poll(s->polls, (nfds_t)(2 + n), timeout) <= 0) return;
+    s->polls[0].fd = s->wake[0], s->polls[1].fd = open ? s->listener : -1;
+    s->polls[0].events = s->polls[1].events = POLLIN, s->polls[1].revents = 0;
+    if (poll(s->polls, (nfds_t)(2 + n), rests && timeout > 1000 * HTTP__REST ? (int)(1000 * HTTP__REST) : timeout) <= 0)
+        return;
     for (int i = n - 1; i >= 0; i--) { /* from behind: one that is closed gets the last one's place */
         const int got = i < s->n ? s->polls[2 + i].revents : 0;
         if (!got) continue;

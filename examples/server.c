@@ -104,7 +104,7 @@ static void help(void) {
            "  --drain SECONDS           that answers under way have after SIGTERM, the rest get status 503 [30]\n"
            "  --mtp                  a layer of the model's guesses ahead where that pays: the same answers, sooner\n"
            "  --fast                 answers may differ, in their last bits, by what else is asked; more tokens/s\n"
-           "  --quiet                nothing but errors on stderr; --help; --version\n"
+           "  --quiet                nothing but errors on stderr, and the address with --port 0; --help; --version\n"
            "SIGTERM or Ctrl-C: nothing more is accepted, what runs is finished; a second one ends at once.\n"
            "Exit status: 0 stopped, 1 failed, 2 wrong command line.\n");
 }
@@ -1137,8 +1137,9 @@ int main(int argc, char **argv) {
         fail(1, "no threads are to be had");
     say("%s, %s kernels, %d threads, %d requests at a time of at most %d tokens\n", s->alias.data,
         mla_isa_name(mla_context_isa(s->context)), mla_context_threads(s->context), s->parallel, s->ctx);
-    say(strchr(s->o.host, ':') ? "listening on http://[%s]:%d\n" : "listening on http://%s:%d\n", s->o.host,
-        http_port(s->http));
+    if (!options_here.quiet || s->o.port == 0) /* which nothing else tells */
+        fprintf(stderr, strchr(s->o.host, ':') ? "listening on http://[%s]:%d\n" : "listening on http://%s:%d\n",
+                s->o.host, http_port(s->http));
     http_run(s->http);
     pthread_mutex_lock(&s->lock);
     s->quitting = 1;

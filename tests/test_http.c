@@ -448,6 +448,46 @@ static void test_stop(void) {
     http_close(server);
 }
 
+static int looks; /* of the loop at the clock */
+static double counted(void) {
+    __atomic_add_fetch(&looks, 1, __ATOMIC_SEQ_CST);
+    return clock_of_test();
+}
+/* Where the process may open nothing more who comes waits, and the server rests: until some time is over, or a connection
+   closes. */
+static void test_files(void) {
+    http_desc how = plain();
+    struct rlimit was, few;
+    SECTION("no files");
+    how.clock = counted;
+    start(&how);
+    getrlimit(RLIMIT_NOFILE, &was);
+    for (int closes = 0; closes < 2; closes++) {
+        const int other = client_of(0), fd = socket(AF_INET, SOCK_STREAM, 0);
+        struct sockaddr_in to;
+        socklen_t size = sizeof to;
+        say(other, "GET / HTTP/1.1\r\n" HOST "\r\n"), hear(other, "hello");
+        getpeername(other, (struct sockaddr *)&to, &size);
+        const int lowest = dup(fd); /* all below it are open */
+        close(lowest);
+        few = was, few.rlim_cur = (rlim_t)lowest;
+        setrlimit(RLIMIT_NOFILE, &few);
+        CHECK(!connect(fd, (struct sockaddr *)&to, sizeof to), "connect: %s", strerror(errno));
+        say(fd, GET("/"));
+        usleep(50000);
+        const int before = __atomic_load_n(&looks, __ATOMIC_SEQ_CST);
+        usleep(400000);
+        const int after = __atomic_load_n(&looks, __ATOMIC_SEQ_CST) - before;
+        CHECK(after < 60, "the loop went round %d times in 0.4 s", after);
+        if (closes) close(other);
+        else setrlimit(RLIMIT_NOFILE, &was), pass(1);
+        CHECK(says(hear(fd, NULL), "200 OK|hello"), "%s", text);
+        setrlimit(RLIMIT_NOFILE, &was);
+        if (!closes) close(other);
+    }
+    stop();
+}
+
 static void test_open(void) {
     static const struct {
         const char *host, *want;
@@ -482,5 +522,6 @@ int main(void) {
     test_later();
     test_limits();
     test_stop();
+    test_files();
     return test_end();
 }

@@ -8,9 +8,9 @@ import { ask, chat, check, complete, end, events, metric, raw, same, sleep, star
 const tales = ['--model', 'examples/tales', '--quiet'];
 const dir = fs.mkdtempSync(`${os.tmpdir()}/server-`);
 process.on('exit', () => fs.rmSync(dir, { recursive: true, force: true }));
-tales.pop(); // the line with the port is needed
 const server = await start(...tales);
 const { port } = server;
+check(/^listening on http:\/\/127\.0\.0\.1:\d+\n$/.test(server.said), `--quiet, where only this tells the port: ${server.said}`);
 const user = (content, more = {}) => ({ messages: [{ role: 'user', content }], max_tokens: 12, temperature: 0, ...more });
 const once = 'Once upon a time';
 
