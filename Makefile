@@ -144,7 +144,7 @@ inspected = $(if $(2),$(addprefix $(1)/,$(3)),$(info $(1) is not here: left out)
 CHECKS = $(eval CHECKS := $(TESTS) $(SLOW) \
     $(call inspected,asan,$(shell $(call can,-fsanitize=address$(comma)undefined,stdio.h)),$(PROGRAM_TESTS) examples $(filter-out $(CANNOT),fail)) \
     $(call inspected,msan,$(shell $(call can,-fsanitize=memory,stdio.h,$(CLANG))),$(PROGRAM_TESTS) examples) \
-    $(call inspected,tsan,$(shell $(call can,-fsanitize=thread,stdio.h)),test_api test_threads examples) \
+    $(call inspected,tsan,$(shell $(call can,-fsanitize=thread,stdio.h)),test_api test_http test_threads examples) \
     $(call inspected,valgrind,$(shell command -v valgrind),test_api test_checkpoint examples))$(CHECKS)
 
 # Where something does not compile, the others run all the same.

@@ -423,7 +423,7 @@ struct http_exchange {
 struct http_server {
     http_desc desc;
     int listener, wake[2], port;
-    volatile int stop;    /* set by http_stop */
+    int stop;             /* set by http_stop, in any thread or a signal's handler: see http__stopped */
     http__connection **c; /* [n], the first n_hot of which were heard a moment ago */
     struct pollfd *polls; /* [2 + n] */
     int n, n_hot, room;
@@ -432,6 +432,8 @@ struct http_server {
     double drained; /* http_stop was called: when what runs is cut off */
     double rests; /* no connection can be accepted until then, or until one closes: there are no files, or no memory */
 };
+
+static int http__stopped(const http_server *s) { return __atomic_load_n(&s->stop, __ATOMIC_RELAXED); }
 
 static void http__place(http_server *s, http__connection *c, int slot) {
     s->c[slot] = c, c->slot = slot;
@@ -527,7 +529,7 @@ static void http__head_of_answer(http_exchange *x, int status, const char *type,
     if (length >= 0 && status != 204) n = snprintf(text, sizeof text, "Content-Length: %lld\r\n", length);
     if (x->chunked) n = snprintf(text, sizeof text, "Transfer-Encoding: chunked\r\n");
     n += snprintf(text + n, sizeof text - (size_t)n, "%s\r\n",
-                  !x->head.keep_alive || x->server->stop ? "Connection: close\r\n"
+                  !x->head.keep_alive || http__stopped(x->server) ? "Connection: close\r\n"
                   : x->head.minor                        ? ""
                                                          : "Connection: keep-alive\r\n");
     if (!http__add(&x->out, text, (size_t)n) || !ok) x->cut = 1;
@@ -642,7 +644,7 @@ static int http__collect(http_server *s, http__connection *c) {
     x->unsent = c->out.n - c->sent;
     pthread_mutex_unlock(&s->lock);
     if (over) {
-        c->closing |= !x->head.keep_alive || s->stop;
+        c->closing |= !x->head.keep_alive || http__stopped(s);
         c->x = NULL, c->state = HTTP__HEAD, c->seen = 0;
         c->heard = s->desc.clock(), c->due = c->in.n ? c->heard + s->desc.head_s : 0;
         http__free_exchange(x);
@@ -820,9 +822,9 @@ static void http__check(http_server *s, http__connection *c, double now) {
     const double silent = now - c->heard;
     const int idle = c->state == HTTP__HEAD && !c->in.n && !c->out.n;
     const int reads = !c->out.n && (c->state == HTTP__HEAD || c->state == HTTP__BODY);
-    const int half = reads && (c->ended || (s->stop && silent > 1));
-    if ((c->out.n && silent > s->desc.stall_s) || (idle && (s->stop || silent > s->desc.idle_s)) ||
-        (s->stop && now > s->drained) || (c->state == HTTP__LINGER && now > c->due) || half)
+    const int half = reads && (c->ended || (http__stopped(s) && silent > 1));
+    if ((c->out.n && silent > s->desc.stall_s) || (idle && (http__stopped(s) || silent > s->desc.idle_s)) ||
+        (http__stopped(s) && now > s->drained) || (c->state == HTTP__LINGER && now > c->due) || half)
         http__close(s, c);
     else if (c->due > 0 && now > c->due) http__reject(s, c, 408, "the request did not come in time");
     else if (idle && c->hot && silent > 1) http__heat(s, c, 0);
@@ -885,11 +887,11 @@ static void http__poll(http_server *s, int n, int timeout) {
 
 void http_run(http_server *s) {
     double swept = s->desc.clock(), all = swept;
-    while (!s->stop || s->n > 0) {
+    while (!http__stopped(s) || s->n > 0) {
         const double now = s->desc.clock();
-        if (s->stop && s->listener >= 0)
+        if (http__stopped(s) && s->listener >= 0)
             close(s->listener), s->listener = -1, s->drained = now + s->desc.drain_s, swept = 0;
-        if (now - swept >= 1 || s->stop) {
+        if (now - swept >= 1 || http__stopped(s)) {
             swept = now;
             for (int i = s->n - 1; i >= 0; i--)
                 if (i < s->n) http__check(s, s->c[i], now);
@@ -897,7 +899,7 @@ void http_run(http_server *s) {
         /* Of silent connections there may be thousands, and to poll them takes a millisecond. */
         const int whole = s->n == s->n_hot || now - all >= 0.02 + 1e-5 * s->n || now < all;
         if (whole) all = now;
-        http__poll(s, whole ? s->n : s->n_hot, !whole ? 20 + s->n / 100 : s->stop ? 50 : 1000);
+        http__poll(s, whole ? s->n : s->n_hot, !whole ? 20 + s->n / 100 : http__stopped(s) ? 50 : 1000);
     }
 }
 
@@ -967,7 +969,7 @@ int http_port(const http_server *s) { return s->port; }
 int http_count(const http_server *s) { return s->n; }
 
 void http_stop(http_server *s) {
-    s->stop = 1;
+    __atomic_store_n(&s->stop, 1, __ATOMIC_RELAXED);
     http__wake(s);
 }
 
