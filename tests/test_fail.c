@@ -250,6 +250,22 @@ static mla_result do_chat(mla_error *e) {
     free(text.ids), chat_close(own);
     return r;
 }
+/* A turn that fails leaves the text as it was. */
+static mla_result do_turns(mla_error *e) {
+    static const chat_style styles[] = {CHAT_V2, CHAT_R1, CHAT_V31};
+    chat_tokens text = {NULL, 0, 0};
+    mla_result r = MLA_OK;
+    for (size_t i = 0; i < COUNT(styles) && !r; i++) {
+        const chat_template chat = {styles[i], 1, 2, 3, 4, 5, 6, 1};
+        const size_t had = text.n;
+        r = chat_turn(&text, &chat, words, "be brief", long_text, sizeof long_text - 1, e);
+        CHECK(!r || text.n == had, "style %d: half a turn", (int)styles[i]);
+        if (!r) r = chat_answer(&text, &chat, some, COUNT(some), e);
+    }
+    if (!r) add(text.ids, text.n * sizeof *text.ids);
+    free(text.ids);
+    return r;
+}
 static mla_result do_request(mla_error *e) {
     static const char source[] = "{% for m in messages %}{{ m.content }}{% if m.tool_calls %}{% for k, v in "
                                  "m.tool_calls[0].function.arguments|items %}{{ k }}{{ v|tojson }}{% endfor %}"
@@ -581,6 +597,7 @@ static const struct operation {
     {"jinja", do_jinja, FAIL_MEMORY, {NULL, NULL, NULL}},
     {"render", do_render, FAIL_MEMORY, {NULL, NULL, NULL}},
     {"chat", do_chat, FAIL_MEMORY, {NULL, NULL, NULL}},
+    {"turns", do_turns, FAIL_MEMORY, {NULL, NULL, NULL}},
     {"request", do_request, FAIL_MEMORY, {NULL, NULL, NULL}},
     {"grammar", do_grammar, FAIL_MEMORY, {NULL, NULL, NULL}},
     {"sampler", do_sampler, FAIL_MEMORY, {NULL, NULL, NULL}},

@@ -936,6 +936,7 @@ static void test_kda(void) {
         {2, ".attention.head_count_kv", 'a', 0, MLA_ERR_WEIGHTS, ".attn_"},
         {2, ".expert_gating_func", 'x', 0, MLA_ERR_CONFIG, "expert_gating_func"},
         {2, ".expert_gating_func", 'i', 0, MLA_ERR_CONFIG, "expert_gating_func"},
+        {2, ".expert_shared_feed_forward_length", 'i', 17, MLA_ERR_CONFIG, "a multiple of expert_feed_forward_length"},
         {2, ".swiglu_clamp_exp", 'f', 7, MLA_ERR_UNSUPPORTED, "swiglu_clamp_exp"},
         {2, ".swiglu_clamp_shexp", 'f', 7, MLA_ERR_UNSUPPORTED, "swiglu_clamp_shexp"},
         {2, ".swiglu_clamp_shexp", 'f', 0, MLA_OK, ""},
@@ -977,6 +978,41 @@ static void test_kda(void) {
                       c->config.rope.layout == (of ? MLA_ROPE_PAIR : MLA_ROPE_NONE) && c->layers[0].kda.q.weight.data &&
                       !c->layers[1].kda.q.weight.data,
                   "%s: config", edits[x].key);
+        checkpoint_close(c), checkpoint_close(ref);
+        file_free(f);
+    }
+    clear_dir();
+}
+
+/* A limit of activations: one number, or one for each layer, of which those with experts must agree. */
+static void test_limits(void) {
+    static const struct {
+        int count; /* 0: a number */
+        int32_t each[5];
+        double value;
+        mla_result want;
+    } limits[] = {{0, {0}, 5, MLA_OK},
+                  {0, {0}, -1, MLA_ERR_CONFIG},
+                  {4, {0, 7, 7, 7}, 7, MLA_OK},
+                  {4, {7, 7, 7, 6}, 0, MLA_ERR_CONFIG},
+                  {4, {7, 7, 6, 7}, 0, MLA_ERR_CONFIG},
+                  {4, {-1, -1, -1, -1}, 0, MLA_ERR_CONFIG},
+                  {3, {7, 7, 7}, 0, MLA_ERR_CONFIG},
+                  {1, {7}, 0, MLA_ERR_CONFIG}};
+    checkpoint *ref, *c;
+    mla_error e;
+    SECTION("a limit for each layer");
+    for (size_t i = 0; i < COUNT(limits); i++) {
+        file *f = from_fixture(&ref, "hy_v4", "hy_v4", MLA_BF16, SPLIT, NULL);
+        put_float(f, ".swiglu_clamp_exp", limits[i].value);
+        kv *k = key(f, ".swiglu_clamp_exp");
+        if (limits[i].count) k->type = GGUF_I32, k->count = limits[i].count, k->each = 1;
+        memcpy(k->numbers, limits[i].each, sizeof limits[i].each);
+        write_all(f, in_dir("model.gguf"));
+        const mla_result rc = checkpoint_open(&c, in_dir("model.gguf"), &e);
+        check_error(rc, limits[i].want, &e, limits[i].count ? "a number from 0 on, the same for all layers" : "a number from 0 on",
+                    "swiglu_clamp_exp");
+        if (!rc) CHECK(c->config.swiglu_limit == (float)limits[i].value, "%g", (double)c->config.swiglu_limit);
         checkpoint_close(c), checkpoint_close(ref);
         file_free(f);
     }
@@ -1543,7 +1579,7 @@ int main(int argc, char **argv) {
     test_fixtures(), clear_dir();
     test_variants(), clear_dir();
     test_silence();
-    test_hy(), test_kda(), test_keys();
+    test_hy(), test_limits(), test_kda(), test_keys();
     test_tensors(), clear_dir();
     test_container();
     test_values(), clear_dir();

@@ -657,6 +657,48 @@ static void test_regexes(test_rng *r) {
     tokenizer_close(t);
 }
 
+/* Classes of words and digits and what they are not, in brackets and outside, and anchors: the first match. */
+static void test_classes(void) {
+    static const struct {
+        const char *pattern, *text;
+        int begin, end; /* -1: none */
+    } cases[] = {{"\\w+", "!a\xC3\xA9\xC2\xB2_5-", 1, 8}, /* a power: as Oniguruma has it, only outside of brackets */
+                 {"[\\w]+", "!a\xC3\xA9\xC2\xB2_5-", 1, 4},
+                 {"\\w+", "-\xC2\xBB\xC2\xBC\xC2\xBF", 3, 5},
+                 {"\\w+", "\xE2\x92\xB5\xE2\x92\xB6\xE2\x85\xA7\xE2\x80\xBF-", 3, 12},
+                 {"\\W+", "ab \xE2\x80\x93x", 2, 6},
+                 {"[\\W]+", "a\xC2\xB2!x", 1, 4},
+                 {"\\W+", "a\xC2\xB2!x", 3, 4},
+                 {"\\d+", "a\xD9\xA3" "4\xC2\xB2", 1, 4},
+                 {"\\D+", "12ab3", 2, 4},
+                 {"[\\D]", "\xD9\xA3" "5", -1, -1},
+                 {"\\S+", " ab\xC2\xA0" "c", 1, 3},
+                 {"^b", "a\nb", 2, 3},
+                 {"\\Ab", "a\nb", -1, -1},
+                 {"a$", "a\nb", 0, 1},
+                 {"a\\Z", "a\nb", -1, -1},
+                 {"a\\Z", "a\n", 0, 1},
+                 {"a\\z", "a\n", -1, -1},
+                 {"b\\z", "a\nb", 2, 3}};
+    SECTION("classes and anchors");
+    tokenizer *t = open_bytes(NULL, NULL, NULL);
+    for (size_t i = 0; i < sizeof cases / sizeof cases[0]; i++) {
+        tok__regex x;
+        tok__stack stack = {NULL, 0, 0};
+        tok__search q;
+        size_t begin = 0, end = 0;
+        const char *why = tok__regex_new(t, &x, cases[i].pattern, strlen(cases[i].pattern), 0);
+        if (!CHECK(!why, "%s: %s", cases[i].pattern, why)) continue;
+        tok__search_begin(&q, &x, (const unsigned char *)cases[i].text, strlen(cases[i].text), &stack);
+        const int found = tok__find(&q, 0, &begin, &end);
+        CHECK(found == (cases[i].begin >= 0) && (!found || ((int)begin == cases[i].begin && (int)end == cases[i].end)),
+              "case %zu, %s: found %d, %zu to %zu", i, cases[i].pattern, found, begin, end);
+        tok__search_end(&q), free(stack.frames);
+        tok__regex_free(&x);
+    }
+    tokenizer_close(t);
+}
+
 static void test_unicode(void) {
     SECTION("unicode");
     static const struct {
@@ -1409,6 +1451,10 @@ static void test_characters(void) {
         {"null", METASPACE("always", "true"), plain, 0, "", "ab c ab<s>ab", "7 2 5 7 1 7"},
         {"null", METASPACE("never", "false"), plain, 0, "", "ab c ab", "6 2 5 7"},
         {"null", "null", plain, 0, "\"ignore_merges\":true,", "c\xE2\x96\x81", "10"},
+        {"null", "{\"type\":\"Punctuation\"}", plain, 0, "\"fuse_unk\":true,", "ab!?ab", "6 0 0 6"},
+        {"null", "{\"type\":\"Punctuation\",\"behavior\":\"Contiguous\"}", plain, 0, "\"fuse_unk\":true,", "ab!?ab",
+         "6 0 6"},
+        {"null", "{\"type\":\"Punctuation\",\"behavior\":\"Removed\"}", plain, 0, "", "a!b$`\xE2\x80\x93" "c", "3 4 5"},
         {"{\"type\":\"NFC\"}", "null", plain, 0, "", "e\xCC\x81\xC3\xA9", "8 8"},
         {"{\"type\":\"Replace\",\"pattern\":{\"Regex\":\"x+|y\"},\"content\":\"ab\"}", "null", plain, 0, "", "xxxaybx",
          "6 3 6 4 6"}};
@@ -1880,6 +1926,7 @@ int main(void) {
     make_categories();
     test_unicode();
     test_regexes(&r);
+    test_classes();
     test_merging(&r);
     test_pipeline(&r);
     test_added();
