@@ -530,8 +530,8 @@ static void http__head_of_answer(http_exchange *x, int status, const char *type,
     if (x->chunked) n = snprintf(text, sizeof text, "Transfer-Encoding: chunked\r\n");
     n += snprintf(text + n, sizeof text - (size_t)n, "%s\r\n",
                   !x->head.keep_alive || http__stopped(x->server) ? "Connection: close\r\n"
-                  : x->head.minor                        ? ""
-                                                         : "Connection: keep-alive\r\n");
+                  : x->head.minor                                 ? ""
+                                                                  : "Connection: keep-alive\r\n");
     if (!http__add(&x->out, text, (size_t)n) || !ok) x->cut = 1;
 }
 

@@ -1010,7 +1010,8 @@ static void test_limits(void) {
         memcpy(k->numbers, limits[i].each, sizeof limits[i].each);
         write_all(f, in_dir("model.gguf"));
         const mla_result rc = checkpoint_open(&c, in_dir("model.gguf"), &e);
-        check_error(rc, limits[i].want, &e, limits[i].count ? "a number from 0 on, the same for all layers" : "a number from 0 on",
+        check_error(rc, limits[i].want, &e,
+                    limits[i].count ? "a number from 0 on, the same for all layers" : "a number from 0 on",
                     "swiglu_clamp_exp");
         if (!rc) CHECK(c->config.swiglu_limit == (float)limits[i].value, "%g", (double)c->config.swiglu_limit);
         checkpoint_close(c), checkpoint_close(ref);

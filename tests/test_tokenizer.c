@@ -661,7 +661,7 @@ static void test_regexes(test_rng *r) {
 static void test_classes(void) {
     static const struct {
         const char *pattern, *text;
-        int begin, end; /* -1: none */
+        int begin, end;                                   /* -1: none */
     } cases[] = {{"\\w+", "!a\xC3\xA9\xC2\xB2_5-", 1, 8}, /* a power: as Oniguruma has it, only outside of brackets */
                  {"[\\w]+", "!a\xC3\xA9\xC2\xB2_5-", 1, 4},
                  {"\\w+", "-\xC2\xBB\xC2\xBC\xC2\xBF", 3, 5},
@@ -669,10 +669,19 @@ static void test_classes(void) {
                  {"\\W+", "ab \xE2\x80\x93x", 2, 6},
                  {"[\\W]+", "a\xC2\xB2!x", 1, 4},
                  {"\\W+", "a\xC2\xB2!x", 3, 4},
-                 {"\\d+", "a\xD9\xA3" "4\xC2\xB2", 1, 4},
+                 {"\\d+",
+                  "a\xD9\xA3"
+                  "4\xC2\xB2",
+                  1, 4},
                  {"\\D+", "12ab3", 2, 4},
-                 {"[\\D]", "\xD9\xA3" "5", -1, -1},
-                 {"\\S+", " ab\xC2\xA0" "c", 1, 3},
+                 {"[\\D]",
+                  "\xD9\xA3"
+                  "5",
+                  -1, -1},
+                 {"\\S+",
+                  " ab\xC2\xA0"
+                  "c",
+                  1, 3},
                  {"^b", "a\nb", 2, 3},
                  {"\\Ab", "a\nb", -1, -1},
                  {"a$", "a\nb", 0, 1},
@@ -1454,7 +1463,10 @@ static void test_characters(void) {
         {"null", "{\"type\":\"Punctuation\"}", plain, 0, "\"fuse_unk\":true,", "ab!?ab", "6 0 0 6"},
         {"null", "{\"type\":\"Punctuation\",\"behavior\":\"Contiguous\"}", plain, 0, "\"fuse_unk\":true,", "ab!?ab",
          "6 0 6"},
-        {"null", "{\"type\":\"Punctuation\",\"behavior\":\"Removed\"}", plain, 0, "", "a!b$`\xE2\x80\x93" "c", "3 4 5"},
+        {"null", "{\"type\":\"Punctuation\",\"behavior\":\"Removed\"}", plain, 0, "",
+         "a!b$`\xE2\x80\x93"
+         "c",
+         "3 4 5"},
         {"{\"type\":\"NFC\"}", "null", plain, 0, "", "e\xCC\x81\xC3\xA9", "8 8"},
         {"{\"type\":\"Replace\",\"pattern\":{\"Regex\":\"x+|y\"},\"content\":\"ab\"}", "null", plain, 0, "", "xxxaybx",
          "6 3 6 4 6"}};
