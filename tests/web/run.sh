@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # The kernels in WebAssembly, SIMD128 with and without relaxed SIMD, against plain loops as everywhere (tests/test_kernels.c), and the
-# demo model's logits and greedy tokens (tests/test_tales.c), under Node. Left out without Debian's clang-19, lld-19,
+# demo model's logits and greedy tokens (tests/test_tales.c), under Node; the size of the module, where wasm-opt is. Left out without Debian's clang-19, lld-19,
 # libclang-rt-19-dev-wasm32 and wasi-libc (or older ones, which have no relaxed SIMD). WASM_CC: another compiler.
 cd "$(dirname "$0")/../.." || exit 1
 tmp=$(mktemp -d)
@@ -39,6 +39,17 @@ if printf '#include <wasm_simd128.h>\nv128_t f(v128_t a) { return wasm_f32x4_rel
     wasm "-msimd128 -mrelaxed-simd" test_tales $relaxed --no-liftoff
 else
     echo "$WASM_CC has no relaxed SIMD: left out"
+fi
+
+# The module that browsers load: README has its size, which is with wasm-opt.
+if command -v wasm-opt >/dev/null; then
+    MAKEFLAGS='' make -s WASM_CC="$WASM_CC" build/web/mla-simd.wasm.gz >"$tmp/log" 2>&1 || cat "$tmp/log"
+    size=$(gunzip -c build/web/mla-simd.wasm.gz | wc -c)
+    if [ "$size" -gt 100000 ] && [ "$size" -lt 400000 ]; then passed=$((passed + 1)); else
+        failed=$((failed + 1)) && echo "FAILED: the module with SIMD128 has $size bytes, not less than 400000"
+    fi
+else
+    echo 'wasm-opt (binaryen) is not here: the size of the module is left out'
 fi
 
 # The page, where Chromium and playwright-core are, or npm gets it (NODE_MODULES=DIR has it already; SHOTS=DIR: screenshots go there).
