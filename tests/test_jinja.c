@@ -234,7 +234,8 @@ static const example texts[] = {
     {"{% for x in 1, 2 %}{{ x }}{% endfor %}", "12"},
     {"{% for x in (l if a else m) %}{{ x }}{% endfor %}", "312"},
     {"b' }}", "b' }}"},
-    {"{{ 'ß'|upper }}", "SS"},
+    {"{{ 'ß'|upper }} {{ 'ẞ'|lower }} {{ 'ÿ'|upper }} {{ 'Ÿ'|lower }} {{ 'Жѳ'|upper }} {{ 'K'|lower }}",
+     "SS ß Ÿ ÿ ЖѲ k"},
     {"a\n{% if a %}\n  b\n{% endif %}\nc\n", "a\n  b\nc"},
     {"  {% if a %}  x\n  {% endif %}  y", "  x\n  y"},
     {"  {%- if a -%}  x  {%- endif -%}  y", "xy"},
@@ -519,6 +520,36 @@ static char *repeated(const char *before, const char *text, size_t n, const char
     return out;
 }
 
+/* All letters of the first plane in the other case; the sums are of Python's (Unicode 14), where one letter becomes one:
+   ''.join(s.lower() if len(s.lower()) == 1 else s for s in map(chr, ...)), and U+DF becomes SS. */
+static void test_cases(void) {
+    static const struct {
+        const char *filter;
+        uint64_t sum;
+    } all[] = {{"lower", 9800458419366798277ull}, {"upper", 1887255951565894462ull}};
+    char *source = (char *)malloc(1 << 18);
+    SECTION("cases");
+    for (size_t i = 0; i < 2; i++) {
+        size_t n = 4;
+        mla_error error;
+        memset(&error, 0, sizeof error);
+        memcpy(source, "{{ '", n);
+        for (unsigned c = 0xA0; c < 0x10000; c++) {
+            if (c >= 0xD800 && c < 0xE000) continue;
+            if (c >= 0x800) source[n++] = (char)(0xE0 | c >> 12);
+            source[n++] = (char)(c >= 0x800 ? 0x80 | (c >> 6 & 0x3F) : 0xC0 | c >> 6),
+            source[n++] = (char)(0x80 | (c & 0x3F));
+        }
+        n += (size_t)snprintf(source + n, 40, "'|%s }}", all[i].filter);
+        char *text = render(source, n, NULL, &error);
+        uint64_t sum = 14695981039346656037u;
+        for (const char *at = text; at && *at; at++) sum = (sum ^ (unsigned char)*at) * 1099511628211u;
+        CHECK(text && sum == all[i].sum, "%s: %s", all[i].filter, text ? "other letters than Python's" : error.text);
+        free(text);
+    }
+    free(source);
+}
+
 static void test_limits(void) {
     static const struct {
         const char *before, *text;
@@ -694,6 +725,7 @@ int main(int argc, char **argv) {
           error.text);
     test_texts();
     test_refusals();
+    test_cases();
     test_limits();
     test_values();
     test_damage();
