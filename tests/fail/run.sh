@@ -3,7 +3,7 @@
 # that one alone or all from there on. A program says so on standard error and ends with a status above 0, or does what it
 # does without; the server answers that request with an error, and the next one as ever.
 #     tests/fail/run.sh [DIRECTORY [WHAT...]]      of the programs in DIRECTORY/fail, as build/asan [build]; only some of them
-# Few calls of each; with TEST_ALL=1 all. Ends with "N passed, N failed".
+# Few calls of each; with TEST_ALL=1 all, of which PARTS=16 PART=3 takes a part. Ends with "N passed, N failed".
 cd "$(dirname "$0")/../.." || exit 1
 programs=${1:-build}
 programs=${programs%/}/fail
@@ -26,7 +26,7 @@ reported() {
 }
 # next K CALLS: not each of many calls, but for TEST_ALL
 next() {
-    if [ "${TEST_ALL:-}" ]; then k=$(($1 + 1)); else k=$(($1 + 1 + $2 / ${FEW:-2} + $1 % 3)); fi
+    if [ "${TEST_ALL:-}" ]; then k=$(($1 + ${PARTS:-1})); else k=$(($1 + 1 + $2 / ${FEW:-2} + $1 % 3)); fi
 }
 
 # run K ON COMMAND...: sets status; its outputs and its report are files
@@ -55,7 +55,7 @@ fails() {
     empty
     [ $status -eq 0 ] && [ "$total" -gt 0 ] || { bad "$what as it is: status $status, $total calls"; return; }
     for on in 0 1; do
-        k=$((on + 1))
+        k=$((on + 1 + ${PART:-0}))
         while [ $k -le "$total" ]; do
             run $k $on "$programs/$@"
             look
@@ -142,7 +142,7 @@ end() {
 }
 # serves KINDS ON: the server, with calls of these kinds failing
 serves() {
-    local kinds=$1 on=$2 k=$2 total i hung wrong odd
+    local kinds=$1 on=$2 k=$(($2 + ${PART:-0})) total i hung wrong odd
     begin "$kinds" 0 0
     for i in "${!requests[@]}"; do
         ask "$i"
