@@ -2428,9 +2428,31 @@ typedef struct mla__product {
     int few;                                           /* mix: rows of weights are used as they stream by */
     float *panel;                                      /* scratch: [KC, NR_MAX] */
     int fetch;                                         /* so many bytes ahead streaming weights are fetched; 0: not */
+    const mla_tensor *next;                            /* NULL, or whose rows meet activations next, from next_row on */
+    int next_row;
     void (*widen)(float *y, const void *x, mla__sz n); /* of the weights' dtype */
 } mla__product;
 typedef void (*mla__kernel)(const mla__product *p);
+/* Some of the rows of a product, one behind the other: where they end, and how far from there those are that the same
+   part of the next product begins with. */
+typedef struct mla__flow {
+    const unsigned char *end;
+    mla__sz jump;
+} mla__flow;
+/* Part i of those that are so many units apart, each of so many bytes and `rows` rows; n in all. */
+MLA__INLINE mla__flow mla__flow_of(const mla__product *p, const unsigned char *b, int i, int apart, int n, int rows,
+                                       mla__sz bytes) {
+    const int to = (i + 1) * apart < n ? (i + 1) * apart : n;
+    mla__flow s = {b + to * bytes, 0};
+    if (p->next) {
+        const mla__sz row = mla__bytes(p->next->dtype, p->next->cols);
+        s.jump = (const unsigned char *)p->next->data + (p->next_row + i * apart * rows) * row - s.end;
+    }
+    return s;
+}
+MLA__INLINE const unsigned char *mla__flow_at(const mla__flow *s, const unsigned char *at) {
+    return at < s->end ? at : at + s->jump;
+}
 
 typedef struct mla__kernels {
     mla_isa isa;
@@ -3134,6 +3156,7 @@ typedef struct mla__strips {
     const mla__act *x[4];
     int groups, T; /* tokens to be stored */
     int ahead;     /* so many blocks of 32 ahead of one token are fetched where nothing else is */
+    mla__flow flow[4];
 } mla__strips;
 
 /* One token and 16 rows interleaved: the rows are the lanes, so that nothing is shuffled. Sums of products stay
@@ -3200,9 +3223,10 @@ static void mla__strips_run(mla__strip strip, const int S, const int M, const ml
     const mla__sz bytes = 16 * mla__bytes(p->w->dtype, p->w->cols);
     const unsigned char *b = (const unsigned char *)p->w->data + (p->row0 + p->n0) / 16 * bytes;
     const int strips = (p->n1 - p->n0) / 16, apart = (strips + S - 1) / S;
+    mla__strips a;
+    for (int i = 0; i < S; i++) a.flow[i] = mla__flow_of(p, b, i, apart, strips, 16, bytes);
     for (int n = 0; n < apart; n++)
         for (int t = 0; t < p->in.T; t += M) {
-            mla__strips a;
             a.ldy = p->ldy, a.groups = p->K / MLA_GROUP, a.T = mla__min(M, p->in.T - t), a.ahead = p->fetch ? 0 : 4;
             for (int i = 0; i < M; i++) a.x[i] = mla__act_of(&p->in, i < a.T ? t + i : t);
             for (int i = 0; i < S; i++) {
@@ -3507,8 +3531,10 @@ MLA__VNNI void mla__idot_strips_vnni(const mla_dtype t, const int S, const int M
         /* within blocks of many groups the reads jump, which no hardware foresees; nor does it hide memory behind the
            arithmetic of several tokens; AMD's begins anew at each strip */
         const int one = 16 * f->bytes / each, ahead = each > 1 ? 16 * f->bytes + u * one : (M > 1 ? 8 : a->ahead) * one;
-        MLA__EACH(j, S)
-            for (int i = 0; ahead && i < one; i += 64) MLA__PREFETCH(b[j] + ahead + i);
+        MLA__EACH(j, S) {
+            const unsigned char *at = mla__flow_at(&a->flow[j], b[j] + ahead);
+            for (int i = 0; ahead && i < one; i += 64) MLA__PREFETCH(at + i);
+        }
         MLA__EACH(part, halves) {
             __m512i s[4][4];
             MLA__EACH(i, M) s[0][i] = mla__begin_vnni(off, x[i] + g, mla__offset(f), part);
@@ -3710,6 +3736,7 @@ typedef struct mla__four {
     const unsigned char *b[4];
     const mla__act *x;
     const float *xd; /* of each eight groups d_x, the same for the second halves of blocks, and the sums */
+    mla__flow flow[4];
     __m512 acc[4][2];
     __m256 low[4];
 } mla__four;
@@ -3736,7 +3763,8 @@ MLA__VNNI void mla__idot_eight_vnni(const mla_dtype t, int fetch, mla__four *a, 
     __m512 scale[4];
     MLA__EACH(r, 4) {
         __m256 min = _mm256_setzero_ps();
-        for (int i = 0; i < n * f->bytes; i += 64) MLA__PREFETCH_L2(a->b[r] + fetch + i);
+        const unsigned char *at = mla__flow_at(&a->flow[r], a->b[r] + fetch);
+        for (int i = 0; i < n * f->bytes; i += 64) MLA__PREFETCH(at + i);
         const __m256 d = mla__scales32_vnni(t, a->b[r], whole, n, &min);
         scale[r] = _mm512_mul_ps(_mm512_broadcast_f32x8(d), _mm512_loadu_ps(a->xd));
         if (mla__off_of(f) == MLA__OFF_MIN) a->low[r] = _mm256_fmadd_ps(min, _mm256_loadu_ps(a->xd + 16), a->low[r]);
@@ -3772,10 +3800,11 @@ MLA__VNNI void mla__idot_short_vnni(const mla_dtype t, const mla__product *p) {
             xd[0] = x[g].d, xd[8] = second * x[g].d, xd[16] = x[g].sum;
         }
     }
+    mla__four a;
+    MLA__EACH(r, 4) a.flow[r] = mla__flow_of(p, b, r, apart, rows, 1, row);
     for (int n = 0; n < apart; n++)
         for (int i = 0; i < p->in.T; i++) {
             float *y[4];
-            mla__four a;
             a.x = mla__act_of(&p->in, i), a.xd = scales + 24 * i * eights;
             MLA__EACH(r, 4) {
                 const int at = mla__min(n + r * apart, rows - 1); /* what is less than four is made full */
@@ -4818,8 +4847,10 @@ MLA__IN void MLA__F(recur_columns)(const int NV, const mla__recur *r, float qk, 
     for (int c = 0; c < r->C; c++) {
         const float *from = r->from + c * r->C + j;
         const MLA__V k = MLA__F(set1)(ek[c]), q = MLA__F(set1)(eq[c]);
-        MLA__EACH(i, NV) {
+        MLA__EACH(i, NV) { /* what is to be written is fetched, too */
             const MLA__V s = MLA__F(ld)(from + i * MLA__VL);
+            MLA__PREFETCH(from + 8 * r->C + i * MLA__VL);
+            MLA__PREFETCH(r->to + c * r->C + j + i * MLA__VL);
             u[i] = MLA__F(fma)(k, s, u[i]), o[i] = MLA__F(fma)(q, s, o[i]);
         }
     }
@@ -8472,9 +8503,10 @@ static mla_tensor mla__columns(const mla_tensor *w, int k) {
     if (mla__scaled(w)) t.scale = (const char *)w->scale + k / mla__scale_cols(w) * mla__bytes(w->scale_dtype, 1);
     return t;
 }
-/* y [T, n0..n1) = x W^T + bias, y indexed from n0. Of columns, the first ones bring the bias. */
-static void mla__rows(mla_context *c, float *y, mla__sz ldy, const mla__in *in, const mla_linear *w, int row0, int n0,
-                      int n1, float *panel) {
+/* y [T, n0..n1) = x W^T + bias, y indexed from n0. Of columns, the first ones bring the bias. next: NULL, or whose rows
+   from next_row on come then. */
+static void mla__rows_then(mla_context *c, float *y, mla__sz ldy, const mla__in *in, const mla_linear *w, int row0,
+                           int n0, int n1, float *panel, const mla_linear *next, int next_row) {
     const mla_tensor *b = &w->bias;
     const mla_dtype d = w->weight.dtype;
     const int strips = in->q && w->weight.layout && !in->parts;
@@ -8484,8 +8516,9 @@ static void mla__rows(mla_context *c, float *y, mla__sz ldy, const mla__in *in, 
                             : few     ? c->k.idot[d][w->weight.layout]
                                       : c->k.igemm[d];
     const mla_tensor part = mla__columns(&w->weight, in->k0);
-    mla__product p = {y, ldy, *in, &part, row0, n0, n1, 0, 0, panel, c->k.fetch, c->k.widen[d]};
+    mla__product p = {y, ldy, *in, &part, row0, n0, n1, 0, 0, panel, c->k.fetch, NULL, next_row, c->k.widen[d]};
     p.K = mla__in_cols(in, &part);
+    if (next) p.next = &next->weight;
     /* more tokens, for some of which weights stream by once more each time: from near caches, if they are a strip */
     const int some = in->q ? MLA__FEW : 4;
     const int once = in->parts || !few || strips || in->T <= MLA__FEW || (!in->q && mla__widened(d));
@@ -8500,12 +8533,17 @@ static void mla__rows(mla_context *c, float *y, mla__sz ldy, const mla__in *in, 
         for (int n = n0; n < n1; n++) y[t * ldy + n - n0] += mla__value(b->dtype, b->data, row0 + n);
 }
 
+static void mla__rows(mla_context *c, float *y, mla__sz ldy, const mla__in *in, const mla_linear *w, int row0, int n0,
+                      int n1, float *panel) {
+    mla__rows_then(c, y, ldy, in, w, row0, n0, n1, panel, NULL, 0);
+}
+
 /* y [T, cols] = x [T, n] . W[row0 .. row0+n, :]. Where both ways give the same bits their number decides. */
 static void mla__mix(mla_context *c, float *y, mla__sz ldy, const mla__in *in, const mla_tensor *w, int row0, int n,
                      float *panel) {
     const int same = w->cols % MLA__NL_MAX == 0 && w->dtype != MLA_E4M3;
     const int few = same ? in->T <= MLA__FEW : mla__few(c, NULL, in->T);
-    const mla__product p = {y, ldy, *in, w, row0, 0, n, w->cols, few, panel, 0, c->k.widen[w->dtype]};
+    const mla__product p = {y, ldy, *in, w, row0, 0, n, w->cols, few, panel, 0, NULL, 0, c->k.widen[w->dtype]};
     c->k.mix[w->dtype](&p);
 }
 static mla_linear mla__linear_of(const mla_tensor *w) {
@@ -8530,10 +8568,13 @@ static void mla__clamp(float *gate, float *up, int n, float limit) {
     for (int i = 0; i < n; i++) gate[i] = gate[i] > limit ? limit : gate[i]; /* NaN stays */
     for (int i = 0; i < n; i++) up[i] = up[i] > limit ? limit : up[i] < -limit ? -limit : up[i];
 }
-/* Rows [n0, n1) of W of a job. */
-static void mla__job_rows(mla_context *c, const mla__job *j, int n0, int n1, const mla__worker *my) {
+/* Rows [n0, n1) of W of a job; then come those of the next one from then on, or it is NULL. */
+static void mla__job_rows(mla_context *c, const mla__job *j, int n0, int n1, const mla__worker *my,
+                          const mla__job *next, int then) {
+    const mla_linear *next_w = next ? next->w : NULL;
+    const int next_row = next ? next->row0 + then : 0;
     if (!j->up && !j->scatter) {
-        mla__rows(c, j->y + n0, j->ldy, &j->in, j->w, j->row0, n0, n1, my->panel);
+        mla__rows_then(c, j->y + n0, j->ldy, &j->in, j->w, j->row0, n0, n1, my->panel, next_w, next_row);
         return;
     }
     /* Results are kept aside of so many rows at a time: as many whole strips as the scratch holds if weights just
@@ -8545,8 +8586,9 @@ static void mla__job_rows(mla_context *c, const mla__job *j, int n0, int n1, con
             const mla__in in = mla__in_part(&j->in, t0, mla__min(MLA__MC, j->in.T - t0));
             const int end = mla__min(n + group, n1);
             float *y = j->y + t0 * j->ldy + n;
-            if (j->up) mla__rows(c, y, j->ldy, &in, j->w, j->row0, n, end, my->panel);
-            mla__rows(c, my->group, group, &in, j->up ? j->up : j->w, j->row0, n, end, my->panel);
+            if (j->up) mla__rows_then(c, y, j->ldy, &in, j->w, j->row0, n, end, my->panel, j->up, j->row0 + n);
+            mla__rows_then(c, my->group, group, &in, j->up ? j->up : j->w, j->row0, n, end, my->panel, next_w,
+                           next_row);
             for (int t = 0; t < in.T; t++) {
                 float *aside = my->group + t * group;
                 if (j->limit > 0) mla__clamp(y + t * j->ldy, aside, end - n, j->limit);
@@ -8562,7 +8604,10 @@ static void mla__job_rows(mla_context *c, const mla__job *j, int n0, int n1, con
 static void mla__jobs_work(mla_context *c, void *none, const mla__share *my) {
     const mla__job *j = &c->jobs[my->load];
     (void)none;
-    mla__job_rows(c, j, my->from * MLA__STRIP, mla__min(my->to * MLA__STRIP, j->rows), &c->workers[my->worker]);
+    const int n0 = my->from * MLA__STRIP, n1 = mla__min(my->to * MLA__STRIP, j->rows);
+    /* a worker's shares lie one behind the other */
+    const mla__job *next = n1 < j->rows ? j : my->load + 1 < c->n_jobs ? j + 1 : NULL;
+    mla__job_rows(c, j, n0, n1, &c->workers[my->worker], next, n1 < j->rows ? n1 : 0);
 }
 
 /* What a tensor wants its activations rounded to. With tiles those of blocks become bf16, which is nearer than int8. */
@@ -8738,7 +8783,7 @@ static void mla__rotate(float *x, const float *cosine, const float *sine, int P,
 /* ---- >>call ------------------------------------------------------------------------------------------------------ */
 
 #define MLA__PIECES     32  /* most pieces of context that are worked on apart and merged */
-#define MLA__PIECE_KEYS 512 /* fewest keys in such a piece */
+#define MLA__PIECE_KEYS 512 /* fewest keys in such a piece that an indexer looks at */
 #define MLA__SHORT_MOST 16  /* tokens of a short sequence */
 
 /* The sequences of a call, or of a part of it that is run apart; their tokens are rows 0 .. T of it, one sequence after
@@ -8753,7 +8798,7 @@ typedef struct mla__batch {
 typedef struct mla__block {
     const mla_sequence *seq;
     int token, first, n;     /* row of the first token in the call and within the sequence; tokens */
-    int pieces, piece, slot; /* its keys are cut into so many pieces of so many keys; tokens' pieces before these */
+    int pieces, pages, slot; /* pieces that its pages of keys are cut into; tokens' pieces before these */
 } mla__block;
 
 typedef struct mla__call_scratch {
@@ -8928,9 +8973,13 @@ static int mla__cut(const mla_context *c, int n_blocks, const mla_sequence *s, i
 }
 /* Cut the keys of a block into at most `most` pieces: by the shape of the call alone, so not by threads. */
 static void mla__pieces(mla__block *b, int keys, int most, int fewest, int *slots) {
-    b->piece = mla__up_to(mla__max((keys + most - 1) / most, mla__min(keys, fewest)), MLA_PAGE);
-    b->pieces = (keys + b->piece - 1) / b->piece;
+    b->pages = (keys + MLA_PAGE - 1) / MLA_PAGE;
+    b->pieces = mla__max(1, mla__min(most, keys / fewest));
     b->slot = *slots, *slots += b->pieces > 1 ? b->pieces * b->n : 0;
+}
+/* The key where a piece begins. */
+static int mla__piece_at(const mla__block *b, int piece) {
+    return b->pieces > 1 ? (int)((mla__sz)b->pages * piece / b->pieces) * MLA_PAGE : 0;
 }
 
 /* What makes the keys, or the values, of heads: of head h, n rows of w from first + h * step on. */
@@ -9230,12 +9279,12 @@ static void mla__chosen_set(mla_context *c, const mla__attn *a, const mla__block
 static void mla__index_piece(mla_context *c, const mla__attn *a, const mla__block *b, int piece,
                              mla__index_worker *my) {
     const int seen = mla__seen(c, b->seq, b->token);
-    const int end = b->pieces > 1 ? mla__min(seen, (piece + 1) * b->piece) : seen;
+    const int end = b->pieces > 1 ? mla__min(seen, mla__piece_at(b, piece + 1)) : seen;
     const mla__index_scratch *s = c->index;
     mla__top best = mla__top_begin(my->best_key, my->best_at, c->f->index_topk);
     best.over = a->glance && b->seq->mask; /* which may be of any size */
     /* MLA_PAGE keys from a multiple of it lie together, paged or not */
-    for (int u0 = piece * b->piece; u0 < end && !best.over; u0 += MLA_PAGE)
+    for (int u0 = mla__piece_at(b, piece); u0 < end && !best.over; u0 += MLA_PAGE)
         mla__index_offer(c, a, b, u0, mla__min(MLA_PAGE, end - u0), my, &best);
     if (b->pieces == 1) {
         mla__chosen_set(c, a, b, &best, my);
@@ -9284,7 +9333,7 @@ static void mla__choose_blocks(mla_context *c, mla__attn *a) {
         mla__block *b = &c->call->blocks[i];
         const int keys = mla__seen(c, b->seq, b->token);
         mla__pieces(b, keys, mla__max(1, MLA__PIECES / a->n_blocks), MLA__PIECE_KEYS, &slots);
-        c->loads[i].units = b->pieces, c->loads[i].weight = mla__min(b->piece, keys);
+        c->loads[i].units = b->pieces, c->loads[i].weight = keys / b->pieces + 1;
         cost += (double)keys * c->f->index_n_heads * c->f->index_head_dim;
     }
     mla__parallel_timed(c, part, mla__index_work, a, a->n_blocks, cost);
@@ -9364,7 +9413,7 @@ static int mla__dense(const mla_context *c, int t, int n) {
    of the block have chosen: of a block of one token its own list, of several the positions that any of them has chosen,
    with masks that hide from each what it has not. Nothing after this section knows which. */
 
-#define MLA__PIECE_CHOSEN 256 /* fewest keys in a piece of what an indexer has chosen, which are few */
+#define MLA__PIECE_WALKED 256 /* fewest keys in a piece of what is walked over */
 #define MLA__LANE_ROWS    128 /* rows (heads x tokens) that walk over a block of latents together */
 #define MLA__QUERIES      512 /* tokens for which the naive path expands keys once */
 
@@ -9443,10 +9492,10 @@ static int mla__walk_cut(const mla_context *c, int n_blocks, const mla_sequence 
 }
 /* Cut the keys of a block into pieces that are walked over apart; how many keys there are. */
 static int mla__walk_pieces(const mla_context *c, mla__block *b, int most, int *slots) {
-    int keys = mla__seen(c, b->seq, b->token + b->n - 1), fewest = MLA__PIECE_KEYS;
-    if (mla__chosen(c, b->token, &keys)) fewest = MLA__PIECE_CHOSEN;
+    int keys = mla__seen(c, b->seq, b->token + b->n - 1);
+    mla__chosen(c, b->token, &keys);
     keys = mla__max(keys, 1); /* a mask may leave none to be chosen */
-    mla__pieces(b, keys, most, fewest, slots);
+    mla__pieces(b, keys, most, MLA__PIECE_WALKED, slots);
     return keys;
 }
 
@@ -9538,8 +9587,8 @@ static mla__walk mla__walk_of(mla_context *c, const mla__attn *a, const mla__blo
     }
     mla__lanes_begin(&walk);
     if (!walk.list) walk.end = mla__lanes_last(&walk.my->lanes[walk.panels - 1]) + 1; /* later tokens see no less */
-    walk.u0 = piece * b->piece;
-    if (b->pieces > 1) walk.end = mla__min(walk.end, (piece + 1) * b->piece);
+    walk.u0 = mla__piece_at(b, piece);
+    if (b->pieces > 1) walk.end = mla__min(walk.end, mla__piece_at(b, piece + 1));
     return walk;
 }
 
@@ -9977,7 +10026,7 @@ static int mla__absorbed(mla_context *c, mla__attn *a, int i, int token, int fir
     mla__parallel_even(c, mla__absorb_work, a, c->H, a->n_tokens * H * N * R);
     for (int j = 0; j < a->n_blocks; j++) {
         const mla__block *b = &c->call->blocks[j];
-        c->loads[j].units = b->pieces, c->loads[j].weight = (int64_t)b->n * b->piece;
+        c->loads[j].units = b->pieces, c->loads[j].weight = (int64_t)b->n * (b->pages / b->pieces + 1);
     }
     mla__parallel_timed(c, mla__attention_time(c), mla__absorbed_work, a, a->n_blocks, cost);
     for (int j = 0; j < a->n_blocks; j++) {
@@ -10605,7 +10654,10 @@ static void mla__down_work(mla_context *c, void *arg, const mla__share *my) {
     const int D = c->D, n0 = my->from * MLA__STRIP, n1 = mla__min(my->to * MLA__STRIP, D);
     if (!a->dense) /* which comes first and is not added but stored */
         for (int t = 0; t < a->T; t++) memset(a->y + t * (mla__sz)D + n0, 0, (size_t)(n1 - n0) * sizeof *a->y);
-    for (int i = 0; i < c->n_jobs; i++) mla__job_rows(c, &c->jobs[i], n0, n1, &c->workers[my->worker]);
+    for (int i = 0; i < c->n_jobs; i++) {
+        const mla__job *j = &c->jobs[i], *next = i + 1 < c->n_jobs ? j + 1 : n1 < D ? c->jobs : NULL;
+        mla__job_rows(c, j, n0, n1, &c->workers[my->worker], next, i + 1 < c->n_jobs ? n0 : n1);
+    }
     if (!a->w || c->shard.rank > 0) return;
     for (int slot = s->offset[c->f->n_routed_experts]; slot < s->offset[mla__choices(&c->m->c)];
          slot++) { /* without weights */
@@ -10993,7 +11045,7 @@ static void mla__ngram_add_work(mla_context *c, void *none, const mla__share *my
     (void)none;
     for (int i = 0; i < c->n_jobs; i++)
         mla__job_rows(c, &c->jobs[i], my->from * MLA__STRIP, mla__min(my->to * MLA__STRIP, c->D),
-                      &c->workers[my->worker]);
+                      &c->workers[my->worker], NULL, 0);
 }
 /* x has the embeddings of tokens, already scaled, and those that were given: what n-grams add to the first. The caches
    take note of ids. */
