@@ -8520,7 +8520,7 @@ static void mla__rows_then(mla_context *c, float *y, mla__sz ldy, const mla__in 
     p.K = mla__in_cols(in, &part);
     if (next) p.next = &next->weight;
     /* more tokens, for some of which weights stream by once more each time: from near caches, if they are a strip */
-    const int some = in->q ? MLA__FEW : 4;
+    const int some = in->q || d == MLA_E4M3 ? MLA__FEW : 4;
     const int once = in->parts || !few || strips || in->T <= MLA__FEW || (!in->q && mla__widened(d));
     for (int n = n0; n < n1; n = p.n1)
         for (int t = 0; t < in->T; t += p.in.T) {
