@@ -163,7 +163,7 @@ test check:
 # what they share is not inlined into each.
 COVERED = -O0
 build/cov/mla.o build/cov/test_kernels.o: COVERED = -O1 -fno-inline '-DMLA__INLINE=static __attribute__((noinline, unused))'
-GCOV = $(if $(findstring gcc,$(notdir $(CC))),$(subst gcc,gcov,$(CC)),gcov)
+GCOV = $(if $(findstring gcc,$(notdir $(CC))),$(patsubst ./%,%,$(dir $(CC))$(subst gcc,gcov,$(notdir $(CC)))),gcov)
 $(eval $(call programs,cov/,$$(CC) -std=c99 $$(COVERED) --coverage -I. -Iexamples $$(OPENMP)))
 coverage: RUN = $(call chosen,$(filter server fail generate convert gguf jinja tokenizer test_%,$(TESTS)))
 coverage:

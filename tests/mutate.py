@@ -162,7 +162,8 @@ class Source:
         rng = random.Random(seed)
         left = []
         for n in self.wanted(only):
-            found = changes_of(self.code[n], self.before(n), rng)
+            found = [(kind, column, self.lines[n][column:column + len(old)], new)
+                     for kind, column, old, new in changes_of(self.code[n], self.before(n), rng)]
             rng.shuffle(found)
             if found:
                 left.append((n, found))

@@ -1849,6 +1849,15 @@ static void test_tiktoken(void) {
         CHECK(tokenizer_parse_tiktoken(&t, wrong[i][0], strlen(wrong[i][0]), NULL, 0, "f", &err) == MLA_ERR_CONFIG &&
                   !t && strstr(err.text, wrong[i][1]),
               "%s: %s", wrong[i][0], err.text);
+    CHECK(tokenizer_parse_tiktoken(&t, NULL, 1, NULL, 0, "f", &err) == MLA_ERR_ARGUMENT && !t, "no ranks");
+    text more = {NULL, 0, 0};
+    static char many[1026];
+    memset(many, 'a', sizeof many);
+    put_bytes(&more, ranks.s, ranks.n), put_rank(&more, many, sizeof many, 263);
+    CHECK(tokenizer_parse_tiktoken(&t, more.s, more.n, NULL, 0, "f", &err) == MLA_ERR_CONFIG && !t &&
+              strstr(err.text, "line 264: expected a token of at most 512 bytes"),
+          "a long token: %s", err.text);
+    clear(&more);
     static const char *const configs[][2] = {
         {"{", "JSON"},
         {"{\"added_tokens_decoder\":[]}", "an object"},
