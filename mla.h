@@ -2424,11 +2424,11 @@ typedef struct mla__product {
     mla__sz ldy;
     mla__in in;
     const mla_tensor *w;
-    int row0, n0, n1, K;                               /* K: at most the columns of w */
-    int few;                                           /* mix: rows of weights are used as they stream by */
-    float *panel;                                      /* scratch: [KC, NR_MAX] */
-    int fetch;                                         /* so many bytes ahead streaming weights are fetched; 0: not */
-    const mla_tensor *next;                            /* NULL, or whose rows meet activations next, from next_row on */
+    int row0, n0, n1, K;    /* K: at most the columns of w */
+    int few;                /* mix: rows of weights are used as they stream by */
+    float *panel;           /* scratch: [KC, NR_MAX] */
+    int fetch;              /* so many bytes ahead streaming weights are fetched; 0: not */
+    const mla_tensor *next; /* NULL, or whose rows meet activations next, from next_row on */
     int next_row;
     void (*widen)(float *y, const void *x, mla__sz n); /* of the weights' dtype */
 } mla__product;
@@ -2441,7 +2441,7 @@ typedef struct mla__flow {
 } mla__flow;
 /* Part i of those that are so many units apart, each of so many bytes and `rows` rows; n in all. */
 MLA__INLINE mla__flow mla__flow_of(const mla__product *p, const unsigned char *b, int i, int apart, int n, int rows,
-                                       mla__sz bytes) {
+                                   mla__sz bytes) {
     const int to = (i + 1) * apart < n ? (i + 1) * apart : n;
     mla__flow s = {b + to * bytes, 0};
     if (p->next) {
@@ -3586,6 +3586,41 @@ MLA__VNNI void mla__ipack16_vnni(const mla_dtype t, mla__ipanel *panel, const ml
     }
 }
 
+/* Sixteen rows as they lie, of blocks of 32 with a scale and unsigned codes of four bits or signed ones of eight: a
+   lane of vector i has row i of four, and becomes four columns of these. */
+MLA__VNNI void mla__ipack_vnni(const mla_dtype t, mla__ipanel *panel, const mla_tensor *w, int row, int g0, int gn) {
+    const mla__format *f = &mla__formats[t];
+    const mla__sz bytes = mla__bytes(t, w->cols);
+    const unsigned char *b = (const unsigned char *)w->data + row * bytes + g0 * (mla__sz)f->bytes;
+    const __m512i low = _mm512_set1_epi8(15), flip = _mm512_set1_epi8(-128);
+    for (int g = 0; g < gn; g++, panel++, b += f->bytes) {
+        uint16_t d[16];
+        MLA__EACH(i, 16) memcpy(&d[i], b + i * bytes, 2);
+        _mm512_storeu_ps(panel->d[0], _mm512_cvtph_ps(mla__m256i(d)));
+        MLA__EACH(h, f->low.bits / 4) {
+            __m512i x[4];
+            MLA__EACH(i, 4) {
+                const unsigned char *at = b + i * bytes + f->low.at + 16 * h;
+                x[i] = _mm512_castsi128_si512(mla__m128i(at));
+                x[i] = _mm512_inserti32x4(x[i], mla__m128i(at + 4 * bytes), 1);
+                x[i] = _mm512_inserti32x4(x[i], mla__m128i(at + 8 * bytes), 2);
+                x[i] = _mm512_inserti32x4(x[i], mla__m128i(at + 12 * bytes), 3);
+            }
+            const __m512i a0 = _mm512_unpacklo_epi32(x[0], x[1]), a1 = _mm512_unpackhi_epi32(x[0], x[1]),
+                          b0 = _mm512_unpacklo_epi32(x[2], x[3]), b1 = _mm512_unpackhi_epi32(x[2], x[3]);
+            const __m512i v[4] = {_mm512_unpacklo_epi64(a0, b0), _mm512_unpackhi_epi64(a0, b0),
+                                  _mm512_unpacklo_epi64(a1, b1), _mm512_unpackhi_epi64(a1, b1)};
+            MLA__EACH(k, 4) {
+                if (f->low.bits == 8) _mm512_storeu_si512(panel->w[4 * h + k], _mm512_xor_si512(v[k], flip));
+                else {
+                    _mm512_storeu_si512(panel->w[k], _mm512_and_si512(v[k], low));
+                    _mm512_storeu_si512(panel->w[4 + k], _mm512_and_si512(_mm512_srli_epi16(v[k], 4), low));
+                }
+            }
+        }
+    }
+}
+
 /* Rows of blocks of 256 as they lie, 64 weights at a time. Weights i .. i+63 of a plane, a byte each: */
 MLA__VNNI __m512i mla__plane64_vnni(const mla__plane *p, const unsigned char *b, int i) {
     const int per = 8 / p->bits, shift = i / p->run % per * p->bits;
@@ -3973,9 +4008,19 @@ static void mla__igemm_avx2(const mla__product *p) {
     mla__igemm_x86(mla__itiles_avx2[mla__shape_of(t)], mla__iformats_avx2[t - MLA_Q8][p->w->layout].pack, MLA__IMR, 16,
                    0, p);
 }
+#define MLA__PACK(D, d)                                                                                                \
+    static MLA__TARGET_VNNI void mla__ipack_##d##_vnni(mla__ipanel *to, const mla_tensor *w, int row, int nb, int g0,  \
+                                                       int gn, int bias) {                                             \
+        if (nb == 16) mla__ipack_vnni(D, to, w, row, g0, gn);                                                          \
+        else mla__ipack_##d##_avx2(to, w, row, nb, g0, gn, bias);                                                      \
+    }
+MLA__PACK(MLA_Q8, q8)
+MLA__PACK(MLA_Q4, q4)
+#undef MLA__PACK
 /* VNNI's packer of a tensor, and what it is to add to codes that come signed. */
 static mla__ipack mla__ipack_of(const mla_tensor *w) {
     const int of = (int)w->dtype - MLA_Q8;
+    if (!w->layout && w->dtype <= MLA_Q4) return w->dtype == MLA_Q8 ? mla__ipack_q8_vnni : mla__ipack_q4_vnni;
     return w->layout ? mla__ipacks_vnni[of] : mla__iformats_avx2[of][0].pack;
 }
 static int mla__bias(const mla__format *f) { return f->code == MLA__CODE_UINT ? 0 : mla__offset(f); }
