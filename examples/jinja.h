@@ -2132,8 +2132,8 @@ static void jinja__list_put(jinja__run *r, const jinja_value *list, jinja_value 
 
 static jinja_value jinja__times(jinja__run *r, const jinja__node *node, jinja_value a, int64_t count) {
     const jinja_value list = a.type == JINJA__STRING ? a : jinja__list_of(r, a.type);
-    const size_t mark = r->n;
-    for (int64_t i = 0; i < count && !r->code && jinja__spend(r, node, 1); i++) {
+    const size_t mark = r->n, n = a.type == JINJA__STRING ? a.n : a.u.list->n;
+    for (int64_t i = 0; i < count && n > 0 && !r->code && jinja__spend(r, node, 1); i++) {
         if (a.type == JINJA__STRING) jinja__write(r, a.u.text, a.n);
         else
             for (size_t k = 0; k < a.u.list->n && !r->code; k++) jinja__list_put(r, &list, a.u.list->items[k]);

@@ -124,6 +124,7 @@ static const example texts[] = {
     {"{{ 1 == 1.0 }} {{ true == 1 }} {{ 'a' < 'b' }} {{ [1,2] < [1,3] }} {{ n == none }} {{ l == [3,1,2] }} {{ {'a':1} "
      "== {'a':1.0} }}",
      "True True True True True True True"},
+    {"{{ '' * 555555555554 }}{{ ([] * 555555555554)|length }}", "0"}, /* nothing, however often, at once */
     {"{{ 'a' ~ 1 ~ n ~ true ~ l }} {{ 'a' + 'b' }} {{ [1] + [2] }} {{ 'ab' * 3 }} {{ [0] * 2 }}",
      "a1NoneTrue[3, 1, 2] ab [1, 2] ababab [0, 0]"},
     {"{{ b|upper }} {{ b|lower }} {{ u|upper }} {{ u|lower }} {{ 'hello wORLD-foo (bar'|title }} {{ 'hELLO "
