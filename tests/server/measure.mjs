@@ -46,7 +46,7 @@ if (what.includes('throughput')) {
     times = times.filter((t) => t > from && t <= until);
     const here = times.length / (until - from) * 1000;
     const line = execFileSync('build/bench', ['model', '--shape', 'lite6', '--weights', quant === 'bf16' ? quant : `${quant}x16`, '--batch', '32',
-      '--depth', String(depth + made / 2), '--pp', '0', '--only', 'batch', '--reps', '3', '--cache', 'bf16', '--no-limits', '--json'], { encoding: 'utf8' });
+      '--depth', String(depth + made / 2), '--pp', '0', '--only', 'batch', '--reps', '150', '--cache', 'bf16', '--no-limits', '--json'], { encoding: 'utf8' });
     const bench = Math.max(...line.trim().split('\n').map((l) => JSON.parse(l)).filter((o) => o.tokens_per_s || o.seconds).map((o) => o.tokens_per_s ?? 32 / o.seconds));
     shares.push(here / bench);
     console.log(`32 clients: ${here.toFixed(1)} tokens/s; bench --batch 32: ${bench.toFixed(1)}; ${(here / bench).toFixed(3)} of it`);
