@@ -1019,6 +1019,15 @@ static void test_errors(const subject *s) {
         refuses("fork", mla_cache_fork(p, k, &err), MLA_ERR_ARGUMENT, err.text, "mla_cache_fork: 5 layers");
         refuses("none", mla_mtp_forward(of_plain, 0, &stray, 1, tokens, state, NULL), MLA_ERR_ARGUMENT,
                 mla_context_error(of_plain)->text, "mla_mtp_forward: depth 0, num_nextn_predict_layers is 0");
+        for (int none = 0; none < 4; none++)
+            refuses("speculation",
+                    speculation_create(none == 0 ? NULL : &g, none == 1 ? NULL : s->model, none == 2 ? NULL : c, 64,
+                                       none == 3 ? NULL : k, NULL, &err),
+                    MLA_ERR_ARGUMENT, err.text, "out, model, context or cache is NULL");
+        speculation_group group;
+        refuses("speculation", speculation_begin(&group, plain, of_plain, 64, 2, &err), MLA_ERR_ARGUMENT, err.text,
+                "no layer of multi-token prediction");
+        speculation_end(&group);
         refuses("speculation", speculation_create(&g, plain, of_plain, 64, p, NULL, &err), MLA_ERR_ARGUMENT, err.text,
                 "no layer of multi-token prediction");
         refuses("speculation", speculation_create(&g, s->model, c, 2, k, NULL, &err), MLA_ERR_ARGUMENT, err.text,
