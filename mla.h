@@ -7687,10 +7687,10 @@ static mla_result mla__fork_check(const mla_cache *dst, const mla_cache *src, ml
                          pages);
     return MLA_OK;
 }
-/* Shared, or the latest of them copied. */
+/* Shared, or the latest of them copied, as far as slots are free. */
 static void mla__fork_snapshots(mla_cache *dst, const mla_cache *src) {
     mla_pool *p = dst->pool;
-    const int shared = p == src->pool, n = src->n_snapshots, first = shared ? 0 : mla__max(n - p->n_slots, 0);
+    const int shared = p == src->pool, n = src->n_snapshots, first = shared ? 0 : mla__max(n - p->n_free_slots, 0);
     for (int i = first; i < n; i++) {
         mla__snapshot s = src->snapshots[i];
         if (!shared) {

@@ -435,6 +435,12 @@ static void test_random(const char *path, int steps) {
         } else if (op == 6) {
             MUST(mla_cache_fork(s[b].cache, s[a].cache, &error));
             memcpy(s[b].tokens, s[a].tokens, sizeof s[a].tokens), s[b].n = s[a].n;
+            int got[SLOTS];
+            const int copied = mla_cache_snapshots(s[b].cache, got, SLOTS),
+                      full = b < 2 && mla_pool_free_slots(pool) == 0;
+            CHECK((a < 2 && b < 2) || !full ? copied == had : copied <= had, "%s: %d snapshots of %d", what, copied, had);
+            for (int i = 0; i < copied; i++)
+                CHECK(got[i] == positions[had - copied + i], "%s: a snapshot at %d", what, got[i]);
         } else if (op == 7) {
             copy_by_bytes(&s[b], &s[a]);
             memcpy(s[b].tokens, s[a].tokens, sizeof s[a].tokens), s[b].n = s[a].n;
@@ -457,6 +463,39 @@ static void test_random(const char *path, int steps) {
     for (int i = 0; i < SUBJECTS; i++) mla_cache_destroy(s[i].cache);
     CHECK(mla_pool_free_slots(pool) == slots && mla_pool_free_pages(pool) == 8, "slots and pages are given back");
     CHECK(sequences > steps / 16, "%d sequences", sequences);
+    mla_pool_destroy(pool);
+    whole_close(&w);
+}
+
+/* A fork into a pool whose slots others hold does without snapshots; with one free the latest is copied. */
+static void test_fork_slots(void) {
+    whole w;
+    subject s[3];
+    mla_pool *pool;
+    test_rng r = {4};
+    SECTION("forks into pools without slots");
+    whole_open(&w, "tests/fixtures/checkpoints/kimi_linear");
+    memset(s, 0, sizeof s);
+    MUST(mla_pool_create(&pool, w.model, &(mla_pool_desc){.n_pages = 4, .snapshots = 2}, &error));
+    for (int i = 0; i < 3; i++) s[i].cache = make_cache(w.model, CAPACITY, MLA_F32, 2, i < 2 ? pool : NULL);
+    for (int i = 0; i < 4; i++) {
+        subject *one[1] = {&s[i < 2 ? 0 : 2]};
+        const int n = 3;
+        MUST_IN(w.context, go_on(&w, one, &n, 1, 0, 1000, &r));
+        MUST(mla_cache_snapshot(one[0]->cache, &error));
+    }
+    for (int left = 0; left < 3; left++) {
+        int at[2] = {0, 0};
+        MUST(mla_cache_fork(s[1].cache, s[2].cache, &error));
+        const int n = mla_cache_snapshots(s[1].cache, at, 2);
+        CHECK(n == left && at[0] == (left == 0 ? 0 : left == 1 ? 6 : 3), "%d snapshots, %d slots are free", n, left);
+        CHECK(mla_pool_free_slots(pool) == 0, "%d slots", mla_pool_free_slots(pool));
+        memcpy(s[1].tokens, s[2].tokens, sizeof s[1].tokens), s[1].n = s[2].n;
+        check_against_fresh(&w, &s[1], NULL, "a fork");
+        if (left < 2) mla_cache_forget(s[0].cache, left ? 6 : 3);
+    }
+    for (int i = 0; i < 3; i++) mla_cache_destroy(s[i].cache);
+    CHECK(mla_pool_free_slots(pool) == 2, "slots are given back");
     mla_pool_destroy(pool);
     whole_close(&w);
 }
@@ -733,6 +772,7 @@ static void test_long(void) {
 
 int main(void) {
     test_layer();
+    test_fork_slots();
     test_refusals();
     test_other_models();
     test_memory();
