@@ -2436,22 +2436,24 @@ typedef void (*mla__kernel)(const mla__product *p);
 /* Some of the rows of a product, one behind the other: where they end, and how far from there those are that the same
    part of the next product begins with. */
 typedef struct mla__flow {
-    const unsigned char *end;
-    mla__sz jump;
+    uintptr_t end, jump;
 } mla__flow;
 /* Part i of those that are so many units apart, each of so many bytes and `rows` rows; n in all. */
 MLA__INLINE mla__flow mla__flow_of(const mla__product *p, const unsigned char *b, int i, int apart, int n, int rows,
                                    mla__sz bytes) {
     const int to = (i + 1) * apart < n ? (i + 1) * apart : n;
-    mla__flow s = {b + to * bytes, 0};
+    mla__flow s = {(uintptr_t)(b + to * bytes), 0};
     if (p->next) {
         const mla__sz row = mla__bytes(p->next->dtype, p->next->cols);
-        s.jump = (const unsigned char *)p->next->data + (p->next_row + i * apart * rows) * row - s.end;
+        const unsigned char *next = (const unsigned char *)p->next->data + (p->next_row + i * apart * rows) * row;
+        s.jump = (uintptr_t)next - s.end;
     }
     return s;
 }
-MLA__INLINE const unsigned char *mla__flow_at(const mla__flow *s, const unsigned char *at) {
-    return at < s->end ? at : at + s->jump;
+/* What is `ahead` bytes behind `at`, to be fetched. */
+MLA__INLINE const void *mla__flow_at(const mla__flow *s, const unsigned char *at, mla__sz ahead) {
+    const uintptr_t to = (uintptr_t)at + (uintptr_t)ahead;
+    return (const void *)(to < s->end ? to : to + s->jump);
 }
 
 typedef struct mla__kernels {
@@ -3532,7 +3534,7 @@ MLA__VNNI void mla__idot_strips_vnni(const mla_dtype t, const int S, const int M
            arithmetic of several tokens; AMD's begins anew at each strip */
         const int one = 16 * f->bytes / each, ahead = each > 1 ? 16 * f->bytes + u * one : (M > 1 ? 8 : a->ahead) * one;
         MLA__EACH(j, S) {
-            const unsigned char *at = mla__flow_at(&a->flow[j], b[j] + ahead);
+            const unsigned char *at = (const unsigned char *)mla__flow_at(&a->flow[j], b[j], ahead);
             for (int i = 0; ahead && i < one; i += 64) MLA__PREFETCH(at + i);
         }
         MLA__EACH(part, halves) {
@@ -3798,7 +3800,7 @@ MLA__VNNI void mla__idot_eight_vnni(const mla_dtype t, int fetch, mla__four *a, 
     __m512 scale[4];
     MLA__EACH(r, 4) {
         __m256 min = _mm256_setzero_ps();
-        const unsigned char *at = mla__flow_at(&a->flow[r], a->b[r] + fetch);
+        const unsigned char *at = (const unsigned char *)mla__flow_at(&a->flow[r], a->b[r], fetch);
         for (int i = 0; i < n * f->bytes; i += 64) MLA__PREFETCH(at + i);
         const __m256 d = mla__scales32_vnni(t, a->b[r], whole, n, &min);
         scale[r] = _mm512_mul_ps(_mm512_broadcast_f32x8(d), _mm512_loadu_ps(a->xd));

@@ -204,7 +204,7 @@ static void help(void) {
            "                    attention's index keys;  --chunk N: tokens of a pass [512]\n"
            "  --memory BYTES    what may be taken, as 8G [what is free]; --force: no limit\n"
            "  --quiet           nothing but errors on stderr;  --version\n"
-           "Exit status: 0 done, 1 failed, 2 wrong command line, 130 options_interrupted.\n"
+           "Exit status: 0 done, 1 failed, 2 wrong command line, 130 interrupted.\n"
            "Examples:\n"
            "  generate --model V2-Lite --prompt \"Once upon a time\" -n 64 --temp 0.7\n"
            "  generate --model V3 --quant q4 --chat --system \"Answer in one sentence.\"\n"
@@ -602,7 +602,7 @@ static void speculate(session *s, const int *tokens, int n, int n_logits, phase 
     if (prompt || is.passes > was.passes) p->bytes += mla_model_bytes(s->model, prompt ? n : (int)guessed + 1);
 }
 
-/* Tokens of a prompt; the last one's logits are then in last. Ends early when options_interrupted. all: the logits of
+/* Tokens of a prompt; the last one's logits are then in last. Ends early when interrupted. all: the logits of
    all, into that file. */
 static void prefill(session *s, const int *tokens, size_t n_tokens, FILE *all) {
     const size_t vocab = (size_t)s->c->config.vocab_size,

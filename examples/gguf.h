@@ -1513,9 +1513,9 @@ static mla_result gguf__open_model(checkpoint *c, const char *path, const checkp
 
 #if !defined CHECKPOINT_NO_MMAP && !defined _WIN32
 
-static int gguf__is_kind(const char *path, int directory) { /* or a regular file */
+static int gguf__is_kind(const char *path, int directory) { /* or something else, which is refused if it is no file */
     struct stat info;
-    return !stat(path, &info) && (directory ? S_ISDIR(info.st_mode) : S_ISREG(info.st_mode));
+    return !stat(path, &info) && !S_ISDIR(info.st_mode) == !directory;
 }
 
 /* Of two names in a directory the one that stands for its model: *found stays, or becomes name; 0: they are two. */

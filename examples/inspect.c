@@ -238,6 +238,7 @@ typedef struct text {
 } text;
 
 static void read_text(const options *o, int i, text *t) {
+    const size_t most = (size_t)1 << 28;
     size_t size = 0, got = 1;
     if (o->text[i]) {
         t->n = strlen(o->text[i]), t->bytes = room((double)t->n, 1, 1, 1);
@@ -246,10 +247,11 @@ static void read_text(const options *o, int i, text *t) {
     }
     FILE *file = strcmp(o->file[i], "-") ? fopen(o->file[i], "rb") : stdin;
     if (!file) fail(1, "cannot read %s: %s", o->file[i], strerror(errno));
-    for (; got; t->n += got) {
+    for (; got && t->n <= most; t->n += got) {
         if (t->n + 2 > size && !(t->bytes = realloc(t->bytes, size = 2 * size + 4096))) fail(1, "out of memory");
         got = fread(t->bytes + t->n, 1, size - t->n, file);
     }
+    if (t->n > most) fail(1, "%s: more than %zu MB of text", o->file[i], most >> 20);
     if (ferror(file)) fail(1, "cannot read %s: %s", o->file[i], strerror(errno));
     if (file != stdin) fclose(file);
 }

@@ -158,6 +158,7 @@ help=$($generate --help)
 same "$(($(wc -l <<<"$help") <= 40))" 1 '--help fits a screen'
 same "$(awk 'length > 80' <<<"$help" | wc -l)" 0 '--help: long lines'
 same "$(grep -c '^  generate --model' <<<"$help")" 3 '--help: three examples'
+same "$(grep -c '^Exit status: 0 done, 1 failed, 2 wrong command line, 130 interrupted.$' <<<"$help")" 1 '--help: the exit status'
 same "$($generate -h)" "$help" '-h'
 for option in $(sed -n 's/^    X([A-Z_0-9]*, "\(-. \)\{0,1\}\(-[a-z-]*\)".*/\2/p' examples/generate.c); do
     case $help in *"$option"*) named=1 ;; *) named=0 ;; esac
@@ -257,6 +258,7 @@ refused 1 'the prompt has 301 tokens, and the model was made for 256; --ctx 302'
 refused 1 'the prompt has 300 tokens' $generate --model $model --tokens "$(printf ' 1%.0s' {1..300})"
 refused 2 '--tokens: 300 is not in 0..255' $say --tokens 300
 sed 's/"id":193,"content":"[^"]*"/"id":300,"content":"<big>"/' $text/tokenizer.json >"$tmp/big.json"
+mkfifo "$tmp/pipe.gguf" && refused 1 'pipe.gguf: cannot be read: not a regular file' $generate --model "$tmp/pipe.gguf" --prompt a
 mkfifo "$tmp/pipe.json" && refused 1 'pipe.json: cannot be read: not a regular file' $generate --model $model --chat --tokenizer "$tmp/pipe.json"
 refused 1 "token 300 is not in 0..255, the model's vocabulary: they do not belong together" $generate --model $model --prompt 'a<big>' \
     --tokenizer "$tmp/big.json"

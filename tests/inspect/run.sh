@@ -14,6 +14,8 @@ run() { # a script that ends with "N passed, N failed"
     echo "$*: $last" && grep -v ' passed, ' "$tmp/out"
 }
 if build/inspect --help >/dev/null; then passed=1; else failed=1; fi
+said=$(timeout 60 build/inspect --model examples/tales --prompt-file /dev/zero --out "$tmp/endless.html" 2>&1)
+if [ "$?: $said" = '1: inspect: /dev/zero: more than 256 MB of text' ]; then passed=$((passed + 1)); else failed=$((failed + 1)) && echo "endless: $said"; fi
 if ! command -v node >/dev/null; then
     echo 'node is not here: left out'
 # shellcheck disable=SC2046
