@@ -989,6 +989,16 @@ static void test_damage(const subject *s) {
             pool, 1);
     refuses("another model's number", load(j, b, n, 3, 0x1334567890u, &err), MLA_ERR_DATA, &err, "model (high word)", j,
             pool, 1);
+    for (unsigned char version = 0; version < 6; version++)
+        if (version != 1) {
+            b[4] = version;
+            refuses("a version", load(j, b, n, 1 << 20, 0x1234567890u, &err), MLA_ERR_DATA, &err,
+                    version == 2 || version == 4 ? "has states"
+                    : version == 3               ? "has ids of tokens"
+                                                 : "this is 4 or less",
+                    j, pool, 1);
+        }
+    b[4] = 1;
     mla_cache_stream st = {.model = 0x1234567890u};
     b[end + 20] ^= 1;
     refuses("stream", mla_cache_load(&st, j, b, n, &err), MLA_ERR_DATA, &err, "damaged", j, pool, 1);

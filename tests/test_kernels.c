@@ -879,8 +879,29 @@ static void test_best(void) {
         }
 }
 
+/* Where scores are off, all stay that are that far below the last of the best, and none below them; whether that is
+   known before the list is full or after. */
+static void test_slack(void) {
+    static const float score[] = {1, 0.5f, 0.75f, 0.74999994f, 0.75000006f, 0.25f};
+    for (int late = 0; late < 2; late++) {
+        uint32_t key[2 * MLA__BEST_SPARE];
+        int at[2 * MLA__BEST_SPARE], wrong = 0;
+        mla__top top = mla__top_begin(key, at, 1);
+        if (!late) mla__top_slack(&top, 0.25f);
+        for (int i = 0; i < 6; i++) {
+            mla__top_offer(&top, mla__top_key(score[i]), i);
+            if (i != 1) continue;
+            mla__top_cut(&top);
+            if (late) mla__top_slack(&top, 0.25f);
+        }
+        for (int i = 0; i < top.n; i++) wrong += score[top.at[i]] < 0.75f;
+        CHECK(top.n == 3 && wrong == 0, "%s: %d are kept, %d of them too low", late ? "late" : "early", top.n, wrong);
+    }
+}
+
 int main(void) {
     test_best();
+    test_slack();
     for (int isa = MLA_ISA_SCALAR; isa < MLA_ISA_COUNT; isa++) {
         mla__kernels k;
         if (!mla_isa_available((mla_isa)isa)) {

@@ -438,7 +438,8 @@ static void test_random(const char *path, int steps) {
             int got[SLOTS];
             const int copied = mla_cache_snapshots(s[b].cache, got, SLOTS),
                       full = b < 2 && mla_pool_free_slots(pool) == 0;
-            CHECK((a < 2 && b < 2) || !full ? copied == had : copied <= had, "%s: %d snapshots of %d", what, copied, had);
+            CHECK((a < 2 && b < 2) || !full ? copied == had : copied <= had, "%s: %d snapshots of %d", what, copied,
+                  had);
             for (int i = 0; i < copied; i++)
                 CHECK(got[i] == positions[had - copied + i], "%s: a snapshot at %d", what, got[i]);
         } else if (op == 7) {
@@ -611,6 +612,11 @@ static void test_other_models(void) {
     memset(&out, 0, sizeof out), memset(&in, 0, sizeof in);
     const size_t n_a = mla_cache_save(&out, of_a, bytes, sizeof bytes);
     REFUSED(mla_cache_load(&in, of_b, bytes, n_a, &error), MLA_ERR_DATA, "the states are of another size");
+    memset(&in, 0, sizeof in), bytes[4] = 1;
+    REFUSED(mla_cache_load(&in, of_a, bytes, n_a, &error), MLA_ERR_DATA,
+            "only one of the saved cache and this has states");
+    memset(&in, 0, sizeof in), bytes[4] = 4;
+    REFUSED(mla_cache_load(&in, of_a, bytes, n_a, &error), MLA_ERR_DATA, "this has ids of tokens");
     float state[600], inputs[600];
     REFUSED(mla_cache_read_state(NULL, 0, state, inputs, &error), MLA_ERR_ARGUMENT, "cache is NULL");
     REFUSED(mla_cache_read_state(of_a, 0, NULL, inputs, &error), MLA_ERR_ARGUMENT, "state is NULL");
