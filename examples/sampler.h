@@ -66,6 +66,9 @@ SAMPLER_API void sampler_accept(sampler *s, int token);
 /* A token by logits [vocab_size]. -1: a logit is NaN or +infinity, or all are -infinity; a token of logit -infinity is
    never taken. Tokens less than 2^-40 times as probable as the likeliest are not drawn, either. */
 SAMPLER_API int sampler_next(sampler *s, const float *logits, mla_error *err);
+/* The same token, sooner where all may be drawn (no top_k, top_p, min_p): what it chose from is not kept, so that
+   there are no candidates, and s cannot be another's draft. */
+SAMPLER_API int sampler_draw(sampler *s, const float *logits, mla_error *err);
 /* Speculative sampling (Leviathan et al., arXiv 2211.17192): guess was drawn by the last sampler_next of draft, by
    cheaper logits; what sampler_next(s, logits) draws, sampler_verify draws as often, and as many of these are guess as
    can be. With p and q what s and draft choose from, after all filters of each: it is guess with the probability min(1,
@@ -327,10 +330,15 @@ static uint64_t sampler__below(uint64_t *state, uint64_t n) {
 
 static int sampler__id(const sampler__item *item) { return INT_MAX - (int)(uint32_t)item->key; }
 
+static double sampler__scale(const sampler *s) { /* 2^32 / (T ln 2) */
+    const double scale = 6196328018.683345 / s->how.temperature;
+    return scale < 1e300 ? scale : 1e300;
+}
+
 /* Fills items and returns how many are left after all filters; top is the largest logit. */
 static int sampler__filter(sampler *s, const float *logits, float top) {
     const sampler_desc *how = &s->how;
-    const double bits = 6196328018.683345 / how->temperature, scale = bits < 1e300 ? bits : 1e300; /* 2^32 / ln 2 */
+    const double scale = sampler__scale(s);
     const int fewer = how->top_k > 0 && how->top_k < s->vocab;
     int n = s->vocab, m = 0;
     for (int i = 0; fewer && i < n; i++) s->items[i].key = sampler__key(logits[i], i);
@@ -356,13 +364,11 @@ static int sampler__filter(sampler *s, const float *logits, float top) {
     return m;
 }
 
-/* Fills items, for logits, and n_candidates; 0: there is nothing to choose from. */
-static int sampler__choose(sampler *s, const float *logits, mla_error *err) {
+/* The first of the largest logits; -1: there is nothing to choose from. */
+static int sampler__best(const sampler *s, const float *logits, mla_error *err) {
     const float most = 3.4028234663852886e38f;
     float top = -HUGE_VALF;
     int best = -1, bad = 0;
-    s->n_candidates = 0;
-    logits = sampler__penalise(s, logits);
     for (int i = 0; i < s->vocab; i++) {
         const float z = logits[i];
         bad |= !(z <= most);
@@ -372,20 +378,26 @@ static int sampler__choose(sampler *s, const float *logits, mla_error *err) {
         if (!(logits[i] <= most)) {
             sampler__fail(err, MLA_ERR_ARGUMENT, "the logit of token %d is %s", i,
                           logits[i] > 0 ? "infinite" : "not a number");
-            return 0;
+            return -1;
         }
-    if (best < 0) {
-        sampler__fail(err, MLA_ERR_ARGUMENT, "every token has the logit -infinity");
-        return 0;
-    }
-    if (s->how.temperature == 0) {
-        s->items[0].key = sampler__key(top, best), s->items[0].weight = SAMPLER__TOP;
-        return s->n_candidates = 1;
-    }
-    return s->n_candidates = sampler__filter(s, logits, top);
+    if (best < 0) sampler__fail(err, MLA_ERR_ARGUMENT, "every token has the logit -infinity");
+    return best;
 }
 
-static int sampler__draw(sampler *s, const sampler__item *items, int n) {
+/* Fills items, for logits, and n_candidates; 0: there is nothing to choose from. */
+static int sampler__choose(sampler *s, const float *logits, mla_error *err) {
+    s->n_candidates = 0;
+    logits = sampler__penalise(s, logits);
+    const int best = sampler__best(s, logits, err);
+    if (best < 0) return 0;
+    if (s->how.temperature == 0) {
+        s->items[0].key = sampler__key(logits[best], best), s->items[0].weight = SAMPLER__TOP;
+        return s->n_candidates = 1;
+    }
+    return s->n_candidates = sampler__filter(s, logits, logits[best]);
+}
+
+static int sampler__pick(sampler *s, const sampler__item *items, int n) {
     uint64_t left = sampler__below(&s->random, sampler__sum(items, n));
     int i = 0;
     for (; left >= items[i].weight; i++) left -= items[i].weight;
@@ -394,7 +406,32 @@ static int sampler__draw(sampler *s, const sampler__item *items, int n) {
 
 int sampler_next(sampler *s, const float *logits, mla_error *err) {
     const int n = sampler__choose(s, logits, err);
-    return n == 0 ? -1 : s->how.temperature == 0 ? sampler__id(&s->items[0]) : sampler__draw(s, s->items, n);
+    return n == 0 ? -1 : s->how.temperature == 0 ? sampler__id(&s->items[0]) : sampler__pick(s, s->items, n);
+}
+
+int sampler_draw(sampler *s, const float *logits, mla_error *err) {
+    const sampler_desc *how = &s->how;
+    const int piece = s->vocab / SAMPLER__BINS + 1; /* of the ids: the sum of its weights is in a bin */
+    const double scale = how->temperature > 0 ? sampler__scale(s) : 0;
+    uint64_t sum = 0;
+    if (how->temperature == 0 || (how->top_k > 0 && how->top_k < s->vocab) || how->top_p < 1 || how->min_p > 0)
+        return sampler_next(s, logits, err);
+    s->n_candidates = 0;
+    logits = sampler__penalise(s, logits);
+    const int best = sampler__best(s, logits, err);
+    if (best < 0) return -1;
+    const double top = (double)logits[best];
+    for (int from = 0, bin = 0; from < s->vocab; from += piece, bin++) {
+        uint64_t here = 0;
+        for (int i = from; i < from + piece && i < s->vocab; i++)
+            here += sampler__weight(top - (double)logits[i], scale, s->table);
+        s->bins[bin] = here, sum += here;
+    }
+    uint64_t left = sampler__below(&s->random, sum), weight;
+    int i = 0;
+    for (const uint64_t *bin = s->bins; left >= *bin; bin++) left -= *bin, i += piece;
+    for (; left >= (weight = sampler__weight(top - (double)logits[i], scale, s->table)); i++) left -= weight;
+    return i;
 }
 
 int sampler_verify(sampler *s, const float *logits, const sampler *draft, int guess, mla_error *err) {
@@ -426,8 +463,8 @@ int sampler_verify(sampler *s, const float *logits, const sampler *draft, int gu
     }
     if (s->how.temperature == 0) return sampler__id(&p[0]);
     if ((double)sampler__below(&s->random, (uint64_t)draws) * q_guess < p_guess * draws) return guess;
-    return left ? sampler__draw(s, s->work, left)
-                : sampler__draw(s, p, n); /* nothing left: p and q are the same but for rounding */
+    return left ? sampler__pick(s, s->work, left)
+                : sampler__pick(s, p, n); /* nothing left: p and q are the same but for rounding */
 }
 
 void sampler_follow(sampler *s, const sampler *other) {

@@ -497,7 +497,7 @@ static void sd__draw(void *arg, int i) {
         raw = (const float *)memcpy(j->raw, raw, (size_t)vocab * sizeof *raw);
     }
     if (j->how.adjust) j->how.adjust(j->how.user, e->logits);
-    e->token = sampler_next(j->draws, e->logits, &e->err);
+    e->token = sampler_draw(j->draws, e->logits, &e->err);
     if (e->token < 0) return; /* e->err says why */
     if (j->how.logprobs) e->logprob = (float)((double)raw[e->token] - log_sum);
     sampler_accept(j->draws, e->token);

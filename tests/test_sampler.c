@@ -359,6 +359,36 @@ static void errors(void) {
     }
 }
 
+/* sampler_draw draws what sampler_next does, from the same numbers, at all settings and sizes; and refuses the same. */
+static void draw_is_next(void) {
+    enum { LONG = 10000 }; /* more than there are bins */
+    static float x[LONG];
+    static const int sizes[] = {1, 2, 33, 2047, 2048, 2049, 4096, LONG};
+    test_rng r = {4};
+    SECTION("sampler_draw against sampler_next");
+    for (int round = 0; round < 400; round++) {
+        const int n = round < 200 ? sizes[test_int(&r, (int)(sizeof sizes / sizeof *sizes))] : 1 + test_int(&r, LONG);
+        sampler_desc d = settings(test_int(&r, 5) ? 0.1 + 0.3 * test_int(&r, 9) : 0, test_int(&r, 3) ? 0 : test_int(&r, 2 * n),
+                                  test_int(&r, 3) ? 1 : 0.7, test_int(&r, 3) ? 0 : 0.05);
+        sampler *a = NULL, *b = NULL;
+        mla_error error, other;
+        d.seed = (uint64_t)round, d.repeat_penalty = test_int(&r, 3) ? 0 : 1.3;
+        CHECK(!sampler_create(&a, n, &d, &error) && !sampler_create(&b, n, &d, &error), "%s", error.text);
+        for (int again = 0; again < 20 && a && b; again++) {
+            fill_logits(&r, x, n);
+            const int want = sampler_next(a, x, &error), got = sampler_draw(b, x, &error);
+            const int kept = d.temperature == 0 || (d.top_k > 0 && d.top_k < n) || d.top_p < 1 || d.min_p > 0;
+            CHECK(got == want, "%d tokens: %d, sampler_next: %d", n, got, want);
+            CHECK(sampler_candidates(b) == (kept ? sampler_candidates(a) : 0), "%d candidates", sampler_candidates(b));
+            sampler_accept(a, want), sampler_accept(b, want);
+        }
+        x[n / 2] = round % 2 ? NAN : INFINITY;
+        CHECK(sampler_next(a, x, &error) == -1 && sampler_draw(b, x, &other) == -1 && !strcmp(error.text, other.text),
+              "'%s' and '%s'", error.text, other.text);
+        sampler_destroy(a), sampler_destroy(b);
+    }
+}
+
 /* ---- speed ------------------------------------------------------------------------------------------------------- */
 
 static void speed(void) {
@@ -374,16 +404,19 @@ static void speed(void) {
         for (size_t k = 0; k < sizeof how / sizeof *how; k++) {
             sampler *s;
             mla_error error;
-            double best = 1e9;
+            double best = 1e9, drawn = 1e9;
             if (!CHECK(!sampler_create(&s, N, &how[k], &error), "%s", error.text)) break;
             for (int i = 0; i < REPS; i++) {
-                const double start = seconds();
+                double start = seconds();
+                CHECK(sampler_draw(s, x, &error) >= 0, "%s", error.text);
+                drawn = fmin(drawn, seconds() - start), start = seconds();
                 CHECK(sampler_next(s, x, &error) >= 0, "%s", error.text);
                 best = fmin(best, seconds() - start);
             }
-            printf("    %s logits, top_k %2d, top_p %4.2f, min_p %4.2f, penalty %3.1f: %6.3f ms, %d candidates\n",
+            printf("    %s logits, top_k %2d, top_p %4.2f, min_p %4.2f, penalty %3.1f: %6.3f ms, %d candidates; drawn alone "
+                   "%6.3f ms\n",
                    equal ? "equal" : "random", how[k].top_k, how[k].top_p, how[k].min_p, how[k].repeat_penalty,
-                   1e3 * best, sampler_candidates(s));
+                   1e3 * best, sampler_candidates(s), 1e3 * drawn);
             CHECK(best < 0.2, "%g s", best); /* a sort takes longer under valgrind only; this is about hanging */
             sampler_destroy(s);
         }
@@ -471,6 +504,7 @@ int main(void) {
     distribution();
     determinism();
     errors();
+    draw_is_next();
     speed();
     stop_strings();
     return test_end();
