@@ -1,13 +1,14 @@
 // How fast the server is on synthetic weights of DeepSeek-V2-Lite's size: node tests/server/measure.mjs [WHAT,..=throughput,prefix,wait]
-//     throughput   32 clients together, tokens/s, in turns with `build/bench model --batch 32` at the same depth
+//     throughput   32 clients together, tokens/s, in turns with `build/bench model --batch 32` on the same weights, at the same depth:
+//                  40 steps of each, while the other rests; medians
 //     prefix       time to the first token of a prompt that shares 2,000 tokens with one before, and of one that does not
 //     wait         steps that a new request waits beside 31 others decoding while a prompt of 16,000 tokens is read
-// QUANT=q4 (bf16, q8), ROUNDS=3. Ends with "N passed, N failed".
+// QUANT=q4 (bf16, q8), ROUNDS=5. Ends with "N passed, N failed".
 import { execFileSync } from 'node:child_process';
 import http from 'node:http';
 import { ask, check, end, metric, same, start } from './common.mjs';
 
-const what = (process.argv[2] ?? 'throughput,prefix,wait').split(','), quant = process.env.QUANT ?? 'q4', rounds = Number(process.env.ROUNDS ?? 3);
+const what = (process.argv[2] ?? 'throughput,prefix,wait').split(','), quant = process.env.QUANT ?? 'q4', rounds = Number(process.env.ROUNDS ?? 5);
 const median = (all) => [...all].sort((a, b) => a - b)[all.length >> 1];
 const server = await start('--synthetic', 'lite6', '--quant', quant, '--ctx', '20000', '--parallel', '32', ...(process.env.FAST ? ['--fast'] : []));
 const { port } = server;
@@ -32,25 +33,32 @@ async function first(prompt) {
 }
 
 if (what.includes('throughput')) {
-  const depth = 128, made = 160, shares = [];
+  const depth = 128, steps = 40, made = (rounds + 1) * (steps + 6), shares = [], times = [];
+  let decoding = 0, stopped = 0;
+  const streams = Promise.all(Array.from({ length: 32 }, () => {
+    let n = 0;
+    return stream(tokens(depth), made, (t) => {
+      if (!n++ && ++decoding === 32) times.length = 0;
+      if (!stopped) times.push(t);
+    });
+  }));
+  const until = async (n) => { while (times.length < n) await new Promise((done) => { setTimeout(done, 5); }); };
+  while (decoding < 32) await until(times.length + 1);
   for (let round = 0; round < rounds; round++) {
-    let times = [], started = 0, from = 0, until = 0;
-    await Promise.all(Array.from({ length: 32 }, () => {
-      let n = 0;
-      return stream(tokens(depth), made, (t) => {
-        if (!n++ && ++started === 32) from = t;
-        times.push(t);
-        if (n === made && !until) until = t;
-      });
-    }));
-    times = times.filter((t) => t > from && t <= until);
-    const here = times.length / (until - from) * 1000;
-    const line = execFileSync('build/bench', ['model', '--shape', 'lite6', '--weights', quant === 'bf16' ? quant : `${quant}x16`, '--batch', '32',
-      '--depth', String(depth + made / 2), '--pp', '0', '--only', 'batch', '--reps', '150', '--cache', 'bf16', '--no-limits', '--json'], { encoding: 'utf8' });
+    times.length = stopped = 0; // the first steps after a rest, and what of one is left, do not count
+    await until(32 * (steps + 4));
+    stopped = 1, server.process.kill('SIGSTOP');
+    const ends = times.filter((t, i) => (times[i + 1] ?? Infinity) - t > 10).slice(2, steps); // of steps
+    const here = 32 / median(ends.slice(1).map((t, i) => t - ends[i])) * 1000;
+    const from = depth + round * (steps + 5) + steps / 2;
+    const line = execFileSync('build/bench', ['model', '--shape', 'lite6', '--weights', quant === 'bf16' ? quant : `${quant}x16`, '--kv-b', 'bf16', '--batch', '32',
+      '--depth', String(from), '--pp', '0', '--only', 'batch', '--reps', String(steps), '--cache', 'bf16', '--no-limits', '--json'], { encoding: 'utf8' });
     const bench = Math.max(...line.trim().split('\n').map((l) => JSON.parse(l)).filter((o) => o.tokens_per_s || o.seconds).map((o) => o.tokens_per_s ?? 32 / o.seconds));
+    server.process.kill('SIGCONT');
     shares.push(here / bench);
     console.log(`32 clients: ${here.toFixed(1)} tokens/s; bench --batch 32: ${bench.toFixed(1)}; ${(here / bench).toFixed(3)} of it`);
   }
+  await streams;
   check(median(shares) >= 0.9, `throughput ${median(shares).toFixed(3)} of the bench's, at least 0.9`);
 }
 if (what.includes('prefix')) {
