@@ -2323,6 +2323,7 @@ typedef struct mla__lanes {
 /* The keys and values that panels of queries meet at a time. */
 typedef struct mla__visit {
     const void *k, *v; /* [nu, ldk] and [nu, ldv]; rows of v are read up to the next multiple of NR */
+    const void *ahead; /* the next visit's keys, which are fetched meanwhile */
     mla__sz ldk, ldv;
     int dk, dv, u0, nu; /* channels of a key and of a value; position of the first key; keys */
     float *s, *wide;    /* scratch: scores [n, nu, NL] of n panels; keys as f32, [AR, AK] */
@@ -5121,12 +5122,12 @@ MLA__FN void MLA__F(softmax)(mla__lanes *l, const mla__visit *visit, float *s) {
 }
 
 /* Scores of n panels with the keys of a visit, of dtype t: keys are broadcast, queries are the lanes. AK channels of
-   the queries stay in the first-level cache while all keys pass by, widened AR at a time (f32 as they lie). The block
-   of keys behind these is fetched meanwhile. */
+   the queries stay in the first-level cache while all keys pass by, widened AR at a time (f32 as they lie). The next
+   visit's are fetched meanwhile. */
 MLA__IN void MLA__F(scores)(const mla_dtype t, const mla__lanes *panels, int n, const mla__visit *visit) {
     const int dk = visit->dk, nu = visit->nu;
     const mla__sz ldk = visit->ldk;
-    const unsigned char *k = (const unsigned char *)visit->k, *ahead = k + mla__bytes(t, nu * ldk);
+    const unsigned char *k = (const unsigned char *)visit->k, *ahead = (const unsigned char *)visit->ahead;
     const float *a[MLA__MR];
     float *s = visit->s, *wide = visit->wide;
     const int step = (int)(mla__bytes(t, MLA__AR * ldk) / dk) + 1;
@@ -5807,7 +5808,7 @@ static MLA__TARGET_AMX void mla__softmax_amx(mla__lanes *l, const mla__visit *vi
 static MLA__TARGET_AMX void mla__values_amx(mla__lanes *panels, int n, const mla__visit *visit) {
     const int nu = visit->nu, dv = visit->dv;
     const mla__sz ldv = visit->ldv, lds = mla__scores_size_amx(visit);
-    const char *ahead = (const char *)((const uint16_t *)visit->k + nu * visit->ldk);
+    const char *ahead = (const char *)visit->ahead;
     const int bytes = (int)(64 * nu * visit->ldk / dv) + 64;
     int16_t pairs[2][32];
     for (int i = 0; i < 16; i++)
@@ -8053,10 +8054,10 @@ mla_result mla_cache_load(mla_cache_stream *s, mla_cache *k, const void *in, siz
 #define MLA__ALONE  65536 /* multiply-adds that are not worth a second thread */
 #define MLA__SPINS  2000  /* looks of a thread that waits, some 30 to 100 microseconds, before it yields */
 #define MLA__YIELDS 8     /* before it sleeps */
-#define MLA__SHARES                                                                                                    \
-    4                /* most shares of a step that a member of a team has, so that others can take some if it is slow */
-#define MLA__LATE 64 /* looks after which a thread asks whether others have left shares */
-#define MLA__LINE 128 /* bytes: what threads write must not lie in, or next to, a cache line that others write */
+#define MLA__SHARES 4     /* most shares of a step that a member has, so that others can take some if it is slow; */
+#define MLA__HEAVY  6.7e7 /* from so many multiply-adds of a member on twice as many */
+#define MLA__LATE   64    /* looks after which a thread asks whether others have left shares */
+#define MLA__LINE   128   /* bytes: what threads write must not lie in, or next to, a cache line that others write */
 
 /* Work is a list of loads, each of so many units of equal weight, cut into contiguous shares of the whole. No unit's
    result depends on where the cuts fall, nor on the worker, who gives a share nothing but scratch. */
@@ -8345,10 +8346,10 @@ static void mla__parallel_timed(mla_context *c, double *part, mla__work work, vo
         return;
     }
     const double start = mla__now(c);
+    const int most = cost > MLA__HEAVY * c->threads ? 2 * MLA__SHARES : MLA__SHARES;
     call.n_shares = c->threads;
     /* not of less than two units: panels are made of two strips */
-    for (int i = 2; i <= MLA__SHARES && i * 2 * (int64_t)c->threads <= units && c->leads; i++)
-        call.n_shares += c->threads;
+    for (int i = 2; i <= most && i * 2 * (int64_t)c->threads <= units && c->leads; i++) call.n_shares += c->threads;
     if (c->threads == 1) mla__task(&call, 0);
 #if MLA__TEAMS
     else if (c->leads) mla__team_step(c, &call);
@@ -9273,7 +9274,8 @@ static void mla__index_offer(mla_context *c, const mla__attn *a, const mla__bloc
     const mla_dtype t = s->cache->pool->index_dtype;
     const int nl = c->k.nl, panels = (c->f->index_n_heads + nl - 1) / nl, d = c->f->index_head_dim;
     const float *mask = s->mask ? s->mask + b->first * (mla__sz)mla__keys(s) + u0 : NULL;
-    const mla__visit visit = {mla__index_row(s->cache, a->layer, u0), NULL, d, 0, d, 0, 0, n, my->s, my->wide};
+    const unsigned char *const keys = mla__index_row(s->cache, a->layer, u0);
+    const mla__visit visit = {keys, NULL, keys + n * mla__bytes(t, d), d, 0, d, 0, 0, n, my->s, my->wide};
     float score[MLA_PAGE], scale[MLA_PAGE], most = 0;
     if (a->glance) {
         c->k.glance(score, scale, &my->glance, mla__glance_panels(c), &visit);
@@ -9292,7 +9294,7 @@ static void mla__glance_again(mla_context *c, const mla__attn *a, const mla__blo
     const int d = c->f->index_head_dim, panels = mla__index_lanes(c, b->token, my);
     const size_t bytes = (size_t)mla__bytes(t, d);
     const uint32_t sure = mla__top_key(best->last + best->slack);
-    mla__visit visit = {my->rows, NULL, d, 0, d, 0, 0, 0, my->s, my->wide};
+    mla__visit visit = {my->rows, NULL, my->rows, d, 0, d, 0, 0, 0, my->s, my->wide};
     float score[MLA_PAGE];
     int which[MLA_PAGE];
     for (int i = 0; i < best->n; i++) {
@@ -9721,6 +9723,12 @@ static const void *mla__walk_rows(const mla__walk *walk, int as_they_are, mla__s
     }
     return rows;
 }
+/* Where the rows of the visit after this one lie, which is perhaps of the next piece, or block. */
+static const void *mla__walk_ahead(const mla__walk *walk, int piece) {
+    const mla__block *b = walk->b, *end = walk->c->call->blocks + walk->a->n_blocks;
+    const int more = walk->u0 + walk->n < walk->end || piece + 1 < b->pieces, next = !more && b + 1 < end;
+    return mla__row(b[next].seq->cache, walk->a->layer, next ? 0 : more ? walk->u0 + walk->n : walk->u0);
+}
 /* How many keys of the visit panel p sees; if tokens share it, the panel's masks are made for it. */
 static int mla__walk_seen(const mla__walk *walk, int p) {
     const mla__lanes *l = &walk->my->lanes[p];
@@ -9885,11 +9893,12 @@ static void mla__absorbed_piece(mla_context *c, const mla__attn *a, const mla__b
     const int tiles = c->k.attend_tiles && t == MLA_BF16 && dk % 32 == 0;
     const mla__sz ld = in_place ? dk : mla__up_to(dk, MLA__NR_MAX);
     const mla__queries q = {c->attn->qa + (mla__sz)(b->token - a->token0) * H * dk, dk, H, 0, dk, R, MLA_PAGE};
-    mla__visit visit = {NULL, NULL, ld, ld, dk, R, 0, 0, my->s, my->wide};
+    mla__visit visit = {NULL, NULL, NULL, ld, ld, dk, R, 0, 0, my->s, my->wide};
     mla__walk walk = mla__walk_of(c, a, b, piece, worker, &q);
     mla__lanes *lanes = walk.my->lanes;
     while (mla__walk_next(&walk, &visit)) {
         visit.k = visit.v = mla__walk_rows(&walk, in_place, ld);
+        visit.ahead = in_place && !walk.at ? mla__walk_ahead(&walk, piece) : visit.k;
         (tiles ? c->k.attend_tiles : c->k.attend[t])(lanes, walk.panels, &visit);
         for (int p = 0; p < walk.panels; p++) mla__walk_scores(&walk, p);
     }
@@ -9958,8 +9967,8 @@ static void mla__naive_head(mla_context *c, const mla__attn *a, const mla__block
     const mla__sz width = mla__query_width(c->f);
     const float *first = c->attn->q + ((mla__sz)b->token * H + h) * width;
     const mla__queries q = {first, H * width, 1, h, N + P, V, MLA__KEYS};
-    mla__visit visit = {my->k, my->v, N + P, mla__up_to(V, MLA__NR_MAX), N + P, V, 0, 0, my->s, my->wide};
-    if (tiles) visit.k = my->k16, visit.v = my->v16, visit.ldv = V;
+    mla__visit visit = {my->k, my->v, my->k, N + P, mla__up_to(V, MLA__NR_MAX), N + P, V, 0, 0, my->s, my->wide};
+    if (tiles) visit.k = visit.ahead = my->k16, visit.v = my->v16, visit.ldv = V;
     mla__walk walk = mla__walk_of(c, a, b, 0, worker, &q);
     mla__lanes *lanes = walk.my->lanes;
     while (mla__walk_next(&walk, &visit)) {
