@@ -658,7 +658,8 @@ static void check_attend(const mla__kernels *k, test_rng *r, mla_dtype t, int n,
     }
     for (int u0 = 0; u0 < keys; u0 += block) {
         mla__visit visit;
-        visit.k = (const char *)K.p + mla__bytes(t, u0 * (mla__sz)ldk), visit.ldk = ldk, visit.dk = dk, visit.ahead = visit.k;
+        visit.k = (const char *)K.p + mla__bytes(t, u0 * (mla__sz)ldk), visit.ldk = ldk, visit.dk = dk,
+        visit.ahead = visit.k;
         visit.v = (const char *)V.p + mla__bytes(t, u0 * (mla__sz)ldv), visit.ldv = ldv, visit.dv = dv;
         visit.u0 = u0, visit.nu = mla__min(block, keys - u0), visit.s = (float *)s.p, visit.wide = (float *)wide.p;
         (tiles ? k->attend_tiles : k->attend[t])(&a, 1, &visit);

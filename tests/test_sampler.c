@@ -368,8 +368,9 @@ static void draw_is_next(void) {
     SECTION("sampler_draw against sampler_next");
     for (int round = 0; round < 400; round++) {
         const int n = round < 200 ? sizes[test_int(&r, (int)(sizeof sizes / sizeof *sizes))] : 1 + test_int(&r, LONG);
-        sampler_desc d = settings(test_int(&r, 5) ? 0.1 + 0.3 * test_int(&r, 9) : 0, test_int(&r, 3) ? 0 : test_int(&r, 2 * n),
-                                  test_int(&r, 3) ? 1 : 0.7, test_int(&r, 3) ? 0 : 0.05);
+        sampler_desc d =
+            settings(test_int(&r, 5) ? 0.1 + 0.3 * test_int(&r, 9) : 0, test_int(&r, 3) ? 0 : test_int(&r, 2 * n),
+                     test_int(&r, 3) ? 1 : 0.7, test_int(&r, 3) ? 0 : 0.05);
         sampler *a = NULL, *b = NULL;
         mla_error error, other;
         d.seed = (uint64_t)round, d.repeat_penalty = test_int(&r, 3) ? 0 : 1.3;
@@ -413,7 +414,8 @@ static void speed(void) {
                 CHECK(sampler_next(s, x, &error) >= 0, "%s", error.text);
                 best = fmin(best, seconds() - start);
             }
-            printf("    %s logits, top_k %2d, top_p %4.2f, min_p %4.2f, penalty %3.1f: %6.3f ms, %d candidates; drawn alone "
+            printf("    %s logits, top_k %2d, top_p %4.2f, min_p %4.2f, penalty %3.1f: %6.3f ms, %d candidates; drawn "
+                   "alone "
                    "%6.3f ms\n",
                    equal ? "equal" : "random", how[k].top_k, how[k].top_p, how[k].min_p, how[k].repeat_penalty,
                    1e3 * best, sampler_candidates(s), 1e3 * drawn);
