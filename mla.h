@@ -10864,10 +10864,12 @@ static void mla__norm_gate(mla_context *c, float *y, int T, const mla_norm_weigh
     if (!w->gate_down.data || c->f->block_norm.kind == MLA_NORM_NONE) return;
     const mla_linear down = mla__linear_of(&w->gate_down), up = mla__linear_of(&w->gate_up);
     mla__gated silu = {s->down, s->down, r}, gate = {y, s->up, D};
-    mla__job_add(c, s->down, r, y, D, T, &down);
+    /* For weights of a caller's that are of no type of the model's there is no room to round what meets them. */
+    const unsigned others = ~c->m->dtypes;
+    mla__job_add(c, s->down, r, y, D, T, &down)->exact = (int)(others >> w->gate_down.dtype & 1);
     mla__jobs_run(c);
     mla__parallel_even(c, mla__gated_work, &silu, T, (double)T * r * 8);
-    mla__job_add(c, s->up, D, s->down, r, T, &up);
+    mla__job_add(c, s->up, D, s->down, r, T, &up)->exact = (int)(others >> w->gate_up.dtype & 1);
     mla__jobs_run(c);
     mla__parallel_even(c, mla__gated_work, &gate, T, (double)T * D * 8);
 }

@@ -300,6 +300,55 @@ static void test_norms(void) {
     drop();
 }
 
+/* Gates in types that no weights of the model have, which are the caller's, and that only one of them has. */
+static void test_norm_types(void) {
+    enum { D = 64, RANK = 32, T = 33 };
+    static const mla_dtype types[] = {MLA_BF16, MLA_Q8, MLA_Q4};
+    float *x = HOLD(float, T *D), *y = HOLD(float, T *D), *want = HOLD(float, T *D);
+    unsigned char *code = HOLD(unsigned char, 2 * RANK * D * 2);
+    SECTION("gates of norms in types of their own");
+    test_rng r = {29};
+    mla_config c;
+    mla_layer_weights layer;
+    memset(&c, 0, sizeof c);
+    c.hidden_size = D, c.num_hidden_layers = 1, c.norm_gate_rank = RANK;
+    const mla_norm_weights plain = gated_norm(&r, MLA_NORM_RMS, D, RANK);
+    test_fill(&r, x, T * D, 1);
+    for (size_t i = 0; i < sizeof types / sizeof *types; i++)
+        for (int what = 1; what < 4; what++) { /* down, up, both */
+            mla_norm_weights w = plain;
+            for (int half = 0; half < 2; half++) {
+                mla_tensor *t = half ? &w.gate_up : &w.gate_down;
+                unsigned char *to = code + half * RANK * D * 2;
+                if (!(what >> half & 1)) continue;
+                MUST(mla_quantize(types[i], to, (const float *)t->data, RANK * D, &error));
+                *t = mla_view(to, types[i], t->rows, t->cols);
+            }
+            for (int own = 0; own < 2; own++) {
+                mla_model *m;
+                memset(&layer, 0, sizeof layer);
+                if (own) layer.attn_norm = w;
+                MUST(make_model(&m, &c, &layer));
+                mla_context *in = make_context(m, 8, 2, MLA_ISA_SCALAR, MLA_ATTN_AUTO);
+                MUST_IN(in, mla_norm_forward(in, &w, want, x, T));
+                mla_context_destroy(in);
+                for (mla_isa isa = MLA_ISA_SCALAR; isa < MLA_ISA_COUNT; isa = (mla_isa)(isa + 1))
+                    for (int n = 1; n <= 16 && TEST_ISA(isa); n += 15)
+                        for (mla_activations to = MLA_ACT_AUTO; to <= MLA_ACT_INT8; to = (mla_activations)(to + 1)) {
+                            const mla_context_desc d = {.max_tokens = n, .threads = 2, .isa = isa, .activations = to};
+                            MUST(mla_context_create(&in, m, &d, &error));
+                            MUST_IN(in, mla_norm_forward(in, &w, y, x, T));
+                            const float e = test_rel_err(y, want, T * D);
+                            CHECK(e <= (own ? 2e-2f : 1e-5f), "%s, %d, %d, %s, %d tokens, to %d: %.1e off",
+                                  mla_dtype_name(types[i]), what, own, mla_isa_name(isa), n, (int)to, (double)e);
+                            mla_context_destroy(in);
+                        }
+                mla_model_destroy(m);
+            }
+        }
+    drop();
+}
+
 /* ---- clamped experts ---------------------------------------------------------------------------------------------- */
 
 /* Routed experts are clamped, the shared one is not; one token, few and many. */
@@ -677,6 +726,7 @@ int main(void) {
     test_attention();
     test_extremes();
     test_norms();
+    test_norm_types();
     test_clamp();
     test_streams();
     test_ngrams();
