@@ -1955,6 +1955,11 @@ MLA__AVX2 void mla__fp8_avx2(const void *p, mla__sz i, __m256 *v,
 MLA__AVX2 int mla__fp8_nan_avx2(__m256 top) {
     return _mm256_movemask_epi8(_mm256_cmpeq_epi8(_mm256_castps_si256(top), _mm256_set1_epi8(-1))) != 0;
 }
+MLA__AVX2 __m256 mla__half_avx2(const unsigned char *b) { /* eight times */
+    int16_t h;
+    memcpy(&h, b, 2);
+    return _mm256_cvtph_ps(_mm_set1_epi16(h));
+}
 MLA__AVX2 __m256 mla__get_avx2(mla_dtype t, const void *p, mla__sz i) {
     const unsigned char *b = (const unsigned char *)p;
     switch (t) {
@@ -1969,6 +1974,11 @@ MLA__AVX2 __m256 mla__get_avx2(mla_dtype t, const void *p, mla__sz i) {
     }
     case MLA_I8:
         return _mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(_mm_loadl_epi64((const __m128i *)(const void *)(b + i))));
+    case MLA_Q8: {
+        b += (size_t)i / 32 * 34;
+        const __m128i q = _mm_loadl_epi64((const __m128i *)(const void *)(b + 2 + i % 32));
+        return _mm256_mul_ps(_mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(q)), mla__half_avx2(b));
+    }
     default: return _mm256_loadu_ps((const float *)(const void *)(b + 4 * i));
     }
 }
@@ -2070,6 +2080,13 @@ MLA__AVX512 __m512 mla__get_avx512(mla_dtype t, const void *p, mla__sz i) {
         return _mm512_mul_ps(_mm512_cvtph_ps(_mm256_or_si256(_mm256_or_si256(a, s), nan)), _mm512_set1_ps(256.0f));
     }
     case MLA_I8: return _mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(mla__m128i(b + i)));
+    case MLA_Q8: {
+        b += (size_t)i / 32 * 34;
+        int16_t h;
+        memcpy(&h, b, 2);
+        const __m512i q = _mm512_cvtepi8_epi32(mla__m128i(b + 2 + i % 32));
+        return _mm512_mul_ps(_mm512_cvtepi32_ps(q), _mm512_cvtph_ps(_mm256_set1_epi16(h)));
+    }
     default: return _mm512_loadu_ps((const float *)(const void *)(b + 4 * i));
     }
 }
@@ -2954,11 +2971,6 @@ MLA__AVX2 __m256i mla__codes16_avx2(const mla_dtype t, const unsigned char *b, i
 }
 
 /* Scales: a call of baseline code amid vectors costs Intel's cores hundreds of cycles, so halves are converted here. */
-MLA__AVX2 __m256 mla__half_avx2(const unsigned char *b) { /* eight times */
-    int16_t h;
-    memcpy(&h, b, 2);
-    return _mm256_cvtph_ps(_mm_set1_epi16(h));
-}
 MLA__AVX2 __m256 mla__halves_avx2(const unsigned char *b) { return _mm256_cvtph_ps(mla__m128i(b)); }
 /* y [n], n 8 or 16, = a half at h times the bytes of x */
 MLA__AVX2 void mla__bytes_times(float *y, int n, const unsigned char *h, __m128i x, int is_signed) {
@@ -4285,6 +4297,7 @@ static MLA__TARGET_VBMI void mla__dot_e4m3_vbmi(const mla__product *p) {
 #undef MLA__TEMPLATE_VERSION
 #define MLA__TEMPLATE_VERSION 200
 
+#define MLA__WIDENED MLA_Q4 /* of a product's dtypes, stands for all that are widened before their use */
 #define MLA__F(name) MLA__CAT(mla__##name, MLA__ISA)
 #define MLA__V       MLA__F(v)
 #define MLA__NR      (MLA__VL * MLA__NV)
@@ -4376,13 +4389,13 @@ MLA__TILE(values_f16, MLA__AV, MLA_F16, 1)
 MLA__TILE(values_bf16, MLA__AV, MLA_BF16, 1)
 #undef MLA__TILE
 
-/* The n weights of a row from column k on: as they lie, or (blocks and I8) widened into own, times their scales. */
-MLA__IN const void *MLA__F(part)(const int widened, const mla__product *p, int row, int k, int n, float *own) {
+/* The n weights of a row from column k on: as they lie, or (WIDENED) widened into own, times their scales. */
+MLA__IN const void *MLA__F(part)(const mla_dtype t, const mla__product *p, int row, int k, int n, float *own) {
     const mla_tensor *w = p->w;
     const mla__format *f = &mla__formats[w->dtype];
     const int step = mla__scale_cols(w);
     unsigned char block[MLA__BLOCK_BYTES];
-    if (!widened) return (const char *)w->data + f->bytes * (row * (mla__sz)w->cols + k);
+    if (t != MLA__WIDENED) return (const char *)w->data + mla__bytes(t, row * (mla__sz)w->cols + k);
     if (w->layout == MLA_LAYOUT_ROWS) p->widen(own, mla__block_at(w, row, k, NULL), n);
     for (int i = 0; i < n && w->layout != MLA_LAYOUT_ROWS; i += f->block)
         p->widen(own + i, mla__block_at(w, row, k + i, block), f->block);
@@ -4439,14 +4452,15 @@ MLA__IN void MLA__F(pack_lanes)(const mla_dtype t, const int NR, float *panel, c
 MLA__IN void MLA__F(pack)(const mla_dtype t, float *panel, const mla__product *p, int row, int nb, int k0, int kc) {
     float own[MLA__VL][MLA__SPAN];
     for (int g = 0; g < MLA__NR; g += MLA__VL) {
-        if (!mla__blocked(t)) {
+        if (t != MLA__WIDENED) {
             MLA__F(pack_lanes)(t, MLA__NR, panel + g, p->w, row + g, nb - g, k0, kc);
             continue;
         }
         for (int k = 0; k < kc; k += MLA__SPAN) {
             const int n = kc - k < MLA__SPAN ? kc - k : MLA__SPAN;
             const mla_tensor rows = mla_view(own, MLA_F32, MLA__VL, MLA__SPAN);
-            for (int i = 0; i < MLA__VL && g + i < nb; i++) MLA__F(part)(1, p, row + g + i, k0 + k, n, own[i]);
+            for (int i = 0; i < MLA__VL && g + i < nb; i++)
+                MLA__F(part)(MLA__WIDENED, p, row + g + i, k0 + k, n, own[i]);
             MLA__F(pack_lanes)(MLA_F32, MLA__NR, panel + (mla__sz)k * MLA__NR + g, &rows, 0, nb - g, 0, n);
         }
     }
@@ -4460,7 +4474,7 @@ MLA__FN void MLA__F(transpose_rows)(float *panel, const float *rows, int ld, int
 /* Many tokens: weights are packed a panel at a time and meet MC tokens before they leave the caches. */
 MLA__IN void MLA__F(gemm)(const mla_dtype t, const mla__product *p) {
     const mla_tensor *w = p->w;
-    const mla_dtype as = mla__blocked(t) ? w->dtype : t; /* a constant unless they are widened */
+    const mla_dtype as = t == MLA__WIDENED ? w->dtype : t; /* a constant unless they are widened */
     const int T = p->in.T, bytes = mla__formats[as].bytes, block = mla__formats[as].block;
     for (int t0 = 0; t0 < T; t0 += MLA__MC) {
         const int t1 = T - t0 < MLA__MC ? T : t0 + MLA__MC;
@@ -4498,9 +4512,9 @@ MLA__IN void MLA__F(dot_row)(const mla_dtype t, const int TB, const mla__product
                              int row) {
     enum { U = 4 };
     const mla_tensor *w = p->w;
-    const mla_dtype as = mla__blocked(t) ? MLA_F32 : t;
+    const mla_dtype as = t == MLA__WIDENED ? MLA_F32 : t;
     const int coded = t == MLA_E4M3, scaled = coded && mla__scaled(w), K = p->K;
-    const int step = mla__blocked(t) ? MLA__SPAN : scaled ? mla__scale_cols(w) : K;
+    const int step = t == MLA__WIDENED ? MLA__SPAN : scaled ? mla__scale_cols(w) : K;
     const int fetch = MLA__VL > 1 && as == t ? p->fetch : 0;
     mla__sz scales = scaled ? mla__scale_index(w, row, 0) : 0;
     float own[MLA__SPAN], tail[MLA__ABREAST];
@@ -4511,7 +4525,7 @@ MLA__IN void MLA__F(dot_row)(const mla_dtype t, const int TB, const mla__product
     }
     for (int kb = 0; kb < K; kb += step) {
         const int n = K - kb < step ? K - kb : step;
-        const char *from = (const char *)MLA__F(part)(mla__blocked(t), p, row, kb, n, own);
+        const char *from = (const char *)MLA__F(part)(t, p, row, kb, n, own);
         const float scale = scaled ? mla__scale_at(w, scales++) : 1.0f;
         const int wide = t != MLA_E4M3 || scale < 1e36f; /* 256 times the scale is finite */
         const MLA__V sv = MLA__F(set1)(t == MLA_E4M3 ? scale * 256 : scale), sv1 = MLA__F(set1)(scale);
@@ -4522,7 +4536,7 @@ MLA__IN void MLA__F(dot_row)(const mla_dtype t, const int TB, const mla__product
             MLA__V v[U];
             if (t == MLA_E4M3) MLA__F(fp8)(from, k, v, &top);
             MLA__EACH(j, U) {
-                if (t != MLA_E4M3) v[j] = MLA__F(get)(as, from, k + j * MLA__VL);
+                if (t != MLA_E4M3) v[j] = MLA__F(get)(as, from + mla__bytes(as, k), j * MLA__VL);
                 if (coded) v[j] = MLA__F(mul)(v[j], sv);
                 MLA__EACH(i, TB) acc[i][j] = MLA__F(fma)(v[j], MLA__F(ld)(x[i] + kb + k + j * MLA__VL), acc[i][j]);
             }
@@ -4597,13 +4611,13 @@ MLA__IN void MLA__F(dot_wide)(const mla__product *p) {
     if (whole) wide.w = &row, wide.fetch = 0;
     for (int n = p->n0; n < p->n1; n++) {
         const int at = whole ? 0 : p->row0 + n;
-        if (whole) MLA__F(part)(1, p, p->row0 + n, 0, p->K, p->panel);
+        if (whole) MLA__F(part)(MLA__WIDENED, p, p->row0 + n, 0, p->K, p->panel);
         for (int t = 0, some; t < p->in.T; t += some) {
             const float *x[MLA__ABREAST];
             float *y = p->y + t * p->ldy + (n - p->n0);
             some = p->in.T - t >= MLA__ABREAST ? MLA__ABREAST : 1;
             for (int i = 0; i < some; i++) x[i] = mla__x_of(&p->in, t + i);
-            if (!whole) MLA__F(dot_row)(MLA_Q8, 1, p, y, x, at);
+            if (!whole) MLA__F(dot_row)(MLA__WIDENED, 1, p, y, x, at);
             else if (some > 1) MLA__F(dot_row)(MLA_F32, MLA__ABREAST, &wide, y, x, at);
             else MLA__F(dot_row)(MLA_F32, 1, &wide, y, x, at);
         }
@@ -4635,16 +4649,20 @@ MLA__IN void MLA__F(dot)(const mla_dtype t, const mla__product *p) {
    are summed up as the tiles of mix do it, to the bit. */
 MLA__IN void MLA__F(mix_few)(const mla_dtype t, const mla__product *p) {
     const mla_tensor *w = p->w;
-    const mla_dtype as = mla__blocked(t) ? MLA_F32 : t;
+    const mla_dtype as = t == MLA__WIDENED ? MLA_F32 : t;
     const int C = w->cols, n = p->n1 - p->n0, scaled = t == MLA_E4M3 && mla__scaled(w);
-    const int step = mla__blocked(t) ? MLA__SPAN : scaled ? mla__scale_cols(w) : C;
+    const int step = t == MLA__WIDENED ? MLA__SPAN : scaled ? mla__scale_cols(w) : C;
     float own[4][MLA__SPAN];
     for (int i = 0; i < p->in.T; i++) memset(p->y + i * p->ldy, 0, (size_t)C * sizeof *p->y);
     for (int r = 0; r < n; r += 4)
         for (int cb = 0; cb < C; cb += step) {
             const int m = n - r < 4 ? n - r : 4, width = C - cb < step ? C - cb : step, row = p->row0 + p->n0 + r;
             const void *from[4];
-            for (int j = 0; j < m; j++) from[j] = MLA__F(part)(mla__blocked(t), p, row + j, cb, width, own[j]);
+            for (int j = 0; j < m; j++) {
+                from[j] = MLA__F(part)(t, p, row + j, cb, width, own[j]);
+                const char *next = (const char *)from[j] + 4 * mla__bytes(t, C); /* which no hardware foresees */
+                for (mla__sz b = 0; t != MLA__WIDENED && b < mla__bytes(t, width); b += 64) MLA__PREFETCH(next + b);
+            }
             for (int i = 0; i < p->in.T; i++) {
                 float f[4], *const to = p->y + i * p->ldy + cb;
                 MLA__V by[4];
@@ -4670,8 +4688,8 @@ MLA__IN void MLA__F(mix_few)(const mla_dtype t, const mla__product *p) {
 MLA__IN void MLA__F(mix_row)(const mla_dtype t, float *to, const mla__product *p, int row, int c, int nb) {
     const mla_tensor *w = p->w;
     const int coded = t == MLA_E4M3, step = coded && mla__scaled(w) ? mla__scale_cols(w) : 0;
-    const void *from = MLA__F(part)(mla__blocked(t), p, row, c, nb, to);
-    int j = mla__blocked(t) ? nb : 0;
+    const void *from = MLA__F(part)(t, p, row, c, nb, to);
+    int j = t == MLA__WIDENED ? nb : 0;
     while (j < nb) {
         const int rest = step ? step - (c + j) % step : nb, end = nb - j < rest ? nb : j + rest;
         const float scale = step ? mla__scale(w, row, c + j) : 1.0f;
@@ -4687,7 +4705,7 @@ MLA__IN void MLA__F(mix_row)(const mla_dtype t, float *to, const mla__product *p
 MLA__IN void MLA__F(mix)(const mla_dtype t, const mla__product *p) {
     enum { ROWS = MLA__KC * MLA__NR_MAX / MLA__SPAN };
     const int C = p->w->cols, T = p->in.T, n = p->n1 - p->n0;
-    const int span = mla__blocked(t) ? MLA__SPAN : MLA__NR, rows = mla__blocked(t) ? ROWS : MLA__KC;
+    const int span = t == MLA__WIDENED ? MLA__SPAN : MLA__NR, rows = t == MLA__WIDENED ? ROWS : MLA__KC;
     if (p->few) {
         MLA__F(mix_few)(t, p);
         return;
@@ -5241,9 +5259,19 @@ MLA__INDEX(MLA_BF16, bf16)
 MLA__INDEX(MLA_Q8, q8)
 #undef MLA__INDEX
 
-MLA__RARE void MLA__F(gemm_widened)(const mla__product *p) { MLA__F(gemm)(MLA_Q8, p); }
-MLA__RARE void MLA__F(dot_widened)(const mla__product *p) { MLA__F(dot)(MLA_Q8, p); }
-MLA__RARE void MLA__F(mix_widened)(const mla__product *p) { MLA__F(mix)(MLA_Q8, p); }
+MLA__RARE void MLA__F(gemm_widened)(const mla__product *p) { MLA__F(gemm)(MLA__WIDENED, p); }
+MLA__RARE void MLA__F(dot_widened)(const mla__product *p) { MLA__F(dot)(MLA__WIDENED, p); }
+MLA__RARE void MLA__F(mix_widened)(const mla__product *p) { MLA__F(mix)(MLA__WIDENED, p); }
+#if MLA__VL >= 8 /* few tokens meet kv_b, which is mostly Q8, in f32: without a copy of it */
+MLA__FN void MLA__F(dot_q8)(const mla__product *p) {
+    if (p->w->layout == MLA_LAYOUT_ROWS) MLA__F(dot)(MLA_Q8, p);
+    else MLA__F(dot_widened)(p);
+}
+MLA__FN void MLA__F(mix_q8)(const mla__product *p) {
+    if (p->w->layout == MLA_LAYOUT_ROWS && p->few) MLA__F(mix_few)(MLA_Q8, p);
+    else MLA__F(mix_widened)(p);
+}
+#endif
 /* D: a dtype, or for all that are widened one of them */
 #define MLA__PRODUCT(name, D, d)                                                                                       \
     MLA__FN void MLA__F(name##_##d)(const mla__product *p) {                                                           \
@@ -5324,6 +5352,9 @@ static void MLA__F(table)(mla__kernels *k) {
 #undef MLA__DTYPE
     k->dot[MLA_I8] = k->dot[MLA_Q8], k->gemm[MLA_I8] = k->gemm[MLA_Q8], k->mix[MLA_I8] = k->mix[MLA_Q8];
     k->widen[MLA_I8] = MLA__F(widen_i8);
+#if MLA__VL >= 8
+    k->dot[MLA_Q8] = MLA__F(dot_q8), k->mix[MLA_Q8] = MLA__F(mix_q8);
+#endif
     MLA__CAT(mla__integer, MLA__INTEGER)(k);
     k->narrow[MLA_F32] = MLA__F(narrow_f32), k->narrow[MLA_F16] = MLA__F(narrow_f16),
     k->narrow[MLA_BF16] = MLA__F(narrow_bf16);
@@ -5498,7 +5529,7 @@ MLA__INLINE MLA__TARGET_BF16 void mla__bpack_rows(const int exact, uint16_t *to,
     for (int k = 0; k < kn; k += MLA__SPAN) {
         const int n = kn - k < MLA__SPAN ? kn - k : MLA__SPAN;
         for (int i = 0; i < nb && !exact; i++) {
-            mla__part_avx512(1, p, row + i, k0 + k, n, own[i]);
+            mla__part_avx512(MLA__WIDENED, p, row + i, k0 + k, n, own[i]);
             for (int j = n; j < mla__up_to(n, 32); j++) own[i][j] = 0;
         }
         for (int c = 0; c < n; c += 32, to += 512) {
