@@ -4907,16 +4907,17 @@ MLA__RARE void MLA__F(decay)(float *g, const float *f, const float *bias, float 
 }
 /* The columns of S from j on that are NV vectors; qk is q . k. */
 MLA__IN void MLA__F(recur_columns)(const int NV, const mla__recur *r, float qk, int j) {
-    const float *eg = r->e, *ek = eg + r->C, *eq = ek + r->C;
-    MLA__V u[4], o[4];
+    const int C = r->C;
+    const float *eg = r->e, *ek = eg + C, *eq = ek + C, *from = r->from + j;
+    float *to = r->to + j;
+    MLA__V u[8], o[8];
     MLA__EACH(i, NV) u[i] = o[i] = MLA__F(zero)();
-    for (int c = 0; c < r->C; c++) {
-        const float *from = r->from + c * r->C + j;
+    for (mla__sz c = 0; c < C; c++) {
         const MLA__V k = MLA__F(set1)(ek[c]), q = MLA__F(set1)(eq[c]);
         MLA__EACH(i, NV) { /* what is to be written is fetched, too */
-            const MLA__V s = MLA__F(ld)(from + i * MLA__VL);
-            MLA__PREFETCH(from + 8 * r->C + i * MLA__VL);
-            MLA__PREFETCH(r->to + c * r->C + j + i * MLA__VL);
+            const MLA__V s = MLA__F(ld)(from + c * C + i * MLA__VL);
+            MLA__PREFETCH(from + (c + 8) * C + i * MLA__VL);
+            MLA__PREFETCH(to + c * C + i * MLA__VL);
             u[i] = MLA__F(fma)(k, s, u[i]), o[i] = MLA__F(fma)(q, s, o[i]);
         }
     }
@@ -4925,11 +4926,11 @@ MLA__IN void MLA__F(recur_columns)(const int NV, const mla__recur *r, float qk, 
         u[i] = MLA__F(mul)(MLA__F(add)(v, less), MLA__F(set1)(r->beta));
         MLA__F(st)(r->o + j + i * MLA__VL, MLA__F(fma)(MLA__F(set1)(qk), u[i], o[i]));
     }
-    for (int c = 0; c < r->C; c++) {
+    for (mla__sz c = 0; c < C; c++) {
         const MLA__V g = MLA__F(set1)(eg[c]), k = MLA__F(set1)(r->k[c]);
         MLA__EACH(i, NV) {
-            const mla__sz at = c * r->C + j + i * MLA__VL;
-            MLA__F(st)(r->to + at, MLA__F(fma)(k, u[i], MLA__F(mul)(g, MLA__F(ld)(r->from + at))));
+            const MLA__V s = MLA__F(mul)(g, MLA__F(ld)(from + c * C + i * MLA__VL));
+            MLA__F(st)(to + c * C + i * MLA__VL, MLA__F(fma)(k, u[i], s));
         }
     }
 }
@@ -4940,7 +4941,9 @@ MLA__RARE void MLA__F(recur)(const mla__recur *r) {
     for (; j + MLA__VL <= C; j += MLA__VL) MLA__F(st)(eg + j, MLA__F(exp)(MLA__F(ld)(r->g + j)));
     for (; j < C; j++) eg[j] = expf(r->g[j]);
     for (j = 0; j < C; j++) ek[j] = eg[j] * r->k[j], eq[j] = eg[j] * r->q[j], qk += r->q[j] * r->k[j];
-    for (j = 0; j + 4 * MLA__VL <= C; j += 4 * MLA__VL) MLA__F(recur_columns)(4, r, qk, j);
+    j = 0;
+    for (; MLA__VL == 16 && j + 8 * MLA__VL <= C; j += 8 * MLA__VL) MLA__F(recur_columns)(8, r, qk, j);
+    for (; j + 4 * MLA__VL <= C; j += 4 * MLA__VL) MLA__F(recur_columns)(4, r, qk, j);
     for (; j + MLA__VL <= C; j += MLA__VL) MLA__F(recur_columns)(1, r, qk, j);
     for (; j < C; j++) {
         float u = 0, o = 0;
