@@ -8090,6 +8090,7 @@ mla_result mla_cache_load(mla_cache_stream *s, mla_cache *k, const void *in, siz
 #define MLA__YIELDS 8     /* before it sleeps */
 #define MLA__SHARES 4     /* most shares of a step that a member has, so that others can take some if it is slow; */
 #define MLA__HEAVY  6.7e7 /* from so many multiply-adds of a member on twice as many */
+#define MLA__SHARE  4e6   /* multiply-adds that are worth a share of their own: streams begin anew with each */
 #define MLA__LATE   64    /* looks after which a thread asks whether others have left shares */
 #define MLA__LINE   128   /* bytes: what threads write must not lie in, or next to, a cache line that others write */
 
@@ -8383,7 +8384,8 @@ static void mla__parallel_timed(mla_context *c, double *part, mla__work work, vo
     const int most = cost > MLA__HEAVY * c->threads ? 2 * MLA__SHARES : MLA__SHARES;
     call.n_shares = c->threads;
     /* not of less than two units: panels are made of two strips */
-    for (int i = 2; i <= most && i * 2 * (int64_t)c->threads <= units && c->leads; i++) call.n_shares += c->threads;
+    for (int i = 2; i <= most && i * 2 * (int64_t)c->threads <= units && c->leads; i++)
+        if (i * c->threads * MLA__SHARE <= cost) call.n_shares += c->threads;
     if (c->threads == 1) mla__task(&call, 0);
 #if MLA__TEAMS
     else if (c->leads) mla__team_step(c, &call);
