@@ -6,6 +6,7 @@
 // QUANT=q4 (bf16, q8), ROUNDS=5. Ends with "N passed, N failed".
 import { execFileSync } from 'node:child_process';
 import http from 'node:http';
+import net from 'node:net';
 import { ask, check, end, metric, same, start } from './common.mjs';
 
 const what = (process.argv[2] ?? 'throughput,prefix,wait').split(','), quant = process.env.QUANT ?? 'q4', rounds = Number(process.env.ROUNDS ?? 5);
@@ -16,13 +17,15 @@ let state = 1;
 const random = (n) => (state = (Math.imul(state, 1103515245) + 12345) >>> 0, (state >>> 8) % n);
 const tokens = (n) => Array.from({ length: n }, () => 256 + random(32000));
 
-// Streams a completion; calls `token` with the time of each event, in ms.
+// Streams a completion; calls `token` with the time of each event, in ms. By a plain socket, which takes less of the two's processors.
 function stream(prompt, max_tokens, token) {
   return new Promise((done, wrong) => {
     const body = JSON.stringify({ prompt, max_tokens, temperature: 1, seed: 1, stream: true });
-    http.request({ host: '127.0.0.1', port, path: '/v1/completions', method: 'POST', headers: { 'content-length': body.length } }, (r) => {
-      r.on('data', (part) => { for (let i = part.toString().split('data: {').length; i > 1; i--) token(performance.now()); }).on('end', done).on('error', wrong);
-    }).on('error', wrong).end(body);
+    const socket = net.connect(port, '127.0.0.1').on('error', wrong).on('close', done).on('data', (part) => {
+      for (let at = part.indexOf('data: {'); at >= 0; at = part.indexOf('data: {', at + 1)) token(performance.now());
+      if (part.includes('data: [DONE]')) socket.end();
+    });
+    socket.write(`POST /v1/completions HTTP/1.1\r\nHost: localhost\r\nContent-Length: ${body.length}\r\n\r\n${body}`);
   });
 }
 async function first(prompt) {
