@@ -15,7 +15,7 @@ ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 # Tests of what does not call mla.h, and one that compares a table of file names.
 ELSEWHERE = {'test_calls', 'test_chat', 'test_grammar', 'test_http', 'test_jinja', 'test_sampler', 'test_tokenizer'}
 # What needs more than the compiler: the ending of a function's name, and what /proc/cpuinfo calls it.
-NEEDS = {'_amx': 'amx_tile', '_bf16': 'avx512_bf16', '_vnni': 'avx512_vnni', '_vbmi': 'avx512_vbmi',
+NEEDS = {'_amx': 'amx_tile', '_bf16': 'avx512_bf16', '_vnni': 'avx512_vnni', '_vbmi': 'avx512vbmi',
          '_avx512': 'avx512f', '_avx2': 'avx2'}
 # Sections that kernels are compiled from; after these the rest is compiled alone and linked with the kernels as they were.
 REFERENCE, KERNELS = 'reference', ('platform', 'numbers', 'formats', 'cpu', 'vocabulary', 'table', 'integer', 'fp8', 'template',
