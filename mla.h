@@ -8090,7 +8090,7 @@ mla_result mla_cache_load(mla_cache_stream *s, mla_cache *k, const void *in, siz
 #define MLA__YIELDS 8     /* before it sleeps */
 #define MLA__SHARES 4     /* most shares of a step that a member has, so that others can take some if it is slow; */
 #define MLA__HEAVY  6.7e7 /* from so many multiply-adds of a member on twice as many */
-#define MLA__SHARE  4e6   /* multiply-adds that are worth a share of their own: streams begin anew with each */
+#define MLA__SHARE  2e6   /* multiply-adds that are worth a share of their own: streams begin anew with each */
 #define MLA__LATE   64    /* looks after which a thread asks whether others have left shares */
 #define MLA__LINE   128   /* bytes: what threads write must not lie in, or next to, a cache line that others write */
 
