@@ -388,9 +388,10 @@ static int read_messages(job *j) {
     }
     if (language_check(l, to, &error)) return openai_wrong(&j->r, 500, NULL, "%s", error.text);
     j->thinking = chat_is_thinking(to, j->s->t);
-    const int end = j->thinking && j->r.prefix ? tokenizer_find(j->s->t, "</think>") : -1;
-    if (end >= 0) j->thinking = 0; /* a call that is required leaves no time to think */
-    if ((end >= 0 && chat_append(to, &end, 1, &error)) ||
+    const int end = j->thinking ? tokenizer_find(j->s->t, "</think>") : -1, cut = end >= 0 && j->r.prefix;
+    /* a call that is required leaves no time to think, and thoughts that no token ends would never end */
+    if (j->r.prefix || (j->r.g && end < 0)) j->thinking = 0;
+    if ((cut && chat_append(to, &end, 1, &error)) ||
         (j->r.prefix && chat_append_text(to, j->s->t, j->r.prefix, strlen(j->r.prefix), 0, &error)))
         return no_memory(j);
     return 1;
@@ -418,7 +419,7 @@ static int prepare_answers(job *j) {
         if (embeds(j)) continue;
         if (j->r.presence != 0 || j->r.frequency != 0) a->seen = calloc((size_t)vocab, sizeof *a->seen);
         if (j->r.g && (a->grammar = malloc(sizeof *a->grammar)) != NULL) grammar_begin(a->grammar, j->r.g);
-        a->thinks = j->r.g && j->thinking && tokenizer_find(j->s->t, "</think>") >= 0;
+        a->thinks = j->r.g && j->thinking;
         if ((j->r.g && !a->grammar) || ((j->r.presence != 0 || j->r.frequency != 0) && !a->seen) ||
             (j->r.n_stops && stop_create(&a->stop, (const char *const *)j->r.stops, j->r.n_stops, &error)) ||
             (chats(j) &&
@@ -796,8 +797,10 @@ static void answer_tokenize(job *j) { /* content, and add_special: as a prompt b
     mla_error error;
     mla_result rc = MLA_OK;
     const char *content = json_string(read_field(j, "content", JSON_STRING, "not a string"), &n);
-    if (content && json_bool(json_get(j->r.body, "add_special")))
-        rc = language_encode(&ids, j->s->l, content, n, &error);
+    const json_value *special = json_get(j->r.body, "add_special");
+    if (content && json_typeof(special) != JSON_NULL && json_typeof(special) != JSON_BOOL)
+        openai_wrong(&j->r, 400, "add_special", "add_special: neither true nor false");
+    else if (content && json_bool(special)) rc = language_encode(&ids, j->s->l, content, n, &error);
     else if (content) rc = chat_append_text(&ids, j->s->t, content, n, 0, &error);
     if (rc) openai_wrong(&j->r, 500, NULL, "%s", error.text);
     text_print(&t, "{\"count\":%zu,\"tokens\":[", ids.n);
@@ -931,7 +934,10 @@ static void serve(job *j) {
               &none);
         return;
     }
-    if (is_foreign(s, h)) openai_wrong(&j->r, 403, NULL, "pages from elsewhere may not use this server (--cors)");
+    if (is_foreign(s, h))
+        openai_wrong(&j->r, 403, NULL,
+                     "pages from elsewhere may not use this server (--cors), nor one who calls it another name in Host "
+                     "(--host)");
     else if (s->keys.n && (found < 0 || routes[found].answer != answer_health) &&
              !has_key(s, http_find(h, "authorization")))
         j->r.problem.code = "invalid_api_key", openai_wrong(&j->r, 401, NULL, "the API key is missing or wrong");

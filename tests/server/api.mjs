@@ -142,6 +142,8 @@ for (const [body, param, message] of [
   check(got.json.error.message.startsWith(param.split('[')[0]) && (!message || got.json.error.message === message), got.json.error.message);
 }
 same((await chat(port, user('a', { chat_template_kwargs: { enable_thinking: false } }))).status, 200, 'chat_template_kwargs');
+for (const wrong of ['x', 1, []]) same((await ask(port, '/tokenize', { content: 'a', add_special: wrong })).json.error.param, 'add_special', 'add_special');
+same((await ask(port, '/tokenize', { content: 'a', add_special: null })).status, 200, 'add_special: null');
 same((await chat(port, user('a', { model: 'gpt' }))).json.error.code, 'model_not_found', 'another model');
 same((await chat(port, user('x '.repeat(3000), { max_tokens: undefined }))).json.error.code, 'context_length_exceeded', 'a prompt that is too long');
 for (const body of ['', '[]', '{', '{"a":1}}', '"x"', '{"a":1,"a":2}', '\u0000', '[[[[[[', '{"messages": [{"role":"user","content":"\\ud800"}]}'])
@@ -313,6 +315,22 @@ for (const form of ['kimi-k2', 'glm-4.5']) { // a call that is required and cut 
   const all = events((await chat(calling.port, { ...body, stream: true })).text).slice(0, -1);
   same([all.map((e) => e.choices[0].delta.content ?? '').join(''), all.at(-1).choices[0].finish_reason], ['', 'length'], `${form}: half a call in a stream`);
   await calling.stop();
+}
+for (const form of ['glm-4.7', 'deepseek-r1', 'deepseek-v3.1']) { // thoughts that the template begins, and no token of the tokenizer ends
+  const thinking = await start(...tales, '--template', `tests/jinja/${form}.jinja`);
+  const body = user('Hello', { max_tokens: 40, chat_template_kwargs: { thinking: true } });
+  const shaped = { ...body, response_format: { type: 'json_schema', json_schema: { name: 'a', schema: { const: 'hi' } } } };
+  const got = (await chat(thinking.port, shaped)).json.choices[0];
+  same([got.message.content, got.message.reasoning_content, got.finish_reason], ['"hi"', undefined, 'stop'], `${form}: by a schema`);
+  const plain = (await chat(thinking.port, body)).json.choices[0].message;
+  check(!plain.content && plain.reasoning_content.length > 0, `${form}: thoughts: ${JSON.stringify(plain)}`);
+  if (form === 'deepseek-v3.1') {
+    const parameters = { type: 'object', properties: { zone: { enum: ['CET', 'UTC'] } }, required: ['zone'], additionalProperties: false };
+    const tools = [{ type: 'function', function: { name: 'clock', description: 'The time.', parameters } }];
+    const call = (await chat(thinking.port, { ...body, max_tokens: 60, tools, tool_choice: 'required' })).json.choices[0];
+    same([call.finish_reason, call.message.tool_calls?.[0].function.name], ['tool_calls', 'clock'], `${form}: a call that is required`);
+  }
+  await thinking.stop();
 }
 for (const form of ['kimi-k2', 'deepseek-v3.1']) { // the arguments of a call that must come are by the tool's schema
   const calling = await start(...tales, '--template', `tests/jinja/${form}.jinja`);
