@@ -1859,6 +1859,25 @@ static void ck__read_indexer(checkpoint *c, ck__plan *plan, ck__reader *r) {
     if (plan->family->has & CK__INDEX_SHARED) ck__read_indexer_types(c, plan, r);
 }
 
+/* What each layer is, by transformers 5, must be what the other keys make of it; of indexers the weights tell. */
+static void ck__check_layer_types(const checkpoint *c, ck__reader *r) {
+    const json_value *types = ck__key(r, "layer_types", 0);
+    const int L = c->config.num_hidden_layers, sparse = c->config.index_topk > 0;
+    if (types && (json_typeof(types) != JSON_ARRAY || json_count(types) != (size_t)L))
+        ck__expected(r, "layer_types", types, "a list of num_hidden_layers names");
+    for (int i = 0; types && i < L && !r->rc; i++) {
+        const char *name = json__text(json_at(types, (size_t)i));
+        const int kda = c->recurrent && c->recurrent[i];
+        if (!name ||
+            !(kda ? !strcmp(name, "linear_attention")
+                  : !strcmp(name, "deepseek_sparse_attention") || (!sparse && !strcmp(name, "full_attention"))))
+            ck__expected(r, "layer_types", json_at(types, (size_t)i),
+                         kda      ? "linear_attention, as the layer is KDA"
+                         : sparse ? "deepseek_sparse_attention, as layers have indexers"
+                                  : "full_attention");
+    }
+}
+
 /* Which layers are dense: those before first_k_dense_replace, or by transformers 5 those that mlp_layer_types calls
    so. */
 static void ck__read_layer_types(const mla_config *m, ck__plan *plan, ck__reader *r) {
@@ -2215,6 +2234,7 @@ static mla_result ck__read_config(checkpoint *c, ck__plan *plan, const json_valu
     ck__read_linear(c, plan, r);
     ck__read_groups_of_layers(c, plan, r);
     ck__read_indexer(c, plan, r);
+    ck__check_layer_types(c, r);
     ck__read_experts(m, plan, r);
     ck__read_scales(m, plan, r);
     plan->attention_bias = ck__bool(r, "attention_bias", 0);
