@@ -949,11 +949,14 @@ static int run_info(options *o) {
     const double most = available_memory(o), element = (double)mla_dtype_bytes(o->caches.dtype, MLA_GROUP) / MLA_GROUP;
     const double latent = m->kv_lora_rank + m->qk_rope_head_dim,
                  head = m->qk_nope_head_dim + m->qk_rope_head_dim + m->v_head_dim;
-    int indexers = 0;
+    const double C = m->linear_head_dim, state = m->linear_num_heads * C * (C + 3.0 * (m->linear_conv_kernel_dim - 1));
+    int indexers = 0, states = 0;
+    for (int i = 0; i < L; i++) states += s->c->weights.layers[i].kda.q.weight.data != NULL;
     for (int i = 0; i < L; i++) indexers += s->c->weights.layers[i].attn.indexer.wk.weight.data != NULL;
     const double index =
         (double)indexers * m->index_head_dim * ((double)mla_dtype_bytes(o->caches.index_dtype, MLA_GROUP) / MLA_GROUP);
-    const double cache = latent * L * element + index, plain = head * m->num_attention_heads * L * element;
+    const double cache = latent * (L - states) * element + index,
+                 plain = head * m->num_attention_heads * (L - states) * element;
     double total = 0, bytes = 0;
     int moe = 0;
     for (int k = 0; k <= CHECKPOINT_CLASS_COUNT; k++) total += n.count[k], bytes += n.bytes[k];
@@ -1007,6 +1010,9 @@ static int run_info(options *o) {
             printf(
                 "sparse       %d of %d layers have an indexer of %d heads of %d, which chooses %d keys for a token\n",
                 indexers, L, m->index_n_heads, m->index_head_dim, m->index_topk);
+        if (states)
+            printf("states       %d of %d layers are KDA: %d heads of %d, %s a sequence\n", states, L,
+                   m->linear_num_heads, m->linear_head_dim, amount(text[0], states * state * sizeof(float)));
         printf("cache        %s a token in %s", amount(text[0], cache), mla_dtype_name(o->caches.dtype));
         if (m->index_topk)
             printf(" (%s of it index keys in %s)", amount(text[2], index), mla_dtype_name(o->caches.index_dtype));
