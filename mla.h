@@ -9934,7 +9934,7 @@ static void mla__absorbed_piece(mla_context *c, const mla__attn *a, const mla__b
     mla__lanes *lanes = walk.my->lanes;
     while (mla__walk_next(&walk, &visit)) {
         visit.k = visit.v = mla__walk_rows(&walk, in_place, ld);
-        visit.ahead = in_place && !walk.at ? mla__walk_ahead(&walk, piece) : visit.k;
+        visit.ahead = in_place && !walk.at && !MLA__SMALL ? mla__walk_ahead(&walk, piece) : visit.k;
         (tiles ? c->k.attend_tiles : c->k.attend[t])(lanes, walk.panels, &visit);
         for (int p = 0; p < walk.panels; p++) mla__walk_scores(&walk, p);
     }

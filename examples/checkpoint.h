@@ -1863,18 +1863,14 @@ static void ck__read_indexer(checkpoint *c, ck__plan *plan, ck__reader *r) {
 static void ck__check_layer_types(const checkpoint *c, ck__reader *r) {
     const json_value *types = ck__key(r, "layer_types", 0);
     const int L = c->config.num_hidden_layers, sparse = c->config.index_topk > 0;
-    if (types && (json_typeof(types) != JSON_ARRAY || json_count(types) != (size_t)L))
-        ck__expected(r, "layer_types", types, "a list of num_hidden_layers names");
+    if (types && json_count(types) != (size_t)L)
+        ck__expected(r, "layer_types", types, "one name for each of num_hidden_layers");
     for (int i = 0; types && i < L && !r->rc; i++) {
         const char *name = json__text(json_at(types, (size_t)i));
         const int kda = c->recurrent && c->recurrent[i];
-        if (!name ||
-            !(kda ? !strcmp(name, "linear_attention")
-                  : !strcmp(name, "deepseek_sparse_attention") || (!sparse && !strcmp(name, "full_attention"))))
-            ck__expected(r, "layer_types", json_at(types, (size_t)i),
-                         kda      ? "linear_attention, as the layer is KDA"
-                         : sparse ? "deepseek_sparse_attention, as layers have indexers"
-                                  : "full_attention");
+        const char *want = kda ? "linear_attention" : sparse ? "deepseek_sparse_attention" : "full_attention";
+        if (!name || (strcmp(name, want) && (kda || sparse || strcmp(name, "deepseek_sparse_attention"))))
+            ck__expected(r, "layer_types", json_at(types, (size_t)i), want);
     }
 }
 

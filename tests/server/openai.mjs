@@ -128,11 +128,14 @@ for (const [form, answer] of Object.entries(forms)) {
 fs.writeFileSync(`${dir}/think.jinja`, '{% for m in messages %}{{ m.role }}: {{ m.content }}\n{% endfor %}{% if thinking is defined and thinking %}<think>{% endif %}');
 const thinker = await start('--model', 'examples/tales', '--template', `${dir}/think.jinja`), thinks = client(thinker.port);
 const thought = { model, messages, max_tokens: 300, temperature: 0, response_format: { type: 'json_schema', json_schema: { name: 't', schema: { const: 'hm</think>Yes' } } } };
-for (const thinking of [true, false]) {
-  const message = (await thinks.chat.completions.create({ ...thought, chat_template_kwargs: { thinking } })).choices[0].message;
-  same([message.reasoning_content, message.content], thinking ? ['"hm', 'Yes"'] : [undefined, '"hm</think>Yes"'], `thoughts ${thinking}`);
+for (const thinking of [true, false]) { // no token ends thoughts here: by a schema there are none, else there is nothing else
+  const how = { ...thought, chat_template_kwargs: { thinking } };
+  const message = (await thinks.chat.completions.create(how)).choices[0].message;
+  same([message.reasoning_content, message.content], [undefined, '"hm</think>Yes"'], `by a schema, thinking ${thinking}`);
+  all = await gathered(await thinks.chat.completions.create({ ...how, stream: true }));
+  same([all.reasoning, all.content], ['', '"hm</think>Yes"'], `by a schema, thinking ${thinking}, streamed`);
+  all = await gathered(await thinks.chat.completions.create({ ...how, response_format: undefined, max_tokens: 20, stream: true }));
+  check(thinking ? all.reasoning.length > 0 && !all.content : !all.reasoning && all.content.length > 0, `thinking ${thinking}: ${JSON.stringify(all)}`);
 }
-all = await gathered(await thinks.chat.completions.create({ ...thought, chat_template_kwargs: { thinking: true }, stream: true }));
-same([all.reasoning, all.content], ['"hm', 'Yes"'], 'thoughts, streamed');
 same(await thinker.stop(), 0, 'exit status');
 end();
