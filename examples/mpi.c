@@ -447,7 +447,7 @@ static void run_job(session *s, const int *job, const float *hidden) {
     int *tokens = s->tokens, rows = 0;
     mla_error err;
     const int turn = s->turn = !s->turn;
-    MPI_Waitall(2, s->sent[turn], MPI_STATUSES_IGNORE);
+    wire_all(2, s->sent[turn]);
     for (int i = 0; i < job[0]; rows += job[2 + 3 * i++]) {
         text *t = &s->texts[job[1 + 3 * i]];
         q[i].cache = t->cache, q[i].n_tokens = job[2 + 3 * i], q[i].n_logits = job[3 + 3 * i];
@@ -684,7 +684,7 @@ int main(int argc, char **argv) {
     if (s->o.chat) converse(s);
     else if (s->o.perplexity) run_windows(s);
     else run_all(s);
-    for (int i = 0; i < 2; i++) MPI_Waitall(2, s->sent[i], MPI_STATUSES_IGNORE);
+    for (int i = 0; i < 2; i++) wire_all(2, s->sent[i]);
     MPI_Wait(&s->told, MPI_STATUS_IGNORE);
     if (!s->o.chat && !s->o.perplexity) report(s);
     if (s->file && fclose(s->file)) fail("cannot write %s", s->o.logits);
