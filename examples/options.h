@@ -371,7 +371,7 @@ static double options__bytes(const options_entry *e, const char *text) {
     static const char units[] = "kMGT";
     char *end;
     double value = strtod(text, &end), unit = 1;
-    const char *u = *end ? strchr(units, *end) : NULL;
+    const char *u = *end ? strchr(units, *end == 'K' ? 'k' : *end) : NULL;
     if (u) end++;
     for (const char *at = units; u && at <= u; at++) unit *= 1000;
     if (!isdigit((unsigned char)text[0]) || *end || !(value * unit >= e->low && value * unit < e->high))

@@ -85,6 +85,7 @@ static const struct {
     {"--temp=-1", "--temp: -1 is not in 0..10", 2},
     {"--temp=11", "--temp: 11 is not in 0..10", 2},
     {"--temp=nan", "--temp: nan is not in 0..10", 2},
+    {"--memory=512K", "0 - - 0 0 512000 0 00 0: [512K] said", 0},
     {"--memory=8X", "--memory: '8X' is not a number of bytes, as 500M or 8G", 2},
     {"--memory=8GB", "--memory: '8GB' is not a number of bytes, as 500M or 8G", 2},
     {"--memory=0", "--memory: '0' is not a number of bytes, as 500M or 8G", 2},
