@@ -31,7 +31,7 @@ typedef struct parts_range {
 typedef struct parts_ranges { /* zero-initialise; free(of) */
     parts_range *of;
     size_t n, room;
-    double bytes;
+    double bytes, weights;
     int failed;         /* out of memory */
     size_t touched, at; /* by parts_touch: ranges, and bytes of the next one */
 } parts_ranges;
@@ -53,8 +53,9 @@ typedef struct parts_plan {
     int width, depth, split, dense, kda; /* dense: layers without experts; kda: with a state in place of attention */
     int direct;                          /* sums take one latency, as wire_direct says of them */
     int (*direct_of)(double floats, int ranks); /* what says so, to parts_plan_print */
-    double weight, kda_weights;                 /* bytes of one; how many a layer of KDA has */
-    double read, link, latency;                 /* bytes/s of memory and of a link, seconds */
+    double bits;                                /* of a weight, on average; 0: as weight has it */
+    double weight, kda_weights; /* bytes of one of those that the formula knows; how many a layer of KDA has */
+    double read, link, latency; /* bytes/s of memory and of a link, seconds */
     /* out: bytes of a rank's weights, with the embedding's in the first stage and the head's in the last; bytes that a
        rank sends for a token, on average; seconds of reading and on the wire */
     double rank_bytes, sent_bytes, reading, wire;
@@ -67,8 +68,9 @@ typedef struct parts_plan {
     "more, 2 latency + 2 (W-1)/W s / link. Of a layer of KDA all but the FFN is every rank's, with a state that is\n"  \
     "read and written, and has no sum. Then h / W bytes / read of the head and a gathering of vocabulary v,\n"         \
     "latency + (W-1)/W v / link; from stage to stage latency + s / link, and one latency back.\n"
-/* What a plan is of: if there are files c becomes theirs, and so do layers and bytes of a weight, on average of those
-   that are read for tokens; else, of a model with KDA, each fourth layer and the last have attention. */
+/* What a plan is of: if there are files c becomes theirs, and so do layers, bits of a weight, and its bytes, which have
+   in them what is read beside what the formula knows, as gates; else, of a model with KDA, each fourth layer and the
+   last have attention. */
 PARTS_API void parts_plan_of(parts_plan *p, mla_config *c, const checkpoint *files);
 PARTS_API void parts_plan_make(parts_plan *p, const mla_config *c);
 /* As a line of a table; p NULL: what stands over it. Gives out. */
@@ -105,6 +107,7 @@ static void parts__add(parts_ranges *r, const mla_tensor *t, int w, int W,
         r->of = more;
     }
     r->of[r->n].data = (const char *)t->data + from, r->of[r->n++].bytes = to - from, r->bytes += (double)(to - from);
+    r->weights += (double)t->rows * t->cols * (double)(to - from) / (double)n;
 }
 static void parts__mlp(parts_ranges *r, const mla_mlp_weights *m, int w, int W, int split) {
     parts__add(r, &m->gate.weight, w, W, split), parts__add(r, &m->up.weight, w, W, split);
@@ -247,6 +250,7 @@ void parts_plan_of(parts_plan *p, mla_config *c, const checkpoint *files) {
     }
     p->weight = r.bytes / ((L - p->kda) * (z.every + z.cut) + p->kda * p->kda_weights + z.vocab + p->dense * z.dense +
                            (L - p->dense) * (z.shared + z.router + c->n_routed_experts * z.expert));
+    p->bits = 8 * r.bytes / r.weights;
     free(r.of);
 }
 /* What the busiest of W ranks has of a token's K experts, over K / W: by throwing dice. */
@@ -295,7 +299,7 @@ const char *parts_plan_line(char out[120], const parts_plan *p) {
 }
 void parts_plan_print(parts_plan *p, const mla_config *c, const char *name, int N, int width, int depth) {
     char line[120];
-    printf("%s, %.2f bits a weight", name, 8 * p->weight);
+    printf("%s, %.2f bits a weight", name, p->bits > 0 ? p->bits : 8 * p->weight);
     p->width = p->depth = 1, parts_plan_make(p, c);
     if (p->kda)
         printf("; %d of %d layers are KDA, whose states take %.1f MB for each text", p->kda, c->num_hidden_layers,

@@ -13,8 +13,9 @@
 
 #define FIXTURES "tests/fixtures/checkpoints/"
 
-static const char *const names[] = {"deepseek_v2_lite", "deepseek_v3", "longcat_flash", "deepseek_v32",
-                                    "glm_moe_dsa",      "kimi_linear", "bailing_hybrid"};
+static const char *const names[] = {
+    "deepseek_v2_lite", "deepseek_v3",    "longcat_flash",       "deepseek_v32", "glm_moe_dsa",
+    "kimi_linear",      "bailing_hybrid", "longcat_flash_ngram", "axk2",         "hy_v4"};
 enum { N_NAMES = sizeof names / sizeof *names };
 
 static checkpoint *opened(const char *name) {
@@ -98,6 +99,8 @@ static void test_ranges(const checkpoint *c, const char *name) {
     int plain = 0, kda = 0;
     for (int i = 0; i < L; i++)
         plain += !c->weights.layers[i].moe.experts, kda += c->weights.layers[i].kda.q.weight.data != NULL;
+    CHECK(strstr(name, "fp8") ? p.bits > 8 && p.bits < 16 : fabs(p.bits - 16) < 1e-9, "%s: %g bits a weight", name,
+          p.bits);
     CHECK(p.dense == plain && p.kda == kda && p.weight > 1.9 && p.weight < 4.5 && config.num_hidden_layers == L,
           "%s: %d dense layers, %d of KDA, %g bytes a weight", name, p.dense, p.kda, p.weight);
 }
