@@ -1827,7 +1827,7 @@ static void ck__read_groups_of_layers(checkpoint *c, ck__plan *plan, ck__reader 
     m->linear_head_dim = ck__int(r, "head_dim", 1, INT_MAX, ck__required);
     m->linear_conv_kernel_dim = ck__int(r, "short_conv_kernel_size", 1, INT_MAX, 4);
     if (bound && !(json_number(bound) < 0 && json_number(bound) > -FLT_MAX))
-        ck__expected(r, "kda_lower_bound", bound, "a number below 0");
+        ck__expected(r, "kda_lower_bound", bound, "a number below 0, and above -3.4e38");
     plan->pairs = !ck__bool(r, "no_kda_lora", 1);
     ck__key(r, "gated_attention_proj_granularity_type", 0); /* of heads or channels: the tensor's shape says it */
     if (ck__bool(r, "kda_safe_gate", 1)) m->kda_lower_bound = bound ? (float)json_number(bound) : -5;

@@ -1138,6 +1138,7 @@ static void test_kda_keys(void) {
     try_config("bailing_hybrid", "layer_group_size", NULL, MLA_ERR_CONFIG, "layer_group_size");
     try_config("bailing_hybrid", "layer_group_size", "3", MLA_ERR_WEIGHTS, "model.layers.1.attention.");
     try_config("bailing_hybrid", "kda_lower_bound", "5", MLA_ERR_CONFIG, "kda_lower_bound");
+    try_config("bailing_hybrid", "kda_lower_bound", "-1e300", MLA_ERR_CONFIG, "above -3.4e38");
     try_config("bailing_hybrid", "kda_lower_bound", NULL, MLA_OK, "");
     try_config("bailing_hybrid", "moe_shared_expert_intermediate_size", "64", MLA_ERR_CONFIG, "moe_shared_expert");
     try_config("bailing_hybrid", "head_dim", "31", MLA_ERR_WEIGHTS, "model.layers.0.attention.q_proj.weight");
