@@ -317,6 +317,7 @@ static void open_tokenizer(session *s) {
     if (language_open(&s->language, &files, s->c, &error))
         fail(1, "%s%s", error.text, strstr(error.text, "--tokenizer FILE") ? ", --tokens does without" : "");
     s->tokenizer = s->language ? s->language->tokenizer : NULL;
+    if (s->tokenizer && s->c && language_surplus(s->language, &error)) say("note: %s\n", error.text);
 }
 
 /* The files, as far as reading no weight takes one. */

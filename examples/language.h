@@ -58,6 +58,8 @@ LANGUAGE_API mla_result language_encode(chat_tokens *ids, const language *l, con
                                         mla_error *err);
 /* Are all of these in the model's vocabulary? Error: CONFIG. */
 LANGUAGE_API mla_result language_check(const language *l, const chat_tokens *ids, mla_error *err);
+/* 1 if the tokenizer has tokens that the model has not, which is what *note says then. */
+LANGUAGE_API int language_surplus(const language *l, mla_error *note);
 /* The chat template: of that file, else the model's own (of several the one for tools, if asked), else one of
    DeepSeek's by the tokens that there are. Errors: those of chat_open and chat_detect; ARGUMENT, the file
    cannot be read. */
@@ -255,6 +257,15 @@ mla_result language_check(const language *l, const chat_tokens *ids, mla_error *
                 "the tokenizer's token %d is not in 0..%d, the model's vocabulary: they do not belong together",
                 ids->ids[i], vocab - 1);
     return MLA_OK;
+}
+
+int language_surplus(const language *l, mla_error *note) {
+    const int size = tokenizer_size(l->tokenizer), vocab = l->c->config.vocab_size;
+    if (size > vocab)
+        snprintf(note->text, sizeof note->text,
+                 "the tokenizer has %d tokens and the model %d: texts with others than these will be refused", size,
+                 vocab);
+    return size > vocab;
 }
 
 mla_result language_encode(chat_tokens *ids, const language *l, const char *text, size_t n, mla_error *err) {

@@ -100,6 +100,10 @@ static void test_encode(void) {
               "%s", error.text);
         ids.n = 0;
         CHECK(!chat_append(&ids, &below, 1, &error) && language_check(l, &ids, &error) == MLA_ERR_CONFIG, "token -1");
+        CHECK(!language_surplus(l, &error), "%s", error.text);
+        files->config.vocab_size = tokenizer_size(l->tokenizer) - 1;
+        CHECK(language_surplus(l, &error) && strstr(error.text, "tokens and the model"), "%s", error.text);
+        files->config.vocab_size = beyond;
         free(ids.ids), free(marked.ids), free(none.ids), language_close(l);
     }
 }
