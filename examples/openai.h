@@ -71,6 +71,7 @@ typedef struct openai_request {
     int calls_nothing;      /* tool_choice: none */
     char *prefix;           /* tool_choice: what the answer must begin with; NULL */
     int base64, last_state; /* embeddings */
+    char no_json[128];      /* the first arguments of a call in messages that are no JSON; "": there are none */
 } openai_request;
 
 /* Reads a body [n]; r needs to be freed in any case. 0: it is refused, as r->problem says. */
@@ -241,10 +242,10 @@ static int oa__read_bias(openai_request *r) {
     if (!r->bias_of || !r->bias) return oa__no_memory(r);
     for (size_t i = 0; i < n; i++) {
         const json_value *one = json_at(v, i);
-        char *end;
-        const long id = strtol(json_key(one), &end, 10);
-        if (*end || end == json_key(one) || id < 0 || id >= r->how->vocab_size)
-            return openai_wrong(r, 400, "logit_bias", "logit_bias: '%.40s' is no token", json_key(one));
+        const char *key = json_key(one);
+        const long id = strtol(key, NULL, 10);
+        if (!*key || key[strspn(key, "0123456789")] || id >= r->how->vocab_size)
+            return openai_wrong(r, 400, "logit_bias", "logit_bias: '%.40s' is no token", key);
         if (json_typeof(one) != JSON_NUMBER || !(fabs(json_number(one)) <= 100))
             return openai_wrong(r, 400, "logit_bias", "logit_bias: of token %ld is not in -100..100", id);
         r->bias_of[i] = (int)id, r->bias[i] = (float)json_number(one);
@@ -354,6 +355,12 @@ static int oa__check_message(openai_request *r, size_t i, const json_value *m) {
         const json_value *f = json_get(json_at(calls, k), "function");
         if (!json_string(json_get(f, "name"), NULL) || !json_string(json_get(f, "arguments"), NULL))
             return openai_wrong(r, 400, name, "%s[%zu].function: it has no name and arguments, both strings", name, k);
+        size_t n;
+        const char *text = json_string(json_get(f, "arguments"), &n);
+        json_value *v = NULL;
+        if (json_parse(text, n, &v, NULL) == MLA_ERR_ARGUMENT && !*r->no_json)
+            snprintf(r->no_json, sizeof r->no_json, "%s[%zu].function.arguments", name, k);
+        json_free(v);
     }
     return 1;
 }
@@ -477,7 +484,7 @@ int openai_read(openai_request *r, openai_kind kind, const char *body, size_t n,
     r->kind = kind, r->how = how;
     const mla_result rc = json_parse(body, n, &r->body, &error);
     if (rc == MLA_ERR_MEMORY) return oa__no_memory(r);
-    if (rc) return openai_wrong(r, 400, NULL, "the body is no JSON: %s", error.text);
+    if (rc) return openai_wrong(r, 400, NULL, "the body cannot be read as JSON: %s", error.text);
     if (json_typeof(r->body) != JSON_OBJECT) return openai_wrong(r, 400, NULL, "the body is no object of JSON");
     if (kind == OPENAI_EMBEDDING) return oa__read_embedding(r);
     return oa__read_generation(r) && (kind == OPENAI_COMPLETION || oa__read_chat(r));

@@ -291,7 +291,7 @@ static int make_prompts(job *j, size_t n, const char *name) {
     return (j->prompts = calloc(n, sizeof *j->prompts)) != NULL || no_memory(j);
 }
 
-/* A string, a list of tokens, or a list of either. */
+/* A string, a list of tokens, or a list of one of these. */
 static int read_texts(job *j, const char *name) {
     const json_value *v = json_get(j->r.body, name), *first = json_at(v, 0);
     const int list = json_typeof(v) == JSON_ARRAY && json_typeof(first) != JSON_NUMBER;
@@ -308,6 +308,8 @@ static int read_texts(job *j, const char *name) {
             return openai_wrong(&j->r, 500, name, "%s: %s", name, error.text);
         if (!s && json_typeof(one) != JSON_ARRAY)
             return openai_wrong(&j->r, 400, name, "%s: neither texts nor tokens", name);
+        if (list && json_typeof(one) != json_typeof(first))
+            return openai_wrong(&j->r, 400, name, "%s: texts and tokens in one list", name);
         for (size_t k = 0; !s && k < json_count(one); k++) {
             int64_t id;
             if (!json_integer(json_at(one, k), &id) || id < 0 || id >= vocab)
@@ -366,6 +368,17 @@ static int render_turns(job *j, const json_value *messages) {
     return !j->r.problem.status;
 }
 
+/* Why the template makes no text of a request: of its tools, of arguments that are no JSON, or of something else. */
+static int template_refuses(job *j, const chat_options *how, const char *why) {
+    chat_options without = *how;
+    const char *field = *j->r.no_json ? j->r.no_json : "messages", *body;
+    size_t n;
+    mla_error other;
+    without.calls_nothing = 1, body = http_body(j->x, &n);
+    if (!how->calls_nothing && !chat_render_request(&j->prompts[0], j->s->l->own, body, n, &without, &other))
+        field = "tools";
+    return openai_wrong(&j->r, 400, field, "%s: %s", field, why);
+}
 static int read_messages(job *j) {
     const json_value *messages = json_get(j->r.body, "messages");
     const language *l = j->s->l;
@@ -384,7 +397,7 @@ static int read_messages(job *j) {
         const char *body = http_body(j->x, &n);
         const mla_result rc = chat_render_request(to, l->own, body, n, &how, &error);
         if (rc == MLA_ERR_MEMORY) return no_memory(j);
-        if (rc) return openai_wrong(&j->r, 400, "messages", "messages: %s", error.text);
+        if (rc) return template_refuses(j, &how, error.text);
     }
     if (language_check(l, to, &error)) return openai_wrong(&j->r, 500, NULL, "%s", error.text);
     j->thinking = chat_is_thinking(to, j->s->t);
@@ -779,7 +792,7 @@ static const json_value *read_field(job *j, const char *name, json_type type, co
     mla_error error;
     const int bad = json_parse(body, n, &j->r.body, &error) != MLA_OK;
     const json_value *v = json_get(j->r.body, name);
-    if (bad) openai_wrong(&j->r, 400, NULL, "the body is no JSON: %s", error.text);
+    if (bad) openai_wrong(&j->r, 400, NULL, "the body cannot be read as JSON: %s", error.text);
     else if (json_typeof(j->r.body) != JSON_OBJECT) openai_wrong(&j->r, 400, NULL, "the body is no object of JSON");
     else if (json_typeof(v) != type) openai_wrong(&j->r, 400, name, "%s: %s", name, v ? not_it : "it is missing");
     return j->r.problem.status ? NULL : v;
@@ -984,18 +997,23 @@ static void on_signal(int number) {
     http_stop(listening);
 }
 
+static int blank(char c) { return c == ' ' || c == '\t'; }
 static void read_keys(server *s) {
     char *text = NULL;
-    size_t n = 0;
+    size_t n = 0, to;
     mla_error error;
     if (s->o.api_key && checkpoint_read(&text, &n, s->o.api_key, 1 << 20, NULL, &error))
         fail(1, "--api-key: %s", error.text);
-    for (size_t i = 0, from = 0, line = 1; text && i <= n; i++) {
+    const size_t first = text && n >= 3 && !memcmp(text, "\xef\xbb\xbf", 3) ? 3 : 0; /* behind a mark of UTF-8 */
+    for (size_t i = first, from = first, line = 1; text && i <= n; i++) {
         const int c = i < n ? text[i] : '\n', ends = c == '\n' || c == '\r';
         if (!c || (!ends && i - from == MAX_KEY)) /* half of a key must not become one */
             fail(2, "--api-key: line %zu of %s %s", line, s->o.api_key, c ? "is longer than a key" : "has a NUL");
-        if (ends && i > from) text_add(&s->keys, text + from, i - from), text_add(&s->keys, "", 1);
-        if (ends) from = i + 1, line += c == '\n';
+        if (!ends) continue;
+        for (to = i; to > from && blank(text[to - 1]);) to--; /* no header can have them */
+        while (from < to && blank(text[from])) from++;
+        if (to > from) text_add(&s->keys, text + from, to - from), text_add(&s->keys, "", 1);
+        from = i + 1, line += c == '\n';
     }
     if (s->keys.failed) fail(1, "out of memory");
     if (text && !s->keys.n) fail(1, "--api-key: there is no key in %s", s->o.api_key);
@@ -1023,6 +1041,7 @@ static void open_files(server *s) {
     if (s->c->misspelt) fprintf(stderr, "server: config.json has keys that mean nothing: %s\n", s->c->misspelt);
     if (language_open(&s->l, &files, s->c, &error) || language_chat(s->l, o->template_file, 1, &error))
         fail(1, "%s", error.text);
+    if (language_surplus(s->l, &error)) fprintf(stderr, "server: %s\n", error.text);
     s->t = s->l->tokenizer, s->how.form = calls_form_of(s->l->source);
     s->how.knows_tools = s->l->own && chat_mentions(s->l->own, "tools");
     if (language_sampling(s->l, &s->how.sampling, &error)) fail(1, "%s", error.text);

@@ -11,7 +11,7 @@ static const struct {
     const char *body, *field, *says;
     int status;
 } wrong[] = {
-    {OPENAI_CHAT, "{", "", "the body is no JSON", 400},
+    {OPENAI_CHAT, "{", "", "the body cannot be read as JSON", 400},
     {OPENAI_CHAT, "[]", "", "no object", 400},
     {OPENAI_CHAT, "{}", "messages", "it is missing", 400},
     {OPENAI_CHAT, "{\"messages\":[]}", "messages", "something in it", 400},
@@ -48,6 +48,9 @@ static const struct {
     {OPENAI_CHAT, "{\"logit_bias\":{\"\":1}}", "logit_bias", "'' is no token", 400},
     {OPENAI_CHAT, "{\"logit_bias\":{\"64\":1}}", "logit_bias", "'64' is no token", 400},
     {OPENAI_CHAT, "{\"logit_bias\":{\"-1\":1}}", "logit_bias", "'-1' is no token", 400},
+    {OPENAI_CHAT, "{\"logit_bias\":{\" 1\":1}}", "logit_bias", "' 1' is no token", 400},
+    {OPENAI_CHAT, "{\"logit_bias\":{\"+1\":1}}", "logit_bias", "'+1' is no token", 400},
+    {OPENAI_CHAT, "{\"logit_bias\":{\"1.0\":1}}", "logit_bias", "'1.0' is no token", 400},
     {OPENAI_CHAT, "{\"logit_bias\":{\"5\":101}}", "logit_bias", "of token 5 is not in -100..100", 400},
     {OPENAI_CHAT, "{\"logit_bias\":{\"5\":\"1\"}}", "logit_bias", "of token 5", 400},
     {OPENAI_CHAT, "{\"stop\":7}", "stop", "not a string or a list of strings", 400},

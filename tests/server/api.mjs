@@ -146,6 +146,10 @@ for (const wrong of ['x', 1, []]) same((await ask(port, '/tokenize', { content: 
 same((await ask(port, '/tokenize', { content: 'a', add_special: null })).status, 200, 'add_special: null');
 same((await chat(port, user('a', { model: 'gpt' }))).json.error.code, 'model_not_found', 'another model');
 same((await chat(port, user('x '.repeat(3000), { max_tokens: undefined }))).json.error.code, 'context_length_exceeded', 'a prompt that is too long');
+for (const [prompt, message] of [[[[1], 'a'], 'prompt: texts and tokens in one list'], [['a', [1]], 'prompt: texts and tokens in one list'], [[1, 'a'], 'prompt: token 1 is not'], [[[1], 2], 'prompt: neither']]) {
+  const got = await complete(port, { prompt, max_tokens: 1 });
+  check(got.status === 400 && got.json.error.param === 'prompt' && got.json.error.message.startsWith(message), `${JSON.stringify(prompt)}: ${got.status} ${JSON.stringify(got.json)}`);
+}
 for (const body of ['', '[]', '{', '{"a":1}}', '"x"', '{"a":1,"a":2}', '\u0000', '[[[[[[', '{"messages": [{"role":"user","content":"\\ud800"}]}'])
   same((await chat(port, body)).status, 400, `body ${body.slice(0, 20)}`);
 for (const [path, body, param] of [['/v1/completions', {}, 'prompt'], ['/v1/completions', { prompt: [[99999]] }, 'prompt'], ['/v1/completions', { prompt: 'a', echo: true }, 'echo'],
@@ -164,7 +168,7 @@ for (const [path, body, param] of [['/v1/completions', {}, 'prompt'], ['/v1/comp
     same([got.param, got.code, /: 9000000 bytes are more than the 1024 tokens/.test(got.message)], [param, 'context_length_exceeded', true], `${path}: ${got.message}`);
   }
 }
-for (const input of ['a '.repeat(3000), ['a', Array(1025).fill(5)]]) {
+for (const input of ['a '.repeat(3000), [[5], Array(1025).fill(5)]]) {
   const got = (await ask(port, '/v1/embeddings', { input })).json.error;
   same([got.param, got.code, got.message.startsWith('input: ')], ['input', 'context_length_exceeded', true], `an input that is too long: ${got.message}`);
 }
@@ -275,7 +279,7 @@ const stopped = server.stop();
 same((await last).json.choices[0].text.length > 100, true, 'what runs at SIGTERM is finished');
 same(await stopped, 0, 'exit status after SIGTERM');
 
-fs.writeFileSync(`${dir}/keys`, 'secret-1\nsecret-2\r\n');
+fs.writeFileSync(`${dir}/keys`, '\ufeffsecret-1 \n \t\n\tsecret-2\r\n');
 for (const [text, line] of [[`${'a'.repeat(511)}secret\n`, 1], [`b\n${'a'.repeat(501)}`, 2], ['b\r\n\nc\0d\n', 3]]) {
   fs.writeFileSync(`${dir}/long`, text);
   other = run(...tales, '--api-key', `${dir}/long`);
@@ -331,6 +335,15 @@ for (const form of ['glm-4.7', 'deepseek-r1', 'deepseek-v3.1']) { // thoughts th
     same([call.finish_reason, call.message.tool_calls?.[0].function.name], ['tool_calls', 'clock'], `${form}: a call that is required`);
   }
   await thinking.stop();
+}
+for (const [form, tools, text, param, message] of [ // what templates do not take
+  ['deepseek-v3.1', [{ type: 'function', function: { name: 'f' } }], '{}', 'tools', 'tools: '], ['glm-4.7', [], 'x', 'messages[1].tool_calls[0].function.arguments', 'messages[1].tool_calls[0].function.arguments: ']]) {
+  const strict = await start(...tales, '--template', `tests/jinja/${form}.jinja`), turns = (...rest) => [{ role: 'user', content: 'a' }, ...rest];
+  const call = (text) => ({ role: 'assistant', content: '', tool_calls: [{ id: 'a', type: 'function', function: { name: 'f', arguments: text } }] });
+  const got = await chat(strict.port, { messages: turns(...(tools.length ? [] : [call(text), ...turns()])), tools, max_tokens: 1 });
+  check(got.status === 400 && got.json.error.param === param && got.json.error.message.startsWith(message), `${form}: ${got.status} ${JSON.stringify(got.json)}`);
+  same((await chat(strict.port, { messages: turns(call('{}'), ...turns()), max_tokens: 1 })).status, 200, `${form}: what it does take`);
+  await strict.stop();
 }
 for (const form of ['kimi-k2', 'deepseek-v3.1']) { // the arguments of a call that must come are by the tool's schema
   const calling = await start(...tales, '--template', `tests/jinja/${form}.jinja`);
