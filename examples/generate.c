@@ -436,6 +436,15 @@ static census take_census(const checkpoint *c, const options *o) {
         count_linear(&n, CHECKPOINT_ATTN, &a->indexer.wq_b), count_linear(&n, CHECKPOINT_ATTN, &a->indexer.wk);
         count_tensor(&n, rest, &a->indexer.k_norm.weight), count_tensor(&n, rest, &a->indexer.k_norm.bias);
         count_tensor(&n, rest, &a->indexer.weights_proj);
+        const mla_kda_weights *s = &l->kda;
+        const int f = s->f_a.weight.data != NULL, g = s->g_a.weight.data != NULL;
+        const mla_linear *kda[] = {&s->q, &s->k, &s->v, f ? &s->f_a : &s->f_b, g ? &s->g_a : &s->g_b, &s->o};
+        for (int k = 0; k < 6; k++) count_linear(&n, CHECKPOINT_ATTN, kda[k]);
+        count_linear(&n, rest, &s->b);
+        if (f) count_linear(&n, rest, &s->f_b);
+        if (g) count_linear(&n, rest, &s->g_b);
+        const mla_tensor *few[] = {&s->q_conv, &s->k_conv, &s->v_conv, &s->a_log, &s->dt_bias, &s->norm};
+        for (int k = 0; k < 6; k++) count_tensor(&n, rest, few[k]);
         const mla_tensor *norms[] = {&l->attn_norm.weight,     &l->ffn_norm.weight,     &a->q_norm.weight,
                                      &a->kv_norm.weight,       &l->moe.router,          &l->moe.router_bias,
                                      &l->attn_out_norm.weight, &l->ffn_out_norm.weight, &a->sinks,

@@ -386,6 +386,7 @@ for pattern in 'layers *4: 1 dense, 3 with experts' 'experts *12 routed, 4 of th
                'parameters *447716, of which a token takes 283940' 'weights *0.90 MB' 'memory .* for 256 tokens'; do
     same "$(grep -c "$pattern" "$tmp/info")" 1 "--info: $pattern"
 done
+same "$($generate --model tests/fixtures/checkpoints/kimi_linear --info | sed -n 's/^parameters *\([0-9]*\),.*/\1/p')" 416876 '--info: layers of KDA'
 # a language model within one that sees: what is of others is left alone, and said
 mkdir "$tmp/nested" && ln -s "$PWD/$model/model.safetensors" "$tmp/nested/"
 { echo '{"model_type":"kimi_vl","text_config":' && cat $model/config.json && echo '}'; } >"$tmp/nested/config.json"
