@@ -261,7 +261,9 @@ sed 's/"id":193,"content":"[^"]*"/"id":300,"content":"<big>"/' $text/tokenizer.j
 mkfifo "$tmp/pipe.gguf" && refused 1 'pipe.gguf: cannot be read: not a regular file' $generate --model "$tmp/pipe.gguf" --prompt a
 mkfifo "$tmp/pipe.json" && refused 1 'pipe.json: cannot be read: not a regular file' $generate --model $model --chat --tokenizer "$tmp/pipe.json"
 refused 1 "token 300 is not in 0..255, the model's vocabulary: they do not belong together" $generate --model $model --prompt 'a<big>' \
-    --tokenizer "$tmp/big.json"
+    --tokenizer "$tmp/big.json" --quiet
+$generate --model $model --prompt a -n 1 --tokenizer "$tmp/big.json" >"$tmp/out" 2>"$tmp/stderr"
+same "$? $(grep -c '^note: the tokenizer has 301 tokens and the model 256: ' "$tmp/stderr")" '0 1' 'a tokenizer with more tokens than the model'
 refused 1 'of memory (weights 0.90 MB, mapped, context .*, cache .*, logits .*), and 1000 bytes are free: try --quant' $say --prompt x --memory 1k
 refused 1 'and 3.00 MB are free' $say --prompt x --memory 3M --ctx 100000
 refused 1 'weights .* MB, converted, mapped' $generate --model $lite --tokens 1 --memory 0 --quant q8
