@@ -2476,9 +2476,9 @@ MLA__INLINE const void *mla__flow_at(const mla__flow *s, const unsigned char *at
 
 typedef struct mla__kernels {
     mla_isa isa;
-    int nl;    /* lanes of queries in a panel */
-    int few;   /* up to so many tokens meet interleaved rows in int8 without packing them, at least FEW; where it is
-                  more than that, their sums are those of packed rows, bit for bit */
+    int nl;  /* lanes of queries in a panel */
+    int few; /* up to so many tokens meet interleaved rows in int8 without packing them, at least FEW; where it is more,
+                  any number of them meets q8 and q4 so, and sums are those of packed rows, bit for bit */
     int fetch; /* of products */
     mla__kernel dot[MLA_DTYPE_COUNT], gemm[MLA_DTYPE_COUNT],
         mix[MLA_DTYPE_COUNT];                                                    /* few tokens, many; f32 activations */
@@ -3164,13 +3164,17 @@ MLA__AVX2 void mla__idot_row_avx2(const mla_dtype t, const int TB, int fetch, fl
 /* Strips of sixteen rows interleaved, far apart, that are walked side by side, and some tokens: a core's prefetchers
    follow several streams at once, and one alone does not fill the way to memory. They know streams by their
    instruction, too, so that each strip has its own. */
+#define MLA__IMR_MAX 6      /* tokens of a register tile */
+#define MLA__IN_L2   524288 /* bytes that surely stay in the second-level cache */
 typedef struct mla__strips {
     float *y[4]; /* of the first token */
     mla__sz ldy;
     const unsigned char *b[4];
-    const mla__act *x[4];
-    int groups, T; /* tokens to be stored */
-    int ahead;     /* so many blocks of 32 ahead of one token are fetched where nothing else is */
+    const mla__act *x[MLA__IMR_MAX];
+    int groups, T;  /* tokens to be stored */
+    int ahead;      /* so many blocks of 32 ahead weights are fetched where nothing else is */
+    int begin, end; /* of which groups those of the next strip are, which is so many bytes behind: */
+    mla__sz bytes;
     mla__flow flow[4];
 } mla__strips;
 
@@ -3233,22 +3237,31 @@ MLA__AVX2 void mla__idot_avx2(const mla_dtype t, const mla__product *p) {
 }
 
 typedef void (*mla__strip)(const mla__strips *a);
-/* All strips of a product, S and M tokens at a time; what is less is made full by doing some twice. */
-static void mla__strips_run(mla__strip strip, const int S, const int M, const mla__product *p) {
+/* All strips of a product, S at a time; of[i] is for i tokens, of which there are at most `most` at a time, as evenly
+   as can be. More than that many leave time to fetch the next strip, a part with each; x stays in the second cache. */
+static void mla__strips_run(const mla__strip *of, int S, int most, const mla__product *p) {
     const mla__sz bytes = 16 * mla__bytes(p->w->dtype, p->w->cols);
     const unsigned char *b = (const unsigned char *)p->w->data + (p->row0 + p->n0) / 16 * bytes;
     const int strips = (p->n1 - p->n0) / 16, apart = (strips + S - 1) / S;
+    const int at_once = mla__max(16 * most, (int)(MLA__IN_L2 / p->in.ldq)), parts = (p->in.T + at_once - 1) / at_once;
     mla__strips a;
+    a.ldy = p->ldy, a.groups = p->K / MLA_GROUP, a.bytes = bytes;
     for (int i = 0; i < S; i++) a.flow[i] = mla__flow_of(p, b, i, apart, strips, 16, bytes);
-    for (int n = 0; n < apart; n++)
-        for (int t = 0; t < p->in.T; t += M) {
-            a.ldy = p->ldy, a.groups = p->K / MLA_GROUP, a.T = mla__min(M, p->in.T - t), a.ahead = p->fetch ? 0 : 4;
-            for (int i = 0; i < M; i++) a.x[i] = mla__act_of(&p->in, i < a.T ? t + i : t);
-            for (int i = 0; i < S; i++) {
-                const int at = mla__min(n + i * apart, strips - 1);
-                a.y[i] = p->y + t * p->ldy + at * 16, a.b[i] = b + at * bytes;
+    for (int part = 0; part < parts; part++)
+        for (int n = 0; n < apart; n++) {
+            const int t0 = p->in.T * part / parts, T = p->in.T * (part + 1) / parts - t0, times = (T + most - 1) / most;
+            a.ahead = times > 1 ? 0 : T > 1 ? 8 : p->fetch ? 0 : 4;
+            for (int u = 0; u < times; u++) {
+                const int t = t0 + T * u / times;
+                a.T = t0 + T * (u + 1) / times - t;
+                a.begin = times > 1 ? a.groups * u / times : 0, a.end = times > 1 ? a.groups * (u + 1) / times : 0;
+                for (int i = 0; i < most; i++) a.x[i] = mla__act_of(&p->in, i < a.T ? t + i : t);
+                for (int i = 0; i < S; i++) {
+                    const int at = mla__min(n + i * apart, strips - 1); /* of what is less some are done twice */
+                    a.y[i] = p->y + t * p->ldy + at * 16, a.b[i] = b + at * bytes;
+                }
+                of[a.T](&a);
             }
-            strip(&a);
         }
 }
 
@@ -3262,7 +3275,6 @@ typedef struct mla__ipanel {
 #define MLA__IMR      4 /* tokens of a register tile */
 #define MLA__IMR_VNNI 6
 #define MLA__IFEW     16
-#define MLA__IMR_MAX  6
 
 /* Scales of a group of eight rows of blocks that are one group with one scale, those from nb on 0. */
 MLA__AVX2 void mla__ipack_scales_avx2(const mla_dtype t, mla__ipanel *panel, const unsigned char *const *b, int r0,
@@ -3531,11 +3543,11 @@ MLA__VNNI __m512 mla__scales16_vnni(const mla_dtype t, const unsigned char *b, i
 }
 MLA__VNNI void mla__idot_strips_vnni(const mla_dtype t, const int S, const int M, const mla__strips *a) {
     const mla__format *f = &mla__formats[t];
-    const int each = f->block / MLA_GROUP, halves = MLA_GROUP / f->group;
+    const int each = f->block / MLA_GROUP, halves = MLA_GROUP / f->group, one = 16 * f->bytes / each;
     const mla__off off = mla__off_of(f);
     const unsigned char *b[4];
-    const mla__act *x[4];
-    __m512 acc[4][4];
+    const mla__act *x[MLA__IMR_MAX];
+    __m512 acc[4][MLA__IMR_MAX];
     MLA__EACH(j, S) b[j] = a->b[j];
     MLA__EACH(i, M) x[i] = a->x[i];
     MLA__EACH(j, S) {
@@ -3543,29 +3555,33 @@ MLA__VNNI void mla__idot_strips_vnni(const mla_dtype t, const int S, const int M
     }
     for (int g = 0; g < a->groups; g++) {
         const int u = g % each;
-        /* within blocks of many groups the reads jump, which no hardware foresees; nor does it hide memory behind the
-           arithmetic of several tokens; AMD's begins anew at each strip */
-        const int one = 16 * f->bytes / each, ahead = each > 1 ? 16 * f->bytes + u * one : (M > 1 ? 8 : a->ahead) * one;
+        /* within blocks of many groups the reads jump, which no hardware foresees; AMD's begins anew at each strip */
+        const int ahead = each > 1 ? 16 * f->bytes + u * one : a->ahead * one;
         MLA__EACH(j, S) {
             const unsigned char *at = (const unsigned char *)mla__flow_at(&a->flow[j], b[j], ahead);
             for (int i = 0; ahead && i < one; i += 64) MLA__PREFETCH(at + i);
         }
+        if (M > 1 && g >= a->begin && g < a->end)
+            MLA__EACH(j, S) {
+                const unsigned char *at = (const unsigned char *)mla__flow_at(&a->flow[j], b[j], a->bytes + u * one);
+                for (int i = 0; i < one; i += 64) MLA__PREFETCH_L2(at + i);
+            }
         MLA__EACH(part, halves) {
-            __m512i s[4][4];
+            __m512i s[4][MLA__IMR_MAX];
             MLA__EACH(i, M) s[0][i] = mla__begin_vnni(off, x[i] + g, mla__offset(f), part);
             for (int j = 1; j < S; j++)
                 MLA__EACH(i, M) s[j][i] = s[0][i];
-            MLA__EACH(k8, 8 / halves) {
-                const int k = 8 / halves * part + k8;
-                __m512i v[4];
+            MLA__UNROLL
+            for (int k = 8 / halves * part; k < 8 / halves * (part + 1); k++) {
+                __m512i w[4];
+                MLA__EACH(j, S) {
+                    w[j] = mla__codes16_vnni(t, b[j], 32 * u + 4 * k);
+                    MLA__HOLD(w[j]);
+                }
                 MLA__EACH(i, M) {
                     int four;
                     memcpy(&four, x[i][g].q + 4 * k, 4);
-                    v[i] = _mm512_set1_epi32(four);
-                }
-                MLA__EACH(j, S) {
-                    const __m512i w = mla__codes16_vnni(t, b[j], 32 * u + 4 * k);
-                    MLA__EACH(i, M) s[j][i] = _mm512_dpbusd_epi32(s[j][i], w, v[i]);
+                    MLA__EACH(j, S) s[j][i] = _mm512_dpbusd_epi32(s[j][i], w[j], _mm512_set1_epi32(four));
                 }
             }
             MLA__EACH(j, S) {
@@ -3929,12 +3945,23 @@ typedef struct mla__iformat {
         mla__ipack16_vnni(D, to, w, row, g0, gn);                                                                      \
     }                                                                                                                  \
     static MLA__TARGET_AVX2 void mla__strip_##d##_avx2(const mla__strips *a) { mla__idot_strip_avx2(D, a); }           \
-    static void mla__idot_##d##x16_avx2(const mla__product *p) { mla__strips_run(mla__strip_##d##_avx2, 1, 1, p); }    \
-    static MLA__TARGET_VNNI void mla__strips4_##d##_vnni(const mla__strips *a) { mla__idot_strips_vnni(D, 4, 1, a); }  \
-    static MLA__TARGET_VNNI void mla__strips2_##d##_vnni(const mla__strips *a) { mla__idot_strips_vnni(D, 2, 4, a); }  \
+    static void mla__idot_##d##x16_avx2(const mla__product *p) {                                                       \
+        static const mla__strip of[] = {NULL, mla__strip_##d##_avx2};                                                  \
+        mla__strips_run(of, 1, 1, p);                                                                                  \
+    }                                                                                                                  \
+    static MLA__TARGET_VNNI void mla__strips1_##d##_vnni(const mla__strips *a) { mla__idot_strips_vnni(D, 4, 1, a); }  \
+    static MLA__TARGET_VNNI void mla__strips4_##d##_vnni(const mla__strips *a) { mla__idot_strips_vnni(D, 2, 4, a); }  \
+    static MLA__TARGET_VNNI void mla__strips5_##d##_vnni(const mla__strips *a) { mla__idot_strips_vnni(D, 2, 5, a); }  \
+    static MLA__TARGET_VNNI void mla__strips6_##d##_vnni(const mla__strips *a) { mla__idot_strips_vnni(D, 2, 6, a); }  \
     static void mla__idot_##d##x16_vnni(const mla__product *p) {                                                       \
-        if (p->in.T == 1) mla__strips_run(mla__strips4_##d##_vnni, 4, 1, p);                                           \
-        else mla__strips_run(mla__strips2_##d##_vnni, 2, 4, p);                                                        \
+        static const mla__strip of[] = {NULL,                                                                          \
+                                        mla__strips1_##d##_vnni,                                                       \
+                                        mla__strips4_##d##_vnni,                                                       \
+                                        mla__strips4_##d##_vnni,                                                       \
+                                        mla__strips4_##d##_vnni,                                                       \
+                                        mla__strips5_##d##_vnni,                                                       \
+                                        mla__strips6_##d##_vnni};                                                      \
+        mla__strips_run(of, p->in.T == 1 ? 4 : 2, 6, p);                                                               \
     }
 #define MLA__BOTH(D, d) MLA__ROWS(D, d) MLA__STRIPS(D, d)
 MLA__FORMATS(MLA__BOTH, MLA__ROWS)
@@ -4008,8 +4035,8 @@ static MLA__TARGET_AVX2 void mla__igemm_x86(mla__itile tile, mla__ipack pack, in
             mla__ahead ahead = mla__ahead_of(p->w, p->row0 + n1, mla__min(wide, p->n1 - n1), g1 * MLA_GROUP,
                                              mla__min(gn, groups - g1) * MLA_GROUP);
             const int lines = (int)((ahead.bytes + 63) / 64) * ahead.runs * most / (t1 - t0) + 1;
-            for (int u = t0; u < t1; u += most) {
-                const int m = mla__min(most, t1 - u);
+            for (int u = t0, left = (t1 - t0 + most - 1) / most, m; u < t1; u += m, left--) {
+                m = (t1 - u + left - 1) / left;
                 mla__imeet a = {p->y + u * p->ldy + (n - p->n0), p->ldy, {NULL}, panel, gn, g0 > 0, offset};
                 for (int r = 0; r < m; r++) a.x[r] = mla__act_of(&p->in, u + r) + g0;
                 mla__fetch(&ahead, lines);
@@ -8594,7 +8621,8 @@ static void mla__rows_then(mla_context *c, float *y, mla__sz ldy, const mla__in 
     const mla_tensor *b = &w->bias;
     const mla_dtype d = w->weight.dtype;
     const int strips = in->q && w->weight.layout && !in->parts;
-    const int few = strips && c->k.few > MLA__FEW ? in->T <= c->k.few : mla__few(c, NULL, in->T);
+    /* blocks of 32 with nothing but a scale meet any number of tokens as fast as by panels, or faster */
+    const int few = strips && c->k.few > MLA__FEW ? d <= MLA_Q4 || in->T <= c->k.few : mla__few(c, NULL, in->T);
     const mla__kernel run = in->parts ? c->k.bgemm
                             : !in->q  ? (few ? c->k.dot : c->k.gemm)[d]
                             : few     ? c->k.idot[d][w->weight.layout]
@@ -8663,8 +8691,7 @@ static void mla__job_rows(mla_context *c, const mla__job *j, int n0, int n1, con
     }
     /* Results are kept aside of so many rows at a time: as many whole strips as the scratch holds if weights just
        stream by. */
-    const int few = j->in.T <= mla__max(MLA__FEW, c->k.few);
-    const int group = few ? MLA__MC * MLA__GROUP / j->in.T / MLA__STRIP * MLA__STRIP : MLA__GROUP;
+    const int group = MLA__MC * MLA__GROUP / mla__min(j->in.T, MLA__MC) / MLA__STRIP * MLA__STRIP;
     for (int t0 = 0; t0 < j->in.T; t0 += MLA__MC)
         for (int n = n0; n < n1; n += group) {
             const mla__in in = mla__in_part(&j->in, t0, mla__min(MLA__MC, j->in.T - t0));
