@@ -3249,7 +3249,8 @@ static void mla__strips_run(const mla__strip *of, int S, int most, const mla__pr
     for (int i = 0; i < S; i++) a.flow[i] = mla__flow_of(p, b, i, apart, strips, 16, bytes);
     for (int part = 0; part < parts; part++)
         for (int n = 0; n < apart; n++) {
-            const int t0 = p->in.T * part / parts, T = p->in.T * (part + 1) / parts - t0, times = (T + most - 1) / most;
+            const int t0 = (int)((int64_t)p->in.T * part / parts), t1 = (int)((int64_t)p->in.T * (part + 1) / parts);
+            const int T = t1 - t0, times = (T + most - 1) / most;
             a.ahead = times > 1 ? 0 : T > 1 ? 8 : p->fetch ? 0 : 4;
             for (int u = 0; u < times; u++) {
                 const int t = t0 + T * u / times;
