@@ -3247,11 +3247,11 @@ static void mla__strips_run(const mla__strip *of, int S, int most, const mla__pr
     mla__strips a;
     a.ldy = p->ldy, a.groups = p->K / MLA_GROUP, a.bytes = bytes;
     for (int i = 0; i < S; i++) a.flow[i] = mla__flow_of(p, b, i, apart, strips, 16, bytes);
-    for (int part = 0; part < parts; part++)
-        for (int n = 0; n < apart; n++) {
-            const int t0 = (int)((int64_t)p->in.T * part / parts), t1 = (int)((int64_t)p->in.T * (part + 1) / parts);
-            const int T = t1 - t0, times = (T + most - 1) / most;
-            a.ahead = times > 1 ? 0 : T > 1 ? 8 : p->fetch ? 0 : 4;
+    for (int part = 0; part < parts; part++) {
+        const int t0 = (int)((int64_t)p->in.T * part / parts), t1 = (int)((int64_t)p->in.T * (part + 1) / parts);
+        const int T = t1 - t0, times = (T + most - 1) / most;
+        a.ahead = times > 1 ? 0 : T > 1 ? 8 : p->fetch ? 0 : 4;
+        for (int n = 0; n < apart; n++)
             for (int u = 0; u < times; u++) {
                 const int t = t0 + T * u / times;
                 a.T = t0 + T * (u + 1) / times - t;
@@ -3263,7 +3263,7 @@ static void mla__strips_run(const mla__strip *of, int S, int most, const mla__pr
                 }
                 of[a.T](&a);
             }
-        }
+    }
 }
 
 /* A packed group of 16 rows: four columns of each row side by side. Of groups with one scale d[0] and min[0] are
@@ -8690,8 +8690,7 @@ static void mla__job_rows(mla_context *c, const mla__job *j, int n0, int n1, con
         mla__rows_then(c, j->y + n0, j->ldy, &j->in, j->w, j->row0, n0, n1, my->panel, next_w, next_row);
         return;
     }
-    /* Results are kept aside of so many rows at a time: as many whole strips as the scratch holds if weights just
-       stream by. */
+    /* Results are kept aside of so many rows at a time: as many whole strips as the scratch holds. */
     const int group = MLA__MC * MLA__GROUP / mla__min(j->in.T, MLA__MC) / MLA__STRIP * MLA__STRIP;
     for (int t0 = 0; t0 < j->in.T; t0 += MLA__MC)
         for (int n = n0; n < n1; n += group) {

@@ -547,6 +547,11 @@ static void test_steps(const subject *s) {
         CHECK(part_in(s, c, &w->hc_head, &w->norm, y, NULL, x) && same(y, want.hidden[s->L], n), "%s: the last norm",
               s->name);
     }
+    float *one = calloc((size_t)s->D, sizeof *one);
+    CHECK(one && mla_norm_forward(c, &w->norm, y, x, T) == MLA_OK &&
+              mla_norm_forward(c, &w->norm, one, x, 1) == MLA_OK && same(one, y, (size_t)s->D),
+          "%s: the norm of a token alone", s->name);
+    free(one);
     mla_norm_weights norm = w->norm;
     norm.weight.cols--;
     CHECK(mla_norm_forward(c, &norm, y, x, T) == MLA_ERR_WEIGHTS && strstr(mla_context_error(c)->text, "norm.weight"),
