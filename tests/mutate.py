@@ -4,8 +4,9 @@
     tests/mutate.py --count 300 --seed 1 --jobs 16 --out build/mutants.jsonl
 
 A change is a constant, a comparison, a sign or a bound that is another, or a statement that is left out, in a line that this
-machine's compiler sees and this machine's CPU can run; not in the manual, the API, preprocessor lines, texts and prefetches. One that
-does not compile, or that makes the same object file, is no change: another is drawn in its place. The order is the seed's alone.
+machine's compiler sees and this machine's CPU can run; not in the manual, the API, preprocessor lines, texts and hints (prefetches,
+what stays in a register); sizes of arrays stay, and what is taken of an arena only becomes less, as more room changes nothing. One
+that does not compile, or that makes the same object file, is no change: another is drawn in its place. The order is the seed's alone.
 The tests run until the first that fails; so do their checks. One that takes many times as long as it did has failed, too.
 --out keeps what was done, so that a run that was stopped (--seconds) goes on where it was. --again FILE tries again those that survived.
 """
@@ -41,10 +42,10 @@ def changed_integer(text, rng):
     return (hex(n) if digits[:2].lower() == '0x' else str(n)) + suffix
 
 
-def changed_float(text):
+def changed_float(text, by):
     number, suffix = re.fullmatch(r'([\d.]+(?:[eE][-+]?\d+)?)([fF]?)', text).groups()
     value = float(number)
-    return ('1.0' if value == 0 else repr(value * 2)) + suffix
+    return ('1.0' if value == 0 else repr(value * by)) + suffix
 
 
 INTEGER = re.compile(r'(?<![\w.])(?:0[xX][0-9a-fA-F]+|\d+)[uUlL]*(?![\w.])')
@@ -53,21 +54,38 @@ SWAPS = {'comparison': {'<': ('<=', '>='), '<=': ('<', '>'), '>': ('>=', '<='), 
          'sign': {'+': ('-',), '-': ('+',), '+=': ('-=',), '-=': ('+=',)},
          'logic': {'&&': ('||',), '||': ('&&',), '<<': ('>>',), '>>': ('<<',), '&': ('|',), '|': ('&',)}}
 OPERATOR = re.compile(r'(?<= )(<=|>=|==|!=|<<|>>|&&|\|\||\+=|-=|[-+<>&|])(?= )')
-# What is no statement by itself, or says nothing; and arrays without values, whose sizes may as well be larger.
+# What is no statement by itself, or says nothing.
 NO_STATEMENT = re.compile(r'(?:return|break|continue|goto|case|default|else|for|while|do|const|static|typedef|struct|enum|union|extern|int|'
                           r'float|double|char|unsigned|void|size_t|u?int\d+_t)\b|(?:mla|MLA)\w* +\**\w+ *[=;,\[]|__m\d+i? |\(void\)|[}{#]')
-ARRAY = re.compile(r'(?:static |const )*[A-Za-z]\w* \*?\w+(?:\[[^]]*\])*(?:, \*?\w+(?:\[[^]]*\])*)*;$')
+DECLARATION = re.compile(r'\s*(?!return|goto|else|case)(?:static |const )*[A-Za-z]\w* (?:const )?\**(?:const )?\w+(?:\[| = |,|;)')
+ARRAY = re.compile(r'(?:^|,)[^,=]*?\w((?:\[[^]]*\])+)(?= =|[,;]|$)')
+
+
+def array_sizes(line):
+    """Columns of the sizes of arrays that a line declares."""
+    if not DECLARATION.match(line):
+        return set()
+    n = 1
+    while n:  # what initializes them is not looked at
+        line, n = re.subn(r'\([^()]*\)|{[^{}]*}', lambda m: '\x01' * len(m.group()), line)
+    return {i for m in ARRAY.finditer(line) for i in range(*m.span(1))}
+
+
+def takes_less(line, kind, column, old, new):
+    """Whether a change of what is taken of an arena can be one to less of it."""
+    if kind == 'constant':
+        return line[:column].rstrip()[-1:] not in '/<>=' and float(new.strip('fFuUlL')) < float(old.strip('fFuUlL'))
+    return kind == 'off by one' or (kind == 'sign' and new == '-')
 
 
 def changes_of(line, before, rng):
     """[(kind, column, old, new)]: one for each place of a line (its code), before: the code before it."""
     found = []
-    if ARRAY.match(line.strip()):
-        return found
+    sizes, takes = array_sizes(line), ' MLA__TAKE(' in line
     for m in INTEGER.finditer(line):
         found.append(('constant', m.start(), m.group(), changed_integer(m.group(), rng)))
     for m in FLOAT.finditer(line):
-        found.append(('constant', m.start(), m.group(), changed_float(m.group())))
+        found.append(('constant', m.start(), m.group(), changed_float(m.group(), 0.5 if takes else 2)))
     for m in OPERATOR.finditer(line):
         for kind, swaps in SWAPS.items():
             if m.group(1) in swaps:
@@ -84,7 +102,7 @@ def changes_of(line, before, rng):
     if text.endswith(';') and '\x01' not in text[:1] and text.count('(') == text.count(')') and before[-1:] in (';', '{', '}', ':') \
             and not NO_STATEMENT.match(text):
         found.append(('dropped', line.index(text), text, ';'))
-    return found
+    return [f for f in found if f[1] not in sizes and (not takes or f[0] == 'dropped' or takes_less(line, *f))]
 
 
 class Source:
@@ -136,7 +154,7 @@ class Source:
         for n, line in enumerate(self.code):
             skip = continued or line.startswith('#')
             continued = skip and line.endswith('\\')
-            if skip or n not in seen or n <= begin or 'PREFETCH' in line:
+            if skip or n not in seen or n <= begin or 'PREFETCH' in line or 'MLA__HOLD(' in line:
                 continue
             if any(self.function[n].endswith(e) and flag not in cpu for e, flag in NEEDS.items()):
                 continue
