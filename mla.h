@@ -1759,8 +1759,7 @@ static void mla__narrow(mla_dtype t, void *out, const float *x, mla__sz n) {
 static void mla__narrow_q8(void *out, const float *x, mla__sz n) { mla__narrow(MLA_Q8, out, x, n); }
 
 mla_tensor mla_view(const void *data, mla_dtype dtype, int rows, int cols) {
-    mla_tensor t;
-    memset(&t, 0, sizeof t);
+    mla_tensor t = MLA__ZERO;
     t.data = data, t.dtype = dtype, t.rows = rows, t.cols = cols;
     return t;
 }
@@ -8530,17 +8529,16 @@ static double mla__share_of(mla__slice s, int n) { return n > 0 ? (s.to - s.from
 /* Heads are the same in all layers. */
 static mla__slice mla__heads_slice(const mla_context *c) {
     const mla_model *m = c->m;
+    const int n = m->c.num_attention_heads, query = mla__query_width(&m->c);
     int unit = 1;
-    for (int i = 0; i < mla__all_layers(&m->c); i++) {
+    for (int i = 0; i < mla__all_layers(&m->c) && n > 0; i++) {
         const mla_attn_weights *w = &m->layers[i].attn;
-        const int columns = mla__columns_unit(&w->o.weight);
-        unit = mla__multiple(unit, mla__multiple(columns, c->V) / mla__max(c->V, 1));
-        const int query = mla__max(mla__query_width(&m->c), 1),
-                  gate = w->gate.weight.rows / mla__max(m->c.num_attention_heads, 1);
+        const int gate = w->gate.weight.rows / n;
+        unit = mla__multiple(unit, mla__multiple(mla__columns_unit(&w->o.weight), c->V) / c->V);
         if (w->q.weight.layout || w->q_b.weight.layout) unit = mla__multiple(unit, mla__multiple(16, query) / query);
-        if (w->gate.weight.layout) unit = mla__multiple(unit, mla__multiple(16, gate) / mla__max(gate, 1));
+        if (w->gate.weight.layout) unit = mla__multiple(unit, mla__multiple(16, gate) / gate);
     }
-    return mla__slice_of(c, m->c.num_attention_heads, mla__max(unit, 1));
+    return mla__slice_of(c, n, unit);
 }
 /* Of a layer's experts, neighbours with about as many bytes as every rank's. */
 static mla__slice mla__experts_slice(const mla_context *c, const mla_moe_weights *w) {

@@ -393,6 +393,9 @@ static void test_stages(const subject *s) {
               "%s", err.text);
         CHECK(run_range(s, c[0], 0, cut[1], k[0], t, n, &r) == MLA_OK, "%s: %s", s->name,
               mla_context_error(c[0])->text);
+        float row[1024]; /* behind the end nothing is read, though the layers have been run there */
+        CHECK(mla_cache_read(k[0], 0, t, row, &err) == MLA_ERR_ARGUMENT, "%s: a row of %d tokens, position %d", s->name,
+              mla_cache_length(k[0]), t);
         CHECK(mla_cache_extend(k[0], n + 1, &err) == MLA_ERR_ARGUMENT && mla_cache_extend(k[0], n, &err) == MLA_OK,
               "%s", err.text);
         CHECK(run_range(s, c[1], cut[1], s->L, k[1], t, n, &r) == MLA_OK, "%s: %s", s->name,

@@ -67,6 +67,8 @@ static mla_config config(const trial *k) {
     c.hidden_size = 37, c.num_hidden_layers = 1, c.num_attention_heads = k->H, c.q_lora_rank = k->Q;
     c.kv_lora_rank = 29, c.qk_nope_head_dim = k->N, c.qk_rope_head_dim = k->P, c.v_head_dim = k->V;
     c.q_gate = k->gate == QUERY, c.q_twice = k->twice;
+    c.q_scale = 1.3f, c.temperature_beta = 0.4f,
+    c.temperature_period = 5; /* of queries alone, not of what gates them */
     return c;
 }
 static mla_attn_weights attention(test_rng *r, const trial *k, const mla_config *c) {
@@ -487,6 +489,20 @@ static void close_grams(grams *g) {
     mla_context_destroy(g->in), mla_model_destroy(g->m);
     drop();
 }
+/* A model of one stream has the same weights, but none of the maps: of both parts of its layer and of the head. */
+static void test_streams_bytes(void) {
+    const double rows = 3, cols = 3 * GD, two = 2 * (rows * cols + rows + 1), one = rows * cols + rows + 1;
+    grams g;
+    mla_model *plain;
+    SECTION("bytes of maps");
+    open_grams(&g, 3);
+    g.c.hc_mult = 1;
+    MUST(mla_model_create(&plain, &g.c, &g.w, NULL, &error));
+    const double maps = mla_model_bytes(g.m, 1) - mla_model_bytes(plain, 1);
+    CHECK(maps == 4 * (2 * two + one), "%.0f bytes of maps, not %.0f", maps, 4 * (2 * two + one));
+    mla_model_destroy(plain);
+    close_grams(&g);
+}
 /* The embedding of the token at t, by a sum of powers; what came as embeddings has id -1, which counts 0. */
 static void grams_ref(double *x, const grams *g, const int *ids, int t) {
     for (int i = 0; i < GD; i++) x[i] = mla__weight_ref(&g->w.embed, ids[t], i);
@@ -729,6 +745,7 @@ int main(void) {
     test_norm_types();
     test_clamp();
     test_streams();
+    test_streams_bytes();
     test_ngrams();
     test_ngrams_refused();
     test_streams_refused();

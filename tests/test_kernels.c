@@ -406,6 +406,72 @@ static void test_quantize(const mla__kernels *k) {
     CHECK(a[1].d != a[1].d && a[2].d != a[2].d, "%s quantize: NaN and infinity are kept", mla_isa_name(k->isa));
 }
 
+/* What is left of x [32] for the codes round(x by + start) within least .. most, by the best d (and min, if start is not
+   0) for them: sum (x - d q + min)^2. The larger of two, by turned up and down a little: f32 rounds ties to either side. */
+static double left_by(const float *x, double by, double start, double least, double most) {
+    double worst = 0;
+    for (int side = -1; side <= 1; side += 2) {
+        double q[MLA_GROUP], sq = 0, qq = 0, xq = 0, sx = 0, left = 0;
+        for (int i = 0; i < MLA_GROUP; i++) {
+            q[i] = fmin(fmax(rint((double)x[i] * by * (1 + side * 1e-6) + start), least), most);
+            sq += q[i], qq += q[i] * q[i], xq += (double)x[i] * q[i], sx += (double)x[i];
+        }
+        const double det = MLA_GROUP * qq - sq * sq;
+        const double min = start != 0 && det > 0 ? fmax((sq * xq - qq * sx) / det, 0) : 0, d = (xq + min * sq) / qq;
+        for (int i = 0; i < MLA_GROUP; i++) left += pow((double)x[i] - d * q[i] + min, 2);
+        worst = fmax(worst, left);
+    }
+    return worst;
+}
+/* The same for a d and a min, by the codes that are nearest. */
+static double left_of(const float *x, double d, double min, double least, double most) {
+    double left = 0;
+    for (int i = 0; i < MLA_GROUP; i++) {
+        const double q = fmin(fmax(rint(((double)x[i] + min) / d), least), most);
+        left += pow((double)x[i] - d * q + min, 2);
+    }
+    return left;
+}
+/* Scales of q4 are as good as the best of 48: the largest x becomes 6.5, 6.625, .. 9.375 or the same below 0. */
+static void test_q4_scale(const mla__kernels *k) {
+    test_rng r = {10};
+    int worse = 0;
+    for (int trial = 0; trial < 1000; trial++) {
+        float x[MLA_GROUP], largest = 0;
+        double best = INFINITY, xx = 0;
+        for (int i = 0; i < MLA_GROUP; i++) {
+            x[i] = test_gauss(&r) * (trial % 3 || i % 8 ? 1 : 3), xx += (double)x[i] * (double)x[i];
+            if (fabsf(x[i]) > fabsf(largest)) largest = x[i];
+        }
+        for (int j = 0; j < 48; j++)
+            best = fmin(best, left_by(x, (6.5 + j % 24 / 8.0) * (j < 24 ? -1 : 1) / (double)largest, 0, -8, 7));
+        worse += !(left_of(x, (double)k->q4_scale(x), 0, -8, 7) <= best + 1e-5 * xx);
+    }
+    CHECK(worse == 0, "%s: %d groups of q4 have a scale that is not the best", mla_isa_name(k->isa), worse);
+}
+/* And those of formats with a minimum: the range of x, or a little more or less, is that of the codes. */
+static void test_search_range(void) {
+    test_rng r = {12};
+    int worse = 0;
+    SECTION("scales and minima");
+    for (int trial = 0; trial < 1000; trial++) {
+        const int most = trial % 2 ? 15 : 31;
+        float x[MLA_GROUP], low = 0, high = -INFINITY, min;
+        double best = INFINITY, xx = 0;
+        for (int i = 0; i < MLA_GROUP; i++) {
+            x[i] = test_gauss(&r) + (float)(trial % 5 - 1), xx += (double)x[i] * (double)x[i];
+            low = fminf(low, x[i]), high = fmaxf(high, x[i]);
+        }
+        for (int step = -5; step <= 15; step++) {
+            const double by = (most + 0.1 * step) / ((double)high - (double)low);
+            best = fmin(best, left_by(x, by, -(double)low * by, 0, most));
+        }
+        const double d = (double)mla__search_range_any(x, most, &min);
+        worse += !(left_of(x, d, (double)min, 0, most) <= best + 1e-5 * xx);
+    }
+    CHECK(worse == 0, "%d groups have a scale and a minimum that are not the best", worse);
+}
+
 static void test_products(const mla__kernels *k, mla_dtype t) {
     static const int sizes[][4] = {/* T, rows, cols, row0 */
                                    {1, 1, 1, 0},     {1, 7, 5, 0},      {1, 33, 64, 3},     {1, 40, 257, 0},
@@ -469,6 +535,60 @@ static void test_nan(const mla__kernels *k, mla_dtype t) {
             for (int n = 0; n < 20; n++) right &= n == 7 ? y[i * 20 + n] != y[i * 20 + n] : y[i * 20 + n] == 0;
         CHECK(right, "%s %s: a NaN weight, T %d", mla_isa_name(k->isa), mla_dtype_name(t), T);
     }
+}
+
+/* ---- an indexer's first glance ----------------------------------------------------------------------------------- */
+
+/* sum_h w(h) relu(q(h) k) of n keys, off by no more than an indexer takes it for: each vector by half a unit of each
+   channel (and a little more in f32), sums by 2^-24 for each addition. */
+static void check_glance(const mla__kernels *k, test_rng *r, mla_dtype t, int panels, int d, int n) {
+    const int nl = k->nl, heads = panels * nl;
+    const mla__sz bytes = mla__bytes(t, d);
+    guarded q = guarded_floats(r, (size_t)(heads * d), 1), x = guarded_floats(r, (size_t)(n * d), 2),
+            w = guarded_floats(r, (size_t)heads, 1), keys = guard((size_t)(n * bytes)), wide[2],
+            score = guard((size_t)n * 4), scale = guard((size_t)n * 4), of[3];
+    float *key = (float *)malloc((size_t)d * sizeof *key);
+    const double by = 0.53 * sqrt(d), length = 1.001 * (double)MLA__GLANCE + by,
+                 error = by * (2 * length + by) + length * length * (d + 2.0 * heads + 32) / (1 << 23);
+    double worst = 0;
+    wide[0] = guard((size_t)(MLA__GLANCE_KEYS * d) * 4), wide[1] = guard((size_t)(MLA__GLANCE_KEYS * d) * 2);
+    of[0] = guard((size_t)(heads * d) * 2), of[1] = guard((size_t)heads * 4), of[2] = guard((size_t)heads * 4);
+    mla__glance g = {(int16_t *)of[0].p,
+                     (float *)of[1].p,
+                     (float *)of[2].p,
+                     (int16_t *)wide[1].p,
+                     (float *)wide[0].p,
+                     k->widen[t],
+                     bytes};
+    const mla__visit visit = {keys.p, NULL, keys.p, d, 0, d, 0, 0, n, NULL, NULL};
+    mla__narrow(t, keys.p, (const float *)x.p, n * (mla__sz)d);
+    for (int p = 0; p < panels; p++) k->glance_lanes(&g, p, (const float *)q.p + p * nl * d, d);
+    for (int h = 0; h < heads; h++) g.weight[h] = at(w.p, h) * g.scale[h];
+    k->glance((float *)score.p, (float *)scale.p, &g, panels, &visit);
+    for (int u = 0; u < n; u++) {
+        double sum = 0, off = 0;
+        for (int i = 0; i < d; i++) key[i] = mla__value(t, (const char *)keys.p + u * bytes, i);
+        for (int h = 0; h < heads; h++) {
+            double dot = 0;
+            for (int i = 0; i < d; i++) dot += (double)at(q.p, (h / nl * d + i) * nl + h % nl) * (double)key[i];
+            sum += (double)at(w.p, h) * fmax(dot, 0), off += fabs((double)g.weight[h]) * error;
+        }
+        const double e = fabs((double)at(score.p, u) - sum) / (off * (double)at(scale.p, u));
+        if (!(e <= worst)) worst = e;
+    }
+    CHECK(worst <= 1, "%s, %d keys of %d in %s, %d heads: %.3g of the bound", mla_isa_name(k->isa), n, d,
+          mla_dtype_name(t), heads, worst);
+    free(key);
+    unguard(&q), unguard(&x), unguard(&w), unguard(&keys), unguard(&score), unguard(&scale);
+    for (int i = 0; i < 2; i++) unguard(&wide[i]);
+    for (int i = 0; i < 3; i++) unguard(&of[i]);
+}
+static void test_glance(const mla__kernels *k) {
+    static const mla_dtype dtypes[] = {MLA_F32, MLA_F16, MLA_BF16, MLA_Q8};
+    test_rng r = {13};
+    for (int i = 0; k->glance && i < 4; i++)
+        for (int n = 1; n <= 64; n += n < 14 ? 1 : 25)
+            check_glance(k, &r, dtypes[i], n % 2 ? 2 : 4, n % 3 ? 128 : 32, n);
 }
 
 /* ---- conversions of rows ----------------------------------------------------------------------------------------- */
@@ -898,11 +1018,25 @@ static void test_slack(void) {
         for (int i = 0; i < top.n; i++) wrong += score[top.at[i]] < 0.75f;
         CHECK(top.n == 3 && wrong == 0, "%s: %d are kept, %d of them too low", late ? "late" : "early", top.n, wrong);
     }
+    /* As many as a cut may keep do; of more the list is worth nothing, and nothing is written behind its room. */
+    for (int most = 1; most <= 2 * MLA__BEST_SPARE; most += 2 * MLA__BEST_SPARE - 1)
+        for (int more = 0; more < 3; more++) {
+            const int kept = mla__top_kept(most), room = mla__top_room(most), n = more < 2 ? kept + more : room + 3;
+            guarded key = guard((size_t)room * 4), at = guard((size_t)room * 4);
+            mla__top top = mla__top_begin((uint32_t *)key.p, (int *)at.p, most);
+            mla__top_slack(&top, 0.25f);
+            for (int i = 0; i < n; i++) mla__top_offer(&top, mla__top_key(1), i);
+            mla__top_cut(&top);
+            CHECK(more ? top.over : !top.over && top.n == kept, "%d that may be among the best %d: %d are kept%s", n,
+                  most, top.n, top.over ? ", too many" : "");
+            unguard(&key), unguard(&at);
+        }
 }
 
 int main(void) {
     test_best();
     test_slack();
+    test_search_range();
     for (int isa = MLA_ISA_SCALAR; isa < MLA_ISA_COUNT; isa++) {
         mla__kernels k;
         if (!mla_isa_available((mla_isa)isa)) {
@@ -918,6 +1052,8 @@ int main(void) {
             if (t <= MLA_E4M3) test_nan(&k, (mla_dtype)t);
         }
         test_quantize(&k);
+        test_q4_scale(&k);
+        test_glance(&k);
         test_rows(&k);
         test_swiglu(&k);
         test_probs(&k);

@@ -469,6 +469,12 @@ static void test_pages(const subject *s) {
           "%d pages are free", mla_pool_free_pages(pool));
     CHECK(mla_mtp_forward(c, 0, both, 1, follow, twice, NULL) == MLA_OK && mla_pool_free_pages(pool) == 1, "%s",
           mla_context_error(c)->text);
+    /* of what two alone share the first writes to copies, the second has the pages to itself by then */
+    mla_cache_reset(k);
+    CHECK(mla_cache_fork(last, j, &err) == MLA_OK && mla_pool_free_pages(pool) == 3, "%s", err.text);
+    CHECK(mla_pool_pages_needed(pool, both, 2, 1) == 2, "pages needed: %d", mla_pool_pages_needed(pool, both, 2, 1));
+    CHECK(mla_mtp_forward(c, 0, both, 2, follow, twice, NULL) == MLA_OK && mla_pool_free_pages(pool) == 1, "%s",
+          mla_context_error(c)->text);
     free(twice);
     mla_cache_destroy(j), mla_cache_destroy(last), mla_cache_destroy(k);
     CHECK(mla_pool_free_pages(pool) == 6, "%d pages are free", mla_pool_free_pages(pool));

@@ -786,6 +786,14 @@ static void test_refusals(void) {
                 from == 1 ? "src" : "dst");
         REFUSED(mla_cache_fork(a, b, &error), MLA_ERR_ARGUMENT, "layer 1 has index keys in ",
                 from == 1 ? "dst" : "src");
+        mla_cache_destroy(b), mla_model_destroy(m);
+        /* the first has no attention */
+        layers[1].attn.indexer = layers[0].attn.indexer;
+        memset(&layers[0].attn, 0, sizeof layers[0].attn);
+        MUST(mla_model_create(&m, &good, &w, NULL, &error));
+        MUST(mla_cache_create(&b, m, &kd, &error));
+        REFUSED(mla_cache_fork(b, a, &error), MLA_ERR_ARGUMENT, "layer 0 has index keys in ", "src");
+        REFUSED(mla_cache_fork(a, b, &error), MLA_ERR_ARGUMENT, "layer 0 has index keys in ", "dst");
         mla_cache_destroy(a), mla_cache_destroy(b), mla_model_destroy(m);
         w.layers = s.layers;
     }
