@@ -17,6 +17,7 @@ ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 #   mla__mix `T <= FEW` -> `>`; mla__halve `T - t` -> `T + t`; mla__walk_steps `all - few` -> `all + few`; mla__member spins from 1;
 #     mla__absorb_tokens `max(1, ..` -> `max(2, ..`: the same results by the other way, in other parts or later
 #   softmax `u0 + nu - 1 > least` -> `+ 1`: what all lanes see is asked for once more, and kept
+#   q4_scale: the 24th of the scales that are tried, which is hardly ever the best, and never by much
 #   gemm: the address of a prefetch
 #   mla__activations_work `1 : 2` parts -> `0 : 2`; mla__route `taken = 1` -> 2; mla__scales_avx2: nibbles as signed bytes;
 #     mla__check_fields `HEAT : 0` -> `: 1`: one number for another that means the same
@@ -73,7 +74,7 @@ OPERATOR = re.compile(r'(?<= )(<=|>=|==|!=|<<|>>|&&|\|\||\+=|-=|[-+<>&|])(?= )')
 # What is no statement by itself, or says nothing.
 NO_STATEMENT = re.compile(r'(?:return|break|continue|goto|case|default|else|for|while|do|const|static|typedef|struct|enum|union|extern|int|'
                           r'float|double|char|unsigned|void|size_t|u?int\d+_t)\b|(?:mla|MLA)\w* +\**\w+ *[=;,\[]|__m\d+i? |\(void\)|[}{#]')
-DECLARATION = re.compile(r'\s*(?!return|goto|else|case)(?:static |const )*[A-Za-z]\w* (?:const )?\**(?:const )?\w+(?:\[| = |,|;)')
+DECLARATION = re.compile(r'\s*(?!return|goto|else|case)(?:static |const |unsigned )*[A-Za-z]\w* (?:const )?\**(?:const )?\w+(?:\[| = |,|;)')
 ARRAY = re.compile(r'(?:^|,)[^,=]*?\w((?:\[[^]]*\])+)(?= =|[,;]|$)')
 
 
