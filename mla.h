@@ -2477,7 +2477,7 @@ typedef struct mla__kernels {
     mla_isa isa;
     int nl;  /* lanes of queries in a panel */
     int few; /* up to so many tokens meet interleaved rows in int8 without packing them, at least FEW; where it is more,
-                  any number of them meets q8 and q4 so, and sums are those of packed rows, bit for bit */
+                  sums are those of packed rows, bit for bit */
     int fetch; /* of products */
     mla__kernel dot[MLA_DTYPE_COUNT], gemm[MLA_DTYPE_COUNT],
         mix[MLA_DTYPE_COUNT];                                                    /* few tokens, many; f32 activations */
@@ -3172,8 +3172,9 @@ typedef struct mla__strips {
     const mla__act *x[MLA__IMR_MAX];
     int groups, T;  /* tokens to be stored */
     int ahead;      /* so many blocks of 32 ahead weights are fetched where nothing else is */
-    int begin, end; /* of which groups those of the next strip are, which is so many bytes behind: */
-    mla__sz bytes;
+    int add;        /* to y */
+    int begin, end; /* of which groups those of the next strip are fetched, which is so many bytes behind: */
+    mla__sz next[4];
     mla__flow flow[4];
 } mla__strips;
 
@@ -3236,32 +3237,47 @@ MLA__AVX2 void mla__idot_avx2(const mla_dtype t, const mla__product *p) {
 }
 
 typedef void (*mla__strip)(const mla__strips *a);
+/* to = so many blocks of sixteen rows as they lie, interleaved. */
+typedef void (*mla__interleave)(unsigned char *to, const unsigned char *rows, mla__sz row_bytes, int blocks);
 /* All strips of a product, S at a time; of[i] is for i tokens, of which there are at most `most` at a time, as evenly
-   as can be. More than that many leave time to fetch the next strip, a part with each; x stays in the second cache. */
-static void mla__strips_run(const mla__strip *of, int S, int most, const mla__product *p) {
-    const mla__sz bytes = 16 * mla__bytes(p->w->dtype, p->w->cols);
-    const unsigned char *b = (const unsigned char *)p->w->data + (p->row0 + p->n0) / 16 * bytes;
-    const int strips = (p->n1 - p->n0) / 16, apart = (strips + S - 1) / S;
+   as can be. More than that many leave time to fetch the next strip, a part with each; x stays in the second cache.
+   Rows as they lie are interleaved before, in as many pieces as the scratch makes of them. */
+static void mla__strips_run(const mla__strip *of, int S, int most, mla__interleave interleave, const mla__product *p) {
+    const mla__sz row = mla__bytes(p->w->dtype, p->w->cols), bytes = 16 * row,
+                  block = mla__bytes(p->w->dtype, MLA_GROUP);
+    const unsigned char *b = (const unsigned char *)p->w->data + (p->row0 + p->n0) * row;
+    const int strips = (p->n1 - p->n0) / 16, apart = (strips + S - 1) / S, groups = p->K / MLA_GROUP;
     const int at_once = mla__max(16 * most, (int)(MLA__IN_L2 / p->in.ldq)), parts = (p->in.T + at_once - 1) / at_once;
+    const int fit = interleave ? (int)(MLA__KC * MLA__NR_MAX * sizeof *p->panel / (size_t)(16 * S * block)) : groups;
+    const int pieces = (groups + fit - 1) / fit, piece = (groups + pieces - 1) / pieces;
     mla__strips a;
-    a.ldy = p->ldy, a.groups = p->K / MLA_GROUP, a.bytes = bytes;
+    a.ldy = p->ldy;
     for (int i = 0; i < S; i++) a.flow[i] = mla__flow_of(p, b, i, apart, strips, 16, bytes);
     for (int part = 0; part < parts; part++) {
         const int t0 = (int)((int64_t)p->in.T * part / parts), t1 = (int)((int64_t)p->in.T * (part + 1) / parts);
-        const int T = t1 - t0, times = (T + most - 1) / most;
-        a.ahead = times > 1 ? 0 : T > 1 ? 8 : p->fetch ? 0 : 4;
-        for (int n = 0; n < apart; n++)
+        const int T = t1 - t0, times = (T + most - 1) / most, fetch = times > 1 || interleave;
+        a.ahead = fetch ? 0 : T > 1 ? 8 : p->fetch ? 0 : 4;
+        for (int n = 0; n < apart * pieces; n++) {
+            const int g = n % pieces * piece;
+            int at[4];
+            a.groups = mla__min(piece, groups - g), a.add = g > 0;
+            for (int i = 0; i < S; i++) {
+                at[i] = mla__min(n / pieces + i * apart, strips - 1); /* of what is less some are done twice */
+                a.b[i] = b + at[i] * bytes, a.next[i] = bytes;
+                if (!interleave) continue;
+                unsigned char *to = (unsigned char *)p->panel + i * a.groups * 16 * block;
+                interleave(to, a.b[i] + g * block, row, a.groups);
+                a.next[i] += (mla__sz)((uintptr_t)(a.b[i] + g * 16 * block) - (uintptr_t)to), a.b[i] = to;
+            }
             for (int u = 0; u < times; u++) {
                 const int t = t0 + T * u / times;
                 a.T = t0 + T * (u + 1) / times - t;
-                a.begin = times > 1 ? a.groups * u / times : 0, a.end = times > 1 ? a.groups * (u + 1) / times : 0;
-                for (int i = 0; i < most; i++) a.x[i] = mla__act_of(&p->in, i < a.T ? t + i : t);
-                for (int i = 0; i < S; i++) {
-                    const int at = mla__min(n + i * apart, strips - 1); /* of what is less some are done twice */
-                    a.y[i] = p->y + t * p->ldy + at * 16, a.b[i] = b + at * bytes;
-                }
+                a.begin = fetch ? a.groups * u / times : 0, a.end = fetch ? a.groups * (u + 1) / times : 0;
+                for (int i = 0; i < most; i++) a.x[i] = mla__act_of(&p->in, i < a.T ? t + i : t) + g;
+                for (int i = 0; i < S; i++) a.y[i] = p->y + t * p->ldy + at[i] * 16;
                 of[a.T](&a);
             }
+        }
     }
 }
 
@@ -3551,7 +3567,8 @@ MLA__VNNI void mla__idot_strips_vnni(const mla_dtype t, const int S, const int M
     MLA__EACH(j, S) b[j] = a->b[j];
     MLA__EACH(i, M) x[i] = a->x[i];
     MLA__EACH(j, S) {
-        MLA__EACH(i, M) acc[j][i] = _mm512_setzero_ps();
+        MLA__EACH(i, M)
+            acc[j][i] = a->add ? _mm512_loadu_ps(a->y[j] + (i < a->T ? i : 0) * a->ldy) : _mm512_setzero_ps();
     }
     for (int g = 0; g < a->groups; g++) {
         const int u = g % each;
@@ -3563,7 +3580,7 @@ MLA__VNNI void mla__idot_strips_vnni(const mla_dtype t, const int S, const int M
         }
         if (M > 1 && g >= a->begin && g < a->end)
             MLA__EACH(j, S) {
-                const unsigned char *at = (const unsigned char *)mla__flow_at(&a->flow[j], b[j], a->bytes + u * one);
+                const unsigned char *at = (const unsigned char *)mla__flow_at(&a->flow[j], b[j], a->next[j] + u * one);
                 for (int i = 0; i < one; i += 64) MLA__PREFETCH_L2(at + i);
             }
         MLA__EACH(part, halves) {
@@ -3617,17 +3634,13 @@ MLA__VNNI void mla__ipack16_vnni(const mla_dtype t, mla__ipanel *panel, const ml
     }
 }
 
-/* Sixteen rows as they lie, of blocks of 32 with a scale and unsigned codes of four bits or signed ones of eight: a
-   lane of vector i has row i of four, and becomes four columns of these. */
-MLA__VNNI void mla__ipack_vnni(const mla_dtype t, mla__ipanel *panel, const mla_tensor *w, int row, int g0, int gn) {
+/* Blocks of 32 with a scale and codes of four or eight bits: a lane of vector i has row i of four, and becomes four
+   bytes of each of these. */
+MLA__VNNI void mla__interleave_vnni(const mla_dtype t, unsigned char *to, const unsigned char *b, mla__sz bytes,
+                                    int blocks) {
     const mla__format *f = &mla__formats[t];
-    const mla__sz bytes = mla__bytes(t, w->cols);
-    const unsigned char *b = (const unsigned char *)w->data + row * bytes + g0 * (mla__sz)f->bytes;
-    const __m512i low = _mm512_set1_epi8(15), flip = _mm512_set1_epi8(-128);
-    for (int g = 0; g < gn; g++, panel++, b += f->bytes) {
-        uint16_t d[16];
-        MLA__EACH(i, 16) memcpy(&d[i], b + i * bytes, 2);
-        _mm512_storeu_ps(panel->d[0], _mm512_cvtph_ps(mla__m256i(d)));
+    for (int n = 0; n < blocks; n++, to += 16 * f->bytes, b += f->bytes) {
+        MLA__EACH(i, 16) memcpy(to + 2 * i, b + i * bytes, 2);
         MLA__EACH(h, f->low.bits / 4) {
             __m512i x[4];
             MLA__EACH(i, 4) {
@@ -3641,13 +3654,7 @@ MLA__VNNI void mla__ipack_vnni(const mla_dtype t, mla__ipanel *panel, const mla_
                           b0 = _mm512_unpacklo_epi32(x[2], x[3]), b1 = _mm512_unpackhi_epi32(x[2], x[3]);
             const __m512i v[4] = {_mm512_unpacklo_epi64(a0, b0), _mm512_unpackhi_epi64(a0, b0),
                                   _mm512_unpacklo_epi64(a1, b1), _mm512_unpackhi_epi64(a1, b1)};
-            MLA__EACH(k, 4) {
-                if (f->low.bits == 8) _mm512_storeu_si512(panel->w[4 * h + k], _mm512_xor_si512(v[k], flip));
-                else {
-                    _mm512_storeu_si512(panel->w[k], _mm512_and_si512(v[k], low));
-                    _mm512_storeu_si512(panel->w[4 + k], _mm512_and_si512(_mm512_srli_epi16(v[k], 4), low));
-                }
-            }
+            MLA__EACH(k, 4) _mm512_storeu_si512(to + 16 * f->low.at + 64 * (4 * h + k), v[k]);
         }
     }
 }
@@ -3947,13 +3954,13 @@ typedef struct mla__iformat {
     static MLA__TARGET_AVX2 void mla__strip_##d##_avx2(const mla__strips *a) { mla__idot_strip_avx2(D, a); }           \
     static void mla__idot_##d##x16_avx2(const mla__product *p) {                                                       \
         static const mla__strip of[] = {NULL, mla__strip_##d##_avx2};                                                  \
-        mla__strips_run(of, 1, 1, p);                                                                                  \
+        mla__strips_run(of, 1, 1, NULL, p);                                                                            \
     }                                                                                                                  \
     static MLA__TARGET_VNNI void mla__strips1_##d##_vnni(const mla__strips *a) { mla__idot_strips_vnni(D, 4, 1, a); }  \
     static MLA__TARGET_VNNI void mla__strips4_##d##_vnni(const mla__strips *a) { mla__idot_strips_vnni(D, 2, 4, a); }  \
     static MLA__TARGET_VNNI void mla__strips5_##d##_vnni(const mla__strips *a) { mla__idot_strips_vnni(D, 2, 5, a); }  \
     static MLA__TARGET_VNNI void mla__strips6_##d##_vnni(const mla__strips *a) { mla__idot_strips_vnni(D, 2, 6, a); }  \
-    static void mla__idot_##d##x16_vnni(const mla__product *p) {                                                       \
+    static void mla__strips_##d##_vnni(mla__interleave interleave, const mla__product *p) {                            \
         static const mla__strip of[] = {NULL,                                                                          \
                                         mla__strips1_##d##_vnni,                                                       \
                                         mla__strips4_##d##_vnni,                                                       \
@@ -3961,8 +3968,9 @@ typedef struct mla__iformat {
                                         mla__strips4_##d##_vnni,                                                       \
                                         mla__strips5_##d##_vnni,                                                       \
                                         mla__strips6_##d##_vnni};                                                      \
-        mla__strips_run(of, p->in.T == 1 ? 4 : 2, 6, p);                                                               \
-    }
+        mla__strips_run(of, p->in.T == 1 ? 4 : 2, 6, interleave, p);                                                   \
+    }                                                                                                                  \
+    static void mla__idot_##d##x16_vnni(const mla__product *p) { mla__strips_##d##_vnni(NULL, p); }
 #define MLA__BOTH(D, d) MLA__ROWS(D, d) MLA__STRIPS(D, d)
 MLA__FORMATS(MLA__BOTH, MLA__ROWS)
 #undef MLA__ROWS
@@ -4050,19 +4058,9 @@ static void mla__igemm_avx2(const mla__product *p) {
     mla__igemm_x86(mla__itiles_avx2[mla__shape_of(t)], mla__iformats_avx2[t - MLA_Q8][p->w->layout].pack, MLA__IMR, 16,
                    0, p);
 }
-#define MLA__PACK(D, d)                                                                                                \
-    static MLA__TARGET_VNNI void mla__ipack_##d##_vnni(mla__ipanel *to, const mla_tensor *w, int row, int nb, int g0,  \
-                                                       int gn, int bias) {                                             \
-        if (nb == 16) mla__ipack_vnni(D, to, w, row, g0, gn);                                                          \
-        else mla__ipack_##d##_avx2(to, w, row, nb, g0, gn, bias);                                                      \
-    }
-MLA__PACK(MLA_Q8, q8)
-MLA__PACK(MLA_Q4, q4)
-#undef MLA__PACK
 /* VNNI's packer of a tensor, and what it is to add to codes that come signed. */
 static mla__ipack mla__ipack_of(const mla_tensor *w) {
     const int of = (int)w->dtype - MLA_Q8;
-    if (!w->layout && w->dtype <= MLA_Q4) return w->dtype == MLA_Q8 ? mla__ipack_q8_vnni : mla__ipack_q4_vnni;
     return w->layout ? mla__ipacks_vnni[of] : mla__iformats_avx2[of][0].pack;
 }
 static int mla__bias(const mla__format *f) { return f->code == MLA__CODE_UINT ? 0 : mla__offset(f); }
@@ -4071,6 +4069,24 @@ static void mla__igemm_vnni(const mla__product *p) {
     mla__igemm_x86(mla__itiles_vnni[mla__off_of(f)][f->group < MLA_GROUP], mla__ipack_of(p->w), MLA__IMR_VNNI, 32,
                    mla__bias(f), p);
 }
+/* Blocks of 32 with nothing but a scale meet any number of tokens in strips, faster than by panels; of rows as they
+   lie what is less than a strip is packed. */
+#define MLA__STRIPS(D, d)                                                                                              \
+    static MLA__TARGET_VNNI void mla__interleave_##d##_vnni(unsigned char *to, const unsigned char *rows,              \
+                                                            mla__sz row_bytes, int blocks) {                           \
+        mla__interleave_vnni(D, to, rows, row_bytes, blocks);                                                          \
+    }                                                                                                                  \
+    static void mla__igemm_##d##_vnni(const mla__product *p) {                                                         \
+        const int whole = (p->n1 - p->n0) / 16 * 16;                                                                   \
+        mla__product part = *p;                                                                                        \
+        part.n1 = p->n0 + whole;                                                                                       \
+        if (whole) mla__strips_##d##_vnni(p->w->layout ? NULL : mla__interleave_##d##_vnni, &part);                    \
+        part.y += whole, part.n0 = part.n1, part.n1 = p->n1;                                                           \
+        if (part.n0 < part.n1) mla__igemm_vnni(&part);                                                                 \
+    }
+MLA__STRIPS(MLA_Q8, q8)
+MLA__STRIPS(MLA_Q4, q4)
+#undef MLA__STRIPS
 /* Formats with blocks of 32 and of 256. */
 #define MLA__BLOCKS(SHORT, LONG)                                                                                       \
     SHORT(MLA_Q8, q8)                                                                                                  \
@@ -4194,6 +4210,7 @@ static void mla__integer_vnni(mla__kernels *k) {
 #define MLA__ROWS(D, d) k->idot[D][MLA_LAYOUT_ROWS] = mla__idot_##d##_vnni;
     MLA__BLOCKS(MLA__ROWS, MLA__ROWS)
 #undef MLA__ROWS
+    k->igemm[MLA_Q8] = mla__igemm_q8_vnni, k->igemm[MLA_Q4] = mla__igemm_q4_vnni;
 #undef MLA__BLOCKS
 }
 static void mla__integer_avx2(mla__kernels *k) {
@@ -8620,8 +8637,7 @@ static void mla__rows_then(mla_context *c, float *y, mla__sz ldy, const mla__in 
     const mla_tensor *b = &w->bias;
     const mla_dtype d = w->weight.dtype;
     const int strips = in->q && w->weight.layout && !in->parts;
-    /* blocks of 32 with nothing but a scale meet any number of tokens as fast as by panels, or faster */
-    const int few = strips && c->k.few > MLA__FEW ? d <= MLA_Q4 || in->T <= c->k.few : mla__few(c, NULL, in->T);
+    const int few = strips && c->k.few > MLA__FEW ? in->T <= c->k.few : mla__few(c, NULL, in->T);
     const mla__kernel run = in->parts ? c->k.bgemm
                             : !in->q  ? (few ? c->k.dot : c->k.gemm)[d]
                             : few     ? c->k.idot[d][w->weight.layout]
