@@ -873,15 +873,16 @@ static void http__poll(http_server *s, int n, int timeout) {
     }
     s->polls[0].fd = s->wake[0], s->polls[1].fd = open ? s->listener : -1;
     s->polls[0].events = s->polls[1].events = POLLIN, s->polls[1].revents = 0;
-    if (poll(s->polls, (nfds_t)(2 + n), rests && timeout > 1000 * HTTP__REST ? (int)(1000 * HTTP__REST) : timeout) <= 0)
-        return;
+    const int wait = rests && timeout > 1000 * HTTP__REST ? (int)(1000 * HTTP__REST) : timeout;
+    const int ready = poll(s->polls, (nfds_t)(2 + n), wait);
+    if (ready < 0) return;
     for (int i = n - 1; i >= 0; i--) { /* from behind: one that is closed gets the last one's place */
         const int got = i < s->n ? s->polls[2 + i].revents : 0;
         if (!got) continue;
         s->polls[2 + i].revents = 0;
         http__serve(s, s->c[i], got);
     }
-    if (s->polls[0].revents) http__flush(s);
+    if (!ready || s->polls[0].revents) http__flush(s); /* also what the pipe failed to tell of */
     if (open && s->polls[1].revents) http__accept(s);
 }
 

@@ -790,9 +790,10 @@ static const json_value *read_field(job *j, const char *name, json_type type, co
     size_t n;
     const char *body = http_body(j->x, &n);
     mla_error error;
-    const int bad = json_parse(body, n, &j->r.body, &error) != MLA_OK;
+    const mla_result rc = json_parse(body, n, &j->r.body, &error);
     const json_value *v = json_get(j->r.body, name);
-    if (bad) openai_wrong(&j->r, 400, NULL, "the body cannot be read as JSON: %s", error.text);
+    if (rc == MLA_ERR_MEMORY) no_memory(j);
+    else if (rc) openai_wrong(&j->r, 400, NULL, "the body cannot be read as JSON: %s", error.text);
     else if (json_typeof(j->r.body) != JSON_OBJECT) openai_wrong(&j->r, 400, NULL, "the body is no object of JSON");
     else if (json_typeof(v) != type) openai_wrong(&j->r, 400, name, "%s: %s", name, v ? not_it : "it is missing");
     return j->r.problem.status ? NULL : v;

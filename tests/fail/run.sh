@@ -38,7 +38,7 @@ run() {
 # Sets result: the output, but for the parts of a JSON line that depend on time, and left: the files.
 look() {
     IFS= read -r -d '' result <"$tmp/stdout"
-    [ "${result:0:1}" != '{' ] || result=$(sed 's/"[a-z_]*\(_s\|_per_s\)":[0-9.e+-]*//g; s/"peak[a-z_]*":[0-9]*//g' "$tmp/stdout")
+    [ "${result:0:1}" != '{' ] || result=$(sed 's/"[a-z_]*\(_s\|seconds\)":[0-9.e+-]*//g; s/"peak[a-z_]*":[0-9]*//g' "$tmp/stdout")
     left=$(echo "$tmp/out"/*)
 }
 empty() { [ "$left" = "$tmp/out/*" ] || { rm -rf "$tmp/out" && mkdir "$tmp/out" && left="$tmp/out/*"; }; }
