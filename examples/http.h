@@ -675,8 +675,8 @@ static void http__reject(http_server *s, http__connection *c, int status, const 
     http__collect(s, c);
 }
 
-/* A head that ends within what was read. */
-static void http__begin_request(http_server *s, http__connection *c, size_t n) {
+/* A head that ends within what was read. 0: it is refused, and the connection perhaps closed. */
+static int http__begin_request(http_server *s, http__connection *c, size_t n) {
     const char *why = "no memory for the request";
     http_exchange *x = (http_exchange *)calloc(1, sizeof *x);
     int status = 500;
@@ -687,13 +687,14 @@ static void http__begin_request(http_server *s, http__connection *c, size_t n) {
     if (!status && x->head.length > s->desc.max_body) status = 413, why = "the body is larger than this server takes";
     if (status) {
         http__reject(s, c, status, why);
-        return;
+        return 0;
     }
     c->state = HTTP__BODY, c->due = s->desc.clock() + s->desc.body_s;
     if (x->head.expects && (x->head.length || x->head.chunked) && !c->in.n) {
         static const char go_on[] = "HTTP/1.1 100 Continue\r\n\r\n";
-        if (http__add(&c->out, go_on, sizeof go_on - 1)) http__send(s, c);
+        if (http__add(&c->out, go_on, sizeof go_on - 1)) return http__send(s, c);
     }
+    return 1;
 }
 
 /* 1: the body is whole. */
@@ -750,8 +751,7 @@ static void http__advance(http_server *s, http__connection *c) {
             return;
         }
         if (!n) return;
-        http__begin_request(s, c, n);
-        if (c->state != HTTP__BODY) return;
+        if (!http__begin_request(s, c, n)) return;
     }
     if (c->state == HTTP__BODY && http__read_body(s, c)) {
         c->state = HTTP__BUSY, c->due = 0;

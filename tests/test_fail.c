@@ -3,6 +3,9 @@
    worked on is as it was, and the message names what failed; where it succeeds all the same, the result is the same.
    Run from the repository root; tests/fail does the same with the programs. */
 
+#ifndef _POSIX_C_SOURCE
+#define _POSIX_C_SOURCE 200809L /* clock_gettime */
+#endif
 #include "fail.h"
 #include "mla.h"
 #include "convert.h"
@@ -19,6 +22,8 @@
 #include "examples/threads.h"
 #include "http.h"
 #include "test.h"
+#include <arpa/inet.h>
+#include <time.h>
 
 #define FIXTURES "tests/fixtures/checkpoints/"
 #define COUNT(x) (sizeof(x) / sizeof *(x))
@@ -558,14 +563,43 @@ static mla_result do_threads(mla_error *e) {
     CHECK(!p, "a pool that failed");
     return no_memory(e, "threads");
 }
-static double no_clock(void) { return 0; }
+static double seconds_now(void) {
+    struct timespec t;
+    clock_gettime(CLOCK_MONOTONIC, &t);
+    return (double)t.tv_sec + 1e-9 * (double)t.tv_nsec;
+}
 static void no_request(void *user, http_exchange *x) { (void)user, http_drop(x); }
+static void *run_http(void *s) {
+    http_run((http_server *)s);
+    return NULL;
+}
+/* A client that waits for 100 Continue. What fails closes the connection, which nothing may look at then. */
+static void ask_http(int port) {
+    static const char *const says[] = {
+        "POST / HTTP/1.1\r\nHost: a\r\nExpect: 100-continue\r\nContent-Length: 4\r\n\r\n", "body"};
+    struct sockaddr_in to;
+    memset(&to, 0, sizeof to);
+    to.sin_family = AF_INET, to.sin_port = htons((unsigned short)port), to.sin_addr.s_addr = htonl(INADDR_LOOPBACK);
+    const int client = __real_socket(AF_INET, SOCK_STREAM, 0);
+    CHECK(client >= 0 && !connect(client, (struct sockaddr *)&to, sizeof to), "http: no connection");
+    for (int i = 0; i < 2; i++) {
+        struct pollfd said = {client, POLLIN, 0};
+        char bytes[256];
+        __real_send(client, says[i], strlen(says[i]), MSG_NOSIGNAL);
+        if (poll(&said, 1, 100) > 0 && __real_recv(client, bytes, sizeof bytes, 0) <= 0) break;
+    }
+    close(client);
+}
 static mla_result do_http(mla_error *e) {
     http_server *s;
     http_desc d;
     memset(&d, 0, sizeof d);
-    d.connections = 4, d.clock = no_clock, d.request = no_request;
+    d.connections = 4, d.clock = seconds_now, d.request = no_request, d.drain_s = 0.1;
     if (http_open(&s, &d, e->text)) return strstr(e->text, "memory") ? MLA_ERR_MEMORY : MLA_ERR_ARGUMENT;
+    pthread_t thread;
+    CHECK(!pthread_create(&thread, NULL, run_http, s), "http: no thread");
+    ask_http(http_port(s));
+    http_stop(s), pthread_join(thread, NULL);
     http_close(s);
     return MLA_OK;
 }
