@@ -12,7 +12,7 @@ only=" $* "
 tmp=$(mktemp -d)
 trap 'rm -rf "$tmp"' EXIT
 trap '' PIPE
-export OMP_WAIT_POLICY=passive ASAN_OPTIONS=exitcode=99:allocator_may_return_null=1 UBSAN_OPTIONS=exitcode=99
+export OMP_WAIT_POLICY=passive ASAN_OPTIONS=exitcode=99:allocator_may_return_null=1:detect_stack_use_after_return=0 UBSAN_OPTIONS=exitcode=99
 passed=0 failed=0
 all=31 # kinds of calls, as tests/fail.h has them
 fixtures=tests/fixtures/checkpoints
