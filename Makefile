@@ -83,7 +83,9 @@ build/$(1)fail/%: build/$(1)mla.o build/$(1)%.o build/$(1)examples.a tests/fail/
 	$(2) build/$(1)$$*.o tests/fail/main.c build/$(1)examples.a build/$(1)mla.o -o $$@ $$(LINK) $$(WRAPPED)
 .PRECIOUS: build/$(1)%.o
 endef
-$(eval $(call programs,,$$(COMPILE) $$(OPENMP)))
+$(eval $(call programs,,$$(COMPILE) $$(OPENMP) $$(BOUNDS)))
+# A step past the end of an array of a size that the compiler knows stops a program; it takes no time that could be measured.
+BOUNDS = $(eval BOUNDS := $(shell $(call can,-fsanitize=bounds -fsanitize-undefined-trap-on-error,stdio.h)))$(BOUNDS)
 # What tests/fail.h puts in the place of the C library's functions, if the linker can.
 WRAPPED = $(eval WRAPPED := $(shell sed -n 's/.*__wrap_\([a-z][a-z_]*\)[^a-z_].*/\1/p; s/^FAIL_CALL.[^,]*, [^,]*, [^,]*, \([a-z_]*\),.*/\1/p' \
     tests/fail.h | sort -u | sed 's/^/-Wl,--wrap=/'))$(WRAPPED)
@@ -111,7 +113,7 @@ BENCH_RIVALS = $(eval BENCH_RIVALS := $(if $(shell $(call can,-lopenblas,cblas.h
 # Another compiler or other flags: everything is built again.
 build/flags: FORCE
 	@mkdir -p build
-	@echo '$(COMPILE) $(OPENMP) $(LINK)' | cmp -s - $@ || echo '$(COMPILE) $(OPENMP) $(LINK)' >$@
+	@echo '$(COMPILE) $(OPENMP) $(BOUNDS) $(LINK)' | cmp -s - $@ || echo '$(COMPILE) $(OPENMP) $(BOUNDS) $(LINK)' >$@
 
 # ---- make test, make check ---------------------------------------------------------------------------------------------
 
