@@ -5,8 +5,8 @@
 
 A change is a constant, a comparison, a sign or a bound that is another, or a statement that is left out, in a line that this
 machine's compiler sees and this machine's CPU can run; not in the manual, the API, preprocessor lines, texts and hints (prefetches,
-what stays in a register); sizes of arrays stay, and what is taken of an arena only becomes less, as more room changes nothing. One
-that does not compile, or that makes the same object file, is no change: another is drawn in its place. The order is the seed's alone.
+what stays in a register); sizes of arrays stay, what is taken of an arena only becomes less, as more room changes nothing, and what is
+true when it is returned becomes false. One that does not compile, or that makes the same object file, is no change: another is drawn in its place. The order is the seed's alone.
 The tests run until the first that fails; so do their checks. One that takes many times as long as it did has failed, too.
 --out keeps what was done, so that a run that was stopped (--seconds) goes on where it was. --again FILE tries again those that survived.
 """
@@ -101,7 +101,8 @@ def changes_of(line, before, rng):
     found = []
     sizes, takes = array_sizes(line), ' MLA__TAKE(' in line
     for m in INTEGER.finditer(line):
-        found.append(('constant', m.start(), m.group(), changed_integer(m.group(), rng)))
+        new = changed_integer(m.group(), rng)
+        found.append(('constant', m.start(), m.group(), '0' if line[:m.end()].endswith('return 1') else new))
     for m in FLOAT.finditer(line):
         found.append(('constant', m.start(), m.group(), changed_float(m.group(), 0.5 if takes else 2)))
     for m in OPERATOR.finditer(line):

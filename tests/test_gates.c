@@ -445,6 +445,64 @@ static void test_streams(void) {
     }
 }
 
+/* ---- parts of a block, invariant ---------------------------------------------------------------------------------- */
+
+enum { LONG = 40, SHORT = 5 };
+typedef struct parts {
+    mla_hc_weights hc;
+    mla_norm_weights norm;
+} parts;
+static void run_part(const parts *p, int part, mla_context *in, float *y, const float *x, int T) {
+    if (part == 0) MUST_IN(in, mla_moe_forward(in, 0, y, x, T, NULL));
+    if (part == 1) MUST_IN(in, mla_norm_forward(in, &p->norm, y, x, T));
+    if (part == 2) MUST_IN(in, mla_hc_forward(in, &p->hc, y, NULL, x, T));
+}
+/* Called alone they keep what invariant promises, whatever the call before was: a short sequence's tokens are as each
+   alone, a long one's as with one more. */
+static void test_parts_invariant(void) {
+    enum { D = 64, E = 4 };
+    mla_mlp_weights experts[E];
+    mla_layer_weights layer;
+    test_rng r = {31};
+    parts p = {maps(&r, 2, D, 1), gated_norm(&r, MLA_NORM_RMS, D, 32)};
+    mla_config c;
+    mla_model *m;
+    mla_context *in;
+    const mla_context_desc plain = {.max_tokens = LONG, .threads = 2, .invariant = 1};
+    SECTION("parts of a block alone, invariant");
+    memset(&c, 0, sizeof c), memset(&layer, 0, sizeof layer), memset(experts, 0, sizeof experts);
+    for (int e = 0; e < E; e++) {
+        mla_mlp_weights *w = &experts[e];
+        w->gate = linear(&r, D, D, 0), w->up = linear(&r, D, D, 0), w->down = linear(&r, D, D, 0);
+    }
+    layer.moe.experts = experts, layer.moe.router = tensor(&r, E, D, 1 / sqrt(D)), layer.attn_norm = p.norm;
+    c.hidden_size = c.moe_intermediate_size = D, c.num_hidden_layers = 1, c.norm_gate_rank = 32, c.hc_mult = 2,
+    c.hc_eps = 0.01f, c.hc_magnitude = 1;
+    c.n_routed_experts = E, c.num_experts_per_tok = 2;
+    MUST(make_model(&m, &c, &layer));
+    float *x = HOLD(float, 2 * LONG * D), *y = HOLD(float, LONG *D), *again = HOLD(float, LONG *D);
+    test_fill(&r, x, 2 * LONG * D, 1);
+    for (mla_isa isa = MLA_ISA_SCALAR; isa < MLA_ISA_COUNT; isa = (mla_isa)(isa + 1)) {
+        mla_context_desc d = plain;
+        int wrong[3] = {0, 0, 0};
+        if (!TEST_ISA(isa)) continue;
+        d.isa = isa;
+        MUST(mla_context_create(&in, m, &d, &error));
+        for (int part = 0; part < 3; part++)
+            for (int n = SHORT; n < LONG; n += LONG - 1 - SHORT) {
+                run_part(&p, part, in, y, x, n);
+                run_part(&p, (part + 1) % 3, in, again, x, n == SHORT ? LONG : SHORT);
+                run_part(&p, part, in, again, x, n == SHORT ? 2 : LONG);
+                wrong[part] += memcmp(again, y, sizeof *y * (size_t)((n == SHORT ? 2 : n) * D)) != 0;
+            }
+        CHECK(!wrong[0] && !wrong[1] && !wrong[2], "%s: experts %d, norm %d, maps %d", mla_isa_name(isa), wrong[0],
+              wrong[1], wrong[2]);
+        mla_context_destroy(in);
+    }
+    mla_model_destroy(m);
+    drop();
+}
+
 /* ---- n-grams ----------------------------------------------------------------------------------------------------- */
 
 enum { GRAMS = 4, SPLIT = 2, TABLES = SPLIT * (GRAMS - 1), WIDTH = 5, GD = TABLES * WIDTH, VOCAB = 1000, MOST = 60 };
@@ -746,6 +804,7 @@ int main(void) {
     test_clamp();
     test_streams();
     test_streams_bytes();
+    test_parts_invariant();
     test_ngrams();
     test_ngrams_refused();
     test_streams_refused();
