@@ -644,6 +644,31 @@ static void test_ngrams(void) {
         close_grams(&g);
     }
 }
+/* Rows of tables are rounded as the activations of other products are. */
+static void test_ngrams_rounded(void) {
+    enum { T = 7 };
+    static const int tokens[T] = {5, 9, 700, 5, 5, 9, 31};
+    float hidden[2][T * GD];
+    grams g;
+    mla_model *m;
+    SECTION("n-gram embeddings with activations in bf16");
+    open_grams(&g, 1);
+    for (int i = 0; i < TABLES; i++) g.ngram[i].proj.weight = as_bf16(&g.ngram[i].proj.weight);
+    MUST(mla_model_create(&m, &g.c, &g.w, NULL, &error));
+    for (int i = 0; i < 2; i++) {
+        const mla_context_desc d = {.max_tokens = T, .threads = 2, .activations = i ? MLA_ACT_BF16 : MLA_ACT_F32};
+        const mla_sequence q = {.cache = g.k[i], .n_tokens = T};
+        float *states[2] = {hidden[i], NULL};
+        mla_context *in;
+        MUST(mla_context_create(&in, m, &d, &error));
+        MUST_IN(in, mla_model_forward(in, &q, 1, tokens, &(mla_outputs){.hidden = states}));
+        mla_context_destroy(in);
+    }
+    const float e = test_rel_err(hidden[1], hidden[0], T * GD);
+    CHECK(e > 1e-4f && e < 1e-2f, "%.1e off", (double)e);
+    mla_model_destroy(m);
+    close_grams(&g);
+}
 static void refuse_grams(const mla_config *c, const mla_weights *w, mla_result want, const char *text) {
     mla_model *m = NULL;
     const mla_result got = mla_model_create(&m, c, w, NULL, &error);
@@ -806,6 +831,7 @@ int main(void) {
     test_streams_bytes();
     test_parts_invariant();
     test_ngrams();
+    test_ngrams_rounded();
     test_ngrams_refused();
     test_streams_refused();
     test_refused();

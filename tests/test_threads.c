@@ -488,6 +488,10 @@ static void test_stats(void) {
                       "kernels %g, imbalance %g, serial %g, attention %g, indexer %g", s.kernels, s.imbalance, s.serial,
                       s.attention, s.indexer);
         }
+    mla_stats s = {0};
+    const mla_context_desc alone = {.threads = 3, .run = run_forwards, .team = 1, .stats = &s};
+    CHECK(go(model, &c->config, &alone, &have) && s.taken > 0, "one thread for three: %d shares were taken",
+          (int)s.taken);
     threads_destroy(p), mla_model_destroy(model), checkpoint_close(c);
 }
 
