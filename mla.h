@@ -903,7 +903,7 @@ MLA_API mla_result mla_hc_forward(mla_context *context, const mla_hc_weights *hc
 #define MLA__REFERENCED
 #include <math.h>
 #include <stdlib.h>
-static inline double *mla__room_ref(double n) { return (double *)calloc((size_t)n + 1, sizeof(double)); }
+static inline double *mla__room_ref(double n) { return (double *)calloc(n > 1 ? (size_t)n : 1, sizeof(double)); }
 static inline double mla__weight_ref(const mla_tensor *w, int row, int col) { /* W[row, col], 0 of an absent W */
     return w->data ? (double)mla_weight(w, row, col) : 0;
 }
@@ -4515,6 +4515,13 @@ MLA__FN void MLA__F(transpose_rows)(float *panel, const float *rows, int ld, int
     for (int g = 0; g < MLA__NL; g += MLA__VL) MLA__F(pack_lanes)(MLA_F32, MLA__NL, panel + g, &t, g, nb - g, 0, n);
 }
 
+/* With a tile of T tokens: some of the next n rows of w from row0 on, of which r are there; r afterwards. */
+MLA__IN int MLA__F(fetch_rows)(const mla_tensor *w, mla__sz row0, int n, int r, int T, int from, int len, mla__sz row) {
+    const int next = n < MLA__NR ? n : MLA__NR, each = (next * MLA__MR + T - 1) / T;
+    for (const int end = r + each < next ? r + each : next; r < end; r++)
+        for (int b = 0; b < len; b += 64) MLA__PREFETCH_L2((const char *)w->data + (row0 + r) * row + from + b);
+    return r;
+}
 /* Many tokens: weights are packed a panel at a time and meet MC tokens before they leave the caches. */
 MLA__IN void MLA__F(gemm)(const mla_dtype t, const mla__product *p) {
     const mla_tensor *w = p->w;
@@ -4529,17 +4536,12 @@ MLA__IN void MLA__F(gemm)(const mla_dtype t, const mla__product *p) {
             for (int n = p->n0; n < p->n1; n += MLA__NR) {
                 const int nb = p->n1 - n < MLA__NR ? p->n1 - n : MLA__NR;
                 MLA__F(pack)(t, p->panel, p, p->row0 + n, nb, k0, kc);
-                /* while these weights are used, the next come into the cache, a few rows with each tile */
-                const int rest = p->n1 - n - nb, next = rest < MLA__NR ? rest : MLA__NR;
-                const int each = (next * MLA__MR + t1 - t0 - 1) / (t1 - t0);
-                for (int u = t0, r = 0; u < t1; u += MLA__MR) {
+                int r = 0; /* while these weights are used, the next come into the cache, a few rows with each tile */
+                for (int u = t0; u < t1; u += MLA__MR) {
                     const int m = t1 - u < MLA__MR ? t1 - u : MLA__MR;
                     const float *a[MLA__MR];
-                    for (const int end = r + each < next ? r + each : next; r < end; r++) {
-                        const char *from =
-                            (const char *)w->data + ((p->row0 + n + nb + r) * (mla__sz)w->cols + k0) / block * bytes;
-                        for (int b = 0; b < kc / block * bytes; b += 64) MLA__PREFETCH_L2(from + b);
-                    }
+                    r = MLA__F(fetch_rows)(w, p->row0 + n + nb, p->n1 - n - nb, r, t1 - t0, k0 / block * bytes,
+                                           kc / block * bytes, w->cols / block * bytes);
                     for (int i = 0; i < m; i++) a[i] = mla__x_of(&p->in, u + i) + k0;
                     MLA__F(tile_f32)
                     (m, nb, p->y + u * p->ldy + (n - p->n0), p->ldy, a, 1, p->panel, MLA__NR, kc, k0 > 0, p->panel, 0);

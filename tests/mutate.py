@@ -35,7 +35,7 @@ ELSEWHERE = {'test_calls', 'test_chat', 'test_grammar', 'test_http', 'test_jinja
 # What needs more than the compiler: the ending of a function's name, and what /proc/cpuinfo calls it.
 NEEDS = {'_amx': 'amx_tile', '_bf16': 'avx512_bf16', '_vnni': 'avx512_vnni', '_vbmi': 'avx512vbmi',
          '_avx512': 'avx512f', '_avx2': 'avx2'}
-HINTS = {'mla__fetch', 'mla__ahead_of'}  # functions that only say what is fetched ahead
+HINTS = {'mla__fetch', 'mla__ahead_of', 'fetch_rows'}  # functions that only say what is fetched ahead
 # Sections that kernels are compiled from; after these the rest is compiled alone and linked with the kernels as they were.
 REFERENCE, KERNELS = 'reference', ('platform', 'numbers', 'formats', 'cpu', 'vocabulary', 'table', 'integer', 'fp8', 'template',
                                    'bf16')

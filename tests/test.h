@@ -13,6 +13,11 @@
 #include <string.h>
 #include <time.h>
 
+#ifdef GUARDED /* as guard.h has it */
+#undef calloc
+#undef free
+#endif
+
 static int test_passed, test_failed;
 static const char *test_section = "";
 static inline int test_end(void);
@@ -49,6 +54,9 @@ test_check(int ok, const char *file, int line, const char *fmt, ...) {
 
 /* Prints "N passed, N failed"; the exit status, which is non-zero also if nothing ran. */
 static inline int test_end(void) {
+#ifdef GUARDED
+    CHECK(guard_taken == 0, "the reference did not give back %d blocks", guard_taken);
+#endif
     printf("%d passed, %d failed\n", test_passed, test_failed);
     return test_failed != 0 || test_passed == 0;
 }

@@ -1353,6 +1353,12 @@ static void test_own_memory(void) {
                 wipe();
                 refused(mla_model_init(&bad_m, block[0] + off, size[0] - 1, &s.c, &s.w, &error), MLA_ERR_MEMORY, &error,
                         "mla_model_init", "bytes", __LINE__);
+                {
+                    mla_weights less = s.w;
+                    less.norm.weight.rows++;
+                    refused(mla_model_init(&bad_m, block[0] + off, size[0], &s.c, &less, &error), MLA_ERR_WEIGHTS,
+                            &error, "norm", "", __LINE__);
+                }
                 MUST(mla_model_init(&m, block[0] + off, size[0], &s.c, &s.w, &error));
                 refused(mla_context_init(&bad_x, block[1] + off, size[1] - 1, m, &xd, &error), MLA_ERR_MEMORY, &error,
                         "mla_context_init", "bytes", __LINE__);

@@ -6,6 +6,7 @@
 
 #define MLA_REFERENCE
 #define MLA_IMPLEMENTATION
+#include "guard.h"
 #include "mla.h"
 #define CHECKPOINT_IMPLEMENTATION
 #include "examples/checkpoint.h"

@@ -5,6 +5,7 @@
 
 #define MLA_IMPLEMENTATION
 #define MLA_REFERENCE
+#include "guard.h"
 #include "mla.h"
 #define CHECKPOINT_IMPLEMENTATION
 #include "examples/checkpoint.h"

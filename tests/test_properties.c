@@ -5,6 +5,7 @@
 
 #define MLA_IMPLEMENTATION
 #define MLA_REFERENCE
+#include "guard.h"
 #include "mla.h"
 #include "test.h"
 

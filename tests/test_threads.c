@@ -484,9 +484,10 @@ static void test_stats(void) {
             CHECK(fabs(sum - s.seconds) <= 1e-9 * s.seconds, "parts of %g seconds are %g", s.seconds, sum);
             if (!timed) CHECK(s.seconds == 0 && s.attention == 0, "%g seconds without a clock", s.seconds);
             else
-                CHECK(s.kernels > 0 && s.imbalance >= 0 && s.serial > 0 && s.attention > 0 && s.indexer > 0,
-                      "kernels %g, imbalance %g, serial %g, attention %g, indexer %g", s.kernels, s.imbalance, s.serial,
-                      s.attention, s.indexer);
+                CHECK(s.kernels > 0 && s.kernels < s.seconds && s.imbalance >= 0 && s.imbalance < s.seconds &&
+                          s.serial > 0 && s.attention > 0 && s.indexer > 0,
+                      "of %g kernels %g, imbalance %g, serial %g, attention %g, indexer %g", s.seconds, s.kernels,
+                      s.imbalance, s.serial, s.attention, s.indexer);
         }
     mla_stats s = {0};
     const mla_context_desc alone = {.threads = 3, .run = run_forwards, .team = 1, .stats = &s};
