@@ -148,6 +148,7 @@ static void dlg__compose(dialog *d) {
         if (!rc && u->answered) rc = chat_answer(&d->text, &d->style, u->ids.ids, u->ids.n, &error);
     }
     if (rc || language_check(d->of.language, &d->text, &error)) options_fail(1, "%s", error.text);
+    if (!d->text.n) options_fail(1, "--chat: the chat template makes nothing of the conversation");
 }
 
 /* Drops the oldest turns until the last question, and an answer of some length, fit. 0: not even that question does. */

@@ -646,7 +646,7 @@ static int http__collect(http_server *s, http__connection *c) {
     if (over) {
         c->closing |= !x->head.keep_alive || http__stopped(s);
         c->x = NULL, c->state = HTTP__HEAD, c->seen = 0;
-        c->heard = s->desc.clock(), c->due = c->in.n ? c->heard + s->desc.head_s : 0;
+        c->heard = s->desc.clock(), c->due = 0;
         http__free_exchange(x);
     }
     if (!ok || cut) http__close(s, c);
@@ -741,6 +741,7 @@ static void http__is_gone(http_server *s, http__connection *c) {
 static void http__advance(http_server *s, http__connection *c) {
     if (c->state == HTTP__HEAD) {
         size_t skip = 0, n;
+        if (c->out.n) return; /* a client that takes no answer gets no further one */
         while (skip + 2 <= c->in.n && !c->seen && !memcmp(c->in.data + skip, "\r\n", 2)) skip += 2; /* RFC 9112, 2.2 */
         if (skip) http__shift(&c->in, skip);
         if (!c->in.n) return;
@@ -856,6 +857,10 @@ static void http__serve(http_server *s, http__connection *c, int got) {
             http__linger(s, c);
             return;
         }
+        if (!c->out.n && c->state == HTTP__HEAD && c->in.n) {
+            http__advance(s, c);
+            return;
+        }
     }
     if (got & (POLLERR | POLLNVAL) || (got & POLLHUP && c->ended)) http__close(s, c);
     else if (got & (POLLIN | POLLHUP)) http__readable(s, c);
@@ -867,7 +872,8 @@ static void http__poll(http_server *s, int n, int timeout) {
     const int rests = s->rests > s->desc.clock(), open = s->listener >= 0 && !rests;
     for (int i = 0; i < n; i++) {
         const http__connection *c = s->c[i];
-        const int reads = !c->ended && (c->state != HTTP__BUSY || c->in.n < s->desc.max_head);
+        const int busy = c->state == HTTP__BUSY || (c->state == HTTP__HEAD && c->out.n);
+        const int reads = !c->ended && (!busy || c->in.n < s->desc.max_head);
         /* What is behind a request waits in the socket, once it is much; the end behind it does not. */
         s->polls[2 + i].events = (short)((reads ? POLLIN : c->ended ? 0 : HTTP__RDHUP) | (c->out.n ? POLLOUT : 0));
     }

@@ -1446,6 +1446,7 @@ static void write_out(const lab *b, const text *texts, int n, const char *out) {
 int main(int argc, char **argv) {
     lab b;
     text texts[2];
+    options_streams();
     memset(&b, 0, sizeof b), memset(texts, 0, sizeof texts);
     parse(&b.o, argc, argv);
     const int n = b.o.text[1] || b.o.file[1] ? 2 : 1;

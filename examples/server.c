@@ -1148,8 +1148,8 @@ int main(int argc, char **argv) {
     server *s = &all;
     pthread_t desk, model;
     struct sigaction action;
+    options_streams();
     parse(&s->o, argc, argv);
-    signal(SIGPIPE, SIG_IGN);
     s->begun = now(), s->opened = time(NULL), s->secret = random_bits();
     pthread_mutex_init(&s->lock, NULL), pthread_cond_init(&s->desk_wakes, NULL),
         pthread_cond_init(&s->model_wakes, NULL);

@@ -548,6 +548,8 @@ refused 1 "bad.jinja:2:6: no filter 'x' is known" $generate --model "$own" --cha
 echo '{{ raise_exception("Roles!") }}' >"$tmp/raise.jinja"
 refused 1 'raise.jinja:1:4: Roles!' bash -c "echo hi | $generate --model $own --chat --template $tmp/raise.jinja --quiet"
 echo '{"a": 1}' >"$tmp/no-list"
+printf '{# nothing #}' >"$tmp/empty.jinja"
+refused 1 'the chat template makes nothing' bash -c "echo hi | $generate --model $own --chat --template $tmp/empty.jinja --quiet"
 refused 1 'the tools are no list' bash -c "echo hi | $generate --model $own --chat --template $tmp/own.jinja --tools $tmp/no-list --quiet"
 echo '[{]' >"$tmp/no-json"
 refused 1 'JSON, byte 2' bash -c "echo hi | $generate --model $own --chat --template $tmp/own.jinja --tools $tmp/no-json --quiet"

@@ -16,6 +16,9 @@ run() { # a script that ends with "N passed, N failed"
 if build/inspect --help >/dev/null; then passed=1; else failed=1; fi
 said=$(timeout 60 build/inspect --model examples/tales --prompt-file /dev/zero --out "$tmp/endless.html" 2>&1)
 if [ "$?: $said" = '1: inspect: /dev/zero: more than 256 MB of text' ]; then passed=$((passed + 1)); else failed=$((failed + 1)) && echo "endless: $said"; fi
+build/inspect --model examples/tales --prompt x --out "$tmp/whole.svg" 2>/dev/null # the files take no closed stream's place
+build/inspect --model examples/tales --prompt x --out "$tmp/closed.svg" 2>&-
+if cmp "$tmp/whole.svg" "$tmp/closed.svg"; then passed=$((passed + 1)); else failed=$((failed + 1)); fi
 if ! command -v node >/dev/null; then
     echo 'node is not here: left out'
 # shellcheck disable=SC2046

@@ -177,6 +177,12 @@ same((await ask(port, '/v1/embeddings', { input: [Array(1024).fill(5)] })).statu
 // ---- HTTP: pieces, pipelines, chunks, limits
 const health = 'GET /health HTTP/1.1\r\nHost: localhost\r\n\r\n', count = (text, what) => text.split(what).length - 1;
 same(count(await raw(port, health.repeat(50) + health.replace('\r\n\r\n', '\r\nConnection: close\r\n\r\n')), '{"status":"ok"}'), 51, 'a pipeline');
+const resident = () => Number(/VmRSS:\s+(\d+)/.exec(fs.readFileSync(`/proc/${server.process.pid}/status`, 'utf8'))[1]) >> 10;
+const pages = 'GET / HTTP/1.1\r\nHost: localhost\r\n\r\n', unread = net.connect(port, '127.0.0.1');
+unread.on('error', () => {}), unread.pause(), unread.write(pages.repeat(20000)); // a client that takes no answers
+same(count(await raw(port, pages.repeat(200) + pages.replace('\r\n\r\n', '\r\nConnection: close\r\n\r\n')), '200 OK'), 201, 'a pipeline of pages');
+check(resident() < 200, `answers that nobody takes: ${resident()} MB`);
+unread.destroy();
 same(count(await raw(port, health.replace('\r\n\r\n', '\r\nConnection: close\r\n\r\n'), { pieces: 1, every: 1 }), '200 OK'), 1, 'byte by byte');
 same(count(await raw(port, health, { half: true }), '200 OK'), 1, 'a client that sends nothing more');
 same(count(await raw(port, 'GET /health HTTP/1.0\r\n\r\n'), 'Connection: close'), 1, 'HTTP/1.0');
