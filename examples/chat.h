@@ -69,7 +69,8 @@ typedef struct chat_tokens { /* zero-initialise; free(ids) */
 CHAT_API mla_result chat_detect(chat_template *out, const tokenizer *t, int bos, mla_error *err);
 CHAT_API const char *chat_style_name(chat_style style); /* "V2", "V3", "R1", "V3.1" */
 
-/* Appends n ids, or n bytes encoded with these flags of tokenizer_encode. Error: MEMORY; nothing was appended then. */
+/* Appends n ids, or n bytes encoded with these flags of tokenizer_encode. Errors: MEMORY, UNSUPPORTED (the tokenizer
+   makes too much of the text); nothing was appended then. */
 CHAT_API mla_result chat_append(chat_tokens *text, const int *ids, size_t n, mla_error *err);
 CHAT_API mla_result chat_append_text(chat_tokens *text, const tokenizer *t, const char *bytes, size_t n, unsigned flags,
                                      mla_error *err);
@@ -203,6 +204,16 @@ mla_result chat_append(chat_tokens *text, const int *ids, size_t n, mla_error *e
     return MLA_OK;
 }
 
+static mla_result chat__refused(int64_t why, size_t n, mla_error *err) {
+    char text[160];
+    snprintf(text, sizeof text,
+             why == TOKENIZER_STEPS ? "the tokenizer: a pattern takes too many steps on a text of %zu bytes"
+                                    : "the tokenizer: its normalizer or pre-tokenizer makes too much of a text of %zu "
+                                      "bytes, more than %d times that",
+             n, TOKENIZER_MOST_GROWTH);
+    return chat__fail(err, MLA_ERR_UNSUPPORTED, text);
+}
+
 mla_result chat_append_text(chat_tokens *text, const tokenizer *t, const char *bytes, size_t n, unsigned flags,
                             mla_error *err) {
     size_t room = n / 2 + 32; /* for most texts; else they are encoded once more */
@@ -210,6 +221,7 @@ mla_result chat_append_text(chat_tokens *text, const tokenizer *t, const char *b
         const mla_result rc = chat__reserve(text, room, err);
         if (rc) return rc;
         const int64_t count = tokenizer_encode(t, bytes, n, flags, text->ids + text->n, room);
+        if (count == TOKENIZER_GROWTH || count == TOKENIZER_STEPS) return chat__refused(count, n, err);
         if (count < 0 || (uint64_t)count > SIZE_MAX / 8)
             return chat__fail(err, MLA_ERR_MEMORY, "no memory to encode the text");
         if ((size_t)count <= room) {

@@ -363,7 +363,8 @@ static int render_turns(job *j, const json_value *messages) {
             if (!rc) rc = chat_answer(to, style, ids.ids, ids.n, &error);
         }
     }
-    if (rc || system.failed || asked.failed || said.failed) no_memory(j);
+    if (rc && rc != MLA_ERR_MEMORY) openai_wrong(&j->r, 500, NULL, "%s", error.text);
+    else if (rc || system.failed || asked.failed || said.failed) no_memory(j);
     text_clear(&system), text_clear(&asked), text_clear(&said), free(ids.ids);
     return !j->r.problem.status;
 }

@@ -35,7 +35,7 @@ REGEX          Patterns are compiled (>>regex): alternatives, groups, (?i:..) (?
                mean to Oniguruma, which `tokenizers` uses; {1,3}+ repeats and does not possess. Matching backtracks; a
                text that makes it slow is matched with a memory of what has failed, in linear time (>>matcher).
 STRICT         Whatever else a file asks for (another model, normalizer, a look behind, single_word, dropout, ...) is
-               refused by name.
+               refused by name; so is what makes too long a text of a short one.
 UNICODE        Categories and scripts are those of Unicode 16.0, as in the crate's regular expressions; its Digits
                follow Unicode 17.0, which has 13 more, its Punctuation and NFC older ones.
 TIME           Linear in the text, but for a word of n bytes n log n.
@@ -114,11 +114,17 @@ enum {
 };
 
 /* Encodes n bytes (any bytes, NUL among them). ids may be NULL to count. Returns the number of ids (which may exceed
-   capacity: then only the first `capacity` are written), or -1: out of memory, t is NULL, or a pattern took too many
-   steps (more than some thousand a byte, which none does that is published). With a byte-level tokenizer at most n ids,
-   but 3 for a byte that is no UTF-8, and those of TOKENIZER_SPECIAL. */
+   capacity: then only the first `capacity` are written), or one of the refusals below. With a byte-level tokenizer at
+   most n ids, but 3 for a byte that is no UTF-8, and those of TOKENIZER_SPECIAL. */
 TOKENIZER_API int64_t tokenizer_encode(const tokenizer *t, const char *text, size_t n, unsigned flags, int *ids,
                                        size_t capacity);
+
+enum {
+    TOKENIZER_NO_MEMORY = -1, /* or t is NULL */
+    TOKENIZER_STEPS = -2,     /* a pattern took too many: more than some thousand a byte, which none published does */
+    TOKENIZER_GROWTH = -3,    /* normalizers and pre-tokenizers made more than TOKENIZER_MOST_GROWTH n + 65536 bytes */
+    TOKENIZER_MOST_GROWTH = 64
+};
 
 /* The bytes that an id stands for (as the decoder says; a byte-level tokenizer's added token is its content as
    written); NULL: no such id. */
@@ -1476,6 +1482,8 @@ typedef struct tok__frame {
 typedef struct tok__stack { /* of one call of tokenizer_encode */
     tok__frame *frames;
     size_t n, capacity;
+    size_t room; /* bytes that steps may still make, of those for a text */
+    int why;     /* TOKENIZER_STEPS or _GROWTH, if that is what failed */
 } tok__stack;
 
 typedef struct tok__span {
@@ -1668,6 +1676,7 @@ static int tok__match(tok__search *q, int pc, size_t at, size_t *end) {
         if (!ok) op = q->x->ops + pc;
         if (++q->steps > patience) {
             q->broken = 1;
+            if (q->failed) q->stack->why = TOKENIZER_STEPS;
             break;
         }
         ok = 1;
@@ -1756,6 +1765,22 @@ static int tok__text_add(tok__text *t, const void *bytes, size_t n) { /* 0: out 
     return 1;
 }
 
+/* A stack for texts of n bytes. */
+static tok__stack tok__stack_for(size_t n) {
+    const size_t least = 65536;
+    tok__stack k = {NULL, 0, 0, SIZE_MAX, 0};
+    if (n < (SIZE_MAX - least) / TOKENIZER_MOST_GROWTH) k.room = TOKENIZER_MOST_GROWTH * n + least;
+    return k;
+}
+
+/* What a step adds to the text that it makes. 0: out of memory, or of room. */
+static int tok__make(tok__stack *k, tok__text *t, const void *bytes, size_t n) {
+    if (n > k->room) k->why = TOKENIZER_GROWTH;
+    if (n > k->room) return 0;
+    k->room -= n;
+    return tok__text_add(t, bytes, n);
+}
+
 /* out = s [n] with every match replaced. 1, or 0 (nothing matched; out is empty), or -1. */
 static int tok__replace(const tok__step *step, const unsigned char *s, size_t n, tok__stack *stack, tok__text *out) {
     tok__search q;
@@ -1764,10 +1789,10 @@ static int tok__replace(const tok__step *step, const unsigned char *s, size_t n,
     tok__search_begin(&q, &step->regex, s, n, stack);
     while (ok && tok__find(&q, done, &begin, &end)) {
         found = 1;
-        ok = tok__text_add(out, s + done, begin - done) && tok__text_add(out, step->text, step->n);
+        ok = tok__make(stack, out, s + done, begin - done) && tok__make(stack, out, step->text, step->n);
         done = end;
     }
-    if (ok && found && !q.broken) ok = tok__text_add(out, s + done, n - done);
+    if (ok && found && !q.broken) ok = tok__make(stack, out, s + done, n - done);
     tok__search_end(&q);
     return !ok || q.broken ? -1 : found;
 }
@@ -2017,7 +2042,7 @@ static int tok__apply(const tokenizer *t, const tok__step *step, const unsigned 
     if (step->kind == TOK__REPLACE) return tok__replace(step, s, n, stack, out);
     if (!n || (step->only_first && !first)) return 0;
     if (step->unless && n >= step->n && !memcmp(s, step->text, step->n)) return 0;
-    return tok__text_add(out, step->text, step->n) && tok__text_add(out, s, n) ? 1 : -1;
+    return tok__make(stack, out, step->text, step->n) && tok__make(stack, out, s, n) ? 1 : -1;
 }
 
 /* All of them, one after the other: 1 and the new text in out, or 0 (it stays), or -1. */
@@ -2497,14 +2522,15 @@ int64_t tokenizer_encode(const tokenizer *t, const char *text, size_t n, unsigne
     const unsigned char *s = (const unsigned char *)text;
     unsigned char *clean = NULL;
     tok__job j;
-    if (!t || (!text && n)) return -1;
+    if (!t || (!text && n)) return TOKENIZER_NO_MEMORY;
     memset(&j, 0, sizeof j);
     j.t = t;
     j.flags = flags;
     j.ids = ids;
     j.capacity = capacity;
+    j.stack = tok__stack_for(n);
     if (n) s = tok__valid(s, &n, &clean);
-    if (n && !s) return -1;
+    if (n && !s) return TOKENIZER_NO_MEMORY;
     if (flags & TOKENIZER_SPECIAL)
         for (int i = 0; i < t->n_before; i++) tok__emit(&j, t->before[i]);
     tok__added_tokens(&j, 0, s, n, 1);
@@ -2513,7 +2539,7 @@ int64_t tokenizer_encode(const tokenizer *t, const char *text, size_t n, unsigne
     free(clean);
     free(j.stack.frames);
     free(j.word);
-    return j.failed ? -1 : j.count;
+    return !j.failed ? j.count : j.stack.why ? j.stack.why : TOKENIZER_NO_MEMORY;
 }
 
 /* ---- >>decoder --------------------------------------------------------------------------------------------------- */
@@ -2789,10 +2815,22 @@ static void tok__add_added(tok__reader *r, int id, int normalized, int lstrip, i
     e->special = special;
 }
 
+/* Why a step that a file describes failed on what the file has. */
+static mla_result tok__failed(const tok__reader *r, const tok__stack *k, const char *what, size_t n) {
+    if (!k->why) return tok__no_memory(r);
+    return tok__fail(r->err, MLA_ERR_UNSUPPORTED,
+                     k->why == TOKENIZER_STEPS
+                         ? "%.60s: %.40s: a pattern takes too many steps on %zu bytes"
+                         : "%.60s: %.40s: it makes too much of %zu bytes, more than %d times that",
+                     r->label, what, n, TOKENIZER_MOST_GROWTH);
+}
+
 /* Once all are there and the normalizers are known. */
 static mla_result tok__index_added(tok__reader *r) {
     tokenizer *t = r->t;
-    tok__stack stack = {NULL, 0, 0};
+    size_t all = 0;
+    for (size_t i = 0; i < t->n_added[1]; i++) all += t->added[1][i].length;
+    tok__stack stack = tok__stack_for(all);
     int ok = 1;
     for (size_t i = 0; i < t->n_added[1] && ok; i++) {
         tok__added *a = &t->added[1][i];
@@ -2807,7 +2845,7 @@ static mla_result tok__index_added(tok__reader *r) {
         free(normal.s);
     }
     free(stack.frames);
-    if (!ok) return tok__no_memory(r);
+    if (!ok) return tok__failed(r, &stack, "added_tokens: normalizer", all);
     for (int set = 0; set < 2; set++) {
         size_t kept = 0;
         qsort(t->added[set], t->n_added[set], sizeof(tok__added), tok__by_content);
@@ -2834,9 +2872,8 @@ static size_t tok__letters_to_bytes(unsigned char *s, size_t n) {
     return bytes;
 }
 
-/* What an entry stands for; now and next are memory to work in. */
-static mla_result tok__decode_entry(tok__reader *r, tok__entry *e, tok__stack *stack, tok__text *now, tok__text *next) {
-    tokenizer *t = r->t;
+/* What an entry stands for; now and next are memory to work in. 0: it failed. */
+static int tok__decode_entry(tokenizer *t, tok__entry *e, tok__stack *stack, tok__text *now, tok__text *next) {
     now->n = 0;
     int ok = tok__text_add(now, e->spelled, e->n_spelled);
     for (int i = 0; i < t->decoders.n && ok; i++) {
@@ -2861,19 +2898,21 @@ static mla_result tok__decode_entry(tok__reader *r, tok__entry *e, tok__stack *s
     e->length = now->n;
     if (ok && now->n == e->n_spelled && !memcmp(now->s, e->spelled, now->n)) e->text = e->spelled;
     else e->text = ok ? (const char *)tok__keep(t, now->s, now->n) : NULL;
-    return e->text ? MLA_OK : tok__no_memory(r);
+    return e->text != NULL;
 }
 
 static mla_result tok__decode_entries(tok__reader *r) {
-    tok__stack stack = {NULL, 0, 0};
+    size_t all = 0;
+    for (int id = 0; id < r->t->size; id++) all += r->t->entries[id].n_spelled;
+    tok__stack stack = tok__stack_for(all);
     tok__text now = {NULL, 0, 0}, next = {NULL, 0, 0};
-    mla_result rc = MLA_OK;
-    for (int id = 0; id < r->t->size && !rc; id++)
-        if (r->t->entries[id].spelled) rc = tok__decode_entry(r, r->t->entries + id, &stack, &now, &next);
+    int ok = 1;
+    for (int id = 0; id < r->t->size && ok; id++)
+        if (r->t->entries[id].spelled) ok = tok__decode_entry(r->t, r->t->entries + id, &stack, &now, &next);
     free(stack.frames);
     free(now.s);
     free(next.s);
-    return rc;
+    return ok ? MLA_OK : tok__failed(r, &stack, "decoder", all);
 }
 
 /* One more step, or NULL and *rc. */

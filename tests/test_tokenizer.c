@@ -520,7 +520,7 @@ static int same_matches(const tok__regex *x, const char *pattern, const text *s,
     uint32_t codes[80];
     size_t starts[81], at = 0, done = 0, begin = 0, end = 0;
     subject judge = {codes, 0, 0};
-    tok__stack stack = {NULL, 0, 0};
+    tok__stack stack = tok__stack_for(s->n);
     tok__search q;
     int from = 0, last = -1, want_begin, want_end, ok = 1, found = 1;
     while (at < s->n) {
@@ -629,7 +629,7 @@ static void test_regexes(test_rng *r) {
     clear(&deep);
     for (int round = 0; round < 20000; round++) { /* whatever it is: refused, or it can be run */
         text pattern = {NULL, 0, 0}, s = {NULL, 0, 0};
-        tok__stack stack = {NULL, 0, 0};
+        tok__stack stack = tok__stack_for(0);
         tok__search q;
         size_t begin = 0, end = 0, done = 0;
         for (int i = 1 + test_int(r, 14); i > 0; i--) {
@@ -693,7 +693,7 @@ static void test_classes(void) {
     tokenizer *t = open_bytes(NULL, NULL, NULL);
     for (size_t i = 0; i < sizeof cases / sizeof cases[0]; i++) {
         tok__regex x;
-        tok__stack stack = {NULL, 0, 0};
+        tok__stack stack = tok__stack_for(0);
         tok__search q;
         size_t begin = 0, end = 0;
         const char *why = tok__regex_new(t, &x, cases[i].pattern, strlen(cases[i].pattern), 0);
@@ -1491,6 +1491,69 @@ static void test_characters(void) {
     }
 }
 
+/* The file with 8,000 letters wherever @ stands. */
+static void put_letters(text *t, const char *file) {
+    char many[8001];
+    memset(many, 'a', 8000), many[8000] = 0;
+    for (const char *at; (at = strchr(file, '@')) != NULL; file = at + 1) {
+        put_bytes(t, file, (size_t)(at - file));
+        put(t, many);
+    }
+    put(t, file);
+}
+
+#define STEPS_OF(LIST) "{\"type\":\"Sequence\",\"normalizers\":[" LIST "]}"
+#define CUTS(LIST)     "{\"type\":\"Sequence\",\"pretokenizers\":[" LIST "]}"
+#define REPLACE(OF)    "{\"type\":\"Replace\",\"pattern\":{\"String\":\"" OF "\"},\"content\":\"@\"}"
+#define SPACES(AS)     "{\"type\":\"Metaspace\",\"replacement\":\"" AS "\",\"split\":false}"
+
+static void test_growth(void) {
+    SECTION("what makes far too long a text");
+    static const char *const plain = "{\"type\":\"Fuse\"}";
+    static const struct {
+        const char *normalizer, *pre, *decoder, *flags;
+        int times;           /* this often, "<s>a b" is the text */
+        int64_t least;       /* tokens, or why there are none */
+        const char *refused; /* the file itself */
+    } cases[] = {
+        {STEPS_OF(REPLACE("a")), "null", NULL, "", 1, 8000, NULL},
+        {STEPS_OF(REPLACE("a") "," REPLACE("a")), "null", NULL, "", 1, TOKENIZER_GROWTH, NULL},
+        {STEPS_OF(REPLACE("a") ",{\"type\":\"NFC\"}," REPLACE("a")), "null", NULL, "", 1, TOKENIZER_GROWTH, NULL},
+        {STEPS_OF("{\"type\":\"Prepend\",\"prepend\":\"@\"}"), "null", NULL, "", 1, 8000, NULL},
+        {STEPS_OF("{\"type\":\"Prepend\",\"prepend\":\"@\"}"), "null", NULL, "", 30, TOKENIZER_GROWTH, NULL},
+        {"null", CUTS(SPACES(" @")), NULL, "", 1, 8000, NULL},
+        {"null", CUTS(SPACES("   @") "," SPACES("   @") "," SPACES("   @")), NULL, "", 1, TOKENIZER_GROWTH, NULL},
+        {"null", CUTS(SPLIT("a| ") "," SPACES("@")), NULL, "", 30, TOKENIZER_GROWTH, NULL},
+        {"null", SPLIT("(?:a?){1000}x"), NULL, "", 1, 3, NULL},
+        {"null", SPLIT("(?:a?){1000}x"), NULL, "@", 1, TOKENIZER_STEPS, NULL},
+        {"null", "null", REPLACE("a"), "", 1, 3, NULL},
+        {"null", "null", "{\"type\":\"Sequence\",\"decoders\":[" REPLACE("a") "," REPLACE("a") "]}", "", 1, 0,
+         "f: decoder: it makes too much of 33 bytes, more than 64 times that"},
+        {STEPS_OF(REPLACE("s") "," REPLACE("a")), "null", NULL, "normalized", 1, 0,
+         "f: added_tokens: normalizer: it makes too much of 3 bytes, more than 64 times that"}};
+    for (size_t i = 0; i < sizeof cases / sizeof cases[0]; i++) {
+        text file = {NULL, 0, 0}, all = {NULL, 0, 0}, s = {NULL, 0, 0};
+        const int long_ = !strcmp(cases[i].flags, "@"), normalized = !strcmp(cases[i].flags, "normalized");
+        tokenizer *t;
+        mla_error err;
+        memset(&err, 0, sizeof err);
+        put_characters(&file, cases[i].normalizer, cases[i].pre, cases[i].decoder ? cases[i].decoder : plain, 0, "");
+        char *flag = strstr(file.s, "\"normalized\":false");
+        if (normalized) memcpy(flag, "\"normalized\": true", 18);
+        put_letters(&all, file.s);
+        for (int k = 0; k < cases[i].times; k++) put_letters(&s, long_ ? "<s>@ b" : "<s>a b");
+        const mla_result rc = tokenizer_parse(&t, all.s, all.n, "f", &err);
+        if (cases[i].refused) {
+            CHECK(rc == MLA_ERR_UNSUPPORTED && !strcmp(err.text, cases[i].refused), "case %zu: %s", i, err.text);
+        } else if (CHECK(!rc, "%s", err.text)) {
+            const int64_t n = tokenizer_encode(t, s.s, s.n, 0, NULL, 0);
+            CHECK(cases[i].least < 0 ? n == cases[i].least : n >= cases[i].least, "case %zu: %lld", i, (long long)n);
+        }
+        tokenizer_close(t);
+        clear(&file), clear(&all), clear(&s);
+    }
+}
+
 static void test_nfc(void) {
     SECTION("NFC");
     static const char *const cases[][2] = {
@@ -1955,6 +2018,7 @@ int main(void) {
     test_wrong_files();
     test_damaged_files(&r);
     test_characters();
+    test_growth();
     test_nfc();
     test_gguf_models(&r);
     test_gguf_wrong(&r);

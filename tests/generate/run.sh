@@ -462,6 +462,15 @@ for back in '' de; do refused 1 'cannot read standard input: Is a directory' bas
 # a tokenizer that puts a space before a text, which only the first of its tokens loses again
 echo '{"decoder":{"type":"Metaspace","replacement":"\u2581","prepend_scheme":"first"},"model":{"type":"BPE","vocab":{"\u2581a":0,"b":1,"\u2581":2},"merges":[]}}' >"$tmp/spaced.json"
 same "$(printf '0 1 0\n1 0\n\n2\n0' | $generate --tokenizer "$tmp/spaced.json" --detokenize | tr '\0' .)" 'ab a.b a...a.' 'the space before a text'
+# a tokenizer whose steps make a million letters of one
+many=$(printf 'l%.0s' {1..8000}) && replace='{"type":"Replace","pattern":{"String":"l"},"content":"'$many'"}'
+sed 's/"normalizer":null/"normalizer":{"type":"Sequence","normalizers":['"$replace,$replace"']}/' $text/tokenizer.json >"$tmp/grows.json"
+grows="the tokenizer: its normalizer or pre-tokenizer makes too much of a text of 2 bytes, more than 64 times that"
+printf ll >"$tmp/ll"
+refused 1 "$grows" $generate --model $model --tokenizer "$tmp/grows.json" --prompt ll
+refused 1 "$grows" $generate --model $model --tokenizer "$tmp/grows.json" --perplexity "$tmp/ll"
+refused 1 "$grows" bash -c "$generate --tokenizer '$tmp/grows.json' --tokenize <'$tmp/ll'"
+refused 1 "${grows/2 bytes/20 bytes}" bash -c "$generate --model $model --tokenizer '$tmp/grows.json' --chat --quiet <'$tmp/ll'"
 truncate -s 257M "$tmp/much" && refused 1 "$tmp/much: more than 256 MB of text" $say --perplexity "$tmp/much" && rm "$tmp/much"
 
 # ---- --chat: what it answers is what the same tokens give, and only new ones are run

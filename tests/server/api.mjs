@@ -317,6 +317,18 @@ check(other.status === 1 && other.stderr.includes(`--api-key: `), `a large file 
   same([(await stream).status, all.at(-1).error.type, /--drain/.test(all.at(-1).error.message)], [200, 'server_error', true], 'a stream that is given up');
   same(await stopped, 0, 'exit status after --drain');
 }
+{ // a tokenizer whose steps make a million letters of one
+  fs.mkdirSync(`${dir}/grows`);
+  for (const name of fs.readdirSync('examples/tales')) fs.copyFileSync(`examples/tales/${name}`, `${dir}/grows/${name}`);
+  const tokenizer = JSON.parse(fs.readFileSync('examples/tales/tokenizer.json')), step = { type: 'Replace', pattern: { String: 'l' }, content: 'l'.repeat(8000) };
+  fs.writeFileSync(`${dir}/grows/tokenizer.json`, JSON.stringify({ ...tokenizer, normalizer: { type: 'Sequence', normalizers: [step, step] } }));
+  const grows = await start('--model', `${dir}/grows`);
+  for (const [path, body] of [['/tokenize', { content: 'll' }], ['/v1/completions', { prompt: 'll' }], ['/v1/chat/completions', user('ll', {})]]) {
+    const got = await ask(grows.port, path, body);
+    check(got.status === 500 && got.json.error.message.includes('normalizer or pre-tokenizer makes too much of a text of 2 bytes'), `${path}: ${got.status} ${got.text}`);
+  }
+  await grows.stop();
+}
 for (const form of ['kimi-k2', 'glm-4.5']) { // a call that is required and cut off is no text
   const calling = await start(...tales, '--template', `tests/jinja/${form}.jinja`);
   const body = user('x', { max_tokens: 8, tools: [{ type: 'function', function: { name: 'clock', parameters: {} } }], tool_choice: { type: 'function', function: { name: 'clock' } } });
