@@ -133,6 +133,10 @@ static void help(void) {
            "What is counted as bytes and flops is said at the top of bench.c.\n");
 }
 
+static void flush(void) {
+    if (fflush(stdout) || ferror(stdout)) fail(1, "cannot write to stdout: %s", strerror(errno));
+}
+
 int main(int argc, char **argv) {
     static const struct {
         const char *name;
@@ -140,7 +144,7 @@ int main(int argc, char **argv) {
     } parts[] = {{"limits", run_limits}, {"model", run_model}, {"kernels", run_kernels}, {"barriers", run_barriers}};
     options o;
     for (int i = 1; i < argc; i++)
-        if (!strcmp(argv[i], "--help") || !strcmp(argv[i], "-h")) return help(), fflush(stdout) != 0;
+        if (!strcmp(argv[i], "--help") || !strcmp(argv[i], "-h")) return help(), flush(), 0;
     if (argc < 2) fail(2, "say what to measure: limits, model, kernels or barriers");
     for (size_t i = 0; i < sizeof parts / sizeof *parts; i++)
         if (!strcmp(argv[1], parts[i].name)) {
@@ -149,7 +153,7 @@ int main(int argc, char **argv) {
             if (i != 1 && o.layers) fail(2, "--layers: %s has none; model does", argv[1]);
             if (i != 1 && o.kv_b != KV_B_DEFAULT) fail(2, "--kv-b: %s has none; model does", argv[1]);
             int status = parts[i].run(&o);
-            if (fflush(stdout) || ferror(stdout)) fail(1, "cannot write to stdout: %s", strerror(errno));
+            flush();
             return status;
         }
     fail(2, "'%s' is none of limits, model, kernels, barriers", argv[1]);

@@ -23,6 +23,7 @@
 #include "../mla.h"
 #define CHECKPOINT_IMPLEMENTATION
 #include "checkpoint.h"
+#include <ctype.h>
 #include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -47,14 +48,22 @@ int main(int argc, char **argv) {
         const size_t n = strcspn(argv[i], ".="), bias = !strncmp(argv[i] + n, ".bias=", 6);
         while (k < KEYS && (strlen(keys[k]) != n || memcmp(keys[k], argv[i], n))) k++;
         must(k < KEYS && (bias || argv[i][n] == '='), argv[i], ": not one of the keys");
-        if (k >= PARTS && (number[k] = strtof(argv[i] + n + 1, NULL), 1)) continue;
+        if (k >= PARTS) {
+            char *end = argv[i] + n + 1;
+            number[k] = isspace((unsigned char)*end) ? NAN : strtof(end, &end);
+            must(isfinite(number[k]) && !*end && end[-1] != '=', argv[i], ": not a number");
+            must(k != HEADS || (number[k] == roundf(number[k]) && number[k] >= 1 && number[k] < 65536), argv[i],
+                 ": not an integer from 1 to 65535");
+            continue;
+        }
         const st_tensor *t = st_find(in, strchr(argv[i], '=') + 1);
-        must(t && t->bytes && (t->n_dims == 1 || t->n_dims == 2) && !strcmp(t->dtype, "F32"), argv[i], ": not F32");
+        must(t != NULL, argv[i], ": the file has no such tensor");
+        must(t->bytes && (t->n_dims == 1 || t->n_dims == 2) && !strcmp(t->dtype, "F32"), argv[i], ": not F32");
         const int cols = (int)t->dims[t->n_dims - 1];
         *(bias ? &p[k].bias : &p[k].weight) = mla_view(t->data, MLA_F32, (int)(t->bytes / 4) / cols, cols);
     }
     const int H = (int)number[HEADS], D = p[X].weight.cols, T = p[X].weight.rows, R = p[KV_B].weight.cols;
-    must(H > 0 && T > 0, "heads or x", " is missing");
+    must(H > 0, "heads", " is missing"), must(T > 0, "x", " is missing");
     const int P = p[KV_A].weight.rows - R, N = (p[Q].weight.rows + p[Q_B].weight.rows) / H - P;
     mla_config f = {.num_hidden_layers = 1, .softmax_scale = number[SCALE], .rope = {.theta = number[THETA]}};
     f.hidden_size = D, f.num_attention_heads = H, f.q_lora_rank = p[Q_A].weight.rows, f.kv_lora_rank = R;

@@ -87,5 +87,6 @@ int main(void) {
     int same = sqrt(apart / size) < 1e-5;
     printf("naive and absorbed attention differ by %.1e: %s\n", sqrt(apart / size),
            same ? "the same function" : "WRONG");
+    if (fflush(stdout) || ferror(stdout)) return perror("minimal: cannot write to stdout"), 1;
     return !same;
 }

@@ -165,5 +165,6 @@ int main(void) {
     mla_model_destroy(model);
     while (n_blocks > 0) free(blocks[--n_blocks]);
     if (same) puts("all logits are the same, bit for bit");
+    if (fflush(stdout) || ferror(stdout)) die("cannot write to stdout");
     return !same;
 }

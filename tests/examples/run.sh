@@ -12,6 +12,26 @@ run "$@" "${dir}minimal"
 run "$@" "${dir}threads"
 run "$@" "${dir}layer" tests/fixtures/layer.safetensors heads=3 eps=1e-6 q=wq.weight kv_a=wkv_a.weight kv_b=wkv_b.weight \
     kv_norm=kv_norm.weight kv_norm.bias=kv_norm.bias o=wo.weight x=x y=y >/dev/null
+# refused PATTERN COMMAND...: status 1, and a line of standard error that contains the pattern
+refused() {
+    pattern=$1 && shift
+    echo "== $*"
+    said=$("$@" 2>&1 >/dev/full)
+    status=$?
+    case $status$said in 1*"$pattern"*) passed=$((passed + 1)) ;; *) failed=$((failed + 1)) && echo "status $status: '$said', not '$pattern'" ;; esac
+}
+layer() { "${dir}layer" tests/fixtures/layer.safetensors "$@"; }
+if [ $# -eq 0 ] && [ -e /dev/full ]; then
+    for program in minimal threads; do refused 'cannot write to stdout' "${dir}$program"; done
+    for heads in 3x '' 1e999 nan ' 3' 0x; do refused "layer: heads=$heads: not a number" layer heads="$heads" x=x; done
+    for heads in 0 -1 2.5; do refused "layer: heads=$heads: not an integer from 1 to 65535" layer heads=$heads x=x; done
+    refused 'layer: eps=1,5: not a number' layer eps=1,5 x=x
+    refused 'layer: heads is missing' layer x=x
+    refused 'layer: x is missing' layer heads=3
+    refused 'layer: x=none: the file has no such tensor' layer heads=3 x=none
+    refused 'layer: no output' layer heads=3 eps=1e-6 q=wq.weight kv_a=wkv_a.weight kv_b=wkv_b.weight kv_norm=kv_norm.weight \
+        kv_norm.bias=kv_norm.bias o=wo.weight x=x
+fi
 run "$@" "${dir}generate" --model tests/fixtures/checkpoints/deepseek_v3 --tokens "1 2 3 4 5" -n 3 --chunk 2 --temp 1
 # The README's first program, from what `make install` puts into a directory, gives the token that generate gives.
 if [ "$dir" = build/ ] && [ $# -eq 0 ]; then
