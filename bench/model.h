@@ -202,15 +202,15 @@ static void shape_from_file(shape *s, const char *name) { /* config.json, or the
     char path[4096];
     mla_error error;
     json_value *json;
-    FILE *file;
+    char *text;
+    size_t n;
+    int missing;
     snprintf(path, sizeof path, "%s/config.json", name);
-    if (!(file = fopen(path, "rb"))) file = fopen(name, "rb");
-    if (!file)
-        fail(2, "--shape: '%s' is none of lite6, kda6, v3, v3attn, v32attn, and no config.json can be read there",
-             name);
-    char *text = need((size_t)1 << 20);
-    size_t n = fread(text, 1, (size_t)1 << 20, file);
-    fclose(file);
+    mla_result rc = checkpoint_read(&text, &n, path, (size_t)1 << 20, &missing, &error);
+    if (rc && missing) rc = checkpoint_read(&text, &n, name, (size_t)1 << 20, &missing, &error);
+    if (rc)
+        fail(2, "--shape: '%s' is none of lite6, kda6, v3, v3attn, v32attn, and no config.json can be read there%s%s",
+             name, missing ? "" : ": ", missing ? "" : error.text);
     if (json_parse(text, n, &json, &error) || ck__read_config(&s->file, &s->plan, json, &error))
         fail(1, "%s: %s", name, error.text);
     json_free(json), free(text);

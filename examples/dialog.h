@@ -205,7 +205,7 @@ static void dlg__answer_turn(dialog *d) {
 }
 
 static void dlg__save(const dialog *d, const char *path) {
-    FILE *file = fopen(path, "wb");
+    FILE *file = options_open(path, 1);
     const char *between = "[";
     if (file && d->system.n) {
         fputs("[{\"role\":\"system\",\"content\":", file), sink_json(file, d->system.data, d->system.n),
@@ -220,7 +220,7 @@ static void dlg__save(const dialog *d, const char *path) {
     }
     if (file) fputs(d->n || d->system.n ? "]\n" : "[]\n", file);
     const int failed = !file || ferror(file);
-    if ((file && fclose(file)) || failed) fprintf(stderr, "cannot write %s: %s\n", path, strerror(errno));
+    if ((file && fclose(file)) || failed) fprintf(stderr, "cannot write %s: %s\n", path, options_why());
     else options_say("(saved)\n");
 }
 

@@ -89,20 +89,20 @@ enum {
 #define CLASSES "attn kv_b dense experts shared head embed"
 #define OPTIONS(X)                                                                                                     \
     /* name, modes that it goes with, mode that it asks for, and as options.h has it */                                \
-    X(MODEL, "-m --model", ANY, 0, ANY_TEXT, &o->text)                                                                 \
+    X(MODEL, "-m --model", ANY, 0, TEXT, &o->text)                                                                     \
     X(PROMPT, "-p --prompt", TEXT, TEXT, ANY_TEXT, &o->text)                                                           \
-    X(PROMPT_FILE, "--prompt-file", TEXT, TEXT, ANY_TEXT, &o->text)                                                    \
+    X(PROMPT_FILE, "--prompt-file", TEXT, TEXT, TEXT, &o->text)                                                        \
     X(TOKENS, "--tokens", TOKENS, TOKENS, INTS, &o->tokens, 0, INT_MAX)                                                \
     X(CHAT, "--chat", CHAT, CHAT, FLAG, &o->flag)                                                                      \
-    X(PERPLEXITY, "--perplexity", PERPLEXITY, PERPLEXITY, ANY_TEXT, &o->text)                                          \
+    X(PERPLEXITY, "--perplexity", PERPLEXITY, PERPLEXITY, TEXT, &o->text)                                              \
     X(INFO, "--info", INFO, INFO, FLAG, &o->flag)                                                                      \
     X(TOKENIZE, "--tokenize", TOKENIZE, TOKENIZE, FLAG, &o->flag)                                                      \
     X(DETOKENIZE, "--detokenize", DETOKENIZE, DETOKENIZE, FLAG, &o->flag)                                              \
-    X(TOKENIZER, "--tokenizer", ANY & ~INFO, 0, ANY_TEXT, &o->text)                                                    \
+    X(TOKENIZER, "--tokenizer", ANY & ~INFO, 0, TEXT, &o->text)                                                        \
     X(SYSTEM, "--system", CHAT, 0, ANY_TEXT, &o->text)                                                                 \
     X(THINK, "--think", CHAT, 0, FLAG, &o->flag)                                                                       \
-    X(TEMPLATE, "--template", CHAT, 0, ANY_TEXT, &o->text)                                                             \
-    X(TOOLS, "--tools", CHAT, 0, ANY_TEXT, &o->text)                                                                   \
+    X(TEMPLATE, "--template", CHAT, 0, TEXT, &o->text)                                                                 \
+    X(TOOLS, "--tools", CHAT, 0, TEXT, &o->text)                                                                       \
     X(N, "-n", GENERATES, 0, INT, &o->n, 0, INT_MAX)                                                                   \
     X(CTX, "-c --ctx", LOADS, 0, INT, &o->ctx, 2, INT_MAX)                                                             \
     X(TEMP, "--temp", GENERATES, 0, NUMBER, &o->sampling.temperature, 0, 1e6)                                          \
@@ -118,7 +118,7 @@ enum {
     X(IGNORE_EOS, "--ignore-eos", TEXT | TOKENS, 0, FLAG, &o->flag)                                                    \
     X(NO_ECHO, "--no-echo", TEXT, 0, FLAG, &o->flag)                                                                   \
     X(PRINT_TOKENS, "--print-tokens", TEXT | TOKENS, 0, FLAG, &o->flag)                                                \
-    X(LOGITS, "--logits", TEXT | TOKENS, 0, ANY_TEXT, &o->text)                                                        \
+    X(LOGITS, "--logits", TEXT | TOKENS, 0, TEXT, &o->text)                                                            \
     X(JSON, "--json", LOADS & ~CHAT, 0, FLAG, &o->flag)                                                                \
     X(ATTN, "--attn", LOADS, 0, WORD, &o->attn, "auto naive absorbed")                                                 \
     X(ISA, "--isa", LOADS, 0, WORD, &o->isa, isas)                                                                     \
@@ -797,7 +797,7 @@ static int run_prompt(options *o) {
     read_prompt(s, &prompt, &text);
     const int capacity = measure_prompt(s, prompt.n), chunk = (size_t)o->chunk < prompt.n ? o->chunk : (int)prompt.n;
     plan(s, chunk, capacity, logits ? (size_t)chunk : 1);
-    if (logits && !(file = fopen(logits, "wb"))) fail(1, "cannot write %s: %s", logits, strerror(errno));
+    if (logits && !(file = options_open(logits, 1))) fail(1, "cannot write %s: %s", logits, options_why());
     start(s);
 
     sink out;

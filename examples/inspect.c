@@ -25,6 +25,8 @@
 #include "language.h"
 #define TEXT_IMPLEMENTATION
 #include "text.h"
+#define SINK_IMPLEMENTATION
+#include "sink.h"
 #define THREADS_IMPLEMENTATION
 #include "threads.h"
 #define OPTIONS_IMPLEMENTATION
@@ -74,14 +76,23 @@ static int ends_with(const char *text, const char *end) {
 
 /* A file that is being written; close_file says so if it could not be. */
 static FILE *open_file(char *path, size_t size, const char *dir, const char *name) {
-    snprintf(path, size, "%s%s%s", dir, *name ? "/" : "", name);
-    FILE *file = fopen(path, "wb");
-    if (!file) fail(1, "cannot write %s: %s", path, strerror(errno));
+    if ((size_t)snprintf(path, size, "%s%s%s", dir, *name ? "/" : "", name) >= size)
+        fail(1, "cannot write %.99s...: the path is too long", path);
+    FILE *file = options_open(path, 1);
+    if (!file) fail(1, "cannot write %s: %s", path, options_why());
     return file;
 }
 static void close_file(FILE *file, const char *path) {
     const int wrong = ferror(file);
     if (fclose(file) || wrong) remove(path), fail(1, "cannot write %s: %s", path, strerror(errno));
+}
+
+static void make_directory(const char *path) {
+    struct stat info;
+    if (!mkdir(path, 0777)) return;
+    const int there = errno == EEXIST;
+    if (!there || stat(path, &info) || !S_ISDIR(info.st_mode))
+        fail(1, "cannot make %s: %s", path, there ? "there is something else, and no directory" : strerror(errno));
 }
 
 /* ---- the command line -------------------------------------------------------------------------------------------- */
@@ -238,22 +249,10 @@ typedef struct text {
 } text;
 
 static void read_text(const options *o, int i, text *t) {
-    const size_t most = (size_t)1 << 28;
-    size_t size = 0, got = 1;
-    if (o->text[i]) {
-        t->n = strlen(o->text[i]), t->bytes = room((double)t->n, 1, 1, 1);
-        memcpy(t->bytes, o->text[i], t->n);
-        return;
-    }
-    FILE *file = strcmp(o->file[i], "-") ? fopen(o->file[i], "rb") : stdin;
-    if (!file) fail(1, "cannot read %s: %s", o->file[i], strerror(errno));
-    for (; got && t->n <= most; t->n += got) {
-        if (t->n + 2 > size && !(t->bytes = realloc(t->bytes, size = 2 * size + 4096))) fail(1, "out of memory");
-        got = fread(t->bytes + t->n, 1, size - t->n, file);
-    }
-    if (t->n > most) fail(1, "%s: more than %zu MB of text", o->file[i], most >> 20);
-    if (ferror(file)) fail(1, "cannot read %s: %s", o->file[i], strerror(errno));
-    if (file != stdin) fclose(file);
+    text_buffer b = {NULL, 0, 0, 0};
+    if (o->text[i]) sink_add(&b, o->text[i], strlen(o->text[i]));
+    else sink_read(&b, o->file[i]);
+    t->bytes = b.data, t->n = b.n;
 }
 
 static void read_tokens(const lab *b, chat_tokens *ids) {
@@ -1027,7 +1026,7 @@ static void write_directory(const lab *b, const text *t, const char *dir) {
     int moe = 0;
     char path[4096];
     for (int l = 0; l < b->L; l++) moe |= is_moe(b, l);
-    if (mkdir(dir, 0777) && errno != EEXIST) fail(1, "cannot make %s: %s", dir, strerror(errno));
+    make_directory(dir);
     for (size_t i = 0; i < sizeof files / sizeof *files; i++) {
         if (!moe && files[i].write != write_maps && i >= 9 && i < 13) continue;
         if (files[i].write == write_guesses && !b->f->num_nextn_predict_layers) continue;
@@ -1434,9 +1433,10 @@ static void write_out(const lab *b, const text *texts, int n, const char *out) {
     if (html) write_page(b, texts, n, out);
     else if (ends_with(out, ".svg")) write_picture(b, texts, out);
     else {
-        if (n > 1 && mkdir(out, 0777) && errno != EEXIST) fail(1, "cannot make %s: %s", out, strerror(errno));
+        if (n > 1) make_directory(out);
         for (int i = 0; i < n; i++) {
-            snprintf(dir, sizeof dir, n > 1 ? "%s/%d" : "%s", out, i + 1);
+            if ((size_t)snprintf(dir, sizeof dir, n > 1 ? "%s/%d" : "%s", out, i + 1) >= sizeof dir)
+                fail(1, "cannot make %.99s...: the path is too long", out);
             write_directory(b, texts + i, dir);
         }
         say("%s: files of numbers\n", out);

@@ -336,8 +336,8 @@ static void start_texts(session *s, int capacity) {
         t->own.print = ranks_me == 0 && s->tokenizer && s->n_texts == 1 && !o->print_tokens && !o->json && !o->chat;
     }
     ranks_agree(r ? err.text : "");
-    if (o->logits && s->last && s->wire.rank == 0 && !(s->file = fopen(o->logits, "wb")))
-        fail("cannot write %s: %s", o->logits, strerror(errno));
+    if (o->logits && s->last && s->wire.rank == 0 && !(s->file = options_open(o->logits, 1)))
+        fail("cannot write %s: %s", o->logits, options_why());
     s->logits = need(malloc((size_t)(o->logits || o->perplexity ? s->max_tokens : s->n_texts) * V * sizeof *s->logits));
     for (int i = 0; i < 2; i++) {
         s->hidden[i] = need(malloc((size_t)s->max_tokens * D * sizeof *s->hidden[i]));

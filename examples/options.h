@@ -27,6 +27,7 @@ GLOBALS        options_here: who speaks, and options_interrupted.
 #include <signal.h>
 #include <stddef.h>
 #include <stdint.h>
+#include <stdio.h>
 
 #ifndef OPTIONS_API
 #define OPTIONS_API extern
@@ -120,6 +121,10 @@ OPTIONS_API void *options_need(void *memory); /* fails if it is NULL */
 OPTIONS_API double options_now(void);         /* seconds */
 OPTIONS_API const char *options_amount(char text[32], double bytes);
 OPTIONS_API void options_flush(void); /* standard output; fails if that cannot be written */
+/* A file to read, or to write from its begin; NULL, and options_why says why. A FIFO whose other end nobody opens does
+   not hold it up for more than two seconds. */
+OPTIONS_API FILE *options_open(const char *path, int write);
+OPTIONS_API const char *options_why(void); /* errno as text */
 /* Ctrl-C from here on: options_interrupted is 1, and reading a line ends; a second one, before that is 0 again, ends
    the program. */
 OPTIONS_API void options_interrupts(void);
@@ -170,6 +175,8 @@ OPTIONS_API char **options_arguments(int *argc, char **argv);
 /* behind windows.h */
 #include <shellapi.h>
 #else
+#include <poll.h>
+#include <sys/stat.h>
 #include <sys/time.h>
 #endif
 
@@ -203,6 +210,7 @@ void options_flush(void) {
     if (options_interrupted) _exit(130); /* while a reader kept us waiting, who may still not read */
     options_fail(1, "cannot write to stdout: %s", strerror(errno));
 }
+const char *options_why(void) { return errno == ENXIO ? "nobody is at its other end" : strerror(errno); }
 void *options_need(void *memory) {
     if (!memory) options_fail(1, "out of memory");
     return memory;
@@ -232,6 +240,7 @@ void options_progress(const char *what, double done, double total, const char *o
 
 #ifdef _WIN32
 
+FILE *options_open(const char *path, int write) { return fopen(path, write ? "wb" : "rb"); }
 int options_streams(void) {
     for (int fd = 0; fd < 3; fd++) _setmode(fd, _O_BINARY);
     SetConsoleCP(CP_UTF8), SetConsoleOutputCP(CP_UTF8);
@@ -262,6 +271,22 @@ char **options_arguments(int *argc, char **argv) {
 
 #else
 
+FILE *options_open(const char *path, int write) {
+    const int flags = O_NONBLOCK | (write ? O_WRONLY | O_CREAT | O_TRUNC : O_RDONLY);
+    struct stat info;
+    char first;
+    ssize_t got = -1;
+    int fd = open(path, flags, 0666), fifo = !stat(path, &info) && S_ISFIFO(info.st_mode);
+    for (int i = 0; fd < 0 && fifo && errno == ENXIO && i < 100; i++) poll(NULL, 0, 20), fd = open(path, flags, 0666);
+    if (fd < 0) return NULL;
+    struct pollfd there = {fd, POLLIN, 0};
+    if (fifo && !write && poll(&there, 1, 2000) == 0) got = read(fd, &first, 1); /* 0: not because it is silent */
+    FILE *file = got ? (fcntl(fd, F_SETFL, 0), fdopen(fd, write ? "wb" : "rb")) : NULL;
+    const int reason = got ? errno : ENXIO;
+    if (!file) close(fd), errno = reason;
+    else if (got > 0) ungetc(first, file);
+    return file;
+}
 int options_streams(void) {
     const int closed = fcntl(1, F_GETFD) < 0;
     for (int fd = 0; fd < 3; fd++)

@@ -85,9 +85,9 @@ void sink_add(text_buffer *b, const char *bytes, size_t n) {
 }
 void sink_read(text_buffer *b, const char *path) {
     const size_t most = (size_t)1 << 28;
-    FILE *file = strcmp(path, "-") ? fopen(path, "rb") : stdin;
+    FILE *file = strcmp(path, "-") ? options_open(path, 0) : stdin;
     const char *name = file == stdin ? "standard input" : path;
-    if (!file) options_fail(1, "cannot read %s: %s", path, strerror(errno));
+    if (!file) options_fail(1, "cannot read %s: %s", path, options_why());
     for (size_t got = 1; got && b->n <= most; b->n += got) got = fread(sink_room(b, 65536), 1, 65536, file);
     if (b->n > most) options_fail(1, "%s: more than %zu MB of text", name, most >> 20);
     if (ferror(file)) options_fail(1, "cannot read %s: %s", name, strerror(errno));

@@ -64,6 +64,7 @@ FAIL_CALL(FAIL_MEMORY, ENOMEM, fail_pointer, calloc, NULL, 1, (size_t n, size_t 
 FAIL_CALL(FAIL_MEMORY, ENOMEM, int, posix_memalign, ENOMEM, 1, (void **out, size_t align, size_t n), (out, align, n))
 FAIL_CALL(FAIL_MEMORY, ENOMEM, fail_pointer, realloc, NULL, !p, (void *p, size_t n), (p, n))
 FAIL_CALL(FAIL_FILES, EMFILE, fail_file, fopen, NULL, 1, (const char *path, const char *mode), (path, mode))
+FAIL_CALL(FAIL_FILES, ENOMEM, fail_file, fdopen, NULL, 1, (int fd, const char *mode), (fd, mode))
 FAIL_CALL(FAIL_FILES, EMFILE, fail_dir, opendir, NULL, 1, (const char *path), (path))
 FAIL_CALL(FAIL_FILES, EIO, int, fstat, -1, 0, (int fd, struct stat *info), (fd, info))
 FAIL_CALL(FAIL_FILES, EIO, ssize_t, read, -1, 0, (int fd, void *to, size_t n), (fd, to, n))

@@ -27,6 +27,17 @@ fields() {
         { n = split(keys, key, " "); for (i = 1; i <= n; i++) { v = of(key[i]); gsub(/"/, "", v); printf "%s%s", v, i < n ? " " : "\n" } }'
 }
 
+# ---- files and outputs
+
+mkfifo "$tmp/fifo"
+refused "fifo: cannot be read: not a regular file" timeout 20 "$bench" model --shape "$tmp/fifo"
+refused "/dev/zero: cannot be read: not a regular file" timeout 20 "$bench" model --shape /dev/zero
+for options in --help 'barriers --reps 3'; do
+    # shellcheck disable=SC2086
+    same "$("$bench" $options 2>&1 >/dev/full; echo $?)" 'bench: cannot write to stdout: No space left on device
+1' "$options to a full disk"
+done
+
 # ---- options -------------------------------------------------------------------------------------------------------------
 
 refused "--batch: 0 is not in 1..1024" "$bench" model --batch 0

@@ -560,6 +560,22 @@ echo '{"a": 1}' >"$tmp/no-list"
 printf '{# nothing #}' >"$tmp/empty.jinja"
 refused 1 'the chat template makes nothing' bash -c "echo hi | $generate --model $own --chat --template $tmp/empty.jinja --quiet"
 refused 1 'the tools are no list' bash -c "echo hi | $generate --model $own --chat --template $tmp/own.jinja --tools $tmp/no-list --quiet"
+mkfifo "$tmp/nobody"
+refused 1 "cannot read $tmp/nobody: nobody is at its other end" timeout 20 $generate --model $own --chat --template $tmp/own.jinja --tools "$tmp/nobody"
+refused 1 "cannot read $tmp/nobody: nobody is at its other end" timeout 20 $generate --model $own --perplexity "$tmp/nobody"
+refused 1 "cannot write $tmp/nobody: nobody is at its other end" timeout 20 $generate --model $model --tokens 1 --logits "$tmp/nobody"
+same "$(printf 'hi\n/save %s\n' "$tmp/nobody" | timeout 20 $generate --model $own --chat --template $tmp/own.jinja -n 2 --quiet 2>&1 >/dev/null; echo $?)" \
+    "cannot write $tmp/nobody: nobody is at its other end
+0" '/save into a FIFO'
+(sleep 0.3; printf 'Hello'; sleep 3; printf ' you') >"$tmp/nobody" & # one that comes late and is slow
+same "$(timeout 20 $generate --model $text --prompt-file "$tmp/nobody" -n 3 2>/dev/null; echo .)" \
+    "$($generate --model $text --prompt 'Hello you' -n 3 2>/dev/null; echo .)" 'a prompt from a FIFO'
+(sleep 0.3; wc -c <"$tmp/nobody" >"$tmp/count") &
+timeout 20 $generate --model $model --tokens '1 2' -n 0 --logits "$tmp/nobody" 2>/dev/null
+wait $!
+same "$(($(cat "$tmp/count")))" $((2 * 256 * 4)) 'logits into a FIFO'
+refused 1 '/dev/zero: more than 256 MB of text' $generate --model $own --chat --template $tmp/own.jinja --tools /dev/zero
+for name in model prompt-file perplexity tokenizer template tools logits; do refused 2 "--$name: a value is missing" $generate --$name ''; done
 echo '[{]' >"$tmp/no-json"
 refused 1 'JSON, byte 2' bash -c "echo hi | $generate --model $own --chat --template $tmp/own.jinja --tools $tmp/no-json --quiet"
 

@@ -16,6 +16,17 @@ run() { # a script that ends with "N passed, N failed"
 if build/inspect --help >/dev/null; then passed=1; else failed=1; fi
 said=$(timeout 60 build/inspect --model examples/tales --prompt-file /dev/zero --out "$tmp/endless.html" 2>&1)
 if [ "$?: $said" = '1: inspect: /dev/zero: more than 256 MB of text' ]; then passed=$((passed + 1)); else failed=$((failed + 1)) && echo "endless: $said"; fi
+mkfifo "$tmp/nobody" "$tmp/nobody.svg"
+refused() { # MESSAGE OPTION...
+    local said
+    said=$(timeout 60 build/inspect --model examples/tales --quiet "${@:2}" 2>&1 >/dev/null)
+    if [ "$?: $said" = "1: inspect: $1" ]; then passed=$((passed + 1)); else failed=$((failed + 1)) && echo "${*:2}: $said"; fi
+}
+refused "cannot write $tmp/nobody.svg: nobody is at its other end" --prompt x --out "$tmp/nobody.svg"
+refused "cannot make $tmp/nobody: there is something else, and no directory" --prompt x --out "$tmp/nobody"
+refused "cannot read $tmp/nobody: nobody is at its other end" --prompt-file "$tmp/nobody" --out "$tmp/a.svg"
+long=$tmp/$(printf '%04095d' 0)
+refused "cannot write $(head -c 99 <<<"$long")...: the path is too long" --prompt x --out "$long.svg"
 build/inspect --model examples/tales --prompt x --out "$tmp/whole.svg" 2>/dev/null # the files take no closed stream's place
 build/inspect --model examples/tales --prompt x --out "$tmp/closed.svg" 2>&-
 if cmp "$tmp/whole.svg" "$tmp/closed.svg"; then passed=$((passed + 1)); else failed=$((failed + 1)); fi
