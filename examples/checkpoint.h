@@ -250,22 +250,35 @@ typedef struct ck__file {
     size_t size;
 } ck__file;
 
-static mla_result ck__cannot_read(const char *path, int reason, mla_error *err) {
-    const size_t n = strlen(path);
-    const char *why = reason == ENOENT    ? "no such file"
-                      : reason == ENOTDIR ? "not a directory"
-                      : reason == EISDIR  ? "a directory"
-                      : reason == EACCES  ? "permission denied"
-                      : reason == EINVAL  ? "not a regular file"
-                      : reason == EFBIG   ? "larger than a file of its kind can be"
-                                          : "input error";
-    return ck__fail(err, MLA_ERR_ARGUMENT, "%s: cannot be read: %s (errno %d)", n > 160 ? path + n - 160 : path, why,
-                    reason);
-}
-
-#ifndef EFBIG /* which C99 does not have, as some others */
+#ifndef EFBIG /* which C99 does not have, as the others */
 #define EFBIG EINVAL
 #endif
+static const char *ck__why(int reason, const char *otherwise) {
+#ifdef ELOOP
+    if (reason == ELOOP) return "symbolic links that lead in a circle";
+#endif
+#ifdef ENAMETOOLONG
+    if (reason == ENAMETOOLONG) return "the name is too long";
+#endif
+    return reason == ENOENT    ? "no such file"
+           : reason == ENOTDIR ? "not a directory"
+           : reason == EISDIR  ? "a directory"
+           : reason == EACCES  ? "permission denied"
+           : reason == EINVAL  ? "not a regular file"
+           : reason == EFBIG   ? "larger than a file of its kind can be"
+                               : otherwise;
+}
+
+/* The end of a path, as messages have it. */
+static const char *ck__shown(const char *path) {
+    const size_t n = strlen(path);
+    return n > 160 ? path + n - 160 : n ? path : "''";
+}
+
+static mla_result ck__cannot_read(const char *path, int reason, mla_error *err) {
+    return ck__fail(err, MLA_ERR_ARGUMENT, "%s: cannot be read: %s (errno %d)", ck__shown(path),
+                    ck__why(reason, "input error"), reason);
+}
 
 /* missing may be NULL; it is set to 1 if there is no such file, and to 0 otherwise. */
 #if defined _WIN32 && !defined CHECKPOINT_NO_MMAP
@@ -1536,7 +1549,10 @@ static const char *const ck__passed_over[] = {
     "llama_4_scaling_beta"};
 enum { CK__N_PASSED_OVER = sizeof ck__passed_over / sizeof *ck__passed_over };
 
-/* Letters to change, insert or leave out between two names; 3 if more than 2. */
+static char ck__lower(char c) { return c >= 'A' && c <= 'Z' ? (char)(c + 'a' - 'A') : c; }
+
+/* Letters to change, insert or leave out between two names, of which case makes no difference but the first; 3 if more
+   than 2. */
 static int ck__distance(const char *a, const char *b) {
     enum { MOST = 48 };
     const size_t n = strlen(a), m = strlen(b);
@@ -1546,13 +1562,13 @@ static int ck__distance(const char *a, const char *b) {
     for (size_t i = 1; i <= n; i++) {
         int before = row[0]++; /* what row[j - 1] was */
         for (size_t j = 1; j <= m; j++) {
-            const int same = before + (a[i - 1] != b[j - 1]);
+            const int same = before + (ck__lower(a[i - 1]) != ck__lower(b[j - 1]));
             const int gap = (row[j] < row[j - 1] ? row[j] : row[j - 1]) + 1;
             before = row[j];
             row[j] = same < gap ? same : gap;
         }
     }
-    return row[m] < 3 ? row[m] : 3;
+    return row[m] > 3 ? 3 : row[m] ? row[m] : strcmp(a, b) != 0;
 }
 
 /* *list, text after text, grows by one; without memory it stays. */
@@ -2186,8 +2202,9 @@ static void ck__read_sizes(checkpoint *c, ck__plan *plan, ck__reader *r) {
     m->vocab_size = ck__int(r, "vocab_size", 1, INT_MAX, ck__required);
     m->hidden_size = ck__int(r, "hidden_size", 1, INT_MAX, ck__required);
     m->num_hidden_layers = per_layer * ck__int(r, "num_hidden_layers", 1, INT_MAX / per_layer, ck__required);
+    const int mtp = ck__int(r, "num_nextn_predict_layers", 0, plan->mtp ? INT_MAX - m->num_hidden_layers : INT_MAX, 0);
     if (plan->mtp && !(plan->family->has & (CK__SHORTCUT | CK__HY | CK__BAILING))) /* whose layer is another */
-        m->num_nextn_predict_layers = ck__int(r, "num_nextn_predict_layers", 0, INT_MAX - m->num_hidden_layers, 0);
+        m->num_nextn_predict_layers = mtp;
     m->intermediate_size = ck__int(r, "intermediate_size", 1, INT_MAX, ck__required);
     m->num_attention_heads = ck__int(r, "num_attention_heads", 1, INT_MAX, ck__required);
     m->q_lora_rank = ck__int(r, "q_lora_rank", 0, INT_MAX, 0);

@@ -123,6 +123,8 @@ static chat_message dlg__answer_message(const dlg__turn *t) {
     return m;
 }
 
+static const char *dlg__template(const dialog *d) { return d->of.source ? d->of.source : "the chat template"; }
+
 /* The tokens of the conversation, all anew: dropping thoughts, or a turn, changes what is before. */
 static void dlg__compose(dialog *d) {
     mla_error error;
@@ -148,7 +150,7 @@ static void dlg__compose(dialog *d) {
         if (!rc && u->answered) rc = chat_answer(&d->text, &d->style, u->ids.ids, u->ids.n, &error);
     }
     if (rc || language_check(d->of.language, &d->text, &error)) options_fail(1, "%s", error.text);
-    if (!d->text.n) options_fail(1, "--chat: the chat template makes nothing of the conversation");
+    if (!d->text.n) options_fail(1, "--chat: %s makes nothing of the conversation", dlg__template(d));
 }
 
 /* Drops the oldest turns until the last question, and an answer of some length, fit. 0: not even that question does. */
@@ -327,10 +329,12 @@ dialog *dialog_open(const dialog_desc *of) {
     const int thinks = d->style.style == CHAT_R1 || d->style.style == CHAT_V31;
     if (of->think &&
         (l->own ? !chat_mentions(l->own, "enable_thinking") && !chat_mentions(l->own, "thinking") : !thinks))
-        options_fail(1, l->own ? "--think: the chat template has neither thinking nor enable_thinking"
-                               : "--think: the model's tokenizer has no <think>");
+        options_fail(1,
+                     l->own ? "--think: %s has neither thinking nor enable_thinking"
+                            : "--think: the model's tokenizer has no <think>",
+                     dlg__template(d));
     if (of->tools && (!l->own || !chat_mentions(l->own, "tools")))
-        options_fail(1, "--tools: the chat template knows no tools");
+        options_fail(1, "--tools: %s knows no tools", dlg__template(d));
     if (of->think) d->style.thinks = 1, d->options.think = 1;
     if (of->tools) d->options.tools = d->tools.data, d->options.n_tools = d->tools.n;
     if (of->system) dlg__add_utf8(&d->system, of->system, strlen(of->system));
@@ -343,8 +347,13 @@ int dialog_run(dialog *d, stop_scan *stop) {
     size_t n;
     d->out.tokenizer = l->tokenizer, d->out.stop = stop, d->out.print = d->out.keep = 1;
     options_say("%s%s chat template, room for %d tokens%s\n",
-                l->own ? "the model's own" : chat_style_name(d->style.style), l->own ? "" : "'s", d->of.ctx,
-                line_is_terminal(d->line) ? "; /help; Ctrl-C stops an answer, Ctrl-D ends" : "");
+                d->of.source ? d->of.source
+                : l->own     ? "the model's own"
+                             : chat_style_name(d->style.style),
+                d->of.source ? " as the"
+                : l->own     ? ""
+                             : "'s",
+                d->of.ctx, line_is_terminal(d->line) ? "; /help; Ctrl-C stops an answer, Ctrl-D ends" : "");
     while (!d->failed) {
         options_interrupted = 0;
         options_flush();

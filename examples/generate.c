@@ -269,7 +269,8 @@ static void parse(options *o, int argc, char **argv) {
     if (o->given[OPTION_QUANT_CLASS] && !o->given[OPTION_QUANT]) fail(2, "--quant-class: --quant is missing");
     if (o->given[OPTION_FAST] && o->given[OPTION_ACTIVATIONS]) fail(2, "--fast and --activations exclude each other");
     if (o->tokens.n && (size_t)o->n > INT_MAX - o->tokens.n)
-        fail(2, "-n: %d and %zu tokens of prompt are more than %d", o->n, o->tokens.n, INT_MAX);
+        fail(2, "-n: %d: behind %zu tokens of prompt there is room for %d at most", o->n, o->tokens.n,
+             INT_MAX - (int)o->tokens.n);
     set_types(o);
 }
 
@@ -317,7 +318,7 @@ static void open_tokenizer(session *s) {
     if (language_open(&s->language, &files, s->c, &error))
         fail(1, "%s%s", error.text, strstr(error.text, "--tokenizer FILE") ? ", --tokens does without" : "");
     s->tokenizer = s->language ? s->language->tokenizer : NULL;
-    if (s->tokenizer && s->c && language_surplus(s->language, &error)) say("note: %s\n", error.text);
+    language_notes(s->language, NULL, say);
 }
 
 /* The files, as far as reading no weight takes one. */
@@ -330,7 +331,7 @@ static void open_files(session *s, options *o) {
     how.mtp = o->given[OPTION_MTP] != NULL, how.groups = (checkpoint_groups)o->groups;
     if (o->given[OPTION_MODEL] && o->mode & LOADS && checkpoint_open_with(&s->c, o->given[OPTION_MODEL], &how, &error))
         fail(1, "%s", error.text);
-    if (s->c && s->c->misspelt) say("note: config.json has keys that mean nothing: %s\n", s->c->misspelt);
+    language_notes(NULL, s->c, say);
     if (how.mtp && !s->c->config.num_nextn_predict_layers)
         fail(1, "--mtp: %s has no layer for multi-token prediction (config.json: num_nextn_predict_layers)",
              o->given[OPTION_MODEL]);
@@ -762,7 +763,8 @@ static int measure_prompt(session *s, size_t n_prompt) {
     if (!o->ctx && made_for > 0 && n > made_for)
         fail(1, "the prompt has %d tokens, and the model was made for %d; --ctx %d runs it all the same", n, made_for,
              n + 1);
-    if (o->n > INT_MAX - n) fail(2, "-n: %d and %d tokens of prompt are more than %d", o->n, n, INT_MAX);
+    if (o->n > INT_MAX - n)
+        fail(2, "-n: %d: behind %d tokens of prompt there is room for %d at most", o->n, n, INT_MAX - n);
     const int capacity = o->ctx ? o->ctx : n + o->n;
     if (o->n > capacity - n) o->n = capacity - n;
     if (made_for > 0 && n + o->n > made_for) say("note: %d tokens, the model was made for %d\n", n + o->n, made_for);

@@ -1669,8 +1669,8 @@ mla_result gguf_create(gguf_writer **out, const char *path, mla_error *err) {
     w->file = fopen(w->partial, "wb");
     if (w->file) *out = w;
     else {
-        ck__fail(err, MLA_ERR_ARGUMENT, "%s: cannot be written (errno %d)",
-                 strlen(w->partial) > 160 ? w->partial + strlen(w->partial) - 160 : w->partial, errno);
+        ck__fail(err, MLA_ERR_ARGUMENT, "%s: cannot be written: %s (errno %d)", ck__shown(w->partial),
+                 ck__why(errno, "output error"), errno);
         gguf_abandon(w);
     }
     return *out ? MLA_OK : MLA_ERR_ARGUMENT;

@@ -185,6 +185,7 @@ static void open_lab(lab *b) {
     mla_error error;
     must(checkpoint_open_with(&b->c, b->o.model, &how, &error), &error);
     must(language_open(&b->l, &files, b->c, &error), &error);
+    language_notes(b->l, b->c, say);
     must(mla_model_create(&b->model, &b->c->config, &b->c->weights, NULL, &error), &error);
     b->f = mla_model_config(b->model);
     b->L = b->f->num_hidden_layers, b->H = b->f->num_attention_heads, b->K = b->f->num_experts_per_tok;

@@ -58,8 +58,8 @@ LANGUAGE_API mla_result language_encode(chat_tokens *ids, const language *l, con
                                         mla_error *err);
 /* Are all of these in the model's vocabulary? Error: CONFIG. */
 LANGUAGE_API mla_result language_check(const language *l, const chat_tokens *ids, mla_error *err);
-/* 1 if the tokenizer has tokens that the model has not, which is what *note says then. */
-LANGUAGE_API int language_surplus(const language *l, mla_error *note);
+/* What these files have that is passed over or does not fit, each by a call of options_say. Both may be NULL. */
+LANGUAGE_API void language_notes(const language *l, const checkpoint *c, void (*say)(const char *format, ...));
 /* The chat template: of that file, else the model's own (of several the one for tools, if asked), else one of
    DeepSeek's by the tokens that there are. Errors: those of chat_open and chat_detect; ARGUMENT, the file
    cannot be read. */
@@ -259,13 +259,27 @@ mla_result language_check(const language *l, const chat_tokens *ids, mla_error *
     return MLA_OK;
 }
 
-int language_surplus(const language *l, mla_error *note) {
-    const int size = tokenizer_size(l->tokenizer), vocab = l->c->config.vocab_size;
+/* The chat_template of tokenizer_config.json: a string, or a list of named ones, of which tools have their own. */
+static const char *lang__configured(const json_value *config, int tools, size_t *n) {
+    const json_value *v = json_get(config, "chat_template"), *found = json_typeof(v) == JSON_STRING ? v : NULL;
+    for (size_t i = 0; json_typeof(v) == JSON_ARRAY && i < json_count(v); i++) {
+        const char *name = json_string(json_get(json_at(v, i), "name"), NULL);
+        if (name && (!strcmp(name, "default") ? !found : tools && !strcmp(name, "tool_use")))
+            found = json_get(json_at(v, i), "template");
+    }
+    return json_string(found, n);
+}
+
+void language_notes(const language *l, const checkpoint *c, void (*say)(const char *format, ...)) {
+    const int size = l ? tokenizer_size(l->tokenizer) : 0, vocab = l && l->c ? l->c->config.vocab_size : INT_MAX;
+    size_t n;
+    if (c && c->misspelt) say("note: config.json has keys that mean nothing: %s\n", c->misspelt);
     if (size > vocab)
-        snprintf(note->text, sizeof note->text,
-                 "the tokenizer has %d tokens and the model %d: texts with others than these will be refused", size,
-                 vocab);
-    return size > vocab;
+        say("note: the tokenizer has %d tokens and the model %d: texts with others than these will be refused\n", size,
+            vocab);
+    if (l && json_typeof(json_get(l->config, "chat_template")) != JSON_NULL && !lang__configured(l->config, 0, &n))
+        say("note: tokenizer_config.json: chat_template is neither a text nor a list with one named default: it is "
+            "passed over\n");
 }
 
 mla_result language_encode(chat_tokens *ids, const language *l, const char *text, size_t n, mla_error *err) {
@@ -294,17 +308,6 @@ static int lang__token(char **out, const language *l, const char *key, int id) {
                                                          : NULL;
     *out = bytes ? lang__copy(bytes, n) : NULL;
     return *out || !bytes;
-}
-
-/* The chat_template of tokenizer_config.json: a string, or a list of named ones, of which tools have their own. */
-static const char *lang__configured(const json_value *config, int tools, size_t *n) {
-    const json_value *v = json_get(config, "chat_template"), *found = json_typeof(v) == JSON_STRING ? v : NULL;
-    for (size_t i = 0; json_typeof(v) == JSON_ARRAY && i < json_count(v); i++) {
-        const char *name = json_string(json_get(json_at(v, i), "name"), NULL);
-        if (name && (!strcmp(name, "default") ? !found : tools && !strcmp(name, "tool_use")))
-            found = json_get(json_at(v, i), "template");
-    }
-    return json_string(found, n);
 }
 
 static mla_result lang__chat(language *l, const char *file, int tools, mla_error *err) {

@@ -203,9 +203,8 @@ typedef struct session {
     text *texts;
     int n_texts, width, depth, stage, begin, end, last, max_tokens;
     float *logits, *hidden[2]; /* hidden: sent to the next stage, one after the other */
-    int *jobs[2], *tokens;
+    int *jobs[2], *tokens, turn;
     MPI_Request sent[2][2], told;
-    int turn;
     FILE *file; /* --logits */
     perplexity ppl;
     double start, first, finish, bytes; /* bytes: of weights, that all ranks read */
@@ -226,6 +225,7 @@ static void open_files(session *s) {
     if (o->model && !o->bench) r = language_open(&s->language, &files, s->c, &err);
     ranks_agree(r ? err.text : "");
     if (s->language) s->tokenizer = s->language->tokenizer;
+    if (ranks_me == 0) language_notes(s->language, s->c, options_say);
     uint64_t mine = parts_fingerprint(s->c), theirs = mine;
     MPI_Bcast(&theirs, 1, MPI_UINT64_T, 0, MPI_COMM_WORLD);
     ranks_agree(mine == theirs ? "" : "its model is not that of rank 0");

@@ -1040,10 +1040,10 @@ static void open_files(server *s) {
     const language_files files = {o->model, o->tokenizer, 0};
     mla_error error;
     if (checkpoint_open_with(&s->c, o->model, &(checkpoint_options){.mtp = mtp}, &error)) fail(1, "%s", error.text);
-    if (s->c->misspelt) fprintf(stderr, "server: config.json has keys that mean nothing: %s\n", s->c->misspelt);
+    language_notes(NULL, s->c, say);
     if (language_open(&s->l, &files, s->c, &error) || language_chat(s->l, o->template_file, 1, &error))
         fail(1, "%s", error.text);
-    if (language_surplus(s->l, &error)) fprintf(stderr, "server: %s\n", error.text);
+    language_notes(s->l, NULL, say);
     s->t = s->l->tokenizer, s->how.form = calls_form_of(s->l->source);
     s->how.knows_tools = s->l->own && chat_mentions(s->l->own, "tools");
     if (language_sampling(s->l, &s->how.sampling, &error)) fail(1, "%s", error.text);

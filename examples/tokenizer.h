@@ -3846,20 +3846,20 @@ mla_result tokenizer_open(tokenizer **out, const char *path, mla_error *err) {
     size_t n = 0;
     int missing = 1;
     mla_error why; /* one of them may be missing, with a message that nobody shall see */
-    mla_result rc = MLA_OK;
     if (out) *out = NULL;
     if (!out || !path) return tok__fail(err, MLA_ERR_ARGUMENT, "tokenizer_open: path or out is NULL");
     if (!*path) return tok__fail(err, MLA_ERR_ARGUMENT, "tokenizer_open: the path is empty");
-    for (int i = 0; i < 2 && missing; i++) {
+    mla_result rc = checkpoint_read(&text, &n, path, tok__most_bytes, NULL, &why);
+    const int directory = rc && strstr(why.text, ": cannot be read: a directory") != NULL;
+    for (int i = 0; i < 2 && directory && missing; i++) {
         free(inside);
         if (!(inside = tok__path(path, strlen(path), names[i]))) return tok__fail(err, MLA_ERR_MEMORY, "out of memory");
         rc = checkpoint_read(&text, &n, inside, tok__most_bytes, &missing, &why);
     }
-    if (missing) rc = checkpoint_read(&text, &n, path, tok__most_bytes, NULL, &why);
-    if (rc && strstr(why.text, ": a directory"))
+    if (directory && missing)
         tok__fail(&why, rc, "%.150s: cannot be read: a directory without tokenizer.json or tiktoken.model", path);
     if (rc && err) *err = why;
-    if (!rc) rc = tok__parse_file(out, missing ? path : inside, text, n, err);
+    if (!rc) rc = tok__parse_file(out, directory ? inside : path, text, n, err);
     free(text);
     free(inside);
     return rc;

@@ -701,6 +701,16 @@ static void test_safetensors(void) {
     CHECK(st_open(&f, in_dir("page.safetensors"), &e) == MLA_ERR_WEIGHTS && strstr(e.text, "web page"), "%s", e.text);
     if (CHECK(mkfifo(in_dir("fifo"), 0600) == 0, "mkfifo"))
         CHECK(st_open(&f, in_dir("fifo"), &e) == MLA_ERR_ARGUMENT, "a FIFO does not hang");
+    char endless[300];
+    memset(endless, 'n', 299), endless[299] = 0;
+    CHECK(st_open(&f, in_dir(endless), &e) == MLA_ERR_ARGUMENT &&
+              strstr(e.text, "nnn: cannot be read: the name is too long ("),
+          "%s", e.text);
+    if (CHECK(symlink("circle", in_dir("circle")) == 0, "symlink"))
+        CHECK(st_open(&f, in_dir("circle"), &e) == MLA_ERR_ARGUMENT &&
+                  strstr(e.text, "circle: cannot be read: symbolic links that lead in a circle ("),
+              "%s", e.text);
+    CHECK(st_open(&f, "", &e) == MLA_ERR_ARGUMENT && !strncmp(e.text, "'': cannot be read", 18), "%s", e.text);
     plain_reads();
     good = blob(small_header, length, 29, &size);
     write_file(in_dir("good.safetensors"), good, size);
@@ -1099,6 +1109,8 @@ static void test_keys(void) {
     link_file("deepseek_v3", "model.safetensors", "model.safetensors");
     note_keys("deepseek_v3", NULL, "", "", "");
     note_keys("deepseek_v3", "\"rope_scaling\"", "\"zope_scaling\"", "zope_scaling, is it rope_scaling?", "");
+    note_keys("deepseek_v3", "\"rope_scaling\"", "\"ROPE_SCALING\"", "ROPE_SCALING, is it rope_scaling?", "");
+    note_keys("deepseek_v3", "\"rope_scaling\"", "\"Rope_Scalings\"", "Rope_Scalings, is it rope_scaling?", "");
     note_keys("deepseek_v3", "\"mscale_all_dim\"", "\"mscale_al_dmi\"", "", "mscale_al_dmi");
     note_keys("deepseek_v3", "\"mscale_all_dim\"", "\"mscale_alldim\"", "mscale_alldim, is it mscale_all_dim?", "");
     note_keys("deepseek_v3", "\"attention_bias\"",
@@ -1721,6 +1733,8 @@ static void test_config(void) {
                "model.layers.3."); /* not one of multi-token prediction */
     try_config("deepseek_v3", "num_hidden_layers", "6", MLA_ERR_WEIGHTS, "model.layers.5.");
     try_config("deepseek_v3", "num_nextn_predict_layers", "0", MLA_OK, "");
+    try_config("deepseek_v3", "num_nextn_predict_layers", "\"1\"", MLA_ERR_CONFIG,
+               "num_nextn_predict_layers: found the string \"1\", expected an integer");
     try_config("deepseek_v3", "attention_bias", "true", MLA_ERR_WEIGHTS, "q_a_proj.bias");
     try_config("deepseek_v3", "tie_word_embeddings", "true", MLA_ERR_WEIGHTS, "lm_head.weight");
     /* silence where silence is fine */

@@ -54,59 +54,63 @@ static const struct talk {
     int status;
 } talks[] = {
     {"questions and answers", NULL, SOURCE, NULL, 0, 512, INT_MAX, 1, "hi\n\nthere\n", "one|*two",
-     "the model's own chat template, room for N tokens\n(read)<<u:hi;a:>>\none\n(N tokens, N tokens/s)\n"
+     SOURCE
+     " as the chat template, room for N tokens\n(read)<<u:hi;a:>>\none\n(N tokens, N tokens/s)\n"
      "(read)<<u:hi;a:one;u:there;a:>>\ntwo\n(the context of N tokens is full: the answer ends here)\n(N tokens, N "
      "tokens/s)\n",
      0},
     {"a system prompt, and another", "be good", SOURCE, NULL, 0, 512, INT_MAX, 0,
      "hi\n/system be\tbad\nho\n/regen\n/stats\n", "a|b|c",
-     "the model's own chat template, room for N tokens\n<<s:be good;u:hi;a:>>\na\n(N tokens, N tokens/s)\n"
+     SOURCE
+     " as the chat template, room for N tokens\n<<s:be good;u:hi;a:>>\na\n(N tokens, N tokens/s)\n"
      "<<s:be\tbad;u:hi;a:a;u:ho;a:>>\nb\n(N tokens, N tokens/s)\n<<s:be\tbad;u:hi;a:a;u:ho;a:>>\nc\n(N tokens, N "
      "tokens/s)\n"
      "there are none here\n",
      0},
     {"thoughts do not stay", NULL, SOURCE, NULL, 1, 512, 100, 1, "q\nr\n/stats\n", "<think>hm</think>yes|<think>no end",
-     "the model's own chat template, room for N tokens\n(read)<<u:q;a:thinking>>\n<think>hm</think>yes\n(N tokens, N "
-     "tokens/s)\n"
-     "(read)<<u:q;a:yes(hm);u:r;a:thinking>>\n<think>no end\n(N tokens, N tokens/s)\n(a report)\n",
+     SOURCE " as the chat template, room for N tokens\n(read)<<u:q;a:thinking>>\n<think>hm</think>yes\n(N tokens, N "
+            "tokens/s)\n"
+            "(read)<<u:q;a:yes(hm);u:r;a:thinking>>\n<think>no end\n(N tokens, N tokens/s)\n(a report)\n",
      0},
     {"interrupts", NULL, SOURCE, NULL, 0, 512, INT_MAX, 0, "x\ny\nz\n", "!|?half|whole",
-     "the model's own chat template, room for N tokens\n<<u:x;a:>>\n\n<<u:y;a:>>\nhalf\n(N tokens, N tokens/s)\n"
-     "<<u:y;a:half;u:z;a:>>\nwhole\n(N tokens, N tokens/s)\n",
+     SOURCE " as the chat template, room for N tokens\n<<u:x;a:>>\n\n<<u:y;a:>>\nhalf\n(N tokens, N tokens/s)\n"
+            "<<u:y;a:half;u:z;a:>>\nwhole\n(N tokens, N tokens/s)\n",
      0},
     {"tools", NULL, SOURCE, TOOLS, 0, 512, INT_MAX, 0, "x\n", "y",
-     "the model's own chat template, room for N tokens\n<<t:f;u:x;a:>>\ny\n(N tokens, N tokens/s)\n", 0},
+     SOURCE " as the chat template, room for N tokens\n<<t:f;u:x;a:>>\ny\n(N tokens, N tokens/s)\n", 0},
     {"saved, forgotten and read", "s", SOURCE, NULL, 0, 512, INT_MAX, 0,
      "\"q\"\n/save " SAVED "\n/clear\n/regen\n/load " SAVED "\nr\n/save build\n", "a\\|b",
-     "the model's own chat template, room for N tokens\n<<s:s;u:\"q\";a:>>\na\\\n(N tokens, N "
-     "tokens/s)\n(saved)\n(cleared)\n"
-     "there is no question yet\n(loaded: N turn)\n<<s:s;u:\"q\";a:a\\;u:r;a:>>\nb\n(N tokens, N tokens/s)\n"
-     "cannot write build: Is a directory\n",
+     SOURCE " as the chat template, room for N tokens\n<<s:s;u:\"q\";a:>>\na\\\n(N tokens, N "
+            "tokens/s)\n(saved)\n(cleared)\n"
+            "there is no question yet\n(loaded: N turn)\n<<s:s;u:\"q\";a:a\\;u:r;a:>>\nb\n(N tokens, N tokens/s)\n"
+            "cannot write build: Is a directory\n",
      0},
     {"nothing is saved", NULL, SOURCE, NULL, 0, 512, INT_MAX, 0, "/save " SAVED "\n/load " SAVED "\n", "",
-     "the model's own chat template, room for N tokens\n(saved)\n(loaded: N turns)\n", 0},
+     SOURCE " as the chat template, room for N tokens\n(saved)\n(loaded: N turns)\n", 0},
     {"commands that are none", NULL, SOURCE, NULL, 0, 512, INT_MAX, 0, "/nope\n/save\n/load \n/\n/etc/x\n/SAVE x\n",
      "a|b|c",
-     "the model's own chat template, room for N tokens\n/nope is no command: /help lists them\n/save: which file?\n"
+     SOURCE
+     " as the chat template, room for N tokens\n/nope is no command: /help lists them\n/save: which file?\n"
      "/load: which file?\n<<u:/;a:>>\na\n(N tokens, N tokens/s)\n<<u:/;a:a;u:/etc/x;a:>>\nb\n(N tokens, N tokens/s)\n"
      "<<u:/;a:a;u:/etc/x;a:b;u:/SAVE x;a:>>\nc\n(N tokens, N tokens/s)\n",
      0},
     {"a full context", NULL, SOURCE, NULL, 0, 24, 4, 0, "one two three\nfour five six\nseven\n", "aa|bb|*cc",
-     "the model's own chat template, room for N tokens\n<<u:one two three;a:>>\naa\n(N tokens, N tokens/s)\n"
+     SOURCE
+     " as the chat template, room for N tokens\n<<u:one two three;a:>>\naa\n(N tokens, N tokens/s)\n"
      "(the context of N tokens is full: the oldest N turn is dropped)\n<<u:four five six;a:>>\nbb\n(N tokens, N "
      "tokens/s)\n"
      "(the context of N tokens is full: the oldest N turn is dropped)\n<<u:seven;a:>>\ncc\n(N tokens, N tokens/s)\n",
      0},
     {"a question that does not fit", NULL, SOURCE, NULL, 0, 8, INT_MAX, 0, "one two three four five six seven\nx\n",
      "a",
-     "the model's own chat template, room for N tokens\ndialog: the question takes the conversation to N tokens, and "
-     "the context "
-     "has room for N: --ctx makes it larger\n",
+     SOURCE " as the chat template, room for N tokens\ndialog: the question takes the conversation to N tokens, and "
+            "the context "
+            "has room for N: --ctx makes it larger\n",
      1},
     {"a template that does not think", NULL, "tests/jinja/minicpm3.jinja", NULL, 1, 512, 9, 0, "x\n", "a",
-     "dialog: --think: the chat template has neither thinking nor enable_thinking\n", 1},
+     "dialog: --think: tests/jinja/minicpm3.jinja has neither thinking nor enable_thinking\n", 1},
     {"a template without tools", NULL, SOURCE ".plain", TOOLS, 0, 512, 9, 0, "x\n", "a",
-     "dialog: --tools: the chat template knows no tools\n", 1},
+     "dialog: --tools: " SOURCE ".plain knows no tools\n", 1},
     {"no template", NULL, "build/none", NULL, 0, 512, 9, 0, "", "",
      "dialog: --chat: build/none: cannot be read: no such file (errno N)\n", 1},
     {"DeepSeek's way", "sys", NULL, NULL, 0, 512, 9, 0, "q\nr\n", "a|b",

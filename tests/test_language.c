@@ -5,6 +5,7 @@
 #include "test.h"
 
 #include <limits.h>
+#include <stdarg.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
@@ -34,6 +35,20 @@ static language *open_it(const checkpoint *c) {
     CHECK(language_open(&l, &where, c, &error) == MLA_OK && l, "%s", error.text);
     if (!l) exit(1);
     return l;
+}
+
+static char note[300]; /* the last one of language_notes, and how many there were */
+static int noted;
+static void take_note(const char *format, ...) {
+    va_list args;
+    va_start(args, format);
+    vsnprintf(note, sizeof note, format, args);
+    va_end(args);
+    noted++;
+}
+static void notes(const language *l) {
+    noted = 0, *note = 0;
+    language_notes(l, NULL, take_note);
 }
 
 static void test_open(void) {
@@ -100,9 +115,11 @@ static void test_encode(void) {
               "%s", error.text);
         ids.n = 0;
         CHECK(!chat_append(&ids, &below, 1, &error) && language_check(l, &ids, &error) == MLA_ERR_CONFIG, "token -1");
-        CHECK(!language_surplus(l, &error), "%s", error.text);
+        notes(l);
+        CHECK(!noted, "%s", note);
         files->config.vocab_size = tokenizer_size(l->tokenizer) - 1;
-        CHECK(language_surplus(l, &error) && strstr(error.text, "tokens and the model"), "%s", error.text);
+        notes(l);
+        CHECK(noted == 1 && strstr(note, "tokens and the model"), "%d: %s", noted, note);
         files->config.vocab_size = beyond;
         free(ids.ids), free(marked.ids), free(none.ids), language_close(l);
     }
@@ -138,6 +155,8 @@ static void test_chat(void) {
               "%s: %s", all[i].config, l->source ? l->source : "none");
         if (all[i].eos)
             CHECK(!strcmp(l->eos, all[i].eos) && l->eos_id == tokenizer_find(l->tokenizer, all[i].eos), "%s", l->eos);
+        notes(l);
+        CHECK(noted == (all[i].config && strstr(all[i].config, "[]") != NULL), "%s: %s", all[i].config, note);
         if (!l->own) CHECK(l->style.style == CHAT_V3 && l->eos_id == l->style.eos, "style %d", (int)l->style.style);
         CHECK(language_chat(l, DIR "/none.jinja", 0, &error) != MLA_OK && strstr(error.text, "none.jinja") && !l->own &&
                   !l->source,
@@ -150,6 +169,31 @@ static void test_chat(void) {
           error.text);
     language_close(l);
     put("tokenizer_config.json", NULL);
+}
+
+static void test_notes(void) {
+    static const struct {
+        const char *config;
+        int notes;
+    } all[] = {{"{\"chat_template\":null}", 0},
+               {"{\"chat_template\":5}", 1},
+               {"{\"chat_template\":{}}", 1},
+               {"{\"chat_template\":[{\"template\":\"x\"}]}", 1},
+               {"{\"chat_template\":[{\"name\":\"default\",\"template\":5}]}", 1},
+               {"{\"chat_template\":[{\"name\":\"default\",\"template\":\"x\"}]}", 0}};
+    SECTION("notes");
+    for (size_t i = 0; i < sizeof all / sizeof *all; i++) {
+        put("tokenizer_config.json", all[i].config);
+        language *l = open_it(files);
+        notes(l);
+        CHECK(noted == all[i].notes &&
+                  (!noted || strstr(note, "note: tokenizer_config.json: chat_template is neither")),
+              "%s: %s", all[i].config, note);
+        language_close(l);
+    }
+    put("tokenizer_config.json", NULL);
+    noted = 0, language_notes(NULL, NULL, take_note);
+    CHECK(!noted, "of nothing: %s", note);
 }
 
 static void test_sampling(void) {
@@ -198,7 +242,7 @@ int main(void) {
     put_tokenizer();
     put("tokenizer_config.json", NULL), put("generation_config.json", NULL), put("chat_template.jinja", NULL);
     if (!CHECK(checkpoint_open(&files, "examples/tales", &error) == MLA_OK, "%s", error.text)) return test_end();
-    test_open(), test_encode(), test_chat(), test_sampling();
+    test_open(), test_encode(), test_chat(), test_notes(), test_sampling();
     checkpoint_close(files);
     remove(DIR "/tokenizer.json"), rmdir(DIR);
     return test_end();

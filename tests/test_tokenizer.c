@@ -1362,6 +1362,12 @@ static void test_damaged_files(test_rng *r) {
                   strstr(err.text, "test_tokenizer.json: cannot be read: not a regular file"),
               "a FIFO does not hang: %s", err.text);
     remove("build/test_tokenizer.json");
+    remove("build/test_tokenizer.circle");
+    if (CHECK(symlink("test_tokenizer.circle", "build/test_tokenizer.circle") == 0, "symlink"))
+        CHECK(tokenizer_open(&t, "build/test_tokenizer.circle", &err) == MLA_ERR_ARGUMENT &&
+                  !strncmp(err.text, "build/test_tokenizer.circle: cannot be read: symbolic links", 59),
+              "%s", err.text);
+    remove("build/test_tokenizer.circle");
     CHECK(tokenizer_open(&t, "/dev/zero", &err) == MLA_ERR_ARGUMENT && !t, "a device: %s", err.text);
     FILE *f = fopen("build/test_tokenizer.json", "wb");
     if (f) {

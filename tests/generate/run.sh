@@ -529,7 +529,7 @@ printf '{"bos_token": {"content": "%s"}, "eos_token": "%s", "chat_template": "%s
 talk() { printf 'Tell me of the Rat\nAnd the Toad?\r\n' | $generate --model examples/tales --chat --system 'Be nice.' -n 24 --temp 0 "$@"; }
 talk --quiet >"$tmp/want"
 talk --template "$tmp/own.jinja" >"$tmp/got" 2>"$tmp/stderr"
-same "$? $(cmp "$tmp/got" "$tmp/want" && echo equal) $(grep -c "^the model's own chat template" "$tmp/stderr")" '0 equal 1' "--chat by V3's template in Jinja"
+same "$? $(cmp "$tmp/got" "$tmp/want" && echo equal) $(grep -c "^$tmp/own.jinja as the chat template" "$tmp/stderr")" '0 equal 1' "--chat by V3's template in Jinja"
 ran=$(sed -n 's/^prompt *\([0-9]*\) tokens.*/\1/p' "$tmp/stderr")
 talk >/dev/null 2>"$tmp/stderr"
 same "$ran" "$(sed -n 's/^prompt *\([0-9]*\) tokens.*/\1/p' "$tmp/stderr")" 'as many tokens run as without: what is the same stays in the cache'
@@ -550,6 +550,10 @@ echo 'cd' >"$own/chat_template.jinja"
 same "$(printf 'hi\n' | $generate --model "$own" --chat -n 9 --quiet; echo .)" "$($generate --model "$thoughtful" --tokens '99 100' -n 9 --quiet; echo .)" 'chat_template.jinja'
 refused 1 '--think: the chat template has neither' $generate --model "$own" --chat --think
 refused 1 '--tools: the chat template knows no tools' $generate --model "$own" --chat --tools "$tmp/tools.json"
+refused 1 "--tools: $tmp/empty.jinja knows no tools" bash -c "printf '{# nothing #}' >$tmp/empty.jinja; $generate --model $modern --chat --tools $tmp/tools.json --template $tmp/empty.jinja"
+refused 1 "--think: $tmp/empty.jinja has neither" $generate --model "$modern" --chat --think --template "$tmp/empty.jinja"
+same "$($generate --model "$modern" --chat --template "$tmp/empty.jinja" 2>&1 | grep -c "^$tmp/empty.jinja as the chat template, room for")" 1 'which template it is'
+refused 2 '-n: 2147483647: behind 2 tokens of prompt there is room for 2147483645 at most' $generate --model $model --tokens '1 2' -n 2147483647
 refused 1 '--tools: the chat template knows no tools' $generate --model "$modern" --chat --tools "$tmp/tools.json"
 refused 1 'cannot be read' $generate --model "$own" --chat --template "$tmp/none"
 printf 'a\n{{ a|x }}' >"$tmp/bad.jinja"
@@ -558,7 +562,7 @@ echo '{{ raise_exception("Roles!") }}' >"$tmp/raise.jinja"
 refused 1 'raise.jinja:1:4: Roles!' bash -c "echo hi | $generate --model $own --chat --template $tmp/raise.jinja --quiet"
 echo '{"a": 1}' >"$tmp/no-list"
 printf '{# nothing #}' >"$tmp/empty.jinja"
-refused 1 'the chat template makes nothing' bash -c "echo hi | $generate --model $own --chat --template $tmp/empty.jinja --quiet"
+refused 1 "--chat: $tmp/empty.jinja makes nothing" bash -c "echo hi | $generate --model $own --chat --template $tmp/empty.jinja --quiet"
 refused 1 'the tools are no list' bash -c "echo hi | $generate --model $own --chat --template $tmp/own.jinja --tools $tmp/no-list --quiet"
 mkfifo "$tmp/nobody"
 refused 1 "cannot read $tmp/nobody: nobody is at its other end" timeout 20 $generate --model $own --chat --template $tmp/own.jinja --tools "$tmp/nobody"
