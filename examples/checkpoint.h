@@ -257,6 +257,9 @@ static const char *ck__why(int reason, const char *otherwise) {
 #ifdef ELOOP
     if (reason == ELOOP) return "symbolic links that lead in a circle";
 #endif
+#ifdef EMFILE
+    if (reason == EMFILE) return "too many files are open";
+#endif
 #ifdef ENAMETOOLONG
     if (reason == ENAMETOOLONG) return "the name is too long";
 #endif

@@ -15,8 +15,9 @@ THREADS        http_run polls all connections in the thread that calls it, and c
                The exchange then belongs to the program until it calls http_reply or http_end, now or later, from any
                thread. What is written goes out while the program does something else.
 CLIENTS        Keep-alive, pipelined requests (answered one after the other), bodies with a length or in chunks,
-               Expect: 100-continue, HEAD, HTTP/1.0. A client that closes its side while an exchange is open is
-               gone (http_gone): what is written still goes out if it listens, but nobody waits for it.
+               Expect: 100-continue, HEAD, HTTP/1.0. A client that ends what it sends while an exchange is open may
+               still listen: what is written tells, and as long as nothing is, a 100 Continue, to which the system of a
+               client that is gone (http_gone) says so. HTTP/1.0 has none: there such a client is gone.
 LIMITS         Bytes of a head and a body (431, 413), and seconds for the head, for the body, for a client that reads
                nothing, for a connection that asks nothing. A client that goes over a limit costs no other one anything.
 IDLE           Connections that were silent for a second are polled fifty times a second at most, ten thousand of
@@ -109,7 +110,7 @@ HTTP_API void http_begin(http_exchange *x, int status, const char *type, const c
 HTTP_API void http_write(http_exchange *x, const char *bytes, size_t n);
 HTTP_API void http_end(http_exchange *x);
 HTTP_API void http_drop(http_exchange *x);      /* instead: closes the connection, the answer stays cut or unbegun */
-HTTP_API int http_gone(http_exchange *x);       /* 1: the client has closed its side */
+HTTP_API int http_gone(http_exchange *x);       /* 1: nobody listens any more */
 HTTP_API size_t http_waiting(http_exchange *x); /* bytes that the client has not taken yet */
 
 #ifdef __cplusplus
@@ -399,6 +400,7 @@ typedef struct http__connection {
     int fd, slot; /* slot: place among the connections */
     http__state state;
     int hot, closing, ended; /* closing: no further request; ended: the client sends nothing more */
+    int answers;             /* x has written something */
     http__bytes in;          /* what was read and not used yet */
     size_t seen;             /* bytes of in in which no head ends */
     http_exchange *x;        /* the request being read or answered */
@@ -623,6 +625,12 @@ static int http__send(http_server *s, http__connection *c) {
     return 1;
 }
 
+/* Nothing for the client to do, and no answer yet. 0: the connection is closed. */
+static int http__go_on(http_server *s, http__connection *c) {
+    static const char go_on[] = "HTTP/1.1 100 Continue\r\n\r\n";
+    return !http__add(&c->out, go_on, sizeof go_on - 1) || http__send(s, c);
+}
+
 /* An answer is in out, whole, and the last one: what the client still sends is read for a while, lest the answer is
    lost when the connection is reset. */
 static void http__linger(http_server *s, http__connection *c) {
@@ -639,13 +647,14 @@ static int http__collect(http_server *s, http__connection *c) {
     int ok = 1;
     pthread_mutex_lock(&s->lock);
     const int over = x->over && !x->dirty, cut = x->cut; /* dirty: it comes here once more */
+    c->answers |= x->out.n > 0;
     if (!c->out.n) http__drop(&c->out), c->out = x->out, memset(&x->out, 0, sizeof x->out);
     else if (x->out.n) ok = http__add(&c->out, x->out.data, x->out.n), http__drop(&x->out);
     x->unsent = c->out.n - c->sent;
     pthread_mutex_unlock(&s->lock);
     if (over) {
         c->closing |= !x->head.keep_alive || http__stopped(s);
-        c->x = NULL, c->state = HTTP__HEAD, c->seen = 0;
+        c->x = NULL, c->state = HTTP__HEAD, c->seen = 0, c->answers = 0;
         c->heard = s->desc.clock(), c->due = 0;
         http__free_exchange(x);
     }
@@ -690,11 +699,7 @@ static int http__begin_request(http_server *s, http__connection *c, size_t n) {
         return 0;
     }
     c->state = HTTP__BODY, c->due = s->desc.clock() + s->desc.body_s;
-    if (x->head.expects && (x->head.length || x->head.chunked) && !c->in.n) {
-        static const char go_on[] = "HTTP/1.1 100 Continue\r\n\r\n";
-        if (http__add(&c->out, go_on, sizeof go_on - 1)) return http__send(s, c);
-    }
-    return 1;
+    return !x->head.expects || !(x->head.length || x->head.chunked) || c->in.n || http__go_on(s, c);
 }
 
 /* 1: the body is whole. */
@@ -731,7 +736,12 @@ static size_t http__head_end(http__connection *c) {
     return 0;
 }
 
-static void http__is_gone(http_server *s, http__connection *c) {
+/* The client has ended what it sends, and perhaps listens. The connection may be closed afterwards. */
+static void http__ask(http_server *s, http__connection *c) {
+    if (c->x->head.minor > 0) {
+        if (!c->answers) http__go_on(s, c);
+        return;
+    }
     pthread_mutex_lock(&s->lock);
     c->x->gone = 1;
     pthread_mutex_unlock(&s->lock);
@@ -755,15 +765,16 @@ static void http__advance(http_server *s, http__connection *c) {
         if (!http__begin_request(s, c, n)) return;
     }
     if (c->state == HTTP__BODY && http__read_body(s, c)) {
+        http_exchange *const x = c->x;
         c->state = HTTP__BUSY, c->due = 0;
-        if (c->ended) http__is_gone(s, c);
-        s->desc.request(s->desc.user, c->x);
+        if (c->ended) http__ask(s, c);
+        s->desc.request(s->desc.user, x);
     }
 }
 
 /* ---- >>loop ------------------------------------------------------------------------------------------------------ */
 
-/* A client that has closed its side gets what is under way and nothing more. */
+/* A client that has ended what it sends gets what is under way and nothing more. */
 static void http__settle(http_server *s, http__connection *c) {
     if (!c->ended || c->state == HTTP__BUSY) return;
     if (!c->out.n) http__close(s, c);
@@ -772,8 +783,8 @@ static void http__settle(http_server *s, http__connection *c) {
 
 static void http__hear_end(http_server *s, http__connection *c) {
     c->ended = 1;
-    if (c->state == HTTP__BUSY) http__is_gone(s, c);
-    http__settle(s, c);
+    if (c->state == HTTP__BUSY) http__ask(s, c);
+    else http__settle(s, c);
 }
 
 static void http__readable(http_server *s, http__connection *c) {

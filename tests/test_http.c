@@ -342,17 +342,33 @@ static void test_later(void) {
     CHECK(!http_gone(x) && !http_waiting(x), "an exchange that is open");
     http_begin(x, 200, NULL, NULL), http_write(x, "a", 1), http_end(x);
     CHECK(says(hear(fd, NULL), "1\r\na\r\n0\r\n\r\nHTTP/1.1 200 OK|hello"), "%s", text);
-    for (int reset = 0; reset < 3; reset++) { /* 0: only its side is closed; 2: with a request behind */
+    for (int how_gone = 0; how_gone < 4; how_gone++) { /* 0: closed; 1: reset; 2: with a request behind; 3: HTTP/1.0 */
         fd = client_of(0);
-        say(fd, reset == 2 ? "GET /later HTTP/1.1\r\n" HOST "\r\n" GET("/") : "GET /later HTTP/1.1\r\n" HOST "\r\n");
+        say(fd, how_gone == 3   ? "GET /later HTTP/1.0\r\n\r\n"
+                : how_gone == 2 ? "GET /later HTTP/1.1\r\n" HOST "\r\n" GET("/")
+                                : "GET /later HTTP/1.1\r\n" HOST "\r\n");
         x = later();
         const struct linger none = {1, 0};
-        if (reset) setsockopt(fd, SOL_SOCKET, SO_LINGER, &none, sizeof none), close(fd);
-        else shutdown(fd, SHUT_WR);
+        if (how_gone == 1 || how_gone == 2) setsockopt(fd, SOL_SOCKET, SO_LINGER, &none, sizeof none);
+        if (how_gone == 3) shutdown(fd, SHUT_WR);
+        else close(fd);
         for (int i = 0; i < 10000 && !http_gone(x); i++) usleep(1000);
-        CHECK(http_gone(x), "a client that is gone");
+        CHECK(http_gone(x), "%d: a client that is gone", how_gone);
         http_reply(x, 200, NULL, NULL, "late", 4);
-        if (!reset) CHECK(says(hear(fd, NULL), "200 OK|late"), "who closes its side still hears: %s", text);
+        if (how_gone == 3) CHECK(says(hear(fd, NULL), "200 OK|late"), "who closes its side still hears: %s", text);
+    }
+    for (int begun = 0; begun < 2; begun++) { /* one that only ends what it sends, and then goes */
+        fd = client_of(0);
+        say(fd, "GET /later HTTP/1.1\r\n" HOST "\r\n" GET("/"));
+        x = later();
+        if (begun) http_begin(x, 200, NULL, NULL), http_write(x, "a", 1), hear(fd, "a\r\n");
+        shutdown(fd, SHUT_WR);
+        if (!begun) CHECK(!strcmp(hear(fd, "\r\n\r\n"), "HTTP/1.1 100 Continue\r\n\r\n"), "asked: %s", text);
+        usleep(50000);
+        CHECK(!http_gone(x), "%d: who only ends what it sends still listens", begun);
+        if (!begun) http_begin(x, 200, NULL, NULL);
+        http_write(x, "b", 1), hear(fd, "b\r\n"), http_end(x);
+        CHECK(says(hear(fd, NULL), "0\r\n\r\nHTTP/1.1 |HTTP/1.1 200 OK|hello"), "%d: %s", begun, text);
     }
     fd = client_of(1);
     say(fd, "GET /later HTTP/1.1\r\n" HOST "\r\n");
