@@ -6,7 +6,8 @@
 A change is a constant, a comparison, a sign or a bound that is another, or a statement that is left out, in a line that this
 machine's compiler sees and this machine's CPU can run; not in the manual, the API, preprocessor lines, texts and hints (prefetches,
 what stays in a register); sizes of arrays stay, what is taken of an arena only becomes less, as more room changes nothing, and what is
-true when it is returned becomes false. One that does not compile, or that makes the same object file, is no change: another is drawn in its place. The order is the seed's alone.
+true when it is returned becomes false. One that does not compile, or that makes the same object file, is no change: another is drawn in
+its place. The order is the seed's alone.
 The tests run until the first that fails; so do their checks. One that takes many times as long as it did has failed, too.
 --out keeps what was done, so that a run that was stopped (--seconds) goes on where it was. --again FILE tries again those that survived.
 """

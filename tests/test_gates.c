@@ -1,7 +1,8 @@
 /* test_gates.c - what some families have around MLA, at odd sizes against the reference of mla.h, on every path and
    instruction set: gates of heads, of channels and out of the query's projection, which may see its latent twice, sinks
-   of softmax, norms with gates, clamped experts, several residual streams and n-gram embeddings. Rows are read back from
-   the cache, so that the reference sees them as they are. */
+   of softmax, norms with gates, clamped experts, several residual streams and n-gram embeddings, also where activations
+   round their rows. Rows are read back from the cache, so that the reference sees them as they are. And parts of a
+   block alone keep what mla_context_desc.invariant promises, whatever the call before was. */
 
 #define MLA_IMPLEMENTATION
 #define MLA_REFERENCE

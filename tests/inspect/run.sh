@@ -25,6 +25,11 @@ refused() { # MESSAGE OPTION...
 refused "cannot write $tmp/nobody.svg: nobody is at its other end" --prompt x --out "$tmp/nobody.svg"
 refused "cannot make $tmp/nobody: there is something else, and no directory" --prompt x --out "$tmp/nobody"
 refused "cannot read $tmp/nobody: nobody is at its other end" --prompt-file "$tmp/nobody" --out "$tmp/a.svg"
+mkdir "$tmp/notes" && cp examples/tales/*.json examples/tales/model.safetensors "$tmp/notes/"
+echo '{"chat_template":[]}' >"$tmp/notes/tokenizer_config.json"
+sed -i 's/"model_type"/"ROPE_SCALING": null, "model_type"/' "$tmp/notes/config.json"
+said=$(build/inspect --model "$tmp/notes" --prompt x --out "$tmp/a.svg" 2>&1 | grep -c '^note: config.json has keys that mean nothing: ROPE_SCALING, is it \|^note: tokenizer_config.json: chat_template is neither')
+if [ "$said" = 2 ]; then passed=$((passed + 1)); else failed=$((failed + 1)) && echo "notes: $said"; fi
 long=$tmp/$(printf '%04095d' 0)
 refused "cannot write $(head -c 99 <<<"$long")...: the path is too long" --prompt x --out "$long.svg"
 build/inspect --model examples/tales --prompt x --out "$tmp/whole.svg" 2>/dev/null # the files take no closed stream's place
