@@ -10608,17 +10608,24 @@ mla_result mla_attn_forward(mla_context *c, int layer, float *y, const float *x,
 
 /* ---- >>moe ------------------------------------------------------------------------------------------------------- */
 
-/* The best of score [n] that taken does not mark; the lowest index among equals; in range, whatever NaN there is. */
-static int mla__best(const float *score, const unsigned char *taken, int n) {
-    int best = -1;
-    for (int i = 0; i < n; i++)
-        if (!taken[i] && (best < 0 || score[i] > score[best])) best = i;
-    return best;
+/* index: where the k best of score [n] are, the best first, the lowest index among equals; in range, whatever NaN there
+   is. */
+static void mla__best(int *index, int k, const float *score, int n) {
+    int have = 0;
+    for (int i = 0; i < n; i++) {
+        int at = have;
+        while (at > 0 && score[i] > score[index[at - 1]]) at--;
+        if (at == k) continue;
+        have += have < k;
+        for (int j = have - 1; j > at; j--) index[j] = index[j - 1];
+        index[at] = i;
+    }
 }
 
-/* One token: logits z [E+Z], overwritten by the scores -> index, weight [K]. Scratch: biased [2(E+Z)], taken [E+Z]. */
-static void mla__route(const mla_config *f, const mla_tensor *bias, float *z, float *biased, unsigned char *taken,
-                       int *index, float *weight) {
+/* One token: logits z [E+Z], overwritten by the scores -> index, weight [K]. Scratch: biased [2(E+Z)], taken
+   [topk_group]. */
+static void mla__route(const mla_config *f, const float *bias, float *z, float *biased, int *taken, int *index,
+                       float *weight) {
     const int E = mla__choices(f), K = f->num_experts_per_tok, G = f->n_group, per = E / G;
     float *score = z, sum = 0, max = z[0];
     int e, g, k;
@@ -10629,10 +10636,9 @@ static void mla__route(const mla_config *f, const mla_tensor *bias, float *z, fl
     } else {
         for (e = 0; e < E; e++) score[e] = 1.0f / (1.0f + expf(-z[e]));
     }
-    for (e = 0; e < E; e++) biased[e] = score[e] + (bias->data ? mla__value(bias->dtype, bias->data, e) : 0);
+    for (e = 0; e < E; e++) biased[e] = score[e] + bias[e];
     if (f->topk_method != MLA_TOPK_GREEDY && G > 1) {
         const int top2 = f->topk_method >= MLA_TOPK_NOAUX_TC;
-        memset(taken, 0, (size_t)E);
         for (g = 0; g < G; g++) {
             float a = -INFINITY, b = -INFINITY;
             for (e = g * per; e < (g + 1) * per; e++) {
@@ -10641,21 +10647,18 @@ static void mla__route(const mla_config *f, const mla_tensor *bias, float *z, fl
             }
             biased[E + g] = top2 ? a + b : a;
         }
-        for (k = 0; k < f->topk_group; k++) taken[mla__best(biased + E, taken, G)] = 1;
-        for (g = G - 1; g >= 0; g--)
-            if (!taken[g])
-                for (e = g * per; e < (g + 1) * per; e++) {
-                    biased[e] = f->topk_method == MLA_TOPK_NOAUX_TC ? -INFINITY : 0.0f;
-                    if (!top2) score[e] = 0; /* V2 reads its weights, too, from the masked scores */
-                }
+        mla__best(taken, f->topk_group, biased + E, G);
+        for (g = 0; g < G; g++) {
+            for (k = 0; k < f->topk_group && taken[k] != g;) k++;
+            for (e = g * per; k == f->topk_group && e < (g + 1) * per; e++) {
+                biased[e] = f->topk_method == MLA_TOPK_NOAUX_TC ? -INFINITY : 0.0f;
+                if (!top2) score[e] = 0; /* V2 reads its weights, too, from the masked scores */
+            }
+        }
     }
-    memset(taken, 0, (size_t)E);
+    mla__best(index, K, biased, E);
     sum = 0;
-    for (k = 0; k < K; k++) {
-        index[k] = e = mla__best(biased, taken, E);
-        taken[e] = 1;
-        sum += weight[k] = score[e];
-    }
+    for (k = 0; k < K; k++) sum += weight[k] = score[index[k]];
     for (k = 0; k < K; k++) {
         if (f->norm_topk_prob) weight[k] /= sum + 1e-20f;
         weight[k] *= f->routed_scaling_factor;
@@ -10668,7 +10671,8 @@ typedef struct mla__moe_scratch {
     int *slot_token, *offset; /* [T*K] tokens sorted by expert, and [E+Z+1] where those of each begin */
     float *slot_weight;       /* [T*K] */
     float *h;                 /* [T, I] of a dense layer, or [T*K, I] and the shared expert's */
-    float *group;             /* [threads, 3 * (E+Z)] for the router */
+    float *biased;            /* [threads, 3 * (E+Z)] for the router, as is */
+    int *taken;               /* [threads, n_group] */
     mla__slice *inner;        /* [E] this rank's columns of each expert */
 } mla__moe_scratch;
 static void mla__moe_layout(mla_context *c, mla__arena *arena) {
@@ -10682,7 +10686,8 @@ static void mla__moe_layout(mla_context *c, mla__arena *arena) {
     s.slot_weight = MLA__TAKE(arena, float, T *K);
     s.offset = MLA__TAKE(arena, int, n_choices + 1);
     s.h = MLA__TAKE(arena, float, T *fmax(c->f->intermediate_size, (K + c->f->n_shared_experts) * inter));
-    s.group = MLA__TAKE(arena, float, 3.0 * n_choices * c->threads);
+    s.biased = MLA__TAKE(arena, float, 3.0 * n_choices * c->threads);
+    s.taken = MLA__TAKE(arena, int, (double)c->f->n_group * c->threads);
     s.inner = MLA__TAKE(arena, mla__slice, c->f->n_routed_experts);
     if (c->moe) *c->moe = s;
 }
@@ -10727,10 +10732,13 @@ static void mla__route_work(mla_context *c, void *arg, const mla__share *my) {
     const mla__moe *a = (const mla__moe *)arg;
     const mla__moe_scratch *s = c->moe;
     const int E = mla__choices(c->f), K = c->f->num_experts_per_tok;
-    float *biased = s->group + my->worker * (mla__sz)(3 * E);
+    const mla_tensor *b = &a->w->router_bias;
+    float *biased = s->biased + my->worker * (mla__sz)(3 * E), *bias = biased + 2 * E;
+    int *taken = s->taken + my->worker * (mla__sz)c->f->n_group;
+    for (int e = 0; e < E; e++) bias[e] = b->data ? mla__value(b->dtype, b->data, e) : 0;
     for (int t = my->from; t < my->to; t++)
-        mla__route(c->f, &a->w->router_bias, s->score + t * (mla__sz)E, biased,
-                   (unsigned char *)(void *)(biased + 2 * E), s->index + t * (mla__sz)K, s->weight + t * (mla__sz)K);
+        mla__route(c->f, bias, s->score + t * (mla__sz)E, biased, taken, s->index + t * (mla__sz)K,
+                   s->weight + t * (mla__sz)K);
 }
 /* Each token's experts and their weights. */
 static void mla__route_all(mla_context *c, mla__moe *a) {
