@@ -1307,22 +1307,23 @@ static mla_mlp_weights blocks_mlp(blocks *b, test_rng *r, mla_dtype t, int as, i
     m.down.weight = blocks_matrix(b, r, t, as, BLOCKS_D, I);
     return m;
 }
-static mla_config blocks_make(blocks *b, mla_dtype t, int as) {
+static mla_config blocks_make(blocks *b, mla_dtype t, int as, int nope) {
     static float ones[BLOCKS_D];
     test_rng r = {31};
     mla_config c;
     memset(&c, 0, sizeof c), memset(b, 0, sizeof *b);
     for (int i = 0; i < BLOCKS_D; i++) ones[i] = 1;
     c.vocab_size = BLOCKS_V, c.hidden_size = BLOCKS_D, c.num_hidden_layers = BLOCKS_LAYERS, c.intermediate_size = 96;
-    c.num_attention_heads = 4, c.kv_lora_rank = 64, c.qk_nope_head_dim = 24, c.qk_rope_head_dim = 16, c.v_head_dim = 64;
+    c.num_attention_heads = 4, c.kv_lora_rank = 64, c.qk_nope_head_dim = nope, c.qk_rope_head_dim = 16,
+    c.v_head_dim = 64;
     c.n_routed_experts = BLOCKS_E, c.num_experts_per_tok = 4, c.moe_intermediate_size = 32;
     const mla_tensor norm = mla_view(ones, MLA_F32, 1, BLOCKS_D);
     for (int i = 0; i < BLOCKS_LAYERS; i++) {
         mla_layer_weights *l = &b->layers[i];
         l->attn_norm.weight = l->ffn_norm.weight = l->attn.kv_norm.weight = norm;
-        l->attn.q.weight = blocks_matrix(b, &r, t, as, 4 * (24 + 16), BLOCKS_D);
+        l->attn.q.weight = blocks_matrix(b, &r, t, as, 4 * (nope + 16), BLOCKS_D);
         l->attn.kv_a.weight = blocks_matrix(b, &r, t, as, 64 + 16, BLOCKS_D);
-        l->attn.kv_b.weight = blocks_matrix(b, &r, t, as, 4 * (24 + 64), 64);
+        l->attn.kv_b.weight = blocks_matrix(b, &r, t, as, 4 * (nope + 64), 64);
         l->attn.o.weight = blocks_matrix(b, &r, t, as, BLOCKS_D, 4 * 64);
     }
     b->layers[0].mlp = blocks_mlp(b, &r, t, as, 96);
@@ -1338,9 +1339,9 @@ static void blocks_free(blocks *b) {
     while (b->n) free(b->list[--b->n]);
 }
 /* The logits of a prompt and of two more tokens, [BLOCKS_T + 2, V]. */
-static void blocks_run(float *logits, mla_dtype t, int as, const mla_context_desc *desc) {
+static void blocks_run(float *logits, mla_dtype t, int as, int nope, const mla_context_desc *desc) {
     static blocks b;
-    const mla_config c = blocks_make(&b, t, as);
+    const mla_config c = blocks_make(&b, t, as, nope);
     mla_error err;
     mla_model *m;
     mla_context *k;
@@ -1359,7 +1360,8 @@ static void blocks_run(float *logits, mla_dtype t, int as, const mla_context_des
     mla_cache_destroy(cache), mla_context_destroy(k), mla_model_destroy(m), blocks_free(&b);
 }
 
-static void test_blocks_everywhere(void) {
+/* Heads that are whole strips of sixteen rows, and others; of the first latents are rounded, too. */
+static void test_blocks_everywhere(int nope) {
     static float want[(BLOCKS_T + 2) * BLOCKS_V], rows[(BLOCKS_T + 2) * BLOCKS_V], x16[(BLOCKS_T + 2) * BLOCKS_V];
     const size_t n = sizeof want / sizeof *want;
     SECTION("blocks for every matrix, as they lie and interleaved");
@@ -1372,18 +1374,19 @@ static void test_blocks_everywhere(void) {
                                       .attn = (mla_attn_path)path,
                                       .activations = MLA_ACT_F32};
                 const char *name = mla_dtype_name((mla_dtype)t), *isa_name = mla_isa_name((mla_isa)isa);
-                blocks_run(want, (mla_dtype)t, AS_DECODED, &d);
-                blocks_run(rows, (mla_dtype)t, AS_ROWS, &d), blocks_run(x16, (mla_dtype)t, AS_X16, &d);
+                blocks_run(want, (mla_dtype)t, AS_DECODED, nope, &d);
+                blocks_run(rows, (mla_dtype)t, AS_ROWS, nope, &d), blocks_run(x16, (mla_dtype)t, AS_X16, nope, &d);
                 double e = (double)test_rel_err(rows, want, n), e16 = (double)test_rel_err(x16, want, n);
-                CHECK(e < 2e-5 && e16 < 2e-5, "%s %s path %d, f32 activations: %g off, interleaved %g", name, isa_name,
-                      path, e, e16);
+                CHECK(e < 2e-5 && e16 < 2e-5, "%s %s nope %d path %d, f32 activations: %g off, interleaved %g", name,
+                      isa_name, nope, path, e, e16);
                 d.activations = MLA_ACT_INT8;
-                blocks_run(rows, (mla_dtype)t, AS_ROWS, &d), blocks_run(x16, (mla_dtype)t, AS_X16, &d);
+                blocks_run(rows, (mla_dtype)t, AS_ROWS, nope, &d), blocks_run(x16, (mla_dtype)t, AS_X16, nope, &d);
                 e = median_err(rows, want, BLOCKS_T + 2, BLOCKS_V), e16 = median_err(x16, rows, BLOCKS_T + 2, BLOCKS_V);
-                CHECK(e < 0.05 && e16 < 0.01, "%s %s path %d, int8 activations: %g off, interleaved %g apart", name,
-                      isa_name, path, e, e16);
+                CHECK(e < 0.05 && e16 < 0.01, "%s %s nope %d path %d, int8 activations: %g off, interleaved %g apart",
+                      name, isa_name, nope, path, e, e16);
                 if (reporting)
-                    printf("  %s %-6s path %d: int8 %.4f, interleaved %.1e apart\n", name, isa_name, path, e, e16);
+                    printf("  %s %-6s nope %d path %d: int8 %.4f, interleaved %.1e apart\n", name, isa_name, nope, path,
+                           e, e16);
             }
 }
 
@@ -1507,7 +1510,7 @@ int main(int argc, char **argv) {
     test_tied();
     test_refusals();
     test_repack();
-    test_blocks_everywhere();
+    test_blocks_everywhere(24), test_blocks_everywhere(32);
     test_in_place();
     test_mixed_experts();
     return test_end();
