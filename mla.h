@@ -530,8 +530,9 @@ typedef enum mla_isa {
 } mla_isa;
 typedef enum mla_attn_path { MLA_ATTN_AUTO = 0, MLA_ATTN_NAIVE, MLA_ATTN_ABSORBED, MLA_ATTN_PATH_COUNT } mla_attn_path;
 
-/* What activations become before they meet weights; sums stay f32. Norms, softmax, router, indexer weights and kv_b
-   (k_b, v_b), which is folded into the queries, have f32; so have gate and up that want different things. */
+/* What activations become before they meet weights; sums stay f32. Norms, softmax, router and indexer weights have f32,
+   so has kv_b (k_b, v_b) where it is folded into the queries, and so have gate and up that want different things. The
+   latents of which kv_b makes keys and values become INT8 if its heads are whole strips of sixteen rows. */
 typedef enum mla_activations {
     MLA_ACT_AUTO =
         0,        /* INT8; with AMX and many tokens bf16 with blocks, which is nearer to f32 than int8, and faster */
