@@ -247,7 +247,7 @@ static void parse(options *o, int argc, char **argv) {
 #undef X
     };
     options_here.version = MLA_VERSION, options_here.help = help;
-    options_parse(table, N_OPTIONS, o->given, argc, argv);
+    options_parse(table, N_OPTIONS, o->given, argc, argv), options_here.model = o->given[OPTION_MODEL];
     for (int k = 0; k < N_OPTIONS; k++) {
         if (!o->given[k] || !option_table[k].mode) continue;
         if (asked >= 0) fail(2, "%s and %s exclude each other", option_name(asked), option_name(k));

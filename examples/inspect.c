@@ -133,7 +133,7 @@ static void parse(options *o, int argc, char **argv) {
         OPTIONS_INT("--threads", &o->threads, 1, 1024),
     };
     options_here.name = "inspect", options_here.version = MLA_VERSION, options_here.help = help;
-    options_parse(table, sizeof table / sizeof *table, NULL, argc, argv);
+    options_parse(table, sizeof table / sizeof *table, NULL, argc, argv), options_here.model = o->model;
     if (!o->model) fail(2, "--model is missing");
     if (!o->text[0] + !o->file[0] + !o->tokens != 2)
         fail(2, "one of --prompt, --prompt-file and --tokens must be there");

@@ -134,7 +134,7 @@ static void parse(options *o, int argc, char **argv) {
     };
     /* clang-format on */
     options_here.version = MLA_VERSION, options_here.help = help;
-    options_parse(table, sizeof table / sizeof *table, NULL, argc, argv);
+    options_parse(table, sizeof table / sizeof *table, NULL, argc, argv), options_here.model = o->model;
     if (s->top_k < 0) s->top_k = 0;
     o->print_tokens |= o->tokens.n > 0;
     const int kinds = (o->prompts.n > 0) + !!o->prompt_file + (o->tokens.n > 0) + (o->bench > 0) + o->chat +

@@ -49,6 +49,7 @@ typedef struct options_program {
     int quiet;                  /* --quiet: only errors are heard */
     int mute;                   /* not even they: another process says them */
     int bar;                    /* a progress bar is on the screen */
+    const char *model;          /* whose files options_open does not write over: they may be mapped; NULL: none */
 } options_program;
 extern options_program options_here;
 
@@ -121,8 +122,8 @@ OPTIONS_API void *options_need(void *memory); /* fails if it is NULL */
 OPTIONS_API double options_now(void);         /* seconds */
 OPTIONS_API const char *options_amount(char text[32], double bytes);
 OPTIONS_API void options_flush(void); /* standard output; fails if that cannot be written */
-/* A file to read, or to write from its begin; NULL, and options_why says why. A FIFO whose other end nobody opens does
-   not hold it up for more than two seconds. */
+/* A file to read, or to write from its begin, which no file of options_here.model is; NULL, and options_why says why. A
+   FIFO whose other end nobody opens does not hold it up for more than two seconds. */
 OPTIONS_API FILE *options_open(const char *path, int write);
 OPTIONS_API const char *options_why(void); /* errno as text */
 /* Ctrl-C from here on: options_interrupted is 1, and reading a line ends; a second one, before that is 0 again, ends
@@ -175,6 +176,7 @@ OPTIONS_API char **options_arguments(int *argc, char **argv);
 /* behind windows.h */
 #include <shellapi.h>
 #else
+#include <dirent.h>
 #include <poll.h>
 #include <sys/stat.h>
 #include <sys/time.h>
@@ -210,7 +212,11 @@ void options_flush(void) {
     if (options_interrupted) _exit(130); /* while a reader kept us waiting, who may still not read */
     options_fail(1, "cannot write to stdout: %s", strerror(errno));
 }
-const char *options_why(void) { return errno == ENXIO ? "nobody is at its other end" : strerror(errno); }
+const char *options_why(void) {
+    return errno == ENXIO    ? "nobody is at its other end"
+           : errno == EEXIST ? "it is a file of the model"
+                             : strerror(errno);
+}
 void *options_need(void *memory) {
     if (!memory) options_fail(1, "out of memory");
     return memory;
@@ -271,19 +277,53 @@ char **options_arguments(int *argc, char **argv) {
 
 #else
 
+static int options__is_model(const char *name) {
+    static const char *const ends[] = {".safetensors", ".safetensors.index.json", ".gguf", "config.json"};
+    static const char *const begins[] = {"tokenizer", "chat_template"};
+    const size_t n = strlen(name);
+    int found = 0;
+    for (size_t i = 0; i < sizeof ends / sizeof *ends; i++)
+        found |= n >= strlen(ends[i]) && !strcmp(name + n - strlen(ends[i]), ends[i]);
+    for (size_t i = 0; i < sizeof begins / sizeof *begins; i++) found |= !strncmp(name, begins[i], strlen(begins[i]));
+    return found;
+}
+/* Is this a file of the model, by whatever name? To write over one that is mapped would end the program, too. */
+static int options__of_model(const struct stat *file) {
+    const char *model = options_here.model, *slash = model ? strrchr(model, '/') : NULL;
+    char path[4096];
+    struct stat info;
+    if (!model || stat(model, &info)) return 0;
+    if (info.st_dev == file->st_dev && info.st_ino == file->st_ino) return 1;
+    const char *where = S_ISDIR(info.st_mode) || slash ? model : ".";
+    const int n = S_ISDIR(info.st_mode) || !slash ? (int)strlen(where) : (int)(slash - model) + 1;
+    if (snprintf(path, sizeof path, "%.*s", n, where) >= (int)sizeof path) return 0;
+    DIR *directory = opendir(path);
+    int found = 0;
+    for (struct dirent *e; directory && !found && (e = readdir(directory)) != NULL;) {
+        const int length = snprintf(path, sizeof path, "%.*s/%s", n, where, e->d_name);
+        found = length < (int)sizeof path && options__is_model(e->d_name) && !stat(path, &info) &&
+                info.st_dev == file->st_dev && info.st_ino == file->st_ino;
+    }
+    if (directory) closedir(directory);
+    return found;
+}
 FILE *options_open(const char *path, int write) {
-    const int flags = O_NONBLOCK | (write ? O_WRONLY | O_CREAT | O_TRUNC : O_RDONLY);
+    const int flags = O_NONBLOCK | (write ? O_WRONLY | O_CREAT : O_RDONLY);
     struct stat info;
     char first;
     ssize_t got = -1;
-    int fd = open(path, flags, 0666), fifo = !stat(path, &info) && S_ISFIFO(info.st_mode);
+    int fd = open(path, flags, 0666), fifo = !stat(path, &info) && S_ISFIFO(info.st_mode), reason;
     for (int i = 0; fd < 0 && fifo && errno == ENXIO && i < 100; i++) poll(NULL, 0, 20), fd = open(path, flags, 0666);
+    if (fd < 0 && !fifo && errno == ENXIO) errno = EOPNOTSUPP; /* a socket */
     if (fd < 0) return NULL;
     struct pollfd there = {fd, POLLIN, 0};
     if (fifo && !write && poll(&there, 1, 2000) == 0) got = read(fd, &first, 1); /* 0: not because it is silent */
-    FILE *file = got ? (fcntl(fd, F_SETFL, 0), fdopen(fd, write ? "wb" : "rb")) : NULL;
-    const int reason = got ? errno : ENXIO;
-    if (!file) close(fd), errno = reason;
+    reason = got ? 0 : ENXIO;
+    if (write && fstat(fd, &info)) reason = errno;
+    else if (write && options__of_model(&info)) reason = EEXIST;
+    else if (write && S_ISREG(info.st_mode) && ftruncate(fd, 0)) reason = errno;
+    FILE *file = reason ? NULL : (fcntl(fd, F_SETFL, 0), fdopen(fd, write ? "wb" : "rb"));
+    if (!file) reason = reason ? reason : errno, close(fd), errno = reason;
     else if (got > 0) ungetc(first, file);
     return file;
 }

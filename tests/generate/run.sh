@@ -143,6 +143,14 @@ refused 1 'cannot write' $run --logits "$tmp/nonexistent/x"
 refused 1 'q_b_proj.weight": found rows of 48, expected a multiple of 32 for q8 (or keep attn)' $run --quant q8
 refused 1 'kv_b_proj.weight": found rows of 48, expected a multiple of 32 for q4' $run --quant q8 --quant-class attn=keep,kv_b=q4
 refused 1 'rows of kv_lora_rank + qk_rope_head_dim = 152' $generate --model ${model}_fp8 --tokens 1 --cache q8
+# what it reads is not written over, by whatever name
+mkdir "$tmp/mapped" && cp $model/*.json $model/model.safetensors "$tmp/mapped/" && ln -s mapped/model.safetensors "$tmp/other_name"
+for file in mapped/model.safetensors mapped/config.json other_name; do
+    refused 1 "cannot write $tmp/$file: it is a file of the model" $generate --model "$tmp/mapped" --tokens 1 --logits "$tmp/$file"
+done
+(cd "$tmp/mapped" && "$OLDPWD/$generate" --model . --tokens 1 -n 0 --logits logits --quiet >/dev/null && "$OLDPWD/$generate" --model . \
+    --tokens 1 -n 0 --logits logits --quiet) >/dev/null
+same "$? $(stat -c %s "$tmp/mapped/logits") $(cmp $model/model.safetensors "$tmp/mapped/model.safetensors" && echo equal)" '0 1024 equal' 'others are'
 if [ -w /dev/full ]; then
     refused 1 '/dev/full' $run --logits /dev/full -n 0
     refused 1 'cannot write /dev/full: No space' $generate --model $model --tokens "$prompt" --logits /dev/full -n 0
@@ -571,6 +579,9 @@ refused 1 "cannot write $tmp/nobody: nobody is at its other end" timeout 20 $gen
 same "$(printf 'hi\n/save %s\n' "$tmp/nobody" | timeout 20 $generate --model $own --chat --template $tmp/own.jinja -n 2 --quiet 2>&1 >/dev/null; echo $?)" \
     "cannot write $tmp/nobody: nobody is at its other end
 0" '/save into a FIFO'
+same "$(printf 'hi\n/save %s\n' "$own/model.safetensors" | $generate --model $own --chat --template $tmp/own.jinja -n 2 --quiet 2>&1 >/dev/null; echo $?)" \
+    "cannot write $own/model.safetensors: it is a file of the model
+0" '/save over the model'
 (sleep 0.3; printf 'Hello'; sleep 3; printf ' you') >"$tmp/nobody" & # one that comes late and is slow
 same "$(timeout 20 $generate --model $text --prompt-file "$tmp/nobody" -n 3 2>/dev/null; echo .)" \
     "$($generate --model $text --prompt 'Hello you' -n 3 2>/dev/null; echo .)" 'a prompt from a FIFO'

@@ -23,6 +23,9 @@ refused() { # MESSAGE OPTION...
     if [ "$?: $said" = "1: inspect: $1" ]; then passed=$((passed + 1)); else failed=$((failed + 1)) && echo "${*:2}: $said"; fi
 }
 refused "cannot write $tmp/nobody.svg: nobody is at its other end" --prompt x --out "$tmp/nobody.svg"
+mkdir "$tmp/mapped" && cp examples/tales/*.json examples/tales/model.safetensors "$tmp/mapped/" && ln -s model.safetensors "$tmp/mapped/x.svg"
+refused "cannot write $tmp/mapped/x.svg: it is a file of the model" --model "$tmp/mapped" --prompt x --out "$tmp/mapped/x.svg"
+if cmp examples/tales/model.safetensors "$tmp/mapped/model.safetensors"; then passed=$((passed + 1)); else failed=$((failed + 1)); fi
 refused "cannot make $tmp/nobody: there is something else, and no directory" --prompt x --out "$tmp/nobody"
 refused "cannot read $tmp/nobody: nobody is at its other end" --prompt-file "$tmp/nobody" --out "$tmp/a.svg"
 mkdir "$tmp/notes" && cp examples/tales/*.json examples/tales/model.safetensors "$tmp/notes/"
