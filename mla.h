@@ -530,9 +530,8 @@ typedef enum mla_isa {
 } mla_isa;
 typedef enum mla_attn_path { MLA_ATTN_AUTO = 0, MLA_ATTN_NAIVE, MLA_ATTN_ABSORBED, MLA_ATTN_PATH_COUNT } mla_attn_path;
 
-/* What activations become before they meet weights; sums stay f32. Norms, softmax, router and indexer weights have f32,
-   so has kv_b (k_b, v_b) where it is folded into the queries, and so have gate and up that want different things. The
-   latents of which kv_b makes keys and values become INT8 if its heads are whole strips of sixteen rows. */
+/* What activations become before they meet weights; sums stay f32. Norms, softmax, router, indexer weights and kv_b
+   (k_b, v_b), which is folded into the queries, have f32; so have gate and up that want different things. */
 typedef enum mla_activations {
     MLA_ACT_AUTO =
         0,        /* INT8; with AMX and many tokens bf16 with blocks, which is nearer to f32 than int8, and faster */
@@ -9603,7 +9602,7 @@ static void mla__walk_layout(mla_context *c, mla__arena *arena) {
         my.probs = MLA__TAKE(arena, float, sparse ? (double)mla__max(H, MLA__NL_MAX) * MLA__KEYS : 0);
         my.k = MLA__TAKE(arena, float, (double)MLA__KEYS *(N + P));
         my.v = MLA__TAKE(arena, float, (double)MLA__KEYS *mla__up_to(V, MLA__NR_MAX));
-        my.c16 = MLA__TAKE(arena, uint16_t, MLA__KEYS * (double)mla__act_bytes(MLA__ACT_SPLIT, R) / 2);
+        my.c16 = MLA__TAKE(arena, uint16_t, c->k.bgemm ? MLA__KEYS * (double)mla__act_bytes(MLA__ACT_SPLIT, R) / 2 : 0);
         my.k16 = MLA__TAKE(arena, uint16_t, (double)tiles * (N + P));
         my.v16 = MLA__TAKE(arena, uint16_t, (double)tiles * V);
         my.s = MLA__TAKE(arena, float, (double)mla__max(MLA__KEYS, MLA_PAGE * all_heads) * nl);
@@ -10011,14 +10010,8 @@ static void mla__head_values(mla_context *c, float *y, mla__sz ldy, const mla__i
     mla__rows(c, y, ldy, in, &a->values.w, mla__head_row(&a->values, h), 0, a->values.n, panel);
 }
 
-/* Latents are rounded to int8 for these rows, if they were whole strips; so interleaved or not gives the same. */
-static int mla__heads_round(const mla_context *c, const mla__heads *heads, int T) {
-    const int whole = heads->first % 16 == 0 && heads->step % 16 == 0 && heads->n % 16 == 0;
-    return whole && !heads->transposed && mla__wants(c, &heads->w.weight, T) == MLA_ACT_INT8;
-}
-
-/* A visit's keys [n, N+P] and values [n, V] of head h, expanded from the latents, which are rounded to int8 if the
-   weights want that, or by bgemm where that is the fastest; in bf16 for attend_tiles. */
+/* A visit's keys [n, N+P] and values [n, V] of head h, expanded from the latents, by bgemm where that is the fastest;
+   in bf16 for attend_tiles. */
 static void mla__expand(mla_context *c, const mla__attn *a, const mla__walk *walk, int h, int tiles, int worker) {
     const mla__walker *my = &c->walkers[worker];
     const int N = c->N, P = c->P, V = c->V, R = c->R, nu = walk->n;
@@ -10034,16 +10027,9 @@ static void mla__expand(mla_context *c, const mla__attn *a, const mla__walk *wal
         for (int u = 0; u < nu; u++) c->k.split(my->c16 + u * in.ldq / 2, latent + u * ld, R, in.parts);
         for (int u = nu; u < mla__up_to(nu, 16); u++) memset(my->c16 + u * in.ldq / 2, 0, (size_t)in.ldq);
     }
-    mla__in rounded = in;
-    const int keys = !in.q && mla__heads_round(c, &a->keys, nu), values = !in.q && mla__heads_round(c, &a->values, nu);
-    if (keys || values) {
-        rounded.q = (const unsigned char *)my->c16, rounded.ldq = mla__act_bytes(MLA_ACT_INT8, R);
-        for (int u = 0; u < nu; u++)
-            c->k.quantize((mla__act *)(void *)(my->c16 + u * rounded.ldq / 2), latent + u * ld, R);
-    }
-    mla__head_keys(c, my->k, ldk, keys ? &rounded : &in, a, h, 0, panel);
+    mla__head_keys(c, my->k, ldk, &in, a, h, 0, panel);
     for (int u = 0; u < nu; u++) memcpy(my->k + u * ldk + N, latent + u * ld + R, (size_t)P * sizeof *latent);
-    mla__head_values(c, my->v, ldv, values ? &rounded : &in, a, h, panel);
+    mla__head_values(c, my->v, ldv, &in, a, h, panel);
     if (!tiles) return;
     for (int u = 0; u < nu; u++) {
         c->k.narrow[MLA_BF16](my->k16 + u * ldk, my->k + u * ldk, ldk);

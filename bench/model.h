@@ -469,7 +469,7 @@ static void add_pairs(work *w, const options *o, const mla_context *c, double fl
 }
 
 /* Attention of one layer, T tokens after depth others: the path with fewer flops. Keys are expanded a block at a time,
-   in bf16 or int8 where that is what many tokens get: latents of a bf16 cache are one part, others two. */
+   in bf16 where that is what many tokens get: latents of a bf16 cache are one part, others two. */
 static void add_attention(work *w, const synthetic *s, const options *o, const mla_context *context, double T,
                           double depth, double times) {
     const mla_config *c = &s->shape.config;
@@ -482,9 +482,8 @@ static void add_attention(work *w, const synthetic *s, const options *o, const m
     work one = {0, 0, 0, 0, 0};
     if (naive + expand < absorbed + fold) {
         add_pairs(&one, o, context, 2 * naive), one.useful += 2 * expand;
-        const int wants = mla__wants(context, &kv_b, MLA__KEYS);
-        if (context->k.attend_tiles || mla__packed(wants)) one.halves += 2 * expand * (o->cache == MLA_BF16 ? 1 : 2);
-        else if (wants == MLA_ACT_INT8) one.ops += 2 * expand;
+        if (context->k.attend_tiles || mla__packed(mla__wants(context, &kv_b, MLA__KEYS)))
+            one.halves += 2 * expand * (o->cache == MLA_BF16 ? 1 : 2);
         else one.flops += 2 * expand;
     } else {
         add_pairs(&one, o, context, 2 * absorbed);

@@ -1360,7 +1360,7 @@ static void blocks_run(float *logits, mla_dtype t, int as, int nope, const mla_c
     mla_cache_destroy(cache), mla_context_destroy(k), mla_model_destroy(m), blocks_free(&b);
 }
 
-/* Heads that are whole strips of sixteen rows, and others; of the first latents are rounded, too. */
+/* Heads that are whole strips of sixteen rows, and others. */
 static void test_blocks_everywhere(int nope) {
     static float want[(BLOCKS_T + 2) * BLOCKS_V], rows[(BLOCKS_T + 2) * BLOCKS_V], x16[(BLOCKS_T + 2) * BLOCKS_V];
     const size_t n = sizeof want / sizeof *want;
