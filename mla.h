@@ -10443,10 +10443,25 @@ static void mla__kda_recur(mla_context *c, const mla__kda_head *j, mla__sz at, m
     if (t != MLA_F32) c->k.narrow[t](j->to + at, s, values);
 }
 /* The same in chunks. */
+#if MLA__X86
+/* Decay makes floats so small that they lose digits, and Intel's cores take a hundred times as long for each. Nothing
+   that shows comes of them: they are zero until the mode that this gives is set again. */
+static MLA__TARGET_AVX2 unsigned mla__tiny_zero(void) {
+    const unsigned mode = _mm_getcsr();
+    _mm_setcsr(mode | 0x8040);
+    return mode;
+}
+static MLA__TARGET_AVX2 void mla__tiny_again(unsigned mode) { _mm_setcsr(mode); }
+#else
+static unsigned mla__tiny_zero(void) { return 0; }
+static void mla__tiny_again(unsigned mode) { (void)mode; }
+#endif
 static void mla__kda_chunks(mla_context *c, const mla__kda_head *j, mla__sz at, mla_dtype t) {
     mla__chunk p = j->my->chunk;
     const int C = c->C;
     const mla__sz ld = p.ld, row = mla__bytes(t, C), all = MLA__CHUNK * ld * (mla__sz)sizeof(float);
+    const int vectors = c->k.isa != MLA_ISA_SCALAR;
+    const unsigned mode = vectors ? mla__tiny_zero() : 0;
     p.beta = j->my->beta;
     memset(p.q, 0, (size_t)all), memset(p.k, 0, (size_t)all), memset(p.v, 0, (size_t)all);
     memset(p.g, 0, (size_t)all), memset(p.kt, 0, (size_t)all), memset(p.s, 0, (size_t)(ld * ld) * sizeof *p.s);
@@ -10459,6 +10474,7 @@ static void mla__kda_chunks(mla_context *c, const mla__kda_head *j, mla__sz at, 
         for (int i = 0; i < p.n; i++) mla__kda_gate(c, j, t0 + i, p.w + (p.n + i) * ld);
     }
     for (int i = 0; i < C; i++) c->k.narrow[t](j->to + at + i * row, p.s + i * ld, C);
+    if (vectors) mla__tiny_again(mode);
 }
 static void mla__kda_work(mla_context *c, void *arg, const mla__share *my) {
     const mla__kda *a = (const mla__kda *)arg;
@@ -10608,13 +10624,15 @@ mla_result mla_attn_forward(mla_context *c, int layer, float *y, const float *x,
 
 /* ---- >>moe ------------------------------------------------------------------------------------------------------- */
 
-/* index: where the k best of score [n] are, the best first, the lowest index among equals; in range, whatever NaN there
-   is. */
+/* index: where the k best of score [n] are, the best first, the lowest index among equals, NaN last. */
 static void mla__best(int *index, int k, const float *score, int n) {
     int have = 0;
     for (int i = 0; i < n; i++) {
         int at = have;
-        while (at > 0 && score[i] > score[index[at - 1]]) at--;
+        for (; at > 0; at--) {
+            const float other = score[index[at - 1]];
+            if (!(score[i] > other || (other != other && score[i] == score[i]))) break;
+        }
         if (at == k) continue;
         have += have < k;
         for (int j = have - 1; j > at; j--) index[j] = index[j - 1];

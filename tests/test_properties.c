@@ -1173,6 +1173,16 @@ static void test_router_cases(void) {
     CHECK(close_to((double)weight[0], 2.5e-8, 1e-5) && close_to((double)weight[1], 2.5 / (1 + exp(-2)), 8 * U),
           "bias 12: weights %g, %g", (double)weight[0], (double)weight[1]);
     end_router(&t);
+    /* of NaN nothing can be said: it comes behind all numbers, also behind minus infinity */
+    for (int at = 0; at < 3; at++) {
+        t = make_router(4, 4, 1, 1, MLA_TOPK_NOAUX_TC, MLA_SCORING_SIGMOID, 0, 1);
+        for (int e = 0; e < 4; e++) z[e] = (float)e, t.bias[e] = e == at ? NAN : e == 3 ? -INFINITY : 0;
+        MUST_IN(t.context, mla_moe_forward(t.context, 0, y, z, 1, &out));
+        CHECK(index[0] == (at == 2 ? 1 : 2) && index[1] == (at == 0 ? 1 : 0) && index[2] == 3 && index[3] == at,
+              "NaN on expert %d: experts %d, %d, %d, %d", at, index[0], index[1], index[2], index[3]);
+        end_router(&t);
+    }
+    memset(z, 0, sizeof z);
     /* a bias that changes the selection but not the weights of those selected either way */
     t = make_router(4, 2, 1, 1, MLA_TOPK_NOAUX_TC, MLA_SCORING_SOFTMAX, 0, 1);
     z[3] = -1;

@@ -211,6 +211,28 @@ static void test_layer(void) {
     }
 }
 
+/* Chunks of a strong decay take floats that lose digits as zero; the caller's thread does not, behind the call. */
+static void test_tiny(void) {
+    enum { T = 64, D = 20 };
+    test_rng r = {78};
+    single l;
+    volatile float small = 1e-30f, tiny;
+    SECTION("floats that lose digits");
+    layer_open(&l, D, 1, 128, 4, 3, -5, 6, 9);
+    float *x = HOLD(float, T *D), *y = HOLD(float, T *D);
+    test_fill(&r, x, T * D, 1);
+    FOR_ISA(isa) {
+        mla_context *c = make_context(l.model, isa, T, 1);
+        mla_cache *k = make_cache(l.model, T, MLA_F32, 0, NULL);
+        const mla_sequence s = {.cache = k, .n_tokens = T};
+        MUST_IN(c, mla_attn_forward(c, 0, y, x, &s, 1));
+        tiny = small * 1e-10f;
+        CHECK(tiny > 0, "%s: 1e-30 * 1e-10 is 0 behind a call", mla_isa_name(isa));
+        mla_cache_destroy(k), mla_context_destroy(c);
+    }
+    layer_close(&l);
+}
+
 /* ---- caches of a whole model ------------------------------------------------------------------------------------- */
 
 enum { CAPACITY = 44, SUBJECTS = 4, LAYERS = 4, SLOTS = 6, FEW = 7 };
@@ -779,6 +801,7 @@ static void test_long(void) {
 
 int main(void) {
     test_layer();
+    test_tiny();
     test_fork_slots();
     test_refusals();
     test_other_models();
