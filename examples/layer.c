@@ -47,11 +47,13 @@ int main(int argc, char **argv) {
     for (int i = 2, k = 0; i < argc; i++, k = 0) {
         const size_t n = strcspn(argv[i], ".="), bias = !strncmp(argv[i] + n, ".bias=", 6);
         while (k < KEYS && (strlen(keys[k]) != n || memcmp(keys[k], argv[i], n))) k++;
-        must(k < KEYS && (bias || argv[i][n] == '='), argv[i], ": not one of the keys");
+        must(k < KEYS && ((bias && k < PARTS && k != X && k != Y) || argv[i][n] == '='), argv[i],
+             ": not one of the keys");
         if (k >= PARTS) {
             char *end = argv[i] + n + 1;
             number[k] = isspace((unsigned char)*end) ? NAN : strtof(end, &end);
             must(isfinite(number[k]) && !*end && end[-1] != '=', argv[i], ": not a number");
+            must(number[k] > 0 || k == HEADS, argv[i], ": not above 0 as F32");
             must(k != HEADS || (number[k] == roundf(number[k]) && number[k] >= 1 && number[k] < 65536), argv[i],
                  ": not an integer from 1 to 65535");
             continue;
@@ -59,11 +61,15 @@ int main(int argc, char **argv) {
         const st_tensor *t = st_find(in, strchr(argv[i], '=') + 1);
         must(t != NULL, argv[i], ": the file has no such tensor");
         must(t->bytes && (t->n_dims == 1 || t->n_dims == 2) && !strcmp(t->dtype, "F32"), argv[i], ": not F32");
+        must(t->n_dims == 2 || (k != X && k != Y), argv[i], ": not of the shape [tokens, width]");
         const int cols = (int)t->dims[t->n_dims - 1];
         *(bias ? &p[k].bias : &p[k].weight) = mla_view(t->data, MLA_F32, (int)(t->bytes / 4) / cols, cols);
     }
     const int H = (int)number[HEADS], D = p[X].weight.cols, T = p[X].weight.rows, R = p[KV_B].weight.cols;
+    const int width = p[KV_A].weight.cols, y_is = p[Y].weight.data != NULL;
     must(H > 0, "heads", " is missing"), must(T > 0, "x", " is missing");
+    must(!width || D == width, "x", ": not as wide as kv_a");
+    must(!y_is || (p[Y].weight.rows == T && p[Y].weight.cols == D), "y", ": not of the shape of x");
     const int P = p[KV_A].weight.rows - R, N = (p[Q].weight.rows + p[Q_B].weight.rows) / H - P;
     mla_config f = {.num_hidden_layers = 1, .softmax_scale = number[SCALE], .rope = {.theta = number[THETA]}};
     f.hidden_size = D, f.num_attention_heads = H, f.q_lora_rank = p[Q_A].weight.rows, f.kv_lora_rank = R;
@@ -81,8 +87,12 @@ int main(int argc, char **argv) {
     must(x && y && map, "out of memory", ""), memcpy(x, p[X].weight.data, n * 4);
     must(!mla_attn_forward(c, 0, y, x, &(mla_sequence){cache, T, .probs = map}, 1), mla_context_error(c)->text, "");
     must(fwrite(y, 4, n, stdout) == n && fwrite(map, 4, pairs, stdout) == pairs && !fflush(stdout), "no output", "");
-    for (int i = 0, all = p[Y].weight.rows * D; i < all && i < T * D; i++)
-        off = fmaxf(off, fabsf(y[i] - mla_weight(&p[Y].weight, i / D, i % D)));
-    if (p[Y].weight.data) fprintf(stderr, "y is off by at most %.2g\n", (double)off);
+    for (int i = 0; i < T * D && isfinite(off); i++) { /* fmaxf would pass over NaN */
+        must(isfinite(y[i]), "y", " is not finite");
+        const float d = y_is ? fabsf(y[i] - mla_weight(&p[Y].weight, i / D, i % D)) : 0;
+        off = d <= off ? off : d;
+    }
+    must(isfinite(off), "the y of the file", " is not finite");
+    if (y_is) fprintf(stderr, "y is off by at most %.2g\n", (double)off);
     free(x), free(y), free(map), st_close(in), mla_cache_destroy(cache), mla_context_destroy(c), mla_model_destroy(m);
 }
