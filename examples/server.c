@@ -644,8 +644,7 @@ static int settle(job *j, int begun) {
     s->open--;
     pthread_mutex_unlock(&s->lock);
     if (gone) { /* half an answer must not look like a whole one to a client that still reads */
-        http_drop(j->x);
-        note(s, 0), free_job(j);
+        http_drop(j->x), note(s, 0), free_job(j);
     } else if (begun && j->r.streams) {
         if (j->r.problem.status) text_put(&t, "data: "), openai_put_problem(&t, &j->r.problem), text_put(&t, "\n\n");
         else if (j->r.usage) send_chunk(j, NULL, 0);
@@ -675,7 +674,7 @@ static void *run_model(void *user) {
         pthread_mutex_unlock(&s->lock);
         if (!running && !fresh.first) return NULL;
         for (job *j; (j = pop(&fresh)) != NULL;)
-            if (begin(j)) j->next = running, running = j;
+            if (!http_gone(j->x) && begin(j)) j->next = running, running = j;
             else settle(j, 0);
         if (stopping && until <= 0) until = now() + s->drain_s;
         for (job *j = running; j && until > 0 && now() > until; j = j->next)
@@ -930,12 +929,16 @@ static int is_foreign(const server *s, const http_head *h) {
     return origin && (!at || !host || strcasecmp(at + 3, host) != 0);
 }
 
-/* Answers a request, or sends it on to the model; the job is gone then. */
+/* Answers a request whose client has not left, or sends it on to the model; the job is gone then. */
 static void serve(job *j) {
     const http_head *h = http_request(j->x);
     server *s = j->s;
     text_buffer none = {NULL, 0, 0, 0};
     int found = -1;
+    if (http_gone(j->x)) {
+        http_drop(j->x), note(s, 0), free_job(j);
+        return;
+    }
     const int lists = !strncmp(h->path, "/v1/models/", 11), head = !strcmp(h->method, "HEAD");
     for (int i = 0; i < (int)(sizeof routes / sizeof *routes); i++) {
         if (strcmp(h->path, routes[i].path) != 0 && !(lists && routes[i].answer == answer_models)) continue;

@@ -240,6 +240,16 @@ for (const [stream, behind] of [[true, 0], [false, 0], [false, 80000]]) {
   check(await metric(port, 'generated_tokens_total') - written < (behind ? 20000 : 3000), `at once, ${behind} bytes behind it`);
 }
 check(await metric(port, 'responses_abandoned_total') >= 2, 'they are counted');
+{ // who leaves while others' long texts are worked on costs nothing
+  const text = (n) => JSON.stringify({ content: 'a tale of it '.repeat(n) }), posted = (path, body) => `POST ${path} HTTP/1.1\r\nHost: localhost\r\nContent-Length: ${body.length}\r\n\r\n${body}`;
+  const before = await metric(port, 'responses_abandoned_total'), first = ask(port, '/tokenize', text(300000));
+  await sleep(100);
+  await Promise.all(['/tokenize', '/detokenize', '/v1/completions'].map((path) => new Promise((done) => {
+    const socket = net.connect(port, '127.0.0.1', () => socket.write(posted(path, text(3)), () => { socket.destroy(), done(); }));
+  })));
+  same((await first).status, 200, 'a long text');
+  await until(async () => await metric(port, 'responses_abandoned_total') === before + 3, 'what nobody waits for is not begun');
+}
 for (const [stream, minor] of [[true, 1], [false, 1], [true, 0], [false, 0]]) { // one that ends what it sends gets its answer; of HTTP/1.0 it cannot be told from one that went away
   const body = JSON.stringify({ prompt: once, max_tokens: 900, temperature: 1, stream, n: 16 });
   const got = await raw(port, `POST /v1/completions HTTP/1.${minor}\r\nHost: localhost\r\nContent-Length: ${body.length}\r\n\r\n${body}`, { half: true, silent: 20000 });
