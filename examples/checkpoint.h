@@ -1498,7 +1498,8 @@ static float ck__float(ck__reader *r, const char *key, double min, double absent
     const json_value *v = ck__key(r, key, absent < 0);
     const double x = json_number(v);
     if (!v) return (float)(absent < 0 ? min : absent);
-    if (json_typeof(v) != JSON_NUMBER || x < min || x > FLT_MAX)
+    if (json_typeof(v) == JSON_NUMBER && x > FLT_MAX) ck__expected(r, key, v, "a number up to 3.4e38");
+    else if (json_typeof(v) != JSON_NUMBER || x < min)
         ck__expected(r, key, v, min >= 1 ? "a number from 1 on" : min > 0 ? "a number above 0" : "a number from 0 on");
     return r->rc ? (float)min : (float)x;
 }

@@ -1649,6 +1649,8 @@ static void test_config(void) {
                                             "true",      "[]",   "{}",           "\"SILU\"",        "\"relu\""};
     new_dir();
     link_file("deepseek_v3", "model.safetensors", "model.safetensors");
+    try_config("deepseek_v3", "rms_norm_eps", "1e308", MLA_ERR_CONFIG,
+               "found the number 1e+308, expected a number up to");
     for (size_t i = 0; i < COUNT(integers); i++) {
         const int optional = i >= 14, zero_is_fine = i >= 15;
         for (size_t j = 0; j < COUNT(bad_integers); j++)
