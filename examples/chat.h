@@ -106,6 +106,7 @@ typedef struct chat_options {
     int think;         /* 1, -1: enable_thinking and thinking are true, or false; 0: as the template has it */
     int goes_on;       /* 1: nothing is asked of the assistant (add_generation_prompt is false) */
     int calls_nothing; /* 1: of a request's tools the template is told nothing */
+    size_t most;       /* bytes of text that are made into tokens; 0: any number */
 } chat_options;
 
 /* A template of n bytes for that tokenizer, which must outlive it. label: its name in messages. Errors: those of
@@ -115,8 +116,8 @@ CHAT_API mla_result chat_open(chat_own **out, const char *source, size_t n, cons
 CHAT_API void chat_close(chat_own *own); /* NULL is fine */
 /* Does it mention that variable, as "tools" or "enable_thinking"? */
 CHAT_API int chat_mentions(const chat_own *own, const char *name);
-/* The whole conversation: text is emptied first. Errors: those of jinja_render, of tools that are no list of JSON, and
-   MEMORY. */
+/* The whole conversation: text is emptied first. Errors: those of jinja_render, of tools that are no list of JSON,
+   MEMORY, and ARGUMENT: the template makes more bytes than options->most. */
 CHAT_API mla_result chat_render(chat_tokens *text, const chat_own *own, const chat_message *messages, size_t n,
                                 const chat_options *options, mla_error *err);
 
@@ -430,11 +431,13 @@ static void chat__variables(jinja_data *d, jinja_value *all, const chat_options 
 }
 
 static mla_result chat__run(chat_tokens *text, const chat_own *own, const jinja_data *d, const jinja_value *all,
-                            mla_error *err) {
+                            size_t most, mla_error *err) {
     char *rendered = NULL;
     size_t length = 0;
     mla_result rc = jinja_render(own->program, d, all, NULL, &rendered, &length, err);
     text->n = 0;
+    if (!rc && most && length > most)
+        rc = chat__fail(err, MLA_ERR_ARGUMENT, "the chat template makes a text longer than any that fits the context");
     if (!rc) rc = chat__encode(text, own, rendered, length, err);
     free(rendered);
     return rc;
@@ -453,7 +456,7 @@ mla_result chat_render(chat_tokens *text, const chat_own *own, const chat_messag
     if (options->tools) rc = jinja_json(d, options->tools, options->n_tools, &tools, err);
     if (tools && !jinja_is_list(tools)) rc = chat__fail(err, MLA_ERR_CONFIG, "the tools are no list");
     if (tools) jinja_put(d, all, "tools", tools);
-    if (!rc) rc = chat__run(text, own, d, all, err);
+    if (!rc) rc = chat__run(text, own, d, all, options->most, err);
     jinja_data_destroy(d);
     return rc;
 }
@@ -533,7 +536,7 @@ static mla_result chat__request(chat_tokens *text, const chat_own *own, const ch
         jinja_value *of = jinja_get(more, key);
         if (of) jinja_put(d, all, key, chat__typed_value(d, own, of)); /* NULL: a name with a NUL in it */
     }
-    if (!rc) rc = chat__run(text, own, d, all, err);
+    if (!rc) rc = chat__run(text, own, d, all, options->most, err);
     jinja_data_destroy(d);
     return rc;
 }

@@ -83,7 +83,8 @@ struct dialog {
     chat_tokens text, made;
     sink out;
     line_editor *line;
-    int failed;
+    size_t longest;   /* bytes of a token */
+    int failed, over; /* over: the text has more bytes than the context's tokens can stand for */
 };
 
 static void dlg__drop_turn(dialog *d, size_t i) {
@@ -125,6 +126,17 @@ static chat_message dlg__answer_message(const dlg__turn *t) {
 
 static const char *dlg__template(const dialog *d) { return d->of.source ? d->of.source : "the chat template"; }
 
+/* Are the tools no list in JSON? */
+static int dlg__are_wrong(const dialog *d, mla_error *error) {
+    jinja_data *data;
+    jinja_value *tools = NULL;
+    if (jinja_data_create(&data, error)) return 0;
+    int wrong = jinja_json(data, d->tools.data, d->tools.n, &tools, error) == MLA_ERR_CONFIG;
+    if (tools && !jinja_is_list(tools)) wrong = 1, snprintf(error->text, sizeof error->text, "the tools are no list");
+    jinja_data_destroy(data);
+    return wrong;
+}
+
 /* The tokens of the conversation, all anew: dropping thoughts, or a turn, changes what is before. */
 static void dlg__compose(dialog *d) {
     mla_error error;
@@ -141,14 +153,18 @@ static void dlg__compose(dialog *d) {
             m[n++] = (chat_message){"user", d->turns[i].question.data, d->turns[i].question.n, NULL, 0};
             if (d->turns[i].answered) m[n++] = dlg__answer_message(&d->turns[i]);
         }
+        d->options.most = d->longest * (size_t)d->of.ctx;
         rc = chat_render(&d->text, d->of.language->own, m, n, &d->options, &error);
         free(m);
+        d->over = rc == MLA_ERR_ARGUMENT;
+        if (d->over) return;
     }
     for (size_t i = 0; !d->of.language->own && !rc && i < d->n; i++) {
         const dlg__turn *u = &d->turns[i];
         rc = chat_turn(&d->text, &d->style, t, i ? NULL : system, u->question.data, u->question.n, &error);
         if (!rc && u->answered) rc = chat_answer(&d->text, &d->style, u->ids.ids, u->ids.n, &error);
     }
+    if (rc && d->of.tools && dlg__are_wrong(d, &error)) options_fail(1, "--tools %s: %s", d->of.tools, error.text);
     if (rc || language_check(d->of.language, &d->text, &error)) options_fail(1, "%s", error.text);
     if (!d->text.n) options_fail(1, "--chat: %s makes nothing of the conversation", dlg__template(d));
 }
@@ -158,12 +174,12 @@ static int dlg__fit(dialog *d) {
     const dialog_desc *o = &d->of;
     const size_t room = (size_t)o->ctx, quarter = room / 4, answer = (size_t)o->n < quarter ? (size_t)o->n : quarter;
     size_t dropped = 0;
-    for (dlg__compose(d); d->text.n + (answer ? answer : 1) > room && d->n > 1; dropped++)
+    for (dlg__compose(d); (d->over || d->text.n + (answer ? answer : 1) > room) && d->n > 1; dropped++)
         dlg__drop_turn(d, 0), dlg__compose(d);
     if (dropped)
         options_say("(the context of %d tokens is full: the oldest %zu turn%s dropped)\n", o->ctx, dropped,
                     dropped > 1 ? "s are" : " is");
-    return d->text.n + 1 <= room;
+    return !d->over && d->text.n + 1 <= room;
 }
 
 /* Answers the last question. */
@@ -174,10 +190,14 @@ static void dlg__answer_turn(dialog *d) {
     sink_ending end = SINK_INTERRUPT;
     options_interrupted = 0, d->made.n = 0, d->out.kept.n = 0;
     if (!dlg__fit(d)) {
-        fprintf(stderr,
-                "%s: the question takes the conversation to %zu tokens, and the context has room for %d: --ctx "
-                "makes it larger\n",
-                options_here.name, d->text.n, o->ctx);
+        if (d->over)
+            fprintf(stderr, "%s: %s makes a text longer than any that fits the context of %d tokens (--ctx)\n",
+                    options_here.name, dlg__template(d), o->ctx);
+        else
+            fprintf(stderr,
+                    "%s: the question takes the conversation to %zu tokens, and the context has room for %d: --ctx "
+                    "makes it larger\n",
+                    options_here.name, d->text.n, o->ctx);
         dlg__drop_turn(d, d->n - 1);
         d->failed = !line_is_terminal(d->line);
         return;
@@ -336,6 +356,10 @@ dialog *dialog_open(const dialog_desc *of) {
     if (of->tools && (!l->own || !chat_mentions(l->own, "tools")))
         options_fail(1, "--tools: %s knows no tools", dlg__template(d));
     if (of->think) d->style.thinks = 1, d->options.think = 1;
+    for (int i = 0; i < tokenizer_size(l->tokenizer); i++) {
+        size_t n;
+        if (tokenizer_bytes(l->tokenizer, i, &n) && n > d->longest) d->longest = n;
+    }
     if (of->tools) d->options.tools = d->tools.data, d->options.n_tools = d->tools.n;
     if (of->system) dlg__add_utf8(&d->system, of->system, strlen(of->system));
     d->line = (line_editor *)options_need(line_create(0, 1));

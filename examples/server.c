@@ -383,7 +383,8 @@ static int template_refuses(job *j, const chat_options *how, const char *why) {
 static int read_messages(job *j) {
     const json_value *messages = json_get(j->r.body, "messages");
     const language *l = j->s->l;
-    const chat_options how = {.bos = l->bos, .eos = l->eos, .calls_nothing = j->r.calls_nothing};
+    const chat_options how = {
+        .bos = l->bos, .eos = l->eos, .calls_nothing = j->r.calls_nothing, .most = j->s->most_bytes};
     mla_error error;
     size_t n, all = 0;
     for (size_t i = 0; i < json_count(messages); i++) {
@@ -398,6 +399,8 @@ static int read_messages(job *j) {
         const char *body = http_body(j->x, &n);
         const mla_result rc = chat_render_request(to, l->own, body, n, &how, &error);
         if (rc == MLA_ERR_MEMORY) return no_memory(j);
+        if (rc == MLA_ERR_ARGUMENT) j->r.problem.code = "context_length_exceeded";
+        if (rc == MLA_ERR_ARGUMENT) return openai_wrong(&j->r, 400, "messages", "messages: %s", error.text);
         if (rc) return template_refuses(j, &how, error.text);
     }
     if (language_check(l, to, &error)) return openai_wrong(&j->r, 500, NULL, "%s", error.text);
@@ -929,16 +932,12 @@ static int is_foreign(const server *s, const http_head *h) {
     return origin && (!at || !host || strcasecmp(at + 3, host) != 0);
 }
 
-/* Answers a request whose client has not left, or sends it on to the model; the job is gone then. */
+/* Answers a request, or sends it on to the model; the job is gone then. */
 static void serve(job *j) {
     const http_head *h = http_request(j->x);
     server *s = j->s;
     text_buffer none = {NULL, 0, 0, 0};
     int found = -1;
-    if (http_gone(j->x)) {
-        http_drop(j->x), note(s, 0), free_job(j);
-        return;
-    }
     const int lists = !strncmp(h->path, "/v1/models/", 11), head = !strcmp(h->method, "HEAD");
     for (int i = 0; i < (int)(sizeof routes / sizeof *routes); i++) {
         if (strcmp(h->path, routes[i].path) != 0 && !(lists && routes[i].answer == answer_models)) continue;
@@ -973,7 +972,8 @@ static void *run_desk(void *user) {
         if (!j) s->desk_done = 1, pthread_cond_signal(&s->model_wakes);
         pthread_mutex_unlock(&s->lock);
         if (!j) return NULL;
-        serve(j);
+        if (http_gone(j->x)) http_drop(j->x), note(s, 0), free_job(j);
+        else serve(j);
     }
 }
 

@@ -394,6 +394,13 @@ for (const form of ['kimi-k2', 'deepseek-v3.1']) { // the arguments of a call th
   same([loose.status, strict.status, strict.json.error.param, /pattern/.test(strict.json.error.message)], [200, 400, 'tools', true], `${form}: a schema that cannot be held to`);
   await calling.stop();
 }
+{ // a small request of which the template makes much text
+  fs.writeFileSync(`${dir}/bomb.jinja`, '{{ ("a"*10000)|replace("","b"*10000) }}');
+  const bomb = await start(...tales, '--template', `${dir}/bomb.jinja`), begun = Date.now(), got = await chat(bomb.port, user('x'));
+  same([got.status, got.json.error.param, got.json.error.code], [400, 'messages', 'context_length_exceeded'], 'a text longer than the context');
+  check(Date.now() - begun < 10000, `it is not made into tokens: ${Date.now() - begun} ms`);
+  await bomb.stop();
+}
 { // a request with many texts lets others in before it is done
   const fair = await start(...tales, '--parallel', '4'), body = JSON.stringify({ prompt: once, max_tokens: 100, n: 128, logit_bias: { 0: -100, 1: -100 } });
   const socket = net.connect(fair.port, '127.0.0.1', () => socket.write(`POST /v1/completions HTTP/1.1\r\nHost: localhost\r\nContent-Length: ${body.length}\r\n\r\n${body}`));
