@@ -400,7 +400,9 @@ typedef struct http__connection {
     int fd, slot; /* slot: place among the connections */
     http__state state;
     int hot, closing, ended; /* closing: no further request; ended: the client sends nothing more */
+    int ends;                /* nothing behind what waits in the socket */
     int answers;             /* x has written something */
+    double asked;            /* when x came, or when a client that sends nothing more was asked whether it listens */
     http__bytes in;          /* what was read and not used yet */
     size_t seen;             /* bytes of in in which no head ends */
     http_exchange *x;        /* the request being read or answered */
@@ -736,15 +738,15 @@ static size_t http__head_end(http__connection *c) {
     return 0;
 }
 
-/* The client has ended what it sends, and perhaps listens. The connection may be closed afterwards. */
+/* The client has ended what it sends, and perhaps listens; if not, a reset comes back. The connection may be closed
+   afterwards. */
 static void http__ask(http_server *s, http__connection *c) {
-    if (c->x->head.minor > 0) {
-        if (!c->answers) http__go_on(s, c);
-        return;
-    }
     pthread_mutex_lock(&s->lock);
-    c->x->gone = 1;
+    const int silent = !c->answers && !c->x->out.n && !c->x->over;
+    c->x->gone |= !c->x->head.minor;
     pthread_mutex_unlock(&s->lock);
+    c->asked = s->desc.clock();
+    if (silent && c->x->head.minor > 0) http__go_on(s, c);
 }
 
 /* Does what can be done with what was read. The connection may be closed afterwards. */
@@ -767,16 +769,18 @@ static void http__advance(http_server *s, http__connection *c) {
     if (c->state == HTTP__BODY && http__read_body(s, c)) {
         http_exchange *const x = c->x;
         c->state = HTTP__BUSY, c->due = 0;
-        if (c->ended) http__ask(s, c);
+        c->asked = s->desc.clock();
+        if ((c->ended || c->ends) && !x->head.minor) http__ask(s, c);
         s->desc.request(s->desc.user, x);
     }
 }
 
 /* ---- >>loop ------------------------------------------------------------------------------------------------------ */
 
-/* A client that has ended what it sends gets what is under way and nothing more. */
+/* A client that has ended what it sends gets answers to what has come whole, and nothing more. The connection may be
+   closed afterwards. */
 static void http__settle(http_server *s, http__connection *c) {
-    if (!c->ended || c->state == HTTP__BUSY) return;
+    if (!c->ended || c->state == HTTP__BUSY || (c->out.n && c->state == HTTP__HEAD && c->in.n)) return;
     if (!c->out.n) http__close(s, c);
     else c->state = HTTP__LINGER, c->due = s->desc.clock() + s->desc.stall_s;
 }
@@ -839,6 +843,8 @@ static void http__check(http_server *s, http__connection *c, double now) {
         (http__stopped(s) && now > s->drained) || (c->state == HTTP__LINGER && now > c->due) || half)
         http__close(s, c);
     else if (c->due > 0 && now > c->due) http__reject(s, c, 408, "the request did not come in time");
+    else if ((c->ended || c->ends) && c->state == HTTP__BUSY && !c->answers && !c->out.n && now - c->asked >= 1)
+        http__ask(s, c);
     else if (idle && c->hot && silent > 1) http__heat(s, c, 0);
 }
 
@@ -875,7 +881,10 @@ static void http__serve(http_server *s, http__connection *c, int got) {
     }
     if (got & (POLLERR | POLLNVAL) || (got & POLLHUP && c->ended)) http__close(s, c);
     else if (got & (POLLIN | POLLHUP)) http__readable(s, c);
-    else if (got & HTTP__RDHUP) http__hear_end(s, c);
+    else if (got & HTTP__RDHUP) {
+        c->ends = 1;
+        if (c->state == HTTP__BUSY) http__ask(s, c);
+    }
 }
 
 /* Waits for the first n connections, or for all of them. */
@@ -886,7 +895,10 @@ static void http__poll(http_server *s, int n, int timeout) {
         const int busy = c->state == HTTP__BUSY || (c->state == HTTP__HEAD && c->out.n);
         const int reads = !c->ended && (!busy || c->in.n < s->desc.max_head);
         /* What is behind a request waits in the socket, once it is much; the end behind it does not. */
-        s->polls[2 + i].events = (short)((reads ? POLLIN : c->ended ? 0 : HTTP__RDHUP) | (c->out.n ? POLLOUT : 0));
+        s->polls[2 + i].events = (short)((reads                 ? POLLIN
+                                          : c->ended || c->ends ? 0
+                                                                : HTTP__RDHUP) |
+                                         (c->out.n ? POLLOUT : 0));
     }
     s->polls[0].fd = s->wake[0], s->polls[1].fd = open ? s->listener : -1;
     s->polls[0].events = s->polls[1].events = POLLIN, s->polls[1].revents = 0;

@@ -370,6 +370,15 @@ static void test_later(void) {
         http_write(x, "b", 1), hear(fd, "b\r\n"), http_end(x);
         CHECK(says(hear(fd, NULL), "0\r\n\r\nHTTP/1.1 |HTTP/1.1 200 OK|hello"), "%d: %s", begun, text);
     }
+    fd = client_of(0); /* one that goes after it was asked is asked again */
+    say(fd, "GET /later HTTP/1.1\r\n" HOST "\r\n");
+    x = later();
+    shutdown(fd, SHUT_WR), hear(fd, "\r\n\r\n"), pass(2), look();
+    CHECK(!strcmp(hear(fd, "\r\n\r\n"), "HTTP/1.1 100 Continue\r\n\r\n") && !http_gone(x), "asked again: %s", text);
+    close(fd);
+    for (int i = 0; i < 100 && !http_gone(x); i++) pass(2), look();
+    CHECK(http_gone(x), "who goes after that is gone");
+    http_drop(x);
     fd = client_of(1);
     say(fd, "GET /later HTTP/1.1\r\n" HOST "\r\n");
     x = later();
@@ -398,6 +407,29 @@ static void test_later(void) {
     size_t all = 0;
     for (ssize_t got; (got = recv(fd, text, sizeof text, 0)) > 0;) all += (size_t)got;
     CHECK(all > sizeof large && all < sizeof large + 200, "%zu bytes of %zu and a head", all, sizeof large);
+    close(fd);
+    stop();
+}
+
+static void test_behind(void) { /* requests in one piece, the client's end behind them, and it reads later */
+    const http_desc how = plain();
+    static const char one[] = "GET / HTTP/1.1\r\n" HOST "\r\n";
+    enum { MANY = 3000 };
+    static char all[MANY * sizeof one], part[65536 + 8];
+    SECTION("many requests, and the end");
+    start(&how);
+    const int fd = client_of(1);
+    for (int i = 0; i < MANY; i++) memcpy(all + (size_t)i * (sizeof one - 1), one, sizeof one);
+    say(fd, all), shutdown(fd, SHUT_WR), usleep(200000);
+    size_t found = 0, kept = 0;
+    ssize_t got;
+    while ((got = recv(fd, part + kept, 65536, 0)) > 0) {
+        part[kept += (size_t)got] = 0;
+        for (const char *at = part; (at = strstr(at, "hello")) != NULL; at += 5) found++;
+        const size_t rest = kept < 4 ? kept : 4; /* "hell", of which the o may come */
+        memmove(part, part + kept - rest, rest), kept = rest;
+    }
+    CHECK(found == MANY && !got, "%zu answers of %d, and then %s", found, MANY, got ? "an error" : "the end");
     close(fd);
     stop();
 }
@@ -536,6 +568,7 @@ int main(void) {
     test_open();
     test_answers();
     test_later();
+    test_behind();
     test_limits();
     test_stop();
     test_files();
