@@ -312,7 +312,8 @@ FILE *options_open(const char *path, int write) {
     struct stat info;
     char first;
     ssize_t got = -1;
-    int fd = open(path, flags, 0666), fifo = !stat(path, &info) && S_ISFIFO(info.st_mode), reason;
+    const int exists = !stat(path, &info), fifo = exists && S_ISFIFO(info.st_mode);
+    int fd = open(path, flags, 0666), reason;
     for (int i = 0; fd < 0 && fifo && errno == ENXIO && i < 100; i++) poll(NULL, 0, 20), fd = open(path, flags, 0666);
     if (fd < 0 && !fifo && errno == ENXIO) errno = EOPNOTSUPP; /* a socket */
     if (fd < 0) return NULL;
@@ -323,8 +324,12 @@ FILE *options_open(const char *path, int write) {
     else if (write && options__of_model(&info)) reason = EEXIST;
     else if (write && S_ISREG(info.st_mode) && ftruncate(fd, 0)) reason = errno;
     FILE *file = reason ? NULL : (fcntl(fd, F_SETFL, 0), fdopen(fd, write ? "wb" : "rb"));
-    if (!file) reason = reason ? reason : errno, close(fd), errno = reason;
-    else if (got > 0) ungetc(first, file);
+    if (!file) {
+        reason = reason ? reason : errno, close(fd);
+        if (write && !exists) unlink(path); /* it was made here */
+        errno = reason;
+    }
+    if (file && got > 0) ungetc(first, file);
     return file;
 }
 int options_streams(void) {
