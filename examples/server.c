@@ -477,6 +477,7 @@ static void take_end(answer *a, int stopped) {
     text_buffer rest = {NULL, 0, 0, 0};
     char *out = a->stop && !stopped ? text_room(&rest, stop_room(a->stop, 0)) : NULL;
     if (out) take_utf8(a, out, stop_end(a->stop, out), 0);
+    else if (rest.failed) no_memory(a->j);
     take_utf8(a, "", 0, 1);
     if (a->reader && !calls_end(a->reader)) no_memory(a->j);
     text_clear(&rest);
@@ -772,8 +773,8 @@ static void answer_models(job *j) {
     const char *path = http_request(j->x)->path,
                *one = strncmp(path, prefix, sizeof prefix - 1) ? NULL : path + sizeof prefix - 1;
     text_buffer t = {NULL, 0, 0, 0}, name = t;
-    if (one) put_decoded(&name, one);
-    const int other = one && (name.n != j->s->alias.n || memcmp(name.data, j->s->alias.data, name.n) != 0);
+    if (one) put_decoded(&name, one), t.failed = name.failed;
+    const int other = one && !t.failed && (name.n != j->s->alias.n || memcmp(name.data, j->s->alias.data, name.n) != 0);
     text_clear(&name);
     if (other) {
         j->r.problem.code = "model_not_found", openai_wrong(&j->r, 404, "model", "model: '%.100s' is not here", one);
@@ -838,6 +839,7 @@ static void answer_detokenize(job *j) {
         else openai_wrong(&j->r, 400, "tokens", "tokens[%zu]: there is no such token", i);
     }
     text_put(&t, "{\"content\":"), text_quote(&t, all.data ? all.data : "", all.n), text_put(&t, "}");
+    t.failed |= all.failed;
     text_clear(&all);
     reply_or_refuse(j, &t);
 }
