@@ -10442,7 +10442,6 @@ static void mla__kda_recur(mla_context *c, const mla__kda_head *j, mla__sz at, m
     }
     if (t != MLA_F32) c->k.narrow[t](j->to + at, s, values);
 }
-/* The same in chunks. */
 #if MLA__X86
 /* Decay makes floats so small that they lose digits, and Intel's cores take a hundred times as long for each. Nothing
    that shows comes of them: they are zero until the mode that this gives is set again. */
@@ -10456,6 +10455,7 @@ static MLA__TARGET_AVX2 void mla__tiny_again(unsigned mode) { _mm_setcsr(mode); 
 static unsigned mla__tiny_zero(void) { return 0; }
 static void mla__tiny_again(unsigned mode) { (void)mode; }
 #endif
+/* As mla__kda_recur, in chunks. */
 static void mla__kda_chunks(mla_context *c, const mla__kda_head *j, mla__sz at, mla_dtype t) {
     mla__chunk p = j->my->chunk;
     const int C = c->C;
